@@ -1,0 +1,79 @@
+# `make demo` and `make test` set everything up by themselves; `make help` lists the rest.
+#
+# Needed: Python 3.10-3.13 (PYTHON=... to choose one), Java 17 or 21 (JAVA_HOME is honoured) and a package registry.
+
+PYTHON ?=
+bin := .venv/bin
+python := $(bin)/python
+
+# Spark stays on this machine, and its Python workers run the interpreter that has the package.
+export SPARK_LOCAL_IP := 127.0.0.1
+export PYSPARK_PYTHON := $(CURDIR)/$(python)
+
+# A Spark or a Python path of the user's own would be run instead of the locked one; and without
+# byte code every process of the tests compiles Spark's library anew, 2 s each.
+unexport SPARK_HOME SPARK_CONF_DIR SPARK_REMOTE HADOOP_CONF_DIR PYSPARK_SUBMIT_ARGS
+unexport PYSPARK_DRIVER_PYTHON PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
+
+.PHONY: setup demo test test-all check format bench proto lock notebooks clean help java
+
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+
+setup: .venv/.package ## Make .venv from the locks (every other target does it by itself)
+
+.venv/.stamp: requirements/build.txt requirements/uv.txt requirements/dev.txt requirements/setup.sh
+	@PYTHON="$(PYTHON)" sh requirements/setup.sh
+	@touch $@
+
+# Rebuilt when the package's name, scripts or dependencies change, without fetching anything.
+.venv/.package: .venv/.stamp pyproject.toml
+	@$(python) -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
+		--no-build-isolation --editable .
+	@touch $@
+
+java:
+	@sh requirements/java.sh
+
+demo: java setup ## Replicate a TiDB history and read it with Spark
+	@$(python) -m demo
+
+test: java setup ## Run the tests, the slow ones left out
+	$(python) -m pytest -m "not slow"
+
+test-all: java setup ## Run all tests
+	$(python) -m pytest
+
+check: setup ## Check format, lint, types, layers and generated code, changing nothing
+	$(bin)/ruff format --check
+	$(bin)/ruff check
+	$(bin)/mypy
+	$(bin)/lint-imports
+	$(python) protos/generate.py --check
+
+format: setup ## Format the code and mend what ruff can mend
+	$(bin)/ruff check --fix
+	$(bin)/ruff format
+
+bench: java setup ## Measure speed on this machine
+	$(python) -m tests.benchmark
+
+proto: setup ## Generate the Python code of protos/
+	$(python) protos/generate.py
+
+# Pins stay unless asked to move: make lock UPGRADE=--upgrade
+compile_lock := $(bin)/uv pip compile --universal --python-version 3.10 --generate-hashes \
+	--system-certs --no-emit-index-url --no-header --no-annotate --quiet $(UPGRADE)
+
+lock: setup ## Resolve the dependencies of pyproject.toml anew into requirements/*.txt
+	$(compile_lock) pyproject.toml --all-extras --group dev --output-file requirements/dev.txt
+	$(compile_lock) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
+	$(compile_lock) --group uv --output-file requirements/uv.txt
+
+notebooks: java setup ## Run the notebooks, writing their output into them
+	$(bin)/jupyter-execute --inplace notebooks/*.ipynb
+
+clean: ## Remove everything that make made
+	rm -rf .venv build dist artifacts metastore_db spark-warehouse derby.log
+	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

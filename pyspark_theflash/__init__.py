@@ -1,0 +1,30 @@
+"""A columnar, multi-version replica of TiDB for Spark: `spark.read.format("theflash")`.
+
+Every Spark session imports this package to look for data sources (it is a top-level `pyspark_*`
+module with a `DefaultSource`), so importing it brings in nothing: the public names below are loaded
+when they are first used.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from pyspark_theflash.version import __version__
+
+if TYPE_CHECKING:
+    from pyspark_theflash.datasource.source import TheFlashDataSource as DefaultSource
+    from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
+
+__all__ = ["DefaultSource", "Snapshot", "__version__", "open_snapshot"]
+
+_HOMES = {
+    "DefaultSource": ("pyspark_theflash.datasource.source", "TheFlashDataSource"),
+    "Snapshot": ("pyspark_theflash.planner.snapshot", "Snapshot"),
+    "open_snapshot": ("pyspark_theflash.planner.snapshot", "open_snapshot"),
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)

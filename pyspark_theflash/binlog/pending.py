@@ -1,0 +1,62 @@
+"""What a pairing must carry over a restart, as values and as bytes."""
+
+import struct
+from dataclasses import dataclass, field
+from typing import Final
+
+from pyspark_theflash.binlog.event import DdlInfo
+from pyspark_theflash.errors import CodecError
+from pyspark_theflash.types import TimeStamp
+
+_PREWRITTEN: Final = 1
+_DDL: Final = 2
+_HEAD: Final = struct.Struct("<BQQQ")
+_DDL_HEAD: Final = struct.Struct("<qiI")
+_LAYER: Final = "pending transaction"
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A transaction that is not taken yet, as far as it is known.
+
+    `commit_ts` is 0 as long as there is no commit, `payload` is None as long as there is no
+    prewrite; at least one of the two is there. `hold_ts`: while one is missing, `resolved_ts` must
+    not pass this.
+    """
+
+    start_ts: TimeStamp
+    commit_ts: TimeStamp
+    hold_ts: TimeStamp
+    payload: bytes | None = field(repr=False)
+    ddl: DdlInfo | None
+
+    def to_bytes(self) -> bytes:
+        """u8 flags, u64 start_ts, commit_ts, hold_ts, of a DDL job its fields, then the payload."""
+        flags = _PREWRITTEN * (self.payload is not None) | _DDL * (self.ddl is not None)
+        head = _HEAD.pack(flags, self.start_ts, self.commit_ts, self.hold_ts)
+        return head + _ddl_bytes(self.ddl) + (self.payload or b"")
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Pending":
+        """Raises `CodecError`."""
+        try:
+            flags, start_ts, commit_ts, hold_ts = _HEAD.unpack_from(data)
+            at = _HEAD.size
+            ddl = None
+            if flags & _DDL:
+                job_id, schema_state, size = _DDL_HEAD.unpack_from(data, at)
+                at += _DDL_HEAD.size + size
+                ddl = DdlInfo(data[at - size : at].decode(), job_id, schema_state)
+        except (struct.error, UnicodeDecodeError) as error:
+            raise CodecError(_LAYER, str(error)) from error
+        if flags > _PREWRITTEN | _DDL or at > len(data):
+            raise CodecError(_LAYER, "wrong flags or length")
+        payload = data[at:] if flags & _PREWRITTEN else None
+        return cls(TimeStamp(start_ts), TimeStamp(commit_ts), TimeStamp(hold_ts), payload, ddl)
+
+
+def _ddl_bytes(ddl: DdlInfo | None) -> bytes:
+    if ddl is None:
+        return b""
+    query = ddl.query.encode()
+    return _DDL_HEAD.pack(ddl.job_id, ddl.schema_state, len(query)) + query

@@ -1,0 +1,1 @@
+"""The Spark edge: a Python data source, which translates and calls down."""

@@ -1,0 +1,1 @@
+"""The default engine: Parquet files under the store's manifest."""

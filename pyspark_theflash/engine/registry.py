@@ -1,0 +1,54 @@
+"""The engines by name, each imported only when it is used."""
+
+import uuid
+from pathlib import Path
+from typing import Final
+
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.engine.api import Engine, EngineReader
+from pyspark_theflash.errors import OptionError, UnsupportedError
+from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.store.folder import StoreIdentity, create_store
+
+MAGIC: Final = "magic"
+ENGINES: Final = (MAGIC,)
+"""The engines that keep a store on disk. `engine.memory` keeps none: it is made directly."""
+
+
+def create(path: Path, engine: str, fs: FileSystem) -> StoreIdentity:
+    """Make an empty store of an engine.
+
+    Raises:
+        OptionError: there is no such engine.
+        StoreExistsError: there is something at `path`.
+    """
+    if engine not in ENGINES:
+        raise OptionError("engine", f"no engine {engine!r}; there is {', '.join(ENGINES)}")
+    identity = StoreIdentity(uuid.uuid4().hex, engine)
+    create_store(path, identity, fs)
+    return identity
+
+
+def open_reader(path: Path, identity: StoreIdentity, fs: FileSystem, clock: Clock) -> EngineReader:
+    """The reading half of the store's engine."""
+    _check(path, identity)
+    from pyspark_theflash.engine.magic.engine import MagicReader  # noqa: PLC0415 (only when used)
+
+    return MagicReader(path, fs, clock)
+
+
+def open_engine(path: Path, identity: StoreIdentity, fs: FileSystem, clock: Clock) -> Engine:
+    """The store's engine, as its one writer.
+
+    Raises:
+        StoreInUseError: another process is writing.
+    """
+    _check(path, identity)
+    from pyspark_theflash.engine.magic.engine import MagicEngine  # noqa: PLC0415
+
+    return MagicEngine(path, fs, clock)
+
+
+def _check(path: Path, identity: StoreIdentity) -> None:
+    if identity.engine not in ENGINES:
+        raise UnsupportedError(f"engine {identity.engine!r}", str(path))

@@ -1,0 +1,331 @@
+"""Every error a user can meet.
+
+One root, `TheFlashError`. Two class attributes tell a caller what to do with an instance without
+knowing its class: `retryable` (the same request may succeed later) and `deterministic` (every
+replica of the same input would fail the same way, so trying elsewhere is pointless).
+
+Errors cross process borders (Spark workers, spark-submit), so every class hands its constructor's
+arguments unchanged to `Exception.__init__` and formats itself in `__str__`; anything else comes
+back from pickle garbled.
+"""
+
+from typing import ClassVar
+
+
+class TheFlashError(Exception):
+    """Root of all errors of this package."""
+
+    retryable: ClassVar[bool] = False
+    deterministic: ClassVar[bool] = False
+
+
+class InternalError(TheFlashError):
+    """One of our own invariants is broken: a bug in this package, never the user's input."""
+
+
+def invariant(condition: bool, message: str) -> None:
+    """Raise `InternalError` unless `condition` holds; unlike `assert`, also under `python -O`."""
+    if not condition:
+        raise InternalError(message)
+
+
+class OptionError(TheFlashError):
+    """A setting that is missing, unknown or has a value that cannot be used."""
+
+    deterministic = True
+
+    def __init__(self, key: str, reason: str) -> None:
+        super().__init__(key, reason)
+        self.key, self.reason = key, reason
+
+    def __str__(self) -> str:
+        return f"option {self.key!r}: {self.reason}"
+
+
+class UnsupportedError(TheFlashError):
+    """What TiDB has and this version does not handle; `where` names the table, column or file."""
+
+    deterministic = True
+
+    def __init__(self, what: str, where: str) -> None:
+        super().__init__(what, where)
+        self.what, self.where = what, where
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.what} is not supported"
+
+
+class CodecError(TheFlashError):
+    """Bytes that are not what their encoding says they should be.
+
+    `layer` is the encoding ("row v1", "memcomparable bytes"), `offset` the byte at which decoding
+    stopped, `context` a short hex excerpt from there (key and framing bytes, cut to 16) or "".
+    """
+
+    deterministic = True
+
+    def __init__(self, layer: str, reason: str, offset: int = 0, context: str = "") -> None:
+        super().__init__(layer, reason, offset, context)
+        self.layer, self.reason, self.offset, self.context = layer, reason, offset, context
+
+    def __str__(self) -> str:
+        at = f" (bytes {self.context})" if self.context else ""
+        return f"{self.layer}: {self.reason} at byte {self.offset}{at}"
+
+
+class CorruptionError(TheFlashError):
+    """Bytes that fail their checksum or contradict themselves. Nothing is repaired or skipped."""
+
+    deterministic = True
+
+    def __init__(self, file: str, offset: int, reason: str) -> None:
+        super().__init__(file, offset, reason)
+        self.file, self.offset, self.reason = file, offset, reason
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason} at byte {self.offset}"
+
+
+class BinlogCorruptionError(CorruptionError):
+    """A bad frame in a binlog: wrong magic or checksum, impossible length, unreadable message."""
+
+
+class UnrepresentableValueError(TheFlashError):
+    """A value that TiDB holds and the asked-for form cannot: a zero date as a date, say."""
+
+    deterministic = True
+
+    def __init__(self, column: str, value: str, form: str) -> None:
+        super().__init__(column, value, form)
+        self.column, self.value, self.form = column, value, form
+
+    def __str__(self) -> str:
+        return f"column {self.column}: {self.value} cannot be represented as {self.form}"
+
+
+class StoreNotFoundError(TheFlashError):
+    """No store at that path."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"no store at {self.path}; make one with: theflash init {self.path}"
+
+
+class StoreExistsError(TheFlashError):
+    """`init` on a path that already holds something."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path} exists already and is not an empty folder"
+
+
+class StoreInUseError(TheFlashError):
+    """Another process is the store's writer."""
+
+    retryable = True
+
+    def __init__(self, path: str, holder: str) -> None:
+        super().__init__(path, holder)
+        self.path, self.holder = path, holder
+
+    def __str__(self) -> str:
+        return f"{self.path} is being written by {self.holder}; a store has one writer at a time"
+
+
+class StoreFormatError(TheFlashError):
+    """The store was written in a format that this version does not know. Nothing was changed."""
+
+    deterministic = True
+
+    def __init__(self, path: str, found: int, supported: int) -> None:
+        super().__init__(path, found, supported)
+        self.path, self.found, self.supported = path, found, supported
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} has format {self.found}; this version reads up to {self.supported}: "
+            "upgrade pyspark_theflash"
+        )
+
+
+class StoreMismatchError(TheFlashError):
+    """A scan task met another store, or another state of it, than the one it was planned on."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path} is not what this scan was planned on: {self.reason}"
+
+
+class StoreFullError(TheFlashError):
+    """No room on the store's disk. Reads go on; writes may be tried again when there is room."""
+
+    retryable = True
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"no space left for {self.path}"
+
+
+class EngineError(TheFlashError):
+    """The storage engine could not do its work, an I/O error for example."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class TableNotFoundError(TheFlashError):
+    """No such table at that timestamp."""
+
+    def __init__(self, table: str, snapshot_ts: int) -> None:
+        super().__init__(table, snapshot_ts)
+        self.table, self.snapshot_ts = table, snapshot_ts
+
+    def __str__(self) -> str:
+        return f"no table {self.table} at timestamp {self.snapshot_ts}"
+
+
+class ColumnNotFoundError(TheFlashError):
+    """A column that the table does not have at that timestamp."""
+
+    def __init__(self, table: str, column: str, known: tuple[str, ...]) -> None:
+        super().__init__(table, column, known)
+        self.table, self.column, self.known = table, column, known
+
+    def __str__(self) -> str:
+        return f"no column {self.column!r} in {self.table}; it has {', '.join(self.known)}"
+
+
+class NotCaughtUpError(TheFlashError):
+    """The store has not applied everything up to the wanted timestamp yet."""
+
+    retryable = True
+
+    def __init__(self, applied: int, wanted: int) -> None:
+        super().__init__(applied, wanted)
+        self.applied, self.wanted = applied, wanted
+
+    def __str__(self) -> str:
+        return (
+            f"timestamp {self.wanted} is above resolved_ts {self.applied}: "
+            "transactions up to there may still be missing"
+        )
+
+
+class SnapshotTooOldError(TheFlashError):
+    """The timestamp lies below the oldest one the store can answer."""
+
+    deterministic = True
+
+    def __init__(self, snapshot_ts: int, oldest: int) -> None:
+        super().__init__(snapshot_ts, oldest)
+        self.snapshot_ts, self.oldest = snapshot_ts, oldest
+
+    def __str__(self) -> str:
+        return f"timestamp {self.snapshot_ts} is below {self.oldest}, the oldest that can be read"
+
+
+class UnmatchedPrewriteError(TheFlashError):
+    """Input vouched complete up to `until_ts` holds a transaction from before without its end."""
+
+    def __init__(self, until_ts: int, start_ts: int, count: int) -> None:
+        super().__init__(until_ts, start_ts, count)
+        self.until_ts, self.start_ts, self.count = until_ts, start_ts, count
+
+    def __str__(self) -> str:
+        return (
+            f"{self.count} transaction(s) below {self.until_ts} have a prewrite or a commit only, "
+            f"the first at start_ts {self.start_ts}: the input is not complete up to there"
+        )
+
+
+class SchemaOutdatedError(TheFlashError):
+    """The schema history lacks what a row needs: its table, a column, its schema version."""
+
+    def __init__(self, what: str, ts: int) -> None:
+        super().__init__(what, ts)
+        self.what, self.ts = what, ts
+
+    def __str__(self) -> str:
+        return (
+            f"the schema history has no {self.what} at {self.ts}; "
+            "is this the schema of the cluster that wrote the binlog?"
+        )
+
+
+class SchemaConflictError(TheFlashError):
+    """A schema file that contradicts the schema history the store already has."""
+
+    deterministic = True
+
+    def __init__(self, what: str, ts: int) -> None:
+        super().__init__(what, ts)
+        self.what, self.ts = what, ts
+
+    def __str__(self) -> str:
+        return f"{self.what} at {self.ts} differs from the schema this store was written with"
+
+
+class SchemaFileError(TheFlashError):
+    """A schema or base file that cannot be read as one."""
+
+    deterministic = True
+
+    def __init__(self, file: str, reason: str) -> None:
+        super().__init__(file, reason)
+        self.file, self.reason = file, reason
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.reason}"
+
+
+class TransactionConflictError(TheFlashError):
+    """A transaction came again, and not as it was applied before."""
+
+    deterministic = True
+
+    def __init__(self, start_ts: int, commit_ts: int, reason: str) -> None:
+        super().__init__(start_ts, commit_ts, reason)
+        self.start_ts, self.commit_ts, self.reason = start_ts, commit_ts, reason
+
+    def __str__(self) -> str:
+        return f"transaction start_ts={self.start_ts} commit_ts={self.commit_ts}: {self.reason}"
+
+
+class StaleTokenError(TheFlashError):
+    """A writer whose latch has gone to somebody else tried to write."""
+
+    def __init__(self, held: int, current: int) -> None:
+        super().__init__(held, current)
+        self.held, self.current = held, current
+
+    def __str__(self) -> str:
+        return f"fencing token {self.held} is stale: a writer with {self.current} took over"
+
+
+class LeaseExpiredError(TheFlashError):
+    """A read latch ran out before the read was done; what it pinned may be gone."""
+
+    retryable = True
+
+    def __init__(self, lease_id: str, snapshot_ts: int) -> None:
+        super().__init__(lease_id, snapshot_ts)
+        self.lease_id, self.snapshot_ts = lease_id, snapshot_ts
+
+    def __str__(self) -> str:
+        return f"read latch {self.lease_id} on snapshot {self.snapshot_ts} has expired"

@@ -1,0 +1,68 @@
+"""How a command ends: its exit status, and one line on stderr when it fails.
+
+0  done            4  timestamp not readable (now)
+2  usage           5  the store is held by another
+3  no such store   6  corruption
+   or table        7  anything else
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from pyspark_theflash.errors import (
+    CodecError,
+    ColumnNotFoundError,
+    CorruptionError,
+    InternalError,
+    NotCaughtUpError,
+    OptionError,
+    SnapshotTooOldError,
+    StoreInUseError,
+    StoreNotFoundError,
+    TableNotFoundError,
+    TheFlashError,
+    UnmatchedPrewriteError,
+)
+
+OTHER_FAILURE: Final = 7
+INTERRUPTED: Final = 130
+_STATUS: Final = (
+    ((OptionError, ColumnNotFoundError), 2),
+    ((StoreNotFoundError, TableNotFoundError), 3),
+    ((NotCaughtUpError, SnapshotTooOldError, UnmatchedPrewriteError), 4),
+    ((StoreInUseError,), 5),
+    ((CorruptionError, CodecError), 6),
+)
+_log = logging.getLogger(__name__)
+
+
+def exit_status(error: TheFlashError) -> int:
+    """The exit status that stands for an error."""
+    return next((status for kinds, status in _STATUS if isinstance(error, kinds)), OTHER_FAILURE)
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run a command to its exit status; errors become one line on stderr, never a traceback."""
+    try:
+        return command()
+    except TheFlashError as error:
+        print_error(type(error).__name__, str(error))
+        return exit_status(error)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; keep Python from complaining at its last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 (the last resort: a bug of ours, told like any other failure)
+        _log.debug("unexpected", exc_info=True)
+        print_error(InternalError.__name__, f"{type(error).__name__}: {error}")
+        return OTHER_FAILURE
+
+
+def print_error(name: str, text: str) -> None:
+    """`theflash: ErrorName: text`, on one line."""
+    print(f"theflash: {name}: {' '.join(text.split())}", file=sys.stderr)  # noqa: T201

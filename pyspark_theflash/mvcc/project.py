@@ -1,0 +1,58 @@
+"""Turning stored columns into the ones a scan asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.text import parse_column
+from pyspark_theflash.errors import CorruptionError
+from pyspark_theflash.schema.model import ColumnInfo
+from pyspark_theflash.types import ColumnID
+
+
+@dataclass(frozen=True, slots=True)
+class ScanColumn:
+    """A column to read: the type wanted, and what rows hold that were written before the column was."""
+
+    id: ColumnID
+    type: pa.DataType
+    absent_value: pa.Scalar
+
+
+def scan_column(info: ColumnInfo) -> ScanColumn:
+    """How to read a column as `info` has it.
+
+    Rows from before ADD COLUMN hold the default of *that* moment (the origin default), not today's.
+    """
+    tp = arrow_type(info.type)
+    if info.origin_default is None:
+        return ScanColumn(info.id, tp, pa.scalar(None, tp))
+    text = pa.array([info.origin_default], pa.string())
+    return ScanColumn(info.id, tp, parse_column(text, info.type, info.name)[0])
+
+
+def project_column(stored: pa.Array | None, wanted: pa.DataType, absent_value: pa.Scalar, rows: int) -> pa.Array:
+    """A column in the wanted type; `stored` is None where the file is older than the column.
+
+    A column keeps its id while its type is widened (INT to BIGINT, a longer DECIMAL), so stored types may be older
+    than the wanted one.
+    """
+    if stored is None:
+        return pa.repeat(absent_value.cast(wanted), rows)
+    if stored.type == wanted:
+        return stored
+    try:
+        return pc.cast(stored, wanted)
+    except pa.ArrowInvalid as error:
+        raise CorruptionError("stored column", 0, f"{stored.type} does not fit {wanted}") from error
+
+
+def batch_of(names: Sequence[str], columns: Sequence[pa.Array], rows: int) -> pa.RecordBatch:
+    """A record batch that keeps its row count even without columns."""
+    if columns:
+        return pa.RecordBatch.from_arrays(list(columns), names=list(names))
+    empty = pa.StructArray.from_arrays([pa.nulls(rows)], names=["rows"])
+    return pa.RecordBatch.from_struct_array(empty).select([])

@@ -1,0 +1,195 @@
+"""The settings of a read, and the one place where their texts become values.
+
+Spark hands options over as lower-cased names and texts; a name counts whatever its case. Each
+setting is one `Option`, and a name that is none is refused rather than ignored: a misspelt
+`snapshot_ts` must not turn into a read of another moment.
+"""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any, Final, Generic, TypeVar
+
+from pyspark_theflash.errors import OptionError
+from pyspark_theflash.types import MAX_TS, TimeStamp, from_physical_ms, physical_ms
+
+T = TypeVar("T")
+
+_TIME: Final = re.compile(
+    r"(\d{4})-(\d{1,2})-(\d{1,2})"
+    r"(?:[ T](\d{1,2}):(\d{2})(?::(\d{2})(?:\.(\d{1,9}))?)?)?"
+    r"\s*(Z|UTC|[+-]\d{2}(?::?\d{2})?)?",
+    re.ASCII | re.IGNORECASE,
+)
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MILLISECOND: Final = timedelta(milliseconds=1)
+
+
+@dataclass(frozen=True, slots=True)
+class Option(Generic[T]):
+    """One setting. `type` makes a value of a text, or raises a ValueError that says why not."""
+
+    name: str
+    type: Callable[[str], T]
+    default: T | None
+    doc: str
+
+    def value_in(self, given: Mapping[str, str]) -> T | None:
+        """The value that `given` (by lower-case name) has for this setting, else the default.
+
+        Raises:
+            OptionError: its text is not a value.
+        """
+        text = given.get(self.name.lower())
+        if text is None:
+            return self.default
+        try:
+            return self.type(text.strip())
+        except ValueError as error:
+            raise OptionError(self.name, str(error)) from None
+
+
+def folder(text: str) -> Path:
+    """A local folder. Made absolute, for processes do not share a working directory."""
+    if not text or "://" in text:
+        raise ValueError(f"{text!r} is not a folder of this machine")
+    return Path(text.removeprefix("file:")).absolute()
+
+
+def table_name(text: str) -> str:
+    """`db.table`."""
+    database, dot, table = text.partition(".")
+    if not (database and dot and table):
+        raise ValueError(f"{text!r} is not of the form DB.TABLE")
+    return text
+
+
+def timestamp(text: str) -> TimeStamp:
+    """A TSO, as a decimal number."""
+    if not (text.isascii() and text.isdigit() and int(text) <= MAX_TS):
+        raise ValueError(f"{text!r} is not a TSO, a whole number from 0 to 2**64 - 1")
+    return TimeStamp(int(text))
+
+
+def time_of_day(text: str) -> TimeStamp:
+    """A time such as `2024-02-03 04:05:06.123`, in UTC unless it carries an offset.
+
+    The result is the first TSO of its millisecond: a read there shows what was committed *before*.
+    """
+    match = _TIME.fullmatch(text)
+    if match is None:
+        raise ValueError(
+            f"{text!r} is not a time such as 2024-02-03 04:05:06.123 or 2024-02-03T04:05:06Z"
+        )
+    *parts, fraction, zone = match.groups(default="0")
+    year, month, day, hour, minute, second = map(int, parts)
+    moment = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc)
+    milliseconds = (moment - _EPOCH - _offset(zone)) // _MILLISECOND + int(
+        fraction.ljust(3, "0")[:3]
+    )
+    if not 0 <= milliseconds <= physical_ms(MAX_TS):
+        raise ValueError(f"{text!r} lies outside of what a TSO can hold")
+    return from_physical_ms(milliseconds)
+
+
+def _offset(zone: str) -> timedelta:
+    """Of `Z`, `UTC`, `+08`, `-0330`, `+05:30`, or of the "0" that stands for none."""
+    digits = re.sub(r"\D", "", zone).ljust(4, "0")
+    offset = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
+    return -offset if zone.startswith("-") else offset
+
+
+def column_names(text: str) -> tuple[str, ...]:
+    """Column names, separated by commas."""
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names):
+        raise ValueError("a column name is empty")
+    if len({name.lower() for name in names}) < len(names):
+        raise ValueError("a column is named twice")
+    return names
+
+
+STORE: Final = Option("store", folder, None, "The store's folder. Required.")
+TABLE: Final = Option(
+    "table", table_name, None, "The table to read. Required, here or as the path."
+)
+PATH: Final = Option("path", table_name, None, "The table, as given to `.load(...)`.")
+SNAPSHOT_TS: Final = Option(
+    "snapshot_ts",
+    timestamp,
+    None,
+    "The TSO to read at. Without it and `timestampAsOf`: the newest that the store can answer, "
+    "fixed at `load()`.",
+)
+TIMESTAMP_AS_OF: Final = Option(
+    "timestampAsOf",
+    time_of_day,
+    None,
+    "The time to read at, in UTC unless it carries an offset: the state before the commits of "
+    "that millisecond.",
+)
+COLUMNS: Final = Option(
+    "columns",
+    column_names,
+    None,
+    "The columns to read, in this order; `_tidb_rowid` may be one. Without it: all that "
+    "`SELECT *` shows.",
+)
+SCAN_OPTIONS: Final[tuple[Option[Any], ...]] = (
+    STORE,
+    TABLE,
+    PATH,
+    SNAPSHOT_TS,
+    TIMESTAMP_AS_OF,
+    COLUMNS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ScanOptions:
+    """What to read; without a `snapshot_ts` the newest moment, without `columns` all of them."""
+
+    store: Path
+    table: str
+    snapshot_ts: TimeStamp | None = None
+    columns: tuple[str, ...] | None = None
+
+    @classmethod
+    def parse(cls, texts: Mapping[str, str]) -> "ScanOptions":
+        """The options of a read.
+
+        Raises:
+            OptionError: one is missing, unknown, has no usable value, or contradicts another.
+        """
+        given = {name.lower(): text for name, text in texts.items()}
+        _refuse_unknown(given)
+        store = STORE.value_in(given)
+        if store is None:
+            raise OptionError(STORE.name, "is missing; it names the store's folder")
+        return cls(store, _table(given), _snapshot_ts(given), COLUMNS.value_in(given))
+
+
+def _refuse_unknown(given: Mapping[str, str]) -> None:
+    known = {option.name.lower() for option in SCAN_OPTIONS}
+    for name in sorted(given.keys() - known):
+        names = ", ".join(option.name for option in SCAN_OPTIONS)
+        raise OptionError(name, f"there is no such option; there are {names}")
+
+
+def _table(given: Mapping[str, str]) -> str:
+    table, path = TABLE.value_in(given), PATH.value_in(given)
+    if table is not None and path is not None and table.lower() != path.lower():
+        raise OptionError(TABLE.name, f"says {table!r}, load() says {path!r}")
+    name = table or path
+    if name is None:
+        raise OptionError(TABLE.name, "is missing; it names a table as DB.TABLE")
+    return name
+
+
+def _snapshot_ts(given: Mapping[str, str]) -> TimeStamp | None:
+    ts, time = SNAPSHOT_TS.value_in(given), TIMESTAMP_AS_OF.value_in(given)
+    if ts is not None and time is not None:
+        raise OptionError(TIMESTAMP_AS_OF.name, f"cannot be given together with {SNAPSHOT_TS.name}")
+    return time if ts is None else ts

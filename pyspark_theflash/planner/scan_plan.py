@@ -1,0 +1,38 @@
+"""What a planned scan is made of: values that survive pickle, for tasks travel to executors."""
+
+from dataclasses import dataclass
+
+from pyspark_theflash.engine.api import RegionScan
+from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.schema.model import ColumnInfo, TableInfo
+from pyspark_theflash.store.lease import ReadLease
+from pyspark_theflash.types import TimeStamp
+
+
+@dataclass(frozen=True, slots=True)
+class ScanTask:
+    """One region's share of a scan.
+
+    Names the store (by path and id), the state of it (the region's files with their checksums) and
+    the latch that keeps that state, so that a task on a machine where the path means something else
+    raises instead of answering. `names` are the output columns in order; `columns` those of them
+    that are stored, in the same order; the one that is not, if any, is `_tidb_rowid`.
+    """
+
+    store_path: str
+    store_id: str
+    snapshot_ts: TimeStamp
+    lease: ReadLease
+    region: RegionScan
+    names: tuple[str, ...]
+    columns: tuple[ScanColumn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ScanPlan:
+    """A table as of a timestamp: its columns in output order, and tasks that read each row once."""
+
+    table: TableInfo
+    snapshot_ts: TimeStamp
+    columns: tuple[ColumnInfo, ...]
+    tasks: tuple[ScanTask, ...]

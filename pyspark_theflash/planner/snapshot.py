@@ -1,0 +1,186 @@
+"""Reading a store as of one timestamp.
+
+A `Snapshot` is where every read begins: it fixes the timestamp, checks that the store can answer
+there, and holds the read latch that keeps the answer. All tables read through it are of the same
+moment, so joins do not tear.
+
+    with open_snapshot(Path("store"), ts) as snapshot:
+        for batch in snapshot.scan("db.table"):
+            ...
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Final
+
+import pyarrow as pa
+
+from pyspark_theflash.clock import Clock, SystemClock
+from pyspark_theflash.codec.digest import TableDigest
+from pyspark_theflash.codec.text import format_column
+from pyspark_theflash.engine import registry
+from pyspark_theflash.errors import ColumnNotFoundError, NotCaughtUpError, SnapshotTooOldError
+from pyspark_theflash.fs import FileSystem, LocalFileSystem
+from pyspark_theflash.mvcc.project import scan_column
+from pyspark_theflash.planner.read import read_task
+from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
+from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
+from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
+from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
+from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.types import TimeStamp
+
+LEASE_TTL_MS: Final = 600_000
+_KINDS: Final = (IDENTITY_KIND, PROGRESS_KIND, SCHEMA_KIND)
+
+
+def open_snapshot(
+    path: Path,
+    snapshot_ts: TimeStamp | None = None,
+    *,
+    fs: FileSystem | None = None,
+    clock: Clock | None = None,
+) -> "Snapshot":
+    """A snapshot of the store at `path`; without a timestamp, the newest the store can answer.
+
+    Raises:
+        StoreNotFoundError: there is no store.
+        NotCaughtUpError: the store has not applied everything up to `snapshot_ts`.
+        SnapshotTooOldError: `snapshot_ts` lies before the store's first.
+    """
+    return Snapshot(path, snapshot_ts, fs or LocalFileSystem(), clock or SystemClock())
+
+
+def read_progress(path: Path, *, fs: FileSystem | None = None) -> Progress | None:
+    """How far the store is, or None before anything was applied."""
+    manifest = open_manifest(path, fs or LocalFileSystem())
+    try:
+        return Progress.of(manifest.read([PROGRESS_KIND]))
+    finally:
+        manifest.close()
+
+
+class Snapshot:
+    """A store as of `snapshot_ts`. A context manager: leaving it gives the read latch back."""
+
+    snapshot_ts: Final[TimeStamp]
+
+    def __init__(
+        self, path: Path, snapshot_ts: TimeStamp | None, fs: FileSystem, clock: Clock
+    ) -> None:
+        self._path, self._fs, self._clock = path, fs, clock
+        self._manifest = open_manifest(path, fs)
+        try:
+            progress = Progress.of(self._manifest.read([PROGRESS_KIND]))
+            self.snapshot_ts = _readable(progress, snapshot_ts)
+            # The latch first, the view after it: what the view names is pinned from the start.
+            self._lease = LeaseTable(self._manifest, clock).take(self.snapshot_ts, LEASE_TTL_MS)
+            self._identity = StoreIdentity.of(self._manifest.read([IDENTITY_KIND]))
+            self._engine = registry.open_reader(path, self._identity, fs, clock)
+        except BaseException:
+            self._manifest.close()
+            raise
+        self._view = self._engine.read(_KINDS)
+        history = schema_history(self._view)
+        self._history = history or SchemaHistory(self.snapshot_ts, self.snapshot_ts, (), ())
+
+    def tables(self) -> Sequence[TableInfo]:
+        """The tables that exist at `snapshot_ts`."""
+        return self._history.tables_at(self.snapshot_ts)
+
+    def table(self, name: str) -> TableInfo:
+        """The table called `db.table` at `snapshot_ts`, as it was then.
+
+        Raises:
+            TableNotFoundError: there is none.
+        """
+        return self._history.table_by_name(name, self.snapshot_ts)
+
+    def plan(self, name: str, columns: Sequence[str] | None = None) -> ScanPlan:
+        """Plan a scan: `columns` by name in output order, None for all that `SELECT *` shows.
+
+        `_tidb_rowid` may be named where the table has one.
+
+        Raises:
+            TableNotFoundError, ColumnNotFoundError: no such table or column at `snapshot_ts`.
+        """
+        table = self.table(name)
+        chosen = _choose(table, columns)
+        stored = tuple(scan_column(c) for c in chosen if c is not ROWID_COLUMN)
+        regions = [r for i in table.physical_ids for r in self._engine.plan(self._view, i)]
+        names = tuple(c.name for c in chosen)
+        tasks = tuple(
+            ScanTask(
+                str(self._path.absolute()),
+                self._identity.store_id,
+                self.snapshot_ts,
+                self._lease,
+                region,
+                names,
+                stored,
+            )
+            for region in regions
+        )
+        return ScanPlan(table, self.snapshot_ts, chosen, tasks)
+
+    def scan(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """The rows of a table, in no particular order; see `plan`."""
+        for task in self.plan(name, columns).tasks:
+            yield from read_task(task, fs=self._fs, clock=self._clock)
+
+    def digest(self, name: str) -> TableDigest:
+        """Row count and order-independent checksum of a table's rows, without `_tidb_rowid`."""
+        plan = self.plan(name)
+        digest = TableDigest()
+        for task in plan.tasks:
+            for batch in read_task(task, fs=self._fs, clock=self._clock):
+                types = [c.type for c in plan.columns]
+                digest.update(
+                    [format_column(a, t) for a, t in zip(batch.columns, types, strict=True)]
+                )
+        return digest
+
+    def detach(self) -> None:
+        """Close the snapshot but leave its read latch to the tasks planned here, which renew it."""
+        self._engine.close()
+        self._manifest.close()
+
+    def __enter__(self) -> "Snapshot":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        LeaseTable(self._manifest, self._clock).release(self._lease)
+        self.detach()
+
+
+def _readable(progress: Progress | None, snapshot_ts: TimeStamp | None) -> TimeStamp:
+    if progress is None:
+        raise NotCaughtUpError(0, snapshot_ts or 0)
+    wanted = progress.resolved_ts if snapshot_ts is None else snapshot_ts
+    if wanted > progress.resolved_ts:
+        raise NotCaughtUpError(progress.resolved_ts, wanted)
+    if wanted < progress.oldest_ts:
+        raise SnapshotTooOldError(wanted, progress.oldest_ts)
+    return wanted
+
+
+def _choose(table: TableInfo, names: Sequence[str] | None) -> tuple[ColumnInfo, ...]:
+    if names is None:
+        return table.public_columns
+    known = {c.name.lower(): c for c in table.public_columns}
+    if table.has_rowid:
+        known[ROWID_NAME] = ROWID_COLUMN
+    for name in names:
+        if name.lower() not in known:
+            raise ColumnNotFoundError(
+                table.full_name, name, tuple(c.name for c in table.public_columns)
+            )
+    return tuple(known[name.lower()] for name in names)

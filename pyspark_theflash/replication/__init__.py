@@ -1,0 +1,1 @@
+"""The write path: binlog in, publications out."""

@@ -1,0 +1,97 @@
+"""Loading what the tables held before the binlog begins.
+
+The rows of a base become versions committed at the schema history's `start_ts`, the first readable
+timestamp. Each table is one publication with a record of what was loaded, so that giving the base
+again is a no-op and an interrupted load goes on where it stopped.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
+from pyspark_theflash.errors import OptionError, SchemaConflictError
+from pyspark_theflash.mvcc.project import scan_column
+from pyspark_theflash.mvcc.version import Op
+from pyspark_theflash.mvcc.visibility import sort_order
+from pyspark_theflash.partitioning.assign import assign_partitions
+from pyspark_theflash.replication.changes import key_handles, split_by_partition, stored_columns
+from pyspark_theflash.schema.base import BaseTable, read_base, read_base_rows
+from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.model import ROWID_NAME, TableInfo
+from pyspark_theflash.store.manifest import Change, Record
+from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.types import TimeStamp
+
+BASE_KIND: Final = "base"
+BATCH_ROWS: Final = 1 << 16
+
+
+def load_base(engine: Engine, folder: Path, history: SchemaHistory) -> int:
+    """Load the tables of a base folder that are not loaded yet; returns how many rows.
+
+    Raises:
+        OptionError: the store has gone on without this base, so it cannot be put under it any more.
+        SchemaConflictError: another base was loaded before.
+    """
+    view = engine.read([BASE_KIND, PROGRESS_KIND])
+    loaded = view.of_kind(BASE_KIND)
+    started = Progress.of(view) is not None
+    rows = 0
+    for table in read_base(folder).tables:
+        if (known := loaded.get(_key(table))) is not None:
+            _check_same(table, known, history)
+        elif started:
+            raise OptionError(
+                "base", f"{table.db}.{table.table} is not part of the base this store began with"
+            )
+        else:
+            rows += _load_table(engine, table, history)
+    return rows
+
+
+def _load_table(engine: Engine, table: BaseTable, history: SchemaHistory) -> int:
+    info = history.table_by_name(f"{table.db}.{table.table}", history.start_ts)
+    versions = [
+        version
+        for batch in read_base_rows(table, info, BATCH_ROWS)
+        for version in _versions(info, batch, history.start_ts)
+    ]
+    engine.publish(Publication(versions, Change([_record(table)])))
+    return sum(v.batch.num_rows for v in versions)
+
+
+def _versions(info: TableInfo, rows: pa.RecordBatch, ts: TimeStamp) -> Sequence[VersionBatch]:
+    by_name = dict(zip(rows.schema.names, rows.columns, strict=True))
+    columns = {
+        c.id: by_name[c.name] if c.name in by_name else pa.nulls(rows.num_rows, scan_column(c).type)
+        for c in stored_columns(info)
+    }
+    handles = by_name[ROWID_NAME] if info.has_rowid else key_handles(info, columns)
+    system = [
+        handles,
+        np.full(rows.num_rows, ts, np.uint64),
+        np.full(rows.num_rows, ts, np.uint64),
+        np.full(rows.num_rows, Op.PUT, np.uint8),
+    ]
+    physical = assign_partitions(info, columns, rows.num_rows)
+    arrays = [*system, *(columns[c.id] for c in stored_columns(info))]
+    return split_by_partition(info, arrays, physical, sort_order(handles))
+
+
+def _key(table: BaseTable) -> str:
+    return f"{table.db}.{table.table}"
+
+
+def _record(table: BaseTable) -> Record:
+    body = {"rows": table.rows, "checksum": table.checksum}
+    return Record(BASE_KIND, _key(table), json.dumps(body).encode())
+
+
+def _check_same(table: BaseTable, known: bytes, history: SchemaHistory) -> None:
+    if _record(table).body != known:
+        raise SchemaConflictError(f"the base of {_key(table)}", history.start_ts)

@@ -1,0 +1,234 @@
+"""From the raw rows of many transactions to the versions of one table.
+
+A row's handle is in front of an insert, and nowhere as such in updates and deletes:
+
+    integer or clustered primary key   the key's columns; an insert may have them in its handle only
+    `_tidb_rowid`                      an insert's handle; updates and deletes hold it as column -1
+
+Several changes of one row in one transaction share a commit_ts; the last of them, in the order of
+the transaction's `sequence`, is the version.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE, TableMutations
+from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.handle import encode_common_handles
+from pyspark_theflash.codec.row import ColumnSpec, DecodedColumn, DecodedRows, RowBuffer
+from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
+from pyspark_theflash.engine.api import VersionBatch
+from pyspark_theflash.errors import SchemaOutdatedError, UnsupportedError
+from pyspark_theflash.mvcc.project import scan_column
+from pyspark_theflash.mvcc.version import Op, version_schema
+from pyspark_theflash.mvcc.visibility import sort_order
+from pyspark_theflash.partitioning.assign import assign_partitions
+from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_COLUMN_ID, ColumnInfo, TableInfo
+from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
+
+Columns = Mapping[ColumnID, pa.Array]
+Ints = npt.NDArray[np.int64]
+
+
+def stored_columns(table: TableInfo) -> tuple[ColumnInfo, ...]:
+    """The columns whose values a row holds, those of unfinished DDL included."""
+    return tuple(c for c in table.columns if not c.is_virtual)
+
+
+def handle_type(table: TableInfo) -> pa.DataType:
+    """How handles of the table are stored."""
+    return pa.binary() if table.is_common_handle else pa.int64()
+
+
+@dataclass(slots=True)
+class TableChanges:
+    """Changes of one table under one TableInfo, in commit order: filled, then made versions."""
+
+    table: TableInfo
+    inserted: list[bytes] = field(default_factory=list)
+    updated: list[bytes] = field(default_factory=list)
+    deleted: list[bytes] = field(default_factory=list)
+    _sequences: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+    _commit_ts: list[TimeStamp] = field(default_factory=list)
+    _start_ts: list[TimeStamp] = field(default_factory=list)
+
+    def add(self, mutations: TableMutations, start_ts: TimeStamp, commit_ts: TimeStamp) -> None:
+        """Append what one transaction did to the table."""
+        self.inserted += mutations.inserted
+        self.updated += mutations.updated
+        self.deleted += mutations.deleted
+        self._sequences.append(np.asarray(mutations.sequence, np.uint8))
+        self._commit_ts.append(commit_ts)
+        self._start_ts.append(start_ts)
+
+    def to_versions(self) -> list[VersionBatch]:
+        """The versions, one batch a physical table.
+
+        Raises:
+            CodecError: a row is not what its encoding says.
+            SchemaOutdatedError: rows hold columns that `table` does not have, or lack ones they
+            must have.
+        """
+        specs = [ColumnSpec(c.id, c.name, c.type) for c in self._row_columns()]
+        inserts = self._inserts()
+        old, new = (
+            self._columns(r) for r in decode_updates_v1(RowBuffer.from_list(self.updated), specs)
+        )
+        deletes = self._columns(decode_rows_v1(RowBuffer.from_list(self.deleted), specs))
+        before, after = self._handles(old), self._handles(new)
+        if not before.equals(after):
+            raise UnsupportedError("an update that changes the row's handle", self.table.full_name)
+        self._check_placement(old, new)
+        handles = [self._handles(inserts), after, self._handles(deletes)]
+        return self._assemble(handles, (inserts, new, deletes))
+
+    def _row_columns(self) -> tuple[ColumnInfo, ...]:
+        """What updated and deleted rows hold."""
+        return stored_columns(self.table) + ((ROWID_COLUMN,) if self.table.has_rowid else ())
+
+    def _inserts(self) -> dict[ColumnID, pa.Array]:
+        """The columns of inserted rows, with those that only the handle has."""
+        specs = [ColumnSpec(c.id, c.name, c.type) for c in stored_columns(self.table)]
+        key = self.table.handle_columns if self.table.is_common_handle else ()
+        key_specs = [ColumnSpec(c.id, c.name, c.type) for c in key]
+        handles, rows = decode_inserts_v1(RowBuffer.from_list(self.inserted), specs, key_specs)
+        if not isinstance(handles, pa.Array):
+            return self._columns(rows, {c.id: v for c, v in zip(key, handles, strict=True)})
+        if self.table.has_rowid:
+            return self._columns(rows) | {ROWID_COLUMN_ID: handles}
+        return self._columns(
+            rows, {c.id: _from_int_handle(handles, c) for c in self.table.handle_columns}
+        )
+
+    def _columns(
+        self, rows: DecodedRows, from_key: Columns | None = None
+    ) -> dict[ColumnID, pa.Array]:
+        """Decoded columns by id, with what rows leave out filled in."""
+        if rows.unknown_ids:
+            named = ", ".join(str(i) for i in sorted(rows.unknown_ids))
+            raise SchemaOutdatedError(
+                f"column {named} in {self.table.full_name}", self._commit_ts[0]
+            )
+        return {
+            info.id: self._filled(column, info, (from_key or {}).get(info.id))
+            for info, column in zip(self._row_columns(), rows.columns, strict=False)
+        }
+
+    def _filled(
+        self, column: DecodedColumn, info: ColumnInfo, from_key: pa.Array | None
+    ) -> pa.Array:
+        if column.absent is None or not column.absent.any():
+            return column.values
+        absent = pa.array(column.absent)
+        if from_key is not None:
+            return pc.if_else(absent, from_key, column.values)
+        default = scan_column(info).absent_value
+        if not default.is_valid and info.type.is_not_null and info.is_public:
+            raise SchemaOutdatedError(
+                f"value for the NOT NULL column {info.name} of {self.table.full_name}",
+                self._commit_ts[0],
+            )
+        return pc.if_else(absent, default, column.values)
+
+    def _handles(self, columns: Columns) -> pa.Array:
+        return (
+            columns[ROWID_COLUMN_ID] if self.table.has_rowid else key_handles(self.table, columns)
+        )
+
+    def _check_placement(self, old: Columns, new: Columns) -> None:
+        if self.table.partition is None or not self.updated:
+            return
+        before, after = (assign_partitions(self.table, c, len(self.updated)) for c in (old, new))
+        if not np.array_equal(before, after):
+            raise UnsupportedError(
+                "an update that moves a row to another partition", self.table.full_name
+            )
+
+    def _assemble(
+        self, handles: Sequence[pa.Array], sides: tuple[Columns, Columns, Columns]
+    ) -> list[VersionBatch]:
+        """Rows of the three kinds back in one order, as version batches."""
+        kinds = np.concatenate(self._sequences)
+        places = np.concatenate(
+            [np.flatnonzero(kinds == kind) for kind in (INSERT, UPDATE, DELETE_ROW)]
+        )
+        counts = [len(self.inserted), len(self.updated), len(self.deleted)]
+        commit_ts = _spread(self._commit_ts, self._sequences)[places]
+        start_ts = _spread(self._start_ts, self._sequences)[places]
+        handle = pa.concat_arrays(handles)
+        physical = np.concatenate(
+            [assign_partitions(self.table, side, n) for side, n in zip(sides, counts, strict=True)]
+        )
+        op = np.repeat(np.array([Op.PUT, Op.PUT, Op.DELETE], np.uint8), counts)
+        order = sort_order(handle, pa.array(commit_ts), pa.array(places))
+        order = order[_last_of_each(handle.take(pa.array(order)), commit_ts[order])]
+        inserts, updates, deletes = sides
+        columns = [
+            pa.concat_arrays(
+                [inserts[c.id], updates[c.id], pa.nulls(counts[2], deletes[c.id].type)]
+            )
+            for c in stored_columns(self.table)
+        ]
+        return split_by_partition(
+            self.table, [handle, commit_ts, start_ts, op, *columns], physical, order
+        )
+
+
+def key_handles(table: TableInfo, columns: Columns) -> pa.Array:
+    """The handles of rows of a table whose primary key is the handle."""
+    key = table.handle_columns
+    if table.pk_is_handle:
+        return _to_int_handle(columns[key[0].id])
+    lengths = [part.length for part in table.primary_key.columns] if table.primary_key else []
+    return encode_common_handles([columns[c.id] for c in key], [c.type for c in key], lengths)
+
+
+def split_by_partition(
+    table: TableInfo, arrays: Sequence[pa.Array], physical: Ints, order: Ints
+) -> list[VersionBatch]:
+    """Version batches from unsorted columns: rows in `order`, one batch a physical table."""
+    columns = [(c.id, scan_column(c).type) for c in stored_columns(table)]
+    schema = version_schema(handle_type(table), columns)
+    batches = []
+    for physical_id in np.unique(physical):
+        chosen = pa.array(order[physical[order] == physical_id])
+        taken = [pc.take(pa.array(a), chosen) for a in arrays]
+        batch = pa.RecordBatch.from_arrays(taken, schema=schema)
+        batches.append(VersionBatch(PhysicalTableID(int(physical_id)), batch))
+    return batches
+
+
+def _last_of_each(handles: pa.Array, commit_ts: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+    """Of versions sorted by (handle, commit_ts, order), the last of each (handle, commit_ts)."""
+    last = np.ones(len(handles), np.bool_)
+    if len(handles) > 1:
+        equal = pc.equal(handles.slice(0, len(handles) - 1), handles.slice(1))
+        last[:-1] = ~(np.asarray(equal) & (commit_ts[1:] == commit_ts[:-1]))
+    return last
+
+
+def _spread(
+    values: Sequence[int], sequences: Sequence[npt.NDArray[np.uint8]]
+) -> npt.NDArray[np.uint64]:
+    """One value a transaction -> one a row."""
+    return np.repeat(np.array(values, np.uint64), [len(s) for s in sequences])
+
+
+def _to_int_handle(values: pa.Array) -> pa.Array:
+    """A primary key column as handles: an unsigned key keeps its bits."""
+    if pa.types.is_uint64(values.type):
+        return pa.array(values.to_numpy().view(np.int64))
+    return values.cast(pa.int64())
+
+
+def _from_int_handle(handles: pa.Array, column: ColumnInfo) -> pa.Array:
+    """Inverse of `_to_int_handle`, in the column's type."""
+    tp = arrow_type(column.type)
+    return (
+        pa.array(handles.to_numpy().view(np.uint64)) if pa.types.is_uint64(tp) else handles.cast(tp)
+    )

@@ -1,0 +1,115 @@
+"""The writer: a source in, publications out.
+
+    source ─ entities ─► Pairing ─ transactions, resolved ─► Applier ─ publications ─► engine
+
+It takes from the pairing whenever enough has gathered, and once more at the end of the source.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final, Protocol
+
+from pyspark_theflash.binlog.event import Entity
+from pyspark_theflash.engine.api import Engine
+from pyspark_theflash.errors import OptionError, SchemaOutdatedError
+from pyspark_theflash.replication.applier import BATCH_BYTES, Applier, ApplyReport
+from pyspark_theflash.replication.base import BASE_KIND, load_base
+from pyspark_theflash.replication.state import WriterState
+from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.types import MAX_TS, TimeStamp
+
+GATHER_BYTES: Final = 4 * BATCH_BYTES
+
+
+class EntitySource(Protocol):
+    """Where entities come from: a file, a folder, later a service."""
+
+    def entities(self) -> Iterator[Entity]:
+        """All that is there, in order of arrival."""
+
+
+class Writer:
+    """Applies sources to one store. `engine` is the store's, open for writing."""
+
+    def __init__(self, engine: Engine, history: SchemaHistory) -> None:
+        """Go on where the store is.
+
+        Raises:
+            SchemaConflictError: the store was written under another schema history.
+        """
+        self._engine = engine
+        self._state = WriterState(engine, history)
+        self._applier = Applier(engine, self._state)
+
+    @property
+    def resolved_ts(self) -> TimeStamp:
+        """Up to where the store can answer."""
+        return self._state.resolved_ts
+
+    @property
+    def pending(self) -> int:
+        """How many transactions are seen but not applied."""
+        return len(self._state.pairing.pending())
+
+    def load_base(self, folder: Path) -> int:
+        """Load the rows from before the binlog; returns how many were not there yet."""
+        rows = load_base(self._engine, folder, self._state.history)
+        if self._state.resolved_ts < self._state.history.start_ts:
+            self._applier.apply([], self._state.history.start_ts)
+        return rows
+
+    def run_once(self, source: EntitySource, *, until_ts: TimeStamp | None = None) -> ApplyReport:
+        """Apply what the source holds now; with `until_ts`, nothing above it.
+
+        A source given with `until_ts` is complete up to it.
+
+        Raises:
+            UnmatchedPrewriteError: it is not complete; what was complete is applied.
+            SchemaOutdatedError, CodecError, TransactionConflictError: the input is wrong; what came
+            before is applied.
+        """
+        self._check_base()
+        pairing, limit = self._state.pairing, until_ts or TimeStamp(MAX_TS - 1)
+        newest = TimeStamp(0)
+        for entity in source.entities():
+            pairing.add(entity)
+            newest = max(newest, entity.commit_ts)
+            if pairing.buffered_bytes >= GATHER_BYTES:
+                self._apply(limit)
+        self._apply(limit)
+        self._check_overlap(until_ts or newest)
+        try:
+            if until_ts is not None and until_ts > pairing.resolved_ts:
+                pairing.vouch(until_ts)
+                self._apply(limit)
+        finally:
+            # Also when the input is not complete: what it began, the next run may complete.
+            if self._state.has_news:
+                self._applier.apply([], min(pairing.resolved_ts, limit), keep_pending=True)
+        self._applier.fold()
+        return self._applier.report
+
+    def _apply(self, limit: TimeStamp) -> None:
+        resolved_ts = min(self._state.pairing.resolved_ts, limit)
+        transactions = self._state.pairing.take_resolved(resolved_ts)
+        if transactions:
+            self._applier.apply(transactions, resolved_ts)
+
+    def _check_overlap(self, newest: TimeStamp) -> None:
+        """A first source that ends before the schema history begins belongs to another one.
+
+        Everything in it counts as known before the start and is left out, so nothing else would
+        tell.
+        """
+        start_ts = self._state.history.start_ts
+        if newest < start_ts and self._state.resolved_ts < start_ts:
+            raise SchemaOutdatedError(f"table (it begins at {start_ts})", newest)
+
+    def _check_base(self) -> None:
+        """A base that was begun must be finished before anything goes on top of it."""
+        view = self._engine.read([BASE_KIND, PROGRESS_KIND])
+        if view.of_kind(BASE_KIND) and Progress.of(view) is None:
+            raise OptionError(
+                "base", "an earlier load of a base was interrupted; give the same base again"
+            )

@@ -1,0 +1,81 @@
+"""Reading a schema file: JSON, plain or gzipped.
+
+    start_ts, end_ts
+    initial          [{ts, db, table}]     the tables at start_ts
+    changes          [{ts, op, kind, db, table_id, table}]   by commit ts of the meta key;
+                     op is put or drop, kind is table or db
+    schema_versions  [[ts, version]]                    when the cluster's schema version was raised
+
+`end_ts` vouches that nothing else happened up to there.
+"""
+
+import gzip
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from pyspark_theflash.errors import OptionError, SchemaFileError
+from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
+from pyspark_theflash.schema.model import parse_table_info
+from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
+
+MAX_SCHEMA_BYTES: Final = 1 << 30
+_GZIP_MAGIC: Final = b"\x1f\x8b"
+
+
+def read_schema_file(path: Path) -> SchemaHistory:
+    """The schema history of a file.
+
+    Raises:
+        OptionError: there is no such file.
+        SchemaFileError: it is not a schema file.
+    """
+    document = _load_json(path)
+    try:
+        return SchemaHistory(
+            TimeStamp(int(document["start_ts"])),
+            TimeStamp(int(document["end_ts"])),
+            [*_initial(document), *_changes(document)],
+            [
+                SchemaVersionAt(TimeStamp(int(ts)), SchemaVersion(int(version)))
+                for ts, version in document.get("schema_versions", [])
+            ],
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SchemaFileError(str(path), f"not a schema file: {error!r}") from error
+
+
+def _load_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
+    if not path.is_file():
+        raise OptionError("schema", f"no file at {path}")
+    try:
+        with path.open("rb") as plain:
+            zipped = plain.read(2) == _GZIP_MAGIC
+        with gzip.open(path) if zipped else path.open("rb") as source:
+            text = source.read(MAX_SCHEMA_BYTES + 1)
+        if len(text) > MAX_SCHEMA_BYTES:
+            raise SchemaFileError(str(path), f"larger than {MAX_SCHEMA_BYTES} bytes")
+        return json.loads(text)
+    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
+        raise SchemaFileError(str(path), f"not JSON: {error}") from error
+
+
+def _initial(document: dict[str, Any]) -> Iterator[TableEvent]:
+    for entry in document["initial"]:
+        table = parse_table_info(entry["db"], entry["table"])
+        yield TableEvent(TimeStamp(int(document["start_ts"])), entry["db"], table.id, table)
+
+
+def _changes(document: dict[str, Any]) -> Iterator[TableEvent]:
+    for entry in document["changes"]:
+        if entry["kind"] != "table":
+            continue
+        dropped = entry["op"] == "drop"
+        yield TableEvent(
+            TimeStamp(int(entry["ts"])),
+            entry["db"],
+            TableID(int(entry["table_id"])),
+            None if dropped else parse_table_info(entry["db"], entry["table"]),
+        )

@@ -1,0 +1,210 @@
+"""TableInfo and its parts, as TiDB keeps them in its meta keys.
+
+Only what a replica needs is kept. Columns are identified by id; `offset` gives their order; names
+are for people.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Final
+
+from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.errors import SchemaFileError
+from pyspark_theflash.types import ColumnID, PhysicalTableID, TableID
+
+STATE_PUBLIC: Final = 5
+ROWID_COLUMN_ID: Final = ColumnID(-1)
+ROWID_NAME: Final = "_tidb_rowid"
+ROWID_TYPE: Final = FieldType(MySQLType.LONGLONG, Flag.NOT_NULL, 20, 0, "binary", "binary")
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnInfo:
+    """One column. `origin_default`, as text, is what rows from before ADD COLUMN hold."""
+
+    id: ColumnID
+    name: str
+    offset: int
+    type: FieldType
+    state: int = STATE_PUBLIC
+    origin_default: str | None = None
+    default: str | None = None
+    generated: str = ""
+    generated_stored: bool = False
+    hidden: bool = False
+    comment: str = ""
+
+    @property
+    def is_public(self) -> bool:
+        return self.state == STATE_PUBLIC
+
+    @property
+    def is_virtual(self) -> bool:
+        """Computed on read by TiDB, so never in a row."""
+        return bool(self.generated) and not self.generated_stored
+
+
+ROWID_COLUMN: Final = ColumnInfo(ROWID_COLUMN_ID, ROWID_NAME, -1, ROWID_TYPE)
+"""The hidden column of tables whose primary key, if any, is not their handle."""
+
+
+@dataclass(frozen=True, slots=True)
+class IndexColumn:
+    """A column of an index; `length` is the prefix length in characters, -1 for the whole value."""
+
+    offset: int
+    length: int = -1
+
+
+@dataclass(frozen=True, slots=True)
+class PrimaryKey:
+    """The columns of the primary key, in key order."""
+
+    columns: tuple[IndexColumn, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionDefinition:
+    """One partition: its rows are stored under `id`."""
+
+    id: PhysicalTableID
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionInfo:
+    """How a table is partitioned. `type`: 1 range, 2 hash, 3 list, 4 key."""
+
+    type: int
+    expr: str
+    columns: tuple[str, ...]
+    definitions: tuple[PartitionDefinition, ...]
+
+
+@dataclass(frozen=True)
+class TableInfo:
+    """A table as of one schema version. `json_text` is TiDB's own form, with all that it has."""
+
+    id: TableID
+    db: str
+    name: str
+    columns: tuple[ColumnInfo, ...]
+    pk_is_handle: bool
+    is_common_handle: bool
+    primary_key: PrimaryKey | None
+    partition: PartitionInfo | None
+    json_text: str
+
+    @cached_property
+    def public_columns(self) -> tuple[ColumnInfo, ...]:
+        """What `SELECT *` shows, in its order."""
+        visible = (c for c in self.columns if c.is_public and not c.hidden)
+        return tuple(sorted(visible, key=lambda c: c.offset))
+
+    @cached_property
+    def columns_by_id(self) -> Mapping[ColumnID, ColumnInfo]:
+        return {c.id: c for c in self.columns}
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.db}.{self.name}"
+
+    @property
+    def has_rowid(self) -> bool:
+        """Rows are told apart by a hidden `_tidb_rowid`, not by their primary key."""
+        return not (self.pk_is_handle or self.is_common_handle)
+
+    @cached_property
+    def handle_columns(self) -> tuple[ColumnInfo, ...]:
+        """The columns that make the handle, in key order; empty where rows have a `_tidb_rowid`."""
+        if self.pk_is_handle:
+            return tuple(c for c in self.columns if c.type.flag & Flag.PRI_KEY)
+        if self.is_common_handle and self.primary_key is not None:
+            by_offset = {c.offset: c for c in self.columns}
+            return tuple(by_offset[part.offset] for part in self.primary_key.columns)
+        return ()
+
+    @property
+    def physical_ids(self) -> tuple[PhysicalTableID, ...]:
+        """Where the rows are: the partitions, or the table itself."""
+        if self.partition is None:
+            return (PhysicalTableID(self.id),)
+        return tuple(d.id for d in self.partition.definitions)
+
+
+def parse_table_info(db: str, info: Mapping[str, Any]) -> TableInfo:
+    """TiDB's TableInfo JSON as a value.
+
+    Raises:
+        SchemaFileError: the JSON is not a TableInfo.
+    """
+    try:
+        return TableInfo(
+            id=TableID(info["id"]),
+            db=db,
+            name=info["name"]["O"],
+            columns=tuple(_column(c) for c in info["cols"] or ()),
+            pk_is_handle=bool(info["pk_is_handle"]),
+            is_common_handle=bool(info.get("is_common_handle", False)),
+            primary_key=_primary_key(info),
+            partition=_partition(info.get("partition")),
+            json_text=json.dumps(info, separators=(",", ":"), ensure_ascii=False),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise SchemaFileError(
+            f"TableInfo in database {db}", f"not a TableInfo: {error!r}"
+        ) from error
+
+
+def _column(info: Mapping[str, Any]) -> ColumnInfo:
+    tp = info["type"]
+    return ColumnInfo(
+        id=ColumnID(info["id"]),
+        name=info["name"]["O"],
+        offset=info["offset"],
+        type=FieldType(
+            tp=MySQLType(tp["Tp"]),
+            flag=tp["Flag"],
+            flen=tp["Flen"],
+            decimal=tp["Decimal"],
+            charset=tp["Charset"],
+            collate=tp["Collate"],
+            elems=tuple(tp["Elems"] or ()),
+        ),
+        state=info["state"],
+        origin_default=_text(info.get("origin_default")),
+        default=_text(info.get("default")),
+        generated=info.get("generated_expr_string") or "",
+        generated_stored=bool(info.get("generated_stored")),
+        hidden=bool(info.get("hidden")),
+        comment=info.get("comment") or "",
+    )
+
+
+def _text(value: object) -> str | None:
+    return None if value is None else str(value)
+
+
+def _primary_key(info: Mapping[str, Any]) -> PrimaryKey | None:
+    for index in info.get("index_info") or ():
+        if index["is_primary"]:
+            return PrimaryKey(
+                tuple(IndexColumn(c["offset"], c["length"]) for c in index["idx_cols"])
+            )
+    return None
+
+
+def _partition(info: Mapping[str, Any] | None) -> PartitionInfo | None:
+    if not info or not info.get("enable"):
+        return None
+    return PartitionInfo(
+        type=info["type"],
+        expr=info["expr"],
+        columns=tuple(c["O"] for c in info.get("columns") or ()),
+        definitions=tuple(
+            PartitionDefinition(PhysicalTableID(d["id"]), d["name"]["O"])
+            for d in info["definitions"]
+        ),
+    )

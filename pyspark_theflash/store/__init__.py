@@ -1,0 +1,1 @@
+"""The local manifest: identity, schema history, progress, leases."""

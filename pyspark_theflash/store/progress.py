@@ -1,0 +1,34 @@
+"""How far the writer has come, published together with the rows it is about."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from pyspark_theflash.store.manifest import Record, View
+from pyspark_theflash.types import TimeStamp
+
+PROGRESS_KIND: Final = "progress"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The writer's durable state.
+
+    Invariants: `oldest_ts <= resolved_ts`; a snapshot is readable from `oldest_ts` to `resolved_ts`, both included;
+    both only grow.
+    """
+
+    oldest_ts: TimeStamp
+    resolved_ts: TimeStamp
+
+    def to_record(self) -> Record:
+        return Record(PROGRESS_KIND, "writer", json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def of(cls, view: View) -> "Progress | None":
+        """None before the first publication."""
+        body = view.of_kind(PROGRESS_KIND).get("writer")
+        if body is None:
+            return None
+        fields = json.loads(body)
+        return cls(TimeStamp(fields["oldest_ts"]), TimeStamp(fields["resolved_ts"]))

@@ -1,0 +1,23 @@
+"""All benchmarks, one after the other: `make bench`."""
+
+import os
+import platform
+
+import pyarrow as pa
+
+from tests.benchmark import codec, ingest, scan
+
+
+def main() -> None:
+    """Print the machine, then every benchmark's figures."""
+    print(
+        f"{platform.machine()}, {os.cpu_count()} cores, "
+        f"Python {platform.python_version()}, pyarrow {pa.__version__}"
+    )
+    for benchmark in (codec, ingest, scan):
+        print()
+        benchmark.main()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,27 @@
+"""What benchmarks share: repeating, and printing aligned lines."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Line:
+    """A figure with its name and what it is measured against."""
+
+    name: str
+    figure: str
+    beside: str = ""
+
+    def show(self) -> None:
+        print(f"  {self.name:<44} {self.figure:>18}   {self.beside}")
+
+
+def best_of(rounds: int, action: Callable[[], object]) -> float:
+    """The shortest of several runs, in seconds: the one that was disturbed least."""
+    best = float("inf")
+    for _ in range(rounds):
+        started = time.perf_counter()
+        action()
+        best = min(best, time.perf_counter() - started)
+    return best

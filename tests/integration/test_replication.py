@@ -1,0 +1,174 @@
+"""The writer over many runs: input cut, repeated, rewound, contradicted; readers meanwhile."""
+
+import gzip
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pyspark_theflash.binlog.file import FileSource
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import Engine
+from pyspark_theflash.errors import (
+    NotCaughtUpError,
+    OptionError,
+    SchemaConflictError,
+    TransactionConflictError,
+    UnmatchedPrewriteError,
+)
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
+from pyspark_theflash.replication.writer import Writer
+from pyspark_theflash.schema.file import read_schema_file
+from pyspark_theflash.store.folder import read_identity
+from pyspark_theflash.types import TimeStamp
+from tests.support.binlog_writer import split_frames
+from tests.support.workloads import Workload, workload
+
+BANK = workload("bank")
+FRAMES = split_frames(gzip.decompress(BANK.binlog.read_bytes()))
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    registry.create(tmp_path / "store", registry.MAGIC, LocalFileSystem())
+    return tmp_path / "store"
+
+
+@contextmanager
+def opened(store: Path) -> Iterator[Engine]:
+    """The store's engine, as one process of the writer has it."""
+    fs = LocalFileSystem()
+    engine = registry.open_engine(store, read_identity(store, fs), fs, SystemClock())
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def run(
+    store: Path, frames: list[bytes], until_ts: TimeStamp | None = None, *, base: bool = True
+) -> Writer:
+    """One run of the writer, from opening the store to closing it."""
+    source = store.parent / "source.bin"
+    source.write_bytes(b"".join(frames))
+    with opened(store) as engine:
+        writer = Writer(engine, read_schema_file(BANK.schema))
+        if base and BANK.base:
+            writer.load_base(BANK.base)
+        writer.run_once(FileSource(source), until_ts=until_ts)
+        return writer
+
+
+def check_answers(store: Path, chosen: Workload, until_ts: TimeStamp) -> int:
+    """TiDB's answers up to `until_ts`; returns how many were compared."""
+    compared = 0
+    for answer in chosen.answers():
+        if answer.snapshot_ts <= until_ts:
+            with open_snapshot(store, answer.snapshot_ts) as snapshot:
+                digest = snapshot.digest(answer.table)
+            assert (digest.rows, digest.hexdigest()) == (answer.rows, answer.checksum), answer
+            compared += 1
+    return compared
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_stream_cut_anywhere_and_rewound_is_the_same_stream(seed: int, store: Path) -> None:
+    rng = random.Random(seed)
+    at = 0
+    while at < len(FRAMES):
+        end = min(len(FRAMES), at + rng.randrange(1, len(FRAMES) // 3))
+        writer = run(store, FRAMES[max(0, at - rng.randrange(2000)) : end])
+        assert check_answers(store, BANK, writer.resolved_ts) >= 0
+        at = end
+    run(store, [], BANK.end_ts)
+    assert check_answers(store, BANK, BANK.end_ts) == 155
+
+
+def test_a_limit_in_the_middle_is_where_reading_ends(store: Path) -> None:
+    points = sorted({a.snapshot_ts for a in BANK.answers()})
+    middle = points[len(points) // 2]
+    assert run(store, FRAMES, middle).resolved_ts == middle
+    assert check_answers(store, BANK, middle) == (len(points) // 2 + 1) * 5
+    with pytest.raises(NotCaughtUpError), open_snapshot(store, TimeStamp(middle + 1)):
+        pass
+    # What lies above was kept: the rest needs no second delivery.
+    run(store, [], BANK.end_ts)
+    assert check_answers(store, BANK, BANK.end_ts) == 155
+
+
+def test_input_that_is_not_complete_is_applied_as_far_as_it_is(store: Path) -> None:
+    half = len(FRAMES) // 2
+    with pytest.raises(UnmatchedPrewriteError):
+        run(store, FRAMES[:half], BANK.end_ts)
+    progress = read_progress(store)
+    assert progress is not None
+    assert check_answers(store, BANK, progress.resolved_ts) > 50
+    run(store, FRAMES[half:], BANK.end_ts)
+    assert check_answers(store, BANK, BANK.end_ts) == 155
+
+
+def test_another_content_under_an_applied_transaction_raises(store: Path) -> None:
+    run(store, FRAMES, BANK.end_ts)
+    entities = list(FileSource(BANK.binlog).entities())
+    first, other = (
+        (e for e in entities if len(e.payload) > 60 and entities.index(e) < 40).__iter__(),
+        None,
+    )
+    prewrite = next(first)
+    other = next(e for e in first if e.payload != prewrite.payload)
+    from tests.support import binlog_writer
+
+    forged = [binlog_writer.frame(binlog_writer.prewrite(prewrite.start_ts, other.payload))]
+    with pytest.raises(TransactionConflictError):
+        run(store, forged)
+    late = [
+        binlog_writer.frame(binlog_writer.prewrite(BANK.end_ts - 20, other.payload)),
+        binlog_writer.frame(binlog_writer.commit(BANK.end_ts - 20, BANK.end_ts - 10)),
+    ]
+    with pytest.raises(TransactionConflictError):
+        run(store, late)
+    assert check_answers(store, BANK, BANK.end_ts) == 155
+
+
+def test_a_base_is_loaded_once_and_first(store: Path, tmp_path: Path) -> None:
+    assert BANK.base is not None
+    history = read_schema_file(BANK.schema)
+    with opened(store) as engine:
+        assert Writer(engine, history).load_base(BANK.base) == 5 * 246
+    with opened(store) as engine:
+        assert Writer(engine, history).load_base(BANK.base) == 0
+    with open_snapshot(store, history.start_ts) as snapshot:
+        assert snapshot.digest("bank.acc_u").hexdigest() == "9f320100363f00215793eee18638ada4"
+    changed = tmp_path / "base"
+    changed.mkdir()
+    for file in BANK.base.iterdir():
+        content = file.read_bytes()
+        (changed / file.name).write_bytes(content.replace(b"9f320100363f", b"000000000000"))
+    with opened(store) as engine, pytest.raises(SchemaConflictError):
+        Writer(engine, history).load_base(changed)
+
+
+def test_a_base_cannot_come_after_the_stream(store: Path) -> None:
+    source = FRAMES[:40]
+    run(store, source, base=False)
+    with pytest.raises(OptionError, match="base"):
+        run(store, source, base=True)
+
+
+def test_a_reader_keeps_its_answer_while_the_writer_goes_on(store: Path) -> None:
+    """Folding replaces the files under an open snapshot; its read latch keeps them."""
+    step = len(FRAMES) // 24
+    run(store, FRAMES[: 2 * step])
+    with open_snapshot(store) as snapshot:
+        plan = snapshot.plan("bank.acc_int")
+        before = snapshot.digest("bank.acc_int").hexdigest()
+        for at in range(2, 24):
+            run(store, FRAMES[at * step : (at + 1) * step])
+        assert snapshot.digest("bank.acc_int").hexdigest() == before
+        assert len(plan.tasks) == 1
+    run(store, FRAMES, BANK.end_ts)
+    assert check_answers(store, BANK, BANK.end_ts) == 155

@@ -1,0 +1,143 @@
+"""`spark.read.format("theflash")` in a local session, over small stores."""
+
+import shutil
+
+import pytest
+from pyspark.errors import AnalysisException, PythonException
+
+from pyspark_theflash.codec.field_type import MySQLType
+from tests.support import every_type
+from tests.support.stores import StoreBuilder, column, id_column, table_info
+
+T = table_info(1, "d.t", [id_column(), column("name", MySQLType.VARCHAR, comment="who")])
+EMPTY = table_info(2, "d.empty", [id_column()])
+DOCUMENT = table_info(3, "d.document", [id_column(), column("body", MySQLType.JSON)])
+
+
+@pytest.fixture
+def builder(tmp_path):
+    return StoreBuilder(tmp_path / "store", T, EMPTY, DOCUMENT, every_type.TABLE).publish(
+        200,
+        {
+            T: [(1, 150, (1, "one")), (2, 160, (2, "two")), (1, 170, None)],
+            DOCUMENT: [(1, 150, (1, None))],
+            every_type.TABLE: every_type.VERSIONS,
+        },
+    )
+
+
+@pytest.fixture
+def load(spark, builder):
+    """Load a table of the small store."""
+
+    def load(table="d.t", schema=None, **options):
+        reader = spark.read.format("theflash").options(**{"store": builder.path, **options})
+        return (reader.schema(schema) if schema else reader).load(table)
+
+    return load
+
+
+def test_newest(load):
+    assert load().toArrow().to_pylist() == [{"id": 2, "name": "two"}]
+
+
+def test_at_a_timestamp(load):
+    assert load(snapshot_ts=150).toArrow().to_pylist() == [{"id": 1, "name": "one"}]
+    assert load(snapshot_ts=149).count() == 0
+
+
+def test_every_type(load):
+    frame = load("d.every_type")
+    assert dict(frame.dtypes) == every_type.SPARK_TYPES
+    first, second = frame.orderBy("id").toArrow().to_pylist()
+    assert first == every_type.SHOWN
+    assert second == {name: 2 if name == "id" else None for name in every_type.SHOWN}
+
+
+def test_spark_computes_with_the_values(load):
+    """Nothing but the row whose values are all set passes; each is compared by Spark itself."""
+    conditions = [
+        "ubig = 18446744073709551615",
+        "uint + 1 = 4294967296",
+        "decimal < -1.4",
+        "date = DATE '9999-12-31'",
+        "datetime = TIMESTAMP_NTZ '2024-02-29 12:30:15.123456'",
+        "timestamp = TIMESTAMP '2024-02-29 12:30:15.123456Z'",
+        "time = INTERVAL '-34 22:59:59' DAY TO SECOND",
+        "varchar = 'é🙂'",
+        "hex(bit) = '0201'",
+        "enum = 'b'",
+    ]
+    assert load("d.every_type").where(" AND ".join(conditions)).count() == 1
+
+
+def test_schema(load):
+    identity, name = load().schema
+    assert (identity.nullable, name.nullable) == (False, True)
+    assert name.metadata == {"comment": "who"}
+
+
+def test_load_fixes_the_timestamp_of_every_action(load, builder):
+    frame = load()
+    builder.publish(300, {T: [(3, 250, (3, "three"))]})
+    assert frame.count() == 1
+    assert frame.toArrow().to_pylist() == [{"id": 2, "name": "two"}]
+    assert frame.union(load()).count() == 3
+
+
+def test_empty_table(load):
+    frame = load("d.empty")
+    assert frame.count() == 0
+    assert frame.toArrow().num_rows == 0
+
+
+def test_columns(load):
+    assert load(columns="name").toArrow().to_pylist() == [{"name": "two"}]
+    assert load(schema="name string").toArrow().to_pylist() == [{"name": "two"}]
+    assert load("d.document", columns="id").count() == 1
+
+
+def test_view(spark, builder):
+    spark.sql(
+        "CREATE OR REPLACE TEMPORARY VIEW t_at_160 USING theflash "
+        f"OPTIONS (store '{builder.path}', table 'd.t', snapshot_ts 160)"
+    )
+    assert spark.sql("SELECT count(*), max(name) FROM t_at_160").head() == (2, "two")
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"store": "/no/where"}, "StoreNotFoundError: no store at /no/where"),
+        ({"table": "d.nope"}, "TableNotFoundError: no table d.nope at timestamp 200"),
+        ({"snapshot_ts": 999}, "NotCaughtUpError: timestamp 999 is above resolved_ts 200"),
+        ({"snapshot_ts": 7}, "SnapshotTooOldError: timestamp 7 is below 100"),
+        ({"snapshot": 7}, "OptionError: option 'snapshot': there is no such option"),
+        ({"timestampAsOf": "noon"}, "OptionError: option 'timestampAsOf': 'noon' is not a time"),
+        ({"table": "d.document"}, "UnsupportedError: column body of d.document"),
+    ],
+)
+def test_errors_keep_their_name_and_text(load, options, text):
+    table = options.pop("table", "d.t")
+    with pytest.raises(AnalysisException) as caught:
+        load(table, **options)
+    assert text in str(caught.value)
+
+
+def test_schema_that_the_table_does_not_have(load):
+    with pytest.raises(AnalysisException, match=r"OptionError: option 'schema'.*'nom'"):
+        load(schema="nom string").count()
+
+
+def test_error_in_a_task_keeps_its_name_and_text(load, builder):
+    frame = load()
+    shutil.rmtree(builder.path / "data")
+    with pytest.raises(PythonException, match=r"CorruptionError: .*parquet: cannot be read"):
+        frame.toArrow()
+
+
+@pytest.mark.parametrize("mode", ["append", "overwrite"])
+def test_writing_is_refused(load, builder, mode):
+    writer = load().write.format("theflash").option("store", builder.path).mode(mode)
+    with pytest.raises(AnalysisException, match=r"UnsupportedError: .*writing with Spark"):
+        writer.save("d.new")

@@ -1,0 +1,147 @@
+"""The promise through Spark: what it reads at a timestamp is what TiDB answered there."""
+
+import json
+from collections import defaultdict
+from datetime import datetime, timezone
+from decimal import Decimal
+from functools import reduce
+
+import pyarrow.compute as pc
+import pytest
+from pyspark.sql import DataFrame
+from pyspark.sql.functions import lit
+
+from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.schema.model import ROWID_COLUMN
+from pyspark_theflash.types import from_physical_ms, physical_ms
+from tests.support.spark_digest import spark_digest
+from tests.support.workloads import NAMES, workload
+
+AT = "snapshot_ts"
+
+
+def answers_by_table():
+    """(workload, table) -> TiDB's answers at all timestamps."""
+    found = defaultdict(list)
+    for name in NAMES:
+        for answer in workload(name).answers():
+            found[name, answer.table].append(answer)
+    return found
+
+
+ANSWERS = answers_by_table()
+QUERIES = json.loads((workload("tpch").folder / "truth" / "queries.json").read_text())
+INVARIANT = json.loads((workload("bank").folder / "invariant.json").read_text())
+
+
+@pytest.fixture
+def load(spark, workload_store):
+    """Load a table of a workload's store."""
+
+    def load(name, table, **options):
+        reader = spark.read.format("theflash").options(store=workload_store(name), **options)
+        return reader.load(table)
+
+    return load
+
+
+@pytest.fixture
+def view(load):
+    """Name a workload's tables as of one timestamp, for SQL."""
+
+    def view(name, snapshot_ts, *tables):
+        for table in tables:
+            frame = load(name, f"{name}.{table}", snapshot_ts=snapshot_ts)
+            frame.createOrReplaceTempView(table)
+
+    return view
+
+
+def union(frames):
+    return reduce(DataFrame.unionAll, frames)
+
+
+@pytest.mark.parametrize(("name", "table"), ANSWERS, ids=lambda text: text)
+def test_every_answer(load, workload_store, name, table):
+    """All timestamps of a table in one Spark action, told apart by a column."""
+    answers = ANSWERS[name, table]
+    with open_snapshot(workload_store(name), answers[0].snapshot_ts) as snapshot:
+        columns = list(snapshot.table(table).public_columns)
+    if has_rowid := answers[0].checksum_with_rowid is not None:
+        columns.append(ROWID_COLUMN)
+    chosen = ",".join(column.name for column in columns)
+    frames = [
+        load(name, table, snapshot_ts=a.snapshot_ts, columns=chosen).withColumn(
+            AT, lit(str(a.snapshot_ts))
+        )
+        for a in answers
+    ]
+    read = union(frames).toArrow()
+    for answer in answers:
+        at = pc.equal(read.column(AT), str(answer.snapshot_ts))
+        rows = read.filter(at).drop_columns([AT])
+        whole = spark_digest(rows, columns)
+        assert whole.rows == answer.rows, answer
+        if has_rowid:
+            assert whole.hexdigest() == answer.checksum_with_rowid, answer
+            whole = spark_digest(rows.select(range(len(columns) - 1)), columns[:-1])
+        assert whole.hexdigest() == answer.checksum, answer
+
+
+@pytest.mark.parametrize("query", QUERIES, ids=lambda q: f"{q['query']}-{q['ts']}")
+def test_tpch_query(spark, view, query):
+    view("tpch", query["ts"], "orders", "lineitem")
+    rows = spark.sql(query["sql"]).collect()
+    assert [[plain(value) for value in row] for row in rows] == [
+        [plain(text) for text in row] for row in query["rows"]
+    ]
+
+
+def plain(value):
+    """TiDB's text and Spark's value of the same number are equal; other values by their text."""
+    text = str(value)
+    return Decimal(text) if text.lstrip("-").replace(".", "", 1).isdigit() else text
+
+
+def test_money_is_neither_made_nor_lost(load):
+    """Five tables of one timestamp in one query, at each of TiDB's."""
+    tables = sorted(table for name, table in ANSWERS if name == "bank")
+    moments = [int(ts) for ts in INVARIANT["sum_at_each_truth_ts"]][::5]
+    frames = [
+        load("bank", table, snapshot_ts=ts, columns="balance").withColumn(AT, lit(str(ts)))
+        for ts in moments
+        for table in tables
+    ]
+    sums = union(frames).groupBy(AT).sum("balance").collect()
+    assert {int(ts): int(total) for ts, total in sums} == dict.fromkeys(moments, INVARIANT["total"])
+
+
+@pytest.mark.parametrize("answer", ANSWERS["tpcc", "tpcc.orders"][::4], ids=str)
+def test_joined_tables_are_of_one_moment(spark, view, answer):
+    """TPC-C's consistency conditions 1 to 4, which transactions keep over several tables."""
+    view("tpcc", answer.snapshot_ts, "district", "orders", "new_order", "order_line")
+    (torn,) = spark.sql(
+        """
+        WITH o AS (SELECT o_w_id w, o_d_id d, max(o_id) newest, sum(o_ol_cnt) lines
+                   FROM orders GROUP BY 1, 2),
+             n AS (SELECT no_w_id w, no_d_id d, max(no_o_id) newest, min(no_o_id) oldest,
+                          count(*) pending FROM new_order GROUP BY 1, 2),
+             l AS (SELECT ol_w_id w, ol_d_id d, count(*) lines FROM order_line GROUP BY 1, 2)
+        SELECT count_if(d_next_o_id - 1 <> o.newest OR n.newest <> o.newest
+                        OR n.newest - n.oldest + 1 <> n.pending OR o.lines <> l.lines)
+        FROM district JOIN o ON o.w = d_w_id AND o.d = d_id
+             JOIN l ON l.w = d_w_id AND l.d = d_id LEFT JOIN n ON n.w = d_w_id AND n.d = d_id
+        """
+    ).head()
+    assert torn == 0
+
+
+def test_time_is_the_first_timestamp_of_its_millisecond(load, workload_store):
+    table, answer = "bank.acc_int", ANSWERS["bank", "bank.acc_int"][10]
+    milliseconds = physical_ms(answer.snapshot_ts)
+    time = datetime.fromtimestamp(milliseconds // 1000, timezone.utc)
+    rows = load("bank", table, timestampAsOf=f"{time:%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03}")
+    with open_snapshot(workload_store("bank"), from_physical_ms(milliseconds)) as snapshot:
+        expected = snapshot.digest(table).hexdigest()
+        columns = snapshot.table(table).public_columns
+    assert spark_digest(rows.toArrow(), columns).hexdigest() == expected

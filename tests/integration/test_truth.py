@@ -1,0 +1,156 @@
+"""The one promise, against real captures: at every timestamp the answer is TiDB's."""
+
+import gzip
+import json
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pyspark_theflash.binlog.file import FileSource
+from pyspark_theflash.cli.main import main
+from pyspark_theflash.codec.digest import TableDigest
+from pyspark_theflash.codec.text import format_column
+from pyspark_theflash.engine.api import Engine
+from pyspark_theflash.engine.memory import MemoryEngine
+from pyspark_theflash.mvcc.project import scan_column
+from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.schema.file import read_schema_file
+from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME
+from pyspark_theflash.types import TimeStamp
+from tests.support.binlog_writer import split_frames
+from tests.support.workloads import NAMES, Answer, Workload, make_store, replicate, workload
+
+Stores = Callable[[str], Path]
+OTHER_TIMESTAMPS = 200
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_answer_through_a_snapshot(name: str, workload_store: Stores) -> None:
+    check_store(workload(name), workload_store(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_answer_through_the_memory_engine(name: str) -> None:
+    chosen, engine = workload(name), MemoryEngine()
+    replicate(chosen, engine)
+    history = read_schema_file(chosen.schema)
+    for answer in chosen.answers():
+        assert engine_digest(engine, history, answer) == (answer.rows, answer.checksum), answer
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_answer_through_the_command_line(
+    name: str, workload_store: Stores, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for answer in workload(name).answers():
+        status = main(
+            ["digest", str(workload_store(name)), answer.table, "--at", str(answer.snapshot_ts)]
+        )
+        assert (status, capsys.readouterr().out) == (0, f"{answer.rows} {answer.checksum}\n"), (
+            answer
+        )
+
+
+@pytest.mark.parametrize("name", ["bank", "tpcc"])
+def test_rows_as_json_lines_are_tidbs_text(
+    name: str, workload_store: Stores, capsys: pytest.CaptureFixture[str]
+) -> None:
+    compared = 0
+    for answer in workload(name).answers():
+        if answer.file is None:
+            continue
+        status = main(_scan_arguments(workload_store(name), answer))
+        expected = Counter(gzip.decompress(answer.file.read_bytes()).decode().splitlines())
+        assert (status, Counter(capsys.readouterr().out.splitlines())) == (0, expected), answer
+        compared += 1
+    assert compared >= 18
+
+
+def test_the_bank_never_gains_or_loses_money(workload_store: Stores) -> None:
+    """The invariant of the workload's transfers, at moments TiDB was not asked about."""
+    bank = workload("bank")
+    total = json.loads((bank.folder / "invariant.json").read_text())["total"]
+    start_ts = read_schema_file(bank.schema).start_ts
+    rng = random.Random(20240)
+    for _ in range(OTHER_TIMESTAMPS):
+        ts = TimeStamp(rng.randrange(start_ts, bank.end_ts))
+        with open_snapshot(workload_store("bank"), ts) as snapshot:
+            assert sum(_balances(snapshot)) == total, ts
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_delivering_every_frame_twice_changes_nothing(name: str, tmp_path: Path) -> None:
+    """In place, and the whole stream once more."""
+    chosen = workload(name)
+    content = gzip.decompress(chosen.binlog.read_bytes())
+    source = tmp_path / "source"
+    source.mkdir()
+    doubled = b"".join(piece * 2 for piece in split_frames(content))
+    (source / "1.bin").write_bytes(doubled)
+    (source / "2.bin").write_bytes(content)
+    check_store(chosen, make_store(chosen, tmp_path / "store", source))
+
+
+def check_store(chosen: Workload, store: Path) -> None:
+    """Every answer of the workload is the store's."""
+    for answer in chosen.answers():
+        with open_snapshot(store, answer.snapshot_ts) as snapshot:
+            digest = snapshot.digest(answer.table)
+            assert (digest.rows, digest.hexdigest()) == (answer.rows, answer.checksum), answer
+            if answer.checksum_with_rowid:
+                assert _digest_with_rowid(snapshot, answer.table) == answer.checksum_with_rowid, (
+                    answer
+                )
+
+
+def engine_digest(engine: Engine, history: SchemaHistory, answer: Answer) -> tuple[int, str]:
+    """A table's digest by the engine contract alone."""
+    table = history.table_by_name(answer.table, answer.snapshot_ts)
+    columns = [scan_column(c) for c in table.public_columns]
+    digest, view = TableDigest(), engine.read([])
+    for physical_id in table.physical_ids:
+        for region in engine.plan(view, physical_id):
+            for batch in engine.scan(region, columns, answer.snapshot_ts):
+                types = [c.type for c in table.public_columns]
+                digest.update(
+                    [format_column(a, t) for a, t in zip(batch.columns, types, strict=True)]
+                )
+    return digest.rows, digest.hexdigest()
+
+
+def _digest_with_rowid(snapshot: Snapshot, table: str) -> str:
+    columns = [*snapshot.table(table).public_columns, ROWID_COLUMN]
+    digest = TableDigest()
+    for batch in snapshot.scan(table, [c.name for c in columns]):
+        digest.update(
+            [format_column(a, c.type) for a, c in zip(batch.columns, columns, strict=True)]
+        )
+    return digest.hexdigest()
+
+
+def _scan_arguments(store: Path, answer: Answer) -> list[str]:
+    with open_snapshot(store, answer.snapshot_ts) as snapshot:
+        table = snapshot.table(answer.table)
+    rowid = ["--columns", ",".join([*(c.name for c in table.public_columns), ROWID_NAME])]
+    at = ["--at", str(answer.snapshot_ts)]
+    extra = rowid if table.has_rowid else []
+    return ["scan", str(store), answer.table, *at, "--format", "jsonl", *extra]
+
+
+def _balances(snapshot: Snapshot) -> list[int]:
+    return [
+        balance
+        for table in snapshot.tables()
+        for batch in snapshot.scan(table.full_name, ["balance"])
+        for balance in batch.column("balance").to_pylist()
+    ]
+
+
+def test_frames_are_cut_at_their_ends(fixtures: Path) -> None:
+    content = gzip.decompress((fixtures / "tpch" / "binlog.bin.gz").read_bytes())
+    entities = list(FileSource(fixtures / "tpch" / "binlog.bin.gz").entities())
+    assert len(split_frames(content)) == len(entities)

@@ -1,0 +1,68 @@
+"""Handles: the same bytes as the oracle's, the inverse, and an order that is the values' own."""
+
+from typing import Any
+
+import pyarrow as pa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.bytes import decode_bytes, encode_bytes
+from pyspark_theflash.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.codec.handle import decode_common_handles, encode_common_handles
+from tests.support.row_oracle import decode_handle, encode_handle
+from tests.support.values import field_types, values
+
+Rows = list[tuple[Any, ...]]
+
+
+@st.composite
+def keys(draw: st.DrawFn) -> tuple[list[FieldType], Rows]:
+    types = draw(st.lists(field_types(), min_size=1, max_size=4))
+    rows = draw(st.lists(st.tuples(*map(values, types)), min_size=1, max_size=8))
+    return types, rows
+
+
+def _encode(types: list[FieldType], rows: Rows) -> "pa.Array[Any]":
+    columns = [
+        pa.array(list(column), arrow_type(field_type))
+        for column, field_type in zip(zip(*rows, strict=True), types, strict=True)
+    ]
+    return encode_common_handles(columns, types, [-1] * len(types))
+
+
+@given(keys())
+def test_equal_to_the_oracle(key: tuple[list[FieldType], Rows]) -> None:
+    types, rows = key
+    handles = _encode(types, rows)
+    assert handles.to_pylist() == [encode_handle(row, types) for row in rows]
+    decoded = [column.to_pylist() for column in decode_common_handles(handles, types)]
+    assert list(zip(*decoded, strict=True)) == rows
+    assert [tuple(decode_handle(h, types)) for h in handles.to_pylist()] == rows
+
+
+@given(keys())
+def test_order_is_the_values_order(key: tuple[list[FieldType], Rows]) -> None:
+    types, rows = key
+    handles = _encode(types, rows).to_pylist()
+
+    def comparable(row: tuple[Any, ...]) -> list[Any]:
+        # Strings of a binary collation compare as their bytes, not as their code points.
+        return [v.encode() if isinstance(v, str) else v for v in row]
+
+    for row, handle in zip(rows, handles, strict=True):
+        assert (comparable(rows[0]) < comparable(row)) == (handles[0] < handle)
+
+
+@given(st.lists(st.text(alphabet="a \tb", max_size=12), min_size=1, max_size=10))
+def test_order_without_trailing_spaces(texts: list[str]) -> None:
+    field_type = FieldType(MySQLType.VARCHAR, 0, 64, -1, "utf8mb4", "utf8mb4_bin")
+    handles = _encode([field_type], [(text,) for text in texts]).to_pylist()
+    for text, handle in zip(texts, handles, strict=True):
+        assert (texts[0].rstrip(" ") < text.rstrip(" ")) == (handles[0] < handle)
+
+
+@given(st.binary(max_size=40), st.binary(max_size=40))
+def test_memcomparable_bytes(a: bytes, b: bytes) -> None:
+    assert (a < b) == (encode_bytes(a) < encode_bytes(b))
+    assert decode_bytes(encode_bytes(a) + encode_bytes(b)) == (a, len(encode_bytes(a)))

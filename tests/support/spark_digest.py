@@ -1,0 +1,27 @@
+"""From what Spark gave back to TiDB's text, and to its checksum."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.digest import TableDigest
+from pyspark_theflash.codec.text import format_column
+from pyspark_theflash.datasource.schema import is_shown_as_text
+from pyspark_theflash.schema.model import ColumnInfo
+
+
+def spark_digest(rows: pa.Table, columns: Sequence[ColumnInfo]) -> TableDigest:
+    """The digest of a `DataFrame.toArrow()` that shows `columns`."""
+    digest = TableDigest()
+    for batch in rows.combine_chunks().to_batches():
+        digest.update([_text(a, c) for a, c in zip(batch.columns, columns, strict=True)])
+    return digest
+
+
+def _text(values: "pa.Array[Any]", column: ColumnInfo) -> "pa.Array[Any]":
+    """Back to the stored type first, of which Spark's may be a wider one."""
+    if is_shown_as_text(column.type):
+        return values
+    return format_column(values.cast(arrow_type(column.type)), column.type)

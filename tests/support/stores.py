@@ -1,0 +1,102 @@
+"""Small stores with chosen rows, made by the engine alone, for tests of the read side."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.field_type import Flag, MySQLType
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import Publication, VersionBatch
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.mvcc.version import Op, version_schema
+from pyspark_theflash.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.schema.model import TableInfo, parse_table_info
+from pyspark_theflash.store.catalog import schema_records
+from pyspark_theflash.store.manifest import Change
+from pyspark_theflash.store.progress import Progress
+from pyspark_theflash.types import PhysicalTableID, TimeStamp
+
+OLDEST_TS = TimeStamp(100)
+Version = tuple[int, int, Sequence[Any] | None]
+"""A row's handle, the commit_ts it holds from, and its values; None for a delete."""
+
+
+def column(name: str, tp: MySQLType, **properties: Any) -> dict[str, Any]:
+    """A column as TableInfo's JSON has it; `properties` are `flag`, `flen`, `comment`, ..."""
+    field_type = {
+        "Tp": int(tp),
+        "Flag": int(properties.pop("flag", 0)),
+        "Flen": properties.pop("flen", -1),
+        "Decimal": properties.pop("decimal", -1),
+        "Charset": properties.pop("charset", "utf8mb4"),
+        "Collate": "",
+        "Elems": properties.pop("elems", None),
+    }
+    return {"name": {"O": name}, "type": field_type, "state": 5, **properties}
+
+
+def id_column(name: str = "id") -> dict[str, Any]:
+    """A BIGINT column that is the primary key and the handle."""
+    return column(name, MySQLType.LONGLONG, flag=Flag.NOT_NULL | Flag.PRI_KEY)
+
+
+def table_info(
+    table_id: int, full_name: str, columns: Sequence[dict[str, Any]], *, has_rowid: bool = False
+) -> TableInfo:
+    """A table called `db.table`; an integer primary key is the handle unless `has_rowid`."""
+    db, _, name = full_name.partition(".")
+    numbered = [{"id": n + 1, "offset": n, **info} for n, info in enumerate(columns)]
+    info = {"id": table_id, "name": {"O": name}, "cols": numbered, "pk_is_handle": not has_rowid}
+    return parse_table_info(db, info)
+
+
+class StoreBuilder:
+    """A store that holds `tables` from `OLDEST_TS` on, and nothing in them until `publish`."""
+
+    def __init__(self, path: Path, *tables: TableInfo) -> None:
+        self.path = path
+        self._fs, self._clock = LocalFileSystem(), SystemClock()
+        self._identity = registry.create(path, registry.MAGIC, self._fs)
+        self._tables = tables
+
+    def publish(
+        self, resolved_ts: int, versions: Mapping[TableInfo, Sequence[Version]] | None = None
+    ) -> "StoreBuilder":
+        """Make these versions visible and `resolved_ts` the newest readable moment."""
+        batches = [_batch(table, rows) for table, rows in (versions or {}).items()]
+        now = TimeStamp(resolved_ts)
+        events = [TableEvent(OLDEST_TS, table.db, table.id, table) for table in self._tables]
+        records = [
+            *schema_records(SchemaHistory(OLDEST_TS, now, events, ())),
+            Progress(OLDEST_TS, now).to_record(),
+        ]
+        engine = registry.open_engine(self.path, self._identity, self._fs, self._clock)
+        try:
+            engine.publish(Publication(batches, Change(records)))
+        finally:
+            engine.close()
+        return self
+
+
+def _batch(table: TableInfo, versions: Sequence[Version]) -> VersionBatch:
+    rows = sorted(versions, key=lambda version: version[:2])
+    columns = [(c.id, arrow_type(c.type)) for c in table.public_columns]
+    values = [row or [None] * len(columns) for _, _, row in rows]
+    system = [
+        [handle for handle, _, _ in rows],
+        [commit_ts for _, commit_ts, _ in rows],
+        [commit_ts - 1 for _, commit_ts, _ in rows],
+        [int(Op.PUT if row else Op.DELETE) for _, _, row in rows],
+    ]
+    schema = version_schema(pa.int64(), columns)
+    arrays = [
+        pa.array(list(cells), field.type)
+        for cells, field in zip([*system, *zip(*values, strict=True)], schema, strict=True)
+    ]
+    return VersionBatch(
+        PhysicalTableID(table.id), pa.RecordBatch.from_arrays(arrays, schema=schema)
+    )

@@ -1,0 +1,96 @@
+"""Hypothesis strategies: field types, and values that a column of a type can hold."""
+
+import datetime as dt
+import struct
+from decimal import Decimal
+from typing import Any
+
+from hypothesis import strategies as st
+
+from pyspark_theflash.codec.field_type import (
+    DATETIME_TYPES,
+    INTEGER_TYPES,
+    STRING_TYPES,
+    FieldType,
+    Flag,
+    MySQLType,
+)
+
+_BITS = {
+    MySQLType.TINY: 8,
+    MySQLType.SHORT: 16,
+    MySQLType.INT24: 24,
+    MySQLType.LONG: 32,
+    MySQLType.LONGLONG: 64,
+}
+_MAX_DURATION = dt.timedelta(hours=838, minutes=59, seconds=59)
+
+
+@st.composite
+def _decimal_types(draw: st.DrawFn) -> FieldType:
+    precision = draw(st.integers(1, 65))
+    return FieldType(MySQLType.NEWDECIMAL, 0, precision, draw(st.integers(0, min(precision, 30))))
+
+
+def _plain_types() -> st.SearchStrategy[FieldType]:
+    integers = st.builds(
+        FieldType, st.sampled_from(sorted(_BITS)), st.sampled_from([0, Flag.UNSIGNED])
+    )
+    others = st.sampled_from(
+        [
+            FieldType(MySQLType.YEAR, Flag.UNSIGNED),
+            FieldType(MySQLType.FLOAT),
+            FieldType(MySQLType.DOUBLE),
+            FieldType(MySQLType.DATE),
+            FieldType(MySQLType.DATETIME, decimal=6),
+            FieldType(MySQLType.TIMESTAMP, decimal=6),
+            FieldType(MySQLType.TIME, decimal=6),
+            FieldType(MySQLType.BIT, flen=64),
+            FieldType(MySQLType.ENUM),
+            FieldType(MySQLType.SET),
+            FieldType(MySQLType.VARCHAR, 0, 64, -1, "utf8mb4", "utf8mb4_0900_bin"),
+            FieldType(MySQLType.BLOB, 0, -1, -1, "binary", "binary"),
+        ]
+    )
+    return integers | others
+
+
+def field_types() -> st.SearchStrategy[FieldType]:
+    """All types that are decoded, and that can be in a key without trimming."""
+    return _plain_types() | _decimal_types()
+
+
+def values(ft: FieldType) -> st.SearchStrategy[Any]:
+    """What a column of the type can hold, NULL left out."""
+    if ft.tp == MySQLType.YEAR:
+        return st.just(0) | st.integers(1901, 2155)
+    if ft.tp in INTEGER_TYPES:
+        bits = _BITS[ft.tp]
+        return (
+            st.integers(0, 2**bits - 1)
+            if ft.is_unsigned
+            else st.integers(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        )
+    if ft.tp in STRING_TYPES:
+        return st.binary(max_size=40) if ft.is_binary_string else st.text(max_size=20)
+    if ft.tp == MySQLType.NEWDECIMAL:
+        most = 10**ft.flen - 1
+        return st.integers(-most, most).map(lambda n: Decimal(f"{n}E-{ft.decimal}"))
+    if ft.tp == MySQLType.FLOAT:
+        return st.floats(width=32, allow_nan=False, allow_infinity=False).map(
+            _without_negative_zero
+        )
+    if ft.tp == MySQLType.DOUBLE:
+        return st.floats(allow_nan=False, allow_infinity=False).map(_without_negative_zero)
+    if ft.tp == MySQLType.DATE:
+        return st.dates()
+    if ft.tp in DATETIME_TYPES:
+        zone = dt.timezone.utc if ft.tp == MySQLType.TIMESTAMP else None
+        return st.datetimes().map(lambda at: at.replace(tzinfo=zone))
+    if ft.tp == MySQLType.TIME:
+        return st.timedeltas(-_MAX_DURATION, _MAX_DURATION)
+    return st.integers(0, 2**64 - 1)
+
+
+def _without_negative_zero(value: float) -> float:
+    return struct.unpack("d", struct.pack("d", value))[0] + 0.0  # type: ignore[no-any-return]

@@ -1,0 +1,112 @@
+"""The captured workloads: real binlogs, and what TiDB answered while they were written."""
+
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pyspark_theflash.binlog.file import FileSource
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import Engine
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.replication.writer import Writer
+from pyspark_theflash.schema.file import read_schema_file
+from pyspark_theflash.types import TimeStamp
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+NAMES = ("bank", "tpcc", "tpch")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What TiDB said of a table at a timestamp; `checksum` leaves `_tidb_rowid` out."""
+
+    snapshot_ts: TimeStamp
+    table: str
+    rows: int
+    checksum: str
+    checksum_with_rowid: str | None
+    file: Path | None
+
+
+@dataclass(frozen=True)
+class Workload:
+    """One captured workload."""
+
+    name: str
+    folder: Path
+    end_ts: TimeStamp
+
+    @property
+    def binlog(self) -> Path:
+        return self.folder / "binlog.bin.gz"
+
+    @property
+    def schema(self) -> Path:
+        return self.folder / "schema.json.gz"
+
+    @property
+    def base(self) -> Path | None:
+        folder = self.folder / "base"
+        return folder if folder.is_dir() else None
+
+    def writer_arguments(self, store: Path, source: Path | None = None) -> list[str]:
+        """The writer's command line that replicates all of it."""
+        base = ["--base", str(self.base)] if self.base else []
+        return [
+            str(store),
+            *("--source", f"file:{source or self.binlog}"),
+            *("--schema", f"file:{self.schema}"),
+            *base,
+            *("--once", "--until-ts", str(self.end_ts)),
+        ]
+
+    def answers(self) -> Iterator[Answer]:
+        """TiDB's answers, by timestamp."""
+        document = json.loads((self.folder / "truth" / "truth.json").read_text())
+        for point in document["points"]:
+            for entry in point["tables"]:
+                yield self._answer(TimeStamp(point["ts"]), entry)
+
+    def _answer(self, ts: TimeStamp, entry: dict[str, Any]) -> Answer:
+        file = self.folder / "truth" / entry["file"] if "file" in entry else None
+        return Answer(
+            ts,
+            f"{entry['db']}.{entry['table']}",
+            entry["rows"],
+            entry.get("checksum_without_rowid", entry["checksum"]),
+            entry["checksum"] if "checksum_without_rowid" in entry else None,
+            file if file and file.exists() else None,
+        )
+
+
+def workload(name: str) -> Workload:
+    """The workload of that name."""
+    folder = FIXTURES / name
+    schema = json.loads(gzip.decompress((folder / "schema.json.gz").read_bytes()))
+    return Workload(name, folder, TimeStamp(schema["end_ts"]))
+
+
+def replicate(chosen: Workload, engine: Engine, source: Path | None = None) -> Writer:
+    """Apply all of a workload to an engine; returns the writer, done."""
+    writer = Writer(engine, read_schema_file(chosen.schema))
+    if chosen.base:
+        writer.load_base(chosen.base)
+    writer.run_once(FileSource(source or chosen.binlog), until_ts=chosen.end_ts)
+    return writer
+
+
+def make_store(chosen: Workload, path: Path, source: Path | None = None) -> Path:
+    """A new store that holds all of a workload."""
+    fs = LocalFileSystem()
+    engine = registry.open_engine(
+        path, registry.create(path, registry.MAGIC, fs), fs, SystemClock()
+    )
+    try:
+        replicate(chosen, engine, source)
+    finally:
+        engine.close()
+    return path

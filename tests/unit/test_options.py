@@ -1,0 +1,112 @@
+"""Options: texts in, one value out, and every mistake named."""
+
+import pickle
+from pathlib import Path
+
+import pytest
+
+from pyspark_theflash.errors import OptionError
+from pyspark_theflash.options import SCAN_OPTIONS, ScanOptions, time_of_day
+from pyspark_theflash.types import MAX_TS, from_physical_ms, physical_ms
+
+LEAP_DAY_MS = 1_709_164_800_000
+"""2024-02-29 00:00:00 UTC."""
+
+
+def parse(**texts: str) -> ScanOptions:
+    return ScanOptions.parse({"store": "/s", "table": "d.t", **texts})
+
+
+def test_defaults():
+    assert parse() == ScanOptions(Path("/s"), "d.t")
+
+
+def test_all_given():
+    options = parse(snapshot_ts=" 470613569635876866 ", columns="id, name")
+    assert options == ScanOptions(Path("/s"), "d.t", 470613569635876866, ("id", "name"))
+    assert pickle.loads(pickle.dumps(options)) == options
+
+
+def test_names_count_whatever_their_case():
+    assert ScanOptions.parse({"STORE": "/s", "Table": "d.t", "SNAPSHOT_TS": "5"}).snapshot_ts == 5
+
+
+def test_path_is_the_table():
+    assert ScanOptions.parse({"store": "/s", "path": "d.t"}).table == "d.t"
+    assert parse(path="D.T").table == "d.t"
+
+
+def test_store_becomes_absolute():
+    assert ScanOptions.parse({"store": "s", "table": "d.t"}).store == Path.cwd() / "s"
+    assert parse(store="file:/s").store == Path("/s")
+
+
+@pytest.mark.parametrize(
+    ("text", "milliseconds"),
+    [
+        ("2024-02-29", 0),
+        ("2024-02-29 00:00", 0),
+        ("2024-02-29 01:02:03", 3_723_000),
+        ("2024-02-29 00:00:00.1", 100),
+        ("2024-02-29T00:00:00.123", 123),
+        ("2024-02-29 00:00:00.123999", 123),
+        ("2024-02-29T00:00:00Z", 0),
+        ("2024-02-29 00:00:00 UTC", 0),
+        ("2024-02-29 08:00:00.5+08:00", 500),
+        ("2024-02-28T18:30:00-0530", 0),
+        ("2024-02-29 01:00:00+01", 0),
+    ],
+)
+def test_time(text, milliseconds):
+    assert parse(timestampAsOf=text).snapshot_ts == from_physical_ms(LEAP_DAY_MS + milliseconds)
+
+
+def test_time_is_the_first_timestamp_of_its_millisecond():
+    ts = time_of_day("2024-02-29 00:00:00.007")
+    assert physical_ms(ts) == LEAP_DAY_MS + 7
+    assert physical_ms(ts - 1) == LEAP_DAY_MS + 6
+
+
+@pytest.mark.parametrize(
+    ("texts", "key"),
+    [
+        ({"table": "d.t"}, "store"),
+        ({"store": "", "table": "d.t"}, "store"),
+        ({"store": "s3://bucket/s", "table": "d.t"}, "store"),
+        ({"store": "/s"}, "table"),
+        ({"store": "/s", "table": "t"}, "table"),
+        ({"store": "/s", "table": ".t"}, "table"),
+        ({"store": "/s", "path": "d."}, "path"),
+        ({"store": "/s", "table": "d.t", "path": "d.u"}, "table"),
+        ({"store": "/s", "table": "d.t", "snapshot_ts": "-1"}, "snapshot_ts"),
+        ({"store": "/s", "table": "d.t", "snapshot_ts": str(MAX_TS + 1)}, "snapshot_ts"),
+        ({"store": "/s", "table": "d.t", "snapshot_ts": "now"}, "snapshot_ts"),
+        ({"store": "/s", "table": "d.t", "timestampAsOf": "yesterday"}, "timestampAsOf"),
+        ({"store": "/s", "table": "d.t", "timestampAsOf": "2023-02-29"}, "timestampAsOf"),
+        ({"store": "/s", "table": "d.t", "timestampAsOf": "1969-12-31"}, "timestampAsOf"),
+        ({"store": "/s", "table": "d.t", "timestampAsOf": "9999-12-31"}, "timestampAsOf"),
+        ({"store": "/s", "table": "d.t", "timestampAsOf": "0001-01-01+14"}, "timestampAsOf"),
+        (
+            {"store": "/s", "table": "d.t", "snapshot_ts": "1", "timestampAsOf": "2024-01-01"},
+            "timestampAsOf",
+        ),
+        ({"store": "/s", "table": "d.t", "columns": ""}, "columns"),
+        ({"store": "/s", "table": "d.t", "columns": "a,,b"}, "columns"),
+        ({"store": "/s", "table": "d.t", "columns": "a,A"}, "columns"),
+        ({"store": "/s", "table": "d.t", "snapshotts": "1"}, "snapshotts"),
+    ],
+)
+def test_mistakes_are_named(texts, key):
+    with pytest.raises(OptionError) as caught:
+        ScanOptions.parse(texts)
+    assert caught.value.key == key
+
+
+def test_unknown_option_names_the_known_ones():
+    with pytest.raises(OptionError) as caught:
+        parse(snapshot="1")
+    assert all(option.name in str(caught.value) for option in SCAN_OPTIONS)
+
+
+def test_every_option_is_documented():
+    assert all(option.doc.endswith(".") for option in SCAN_OPTIONS)
