@@ -42,6 +42,12 @@ class OptionError(TheFlashError):
         return f"option {self.key!r}: {self.reason}"
 
 
+class UsageError(TheFlashError):
+    """A command line that says too little, too much, or something else."""
+
+    deterministic = True
+
+
 class UnsupportedError(TheFlashError):
     """What TiDB has and this version does not handle; `where` names the table, column or file."""
 

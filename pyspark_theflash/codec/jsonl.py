@@ -37,7 +37,7 @@ def parse_jsonl(lines: Iterable[str]) -> list["pa.Array[Any]"]:
 
 
 def _json_values(column: "pa.Array[Any]") -> list[object]:
-    values = column.to_pylist()
+    values: list[Any] = column.to_pylist()
     if pa.types.is_binary(column.type):
         return [None if value is None else {"x": value.hex()} for value in values]
     return values

@@ -1,19 +1,17 @@
 """Parsing command lines: argparse, with errors in this project's form."""
 
 import argparse
-from typing import Final, NoReturn
+from typing import NoReturn
 
-from pyspark_theflash.errors import OptionError
+from pyspark_theflash.errors import OptionError, UsageError
 from pyspark_theflash.types import MAX_TS, TimeStamp
-
-USAGE: Final = "usage"
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Raises `OptionError` where argparse would print and exit."""
+    """Raises `UsageError` where argparse would print and exit."""
 
     def error(self, message: str) -> NoReturn:
-        raise OptionError(USAGE, f"{message}; see {self.prog} --help")
+        raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def tso(text: str) -> TimeStamp:

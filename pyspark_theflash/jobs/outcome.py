@@ -25,12 +25,13 @@ from pyspark_theflash.errors import (
     TableNotFoundError,
     TheFlashError,
     UnmatchedPrewriteError,
+    UsageError,
 )
 
 OTHER_FAILURE: Final = 7
 INTERRUPTED: Final = 130
 _STATUS: Final = (
-    ((OptionError, ColumnNotFoundError), 2),
+    ((UsageError, OptionError, ColumnNotFoundError), 2),
     ((StoreNotFoundError, TableNotFoundError), 3),
     ((NotCaughtUpError, SnapshotTooOldError, UnmatchedPrewriteError), 4),
     ((StoreInUseError,), 5),

@@ -12,9 +12,9 @@ from pathlib import Path
 from pyspark_theflash.binlog.file import FileSource
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import OptionError
+from pyspark_theflash.errors import UsageError
 from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import USAGE, ArgumentParser, split_scheme, tso
+from pyspark_theflash.jobs.arguments import ArgumentParser, split_scheme, tso
 from pyspark_theflash.jobs.outcome import run_command
 from pyspark_theflash.replication.applier import ApplyReport
 from pyspark_theflash.replication.writer import Writer
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Apply the source to the store, and print what was done."""
     if not arguments.once:
-        raise OptionError(USAGE, "this version reads its source to the end and stops: give --once")
+        raise UsageError("this version reads its source to the end and stops: give --once")
     fs, clock = LocalFileSystem(), SystemClock()
     identity = read_identity(arguments.store, fs)
     _, source_path = split_scheme("source", arguments.source, ("file",))

@@ -55,7 +55,8 @@ def assign_partitions(
         signed = values.to_numpy().view(np.int64)
     else:
         signed = pc.cast(values, pa.int64()).to_numpy()
-    return ids[np.abs(np.fmod(signed, np.int64(len(ids))))]
+    chosen: npt.NDArray[np.int64] = ids[np.abs(np.fmod(signed, np.int64(len(ids))))]
+    return chosen
 
 
 def _describe(partition: PartitionInfo) -> str:

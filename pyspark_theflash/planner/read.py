@@ -1,6 +1,7 @@
 """Running one task of a plan, on whatever machine and in whatever process it landed."""
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,13 +15,16 @@ from pyspark_theflash.mvcc.version import HANDLE, column_name
 from pyspark_theflash.planner.scan_plan import ScanTask
 from pyspark_theflash.schema.model import ROWID_NAME
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
-from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.store.lease import LeaseTable, ReadLease
+from pyspark_theflash.store.manifest import Manifest
 
 
 def read_task(
     task: ScanTask, *, fs: FileSystem | None = None, clock: Clock | None = None
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a task, in bounded batches whose columns are `task.names`.
+
+    Keeps the plan's read latch alive as long as batches are taken.
 
     Raises:
         StoreMismatchError: the store at the task's path is not the one it was planned on.
@@ -29,34 +33,44 @@ def read_task(
     """
     fs, clock = fs or LocalFileSystem(), clock or SystemClock()
     path = Path(task.store_path)
-    identity = _claim(task, path, fs, clock)
-    engine = registry.open_reader(path, identity, fs, clock)
-    try:
-        with_handle = ROWID_NAME in task.names
-        batches = engine.scan(task.region, task.columns, task.snapshot_ts, with_handle=with_handle)
-        for batch in batches:
-            yield _named(batch, task)
-    finally:
-        engine.close()
+    with closing(_open(task, path, fs)) as manifest:
+        identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
+        if identity.store_id != task.store_id:
+            raise StoreMismatchError(task.store_path, "it is another store")
+        keeper = _LeaseKeeper(LeaseTable(manifest, clock), task.lease, clock)
+        with closing(registry.open_reader(path, identity, fs, clock)) as engine:
+            with_handle = ROWID_NAME in task.names
+            for batch in engine.scan(
+                task.region, task.columns, task.snapshot_ts, with_handle=with_handle
+            ):
+                yield _named(batch, task)
+                keeper.keep()
 
 
-def _claim(task: ScanTask, path: Path, fs: FileSystem, clock: Clock) -> StoreIdentity:
-    """Check that this is the planned store, and renew the latch that keeps its files."""
+def _open(task: ScanTask, path: Path, fs: FileSystem) -> Manifest:
     try:
-        manifest = open_manifest(path, fs)
+        return open_manifest(path, fs)
     except StoreNotFoundError as error:
         raise StoreMismatchError(
             task.store_path,
             "there is no store here; an embedded store is read on the machine that holds it",
         ) from error
-    try:
-        identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
-        if identity.store_id != task.store_id:
-            raise StoreMismatchError(task.store_path, "it is another store")
-        LeaseTable(manifest, clock).renew(task.lease)
-    finally:
-        manifest.close()
-    return identity
+
+
+class _LeaseKeeper:
+    """Renews a lease at the start, and again whenever a third of its time has gone."""
+
+    def __init__(self, leases: LeaseTable, lease: ReadLease, clock: Clock) -> None:
+        self._leases, self._lease, self._clock = leases, lease, clock
+        self._renew()
+
+    def keep(self) -> None:
+        if self._clock.boottime_ms() >= self._next_ms:
+            self._renew()
+
+    def _renew(self) -> None:
+        self._leases.renew(self._lease)
+        self._next_ms = self._clock.boottime_ms() + self._lease.ttl_ms // 3
 
 
 def _named(batch: pa.RecordBatch, task: ScanTask) -> pa.RecordBatch:

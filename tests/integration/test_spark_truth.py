@@ -104,9 +104,9 @@ def plain(value):
 
 
 def test_money_is_neither_made_nor_lost(load):
-    """Five tables of one timestamp in one query, at each of TiDB's."""
+    """Five tables of one timestamp in one query, at some of TiDB's."""
     tables = sorted(table for name, table in ANSWERS if name == "bank")
-    moments = [int(ts) for ts in INVARIANT["sum_at_each_truth_ts"]][::5]
+    moments = [int(ts) for ts in INVARIANT["sum_at_each_truth_ts"]][::10]
     frames = [
         load("bank", table, snapshot_ts=ts, columns="balance").withColumn(AT, lit(str(ts)))
         for ts in moments
@@ -116,24 +116,25 @@ def test_money_is_neither_made_nor_lost(load):
     assert {int(ts): int(total) for ts, total in sums} == dict.fromkeys(moments, INVARIANT["total"])
 
 
-@pytest.mark.parametrize("answer", ANSWERS["tpcc", "tpcc.orders"][::4], ids=str)
-def test_joined_tables_are_of_one_moment(spark, view, answer):
-    """TPC-C's consistency conditions 1 to 4, which transactions keep over several tables."""
-    view("tpcc", answer.snapshot_ts, "district", "orders", "new_order", "order_line")
-    (torn,) = spark.sql(
+@pytest.mark.parametrize("ts", [a.snapshot_ts for a in ANSWERS["tpcc", "tpcc.orders"][::4]])
+def test_joined_tables_are_of_one_moment(spark, view, ts):
+    """TPC-C's consistency conditions 1 to 3 and 5: each transaction keeps them over its tables."""
+    view("tpcc", ts, "warehouse", "district", "orders", "new_order")
+    torn = spark.sql(
         """
-        WITH o AS (SELECT o_w_id w, o_d_id d, max(o_id) newest, sum(o_ol_cnt) lines
-                   FROM orders GROUP BY 1, 2),
-             n AS (SELECT no_w_id w, no_d_id d, max(no_o_id) newest, min(no_o_id) oldest,
-                          count(*) pending FROM new_order GROUP BY 1, 2),
-             l AS (SELECT ol_w_id w, ol_d_id d, count(*) lines FROM order_line GROUP BY 1, 2)
-        SELECT count_if(d_next_o_id - 1 <> o.newest OR n.newest <> o.newest
-                        OR n.newest - n.oldest + 1 <> n.pending OR o.lines <> l.lines)
-        FROM district JOIN o ON o.w = d_w_id AND o.d = d_id
-             JOIN l ON l.w = d_w_id AND l.d = d_id LEFT JOIN n ON n.w = d_w_id AND n.d = d_id
+        WITH o AS (SELECT o_d_id d, max(o_id) newest, count_if(o_carrier_id IS NULL) open
+                   FROM orders GROUP BY 1),
+             n AS (SELECT no_d_id d, max(no_o_id) newest, min(no_o_id) oldest, count(*) open
+                   FROM new_order GROUP BY 1)
+        SELECT 'paid' AS what FROM warehouse
+            WHERE w_ytd <> (SELECT sum(d_ytd) FROM district)
+        UNION ALL SELECT 'numbered' FROM district LEFT JOIN o ON o.d = d_id
+            WHERE o.newest IS DISTINCT FROM d_next_o_id - 1
+        UNION ALL SELECT 'pending' FROM o JOIN n ON n.d = o.d
+            WHERE n.newest <> o.newest OR n.newest - n.oldest + 1 <> n.open OR n.open <> o.open
         """
-    ).head()
-    assert torn == 0
+    ).collect()
+    assert torn == []
 
 
 def test_time_is_the_first_timestamp_of_its_millisecond(load, workload_store):

@@ -2,8 +2,9 @@
 
 import gzip
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Engine
 from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.file import read_schema_file
 from pyspark_theflash.types import TimeStamp
@@ -110,3 +112,15 @@ def make_store(chosen: Workload, path: Path, source: Path | None = None) -> Path
     finally:
         engine.close()
     return path
+
+
+def check_answers(store: Path, answers: Iterable[Answer]) -> int:
+    """Assert that the store gives these answers; returns how many there were."""
+    compared = 0
+    for snapshot_ts, group in groupby(answers, key=lambda answer: answer.snapshot_ts):
+        with open_snapshot(store, snapshot_ts) as snapshot:
+            for answer in group:
+                digest = snapshot.digest(answer.table)
+                assert (digest.rows, digest.hexdigest()) == (answer.rows, answer.checksum), answer
+                compared += 1
+    return compared

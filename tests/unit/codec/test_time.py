@@ -56,6 +56,14 @@ def test_no_such_day(day: tuple[int, int, int]) -> None:
     assert packed_text(packed, with_time=False) == f"{year:04}-{month:02}-{of_month:02}"
 
 
+def test_year_0_is_on_the_calendar() -> None:
+    packed = np.array([(1 << 5 | 1) << 41, (2 << 5 | 29) << 41], np.uint64)
+    days, well_formed, exists = unpack_dates(packed)
+    assert days.tolist() == [-719_528, -719_528 + 59]
+    assert (well_formed & exists).all()
+    assert (pack(days, np.zeros_like(days)) == packed).all()
+
+
 def test_malformed() -> None:
     years = np.array([130_000 << 46, 2**64 - 1], np.uint64)
     assert not unpack_dates(years)[1].any()

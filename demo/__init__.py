@@ -1,0 +1,1 @@
+"""A demonstration: `make demo`, or `python -m demo`."""
