@@ -1,0 +1,141 @@
+"""Raw rows of transactions into versions: order, handles, what rows leave out, what cannot be."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE, TableMutations
+from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.errors import SchemaOutdatedError, UnsupportedError
+from pyspark_theflash.replication.changes import TableChanges
+from pyspark_theflash.schema.model import ROWID_COLUMN_ID, TableInfo
+from pyspark_theflash.types import TableID, TimeStamp
+from tests.support.row_oracle import encode_insert_v1, encode_row_v1
+from tests.support.stores import column, id_column, table_info
+
+BIGINT = FieldType(MySQLType.LONGLONG)
+PLAIN = table_info(7, "shop.item", [id_column(), column("name", MySQLType.VARCHAR)])
+UNSIGNED_KEY = column("id", MySQLType.LONGLONG, flag=Flag.NOT_NULL | Flag.PRI_KEY | Flag.UNSIGNED)
+UNSIGNED = table_info(8, "shop.big", [UNSIGNED_KEY])
+HIDDEN = table_info(9, "shop.log", [column("line", MySQLType.VARCHAR)], has_rowid=True)
+
+Change = tuple[int, bytes]
+Found = list[tuple[Any, ...]]
+
+
+def row(table: TableInfo, *values: object, rowid: int | None = None) -> bytes:
+    """A row of all columns, as updates and deletes hold it."""
+    types = {int(c.id): c.type for c in table.columns} | {ROWID_COLUMN_ID: BIGINT}
+    cells: dict[int, object] = {int(c.id): v for c, v in zip(table.columns, values, strict=True)}
+    if rowid is not None:
+        cells[ROWID_COLUMN_ID] = rowid
+    return encode_row_v1(cells, types)
+
+
+def insert(table: TableInfo, handle: int, *values: object) -> Change:
+    """An insert; a column that is the handle is left out of the row, as TiDB does."""
+    stored = {
+        int(c.id): v
+        for c, v in zip(table.columns, values, strict=True)
+        if c not in table.handle_columns
+    }
+    types = {int(c.id): c.type for c in table.columns}
+    return INSERT, encode_insert_v1([handle], [BIGINT], encode_row_v1(stored, types))
+
+
+def update(old: bytes, new: bytes) -> Change:
+    return UPDATE, old + new
+
+
+def delete(old: bytes) -> Change:
+    return DELETE_ROW, old
+
+
+def versions(table: TableInfo, *transactions: Sequence[Change]) -> Found:
+    """The versions of transactions that commit at 11, 21, 31, ...: (physical id, row...)."""
+    changes = TableChanges(table)
+    for number, rows in enumerate(transactions, 1):
+        lists = {kind: [r for k, r in rows if k == kind] for kind in (INSERT, UPDATE, DELETE_ROW)}
+        sequence = np.array([kind for kind, _ in rows], np.uint8)
+        mutations = TableMutations(
+            TableID(table.id), lists[INSERT], lists[UPDATE], lists[DELETE_ROW], sequence
+        )
+        changes.add(mutations, TimeStamp(number * 10), TimeStamp(number * 10 + 1))
+    return [
+        (version.physical_id, *found.values())
+        for version in changes.to_versions()
+        for found in version.batch.to_pylist()
+    ]
+
+
+def test_each_change_is_a_version_sorted_by_row_and_time() -> None:
+    found = versions(
+        PLAIN,
+        [insert(PLAIN, 2, 2, "two"), insert(PLAIN, 1, 1, "one")],
+        [update(row(PLAIN, 2, "two"), row(PLAIN, 2, None))],
+        [delete(row(PLAIN, 1, "one"))],
+    )
+    assert found == [
+        (7, 1, 11, 10, 1, 1, "one"),
+        (7, 1, 31, 30, 0, None, None),
+        (7, 2, 11, 10, 1, 2, "two"),
+        (7, 2, 21, 20, 1, 2, None),
+    ]
+
+
+def test_of_several_changes_in_a_transaction_the_last_counts() -> None:
+    old = row(PLAIN, 1, "a")
+    kept = [insert(PLAIN, 1, 1, "a"), delete(old), insert(PLAIN, 1, 1, "b")]
+    assert versions(PLAIN, kept) == [(7, 1, 11, 10, 1, 1, "b")]
+    gone = [delete(old), insert(PLAIN, 1, 1, "b"), delete(row(PLAIN, 1, "b"))]
+    assert versions(PLAIN, gone) == [(7, 1, 11, 10, 0, None, None)]
+    changed = [insert(PLAIN, 1, 1, "a"), update(old, row(PLAIN, 1, "c"))]
+    assert versions(PLAIN, changed) == [(7, 1, 11, 10, 1, 1, "c")]
+
+
+def test_an_unsigned_key_keeps_its_bits() -> None:
+    top = 2**64 - 1
+    found = versions(UNSIGNED, [insert(UNSIGNED, -1, top)], [delete(row(UNSIGNED, top))])
+    assert found == [(8, -1, 11, 10, 1, top), (8, -1, 21, 20, 0, None)]
+
+
+def test_rows_without_a_key_are_found_by_their_rowid() -> None:
+    """Equal rows stay apart: column -1 of updates and deletes says which is meant."""
+    found = versions(
+        HIDDEN,
+        [insert(HIDDEN, 1, "same"), insert(HIDDEN, 2, "same")],
+        [update(row(HIDDEN, "same", rowid=2), row(HIDDEN, "other", rowid=2))],
+        [delete(row(HIDDEN, "same", rowid=1))],
+    )
+    assert found == [
+        (9, 1, 11, 10, 1, "same"),
+        (9, 1, 31, 30, 0, None),
+        (9, 2, 11, 10, 1, "same"),
+        (9, 2, 21, 20, 1, "other"),
+    ]
+    with pytest.raises(SchemaOutdatedError, match="_tidb_rowid"):
+        versions(HIDDEN, [delete(row(HIDDEN, "same"))])
+
+
+def test_a_column_that_rows_lack_has_the_default_of_when_it_was_added() -> None:
+    added = column("stock", MySQLType.LONGLONG, origin_default="5", default="9")
+    table = table_info(7, "shop.item", [id_column(), added])
+    written_before = (INSERT, encode_insert_v1([1], [BIGINT], b"\0"))
+    assert versions(table, [written_before]) == [(7, 1, 11, 10, 1, 1, 5)]
+
+
+def test_rows_that_do_not_fit_the_schema_say_what_is_missing() -> None:
+    narrow = table_info(7, "shop.item", [id_column()])
+    with pytest.raises(SchemaOutdatedError, match=r"column 2 in shop\.item"):
+        versions(narrow, [insert(PLAIN, 1, 1, "one")])
+    strict = column("name", MySQLType.VARCHAR, flag=Flag.NOT_NULL)
+    table = table_info(7, "shop.item", [id_column(), strict])
+    with pytest.raises(SchemaOutdatedError, match="NOT NULL column name"):
+        versions(table, [(INSERT, encode_insert_v1([1], [BIGINT], b"\0"))])
+
+
+def test_an_update_cannot_move_a_row() -> None:
+    with pytest.raises(UnsupportedError, match="handle"):
+        versions(PLAIN, [update(row(PLAIN, 1, "one"), row(PLAIN, 2, "one"))])

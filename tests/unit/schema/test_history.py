@@ -1,0 +1,113 @@
+"""Which definition of a table holds when; on a cluster that ran every kind of DDL, too."""
+
+import gzip
+from pathlib import Path
+
+import pytest
+
+from pyspark_theflash.errors import (
+    SchemaConflictError,
+    SchemaFileError,
+    SchemaOutdatedError,
+    TableNotFoundError,
+)
+from pyspark_theflash.schema.file import read_schema_file
+from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
+from pyspark_theflash.schema.model import parse_table_info
+from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
+from tests.support.golden_vectors import VECTORS
+from tests.support.stores import id_column, table_info
+
+
+@pytest.fixture(scope="module")
+def captured() -> SchemaHistory:
+    return read_schema_file(VECTORS / "ddl_schema.json.gz")
+
+
+def event(ts: int, name: str | None, db: str = "shop", table_id: int = 1) -> TableEvent:
+    table = table_info(table_id, f"{db}.{name}", [id_column()]) if name else None
+    return TableEvent(TimeStamp(ts), db, TableID(table_id), table)
+
+
+def history(*events: TableEvent, end_ts: int = 100) -> SchemaHistory:
+    versions = [(20, 7), (30, 8), (50, 10)]
+    return SchemaHistory(
+        TimeStamp(10),
+        TimeStamp(end_ts),
+        events,
+        [SchemaVersionAt(TimeStamp(ts), SchemaVersion(v)) for ts, v in versions],
+    )
+
+
+def names(found: SchemaHistory, ts: int) -> list[str]:
+    return [table.full_name for table in found.tables_at(TimeStamp(ts))]
+
+
+def test_a_table_is_what_it_was_at_a_timestamp() -> None:
+    found = history(event(10, "a"), event(31, "b"), event(60, None))
+    assert [names(found, ts) for ts in (9, 10, 30, 31, 59, 60)] == [
+        [],
+        ["shop.a"],
+        ["shop.a"],
+        ["shop.b"],
+        ["shop.b"],
+        [],
+    ]
+    assert found.table_by_name("SHOP.B", TimeStamp(40)).name == "b"
+    with pytest.raises(TableNotFoundError, match=r"shop\.a at timestamp 40"):
+        found.table_by_name("shop.a", TimeStamp(40))
+
+
+def test_a_schema_version_means_what_was_written_right_after_it() -> None:
+    found = history(event(10, "a"), event(21, "b"), event(31, "c"), event(51, None))
+    by_version = {
+        v: found.table_by_version(TableID(1), SchemaVersion(v)).name for v in (6, 7, 8, 9)
+    }
+    assert by_version == {6: "a", 7: "b", 8: "c", 9: "c"}
+    with pytest.raises(SchemaOutdatedError, match="table with id 1"):
+        found.table_by_version(TableID(1), SchemaVersion(10))
+    with pytest.raises(SchemaOutdatedError, match="schema version 11"):
+        found.table_by_version(TableID(1), SchemaVersion(11))
+
+
+def test_a_table_that_moves_to_another_database_is_there_all_the_time() -> None:
+    found = history(event(10, "a"), event(40, "a", db="attic"), event(40, None))
+    assert names(found, 40) == ["attic.a"]
+
+
+def test_a_history_goes_on_only_as_it_began() -> None:
+    ours = history(event(10, "a"), event(60, "b"), end_ts=70)
+    longer = history(event(10, "a"), event(60, "b"), event(80, "c"), end_ts=90)
+    assert ours.extend(longer) is longer
+    assert longer.extend(ours) is longer
+    for other in (
+        history(event(10, "z"), event(60, "b")),
+        history(event(10, "a")),
+        history(event(10, "a"), event(60, "b"), event(65, "c")),
+    ):
+        with pytest.raises(SchemaConflictError):
+            ours.extend(other)
+
+
+def test_every_captured_event_survives_being_stored(captured: SchemaHistory) -> None:
+    assert len(captured.events) == 240
+    for stored in captured.events:
+        assert TableEvent.from_json(stored.to_json()) == stored
+
+
+def test_captured_partitions_have_their_own_ids(captured: SchemaHistory) -> None:
+    partitioned = [t for t in captured.tables_at(captured.end_ts) if t.partition]
+    assert partitioned
+    assert all(t.id not in t.physical_ids for t in partitioned)
+
+
+@pytest.mark.parametrize("info", [{}, {"id": 1}, {"id": 1, "name": "x"}, [], None])
+def test_what_is_no_table_info_is_refused(info: object) -> None:
+    with pytest.raises(SchemaFileError, match="shop"):
+        parse_table_info("shop", info)  # type: ignore[arg-type]
+
+
+def test_a_schema_file_of_any_compression(tmp_path: Path, captured: SchemaHistory) -> None:
+    plain = tmp_path / "schema.json"
+    plain.write_bytes(gzip.decompress((VECTORS / "ddl_schema.json.gz").read_bytes()))
+    assert read_schema_file(plain).events == captured.events
