@@ -1,7 +1,7 @@
 """Named places at which a test can make the program fail.
 
-Each durable step calls `fail_point("area.step")`. Nothing is armed outside tests, so a call costs one look at an empty
-dictionary.
+Each durable step calls `fail_point("area.step")`. Nothing is armed outside tests, so a call costs
+one look at an empty dictionary.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,7 +1,8 @@
 """The few file operations a store makes, each with its durability said.
 
-A file is durable when its bytes *and* its folder's entry are synced: `write_new` does the first, `sync_folder` the
-second, so that many files can share one sync of their folder. Files are 0600, folders 0700 (promise S10).
+A file is durable when its bytes *and* its folder's entry are synced: `write_new` does the first,
+`sync_folder` the second, so that many files can share one sync of their folder. Files are 0600,
+folders 0700 (promise S10).
 """
 
 import os
@@ -14,19 +15,25 @@ class FileSystem(Protocol):
     """What a store asks of a file system. Passed in, so that tests can fail the Nth call."""
 
     def make_folder(self, path: Path) -> None:
-        """Create one folder, synced into its parent; does nothing where it exists."""
+        """Create one folder where there is none; in any case sync it into its parent.
+
+        Whoever created it may have died before the sync.
+        """
 
     def write_new(self, path: Path, data: memoryview) -> None:
         """Create `path`, write and sync it. Raises `FileExistsError` rather than overwrite."""
 
-    def replace(self, path: Path, data: memoryview) -> None:
-        """Put `data` at `path` in one durable step: old content or new, nothing between."""
+    def rename(self, path: Path, target: Path) -> None:
+        """Put a synced file in the place of `target` durably: old content or new, nothing between.
+
+        Both are in one folder.
+        """
 
     def sync_folder(self, path: Path) -> None:
         """Make the entries of a folder durable."""
 
     def unlink(self, path: Path) -> None:
-        """Remove a file; the removal itself need not be durable."""
+        """Remove a file if it is there; the removal itself need not be durable."""
 
     def walk(self, path: Path) -> Iterator[Path]:
         """All files below a folder, in sorted order."""
@@ -36,24 +43,21 @@ class LocalFileSystem:
     """POSIX files."""
 
     def make_folder(self, path: Path) -> None:
-        if not path.is_dir():
-            path.mkdir(mode=0o700)
-            self.sync_folder(path.parent)
+        path.mkdir(mode=0o700, exist_ok=True)
+        self.sync_folder(path.parent)
 
     def write_new(self, path: Path, data: memoryview) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            _write_all(fd, data)
+            while data:
+                data = data[os.write(fd, data) :]
             os.fsync(fd)
         finally:
             os.close(fd)
 
-    def replace(self, path: Path, data: memoryview) -> None:
-        scratch = path.with_name(path.name + ".new")
-        scratch.unlink(missing_ok=True)
-        self.write_new(scratch, data)
-        scratch.replace(path)
-        self.sync_folder(path.parent)
+    def rename(self, path: Path, target: Path) -> None:
+        path.replace(target)
+        self.sync_folder(target.parent)
 
     def sync_folder(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -63,12 +67,7 @@ class LocalFileSystem:
             os.close(fd)
 
     def unlink(self, path: Path) -> None:
-        path.unlink()
+        path.unlink(missing_ok=True)
 
     def walk(self, path: Path) -> Iterator[Path]:
         return iter(sorted(p for p in path.rglob("*") if p.is_file()))
-
-
-def _write_all(fd: int, data: memoryview) -> None:
-    while data:
-        data = data[os.write(fd, data) :]

@@ -14,6 +14,8 @@
     ENUM, SET              uint64: the index, the bit mask
     JSON                   binary: TiDB's own binary form
     VECTOR                 list<float32>
+
+Values that these cannot hold, a zero date for one, are refused when they are met.
 """
 
 from typing import Final

@@ -3,12 +3,17 @@
 from pyspark.sql.datasource import InputPartition
 
 from pyspark_theflash.planner.scan_plan import ScanTask
+from pyspark_theflash.types import RegionID
 
 
 class ScanPartition(InputPartition):
-    """Spark's wrapper of a task: made on the driver, read on an executor, maybe more than once."""
+    """Spark's wrapper of a task: made on the driver, read on an executor, maybe more than once.
+
+    `regions` are all that the plan has of the task's physical table, its own among them.
+    """
 
     value: ScanTask
 
-    def __init__(self, task: ScanTask) -> None:
+    def __init__(self, task: ScanTask, regions: frozenset[RegionID]) -> None:
         super().__init__(task)
+        self.regions = regions

@@ -1,7 +1,13 @@
-"""One query's read of a table: planned on the driver, run on executors."""
+"""The read of a table: planned on the driver, run on executors.
 
-from collections.abc import Iterator, Sequence
+Spark plans a DataFrame's read once, at its first action, and keeps the partitions for all later
+ones. The plan's read latch ends when nothing has been read for a while, and the files it pinned may
+go; a task that comes later plans anew. Timestamp and rows are the same then, only the files differ.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,14 +16,16 @@ from pyspark.sql.types import StructType
 
 from pyspark_theflash.datasource.convert import arrow_schema, spark_batches
 from pyspark_theflash.datasource.partition import ScanPartition
+from pyspark_theflash.errors import LeaseExpiredError
 from pyspark_theflash.planner.read import read_task
+from pyspark_theflash.planner.scan_plan import ScanTask
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.schema.model import ColumnInfo
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.types import RegionID, TimeStamp
 
 
 class TheFlashReader(DataSourceReader):
-    """Made anew for every action; pickled to each task, so it holds values only."""
+    """A table as of a timestamp. Pickled to every task, so it holds values only."""
 
     def __init__(
         self,
@@ -31,19 +39,51 @@ class TheFlashReader(DataSourceReader):
         self._columns, self._schema = columns, schema
 
     def partitions(self) -> Sequence[InputPartition]:
-        """One partition a task. The read latch taken here is left to the tasks."""
-        with ExitStack() as latch:
-            snapshot = latch.enter_context(open_snapshot(self._store, self._snapshot_ts))
-            tasks = snapshot.plan(self._table, [column.name for column in self._columns]).tasks
-            if tasks:
-                latch.pop_all()
-                snapshot.detach()
-        return [ScanPartition(task) for task in tasks]
+        """One partition a task."""
+        tasks = self._plan()
+        return [ScanPartition(task, frozenset(_like(task, tasks))) for task in tasks]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         """The rows of a partition. Where there is none, Spark makes one itself, without a task."""
         if not isinstance(partition, ScanPartition):
             return
         schema = arrow_schema(self._schema)
-        for batch in read_task(partition.value):
+        for batch in self._scan(partition):
             yield from spark_batches(batch, self._columns, schema)
+
+    def _scan(self, partition: ScanPartition) -> Iterator[pa.RecordBatch]:
+        batches = read_task(partition.value)
+        try:
+            first = next(batches, None)
+        except LeaseExpiredError:
+            batches = read_task(self._plan_again(partition))
+            first = next(batches, None)
+        return iter(()) if first is None else chain([first], batches)
+
+    def _plan(self) -> Sequence[ScanTask]:
+        """The tasks, to which the read latch taken here is left."""
+        with ExitStack() as latch:
+            snapshot = latch.enter_context(open_snapshot(self._store, self._snapshot_ts))
+            tasks = snapshot.plan(self._table, [column.name for column in self._columns]).tasks
+            if tasks:
+                latch.pop_all()
+                snapshot.detach()
+        return tasks
+
+    def _plan_again(self, partition: ScanPartition) -> ScanTask:
+        """The partition's task in a plan of today.
+
+        Raises:
+            LeaseExpiredError: the regions have changed, and tasks of both plans do not mix.
+        """
+        planned = partition.value
+        tasks = _like(planned, self._plan())
+        if tasks.keys() != partition.regions:
+            raise LeaseExpiredError(planned.lease.id, self._snapshot_ts)
+        return tasks[planned.region.region_id]
+
+
+def _like(task: ScanTask, tasks: Sequence[ScanTask]) -> Mapping[RegionID, ScanTask]:
+    """The tasks that read the same physical table as `task`, by region."""
+    physical_id = task.region.physical_id
+    return {t.region.region_id: t for t in tasks if t.region.physical_id == physical_id}

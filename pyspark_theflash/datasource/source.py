@@ -1,11 +1,11 @@
 """`spark.read.format("theflash")`.
 
 Which timestamp a DataFrame reads is decided once: Spark makes the source in a Python process at
-`load()`, pickles it, and makes the reader of every later action from that copy.
+`load()`, pickles it, and goes on with that copy.
 
-    load()    __init__, schema()       the timestamp is fixed, the table's columns are looked up
-    action    reader(), partitions()   a plan at that timestamp, under a read latch
-    task      read()
+    load()          __init__, schema()       the timestamp is fixed, the columns are looked up
+    first action    reader(), partitions()   a plan at that timestamp, kept for later actions
+    task            read()
 
 Over Spark Connect `load()` is lazy, so an action may load anew: where several must agree, name the
 timestamp.

@@ -1,13 +1,14 @@
-"""What an engine is: the one contract between replication, which writes, and the planner, which reads.
+"""What an engine is: the one contract between replication and the planner.
 
-                     publish(versions, change)             plan(view, physical table) -> RegionScan ...
-    replication  ───────────────────────────►  Engine  ◄──────────────────────────────  planner (driver)
-                                                 ▲
-                                                 └──────  scan(RegionScan, columns, ts)  a task, maybe elsewhere
+                publish(versions, change)           plan(view, physical table) -> RegionScan ...
+    replication  ───────────────────────►  Engine  ◄───────────────────────  planner (driver)
+                                             ▲
+                                             └───  scan(RegionScan, columns, ts)  a task, elsewhere
 
-An engine stores row versions (`mvcc.version`) by physical table and gives them back as of a snapshot. Beside them it
-keeps the *records* of those above it (progress, schema history, ledger) and changes both in one atomic step: that is
-what makes a transaction over many tables, and the writer's progress, one thing.
+An engine stores row versions (`mvcc.version`) by physical table and gives them back as of a
+snapshot. Beside them it keeps the *records* of those above it (progress, schema history, ledger)
+and changes both in one atomic step: that is what makes a transaction over many tables, and the
+writer's progress, one thing.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,8 +26,8 @@ from pyspark_theflash.types import Generation, PhysicalTableID, RegionID, TimeSt
 class VersionBatch:
     """Versions of rows of one physical table, `mvcc.version.version_schema`.
 
-    Invariants: sorted by (_handle, _commit_ts); no two versions share both; within one publication and from one to
-    the next, versions of a row come with growing `_commit_ts`.
+    Invariants: sorted by (_handle, _commit_ts); no two versions share both; within one publication
+    and from one to the next, versions of a row come with growing `_commit_ts`.
     """
 
     physical_id: PhysicalTableID
@@ -43,7 +44,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class RegionScan:
-    """One region's share of a scan, as planned. `parts` is the engine's own; must survive pickle."""
+    """One region's share of a scan; survives pickle. `parts` is the engine's own."""
 
     physical_id: PhysicalTableID
     region_id: RegionID
@@ -51,7 +52,10 @@ class RegionScan:
 
 
 class EngineReader(Protocol):
-    """The reading half. On the driver for `read` and `plan`, on any executor for `scan`; any number at a time."""
+    """The reading half, any number at a time.
+
+    `read` and `plan` are called on the driver, `scan` on any executor.
+    """
 
     def read(self, kinds: Sequence[str]) -> View:
         """The records of these kinds and of the engine's own, of one generation, verified."""
@@ -67,10 +71,11 @@ class EngineReader(Protocol):
         *,
         with_handle: bool = False,
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of a region visible at `snapshot_ts`, in no particular order, in bounded batches.
+        """The rows of a region visible at `snapshot_ts`, which is below MAX_TS.
 
-        Columns come as asked, named `column_name(id)`; `_handle` first where asked for. Corrupt data raises
-        `CorruptionError` before any row of the damaged part is handed out.
+        They come in no particular order, in bounded batches, with the columns as asked, named
+        `column_name(id)`; `_handle` first where asked for. Corrupt data raises `CorruptionError`
+        before any row of the damaged part is handed out.
         """
 
     def close(self) -> None:
@@ -83,12 +88,13 @@ class Engine(EngineReader, Protocol):
     def publish(self, publication: Publication) -> Generation:
         """Make versions and records durable, then visible, in one step.
 
-        When it returns, everything is on disk. When it raises, nothing is visible, and after a failed write to disk
-        the engine takes no more of them.
+        When it returns, everything is on disk. When it raises `StoreFullError`, nothing has changed
+        and it may be tried again. After any other error the engine takes no more writes; opened
+        anew, it has all of the publication or nothing.
         """
 
     def fold(self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]) -> None:
-        """Rewrite a physical table's recent versions into the form that reads fastest, where that pays.
+        """Rewrite a physical table into the form that reads fastest, where that pays.
 
         Invisible to every scan. `columns` are all that the table has ever had.
         """

@@ -1,7 +1,7 @@
 """The reference engine: the shortest code that is right.
 
-Versions are Python tuples in a list; a scan applies the rule of `mvcc.visibility.visible_rows` to all of them. It keeps
-nothing on disk. Tests believe it; the other engines are compared with it.
+Versions are Python tuples in a list; a scan applies the rule of `mvcc.visibility.visible_rows` to
+all of them. It keeps nothing on disk. Tests believe it; the other engines are compared with it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pyspark_theflash.engine.api import Publication, RegionScan
+from pyspark_theflash.errors import invariant
 from pyspark_theflash.mvcc.project import ScanColumn, batch_of
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name
 from pyspark_theflash.mvcc.visibility import visible_rows
@@ -33,6 +34,9 @@ class MemoryEngine:
         return View(self._generation, records)
 
     def publish(self, publication: Publication) -> Generation:
+        for kind, key in publication.change.deletes:
+            missing = key not in self._records.get(kind, {})
+            invariant(not missing, f"no record {kind} {key} to delete")
         for versions in publication.versions:
             rows = self._versions.setdefault(versions.physical_id, [])
             self._handle_types[versions.physical_id] = versions.batch.schema.field(HANDLE).type

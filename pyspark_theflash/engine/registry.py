@@ -32,7 +32,7 @@ def create(path: Path, engine: str, fs: FileSystem) -> StoreIdentity:
 def open_reader(path: Path, identity: StoreIdentity, fs: FileSystem, clock: Clock) -> EngineReader:
     """The reading half of the store's engine."""
     _check(path, identity)
-    from pyspark_theflash.engine.magic.engine import MagicReader  # noqa: PLC0415 (only when used)
+    from pyspark_theflash.engine.magic.engine import MagicReader
 
     return MagicReader(path, fs, clock)
 
@@ -44,7 +44,7 @@ def open_engine(path: Path, identity: StoreIdentity, fs: FileSystem, clock: Cloc
         StoreInUseError: another process is writing.
     """
     _check(path, identity)
-    from pyspark_theflash.engine.magic.engine import MagicEngine  # noqa: PLC0415
+    from pyspark_theflash.engine.magic.engine import MagicEngine
 
     return MagicEngine(path, fs, clock)
 

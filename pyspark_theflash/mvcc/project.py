@@ -8,14 +8,14 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.text import parse_column
-from pyspark_theflash.errors import CorruptionError
+from pyspark_theflash.errors import CorruptionError, UnsupportedError
 from pyspark_theflash.schema.model import ColumnInfo
 from pyspark_theflash.types import ColumnID
 
 
 @dataclass(frozen=True, slots=True)
 class ScanColumn:
-    """A column to read: the type wanted, and what rows hold that were written before the column was."""
+    """A column to read: the type wanted, and what rows hold that are older than the column."""
 
     id: ColumnID
     type: pa.DataType
@@ -27,6 +27,8 @@ def scan_column(info: ColumnInfo) -> ScanColumn:
 
     Rows from before ADD COLUMN hold the default of *that* moment (the origin default), not today's.
     """
+    if info.is_virtual:
+        raise UnsupportedError("reading a virtual generated column", f"column {info.name}")
     tp = arrow_type(info.type)
     if info.origin_default is None:
         return ScanColumn(info.id, tp, pa.scalar(None, tp))
@@ -34,11 +36,13 @@ def scan_column(info: ColumnInfo) -> ScanColumn:
     return ScanColumn(info.id, tp, parse_column(text, info.type, info.name)[0])
 
 
-def project_column(stored: pa.Array | None, wanted: pa.DataType, absent_value: pa.Scalar, rows: int) -> pa.Array:
+def project_column(
+    stored: pa.Array | None, wanted: pa.DataType, absent_value: pa.Scalar, rows: int
+) -> pa.Array:
     """A column in the wanted type; `stored` is None where the file is older than the column.
 
-    A column keeps its id while its type is widened (INT to BIGINT, a longer DECIMAL), so stored types may be older
-    than the wanted one.
+    A column keeps its id while its type is widened (INT to BIGINT, a longer DECIMAL), so stored
+    types may be older than the wanted one.
     """
     if stored is None:
         return pa.repeat(absent_value.cast(wanted), rows)
@@ -46,7 +50,7 @@ def project_column(stored: pa.Array | None, wanted: pa.DataType, absent_value: p
         return stored
     try:
         return pc.cast(stored, wanted)
-    except pa.ArrowInvalid as error:
+    except pa.ArrowException as error:
         raise CorruptionError("stored column", 0, f"{stored.type} does not fit {wanted}") from error
 
 

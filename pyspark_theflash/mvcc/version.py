@@ -1,16 +1,16 @@
 """A row version: one state of one row, from one commit on.
 
-As an Arrow batch, the system columns first, then the table's columns named by their TiDB column id, so that renames
-never touch stored data:
+As an Arrow batch, the system columns first, then the table's columns named by their TiDB column id,
+so that renames never touch stored data:
 
-    _handle     int64 | binary   identity within a physical table; int64 holds an unsigned key's bits
+    _handle     int64 | binary   identity within a physical table; int64 holds unsigned bits, too
     _commit_ts  uint64           from when the version holds
     _start_ts   uint64           which transaction wrote it; commit_ts alone is not unique
     _op         uint8            DELETE 0, PUT 1; a delete's columns are null
     c1, c2 ...                   one per column, `codec.arrow.arrow_type`
 
-Stored files carry one more, `_superseded_ts` (uint64): the smallest commit_ts above the version's own of the same row
-that the file's writer knew of, or MAX_TS.
+Stored files carry one more, `_superseded_ts` (uint64): the smallest commit_ts above the version's
+own of the same row that the file's writer knew of, or MAX_TS.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,9 @@ def column_name(column_id: ColumnID) -> str:
     return f"c{column_id}"
 
 
-def version_schema(handle: pa.DataType, columns: Sequence[tuple[ColumnID, pa.DataType]]) -> pa.Schema:
+def version_schema(
+    handle: pa.DataType, columns: Sequence[tuple[ColumnID, pa.DataType]]
+) -> pa.Schema:
     """The schema of a batch of versions of a table with these columns."""
     system = [
         pa.field(HANDLE, handle, nullable=False),

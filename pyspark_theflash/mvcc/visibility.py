@@ -1,8 +1,9 @@
 """Which versions a snapshot sees.
 
-The rule: for each row the newest version with `commit_ts <= snapshot_ts`, unless it is a delete. Two forms of it live
-here: `visible_rows` says the rule itself and is what tests believe; `visible_mask` is what scans use. It needs no
-merge and no order, because each version carries its `superseded_ts`, the smallest commit_ts above its own:
+The rule: for each row the newest version with `commit_ts <= snapshot_ts`, unless it is a delete.
+`visible_rows` says it a row at a time and is what tests believe. Scans need no merge and no order,
+because each version carries its `superseded_ts`, the smallest commit_ts above its own: it is seen
+if `commit_ts <= snapshot_ts < superseded_ts`.
 
     handle 1    put@10 (superseded 30)      put@30 (superseded 40)      delete@40
     at 20       10<=20<30: seen             30>20: not yet              not yet
@@ -35,14 +36,6 @@ def visible_rows(
         if commit_ts <= snapshot_ts and (handle not in newest or commit_ts >= newest[handle][0]):
             newest[handle] = (commit_ts, op, row)
     return {handle: row for handle, (_, op, row) in newest.items() if op == Op.PUT}
-
-
-def visible_mask(
-    commit_ts: TimeStamps, op: npt.NDArray[np.uint8], superseded_ts: TimeStamps, snapshot_ts: TimeStamp
-) -> Bools:
-    """The rule for versions whose `superseded_ts` is known, all arrays of one length."""
-    at = np.uint64(snapshot_ts)
-    return (commit_ts <= at) & (superseded_ts > at) & (op == Op.PUT)
 
 
 def superseded_within(handles: pa.Array, commit_ts: TimeStamps) -> TimeStamps:

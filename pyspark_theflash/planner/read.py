@@ -8,6 +8,7 @@ import pyarrow as pa
 
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.errors import StoreMismatchError, StoreNotFoundError
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.mvcc.project import batch_of
@@ -37,14 +38,21 @@ def read_task(
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
         if identity.store_id != task.store_id:
             raise StoreMismatchError(task.store_path, "it is another store")
-        keeper = _LeaseKeeper(LeaseTable(manifest, clock), task.lease, clock)
+        keeper = LeaseKeeper(LeaseTable(manifest, clock), task.lease, clock)
+        keeper.renew()
         with closing(registry.open_reader(path, identity, fs, clock)) as engine:
-            with_handle = ROWID_NAME in task.names
-            for batch in engine.scan(
-                task.region, task.columns, task.snapshot_ts, with_handle=with_handle
-            ):
-                yield _named(batch, task)
-                keeper.keep()
+            yield from read_region(engine, task, keeper)
+
+
+def read_region(
+    engine: EngineReader, task: ScanTask, keeper: "LeaseKeeper"
+) -> Iterator[pa.RecordBatch]:
+    """The rows of a task whose store is open; see `read_task`."""
+    with_handle = ROWID_NAME in task.names
+    batches = engine.scan(task.region, task.columns, task.snapshot_ts, with_handle=with_handle)
+    for batch in batches:
+        yield _named(batch, task)
+        keeper.keep()
 
 
 def _open(task: ScanTask, path: Path, fs: FileSystem) -> Manifest:
@@ -57,20 +65,25 @@ def _open(task: ScanTask, path: Path, fs: FileSystem) -> Manifest:
         ) from error
 
 
-class _LeaseKeeper:
-    """Renews a lease at the start, and again whenever a third of its time has gone."""
+class LeaseKeeper:
+    """Keeps a lease just taken or renewed: renews it whenever a third of its time is gone."""
 
     def __init__(self, leases: LeaseTable, lease: ReadLease, clock: Clock) -> None:
         self._leases, self._lease, self._clock = leases, lease, clock
-        self._renew()
+        self._due_ms = self._next_ms()
 
     def keep(self) -> None:
-        if self._clock.boottime_ms() >= self._next_ms:
-            self._renew()
+        """Renew the lease if it is time; call it often."""
+        if self._clock.boottime_ms() >= self._due_ms:
+            self.renew()
 
-    def _renew(self) -> None:
+    def renew(self) -> None:
+        """Renew the lease now. Raises `LeaseExpiredError`."""
         self._leases.renew(self._lease)
-        self._next_ms = self._clock.boottime_ms() + self._lease.ttl_ms // 3
+        self._due_ms = self._next_ms()
+
+    def _next_ms(self) -> int:
+        return self._clock.boottime_ms() + self._lease.ttl_ms // 3
 
 
 def _named(batch: pa.RecordBatch, task: ScanTask) -> pa.RecordBatch:

@@ -23,7 +23,7 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.errors import ColumnNotFoundError, NotCaughtUpError, SnapshotTooOldError
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.mvcc.project import scan_column
-from pyspark_theflash.planner.read import read_task
+from pyspark_theflash.planner.read import LeaseKeeper, read_region
 from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
@@ -71,13 +71,15 @@ class Snapshot:
     def __init__(
         self, path: Path, snapshot_ts: TimeStamp | None, fs: FileSystem, clock: Clock
     ) -> None:
-        self._path, self._fs, self._clock = path, fs, clock
+        self._path = path
         self._manifest = open_manifest(path, fs)
         try:
             progress = Progress.of(self._manifest.read([PROGRESS_KIND]))
             self.snapshot_ts = _readable(progress, snapshot_ts)
             # The latch first, the view after it: what the view names is pinned from the start.
-            self._lease = LeaseTable(self._manifest, clock).take(self.snapshot_ts, LEASE_TTL_MS)
+            self._leases = LeaseTable(self._manifest, clock)
+            self._lease = self._leases.take(self.snapshot_ts, LEASE_TTL_MS)
+            self._keeper = LeaseKeeper(self._leases, self._lease, clock)
             self._identity = StoreIdentity.of(self._manifest.read([IDENTITY_KIND]))
             self._engine = registry.open_reader(path, self._identity, fs, clock)
         except BaseException:
@@ -129,14 +131,14 @@ class Snapshot:
     def scan(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The rows of a table, in no particular order; see `plan`."""
         for task in self.plan(name, columns).tasks:
-            yield from read_task(task, fs=self._fs, clock=self._clock)
+            yield from read_region(self._engine, task, self._keeper)
 
     def digest(self, name: str) -> TableDigest:
         """Row count and order-independent checksum of a table's rows, without `_tidb_rowid`."""
         plan = self.plan(name)
         digest = TableDigest()
         for task in plan.tasks:
-            for batch in read_task(task, fs=self._fs, clock=self._clock):
+            for batch in read_region(self._engine, task, self._keeper):
                 types = [c.type for c in plan.columns]
                 digest.update(
                     [format_column(a, t) for a, t in zip(batch.columns, types, strict=True)]
@@ -157,7 +159,7 @@ class Snapshot:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        LeaseTable(self._manifest, self._clock).release(self._lease)
+        self._leases.release(self._lease)
         self.detach()
 
 

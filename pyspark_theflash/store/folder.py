@@ -1,16 +1,15 @@
 """A store's folder: what is where, how one is made and recognised.
 
-    STORE/
-      format        "theflash-store 1": checked before anything else is opened, so that a later format is refused
-                    before a byte changes
-      theflash.db   the manifest (SQLite, with -wal and -shm beside it)
-      ack           the newest acknowledged manifest
-      writer.lock   held by the one process that writes
-      data/         the engine's files
+STORE/
+  format        "theflash-store 1": checked before anything else is opened, so that a later
+                format is refused before a byte changes
+  theflash.db   the manifest (SQLite, with -wal and -shm beside it)
+  ack           the newest acknowledged manifest
+  writer.lock   held by the one process that writes
+  data/         the engine's files
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -22,7 +21,7 @@ from pyspark_theflash.errors import (
     StoreNotFoundError,
 )
 from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.store.manifest import DATABASE, Manifest, Record, View, os_error
+from pyspark_theflash.store.manifest import DATABASE, Manifest, Record, View, file_errors
 
 FORMAT: Final = 1
 FORMAT_FILE: Final = "format"
@@ -43,26 +42,28 @@ class StoreIdentity:
 
     @classmethod
     def of(cls, view: View) -> "StoreIdentity":
-        body: Mapping[str, str] = json.loads(view.of_kind(IDENTITY_KIND)["identity"])
+        body = json.loads(view.of_kind(IDENTITY_KIND)["identity"])
         return cls(body["store_id"], body["engine"])
 
 
 def create_store(path: Path, identity: StoreIdentity, fs: FileSystem) -> None:
-    """Make an empty store at `path`, durably. The format file comes last: without it there is no store.
+    """Make an empty store at `path`, durably.
+
+    The format file comes last: without it there is no store.
 
     Raises:
         StoreExistsError: there is something at `path` already.
     """
-    try:
+    scratch, text = path / f"{FORMAT_FILE}.new", f"{_FORMAT_PREFIX}{FORMAT}\n"
+    with file_errors(path):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise StoreExistsError(str(path))
         fs.make_folder(path)
         path.chmod(0o700)
         fs.make_folder(path / DATA_FOLDER)
         Manifest.create(path, fs, [identity.to_record()])
-        fs.replace(path / FORMAT_FILE, memoryview(f"{_FORMAT_PREFIX}{FORMAT}\n".encode()))
-    except OSError as error:
-        raise os_error(error, str(path)) from error
+        fs.write_new(scratch, memoryview(text.encode()))
+        fs.rename(scratch, path / FORMAT_FILE)
 
 
 def open_manifest(path: Path, fs: FileSystem) -> Manifest:
@@ -92,9 +93,10 @@ def _check_format(path: Path) -> None:
     file = path / FORMAT_FILE
     if not file.is_file():
         raise StoreNotFoundError(str(path))
-    text = file.read_bytes()[:64].decode("ascii", "replace")
+    with file_errors(file):
+        text = file.read_bytes()[:64].decode("ascii", "replace")
     number = text.removeprefix(_FORMAT_PREFIX).strip()
-    if not text.startswith(_FORMAT_PREFIX) or not number.isdigit():
+    if not text.startswith(_FORMAT_PREFIX) or not number.isdigit() or int(number) < 1:
         raise CorruptionError(str(file), 0, "not a store's format file")
     if int(number) > FORMAT:
         raise StoreFormatError(str(path), int(number), FORMAT)

@@ -1,8 +1,9 @@
 """Read leases: who still needs which state of the store.
 
-A planner takes a lease before it plans; it pins a snapshot against garbage collection and a manifest generation
-against the removal of that generation's files. Tasks renew it (the planner may be gone by then). A lease ends when it
-is released, when it runs out on the boot-time clock, or when the machine restarts.
+A planner takes a lease before it plans; it pins a snapshot against garbage collection and a
+manifest generation against the removal of that generation's files. Tasks renew it (the planner may
+be gone by then). A lease ends when it is released, when it runs out on the boot-time clock, or when
+the machine restarts.
 """
 
 import uuid
@@ -34,13 +35,19 @@ class LeaseTable:
         self._manifest, self._clock, self._new_id = manifest, clock, new_id
 
     def take(self, snapshot_ts: TimeStamp, ttl_ms: int) -> ReadLease:
-        """Pin a snapshot and the manifest's present generation; what is read after this is pinned."""
+        """Pin a snapshot, and the manifest's generation so that what is read next is pinned."""
         with self._manifest.leases() as db:
-            (generation,) = db.execute("SELECT generation FROM head").fetchone()
-            lease = ReadLease(self._new_id(), snapshot_ts, Generation(generation), ttl_ms)
+            generation = self._manifest.head().generation
+            lease = ReadLease(self._new_id(), snapshot_ts, generation, ttl_ms)
             db.execute(
                 "INSERT INTO lease VALUES (?, ?, ?, ?, ?)",
-                (lease.id, str(snapshot_ts), generation, self._clock.boot_id(), self._expiry(ttl_ms)),
+                (
+                    lease.id,
+                    str(snapshot_ts),
+                    generation,
+                    self._clock.boot_id(),
+                    self._expiry(ttl_ms),
+                ),
             )
         return lease
 
@@ -53,7 +60,12 @@ class LeaseTable:
         with self._manifest.leases() as db:
             renewed = db.execute(
                 "UPDATE lease SET expires_ms = ? WHERE id = ? AND boot_id = ? AND expires_ms > ?",
-                (self._expiry(lease.ttl_ms), lease.id, self._clock.boot_id(), self._clock.boottime_ms()),
+                (
+                    self._expiry(lease.ttl_ms),
+                    lease.id,
+                    self._clock.boot_id(),
+                    self._clock.boottime_ms(),
+                ),
             ).rowcount
         if renewed != 1:
             raise LeaseExpiredError(lease.id, lease.snapshot_ts)

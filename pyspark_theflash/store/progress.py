@@ -14,8 +14,8 @@ PROGRESS_KIND: Final = "progress"
 class Progress:
     """The writer's durable state.
 
-    Invariants: `oldest_ts <= resolved_ts`; a snapshot is readable from `oldest_ts` to `resolved_ts`, both included;
-    both only grow.
+    Invariants: `oldest_ts <= resolved_ts`; a snapshot is readable from `oldest_ts` to
+    `resolved_ts`, both included; both only grow.
     """
 
     oldest_ts: TimeStamp

@@ -1,16 +1,18 @@
 """One writer per store (promise P14).
 
-The lock is the operating system's: it goes when its holder dies, however it dies, and nobody can take it before. The
-fencing token that comes with it is the second line: the manifest refuses a commit under any but the newest.
+The lock is the operating system's: it goes when its holder dies, however it dies, and nobody can
+take it before. The fencing token that comes with it is the second line: the manifest refuses a
+commit under any but the newest.
 """
 
+import contextlib
 import fcntl
 import os
 from pathlib import Path
-from types import TracebackType
 from typing import Final
 
 from pyspark_theflash.errors import StoreInUseError
+from pyspark_theflash.store.manifest import file_errors
 
 LOCK_FILE: Final = "writer.lock"
 
@@ -25,24 +27,22 @@ class WriterLock:
             StoreInUseError: another process has it; says which.
         """
         path = folder / LOCK_FILE
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            holder = os.read(self._fd, 64).decode("ascii", "replace").strip() or "another process"
-            os.close(self._fd)
-            raise StoreInUseError(str(folder), holder) from None
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"process {os.getpid()}\n".encode())
+        with contextlib.ExitStack() as undo, file_errors(path):
+            self._file = undo.enter_context(open(path, "a+b", buffering=0, opener=_open_private))
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._file.seek(0)
+                holder = self._file.read(64).decode("ascii", "replace").strip()
+                raise StoreInUseError(str(folder), holder or "another process") from None
+            self._file.truncate(0)
+            self._file.write(f"process {os.getpid()}\n".encode())
+            undo.pop_all()
 
     def release(self) -> None:
         """Let another writer in."""
-        os.close(self._fd)
+        self._file.close()
 
-    def __enter__(self) -> "WriterLock":
-        return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

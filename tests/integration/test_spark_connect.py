@@ -1,7 +1,6 @@
 """The data source over Spark Connect, where there is no JVM to reach from Python."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,7 +25,6 @@ def found(tmp_path_factory):
     done = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         timeout=300,

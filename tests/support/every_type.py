@@ -11,7 +11,7 @@ _UNSIGNED: Final = Flag.UNSIGNED
 _TEXT: Final = {"charset": "utf8mb4"}
 _BYTES: Final = {"charset": "binary"}
 _LONG: Final = Decimal("12345678901234567890123456789012345.000000000000000000000000000001")
-_MOMENT: Final = datetime(2024, 2, 29, 12, 30, 15, 123456)  # noqa: DTZ001 (DATETIME has no zone)
+_MOMENT: Final = datetime(2024, 2, 29, 12, 30, 15, 123456)
 _INSTANT: Final = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=timezone.utc)
 _TIME: Final = -timedelta(hours=838, minutes=59, seconds=59)
 

@@ -1,13 +1,13 @@
 """Random histories of row versions, for tests that compare engines."""
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
 from pyspark_theflash.engine.api import Publication, VersionBatch
 from pyspark_theflash.mvcc.project import ScanColumn
-from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, Op, column_name, version_schema
+from pyspark_theflash.mvcc.version import Op, version_schema
 from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.types import ColumnID, PhysicalTableID
 
@@ -23,13 +23,17 @@ def scan_columns() -> list[ScanColumn]:
 def publications(
     rng: random.Random, *, rounds: int, keys: int, tables: int = 2, binary: bool = False
 ) -> Iterator[Publication]:
-    """A history: `rounds` publications over `tables` tables, timestamps growing by ten with each version."""
+    """A history of `rounds` publications; timestamps grow by ten with each version.
+
+    A table comes in up to two batches a publication, and in none at times. The record `note round`
+    is the publication's number; every other of the records `round <number>` goes again.
+    """
     ts = 100
     for number in range(rounds):
         versions = []
-        for table in range(1, tables + 1):
+        for table in sorted([*range(1, tables + 1)] * 2):
             rows = []
-            for _ in range(rng.randint(0, 2 * keys)):
+            for _ in range(rng.randint(0, keys)):
                 ts += 10
                 op = Op.DELETE if rng.random() < 0.3 else Op.PUT
                 key = rng.randrange(keys)
@@ -37,14 +41,21 @@ def publications(
                 value = (rng.randrange(1000), rng.choice(["", "é", None])) if op else (None, None)
                 rows.append((handle, ts, ts - 1, int(op), *value))
             if rows:
-                versions.append(VersionBatch(PhysicalTableID(table), _batch(rows, binary=binary)))
-        records = [Record("note", "round", str(number).encode()), Record("round", f"{number:03d}", b"")]
-        yield Publication(versions, Change(records))
+                batch = version_batch(rows, COLUMNS, pa.binary() if binary else pa.int64())
+                versions.append(VersionBatch(PhysicalTableID(table), batch))
+        puts = [Record("note", "round", str(number).encode()), Record("round", f"{number}", b"")]
+        deletes = [("round", f"{number - 1}")] if number % 2 else []
+        yield Publication(versions, Change(puts, deletes))
 
 
-def _batch(rows: list[tuple[object, ...]], *, binary: bool) -> pa.RecordBatch:
-    rows.sort(key=lambda r: (r[0], r[1]))  # type: ignore[arg-type, return-value]
-    schema = version_schema(pa.binary() if binary else pa.int64(), COLUMNS)
-    names = [HANDLE, COMMIT_TS, START_TS, OP, *(column_name(i) for i, _ in COLUMNS)]
-    columns = dict(zip(names, zip(*rows, strict=True), strict=True))
-    return pa.RecordBatch.from_pydict({k: list(v) for k, v in columns.items()}, schema=schema)
+def version_batch(
+    rows: Sequence[tuple[object, ...]],
+    columns: Sequence[tuple[ColumnID, pa.DataType]],
+    handle: pa.DataType | None = None,
+) -> pa.RecordBatch:
+    """Rows of (handle, commit_ts, start_ts, op, values...) in any order as a batch of versions."""
+    schema = version_schema(handle or pa.int64(), columns)
+    ordered = sorted(rows, key=lambda row: row[:2])  # type: ignore[arg-type, return-value]
+    cells = zip(*ordered, strict=True) if ordered else [()] * len(schema)
+    arrays = [pa.array(list(c), f.type) for c, f in zip(cells, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -1,6 +1,7 @@
 """Small stores with chosen rows, made by the engine alone, for tests of the read side."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from pyspark_theflash.mvcc.version import Op, version_schema
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.model import TableInfo, parse_table_info
 from pyspark_theflash.store.catalog import schema_records
+from pyspark_theflash.store.folder import open_manifest
+from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import Change
 from pyspark_theflash.store.progress import Progress
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
@@ -80,6 +83,16 @@ class StoreBuilder:
         finally:
             engine.close()
         return self
+
+    def end_leases(self) -> None:
+        """Let all read latches run out."""
+        with closing(open_manifest(self.path, self._fs)) as manifest:
+            LeaseTable(manifest, _Tomorrow()).oldest_generation()
+
+
+class _Tomorrow(SystemClock):
+    def boottime_ms(self) -> int:
+        return super().boottime_ms() + 86_400_000
 
 
 def _batch(table: TableInfo, versions: Sequence[Version]) -> VersionBatch:

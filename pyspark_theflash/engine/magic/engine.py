@@ -1,12 +1,13 @@
 """The default engine: Parquet files of versions under one transactional manifest.
 
-    publish      sort, find what each version supersedes, write and sync the files, commit the manifest
+    publish      find what each version supersedes, write and sync the files, commit the manifest
     plan         the files of a physical table
     scan         `scan.py`
     fold         many small files of a physical table become one, sorted by handle
 
-A file that the manifest does not name does not exist: what a crash leaves behind is swept when the next writer opens.
-A file that a fold has replaced stays until no reader's lease pins a generation that still names it.
+A file that the manifest does not name does not exist: what a crash leaves behind is swept when the
+next writer opens. A file that a fold has replaced stays until no reader's lease pins a generation
+that still names it.
 """
 
 import contextlib
@@ -26,13 +27,13 @@ from pyspark_theflash.engine.magic.file import (
     DataFile,
     EncodedFile,
     encode_file,
+    numpy_column,
     read_columns,
-    u64,
 )
 from pyspark_theflash.engine.magic.fold import fold_files, is_worth_folding
 from pyspark_theflash.engine.magic.key_index import KeyIndex, handle_keys
 from pyspark_theflash.engine.magic.scan import hidden_by_later_files, scan_files
-from pyspark_theflash.errors import EngineError, StoreFullError, TheFlashError
+from pyspark_theflash.errors import EngineError, StoreFullError
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.mvcc.project import ScanColumn
@@ -40,13 +41,13 @@ from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, SUPERSEDED_TS, 
 from pyspark_theflash.mvcc.visibility import same_as_next, superseded_within
 from pyspark_theflash.store.folder import DATA_FOLDER, open_manifest
 from pyspark_theflash.store.lease import LeaseTable
-from pyspark_theflash.store.manifest import Change, Record, View, os_error
+from pyspark_theflash.store.manifest import Change, Record, View, file_errors
 from pyspark_theflash.store.writer_lock import WriterLock
 from pyspark_theflash.types import MAX_TS, Generation, PhysicalTableID, RegionID, TimeStamp
 
 RETIRED_KIND: Final = "retired"
-ORDINAL_BITS: Final = 16
-"""A file's number is (generation << 16 | ordinal), so numbers grow and none is used twice."""
+ORDINAL_BITS: Final = 24
+"""A file's number is (generation << 24 | ordinal), so numbers grow and none is used twice."""
 
 
 class MagicReader:
@@ -59,10 +60,6 @@ class MagicReader:
 
     def read(self, kinds: Sequence[str]) -> View:
         return self._manifest.read([*kinds, FILE_KIND])
-
-    def leases(self) -> LeaseTable:
-        """The read leases of this store."""
-        return LeaseTable(self._manifest, self._clock)
 
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
         parts = tuple(body.decode() for body in _files_of(view, physical_id))
@@ -88,29 +85,29 @@ class MagicEngine(MagicReader):
 
     def __init__(self, path: Path, fs: FileSystem, clock: Clock) -> None:
         super().__init__(path, fs, clock)
-        try:
-            self._lock = WriterLock(path)
-        except TheFlashError:
-            self._manifest.close()
-            raise
-        self._token = self._manifest.take_token()
         self._indexes: dict[PhysicalTableID, KeyIndex] = {}
+        self._folders: set[Path] = set()
         self._broken: str | None = None
-        self._remove_unnamed()
-        self._remove_retired()
+        with contextlib.ExitStack() as undo, file_errors(path):
+            undo.callback(self._manifest.close)
+            self._lock = WriterLock(path)
+            undo.callback(self._lock.release)
+            self._token = self._manifest.take_token()
+            self._remove_unnamed()
+            self._remove_retired()
+            undo.pop_all()
 
     def close(self) -> None:
         super().close()
         self._lock.release()
 
     def publish(self, publication: Publication) -> Generation:
-        with self._writing() as written:
-            base = (self._generation() + 1) << ORDINAL_BITS
-            for ordinal, versions in enumerate(publication.versions):
-                written.append(self._write(self._encode(versions, base + ordinal)))
-            records = [*publication.change.puts, *(info.to_record() for info in written)]
-            self._sync_folders(written)
-            return self._manifest.commit(Change(records, publication.change.deletes), self._token)
+        with self._writing():
+            first = (self._manifest.read([]).generation + 1) << ORDINAL_BITS
+            batches = [v for v in publication.versions if v.batch.num_rows]
+            files = [self._write(self._encode(v, n)) for n, v in enumerate(batches, first)]
+            records = [*publication.change.puts, *(info.to_record() for info in files)]
+            return self._commit(files, Change(records, publication.change.deletes))
 
     def fold(self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]) -> None:
         view = self.read([])
@@ -118,15 +115,14 @@ class MagicEngine(MagicReader):
         if not is_worth_folding(files):
             return
         number = (view.generation + 1) << ORDINAL_BITS
-        with self._writing() as written:
+        with self._writing():
             table = fold_files(self._data, files, columns)
-            written.append(self._write(_encoded(table, physical_id, number, is_stable=True)))
-            self._sync_folders(written)
+            stable = self._write(_encoded(table, physical_id, number, is_stable=True))
             retired = [Record(RETIRED_KIND, f.path, str(view.generation).encode()) for f in files]
-            change = Change([written[0].to_record(), *retired], [(FILE_KIND, f.key) for f in files])
-            self._manifest.commit(change, self._token)
-        self._indexes.pop(physical_id, None)
-        self._remove_retired()
+            deletes = [(FILE_KIND, f.key) for f in files]
+            self._commit([stable], Change([stable.to_record(), *retired], deletes))
+            self._indexes.pop(physical_id, None)
+            self._remove_retired()
 
     # -- writing
 
@@ -155,42 +151,40 @@ class MagicEngine(MagicReader):
 
     def _write(self, encoded: EncodedFile) -> DataFile:
         path = self._data / encoded.info.path
-        self._fs.make_folder(path.parent)
+        if path.parent not in self._folders:
+            self._fs.make_folder(path.parent)
+            self._folders.add(path.parent)
         fail_point("magic.before_file")
         self._fs.write_new(path, memoryview(encoded.data))
         fail_point("magic.after_file")
         return encoded.info
 
-    def _sync_folders(self, files: Sequence[DataFile]) -> None:
+    def _commit(self, files: Sequence[DataFile], change: Change) -> Generation:
         for folder in sorted({(self._data / f.path).parent for f in files}):
             self._fs.sync_folder(folder)
         fail_point("magic.before_commit")
+        return self._manifest.commit(change, self._token)
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[list[DataFile]]:
-        """What every write has in common: a failure leaves nothing visible and an index to be built anew.
+    def _writing(self) -> Iterator[None]:
+        """What every write has in common: a failure leaves indexes that must be built anew.
 
-        After a failed write or sync nobody knows what the disk holds, so the engine stops; only a full disk is
-        known not to have harmed anything, and may be tried again.
+        After a failed write or sync nobody knows what the disk holds, so the engine stops; only a
+        full disk is known not to have harmed anything, and may be tried again.
         """
         if self._broken is not None:
             raise EngineError(str(self._path), f"takes no more writes since: {self._broken}")
-        written: list[DataFile] = []
         try:
-            yield written
+            with file_errors(self._path):
+                yield
         except BaseException as error:
             self._indexes.clear()
-            failure = os_error(error, str(self._path)) if isinstance(error, OSError) else error
-            if isinstance(failure, StoreFullError):
-                self._remove_unnamed()
-            else:
-                self._broken = str(failure)
-            if failure is error:
-                raise
-            raise failure from error
-
-    def _generation(self) -> Generation:
-        return self._manifest.read([]).generation
+            self._broken = str(error) or repr(error)
+            if isinstance(error, StoreFullError):
+                with file_errors(self._path):
+                    self._remove_unnamed()
+                self._broken = None
+            raise
 
     # -- the index of what is alive
 
@@ -205,7 +199,9 @@ class MagicEngine(MagicReader):
         index = KeyIndex()
         for info in files:
             table = read_columns(self._data, info, [HANDLE, OP, SUPERSEDED_TS])
-            lives = (u64(table, OP) == Op.PUT) & (u64(table, SUPERSEDED_TS) == np.uint64(MAX_TS))
+            lives = (numpy_column(table, OP) == Op.PUT) & (
+                numpy_column(table, SUPERSEDED_TS) == np.uint64(MAX_TS)
+            )
             lives[hidden.get(info.number, np.zeros(0, np.uint32))] = False
             keys = handle_keys(table.column(HANDLE).combine_chunks())
             index.add(keys[lives], info.number, np.flatnonzero(lives).astype(np.uint32))
@@ -214,7 +210,7 @@ class MagicEngine(MagicReader):
     # -- files that nobody needs
 
     def _remove_unnamed(self) -> None:
-        """Remove files that no manifest has named: leftovers of a write that never came to its commit."""
+        """Remove files that no manifest has named: their write never came to its commit."""
         view = self._manifest.read([FILE_KIND, RETIRED_KIND])
         named = {DataFile.from_json(body).path for body in view.of_kind(FILE_KIND).values()}
         named |= set(view.of_kind(RETIRED_KIND))
@@ -224,7 +220,7 @@ class MagicEngine(MagicReader):
 
     def _remove_retired(self) -> None:
         """Remove files that a fold has replaced and that no reader can still want."""
-        pinned = self.leases().oldest_generation()
+        pinned = LeaseTable(self._manifest, self._clock).oldest_generation()
         retired = self._manifest.read([RETIRED_KIND]).of_kind(RETIRED_KIND)
         free = [path for path, last in retired.items() if pinned is None or pinned > int(last)]
         if not free:
@@ -239,6 +235,10 @@ def _files_of(view: View, physical_id: PhysicalTableID) -> list[bytes]:
     return [body for key, body in view.of_kind(FILE_KIND).items() if key.startswith(prefix)]
 
 
-def _encoded(table: pa.Table, physical_id: PhysicalTableID, number: int, *, is_stable: bool) -> EncodedFile:
+def _encoded(
+    table: pa.Table, physical_id: PhysicalTableID, number: int, *, is_stable: bool
+) -> EncodedFile:
     path = f"{physical_id}/{number:016x}.parquet"
-    return encode_file(table, number=number, physical_id=physical_id, path=path, is_stable=is_stable)
+    return encode_file(
+        table, number=number, physical_id=physical_id, path=path, is_stable=is_stable
+    )

@@ -1,7 +1,8 @@
 """Folding: many small files of a physical table become one stable file, sorted by handle.
 
-Nothing is dropped, every version stays readable at its timestamp; what was spread over files (which version is
-superseded by which) is computed anew from the sorted whole, so the stable file needs no pointers into others.
+Nothing is dropped, every version stays readable at its timestamp; what was spread over files (which
+version is superseded by which) is computed anew from the sorted whole, so the stable file needs no
+pointers into others.
 """
 
 from collections.abc import Sequence
@@ -13,13 +14,20 @@ import pyarrow as pa
 
 from pyspark_theflash.engine.magic.file import PREVIOUS_FILE, PREVIOUS_ROW, DataFile, read_columns
 from pyspark_theflash.mvcc.project import ScanColumn, project_column
-from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, SUPERSEDED_TS, column_name
+from pyspark_theflash.mvcc.version import (
+    COMMIT_TS,
+    HANDLE,
+    OP,
+    START_TS,
+    SUPERSEDED_TS,
+    column_name,
+)
 from pyspark_theflash.mvcc.visibility import sort_order, superseded_within
 
 FEWEST_DELTAS: Final = 8
 MOST_DELTAS: Final = 64
 LEAST_SHARE: Final = 0.25
-"""Folding at 25% delta rows rewrites each row about four times over a table's growth; at 1% it would be a hundred."""
+"""At 25% each row is rewritten about four times over a table's growth; at 1% a hundred times."""
 
 
 def is_worth_folding(files: Sequence[DataFile]) -> bool:
@@ -38,7 +46,9 @@ def fold_files(folder: Path, files: Sequence[DataFile], columns: Sequence[ScanCo
     names = [column_name(c.id) for c in columns]
     tables = [_read(folder, f, system, columns, names) for f in files]
     table = pa.concat_tables(tables).combine_chunks()
-    order = sort_order(table.column(HANDLE).combine_chunks(), table.column(COMMIT_TS).combine_chunks())
+    order = sort_order(
+        table.column(HANDLE).combine_chunks(), table.column(COMMIT_TS).combine_chunks()
+    )
     table = table.take(pa.array(order)).combine_chunks()
     handles = table.column(HANDLE).combine_chunks()
     superseded = superseded_within(handles, np.asarray(table.column(COMMIT_TS).combine_chunks()))

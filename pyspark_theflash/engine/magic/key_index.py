@@ -1,13 +1,14 @@
 """Where the newest version of each row stands: handle -> (file, row).
 
-The writer asks it, for every version it is about to write, which stored version that one supersedes. It holds only
-rows that are alive (a deleted row has nothing left to supersede), as a few sorted arrays ("tiers", newest last) in
-which a batch of handles is found by binary search; tiers of like size are merged, so there are about log2(rows) of
-them and each row is copied that often. A handle takes 8 bytes (its own length, where it is not an integer) and 13 for
-its place.
+The writer asks it, for every version it is about to write, which stored version that one
+supersedes. It holds only rows that are alive (a deleted row has nothing left to supersede), as a
+few sorted arrays ("tiers", newest last) in which a batch of handles is found by binary search;
+tiers of like size are merged, so there are about log2(rows) of them and each row is copied that
+often. A handle takes 8 bytes (its own length, where it is not an integer) and 13 for its place.
 
-Handles as bytes are held in fixed-width NumPy strings, which ignore trailing zero bytes. That is safe because encoded
-handles of a table are prefix-free: no two differ only in zero bytes at the end.
+Handles as bytes are held in fixed-width NumPy strings, which ignore trailing zero bytes. That is
+safe because encoded handles of a table are prefix-free: no two differ only in zero bytes at the
+end.
 """
 
 from collections.abc import Sequence
@@ -45,7 +46,7 @@ class Places:
 def handle_keys(handles: pa.Array) -> Keys:
     """Handles as a NumPy array that sorts and compares as they do."""
     if pa.types.is_int64(handles.type):
-        return handles.to_numpy()
+        return np.asarray(handles)
     offsets = np.frombuffer(handles.buffers()[1], np.int32)[handles.offset :][: len(handles) + 1]
     lengths = np.diff(offsets)
     width = max(int(lengths.max(initial=1)), 1)
@@ -64,7 +65,9 @@ class KeyIndex:
     def take(self, keys: Keys) -> Places:
         """Find these handles, all different, and take them out."""
         places = Places(
-            np.zeros(len(keys), np.bool_), np.zeros(len(keys), np.uint64), np.zeros(len(keys), np.uint32)
+            np.zeros(len(keys), np.bool_),
+            np.zeros(len(keys), np.uint64),
+            np.zeros(len(keys), np.uint32),
         )
         for tier in self._tiers:
             at = np.searchsorted(tier.keys, keys)

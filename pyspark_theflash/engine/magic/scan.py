@@ -1,14 +1,16 @@
 """Reading a region as of a snapshot: visibility is computed, not merged.
 
-From the system columns alone each file gets a mask of its visible rows; the user's columns are then read through it,
-file by file, in no particular order. A version is hidden by a newer one in its own file (`_superseded_ts`) or in a
-later file, whose `_previous_file`, `_previous_row` point back at it:
+From the system columns alone each file gets a mask of its visible rows; the user's columns are then
+read through it, file by file, in no particular order. A version is hidden by a newer one in its own
+file (`_superseded_ts`) or in a later file, whose `_previous_file`, `_previous_row` point back at
+it:
 
     file 1   handle 7 put@10                                          <──┐  hidden at 20 and above
     file 2   handle 7 put@20, superseded 25, previous = (file 1, row 0) ─┘
              handle 7 delete@25
 
-A file in which nothing is ever hidden (a bulk load that nothing has touched) is read without a mask.
+A file in which nothing is ever hidden (a bulk load that nothing has touched) is read without a
+mask.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,11 +25,10 @@ from pyspark_theflash.engine.magic.file import (
     PREVIOUS_FILE,
     PREVIOUS_ROW,
     DataFile,
+    numpy_column,
     open_file,
     read_columns,
-    u64,
 )
-from pyspark_theflash.errors import CorruptionError
 from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project_column
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, SUPERSEDED_TS, Op, column_name
 from pyspark_theflash.types import TimeStamp
@@ -64,8 +65,11 @@ def hidden_by_later_files(
             continue
         table = read_columns(folder, info, [COMMIT_TS, PREVIOUS_FILE, PREVIOUS_ROW])
         table = table.filter(table.column(PREVIOUS_FILE).is_valid())
-        reached = u64(table, COMMIT_TS) <= np.uint64(snapshot_ts)
-        numbers, rows = u64(table, PREVIOUS_FILE)[reached], u64(table, PREVIOUS_ROW)[reached]
+        reached = numpy_column(table, COMMIT_TS) <= np.uint64(snapshot_ts)
+        numbers, rows = (
+            numpy_column(table, PREVIOUS_FILE)[reached],
+            numpy_column(table, PREVIOUS_ROW)[reached],
+        )
         for number in np.unique(numbers):
             found.setdefault(int(number), []).append(rows[numbers == number].astype(np.uint32))
     return {number: np.concatenate(rows) for number, rows in found.items()}
@@ -91,33 +95,38 @@ def visible_in_file(
     mask = np.ones(info.rows, np.bool_)
     if table is not None:
         if COMMIT_TS in needed:
-            mask &= u64(table, COMMIT_TS) <= at
+            mask &= numpy_column(table, COMMIT_TS) <= at
         if OP in needed:
-            mask &= u64(table, OP) == Op.PUT
+            mask &= numpy_column(table, OP) == Op.PUT
         if SUPERSEDED_TS in needed:
-            mask &= u64(table, SUPERSEDED_TS) > at
+            mask &= numpy_column(table, SUPERSEDED_TS) > at
     if hidden is not None:
         mask[hidden] = False
     return mask
 
 
 def _read(
-    folder: Path, info: DataFile, columns: Sequence[ScanColumn], mask: Mask | None, *, with_handle: bool
+    folder: Path,
+    info: DataFile,
+    columns: Sequence[ScanColumn],
+    mask: Mask | None,
+    *,
+    with_handle: bool,
 ) -> Iterator[pa.RecordBatch]:
     wanted = [column_name(c.id) for c in columns]
     if not wanted and not with_handle:
         yield batch_of([], [], info.rows if mask is None else int(mask.sum()))
         return
-    file = open_file(folder, info)
-    stored = [name for name in [HANDLE, *wanted] if name in file.schema_arrow.names]
-    if not with_handle:
-        stored.remove(HANDLE)
-    # A column that the file is older than must still come with the right number of rows.
-    for batch in _filtered(folder, info, file, stored or [HANDLE], mask):
-        arrays = [_column(batch, column) for column in columns]
-        if with_handle:
-            arrays.insert(0, batch.column(HANDLE))
-        yield batch_of([HANDLE, *wanted] if with_handle else wanted, arrays, batch.num_rows)
+    with open_file(folder, info) as file:
+        stored = [name for name in [HANDLE, *wanted] if name in file.schema_arrow.names]
+        if not with_handle:
+            stored.remove(HANDLE)
+        # A column that the file is older than must still come with the right number of rows.
+        for batch in _filtered(file, stored or [HANDLE], mask):
+            arrays = [_column(batch, column) for column in columns]
+            if with_handle:
+                arrays.insert(0, batch.column(HANDLE))
+            yield batch_of([HANDLE, *wanted] if with_handle else wanted, arrays, batch.num_rows)
 
 
 def _column(batch: pa.RecordBatch, column: ScanColumn) -> pa.Array:
@@ -127,22 +136,17 @@ def _column(batch: pa.RecordBatch, column: ScanColumn) -> pa.Array:
 
 
 def _filtered(
-    folder: Path, info: DataFile, file: pq.ParquetFile, names: Sequence[str], mask: Mask | None
+    file: pq.ParquetFile, names: Sequence[str], mask: Mask | None
 ) -> Iterator[pa.RecordBatch]:
+    """The visible rows, a row group at a time: pyarrow decodes the columns of one in parallel."""
     start = 0
-    batches = file.iter_batches(batch_size=BATCH_ROWS, columns=list(names))
-    while True:
-        try:
-            batch = next(batches, None)
-        except (pa.ArrowException, OSError) as error:
-            raise CorruptionError(str(folder / info.path), 0, f"a page cannot be read ({error})") from error
-        if batch is None:
-            break
-        visible = None if mask is None else mask[start : start + batch.num_rows]
-        start += batch.num_rows
-        if visible is None or visible.all():
-            yield batch
-        elif visible.any():
-            yield batch.filter(pa.array(visible))
-    if start != info.rows:
-        raise CorruptionError(str(folder / info.path), 0, f"has {start} rows, not {info.rows}")
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        visible = None if mask is None else mask[start : start + rows]
+        start += rows
+        if visible is not None and not visible.any():
+            continue
+        table = file.read_row_group(group, columns=list(names))
+        if visible is not None and not visible.all():
+            table = table.filter(pa.array(visible))
+        yield from table.to_batches(max_chunksize=BATCH_ROWS)

@@ -1,6 +1,7 @@
 """The data source as a plain object: what Spark does with it, without Spark."""
 
 import pickle
+from contextlib import closing
 
 import pyarrow as pa
 import pytest
@@ -14,6 +15,7 @@ from pyspark_theflash.datasource.convert import arrow_schema
 from pyspark_theflash.datasource.partition import ScanPartition
 from pyspark_theflash.errors import (
     ColumnNotFoundError,
+    LeaseExpiredError,
     NotCaughtUpError,
     OptionError,
     SnapshotTooOldError,
@@ -24,6 +26,7 @@ from pyspark_theflash.errors import (
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.store.folder import open_manifest
 from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.types import RegionID
 from tests.support import every_type
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 
@@ -61,11 +64,9 @@ def read(made, schema=None):
 
 
 def leases(builder):
-    manifest = open_manifest(builder.path, LocalFileSystem())
-    try:
+    """The oldest generation that a latch pins."""
+    with closing(open_manifest(builder.path, LocalFileSystem())) as manifest:
         return LeaseTable(manifest, SystemClock()).oldest_generation()
-    finally:
-        manifest.close()
 
 
 def test_name():
@@ -122,6 +123,30 @@ def test_a_plan_leaves_its_latch_to_the_tasks(builder):
     (partition,) = made.reader(made.schema()).partitions()
     assert isinstance(partition, ScanPartition)
     assert leases(builder) == partition.value.lease.generation
+
+
+@pytest.fixture
+def idle(builder):
+    """A reader, and its partition after the read latch has ended and the store has moved on."""
+    made = source(builder)
+    reader = made.reader(made.schema())
+    (partition,) = reader.partitions()
+    builder.end_leases()
+    builder.publish(300, {T: [(2, 250, (2, "changed")), (3, 250, (3, "three"))]})
+    return reader, partition
+
+
+def test_a_task_that_comes_late_plans_anew(idle):
+    reader, partition = idle
+    rows = [row for batch in reader.read(partition) for row in batch.to_pylist()]
+    assert rows == [{"id": 2, "name": "two"}]
+
+
+def test_a_late_task_does_not_mix_with_a_plan_of_other_regions(idle):
+    reader, partition = idle
+    partition.regions |= {RegionID(99)}
+    with pytest.raises(LeaseExpiredError):
+        next(reader.read(partition))
 
 
 @pytest.mark.parametrize(

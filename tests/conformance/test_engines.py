@@ -1,0 +1,270 @@
+"""The contract of `engine.api`, over every engine and what a store lives through.
+
+Whatever an engine does, every scan at every timestamp must give what `memory` gives, after every
+publication: also when the engine is opened anew each time, or folds its files each time.
+"""
+
+import pickle
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import Publication, VersionBatch
+from pyspark_theflash.engine.magic import fold
+from pyspark_theflash.engine.memory import MemoryEngine
+from pyspark_theflash.errors import InternalError
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.mvcc.version import HANDLE, Op, column_name
+from pyspark_theflash.store.manifest import Change, Record
+from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
+from tests.support.histories import COLUMNS, publications, scan_columns, version_batch
+
+TREATMENTS = ("memory", "magic", "magic reopened", "magic folded")
+TABLES = (PhysicalTableID(1), PhysicalTableID(2))
+FS, CLOCK = LocalFileSystem(), SystemClock()
+Rows = Sequence[tuple[Any, ...]]
+
+
+class Subject:
+    """An engine, and what is done to it after each publication."""
+
+    def __init__(self, treatment: str, path: Path) -> None:
+        self.treatment, self.path = treatment, path
+        self.columns = scan_columns()
+        if treatment != "memory":
+            self.identity = registry.create(path, registry.MAGIC, FS)
+        self.engine = self._open()
+
+    def _open(self) -> Any:
+        if self.treatment == "memory":
+            return MemoryEngine()
+        return registry.open_engine(self.path, self.identity, FS, CLOCK)
+
+    def publish(self, publication: Publication) -> None:
+        self.engine.publish(publication)
+        if self.treatment == "magic reopened":
+            self.engine.close()
+            self.engine = self._open()
+        for table in TABLES:
+            self.engine.fold(table, self.columns)
+
+    def put(self, rows: Rows, columns: Sequence[tuple[int, pa.DataType]] = COLUMNS) -> None:
+        """Publish rows of table 1."""
+        batch = version_batch(rows, [(ColumnID(i), tp) for i, tp in columns])
+        self.publish(Publication([VersionBatch(TABLES[0], batch)], Change()))
+
+    def scan(
+        self, snapshot_ts: int, columns: Sequence[ScanColumn] | None = None, **options: bool
+    ) -> Counter[tuple[Any, ...]]:
+        """The rows of table 1."""
+        return self.scan_table(TABLES[0], snapshot_ts, columns, **options)
+
+    def scan_table(
+        self,
+        table: PhysicalTableID,
+        snapshot_ts: int,
+        columns: Sequence[ScanColumn] | None = None,
+        **options: bool,
+    ) -> Counter[tuple[Any, ...]]:
+        wanted = self.columns if columns is None else columns
+        names = [HANDLE] * bool(options) + [column_name(c.id) for c in wanted]
+        rows: Counter[tuple[Any, ...]] = Counter()
+        for region in pickle.loads(pickle.dumps(self.engine.plan(self.engine.read([]), table))):
+            for batch in self.engine.scan(region, wanted, TimeStamp(snapshot_ts), **options):
+                assert batch.schema.names == names
+                assert batch.schema.types[bool(options) :] == [c.type for c in wanted]
+                rows.update(zip(*(c.to_pylist() for c in batch.columns), strict=True))
+                rows[()] += batch.num_rows
+        return rows
+
+
+@pytest.fixture(params=TREATMENTS)
+def subject(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterable[Subject]:
+    monkeypatch.setattr(
+        fold, "FEWEST_DELTAS", 2 if request.param == "magic folded" else fold.MOST_DELTAS
+    )
+    made = Subject(request.param, tmp_path / "store")
+    yield made
+    made.engine.close()
+
+
+def assert_same(subject: Subject, memory: Subject, timestamps: Iterable[int]) -> None:
+    for table in TABLES:
+        for ts in timestamps:
+            where = table, ts
+            got = subject.scan_table(table, ts, with_handle=True)
+            assert got == memory.scan_table(table, ts, with_handle=True), where
+            one, two = subject.columns[1:2], subject.columns[::-2]
+            for columns in (one, two, []):
+                got = subject.scan_table(table, ts, columns)
+                assert got == memory.scan_table(table, ts, columns), where
+    for kinds in (["note", "round"], ["round"], ["nothing"]):
+        got, wanted = subject.engine.read(kinds), memory.engine.read(kinds)
+        for kind in kinds:
+            assert list(got.of_kind(kind).items()) == list(wanted.of_kind(kind).items())
+
+
+@pytest.mark.parametrize("binary", [False, True])
+@pytest.mark.parametrize("seed", range(2))
+def test_a_random_history(subject: Subject, seed: int, binary: bool, tmp_path: Path) -> None:
+    rng = random.Random(seed)
+    memory = Subject("memory", tmp_path)
+    for publication in publications(rng, rounds=8, keys=8, binary=binary):
+        memory.publish(publication)
+        subject.publish(publication)
+        assert_same(subject, memory, [rng.randrange(100, 1400) for _ in range(2)])
+    assert_same(subject, memory, range(100, 1400, 100))
+
+
+HISTORIES = st.lists(
+    st.lists(
+        st.lists(st.tuples(st.integers(0, 3), st.booleans()), min_size=1, max_size=4), max_size=3
+    ),
+    min_size=1,
+    max_size=6,
+)
+"""Publications of batches of (handle, whether it is a put)."""
+
+
+@given(history=HISTORIES)
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_any_short_history(
+    history: list[list[list[tuple[int, bool]]]],
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(fold, "FEWEST_DELTAS", 3)
+    subject = Subject("magic reopened", tmp_path_factory.mktemp("any") / "store")
+    memory = Subject("memory", subject.path)
+    ts = 0
+    for batches in history:
+        versions = []
+        for batch in batches:
+            rows = [
+                (handle, ts + n, ts + n, int(is_put), n if is_put else None, None)
+                for n, (handle, is_put) in enumerate(batch, 1)
+            ]
+            ts += len(batch)
+            versions.append(VersionBatch(TABLES[0], version_batch(rows, COLUMNS)))
+        for engine in (subject, memory):
+            engine.publish(Publication(versions, Change()))
+    for at in range(ts + 2):
+        assert subject.scan(at, with_handle=True) == memory.scan(at, with_handle=True)
+    subject.engine.close()
+
+
+def test_tables_without_rows(subject: Subject) -> None:
+    assert not subject.scan(1000)
+    generation = subject.engine.read([]).generation
+    subject.publish(Publication([], Change([Record("note", "k", b"v")])))
+    assert subject.engine.read([]).generation > generation
+    subject.put([])
+    assert +subject.scan(1000) == Counter()
+    subject.put([(1, 10, 9, Op.PUT, 5, "x"), (1, 11, 9, Op.DELETE, None, None)])
+    assert +subject.scan(11) == Counter()
+    assert subject.scan(10) == Counter([(5, "x", 7), ()])
+    assert subject.scan(10, []) == Counter([()])
+
+
+def test_deletes_of_rows_that_never_were(subject: Subject) -> None:
+    subject.put([(1, 10, 9, Op.DELETE, None, None), (2, 10, 9, Op.PUT, 1, "")])
+    subject.put([(3, 20, 19, Op.DELETE, None, None)])
+    subject.put([(1, 30, 29, Op.PUT, 2, ""), (3, 31, 29, Op.PUT, 3, "")])
+    assert subject.scan(25)[()] == 1
+    assert subject.scan(31)[()] == 3
+
+
+def test_a_row_in_several_batches_of_one_publication(subject: Subject) -> None:
+    batches = [
+        [(1, 10, 9, Op.PUT, 1, None), (1, 20, 19, Op.PUT, 2, None)],
+        [(1, 30, 29, Op.DELETE, None, None), (1, 40, 39, Op.PUT, 4, None)],
+        [(1, 50, 49, Op.PUT, 5, None)],
+    ]
+    versions = [VersionBatch(TABLES[0], version_batch(rows, COLUMNS)) for rows in batches]
+    subject.publish(Publication(versions, Change()))
+    first = subject.columns[:1]
+    seen = [[r for r in subject.scan(ts, first) if r] for ts in range(9, 60, 10)]
+    assert seen == [[], [(1,)], [(2,)], [], [(4,)], [(5,)]]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "values"),
+    [
+        (pa.int32(), pa.int64(), [-(2**31), 2**31 - 1]),
+        (pa.uint8(), pa.uint64(), [0, 255]),
+        (pa.decimal128(5, 2), pa.decimal128(20, 2), [Decimal("-999.99"), Decimal("0.01")]),
+        (pa.decimal128(5, 2), pa.decimal256(50, 4), [Decimal("-999.99"), Decimal("0.01")]),
+        (pa.float32(), pa.float64(), [0.5, -0.0]),
+    ],
+)
+def test_a_widened_type(
+    subject: Subject, old: pa.DataType, new: pa.DataType, values: list[Any]
+) -> None:
+    subject.columns = [ScanColumn(ColumnID(1), new, pa.scalar(None, new))]
+    subject.put([(n, 10, 9, Op.PUT, v) for n, v in enumerate(values)], [(1, old)])
+    subject.put([(n + 9, 20, 9, Op.PUT, v) for n, v in enumerate(values)], [(1, new)])
+    subject.put([(99, 30, 29, Op.PUT, None)], [(1, new)])
+    assert subject.scan(10) == Counter({(values[0],): 1, (values[1],): 1, (): 2})
+    assert subject.scan(30) == Counter({(values[0],): 2, (values[1],): 2, (None,): 1, (): 5})
+
+
+def test_columns_that_come_and_go(subject: Subject) -> None:
+    first = ScanColumn(ColumnID(1), pa.int64(), pa.scalar(None, pa.int64()))
+    added = ScanColumn(ColumnID(2), pa.int32(), pa.scalar(7, pa.int32()))
+    subject.columns = [first, added]
+    subject.put([(1, 10, 9, Op.PUT, 1), (2, 11, 9, Op.PUT, 2)], [(1, pa.int64())])
+    subject.put(
+        [(2, 20, 19, Op.PUT, 22, None), (3, 20, 19, Op.PUT, 3, 33)],
+        [(1, pa.int64()), (2, pa.int32())],
+    )
+    subject.put([(4, 30, 29, Op.PUT, 44)], [(2, pa.int32())])
+    assert subject.scan(11) == Counter([(1, 7), (2, 7), (), ()])
+    assert subject.scan(30)[()] == 4
+    assert subject.scan(30, [added], with_handle=True) == Counter(
+        [(1, 7), (2, None), (3, 33), (4, 44)] + [()] * 4
+    )
+
+
+def test_records_are_put_replaced_and_deleted(subject: Subject) -> None:
+    def change(puts: dict[str, str], deletes: Sequence[str] = ()) -> Callable[[], None]:
+        records = [Record("kind", k, v.encode()) for k, v in puts.items()]
+        return lambda: subject.publish(
+            Publication([], Change(records, [("kind", k) for k in deletes]))
+        )
+
+    def records() -> dict[str, bytes]:
+        return dict(subject.engine.read(["kind"]).of_kind("kind"))
+
+    change({"b": "1", "a": "2", "é": "", "": "empty key"})()
+    assert list(records().items()) == [("", b"empty key"), ("a", b"2"), ("b", b"1"), ("é", b"")]
+    change({"a": "3", "c": "4"}, ["b", ""])()
+    assert records() == {"a": b"3", "c": b"4", "é": b""}
+    change({"a": "5"}, ["a"])()
+    assert records() == {"a": b"5", "c": b"4", "é": b""}
+    with pytest.raises(InternalError):
+        change({"d": "6"}, ["nothing"])()
+    assert records() == {"a": b"5", "c": b"4", "é": b""}
+
+
+def test_a_reader_sees_what_is_published(tmp_path: Path) -> None:
+    subject = Subject("magic", tmp_path / "store")
+    reader = registry.open_reader(subject.path, subject.identity, FS, CLOCK)
+    before = reader.read([])
+    subject.put([(1, 10, 9, Op.PUT, 1, None)])
+    assert reader.plan(before, TABLES[0]) == []
+    assert len(reader.plan(reader.read([]), TABLES[0])) == 1
+    reader.close()
+    subject.engine.close()

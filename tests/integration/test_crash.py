@@ -1,0 +1,299 @@
+"""A store whose disk fails, or whose writer dies, at every point of a small history.
+
+What is found afterwards is the history up to some publication, whole: at or after the last that was
+acknowledged, at most one after it. Going on from there gives what an undisturbed writer gives.
+"""
+
+import os
+import random
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyspark_theflash import fs as fs_module
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import Engine, EngineReader, Publication
+from pyspark_theflash.engine.magic import fold
+from pyspark_theflash.engine.magic.engine import RETIRED_KIND
+from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile
+from pyspark_theflash.engine.memory import MemoryEngine
+from pyspark_theflash.errors import EngineError, StoreFullError, TheFlashError
+from pyspark_theflash.failpoint import armed
+from pyspark_theflash.fs import FileSystem, LocalFileSystem
+from pyspark_theflash.store.folder import DATA_FOLDER, StoreIdentity, read_identity
+from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from tests.support.faulty_fs import Failure, FaultyFileSystem
+from tests.support.histories import publications, scan_columns
+
+TABLES = (PhysicalTableID(1), PhysicalTableID(2))
+CLOCK, LOCAL = SystemClock(), LocalFileSystem()
+HISTORY = tuple(publications(random.Random(7), rounds=6, keys=5))
+TIMESTAMPS = tuple(TimeStamp(ts) for ts in range(110, 900, 110))
+FAIL_POINTS = (
+    "magic.before_file",
+    "magic.after_file",
+    "magic.before_commit",
+    "manifest.before_commit",
+    "manifest.after_commit",
+)
+State = Sequence[Any]
+
+
+@pytest.fixture(autouse=True)
+def _eager_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "FEWEST_DELTAS", 3)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    registry.create(tmp_path / "store", registry.MAGIC, LOCAL)
+    return tmp_path / "store"
+
+
+def open_engine(store: Path, fs: FileSystem = LOCAL) -> Engine:
+    return registry.open_engine(store, StoreIdentity("any", registry.MAGIC), fs, CLOCK)
+
+
+def publish(engine: Engine, publication: Publication) -> None:
+    """One step of the history: a publication, and folds where they pay."""
+    engine.publish(publication)
+    for table in TABLES:
+        engine.fold(table, scan_columns())
+
+
+def state(engine: EngineReader) -> State:
+    """All that can be seen: records, and every row at some timestamps."""
+    view = engine.read(["note", "round"])
+    rows = [
+        sorted(
+            repr(row)
+            for region in engine.plan(view, table)
+            for batch in engine.scan(region, scan_columns(), ts, with_handle=True)
+            for row in batch.to_pylist()
+        )
+        for table in TABLES
+        for ts in TIMESTAMPS
+    ]
+    return [dict(view.of_kind("note")), dict(view.of_kind("round")), rows]
+
+
+def states() -> Iterator[State]:
+    """What memory has before the first publication and after each."""
+    memory = MemoryEngine()
+    yield state(memory)
+    for publication in HISTORY:
+        memory.publish(publication)
+        yield state(memory)
+
+
+STATES = tuple(states())
+
+
+def published(engine: EngineReader) -> int:
+    """How many publications of the history an engine has."""
+    last = engine.read(["note"]).of_kind("note").get("round")
+    return 0 if last is None else int(last) + 1
+
+
+def assert_recovers(store: Path, acknowledged: int) -> None:
+    """The store opens with a whole state, nothing lies about, and the history can go on."""
+    with closing(open_engine(store)) as engine:
+        found = published(engine)
+        assert acknowledged <= found <= acknowledged + 1
+        assert state(engine) == STATES[found]
+        assert files_on_disk(store) == files_known(engine)
+        for publication in HISTORY[found:]:
+            publish(engine, publication)
+        assert state(engine) == STATES[-1]
+        assert files_on_disk(store) == files_known(engine)
+
+
+def files_on_disk(store: Path) -> set[str]:
+    data = store / DATA_FOLDER
+    return {p.relative_to(data).as_posix() for p in data.rglob("*") if p.is_file()}
+
+
+def files_known(engine: EngineReader) -> set[str]:
+    view = engine.read([FILE_KIND, RETIRED_KIND])
+    named = {DataFile.from_json(body).path for body in view.of_kind(FILE_KIND).values()}
+    return named | set(view.of_kind(RETIRED_KIND))
+
+
+def calls_of_the_history(store: Path) -> int:
+    fs = FaultyFileSystem(Failure.IO_ERROR)
+    with closing(open_engine(store, fs)) as engine:
+        for publication in HISTORY:
+            publish(engine, publication)
+        assert state(engine) == STATES[-1]
+    return fs.calls
+
+
+@pytest.mark.parametrize("part", range(3))
+@pytest.mark.parametrize("failure", Failure)
+def test_every_call_fails_once(failure: Failure, part: int, tmp_path: Path) -> None:
+    registry.create(tmp_path / "whole", registry.MAGIC, LOCAL)
+    for number in range(part, calls_of_the_history(tmp_path / "whole"), 3):
+        store = tmp_path / f"{number}"
+        registry.create(store, registry.MAGIC, LOCAL)
+        run_with_failure(store, FaultyFileSystem(failure, number))
+
+
+def run_with_failure(store: Path, fs: FaultyFileSystem) -> None:
+    acknowledged = 0
+    try:
+        engine = open_engine(store, fs)
+    except TheFlashError:
+        assert fs.failed
+        assert_recovers(store, 0)
+        return
+    with closing(engine):
+        for publication in HISTORY:
+            try:
+                publish(engine, publication)
+                acknowledged += 1
+            except TheFlashError as error:
+                assert_failed_well(engine, error, fs, acknowledged)
+                break
+    assert_recovers(store, acknowledged)
+
+
+def assert_failed_well(
+    engine: Engine, error: TheFlashError, fs: FaultyFileSystem, acknowledged: int
+) -> None:
+    """Reads go on. A full disk can be tried again, at once and with room; any other is the end."""
+    found = published(engine)
+    assert state(engine) == STATES[found]
+    if isinstance(error, StoreFullError):
+        assert fs.failed == ["make_folder"] or "write_new" in fs.failed
+        with pytest.raises(StoreFullError):
+            engine.publish(HISTORY[found])
+        assert state(engine) == STATES[found]
+        fs.heal()
+        for publication in HISTORY[found:]:
+            publish(engine, publication)
+        assert state(engine) == STATES[-1]
+        return
+    assert isinstance(error, EngineError)
+    fs.heal()
+    with pytest.raises(EngineError, match="takes no more writes since"):
+        engine.publish(HISTORY[found])
+    assert state(engine) == STATES[found]
+    assert found in (acknowledged, acknowledged + 1)
+
+
+def test_sqlites_own_writes_fail(store: Path) -> None:
+    """Its log may not grow: what SQLite makes of that is a full disk or an I/O error."""
+    hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+    seen = set()
+    done = 0
+    for room in range(0, 60_000, 3_000):
+        with closing(open_engine(store)) as engine:
+            publication = Publication([], HISTORY[min(done, 1)].change)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+            try:
+                engine.publish(publication)
+                done += 1
+            except TheFlashError as error:
+                seen.add(type(error))
+                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+                assert published(engine) == min(done, 2)
+                if isinstance(error, StoreFullError):
+                    engine.publish(publication)
+                    done += 1
+            finally:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+            if done == 2:
+                break
+    assert seen <= {StoreFullError, EngineError}
+    assert seen
+
+
+def die() -> None:
+    os._exit(9)
+
+
+def write_until_death(store: str, point: str, hits: str) -> None:
+    """Run in a process of its own: the history, dying when `point` is reached so many times."""
+    left = int(hits)
+
+    def count_down() -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            die()
+
+    fold.FEWEST_DELTAS = 3  # type: ignore[misc]
+    with armed(point, count_down), closing(open_engine(Path(store))) as engine:
+        for publication in HISTORY[published(engine) :]:
+            engine.publish(publication)
+            print("acknowledged", flush=True)
+            for table in TABLES:
+                engine.fold(table, scan_columns())
+
+
+@pytest.mark.parametrize("point", FAIL_POINTS)
+def test_the_writer_dies(store: Path, point: str) -> None:
+    """Several times in one store's life, each time at another publication."""
+    script = f"from {__name__} import write_until_death as f; import sys; f(*sys.argv[1:])"
+    root = Path(__file__).parents[2]
+    acknowledged = 0
+    for hits in (1, 4):
+        died = subprocess.run(
+            [sys.executable, "-c", script, store, point, str(hits)],
+            cwd=root,
+            stdout=subprocess.PIPE,
+            check=False,
+        )
+        assert died.returncode == 9
+        acknowledged += died.stdout.count(b"acknowledged")
+        with closing(registry.open_reader(store, read_identity(store, LOCAL), LOCAL, CLOCK)) as r:
+            found = published(r)
+            assert state(r) == STATES[found]
+        assert acknowledged <= found <= acknowledged + 1
+        acknowledged = found
+    assert_recovers(store, acknowledged)
+
+
+def test_everything_is_synced_before_the_commit(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: set[int] = set()
+    commits = 0
+    fsync = os.fsync
+
+    def record(fd: int) -> None:
+        synced.add(os.fstat(fd).st_ino)
+        fsync(fd)
+
+    def check() -> None:
+        nonlocal commits
+        commits += 1
+        paths = [store / DATA_FOLDER, *(store / DATA_FOLDER).rglob("*"), store / "ack.new"]
+        assert [p for p in paths if p.stat().st_ino not in synced] == []
+        synced.difference_update(p.stat().st_ino for p in paths if p.parent.parent == store)
+
+    monkeypatch.setattr(fs_module.os, "fsync", record)
+    with armed("manifest.before_commit", check), closing(open_engine(store)) as engine:
+        assert engine._manifest._db.execute("PRAGMA synchronous").fetchone() == (2,)  # type: ignore[attr-defined]
+        for publication in HISTORY:
+            publish(engine, publication)
+            assert store.stat().st_ino in synced
+            synced.discard(store.stat().st_ino)
+    assert commits > len(HISTORY)
+
+
+def test_a_folder_whose_maker_died_is_synced(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The entry of a data folder that is already there may never have reached the disk."""
+    (store / DATA_FOLDER / "1").mkdir()
+    synced = []
+    monkeypatch.setattr(fs_module.os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+    with closing(open_engine(store)) as engine:
+        engine.publish(HISTORY[0])
+    assert (store / DATA_FOLDER).stat().st_ino in synced

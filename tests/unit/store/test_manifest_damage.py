@@ -1,0 +1,128 @@
+"""A flipped bit anywhere in a manifest's files: the right records or `CorruptionError`.
+
+Once with the database checkpointed and its log gone, once as a crash leaves it: the last commits in
+the log only.
+"""
+
+import random
+import shutil
+from collections.abc import Mapping
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.errors import CorruptionError, TheFlashError
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.store.folder import open_manifest
+from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.store.manifest import ACK, DATABASE, Change, Record
+from pyspark_theflash.types import TimeStamp
+
+FS = LocalFileSystem()
+KINDS = ("store", "a", "b")
+Files = dict[str, bytes]
+
+
+def snapshot(store: Path) -> Files:
+    names = (ACK, DATABASE, f"{DATABASE}-wal")
+    return {n: (store / n).read_bytes() for n in names if (store / n).exists()}
+
+
+def read(store: Path) -> Mapping[str, Mapping[str, bytes]]:
+    with closing(open_manifest(store, FS)) as manifest:
+        return manifest.read(KINDS).records
+
+
+def commit(store: Path, key: str) -> None:
+    with closing(open_manifest(store, FS)) as manifest:
+        manifest.commit(Change([Record("a", key, b"x" * 40)]), manifest.take_token())
+
+
+@pytest.fixture(params=["checkpointed", "in the log"])
+def files(request: pytest.FixtureRequest, store: Path) -> Files:
+    for number in range(12):
+        commit(store, f"key {number}")
+    with closing(open_manifest(store, FS)) as manifest:
+        LeaseTable(manifest, SystemClock()).take(TimeStamp(1), 1000)
+        change = Change([Record("b", "k", b"y" * 500)], [("a", "key 3")])
+        manifest.commit(change, manifest.head().token)
+        as_a_crash_leaves_it = snapshot(store)
+    return as_a_crash_leaves_it if request.param == "in the log" else snapshot(store)
+
+
+def flipped(files: Files, name: str, bit: int) -> Files:
+    data = bytearray(files[name])
+    data[bit // 8] ^= 1 << bit % 8
+    return {**files, name: bytes(data)}
+
+
+def put_back(store: Path, files: Files) -> None:
+    for name in (ACK, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm"):
+        (store / name).unlink(missing_ok=True)
+    for name, data in files.items():
+        (store / name).write_bytes(data)
+
+
+def damages(files: Files, count: int) -> list[tuple[str, int]]:
+    rng = random.Random(1)
+    names = sorted(files)
+    return [(n, rng.randrange(len(files[n]) * 8)) for n in rng.choices(names, k=count)]
+
+
+def test_a_flipped_bit_is_never_another_state(store: Path, files: Files) -> None:
+    put_back(store, files)
+    right = read(store)
+    found = 0
+    for name, bit in damages(files, 150):
+        put_back(store, flipped(files, name, bit))
+        try:
+            assert read(store) == right, (name, bit)
+        except CorruptionError:
+            found += 1
+    assert found > 20
+
+
+def test_a_commit_on_damage_is_never_another_state(store: Path, files: Files) -> None:
+    put_back(store, files)
+    right = read(store)
+    commit(store, "new")
+    right_after = read(store)
+    for name, bit in damages(files, 60):
+        put_back(store, flipped(files, name, bit))
+        try:
+            commit(store, "new")
+        except TheFlashError:
+            pass
+        try:
+            assert read(store) in (right, right_after), (name, bit)
+        except CorruptionError:
+            pass
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.4, 0.99])
+def test_a_shortened_file(store: Path, files: Files, keep: float) -> None:
+    put_back(store, files)
+    right = read(store)
+    for name, data in files.items():
+        put_back(store, {**files, name: data[: int(len(data) * keep)]})
+        try:
+            assert read(store) == right, name
+        except CorruptionError:
+            pass
+
+
+def test_a_lost_log(store: Path, files: Files) -> None:
+    put_back(store, {n: d for n, d in files.items() if not n.endswith("-wal")})
+    if len(files) == 2:
+        assert read(store)["b"] == {"k": b"y" * 500}
+    else:
+        with pytest.raises(CorruptionError):
+            read(store)
+
+
+def test_a_copy_of_the_folder_is_the_store(store: Path, files: Files, tmp_path: Path) -> None:
+    put_back(store, files)
+    shutil.copytree(store, tmp_path / "copy")
+    assert read(tmp_path / "copy") == read(store)
