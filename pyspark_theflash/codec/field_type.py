@@ -55,8 +55,14 @@ class Flag(IntFlag):
 
 
 INTEGER_TYPES: Final = frozenset(
-    {MySQLType.TINY, MySQLType.SHORT, MySQLType.INT24, MySQLType.LONG, MySQLType.LONGLONG,
-    MySQLType.YEAR}
+    {
+        MySQLType.TINY,
+        MySQLType.SHORT,
+        MySQLType.INT24,
+        MySQLType.LONG,
+        MySQLType.LONGLONG,
+        MySQLType.YEAR,
+    }
 )
 STRING_TYPES: Final = frozenset(
     {

@@ -220,7 +220,7 @@ class Manifest:
     @contextlib.contextmanager
     def leases(self) -> Iterator[sqlite3.Connection]:
         """A write transaction for the lease table."""
-        with self._state("IMMEDIATE"):
+        with self._transaction("IMMEDIATE"):
             yield self._db
 
     def head(self) -> Head:

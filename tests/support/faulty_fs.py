@@ -10,15 +10,19 @@ from pyspark_theflash.fs import LocalFileSystem
 
 
 class Failure(Enum):
-    """How a disk fails from the chosen call on, until it is `healed`."""
+    """How a disk fails from the chosen call on, until it is healed."""
 
-    IO_ERROR = "EIO"  # every call
-    FULL = "ENOSPC"  # what takes room; a new file gets half of its bytes
-    TORN = "torn"  # a new file gets half of its bytes, then EIO
+    IO_ERROR = "every call, with EIO"
+    TORN = "new files get half of their bytes, then EIO"
+    FULL = "what takes room, with ENOSPC; new files get half of their bytes"
 
     @property
-    def errno(self) -> int:
-        return errno.ENOSPC if self is Failure.FULL else errno.EIO
+    def calls(self) -> tuple[str, ...]:
+        """Which calls fail."""
+        if self is Failure.TORN:
+            return ("write_new",)
+        room = ("make_folder", "write_new", "rename")
+        return room if self is Failure.FULL else (*room, "sync_folder", "unlink", "walk")
 
 
 class FaultyFileSystem(LocalFileSystem):
@@ -26,8 +30,7 @@ class FaultyFileSystem(LocalFileSystem):
 
     def __init__(self, failure: Failure, fail_at: int | None = None) -> None:
         self._failure, self._fail_at = failure, fail_at
-        self.calls = 0
-        self.failed: list[str] = []
+        self.calls: list[str] = []
 
     def heal(self) -> None:
         """From now on nothing fails."""
@@ -51,21 +54,21 @@ class FaultyFileSystem(LocalFileSystem):
         super().rename(path, target)
 
     def sync_folder(self, path: Path) -> None:
-        self._step("sync_folder", takes_room=False)
+        self._step("sync_folder")
         super().sync_folder(path)
 
     def unlink(self, path: Path) -> None:
-        self._step("unlink", takes_room=False)
+        self._step("unlink")
         super().unlink(path)
 
     def walk(self, path: Path) -> Iterator[Path]:
-        self._step("walk", takes_room=False)
+        self._step("walk")
         return super().walk(path)
 
-    def _step(self, name: str, *, takes_room: bool = True) -> None:
-        number, self.calls = self.calls, self.calls + 1
-        if self._fail_at is None or number < self._fail_at:
+    def _step(self, name: str) -> None:
+        self.calls.append(name)
+        if self._fail_at is None or len(self.calls) <= self._fail_at:
             return
-        if takes_room or self._failure is not Failure.FULL:
-            self.failed.append(name)
-            raise OSError(self._failure.errno, os.strerror(self._failure.errno), name)
+        if name in self._failure.calls:
+            number = errno.ENOSPC if self._failure is Failure.FULL else errno.EIO
+            raise OSError(number, os.strerror(number), name)

@@ -55,7 +55,7 @@ def version_batch(
 ) -> pa.RecordBatch:
     """Rows of (handle, commit_ts, start_ts, op, values...) in any order as a batch of versions."""
     schema = version_schema(handle or pa.int64(), columns)
-    ordered = sorted(rows, key=lambda row: row[:2])  # type: ignore[arg-type, return-value]
+    ordered = sorted(rows, key=lambda row: row[:2])
     cells = zip(*ordered, strict=True) if ordered else [()] * len(schema)
     arrays = [pa.array(list(c), f.type) for c, f in zip(cells, schema, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)

@@ -22,7 +22,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -186,7 +185,8 @@ def read_columns(folder: Path, info: DataFile, columns: Sequence[str]) -> pa.Tab
 
 def numpy_column(table: pa.Table, name: str) -> npt.NDArray[Any]:
     """A column without nulls as NumPy, in its own type."""
-    return np.asarray(table.column(name).combine_chunks())
+    values: npt.NDArray[Any] = table.column(name).combine_chunks().to_numpy(zero_copy_only=True)
+    return values
 
 
 def _with_field_ids(table: pa.Table) -> pa.Table:

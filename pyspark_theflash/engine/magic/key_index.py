@@ -70,7 +70,9 @@ class KeyIndex:
             np.zeros(len(keys), np.uint32),
         )
         for tier in self._tiers:
-            at = np.searchsorted(tier.keys, keys)
+            # In the tier's type, or NumPy would convert the whole tier to that of a wider batch. A
+            # handle that this cuts short is compared in full below.
+            at = np.searchsorted(tier.keys, keys.astype(tier.keys.dtype, copy=False))
             at[at == len(tier.keys)] = 0
             hit = (tier.keys[at] == keys) & tier.alive[at]
             places.found[hit] = True

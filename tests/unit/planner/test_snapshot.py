@@ -88,12 +88,12 @@ def test_a_task_survives_pickle_and_reads_what_was_planned(store: Path) -> None:
 def test_a_task_on_another_store_raises(store: Path, tmp_path: Path) -> None:
     with open_snapshot(store, TimeStamp(200)) as snapshot:
         (task,) = snapshot.plan("shop.item").tasks
-        store.rename(tmp_path / "elsewhere")
-        with pytest.raises(StoreMismatchError, match="no store here"):
-            next(read_task(task))
-        StoreBuilder(store, TABLE).publish(300)
-        with pytest.raises(StoreMismatchError, match="another store"):
-            next(read_task(task))
+    store.rename(tmp_path / "elsewhere")
+    with pytest.raises(StoreMismatchError, match="no store here"):
+        next(read_task(task))
+    StoreBuilder(store, TABLE).publish(300)
+    with pytest.raises(StoreMismatchError, match="another store"):
+        next(read_task(task))
 
 
 def test_a_task_keeps_its_latch_alive_and_fails_when_it_is_lost(store: Path) -> None:

@@ -12,6 +12,7 @@ from pyspark_theflash.errors import (
     InternalError,
     StaleTokenError,
     StoreFullError,
+    TheFlashError,
 )
 from pyspark_theflash.failpoint import armed
 from pyspark_theflash.fs import LocalFileSystem
@@ -44,7 +45,10 @@ def test_commits_add_up_however_they_come(store: Path) -> None:
         first = put(manifest, "a", "b")
         assert put(manifest, "a", "c", "d") == first + 1
         manifest.commit(Change(deletes=[("k", "0"), ("k", "2")]), manifest.head().token)
-        assert manifest.read(["k", "no such kind"]).records == {"k": {"1": b"c"}, "no such kind": {}}
+        assert manifest.read(["k", "no such kind"]).records == {
+            "k": {"1": b"c"},
+            "no such kind": {},
+        }
         sums = manifest.head().sums["k"]
         assert sums == Record("k", "1", b"c").hash()
         assert set(manifest.read(["store"]).records) == {"store"}
@@ -210,7 +214,7 @@ def test_readers_during_commits_see_whole_generations(store: Path) -> None:
             with opened(store) as manifest:
                 while not done.is_set():
                     seen.append(set(manifest.read(["k"]).of_kind("k").values()))
-        except Exception as error:
+        except TheFlashError as error:
             failures.append(error)
 
     threads = [threading.Thread(target=follow) for _ in range(2)]

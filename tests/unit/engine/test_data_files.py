@@ -1,0 +1,162 @@
+"""Damaged data files: the right rows or `CorruptionError`, never other rows."""
+
+import os
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pyspark_theflash.engine.magic import file as file_module
+from pyspark_theflash.engine.magic.file import (
+    PREVIOUS_FILE,
+    PREVIOUS_ROW,
+    WHOLE_CHECK_BYTES,
+    DataFile,
+    encode_file,
+    open_file,
+    read_columns,
+)
+from pyspark_theflash.engine.magic.scan import scan_files
+from pyspark_theflash.errors import CorruptionError, EngineError
+from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, SUPERSEDED_TS
+from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
+
+COLUMNS = [
+    ScanColumn(ColumnID(1), pa.int64(), pa.scalar(None, pa.int64())),
+    ScanColumn(ColumnID(2), pa.string(), pa.scalar(None, pa.string())),
+]
+
+
+def versions(rows: int) -> pa.Table:
+    rng = np.random.default_rng(rows)
+    commit_ts = rng.integers(1, 1 << 50, rows).astype(np.uint64)
+    is_first = rng.random(rows) < 0.7
+    superseded = np.where(rng.random(rows) < 0.2, commit_ts + np.uint64(9), np.uint64(2**64 - 1))
+    return pa.table(
+        {
+            HANDLE: pa.array(np.arange(rows)),
+            COMMIT_TS: commit_ts,
+            START_TS: commit_ts - np.uint64(1),
+            OP: (rng.random(rows) < 0.9).astype(np.uint8),
+            SUPERSEDED_TS: superseded,
+            PREVIOUS_FILE: pa.array(np.full(rows, 9, np.uint64), mask=is_first),
+            PREVIOUS_ROW: pa.array(np.arange(rows, dtype=np.uint32), mask=is_first),
+            "c1": pa.array(rng.integers(0, 1 << 40, rows), mask=rng.random(rows) < 0.1),
+            "c2": [f"value {n % 97}" for n in range(rows)],
+        }
+    )
+
+
+def write(folder: Path, rows: int, *, number: int = 1) -> DataFile:
+    path = f"{number}.parquet"
+    encoded = encode_file(
+        versions(rows), number=number, physical_id=PhysicalTableID(1), path=path, is_stable=True
+    )
+    (folder / path).write_bytes(encoded.data)
+    return encoded.info
+
+
+def everything(folder: Path, info: DataFile) -> pa.Table:
+    return read_columns(folder, info, [*file_module.SYSTEM_COLUMNS, "c1", "c2"])
+
+
+def visible(folder: Path, info: DataFile) -> pa.Table:
+    ts = TimeStamp(1 << 49)
+    return pa.Table.from_batches(scan_files(folder, [info], COLUMNS, ts, with_handle=True))
+
+
+def flip_and_read(
+    folder: Path, info: DataFile, bits: list[int], read: Callable[[Path, DataFile], pa.Table]
+) -> int:
+    """Flip each bit in its turn; returns how many were noticed."""
+    right = read(folder, info)
+    noticed = 0
+    with open(folder / info.path, "r+b", buffering=0) as file:
+        for bit in bits:
+            (byte,) = os.pread(file.fileno(), 1, bit // 8)
+            os.pwrite(file.fileno(), bytes([byte ^ 1 << bit % 8]), bit // 8)
+            try:
+                assert read(folder, info).equals(right), bit
+            except CorruptionError:
+                noticed += 1
+            os.pwrite(file.fileno(), bytes([byte]), bit // 8)
+    return noticed
+
+
+def test_any_flipped_bit_of_a_small_file(tmp_path: Path) -> None:
+    info = write(tmp_path, 30)
+    bits = list(range(0, info.size_bytes * 8, 3))
+    assert info.size_bytes < 16 << 10
+    assert flip_and_read(tmp_path, info, bits, everything) == len(bits)
+
+
+@pytest.mark.parametrize("read", [everything, visible])
+def test_flipped_bits_of_a_large_file(
+    tmp_path: Path, read: Callable[[Path, DataFile], pa.Table]
+) -> None:
+    """Some anywhere, some where a page begins: a page's checksum does not cover its header."""
+    info = write(tmp_path, 60_000)
+    assert info.size_bytes > WHOLE_CHECK_BYTES
+    metadata = pq.read_metadata(tmp_path / info.path)
+    rng = random.Random(1)
+    starts = [
+        start
+        for group in range(metadata.num_row_groups)
+        for column in range(metadata.num_columns)
+        for chunk in [metadata.row_group(group).column(column)]
+        for start in (chunk.dictionary_page_offset, chunk.data_page_offset)
+        if start is not None
+    ]
+    headers = [8 * rng.choice(starts) + rng.randrange(8 * 40) for _ in range(120)]
+    anywhere = [rng.randrange(8 * info.size_bytes) for _ in range(120)]
+    assert flip_and_read(tmp_path, info, headers + anywhere, read) > 120
+
+
+@pytest.mark.parametrize("rows", [30, 60_000])
+def test_cut_missing_and_exchanged_files(tmp_path: Path, rows: int) -> None:
+    info, other = write(tmp_path, rows), write(tmp_path, rows + 1, number=2)
+    path = tmp_path / info.path
+    content = path.read_bytes()
+    for size in (0, 3, 8, len(content) // 2, len(content) - 1):
+        path.write_bytes(content[:size])
+        with pytest.raises(CorruptionError, match=f"has {size} bytes"):
+            visible(tmp_path, info)
+    path.write_bytes(content + b"\0")
+    with pytest.raises(CorruptionError, match="bytes, not"):
+        visible(tmp_path, info)
+    path.unlink()
+    with pytest.raises(CorruptionError, match="is missing"):
+        visible(tmp_path, info)
+    path.write_bytes((tmp_path / other.path).read_bytes()[: len(content)].ljust(len(content)))
+    with pytest.raises(CorruptionError, match="fails its checksum"):
+        visible(tmp_path, info)
+    path.unlink()
+    path.mkdir()
+    with pytest.raises((CorruptionError, EngineError)):
+        visible(tmp_path, info)
+
+
+def test_no_file_stays_open(tmp_path: Path) -> None:
+    files = [write(tmp_path, 30), write(tmp_path, 60_000, number=2)]
+    before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else None
+    for info in files:
+        visible(tmp_path, info)
+        next(scan_files(tmp_path, [info], COLUMNS, TimeStamp(1 << 49), with_handle=True))
+        with open_file(tmp_path, info) as opened:
+            opened.read_row_group(0)
+    if before is not None:
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_others_can_read_the_files(tmp_path: Path) -> None:
+    """A data file is ordinary Parquet whose columns have TiDB's ids as field ids."""
+    info = write(tmp_path, 30)
+    table = pq.read_table(tmp_path / info.path)
+    assert table.equals(versions(30).cast(table.schema))
+    assert table.schema.field("c2").metadata[b"PARQUET:field_id"] == b"2"
+    assert [f.metadata for f in table.schema if f.name in file_module.SYSTEM_COLUMNS] == [None] * 7
