@@ -180,7 +180,13 @@ def _checked(path: Path, info: DataFile) -> pa.NativeFile:
 def read_columns(folder: Path, info: DataFile, columns: Sequence[str]) -> pa.Table:
     """Whole columns of a file; those it does not have are left out."""
     with open_file(folder, info) as file:
-        return file.read(columns=[c for c in columns if c in file.schema_arrow.names])
+        return file.read(columns=stored_columns(file, columns))
+
+
+def stored_columns(file: pq.ParquetFile, names: Sequence[str]) -> list[str]:
+    """Those of `names` that the file has."""
+    known = set(file.schema_arrow.names)
+    return [name for name in names if name in known]
 
 
 def numpy_column(table: pa.Table, name: str) -> npt.NDArray[Any]:

@@ -28,6 +28,7 @@ from pyspark_theflash.engine.magic.file import (
     numpy_column,
     open_file,
     read_columns,
+    stored_columns,
 )
 from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project_column
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, SUPERSEDED_TS, Op, column_name
@@ -118,15 +119,14 @@ def _read(
         yield batch_of([], [], info.rows if mask is None else int(mask.sum()))
         return
     with open_file(folder, info) as file:
-        stored = [name for name in [HANDLE, *wanted] if name in file.schema_arrow.names]
-        if not with_handle:
-            stored.remove(HANDLE)
+        asked = [HANDLE, *wanted] if with_handle else wanted
+        stored = stored_columns(file, asked)
         # A column that the file is older than must still come with the right number of rows.
         for batch in _filtered(file, stored or [HANDLE], mask):
             arrays = [_column(batch, column) for column in columns]
             if with_handle:
                 arrays.insert(0, batch.column(HANDLE))
-            yield batch_of([HANDLE, *wanted] if with_handle else wanted, arrays, batch.num_rows)
+            yield batch_of(asked, arrays, batch.num_rows)
 
 
 def _column(batch: pa.RecordBatch, column: ScanColumn) -> pa.Array:
