@@ -1,6 +1,7 @@
 """The engines by name, each imported only when it is used."""
 
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
@@ -15,7 +16,12 @@ ENGINES: Final = (MAGIC,)
 """The engines that keep a store on disk. `engine.memory` keeps none: it is made directly."""
 
 
-def create(path: Path, engine: str, fs: FileSystem) -> StoreIdentity:
+def create(
+    path: Path,
+    engine: str,
+    fs: FileSystem,
+    new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+) -> StoreIdentity:
     """Make an empty store of an engine.
 
     Raises:
@@ -24,7 +30,7 @@ def create(path: Path, engine: str, fs: FileSystem) -> StoreIdentity:
     """
     if engine not in ENGINES:
         raise OptionError("engine", f"no engine {engine!r}; there is {', '.join(ENGINES)}")
-    identity = StoreIdentity(uuid.uuid4().hex, engine)
+    identity = StoreIdentity(new_id(), engine)
     create_store(path, identity, fs)
     return identity
 

@@ -74,7 +74,7 @@ class TableChanges:
             SchemaOutdatedError: rows hold columns that `table` does not have, or lack ones they
             must have.
         """
-        specs = [ColumnSpec(c.id, c.name, c.type) for c in self._row_columns()]
+        specs = self._specs(self._row_columns())
         inserts = self._inserts()
         old, new = (
             self._columns(r) for r in decode_updates_v1(RowBuffer.from_list(self.updated), specs)
@@ -87,16 +87,22 @@ class TableChanges:
         handles = [self._handles(inserts), after, self._handles(deletes)]
         return self._assemble(handles, (inserts, new, deletes))
 
+    def _specs(self, columns: Sequence[ColumnInfo]) -> list[ColumnSpec]:
+        """What to decode; errors name the column with its table."""
+        return [ColumnSpec(c.id, f"{self.table.full_name}.{c.name}", c.type) for c in columns]
+
     def _row_columns(self) -> tuple[ColumnInfo, ...]:
         """What updated and deleted rows hold."""
         return stored_columns(self.table) + ((ROWID_COLUMN,) if self.table.has_rowid else ())
 
     def _inserts(self) -> dict[ColumnID, pa.Array]:
         """The columns of inserted rows, with those that only the handle has."""
-        specs = [ColumnSpec(c.id, c.name, c.type) for c in stored_columns(self.table)]
         key = self.table.handle_columns if self.table.is_common_handle else ()
-        key_specs = [ColumnSpec(c.id, c.name, c.type) for c in key]
-        handles, rows = decode_inserts_v1(RowBuffer.from_list(self.inserted), specs, key_specs)
+        handles, rows = decode_inserts_v1(
+            RowBuffer.from_list(self.inserted),
+            self._specs(stored_columns(self.table)),
+            self._specs(key),
+        )
         if not isinstance(handles, pa.Array):
             return self._columns(rows, {c.id: v for c, v in zip(key, handles, strict=True)})
         if self.table.has_rowid:
