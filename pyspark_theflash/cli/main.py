@@ -4,7 +4,7 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from pyspark_theflash.cli import digest, init, scan, tables
+from pyspark_theflash.cli import digest, fsck, init, scan, tables
 from pyspark_theflash.jobs import writer
 from pyspark_theflash.jobs.arguments import ArgumentParser
 from pyspark_theflash.jobs.outcome import run_command
@@ -15,6 +15,7 @@ COMMANDS = {
     "writer": (writer, "apply a binlog to a store"),
     "tables": (tables, "list the tables of a store"),
     "scan": (scan, "print a table's rows as of a timestamp"),
+    "fsck": (fsck, "read all of a store and name every damage"),
     "digest": (digest, "print a table's row count and checksum as of a timestamp"),
 }
 

@@ -17,6 +17,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from pyspark_theflash.errors import CorruptionError
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.store.manifest import Change, View
 from pyspark_theflash.types import Generation, PhysicalTableID, RegionID, TimeStamp
@@ -77,6 +78,9 @@ class EngineReader(Protocol):
         `column_name(id)`; `_handle` first where asked for. Corrupt data raises `CorruptionError`
         before any row of the damaged part is handed out.
         """
+
+    def check(self, view: View) -> Iterator[CorruptionError]:
+        """Every damage in what `view` names, found by reading all of it. Repairs nothing."""
 
     def close(self) -> None:
         """Let go of everything; closing twice is an error."""

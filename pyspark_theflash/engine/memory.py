@@ -10,7 +10,7 @@ from typing import Any
 import pyarrow as pa
 
 from pyspark_theflash.engine.api import Publication, RegionScan
-from pyspark_theflash.errors import invariant
+from pyspark_theflash.errors import CorruptionError, invariant
 from pyspark_theflash.mvcc.project import ScanColumn, batch_of
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name
 from pyspark_theflash.mvcc.visibility import visible_rows
@@ -71,6 +71,9 @@ class MemoryEngine:
             arrays.insert(0, pa.array(list(visible), self._handle_types[region.physical_id]))
             names.insert(0, HANDLE)
         yield batch_of(names, arrays, len(visible))
+
+    def check(self, view: View) -> Iterator[CorruptionError]:
+        return iter(())
 
     def close(self) -> None:
         self._versions.clear()

@@ -1,9 +1,12 @@
 """How a command ends: its exit status, and one line on stderr when it fails.
 
-0  done            4  timestamp not readable (now)
-2  usage           5  the store is held by another
-3  no such store   6  corruption
-   or table        7  anything else
+Statuses, the same for every command:
+
+    0  done            4  timestamp not readable (now)
+    1  fsck: damage    5  the store is held by another
+    2  usage           6  corruption
+    3  no such store   7  anything else
+       or table
 """
 
 import logging

@@ -12,6 +12,7 @@ that still names it.
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import Final
 
@@ -20,6 +21,7 @@ import pyarrow as pa
 
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine.api import Publication, RegionScan, VersionBatch
+from pyspark_theflash.engine.magic.check import check_files
 from pyspark_theflash.engine.magic.file import (
     FILE_KIND,
     PREVIOUS_FILE,
@@ -33,7 +35,7 @@ from pyspark_theflash.engine.magic.file import (
 from pyspark_theflash.engine.magic.fold import fold_files, is_worth_folding
 from pyspark_theflash.engine.magic.key_index import KeyIndex, handle_keys
 from pyspark_theflash.engine.magic.scan import hidden_by_later_files, scan_files
-from pyspark_theflash.errors import EngineError, StoreFullError
+from pyspark_theflash.errors import CorruptionError, EngineError, StoreFullError
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.mvcc.project import ScanColumn
@@ -75,6 +77,11 @@ class MagicReader:
     ) -> Iterator[pa.RecordBatch]:
         files = [DataFile.from_json(part) for part in region.parts]
         return scan_files(self._data, files, columns, snapshot_ts, with_handle=with_handle)
+
+    def check(self, view: View) -> Iterator[CorruptionError]:
+        files = [DataFile.from_json(body) for body in view.of_kind(FILE_KIND).values()]
+        for _, group in groupby(files, key=lambda info: info.physical_id):
+            yield from check_files(self._data, list(group))
 
     def close(self) -> None:
         self._manifest.close()

@@ -1,0 +1,57 @@
+"""Read all of a store, and name every damage.
+
+Nothing is changed; readers and the writer may go on. The exit status is 1 where a data file is
+damaged, and 6 where the manifest is, for then nothing else can be judged.
+"""
+
+import argparse
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import EngineReader
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.store.folder import open_manifest, read_identity
+from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.types import TimeStamp
+
+DAMAGED: Final = 1
+LEASE_TTL_MS: Final = 6 * 3_600_000
+"""Files that a fold replaces meanwhile are kept that long; a check of everything takes its time."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `fsck`."""
+    parser.add_argument("store", type=Path, metavar="STORE", help="the store's folder")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a line a damage, then a summary."""
+    fs, clock = LocalFileSystem(), SystemClock()
+    identity = read_identity(arguments.store, fs)
+    with (
+        closing(open_manifest(arguments.store, fs)) as manifest,
+        closing(registry.open_reader(arguments.store, identity, fs, clock)) as engine,
+    ):
+        leases = LeaseTable(manifest, clock)
+        lease = leases.take(TimeStamp(0), LEASE_TTL_MS)
+        try:
+            damages = _check(engine, tuple(manifest.head().sums))
+        finally:
+            leases.release(lease)
+    return DAMAGED if damages else 0
+
+
+def _check(engine: EngineReader, kinds: Sequence[str]) -> int:
+    view = engine.read(kinds)
+    damages = 0
+    for damage in engine.check(view):
+        print(damage)
+        damages += 1
+    records = sum(len(found) for found in view.records.values())
+    verdict = f"{damages} damaged" if damages else "all sound"
+    print(f"checked {records} records of generation {view.generation} and their files: {verdict}")
+    return damages
