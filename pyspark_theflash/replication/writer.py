@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from pyspark_theflash.binlog.event import Entity
 from pyspark_theflash.engine.api import Engine
-from pyspark_theflash.errors import OptionError, SchemaOutdatedError
+from pyspark_theflash.errors import OptionError, SchemaOutdatedError, UnmatchedPrewriteError
 from pyspark_theflash.replication.applier import BATCH_BYTES, Applier, ApplyReport
 from pyspark_theflash.replication.base import BASE_KIND, load_base
 from pyspark_theflash.replication.state import WriterState
@@ -70,7 +70,8 @@ class Writer:
             before is applied.
         """
         self._check_base()
-        pairing, limit = self._state.pairing, until_ts or TimeStamp(MAX_TS - 1)
+        pairing = self._state.pairing
+        limit = TimeStamp(MAX_TS - 1) if until_ts is None else until_ts
         newest = TimeStamp(0)
         for entity in source.entities():
             pairing.add(entity)
@@ -78,17 +79,24 @@ class Writer:
             if pairing.buffered_bytes >= GATHER_BYTES:
                 self._apply(limit)
         self._apply(limit)
-        self._check_overlap(until_ts or newest)
-        try:
-            if until_ts is not None and until_ts > pairing.resolved_ts:
+        self._check_overlap(newest if until_ts is None else until_ts)
+        if until_ts is not None and until_ts > pairing.resolved_ts:
+            try:
                 pairing.vouch(until_ts)
-                self._apply(limit)
-        finally:
-            # Also when the input is not complete: what it began, the next run may complete.
-            if self._state.has_news:
-                self._applier.apply([], min(pairing.resolved_ts, limit), keep_pending=True)
+            except UnmatchedPrewriteError:
+                # What the input began, the next run may complete.
+                self._keep_pending(limit)
+                raise
+            self._apply(limit)
+        self._keep_pending(limit)
         self._applier.fold()
         return self._applier.report
+
+    def _keep_pending(self, limit: TimeStamp) -> None:
+        """Publish the end of a run: everything resolved is applied, the rest is kept."""
+        if self._state.has_news:
+            resolved_ts = min(self._state.pairing.resolved_ts, limit)
+            self._applier.apply([], resolved_ts, keep_pending=True)
 
     def _apply(self, limit: TimeStamp) -> None:
         resolved_ts = min(self._state.pairing.resolved_ts, limit)

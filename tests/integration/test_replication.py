@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyspark_theflash.binlog.file import FileSource
+from pyspark_theflash.binlog.prewrite import DELETE_ROW
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Engine
@@ -16,6 +17,7 @@ from pyspark_theflash.errors import (
     NotCaughtUpError,
     OptionError,
     SchemaConflictError,
+    SchemaOutdatedError,
     TransactionConflictError,
     UnmatchedPrewriteError,
 )
@@ -25,7 +27,14 @@ from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.file import read_schema_file
 from pyspark_theflash.store.folder import read_identity
 from pyspark_theflash.types import TimeStamp
-from tests.support.binlog_writer import commit, frames, prewrite, split_frames
+from tests.support.binlog_writer import (
+    commit,
+    frames,
+    prewrite,
+    prewrite_value,
+    split_frames,
+    transaction,
+)
 from tests.support.workloads import Answer, check_answers, workload
 
 BANK = workload("bank")
@@ -121,6 +130,21 @@ def test_another_content_under_an_applied_transaction_raises(store: Path) -> Non
     with pytest.raises(TransactionConflictError, match="late"):
         run(store, [late])
     check_all(store)
+
+
+def test_what_cannot_be_decoded_is_never_passed_over(store: Path) -> None:
+    """A transaction on an unknown table, kept by one run and met by the next."""
+    middle = sorted({a.snapshot_ts for a in BANK.answers()})[10]
+    start_ts = BANK.end_ts - 20
+    unknown = prewrite_value(0, {999: [(DELETE_ROW, b"\0")]})
+    run(store, [*FRAMES, frames(transaction(start_ts, start_ts + 10, unknown))], middle)
+    for _ in range(2):
+        with pytest.raises(SchemaOutdatedError, match="table with id 999"):
+            run(store, FRAMES[:10], BANK.end_ts)
+    progress = read_progress(store)
+    assert progress is not None
+    assert progress.resolved_ts < start_ts + 10
+    assert check_answers(store, answers(progress.resolved_ts)) >= 55
 
 
 def test_a_base_is_loaded_once_and_first(store: Path, tmp_path: Path) -> None:
