@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
-from pyspark_theflash.errors import OptionError, SchemaConflictError
+from pyspark_theflash.errors import OptionError, SchemaConflictError, SchemaFileError
 from pyspark_theflash.mvcc.project import scan_column
 from pyspark_theflash.mvcc.version import Op
 from pyspark_theflash.mvcc.visibility import sort_order
@@ -55,7 +55,10 @@ def load_base(engine: Engine, folder: Path, history: SchemaHistory) -> int:
 
 
 def _load_table(engine: Engine, table: BaseTable, history: SchemaHistory) -> int:
-    info = history.table_by_name(f"{table.db}.{table.table}", history.start_ts)
+    info = history.table_by_name(_key(table), history.start_ts)
+    if info.id != table.table_id:
+        reason = f"has id {table.table_id} for {_key(table)}, the schema says {info.id}"
+        raise SchemaFileError(str(table.file), reason)
     versions = [
         version
         for batch in read_base_rows(table, info, BATCH_ROWS)

@@ -19,6 +19,8 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE, TableMutations
 from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.collation import pads_space
+from pyspark_theflash.codec.field_type import STRING_TYPES
 from pyspark_theflash.codec.handle import encode_common_handles
 from pyspark_theflash.codec.row import ColumnSpec, DecodedColumn, DecodedRows, RowBuffer
 from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
@@ -104,7 +106,10 @@ class TableChanges:
             self._specs(key),
         )
         if not isinstance(handles, pa.Array):
-            return self._columns(rows, {c.id: v for c, v in zip(key, handles, strict=True)})
+            by_id = {c.id: values for c, values in zip(key, handles, strict=True)}
+            columns = self._columns(rows, by_id)
+            self._check_key_strings(by_id, columns)
+            return columns
         if self.table.has_rowid:
             return self._columns(rows) | {ROWID_COLUMN_ID: handles}
         return self._columns(
@@ -140,6 +145,21 @@ class TableChanges:
                 self._commit_ts[0],
             )
         return pc.if_else(absent, default, column.values)
+
+    def _check_key_strings(self, in_handle: Columns, in_row: Columns) -> None:
+        """Handles are made from values as the new collations do, without trailing spaces.
+
+        A cluster that runs without these keeps the spaces, and tells 'a' from 'a '. Nothing but an
+        insert's own handle shows which kind of cluster wrote it.
+        """
+        key = self.table.primary_key
+        for part, column in zip(key.columns if key else (), self.table.handle_columns, strict=True):
+            is_whole = part.length < 0 and column.type.tp in STRING_TYPES
+            if is_whole and pads_space(column.type):
+                expected = pc.utf8_rtrim(in_row[column.id], " ")
+                if not in_handle[column.id].equals(expected):
+                    what = "a cluster without new_collations_enabled_on_first_bootstrap"
+                    raise UnsupportedError(what, self.table.full_name)
 
     def _handles(self, columns: Columns) -> pa.Array:
         return (

@@ -36,7 +36,7 @@ def column(name: str, tp: MySQLType, **properties: Any) -> dict[str, Any]:
         "Flen": properties.pop("flen", -1),
         "Decimal": properties.pop("decimal", -1),
         "Charset": properties.pop("charset", "utf8mb4"),
-        "Collate": "",
+        "Collate": properties.pop("collate", ""),
         "Elems": properties.pop("elems", None),
     }
     return {"name": {"O": name}, "type": field_type, "state": 5, **properties}

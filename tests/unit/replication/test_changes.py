@@ -1,6 +1,7 @@
 """Raw rows of transactions into versions: order, handles, what rows leave out, what cannot be."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE, TableMu
 from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.errors import SchemaOutdatedError, UnsupportedError
 from pyspark_theflash.replication.changes import TableChanges
-from pyspark_theflash.schema.model import ROWID_COLUMN_ID, TableInfo
+from pyspark_theflash.schema.model import ROWID_COLUMN_ID, IndexColumn, PrimaryKey, TableInfo
 from pyspark_theflash.types import TableID, TimeStamp
 from tests.support.row_oracle import encode_insert_v1, encode_row_v1
 from tests.support.stores import column, id_column, table_info
 
 BIGINT = FieldType(MySQLType.LONGLONG)
+BIN = "utf8mb4_bin"
 PLAIN = table_info(7, "shop.item", [id_column(), column("name", MySQLType.VARCHAR)])
 UNSIGNED_KEY = column("id", MySQLType.LONGLONG, flag=Flag.NOT_NULL | Flag.PRI_KEY | Flag.UNSIGNED)
 UNSIGNED = table_info(8, "shop.big", [UNSIGNED_KEY])
@@ -134,6 +136,27 @@ def test_rows_that_do_not_fit_the_schema_say_what_is_missing() -> None:
     table = table_info(7, "shop.item", [id_column(), strict])
     with pytest.raises(SchemaOutdatedError, match="NOT NULL column name"):
         versions(table, [(INSERT, encode_insert_v1([1], [BIGINT], b"\0"))])
+
+
+def test_keys_of_a_cluster_that_keeps_trailing_spaces_are_refused() -> None:
+    """With the new collations 'a ' has the key 'a'; without, keys that differ in spaces differ."""
+    code = column("code", MySQLType.VARCHAR, flag=Flag.NOT_NULL | Flag.PRI_KEY, collate=BIN)
+    plain = table_info(7, "shop.item", [code])
+    table = replace(
+        plain,
+        pk_is_handle=False,
+        is_common_handle=True,
+        primary_key=PrimaryKey((IndexColumn(0),)),
+    )
+    text = table.columns[0].type
+
+    def inserted(in_handle: str) -> Found:
+        stored = encode_row_v1({1: "a "}, {1: text})
+        return versions(table, [(INSERT, encode_insert_v1([in_handle], [text], stored))])
+
+    assert [found[-1] for found in inserted("a")] == ["a "]
+    with pytest.raises(UnsupportedError, match="new_collations"):
+        inserted("a ")
 
 
 def test_an_update_cannot_move_a_row() -> None:
