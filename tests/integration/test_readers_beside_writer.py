@@ -1,0 +1,52 @@
+"""Readers in other processes while the writer publishes and folds: answers are of one moment."""
+
+import json
+import multiprocessing
+import random
+from pathlib import Path
+
+from pyspark_theflash.engine import registry
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
+from pyspark_theflash.types import TimeStamp
+from tests.integration.test_replication import BANK, FRAMES, check_all, run
+
+RUNS = 40
+
+
+def write_in_runs(store: Path) -> None:
+    """The bank's history in many runs of the writer, each opening and closing the store."""
+    step = len(FRAMES) // RUNS
+    for at in range(0, len(FRAMES), step):
+        run(store, FRAMES[at : at + step])
+    run(store, [], BANK.end_ts)
+
+
+def test_no_reader_ever_sees_money_come_or_go(tmp_path: Path) -> None:
+    total = json.loads((BANK.folder / "invariant.json").read_text())["total"]
+    store, rng, reads = tmp_path / "store", random.Random(5), 0
+    registry.create(store, registry.MAGIC, LocalFileSystem())
+    writer = multiprocessing.get_context("spawn").Process(target=write_in_runs, args=(store,))
+    writer.start()
+    while writer.is_alive():
+        progress = read_progress(store)
+        if progress is None:
+            continue
+        past = TimeStamp(rng.randint(progress.oldest_ts, progress.resolved_ts))
+        for snapshot_ts in (None, past):
+            assert money(store, snapshot_ts) == total, snapshot_ts
+            reads += 1
+    writer.join()
+    assert writer.exitcode == 0
+    assert reads >= 20
+    check_all(store)
+
+
+def money(store: Path, snapshot_ts: TimeStamp | None) -> int:
+    """The sum of all balances at one moment."""
+    with open_snapshot(store, snapshot_ts) as snapshot:
+        return sum(
+            sum(batch.column("balance").to_pylist())
+            for table in snapshot.tables()
+            for batch in snapshot.scan(table.full_name, ["balance"])
+        )
