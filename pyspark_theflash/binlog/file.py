@@ -1,4 +1,4 @@
-"""A source of entities: binlog files on disk, as pump and drainer write them."""
+"""A source of entities: binlog files on disk, as pump writes them."""
 
 import logging
 from collections.abc import Iterator
