@@ -141,7 +141,7 @@ def conclude(report: Report, bank: Workload) -> int:
 The stores stay in {shown(FOLDER)}. Try next:
    .venv/bin/theflash tables {store}
    .venv/bin/theflash scan {store} bank.acc_int --at {ts}
-   .venv/bin/pyspark
+   . .venv/bin/activate; SPARK_LOCAL_IP=127.0.0.1 pyspark
       spark.read.format("theflash").option("store", "{store}") \\
            .option("timestampAsOf", "{time_of_day(ts)}Z").load("bank.acc_int").show()
    notebooks/01_quickstart.ipynb: time travel, with a picture"""
