@@ -14,7 +14,7 @@ from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.store.folder import open_manifest, read_identity
+from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.types import TimeStamp
 
@@ -31,15 +31,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print a line a damage, then a summary."""
     fs, clock = LocalFileSystem(), SystemClock()
-    identity = read_identity(arguments.store, fs)
-    with (
-        closing(open_manifest(arguments.store, fs)) as manifest,
-        closing(registry.open_reader(arguments.store, identity, fs, clock)) as engine,
-    ):
+    with closing(open_manifest(arguments.store, fs)) as manifest:
+        identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
         leases = LeaseTable(manifest, clock)
         lease = leases.take(TimeStamp(0), LEASE_TTL_MS)
         try:
-            damages = _check(engine, tuple(manifest.head().sums))
+            with closing(registry.open_reader(arguments.store, identity, fs, clock)) as engine:
+                damages = _check(engine, tuple(manifest.head().sums))
         finally:
             leases.release(lease)
     return DAMAGED if damages else 0

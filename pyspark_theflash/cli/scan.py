@@ -12,10 +12,7 @@ from typing import Any
 
 from pyspark_theflash.cli.show import print_table
 from pyspark_theflash.codec.jsonl import format_jsonl
-from pyspark_theflash.codec.text import format_column
 from pyspark_theflash.jobs.arguments import tso
-from pyspark_theflash.planner.read import read_task
-from pyspark_theflash.planner.scan_plan import ScanPlan
 from pyspark_theflash.planner.snapshot import open_snapshot
 
 
@@ -38,19 +35,12 @@ def run(arguments: argparse.Namespace) -> int:
     with open_snapshot(arguments.store, arguments.at) as snapshot:
         plan = snapshot.plan(arguments.table, columns)
         if arguments.format == "jsonl":
-            for texts in _text_batches(plan):
+            for texts in snapshot.texts(plan):
                 sys.stdout.writelines(f"{line}\n" for line in format_jsonl(texts))
         else:
-            rows = [row for texts in _text_batches(plan) for row in _printable(texts)]
+            rows = [row for texts in snapshot.texts(plan) for row in _printable(texts)]
             print_table([c.name for c in plan.columns], rows)
     return 0
-
-
-def _text_batches(plan: ScanPlan) -> Iterator[list[Any]]:
-    types = [column.type for column in plan.columns]
-    for task in plan.tasks:
-        for batch in read_task(task):
-            yield [format_column(a, t) for a, t in zip(batch.columns, types, strict=True)]
 
 
 def _printable(texts: list[Any]) -> Iterator[list[str]]:

@@ -10,6 +10,7 @@ moment, so joins do not tear.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -34,7 +35,6 @@ from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.types import TimeStamp
 
 LEASE_TTL_MS: Final = 600_000
-_KINDS: Final = (IDENTITY_KIND, PROGRESS_KIND, SCHEMA_KIND)
 
 
 def open_snapshot(
@@ -72,20 +72,20 @@ class Snapshot:
         self, path: Path, snapshot_ts: TimeStamp | None, fs: FileSystem, clock: Clock
     ) -> None:
         self._path = path
-        self._manifest = open_manifest(path, fs)
-        try:
-            progress = Progress.of(self._manifest.read([PROGRESS_KIND]))
-            self.snapshot_ts = _readable(progress, snapshot_ts)
+        with ExitStack() as undo:
+            self._manifest = undo.enter_context(closing(open_manifest(path, fs)))
+            known = self._manifest.read([IDENTITY_KIND, PROGRESS_KIND])
+            self._identity = StoreIdentity.of(known)
+            self.snapshot_ts = _readable(Progress.of(known), snapshot_ts)
             # The latch first, the view after it: what the view names is pinned from the start.
             self._leases = LeaseTable(self._manifest, clock)
             self._lease = self._leases.take(self.snapshot_ts, LEASE_TTL_MS)
+            undo.callback(self._leases.release, self._lease)
             self._keeper = LeaseKeeper(self._leases, self._lease, clock)
-            self._identity = StoreIdentity.of(self._manifest.read([IDENTITY_KIND]))
             self._engine = registry.open_reader(path, self._identity, fs, clock)
-        except BaseException:
-            self._manifest.close()
-            raise
-        self._view = self._engine.read(_KINDS)
+            undo.callback(self._engine.close)
+            self._view = self._engine.read([SCHEMA_KIND])
+            undo.pop_all()
         history = schema_history(self._view)
         self._history = history or SchemaHistory(self.snapshot_ts, self.snapshot_ts, (), ())
 
@@ -133,16 +133,18 @@ class Snapshot:
         for task in self.plan(name, columns).tasks:
             yield from read_region(self._engine, task, self._keeper)
 
-    def digest(self, name: str) -> TableDigest:
-        """Row count and order-independent checksum of a table's rows, without `_tidb_rowid`."""
-        plan = self.plan(name)
-        digest = TableDigest()
+    def texts(self, plan: ScanPlan) -> Iterator[list[pa.Array]]:
+        """The rows of a plan made here, in batches of columns in TiDB's text forms."""
+        types = [column.type for column in plan.columns]
         for task in plan.tasks:
             for batch in read_region(self._engine, task, self._keeper):
-                types = [c.type for c in plan.columns]
-                digest.update(
-                    [format_column(a, t) for a, t in zip(batch.columns, types, strict=True)]
-                )
+                yield [format_column(a, t) for a, t in zip(batch.columns, types, strict=True)]
+
+    def digest(self, name: str) -> TableDigest:
+        """Row count and order-independent checksum of a table's rows, without `_tidb_rowid`."""
+        digest = TableDigest()
+        for texts in self.texts(self.plan(name)):
+            digest.update(texts)
         return digest
 
     def detach(self) -> None:

@@ -18,11 +18,11 @@ from pyspark_theflash.binlog.event import Transaction
 from pyspark_theflash.binlog.prewrite import TableMutations, parse_prewrite
 from pyspark_theflash.engine.api import Engine, Publication
 from pyspark_theflash.errors import SchemaOutdatedError
-from pyspark_theflash.mvcc.project import ScanColumn, scan_column
+from pyspark_theflash.mvcc.project import scan_column
 from pyspark_theflash.replication.changes import TableChanges, stored_columns
 from pyspark_theflash.replication.state import WriterState
 from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.types import PhysicalTableID, TableID, TimeStamp
+from pyspark_theflash.types import TableID, TimeStamp
 
 BATCH_BYTES: Final = 8 << 20
 """Row bytes a batch: about 40,000 rows of a wide table, where decoding is at its best."""
@@ -114,9 +114,7 @@ class Applier:
         """Let the engine rewrite what was touched since the last call into its fastest form."""
         with self.report.timed("fold"):
             for table_id in sorted(self._touched):
-                columns = self._columns_ever(table_id)
-                for physical_id in self._physical_ids(table_id):
-                    self._engine.fold(physical_id, columns)
+                self._fold_table(table_id)
         self._touched.clear()
 
     def _mutations(self, transaction: Transaction) -> _Mutations:
@@ -149,12 +147,10 @@ class Applier:
         self.report.row_bytes += batch.row_bytes
         self.report.publications += 1
 
-    def _columns_ever(self, table_id: TableID) -> list[ScanColumn]:
-        """All columns the table has had, each as it was last."""
+    def _fold_table(self, table_id: TableID) -> None:
+        """Fold all that the table has ever been stored in, with all columns it has ever had."""
         tables = [e.table for e in self._history.events if e.table_id == table_id and e.table]
         latest = {c.id: c for table in tables for c in stored_columns(table)}
-        return [scan_column(c) for c in latest.values()]
-
-    def _physical_ids(self, table_id: TableID) -> list[PhysicalTableID]:
-        tables = [e.table for e in self._history.events if e.table_id == table_id and e.table]
-        return sorted({i for table in tables for i in table.physical_ids})
+        columns = [scan_column(c) for c in latest.values()]
+        for physical_id in sorted({i for table in tables for i in table.physical_ids}):
+            self._engine.fold(physical_id, columns)

@@ -47,7 +47,7 @@ class WriterState:
             self._ledger.add_packed(body)
         self._ledger_records = len(view.of_kind(LEDGER_KIND))
         self._pending = dict(view.of_kind(PENDING_KIND))
-        self._staged: tuple[list[LedgerEntry], Change, Progress] | None = None
+        self._staged: tuple[list[LedgerEntry], Progress, dict[str, bytes]] | None = None
         self.pairing: Final = self._start_pairing()
 
     @property
@@ -79,19 +79,16 @@ class WriterState:
         puts = [progress.to_record(), *self._new_schema, *self._ledger_record(entries)]
         wanted = self._pending_bodies() if keep_pending else self._without(entries)
         puts += [Record(PENDING_KIND, k, v) for k, v in wanted.items() if self._pending.get(k) != v]
-        change = Change(puts, [(PENDING_KIND, k) for k in self._pending if k not in wanted])
-        self._staged = entries, change, progress
-        self._next_pending = wanted
-        return change
+        self._staged = entries, progress, wanted
+        return Change(puts, [(PENDING_KIND, k) for k in self._pending if k not in wanted])
 
     def published(self) -> None:
         """The change of the last `advance` is durable."""
         if self._staged is None:
             return
-        entries, _, self._progress = self._staged
+        entries, self._progress, self._pending = self._staged
         self._ledger.add(entries)
         self._ledger_records += bool(entries)
-        self._pending = self._next_pending
         self._new_schema, self._staged = (), None
 
     def _start_pairing(self) -> Pairing:

@@ -103,10 +103,6 @@ class TableInfo:
         visible = (c for c in self.columns if c.is_public and not c.hidden)
         return tuple(sorted(visible, key=lambda c: c.offset))
 
-    @cached_property
-    def columns_by_id(self) -> Mapping[ColumnID, ColumnInfo]:
-        return {c.id: c for c in self.columns}
-
     @property
     def full_name(self) -> str:
         return f"{self.db}.{self.name}"
