@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.codec.array import ArrowArray, binary, join_bytes, variable_width
 from pyspark_theflash.codec.bytes import bytes_at, encode_bytes_array
-from pyspark_theflash.codec.collation import is_bytewise, pads_space
+from pyspark_theflash.codec.collation import is_bytewise, sort_keys
 from pyspark_theflash.codec.column import Piece, assemble
 from pyspark_theflash.codec.datum import Flag, values_at
 from pyspark_theflash.codec.decimal import encode_decimals
@@ -35,7 +35,7 @@ from pyspark_theflash.codec.field_type import (
 from pyspark_theflash.codec.number import comparable_from_floats
 from pyspark_theflash.codec.reader import Positions, Reader, Words
 from pyspark_theflash.codec.row import ColumnSpec, RowBuffer
-from pyspark_theflash.codec.time import DAY_US, pack
+from pyspark_theflash.codec.time import packed_times
 from pyspark_theflash.errors import CodecError, UnsupportedError, invariant
 from pyspark_theflash.types import ColumnID
 
@@ -139,7 +139,7 @@ def _key_strings(column: ArrowArray, field_type: FieldType, prefix_length: int) 
     if prefix_length >= 0:
         cut = pc.binary_slice if field_type.is_binary_string else pc.utf8_slice_codeunits
         column = cut(column, 0, prefix_length)
-    return pc.ascii_rtrim(column, characters=" ") if pads_space(field_type) else column
+    return sort_keys(column, field_type)
 
 
 def _comparable(column: ArrowArray, field_type: FieldType, flag: Flag) -> Words:
@@ -147,7 +147,7 @@ def _comparable(column: ArrowArray, field_type: FieldType, flag: Flag) -> Words:
     if flag == Flag.FLOAT:
         return comparable_from_floats(column.cast(pa.float64()).to_numpy())
     if field_type.tp in DATETIME_TYPES:
-        return _packed(column)
+        return packed_times(column)
     words: Words
     if flag == Flag.UINT:
         words = column.cast(pa.uint64()).to_numpy()
@@ -155,14 +155,6 @@ def _comparable(column: ArrowArray, field_type: FieldType, flag: Flag) -> Words:
         signed = column.cast(pa.int64()).to_numpy()
         words = (signed * 1000 if flag == Flag.DURATION else signed).view(np.uint64) ^ _SIGN
     return words
-
-
-def _packed(column: ArrowArray) -> Words:
-    if pa.types.is_date32(column.type):
-        days = column.cast(pa.int32()).to_numpy().astype(np.int64)
-        return pack(days, np.zeros_like(days))
-    days, time_of_day = np.divmod(column.cast(pa.int64()).to_numpy(), DAY_US)
-    return pack(days, time_of_day)
 
 
 def _decode(

@@ -12,7 +12,9 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
+from pyspark_theflash.codec.array import ArrowArray
 from pyspark_theflash.codec.reader import Mask, Words
 
 DAY_US: Final = 86_400_000_000
@@ -80,3 +82,12 @@ def pack(days: Int64s, time_of_day_us: Int64s) -> Words:
     clock = hour << 12 | minute << 6 | second
     packed: Words = (date << 41 | clock << 24 | micro).astype(np.uint64)
     return packed
+
+
+def packed_times(values: ArrowArray) -> Words:
+    """The packed form of stored DATEs, DATETIMEs or TIMESTAMPs without nulls."""
+    if pa.types.is_date32(values.type):
+        days = values.cast(pa.int32()).to_numpy().astype(np.int64)
+        return pack(days, np.zeros_like(days))
+    days, time_of_day = np.divmod(values.cast(pa.int64()).to_numpy(), DAY_US)
+    return pack(days, time_of_day)

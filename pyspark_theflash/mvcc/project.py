@@ -1,6 +1,6 @@
 """Turning stored columns into the ones a scan asked for."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pyarrow as pa
@@ -9,6 +9,7 @@ import pyarrow.compute as pc
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.text import parse_column
 from pyspark_theflash.errors import CorruptionError, UnsupportedError
+from pyspark_theflash.mvcc.version import column_name
 from pyspark_theflash.schema.model import ColumnInfo
 from pyspark_theflash.types import ColumnID
 
@@ -52,6 +53,20 @@ def project_column(
         return pc.cast(stored, wanted)
     except pa.ArrowException as error:
         raise CorruptionError("stored column", 0, f"{stored.type} does not fit {wanted}") from error
+
+
+def stored_names(columns: Sequence[ScanColumn]) -> list[str]:
+    """The stored columns that `project` needs for these, each once."""
+    return [column_name(column.id) for column in columns]
+
+
+def project(
+    stored: Mapping[str, pa.Array], columns: Sequence[ScanColumn], rows: int
+) -> list[pa.Array]:
+    """The columns as asked for, out of those of `stored_names` that a file has."""
+    return [
+        project_column(stored.get(column_name(c.id)), c.type, c.absent_value, rows) for c in columns
+    ]
 
 
 def batch_of(names: Sequence[str], columns: Sequence[pa.Array], rows: int) -> pa.RecordBatch:

@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from pyspark_theflash.engine.magic.file import PREVIOUS_FILE, PREVIOUS_ROW, DataFile, read_columns
-from pyspark_theflash.mvcc.project import ScanColumn, project_column
+from pyspark_theflash.mvcc.project import ScanColumn, project, stored_names
 from pyspark_theflash.mvcc.version import (
     COMMIT_TS,
     HANDLE,
@@ -43,8 +43,7 @@ def fold_files(folder: Path, files: Sequence[DataFile], columns: Sequence[ScanCo
     Holds all of it in memory: about three times the rows' size in Arrow.
     """
     system = [HANDLE, COMMIT_TS, START_TS, OP]
-    names = [column_name(c.id) for c in columns]
-    tables = [_read(folder, f, system, columns, names) for f in files]
+    tables = [_read(folder, f, system, columns) for f in files]
     table = pa.concat_tables(tables).combine_chunks()
     order = sort_order(
         table.column(HANDLE).combine_chunks(), table.column(COMMIT_TS).combine_chunks()
@@ -58,11 +57,10 @@ def fold_files(folder: Path, files: Sequence[DataFile], columns: Sequence[ScanCo
 
 
 def _read(
-    folder: Path, info: DataFile, system: list[str], columns: Sequence[ScanColumn], names: list[str]
+    folder: Path, info: DataFile, system: list[str], columns: Sequence[ScanColumn]
 ) -> pa.Table:
-    stored = read_columns(folder, info, [*system, *names])
-    arrays = [stored.column(name).combine_chunks() for name in system]
-    for name, column in zip(names, columns, strict=True):
-        found = stored.column(name).combine_chunks() if name in stored.column_names else None
-        arrays.append(project_column(found, column.type, column.absent_value, stored.num_rows))
+    stored = read_columns(folder, info, [*system, *stored_names(columns)]).combine_chunks()
+    found = {name: stored.column(name).combine_chunks() for name in stored.column_names}
+    names = [column_name(c.id) for c in columns]
+    arrays = [*(found[name] for name in system), *project(found, columns, stored.num_rows)]
     return pa.table(dict(zip([*system, *names], arrays, strict=True)))

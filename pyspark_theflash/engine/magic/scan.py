@@ -30,7 +30,7 @@ from pyspark_theflash.engine.magic.file import (
     read_columns,
     stored_columns,
 )
-from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project_column
+from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project, stored_names
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, SUPERSEDED_TS, Op, column_name
 from pyspark_theflash.types import TimeStamp
 
@@ -114,8 +114,8 @@ def _read(
     *,
     with_handle: bool,
 ) -> Iterator[pa.RecordBatch]:
-    wanted = [column_name(c.id) for c in columns]
-    if not wanted and not with_handle:
+    wanted = stored_names(columns)
+    if not columns and not with_handle:
         yield batch_of([], [], info.rows if mask is None else int(mask.sum()))
         return
     with open_file(folder, info) as file:
@@ -123,16 +123,13 @@ def _read(
         stored = stored_columns(file, asked)
         # A column that the file is older than must still come with the right number of rows.
         for batch in _filtered(file, stored or [HANDLE], mask):
-            arrays = [_column(batch, column) for column in columns]
+            found = dict(zip(batch.schema.names, batch.columns, strict=True))
+            arrays = project(found, columns, batch.num_rows)
+            names = [column_name(column.id) for column in columns]
             if with_handle:
-                arrays.insert(0, batch.column(HANDLE))
-            yield batch_of(asked, arrays, batch.num_rows)
-
-
-def _column(batch: pa.RecordBatch, column: ScanColumn) -> pa.Array:
-    at = batch.schema.get_field_index(column_name(column.id))
-    stored = batch.column(at) if at >= 0 else None
-    return project_column(stored, column.type, column.absent_value, batch.num_rows)
+                arrays.insert(0, found[HANDLE])
+                names.insert(0, HANDLE)
+            yield batch_of(names, arrays, batch.num_rows)
 
 
 def _filtered(
