@@ -60,7 +60,9 @@ def variable_width(
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
     """The bytes of a binary or string array without nulls, and the n + 1 bounds of its values."""
     _, bounds, data = (buffer if buffer is not None else b"" for buffer in _buffers(values))
-    ends = np.frombuffer(bounds, np.int32)[values.offset :][: len(values) + 1]
+    large = pa.types.is_large_binary(values.type) or pa.types.is_large_string(values.type)
+    width = np.int64 if large else np.int32
+    ends = np.frombuffer(bounds, width)[values.offset :][: len(values) + 1]
     return np.frombuffer(data, np.uint8), ends.astype(np.int64)
 
 

@@ -7,8 +7,8 @@
 Nine bytes at least, so that no common handle looks like the 8 bytes of an integer one. Byte order
 is key order. As in TiDB's `kv.CommonHandle` and `codec.EncodeKey`.
 
-What strings become depends on their collation: see `collation`. Other than those that compare bytes
-are not encoded yet.
+Strings are there as what they compare by (see `collation`): under a collation that does not compare
+bytes these are weights, which the string cannot be read back from.
 """
 
 from collections.abc import Sequence
@@ -55,8 +55,7 @@ def encode_common_handles(
     prefix length counts characters (bytes for binary strings); -1 takes the whole value.
 
     Raises:
-        UnsupportedError: a string of a collation that does not compare bytes, or a type that cannot
-        be in a key.
+        UnsupportedError: a collation that is not known here, or a type that cannot be in a key.
     """
     invariant(all(column.null_count == 0 for column in columns), "a handle holds no NULL")
     parts = [
@@ -76,12 +75,13 @@ def decode_common_handles(
 ) -> tuple[ArrowArray, ...]:
     """The columns that the handles were made from, of the Arrow types of `types`.
 
-    Trailing spaces of PAD SPACE strings, and what lay beyond a prefix, are not in a handle and do
-    not come back.
+    Strings under a collation that does not compare bytes come back as their weights, which are
+    binary. Trailing spaces of PAD SPACE strings, and what lay beyond a prefix, are not in a handle
+    and do not come back.
 
     Raises:
         CodecError: bytes that are no such handles.
-        UnsupportedError: a string of a collation that does not compare bytes.
+        UnsupportedError: a type that cannot be in a key.
         UnrepresentableValueError: a zero or impossible date.
     """
     reader = Reader(RowBuffer.from_arrow(handles), _LAYER)
@@ -94,6 +94,18 @@ def decode_common_handles(
         columns.append(column)
     _check_padding(reader, at)
     return tuple(columns)
+
+
+def key_strings(strings: ArrowArray, field_type: FieldType, prefix_length: int) -> ArrowArray:
+    """What a key holds of strings, as a binary array; prefix lengths as above.
+
+    Raises:
+        UnsupportedError: a collation that is not known here.
+    """
+    if prefix_length >= 0:
+        cut = pc.binary_slice if field_type.is_binary_string else pc.utf8_slice_codeunits
+        strings = cut(strings, 0, prefix_length)
+    return sort_keys(strings, field_type)
 
 
 def _key_flag(field_type: FieldType) -> Flag:
@@ -110,16 +122,14 @@ def _key_flag(field_type: FieldType) -> Flag:
     if tp == MySQLType.NEWDECIMAL:
         return Flag.DECIMAL
     if tp in STRING_TYPES:
-        if is_bytewise(field_type):
-            return Flag.BYTES
-        raise UnsupportedError(f"collation {field_type.collate} in a clustered key", "table")
+        return Flag.BYTES
     raise UnsupportedError(f"type {tp.name} in a clustered key", "table")
 
 
 def _encode(column: ArrowArray, field_type: FieldType, prefix_length: int) -> ArrowArray:
     flag = _key_flag(field_type)
     if flag == Flag.BYTES:
-        encoded = encode_bytes_array(_key_strings(column, field_type, prefix_length))
+        encoded = encode_bytes_array(key_strings(column, field_type, prefix_length))
         return join_bytes(bytes([flag]), encoded)
     if flag == Flag.DECIMAL:
         return _fixed_size(flag, encode_decimals(column))
@@ -133,13 +143,6 @@ def _fixed_size(flag: Flag, contents: npt.NDArray[np.uint8]) -> ArrowArray:
     data = np.empty((count, size + 1), np.uint8)
     data[:, 0], data[:, 1:] = flag, contents
     return binary(data, np.arange(count + 1) * (size + 1))
-
-
-def _key_strings(column: ArrowArray, field_type: FieldType, prefix_length: int) -> ArrowArray:
-    if prefix_length >= 0:
-        cut = pc.binary_slice if field_type.is_binary_string else pc.utf8_slice_codeunits
-        column = cut(column, 0, prefix_length)
-    return sort_keys(column, field_type)
 
 
 def _comparable(column: ArrowArray, field_type: FieldType, flag: Flag) -> Words:
@@ -174,7 +177,7 @@ def _decode(
 
 
 def _as_text(reader: Reader, raw: ArrowArray, field_type: FieldType) -> ArrowArray:
-    if field_type.is_binary_string:
+    if field_type.is_binary_string or not is_bytewise(field_type):
         return raw
     try:
         return raw.cast(pa.string())

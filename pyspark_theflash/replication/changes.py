@@ -11,6 +11,7 @@ the transaction's `sequence`, is the version.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,9 +20,8 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE, TableMutations
 from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.collation import pads_space
 from pyspark_theflash.codec.field_type import STRING_TYPES
-from pyspark_theflash.codec.handle import encode_common_handles
+from pyspark_theflash.codec.handle import encode_common_handles, key_strings
 from pyspark_theflash.codec.row import ColumnSpec, DecodedColumn, DecodedRows, RowBuffer
 from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
 from pyspark_theflash.engine.api import VersionBatch
@@ -35,6 +35,11 @@ from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 
 Columns = Mapping[ColumnID, pa.Array]
 Ints = npt.NDArray[np.int64]
+
+_OTHER_COLLATION: Final = (
+    "another collation than this version's, or a cluster without "
+    "new_collations_enabled_on_first_bootstrap,"
+)
 
 
 def stored_columns(table: TableInfo) -> tuple[ColumnInfo, ...]:
@@ -147,19 +152,23 @@ class TableChanges:
         return pc.if_else(absent, default, column.values)
 
     def _check_key_strings(self, in_handle: Columns, in_row: Columns) -> None:
-        """Handles are made from values as the new collations do, without trailing spaces.
+        """Handles are made from values, so strings must weigh here what they weighed in TiDB.
 
-        A cluster that runs without these keeps the spaces, and tells 'a' from 'a '. Nothing but an
-        insert's own handle shows which kind of cluster wrote it.
+        They do not in a cluster that runs without the new collations: it keeps the strings as they
+        are, and tells 'a' from 'a ' and 'A'. Nothing but an insert's own handle shows which kind of
+        cluster wrote it.
         """
         key = self.table.primary_key
         for part, column in zip(key.columns if key else (), self.table.handle_columns, strict=True):
-            is_whole = part.length < 0 and column.type.tp in STRING_TYPES
-            if is_whole and pads_space(column.type):
-                expected = pc.utf8_rtrim(in_row[column.id], " ")
-                if not in_handle[column.id].equals(expected):
-                    what = "a cluster without new_collations_enabled_on_first_bootstrap"
-                    raise UnsupportedError(what, self.table.full_name)
+            if column.type.tp not in STRING_TYPES:
+                continue
+            values = in_row[column.id]
+            # Only a cluster of that kind leaves a string out of the row that its weights stand for.
+            is_value = values.type == arrow_type(column.type)
+            if not is_value or not key_strings(values, column.type, part.length).equals(
+                in_handle[column.id].cast(pa.binary())
+            ):
+                raise UnsupportedError(_OTHER_COLLATION, self.table.full_name)
 
     def _handles(self, columns: Columns) -> pa.Array:
         return (

@@ -50,14 +50,51 @@ def test_prefixes() -> None:
     assert _encode([b"\xff\xfe\xfd"], binary, 2) == [encode_handle([b"\xff\xfe"], [binary])]
 
 
-@pytest.mark.parametrize(
-    "field_type",
-    [_text("utf8mb4_general_ci"), _text("gbk_chinese_ci"), FieldType(MySQLType.JSON)],
-)
-def test_what_is_not_encoded_yet(field_type: FieldType) -> None:
-    with pytest.raises(UnsupportedError):
+def _general_ci(text: str) -> bytes:
+    """The weights of ASCII text."""
+    return b"".join(b"\0" + bytes([byte]) for byte in text.upper().encode())
+
+
+def test_weights() -> None:
+    field_type = _text("utf8mb4_general_ci")
+    handles = _encode(["a b", "A B ", "ab"], field_type)
+    assert handles == [encode_handle([_general_ci(s)], [field_type]) for s in ("a b", "a b", "ab")]
+
+
+def test_a_prefix_is_cut_in_characters_before_it_is_weighed() -> None:
+    field_type = _text("utf8mb4_0900_ai_ci")
+    # One character of three weights, one of none, and a space that counts.
+    for text, prefix in (("ﬃb", "ﬃ"), ("e\u0301b", "e\u0301"), ("a b", "a ")):
+        length = len(prefix)
+        assert _encode([text], field_type, length) == _encode([prefix], field_type)
+        assert _encode([text], field_type) != _encode([prefix], field_type)
+    assert _encode(["a b"], _text("gbk_bin"), 2) == _encode(["a"], _text("gbk_bin"))
+
+
+def test_weights_come_back_as_they_are() -> None:
+    """The string stands in the row; what decoding gives says so by its type."""
+    types = [_text("utf8mb4_general_ci"), INT, _text("utf8mb4_bin")]
+    strings = pa.array(["Ab ", "ab"])
+    columns = [strings, pa.array([7, -7]), pa.array(["Ab ", "ab"])]
+    weights, numbers, plain = decode_common_handles(
+        encode_common_handles(columns, types, [-1] * 3), types
+    )
+    assert weights.equals(pa.array([_general_ci("ab")] * 2, pa.binary()))
+    assert numbers.equals(columns[1])
+    assert plain.equals(pa.array(["Ab", "ab"]))
+
+
+@pytest.mark.parametrize("field_type", [_text("utf8mb4_swedish_ci"), _text("")])
+def test_unknown_collations_are_refused(field_type: FieldType) -> None:
+    with pytest.raises(UnsupportedError, match="collation"):
         _encode([], field_type)
-    with pytest.raises(UnsupportedError):
+
+
+def test_json_is_not_in_a_key() -> None:
+    field_type = FieldType(MySQLType.JSON)
+    with pytest.raises(UnsupportedError, match="JSON"):
+        _encode([], field_type)
+    with pytest.raises(UnsupportedError, match="JSON"):
         decode_common_handles(pa.array([], pa.binary()), [field_type])
 
 

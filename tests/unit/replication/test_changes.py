@@ -138,25 +138,67 @@ def test_rows_that_do_not_fit_the_schema_say_what_is_missing() -> None:
         versions(table, [(INSERT, encode_insert_v1([1], [BIGINT], b"\0"))])
 
 
-def test_keys_of_a_cluster_that_keeps_trailing_spaces_are_refused() -> None:
-    """With the new collations 'a ' has the key 'a'; without, keys that differ in spaces differ."""
-    code = column("code", MySQLType.VARCHAR, flag=Flag.NOT_NULL | Flag.PRI_KEY, collate=BIN)
-    plain = table_info(7, "shop.item", [code])
-    table = replace(
-        plain,
+def clustered_by_text(collate: str, length: int = -1) -> TableInfo:
+    """A table whose only column is its clustered key."""
+    code = column("code", MySQLType.VARCHAR, flag=Flag.NOT_NULL | Flag.PRI_KEY, collate=collate)
+    return replace(
+        table_info(7, "shop.item", [code]),
         pk_is_handle=False,
         is_common_handle=True,
-        primary_key=PrimaryKey((IndexColumn(0),)),
+        primary_key=PrimaryKey((IndexColumn(0, length),)),
     )
-    text = table.columns[0].type
 
-    def inserted(in_handle: str) -> Found:
-        stored = encode_row_v1({1: "a "}, {1: text})
-        return versions(table, [(INSERT, encode_insert_v1([in_handle], [text], stored))])
 
-    assert [found[-1] for found in inserted("a")] == ["a "]
-    with pytest.raises(UnsupportedError, match="new_collations"):
-        inserted("a ")
+def insert_text(table: TableInfo, in_handle: str | bytes, in_row: str | None) -> Found:
+    """The version that an insert makes; None leaves the value out of the row."""
+    types = {1: table.columns[0].type}
+    stored = encode_row_v1({} if in_row is None else {1: in_row}, types)
+    return versions(table, [(INSERT, encode_insert_v1([in_handle], [types[1]], stored))])
+
+
+@pytest.mark.parametrize(
+    ("collate", "length", "value", "key"),
+    [
+        (BIN, -1, "a ", b"a"),
+        (BIN, 3, "ab cd", b"ab"),
+        ("utf8mb4_0900_bin", -1, "a ", b"a "),
+        ("utf8mb4_general_ci", -1, "aé ", b"\0A\0E"),
+        ("utf8mb4_general_ci", 1, "aé ", b"\0A"),
+        ("utf8mb4_0900_ai_ci", -1, "a ", b"\x1c\x47\x02\x09"),
+        ("utf8mb4_unicode_ci", -1, "A ", b"\x0e\x33"),
+        ("gbk_chinese_ci", -1, "a中", b"A\xd3\x21"),
+    ],
+)
+def test_rows_are_found_by_the_weights_of_their_key(
+    collate: str, length: int, value: str, key: bytes
+) -> None:
+    table = clustered_by_text(collate, length)
+    (inserted,) = insert_text(table, key, value)
+    assert inserted[-1] == value
+    (deleted,) = versions(table, [delete(row(table, value))])
+    assert inserted[1] == deleted[1]
+
+
+@pytest.mark.parametrize(
+    ("collate", "length", "in_handle", "in_row"),
+    [
+        # Without the new collations, keys hold strings as they are, and rows need not repeat them.
+        (BIN, -1, "a ", "a "),
+        (BIN, -1, "a ", None),
+        (BIN, 3, "ab ", "ab cd"),
+        ("utf8mb4_general_ci", -1, "ab", "ab"),
+        ("utf8mb4_general_ci", -1, "ab", None),
+        ("utf8mb4_general_ci", -1, "", None),
+        ("utf8mb4_general_ci", 1, "a", "ab"),
+        # Weights of another version of a collation.
+        ("utf8mb4_general_ci", -1, b"\0A\0C", "ab"),
+    ],
+)
+def test_keys_that_weigh_otherwise_are_refused(
+    collate: str, length: int, in_handle: str | bytes, in_row: str | None
+) -> None:
+    with pytest.raises(UnsupportedError, match=r"shop\.item: another collation .* new_collations"):
+        insert_text(clustered_by_text(collate, length), in_handle, in_row)
 
 
 def test_an_update_cannot_move_a_row() -> None:
