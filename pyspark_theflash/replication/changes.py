@@ -163,7 +163,7 @@ class TableChanges:
             if column.type.tp not in STRING_TYPES:
                 continue
             values = in_row[column.id]
-            # Only a cluster of that kind leaves a string out of the row that its weights stand for.
+            # Rows repeat what weights stand for, but in such a cluster: then these came for values.
             is_value = values.type == arrow_type(column.type)
             if not is_value or not key_strings(values, column.type, part.length).equals(
                 in_handle[column.id].cast(pa.binary())
