@@ -12,10 +12,12 @@
     BINARY.., BLOB         binary
     BIT                    uint64, as it is stored
     ENUM, SET              uint64: the index, the bit mask
-    JSON                   binary: TiDB's own binary form
+    JSON                   binary: TiDB's own form, type byte and content (`json`)
     VECTOR                 list<float32>
 
-Values that these cannot hold, a zero date for one, are refused when they are met.
+Every TiDB value has a place in these. A zero or impossible date (0000-00-00, 2020-02-31) is a day
+beyond the end of TiDB's calendar, from `IMPOSSIBLE_DAY` on: see `time`. Whoever hands out dates to
+something that does not know this calls `resolve_impossible` first.
 """
 
 from typing import Final

@@ -17,10 +17,12 @@ from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.datum import Form, Values
 from pyspark_theflash.codec.decimal import decimals_at
 from pyspark_theflash.codec.field_type import INTEGER_TYPES, STRING_TYPES, MySQLType
+from pyspark_theflash.codec.json import check_values
 from pyspark_theflash.codec.reader import Mask, Positions, Reader
 from pyspark_theflash.codec.row import ColumnSpec, DecodedColumn, DecodedRows
-from pyspark_theflash.codec.time import DAY_US, packed_text, unpack_dates, unpack_times_of_day
-from pyspark_theflash.errors import UnrepresentableValueError, UnsupportedError
+from pyspark_theflash.codec.time import DAY_US, unpack_dates, unpack_times_of_day
+from pyspark_theflash.codec.vector import vectors_at
+from pyspark_theflash.errors import UnsupportedError
 from pyspark_theflash.types import ColumnID
 
 _WHOLE_NUMBER_TYPES: Final = INTEGER_TYPES | {MySQLType.BIT, MySQLType.ENUM, MySQLType.SET}
@@ -52,8 +54,7 @@ def decode_pieces(reader: Reader, found: PiecesByID, columns: Sequence[ColumnSpe
 
     Raises:
         CodecError: a row holds a column twice, or a value that its type cannot have.
-        UnrepresentableValueError: a zero or impossible date.
-        UnsupportedError: a type that is not decoded yet.
+        UnsupportedError: a type that TiDB does not store.
     """
     row_count = len(reader.starts)
     unknown = frozenset(found) - {spec.id for spec in columns}
@@ -70,8 +71,7 @@ def assemble(
 
     Raises:
         CodecError: a row holds the column twice, or a value that the type cannot have.
-        UnrepresentableValueError: a zero or impossible date.
-        UnsupportedError: the type is not decoded yet.
+        UnsupportedError: a type that TiDB does not store.
     """
     tp = arrow_type(spec.type)
     if len(pieces) == 1 and len(pieces[0].rows) == row_count:
@@ -125,6 +125,13 @@ def _to_arrow(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
         return _timestamps(reader, spec, values)
     if tp == MySQLType.TIME:
         return _durations(reader, spec, values)
+    if tp == MySQLType.JSON:
+        _expect(reader, spec, values, Form.JSON)
+        check_values(reader, values.start, values.end)
+        return reader.slices(values.start, values.end)
+    if tp == MySQLType.VECTOR:
+        _expect(reader, spec, values, Form.VECTOR)
+        return vectors_at(reader, values.start, values.end)
     raise UnsupportedError(f"type {tp.name}", f"column {spec.name}")
 
 
@@ -185,25 +192,16 @@ def _durations(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
 
 def _dates(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
     packed = _expect(reader, spec, values, Form.UINT)
-    days, well_formed, exists = unpack_dates(packed)
+    days, well_formed = unpack_dates(packed)
     well_formed &= (packed & np.uint64((1 << 41) - 1)) == 0
-    _check_times(reader, spec, values, well_formed, exists)
+    reader.check(well_formed, f"no date that column {spec.name} can hold", values.start)
     return primitive(days.astype(np.int32), pa.date32())
 
 
 def _timestamps(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
     packed = _expect(reader, spec, values, Form.UINT)
-    days, date_is_well_formed, exists = unpack_dates(packed)
+    days, date_is_well_formed = unpack_dates(packed)
     micros, time_is_well_formed = unpack_times_of_day(packed)
-    _check_times(reader, spec, values, date_is_well_formed & time_is_well_formed, exists)
-    return primitive(days * DAY_US + micros, arrow_type(spec.type))
-
-
-def _check_times(
-    reader: Reader, spec: ColumnSpec, values: Values, well_formed: Mask, exists: Mask
-) -> None:
+    well_formed = date_is_well_formed & time_is_well_formed
     reader.check(well_formed, f"no time that column {spec.name} can hold", values.start)
-    if not exists.all() and values.numbers is not None:
-        with_time = spec.type.tp in (MySQLType.DATETIME, MySQLType.TIMESTAMP)
-        text = packed_text(int(values.numbers[int(np.argmin(exists))]), with_time=with_time)
-        raise UnrepresentableValueError(spec.name, text, "a date")
+    return primitive(days * DAY_US + micros, arrow_type(spec.type))

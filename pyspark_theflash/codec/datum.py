@@ -4,11 +4,11 @@
     01 memcomparable bytes     07 duration: comparable int, nanoseconds
     02 compact bytes           08 varint
     03 comparable int          09 uvarint
-    04 comparable uint         0a JSON (no length in front)
-    05 comparable float        14 vector of float32
+    04 comparable uint         0a JSON: as in `json`, no length in front
+    05 comparable float        14 vector: u32 count, count * float32, little-endian
 
-Keys use 01 03 04 05 06 07, rows of format v1 and binlog handles mostly 00 02 05 06 07 08 09. As in
-TiDB's `util/codec/codec.go`.
+Keys use 01 03 04 05 06 07, rows of format v1 and binlog handles mostly 00 02 05 06 07 08 09 0a 14.
+As in TiDB's `util/codec/codec.go`.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ from enum import Enum, IntEnum
 import numpy as np
 import numpy.typing as npt
 
-from pyspark_theflash.codec import decimal
+from pyspark_theflash.codec import decimal, json, vector
 from pyspark_theflash.codec.number import floats_from_comparable, uvarints_at, varints_at
 from pyspark_theflash.codec.reader import Positions, Reader, Words
 
@@ -50,6 +50,8 @@ class Form(Enum):
     FLOAT = "a float"
     DECIMAL = "a decimal"
     BYTES = "bytes"
+    JSON = "JSON"
+    VECTOR = "a vector"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +59,8 @@ class Values:
     """Values of one form found at many places.
 
     `start` and `end` bound the content: for DECIMAL from the precision byte on, for BYTES the bytes
-    themselves. Numbers are already read: int64, uint64 or float64 for INT, UINT, FLOAT. For DECIMAL
-    `numbers` are the headers.
+    themselves, for JSON from the type on, for VECTOR from the count on. Numbers are already read:
+    int64, uint64 or float64 for INT, UINT, FLOAT. For DECIMAL `numbers` are the headers.
     """
 
     form: Form
@@ -101,6 +103,10 @@ def values_at(
         headers, sizes = decimal.headers_at(reader, at)
         reader.check_ends(at + sizes, limit, at)
         return Values(Form.DECIMAL, at, at + sizes, headers)
+    if flag == Flag.JSON:
+        return Values(Form.JSON, at, json.ends_at(reader, at, limit))
+    if flag == Flag.VECTOR:
+        return Values(Form.VECTOR, at, vector.ends_at(reader, at, limit))
     if flag in (Flag.INT, Flag.UINT, Flag.FLOAT, Flag.DURATION):
         return _comparable_at(reader, flag, at, limit)
     raise reader.error(f"a value of flag {flag}", int(at[0]) - 1)

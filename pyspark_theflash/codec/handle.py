@@ -82,7 +82,6 @@ def decode_common_handles(
     Raises:
         CodecError: bytes that are no such handles.
         UnsupportedError: a type that cannot be in a key.
-        UnrepresentableValueError: a zero or impossible date.
     """
     reader = Reader(RowBuffer.from_arrow(handles), _LAYER)
     long_enough = reader.ends - reader.starts >= MIN_BYTES

@@ -28,7 +28,7 @@ MvccKey = NewType("MvccKey", bytes)
 
 _LAYER: Final = "key"
 _TABLE, _RECORD, _INDEX = b"t", b"_r", b"_i"
-_HANDLE_AT: Final = 1 + 8 + 2
+HANDLE_AT: Final = 1 + 8 + 2
 _INT_HANDLE_BYTES: Final = 8
 
 
@@ -52,10 +52,10 @@ def decode_record_key(key: RawKey) -> RecordKey:
     Raises:
         CodecError: it is not the key of a row.
     """
-    if key[:1] != _TABLE or key[_HANDLE_AT - 2 : _HANDLE_AT] != _RECORD:
+    if key[:1] != _TABLE or key[HANDLE_AT - 2 : HANDLE_AT] != _RECORD:
         raise CodecError(_LAYER, "not a record key", 0, key[:16].hex())
     table_id = PhysicalTableID(decode_int(key, 1))
-    handle = key[_HANDLE_AT:]
+    handle = key[HANDLE_AT:]
     if len(handle) < _INT_HANDLE_BYTES:
         raise CodecError(_LAYER, "the handle ends early", len(key), key[:16].hex())
     if len(handle) == _INT_HANDLE_BYTES:

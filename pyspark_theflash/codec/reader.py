@@ -45,6 +45,10 @@ class Reader:
         self.starts: Positions = rows.offsets[:-1]
         self.ends: Positions = rows.offsets[1:]
 
+    def view(self) -> memoryview:
+        """All bytes, to cut slices out of."""
+        return self._bytes.data
+
     def bytes_at(self, at: Positions) -> npt.NDArray[np.uint8]:
         return self._bytes[at]
 

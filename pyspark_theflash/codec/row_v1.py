@@ -42,7 +42,7 @@ from pyspark_theflash.codec.field_type import STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.codec.number import decode_varint, varints_at
 from pyspark_theflash.codec.reader import Positions, Reader, Words, groups
 from pyspark_theflash.codec.row import ColumnSpec, DecodedRows, RowBuffer
-from pyspark_theflash.errors import CodecError, UnsupportedError
+from pyspark_theflash.errors import CodecError
 from pyspark_theflash.types import ColumnID
 
 if TYPE_CHECKING:
@@ -52,7 +52,6 @@ _LAYER: Final = "row v1"
 # TiDB's own limit of columns a table is 4096; an update holds each twice.
 _MAX_PAIRS: Final = 2 * 4096
 _ID_BITS: Final = 48
-_NO_LENGTH: Final = {Flag.JSON: "JSON", Flag.VECTOR: "VECTOR"}
 _INT_HANDLE: Final = ColumnSpec(ColumnID(-1), "handle", FieldType(MySQLType.LONGLONG))
 
 Handles: TypeAlias = "ArrowArray | tuple[ArrowArray, ...]"
@@ -62,12 +61,10 @@ def decode_rows_v1(rows: RowBuffer, columns: Sequence[ColumnSpec]) -> DecodedRow
     """Rows as they are in a deleted row of a binlog, or under a record key.
 
     Raises:
-        CodecError: bytes that are no such rows. UnrepresentableValueError: a zero or impossible
-        date. UnsupportedError: a JSON or vector value, decoded or to be skipped (v1 gives them no
-        length).
+        CodecError: bytes that are no such rows.
     """
     reader = Reader(rows, _LAYER)
-    return decode_pieces(reader, _pieces(reader, reader.starts.copy(), columns), columns)
+    return decode_pieces(reader, _pieces(reader, reader.starts.copy()), columns)
 
 
 def decode_updates_v1(
@@ -77,11 +74,9 @@ def decode_updates_v1(
 
     Raises:
         CodecError: bytes that are no such rows, or a place of the new half that cannot be told.
-        UnrepresentableValueError: a zero or impossible date.
-        UnsupportedError: a JSON or vector value.
     """
     reader = Reader(rows, _LAYER)
-    old, new = _split(reader, _pieces(reader, reader.starts.copy(), columns))
+    old, new = _split(reader, _pieces(reader, reader.starts.copy()))
     return decode_pieces(reader, old, columns), decode_pieces(reader, new, columns)
 
 
@@ -96,8 +91,6 @@ def decode_inserts_v1(
 
     Raises:
         CodecError: bytes that are no such rows, or a NULL in a handle.
-        UnrepresentableValueError: a zero or impossible date.
-        UnsupportedError: a JSON or vector value.
     """
     reader = Reader(rows, _LAYER)
     reader.check(reader.starts < reader.ends, "no row", reader.starts)
@@ -108,7 +101,7 @@ def decode_inserts_v1(
         column = assemble(reader, spec, pieces, len(rows))
         reader.check(np.asarray(column.values.is_valid()), "a NULL in the handle", reader.starts)
         handles.append(column.values)
-    decoded = decode_pieces(reader, _pieces(reader, at, columns), columns)
+    decoded = decode_pieces(reader, _pieces(reader, at), columns)
     return (tuple(handles) if handle else handles[0]), decoded
 
 
@@ -119,14 +112,13 @@ def _as_handle(spec: ColumnSpec) -> ColumnSpec:
     return replace(spec, type=replace(spec.type, charset="binary"))
 
 
-def _pieces(reader: Reader, at: Positions, columns: Sequence[ColumnSpec]) -> PiecesByID:
+def _pieces(reader: Reader, at: Positions) -> PiecesByID:
     """All pairs from the positions `at` to the rows' ends, by column id and as they were met.
 
     `at` is consumed.
     """
     rows: Positions = np.arange(len(at))
     limit = reader.ends
-    names = {spec.id: spec.name for spec in columns}
     reader.check(at < limit, "no row", reader.starts)
     left = (at + 1 != limit) | (reader.bytes_at(at) != Flag.NULL)
     result: dict[ColumnID, list[Piece]] = defaultdict(list)
@@ -136,9 +128,6 @@ def _pieces(reader: Reader, at: Positions, columns: Sequence[ColumnSpec]) -> Pie
         if not len(rows):
             return result
         for column_id, flag, members, value_at, words in _heads(reader, at, limit):
-            if flag in _NO_LENGTH:
-                name = names.get(column_id, f"id {column_id}")
-                raise UnsupportedError(f"type {_NO_LENGTH[Flag(flag)]}", f"column {name}")
             part = slice(None) if members is None else members
             values = values_at(reader, flag, value_at, limit[part], words)
             at[part] = values.end

@@ -10,10 +10,11 @@ Small: u8 ids and u16 offsets. Big (flag 1), when an id is above 255 or the valu
     integers, times, ENUM, SET, BIT     1, 2, 4 or 8 bytes, as few as hold the value
     FLOAT, DOUBLE                       comparable, 8 bytes big-endian
     DECIMAL                             precision, fraction digits, binary
-    strings, JSON                       as they are
+    strings                             as they are
+    JSON                                type, content: see `json`
+    VECTOR                              u32 count, float32s
 
-Checksum (flag 2): u8 header, u32, and another u32 where bit 3 of the header is set. It covers the
-key too, which is not here, so it is stepped over. As in TiDB's `util/rowcodec`.
+Checksum (flag 2): see `checksum`. As in TiDB's `util/rowcodec`.
 
 How a batch is decoded
 ----------------------
@@ -30,6 +31,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from pyspark_theflash.codec.checksum import EXTRA, Content, RecordKeys, check_checksums
 from pyspark_theflash.codec.column import Piece, decode_pieces
 from pyspark_theflash.codec.datum import Form, Values
 from pyspark_theflash.codec.decimal import headers_at
@@ -49,30 +51,49 @@ VERSION: Final = 128
 _LAYER: Final = "row v2"
 _HEADER_BYTES: Final = 6
 _BIG, _CHECKSUM = 1, 2
-_EXTRA_CHECKSUM: Final = 0x08
 _UNSIGNED_TYPES: Final = frozenset({MySQLType.BIT, MySQLType.ENUM, MySQLType.SET}) | DATETIME_TYPES
+_FORMS: Final = {
+    **dict.fromkeys(STRING_TYPES, Form.BYTES),
+    MySQLType.JSON: Form.JSON,
+    MySQLType.VECTOR: Form.VECTOR,
+}
 
 _Matrix = npt.NDArray[np.int64]
 
 
-def decode_rows_v2(rows: RowBuffer, columns: Sequence[ColumnSpec]) -> DecodedRows:
+def decode_rows_v2(
+    rows: RowBuffer, columns: Sequence[ColumnSpec], keys: RecordKeys | None = None
+) -> DecodedRows:
     """Rows as they are under a record key.
 
+    Args:
+        keys: what the rows are under, to check their checksums with.
+
     Raises:
-        CodecError: bytes that are no such rows.
-        UnrepresentableValueError: a zero or impossible date.
-        UnsupportedError: a JSON or vector value.
+        CodecError: bytes that are no such rows, or that fail their checksum.
     """
     reader = Reader(rows, _LAYER)
     wanted = {spec.id: spec for spec in columns}
     found: dict[ColumnID, list[Piece]] = defaultdict(list)
+    with_checksum: list[tuple[Positions, Positions]] = []
     has_header = reader.ends - reader.starts >= _HEADER_BYTES
     reader.check(has_header, "no room for a header", reader.starts)
     headers = reader.words_at(reader.starts).view(np.int64) & (1 << 8 * _HEADER_BYTES) - 1
     reader.check(headers & 0xFF == VERSION, "another version", reader.starts)
     for header, members in groups(headers):
-        _read_group(reader, header >> 8, members, wanted, found)
-    return decode_pieces(reader, found, columns)
+        ends = _read_group(reader, header >> 8, members, wanted, found)
+        if header >> 8 & _CHECKSUM:
+            with_checksum.append((members, ends))
+    decoded = decode_pieces(reader, found, columns)
+    if with_checksum:
+        members, ends = map(np.concatenate, zip(*with_checksum, strict=True))
+        has_unknown = np.zeros(len(rows), np.bool_)
+        for column_id in decoded.unknown_ids:
+            for piece in found[column_id]:
+                has_unknown[piece.rows] = True
+        content = Content(columns, decoded.columns, has_unknown)
+        check_checksums(reader, members, ends, content, keys)
+    return decoded
 
 
 def _read_group(
@@ -81,8 +102,11 @@ def _read_group(
     rows: Positions,
     wanted: dict[ColumnID, ColumnSpec],
     found: dict[ColumnID, list[Piece]],
-) -> None:
-    """Add the pieces of rows that share flags and counts."""
+) -> Positions:
+    """Add the pieces of rows that share flags and counts.
+
+    Returns: where their values end.
+    """
     flags, present, null = header & 0xFF, header >> 8 & 0xFFFF, header >> 24
     at = reader.starts[rows]
     if flags & ~(_BIG | _CHECKSUM):
@@ -110,13 +134,15 @@ def _read_group(
     nowhere = np.broadcast_to(ids_at, null_ids.shape)
     for column_id, members, start, end in _by_id(null_ids, nowhere, nowhere):
         found[column_id].append(Piece(rows[members], Values(Form.NULL, start, end)))
+    ends: Positions = bounds[-1]
+    return ends
 
 
 def _check_end(reader: Reader, end: Positions, limit: Positions, flags: int) -> None:
     """Nothing but a checksum may follow the last value."""
     if flags & _CHECKSUM:
         reader.check_ends(end + 1, limit, end)
-        extra = reader.bytes_at(end) & _EXTRA_CHECKSUM != 0
+        extra = reader.bytes_at(end) & EXTRA != 0
         end = end + 5 + 4 * extra
     reader.check(end == limit, "values that do not end where the row does", limit - 1)
 
@@ -142,8 +168,8 @@ def _by_id(
 
 def _values(reader: Reader, spec: ColumnSpec, start: Positions, end: Positions) -> Values:
     tp = spec.type.tp
-    if tp in STRING_TYPES:
-        return Values(Form.BYTES, start, end)
+    if tp in _FORMS:
+        return Values(_FORMS[tp], start, end)
     if tp in _UNSIGNED_TYPES or (
         tp in INTEGER_TYPES and spec.type.is_unsigned and tp != MySQLType.YEAR
     ):

@@ -16,6 +16,10 @@ A replica shows that it is right by printing what TiDB prints. The forms, at tim
     CHAR, VARCHAR, TEXT  as they are
     BINARY.., BLOB       as they are, as bytes
     BIT(n)               (n + 7) // 8 bytes, big-endian
+    JSON                 {"a": [1, null]}             see `json_text`
+    VECTOR               [1,0.5]      the shortest digits, never an exponent
+
+Zero and impossible dates print like all others: 0000-00-00, 2020-02-31 10:00:00.500.
 
 Sources: `DumpTextRow` and `AppendFormatFloat` in TiDB's server (pkg/server/internal), and rows
 captured from a real one.
@@ -25,12 +29,25 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
 from pyspark_theflash.codec.arrow import arrow_type, decimal_type
 from pyspark_theflash.codec.field_type import INTEGER_TYPES, STRING_TYPES, FieldType, MySQLType
-from pyspark_theflash.errors import CodecError, UnrepresentableValueError, UnsupportedError
+from pyspark_theflash.codec.json import check_values
+from pyspark_theflash.codec.json_text import parse_json, print_json
+from pyspark_theflash.codec.reader import Reader
+from pyspark_theflash.codec.row import RowBuffer
+from pyspark_theflash.codec.time import (
+    DAY_US,
+    has_impossible,
+    impossible,
+    packed_text,
+    packed_times,
+    unpack_dates,
+)
+from pyspark_theflash.errors import CodecError, UnsupportedError
 
 # pyarrow-stubs know neither Python scalars as arguments of these functions nor results of which the
 # type depends on the column, so the arrays in here go untyped.
@@ -48,10 +65,6 @@ _TIME: Final = (
 )
 
 
-class _ImpossibleDateError(ValueError):
-    """A date that TiDB can hold and no calendar has."""
-
-
 def format_column(values: "pa.Array[Any]", field_type: FieldType) -> "pa.Array[Any]":
     """Stored values as text; as bytes for binary strings and BIT. Nulls stay.
 
@@ -59,7 +72,8 @@ def format_column(values: "pa.Array[Any]", field_type: FieldType) -> "pa.Array[A
         values: in the type that `arrow_type(field_type)` names.
 
     Raises:
-        UnsupportedError: a type whose text form is not known here (JSON, VECTOR).
+        CodecError: a value that the type cannot have.
+        UnsupportedError: a type that TiDB does not store.
     """
     texts: pa.Array[Any] = _form(field_type).format(values, field_type)
     return texts
@@ -76,8 +90,7 @@ def parse_column(
 
     Raises:
         CodecError: a text is not a value of the type.
-        UnrepresentableValueError: a date of which month or day is zero or does not exist.
-        UnsupportedError: as for `format_column`.
+        UnsupportedError: a type that TiDB does not store.
     """
     form, stored = _form(field_type), arrow_type(field_type)
     values: pa.Array[Any]
@@ -88,11 +101,7 @@ def parse_column(
             raise ValueError
         else:
             values = form.parse(texts, field_type)
-    except _ImpossibleDateError:
-        raise UnrepresentableValueError(
-            column_name, "a zero or impossible date", str(stored)
-        ) from None
-    except (ValueError, KeyError):
+    except (ValueError, KeyError, CodecError):
         # Not chained: Arrow's message shows the value.
         reason = f"column {column_name}: a text is no {field_type.tp.name}"
         raise CodecError("text form", reason) from None
@@ -187,32 +196,60 @@ def _parse_decimal(texts: _Array, field_type: FieldType) -> _Array:
 
 
 def _format_date(values: _Array, _: FieldType) -> _Array:
-    return pc.cast(values, pa.string())
+    return _print_times(values, lambda day: packed_text(day, with_time=False))
 
 
 def _parse_date(texts: _Array, _: FieldType) -> _Array:
     _require(texts, f"^{_DATE}$")
-    return _cast_dates(texts, pa.date32())
+    return _parse_times(texts, pa.date32())
 
 
 def _format_datetime(values: _Array, field_type: FieldType) -> _Array:
-    texts = pc.cast(pc.cast(values, pa.timestamp("us")), pa.string())
+    fsp = field_type.fsp
+    local = pc.cast(values, pa.timestamp("us"))
+    texts = _print_times(local, lambda at: packed_text(at, with_time=True, fsp=fsp))
     without_fraction = len("2024-02-29 12:00:00")
-    fraction = 1 + field_type.fsp if field_type.fsp else 0
-    return pc.utf8_slice_codeunits(texts, 0, without_fraction + fraction)
+    return pc.utf8_slice_codeunits(texts, 0, without_fraction + (1 + fsp if fsp else 0))
 
 
 def _parse_datetime(texts: _Array, field_type: FieldType) -> _Array:
     _require(texts, f"^{_DATE} {_CLOCK}$")
-    return pc.cast(_cast_dates(texts, pa.timestamp("us")), arrow_type(field_type))
+    return pc.cast(_parse_times(texts, pa.timestamp("us")), arrow_type(field_type))
 
 
-def _cast_dates(texts: _Array, to: pa.DataType) -> _Array:
-    """Texts of the right shape: what makes the cast fail can only be the date."""
+def _print_times(values: _Array, print_packed: Callable[[int], str]) -> _Array:
+    """Arrow prints the days of its calendar; the others go one by one."""
+    if not has_impossible(values):
+        return pc.cast(values, pa.string())
+    mask = pc.fill_null(impossible(values), False)
+    texts = pc.cast(pc.if_else(mask, pa.scalar(None, values.type), values), pa.string())
+    rest = pa.array(packed_times(values.filter(mask)))
+    return pc.replace_with_mask(texts, mask, _map_distinct(rest, print_packed, pa.string()))
+
+
+def _parse_times(texts: _Array, to: pa.DataType) -> _Array:
+    """Texts of the right shape: what makes Arrow's cast fail can only be an impossible date."""
     try:
         return pc.cast(texts, to)
     except pa.ArrowInvalid:
-        raise _ImpossibleDateError from None
+        return _parse_impossible_times(texts, to)
+
+
+def _parse_impossible_times(texts: _Array, to: pa.DataType) -> _Array:
+    def field(start: int, end: int) -> npt.NDArray[np.int64]:
+        digits = pc.cast(pc.utf8_slice_codeunits(texts, start, end), pa.int64())
+        return pc.fill_null(digits, 0).to_numpy()  # type: ignore[no-any-return]
+
+    year, month, day = field(0, 4), field(5, 7), field(8, 10)
+    packed = ((year * 13 + month) << 5 | day).astype(np.uint64) << np.uint64(41)
+    is_null = texts.is_null().to_numpy(zero_copy_only=False)
+    days, _ = unpack_dates(packed)
+    if to == pa.date32():
+        return pa.array(days.astype(np.int32), mask=is_null).view(to)
+    seconds = (field(11, 13) * 60 + field(14, 16)) * 60 + field(17, 19)
+    fraction = pc.ascii_rpad(pc.utf8_slice_codeunits(texts, 20, 26), _FRACTION_DIGITS, "0")
+    micros = pc.fill_null(pc.cast(fraction, pa.int64()), 0).to_numpy()
+    return pa.array(days * DAY_US + seconds * _SECOND_US + micros, mask=is_null).view(to)
 
 
 def _format_time(values: _Array, field_type: FieldType) -> _Array:
@@ -306,6 +343,44 @@ def _parse_bit(texts: _Array, field_type: FieldType) -> _Array:
     return pa.array(values, mask=pc.is_null(texts).to_numpy(zero_copy_only=False))
 
 
+def _format_json(values: _Array, _: FieldType) -> _Array:
+    present = RowBuffer.from_arrow(pc.drop_null(values))
+    reader = Reader(present, "JSON")
+    check_values(reader, reader.starts, reader.ends)
+    return _map_distinct(values, print_json, pa.string())
+
+
+def _parse_json(texts: _Array, _: FieldType) -> _Array:
+    return _map_distinct(texts, parse_json, pa.binary())
+
+
+def _format_vector(values: _Array, _: FieldType) -> _Array:
+    floats = values.flatten()
+    texts = pc.cast(floats, pa.string())
+    exponential = pc.match_substring(texts, "e")
+    if pc.any(exponential, min_count=0).as_py():
+        rest = _map_distinct(
+            floats.filter(exponential),
+            lambda value: np.format_float_positional(np.float32(value), trim="-"),
+            pa.string(),
+        )
+        texts = pc.replace_with_mask(texts, exponential, rest)
+    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy()
+    bounds = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    joined = pc.binary_join(pa.ListArray.from_arrays(bounds, texts), ",")
+    return pc.if_else(values.is_valid(), _join("[", joined, "]"), None)
+
+
+def _parse_vector(texts: _Array, field_type: FieldType) -> _Array:
+    number = r"-?\d+(\.\d+)?"
+    _require(texts, rf"^\[({number}(,{number})*)?\]$")
+    parts = pc.split_pattern(pc.utf8_slice_codeunits(texts, 1, -1), ",")
+    parts = pc.if_else(pc.equal(texts, "[]"), pa.scalar([], parts.type), parts)
+    vectors = pc.cast(parts, arrow_type(field_type))
+    _require_all(pc.is_finite(vectors.flatten()))
+    return vectors
+
+
 def _bit_width(field_type: FieldType) -> int:
     return (max(field_type.flen, 1) + 7) // 8
 
@@ -355,6 +430,8 @@ _FORMS: Final[Mapping[MySQLType, _Form]] = {
     MySQLType.ENUM: _Form(_format_enum, _parse_enum),
     MySQLType.SET: _Form(_format_set, _parse_set),
     MySQLType.BIT: _Form(_format_bit, _parse_bit, pa.binary()),
+    MySQLType.JSON: _Form(_format_json, _parse_json),
+    MySQLType.VECTOR: _Form(_format_vector, _parse_vector),
 }
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pyspark_theflash.codec.time import is_stored_time, stored_numbers
 from pyspark_theflash.engine.api import Publication, RegionScan
 from pyspark_theflash.errors import CorruptionError, invariant
 from pyspark_theflash.mvcc.project import ScanColumn, batch_of
@@ -40,7 +41,7 @@ class MemoryEngine:
         for versions in publication.versions:
             rows = self._versions.setdefault(versions.physical_id, [])
             self._handle_types[versions.physical_id] = versions.batch.schema.field(HANDLE).type
-            for row in versions.batch.to_pylist():
+            for row in _as_python(versions.batch):
                 rows.append((row[HANDLE], TimeStamp(row[COMMIT_TS]), Op(row[OP]), row))
         for kind, key in publication.change.deletes:
             del self._records[kind][key]
@@ -79,6 +80,18 @@ class MemoryEngine:
         self._versions.clear()
 
 
+def _as_python(batch: pa.RecordBatch) -> list[Row]:
+    """Rows; times as the numbers that the store has, of which Python's own lack many."""
+    columns = [stored_numbers(c) if is_stored_time(c.type) else c for c in batch.columns]
+    rows: list[Row] = pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
+    return rows
+
+
 def _column(rows: list[Row], column: ScanColumn) -> pa.Array:
-    absent = column.absent_value.as_py()
-    return pa.array([row.get(column_name(column.id), absent) for row in rows], column.type)
+    name, tp = column_name(column.id), column.type
+    absent = column.absent_value
+    if not is_stored_time(tp):
+        return pa.array([row.get(name, absent.as_py()) for row in rows], tp)
+    number = stored_numbers(pa.array([absent], tp))
+    numbers = [row.get(name, number[0].as_py()) for row in rows]
+    return pa.array(numbers, number.type).view(tp)

@@ -84,8 +84,7 @@ def read_base_rows(
     Raises:
         SchemaFileError: the columns are not the table's, or the file is not there.
         CorruptionError: the file cannot be read, holds something else, or fails its checksum.
-        UnrepresentableValueError: a value has no storage form, a zero date for example.
-        UnsupportedError: a column's type has no text form here.
+        UnsupportedError: a column is of a type that TiDB does not store.
     """
     types = _column_types(base_table, table_info)
     digest = TableDigest()

@@ -5,11 +5,12 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pyspark_theflash.codec.field_type import FieldType
 from pyspark_theflash.codec.row import ColumnSpec, RowBuffer
 from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
 from pyspark_theflash.codec.row_v2 import decode_rows_v2
 from pyspark_theflash.types import ColumnID
-from tests.support.decoded import assert_decoded, types_of
+from tests.support.decoded import as_python, assert_decoded, types_of
 from tests.support.row_oracle import (
     Row,
     decode_row_v1,
@@ -18,15 +19,16 @@ from tests.support.row_oracle import (
     encode_row_v1,
     encode_row_v2,
 )
-from tests.support.values import field_types, values
+from tests.support.values import field_types, key_types, values
 
+ANY_TYPE = field_types()
 IDS = st.integers(1, 300)
 
 
 @st.composite
-def tables(draw: st.DrawFn) -> list[ColumnSpec]:
+def tables(draw: st.DrawFn, types: st.SearchStrategy[FieldType] = ANY_TYPE) -> list[ColumnSpec]:
     ids = draw(st.lists(IDS, min_size=1, max_size=6, unique=True))
-    return [ColumnSpec(ColumnID(i), f"c{i}", draw(field_types())) for i in ids]
+    return [ColumnSpec(ColumnID(i), f"c{i}", draw(types)) for i in ids]
 
 
 def full_rows(columns: list[ColumnSpec]) -> st.SearchStrategy[Row]:
@@ -75,7 +77,7 @@ def test_updates(data: st.DataObject) -> None:
 
 @given(st.data())
 def test_inserts(data: st.DataObject) -> None:
-    columns, handle = data.draw(tables()), data.draw(tables())
+    columns, handle = data.draw(tables()), data.draw(tables(key_types()))
     types, handle_types = types_of(columns), [spec.type for spec in handle]
     handles = st.tuples(*(values(field_type) for field_type in handle_types))
     rows: list[tuple[tuple[Any, ...], Row]] = data.draw(
@@ -85,7 +87,7 @@ def test_inserts(data: st.DataObject) -> None:
     found, decoded = decode_inserts_v1(RowBuffer.from_list(encoded), columns, handle)
     assert_decoded(decoded, columns, [row for _, row in rows])
     assert isinstance(found, tuple)
-    assert list(zip(*(c.to_pylist() for c in found), strict=True)) == [h for h, _ in rows]
+    assert list(zip(*(as_python(c) for c in found), strict=True)) == [h for h, _ in rows]
 
 
 @given(st.data())

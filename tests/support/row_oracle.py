@@ -2,15 +2,17 @@
 compared with.
 
 It follows the formats' description and shares no code with the package but the type model. Values
-are Python's: int, float, Decimal, str, bytes, date, datetime, timedelta, None for NULL. A row is a
-dict by column id; an id that is not in it is absent.
+are Python's: int, float, Decimal, str, bytes (JSON too: type and content), list of float for
+VECTOR, date, datetime, timedelta, None for NULL. What Python's calendar lacks, zero and impossible
+dates and the year 0, is an `OddTime`. A row is a dict by column id; an id that is not in it is
+absent.
 """
 
 import datetime as dt
 import struct
 from collections.abc import Mapping, Sequence
 from decimal import Context, Decimal
-from typing import Any
+from typing import Any, NamedTuple
 
 from pyspark_theflash.codec.field_type import (
     DATETIME_TYPES,
@@ -117,24 +119,42 @@ def _decode_decimal(cursor: Cursor) -> Decimal:
     return Decimal(-number if negative else number).scaleb(-fraction, _EXACT)
 
 
-def _pack(value: dt.date) -> int:
+class OddTime(NamedTuple):
+    """A date, or a date and time, that Python has no value for."""
+
+    year: int
+    month: int
+    day: int
+    hour: int = 0
+    minute: int = 0
+    second: int = 0
+    microsecond: int = 0
+
+
+def _pack(value: dt.date | OddTime) -> int:
     at = (
-        value if isinstance(value, dt.datetime) else dt.datetime(value.year, value.month, value.day)
+        value
+        if isinstance(value, dt.datetime | OddTime)
+        else dt.datetime(value.year, value.month, value.day)
     )
     date = (at.year * 13 + at.month) << 5 | at.day
     clock = at.hour << 12 | at.minute << 6 | at.second
     return (date << 17 | clock) << 24 | at.microsecond
 
 
-def _unpack(packed: int, tp: MySQLType) -> dt.date:
+def _unpack(packed: int, tp: MySQLType) -> dt.date | OddTime:
     date, clock, micro = packed >> 41, packed >> 24 & 0x1FFFF, packed & 0xFFFFFF
-    day = dt.date((date >> 5) // 13, (date >> 5) % 13, date & 31)
-    if tp in (MySQLType.DATE, MySQLType.NEWDATE):
-        assert clock == micro == 0
-        return day
+    ymd = (date >> 5) // 13, (date >> 5) % 13, date & 31
+    is_date = tp in (MySQLType.DATE, MySQLType.NEWDATE)
+    assert ymd[0] < 10_000
+    assert not is_date or clock == micro == 0
     time = dt.time(clock >> 12, clock >> 6 & 63, clock & 63, micro)
+    try:
+        day = dt.date(*ymd)
+    except ValueError:
+        return OddTime(*ymd, time.hour, time.minute, time.second, micro)
     zone = dt.timezone.utc if tp == MySQLType.TIMESTAMP else None
-    return dt.datetime.combine(day, time, zone)
+    return day if is_date else dt.datetime.combine(day, time, zone)
 
 
 def _is_signed(ft: FieldType) -> bool:
@@ -158,7 +178,7 @@ def _from_wire(wire: Any, ft: FieldType) -> Any:
         return dt.timedelta(microseconds=wire // 1000)
     if ft.tp == MySQLType.FLOAT:
         return struct.unpack("f", struct.pack("f", wire))[0]
-    if isinstance(wire, bytes):
+    if isinstance(wire, bytes) and ft.tp in STRING_TYPES:
         return _text(wire, ft)
     return wire
 
@@ -184,8 +204,35 @@ def _decode_datum(cursor: Cursor) -> Any:
         return _decode_decimal(cursor)
     if flag == 8:
         return cursor.varint()
+    if flag == 10:
+        return _take_json(cursor)
+    if flag == 20:
+        return _take_vector(cursor)
     assert flag == 9
     return cursor.uvarint()
+
+
+def _take_json(cursor: Cursor) -> bytes:
+    start = cursor.at
+    tp = cursor.take(1)[0]
+    if tp in (1, 3):
+        _, size = struct.unpack("<II", cursor.take(8))
+        cursor.take(size - 8)
+    elif tp in (12, 13):
+        cursor.take(tp - 12)
+        cursor.take(cursor.uvarint())
+    else:
+        cursor.take({4: 1, 9: 8, 10: 8, 11: 8, 14: 8, 15: 8, 16: 8, 17: 12}[tp])
+    return cursor.data[start : cursor.at]
+
+
+def _take_vector(cursor: Cursor) -> list[float]:
+    (count,) = struct.unpack("<I", cursor.take(4))
+    return list(struct.unpack(f"<{count}f", cursor.take(4 * count)))
+
+
+def _encode_vector(value: list[float]) -> bytes:
+    return struct.pack(f"<I{len(value)}f", len(value), *value)
 
 
 def _memcomparable(cursor: Cursor) -> bytes:
@@ -204,6 +251,10 @@ def _encode_datum(value: Any, ft: FieldType, *, key: bool) -> bytes:
     if ft.tp in STRING_TYPES:
         raw = value if isinstance(value, bytes) else value.encode()
         return b"\1" + _encode_memcomparable(raw) if key else b"\2" + _varint(len(raw)) + raw
+    if ft.tp == MySQLType.JSON:
+        return b"\x0a" + bytes(value)
+    if ft.tp == MySQLType.VECTOR:
+        return b"\x14" + _encode_vector(value)
     if ft.tp in _FLOATS:
         return b"\5" + _comparable_float(value)
     if ft.tp == MySQLType.NEWDECIMAL:
@@ -293,8 +344,10 @@ def _shortest(value: int, *, signed: bool) -> bytes:
 
 
 def _encode_cell(value: Any, ft: FieldType) -> bytes:
-    if ft.tp in STRING_TYPES:
+    if ft.tp in STRING_TYPES or ft.tp == MySQLType.JSON:
         return value if isinstance(value, bytes) else value.encode()
+    if ft.tp == MySQLType.VECTOR:
+        return _encode_vector(value)
     if ft.tp in _FLOATS:
         return _comparable_float(value)
     if ft.tp == MySQLType.NEWDECIMAL:
@@ -309,6 +362,11 @@ def _encode_cell(value: Any, ft: FieldType) -> bytes:
 def _decode_cell(raw: bytes, ft: FieldType) -> Any:
     if ft.tp in STRING_TYPES:
         return _text(raw, ft)
+    if ft.tp in (MySQLType.JSON, MySQLType.VECTOR):
+        cursor = Cursor(raw)
+        value = _take_json(cursor) if ft.tp == MySQLType.JSON else _take_vector(cursor)
+        assert cursor.done
+        return value
     if ft.tp in _FLOATS:
         return _from_wire(_float(raw), ft)
     if ft.tp == MySQLType.NEWDECIMAL:

@@ -15,6 +15,8 @@ from pyspark_theflash.codec.field_type import (
     Flag,
     MySQLType,
 )
+from tests.support.json_oracle import encode_json, json_values
+from tests.support.row_oracle import OddTime
 
 _BITS = {
     MySQLType.TINY: 8,
@@ -55,9 +57,15 @@ def _plain_types() -> st.SearchStrategy[FieldType]:
     return integers | others
 
 
-def field_types() -> st.SearchStrategy[FieldType]:
-    """All types that are decoded, and that can be in a key without trimming."""
+def key_types() -> st.SearchStrategy[FieldType]:
+    """All types that can be in a key, without trimming."""
     return _plain_types() | _decimal_types()
+
+
+def field_types() -> st.SearchStrategy[FieldType]:
+    """All types."""
+    others = st.sampled_from([FieldType(MySQLType.JSON), FieldType(MySQLType.VECTOR)])
+    return key_types() | others
 
 
 def values(ft: FieldType) -> st.SearchStrategy[Any]:
@@ -83,13 +91,35 @@ def values(ft: FieldType) -> st.SearchStrategy[Any]:
     if ft.tp == MySQLType.DOUBLE:
         return st.floats(allow_nan=False, allow_infinity=False).map(_without_negative_zero)
     if ft.tp == MySQLType.DATE:
-        return st.dates()
+        return st.dates() | _odd_dates()
     if ft.tp in DATETIME_TYPES:
         zone = dt.timezone.utc if ft.tp == MySQLType.TIMESTAMP else None
-        return st.datetimes().map(lambda at: at.replace(tzinfo=zone))
+        return st.datetimes().map(lambda at: at.replace(tzinfo=zone)) | _odd_times()
     if ft.tp == MySQLType.TIME:
         return st.timedeltas(-_MAX_DURATION, _MAX_DURATION)
+    if ft.tp == MySQLType.JSON:
+        return json_values().map(encode_json)
+    if ft.tp == MySQLType.VECTOR:
+        return st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), max_size=5)
     return st.integers(0, 2**64 - 1)
+
+
+@st.composite
+def _odd_dates(draw: st.DrawFn) -> OddTime:
+    """Zero and impossible dates, and those of the year 0."""
+    ymd = draw(st.tuples(st.integers(0, 9999), st.integers(0, 12), st.sampled_from([0, 30, 31])))
+    try:
+        dt.date(*ymd)
+    except ValueError:
+        return OddTime(*ymd)
+    return OddTime(0, max(ymd[1], 1), 1)
+
+
+@st.composite
+def _odd_times(draw: st.DrawFn) -> OddTime:
+    time = draw(st.times())
+    clock = time.hour, time.minute, time.second, time.microsecond
+    return OddTime(*draw(_odd_dates())[:3], *clock)
 
 
 def _without_negative_zero(value: float) -> float:

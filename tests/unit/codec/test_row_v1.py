@@ -11,9 +11,11 @@ import pytest
 from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.codec.row import ColumnSpec, DecodedRows, RowBuffer
 from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
-from pyspark_theflash.errors import CodecError, UnrepresentableValueError, UnsupportedError
+from pyspark_theflash.errors import CodecError
 from pyspark_theflash.types import ColumnID
-from tests.support.row_oracle import encode_insert_v1, encode_row_v1
+from tests.support.decoded import as_python
+from tests.support.json_oracle import encode_json
+from tests.support.row_oracle import OddTime, encode_insert_v1, encode_row_v1
 
 INT = FieldType(MySQLType.LONGLONG)
 TEXT = FieldType(MySQLType.VARCHAR, 0, 64, -1, "utf8mb4", "utf8mb4_bin")
@@ -233,24 +235,65 @@ def test_either_signedness_on_the_wire() -> None:
         assert decode_rows_v1(rows, [column]).columns[0].values.to_pylist() == [2, 2]
 
 
-def test_dates_that_no_calendar_has() -> None:
-    rows = RowBuffer.from_list([bytes.fromhex("08020900")])
-    for tp, text in ((MySQLType.DATE, "0000-00-00"), (MySQLType.DATETIME, "0000-00-00 00:00:00")):
-        column = ColumnSpec(ColumnID(1), "d", FieldType(tp))
-        with pytest.raises(UnrepresentableValueError) as caught:
-            decode_rows_v1(rows, [column])
-        assert (caught.value.column, caught.value.value) == ("d", text)
+@pytest.mark.parametrize("tp", [MySQLType.DATE, MySQLType.DATETIME, MySQLType.TIMESTAMP])
+def test_dates_that_no_calendar_has(tp: MySQLType) -> None:
+    days = [OddTime(0, 0, 0), None, OddTime(2020, 2, 31), dt.date(2020, 2, 29)]
+    if tp != MySQLType.DATE:
+        days[3] = dt.datetime(2020, 2, 29, tzinfo=dt.timezone.utc if tp == 7 else None)
+    rows = [encode_row_v1({1: day}, {1: FieldType(tp)}) for day in days]
+    column = ColumnSpec(ColumnID(1), "d", FieldType(tp))
+    decoded = decode_rows_v1(RowBuffer.from_list(rows), [column])
+    assert as_python(decoded.columns[0].values) == days
 
 
-def test_json_has_no_length() -> None:
-    rows = RowBuffer.from_list([bytes.fromhex("08020a0400"), bytes.fromhex("080200")])
-    column = ColumnSpec(ColumnID(1), "j", FieldType(MySQLType.JSON))
-    with pytest.raises(UnsupportedError, match="column j: type JSON"):
-        decode_rows_v1(rows, [column])
-    with pytest.raises(UnsupportedError, match="column id 1: type JSON"):
-        decode_rows_v1(rows, [])
-    nulls = decode_rows_v1(RowBuffer.from_list([bytes.fromhex("080200")]), [column])
-    assert nulls.columns[0].values.to_pylist() == [None]
+def test_values_that_tell_their_size_themselves() -> None:
+    """JSON and vectors have no length in front: what follows them must be found."""
+    types = {1: FieldType(MySQLType.JSON), 2: FieldType(MySQLType.VECTOR), 3: INT}
+    jsons = [encode_json(v) for v in (None, 1, 2.5, "x" * 200, [[], {"a": [1]}], {})]
+    jsons += [bytes([0x0D, 252, 2, 0, 1]), bytes([0x0E, *bytes(8)]), bytes([0x11, *bytes(12)])]
+    rows = [
+        {1: value, 2: [float(n)] * n, 3: n} if n % 2 else {2: [float(n)] * n, 1: value, 3: n}
+        for n, value in enumerate(jsons)
+    ]
+    buffer = RowBuffer.from_list([encode_row_v1(row, types) for row in rows])
+    for wanted in ([1, 2, 3], [3], []):
+        columns = [ColumnSpec(ColumnID(i), f"c{i}", types[i]) for i in wanted]
+        decoded = decode_rows_v1(buffer, columns)
+        for spec, column in zip(columns, decoded.columns, strict=True):
+            assert column.values.to_pylist() == [row[spec.id] for row in rows]
+        assert decoded.unknown_ids == {1, 2, 3} - set(wanted)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "0a",
+        "0a04",
+        "0a0500",
+        "0a09" + "00" * 7,
+        "0a0c05616263",
+        "0a0cffffffffffffffffff01",
+        "0a0dfc0500",
+        "0a01" + "00" * 7,
+        "0a0100000000ffffffff",
+        "14",
+        "14010000000000",
+        "14ffffffff",
+    ],
+)
+def test_values_that_end_outside(value: str) -> None:
+    good = encode_row_v1({2: "x"}, TYPES)
+    bad = bytes.fromhex("0802" + value)
+    with pytest.raises(CodecError):
+        decode_rows_v1(RowBuffer.from_list([good, bad, good]), [])
+
+
+def test_a_vector_of_numbers_that_are_none() -> None:
+    column = ColumnSpec(ColumnID(1), "c", FieldType(MySQLType.VECTOR))
+    for bad in ("0000c07f", "0000807f"):
+        row = bytes.fromhex("080214" + "02000000" + "0000803f" + bad)
+        with pytest.raises(CodecError, match="not finite"):
+            decode_rows_v1(RowBuffer.from_list([row]), [column])
 
 
 def test_errors_do_not_show_values() -> None:

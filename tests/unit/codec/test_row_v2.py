@@ -7,8 +7,9 @@ import pytest
 from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.codec.row import ColumnSpec, DecodedRows, RowBuffer
 from pyspark_theflash.codec.row_v2 import decode_rows_v2
-from pyspark_theflash.errors import CodecError, UnsupportedError
+from pyspark_theflash.errors import CodecError
 from pyspark_theflash.types import ColumnID
+from tests.support.json_oracle import encode_json
 from tests.support.row_oracle import encode_row_v2
 
 INT = FieldType(MySQLType.LONGLONG)
@@ -54,8 +55,8 @@ def test_unknown_columns() -> None:
     assert decoded.unknown_ids == {2, 3}
 
 
-@pytest.mark.parametrize("checksum", [b"\0" + bytes(4), b"\2" + bytes(4), b"\x09" + bytes(8)])
-def test_a_checksum_is_stepped_over(checksum: bytes) -> None:
+@pytest.mark.parametrize("checksum", [b"\1" + bytes(4), b"\2" + bytes(4), b"\x09" + bytes(8)])
+def test_a_checksum_that_cannot_be_checked_is_stepped_over(checksum: bytes) -> None:
     rows = [encode_row_v2({1: 5, 2: "x"}, TYPES, checksum), encode_row_v2({1: 6}, TYPES)]
     assert _values(_decode(*rows))[:2] == [[5, 6], ["x", None]]
     for bad in (rows[0][:-1], rows[0] + b"\0", rows[0][: -len(checksum)]):
@@ -117,8 +118,24 @@ def test_signedness_is_the_columns() -> None:
         assert decode_rows_v2(row, [column]).columns[0].values.to_pylist() == [value]
 
 
-def test_json_is_skipped_unless_asked_for() -> None:
-    row = RowBuffer.from_list([bytes.fromhex("80000200000001020100030005" + "0400")])
-    assert decode_rows_v2(row, COLUMNS[:1]).columns[0].values.to_pylist() == [5]
-    with pytest.raises(UnsupportedError, match="column j: type JSON"):
-        decode_rows_v2(row, [ColumnSpec(ColumnID(2), "j", FieldType(MySQLType.JSON))])
+def test_json_and_vectors_fill_their_places() -> None:
+    types = {1: INT, 2: FieldType(MySQLType.JSON), 3: FieldType(MySQLType.VECTOR)}
+    columns = [ColumnSpec(ColumnID(i), f"c{i}", t) for i, t in types.items()]
+    rows: list[dict[int, Any]] = [
+        {1: 5, 2: encode_json({"a": [1, None]}), 3: [1.5, -2.0]},
+        {1: None, 2: None, 3: []},
+        {2: encode_json(None), 3: None},
+    ]
+    encoded = [encode_row_v2(row, types) for row in rows]
+    decoded = decode_rows_v2(RowBuffer.from_list(encoded), columns)
+    assert _values(decoded) == [[row.get(i) for row in rows] for i in types]
+    for tp, cells in (
+        (MySQLType.JSON, ["", "04", "0403", "040000", "0900", "0c0261", "0c0161ff"]),
+        (MySQLType.VECTOR, ["", "00", "01000000", "0000000000", "010000000000c07f"]),
+    ):
+        for cell in cells:
+            row = bytes.fromhex("80000100000001" + f"{len(cell) // 2:02x}00" + cell)
+            with pytest.raises(CodecError):
+                decode_rows_v2(
+                    RowBuffer.from_list([row]), [ColumnSpec(ColumnID(1), "c", FieldType(tp))]
+                )

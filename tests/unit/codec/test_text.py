@@ -10,7 +10,8 @@ import pytest
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.codec.text import format_column, parse_column
-from pyspark_theflash.errors import CodecError, UnrepresentableValueError, UnsupportedError
+from pyspark_theflash.errors import CodecError, UnsupportedError
+from tests.support.json_oracle import encode_json
 
 T = MySQLType
 UTF8 = "utf8mb4"
@@ -73,6 +74,10 @@ FORMS = [
     (FieldType(T.BLOB, charset="binary"), b"\x00\xff", b"\x00\xff"),
     (FieldType(T.BIT, flen=9), 5, b"\x00\x05"),
     (FieldType(T.BIT, flen=64), 2**64 - 1, b"\xff" * 8),
+    (FieldType(T.JSON), encode_json({"b": [1, None], "a": 1.5}), '{"a": 1.5, "b": [1, null]}'),
+    (FieldType(T.VECTOR), [], "[]"),
+    (FieldType(T.VECTOR), [1.0, -0.5, 2.0**-40], "[1,-0.5,0.0000000000009094947]"),
+    (FieldType(T.VECTOR), [3e38], "[300000000000000000000000000000000000000]"),
 ]
 
 
@@ -158,6 +163,11 @@ def test_fewer_digits_than_the_type_has() -> None:
         (FieldType(T.VARCHAR, charset="binary"), ["00"]),
         (FieldType(T.BIT, flen=9), [b"", b"\x01", b"\x02\x00", b"\x00\x00\x01"]),
         (FieldType(T.VARCHAR, charset=UTF8), [b"\x00"]),
+        (FieldType(T.JSON), ["", "{", "secret", "[1,]", "1e999"]),
+        (
+            FieldType(T.VECTOR),
+            ["", "[", "[1,]", "[,1]", "1", "[nan]", "[1e5]", "[ 1]", "[4" + "0" * 38 + "]"],
+        ),
     ],
 )
 def test_bad_text_is_refused_without_showing_it(
@@ -173,26 +183,42 @@ def test_bad_text_is_refused_without_showing_it(
 
 
 @pytest.mark.parametrize(
-    ("tp", "text"),
+    ("tp", "texts"),
     [
-        (T.DATE, "0000-00-00"),
-        (T.DATE, "2020-00-01"),
-        (T.DATE, "2020-02-30"),
-        (T.DATETIME, "0000-00-00 00:00:00"),
-        (T.DATETIME, "2021-02-29 10:00:00"),
-        (T.TIMESTAMP, "0000-00-00 00:00:00.000000"),
+        (T.DATE, ["0000-00-00", "2020-00-01", "2020-02-30", "0000-01-01", "9999-12-00"]),
+        (T.DATETIME, ["0000-00-00 00:00:00", "2021-02-29 10:00:00", "0000-00-00 23:59:59"]),
+        (T.TIMESTAMP, ["0000-00-00 00:00:00"]),
     ],
 )
-def test_dates_of_no_calendar_have_their_own_error(tp: MySQLType, text: str) -> None:
-    with pytest.raises(
-        UnrepresentableValueError, match=r"column db\.t\.c: a zero or impossible date"
-    ):
-        parse_column(pa.array(["2024-02-29" + text[10:], text]), FieldType(tp), "db.t.c")
+def test_dates_of_no_calendar(tp: MySQLType, texts: list[str]) -> None:
+    """Alone, among others, and in a slice."""
+    usual = "2024-02-29" + texts[0][10:]
+    for column in [[text] for text in texts] + [[usual, None, *texts, usual]]:
+        values = parse_column(pa.array(column), FieldType(tp), "c")
+        assert format_column(values, FieldType(tp)).to_pylist() == column
+        assert format_column(values[1:], FieldType(tp)).to_pylist() == column[1:]
 
 
-@pytest.mark.parametrize("tp", [T.JSON, T.VECTOR])
+def test_fractions_of_impossible_times() -> None:
+    field_type = FieldType(T.DATETIME, decimal=3)
+    texts = pa.array(["2020-02-31 10:00:00.5", "2020-02-31 10:00:00", "0000-00-00 00:00:00.001"])
+    values = parse_column(texts, field_type, "c")
+    assert format_column(values, field_type).to_pylist() == [
+        "2020-02-31 10:00:00.500",
+        "2020-02-31 10:00:00.000",
+        "0000-00-00 00:00:00.001",
+    ]
+
+
+@pytest.mark.parametrize("tp", [T.NULL, T.UNSPECIFIED])
 def test_types_without_a_text_form(tp: MySQLType) -> None:
     with pytest.raises(UnsupportedError, match=tp.name):
-        format_column(pa.nulls(1, arrow_type(FieldType(tp))), FieldType(tp))
+        format_column(pa.nulls(1), FieldType(tp))
     with pytest.raises(UnsupportedError, match=tp.name):
-        parse_column(pa.array(["[]"]), FieldType(tp), "c")
+        parse_column(pa.array(["x"]), FieldType(tp), "c")
+
+
+def test_json_in_the_store_that_is_none() -> None:
+    for value in (b"", b"\x02", b"\x0c\x05ab", b"\x04\x03", b"\x09" + bytes(9)):
+        with pytest.raises(CodecError):
+            format_column(pa.array([b"\x04\x00", None, value]), FieldType(T.JSON))
