@@ -7,9 +7,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.text import parse_column
 from pyspark_theflash.errors import CorruptionError, UnsupportedError
 from pyspark_theflash.mvcc.version import column_name
+from pyspark_theflash.schema.default import origin_value
 from pyspark_theflash.schema.model import ColumnInfo
 from pyspark_theflash.types import ColumnID
 
@@ -30,11 +30,7 @@ def scan_column(info: ColumnInfo) -> ScanColumn:
     """
     if info.is_virtual:
         raise UnsupportedError("reading a virtual generated column", f"column {info.name}")
-    tp = arrow_type(info.type)
-    if info.origin_default is None:
-        return ScanColumn(info.id, tp, pa.scalar(None, tp))
-    text = pa.array([info.origin_default], pa.string())
-    return ScanColumn(info.id, tp, parse_column(text, info.type, info.name)[0])
+    return ScanColumn(info.id, arrow_type(info.type), origin_value(info))
 
 
 def project_column(

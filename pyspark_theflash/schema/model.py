@@ -4,6 +4,7 @@ Only what a replica needs is kept. Columns are identified by id; `offset` gives 
 are for people.
 """
 
+import base64
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +23,11 @@ ROWID_TYPE: Final = FieldType(MySQLType.LONGLONG, Flag.NOT_NULL, 20, 0, "binary"
 
 @dataclass(frozen=True, slots=True)
 class ColumnInfo:
-    """One column. `origin_default`, as text, is what rows from before ADD COLUMN hold."""
+    """One column.
+
+    `origin_default`, as text, is what rows from before ADD COLUMN hold (`schema.default`); of a BIT
+    column, `origin_default_bit` is.
+    """
 
     id: ColumnID
     name: str
@@ -30,6 +35,7 @@ class ColumnInfo:
     type: FieldType
     state: int = STATE_PUBLIC
     origin_default: str | None = None
+    origin_default_bit: bytes | None = None
     default: str | None = None
     generated: str = ""
     generated_stored: bool = False
@@ -171,6 +177,7 @@ def _column(info: Mapping[str, Any]) -> ColumnInfo:
         ),
         state=info["state"],
         origin_default=_text(info.get("origin_default")),
+        origin_default_bit=_bytes(info.get("origin_default_bit")),
         default=_text(info.get("default")),
         generated=info.get("generated_expr_string") or "",
         generated_stored=bool(info.get("generated_stored")),
@@ -181,6 +188,11 @@ def _column(info: Mapping[str, Any]) -> ColumnInfo:
 
 def _text(value: object) -> str | None:
     return None if value is None else str(value)
+
+
+def _bytes(value: str | None) -> bytes | None:
+    """Bytes as Go's JSON has them."""
+    return None if value is None else base64.b64decode(value, validate=True)
 
 
 def _primary_key(info: Mapping[str, Any]) -> PrimaryKey | None:

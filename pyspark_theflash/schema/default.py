@@ -1,0 +1,109 @@
+"""Origin defaults: what rows hold that are older than their column.
+
+ADD COLUMN rewrites no row. It writes down, as text, the default of that moment, and whoever reads
+an older row puts it in. The text is what TiDB would cast, not always what it prints:
+
+    integers, DECIMAL, FLOAT       a number in any notation, rounded half away from zero
+    YEAR                           `5` is 2005, `99` is 1999, `0` is 2000, `0000` is 0
+    TIMESTAMP                      in UTC (columns of old TiDBs, of version 0: in the zone of the
+                                   server, which nobody tells; taken for UTC, too)
+    BIT                            bytes, in a field of their own
+    BINARY(n)                      padded with zeros to n bytes
+    CHAR                           without trailing spaces
+    BINARY.., BLOB                 as the JSON text has them: bytes that are no UTF-8 became U+FFFD
+                                   when TiDB wrote it, and that is what TiDB itself reads
+    others                         their text form (`codec.text`)
+
+As in TiDB's `table/column.go` (`getColDefaultValue`).
+"""
+
+from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+
+from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.field_type import INTEGER_TYPES, STRING_TYPES, FieldType, MySQLType
+from pyspark_theflash.codec.text import parse_column
+from pyspark_theflash.errors import CodecError
+from pyspark_theflash.schema.model import ColumnInfo
+
+_EXACT: Final = Context(prec=200, rounding=ROUND_HALF_UP)
+_MAX_EXPONENT: Final = 100
+_MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
+
+
+def origin_value(info: ColumnInfo) -> pa.Scalar:
+    """What a row holds that does not hold the column, in the type `arrow_type(info.type)`.
+
+    Raises:
+        CodecError: the text is no value of the type.
+        UnsupportedError: a type that TiDB does not store.
+    """
+    tp, text = arrow_type(info.type), info.origin_default
+    if text is None:
+        return pa.scalar(None, tp)
+    try:
+        return _value(info, text, tp)
+    except (ValueError, OverflowError, InvalidOperation):
+        reason = f"column {info.name}: its default is no {info.type.tp.name}"
+        raise CodecError("origin default", reason) from None
+
+
+def _value(info: ColumnInfo, text: str, tp: pa.DataType) -> pa.Scalar:
+    field_type = info.type
+    kind = field_type.tp
+    if kind == MySQLType.YEAR:
+        return pa.scalar(_year(text), tp)
+    if kind in INTEGER_TYPES:
+        return pa.scalar(int(_decimal(text, 0)), tp)
+    if kind == MySQLType.NEWDECIMAL:
+        return pa.scalar(_decimal(text, tp.scale), tp)
+    if kind in (MySQLType.FLOAT, MySQLType.DOUBLE):
+        return pa.scalar(_float(text, single=tp == pa.float32()), tp)
+    if kind == MySQLType.BIT:
+        raw = text.encode() if info.origin_default_bit is None else info.origin_default_bit
+        return pa.scalar(int.from_bytes(raw, "big"), tp)
+    if field_type.is_binary_string:
+        return pa.scalar(_binary(text, field_type), tp)
+    if kind in STRING_TYPES:
+        return pa.scalar(text.rstrip(" ") if kind == MySQLType.STRING else text, tp)
+    return parse_column(pa.array([text], pa.string()), field_type, info.name)[0]
+
+
+def _number(text: str) -> Decimal:
+    number = Decimal(text.strip())
+    if not number.is_finite() or abs(number.adjusted()) > 400:
+        raise ValueError
+    return number
+
+
+def _decimal(text: str, scale: int) -> Decimal:
+    number = _number(text)
+    if number.adjusted() > _MAX_EXPONENT:
+        raise ValueError
+    return number.quantize(Decimal(1).scaleb(-scale), context=_EXACT)
+
+
+def _float(text: str, *, single: bool) -> float:
+    number = float(_number(text))
+    if single and abs(number) > _MAX_FLOAT32:
+        raise ValueError
+    return number
+
+
+def _year(text: str) -> int:
+    year = int(_decimal(text, 0))
+    if year == 0:
+        return 0 if len(text) == 4 else 2000
+    if year < 100:
+        year += 2000 if year < 70 else 1900
+    if not 1901 <= year <= 2155:
+        raise ValueError
+    return year
+
+
+def _binary(text: str, field_type: FieldType) -> bytes:
+    raw = text.encode()
+    return raw.ljust(field_type.flen, b"\0") if field_type.tp == MySQLType.STRING else raw
