@@ -335,3 +335,27 @@ class LeaseExpiredError(TheFlashError):
 
     def __str__(self) -> str:
         return f"read latch {self.lease_id} on snapshot {self.snapshot_ts} has expired"
+
+
+class LatchNotFoundError(TheFlashError):
+    """No latch of that id, or not any more."""
+
+    def __init__(self, latch_id: str) -> None:
+        super().__init__(latch_id)
+        self.latch_id = latch_id
+
+    def __str__(self) -> str:
+        return f"no latch {self.latch_id}; it may have run out"
+
+
+class CommandTimeoutError(TheFlashError):
+    """The store's writer did not answer a command in time."""
+
+    retryable = True
+
+    def __init__(self, verb: str, holder: str, state: str) -> None:
+        super().__init__(verb, holder, state)
+        self.verb, self.holder, self.state = verb, holder, state
+
+    def __str__(self) -> str:
+        return f"{self.verb} was handed to {self.holder}, which {self.state}"

@@ -1,33 +1,79 @@
-"""A store's folder: what is where, how one is made and recognised.
+"""A store's folder: what is where, how one is made, recognised and brought up to date.
 
 STORE/
-  format        "theflash-store 1": checked before anything else is opened, so that a later
+  format        "theflash-store 2": checked before anything else is opened, so that a later
                 format is refused before a byte changes
   theflash.db   the manifest (SQLite, with -wal and -shm beside it)
   ack           the newest acknowledged manifest
   writer.lock   held by the one process that writes
+  readers.lock  held by readers that cannot write (`readers_lock.py`)
   data/         the engine's files
+  upgrade       there while a store of an older format is brought up to date
+
+Making one
+    The format file comes last: without it there is no store. What a crash leaves before is files of
+    our names and no data, which the next attempt clears away.
+
+Bringing one up to date
+    Whoever opens it first does it, holding the writer's lock:
+
+    upgrade       is made: from now on, it is not done before it is done
+    format        says 2: from now on, versions of format 1 refuse the store
+    readers.lock  is made
+    theflash.db   gets the board, and on it the latches of format 1's table, which goes
+    upgrade       is removed
+
+    Each step may be done again, so a crash anywhere costs nothing but another attempt.
 """
 
+import contextlib
 import json
+import os
+import sqlite3
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
 from pyspark_theflash.errors import (
     CorruptionError,
+    EngineError,
     StoreExistsError,
     StoreFormatError,
     StoreNotFoundError,
 )
+from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.store.manifest import DATABASE, Manifest, Record, View, file_errors
+from pyspark_theflash.store.board import LATCH_KIND, Board, create_board
+from pyspark_theflash.store.lease import Latch, LatchKind
+from pyspark_theflash.store.manifest import (
+    ACK,
+    DATABASE,
+    SCRATCH_ACK,
+    Manifest,
+    Record,
+    View,
+    file_errors,
+)
+from pyspark_theflash.store.readers_lock import READERS_LOCK_FILE
+from pyspark_theflash.store.writer_lock import LOCK_FILE, WriterLock
+from pyspark_theflash.types import Generation, TimeStamp
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 FORMAT_FILE: Final = "format"
 DATA_FOLDER: Final = "data"
 IDENTITY_KIND: Final = "store"
 _FORMAT_PREFIX: Final = "theflash-store "
+_SCRATCH_FORMAT: Final = f"{FORMAT_FILE}.new"
+_UPGRADE_FILE: Final = "upgrade"
+_HALF_MADE: Final = (
+    DATABASE,
+    *(f"{DATABASE}-{part}" for part in ("wal", "shm", "journal")),
+    ACK,
+    SCRATCH_ACK,
+    READERS_LOCK_FILE,
+    _SCRATCH_FORMAT,
+)
+"""What `create_store` makes before there is a store, apart from the lock and the data folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,47 +95,65 @@ class StoreIdentity:
 def create_store(path: Path, identity: StoreIdentity, fs: FileSystem) -> None:
     """Make an empty store at `path`, durably.
 
-    The format file comes last: without it there is no store.
-
     Raises:
         StoreExistsError: there is something at `path` already.
+        StoreInUseError: another process is making a store there.
     """
-    scratch, text = path / f"{FORMAT_FILE}.new", f"{_FORMAT_PREFIX}{FORMAT}\n"
     with file_errors(path):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        if not _may_become_a_store(path):
             raise StoreExistsError(str(path))
         fs.make_folder(path)
         path.chmod(0o700)
-        fs.make_folder(path / DATA_FOLDER)
-        Manifest.create(path, fs, [identity.to_record()])
-        fs.write_new(scratch, memoryview(text.encode()))
-        fs.rename(scratch, path / FORMAT_FILE)
+        lock = WriterLock(path)
+        try:
+            if not _may_become_a_store(path):
+                raise StoreExistsError(str(path))
+            for name in _HALF_MADE:
+                fs.unlink(path / name)
+            fs.make_folder(path / DATA_FOLDER)
+            fs.write_new(path / READERS_LOCK_FILE, memoryview(b""))
+            Manifest.create(path, fs, [identity.to_record()], also=create_board)
+            _write_format(path, fs)
+        finally:
+            lock.release()
+
+
+def _may_become_a_store(path: Path) -> bool:
+    """Whether there is nothing, an empty folder, or what an interrupted attempt has left."""
+    if not path.exists():
+        return True
+    if not path.is_dir() or any((path / DATA_FOLDER).glob("*")):
+        return False
+    return {p.name for p in path.iterdir()} <= {*_HALF_MADE, LOCK_FILE, DATA_FOLDER}
 
 
 def open_manifest(path: Path, fs: FileSystem) -> Manifest:
-    """The manifest of the store at `path`.
+    """The manifest of the store at `path`, which is brought up to date if it is of an older format.
 
     Raises:
         StoreNotFoundError: there is no store.
         StoreFormatError: it is of a later format.
+        StoreInUseError: it is of an older format, and another process is writing it.
         CorruptionError: it is damaged.
     """
-    _check_format(path)
+    if _format_of(path) < FORMAT or (path / _UPGRADE_FILE).exists():
+        _upgrade(path, fs)
+    return _open(path, fs)
+
+
+def read_identity(path: Path, fs: FileSystem) -> StoreIdentity:
+    """Which store is at `path`; raises like `open_manifest`."""
+    with contextlib.closing(open_manifest(path, fs)) as manifest:
+        return StoreIdentity.of(manifest.read([IDENTITY_KIND]))
+
+
+def _open(path: Path, fs: FileSystem) -> Manifest:
     if not (path / DATABASE).is_file():
         raise CorruptionError(str(path / DATABASE), 0, "the manifest is missing")
     return Manifest(path, fs)
 
 
-def read_identity(path: Path, fs: FileSystem) -> StoreIdentity:
-    """Which store is at `path`; raises like `open_manifest`."""
-    manifest = open_manifest(path, fs)
-    try:
-        return StoreIdentity.of(manifest.read([IDENTITY_KIND]))
-    finally:
-        manifest.close()
-
-
-def _check_format(path: Path) -> None:
+def _format_of(path: Path) -> int:
     file = path / FORMAT_FILE
     if not file.is_file():
         raise StoreNotFoundError(str(path))
@@ -100,3 +164,59 @@ def _check_format(path: Path) -> None:
         raise CorruptionError(str(file), 0, "not a store's format file")
     if int(number) > FORMAT:
         raise StoreFormatError(str(path), int(number), FORMAT)
+    return int(number)
+
+
+def _write_format(path: Path, fs: FileSystem) -> None:
+    scratch = path / _SCRATCH_FORMAT
+    fs.unlink(scratch)
+    fs.write_new(scratch, memoryview(f"{_FORMAT_PREFIX}{FORMAT}\n".encode()))
+    fs.rename(scratch, path / FORMAT_FILE)
+
+
+def _upgrade(path: Path, fs: FileSystem) -> None:
+    """See the module. A second process finds nothing left to do."""
+    if not os.access(path, os.W_OK):
+        reason = "is of an older format, and its folder cannot be written: open it where it can be"
+        raise EngineError(str(path), reason)
+    lock = WriterLock(path)
+    marker = path / _UPGRADE_FILE
+    try:
+        with file_errors(path):
+            if _format_of(path) < FORMAT:
+                with contextlib.suppress(FileExistsError):
+                    fs.write_new(marker, memoryview(b""))
+                fs.sync_folder(path)
+                fail_point("upgrade.before_format")
+                _write_format(path, fs)
+            elif not marker.exists():
+                return
+            fail_point("upgrade.after_format")
+            with contextlib.suppress(FileExistsError):
+                fs.write_new(path / READERS_LOCK_FILE, memoryview(b""))
+            with contextlib.closing(_open(path, fs)) as manifest:
+                _upgrade_database(manifest)
+            fail_point("upgrade.after_database")
+            fs.unlink(marker)
+            fs.sync_folder(path)
+    finally:
+        lock.release()
+
+
+def _upgrade_database(manifest: Manifest) -> None:
+    with manifest.beside(write=True) as db:
+        create_board(db)
+        rows = Board(manifest, db)
+        for latch in _format1_leases(db):
+            rows.put(LATCH_KIND, latch.id, latch.to_body())
+        db.execute("DROP TABLE IF EXISTS lease")
+
+
+def _format1_leases(db: sqlite3.Connection) -> list[Latch]:
+    """What is left of the leases of a store's last users; they pinned both, as readers."""
+    if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'lease'").fetchall():
+        return []
+    return [
+        Latch(id, LatchKind.READ, TimeStamp(int(ts)), Generation(generation), boot, expires, None)
+        for id, ts, generation, boot, expires in db.execute("SELECT * FROM lease")
+    ]

@@ -1,55 +1,157 @@
-"""Read leases: who still needs which state of the store.
+"""Latches: who still needs which state of the store.
 
-A planner takes a lease before it plans; it pins a snapshot against garbage collection and a
-manifest generation against the removal of that generation's files. Tasks renew it (the planner may
-be gone by then). A lease ends when it is released, when it runs out on the boot-time clock, or when
-the machine restarts.
+A latch is held as a lease: it ends when it is released, when it runs out on the boot-time clock, or
+when the machine restarts; wall-clock jumps mean nothing to it. Each kind pins something else:
+
+    kind    pins                    taken by                                ends with its process
+    read    timestamp, generation   a planner, before it plans; its tasks   no: tasks go on alone
+                                    renew it
+    pin     timestamp               `theflash pin`                          no: that is its point
+    admin   generation              what reads all files, as `fsck`         yes
+
+A timestamp is pinned against garbage collection, a manifest generation against the removal of the
+files it names. The writer's latch is a file lock and no row (`writer_lock.py`).
+
+A folder that cannot be written and a full disk take no rows. There a reader holds `readers.lock`
+(`readers_lock.py`), which pins everything; its lease is `shared`. The floor, a row of the board, is
+the newest generation whose predecessors may have lost files: a shared lease of an older one may
+have had a gap in which files went, so it has expired.
+
+    remover   shuts readers out, reads the latches, raises the floor, lets readers in, then removes
+    reader    locks, reads the head (at or above any floor), plans      pinned since before the head
+    its task  locks, compares its lease with the floor                  nothing went, or it raises
 """
 
+import json
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from enum import Enum
+from typing import Final
 
 from pyspark_theflash.clock import Clock
-from pyspark_theflash.errors import LeaseExpiredError
-from pyspark_theflash.store.manifest import Manifest
+from pyspark_theflash.errors import (
+    CorruptionError,
+    LatchNotFoundError,
+    LeaseExpiredError,
+    StoreFullError,
+)
+from pyspark_theflash.store import board
+from pyspark_theflash.store.board import FLOOR_KIND, LATCH_KIND, Board
+from pyspark_theflash.store.holder import Holder
+from pyspark_theflash.store.manifest import DATABASE, Manifest
+from pyspark_theflash.store.readers_lock import ReadersLock, readers_shut_out
 from pyspark_theflash.types import Generation, TimeStamp
+
+_FLOOR_KEY: Final = "generation"
+_EVERYTHING: Final = 0
+"""Below every timestamp and generation that can be read."""
+
+
+class LatchKind(Enum):
+    """See the module."""
+
+    READ = "read"
+    PIN = "pin"
+    ADMIN = "admin"
+
+    @property
+    def pins_snapshot(self) -> bool:
+        return self is not LatchKind.ADMIN
+
+    @property
+    def pins_generation(self) -> bool:
+        return self is not LatchKind.PIN
+
+    @property
+    def ends_with_process(self) -> bool:
+        return self is LatchKind.ADMIN
 
 
 @dataclass(frozen=True, slots=True)
 class ReadLease:
-    """A granted lease. `ttl_ms` is how long it lives after being taken or renewed."""
+    """A granted latch; survives pickle. `ttl_ms` is how long it lives after being taken or renewed.
+
+    A `shared` one is the lock on the store's readers.lock, held by each process that uses it.
+    """
 
     id: str
     snapshot_ts: TimeStamp
     generation: Generation
     ttl_ms: int
+    shared: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Latch:
+    """A latch as the store has it. `expires_ms` is on the boot-time clock of `boot_id`."""
+
+    id: str
+    kind: LatchKind
+    snapshot_ts: TimeStamp
+    generation: Generation
+    boot_id: str
+    expires_ms: int
+    holder: Holder | None
+
+    def to_body(self) -> bytes:
+        """What the board has under `id`."""
+        holder = None if self.holder is None else astuple(self.holder)
+        body = [self.kind.value, self.snapshot_ts, self.generation, self.boot_id, self.expires_ms]
+        return json.dumps([*body, holder]).encode()
+
+    @classmethod
+    def from_body(cls, id: str, body: bytes) -> "Latch":
+        """Inverse of `to_body`. Raises `ValueError` or `TypeError` on anything else."""
+        kind, snapshot_ts, generation, boot_id, expires_ms, holder = json.loads(body)
+        return cls(
+            id,
+            LatchKind(kind),
+            TimeStamp(snapshot_ts),
+            Generation(generation),
+            boot_id,
+            expires_ms,
+            None if holder is None else Holder.from_fields(holder),
+        )
+
+    def is_alive(self, clock: Clock) -> bool:
+        """Whether it still pins anything."""
+        if self.boot_id != clock.boot_id() or self.expires_ms <= clock.boottime_ms():
+            return False
+        holder = self.holder if self.kind.ends_with_process else None
+        return holder is None or not holder.is_gone(clock)
 
 
 class LeaseTable:
-    """The leases of one store."""
+    """The latches of one store."""
 
     def __init__(
         self, manifest: Manifest, clock: Clock, new_id: Callable[[], str] = lambda: uuid.uuid4().hex
     ) -> None:
         self._manifest, self._clock, self._new_id = manifest, clock, new_id
+        self._readers_lock: ReadersLock | None = None
 
-    def take(self, snapshot_ts: TimeStamp, ttl_ms: int) -> ReadLease:
-        """Pin a snapshot, and the manifest's generation so that what is read next is pinned."""
-        with self._manifest.leases() as db:
-            generation = self._manifest.head().generation
-            lease = ReadLease(self._new_id(), snapshot_ts, generation, ttl_ms)
-            db.execute(
-                "INSERT INTO lease VALUES (?, ?, ?, ?, ?)",
-                (
-                    lease.id,
-                    str(snapshot_ts),
-                    generation,
-                    self._clock.boot_id(),
-                    self._expiry(ttl_ms),
-                ),
-            )
-        return lease
+    def take(
+        self, snapshot_ts: TimeStamp, ttl_ms: int, kind: LatchKind = LatchKind.READ
+    ) -> ReadLease:
+        """Pin a snapshot, and the manifest's generation so that what is read next is pinned.
+
+        Whoever means to read at `snapshot_ts` must see *after* this that it still can be: garbage
+        collection may have passed it just before.
+
+        Raises:
+            StoreFullError: a pin needs room; other kinds do without.
+            EngineError: the store cannot be written, and has no readers.lock either.
+        """
+        if not self._manifest.is_writable and kind is not LatchKind.PIN:
+            return self._share(snapshot_ts, ttl_ms)
+        try:
+            return self._insert(snapshot_ts, ttl_ms, kind)
+        except StoreFullError:
+            if kind is LatchKind.PIN:
+                raise
+            return self._share(snapshot_ts, ttl_ms)
 
     def renew(self, lease: ReadLease) -> None:
         """Start the lease's time over.
@@ -57,33 +159,146 @@ class LeaseTable:
         Raises:
             LeaseExpiredError: it has ended; what it pinned may be gone.
         """
-        with self._manifest.leases() as db:
-            renewed = db.execute(
-                "UPDATE lease SET expires_ms = ? WHERE id = ? AND boot_id = ? AND expires_ms > ?",
-                (
-                    self._expiry(lease.ttl_ms),
-                    lease.id,
-                    self._clock.boot_id(),
-                    self._clock.boottime_ms(),
-                ),
-            ).rowcount
-        if renewed != 1:
-            raise LeaseExpiredError(lease.id, lease.snapshot_ts)
+        if lease.shared:
+            self._share_again(lease)
+            return
+        try:
+            with board.opened(self._manifest, write=True) as rows:
+                latch = self._find(rows, lease.id)
+                if latch is None or not latch.is_alive(self._clock):
+                    raise LeaseExpiredError(lease.id, lease.snapshot_ts)
+                self._put(rows, lease, latch.kind, latch.holder)
+        except StoreFullError:
+            self._share_again(lease)
 
     def release(self, lease: ReadLease) -> None:
         """End the lease; ending it twice is harmless, it may have run out by itself."""
-        with self._manifest.leases() as db:
-            db.execute("DELETE FROM lease WHERE id = ?", (lease.id,))
+        # A shared one ends with the manifest that is open here, the lock being closed with it;
+        # one that cannot be removed for lack of room runs out.
+        if not lease.shared:
+            with suppress(StoreFullError), board.opened(self._manifest, write=True) as rows:
+                rows.remove(LATCH_KIND, lease.id)
+
+    def remove(self, id: str) -> None:
+        """End a latch of which only the id is known.
+
+        Raises:
+            LatchNotFoundError: there is none of that id, or it has run out.
+        """
+        with board.opened(self._manifest, write=True) as rows:
+            latch = self._find(rows, id)
+            if latch is None or not latch.is_alive(self._clock):
+                raise LatchNotFoundError(id)
+            rows.remove(LATCH_KIND, id)
+
+    def living(self) -> list[Latch]:
+        """The latches that pin something now, those that end first at the front."""
+        with board.opened(self._manifest, write=False) as rows:
+            living = (latch for latch in self._all(rows) if latch.is_alive(self._clock))
+            return sorted(living, key=lambda latch: (latch.expires_ms, latch.id))
 
     def oldest_generation(self) -> Generation | None:
-        """The oldest generation a living lease pins; leases that have ended are removed."""
-        with self._manifest.leases() as db:
-            db.execute(
-                "DELETE FROM lease WHERE boot_id <> ? OR expires_ms <= ?",
-                (self._clock.boot_id(), self._clock.boottime_ms()),
-            )
-            (oldest,) = db.execute("SELECT min(generation) FROM lease").fetchone()
-        return None if oldest is None else Generation(oldest)
+        """The oldest generation that is pinned; None if none is, so that all but the newest may go.
 
-    def _expiry(self, ttl_ms: int) -> int:
-        return self._clock.boottime_ms() + ttl_ms
+        Only for who is about to remove files that older generations name: shared leases of
+        those are void from now on.
+
+        Raises:
+            CorruptionError: a latch is damaged, so what is pinned cannot be told.
+        """
+        with readers_shut_out(self._manifest.folder) as alone:
+            if not alone:
+                return Generation(_EVERYTHING)
+            with board.opened(self._manifest, write=True) as rows:
+                living = self._sweep(rows)
+                pinned = [x.generation for x in living if x.kind.pins_generation]
+                oldest = min(pinned, default=None)
+                self._raise_floor(rows, oldest)
+        return oldest
+
+    def oldest_snapshot_ts(self) -> TimeStamp | None:
+        """The oldest timestamp that is pinned; None if none is.
+
+        Only for who collects garbage: what it answers holds for those who take a latch from now on
+        only if they look at the store's `oldest_ts` afterwards.
+
+        Raises:
+            CorruptionError: a latch is damaged, so what is pinned cannot be told.
+        """
+        with readers_shut_out(self._manifest.folder) as alone:
+            if not alone:
+                return TimeStamp(_EVERYTHING)
+            with board.opened(self._manifest, write=True) as rows:
+                living = self._sweep(rows)
+        return min((x.snapshot_ts for x in living if x.kind.pins_snapshot), default=None)
+
+    # -- rows
+
+    def _insert(self, snapshot_ts: TimeStamp, ttl_ms: int, kind: LatchKind) -> ReadLease:
+        with board.opened(self._manifest, write=True) as rows:
+            generation = self._manifest.head().generation
+            lease = ReadLease(self._new_id(), snapshot_ts, generation, ttl_ms)
+            self._put(rows, lease, kind, Holder.here(self._clock))
+        return lease
+
+    def _put(self, rows: Board, lease: ReadLease, kind: LatchKind, holder: Holder | None) -> None:
+        latch = Latch(
+            lease.id,
+            kind,
+            lease.snapshot_ts,
+            lease.generation,
+            self._clock.boot_id(),
+            self._clock.boottime_ms() + lease.ttl_ms,
+            holder,
+        )
+        rows.put(LATCH_KIND, latch.id, latch.to_body())
+
+    def _find(self, rows: Board, id: str) -> Latch | None:
+        body = rows.row(LATCH_KIND, id)
+        return None if body is None else self._latch(id, body)
+
+    def _all(self, rows: Board) -> list[Latch]:
+        return [self._latch(id, body) for id, body in rows.rows(LATCH_KIND).items()]
+
+    def _sweep(self, rows: Board) -> list[Latch]:
+        """The living latches; the others are removed."""
+        living = []
+        for latch in self._all(rows):
+            if latch.is_alive(self._clock):
+                living.append(latch)
+            else:
+                rows.remove(LATCH_KIND, latch.id)
+        return living
+
+    def _latch(self, id: str, body: bytes) -> Latch:
+        try:
+            return Latch.from_body(id, body)
+        except (ValueError, TypeError) as error:
+            raise CorruptionError(
+                str(self._manifest.folder / DATABASE), 0, f"latch {id} is not one"
+            ) from error
+
+    # -- without rows
+
+    def _share(self, snapshot_ts: TimeStamp, ttl_ms: int) -> ReadLease:
+        self._hold_readers_lock()
+        generation = self._manifest.read([]).generation
+        return ReadLease(self._new_id(), snapshot_ts, generation, ttl_ms, shared=True)
+
+    def _share_again(self, lease: ReadLease) -> None:
+        """Pin everything from now on, if what `lease` pinned is still there."""
+        self._hold_readers_lock()
+        with board.opened(self._manifest, write=False) as rows:
+            floor = int(rows.row(FLOOR_KIND, _FLOOR_KEY) or 0)
+        if lease.generation < floor:
+            raise LeaseExpiredError(lease.id, lease.snapshot_ts)
+
+    def _hold_readers_lock(self) -> None:
+        if self._readers_lock is None:
+            self._readers_lock = ReadersLock(self._manifest.folder, self._clock)
+            self._manifest.at_close(self._readers_lock.release)
+
+    def _raise_floor(self, rows: Board, oldest: Generation | None) -> None:
+        floor = self._manifest.head().generation if oldest is None else oldest
+        if floor > int(rows.row(FLOOR_KIND, _FLOOR_KEY) or 0):
+            rows.put(FLOOR_KIND, _FLOOR_KEY, str(floor).encode())

@@ -2,7 +2,7 @@
 
     record   (kind, key) -> body      "file", "schema", ...; what each means is its writer's matter
     head     generation, token, sums  one row, replaced by every commit
-    lease    who reads now            beside the map: leases come and go between commits
+    board    latches and commands     beside the map: they come and go between commits (`board.py`)
 
 A commit puts and deletes records and raises the generation in one SQLite transaction (WAL,
 synchronous=FULL), so all tables, the schema history and the writer's progress move together or not
@@ -22,16 +22,23 @@ Integrity
     prepared            SQLite: n      ack: n      ack.new: n + 1   the room that n + 1 needs is had
     after commit        SQLite: n + 1  ack: n      a crash here: n + 1 is whole, not acknowledged
     after acknowledge   SQLite: n + 1  ack: n + 1  only now does `commit` return
+
+Folders that cannot be written, and full disks
+    SQLite keeps a log and an index of it beside the database while anyone has it open, and a reader
+    writes into the index. Where there is no room for that, or no permission, the files are used if
+    a writer has made them (a read-only mount of its folder, say); if there are none, nobody writes,
+    and the database is read as it stands. Should a writer come meanwhile, that shows afterwards.
 """
 
 import contextlib
 import errno
 import hashlib
 import json
+import os
 import sqlite3
 import struct
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -49,24 +56,30 @@ from pyspark_theflash.types import FencingToken, Generation
 
 DATABASE: Final = "theflash.db"
 ACK: Final = "ack"
-_SCRATCH_ACK: Final = "ack.new"
+SCRATCH_ACK: Final = "ack.new"
 _BUSY_MS: Final = 30_000
 _MODULUS: Final = 1 << 128
 _ACK_BODY: Final = struct.Struct("<Q16s")
 _CRC: Final = struct.Struct("<I")
+_LENGTHS: Final = struct.Struct("<III")
 _FULL_ERRNOS: Final = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 # Python 3.10's sqlite3 has no error codes, only SQLite's fixed messages.
 _FULL: Final = "database or disk is full"
-_SYSTEM_FAILURES: Final = ("disk I/O", "locked", "locking protocol", "unable to open", "readonly")
+_READ_ONLY: Final = "readonly"
+_SYSTEM_FAILURES: Final = (
+    "disk I/O",
+    "locked",
+    "locking protocol",
+    "unable to open",
+    _READ_ONLY,
+)
 
 _TABLES: Final = (
     "CREATE TABLE record (kind TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL)",
     "CREATE UNIQUE INDEX record_key ON record (kind, key)",
     "CREATE TABLE head"
     " (id INTEGER PRIMARY KEY CHECK (id = 1), body BLOB NOT NULL, checksum BLOB NOT NULL)",
-    "CREATE TABLE lease (id TEXT PRIMARY KEY, snapshot_ts TEXT NOT NULL,"
-    " generation INTEGER NOT NULL, boot_id TEXT NOT NULL, expires_ms INTEGER NOT NULL)",
 )
 
 
@@ -80,9 +93,14 @@ class Record:
 
     def hash(self) -> int:
         """128 bits that change when anything in the record does."""
-        kind, key = self.kind.encode(), self.key.encode()
-        lengths = struct.pack("<III", len(kind), len(key), len(self.body))
-        return int.from_bytes(_hash(lengths + kind + key + self.body), "big")
+        return record_hash(self.kind, self.key, self.body)
+
+
+def record_hash(kind: str, key: str, body: bytes) -> int:
+    """The hash of the record made of these."""
+    kind_bytes, key_bytes = kind.encode(), key.encode()
+    lengths = _LENGTHS.pack(len(kind_bytes), len(key_bytes), len(body))
+    return int.from_bytes(_hash(lengths + kind_bytes + key_bytes + body), "big")
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,29 +150,35 @@ class View:
 class Manifest:
     """An open manifest. Not thread-safe; open one for each thread and process."""
 
+    folder: Final[Path]
+
     def __init__(self, folder: Path, fs: FileSystem) -> None:
-        self._path, self._ack, self._scratch = (
+        self.folder, self._path, self._ack, self._scratch = (
+            folder,
             folder / DATABASE,
             folder / ACK,
-            folder / _SCRATCH_ACK,
+            folder / SCRATCH_ACK,
         )
         self._fs = fs
-        with self._errors():
-            self._db = sqlite3.connect(
-                f"{self._path.absolute().as_uri()}?mode=rw",
-                uri=True,
-                isolation_level=None,
-                timeout=_BUSY_MS / 1000,
-            )
-            try:
-                self._db.execute("PRAGMA synchronous=FULL")
-            except BaseException:
-                self._db.close()
-                raise
+        self._closing = contextlib.ExitStack()
+        self._is_full = False
+        self._may_write = os.access(folder, os.W_OK) and os.access(self._path, os.W_OK)
+        self._db = self._connect()
+        if self._may_write and not self._opens():
+            self._db.close()
+            self._is_full = True
+            self._db = self._connect()
 
     @classmethod
-    def create(cls, folder: Path, fs: FileSystem, records: Iterable[Record]) -> None:
-        """Make the manifest of a new store, durably."""
+    def create(
+        cls,
+        folder: Path,
+        fs: FileSystem,
+        records: Iterable[Record],
+        *,
+        also: Callable[[sqlite3.Connection], None],
+    ) -> None:
+        """Make the manifest of a new store, durably; `also` makes what stands beside it."""
         empty = Head(Generation(0), FencingToken(0), {})
         fs.write_new(folder / DATABASE, memoryview(b""))
         fs.write_new(folder / ACK, memoryview(empty.ack()))
@@ -165,11 +189,56 @@ class Manifest:
                 for statement in _TABLES:
                     manifest._db.execute(statement)
                 manifest._replace_head(empty)
+                also(manifest._db)
             manifest.commit(Change(tuple(records)), empty.token)
 
     def close(self) -> None:
-        """Let go of the database."""
-        self._db.close()
+        """Let go of the database, then of what `at_close` was told."""
+        with self._closing:
+            self._db.close()
+
+    def at_close(self, release: Callable[[], None]) -> None:
+        """Call `release` when the manifest is closed."""
+        self._closing.callback(release)
+
+    @property
+    def is_writable(self) -> bool:
+        """Whether anything can be written; if not, only what reads works."""
+        return self._may_write and not self._is_full
+
+    def _connect(self) -> sqlite3.Connection:
+        mode = "mode=rw"
+        if not self.is_writable:
+            mode = "mode=ro" if self._has_log() else "mode=ro&immutable=1"
+        with self._errors():
+            return sqlite3.connect(
+                f"{self._path.absolute().as_uri()}?{mode}",
+                uri=True,
+                isolation_level=None,
+                timeout=_BUSY_MS / 1000,
+            )
+
+    def _has_log(self) -> bool:
+        """Whether anyone has written, or died, since the log was last brought into the database."""
+        try:
+            return self._path.with_name(f"{DATABASE}-wal").stat().st_size > 0
+        except OSError:
+            return False
+
+    def _opens(self) -> bool:
+        """Make commits durable; False if there is no room for SQLite's log and index."""
+        try:
+            with self._errors():
+                self._db.execute("PRAGMA synchronous=FULL")
+        except EngineError:
+            if self._has_log():
+                self._db.close()
+                raise
+            return False
+        except BaseException:
+            self._db.close()
+            raise
+        return True
 
     def read(self, kinds: Sequence[str]) -> View:
         """All records of these kinds, of one generation, verified.
@@ -218,13 +287,19 @@ class Manifest:
         return token
 
     @contextlib.contextmanager
-    def leases(self) -> Iterator[sqlite3.Connection]:
-        """A write transaction for the lease table."""
-        with self._transaction("IMMEDIATE"):
+    def beside(self, *, write: bool) -> Iterator[sqlite3.Connection]:
+        """A transaction for the tables that stand beside the map."""
+        with self._unchanged(), self._transaction("IMMEDIATE" if write else "DEFERRED"):
             yield self._db
 
+    def others_wrote(self) -> int:
+        """A number that changes when another connection has written; asking is cheap."""
+        with self._errors():
+            (version,) = self._db.execute("PRAGMA data_version").fetchone()
+        return int(version)
+
     def head(self) -> Head:
-        """The state as a whole, within a `leases` block that of its transaction."""
+        """The state as a whole, within a `beside` block that of its transaction."""
         row = self._db.execute("SELECT body, checksum FROM head").fetchone()
         if row is None or not isinstance(row[0], bytes) or _hash(row[0]) != row[1]:
             raise self._corrupt("the head is missing or fails its checksum")
@@ -251,7 +326,9 @@ class Manifest:
         if row is None:
             return None
         self._db.execute(f"DELETE {where}", (kind, key))
-        return self._record(kind, key, row[0]).hash()
+        if not isinstance(row[0], bytes):
+            raise self._corrupt("a record is not one")
+        return record_hash(kind, key, row[0])
 
     def _replace_head(self, head: Head) -> None:
         body = head.to_json()
@@ -262,11 +339,14 @@ class Manifest:
     ) -> dict[str, dict[str, bytes]]:
         records: dict[str, dict[str, bytes]] = {kind: {} for kind in kinds}
         sums = dict.fromkeys(kinds, 0)
-        for row in rows:
-            record = self._record(*row)
-            # A damaged row may say that it is of another kind than the index found it under.
-            records.setdefault(record.kind, {})[record.key] = record.body
-            sums[record.kind] = sums.get(record.kind, 0) + record.hash()
+        for kind, key, body in rows:
+            # A damaged row may hold values of any type.
+            if not (isinstance(kind, str) and isinstance(key, str) and isinstance(body, bytes)):
+                raise self._corrupt("a record is not one")
+            if kind not in records:
+                raise self._corrupt(f"a record is of kind {kind!r} and not of the one it is under")
+            records[kind][key] = body
+            sums[kind] += record_hash(kind, key, body)
         for kind, total in sums.items():
             if total % _MODULUS != head.sums.get(kind, 0):
                 raise self._corrupt(
@@ -274,20 +354,40 @@ class Manifest:
                 )
         return {kind: dict(sorted(found.items())) for kind, found in records.items()}
 
-    def _record(self, kind: object, key: object, body: object) -> Record:
-        """A damaged row may hold values of any type."""
-        if not (isinstance(kind, str) and isinstance(key, str) and isinstance(body, bytes)):
-            raise self._corrupt("a record is not one")
-        return Record(kind, key, body)
-
     @contextlib.contextmanager
     def _state(self, mode: str) -> Iterator[Head]:
         """A transaction and the state it begins with, which no acknowledged one is newer than."""
-        acknowledged = self._read_ack()  # before the transaction: another's commit may move it on
-        with self._transaction(mode):
-            head = self.head()
-            self._check_acknowledged(head, acknowledged)
-            yield head
+        with self._unchanged():
+            acknowledged = self._read_ack()  # before the transaction: a commit may move it on
+            with self._transaction(mode):
+                head = self.head()
+                self._check_acknowledged(head, acknowledged)
+                yield head
+
+    @contextlib.contextmanager
+    def _unchanged(self) -> Iterator[None]:
+        """In a folder that cannot be written: what is read stands there from start to end."""
+        if self.is_writable:
+            yield
+            return
+        self._db.close()
+        before = self._stamp()
+        self._db = self._connect()
+        try:
+            yield
+        finally:
+            # Even after an error, which may come of this.
+            if before is not None and self._stamp() != before:
+                reason = "was written while it was read from a folder that cannot be: try again"
+                raise EngineError(str(self._path), reason)
+
+    def _stamp(self) -> tuple[int, int] | None:
+        """Of a database without a log: changes when a writer comes to it."""
+        if self._has_log():
+            return None
+        with self._errors():
+            found = self._path.stat()
+        return found.st_mtime_ns, found.st_size
 
     def _check_acknowledged(self, head: Head, acknowledged: bytes) -> None:
         (generation, _) = _ACK_BODY.unpack_from(acknowledged)
@@ -337,11 +437,16 @@ class Manifest:
             raise
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             message = str(error)
-            if _FULL in message:
+            if _FULL in message or (self._is_full and _READ_ONLY in message):
                 raise StoreFullError(str(self._path)) from error
             if any(text in message for text in _SYSTEM_FAILURES):
-                raise EngineError(str(self._path), message) from error
+                raise EngineError(str(self._path), message + self._advice()) from error
             raise self._corrupt(f"not readable as a manifest ({error})") from error
+
+    def _advice(self) -> str:
+        if self._may_write:
+            return ""
+        return "; its folder cannot be written: open the store once where it can be"
 
 
 def os_error(error: OSError, path: Path) -> EngineError | StoreFullError:

@@ -7,20 +7,25 @@ commit under any but the newest.
 
 import contextlib
 import fcntl
+import json
 import os
+from dataclasses import astuple
 from pathlib import Path
 from typing import Final
 
+from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.errors import StoreInUseError
+from pyspark_theflash.store.holder import Holder
 from pyspark_theflash.store.manifest import file_errors
 
 LOCK_FILE: Final = "writer.lock"
+_TEXT_BYTES: Final = 4096
 
 
 class WriterLock:
-    """Held from construction to `release`."""
+    """Held from construction to `release`. The file's text says by whom."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
         """Take the lock.
 
         Raises:
@@ -32,16 +37,33 @@ class WriterLock:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                self._file.seek(0)
-                holder = self._file.read(64).decode("ascii", "replace").strip()
-                raise StoreInUseError(str(folder), holder or "another process") from None
+                holder = _holder_in(path)
+                raise StoreInUseError(str(folder), str(holder or "another process")) from None
             self._file.truncate(0)
-            self._file.write(f"process {os.getpid()}\n".encode())
+            holder = Holder.here(clock or SystemClock())
+            self._file.write(json.dumps(astuple(holder)).encode())
             undo.pop_all()
 
     def release(self) -> None:
-        """Let another writer in."""
-        self._file.close()
+        """Let another writer in; harmless the second time."""
+        if not self._file.closed:
+            with contextlib.closing(self._file), contextlib.suppress(OSError):
+                self._file.truncate(0)
+
+
+def current_writer(folder: Path, clock: Clock) -> Holder | None:
+    """Who writes the store, as far as can be told without the lock: for people to look at."""
+    holder = _holder_in(folder / LOCK_FILE)
+    return None if holder is None or holder.is_gone(clock) else holder
+
+
+def _holder_in(path: Path) -> Holder | None:
+    """The text is a courtesy, so one that cannot be read is as good as none."""
+    try:
+        with open(path, "rb") as file:
+            return Holder.from_fields(json.loads(file.read(_TEXT_BYTES)))
+    except (OSError, ValueError, TypeError):
+        return None
 
 
 def _open_private(path: str, flags: int) -> int:

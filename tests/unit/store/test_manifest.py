@@ -18,6 +18,7 @@ from pyspark_theflash.failpoint import armed
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.store.folder import DATA_FOLDER, open_manifest
 from pyspark_theflash.store.manifest import ACK, DATABASE, Change, Manifest, Record
+from pyspark_theflash.store.readers_lock import READERS_LOCK_FILE
 from pyspark_theflash.store.writer_lock import LOCK_FILE, WriterLock
 
 FS = LocalFileSystem()
@@ -195,7 +196,7 @@ def test_a_full_database_can_be_tried_again(store: Path) -> None:
 def test_a_database_that_is_not_there_or_locked(store: Path) -> None:
     with opened(store) as manifest, opened(store) as other:
         manifest._db.execute("PRAGMA busy_timeout = 1")
-        with other.leases(), pytest.raises(EngineError, match="locked"):
+        with other.beside(write=True), pytest.raises(EngineError, match="locked"):
             put(manifest, "a")
         put(manifest, "a")
     (store / DATABASE).unlink()
@@ -245,6 +246,7 @@ def test_only_the_owner_may_read(store: Path) -> None:
         files = {p.name: stat.S_IMODE(p.stat().st_mode) for p in store.iterdir() if p.is_file()}
         lock.release()
     names = {ACK, DATABASE, f"{DATABASE}-wal", f"{DATABASE}-shm", "format", LOCK_FILE}
+    names.add(READERS_LOCK_FILE)
     assert files == dict.fromkeys(names, 0o600)
     for folder in (store, store / DATA_FOLDER):
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
