@@ -19,7 +19,7 @@ Schema versions
 import bisect
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -29,26 +29,60 @@ from pyspark_theflash.types import MAX_TS, SchemaVersion, TableID, TimeStamp
 
 
 @dataclass(frozen=True, slots=True)
-class TableEvent:
-    """A table's definition from `ts` on; `table` is None where `table_id` left database `db`."""
+class UnreadTable:
+    """A TableInfo of which only the name is known; `read_text` gives its JSON."""
 
-    ts: TimeStamp
     db: str
-    table_id: TableID
-    table: TableInfo | None
+    name: str
+    read_text: Callable[[], str]
 
-    def to_json(self) -> bytes:
-        """The event as the store keeps it."""
-        info = json.loads(self.table.json_text) if self.table else None
-        body = {"ts": self.ts, "db": self.db, "table_id": self.table_id, "table": info}
-        return json.dumps(body, separators=(",", ":"), ensure_ascii=False).encode()
+    def read(self) -> TableInfo:
+        return parse_table_info(self.db, json.loads(self.read_text()))
 
-    @classmethod
-    def from_json(cls, body: bytes) -> "TableEvent":
-        """Inverse of `to_json`."""
-        event = json.loads(body)
-        table = parse_table_info(event["db"], event["table"]) if event["table"] else None
-        return cls(TimeStamp(event["ts"]), event["db"], TableID(event["table_id"]), table)
+
+class TableEvent:
+    """A table's definition from `ts` on; `table` is None where `table_id` left database `db`.
+
+    Immutable. A definition that is stored is read when it is first asked for: a history has tens of
+    thousands of them, of which a scan needs one.
+    """
+
+    __slots__ = ("_table", "db", "name", "table_id", "ts")
+
+    def __init__(
+        self, ts: TimeStamp, db: str, table_id: TableID, table: TableInfo | UnreadTable | None
+    ) -> None:
+        self.ts: Final = ts
+        self.db: Final = db
+        self.table_id: Final = table_id
+        self.name: Final = None if table is None else table.name
+        self._table = table
+
+    @property
+    def table(self) -> TableInfo | None:
+        if isinstance(self._table, UnreadTable):
+            self._table = self._table.read()
+        return self._table
+
+    @property
+    def json_text(self) -> str | None:
+        """TiDB's own form of the table, without reading it."""
+        if isinstance(self._table, UnreadTable):
+            return self._table.read_text()
+        return None if self._table is None else self._table.json_text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, TableEvent) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash((self.ts, self.db, self.table_id, self.name))
+
+    def __repr__(self) -> str:
+        return f"TableEvent({self.ts}, {self.db!r}, {self.table_id}, {self.name!r})"
+
+    def _identity(self) -> tuple[TimeStamp, str, TableID, str | None]:
+        """A TableInfo is what its text says."""
+        return self.ts, self.db, self.table_id, self.json_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +110,15 @@ class SchemaHistory:
     ) -> None:
         self.start_ts: Final = start_ts
         self.end_ts: Final = end_ts
-        self.events: Final = tuple(sorted(events, key=lambda e: (e.ts, e.table is not None)))
+        self.events: Final = tuple(sorted(events, key=lambda e: (e.ts, e.name is not None)))
         self.versions: Final = tuple(sorted(versions, key=lambda v: v.version))
         self._by_id: dict[TableID, list[TableEvent]] = defaultdict(list)
         for event in self.events:
             self._by_id[event.table_id].append(event)
+        self._ids_by_name: dict[str, set[TableID]] = defaultdict(set)
+        for event in self.events:
+            if (name := _name_key(event)) is not None:
+                self._ids_by_name[name].add(event.table_id)
 
     def tables_at(self, ts: TimeStamp) -> Sequence[TableInfo]:
         """The tables that exist at `ts`, by full name."""
@@ -94,9 +132,10 @@ class SchemaHistory:
             TableNotFoundError: none is called so then.
         """
         wanted = full_name.lower()
-        for table in self.tables_at(ts):
-            if table.full_name.lower() == wanted:
-                return table
+        for table_id in sorted(self._ids_by_name.get(wanted, ())):
+            event = self._event_in_force(table_id, ts)
+            if event is not None and _name_key(event) == wanted and event.table is not None:
+                return event.table
         raise TableNotFoundError(full_name, ts)
 
     def table_by_version(self, table_id: TableID, version: SchemaVersion) -> TableInfo:
@@ -138,6 +177,15 @@ class SchemaHistory:
         return self.versions[after].ts if after < len(self.versions) else MAX_TS
 
     def _table_in_force(self, table_id: TableID, ts: TimeStamp) -> TableInfo | None:
+        event = self._event_in_force(table_id, ts)
+        return None if event is None else event.table
+
+    def _event_in_force(self, table_id: TableID, ts: TimeStamp) -> TableEvent | None:
         events = self._by_id.get(table_id, [])
         at = bisect.bisect_right(events, ts, key=lambda e: e.ts)
-        return events[at - 1].table if at else None
+        return events[at - 1] if at else None
+
+
+def _name_key(event: TableEvent) -> str | None:
+    """What names are compared by; None where the table went."""
+    return None if event.name is None else f"{event.db}.{event.name}".lower()

@@ -247,12 +247,8 @@ class Manifest:
             CorruptionError: the manifest contradicts its checksums or its `ack`.
         """
         with self._state("DEFERRED") as head:
-            marks = ",".join("?" * len(kinds))
-            rows = self._db.execute(
-                f"SELECT kind, key, body FROM record WHERE kind IN ({marks})",  # noqa: S608
-                tuple(kinds),
-            ).fetchall()
-        return View(head.generation, self._verified(head, kinds, rows))
+            records = {kind: self._verified(head, kind) for kind in kinds}
+        return View(head.generation, records)
 
     def commit(self, change: Change, token: FencingToken) -> Generation:
         """Apply `change` in one step; when this returns, it is durable and acknowledged.
@@ -334,25 +330,19 @@ class Manifest:
         body = head.to_json()
         self._db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (body, _hash(body)))
 
-    def _verified(
-        self, head: Head, kinds: Iterable[str], rows: Iterable[tuple[object, object, object]]
-    ) -> dict[str, dict[str, bytes]]:
-        records: dict[str, dict[str, bytes]] = {kind: {} for kind in kinds}
-        sums = dict.fromkeys(kinds, 0)
-        for kind, key, body in rows:
+    def _verified(self, head: Head, kind: str) -> dict[str, bytes]:
+        """The records of a kind, if they add up; there may be a hundred thousand of them."""
+        found: dict[str, bytes] = {}
+        total = 0
+        for key, body in self._db.execute("SELECT key, body FROM record WHERE kind = ?", (kind,)):
             # A damaged row may hold values of any type.
-            if not (isinstance(kind, str) and isinstance(key, str) and isinstance(body, bytes)):
+            if not (isinstance(key, str) and isinstance(body, bytes)):
                 raise self._corrupt("a record is not one")
-            if kind not in records:
-                raise self._corrupt(f"a record is of kind {kind!r} and not of the one it is under")
-            records[kind][key] = body
-            sums[kind] += record_hash(kind, key, body)
-        for kind, total in sums.items():
-            if total % _MODULUS != head.sums.get(kind, 0):
-                raise self._corrupt(
-                    f"the {kind} records of generation {head.generation} do not add up"
-                )
-        return {kind: dict(sorted(found.items())) for kind, found in records.items()}
+            found[key] = body
+            total += record_hash(kind, key, body)
+        if total % _MODULUS != head.sums.get(kind, 0):
+            raise self._corrupt(f"the {kind} records of generation {head.generation} do not add up")
+        return dict(sorted(found.items()))
 
     @contextlib.contextmanager
     def _state(self, mode: str) -> Iterator[Head]:

@@ -1,13 +1,32 @@
 """What stands in records comes back as it was."""
 
+import tarfile
+import zlib
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
 from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.errors import CodecError
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.schema.file import read_schema_file
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
-from pyspark_theflash.store.catalog import schema_history, schema_records
-from pyspark_theflash.store.folder import StoreIdentity
+from pyspark_theflash.store import catalog
+from pyspark_theflash.store.catalog import (
+    SCHEMA_KIND,
+    pack_event,
+    schema_history,
+    schema_records,
+    unpack_event,
+)
+from pyspark_theflash.store.folder import StoreIdentity, open_manifest
 from pyspark_theflash.store.manifest import Record, View
 from pyspark_theflash.store.progress import Progress
 from pyspark_theflash.types import MAX_TS, Generation, SchemaVersion, TableID, TimeStamp
+from tests.support.golden_vectors import VECTORS
 from tests.support.stores import column, id_column, table_info
+from tests.support.workloads import workload
 
 EMPTY = View(Generation(1), {})
 
@@ -44,3 +63,51 @@ def test_schema_history() -> None:
     assert (found.start_ts, found.end_ts) == (history.start_ts, history.end_ts)
     assert list(found.events) == events
     assert list(found.versions) == versions
+
+
+def test_every_captured_event_survives_being_stored() -> None:
+    captured = read_schema_file(VECTORS / "ddl_schema.json.gz").events
+    assert len(captured) == 240
+    for event in captured:
+        stored = unpack_event(pack_event(event))
+        assert stored == event
+        assert (stored.name, stored.table) == (event.name, event.table)
+
+
+def test_the_schema_of_a_store_of_format_1_is_still_read(fixtures: Path, tmp_path: Path) -> None:
+    with tarfile.open(fixtures / "stores" / "format1.tar.gz") as archive:
+        archive.extractall(tmp_path, filter="data")
+    with closing(open_manifest(tmp_path / "format1", LocalFileSystem())) as manifest:
+        found = schema_history(manifest.read([SCHEMA_KIND]))
+    assert found is not None
+    assert found.events == read_schema_file(workload("bank").schema).until(found.end_ts)
+
+
+def test_a_definition_is_read_only_when_it_is_asked_for() -> None:
+    tables = [table_info(n, f"db.t{n}", [id_column()]) for n in range(3)]
+    events = [TableEvent(TimeStamp(1), "db", t.id, t) for t in tables]
+    history = SchemaHistory(TimeStamp(0), TimeStamp(9), events, [])
+    broken = [
+        Record(r.kind, r.key, r.body[:-8]) if r.key.endswith("1") else r
+        for r in schema_records(history)
+    ]
+    found = schema_history(view(*broken))
+    assert found is not None
+    assert found.table_by_name("DB.t2", TimeStamp(5)) == tables[2]
+    with pytest.raises(CodecError):
+        found.table_by_name("db.t1", TimeStamp(5))
+
+
+@pytest.mark.parametrize("definition", [b"", b"x", zlib.compress(b"{}")[:-1]])
+def test_what_is_no_definition(definition: bytes) -> None:
+    event = unpack_event(b'{"ts":1,"db":"db","table_id":1,"name":"t"}\n' + definition)
+    with pytest.raises(CodecError):
+        assert event.json_text
+
+
+def test_a_definition_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "MAX_TABLE_BYTES", 100)
+    packed = zlib.compress(b" " * 101)
+    event = unpack_event(b'{"ts":1,"db":"db","table_id":1,"name":"t"}\n' + packed)
+    with pytest.raises(CodecError, match="too long"):
+        assert event.json_text
