@@ -12,8 +12,8 @@ writer's progress, one thing.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -21,6 +21,9 @@ from pyspark_theflash.errors import CorruptionError
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.store.manifest import Change, View
 from pyspark_theflash.types import Generation, PhysicalTableID, RegionID, TimeStamp
+
+Handle: TypeAlias = int | bytes
+"""A row's identity in its physical table; one table's handles are all of one type."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +55,41 @@ class RegionScan:
     parts: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class RegionStats:
+    """A region as it is stored: the handles from `start` to before `end`, None for no bound.
+
+    `files`, `rows` (versions) and `bytes` are the region's own; `deltas` are recent files of the
+    table, not yet divided among its regions, that reach into this one.
+    """
+
+    region_id: RegionID
+    start: Handle | None
+    end: Handle | None
+    files: int
+    rows: int
+    bytes: int
+    deltas: int
+
+
+@dataclass(frozen=True, slots=True)
+class CompactionReport:
+    """What a compaction did. Versions were read, written again, or dropped by the safe point."""
+
+    rows_read: int = 0
+    rows_written: int = 0
+    rows_dropped: int = 0
+    files_replaced: int = 0
+    files_written: int = 0
+    bytes_written: int = 0
+
+    def plus(self, other: "CompactionReport") -> "CompactionReport":
+        """Both together."""
+        return CompactionReport(
+            *(getattr(self, f.name) + getattr(other, f.name) for f in fields(self))
+        )
+
+
 class EngineReader(Protocol):
     """The reading half, any number at a time.
 
@@ -79,6 +117,9 @@ class EngineReader(Protocol):
         before any row of the damaged part is handed out.
         """
 
+    def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
+        """How a physical table is stored as of `view`, in handle order; none where it is not."""
+
     def check(self, view: View) -> Iterator[CorruptionError]:
         """Every damage in what `view` names, found by reading all of it. Repairs nothing."""
 
@@ -97,8 +138,27 @@ class Engine(EngineReader, Protocol):
         anew, it has all of the publication or nothing.
         """
 
-    def fold(self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]) -> None:
-        """Rewrite a physical table into the form that reads fastest, where that pays.
+    def compact(
+        self,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        *,
+        safe_point: TimeStamp | None = None,
+        everything: bool = False,
+    ) -> CompactionReport:
+        """Rewrite a physical table into the form that reads fastest.
 
-        Invisible to every scan. `columns` are all that the table has ever had.
+        Does what pays by now, and costs next to nothing where nothing does: call it after each
+        publication. With `everything` it leaves neither recent files nor garbage. Invisible to
+        every scan, but for this: of the versions at or below `safe_point`, what is rewritten keeps
+        of each row only the newest, and not that one either if it is a delete. No snapshot below
+        `safe_point` may be read any more. `columns` are all that the table has ever had.
+
+        Fails like `publish`; of several steps, those before the failed one stand.
+        """
+
+    def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
+        """Remove all versions of physical tables in one step. Fails like `publish`.
+
+        Scans that were planned under a read latch go on.
         """

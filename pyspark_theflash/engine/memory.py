@@ -1,7 +1,8 @@
 """The reference engine: the shortest code that is right.
 
-Versions are Python tuples in a list; a scan applies the rule of `mvcc.visibility.visible_rows` to
-all of them. It keeps nothing on disk. Tests believe it; the other engines are compared with it.
+Versions are Python tuples in a list, each with its place in the batch it came in; a scan applies
+the rule of `mvcc.visibility.visible_rows` to all of them. It keeps nothing on disk. Tests believe
+it; the other engines are compared with it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -9,16 +10,17 @@ from typing import Any
 
 import pyarrow as pa
 
-from pyspark_theflash.codec.time import is_stored_time, stored_numbers
-from pyspark_theflash.engine.api import Publication, RegionScan
+from pyspark_theflash.engine.api import CompactionReport, Publication, RegionScan, RegionStats
 from pyspark_theflash.errors import CorruptionError, invariant
-from pyspark_theflash.mvcc.project import ScanColumn, batch_of
+from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name
 from pyspark_theflash.mvcc.visibility import visible_rows
 from pyspark_theflash.store.manifest import View
 from pyspark_theflash.types import Generation, PhysicalTableID, RegionID, TimeStamp
 
-Row = dict[str, Any]
+Place = tuple[int, int]
+"""Which of the table's batches, and which row there."""
+Version = tuple[Any, TimeStamp, Op, Place]
 
 
 class MemoryEngine:
@@ -27,8 +29,8 @@ class MemoryEngine:
     def __init__(self) -> None:
         self._generation = Generation(0)
         self._records: dict[str, dict[str, bytes]] = {}
-        self._versions: dict[PhysicalTableID, list[tuple[Any, TimeStamp, Op, Row]]] = {}
-        self._handle_types: dict[PhysicalTableID, pa.DataType] = {}
+        self._versions: dict[PhysicalTableID, list[Version]] = {}
+        self._batches: dict[PhysicalTableID, list[pa.RecordBatch]] = {}
 
     def read(self, kinds: Sequence[str]) -> View:
         records = {kind: dict(sorted(self._records.get(kind, {}).items())) for kind in kinds}
@@ -39,10 +41,13 @@ class MemoryEngine:
             missing = key not in self._records.get(kind, {})
             invariant(not missing, f"no record {kind} {key} to delete")
         for versions in publication.versions:
-            rows = self._versions.setdefault(versions.physical_id, [])
-            self._handle_types[versions.physical_id] = versions.batch.schema.field(HANDLE).type
-            for row in _as_python(versions.batch):
-                rows.append((row[HANDLE], TimeStamp(row[COMMIT_TS]), Op(row[OP]), row))
+            batches = self._batches.setdefault(versions.physical_id, [])
+            keys = versions.batch.select([HANDLE, COMMIT_TS, OP]).to_pylist()
+            self._versions.setdefault(versions.physical_id, []).extend(
+                (key[HANDLE], TimeStamp(key[COMMIT_TS]), Op(key[OP]), (len(batches), row))
+                for row, key in enumerate(keys)
+            )
+            batches.append(versions.batch)
         for kind, key in publication.change.deletes:
             del self._records[kind][key]
         for record in publication.change.puts:
@@ -50,11 +55,38 @@ class MemoryEngine:
         self._generation = Generation(self._generation + 1)
         return self._generation
 
-    def fold(self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]) -> None:
-        """Nothing to do: one form is all there is."""
+    def compact(
+        self,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        *,
+        safe_point: TimeStamp | None = None,
+        everything: bool = False,
+    ) -> CompactionReport:
+        """One form is all there is: a compaction only drops, and always everything it may."""
+        versions = self._versions.get(physical_id, [])
+        kept = versions if safe_point is None else list(_above(versions, safe_point))
+        if physical_id in self._versions:
+            self._versions[physical_id] = kept
+        return CompactionReport(
+            rows_read=len(versions),
+            rows_written=len(kept),
+            rows_dropped=len(versions) - len(kept),
+        )
+
+    def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
+        for physical_id in physical_ids:
+            self._versions.pop(physical_id, None)
+            self._batches.pop(physical_id, None)
+        self._generation = Generation(self._generation + 1)
+        return self._generation
+
+    def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
+        rows = len(self._versions.get(physical_id, []))
+        return [RegionStats(RegionID(1), None, None, 0, rows, 0, 0)] if rows else []
 
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
-        known = physical_id in self._versions
+        known = bool(self._versions.get(physical_id))
         return [RegionScan(physical_id, RegionID(1), ())] if known else []
 
     def scan(
@@ -65,13 +97,14 @@ class MemoryEngine:
         *,
         with_handle: bool = False,
     ) -> Iterator[pa.RecordBatch]:
-        visible = visible_rows(self._versions[region.physical_id], snapshot_ts)
-        arrays = [_column(list(visible.values()), column) for column in columns]
-        names = [column_name(column.id) for column in columns]
-        if with_handle:
-            arrays.insert(0, pa.array(list(visible), self._handle_types[region.physical_id]))
-            names.insert(0, HANDLE)
-        yield batch_of(names, arrays, len(visible))
+        places = visible_rows(self._versions[region.physical_id], snapshot_ts).values()
+        names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
+        for number, batch in enumerate(self._batches[region.physical_id]):
+            rows = batch.take(pa.array([row for at, row in places if at == number], pa.int64()))
+            stored = dict(zip(rows.schema.names, rows.columns, strict=True))
+            handles = [stored[HANDLE]] * with_handle
+            arrays = [*handles, *project(stored, columns, rows.num_rows)]
+            yield batch_of(names, arrays, rows.num_rows)
 
     def check(self, view: View) -> Iterator[CorruptionError]:
         return iter(())
@@ -80,18 +113,13 @@ class MemoryEngine:
         self._versions.clear()
 
 
-def _as_python(batch: pa.RecordBatch) -> list[Row]:
-    """Rows; times as the numbers that the store has, of which Python's own lack many."""
-    columns = [stored_numbers(c) if is_stored_time(c.type) else c for c in batch.columns]
-    rows: list[Row] = pa.RecordBatch.from_arrays(columns, names=batch.schema.names).to_pylist()
-    return rows
-
-
-def _column(rows: list[Row], column: ScanColumn) -> pa.Array:
-    name, tp = column_name(column.id), column.type
-    absent = column.absent_value
-    if not is_stored_time(tp):
-        return pa.array([row.get(name, absent.as_py()) for row in rows], tp)
-    number = stored_numbers(pa.array([absent], tp))
-    numbers = [row.get(name, number[0].as_py()) for row in rows]
-    return pa.array(numbers, number.type).view(tp)
+def _above(versions: list[Version], safe_point: TimeStamp) -> Iterator[Version]:
+    """Those that a read at or above the safe point can need."""
+    newest: dict[Any, TimeStamp] = {}
+    for handle, commit_ts, _, _ in versions:
+        if commit_ts <= safe_point:
+            newest[handle] = max(newest.get(handle, commit_ts), commit_ts)
+    for version in versions:
+        handle, commit_ts, op, _ = version
+        if commit_ts > safe_point or (commit_ts == newest[handle] and op == Op.PUT):
+            yield version

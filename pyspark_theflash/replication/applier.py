@@ -153,4 +153,4 @@ class Applier:
         latest = {c.id: c for table in tables for c in stored_columns(table)}
         columns = [scan_column(c) for c in latest.values()]
         for physical_id in sorted({i for table in tables for i in table.physical_ids}):
-            self._engine.fold(physical_id, columns)
+            self._engine.compact(physical_id, columns)

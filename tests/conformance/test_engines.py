@@ -1,7 +1,8 @@
 """The contract of `engine.api`, over every engine and what a store lives through.
 
 Whatever an engine does, every scan at every timestamp must give what `memory` gives, after every
-publication: also when the engine is opened anew each time, or folds its files each time.
+publication: also when the engine is opened anew each time, or compacts its files each time, into
+regions of a few rows.
 """
 
 import pickle
@@ -20,7 +21,8 @@ from hypothesis import strategies as st
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Publication, VersionBatch
-from pyspark_theflash.engine.magic import fold
+from pyspark_theflash.engine.magic.compaction import Limits
+from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.engine.memory import MemoryEngine
 from pyspark_theflash.errors import InternalError
 from pyspark_theflash.fs import LocalFileSystem
@@ -30,9 +32,10 @@ from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 from tests.support.histories import COLUMNS, publications, scan_columns, version_batch
 
-TREATMENTS = ("memory", "magic", "magic reopened", "magic folded")
+TREATMENTS = ("memory", "magic", "magic reopened", "magic compacted")
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))
 FS, CLOCK = LocalFileSystem(), SystemClock()
+EAGER = Limits(region_rows=4, deltas=2, layer_rows=1, layers=2)
 Rows = Sequence[tuple[Any, ...]]
 
 
@@ -49,7 +52,8 @@ class Subject:
     def _open(self) -> Any:
         if self.treatment == "memory":
             return MemoryEngine()
-        return registry.open_engine(self.path, self.identity, FS, CLOCK)
+        limits = EAGER if self.treatment == "magic compacted" else None
+        return MagicEngine(self.path, FS, CLOCK, limits=limits)
 
     def publish(self, publication: Publication) -> None:
         self.engine.publish(publication)
@@ -57,7 +61,7 @@ class Subject:
             self.engine.close()
             self.engine = self._open()
         for table in TABLES:
-            self.engine.fold(table, self.columns)
+            self.engine.compact(table, self.columns)
 
     def put(self, rows: Rows, columns: Sequence[tuple[int, pa.DataType]] = COLUMNS) -> None:
         """Publish rows of table 1."""
@@ -90,12 +94,7 @@ class Subject:
 
 
 @pytest.fixture(params=TREATMENTS)
-def subject(
-    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterable[Subject]:
-    monkeypatch.setattr(
-        fold, "FEWEST_DELTAS", 2 if request.param == "magic folded" else fold.MOST_DELTAS
-    )
+def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterable[Subject]:
     made = Subject(request.param, tmp_path / "store")
     yield made
     made.engine.close()
@@ -143,10 +142,8 @@ HISTORIES = st.lists(
 def test_any_short_history(
     history: list[list[list[tuple[int, bool]]]],
     tmp_path_factory: pytest.TempPathFactory,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(fold, "FEWEST_DELTAS", 3)
-    subject = Subject("magic reopened", tmp_path_factory.mktemp("any") / "store")
+    subject = Subject("magic compacted", tmp_path_factory.mktemp("any") / "store")
     memory = Subject("memory", subject.path)
     ts = 0
     for batches in history:
@@ -256,6 +253,105 @@ def test_records_are_put_replaced_and_deleted(subject: Subject) -> None:
     with pytest.raises(InternalError):
         change({"d": "6"}, ["nothing"])()
     assert records() == {"a": b"5", "c": b"4", "é": b""}
+
+
+def test_a_safe_point_drops_what_nobody_may_read(subject: Subject) -> None:
+    subject.put([(1, 10, 9, Op.PUT, 1, None), (2, 10, 9, Op.PUT, 2, None)])
+    subject.put([(1, 20, 19, Op.PUT, 11, None), (2, 20, 19, Op.DELETE, None, None)])
+    subject.put([(1, 30, 29, Op.DELETE, None, None), (3, 30, 29, Op.PUT, 3, None)])
+    first = subject.columns[:1]
+    before = {ts: subject.scan(ts, first) for ts in (20, 29, 30, 40)}
+    assert before[29] == Counter([(11,), ()])
+
+    def collect(safe_point: int) -> int:
+        report = subject.engine.compact(
+            TABLES[0], subject.columns, safe_point=TimeStamp(safe_point), everything=True
+        )
+        assert report.rows_read == report.rows_written + report.rows_dropped
+        assert {ts: subject.scan(ts, first) for ts in before if ts >= safe_point} == {
+            ts: rows for ts, rows in before.items() if ts >= safe_point
+        }
+        return int(report.rows_dropped)
+
+    assert [collect(ts) for ts in (9, 25, 30)] == [0, 3, 2]
+    assert subject.scan(30, first) == Counter([(3,), ()])
+    regions = subject.engine.regions(subject.engine.read([]), TABLES[0])
+    assert sum(region.rows for region in regions) == 1
+
+
+def test_a_table_of_garbage_is_nothing(subject: Subject) -> None:
+    subject.put([(1, 10, 9, Op.PUT, 1, None), (2, 10, 9, Op.PUT, 2, None)])
+    subject.put([(n, 20, 19, Op.DELETE, None, None) for n in (1, 2)])
+    subject.engine.compact(TABLES[0], subject.columns, safe_point=TimeStamp(20), everything=True)
+    view = subject.engine.read([])
+    assert list(subject.engine.plan(view, TABLES[0])) == []
+    assert list(subject.engine.regions(view, TABLES[0])) == []
+    subject.put([(1, 30, 29, Op.PUT, 5, None)])
+    assert subject.scan(30)[()] == 1
+
+
+def test_regions_cover_a_table(subject: Subject) -> None:
+    for start in range(-9, 9, 3):
+        subject.put([(n, 20 + start, 19, Op.PUT, n, None) for n in range(start, start + 3)])
+    subject.engine.compact(TABLES[0], subject.columns, everything=True)
+    view = subject.engine.read([])
+    regions = list(subject.engine.regions(view, TABLES[0]))
+    assert (regions[0].start, regions[-1].end) == (None, None)
+    assert [r.end for r in regions[:-1]] == [r.start for r in regions[1:]]
+    assert len({r.region_id for r in regions}) == len(regions)
+    assert sum(r.rows for r in regions) == 18
+    assert [r.deltas for r in regions] == [0] * len(regions)
+    scans = subject.engine.plan(view, TABLES[0])
+    assert [s.region_id for s in scans] == [r.region_id for r in regions]
+    if subject.treatment == "magic compacted":
+        assert len(regions) >= 4
+        handles = [
+            {
+                h
+                for b in subject.engine.scan(s, [], TimeStamp(99), with_handle=True)
+                for h in b.column(HANDLE).to_pylist()
+            }
+            for s in scans
+        ]
+        for region, found in zip(regions, handles, strict=True):
+            assert found
+            assert region.start is None or min(found) >= region.start
+            assert region.end is None or max(found) < region.end
+
+
+def test_a_purge_removes_tables_at_once(subject: Subject) -> None:
+    rows = [(n, 10, 9, Op.PUT, n, None) for n in range(9)]
+    for table in TABLES:
+        batch = version_batch(rows, COLUMNS)
+        subject.publish(Publication([VersionBatch(table, batch)], Change()))
+    generation = subject.engine.read([]).generation
+    assert subject.engine.purge([TABLES[0], PhysicalTableID(77)]) > generation
+    assert not subject.scan(20)
+    assert subject.scan_table(TABLES[1], 20)[()] == 9
+    subject.put([(1, 30, 29, Op.PUT, 5, None)])
+    assert subject.scan(20, [])[()] == 0
+    assert subject.scan(30)[()] == 1
+
+
+def test_dates_that_python_has_not(subject: Subject) -> None:
+    """TiDB stores dates such as 2024-02-31; here they lie beyond the year 9999."""
+    far = pa.array([3_000_000, 4_000_000], pa.int32()).cast(pa.date32())
+    subject.columns = [ScanColumn(ColumnID(1), pa.date32(), pa.scalar(None, pa.date32()))]
+    system = [("_handle", pa.int64()), ("_commit_ts", pa.uint64()), ("_start_ts", pa.uint64())]
+    for start in (0, 10, 20):
+        arrays = [pa.array([start, start + 1], tp) for _, tp in system]
+        names = [*(name for name, _ in system), "_op", "c1"]
+        ops = pa.array([1, 1], pa.uint8())
+        batch = pa.RecordBatch.from_arrays([*arrays, ops, far], names=names)
+        subject.publish(Publication([VersionBatch(TABLES[0], batch)], Change()))
+    subject.engine.compact(TABLES[0], subject.columns, everything=True)
+    found = [
+        day
+        for region in subject.engine.plan(subject.engine.read([]), TABLES[0])
+        for batch in subject.engine.scan(region, subject.columns, TimeStamp(99))
+        for day in batch.column(0).cast(pa.int32()).to_pylist()
+    ]
+    assert sorted(found) == [3_000_000] * 3 + [4_000_000] * 3
 
 
 def test_a_reader_sees_what_is_published(tmp_path: Path) -> None:

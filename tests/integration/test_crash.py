@@ -19,14 +19,15 @@ import pytest
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Engine, EngineReader, Publication
-from pyspark_theflash.engine.magic import fold
-from pyspark_theflash.engine.magic.engine import RETIRED_KIND
+from pyspark_theflash.engine.magic.compaction import Limits
+from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile
+from pyspark_theflash.engine.magic.layout import RETIRED_KIND
 from pyspark_theflash.engine.memory import MemoryEngine
 from pyspark_theflash.errors import EngineError, StoreFullError, TheFlashError
 from pyspark_theflash.failpoint import armed
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
-from pyspark_theflash.store.folder import DATA_FOLDER, StoreIdentity, read_identity
+from pyspark_theflash.store.folder import DATA_FOLDER, read_identity
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 from tests.support.faulty_fs import Failure, FaultyFileSystem
 from tests.support.histories import publications, scan_columns
@@ -41,13 +42,12 @@ FAIL_POINTS = (
     "magic.before_commit",
     "manifest.before_commit",
     "manifest.after_commit",
+    "magic.before_compaction_commit",
+    "magic.after_compaction_commit",
+    "magic.before_unlink",
 )
+EAGER = Limits(region_rows=4, deltas=2, layer_rows=1, layers=2)
 State = Sequence[Any]
-
-
-@pytest.fixture(autouse=True)
-def _eager_folds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fold, "FEWEST_DELTAS", 2)
 
 
 @pytest.fixture
@@ -57,14 +57,18 @@ def store(tmp_path: Path) -> Path:
 
 
 def open_engine(store: Path, fs: FileSystem = LOCAL) -> Engine:
-    return registry.open_engine(store, StoreIdentity("any", registry.MAGIC), fs, CLOCK)
+    return MagicEngine(store, fs, CLOCK, limits=EAGER)
 
 
 def publish(engine: Engine, publication: Publication) -> None:
-    """One step of the history: a publication, and folds where they pay."""
+    """One step of the history: a publication, and compactions where they pay."""
     engine.publish(publication)
+    compact(engine)
+
+
+def compact(engine: Engine) -> None:
     for table in TABLES:
-        engine.fold(table, scan_columns())
+        engine.compact(table, scan_columns())
 
 
 def state(engine: EngineReader) -> State:
@@ -225,13 +229,11 @@ def write_until_death(store: str, point: str, hits: str) -> None:
         if left == 0:
             die()
 
-    fold.FEWEST_DELTAS = 2  # type: ignore[misc]
     with armed(point, count_down), closing(open_engine(Path(store))) as engine:
         for publication in HISTORY[published(engine) :]:
             engine.publish(publication)
             os.write(1, b"acknowledged\n")
-            for table in TABLES:
-                engine.fold(table, scan_columns())
+            compact(engine)
 
 
 @pytest.mark.parametrize("point", FAIL_POINTS)
@@ -240,7 +242,7 @@ def test_the_writer_dies(store: Path, point: str) -> None:
     script = f"from {__name__} import write_until_death as f; import sys; f(*sys.argv[1:])"
     root = Path(__file__).parents[2]
     acknowledged = 0
-    for hits in (1, 4):
+    for hits in (1, 2 if "compaction" in point or "unlink" in point else 4):
         died = subprocess.run(
             [sys.executable, "-c", script, store, point, str(hits)],
             cwd=root,
@@ -255,6 +257,33 @@ def test_the_writer_dies(store: Path, point: str) -> None:
         assert acknowledged <= found <= acknowledged + 1
         acknowledged = found
     assert_recovers(store, acknowledged)
+
+
+def purge_until_death(store: str, point: str) -> None:
+    """Run in a process of its own: purge both tables, dying when `point` is reached."""
+    with closing(open_engine(Path(store))) as engine, armed(point, die):
+        engine.purge(TABLES)
+
+
+@pytest.mark.parametrize(
+    "point", ["magic.before_purge_commit", "manifest.before_commit", "magic.after_purge_commit"]
+)
+def test_a_purge_dies(store: Path, point: str) -> None:
+    """All tables are there or none, and later writers go on."""
+    with closing(open_engine(store)) as engine:
+        for publication in HISTORY:
+            publish(engine, publication)
+    script = f"from {__name__} import purge_until_death as f; import sys; f(*sys.argv[1:])"
+    root = Path(__file__).parents[2]
+    died = subprocess.run([sys.executable, "-c", script, store, point], cwd=root, check=False)
+    assert died.returncode == 9
+    with closing(open_engine(store)) as engine:
+        is_purged = point == "magic.after_purge_commit"
+        rows = [[]] * len(STATES[-1][-1]) if is_purged else STATES[-1][-1]
+        assert state(engine) == [*STATES[-1][:-1], rows]
+        assert files_on_disk(store) == files_known(engine)
+        assert bool(files_on_disk(store)) != is_purged
+        engine.publish(HISTORY[0])
 
 
 def test_everything_is_synced_before_the_commit(
@@ -285,8 +314,7 @@ def test_everything_is_synced_before_the_commit(
         for publication in HISTORY:
             engine.publish(publication)
             assert synced == {store.stat().st_ino}
-            for table in TABLES:
-                engine.fold(table, scan_columns())
+            compact(engine)
     assert commits > len(HISTORY)
 
 

@@ -1,5 +1,9 @@
 """A data file of the magic engine: Parquet that checks itself.
 
+    delta    what one publication wrote of a physical table, across its regions
+    layer    deltas merged and cut by region
+    stable   the bulk of a region, at most one each: never points into another file
+
 Columns: `_handle _commit_ts _start_ts _op`, then
 
     _superseded_ts   uint64   the smallest commit_ts above this version's own of the same row
@@ -18,19 +22,28 @@ import json
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
+from enum import Enum
 from pathlib import Path
 from typing import Any, Final
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pyspark_theflash.engine.api import Handle
+from pyspark_theflash.engine.magic.region import (
+    FIRST_REGION,
+    NO_REGION,
+    handle_from_json,
+    handle_to_json,
+)
 from pyspark_theflash.errors import CorruptionError
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, SUPERSEDED_TS, Op
 from pyspark_theflash.store.manifest import Record, os_error
-from pyspark_theflash.types import MAX_TS, PhysicalTableID, TimeStamp
+from pyspark_theflash.types import MAX_TS, PhysicalTableID, RegionID, TimeStamp
 
 FILE_KIND: Final = "file"
 PREVIOUS_FILE: Final = "_previous_file"
@@ -46,37 +59,65 @@ SYSTEM_COLUMNS: Final = (
 )
 
 ROW_GROUP_ROWS: Final = 1 << 17
+ROW_GROUP_BYTES: Final = 64 << 20
 WHOLE_CHECK_BYTES: Final = 1 << 20
+COMPRESSION: Final = 4
+"""How many bytes in memory a byte of a file is taken for, where only the file's size is known."""
+
+
+class FileKind(str, Enum):
+    """Who a file's rows belong to; see the module."""
+
+    DELTA = "delta"
+    LAYER = "layer"
+    STABLE = "stable"
 
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
     """What the manifest knows of a file. `path` is relative to the store's data folder.
 
-    `has_*` tell a scan which system columns it need not read.
+    `region_id` is `NO_REGION` for a delta. `data_bytes` is the size of its rows in memory. Handles
+    are unknown (None) in files of format 1. Below `garbage_ts` no version is superseded in the file
+    and no delete is reached: from there on a safe point may drop something. `has_*` tell a scan
+    which system columns it need not read.
     """
 
     number: int
     physical_id: PhysicalTableID
+    region_id: RegionID
     path: str
-    is_stable: bool
+    kind: FileKind
     rows: int
     size_bytes: int
+    data_bytes: int
     crc: int
     footer_bytes: int
     footer_crc: int
+    min_handle: Handle | None
+    max_handle: Handle | None
     min_commit_ts: TimeStamp
     max_commit_ts: TimeStamp
+    garbage_ts: TimeStamp
     has_deletes: bool
     has_superseded: bool
     has_previous: bool
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), separators=(",", ":"))
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        for name in ("min_handle", "max_handle"):
+            values[name] = handle_to_json(values[name])
+        return json.dumps(values, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "DataFile":
-        return cls(**json.loads(text))
+        values = json.loads(text)
+        if "is_stable" in values:
+            values = _from_format_1(values)
+        values["kind"] = FileKind(values["kind"])
+        for name in ("min_handle", "max_handle"):
+            values[name] = handle_from_json(values[name])
+        return cls(**values)
 
     @property
     def key(self) -> str:
@@ -85,6 +126,21 @@ class DataFile:
 
     def to_record(self) -> Record:
         return Record(FILE_KIND, self.key, self.to_json().encode())
+
+
+def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
+    """Format 1 had one region a table, and stable files of any size."""
+    is_stable = values.pop("is_stable")
+    has_garbage = values["has_deletes"] or values["has_superseded"]
+    return {
+        **values,
+        "kind": FileKind.STABLE if is_stable else FileKind.DELTA,
+        "region_id": FIRST_REGION if is_stable else NO_REGION,
+        "data_bytes": values["size_bytes"] * COMPRESSION,
+        "min_handle": None,
+        "max_handle": None,
+        "garbage_ts": 0 if has_garbage else MAX_TS,
+    }
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,43 +152,58 @@ class EncodedFile:
 
 
 def encode_file(
-    table: pa.Table, *, number: int, physical_id: PhysicalTableID, path: str, is_stable: bool
+    table: pa.Table,
+    *,
+    number: int,
+    physical_id: PhysicalTableID,
+    kind: FileKind,
+    region_id: RegionID = NO_REGION,
 ) -> EncodedFile:
-    """Parquet of sorted versions with all system columns."""
+    """Parquet of sorted versions, at least one, with all system columns."""
+    data = _parquet(table, "zstd" if kind is FileKind.STABLE else "lz4")
+    # The footer's length, and Parquet's closing magic.
+    footer_bytes = int.from_bytes(data[-8:-4], "little") + 8
+    handles, commit_ts = table.column(HANDLE), table.column(COMMIT_TS)
+    deletes = numpy_column(table, OP) == Op.DELETE
+    superseded_ts = int(numpy_column(table, SUPERSEDED_TS).min())
+    deleted_ts = int(numpy_column(table, COMMIT_TS)[deletes].min(initial=MAX_TS))
+    info = DataFile(
+        number=number,
+        physical_id=physical_id,
+        region_id=region_id,
+        path=f"{physical_id}/{number:016x}.parquet",
+        kind=kind,
+        rows=table.num_rows,
+        size_bytes=data.size,
+        data_bytes=table.nbytes,
+        crc=zlib.crc32(data),
+        footer_bytes=footer_bytes,
+        footer_crc=zlib.crc32(data[-footer_bytes:]),
+        min_handle=handles[0].as_py(),
+        max_handle=handles[-1].as_py(),
+        min_commit_ts=TimeStamp(pc.min(commit_ts).as_py()),
+        max_commit_ts=TimeStamp(pc.max(commit_ts).as_py()),
+        garbage_ts=TimeStamp(min(superseded_ts, deleted_ts)),
+        has_deletes=bool(deletes.any()),
+        has_superseded=superseded_ts < MAX_TS,
+        has_previous=table.column(PREVIOUS_FILE).null_count < table.num_rows,
+    )
+    return EncodedFile(info, data)
+
+
+def _parquet(table: pa.Table, compression: str) -> pa.Buffer:
     sink = pa.BufferOutputStream()
+    rows = table.num_rows * ROW_GROUP_BYTES // max(table.nbytes, 1)
     pq.write_table(
         _with_field_ids(table),
         sink,
-        row_group_size=ROW_GROUP_ROWS,
-        compression="zstd" if is_stable else "lz4",
+        row_group_size=max(1, min(rows, ROW_GROUP_ROWS)),
+        compression=compression,
         use_dictionary=_dictionary_columns(table),
         write_page_checksum=True,
         store_decimal_as_integer=True,
     )
-    data = sink.getvalue()
-    footer_bytes = (
-        int.from_bytes(data[-8:-4], "little") + 8
-    )  # its length, and Parquet's closing magic
-    commit_ts = table.column(COMMIT_TS)
-    info = DataFile(
-        number=number,
-        physical_id=physical_id,
-        path=path,
-        is_stable=is_stable,
-        rows=table.num_rows,
-        size_bytes=data.size,
-        crc=zlib.crc32(data),
-        footer_bytes=footer_bytes,
-        footer_crc=zlib.crc32(data[-footer_bytes:]),
-        min_commit_ts=TimeStamp(pc.min(commit_ts).as_py()),
-        max_commit_ts=TimeStamp(pc.max(commit_ts).as_py()),
-        has_deletes=pc.any(pc.equal(table.column(OP), pa.scalar(Op.DELETE, pa.uint8()))).as_py(),
-        has_superseded=pc.any(
-            pc.less(table.column(SUPERSEDED_TS), pa.scalar(MAX_TS, pa.uint64()))
-        ).as_py(),
-        has_previous=table.column(PREVIOUS_FILE).null_count < table.num_rows,
-    )
-    return EncodedFile(info, data)
+    return sink.getvalue()
 
 
 @contextmanager
@@ -195,12 +266,28 @@ def numpy_column(table: pa.Table, name: str) -> npt.NDArray[Any]:
     return values
 
 
+def with_ends(
+    table: pa.Table,
+    superseded_ts: npt.NDArray[np.uint64],
+    previous_file: pa.Array,
+    previous_row: pa.Array,
+) -> pa.Table:
+    """Versions with the system columns that stored files have besides."""
+    return (
+        table.append_column(SUPERSEDED_TS, pa.array(superseded_ts))
+        .append_column(PREVIOUS_FILE, previous_file)
+        .append_column(PREVIOUS_ROW, previous_row)
+    )
+
+
 def _with_field_ids(table: pa.Table) -> pa.Table:
-    fields = [
-        f if f.name in SYSTEM_COLUMNS else f.with_metadata({"PARQUET:field_id": f.name[1:]})
-        for f in table.schema
-    ]
-    return table.cast(pa.schema(fields))
+    return table.cast(pa.schema([_stored_field(field) for field in table.schema]))
+
+
+def _stored_field(field: pa.Field) -> pa.Field:
+    if field.name in SYSTEM_COLUMNS:
+        return field.with_nullable(field.name in (PREVIOUS_FILE, PREVIOUS_ROW))
+    return field.with_metadata({"PARQUET:field_id": field.name[1:]})
 
 
 def _dictionary_columns(table: pa.Table) -> list[str]:

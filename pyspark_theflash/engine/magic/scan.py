@@ -1,20 +1,20 @@
 """Reading a region as of a snapshot: visibility is computed, not merged.
 
-From the system columns alone each file gets a mask of its visible rows; the user's columns are then
-read through it, file by file, in no particular order. A version is hidden by a newer one in its own
-file (`_superseded_ts`) or in a later file, whose `_previous_file`, `_previous_row` point back at
-it:
+From the system columns each file gets a mask of its visible rows, and the user's columns come
+through it, file by file, in no particular order. A version is hidden by a newer one in its own file
+(`_superseded_ts`) or in a newer file, whose `_previous_file`, `_previous_row` point back at it:
 
     file 1   handle 7 put@10                                          <──┐  hidden at 20 and above
     file 2   handle 7 put@20, superseded 25, previous = (file 1, row 0) ─┘
              handle 7 delete@25
 
-A file in which nothing is ever hidden (a bulk load that nothing has touched) is read without a
-mask.
+Pointers lead to older files only, so one pass from the newest file to the oldest is enough. A file
+in which nothing is ever hidden (a bulk load that nothing has touched) is read without a mask.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -27,123 +27,145 @@ from pyspark_theflash.engine.magic.file import (
     DataFile,
     numpy_column,
     open_file,
-    read_columns,
     stored_columns,
 )
+from pyspark_theflash.engine.magic.handles import first_from
+from pyspark_theflash.engine.magic.region import Region
 from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project, stored_names
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, SUPERSEDED_TS, Op, column_name
 from pyspark_theflash.types import TimeStamp
 
-BATCH_ROWS = 1 << 16
-Rows = npt.NDArray[np.uint32]
+BATCH_ROWS: Final = 1 << 16
 Mask = npt.NDArray[np.bool_]
 
 
-def scan_files(
-    folder: Path,
-    files: Sequence[DataFile],
-    columns: Sequence[ScanColumn],
-    snapshot_ts: TimeStamp,
-    *,
-    with_handle: bool,
-) -> Iterator[pa.RecordBatch]:
-    """The rows of these files (all of one region) that are visible at `snapshot_ts`."""
-    reached = [f for f in files if f.min_commit_ts <= snapshot_ts]
-    hidden = hidden_by_later_files(folder, reached, snapshot_ts)
-    for info in reached:
-        mask = visible_in_file(folder, info, hidden.get(info.number), snapshot_ts)
-        if mask is None or mask.any():
-            yield from _read(folder, info, columns, mask, with_handle=with_handle)
+class RegionReader:
+    """One scan of one region; `rows` goes through its files once."""
 
+    def __init__(
+        self,
+        folder: Path,
+        region: Region,
+        columns: Sequence[ScanColumn],
+        snapshot_ts: TimeStamp,
+        *,
+        with_handle: bool,
+    ) -> None:
+        self._folder, self._region, self._columns = folder, region, columns
+        self._snapshot_ts, self._with_handle = snapshot_ts, with_handle
+        self._hidden: dict[int, list[npt.NDArray[np.uint32]]] = {}
+        self._wanted = [*[HANDLE] * with_handle, *stored_names(columns)]
 
-def hidden_by_later_files(
-    folder: Path, files: Sequence[DataFile], snapshot_ts: TimeStamp
-) -> Mapping[int, Rows]:
-    """File number -> rows that a version in another file has superseded by `snapshot_ts`."""
-    found: dict[int, list[Rows]] = {}
-    for info in files:
-        if not info.has_previous:
-            continue
-        table = read_columns(folder, info, [COMMIT_TS, PREVIOUS_FILE, PREVIOUS_ROW])
-        table = table.filter(table.column(PREVIOUS_FILE).is_valid())
-        reached = numpy_column(table, COMMIT_TS) <= np.uint64(snapshot_ts)
-        numbers, rows = (
-            numpy_column(table, PREVIOUS_FILE)[reached],
-            numpy_column(table, PREVIOUS_ROW)[reached],
-        )
-        for number in np.unique(numbers):
-            found.setdefault(int(number), []).append(rows[numbers == number].astype(np.uint32))
-    return {number: np.concatenate(rows) for number, rows in found.items()}
+    def rows(self, files: Sequence[DataFile]) -> Iterator[pa.RecordBatch]:
+        """The rows of these files, all that reach into the region, visible at the snapshot."""
+        for info in sorted(files, key=lambda f: f.number, reverse=True):
+            if info.min_commit_ts <= self._snapshot_ts:
+                yield from self._file(info)
 
+    def _file(self, info: DataFile) -> Iterator[pa.RecordBatch]:
+        hidden = self._hidden_rows(info)
+        is_part = not self._region.covers(info.min_handle, info.max_handle)
+        system = self._system_columns(info, is_part=is_part)
+        if not system and not self._wanted:
+            # All that is asked is how many rows there are.
+            yield batch_of([], [], info.rows if hidden is None else int((~hidden).sum()))
+            return
+        with open_file(self._folder, info) as file:
+            start = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                mask = None if hidden is None else ~hidden[start : start + rows]
+                start += rows
+                if system or mask is None or mask.any():
+                    yield from self._group(file, group, system, mask, is_part=is_part)
 
-def visible_in_file(
-    folder: Path, info: DataFile, hidden: Rows | None, snapshot_ts: TimeStamp
-) -> Mask | None:
-    """Which rows are visible; None means all of them."""
-    at = np.uint64(snapshot_ts)
-    needed = [
-        name
-        for name, is_needed in (
-            (COMMIT_TS, info.max_commit_ts > snapshot_ts),
-            (OP, info.has_deletes),
-            (SUPERSEDED_TS, info.has_superseded),
-        )
-        if is_needed
-    ]
-    if not needed and hidden is None:
-        return None
-    table = read_columns(folder, info, needed) if needed else None
-    mask = np.ones(info.rows, np.bool_)
-    if table is not None:
-        if COMMIT_TS in needed:
-            mask &= numpy_column(table, COMMIT_TS) <= at
-        if OP in needed:
-            mask &= numpy_column(table, OP) == Op.PUT
-        if SUPERSEDED_TS in needed:
-            mask &= numpy_column(table, SUPERSEDED_TS) > at
-    if hidden is not None:
-        mask[hidden] = False
-    return mask
+    def _hidden_rows(self, info: DataFile) -> Mask | None:
+        """Which rows of the file newer files have superseded; None means none."""
+        found = self._hidden.pop(info.number, None)
+        if found is None:
+            return None
+        hidden = np.zeros(info.rows, np.bool_)
+        hidden[np.concatenate(found)] = True
+        return hidden
 
+    def _system_columns(self, info: DataFile, *, is_part: bool) -> list[str]:
+        """What has to be read to know which rows are visible, and which they hide."""
+        has_garbage = info.garbage_ts <= self._snapshot_ts
+        needed = {
+            HANDLE: is_part,
+            COMMIT_TS: info.max_commit_ts > self._snapshot_ts,
+            OP: has_garbage and info.has_deletes,
+            SUPERSEDED_TS: has_garbage and info.has_superseded,
+            PREVIOUS_FILE: info.has_previous,
+            PREVIOUS_ROW: info.has_previous,
+        }
+        return [name for name, is_needed in needed.items() if is_needed]
 
-def _read(
-    folder: Path,
-    info: DataFile,
-    columns: Sequence[ScanColumn],
-    mask: Mask | None,
-    *,
-    with_handle: bool,
-) -> Iterator[pa.RecordBatch]:
-    wanted = stored_names(columns)
-    if not columns and not with_handle:
-        yield batch_of([], [], info.rows if mask is None else int(mask.sum()))
-        return
-    with open_file(folder, info) as file:
-        asked = [HANDLE, *wanted] if with_handle else wanted
-        stored = stored_columns(file, asked)
+    def _group(
+        self,
+        file: pq.ParquetFile,
+        group: int,
+        system: Sequence[str],
+        mask: Mask | None,
+        *,
+        is_part: bool,
+    ) -> Iterator[pa.RecordBatch]:
+        """One row group: pyarrow decodes its columns in parallel."""
+        names = stored_columns(file, [*dict.fromkeys([*system, *self._wanted])])
         # A column that the file is older than must still come with the right number of rows.
-        for batch in _filtered(file, stored or [HANDLE], mask):
-            found = dict(zip(batch.schema.names, batch.columns, strict=True))
-            arrays = project(found, columns, batch.num_rows)
-            names = [column_name(column.id) for column in columns]
-            if with_handle:
-                arrays.insert(0, found[HANDLE])
-                names.insert(0, HANDLE)
-            yield batch_of(names, arrays, batch.num_rows)
+        table = file.read_row_group(group, columns=names or [HANDLE])
+        if is_part:
+            handles = table.column(HANDLE).combine_chunks()
+            first = first_from(handles, self._region.start)
+            end = self._region.end
+            rows = (len(table) if end is None else first_from(handles, end)) - first
+            table = table.slice(first, rows)
+            mask = None if mask is None else mask[first : first + rows]
+        mask = self._visible(table, system, mask)
+        count = len(table) if mask is None else int(np.count_nonzero(mask))
+        table = table.select(stored_columns(file, self._wanted))
+        if mask is not None and count < len(mask):
+            table = table.filter(pa.array(mask))
+        if count:
+            yield from self._batches(table, count)
 
+    def _visible(self, table: pa.Table, system: Sequence[str], mask: Mask | None) -> Mask | None:
+        """Which rows of `mask` are visible, None being all; remembers what the rows hide."""
+        at = np.uint64(self._snapshot_ts)
+        masks = [] if mask is None else [mask]
+        reached = None
+        if COMMIT_TS in system:
+            reached = numpy_column(table, COMMIT_TS) <= at
+            masks.append(reached)
+        if OP in system:
+            masks.append(numpy_column(table, OP) == Op.PUT)
+        if SUPERSEDED_TS in system:
+            masks.append(numpy_column(table, SUPERSEDED_TS) > at)
+        if PREVIOUS_FILE in system:
+            self._hide(table if reached is None else table.filter(pa.array(reached)))
+        return np.logical_and.reduce(masks) if masks else None
 
-def _filtered(
-    file: pq.ParquetFile, names: Sequence[str], mask: Mask | None
-) -> Iterator[pa.RecordBatch]:
-    """The visible rows, a row group at a time: pyarrow decodes the columns of one in parallel."""
-    start = 0
-    for group in range(file.num_row_groups):
-        rows = file.metadata.row_group(group).num_rows
-        visible = None if mask is None else mask[start : start + rows]
-        start += rows
-        if visible is not None and not visible.any():
-            continue
-        table = file.read_row_group(group, columns=list(names))
-        if visible is not None and not visible.all():
-            table = table.filter(pa.array(visible))
-        yield from table.to_batches(max_chunksize=BATCH_ROWS)
+    def _hide(self, newer: pa.Table) -> None:
+        """Remember what these versions, all reached, supersede in older files."""
+        pointing = newer.filter(newer.column(PREVIOUS_FILE).is_valid())
+        numbers, rows = numpy_column(pointing, PREVIOUS_FILE), numpy_column(pointing, PREVIOUS_ROW)
+        for number in np.unique(numbers):
+            self._hidden.setdefault(int(number), []).append(rows[numbers == number])
+
+    def _batches(self, table: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:
+        """The columns asked for, from those that the file has, in batches of bounded size."""
+        names = [*[HANDLE] * self._with_handle, *(column_name(c.id) for c in self._columns)]
+        if not names:
+            yield batch_of([], [], rows)
+        elif not table.num_columns:
+            # The file is older than the columns.
+            for start in range(0, rows, BATCH_ROWS):
+                size = min(BATCH_ROWS, rows - start)
+                yield batch_of(names, project({}, self._columns, size), size)
+        else:
+            for batch in table.to_batches(max_chunksize=BATCH_ROWS):
+                found = dict(zip(batch.schema.names, batch.columns, strict=True))
+                arrays = project(found, self._columns, batch.num_rows)
+                if self._with_handle:
+                    arrays.insert(0, found[HANDLE])
+                yield batch_of(names, arrays, batch.num_rows)

@@ -2,7 +2,7 @@
 
 import os
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +16,19 @@ from pyspark_theflash.engine.magic.file import (
     PREVIOUS_ROW,
     WHOLE_CHECK_BYTES,
     DataFile,
+    FileKind,
     encode_file,
     open_file,
     read_columns,
 )
-from pyspark_theflash.engine.magic.scan import scan_files
+from pyspark_theflash.engine.magic.region import FIRST_REGION, first_region
+from pyspark_theflash.engine.magic.scan import RegionReader
 from pyspark_theflash.errors import CorruptionError, EngineError
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, SUPERSEDED_TS
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 
+TABLE, WHOLE = PhysicalTableID(1), FIRST_REGION
 COLUMNS = [
     ScanColumn(ColumnID(1), pa.int64(), pa.scalar(None, pa.int64())),
     ScanColumn(ColumnID(2), pa.string(), pa.scalar(None, pa.string())),
@@ -53,11 +56,11 @@ def versions(rows: int) -> pa.Table:
 
 
 def write(folder: Path, rows: int, *, number: int = 1) -> DataFile:
-    path = f"{number}.parquet"
     encoded = encode_file(
-        versions(rows), number=number, physical_id=PhysicalTableID(1), path=path, is_stable=True
+        versions(rows), number=number, physical_id=TABLE, kind=FileKind.STABLE, region_id=WHOLE
     )
-    (folder / path).write_bytes(encoded.data)
+    (folder / encoded.info.path).parent.mkdir(exist_ok=True)
+    (folder / encoded.info.path).write_bytes(encoded.data)
     return encoded.info
 
 
@@ -66,8 +69,13 @@ def everything(folder: Path, info: DataFile) -> pa.Table:
 
 
 def visible(folder: Path, info: DataFile) -> pa.Table:
+    return pa.Table.from_batches(scan(folder, info))
+
+
+def scan(folder: Path, info: DataFile) -> Iterator[pa.RecordBatch]:
     ts = TimeStamp(1 << 49)
-    return pa.Table.from_batches(scan_files(folder, [info], COLUMNS, ts, with_handle=True))
+    region = first_region(TABLE)
+    return RegionReader(folder, region, COLUMNS, ts, with_handle=True).rows([info])
 
 
 def flip_and_read(
@@ -146,7 +154,7 @@ def test_no_file_stays_open(tmp_path: Path) -> None:
     before = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else None
     for info in files:
         visible(tmp_path, info)
-        next(scan_files(tmp_path, [info], COLUMNS, TimeStamp(1 << 49), with_handle=True))
+        next(scan(tmp_path, info))
         with open_file(tmp_path, info) as opened:
             opened.read_row_group(0)
     if before is not None:

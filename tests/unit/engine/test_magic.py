@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.magic import fold
+from pyspark_theflash.engine.magic.compaction import Limits
 from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.errors import (
     CorruptionError,
@@ -25,6 +25,7 @@ from tests.unit.store.test_lease import FakeClock
 
 TABLE = PhysicalTableID(1)
 FS = LocalFileSystem()
+EAGER = Limits(deltas=1)
 HISTORY = tuple(publications(random.Random(3), rounds=4, keys=4, tables=1))
 
 
@@ -41,7 +42,7 @@ def clock() -> FakeClock:
 
 @pytest.fixture
 def engine(store: Path, clock: FakeClock) -> Iterator[MagicEngine]:
-    with closing(MagicEngine(store, FS, clock)) as opened:
+    with closing(MagicEngine(store, FS, clock, limits=EAGER)) as opened:
         yield opened
 
 
@@ -49,10 +50,9 @@ def files(store: Path) -> set[str]:
     return {path.name for path in (store / DATA_FOLDER).rglob("*.parquet")}
 
 
-def test_a_lease_keeps_what_a_fold_replaces(
-    store: Path, engine: MagicEngine, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+def test_a_lease_keeps_what_a_compaction_replaces(
+    store: Path, engine: MagicEngine, clock: FakeClock
 ) -> None:
-    monkeypatch.setattr(fold, "FEWEST_DELTAS", 1)
     engine.publish(HISTORY[0])
     first = files(store)
     with closing(Manifest(store, FS)) as manifest:
@@ -61,7 +61,7 @@ def test_a_lease_keeps_what_a_fold_replaces(
         view = engine.read([])
         plan = engine.plan(view, TABLE)
         rows = [b.to_pylist() for r in plan for b in engine.scan(r, [], TimeStamp(150))]
-        engine.fold(TABLE, scan_columns())
+        engine.compact(TABLE, scan_columns(), everything=True)
         assert len(files(store)) == len(first) + 1
         assert first < files(store)
         engine.publish(HISTORY[1])
@@ -69,12 +69,12 @@ def test_a_lease_keeps_what_a_fold_replaces(
         second = files(store) - first
         clock.now_ms += 99
         leases.renew(lease)
-        engine.fold(TABLE, scan_columns())
+        engine.compact(TABLE, scan_columns(), everything=True)
         assert first | second < files(store)
         assert rows == [b.to_pylist() for r in plan for b in engine.scan(r, [], TimeStamp(150))]
-        clock.now_ms += 100  # the first lease runs out, the second pins what came after its fold
+        clock.now_ms += 100  # the first lease runs out, the second pins what came after that
         engine.publish(HISTORY[2])
-        engine.fold(TABLE, scan_columns())
+        engine.compact(TABLE, scan_columns(), everything=True)
         assert not first & files(store)
         assert second < files(store)
         leases.release(later)

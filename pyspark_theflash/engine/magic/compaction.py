@@ -1,0 +1,272 @@
+"""Compaction: deltas become layers, layers join the stable file of their region.
+
+    deltas   ──┬──────────┬──────────┬──   when there are some: all of them, cut by region, in one
+               ▼          ▼          ▼     commit
+    layers   region 1 │ region 2 │ region 3     while they are few
+               ▼          ▼          ▼     when they are a quarter of the region, or the region has
+    stable   region 1 │ 2a │ 2b  │ region 3     garbage to lose: cut where it has grown too large
+
+Only the newest files of a range of handles are ever merged: layers when no delta is left, the
+stable file together with all its layers. So no file outside those merged points into them, and
+nothing that is kept must be touched.
+
+Everything goes piece by piece (`merge.py`): memory holds one file's worth of rows and one row group
+of each file that is read.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from enum import IntEnum
+from itertools import pairwise
+from pathlib import Path
+from typing import Final, TypeAlias
+
+import pyarrow as pa
+
+from pyspark_theflash.engine.api import CompactionReport, Handle
+from pyspark_theflash.engine.magic.file import DataFile, FileKind
+from pyspark_theflash.engine.magic.layout import Layout, LayoutChange
+from pyspark_theflash.engine.magic.merge import Cursor, Sample, merged, sample_of
+from pyspark_theflash.engine.magic.region import Region
+from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.types import RegionID, TimeStamp
+
+PIECES_A_FILE: Final = 4
+"""A safe point may leave little of a piece, so several make up a file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """When a compaction does what.
+
+    A region is divided above `region_rows` or `region_bytes` (in memory). Deltas are merged when
+    there are `deltas` of them and a region gets `layer_rows` on average, at the latest when there
+    are `most_deltas`. A region's layers are merged when there are `layers` of them, and with its
+    stable file when they have a `share` of its rows: at 25% each row is rewritten about four times
+    over a table's growth, at 1% a hundred times. A commit rewrites about `commit_rows` rows of
+    stable files.
+    """
+
+    region_rows: int = 400_000
+    region_bytes: int = 64 << 20
+    deltas: int = 8
+    most_deltas: int = 64
+    layer_rows: int = 1024
+    layers: int = 8
+    share: float = 0.25
+    commit_rows: int = 1_600_000
+
+
+class Depth(IntEnum):
+    """How much of a region takes part, besides the deltas."""
+
+    DELTAS = 0
+    LAYERS = 1
+    ALL = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A region's part in a commit: its own files that take part, and how its rows are cut."""
+
+    region: Region
+    depth: Depth
+    files: Sequence[DataFile]
+    cuts: Sequence[Handle]
+    file_rows: int
+
+
+Write: TypeAlias = Callable[[pa.Table, FileKind], DataFile]
+
+
+class Compaction:
+    """One compaction of one physical table. `write` makes a file durable."""
+
+    def __init__(
+        self,
+        folder: Path,
+        columns: Sequence[ScanColumn],
+        limits: Limits,
+        *,
+        safe_point: TimeStamp | None,
+        everything: bool,
+        write: Write,
+    ) -> None:
+        self._folder, self._columns, self._limits = folder, columns, limits
+        self._safe_point, self._everything, self._write = safe_point, everything, write
+
+    def steps(self, layout: Layout) -> Iterator[tuple[LayoutChange, CompactionReport]]:
+        """What to commit, one after the other; each is already written when it comes."""
+        if layout.deltas:
+            if not self._deltas_are_due(layout):
+                return
+            change, report = self._run(layout, layout.deltas, self._tasks(layout))
+            layout = change.apply(layout)
+            yield change, report
+        for region, own in layout.by_region():
+            depth = self._depth(own, 0)
+            if depth is not Depth.DELTAS:
+                task = self._task(region, depth, own, Sample(()))
+                change, report = self._run(layout, (), [task])
+                layout = change.apply(layout)
+                yield change, report
+
+    # -- what pays
+
+    def _deltas_are_due(self, layout: Layout) -> bool:
+        deltas, limits = layout.deltas, self._limits
+        rows = sum(f.rows for f in deltas)
+        enough = rows >= limits.layer_rows * (len(layout.regions) - 1)
+        return (
+            self._everything
+            or len(deltas) >= limits.most_deltas
+            or (len(deltas) >= limits.deltas and enough)
+        )
+
+    def _depth(self, own: Sequence[DataFile], delta_rows: int) -> Depth:
+        """What pays in a region that gets some rows of the deltas."""
+        layers = [f for f in own if f.kind is FileKind.LAYER]
+        recent = sum(f.rows for f in layers) + delta_rows
+        if self._everything and (recent or self._has_garbage(own)):
+            return Depth.ALL
+        rows = sum(f.rows for f in own) + delta_rows
+        if recent and recent >= self._limits.share * rows:
+            return Depth.ALL
+        if rows > self._limits.region_rows and any(f.min_handle is None for f in own):
+            return Depth.ALL  # of format 1, which did not divide
+        is_long = len(layers) + bool(delta_rows) >= self._limits.layers
+        return Depth.LAYERS if is_long else Depth.DELTAS
+
+    def _has_garbage(self, own: Sequence[DataFile]) -> bool:
+        return self._safe_point is not None and any(f.garbage_ts <= self._safe_point for f in own)
+
+    # -- what to do
+
+    def _tasks(self, layout: Layout) -> list[Task]:
+        """Every region's part in merging the deltas."""
+        deltas = layout.deltas
+        rows = sum(f.rows for f in layout.files)
+        needs_sample = len(layout.regions) > 1 or self._files_for(rows, layout.files) > 1
+        sample = sample_of(self._folder, deltas) if needs_sample else Sample(())
+        rows = sum(f.rows for f in deltas)
+        tasks, rewritten = [], 0
+        for region, own in layout.by_region():
+            delta_rows = sample.rows_in(region) if needs_sample else rows
+            depth = self._depth(own, delta_rows)
+            own_rows = sum(f.rows for f in own)
+            if rewritten and rewritten + own_rows > self._limits.commit_rows:
+                depth = Depth.DELTAS
+            rewritten += own_rows if depth is Depth.ALL else 0
+            tasks.append(self._task(region, depth, own, sample, delta_rows, deltas))
+        return tasks
+
+    def _task(
+        self,
+        region: Region,
+        depth: Depth,
+        own: Sequence[DataFile],
+        sample: Sample,
+        delta_rows: int = 0,
+        deltas: Sequence[DataFile] = (),
+    ) -> Task:
+        wanted = {Depth.DELTAS: (), Depth.LAYERS: (FileKind.LAYER,), Depth.ALL: tuple(FileKind)}
+        files = [f for f in own if f.kind in wanted[depth]]
+        rows = sum(f.rows for f in files) + delta_rows
+        count = self._files_for(rows, [*files, *deltas])
+        if count == 1:
+            return Task(region, depth, files, [], rows)
+        if files:
+            sample = sample.plus(sample_of(self._folder, files))
+        cuts = sample.cuts(region, count * PIECES_A_FILE)
+        return Task(region, depth, files, cuts, rows // count)
+
+    def _files_for(self, rows: int, files: Sequence[DataFile]) -> int:
+        """How many files of the wanted size so many rows make, which are like those in `files`."""
+        known = max(sum(f.rows for f in files), 1)
+        size = rows * sum(f.data_bytes for f in files) // known
+        limits = self._limits
+        return max(-(-rows // limits.region_rows), -(-size // limits.region_bytes), 1)
+
+    # -- doing it
+
+    def _run(
+        self, layout: Layout, deltas: Sequence[DataFile], tasks: Sequence[Task]
+    ) -> tuple[LayoutChange, CompactionReport]:
+        recent = [Cursor(self._folder, f, self._columns) for f in deltas]
+        next_id = max(r.region_id for r in layout.regions) + 1
+        change, rows_read = LayoutChange(replaced=deltas), 0
+        for task in tasks:
+            own = [Cursor(self._folder, f, self._columns) for f in task.files]
+            output = _Output(task, self._limits, self._write)
+            for end in [*task.cuts, task.region.end]:
+                rows_read += self._merge_piece(task, [*own, *recent], end, output)
+            done = output.finish(RegionID(next_id))
+            next_id += len(done.regions)
+            change = change.plus(done)
+        written = sum(f.rows for f in change.files)
+        return change, CompactionReport(
+            rows_read=rows_read,
+            rows_written=written,
+            rows_dropped=rows_read - written,
+            files_replaced=len(change.replaced),
+            files_written=len(change.files),
+            bytes_written=sum(f.size_bytes for f in change.files),
+        )
+
+    def _merge_piece(
+        self, task: Task, cursors: Sequence[Cursor], end: Handle | None, output: "_Output"
+    ) -> int:
+        """Merge what lies below `end`; returns how many versions were read."""
+        tables = [table for cursor in cursors for table in cursor.take_below(end)]
+        rows = sum(map(len, tables))
+        if rows:
+            # Only where all files of a region take part are these all the versions of their rows.
+            safe_point = self._safe_point if task.depth is Depth.ALL else None
+            output.add(merged(tables, {c.info.number for c in cursors}, safe_point), end)
+        return rows
+
+
+class _Output:
+    """Pieces of one task in handle order, as files of about the task's `file_rows`."""
+
+    def __init__(self, task: Task, limits: Limits, write: Write) -> None:
+        self._task, self._limits, self._write = task, limits, write
+        self._pieces: list[pa.Table] = []
+        self._files: list[DataFile] = []
+        self._ends: list[Handle | None] = []
+
+    def add(self, piece: pa.Table, end: Handle | None) -> None:
+        """A piece that ends below `end`."""
+        if not len(piece):
+            return
+        self._pieces.append(piece)
+        rows = sum(map(len, self._pieces))
+        size = sum(p.nbytes for p in self._pieces)
+        # A piece is rarely just as large as it was meant to be.
+        slack = self._task.file_rows // (2 * PIECES_A_FILE)
+        if rows + slack >= self._task.file_rows or size >= self._limits.region_bytes:
+            self._flush(end)
+
+    def finish(self, next_id: RegionID) -> LayoutChange:
+        """What has become of the region; new ones are numbered from `next_id` on."""
+        region, replaced = self._task.region, self._task.files
+        if self._pieces:
+            self._flush(region.end)
+        if self._task.depth is not Depth.ALL or len(self._files) < 2:
+            files = [replace(f, region_id=region.region_id) for f in self._files]
+            return LayoutChange(files, replaced)
+        bounds = [region.start, *self._ends[:-1], region.end]
+        regions = [
+            Region(region.physical_id, RegionID(next_id + n), start, end)
+            for n, (start, end) in enumerate(pairwise(bounds))
+        ]
+        files = [
+            replace(f, region_id=r.region_id) for f, r in zip(self._files, regions, strict=True)
+        ]
+        return LayoutChange(files, replaced, regions, [region])
+
+    def _flush(self, end: Handle | None) -> None:
+        kind = FileKind.STABLE if self._task.depth is Depth.ALL else FileKind.LAYER
+        self._files.append(self._write(pa.concat_tables(self._pieces).combine_chunks(), kind))
+        self._ends.append(end)
+        self._pieces.clear()

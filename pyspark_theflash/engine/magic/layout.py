@@ -1,0 +1,164 @@
+"""The files and regions of physical tables, as one generation has them."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from pyspark_theflash.engine.api import RegionScan, RegionStats
+from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile, FileKind
+from pyspark_theflash.engine.magic.region import REGION_KIND, Region, first_region, in_order
+from pyspark_theflash.store.manifest import Record, View
+from pyspark_theflash.types import Generation, PhysicalTableID, RegionID
+
+RETIRED_KIND: Final = "retired"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Invariants: `regions` cover all handles, in order; `files` are in the order of writing."""
+
+    physical_id: PhysicalTableID
+    regions: tuple[Region, ...]
+    files: tuple[DataFile, ...]
+
+    @classmethod
+    def of(
+        cls, physical_id: PhysicalTableID, regions: Iterable[Region], files: Iterable[DataFile]
+    ) -> "Layout":
+        """Of what the manifest has."""
+        return cls(
+            physical_id,
+            tuple(in_order(regions)) or (first_region(physical_id),),
+            tuple(sorted(files, key=lambda f: f.number)),
+        )
+
+    @property
+    def deltas(self) -> list[DataFile]:
+        """The files that belong to no region."""
+        return [f for f in self.files if f.kind is FileKind.DELTA]
+
+    def by_region(self) -> list[tuple[Region, list[DataFile]]]:
+        """Each region with its own files: the stable one, then layers."""
+        own: dict[RegionID, list[DataFile]] = {region.region_id: [] for region in self.regions}
+        for info in self.files:
+            if info.kind is not FileKind.DELTA:
+                own[info.region_id].append(info)
+        return [(region, own[region.region_id]) for region in self.regions]
+
+    def scans(self) -> Sequence[RegionScan]:
+        """One scan a region; none where there is no file."""
+        if not self.files:
+            return []
+        deltas = self.deltas
+        return [
+            RegionScan(self.physical_id, region.region_id, _parts(region, own, deltas))
+            for region, own in self.by_region()
+        ]
+
+    def stats(self) -> Sequence[RegionStats]:
+        """What each region holds; none where there is no file."""
+        if not self.files:
+            return []
+        deltas = self.deltas
+        return [
+            RegionStats(
+                region_id=region.region_id,
+                start=region.start,
+                end=region.end,
+                files=len(own),
+                rows=sum(f.rows for f in own),
+                bytes=sum(f.size_bytes for f in own),
+                deltas=sum(region.reaches(f.min_handle, f.max_handle) for f in deltas),
+            )
+            for region, own in self.by_region()
+        ]
+
+
+def _parts(region: Region, own: Sequence[DataFile], deltas: Sequence[DataFile]) -> tuple[str, ...]:
+    """What a scan of the region needs to know: its range, and the files that reach into it."""
+    reaching = [f for f in deltas if region.reaches(f.min_handle, f.max_handle)]
+    return (region.to_json(), *(f.to_json() for f in [*own, *reaching]))
+
+
+def scanned(parts: Sequence[str]) -> tuple[Region, list[DataFile]]:
+    """The reverse: the region and the files of a scan."""
+    return Region.from_json(parts[0]), [DataFile.from_json(part) for part in parts[1:]]
+
+
+class Layouts:
+    """The layouts of all physical tables of one view, each made when it is asked for."""
+
+    def __init__(self, view: View) -> None:
+        self.view: Final = view
+        self._files = _by_table(view.of_kind(FILE_KIND))
+        self._regions = _by_table(view.of_kind(REGION_KIND))
+        self._made: dict[PhysicalTableID, Layout] = {}
+
+    def __getitem__(self, physical_id: PhysicalTableID) -> Layout:
+        if physical_id not in self._made:
+            self._made[physical_id] = Layout.of(
+                physical_id,
+                map(Region.from_json, self._regions.get(physical_id, ())),
+                map(DataFile.from_json, self._files.get(physical_id, ())),
+            )
+        return self._made[physical_id]
+
+    def replace(self, layout: Layout) -> None:
+        """What a commit has made of a table."""
+        self._made[layout.physical_id] = layout
+
+    def tables(self) -> Sequence[PhysicalTableID]:
+        """All physical tables that have files or regions in the view."""
+        return sorted({*self._files, *self._regions})
+
+    def paths(self) -> Iterator[str]:
+        """Where the files of the view are."""
+        for bodies in self._files.values():
+            yield from (json.loads(body)["path"] for body in bodies)
+
+
+def _by_table(records: Mapping[str, bytes]) -> Mapping[PhysicalTableID, Sequence[bytes]]:
+    """Records of files or regions by physical table, with which their keys begin."""
+    found: dict[PhysicalTableID, list[bytes]] = {}
+    for key, body in records.items():
+        found.setdefault(PhysicalTableID(int(key[:20])), []).append(body)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class LayoutChange:
+    """What one commit changes of a table's layout."""
+
+    files: Sequence[DataFile] = ()
+    replaced: Sequence[DataFile] = ()
+    regions: Sequence[Region] = ()
+    divided: Sequence[Region] = ()
+
+    def plus(self, other: "LayoutChange") -> "LayoutChange":
+        """Both in one commit."""
+        return LayoutChange(
+            [*self.files, *other.files],
+            [*self.replaced, *other.replaced],
+            [*self.regions, *other.regions],
+            [*self.divided, *other.divided],
+        )
+
+    def records(self, generation: Generation) -> tuple[Sequence[Record], Sequence[tuple[str, str]]]:
+        """The records to put and to delete; `generation` is the last that names the old files."""
+        retired = [Record(RETIRED_KIND, f.path, str(generation).encode()) for f in self.replaced]
+        puts = [*(f.to_record() for f in self.files), *(r.to_record() for r in self.regions)]
+        deletes = [
+            *((FILE_KIND, f.key) for f in self.replaced),
+            *((REGION_KIND, r.key) for r in self.divided if r.is_recorded),
+        ]
+        return [*puts, *retired], deletes
+
+    def apply(self, layout: Layout) -> Layout:
+        """The layout after the commit."""
+        replaced, divided = {f.number for f in self.replaced}, set(self.divided)
+        return Layout.of(
+            layout.physical_id,
+            [*(r for r in layout.regions if r not in divided), *self.regions],
+            [*(f for f in layout.files if f.number not in replaced), *self.files],
+        )

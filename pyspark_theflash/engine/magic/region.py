@@ -1,0 +1,112 @@
+"""Regions: contiguous, disjoint ranges of handles that cover a physical table.
+
+A table begins as one region without bounds, of which the manifest needs no record. A region that
+has grown too large is cut: new regions with new ids take its place, in the commit that brings their
+files. An id therefore stands for the same range for ever.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from pyspark_theflash.engine.api import Handle
+from pyspark_theflash.store.manifest import Record
+from pyspark_theflash.types import PhysicalTableID, RegionID
+
+REGION_KIND: Final = "region"
+FIRST_REGION: Final = RegionID(1)
+NO_REGION: Final = RegionID(0)
+"""Where a file stands that belongs to none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The handles of a physical table from `start` to before `end`; None is no bound."""
+
+    physical_id: PhysicalTableID
+    region_id: RegionID
+    start: Handle | None
+    end: Handle | None
+
+    def reaches(self, low: Handle | None, high: Handle | None) -> bool:
+        """Whether a file whose handles go from `low` to `high` may have rows here."""
+        ends_before = low is not None and self.end is not None and not is_below(low, self.end)
+        return not ends_before and not is_below(high, self.start)
+
+    def covers(self, low: Handle | None, high: Handle | None) -> bool:
+        """Whether all handles from `low` to `high` lie here."""
+        if self.start is None and self.end is None:
+            return True
+        if low is None or high is None:
+            return False
+        return not is_below(low, self.start) and (self.end is None or is_below(high, self.end))
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the manifest has a record of it: the first region of a table needs none."""
+        return self.region_id != FIRST_REGION
+
+    def to_json(self) -> str:
+        bounds = [handle_to_json(self.start), handle_to_json(self.end)]
+        return json.dumps([self.physical_id, self.region_id, *bounds])
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Region":
+        physical_id, region_id, start, end = json.loads(text)
+        return cls(physical_id, region_id, handle_from_json(start), handle_from_json(end))
+
+    @property
+    def key(self) -> str:
+        """The record's key."""
+        return f"{self.physical_id:020d}-{self.region_id:020d}"
+
+    def to_record(self) -> Record:
+        return Record(REGION_KIND, self.key, self.to_json().encode())
+
+
+def first_region(physical_id: PhysicalTableID) -> Region:
+    """The region that a table begins with."""
+    return Region(physical_id, FIRST_REGION, None, None)
+
+
+def in_order(regions: Iterable[Region]) -> Sequence[Region]:
+    """Regions by their start, the one without a start first."""
+    known = list(regions)
+    unbounded = [r for r in known if r.start is None]
+    return unbounded + sorted(
+        (r for r in known if r.start is not None),
+        key=lambda r: r.start,  # type: ignore[arg-type,return-value]
+    )
+
+
+def misfit(regions: Sequence[Region]) -> str | None:
+    """What keeps these regions, in order, from covering each handle once; None if they do."""
+    if not regions or regions[0].start is not None or regions[-1].end is not None:
+        return "the regions do not cover all handles"
+    for region, after in pairwise(regions):
+        if region.end is None or after.start is None or is_below(after.start, region.end):
+            return f"regions {region.region_id} and {after.region_id} overlap"
+        if region.end != after.start:
+            return f"there is a gap between regions {region.region_id} and {after.region_id}"
+    return None
+
+
+def is_below(handle: Handle | None, bound: Handle | None) -> bool:
+    """Whether both are known and `handle` is the smaller one."""
+    if isinstance(handle, int) and isinstance(bound, int):
+        return handle < bound
+    if isinstance(handle, bytes) and isinstance(bound, bytes):
+        return handle < bound
+    return False
+
+
+def handle_to_json(handle: Handle | None) -> int | str | None:
+    """A number, the bytes in hex, or null."""
+    return handle.hex() if isinstance(handle, bytes) else handle
+
+
+def handle_from_json(value: int | str | None) -> Handle | None:
+    """The reverse of `handle_to_json`."""
+    return bytes.fromhex(value) if isinstance(value, str) else value

@@ -1,0 +1,205 @@
+"""Random histories: whatever magic does with its files, it reads like memory.
+
+Each history mixes publications (several versions of a row in one, rows in any order of handles,
+equal commit_ts, deletes, re-inserts, batches of one table that build on each other), compactions,
+garbage collections, purges and restarts, with sizes so small that regions are divided, pieces cut
+and handles forgotten all the time. After it, every timestamp is read, and every file checked.
+"""
+
+import random
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import Engine, EngineReader, Publication, VersionBatch
+from pyspark_theflash.engine.magic.compaction import Limits
+from pyspark_theflash.engine.magic.engine import MagicEngine
+from pyspark_theflash.engine.memory import MemoryEngine
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.mvcc.version import Op
+from pyspark_theflash.store.manifest import Change
+from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from tests.support.histories import COLUMNS, scan_columns, version_batch
+
+TABLES = (PhysicalTableID(1), PhysicalTableID(2))
+FS, CLOCK = LocalFileSystem(), SystemClock()
+TINY = Limits(
+    region_rows=6,
+    region_bytes=1 << 20,
+    deltas=3,
+    most_deltas=5,
+    layer_rows=1,
+    layers=2,
+    share=0.5,
+    commit_rows=8,
+)
+Rows = Counter[tuple[Any, ...]]
+
+
+class History:
+    """One history, applied to both engines a step at a time."""
+
+    def __init__(self, seed: int, path: Path) -> None:
+        self.rng = random.Random(seed)
+        self.path = path
+        self.is_binary = self.rng.random() < 0.4
+        self.limits = replace(
+            TINY,
+            region_rows=self.rng.choice([2, 4, 8, 30]),
+            deltas=self.rng.choice([1, 2, 4]),
+            layers=self.rng.choice([1, 2, 4]),
+            share=self.rng.choice([0.1, 0.5, 0.9]),
+            commit_rows=self.rng.choice([1, 10, 100]),
+        )
+        self.lookup_bytes = self.rng.choice([0, 100, 1 << 20])
+        self.keys = self.rng.choice([2, 5, 20])
+        self.ts, self.safe_point = 1, 1
+        registry.create(path, registry.MAGIC, FS)
+        self.magic = self._open()
+        self.memory = MemoryEngine()
+
+    def _open(self) -> MagicEngine:
+        return MagicEngine(self.path, FS, CLOCK, limits=self.limits, lookup_bytes=self.lookup_bytes)
+
+    @property
+    def both(self) -> tuple[Engine, Engine]:
+        return self.magic, self.memory
+
+    def run(self, steps: int) -> None:
+        """Take so many steps, looking at one timestamp after each."""
+        for _ in range(steps):
+            step = self.rng.choices(
+                [self.publish, self.compact, self.collect, self.purge, self.reopen],
+                [12, 6, 2, 0.3, 1],
+            )[0]
+            step()
+            self.compare(self.rng.choice(TABLES), self.rng.randint(self.safe_point, self.ts))
+
+    def publish(self) -> None:
+        batches = [
+            VersionBatch(table, self._batch())
+            for table in self.rng.choices(TABLES, k=self.rng.randint(1, 3))
+        ]
+        for engine in self.both:
+            engine.publish(Publication(batches, Change()))
+
+    def _batch(self) -> pa.RecordBatch:
+        """Versions of some rows, in transactions of some rows each."""
+        rows = {}
+        for _ in range(self.rng.randint(0, 3)):
+            self.ts += self.rng.randint(1, 3)
+            for _ in range(self.rng.randint(1, 6)):
+                number = self.rng.randrange(self.keys)
+                op = self.rng.choice([Op.PUT, Op.PUT, Op.DELETE])
+                values = (self.rng.randrange(99), "x" * self.rng.randrange(3))
+                cells = values if op is Op.PUT else (None, None)
+                # A transaction changes a row once; a long key now and then.
+                rows[number, self.ts] = (
+                    self._handle(number),
+                    self.ts,
+                    self.ts - 1,
+                    int(op),
+                    *cells,
+                )
+        handle = pa.binary() if self.is_binary else pa.int64()
+        return version_batch(list(rows.values()), COLUMNS, handle)
+
+    def _handle(self, number: int) -> int | bytes:
+        if self.is_binary:
+            return b"\x01%c" % number + (b"k" * 90 + b"%c" % number if number % 7 == 3 else b"")
+        return (number - self.keys // 2) * (1 << 58 if number % 5 == 0 else 1)
+
+    def compact(self) -> None:
+        everything = self.rng.random() < 0.3
+        for table in TABLES:
+            for engine in self.both:
+                engine.compact(table, scan_columns(), everything=everything)
+
+    def collect(self) -> None:
+        self.safe_point = self.rng.randint(self.safe_point, self.ts)
+        everything = self.rng.random() < 0.7
+        at = TimeStamp(self.safe_point)
+        for table in TABLES:
+            columns = scan_columns()
+            done = [
+                e.compact(table, columns, safe_point=at, everything=everything) for e in self.both
+            ]
+            if everything:
+                stored = sum(r.rows for r in self.regions(table))
+                assert stored == done[1].rows_written
+
+    def purge(self) -> None:
+        tables = self.rng.sample(TABLES, k=self.rng.randint(0, 2))
+        for engine in self.both:
+            engine.purge(tables)
+
+    def reopen(self) -> None:
+        self.magic.close()
+        self.magic = self._open()
+
+    def regions(self, table: PhysicalTableID) -> list[Any]:
+        return list(self.magic.regions(self.magic.read([]), table))
+
+    def compare(self, table: PhysicalTableID, ts: int) -> None:
+        columns = self.rng.choice([scan_columns(), scan_columns()[1:2], scan_columns()[2:], []])
+        with_handle = self.rng.random() < 0.7
+        got, wanted = (rows_of(e, table, ts, columns, with_handle) for e in self.both)
+        assert got == wanted, (table, ts)
+
+    def finish(self, timestamps: int) -> None:
+        """Read so many timestamps (all there are, at most), and check every file."""
+        readable = range(self.safe_point, self.ts + 2)
+        for table in TABLES:
+            for ts in self.rng.sample(readable, k=min(timestamps, len(readable))):
+                self.compare(table, ts)
+        assert list(self.magic.check(self.magic.read([]))) == []
+        self.magic.close()
+
+
+def rows_of(
+    engine: EngineReader,
+    table: PhysicalTableID,
+    ts: int,
+    columns: list[ScanColumn],
+    with_handle: bool,
+) -> Rows:
+    found: Rows = Counter()
+    for region in engine.plan(engine.read([]), table):
+        for batch in engine.scan(region, columns, TimeStamp(ts), with_handle=with_handle):
+            found.update(zip(*(c.to_pylist() for c in batch.columns), strict=True))
+            found[()] += batch.num_rows
+    return found
+
+
+@contextmanager
+def history(seed: int, folder: Path) -> Iterator[History]:
+    """Names the seed of a history that fails."""
+    try:
+        yield History(seed, folder / f"{seed}")
+    except BaseException as error:
+        error.args = (f"seed {seed}: {error.args}",)
+        raise
+
+
+def test_random_histories(tmp_path: Path) -> None:
+    for seed in range(300):
+        with history(seed, tmp_path) as one:
+            one.run(6)
+            one.finish(3)
+
+
+@pytest.mark.slow
+def test_many_random_histories(tmp_path: Path) -> None:
+    for seed in range(300, 10_000):
+        with history(seed, tmp_path) as one:
+            one.run(one.rng.choice([5, 10, 30]))
+            one.finish(1000)
