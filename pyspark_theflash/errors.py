@@ -184,6 +184,35 @@ class StoreFullError(TheFlashError):
         return f"no space left for {self.path}"
 
 
+class SpoolFullError(TheFlashError):
+    """The spool has its limit's worth of binlogs that are not applied yet: back-pressure."""
+
+    retryable = True
+
+    def __init__(self, path: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(path, size_bytes, limit_bytes)
+        self.path, self.size_bytes, self.limit_bytes = path, size_bytes, limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} holds {self.size_bytes} bytes of binlog, and may hold {self.limit_bytes}:"
+            " is the writer running?"
+        )
+
+
+class ClusterMismatchError(TheFlashError):
+    """A binlog, or a server, of another TiDB cluster than the one this is for."""
+
+    deterministic = True
+
+    def __init__(self, where: str, found: int, expected: int) -> None:
+        super().__init__(where, found, expected)
+        self.where, self.found, self.expected = where, found, expected
+
+    def __str__(self) -> str:
+        return f"{self.where} is of cluster {self.found}, not {self.expected}"
+
+
 class EngineError(TheFlashError):
     """The storage engine could not do its work, an I/O error for example."""
 
@@ -359,3 +388,71 @@ class CommandTimeoutError(TheFlashError):
 
     def __str__(self) -> str:
         return f"{self.verb} was handed to {self.holder}, which {self.state}"
+
+
+class MissingExtraError(TheFlashError):
+    """A package that only some uses need is not installed."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(package, extra)
+        self.package, self.extra = package, extra
+
+    def __str__(self) -> str:
+        return (
+            f"{self.package} is not installed; get it with: "
+            f"pip install 'pyspark-theflash[{self.extra}]'"
+        )
+
+
+class ServiceUnavailableError(TheFlashError):
+    """A server that does not answer, or says itself that it cannot just now."""
+
+    retryable = True
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address, self.reason = address, reason
+
+    def __str__(self) -> str:
+        return f"{self.address} is not available: {self.reason}"
+
+
+class ServiceRefusedError(TheFlashError):
+    """A server that answers, with an error that asking again does not mend."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address, self.reason = address, reason
+
+    def __str__(self) -> str:
+        return f"{self.address} refuses: {self.reason}"
+
+
+class PumpUnavailableError(ServiceUnavailableError):
+    """The pump that binlogs are pulled from does not answer."""
+
+
+class PumpRefusedError(ServiceRefusedError):
+    """The pump does not give out its binlogs: another cluster, an unknown position, no right to."""
+
+
+class PDUnavailableError(ServiceUnavailableError):
+    """No member of PD answers, or PD has no leader."""
+
+
+class PDRefusedError(ServiceRefusedError):
+    """PD answers with an error."""
+
+
+class OtherPumpError(TheFlashError):
+    """Another pump is registered, so that part of the binlog goes there and not here."""
+
+    def __init__(self, node_id: str, state: str) -> None:
+        super().__init__(node_id, state)
+        self.node_id, self.state = node_id, state
+
+    def __str__(self) -> str:
+        return (
+            f"pump {self.node_id} is {self.state}: TiDB writes some of its transactions there, "
+            "and they would be missing here; take it offline"
+        )

@@ -11,6 +11,22 @@ from pathlib import Path
 from typing import Protocol
 
 
+class AppendFile(Protocol):
+    """A file that grows at its end."""
+
+    def append(self, data: memoryview) -> None:
+        """Write all of `data` behind what is there; part of it may be, if this raises."""
+
+    def sync(self) -> None:
+        """Make the file's bytes and its length durable."""
+
+    def truncate(self, size_bytes: int) -> None:
+        """Cut off what is behind the first `size_bytes`; durable with the next `sync`."""
+
+    def close(self) -> None:
+        """Let go of the file."""
+
+
 class FileSystem(Protocol):
     """What a store asks of a file system. Passed in, so that tests can fail the Nth call."""
 
@@ -22,6 +38,9 @@ class FileSystem(Protocol):
 
     def write_new(self, path: Path, data: memoryview) -> None:
         """Create `path`, write and sync it. Raises `FileExistsError` rather than overwrite."""
+
+    def open_append(self, path: Path) -> AppendFile:
+        """Open a file to append to; make an empty one, not yet durable, where there is none."""
 
     def rename(self, path: Path, target: Path) -> None:
         """Put a synced file in the place of `target` durably: old content or new, nothing between.
@@ -39,6 +58,26 @@ class FileSystem(Protocol):
         """All files below a folder, in sorted order."""
 
 
+class LocalAppendFile:
+    """A POSIX file opened with `O_APPEND`."""
+
+    def __init__(self, path: Path) -> None:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        self._fd = os.open(path, flags, 0o600)
+
+    def append(self, data: memoryview) -> None:
+        _write_all(self._fd, data)
+
+    def sync(self) -> None:
+        os.fsync(self._fd)
+
+    def truncate(self, size_bytes: int) -> None:
+        os.ftruncate(self._fd, size_bytes)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
 class LocalFileSystem:
     """POSIX files."""
 
@@ -49,11 +88,13 @@ class LocalFileSystem:
     def write_new(self, path: Path, data: memoryview) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            while data:
-                data = data[os.write(fd, data) :]
+            _write_all(fd, data)
             os.fsync(fd)
         finally:
             os.close(fd)
+
+    def open_append(self, path: Path) -> AppendFile:
+        return LocalAppendFile(path)
 
     def rename(self, path: Path, target: Path) -> None:
         path.replace(target)
@@ -71,3 +112,8 @@ class LocalFileSystem:
 
     def walk(self, path: Path) -> Iterator[Path]:
         return iter(sorted(p for p in path.rglob("*") if p.is_file()))
+
+
+def _write_all(fd: int, data: memoryview) -> None:
+    while data:
+        data = data[os.write(fd, data) :]

@@ -29,9 +29,17 @@ from pyspark_theflash.errors import BinlogCorruptionError
 
 MAGIC: Final = 471532804
 MAX_FRAME_BYTES: Final = 1 << 30
+FRAME_OVERHEAD_BYTES: Final = 16
+"""How much longer a frame is than its payload."""
 _MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
 _HEADER: Final = struct.Struct("<IQ")
 _CRC: Final = struct.Struct("<I")
+
+
+def encode_frame(payload: bytes) -> tuple[bytes, bytes, bytes]:
+    """The frame around a payload, in three pieces to be written one behind the other."""
+    header = _HEADER.pack(MAGIC, len(payload))
+    return header, payload, _CRC.pack(google_crc32c.value(payload))
 
 
 class ByteStream(Protocol):
@@ -44,9 +52,10 @@ class ByteStream(Protocol):
 class FrameReader:
     """The frames of one file, in order. To be iterated once; then its fields are final."""
 
-    def __init__(self, stream: ByteStream, file: str) -> None:
+    def __init__(self, stream: ByteStream, file: str, offset: int = 0) -> None:
+        """The next byte of `stream` is that at `offset`, where a frame begins."""
         self._stream, self._file = stream, file
-        self.offset = 0
+        self.offset = offset
         """Where the next frame begins, in bytes of the stream."""
         self.torn = False
         """Whether a frame cut short stands at `offset`."""
@@ -63,7 +72,7 @@ class FrameReader:
                 self.torn = True
                 return
             yield self.offset, payload
-            self.offset += _HEADER.size + len(payload) + _CRC.size
+            self.offset += FRAME_OVERHEAD_BYTES + len(payload)
 
     def _check_magic(self, header: bytes) -> None:
         if header[:4] != _MAGIC_BYTES[: len(header)]:

@@ -17,11 +17,12 @@ _EXTRA_FLAG: Final = 4
 
 
 class PlainStream:
-    """The first `size_bytes` of a file."""
+    """The first `size_bytes` of a file, from `offset` on, where `raw` stands."""
 
-    def __init__(self, raw: BinaryIO, file: str, size_bytes: int) -> None:
+    def __init__(self, raw: BinaryIO, file: str, size_bytes: int, offset: int = 0) -> None:
         self._raw, self._file = raw, file
-        self._size_bytes = self._left = size_bytes
+        self._size_bytes = size_bytes
+        self._left = size_bytes - offset
 
     def read(self, size: int, /) -> bytes:
         """As `ByteStream`. Raises `BinlogCorruptionError` if the file has shrunk."""

@@ -1,5 +1,6 @@
 """tipb's messages, as bytes, into values. Nothing else in this package knows generated stubs."""
 
+from dataclasses import replace
 from typing import Final
 
 from google.protobuf.message import DecodeError, Message
@@ -16,8 +17,17 @@ _KINDS: Final = {kind.value: kind for kind in EntityKind}
 TableMutation = binlog_pb2.TableMutation
 
 
-def decode_entity(payload: bytes, file: str, offset: int) -> Entity:
-    """The message in a frame. Raises `BinlogCorruptionError`, or `UnsupportedError` for a kind."""
+def decode_entities(
+    payload: bytes, file: str, offset: int, *, merged: bool = False
+) -> tuple[Entity, ...]:
+    """What a message says: one entity, or a prewrite and its commit.
+
+    TiDB sends the two halves of a transaction apart. Pump puts them together for who pulls from it:
+    a commit that has the prewrite's changes and DDL job in it. In such a `merged` stream every
+    commit is whole, elsewhere one is that has a `prewrite_value`.
+
+    Raises `BinlogCorruptionError`, or `UnsupportedError` for a kind.
+    """
     try:
         message = binlog_pb2.Binlog.FromString(payload)
     except DecodeError as error:
@@ -30,15 +40,35 @@ def decode_entity(payload: bytes, file: str, offset: int) -> Entity:
     if not start_ts or (kind is EntityKind.COMMIT and commit_ts < start_ts):
         reason = f"impossible timestamps: start_ts={start_ts} commit_ts={commit_ts}"
         raise BinlogCorruptionError(file, offset, reason)
-    return Entity(
-        kind,
-        TimeStamp(start_ts),
-        TimeStamp(commit_ts),
-        message.prewrite_value if kind is EntityKind.PREWRITE else b"",
-        _ddl_info(message) if message.ddl_job_id > 0 else None,
-        file,
-        offset,
-    )
+    ddl = _ddl_info(message) if message.ddl_job_id > 0 else None
+    changes = message.prewrite_value if kind is EntityKind.PREWRITE else b""
+    entity = Entity(kind, TimeStamp(start_ts), TimeStamp(commit_ts), changes, ddl, file, offset)
+    if kind is not EntityKind.COMMIT or commit_ts == start_ts:
+        return (entity,)
+    if not merged and not message.HasField("prewrite_value"):
+        return (entity,)
+    return _prewrite_of(entity, message.prewrite_value), entity
+
+
+def _prewrite_of(commit: Entity, changes: bytes) -> Entity:
+    return replace(commit, kind=EntityKind.PREWRITE, commit_ts=TimeStamp(0), payload=changes)
+
+
+def is_probe(payload: bytes) -> bool:
+    """Whether this is a message without content, by which TiDB asks whether a pump works."""
+    try:
+        message = binlog_pb2.Binlog.FromString(payload)
+    except DecodeError:
+        return False
+    stamped = message.start_ts or message.commit_ts
+    return not (stamped or message.prewrite_value or message.ddl_job_id)
+
+
+def encode_heartbeat(ts: TimeStamp) -> bytes:
+    """A message that says "that late is it now" and nothing else: a commit of nothing."""
+    signed = ts - (ts >> 63 << 64)
+    message = binlog_pb2.Binlog(tp=binlog_pb2.Commit, start_ts=signed, commit_ts=signed)
+    return message.SerializeToString()
 
 
 def _ddl_info(message: binlog_pb2.Binlog) -> DdlInfo:

@@ -25,13 +25,15 @@ _TEXT_BYTES: Final = 4096
 class WriterLock:
     """Held from construction to `release`. The file's text says by whom."""
 
-    def __init__(self, folder: Path, clock: Clock | None = None) -> None:
-        """Take the lock.
+    def __init__(
+        self, folder: Path, name: str = LOCK_FILE, *, clock: Clock | None = None
+    ) -> None:
+        """Take the lock, which is the file `name`.
 
         Raises:
             StoreInUseError: another process has it; says which.
         """
-        path = folder / LOCK_FILE
+        path = folder / name
         with contextlib.ExitStack() as undo, file_errors(path):
             self._file = undo.enter_context(open(path, "a+b", buffering=0, opener=_open_private))
             try:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from pyspark_theflash.binlog.frame import MAGIC, FrameReader
 from pyspark_theflash.binlog.prewrite import parse_prewrite
-from pyspark_theflash.binlog.wire import decode_entity
+from pyspark_theflash.binlog.wire import decode_entities
 from pyspark_theflash.errors import BinlogCorruptionError, CodecError, UnsupportedError
 from tests.support import binlog_writer
 
@@ -64,11 +64,13 @@ def test_garbage_behind_frames(messages, garbage):
 @example(binlog_writer.prewrite(1, b"value"))
 def test_any_bytes_are_a_message_or_a_typed_error(payload):
     try:
-        entity = decode_entity(payload, "f", 0)
+        entities = decode_entities(payload, "f", 0)
     except (BinlogCorruptionError, UnsupportedError):
         return
-    assert 0 < entity.start_ts < 2**64
-    assert 0 <= entity.commit_ts < 2**64
+    assert entities
+    for entity in entities:
+        assert 0 < entity.start_ts < 2**64
+        assert 0 <= entity.commit_ts < 2**64
 
 
 @given(st.binary(max_size=60))

@@ -53,6 +53,14 @@ def commit(start_ts: int, commit_ts: int, ddl: DdlInfo | None = None) -> bytes:
     return _message(binlog_pb2.Commit, start_ts, commit_ts, ddl).SerializeToString()
 
 
+def merged(start_ts: int, commit_ts: int, value: bytes = b"", ddl: DdlInfo | None = None) -> bytes:
+    """A commit as a pump hands it out: with what its prewrite said."""
+    message = _message(binlog_pb2.Commit, start_ts, commit_ts, ddl)
+    if ddl is None:
+        message.prewrite_value = value
+    return message.SerializeToString()
+
+
 def rollback(start_ts: int) -> bytes:
     """A rollback message as TiDB sends it."""
     return _message(binlog_pb2.Rollback, start_ts, 0, None).SerializeToString()

@@ -6,23 +6,25 @@ from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
-from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.fs import AppendFile, LocalAppendFile, LocalFileSystem
 
 
 class Failure(Enum):
     """How a disk fails from the chosen call on, until it is healed."""
 
     IO_ERROR = "every call, with EIO"
-    TORN = "new files get half of their bytes, then EIO"
-    FULL = "what takes room, with ENOSPC; new files get half of their bytes"
+    TORN = "what is written gets half of its bytes, then EIO"
+    FULL = "what takes room, with ENOSPC; what is written gets half of its bytes"
 
     @property
     def calls(self) -> tuple[str, ...]:
         """Which calls fail."""
         if self is Failure.TORN:
-            return ("write_new",)
-        room = ("make_folder", "write_new", "rename")
-        return room if self is Failure.FULL else (*room, "sync_folder", "unlink", "walk")
+            return ("write_new", "append")
+        room = ("make_folder", "write_new", "rename", "open_append", "append")
+        if self is Failure.FULL:
+            return room
+        return (*room, "sync_folder", "sync", "truncate", "unlink", "walk")
 
 
 class FaultyFileSystem(LocalFileSystem):
@@ -32,43 +34,82 @@ class FaultyFileSystem(LocalFileSystem):
         self._failure, self._fail_at = failure, fail_at
         self.calls: list[str] = []
 
+    def fail_from_now(self) -> None:
+        """The next call is the first that fails."""
+        self._fail_at = len(self.calls)
+
     def heal(self) -> None:
         """From now on nothing fails."""
         self._fail_at = None
 
     def make_folder(self, path: Path) -> None:
-        self._step("make_folder")
+        self.step("make_folder")
         super().make_folder(path)
 
     def write_new(self, path: Path, data: memoryview) -> None:
         try:
-            self._step("write_new")
+            self.step("write_new")
         except OSError:
-            if self._failure is not Failure.IO_ERROR:
+            if self.tears_writes:
                 super().write_new(path, data[: len(data) // 2])
             raise
         super().write_new(path, data)
 
+    def open_append(self, path: Path) -> AppendFile:
+        self.step("open_append")
+        return FaultyAppendFile(path, self)
+
     def rename(self, path: Path, target: Path) -> None:
-        self._step("rename")
+        self.step("rename")
         super().rename(path, target)
 
     def sync_folder(self, path: Path) -> None:
-        self._step("sync_folder")
+        self.step("sync_folder")
         super().sync_folder(path)
 
     def unlink(self, path: Path) -> None:
-        self._step("unlink")
+        self.step("unlink")
         super().unlink(path)
 
     def walk(self, path: Path) -> Iterator[Path]:
-        self._step("walk")
+        self.step("walk")
         return super().walk(path)
 
-    def _step(self, name: str) -> None:
+    @property
+    def tears_writes(self) -> bool:
+        """Whether a write that fails leaves half of its bytes."""
+        return self._failure is not Failure.IO_ERROR
+
+    def step(self, name: str) -> None:
+        """Count a call, and fail it if it is its turn."""
         self.calls.append(name)
         if self._fail_at is None or len(self.calls) <= self._fail_at:
             return
         if name in self._failure.calls:
             number = errno.ENOSPC if self._failure is Failure.FULL else errno.EIO
             raise OSError(number, os.strerror(number), name)
+
+
+class FaultyAppendFile(LocalAppendFile):
+    """A file to append to, whose calls count as its file system's."""
+
+    def __init__(self, path: Path, fs: FaultyFileSystem) -> None:
+        super().__init__(path)
+        self._fs = fs
+
+    def append(self, data: memoryview) -> None:
+        try:
+            self._fs.step("append")
+        except OSError:
+            if self._fs.tears_writes:
+                super().append(data[: len(data) // 2])
+            raise
+        super().append(data)
+
+    def sync(self) -> None:
+        self._fs.step("sync")
+        super().sync()
+
+    def truncate(self, size_bytes: int) -> None:
+        self._fs.step("truncate")
+        super().truncate(size_bytes)

@@ -1,14 +1,16 @@
 import pytest
 
 from pyspark_theflash.binlog.event import DdlInfo, Entity, EntityKind
-from pyspark_theflash.binlog.wire import decode_entity
+from pyspark_theflash.binlog.wire import decode_entities, encode_heartbeat, is_probe
 from pyspark_theflash.errors import BinlogCorruptionError, UnsupportedError
 from pyspark_theflash.protocol._generated.tipb import binlog_pb2
+from pyspark_theflash.types import TimeStamp
 from tests.support import binlog_writer
 
 
 def decode(payload):
-    return decode_entity(payload, "f", 9)
+    (entity,) = decode_entities(payload, "f", 9)
+    return entity
 
 
 def entity(kind, start_ts, commit_ts=0, payload=b"", ddl=None):
@@ -39,6 +41,40 @@ def test_every_kind():
     assert decode(binlog_writer.commit(5, 8)) == entity(EntityKind.COMMIT, 5, 8)
     assert decode(binlog_writer.rollback(5)) == entity(EntityKind.ROLLBACK, 5)
     assert decode(binlog_writer.heartbeat(7)) == entity(EntityKind.ROLLBACK, 7, 7)
+
+
+def test_commit_with_its_prewrite_in_it():
+    """As a pump hands it out to a drainer."""
+    prewrite = entity(EntityKind.PREWRITE, 5, payload=b"value")
+    commit = entity(EntityKind.COMMIT, 5, 8)
+    message = binlog_writer.merged(5, 8, b"value")
+    assert decode_entities(message, "f", 9) == (prewrite, commit)
+    assert decode_entities(message, "f", 9, merged=True) == (prewrite, commit)
+
+
+def test_commit_of_a_ddl_job():
+    """It looks the same with its prewrite in it and without: the stream makes the difference."""
+    ddl = DdlInfo("CREATE DATABASE `bl`;", job_id=85, schema_state=5)
+    prewrite, commit = decode_entities(CAPTURED_COMMIT, "f", 9, merged=True)
+    assert prewrite == decode(CAPTURED_PREWRITE)
+    assert commit == decode(CAPTURED_COMMIT)
+    assert (prewrite.ddl, commit.ddl) == (ddl, ddl)
+
+
+def test_commit_of_nothing_in_a_merged_stream():
+    heartbeat = encode_heartbeat(TimeStamp(2**63 + 7))
+    (found,) = decode_entities(heartbeat, "f", 9, merged=True)
+    assert found == entity(EntityKind.COMMIT, 2**63 + 7, 2**63 + 7)
+    assert len(decode_entities(binlog_writer.commit(5, 8), "f", 9, merged=True)) == 2
+    assert len(decode_entities(binlog_writer.rollback(5), "f", 9, merged=True)) == 1
+
+
+def test_probe():
+    assert is_probe(b"")
+    assert is_probe(binlog_writer.prewrite(0))
+    assert not is_probe(binlog_writer.prewrite(0, b"value"))
+    assert not is_probe(binlog_writer.prewrite(1))
+    assert not is_probe(b"\xff")
 
 
 def test_timestamps_are_unsigned():

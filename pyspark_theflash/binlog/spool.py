@@ -1,0 +1,353 @@
+"""Binlogs on disk, between the network and the writer.
+
+    spool/
+      .cluster                   the cluster whose binlogs these are
+      .lock                      held by the process that appends
+      binlog-0000000000000001    frames, as pump writes them (see `frame`)
+      binlog-0000000000000002
+
+What is here was acknowledged to TiDB, which keeps no copy: a file goes when what is in it has been
+applied, not before.
+
+Durable
+    `append` returns when its payloads are synced. Callers that come while a sync is under way join
+    one batch, and whoever of them gets the turn first writes and syncs for all (group commit), so
+    the rate does not hang on how long a sync takes.
+
+        A  join 1 . turn . write 1 . sync 1 .................. return
+        B     join 2 ......................... turn . write 2,3 . sync . return
+        C       join 2 .................................................. return
+
+    `position` is behind what is durable, and `source()` reads up to there only: a reader that saw
+    more could apply what a crash takes away again.
+
+After a crash
+    Only the newest batch can have been cut off, and it is at the end of the last file: files are
+    begun after the sync of what is before them. Opening cuts a torn frame off, which nobody was
+    told about. Anything else that is wrong there is corruption, as everywhere.
+
+When the disk fails
+    A full disk is not the end: what was half written is cut off, callers get `StoreFullError`, and
+    the next append tries again. After any other failed write, and any failed sync, nobody knows
+    what is on disk (the kernel has dropped the dirty pages and says so once), so nothing more is
+    written until the spool is opened anew.
+"""
+
+import itertools
+import logging
+import re
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+from pyspark_theflash.binlog.file import FileSource
+from pyspark_theflash.binlog.frame import FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES, encode_frame
+from pyspark_theflash.binlog.position import FilePosition
+from pyspark_theflash.errors import (
+    ClusterMismatchError,
+    CorruptionError,
+    EngineError,
+    OptionError,
+    SpoolFullError,
+    StoreFullError,
+    TheFlashError,
+    invariant,
+)
+from pyspark_theflash.failpoint import fail_point
+from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.store.manifest import file_errors, os_error
+from pyspark_theflash.store.writer_lock import WriterLock
+
+_log = logging.getLogger(__name__)
+FILE_BYTES: Final = 64 << 20
+MAX_BYTES: Final = 16 << 30
+_LOCK_FILE: Final = ".lock"
+_CLUSTER_FILE: Final = ".cluster"
+_NAME: Final = re.compile(r"binlog-(\d{16})", re.ASCII)
+
+
+class _Batch:
+    """What one sync makes durable. `done` and `error` are final when its turn is over."""
+
+    def __init__(self) -> None:
+        self.pieces: list[bytes] = []
+        self.size_bytes = 0
+        self.done = False
+        self.error: TheFlashError | None = None
+
+
+class Spool:
+    """The folder, open for appending. Safe to use from many threads.
+
+    Invariants: the files are numbered without a gap, there is at least one, and every one but the
+    last is whole and durable. `_turn` is held while files change; `_mutex`, never for long, while
+    fields do, and inside `_turn` only.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        fs: FileSystem,
+        *,
+        file_bytes: int = FILE_BYTES,
+        max_bytes: int = MAX_BYTES,
+    ) -> None:
+        """Open the spool in `folder`, or make it: the folder above must be there.
+
+        A file is followed by the next when it has `file_bytes`; the spool takes no more than
+        `max_bytes` in all.
+
+        Raises:
+            StoreInUseError: another process appends to it.
+            CorruptionError, BinlogCorruptionError: it is damaged, or not a spool.
+            EngineError, StoreFullError: the disk fails.
+        """
+        self._folder, self._fs = folder, fs
+        self._file_bytes, self._max_bytes = file_bytes, max_bytes
+        with file_errors(folder):
+            fs.make_folder(folder)
+        self._lock = WriterLock(folder, _LOCK_FILE)
+        self._turn, self._mutex = threading.Lock(), threading.Condition()
+        self._joining = _Batch()
+        self._failure: TheFlashError | None = None
+        try:
+            with file_errors(folder):
+                self._open()
+        except BaseException:
+            self._lock.release()
+            raise
+
+    def _open(self) -> None:
+        sizes = {number_of(path): path.stat().st_size for path in _files(self._folder)}
+        _check_numbers(self._folder, list(sizes))
+        self._number = max(sizes, default=1)
+        last = self._path(self._number)
+        durable_bytes = sound_bytes(last) if sizes else 0
+        self._file = self._fs.open_append(last)
+        if durable_bytes < sizes.get(self._number, 0):
+            _log.warning("spool: torn frame cut off: file=%s offset=%d", last, durable_bytes)
+            self._file.truncate(durable_bytes)
+        # Also where nothing was cut: whoever wrote this may have died before the sync.
+        self._file.sync()
+        self._fs.sync_folder(self._folder)
+        self._durable_bytes = durable_bytes
+        older_bytes = sum(size for number, size in sizes.items() if number < self._number)
+        self._held_bytes = older_bytes + durable_bytes
+
+    @property
+    def position(self) -> str:
+        """Behind all that is durable."""
+        with self._mutex:
+            return str(self._end())
+
+    @property
+    def size_bytes(self) -> int:
+        """How long all files are together, with what is on its way to them."""
+        with self._mutex:
+            return self._held_bytes
+
+    def check_cluster(self, cluster_id: int) -> None:
+        """Raise `ClusterMismatchError` unless these are this cluster's; the first one's stay."""
+        path = self._folder / _CLUSTER_FILE
+        with self._turn, file_errors(path):
+            if not path.exists():
+                scratch = path.with_suffix(".new")
+                self._fs.unlink(scratch)
+                self._fs.write_new(scratch, memoryview(str(cluster_id).encode()))
+                self._fs.rename(scratch, path)
+            text = path.read_bytes()[:32]
+        if not text.isdigit():
+            raise CorruptionError(str(path), 0, "not a cluster's id")
+        if int(text) != cluster_id:
+            raise ClusterMismatchError(str(self._folder), cluster_id, int(text))
+
+    def append(self, payloads: Iterable[bytes], *, spare_bytes: int = 0) -> None:
+        """Add messages; they are durable when this returns. All of them, or none if it raises.
+
+        Raises:
+            SpoolFullError: less than `spare_bytes` below the limit would be left.
+            StoreFullError: the disk is full.
+            EngineError: the disk fails; from now on every call raises this.
+        """
+        pieces = [piece for payload in payloads for piece in _checked_frame(payload)]
+        batch = self._join(pieces, spare_bytes)
+        with self._turn:
+            if not batch.done:
+                self._write(self._close_batch())
+        if batch.error is not None:
+            raise batch.error
+
+    def _join(self, pieces: list[bytes], spare_bytes: int) -> _Batch:
+        size_bytes = sum(map(len, pieces))
+        with self._mutex:
+            if self._failure is not None:
+                raise self._failure
+            if self._held_bytes + size_bytes + spare_bytes > self._max_bytes:
+                limit = self._max_bytes - spare_bytes
+                raise SpoolFullError(str(self._folder), self._held_bytes, limit)
+            self._held_bytes += size_bytes
+            self._joining.pieces += pieces
+            self._joining.size_bytes += size_bytes
+            return self._joining
+
+    def _close_batch(self) -> _Batch:
+        """Let later callers join another batch."""
+        with self._mutex:
+            batch, self._joining = self._joining, _Batch()
+            return batch
+
+    def _write(self, batch: _Batch) -> None:
+        """Make a batch durable, or say in it why not."""
+        batch.done = True
+        batch.error = self._failure
+        if batch.error is not None:
+            return
+        try:
+            if self._durable_bytes and self._durable_bytes + batch.size_bytes > self._file_bytes:
+                self._begin_next_file()
+            self._write_and_sync(batch)
+        except StoreFullError as error:
+            batch.error = error
+            with self._mutex:
+                self._held_bytes -= batch.size_bytes
+        except OSError as error:
+            batch.error = self._failed(error)
+        except BaseException as error:
+            batch.error = self._failed(error)
+            raise
+
+    def _write_and_sync(self, batch: _Batch) -> None:
+        fail_point("spool.write")
+        try:
+            self._file.append(memoryview(b"".join(batch.pieces)))
+        except OSError as error:
+            full = _full(error, self._path(self._number))
+            self._file.truncate(self._durable_bytes)
+            raise full from error
+        fail_point("spool.sync")
+        self._file.sync()
+        with self._mutex:
+            self._durable_bytes += batch.size_bytes
+            self._mutex.notify_all()
+
+    def _begin_next_file(self) -> None:
+        """Raises `StoreFullError` and has changed nothing, or `OSError`."""
+        path = self._path(self._number + 1)
+        try:
+            file = self._fs.open_append(path)
+        except OSError as error:
+            raise _full(error, path) from error
+        self._file.close()
+        self._file = file
+        fail_point("spool.begin_file")
+        self._fs.sync_folder(self._folder)
+        with self._mutex:
+            self._number += 1
+            self._durable_bytes = 0
+
+    def _failed(self, error: BaseException) -> TheFlashError:
+        """Take no more writes: what is on disk behind `position` is unknown."""
+        reason = f"{error!r}; nothing more is written until it is opened anew"
+        with self._mutex:
+            self._failure = EngineError(str(self._folder), reason)
+            return self._failure
+
+    def source(self) -> FileSource:
+        """What is durable now, to be read by the writer or whoever pulls."""
+        with self._mutex:
+            end = self._end()
+        return FileSource(self._folder, end)
+
+    def wait_beyond(self, position: str | None, timeout_ms: int) -> bool:
+        """Wait until `position` is not the last one; whether it is not."""
+        with self._mutex:
+            return self._mutex.wait_for(lambda: str(self._end()) != position, timeout_ms / 1000)
+
+    def position_of(self, number: int, offset: int) -> str:
+        """The position in file `number`, as pump's protocol names it; the start for 0 and 0."""
+        if (number, offset) == (0, 0):
+            number = min(number_of(path) for path in _files(self._folder))
+        return str(FilePosition(_name(number), offset))
+
+    def drop_before(self, position: str) -> None:
+        """Delete the files that are behind `position` as a whole. The file it is in stays.
+
+        Raises:
+            OptionError: the position is not one of this spool's.
+        """
+        keep = FilePosition.parse(position)
+        with self._turn, file_errors(self._folder):
+            files = {path.name: path for path in _files(self._folder)}
+            if keep.name not in files:
+                raise OptionError("position", f"{position} is not in {self._folder}")
+            for name, path in files.items():
+                if name < keep.name:
+                    size_bytes = path.stat().st_size
+                    # Oldest first and each for good, so that a crash leaves no gap.
+                    self._fs.unlink(path)
+                    self._fs.sync_folder(self._folder)
+                    with self._mutex:
+                        self._held_bytes -= size_bytes
+
+    def close(self) -> None:
+        """Let another process append. What comes later raises `EngineError`."""
+        with self._turn:
+            self._file.close()
+            self._lock.release()
+            with self._mutex:
+                self._failure = EngineError(str(self._folder), "is closed")
+                self._mutex.notify_all()
+
+    def _end(self) -> FilePosition:
+        return FilePosition(_name(self._number), self._durable_bytes)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / _name(number)
+
+
+def number_of(path: Path) -> int:
+    """The number in a file's name. Raises `CorruptionError` for a name that has none."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise CorruptionError(str(path), 0, "not a file of a spool")
+    return int(match[1])
+
+
+def sound_bytes(path: Path) -> int:
+    """How much of a file is whole frames. Raises `BinlogCorruptionError` for what is no torn tail.
+
+    Reads all of it.
+    """
+    end = 0
+    for frame in FileSource(path).frames():
+        end = frame.end.offset
+    return end
+
+
+def _full(error: OSError, path: Path) -> StoreFullError:
+    """That the disk is full, if this is what `error` says; raises it if it says anything else."""
+    typed = os_error(error, path)
+    if not isinstance(typed, StoreFullError):
+        raise error
+    return typed
+
+
+def _name(number: int) -> str:
+    return f"binlog-{number:016d}"
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+
+
+def _check_numbers(folder: Path, numbers: list[int]) -> None:
+    for number, following in itertools.pairwise(numbers):
+        if following != number + 1:
+            reason = f"{_name(number + 1)} is missing"
+            raise CorruptionError(str(folder), 0, reason)
+
+
+def _checked_frame(payload: bytes) -> tuple[bytes, bytes, bytes]:
+    invariant(len(payload) <= MAX_FRAME_BYTES - FRAME_OVERHEAD_BYTES, "payloads are capped")
+    return encode_frame(payload)
