@@ -1,0 +1,246 @@
+"""A real TiDB on loopback: PD, a store (unikv) and a TiDB server, in a folder of their own.
+
+    with Peer(folder, binlog_socket=socket) as peer:
+        peer.sql("CREATE TABLE test.t (a INT PRIMARY KEY)")
+
+`make peer` builds the commands. With `binlog_socket`, TiDB writes its binlog to the pump that
+answers there, and no transaction commits while none does. Nothing is kept: every Peer is a new
+cluster.
+"""
+
+import contextlib
+import json
+import shutil
+import socket
+import subprocess
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+from pyspark_theflash.clock import SystemClock
+from tests.peer.build import BIN
+from tests.support.mysql import MySqlConnection, Row
+
+HOST: Final = "127.0.0.1"
+START_TIMEOUT_MS: Final = 120_000
+_STOP_TIMEOUT_S: Final = 30.0
+_POLL_MS: Final = 50
+_CLOCK: Final = SystemClock()
+
+_PD_CONFIG: Final = """\
+name = "pd"
+data-dir = "{folder}/pd"
+client-urls = "http://127.0.0.1:{ports.pd}"
+peer-urls = "http://127.0.0.1:{ports.pd_peer}"
+advertise-client-urls = "http://127.0.0.1:{ports.pd}"
+advertise-peer-urls = "http://127.0.0.1:{ports.pd_peer}"
+[log.file]
+filename = "{folder}/pd.log"
+[replication]
+max-replicas = 1
+enable-placement-rules = false
+[dashboard]
+enable-telemetry = false
+"""
+# unistore takes no batches of requests: it would answer some of them with nothing.
+_TIDB_CONFIG: Final = """\
+host = "127.0.0.1"
+advertise-address = "127.0.0.1"
+port = {ports.sql}
+store = "tikv"
+path = "127.0.0.1:{ports.pd}"
+socket = ""
+enable-telemetry = false
+tmp-storage-path = "{folder}/tidb-tmp"
+split-table = true
+[status]
+status-host = "127.0.0.1"
+status-port = {ports.status}
+[log.file]
+filename = "{folder}/tidb.log"
+[tikv-client]
+max-batch-size = 0
+[binlog]
+enable = {binlog}
+binlog-socket = "{socket}"
+ignore-error = false
+"""
+
+
+@dataclass(frozen=True)
+class Ports:
+    """Where each part listens."""
+
+    pd: int
+    pd_peer: int
+    kv: int
+    sql: int
+    status: int
+
+
+class Peer:
+    """A running cluster of one TiDB. Start it with `with`, or `start` and `stop`."""
+
+    def __init__(
+        self, folder: Path, *, binlog_socket: Path | None = None, tap: Path | None = None
+    ) -> None:
+        """`tap` is a file to which the store writes every changing request it gets."""
+        self._folder, self._socket, self._tap = folder, binlog_socket, tap
+        self._processes: list[tuple[str, subprocess.Popen[bytes]]] = []
+        self.ports: Final = _free_ports()
+
+    @property
+    def pd_address(self) -> str:
+        return f"{HOST}:{self.ports.pd}"
+
+    @property
+    def kv_address(self) -> str:
+        return f"{HOST}:{self.ports.kv}"
+
+    @property
+    def status_url(self) -> str:
+        return f"http://{HOST}:{self.ports.status}"
+
+    @property
+    def pids(self) -> dict[str, int]:
+        """The process of each part, by the name of its command."""
+        return {name: process.pid for name, process in self._processes}
+
+    def __enter__(self) -> "Peer":
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start all parts and wait until TiDB takes statements.
+
+        Raises:
+            RuntimeError: one of them did not come up; its last words are in the message.
+        """
+        self._folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._start_pd()
+            self._start_kv()
+            self._start_tidb()
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> None:
+        """Stop TiDB first, which needs the others to end in order, then the rest."""
+        while self._processes:
+            _, process = self._processes.pop()
+            process.terminate()
+            try:
+                process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def connect(self) -> MySqlConnection:
+        """A session of its own, to be closed by the caller."""
+        return MySqlConnection(HOST, self.ports.sql)
+
+    def sql(self, *statements: str) -> list[Row]:
+        """Run statements in a session of their own; the rows of the last one."""
+        rows: list[Row] = []
+        with self.connect() as session:
+            for statement in statements:
+                rows = session.query(statement)
+        return rows
+
+    def tso(self) -> int:
+        """A timestamp that PD gives out now."""
+        ((ts,),) = self.sql("BEGIN", "SELECT @@tidb_current_ts")
+        return int(ts or 0)
+
+    def status(self, path: str) -> Any:
+        """What TiDB's status API says at a path such as `/info`."""
+        with urllib.request.urlopen(self.status_url + path, timeout=30) as answer:
+            return json.load(answer)
+
+    def _start_pd(self) -> None:
+        config = _PD_CONFIG.format(folder=self._folder, ports=self.ports)
+        self._spawn("pd-server", f"--config={self._write('pd.toml', config)}")
+        self._wait(lambda: _answers(f"http://{self.pd_address}/pd/api/v1/version"))
+
+    def _start_kv(self) -> None:
+        arguments = [f"-pd={self.pd_address}", f"-addr={self.kv_address}"]
+        arguments += [f"-dir={self._folder}/kv"] + ([f"-tap={self._tap}"] if self._tap else [])
+        self._spawn("unikv", *arguments)
+        self._wait(lambda: _listens(self.ports.kv))
+
+    def _start_tidb(self) -> None:
+        config = _TIDB_CONFIG.format(
+            folder=self._folder,
+            ports=self.ports,
+            socket=self._socket or "",
+            binlog="true" if self._socket else "false",
+        )
+        self._spawn("tidb-server", f"-config={self._write('tidb.toml', config)}")
+        self._wait(lambda: _answers(f"{self.status_url}/status"))
+
+    def _write(self, name: str, text: str) -> Path:
+        path = self._folder / name
+        path.write_text(text)
+        return path
+
+    def _spawn(self, name: str, *arguments: str) -> None:
+        # Where the system can do it, no process outlives the tests, whatever becomes of them.
+        setpriv = shutil.which("setpriv")
+        prefix = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
+        with (self._folder / f"{name}.out").open("wb") as out:
+            process = subprocess.Popen(
+                [*prefix, str(BIN / name), *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                cwd=self._folder,
+            )
+        self._processes.append((name, process))
+
+    def _wait(self, is_ready: Callable[[], bool]) -> None:
+        """Until the newest part is ready, while all of them run."""
+        deadline_ms = _CLOCK.boottime_ms() + START_TIMEOUT_MS
+        while not is_ready():
+            ended = [name for name, process in self._processes if process.poll() is not None]
+            if ended or _CLOCK.boottime_ms() > deadline_ms:
+                name = ended[0] if ended else self._processes[-1][0]
+                raise RuntimeError(f"{name} did not start: {self._last_words(name)}")
+            _CLOCK.sleep_ms(_POLL_MS)
+
+    def _last_words(self, name: str) -> str:
+        logs = [self._folder / f"{name}.out", self._folder / f"{name.removesuffix('-server')}.log"]
+        return "\n".join(log.read_text(errors="replace")[-2000:] for log in logs if log.exists())
+
+
+def _free_ports() -> Ports:
+    with contextlib.ExitStack() as held:
+        sockets = [held.enter_context(socket.socket()) for _ in range(5)]
+        for each in sockets:
+            each.bind((HOST, 0))
+        return Ports(*(each.getsockname()[1] for each in sockets))
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((HOST, port)) == 0
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (OSError, urllib.error.URLError):
+        return False
