@@ -329,6 +329,30 @@ class SchemaFileError(TheFlashError):
         return f"{self.file}: {self.reason}"
 
 
+class UnreachableError(TheFlashError):
+    """A service that does not answer, or says that it cannot now."""
+
+    retryable = True
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address, self.reason = address, reason
+
+    def __str__(self) -> str:
+        return f"{self.address} cannot be reached: {self.reason}"
+
+
+class SchemaSourceError(TheFlashError):
+    """What answers at an address is not the TiDB that the schema was to come from."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address, self.reason = address, reason
+
+    def __str__(self) -> str:
+        return f"{self.address}: {self.reason}"
+
+
 class TransactionConflictError(TheFlashError):
     """A transaction came again, and not as it was applied before."""
 

@@ -13,7 +13,9 @@ Schema versions
                 version 7  table a      version 8  table a'
                            └── what version 7 means ──┘
 
-    Version V therefore means "the newest event below the moment of version V + 1".
+    Version V therefore means "the newest event below the moment of version V + 1". A version from
+    before the history means the tables at its start: TiDB refuses to commit what was written to a
+    table that has changed since.
 """
 
 import bisect
@@ -26,6 +28,8 @@ from typing import Final
 from pyspark_theflash.errors import SchemaConflictError, SchemaOutdatedError, TableNotFoundError
 from pyspark_theflash.schema.model import TableInfo, parse_table_info
 from pyspark_theflash.types import MAX_TS, SchemaVersion, TableID, TimeStamp
+
+SYSTEM_DATABASES: Final = frozenset({"mysql"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,9 +125,13 @@ class SchemaHistory:
                 self._ids_by_name[name].add(event.table_id)
 
     def tables_at(self, ts: TimeStamp) -> Sequence[TableInfo]:
-        """The tables that exist at `ts`, by full name."""
+        """The tables that exist at `ts`, by full name.
+
+        System tables are not among them: TiDB itself changes these without a binlog.
+        """
         found = (self._table_in_force(table_id, ts) for table_id in self._by_id)
-        return sorted((t for t in found if t is not None), key=lambda t: t.full_name)
+        tables = (t for t in found if t is not None and t.db not in SYSTEM_DATABASES)
+        return sorted(tables, key=lambda t: t.full_name)
 
     def table_by_name(self, full_name: str, ts: TimeStamp) -> TableInfo:
         """The table called `db.table` at `ts`; names are compared without case, as TiDB does.
@@ -174,7 +182,9 @@ class SchemaHistory:
 
     def _end_of_version(self, version: SchemaVersion) -> TimeStamp:
         after = bisect.bisect_right(self.versions, version, key=lambda v: v.version)
-        return self.versions[after].ts if after < len(self.versions) else MAX_TS
+        if after == len(self.versions):
+            return MAX_TS
+        return TimeStamp(max(self.versions[after].ts, self.start_ts + 1))
 
     def _table_in_force(self, table_id: TableID, ts: TimeStamp) -> TableInfo | None:
         event = self._event_in_force(table_id, ts)

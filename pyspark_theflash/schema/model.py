@@ -15,6 +15,7 @@ from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.errors import SchemaFileError
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TableID
 
+STATE_WRITE_ONLY: Final = 2
 STATE_PUBLIC: Final = 5
 ROWID_COLUMN_ID: Final = ColumnID(-1)
 ROWID_NAME: Final = "_tidb_rowid"

@@ -1,0 +1,85 @@
+"""States of tables that garbage collection has taken from TiKV, as far as they can be told.
+
+The end of a DDL job is kept for good, in the job. A state in the middle of one is not; what was
+written then has the columns from before, and may have those from after:
+
+    state      public    (lost)                 public
+    columns    a, b      a, b and maybe c       a, c
+    bridged              a, b*, c*              * not public, so that rows may lack it
+"""
+
+import json
+from collections.abc import Sequence
+
+from pyspark_theflash.schema.diff import Place, SchemaDiff
+from pyspark_theflash.schema.history import TableEvent
+from pyspark_theflash.schema.meta_key import FinishedJob, MetaReader
+from pyspark_theflash.schema.model import STATE_WRITE_ONLY, TableInfo, parse_table_info
+from pyspark_theflash.types import SchemaVersion
+
+
+class FinishedJobs:
+    """The DDL jobs above a schema version, fetched when they are first asked for."""
+
+    def __init__(self, reader: MetaReader, above: SchemaVersion) -> None:
+        self._reader, self._above = reader, above
+        self._jobs: dict[SchemaVersion, FinishedJob] | None = None
+
+    def at(self, version: SchemaVersion) -> FinishedJob | None:
+        """The job that ended with this version; None where the version was no end."""
+        return self._by_version().get(version)
+
+    def database_name(self, database_id: int) -> str | None:
+        """What one of the jobs calls a database."""
+        jobs = self._by_version().values()
+        return next((j.database for j in jobs if j.database_id == database_id), None)
+
+    def _by_version(self) -> dict[SchemaVersion, FinishedJob]:
+        if self._jobs is None:
+            found = self._reader.finished_jobs(self._above)
+            self._jobs = {job.version: job for job in found}
+        return self._jobs
+
+
+def job_result(
+    job: FinishedJob, diff: SchemaDiff, place: Place, database: str
+) -> TableEvent | None:
+    """What was at a place when a job had ended; None if the job does not say.
+
+    Raises:
+        SchemaFileError: it holds something else than a TableInfo.
+    """
+    _, table_id = place
+    if place not in diff.places:
+        return TableEvent(diff.commit_ts, database, table_id, None)
+    if table_id not in job.tables:
+        return None
+    table = parse_table_info(database, job.tables[table_id])
+    return TableEvent(diff.commit_ts, database, table_id, table)
+
+
+def bridged(events: Sequence[TableEvent], gaps: Sequence[TableEvent]) -> list[TableEvent]:
+    """For each lost state, given as an event without a table, one with what rows may hold then."""
+    found: list[TableEvent] = []
+    for gap in gaps:
+        states = [e for e in [*events, *found] if e.table_id == gap.table_id]
+        states.sort(key=lambda e: e.ts)
+        before = next((e.table for e in reversed(states) if e.ts < gap.ts), None)
+        after = next((e.table for e in states if e.ts > gap.ts), None)
+        if before is not None and after is not None:
+            found.append(TableEvent(gap.ts, gap.db, gap.table_id, _bridge(before, after)))
+    return found
+
+
+def _bridge(before: TableInfo, after: TableInfo) -> TableInfo:
+    """`before` with the columns of `after` too; what is not in both is not public."""
+    info, later = json.loads(before.json_text), json.loads(after.json_text)
+    columns, known = info["cols"], {column["id"] for column in info["cols"]}
+    names = {column["name"]["L"] for column in later["cols"]}
+    for column in columns:
+        if column["name"]["L"] not in names:
+            column["state"] = STATE_WRITE_ONLY
+    for column in later["cols"]:
+        if column["id"] not in known:
+            columns.append(column | {"state": STATE_WRITE_ONLY, "offset": len(columns)})
+    return parse_table_info(before.db, info)

@@ -1,0 +1,114 @@
+"""The keys under which TiDB keeps its schema in TiKV, and how one of them has changed.
+
+    schema version    m SchemaVersionKey s      a decimal number
+    difference        m Diff:VERSION s          JSON: which tables a version changed
+    database          m DBs h DB:ID             JSON: DBInfo
+    table             m DB:ID h Table:ID        JSON: TableInfo
+
+Names are memcomparable, `s` (a string) and `h` (a field of a hash) 8-byte integers. As in TiDB's
+`meta/meta.go` and `structure/type.go`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from pyspark_theflash.codec.bytes import encode_bytes
+from pyspark_theflash.codec.number import encode_uint
+from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
+
+_STRING: Final = encode_uint(ord("s"))
+_HASH: Final = encode_uint(ord("h"))
+
+SCHEMA_VERSION_KEY: Final = b"m" + encode_bytes(b"SchemaVersionKey") + _STRING
+
+
+def diff_key(version: SchemaVersion) -> bytes:
+    """Where the difference between a schema version and the one before is."""
+    return b"m" + encode_bytes(b"Diff:%d" % version) + _STRING
+
+
+def database_key(database_id: int) -> bytes:
+    """Where a DBInfo is."""
+    return b"m" + encode_bytes(b"DBs") + _HASH + encode_bytes(b"DB:%d" % database_id)
+
+
+def table_key(database_id: int, table_id: TableID) -> bytes:
+    """Where a TableInfo is; a table that moves to another database has another key."""
+    return (
+        b"m" + encode_bytes(b"DB:%d" % database_id) + _HASH + encode_bytes(b"Table:%d" % table_id)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class MetaWrite:
+    """One committed change of a key; `value` is None where the key was deleted."""
+
+    start_ts: TimeStamp
+    commit_ts: TimeStamp
+    value: bytes | None
+
+
+@dataclass(frozen=True, slots=True)
+class MetaKey:
+    """A key's committed changes, oldest first, as far back as garbage collection has left them.
+
+    `locked_ts` is the start_ts of a transaction that is about to change the key: it may commit, or
+    have committed, at any timestamp above.
+    """
+
+    writes: tuple[MetaWrite, ...]
+    locked_ts: TimeStamp | None = None
+
+    def at(self, ts: TimeStamp) -> MetaWrite | None:
+        """The newest change at or below `ts`."""
+        return next((w for w in reversed(self.writes) if w.commit_ts <= ts), None)
+
+    def of(self, start_ts: TimeStamp) -> MetaWrite | None:
+        """The change that one transaction made."""
+        return next((w for w in self.writes if w.start_ts == start_ts), None)
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTable:
+    """A table as a TiDB server has it loaded; `update_ts` tells two states of it apart."""
+
+    id: TableID
+    is_public: bool
+    update_ts: TimeStamp
+
+
+@dataclass(frozen=True, slots=True)
+class ListedDatabase:
+    """A database as a TiDB server has it loaded."""
+
+    id: int
+    name: str
+    tables: tuple[ListedTable, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedJob:
+    """A DDL job that reached its end with schema `version`.
+
+    `tables` are those it was about as it left them, or as they were when it dropped them: their
+    TableInfo as JSON, by table id.
+    """
+
+    version: SchemaVersion
+    database_id: int
+    database: str
+    tables: Mapping[TableID, Mapping[str, Any]]
+
+
+class MetaReader(Protocol):
+    """Where a cluster's schema is read from. All raise what the network makes them raise."""
+
+    def read_key(self, key: bytes) -> MetaKey:
+        """All changes of a key that were committed before the call, and its lock."""
+
+    def list_databases(self) -> list[ListedDatabase]:
+        """What one TiDB server has loaded, which may be behind the keys for a moment."""
+
+    def finished_jobs(self, above: SchemaVersion) -> list[FinishedJob]:
+        """The DDL jobs that ended with a schema version above; these are kept for good."""

@@ -1,0 +1,288 @@
+"""TiDB's status API over HTTP: the tables it has loaded, and the changes of its meta keys.
+
+    /schema           databases             /mvcc/hex/KEY    every committed version of a key, and
+    /schema/NAME      a database's tables                    its lock, as TiKV has them
+    /ddl/history      finished DDL jobs, newest first
+
+Answers are JSON, capped in size before they are parsed; every call ends by its deadline. Requests
+carry no secrets and errors name host and port only.
+"""
+
+import base64
+import http.client
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import quote, urlsplit
+
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.errors import OptionError, SchemaSourceError, UnreachableError
+from pyspark_theflash.schema.meta_key import (
+    FinishedJob,
+    ListedDatabase,
+    ListedTable,
+    MetaKey,
+    MetaWrite,
+)
+from pyspark_theflash.schema.model import STATE_PUBLIC
+from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
+
+MAX_ANSWER_BYTES: Final = 1 << 28
+TIMEOUT_MS: Final = 30_000
+_CHUNK_BYTES: Final = 1 << 16
+_EXCERPT: Final = 200
+# INFORMATION_SCHEMA and the like, which have no keys.
+_FIRST_MEMORY_DATABASE: Final = 1 << 62
+_PUT, _DELETE = 0, 1
+_JOBS_PAGE: Final = 100
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files: whom to trust, and, where the server asks for it, who we are."""
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+
+class StatusApi:
+    """One TiDB server's status API; a `MetaReader`. For one thread.
+
+    A connection is kept between calls and made anew when the server has closed it.
+    """
+
+    def __init__(
+        self, url: str, clock: Clock, tls: TlsFiles | None = None, timeout_ms: int = TIMEOUT_MS
+    ) -> None:
+        """`url` is `http://HOST:PORT` or `https://HOST:PORT`. Nothing is sent yet.
+
+        Raises:
+            OptionError: it is no such URL, or a TLS file cannot be used.
+        """
+        self.address, secure = _parse_url(url)
+        self._tls = _tls_context(tls or TlsFiles()) if secure else None
+        self._clock, self._timeout_ms = clock, timeout_ms
+        self._connection: http.client.HTTPConnection | None = None
+
+    def close(self) -> None:
+        """Close the connection; the next call makes another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def read_key(self, key: bytes) -> MetaKey:
+        """All committed changes of a key, and its lock.
+
+        Raises:
+            UnreachableError: TiDB, or the TiKV behind it, does not answer.
+            SchemaSourceError: what answers is not a TiDB.
+        """
+        path = f"/mvcc/hex/{key.hex()}"
+        answer = self.get(path)
+        try:
+            value = answer["value"]
+            trouble = value.get("region_error") or value.get("error")
+            if trouble:
+                raise UnreachableError(self.address, f"TiKV: {str(trouble)[:_EXCERPT]}")
+            return _meta_key(value.get("info") or {})
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._strange(path, error) from error
+
+    def list_databases(self) -> list[ListedDatabase]:
+        """The databases and tables that this server has loaded.
+
+        Raises:
+            UnreachableError: TiDB does not answer, or a database was dropped meanwhile.
+            SchemaSourceError: what answers is not a TiDB.
+        """
+        path = "/schema"
+        try:
+            databases = [(int(db["id"]), str(db["db_name"]["O"])) for db in self.get(path)]
+            found = []
+            for database_id, name in databases:
+                if database_id < _FIRST_MEMORY_DATABASE:
+                    path = f"/schema/{quote(name, safe='')}"
+                    tables = tuple(_listed_table(info) for info in self.get(path))
+                    found.append(ListedDatabase(database_id, name, tables))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._strange(path, error) from error
+        return found
+
+    def finished_jobs(self, above: SchemaVersion) -> list[FinishedJob]:
+        """The DDL jobs that ended with a schema version above, newest first.
+
+        Raises:
+            UnreachableError: TiDB, or the TiKV behind it, does not answer.
+            SchemaSourceError: what answers is not a TiDB.
+        """
+        found: list[FinishedJob] = []
+        start = ""
+        while True:
+            path = f"/ddl/history?limit={_JOBS_PAGE}{start}"
+            jobs = self.get(path) or []
+            try:
+                page = [_finished_job(job) for job in jobs]
+                oldest = min((int(job["id"]) for job in jobs), default=1)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise self._strange(path, error) from error
+            new = [job for job in page if job.version > above]
+            found += new
+            # Jobs that run side by side may end in another order than they began.
+            if oldest <= 1 or not new:
+                return found
+            start = f"&start_job_id={oldest - 1}"
+
+    def get(self, path: str) -> Any:  # noqa: ANN401 (JSON)
+        """The JSON at a path.
+
+        Raises:
+            UnreachableError: nothing answers in time, or the server says that it cannot.
+            SchemaSourceError: it has no such path, or answers with something else.
+        """
+        deadline_ms = self._clock.boottime_ms() + self._timeout_ms
+        try:
+            status, body = self._request(path, deadline_ms)
+        except ssl.SSLCertVerificationError as error:
+            raise SchemaSourceError(self.address, f"TLS: {error.verify_message}") from error
+        except (OSError, http.client.HTTPException) as error:
+            self.close()
+            raise UnreachableError(self.address, str(error) or type(error).__name__) from error
+        if status == http.HTTPStatus.NOT_FOUND:
+            raise SchemaSourceError(self.address, f"not a TiDB status port: it has no {path}")
+        if status != http.HTTPStatus.OK:
+            reason = body[:_EXCERPT].decode(errors="replace")
+            raise UnreachableError(self.address, f"HTTP status {status}: {reason}")
+        try:
+            return json.loads(body)
+        except (ValueError, RecursionError) as error:
+            raise self._strange(path, error) from error
+
+    def _request(self, path: str, deadline_ms: int) -> tuple[int, bytes]:
+        """One exchange; once more on a new connection where the old one turns out to be closed."""
+        is_old = self._connection is not None
+        try:
+            return self._exchange(path, deadline_ms)
+        except (http.client.RemoteDisconnected, ConnectionError):
+            self.close()
+            if not is_old:
+                raise
+        return self._exchange(path, deadline_ms)
+
+    def _exchange(self, path: str, deadline_ms: int) -> tuple[int, bytes]:
+        connection = self._connect(deadline_ms)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body = bytearray()
+        while True:
+            self._limit(connection, deadline_ms)
+            chunk = answer.read1(_CHUNK_BYTES)
+            if not chunk:
+                break
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                self.close()
+                reason = f"an answer of more than {MAX_ANSWER_BYTES} bytes to {path}"
+                raise SchemaSourceError(self.address, reason)
+        if answer.length:
+            raise http.client.IncompleteRead(b"", answer.length)
+        # `read1` leaves an answer open that it has read to its end.
+        answer.close()
+        return answer.status, bytes(body)
+
+    def _connect(self, deadline_ms: int) -> http.client.HTTPConnection:
+        if self._connection is None:
+            host, port = self.address.rsplit(":", 1)
+            host = host.strip("[]")
+            self._connection = (
+                http.client.HTTPSConnection(host, int(port), context=self._tls)
+                if self._tls
+                else http.client.HTTPConnection(host, int(port))
+            )
+        self._limit(self._connection, deadline_ms)
+        if self._connection.sock is None:
+            self._connection.connect()
+        return self._connection
+
+    def _limit(self, connection: http.client.HTTPConnection, deadline_ms: int) -> None:
+        """Let the next wait for the network end by the deadline."""
+        left_ms = deadline_ms - self._clock.boottime_ms()
+        if left_ms <= 0:
+            raise TimeoutError(f"no answer within {self._timeout_ms} ms")
+        connection.timeout = left_ms / 1000
+        if connection.sock is not None:
+            connection.sock.settimeout(left_ms / 1000)
+
+    def _strange(self, path: str, error: Exception) -> SchemaSourceError:
+        return SchemaSourceError(
+            self.address, f"not TiDB's answer to {path}: {error!r:.{_EXCERPT}}"
+        )
+
+
+def _parse_url(url: str) -> tuple[str, bool]:
+    """(`HOST:PORT`, whether by TLS)."""
+    parts = urlsplit(url)
+    try:
+        port = parts.port
+    except ValueError:
+        port = None
+    if parts.scheme not in ("http", "https") or not parts.hostname or port is None:
+        raise OptionError("schema", "TiDB's status API is given as http[s]://HOST:PORT")
+    if parts.username or parts.password or parts.path.strip("/") or parts.query or parts.fragment:
+        raise OptionError("schema", "a TiDB status URL has nothing but a host and a port")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{host}:{port}", parts.scheme == "https"
+
+
+def _tls_context(files: TlsFiles) -> ssl.SSLContext:
+    try:
+        context = ssl.create_default_context(cafile=files.ca)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        if files.certificate is not None:
+            context.load_cert_chain(files.certificate, files.key, password=_no_password)
+    except (OSError, ValueError) as error:
+        raise OptionError("tls", f"a TLS file cannot be used: {error}") from error
+    return context
+
+
+def _no_password() -> str:
+    """Keys with a password are refused: OpenSSL would ask for it at the terminal."""
+    raise ValueError("the key has a password")
+
+
+def _meta_key(info: Mapping[str, Any]) -> MetaKey:
+    values = {int(v["start_ts"]): v.get("value") for v in info.get("values") or ()}
+    writes = []
+    for write in info.get("writes") or ():
+        kind, start_ts = write.get("type", _PUT), int(write["start_ts"])
+        if kind in (_PUT, _DELETE):
+            text = (write.get("short_value") or values[start_ts]) if kind == _PUT else None
+            value = None if text is None else base64.b64decode(text, validate=True)
+            writes.append(MetaWrite(TimeStamp(start_ts), TimeStamp(int(write["commit_ts"])), value))
+    lock = info.get("lock")
+    locked_ts = TimeStamp(int(lock["start_ts"])) if lock else None
+    return MetaKey(tuple(sorted(writes, key=lambda w: w.commit_ts)), locked_ts)
+
+
+def _listed_table(info: Mapping[str, Any]) -> ListedTable:
+    return ListedTable(
+        TableID(int(info["id"])),
+        info["state"] == STATE_PUBLIC,
+        TimeStamp(int(info["update_timestamp"])),
+    )
+
+
+def _finished_job(job: Mapping[str, Any]) -> FinishedJob:
+    """Jobs that failed have version 0."""
+    left = job["binlog"] or {}
+    tables = [left.get("TableInfo"), *(left.get("MultipleTableInfos") or ())]
+    database = (left.get("DBInfo") or {}).get("db_name", {}).get("O")
+    return FinishedJob(
+        SchemaVersion(int(left.get("SchemaVersion", 0))),
+        int(job["schema_id"]),
+        str(database or job["schema_name"]),
+        {TableID(int(info["id"])): info for info in tables if info},
+    )

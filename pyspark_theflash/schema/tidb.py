@@ -1,0 +1,295 @@
+"""The schema history of a running cluster, from the changes of TiDB's own meta keys.
+
+TiKV keeps old versions of meta keys as it keeps those of rows, so each state that a table went
+through stands there with the commit_ts it holds from, those in the middle of a DDL job included:
+what a schema file says can be said of a live cluster.
+
+    SchemaVersionKey   every version, and when it was raised
+        │ for each version
+    Diff:VERSION       which tables it changed, and by which transaction
+        │ for each table
+    DB:ID/Table:ID     the state that this transaction wrote
+
+Up to where it is vouched for
+-----------------------------
+
+`read(at_least)` is given a timestamp that the cluster has handed out *before* the call: a TSO of
+PD, or the commit_ts of a binlog that has arrived. A DDL transaction that commits at or below it has
+already locked its keys by the time these are read (DDL uses neither async commit nor 1PC, whose
+commit_ts can be lower: they need a session, and the DDL owner's have none). So a key shows the
+change, or shows the lock. Where one is locked, the history ends at the lock's start_ts, and is read
+again a little later.
+
+The beginning
+-------------
+
+At first there is no version to start from: the databases and tables are those that a TiDB server
+has loaded. It may be a moment behind, so the newest SchemaDiff must show in what it lists. The
+state of each table at `start_ts` then comes from its key.
+
+What garbage collection takes away
+----------------------------------
+
+TiKV drops versions below the cluster's GC safe point (10 minutes back, by default), except the
+newest of each key. Whoever reads more seldom and does not hold a service safe point at PD misses
+states. `lost` tells what they were, as far as that is possible; rows of a state that it cannot tell
+decode under the one before, or are refused if they hold a column that it lacks.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.errors import (
+    NotCaughtUpError,
+    SchemaConflictError,
+    SchemaFileError,
+    UnsupportedError,
+)
+from pyspark_theflash.schema.diff import Action, Place, SchemaDiff, parse_diff
+from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
+from pyspark_theflash.schema.lost import FinishedJobs, bridged, job_result
+from pyspark_theflash.schema.meta_key import (
+    SCHEMA_VERSION_KEY,
+    ListedDatabase,
+    MetaKey,
+    MetaReader,
+    MetaWrite,
+    database_key,
+    diff_key,
+    table_key,
+)
+from pyspark_theflash.schema.model import STATE_PUBLIC, parse_table_info
+from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
+
+TIMEOUT_MS: Final = 30_000
+_RETRY_MS: Final = 50
+# A version whose transaction failed has no SchemaDiff. They come alone.
+_MAX_HOLES: Final = 1000
+
+
+class TidbSchemaSource:
+    """Reads the schema history of one cluster, at first whole, then what is new."""
+
+    def __init__(self, reader: MetaReader, clock: Clock, timeout_ms: int = TIMEOUT_MS) -> None:
+        self._reader, self._clock, self._timeout_ms = reader, clock, timeout_ms
+
+    def read(self, at_least: TimeStamp, after: SchemaHistory | None = None) -> SchemaHistory:
+        """The history of `after` continued, or a new one that begins now.
+
+        `at_least` is a timestamp handed out before this call; the history ends there or later. A
+        new one begins there too, so then it is not below the newest schema change.
+
+        Raises:
+            NotCaughtUpError: until the timeout, a DDL transaction kept its locks, or the server's
+            tables stayed behind the keys, or `at_least` was too old to begin at.
+            SchemaConflictError: `after` is not of this cluster.
+            UnsupportedError: the cluster was restored as a whole, which no binlog tells.
+            SchemaFileError: a key holds something else than it should.
+            UnreachableError, SchemaSourceError: as the reader says.
+        """
+        deadline_ms = self._clock.boottime_ms() + self._timeout_ms
+        while True:
+            look = _Look(self._reader, at_least)
+            history = look.continue_from(after) if after else look.begin()
+            if history is not None and history.end_ts >= at_least:
+                return history
+            if self._clock.boottime_ms() >= deadline_ms:
+                raise NotCaughtUpError(look.end_ts, at_least)
+            self._clock.sleep_ms(_RETRY_MS)
+
+
+class _Look:
+    """One look at a cluster's keys, each of which is read once.
+
+    Invariant: nothing has happened up to `end_ts` but what the keys read so far show; a lock on one
+    of them lowers it.
+    """
+
+    def __init__(self, reader: MetaReader, at_least: TimeStamp) -> None:
+        self._reader = reader
+        self._keys: dict[bytes, MetaKey] = {}
+        self.end_ts = at_least
+        self._versions = [_version_at(w) for w in self._key(SCHEMA_VERSION_KEY).writes]
+        if not self._versions:
+            raise SchemaFileError("SchemaVersionKey", "the cluster has no schema version")
+
+    @property
+    def _newest(self) -> SchemaVersionAt:
+        return self._versions[-1]
+
+    def begin(self) -> SchemaHistory | None:
+        """All tables as of `end_ts`; None if that cannot be told now."""
+        listed = self._reader.list_databases()
+        again = self._reader.read_key(SCHEMA_VERSION_KEY)
+        if again != self._keys[SCHEMA_VERSION_KEY] or not self._shows_newest(listed):
+            return None
+        keys = [(db, t.id, self._table_key(db.id, t.id)) for db in listed for t in db.tables]
+        start_ts = self.end_ts
+        if start_ts < self._newest.ts:
+            return None
+        writes = [(db.name, table_id, key.at(start_ts)) for db, table_id, key in keys]
+        events = [
+            _event(start_ts, name, table_id, write)
+            for name, table_id, write in writes
+            if write is not None and write.value is not None
+        ]
+        return SchemaHistory(start_ts, start_ts, events, [self._newest])
+
+    def continue_from(self, history: SchemaHistory) -> SchemaHistory:
+        """`history` and what came after it, up to `end_ts`."""
+        self._check_same_cluster(history)
+        known = history.versions[-1].version if history.versions else SchemaVersion(0)
+        diffs = list(self._diffs(history.end_ts, known))[::-1]
+        jobs = FinishedJobs(self._reader, known)
+        events, gaps = list(history.events), list[TableEvent]()
+        for diff in diffs:
+            changed, lost = self._changes(diff, events, jobs)
+            events += changed
+            gaps += lost
+        events += bridged(events, gaps)
+        # A version that is lost counts from its tables on, which is where it begins to matter.
+        have = {v.version for v in self._versions}
+        versions = [SchemaVersionAt(d.commit_ts, d.version) for d in diffs if d.version not in have]
+        versions += [v for v in self._versions if v.version > known]
+        end_ts = max(self.end_ts, history.end_ts)
+        return SchemaHistory(
+            history.start_ts,
+            end_ts,
+            [e for e in events if e.ts <= end_ts],
+            [*history.versions, *(v for v in versions if v.ts <= end_ts)],
+        )
+
+    def _check_same_cluster(self, history: SchemaHistory) -> None:
+        if not history.versions:
+            return
+        last = history.versions[-1]
+        same = {v.version: v.ts for v in self._versions}.get(last.version, last.ts)
+        if last.version > self._newest.version or same != last.ts:
+            raise SchemaConflictError(f"schema version {last.version}", last.ts)
+
+    def _key(self, key: bytes) -> MetaKey:
+        found = self._keys.get(key)
+        if found is None:
+            found = self._keys[key] = self._reader.read_key(key)
+            if found.locked_ts is not None:
+                self.end_ts = min(self.end_ts, found.locked_ts)
+        return found
+
+    def _table_key(self, database_id: int, table_id: TableID) -> MetaKey:
+        return self._key(table_key(database_id, table_id))
+
+    def _diff(self, version: SchemaVersion) -> SchemaDiff | None:
+        writes = self._key(diff_key(version)).writes
+        if not writes:
+            return None
+        try:
+            return parse_diff(version, writes[-1])
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise SchemaFileError(f"Diff:{version}", f"not a SchemaDiff: {error!r}") from error
+
+    def _diffs(self, above_ts: TimeStamp, known: SchemaVersion) -> Iterator[SchemaDiff]:
+        """What was committed above a timestamp, newest first.
+
+        Known versions may be among it, whose transactions have been committed since.
+        """
+        for version in range(self._newest.version, max(known - _MAX_HOLES, 0), -1):
+            diff = self._diff(SchemaVersion(version))
+            if diff is not None:
+                if diff.commit_ts <= above_ts:
+                    return
+                yield diff
+
+    def _changes(
+        self, diff: SchemaDiff, before: Sequence[TableEvent], jobs: FinishedJobs
+    ) -> tuple[list[TableEvent], list[TableEvent]]:
+        """(what one schema version changed, what of it is lost), after all of `before`."""
+        if diff.rebuilds_all:
+            what = "a cluster restored as a whole (FLASHBACK CLUSTER, point-in-time recovery)"
+            raise UnsupportedError(what, f"schema version {diff.version}")
+        changed, lost = [], []
+        for place in sorted(self._places(diff, before, jobs)):
+            database_id, table_id = place
+            name = self._database_name(database_id, jobs)
+            if name is None:
+                continue
+            key = self._table_key(database_id, table_id)
+            write = key.of(diff.start_ts)
+            if write is not None:
+                changed.append(_event(diff.commit_ts, name, table_id, write))
+            elif key.at(diff.commit_ts) is None:
+                # Not even what was there before is left.
+                job = jobs.at(diff.version)
+                if job is None:
+                    lost.append(TableEvent(diff.commit_ts, name, table_id, None))
+                elif (result := job_result(job, diff, place, name)) is not None:
+                    changed.append(result)
+        return changed, lost
+
+    def _places(
+        self, diff: SchemaDiff, before: Sequence[TableEvent], jobs: FinishedJobs
+    ) -> frozenset[Place]:
+        """Where a schema version may have changed tables, after all of `before`."""
+        places = diff.places | diff.left
+        if diff.action != Action.DROP_DATABASE:
+            return places
+        name = self._database_name(diff.database_id, jobs)
+        last = {(e.db, e.table_id): e.table for e in before}
+        return places | {
+            (diff.database_id, table_id)
+            for (db, table_id), table in last.items()
+            if db == name and table is not None
+        }
+
+    def _database_name(self, database_id: int, jobs: FinishedJobs) -> str | None:
+        """A database's name, which never changes; None if nothing is left that says it."""
+        for write in self._key(database_key(database_id)).writes:
+            if write.value is not None:
+                try:
+                    return str(json.loads(write.value)["db_name"]["O"])
+                except (KeyError, TypeError, ValueError) as error:
+                    where = f"DB:{database_id}"
+                    raise SchemaFileError(where, f"not a DBInfo: {error!r}") from error
+        return jobs.database_name(database_id)
+
+    def _shows_newest(self, listed: Sequence[ListedDatabase]) -> bool:
+        """Whether a server's tables show the newest schema change."""
+        tables = {
+            (db.id, t.id): t.update_ts if t.is_public else None for db in listed for t in db.tables
+        }
+        databases = {db.id for db in listed}
+        for diff in self._diffs(TimeStamp(0), self._newest.version):
+            if diff.action == Action.DROP_DATABASE:
+                return diff.database_id not in databases
+            if diff.action in (Action.CREATE_DATABASE, Action.RECOVER_DATABASE):
+                return diff.database_id in databases
+            if places := diff.places | diff.left:
+                return all(tables.get(p) == _update_ts(self._table_key(*p)) for p in places)
+        return True
+
+
+def _version_at(write: MetaWrite) -> SchemaVersionAt:
+    try:
+        return SchemaVersionAt(write.commit_ts, SchemaVersion(int(write.value or b"")))
+    except ValueError as error:
+        raise SchemaFileError("SchemaVersionKey", "not a number") from error
+
+
+def _event(ts: TimeStamp, database: str, table_id: TableID, write: MetaWrite) -> TableEvent:
+    if write.value is None:
+        return TableEvent(ts, database, table_id, None)
+    try:
+        table = parse_table_info(database, json.loads(write.value))
+    except (ValueError, RecursionError) as error:
+        raise SchemaFileError(f"Table:{table_id} in {database}", "not JSON") from error
+    return TableEvent(ts, database, table_id, table)
+
+
+def _update_ts(key: MetaKey) -> TimeStamp | None:
+    """When the table was changed last, None if it is not there to be used."""
+    value = key.writes[-1].value if key.writes else None
+    if value is None:
+        return None
+    info = json.loads(value)
+    return TimeStamp(info["update_timestamp"]) if info["state"] == STATE_PUBLIC else None
