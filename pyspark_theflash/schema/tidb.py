@@ -61,7 +61,7 @@ from pyspark_theflash.schema.meta_key import (
     table_key,
 )
 from pyspark_theflash.schema.model import STATE_PUBLIC, parse_table_info
-from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.types import MAX_TS, SchemaVersion, TableID, TimeStamp
 
 TIMEOUT_MS: Final = 30_000
 _RETRY_MS: Final = 50
@@ -82,8 +82,8 @@ class TidbSchemaSource:
         new one begins there too, so then it is not below the newest schema change.
 
         Raises:
-            NotCaughtUpError: until the timeout, a DDL transaction kept its locks, or the server's
-            tables stayed behind the keys, or `at_least` was too old to begin at.
+            NotCaughtUpError: until the timeout, a DDL transaction kept its locks, or, at the
+            beginning, the server's tables stayed behind the keys.
             SchemaConflictError: `after` is not of this cluster.
             UnsupportedError: the cluster was restored as a whole, which no binlog tells.
             SchemaFileError: a key holds something else than it should.
@@ -96,21 +96,17 @@ class TidbSchemaSource:
             if history is not None and history.end_ts >= at_least:
                 return history
             if self._clock.boottime_ms() >= deadline_ms:
-                raise NotCaughtUpError(look.end_ts, at_least)
+                raise NotCaughtUpError(history.end_ts if history else 0, at_least)
             self._clock.sleep_ms(_RETRY_MS)
 
 
 class _Look:
-    """One look at a cluster's keys, each of which is read once.
-
-    Invariant: nothing has happened up to `end_ts` but what the keys read so far show; a lock on one
-    of them lowers it.
-    """
+    """One look at a cluster's keys, each of which is read once."""
 
     def __init__(self, reader: MetaReader, at_least: TimeStamp) -> None:
         self._reader = reader
         self._keys: dict[bytes, MetaKey] = {}
-        self.end_ts = at_least
+        self._wanted_ts, self._locked_ts = at_least, MAX_TS
         self._versions = [_version_at(w) for w in self._key(SCHEMA_VERSION_KEY).writes]
         if not self._versions:
             raise SchemaFileError("SchemaVersionKey", "the cluster has no schema version")
@@ -119,14 +115,21 @@ class _Look:
     def _newest(self) -> SchemaVersionAt:
         return self._versions[-1]
 
+    @property
+    def _end_ts(self) -> TimeStamp:
+        """Up to where nothing has happened but what the keys that were read show."""
+        return min(self._wanted_ts, self._locked_ts)
+
     def begin(self) -> SchemaHistory | None:
-        """All tables as of `end_ts`; None if that cannot be told now."""
+        """All tables as of one moment; None if that cannot be told now."""
         listed = self._reader.list_databases()
         again = self._reader.read_key(SCHEMA_VERSION_KEY)
         if again != self._keys[SCHEMA_VERSION_KEY] or not self._shows_newest(listed):
             return None
         keys = [(db, t.id, self._table_key(db.id, t.id)) for db in listed for t in db.tables]
-        start_ts = self.end_ts
+        # What was listed says nothing about tables that were dropped before.
+        self._wanted_ts = max(self._wanted_ts, self._newest.ts)
+        start_ts = self._end_ts
         if start_ts < self._newest.ts:
             return None
         writes = [(db.name, table_id, key.at(start_ts)) for db, table_id, key in keys]
@@ -138,7 +141,7 @@ class _Look:
         return SchemaHistory(start_ts, start_ts, events, [self._newest])
 
     def continue_from(self, history: SchemaHistory) -> SchemaHistory:
-        """`history` and what came after it, up to `end_ts`."""
+        """`history` and what came after it."""
         self._check_same_cluster(history)
         known = history.versions[-1].version if history.versions else SchemaVersion(0)
         diffs = list(self._diffs(history.end_ts, known))[::-1]
@@ -153,7 +156,7 @@ class _Look:
         have = {v.version for v in self._versions}
         versions = [SchemaVersionAt(d.commit_ts, d.version) for d in diffs if d.version not in have]
         versions += [v for v in self._versions if v.version > known]
-        end_ts = max(self.end_ts, history.end_ts)
+        end_ts = max(self._end_ts, history.end_ts)
         return SchemaHistory(
             history.start_ts,
             end_ts,
@@ -174,7 +177,7 @@ class _Look:
         if found is None:
             found = self._keys[key] = self._reader.read_key(key)
             if found.locked_ts is not None:
-                self.end_ts = min(self.end_ts, found.locked_ts)
+                self._locked_ts = min(self._locked_ts, found.locked_ts)
         return found
 
     def _table_key(self, database_id: int, table_id: TableID) -> MetaKey:
