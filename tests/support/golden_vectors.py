@@ -1,9 +1,18 @@
-"""Single values that TiDB's own Go code encoded."""
+"""What TiDB's own code encoded, computed and placed."""
 
 import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
+
+import pyarrow as pa
+
+from pyspark_theflash.codec.array import ArrowArray
+from pyspark_theflash.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.codec.text import parse_column
+from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.types import ColumnID
 
 VECTORS: Final = Path(__file__).parents[1] / "golden" / "vectors"
 
@@ -16,6 +25,42 @@ def codec_vectors(kind: str) -> list[dict[str, Any]]:
 
 def live_tables() -> list[dict[str, Any]]:
     """Tables with rows as SELECT shows them, keys and values."""
-    document = json.loads(gzip.decompress((VECTORS / "live_vectors.json.gz").read_bytes()))
-    tables: list[dict[str, Any]] = document["tables"]
+    tables: list[dict[str, Any]] = _document("live_vectors.json.gz")["tables"]
     return tables
+
+
+def generated_columns() -> dict[str, Any]:
+    """A table with many virtual generated columns, its rows, and the values TiDB computed."""
+    return _document("generated_columns.json.gz")
+
+
+def partitioned_tables() -> list[dict[str, Any]]:
+    """Partitioned tables, with the rows of each partition and rows that TiDB refused."""
+    tables: list[dict[str, Any]] = _document("partitions.json.gz")["tables"]
+    return tables
+
+
+def stored_columns(
+    table: TableInfo, names: Sequence[str], rows: Sequence[Sequence[Any]]
+) -> dict[ColumnID, ArrowArray]:
+    """Rows of texts (bytes are `{"x": hex}`) as stored columns; generated columns are left out."""
+    columns = {}
+    for place, name in enumerate(names):
+        column = next(c for c in table.columns if c.name == name)
+        if not column.generated:
+            texts = shown_values([row[place] for row in rows], column.type)
+            columns[column.id] = parse_column(texts, column.type, name)
+    return columns
+
+
+def shown_values(values: Sequence[Any], field_type: FieldType) -> ArrowArray:
+    """Texts as `format_column` gives them."""
+    if not (field_type.is_binary_string or field_type.tp == MySQLType.BIT):
+        return pa.array(values, pa.string())
+    raw = [bytes.fromhex(v["x"]) if isinstance(v, dict) else v and v.encode() for v in values]
+    return pa.array([b"" if v == "" else v for v in raw], pa.binary())
+
+
+def _document(name: str) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(gzip.decompress((VECTORS / name).read_bytes()))
+    return document

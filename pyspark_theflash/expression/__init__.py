@@ -1,0 +1,1 @@
+"""TiDB's SQL expressions over Arrow columns: generated columns and partition functions."""

@@ -1,0 +1,70 @@
+"""Explicit CAST and CONVERT."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from pyspark_theflash.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.expression import times
+from pyspark_theflash.expression.convert import (
+    INT64_MAX,
+    INT64_MIN,
+    UINT64_MAX,
+    rounded_objects,
+    to_duration,
+    to_integer,
+    to_real,
+    to_time,
+    whole_numbers,
+)
+from pyspark_theflash.expression.failure import LackingError
+from pyspark_theflash.expression.load import load_column
+from pyspark_theflash.expression.store import store_column
+from pyspark_theflash.expression.vector import Kind, Vector, integers, nothing, reals
+
+
+def cast(vector: Vector, target: FieldType) -> Vector:
+    """The value as `target`; what does not fit becomes the nearest that does.
+
+    Raises:
+        LackingError: JSON.
+    """
+    if vector.kind is Kind.NULL:
+        return nothing(len(vector))
+    tp = target.tp
+    if tp == MySQLType.LONGLONG:
+        return _to_integer(vector, Kind.UINT if target.is_unsigned else Kind.INT)
+    if tp == MySQLType.DOUBLE:
+        return replace(to_real(vector), single=False)
+    if tp == MySQLType.FLOAT:
+        real = to_real(vector)
+        return replace(
+            reals(real.data.astype(np.float32).astype(np.float64), real.null), single=True
+        )
+    if tp == MySQLType.DATE:
+        return to_time(vector, is_date=True)
+    if tp == MySQLType.DATETIME:
+        time = to_time(vector)
+        rounded = times.round_times(time.data, target.fsp)
+        return replace(time, data=rounded, digits=target.fsp, is_date=False)
+    if tp == MySQLType.TIME:
+        duration = to_duration(vector)
+        micros = times.round_durations(duration.data, target.fsp)
+        return replace(duration, data=micros, digits=target.fsp)
+    if tp == MySQLType.JSON:
+        raise LackingError("CAST as JSON")
+    return replace(load_column(store_column(vector, target), target), is_explicit=False)
+
+
+def _to_integer(vector: Vector, kind: Kind) -> Vector:
+    vector = vector.number or vector
+    if vector.kind in (Kind.DECIMAL, Kind.REAL):
+        values = rounded_objects(vector)
+        if kind is Kind.UINT and vector.kind is Kind.REAL:
+            # A negative DOUBLE keeps its bits, a negative DECIMAL becomes 0.
+            values = np.where(values < 0, np.maximum(values, INT64_MIN) + 2**64, values)
+        low, high = (0, UINT64_MAX) if kind is Kind.UINT else (INT64_MIN, INT64_MAX)
+        return whole_numbers(np.clip(values, low, high), vector.null, kind)
+    whole = to_integer(vector)
+    wanted = np.dtype(np.uint64 if kind is Kind.UINT else np.int64)
+    return integers(whole.data.view(wanted), whole.null)

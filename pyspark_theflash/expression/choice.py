@@ -1,0 +1,138 @@
+"""One type for several operands, and one vector out of several: for CASE, IF, GREATEST."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pyspark_theflash.expression.comparison import compare
+from pyspark_theflash.expression.convert import (
+    rescale,
+    to_decimal,
+    to_objects,
+    to_real,
+    to_text,
+)
+from pyspark_theflash.expression.failure import LackingError
+from pyspark_theflash.expression.vector import (
+    Kind,
+    Vector,
+    decimals,
+    nothing,
+    null_of,
+    pc,
+    texts,
+)
+
+Rows = npt.NDArray[np.int64]
+
+
+def common_kind(vectors: Sequence[Vector]) -> Kind:
+    """The kind that all of them become; NULL fits any."""
+    kinds = {Kind.INT if v.is_bit else v.kind for v in vectors} - {Kind.NULL}
+    if len(kinds) <= 1:
+        return next(iter(kinds), Kind.NULL)
+    if kinds & {Kind.TEXT, Kind.TIME, Kind.DURATION}:
+        return Kind.TEXT
+    return Kind.REAL if Kind.REAL in kinds else Kind.DECIMAL
+
+
+def unify(vectors: Sequence[Vector]) -> list[Vector]:
+    """The vectors as their common kind, with the same digits."""
+    kind = common_kind(vectors)
+    if kind is Kind.NULL:
+        return list(vectors)
+    if kind is Kind.DECIMAL:
+        return _unify_decimals([to_decimal(v) for v in vectors])
+    if kind is Kind.REAL:
+        return [to_real(v) for v in vectors]
+    if kind is Kind.TEXT:
+        return _unify_texts([to_text(v) for v in vectors])
+    digits = max(v.digits for v in vectors)
+    dates = {v.is_date for v in vectors if v.kind is Kind.TIME}
+    is_date = dates.pop() if len(dates) == 1 else None
+    dtype = {Kind.UINT: np.uint64, Kind.TIME: np.uint64}.get(kind, np.int64)
+    plain = [v.number if v.is_bit and v.number is not None else v for v in vectors]
+    return [
+        replace(v, kind=kind, data=v.data.astype(dtype), digits=digits, is_date=is_date)
+        for v in plain
+    ]
+
+
+def _unify_decimals(vectors: Sequence[Vector]) -> list[Vector]:
+    digits = max(v.digits for v in vectors)
+    return [
+        decimals(rescale(to_objects(v.data, v.null), v.digits, digits), v.null, digits)
+        for v in vectors
+    ]
+
+
+def _unify_texts(vectors: Sequence[Vector]) -> list[Vector]:
+    if any(v.is_bytes for v in vectors):
+        return [texts(pc.cast(v.data, pa.binary())) for v in vectors]
+    return [texts(v.data, vectors) for v in vectors]
+
+
+def assemble(pieces: Sequence[tuple[Rows, Vector]], row_count: int) -> Vector:
+    """One vector of values for some rows each; rows in no piece are NULL."""
+    unified = unify([vector for _, vector in pieces])
+    pieces = [
+        (rows, vector)
+        for (rows, _), vector in zip(pieces, unified, strict=True)
+        if vector.kind is not Kind.NULL and len(rows)
+    ]
+    if not pieces:
+        return nothing(row_count)
+    first = pieces[0][1]
+    joined = _concatenated([vector for _, vector in pieces])
+    slots = np.full(row_count, -1, np.int64)
+    slots[np.concatenate([rows for rows, _ in pieces])] = np.arange(len(joined))
+    missing = slots < 0
+    chosen = joined.take(np.where(missing, 0, slots)).with_null(missing)
+    return replace(chosen, collation=first.collation, is_explicit=first.is_explicit)
+
+
+def _concatenated(vectors: Sequence[Vector]) -> Vector:
+    null = np.concatenate([v.null for v in vectors])
+    data: Any
+    if vectors[0].kind is Kind.TEXT:
+        data = pa.concat_arrays([v.data for v in vectors])
+    else:
+        data = np.concatenate([v.data for v in vectors])
+    return replace(vectors[0], data=data, null=null, number=None, is_constant=False)
+
+
+def _extreme(*, greatest: bool) -> Callable[[Sequence[Vector]], Vector]:
+    def apply(operands: Sequence[Vector]) -> Vector:
+        kinds = {v.kind for v in operands}
+        if Kind.TIME in kinds and Kind.TEXT in kinds:
+            raise LackingError("GREATEST or LEAST of times and texts")
+        null = null_of(operands)
+        best, *others = unify(operands)
+        for other in others:
+            pair = (best, other) if greatest else (other, best)
+            is_better = compare("less", *pair).data != 0
+            rows = np.arange(len(null))
+            best = assemble(
+                [
+                    (rows[~is_better], best.take(rows[~is_better])),
+                    (rows[is_better], other.take(rows[is_better])),
+                ],
+                len(null),
+            )
+        return best.with_null(null)
+
+    return apply
+
+
+greatest: Final = _extreme(greatest=True)
+least: Final = _extreme(greatest=False)
+
+
+def truth_rows(condition: Vector) -> tuple[Rows, Rows]:
+    """The rows where a truth value holds, and all others."""
+    holds = (condition.data != 0) & ~condition.null
+    return np.flatnonzero(holds), np.flatnonzero(~holds)

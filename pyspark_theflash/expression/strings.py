@@ -1,0 +1,226 @@
+"""Functions of texts. Positions count characters, bytes where there is no charset."""
+
+import hashlib
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from pyspark_theflash.codec.reader import Mask
+from pyspark_theflash.codec.time import Int64s
+from pyspark_theflash.expression.convert import to_integer, to_signed, to_text
+from pyspark_theflash.expression.vector import (
+    Array,
+    Kind,
+    Vector,
+    integers,
+    map_rows,
+    null_of,
+    pc,
+    texts,
+)
+
+# Where a length is left out: to the end.
+_UNLIMITED: Final = 2**62
+_SHARP_S: Final = "ß"
+
+
+def _same_type(vectors: Sequence[Vector]) -> list[Any]:
+    """Arrow arrays, of bytes if one of them is."""
+    if any(v.is_bytes for v in vectors):
+        return [pc.cast(v.data, pa.binary()) for v in vectors]
+    return [v.data for v in vectors]
+
+
+def concat(operands: Sequence[Vector]) -> Vector:
+    """`CONCAT`."""
+    parts = [to_text(v) for v in operands]
+    arrays = _same_type(parts)
+    separator = pa.scalar(b"" if pa.types.is_binary(arrays[0].type) else "", arrays[0].type)
+    return texts(pc.binary_join_element_wise(*arrays, separator), parts)
+
+
+def concat_ws(operands: Sequence[Vector]) -> Vector:
+    """`CONCAT_WS`: NULLs are left out."""
+    parts = [to_text(v) for v in operands]
+    separator, *arrays = _same_type(parts)
+    joined = pc.binary_join_element_wise(*arrays, separator, null_handling="skip")
+    return texts(pc.if_else(pc.is_valid(separator), joined, None), parts)
+
+
+def upper(operands: Sequence[Vector]) -> Vector:
+    """`UPPER`."""
+    text = to_text(operands[0])
+    if text.is_bytes:
+        return text
+    if not pc.any(pc.match_substring(text.data, _SHARP_S)).as_py():
+        return texts(pc.utf8_upper(text.data), [text])
+    # It has no simple upper case in Unicode; Arrow gives it a capital all the same.
+    raised = map_rows(_upper_keeping_sharp_s, [text], text.null)
+    return texts(pa.array(raised, pa.string()), [text])
+
+
+def _upper_keeping_sharp_s(value: str) -> str:
+    parts = pa.array(value.split(_SHARP_S), pa.string())
+    return _SHARP_S.join(pc.utf8_upper(parts).to_pylist())
+
+
+def lower(operands: Sequence[Vector]) -> Vector:
+    """`LOWER`."""
+    text = to_text(operands[0])
+    return text if text.is_bytes else texts(pc.utf8_lower(text.data), [text])
+
+
+def length(operands: Sequence[Vector]) -> Vector:
+    """`LENGTH`, in bytes."""
+    text = to_text(operands[0])
+    return _counts(pc.binary_length(text.data), text.null)
+
+
+def char_length(operands: Sequence[Vector]) -> Vector:
+    """`CHAR_LENGTH`."""
+    text = to_text(operands[0])
+    return _counts(_size(text), text.null)
+
+
+def _size(text: Vector) -> Array:
+    return pc.binary_length(text.data) if text.is_bytes else pc.utf8_length(text.data)
+
+
+def _counts(values: Array, null: Mask) -> Vector:
+    return integers(np.asarray(pc.fill_null(values, 0)).astype(np.int64), null)
+
+
+def substring(operands: Sequence[Vector]) -> Vector:
+    """`SUBSTRING(text, position[, length])`; a position below 0 counts from the end."""
+    text, null = to_text(operands[0]), null_of(operands)
+    position = to_signed(operands[1])
+    count = to_signed(operands[2]) if len(operands) > 2 else np.full(len(null), _UNLIMITED)
+    size = np.asarray(pc.fill_null(_size(text), 0)).astype(np.int64)
+    start = np.where(position < 0, position + size, position - 1)
+    start = np.where((start < 0) | (start > size), size, start)
+    stop = start + np.clip(count, 0, size)
+    return _sliced(text, start, np.minimum(stop, size), null)
+
+
+def left(operands: Sequence[Vector]) -> Vector:
+    """`LEFT`."""
+    text, null = to_text(operands[0]), null_of(operands)
+    size = np.asarray(pc.fill_null(_size(text), 0)).astype(np.int64)
+    stop = np.clip(to_signed(operands[1]), 0, size)
+    return _sliced(text, np.zeros_like(stop), stop, null)
+
+
+def right(operands: Sequence[Vector]) -> Vector:
+    """`RIGHT`."""
+    text, null = to_text(operands[0]), null_of(operands)
+    size = np.asarray(pc.fill_null(_size(text), 0)).astype(np.int64)
+    return _sliced(text, size - np.clip(to_signed(operands[1]), 0, size), size, null)
+
+
+def _sliced(text: Vector, start: Int64s, stop: Int64s, null: Mask) -> Vector:
+    """The characters from `start` up to `stop` of each row: one call of Arrow for each pair."""
+    slice_text = pc.binary_slice if text.is_bytes else pc.utf8_slice_codeunits
+    pairs, members = np.unique(np.stack([start, stop], axis=1), axis=0, return_inverse=True)
+    members = members.reshape(-1)
+    order = np.argsort(members, kind="stable")
+    ends = np.searchsorted(members[order], np.arange(len(pairs) + 1))
+    shuffled = text.data.take(pa.array(order))
+    pieces = [
+        slice_text(shuffled.slice(ends[n], ends[n + 1] - ends[n]), int(first), int(last))
+        for n, (first, last) in enumerate(pairs)
+    ]
+    result = pa.concat_arrays(pieces).take(pa.array(np.argsort(order)))
+    return texts(result, [text]).with_null(null)
+
+
+def trim(operands: Sequence[Vector]) -> Vector:
+    """`TRIM(direction removed FROM text)`, as `(text, removed, direction)`."""
+    text, removed = (to_text(v) for v in operands[:2])
+    return _trimmed(text, removed, str(operands[2].constant()))
+
+
+def ltrim(operands: Sequence[Vector]) -> Vector:
+    """`LTRIM`."""
+    return _trimmed(to_text(operands[0]), None, "leading")
+
+
+def rtrim(operands: Sequence[Vector]) -> Vector:
+    """`RTRIM`."""
+    return _trimmed(to_text(operands[0]), None, "trailing")
+
+
+def _trimmed(text: Vector, removed: Vector | None, direction: str) -> Vector:
+    """A prefix or suffix taken away as often as it is there; spaces if none is given."""
+
+    def cut(value: Array, repeated: Array) -> Array:
+        if not repeated:
+            return value
+        if direction in ("leading", "both"):
+            while value.startswith(repeated):
+                value = value[len(repeated) :]
+        if direction in ("trailing", "both"):
+            while value.endswith(repeated):
+                value = value[: -len(repeated)]
+        return value
+
+    if removed is None:
+        space = b" " if text.is_bytes else " "
+        found = map_rows(lambda value: cut(value, space), [text], text.null)
+        return texts(pa.array(found, text.data.type), [text])
+    pair = [texts(a, [text]) for a in _same_type([text, removed])]
+    found = map_rows(cut, pair, null_of(pair))
+    return texts(pa.array(found, pair[0].data.type), [text, removed])
+
+
+def replace_text(operands: Sequence[Vector]) -> Vector:
+    """`REPLACE`: case counts."""
+    parts = [to_text(v) for v in operands]
+    same = [texts(a) for a in _same_type(parts)]
+    found = map_rows(
+        lambda text, old, new: text.replace(old, new) if old else text, same, null_of(parts)
+    )
+    return texts(pa.array(found, same[0].data.type), parts)
+
+
+def _hashed(function: Callable[[bytes], Any]) -> Callable[[Sequence[Vector]], Any]:
+    def apply(operands: Sequence[Vector]) -> Array:
+        text = to_text(operands[0])
+        as_bytes = texts(pc.cast(text.data, pa.binary()))
+        return map_rows(function, [as_bytes], text.null), text.null
+
+    return apply
+
+
+_md5: Final = _hashed(lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest())
+_sha1: Final = _hashed(lambda data: hashlib.sha1(data, usedforsecurity=False).hexdigest())
+_crc32: Final = _hashed(zlib.crc32)
+_hex: Final = _hashed(lambda data: data.hex().upper())
+
+
+def md5(operands: Sequence[Vector]) -> Vector:
+    """`MD5`."""
+    return texts(pa.array(_md5(operands)[0], pa.string()))
+
+
+def sha1(operands: Sequence[Vector]) -> Vector:
+    """`SHA1`."""
+    return texts(pa.array(_sha1(operands)[0], pa.string()))
+
+
+def crc32(operands: Sequence[Vector]) -> Vector:
+    """`CRC32`."""
+    found, null = _crc32(operands)
+    return integers(np.where(null, 0, found).astype(np.uint64), null)
+
+
+def hexadecimal(operands: Sequence[Vector]) -> Vector:
+    """`HEX` of a number's 64 bits, or of a text's bytes."""
+    value = operands[0]
+    if value.kind in (Kind.TEXT, Kind.TIME, Kind.DURATION):
+        return texts(pa.array(_hex(operands)[0], pa.string()))
+    whole = to_integer(value)
+    bits = Vector(Kind.UINT, whole.data.view(np.uint64), whole.null)
+    return texts(pa.array(map_rows("{:X}".format, [bits], whole.null), pa.string()))
