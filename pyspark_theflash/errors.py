@@ -246,6 +246,22 @@ class ColumnNotFoundError(TheFlashError):
         return f"no column {self.column!r} in {self.table}; it has {', '.join(self.known)}"
 
 
+class NoPartitionError(TheFlashError):
+    """Rows that no partition of their table takes, by the partitions of the schema at hand."""
+
+    deterministic = True
+
+    def __init__(self, table: str, rows: int) -> None:
+        super().__init__(table, rows)
+        self.table, self.rows = table, rows
+
+    def __str__(self) -> str:
+        return (
+            f"{self.rows} row(s) of {self.table} belong to none of its partitions; "
+            "is this the schema that they were written under?"
+        )
+
+
 class NotCaughtUpError(TheFlashError):
     """The store has not applied everything up to the wanted timestamp yet."""
 

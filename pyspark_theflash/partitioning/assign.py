@@ -1,65 +1,85 @@
 """Which TiDB partition a row belongs to, computed from the table's partition definition.
 
-A binlog names the logical table only, so this is what decides where a row is stored. Understood so
-far: tables without partitions, and HASH over one integer column, which TiDB places at `abs(value %
-partitions)`.
+A binlog names the logical table only, so this is what decides where a row is stored.
 """
 
-import re
+import weakref
 from collections.abc import Mapping
-from typing import Final
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from pyspark_theflash.codec.field_type import INTEGER_TYPES
-from pyspark_theflash.errors import UnsupportedError
-from pyspark_theflash.schema.model import ColumnInfo, PartitionInfo, TableInfo
+from pyspark_theflash.codec.array import ArrowArray
+from pyspark_theflash.errors import NoPartitionError, UnsupportedError
+from pyspark_theflash.expression.evaluate import parse
+from pyspark_theflash.partitioning.by_hash import HashPlacement, key_placement
+from pyspark_theflash.partitioning.by_list import list_columns_placement, list_placement
+from pyspark_theflash.partitioning.by_range import range_columns_placement, range_placement
+from pyspark_theflash.partitioning.placement import NO_PARTITION, Placement
+from pyspark_theflash.schema.generated import stored_inputs, typed_columns
+from pyspark_theflash.schema.model import ColumnInfo, PartitionInfo, PartitionType, TableInfo
 from pyspark_theflash.types import ColumnID
 
-HASH_PARTITIONS: Final = 2
-_PLAIN_COLUMN: Final = re.compile(r"\s*`((?:[^`]|``)+)`\s*")
+# By identity: a TableInfo is large, and the same object for all rows written under it.
+_PLACEMENTS: dict[int, Placement | None] = {}
 
 
-def partition_column(table: TableInfo) -> ColumnInfo | None:
-    """The column that places the table's rows; None where the table has no partitions.
+def partition_columns(table: TableInfo) -> tuple[ColumnInfo, ...]:
+    """The stored columns that place the table's rows; none where it has no partitions.
 
     Raises:
         UnsupportedError: the table is partitioned in a way that is not understood.
     """
-    if table.partition is None:
-        return None
-    match = _PLAIN_COLUMN.fullmatch(table.partition.expr)
-    if table.partition.type != HASH_PARTITIONS or match is None:
-        raise UnsupportedError(f"partitioning by {_describe(table.partition)}", table.full_name)
-    name = match[1].replace("``", "`").lower()
-    column = next(c for c in table.columns if c.name.lower() == name)
-    if column.type.tp not in INTEGER_TYPES:
-        raise UnsupportedError(f"partitioning by hash of a {column.type.tp.name}", table.full_name)
-    return column
+    placement = _placement(table)
+    return stored_inputs(table, placement.columns) if placement else ()
 
 
 def assign_partitions(
-    table: TableInfo, columns: Mapping[ColumnID, pa.Array], rows: int
+    table: TableInfo, columns: Mapping[ColumnID, ArrowArray], rows: int
 ) -> npt.NDArray[np.int64]:
-    """The physical table id of each row. `columns` holds at least the `partition_column`."""
+    """The physical table id of each row. `columns` holds at least the `partition_columns`.
+
+    Raises:
+        NoPartitionError: rows that no partition takes.
+        UnsupportedError: the table is partitioned in a way that is not understood.
+    """
     ids = np.array(table.physical_ids, np.int64)
-    column = partition_column(table)
-    if column is None:
+    placement = _placement(table)
+    if placement is None or not rows:
         return np.full(rows, ids[0], np.int64)
-    # NULL goes where 0 goes; an unsigned value counts as its int64 bits, as in TiDB.
-    values = pc.fill_null(columns[column.id], 0)
-    if pa.types.is_uint64(values.type):
-        signed = values.to_numpy().view(np.int64)
-    else:
-        signed = pc.cast(values, pa.int64()).to_numpy()
-    chosen: npt.NDArray[np.int64] = ids[np.abs(np.fmod(signed, np.int64(len(ids))))]
+    places = placement.locate(typed_columns(table, placement.columns, columns, rows), rows)
+    homeless = int(np.count_nonzero(places == NO_PARTITION))
+    if homeless:
+        raise NoPartitionError(table.full_name, homeless)
+    chosen: npt.NDArray[np.int64] = ids[places]
     return chosen
 
 
-def _describe(partition: PartitionInfo) -> str:
-    kinds = {1: "range", HASH_PARTITIONS: "hash", 3: "list", 4: "key"}
-    by = partition.expr or ", ".join(partition.columns)
-    return f"{kinds.get(partition.type, partition.type)} of {by}"
+def _placement(table: TableInfo) -> Placement | None:
+    """The table's placement, None where all rows are in one place."""
+    key = id(table)
+    if key not in _PLACEMENTS:
+        _PLACEMENTS[key] = _build(table, table.partition) if table.partition else None
+        weakref.finalize(table, _PLACEMENTS.pop, key, None).atexit = False
+    return _PLACEMENTS[key]
+
+
+def _build(table: TableInfo, partition: PartitionInfo) -> Placement | None:
+    where, definitions = table.full_name, partition.definitions
+    types = {c.name.lower(): c.type for c in table.columns}
+    columns = [(name.lower(), types[name.lower()]) for name in partition.columns]
+    if partition.type == PartitionType.NONE:
+        return None
+    if partition.type == PartitionType.RANGE:
+        if columns:
+            return range_columns_placement(columns, definitions, where)
+        return range_placement(partition.expr, definitions, where)
+    if partition.type == PartitionType.LIST:
+        if columns:
+            return list_columns_placement(columns, definitions, where)
+        return list_placement(partition.expr, definitions, where)
+    if partition.type == PartitionType.HASH:
+        return HashPlacement(parse(partition.expr, where), len(definitions), where)
+    if partition.type == PartitionType.KEY:
+        return key_placement(columns, len(definitions), where)
+    raise UnsupportedError(f"partitioning of type {partition.type}", where)

@@ -6,8 +6,9 @@ are for people.
 
 import base64
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import IntEnum
 from functools import cached_property
 from typing import Any, Final
 
@@ -72,22 +73,43 @@ class PrimaryKey:
     columns: tuple[IndexColumn, ...]
 
 
+class PartitionType(IntEnum):
+    """The `type` of a PartitionInfo."""
+
+    NONE = 0
+    RANGE = 1
+    HASH = 2
+    LIST = 3
+    KEY = 4
+
+
 @dataclass(frozen=True, slots=True)
 class PartitionDefinition:
-    """One partition: its rows are stored under `id`."""
+    """One partition: its rows are stored under `id`.
+
+    Its bounds are SQL texts: of RANGE the upper one, excluded, one text for each column; of LIST
+    its values, each a tuple of texts.
+    """
 
     id: PhysicalTableID
     name: str
+    less_than: tuple[str, ...] = ()
+    in_values: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class PartitionInfo:
-    """How a table is partitioned. `type`: 1 range, 2 hash, 3 list, 4 key."""
+    """How a table is partitioned: by `expr`, or by `columns`.
+
+    While a DDL changes partitions, those it makes are `adding` and those it takes away `dropping`.
+    """
 
     type: int
     expr: str
     columns: tuple[str, ...]
     definitions: tuple[PartitionDefinition, ...]
+    adding: tuple[PartitionDefinition, ...] = ()
+    dropping: tuple[PartitionDefinition, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,8 +234,19 @@ def _partition(info: Mapping[str, Any] | None) -> PartitionInfo | None:
         type=info["type"],
         expr=info["expr"],
         columns=tuple(c["O"] for c in info.get("columns") or ()),
-        definitions=tuple(
-            PartitionDefinition(PhysicalTableID(d["id"]), d["name"]["O"])
-            for d in info["definitions"]
-        ),
+        definitions=_definitions(info["definitions"]),
+        adding=_definitions(info.get("adding_definitions")),
+        dropping=_definitions(info.get("dropping_definitions")),
+    )
+
+
+def _definitions(infos: Sequence[Mapping[str, Any]] | None) -> tuple[PartitionDefinition, ...]:
+    return tuple(
+        PartitionDefinition(
+            id=PhysicalTableID(info["id"]),
+            name=info["name"]["O"],
+            less_than=tuple(info.get("less_than") or ()),
+            in_values=tuple(tuple(values) for values in info.get("in_values") or ()),
+        )
+        for info in infos or ()
     )
