@@ -1,5 +1,6 @@
 """Arrow arrays made of NumPy buffers, without a copy where Arrow's layout allows it."""
 
+from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -38,6 +39,14 @@ def take(values: ArrowArray, indices: npt.NDArray[np.int64]) -> ArrowArray:
     missing = indices < 0
     chosen = _pa.array(indices, mask=missing if missing.any() else None)
     result: ArrowArray = values.take(chosen)
+    return result
+
+
+def map_distinct(values: ArrowArray, function: Callable[[Any], Any], to: pa.DataType) -> ArrowArray:
+    """`function` on each different value once; for types that have few, or values that are rare."""
+    encoded = _pc.dictionary_encode(values)
+    mapped = _pa.array([function(value) for value in encoded.dictionary.to_pylist()], to)
+    result: ArrowArray = mapped.take(encoded.indices)
     return result
 
 

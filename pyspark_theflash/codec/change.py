@@ -1,0 +1,20 @@
+"""A column's change of type: the two types, and how errors name the column."""
+
+from dataclasses import dataclass
+
+from pyspark_theflash.codec.field_type import FieldType
+from pyspark_theflash.errors import UnsupportedError
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What a conversion goes from and to; `where` names the column in errors."""
+
+    old: FieldType
+    new: FieldType
+    where: str
+
+    def unsupported(self, why: str) -> UnsupportedError:
+        """The error for values of which nobody but the DDL's session knows what they became."""
+        what = f"{self.old.tp.name} values from before the column became {self.new.tp.name} ({why})"
+        return UnsupportedError(what, self.where)

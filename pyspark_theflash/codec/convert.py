@@ -1,0 +1,158 @@
+"""What TiDB makes of a column's old values when MODIFY COLUMN changes its type.
+
+TiDB either leaves the rows as they are, because the new type reads them as well (INT to BIGINT, a
+longer VARCHAR, further ENUM elements), or writes every row anew with the converted value. A replica
+sees neither: it has the values of the old type, and converts them when they are read as the new
+one. What a strict sql_mode refuses makes the DDL fail, so whatever is met here and does not fit is
+converted as without strict mode: clamped, cut, zero, or NULL.
+
+Some results only the session knows that changed the column:
+
+    TIMESTAMP to or from another type, text with a zone to a date: its time zone
+    TIME to a date, NULL to TIMESTAMP NOT NULL                   : its time
+    dates like February 30 out of text or numbers                : its sql_mode
+
+Values for which that matters raise `UnsupportedError`; zero dates, for one, have no time zone.
+
+The rules are those of TiDB 6.6 (`ConvertTo` in types/datum.go, `CastValue` in table/column.go,
+`needChangeColumnData` in ddl/column.go). They are spread over the modules `convert_*` by the kind
+of the new type; `loose_number` and `loose_time` read what people write.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import pyarrow.compute
+
+from pyspark_theflash.codec.array import ArrowArray, nulls, take
+from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.change import Change
+from pyspark_theflash.codec.convert_choice import to_enum, to_set
+from pyspark_theflash.codec.convert_number import (
+    to_bit,
+    to_decimal,
+    to_float,
+    to_integer,
+    to_year,
+)
+from pyspark_theflash.codec.convert_string import to_string
+from pyspark_theflash.codec.convert_time import to_datetime, to_time
+from pyspark_theflash.codec.field_type import (
+    DATETIME_TYPES,
+    INTEGER_TYPES,
+    STRING_TYPES,
+    FieldType,
+    MySQLType,
+)
+from pyspark_theflash.codec.time import packed_times
+from pyspark_theflash.errors import UnsupportedError
+
+pc: Any = pyarrow.compute
+
+_CHOICES: Final = frozenset({MySQLType.ENUM, MySQLType.SET})
+_FRACTIONS: Final = frozenset({MySQLType.NEWDECIMAL, MySQLType.FLOAT, MySQLType.DOUBLE})
+_TIMES: Final = DATETIME_TYPES | {MySQLType.TIME}
+_BIT: Final = frozenset({MySQLType.BIT})
+_YEAR: Final = frozenset({MySQLType.YEAR})
+# From which types TiDB refuses to change, by the new type.
+_REFUSED: Final[Mapping[MySQLType, frozenset[MySQLType]]] = {
+    MySQLType.BIT: _TIMES | STRING_TYPES | _YEAR,
+    **dict.fromkeys(_CHOICES, _TIMES | _FRACTIONS | _BIT | _YEAR),
+    **dict.fromkeys(DATETIME_TYPES, _FRACTIONS | _CHOICES | _BIT),
+    MySQLType.TIME: _CHOICES | _BIT,
+}
+_CONVERTERS: Final[Mapping[MySQLType, Callable[[Change, ArrowArray], ArrowArray]]] = {
+    **dict.fromkeys(INTEGER_TYPES, to_integer),
+    **dict.fromkeys(STRING_TYPES, to_string),
+    **dict.fromkeys(DATETIME_TYPES, to_datetime),
+    MySQLType.TIME: to_time,
+    MySQLType.YEAR: to_year,
+    MySQLType.NEWDECIMAL: to_decimal,
+    MySQLType.FLOAT: to_float,
+    MySQLType.DOUBLE: to_float,
+    MySQLType.BIT: to_bit,
+    MySQLType.ENUM: to_enum,
+    MySQLType.SET: to_set,
+}
+
+
+def convert_column(
+    values: ArrowArray, from_type: FieldType, to_type: FieldType, where: str
+) -> ArrowArray:
+    """Stored values of one type as TiDB shows them after the column has become another.
+
+    Args:
+        values: in the type that `arrow_type(from_type)` names.
+        from_type: as the column was when the values were written.
+        to_type: as it is now.
+        where: names the column in errors.
+
+    Returns:
+        As many values, in the type that `arrow_type(to_type)` names. Nulls stay, and a value that
+        TiDB cannot convert may become one, in a NOT NULL column too.
+
+    Raises:
+        UnsupportedError: a pair of types that TiDB refuses or that is not known here (JSON,
+            VECTOR); a value that cannot be told from the old one.
+        UnrepresentableValueError: a zero or impossible date.
+    """
+    change = Change(from_type, to_type, where)
+    wanted = arrow_type(to_type)
+    if _keeps_rows(from_type, to_type):
+        result: ArrowArray = pc.cast(values, wanted)
+        return result
+    _check_pair(change)
+    if values.null_count and to_type.tp == MySQLType.TIMESTAMP and to_type.is_not_null:
+        raise change.unsupported("NULL became the time of the change")
+    if values.null_count == len(values):
+        return nulls(len(values), wanted)
+    return _converted(change, values)
+
+
+def _check_pair(change: Change) -> None:
+    old, new = change.old, change.new
+    if old.tp in _REFUSED.get(new.tp, ()) or not {old.tp, new.tp} <= _CONVERTERS.keys():
+        raise UnsupportedError(
+            f"a change of type from {old.tp.name} to {new.tp.name}", change.where
+        )
+
+
+def _converted(change: Change, values: ArrowArray) -> ArrowArray:
+    present = values.drop_null()
+    loses_zone = change.old.tp == MySQLType.TIMESTAMP and change.new.tp != MySQLType.TIMESTAMP
+    if loses_zone and packed_times(present).any():
+        raise change.unsupported("they were taken in the session's time zone")
+    converted = _CONVERTERS[change.new.tp](change, present)
+    if len(present) == len(values):
+        return converted
+    is_present = pc.is_valid(values).to_numpy(zero_copy_only=False)
+    slots = np.where(is_present, np.cumsum(is_present) - 1, -1)
+    return take(converted, slots)
+
+
+def _keeps_rows(old: FieldType, new: FieldType) -> bool:
+    """Whether TiDB leaves the rows as they are, and reading them as the new type is all there is.
+
+    Integers are left out, for converting them comes to the same.
+    """
+    if old.tp in STRING_TYPES and new.tp in STRING_TYPES:
+        if old.is_binary_string != new.is_binary_string:
+            return False
+        if MySQLType.STRING in (old.tp, new.tp):
+            same_padding = old.tp == new.tp and not old.is_binary_string
+            return old == new or (same_padding and not _is_shortened(old, new))
+        return not _is_shortened(old, new)
+    if old.tp != new.tp:
+        return False
+    if old.tp in _CHOICES:
+        return new.elems[: len(old.elems)] == old.elems
+    if old.is_unsigned != new.is_unsigned:
+        return False
+    if old.tp == MySQLType.NEWDECIMAL:
+        return (old.flen, old.decimal) == (new.flen, new.decimal)
+    return old.tp not in INTEGER_TYPES and not _is_shortened(old, new)
+
+
+def _is_shortened(old: FieldType, new: FieldType) -> bool:
+    return new.flen > 0 and (new.flen < old.flen or new.decimal < old.decimal)

@@ -1,0 +1,127 @@
+"""What TiDB made of old values, from `tests/golden/vectors`: by its own code, and in a capture."""
+
+import gzip
+import json
+from collections.abc import Iterator, Sequence
+from decimal import Decimal
+from functools import cache
+from typing import Any, Final, NamedTuple
+
+import pyarrow as pa
+
+from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.field_type import DATETIME_TYPES, STRING_TYPES, FieldType, MySQLType
+from pyspark_theflash.codec.text import parse_column
+from pyspark_theflash.errors import CodecError, UnrepresentableValueError
+from tests.support.golden_vectors import VECTORS
+
+_FLOATS: Final = frozenset({MySQLType.FLOAT, MySQLType.DOUBLE})
+
+
+class Pair(NamedTuple):
+    """Two types, and cases: the old value's text and the new one's, or the old one's alone."""
+
+    old_name: str
+    new_name: str
+    old: FieldType
+    new: FieldType
+    kind: str
+    cases: Sequence[Sequence[Any]]
+
+    def __str__(self) -> str:
+        return f"{self.old_name} to {self.new_name}"
+
+
+class Column(NamedTuple):
+    """A column of a captured workload with its texts before and after the change."""
+
+    name: str
+    old: FieldType
+    new: FieldType
+    values: Sequence[tuple[str | None, str | None]]
+
+
+@cache
+def _vectors() -> dict[str, Any]:
+    packed = (VECTORS / "convert_vectors.json.gz").read_bytes()
+    document: dict[str, Any] = json.loads(gzip.decompress(packed))
+    return document
+
+
+@cache
+def conversion_types() -> dict[str, FieldType]:
+    """The types of the pairs by their names there."""
+    return {
+        spec["name"]: FieldType(
+            MySQLType(spec["tp"]),
+            spec["flag"],
+            spec["flen"],
+            spec["decimal"],
+            spec["charset"],
+            spec["collate"],
+            tuple(spec["elems"]),
+        )
+        for spec in _vectors()["types"]
+    }
+
+
+def conversion_pairs(kind: str) -> Iterator[Pair]:
+    """The pairs that TiDB rewrites (`reorg`), leaves as they are (`direct`), or refuses."""
+    types = conversion_types()
+    for old, new, found, cases in _vectors()["pairs"]:
+        if found == kind:
+            yield Pair(old, new, types[old], types[new], found, cases)
+
+
+def captured_changes() -> list[Column]:
+    """Columns whose type changed in the workload `ddl`."""
+    document = json.loads((VECTORS / "convert_ddl_rows.json").read_text())
+    return [
+        Column(column["column"], _type(column["old"]), _type(column["new"]), column["values"])
+        for column in document["columns"]
+    ]
+
+
+def _type(info: dict[str, Any]) -> FieldType:
+    return FieldType(
+        MySQLType(info["Tp"]),
+        info["Flag"],
+        info["Flen"],
+        info["Decimal"],
+        info["Charset"],
+        info["Collate"],
+        tuple(info["Elems"] or ()),
+    )
+
+
+UNSTORABLE: Final = object()
+"""A value that TiDB has in a column and the store has no place for."""
+
+
+def stored_value(text: Any, field_type: FieldType) -> Any:
+    """What a text of the vectors stands for; `UNSTORABLE` if the store cannot hold it."""
+    if text is None or (field_type.tp in STRING_TYPES and isinstance(text, str)):
+        return text
+    if isinstance(text, dict):
+        # TiDB's latin1 takes any bytes.
+        return bytes.fromhex(text["x"]) if field_type.is_binary_string else UNSTORABLE
+    if field_type.tp in DATETIME_TYPES:
+        return _time_value(text, field_type)
+    if field_type.tp == MySQLType.NEWDECIMAL:
+        return Decimal(text)
+    if field_type.tp in _FLOATS:
+        return float(text)
+    number, wanted = int(text), arrow_type(field_type)
+    if pa.types.is_integer(wanted) and number >= 2**wanted.bit_width:
+        return UNSTORABLE
+    return number
+
+
+@cache
+def _time_value(text: str, field_type: FieldType) -> Any:
+    try:
+        time = parse_column(pa.array([text]), field_type, "c")
+    except (UnrepresentableValueError, CodecError):
+        return UNSTORABLE
+    number = pa.int32() if pa.types.is_date32(time.type) else pa.int64()
+    return time.view(number)[0].as_py()
