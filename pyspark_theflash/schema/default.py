@@ -32,6 +32,7 @@ from pyspark_theflash.schema.model import ColumnInfo
 _EXACT: Final = Context(prec=200, rounding=ROUND_HALF_UP)
 _MAX_EXPONENT: Final = 100
 _MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
+_MAX_FLOAT64: Final = float(np.finfo(np.float64).max)
 
 
 def origin_value(info: ColumnInfo) -> pa.Scalar:
@@ -88,7 +89,7 @@ def _decimal(text: str, scale: int) -> Decimal:
 
 def _float(text: str, *, single: bool) -> float:
     number = float(_number(text))
-    if single and abs(number) > _MAX_FLOAT32:
+    if abs(number) > (_MAX_FLOAT32 if single else _MAX_FLOAT64):
         raise ValueError
     return number
 

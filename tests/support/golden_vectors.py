@@ -23,6 +23,12 @@ def codec_vectors(kind: str) -> list[dict[str, Any]]:
     return [vector for vector in vectors if vector["kind"] == kind]
 
 
+def value_vectors(kind: str) -> list[dict[str, Any]]:
+    """The entries of `value_vectors.json.gz` of one kind; its `provenance` tells of each."""
+    entries: list[dict[str, Any]] = _document("value_vectors.json.gz")[kind]
+    return entries
+
+
 def live_tables() -> list[dict[str, Any]]:
     """Tables with rows as SELECT shows them, keys and values."""
     tables: list[dict[str, Any]] = _document("live_vectors.json.gz")["tables"]
