@@ -119,7 +119,7 @@ class Spool:
             raise
 
     def _open(self) -> None:
-        sizes = {number_of(path): path.stat().st_size for path in _files(self._folder)}
+        sizes = {number_of(path.name): path.stat().st_size for path in _files(self._folder)}
         _check_numbers(self._folder, list(sizes))
         self._number = max(sizes, default=1)
         last = self._path(self._number)
@@ -147,20 +147,31 @@ class Spool:
         with self._mutex:
             return self._held_bytes
 
+    def cluster_id(self) -> int | None:
+        """The cluster whose binlogs these are; None as long as nobody has said."""
+        path = self._folder / _CLUSTER_FILE
+        with file_errors(path):
+            text = path.read_bytes()[:32] if path.exists() else None
+        if text is not None and not text.isdigit():
+            raise CorruptionError(str(path), 0, "not a cluster's id")
+        return None if text is None else int(text)
+
     def check_cluster(self, cluster_id: int) -> None:
-        """Raise `ClusterMismatchError` unless these are this cluster's; the first one's stay."""
+        """Keep whose binlogs these are, durably, the first time.
+
+        Raises:
+            ClusterMismatchError: they are another cluster's.
+        """
         path = self._folder / _CLUSTER_FILE
         with self._turn, file_errors(path):
-            if not path.exists():
+            known = self.cluster_id()
+            if known is None:
                 scratch = path.with_suffix(".new")
                 self._fs.unlink(scratch)
                 self._fs.write_new(scratch, memoryview(str(cluster_id).encode()))
                 self._fs.rename(scratch, path)
-            text = path.read_bytes()[:32]
-        if not text.isdigit():
-            raise CorruptionError(str(path), 0, "not a cluster's id")
-        if int(text) != cluster_id:
-            raise ClusterMismatchError(str(self._folder), cluster_id, int(text))
+        if known not in (None, cluster_id):
+            raise ClusterMismatchError(str(self._folder), cluster_id, known)
 
     def append(self, payloads: Iterable[bytes], *, spare_bytes: int = 0) -> None:
         """Add messages; they are durable when this returns. All of them, or none if it raises.
@@ -267,7 +278,7 @@ class Spool:
     def position_of(self, number: int, offset: int) -> str:
         """The position in file `number`, as pump's protocol names it; the start for 0 and 0."""
         if (number, offset) == (0, 0):
-            number = min(number_of(path) for path in _files(self._folder))
+            number = min(number_of(path.name) for path in _files(self._folder))
         return str(FilePosition(_name(number), offset))
 
     def drop_before(self, position: str) -> None:
@@ -306,11 +317,11 @@ class Spool:
         return self._folder / _name(number)
 
 
-def number_of(path: Path) -> int:
+def number_of(name: str) -> int:
     """The number in a file's name. Raises `CorruptionError` for a name that has none."""
-    match = _NAME.fullmatch(path.name)
+    match = _NAME.fullmatch(name)
     if match is None:
-        raise CorruptionError(str(path), 0, "not a file of a spool")
+        raise CorruptionError(name, 0, "not a file of a spool")
     return int(match[1])
 
 

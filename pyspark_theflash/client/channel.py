@@ -1,0 +1,65 @@
+"""Connections to gRPC servers, and what their failures mean.
+
+Everything that needs `grpcio` gets it from here, so that its absence is one error.
+"""
+
+from typing import Final
+
+from pyspark_theflash.errors import MissingExtraError, OptionError
+from pyspark_theflash.tls import TlsFiles
+
+try:
+    import grpc
+except ImportError as error:
+    raise MissingExtraError("grpcio", "server") from error
+
+__all__ = ["UNIX", "describe", "grpc", "is_transient", "open_channel"]
+
+UNIX: Final = "unix:"
+_REASON_CHARS: Final = 500
+_RECONNECT_MS_MAX: Final = 2000
+_TRANSIENT: Final = frozenset(
+    {
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+    }
+)
+
+
+def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) -> grpc.Channel:
+    """A channel to `unix:PATH` or `HOST:PORT`, which connects when it is first used.
+
+    Raises:
+        OptionError: the address or the certificates cannot be used.
+    """
+    if not address or "://" in address or (tls is not None and address.startswith(UNIX)):
+        form = "HOST:PORT" if tls is not None else "HOST:PORT or unix:PATH"
+        raise OptionError("address", f"{address!r} is not of the form {form}")
+    options = [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 100),
+        ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS_MAX),
+        # Channels to one server would share a connection, and a dead one with it.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+    ]
+    if tls is None:
+        return grpc.insecure_channel(address, options)
+    material = tls.read()
+    credentials = grpc.ssl_channel_credentials(material.ca, material.key, material.cert)
+    return grpc.secure_channel(address, credentials, options)
+
+
+def is_transient(error: grpc.RpcError) -> bool:
+    """Whether the same call may succeed later, or on another connection."""
+    return error.code() in _TRANSIENT
+
+
+def describe(error: grpc.RpcError) -> str:
+    """What a failed call says, cut to a length fit for an error."""
+    return f"{error.code().name}: {error.details()}"[:_REASON_CHARS]

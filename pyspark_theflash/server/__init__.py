@@ -1,0 +1,1 @@
+"""What this package serves: a pump that TiDB writes its binlog to."""
