@@ -13,11 +13,13 @@ try:
 except ImportError as error:
     raise MissingExtraError("grpcio", "server") from error
 
-__all__ = ["UNIX", "describe", "grpc", "is_transient", "open_channel"]
+__all__ = ["UNIX", "connects", "describe", "grpc", "is_transient", "open_channel"]
 
 UNIX: Final = "unix:"
 _REASON_CHARS: Final = 500
 _RECONNECT_MS_MAX: Final = 2000
+_CONNECT_MS: Final = 5000
+_NO_METHOD: Final = "/theflash.Nobody/HasThis"
 _TRANSIENT: Final = frozenset(
     {
         grpc.StatusCode.ABORTED,
@@ -42,7 +44,8 @@ def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) 
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 100),
+        # The least time that connecting may take, in spite of its name.
+        ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS_MAX),
         # Channels to one server would share a connection, and a dead one with it.
         ("grpc.use_local_subchannel_pool", 1),
@@ -53,6 +56,19 @@ def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) 
     material = tls.read()
     credentials = grpc.ssl_channel_credentials(material.ca, material.key, material.cert)
     return grpc.secure_channel(address, credentials, options)
+
+
+def connects(channel: grpc.Channel, timeout_ms: int) -> bool:
+    """Whether a server answers within a time.
+
+    It is asked for something that it does not have, and that it says so is the answer. (A channel
+    tells its state only through a thread of its own, which outlives the channel and complains.)
+    """
+    try:
+        channel.unary_unary(_NO_METHOD)(b"", timeout=timeout_ms / 1000, wait_for_ready=True)
+    except grpc.RpcError as error:
+        return error.code() not in _TRANSIENT
+    return True
 
 
 def is_transient(error: grpc.RpcError) -> bool:

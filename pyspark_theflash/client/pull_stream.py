@@ -9,7 +9,7 @@ import threading
 from collections import deque
 from typing import Final
 
-from pyspark_theflash.client.channel import describe, grpc, is_transient, open_channel
+from pyspark_theflash.client.channel import connects, describe, grpc, is_transient, open_channel
 from pyspark_theflash.client.wire import PULL_BINLOGS, PulledBinlog, PullRequest
 from pyspark_theflash.errors import (
     CodecError,
@@ -42,18 +42,14 @@ class PullStream:
         """
         self._address = address
         self._channel = open_channel(address, tls, max_message_bytes=max_message_bytes)
-        try:
-            grpc.channel_ready_future(self._channel).result(connect_ms / 1000)
-        except grpc.FutureTimeoutError:
+        if not connects(self._channel, connect_ms):
             self._channel.close()
-            reason = f"no connection within {connect_ms} ms (certificates that do not fit, or one"
-            raise PumpUnavailableError(address, f"{reason} side without, look the same)") from None
-        except BaseException:
-            self._channel.close()
-            raise
+            reason = f"no answer within {connect_ms} ms (certificates that do not fit, or one side"
+            raise PumpUnavailableError(address, f"{reason} without, look the same)")
         self._changed = threading.Condition()
         self._buffer: deque[bytes] = deque()
-        self._buffered_bytes = 0
+        self.buffered_bytes = 0
+        """Less than `BUFFER_BYTES` and one message."""
         self._end: ServiceUnavailableError | ServiceRefusedError | None = None
         self._closed = False
         self._call = self._channel.unary_stream(PULL_BINLOGS)(request.to_bytes())
@@ -73,7 +69,7 @@ class PullStream:
                     raise self._end
                 return None
             data = self._buffer.popleft()
-            self._buffered_bytes -= len(data)
+            self.buffered_bytes -= len(data)
             self._changed.notify_all()
         try:
             return PulledBinlog.from_bytes(data)
@@ -106,10 +102,10 @@ class PullStream:
     def _put(self, data: bytes) -> bool:
         """Whether it was put into the buffer: not if the stream was closed meanwhile."""
         with self._changed:
-            self._changed.wait_for(lambda: self._closed or self._buffered_bytes < BUFFER_BYTES)
+            self._changed.wait_for(lambda: self._closed or self.buffered_bytes < BUFFER_BYTES)
             if self._closed:
                 return False
             self._buffer.append(data)
-            self._buffered_bytes += len(data)
+            self.buffered_bytes += len(data)
             self._changed.notify_all()
             return True

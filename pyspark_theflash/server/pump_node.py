@@ -25,16 +25,17 @@ Heartbeats
 
 import logging
 import threading
+from typing import Final
 
 from pyspark_theflash.binlog.spool import Spool
 from pyspark_theflash.binlog.wire import encode_heartbeat
 from pyspark_theflash.client.pd import PDClient
 from pyspark_theflash.client.registry import PumpRegistry, PumpState
 from pyspark_theflash.errors import InternalError, TheFlashError
-from pyspark_theflash.server.pump import PumpServer
+from pyspark_theflash.server.pump import DRAIN_MS, PumpServer
 
 _log = logging.getLogger(__name__)
-INTERVAL_MS = 3000
+INTERVAL_MS: Final = 3000
 
 
 class PumpNode:
@@ -89,7 +90,7 @@ class PumpNode:
             position = self._spool.position
         self._seen = position
 
-    def stop(self, *, for_good: bool = False) -> None:
+    def stop(self, *, for_good: bool = False, drain_ms: int = DRAIN_MS) -> None:
         """End the rounds and the server, and say so to TiDB: it waits for this pump to come back.
 
         `for_good`: it does not wait, and may drop this pump.
@@ -100,7 +101,7 @@ class PumpNode:
         try:
             self._register(PumpState.PAUSING)
         finally:
-            self._server.stop()
+            self._server.stop(drain_ms)
         self._register(PumpState.OFFLINE if for_good else PumpState.PAUSED)
 
     def _run(self) -> None:

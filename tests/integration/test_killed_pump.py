@@ -1,0 +1,91 @@
+"""A pump killed (-9) while it is written to: what it has acknowledged is in its spool."""
+
+import random
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from pyspark_theflash.binlog.spool import Spool
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.fs import LocalFileSystem
+from tests.support import binlog_writer
+from tests.support.pump_client import PumpWriter, RpcError
+
+PROJECT = Path(__file__).parents[2]
+WRITERS = 8
+SERVER = """
+import sys, threading
+from pathlib import Path
+from pyspark_theflash.binlog.spool import Spool
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.server.pump import PumpServer
+
+spool = Spool(Path(sys.argv[1]), LocalFileSystem(), file_bytes=20_000)
+PumpServer(spool, sys.argv[2], clock=SystemClock()).start()
+print("ready", flush=True)
+threading.Event().wait()
+"""
+
+
+class Load:
+    """Writers that go on until the pump is gone, each with timestamps of its own."""
+
+    def __init__(self, address: str, first_ts: int) -> None:
+        self.acknowledged: set[bytes] = set()
+        self.sent: set[bytes] = set()
+        self._address, self._first_ts = address, first_ts
+        self._threads = [threading.Thread(target=self._write, args=(n,)) for n in range(WRITERS)]
+        for thread in self._threads:
+            thread.start()
+
+    def join(self) -> None:
+        for thread in self._threads:
+            thread.join()
+
+    def _write(self, number: int) -> None:
+        rng, ts = random.Random(number), self._first_ts + number
+        with PumpWriter(self._address) as writer:
+            while True:
+                ts += WRITERS
+                message = binlog_writer.prewrite(ts, rng.randbytes(rng.randrange(200)))
+                self.sent.add(message)
+                try:
+                    answer = writer.write(message, timeout_s=2)
+                except RpcError:
+                    return
+                assert answer == ""
+                self.acknowledged.add(message)
+
+
+def run_and_kill(spool: Path, address: str, first_ts: int, seconds: float) -> Load:
+    command = [sys.executable, "-c", SERVER, str(spool), address]
+    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        load = Load(address, first_ts)
+        SystemClock().sleep_ms(int(1000 * seconds))
+        process.kill()
+    load.join()
+    return load
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_what_is_acknowledged_is_in_the_spool(rounds: int, tmp_path: Path) -> None:
+    folder, rng = tmp_path / "spool", random.Random(rounds)
+    acknowledged: set[bytes] = set()
+    sent: set[bytes] = set()
+    for number in range(rounds):
+        address = f"unix:{tmp_path}/pump.sock"
+        load = run_and_kill(folder, address, 1 + number * 1_000_000, rng.uniform(0.1, 0.4))
+        assert load.acknowledged
+        acknowledged |= load.acknowledged
+        sent |= load.sent
+        spool = Spool(folder, LocalFileSystem(), file_bytes=20_000)
+        found = [frame.payload for frame in spool.source().frames()]
+        spool.close()
+        assert acknowledged <= set(found) <= sent
+        assert len(found) == len(set(found))

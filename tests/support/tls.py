@@ -1,0 +1,17 @@
+"""The certificates of `tests/golden/tls`."""
+
+from pathlib import Path
+
+from pyspark_theflash.tls import TlsFiles
+
+FOLDER = Path(__file__).parents[1] / "golden" / "tls"
+
+
+def tls(name: str, ca: str = "ca") -> TlsFiles:
+    """Who shows certificate `name` and trusts `ca`."""
+    return TlsFiles(FOLDER / f"{ca}.pem", FOLDER / f"{name}.pem", FOLDER / f"{name}.key")
+
+
+def trust(ca: str = "ca") -> TlsFiles:
+    """Who trusts `ca` and shows nothing."""
+    return TlsFiles(FOLDER / f"{ca}.pem")
