@@ -125,12 +125,12 @@ class SchemaHistory:
                 self._ids_by_name[name].add(event.table_id)
 
     def tables_at(self, ts: TimeStamp) -> Sequence[TableInfo]:
-        """The tables that exist at `ts`, by full name.
+        """The tables that statements can name at `ts`, by full name.
 
         System tables are not among them: TiDB itself changes these without a binlog.
         """
         found = (self._table_in_force(table_id, ts) for table_id in self._by_id)
-        tables = (t for t in found if t is not None and t.db not in SYSTEM_DATABASES)
+        tables = (t for t in found if t and t.is_public and t.db not in SYSTEM_DATABASES)
         return sorted(tables, key=lambda t: t.full_name)
 
     def table_by_name(self, full_name: str, ts: TimeStamp) -> TableInfo:

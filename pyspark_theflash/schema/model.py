@@ -125,6 +125,12 @@ class TableInfo:
     primary_key: PrimaryKey | None
     partition: PartitionInfo | None
     json_text: str
+    state: int = STATE_PUBLIC
+
+    @property
+    def is_public(self) -> bool:
+        """Whether statements can name it; one that is being made or dropped is there before."""
+        return self.state == STATE_PUBLIC
 
     @cached_property
     def public_columns(self) -> tuple[ColumnInfo, ...]:
@@ -176,6 +182,7 @@ def parse_table_info(db: str, info: Mapping[str, Any]) -> TableInfo:
             primary_key=_primary_key(info),
             partition=_partition(info.get("partition")),
             json_text=json.dumps(info, separators=(",", ":"), ensure_ascii=False),
+            state=info.get("state", STATE_PUBLIC),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SchemaFileError(

@@ -19,7 +19,12 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from pyspark_theflash.clock import Clock
-from pyspark_theflash.errors import OptionError, SchemaSourceError, UnreachableError
+from pyspark_theflash.errors import (
+    OptionError,
+    SchemaSourceError,
+    UnreachableError,
+    UnsupportedError,
+)
 from pyspark_theflash.schema.meta_key import (
     FinishedJob,
     ListedDatabase,
@@ -98,6 +103,7 @@ class StatusApi:
         Raises:
             UnreachableError: TiDB does not answer, or a database was dropped meanwhile.
             SchemaSourceError: what answers is not a TiDB.
+            UnsupportedError: a database has a name that the status API cannot be asked for.
         """
         path = "/schema"
         try:
@@ -105,7 +111,7 @@ class StatusApi:
             found = []
             for database_id, name in databases:
                 if database_id < _FIRST_MEMORY_DATABASE:
-                    path = f"/schema/{quote(name, safe='')}"
+                    path = self._database_path(name)
                     tables = tuple(_listed_table(info) for info in self.get(path))
                     found.append(ListedDatabase(database_id, name, tables))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -215,6 +221,12 @@ class StatusApi:
         connection.timeout = left_ms / 1000
         if connection.sock is not None:
             connection.sock.settimeout(left_ms / 1000)
+
+    def _database_path(self, name: str) -> str:
+        # TiDB takes paths apart after it has unquoted them.
+        if "/" in name or name in (".", ".."):
+            raise UnsupportedError("a database name that is no part of a path", self.address)
+        return f"/schema/{quote(name, safe='')}"
 
     def _strange(self, path: str, error: Exception) -> SchemaSourceError:
         return SchemaSourceError(

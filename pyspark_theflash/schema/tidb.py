@@ -24,8 +24,8 @@ The beginning
 -------------
 
 At first there is no version to start from: the databases and tables are those that a TiDB server
-has loaded. It may be a moment behind, so the newest SchemaDiff must show in what it lists. The
-state of each table at `start_ts` then comes from its key.
+has loaded. It may be a moment behind, so the newest SchemaDiff must show in what it lists, and the
+history begins at that change or above. The state of each table then comes from its key.
 
 What garbage collection takes away
 ----------------------------------
@@ -123,20 +123,24 @@ class _Look:
     def begin(self) -> SchemaHistory | None:
         """All tables as of one moment; None if that cannot be told now."""
         listed = self._reader.list_databases()
-        again = self._reader.read_key(SCHEMA_VERSION_KEY)
-        if again != self._keys[SCHEMA_VERSION_KEY] or not self._shows_newest(listed):
+        newest = next(self._diffs(TimeStamp(0), self._newest.version), None)
+        if not self._shows_newest(listed):
             return None
-        keys = [(db, t.id, self._table_key(db.id, t.id)) for db in listed for t in db.tables]
-        # What was listed says nothing about tables that were dropped before.
-        self._wanted_ts = max(self._wanted_ts, self._newest.ts)
+        if self._reader.read_key(SCHEMA_VERSION_KEY) != self._key(SCHEMA_VERSION_KEY):
+            return None
+        # What was listed lacks the tables that the newest change has dropped.
+        oldest_ts = max(self._newest.ts, newest.commit_ts if newest else TimeStamp(0))
+        self._wanted_ts = max(self._wanted_ts, oldest_ts)
+        # TiDB may list a table twice.
+        names = {(db.id, table.id): db.name for db in listed for table in db.tables}
+        keys = {place: self._table_key(*place) for place in names}
         start_ts = self._end_ts
-        if start_ts < self._newest.ts:
+        if start_ts < oldest_ts:
             return None
-        writes = [(db.name, table_id, key.at(start_ts)) for db, table_id, key in keys]
         events = [
-            _event(start_ts, name, table_id, write)
-            for name, table_id, write in writes
-            if write is not None and write.value is not None
+            _event(start_ts, names[place], place[1], write)
+            for place, key in keys.items()
+            if (write := key.at(start_ts)) is not None and write.value is not None
         ]
         return SchemaHistory(start_ts, start_ts, events, [self._newest])
 

@@ -1,7 +1,9 @@
 """The least pump that TiDB accepts: takes every binlog message and keeps it.
 
-WriteBinlogReq    1: cluster id (varint)   2: payload (bytes), a tipb.Binlog message
-WriteBinlogResp   1: errmsg; empty says that it was taken
+    WriteBinlogReq    1: cluster id (varint)   2: payload (bytes), a tipb.Binlog message
+    WriteBinlogResp   1: errmsg
+
+An empty answer says that the message was taken.
 """
 
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +23,7 @@ class RecordingPump:
     """Serves on a unix socket from construction until `stop`."""
 
     def __init__(self, path: Path) -> None:
+        self.path: Final = path
         self.payloads: Final[list[bytes]] = []
         self._server = grpc.server(ThreadPoolExecutor(4))
         write = grpc.unary_unary_rpc_method_handler(self._write)

@@ -1,6 +1,7 @@
 """Which definition of a table holds when; on a cluster that ran every kind of DDL, too."""
 
 import gzip
+import json
 from pathlib import Path
 
 import pytest
@@ -105,3 +106,33 @@ def test_a_schema_file_of_any_compression(tmp_path: Path, captured: SchemaHistor
     plain = tmp_path / "schema.json"
     plain.write_bytes(gzip.decompress((VECTORS / "ddl_schema.json.gz").read_bytes()))
     assert read_schema_file(plain).events == captured.events
+
+
+def test_hides_what_statements_cannot_name() -> None:
+    """System tables, and a table on its way out; rows of both decode."""
+    doomed = parse_table_info("shop", {**json.loads(_json("shop.t")), "state": 2})
+    found = history(
+        event(20, "t"),
+        event(20, "user", db="mysql", table_id=2),
+        TableEvent(TimeStamp(40), "shop", TableID(1), doomed),
+    )
+    assert [t.full_name for t in found.tables_at(TimeStamp(30))] == ["shop.t"]
+    assert found.tables_at(TimeStamp(40)) == []
+    with pytest.raises(TableNotFoundError):
+        found.table_by_name("mysql.user", TimeStamp(30))
+    assert found.table_by_version(TableID(1), SchemaVersion(10)) is doomed
+    assert found.table_by_version(TableID(2), SchemaVersion(10)).name == "user"
+
+
+def test_versions_from_before_the_start_mean_the_first_tables() -> None:
+    """Version 7 was raised before the history begins, whose tables are those of 8."""
+    versions = [SchemaVersionAt(TimeStamp(5), SchemaVersion(8))]
+    found = SchemaHistory(TimeStamp(10), TimeStamp(20), [event(10, "t")], versions)
+    for version in (6, 7, 8):
+        assert found.table_by_version(TableID(1), SchemaVersion(version)).name == "t"
+    with pytest.raises(SchemaOutdatedError, match="schema version 9"):
+        found.table_by_version(TableID(1), SchemaVersion(9))
+
+
+def _json(full_name: str) -> str:
+    return table_info(1, full_name, [id_column()]).json_text
