@@ -3,6 +3,7 @@
     /schema           databases             /mvcc/hex/KEY    every committed version of a key, and
     /schema/NAME      a database's tables                    its lock, as TiKV has them
     /ddl/history      finished DDL jobs, newest first
+    /info/all         the TiDB servers of the cluster
 
 Answers are JSON, capped in size before they are parsed; every call ends by its deadline. Requests
 carry no secrets and errors name host and port only.
@@ -54,6 +55,15 @@ class TlsFiles:
     key: Path | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class TidbServer:
+    """One TiDB server of a cluster. What it commits without a binlog, a replica never hears of."""
+
+    address: str
+    version: str
+    writes_binlog: bool
+
+
 class StatusApi:
     """One TiDB server's status API; a `MetaReader`. For one thread.
 
@@ -63,7 +73,7 @@ class StatusApi:
     def __init__(
         self, url: str, clock: Clock, tls: TlsFiles | None = None, timeout_ms: int = TIMEOUT_MS
     ) -> None:
-        """`url` is `http://HOST:PORT` or `https://HOST:PORT`. Nothing is sent yet.
+        """`url` is `http[s]://HOST:PORT`, with or without `tidb:` before it. Nothing is sent yet.
 
         Raises:
             OptionError: it is no such URL, or a TLS file cannot be used.
@@ -141,6 +151,27 @@ class StatusApi:
             if oldest <= 1 or not new:
                 return found
             start = f"&start_job_id={oldest - 1}"
+
+    def servers(self) -> list[TidbServer]:
+        """All TiDB servers of the cluster.
+
+        Raises:
+            UnreachableError: TiDB does not answer.
+            SchemaSourceError: what answers is not a TiDB.
+        """
+        path = "/info/all"
+        answer = self.get(path)
+        try:
+            return [
+                TidbServer(
+                    f"{server['ip']}:{server['listening_port']}",
+                    str(server["version"]),
+                    server["binlog_status"] == "On",
+                )
+                for server in answer["all_servers_info"].values()
+            ]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise self._strange(path, error) from error
 
     def get(self, path: str) -> Any:  # noqa: ANN401 (JSON)
         """The JSON at a path.
@@ -236,7 +267,7 @@ class StatusApi:
 
 def _parse_url(url: str) -> tuple[str, bool]:
     """(`HOST:PORT`, whether by TLS)."""
-    parts = urlsplit(url)
+    parts = urlsplit(url.removeprefix("tidb:"))
     try:
         port = parts.port
     except ValueError:

@@ -35,6 +35,11 @@ def live_tables() -> list[dict[str, Any]]:
     return tables
 
 
+def live_meta_keys() -> set[bytes]:
+    """Meta keys of the cluster that these tables were in."""
+    return {bytes.fromhex(key) for key, _ in _document("live_vectors.json.gz")["meta"]}
+
+
 def generated_columns() -> dict[str, Any]:
     """A table with many virtual generated columns, its rows, and the values TiDB computed."""
     return _document("generated_columns.json.gz")

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def test_shows_what_tidb_showed(recording: dict[str, Any], histories: list[Schem
 
 
 def test_each_read_continues_the_one_before(histories: list[SchemaHistory]) -> None:
-    for earlier, later in zip(histories, histories[1:], strict=False):
+    for earlier, later in pairwise(histories):
         assert earlier.extend(later) is later
         assert later.events[: len(earlier.events)] == earlier.events
         assert later.versions[: len(earlier.versions)] == earlier.versions
