@@ -1,7 +1,7 @@
 """Turning stored columns into the ones a scan asked for."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,7 +20,16 @@ class ScanColumn:
 
     id: ColumnID
     type: pa.DataType
-    absent_value: pa.Scalar
+    absent_value: pa.Scalar = field(repr=False)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Arrow pickles and prints a scalar as Python's value, and Python's dates end at year 9999,
+        # where impossible ones begin.
+        return _unpickle, (self.id, self.type, pa.repeat(self.absent_value, 1))
+
+
+def _unpickle(column_id: ColumnID, tp: pa.DataType, absent: pa.Array) -> ScanColumn:
+    return ScanColumn(column_id, tp, absent[0])
 
 
 def scan_column(info: ColumnInfo) -> ScanColumn:

@@ -19,6 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.codec.text import format_column, parse_column
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Publication, VersionBatch
 from pyspark_theflash.engine.magic.compaction import Limits
@@ -27,7 +29,7 @@ from pyspark_theflash.engine.memory import MemoryEngine
 from pyspark_theflash.errors import InternalError
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.mvcc.project import ScanColumn
-from pyspark_theflash.mvcc.version import HANDLE, Op, column_name
+from pyspark_theflash.mvcc.version import HANDLE, Op, column_name, version_schema
 from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 from tests.support.histories import COLUMNS, publications, scan_columns, version_batch
@@ -363,3 +365,36 @@ def test_a_reader_sees_what_is_published(tmp_path: Path) -> None:
     assert len(reader.plan(reader.read([]), TABLES[0])) == 1
     reader.close()
     subject.engine.close()
+
+
+def test_values_of_every_kind(subject: Subject) -> None:
+    """Impossible dates lie beyond the years of Python's own; a vector is a list."""
+    texts = {
+        MySQLType.DATE: ["0000-00-00", "2020-02-31", "9999-12-31", None],
+        MySQLType.DATETIME: ["2020-00-10 23:59:59", "0000-01-01 00:00:00", None, None],
+        MySQLType.TIMESTAMP: ["0000-00-00 00:00:00", None, "1970-01-01 00:00:01", None],
+        MySQLType.JSON: ['{"a": [1, null]}', "null", None, '""'],
+        MySQLType.VECTOR: ["[1,2.5]", "[]", None, "[-0.5]"],
+    }
+    types = [FieldType(tp) for tp in texts]
+    stored = [parse_column(pa.array(texts[tp.tp]), tp, "c") for tp in types]
+    subject.columns = [
+        ScanColumn(ColumnID(i), values.type, values[0]) for i, values in enumerate(stored, 1)
+    ]
+    rows = list(zip(*texts.values(), strict=True))
+    # The first rows are older than all columns but one.
+    for base, known in ((0, 1), (40, len(types))):
+        columns = [(c.id, c.type) for c in subject.columns[:known]]
+        schema = version_schema(pa.int64(), columns)
+        system = [[base + n for n in range(4)], [base + 10] * 4, [base + 9] * 4, [1] * 4]
+        arrays = [pa.array(c, f.type) for c, f in zip(system, schema, strict=False)]
+        batch = pa.RecordBatch.from_arrays(arrays + stored[:known], schema=schema)
+        subject.publish(Publication([VersionBatch(TABLES[0], batch)], Change()))
+    (region,) = subject.engine.plan(subject.engine.read([]), TABLES[0])
+    older = [(row[0], *rows[0][1:]) for row in rows]
+    for ts, expected in ((9, []), (10, older), (50, older + rows)):
+        printed: Counter[tuple[Any, ...]] = Counter()
+        for batch in subject.engine.scan(region, subject.columns, TimeStamp(ts)):
+            columns = map(format_column, batch.columns, types)
+            printed.update(zip(*(column.to_pylist() for column in columns), strict=True))
+        assert printed == Counter(expected)
