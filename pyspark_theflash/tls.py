@@ -19,7 +19,7 @@ class TlsMaterial:
 class TlsFiles:
     """Whom to trust (`ca`), and who we are (`cert` with its `key`), which a server must say.
 
-    Read anew for every connection, so that certificates can be renewed.
+    Read when a server or a connection is opened, so that certificates can be renewed.
     """
 
     ca: Path

@@ -20,7 +20,7 @@ _PUMPS_MAX: Final = 1000
 
 
 class PumpState(Enum):
-    """What a pump is registered as; the value is tidb-binlog's word."""
+    """What a pump is registered as; the value is tidb-binlog's word. TiDB writes to ONLINE ones."""
 
     ONLINE = "online"
     PAUSING = "pausing"

@@ -23,10 +23,14 @@ GATHER_BYTES: Final = 4 * BATCH_BYTES
 
 
 class EntitySource(Protocol):
-    """Where entities come from: a file, a folder, later a service."""
+    """Where entities come from: files, or a pump."""
 
-    def entities(self) -> Iterator[Entity]:
-        """All that is there, in order of arrival."""
+    def entities(self, after: str | None = None) -> Iterator[Entity]:
+        """All that is there, in order of arrival; with `after`, what is behind that position."""
+
+    @property
+    def position(self) -> str | None:
+        """Where to go on, behind the last entity that was taken; None at the very start."""
 
 
 class Writer:

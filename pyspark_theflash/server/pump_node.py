@@ -90,19 +90,22 @@ class PumpNode:
             position = self._spool.position
         self._seen = position
 
-    def stop(self, *, for_good: bool = False, drain_ms: int = DRAIN_MS) -> None:
-        """End the rounds and the server, and say so to TiDB: it waits for this pump to come back.
+    def stop(self, leave_as: PumpState = PumpState.ONLINE, *, drain_ms: int = DRAIN_MS) -> None:
+        """End the rounds and the server, after `drain_ms` in which it takes commits only.
 
-        `for_good`: it does not wait, and may drop this pump.
+        `leave_as` is what TiDB finds then. ONLINE: it tries to reach this pump for a while, so this
+        is for a restart. PAUSED or OFFLINE: it does not try, and where there is no other pump, its
+        next transaction ends the TiDB server.
         """
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join()
         try:
-            self._register(PumpState.PAUSING)
+            if leave_as is not PumpState.ONLINE:
+                self._register(PumpState.PAUSING)
         finally:
             self._server.stop(drain_ms)
-        self._register(PumpState.OFFLINE if for_good else PumpState.PAUSED)
+        self._register(leave_as)
 
     def _run(self) -> None:
         while not self._ended.wait(self._interval_ms / 1000) and self._failure is None:

@@ -7,7 +7,7 @@ from pyspark_theflash.binlog.ledger import TransactionLedger
 from pyspark_theflash.binlog.pairing import Pairing
 from pyspark_theflash.client.channel import grpc
 from pyspark_theflash.client.pd import PDClient
-from pyspark_theflash.client.registry import PUMPS, PumpRegistry
+from pyspark_theflash.client.registry import PUMPS, PumpRegistry, PumpState
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.errors import OtherPumpError, PDRefusedError, PDUnavailableError
 from pyspark_theflash.server.pump import PumpServer
@@ -77,14 +77,17 @@ def test_life(pd, spool, server, node):
     node.round()
     assert (status(pd)["state"], status(pd)["maxCommitTS"]) == ("online", 9)
     node.stop(drain_ms=0)
-    assert (status(pd)["state"], status(pd)["isAlive"]) == ("paused", False)
+    assert status(pd)["state"] == "online"
     node.check()
 
 
-def test_leaving_for_good(pd, node):
+@pytest.mark.parametrize("state", [PumpState.PAUSED, PumpState.OFFLINE])
+def test_leaving(pd, server, node, monkeypatch, state):
     node.start()
-    node.stop(for_good=True, drain_ms=0)
-    assert status(pd)["state"] == "offline"
+    during = []
+    monkeypatch.setattr(server, "stop", lambda _: during.append(status(pd)["state"]))
+    node.stop(state, drain_ms=0)
+    assert (during, status(pd)["state"]) == (["pausing"], state.value)
 
 
 def test_heartbeats_come_when_nothing_else_does(spool, node):
