@@ -70,7 +70,10 @@ _MAX_HOLES: Final = 1000
 
 
 class TidbSchemaSource:
-    """Reads the schema history of one cluster, at first whole, then what is new."""
+    """Reads the schema history of one cluster, at first whole, then what is new.
+
+    `timeout_ms` is for waiting, not for reading: a first look takes one call a table.
+    """
 
     def __init__(self, reader: MetaReader, clock: Clock, timeout_ms: int = TIMEOUT_MS) -> None:
         self._reader, self._clock, self._timeout_ms = reader, clock, timeout_ms

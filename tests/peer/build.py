@@ -80,10 +80,10 @@ def _environment() -> dict[str, str]:
 
 def _fingerprint() -> str:
     digest = hashlib.sha256()
-    for path in sorted(
-        p for p in SOURCES.rglob("*") if p.is_file() and "__pycache__" not in p.parts
-    ):
-        digest.update(path.relative_to(SOURCES).as_posix().encode() + b"\0" + path.read_bytes())
+    for path in sorted(SOURCES.rglob("*")):
+        if path.suffix in (".go", ".mod", ".sum", ".py"):
+            digest.update(path.relative_to(SOURCES).as_posix().encode() + b"\0")
+            digest.update(path.read_bytes())
     return digest.hexdigest()
 
 

@@ -4,8 +4,8 @@
         peer.sql("CREATE TABLE test.t (a INT PRIMARY KEY)")
 
 `make peer` builds the commands. With `binlog_socket`, TiDB writes its binlog to the pump that
-answers there, and no transaction commits while none does. Nothing is kept: every Peer is a new
-cluster.
+answers there; it must do so before the start, and no transaction commits while it does not.
+Nothing is kept: every Peer is a new cluster.
 """
 
 import contextlib
@@ -83,7 +83,10 @@ class Ports:
 
 
 class Peer:
-    """A running cluster of one TiDB. Start it with `with`, or `start` and `stop`."""
+    """A running cluster of one TiDB. Start it with `with`, or `start` and `stop`.
+
+    The thread that starts it must live on: its end is taken for that of the tests.
+    """
 
     def __init__(
         self, folder: Path, *, binlog_socket: Path | None = None, tap: Path | None = None
