@@ -5,7 +5,7 @@ written then has the columns from before, and may have those from after:
 
     state      public    (lost)                 public
     columns    a, b      a, b and maybe c       a, c
-    bridged              a, b*, c*              * not public, so that rows may lack it
+    bridged              a, b*, c*              * not public: rows may lack it
 """
 
 import json
@@ -72,12 +72,13 @@ def bridged(events: Sequence[TableEvent], gaps: Sequence[TableEvent]) -> list[Ta
 
 
 def _bridge(before: TableInfo, after: TableInfo) -> TableInfo:
-    """`before` with the columns of `after` too; what is not in both is not public."""
+    """`before` with the columns of `after` too, those that come or go not public."""
     info, later = json.loads(before.json_text), json.loads(after.json_text)
     columns, known = info["cols"], {column["id"] for column in info["cols"]}
-    names = {column["name"]["L"] for column in later["cols"]}
+    # A column of a new type has a new id under the old name until its job ends.
+    ids, names = ({c["id"] for c in later["cols"]}, {c["name"]["L"] for c in later["cols"]})
     for column in columns:
-        if column["name"]["L"] not in names:
+        if column["id"] not in ids and column["name"]["L"] not in names:
             column["state"] = STATE_WRITE_ONLY
     for column in later["cols"]:
         if column["id"] not in known:

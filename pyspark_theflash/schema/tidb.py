@@ -160,9 +160,8 @@ class _Look:
             gaps += lost
         events += bridged(events, gaps)
         # A version that is lost counts from its tables on, which is where it begins to matter.
-        have = {v.version for v in self._versions}
-        versions = [SchemaVersionAt(d.commit_ts, d.version) for d in diffs if d.version not in have]
-        versions += [v for v in self._versions if v.version > known]
+        raised = {d.version: d.commit_ts for d in diffs} | {v.version: v.ts for v in self._versions}
+        versions = [SchemaVersionAt(ts, v) for v, ts in raised.items() if v > known]
         end_ts = max(self._end_ts, history.end_ts)
         return SchemaHistory(
             history.start_ts,

@@ -419,6 +419,27 @@ def test_what_nothing_tells_is_left_out(cluster: MetaCluster) -> None:
     assert {e.table_id for e in history.events} == {11, 12}
 
 
+def test_a_column_that_is_renamed_stays_public_in_a_lost_state(cluster: MetaCluster) -> None:
+    begin = read(cluster)
+    cluster.step(61, [(SHOP, 11, info(11, "t", "a", "b", "d!"))], ends=False)
+    cluster.step(61, [(SHOP, 11, info(11, "t", "a", "b-x", "d"))])
+    cluster.collect(cluster.tso())
+    assert columns(read(cluster, begin), 11, 5) == [(1, "a"), (2, "b"), (4, "d!")]
+
+
+def test_a_known_version_that_is_lost_before_its_tables_come(cluster: MetaCluster) -> None:
+    begin = read(cluster)
+    cluster.raise_version()
+    between = read(cluster, begin)
+    cluster.change(ADD_COLUMN, [(SHOP, 11, info(11, "t", "a"))])
+    cluster.raise_version()
+    cluster.collect(cluster.tso())
+    history = read(cluster, between)
+    assert history.versions[:2] == between.versions
+    assert [v.version for v in history.versions] == [4, 5, 6]
+    assert columns(history, 11, 5) == [(1, "a")]
+
+
 def test_versions_that_are_lost_begin_with_their_tables(cluster: MetaCluster) -> None:
     begin = read(cluster)
     first = cluster.step(ADD_COLUMN, [(SHOP, 11, info(11, "t", "a"))])
