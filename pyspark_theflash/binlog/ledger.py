@@ -52,7 +52,7 @@ class Ledger(Protocol):
 
 
 class TransactionLedger:
-    """A ledger in memory. An entry is added once and stays."""
+    """A ledger in memory. An entry is added once and stays until it is forgotten."""
 
     def __init__(self) -> None:
         self._recent: dict[int, LedgerEntry] = {}
@@ -84,6 +84,15 @@ class TransactionLedger:
                     return _entry(found)
         return None
 
+    def forget(self, safe_point: TimeStamp) -> None:
+        """Drop what ended at or below the safe point; see `pruned_entries`."""
+        recent = self._recent.values()
+        self._recent = {e.start_ts: e for e in recent if (e.commit_ts or e.start_ts) > safe_point}
+        kept = [_above(entries, safe_point) for entries in self._sorted]
+        self._sorted = []
+        for entries in kept:
+            self._add_array(entries)
+
     def _add_array(self, entries: NDArray[np.void]) -> None:
         while self._sorted and len(self._sorted[-1]) <= 2 * len(entries):
             entries = np.concatenate([self._sorted.pop(), entries])
@@ -99,6 +108,28 @@ def pack_entries(entries: Iterable[LedgerEntry]) -> bytes:
 def unpack_entries(packed: bytes) -> list[LedgerEntry]:
     """The entries of `pack_entries`. Raises `CodecError`."""
     return [_entry(entry) for entry in _from_bytes(packed)]
+
+
+def pruned_entries(
+    packed: Iterable[bytes], safe_point: TimeStamp, record_entries: int
+) -> tuple[list[bytes], int]:
+    """What is left of a ledger above a safe point, in bodies of so many entries; how many went.
+
+    A transaction that committed at or below it would be passed over as early if it came again, and
+    so needs no entry. One that was rolled back is dropped with its start_ts: if it comes again, it
+    is rolled back again.
+    """
+    every = [_from_bytes(body) for body in packed]
+    entries = np.concatenate([np.zeros(0, ENTRY), *(_above(e, safe_point) for e in every)])
+    starts = range(0, len(entries), record_entries)
+    bodies = [entries[at : at + record_entries].tobytes() for at in starts]
+    return bodies, sum(map(len, every)) - len(entries)
+
+
+def _above(entries: NDArray[np.void], safe_point: TimeStamp) -> NDArray[np.void]:
+    ended = np.where(entries["commit_ts"] == 0, entries["start_ts"], entries["commit_ts"])
+    kept: NDArray[np.void] = entries[ended > np.uint64(safe_point)]
+    return kept
 
 
 def _to_array(entries: Iterable[LedgerEntry]) -> NDArray[np.void]:

@@ -148,6 +148,11 @@ class Pairing:
             taken.append(transaction)
         return taken
 
+    def forget(self, oldest_ts: TimeStamp) -> None:
+        """Be told that the oldest snapshot is another now, and the ledger ends there."""
+        invariant(oldest_ts <= self._taken_ts, "only what was taken can be forgotten")
+        self._oldest_ts = max(self._oldest_ts, oldest_ts)
+
     def take_rolled_back(self) -> list[TimeStamp]:
         """start_ts of what was rolled back, or early, since the last call: for the ledger, too."""
         taken = [TimeStamp(start_ts) for start_ts in self._rolled_back]

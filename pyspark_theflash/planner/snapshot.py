@@ -84,7 +84,9 @@ class Snapshot:
             self._keeper = LeaseKeeper(self._leases, self._lease, clock)
             self._engine = registry.open_reader(path, self._identity, fs, clock)
             undo.callback(self._engine.close)
-            self._view = self._engine.read([SCHEMA_KIND])
+            self._view = self._engine.read([SCHEMA_KIND, PROGRESS_KIND])
+            # Garbage collection may have passed the timestamp just before the latch was there.
+            _readable(Progress.of(self._view), self.snapshot_ts)
             undo.pop_all()
         history = schema_history(self._view)
         self._history = history or SchemaHistory(self.snapshot_ts, self.snapshot_ts, (), ())

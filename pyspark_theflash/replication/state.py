@@ -56,6 +56,11 @@ class WriterState:
         return self._progress.resolved_ts if self._progress else TimeStamp(0)
 
     @property
+    def _oldest_ts(self) -> TimeStamp:
+        """The oldest timestamp that can be read: the history's first, or a safe point."""
+        return self._progress.oldest_ts if self._progress else self.history.start_ts
+
+    @property
     def has_news(self) -> bool:
         """Whether a publication without rows would change anything."""
         return (
@@ -71,9 +76,8 @@ class WriterState:
 
         With `keep_pending`, whatever the pairing still holds is kept for another run.
         """
-        progress = Progress(
-            self.history.start_ts, max(resolved_ts, self.resolved_ts, self.history.start_ts)
-        )
+        oldest_ts = self._oldest_ts
+        progress = Progress(oldest_ts, max(resolved_ts, self.resolved_ts, oldest_ts))
         entries = [LedgerEntry.committed(t) for t in transactions]
         entries += [LedgerEntry.rolled_back(ts) for ts in self.pairing.take_rolled_back()]
         puts = [progress.to_record(), *self._new_schema, *self._ledger_record(entries)]
@@ -91,13 +95,20 @@ class WriterState:
         self._ledger_records += bool(entries)
         self._new_schema, self._staged = (), None
 
+    def collected(self, progress: Progress, ledger_records: int) -> None:
+        """A garbage collection has published a new `oldest_ts`, and a ledger pruned by it."""
+        self._progress = progress
+        self._ledger.forget(progress.oldest_ts)
+        self._ledger_records = ledger_records
+        self.pairing.forget(progress.oldest_ts)
+
     def _start_pairing(self) -> Pairing:
         """Pending transactions that an interrupted run has finished since are done."""
         pending = (Pending.from_bytes(body) for body in self._pending.values())
         return Pairing(
             self._ledger,
             resolved_ts=self.resolved_ts,
-            oldest_ts=self.history.start_ts,
+            oldest_ts=self._oldest_ts,
             pending=[p for p in pending if self._ledger.lookup(p.start_ts) is None],
         )
 

@@ -1,0 +1,201 @@
+"""Commands for whoever holds the writer's lock, left on the store's board.
+
+Only that process changes a store. Another that wants it compacted puts a command on the board and
+looks for the answer; the holder looks for commands between two batches of its own work.
+
+    waiting ──► running ──► done | failed       the asker then takes the row away
+
+The asker waits on the boot-time clock until its deadline. At the deadline it takes back what was
+not begun. What is left of askers that died, and of an earlier run of the machine, is cleared by the
+holder.
+"""
+
+import json
+import uuid
+from collections.abc import Callable
+from dataclasses import astuple, dataclass, replace
+from enum import Enum
+
+from pyspark_theflash import errors
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.errors import CorruptionError, EngineError, TheFlashError
+from pyspark_theflash.store import board
+from pyspark_theflash.store.board import COMMAND_KIND, Board
+from pyspark_theflash.store.holder import Holder
+from pyspark_theflash.store.manifest import DATABASE, Manifest
+
+
+class Verb(Enum):
+    """What can be asked for, and what its argument means."""
+
+    COMPACT = "compact"
+    """Rewrite all tables into the form that reads fastest. No argument."""
+    GC = "gc"
+    """Drop what no timestamp from the safe point on needs. The safe point, or None: as far as may
+    be."""
+    INTERVAL = "interval"
+    """Poll the source that often. Milliseconds."""
+    STOP = "stop"
+    """End the writer after what it is at. No argument."""
+
+
+class State(Enum):
+    """Where a command is."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A command and, once there is one, its answer.
+
+    `text` is what to tell the asker; of a failed command, the error: its class and arguments.
+    """
+
+    id: str
+    verb: Verb
+    argument: int | None
+    asker: Holder
+    deadline_ms: int
+    state: State = State.WAITING
+    text: str = ""
+
+    def to_body(self) -> bytes:
+        """What the board has under `id`."""
+        fields = [self.verb.value, self.argument, self.deadline_ms, self.state.value, self.text]
+        return json.dumps([*fields, astuple(self.asker)]).encode()
+
+    @classmethod
+    def from_body(cls, id: str, body: bytes) -> "Command":
+        """Inverse of `to_body`. Raises `ValueError` or `TypeError` on anything else."""
+        verb, argument, deadline_ms, state, text, asker = json.loads(body)
+        holder = Holder.from_fields(asker)
+        return cls(id, Verb(verb), argument, holder, deadline_ms, State(state), text)
+
+    def is_abandoned(self, clock: Clock) -> bool:
+        """Whether nobody waits for the answer any more."""
+        if self.asker.boot_id != clock.boot_id() or self.deadline_ms <= clock.boottime_ms():
+            return True
+        return self.asker.is_gone(clock)
+
+
+class Mailbox:
+    """The commands on one store's board. The asker's half and the holder's."""
+
+    def __init__(
+        self, manifest: Manifest, clock: Clock, new_id: Callable[[], str] = lambda: uuid.uuid4().hex
+    ) -> None:
+        self._manifest, self._clock, self._new_id = manifest, clock, new_id
+        self._seen: int | None = None
+
+    # -- the asker
+
+    def ask(self, verb: Verb, argument: int | None, timeout_ms: int) -> Command:
+        """Leave a command; whoever holds the writer's lock will see it."""
+        asker = Holder.here(self._clock)
+        deadline_ms = self._clock.boottime_ms() + timeout_ms
+        command = Command(self._new_id(), verb, argument, asker, deadline_ms)
+        with board.opened(self._manifest, write=True) as rows:
+            rows.put(COMMAND_KIND, command.id, command.to_body())
+        return command
+
+    def state(self, command: Command) -> State:
+        """How far a command is; WAITING if it has vanished, for then nobody has taken it."""
+        with board.opened(self._manifest, write=False) as rows:
+            found = self._find(rows, command.id)
+        return State.WAITING if found is None else found.state
+
+    def answer(self, command: Command) -> str | None:
+        """The answer, which is taken away with this; None if there is none yet.
+
+        Raises:
+            TheFlashError: the command failed, with this.
+        """
+        if self.state(command) not in (State.DONE, State.FAILED):
+            return None
+        with board.opened(self._manifest, write=True) as rows:
+            found = self._find(rows, command.id)
+            rows.remove(COMMAND_KIND, command.id)
+        if found is not None and found.state is State.FAILED:
+            raise _load_error(found.text, str(self._manifest.folder))
+        return found.text if found is not None else None
+
+    def withdraw(self, command: Command) -> None:
+        """Take a command back, begun or not."""
+        with board.opened(self._manifest, write=True) as rows:
+            rows.remove(COMMAND_KIND, command.id)
+
+    # -- the holder of the writer's lock
+
+    def take(self) -> Command | None:
+        """The next command to execute, marked as running; cheap where there is none.
+
+        A command that is running already was begun by a holder that died.
+        """
+        seen = self._manifest.others_wrote()
+        if seen == self._seen:
+            return None
+        with board.opened(self._manifest, write=False) as rows:
+            is_empty = not rows.rows(COMMAND_KIND)
+        if is_empty:
+            self._seen = seen
+            return None
+        with board.opened(self._manifest, write=True) as rows:
+            return self._take(rows)
+
+    def done(self, command: Command, text: str) -> None:
+        """Answer a command."""
+        self._close(replace(command, state=State.DONE, text=text))
+
+    def failed(self, command: Command, error: TheFlashError) -> None:
+        """Answer that a command came to this error."""
+        text = json.dumps([type(error).__name__, *error.args])
+        self._close(replace(command, state=State.FAILED, text=text))
+
+    def _take(self, rows: Board) -> Command | None:
+        open_commands = []
+        for id, body in rows.rows(COMMAND_KIND).items():
+            command = self._command(id, body)
+            if command.is_abandoned(self._clock):
+                rows.remove(COMMAND_KIND, id)
+            elif command.state in (State.WAITING, State.RUNNING):
+                open_commands.append(command)
+        if not open_commands:
+            return None
+        first = min(open_commands, key=lambda command: command.deadline_ms)
+        taken = replace(first, state=State.RUNNING)
+        rows.put(COMMAND_KIND, taken.id, taken.to_body())
+        return taken
+
+    def _close(self, command: Command) -> None:
+        """Leave an answer where somebody still waits for it."""
+        with board.opened(self._manifest, write=True) as rows:
+            if self._find(rows, command.id) is not None:
+                rows.put(COMMAND_KIND, command.id, command.to_body())
+
+    def _find(self, rows: Board, id: str) -> Command | None:
+        body = rows.row(COMMAND_KIND, id)
+        return None if body is None else self._command(id, body)
+
+    def _command(self, id: str, body: bytes) -> Command:
+        try:
+            return Command.from_body(id, body)
+        except (ValueError, TypeError) as error:
+            raise CorruptionError(
+                str(self._manifest.folder / DATABASE), 0, f"command {id} is not one"
+            ) from error
+
+
+def _load_error(text: str, path: str) -> TheFlashError:
+    """An error by the name of its class, which is one of ours, and its arguments."""
+    name, *arguments = json.loads(text)
+    known = getattr(errors, name, None)
+    if isinstance(known, type) and issubclass(known, TheFlashError):
+        try:
+            return known(*arguments)
+        except TypeError:
+            pass
+    return EngineError(path, f"the writer failed with {name}: {arguments}")
