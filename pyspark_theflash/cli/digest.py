@@ -5,19 +5,16 @@ order. The rule is in `codec.digest`; `_tidb_rowid` does not count.
 """
 
 import argparse
-from pathlib import Path
 
-from pyspark_theflash.jobs.arguments import tso
+from pyspark_theflash.jobs.arguments import add_at, add_store
 from pyspark_theflash.planner.snapshot import open_snapshot
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `digest`."""
-    parser.add_argument("store", type=Path, metavar="STORE", help="the store's folder")
+    add_store(parser)
     parser.add_argument("table", metavar="DB.TABLE")
-    parser.add_argument(
-        "--at", type=tso, metavar="TSO", help="the timestamp to read at (default: the newest)"
-    )
+    add_at(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -7,15 +7,16 @@ damaged, and 6 where the manifest is, for then nothing else can be judged.
 import argparse
 from collections.abc import Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Final
 
+from pyspark_theflash.cli.ticker import Ticker, ticking
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.jobs.arguments import add_store
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
-from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.store.lease import LatchKind, LeaseTable
 from pyspark_theflash.types import TimeStamp
 
 DAMAGED: Final = 1
@@ -25,7 +26,7 @@ LEASE_TTL_MS: Final = 6 * 3_600_000
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `fsck`."""
-    parser.add_argument("store", type=Path, metavar="STORE", help="the store's folder")
+    add_store(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -34,20 +35,24 @@ def run(arguments: argparse.Namespace) -> int:
     with closing(open_manifest(arguments.store, fs)) as manifest:
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
         leases = LeaseTable(manifest, clock)
-        lease = leases.take(TimeStamp(0), LEASE_TTL_MS)
+        leases.living()  # raises where a latch is damaged
+        lease = leases.take(TimeStamp(0), LEASE_TTL_MS, LatchKind.ADMIN)
         try:
-            with closing(registry.open_reader(arguments.store, identity, fs, clock)) as engine:
-                damages = _check(engine, tuple(manifest.head().sums))
+            with (
+                closing(registry.open_reader(arguments.store, identity, fs, clock)) as engine,
+                ticking("reading all files", clock) as ticker,
+            ):
+                damages = _check(engine, tuple(manifest.head().sums), ticker)
         finally:
             leases.release(lease)
     return DAMAGED if damages else 0
 
 
-def _check(engine: EngineReader, kinds: Sequence[str]) -> int:
+def _check(engine: EngineReader, kinds: Sequence[str], ticker: Ticker) -> int:
     view = engine.read(kinds)
     damages = 0
     for damage in engine.check(view):
-        print(damage)
+        ticker.print(str(damage))
         damages += 1
     records = sum(len(found) for found in view.records.values())
     verdict = f"{damages} damaged" if damages else "all sound"

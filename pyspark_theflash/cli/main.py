@@ -4,7 +4,22 @@ import logging
 import sys
 from collections.abc import Sequence
 
-from pyspark_theflash.cli import digest, fsck, init, scan, tables
+from pyspark_theflash.cli import (
+    compact,
+    digest,
+    fsck,
+    gc,
+    init,
+    interval,
+    latches,
+    pin,
+    regions,
+    scan,
+    status,
+    stop,
+    tables,
+    unpin,
+)
 from pyspark_theflash.jobs import writer
 from pyspark_theflash.jobs.arguments import ArgumentParser
 from pyspark_theflash.jobs.outcome import run_command
@@ -15,8 +30,17 @@ COMMANDS = {
     "writer": (writer, "apply a binlog to a store"),
     "tables": (tables, "list the tables of a store"),
     "scan": (scan, "print a table's rows as of a timestamp"),
-    "fsck": (fsck, "read all of a store and name every damage"),
     "digest": (digest, "print a table's row count and checksum as of a timestamp"),
+    "status": (status, "tell how a store is"),
+    "regions": (regions, "list how a store's tables are divided and stored"),
+    "latches": (latches, "list who pins what of a store"),
+    "pin": (pin, "keep a timestamp readable for a while"),
+    "unpin": (unpin, "end a pin"),
+    "interval": (interval, "set how often a store's writer looks for new input"),
+    "compact": (compact, "rewrite a store into the form that reads fastest"),
+    "gc": (gc, "drop old versions from a store"),
+    "stop": (stop, "end a store's writer"),
+    "fsck": (fsck, "read all of a store and name every damage"),
 }
 
 

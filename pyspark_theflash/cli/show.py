@@ -1,26 +1,45 @@
-"""Rows on a terminal."""
+"""Rows, moments and documents on a terminal."""
 
+import json
+import sys
 import unicodedata
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterable, Sequence
+from datetime import datetime, timezone
+from itertools import chain, islice
+from typing import Any, Final, TextIO
 
+from pyspark_theflash.types import TimeStamp, physical_ms
+
+SAMPLE_ROWS: Final = 1000
+"""How many rows are looked at for the widths; what is wider further down stands out."""
 _WIDE: Final = frozenset("WF")
 
 
-def print_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Print rows in aligned columns under a header."""
-    lines = [header, *rows]
-    widths = [max(_width(line[i]) for line in lines) for i in range(len(header))]
-    for line in (header, ["-" * width for width in widths], *rows):
-        print(
-            "  ".join(
-                _padded(text, width) for text, width in zip(line, widths, strict=True)
-            ).rstrip()
-        )
+def print_table(
+    header: Sequence[str], rows: Iterable[Sequence[str]], out: TextIO | None = None
+) -> None:
+    """Print rows in aligned columns under a header, as they come."""
+    coming = iter(rows)
+    sample = list(islice(coming, SAMPLE_ROWS))
+    widths = [max(_width(line[i]) for line in (header, *sample)) for i in range(len(header))]
+    for line in chain((header, ["-" * width for width in widths]), sample, coming):
+        padded = (text + " " * (w - _width(text)) for text, w in zip(line, widths, strict=True))
+        print("  ".join(padded).rstrip(), file=out)
 
 
-def _padded(text: str, width: int) -> str:
-    return text + " " * (width - _width(text))
+def print_json(document: Any) -> None:  # noqa: ANN401 (JSON)
+    """Print one JSON document."""
+    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
+    print()
+
+
+def utc(ts: TimeStamp) -> str:
+    """The moment at which PD handed out a timestamp, or the number where no calendar has it."""
+    try:
+        moment = datetime.fromtimestamp(physical_ms(ts) / 1000, timezone.utc)
+    except (ValueError, OverflowError, OSError):
+        return str(physical_ms(ts))
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _width(text: str) -> int:

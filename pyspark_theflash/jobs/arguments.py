@@ -1,10 +1,14 @@
 """Parsing command lines: argparse, with errors in this project's form."""
 
 import argparse
-from typing import NoReturn
+import math
+from pathlib import Path
+from typing import Final, NoReturn
 
 from pyspark_theflash.errors import OptionError, UsageError
 from pyspark_theflash.types import MAX_TS, TimeStamp
+
+MAX_SECONDS: Final = 10 * 365 * 86_400
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -19,6 +23,34 @@ def tso(text: str) -> TimeStamp:
     if not text.isascii() or not text.isdigit() or int(text) >= MAX_TS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a TSO (a whole number below 2**64 - 1)")
     return TimeStamp(int(text))
+
+
+def seconds(text: str) -> int:
+    """A duration argument, in seconds with or without decimals; as milliseconds."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number <= MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
+    return round(number * 1000)
+
+
+def add_store(parser: argparse.ArgumentParser) -> None:
+    """The argument that nearly every command begins with."""
+    parser.add_argument("store", type=Path, metavar="STORE", help="the store's folder")
+
+
+def add_at(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that reads rows."""
+    parser.add_argument(
+        "--at", type=tso, metavar="TSO", help="the timestamp to read at (default: the newest)"
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """The option of every command that lists something."""
+    parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def split_scheme(option: str, value: str, known: tuple[str, ...]) -> tuple[str, str]:

@@ -5,8 +5,8 @@ Statuses, the same for every command:
     0  done            4  timestamp not readable (now)
     1  fsck: damage    5  the store is held by another
     2  usage           6  corruption
-    3  no such store   7  anything else
-       or table
+    3  no such store,  7  anything else
+       table or latch
 """
 
 import logging
@@ -18,8 +18,10 @@ from typing import Final
 from pyspark_theflash.errors import (
     CodecError,
     ColumnNotFoundError,
+    CommandTimeoutError,
     CorruptionError,
     InternalError,
+    LatchNotFoundError,
     NotCaughtUpError,
     OptionError,
     SnapshotTooOldError,
@@ -35,9 +37,9 @@ OTHER_FAILURE: Final = 7
 INTERRUPTED: Final = 130
 _STATUS: Final = (
     ((UsageError, OptionError, ColumnNotFoundError), 2),
-    ((StoreNotFoundError, TableNotFoundError), 3),
+    ((StoreNotFoundError, TableNotFoundError, LatchNotFoundError), 3),
     ((NotCaughtUpError, SnapshotTooOldError, UnmatchedPrewriteError), 4),
-    ((StoreInUseError,), 5),
+    ((StoreInUseError, CommandTimeoutError), 5),
     ((CorruptionError, CodecError), 6),
 )
 _log = logging.getLogger(__name__)

@@ -30,6 +30,7 @@ Folders that cannot be written, and full disks
     and the database is read as it stands. Should a writer come meanwhile, that shows afterwards.
 """
 
+import bisect
 import contextlib
 import errno
 import hashlib
@@ -141,10 +142,22 @@ class View:
 
     generation: Generation
     records: Mapping[str, Mapping[str, bytes]] = field(repr=False)
+    _keys: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of_kind(self, kind: str) -> Mapping[str, bytes]:
         """All records of a kind, key -> body, in key order."""
         return self.records.get(kind, {})
+
+    def starting(self, kind: str, prefix: str) -> list[bytes]:
+        """The bodies of a kind whose keys start so, in key order, without looking at the others."""
+        found = self.of_kind(kind)
+        if kind not in self._keys:
+            self._keys[kind] = list(found)
+        keys = self._keys[kind]
+        first = end = bisect.bisect_left(keys, prefix)
+        while end < len(keys) and keys[end].startswith(prefix):
+            end += 1
+        return [found[key] for key in keys[first:end]]
 
 
 class Manifest:

@@ -1,0 +1,19 @@
+"""Rewrite all of a store into the form that reads fastest.
+
+A writer that runs is asked to do it.
+"""
+
+import argparse
+
+from pyspark_theflash.cli.command import LONG_MS, add_command, run_command
+from pyspark_theflash.store.command import Verb
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `compact`."""
+    add_command(parser, LONG_MS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it, or have it done."""
+    return run_command(arguments, Verb.COMPACT)

@@ -1,0 +1,20 @@
+"""Opening a store for what the command line tells of it, apart from rows."""
+
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.upkeep import MaintainedReader, described
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.store.folder import StoreIdentity, read_identity
+
+
+@contextmanager
+def opened_reader(path: Path) -> Iterator[tuple[StoreIdentity, MaintainedReader]]:
+    """A store's identity and the reading half of its engine."""
+    fs = LocalFileSystem()
+    identity = read_identity(path, fs)
+    with closing(registry.open_reader(path, identity, fs, SystemClock())) as engine:
+        yield identity, described(engine)

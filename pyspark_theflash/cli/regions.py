@@ -1,0 +1,68 @@
+"""List the regions of a store: how each table's rows are divided and stored.
+
+`rows` counts versions. `deltas` are recent files that are not yet divided among the table's
+regions. Tables that are gone, and whose rows only older timestamps still need, are listed as well.
+"""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from pyspark_theflash.cli.reader import opened_reader
+from pyspark_theflash.cli.show import print_json, print_table
+from pyspark_theflash.jobs.arguments import add_json, add_store
+from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
+from pyspark_theflash.types import PhysicalTableID
+
+HEADER = ["table", "physical_id", "region_id", "start", "end", "files", "deltas", "rows", "bytes"]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `regions`."""
+    add_store(parser)
+    add_json(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Print a line a region."""
+    with opened_reader(arguments.store) as (_, engine):
+        view = engine.read([SCHEMA_KIND])
+        regions = [
+            {
+                "table": name,
+                "physical_id": physical_id,
+                "region_id": region.region_id,
+                "start": _bound(region.start),
+                "end": _bound(region.end),
+                "files": region.files,
+                "deltas": region.deltas,
+                "rows": region.rows,
+                "bytes": region.bytes,
+            }
+            for name, physical_id in physical_tables(schema_history(view))
+            for region in engine.regions(view, physical_id)
+        ]
+    if arguments.json:
+        print_json({"regions": regions})
+    else:
+        print_table(HEADER, ([_shown(region[name]) for name in HEADER] for region in regions))
+    return 0
+
+
+def physical_tables(history: SchemaHistory | None) -> Iterator[tuple[str, PhysicalTableID]]:
+    """Every physical table there has ever been, with its newest name; sorted by both."""
+    names: dict[PhysicalTableID, str] = {}
+    for event in history.events if history is not None else ():
+        if (table := event.table) is not None:
+            names.update(dict.fromkeys(table.physical_ids, table.full_name))
+    return iter(sorted((name, physical_id) for physical_id, name in names.items()))
+
+
+def _bound(handle: int | bytes | None) -> int | str | None:
+    """A handle in JSON; a clustered key is TiDB's encoded key in hex."""
+    return f"0x{handle.hex()}" if isinstance(handle, bytes) else handle
+
+
+def _shown(value: Any) -> str:  # noqa: ANN401 (JSON)
+    return "" if value is None else str(value)

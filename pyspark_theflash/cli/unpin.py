@@ -1,0 +1,23 @@
+"""End a pin; or any other latch of `theflash latches`, whose holder learns so when it renews it."""
+
+import argparse
+from contextlib import closing
+
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.jobs.arguments import add_store
+from pyspark_theflash.store.folder import open_manifest
+from pyspark_theflash.store.lease import LeaseTable
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `unpin`."""
+    add_store(parser)
+    parser.add_argument("id", metavar="ID", help="as `pin` has printed it")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """End it."""
+    with closing(open_manifest(arguments.store, LocalFileSystem())) as manifest:
+        LeaseTable(manifest, SystemClock()).remove(arguments.id)
+    return 0

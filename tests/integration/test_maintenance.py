@@ -1,0 +1,296 @@
+"""Compaction and garbage collection of a captured history, alone and beside a writer."""
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from pyspark_theflash.binlog.file import FileSource
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.upkeep import maintained
+from pyspark_theflash.errors import (
+    CommandTimeoutError,
+    OptionError,
+    SnapshotTooOldError,
+    TransactionConflictError,
+)
+from pyspark_theflash.failpoint import armed
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
+from pyspark_theflash.replication.admin import administer
+from pyspark_theflash.replication.maintenance import CollectionReport, Maintenance
+from pyspark_theflash.replication.state import LEDGER_KIND, WriterState
+from pyspark_theflash.schema.file import read_schema_file
+from pyspark_theflash.store.command import Mailbox, Verb
+from pyspark_theflash.store.folder import open_manifest, read_identity
+from pyspark_theflash.store.lease import LatchKind, LeaseTable
+from pyspark_theflash.store.progress import Progress
+from pyspark_theflash.types import TimeStamp
+from tests.integration.test_replication import BANK, FRAMES, run
+from tests.support.binlog_writer import frames, prewrite
+from tests.support.workloads import check_answers
+
+FS, CLOCK = LocalFileSystem(), SystemClock()
+ANSWERS = list(BANK.answers())
+TIMES = sorted({answer.snapshot_ts for answer in ANSWERS})
+MIDDLE = TIMES[len(TIMES) // 2]
+
+pytestmark = pytest.mark.usefixtures("upkeep")
+
+
+@pytest.fixture
+def store(workload_store: Callable[[str], Path], tmp_path: Path) -> Path:
+    """A copy of the bank, to be maintained."""
+    return Path(shutil.copytree(workload_store("bank"), tmp_path / "store"))
+
+
+@contextmanager
+def maintenance(store: Path) -> Iterator[Maintenance]:
+    engine = registry.open_engine(store, read_identity(store, FS), FS, CLOCK)
+    with closing(engine), closing(open_manifest(store, FS)) as manifest:
+        yield Maintenance(maintained(engine), manifest, CLOCK)
+
+
+def collect(store: Path, safe_point: TimeStamp | None = None) -> CollectionReport:
+    with maintenance(store) as upkeep:
+        report = upkeep.collect(safe_point)
+    assert report is not None
+    return report
+
+
+def progress(store: Path) -> Progress:
+    found = read_progress(store)
+    assert found is not None
+    return found
+
+
+def digests(store: Path) -> dict[str, str]:
+    """The newest state of all tables."""
+    with open_snapshot(store) as snapshot:
+        names = [table.full_name for table in snapshot.tables()]
+        return {name: snapshot.digest(name).hexdigest() for name in names}
+
+
+def ledger_bytes(store: Path) -> int:
+    with closing(open_manifest(store, FS)) as manifest:
+        return sum(map(len, manifest.read([LEDGER_KIND]).of_kind(LEDGER_KIND).values()))
+
+
+def check_from(store: Path, safe_point: TimeStamp) -> None:
+    """All that is promised at and above a safe point."""
+    assert progress(store).oldest_ts == safe_point
+    assert check_answers(store, [a for a in ANSWERS if a.snapshot_ts >= safe_point])
+    with pytest.raises(SnapshotTooOldError):
+        open_snapshot(store, TimeStamp(safe_point - 1))
+
+
+def test_compaction_changes_no_answer(store: Path) -> None:
+    with maintenance(store) as upkeep:
+        report = upkeep.compact()
+    assert report.rows_dropped == 0
+    assert report.rows_read > 0
+    check_answers(store, ANSWERS)
+
+
+def test_what_can_still_be_read_stays_and_the_rest_goes(store: Path) -> None:
+    before = ledger_bytes(store)
+    first = collect(store, MIDDLE)
+    assert first.safe_point == MIDDLE
+    assert first.compaction.rows_dropped > 0
+    check_from(store, MIDDLE)
+    assert 0 < ledger_bytes(store) == before - 32 * first.transactions_forgotten
+    assert collect(store, TIMES[0]).safe_point == MIDDLE
+    newest = digests(store)
+    last = collect(store)
+    assert last.safe_point == progress(store).resolved_ts == progress(store).oldest_ts
+    assert ledger_bytes(store) == 0
+    assert digests(store) == newest
+
+
+def test_a_latch_keeps_its_timestamp(store: Path) -> None:
+    with closing(open_manifest(store, FS)) as manifest:
+        leases = LeaseTable(manifest, CLOCK)
+        pin = leases.take(MIDDLE, 60_000, LatchKind.PIN)
+        leases.take(TimeStamp(1), 60_000, LatchKind.ADMIN)
+        assert collect(store).safe_point == MIDDLE
+        check_from(store, MIDDLE)
+        leases.release(pin)
+    assert collect(store).safe_point > MIDDLE
+
+
+def test_a_reader_goes_on_through_a_collection(store: Path) -> None:
+    expected = next(a for a in ANSWERS if a.snapshot_ts == TIMES[2])
+    with open_snapshot(store, TIMES[2]) as snapshot:
+        assert collect(store).safe_point == TIMES[2]
+        digest = snapshot.digest(expected.table)
+        assert (digest.rows, digest.hexdigest()) == (expected.rows, expected.checksum)
+
+
+def test_a_snapshot_whose_latch_came_a_moment_too_late(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = LeaseTable.take
+
+    def late(self: LeaseTable, ts: TimeStamp, ttl_ms: int, *kind: LatchKind) -> object:
+        collect(store)
+        return take(self, ts, ttl_ms, *kind)
+
+    monkeypatch.setattr(LeaseTable, "take", late)
+    with pytest.raises(SnapshotTooOldError):
+        open_snapshot(store, TIMES[0])
+
+
+@pytest.mark.parametrize(
+    "point",
+    [
+        "gc.after_table",
+        pytest.param("gc.after_safe_point", marks=pytest.mark.slow),
+        pytest.param("gc.after_purge", marks=pytest.mark.slow),
+    ],
+)
+def test_an_interrupted_collection_is_finished_by_the_next(store: Path, point: str) -> None:
+    def die() -> None:
+        raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt), armed(point, die):
+            collect(store, MIDDLE)
+        check_from(store, MIDDLE)
+    report = collect(store, MIDDLE)
+    assert report.transactions_forgotten == 0
+    check_from(store, MIDDLE)
+    assert collect(store, MIDDLE).compaction.rows_dropped == 0
+
+
+def test_the_same_input_again_changes_nothing_after_a_collection(store: Path) -> None:
+    collect(store, MIDDLE)
+    before = ledger_bytes(store)
+    run(store, FRAMES, BANK.end_ts)
+    check_from(store, MIDDLE)
+    collect(store, MIDDLE)
+    assert ledger_bytes(store) == before
+
+
+def test_a_writer_goes_on_after_a_collection_in_its_midst(tmp_path: Path) -> None:
+    store, half = tmp_path / "store", len(FRAMES) // 2
+    registry.create(store, registry.MAGIC, FS)
+    run(store, FRAMES[:half])
+    engine = registry.open_engine(store, read_identity(store, FS), FS, CLOCK)
+    with closing(engine), closing(open_manifest(store, FS)) as manifest:
+        state = WriterState(engine, read_schema_file(BANK.schema))
+        upkeep = Maintenance(maintained(engine), manifest, CLOCK, memory=state)
+        report = upkeep.collect(None)
+        assert report is not None
+        assert report.safe_point == state.resolved_ts
+        change = state.advance(state.resolved_ts, [], keep_pending=True)
+        assert Progress(report.safe_point, report.safe_point).to_record() in change.puts
+    run(store, FRAMES, BANK.end_ts)
+    check_from(store, report.safe_point)
+
+
+def test_other_content_above_the_safe_point_is_still_noticed(store: Path) -> None:
+    collect(store, MIDDLE)
+    prewrites = [e for e in FileSource(BANK.binlog).entities() if e.payload]
+    last, other = prewrites[-1], prewrites[0]
+    assert last.start_ts > MIDDLE
+    with pytest.raises(TransactionConflictError, match="another content"):
+        run(store, [frames([prewrite(last.start_ts, other.payload)])])
+
+
+# -- handed over
+
+
+def test_where_nobody_writes_it_is_done_here(store: Path) -> None:
+    notes: list[str] = []
+    told = administer(
+        store, Verb.COMPACT, None, timeout_ms=0, fs=FS, clock=CLOCK, on_progress=notes.append
+    )
+    assert told.startswith("compacted ")
+    assert notes[0].startswith("compacting table 1 of ")
+    for verb, argument, answer in [
+        (Verb.GC, MIDDLE, f"safe point {MIDDLE}: dropped "),
+        (Verb.INTERVAL, 500, "polling every 500 ms"),
+        (Verb.STOP, None, "no writer is running"),
+    ]:
+        told = administer(store, verb, argument, timeout_ms=0, fs=FS, clock=CLOCK)
+        assert told.startswith(answer)
+    check_from(store, MIDDLE)
+    with maintenance(store) as upkeep:
+        assert upkeep.interval_ms == 500
+    with pytest.raises(OptionError):
+        administer(store, Verb.INTERVAL, 0, timeout_ms=0, fs=FS, clock=CLOCK)
+
+
+class Holder:
+    """A writer that has nothing to do but what it is told, in a thread of its own."""
+
+    def __init__(self, store: Path) -> None:
+        self._store, self._ready, self.stopped = store, threading.Event(), False
+        self._thread = threading.Thread(target=self._run)
+
+    def __enter__(self) -> "Holder":
+        self._thread.start()
+        assert self._ready.wait(10)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        administer(self._store, Verb.STOP, None, timeout_ms=10_000, fs=FS, clock=CLOCK)
+        self._thread.join()
+
+    def _run(self) -> None:
+        with maintenance(self._store) as upkeep:
+            self._ready.set()
+            while not upkeep.is_stopping:
+                upkeep.poll()
+                CLOCK.sleep_ms(5)
+            self.stopped = True
+
+
+def test_a_writer_does_what_it_is_told(store: Path) -> None:
+    with Holder(store) as holder:
+        for verb, argument, answer in [
+            (Verb.COMPACT, None, "compacted "),
+            (Verb.GC, MIDDLE, f"safe point {MIDDLE}: dropped "),
+            (Verb.INTERVAL, 500, "polling every 500 ms"),
+        ]:
+            told = administer(store, verb, argument, timeout_ms=10_000, fs=FS, clock=CLOCK)
+            assert told.startswith(answer)
+        with pytest.raises(OptionError, match="not between"):
+            administer(store, Verb.INTERVAL, 1, timeout_ms=10_000, fs=FS, clock=CLOCK)
+        assert not holder.stopped
+    assert holder.stopped
+    check_from(store, MIDDLE)
+
+
+def test_a_holder_that_does_not_answer(store: Path) -> None:
+    with maintenance(store), pytest.raises(CommandTimeoutError, match="did not begin it in time"):
+        administer(store, Verb.COMPACT, None, timeout_ms=50, fs=FS, clock=CLOCK)
+    with closing(open_manifest(store, FS)) as manifest:
+        assert Mailbox(manifest, CLOCK).take() is None
+
+
+def test_a_holder_that_dies_before_it_answers(store: Path) -> None:
+    with maintenance(store):
+        told: list[str] = []
+        asker = threading.Thread(
+            target=lambda: told.append(
+                administer(store, Verb.COMPACT, None, timeout_ms=20_000, fs=FS, clock=CLOCK)
+            )
+        )
+        asker.start()
+        CLOCK.sleep_ms(100)
+        with closing(open_manifest(store, FS)) as manifest:
+            assert Mailbox(manifest, CLOCK).take() is not None
+    asker.join()
+    assert told[0].startswith("compacted ")
+
+
+def test_a_store_that_is_being_made_has_nothing_to_collect(tmp_path: Path) -> None:
+    registry.create(tmp_path / "store", registry.MAGIC, FS)
+    for verb, answer in [(Verb.GC, "nothing to collect yet"), (Verb.COMPACT, "compacted 0 ")]:
+        told = administer(tmp_path / "store", verb, None, timeout_ms=0, fs=FS, clock=CLOCK)
+        assert told.startswith(answer)
