@@ -1,7 +1,8 @@
 """List the regions of a store: how each table's rows are divided and stored.
 
 `rows` counts versions. `deltas` are recent files that are not yet divided among the table's
-regions. Tables that are gone, and whose rows only older timestamps still need, are listed as well.
+regions, and are not in the other figures. Tables that are gone, and whose rows only older
+timestamps still need, are listed as well.
 """
 
 import argparse

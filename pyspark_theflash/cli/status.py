@@ -1,6 +1,7 @@
 """Tell how a store is: what it can answer, who writes it, what holds it back, how large it is.
 
-`rows` counts versions. The lag is the age of the newest timestamp that can be answered. Where
+`rows` counts versions; recent files that are not yet divided among regions are not in the sizes, a
+`compact` puts them there. The lag is the age of the newest timestamp that can be answered. Where
 transactions are pending, `held_by_start_ts` is the one that keeps `resolved_ts` where it is.
 """
 
