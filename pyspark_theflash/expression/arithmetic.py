@@ -5,6 +5,7 @@ either operand is. An integer result beyond its range is an error in TiDB, so it
 division by zero is NULL.
 """
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Final
@@ -89,10 +90,19 @@ def _ring_decimals(
         if digits > MAX_SCALE:
             # TiDB cuts what a product has beyond its scale.
             product = _cut(product, digits - MAX_SCALE)
-        return decimals(product, null, min(digits, MAX_SCALE))
+        result = decimals(product, null, min(digits, MAX_SCALE), _shown(operator.add, left, right))
+        return replace(result, is_mixed=left.is_mixed or right.is_mixed)
     digits = max(left.digits, right.digits)
     aligned = rescale(values[0], left.digits, digits), rescale(values[1], right.digits, digits)
-    return decimals(on_integers(*aligned), null, digits)
+    result = decimals(on_integers(*aligned), null, digits, _shown(max, left, right))
+    return replace(result, is_mixed=left.is_mixed or right.is_mixed)
+
+
+def _shown(combine: Callable[[int, int], int], left: Vector, right: Vector) -> int:
+    """Digits of a result that a quotient is part of; -1 where none is."""
+    if left.shown < 0 and right.shown < 0:
+        return -1
+    return min(combine(left.shown_digits, right.shown_digits), MAX_SCALE)
 
 
 def _cut(unscaled: Objects, digits: int) -> Objects:
@@ -118,8 +128,8 @@ def divide(operands: Sequence[Vector]) -> Vector:
     left, right = to_decimal(left), to_decimal(right)
     digits = _quotient_digits(left.digits, right.digits)
     quotient, null = _divided(left, right, digits, null)
-    zero_digits = min(left.digits + _DIVISION_DIGITS, MAX_SCALE)
-    return replace(decimals(quotient, null, digits), zero_digits=zero_digits)
+    shown = min(left.shown_digits + _DIVISION_DIGITS, MAX_SCALE)
+    return replace(decimals(quotient, null, digits, shown), is_mixed=left.is_mixed)
 
 
 def _quotient_digits(left: int, right: int) -> int:
@@ -135,7 +145,9 @@ def _divided(left: Vector, right: Vector, digits: int, null: Mask) -> tuple[Obje
     divisor = to_objects(right.data, null)
     null = null | np.asarray(divisor == 0, np.bool_)
     divisor = np.where(null, 1, divisor)
-    dividend = to_objects(left.data, null) * 10 ** (digits + right.digits - left.digits)
+    shift = digits + right.digits - left.digits
+    dividend = to_objects(left.data, null) * 10 ** max(shift, 0)
+    divisor = divisor * 10 ** max(-shift, 0)
     magnitude = np.abs(dividend) // np.abs(divisor)
     return np.where((dividend < 0) != (divisor < 0), -magnitude, magnitude), null
 
@@ -162,7 +174,8 @@ def remainder(operands: Sequence[Vector]) -> Vector:
         values = _modulo(
             rescale(left.data, left.digits, digits), rescale(right.data, right.digits, digits), null
         )
-        return decimals(*values, digits)
+        result = decimals(*values, digits, _shown(max, left, right))
+        return replace(result, is_mixed=left.is_mixed or right.is_mixed)
     if left.kind is right.kind is Kind.INT:
         null = null | (right.data == 0)
         # -2^63 % -1 traps.
@@ -185,7 +198,7 @@ def negate(operands: Sequence[Vector]) -> Vector:
     if number.kind is Kind.REAL:
         return reals(-number.data, number.null)
     if number.kind is Kind.DECIMAL:
-        return decimals(-number.data, number.null, number.digits)
+        return replace(number, data=-number.data)
     if number.is_constant and number.kind is Kind.UINT and number.data[0] > 2**63:
         return decimals(-objects_of(number), number.null, 0)
     return whole_numbers(-objects_of(number), number.null, Kind.INT)

@@ -53,7 +53,9 @@ def cast(vector: Vector, target: FieldType) -> Vector:
         return replace(duration, data=micros, digits=target.fsp)
     if tp == MySQLType.JSON:
         raise LackingError("CAST as JSON")
-    return replace(load_column(store_column(vector, target), target), is_explicit=False)
+    # Here, unlike in a column, a BIT is bytes.
+    stored = store_column(replace(vector, number=None), target)
+    return replace(load_column(stored, target), is_explicit=False)
 
 
 def _to_integer(vector: Vector, kind: Kind) -> Vector:

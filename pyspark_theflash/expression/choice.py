@@ -20,7 +20,6 @@ from pyspark_theflash.expression.failure import LackingError
 from pyspark_theflash.expression.vector import (
     Kind,
     Vector,
-    decimals,
     nothing,
     null_of,
     pc,
@@ -33,6 +32,9 @@ Rows = npt.NDArray[np.int64]
 def common_kind(vectors: Sequence[Vector]) -> Kind:
     """The kind that all of them become; NULL fits any."""
     kinds = {Kind.INT if v.is_bit else v.kind for v in vectors} - {Kind.NULL}
+    others = {v.kind for v in vectors if not (v.is_bit or v.is_constant)} - {Kind.NULL, Kind.TEXT}
+    if others and any(v.is_bit for v in vectors):
+        raise LackingError("a choice of BIT or something else")
     if len(kinds) <= 1:
         return next(iter(kinds), Kind.NULL)
     if kinds & {Kind.TEXT, Kind.TIME, Kind.DURATION}:
@@ -48,7 +50,8 @@ def unify(vectors: Sequence[Vector]) -> list[Vector]:
     if kind is Kind.DECIMAL:
         return _unify_decimals([to_decimal(v) for v in vectors])
     if kind is Kind.REAL:
-        return [to_real(v) for v in vectors]
+        is_single = all(v.single for v in vectors)
+        return [replace(to_real(v), single=is_single) for v in vectors]
     if kind is Kind.TEXT:
         return _unify_texts([to_text(v) for v in vectors])
     digits = max(v.digits for v in vectors)
@@ -64,8 +67,15 @@ def unify(vectors: Sequence[Vector]) -> list[Vector]:
 
 def _unify_decimals(vectors: Sequence[Vector]) -> list[Vector]:
     digits = max(v.digits for v in vectors)
+    scales = {(v.digits, v.shown) for v in vectors}
+    is_mixed = len(scales) > 1 or any(v.is_mixed for v in vectors)
     return [
-        decimals(rescale(to_objects(v.data, v.null), v.digits, digits), v.null, digits)
+        replace(
+            v,
+            data=rescale(to_objects(v.data, v.null), v.digits, digits),
+            digits=digits,
+            is_mixed=is_mixed,
+        )
         for v in vectors
     ]
 
@@ -73,7 +83,11 @@ def _unify_decimals(vectors: Sequence[Vector]) -> list[Vector]:
 def _unify_texts(vectors: Sequence[Vector]) -> list[Vector]:
     if any(v.is_bytes for v in vectors):
         return [texts(pc.cast(v.data, pa.binary())) for v in vectors]
-    return [texts(v.data, vectors) for v in vectors]
+    merged = [texts(v.data, vectors) for v in vectors]
+    if all(v.number is not None for v in vectors):
+        return [replace(m, number=v.number) for m, v in zip(merged, vectors, strict=True)]
+    is_mixed = any(v.number is not None or v.is_mixed for v in vectors)
+    return [replace(m, is_mixed=is_mixed) for m in merged]
 
 
 def assemble(pieces: Sequence[tuple[Rows, Vector]], row_count: int) -> Vector:
@@ -102,7 +116,9 @@ def _concatenated(vectors: Sequence[Vector]) -> Vector:
         data = pa.concat_arrays([v.data for v in vectors])
     else:
         data = np.concatenate([v.data for v in vectors])
-    return replace(vectors[0], data=data, null=null, number=None, is_constant=False)
+    numbers = [v.number for v in vectors if v.number is not None]
+    number = _concatenated(numbers) if len(numbers) == len(vectors) else None
+    return replace(vectors[0], data=data, null=null, number=number, is_constant=False)
 
 
 def _extreme(*, greatest: bool) -> Callable[[Sequence[Vector]], Vector]:
@@ -123,7 +139,7 @@ def _extreme(*, greatest: bool) -> Callable[[Sequence[Vector]], Vector]:
                 ],
                 len(null),
             )
-        return best.with_null(null)
+        return replace(best.with_null(null), single=False)
 
     return apply
 

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 
 from pyspark_theflash.codec.collation import is_bytewise, sort_keys
-from pyspark_theflash.codec.reader import Mask
 from pyspark_theflash.errors import UnsupportedError
 from pyspark_theflash.expression.convert import (
     objects_of,
@@ -69,27 +68,35 @@ def comparison_kind(left: Vector, right: Vector) -> Kind:
     return Kind.REAL
 
 
-def aligned(left: Vector, right: Vector) -> tuple[Any, Any]:
-    """Arrays that order as the operands do: both NumPy, or both Arrow for texts."""
+def _common(left: Vector, right: Vector) -> tuple[Vector, Vector]:
+    """The operands as what they are compared as; a text that is no time is NULL among times."""
     left, right = _plain(left), _plain(right)
     kind = comparison_kind(left, right)
     if kind is Kind.TEXT:
-        return _text_keys(to_text(left), to_text(right))
+        return to_text(left), to_text(right)
     if kind is Kind.TIME:
-        return to_time(left).data, to_time(right).data
+        return to_time(left), to_time(right)
     if kind is Kind.DURATION:
-        return to_duration(left).data, to_duration(right).data
+        return to_duration(left), to_duration(right)
     left, right = _as_number(left), _as_number(right)
-    if kind in INTEGERS and left.kind is right.kind:
-        return left.data, right.data
     if kind is Kind.REAL:
-        return to_real(left).data, to_real(right).data
+        return to_real(left), to_real(right)
     if left.kind in INTEGERS and right.kind in INTEGERS:
-        return objects_of(left), objects_of(right)
-    left, right = to_decimal(left), to_decimal(right)
-    digits = max(left.digits, right.digits)
-    values = to_objects(left.data, left.null), to_objects(right.data, right.null)
-    return rescale(values[0], left.digits, digits), rescale(values[1], right.digits, digits)
+        return left, right
+    return to_decimal(left), to_decimal(right)
+
+
+def _keys(left: Vector, right: Vector) -> tuple[Any, Any]:
+    """Arrays that order as operands of a common kind do: NumPy's, or Arrow's for texts."""
+    if left.kind is Kind.TEXT:
+        return _text_keys(left, right)
+    if left.kind is Kind.DECIMAL:
+        digits = max(left.digits, right.digits)
+        values = to_objects(left.data, left.null), to_objects(right.data, right.null)
+        return rescale(values[0], left.digits, digits), rescale(values[1], right.digits, digits)
+    if left.kind is right.kind:
+        return left.data, right.data
+    return objects_of(left), objects_of(right)
 
 
 def _text_keys(left: Vector, right: Vector) -> tuple[Any, Any]:
@@ -113,21 +120,13 @@ _ON_ARRAYS: Final[dict[str, Callable[[Any, Any], Any]]] = {
 
 def compare(name: str, left: Vector, right: Vector) -> Vector:
     """`equal`, `less` or `less_equal`; NULL where either operand is."""
-    keys = aligned(left, right)
+    left, right = _common(left, right)
+    keys = _keys(left, right)
     if isinstance(keys[0], np.ndarray):
         found = np.asarray(_ON_ARRAYS[name](*keys), np.bool_)
     else:
         found = np.asarray(pc.fill_null(getattr(pc, name)(*keys), False))
-    # A text that is no time is NULL among times.
-    return booleans(found, left.null | right.null | _unreadable(left, right))
-
-
-def _unreadable(left: Vector, right: Vector) -> Mask:
-    if {left.kind, right.kind} == {Kind.TIME, Kind.TEXT}:
-        return to_time(left).null | to_time(right).null
-    if comparison_kind(_plain(left), _plain(right)) is Kind.DURATION:
-        return to_duration(left).null | to_duration(right).null
-    return np.zeros(len(left), np.bool_)
+    return booleans(found, left.null | right.null)
 
 
 def _null_result(operands: Sequence[Vector]) -> Vector | None:
@@ -168,7 +167,9 @@ greater_equal: Final = _comparison("less_equal", swapped=True)
 def null_safe_equal(operands: Sequence[Vector]) -> Vector:
     """`<=>`: two NULLs are equal, and nothing is NULL."""
     left, right = operands
-    found = equal(operands)
+    if Kind.NULL not in (left.kind, right.kind):
+        left, right = _common(left, right)
+    found = equal([left, right])
     both = left.null & right.null
     return booleans((found.data != 0) & ~found.null | both, np.zeros(len(both), np.bool_))
 

@@ -42,17 +42,28 @@ _INTEGER: Final = re.compile(r"[-+]?\d+", re.ASCII)
 
 def number_prefix(text: str | bytes) -> Decimal:
     """The number that a text begins with, 0 for none."""
-    match = _NUMBER.match(_as_str(text).strip())
+    match = _NUMBER.match(_as_str(text).strip(times.SPACES))
     return Decimal(match[0]) if match else Decimal(0)
 
 
 def _integer_prefix(text: str | bytes) -> int:
-    match = _INTEGER.match(_as_str(text).strip())
+    match = _INTEGER.match(_as_str(text).strip(times.SPACES))
     return int(match[0]) if match else 0
 
 
 def _as_str(text: str | bytes) -> str:
     return text.decode("latin1") if isinstance(text, bytes) else text
+
+
+def _readable(vector: Vector) -> Vector:
+    """A TEXT that is to be read as a number.
+
+    Raises:
+        LackingError: some rows are of an ENUM or SET, others are not.
+    """
+    if vector.is_mixed:
+        raise LackingError("a choice of ENUM or something else as a number")
+    return vector
 
 
 def objects_of(vector: Vector) -> Objects:
@@ -110,7 +121,7 @@ def to_integer(vector: Vector) -> Vector:
     if vector.kind is Kind.NULL:
         return replace(vector, kind=Kind.INT)
     if vector.kind is Kind.TEXT:
-        values = map_rows(_integer_prefix, [vector], vector.null)
+        values = map_rows(_integer_prefix, [_readable(vector)], vector.null)
         clipped = np.clip(to_objects(values, vector.null), INT64_MIN, INT64_MAX)
         return integers(clipped.astype(np.int64), vector.null)
     if vector.kind is Kind.TIME:
@@ -150,7 +161,7 @@ def to_decimal(vector: Vector) -> Vector:
     if vector.kind in (Kind.TIME, Kind.DURATION):
         return _time_decimal(vector)
     if vector.kind is Kind.TEXT:
-        values = map_rows(number_prefix, [vector], vector.null)
+        values = map_rows(number_prefix, [_readable(vector)], vector.null)
     else:
         values = map_rows(lambda value: Decimal(repr(value)), [vector], vector.null)
     return decimals_of(values, vector.null)
@@ -219,8 +230,10 @@ def to_real(vector: Vector) -> Vector:
     if vector.kind in INTEGERS or vector.kind is Kind.NULL:
         return reals(vector.data.astype(np.float64), vector.null)
     if vector.kind is Kind.TEXT:
-        values = map_rows(lambda text: float(number_prefix(text)), [vector], vector.null)
-        return reals(to_objects(values, vector.null).astype(np.float64), vector.null)
+        values = map_rows(lambda text: float(number_prefix(text)), [_readable(vector)], vector.null)
+        most = np.finfo(np.float64).max
+        doubles = np.clip(to_objects(values, vector.null).astype(np.float64), -most, most)
+        return reals(doubles, vector.null)
     decimal = to_decimal(vector)
     # Python divides ints with one rounding.
     quotients: Objects = to_objects(decimal.data, decimal.null) / 10**decimal.digits
@@ -255,8 +268,11 @@ def to_text(vector: Vector) -> Vector:
 def _printer(vector: Vector) -> Array:
     digits = vector.digits
     if vector.kind is Kind.DECIMAL:
-        zero = f"0.{'0' * vector.zero_digits}" if vector.zero_digits > 0 else None
-        return lambda unscaled: (not unscaled and zero) or _decimal_text(unscaled, digits)
+        if vector.is_mixed:
+            raise LackingError("a choice of DECIMALs of different scales as text")
+        if vector.shown >= 0:
+            raise LackingError("a quotient as text")
+        return lambda unscaled: _decimal_text(unscaled, digits)
     if vector.kind is Kind.REAL:
         to_scalar = np.float32 if vector.single else np.float64
         return lambda value: np.format_float_positional(to_scalar(value), trim="-")

@@ -171,9 +171,16 @@ class Scope:
         chosen = pa.array(rows)
         return Scope({n: (v.take(chosen), t) for n, (v, t) in self._columns.items()}, len(rows))
 
+    def nulls(self) -> "Scope":
+        """One row of nothing but NULL."""
+        return Scope({n: (nulls(1, v.type), t) for n, (v, t) in self._columns.items()}, 1)
+
 
 def _full(node: Node, scope: Scope) -> Vector:
     """A node's values, one for each row."""
+    if scope.rows == 0:
+        # A branch that no row takes still has a say in the result's type.
+        return _full(node, scope.nulls()).take(np.zeros(0, np.int64))
     vector = _evaluate(node, scope)
     return vector.spread(scope.rows) if vector.is_constant else vector
 
@@ -225,4 +232,4 @@ def _coalesce(arguments: Sequence[Node], scope: Scope) -> Vector:
         found, missing = np.flatnonzero(~value.null), np.flatnonzero(value.null)
         pieces.append((remaining[found], value.take(found)))
         remaining, within = remaining[missing], within.take(missing)
-    return assemble(pieces, scope.rows)
+    return replace(assemble(pieces, scope.rows), single=False)

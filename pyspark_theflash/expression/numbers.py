@@ -1,6 +1,7 @@
 """Numeric functions."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
@@ -33,6 +34,8 @@ from pyspark_theflash.expression.vector import (
 
 def _numeric(vector: Vector) -> Vector:
     """Unlike in arithmetic, what is not a number counts as DOUBLE, times too."""
+    if vector.is_bit and vector.number is not None:
+        return vector.number
     if vector.kind in INTEGERS or vector.kind is Kind.DECIMAL or vector.kind is Kind.REAL:
         return vector
     if vector.kind is Kind.NULL:
@@ -46,7 +49,7 @@ def absolute(operands: Sequence[Vector]) -> Vector:
     if number.kind is Kind.REAL:
         return reals(np.abs(number.data), number.null)
     if number.kind is Kind.DECIMAL:
-        return decimals(np.abs(number.data), number.null, number.digits)
+        return replace(number, data=np.abs(number.data))
     return whole_numbers(np.abs(objects_of(number)), number.null, number.kind)
 
 

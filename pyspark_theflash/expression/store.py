@@ -158,7 +158,12 @@ def _floats(vector: Vector, field_type: FieldType) -> Array:
 
 def _strings(vector: Vector, field_type: FieldType) -> Array:
     # A BIT becomes the digits of its number, though it is bytes to every function.
-    text = to_text(vector.number if vector.is_bit and vector.number else vector).data
+    source = vector.number if vector.is_bit and vector.number else vector
+    if source.kind is Kind.DECIMAL:
+        shown = source.shown_digits
+        rounded = rescale(source.data, source.digits, shown)
+        source = replace(source, data=rounded, digits=shown, shown=-1)
+    text = to_text(source).data
     flen = field_type.flen
     if field_type.is_binary_string:
         data = text if pa.types.is_binary(text.type) else pc.cast(text, pa.binary())

@@ -46,7 +46,15 @@ def concat_ws(operands: Sequence[Vector]) -> Vector:
     """`CONCAT_WS`: NULLs are left out."""
     parts = [to_text(v) for v in operands]
     separator, *arrays = _same_type(parts)
-    joined = pc.binary_join_element_wise(*arrays, separator, null_handling="skip")
+    empty = pa.scalar(b"" if pa.types.is_binary(separator.type) else "", separator.type)
+    # Arrow's join that skips nulls leaves out rows of nothing else (seen in 26.0.1).
+    follows, pieces = pa.scalar(False), []
+    for values in arrays:
+        before = pc.if_else(follows, separator, empty)
+        piece = pc.binary_join_element_wise(before, values, empty)
+        pieces.append(pc.fill_null(piece, empty))
+        follows = pc.or_(follows, pc.is_valid(values))
+    joined = pc.binary_join_element_wise(*pieces, empty)
     return texts(pc.if_else(pc.is_valid(separator), joined, None), parts)
 
 
@@ -54,7 +62,7 @@ def upper(operands: Sequence[Vector]) -> Vector:
     """`UPPER`."""
     text = to_text(operands[0])
     if text.is_bytes:
-        return text
+        return texts(text.data)
     if not pc.any(pc.match_substring(text.data, _SHARP_S)).as_py():
         return texts(pc.utf8_upper(text.data), [text])
     # It has no simple upper case in Unicode; Arrow gives it a capital all the same.
@@ -70,7 +78,7 @@ def _upper_keeping_sharp_s(value: str) -> str:
 def lower(operands: Sequence[Vector]) -> Vector:
     """`LOWER`."""
     text = to_text(operands[0])
-    return text if text.is_bytes else texts(pc.utf8_lower(text.data), [text])
+    return texts(text.data if text.is_bytes else pc.utf8_lower(text.data), [text])
 
 
 def length(operands: Sequence[Vector]) -> Vector:
@@ -219,6 +227,8 @@ def crc32(operands: Sequence[Vector]) -> Vector:
 def hexadecimal(operands: Sequence[Vector]) -> Vector:
     """`HEX` of a number's 64 bits, or of a text's bytes."""
     value = operands[0]
+    if value.is_bit and value.number is not None:
+        value = value.number
     if value.kind in (Kind.TEXT, Kind.TIME, Kind.DURATION):
         return texts(pa.array(_hex(operands)[0], pa.string()))
     whole = to_integer(value)

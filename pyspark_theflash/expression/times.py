@@ -21,6 +21,10 @@ from pyspark_theflash.codec.time import (
 from pyspark_theflash.expression.failure import LackingError
 
 SECOND_US: Final = 1_000_000
+# What Go takes for space around a text; Python's strip() would take more.
+SPACES: Final = "\t\n\v\f\r \u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
+    map(chr, range(0x2000, 0x200B))
+)
 # 838:59:59, the longest TIME.
 MAX_DURATION_US: Final = ((838 * 60 + 59) * 60 + 59) * SECOND_US
 _FRACTION_DIGITS: Final = 6
@@ -162,7 +166,7 @@ def parse_time(text: str) -> int | None:
     Raises:
         LackingError: a text that TiDB may understand and this function does not.
     """
-    text = text.strip()
+    text = text.strip(SPACES)
     match = _DATE_TEXT.fullmatch(text) or (
         _DATE_DIGITS.fullmatch(text) if text[:1].isdigit() else None
     )
@@ -210,7 +214,7 @@ def parse_duration(text: str) -> int | None:
     Raises:
         LackingError: a text that TiDB may understand and this function does not.
     """
-    text = text.strip()
+    text = text.strip(SPACES)
     if _DATE_TEXT.fullmatch(text) and ":" in text and not _CLOCK_TEXT.fullmatch(text):
         packed = parse_time(text)
         return None if packed is None else int(time_of_day(np.array([packed], np.uint64))[0])

@@ -54,8 +54,11 @@ class Vector:
 
     Attributes:
         digits: of DECIMAL, the scale; of TIME and DURATION, the fractional-second digits.
-        zero_digits: of a quotient, the digits that 0 is printed with; others have `digits`.
+        shown: of a DECIMAL made of a quotient, the digits that a column of text gets. Functions of
+            text get as many as fit a display width, which is not known here.
         is_date: of TIME, a DATE; None where some rows are one.
+        is_mixed: of DECIMAL, rows differ in the digits that their text has; of TEXT, some rows are
+            of an ENUM or SET, so that it is not known what they are among numbers.
         collation: of TEXT, how it compares; where nothing says so, as `TEXT_TYPE` does.
         is_explicit: of TEXT, the collation comes from a column or COLLATE.
         number: what a TEXT is among numbers: of ENUM, SET, BIT and `0x41`.
@@ -67,8 +70,9 @@ class Vector:
     data: Any
     null: Mask
     digits: int = 0
-    zero_digits: int = -1
+    shown: int = -1
     is_date: bool | None = False
+    is_mixed: bool = False
     collation: FieldType = TEXT_TYPE
     is_explicit: bool = False
     number: "Vector | None" = None
@@ -77,6 +81,11 @@ class Vector:
 
     def __len__(self) -> int:
         return len(self.null)
+
+    @property
+    def shown_digits(self) -> int:
+        """Digits after the point in a column of text."""
+        return self.digits if self.shown < 0 else self.shown
 
     @property
     def is_bit(self) -> bool:
@@ -128,9 +137,9 @@ def booleans(data: Mask, null: Mask) -> Vector:
     return Vector(Kind.INT, data.astype(np.int64), null)
 
 
-def decimals(unscaled: npt.NDArray[np.object_], null: Mask, digits: int) -> Vector:
+def decimals(unscaled: npt.NDArray[np.object_], null: Mask, digits: int, shown: int = -1) -> Vector:
     """DECIMAL of which the values are `unscaled / 10^digits`."""
-    return Vector(Kind.DECIMAL, unscaled, null, digits)
+    return Vector(Kind.DECIMAL, unscaled, null, digits, shown)
 
 
 def reals(data: npt.NDArray[np.float64], null: Mask) -> Vector:
@@ -211,7 +220,9 @@ def _codes(operand: Vector, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np
         encoded = chosen.data.dictionary_encode(null_encoding="encode")
         codes = np.asarray(encoded.indices).astype(np.int64)
         return codes, len(encoded.dictionary) or 1
-    values, codes = np.unique(chosen.data, return_inverse=True)
+    # By their bits, which tell -0.0 from 0.0.
+    bits = chosen.data.view(np.int64) if operand.kind is Kind.REAL else chosen.data
+    values, codes = np.unique(bits, return_inverse=True)
     # NULL apart from the value that stands in its place.
     return codes * 2 + chosen.null, 2 * len(values)
 

@@ -30,6 +30,8 @@ VIRTUAL = [column for column in TABLE.columns if column.is_virtual]
 LACKING = {
     "concat(if(`i` > 0, `dt`, `dt0`))": "a choice of DATE or DATETIME",
     "ifnull(`dt`, `dt0`)": "a choice of DATE or DATETIME",
+    "concat(`d` / 3)": "a quotient as text",
+    "concat(`i` / 3)": "a quotient as text",
     "unhex(_utf8mb4'41')": "function UNHEX",
     "hour(`sd`)": "a time text of an unusual form",
 }
