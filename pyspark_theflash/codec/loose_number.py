@@ -22,7 +22,7 @@ _DECIMAL: Final = re.compile(
     rb"[ \t]*(?P<sign>[+-]?)(?P<whole>\d*)(\.(?P<part>\d*))?([eE](?P<exponent>.*))?", re.DOTALL
 )
 _EXPONENT: Final = re.compile(rb"(?P<sign>[+-]?)0*(?P<digits>\d*)")
-# With an exponent and a longer integer part, the exponent is dropped.
+# More characters before the point, sign included, are too many for an exponent.
 _MAX_WHOLE: Final = 21
 _INT64_DIGITS: Final = 19
 # More than any integer type holds.
@@ -31,6 +31,8 @@ _BEYOND: Final = 10**20
 _WORDS: Final = 9
 _WORD_DIGITS: Final = 9
 _DECIMAL_DIGITS: Final = _WORDS * _WORD_DIGITS
+# Beyond, even a zero counts as too large.
+_MAX_SHIFT: Final = (2**31 - 1) // 2
 _MAX_DECIMAL: Final = Decimal(10**_DECIMAL_DIGITS - 1)
 _WIDE: Final = Context(prec=4 * _DECIMAL_DIGITS)
 
@@ -42,20 +44,26 @@ def trim(text: bytes) -> bytes:
 
 def loose_integer(text: bytes) -> int | None:
     """Rounded half away from zero, not clamped. None where TiDB finds a number it cannot read."""
-    prefix = _prefix(text)
-    mantissa, _, exponent = prefix.partition("e")
-    magnitude = exponent.lstrip("+-0")
-    if len(magnitude) > _INT64_DIGITS:
+    mantissa, _, exponent = _prefix(text).partition("e")
+    shift = _shift_of(exponent)
+    if shift is None:
         return None
-    shift = int(magnitude or 0) * (-1 if exponent.startswith("-") else 1)
     whole, point, part = mantissa.partition(".")
-    if exponent and shift >= 0 and len(whole) + shift > _MAX_WHOLE:
-        if point:
-            return None
-        part, shift = "", 0
     sign = -1 if whole.startswith("-") else 1
-    whole = whole.lstrip("+-")
-    return sign * _round_half_up(whole + part, len(whole) + shift)
+    digits = whole.lstrip("+-")
+    if exponent and shift >= 0 and len(whole) + shift > _MAX_WHOLE:
+        # The exponent is dropped, and a point is met only where the digits before it fit.
+        number = _round_half_up(digits, len(digits))
+        return None if point and number <= MAX_UINT64 else sign * number
+    return sign * _round_half_up(digits + part, len(digits) + shift)
+
+
+def _shift_of(exponent: str) -> int | None:
+    """None where it does not fit 64 bits. There may be thousands of zeros at its start."""
+    digits = exponent.lstrip("+-0")
+    if len(digits) > _INT64_DIGITS or int(digits or 0) > MAX_INT64:
+        return None
+    return int(digits or 0) * (-1 if exponent.startswith("-") else 1)
 
 
 def _round_half_up(digits: str, point: int) -> int:
@@ -77,10 +85,20 @@ def loose_int64(text: bytes) -> int:
 def loose_uint64(text: bytes) -> int | None:
     """For an unsigned column. None, which is NULL, for a negative one and one that is too large."""
     number = loose_integer(text)
-    is_negative_zero = number == 0 and re.fullmatch("-0+", _prefix(text)) is not None
-    if number is None or not 0 <= number <= MAX_UINT64 or is_negative_zero:
+    if number is None or not 0 <= number <= MAX_UINT64:
         return None
-    return number
+    return None if number == 0 and _keeps_minus(_prefix(text)) else number
+
+
+def _keeps_minus(zero: str) -> bool:
+    """Whether a text of a zero is `-0` once TiDB has made it an integer's."""
+    mantissa, _, exponent = zero.partition("e")
+    whole, point, _ = mantissa.partition(".")
+    if not whole.startswith("-"):
+        return False
+    if exponent:
+        return len(whole) + (_shift_of(exponent) or 0) > 1
+    return whole != "-" and not (whole == "-0" and point)
 
 
 def loose_float(text: bytes) -> float:
@@ -108,7 +126,10 @@ def loose_decimal(text: bytes) -> Decimal:
 
 
 def _decimal_exponent(text: bytes) -> int | None:
-    """None where it does not fit 64 bits, which makes the number 0."""
+    """None where it does not fit 64 bits, which makes the number 0.
+
+    From 2^63 on it makes the number the largest, whatever its sign.
+    """
     found = _EXPONENT.match(trim(text))
     if found is None or not found["digits"]:
         return 0
@@ -118,8 +139,12 @@ def _decimal_exponent(text: bytes) -> int | None:
 
 
 def _shift(number: Decimal, exponent: int | None) -> Decimal:
-    if exponent is None or not number or number.adjusted() + exponent < -_DECIMAL_DIGITS:
+    if exponent is None:
         return Decimal(0)
-    if number.adjusted() + exponent >= _DECIMAL_DIGITS:
+    if exponent > MAX_INT64:
+        return _MAX_DECIMAL
+    if exponent > _MAX_SHIFT or (number and number.adjusted() + exponent >= _DECIMAL_DIGITS):
         return _MAX_DECIMAL.copy_sign(number)
+    if not number or number.adjusted() + exponent < -_DECIMAL_DIGITS:
+        return Decimal(0)
     return number.scaleb(exponent, _WIDE)

@@ -149,10 +149,11 @@ def _takes_more(pieces: Sequence[str]) -> bool:
 def _split(text: str) -> tuple[list[str], str, "re.Match[str] | None"]:
     """The numbers of date and time, the digits after the point, the zone at the end."""
     zone = _ZONE.search(text)
-    if zone and zone.start() == 0:
+    start = _zone_start(text, zone)
+    if zone and start == 0:
         zone = None
     if zone:
-        text = text[: zone.start()].rstrip(_PUNCTUATION)
+        text = text[:start].rstrip(_PUNCTUATION)
     point = _point(text)
     if point <= 0:
         return _pieces(text), "", zone
@@ -160,10 +161,17 @@ def _split(text: str) -> tuple[list[str], str, "re.Match[str] | None"]:
     return _pieces(text[:point].rstrip(_PUNCTUATION)), digits.group() if digits else "", zone
 
 
+def _zone_start(text: str, zone: "re.Match[str] | None") -> int:
+    """At the last Z, also where an offset follows it; else at the offset, or at the end."""
+    if zone is None:
+        return len(text)
+    z = text.rfind("Z")
+    return z if z >= 0 else zone.start()
+
+
 def _point(text: str) -> int:
     """Where the fraction begins: at the last punctuation before a zone, if that is a point."""
-    zone = _ZONE.search(text)
-    before = text[: zone.start()] if zone else text
+    before = text[: _zone_start(text, _ZONE.search(text))]
     last = max(before.rfind(char) for char in _NARROW_PUNCTUATION)
     return last if last >= 0 and before[last] == "." else -1
 

@@ -198,6 +198,7 @@ def test_huge_texts_are_read_in_time() -> None:
         "-" * 10**5,
     ]
     assert convert(texts, varchar(-1), BIGINT) == [2**63 - 1, 0, 0, 2**63 - 1, 2**63 - 1, 0]
+    assert convert(["-0e" + "0" * 10_000 + "1"], varchar(-1), INT_UNSIGNED) == [None]
     assert convert(texts[:1], varchar(-1), decimal(5, 2)) == [D("999.99")]
     assert convert(texts[:1], varchar(-1), DOUBLE) == [1.7976931348623157e308]
     assert convert(texts[3:], varchar(-1), TIME) == [timedelta()] * 3
