@@ -95,7 +95,6 @@ def convert_column(
     Raises:
         UnsupportedError: a pair of types that TiDB refuses or that is not known here (JSON,
             VECTOR); a value that cannot be told from the old one.
-        UnrepresentableValueError: a zero or impossible date.
     """
     change = Change(from_type, to_type, where)
     wanted = arrow_type(to_type)

@@ -30,14 +30,13 @@ from pyspark_theflash.codec.loose_time import (
 from pyspark_theflash.codec.reader import Words
 from pyspark_theflash.codec.time import (
     DAY_US,
+    IMPOSSIBLE_DAY,
     Int64s,
     pack,
     packed_times,
-    IMPOSSIBLE_DAY,
     unpack_dates,
     unpack_times_of_day,
 )
-from pyspark_theflash.errors import UnrepresentableValueError
 
 pc: Any = pyarrow.compute
 

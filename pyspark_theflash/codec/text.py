@@ -33,6 +33,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
+from pyspark_theflash.codec.array import map_distinct
 from pyspark_theflash.codec.arrow import arrow_type, decimal_type
 from pyspark_theflash.codec.field_type import INTEGER_TYPES, STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.codec.json import check_values
@@ -122,13 +123,6 @@ def _require_all(condition: _Array) -> None:
         raise ValueError
 
 
-def _map_distinct(values: _Array, function: Callable[[Any], Any], to: pa.DataType) -> _Array:
-    """`function` on each different value once; for types that have few, or values that are rare."""
-    encoded = pc.dictionary_encode(values)
-    mapped = pa.array([function(value) for value in encoded.dictionary.to_pylist()], to)
-    return mapped.take(encoded.indices)
-
-
 def _format_integer(values: _Array, _: FieldType) -> _Array:
     return pc.cast(values, pa.string())
 
@@ -149,7 +143,7 @@ def _format_float(values: _Array, _: FieldType) -> _Array:
     if not pc.any(exponential, min_count=0).as_py():
         return texts
     to_scalar = np.float32 if values.type == pa.float32() else np.float64
-    rest = _map_distinct(
+    rest = map_distinct(
         values.filter(exponential),
         lambda value: _format_extreme_float(to_scalar(value)),
         pa.string(),
@@ -224,7 +218,7 @@ def _print_times(values: _Array, print_packed: Callable[[int], str]) -> _Array:
     mask = pc.fill_null(impossible(values), False)
     texts = pc.cast(pc.if_else(mask, pa.scalar(None, values.type), values), pa.string())
     rest = pa.array(packed_times(values.filter(mask)))
-    return pc.replace_with_mask(texts, mask, _map_distinct(rest, print_packed, pa.string()))
+    return pc.replace_with_mask(texts, mask, map_distinct(rest, print_packed, pa.string()))
 
 
 def _parse_times(texts: _Array, to: pa.DataType) -> _Array:
@@ -309,7 +303,7 @@ def _format_set(values: _Array, field_type: FieldType) -> _Array:
             raise CodecError("text form", f"a SET of {len(elements)} elements has further bits")
         return ",".join(name for bit, name in enumerate(elements) if mask >> bit & 1)
 
-    return _map_distinct(values, names, pa.string())
+    return map_distinct(values, names, pa.string())
 
 
 def _parse_set(texts: _Array, field_type: FieldType) -> _Array:
@@ -318,7 +312,7 @@ def _parse_set(texts: _Array, field_type: FieldType) -> _Array:
     def mask(text: str) -> int:
         return sum(bits[name] for name in set(text.split(","))) if text else 0
 
-    return _map_distinct(texts, mask, pa.uint64())
+    return map_distinct(texts, mask, pa.uint64())
 
 
 def _format_bit(values: _Array, field_type: FieldType) -> _Array:
@@ -347,11 +341,11 @@ def _format_json(values: _Array, _: FieldType) -> _Array:
     present = RowBuffer.from_arrow(pc.drop_null(values))
     reader = Reader(present, "JSON")
     check_values(reader, reader.starts, reader.ends)
-    return _map_distinct(values, print_json, pa.string())
+    return map_distinct(values, print_json, pa.string())
 
 
 def _parse_json(texts: _Array, _: FieldType) -> _Array:
-    return _map_distinct(texts, parse_json, pa.binary())
+    return map_distinct(texts, parse_json, pa.binary())
 
 
 def _format_vector(values: _Array, _: FieldType) -> _Array:
@@ -359,7 +353,7 @@ def _format_vector(values: _Array, _: FieldType) -> _Array:
     texts = pc.cast(floats, pa.string())
     exponential = pc.match_substring(texts, "e")
     if pc.any(exponential, min_count=0).as_py():
-        rest = _map_distinct(
+        rest = map_distinct(
             floats.filter(exponential),
             lambda value: np.format_float_positional(np.float32(value), trim="-"),
             pa.string(),

@@ -11,10 +11,9 @@ from pyspark_theflash.codec.collation import sort_keys
 from pyspark_theflash.codec.convert import convert_column
 from pyspark_theflash.codec.field_type import DATETIME_TYPES, STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.codec.text import format_column, parse_column
-from pyspark_theflash.errors import UnrepresentableValueError, UnsupportedError
+from pyspark_theflash.errors import UnsupportedError
 from tests.support.conversions import (
     UNSTORABLE,
-    Column,
     Pair,
     captured_changes,
     conversion_pairs,
@@ -47,7 +46,7 @@ def is_comparable(field_type: FieldType) -> bool:
 def converted_or_none(pair: Pair, value: Any) -> Any:
     try:
         return convert(pair, [value])
-    except (UnsupportedError, UnrepresentableValueError):
+    except UnsupportedError:
         return None
 
 
@@ -58,8 +57,7 @@ def cases() -> list[tuple[Pair, list[Any], list[Any]]]:
     for pair in conversion_pairs("reorg"):
         old = [stored_value(case[0], pair.old) for case in pair.cases]
         new = [stored_value(c[1], pair.new) if len(c) > 1 else UNSTORABLE for c in pair.cases]
-        kept = [i for i, value in enumerate(old) if value is not UNSTORABLE]
-        result.append((pair, [old[i] for i in kept], [new[i] for i in kept]))
+        result.append((pair, old, new))
     return result
 
 
@@ -91,7 +89,7 @@ def test_what_a_session_decided_or_no_column_holds_is_refused(
     for pair, old, new in cases:
         for value, right in zip(old, new, strict=True):
             if right is UNSTORABLE:
-                with pytest.raises((UnsupportedError, UnrepresentableValueError)):
+                with pytest.raises(UnsupportedError):
                     convert(pair, [value])
                 refused += 1
     assert refused > 500
@@ -129,8 +127,7 @@ def _some_values(pair: Pair) -> list[Any]:
     """Old values out of a pair with the same old type that has cases."""
     for other in conversion_pairs("reorg"):
         if other.old_name == pair.old_name and other.cases:
-            values = [stored_value(case[0], pair.old) for case in other.cases]
-            return [None, *(value for value in values if value is not UNSTORABLE)]
+            return [None, *(stored_value(case[0], pair.old) for case in other.cases)]
     return [None]
 
 
@@ -150,21 +147,7 @@ def test_captured_changes() -> None:
     changes = captured_changes()
     assert len(changes) == 5
     for change in changes:
-        old, new = _texts(change)
+        old, new = (pa.array(texts, pa.string()) for texts in zip(*change.values, strict=True))
         values = parse_column(old, change.old, change.name)
         converted = convert_column(values, change.old, change.new, change.name)
         assert format_column(converted, change.new).equals(new), change.name
-
-
-def _texts(change: Column) -> tuple[pa.Array, pa.Array]:
-    """Without those that cannot be stored."""
-    kept = []
-    for old, new in change.values:
-        try:
-            parse_column(pa.array([old], pa.string()), change.old, change.name)
-        except UnrepresentableValueError:
-            continue
-        kept.append((old, new))
-    assert len(kept) > len(change.values) // 2
-    olds, news = zip(*kept, strict=True)
-    return pa.array(olds, pa.string()), pa.array(news, pa.string())
