@@ -35,7 +35,7 @@ from tests.support.histories import publications, scan_columns
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))
 CLOCK, LOCAL = SystemClock(), LocalFileSystem()
 HISTORY = tuple(publications(random.Random(7), rounds=3, keys=4))
-TIMESTAMPS = tuple(TimeStamp(ts) for ts in (150, 250, 350))
+TIMESTAMPS = tuple(TimeStamp(ts) for ts in (150, 350))
 FAIL_POINTS = (
     "magic.before_file",
     "magic.after_file",
@@ -46,7 +46,7 @@ FAIL_POINTS = (
     "magic.after_compaction_commit",
     "magic.before_unlink",
 )
-EAGER = Limits(region_rows=4, deltas=2, layer_rows=1, layers=2)
+EAGER = Limits(region_rows=8, deltas=2, layer_rows=1, layers=2)
 State = Sequence[Any]
 
 

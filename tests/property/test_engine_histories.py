@@ -79,7 +79,7 @@ class History:
         for _ in range(steps):
             step = self.rng.choices(
                 [self.publish, self.compact, self.collect, self.purge, self.reopen],
-                [12, 6, 2, 0.3, 1],
+                [12, 6, 3, 0.3, 1],
             )[0]
             step()
             self.compare(self.rng.choice(TABLES), self.rng.randint(self.safe_point, self.ts))
@@ -126,7 +126,7 @@ class History:
 
     def collect(self) -> None:
         self.safe_point = self.rng.randint(self.safe_point, self.ts)
-        everything = self.rng.random() < 0.7
+        everything = self.rng.random() < 0.5
         at = TimeStamp(self.safe_point)
         for table in TABLES:
             columns = scan_columns()

@@ -10,6 +10,8 @@ Only the newest files of a range of handles are ever merged: layers when no delt
 stable file together with all its layers. So no file outside those merged points into them, and
 nothing that is kept must be touched.
 
+Neighbours that a safe point has left little of are united.
+
 Everything goes piece by piece (`merge.py`): memory holds one file's worth of rows and one row group
 of each file that is read.
 """
@@ -74,6 +76,8 @@ class Task:
     files: Sequence[DataFile]
     cuts: Sequence[Handle]
     file_rows: int
+    united: Sequence[Region] = ()
+    """Regions that are in the map until now, where `region` takes the place of several."""
 
 
 Write: TypeAlias = Callable[[pa.Table, FileKind], DataFile]
@@ -110,6 +114,10 @@ class Compaction:
                 change, report = self._run(layout, (), [task])
                 layout = change.apply(layout)
                 yield change, report
+        for group in small_neighbours(layout, self._limits):
+            change, report = self._unite(layout, group)
+            layout = change.apply(layout)
+            yield change, report
 
     # -- what pays
 
@@ -134,7 +142,7 @@ class Compaction:
             return Depth.ALL
         if rows > self._limits.region_rows and any(f.min_handle is None for f in own):
             return Depth.ALL  # of format 1, which did not divide
-        is_long = len(layers) + bool(delta_rows) >= self._limits.layers
+        is_long = len(layers) + bool(delta_rows) >= max(self._limits.layers, 2)
         return Depth.LAYERS if is_long else Depth.DELTAS
 
     def _has_garbage(self, own: Sequence[DataFile]) -> bool:
@@ -187,22 +195,33 @@ class Compaction:
         limits = self._limits
         return max(-(-rows // limits.region_rows), -(-size // limits.region_bytes), 1)
 
+    def _unite(
+        self, layout: Layout, regions: Sequence[Region]
+    ) -> tuple[LayoutChange, CompactionReport]:
+        """Neighbours become one region. Where only one has files, they stay as they are."""
+        own = [(r, files) for r, files in layout.by_region() if r in regions]
+        both = Region(layout.physical_id, next_id(layout), regions[0].start, regions[-1].end)
+        files = [f for _, found in own for f in found]
+        if sum(bool(found) for _, found in own) < 2:
+            moved = [replace(f, region_id=both.region_id) for f in files]
+            return LayoutChange(moved, (), [both], regions), CompactionReport()
+        rows = sum(f.rows for f in files)
+        return self._run(layout, (), [Task(both, Depth.ALL, files, [], rows, regions)])
+
     # -- doing it
 
     def _run(
         self, layout: Layout, deltas: Sequence[DataFile], tasks: Sequence[Task]
     ) -> tuple[LayoutChange, CompactionReport]:
         recent = [Cursor(self._folder, f, self._columns) for f in deltas]
-        next_id = max(r.region_id for r in layout.regions) + 1
+        first_id = next_id(layout)
         change, rows_read = LayoutChange(replaced=deltas), 0
         for task in tasks:
             own = [Cursor(self._folder, f, self._columns) for f in task.files]
             output = _Output(task, self._limits, self._write)
             for end in [*task.cuts, task.region.end]:
                 rows_read += self._merge_piece(task, [*own, *recent], end, output)
-            done = output.finish(RegionID(next_id))
-            next_id += len(done.regions)
-            change = change.plus(done)
+            change = change.plus(output.finish(RegionID(first_id + len(change.regions))))
         written = sum(f.rows for f in change.files)
         return change, CompactionReport(
             rows_read=rows_read,
@@ -226,6 +245,32 @@ class Compaction:
         return rows
 
 
+def next_id(layout: Layout) -> RegionID:
+    """An id that none of the table's regions has, nor had."""
+    return RegionID(max(region.region_id for region in layout.regions) + 1)
+
+
+def small_neighbours(layout: Layout, limits: Limits) -> list[Sequence[Region]]:
+    """Neighbours that together are half a region at most, or of which all but one are empty."""
+    if layout.deltas:
+        return []
+    groups: list[list[Region]] = []
+    rows = size = 0
+    for region, own in layout.by_region():
+        more_rows, more_size = sum(f.rows for f in own), sum(f.data_bytes for f in own)
+        is_small = (
+            2 * (rows + more_rows) <= limits.region_rows
+            and 2 * (size + more_size) <= limits.region_bytes
+        )
+        if groups and (is_small or not rows or not more_rows):
+            groups[-1].append(region)
+            rows, size = rows + more_rows, size + more_size
+        else:
+            groups.append([region])
+            rows, size = more_rows, more_size
+    return [group for group in groups if len(group) > 1]
+
+
 class _Output:
     """Pieces of one task in handle order, as files of about the task's `file_rows`."""
 
@@ -233,26 +278,28 @@ class _Output:
         self._task, self._limits, self._write = task, limits, write
         self._pieces: list[pa.Table] = []
         self._files: list[DataFile] = []
+        self._end: Handle | None = None
         self._ends: list[Handle | None] = []
 
     def add(self, piece: pa.Table, end: Handle | None) -> None:
         """A piece that ends below `end`."""
         if not len(piece):
             return
-        self._pieces.append(piece)
-        rows = sum(map(len, self._pieces))
-        size = sum(p.nbytes for p in self._pieces)
+        rows = sum(map(len, self._pieces)) + len(piece)
+        size = sum(p.nbytes for p in self._pieces) + piece.nbytes
         # A piece is rarely just as large as it was meant to be.
-        slack = self._task.file_rows // (2 * PIECES_A_FILE)
-        if rows + slack >= self._task.file_rows or size >= self._limits.region_bytes:
-            self._flush(end)
+        most_rows = self._task.file_rows + self._task.file_rows // (2 * PIECES_A_FILE)
+        if self._pieces and (rows > most_rows or size > self._limits.region_bytes):
+            self._flush()
+        self._pieces.append(piece)
+        self._end = end
 
     def finish(self, next_id: RegionID) -> LayoutChange:
         """What has become of the region; new ones are numbered from `next_id` on."""
-        region, replaced = self._task.region, self._task.files
+        region, replaced, united = self._task.region, self._task.files, self._task.united
         if self._pieces:
-            self._flush(region.end)
-        if self._task.depth is not Depth.ALL or len(self._files) < 2:
+            self._flush()
+        if not united and (self._task.depth is not Depth.ALL or len(self._files) < 2):
             files = [replace(f, region_id=region.region_id) for f in self._files]
             return LayoutChange(files, replaced)
         bounds = [region.start, *self._ends[:-1], region.end]
@@ -260,13 +307,14 @@ class _Output:
             Region(region.physical_id, RegionID(next_id + n), start, end)
             for n, (start, end) in enumerate(pairwise(bounds))
         ]
+        # A safe point may leave nothing of regions that are united.
         files = [
-            replace(f, region_id=r.region_id) for f, r in zip(self._files, regions, strict=True)
+            replace(f, region_id=r.region_id) for f, r in zip(self._files, regions, strict=False)
         ]
-        return LayoutChange(files, replaced, regions, [region])
+        return LayoutChange(files, replaced, regions, united or [region])
 
-    def _flush(self, end: Handle | None) -> None:
+    def _flush(self) -> None:
         kind = FileKind.STABLE if self._task.depth is Depth.ALL else FileKind.LAYER
         self._files.append(self._write(pa.concat_tables(self._pieces).combine_chunks(), kind))
-        self._ends.append(end)
+        self._ends.append(self._end)
         self._pieces.clear()

@@ -161,7 +161,7 @@ class MagicEngine(MagicReader):
         with self._writing():
             layouts = [self._layouts[physical_id] for physical_id in physical_ids]
             changes = {
-                layout.physical_id: LayoutChange(replaced=layout.files, divided=layout.regions)
+                layout.physical_id: LayoutChange(replaced=layout.files, dropped=layout.regions)
                 for layout in layouts
             }
             fail_point("magic.before_purge_commit")

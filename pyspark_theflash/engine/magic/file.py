@@ -60,6 +60,7 @@ SYSTEM_COLUMNS: Final = (
 
 ROW_GROUP_ROWS: Final = 1 << 17
 ROW_GROUP_BYTES: Final = 64 << 20
+SAMPLE_ROWS: Final = 4096
 WHOLE_CHECK_BYTES: Final = 1 << 20
 COMPRESSION: Final = 4
 """How many bytes in memory a byte of a file is taken for, where only the file's size is known."""
@@ -151,6 +152,11 @@ class EncodedFile:
     data: pa.Buffer
 
 
+def file_path(physical_id: PhysicalTableID, number: int) -> str:
+    """Where a file is kept, relative to the store's data folder."""
+    return f"{physical_id}/{number:016x}.parquet"
+
+
 def encode_file(
     table: pa.Table,
     *,
@@ -171,7 +177,7 @@ def encode_file(
         number=number,
         physical_id=physical_id,
         region_id=region_id,
-        path=f"{physical_id}/{number:016x}.parquet",
+        path=file_path(physical_id, number),
         kind=kind,
         rows=table.num_rows,
         size_bytes=data.size,
@@ -207,8 +213,12 @@ def _parquet(table: pa.Table, compression: str) -> pa.Buffer:
 
 
 @contextmanager
-def open_file(folder: Path, info: DataFile) -> Iterator[pq.ParquetFile]:
+def open_file(
+    folder: Path, info: DataFile, *, as_dictionaries: Sequence[str] = ()
+) -> Iterator[pq.ParquetFile]:
     """An open file whose footer is the one that was written; pages are checked when they are read.
+
+    Strings in the columns `as_dictionaries` come as dictionaries where the file has them so.
 
     Raises:
         CorruptionError: the file is missing or not what the manifest says; also for what the block
@@ -223,13 +233,36 @@ def open_file(folder: Path, info: DataFile) -> Iterator[pq.ParquetFile]:
             raise CorruptionError(str(path), min(size, info.size_bytes), reason)
         # Read, not mapped: a failing disk shall be an error and not a signal.
         with _checked(path, info) as source:
-            yield pq.ParquetFile(source, page_checksum_verification=True)
+            file = pq.ParquetFile(source, page_checksum_verification=True)
+            if names := _dictionaries(file, as_dictionaries):
+                file = pq.ParquetFile(
+                    source,
+                    metadata=file.metadata,
+                    read_dictionary=names,
+                    page_checksum_verification=True,
+                )
+            yield file
     except FileNotFoundError as error:
         raise CorruptionError(str(path), 0, "is missing") from error
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
             raise os_error(error, path) from error
         raise CorruptionError(str(path), 0, f"cannot be read as Parquet ({error})") from error
+
+
+def _dictionaries(file: pq.ParquetFile, names: Sequence[str]) -> list[str]:
+    """Those of `names` whose values are strings, written as dictionaries in every row group."""
+    if not names:
+        return []
+    schema, metadata = file.schema_arrow, file.metadata
+    groups = [metadata.row_group(group) for group in range(metadata.num_row_groups)]
+    return [
+        field.name
+        for at, field in enumerate(schema)
+        if field.name in names
+        and (pa.types.is_string(field.type) or pa.types.is_binary(field.type))
+        and all(group.column(at).has_dictionary_page for group in groups)
+    ]
 
 
 def _checked(path: Path, info: DataFile) -> pa.NativeFile:
@@ -291,5 +324,13 @@ def _stored_field(field: pa.Field) -> pa.Field:
 
 
 def _dictionary_columns(table: pa.Table) -> list[str]:
-    """Which columns may repeat their values; Parquet gives the dictionary up where they do not."""
-    return [f.name for f in table.schema if f.name != HANDLE and not pa.types.is_floating(f.type)]
+    """Which columns repeat their values, as a sample tells."""
+    step = max(1, table.num_rows // SAMPLE_ROWS)
+    rows = pa.array(np.arange(0, table.num_rows, step))
+    candidates = [
+        f.name for f in table.schema if f.name != HANDLE and not pa.types.is_floating(f.type)
+    ]
+    if step == 1:
+        return candidates
+    sample = table.select(candidates).take(rows)
+    return [n for n in candidates if pc.count_distinct(sample.column(n)).as_py() * 2 < len(rows)]

@@ -1,12 +1,11 @@
 """The files and regions of physical tables, as one generation has them."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from pyspark_theflash.engine.api import RegionScan, RegionStats
-from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile, FileKind
+from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile, FileKind, file_path
 from pyspark_theflash.engine.magic.region import REGION_KIND, Region, first_region, in_order
 from pyspark_theflash.store.manifest import Record, View
 from pyspark_theflash.types import Generation, PhysicalTableID, RegionID
@@ -114,8 +113,9 @@ class Layouts:
 
     def paths(self) -> Iterator[str]:
         """Where the files of the view are."""
-        for bodies in self._files.values():
-            yield from (json.loads(body)["path"] for body in bodies)
+        for key in self.view.of_kind(FILE_KIND):
+            physical_id, number = map(int, key.split("-"))
+            yield file_path(PhysicalTableID(physical_id), number)
 
 
 def _by_table(records: Mapping[str, bytes]) -> Mapping[PhysicalTableID, Sequence[bytes]]:
@@ -128,12 +128,12 @@ def _by_table(records: Mapping[str, bytes]) -> Mapping[PhysicalTableID, Sequence
 
 @dataclass(frozen=True, slots=True)
 class LayoutChange:
-    """What one commit changes of a table's layout."""
+    """What one commit changes of a table's layout: what comes, and what goes."""
 
     files: Sequence[DataFile] = ()
     replaced: Sequence[DataFile] = ()
     regions: Sequence[Region] = ()
-    divided: Sequence[Region] = ()
+    dropped: Sequence[Region] = ()
 
     def plus(self, other: "LayoutChange") -> "LayoutChange":
         """Both in one commit."""
@@ -141,7 +141,7 @@ class LayoutChange:
             [*self.files, *other.files],
             [*self.replaced, *other.replaced],
             [*self.regions, *other.regions],
-            [*self.divided, *other.divided],
+            [*self.dropped, *other.dropped],
         )
 
     def records(self, generation: Generation) -> tuple[Sequence[Record], Sequence[tuple[str, str]]]:
@@ -150,15 +150,15 @@ class LayoutChange:
         puts = [*(f.to_record() for f in self.files), *(r.to_record() for r in self.regions)]
         deletes = [
             *((FILE_KIND, f.key) for f in self.replaced),
-            *((REGION_KIND, r.key) for r in self.divided if r.is_recorded),
+            *((REGION_KIND, r.key) for r in self.dropped if r.is_recorded),
         ]
         return [*puts, *retired], deletes
 
     def apply(self, layout: Layout) -> Layout:
         """The layout after the commit."""
-        replaced, divided = {f.number for f in self.replaced}, set(self.divided)
+        gone, dropped = {f.number for f in [*self.replaced, *self.files]}, set(self.dropped)
         return Layout.of(
             layout.physical_id,
-            [*(r for r in layout.regions if r not in divided), *self.regions],
-            [*(f for f in layout.files if f.number not in replaced), *self.files],
+            [*(r for r in layout.regions if r not in dropped), *self.regions],
+            [*(f for f in layout.files if f.number not in gone), *self.files],
         )

@@ -70,7 +70,9 @@ class RegionReader:
             # All that is asked is how many rows there are.
             yield batch_of([], [], info.rows if hidden is None else int((~hidden).sum()))
             return
-        with open_file(self._folder, info) as file:
+        # Few rows are not worth a second look at the footer.
+        as_dictionaries = self._wanted if info.rows >= BATCH_ROWS else ()
+        with open_file(self._folder, info, as_dictionaries=as_dictionaries) as file:
             start = 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
@@ -164,8 +166,13 @@ class RegionReader:
                 yield batch_of(names, project({}, self._columns, size), size)
         else:
             for batch in table.to_batches(max_chunksize=BATCH_ROWS):
-                found = dict(zip(batch.schema.names, batch.columns, strict=True))
+                found = dict(zip(batch.schema.names, map(_dense, batch.columns), strict=True))
                 arrays = project(found, self._columns, batch.num_rows)
                 if self._with_handle:
                     arrays.insert(0, found[HANDLE])
                 yield batch_of(names, arrays, batch.num_rows)
+
+
+def _dense(column: pa.Array) -> pa.Array:
+    """The values of a column that came as a dictionary, which is quicker to decode and filter."""
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column

@@ -55,9 +55,11 @@ def versions(rows: int) -> pa.Table:
     )
 
 
-def write(folder: Path, rows: int, *, number: int = 1) -> DataFile:
+def write(
+    folder: Path, rows: int, *, number: int = 1, kind: FileKind = FileKind.STABLE
+) -> DataFile:
     encoded = encode_file(
-        versions(rows), number=number, physical_id=TABLE, kind=FileKind.STABLE, region_id=WHOLE
+        versions(rows), number=number, physical_id=TABLE, kind=kind, region_id=WHOLE
     )
     (folder / encoded.info.path).parent.mkdir(exist_ok=True)
     (folder / encoded.info.path).write_bytes(encoded.data)
@@ -101,6 +103,16 @@ def test_any_flipped_bit_of_a_small_file(tmp_path: Path) -> None:
     bits = list(range(0, info.size_bytes * 8, 3))
     assert info.size_bytes < 16 << 10
     assert flip_and_read(tmp_path, info, bits, everything) == len(bits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rows", [5, 250])
+@pytest.mark.parametrize("kind", FileKind)
+def test_every_bit_of_a_small_file(tmp_path: Path, rows: int, kind: FileKind) -> None:
+    info = write(tmp_path, rows, kind=kind)
+    assert info.size_bytes < 16 << 10
+    bits = list(range(info.size_bytes * 8))
+    assert flip_and_read(tmp_path, info, bits, visible) == len(bits)
 
 
 @pytest.mark.parametrize("read", [everything, visible])
