@@ -16,6 +16,20 @@ Schema versions
     Version V therefore means "the newest event below the moment of version V + 1". A version from
     before the history means the tables at its start: TiDB refuses to commit what was written to a
     table that has changed since.
+
+What a row was written under
+    With metadata locks (on by default since TiDB 6.5) that version is not the row's. It is the one
+    that the *transaction* began with, while a table is taken as it is when a statement first meets
+    it, any number of versions later. Shortly after a DDL step it may also be one too new. What
+    holds of every transaction is that DDL makes no step while a state of the table from before the
+    last one is in use:
+
+        table     S1 ───────────── S2 ───────────── S3
+        commits      under S1         S1 or S2         S2 or S3
+
+    So a row is read by what was there when it was committed, and by the state before. That is
+    enough to read it: in the last state that has both, a row has the values of a column that goes
+    and of one that comes.
 """
 
 import bisect
@@ -123,6 +137,7 @@ class SchemaHistory:
         for event in self.events:
             if (name := _name_key(event)) is not None:
                 self._ids_by_name[name].add(event.table_id)
+        self._at_commit: dict[tuple[TableID, int], TableInfo] = {}
 
     def tables_at(self, ts: TimeStamp) -> Sequence[TableInfo]:
         """The tables that statements can name at `ts`, by full name.
@@ -159,6 +174,30 @@ class SchemaHistory:
         if table is None:
             raise SchemaOutdatedError(f"table with id {table_id}", self._end_of_version(version))
         return table
+
+    def table_at_commit(self, table_id: TableID, commit_ts: TimeStamp) -> TableInfo:
+        """What rows committed at `commit_ts` were written under, whichever version they name.
+
+        Columns that the table has just lost, which such rows may have, are there, not public. Of a
+        dropped table it is the last state.
+
+        Raises:
+            SchemaOutdatedError: this history ends before, or knows no such table then.
+        """
+        if commit_ts > self.end_ts:
+            raise SchemaOutdatedError("schema", commit_ts)
+        events = self._by_id.get(table_id, [])
+        at = bisect.bisect_right(events, commit_ts, key=lambda e: e.ts)
+        found = self._at_commit.get((table_id, at))
+        if found is None:
+            states = (e.table for e in reversed(events[:at]) if e.table is not None)
+            found, before = next(states, None), next(states, None)
+            if found is None:
+                raise SchemaOutdatedError(f"table with id {table_id}", commit_ts)
+            if before is not None:
+                found = found.with_columns_of(before)
+            self._at_commit[table_id, at] = found
+        return found
 
     def extend(self, other: "SchemaHistory") -> "SchemaHistory":
         """This history continued by `other`, which must tell the same about the time both cover.

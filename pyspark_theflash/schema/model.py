@@ -7,7 +7,7 @@ are for people.
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 from typing import Any, Final
@@ -156,6 +156,18 @@ class TableInfo:
             by_offset = {c.offset: c for c in self.columns}
             return tuple(by_offset[part.offset] for part in self.primary_key.columns)
         return ()
+
+    def with_columns_of(self, other: "TableInfo") -> "TableInfo":
+        """This table, and behind its own columns those that only `other` has, not public."""
+        known = {c.id for c in self.columns}
+        missing = [c for c in other.columns if c.id not in known]
+        if not missing:
+            return self
+        added = (
+            replace(column, state=STATE_WRITE_ONLY, offset=len(self.columns) + n)
+            for n, column in enumerate(missing)
+        )
+        return replace(self, columns=(*self.columns, *added))
 
     @property
     def physical_ids(self) -> tuple[PhysicalTableID, ...]:

@@ -154,9 +154,12 @@ class _Look:
         diffs = list(self._diffs(history.end_ts, known))[::-1]
         jobs = FinishedJobs(self._reader, known)
         events, gaps = list(history.events), list[TableEvent]()
+        seen = set[tuple[TimeStamp, str, TableID]]()
         for diff in diffs:
             changed, lost = self._changes(diff, events, jobs)
-            events += changed
+            # One transaction may raise several versions.
+            events += [e for e in changed if (e.ts, e.db, e.table_id) not in seen]
+            seen |= {(e.ts, e.db, e.table_id) for e in changed}
             gaps += lost
         events += bridged(events, gaps)
         # A version that is lost counts from its tables on, which is where it begins to matter.

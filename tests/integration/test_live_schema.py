@@ -10,7 +10,7 @@ from pyspark_theflash.binlog.event import EntityKind
 from pyspark_theflash.binlog.prewrite import parse_prewrite
 from pyspark_theflash.binlog.wire import decode_entity
 from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.replication.changes import TableChanges
+from pyspark_theflash.replication.changes import TableChanges, stored_columns
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.status_api import StatusApi
 from pyspark_theflash.schema.tidb import TidbSchemaSource
@@ -114,21 +114,68 @@ def test_rows_written_during_ddl_decode(
     finally:
         over.set()
         writer.join()
-    history = read(source, peer, begin)
-    states, rows = set(), 0
-    for payload in pump.payloads:
-        entity = decode_entity(payload, "pump", 0)
-        if entity.start_ts <= begin.end_ts or not entity.payload:
-            continue
-        prewrite = parse_prewrite(entity.payload)
-        for mutations in prewrite.mutations:
-            table = history.table_by_version(mutations.table_id, prewrite.schema_version)
-            changes = TableChanges(table)
-            changes.add(mutations, entity.start_ts, TimeStamp(entity.start_ts + 1))
-            rows += sum(v.batch.num_rows for v in changes.to_versions())
-            states.add(tuple((c.id, c.state) for c in table.columns))
-    assert rows > 100
+    rows, states = decode_all(pump, read(source, peer, begin), begin.end_ts)
+    assert len(rows) > 100
     assert len(states) > 10
+
+
+@pytest.mark.parametrize("kind", ["OPTIMISTIC", "PESSIMISTIC"])
+@pytest.mark.parametrize(
+    ("ddl", "expected"),
+    [
+        ("ADD COLUMN d INT DEFAULT 3", {1: 1, 2: 8, 3: None, 4: 3}),
+        ("DROP COLUMN c", {1: 1, 2: 8}),
+        ("MODIFY COLUMN b BIGINT, CHANGE COLUMN c e TEXT", {1: 1, 2: 8, 3: None}),
+    ],
+)
+def test_rows_of_a_transaction_that_is_older_than_the_table(
+    peer: Peer,
+    pump: RecordingPump,
+    source: TidbSchemaSource,
+    kind: str,
+    ddl: str,
+    expected: dict[int, object],
+) -> None:
+    """They name the version that the transaction began with, not the one they are written under."""
+    table = f"test.o{len(pump.payloads)}"
+    peer.sql(f"CREATE TABLE {table} (a INT PRIMARY KEY, b INT NOT NULL, c VARCHAR(9))")
+    peer.sql("CREATE TABLE IF NOT EXISTS test.first (a INT)")
+    begin = read(source, peer)
+    with peer.connect() as session:
+        session.query(f"BEGIN {kind}")
+        session.query("INSERT INTO test.first VALUES (0)")
+        peer.sql(f"ALTER TABLE {table} {ddl}")
+        session.query(f"INSERT INTO {table} (a, b) VALUES (1, 8)")
+        session.query("COMMIT")
+    history = read(source, peer, begin)
+    rows, _ = decode_all(pump, history, begin.end_ts)
+    (row,) = [values for name, values in rows if name == table]
+    current = history.table_by_name(table, history.end_ts)
+    assert {c.id: row[c.id] for c in current.public_columns} == expected
+
+
+def decode_all(
+    pump: RecordingPump, history: SchemaHistory, above_ts: int
+) -> tuple[list[tuple[str, dict[int, object]]], set[tuple[tuple[int, int], ...]]]:
+    """Committed rows above a timestamp, as (table, values by column id), and the states met."""
+    entities = [decode_entity(payload, "pump", 0) for payload in pump.payloads]
+    commit_ts = {e.start_ts: e.commit_ts for e in entities if e.kind is EntityKind.COMMIT}
+    rows, states = [], set()
+    for entity in entities:
+        if entity.start_ts <= above_ts or not entity.payload or entity.start_ts not in commit_ts:
+            continue
+        committed = commit_ts[entity.start_ts]
+        for mutations in parse_prewrite(entity.payload).mutations:
+            table = history.table_at_commit(mutations.table_id, committed)
+            changes = TableChanges(table)
+            changes.add(mutations, entity.start_ts, committed)
+            states.add(tuple((c.id, c.state) for c in table.columns))
+            ids = [int(c.id) for c in stored_columns(table)]
+            for version in changes.to_versions():
+                for row in version.batch.to_pylist():
+                    values = list(row.values())[-len(ids) :]
+                    rows.append((table.full_name, dict(zip(ids, values, strict=True))))
+    return rows, states
 
 
 def test_reads_while_ddl_runs_agree(peer: Peer, source: TidbSchemaSource) -> None:

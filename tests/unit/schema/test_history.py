@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.errors import (
     SchemaConflictError,
     SchemaFileError,
@@ -14,10 +15,10 @@ from pyspark_theflash.errors import (
 )
 from pyspark_theflash.schema.file import read_schema_file
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
-from pyspark_theflash.schema.model import parse_table_info
+from pyspark_theflash.schema.model import TableInfo, parse_table_info
 from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
 from tests.support.golden_vectors import VECTORS
-from tests.support.stores import id_column, table_info
+from tests.support.stores import column, id_column, table_info
 
 
 @pytest.fixture(scope="module")
@@ -132,6 +133,52 @@ def test_versions_from_before_the_start_mean_the_first_tables() -> None:
         assert found.table_by_version(TableID(1), SchemaVersion(version)).name == "t"
     with pytest.raises(SchemaOutdatedError, match="schema version 9"):
         found.table_by_version(TableID(1), SchemaVersion(9))
+
+
+def _columns(table: TableInfo) -> list[tuple[str, bool]]:
+    return [(c.name, c.is_public) for c in sorted(table.columns, key=lambda c: c.offset)]
+
+
+def test_rows_are_read_by_the_state_at_their_commit_and_the_one_before() -> None:
+    """Column b goes and c comes, in one step; then d comes."""
+    states = [
+        (20, [id_column(), _int_column(2, "b")]),
+        (30, [id_column(), _int_column(3, "c")]),
+        (40, [id_column(), _int_column(3, "c"), _int_column(4, "d")]),
+    ]
+    tables = [(ts, table_info(1, "shop.t", columns)) for ts, columns in states]
+    dropped = TableEvent(TimeStamp(50), "shop", TableID(1), None)
+    found = history(
+        *(TableEvent(TimeStamp(ts), "shop", TableID(1), table) for ts, table in tables), dropped
+    )
+    shown = {ts: _columns(found.table_at_commit(TableID(1), TimeStamp(ts))) for ts in (29, 30, 40)}
+    assert shown == {
+        29: [("id", True), ("b", True)],
+        30: [("id", True), ("c", True), ("b", False)],
+        40: [("id", True), ("c", True), ("d", True)],
+    }
+    last = found.table_at_commit(TableID(1), TimeStamp(45))
+    assert last is tables[2][1]
+    assert found.table_at_commit(TableID(1), TimeStamp(60)) == last
+    assert [c.name for c in found.table_at_commit(TableID(1), TimeStamp(30)).public_columns] == [
+        "id",
+        "c",
+    ]
+
+
+def test_no_table_is_known_before_it_is_made_or_after_the_end() -> None:
+    found = history(event(20, "t"))
+    with pytest.raises(SchemaOutdatedError, match="table with id 1 at 19"):
+        found.table_at_commit(TableID(1), TimeStamp(19))
+    with pytest.raises(SchemaOutdatedError, match="table with id 2 at 30"):
+        found.table_at_commit(TableID(2), TimeStamp(30))
+    assert found.table_at_commit(TableID(1), TimeStamp(100)).name == "t"
+    with pytest.raises(SchemaOutdatedError, match="no schema at 101"):
+        found.table_at_commit(TableID(1), TimeStamp(101))
+
+
+def _int_column(column_id: int, name: str) -> dict[str, object]:
+    return {"id": column_id} | column(name, MySQLType.LONG)
 
 
 def _json(full_name: str) -> str:
