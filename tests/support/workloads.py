@@ -15,11 +15,11 @@ from pyspark_theflash.engine.api import Engine
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import read_schema_file
+from pyspark_theflash.schema.file import FileSchema
 from pyspark_theflash.types import TimeStamp
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
-NAMES = ("bank", "tpcc", "tpch")
+NAMES = ("bank", "ddl", "tpcc", "tpch")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def workload(name: str) -> Workload:
 
 def replicate(chosen: Workload, engine: Engine, source: Path | None = None) -> Writer:
     """Apply all of a workload to an engine; returns the writer, done."""
-    writer = Writer(engine, read_schema_file(chosen.schema))
+    writer = Writer(engine, FileSchema(chosen.schema))
     if chosen.base:
         writer.load_base(chosen.base)
     writer.run_once(FileSource(source or chosen.binlog), until_ts=chosen.end_ts)
