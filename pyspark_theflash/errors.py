@@ -235,6 +235,17 @@ class TableNotFoundError(TheFlashError):
         return f"no table {self.table} at timestamp {self.snapshot_ts}"
 
 
+class TableNotReplicatedError(TheFlashError):
+    """A table that TiDB has and the store was told to leave out."""
+
+    def __init__(self, table: str) -> None:
+        super().__init__(table)
+        self.table = table
+
+    def __str__(self) -> str:
+        return f"{self.table} is not replicated: the writer's --include and --exclude leave it out"
+
+
 class ColumnNotFoundError(TheFlashError):
     """A column that the table does not have at that timestamp."""
 
@@ -343,19 +354,6 @@ class SchemaFileError(TheFlashError):
 
     def __str__(self) -> str:
         return f"{self.file}: {self.reason}"
-
-
-class UnreachableError(TheFlashError):
-    """A service that does not answer, or says that it cannot now."""
-
-    retryable = True
-
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(address, reason)
-        self.address, self.reason = address, reason
-
-    def __str__(self) -> str:
-        return f"{self.address} cannot be reached: {self.reason}"
 
 
 class SchemaSourceError(TheFlashError):

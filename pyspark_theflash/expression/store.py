@@ -198,8 +198,6 @@ def _times(vector: Vector, field_type: FieldType) -> Array:
         converted = replace(converted, data=data, null=vector.null)
     packed = times.round_times(np.where(converted.null, 0, converted.data), field_type.fsp)
     days = unpack_dates(packed)[0]
-    if not (times.day_exists(packed) | converted.null).all():
-        raise OutOfRangeError(f"{field_type.tp.name}, being a zero or impossible date")
     if tp == pa.date32():
         return _masked(primitive(days.astype(np.int32), tp), converted)
     return _masked(primitive(days * DAY_US + times.time_of_day(packed), tp), converted)

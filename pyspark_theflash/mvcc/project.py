@@ -1,77 +1,160 @@
-"""Turning stored columns into the ones a scan asked for."""
+"""Turning stored columns into the ones a scan asked for.
 
-from collections.abc import Mapping, Sequence
+A file holds the columns that its rows had when they were written. A scan may ask for one that the
+file lacks, and what it is then depends on why:
+
+    Default     ADD COLUMN came later          the column's origin default, the same for all rows
+    Converted   MODIFY COLUMN made a new one   the old column's value in the new type
+    Computed    a virtual generated column     its expression over the row's other columns
+
+So nothing that DDL does to columns is ever written into old rows; it is worked out where it is
+read, and a compaction, which reads too, keeps what it worked out.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.errors import CorruptionError, UnsupportedError
+from pyspark_theflash.codec.convert import convert_column
+from pyspark_theflash.codec.field_type import FieldType
+from pyspark_theflash.errors import CorruptionError
 from pyspark_theflash.mvcc.version import column_name
 from pyspark_theflash.schema.default import origin_value
-from pyspark_theflash.schema.model import ColumnInfo
+from pyspark_theflash.schema.generated import compute_column, stored_inputs
+from pyspark_theflash.schema.model import ColumnInfo, TableInfo
 from pyspark_theflash.types import ColumnID
+
+Stored: TypeAlias = Mapping[str, pa.Array]
+SourceOf: TypeAlias = Callable[[ColumnID], ColumnInfo | None]
+"""The column that MODIFY COLUMN made a column from, as it was then; None where it made none."""
 
 
 @dataclass(frozen=True, slots=True)
-class ScanColumn:
-    """A column to read: the type wanted, and what rows hold that are older than the column."""
+class Default:
+    """One value for every row."""
 
-    id: ColumnID
-    type: pa.DataType
-    absent_value: pa.Scalar = field(repr=False)
+    value: pa.Scalar = field(repr=False)
 
     def __reduce__(self) -> tuple[object, ...]:
         # Arrow pickles and prints a scalar as Python's value, and Python's dates end at year 9999,
         # where impossible ones begin.
-        return _unpickle, (self.id, self.type, pa.repeat(self.absent_value, 1))
+        return _unpickled_default, (self.values({}, 1),)
+
+    def needs(self) -> Iterator["ScanColumn"]:
+        return iter(())
+
+    def values(self, stored: Stored, rows: int) -> pa.Array:
+        # Arrow does not repeat a list that is null, nor any list zero times.
+        if rows == 0 or not self.value.is_valid:
+            return pa.nulls(rows, self.value.type)
+        return pa.repeat(self.value, rows)
 
 
-def _unpickle(column_id: ColumnID, tp: pa.DataType, absent: pa.Array) -> ScanColumn:
-    return ScanColumn(column_id, tp, absent[0])
+def _unpickled_default(value: pa.Array) -> Default:
+    return Default(value[0])
 
 
-def scan_column(info: ColumnInfo) -> ScanColumn:
-    """How to read a column as `info` has it.
+@dataclass(frozen=True, slots=True)
+class Converted:
+    """The value of `source`, which has `from_type`, as MODIFY COLUMN converts it to `to_type`."""
 
-    Rows from before ADD COLUMN hold the default of *that* moment (the origin default), not today's.
+    source: "ScanColumn"
+    from_type: FieldType
+    to_type: FieldType
+    where: str
+
+    def needs(self) -> Iterator["ScanColumn"]:
+        yield self.source
+
+    def values(self, stored: Stored, rows: int) -> pa.Array:
+        old = project(stored, [self.source], rows)[0]
+        return convert_column(old, self.from_type, self.to_type, self.where)
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """The virtual generated `column` of `table`, out of the stored columns `inputs`."""
+
+    table: TableInfo
+    column: ColumnInfo
+    inputs: tuple["ScanColumn", ...]
+
+    def needs(self) -> Iterator["ScanColumn"]:
+        return iter(self.inputs)
+
+    def values(self, stored: Stored, rows: int) -> pa.Array:
+        arrays = project(stored, self.inputs, rows)
+        by_id = {column.id: values for column, values in zip(self.inputs, arrays, strict=True)}
+        return compute_column(self.table, self.column, by_id, rows)
+
+
+@dataclass(frozen=True, slots=True)
+class ScanColumn:
+    """A column to read: the type wanted, and what it is where a file does not hold it."""
+
+    id: ColumnID
+    type: pa.DataType
+    fill: Default | Converted | Computed
+
+
+def no_source(_: ColumnID) -> None:
+    """A `SourceOf` of a table whose columns were never modified."""
+
+
+def scan_column(table: TableInfo, info: ColumnInfo, source_of: SourceOf = no_source) -> ScanColumn:
+    """How to read a column of `table` as `info` has it.
+
+    Raises:
+        UnsupportedError: a virtual column whose expression is not evaluated here.
     """
+    tp, where = arrow_type(info.type), f"{table.full_name}.{info.name}"
     if info.is_virtual:
-        raise UnsupportedError("reading a virtual generated column", f"column {info.name}")
-    return ScanColumn(info.id, arrow_type(info.type), origin_value(info))
-
-
-def project_column(
-    stored: pa.Array | None, wanted: pa.DataType, absent_value: pa.Scalar, rows: int
-) -> pa.Array:
-    """A column in the wanted type; `stored` is None where the file is older than the column.
-
-    A column keeps its id while its type is widened (INT to BIGINT, a longer DECIMAL), so stored
-    types may be older than the wanted one.
-    """
-    if stored is None:
-        return pa.repeat(absent_value.cast(wanted), rows)
-    if stored.type == wanted:
-        return stored
-    try:
-        return pc.cast(stored, wanted)
-    except pa.ArrowException as error:
-        raise CorruptionError("stored column", 0, f"{stored.type} does not fit {wanted}") from error
+        inputs = stored_inputs(table, [info.name])
+        read = tuple(scan_column(table, column, source_of) for column in inputs)
+        return ScanColumn(info.id, tp, Computed(table, info, read))
+    source = source_of(info.id)
+    if source is None:
+        return ScanColumn(info.id, tp, Default(origin_value(info)))
+    read_source = scan_column(table, source, source_of)
+    return ScanColumn(info.id, tp, Converted(read_source, source.type, info.type, where))
 
 
 def stored_names(columns: Sequence[ScanColumn]) -> list[str]:
-    """The stored columns that `project` needs for these, each once."""
-    return [column_name(column.id) for column in columns]
+    """The stored columns that `project` may need for these, each once."""
+    names: dict[str, None] = {}
+    for column in columns:
+        if not isinstance(column.fill, Computed):
+            names[column_name(column.id)] = None
+        names.update(dict.fromkeys(stored_names(list(column.fill.needs()))))
+    return list(names)
 
 
-def project(
-    stored: Mapping[str, pa.Array], columns: Sequence[ScanColumn], rows: int
-) -> list[pa.Array]:
-    """The columns as asked for, out of those of `stored_names` that a file has."""
-    return [
-        project_column(stored.get(column_name(c.id)), c.type, c.absent_value, rows) for c in columns
-    ]
+def project(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> list[pa.Array]:
+    """The columns as asked for, out of those of `stored_names` that a file has.
+
+    Raises:
+        UnsupportedError: a value that only TiDB could work out.
+        CorruptionError: a stored column of a type that the wanted one cannot come from.
+    """
+    return [_column(stored, column, rows) for column in columns]
+
+
+def _column(stored: Stored, column: ScanColumn, rows: int) -> pa.Array:
+    """A column keeps its id while it is widened (INT to BIGINT): its stored type may be older."""
+    found = stored.get(column_name(column.id))
+    if found is None:
+        return column.fill.values(stored, rows)
+    if found.type == column.type:
+        return found
+    try:
+        return pc.cast(found, column.type)
+    except pa.ArrowException as error:
+        reason = f"{found.type} does not fit {column.type}"
+        raise CorruptionError("stored column", 0, reason) from error
 
 
 def batch_of(names: Sequence[str], columns: Sequence[pa.Array], rows: int) -> pa.RecordBatch:

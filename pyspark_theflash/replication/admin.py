@@ -7,7 +7,6 @@ from typing import Final
 
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.upkeep import maintained
 from pyspark_theflash.errors import CommandTimeoutError, StoreInUseError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.replication.maintenance import Maintenance
@@ -88,7 +87,7 @@ class _Asker:
             if verb is Verb.STOP:
                 return "no writer is running"
             maintenance = Maintenance(
-                maintained(engine), self._manifest, self._clock, on_progress=self._on_progress
+                engine, self._manifest, self._clock, on_progress=self._on_progress
             )
             return maintenance.execute(verb, argument)
 

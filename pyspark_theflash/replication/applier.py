@@ -2,33 +2,42 @@
 
 Transactions come sorted by (commit_ts, start_ts), all of (old resolved_ts, new resolved_ts]. They
 are cut into batches small enough to decode in memory; each is published with the resolved_ts it
-reaches, so a crash between two batches leaves a prefix. A batch also ends where a table's
-definition changes, because rows of one batch are decoded under one TableInfo, and before a
-transaction that the schema history does not know how to decode: what comes before it is published,
-then the error is raised.
+reaches, so a crash between two batches leaves a prefix. A batch also ends
+
+    where DDL moves rows                    they are read as of right before, and published alone
+    before what the schema history lacks    what comes before is published, then the error is raised
 """
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple
 
 from pyspark_theflash.binlog.event import Transaction
 from pyspark_theflash.binlog.prewrite import TableMutations, parse_prewrite
-from pyspark_theflash.engine.api import Engine, Publication
-from pyspark_theflash.errors import SchemaOutdatedError
-from pyspark_theflash.mvcc.project import scan_column
-from pyspark_theflash.replication.changes import TableChanges, stored_columns
+from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
+from pyspark_theflash.errors import SchemaOutdatedError, UnsupportedError
+from pyspark_theflash.replication.changes import TableChanges
+from pyspark_theflash.replication.move import move_record, moved_versions
 from pyspark_theflash.replication.state import WriterState
 from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.types import TableID, TimeStamp
+from pyspark_theflash.store.manifest import Change
+from pyspark_theflash.types import PhysicalTableID, TableID, TimeStamp
 
 BATCH_BYTES: Final = 8 << 20
 """Row bytes a batch: about 40,000 rows of a wide table, where decoding is at its best."""
-STAGES: Final = ("parse", "decode", "publish", "fold")
+STAGES: Final = ("parse", "decode", "publish", "compact")
+_log = logging.getLogger(__name__)
 
-_Mutations: TypeAlias = list[tuple[TableInfo, TableMutations]]
+
+class _Mutations(NamedTuple):
+    """What a transaction does to a table, and whose partitions the rows go to."""
+
+    table: TableInfo
+    placement: TableInfo
+    rows: TableMutations
 
 
 @dataclass(slots=True)
@@ -51,33 +60,29 @@ class ApplyReport:
 
 @dataclass(slots=True)
 class _Batch:
-    """Transactions to publish together, and their rows by table."""
+    """Transactions to publish together, and their rows by table and definition."""
 
-    tables: dict[TableID, TableChanges] = field(default_factory=dict)
+    changes: list[TableChanges] = field(default_factory=list)
     transactions: list[Transaction] = field(default_factory=list)
     row_bytes: int = 0
+    _open: dict[TableID, TableChanges] = field(default_factory=dict)
 
-    def accepts(self, mutations: _Mutations) -> bool:
-        """Whether there is room, and every table is still what it was."""
-        known = self.tables
-        return self.row_bytes < BATCH_BYTES and all(
-            table.id not in known or known[table.id].table == table for table, _ in mutations
-        )
-
-    def add(self, transaction: Transaction, mutations: _Mutations) -> None:
-        for table, changes in mutations:
-            target = self.tables.setdefault(table.id, TableChanges(table))
-            target.add(changes, transaction.start_ts, transaction.commit_ts)
-        self.transactions.append(transaction)
-        self.row_bytes += len(transaction.payload)
+    def changes_of(self, table: TableInfo, placement: TableInfo) -> TableChanges:
+        """What the next rows of a table are added to: new where the definition is another."""
+        known = self._open.get(table.id)
+        # By identity: a history hands out the same definition every time, and they are large.
+        if known is None or known.table is not table or known.placement is not placement:
+            known = self._open[table.id] = TableChanges(table, placement)
+            self.changes.append(known)
+        return known
 
 
 class Applier:
     """Applies transactions to an engine, in order. After an error, make another."""
 
     def __init__(self, engine: Engine, state: WriterState) -> None:
-        self._engine, self._history, self._state = engine, state.history, state
-        self._touched: set[TableID] = set()
+        self._engine, self._state = engine, state
+        self._touched: set[PhysicalTableID] = set()
         self.report: Final = ApplyReport()
 
     def apply(
@@ -86,15 +91,18 @@ class Applier:
         resolved_ts: TimeStamp,
         *,
         keep_pending: bool = False,
+        position: str | None = None,
     ) -> None:
         """Publish all of `transactions`, after which the store can answer at `resolved_ts`.
 
-        With `keep_pending`, what is seen but not applied is kept for another run.
+        With `keep_pending`, what is seen but not applied is kept for another run, which goes on at
+        `position` in the source.
 
         Raises:
             SchemaOutdatedError: a transaction needs a newer schema history; all before it are
             applied.
         """
+        self._state.reach(resolved_ts)
         batch = _Batch()
         for transaction in transactions:
             before = TimeStamp(transaction.commit_ts - 1)
@@ -102,55 +110,89 @@ class Applier:
                 mutations = self._mutations(transaction)
             except SchemaOutdatedError:
                 if batch.transactions:
-                    self._publish(batch, before)
+                    self._publish(self._move_rows(batch, before), before)
                 raise
-            if not batch.accepts(mutations):
+            batch = self._move_rows(batch, transaction.commit_ts)
+            if batch.row_bytes >= BATCH_BYTES:
                 self._publish(batch, before)
                 batch = _Batch()
-            batch.add(transaction, mutations)
-        self._publish(batch, resolved_ts, keep_pending=keep_pending)
+            self._add(batch, transaction, mutations)
+        batch = self._move_rows(batch, resolved_ts)
+        self._publish(batch, resolved_ts, keep_pending=keep_pending, position=position)
 
-    def fold(self) -> None:
+    def compact(self) -> None:
         """Let the engine rewrite what was touched since the last call into its fastest form."""
-        with self.report.timed("fold"):
-            for table_id in sorted(self._touched):
-                self._fold_table(table_id)
+        with self.report.timed("compact"):
+            for physical_id in sorted(self._touched):
+                self._compact(physical_id)
         self._touched.clear()
 
-    def _mutations(self, transaction: Transaction) -> _Mutations:
-        """What the transaction changes, with the definitions its rows were written under."""
-        if transaction.ddl is not None and transaction.commit_ts > self._history.end_ts:
-            raise SchemaOutdatedError(
-                f"schema change ({transaction.ddl.query})", transaction.commit_ts
-            )
+    def _compact(self, physical_id: PhysicalTableID) -> None:
+        try:
+            self._engine.compact(physical_id, self._state.all_columns(physical_id))
+        except UnsupportedError as error:
+            # A value that cannot be worked out stays where it is, and fails who asks for it.
+            _log.warning("not compacted: physical_table=%d: %s", physical_id, error)
+
+    def _mutations(self, transaction: Transaction) -> list[_Mutations]:
+        """What the transaction changes, and the definitions its rows are decoded under."""
+        if transaction.ddl is not None:
+            self._state.require_schema(transaction.ddl, transaction.commit_ts)
         if not transaction.payload:
             return []
         with self.report.timed("parse"):
             prewrite = parse_prewrite(transaction.payload)
-            version = prewrite.schema_version
-            return [
-                (self._history.table_by_version(m.table_id, version), m) for m in prewrite.mutations
-            ]
+            found = []
+            for rows in prewrite.mutations:
+                table = self._state.table(rows.table_id, transaction.commit_ts)
+                if self._state.replicates(table.id):
+                    version = prewrite.schema_version
+                    placement = self._state.placement(table, version, transaction.commit_ts)
+                    found.append(_Mutations(table, placement, rows))
+        return found
+
+    def _add(
+        self, batch: _Batch, transaction: Transaction, mutations: Sequence[_Mutations]
+    ) -> None:
+        for table, placement, rows in mutations:
+            changes = batch.changes_of(table, placement)
+            changes.add(rows, transaction.start_ts, transaction.commit_ts)
+        batch.transactions.append(transaction)
+        batch.row_bytes += len(transaction.payload)
 
     def _publish(
-        self, batch: _Batch, resolved_ts: TimeStamp, *, keep_pending: bool = False
+        self,
+        batch: _Batch,
+        resolved_ts: TimeStamp,
+        *,
+        keep_pending: bool = False,
+        position: str | None = None,
     ) -> None:
         with self.report.timed("decode"):
-            versions = [v for c in batch.tables.values() for v in c.to_versions()]
+            sources = self._state.lineage.source_of
+            versions = [v for c in batch.changes for v in c.to_versions(sources(c.table.id))]
         with self.report.timed("publish"):
-            change = self._state.advance(resolved_ts, batch.transactions, keep_pending=keep_pending)
-            self._engine.publish(Publication(versions, change))
+            change = self._state.advance(
+                resolved_ts, batch.transactions, keep_pending=keep_pending, position=position
+            )
+            self._publish_versions(versions, change)
             self._state.published()
-        self._touched.update(batch.tables)
         self.report.transactions += len(batch.transactions)
-        self.report.rows += sum(v.batch.num_rows for v in versions)
         self.report.row_bytes += batch.row_bytes
+
+    def _publish_versions(self, versions: Sequence[VersionBatch], change: Change) -> None:
+        self._engine.publish(Publication(versions, change))
+        self._touched.update(v.physical_id for v in versions)
+        self.report.rows += sum(v.batch.num_rows for v in versions)
         self.report.publications += 1
 
-    def _fold_table(self, table_id: TableID) -> None:
-        """Fold all that the table has ever been stored in, with all columns it has ever had."""
-        tables = [e.table for e in self._history.events if e.table_id == table_id and e.table]
-        latest = {c.id: c for table in tables for c in stored_columns(table)}
-        columns = [scan_column(c) for c in latest.values()]
-        for physical_id in sorted({i for table in tables for i in table.physical_ids}):
-            self._engine.compact(physical_id, columns)
+    def _move_rows(self, batch: _Batch, ts: TimeStamp) -> _Batch:
+        """Carry out what DDL moves at or below `ts`; returns the batch that is open then."""
+        while (move := self._state.next_move(ts)) is not None:
+            self._publish(batch, TimeStamp(move.ts - 1))
+            batch = _Batch()
+            source_of = self._state.lineage.source_of(move.table_id)
+            versions = moved_versions(self._engine, move, source_of)
+            self._publish_versions(versions, Change([move_record(move)]))
+            self._state.moved(move)
+        return batch

@@ -6,16 +6,16 @@ again is a no-op and an interrupted load goes on where it stopped.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
+from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
 from pyspark_theflash.errors import OptionError, SchemaConflictError, SchemaFileError
-from pyspark_theflash.mvcc.project import scan_column
 from pyspark_theflash.mvcc.version import Op
 from pyspark_theflash.mvcc.visibility import sort_order
 from pyspark_theflash.partitioning.assign import assign_partitions
@@ -25,14 +25,18 @@ from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.model import ROWID_NAME, TableInfo
 from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.types import TableID, TimeStamp
 
 BASE_KIND: Final = "base"
 BATCH_ROWS: Final = 1 << 16
 
 
-def load_base(engine: Engine, folder: Path, history: SchemaHistory) -> int:
+def load_base(
+    engine: Engine, folder: Path, history: SchemaHistory, replicates: Callable[[TableID], bool]
+) -> int:
     """Load the tables of a base folder that are not loaded yet; returns how many rows.
+
+    Tables that the store does not replicate are left out.
 
     Raises:
         OptionError: the store has gone on without this base, so it cannot be put under it any more.
@@ -43,6 +47,8 @@ def load_base(engine: Engine, folder: Path, history: SchemaHistory) -> int:
     started = Progress.of(view) is not None
     rows = 0
     for table in read_base(folder).tables:
+        if not replicates(table.table_id):
+            continue
         if (known := loaded.get(_key(table))) is not None:
             _check_same(table, known, history)
         elif started:
@@ -71,7 +77,7 @@ def _load_table(engine: Engine, table: BaseTable, history: SchemaHistory) -> int
 def _versions(info: TableInfo, rows: pa.RecordBatch, ts: TimeStamp) -> Sequence[VersionBatch]:
     by_name = dict(zip(rows.schema.names, rows.columns, strict=True))
     columns = {
-        c.id: by_name[c.name] if c.name in by_name else pa.nulls(rows.num_rows, scan_column(c).type)
+        c.id: by_name[c.name] if c.name in by_name else pa.nulls(rows.num_rows, arrow_type(c.type))
         for c in stored_columns(info)
     }
     handles = by_name[ROWID_NAME] if info.has_rowid else key_handles(info, columns)

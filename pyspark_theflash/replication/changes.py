@@ -20,16 +20,18 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE, TableMutations
 from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.convert import convert_column
 from pyspark_theflash.codec.field_type import STRING_TYPES
 from pyspark_theflash.codec.handle import encode_common_handles, key_strings
 from pyspark_theflash.codec.row import ColumnSpec, DecodedColumn, DecodedRows, RowBuffer
 from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
 from pyspark_theflash.engine.api import VersionBatch
 from pyspark_theflash.errors import SchemaOutdatedError, UnsupportedError
-from pyspark_theflash.mvcc.project import scan_column
+from pyspark_theflash.mvcc.project import SourceOf, no_source
 from pyspark_theflash.mvcc.version import Op, version_schema
 from pyspark_theflash.mvcc.visibility import sort_order
 from pyspark_theflash.partitioning.assign import assign_partitions
+from pyspark_theflash.schema.default import origin_value
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_COLUMN_ID, ColumnInfo, TableInfo
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 
@@ -54,15 +56,21 @@ def handle_type(table: TableInfo) -> pa.DataType:
 
 @dataclass(slots=True)
 class TableChanges:
-    """Changes of one table under one TableInfo, in commit order: filled, then made versions."""
+    """Changes of one table under one TableInfo, in commit order: filled, then made versions.
+
+    `placement` is the TableInfo whose partitions the rows go to, a later one than `table` where a
+    reorganisation has moved on what was written under that; None: `table`.
+    """
 
     table: TableInfo
+    placement: TableInfo | None = None
     inserted: list[bytes] = field(default_factory=list)
     updated: list[bytes] = field(default_factory=list)
     deleted: list[bytes] = field(default_factory=list)
     _sequences: list[npt.NDArray[np.uint8]] = field(default_factory=list)
     _commit_ts: list[TimeStamp] = field(default_factory=list)
     _start_ts: list[TimeStamp] = field(default_factory=list)
+    _source_of: SourceOf = no_source
 
     def add(self, mutations: TableMutations, start_ts: TimeStamp, commit_ts: TimeStamp) -> None:
         """Append what one transaction did to the table."""
@@ -73,14 +81,18 @@ class TableChanges:
         self._commit_ts.append(commit_ts)
         self._start_ts.append(start_ts)
 
-    def to_versions(self) -> list[VersionBatch]:
+    def to_versions(self, source_of: SourceOf = no_source) -> list[VersionBatch]:
         """The versions, one batch a physical table.
+
+        Args:
+            source_of: the columns that MODIFY COLUMN is making others from.
 
         Raises:
             CodecError: a row is not what its encoding says.
             SchemaOutdatedError: rows hold columns that `table` does not have, or lack ones they
             must have.
         """
+        self._source_of = source_of
         specs = self._specs(self._row_columns())
         inserts = self._inserts()
         old, new = (
@@ -125,25 +137,39 @@ class TableChanges:
         self, rows: DecodedRows, from_key: Columns | None = None
     ) -> dict[ColumnID, pa.Array]:
         """Decoded columns by id, with what rows leave out filled in."""
-        if rows.unknown_ids:
-            named = ", ".join(str(i) for i in sorted(rows.unknown_ids))
+        # Old rows may hold virtual columns, which are computed and not stored.
+        if unknown := rows.unknown_ids - {c.id for c in self.table.columns}:
+            named = ", ".join(str(i) for i in sorted(unknown))
             raise SchemaOutdatedError(
                 f"column {named} in {self.table.full_name}", self._commit_ts[0]
             )
-        return {
-            info.id: self._filled(column, info, (from_key or {}).get(info.id))
-            for info, column in zip(self._row_columns(), rows.columns, strict=False)
-        }
+        decoded = dict(zip((info.id for info in self._row_columns()), rows.columns, strict=False))
+        columns: dict[ColumnID, pa.Array] = {}
+        for info in self._row_columns():
+            if (column := decoded.get(info.id)) is not None:
+                key_part = (from_key or {}).get(info.id)
+                columns[info.id] = self._filled(column, info, key_part, columns)
+        return columns
 
     def _filled(
-        self, column: DecodedColumn, info: ColumnInfo, from_key: pa.Array | None
+        self,
+        column: DecodedColumn,
+        info: ColumnInfo,
+        from_key: pa.Array | None,
+        before: Columns,
     ) -> pa.Array:
+        """The column with what rows left out: key parts, what TiDB is to convert, defaults."""
         if column.absent is None or not column.absent.any():
             return column.values
         absent = pa.array(column.absent)
         if from_key is not None:
             return pc.if_else(absent, from_key, column.values)
-        default = scan_column(info).absent_value
+        source = None if info.is_public else self._source_of(info.id)
+        if source is not None and source.id in before:
+            where = f"{self.table.full_name}.{info.name}"
+            converted = convert_column(before[source.id], source.type, info.type, where)
+            return pc.if_else(absent, converted, column.values)
+        default = origin_value(info)
         if not default.is_valid and info.type.is_not_null and info.is_public:
             raise SchemaOutdatedError(
                 f"value for the NOT NULL column {info.name} of {self.table.full_name}",
@@ -176,13 +202,17 @@ class TableChanges:
         )
 
     def _check_placement(self, old: Columns, new: Columns) -> None:
+        """TiDB writes an update that moves a row to another partition as a delete and an insert."""
         if self.table.partition is None or not self.updated:
             return
-        before, after = (assign_partitions(self.table, c, len(self.updated)) for c in (old, new))
+        before, after = (self._physical_ids(c, len(self.updated)) for c in (old, new))
         if not np.array_equal(before, after):
             raise UnsupportedError(
                 "an update that moves a row to another partition", self.table.full_name
             )
+
+    def _physical_ids(self, columns: Columns, rows: int) -> Ints:
+        return assign_partitions(self.placement or self.table, columns, rows)
 
     def _assemble(
         self, handles: Sequence[pa.Array], sides: tuple[Columns, Columns, Columns]
@@ -197,11 +227,11 @@ class TableChanges:
         start_ts = _spread(self._start_ts, self._sequences)[places]
         handle = pa.concat_arrays(handles)
         physical = np.concatenate(
-            [assign_partitions(self.table, side, n) for side, n in zip(sides, counts, strict=True)]
+            [self._physical_ids(side, n) for side, n in zip(sides, counts, strict=True)]
         )
         op = np.repeat(np.array([Op.PUT, Op.PUT, Op.DELETE], np.uint8), counts)
-        order = sort_order(handle, pa.array(commit_ts), pa.array(places))
-        order = order[_last_of_each(handle.take(pa.array(order)), commit_ts[order])]
+        order = sort_order(handle, pa.array(physical), pa.array(commit_ts), pa.array(places))
+        is_last = _last_of_each(handle.take(pa.array(order)), physical[order], commit_ts[order])
         inserts, updates, deletes = sides
         columns = [
             pa.concat_arrays(
@@ -209,9 +239,8 @@ class TableChanges:
             )
             for c in stored_columns(self.table)
         ]
-        return split_by_partition(
-            self.table, [handle, commit_ts, start_ts, op, *columns], physical, order
-        )
+        arrays = [handle, commit_ts, start_ts, op, *columns]
+        return split_by_partition(self.table, arrays, physical, order[is_last])
 
 
 def key_handles(table: TableInfo, columns: Columns) -> pa.Array:
@@ -227,7 +256,7 @@ def split_by_partition(
     table: TableInfo, arrays: Sequence[pa.Array], physical: Ints, order: Ints
 ) -> list[VersionBatch]:
     """Version batches from unsorted columns: rows in `order`, one batch a physical table."""
-    columns = [(c.id, scan_column(c).type) for c in stored_columns(table)]
+    columns = [(c.id, arrow_type(c.type)) for c in stored_columns(table)]
     schema = version_schema(handle_type(table), columns)
     batches = []
     for physical_id in np.unique(physical):
@@ -238,12 +267,15 @@ def split_by_partition(
     return batches
 
 
-def _last_of_each(handles: pa.Array, commit_ts: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
-    """Of versions sorted by (handle, commit_ts, order), the last of each (handle, commit_ts)."""
+def _last_of_each(
+    handles: pa.Array, physical: Ints, commit_ts: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.bool_]:
+    """Of versions sorted by (handle, physical, commit_ts, order), the last that share the three."""
     last = np.ones(len(handles), np.bool_)
     if len(handles) > 1:
-        equal = pc.equal(handles.slice(0, len(handles) - 1), handles.slice(1))
-        last[:-1] = ~(np.asarray(equal) & (commit_ts[1:] == commit_ts[:-1]))
+        same = np.asarray(pc.equal(handles.slice(0, len(handles) - 1), handles.slice(1)))
+        same = same & (physical[1:] == physical[:-1]) & (commit_ts[1:] == commit_ts[:-1])
+        last[:-1] = ~same
     return last
 
 

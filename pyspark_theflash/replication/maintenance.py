@@ -18,29 +18,27 @@ Commands
     `poll` executes what other processes have left on the store's board (`store/command.py`).
 """
 
-from collections import defaultdict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from pyspark_theflash.binlog.ledger import pruned_entries
 from pyspark_theflash.clock import Clock
-from pyspark_theflash.engine.api import Publication
-from pyspark_theflash.engine.upkeep import CompactionReport, MaintainedEngine
+from pyspark_theflash.engine.api import CompactionReport, Engine, Publication
 from pyspark_theflash.errors import InternalError, OptionError, TheFlashError
 from pyspark_theflash.failpoint import fail_point
-from pyspark_theflash.mvcc.project import ScanColumn, scan_column
-from pyspark_theflash.replication.changes import stored_columns
+from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.replication.columns import StoredColumns
 from pyspark_theflash.replication.state import LEDGER_KIND
 from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.schema.model import ColumnInfo, TableInfo
+from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
 from pyspark_theflash.store.command import Command, Mailbox, Verb
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import Change, Manifest, Record, View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.setting import SETTING_KIND, interval_ms, interval_record
-from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
+from pyspark_theflash.types import PhysicalTableID, TimeStamp
 
 LEDGER_RECORD_ENTRIES: Final = 1 << 15
 MIN_INTERVAL_MS: Final = 10
@@ -74,7 +72,7 @@ class Maintenance:
 
     def __init__(
         self,
-        engine: MaintainedEngine,
+        engine: Engine,
         manifest: Manifest,
         clock: Clock,
         *,
@@ -149,7 +147,7 @@ class Maintenance:
         pinned = self._leases.oldest_snapshot_ts()
         bounds = [progress.resolved_ts, *(ts for ts in (wanted, pinned) if ts is not None)]
         safe_point = max(progress.oldest_ts, min(bounds))
-        forgotten = self._raise_oldest_ts(view, Progress(safe_point, progress.resolved_ts))
+        forgotten = self._raise_oldest_ts(view, replace(progress, oldest_ts=safe_point))
         fail_point("gc.after_safe_point")
         needed = _needed_from(history, safe_point)
         stored = self._stored(history, view)
@@ -173,7 +171,7 @@ class Maintenance:
         return forgotten
 
     def _compact(
-        self, stored: dict[PhysicalTableID, list[ScanColumn]], safe_point: TimeStamp | None
+        self, stored: Mapping[PhysicalTableID, Sequence[ScanColumn]], safe_point: TimeStamp | None
     ) -> CompactionReport:
         report = CompactionReport()
         for number, (physical_id, columns) in enumerate(stored.items(), 1):
@@ -187,24 +185,14 @@ class Maintenance:
 
     def _stored(
         self, history: SchemaHistory, view: View
-    ) -> dict[PhysicalTableID, list[ScanColumn]]:
+    ) -> dict[PhysicalTableID, Sequence[ScanColumn]]:
         """What the engine holds rows of, with all columns those have ever had."""
-        columns: dict[PhysicalTableID, dict[ColumnID, ColumnInfo]] = defaultdict(dict)
-        for table in _tables_ever(history):
-            for physical_id in table.physical_ids:
-                columns[physical_id].update((c.id, c) for c in stored_columns(table))
-        return {
-            physical_id: [scan_column(c) for c in columns[physical_id].values()]
-            for physical_id in sorted(columns)
-            if self._engine.regions(view, physical_id)
-        }
+        columns = StoredColumns(history, Lineage(history))
+        held = (i for i in columns.physical_ids if self._engine.regions(view, i))
+        return {physical_id: columns.of(physical_id) for physical_id in held}
 
     def _publish(self, puts: Iterable[Record], deletes: Iterable[tuple[str, str]] = ()) -> None:
         self._engine.publish(Publication((), Change(tuple(puts), tuple(deletes))))
-
-
-def _tables_ever(history: SchemaHistory) -> Iterable[TableInfo]:
-    return (e.table for e in history.events if e.table is not None)
 
 
 def _needed_from(history: SchemaHistory, safe_point: TimeStamp) -> set[PhysicalTableID]:

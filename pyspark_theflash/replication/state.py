@@ -1,54 +1,88 @@
 """What the writer knows beside the rows, as records that are published with them.
 
-    progress   how far the store can answer
+    progress   how far the store can answer, and where to go on in the source
     schema     the schema history, again whenever it has grown
+    scope      which tables are replicated
     ledger     32 bytes for each finished transaction: what a second delivery is compared with
     pending    transactions that were seen but not applied, for the next run
+    move       which moves of rows by DDL are done
 
 A run that ends in the middle need not keep its pending transactions: it reads its source again from
-the start, and the ledger tells what is done. For the same reason the newest commit seen is not
-kept; starting from resolved_ts is always right, only slower to resolve.
+the position of before, and the ledger tells what is done. For the same reason the newest commit
+seen is not kept; starting from resolved_ts is always right, only slower to resolve.
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Final
+from typing import Final, Protocol
 
-from pyspark_theflash.binlog.event import Transaction
+from pyspark_theflash.binlog.event import DdlInfo, Transaction
 from pyspark_theflash.binlog.ledger import LedgerEntry, TransactionLedger, pack_entries
 from pyspark_theflash.binlog.pairing import Pairing
 from pyspark_theflash.binlog.pending import Pending
 from pyspark_theflash.engine.api import Engine
+from pyspark_theflash.errors import SchemaOutdatedError
+from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.replication.columns import StoredColumns
+from pyspark_theflash.replication.move import MOVE_KIND, move_record
 from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.lineage import Lineage, Move
+from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history, schema_records
 from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables, continued
+from pyspark_theflash.types import PhysicalTableID, SchemaVersion, TableID, TimeStamp
 
 LEDGER_KIND: Final = "ledger"
 PENDING_KIND: Final = "pending"
+MOST_PENDING_BYTES: Final = 8 << 20
+"""More than this is not kept for the next run, which then reads it again from the source."""
+
+
+class SchemaSource(Protocol):
+    """Where the schema history comes from: a file, or a live TiDB."""
+
+    def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
+        """The history of `after` continued, or the whole where there is none.
+
+        Where the source can wait for it, the history ends at `at_least` or later; None: as it is.
+        """
 
 
 class WriterState:
     """The writer's side of the manifest: read once, then moved on with each publication."""
 
-    def __init__(self, engine: Engine, history: SchemaHistory) -> None:
-        """Read the state of a store, and continue its schema history by `history`.
+    history: SchemaHistory
+    lineage: Lineage
+    _new_schema: tuple[Record, ...]
+
+    def __init__(self, engine: Engine, schema: SchemaSource, scope: Scope | None = None) -> None:
+        """Read the state of a store, and continue its schema history by that of `schema`.
 
         Raises:
             SchemaConflictError: the store was written under another history.
+            OptionError: it was written under another scope.
         """
-        view = engine.read([PROGRESS_KIND, SCHEMA_KIND, LEDGER_KIND, PENDING_KIND])
-        stored = schema_history(view)
-        self.history: Final = history if stored is None else stored.extend(history)
-        self._new_schema = () if self.history is stored else tuple(schema_records(self.history))
+        kinds = [PROGRESS_KIND, SCHEMA_KIND, SCOPE_KIND, LEDGER_KIND, PENDING_KIND, MOVE_KIND]
+        view = engine.read(kinds)
+        self._schema = schema
+        self._stored_history = schema_history(view)
+        stored_scope = Scope.of(view)
+        self._scope = continued(stored_scope, scope)
+        is_new = stored_scope != self._scope
+        self._new_scope: tuple[Record, ...] = (self._scope.to_record(),) if is_new else ()
         self._progress = Progress.of(view)
+        self._done_moves = set(view.of_kind(MOVE_KIND))
+        self._take_history(schema.read(self._stored_history, None))
         self._ledger = TransactionLedger()
         for body in view.of_kind(LEDGER_KIND).values():
             self._ledger.add_packed(body)
-        self._ledger_records = len(view.of_kind(LEDGER_KIND))
+        self._next_ledger = 1 + max(map(int, view.of_kind(LEDGER_KIND)), default=-1)
         self._pending = dict(view.of_kind(PENDING_KIND))
         self._staged: tuple[list[LedgerEntry], Progress, dict[str, bytes]] | None = None
         self.pairing: Final = self._start_pairing()
+
+    # -- what is known
 
     @property
     def resolved_ts(self) -> TimeStamp:
@@ -56,31 +90,104 @@ class WriterState:
         return self._progress.resolved_ts if self._progress else TimeStamp(0)
 
     @property
-    def _oldest_ts(self) -> TimeStamp:
-        """The oldest timestamp that can be read: the history's first, or a safe point."""
-        return self._progress.oldest_ts if self._progress else self.history.start_ts
+    def position(self) -> str | None:
+        """Where in the source to go on; None at its beginning."""
+        return self._progress.position if self._progress else None
 
-    @property
-    def has_news(self) -> bool:
+    def has_news(self, position: str | None) -> bool:
         """Whether a publication without rows would change anything."""
         return (
             self.pairing.resolved_ts > self.resolved_ts
             or bool(self._new_schema)
+            or bool(self._new_scope)
+            or (position is not None and position != self.position and self._keeps_pending())
             or self._pending_bodies() != self._pending
         )
 
+    # -- schema
+
+    def require_schema(self, ddl: DdlInfo, commit_ts: TimeStamp) -> None:
+        """Have the schema history reach the commit of a schema change.
+
+        Raises:
+            SchemaOutdatedError: its source does not.
+        """
+        if commit_ts > self.history.end_ts:
+            self._refresh(commit_ts)
+        if commit_ts > self.history.end_ts:
+            raise SchemaOutdatedError(f"schema change ({ddl.query})", commit_ts)
+
+    def reach(self, ts: TimeStamp) -> None:
+        """Have the history reach `ts`, which the cluster has handed out, if its source can."""
+        if ts > self.history.end_ts:
+            self._refresh(ts)
+
+    def table(self, table_id: TableID, commit_ts: TimeStamp) -> TableInfo:
+        """What rows that commit at `commit_ts` are decoded under.
+
+        Raises:
+            SchemaOutdatedError: the history does not know the table.
+        """
+        return self.history.table_at_commit(table_id, min(commit_ts, self.history.end_ts))
+
+    def placement(
+        self, table: TableInfo, version: SchemaVersion, commit_ts: TimeStamp
+    ) -> TableInfo:
+        """Whose partitions hold the rows of a transaction that names a schema version.
+
+        A transaction may write to a table as it is at its commit or as it was one state before. The
+        version it names is the one it began with, so it decides only if that is the state before.
+
+        Raises:
+            SchemaOutdatedError: the history does not know the version.
+        """
+        named = self.history.table_by_version(table.id, version)
+        before = self.history.table_before_commit(table.id, commit_ts)
+        return self.lineage.placement(before if named is before else table, commit_ts)
+
+    def replicates(self, table_id: TableID) -> bool:
+        """Whether a table is in the store's scope."""
+        return self._tables.contains(table_id)
+
+    def all_columns(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
+        """All columns that rows of a physical table have ever had."""
+        return self._columns.of(physical_id)
+
+    def next_move(self, ts: TimeStamp) -> Move | None:
+        """The first move of rows at or below `ts` that is not done."""
+        return self._moves[0] if self._moves and self._moves[0].ts <= ts else None
+
+    def moved(self, move: Move) -> None:
+        """A move is done and published."""
+        self._done_moves.add(move_record(move).key)
+        self._moves.remove(move)
+
+    # -- publishing
+
     def advance(
-        self, resolved_ts: TimeStamp, transactions: Sequence[Transaction], *, keep_pending: bool
+        self,
+        resolved_ts: TimeStamp,
+        transactions: Sequence[Transaction],
+        *,
+        keep_pending: bool,
+        position: str | None = None,
     ) -> Change:
         """The change to publish with the rows of `transactions`; `published` makes it the present.
 
-        With `keep_pending`, whatever the pairing still holds is kept for another run.
+        With `keep_pending`, whatever the pairing still holds is kept for another run, which then
+        goes on at `position` in the source; unless it is so much that reading again is better. A
+        source without a position may not be there again, so of it everything is kept.
         """
-        oldest_ts = self._oldest_ts
-        progress = Progress(oldest_ts, max(resolved_ts, self.resolved_ts, oldest_ts))
+        keep_pending = keep_pending and (position is None or self._keeps_pending())
+        progress = Progress(
+            self._oldest_ts,
+            max(resolved_ts, self.resolved_ts, self._oldest_ts),
+            position if keep_pending and position is not None else self.position,
+        )
         entries = [LedgerEntry.committed(t) for t in transactions]
         entries += [LedgerEntry.rolled_back(ts) for ts in self.pairing.take_rolled_back()]
-        puts = [progress.to_record(), *self._new_schema, *self._ledger_record(entries)]
+        puts = [progress.to_record(), *self._new_schema, *self._new_scope]
+        puts += self._ledger_record(entries)
         wanted = self._pending_bodies() if keep_pending else self._without(entries)
         puts += [Record(PENDING_KIND, k, v) for k, v in wanted.items() if self._pending.get(k) != v]
         self._staged = entries, progress, wanted
@@ -92,15 +199,45 @@ class WriterState:
             return
         entries, self._progress, self._pending = self._staged
         self._ledger.add(entries)
-        self._ledger_records += bool(entries)
-        self._new_schema, self._staged = (), None
+        self._next_ledger += bool(entries)
+        self._stored_history = self.history
+        self._new_schema, self._new_scope, self._staged = (), (), None
 
     def collected(self, progress: Progress, ledger_records: int) -> None:
         """A garbage collection has published a new `oldest_ts`, and a ledger pruned by it."""
         self._progress = progress
         self._ledger.forget(progress.oldest_ts)
-        self._ledger_records = ledger_records
+        self._next_ledger = ledger_records
         self.pairing.forget(progress.oldest_ts)
+
+    # --
+
+    @property
+    def _oldest_ts(self) -> TimeStamp:
+        return self._progress.oldest_ts if self._progress else self.history.start_ts
+
+    def _refresh(self, at_least: TimeStamp) -> bool:
+        """Ask the source of the schema history again; returns whether it knows more now."""
+        history = self._schema.read(self.history, at_least)
+        if history.end_ts <= self.history.end_ts:
+            return False
+        self._take_history(history)
+        return True
+
+    def _take_history(self, history: SchemaHistory) -> None:
+        self.history = history
+        self.lineage = Lineage(history)
+        self._tables = ScopedTables(self._scope, history)
+        self._columns = StoredColumns(history, self.lineage)
+        self._moves = [
+            move
+            for move in self.lineage.moves
+            if move.ts > history.start_ts
+            and self.replicates(move.table_id)
+            and move_record(move).key not in self._done_moves
+        ]
+        is_stored = history is self._stored_history
+        self._new_schema = () if is_stored else tuple(schema_records(history))
 
     def _start_pairing(self) -> Pairing:
         """Pending transactions that an interrupted run has finished since are done."""
@@ -112,6 +249,9 @@ class WriterState:
             pending=[p for p in pending if self._ledger.lookup(p.start_ts) is None],
         )
 
+    def _keeps_pending(self) -> bool:
+        return self.pairing.buffered_bytes <= MOST_PENDING_BYTES
+
     def _pending_bodies(self) -> dict[str, bytes]:
         return {_key(p.start_ts): p.to_bytes() for p in self.pairing.pending()}
 
@@ -122,7 +262,7 @@ class WriterState:
     def _ledger_record(self, entries: list[LedgerEntry]) -> list[Record]:
         if not entries:
             return []
-        return [Record(LEDGER_KIND, f"{self._ledger_records:012d}", pack_entries(entries))]
+        return [Record(LEDGER_KIND, f"{self._next_ledger:012d}", pack_entries(entries))]
 
 
 def _key(start_ts: TimeStamp) -> str:

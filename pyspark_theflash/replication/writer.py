@@ -5,7 +5,7 @@
 It takes from the pairing whenever enough has gathered, and once more at the end of the source.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -14,9 +14,9 @@ from pyspark_theflash.engine.api import Engine
 from pyspark_theflash.errors import OptionError, SchemaOutdatedError, UnmatchedPrewriteError
 from pyspark_theflash.replication.applier import BATCH_BYTES, Applier, ApplyReport
 from pyspark_theflash.replication.base import BASE_KIND, load_base
-from pyspark_theflash.replication.state import WriterState
-from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.replication.state import SchemaSource, WriterState
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.store.scope import Scope
 from pyspark_theflash.types import MAX_TS, TimeStamp
 
 GATHER_BYTES: Final = 4 * BATCH_BYTES
@@ -36,14 +36,15 @@ class EntitySource(Protocol):
 class Writer:
     """Applies sources to one store. `engine` is the store's, open for writing."""
 
-    def __init__(self, engine: Engine, history: SchemaHistory) -> None:
+    def __init__(self, engine: Engine, schema: SchemaSource, scope: Scope | None = None) -> None:
         """Go on where the store is.
 
         Raises:
             SchemaConflictError: the store was written under another schema history.
+            OptionError: it was written under another scope.
         """
         self._engine = engine
-        self._state = WriterState(engine, history)
+        self._state = WriterState(engine, schema, scope)
         self._applier = Applier(engine, self._state)
 
     @property
@@ -52,19 +53,49 @@ class Writer:
         return self._state.resolved_ts
 
     @property
+    def position(self) -> str | None:
+        """Where in the source a following writer goes on, durably."""
+        return self._state.position
+
+    @property
+    def state(self) -> WriterState:
+        """What the writer holds of the manifest."""
+        return self._state
+
+    @property
     def pending(self) -> int:
         """How many transactions are seen but not applied."""
         return len(self._state.pairing.pending())
 
+    @property
+    def report(self) -> ApplyReport:
+        """What was applied since the writer was made."""
+        return self._applier.report
+
     def load_base(self, folder: Path) -> int:
         """Load the rows from before the binlog; returns how many were not there yet."""
-        rows = load_base(self._engine, folder, self._state.history)
+        rows = load_base(self._engine, folder, self._state.history, self._state.replicates)
         if self._state.resolved_ts < self._state.history.start_ts:
             self._applier.apply([], self._state.history.start_ts)
         return rows
 
+    def poll(self, source: EntitySource, *, until_ts: TimeStamp | None = None) -> int:
+        """Apply what has come since the position of before; returns how many entities that were.
+
+        Raises:
+            SchemaOutdatedError, CodecError, TransactionConflictError: the input is wrong; what came
+            before is applied.
+        """
+        self._check_base()
+        limit = TimeStamp(MAX_TS - 1) if until_ts is None else until_ts
+        count = 0
+        for _ in self._gather(source.entities(self.position), limit, source):
+            count += 1
+        self._finish(limit, source.position)
+        return count
+
     def run_once(self, source: EntitySource, *, until_ts: TimeStamp | None = None) -> ApplyReport:
-        """Apply what the source holds now; with `until_ts`, nothing above it.
+        """Apply all that the source holds now; with `until_ts`, nothing above it.
 
         A source given with `until_ts` is complete up to it.
 
@@ -77,11 +108,8 @@ class Writer:
         pairing = self._state.pairing
         limit = TimeStamp(MAX_TS - 1) if until_ts is None else until_ts
         newest = TimeStamp(0)
-        for entity in source.entities():
-            pairing.add(entity)
+        for entity in self._gather(source.entities(), limit, None):
             newest = max(newest, entity.commit_ts)
-            if pairing.buffered_bytes >= GATHER_BYTES:
-                self._apply(limit)
         self._apply(limit)
         self._check_overlap(newest if until_ts is None else until_ts)
         if until_ts is not None and until_ts > pairing.resolved_ts:
@@ -89,24 +117,38 @@ class Writer:
                 pairing.vouch(until_ts)
             except UnmatchedPrewriteError:
                 # What the input began, the next run may complete.
-                self._keep_pending(limit)
+                self._finish(limit, None)
                 raise
-            self._apply(limit)
-        self._keep_pending(limit)
-        self._applier.fold()
+        self._finish(limit, None)
         return self._applier.report
 
-    def _keep_pending(self, limit: TimeStamp) -> None:
-        """Publish the end of a run: everything resolved is applied, the rest is kept."""
-        if self._state.has_news:
-            resolved_ts = min(self._state.pairing.resolved_ts, limit)
-            self._applier.apply([], resolved_ts, keep_pending=True)
+    def _gather(
+        self, entities: Iterable[Entity], limit: TimeStamp, source: EntitySource | None
+    ) -> Iterator[Entity]:
+        """Take entities in, applying whenever enough of them wait; hands them on for a look."""
+        pairing = self._state.pairing
+        for entity in entities:
+            pairing.add(entity)
+            yield entity
+            if pairing.buffered_bytes >= GATHER_BYTES:
+                self._apply(limit, source)
 
-    def _apply(self, limit: TimeStamp) -> None:
+    def _apply(self, limit: TimeStamp, source: EntitySource | None = None) -> None:
         resolved_ts = min(self._state.pairing.resolved_ts, limit)
-        transactions = self._state.pairing.take_resolved(resolved_ts)
-        if transactions:
-            self._applier.apply(transactions, resolved_ts)
+        if transactions := self._state.pairing.take_resolved(resolved_ts):
+            position = source.position if source else None
+            self._applier.apply(
+                transactions, resolved_ts, keep_pending=source is not None, position=position
+            )
+            self._applier.compact()
+
+    def _finish(self, limit: TimeStamp, position: str | None) -> None:
+        """Apply everything resolved and keep the rest for the next run."""
+        self._apply(limit)
+        if self._state.has_news(position):
+            resolved_ts = min(self._state.pairing.resolved_ts, limit)
+            self._applier.apply([], resolved_ts, keep_pending=True, position=position)
+        self._applier.compact()
 
     def _check_overlap(self, newest: TimeStamp) -> None:
         """A first source that ends before the schema history begins belongs to another one.

@@ -25,6 +25,35 @@ MAX_SCHEMA_BYTES: Final = 1 << 30
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
+class FileSchema:
+    """A schema file as a source of the history: read anew when it has changed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._read: tuple[int, int] | None = None
+
+    def read(
+        self, after: SchemaHistory | None = None, at_least: TimeStamp | None = None
+    ) -> SchemaHistory:
+        """The file's history, which must continue `after`.
+
+        Raises:
+            OptionError, SchemaFileError: there is no such file, or it is none.
+            SchemaConflictError: it tells something else than `after` about the same time.
+        """
+        if after is not None and self._read is not None and self._read == self._state():
+            return after
+        history, self._read = read_schema_file(self._path), self._state()
+        return history if after is None else after.extend(history)
+
+    def _state(self) -> tuple[int, int] | None:
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_mtime_ns, found.st_size
+
+
 def read_schema_file(path: Path) -> SchemaHistory:
     """The schema history of a file.
 

@@ -37,7 +37,7 @@ import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeGuard
 
 from pyspark_theflash.errors import SchemaConflictError, SchemaOutdatedError, TableNotFoundError
 from pyspark_theflash.schema.model import TableInfo, parse_table_info
@@ -157,7 +157,7 @@ class SchemaHistory:
         wanted = full_name.lower()
         for table_id in sorted(self._ids_by_name.get(wanted, ())):
             event = self._event_in_force(table_id, ts)
-            if event is not None and _name_key(event) == wanted and event.table is not None:
+            if event is not None and _name_key(event) == wanted and _can_be_named(event.table):
                 return event.table
         raise TableNotFoundError(full_name, ts)
 
@@ -199,6 +199,12 @@ class SchemaHistory:
             self._at_commit[table_id, at] = found
         return found
 
+    def table_before_commit(self, table_id: TableID, commit_ts: TimeStamp) -> TableInfo | None:
+        """The state before the one in force at `commit_ts`: rows may have been written under it."""
+        events = self._by_id.get(table_id, [])
+        at = bisect.bisect_right(events, commit_ts, key=lambda e: e.ts)
+        return events[at - 2].table if at > 1 else None
+
     def extend(self, other: "SchemaHistory") -> "SchemaHistory":
         """This history continued by `other`, which must tell the same about the time both cover.
 
@@ -214,6 +220,11 @@ class SchemaHistory:
         if len(self.until(until)) != len(other.until(until)):
             raise SchemaConflictError("the number of schema changes", until)
         return other if other.end_ts > self.end_ts else self
+
+    def tables_of(self, table_id: TableID) -> Sequence[TableInfo]:
+        """All that a table has been, in order."""
+        events = (event for event in self._by_id.get(table_id, ()) if event.name is not None)
+        return [table for event in events if (table := event.table) is not None]
 
     def until(self, ts: TimeStamp) -> Sequence[TableEvent]:
         """The events at or below `ts`."""
@@ -233,6 +244,10 @@ class SchemaHistory:
         events = self._by_id.get(table_id, [])
         at = bisect.bisect_right(events, ts, key=lambda e: e.ts)
         return events[at - 1] if at else None
+
+
+def _can_be_named(table: TableInfo | None) -> TypeGuard[TableInfo]:
+    return table is not None and table.is_public and table.db not in SYSTEM_DATABASES
 
 
 def _name_key(event: TableEvent) -> str | None:

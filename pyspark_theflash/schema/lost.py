@@ -72,15 +72,22 @@ def bridged(events: Sequence[TableEvent], gaps: Sequence[TableEvent]) -> list[Ta
 
 
 def _bridge(before: TableInfo, after: TableInfo) -> TableInfo:
-    """`before` with the columns of `after` too, those that come or go not public."""
+    """`before` with the columns of `after` too, those that come or go not public.
+
+    A column of the same name and another id is the one that MODIFY COLUMN made of it: one job
+    cannot both drop and add a name.
+    """
     info, later = json.loads(before.json_text), json.loads(after.json_text)
     columns, known = info["cols"], {column["id"] for column in info["cols"]}
-    # A column of a new type has a new id under the old name until its job ends.
     ids, names = ({c["id"] for c in later["cols"]}, {c["name"]["L"] for c in later["cols"]})
+    offsets = {column["name"]["L"]: column["offset"] for column in columns}
     for column in columns:
         if column["id"] not in ids and column["name"]["L"] not in names:
             column["state"] = STATE_WRITE_ONLY
     for column in later["cols"]:
         if column["id"] not in known:
-            columns.append(column | {"state": STATE_WRITE_ONLY, "offset": len(columns)})
+            added = column | {"state": STATE_WRITE_ONLY, "offset": len(columns)}
+            if (source := offsets.get(column["name"]["L"])) is not None:
+                added["change_state_info"] = {"relative_col_offset": source}
+            columns.append(added)
     return parse_table_info(before.db, info)

@@ -43,6 +43,8 @@ class ColumnInfo:
     generated_stored: bool = False
     hidden: bool = False
     comment: str = ""
+    changing_offset: int | None = None
+    """Of the hidden column that MODIFY COLUMN fills: the offset of the column it will replace."""
 
     @property
     def is_public(self) -> bool:
@@ -126,6 +128,8 @@ class TableInfo:
     partition: PartitionInfo | None
     json_text: str
     state: int = STATE_PUBLIC
+    is_view: bool = False
+    is_sequence: bool = False
 
     @property
     def is_public(self) -> bool:
@@ -141,6 +145,11 @@ class TableInfo:
     @property
     def full_name(self) -> str:
         return f"{self.db}.{self.name}"
+
+    @property
+    def holds_rows(self) -> bool:
+        """Neither a view nor a sequence."""
+        return not (self.is_view or self.is_sequence)
 
     @property
     def has_rowid(self) -> bool:
@@ -195,6 +204,8 @@ def parse_table_info(db: str, info: Mapping[str, Any]) -> TableInfo:
             partition=_partition(info.get("partition")),
             json_text=json.dumps(info, separators=(",", ":"), ensure_ascii=False),
             state=info.get("state", STATE_PUBLIC),
+            is_view=bool(info.get("view")),
+            is_sequence=bool(info.get("sequence")),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise SchemaFileError(
@@ -225,6 +236,7 @@ def _column(info: Mapping[str, Any]) -> ColumnInfo:
         generated_stored=bool(info.get("generated_stored")),
         hidden=bool(info.get("hidden")),
         comment=info.get("comment") or "",
+        changing_offset=(info.get("change_state_info") or {}).get("relative_col_offset"),
     )
 
 

@@ -15,7 +15,6 @@ import json
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -23,7 +22,7 @@ from pyspark_theflash.clock import Clock
 from pyspark_theflash.errors import (
     OptionError,
     SchemaSourceError,
-    UnreachableError,
+    ServiceUnavailableError,
     UnsupportedError,
 )
 from pyspark_theflash.schema.meta_key import (
@@ -34,6 +33,7 @@ from pyspark_theflash.schema.meta_key import (
     MetaWrite,
 )
 from pyspark_theflash.schema.model import STATE_PUBLIC
+from pyspark_theflash.tls import TlsFiles
 from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
 
 MAX_ANSWER_BYTES: Final = 1 << 28
@@ -44,15 +44,6 @@ _EXCERPT: Final = 200
 _FIRST_MEMORY_DATABASE: Final = 1 << 62
 _PUT, _DELETE = 0, 1
 _JOBS_PAGE: Final = 100
-
-
-@dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files: whom to trust, and, where the server asks for it, who we are."""
-
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +66,13 @@ class StatusApi:
     ) -> None:
         """`url` is `http[s]://HOST:PORT`, with or without `tidb:` before it. Nothing is sent yet.
 
+        Without `tls`, an https server is trusted as far as the system trusts it.
+
         Raises:
             OptionError: it is no such URL, or a TLS file cannot be used.
         """
         self.address, secure = _parse_url(url)
-        self._tls = _tls_context(tls or TlsFiles()) if secure else None
+        self._tls = _tls_context(tls) if secure else None
         self._clock, self._timeout_ms = clock, timeout_ms
         self._connection: http.client.HTTPConnection | None = None
 
@@ -93,7 +86,7 @@ class StatusApi:
         """All committed changes of a key, and its lock.
 
         Raises:
-            UnreachableError: TiDB, or the TiKV behind it, does not answer.
+            ServiceUnavailableError: TiDB, or the TiKV behind it, does not answer.
             SchemaSourceError: what answers is not a TiDB.
         """
         path = f"/mvcc/hex/{key.hex()}"
@@ -102,7 +95,7 @@ class StatusApi:
             value = answer["value"]
             trouble = value.get("region_error") or value.get("error")
             if trouble:
-                raise UnreachableError(self.address, f"TiKV: {str(trouble)[:_EXCERPT]}")
+                raise ServiceUnavailableError(self.address, f"TiKV: {str(trouble)[:_EXCERPT]}")
             return _meta_key(value.get("info") or {})
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise self._strange(path, error) from error
@@ -111,7 +104,7 @@ class StatusApi:
         """The databases and tables that this server has loaded.
 
         Raises:
-            UnreachableError: TiDB does not answer, or a database was dropped meanwhile.
+            ServiceUnavailableError: TiDB does not answer, or a database was dropped meanwhile.
             SchemaSourceError: what answers is not a TiDB.
             UnsupportedError: a database has a name that the status API cannot be asked for.
         """
@@ -132,7 +125,7 @@ class StatusApi:
         """The DDL jobs that ended with a schema version above, newest first.
 
         Raises:
-            UnreachableError: TiDB, or the TiKV behind it, does not answer.
+            ServiceUnavailableError: TiDB, or the TiKV behind it, does not answer.
             SchemaSourceError: what answers is not a TiDB.
         """
         found: list[FinishedJob] = []
@@ -156,7 +149,7 @@ class StatusApi:
         """All TiDB servers of the cluster.
 
         Raises:
-            UnreachableError: TiDB does not answer.
+            ServiceUnavailableError: TiDB does not answer.
             SchemaSourceError: what answers is not a TiDB.
         """
         path = "/info/all"
@@ -177,7 +170,7 @@ class StatusApi:
         """The JSON at a path.
 
         Raises:
-            UnreachableError: nothing answers in time, or the server says that it cannot.
+            ServiceUnavailableError: nothing answers in time, or the server says that it cannot.
             SchemaSourceError: it has no such path, or answers with something else.
         """
         deadline_ms = self._clock.boottime_ms() + self._timeout_ms
@@ -187,12 +180,14 @@ class StatusApi:
             raise SchemaSourceError(self.address, f"TLS: {error.verify_message}") from error
         except (OSError, http.client.HTTPException) as error:
             self.close()
-            raise UnreachableError(self.address, str(error) or type(error).__name__) from error
+            raise ServiceUnavailableError(
+                self.address, str(error) or type(error).__name__
+            ) from error
         if status == http.HTTPStatus.NOT_FOUND:
             raise SchemaSourceError(self.address, f"not a TiDB status port: it has no {path}")
         if status != http.HTTPStatus.OK:
             reason = body[:_EXCERPT].decode(errors="replace")
-            raise UnreachableError(self.address, f"HTTP status {status}: {reason}")
+            raise ServiceUnavailableError(self.address, f"HTTP status {status}: {reason}")
         try:
             return json.loads(body)
         except (ValueError, RecursionError) as error:
@@ -280,12 +275,12 @@ def _parse_url(url: str) -> tuple[str, bool]:
     return f"{host}:{port}", parts.scheme == "https"
 
 
-def _tls_context(files: TlsFiles) -> ssl.SSLContext:
+def _tls_context(files: TlsFiles | None) -> ssl.SSLContext:
     try:
-        context = ssl.create_default_context(cafile=files.ca)
+        context = ssl.create_default_context(cafile=None if files is None else files.ca)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
-        if files.certificate is not None:
-            context.load_cert_chain(files.certificate, files.key, password=_no_password)
+        if files is not None and files.cert is not None:
+            context.load_cert_chain(files.cert, files.key, password=_no_password)
     except (OSError, ValueError) as error:
         raise OptionError("tls", f"a TLS file cannot be used: {error}") from error
     return context

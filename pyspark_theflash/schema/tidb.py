@@ -90,7 +90,7 @@ class TidbSchemaSource:
             SchemaConflictError: `after` is not of this cluster.
             UnsupportedError: the cluster was restored as a whole, which no binlog tells.
             SchemaFileError: a key holds something else than it should.
-            UnreachableError, SchemaSourceError: as the reader says.
+            ServiceUnavailableError, SchemaSourceError: as the reader says.
         """
         deadline_ms = self._clock.boottime_ms() + self._timeout_ms
         while True:

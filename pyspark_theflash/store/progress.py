@@ -12,7 +12,7 @@ PROGRESS_KIND: Final = "progress"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The writer's durable state.
+    """The writer's durable state. `position` is where in its source a following writer goes on.
 
     Invariants: `oldest_ts <= resolved_ts`; a snapshot is readable from `oldest_ts` to
     `resolved_ts`, both included; both only grow.
@@ -20,6 +20,7 @@ class Progress:
 
     oldest_ts: TimeStamp
     resolved_ts: TimeStamp
+    position: str | None = None
 
     def to_record(self) -> Record:
         return Record(PROGRESS_KIND, "writer", json.dumps(asdict(self)).encode())
@@ -31,4 +32,8 @@ class Progress:
         if body is None:
             return None
         fields = json.loads(body)
-        return cls(TimeStamp(fields["oldest_ts"]), TimeStamp(fields["resolved_ts"]))
+        return cls(
+            TimeStamp(fields["oldest_ts"]),
+            TimeStamp(fields["resolved_ts"]),
+            fields.get("position"),
+        )

@@ -25,9 +25,7 @@ _TEXT_BYTES: Final = 4096
 class WriterLock:
     """Held from construction to `release`. The file's text says by whom."""
 
-    def __init__(
-        self, folder: Path, name: str = LOCK_FILE, *, clock: Clock | None = None
-    ) -> None:
+    def __init__(self, folder: Path, name: str = LOCK_FILE, *, clock: Clock | None = None) -> None:
         """Take the lock, which is the file `name`.
 
         Raises:

@@ -21,7 +21,7 @@ from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.replication.applier import ApplyReport
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import read_schema_file
+from pyspark_theflash.schema.file import FileSchema
 from tests.benchmark.report import Line, best_of
 from tests.support.workloads import workload
 
@@ -54,7 +54,7 @@ def _ingest(path: Path) -> tuple[float, ApplyReport]:
     )
     try:
         started = time.perf_counter()
-        writer = Writer(engine, read_schema_file(chosen.schema))
+        writer = Writer(engine, FileSchema(chosen.schema))
         report = writer.run_once(FileSource(chosen.binlog), until_ts=chosen.end_ts)
         return time.perf_counter() - started, report
     finally:

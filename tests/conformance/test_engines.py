@@ -28,7 +28,7 @@ from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.engine.memory import MemoryEngine
 from pyspark_theflash.errors import InternalError
 from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.mvcc.project import Default, ScanColumn
 from pyspark_theflash.mvcc.version import HANDLE, Op, column_name, version_schema
 from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
@@ -211,7 +211,7 @@ def test_a_row_in_several_batches_of_one_publication(subject: Subject) -> None:
 def test_a_widened_type(
     subject: Subject, old: pa.DataType, new: pa.DataType, values: list[Any]
 ) -> None:
-    subject.columns = [ScanColumn(ColumnID(1), new, pa.scalar(None, new))]
+    subject.columns = [ScanColumn(ColumnID(1), new, Default(pa.scalar(None, new)))]
     subject.put([(n, 10, 9, Op.PUT, v) for n, v in enumerate(values)], [(1, old)])
     subject.put([(n + 9, 20, 9, Op.PUT, v) for n, v in enumerate(values)], [(1, new)])
     subject.put([(99, 30, 29, Op.PUT, None)], [(1, new)])
@@ -220,8 +220,8 @@ def test_a_widened_type(
 
 
 def test_columns_that_come_and_go(subject: Subject) -> None:
-    first = ScanColumn(ColumnID(1), pa.int64(), pa.scalar(None, pa.int64()))
-    added = ScanColumn(ColumnID(2), pa.int32(), pa.scalar(7, pa.int32()))
+    first = ScanColumn(ColumnID(1), pa.int64(), Default(pa.scalar(None, pa.int64())))
+    added = ScanColumn(ColumnID(2), pa.int32(), Default(pa.scalar(7, pa.int32())))
     subject.columns = [first, added]
     subject.put([(1, 10, 9, Op.PUT, 1), (2, 11, 9, Op.PUT, 2)], [(1, pa.int64())])
     subject.put(
@@ -338,7 +338,7 @@ def test_a_purge_removes_tables_at_once(subject: Subject) -> None:
 def test_dates_that_python_has_not(subject: Subject) -> None:
     """TiDB stores dates such as 2024-02-31; here they lie beyond the year 9999."""
     far = pa.array([3_000_000, 4_000_000], pa.int32()).cast(pa.date32())
-    subject.columns = [ScanColumn(ColumnID(1), pa.date32(), pa.scalar(None, pa.date32()))]
+    subject.columns = [ScanColumn(ColumnID(1), pa.date32(), Default(pa.scalar(None, pa.date32())))]
     system = [("_handle", pa.int64()), ("_commit_ts", pa.uint64()), ("_start_ts", pa.uint64())]
     for start in (0, 10, 20):
         arrays = [pa.array([start, start + 1], tp) for _, tp in system]
@@ -379,7 +379,8 @@ def test_values_of_every_kind(subject: Subject) -> None:
     types = [FieldType(tp) for tp in texts]
     stored = [parse_column(pa.array(texts[tp.tp]), tp, "c") for tp in types]
     subject.columns = [
-        ScanColumn(ColumnID(i), values.type, values[0]) for i, values in enumerate(stored, 1)
+        ScanColumn(ColumnID(i), values.type, Default(values[0]))
+        for i, values in enumerate(stored, 1)
     ]
     rows = list(zip(*texts.values(), strict=True))
     # The first rows are older than all columns but one.
@@ -390,11 +391,11 @@ def test_values_of_every_kind(subject: Subject) -> None:
         arrays = [pa.array(c, f.type) for c, f in zip(system, schema, strict=False)]
         batch = pa.RecordBatch.from_arrays(arrays + stored[:known], schema=schema)
         subject.publish(Publication([VersionBatch(TABLES[0], batch)], Change()))
-    (region,) = subject.engine.plan(subject.engine.read([]), TABLES[0])
+    regions = subject.engine.plan(subject.engine.read([]), TABLES[0])
     older = [(row[0], *rows[0][1:]) for row in rows]
     for ts, expected in ((9, []), (10, older), (50, older + rows)):
         printed: Counter[tuple[Any, ...]] = Counter()
-        for batch in subject.engine.scan(region, subject.columns, TimeStamp(ts)):
+        for batch in (b for r in regions for b in subject.engine.scan(r, subject.columns, ts)):
             columns = map(format_column, batch.columns, types)
             printed.update(zip(*(column.to_pylist() for column in columns), strict=True))
         assert printed == Counter(expected)

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.engine.magic import engine as magic
-from tests.support.upkeep import UpkeepEngine, UpkeepReader
 from tests.support.workloads import make_store, workload
 
 
@@ -20,10 +18,3 @@ def workload_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
         return make_store(workload(name), tmp_path_factory.mktemp(name) / "store")
 
     return store
-
-
-@pytest.fixture
-def upkeep(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stores are opened with engines that can be maintained."""
-    monkeypatch.setattr(magic, "MagicReader", UpkeepReader)
-    monkeypatch.setattr(magic, "MagicEngine", UpkeepEngine)

@@ -11,7 +11,6 @@ import pytest
 from pyspark_theflash.binlog.file import FileSource
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.upkeep import maintained
 from pyspark_theflash.errors import (
     CommandTimeoutError,
     OptionError,
@@ -24,7 +23,7 @@ from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
 from pyspark_theflash.replication.admin import administer
 from pyspark_theflash.replication.maintenance import CollectionReport, Maintenance
 from pyspark_theflash.replication.state import LEDGER_KIND, WriterState
-from pyspark_theflash.schema.file import read_schema_file
+from pyspark_theflash.schema.file import FileSchema
 from pyspark_theflash.store.command import Mailbox, Verb
 from pyspark_theflash.store.folder import open_manifest, read_identity
 from pyspark_theflash.store.lease import LatchKind, LeaseTable
@@ -39,8 +38,6 @@ ANSWERS = list(BANK.answers())
 TIMES = sorted({answer.snapshot_ts for answer in ANSWERS})
 MIDDLE = TIMES[len(TIMES) // 2]
 
-pytestmark = pytest.mark.usefixtures("upkeep")
-
 
 @pytest.fixture
 def store(workload_store: Callable[[str], Path], tmp_path: Path) -> Path:
@@ -52,7 +49,7 @@ def store(workload_store: Callable[[str], Path], tmp_path: Path) -> Path:
 def maintenance(store: Path) -> Iterator[Maintenance]:
     engine = registry.open_engine(store, read_identity(store, FS), FS, CLOCK)
     with closing(engine), closing(open_manifest(store, FS)) as manifest:
-        yield Maintenance(maintained(engine), manifest, CLOCK)
+        yield Maintenance(engine, manifest, CLOCK)
 
 
 def collect(store: Path, safe_point: TimeStamp | None = None) -> CollectionReport:
@@ -181,8 +178,8 @@ def test_a_writer_goes_on_after_a_collection_in_its_midst(tmp_path: Path) -> Non
     run(store, FRAMES[:half])
     engine = registry.open_engine(store, read_identity(store, FS), FS, CLOCK)
     with closing(engine), closing(open_manifest(store, FS)) as manifest:
-        state = WriterState(engine, read_schema_file(BANK.schema))
-        upkeep = Maintenance(maintained(engine), manifest, CLOCK, memory=state)
+        state = WriterState(engine, FileSchema(BANK.schema))
+        upkeep = Maintenance(engine, manifest, CLOCK, memory=state)
         report = upkeep.collect(None)
         assert report is not None
         assert report.safe_point == state.resolved_ts

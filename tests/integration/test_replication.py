@@ -24,7 +24,8 @@ from pyspark_theflash.errors import (
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import read_schema_file
+from pyspark_theflash.schema.file import FileSchema
+from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.store.folder import read_identity
 from pyspark_theflash.types import TimeStamp
 from tests.support.binlog_writer import (
@@ -65,7 +66,7 @@ def run(
     source = store.parent / "source.bin"
     source.write_bytes(b"".join(frames))
     with opened(store) as engine:
-        writer = Writer(engine, read_schema_file(BANK.schema))
+        writer = Writer(engine, FileSchema(BANK.schema))
         if base and BANK.base:
             writer.load_base(BANK.base)
         writer.run_once(FileSource(source), until_ts=until_ts)
@@ -149,12 +150,12 @@ def test_what_cannot_be_decoded_is_never_passed_over(store: Path) -> None:
 
 def test_a_base_is_loaded_once_and_first(store: Path, tmp_path: Path) -> None:
     assert BANK.base is not None
-    history = read_schema_file(BANK.schema)
+    schema = FileSchema(BANK.schema)
     with opened(store) as engine:
-        assert Writer(engine, history).load_base(BANK.base) == 5 * 246
+        assert Writer(engine, schema).load_base(BANK.base) == 5 * 246
     with opened(store) as engine:
-        assert Writer(engine, history).load_base(BANK.base) == 0
-    with open_snapshot(store, history.start_ts) as snapshot:
+        assert Writer(engine, schema).load_base(BANK.base) == 0
+    with open_snapshot(store, schema.read().start_ts) as snapshot:
         assert snapshot.digest("bank.acc_u").hexdigest() == "9f320100363f00215793eee18638ada4"
     changed = tmp_path / "base"
     changed.mkdir()
@@ -162,7 +163,7 @@ def test_a_base_is_loaded_once_and_first(store: Path, tmp_path: Path) -> None:
         content = file.read_bytes()
         (changed / file.name).write_bytes(content.replace(b"9f320100363f", b"000000000000"))
     with opened(store) as engine, pytest.raises(SchemaConflictError):
-        Writer(engine, history).load_base(changed)
+        Writer(engine, schema).load_base(changed)
 
 
 def test_a_base_cannot_come_after_the_stream(store: Path) -> None:
@@ -185,3 +186,25 @@ def test_a_reader_keeps_its_answer_while_the_writer_goes_on(store: Path) -> None
         assert len(plan.tasks) == 1
     run(store, FRAMES, BANK.end_ts)
     check_all(store)
+
+
+class GrowingSchema:
+    """A schema file of which no more is told than was asked for, as by a live cluster."""
+
+    def __init__(self, path: Path) -> None:
+        self._whole = FileSchema(path).read()
+
+    def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
+        whole = self._whole
+        end_ts = max(at_least or whole.start_ts, after.end_ts if after else whole.start_ts)
+        versions = [v for v in whole.versions if v.ts <= end_ts]
+        return SchemaHistory(whole.start_ts, end_ts, whole.until(end_ts), versions)
+
+
+def test_a_schema_that_is_read_as_it_is_needed(store: Path) -> None:
+    ddl = workload("ddl")
+    with opened(store) as engine:
+        Writer(engine, GrowingSchema(ddl.schema)).run_once(
+            FileSource(ddl.binlog), until_ts=ddl.end_ts
+        )
+    assert check_answers(store, ddl.answers()) == 307

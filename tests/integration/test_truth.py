@@ -19,6 +19,7 @@ from pyspark_theflash.mvcc.project import scan_column
 from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
 from pyspark_theflash.schema.file import read_schema_file
 from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME
 from pyspark_theflash.types import TimeStamp
 from tests.support.binlog_writer import split_frames
@@ -63,7 +64,7 @@ def test_every_answer_through_the_command_line(
         )
 
 
-@pytest.mark.parametrize("name", ["bank", "tpcc"])
+@pytest.mark.parametrize("name", ["bank", "ddl", "tpcc"])
 def test_rows_as_json_lines_are_tidbs_text(
     name: str, workload_store: Stores, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,7 +116,8 @@ def check_store(chosen: Workload, store: Path) -> None:
 def engine_digest(engine: Engine, history: SchemaHistory, answer: Answer) -> tuple[int, str]:
     """A table's digest by the engine contract alone."""
     table = history.table_by_name(answer.table, answer.snapshot_ts)
-    columns = [scan_column(c) for c in table.public_columns]
+    source_of = Lineage(history).source_of(table.id)
+    columns = [scan_column(table, c, source_of) for c in table.public_columns]
     digest, view = TableDigest(), engine.read([])
     for physical_id in table.physical_ids:
         for region in engine.plan(view, physical_id):
@@ -130,10 +132,8 @@ def engine_digest(engine: Engine, history: SchemaHistory, answer: Answer) -> tup
 def _digest_with_rowid(snapshot: Snapshot, table: str) -> str:
     columns = [*snapshot.table(table).public_columns, ROWID_COLUMN]
     digest = TableDigest()
-    for batch in snapshot.scan(table, [c.name for c in columns]):
-        digest.update(
-            [format_column(a, c.type) for a, c in zip(batch.columns, columns, strict=True)]
-        )
+    for texts in snapshot.texts(snapshot.plan(table, [c.name for c in columns])):
+        digest.update(texts)
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from pyspark_theflash.engine.api import Publication, VersionBatch
-from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.mvcc.project import Default, ScanColumn
 from pyspark_theflash.mvcc.version import Op, version_schema
 from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.types import ColumnID, PhysicalTableID
@@ -16,8 +16,8 @@ COLUMNS = ((ColumnID(1), pa.int64()), (ColumnID(2), pa.string()))
 
 def scan_columns() -> list[ScanColumn]:
     """Both columns of `publications`, and one that no row has."""
-    known = [ScanColumn(i, tp, pa.scalar(None, tp)) for i, tp in COLUMNS]
-    return [*known, ScanColumn(ColumnID(9), pa.int32(), pa.scalar(7, pa.int32()))]
+    known = [ScanColumn(i, tp, Default(pa.scalar(None, tp))) for i, tp in COLUMNS]
+    return [*known, ScanColumn(ColumnID(9), pa.int32(), Default(pa.scalar(7, pa.int32())))]
 
 
 def publications(

@@ -18,7 +18,6 @@ from pyspark_theflash.codec.row import ColumnSpec, DecodedRows, RowBuffer
 from pyspark_theflash.codec.row_v1 import decode_rows_v1
 from pyspark_theflash.codec.row_v2 import decode_rows_v2
 from pyspark_theflash.codec.text import format_column
-from pyspark_theflash.errors import UnsupportedError
 from pyspark_theflash.schema.model import TableInfo, parse_table_info
 from pyspark_theflash.types import ColumnID
 from tests.support.captured_rows import column_specs

@@ -24,14 +24,14 @@ from pyspark_theflash.engine.magic.file import (
 from pyspark_theflash.engine.magic.region import FIRST_REGION, first_region
 from pyspark_theflash.engine.magic.scan import RegionReader
 from pyspark_theflash.errors import CorruptionError, EngineError
-from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.mvcc.project import Default, ScanColumn
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, SUPERSEDED_TS
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 
 TABLE, WHOLE = PhysicalTableID(1), FIRST_REGION
 COLUMNS = [
-    ScanColumn(ColumnID(1), pa.int64(), pa.scalar(None, pa.int64())),
-    ScanColumn(ColumnID(2), pa.string(), pa.scalar(None, pa.string())),
+    ScanColumn(ColumnID(1), pa.int64(), Default(pa.scalar(None, pa.int64()))),
+    ScanColumn(ColumnID(2), pa.string(), Default(pa.scalar(None, pa.string()))),
 ]
 
 

@@ -59,7 +59,7 @@ def test_it_is_read_compacted_and_divided(store: Path) -> None:
     with closing(MagicEngine(store, LocalFileSystem(), SystemClock(), limits=LIMITS)) as engine:
         assert list(engine.check(engine.read([]))) == []
         for table in infos:
-            columns = [scan_column(column) for column in stored_columns(table)]
+            columns = [scan_column(table, column) for column in stored_columns(table)]
             for physical_id in table.physical_ids:
                 engine.compact(physical_id, columns, everything=True)
                 divided += len(engine.regions(engine.read([]), physical_id)) > 1
@@ -75,7 +75,7 @@ def test_it_is_written_on(store: Path) -> None:
     progress = read_progress(store)
     assert progress is not None
     ts = progress.resolved_ts + 1
-    columns = [scan_column(column) for column in stored_columns(table)]
+    columns = [scan_column(table, column) for column in stored_columns(table)]
     with open_snapshot(store) as snapshot:
         handles = [h for b in snapshot.scan("bank.acc_int", ["id"]) for h in b[0].to_pylist()]
     deletes = [(h, ts, ts - 1, 0, *[None] * len(columns)) for h in handles[::2]]

@@ -8,16 +8,16 @@ import pytest
 
 from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.codec.text import format_column
-from pyspark_theflash.errors import UnsupportedError
-from pyspark_theflash.mvcc.project import project_column, scan_column
-from pyspark_theflash.schema.model import ColumnInfo
+from pyspark_theflash.errors import CorruptionError
+from pyspark_theflash.mvcc.project import project, scan_column, stored_names
+from pyspark_theflash.schema.model import TableInfo
 from tests.support.stores import column, table_info
 
 T = MySQLType
 
 
-def _info(tp: MySQLType, **properties: Any) -> ColumnInfo:
-    return table_info(1, "d.t", [column("c", tp, **properties)]).columns[0]
+def _table(tp: MySQLType, **properties: Any) -> TableInfo:
+    return table_info(1, "d.t", [column("c", tp, **properties)])
 
 
 @pytest.mark.parametrize(
@@ -35,23 +35,47 @@ def _info(tp: MySQLType, **properties: Any) -> ColumnInfo:
     ],
 )
 def test_what_older_rows_hold(tp: MySQLType, text: str | None) -> None:
-    info = _info(tp, origin_default=text)
-    wanted = scan_column(info)
+    table = _table(tp, origin_default=text)
+    info = table.columns[0]
+    wanted = scan_column(table, info)
     again = pickle.loads(pickle.dumps(wanted))
     assert again == wanted
     assert repr(again) == repr(wanted)
     for column_wanted in (wanted, again):
-        values = project_column(None, column_wanted.type, column_wanted.absent_value, 2)
+        (values,) = project({}, [column_wanted], 2)
         assert values.type == column_wanted.type
         assert format_column(values, info.type).to_pylist() == [text] * 2
 
 
-def test_a_column_that_is_computed() -> None:
-    with pytest.raises(UnsupportedError, match="column c"):
-        scan_column(_info(T.LONG, generated_expr_string="`id` + 1", generated_stored=False))
+def test_a_virtual_column_is_computed_from_what_is_stored() -> None:
+    virtual = column("v", T.LONGLONG, generated_expr_string="`a` + 1", generated_stored=False)
+    table = table_info(1, "d.t", [column("a", T.LONG, origin_default="5"), virtual])
+    wanted = [scan_column(table, c) for c in reversed(table.columns)]
+    assert stored_names(wanted) == ["c1"]
+    again = pickle.loads(pickle.dumps(wanted))
+    stored = {"c1": pa.array([1, None], pa.int32())}
+    assert [c.to_pylist() for c in project(stored, again, 2)] == [[2, None], [1, None]]
+    assert [c.to_pylist() for c in project({}, again, 2)] == [[6, 6], [5, 5]]
+
+
+def test_a_modified_column_is_converted_where_it_is_not_stored() -> None:
+    table = table_info(1, "d.t", [column("a", T.VARCHAR), column("old", T.LONG)])
+    new, old = table.columns
+    wanted = [scan_column(table, new, lambda i: old if i == new.id else None)]
+    assert stored_names(wanted) == ["c1", "c2"]
+    assert project({"c2": pa.array([7, None], pa.int32())}, wanted, 2)[0].to_pylist() == ["7", None]
+    assert project({"c1": pa.array(["x", "y"])}, wanted, 2)[0].to_pylist() == ["x", "y"]
 
 
 def test_stored_nulls_stay() -> None:
-    wanted = scan_column(_info(T.LONGLONG, origin_default="7"))
-    stored = pa.array([1, None], pa.int32())
-    assert project_column(stored, wanted.type, wanted.absent_value, 2).to_pylist() == [1, None]
+    table = _table(T.LONGLONG, origin_default="7")
+    wanted = [scan_column(table, table.columns[0])]
+    stored = {"c1": pa.array([1, None], pa.int32())}
+    assert project(stored, wanted, 2)[0].to_pylist() == [1, None]
+
+
+def test_a_type_that_does_not_fit_is_corruption() -> None:
+    table = _table(T.TINY)
+    stored = {"c1": pa.array([1000], pa.int32())}
+    with pytest.raises(CorruptionError, match="does not fit"):
+        project(stored, [scan_column(table, table.columns[0])], 1)

@@ -1,0 +1,41 @@
+"""Which columns rows of a physical table have ever had: what a compaction must keep."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Final
+
+from pyspark_theflash.mvcc.project import ScanColumn, scan_column
+from pyspark_theflash.replication.changes import stored_columns
+from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.lineage import Lineage
+from pyspark_theflash.types import ColumnID, PhysicalTableID
+
+if TYPE_CHECKING:
+    from pyspark_theflash.schema.model import ColumnInfo, TableInfo
+
+
+class StoredColumns:
+    """By physical table; one may have belonged to several tables (EXCHANGE PARTITION)."""
+
+    def __init__(self, history: SchemaHistory, lineage: Lineage) -> None:
+        self._lineage = lineage
+        self._owners: Final[dict[PhysicalTableID, list[TableInfo]]] = defaultdict(list)
+        for event in history.events:
+            if event.table is not None:
+                for physical_id in event.table.physical_ids:
+                    self._owners[physical_id].append(event.table)
+
+    @property
+    def physical_ids(self) -> Sequence[PhysicalTableID]:
+        """All that there are."""
+        return sorted(self._owners)
+
+    def of(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
+        """Each column as its newest definition has it."""
+        newest: dict[ColumnID, tuple[TableInfo, ColumnInfo]] = {}
+        for table in self._owners.get(physical_id, ()):
+            newest.update((column.id, (table, column)) for column in stored_columns(table))
+        return [
+            scan_column(table, column, self._lineage.source_of(table.id))
+            for table, column in newest.values()
+        ]

@@ -1,0 +1,38 @@
+"""Following a source: poll, then wait out the interval, again and again.
+
+Between polls, and while it waits, the writer looks after what else it is asked to do, so a command
+or a new interval takes effect at once and not at the end of a long wait.
+"""
+
+from collections.abc import Callable
+from typing import Final
+
+from pyspark_theflash.clock import Clock
+
+STEP_MS: Final = 50
+
+
+def follow(
+    poll: Callable[[], None],
+    between: Callable[[], None],
+    *,
+    interval_ms: Callable[[], int],
+    is_stopped: Callable[[], bool],
+    clock: Clock,
+) -> None:
+    """Poll until `is_stopped`; a poll that has begun is finished.
+
+    Args:
+        between: called after each poll and every `STEP_MS` while waiting.
+        interval_ms: from the beginning of one poll to that of the next; asked again and again.
+    """
+    while not is_stopped():
+        started_ms = clock.boottime_ms()
+        poll()
+        between()
+        while not is_stopped():
+            left_ms = started_ms + interval_ms() - clock.boottime_ms()
+            if left_ms <= 0:
+                break
+            clock.sleep_ms(min(STEP_MS, left_ms))
+            between()

@@ -1,0 +1,115 @@
+"""What DDL does to rows that are already there, told by the TableInfos before and after.
+
+A binlog carries no rows for it: TiDB rewrites them below the binlog.
+
+    MODIFY COLUMN with reorganisation    a new column id takes the old one's place, its values are
+                                         the old ones converted
+    REORGANIZE PARTITION                 new partition ids take the place of old ones, their rows
+                                         are the old ones'
+
+Columns
+    While TiDB fills the new column it stands hidden at the table's end and names the offset of the
+    one it will replace:
+
+        a id 2, public                                       `_Col$_a_0` id 24, hidden, offset of a
+        a id 24, public
+
+Partitions
+    In between, the new ones are `adding` and the old ones `dropping`. DROP, TRUNCATE and ADD
+    PARTITION have but one of the two, and move nothing. EXCHANGE swaps ids: rows stay where they
+    are.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import pairwise
+from typing import Final
+
+from pyspark_theflash.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.schema.model import ColumnInfo, PartitionDefinition, TableInfo
+from pyspark_theflash.types import ColumnID, PhysicalTableID, TableID, TimeStamp
+
+
+def column_source(tables: Sequence[TableInfo], column_id: ColumnID) -> ColumnInfo | None:
+    """The column that MODIFY COLUMN made `column_id` from, as it was last; None: from none.
+
+    `tables` are all that the table has been, in order.
+    """
+    found = None
+    for table in tables:
+        changing = next((c for c in table.columns if c.id == column_id), None)
+        if changing is not None and changing.changing_offset is not None:
+            found = next(c for c in table.columns if c.offset == changing.changing_offset)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """At `ts` the rows of `from_ids` became rows of `after`'s partitions `to_ids`."""
+
+    ts: TimeStamp
+    before: TableInfo
+    after: TableInfo
+    from_ids: frozenset[PhysicalTableID]
+    to_ids: frozenset[PhysicalTableID]
+
+    @property
+    def table_id(self) -> TableID:
+        return self.after.id
+
+
+def moves(events: Sequence[TableEvent]) -> list[Move]:
+    """What the events of one table move, in order."""
+    defined = [(event.ts, event.table) for event in events if event.table is not None]
+    found = (_move(ts, before, after) for (_, before), (ts, after) in pairwise(defined))
+    return [move for move in found if move is not None]
+
+
+def _move(ts: TimeStamp, before: TableInfo, after: TableInfo) -> Move | None:
+    if before.partition is None or after.partition is None:
+        return None
+    old, new = frozenset(before.physical_ids), frozenset(after.physical_ids)
+    filled = (new - old) & _ids(before.partition.adding)
+    emptied = (old - new) & _ids(before.partition.dropping)
+    return Move(ts, before, after, emptied, filled) if filled and emptied else None
+
+
+def _ids(definitions: Sequence[PartitionDefinition]) -> frozenset[PhysicalTableID]:
+    return frozenset(definition.id for definition in definitions)
+
+
+class Lineage:
+    """What DDL did to rows, over a whole history."""
+
+    def __init__(self, history: SchemaHistory) -> None:
+        self._history = history
+        self._sources: dict[TableID, Callable[[ColumnID], ColumnInfo | None]] = {}
+        by_table: dict[TableID, list[TableEvent]] = defaultdict(list)
+        for event in history.events:
+            by_table[event.table_id].append(event)
+        # One state is the most common; it is not read for nothing.
+        every = [m for events in by_table.values() if len(events) > 1 for m in moves(events)]
+        self.moves: Final = tuple(sorted(every, key=lambda m: (m.ts, m.table_id)))
+        self._moves_of: Mapping[TableID, list[Move]] = defaultdict(list)
+        for move in self.moves:
+            self._moves_of[move.table_id].append(move)
+
+    def source_of(self, table_id: TableID) -> Callable[[ColumnID], ColumnInfo | None]:
+        """For each column of a table, the one that MODIFY COLUMN made it from, if any."""
+        if table_id not in self._sources:
+            tables = self._history.tables_of(table_id)
+            self._sources[table_id] = cache(lambda column_id: column_source(tables, column_id))
+        return self._sources[table_id]
+
+    def placement(self, table: TableInfo, commit_ts: TimeStamp) -> TableInfo:
+        """Whose partitions hold what commits at `commit_ts` and was written under `table`.
+
+        A transaction that began before partitions were reorganised and committed after it was
+        written to the old ones and the new ones.
+        """
+        for move in self._moves_of.get(table.id, ()):
+            if move.ts <= commit_ts and move.from_ids & frozenset(table.physical_ids):
+                table = move.after
+        return table

@@ -1,0 +1,86 @@
+"""What DDL does to rows, told by TableInfos; those of the captured DDL workload."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.schema.file import read_schema_file
+from pyspark_theflash.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.schema.lineage import Lineage, column_source, moves
+from pyspark_theflash.schema.model import TableInfo, parse_table_info
+from pyspark_theflash.types import ColumnID, TableID, TimeStamp
+from tests.support.stores import column, table_info
+from tests.support.workloads import workload
+
+HISTORY = read_schema_file(workload("ddl").schema)
+
+
+def tables_called(name: str) -> Sequence[TableInfo]:
+    return [e.table for e in HISTORY.events if e.table is not None and e.table.name == name]
+
+
+def test_a_modified_column_comes_from_the_one_it_replaced() -> None:
+    tables = tables_called("cc")
+    source = column_source(tables, ColumnID(24))
+    assert source is not None
+    assert (source.id, source.name, source.type.tp) == (2, "a", MySQLType.LONGLONG)
+
+
+def test_columns_that_were_added_come_from_nowhere() -> None:
+    tables = tables_called("cc")
+    assert [column_source(tables, ColumnID(i)) for i in (1, 6, 7, 23)] == [None] * 4
+
+
+def test_reorganised_partitions_move_their_rows() -> None:
+    found = Lineage(HISTORY).moves
+    assert [(m.after.name, sorted(m.from_ids), sorted(m.to_ids)) for m in found] == [
+        ("pr", [178, 179], [213, 214, 215])
+    ]
+
+
+def test_dropped_truncated_added_and_exchanged_ones_do_not() -> None:
+    kinds = {"drop": (1, 2), "truncate": (1, 3), "exchange": (1, 4)}
+    for to in kinds.values():
+        events = [event(10, partitioned((1, 2))), event(20, partitioned(to))]
+        assert moves(events) == []
+
+
+def test_what_was_written_before_and_commits_after_goes_to_the_new_partitions() -> None:
+    (move,) = Lineage(HISTORY).moves
+    lineage = Lineage(HISTORY)
+    before = move.before
+    assert lineage.placement(before, TimeStamp(move.ts - 1)) is before
+    assert lineage.placement(before, move.ts) is move.after
+
+
+def test_a_history_without_ddl_moves_nothing() -> None:
+    table = table_info(1, "d.t", [column("a", MySQLType.LONG)])
+    history = SchemaHistory(TimeStamp(1), TimeStamp(9), [event(1, table)], ())
+    assert Lineage(history).moves == ()
+    assert Lineage(history).source_of(table.id)(ColumnID(1)) is None
+
+
+def event(ts: int, table: TableInfo) -> TableEvent:
+    return TableEvent(TimeStamp(ts), table.db, TableID(table.id), table)
+
+
+def partitioned(ids: Sequence[int]) -> TableInfo:
+    definitions: list[dict[str, Any]] = [
+        {"id": i, "name": {"O": f"p{i}"}, "less_than": [str(10 * i)]} for i in ids
+    ]
+    info = {
+        "id": 99,
+        "name": {"O": "t"},
+        "cols": [{"id": 1, "offset": 0, **column("id", MySQLType.LONG)}],
+        "pk_is_handle": False,
+        "partition": {
+            "type": 1,
+            "expr": "`id`",
+            "columns": None,
+            "enable": True,
+            "definitions": definitions,
+            "adding_definitions": [],
+            "dropping_definitions": [],
+        },
+    }
+    return parse_table_info("d", info)

@@ -1,0 +1,51 @@
+"""Which tables a store replicates."""
+
+import pytest
+
+from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.errors import OptionError
+from pyspark_theflash.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.store.manifest import View
+from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables, continued
+from pyspark_theflash.types import Generation, TableID, TimeStamp
+from tests.support.stores import column, table_info
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "inside", "outside"),
+    [
+        ((), (), ["a.b", "c.d"], []),
+        (("shop.*",), (), ["shop.orders", "SHOP.x"], ["other.orders", "shops.x"]),
+        (("shop.*",), ("*.log_?",), ["shop.orders", "shop.log_10"], ["shop.log_1"]),
+        ((), ("shop.orders",), ["shop.lines"], ["shop.Orders"]),
+    ],
+)
+def test_patterns(
+    include: tuple[str, ...], exclude: tuple[str, ...], inside: list[str], outside: list[str]
+) -> None:
+    scope = Scope(include, exclude)
+    assert [n for n in inside if not scope.contains(n)] == []
+    assert [n for n in outside if scope.contains(n)] == []
+
+
+def test_a_store_keeps_its_scope() -> None:
+    scope = Scope(("a.*",))
+    view = View(Generation(1), {SCOPE_KIND: {"scope": scope.to_record().body}})
+    assert Scope.of(view) == scope
+    assert continued(scope, None) == scope
+    assert continued(scope, Scope(("a.*",))) == scope
+    assert continued(None, None) == Scope()
+    with pytest.raises(OptionError, match="cannot change"):
+        continued(scope, Scope(("a.*", "b.*")))
+
+
+def test_the_first_name_decides() -> None:
+    columns = [column("a", MySQLType.LONG)]
+    names = ["shop.t", "other.t"]
+    events = [
+        TableEvent(TimeStamp(n), name.partition(".")[0], TableID(7), table_info(7, name, columns))
+        for n, name in enumerate(names, 1)
+    ]
+    history = SchemaHistory(TimeStamp(1), TimeStamp(9), events, ())
+    assert ScopedTables(Scope(("shop.*",)), history).contains(TableID(7))
+    assert not ScopedTables(Scope(("other.*",)), history).contains(TableID(7))
