@@ -5,6 +5,7 @@ setting is one `Option`, and a name that is none is refused rather than ignored:
 `snapshot_ts` must not turn into a read of another moment.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ _TIME: Final = re.compile(
     r"\s*(Z|UTC|[+-]\d{2}(?::?\d{2})?)?",
     re.ASCII | re.IGNORECASE,
 )
+ZERO_DATES: Final = ("raise", "null", "string")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 
@@ -111,6 +113,31 @@ def column_names(text: str) -> tuple[str, ...]:
     return names
 
 
+def seconds(text: str) -> float:
+    """A number of seconds, fractions allowed."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < math.inf:
+        raise ValueError(f"{text!r} is not a number of seconds")
+    return value
+
+
+def flag(text: str) -> bool:
+    """`true` or `false`."""
+    if text.lower() not in ("true", "false"):
+        raise ValueError(f"{text!r} is neither true nor false")
+    return text.lower() == "true"
+
+
+def zero_dates(text: str) -> str:
+    """One of `ZERO_DATES`."""
+    if text.lower() not in ZERO_DATES:
+        raise ValueError(f"{text!r} is none of {', '.join(ZERO_DATES)}")
+    return text.lower()
+
+
 STORE: Final = Option("store", folder, None, "The store's folder. Required.")
 TABLE: Final = Option(
     "table", table_name, None, "The table to read. Required, here or as the path."
@@ -123,6 +150,7 @@ SNAPSHOT_TS: Final = Option(
     "The TSO to read at. Without it and `timestampAsOf`: the newest that the store can answer, "
     "fixed at `load()`.",
 )
+VERSION_AS_OF: Final = Option("versionAsOf", timestamp, None, "Another name of `snapshot_ts`.")
 TIMESTAMP_AS_OF: Final = Option(
     "timestampAsOf",
     time_of_day,
@@ -137,13 +165,45 @@ COLUMNS: Final = Option(
     "The columns to read, in this order; `_tidb_rowid` may be one. Without it: all that "
     "`SELECT *` shows.",
 )
+WAIT: Final = Option(
+    "wait_for_ts",
+    seconds,
+    0.0,
+    "For how many seconds to wait until the store has come to the timestamp, before "
+    "`NotCaughtUpError`.",
+)
+MAX_STALENESS: Final = Option(
+    "max_staleness",
+    seconds,
+    None,
+    "Without a timestamp: how many seconds the newest that the store can answer may lie behind "
+    "this machine's clock.",
+)
+ZERO_DATES_OPTION: Final = Option(
+    "zero_dates",
+    zero_dates,
+    "raise",
+    "What becomes of dates that no calendar has, 0000-00-00 for one: `raise`, `null`, or `string`, "
+    "by which all DATE, DATETIME and TIMESTAMP columns come as text.",
+)
+ALL_AS_TEXT: Final = Option(
+    "all_as_text",
+    flag,
+    False,
+    "Every column as TiDB prints it at time zone +00:00: strings; BIT and binary strings as bytes.",
+)
 SCAN_OPTIONS: Final[tuple[Option[Any], ...]] = (
     STORE,
     TABLE,
     PATH,
     SNAPSHOT_TS,
+    VERSION_AS_OF,
     TIMESTAMP_AS_OF,
+    WAIT,
+    MAX_STALENESS,
     COLUMNS,
+    ZERO_DATES_OPTION,
+    ALL_AS_TEXT,
 )
 
 
@@ -155,6 +215,10 @@ class ScanOptions:
     table: str
     snapshot_ts: TimeStamp | None = None
     columns: tuple[str, ...] | None = None
+    wait_s: float = 0.0
+    max_staleness_s: float | None = None
+    zero_dates: str = "raise"
+    all_as_text: bool = False
 
     @classmethod
     def parse(cls, texts: Mapping[str, str]) -> "ScanOptions":
@@ -168,7 +232,19 @@ class ScanOptions:
         store = STORE.value_in(given)
         if store is None:
             raise OptionError(STORE.name, "is missing; it names the store's folder")
-        return cls(store, _table(given), _snapshot_ts(given), COLUMNS.value_in(given))
+        snapshot_ts, max_staleness = _snapshot_ts(given), MAX_STALENESS.value_in(given)
+        if snapshot_ts is not None and max_staleness is not None:
+            raise OptionError(MAX_STALENESS.name, "cannot be given together with a timestamp")
+        return cls(
+            store,
+            _table(given),
+            snapshot_ts,
+            COLUMNS.value_in(given),
+            WAIT.value_in(given) or 0.0,
+            max_staleness,
+            ZERO_DATES_OPTION.value_in(given) or "raise",
+            bool(ALL_AS_TEXT.value_in(given)),
+        )
 
 
 def _refuse_unknown(given: Mapping[str, str]) -> None:
@@ -189,7 +265,9 @@ def _table(given: Mapping[str, str]) -> str:
 
 
 def _snapshot_ts(given: Mapping[str, str]) -> TimeStamp | None:
-    ts, time = SNAPSHOT_TS.value_in(given), TIMESTAMP_AS_OF.value_in(given)
-    if ts is not None and time is not None:
-        raise OptionError(TIMESTAMP_AS_OF.name, f"cannot be given together with {SNAPSHOT_TS.name}")
-    return time if ts is None else ts
+    """Of the three ways to name a moment, the one that was used."""
+    ways = (SNAPSHOT_TS, VERSION_AS_OF, TIMESTAMP_AS_OF)
+    found = [(option.name, ts) for option in ways if (ts := option.value_in(given)) is not None]
+    if len(found) > 1:
+        raise OptionError(found[1][0], f"cannot be given together with {found[0][0]}")
+    return found[0][1] if found else None

@@ -13,7 +13,6 @@ from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
 from pyspark_theflash.codec.text import format_column
-from pyspark_theflash.datasource.schema import is_shown_as_text
 from pyspark_theflash.errors import CorruptionError
 from pyspark_theflash.schema.model import ColumnInfo
 
@@ -42,5 +41,6 @@ def spark_batches(
 def _cast(values: "pa.Array[Any]", column: ColumnInfo, field: "pa.Field[Any]") -> "pa.Array[Any]":
     if values.null_count and not field.nullable:
         raise CorruptionError(f"column {column.name}", 0, "a NULL in a NOT NULL column")
-    texts = format_column(values, column.type) if is_shown_as_text(column.type) else values
-    return pc.cast(texts, field.type)
+    if pa.types.is_decimal256(values.type):
+        values = format_column(values, column.type)
+    return pc.cast(values, field.type)

@@ -5,18 +5,20 @@ ones. The plan's read latch ends when nothing has been read for a while, and the
 go; a task that comes later plans anew. Timestamp and rows are the same then, only the files differ.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
-from pyspark.sql.datasource import DataSourceReader, InputPartition
+from pyspark.sql.datasource import DataSourceReader, Filter, InputPartition
 from pyspark.sql.types import StructType
 
 from pyspark_theflash.datasource.convert import arrow_schema, spark_batches
+from pyspark_theflash.datasource.filters import prefilter
 from pyspark_theflash.datasource.partition import ScanPartition
 from pyspark_theflash.errors import LeaseExpiredError
+from pyspark_theflash.planner.present import Presentation
 from pyspark_theflash.planner.read import read_task
 from pyspark_theflash.planner.scan_plan import ScanTask
 from pyspark_theflash.planner.snapshot import open_snapshot
@@ -33,10 +35,21 @@ class TheFlashReader(DataSourceReader):
         table: str,
         snapshot_ts: TimeStamp,
         columns: Sequence[ColumnInfo],
+        presentation: Presentation,
         schema: StructType,
     ) -> None:
         self._store, self._table, self._snapshot_ts = store, table, snapshot_ts
-        self._columns, self._schema = columns, schema
+        self._columns, self._presentation, self._schema = columns, presentation, schema
+        self._filters: tuple[Filter, ...] = ()
+
+    @property
+    def pushFilters(self) -> "_FilterPush":
+        """Takes filters where Spark pushes them; reading works where it does not."""
+        return _FilterPush(self)
+
+    def take_filters(self, filters: Sequence[Filter]) -> None:
+        """Leave out early what `filters`, which Spark applies as well, refuse."""
+        self._filters = tuple(filters)
 
     def partitions(self) -> Sequence[InputPartition]:
         """One partition a task."""
@@ -48,8 +61,10 @@ class TheFlashReader(DataSourceReader):
         if not isinstance(partition, ScanPartition):
             return
         schema = arrow_schema(self._schema)
+        wanted = prefilter(self._filters, schema)
         for batch in self._scan(partition):
-            yield from spark_batches(batch, self._columns, schema)
+            for rows in spark_batches(batch, self._columns, schema):
+                yield rows if wanted is None else rows.filter(wanted)
 
     def _scan(self, partition: ScanPartition) -> Iterator[pa.RecordBatch]:
         batches = read_task(partition.value)
@@ -64,7 +79,8 @@ class TheFlashReader(DataSourceReader):
         """The tasks, to which the read latch taken here is left."""
         with ExitStack() as latch:
             snapshot = latch.enter_context(open_snapshot(self._store, self._snapshot_ts))
-            tasks = snapshot.plan(self._table, [column.name for column in self._columns]).tasks
+            names = [column.name for column in self._columns]
+            tasks = snapshot.plan(self._table, names, self._presentation).tasks
             if tasks:
                 latch.pop_all()
                 snapshot.detach()
@@ -81,6 +97,24 @@ class TheFlashReader(DataSourceReader):
         if tasks.keys() != partition.regions:
             raise LeaseExpiredError(planned.lease.id, self._snapshot_ts)
         return tasks[planned.region.region_id]
+
+
+class _FilterPush:
+    """`pushFilters` for Spark's eyes: the base class's method, and ours when it is called.
+
+    Spark refuses to read at all from a reader that overrides the method unless its pushdown is on,
+    so that no filter is ignored unnoticed. Here none is: Spark keeps them all.
+    """
+
+    __func__ = DataSourceReader.pushFilters
+
+    def __init__(self, reader: TheFlashReader) -> None:
+        self._reader = reader
+
+    def __call__(self, filters: list[Filter]) -> Iterable[Filter]:
+        """Returns what Spark has to apply itself: everything."""
+        self._reader.take_filters(filters)
+        return filters
 
 
 def _like(task: ScanTask, tasks: Sequence[ScanTask]) -> Mapping[RegionID, ScanTask]:

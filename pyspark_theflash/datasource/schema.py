@@ -9,10 +9,12 @@
     DATETIME                                     timestamp_ntz
     TIMESTAMP                                    timestamp
     TIME                                         interval day to second
-    CHAR, VARCHAR, TEXT, ENUM, SET               string
+    CHAR, VARCHAR, TEXT, ENUM, SET, JSON         string
     BINARY, VARBINARY, BLOB, BIT                 binary
+    VECTOR                                       array of float
 
-NOT NULL becomes nullable = false, a comment goes into the field's metadata.
+What a reader asks for as text is a string, binary where it is bytes. NOT NULL becomes nullable =
+false (unless dates that no calendar has become NULL), a comment goes into the field's metadata.
 """
 
 from collections.abc import Sequence
@@ -20,6 +22,7 @@ from typing import Final
 
 import pyarrow as pa
 from pyspark.sql.types import (
+    ArrayType,
     BinaryType,
     ByteType,
     DataType,
@@ -39,8 +42,9 @@ from pyspark.sql.types import (
 )
 
 from pyspark_theflash.codec.arrow import decimal_type
-from pyspark_theflash.codec.field_type import STRING_TYPES, FieldType, MySQLType
+from pyspark_theflash.codec.field_type import DATETIME_TYPES, STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.errors import OptionError, UnsupportedError
+from pyspark_theflash.planner.present import NATIVE, Presentation, ZeroDates
 from pyspark_theflash.schema.model import ColumnInfo
 
 _SIGNED: Final = {
@@ -66,63 +70,49 @@ _OTHER: Final = {
     MySQLType.DATETIME: TimestampNTZType(),
     MySQLType.TIMESTAMP: TimestampType(),
     MySQLType.TIME: DayTimeIntervalType(),
-    MySQLType.BIT: BinaryType(),
-    MySQLType.ENUM: StringType(),
-    MySQLType.SET: StringType(),
+    MySQLType.VECTOR: ArrayType(FloatType(), containsNull=False),
 }
 
 
-def spark_type(field_type: FieldType) -> DataType | None:
-    """The Spark type of a TiDB type, None where there is none (JSON, VECTOR)."""
+def spark_type(field_type: FieldType, presentation: Presentation = NATIVE) -> DataType:
+    """The Spark type of a TiDB type.
+
+    Raises:
+        UnsupportedError: a type of a later TiDB.
+    """
     tp = field_type.tp
+    if tp == MySQLType.BIT or field_type.is_binary_string:
+        return BinaryType()
+    if presentation.is_text(field_type) or tp in STRING_TYPES:
+        return StringType()
     if tp in _SIGNED:
         return (_UNSIGNED if field_type.is_unsigned else _SIGNED)[tp]
-    if tp in STRING_TYPES:
-        return BinaryType() if field_type.is_binary_string else StringType()
     if tp == MySQLType.NEWDECIMAL:
         stored = decimal_type(field_type)
         if isinstance(stored, pa.Decimal128Type):
             return DecimalType(stored.precision, stored.scale)
         return StringType()
-    return _OTHER.get(tp)
+    if tp not in _OTHER:
+        raise UnsupportedError(f"type {tp.name}", "column")
+    return _OTHER[tp]
 
 
-def is_shown_as_text(field_type: FieldType) -> bool:
-    """Spark gets the value's text (BIT: its bytes), for want of a type that holds the value."""
-    tp = field_type.tp
-    is_long_decimal = tp == MySQLType.NEWDECIMAL and isinstance(spark_type(field_type), StringType)
-    return is_long_decimal or tp in (MySQLType.ENUM, MySQLType.SET, MySQLType.BIT)
-
-
-def spark_field(column: ColumnInfo, table: str) -> StructField:
-    """A column as Spark sees it.
-
-    Raises:
-        UnsupportedError: Spark cannot see it; the option `columns` can leave it out.
-    """
-    where = (
-        f"column {column.name} of {table} (leave it out by naming others in the option 'columns')"
-    )
-    if column.is_virtual:
-        raise UnsupportedError("a virtual generated column", where)
-    data_type = spark_type(column.type)
-    if data_type is None:
-        raise UnsupportedError(f"type {column.type.tp.name}", where)
+def spark_field(column: ColumnInfo, presentation: Presentation) -> StructField:
+    """A column as Spark sees it."""
+    data_type = spark_type(column.type, presentation)
+    may_become_null = presentation.zero_dates is ZeroDates.NULL and column.type.tp in DATETIME_TYPES
+    nullable = may_become_null or not column.type.is_not_null
     metadata = {"comment": column.comment} if column.comment else None
-    return StructField(column.name, data_type, not column.type.is_not_null, metadata)
+    return StructField(column.name, data_type, nullable, metadata)
 
 
-def spark_schema(columns: Sequence[ColumnInfo], table: str) -> StructType:
-    """The schema of a scan of these columns.
-
-    Raises:
-        UnsupportedError: Spark cannot see one of them.
-    """
-    return StructType([spark_field(column, table) for column in columns])
+def spark_schema(columns: Sequence[ColumnInfo], presentation: Presentation) -> StructType:
+    """The schema of a scan of these columns."""
+    return StructType([spark_field(column, presentation) for column in columns])
 
 
 def columns_of(
-    schema: StructType, columns: Sequence[ColumnInfo], table: str
+    schema: StructType, columns: Sequence[ColumnInfo], table: str, presentation: Presentation
 ) -> tuple[ColumnInfo, ...]:
     """Those of `columns` that a user's `.schema(...)` names, in its order.
 
@@ -130,18 +120,21 @@ def columns_of(
 
     Raises:
         OptionError: it names another column, or another type, or nothing.
-        UnsupportedError: Spark cannot see one of them.
     """
     if not schema.fields:
         raise OptionError("schema", "names no column")
     by_name = {column.name.lower(): column for column in columns}
-    return tuple(_column_of(field, by_name.get(field.name.lower()), table) for field in schema)
+    return tuple(
+        _column_of(field, by_name.get(field.name.lower()), table, presentation) for field in schema
+    )
 
 
-def _column_of(field: StructField, column: ColumnInfo | None, table: str) -> ColumnInfo:
+def _column_of(
+    field: StructField, column: ColumnInfo | None, table: str, presentation: Presentation
+) -> ColumnInfo:
     if column is None:
         raise OptionError("schema", f"names the column {field.name!r}, which is not in {table}")
-    real = spark_field(column, table)
+    real = spark_field(column, presentation)
     if field.dataType != real.dataType:
         given, known = field.dataType.simpleString(), real.dataType.simpleString()
         raise OptionError(

@@ -17,13 +17,17 @@ from dataclasses import dataclass
 from pyspark.sql.datasource import DataSource, DataSourceReader, DataSourceWriter
 from pyspark.sql.types import StructType
 
+from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.datasource.reader import TheFlashReader
 from pyspark_theflash.datasource.schema import columns_of, spark_schema
 from pyspark_theflash.errors import TheFlashError, UnsupportedError
+from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.options import ScanOptions
+from pyspark_theflash.planner.present import Presentation, ZeroDates
 from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.planner.wait import wait_until
 from pyspark_theflash.schema.model import ColumnInfo
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.types import TimeStamp, from_physical_ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +38,7 @@ class _Target:
     snapshot_ts: TimeStamp
     table: str
     columns: tuple[ColumnInfo, ...]
+    presentation: Presentation
 
 
 class TheFlashDataSource(DataSource):
@@ -54,13 +59,18 @@ class TheFlashDataSource(DataSource):
 
     def schema(self) -> StructType:
         target = self._target()
-        return spark_schema(target.columns, target.table)
+        return spark_schema(target.columns, target.presentation)
 
     def reader(self, schema: StructType) -> DataSourceReader:
         target = self._target()
-        columns = columns_of(schema, target.columns, target.table)
+        columns = columns_of(schema, target.columns, target.table, target.presentation)
         return TheFlashReader(
-            target.options.store, target.table, target.snapshot_ts, columns, schema
+            target.options.store,
+            target.table,
+            target.snapshot_ts,
+            columns,
+            target.presentation,
+            schema,
         )
 
     def writer(self, schema: StructType, overwrite: bool) -> DataSourceWriter:
@@ -73,6 +83,20 @@ class TheFlashDataSource(DataSource):
 
 
 def _look_up(options: ScanOptions) -> _Target:
+    presentation = Presentation(ZeroDates(options.zero_dates), options.all_as_text)
+    _wait(options)
     with open_snapshot(options.store, options.snapshot_ts) as snapshot:
-        plan = snapshot.plan(options.table, options.columns)
-    return _Target(options, plan.snapshot_ts, plan.table.full_name, plan.columns)
+        plan = snapshot.plan(options.table, options.columns, presentation)
+    return _Target(options, plan.snapshot_ts, plan.table.full_name, plan.columns, presentation)
+
+
+def _wait(options: ScanOptions) -> None:
+    """Until the store has come to the moment that is asked for, if one is."""
+    clock = SystemClock()
+    wanted = options.snapshot_ts
+    if options.max_staleness_s is not None:
+        oldest_ms = clock.wall_ms() - int(options.max_staleness_s * 1000)
+        wanted = from_physical_ms(max(oldest_ms, 0))
+    if wanted is not None:
+        deadline_ms = clock.boottime_ms() + int(options.wait_s * 1000)
+        wait_until(options.store, wanted, deadline_ms, clock=clock, fs=LocalFileSystem())

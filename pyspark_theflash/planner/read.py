@@ -14,7 +14,7 @@ from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.mvcc.project import batch_of
 from pyspark_theflash.mvcc.version import HANDLE, column_name
 from pyspark_theflash.planner.scan_plan import ScanTask
-from pyspark_theflash.schema.model import ROWID_NAME
+from pyspark_theflash.schema.model import ROWID_COLUMN
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.lease import LeaseTable, ReadLease
 from pyspark_theflash.store.manifest import Manifest
@@ -23,7 +23,7 @@ from pyspark_theflash.store.manifest import Manifest
 def read_task(
     task: ScanTask, *, fs: FileSystem | None = None, clock: Clock | None = None
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a task, in bounded batches whose columns are `task.names`.
+    """The rows of a task, in bounded batches with the columns `task.output`, by name.
 
     Keeps the plan's read latch alive as long as batches are taken.
 
@@ -31,6 +31,7 @@ def read_task(
         StoreMismatchError: the store at the task's path is not the one it was planned on.
         LeaseExpiredError: the read latch has run out, so files of the plan may be gone.
         CorruptionError: stored data fails its checksum.
+        UnrepresentableValueError: a date that no calendar has, and the task does not say what then.
     """
     fs, clock = fs or LocalFileSystem(), clock or SystemClock()
     path = Path(task.store_path)
@@ -48,10 +49,10 @@ def read_region(
     engine: EngineReader, task: ScanTask, keeper: "LeaseKeeper"
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a task whose store is open; see `read_task`."""
-    with_handle = ROWID_NAME in task.names
+    with_handle = ROWID_COLUMN in task.output
     batches = engine.scan(task.region, task.columns, task.snapshot_ts, with_handle=with_handle)
     for batch in batches:
-        yield _named(batch, task)
+        yield _presented(batch, task)
         keeper.keep()
 
 
@@ -86,8 +87,10 @@ class LeaseKeeper:
         return self._clock.boottime_ms() + self._lease.ttl_ms // 3
 
 
-def _named(batch: pa.RecordBatch, task: ScanTask) -> pa.RecordBatch:
-    """The batch with the columns the user knows, in the order asked for."""
-    stored = iter(column_name(column.id) for column in task.columns)
-    sources = [HANDLE if name == ROWID_NAME else next(stored) for name in task.names]
-    return batch_of(task.names, [batch.column(source) for source in sources], batch.num_rows)
+def _presented(batch: pa.RecordBatch, task: ScanTask) -> pa.RecordBatch:
+    """The batch with the columns the user knows, in the order and the form asked for."""
+    arrays = []
+    for column in task.output:
+        values = batch.column(HANDLE if column == ROWID_COLUMN else column_name(column.id))
+        arrays.append(task.presentation.apply(values, column.type, column.name))
+    return batch_of([column.name for column in task.output], arrays, batch.num_rows)

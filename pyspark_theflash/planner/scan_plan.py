@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pyspark_theflash.engine.api import RegionScan
 from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.planner.present import Presentation
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
 from pyspark_theflash.store.lease import ReadLease
 from pyspark_theflash.types import TimeStamp
@@ -15,8 +16,8 @@ class ScanTask:
 
     Names the store (by path and id), the state of it (the region's files with their checksums) and
     the latch that keeps that state, so that a task on a machine where the path means something else
-    raises instead of answering. `names` are the output columns in order; `columns` those of them
-    that are stored, in the same order; the one that is not, if any, is `_tidb_rowid`.
+    raises instead of answering. `output` are the columns in order; `columns` says how to read those
+    of them that are stored, in the same order; the one that is not, if any, is `_tidb_rowid`.
     """
 
     store_path: str
@@ -24,8 +25,9 @@ class ScanTask:
     snapshot_ts: TimeStamp
     lease: ReadLease
     region: RegionScan
-    names: tuple[str, ...]
+    output: tuple[ColumnInfo, ...]
     columns: tuple[ScanColumn, ...]
+    presentation: Presentation
 
 
 @dataclass(frozen=True, slots=True)

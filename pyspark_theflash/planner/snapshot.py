@@ -11,6 +11,7 @@ moment, so joins do not tear.
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Final
@@ -19,19 +20,27 @@ import pyarrow as pa
 
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.codec.digest import TableDigest
-from pyspark_theflash.codec.text import format_column
 from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import ColumnNotFoundError, NotCaughtUpError, SnapshotTooOldError
+from pyspark_theflash.errors import (
+    ColumnNotFoundError,
+    NotCaughtUpError,
+    SnapshotTooOldError,
+    TableNotReplicatedError,
+    UnsupportedError,
+)
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
-from pyspark_theflash.mvcc.project import scan_column
+from pyspark_theflash.mvcc.project import SourceOf, scan_column
+from pyspark_theflash.planner.present import NATIVE, TEXT, Presentation
 from pyspark_theflash.planner.read import LeaseKeeper, read_region
 from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
 from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.lineage import column_source
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
 from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables
 from pyspark_theflash.types import TimeStamp
 
 LEASE_TTL_MS: Final = 600_000
@@ -84,26 +93,40 @@ class Snapshot:
             self._keeper = LeaseKeeper(self._leases, self._lease, clock)
             self._engine = registry.open_reader(path, self._identity, fs, clock)
             undo.callback(self._engine.close)
-            self._view = self._engine.read([SCHEMA_KIND, PROGRESS_KIND])
+            self._view = self._engine.read([SCHEMA_KIND, SCOPE_KIND, PROGRESS_KIND])
             # Garbage collection may have passed the timestamp just before the latch was there.
             _readable(Progress.of(self._view), self.snapshot_ts)
             undo.pop_all()
         history = schema_history(self._view)
         self._history = history or SchemaHistory(self.snapshot_ts, self.snapshot_ts, (), ())
+        self._scope = ScopedTables(Scope.of(self._view) or Scope(), self._history)
 
     def tables(self) -> Sequence[TableInfo]:
-        """The tables that exist at `snapshot_ts`."""
-        return self._history.tables_at(self.snapshot_ts)
+        """The tables that exist at `snapshot_ts` and are replicated."""
+        found = self._history.tables_at(self.snapshot_ts)
+        return [table for table in found if table.holds_rows and self._scope.contains(table.id)]
 
     def table(self, name: str) -> TableInfo:
         """The table called `db.table` at `snapshot_ts`, as it was then.
 
         Raises:
             TableNotFoundError: there is none.
+            TableNotReplicatedError: there is one that the store leaves out.
+            UnsupportedError: it is a view or a sequence.
         """
-        return self._history.table_by_name(name, self.snapshot_ts)
+        table = self._history.table_by_name(name, self.snapshot_ts)
+        if not self._scope.contains(table.id):
+            raise TableNotReplicatedError(table.full_name)
+        if not table.holds_rows:
+            raise UnsupportedError("reading a view or a sequence", table.full_name)
+        return table
 
-    def plan(self, name: str, columns: Sequence[str] | None = None) -> ScanPlan:
+    def plan(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        presentation: Presentation = NATIVE,
+    ) -> ScanPlan:
         """Plan a scan: `columns` by name in output order, None for all that `SELECT *` shows.
 
         `_tidb_rowid` may be named where the table has one.
@@ -113,9 +136,9 @@ class Snapshot:
         """
         table = self.table(name)
         chosen = _choose(table, columns)
-        stored = tuple(scan_column(c) for c in chosen if c is not ROWID_COLUMN)
+        source_of = self._source_of(table)
+        stored = tuple(scan_column(table, c, source_of) for c in chosen if c is not ROWID_COLUMN)
         regions = [r for i in table.physical_ids for r in self._engine.plan(self._view, i)]
-        names = tuple(c.name for c in chosen)
         tasks = tuple(
             ScanTask(
                 str(self._path.absolute()),
@@ -123,8 +146,9 @@ class Snapshot:
                 self.snapshot_ts,
                 self._lease,
                 region,
-                names,
+                chosen,
                 stored,
+                presentation,
             )
             for region in regions
         )
@@ -137,10 +161,10 @@ class Snapshot:
 
     def texts(self, plan: ScanPlan) -> Iterator[list[pa.Array]]:
         """The rows of a plan made here, in batches of columns in TiDB's text forms."""
-        types = [column.type for column in plan.columns]
         for task in plan.tasks:
-            for batch in read_region(self._engine, task, self._keeper):
-                yield [format_column(a, t) for a, t in zip(batch.columns, types, strict=True)]
+            as_text = replace(task, presentation=TEXT)
+            for batch in read_region(self._engine, as_text, self._keeper):
+                yield batch.columns
 
     def digest(self, name: str) -> TableDigest:
         """Row count and order-independent checksum of a table's rows, without `_tidb_rowid`."""
@@ -148,6 +172,10 @@ class Snapshot:
         for texts in self.texts(self.plan(name)):
             digest.update(texts)
         return digest
+
+    def _source_of(self, table: TableInfo) -> SourceOf:
+        tables = self._history.tables_of(table.id)
+        return lambda column_id: column_source(tables, column_id)
 
     def detach(self) -> None:
         """Close the snapshot but leave its read latch to the tasks planned here, which renew it."""

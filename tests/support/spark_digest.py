@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.digest import TableDigest
 from pyspark_theflash.codec.text import format_column
-from pyspark_theflash.datasource.schema import is_shown_as_text
+from pyspark_theflash.planner.present import NATIVE
 from pyspark_theflash.schema.model import ColumnInfo
 
 
@@ -22,6 +22,7 @@ def spark_digest(rows: pa.Table, columns: Sequence[ColumnInfo]) -> TableDigest:
 
 def _text(values: "pa.Array[Any]", column: ColumnInfo) -> "pa.Array[Any]":
     """Back to the stored type first, of which Spark's may be a wider one."""
-    if is_shown_as_text(column.type):
+    stored = arrow_type(column.type)
+    if NATIVE.is_text(column.type) or pa.types.is_decimal256(stored):
         return values
-    return format_column(values.cast(arrow_type(column.type)), column.type)
+    return format_column(values.cast(stored), column.type)

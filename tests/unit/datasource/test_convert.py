@@ -1,5 +1,7 @@
 """Batches in exactly the form that Spark compares the first one with."""
 
+from decimal import Decimal
+
 import pyarrow as pa
 import pytest
 from pyspark.sql.types import LongType, StructField, StructType
@@ -38,9 +40,9 @@ def test_null_in_a_not_null_column_is_not_handed_on():
         list(spark_batches(pa.record_batch({"id": pa.array([1, None])}), ID, ID_SCHEMA))
 
 
-def test_bit_is_as_wide_as_its_type():
-    bits = table_info(1, "d.t", [column("b", MySQLType.BIT, flen=17)]).public_columns
-    schema = pa.schema([pa.field("b", pa.binary())])
-    batch = pa.record_batch({"b": pa.array([1, None], pa.uint64())})
-    (part,) = spark_batches(batch, bits, schema)
-    assert part.column("b").to_pylist() == [b"\x00\x00\x01", None]
+def test_decimals_that_spark_has_no_room_for_are_texts():
+    table = table_info(1, "d.t", [column("d", MySQLType.NEWDECIMAL, flen=50, decimal=2)])
+    schema = pa.schema([pa.field("d", pa.string())])
+    batch = pa.record_batch({"d": pa.array([Decimal("1.5"), None], pa.decimal256(50, 2))})
+    (part,) = spark_batches(batch, table.public_columns, schema)
+    assert part.column("d").to_pylist() == ["1.50", None]

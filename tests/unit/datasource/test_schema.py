@@ -3,9 +3,10 @@
 import pytest
 from pyspark.sql.types import IntegerType, LongType, StringType, StructField, StructType
 
-from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.codec.field_type import Flag, MySQLType
 from pyspark_theflash.datasource.schema import columns_of, spark_schema
-from pyspark_theflash.errors import OptionError, UnsupportedError
+from pyspark_theflash.errors import OptionError
+from pyspark_theflash.planner.present import NATIVE, TEXT, Presentation, ZeroDates
 from tests.support import every_type
 from tests.support.stores import column, id_column, table_info
 
@@ -14,9 +15,9 @@ NAMED = table_info(
 )
 
 
-def schema_of(table, *names):
+def schema_of(table, *names, presentation=NATIVE):
     wanted = names or [c.name for c in table.public_columns]
-    return spark_schema([c for c in table.public_columns if c.name in wanted], table.full_name)
+    return spark_schema([c for c in table.public_columns if c.name in wanted], presentation)
 
 
 def test_every_type():
@@ -30,22 +31,23 @@ def test_nullability_and_comment():
     assert (identity.metadata, name.metadata) == ({}, {"comment": "who it is"})
 
 
-@pytest.mark.parametrize("tp", [MySQLType.JSON, MySQLType.VECTOR])
-def test_what_spark_cannot_see_raises_only_when_asked_for(tp):
-    table = table_info(1, "d.t", [id_column(), column("j", tp)])
-    with pytest.raises(UnsupportedError, match=f"column j of d.t.*'columns'.*{tp.name}"):
-        schema_of(table)
-    assert schema_of(table, "id").names == ["id"]
+def test_what_becomes_of_impossible_dates_shows_in_the_schema():
+    dates = table_info(1, "d.t", [column("d", MySQLType.DATE, flag=Flag.NOT_NULL)])
+    (native,) = schema_of(dates)
+    assert (native.dataType.simpleString(), native.nullable) == ("date", False)
+    (as_null,) = schema_of(dates, presentation=Presentation(ZeroDates.NULL))
+    assert (as_null.dataType.simpleString(), as_null.nullable) == ("date", True)
+    (as_string,) = schema_of(dates, presentation=Presentation(ZeroDates.STRING))
+    assert (as_string.dataType.simpleString(), as_string.nullable) == ("string", False)
 
 
-def test_virtual_column_is_not_read_as_null():
-    virtual = column("v", MySQLType.LONG, generated_expr_string="`id` + 1")
-    with pytest.raises(UnsupportedError, match="virtual"):
-        schema_of(table_info(1, "d.t", [virtual]))
+def test_everything_as_text():
+    fields = schema_of(every_type.TABLE, presentation=TEXT)
+    assert {field.dataType.simpleString() for field in fields} == {"string", "binary"}
 
 
 def given(*fields):
-    return columns_of(StructType(list(fields)), NAMED.public_columns, NAMED.full_name)
+    return columns_of(StructType(list(fields)), NAMED.public_columns, NAMED.full_name, NATIVE)
 
 
 def test_schema_of_the_user_prunes_and_orders():
