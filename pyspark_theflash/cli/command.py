@@ -3,10 +3,10 @@
 import argparse
 from typing import Final
 
-from pyspark_theflash.cli.ticker import ticking
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.arguments import add_store, seconds
+from pyspark_theflash.jobs.ticker import ticking
 from pyspark_theflash.replication.admin import administer
 from pyspark_theflash.store.command import Verb
 

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from contextlib import closing
 from typing import Final
 
-from pyspark_theflash.cli.ticker import Ticker, ticking
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.arguments import add_store
+from pyspark_theflash.jobs.ticker import Ticker, ticking
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.lease import LatchKind, LeaseTable
 from pyspark_theflash.types import TimeStamp

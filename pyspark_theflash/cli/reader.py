@@ -6,15 +6,15 @@ from pathlib import Path
 
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.upkeep import MaintainedReader, described
+from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.store.folder import StoreIdentity, read_identity
 
 
 @contextmanager
-def opened_reader(path: Path) -> Iterator[tuple[StoreIdentity, MaintainedReader]]:
+def opened_reader(path: Path) -> Iterator[tuple[StoreIdentity, EngineReader]]:
     """A store's identity and the reading half of its engine."""
     fs = LocalFileSystem()
     identity = read_identity(path, fs)
     with closing(registry.open_reader(path, identity, fs, SystemClock())) as engine:
-        yield identity, described(engine)
+        yield identity, engine

@@ -21,13 +21,13 @@ import pyarrow.parquet as pq
 
 from pyspark_theflash.cli.output import new_file
 from pyspark_theflash.cli.show import print_table
-from pyspark_theflash.cli.ticker import Ticker, ticking
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.jsonl import format_jsonl
 from pyspark_theflash.errors import UsageError
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.arguments import add_at, add_store, seconds
+from pyspark_theflash.jobs.ticker import Ticker, ticking
 from pyspark_theflash.planner.scan_plan import ScanPlan
 from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
 from pyspark_theflash.planner.wait import wait_until

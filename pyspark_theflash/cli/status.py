@@ -17,7 +17,7 @@ from pyspark_theflash.cli.reader import opened_reader
 from pyspark_theflash.cli.regions import physical_tables
 from pyspark_theflash.cli.show import print_json, utc
 from pyspark_theflash.clock import Clock, SystemClock
-from pyspark_theflash.engine.upkeep import MaintainedReader
+from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.arguments import add_json, add_store
 from pyspark_theflash.replication.state import LEDGER_KIND, PENDING_KIND
@@ -96,7 +96,7 @@ def _transactions(view: View) -> dict[str, Any]:
     }
 
 
-def _sizes(engine: MaintainedReader, view: View) -> dict[str, Any]:
+def _sizes(engine: EngineReader, view: View) -> dict[str, Any]:
     stored = [engine.regions(view, i) for _, i in physical_tables(schema_history(view))]
     regions = [region for table in stored for region in table]
     return {

@@ -28,6 +28,7 @@ from pyspark_theflash.errors import (
     StoreInUseError,
     StoreNotFoundError,
     TableNotFoundError,
+    TableNotReplicatedError,
     TheFlashError,
     UnmatchedPrewriteError,
     UsageError,
@@ -37,7 +38,10 @@ OTHER_FAILURE: Final = 7
 INTERRUPTED: Final = 130
 _STATUS: Final = (
     ((UsageError, OptionError, ColumnNotFoundError), 2),
-    ((StoreNotFoundError, TableNotFoundError, LatchNotFoundError), 3),
+    (
+        (StoreNotFoundError, TableNotFoundError, TableNotReplicatedError, LatchNotFoundError),
+        3,
+    ),
     ((NotCaughtUpError, SnapshotTooOldError, UnmatchedPrewriteError), 4),
     ((StoreInUseError, CommandTimeoutError), 5),
     ((CorruptionError, CodecError), 6),

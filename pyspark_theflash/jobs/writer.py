@@ -1,34 +1,52 @@
 """The writer as a job: `theflash writer ...`, or the same by spark-submit.
 
-spark-submit pyspark_theflash/jobs/writer.py STORE --source file:PATH --schema file:PATH [--base
-DIR] --once
+spark-submit pyspark_theflash/jobs/writer.py STORE --source SOURCE --schema SCHEMA [...]
+
+It follows its source until it is stopped (SIGTERM, SIGINT, `theflash stop STORE`); with `--once` it
+applies what is there and ends. See `jobs/sources.py` for what SOURCE and SCHEMA can be.
 """
 
 import argparse
+import logging
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
+from types import FrameType
+from typing import Final
 
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import UsageError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import ArgumentParser, split_scheme, tso
+from pyspark_theflash.engine.api import Engine
+from pyspark_theflash.errors import StoreInUseError, UsageError
+from pyspark_theflash.fs import FileSystem, LocalFileSystem
+from pyspark_theflash.jobs.arguments import ArgumentParser, add_store, seconds, tso
+from pyspark_theflash.jobs.metrics import Figures, MetricsServer
 from pyspark_theflash.jobs.outcome import run_command
-from pyspark_theflash.replication.applier import ApplyReport
+from pyspark_theflash.jobs.sources import Input, Network, Opener
+from pyspark_theflash.jobs.ticker import ticking
+from pyspark_theflash.replication.follow import follow
+from pyspark_theflash.replication.maintenance import Maintenance
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import read_schema_file
-from pyspark_theflash.store.folder import read_identity
+from pyspark_theflash.store.folder import open_manifest, read_identity
+from pyspark_theflash.store.scope import Scope
+from pyspark_theflash.tls import TlsFiles
+from pyspark_theflash.types import physical_ms
+
+DEFAULT_INTERVAL_MS: Final = 1000
+_RETRY_MS: Final = 100
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The writer's command line."""
-    parser.add_argument("store", type=Path, metavar="STORE", help="the store's folder")
+    add_store(parser)
     parser.add_argument(
-        "--source", required=True, help="file:PATH, one binlog file or a folder of them (.gz too)"
+        "--source",
+        required=True,
+        help="file:PATH, pump:HOST:PORT, pump-server:unix:PATH or pump-server:HOST:PORT",
     )
-    parser.add_argument("--schema", required=True, help="file:PATH, the cluster's schema history")
+    parser.add_argument("--schema", required=True, help="file:PATH or tidb:http://HOST:PORT")
     parser.add_argument(
         "--base", type=Path, metavar="DIR", help="rows from before the binlog (DIR/base.json)"
     )
@@ -37,32 +55,195 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--until-ts",
         type=tso,
         metavar="TSO",
-        help="apply no commit above TSO; with --once, vouches that the input is complete up to it",
+        help="apply no commit above TSO, and end there; with --once, vouches that the input is "
+        "complete up to it",
     )
+    for name, what in (("include", "replicate"), ("exclude", "leave out")):
+        parser.add_argument(
+            f"--{name}",
+            action="append",
+            metavar="DB.TABLE",
+            help=f"{what} tables that are called so, * and ? allowed; may be given more than once",
+        )
+    parser.add_argument(
+        "--interval", type=seconds, metavar="S", help="seconds from poll to poll (default: 1)"
+    )
+    parser.add_argument(
+        "--wait", type=seconds, default=0, metavar="S", help="wait for another writer to end"
+    )
+    parser.add_argument(
+        "--metrics", metavar="HOST:PORT", help="serve figures for Prometheus at /metrics"
+    )
+    _add_network(parser)
+
+
+def _add_network(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("TiDB's cluster")
+    group.add_argument(
+        "--pd", metavar="HOST:PORT,...", help="PD, for timestamps and to be found as a pump"
+    )
+    group.add_argument(
+        "--start-ts",
+        type=tso,
+        metavar="TSO",
+        help="where a new store begins: the timestamp of its base (default: PD's now)",
+    )
+    group.add_argument("--cluster-id", type=int, metavar="N", help="if PD is not asked for it")
+    group.add_argument(
+        "--advertise", metavar="HOST:PORT", help="where TiDB reaches pump-server:HOST:PORT"
+    )
+    for name in ("ca", "cert", "key"):
+        group.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"TLS: the {name}, PEM")
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Apply the source to the store, and print what was done."""
-    if not arguments.once:
-        raise UsageError("this version reads its source to the end and stops: give --once")
+    _check_arguments(arguments)
     fs, clock = LocalFileSystem(), SystemClock()
-    identity = read_identity(arguments.store, fs)
-    _, source_path = split_scheme("source", arguments.source, ("file",))
-    _, schema_path = split_scheme("schema", arguments.schema, ("file",))
-    source = FileSource(Path(source_path))
-    history = read_schema_file(Path(schema_path))
-    engine = registry.open_engine(arguments.store, identity, fs, clock)
-    try:
-        writer = Writer(engine, history)
+    with ExitStack() as undo:
+        engine = undo.enter_context(closing(_open_engine(arguments, fs, clock)))
+        opener = Opener(_network(arguments), fs, clock, undo)
+        found = opener.source(arguments.source, arguments.store)
+        schema = opener.schema(arguments.schema, arguments.start_ts)
+        writer = Writer(engine, schema, _scope(arguments))
+        manifest = undo.enter_context(closing(open_manifest(arguments.store, fs)))
+        maintenance = Maintenance(engine, manifest, clock, memory=writer.state)
         base_rows = writer.load_base(arguments.base) if arguments.base else 0
-        report = writer.run_once(source, until_ts=arguments.until_ts)
-        print(_summary(base_rows, report, writer))  # noqa: T201
-    finally:
-        engine.close()
+        job = _Job(arguments, writer, maintenance, found, clock)
+        if arguments.metrics:
+            undo.enter_context(closing(MetricsServer(arguments.metrics, job.figures)))
+        if arguments.once:
+            job.run_once()
+        else:
+            job.follow()
+        print(_summary(base_rows, writer))  # noqa: T201
     return 0
 
 
-def _summary(base_rows: int, report: ApplyReport, writer: Writer) -> str:
+class _Job:
+    """One run of a writer."""
+
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        writer: Writer,
+        maintenance: Maintenance,
+        found: Input,
+        clock: Clock,
+    ) -> None:
+        self._arguments, self._writer, self._maintenance = arguments, writer, maintenance
+        self._input, self._clock = found, clock
+        self._started_ms = clock.boottime_ms()
+        self._is_stopped = False
+
+    def run_once(self) -> None:
+        """Apply what is there."""
+        with ticking("applying", self._clock):
+            self._writer.run_once(self._input.source(), until_ts=self._arguments.until_ts)
+
+    def follow(self) -> None:
+        """Apply what comes until somebody ends it."""
+        if self._arguments.interval is not None:
+            self._maintenance.set_interval(self._arguments.interval)
+        with self._signals(), ticking("following", self._clock) as ticker:
+
+            def between() -> None:
+                self._maintenance.poll()
+                ticker.note(self._progress())
+
+            follow(
+                self._poll,
+                between,
+                interval_ms=lambda: self._maintenance.interval_ms or DEFAULT_INTERVAL_MS,
+                is_stopped=self._is_ended,
+                clock=self._clock,
+            )
+
+    def figures(self) -> Figures:
+        """For Prometheus."""
+        report = self._writer.report
+        return {
+            "transactions_total": report.transactions,
+            "rows_total": report.rows,
+            "row_bytes_total": report.row_bytes,
+            "publications_total": report.publications,
+            "resolved_ts": self._writer.resolved_ts,
+            "lag_seconds": self._lag_s(),
+            **{f"{stage}_seconds_total": s for stage, s in report.seconds.items()},
+        }
+
+    def _poll(self) -> None:
+        self._writer.poll(self._input.source(), until_ts=self._arguments.until_ts)
+        self._input.applied(self._writer.position)
+
+    def _is_ended(self) -> bool:
+        until_ts = self._arguments.until_ts
+        is_there = until_ts is not None and self._writer.resolved_ts >= until_ts
+        return self._is_stopped or self._maintenance.is_stopping or is_there
+
+    def _progress(self) -> str:
+        report = self._writer.report
+        elapsed_s = max(self._clock.boottime_ms() - self._started_ms, 1) / 1000
+        return (
+            f"{report.rows:,} rows ({report.rows / elapsed_s:,.0f}/s), "
+            f"{report.row_bytes / 2**20:,.0f} MiB, {self._lag_s():,.1f} s behind"
+        )
+
+    def _lag_s(self) -> float:
+        """How far what can be read lies behind this machine's clock."""
+        resolved_ms = physical_ms(self._writer.resolved_ts)
+        return max(self._clock.wall_ms() - resolved_ms, 0) / 1000 if resolved_ms else 0.0
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Within the block, SIGTERM and SIGINT end the run when its poll is done."""
+        before = {s: signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _stop(self, _: int, __: FrameType | None) -> None:
+        self._is_stopped = True
+
+
+def _check_arguments(arguments: argparse.Namespace) -> None:
+    if arguments.once and arguments.source.startswith("pump-server:"):
+        raise UsageError("--once applies what is there; a pump-server waits for what comes")
+    if arguments.once and arguments.interval is not None:
+        raise UsageError("--once looks once, so there is no --interval")
+
+
+def _open_engine(arguments: argparse.Namespace, fs: FileSystem, clock: Clock) -> Engine:
+    """The store's engine, as soon as it is free."""
+    identity = read_identity(arguments.store, fs)
+    deadline_ms = clock.boottime_ms() + arguments.wait
+    while True:
+        try:
+            return registry.open_engine(arguments.store, identity, fs, clock)
+        except StoreInUseError:
+            if clock.boottime_ms() >= deadline_ms:
+                raise
+        clock.sleep_ms(_RETRY_MS)
+
+
+def _scope(arguments: argparse.Namespace) -> Scope | None:
+    if arguments.include is None and arguments.exclude is None:
+        return None
+    return Scope(tuple(arguments.include or ()), tuple(arguments.exclude or ()))
+
+
+def _network(arguments: argparse.Namespace) -> Network:
+    if arguments.ca is None and (arguments.cert or arguments.key):
+        raise UsageError("--cert and --key need --ca, the authority that others are signed by")
+    tls = None if arguments.ca is None else TlsFiles(arguments.ca, arguments.cert, arguments.key)
+    addresses = tuple(arguments.pd.split(",")) if arguments.pd else ()
+    return Network(addresses, tls, arguments.cluster_id, arguments.advertise)
+
+
+def _summary(base_rows: int, writer: Writer) -> str:
+    report = writer.report
     kept = f", {writer.pending} kept for the next run" if writer.pending else ""
     base = f"{base_rows:,} rows of the base, " if base_rows else ""
     return (
@@ -74,6 +255,7 @@ def _summary(base_rows: int, report: ApplyReport, writer: Writer) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point for spark-submit."""
+    logging.basicConfig(format="theflash: %(levelname)s: %(message)s", level=logging.WARNING)
     parser = ArgumentParser(prog="writer", description=__doc__)
     add_arguments(parser)
     return run_command(lambda: run(parser.parse_args(argv)))

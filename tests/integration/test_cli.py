@@ -30,8 +30,6 @@ Run = Callable[..., tuple[int, str, str]]
 TABLE = table_info(7, "db.t", [id_column(), column("name", MySQLType.VARCHAR)])
 HIDDEN = table_info(8, "db.h", [column("a", MySQLType.LONG)], has_rowid=True)
 
-pytestmark = pytest.mark.usefixtures("upkeep")
-
 
 @pytest.fixture
 def builder(tmp_path: Path) -> StoreBuilder:

@@ -8,7 +8,7 @@ import pytest
 
 from pyspark_theflash.binlog.event import EntityKind
 from pyspark_theflash.binlog.prewrite import parse_prewrite
-from pyspark_theflash.binlog.wire import decode_entity
+from pyspark_theflash.binlog.wire import decode_entities
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.replication.changes import TableChanges, stored_columns
 from pyspark_theflash.schema.history import SchemaHistory
@@ -74,7 +74,7 @@ def test_ddl_binlogs_commit_when_the_history_changes(
         "DROP TABLE test.d",
     )
     history = read(source, peer, before)
-    entities = [decode_entity(payload, "pump", 0) for payload in pump.payloads]
+    entities = [e for payload in pump.payloads for e in decode_entities(payload, "pump", 0)]
     commits = {
         e.commit_ts
         for e in entities
@@ -158,7 +158,7 @@ def decode_all(
     pump: RecordingPump, history: SchemaHistory, above_ts: int
 ) -> tuple[list[tuple[str, dict[int, object]]], set[tuple[tuple[int, int], ...]]]:
     """Committed rows above a timestamp, as (table, values by column id), and the states met."""
-    entities = [decode_entity(payload, "pump", 0) for payload in pump.payloads]
+    entities = [e for payload in pump.payloads for e in decode_entities(payload, "pump", 0)]
     commit_ts = {e.start_ts: e.commit_ts for e in entities if e.kind is EntityKind.COMMIT}
     rows, states = [], set()
     for entity in entities:

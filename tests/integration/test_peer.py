@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pyspark_theflash.binlog.event import EntityKind
-from pyspark_theflash.binlog.wire import decode_entity
+from pyspark_theflash.binlog.wire import decode_entities
 from tests.support.mysql import MySqlError
 from tests.support.peer import Peer
 from tests.support.recording_pump import RecordingPump
@@ -31,7 +31,7 @@ def test_peer(tmp_path: Path) -> None:
         assert len(peer.sql("SELECT * FROM test.t")) == 3
         assert peer.status("/info")["binlog_status"] == "On"
         pids = peer.pids
-    entities = [decode_entity(payload, "pump", 0) for payload in pump.payloads]
+    entities = [e for payload in pump.payloads for e in decode_entities(payload, "pump", 0)]
     kinds = {e.kind for e in entities if e.start_ts > before}
     assert kinds >= {EntityKind.PREWRITE, EntityKind.COMMIT}
     assert len(pids) == 3

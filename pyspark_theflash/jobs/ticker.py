@@ -28,7 +28,7 @@ class Ticker:
         """Print a line to stdout, which may be the same terminal."""
         with self._lock:
             self._clear()
-            print(text, flush=True)
+            print(text, flush=True)  # noqa: T201
 
     def tick(self) -> None:
         """Show the line."""

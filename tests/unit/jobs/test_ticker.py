@@ -2,9 +2,9 @@ import io
 
 import pytest
 
-from pyspark_theflash.cli import ticker
-from pyspark_theflash.cli.ticker import WIDTH, Ticker, ticking
 from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.jobs import ticker
+from pyspark_theflash.jobs.ticker import WIDTH, Ticker, ticking
 from tests.unit.store.test_lease import FakeClock
 
 

@@ -1,0 +1,205 @@
+"""What a writer follows: its source and its schema, opened as the command line names them.
+
+--source   file:PATH                 one binlog file or a folder of them
+pump:HOST:PORT            a pump's stream is pulled
+pump-server:unix:PATH     TiDB writes to us; what it sends is kept in STORE/spool until
+pump-server:HOST:PORT     it is applied
+--schema   file:PATH                 a schema file
+tidb:http://HOST:PORT     a TiDB's status address
+"""
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pyspark_theflash.binlog.file import FileSource
+from pyspark_theflash.binlog.spool import Spool
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.errors import OptionError, ServiceUnavailableError
+from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.jobs.arguments import split_scheme
+from pyspark_theflash.replication.state import SchemaSource
+from pyspark_theflash.replication.writer import EntitySource
+from pyspark_theflash.schema.file import FileSchema
+from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.status_api import StatusApi
+from pyspark_theflash.schema.tidb import TidbSchemaSource
+from pyspark_theflash.tls import TlsFiles
+from pyspark_theflash.types import TimeStamp
+
+if TYPE_CHECKING:
+    from pyspark_theflash.client.pd import PDClient
+    from pyspark_theflash.server.pump import PumpServer
+
+SPOOL_FOLDER: Final = "spool"
+SCHEMA_WAIT_MS: Final = 60_000
+_RETRY_MS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """How other services are reached. `advertise`: the HOST:PORT under which TiDB reaches us."""
+
+    pd_addresses: tuple[str, ...] = ()
+    tls: TlsFiles | None = None
+    cluster_id: int | None = None
+    advertise: str | None = None
+
+
+class Input(Protocol):
+    """A source over many polls."""
+
+    def source(self) -> EntitySource:
+        """What to poll next."""
+
+    def applied(self, position: str | None) -> None:
+        """Everything up to `position` is in the store, durably."""
+
+
+class FileInput:
+    """Files, looked for anew at each poll."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def source(self) -> FileSource:
+        return FileSource(self._path)
+
+    def applied(self, position: str | None) -> None:
+        """They are not ours."""
+
+
+class StreamInput:
+    """A source that is there all the time."""
+
+    def __init__(self, source: EntitySource) -> None:
+        self._source = source
+
+    def source(self) -> EntitySource:
+        return self._source
+
+    def applied(self, position: str | None) -> None:
+        """A pump keeps its files as long as it was told to."""
+
+
+class SpoolInput:
+    """What TiDB has written to our pump; `check` raises if that can no longer be complete."""
+
+    def __init__(self, spool: Spool, check: Callable[[], None]) -> None:
+        self._spool, self._check = spool, check
+
+    def source(self) -> FileSource:
+        self._check()
+        return self._spool.source()
+
+    def applied(self, position: str | None) -> None:
+        if position is not None:
+            self._spool.drop_before(position)
+
+
+class LiveSchema:
+    """A TiDB's status API as a source of the history, which begins at `start_ts`.
+
+    A TiDB may be waiting for the pump that we are before it answers, so it is given time.
+    """
+
+    def __init__(
+        self, source: TidbSchemaSource, start_ts: Callable[[], TimeStamp], clock: Clock
+    ) -> None:
+        self._source, self._start_ts, self._clock = source, start_ts, clock
+
+    def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
+        if after is not None and at_least is None:
+            return after
+        deadline_ms = self._clock.boottime_ms() + SCHEMA_WAIT_MS
+        while True:
+            try:
+                return self._source.read(at_least or self._start_ts(), after)
+            except ServiceUnavailableError:
+                if self._clock.boottime_ms() >= deadline_ms:
+                    raise
+            self._clock.sleep_ms(_RETRY_MS)
+
+
+class Opener:
+    """Opens sources and schemas; `undo` closes what they hold."""
+
+    def __init__(self, network: Network, fs: FileSystem, clock: Clock, undo: ExitStack) -> None:
+        self._network, self._fs, self._clock, self._undo = network, fs, clock, undo
+        self._pd_client: PDClient | None = None
+
+    def source(self, text: str, store: Path) -> Input:
+        """The input that `--source` names.
+
+        Raises:
+            OptionError: it names none, or one that is not there.
+            MissingExtraError: it needs grpcio.
+        """
+        scheme, rest = split_scheme("source", text, ("file", "pump", "pump-server"))
+        if scheme == "file":
+            return FileInput(Path(rest))
+        return self._pump(rest) if scheme == "pump" else self._pump_server(rest, store)
+
+    def schema(self, text: str, start_ts: TimeStamp | None) -> SchemaSource:
+        """The source of the schema history that `--schema` names."""
+        scheme, rest = split_scheme("schema", text, ("file", "tidb"))
+        if scheme == "file":
+            return FileSchema(Path(rest))
+        api = StatusApi(rest, self._clock, self._network.tls)
+        self._undo.callback(api.close)
+        source = TidbSchemaSource(api, self._clock)
+        return LiveSchema(source, lambda: start_ts or self._pd("schema").tso(), self._clock)
+
+    def _pump(self, address: str) -> Input:
+        from pyspark_theflash.client.pump import PumpSource
+
+        cluster_id = self._network.cluster_id
+        if cluster_id is None:
+            cluster_id = self._pd("cluster-id").cluster_id()
+        source = PumpSource(address, cluster_id, self._network.tls, clock=self._clock)
+        return StreamInput(self._undo.enter_context(source))
+
+    def _pump_server(self, address: str, store: Path) -> Input:
+        from pyspark_theflash.server.pump import PumpServer
+
+        spool = Spool(store / SPOOL_FOLDER, self._fs)
+        self._undo.callback(spool.close)
+        has_pd = bool(self._network.pd_addresses)
+        cluster_id = self._pd("pd").cluster_id() if has_pd else self._network.cluster_id
+        server = PumpServer(
+            spool, address, clock=self._clock, tls=self._network.tls, cluster_id=cluster_id
+        )
+        server.start()
+        if not has_pd:
+            self._undo.callback(server.stop)
+            return SpoolInput(spool, lambda: None)
+        return SpoolInput(spool, self._node(server, spool))
+
+    def _node(self, server: "PumpServer", spool: Spool) -> Callable[[], None]:
+        """Keep time with PD, and register there unless TiDB is told of a socket."""
+        from pyspark_theflash.client.registry import PumpRegistry
+        from pyspark_theflash.server.pump_node import PumpNode
+
+        pd, registry = self._pd("pd"), None
+        if not server.address.startswith("unix:"):
+            host = self._network.advertise or server.address
+            registry = PumpRegistry(pd, host, host)
+        node = PumpNode(server, spool, pd, registry)
+        node.start()
+        self._undo.callback(node.stop)
+        return node.check
+
+    def _pd(self, option: str) -> "PDClient":
+        from pyspark_theflash.client.pd import PDClient
+
+        if self._pd_client is None:
+            if not self._network.pd_addresses:
+                reason = "PD must be asked for a timestamp or the cluster's id: give --pd HOST:PORT"
+                raise OptionError(option, reason)
+            self._pd_client = PDClient(
+                self._network.pd_addresses, self._network.tls, clock=self._clock
+            )
+            self._undo.callback(self._pd_client.close)
+        return self._pd_client

@@ -1,0 +1,181 @@
+"""A real TiDB writes to our pump, and what the store says is what that TiDB says.
+
+Every table is read at timestamps that PD handed out while transactions and DDL went on, from the
+store and, by `tidb_snapshot`, from TiDB.
+"""
+
+import json
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from random import Random
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import pytest
+
+from pyspark_theflash.cli.main import main
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.planner.wait import wait_until
+from pyspark_theflash.types import TimeStamp
+from tests.support.mysql import MySqlError
+from tests.support.peer import Peer
+
+pytestmark = [pytest.mark.peer, pytest.mark.slow]
+PROJECT = Path(__file__).parents[2]
+CLOCK = SystemClock()
+WRITERS = 3
+TABLES = [
+    "CREATE TABLE bank.acc (id INT PRIMARY KEY, balance BIGINT NOT NULL)",
+    "CREATE TABLE bank.log (what VARCHAR(20), at DATETIME(6), amount DECIMAL(20,4))",
+    "CREATE TABLE bank.part (id INT PRIMARY KEY, v INT) PARTITION BY RANGE (id)"
+    " (PARTITION p0 VALUES LESS THAN (20), PARTITION p1 VALUES LESS THAN (100000))",
+    "CREATE TABLE bank.named (k VARCHAR(20) COLLATE utf8mb4_general_ci, v JSON,"
+    " w INT AS (LENGTH(k)) VIRTUAL, PRIMARY KEY (k) CLUSTERED)",
+]
+DDL = [
+    "ALTER TABLE bank.acc ADD COLUMN note VARCHAR(20) DEFAULT 'none'",
+    "ALTER TABLE bank.log MODIFY COLUMN amount VARCHAR(40)",
+    "ALTER TABLE bank.part REORGANIZE PARTITION p1 INTO (PARTITION p1 VALUES LESS THAN (40),"
+    " PARTITION p2 VALUES LESS THAN (100000))",
+    "ALTER TABLE bank.part TRUNCATE PARTITION p0",
+    "ALTER TABLE bank.log ADD COLUMN more INT DEFAULT 5",
+    "ALTER TABLE bank.acc DROP COLUMN note",
+    "RENAME TABLE bank.log TO bank.journal",
+    "CREATE TABLE bank.later (id INT PRIMARY KEY, d DATE)",
+    "TRUNCATE TABLE bank.named",
+]
+
+
+class Writer:
+    """A writer process of the store, started as soon as PD is there."""
+
+    def __init__(self, peer: Peer, socket: Path, store: Path) -> None:
+        self._peer, self._command = peer, _command(peer, socket, store)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._thread = threading.Thread(target=self._start)
+        self._thread.start()
+
+    def stop(self) -> int:
+        """End it gracefully; its exit status."""
+        self._thread.join()
+        assert self._process is not None
+        self._process.terminate()
+        return self._process.wait(60)
+
+    def _start(self) -> None:
+        while not _answers(f"http://{self._peer.pd_address}/pd/api/v1/version"):
+            CLOCK.sleep_ms(50)
+        self._process = subprocess.Popen(self._command, cwd=PROJECT)
+
+
+@contextmanager
+def following(folder: Path, store: Path) -> Iterator[Peer]:
+    """A TiDB, and a writer of the store that is its pump."""
+    socket = folder / "pump.sock"
+    assert main(["init", str(store)]) == 0
+    peer = Peer(folder / "peer", binlog_socket=socket)
+    # TiDB comes up when its pump is there, the pump when PD is.
+    writer = Writer(peer, socket, store)
+    try:
+        with peer:
+            yield peer
+    finally:
+        assert writer.stop() == 0
+
+
+def test_a_live_tidb_reads_the_same(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with following(tmp_path, store) as peer:
+        peer.sql("CREATE DATABASE bank", *TABLES)
+        peer.sql(*(f"INSERT INTO bank.acc VALUES ({n}, 1000)" for n in range(40)))
+        timestamps = under_load(peer)
+        compared = sum(compare(peer, store, ts) for ts in timestamps)
+        assert compared > 4 * len(timestamps)
+
+
+def under_load(peer: Peer) -> list[int]:
+    """Timestamps of moments while writers and DDL were at work."""
+    ended = threading.Event()
+    workers = [threading.Thread(target=work, args=(peer, n, ended)) for n in range(WRITERS)]
+    for worker in workers:
+        worker.start()
+    timestamps = []
+    for statement in DDL:
+        for _ in range(4):
+            CLOCK.sleep_ms(300)
+            timestamps.append(peer.tso())
+        peer.sql(statement)
+    ended.set()
+    for worker in workers:
+        worker.join()
+    return [*timestamps, peer.tso()]
+
+
+def work(peer: Peer, seed: int, ended: threading.Event) -> None:
+    """Transactions on all tables; those that TiDB refuses are left out."""
+    rng = Random(seed)
+    with peer.connect() as session:
+        while not ended.is_set():
+            a, b, amount = rng.randrange(40), rng.randrange(40), rng.randrange(100)
+            value = json.dumps({"n": [amount, None]})
+            for statement in (
+                "BEGIN",
+                f"UPDATE bank.acc SET balance = balance - {amount} WHERE id = {a}",
+                f"UPDATE bank.acc SET balance = balance + {amount} WHERE id = {b}",
+                f"INSERT INTO bank.log (what, amount) VALUES ('{a} to {b}', {amount}.5)",
+                f"REPLACE INTO bank.part VALUES ({rng.randrange(90)}, {amount})",
+                f"REPLACE INTO bank.named (k, v) VALUES ('{rng.choice('aAb')}{a % 3}', '{value}')",
+                f"DELETE FROM bank.part WHERE id = {rng.randrange(90)}",
+                "COMMIT" if rng.random() < 0.9 else "ROLLBACK",
+            ):
+                with suppress(MySqlError):
+                    session.query(statement)
+
+
+def compare(peer: Peer, store: Path, ts: int) -> int:
+    """All tables at a timestamp, here and there; returns how many."""
+    wait_until(
+        store,
+        TimeStamp(ts),
+        CLOCK.boottime_ms() + 60_000,
+        clock=CLOCK,
+        fs=LocalFileSystem(),
+    )
+    with open_snapshot(store, TimeStamp(ts)) as snapshot, peer.connect() as session:
+        session.query(f"SET tidb_snapshot = {ts}")
+        session.query("SET time_zone = '+00:00'")
+        names = {row[0] for row in session.query("SHOW TABLES FROM bank")}
+        assert {t.name for t in snapshot.tables() if t.db == "bank"} == names
+        for name in names:
+            plan = snapshot.plan(f"bank.{name}")
+            columns = list(zip(*snapshot.texts(plan), strict=True))
+            ours = [[v for part in column for v in part.to_pylist()] for column in columns]
+            theirs = session.query(f"SELECT * FROM bank.{name}")
+            assert Counter(zip(*ours, strict=True)) == Counter(map(tuple, theirs)), (name, ts)
+    return len(names)
+
+
+def _command(peer: Peer, socket: Path, store: Path) -> list[str]:
+    return [
+        *(sys.executable, "-m", "pyspark_theflash.cli.main", "writer", str(store)),
+        *("--source", f"pump-server:unix:{socket}"),
+        *("--schema", f"tidb:{peer.status_url}"),
+        *("--pd", peer.pd_address),
+        *("--exclude", "mysql.*"),
+        *("--interval", "0.1"),
+    ]
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urlopen(url, timeout=5):
+            return True
+    except (OSError, URLError):
+        return False
