@@ -263,9 +263,24 @@ def test_regions_that_have_lost_their_rows_are_united(store: Store) -> None:
     # So have regions with few rows, which are written anew.
     delete(store, [n for n in range(540, 1000) if n % 10])
     store.compact(safe_point=TimeStamp(store.ts), everything=True)
-    assert [region.rows for region in store.regions()] == [46]
+    assert [(region.rows, region.files) for region in store.regions()] == [(46, 1)]
     delete(store, range(540, 1000, 10))
     store.compact(safe_point=TimeStamp(store.ts), everything=True)
     assert list(store.regions()) == []
     store.put(range(10))
     assert store.rows() == 10
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_delete_stays_while_what_it_hides_is_elsewhere(store: Store, times: int) -> None:
+    """Merging deltas or layers only, a safe point may drop nothing: the row would come back."""
+    store.put(range(100))
+    store.compact(everything=True)
+    (stable,) = store.files(FileKind.STABLE)
+    for number in range(4 * times):
+        delete(store, [number])
+        report = store.compact(safe_point=TimeStamp(store.ts))
+        assert report.rows_dropped == 0
+    assert store.files(FileKind.STABLE) == [stable]
+    assert len(store.files(FileKind.LAYER)) == 1
+    assert store.rows() == 100 - 4 * times
