@@ -302,6 +302,22 @@ class SnapshotTooOldError(TheFlashError):
         return f"timestamp {self.snapshot_ts} is below {self.oldest}, the oldest that can be read"
 
 
+class PurgedError(TheFlashError):
+    """A table that TiDB recovered after its rows had been collected as garbage here."""
+
+    deterministic = True
+
+    def __init__(self, table: str, safe_point: int) -> None:
+        super().__init__(table, safe_point)
+        self.table, self.safe_point = table, safe_point
+
+    def __str__(self) -> str:
+        return (
+            f"{self.table} was dropped, and its rows went with the garbage collection up to "
+            f"{self.safe_point}; TiDB has recovered it since, this store cannot"
+        )
+
+
 class UnmatchedPrewriteError(TheFlashError):
     """Input vouched complete up to `until_ts` holds a transaction from before without its end."""
 

@@ -24,6 +24,7 @@ from pyspark_theflash.errors import (
     LatchNotFoundError,
     NotCaughtUpError,
     OptionError,
+    PurgedError,
     SnapshotTooOldError,
     StoreInUseError,
     StoreNotFoundError,
@@ -42,7 +43,7 @@ _STATUS: Final = (
         (StoreNotFoundError, TableNotFoundError, TableNotReplicatedError, LatchNotFoundError),
         3,
     ),
-    ((NotCaughtUpError, SnapshotTooOldError, UnmatchedPrewriteError), 4),
+    ((NotCaughtUpError, SnapshotTooOldError, PurgedError, UnmatchedPrewriteError), 4),
     ((StoreInUseError, CommandTimeoutError), 5),
     ((CorruptionError, CodecError), 6),
 )

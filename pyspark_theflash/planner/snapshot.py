@@ -24,6 +24,7 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.errors import (
     ColumnNotFoundError,
     NotCaughtUpError,
+    PurgedError,
     SnapshotTooOldError,
     TableNotReplicatedError,
     UnsupportedError,
@@ -40,6 +41,7 @@ from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.store.purged import PURGED_KIND, purged_at
 from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables
 from pyspark_theflash.types import TimeStamp
 
@@ -93,7 +95,7 @@ class Snapshot:
             self._keeper = LeaseKeeper(self._leases, self._lease, clock)
             self._engine = registry.open_reader(path, self._identity, fs, clock)
             undo.callback(self._engine.close)
-            self._view = self._engine.read([SCHEMA_KIND, SCOPE_KIND, PROGRESS_KIND])
+            self._view = self._engine.read([SCHEMA_KIND, SCOPE_KIND, PROGRESS_KIND, PURGED_KIND])
             # Garbage collection may have passed the timestamp just before the latch was there.
             _readable(Progress.of(self._view), self.snapshot_ts)
             undo.pop_all()
@@ -113,12 +115,16 @@ class Snapshot:
             TableNotFoundError: there is none.
             TableNotReplicatedError: there is one that the store leaves out.
             UnsupportedError: it is a view or a sequence.
+            PurgedError: it was dropped, its rows collected as garbage, and then recovered.
         """
         table = self._history.table_by_name(name, self.snapshot_ts)
         if not self._scope.contains(table.id):
             raise TableNotReplicatedError(table.full_name)
         if not table.holds_rows:
             raise UnsupportedError("reading a view or a sequence", table.full_name)
+        for physical_id in table.physical_ids:
+            if (safe_point := purged_at(self._view, physical_id)) is not None:
+                raise PurgedError(table.full_name, safe_point)
         return table
 
     def plan(

@@ -37,6 +37,7 @@ from pyspark_theflash.store.command import Command, Mailbox, Verb
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import Change, Manifest, Record, View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.store.purged import purged_record
 from pyspark_theflash.store.setting import SETTING_KIND, interval_ms, interval_record
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 
@@ -152,6 +153,7 @@ class Maintenance:
         needed = _needed_from(history, safe_point)
         stored = self._stored(history, view)
         if garbage := [i for i in stored if i not in needed]:
+            self._publish(purged_record(i, safe_point) for i in garbage)
             self._engine.purge(garbage)
         fail_point("gc.after_purge")
         kept = {i: columns for i, columns in stored.items() if i in needed}

@@ -14,6 +14,7 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.errors import (
     CommandTimeoutError,
     OptionError,
+    PurgedError,
     SnapshotTooOldError,
     TransactionConflictError,
 )
@@ -23,15 +24,16 @@ from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
 from pyspark_theflash.replication.admin import administer
 from pyspark_theflash.replication.maintenance import CollectionReport, Maintenance
 from pyspark_theflash.replication.state import LEDGER_KIND, WriterState
+from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.file import FileSchema
 from pyspark_theflash.store.command import Mailbox, Verb
 from pyspark_theflash.store.folder import open_manifest, read_identity
 from pyspark_theflash.store.lease import LatchKind, LeaseTable
 from pyspark_theflash.store.progress import Progress
 from pyspark_theflash.types import TimeStamp
-from tests.integration.test_replication import BANK, FRAMES, run
+from tests.integration.test_replication import BANK, FRAMES, GrowingSchema, opened, run
 from tests.support.binlog_writer import frames, prewrite
-from tests.support.workloads import check_answers
+from tests.support.workloads import Workload, check_answers, workload
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
 ANSWERS = list(BANK.answers())
@@ -291,3 +293,28 @@ def test_a_store_that_is_being_made_has_nothing_to_collect(tmp_path: Path) -> No
     for verb, answer in [(Verb.GC, "nothing to collect yet"), (Verb.COMPACT, "compacted 0 ")]:
         told = administer(tmp_path / "store", verb, None, timeout_ms=0, fs=FS, clock=CLOCK)
         assert told.startswith(answer)
+
+
+def test_a_table_that_comes_back_after_its_rows_were_collected(tmp_path: Path) -> None:
+    """Dropped, collected, then recovered in TiDB: it is known, and cannot be read."""
+    ddl, store = workload("ddl"), tmp_path / "store"
+    registry.create(store, registry.MAGIC, FS)
+    dropped = TimeStamp(470613728600000000)
+    apply_until(ddl, store, dropped)
+    assert collect(store).tables_purged > 0
+    apply_until(ddl, store, ddl.end_ts)
+    with open_snapshot(store) as snapshot:
+        with pytest.raises(PurgedError, match="dr_old was dropped"):
+            snapshot.plan("ddl_a.dr_old")
+        newest = snapshot.snapshot_ts
+    recovered = {"ddl_a.dr_old", "ddl_a.dr"}
+    later = [a for a in ddl.answers() if a.snapshot_ts > dropped and a.table not in recovered]
+    assert newest == ddl.end_ts
+    assert check_answers(store, later) > 20
+
+
+def apply_until(chosen: Workload, store: Path, ts: TimeStamp) -> None:
+    """What a live writer has applied at a moment, whose schema goes no further."""
+    with opened(store) as engine:
+        writer = Writer(engine, GrowingSchema(chosen.schema))
+        writer.run_once(FileSource(chosen.binlog), until_ts=ts)

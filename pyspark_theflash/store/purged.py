@@ -1,0 +1,23 @@
+"""Physical tables whose rows garbage collection has removed, for their table was dropped.
+
+TiDB can still bring such a table back (RECOVER, FLASHBACK), under the same id and without a binlog
+of its rows. Who reads it then must be told that they are not here any more.
+"""
+
+from typing import Final
+
+from pyspark_theflash.store.manifest import Record, View
+from pyspark_theflash.types import PhysicalTableID, TimeStamp
+
+PURGED_KIND: Final = "purged"
+
+
+def purged_record(physical_id: PhysicalTableID, safe_point: TimeStamp) -> Record:
+    """Says that the rows went with the collection up to `safe_point`."""
+    return Record(PURGED_KIND, f"{physical_id:020d}", str(safe_point).encode())
+
+
+def purged_at(view: View, physical_id: PhysicalTableID) -> TimeStamp | None:
+    """The safe point with which a physical table went; None if it did not."""
+    body = view.of_kind(PURGED_KIND).get(f"{physical_id:020d}")
+    return None if body is None else TimeStamp(int(body))
