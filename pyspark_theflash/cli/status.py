@@ -1,7 +1,6 @@
 """Tell how a store is: what it can answer, who writes it, what holds it back, how large it is.
 
-`rows` counts versions; recent files that are not yet divided among regions are not in the sizes, a
-`compact` puts them there. The lag is the age of the newest timestamp that can be answered. Where
+`rows` counts versions. The lag is the age of the newest timestamp that can be answered. Where
 transactions are pending, `held_by_start_ts` is the one that keeps `resolved_ts` where it is.
 """
 
@@ -75,12 +74,19 @@ def read_status(path: Path, clock: Clock) -> dict[str, Any]:
 
 
 def _timestamps(progress: Progress | None, clock: Clock) -> dict[str, Any]:
-    names = ("resolved_ts", "resolved_time", "lag_ms", "oldest_ts", "oldest_time")
+    names = ("resolved_ts", "resolved_time", "lag_ms", "oldest_ts", "oldest_time", "position")
     if progress is None:
         return dict.fromkeys(names)
     resolved_ts, oldest_ts = progress.resolved_ts, progress.oldest_ts
     lag_ms = clock.wall_ms() - physical_ms(resolved_ts)
-    values = (resolved_ts, utc(resolved_ts), lag_ms, oldest_ts, utc(oldest_ts))
+    values = (
+        resolved_ts,
+        utc(resolved_ts),
+        lag_ms,
+        oldest_ts,
+        utc(oldest_ts),
+        progress.position,
+    )
     return dict(zip(names, values, strict=True))
 
 
@@ -97,12 +103,12 @@ def _transactions(view: View) -> dict[str, Any]:
 
 
 def _sizes(engine: EngineReader, view: View) -> dict[str, Any]:
-    stored = [engine.regions(view, i) for _, i in physical_tables(schema_history(view))]
-    regions = [region for table in stored for region in table]
+    ids = [physical_id for _, physical_id in physical_tables(schema_history(view))]
+    tables = [engine.stats(view, physical_id) for physical_id in ids]
     return {
-        "physical_tables": sum(map(bool, stored)),
-        "regions": len(regions),
-        "files": sum(r.files for r in regions),
-        "rows": sum(r.rows for r in regions),
-        "bytes": sum(r.bytes for r in regions),
+        "physical_tables": sum(table.rows > 0 for table in tables),
+        "regions": sum(len(engine.regions(view, physical_id)) for physical_id in ids),
+        "files": sum(table.files for table in tables),
+        "rows": sum(table.rows for table in tables),
+        "bytes": sum(table.bytes for table in tables),
     }

@@ -73,6 +73,15 @@ class RegionStats:
 
 
 @dataclass(frozen=True, slots=True)
+class TableStats:
+    """A physical table as it is stored; `rows` are versions."""
+
+    files: int
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class CompactionReport:
     """What a compaction did. Versions were read, written again, or dropped by the safe point."""
 
@@ -119,6 +128,9 @@ class EngineReader(Protocol):
 
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
         """How a physical table is stored as of `view`, in handle order; none where it is not."""
+
+    def stats(self, view: View, physical_id: PhysicalTableID) -> TableStats:
+        """How much a physical table takes as of `view`; nothing where it is not."""
 
     def check(self, view: View) -> Iterator[CorruptionError]:
         """Every damage in what `view` names, found by reading all of it. Repairs nothing."""

@@ -10,7 +10,13 @@ from typing import Any
 
 import pyarrow as pa
 
-from pyspark_theflash.engine.api import CompactionReport, Publication, RegionScan, RegionStats
+from pyspark_theflash.engine.api import (
+    CompactionReport,
+    Publication,
+    RegionScan,
+    RegionStats,
+    TableStats,
+)
 from pyspark_theflash.errors import CorruptionError, invariant
 from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name
@@ -84,6 +90,9 @@ class MemoryEngine:
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
         rows = len(self._versions.get(physical_id, []))
         return [RegionStats(RegionID(1), None, None, 0, rows, 0, 0)] if rows else []
+
+    def stats(self, view: View, physical_id: PhysicalTableID) -> TableStats:
+        return TableStats(0, len(self._versions.get(physical_id, [])), 0)
 
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
         known = bool(self._versions.get(physical_id))

@@ -20,7 +20,13 @@ from typing import Final
 import pyarrow as pa
 
 from pyspark_theflash.clock import Clock
-from pyspark_theflash.engine.api import CompactionReport, Publication, RegionScan, RegionStats
+from pyspark_theflash.engine.api import (
+    CompactionReport,
+    Publication,
+    RegionScan,
+    RegionStats,
+    TableStats,
+)
 from pyspark_theflash.engine.magic.check import check_table
 from pyspark_theflash.engine.magic.compaction import Compaction, Limits
 from pyspark_theflash.engine.magic.delta import delta_table
@@ -72,6 +78,11 @@ class MagicReader:
 
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
         return self._layouts_of(view)[physical_id].stats()
+
+    def stats(self, view: View, physical_id: PhysicalTableID) -> TableStats:
+        files = self._layouts_of(view)[physical_id].files
+        rows, size_bytes = sum(f.rows for f in files), sum(f.size_bytes for f in files)
+        return TableStats(len(files), rows, size_bytes)
 
     def check(self, view: View) -> Iterator[CorruptionError]:
         layouts = self._layouts_of(view)
