@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final
 
+from pyspark_theflash.binlog.spill import Payload, payload_bytes
 from pyspark_theflash.types import TimeStamp
 
 DIGEST_BYTES: Final = 16
@@ -59,12 +60,12 @@ class Transaction:
 
     start_ts: TimeStamp
     commit_ts: TimeStamp
-    payload: bytes = field(repr=False)
+    payload: Payload = field(repr=False)
     ddl: DdlInfo | None
 
     def digest(self) -> bytes:
         """Tells whether another prewrite of this transaction has the same content."""
-        return content_digest(self.payload, self.ddl)
+        return content_digest(payload_bytes(self.payload), self.ddl)
 
 
 def content_digest(payload: bytes, ddl: DdlInfo | None) -> bytes:

@@ -52,6 +52,10 @@ Late and early
     snapshot the store can answer, is *early*: its change is part of the base that the store began
     with, or the ledger has forgotten it since. It is dropped unread, as a rolled back one is.
 
+Memory
+    What waits for its commit may be more than memory holds; beyond a budget, payloads wait in a
+    file (`binlog.spill`).
+
 Restart
     `pending()`, `resolved_ts` and `max_commit_ts`, published with what was taken, are the whole
     state.
@@ -65,6 +69,14 @@ from pyspark_theflash.binlog.event import Entity, EntityKind, Transaction, conte
 from pyspark_theflash.binlog.hold import Holds
 from pyspark_theflash.binlog.ledger import Ledger, LedgerEntry
 from pyspark_theflash.binlog.pending import Pending
+from pyspark_theflash.binlog.spill import (
+    BUDGET_BYTES,
+    WORTH_BYTES,
+    Payload,
+    Spill,
+    memory_bytes,
+    payload_bytes,
+)
 from pyspark_theflash.errors import TransactionConflictError, UnmatchedPrewriteError, invariant
 from pyspark_theflash.types import TimeStamp
 
@@ -89,9 +101,10 @@ class Pairing:
         max_commit_ts: TimeStamp = _ZERO,
         oldest_ts: TimeStamp = _ZERO,
         pending: Iterable[Pending] = (),
+        spill: Spill | None = None,
     ) -> None:
         """Start anew, or where a store stands that has published up to `resolved_ts`."""
-        self._ledger = ledger
+        self._ledger, self._spill = ledger, spill or Spill()
         self._oldest_ts = oldest_ts
         self._taken_ts = max(resolved_ts, oldest_ts)
         self._max_commit_ts = max(max_commit_ts, self._taken_ts)
@@ -144,7 +157,7 @@ class Pairing:
         taken = []
         while self._commit_order and self._commit_order[0][0] <= up_to:
             transaction = self._matched.pop(heapq.heappop(self._commit_order)[1])
-            self._buffered_bytes -= _ENTITY_BYTES + len(transaction.payload)
+            self._buffered_bytes -= _ENTITY_BYTES + memory_bytes(transaction.payload)
             taken.append(transaction)
         return taken
 
@@ -192,11 +205,12 @@ class Pairing:
         waiting = self._waiting.get(start_ts)
         if waiting is None:
             hold_ts = max(self._max_commit_ts, start_ts)
-            self._wait(Pending(start_ts, _ZERO, hold_ts, entity.payload, entity.ddl))
+            payload = self._kept(entity.payload)
+            self._wait(Pending(start_ts, _ZERO, hold_ts, payload, entity.ddl))
         elif waiting.payload is None:
             self._stop_waiting(start_ts)
             self._match(Transaction(start_ts, waiting.commit_ts, entity.payload, entity.ddl))
-        elif (waiting.payload, waiting.ddl) != (entity.payload, entity.ddl):
+        elif (payload_bytes(waiting.payload), waiting.ddl) != (entity.payload, entity.ddl):
             raise _conflict(waiting, "its prewrite came again with another content")
 
     def _commit(self, start_ts: TimeStamp, commit_ts: TimeStamp) -> None:
@@ -246,17 +260,24 @@ class Pairing:
     def _wait(self, pending: Pending) -> None:
         self._waiting[pending.start_ts] = pending
         self._holds.hold(pending.start_ts, pending.hold_ts)
-        self._buffered_bytes += _ENTITY_BYTES + len(pending.payload or b"")
+        self._buffered_bytes += _ENTITY_BYTES + memory_bytes(pending.payload)
+
+    def _kept(self, payload: bytes) -> Payload:
+        """A payload that is to wait: on disk, where memory is full of others."""
+        is_worth = len(payload) >= WORTH_BYTES
+        if not is_worth or self._buffered_bytes + len(payload) <= BUDGET_BYTES:
+            return payload
+        return self._spill.put(payload)
 
     def _stop_waiting(self, start_ts: TimeStamp) -> None:
         pending = self._waiting.pop(start_ts)
         self._holds.release(start_ts)
-        self._buffered_bytes -= _ENTITY_BYTES + len(pending.payload or b"")
+        self._buffered_bytes -= _ENTITY_BYTES + memory_bytes(pending.payload)
 
     def _match(self, transaction: Transaction) -> None:
         self._matched[transaction.start_ts] = transaction
         heapq.heappush(self._commit_order, (transaction.commit_ts, transaction.start_ts))
-        self._buffered_bytes += _ENTITY_BYTES + len(transaction.payload)
+        self._buffered_bytes += _ENTITY_BYTES + memory_bytes(transaction.payload)
 
     def _drop(self, start_ts: TimeStamp) -> None:
         if start_ts in self._waiting:

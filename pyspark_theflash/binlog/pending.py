@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from pyspark_theflash.binlog.event import DdlInfo
+from pyspark_theflash.binlog.spill import Payload, payload_bytes
 from pyspark_theflash.errors import CodecError
 from pyspark_theflash.types import TimeStamp
 
@@ -27,14 +28,14 @@ class Pending:
     start_ts: TimeStamp
     commit_ts: TimeStamp
     hold_ts: TimeStamp
-    payload: bytes | None = field(repr=False)
+    payload: Payload | None = field(repr=False)
     ddl: DdlInfo | None
 
     def to_bytes(self) -> bytes:
         """u8 flags, u64 start_ts, commit_ts, hold_ts, of a DDL job its fields, then the payload."""
         flags = _PREWRITTEN * (self.payload is not None) | _DDL * (self.ddl is not None)
         head = _HEAD.pack(flags, self.start_ts, self.commit_ts, self.hold_ts)
-        return head + _ddl_bytes(self.ddl) + (self.payload or b"")
+        return head + _ddl_bytes(self.ddl) + payload_bytes(self.payload or b"")
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Pending":

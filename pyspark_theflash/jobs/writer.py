@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Final
 
+from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Engine
@@ -105,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         opener = Opener(_network(arguments), fs, clock, undo)
         found = opener.source(arguments.source, arguments.store)
         schema = opener.schema(arguments.schema, arguments.start_ts)
-        writer = Writer(engine, schema, _scope(arguments))
+        writer = Writer(engine, schema, _scope(arguments), Spill(arguments.store))
         manifest = undo.enter_context(closing(open_manifest(arguments.store, fs)))
         maintenance = Maintenance(engine, manifest, clock, memory=writer.state)
         base_rows = writer.load_base(arguments.base) if arguments.base else 0

@@ -17,6 +17,7 @@ from typing import Final, NamedTuple
 
 from pyspark_theflash.binlog.event import Transaction
 from pyspark_theflash.binlog.prewrite import TableMutations, parse_prewrite
+from pyspark_theflash.binlog.spill import payload_bytes
 from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
 from pyspark_theflash.errors import SchemaOutdatedError, UnsupportedError
 from pyspark_theflash.replication.changes import TableChanges
@@ -141,7 +142,7 @@ class Applier:
         if not transaction.payload:
             return []
         with self.report.timed("parse"):
-            prewrite = parse_prewrite(transaction.payload)
+            prewrite = parse_prewrite(payload_bytes(transaction.payload))
             found = []
             for rows in prewrite.mutations:
                 table = self._state.table(rows.table_id, transaction.commit_ts)

@@ -19,6 +19,7 @@ from pyspark_theflash.binlog.event import DdlInfo, Transaction
 from pyspark_theflash.binlog.ledger import LedgerEntry, TransactionLedger, pack_entries
 from pyspark_theflash.binlog.pairing import Pairing
 from pyspark_theflash.binlog.pending import Pending
+from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.engine.api import Engine
 from pyspark_theflash.errors import SchemaOutdatedError
 from pyspark_theflash.mvcc.project import ScanColumn
@@ -56,7 +57,13 @@ class WriterState:
     lineage: Lineage
     _new_schema: tuple[Record, ...]
 
-    def __init__(self, engine: Engine, schema: SchemaSource, scope: Scope | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        schema: SchemaSource,
+        scope: Scope | None = None,
+        spill: Spill | None = None,
+    ) -> None:
         """Read the state of a store, and continue its schema history by that of `schema`.
 
         Raises:
@@ -80,7 +87,7 @@ class WriterState:
         self._next_ledger = 1 + max(map(int, view.of_kind(LEDGER_KIND)), default=-1)
         self._pending = dict(view.of_kind(PENDING_KIND))
         self._staged: tuple[list[LedgerEntry], Progress, dict[str, bytes]] | None = None
-        self.pairing: Final = self._start_pairing()
+        self.pairing: Final = self._start_pairing(spill)
 
     # -- what is known
 
@@ -239,7 +246,7 @@ class WriterState:
         is_stored = history is self._stored_history
         self._new_schema = () if is_stored else tuple(schema_records(history))
 
-    def _start_pairing(self) -> Pairing:
+    def _start_pairing(self, spill: Spill | None) -> Pairing:
         """Pending transactions that an interrupted run has finished since are done."""
         pending = (Pending.from_bytes(body) for body in self._pending.values())
         return Pairing(
@@ -247,6 +254,7 @@ class WriterState:
             resolved_ts=self.resolved_ts,
             oldest_ts=self._oldest_ts,
             pending=[p for p in pending if self._ledger.lookup(p.start_ts) is None],
+            spill=spill,
         )
 
     def _keeps_pending(self) -> bool:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from pyspark_theflash.binlog.event import Entity
+from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.engine.api import Engine
 from pyspark_theflash.errors import OptionError, SchemaOutdatedError, UnmatchedPrewriteError
 from pyspark_theflash.replication.applier import BATCH_BYTES, Applier, ApplyReport
@@ -36,15 +37,21 @@ class EntitySource(Protocol):
 class Writer:
     """Applies sources to one store. `engine` is the store's, open for writing."""
 
-    def __init__(self, engine: Engine, schema: SchemaSource, scope: Scope | None = None) -> None:
-        """Go on where the store is.
+    def __init__(
+        self,
+        engine: Engine,
+        schema: SchemaSource,
+        scope: Scope | None = None,
+        spill: Spill | None = None,
+    ) -> None:
+        """Go on where the store is; `spill` takes what waits and does not fit into memory.
 
         Raises:
             SchemaConflictError: the store was written under another schema history.
             OptionError: it was written under another scope.
         """
         self._engine = engine
-        self._state = WriterState(engine, schema, scope)
+        self._state = WriterState(engine, schema, scope, spill)
         self._applier = Applier(engine, self._state)
 
     @property
