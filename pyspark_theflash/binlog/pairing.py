@@ -146,6 +146,10 @@ class Pairing:
         else:
             self._rollback(entity.start_ts, entity.commit_ts)
 
+    def has_resolved(self, up_to: TimeStamp) -> bool:
+        """Whether `take_resolved` would find anything."""
+        return bool(self._commit_order) and self._commit_order[0][0] <= up_to
+
     def take_resolved(self, up_to: TimeStamp) -> list[Transaction]:
         """Remove and return what committed at or below `up_to`, by (commit_ts, start_ts).
 

@@ -102,7 +102,7 @@ class SpoolInput:
 class LiveSchema:
     """A TiDB's status API as a source of the history, which begins at `start_ts`.
 
-    A TiDB may be waiting for the pump that we are before it answers, so it is given time.
+    A TiDB may be waiting for the pump that we are before it answers, so at first it is given time.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class LiveSchema:
             try:
                 return self._source.read(at_least or self._start_ts(), after)
             except ServiceUnavailableError:
-                if self._clock.boottime_ms() >= deadline_ms:
+                if after is not None or self._clock.boottime_ms() >= deadline_ms:
                     raise
             self._clock.sleep_ms(_RETRY_MS)
 

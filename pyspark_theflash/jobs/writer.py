@@ -10,7 +10,7 @@ import argparse
 import logging
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -20,7 +20,7 @@ from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Engine
-from pyspark_theflash.errors import StoreInUseError, UsageError
+from pyspark_theflash.errors import StoreInUseError, TheFlashError, UsageError
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.jobs.arguments import ArgumentParser, add_store, seconds, tso
 from pyspark_theflash.jobs.metrics import Figures, MetricsServer
@@ -37,6 +37,7 @@ from pyspark_theflash.types import physical_ms
 
 DEFAULT_INTERVAL_MS: Final = 1000
 _RETRY_MS: Final = 100
+_log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,23 +107,27 @@ def run(arguments: argparse.Namespace) -> int:
         opener = Opener(_network(arguments), fs, clock, undo)
         found = opener.source(arguments.source, arguments.store)
         schema = opener.schema(arguments.schema, arguments.start_ts)
-        writer = Writer(engine, schema, _scope(arguments), Spill(arguments.store))
+        spill = Spill(arguments.store)
+        writer = Writer(engine, schema, _scope(arguments), spill)
+        base_rows = writer.load_base(arguments.base) if arguments.base else 0
         manifest = undo.enter_context(closing(open_manifest(arguments.store, fs)))
         maintenance = Maintenance(engine, manifest, clock, memory=writer.state)
-        base_rows = writer.load_base(arguments.base) if arguments.base else 0
         job = _Job(arguments, writer, maintenance, found, clock)
+        job.make_again = lambda: Writer(engine, schema, _scope(arguments), spill)
         if arguments.metrics:
             undo.enter_context(closing(MetricsServer(arguments.metrics, job.figures)))
         if arguments.once:
             job.run_once()
         else:
             job.follow()
-        print(_summary(base_rows, writer))  # noqa: T201
+        print(_summary(base_rows, job.writer))  # noqa: T201
     return 0
 
 
 class _Job:
-    """One run of a writer."""
+    """One run of a writer. `make_again` makes one that goes on where the store is."""
+
+    make_again: Callable[[], Writer]
 
     def __init__(
         self,
@@ -132,7 +137,7 @@ class _Job:
         found: Input,
         clock: Clock,
     ) -> None:
-        self._arguments, self._writer, self._maintenance = arguments, writer, maintenance
+        self._arguments, self.writer, self._maintenance = arguments, writer, maintenance
         self._input, self._clock = found, clock
         self._started_ms = clock.boottime_ms()
         self._is_stopped = False
@@ -140,7 +145,7 @@ class _Job:
     def run_once(self) -> None:
         """Apply what is there."""
         with ticking("applying", self._clock):
-            self._writer.run_once(self._input.source(), until_ts=self._arguments.until_ts)
+            self.writer.run_once(self._input.source(), until_ts=self._arguments.until_ts)
 
     def follow(self) -> None:
         """Apply what comes until somebody ends it."""
@@ -162,28 +167,37 @@ class _Job:
 
     def figures(self) -> Figures:
         """For Prometheus."""
-        report = self._writer.report
+        report = self.writer.report
         return {
             "transactions_total": report.transactions,
             "rows_total": report.rows,
             "row_bytes_total": report.row_bytes,
             "publications_total": report.publications,
-            "resolved_ts": self._writer.resolved_ts,
+            "resolved_ts": self.writer.resolved_ts,
             "lag_seconds": self._lag_s(),
             **{f"{stage}_seconds_total": s for stage, s in report.seconds.items()},
         }
 
     def _poll(self) -> None:
-        self._writer.poll(self._input.source(), until_ts=self._arguments.until_ts)
-        self._input.applied(self._writer.position)
+        """What may pass, a full disk or a service that is away, is waited out."""
+        try:
+            self.writer.poll(self._input.source(), until_ts=self._arguments.until_ts)
+        except TheFlashError as error:
+            if not error.retryable:
+                raise
+            _log.warning("the writer goes on trying: %s", error)
+            self.writer = self.make_again()
+            self._maintenance.memory = self.writer.state
+            return
+        self._input.applied(self.writer.position)
 
     def _is_ended(self) -> bool:
         until_ts = self._arguments.until_ts
-        is_there = until_ts is not None and self._writer.resolved_ts >= until_ts
+        is_there = until_ts is not None and self.writer.resolved_ts >= until_ts
         return self._is_stopped or self._maintenance.is_stopping or is_there
 
     def _progress(self) -> str:
-        report = self._writer.report
+        report = self.writer.report
         elapsed_s = max(self._clock.boottime_ms() - self._started_ms, 1) / 1000
         return (
             f"{report.rows:,} rows ({report.rows / elapsed_s:,.0f}/s), "
@@ -192,7 +206,7 @@ class _Job:
 
     def _lag_s(self) -> float:
         """How far what can be read lies behind this machine's clock."""
-        resolved_ms = physical_ms(self._writer.resolved_ts)
+        resolved_ms = physical_ms(self.writer.resolved_ts)
         return max(self._clock.wall_ms() - resolved_ms, 0) / 1000 if resolved_ms else 0.0
 
     @contextmanager

@@ -103,7 +103,6 @@ class Applier:
             SchemaOutdatedError: a transaction needs a newer schema history; all before it are
             applied.
         """
-        self._state.reach(resolved_ts)
         batch = _Batch()
         for transaction in transactions:
             before = TimeStamp(transaction.commit_ts - 1)

@@ -80,7 +80,7 @@ class Maintenance:
         memory: WriterMemory | None = None,
         on_progress: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._engine, self._memory, self._on_progress = engine, memory, on_progress
+        self._engine, self.memory, self._on_progress = engine, memory, on_progress
         self._leases, self._mailbox = LeaseTable(manifest, clock), Mailbox(manifest, clock)
         self.interval_ms = interval_ms(engine.read([SETTING_KIND]))
         self.is_stopping = False
@@ -168,8 +168,8 @@ class Maintenance:
             records = [Record(LEDGER_KIND, f"{n:012d}", body) for n, body in enumerate(kept)]
             deletes = [(LEDGER_KIND, key) for key in ledger]
             self._publish([progress.to_record(), *records], deletes)
-            if self._memory is not None:
-                self._memory.collected(progress, len(records))
+            if self.memory is not None:
+                self.memory.collected(progress, len(records))
         return forgotten
 
     def _compact(

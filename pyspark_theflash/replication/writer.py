@@ -142,6 +142,10 @@ class Writer:
 
     def _apply(self, limit: TimeStamp, source: EntitySource | None = None) -> None:
         resolved_ts = min(self._state.pairing.resolved_ts, limit)
+        if not self._state.pairing.has_resolved(resolved_ts):
+            return
+        # Before anything is taken: this may fail, and is tried again with the next poll.
+        self._state.reach(resolved_ts)
         if transactions := self._state.pairing.take_resolved(resolved_ts):
             position = source.position if source else None
             self._applier.apply(

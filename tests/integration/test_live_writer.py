@@ -83,11 +83,12 @@ def following(folder: Path, store: Path) -> Iterator[Peer]:
     peer = Peer(folder / "peer", binlog_socket=socket)
     # TiDB comes up when its pump is there, the pump when PD is.
     writer = Writer(peer, socket, store)
-    try:
-        with peer:
+    with peer:
+        try:
             yield peer
-    finally:
-        assert writer.stop() == 0
+        finally:
+            status = writer.stop()
+    assert status == 0
 
 
 def test_a_live_tidb_reads_the_same(tmp_path: Path) -> None:
