@@ -130,8 +130,10 @@ def test_sources_that_are_not_there(
     schema = ["--schema", f"file:{BANK.schema}", "--once"]
     assert failed(2, "writer", store, "--source", f"file:{tmp_path}/no", *schema) == "OptionError"
     assert failed(2, "writer", store, "--source", f"{BANK.binlog}", *schema) == "OptionError"
-    not_once = ["--source", f"file:{BANK.binlog}", *schema[:2]]
-    assert failed(2, "writer", store, *not_once) == "UsageError"
+    served = ["--source", f"pump-server:unix:{tmp_path}/pump", *schema]
+    assert failed(2, "writer", store, *served) == "UsageError"
+    unknown = ["--source", f"kafka:{tmp_path}", *schema]
+    assert failed(2, "writer", store, *unknown) == "OptionError"
     assert failed(3, "writer", *BANK.writer_arguments(tmp_path / "no")) == "StoreNotFoundError"
 
 
