@@ -106,7 +106,8 @@ class _FilterPush:
     so that no filter is ignored unnoticed. Here none is: Spark keeps them all.
     """
 
-    __func__ = DataSourceReader.pushFilters
+    # Static, or looking it up would bind it, and Spark compare it with something else.
+    __func__ = staticmethod(DataSourceReader.pushFilters)
 
     def __init__(self, reader: TheFlashReader) -> None:
         self._reader = reader
