@@ -131,6 +131,13 @@ def flag(text: str) -> bool:
     return text.lower() == "true"
 
 
+def expression(text: str) -> str:
+    """An expression; what it says is looked at where its table is known."""
+    if not text:
+        raise ValueError("there is no expression")
+    return text
+
+
 def zero_dates(text: str) -> str:
     """One of `ZERO_DATES`."""
     if text.lower() not in ZERO_DATES:
@@ -179,6 +186,13 @@ MAX_STALENESS: Final = Option(
     "Without a timestamp: how many seconds the newest that the store can answer may lie behind "
     "this machine's clock.",
 )
+WHERE: Final = Option(
+    "where",
+    expression,
+    None,
+    "An expression in TiDB's SQL, `id >= 100 AND name LIKE 'a%'`: only the rows for which TiDB "
+    "would find it true. The others are left out beside the data.",
+)
 ZERO_DATES_OPTION: Final = Option(
     "zero_dates",
     zero_dates,
@@ -202,6 +216,7 @@ SCAN_OPTIONS: Final[tuple[Option[Any], ...]] = (
     WAIT,
     MAX_STALENESS,
     COLUMNS,
+    WHERE,
     ZERO_DATES_OPTION,
     ALL_AS_TEXT,
 )
@@ -215,6 +230,7 @@ class ScanOptions:
     table: str
     snapshot_ts: TimeStamp | None = None
     columns: tuple[str, ...] | None = None
+    where: str | None = None
     wait_s: float = 0.0
     max_staleness_s: float | None = None
     zero_dates: str = "raise"
@@ -232,19 +248,30 @@ class ScanOptions:
         store = STORE.value_in(given)
         if store is None:
             raise OptionError(STORE.name, "is missing; it names the store's folder")
-        snapshot_ts, max_staleness = _snapshot_ts(given), MAX_STALENESS.value_in(given)
-        if snapshot_ts is not None and max_staleness is not None:
-            raise OptionError(MAX_STALENESS.name, "cannot be given together with a timestamp")
-        return cls(
+        options = cls(
             store,
             _table(given),
-            snapshot_ts,
+            _snapshot_ts(given),
             COLUMNS.value_in(given),
+            WHERE.value_in(given),
             WAIT.value_in(given) or 0.0,
-            max_staleness,
+            MAX_STALENESS.value_in(given),
             ZERO_DATES_OPTION.value_in(given) or "raise",
             bool(ALL_AS_TEXT.value_in(given)),
         )
+        options._refuse_contradictions()
+        return options
+
+    def _refuse_contradictions(self) -> None:
+        has_ts, has_bound = self.snapshot_ts is not None, self.max_staleness_s is not None
+        if has_ts and has_bound:
+            raise OptionError(MAX_STALENESS.name, "cannot be given together with a timestamp")
+        if self.wait_s and not has_ts and not has_bound:
+            reason = f"waits for nothing without a timestamp or {MAX_STALENESS.name}"
+            raise OptionError(WAIT.name, reason)
+        if self.all_as_text and self.zero_dates == "null":
+            reason = f"cannot be null together with {ALL_AS_TEXT.name}, which shows them"
+            raise OptionError(ZERO_DATES_OPTION.name, reason)
 
 
 def _refuse_unknown(given: Mapping[str, str]) -> None:

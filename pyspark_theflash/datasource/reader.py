@@ -5,17 +5,17 @@ ones. The plan's read latch ends when nothing has been read for a while, and the
 go; a task that comes later plans anew. Timestamp and rows are the same then, only the files differ.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 
 import pyarrow as pa
-from pyspark.sql.datasource import DataSourceReader, Filter, InputPartition
+from pyspark.sql.datasource import DataSourceReader, InputPartition
 from pyspark.sql.types import StructType
 
 from pyspark_theflash.datasource.convert import arrow_schema, spark_batches
-from pyspark_theflash.datasource.filters import prefilter
 from pyspark_theflash.datasource.partition import ScanPartition
 from pyspark_theflash.errors import LeaseExpiredError
 from pyspark_theflash.planner.present import Presentation
@@ -26,30 +26,30 @@ from pyspark_theflash.schema.model import ColumnInfo
 from pyspark_theflash.types import RegionID, TimeStamp
 
 
+@dataclass(frozen=True, slots=True)
+class ScanTarget:
+    """What is read, with nothing left open; `columns` are those that the options ask for."""
+
+    store: Path
+    table: str
+    snapshot_ts: TimeStamp
+    columns: tuple[ColumnInfo, ...]
+    presentation: Presentation
+    where: str | None
+
+
 class TheFlashReader(DataSourceReader):
-    """A table as of a timestamp. Pickled to every task, so it holds values only."""
+    """A table as of a timestamp. Pickled to every task, so it holds values only.
+
+    It takes no filters from Spark. Spark 4.2 keeps what a reader with filters has planned for the
+    next query on the same DataFrame, whose filters are others: rows would be missing. Whoever wants
+    rows left out early says so by the option `where`.
+    """
 
     def __init__(
-        self,
-        store: Path,
-        table: str,
-        snapshot_ts: TimeStamp,
-        columns: Sequence[ColumnInfo],
-        presentation: Presentation,
-        schema: StructType,
+        self, target: ScanTarget, columns: Sequence[ColumnInfo], schema: StructType
     ) -> None:
-        self._store, self._table, self._snapshot_ts = store, table, snapshot_ts
-        self._columns, self._presentation, self._schema = columns, presentation, schema
-        self._filters: tuple[Filter, ...] = ()
-
-    @property
-    def pushFilters(self) -> "_FilterPush":
-        """Takes filters where Spark pushes them; reading works where it does not."""
-        return _FilterPush(self)
-
-    def take_filters(self, filters: Sequence[Filter]) -> None:
-        """Leave out early what `filters`, which Spark applies as well, refuse."""
-        self._filters = tuple(filters)
+        self._target, self._columns, self._schema = target, columns, schema
 
     def partitions(self) -> Sequence[InputPartition]:
         """One partition a task."""
@@ -61,10 +61,8 @@ class TheFlashReader(DataSourceReader):
         if not isinstance(partition, ScanPartition):
             return
         schema = arrow_schema(self._schema)
-        wanted = prefilter(self._filters, schema)
         for batch in self._scan(partition):
-            for rows in spark_batches(batch, self._columns, schema):
-                yield rows if wanted is None else rows.filter(wanted)
+            yield from spark_batches(batch, self._columns, schema)
 
     def _scan(self, partition: ScanPartition) -> Iterator[pa.RecordBatch]:
         batches = read_task(partition.value)
@@ -78,9 +76,10 @@ class TheFlashReader(DataSourceReader):
     def _plan(self) -> Sequence[ScanTask]:
         """The tasks, to which the read latch taken here is left."""
         with ExitStack() as latch:
-            snapshot = latch.enter_context(open_snapshot(self._store, self._snapshot_ts))
+            target = self._target
+            snapshot = latch.enter_context(open_snapshot(target.store, target.snapshot_ts))
             names = [column.name for column in self._columns]
-            tasks = snapshot.plan(self._table, names, self._presentation).tasks
+            tasks = snapshot.plan(target.table, names, target.presentation, target.where).tasks
             if tasks:
                 latch.pop_all()
                 snapshot.detach()
@@ -95,27 +94,8 @@ class TheFlashReader(DataSourceReader):
         planned = partition.value
         tasks = _like(planned, self._plan())
         if tasks.keys() != partition.regions:
-            raise LeaseExpiredError(planned.lease.id, self._snapshot_ts)
+            raise LeaseExpiredError(planned.lease.id, self._target.snapshot_ts)
         return tasks[planned.region.region_id]
-
-
-class _FilterPush:
-    """`pushFilters` for Spark's eyes: the base class's method, and ours when it is called.
-
-    Spark refuses to read at all from a reader that overrides the method unless its pushdown is on,
-    so that no filter is ignored unnoticed. Here none is: Spark keeps them all.
-    """
-
-    # Static, or looking it up would bind it, and Spark compare it with something else.
-    __func__ = staticmethod(DataSourceReader.pushFilters)
-
-    def __init__(self, reader: TheFlashReader) -> None:
-        self._reader = reader
-
-    def __call__(self, filters: list[Filter]) -> Iterable[Filter]:
-        """Returns what Spark has to apply itself: everything."""
-        self._reader.take_filters(filters)
-        return filters
 
 
 def _like(task: ScanTask, tasks: Sequence[ScanTask]) -> Mapping[RegionID, ScanTask]:

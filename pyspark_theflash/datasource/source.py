@@ -12,13 +12,12 @@ timestamp.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from pyspark.sql.datasource import DataSource, DataSourceReader, DataSourceWriter
 from pyspark.sql.types import StructType
 
 from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.datasource.reader import TheFlashReader
+from pyspark_theflash.datasource.reader import ScanTarget, TheFlashReader
 from pyspark_theflash.datasource.schema import columns_of, spark_schema
 from pyspark_theflash.errors import TheFlashError, UnsupportedError
 from pyspark_theflash.fs import LocalFileSystem
@@ -26,19 +25,7 @@ from pyspark_theflash.options import ScanOptions
 from pyspark_theflash.planner.present import Presentation, ZeroDates
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.planner.wait import wait_until
-from pyspark_theflash.schema.model import ColumnInfo
-from pyspark_theflash.types import TimeStamp, from_physical_ms
-
-
-@dataclass(frozen=True, slots=True)
-class _Target:
-    """What a source reads, with nothing left open."""
-
-    options: ScanOptions
-    snapshot_ts: TimeStamp
-    table: str
-    columns: tuple[ColumnInfo, ...]
-    presentation: Presentation
+from pyspark_theflash.types import from_physical_ms
 
 
 class TheFlashDataSource(DataSource):
@@ -47,7 +34,7 @@ class TheFlashDataSource(DataSource):
     def __init__(self, options: Mapping[str, str]) -> None:
         super().__init__(dict(options))
         # A failure waits until somebody reads: writing makes a source too, and has its own refusal.
-        self._found: _Target | TheFlashError
+        self._found: ScanTarget | TheFlashError
         try:
             self._found = _look_up(ScanOptions.parse(options))
         except TheFlashError as error:
@@ -64,30 +51,30 @@ class TheFlashDataSource(DataSource):
     def reader(self, schema: StructType) -> DataSourceReader:
         target = self._target()
         columns = columns_of(schema, target.columns, target.table, target.presentation)
-        return TheFlashReader(
-            target.options.store,
-            target.table,
-            target.snapshot_ts,
-            columns,
-            target.presentation,
-            schema,
-        )
+        return TheFlashReader(target, columns, schema)
 
     def writer(self, schema: StructType, overwrite: bool) -> DataSourceWriter:
         raise UnsupportedError("writing with Spark", "theflash, a replica that follows TiDB")
 
-    def _target(self) -> _Target:
+    def _target(self) -> ScanTarget:
         if isinstance(self._found, TheFlashError):
             raise self._found.with_traceback(None)
         return self._found
 
 
-def _look_up(options: ScanOptions) -> _Target:
+def _look_up(options: ScanOptions) -> ScanTarget:
     presentation = Presentation(ZeroDates(options.zero_dates), options.all_as_text)
     _wait(options)
     with open_snapshot(options.store, options.snapshot_ts) as snapshot:
-        plan = snapshot.plan(options.table, options.columns, presentation)
-    return _Target(options, plan.snapshot_ts, plan.table.full_name, plan.columns, presentation)
+        plan = snapshot.plan(options.table, options.columns, presentation, options.where)
+    return ScanTarget(
+        options.store,
+        plan.table.full_name,
+        plan.snapshot_ts,
+        plan.columns,
+        presentation,
+        options.where,
+    )
 
 
 def _wait(options: ScanOptions) -> None:

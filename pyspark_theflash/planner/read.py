@@ -52,7 +52,9 @@ def read_region(
     with_handle = ROWID_COLUMN in task.output
     batches = engine.scan(task.region, task.columns, task.snapshot_ts, with_handle=with_handle)
     for batch in batches:
-        yield _presented(batch, task)
+        kept = batch if task.condition is None else task.condition.keep(batch)
+        if kept.num_rows:
+            yield _presented(kept, task)
         keeper.keep()
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from pyspark_theflash.engine.api import RegionScan
 from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.planner.condition import Condition
 from pyspark_theflash.planner.present import Presentation
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
 from pyspark_theflash.store.lease import ReadLease
@@ -17,7 +18,8 @@ class ScanTask:
     Names the store (by path and id), the state of it (the region's files with their checksums) and
     the latch that keeps that state, so that a task on a machine where the path means something else
     raises instead of answering. `output` are the columns in order; `columns` says how to read those
-    of them that are stored, in the same order; the one that is not, if any, is `_tidb_rowid`.
+    of them that are stored, and what `condition` reads besides; the one that is not stored, if any,
+    is `_tidb_rowid`.
     """
 
     store_path: str
@@ -28,11 +30,15 @@ class ScanTask:
     output: tuple[ColumnInfo, ...]
     columns: tuple[ScanColumn, ...]
     presentation: Presentation
+    condition: Condition | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScanPlan:
-    """A table as of a timestamp: its columns in output order, and tasks that read each row once."""
+    """A table as of a timestamp: its columns in output order, and tasks that read each row once.
+
+    Of a scan with a condition, the rows for which it is true.
+    """
 
     table: TableInfo
     snapshot_ts: TimeStamp

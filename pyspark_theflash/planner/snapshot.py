@@ -21,6 +21,7 @@ import pyarrow as pa
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.codec.digest import TableDigest
 from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import RegionScan
 from pyspark_theflash.errors import (
     ColumnNotFoundError,
     NotCaughtUpError,
@@ -31,6 +32,8 @@ from pyspark_theflash.errors import (
 )
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.mvcc.project import SourceOf, scan_column
+from pyspark_theflash.planner.condition import Condition
+from pyspark_theflash.planner.handles import HandleRanges
 from pyspark_theflash.planner.present import NATIVE, TEXT, Presentation
 from pyspark_theflash.planner.read import LeaseKeeper, read_region
 from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
@@ -132,19 +135,23 @@ class Snapshot:
         name: str,
         columns: Sequence[str] | None = None,
         presentation: Presentation = NATIVE,
+        where: str | None = None,
     ) -> ScanPlan:
         """Plan a scan: `columns` by name in output order, None for all that `SELECT *` shows.
 
-        `_tidb_rowid` may be named where the table has one.
+        `_tidb_rowid` may be named where the table has one. With `where`, an expression as TiDB
+        would evaluate it, only the rows for which it is true.
 
         Raises:
             TableNotFoundError, ColumnNotFoundError: no such table or column at `snapshot_ts`.
+            OptionError: `where` is no expression, or one that is not evaluated here.
         """
         table = self.table(name)
         chosen = _choose(table, columns)
+        condition = None if where is None else Condition.parse(where, table)
+        read = dict.fromkeys([*chosen, *(condition.columns if condition else ())])
         source_of = self._source_of(table)
-        stored = tuple(scan_column(table, c, source_of) for c in chosen if c is not ROWID_COLUMN)
-        regions = [r for i in table.physical_ids for r in self._engine.plan(self._view, i)]
+        stored = tuple(scan_column(table, c, source_of) for c in read if c is not ROWID_COLUMN)
         tasks = tuple(
             ScanTask(
                 str(self._path.absolute()),
@@ -155,14 +162,26 @@ class Snapshot:
                 chosen,
                 stored,
                 presentation,
+                condition,
             )
-            for region in regions
+            for region in self._regions(table, condition)
         )
         return ScanPlan(table, self.snapshot_ts, chosen, tasks)
 
-    def scan(self, name: str, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """The rows of a table, in no particular order; see `plan`."""
-        for task in self.plan(name, columns).tasks:
+    def scan(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        presentation: Presentation = NATIVE,
+        where: str | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of a table, in no particular order; see `plan`.
+
+        Raises:
+            UnrepresentableValueError: a date that no calendar has, unless `presentation` says what
+                becomes of those.
+        """
+        for task in self.plan(name, columns, presentation, where).tasks:
             yield from read_region(self._engine, task, self._keeper)
 
     def texts(self, plan: ScanPlan) -> Iterator[list[pa.Array]]:
@@ -178,6 +197,16 @@ class Snapshot:
         for texts in self.texts(self.plan(name)):
             digest.update(texts)
         return digest
+
+    def _regions(self, table: TableInfo, condition: Condition | None) -> Iterator[RegionScan]:
+        """The regions of all its partitions that may have rows for which the condition is true."""
+        wanted = HandleRanges(condition, table)
+        for physical_id in table.physical_ids:
+            stats = self._engine.regions(self._view, physical_id)
+            reached = {r.region_id for r in stats if wanted.reach(r.start, r.end)}
+            for region in self._engine.plan(self._view, physical_id):
+                if region.region_id in reached:
+                    yield region
 
     def _source_of(self, table: TableInfo) -> SourceOf:
         tables = self._history.tables_of(table.id)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.suite import make_suite_store
 from tests.support.workloads import make_store, workload
 
 
@@ -18,3 +19,9 @@ def workload_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
         return make_store(workload(name), tmp_path_factory.mktemp(name) / "store")
 
     return store
+
+
+@pytest.fixture(scope="session")
+def suite_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store that holds the captured suite; not to be changed."""
+    return make_suite_store(tmp_path_factory.mktemp("suite") / "store")

@@ -11,6 +11,7 @@ import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql.functions import lit
 
+from pyspark_theflash.planner.present import TEXT, Presentation, ZeroDates
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.schema.model import ROWID_COLUMN
 from pyspark_theflash.types import from_physical_ms, physical_ms
@@ -18,6 +19,7 @@ from tests.support.spark_digest import spark_digest
 from tests.support.workloads import NAMES, workload
 
 AT = "snapshot_ts"
+HAVE_ZERO_DATES = ("ddl_a.cc", "ddl_a.lk", "ddl_a.nk", "ddl_a.ty")
 
 
 def answers_by_table():
@@ -61,31 +63,78 @@ def union(frames):
     return reduce(DataFrame.unionAll, frames)
 
 
-@pytest.mark.parametrize(("name", "table"), ANSWERS, ids=lambda text: text)
-def test_every_answer(load, workload_store, name, table):
-    """All timestamps of a table in one Spark action, told apart by a column."""
-    answers = ANSWERS[name, table]
-    with open_snapshot(workload_store(name), answers[0].snapshot_ts) as snapshot:
-        columns = list(snapshot.table(table).public_columns)
-    if has_rowid := answers[0].checksum_with_rowid is not None:
-        columns.append(ROWID_COLUMN)
-    chosen = ",".join(column.name for column in columns)
-    frames = [
-        load(name, table, snapshot_ts=a.snapshot_ts, columns=chosen).withColumn(
-            AT, lit(str(a.snapshot_ts))
-        )
-        for a in answers
+def cases(*, long):
+    """(form, workload, table): in Spark's types, and in TiDB's texts. Those that take long."""
+    return [
+        pytest.param(form, name, table, id=f"{table}-{form}")
+        for name, table in ANSWERS
+        for form in ("native", "text")
+        if (name == "ddl" or form == "text") == long
     ]
-    read = union(frames).toArrow()
+
+
+def presentation_of(form, table):
+    if form == "text":
+        return TEXT
+    return Presentation(ZeroDates.STRING if table in HAVE_ZERO_DATES else ZeroDates.RAISE)
+
+
+@pytest.fixture
+def check(load, workload_store):
+    """Compare answers about a table: those of one schema in one Spark action."""
+
+    def check(form, name, table, choose):
+        by_columns = defaultdict(list)
+        for answer in ANSWERS[name, table]:
+            with open_snapshot(workload_store(name), answer.snapshot_ts) as snapshot:
+                columns = snapshot.table(table).public_columns
+            by_columns[columns].append(answer)
+        for columns, answers in by_columns.items():
+            chosen = choose(answers)
+            shown = [*columns, ROWID_COLUMN] if chosen[0].checksum_with_rowid else list(columns)
+            presentation = presentation_of(form, table)
+            options = {
+                "columns": ",".join(column.name for column in shown),
+                "zero_dates": presentation.zero_dates.value,
+                "all_as_text": presentation.as_text,
+            }
+            frames = [
+                load(name, table, snapshot_ts=a.snapshot_ts, **options).withColumn(
+                    AT, lit(str(a.snapshot_ts))
+                )
+                for a in chosen
+            ]
+            check_rows(union(frames).toArrow(), shown, presentation, chosen)
+
+    return check
+
+
+def check_rows(read, columns, presentation, answers):
     for answer in answers:
         at = pc.equal(read.column(AT), str(answer.snapshot_ts))
         rows = read.filter(at).drop_columns([AT])
-        whole = spark_digest(rows, columns)
+        whole = spark_digest(rows, columns, presentation)
         assert whole.rows == answer.rows, answer
-        if has_rowid:
+        if answer.checksum_with_rowid:
             assert whole.hexdigest() == answer.checksum_with_rowid, answer
-            whole = spark_digest(rows.select(range(len(columns) - 1)), columns[:-1])
+            whole = spark_digest(rows.select(range(len(columns) - 1)), columns[:-1], presentation)
         assert whole.hexdigest() == answer.checksum, answer
+
+
+@pytest.mark.parametrize(("form", "name", "table"), cases(long=False))
+def test_every_answer(check, form, name, table):
+    check(form, name, table, choose=lambda answers: answers)
+
+
+@pytest.mark.parametrize(("form", "name", "table"), cases(long=True))
+def test_an_answer_of_every_schema(check, form, name, table):
+    check(form, name, table, choose=lambda answers: answers[-1:])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("form", "name", "table"), cases(long=True))
+def test_every_other_answer(check, form, name, table):
+    check(form, name, table, choose=lambda answers: answers)
 
 
 @pytest.mark.parametrize("query", QUERIES, ids=lambda q: f"{q['query']}-{q['ts']}")

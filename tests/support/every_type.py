@@ -5,11 +5,13 @@ from decimal import Decimal
 from typing import Any, Final
 
 from pyspark_theflash.codec.field_type import Flag, MySQLType
+from pyspark_theflash.codec.json_text import parse_json
 from tests.support.stores import Version, column, id_column, table_info
 
 _UNSIGNED: Final = Flag.UNSIGNED
 _TEXT: Final = {"charset": "utf8mb4"}
 _BYTES: Final = {"charset": "binary"}
+_JSON: Final = '{"a": [1, null, "é"]}'
 _LONG: Final = Decimal("12345678901234567890123456789012345.000000000000000000000000000001")
 _MOMENT: Final = datetime(2024, 2, 29, 12, 30, 15, 123456)
 _INSTANT: Final = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=timezone.utc)
@@ -57,6 +59,9 @@ _COLUMNS: Final[list[tuple[str, MySQLType, dict[str, Any], str, Any, Any]]] = [
     ("bit", MySQLType.BIT, {"flen": 10}, "binary", 0x201, b"\x02\x01"),
     ("enum", MySQLType.ENUM, {"elems": ["a", "b"]}, "string", 2, "b"),
     ("set", MySQLType.SET, {"elems": ["x", "y", "z"]}, "string", 5, "x,z"),
+    ("json", MySQLType.JSON, {}, "string", parse_json(_JSON), _JSON),
+    ("vector", MySQLType.VECTOR, {"flen": 2}, "array<float>", [0.5, -2.0], [0.5, -2.0]),
+    ("virtual", MySQLType.LONG, {"generated_expr_string": "`id` + 1"}, "int", None, 2),
 ]
 
 TABLE: Final = table_info(
@@ -68,4 +73,6 @@ VERSIONS: Final[list[Version]] = [
 ]
 SPARK_TYPES: Final = {"id": "bigint", **{name: shown for name, _, _, shown, _, _ in _COLUMNS}}
 SHOWN: Final = {"id": 1, **{name: shown for name, *_, shown in _COLUMNS}}
-"""Row 1 as Spark shows it; of row 2 all but the id is NULL."""
+"""Row 1 as Spark shows it."""
+NULLS: Final = {name: {"id": 2, "virtual": 3}.get(name) for name in SHOWN}
+"""Row 2, which has nothing but its id, and what is computed from that."""

@@ -8,21 +8,26 @@ import pyarrow as pa
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.digest import TableDigest
 from pyspark_theflash.codec.text import format_column
-from pyspark_theflash.planner.present import NATIVE
+from pyspark_theflash.planner.present import NATIVE, Presentation
 from pyspark_theflash.schema.model import ColumnInfo
 
 
-def spark_digest(rows: pa.Table, columns: Sequence[ColumnInfo]) -> TableDigest:
+def spark_digest(
+    rows: pa.Table, columns: Sequence[ColumnInfo], presentation: Presentation = NATIVE
+) -> TableDigest:
     """The digest of a `DataFrame.toArrow()` that shows `columns`."""
     digest = TableDigest()
     for batch in rows.combine_chunks().to_batches():
-        digest.update([_text(a, c) for a, c in zip(batch.columns, columns, strict=True)])
+        pairs = zip(batch.columns, columns, strict=True)
+        digest.update([_text(values, column, presentation) for values, column in pairs])
     return digest
 
 
-def _text(values: "pa.Array[Any]", column: ColumnInfo) -> "pa.Array[Any]":
+def _text(
+    values: "pa.Array[Any]", column: ColumnInfo, presentation: Presentation
+) -> "pa.Array[Any]":
     """Back to the stored type first, of which Spark's may be a wider one."""
     stored = arrow_type(column.type)
-    if NATIVE.is_text(column.type) or pa.types.is_decimal256(stored):
+    if presentation.is_text(column.type) or pa.types.is_decimal256(stored):
         return values
     return format_column(values.cast(stored), column.type)

@@ -7,7 +7,9 @@ plain JSON values of a MySQL client.
 
 import gzip
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,6 +17,10 @@ from typing import TYPE_CHECKING, Any
 from pyspark_theflash.binlog.event import Entity, EntityKind
 from pyspark_theflash.binlog.prewrite import parse_prewrite
 from pyspark_theflash.binlog.wire import decode_entities
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
 from pyspark_theflash.schema.lost import bridged
 from pyspark_theflash.schema.model import parse_table_info
@@ -145,3 +151,32 @@ def final_tables() -> Mapping[str, Mapping[str, Any]]:
     path: Path = _FOLDER / "final_tables.json.gz"
     document: Mapping[str, Mapping[str, Any]] = json.loads(gzip.decompress(path.read_bytes()))
     return document
+
+
+def make_suite_store(path: "Path") -> "Path":
+    """A new store that holds all of the suite."""
+    fs, steps = LocalFileSystem(), read_steps()
+    identity = registry.create(path, registry.MAGIC, fs)
+    with closing(registry.open_engine(path, identity, fs, SystemClock())) as engine:
+        writer = Writer(engine, SuiteSchema(steps))
+        writer.run_once(SuiteSource(steps), until_ts=steps[-1].commit_ts)
+    return path
+
+
+def as_multiset(rows: Iterable[Iterable[Any]]) -> "Counter[tuple[Any, ...]]":
+    """Rows of a client's values, or of our texts of them, in one form."""
+    return Counter(tuple(map(_comparable, row)) for row in rows)
+
+
+def _comparable(value: Any) -> Any:
+    if isinstance(value, dict):
+        return bytes.fromhex(value["hex"])
+    if value is None or isinstance(value, bytes):
+        return value
+    text = str(value)
+    if "." in text and ":" in text:
+        text = text.rstrip("0").rstrip(".")
+    try:
+        return float(text)
+    except ValueError:
+        return text

@@ -1,0 +1,26 @@
+"""The captured suite through Spark: every type and kind of DDL, as TiDB shows them in the end."""
+
+import pytest
+
+from tests.support.suite import DATABASE, as_multiset, final_tables
+
+FINAL = final_tables()
+
+
+@pytest.fixture
+def rows(spark, suite_store):
+    """table, columns, options -> the rows that Spark has, as dictionaries."""
+
+    def rows(table, columns, **options):
+        reader = spark.read.format("theflash").options(store=suite_store, **options)
+        frame = reader.option("columns", ",".join(columns)).load(f"{DATABASE}.{table}")
+        return frame.toArrow().to_pylist()
+
+    return rows
+
+
+@pytest.mark.parametrize("table", sorted(FINAL))
+def test_the_end_is_what_tidb_shows(rows, table):
+    columns = FINAL[table]["cols"]
+    found = rows(table, columns, all_as_text=True)
+    assert as_multiset(row.values() for row in found) == as_multiset(FINAL[table]["rows"])
