@@ -223,16 +223,35 @@ SCAN_OPTIONS: Final[tuple[Option[Any], ...]] = (
 
 
 @dataclass(frozen=True, slots=True)
+class Moment:
+    """Which moment to read: a timestamp, or the newest there is, and what that may cost.
+
+    Raises:
+        OptionError: its parts contradict each other.
+    """
+
+    snapshot_ts: TimeStamp | None = None
+    wait_s: float = 0.0
+    max_staleness_s: float | None = None
+
+    def __post_init__(self) -> None:
+        has_ts, has_bound = self.snapshot_ts is not None, self.max_staleness_s is not None
+        if has_ts and has_bound:
+            raise OptionError(MAX_STALENESS.name, "cannot be given together with a timestamp")
+        if self.wait_s and not has_ts and not has_bound:
+            reason = f"waits for nothing without a timestamp or {MAX_STALENESS.name}"
+            raise OptionError(WAIT.name, reason)
+
+
+@dataclass(frozen=True, slots=True)
 class ScanOptions:
-    """What to read; without a `snapshot_ts` the newest moment, without `columns` all of them."""
+    """What to read; without `columns` all of them, without `where` all rows."""
 
     store: Path
     table: str
-    snapshot_ts: TimeStamp | None = None
+    moment: Moment = Moment()
     columns: tuple[str, ...] | None = None
     where: str | None = None
-    wait_s: float = 0.0
-    max_staleness_s: float | None = None
     zero_dates: str = "raise"
     all_as_text: bool = False
 
@@ -248,30 +267,20 @@ class ScanOptions:
         store = STORE.value_in(given)
         if store is None:
             raise OptionError(STORE.name, "is missing; it names the store's folder")
-        options = cls(
-            store,
-            _table(given),
-            _snapshot_ts(given),
-            COLUMNS.value_in(given),
-            WHERE.value_in(given),
-            WAIT.value_in(given) or 0.0,
-            MAX_STALENESS.value_in(given),
-            ZERO_DATES_OPTION.value_in(given) or "raise",
-            bool(ALL_AS_TEXT.value_in(given)),
-        )
-        options._refuse_contradictions()
-        return options
-
-    def _refuse_contradictions(self) -> None:
-        has_ts, has_bound = self.snapshot_ts is not None, self.max_staleness_s is not None
-        if has_ts and has_bound:
-            raise OptionError(MAX_STALENESS.name, "cannot be given together with a timestamp")
-        if self.wait_s and not has_ts and not has_bound:
-            reason = f"waits for nothing without a timestamp or {MAX_STALENESS.name}"
-            raise OptionError(WAIT.name, reason)
-        if self.all_as_text and self.zero_dates == "null":
+        zero_dates = ZERO_DATES_OPTION.value_in(given) or "raise"
+        all_as_text = bool(ALL_AS_TEXT.value_in(given))
+        if all_as_text and zero_dates == "null":
             reason = f"cannot be null together with {ALL_AS_TEXT.name}, which shows them"
             raise OptionError(ZERO_DATES_OPTION.name, reason)
+        return cls(
+            store,
+            _table(given),
+            Moment(_snapshot_ts(given), WAIT.value_in(given) or 0.0, MAX_STALENESS.value_in(given)),
+            COLUMNS.value_in(given),
+            WHERE.value_in(given),
+            zero_dates,
+            all_as_text,
+        )
 
 
 def _refuse_unknown(given: Mapping[str, str]) -> None:

@@ -6,7 +6,12 @@ from typing import Final
 
 from pyspark.sql import DataFrame, SparkSession
 
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.errors import OptionError
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.options import Moment
 from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.planner.wait import wait_for
 from pyspark_theflash.types import TimeStamp
 
 
@@ -17,8 +22,9 @@ class SparkSnapshot:
         snapshot.create_views()
         spark.sql("SELECT ... FROM orders JOIN customers ...")
 
-    `options` are those of the source `theflash`, for every table. The store must be on this
-    machine.
+    `spark` may be a session of Spark Connect; the store must be on this machine, and at the same
+    path where Spark runs. A writer may go on meanwhile. Nothing is pinned: where garbage is
+    collected, `theflash pin` keeps the timestamp readable.
     """
 
     snapshot_ts: Final[TimeStamp]
@@ -28,27 +34,37 @@ class SparkSnapshot:
         spark: SparkSession,
         store: str | Path,
         snapshot_ts: int | None = None,
-        **options: str | bool | float,
+        *,
+        wait_for_ts: float = 0.0,
+        max_staleness: float | None = None,
+        **options: str | bool,
     ) -> None:
         """Without `snapshot_ts`: the newest that the store can answer.
 
+        Arguments are called like the options of the source `theflash`; `options` are those that
+        every table is read with, such as `zero_dates`.
+
         Raises:
+            OptionError: they contradict each other.
             StoreNotFoundError, NotCaughtUpError, SnapshotTooOldError: as `open_snapshot`.
         """
+        path = Path(store).absolute()
         wanted = None if snapshot_ts is None else TimeStamp(snapshot_ts)
-        with open_snapshot(Path(store), wanted) as snapshot:
+        moment = Moment(wanted, wait_for_ts, max_staleness)
+        wait_for(path, moment, clock=SystemClock(), fs=LocalFileSystem())
+        with open_snapshot(path, wanted) as snapshot:
             self.snapshot_ts = snapshot.snapshot_ts
             self._names = [table.full_name for table in snapshot.tables()]
-        self._spark, self._store, self._options = spark, str(Path(store).absolute()), options
+        self._spark, self._store, self._options = spark, str(path), options
 
     @property
     def tables(self) -> list[str]:
         """`db.table` of every table there is at the timestamp."""
         return list(self._names)
 
-    def table(self, name: str) -> DataFrame:
-        """A table, as `db.table`."""
-        reader = self._spark.read.format("theflash").options(**self._options)
+    def table(self, name: str, **options: str | bool) -> DataFrame:
+        """A table, as `db.table`; `options` are its own, such as `columns` and `where`."""
+        reader = self._spark.read.format("theflash").options(**{**self._options, **options})
         reader = reader.option("store", self._store).option("snapshot_ts", str(self.snapshot_ts))
         return reader.load(name)
 
@@ -56,6 +72,16 @@ class SparkSnapshot:
         """Make a temporary view of each table (`db.table`; None: of all), called as the table is.
 
         A view that is there already is replaced.
+
+        Raises:
+            OptionError: tables of two databases have one name; `table` tells them apart.
         """
+        views: dict[str, str] = {}
         for name in self._names if names is None else names:
-            self.table(name).createOrReplaceTempView(name.partition(".")[2])
+            view = name.partition(".")[2]
+            other = views.setdefault(view.lower(), name)
+            if other.lower() != name.lower():
+                raise OptionError("names", f"{other} and {name} would both be the view {view}")
+        for view, name in views.items():
+            quoted = view.replace("`", "``")
+            self.table(name).createOrReplaceTempView(f"`{quoted}`")

@@ -24,8 +24,7 @@ from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.options import ScanOptions
 from pyspark_theflash.planner.present import Presentation, ZeroDates
 from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.planner.wait import wait_until
-from pyspark_theflash.types import from_physical_ms
+from pyspark_theflash.planner.wait import wait_for
 
 
 class TheFlashDataSource(DataSource):
@@ -64,8 +63,8 @@ class TheFlashDataSource(DataSource):
 
 def _look_up(options: ScanOptions) -> ScanTarget:
     presentation = Presentation(ZeroDates(options.zero_dates), options.all_as_text)
-    _wait(options)
-    with open_snapshot(options.store, options.snapshot_ts) as snapshot:
+    wait_for(options.store, options.moment, clock=SystemClock(), fs=LocalFileSystem())
+    with open_snapshot(options.store, options.moment.snapshot_ts) as snapshot:
         plan = snapshot.plan(options.table, options.columns, presentation, options.where)
     return ScanTarget(
         options.store,
@@ -75,15 +74,3 @@ def _look_up(options: ScanOptions) -> ScanTarget:
         presentation,
         options.where,
     )
-
-
-def _wait(options: ScanOptions) -> None:
-    """Until the store has come to the moment that is asked for, if one is."""
-    clock = SystemClock()
-    wanted = options.snapshot_ts
-    if options.max_staleness_s is not None:
-        oldest_ms = clock.wall_ms() - int(options.max_staleness_s * 1000)
-        wanted = from_physical_ms(max(oldest_ms, 0))
-    if wanted is not None:
-        deadline_ms = clock.boottime_ms() + int(options.wait_s * 1000)
-        wait_until(options.store, wanted, deadline_ms, clock=clock, fs=LocalFileSystem())

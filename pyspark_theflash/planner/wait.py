@@ -7,11 +7,27 @@ from typing import Final
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.errors import NotCaughtUpError
 from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.options import Moment
 from pyspark_theflash.store.folder import open_manifest
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.types import TimeStamp, from_physical_ms
 
 LOOK_MS: Final = 50
+
+
+def wait_for(path: Path, moment: Moment, *, clock: Clock, fs: FileSystem) -> None:
+    """Return as soon as the store can answer at the moment, as it is wanted.
+
+    Raises:
+        NotCaughtUpError: it cannot in the time that may be waited.
+    """
+    wanted = moment.snapshot_ts
+    if moment.max_staleness_s is not None:
+        oldest_ms = clock.wall_ms() - int(moment.max_staleness_s * 1000)
+        wanted = from_physical_ms(max(oldest_ms, 0))
+    if wanted is not None:
+        deadline_ms = clock.boottime_ms() + int(moment.wait_s * 1000)
+        wait_until(path, wanted, deadline_ms, clock=clock, fs=fs)
 
 
 def wait_until(

@@ -8,20 +8,26 @@ from pathlib import Path
 import pytest
 
 from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.codec.time import IMPOSSIBLE_DAY
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 ROOT = Path(__file__).parents[2]
-T = table_info(1, "d.t", [id_column(), column("name", MySQLType.VARCHAR)])
+NAME = column("name", MySQLType.VARCHAR, collate="utf8mb4_bin")
+T = table_info(1, "d.t", [id_column(), NAME])
+DATES = table_info(2, "d.dates", [id_column(), column("day", MySQLType.DATE)])
+ROWS = {
+    T: [(1, 150, (1, "one")), (2, 160, (2, "two")), (1, 170, None)],
+    DATES: [(2, 150, (2, IMPOSSIBLE_DAY))],
+}
+TWO = {"id": 2, "name": "two"}
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     """What `tests.support.connect_reads` printed."""
     folder = tmp_path_factory.mktemp("connect")
-    StoreBuilder(folder / "store", T).publish(
-        200, {T: [(1, 150, (1, "one")), (2, 160, (2, "two")), (1, 170, None)]}
-    )
-    command = ["-m", "tests.support.connect_reads", str(folder / "store"), "d.t", str(folder)]
+    StoreBuilder(folder / "store", *ROWS).publish(200, ROWS)
+    command = ["-m", "tests.support.connect_reads", str(folder / "store"), str(folder)]
     done = subprocess.run(
         [sys.executable, *command],
         cwd=ROOT,
@@ -37,9 +43,17 @@ def found(tmp_path_factory):
 @pytest.mark.parametrize(
     ("read", "rows"),
     [
-        ("newest", [{"id": 2, "name": "two"}]),
+        ("newest", [TWO]),
         ("at_150", [{"id": 1, "name": "one"}]),
+        ("version_150", [{"id": 1, "name": "one"}]),
         ("names", [{"id": 1}, {"id": 2}]),
+        ("where", [{"id": 1, "name": "one"}]),
+        ("text", [{"id": "2", "name": "two"}]),
+        ("waited", [TWO]),
+        ("dates_null", [{"id": 2, "day": None}]),
+        ("dates_string", [{"id": 2, "day": "0000-00-00"}]),
+        ("joined", [{**TWO, "day": "0000-00-00"}]),
+        ("meddled", [1, 2, 1]),
     ],
 )
 def test_rows(found, read, rows):
@@ -52,6 +66,11 @@ def test_rows(found, read, rows):
     [
         ("above", "NotCaughtUpError: timestamp 999 is above resolved_ts 200"),
         ("no_store", "StoreNotFoundError: no store at /no/where"),
+        ("dates", "UnrepresentableValueError: column day: 0000-00-00 cannot be represented"),
+        ("contradiction", "OptionError: option 'versionAsOf': cannot be given together"),
+        ("unknown", "OptionError: option 'snapshotts': there is no such option"),
+        ("stale", "NotCaughtUpError: timestamp "),
+        ("write", "UnsupportedError: theflash, a replica that follows TiDB: writing with Spark"),
     ],
 )
 def test_errors_keep_their_name_and_text(found, read, text):

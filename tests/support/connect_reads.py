@@ -3,7 +3,7 @@
 A process of its own, because a Connect server is a plugin that a Spark session has from its start.
 Server and client share the process and talk over a loopback port that the system chooses.
 
-    python -m tests.support.connect_reads STORE TABLE FOLDER
+    python -m tests.support.connect_reads STORE FOLDER
 """
 
 import json
@@ -14,6 +14,8 @@ from typing import Any
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 from pyspark.sql.connect.session import SparkSession as ConnectSession
+
+from pyspark_theflash import SparkSnapshot
 
 
 def start_server(folder: str) -> int:
@@ -47,21 +49,51 @@ def error_of(action: Callable[[], object]) -> str:
     return "no error"
 
 
-def main(store: str, table: str, folder: str) -> None:
-    """Read a table in several ways."""
+def main(store: str, folder: str) -> None:
+    """Read tables in several ways."""
     url = f"sc://127.0.0.1:{start_server(folder)}"
     session = ConnectSession.builder.remote(url).create()
 
-    def rows(**options: str) -> list[dict[str, Any]]:
+    def rows(table: str = "d.t", **options: str) -> list[dict[str, Any]]:
         frame = session.read.format("theflash").options(**{"store": store, **options}).load(table)
         return [row.asDict() for row in frame.orderBy("id").collect()]
+
+    def joined() -> list[dict[str, Any]]:
+        snapshot = SparkSnapshot(session, store, 160, zero_dates="string")
+        snapshot.create_views()
+        query = "SELECT id, name, day FROM t JOIN dates USING (id) ORDER BY id"
+        return [row.asDict() for row in session.sql(query).collect()]
+
+    def meddled() -> list[int]:
+        session.conf.set("spark.sql.python.filterPushdown.enabled", "true")
+        frame = session.read.format("theflash").options(store=store, snapshot_ts="160").load("d.t")
+        frame.createOrReplaceTempView("both")
+        both = session.table("both")
+        return [both.where("id = 1").count(), both.count(), both.where("id = 2").count()]
+
+    def write() -> None:
+        frame = session.createDataFrame([(1,)], "id bigint")
+        frame.write.format("theflash").option("store", store).mode("append").save("d.t")
 
     found = {
         "newest": rows(),
         "at_150": rows(snapshot_ts="150"),
+        "version_150": rows(versionAsOf="150"),
         "names": rows(snapshot_ts="160", columns="id"),
+        "where": rows(snapshot_ts="160", where="name = 'one'"),
+        "text": rows(all_as_text="true"),
+        "waited": rows(snapshot_ts="200", wait_for_ts="1"),
+        "dates_null": rows("d.dates", zero_dates="null"),
+        "dates_string": rows("d.dates", zero_dates="string"),
+        "joined": joined(),
+        "meddled": meddled(),
         "above": error_of(lambda: rows(snapshot_ts="999")),
         "no_store": error_of(lambda: rows(store="/no/where")),
+        "dates": error_of(lambda: rows("d.dates")),
+        "contradiction": error_of(lambda: rows(snapshot_ts="150", versionAsOf="150")),
+        "unknown": error_of(lambda: rows(snapshotts="150")),
+        "stale": error_of(lambda: rows(max_staleness="60")),
+        "write": error_of(write),
     }
     sys.stdout.write(json.dumps(found))
     session.stop()

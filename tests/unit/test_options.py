@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pyspark_theflash.errors import OptionError
-from pyspark_theflash.options import SCAN_OPTIONS, ScanOptions, time_of_day
+from pyspark_theflash.options import SCAN_OPTIONS, Moment, ScanOptions, time_of_day
 from pyspark_theflash.types import MAX_TS, from_physical_ms, physical_ms
 
 LEAP_DAY_MS = 1_709_164_800_000
@@ -23,12 +23,23 @@ def test_defaults():
 
 def test_all_given():
     options = parse(snapshot_ts=" 470613569635876866 ", columns="id, name")
-    assert options == ScanOptions(Path("/s"), "d.t", 470613569635876866, ("id", "name"))
+    assert options == ScanOptions(Path("/s"), "d.t", Moment(470613569635876866), ("id", "name"))
     assert pickle.loads(pickle.dumps(options)) == options
 
 
+def test_all_of_the_rest():
+    options = parse(
+        versionAsOf="7", wait_for_ts="1.5", where=" id > 1 ", zero_dates="NULL", all_as_text="FALSE"
+    )
+    moment = Moment(7, 1.5)
+    assert options == ScanOptions(Path("/s"), "d.t", moment, None, "id > 1", "null", False)
+    assert parse(max_staleness="60", wait_for_ts="1").moment == Moment(None, 1.0, 60.0)
+
+
 def test_names_count_whatever_their_case():
-    assert ScanOptions.parse({"STORE": "/s", "Table": "d.t", "SNAPSHOT_TS": "5"}).snapshot_ts == 5
+    assert ScanOptions.parse({"STORE": "/s", "Table": "d.t", "SNAPSHOT_TS": "5"}).moment == Moment(
+        5
+    )
 
 
 def test_path_is_the_table():
@@ -58,7 +69,9 @@ def test_store_becomes_absolute():
     ],
 )
 def test_time(text, milliseconds):
-    assert parse(timestampAsOf=text).snapshot_ts == from_physical_ms(LEAP_DAY_MS + milliseconds)
+    assert parse(timestampAsOf=text).moment.snapshot_ts == from_physical_ms(
+        LEAP_DAY_MS + milliseconds
+    )
 
 
 def test_time_is_the_first_timestamp_of_its_millisecond():
@@ -94,6 +107,21 @@ def test_time_is_the_first_timestamp_of_its_millisecond():
         ({"store": "/s", "table": "d.t", "columns": "a,,b"}, "columns"),
         ({"store": "/s", "table": "d.t", "columns": "a,A"}, "columns"),
         ({"store": "/s", "table": "d.t", "snapshotts": "1"}, "snapshotts"),
+        ({"store": "/s", "table": "d.t", "where": " "}, "where"),
+        ({"store": "/s", "table": "d.t", "wait_for_ts": "soon"}, "wait_for_ts"),
+        ({"store": "/s", "table": "d.t", "wait_for_ts": "5"}, "wait_for_ts"),
+        ({"store": "/s", "table": "d.t", "max_staleness": "nan"}, "max_staleness"),
+        ({"store": "/s", "table": "d.t", "max_staleness": "inf"}, "max_staleness"),
+        (
+            {"store": "/s", "table": "d.t", "max_staleness": "5", "versionAsOf": "7"},
+            "max_staleness",
+        ),
+        ({"store": "/s", "table": "d.t", "zero_dates": "0"}, "zero_dates"),
+        ({"store": "/s", "table": "d.t", "all_as_text": "1"}, "all_as_text"),
+        (
+            {"store": "/s", "table": "d.t", "all_as_text": "true", "zero_dates": "NULL"},
+            "zero_dates",
+        ),
     ],
 )
 def test_mistakes_are_named(texts, key):
