@@ -57,11 +57,17 @@ def decode_pieces(reader: Reader, found: PiecesByID, columns: Sequence[ColumnSpe
         UnsupportedError: a type that TiDB does not store.
     """
     row_count = len(reader.starts)
+    if not row_count:
+        return DecodedRows(tuple(map(_no_values, columns)), frozenset())
     unknown = frozenset(found) - {spec.id for spec in columns}
     for column_id in unknown:
         _rows_present(reader, found[column_id], row_count)
     decoded = (assemble(reader, spec, found.get(spec.id, ()), row_count) for spec in columns)
     return DecodedRows(tuple(decoded), unknown)
+
+
+def _no_values(spec: ColumnSpec) -> DecodedColumn:
+    return DecodedColumn(nulls(0, arrow_type(spec.type)), None)
 
 
 def assemble(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.mvcc.project import ScanColumn, scan_column
 from pyspark_theflash.replication.changes import stored_columns
-from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.types import ColumnID, PhysicalTableID
 
@@ -19,11 +19,10 @@ class StoredColumns:
 
     def __init__(self, history: SchemaHistory, lineage: Lineage) -> None:
         self._lineage = lineage
-        self._owners: Final[dict[PhysicalTableID, list[TableInfo]]] = defaultdict(list)
+        self._owners: Final[dict[PhysicalTableID, list[TableEvent]]] = defaultdict(list)
         for event in history.events:
-            if event.table is not None:
-                for physical_id in event.table.physical_ids:
-                    self._owners[physical_id].append(event.table)
+            for physical_id in event.physical_ids:
+                self._owners[physical_id].append(event)
 
     @property
     def physical_ids(self) -> Sequence[PhysicalTableID]:
@@ -33,7 +32,8 @@ class StoredColumns:
     def of(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
         """Each column as its newest definition has it."""
         newest: dict[ColumnID, tuple[TableInfo, ColumnInfo]] = {}
-        for table in self._owners.get(physical_id, ()):
+        tables = (event.table for event in self._owners.get(physical_id, ()))
+        for table in filter(None, tables):
             newest.update((column.id, (table, column)) for column in stored_columns(table))
         return [
             scan_column(table, column, self._lineage.source_of(table.id))

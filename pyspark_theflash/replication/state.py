@@ -244,7 +244,7 @@ class WriterState:
             and move_record(move).key not in self._done_moves
         ]
         is_stored = history is self._stored_history
-        self._new_schema = () if is_stored else tuple(schema_records(history))
+        self._new_schema = () if is_stored else tuple(schema_records(history, self._stored_history))
 
     def _start_pairing(self, spill: Spill | None) -> Pairing:
         """Pending transactions that an interrupted run has finished since are done."""

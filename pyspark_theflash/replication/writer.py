@@ -141,6 +141,7 @@ class Writer:
                 self._apply(limit, source)
 
     def _apply(self, limit: TimeStamp, source: EntitySource | None = None) -> None:
+        """Apply what is resolved, if anything is."""
         resolved_ts = min(self._state.pairing.resolved_ts, limit)
         if not self._state.pairing.has_resolved(resolved_ts):
             return
@@ -154,11 +155,11 @@ class Writer:
             self._applier.compact()
 
     def _finish(self, limit: TimeStamp, position: str | None) -> None:
-        """Apply everything resolved and keep the rest for the next run."""
-        self._apply(limit)
-        if self._state.has_news(position):
-            resolved_ts = min(self._state.pairing.resolved_ts, limit)
-            self._applier.apply([], resolved_ts, keep_pending=True, position=position)
+        """Apply what is resolved and keep the rest for the next run, in one publication."""
+        resolved_ts = min(self._state.pairing.resolved_ts, limit)
+        transactions = self._state.pairing.take_resolved(resolved_ts)
+        if transactions or self._state.has_news(position):
+            self._applier.apply(transactions, resolved_ts, keep_pending=True, position=position)
         self._applier.compact()
 
     def _check_overlap(self, newest: TimeStamp) -> None:

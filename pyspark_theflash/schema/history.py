@@ -41,9 +41,11 @@ from typing import Final, TypeGuard
 
 from pyspark_theflash.errors import SchemaConflictError, SchemaOutdatedError, TableNotFoundError
 from pyspark_theflash.schema.model import TableInfo, parse_table_info
-from pyspark_theflash.types import MAX_TS, SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.types import MAX_TS, PhysicalTableID, SchemaVersion, TableID, TimeStamp
 
 SYSTEM_DATABASES: Final = frozenset({"mysql"})
+_PARTITIONED: Final = '"partition":{'
+"""In the JSON of a table with partitions; within a text its quotes would be escaped."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,8 @@ class UnreadTable:
     read_text: Callable[[], str]
 
     def read(self) -> TableInfo:
-        return parse_table_info(self.db, json.loads(self.read_text()))
+        text = self.read_text()
+        return parse_table_info(self.db, json.loads(text), text)
 
 
 class TableEvent:
@@ -65,7 +68,7 @@ class TableEvent:
     thousands of them, of which a scan needs one.
     """
 
-    __slots__ = ("_table", "db", "name", "table_id", "ts")
+    __slots__ = ("_physical_ids", "_table", "db", "name", "table_id", "ts")
 
     def __init__(
         self, ts: TimeStamp, db: str, table_id: TableID, table: TableInfo | UnreadTable | None
@@ -75,6 +78,7 @@ class TableEvent:
         self.table_id: Final = table_id
         self.name: Final = None if table is None else table.name
         self._table = table
+        self._physical_ids: Sequence[PhysicalTableID] | None = None
 
     @property
     def table(self) -> TableInfo | None:
@@ -88,6 +92,18 @@ class TableEvent:
         if isinstance(self._table, UnreadTable):
             return self._table.read_text()
         return None if self._table is None else self._table.json_text
+
+    @property
+    def physical_ids(self) -> Sequence[PhysicalTableID]:
+        """Where the table's rows are; without reading a definition that has no partitions."""
+        if self._physical_ids is None:
+            self._physical_ids = self._find_physical_ids()
+        return self._physical_ids
+
+    def _find_physical_ids(self) -> Sequence[PhysicalTableID]:
+        if isinstance(self._table, UnreadTable) and _PARTITIONED not in self._table.read_text():
+            return (PhysicalTableID(self.table_id),)
+        return () if self.table is None else self.table.physical_ids
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, TableEvent) and self._identity() == other._identity()

@@ -9,7 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
@@ -186,8 +186,10 @@ class TableInfo:
         return tuple(d.id for d in self.partition.definitions)
 
 
-def parse_table_info(db: str, info: Mapping[str, Any]) -> TableInfo:
-    """TiDB's TableInfo JSON as a value.
+def parse_table_info(
+    db: str, info: Mapping[str, Any], json_text: str | None = None
+) -> TableInfo:
+    """TiDB's TableInfo JSON as a value; `json_text` is what `info` was read from, if it is kept.
 
     Raises:
         SchemaFileError: the JSON is not a TableInfo.
@@ -202,7 +204,7 @@ def parse_table_info(db: str, info: Mapping[str, Any]) -> TableInfo:
             is_common_handle=bool(info.get("is_common_handle", False)),
             primary_key=_primary_key(info),
             partition=_partition(info.get("partition")),
-            json_text=json.dumps(info, separators=(",", ":"), ensure_ascii=False),
+            json_text=_canonical(info) if json_text is None else json_text,
             state=info.get("state", STATE_PUBLIC),
             is_view=bool(info.get("view")),
             is_sequence=bool(info.get("sequence")),
@@ -213,20 +215,19 @@ def parse_table_info(db: str, info: Mapping[str, Any]) -> TableInfo:
         ) from error
 
 
+def _canonical(info: Mapping[str, Any]) -> str:
+    return json.dumps(info, separators=(",", ":"), ensure_ascii=False)
+
+
 def _column(info: Mapping[str, Any]) -> ColumnInfo:
     tp = info["type"]
+    elems = tuple(tp["Elems"] or ())
     return ColumnInfo(
         id=ColumnID(info["id"]),
         name=info["name"]["O"],
         offset=info["offset"],
-        type=FieldType(
-            tp=MySQLType(tp["Tp"]),
-            flag=tp["Flag"],
-            flen=tp["Flen"],
-            decimal=tp["Decimal"],
-            charset=tp["Charset"],
-            collate=tp["Collate"],
-            elems=tuple(tp["Elems"] or ()),
+        type=_field_type(
+            tp["Tp"], tp["Flag"], tp["Flen"], tp["Decimal"], tp["Charset"], tp["Collate"], elems
         ),
         state=info["state"],
         origin_default=_text(info.get("origin_default")),
@@ -238,6 +239,14 @@ def _column(info: Mapping[str, Any]) -> ColumnInfo:
         comment=info.get("comment") or "",
         changing_offset=(info.get("change_state_info") or {}).get("relative_col_offset"),
     )
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _field_type(
+    tp: int, flag: int, flen: int, decimal: int, charset: str, collate: str, elems: tuple[str, ...]
+) -> FieldType:
+    """The same value for the same type: tables have many columns and few types."""
+    return FieldType(MySQLType(tp), flag, flen, decimal, charset, collate, elems)
 
 
 def _text(value: object) -> str | None:

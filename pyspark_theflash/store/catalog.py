@@ -27,8 +27,12 @@ _SPAN_KEY: Final = "span"
 _END_OF_HEAD: Final = b"\n"
 
 
-def schema_records(history: SchemaHistory) -> list[Record]:
-    """The history as records: one an event, and one for the time it covers."""
+def schema_records(history: SchemaHistory, stored: SchemaHistory | None = None) -> list[Record]:
+    """The history as records: one an event, and one for the time it covers.
+
+    Of a history that continues the `stored` one, only those that the store does not have.
+    """
+    first = 0 if stored is None else len(stored.events)
     span = {
         "start_ts": history.start_ts,
         "end_ts": history.end_ts,
@@ -36,7 +40,7 @@ def schema_records(history: SchemaHistory) -> list[Record]:
     }
     events = [
         Record(SCHEMA_KIND, f"event-{number:08d}", pack_event(event))
-        for number, event in enumerate(history.events)
+        for number, event in enumerate(history.events[first:], first)
     ]
     return [*events, Record(SCHEMA_KIND, _SPAN_KEY, json.dumps(span).encode())]
 
