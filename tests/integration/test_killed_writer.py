@@ -1,50 +1,222 @@
-"""The writer killed (-9) at any moment of a run: what is left is a prefix, and the rest applies."""
+"""The writer killed (-9) at any moment: what is left is a prefix, and the rest applies.
 
+After each death every answer that the store says it can give is right, the files agree with each
+other and with the manifest, and nothing that was acknowledged is gone. When all has been applied,
+the answers are all of TiDB's, and the next history begins, until the rounds are over.
+"""
+
+import json
+import logging
 import random
-import signal
-import subprocess
-import sys
+from collections import Counter
+from contextlib import closing
+from itertools import count
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.planner.snapshot import read_progress
-from tests.support.workloads import Workload, check_answers, workload
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.errors import SnapshotTooOldError, StoreNotFoundError
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
+from pyspark_theflash.store.command import Mailbox, Verb
+from pyspark_theflash.store.folder import open_manifest, read_identity
+from pyspark_theflash.store.progress import Progress
+from pyspark_theflash.types import TimeStamp
+from tests.support.feeds import Feed, GrowingFolder, Tidb, WholeFile, messages
+from tests.support.victims import (
+    Victim,
+    files_known,
+    files_on_disk,
+    run_command,
+    run_writer,
+    traces,
+)
+from tests.support.workloads import check_answers, workload
 
-PROJECT = Path(__file__).parents[2]
+FS, CLOCK = LocalFileSystem(), SystemClock()
+COMMAND_MS = 20_000
+START = Progress(TimeStamp(0), TimeStamp(0))
+_log = logging.getLogger(__name__)
 
 
-def run_for(seconds: float, arguments: list[str]) -> int:
-    """Start the writer in a process of its own and kill it after a while; its status."""
-    command = [sys.executable, "-m", "pyspark_theflash.cli.main", "writer", *arguments]
-    with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.DEVNULL) as process:
+class Kind(NamedTuple):
+    """A kind of writer, how long it lives in milliseconds, and how many of TiDB's answers it is to
+    reach."""
+
+    workload: str
+    feed: str
+    lives_ms: tuple[int, int]
+    gather_bytes: int | None = None
+    has_commands: bool = False
+    moments: int | None = None
+
+
+KINDS = {
+    "large batches": Kind("tpch", "file", (300, 1500)),
+    "small batches": Kind("bank", "file", (200, 1500), 300_000),
+    "ddl": Kind("ddl", "file", (200, 1500), 400_000),
+    "base": Kind("tpcc", "file", (30, 500), 2_000_000),
+    "folder": Kind("bank", "folder", (50, 1500), 150_000),
+    "commands": Kind("bank", "folder", (50, 1500), 150_000, has_commands=True),
+    "spool": Kind("ddl", "spool", (50, 1500), 400_000),
+    "spool and commands": Kind("bank", "spool", (50, 1500), 150_000, has_commands=True),
+    "quick": Kind("bank", "folder", (50, 500), 50_000, has_commands=True, moments=3),
+}
+
+
+class History:
+    """One store, from its making until all of a workload is in it."""
+
+    def __init__(self, kind: Kind, folder: Path, rng: random.Random, feed_s: float) -> None:
+        folder.mkdir()
+        self.chosen, self._kind, self._rng = workload(kind.workload), kind, rng
+        self._times = sorted({a.snapshot_ts for a in self.chosen.answers()})[: kind.moments]
+        self._until_ts = self.chosen.end_ts if kind.moments is None else self._times[-1]
+        self._answers = [a for a in self.chosen.answers() if a.snapshot_ts <= self._until_ts]
+        self.store, self._notes = folder / "store", folder / "acknowledged"
+        self._notes.touch()
+        self._seen = START
+        assert main(["init", str(self.store)]) == 0
+        self.feed = self._feed(folder, feed_s)
+        base = ["--base", str(self.chosen.base)] if self.chosen.base else []
+        self._arguments = [
+            *(str(self.store), "--schema", f"file:{self.chosen.schema}", "--wait", "10"),
+            *("--until-ts", str(self._until_ts), *base),
+            *self.feed.arguments,
+        ]
+
+    def live_and_die(self) -> bool:
+        """One writer; whether it was killed before its end."""
+        if self._kind.has_commands:
+            self._ask()
+        was_killed = self._writer().kill_after(self._rng.uniform(*self._kind.lives_ms))
+        self.check()
+        return was_killed
+
+    def finish(self) -> None:
+        """A writer that nobody kills."""
+        self.feed.finish()
+        self._writer().join()
+        self.feed.stop()
+        self.check()
+        wanted = [a for a in self._answers if a.snapshot_ts >= self._seen.oldest_ts]
+        assert self._seen.resolved_ts == self._until_ts
+        assert check_answers(self.store, wanted) == len(wanted) > 0
+        assert files_on_disk(self.store) == files_known(self.store)
+
+    def check(self) -> None:
+        """Nothing acknowledged is gone, and what the store says it can answer is right."""
+        with closing(_reader(self.store)) as reader:
+            view = reader.read([])
+            acknowledged = self._notes.read_text().split()
+            assert view.generation >= int(acknowledged[-1] if acknowledged else 0)
+            assert list(reader.check(view)) == []
+        now = read_progress(self.store) or START
+        assert now.oldest_ts >= self._seen.oldest_ts
+        assert now.resolved_ts >= self._seen.resolved_ts
+        self._seen = now
+        self._check_answers(now)
+        if self._kind.workload == "bank" and now is not START:
+            self._check_money(now)
+
+    def _check_answers(self, now: Progress) -> None:
+        readable = [a for a in self._answers if now.oldest_ts <= a.snapshot_ts <= now.resolved_ts]
+        chosen = self._rng.sample(readable, min(len(readable), 6))
+        wanted = {id(a): a for a in [*chosen, *readable[-6:]]}
+        check_answers(self.store, sorted(wanted.values(), key=lambda a: a.snapshot_ts))
+
+    def _check_money(self, now: Progress) -> None:
+        """No transaction is there by half, at any moment."""
+        total = json.loads((self.chosen.folder / "invariant.json").read_text())["total"]
+        moments = [self._rng.randint(now.oldest_ts, now.resolved_ts) for _ in range(2)]
+        for ts in (now.oldest_ts, now.resolved_ts, *moments):
+            with open_snapshot(self.store, TimeStamp(ts)) as snapshot:
+                assert total == sum(
+                    sum(batch.column("balance").to_pylist())
+                    for table in snapshot.tables()
+                    for batch in snapshot.scan(table.full_name, ["balance"])
+                )
+        if now.oldest_ts > self._times[0]:
+            with pytest.raises(SnapshotTooOldError):
+                open_snapshot(self.store, TimeStamp(now.oldest_ts - 1))
+
+    def _ask(self) -> None:
+        """Leave some commands, for whoever holds the lock next."""
+        past = [ts for ts in self._times if ts <= self._seen.resolved_ts]
+        with closing(open_manifest(self.store, FS)) as manifest:
+            mailbox = Mailbox(manifest, CLOCK)
+            if len(past) > 1:
+                mailbox.ask(Verb.GC, past[-2], COMMAND_MS)
+            mailbox.ask(Verb.COMPACT, None, COMMAND_MS)
+            mailbox.ask(Verb.INTERVAL, self._rng.choice([15, 25]), COMMAND_MS)
+
+    def _feed(self, folder: Path, seconds: float) -> Feed:
+        if self._kind.feed == "file":
+            return WholeFile(self.chosen)
+        content = messages(self.chosen, self._until_ts)
+        if self._kind.feed == "spool":
+            return Tidb(content, folder / "pump.sock")
+        return GrowingFolder(content, folder / "binlog", seconds, self._rng)
+
+    def _writer(self) -> Victim:
+        return Victim(run_writer, self._arguments, self._notes, self._kind.gather_bytes)
+
+
+def _reader(store: Path) -> registry.EngineReader:
+    return registry.open_reader(store, read_identity(store, FS), FS, CLOCK)
+
+
+def rounds_of(kind: Kind, rounds: int, folder: Path) -> Counter[str]:
+    """So many lives of writers; what was seen."""
+    rng, figures = random.Random(rounds), Counter[str]()
+    lives = iter(range(rounds))
+    for number in count():
+        history = History(kind, folder / f"{number}", rng, feed_s=rounds * 0.8)
         try:
-            return process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return process.wait()
+            for _ in lives:
+                figures["rounds"] += 1
+                if not history.live_and_die():
+                    break
+                figures["killed"] += 1
+                figures.update(traces(history.store))
+            else:
+                history.finish()
+                return figures
+            history.finish()
+        finally:
+            history.feed.stop()
+        figures["histories"] += 1
+    raise AssertionError
 
 
 @pytest.mark.parametrize(
-    ("name", "rounds"), [("tpch", 4), pytest.param("bank", 30, marks=pytest.mark.slow)]
+    ("name", "rounds"),
+    [
+        ("quick", 5),
+        *(pytest.param(name, 40, marks=pytest.mark.slow) for name in KINDS if name != "quick"),
+    ],
 )
 def test_a_killed_writer_leaves_a_prefix(name: str, rounds: int, tmp_path: Path) -> None:
-    chosen, store = workload(name), tmp_path / "store"
-    assert main(["init", str(store)]) == 0
-    rng = random.Random(rounds)
-    killed = 0
-    for _ in range(rounds):
-        status = run_for(rng.uniform(0.3, 1.5), chosen.writer_arguments(store))
-        killed += status == -signal.SIGKILL
-        check_prefix(chosen, store)
+    figures = rounds_of(KINDS[name], rounds, tmp_path)
+    _log.info("%s: %s", name, dict(figures))
+    assert figures["died with the writer's lock"] >= rounds // 2
+
+
+@pytest.mark.parametrize("rounds", [5, pytest.param(60, marks=pytest.mark.slow)])
+def test_a_killed_init_leaves_a_store_or_none(rounds: int, tmp_path: Path) -> None:
+    rng, killed = random.Random(rounds), 0
+    for number in range(rounds):
+        store = tmp_path / f"{number}"
+        killed += Victim(run_command, ["init", str(store)]).kill_after(rng.uniform(0, 30))
+        try:
+            read_identity(store, FS)
+        except StoreNotFoundError:
+            assert main(["init", str(store)]) == 0
+        with closing(_reader(store)) as reader:
+            assert reader.read([]).generation == 1
     assert killed
-    assert run_for(600, chosen.writer_arguments(store)) == 0
-    check_answers(store, chosen.answers())
 
-
-def check_prefix(chosen: Workload, store: Path) -> None:
-    """Whatever the store says it can answer is right."""
-    progress = read_progress(store)
-    resolved_ts = progress.resolved_ts if progress else 0
-    check_answers(store, [a for a in chosen.answers() if a.snapshot_ts <= resolved_ts][-10:])

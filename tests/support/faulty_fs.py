@@ -28,11 +28,17 @@ class Failure(Enum):
 
 
 class FaultyFileSystem(LocalFileSystem):
-    """The local file system, of which call number `fail_at` (from 0) and all later ones fail."""
+    """The local file system, of which call number `fail_at` (from 0) and all later ones fail.
 
-    def __init__(self, failure: Failure, fail_at: int | None = None) -> None:
-        self._failure, self._fail_at = failure, fail_at
+    If it is not `lasting`, only the first call fails that is of a kind that does.
+    """
+
+    def __init__(
+        self, failure: Failure, fail_at: int | None = None, *, lasting: bool = True
+    ) -> None:
+        self._failure, self._fail_at, self._lasting = failure, fail_at, lasting
         self.calls: list[str] = []
+        self.failed = 0
 
     def fail_from_now(self) -> None:
         """The next call is the first that fails."""
@@ -85,7 +91,8 @@ class FaultyFileSystem(LocalFileSystem):
         self.calls.append(name)
         if self._fail_at is None or len(self.calls) <= self._fail_at:
             return
-        if name in self._failure.calls:
+        if name in self._failure.calls and (self._lasting or not self.failed):
+            self.failed += 1
             number = errno.ENOSPC if self._failure is Failure.FULL else errno.EIO
             raise OSError(number, os.strerror(number), name)
 

@@ -1,0 +1,103 @@
+"""What a power cut would leave of a folder: what was synced, and nothing else.
+
+A killed process loses nothing that it has written, so killing shows no missing fsync. Here every
+fsync is watched: a file's content is durable as of its last one, a folder's entries as of its own.
+SQLite syncs by itself; its files are taken as they stand.
+"""
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from unittest.mock import patch
+
+from pyspark_theflash.store.manifest import DATABASE
+
+_OWN_SYNC = (DATABASE, f"{DATABASE}-wal")
+_NOT_KEPT = f"{DATABASE}-shm"
+
+
+class Power:
+    """Watches all below `root`, which is durable as it stands at construction.
+
+    At each `step`th fsync, and by `look`, it puts what would be left into new folders below
+    `target` and hands them to `check`.
+    """
+
+    def __init__(
+        self, root: Path, target: Path, check: Callable[[Path], object], step: int = 1
+    ) -> None:
+        self._root, self._target, self._check, self._step = root, target, check, step
+        self._contents: dict[int, bytes] = {}
+        self._entries: dict[int, dict[str, int]] = {}
+        self._held: list[int] = []
+        self._is_looking = False
+        self.syncs = self.cuts = 0
+        target.mkdir()
+        for path in [root, *root.rglob("*")]:
+            self._synced(path)
+
+    @contextmanager
+    def watched(self) -> Iterator["Power"]:
+        """Within the block, every fsync of this process is seen."""
+        fsync = os.fsync
+
+        def watch(fd: int) -> None:
+            if self._is_looking:
+                return fsync(fd)
+            if self.syncs % self._step == 0:
+                self.look()
+            fsync(fd)
+            self.syncs += 1
+            inode = os.fstat(fd).st_ino
+            for path in [self._root, *self._root.rglob("*")]:
+                if path.stat().st_ino == inode:
+                    self._synced(path)
+                    # Held open, so that no other file gets its number.
+                    self._held.append(os.dup(fd))
+
+        try:
+            with patch.object(os, "fsync", watch):
+                yield self
+        finally:
+            for fd in self._held:
+                os.close(fd)
+
+    def look(self) -> None:
+        """Check what would be left now.
+
+        Entries of folders that were not synced may have reached the disk all the same, their
+        files' contents not; or they may not.
+        """
+        self._is_looking = True
+        for keeps_entries in (False, True):
+            image = self._target / f"{self.cuts}"
+            self._restore(self._root, image, keeps_entries=keeps_entries)
+            self.cuts += 1
+            self._check(image)
+            shutil.rmtree(image)
+        self._is_looking = False
+
+    def _synced(self, path: Path) -> None:
+        found = path.stat()
+        if stat.S_ISDIR(found.st_mode):
+            self._entries[found.st_ino] = {e.name: e.inode() for e in os.scandir(path)}
+        else:
+            self._contents[found.st_ino] = path.read_bytes()
+
+    def _restore(self, folder: Path, target: Path, *, keeps_entries: bool) -> None:
+        target.mkdir()
+        entries = dict(self._entries.get(folder.stat().st_ino, {}))
+        for path in folder.iterdir():
+            if keeps_entries or path.name in _OWN_SYNC:
+                entries[path.name] = path.stat().st_ino
+        for name, inode in entries.items():
+            path = folder / name
+            if name in _OWN_SYNC and path.exists():
+                (target / name).write_bytes(path.read_bytes())
+            elif path.is_dir():
+                self._restore(path, target / name, keeps_entries=keeps_entries)
+            elif name != _NOT_KEPT:
+                (target / name).write_bytes(self._contents.get(inode, b""))

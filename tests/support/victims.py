@@ -1,0 +1,163 @@
+"""Writers in processes of their own, to be killed.
+
+They are forked from one process that has imported everything, which takes some milliseconds
+instead of a second, so that a test can afford hundreds of them.
+"""
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from functools import partial
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Final
+from unittest.mock import patch
+
+from pyspark_theflash.binlog.spool import Spool
+from pyspark_theflash.cli.main import main
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import Publication
+from pyspark_theflash.engine.magic import engine as magic
+from pyspark_theflash.engine.magic.compaction import Limits
+from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile
+from pyspark_theflash.engine.magic.layout import RETIRED_KIND
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.replication import applier, writer
+from pyspark_theflash.store.folder import DATA_FOLDER, read_identity
+from pyspark_theflash.store.manifest import ACK, SCRATCH_ACK
+from pyspark_theflash.store.writer_lock import LOCK_FILE
+from pyspark_theflash.types import Generation
+
+SMALL: Final = Limits(
+    region_rows=300, deltas=3, most_deltas=8, layer_rows=30, layers=3, commit_rows=1200
+)
+_FS, _CLOCK = LocalFileSystem(), SystemClock()
+_context = multiprocessing.get_context("forkserver")
+# pyarrow imports pandas, where it is installed, when it first makes an array.
+_context.set_forkserver_preload([__name__, "pyspark_theflash.server.pump", "pandas"])
+
+
+class Victim:
+    """A process that runs `target(*arguments)` from construction on."""
+
+    def __init__(self, target: Callable[..., object], *arguments: object) -> None:
+        receiver, sender = _context.Pipe(duplex=False)
+        self._process = _context.Process(
+            target=_run, args=(sender, target, arguments), daemon=True
+        )
+        self._process.start()
+        sender.close()
+        with contextlib.suppress(EOFError):
+            receiver.recv()  # it has begun
+        receiver.close()
+
+    @property
+    def pid(self) -> int:
+        """The process's number."""
+        assert self._process.pid is not None
+        return self._process.pid
+
+    def kill_after(self, duration_ms: float) -> bool:
+        """Kill it unless it ends by itself before; whether it was killed.
+
+        Raises `AssertionError` if it has failed.
+        """
+        self._process.join(duration_ms / 1000)
+        self._process.kill()
+        self._process.join()
+        assert self._process.exitcode in (0, -signal.SIGKILL), self._process.exitcode
+        return self._process.exitcode != 0
+
+    def is_alive(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.is_alive()
+
+    def join(self) -> None:
+        """Wait for its end, which must be a good one."""
+        self._process.join(600)
+        assert self._process.exitcode == 0, self._process.exitcode
+
+
+def _run(started: Connection, target: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    started.close()
+    target(*arguments)
+
+
+def run_command(arguments: list[str]) -> None:
+    """A victim's target: a command line of `theflash`, its output thrown away."""
+    with open(os.devnull, "w") as nothing, contextlib.redirect_stdout(nothing):
+        status = main(arguments)
+    sys.exit(status)
+
+
+def run_writer(arguments: list[str], acknowledged: Path, gather_bytes: int | None) -> None:
+    """A victim's target: a writer that notes in a file each generation that it is told is durable.
+
+    With `gather_bytes` it publishes, compacts and divides often.
+    """
+    _note_generations(acknowledged)
+    if gather_bytes is not None:
+        small_steps(gather_bytes)
+    run_command(["writer", *arguments])
+
+
+def small_steps(gather_bytes: int) -> None:
+    """Make writers of this process publish, compact and divide often, for good."""
+    for module, name, value in (
+        (writer, "GATHER_BYTES", gather_bytes),
+        (applier, "BATCH_BYTES", gather_bytes // 2),
+        (magic, "Limits", partial(Limits, **{f: getattr(SMALL, f) for f in SMALL.__slots__})),
+    ):
+        patch.object(module, name, value).start()
+    patch.dict(Spool.__init__.__kwdefaults__ or {}, file_bytes=5 * gather_bytes).start()
+
+
+def _note_generations(path: Path) -> None:
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    publish = magic.MagicEngine.publish
+
+    def noted(engine: magic.MagicEngine, publication: Publication) -> Generation:
+        generation = publish(engine, publication)
+        os.write(fd, f"{generation}\n".encode())
+        return generation
+
+    patch.object(magic.MagicEngine, "publish", noted).start()
+
+
+def traces(store: Path) -> Counter[str]:
+    """What the death of a writer has left half done."""
+    with closing(registry.open_reader(store, read_identity(store, _FS), _FS, _CLOCK)) as reader:
+        view = reader.read([RETIRED_KIND])
+    unnamed = files_on_disk(store) - files_known(store)
+    acknowledged = int.from_bytes((store / ACK).read_bytes()[:8], "little")
+    return Counter(
+        {
+            "died with the writer's lock": int((store / LOCK_FILE).stat().st_size > 0),
+            "files without a commit": int(bool(unnamed)),
+            "an ack without a commit": int(
+                (store / SCRATCH_ACK).exists() and view.generation == acknowledged
+            ),
+            "a commit without an ack": int(view.generation > acknowledged),
+            "retired files": int(bool(view.of_kind(RETIRED_KIND))),
+        }
+    )
+
+
+def files_on_disk(store: Path) -> set[str]:
+    """The data files that are there."""
+    data = store / DATA_FOLDER
+    return {p.relative_to(data).as_posix() for p in data.rglob("*") if p.is_file()}
+
+
+def files_known(store: Path) -> set[str]:
+    """The data files that the manifest names, those that may go included."""
+    with closing(registry.open_reader(store, read_identity(store, _FS), _FS, _CLOCK)) as reader:
+        view = reader.read([FILE_KIND, RETIRED_KIND])
+    named = {DataFile.from_json(body).path for body in view.of_kind(FILE_KIND).values()}
+    return named | set(view.of_kind(RETIRED_KIND))
