@@ -142,7 +142,7 @@ class PumpSource:
         return decode_entities(pulled.payload, where, pulled.offset, merged=pulled.merged)
 
     def _open(self, connect_ms: int) -> PullStream:
-        suffix, offset = _parse_position(self._taken)
+        suffix, offset = parse_position(self._taken)
         self._stream = PullStream(
             self._address,
             PullRequest(self._cluster_id, suffix, offset),
@@ -154,7 +154,8 @@ class PumpSource:
         return self._stream
 
 
-def _parse_position(text: str | None) -> tuple[int, int]:
+def parse_position(text: str | None) -> tuple[int, int]:
+    """(suffix, offset) of a position; the start for None. Raises `OptionError`."""
     if text is None:
         return 0, 0
     suffix, _, offset = text.partition(":")

@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Final
 
 from pyspark_theflash.client.pd import PDClient
+from pyspark_theflash.codec.document import SHAPE_ERRORS, load, text
 from pyspark_theflash.errors import OtherPumpError, PDRefusedError
 from pyspark_theflash.types import TimeStamp
 
@@ -65,6 +66,6 @@ class PumpRegistry:
 
 def _state(key: str, value: bytes) -> str:
     try:
-        return str(json.loads(value)["state"])
-    except (ValueError, KeyError, TypeError) as error:
+        return text(load(value)["state"])
+    except SHAPE_ERRORS as error:
         raise PDRefusedError("etcd", f"{key[:200]} is not the status of a pump") from error

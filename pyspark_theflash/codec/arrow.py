@@ -24,10 +24,19 @@ from typing import Final
 
 import pyarrow as pa
 
-from pyspark_theflash.codec.field_type import STRING_TYPES, FieldType, MySQLType
+from pyspark_theflash.codec.field_type import (
+    DATETIME_TYPES,
+    STRING_TYPES,
+    FieldType,
+    MySQLType,
+)
 from pyspark_theflash.errors import UnsupportedError
 
 DECIMAL128_DIGITS: Final = 38
+MAX_PRECISION: Final = 65
+MAX_SCALE: Final = 30
+_MAX_FSP: Final = 6
+_MAX_BITS: Final = 64
 # DECIMAL without a length, as MySQL defines it.
 _DEFAULT_PRECISION, _DEFAULT_SCALE = 10, 0
 
@@ -66,9 +75,11 @@ def arrow_type(field_type: FieldType) -> pa.DataType:
     """The Arrow type that holds every value of a TiDB type.
 
     Raises:
-        UnsupportedError: the type has none (`NULL`, or a type byte of a later TiDB).
+        UnsupportedError: the type has none (`NULL`, a type byte of a later TiDB, or a size that no
+            TiDB gives it).
     """
     tp = field_type.tp
+    _check_size(field_type)
     if tp in _SIGNED:
         return (_UNSIGNED if field_type.is_unsigned else _SIGNED)[tp]
     if tp in STRING_TYPES:
@@ -81,9 +92,27 @@ def arrow_type(field_type: FieldType) -> pa.DataType:
 
 
 def decimal_type(field_type: FieldType) -> pa.DataType:
-    """decimal128 or decimal256 for DECIMAL(flen, decimal)."""
+    """decimal128 or decimal256 for DECIMAL(flen, decimal).
+
+    Raises:
+        UnsupportedError: there is no such DECIMAL.
+    """
     precision = field_type.flen if field_type.flen > 0 else _DEFAULT_PRECISION
     scale = field_type.decimal if field_type.decimal >= 0 else _DEFAULT_SCALE
+    if not scale <= precision <= MAX_PRECISION or scale > MAX_SCALE:
+        raise UnsupportedError(f"DECIMAL({precision}, {scale})", "column")
     if precision <= DECIMAL128_DIGITS:
         return pa.decimal128(precision, scale)
     return pa.decimal256(precision, scale)
+
+
+def _check_size(field_type: FieldType) -> None:
+    """Raise for what others rely on: digits of a second, bits and elements of a number."""
+    tp = field_type.tp
+    times = tp == MySQLType.TIME or tp in DATETIME_TYPES
+    if times and field_type.fsp > _MAX_FSP:
+        raise UnsupportedError(f"{tp.name}({field_type.fsp})", "column")
+    if tp == MySQLType.BIT and field_type.flen > _MAX_BITS:
+        raise UnsupportedError(f"BIT({field_type.flen})", "column")
+    if tp == MySQLType.SET and len(field_type.elems) > _MAX_BITS:
+        raise UnsupportedError(f"a SET of {len(field_type.elems)} elements", "column")

@@ -26,11 +26,9 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from pyspark_theflash.codec.array import ArrowArray, fixed_width, nulls, primitive, take
-from pyspark_theflash.codec.arrow import DECIMAL128_DIGITS
+from pyspark_theflash.codec.arrow import DECIMAL128_DIGITS, MAX_PRECISION, MAX_SCALE
 from pyspark_theflash.codec.reader import Mask, Positions, Reader, Words, groups
 
-MAX_PRECISION: Final = 65
-MAX_FRACTION: Final = 30
 _GROUP_DIGITS: Final = 9
 _GROUP_BYTES: Final = (0, 1, 1, 2, 2, 3, 3, 4, 4, 4)
 _INT64_DIGITS: Final = 18
@@ -65,7 +63,7 @@ def _sizes() -> npt.NDArray[np.int64]:
     """Bytes of a decimal, header included, by `precision | fraction << 8`; 0 for no decimal."""
     table = np.zeros(1 << 16, np.int64)
     for precision in range(1, MAX_PRECISION + 1):
-        for fraction in range(min(precision, MAX_FRACTION) + 1):
+        for fraction in range(min(precision, MAX_SCALE) + 1):
             last = _layout(precision, fraction)[-1]
             table[precision | fraction << 8] = 2 + last.offset + last.size
     return table

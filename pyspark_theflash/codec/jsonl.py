@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from pyspark_theflash.codec.document import SHAPE_ERRORS, load
 from pyspark_theflash.errors import CodecError
 
 
@@ -28,11 +29,11 @@ def parse_jsonl(lines: Iterable[str]) -> list["pa.Array[Any]"]:
         CodecError: a line is not a row, or rows differ in their number of columns.
     """
     try:
-        rows = [json.loads(line) for line in lines]
+        rows = [load(line) for line in lines]
         if not all(isinstance(row, list) for row in rows):
             raise ValueError
         return [_text_array(column) for column in zip(*rows, strict=True)]
-    except (ValueError, TypeError, KeyError, RecursionError):
+    except SHAPE_ERRORS:
         raise CodecError("JSON lines", "a line is not a row of text forms") from None
 
 

@@ -36,8 +36,10 @@ Objects = npt.NDArray[np.object_]
 INT64_MIN, INT64_MAX, UINT64_MAX = -(2**63), 2**63 - 1, 2**64 - 1
 MAX_SCALE: Final = 30
 MAX_PRECISION: Final = 65
+# What stands behind as many changes no rounding, and Python's `int` takes only some thousand.
+_MAX_FIGURES: Final = 200
 _NUMBER: Final = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
-_INTEGER: Final = re.compile(r"[-+]?\d+", re.ASCII)
+_INTEGER: Final = re.compile(r"([-+]?)(\d+)", re.ASCII)
 
 
 def number_prefix(text: str | bytes) -> Decimal:
@@ -48,7 +50,12 @@ def number_prefix(text: str | bytes) -> Decimal:
 
 def _integer_prefix(text: str | bytes) -> int:
     match = _INTEGER.match(_as_str(text).strip(times.SPACES))
-    return int(match[0]) if match else 0
+    if match is None:
+        return 0
+    # What is out of range is out of range with a few digits more or less, and Python's `int` takes
+    # no more than some thousand.
+    sign, digits = match[1], match[2].lstrip("0")[:MAX_PRECISION]
+    return int(f"{sign}{digits or 0}")
 
 
 def _as_str(text: str | bytes) -> str:
@@ -188,6 +195,9 @@ def _unscaled(value: Decimal, digits: int) -> int:
     sign, figures, exponent = value.as_tuple()
     if not isinstance(exponent, int) or len(figures) + exponent > MAX_PRECISION:
         raise OutOfRangeError(Kind.DECIMAL.value)
+    if len(figures) > _MAX_FIGURES:
+        exponent += len(figures) - _MAX_FIGURES
+        figures = figures[:_MAX_FIGURES]
     magnitude = int("".join(map(str, figures)))
     shift = exponent + digits
     if shift >= 0:

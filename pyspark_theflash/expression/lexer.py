@@ -7,6 +7,7 @@
 A charset introducer goes with its string: the text is UTF-8 already. `_binary` makes bytes of it.
 """
 
+import math
 import re
 from dataclasses import dataclass
 from decimal import Decimal
@@ -16,6 +17,8 @@ from typing import Final
 from pyspark_theflash.expression.failure import LackingError
 
 MAX_LENGTH: Final = 1 << 16
+# TiDB computes with up to 81 digits.
+_MAX_DIGITS: Final = 81
 
 _TOKEN: Final = re.compile(
     r"""
@@ -126,6 +129,11 @@ def _unescape(text: str, quote: str) -> str:
 
 
 def _number(text: str) -> int | Decimal | float:
+    if len(text) > _MAX_DIGITS:
+        raise LackingError("a number of this many digits")
     if "e" in text.lower():
-        return float(text)
+        number = float(text)
+        if math.isinf(number):
+            raise LackingError("a number this large")
+        return number
     return Decimal(text) if "." in text else int(text)

@@ -10,6 +10,7 @@ from pyspark_theflash.codec.reader import Mask
 from pyspark_theflash.expression.convert import (
     INT64_MAX,
     INT64_MIN,
+    MAX_PRECISION,
     MAX_SCALE,
     objects_of,
     rescale,
@@ -83,8 +84,9 @@ def round_number(operands: Sequence[Vector]) -> Vector:
     if number.kind in INTEGERS and places is None:
         return number
     values = np.where(null, 0, number.data).astype(np.float64)
-    shift = np.float64(10.0) ** (places.data.astype(np.float64) if places is not None else 0.0)
+    digits = places.data.astype(np.float64) if places is not None else 0.0
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        shift = np.float64(10.0) ** digits
         scaled = values * shift
         rounded = np.rint(scaled) / shift
     rounded = np.where(np.isinf(scaled), values, np.where(np.isnan(rounded), 0.0, rounded))
@@ -97,7 +99,7 @@ def _round_decimals(number: Vector, places: Vector | None, null: Mask) -> Vector
     if places is None:
         kept = 0
     elif places.is_constant:
-        kept = min(int(places.data[0]), MAX_SCALE)
+        kept = max(-MAX_PRECISION, min(int(places.data[0]), MAX_SCALE))
     else:
         raise LackingError("ROUND of a DECIMAL to a number of digits that is not a constant")
     rounded = rescale(to_objects(number.data, null), number.digits, kept)

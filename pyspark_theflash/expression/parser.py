@@ -17,6 +17,8 @@ from pyspark_theflash.expression.syntax import Call, Column, Literal, Node
 
 MAX_DEPTH: Final = 40
 MAX_CALLS: Final = 200
+MAX_SIZE: Final = 1 << 16
+"""How long a CAST may make a string: BINARY(n) is filled up to it, in every row."""
 
 _BINARY: Final = {
     "or": 1,
@@ -270,11 +272,7 @@ class _Parser:
             self._accept("integer")
             self._accept("int")
             return _CAST_TYPES[word]
-        sizes = (
-            [int(str(n.value)) for n in self._list() if isinstance(n, Literal)]
-            if (self.current.value == "(")
-            else []
-        )
+        sizes = self._sizes()
         if word in _CAST_TYPES:
             self._accept("precision")
             return _CAST_TYPES[word]
@@ -294,6 +292,16 @@ class _Parser:
                 charset = "utf8mb4"
             return _string_type(charset, sizes[0] if sizes else -1)
         raise LackingError(f"CAST as {word}")
+
+    def _sizes(self) -> list[int]:
+        """The numbers in parentheses behind a type's name, if there are any."""
+        if self.current.value != "(":
+            return []
+        sizes = [n.value if isinstance(n, Literal) else None for n in self._list()]
+        known = [n for n in sizes if isinstance(n, int) and n <= MAX_SIZE]
+        if len(known) < len(sizes):
+            raise LackingError("a type of this size")
+        return known
 
     def _extract(self) -> Node:
         unit = self._word()

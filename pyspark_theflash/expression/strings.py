@@ -166,13 +166,14 @@ def _trimmed(text: Vector, removed: Vector | None, direction: str) -> Vector:
     def cut(value: Array, repeated: Array) -> Array:
         if not repeated:
             return value
+        start, end = 0, len(value)
         if direction in ("leading", "both"):
-            while value.startswith(repeated):
-                value = value[len(repeated) :]
+            while value.startswith(repeated, start):
+                start += len(repeated)
         if direction in ("trailing", "both"):
-            while value.endswith(repeated):
-                value = value[: -len(repeated)]
-        return value
+            while value.endswith(repeated, start, end):
+                end -= len(repeated)
+        return value[start:end]
 
     if removed is None:
         space = b" " if text.is_bytes else " "

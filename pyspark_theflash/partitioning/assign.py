@@ -10,8 +10,10 @@ import numpy as np
 import numpy.typing as npt
 
 from pyspark_theflash.codec.array import ArrowArray
+from pyspark_theflash.codec.field_type import FieldType
 from pyspark_theflash.errors import NoPartitionError, UnsupportedError
 from pyspark_theflash.expression.evaluate import parse
+from pyspark_theflash.partitioning.bounds import DEFAULT, is_word
 from pyspark_theflash.partitioning.by_hash import HashPlacement, key_placement
 from pyspark_theflash.partitioning.by_list import list_columns_placement, list_placement
 from pyspark_theflash.partitioning.by_range import range_columns_placement, range_placement
@@ -64,12 +66,32 @@ def _placement(table: TableInfo) -> Placement | None:
     return _PLACEMENTS[key]
 
 
+def _columns(table: TableInfo, partition: PartitionInfo) -> list[tuple[str, FieldType]]:
+    types = {c.name.lower(): c.type for c in table.columns}
+    names = [name.lower() for name in partition.columns]
+    if not types.keys() >= set(names):
+        raise UnsupportedError("partitioning by a column that is not there", table.full_name)
+    return [(name, types[name]) for name in names]
+
+
+def _check_bounds(partition: PartitionInfo, width: int, where: str) -> None:
+    """That there are partitions, and each bound is for as many columns as they are made by."""
+    bounds: list[tuple[str, ...]] = []
+    if partition.type == PartitionType.RANGE:
+        bounds = [d.less_than for d in partition.definitions]
+    elif partition.type == PartitionType.LIST:
+        values = (v for d in partition.definitions for v in d.in_values)
+        bounds = [v for v in values if not (len(v) == 1 and is_word(v[0], DEFAULT))]
+    if not partition.definitions or any(len(bound) != width for bound in bounds):
+        raise UnsupportedError("partitions without their bounds", where)
+
+
 def _build(table: TableInfo, partition: PartitionInfo) -> Placement | None:
     where, definitions = table.full_name, partition.definitions
-    types = {c.name.lower(): c.type for c in table.columns}
-    columns = [(name.lower(), types[name.lower()]) for name in partition.columns]
     if partition.type == PartitionType.NONE:
         return None
+    columns = _columns(table, partition)
+    _check_bounds(partition, max(len(columns), 1), where)
     if partition.type == PartitionType.RANGE:
         if columns:
             return range_columns_placement(columns, definitions, where)

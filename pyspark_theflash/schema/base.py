@@ -9,7 +9,6 @@ what is stored then says, byte for byte, what TiDB said.
 """
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,10 +19,12 @@ from typing import Any, Final
 import pyarrow as pa
 
 from pyspark_theflash.codec.digest import TableDigest
+from pyspark_theflash.codec.document import SHAPE_ERRORS, brief, int64, text, texts
 from pyspark_theflash.codec.field_type import FieldType
 from pyspark_theflash.codec.jsonl import parse_jsonl
 from pyspark_theflash.codec.text import format_column, parse_column
 from pyspark_theflash.errors import CodecError, CorruptionError, SchemaFileError
+from pyspark_theflash.schema.json_file import read_json
 from pyspark_theflash.schema.model import ROWID_NAME, ROWID_TYPE, TableInfo
 from pyspark_theflash.types import TableID
 
@@ -63,14 +64,13 @@ def read_base(folder: Path) -> Base:
     index = folder / INDEX_NAME
     try:
         with index.open("rb") as source:
-            text = source.read(MAX_INDEX_BYTES + 1)
-        if len(text) > MAX_INDEX_BYTES:
-            raise SchemaFileError(str(index), f"larger than {MAX_INDEX_BYTES} bytes")
-        return Base(tuple(_base_table(folder, entry) for entry in json.loads(text)))
+            entries = read_json(source, MAX_INDEX_BYTES, str(index))
+        return Base(tuple(_base_table(folder, entry) for entry in entries))
     except OSError as error:
         raise SchemaFileError(str(index), error.strerror or "cannot be read") from error
-    except (KeyError, TypeError, ValueError, RecursionError) as error:
-        raise SchemaFileError(str(index), f"not an index of base tables: {error!r}") from error
+    except SHAPE_ERRORS as error:
+        reason = f"not an index of base tables: {brief(error)}"
+        raise SchemaFileError(str(index), reason) from error
 
 
 def read_base_rows(
@@ -96,17 +96,17 @@ def read_base_rows(
 
 
 def _base_table(folder: Path, entry: Mapping[str, Any]) -> BaseTable:
-    file = entry["file"]
-    if not file or Path(file).name != file:
+    file = text(entry["file"])
+    if not file or Path(file).name != file or "\0" in file:
         raise ValueError("file is not a plain name")
     return BaseTable(
-        db=str(entry["db"]),
-        table=str(entry["table"]),
-        table_id=TableID(int(entry["table_id"])),
-        columns=tuple(str(name) for name in entry["columns"]),
+        db=text(entry["db"]),
+        table=text(entry["table"]),
+        table_id=TableID(int64(entry["table_id"])),
+        columns=texts(entry["columns"]),
         file=folder / file,
-        rows=int(entry["rows"]),
-        checksum=str(entry["checksum"]),
+        rows=int64(entry["rows"]),
+        checksum=text(entry["checksum"]),
     )
 
 

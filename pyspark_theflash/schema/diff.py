@@ -8,11 +8,11 @@ A version without a SchemaDiff is one whose transaction has not committed yet, o
 TiDB's `parser/model/ddl.go` and `updateSchemaVersion` in `ddl/ddl_worker.go`.
 """
 
-import json
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Final, TypeAlias
 
+from pyspark_theflash.codec.document import load
 from pyspark_theflash.schema.meta_key import MetaWrite
 from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
 
@@ -54,8 +54,8 @@ class SchemaDiff:
 
 
 def parse_diff(version: SchemaVersion, write: MetaWrite) -> SchemaDiff:
-    """Raises `KeyError`, `TypeError` or `ValueError` for anything but a SchemaDiff."""
-    diff = json.loads(write.value or b"")
+    """Raises one of `SHAPE_ERRORS` for anything but a SchemaDiff."""
+    diff = load(write.value or b"")
     action = int(diff["type"])
     places: set[Place] = set()
     left: set[Place] = set()

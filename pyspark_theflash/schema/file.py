@@ -10,14 +10,15 @@
 """
 
 import gzip
-import json
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Final
 
+from pyspark_theflash.codec.document import SHAPE_ERRORS, brief, int64, text, uint64
 from pyspark_theflash.errors import OptionError, SchemaFileError
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
+from pyspark_theflash.schema.json_file import read_json
 from pyspark_theflash.schema.model import parse_table_info
 from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
 
@@ -64,16 +65,16 @@ def read_schema_file(path: Path) -> SchemaHistory:
     document = _load_json(path)
     try:
         return SchemaHistory(
-            TimeStamp(int(document["start_ts"])),
-            TimeStamp(int(document["end_ts"])),
+            TimeStamp(uint64(document["start_ts"])),
+            TimeStamp(uint64(document["end_ts"])),
             [*_initial(document), *_changes(document)],
             [
-                SchemaVersionAt(TimeStamp(int(ts)), SchemaVersion(int(version)))
+                SchemaVersionAt(TimeStamp(uint64(ts)), SchemaVersion(int64(version)))
                 for ts, version in document.get("schema_versions", [])
             ],
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise SchemaFileError(str(path), f"not a schema file: {error!r}") from error
+    except SHAPE_ERRORS as error:
+        raise SchemaFileError(str(path), f"not a schema file: {brief(error)}") from error
 
 
 def _load_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
@@ -83,18 +84,15 @@ def _load_json(path: Path) -> Any:  # noqa: ANN401 (JSON)
         with path.open("rb") as plain:
             zipped = plain.read(2) == _GZIP_MAGIC
         with gzip.open(path) if zipped else path.open("rb") as source:
-            text = source.read(MAX_SCHEMA_BYTES + 1)
-        if len(text) > MAX_SCHEMA_BYTES:
-            raise SchemaFileError(str(path), f"larger than {MAX_SCHEMA_BYTES} bytes")
-        return json.loads(text)
-    except (OSError, EOFError, zlib.error, ValueError, RecursionError) as error:
-        raise SchemaFileError(str(path), f"not JSON: {error}") from error
+            return read_json(source, MAX_SCHEMA_BYTES, str(path))
+    except (OSError, EOFError, zlib.error) as error:
+        raise SchemaFileError(str(path), f"cannot be read: {error}") from error
 
 
 def _initial(document: dict[str, Any]) -> Iterator[TableEvent]:
     for entry in document["initial"]:
         table = parse_table_info(entry["db"], entry["table"])
-        yield TableEvent(TimeStamp(int(document["start_ts"])), entry["db"], table.id, table)
+        yield TableEvent(TimeStamp(uint64(document["start_ts"])), table.db, table.id, table)
 
 
 def _changes(document: dict[str, Any]) -> Iterator[TableEvent]:
@@ -103,8 +101,8 @@ def _changes(document: dict[str, Any]) -> Iterator[TableEvent]:
             continue
         dropped = entry["op"] == "drop"
         yield TableEvent(
-            TimeStamp(int(entry["ts"])),
-            entry["db"],
-            TableID(int(entry["table_id"])),
+            TimeStamp(uint64(entry["ts"])),
+            text(entry["db"]),
+            TableID(int64(entry["table_id"])),
             None if dropped else parse_table_info(entry["db"], entry["table"]),
         )

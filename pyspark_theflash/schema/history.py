@@ -33,12 +33,12 @@ What a row was written under
 """
 
 import bisect
-import json
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, TypeGuard
 
+from pyspark_theflash.codec.document import load, shaped
 from pyspark_theflash.errors import SchemaConflictError, SchemaOutdatedError, TableNotFoundError
 from pyspark_theflash.schema.model import TableInfo, parse_table_info
 from pyspark_theflash.types import MAX_TS, PhysicalTableID, SchemaVersion, TableID, TimeStamp
@@ -58,7 +58,8 @@ class UnreadTable:
 
     def read(self) -> TableInfo:
         text = self.read_text()
-        return parse_table_info(self.db, json.loads(text), text)
+        with shaped("table definition"):
+            return parse_table_info(self.db, load(text), text)
 
 
 class TableEvent:

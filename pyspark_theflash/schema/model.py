@@ -12,6 +12,7 @@ from enum import IntEnum
 from functools import cached_property, lru_cache
 from typing import Any, Final
 
+from pyspark_theflash.codec.document import SHAPE_ERRORS, brief, int64, items, text, texts
 from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.errors import SchemaFileError
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TableID
@@ -195,23 +196,25 @@ def parse_table_info(
         SchemaFileError: the JSON is not a TableInfo.
     """
     try:
+        columns = tuple(_column(c) for c in items(info["cols"]))
+        _check_changing(columns)
         return TableInfo(
-            id=TableID(info["id"]),
-            db=db,
-            name=info["name"]["O"],
-            columns=tuple(_column(c) for c in info["cols"] or ()),
+            id=TableID(int64(info["id"])),
+            db=text(db),
+            name=text(info["name"]["O"]),
+            columns=columns,
             pk_is_handle=bool(info["pk_is_handle"]),
             is_common_handle=bool(info.get("is_common_handle", False)),
-            primary_key=_primary_key(info),
+            primary_key=_primary_key(info, {column.offset for column in columns}),
             partition=_partition(info.get("partition")),
-            json_text=_canonical(info) if json_text is None else json_text,
-            state=info.get("state", STATE_PUBLIC),
+            json_text=text(_canonical(info) if json_text is None else json_text),
+            state=int64(info.get("state", STATE_PUBLIC)),
             is_view=bool(info.get("view")),
             is_sequence=bool(info.get("sequence")),
         )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except SHAPE_ERRORS as error:
         raise SchemaFileError(
-            f"TableInfo in database {db}", f"not a TableInfo: {error!r}"
+            f"TableInfo in database {str(db)[:80]}", f"not a TableInfo: {brief(error)}"
         ) from error
 
 
@@ -221,23 +224,24 @@ def _canonical(info: Mapping[str, Any]) -> str:
 
 def _column(info: Mapping[str, Any]) -> ColumnInfo:
     tp = info["type"]
-    elems = tuple(tp["Elems"] or ())
+    elems = texts(tp["Elems"])
+    changing = (info.get("change_state_info") or {}).get("relative_col_offset")
     return ColumnInfo(
-        id=ColumnID(info["id"]),
-        name=info["name"]["O"],
-        offset=info["offset"],
+        id=ColumnID(int64(info["id"])),
+        name=text(info["name"]["O"]),
+        offset=int64(info["offset"]),
         type=_field_type(
             tp["Tp"], tp["Flag"], tp["Flen"], tp["Decimal"], tp["Charset"], tp["Collate"], elems
         ),
-        state=info["state"],
+        state=int64(info["state"]),
         origin_default=_text(info.get("origin_default")),
         origin_default_bit=_bytes(info.get("origin_default_bit")),
         default=_text(info.get("default")),
-        generated=info.get("generated_expr_string") or "",
+        generated=text(info.get("generated_expr_string") or ""),
         generated_stored=bool(info.get("generated_stored")),
         hidden=bool(info.get("hidden")),
-        comment=info.get("comment") or "",
-        changing_offset=(info.get("change_state_info") or {}).get("relative_col_offset"),
+        comment=text(info.get("comment") or ""),
+        changing_offset=None if changing is None else int64(changing),
     )
 
 
@@ -246,11 +250,19 @@ def _field_type(
     tp: int, flag: int, flen: int, decimal: int, charset: str, collate: str, elems: tuple[str, ...]
 ) -> FieldType:
     """The same value for the same type: tables have many columns and few types."""
-    return FieldType(MySQLType(tp), flag, flen, decimal, charset, collate, elems)
+    return FieldType(
+        MySQLType(tp), int64(flag), int64(flen), int64(decimal), text(charset), text(collate), elems
+    )
+
+
+def _check_changing(columns: Sequence[ColumnInfo]) -> None:
+    offsets = {column.offset for column in columns}
+    if not offsets.issuperset(c.changing_offset for c in columns if c.changing_offset is not None):
+        raise ValueError("a column that replaces none")
 
 
 def _text(value: object) -> str | None:
-    return None if value is None else str(value)
+    return None if value is None else text(str(value))
 
 
 def _bytes(value: str | None) -> bytes | None:
@@ -258,12 +270,14 @@ def _bytes(value: str | None) -> bytes | None:
     return None if value is None else base64.b64decode(value, validate=True)
 
 
-def _primary_key(info: Mapping[str, Any]) -> PrimaryKey | None:
-    for index in info.get("index_info") or ():
+def _primary_key(info: Mapping[str, Any], offsets: set[int]) -> PrimaryKey | None:
+    for index in items(info.get("index_info")):
         if index["is_primary"]:
-            return PrimaryKey(
-                tuple(IndexColumn(c["offset"], c["length"]) for c in index["idx_cols"])
-            )
+            parts = items(index["idx_cols"])
+            columns = tuple(IndexColumn(int64(c["offset"]), int64(c["length"])) for c in parts)
+            if not offsets.issuperset(column.offset for column in columns):
+                raise ValueError("a primary key of columns that are not there")
+            return PrimaryKey(columns)
     return None
 
 
@@ -271,22 +285,22 @@ def _partition(info: Mapping[str, Any] | None) -> PartitionInfo | None:
     if not info or not info.get("enable"):
         return None
     return PartitionInfo(
-        type=info["type"],
-        expr=info["expr"],
-        columns=tuple(c["O"] for c in info.get("columns") or ()),
+        type=int64(info["type"]),
+        expr=text(info["expr"]),
+        columns=tuple(text(c["O"]) for c in items(info.get("columns"))),
         definitions=_definitions(info["definitions"]),
         adding=_definitions(info.get("adding_definitions")),
         dropping=_definitions(info.get("dropping_definitions")),
     )
 
 
-def _definitions(infos: Sequence[Mapping[str, Any]] | None) -> tuple[PartitionDefinition, ...]:
+def _definitions(infos: object) -> tuple[PartitionDefinition, ...]:
     return tuple(
         PartitionDefinition(
-            id=PhysicalTableID(info["id"]),
-            name=info["name"]["O"],
-            less_than=tuple(info.get("less_than") or ()),
-            in_values=tuple(tuple(values) for values in info.get("in_values") or ()),
+            id=PhysicalTableID(int64(info["id"])),
+            name=text(info["name"]["O"]),
+            less_than=texts(info.get("less_than")),
+            in_values=tuple(texts(values) for values in items(info.get("in_values"))),
         )
-        for info in infos or ()
+        for info in items(infos)
     )

@@ -11,7 +11,6 @@ carry no secrets and errors name host and port only.
 
 import base64
 import http.client
-import json
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
 from pyspark_theflash.clock import Clock
+from pyspark_theflash.codec.document import SHAPE_ERRORS, brief, load
 from pyspark_theflash.errors import (
     OptionError,
     SchemaSourceError,
@@ -97,7 +97,7 @@ class StatusApi:
             if trouble:
                 raise ServiceUnavailableError(self.address, f"TiKV: {str(trouble)[:_EXCERPT]}")
             return _meta_key(value.get("info") or {})
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except SHAPE_ERRORS as error:
             raise self._strange(path, error) from error
 
     def list_databases(self) -> list[ListedDatabase]:
@@ -117,7 +117,7 @@ class StatusApi:
                     path = self._database_path(name)
                     tables = tuple(_listed_table(info) for info in self.get(path))
                     found.append(ListedDatabase(database_id, name, tables))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except SHAPE_ERRORS as error:
             raise self._strange(path, error) from error
         return found
 
@@ -136,7 +136,7 @@ class StatusApi:
             try:
                 page = [_finished_job(job) for job in jobs]
                 oldest = min((int(job["id"]) for job in jobs), default=1)
-            except (KeyError, TypeError, ValueError, AttributeError) as error:
+            except SHAPE_ERRORS as error:
                 raise self._strange(path, error) from error
             new = [job for job in page if job.version > above]
             found += new
@@ -163,7 +163,7 @@ class StatusApi:
                 )
                 for server in answer["all_servers_info"].values()
             ]
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except SHAPE_ERRORS as error:
             raise self._strange(path, error) from error
 
     def get(self, path: str) -> Any:  # noqa: ANN401 (JSON)
@@ -189,8 +189,8 @@ class StatusApi:
             reason = body[:_EXCERPT].decode(errors="replace")
             raise ServiceUnavailableError(self.address, f"HTTP status {status}: {reason}")
         try:
-            return json.loads(body)
-        except (ValueError, RecursionError) as error:
+            return load(body)
+        except SHAPE_ERRORS as error:
             raise self._strange(path, error) from error
 
     def _request(self, path: str, deadline_ms: int) -> tuple[int, bytes]:
@@ -255,9 +255,7 @@ class StatusApi:
         return f"/schema/{quote(name, safe='')}"
 
     def _strange(self, path: str, error: Exception) -> SchemaSourceError:
-        return SchemaSourceError(
-            self.address, f"not TiDB's answer to {path}: {error!r:.{_EXCERPT}}"
-        )
+        return SchemaSourceError(self.address, f"not TiDB's answer to {path}: {brief(error)}")
 
 
 def _parse_url(url: str) -> tuple[str, bool]:

@@ -36,11 +36,11 @@ states. `lost` tells what they were, as far as that is possible; rows of a state
 decode under the one before, or are refused if they hold a column that it lacks.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Final
 
 from pyspark_theflash.clock import Clock
+from pyspark_theflash.codec.document import SHAPE_ERRORS, brief, int64, load, text
 from pyspark_theflash.errors import (
     NotCaughtUpError,
     SchemaConflictError,
@@ -198,16 +198,25 @@ class _Look:
             return None
         try:
             return parse_diff(version, writes[-1])
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise SchemaFileError(f"Diff:{version}", f"not a SchemaDiff: {error!r}") from error
+        except SHAPE_ERRORS as error:
+            reason = f"not a SchemaDiff: {brief(error)}"
+            raise SchemaFileError(f"Diff:{version}", reason) from error
 
     def _diffs(self, above_ts: TimeStamp, known: SchemaVersion) -> Iterator[SchemaDiff]:
         """What was committed above a timestamp, newest first.
 
         Known versions may be among it, whose transactions have been committed since.
+
+        Raises:
+            SchemaFileError: so many versions without a SchemaDiff that the newest cannot be one.
         """
+        holes = 0
         for version in range(self._newest.version, max(known - _MAX_HOLES, 0), -1):
             diff = self._diff(SchemaVersion(version))
+            holes = 0 if diff is not None else holes + 1
+            if version > known and holes > _MAX_HOLES:
+                reason = f"says {self._newest.version}, and there is nothing down to {version}"
+                raise SchemaFileError("SchemaVersionKey", reason)
             if diff is not None:
                 if diff.commit_ts <= above_ts:
                     return
@@ -259,10 +268,10 @@ class _Look:
         for write in self._key(database_key(database_id)).writes:
             if write.value is not None:
                 try:
-                    return str(json.loads(write.value)["db_name"]["O"])
-                except (KeyError, TypeError, ValueError) as error:
-                    where = f"DB:{database_id}"
-                    raise SchemaFileError(where, f"not a DBInfo: {error!r}") from error
+                    return text(load(write.value)["db_name"]["O"])
+                except SHAPE_ERRORS as error:
+                    reason = f"not a DBInfo: {brief(error)}"
+                    raise SchemaFileError(f"DB:{database_id}", reason) from error
         return jobs.database_name(database_id)
 
     def _shows_newest(self, listed: Sequence[ListedDatabase]) -> bool:
@@ -277,14 +286,15 @@ class _Look:
             if diff.action in (Action.CREATE_DATABASE, Action.RECOVER_DATABASE):
                 return diff.database_id in databases
             if places := diff.places | diff.left:
-                return all(tables.get(p) == _update_ts(self._table_key(*p)) for p in places)
+                return all(tables.get(p) == _update_ts(p, self._table_key(*p)) for p in places)
         return True
 
 
 def _version_at(write: MetaWrite) -> SchemaVersionAt:
     try:
-        return SchemaVersionAt(write.commit_ts, SchemaVersion(int(write.value or b"")))
-    except ValueError as error:
+        version = int64(int(write.value or b""))
+        return SchemaVersionAt(write.commit_ts, SchemaVersion(version))
+    except SHAPE_ERRORS as error:
         raise SchemaFileError("SchemaVersionKey", "not a number") from error
 
 
@@ -292,16 +302,20 @@ def _event(ts: TimeStamp, database: str, table_id: TableID, write: MetaWrite) ->
     if write.value is None:
         return TableEvent(ts, database, table_id, None)
     try:
-        table = parse_table_info(database, json.loads(write.value))
-    except (ValueError, RecursionError) as error:
+        table = parse_table_info(database, load(write.value))
+    except SHAPE_ERRORS as error:
         raise SchemaFileError(f"Table:{table_id} in {database}", "not JSON") from error
     return TableEvent(ts, database, table_id, table)
 
 
-def _update_ts(key: MetaKey) -> TimeStamp | None:
-    """When the table was changed last, None if it is not there to be used."""
+def _update_ts(place: Place, key: MetaKey) -> TimeStamp | None:
+    """When the table at a place was changed last, None if it is not there to be used."""
     value = key.writes[-1].value if key.writes else None
     if value is None:
         return None
-    info = json.loads(value)
-    return TimeStamp(info["update_timestamp"]) if info["state"] == STATE_PUBLIC else None
+    try:
+        info = load(value)
+        return TimeStamp(info["update_timestamp"]) if info["state"] == STATE_PUBLIC else None
+    except SHAPE_ERRORS as error:
+        reason = f"not a TableInfo: {brief(error)}"
+        raise SchemaFileError(f"Table:{place[1]}", reason) from error

@@ -14,6 +14,15 @@ import zlib
 from functools import partial
 from typing import Final
 
+from pyspark_theflash.codec.document import (
+    SHAPE_ERRORS,
+    brief,
+    int64,
+    load,
+    shaped,
+    text,
+    uint64,
+)
 from pyspark_theflash.errors import CodecError
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent, UnreadTable
 from pyspark_theflash.schema.model import parse_table_info
@@ -46,47 +55,60 @@ def schema_records(history: SchemaHistory, stored: SchemaHistory | None = None) 
 
 
 def schema_history(view: View) -> SchemaHistory | None:
-    """The history a store has, or None before its first publication."""
+    """The history a store has, or None before its first publication. Raises `CodecError`."""
     records = dict(view.of_kind(SCHEMA_KIND))
     if not records:
         return None
-    span = json.loads(records.pop(_SPAN_KEY))
-    return SchemaHistory(
-        TimeStamp(span["start_ts"]),
-        TimeStamp(span["end_ts"]),
-        [unpack_event(body) for body in records.values()],
-        [SchemaVersionAt(TimeStamp(ts), SchemaVersion(v)) for ts, v in span["versions"]],
-    )
+    with shaped(f"{SCHEMA_KIND} record"):
+        span = load(records.pop(_SPAN_KEY))
+        return SchemaHistory(
+            TimeStamp(uint64(span["start_ts"])),
+            TimeStamp(uint64(span["end_ts"])),
+            [unpack_event(body) for body in records.values()],
+            [
+                SchemaVersionAt(TimeStamp(uint64(ts)), SchemaVersion(int64(v)))
+                for ts, v in span["versions"]
+            ],
+        )
 
 
 def pack_event(event: TableEvent) -> bytes:
     """An event as the store keeps it."""
     head = {"ts": event.ts, "db": event.db, "table_id": event.table_id, "name": event.name}
-    text = event.json_text
-    definition = b"" if text is None else zlib.compress(text.encode(), 1)
+    info = event.json_text
+    definition = b"" if info is None else zlib.compress(info.encode(), 1)
     return json.dumps(head, separators=(",", ":")).encode() + _END_OF_HEAD + definition
 
 
 def unpack_event(body: bytes) -> TableEvent:
-    """Inverse of `pack_event`. The TableInfo is read when it is asked for."""
+    """Inverse of `pack_event`. The TableInfo is read when it is asked for.
+
+    Raises:
+        CodecError: it is no such record.
+        SchemaFileError: the TableInfo of a format 1 record is none.
+    """
     head, line_feed, definition = body.partition(_END_OF_HEAD)
-    event = json.loads(head.decode())  # which spares it guessing the encoding, 4 us each
-    ts, db, table_id = TimeStamp(event["ts"]), event["db"], TableID(event["table_id"])
-    if not line_feed:
-        info = parse_table_info(db, event["table"]) if event["table"] else None
-        return TableEvent(ts, db, table_id, info)
-    if event["name"] is None:
-        return TableEvent(ts, db, table_id, None)
-    table = UnreadTable(db, event["name"], partial(_inflate, definition))
-    return TableEvent(ts, db, table_id, table)
+    try:
+        event = load(head)
+        ts, db = TimeStamp(uint64(event["ts"])), text(event["db"])
+        table_id = TableID(int64(event["table_id"]))
+        if not line_feed:
+            info = parse_table_info(db, event["table"]) if event["table"] else None
+            return TableEvent(ts, db, table_id, info)
+        if event["name"] is None:
+            return TableEvent(ts, db, table_id, None)
+        table = UnreadTable(db, text(event["name"]), partial(_inflate, definition))
+        return TableEvent(ts, db, table_id, table)
+    except SHAPE_ERRORS as error:
+        raise CodecError(f"{SCHEMA_KIND} record", brief(error)) from error
 
 
 def _inflate(definition: bytes) -> str:
     stream = zlib.decompressobj()
     try:
-        text = stream.decompress(definition, MAX_TABLE_BYTES)
-    except zlib.error as error:
-        raise CodecError("table definition", str(error)) from error
-    if not stream.eof:
-        raise CodecError("table definition", "is cut short or too long", len(text))
-    return text.decode()
+        raw = stream.decompress(definition, MAX_TABLE_BYTES)
+        if not stream.eof:
+            raise CodecError("table definition", "is cut short or too long", len(raw))
+        return raw.decode()
+    except (zlib.error, UnicodeDecodeError) as error:
+        raise CodecError("table definition", brief(error)) from error

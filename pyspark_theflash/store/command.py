@@ -15,14 +15,18 @@ import uuid
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 from enum import Enum
+from typing import Final
 
 from pyspark_theflash import errors
 from pyspark_theflash.clock import Clock
-from pyspark_theflash.errors import CorruptionError, EngineError, TheFlashError
+from pyspark_theflash.codec.document import SHAPE_ERRORS, int64, load, shaped, text, uint64
+from pyspark_theflash.errors import CodecError, CorruptionError, EngineError, TheFlashError
 from pyspark_theflash.store import board
 from pyspark_theflash.store.board import COMMAND_KIND, Board
 from pyspark_theflash.store.holder import Holder
 from pyspark_theflash.store.manifest import DATABASE, Manifest
+
+_EXCERPT: Final = 500
 
 
 class Verb(Enum):
@@ -70,10 +74,34 @@ class Command:
 
     @classmethod
     def from_body(cls, id: str, body: bytes) -> "Command":
-        """Inverse of `to_body`. Raises `ValueError` or `TypeError` on anything else."""
-        verb, argument, deadline_ms, state, text, asker = json.loads(body)
-        holder = Holder.from_fields(asker)
-        return cls(id, Verb(verb), argument, holder, deadline_ms, State(state), text)
+        """Inverse of `to_body`. Raises `CodecError` on anything else."""
+        with shaped("command"):
+            verb, argument, deadline_ms, state, answer, asker = load(body)
+            return cls(
+                id,
+                Verb(verb),
+                None if argument is None else uint64(argument),
+                Holder.from_fields(asker),
+                int64(deadline_ms),
+                State(state),
+                text(answer),
+            )
+
+    def error(self, path: str) -> TheFlashError:
+        """The error of a failed command: by the name of its class, if this is one of ours.
+
+        `path`: the store's, for an error that is not.
+        """
+        try:
+            name, *arguments = load(self.text)
+            known = getattr(errors, name, None)
+            if isinstance(known, type) and issubclass(known, TheFlashError):
+                error = known(*arguments)
+                str(error)  # which fails if these are not its arguments
+                return error
+        except SHAPE_ERRORS:
+            pass
+        return EngineError(path, f"the writer failed with {self.text[:_EXCERPT]}")
 
     def is_abandoned(self, clock: Clock) -> bool:
         """Whether nobody waits for the answer any more."""
@@ -120,7 +148,7 @@ class Mailbox:
             found = self._find(rows, command.id)
             rows.remove(COMMAND_KIND, command.id)
         if found is not None and found.state is State.FAILED:
-            raise _load_error(found.text, str(self._manifest.folder))
+            raise found.error(str(self._manifest.folder))
         return found.text if found is not None else None
 
     def withdraw(self, command: Command) -> None:
@@ -183,19 +211,7 @@ class Mailbox:
     def _command(self, id: str, body: bytes) -> Command:
         try:
             return Command.from_body(id, body)
-        except (ValueError, TypeError) as error:
+        except CodecError as error:
             raise CorruptionError(
                 str(self._manifest.folder / DATABASE), 0, f"command {id} is not one"
             ) from error
-
-
-def _load_error(text: str, path: str) -> TheFlashError:
-    """An error by the name of its class, which is one of ours, and its arguments."""
-    name, *arguments = json.loads(text)
-    known = getattr(errors, name, None)
-    if isinstance(known, type) and issubclass(known, TheFlashError):
-        try:
-            return known(*arguments)
-        except TypeError:
-            pass
-    return EngineError(path, f"the writer failed with {name}: {arguments}")

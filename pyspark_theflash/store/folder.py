@@ -34,6 +34,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
+from pyspark_theflash.codec.document import load, shaped, text
 from pyspark_theflash.errors import (
     CorruptionError,
     EngineError,
@@ -88,8 +89,10 @@ class StoreIdentity:
 
     @classmethod
     def of(cls, view: View) -> "StoreIdentity":
-        body = json.loads(view.of_kind(IDENTITY_KIND)["identity"])
-        return cls(body["store_id"], body["engine"])
+        """Raises `CodecError`."""
+        with shaped(f"{IDENTITY_KIND} record"):
+            body = load(view.of_kind(IDENTITY_KIND)["identity"])
+            return cls(text(body["store_id"]), text(body["engine"]))
 
 
 def create_store(path: Path, identity: StoreIdentity, fs: FileSystem) -> None:
@@ -158,9 +161,9 @@ def _format_of(path: Path) -> int:
     if not file.is_file():
         raise StoreNotFoundError(str(path))
     with file_errors(file):
-        text = file.read_bytes()[:64].decode("ascii", "replace")
-    number = text.removeprefix(_FORMAT_PREFIX).strip()
-    if not text.startswith(_FORMAT_PREFIX) or not number.isdigit() or int(number) < 1:
+        content = file.read_bytes()[:64].decode("ascii", "replace")
+    number = content.removeprefix(_FORMAT_PREFIX).strip()
+    if not content.startswith(_FORMAT_PREFIX) or not number.isdigit() or int(number) < 1:
         raise CorruptionError(str(file), 0, "not a store's format file")
     if int(number) > FORMAT:
         raise StoreFormatError(str(path), int(number), FORMAT)

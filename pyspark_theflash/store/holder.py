@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pyspark_theflash.clock import Clock
+from pyspark_theflash.codec.document import int64, text
 
 _PROC: Final = Path("/proc")
 _DEAD_STATES: Final = frozenset("ZX")
@@ -46,12 +47,9 @@ class Holder:
 
     @classmethod
     def from_fields(cls, fields: Sequence[object]) -> "Holder":
-        """Inverse of `dataclasses.astuple`. Raises `TypeError` or `ValueError` on anything else."""
+        """Inverse of `dataclasses.astuple`. Raises one of `SHAPE_ERRORS` on anything else."""
         pid, *others = fields
-        texts = [text for text in others if isinstance(text, str)]
-        if not isinstance(pid, int) or len(texts) != len(others):
-            raise TypeError("a holder is a number and texts")
-        return cls(pid, *texts)
+        return cls(int64(pid), *map(text, others))
 
     def is_gone(self, clock: Clock) -> bool:
         """Whether the process has provably ended; False where this machine cannot tell."""

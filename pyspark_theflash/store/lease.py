@@ -31,7 +31,9 @@ from enum import Enum
 from typing import Final
 
 from pyspark_theflash.clock import Clock
+from pyspark_theflash.codec.document import int64, load, shaped, text, uint64
 from pyspark_theflash.errors import (
+    CodecError,
     CorruptionError,
     LatchNotFoundError,
     LeaseExpiredError,
@@ -103,17 +105,18 @@ class Latch:
 
     @classmethod
     def from_body(cls, id: str, body: bytes) -> "Latch":
-        """Inverse of `to_body`. Raises `ValueError` or `TypeError` on anything else."""
-        kind, snapshot_ts, generation, boot_id, expires_ms, holder = json.loads(body)
-        return cls(
-            id,
-            LatchKind(kind),
-            TimeStamp(snapshot_ts),
-            Generation(generation),
-            boot_id,
-            expires_ms,
-            None if holder is None else Holder.from_fields(holder),
-        )
+        """Inverse of `to_body`. Raises `CodecError` on anything else."""
+        with shaped("latch"):
+            kind, snapshot_ts, generation, boot_id, expires_ms, holder = load(body)
+            return cls(
+                id,
+                LatchKind(kind),
+                TimeStamp(uint64(snapshot_ts)),
+                Generation(uint64(generation)),
+                text(boot_id),
+                int64(expires_ms),
+                None if holder is None else Holder.from_fields(holder),
+            )
 
     def is_alive(self, clock: Clock) -> bool:
         """Whether it still pins anything."""
@@ -273,7 +276,7 @@ class LeaseTable:
     def _latch(self, id: str, body: bytes) -> Latch:
         try:
             return Latch.from_body(id, body)
-        except (ValueError, TypeError) as error:
+        except CodecError as error:
             raise CorruptionError(
                 str(self._manifest.folder / DATABASE), 0, f"latch {id} is not one"
             ) from error

@@ -44,6 +44,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from pyspark_theflash.codec.document import load, shaped, text, uint64
 from pyspark_theflash.errors import (
     CorruptionError,
     EngineError,
@@ -126,8 +127,14 @@ class Head:
 
     @classmethod
     def from_json(cls, body: bytes) -> "Head":
-        generation, token, sums = json.loads(body)
-        return cls(generation, token, {kind: int(total, 16) for kind, total in sums.items()})
+        """Inverse of `to_json`. Raises `CodecError`."""
+        with shaped("manifest head"):
+            generation, token, sums = load(body)
+            return cls(
+                Generation(uint64(generation)),
+                FencingToken(uint64(token)),
+                {text(kind): int(text(total), 16) for kind, total in sums.items()},
+            )
 
     def ack(self) -> bytes:
         """What `ack` says of this state; the token is none of its business."""
@@ -442,7 +449,7 @@ class Manifest:
             message = str(error)
             if _FULL in message or (self._is_full and _READ_ONLY in message):
                 raise StoreFullError(str(self._path)) from error
-            if any(text in message for text in _SYSTEM_FAILURES):
+            if any(known in message for known in _SYSTEM_FAILURES):
                 raise EngineError(str(self._path), message + self._advice()) from error
             raise self._corrupt(f"not readable as a manifest ({error})") from error
 

@@ -4,6 +4,7 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Final
 
+from pyspark_theflash.codec.document import load, shaped, text, uint64
 from pyspark_theflash.store.manifest import Record, View
 from pyspark_theflash.types import TimeStamp
 
@@ -27,13 +28,15 @@ class Progress:
 
     @classmethod
     def of(cls, view: View) -> "Progress | None":
-        """None before the first publication."""
+        """None before the first publication. Raises `CodecError`."""
         body = view.of_kind(PROGRESS_KIND).get("writer")
         if body is None:
             return None
-        fields = json.loads(body)
-        return cls(
-            TimeStamp(fields["oldest_ts"]),
-            TimeStamp(fields["resolved_ts"]),
-            fields.get("position"),
-        )
+        with shaped(f"{PROGRESS_KIND} record"):
+            fields = load(body)
+            position = fields.get("position")
+            return cls(
+                TimeStamp(uint64(fields["oldest_ts"])),
+                TimeStamp(uint64(fields["resolved_ts"])),
+                None if position is None else text(position),
+            )

@@ -8,15 +8,13 @@ good: one that is renamed later must not lose the rows from before.
 import fnmatch
 import json
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from pyspark_theflash.codec.document import load, shaped, texts
 from pyspark_theflash.errors import OptionError
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.store.manifest import Record, View
 from pyspark_theflash.types import TableID
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
 
 SCOPE_KIND: Final = "scope"
 
@@ -39,12 +37,13 @@ class Scope:
 
     @classmethod
     def of(cls, view: View) -> "Scope | None":
-        """None before the first publication."""
+        """None before the first publication. Raises `CodecError`."""
         body = view.of_kind(SCOPE_KIND).get("scope")
         if body is None:
             return None
-        patterns: Mapping[str, Sequence[str]] = json.loads(body)
-        return cls(tuple(patterns["include"]), tuple(patterns["exclude"]))
+        with shaped(f"{SCOPE_KIND} record"):
+            patterns = load(body)
+            return cls(texts(patterns["include"]), texts(patterns["exclude"]))
 
 
 def continued(stored: Scope | None, given: Scope | None) -> Scope:

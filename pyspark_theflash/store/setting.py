@@ -2,6 +2,7 @@
 
 from typing import Final
 
+from pyspark_theflash.codec.document import shaped, uint64
 from pyspark_theflash.store.manifest import Record, View
 
 SETTING_KIND: Final = "setting"
@@ -14,6 +15,7 @@ def interval_record(interval_ms: int) -> Record:
 
 
 def interval_ms(view: View) -> int | None:
-    """How often the writer looks for new input; None if nobody has said."""
+    """How often the writer looks for new input; None if nobody has said. Raises `CodecError`."""
     body = view.of_kind(SETTING_KIND).get(_INTERVAL_KEY)
-    return None if body is None else int(body)
+    with shaped(f"{SETTING_KIND} record"):
+        return None if body is None else uint64(int(body))

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from pyspark_theflash.clock import Clock, SystemClock
+from pyspark_theflash.codec.document import SHAPE_ERRORS, load
 from pyspark_theflash.errors import StoreInUseError
 from pyspark_theflash.store.holder import Holder
 from pyspark_theflash.store.manifest import file_errors
@@ -61,8 +62,8 @@ def _holder_in(path: Path) -> Holder | None:
     """The text is a courtesy, so one that cannot be read is as good as none."""
     try:
         with open(path, "rb") as file:
-            return Holder.from_fields(json.loads(file.read(_TEXT_BYTES)))
-    except (OSError, ValueError, TypeError):
+            return Holder.from_fields(load(file.read(_TEXT_BYTES)))
+    except (OSError, *SHAPE_ERRORS):
         return None
 
 

@@ -20,7 +20,7 @@ page covers, and one of the whole file, verified where the file is small enough 
 
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -33,6 +33,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from pyspark_theflash.codec.document import boolean, int64, load, shaped, text, uint64
 from pyspark_theflash.engine.api import Handle
 from pyspark_theflash.engine.magic.region import (
     FIRST_REGION,
@@ -111,14 +112,13 @@ class DataFile:
         return json.dumps(values, separators=(",", ":"))
 
     @classmethod
-    def from_json(cls, text: str | bytes) -> "DataFile":
-        values = json.loads(text)
-        if "is_stable" in values:
-            values = _from_format_1(values)
-        values["kind"] = FileKind(values["kind"])
-        for name in ("min_handle", "max_handle"):
-            values[name] = handle_from_json(values[name])
-        return cls(**values)
+    def from_json(cls, body: str | bytes) -> "DataFile":
+        """Inverse of `to_json`, also of format 1. Raises `CodecError`."""
+        with shaped(f"{FILE_KIND} record"):
+            values = load(body)
+            if "is_stable" in values:
+                values = _from_format_1(values)
+            return cls(**{name: read(values.pop(name)) for name, read in _FIELDS}, **values)
 
     @property
     def key(self) -> str:
@@ -127,6 +127,19 @@ class DataFile:
 
     def to_record(self) -> Record:
         return Record(FILE_KIND, self.key, self.to_json().encode())
+
+
+_FIELDS: Final[tuple[tuple[str, Callable[[object], Any]], ...]] = (
+    *((name, int64) for name in ("number", "physical_id", "region_id")),
+    ("path", text),
+    ("kind", FileKind),
+    *((name, int64) for name in ("rows", "size_bytes", "data_bytes", "crc")),
+    *((name, int64) for name in ("footer_bytes", "footer_crc")),
+    *((name, handle_from_json) for name in ("min_handle", "max_handle")),
+    *((name, uint64) for name in ("min_commit_ts", "max_commit_ts", "garbage_ts")),
+    *((name, boolean) for name in ("has_deletes", "has_superseded", "has_previous")),
+)
+"""How each is read from JSON."""
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:

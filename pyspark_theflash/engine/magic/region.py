@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
+from pyspark_theflash.codec.document import int64, load, shaped
 from pyspark_theflash.engine.api import Handle
 from pyspark_theflash.store.manifest import Record
 from pyspark_theflash.types import PhysicalTableID, RegionID
@@ -54,8 +55,15 @@ class Region:
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Region":
-        physical_id, region_id, start, end = json.loads(text)
-        return cls(physical_id, region_id, handle_from_json(start), handle_from_json(end))
+        """Inverse of `to_json`. Raises `CodecError`."""
+        with shaped(f"{REGION_KIND} record"):
+            physical_id, region_id, start, end = load(text)
+            return cls(
+                PhysicalTableID(int64(physical_id)),
+                RegionID(int64(region_id)),
+                handle_from_json(start),
+                handle_from_json(end),
+            )
 
     @property
     def key(self) -> str:
@@ -107,6 +115,8 @@ def handle_to_json(handle: Handle | None) -> int | str | None:
     return handle.hex() if isinstance(handle, bytes) else handle
 
 
-def handle_from_json(value: int | str | None) -> Handle | None:
-    """The reverse of `handle_to_json`."""
-    return bytes.fromhex(value) if isinstance(value, str) else value
+def handle_from_json(value: object) -> Handle | None:
+    """The reverse of `handle_to_json`. Raises one of `SHAPE_ERRORS`."""
+    if isinstance(value, str):
+        return bytes.fromhex(value)
+    return None if value is None else int64(value)

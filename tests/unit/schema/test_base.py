@@ -178,7 +178,7 @@ def test_index_is_missing(tmp_path: Path) -> None:
 @pytest.mark.parametrize("text", ["", "[", "7", '{"a": 1}', "[7]", "[{}]", "\xff", "[" * 100_000])
 def test_index_is_garbled(tmp_path: Path, text: str) -> None:
     (tmp_path / "base.json").write_bytes(text.encode("latin-1"))
-    with pytest.raises(SchemaFileError, match="not an index of base tables"):
+    with pytest.raises(SchemaFileError, match=r"not an index of base tables|not JSON"):
         read_base(tmp_path)
 
 

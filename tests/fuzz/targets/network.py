@@ -1,0 +1,170 @@
+"""What servers answer, and what clients ask of our own."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pyspark_theflash.binlog.wire import decode_entities, is_probe
+from pyspark_theflash.client import wire
+from pyspark_theflash.client.pd import PDClient
+from pyspark_theflash.client.pump import PullLimits, PumpSource, parse_position
+from pyspark_theflash.client.registry import PUMPS, PumpRegistry
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.errors import PDRefusedError
+from pyspark_theflash.protocol._generated.etcd import kv_pb2
+from pyspark_theflash.protocol._generated.pd import pdpb_pb2
+from pyspark_theflash.protocol._generated.tipb import pump_pb2
+from tests.fuzz.mutate import TEXT_WORDS, bytes_like, json_like
+from tests.fuzz.run import Target
+from tests.fuzz.targets.captured import steps
+
+
+def write_request(_: Path) -> Target:
+    """What TiDB, or anybody, sends to our pump."""
+    payloads = [p for step in steps()[:20] for p in step.payloads]
+    seeds = [wire.WriteRequest(7, payload).to_bytes() for payload in payloads]
+
+    def parse(data: bytes) -> None:
+        request = wire.WriteRequest.from_bytes(data)
+        if not is_probe(request.payload):
+            decode_entities(request.payload, "fuzz", 0)
+
+    return Target(seeds, bytes_like(seeds), parse)
+
+
+def pull_request(_: Path) -> Target:
+    seeds = [wire.PullRequest(7, 3, 90).to_bytes(), wire.PullRequest(2**64 - 1, 0, 0).to_bytes()]
+    return Target(seeds, bytes_like(seeds), wire.PullRequest.from_bytes)
+
+
+def write_response(_: Path) -> Target:
+    seeds = [wire.encode_write_response("no room é"), wire.encode_write_response("")]
+    return Target(seeds, bytes_like(seeds), wire.decode_write_response)
+
+
+def pulled_binlog(_: Path) -> Target:
+    """What a pump hands out, up to its entities."""
+    payloads = [p for step in steps()[:20] for p in step.payloads]
+    seeds = [wire.PulledBinlog(3, 99, payload, merged=False).to_bytes() for payload in payloads]
+    for payload in payloads:
+        meta = pump_pb2.Meta(commitTs=77)
+        entity = pump_pb2.Entity(payload=payload, meta=meta)
+        seeds.append(pump_pb2.PullBinlogResp(entity=entity).SerializeToString())
+
+    def parse(data: bytes) -> None:
+        for _ in _OnePull(data).entities("3:90"):
+            pass
+
+    return Target(seeds, bytes_like(seeds), parse)
+
+
+def pump_position(_: Path) -> Target:
+    seeds = [b"0:470619616527253505", b"3:99"]
+
+    def parse(data: bytes) -> None:
+        for _ in _OnePull(b"").entities(data.decode("utf-8", "replace")):
+            pass
+
+    return Target([], bytes_like(seeds, TEXT_WORDS), parse)
+
+
+class _OnePull(PumpSource):
+    """A pump that sends one message."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("unix:fuzz", 7, clock=SystemClock(), limits=PullLimits(deadline_ms=0))
+        self._answers = [data]
+
+    def _open(self, connect_ms: int) -> Any:
+        parse_position(self._taken)
+        self._stream: Any = self
+        return self
+
+    def next(self, timeout_ms: int) -> Any:
+        return wire.PulledBinlog.from_bytes(self._answers.pop()) if self._answers else None
+
+    def close(self) -> None:
+        self._stream = None
+
+
+def pd_answer(_: Path) -> Target:
+    """The same bytes to every question that PD is asked."""
+    header = pdpb_pb2.ResponseHeader(cluster_id=7)
+    error = pdpb_pb2.ResponseHeader(cluster_id=7, error=pdpb_pb2.Error(type=1, message="no"))
+    leader = pdpb_pb2.Member(name="a", client_urls=["http://h:2379"])
+    seeds = [
+        pdpb_pb2.GetMembersResponse(header=header, leader=leader),
+        pdpb_pb2.GetMembersResponse(header=error),
+        pdpb_pb2.TsoResponse(
+            header=header, count=1, timestamp=pdpb_pb2.Timestamp(physical=1 << 40, logical=5)
+        ),
+        pdpb_pb2.GetGCSafePointResponse(header=header, safe_point=9),
+    ]
+    texts = [message.SerializeToString() for message in seeds]
+
+    def parse(data: bytes) -> None:
+        pd = _AnsweringPD(data)
+        pd.ask(wire.decode_members, data)
+        pd.ask(wire.decode_tso, data)
+        pd.ask(wire.decode_safe_point, data)
+        pd.cluster_id()
+
+    return Target([texts[0]], bytes_like(texts, (*TEXT_WORDS, b"https://", b"x://")), parse)
+
+
+class _AnsweringPD(PDClient):
+    """A PD that answers everything with the same bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(["h:1"], clock=SystemClock(), timeout_ms=0)
+        self._data = data
+
+    def ask(self, decode: Callable[[bytes], object], data: bytes) -> None:
+        with suppress(PDRefusedError):
+            self._decoded(decode, data)
+
+    def _channel(self, address: str) -> Any:
+        return self
+
+    def unary_unary(self, method: str) -> Callable[..., bytes]:
+        return lambda request, timeout: self._data
+
+
+def etcd_answer(_: Path) -> Target:
+    """Pumps as they are registered."""
+    status = b'{"nodeId": "a", "host": "h:1", "state": "offline"}'
+    answer = kv_pb2.RangeResponse(
+        kvs=[
+            kv_pb2.KeyValue(key=PUMPS.encode() + b"a", value=status),
+            kv_pb2.KeyValue(key=PUMPS.encode() + b"b", value=status),
+        ]
+    )
+    seeds = [answer.SerializeToString(), kv_pb2.RangeResponse(more=True).SerializeToString()]
+
+    def parse(data: bytes) -> None:
+        PumpRegistry(_Listed(wire.decode_range(data)), "b", "h:1").check_alone()
+
+    return Target([seeds[0]], bytes_like(seeds), parse)
+
+
+def pump_status(_: Path) -> Target:
+    """The JSON of one pump."""
+    documents = [{"nodeId": "a", "host": "h:1", "state": "offline", "isAlive": False}]
+    seeds = [b'{"nodeId": "a", "host": "h:1", "state": "offline"}']
+
+    def parse(data: bytes) -> None:
+        PumpRegistry(_Listed({PUMPS + "a": data}), "b", "h:1").check_alone()
+
+    return Target(seeds, json_like(documents), parse)
+
+
+class _Listed(PDClient):
+    """A PD with these keys."""
+
+    def __init__(self, keys: dict[str, bytes]) -> None:
+        super().__init__(["h:1"], clock=SystemClock())
+        self._keys = keys
+
+    def list_keys(self, prefix: str, limit: int) -> dict[str, bytes]:
+        return self._keys

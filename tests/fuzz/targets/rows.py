@@ -1,0 +1,225 @@
+"""Rows, keys and handles, as binlogs and TiKV have them."""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from zlib import crc32
+
+import pyarrow as pa
+
+from pyspark_theflash.codec.checksum import RecordKeys
+from pyspark_theflash.codec.collation import sort_keys
+from pyspark_theflash.codec.digest import TableDigest
+from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.codec.handle import decode_common_handles, encode_common_handles
+from pyspark_theflash.codec.key import (
+    MvccKey,
+    RawKey,
+    decode_mvcc_key,
+    decode_record_key,
+    encode_index_prefix,
+    encode_mvcc_key,
+    encode_record_key,
+)
+from pyspark_theflash.codec.number import decode_varint, encode_uvarint
+from pyspark_theflash.codec.row import ColumnSpec, DecodedRows, RowBuffer
+from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
+from pyspark_theflash.codec.row_v2 import decode_rows_v2
+from pyspark_theflash.codec.text import format_column
+from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
+from tests.fuzz.mutate import Mutate, bytes_like
+from tests.fuzz.run import Target
+from tests.fuzz.targets.captured import (
+    every_type,
+    every_type_rows,
+    live_documents,
+    specs_of,
+)
+from tests.support.decoded import as_python, types_of
+from tests.support.golden_vectors import value_vectors
+from tests.support.row_oracle import encode_row_v2
+
+COLLATIONS = (
+    "binary",
+    "utf8mb4_bin",
+    "utf8mb4_general_ci",
+    "utf8mb4_unicode_ci",
+    "utf8mb4_0900_ai_ci",
+    "gbk_chinese_ci",
+    "latin1_bin",
+)
+_INT = FieldType(MySQLType.LONGLONG)
+_TABLE = PhysicalTableID(7)
+
+
+def inserted_row(_: Path) -> Target:
+    return _of_every_type("inserted", lambda rows, specs: decode_inserts_v1(rows, specs, ()))
+
+
+def inserted_row_of_clustered_table(_: Path) -> Target:
+    """The handle is several datums in front."""
+    handle = [ColumnSpec(ColumnID(90 + n), f"k{n}", t) for n, t in enumerate(_key_types("binary"))]
+    date = encode_uvarint((2024 * 13 + 2 << 5 | 29) << 41)
+    front = b"\x08\x05" + b"\x02\x04ab" + b"\x09" + date + b"\x06\x04\x02\x81\x32"
+    rows = every_type_rows("inserted")
+    seeds = [front + row[decode_varint(row, 1)[1] :] for row in rows]
+    specs = specs_of(every_type())
+    return Target(seeds, bytes_like(seeds), lambda d: decode_inserts_v1(_one(d), specs, handle))
+
+
+def updated_row(_: Path) -> Target:
+    return _of_every_type("updated", decode_updates_v1)
+
+
+def deleted_row(_: Path) -> Target:
+    return _of_every_type("deleted", decode_rows_v1)
+
+
+def _of_every_type(
+    kind: str, decode: Callable[[RowBuffer, Sequence[ColumnSpec]], object]
+) -> Target:
+    seeds, specs = every_type_rows(kind), specs_of(every_type())
+    return Target(seeds, bytes_like(seeds), lambda data: decode(_one(data), specs))
+
+
+def stored_row(_: Path) -> Target:
+    """A row of one of the captured tables, which the first byte chooses; beside a good one."""
+    tables = [
+        (specs_of(table), [value for _, value in records if value[:1] == b"\x80"])
+        for table, records in live_documents()
+    ]
+    tables = [table for table in tables if table[1]]
+    seeds = [bytes([n]) + value for n, (_, values) in enumerate(tables) for value in values]
+
+    def parse(data: bytes) -> None:
+        specs, values = tables[data[0] % len(tables) if data else 0]
+        _print(decode_rows_v2(RowBuffer.from_list([data[1:], values[0]]), specs), specs)
+
+    return Target(seeds, bytes_like(seeds), parse)
+
+
+def stored_row_v1(_: Path) -> Target:
+    """As older TiDBs stored rows, printed and summed up as a scan does."""
+    seeds, specs = every_type_rows("deleted"), specs_of(every_type())
+    return Target(
+        seeds, bytes_like(seeds), lambda data: _print(decode_rows_v1(_one(data), specs), specs)
+    )
+
+
+def stored_row_of_every_type(_: Path) -> Target:
+    specs = specs_of(every_type())
+    decoded = decode_rows_v1(RowBuffer.from_list(every_type_rows("deleted")), specs)
+    columns = [as_python(column.values) for column in decoded.columns]
+    seeds = [
+        encode_row_v2({s.id: c[n] for s, c in zip(specs, columns, strict=True)}, types_of(specs))
+        for n in range(len(columns[0]))
+    ]
+    return Target(seeds, bytes_like(seeds), lambda data: decode_rows_v2(_one(data), specs))
+
+
+def checksummed_row(_: Path) -> Target:
+    """Key and row with a checksum, some made right after the change: u8 length | key | row."""
+    specs = [
+        ColumnSpec(ColumnID(1), "a", _INT),
+        ColumnSpec(ColumnID(2), "k", FieldType(MySQLType.LONGLONG, Flag.PRI_KEY)),
+        ColumnSpec(ColumnID(3), "b", FieldType(MySQLType.BLOB, charset="binary")),
+        ColumnSpec(ColumnID(300), "c", _INT),
+    ]
+    prefix = encode_record_key(_TABLE, 0)[:-8]
+    seeds = []
+    for vector in value_vectors("checksum2"):
+        key = prefix + bytes.fromhex(vector["handle"])
+        seeds.append(bytes([len(key)]) + key + bytes.fromhex(vector["hex"]))
+    for vector in value_vectors("checksum0"):
+        key = encode_record_key(_TABLE, -7)
+        seeds.append(bytes([len(key)]) + key + bytes.fromhex(vector["hex"]))
+    change = bytes_like(seeds)
+
+    def mutate(rng: random.Random) -> bytes:
+        data = change(rng)
+        if rng.random() < 0.5 or len(data) < 30:
+            return data
+        size = data[0] + 1
+        key, body = data[1:size], data[size:-4]
+        return data[:-4] + crc32(body + key[11:]).to_bytes(4, "little")
+
+    def parse(data: bytes) -> None:
+        size = data[0] + 1 if data else 1
+        keys = RecordKeys(_one(data[1:size]), specs[1:2])
+        decode_rows_v2(_one(data[size:]), specs, keys)
+
+    right = [seed for seed in seeds if seed[1:12] == prefix][: len(value_vectors("checksum2"))]
+    return Target(right, mutate, parse)
+
+
+def record_key(_: Path) -> Target:
+    keys = [key for _, records in live_documents() for key, _ in records]
+    return Target(keys, _keys(keys), lambda data: decode_record_key(RawKey(data)))
+
+
+def mvcc_key(_: Path) -> Target:
+    keys = [key for _, records in live_documents() for key, _ in records]
+    seeds = [encode_mvcc_key(RawKey(key), TimeStamp(2**63 + n)) for n, key in enumerate(keys)]
+
+    def parse(data: bytes) -> None:
+        decode_record_key(decode_mvcc_key(MvccKey(data))[0])
+
+    return Target(seeds, bytes_like(seeds), parse)
+
+
+def _keys(keys: Sequence[bytes]) -> Mutate:
+    index = encode_index_prefix(_TABLE, 3)
+    words = (b"t", b"_r", b"_i", b"m", index, b"\x00" * 8, b"\xff" * 8, b"\x80")
+    return bytes_like([*keys, index + b"\x03" + bytes(8)], words)
+
+
+def common_handle(_: Path) -> Target:
+    """Keys of all types that can be in one; the first byte chooses the collation."""
+    values = [
+        pa.array([b"", b"ab", b"a longer value"], pa.binary()),
+        pa.array([1, -(2**63), 2**63 - 1], pa.int64()),
+        pa.array(["", "é ", "Straße"]),
+        pa.array([0, 20_000, 10_000_033], pa.int32()).view(pa.date32()),
+        pa.array(["0.00", "-1.10", "99.99"]).cast(pa.decimal128(4, 2)),
+    ]
+    seeds = []
+    for n, collate in enumerate(COLLATIONS):
+        types = _key_types(collate)
+        columns = [values[1], values[2] if n else values[0], values[3], values[4]]
+        handles = encode_common_handles(columns, types, [-1, -1, -1, -1])
+        seeds += [bytes([n]) + handle for handle in handles.to_pylist()]
+
+    def parse(data: bytes) -> None:
+        collate = COLLATIONS[data[0] % len(COLLATIONS) if data else 0]
+        decode_common_handles(pa.array([data[1:]], pa.binary()), _key_types(collate))
+
+    return Target(seeds, bytes_like(seeds), parse)
+
+
+def _key_types(collate: str) -> list[FieldType]:
+    text = FieldType(MySQLType.VARCHAR, 0, 64, -1, "utf8mb4", collate)
+    if collate == "binary":
+        text = FieldType(MySQLType.VARCHAR, 0, 64, -1, "binary", collate)
+    decimal = FieldType(MySQLType.NEWDECIMAL, 0, 4, 2)
+    return [_INT, text, FieldType(MySQLType.DATE), decimal]
+
+
+def sort_key(_: Path) -> Target:
+    """Strings under every collation, of which the first byte chooses one."""
+    texts = ["", "abc  ", "Straße", "\u0e40\u0e01", "ﷺ", "\U0001f600", "字", "\uffff"]
+    seeds = [bytes([n]) + t.encode() for n in range(len(COLLATIONS)) for t in texts]
+
+    def parse(data: bytes) -> None:
+        collate = COLLATIONS[data[0] % len(COLLATIONS) if data else 0]
+        sort_keys(pa.array([data[1:]], pa.binary()), FieldType(MySQLType.VARCHAR, collate=collate))
+
+    return Target(seeds, bytes_like(seeds), parse)
+
+
+def _print(rows: DecodedRows, specs: Sequence[ColumnSpec]) -> None:
+    columns = zip(rows.columns, specs, strict=True)
+    TableDigest().update([format_column(column.values, spec.type) for column, spec in columns])
+
+
+def _one(data: bytes) -> RowBuffer:
+    return RowBuffer.from_list([data])
