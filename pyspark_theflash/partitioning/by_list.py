@@ -111,7 +111,10 @@ class _Step:
 
 @dataclass(frozen=True, slots=True)
 class ListColumnsPlacement:
-    """LIST COLUMNS: steps, and the partition of each state that the last one leads to."""
+    """LIST COLUMNS: steps, and the partition of each state that the last one leads to.
+
+    Without any value, of DEFAULT alone, there are no steps.
+    """
 
     columns: tuple[str, ...]
     steps: tuple[_Step, ...]
@@ -120,6 +123,8 @@ class ListColumnsPlacement:
     where: str
 
     def locate(self, columns: Mapping[str, TypedArray], rows: int) -> Indexes:
+        if not self.steps:
+            return np.full(rows, self.other_partition)
         states = np.zeros(rows, np.int64)
         for name, step in zip(self.columns, self.steps, strict=True):
             values, field_type = columns[name]
@@ -145,6 +150,9 @@ def list_columns_placement(
         else:
             places.append(place)
             named.append(values)
+    names = tuple(name for name, _ in columns)
+    if not named:
+        return ListColumnsPlacement(names, (), np.zeros(0, np.int64), other, where)
     steps, states = [], np.zeros(len(named), np.int64)
     for column, (_, field_type) in enumerate(columns):
         bounds = typed_bounds([values[column] for values in named], field_type, where)
@@ -154,5 +162,4 @@ def list_columns_placement(
         steps.append(_Step(distinct, known))
     partitions = np.full(len(steps[-1].known), NO_PARTITION, np.int64)
     partitions[states] = places
-    names = tuple(name for name, _ in columns)
     return ListColumnsPlacement(names, tuple(steps), partitions, other, where)

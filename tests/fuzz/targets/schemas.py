@@ -37,7 +37,7 @@ def table_info(_: Path) -> Target:
     """TableInfo, and what is asked of it."""
     infos = [t["table_info"] for t in live_tables()[:12]]
     infos = [i for i in infos if len(i["cols"]) < 9] + [every_type_json()]
-    infos += [t["table_info"] for t in partitioned_tables()[:40:5]]
+    infos += [t["table_info"] for t in partitioned_tables()[:40:3]]
     return Target(_texts(infos), json_like(infos), lambda d: _use(_table(d)))
 
 

@@ -15,6 +15,7 @@ UNSIGNED = FieldType(MySQLType.LONGLONG, Flag.UNSIGNED)
 WIDE = FieldType(MySQLType.NEWDECIMAL, 0, 65, 0)
 TEXT = FieldType(MySQLType.VARCHAR, 0, 40, -1, "utf8mb4", "utf8mb4_bin")
 GENERAL_CI = FieldType(MySQLType.VARCHAR, 0, 40, -1, "utf8mb4", "utf8mb4_general_ci")
+DOUBLE = FieldType(MySQLType.DOUBLE)
 TIME = FieldType(MySQLType.TIME)
 COLUMNS = {
     "a": (pa.array([1, 2**62, None, -5], pa.int64()), BIGINT),
@@ -117,3 +118,32 @@ def test_slices_of_arrays() -> None:
 def test_an_expression_survives_pickle() -> None:
     expression = parse("cast(`a` as char(3)) + 1.5")
     assert pickle.loads(pickle.dumps(expression)) == expression
+
+
+@pytest.mark.parametrize("digits", ["7" * 5000, "0" * 5000 + "12", "-" + "7" * 5000])
+def test_texts_of_thousands_of_digits(digits: str) -> None:
+    """Python's `int` takes no more than some thousand."""
+    columns = {"s": (pa.array([digits]), TEXT)}
+    (value,) = evaluate(parse("cast(s as signed)"), columns, WIDE, "x").to_pylist()
+    assert value == max(-(2**63), min(Decimal(digits), 2**63 - 1))
+
+
+def test_a_fraction_of_thousands_of_digits() -> None:
+    columns = {"s": (pa.array(["0." + "4" * 5000, "0.5" + "0" * 5000]), TEXT)}
+    cast = "cast(s as decimal(10, 0))"
+    assert evaluate(parse(cast), columns, WIDE, "x").to_pylist() == [0, 1]
+
+
+def test_round_to_any_number_of_digits() -> None:
+    """Neither does 10 to the power of it take all memory, nor warn of an overflow."""
+    wide = FieldType(MySQLType.LONGLONG)
+    columns = {"d": (pa.array([-(2**63), 400, 2**62]), wide), "r": (pa.array([1.5] * 3), DOUBLE)}
+    assert evaluate(parse("round(r, d)"), columns, DOUBLE, "x").to_pylist() == [0, 1.5, 1.5]
+    least = "-9223372036854775807"
+    assert evaluate(parse(f"round(1.5, {least})"), columns, WIDE, "x").to_pylist() == [0] * 3
+
+
+def test_trim_of_a_long_text() -> None:
+    """Each `x` taken away does not copy the rest."""
+    columns = {"s": (pa.array(["x" * 2_000_000 + "y", "yx"]), TEXT)}
+    assert evaluate(parse("trim('x' from s)"), columns, TEXT, "x").to_pylist() == ["y", "y"]

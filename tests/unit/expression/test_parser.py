@@ -116,3 +116,17 @@ def test_what_is_refused(text: str, what: str) -> None:
 def test_columns_are_named_once() -> None:
     assert parse("`B` + a * `b`").columns == ("b", "a")
     assert parse("`a` + 1") is parse("`a` + 1")
+
+
+@pytest.mark.parametrize("number", ["7" * 5000, f"0.{'7' * 5000}", "1e309", f"1e{'9' * 90}"])
+def test_numbers_beyond_all_types(number: str) -> None:
+    with pytest.raises(UnsupportedError, match="a number"):
+        parse(f"a + {number}")
+
+
+@pytest.mark.parametrize(
+    "target", ["char(2.5)", "char('x')", "decimal(a, 2)", "binary(9999999999)", "date(null)"]
+)
+def test_types_of_no_size(target: str) -> None:
+    with pytest.raises(UnsupportedError, match="a type of this size"):
+        parse(f"cast(a as {target})")

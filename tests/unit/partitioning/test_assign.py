@@ -142,3 +142,28 @@ def test_what_is_not_understood_is_refused(table: TableInfo, what: str) -> None:
     with pytest.raises(UnsupportedError, match=r"shop\.item") as refused:
         partition_columns(table)
     assert what in str(refused.value)
+
+
+def test_list_columns_of_default_alone() -> None:
+    bounds = [(("DEFAULT",),)]
+    table = partitioned("", PartitionType.LIST, columns=("id",), in_values=bounds)
+    assert place(table, pa.array([1, None, 7], pa.int64())) == [101] * 3
+    assert [c.name for c in partition_columns(table)] == ["id"]
+
+
+@pytest.mark.parametrize(
+    "table",
+    [
+        partitioned("", PartitionType.RANGE, columns=("id",), less_than=[("1", "2")]),
+        partitioned("", PartitionType.RANGE, columns=("id",), less_than=[("1",), ()]),
+        partitioned("`id`", PartitionType.RANGE, less_than=[()]),
+        partitioned("`id`", PartitionType.LIST, in_values=[(("1", "2"),)]),
+        partitioned("", PartitionType.LIST, columns=("id",), in_values=[((),)]),
+        partitioned("", PartitionType.KEY, columns=("nothing",)),
+        replace(partitioned(), partition=PartitionInfo(PartitionType.HASH, "`id`", (), ())),
+    ],
+    ids=lambda table: str(table.partition),
+)
+def test_definitions_that_do_not_fit(table: TableInfo) -> None:
+    with pytest.raises(UnsupportedError, match=r"shop\.item: "):
+        partition_columns(table)
