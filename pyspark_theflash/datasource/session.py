@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final, Union
 
 from pyspark.sql import DataFrame, SparkSession
 
@@ -13,6 +13,9 @@ from pyspark_theflash.options import Moment
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.planner.wait import wait_for
 from pyspark_theflash.types import TimeStamp
+
+if TYPE_CHECKING:
+    from pyspark.sql.connect.session import SparkSession as ConnectSession
 
 
 class SparkSnapshot:
@@ -31,7 +34,7 @@ class SparkSnapshot:
 
     def __init__(
         self,
-        spark: SparkSession,
+        spark: Union[SparkSession, "ConnectSession"],
         store: str | Path,
         snapshot_ts: int | None = None,
         *,

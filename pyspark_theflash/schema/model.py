@@ -187,9 +187,7 @@ class TableInfo:
         return tuple(d.id for d in self.partition.definitions)
 
 
-def parse_table_info(
-    db: str, info: Mapping[str, Any], json_text: str | None = None
-) -> TableInfo:
+def parse_table_info(db: str, info: Mapping[str, Any], json_text: str | None = None) -> TableInfo:
     """TiDB's TableInfo JSON as a value; `json_text` is what `info` was read from, if it is kept.
 
     Raises:

@@ -112,7 +112,9 @@ def _look(store: Path, watch: Watch, ended: threading.Event) -> None:
         while not ended.is_set():
             if (stamp := manifest.others_wrote()) != seen:
                 seen, progress = stamp, Progress.of(manifest.read([PROGRESS_KIND]))
-                if progress and progress.resolved_ts > max([0, *(t for _, t in watch.reached[-1:])]):
+                if progress and progress.resolved_ts > max(
+                    [0, *(t for _, t in watch.reached[-1:])]
+                ):
                     watch.reached.append((time.monotonic(), progress.resolved_ts))
             has_tables = watch.reached and watch.reached[-1][1] > end_ts
             if has_tables and CLOCK.boottime_ms() - read_at_ms >= READ_MS:

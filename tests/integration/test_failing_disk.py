@@ -188,8 +188,7 @@ def digests(store: Path, ts: TimeStamp) -> Mapping[str, str] | None:
     try:
         with open_snapshot(store, ts) as snapshot:
             return {
-                t.full_name: snapshot.digest(t.full_name).hexdigest()
-                for t in snapshot.tables()
+                t.full_name: snapshot.digest(t.full_name).hexdigest() for t in snapshot.tables()
             }
     except SnapshotTooOldError:
         return None

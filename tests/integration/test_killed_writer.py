@@ -219,4 +219,3 @@ def test_a_killed_init_leaves_a_store_or_none(rounds: int, tmp_path: Path) -> No
         with closing(_reader(store)) as reader:
             assert reader.read([]).generation == 1
     assert killed
-

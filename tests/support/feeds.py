@@ -138,4 +138,3 @@ class Tidb:
                 return
             assert answer == "", answer
             self.acknowledged += 1
-

@@ -45,11 +45,11 @@ class Power:
         fsync = os.fsync
 
         def watch(fd: int) -> None:
-            if self._is_looking:
-                return fsync(fd)
-            if self.syncs % self._step == 0:
+            if not self._is_looking and self.syncs % self._step == 0:
                 self.look()
             fsync(fd)
+            if self._is_looking:
+                return
             self.syncs += 1
             inode = os.fstat(fd).st_ino
             for path in [self._root, *self._root.rglob("*")]:

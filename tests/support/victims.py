@@ -48,9 +48,7 @@ class Victim:
 
     def __init__(self, target: Callable[..., object], *arguments: object) -> None:
         receiver, sender = _context.Pipe(duplex=False)
-        self._process = _context.Process(
-            target=_run, args=(sender, target, arguments), daemon=True
-        )
+        self._process = _context.Process(target=_run, args=(sender, target, arguments), daemon=True)
         self._process.start()
         sender.close()
         with contextlib.suppress(EOFError):
