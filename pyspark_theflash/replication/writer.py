@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final, Protocol
 
-from pyspark_theflash.binlog.event import Entity
+from pyspark_theflash.binlog.event import Entity, Transaction
 from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.engine.api import Engine
 from pyspark_theflash.errors import OptionError, SchemaOutdatedError, UnmatchedPrewriteError
@@ -117,7 +117,7 @@ class Writer:
         newest = TimeStamp(0)
         for entity in self._gather(source.entities(), limit, None):
             newest = max(newest, entity.commit_ts)
-        self._apply(limit)
+        self._apply(limit, None)
         self._check_overlap(newest if until_ts is None else until_ts)
         if until_ts is not None and until_ts > pairing.resolved_ts:
             try:
@@ -140,14 +140,10 @@ class Writer:
             if pairing.buffered_bytes >= GATHER_BYTES:
                 self._apply(limit, source)
 
-    def _apply(self, limit: TimeStamp, source: EntitySource | None = None) -> None:
+    def _apply(self, limit: TimeStamp, source: EntitySource | None) -> None:
         """Apply what is resolved, if anything is."""
-        resolved_ts = min(self._state.pairing.resolved_ts, limit)
-        if not self._state.pairing.has_resolved(resolved_ts):
-            return
-        # Before anything is taken: this may fail, and is tried again with the next poll.
-        self._state.reach(resolved_ts)
-        if transactions := self._state.pairing.take_resolved(resolved_ts):
+        transactions, resolved_ts = self._take(limit)
+        if transactions:
             position = source.position if source else None
             self._applier.apply(
                 transactions, resolved_ts, keep_pending=source is not None, position=position
@@ -156,11 +152,20 @@ class Writer:
 
     def _finish(self, limit: TimeStamp, position: str | None) -> None:
         """Apply what is resolved and keep the rest for the next run, in one publication."""
-        resolved_ts = min(self._state.pairing.resolved_ts, limit)
-        transactions = self._state.pairing.take_resolved(resolved_ts)
+        transactions, resolved_ts = self._take(limit)
         if transactions or self._state.has_news(position):
             self._applier.apply(transactions, resolved_ts, keep_pending=True, position=position)
         self._applier.compact()
+
+    def _take(self, limit: TimeStamp) -> tuple[list[Transaction], TimeStamp]:
+        """What is resolved up to `limit`, and where that ends."""
+        pairing = self._state.pairing
+        resolved_ts = min(pairing.resolved_ts, limit)
+        if not pairing.has_resolved(resolved_ts):
+            return [], resolved_ts
+        # Before anything is taken: this may fail, and is tried again with the next poll.
+        self._state.reach(resolved_ts)
+        return pairing.take_resolved(resolved_ts), resolved_ts
 
     def _check_overlap(self, newest: TimeStamp) -> None:
         """A first source that ends before the schema history begins belongs to another one.
