@@ -1,9 +1,12 @@
 """Readers in other processes while the writer publishes and folds: answers are of one moment."""
 
 import json
+import logging
 import multiprocessing
 import random
 from pathlib import Path
+
+import pytest
 
 from pyspark_theflash.engine import registry
 from pyspark_theflash.fs import LocalFileSystem
@@ -11,22 +14,23 @@ from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
 from pyspark_theflash.types import TimeStamp
 from tests.integration.test_replication import BANK, FRAMES, check_all, run
 
-RUNS = 40
+_log = logging.getLogger(__name__)
 
 
-def write_in_runs(store: Path) -> None:
-    """The bank's history in many runs of the writer, each opening and closing the store."""
-    step = len(FRAMES) // RUNS
+def write_in_runs(store: Path, runs: int) -> None:
+    """The bank's history in so many runs of the writer, each opening and closing the store."""
+    step = len(FRAMES) // runs
     for at in range(0, len(FRAMES), step):
         run(store, FRAMES[at : at + step])
     run(store, [], BANK.end_ts)
 
 
-def test_no_reader_ever_sees_money_come_or_go(tmp_path: Path) -> None:
+@pytest.mark.parametrize("runs", [8, pytest.param(80, marks=pytest.mark.slow)])
+def test_no_reader_ever_sees_money_come_or_go(runs: int, tmp_path: Path) -> None:
     total = json.loads((BANK.folder / "invariant.json").read_text())["total"]
     store, rng, reads = tmp_path / "store", random.Random(5), 0
     registry.create(store, registry.MAGIC, LocalFileSystem())
-    writer = multiprocessing.get_context("spawn").Process(target=write_in_runs, args=(store,))
+    writer = multiprocessing.get_context("spawn").Process(target=write_in_runs, args=(store, runs))
     writer.start()
     while writer.is_alive():
         progress = read_progress(store)
@@ -38,7 +42,8 @@ def test_no_reader_ever_sees_money_come_or_go(tmp_path: Path) -> None:
             reads += 1
     writer.join()
     assert writer.exitcode == 0
-    assert reads >= 20
+    assert reads >= runs
+    _log.info("%d reads beside %d runs", reads, runs)
     check_all(store)
 
 

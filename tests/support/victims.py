@@ -76,10 +76,15 @@ class Victim:
         """Whether it has not ended yet."""
         return self._process.is_alive()
 
+    def exit_code(self) -> int | None:
+        """Wait for its end; None if it does not come."""
+        self._process.join(600)
+        return self._process.exitcode
+
     def join(self) -> None:
         """Wait for its end, which must be a good one."""
-        self._process.join(600)
-        assert self._process.exitcode == 0, self._process.exitcode
+        code = self.exit_code()
+        assert code == 0, code
 
 
 def _run(started: Connection, target: Callable[..., object], arguments: tuple[Any, ...]) -> None:
