@@ -88,12 +88,16 @@ def test_latches_of_format_1_go_on(format1: Path) -> None:
         assert leases.oldest_generation() == 3
 
 
+@pytest.mark.parametrize("lasting", [True, False], ids=["lasting", "once"])
 @pytest.mark.parametrize("failure", Failure)
-def test_an_upgrade_may_fail_at_every_call(format1: Path, tmp_path: Path, failure: Failure) -> None:
+def test_an_upgrade_may_fail_at_every_call(
+    format1: Path, tmp_path: Path, failure: Failure, lasting: bool
+) -> None:
     calls = 0
+    right = content(Path(shutil.copytree(format1, tmp_path / "right")))
     for fail_at in range(100):
         store = Path(shutil.copytree(format1, tmp_path / f"{fail_at}"))
-        fs = FaultyFileSystem(failure, fail_at)
+        fs = FaultyFileSystem(failure, fail_at, lasting=lasting)
         try:
             content(store, fs)
         except (EngineError, StoreFullError):
@@ -101,6 +105,7 @@ def test_an_upgrade_may_fail_at_every_call(format1: Path, tmp_path: Path, failur
         else:
             if fail_at >= len(fs.calls):
                 break
+        assert content(store) == right
         check_upgraded(store)
     assert calls >= (1 if failure is Failure.TORN else 3)
 
