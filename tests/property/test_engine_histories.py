@@ -191,17 +191,17 @@ def history(seed: int, folder: Path) -> Iterator[History]:
         raise
 
 
-def test_random_histories(tmp_path: Path) -> None:
-    for seed in range(300):
-        with history(seed, tmp_path) as one:
-            one.run(6)
-            one.finish(3)
-
-
-@pytest.mark.slow
-def test_many_random_histories(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("first", "end"),
+    [
+        (0, 50),
+        pytest.param(50, 500, marks=pytest.mark.slow),
+        *(pytest.param(n, n + 500, marks=pytest.mark.slow) for n in range(500, 10_000, 500)),
+    ],
+)
+def test_random_histories(first: int, end: int, tmp_path: Path) -> None:
     """Every twentieth is long and read at every timestamp."""
-    for seed in range(300, 10_000):
+    for seed in range(first, end):
         with history(seed, tmp_path) as one:
             one.run(6 if seed % 20 else 30)
             one.finish(3 if seed % 20 else 1000)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
@@ -108,4 +109,9 @@ class Latches(RuleBasedStateMachine):
 
 
 TestLatches = Latches.TestCase
-TestLatches.settings = settings(max_examples=60, stateful_step_count=25)
+TestLatches.settings = settings(max_examples=40, stateful_step_count=25)
+
+
+@pytest.mark.slow
+class TestManyLatches(Latches.TestCase):
+    settings = settings(max_examples=500, stateful_step_count=50)
