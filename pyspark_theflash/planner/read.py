@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import EngineReader
-from pyspark_theflash.errors import StoreMismatchError, StoreNotFoundError
+from pyspark_theflash.errors import CorruptionError, StoreMismatchError, StoreNotFoundError
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.mvcc.project import batch_of
 from pyspark_theflash.mvcc.version import HANDLE, column_name
@@ -51,11 +51,16 @@ def read_region(
     """The rows of a task whose store is open; see `read_task`."""
     with_handle = ROWID_COLUMN in task.output
     batches = engine.scan(task.region, task.columns, task.snapshot_ts, with_handle=with_handle)
-    for batch in batches:
-        kept = batch if task.condition is None else task.condition.keep(batch)
-        if kept.num_rows:
-            yield _presented(kept, task)
-        keeper.keep()
+    try:
+        for batch in batches:
+            kept = batch if task.condition is None else task.condition.keep(batch)
+            if kept.num_rows:
+                yield _presented(kept, task)
+            keeper.keep()
+    except CorruptionError:
+        # Who was stopped for longer than the latch lasts finds no damage, but files gone.
+        keeper.renew()
+        raise
 
 
 def _open(task: ScanTask, path: Path, fs: FileSystem) -> Manifest:

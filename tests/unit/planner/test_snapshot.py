@@ -1,22 +1,29 @@
 """What a snapshot and its tasks promise, on small stores."""
 
 import pickle
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.engine.magic.engine import MagicReader
 from pyspark_theflash.errors import (
     ColumnNotFoundError,
+    CorruptionError,
     LeaseExpiredError,
     NotCaughtUpError,
     SnapshotTooOldError,
     StoreMismatchError,
     TableNotFoundError,
+    TheFlashError,
 )
 from pyspark_theflash.planner.read import read_task
 from pyspark_theflash.planner.snapshot import LEASE_TTL_MS, open_snapshot
+from pyspark_theflash.store.folder import DATA_FOLDER
 from pyspark_theflash.types import TimeStamp
 from tests.support.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
 
@@ -105,4 +112,29 @@ def test_a_task_keeps_its_latch_alive_and_fails_when_it_is_lost(store: Path) -> 
             assert sum(batch.num_rows for batch in read_task(task, clock=clock)) == 2
         clock.now_ms += LEASE_TTL_MS
         with pytest.raises(LeaseExpiredError, match="200"):
+            next(read_task(task, clock=clock))
+
+
+@pytest.mark.parametrize(
+    ("stopped_ms", "expected"), [(LEASE_TTL_MS, LeaseExpiredError), (0, CorruptionError)]
+)
+def test_a_file_that_goes_while_a_scan_is_stopped(
+    store: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    stopped_ms: int,
+    expected: type[TheFlashError],
+) -> None:
+    """Where the latch has run out it may; where it has not, the store is damaged."""
+    clock, scan = JumpingClock(), MagicReader.scan
+
+    def stopped(*arguments: Any, **options: Any) -> Iterator[pa.RecordBatch]:
+        clock.now_ms += stopped_ms
+        for path in (store / DATA_FOLDER).rglob("*.parquet"):
+            path.unlink()
+        return scan(*arguments, **options)
+
+    with open_snapshot(store, TimeStamp(200), clock=clock) as snapshot:
+        (task,) = snapshot.plan("shop.item").tasks
+        monkeypatch.setattr(MagicReader, "scan", stopped)
+        with pytest.raises(expected):
             next(read_task(task, clock=clock))
