@@ -1,5 +1,6 @@
 """Damaged data files: the right rows or `CorruptionError`, never other rows."""
 
+import logging
 import os
 import random
 from collections.abc import Callable, Iterator
@@ -28,6 +29,7 @@ from pyspark_theflash.mvcc.project import Default, ScanColumn
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, SUPERSEDED_TS
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 
+_log = logging.getLogger(__name__)
 TABLE, WHOLE = PhysicalTableID(1), FIRST_REGION
 COLUMNS = [
     ScanColumn(ColumnID(1), pa.int64(), Default(pa.scalar(None, pa.int64()))),
@@ -95,6 +97,7 @@ def flip_and_read(
             except CorruptionError:
                 noticed += 1
             os.pwrite(file.fileno(), bytes([byte]), bit // 8)
+    _log.info("%d of %d flips noticed", noticed, len(bits))
     return noticed
 
 
@@ -115,9 +118,23 @@ def test_every_bit_of_a_small_file(tmp_path: Path, rows: int, kind: FileKind) ->
     assert flip_and_read(tmp_path, info, bits, visible) == len(bits)
 
 
+@pytest.mark.parametrize("step", [97, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [FileKind.DELTA, FileKind.STABLE])
+def test_every_bit_where_pages_check_themselves(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: FileKind, step: int
+) -> None:
+    """As in a large file, of which there are too many bits."""
+    monkeypatch.setattr(file_module, "WHOLE_CHECK_BYTES", 0)
+    info = write(tmp_path, 40, kind=kind)
+    bits = list(range(0, info.size_bytes * 8, step))
+    assert flip_and_read(tmp_path, info, bits, everything) > 0.9 * len(bits)
+    assert flip_and_read(tmp_path, info, bits, visible) > 0.8 * len(bits)
+
+
+@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("read", [everything, visible])
 def test_flipped_bits_of_a_large_file(
-    tmp_path: Path, read: Callable[[Path, DataFile], pa.Table]
+    tmp_path: Path, read: Callable[[Path, DataFile], pa.Table], count: int
 ) -> None:
     """Some anywhere, some where a page begins: a page's checksum does not cover its header."""
     info = write(tmp_path, 60_000)
@@ -132,9 +149,9 @@ def test_flipped_bits_of_a_large_file(
         for start in (chunk.dictionary_page_offset, chunk.data_page_offset)
         if start is not None
     ]
-    headers = [8 * rng.choice(starts) + rng.randrange(8 * 40) for _ in range(120)]
-    anywhere = [rng.randrange(8 * info.size_bytes) for _ in range(120)]
-    assert flip_and_read(tmp_path, info, headers + anywhere, read) > 120
+    headers = [8 * rng.choice(starts) + rng.randrange(8 * 40) for _ in range(count)]
+    anywhere = [rng.randrange(8 * info.size_bytes) for _ in range(count)]
+    assert flip_and_read(tmp_path, info, headers + anywhere, read) > count
 
 
 @pytest.mark.parametrize("rows", [30, 60_000])
