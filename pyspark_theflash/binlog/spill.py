@@ -2,17 +2,19 @@
 
 A file without a name in some folder: it is gone with its process, and nothing in it has to last,
 for what waits is read again from the source or is among the store's pending transactions. It
-starts over from its beginning whenever nobody needs anything in it any more.
+starts over from its beginning whenever nobody needs anything in it any more. What is read is what
+was written: its checksum stays in memory.
 """
 
-import errno
 import os
 import tempfile
 import weakref
+import zlib
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import IO, Final, TypeAlias
 
-from pyspark_theflash.errors import EngineError, StoreFullError, invariant
+from pyspark_theflash.errors import CorruptionError
+from pyspark_theflash.store.manifest import file_errors
 
 BUDGET_BYTES: Final = 64 << 20
 """What may wait in memory."""
@@ -23,17 +25,22 @@ WORTH_BYTES: Final = 1 << 16
 class SpilledPayload:
     """A payload in the file, of which only the length is at hand."""
 
-    __slots__ = ("__weakref__", "_offset", "_size", "_spill")
+    __slots__ = ("__weakref__", "_crc", "_offset", "_size", "_spill")
 
-    def __init__(self, spill: "Spill", offset: int, size: int) -> None:
-        self._spill, self._offset, self._size = spill, offset, size
+    def __init__(self, spill: "Spill", offset: int, size: int, crc: int) -> None:
+        self._spill, self._offset, self._size, self._crc = spill, offset, size, crc
 
     def __len__(self) -> int:
         return self._size
 
     def read(self) -> bytes:
-        """The payload itself."""
-        return self._spill.read(self._offset, self._size)
+        """The payload itself.
+
+        Raises:
+            CorruptionError: it is not what was written.
+            EngineError: the disk failed.
+        """
+        return self._spill.read(self._offset, self._size, self._crc)
 
 
 Payload: TypeAlias = bytes | SpilledPayload
@@ -54,8 +61,8 @@ class Spill:
 
     def __init__(self, folder: Path | None = None) -> None:
         """`folder`: where there is room; None for the system's folder of temporary files."""
-        self._folder = folder
-        self._fd: int | None = None
+        self._folder = folder or Path(tempfile.gettempdir())
+        self._file: IO[bytes] | None = None
         self._end = self._live = 0
 
     def put(self, payload: bytes) -> SpilledPayload:
@@ -64,42 +71,39 @@ class Spill:
         Raises:
             StoreFullError, EngineError: the disk is full, or failed.
         """
-        try:
+        with file_errors(self._folder):
             fd = self._opened()
             written = 0
             while written < len(payload):
                 part = memoryview(payload)[written:]
                 written += os.pwrite(fd, part, self._end + written)
-        except OSError as error:
-            where = str(self._folder or tempfile.gettempdir())
-            if error.errno == errno.ENOSPC:
-                raise StoreFullError(where) from error
-            raise EngineError(where, f"cannot keep what waits for its commit: {error}") from error
-        spilled = SpilledPayload(self, self._end, len(payload))
+        spilled = SpilledPayload(self, self._end, len(payload), zlib.crc32(payload))
         self._end += len(payload)
         self._live += 1
         weakref.finalize(spilled, self._gone)
         return spilled
 
-    def read(self, offset: int, size: int) -> bytes:
-        """What was written there."""
-        fd = self._opened()
-        parts = []
-        while size and (part := os.pread(fd, size, offset)):
-            parts.append(part)
-            offset, size = offset + len(part), size - len(part)
-        invariant(not size, "a spilled payload is whole")
-        return b"".join(parts)
+    def read(self, offset: int, size: int, crc: int) -> bytes:
+        """What was written there; raises as `SpilledPayload.read`."""
+        parts, at, end = [], offset, offset + size
+        with file_errors(self._folder):
+            while at < end and (part := os.pread(self._opened(), end - at, at)):
+                parts.append(part)
+                at += len(part)
+        payload = b"".join(parts)
+        if len(payload) != size or zlib.crc32(payload) != crc:
+            raise CorruptionError(str(self._folder), offset, "a spilled payload is damaged")
+        return payload
 
     def _opened(self) -> int:
-        if self._fd is None:
-            self._fd, name = tempfile.mkstemp(prefix=".spill-", dir=self._folder)
-            weakref.finalize(self, os.close, self._fd)
-            os.unlink(name)
-        return self._fd
+        if self._file is None:
+            # Closed by the finalizer, for it lives as long as what is in it.
+            self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
+            weakref.finalize(self, self._file.close)
+        return self._file.fileno()
 
     def _gone(self) -> None:
         self._live -= 1
-        if not self._live and self._fd is not None:
+        if not self._live and self._file is not None:
             self._end = 0
-            os.ftruncate(self._fd, 0)
+            self._file.truncate(0)

@@ -1,6 +1,9 @@
 """Payloads that wait on disk."""
 
+import errno
+import os
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -10,7 +13,13 @@ from pyspark_theflash.binlog.ledger import TransactionLedger
 from pyspark_theflash.binlog.pairing import Pairing
 from pyspark_theflash.binlog.pending import Pending
 from pyspark_theflash.binlog.spill import Spill, SpilledPayload, payload_bytes
-from pyspark_theflash.errors import TransactionConflictError
+from pyspark_theflash.errors import (
+    CorruptionError,
+    EngineError,
+    StoreFullError,
+    TheFlashError,
+    TransactionConflictError,
+)
 from pyspark_theflash.types import TimeStamp
 
 PAYLOADS = {n: bytes([n]) * 1000 for n in range(1, 9)}
@@ -39,6 +48,45 @@ def test_what_is_put_is_read_until_nobody_needs_it(tmp_path: Path) -> None:
     kept.clear()
     assert spill.put(b"again").read() == b"again"
     assert list(tmp_path.iterdir()) == []
+
+
+def test_any_flipped_bit_and_any_loss_is_noticed(tmp_path: Path) -> None:
+    spill = Spill(tmp_path)
+    first, second = spill.put(b"one" * 9), spill.put(b"two" * 9)
+    fd = spill._opened()
+    for bit in range(8 * len(first)):
+        (byte,) = os.pread(fd, 1, bit // 8)
+        os.pwrite(fd, bytes([byte ^ 1 << bit % 8]), bit // 8)
+        with pytest.raises(CorruptionError, match="damaged at byte 0"):
+            first.read()
+        assert second.read() == b"two" * 9
+        os.pwrite(fd, bytes([byte]), bit // 8)
+    assert first.read() == b"one" * 9
+    os.ftruncate(fd, len(first) + 1)
+    with pytest.raises(CorruptionError, match="damaged at byte 27"):
+        second.read()
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"), [(errno.ENOSPC, StoreFullError), (errno.EIO, EngineError)]
+)
+def test_a_disk_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, expected: type[TheFlashError]
+) -> None:
+    def fail(*_: object) -> NoReturn:
+        raise OSError(number, os.strerror(number))
+
+    spill = Spill(tmp_path)
+    kept = spill.put(b"kept")
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "pwrite", fail)
+        with pytest.raises(expected):
+            spill.put(b"lost")
+        patched.setattr(os, "pread", fail)
+        with pytest.raises(expected):
+            kept.read()
+    assert spill.put(b"again").read() == b"again"
+    assert kept.read() == b"kept"
 
 
 def test_more_waits_than_memory_holds(pairing: Pairing) -> None:
