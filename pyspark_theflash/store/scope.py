@@ -78,4 +78,5 @@ class ScopedTables:
 
 
 def _fits(name: str, pattern: str) -> bool:
-    return fnmatch.fnmatchcase(name, pattern.lower())
+    # A bracket is one: sets of characters are not promised, and many `[` take very long to read.
+    return fnmatch.fnmatchcase(name, pattern.lower().replace("[", "[[]"))

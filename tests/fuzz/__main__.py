@@ -1,8 +1,10 @@
 """python -m tests.fuzz [--inputs N] [--seconds S] [--seed N] [TARGET ...]
+python -m tests.fuzz [--seed N] --only NUMBER TARGET
 
 Runs each target (all of them, the cheapest first) until it has parsed so many mutated inputs, or
 for so many seconds. Prints what became of them, and an input for each way in which a parser did
-anything but parse it or raise a typed error, within a second and 256 MiB.
+anything but parse it or raise a typed error, within a second and 256 MiB. With --only, prints that
+one input whole, and lets its error through.
 """
 
 import argparse
@@ -12,44 +14,64 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.fuzz.run import Findings, fuzz
+from tests.fuzz.run import Findings, fuzz, nth_input
 from tests.fuzz.targets import TARGETS
+
+_SHOWN_BYTES = 1000
 
 
 def main() -> int:
+    arguments = _arguments()
+    logging.disable()
+    failed = False
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        for name in arguments.names:
+            own = Path(folder, name)
+            own.mkdir()
+            target, seed = TARGETS[name](own), f"{name} {arguments.seed}"
+            if arguments.only is not None:
+                data = nth_input(target, arguments.only, seed)
+                print(data)
+                target.parse(data)
+                continue
+            found = fuzz(target, arguments.inputs, seed, arguments.seconds)
+            _show(name, arguments.seed, found)
+            failed = failed or bool(found.failures)
+    return 1 if failed else 0
+
+
+def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("names", nargs="*", metavar="TARGET", choices=[*TARGETS, []])
+    parser.add_argument("--only", type=int, metavar="NUMBER")
+    parser.add_argument("names", nargs="*", metavar="TARGET")
     arguments = parser.parse_args()
-    logging.disable()
-    failed = False
-    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
-        for name in arguments.names or TARGETS:
-            own = Path(folder, name)
-            own.mkdir()
-            found = fuzz(
-                TARGETS[name](own), arguments.inputs, f"{name} {arguments.seed}", arguments.seconds
-            )
-            _show(name, found)
-            failed = failed or bool(found.failures)
-    return 1 if failed else 0
+    unknown = sorted(set(arguments.names) - TARGETS.keys())
+    if unknown:
+        parser.error(f"no target is called {', '.join(unknown)}; there are {', '.join(TARGETS)}")
+    if arguments.only is not None and len(arguments.names) != 1:
+        parser.error("--only takes one target")
+    arguments.names = arguments.names or list(TARGETS)
+    return arguments
 
 
-def _show(name: str, found: Findings) -> None:
+def _show(name: str, seed: int, found: Findings) -> None:
     outcomes = ", ".join(f"{name} {count:,}" for name, count in found.outcomes.most_common(4))
     rate = found.inputs / found.seconds
     print(
         f"{name:32} {found.inputs:>9,} inputs, {rate:>7,.0f} a second, "
-        f"slowest {found.slowest_s * 1000:6.1f} ms, {found.grown_bytes >> 20:3} MiB more: "
-        f"{outcomes}",
+        f"slowest {found.slowest_s * 1000:6.1f} ms (input {found.slowest}), "
+        f"{found.grown_bytes >> 20:3} MiB more: {outcomes}",
         flush=True,
     )
-    for what, data in found.failures.items():
-        print(f"  FAILED {what}: {data[:300]!r}", flush=True)
+    for what, (number, data) in found.failures.items():
+        more = f"... {len(data):,} bytes" if len(data) > _SHOWN_BYTES else ""
+        print(f"  FAILED {what}: {data[:_SHOWN_BYTES]!r}{more}")
+        print(f"    python -m tests.fuzz --seed {seed} --only {number} {name}", flush=True)
 
 
 if __name__ == "__main__":

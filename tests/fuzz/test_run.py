@@ -1,6 +1,8 @@
 """The runner finds what it is there to find."""
 
 import random
+from functools import cache
+from threading import Event
 
 import numpy as np
 import pytest
@@ -8,7 +10,7 @@ import pytest
 from pyspark_theflash.errors import CodecError, InternalError
 from tests.fuzz import run
 from tests.fuzz.mutate import bytes_like, changed_json, json_like, sql_like
-from tests.fuzz.run import Target, fuzz
+from tests.fuzz.run import Target, fuzz, nth_input
 
 
 def failures_of(parse):
@@ -43,15 +45,36 @@ def test_what_is_allocated_and_never_touched():
 
 
 def test_what_is_allocated():
-    # Above whatever this process has used before; it may be more than can be had.
-    floats = run._peak_bytes() // 8 + (300 << 20) // 8
-    found = fuzz(Target([], bytes_like([b"abc"]), lambda data: np.ones(floats)), 1, "x")
-    assert len(found.failures) == 1
+    np.ones((400 << 20) // 8)
+    assert failures_of(lambda data: np.ones((300 << 20) // 8)) == ["more than 256 MiB"]
 
 
-def test_time(monkeypatch):
-    monkeypatch.setattr(run, "MOST_SECONDS", 0.0)
-    assert failures_of(len) == ["slower than 0.0 s"]
+def test_time_of_a_first_look_only(monkeypatch):
+    monkeypatch.setattr(run, "MOST_SECONDS", 0.01)
+    sums = cache(lambda: sum(range(1_000_000)))
+    assert failures_of(lambda data: sums()) == ["slower than 0.01 s"]
+
+
+def test_waiting(monkeypatch):
+    monkeypatch.setattr(run, "MOST_SECONDS", 0.01)
+    assert failures_of(lambda data: Event().wait(0.02)) == ["slower than 0.01 s"]
+
+
+def test_a_machine_that_was_busy_once(monkeypatch):
+    monkeypatch.setattr(run, "MOST_SECONDS", 0.01)
+    waits = cache(lambda: Event().wait(0.02))
+    assert failures_of(lambda data: waits()) == []
+
+
+def test_a_failure_can_be_repeated():
+    def parse(data):
+        if len(data) > 20:
+            raise ValueError
+
+    target = Target([], bytes_like([b"abc", b"defghi"]), parse)
+    (failure,) = fuzz(target, 1000, "x").failures.values()
+    assert nth_input(target, failure.number, "x") == failure.data
+    assert len(failure.data) > 20
 
 
 def test_wrong_seeds_are_refused():

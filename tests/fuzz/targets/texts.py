@@ -294,7 +294,7 @@ def options(_: Path) -> Target:
         b"store=/x\ntable=a.b\nsnapshot_ts=5",
         b"store=file:/x\npath=a.b\ntimestampAsOf=2024-01-02 03:04:05.678+05:30",
         b"store=/x\ntable=a.b\nversionAsOf=470619616527253505\nwait_for_ts=1.5\ncolumns=a,b",
-        b"store=/x\ntable=a.b\nmax_staleness=7\nzero_dates=null\nall_as_text=true",
+        b"store=/x\ntable=a.b\nmax_staleness=7\nzero_dates=string\nall_as_text=true\nwhere=a > 1",
     ]
 
     def parse_options(data: bytes) -> None:

@@ -1,5 +1,7 @@
 """Which tables a store replicates."""
 
+import time
+
 import pytest
 
 from pyspark_theflash.codec.field_type import MySQLType
@@ -18,6 +20,7 @@ from tests.support.stores import column, table_info
         (("shop.*",), (), ["shop.orders", "SHOP.x"], ["other.orders", "shops.x"]),
         (("shop.*",), ("*.log_?",), ["shop.orders", "shop.log_10"], ["shop.log_1"]),
         ((), ("shop.orders",), ["shop.lines"], ["shop.Orders"]),
+        (("*.log[1]", "*.a]"), (), ["shop.log[1]", "shop.a]"], ["shop.log1", "shop.a"]),
     ],
 )
 def test_patterns(
@@ -26,6 +29,14 @@ def test_patterns(
     scope = Scope(include, exclude)
     assert [n for n in inside if not scope.contains(n)] == []
     assert [n for n in outside if scope.contains(n)] == []
+
+
+@pytest.mark.parametrize("pattern", ["[", "*[", "*a", "?*", "*?a"])
+def test_long_patterns_take_no_time(pattern: str) -> None:
+    scope = Scope((pattern * (20_000 // len(pattern)),))
+    before = time.process_time()
+    assert not scope.contains("a" * 129 + ".b")
+    assert time.process_time() - before < 1
 
 
 def test_a_store_keeps_its_scope() -> None:
