@@ -13,7 +13,7 @@ try:
 except ImportError as error:
     raise MissingExtraError("grpcio", "server") from error
 
-__all__ = ["UNIX", "connects", "describe", "grpc", "is_transient", "open_channel"]
+__all__ = ["UNIX", "connects", "describe", "grpc", "is_host_port", "is_transient", "open_channel"]
 
 UNIX: Final = "unix:"
 _REASON_CHARS: Final = 500
@@ -37,7 +37,8 @@ def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) 
     Raises:
         OptionError: the address or the certificates cannot be used.
     """
-    if not address or "://" in address or (tls is not None and address.startswith(UNIX)):
+    is_socket = address.startswith(UNIX) and address.isprintable() and tls is None
+    if not is_socket and not is_host_port(address):
         form = "HOST:PORT" if tls is not None else "HOST:PORT or unix:PATH"
         raise OptionError("address", f"{address!r} is not of the form {form}")
     options = [
@@ -56,6 +57,14 @@ def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) 
     material = tls.read()
     credentials = grpc.ssl_channel_credentials(material.ca, material.key, material.cert)
     return grpc.secure_channel(address, credentials, options)
+
+
+def is_host_port(address: str) -> bool:
+    """Whether an address is of the form HOST:PORT; whether there is such a host is not known."""
+    host, _, port = address.rpartition(":")
+    if not (host.isascii() and host.isprintable() and port.isascii() and port.isdigit()):
+        return False
+    return bool(host) and "/" not in host and len(port) <= 5 and int(port) < 1 << 16
 
 
 def connects(channel: grpc.Channel, timeout_ms: int) -> bool:

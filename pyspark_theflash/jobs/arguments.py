@@ -25,6 +25,13 @@ def tso(text: str) -> TimeStamp:
     return TimeStamp(int(text))
 
 
+def cluster_id(text: str) -> int:
+    """The number by which PD knows a cluster."""
+    if not (text.isascii() and text.isdigit() and int(text) < 1 << 64):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number below 2**64")
+    return int(text)
+
+
 def seconds(text: str) -> int:
     """A duration argument, in seconds with or without decimals; as milliseconds."""
     try:

@@ -22,7 +22,7 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Engine
 from pyspark_theflash.errors import StoreInUseError, TheFlashError, UsageError
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
-from pyspark_theflash.jobs.arguments import ArgumentParser, add_store, seconds, tso
+from pyspark_theflash.jobs.arguments import ArgumentParser, add_store, cluster_id, seconds, tso
 from pyspark_theflash.jobs.metrics import Figures, MetricsServer
 from pyspark_theflash.jobs.outcome import run_command
 from pyspark_theflash.jobs.sources import Input, Network, Opener
@@ -90,7 +90,9 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         metavar="TSO",
         help="where a new store begins: the timestamp of its base (default: PD's now)",
     )
-    group.add_argument("--cluster-id", type=int, metavar="N", help="if PD is not asked for it")
+    group.add_argument(
+        "--cluster-id", type=cluster_id, metavar="N", help="if PD is not asked for it"
+    )
     group.add_argument(
         "--advertise", metavar="HOST:PORT", help="where TiDB reaches pump-server:HOST:PORT"
     )

@@ -260,13 +260,14 @@ class StatusApi:
 
 def _parse_url(url: str) -> tuple[str, bool]:
     """(`HOST:PORT`, whether by TLS)."""
-    parts = urlsplit(url.removeprefix("tidb:"))
+    form = "TiDB's status API is given as http[s]://HOST:PORT"
     try:
+        parts = urlsplit(url.removeprefix("tidb:"))
         port = parts.port
     except ValueError:
-        port = None
+        raise OptionError("schema", form) from None
     if parts.scheme not in ("http", "https") or not parts.hostname or port is None:
-        raise OptionError("schema", "TiDB's status API is given as http[s]://HOST:PORT")
+        raise OptionError("schema", form)
     if parts.username or parts.password or parts.path.strip("/") or parts.query or parts.fragment:
         raise OptionError("schema", "a TiDB status URL has nothing but a host and a port")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname

@@ -12,7 +12,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from pyspark_theflash.client.channel import UNIX, grpc
+from pyspark_theflash.client.channel import UNIX, grpc, is_host_port
 from pyspark_theflash.errors import OptionError
 from pyspark_theflash.tls import TlsFiles
 
@@ -33,8 +33,8 @@ def listen(server: grpc.Server, address: str, tls: TlsFiles | None) -> str:
         path = Path(address.removeprefix(UNIX)).absolute()
         _listen_unix(server, path)
         return f"{UNIX}{path}"
-    host, _, port = address.rpartition(":")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
+    host = address.rpartition(":")[0]
+    if not is_host_port(address):
         raise OptionError(_OPTION, f"{address!r} is not of the form HOST:PORT or unix:PATH")
     if tls is None and not _is_loopback(host.strip("[]")):
         reason = f"{host} is open to other machines: give certificates, or listen on 127.0.0.1"

@@ -34,8 +34,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
 
-from pyspark_theflash.codec.document import load, shaped, text
+from pyspark_theflash.codec.document import int64, load, shaped, text, uint64
 from pyspark_theflash.errors import (
+    CodecError,
     CorruptionError,
     EngineError,
     StoreExistsError,
@@ -210,16 +211,33 @@ def _upgrade_database(manifest: Manifest) -> None:
     with manifest.beside(write=True) as db:
         create_board(db)
         rows = Board(manifest, db)
-        for latch in _format1_leases(db):
+        try:
+            leases = _format1_leases(db)
+        except CodecError as error:
+            path = str(manifest.folder / DATABASE)
+            raise CorruptionError(path, 0, "a lease of format 1 is not one") from error
+        for latch in leases:
             rows.put(LATCH_KIND, latch.id, latch.to_body())
         db.execute("DROP TABLE IF EXISTS lease")
 
 
 def _format1_leases(db: sqlite3.Connection) -> list[Latch]:
-    """What is left of the leases of a store's last users; they pinned both, as readers."""
+    """What is left of the leases of a store's last users; they pinned both, as readers.
+
+    Raises `CodecError`: these rows have no checksums.
+    """
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'lease'").fetchall():
         return []
-    return [
-        Latch(id, LatchKind.READ, TimeStamp(int(ts)), Generation(generation), boot, expires, None)
-        for id, ts, generation, boot, expires in db.execute("SELECT * FROM lease")
-    ]
+    with shaped("lease of format 1"):
+        return [
+            Latch(
+                text(id),
+                LatchKind.READ,
+                TimeStamp(uint64(int(ts))),
+                Generation(uint64(generation)),
+                text(boot_id),
+                int64(expires_ms),
+                None,
+            )
+            for id, ts, generation, boot_id, expires_ms in db.execute("SELECT * FROM lease")
+        ]

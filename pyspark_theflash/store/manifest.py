@@ -316,7 +316,8 @@ class Manifest:
 
     def head(self) -> Head:
         """The state as a whole, within a `beside` block that of its transaction."""
-        row = self._db.execute("SELECT body, checksum FROM head").fetchone()
+        with self._errors():
+            row = self._db.execute("SELECT body, checksum FROM head").fetchone()
         if row is None or not isinstance(row[0], bytes) or _hash(row[0]) != row[1]:
             raise self._corrupt("the head is missing or fails its checksum")
         return Head.from_json(row[0])

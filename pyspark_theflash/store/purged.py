@@ -6,6 +6,7 @@ of its rows. Who reads it then must be told that they are not here any more.
 
 from typing import Final
 
+from pyspark_theflash.codec.document import load, shaped, uint64
 from pyspark_theflash.store.manifest import Record, View
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 
@@ -18,6 +19,7 @@ def purged_record(physical_id: PhysicalTableID, safe_point: TimeStamp) -> Record
 
 
 def purged_at(view: View, physical_id: PhysicalTableID) -> TimeStamp | None:
-    """The safe point with which a physical table went; None if it did not."""
+    """The safe point with which a physical table went, or None. Raises `CodecError`."""
     body = view.of_kind(PURGED_KIND).get(f"{physical_id:020d}")
-    return None if body is None else TimeStamp(int(body))
+    with shaped(f"{PURGED_KIND} record"):
+        return None if body is None else TimeStamp(uint64(load(body)))

@@ -1,8 +1,9 @@
-"""Making bad inputs out of good ones: of bytes, of JSON and SQL by their structure."""
+"""Making bad inputs out of good ones: of bytes, of JSON and SQL by their structure, of files."""
 
 import json
 import random
 import re
+import struct
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -70,6 +71,7 @@ JSON_WORDS: Final = (
 )
 _SQL: Final = re.compile(rb"[\w$]+|'[^']*'|`[^`]*`|\s+|.", re.DOTALL)
 _PARENTHESES: Final = re.compile(rb"\([^()]*\)")
+_PATCH: Final = struct.Struct("<IB")
 _HOW_OFTEN: Final = (1, 1, 1, 1, 2, 3, 4)
 """Mostly once: what is wrong in one place gets further than what is wrong in several."""
 _VALUES: Final[tuple[Any, ...]] = (
@@ -126,17 +128,29 @@ def bytes_like(seeds: Sequence[bytes], words: Sequence[bytes] = _WORDS) -> Mutat
     return mutate
 
 
-def in_place(seeds: Sequence[bytes]) -> Mutate:
-    """As `bytes_like`, and as long as the seed was."""
+def patch_like(content: bytes) -> Mutate:
+    """Patches, for `patched`, of what is large: of one to four places where it is not zero."""
+    places = [at for at, byte in enumerate(content) if byte]
 
     def mutate(rng: random.Random) -> bytes:
-        seed = rng.choice(seeds)
-        data = bytearray(seed)
+        patches = b""
         for _ in range(rng.choice(_HOW_OFTEN)):
-            rng.choice((_flip, _set, _overwrite))(rng, data, seeds, _WORDS)
-        return bytes(data[: len(seed)])
+            at = rng.choice(places)
+            word = bytearray(content[at : at + 1])
+            rng.choice((_flip, _set, _overwrite))(rng, word, (), _WORDS)
+            patches += b"".join(_PATCH.pack(at + n, byte) for n, byte in enumerate(word))
+        return patches
 
     return mutate
+
+
+def patched(content: bytes, patches: bytes) -> bytes:
+    """The content with other bytes in places: u32 place | u8 byte, each."""
+    data = bytearray(content)
+    for at, byte in _PATCH.iter_unpack(patches):
+        if at < len(data):
+            data[at] = byte
+    return bytes(data)
 
 
 def json_like(documents: Sequence[Any]) -> Mutate:

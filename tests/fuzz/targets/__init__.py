@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.fuzz.run import Target
-from tests.fuzz.targets import binlog, network, rows, schemas, stores, texts
+from tests.fuzz.targets import binlog, manifests, network, rows, schemas, stores, texts
 
 _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     network.write_response,
@@ -16,6 +16,7 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     rows.record_key,
     rows.mvcc_key,
     stores.interval_setting,
+    stores.purged_record,
     binlog.file_position,
     texts.jsonl,
     binlog.pending_transaction,
@@ -32,6 +33,9 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     stores.latch_row,
     stores.region_record,
     texts.options,
+    network.address,
+    network.http_answer,
+    network.metrics_request,
     texts.command_line,
     rows.sort_key,
     binlog.ledger_record,
@@ -45,6 +49,7 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     texts.expression,
     rows.stored_row,
     rows.checksummed_row,
+    rows.row_of_vectors,
     texts.origin_default,
     texts.json_value,
     rows.stored_row_of_every_type,
@@ -52,6 +57,7 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     binlog.prewrite_value,
     schemas.table_info,
     texts.evaluated_expression,
+    texts.condition,
     schemas.meta_keys,
     rows.inserted_row,
     rows.inserted_row_of_clustered_table,
@@ -67,9 +73,12 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     rows.deleted_row,
     rows.stored_row_v1,
     rows.updated_row,
-    stores.database_file,
+    manifests.database_file,
+    manifests.database_log,
+    manifests.database_row,
+    manifests.lease_of_format_1,
     stores.data_file_pages,
-    stores.small_files,
+    manifests.small_files,
     binlog.spool_file,
 )
 TARGETS: Final[Mapping[str, Callable[[Path], Target]]] = {

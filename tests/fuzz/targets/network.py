@@ -1,20 +1,26 @@
-"""What servers answer, and what clients ask of our own."""
+"""What servers answer, what clients ask of our own, and the addresses of both."""
 
 from collections.abc import Callable
 from contextlib import suppress
+from http.client import HTTPConnection
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, cast
 
 from pyspark_theflash.binlog.wire import decode_entities, is_probe
 from pyspark_theflash.client import wire
+from pyspark_theflash.client.channel import open_channel
 from pyspark_theflash.client.pd import PDClient
 from pyspark_theflash.client.pump import PullLimits, PumpSource, parse_position
 from pyspark_theflash.client.registry import PUMPS, PumpRegistry
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.errors import PDRefusedError
+from pyspark_theflash.jobs import metrics
 from pyspark_theflash.protocol._generated.etcd import kv_pb2
 from pyspark_theflash.protocol._generated.pd import pdpb_pb2
 from pyspark_theflash.protocol._generated.tipb import pump_pb2
+from pyspark_theflash.schema import status_api
+from pyspark_theflash.server.listen import listen
 from tests.fuzz.mutate import TEXT_WORDS, bytes_like, json_like
 from tests.fuzz.run import Target
 from tests.fuzz.targets.captured import steps
@@ -168,3 +174,103 @@ class _Listed(PDClient):
 
     def list_keys(self, prefix: str, limit: int) -> dict[str, bytes]:
         return self._keys
+
+
+def http_answer(_: Path) -> Target:
+    """What comes over the connection to TiDB's status port."""
+    body = b'{"a": 1}'
+    seeds = [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n" + body,
+        b'HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n4\r\n{"a"\r\n4\r\n: 1}\r\n0\r\n\r\n',
+        b"HTTP/1.0 200 OK\r\nConnection: close\r\n\r\n" + body,
+        b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n" + body,
+    ]
+    words = (*TEXT_WORDS, b"\r\n", b"\r\n ", b"HTTP/1.1 ", b"Content-Length: ", b"x" * 70_000)
+    return Target(seeds, bytes_like(seeds, words), lambda data: _Served(data).get("/x"))
+
+
+class _Served(status_api.StatusApi):
+    """Reads its answer out of these bytes."""
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__("http://fuzz:1", SystemClock())
+        self._data = data
+
+    def _connect(self, deadline_ms: int) -> HTTPConnection:
+        self._connection = HTTPConnection("fuzz", 1)
+        self._connection.sock = cast("Any", _Socket(self._data))
+        return self._connection
+
+
+class _Socket:
+    """A connection of which the other end has sent this and hung up."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def makefile(self, *_: object, **__: object) -> BinaryIO:
+        return BytesIO(self._data)
+
+    def sendall(self, data: bytes) -> None:
+        pass
+
+    def settimeout(self, seconds: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def metrics_request(_: Path) -> Target:
+    seeds = [
+        b"GET /metrics HTTP/1.1\r\nHost: h\r\n\r\n",
+        b"GET / HTTP/1.0\r\n\r\n",
+        b"HEAD /metrics HTTP/1.1\r\nExpect: 100-continue\r\nConnection: keep-alive\r\n\r\n" * 2,
+        b"GET /metrics\r\n",
+    ]
+    words = (*TEXT_WORDS, b"\r\n", b"\r\n ", b"HTTP/1.1", b"PUT ", b"//", b"x" * 70_000)
+    server = metrics.MetricsServer("127.0.0.1:0", lambda: {"rows_total": 1.0})
+    handler = cast("Any", server._server.RequestHandlerClass)
+    server.close()
+
+    def parse(data: bytes) -> None:
+        handler(_Socket(data), ("127.0.0.1", 1), None)
+
+    return Target(seeds, bytes_like(seeds, words), parse)
+
+
+def address(_: Path) -> Target:
+    """Of a server, or to serve at: the first byte says what for."""
+    takers: list[Callable[[str], object]] = [
+        metrics._loopback,
+        status_api._parse_url,
+        lambda text: listen(cast("Any", _NoServer()), text, None),
+        lambda text: open_channel(text, None, max_message_bytes=1).close(),
+    ]
+    forms = [b"127.0.0.1:0", b"[::1]:9000", b"localhost:1", b"http://h:1", b"h%eth:65535"]
+    seeds = [bytes([n]) + form for n in range(len(takers)) for form in forms]
+
+    def parse(data: bytes) -> None:
+        text = data[1:].decode("utf-8", "surrogateescape")
+        takers[data[0] % len(takers) if data else 0](text)
+
+    words = (
+        *TEXT_WORDS,
+        b"[",
+        b"]",
+        b"%",
+        b"/",
+        b"@",
+        b"https://",
+        b"::1",
+        b"\xff",
+        b"\xe2\x84\x80",
+    )
+    return Target([b"\0localhost:1", b"\1http://h:1"], bytes_like(seeds, words), parse)
+
+
+class _NoServer:
+    """Binds nothing."""
+
+    def add_insecure_port(self, address: str) -> int:
+        return 1

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from zlib import crc32
 
+import numpy as np
 import pyarrow as pa
 
 from pyspark_theflash.codec.checksum import RecordKeys
@@ -115,6 +116,22 @@ def stored_row_of_every_type(_: Path) -> Target:
         for n in range(len(columns[0]))
     ]
     return Target(seeds, bytes_like(seeds), lambda data: decode_rows_v2(_one(data), specs))
+
+
+def row_of_vectors(_: Path) -> Target:
+    """u8 version of the row's format | the row, printed."""
+    specs = [ColumnSpec(ColumnID(n), f"v{n}", FieldType(MySQLType.VECTOR)) for n in (1, 2)]
+    seeds = []
+    for one, other in (([1.0, 0.5], [-0.0]), ([], [1e-38] * 90), ([2.5], None)):
+        row = encode_row_v2({1: one, 2: other}, types_of(specs))
+        datum = b"\x14" + len(one).to_bytes(4, "little") + np.array(one, "<f4").tobytes()
+        seeds += [b"\x02" + row, b"\x01\x08\x02" + datum + b"\x08\x04\x00"]
+
+    def parse(data: bytes) -> None:
+        decode = decode_rows_v1 if data[:1] == b"\x01" else decode_rows_v2
+        _print(decode(_one(data[1:]), specs), specs)
+
+    return Target(seeds, bytes_like(seeds), parse)
 
 
 def checksummed_row(_: Path) -> Target:

@@ -1,10 +1,9 @@
-"""What a store is made of: records, rows of the board, small files, data files."""
+"""What a store is made of: records, rows of the board, data files."""
 
 import json
 import random
 import zlib
-from contextlib import closing
-from dataclasses import replace
+from dataclasses import astuple, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,17 +22,17 @@ from pyspark_theflash.engine.magic.file import (
 )
 from pyspark_theflash.engine.magic.layout import Layouts, scanned
 from pyspark_theflash.engine.magic.region import Region
-from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.mvcc.version import version_schema
 from pyspark_theflash.schema.history import TableEvent
 from pyspark_theflash.schema.model import parse_table_info
 from pyspark_theflash.store.catalog import SCHEMA_KIND, pack_event, schema_history, unpack_event
 from pyspark_theflash.store.command import Command, State, Verb
-from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, create_store, open_manifest
+from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity
 from pyspark_theflash.store.holder import Holder
 from pyspark_theflash.store.lease import Latch, LatchKind
 from pyspark_theflash.store.manifest import Head, View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.store.purged import PURGED_KIND, purged_at
 from pyspark_theflash.store.scope import SCOPE_KIND, Scope
 from pyspark_theflash.store.setting import SETTING_KIND, interval_ms
 from pyspark_theflash.store.writer_lock import LOCK_FILE, current_writer
@@ -46,7 +45,7 @@ from pyspark_theflash.types import (
     TableID,
     TimeStamp,
 )
-from tests.fuzz.mutate import bytes_like, in_place, json_like
+from tests.fuzz.mutate import bytes_like, json_like, patch_like, patched
 from tests.fuzz.run import Target
 from tests.support.golden_vectors import live_tables
 
@@ -130,6 +129,16 @@ def interval_setting(_: Path) -> Target:
     )
 
 
+def purged_record(_: Path) -> Target:
+    seeds = [b"470619616527253505", b"0"]
+    key = f"{_TABLE:020d}"
+    return Target(
+        seeds,
+        bytes_like(seeds),
+        lambda data: purged_at(_view(PURGED_KIND, {key: data}), _TABLE),
+    )
+
+
 def manifest_head(_: Path) -> Target:
     head = Head(Generation(7), FencingToken(3), {"schema": 2**127, "file": 5})
     document = json.loads(head.to_json())
@@ -173,7 +182,7 @@ def region_record(_: Path) -> Target:
 
 def latch_row(_: Path) -> Target:
     clock = SystemClock()
-    holder = Holder.here(clock)
+    holder = _holder(clock)
     latches = [
         Latch("x", kind, TimeStamp(5), Generation(7), clock.boot_id(), 2**60, holder)
         for kind in LatchKind
@@ -193,7 +202,7 @@ def latch_row(_: Path) -> Target:
 def command_row(_: Path) -> Target:
     clock = SystemClock()
     failed = json.dumps(["NotCaughtUpError", 5, 7])
-    command = Command("x", Verb.GC, 5, Holder.here(clock), 2**60)
+    command = Command("x", Verb.GC, 5, _holder(clock), 2**60)
     commands = [command, replace(command, state=State.FAILED, text=failed)]
     documents = [json.loads(each.to_body()) for each in commands]
     answers = json_like([json.loads(failed), ["OSError", 5], ["EngineError", "a", "b"]])
@@ -216,49 +225,19 @@ def command_row(_: Path) -> Target:
     return Target([each.to_body() for each in commands], mutate, parse)
 
 
+def _holder(clock: SystemClock) -> Holder:
+    return Holder(4, "77", "pid:[4026531836]", clock.boot_id(), "host", "theflash gc")
+
+
 def writer_lock_text(folder: Path) -> Target:
     clock = SystemClock()
-    document = [4, "77", "pid:[4026531836]", clock.boot_id(), "host", "theflash gc"]
+    document = astuple(_holder(clock))
 
     def parse(data: bytes) -> None:
         (folder / LOCK_FILE).write_bytes(data)
         str(current_writer(folder, clock))
 
     return _of_json(document, parse)
-
-
-def small_files(folder: Path) -> Target:
-    """Of a store: `ack` in front, then `format`."""
-    store, fs = folder / "store", LocalFileSystem()
-    create_store(store, StoreIdentity("some-id", "magic"), fs)
-    seeds = [(store / "ack").read_bytes() + (store / "format").read_bytes()]
-    size = len((store / "ack").read_bytes())
-
-    def parse(data: bytes) -> None:
-        (store / "ack").write_bytes(data[:size])
-        (store / "format").write_bytes(data[size:])
-        with closing(open_manifest(store, fs)) as manifest:
-            manifest.read([IDENTITY_KIND])
-
-    words = (b"1", b"2", b"3", b"\xb2", b"9" * 5000, b"theflash-store ", b" ")
-    return Target(seeds, bytes_like(seeds, words), parse)
-
-
-def database_file(folder: Path) -> Target:
-    """The manifest's SQLite file, without a log."""
-    store, fs = folder / "damaged", LocalFileSystem()
-    create_store(store, StoreIdentity("some-id", "magic"), fs)
-    path = store / "theflash.db"
-    seeds = [path.read_bytes()]
-
-    def parse(data: bytes) -> None:
-        path.write_bytes(data)
-        for name in ("theflash.db-wal", "theflash.db-shm"):
-            (store / name).unlink(missing_ok=True)
-        with closing(open_manifest(store, fs)) as manifest:
-            StoreIdentity.of(manifest.read([IDENTITY_KIND]))
-
-    return Target(seeds, in_place(seeds), parse)
 
 
 def data_file(folder: Path) -> Target:
@@ -272,18 +251,17 @@ def data_file_pages(folder: Path) -> Target:
     """One that is taken for large: of such only the footer and the pages have their checksums."""
     encoded = _data_file()
     (folder / encoded.info.path).parent.mkdir()
-    footer = bytes(encoded.data[-encoded.info.footer_bytes :])
-    change = in_place([bytes(encoded.data)[: -encoded.info.footer_bytes]])
+    content = bytes(encoded.data)
 
     def parse(data: bytes) -> None:
         whole_check_bytes = data_file_module.WHOLE_CHECK_BYTES
         data_file_module.WHOLE_CHECK_BYTES = 0  # type: ignore[misc]
         try:
-            _read(folder, data, encoded.info)
+            _read(folder, patched(content, data), encoded.info)
         finally:
             data_file_module.WHOLE_CHECK_BYTES = whole_check_bytes  # type: ignore[misc]
 
-    return Target([bytes(encoded.data)], lambda rng: change(rng) + footer, parse)
+    return Target([b""], patch_like(content[: -encoded.info.footer_bytes]), parse)
 
 
 def _read(folder: Path, data: bytes, info: DataFile) -> None:

@@ -1,26 +1,36 @@
 """What is written as text, or printed as one: values, expressions, settings."""
 
 import json
+from argparse import Namespace
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 
 import pyarrow as pa
 
+from pyspark_theflash.cli.main import COMMANDS
+from pyspark_theflash.client.wire import PullRequest
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.convert import convert_column
 from pyspark_theflash.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.codec.json_text import parse_json
 from pyspark_theflash.codec.jsonl import parse_jsonl
+from pyspark_theflash.codec.row import RowBuffer
+from pyspark_theflash.codec.row_v1 import decode_rows_v1
 from pyspark_theflash.codec.text import format_column, parse_column
 from pyspark_theflash.expression.evaluate import evaluate, parse
-from pyspark_theflash.jobs.arguments import ArgumentParser, seconds, split_scheme, tso
+from pyspark_theflash.jobs import writer
+from pyspark_theflash.jobs.arguments import ArgumentParser, split_scheme
+from pyspark_theflash.mvcc.version import column_name
 from pyspark_theflash.options import ScanOptions
 from pyspark_theflash.partitioning.assign import assign_partitions, partition_columns
+from pyspark_theflash.planner.condition import Condition
 from pyspark_theflash.schema.default import origin_value
 from pyspark_theflash.schema.model import parse_table_info
 from tests.fuzz.mutate import JSON_WORDS, TEXT_WORDS, bytes_like, sql_like
 from tests.fuzz.run import Target
-from tests.fuzz.targets.captured import every_type
+from tests.fuzz.targets.captured import every_type, every_type_rows, specs_of
 from tests.support.conversions import conversion_pairs
 from tests.support.golden_vectors import (
     generated_columns,
@@ -236,6 +246,29 @@ def evaluated_expression(_: Path) -> Target:
     return Target([b"\x00`i` + 1"], sql_like(seeds, _EXPRESSION_WORDS), parse_and_evaluate)
 
 
+def condition(_: Path) -> Target:
+    """The `where` of a read: over rows of every type."""
+    table = every_type()
+    specs = specs_of(table)
+    rows = decode_rows_v1(RowBuffer.from_list(every_type_rows("deleted")[:4]), specs)
+    batch = pa.RecordBatch.from_arrays(
+        [column.values for column in rows.columns], [column_name(spec.id) for spec in specs]
+    )
+    names = [f"`{c.name}`".encode() for c in table.public_columns]
+    forms = (
+        b"%s > 7",
+        b"%s = '2024-02-29'",
+        b"%s like 'a%%' or %s is null",
+        b"%s in (1, 'a', NULL)",
+    )
+    seeds = [form.replace(b"%s", name).replace(b"%%", b"%") for form in forms for name in names]
+
+    def filter_rows(data: bytes) -> None:
+        Condition.parse(data.decode("utf-8", "replace"), table).keep(batch)
+
+    return Target([names[0] + b" is not null"], sql_like(seeds, _EXPRESSION_WORDS), filter_rows)
+
+
 def _expressions() -> Sequence[bytes]:
     captured = generated_columns()["table_info"]["cols"]
     texts = [c["generated_expr_string"] for c in captured if c["generated_expr_string"]]
@@ -306,14 +339,36 @@ def options(_: Path) -> Target:
 
 def command_line(_: Path) -> Target:
     """Arguments by lines."""
-    parser = ArgumentParser(prog="fuzz", add_help=False)
-    parser.add_argument("--at", type=tso)
-    parser.add_argument("--timeout", type=seconds)
-    parser.add_argument("--source", default="file:x")
-    seeds = [b"--at\n470619616527253505\n--timeout\n1.5", b"--source\nfile:/a/b", b"--timeout=0"]
+    seeds = [
+        b"digest\nstore\na.b\n--at\n470619616527253505",
+        b"scan\nstore\na.b\n--columns\na,b\n--wait=1.5\n--format\njsonl",
+        b"pin\nstore\n--ttl\n60",
+        b"interval\nstore\n0.5\n--timeout\n1e3",
+        b"writer\nstore\n--source\npump:h:1\n--schema\ntidb:http://h:1\n--cluster-id\n7",
+        b"writer\nstore\n--source=file:/a\n--schema=file:/b\n--include\na.*\n--exclude\n*.b?"
+        b"\n--interval\n0.1\n--until-ts\n5\n--pd\nh:1,h:2\n--ca\nx",
+    ]
+
+    parser = ArgumentParser(prog="theflash")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name, (module, _summary) in COMMANDS.items():
+        module.add_arguments(commands.add_parser(name))
 
     def parse_arguments(data: bytes) -> None:
-        lines = data.decode("utf-8", "replace").split("\n")
-        split_scheme("source", parser.parse_args(lines).source, ("file", "pump"))
+        lines = data.decode("utf-8", "surrogateescape").split("\n")
+        # --help prints and exits.
+        with redirect_stdout(StringIO()), suppress(SystemExit):
+            arguments = parser.parse_args(lines)
+            if arguments.command == "writer":
+                use(arguments)
+
+    def use(arguments: Namespace) -> None:
+        writer._check_arguments(arguments)
+        writer._network(arguments)
+        PullRequest(arguments.cluster_id or 0, 0, 0).to_bytes()
+        scope = writer._scope(arguments)
+        if scope is not None:
+            scope.contains("a.b")
+        split_scheme("source", arguments.source, ("file", "pump"))
 
     return Target(seeds, bytes_like(seeds, TEXT_WORDS), parse_arguments)

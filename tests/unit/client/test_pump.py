@@ -189,7 +189,10 @@ def test_who_does_not_take_stops_the_stream(spool, server, monkeypatch):
     stream.close()
 
 
-@pytest.mark.parametrize("address", ["", "http://127.0.0.1:80"])
+@pytest.mark.parametrize(
+    "address",
+    ["", "http://127.0.0.1:80", "127.0.0.1", "h\udcff:80", "unix:\udcff", "h:" + "7" * 5000],
+)
 def test_text_that_is_no_address(address):
     source = PumpSource(address, CLUSTER, clock=CLOCK, limits=QUICK)
     with pytest.raises(OptionError, match="is not of the form HOST:PORT or unix:PATH"):

@@ -364,6 +364,7 @@ def test_takes_a_host_and_a_port(url: str, address: str) -> None:
         "http://tidb-1",
         "http://tidb-1:x",
         "http://tidb-1:99999",
+        "http://[tidb-1:1",
         "ftp://tidb-1:1",
         "http://root:secret@tidb-1:1",
         "http://tidb-1:1/schema",

@@ -303,6 +303,8 @@ def test_other_machines_take_certificates(spool, address):
     assert "give certificates" in refusal(spool, address)
 
 
-@pytest.mark.parametrize("address", ["", "localhost", ":80", "localhost:x", "localhost:70000"])
+@pytest.mark.parametrize(
+    "address", ["", "localhost", ":80", "localhost:x", "localhost:70000", "localhost:" + "7" * 5000]
+)
 def test_text_that_is_no_address(spool, address):
     assert "is not of the form" in refusal(spool, address)

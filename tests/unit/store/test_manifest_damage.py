@@ -117,6 +117,19 @@ def test_a_commit_on_damage_is_never_another_state(count: int, store: Path, file
     _log.info("%s", dict(found))
 
 
+def test_a_head_that_is_read_by_itself(store: Path) -> None:
+    with closing(open_manifest(store, FS)) as manifest:
+        body = manifest.head().to_json()
+    content = bytearray((store / DATABASE).read_bytes())
+    content[content.index(body) // 4096 * 4096] = 0xFF
+    (store / DATABASE).write_bytes(content)
+    with (
+        closing(open_manifest(store, FS)) as manifest,
+        pytest.raises(CorruptionError, match="not readable"),
+    ):
+        manifest.head()
+
+
 @pytest.mark.parametrize("keep", [0.0, 0.4, 0.99])
 def test_a_shortened_file(store: Path, files: Files, keep: float) -> None:
     put_back(store, files)

@@ -23,7 +23,15 @@ from pyspark_theflash.store.catalog import (
 from pyspark_theflash.store.folder import StoreIdentity, open_manifest
 from pyspark_theflash.store.manifest import Record, View
 from pyspark_theflash.store.progress import Progress
-from pyspark_theflash.types import MAX_TS, Generation, SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.store.purged import PURGED_KIND, purged_at, purged_record
+from pyspark_theflash.types import (
+    MAX_TS,
+    Generation,
+    PhysicalTableID,
+    SchemaVersion,
+    TableID,
+    TimeStamp,
+)
 from tests.support.golden_vectors import VECTORS
 from tests.support.stores import column, id_column, table_info
 from tests.support.workloads import workload
@@ -47,6 +55,14 @@ def test_progress() -> None:
 def test_identity() -> None:
     identity = StoreIdentity("ид", "magic")
     assert StoreIdentity.of(view(identity.to_record())) == identity
+
+
+def test_purged() -> None:
+    table = PhysicalTableID(7)
+    assert purged_at(EMPTY, table) is None
+    assert purged_at(view(purged_record(table, TimeStamp(MAX_TS))), table) == MAX_TS
+    with pytest.raises(CodecError, match="purged record"):
+        purged_at(view(Record(PURGED_KIND, f"{table:020d}", b"5z")), table)
 
 
 def test_schema_history() -> None:

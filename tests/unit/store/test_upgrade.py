@@ -11,6 +11,7 @@ import pytest
 
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.errors import (
+    CorruptionError,
     EngineError,
     StoreExistsError,
     StoreFullError,
@@ -86,6 +87,16 @@ def test_latches_of_format_1_go_on(format1: Path) -> None:
         leases = LeaseTable(manifest, CLOCK)
         assert [(x.id, x.snapshot_ts) for x in leases.living()] == [("a", 2**64 - 1)]
         assert leases.oldest_generation() == 3
+
+
+@pytest.mark.parametrize(
+    "row", [("a", "5z", 3, "boot", 9), ("a", "5", "x", "boot", 9), (None, "5", 3, b"boot", 9)]
+)
+def test_damaged_latches_of_format_1(format1: Path, row: tuple[object, ...]) -> None:
+    with closing(sqlite3.connect(format1 / DATABASE, isolation_level=None)) as db:
+        db.execute("INSERT INTO lease VALUES (?, ?, ?, ?, ?)", row)
+    with pytest.raises(CorruptionError, match="a lease of format 1 is not one"):
+        open_manifest(format1, FS)
 
 
 @pytest.mark.parametrize("lasting", [True, False], ids=["lasting", "once"])
