@@ -15,7 +15,7 @@ export PYSPARK_PYTHON := $(CURDIR)/$(python)
 unexport SPARK_HOME SPARK_CONF_DIR SPARK_REMOTE HADOOP_CONF_DIR PYSPARK_SUBMIT_ARGS
 unexport PYSPARK_DRIVER_PYTHON PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-all peer check format bench proto lock notebooks clean help java
+.PHONY: setup demo test test-all fuzz peer check format bench proto lock notebooks clean help java
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -43,6 +43,12 @@ test: java setup ## Run the tests, the slow ones left out
 
 test-all: java setup ## Run all tests
 	$(python) -m pytest
+
+# Inputs a parser: make fuzz N=1000000
+N := 100000
+
+fuzz: setup ## Feed mutated inputs to every parser
+	$(python) -m tests.fuzz --inputs $(N)
 
 peer: setup ## Build a real TiDB for the tests, where Go is installed
 	@$(python) -m tests.peer.build

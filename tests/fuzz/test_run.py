@@ -44,9 +44,10 @@ def test_what_is_allocated_and_never_touched():
     assert [f.split()[0] for f in failures_of(lambda data: bytes(1 << 30))] == ["MemoryError"]
 
 
-def test_what_is_allocated():
-    np.ones((400 << 20) // 8)
-    assert failures_of(lambda data: np.ones((300 << 20) // 8)) == ["more than 256 MiB"]
+def test_what_is_allocated(monkeypatch):
+    monkeypatch.setattr(run, "MOST_BYTES", 20 << 20)
+    np.ones((60 << 20) // 8)
+    assert failures_of(lambda data: np.ones((30 << 20) // 8)) == ["more than 20 MiB"]
 
 
 def test_time_of_a_first_look_only(monkeypatch):

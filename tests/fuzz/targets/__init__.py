@@ -71,7 +71,6 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     binlog.binlog_folder,
     stores.writer_lock_text,
     rows.deleted_row,
-    rows.stored_row_v1,
     rows.updated_row,
     manifests.database_file,
     manifests.database_log,
