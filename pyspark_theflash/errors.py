@@ -273,6 +273,24 @@ class NoPartitionError(TheFlashError):
         )
 
 
+class UnknownPartitionError(TheFlashError):
+    """A transaction from around a change of partitions, of which nobody can tell where it wrote."""
+
+    deterministic = True
+
+    def __init__(self, table: str, start_ts: int, commit_ts: int) -> None:
+        super().__init__(table, start_ts, commit_ts)
+        self.table, self.start_ts, self.commit_ts = table, start_ts, commit_ts
+
+    def __str__(self) -> str:
+        return (
+            f"{self.table}: transaction start_ts={self.start_ts} commit_ts={self.commit_ts} wrote "
+            "by the partitions before a change of them or by those after, and the binlog does not "
+            "tell; with --schema tidb:... TiKV is asked while it remembers, --guess-partitions "
+            "takes the likelier ones, and --exclude leaves the table out of a new store"
+        )
+
+
 class NotCaughtUpError(TheFlashError):
     """The store has not applied everything up to the wanted timestamp yet."""
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from pyspark_theflash.binlog.file import FileSource
 from pyspark_theflash.binlog.spool import Spool
 from pyspark_theflash.clock import Clock
+from pyspark_theflash.codec.key import RawKey
 from pyspark_theflash.errors import OptionError, ServiceUnavailableError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.jobs.arguments import split_scheme
@@ -121,6 +122,9 @@ class LiveSchema:
                 if after is not None or self._clock.boottime_ms() >= deadline_ms:
                     raise
             self._clock.sleep_ms(_RETRY_MS)
+
+    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
+        return self._source.has_written(key, start_ts)
 
 
 class Opener:

@@ -74,6 +74,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait", type=seconds, default=0, metavar="S", help="wait for another writer to end"
     )
     parser.add_argument(
+        "--guess-partitions",
+        action="store_true",
+        help="go on where nobody can tell in which of two partitions a transaction wrote: with "
+        "the likelier one, logged",
+    )
+    parser.add_argument(
         "--metrics", metavar="HOST:PORT", help="serve figures for Prometheus at /metrics"
     )
     _add_network(parser)
@@ -110,12 +116,17 @@ def run(arguments: argparse.Namespace) -> int:
         found = opener.source(arguments.source, arguments.store)
         schema = opener.schema(arguments.schema, arguments.start_ts)
         spill = Spill(arguments.store)
-        writer = Writer(engine, schema, _scope(arguments), spill)
+
+        def make_writer() -> Writer:
+            scope, may_guess = _scope(arguments), arguments.guess_partitions
+            return Writer(engine, schema, scope, spill, may_guess=may_guess)
+
+        writer = make_writer()
         base_rows = writer.load_base(arguments.base) if arguments.base else 0
         manifest = undo.enter_context(closing(open_manifest(arguments.store, fs)))
         maintenance = Maintenance(engine, manifest, clock, memory=writer.state)
         job = _Job(arguments, writer, maintenance, found, clock)
-        job.make_again = lambda: Writer(engine, schema, _scope(arguments), spill)
+        job.make_again = make_writer
         if arguments.metrics:
             undo.enter_context(closing(MetricsServer(arguments.metrics, job.figures)))
         if arguments.once:

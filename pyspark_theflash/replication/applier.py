@@ -22,6 +22,7 @@ from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
 from pyspark_theflash.errors import SchemaOutdatedError, UnsupportedError
 from pyspark_theflash.replication.changes import TableChanges
 from pyspark_theflash.replication.move import move_record, moved_versions
+from pyspark_theflash.replication.placement import Doubt
 from pyspark_theflash.replication.state import WriterState
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.manifest import Change
@@ -37,7 +38,7 @@ class _Mutations(NamedTuple):
     """What a transaction does to a table, and whose partitions the rows go to."""
 
     table: TableInfo
-    placement: TableInfo
+    candidates: Sequence[TableInfo]
     rows: TableMutations
 
 
@@ -82,8 +83,9 @@ class _Batch:
 class Applier:
     """Applies transactions to an engine, in order. After an error, make another."""
 
-    def __init__(self, engine: Engine, state: WriterState) -> None:
-        self._engine, self._state = engine, state
+    def __init__(self, engine: Engine, state: WriterState, *, may_guess: bool = False) -> None:
+        """`may_guess`: a partition that nobody can tell is guessed instead of refused."""
+        self._engine, self._state, self._may_guess = engine, state, may_guess
         self._touched: set[PhysicalTableID] = set()
         self.report: Final = ApplyReport()
 
@@ -103,6 +105,7 @@ class Applier:
         Raises:
             SchemaOutdatedError: a transaction needs a newer schema history; all before it are
             applied.
+            UnknownPartitionError: nobody can tell where a transaction wrote; likewise.
         """
         batch = _Batch()
         for transaction in transactions:
@@ -114,10 +117,11 @@ class Applier:
                     self._publish(self._move_rows(batch, before), before)
                 raise
             batch = self._move_rows(batch, transaction.commit_ts)
-            if batch.row_bytes >= BATCH_BYTES:
+            is_in_doubt = any(len(candidates) > 1 for _, candidates, _ in mutations)
+            if batch.row_bytes >= BATCH_BYTES or (is_in_doubt and batch.transactions):
                 self._publish(batch, before)
                 batch = _Batch()
-            self._add(batch, transaction, mutations)
+            self._add(batch, transaction, [self._decided(m, transaction) for m in mutations])
         batch = self._move_rows(batch, resolved_ts)
         self._publish(batch, resolved_ts, keep_pending=keep_pending, position=position)
 
@@ -148,14 +152,24 @@ class Applier:
                 table = self._state.table(rows.table_id, transaction.commit_ts)
                 if self._state.replicates(table.id):
                     version = prewrite.schema_version
-                    placement = self._state.placement(table, version, transaction.commit_ts)
-                    found.append(_Mutations(table, placement, rows))
+                    candidates = self._state.placements(table, version, transaction)
+                    found.append(_Mutations(table, candidates, rows))
         return found
+
+    def _decided(self, mutations: _Mutations, transaction: Transaction) -> _Mutations:
+        """With the one definition that has placed the rows; all before them is published."""
+        table, candidates, rows = mutations
+        if len(candidates) == 1:
+            return mutations
+        source_of = self._state.lineage.source_of(table.id)
+        doubt = Doubt(table, candidates, rows, transaction, source_of)
+        found = doubt.resolve(self._engine, self._state.has_written, may_guess=self._may_guess)
+        return _Mutations(table, [found], rows)
 
     def _add(
         self, batch: _Batch, transaction: Transaction, mutations: Sequence[_Mutations]
     ) -> None:
-        for table, placement, rows in mutations:
+        for table, (placement,), rows in mutations:
             changes = batch.changes_of(table, placement)
             changes.add(rows, transaction.start_ts, transaction.commit_ts)
         batch.transactions.append(transaction)

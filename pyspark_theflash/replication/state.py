@@ -20,11 +20,13 @@ from pyspark_theflash.binlog.ledger import LedgerEntry, TransactionLedger, pack_
 from pyspark_theflash.binlog.pairing import Pairing
 from pyspark_theflash.binlog.pending import Pending
 from pyspark_theflash.binlog.spill import Spill
+from pyspark_theflash.codec.key import RawKey
 from pyspark_theflash.engine.api import Engine
 from pyspark_theflash.errors import SchemaOutdatedError
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.replication.columns import StoredColumns
 from pyspark_theflash.replication.move import MOVE_KIND, move_record
+from pyspark_theflash.replication.placement import HasWritten
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.lineage import Lineage, Move
 from pyspark_theflash.schema.model import TableInfo
@@ -48,6 +50,9 @@ class SchemaSource(Protocol):
 
         Where the source can wait for it, the history ends at `at_least` or later; None: as it is.
         """
+
+    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
+        """Whether it is known that a transaction which has committed wrote a record's key."""
 
 
 class WriterState:
@@ -137,20 +142,36 @@ class WriterState:
         """
         return self.history.table_at_commit(table_id, min(commit_ts, self.history.end_ts))
 
-    def placement(
-        self, table: TableInfo, version: SchemaVersion, commit_ts: TimeStamp
-    ) -> TableInfo:
-        """Whose partitions hold the rows of a transaction that names a schema version.
+    def placements(
+        self, table: TableInfo, version: SchemaVersion, transaction: Transaction
+    ) -> Sequence[TableInfo]:
+        """Whose partitions may hold what a transaction that names a schema version did to `table`.
 
-        A transaction may write to a table as it is at its commit or as it was one state before. The
-        version it names is the one it began with, so it decides only if that is the state before.
+        It may have been written to the table as it is at its commit or as it was one state before.
+        The version is the one that the transaction began with: it decides if that is the state at
+        the commit, and the transaction is no older than it. The likelier one comes first.
 
         Raises:
             SchemaOutdatedError: the history does not know the version.
         """
-        named = self.history.table_by_version(table.id, version)
+        commit_ts = transaction.commit_ts
         before = self.history.table_before_commit(table.id, commit_ts)
-        return self.lineage.placement(before if named is before else table, commit_ts)
+        now = self.lineage.placement(table, commit_ts)
+        if before is None:
+            return [now]
+        named = self.history.table_by_version(table.id, version)
+        then = self.lineage.placement(before, commit_ts)
+        if then.physical_ids == now.physical_ids:
+            return [then if named is before else now]
+        if named is before:
+            return [then, now]
+        began_before = transaction.start_ts < self.history.state_ts(table.id, commit_ts)
+        return [now, then] if began_before else [now]
+
+    @property
+    def has_written(self) -> HasWritten:
+        """Asks the source of the schema, who knows the cluster."""
+        return self._schema.has_written
 
     def replicates(self, table_id: TableID) -> bool:
         """Whether a table is in the store's scope."""

@@ -43,8 +43,12 @@ class Writer:
         schema: SchemaSource,
         scope: Scope | None = None,
         spill: Spill | None = None,
+        *,
+        may_guess: bool = False,
     ) -> None:
         """Go on where the store is; `spill` takes what waits and does not fit into memory.
+
+        With `may_guess`, partitions that nobody can tell are guessed (`placement.py`), and logged.
 
         Raises:
             SchemaConflictError: the store was written under another schema history.
@@ -52,7 +56,7 @@ class Writer:
         """
         self._engine = engine
         self._state = WriterState(engine, schema, scope, spill)
-        self._applier = Applier(engine, self._state)
+        self._applier = Applier(engine, self._state, may_guess=may_guess)
 
     @property
     def resolved_ts(self) -> TimeStamp:

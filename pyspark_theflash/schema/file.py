@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from pyspark_theflash.codec.document import SHAPE_ERRORS, brief, int64, text, uint64
+from pyspark_theflash.codec.key import RawKey
 from pyspark_theflash.errors import OptionError, SchemaFileError
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
 from pyspark_theflash.schema.json_file import read_json
@@ -46,6 +47,10 @@ class FileSchema:
             return after
         history, self._read = read_schema_file(self._path), self._state()
         return history if after is None else after.extend(history)
+
+    def has_written(self, _key: RawKey, _start_ts: TimeStamp) -> bool:
+        """A file knows nothing of rows."""
+        return False
 
     def _state(self) -> tuple[int, int] | None:
         try:

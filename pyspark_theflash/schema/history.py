@@ -222,6 +222,11 @@ class SchemaHistory:
         at = bisect.bisect_right(events, commit_ts, key=lambda e: e.ts)
         return events[at - 2].table if at > 1 else None
 
+    def state_ts(self, table_id: TableID, commit_ts: TimeStamp) -> TimeStamp:
+        """Since when a table is what it is at `commit_ts`; 0 where there is none."""
+        event = self._event_in_force(table_id, commit_ts)
+        return TimeStamp(0) if event is None else event.ts
+
     def extend(self, other: "SchemaHistory") -> "SchemaHistory":
         """This history continued by `other`, which must tell the same about the time both cover.
 

@@ -41,6 +41,7 @@ from typing import Final
 
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.codec.document import SHAPE_ERRORS, brief, int64, load, text
+from pyspark_theflash.codec.key import RawKey
 from pyspark_theflash.errors import (
     NotCaughtUpError,
     SchemaConflictError,
@@ -101,6 +102,15 @@ class TidbSchemaSource:
             if self._clock.boottime_ms() >= deadline_ms:
                 raise NotCaughtUpError(history.end_ts if history else 0, at_least)
             self._clock.sleep_ms(_RETRY_MS)
+
+    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
+        """Whether TiKV still knows that a transaction which has committed wrote a key.
+
+        Raises:
+            ServiceUnavailableError, SchemaSourceError: as the reader says.
+        """
+        found = self._reader.read_key(key)
+        return found.of(start_ts) is not None or found.locked_ts == start_ts
 
 
 class _Look:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
@@ -51,6 +51,20 @@ DDL = [
     "CREATE TABLE bank.later (id INT PRIMARY KEY, d DATE)",
     "TRUNCATE TABLE bank.named",
 ]
+PARTITIONED = [
+    "CREATE TABLE bank.part (id INT PRIMARY KEY, v INT) PARTITION BY RANGE (id)"
+    " (PARTITION p0 VALUES LESS THAN (20), PARTITION p1 VALUES LESS THAN (40),"
+    " PARTITION p2 VALUES LESS THAN (100000))",
+    "CREATE TABLE bank.log (id BIGINT)",
+    "CREATE TABLE bank.apart (id INT PRIMARY KEY, v INT)",
+]
+PARTITIONS = [
+    *["ALTER TABLE bank.part TRUNCATE PARTITION p0"] * 4,
+    "ALTER TABLE bank.part EXCHANGE PARTITION p1 WITH TABLE bank.apart",
+    *["ALTER TABLE bank.part TRUNCATE PARTITION p0, p1"] * 2,
+    "ALTER TABLE bank.part EXCHANGE PARTITION p1 WITH TABLE bank.apart",
+    "ALTER TABLE bank.part DROP PARTITION p0",
+]
 
 
 class Writer:
@@ -91,34 +105,6 @@ def following(folder: Path, store: Path) -> Iterator[Peer]:
     assert status == 0
 
 
-def test_a_live_tidb_reads_the_same(tmp_path: Path) -> None:
-    store = tmp_path / "store"
-    with following(tmp_path, store) as peer:
-        peer.sql("CREATE DATABASE bank", *TABLES)
-        peer.sql(*(f"INSERT INTO bank.acc VALUES ({n}, 1000)" for n in range(40)))
-        timestamps = under_load(peer)
-        compared = sum(compare(peer, store, ts) for ts in timestamps)
-        assert compared > 4 * len(timestamps)
-
-
-def under_load(peer: Peer) -> list[int]:
-    """Timestamps of moments while writers and DDL were at work."""
-    ended = threading.Event()
-    workers = [threading.Thread(target=work, args=(peer, n, ended)) for n in range(WRITERS)]
-    for worker in workers:
-        worker.start()
-    timestamps = []
-    for statement in DDL:
-        for _ in range(4):
-            CLOCK.sleep_ms(300)
-            timestamps.append(peer.tso())
-        peer.sql(statement)
-    ended.set()
-    for worker in workers:
-        worker.join()
-    return [*timestamps, peer.tso()]
-
-
 def work(peer: Peer, seed: int, ended: threading.Event) -> None:
     """Transactions on all tables; those that TiDB refuses are left out."""
     rng = Random(seed)
@@ -138,6 +124,61 @@ def work(peer: Peer, seed: int, ended: threading.Event) -> None:
             ):
                 with suppress(MySqlError):
                     session.query(statement)
+
+
+def wait_or_write(peer: Peer, seed: int, ended: threading.Event) -> None:
+    """Transactions that write to the partitioned table early, or late."""
+    rng = Random(seed)
+    with peer.connect() as session:
+        while not ended.is_set():
+            write = f"REPLACE INTO bank.part VALUES ({rng.randrange(60)}, {rng.randrange(100)})"
+            wait = f"DO SLEEP({rng.random() / 5})"
+            middle = (wait, write) if rng.random() < 0.7 else (write, wait)
+            other = f"INSERT INTO bank.log VALUES ({rng.randrange(1 << 60)})"
+            for statement in ("BEGIN", other, *middle, "COMMIT"):
+                with suppress(MySqlError):
+                    session.query(statement)
+
+
+def test_a_live_tidb_reads_the_same(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with following(tmp_path, store) as peer:
+        peer.sql("CREATE DATABASE bank", *TABLES)
+        peer.sql(*(f"INSERT INTO bank.acc VALUES ({n}, 1000)" for n in range(40)))
+        timestamps = under_load(peer)
+        compared = sum(compare(peer, store, ts) for ts in timestamps)
+        assert compared > 4 * len(timestamps)
+
+
+def test_transactions_that_meet_a_table_before_or_after_its_partitions_change(
+    tmp_path: Path,
+) -> None:
+    """The binlog tells neither the partition nor the version that the table had."""
+    store = tmp_path / "store"
+    with following(tmp_path, store) as peer:
+        peer.sql("CREATE DATABASE bank", *PARTITIONED)
+        timestamps = under_load(peer, PARTITIONS, wait_or_write)
+        assert sum(compare(peer, store, ts) for ts in timestamps) > len(timestamps)
+
+
+def under_load(
+    peer: Peer, ddl: Sequence[str] = DDL, work: Callable[[Peer, int, threading.Event], None] = work
+) -> list[int]:
+    """Timestamps of moments while writers and DDL were at work."""
+    ended = threading.Event()
+    workers = [threading.Thread(target=work, args=(peer, n, ended)) for n in range(WRITERS)]
+    for worker in workers:
+        worker.start()
+    timestamps = []
+    for statement in ddl:
+        for _ in range(4):
+            CLOCK.sleep_ms(300)
+            timestamps.append(peer.tso())
+        peer.sql(statement)
+    ended.set()
+    for worker in workers:
+        worker.join()
+    return [*timestamps, peer.tso()]
 
 
 def compare(peer: Peer, store: Path, ts: int) -> int:

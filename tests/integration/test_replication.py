@@ -11,6 +11,7 @@ import pytest
 from pyspark_theflash.binlog.file import FileSource
 from pyspark_theflash.binlog.prewrite import DELETE_ROW
 from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.codec.key import RawKey
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Engine
 from pyspark_theflash.errors import (
@@ -205,6 +206,9 @@ class GrowingSchema:
         end_ts = max(at_least or whole.start_ts, after.end_ts if after else whole.start_ts)
         versions = [v for v in whole.versions if v.ts <= end_ts]
         return SchemaHistory(whole.start_ts, end_ts, whole.until(end_ts), versions)
+
+    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
+        return False
 
 
 def test_a_schema_that_is_read_as_it_is_needed(store: Path) -> None:

@@ -18,6 +18,7 @@ from pyspark_theflash.binlog.event import Entity, EntityKind
 from pyspark_theflash.binlog.prewrite import parse_prewrite
 from pyspark_theflash.binlog.wire import decode_entities
 from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.codec.key import RawKey
 from pyspark_theflash.engine import registry
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.replication.writer import Writer
@@ -88,6 +89,10 @@ class SuiteSchema:
         gaps = [TableEvent(TimeStamp(e.ts - 1), e.db, e.table_id, None) for e in events if e.name]
         events += bridged(events, gaps)
         return SchemaHistory(start_ts, self._steps[-1].commit_ts, events, self._versions())
+
+    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
+        """Of rows, the suite has TiDB's answers only."""
+        return False
 
     def _events(self) -> Iterator[TableEvent]:
         known: dict[TableID, Mapping[str, Any]] = {}

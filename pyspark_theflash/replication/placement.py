@@ -1,0 +1,140 @@
+"""Into which partitions a transaction wrote, where its binlog leaves that open.
+
+A binlog names the table, not the partition, and the schema version that its transaction began with.
+With metadata locks a table is taken as it is when a statement first meets it. So what commits after
+TRUNCATE, DROP or EXCHANGE PARTITION and began before every TiDB had loaded it may have gone by the
+old definition or by the new one:
+
+    began with 59 ── UPDATE other ─────────────────── INSERT part ── commit      by 60
+    began with 59 ── UPDATE part ──────────────────────────────────── commit     by 59
+                                   TRUNCATE: version 60
+
+Who can tell, in this order:
+
+    TiKV, where the schema comes from a running cluster: the row's key has the transaction's write
+    under one of the two
+    the rows from before: what is updated or deleted was there, what is inserted was not
+
+A table is met once, so one row that is placed differently answers for all.
+"""
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final, TypeAlias
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.binlog.event import Transaction
+from pyspark_theflash.binlog.prewrite import INSERT, TableMutations
+from pyspark_theflash.codec.key import RawKey, encode_record_key
+from pyspark_theflash.engine.api import EngineReader
+from pyspark_theflash.errors import NoPartitionError, UnknownPartitionError, UnsupportedError
+from pyspark_theflash.mvcc.project import SourceOf
+from pyspark_theflash.mvcc.version import HANDLE
+from pyspark_theflash.replication.changes import TableChanges
+from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.types import PhysicalTableID, TimeStamp
+
+HasWritten: TypeAlias = Callable[[RawKey, TimeStamp], bool]
+"""(record key, start_ts) -> whether it is known that the transaction wrote there."""
+Places: TypeAlias = Mapping[int | bytes, PhysicalTableID]
+"""Rows by handle, and where they would be."""
+
+# Of many rows that come and go in a transaction each may say nothing.
+_MOST_ROWS: Final = 16
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Doubt:
+    """What a transaction did to a table, and the definitions that may have placed it.
+
+    `table` is the one to decode the rows under, the first of `candidates` the likeliest.
+    """
+
+    table: TableInfo
+    candidates: Sequence[TableInfo]
+    mutations: TableMutations
+    transaction: Transaction
+    source_of: SourceOf
+
+    def resolve(
+        self, engine: EngineReader, has_written: HasWritten, *, may_guess: bool
+    ) -> TableInfo:
+        """The definition that did. `engine` holds all that was committed before.
+
+        Raises:
+            UnknownPartitionError: nobody knows, and the likeliest may not be taken instead.
+            CodecError, SchemaOutdatedError: the rows cannot be read, as `to_versions` says.
+            ServiceUnavailableError: who can be asked does not answer.
+        """
+        possible = [(c, p) for c in self.candidates if (p := self._places(c, self.mutations))]
+        if not possible:
+            return self.candidates[0]  # and what is wrong with it will be said
+        differing = _differing([places for _, places in possible])
+        if len(possible) == 1 or not differing:
+            return possible[0][0]
+        start_ts, commit_ts = self.transaction.start_ts, self.transaction.commit_ts
+        for handle in differing:
+            for definition, places in possible:
+                if has_written(encode_record_key(places[handle], handle), start_ts):
+                    return definition
+        was_there = self._were_there(possible[0][0])
+        for handle in filter(was_there.__contains__, differing):
+            fitting = [
+                definition
+                for definition, places in possible
+                if self._is_there(engine, places[handle], handle) == was_there[handle]
+            ]
+            if len(fitting) == 1:
+                return fitting[0]
+        if not may_guess:
+            raise UnknownPartitionError(self.table.full_name, start_ts, commit_ts)
+        text = "guessed in which partition of %s the transaction start_ts=%d commit_ts=%d wrote"
+        _log.warning(text, self.table.full_name, start_ts, commit_ts)
+        return possible[0][0]
+
+    def _places(self, candidate: TableInfo, mutations: TableMutations) -> Places:
+        """Where each row would be; nothing if one has no place."""
+        try:
+            return dict(self._rows(candidate, mutations))
+        except (NoPartitionError, UnsupportedError):
+            return {}
+
+    def _rows(
+        self, candidate: TableInfo, mutations: TableMutations
+    ) -> Iterator[tuple[int | bytes, PhysicalTableID]]:
+        changes = TableChanges(self.table, candidate)
+        changes.add(mutations, self.transaction.start_ts, self.transaction.commit_ts)
+        for version in changes.to_versions(self.source_of):
+            for handle in version.batch.column(HANDLE).to_pylist():
+                yield handle, version.physical_id
+
+    def _were_there(self, definition: TableInfo) -> Mapping[int | bytes, bool]:
+        """Which rows were there before the transaction, where its kinds of changes tell."""
+        whole, is_new = self.mutations, self.mutations.sequence == INSERT
+        came = replace(whole, updated=[], deleted=[], sequence=whole.sequence[is_new])
+        stayed = replace(whole, inserted=[], sequence=whole.sequence[~is_new])
+        new, old = (
+            {handle for handle, _ in self._rows(definition, part)} if len(part.sequence) else set()
+            for part in (came, stayed)
+        )
+        return dict.fromkeys(new - old, False) | dict.fromkeys(old - new, True)
+
+    def _is_there(
+        self, engine: EngineReader, physical_id: PhysicalTableID, handle: int | bytes
+    ) -> bool:
+        view, before = engine.read([]), TimeStamp(self.transaction.commit_ts - 1)
+        return any(
+            pc.any(pc.equal(batch.column(HANDLE), pa.scalar(handle))).as_py()
+            for region in engine.plan(view, physical_id)
+            for batch in engine.scan(region, [], before, with_handle=True)
+        )
+
+
+def _differing(possible: Sequence[Places]) -> Sequence[int | bytes]:
+    """Rows that are not in the same partition in all, some of them."""
+    first = possible[0]
+    return [h for h in first if any(p[h] != first[h] for p in possible)][:_MOST_ROWS]
