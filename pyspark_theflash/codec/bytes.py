@@ -26,6 +26,8 @@ _GROUP: Final = 8
 _ENCODED_GROUP: Final = _GROUP + 1
 _FULL: Final = 0xFF
 _MIN_MARKER: Final = _FULL - _GROUP
+_CELLS: Final = 1 << 16
+"""How many groups are looked at together, where values are that long."""
 
 
 def encode_bytes(value: bytes) -> bytes:
@@ -105,14 +107,24 @@ def bytes_at(reader: Reader, at: Positions, limit: Positions) -> tuple[ArrowArra
 
 
 def _count_groups(reader: Reader, at: Positions, limit: Positions) -> Positions:
-    """How many groups each value has."""
+    """How many groups each value has: twice as many are looked at each time."""
     counts = np.zeros(len(at), np.int64)
     rows = np.arange(len(at))
+    block = 1
     while len(rows):
+        # uint8[rows, block]: the next markers of each value; behind its limit, the last one's.
         begin = at[rows] + _ENCODED_GROUP * counts[rows]
-        reader.check_ends(begin + _ENCODED_GROUP, limit[rows], begin)
-        markers = reader.bytes_at(begin + _GROUP)
-        reader.check(markers >= _MIN_MARKER, "a wrong marker", begin + _GROUP)
-        counts[rows] += 1
-        rows = rows[markers == _FULL]
+        ends = begin[:, np.newaxis] + _ENCODED_GROUP * np.arange(1, block + 1)
+        within = ends <= limit[rows][:, np.newaxis]
+        markers = reader.bytes_at(np.where(within, ends, begin[:, np.newaxis] + 1) - 1)
+        goes_on = within & (markers == _FULL)
+        is_over = ~goes_on.all(axis=1)
+        full = np.where(is_over, np.argmin(goes_on, axis=1), block)
+        counts[rows] += full
+        last = begin[is_over] + _ENCODED_GROUP * full[is_over]
+        reader.check_ends(last + _ENCODED_GROUP, limit[rows[is_over]], last)
+        reader.check(reader.bytes_at(last + _GROUP) >= _MIN_MARKER, "a wrong marker", last + _GROUP)
+        counts[rows[is_over]] += 1
+        rows = rows[~is_over]
+        block = min(2 * block, max(1, _CELLS // max(1, len(rows))))
     return counts

@@ -45,7 +45,7 @@ def to_enum(change: Change, values: ArrowArray) -> ArrowArray:
         name = _text(text)
         if name is None:
             return 0
-        found = names.index(name)
+        (found,) = names.indexes([name])
         number = _number(name) if found is None else found + 1
         return number if number <= count else 0
 
@@ -74,7 +74,7 @@ def to_set(change: Change, values: ArrowArray) -> ArrowArray:
         name = _text(text)
         if not name:
             return 0
-        found = {names.index(part) for part in name.split(",")}
+        found = names.indexes(list(dict.fromkeys(name.split(","))))
         number = _number(name) if None in found else sum(1 << i for i in found if i is not None)
         return number if number <= highest else 0
 
@@ -89,9 +89,9 @@ class _Names:
         keys = self._keys(list(change.new.elems))
         self._indexes = {key: i for i, key in reversed(list(enumerate(keys)))}
 
-    def index(self, name: str) -> int | None:
-        """From 0; None where there is no such element."""
-        return self._indexes.get(self._keys([name])[0])
+    def indexes(self, names: list[str]) -> set[int | None]:
+        """Those of all names, from 0; with None where there is no such element."""
+        return {self._indexes.get(key) for key in self._keys(names)}
 
     def _keys(self, names: list[str]) -> list[object]:
         try:

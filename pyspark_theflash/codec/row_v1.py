@@ -132,6 +132,8 @@ def _pieces(reader: Reader, at: Positions) -> PiecesByID:
             values = values_at(reader, flag, value_at, limit[part], words)
             at[part] = values.end
             result[column_id].append(Piece(rows[part], values, step))
+        if step >= 2 * len(result):
+            raise reader.error("a column for the third time", int(at[0]) - 1)
         left = at < limit
     raise reader.error(f"more than {_MAX_PAIRS} columns", int(at[0]))
 

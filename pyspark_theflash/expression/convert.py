@@ -38,14 +38,19 @@ MAX_SCALE: Final = 30
 MAX_PRECISION: Final = 65
 # What stands behind as many changes no rounding, and Python's `int` takes only some thousand.
 _MAX_FIGURES: Final = 200
-_NUMBER: Final = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", re.ASCII)
+# What is out of range is so with less of its exponent too, of which `Decimal` takes 18 digits.
+_EXPONENT_DIGITS: Final = 9
+_NUMBER: Final = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+))(?:[eE]([-+]?)0*(\d+))?", re.ASCII)
 _INTEGER: Final = re.compile(r"([-+]?)(\d+)", re.ASCII)
 
 
 def number_prefix(text: str | bytes) -> Decimal:
     """The number that a text begins with, 0 for none."""
     match = _NUMBER.match(_as_str(text).strip(times.SPACES))
-    return Decimal(match[0]) if match else Decimal(0)
+    if match is None:
+        return Decimal(0)
+    figures, sign, exponent = match[1], match[2] or "", match[3] or "0"
+    return Decimal(f"{figures}e{sign}{exponent[:_EXPONENT_DIGITS]}")
 
 
 def _integer_prefix(text: str | bytes) -> int:

@@ -211,7 +211,7 @@ class StatusApi:
         body = bytearray()
         while True:
             self._limit(connection, deadline_ms)
-            chunk = answer.read1(_CHUNK_BYTES)
+            chunk = _read1(answer)
             if not chunk:
                 break
             body += chunk
@@ -272,6 +272,14 @@ def _parse_url(url: str) -> tuple[str, bool]:
         raise OptionError("schema", "a TiDB status URL has nothing but a host and a port")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{host}:{port}", parts.scheme == "https"
+
+
+def _read1(answer: http.client.HTTPResponse) -> bytes:
+    try:
+        return answer.read1(_CHUNK_BYTES)
+    except (OverflowError, ValueError) as error:
+        # http.client takes a chunk's size for a number whatever its sign and length.
+        raise http.client.HTTPException("an answer in chunks of impossible sizes") from error
 
 
 def _tls_context(files: TlsFiles | None) -> ssl.SSLContext:

@@ -72,6 +72,7 @@ JSON_WORDS: Final = (
 _SQL: Final = re.compile(rb"[\w$]+|'[^']*'|`[^`]*`|\s+|.", re.DOTALL)
 _PARENTHESES: Final = re.compile(rb"\([^()]*\)")
 _PATCH: Final = struct.Struct("<IB")
+_GROWN_BYTES: Final = 1 << 16
 _HOW_OFTEN: Final = (1, 1, 1, 1, 2, 3, 4)
 """Mostly once: what is wrong in one place gets further than what is wrong in several."""
 _VALUES: Final[tuple[Any, ...]] = (
@@ -115,7 +116,9 @@ _VALUES: Final[tuple[Any, ...]] = (
 
 
 def bytes_like(seeds: Sequence[bytes], words: Sequence[bytes] = _WORDS) -> Mutate:
-    """One of `seeds`, changed in one to four ways; or, now and then, bytes of no shape at all."""
+    """One of `seeds`, changed in one to four ways; now and then with a piece of it that comes
+    thousands of times, or bytes of no shape at all.
+    """
 
     def mutate(rng: random.Random) -> bytes:
         if rng.random() < 0.01:
@@ -123,6 +126,8 @@ def bytes_like(seeds: Sequence[bytes], words: Sequence[bytes] = _WORDS) -> Mutat
         data = bytearray(rng.choice(seeds))
         for _ in range(rng.choice(_HOW_OFTEN)):
             rng.choice(_MUTATIONS)(rng, data, seeds, words)
+        if rng.random() < 0.002:
+            _grow(rng, data)
         return bytes(data)
 
     return mutate
@@ -147,7 +152,8 @@ def patch_like(content: bytes) -> Mutate:
 def patched(content: bytes, patches: bytes) -> bytes:
     """The content with other bytes in places: u32 place | u8 byte, each."""
     data = bytearray(content)
-    for at, byte in _PATCH.iter_unpack(patches):
+    whole = len(patches) // _PATCH.size * _PATCH.size
+    for at, byte in _PATCH.iter_unpack(patches[:whole]):
         if at < len(data):
             data[at] = byte
     return bytes(data)
@@ -281,6 +287,13 @@ def _truncate(rng: random.Random, data: bytearray, _: Sequence[bytes], __: Seque
 def _repeat(rng: random.Random, data: bytearray, _: Sequence[bytes], __: Sequence[bytes]) -> None:
     at = rng.randrange(len(data) + 1)
     data[at:at] = data[at : at + rng.randrange(1, 17)]
+
+
+def _grow(rng: random.Random, data: bytearray) -> None:
+    """What takes more than its share of time for what is long takes long enough to show."""
+    at = rng.randrange(len(data) + 1)
+    piece = data[at : at + rng.randrange(1, 33)]
+    data[at:at] = piece * (_GROWN_BYTES // max(1, len(piece)))
 
 
 def _splice(

@@ -160,8 +160,8 @@ _VALUES: Final[Sequence[Callable[[bytes, bytes], object]]] = (
     lambda old, data: int.from_bytes(data[:8], "little", signed=True),
     lambda old, data: data.decode("utf-8", "replace"),
     lambda old, data: data,
-    lambda old, data: patched(old, data[: len(data) // 5 * 5]),
-    lambda old, data: patched(old, data[: len(data) // 5 * 5]).decode("utf-8", "replace"),
+    lambda old, data: patched(old, data),
+    lambda old, data: patched(old, data).decode("utf-8", "replace"),
 )
 
 

@@ -9,7 +9,6 @@ from typing import Any, BinaryIO, cast
 
 from pyspark_theflash.binlog.wire import decode_entities, is_probe
 from pyspark_theflash.client import wire
-from pyspark_theflash.client.channel import open_channel
 from pyspark_theflash.client.pd import PDClient
 from pyspark_theflash.client.pump import PullLimits, PumpSource, parse_position
 from pyspark_theflash.client.registry import PUMPS, PumpRegistry
@@ -245,7 +244,6 @@ def address(_: Path) -> Target:
         metrics._loopback,
         status_api._parse_url,
         lambda text: listen(cast("Any", _NoServer()), text, None),
-        lambda text: open_channel(text, None, max_message_bytes=1).close(),
     ]
     forms = [b"127.0.0.1:0", b"[::1]:9000", b"localhost:1", b"http://h:1", b"h%eth:65535"]
     seeds = [bytes([n]) + form for n in range(len(takers)) for form in forms]

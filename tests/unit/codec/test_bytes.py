@@ -32,6 +32,20 @@ def test_arrays() -> None:
     assert ends.tolist() == reader.ends.tolist()
 
 
+@pytest.mark.parametrize("damage", [b"", b"\xf0", b"\xff"])
+def test_long_values(damage: bytes) -> None:
+    values = [bytes(n) for n in (8 * 70_000, 0, 7, 8 * 65_535, 24)]
+    encoded = [encode_bytes(value) for value in values]
+    if damage:
+        encoded[3] = encoded[3][:-1] + damage
+    reader = Reader(RowBuffer.from_list(encoded), "test")
+    if damage:
+        with pytest.raises(CodecError):
+            bytes_at(reader, reader.starts, reader.ends)
+    else:
+        assert bytes_at(reader, reader.starts, reader.ends)[0].to_pylist() == values
+
+
 def test_empty_arrays() -> None:
     encoded = encode_bytes_array(pa.array([], pa.string()))
     assert len(encoded) == 0

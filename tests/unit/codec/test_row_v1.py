@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.codec.number import encode_varint
 from pyspark_theflash.codec.row import ColumnSpec, DecodedRows, RowBuffer
 from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
 from pyspark_theflash.errors import CodecError
@@ -106,7 +107,7 @@ def test_updates_of_which_the_halves_cannot_be_told(
 
 def test_a_third_row_in_an_update() -> None:
     row = encode_row_v1({1: 1}, TYPES) * 3
-    with pytest.raises(CodecError, match="second time"):
+    with pytest.raises(CodecError, match="third time"):
         decode_updates_v1(RowBuffer.from_list([row]), COLUMNS)
 
 
@@ -191,9 +192,16 @@ def test_an_unknown_column_twice() -> None:
         decode_rows_v1(RowBuffer.from_list([bytes.fromhex("081208020812080a")]), COLUMNS)
 
 
-def test_too_many_pairs() -> None:
+def test_too_many_columns() -> None:
+    row = b"".join(b"\x08" + encode_varint(n) + b"\0" for n in range(8193))
     with pytest.raises(CodecError, match="more than 8192 columns"):
-        decode_rows_v1(RowBuffer.from_list([bytes.fromhex("080200") * 9000]), COLUMNS)
+        decode_rows_v1(RowBuffer.from_list([row]), COLUMNS)
+
+
+def test_columns_that_come_for_ever_are_not_read_for_long() -> None:
+    row = bytes.fromhex("080200080400") * 100_000
+    with pytest.raises(CodecError, match="third time at byte 14"):
+        decode_rows_v1(RowBuffer.from_list([row]), COLUMNS)
 
 
 def test_not_utf8() -> None:

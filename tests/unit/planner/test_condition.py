@@ -86,11 +86,17 @@ def found(store: Path, where: str, columns: list[str] | None = None) -> list[Any
         ("id", [1, 2, 3, 4]),
         ("0.4", [1, 2, 3, 4]),
         ("id - 1", [2, 3, 4]),
+        ("price > '1e-00009223372036854775807'", [1, 2]),
         ("NULL", []),
     ],
 )
 def test_rows_are_those_that_tidb_would_find(store: Path, where: str, ids: list[int]) -> None:
     assert found(store, where) == [(number,) for number in ids]
+
+
+def test_a_number_beyond_all_others(store: Path) -> None:
+    with pytest.raises(UnrepresentableValueError, match="out of range"):
+        found(store, "price < '1e9223372036854775807'")
 
 
 def test_the_columns_read_need_not_be_shown(store: Path) -> None:

@@ -251,6 +251,19 @@ def test_servers_say_whether_they_write_a_binlog(server: Server, api: StatusApi)
         api.servers()
 
 
+@pytest.mark.parametrize("size", [b"-9", b"-99999999999999999999", b"x", b"ffffffffffffffffffff"])
+def test_chunks_of_impossible_sizes(server: Server, api: StatusApi, size: bytes) -> None:
+    head = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nConnection: close\r\n\r\n"
+
+    def answer(handler: BaseHTTPRequestHandler) -> None:
+        handler.wfile.write(head + size + b"\r\n{}\r\n0\r\n\r\n")
+        handler.close_connection = True
+
+    server.answer = answer
+    with pytest.raises(ServiceUnavailableError):
+        api.read_key(b"k")
+
+
 def test_another_server_is_no_tidb(server: Server, api: StatusApi) -> None:
     server.answer = _reply("404 page not found", 404)
     with pytest.raises(SchemaSourceError, match="not a TiDB status port") as raised:
