@@ -91,18 +91,19 @@ def _fuzz(target: Target, inputs: int, rng: random.Random, seconds: float) -> Fi
         if ended - wall > MOST_SECONDS:
             took = max(took, _waited(target, data, ended - wall))
         grown = memory.grown_bytes()
-        if took > findings.slowest_s:
-            findings.slowest_s, findings.slowest = took, number
-        if took > MOST_SECONDS:
-            failure = f"slower than {MOST_SECONDS} s"
-        if grown > MOST_BYTES:
-            failure = f"more than {MOST_BYTES >> 20} MiB"
-            memory = _Memory()
         findings.inputs += 1
         findings.outcomes[outcome] += 1
         findings.grown_bytes = max(findings.grown_bytes, grown)
-        if failure is not None:
-            findings.failures.setdefault(failure, Input(number, data))
+        if took > findings.slowest_s:
+            findings.slowest_s, findings.slowest = took, number
+        failures = [failure] if failure is not None else []
+        if took > MOST_SECONDS:
+            failures.append(f"slower than {MOST_SECONDS} s")
+        if grown > MOST_BYTES:
+            failures.append(f"more than {MOST_BYTES >> 20} MiB")
+            memory = _Memory()
+        for what in failures:
+            findings.failures.setdefault(what, Input(number, data))
         if ended - begun > seconds:
             break
     findings.seconds = time.perf_counter() - begun
@@ -123,15 +124,22 @@ def _waited(target: Target, data: bytes, first_s: float) -> float:
 def _outcome(target: Target, data: bytes) -> tuple[str, str | None]:
     """What became of an input, and what of this is a failure."""
     try:
-        target.parse(data)
-    except InternalError as error:
-        return "failed", _place_of(error)
-    except TheFlashError as error:
-        str(error)
-        return type(error).__name__, None
+        return _typed_outcome(target, data), None
+    except KeyboardInterrupt:
+        raise
     except BaseException as error:  # noqa: BLE001 (what this looks for)
         return "failed", _place_of(error)
-    return "parsed", None
+
+
+def _typed_outcome(target: Target, data: bytes) -> str:
+    try:
+        target.parse(data)
+    except InternalError:
+        raise
+    except TheFlashError as error:
+        str(error)
+        return type(error).__name__
+    return "parsed"
 
 
 def _place_of(error: BaseException) -> str:

@@ -36,6 +36,21 @@ def test_other_errors(error):
     assert what.startswith(type(error).__name__)
 
 
+class Unprintable(CodecError):
+    def __str__(self):
+        raise KeyError
+
+
+def test_errors_that_cannot_be_printed():
+    (what,) = failures_of(raising(Unprintable("x", "y")))
+    assert what.startswith("KeyError")
+
+
+def test_an_engineer_may_interrupt():
+    with pytest.raises(KeyboardInterrupt):
+        failures_of(raising(KeyboardInterrupt()))
+
+
 def test_one_cause_is_one_failure():
     assert failures_of(lambda data: [][0]) == ["IndexError (list index out of range)"]
 

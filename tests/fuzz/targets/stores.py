@@ -261,7 +261,7 @@ def data_file_pages(folder: Path) -> Target:
         finally:
             data_file_module.WHOLE_CHECK_BYTES = whole_check_bytes  # type: ignore[misc]
 
-    return Target([b""], patch_like(content[: -encoded.info.footer_bytes]), parse)
+    return Target([b""], patch_like(content), parse)
 
 
 def _read(folder: Path, data: bytes, info: DataFile) -> None:
