@@ -37,8 +37,8 @@ def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) 
     Raises:
         OptionError: the address or the certificates cannot be used.
     """
-    is_socket = address.startswith(UNIX) and address.isprintable() and tls is None
-    if not is_socket and not is_host_port(address):
+    is_socket = address.startswith(UNIX)
+    if not (address.isprintable() and tls is None if is_socket else is_host_port(address)):
         form = "HOST:PORT" if tls is not None else "HOST:PORT or unix:PATH"
         raise OptionError("address", f"{address!r} is not of the form {form}")
     options = [

@@ -1,13 +1,14 @@
 """python -m tests.fuzz [--inputs N] [--seconds S] [--seed N] [TARGET ...]
-python -m tests.fuzz [--seed N] --only NUMBER TARGET
+python -m tests.fuzz [--seed N] --only NUMBER|BYTES TARGET
 
 Runs each target (all of them, the cheapest first) until it has parsed so many mutated inputs, or
 for so many seconds. Prints what became of them, and an input for each way in which a parser did
-anything but parse it or raise a typed error, within a second and 256 MiB. With --only, prints that
-one input whole, and lets its error through.
+anything but parse it or raise a typed error, within a second and 256 MiB. With --only, prints one
+input whole, by its number or as it was printed, and lets its error through.
 """
 
 import argparse
+import ast
 import logging
 import math
 import sys
@@ -30,7 +31,8 @@ def main() -> int:
             own.mkdir()
             target, seed = TARGETS[name](own), f"{name} {arguments.seed}"
             if arguments.only is not None:
-                data = nth_input(target, arguments.only, seed)
+                only = arguments.only
+                data = only if isinstance(only, bytes) else nth_input(target, only, seed)
                 print(data)
                 target.parse(data)
                 continue
@@ -47,7 +49,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--inputs", type=int, default=100_000)
     parser.add_argument("--seconds", type=float, default=math.inf)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--only", type=int, metavar="NUMBER")
+    parser.add_argument("--only", type=ast.literal_eval, metavar="NUMBER|BYTES")
     parser.add_argument("names", nargs="*", metavar="TARGET")
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - TARGETS.keys())
