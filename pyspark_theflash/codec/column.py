@@ -180,7 +180,7 @@ def _strings(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
 def _floats(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
     numbers = _expect(reader, spec, values, Form.FLOAT)
     tp = arrow_type(spec.type)
-    with np.errstate(over="ignore"):  # what overflows is refused right below
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
         result = numbers.astype(tp.to_pandas_dtype())
     reason = f"a float that column {spec.name} cannot hold"
     reader.check(np.isfinite(result), reason, values.start)

@@ -13,6 +13,7 @@ import logging
 import math
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 
 from tests.fuzz.run import Findings, fuzz, nth_input
@@ -24,6 +25,7 @@ _SHOWN_BYTES = 1000
 def main() -> int:
     arguments = _arguments()
     logging.disable()
+    warnings.simplefilter("error")
     failed = False
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         for name in arguments.names:

@@ -226,6 +226,7 @@ def test_not_utf8() -> None:
         (FieldType(MySQLType.TIME), "0802"),  # one nanosecond
         (FieldType(MySQLType.TIME), "08" + "fe" + "ff" * 8 + "01"),
         (FieldType(MySQLType.FLOAT), "05ffefffffffffffff"),  # 1.8e308
+        (FieldType(MySQLType.FLOAT), "05fff0000000000001"),  # a signalling NaN
         (FieldType(MySQLType.DOUBLE), "05fff0000000000000"),  # infinity
         (FieldType(MySQLType.NEWDECIMAL, 0, 1, 0), "0602008c"),  # 12
     ],
