@@ -6,6 +6,7 @@ nobody reads shows nothing.
 
 import logging
 import random
+import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -15,6 +16,7 @@ from typing import TypeAlias
 
 import pytest
 
+from pyspark_theflash.binlog.frame import MAGIC
 from pyspark_theflash.binlog.spool import Spool
 from pyspark_theflash.engine.magic import file as file_module
 from pyspark_theflash.errors import ClusterMismatchError, CorruptionError, StoreFormatError
@@ -39,6 +41,7 @@ FS = LocalFileSystem()
 LOG, INDEX = f"{DATABASE}-wal", f"{DATABASE}-shm"
 KINDS = (DATA_FOLDER, DATABASE, LOG, ACK, FORMAT_FILE)
 LAST_TS = sorted({a.snapshot_ts for a in BANK.answers()})[2]
+MAGIC_BYTES = MAGIC.to_bytes(4, "little")
 SLOW = pytest.mark.slow
 Answers: TypeAlias = Mapping[TimeStamp, object]
 _log = logging.getLogger(__name__)
@@ -106,6 +109,12 @@ def random_bit(rng: random.Random, data: bytes) -> int:
     """Any, or as often one where there is something: most of a database's page is not."""
     used = [at for at, byte in enumerate(data) if byte]
     return 8 * rng.choice(rng.choice([range(len(data)), used])) + rng.randrange(8)
+
+
+def bits_of_lengths(binlog: bytes) -> list[int]:
+    """Those that say how long a frame is: a wrong one must not look like the end of the file."""
+    starts = [match.start() for match in re.finditer(re.escape(MAGIC_BYTES), binlog)]
+    return [bit for at in starts for bit in range(8 * (at + 4), 8 * min(at + 12, len(binlog)))]
 
 
 def flipped(data: bytes, bit: int) -> bytes:
@@ -190,8 +199,10 @@ def test_a_spool(count: int, torn: bool, tmp_path: Path) -> None:
     binlogs = [path for path in files if path.name.startswith("binlog")]
     assert len(binlogs) > 2
     for _ in range(count):
-        path = rng.choice([folder / ".cluster", binlogs[0], rng.choice(binlogs), binlogs[-1]])
+        path = rng.choice([folder / ".cluster", rng.choice(binlogs), binlogs[-1], binlogs[-1]])
         bit = random_bit(rng, files[path])
+        if path != folder / ".cluster" and rng.random() < 0.5:
+            bit = rng.choice(bits_of_lengths(files[path]))
         for other, data in files.items():
             other.write_bytes(flipped(data, bit) if other == path else data)
         kind = "cluster" if path.name == ".cluster" else "binlog"
