@@ -16,6 +16,8 @@ sorted by (_handle, _commit_ts).
 
 Checksums: every page carries one, verified on read; the manifest holds one of the footer, which no
 page covers, and one of the whole file, verified where the file is small enough to be read whole.
+Headers of pages are covered by neither in a larger file. So a column has one page a row group, but
+for its dictionary, and a header that lies of its page comes to too few rows, which shows.
 """
 
 import json
@@ -63,6 +65,13 @@ ROW_GROUP_ROWS: Final = 1 << 17
 ROW_GROUP_BYTES: Final = 64 << 20
 SAMPLE_ROWS: Final = 4096
 WHOLE_CHECK_BYTES: Final = 1 << 20
+ONE_PAGE: Final = {
+    "data_page_size": 1 << 29,
+    "dictionary_pagesize_limit": 1 << 29,
+    "max_rows_per_page": 1 << 29,
+}
+"""Parquet's options for one page a column and row group: what one of several says wrong of itself
+could be made up for by the next, with as many rows as there should be, and others."""
 COMPRESSION: Final = 4
 """How many bytes in memory a byte of a file is taken for, where only the file's size is known."""
 
@@ -220,6 +229,7 @@ def _parquet(table: pa.Table, compression: str) -> pa.Buffer:
         compression=compression,
         use_dictionary=_dictionary_columns(table),
         write_page_checksum=True,
+        **ONE_PAGE,
         store_decimal_as_integer=True,
     )
     return sink.getvalue()
@@ -297,7 +307,38 @@ def _checked(path: Path, info: DataFile) -> pa.NativeFile:
 def read_columns(folder: Path, info: DataFile, columns: Sequence[str]) -> pa.Table:
     """Whole columns of a file; those it does not have are left out."""
     with open_file(folder, info) as file:
-        return file.read(columns=stored_columns(file, columns))
+        names = stored_columns(file, columns)
+        groups = range(file.num_row_groups)
+        return pa.concat_tables([read_row_group(file, group, names) for group in groups])
+
+
+def read_row_group(file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
+    """Columns of a row group of an open file, which has all of them.
+
+    The header of a page has no checksum: if it tells of fewer values, or of a kind of page that
+    nobody knows, rows are missing, which no other column shows where only one is read. If it tells
+    of more, they are left out, as long as no other row group is read with this one.
+    """
+    table, known = file.read_row_group(group, columns=columns), file.metadata.row_group(group)
+    if table.num_rows != known.num_rows:
+        raise pa.ArrowInvalid(f"a row group has {table.num_rows} rows instead of {known.num_rows}")
+    for name in columns:
+        if pa.types.is_list(table.schema.field(name).type):
+            _check_elements(name, table.column(name), known)
+    return table
+
+
+def _check_elements(name: str, column: pa.ChunkedArray, group: pq.RowGroupMetaData) -> None:
+    """Raise if a list lacks some: Parquet counts every element, and an empty list and null as one.
+
+    Pages of lists hold elements, so what is missing may be the last row's and no row.
+    """
+    lengths = pc.fill_null(pc.list_value_length(column), 0)
+    values = pc.sum(pc.max_element_wise(lengths, 1)).as_py()
+    columns = [group.column(at) for at in range(group.num_columns)]
+    (stored,) = [c for c in columns if c.path_in_schema.split(".")[0] == name]
+    if values != stored.num_values:
+        raise pa.ArrowInvalid(f"{name} has {values} values instead of {stored.num_values}")
 
 
 def stored_columns(file: pq.ParquetFile, names: Sequence[str]) -> list[str]:
@@ -341,7 +382,9 @@ def _dictionary_columns(table: pa.Table) -> list[str]:
     step = max(1, table.num_rows // SAMPLE_ROWS)
     rows = pa.array(np.arange(0, table.num_rows, step))
     candidates = [
-        f.name for f in table.schema if f.name != HANDLE and not pa.types.is_floating(f.type)
+        f.name
+        for f in table.schema
+        if not (f.name == HANDLE or pa.types.is_floating(f.type) or pa.types.is_nested(f.type))
     ]
     if step == 1:
         return candidates

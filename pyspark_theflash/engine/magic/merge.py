@@ -24,6 +24,7 @@ from pyspark_theflash.engine.magic.file import (
     DataFile,
     numpy_column,
     open_file,
+    read_row_group,
     stored_columns,
     with_ends,
 )
@@ -80,7 +81,7 @@ class Cursor:
         with open_file(self._folder, self.info) as file:
             self._groups = file.num_row_groups
             wanted = stored_columns(file, [*_SYSTEM, *stored_names(self._columns)])
-            stored = file.read_row_group(self._next_group, columns=wanted)
+            stored = read_row_group(file, self._next_group, wanted)
         self._next_group += 1
         found = {name: stored.column(name).combine_chunks() for name in stored.column_names}
         arrays = project(found, self._columns, stored.num_rows)
@@ -173,7 +174,7 @@ def _sampled(folder: Path, info: DataFile) -> list[tuple[Handle, int]]:
     chosen: list[Handle] = []
     with open_file(folder, info) as file:
         for group in range(file.num_row_groups):
-            handles = file.read_row_group(group, columns=[HANDLE]).column(HANDLE)
+            handles = read_row_group(file, group, [HANDLE]).column(HANDLE)
             chosen += handles.take(pa.array(np.arange(0, len(handles), step))).to_pylist()
     weight = max(1, round(info.rows / len(chosen)))
     return [(handle, weight) for handle in chosen]

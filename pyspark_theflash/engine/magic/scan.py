@@ -27,6 +27,7 @@ from pyspark_theflash.engine.magic.file import (
     DataFile,
     numpy_column,
     open_file,
+    read_row_group,
     stored_columns,
 )
 from pyspark_theflash.engine.magic.handles import first_from
@@ -115,7 +116,7 @@ class RegionReader:
         """One row group: pyarrow decodes its columns in parallel."""
         names = stored_columns(file, [*dict.fromkeys([*system, *self._wanted])])
         # A column that the file is older than must still come with the right number of rows.
-        table = file.read_row_group(group, columns=names or [HANDLE])
+        table = read_row_group(file, group, names or [HANDLE])
         if is_part:
             handles = table.column(HANDLE).combine_chunks()
             first = first_from(handles, self._region.start)

@@ -15,6 +15,7 @@ from pyspark_theflash.engine.magic import file as file_module
 from pyspark_theflash.engine.magic.file import (
     PREVIOUS_FILE,
     PREVIOUS_ROW,
+    ROW_GROUP_ROWS,
     WHOLE_CHECK_BYTES,
     DataFile,
     FileKind,
@@ -131,27 +132,63 @@ def test_every_bit_where_pages_check_themselves(
     assert flip_and_read(tmp_path, info, bits, visible) > 0.8 * len(bits)
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(2000, marks=pytest.mark.slow)])
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataFile]:
+    """A file that is not checked whole, of several row groups, with every encoding."""
+    folder, rows = tmp_path_factory.mktemp("large"), ROW_GROUP_ROWS + 40_000
+    table = versions(rows)
+    rng = np.random.default_rng(1)
+    known = [f"{n:060d}" for n in range(rows // 4)]
+    many = pa.array(known).take(pa.array(rng.integers(0, len(known), rows)))
+    few = pa.array(rng.integers(0, 3, rows).astype(np.int8), mask=rng.random(rows) < 0.1)
+    table = table.append_column("c3", many).append_column("c4", few)
+    table = table.append_column("c5", pa.array(rng.random(rows) < 0.3))
+    lists = [None if n % 50 == 0 else [float(n % 7)] * (n % 4) for n in range(rows)]
+    table = table.append_column("c6", pa.array(lists, pa.list_(pa.float32())))
+    encoded = encode_file(table, number=1, physical_id=TABLE, kind=FileKind.STABLE, region_id=WHOLE)
+    (folder / encoded.info.path).parent.mkdir()
+    (folder / encoded.info.path).write_bytes(encoded.data)
+    assert encoded.info.size_bytes > WHOLE_CHECK_BYTES
+    return folder, encoded.info
+
+
+@pytest.mark.parametrize("count", [20, pytest.param(2000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("read", [everything, visible])
 def test_flipped_bits_of_a_large_file(
-    tmp_path: Path, read: Callable[[Path, DataFile], pa.Table], count: int
+    large: tuple[Path, DataFile], read: Callable[[Path, DataFile], pa.Table], count: int
 ) -> None:
-    """Some anywhere, some where a page begins: a page's checksum does not cover its header."""
-    info = write(tmp_path, 60_000)
-    assert info.size_bytes > WHOLE_CHECK_BYTES
-    metadata = pq.read_metadata(tmp_path / info.path)
-    rng = random.Random(1)
+    folder, info = large
+    rng = random.Random(count)
+    bits = [rng.randrange(8 * info.size_bytes) for _ in range(count)]
+    assert flip_and_read(folder, info, bits, read) > count // 3
+
+
+@pytest.mark.parametrize("every", [41, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "name", [HANDLE, COMMIT_TS, OP, PREVIOUS_FILE, *(f"c{n}" for n in range(1, 7))]
+)
+def test_flipped_bits_of_the_headers_of_pages(
+    large: tuple[Path, DataFile], name: str, every: int
+) -> None:
+    """Which no page's checksum covers; in a column that is read by itself."""
+    folder, info = large
+    metadata = pq.read_metadata(folder / info.path)
+    paths = [metadata.row_group(0).column(n).path_in_schema for n in range(metadata.num_columns)]
+    (at,) = [n for n, path in enumerate(paths) if path.split(".")[0] == name]
     starts = [
         start
         for group in range(metadata.num_row_groups)
-        for column in range(metadata.num_columns)
-        for chunk in [metadata.row_group(group).column(column)]
+        for chunk in [metadata.row_group(group).column(at)]
         for start in (chunk.dictionary_page_offset, chunk.data_page_offset)
         if start is not None
     ]
-    headers = [8 * rng.choice(starts) + rng.randrange(8 * 40) for _ in range(count)]
-    anywhere = [rng.randrange(8 * info.size_bytes) for _ in range(count)]
-    assert flip_and_read(tmp_path, info, headers + anywhere, read) > count
+    assert len(starts) >= metadata.num_row_groups > 1
+    bits = [bit for start in starts for bit in range(8 * start, 8 * (start + 40), every)]
+
+    def read(folder: Path, info: DataFile) -> pa.Table:
+        return read_columns(folder, info, [name])
+
+    assert flip_and_read(folder, info, bits, read) > len(bits) // 6
 
 
 @pytest.mark.parametrize("rows", [30, 60_000])
