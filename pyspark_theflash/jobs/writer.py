@@ -23,6 +23,7 @@ from pyspark_theflash.engine.api import Engine
 from pyspark_theflash.errors import StoreInUseError, TheFlashError, UsageError
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.jobs.arguments import ArgumentParser, add_store, cluster_id, seconds, tso
+from pyspark_theflash.jobs.memory import use_system_memory
 from pyspark_theflash.jobs.metrics import Figures, MetricsServer
 from pyspark_theflash.jobs.outcome import run_command
 from pyspark_theflash.jobs.sources import Input, Network, Opener
@@ -109,6 +110,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Apply the source to the store, and print what was done."""
     _check_arguments(arguments)
+    use_system_memory()
     fs, clock = LocalFileSystem(), SystemClock()
     with ExitStack() as undo:
         engine = undo.enter_context(closing(_open_engine(arguments, fs, clock)))

@@ -24,6 +24,7 @@ from pyspark_theflash.binlog.file import FileSource
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.jobs.memory import use_system_memory
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.file import FileSchema
@@ -72,6 +73,7 @@ def show(stream: Stream, run: dict[str, Any], floor: dict[str, Any]) -> None:
 
 def apply_stream(stream: Stream, path: Path) -> dict[str, Any]:
     """In a process of its own: replicate the stream into a new store."""
+    use_system_memory()
     fs = LocalFileSystem()
     identity = registry.create(path, registry.MAGIC, fs)
     engine = registry.open_engine(path, identity, fs, SystemClock())

@@ -26,7 +26,7 @@ from typing import Final, TypeAlias
 import pyarrow as pa
 
 from pyspark_theflash.engine.api import CompactionReport, Handle
-from pyspark_theflash.engine.magic.file import DataFile, FileKind
+from pyspark_theflash.engine.magic.file import DataFile, FileEncoder, FileKind
 from pyspark_theflash.engine.magic.layout import Layout, LayoutChange
 from pyspark_theflash.engine.magic.merge import Cursor, Sample, merged, sample_of
 from pyspark_theflash.engine.magic.region import Region
@@ -80,7 +80,7 @@ class Task:
     """Regions that are in the map until now, where `region` takes the place of several."""
 
 
-Write: TypeAlias = Callable[[pa.Table, FileKind], DataFile]
+Write: TypeAlias = Callable[[FileEncoder], DataFile]
 
 
 class Compaction:
@@ -276,7 +276,8 @@ class _Output:
 
     def __init__(self, task: Task, limits: Limits, write: Write) -> None:
         self._task, self._limits, self._write = task, limits, write
-        self._pieces: list[pa.Table] = []
+        self._kind = FileKind.STABLE if task.depth is Depth.ALL else FileKind.LAYER
+        self._file = FileEncoder(self._kind)
         self._files: list[DataFile] = []
         self._end: Handle | None = None
         self._ends: list[Handle | None] = []
@@ -285,19 +286,19 @@ class _Output:
         """A piece that ends below `end`."""
         if not len(piece):
             return
-        rows = sum(map(len, self._pieces)) + len(piece)
-        size = sum(p.nbytes for p in self._pieces) + piece.nbytes
+        rows = self._file.rows + len(piece)
+        size = self._file.data_bytes + piece.nbytes
         # A piece is rarely just as large as it was meant to be.
         most_rows = self._task.file_rows + self._task.file_rows // (2 * PIECES_A_FILE)
-        if self._pieces and (rows > most_rows or size > self._limits.region_bytes):
+        if self._file.rows and (rows > most_rows or size > self._limits.region_bytes):
             self._flush()
-        self._pieces.append(piece)
+        self._file.add(piece)
         self._end = end
 
     def finish(self, next_id: RegionID) -> LayoutChange:
         """What has become of the region; new ones are numbered from `next_id` on."""
         region, replaced, united = self._task.region, self._task.files, self._task.united
-        if self._pieces:
+        if self._file.rows:
             self._flush()
         if not united and (self._task.depth is not Depth.ALL or len(self._files) < 2):
             files = [replace(f, region_id=region.region_id) for f in self._files]
@@ -314,7 +315,6 @@ class _Output:
         return LayoutChange(files, replaced, regions, united or [region])
 
     def _flush(self) -> None:
-        kind = FileKind.STABLE if self._task.depth is Depth.ALL else FileKind.LAYER
-        self._files.append(self._write(pa.concat_tables(self._pieces).combine_chunks(), kind))
+        self._files.append(self._write(self._file))
         self._ends.append(self._end)
-        self._pieces.clear()
+        self._file = FileEncoder(self._kind)

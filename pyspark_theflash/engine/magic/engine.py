@@ -30,7 +30,7 @@ from pyspark_theflash.engine.api import (
 from pyspark_theflash.engine.magic.check import check_table
 from pyspark_theflash.engine.magic.compaction import Compaction, Limits
 from pyspark_theflash.engine.magic.delta import delta_table
-from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile, FileKind, encode_file
+from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile, FileEncoder, FileKind
 from pyspark_theflash.engine.magic.layout import RETIRED_KIND, LayoutChange, Layouts, scanned
 from pyspark_theflash.engine.magic.lookup import LOOKUP_BYTES, HandleLookup
 from pyspark_theflash.engine.magic.region import REGION_KIND
@@ -138,7 +138,9 @@ class MagicEngine(MagicReader):
                     files = written.setdefault(versions.physical_id, [])
                     known = [*self._layouts[versions.physical_id].files, *files]
                     table = delta_table(versions, known, self._lookup)
-                    files.append(self._write(versions.physical_id, table, FileKind.DELTA))
+                    delta = FileEncoder(FileKind.DELTA)
+                    delta.add(table)
+                    files.append(self._write(versions.physical_id, delta))
             changes = {i: LayoutChange(files) for i, files in written.items()}
             return self._commit(changes, publication.change)
 
@@ -156,7 +158,7 @@ class MagicEngine(MagicReader):
             self._limits,
             safe_point=safe_point,
             everything=everything,
-            write=lambda table, kind: self._write(physical_id, table, kind),
+            write=lambda file: self._write(physical_id, file),
         )
         done = CompactionReport()
         with self._writing():
@@ -183,8 +185,8 @@ class MagicEngine(MagicReader):
 
     # -- writing
 
-    def _write(self, physical_id: PhysicalTableID, table: pa.Table, kind: FileKind) -> DataFile:
-        encoded = encode_file(table, number=next(self._numbers), physical_id=physical_id, kind=kind)
+    def _write(self, physical_id: PhysicalTableID, file: FileEncoder) -> DataFile:
+        encoded = file.finish(number=next(self._numbers), physical_id=physical_id)
         path = self._data / encoded.info.path
         if path.parent not in self._folders:
             self._fs.make_folder(path.parent)

@@ -179,6 +179,96 @@ def file_path(physical_id: PhysicalTableID, number: int) -> str:
     return f"{physical_id}/{number:016x}.parquet"
 
 
+class FileEncoder:
+    """Parquet of sorted versions with all system columns, made of one piece after another.
+
+    Only what a row group still lacks is held as versions; the rest as Parquet.
+    """
+
+    def __init__(self, kind: FileKind) -> None:
+        self._kind = kind
+        self._sink = pa.BufferOutputStream()
+        self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.Table] = []
+        self._bounds: list[Handle] = []
+        self._reached: list[tuple[int, int]] = []
+        self._garbage_ts, self._superseded_ts = int(MAX_TS), int(MAX_TS)
+        self._has_deletes, self._has_previous = False, False
+        self.rows, self.data_bytes = 0, 0
+
+    def add(self, piece: pa.Table) -> None:
+        """Append versions, at least one, that come after all before."""
+        handles, commit_ts = piece.column(HANDLE), numpy_column(piece, COMMIT_TS)
+        deletes = numpy_column(piece, OP) == Op.DELETE
+        self._bounds = [*self._bounds[:1], handles[0].as_py(), handles[-1].as_py()]
+        self._reached.append((int(commit_ts.min()), int(commit_ts.max())))
+        superseded_ts = int(numpy_column(piece, SUPERSEDED_TS).min())
+        deleted_ts = int(commit_ts[deletes].min(initial=MAX_TS))
+        self._superseded_ts = min(self._superseded_ts, superseded_ts)
+        self._garbage_ts = min(self._garbage_ts, superseded_ts, deleted_ts)
+        self._has_deletes |= bool(deletes.any())
+        self._has_previous |= piece.column(PREVIOUS_FILE).null_count < piece.num_rows
+        self.rows += piece.num_rows
+        self.data_bytes += piece.nbytes
+        self._waiting.append(piece)
+        # Small row groups are slow to read, and to wait for whole ones takes memory.
+        if 2 * sum(map(len, self._waiting)) >= _group_rows(self.rows, self.data_bytes):
+            self._flush()
+
+    def finish(
+        self, *, number: int, physical_id: PhysicalTableID, region_id: RegionID = NO_REGION
+    ) -> EncodedFile:
+        """The file, of at least one row."""
+        self._flush()
+        if self._writer is not None:
+            self._writer.close()
+        data = self._sink.getvalue()
+        # The footer's length, and Parquet's closing magic.
+        footer_bytes = int.from_bytes(data[-8:-4], "little") + 8
+        min_commit_ts, max_commit_ts = zip(*self._reached, strict=True)
+        info = DataFile(
+            number=number,
+            physical_id=physical_id,
+            region_id=region_id,
+            path=file_path(physical_id, number),
+            kind=self._kind,
+            rows=self.rows,
+            size_bytes=data.size,
+            data_bytes=self.data_bytes,
+            crc=zlib.crc32(data),
+            footer_bytes=footer_bytes,
+            footer_crc=zlib.crc32(data[-footer_bytes:]),
+            min_handle=self._bounds[0],
+            max_handle=self._bounds[-1],
+            min_commit_ts=TimeStamp(min(min_commit_ts)),
+            max_commit_ts=TimeStamp(max(max_commit_ts)),
+            garbage_ts=TimeStamp(self._garbage_ts),
+            has_deletes=self._has_deletes,
+            has_superseded=self._superseded_ts < MAX_TS,
+            has_previous=self._has_previous,
+        )
+        return EncodedFile(info, data)
+
+    def _flush(self) -> None:
+        if not self._waiting:
+            return
+        table = _with_field_ids(pa.concat_tables(self._waiting))
+        self._waiting.clear()
+        if self._writer is None:
+            self._writer = pq.ParquetWriter(
+                self._sink,
+                table.schema,
+                compression="zstd" if self._kind is FileKind.STABLE else "lz4",
+                use_dictionary=_dictionary_columns(table),
+                # Nobody asks them, and they take a sixth of the time.
+                write_statistics=False,
+                write_page_checksum=True,
+                **ONE_PAGE,
+                store_decimal_as_integer=True,
+            )
+        self._writer.write_table(table, row_group_size=_group_rows(len(table), table.nbytes))
+
+
 def encode_file(
     table: pa.Table,
     *,
@@ -188,51 +278,14 @@ def encode_file(
     region_id: RegionID = NO_REGION,
 ) -> EncodedFile:
     """Parquet of sorted versions, at least one, with all system columns."""
-    data = _parquet(table, "zstd" if kind is FileKind.STABLE else "lz4")
-    # The footer's length, and Parquet's closing magic.
-    footer_bytes = int.from_bytes(data[-8:-4], "little") + 8
-    handles, commit_ts = table.column(HANDLE), table.column(COMMIT_TS)
-    deletes = numpy_column(table, OP) == Op.DELETE
-    superseded_ts = int(numpy_column(table, SUPERSEDED_TS).min())
-    deleted_ts = int(numpy_column(table, COMMIT_TS)[deletes].min(initial=MAX_TS))
-    info = DataFile(
-        number=number,
-        physical_id=physical_id,
-        region_id=region_id,
-        path=file_path(physical_id, number),
-        kind=kind,
-        rows=table.num_rows,
-        size_bytes=data.size,
-        data_bytes=table.nbytes,
-        crc=zlib.crc32(data),
-        footer_bytes=footer_bytes,
-        footer_crc=zlib.crc32(data[-footer_bytes:]),
-        min_handle=handles[0].as_py(),
-        max_handle=handles[-1].as_py(),
-        min_commit_ts=TimeStamp(pc.min(commit_ts).as_py()),
-        max_commit_ts=TimeStamp(pc.max(commit_ts).as_py()),
-        garbage_ts=TimeStamp(min(superseded_ts, deleted_ts)),
-        has_deletes=bool(deletes.any()),
-        has_superseded=superseded_ts < MAX_TS,
-        has_previous=table.column(PREVIOUS_FILE).null_count < table.num_rows,
-    )
-    return EncodedFile(info, data)
+    encoder = FileEncoder(kind)
+    encoder.add(table)
+    return encoder.finish(number=number, physical_id=physical_id, region_id=region_id)
 
 
-def _parquet(table: pa.Table, compression: str) -> pa.Buffer:
-    sink = pa.BufferOutputStream()
-    rows = table.num_rows * ROW_GROUP_BYTES // max(table.nbytes, 1)
-    pq.write_table(
-        _with_field_ids(table),
-        sink,
-        row_group_size=max(1, min(rows, ROW_GROUP_ROWS)),
-        compression=compression,
-        use_dictionary=_dictionary_columns(table),
-        write_page_checksum=True,
-        **ONE_PAGE,
-        store_decimal_as_integer=True,
-    )
-    return sink.getvalue()
+def _group_rows(rows: int, size_bytes: int) -> int:
+    """How many rows a row group has at most, where `rows` of them take `size_bytes`."""
+    return max(1, min(rows * ROW_GROUP_BYTES // max(size_bytes, 1), ROW_GROUP_ROWS))
 
 
 @contextmanager
@@ -349,8 +402,13 @@ def stored_columns(file: pq.ParquetFile, names: Sequence[str]) -> list[str]:
 
 def numpy_column(table: pa.Table, name: str) -> npt.NDArray[Any]:
     """A column without nulls as NumPy, in its own type."""
-    values: npt.NDArray[Any] = table.column(name).combine_chunks().to_numpy(zero_copy_only=True)
+    values: npt.NDArray[Any] = one_array(table.column(name)).to_numpy(zero_copy_only=True)
     return values
+
+
+def one_array(column: pa.ChunkedArray) -> pa.Array:
+    """A column's values; unlike `combine_chunks` without a copy where they are in one array."""
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
 def with_ends(

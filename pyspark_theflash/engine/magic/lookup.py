@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pyspark_theflash.engine.magic.file import DataFile, numpy_column, read_columns
+from pyspark_theflash.engine.magic.file import DataFile, numpy_column, one_array, read_columns
 from pyspark_theflash.engine.magic.handles import SortedHandles, first_from
 from pyspark_theflash.mvcc.version import HANDLE, OP, Op
 
@@ -97,7 +97,7 @@ class HandleLookup:
             if info.has_deletes
             else np.zeros(0, np.int64)
         )
-        loaded = _Loaded(SortedHandles(table.column(HANDLE).combine_chunks()), deletes)
+        loaded = _Loaded(SortedHandles(one_array(table.column(HANDLE))), deletes)
         self._kept[info.number] = loaded
         self._kept_bytes += loaded.nbytes
         while self._kept_bytes > self._budget_bytes:

@@ -23,6 +23,7 @@ from pyspark_theflash.engine.magic.file import (
     PREVIOUS_ROW,
     DataFile,
     numpy_column,
+    one_array,
     open_file,
     read_row_group,
     stored_columns,
@@ -63,7 +64,7 @@ class Cursor:
             return taken
         while self._rest is not None or self._next_group < self._groups:
             rest = self._read_group() if self._rest is None else self._rest
-            handles = rest.column(HANDLE).combine_chunks()
+            handles = one_array(rest.column(HANDLE))
             stop = len(rest) if end is None else first_from(handles, end)
             taken.append(rest.slice(0, stop))
             self._rest = rest.slice(stop) if stop < len(rest) else None
@@ -83,7 +84,7 @@ class Cursor:
             wanted = stored_columns(file, [*_SYSTEM, *stored_names(self._columns)])
             stored = read_row_group(file, self._next_group, wanted)
         self._next_group += 1
-        found = {name: stored.column(name).combine_chunks() for name in stored.column_names}
+        found = {name: one_array(stored.column(name)) for name in stored.column_names}
         arrays = project(found, self._columns, stored.num_rows)
         return pa.table([*(found[name] for name in _SYSTEM), *arrays], names=names)
 
@@ -98,12 +99,12 @@ def merged(
     """
     table = _sorted(pa.concat_tables(tables))
     commit_ts = numpy_column(table, COMMIT_TS)
-    superseded_ts = superseded_within(table.column(HANDLE).combine_chunks(), commit_ts)
+    superseded_ts = superseded_within(one_array(table.column(HANDLE)), commit_ts)
     outside = pc.invert(
         pc.is_in(table.column(PREVIOUS_FILE), pa.array(sorted(numbers), pa.uint64()))
     )
     previous = [
-        pc.if_else(outside, table.column(name), None).combine_chunks()
+        one_array(pc.if_else(outside, table.column(name), None))
         for name in (PREVIOUS_FILE, PREVIOUS_ROW)
     ]
     table = with_ends(table.drop_columns([PREVIOUS_FILE, PREVIOUS_ROW]), superseded_ts, *previous)
@@ -116,8 +117,7 @@ def merged(
 
 def _sorted(table: pa.Table) -> pa.Table:
     table = table.combine_chunks()
-    handles = table.column(HANDLE).combine_chunks()
-    commit_ts = table.column(COMMIT_TS).combine_chunks()
+    handles, commit_ts = one_array(table.column(HANDLE)), one_array(table.column(COMMIT_TS))
     order = (
         np.lexsort((np.asarray(commit_ts), np.asarray(handles)))
         if pa.types.is_int64(handles.type)

@@ -26,6 +26,7 @@ from pyspark_theflash.engine.magic.file import (
     PREVIOUS_ROW,
     DataFile,
     numpy_column,
+    one_array,
     open_file,
     read_row_group,
     stored_columns,
@@ -118,7 +119,7 @@ class RegionReader:
         # A column that the file is older than must still come with the right number of rows.
         table = read_row_group(file, group, names or [HANDLE])
         if is_part:
-            handles = table.column(HANDLE).combine_chunks()
+            handles = one_array(table.column(HANDLE))
             first = first_from(handles, self._region.start)
             end = self._region.end
             rows = (len(table) if end is None else first_from(handles, end)) - first
