@@ -59,6 +59,7 @@ class History:
             deltas=self.rng.choice([1, 2, 4]),
             layers=self.rng.choice([1, 2, 4]),
             share=self.rng.choice([0.1, 0.5, 0.9]),
+            direct_rows=self.rng.choice([1, 2, 5, 100]),
             commit_rows=self.rng.choice([1, 10, 100]),
         )
         self.lookup_bytes = self.rng.choice([0, 100, 1 << 20])

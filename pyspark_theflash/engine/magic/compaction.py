@@ -29,7 +29,7 @@ from pyspark_theflash.engine.api import CompactionReport, Handle
 from pyspark_theflash.engine.magic.file import DataFile, FileEncoder, FileKind
 from pyspark_theflash.engine.magic.layout import Layout, LayoutChange
 from pyspark_theflash.engine.magic.merge import Cursor, Sample, merged, sample_of
-from pyspark_theflash.engine.magic.region import Region
+from pyspark_theflash.engine.magic.region import Region, is_below
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.types import RegionID, TimeStamp
 
@@ -45,12 +45,15 @@ class Limits:
     there are `deltas` of them and a region gets `layer_rows` on average, at the latest when there
     are `most_deltas`. A region's layers are merged when there are `layers` of them, and with its
     stable file when they have a `share` of its rows: at 25% each row is rewritten about four times
-    over a table's growth, at 1% a hundred times. A commit rewrites about `commit_rows` rows of
-    stable files.
+    over a table's growth, at 1% a hundred times. Layers that lie above all that is older are not
+    counted, since merging them saves nobody anything. A commit rewrites about `commit_rows` rows of
+    stable files. A publication that has `direct_rows` for each region it reaches makes no delta;
+    deltas of four times as many are merged, so that it can.
     """
 
     region_rows: int = 400_000
     region_bytes: int = 64 << 20
+    direct_rows: int = 1 << 14
     deltas: int = 8
     most_deltas: int = 64
     layer_rows: int = 1024
@@ -128,6 +131,7 @@ class Compaction:
         return (
             self._everything
             or len(deltas) >= limits.most_deltas
+            or rows >= 4 * limits.direct_rows * len(layout.regions)
             or (len(deltas) >= limits.deltas and enough)
         )
 
@@ -138,11 +142,14 @@ class Compaction:
         if self._everything and (recent or self._has_garbage(own)):
             return Depth.ALL
         rows = sum(f.rows for f in own) + delta_rows
-        if recent and recent >= self._limits.share * rows:
+        mixed = mixed_rows(own) + delta_rows
+        if mixed and mixed >= self._limits.share * rows:
             return Depth.ALL
         if rows > self._limits.region_rows and any(f.min_handle is None for f in own):
             return Depth.ALL  # of format 1, which did not divide
         is_long = len(layers) + bool(delta_rows) >= max(self._limits.layers, 2)
+        if is_long and recent >= self._limits.share * rows:
+            return Depth.ALL
         return Depth.LAYERS if is_long else Depth.DELTAS
 
     def _has_garbage(self, own: Sequence[DataFile]) -> bool:
@@ -243,6 +250,17 @@ class Compaction:
             safe_point = self._safe_point if task.depth is Depth.ALL else None
             output.add(merged(tables, {c.info.number for c in cursors}, safe_point), end)
         return rows
+
+
+def mixed_rows(own: Sequence[DataFile]) -> int:
+    """How many rows a region's layers have, without those that lie above all that is older."""
+    top, rows = None, 0
+    for info in own:
+        if info.kind is FileKind.LAYER and not is_below(top, info.min_handle):
+            rows += info.rows
+        if top is None or is_below(top, info.max_handle):
+            top = info.max_handle
+    return rows
 
 
 def next_id(layout: Layout) -> RegionID:

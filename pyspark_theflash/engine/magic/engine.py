@@ -1,6 +1,7 @@
 """The default engine: Parquet files of versions under one transactional manifest.
 
     publish      find what each version supersedes, write and sync the files, commit the manifest
+    place        which files those are: `placement.py`
     plan         the regions of a physical table, each with the files that reach into it
     scan         `scan.py`
     compact      `compaction.py`
@@ -26,13 +27,15 @@ from pyspark_theflash.engine.api import (
     RegionScan,
     RegionStats,
     TableStats,
+    VersionBatch,
 )
 from pyspark_theflash.engine.magic.check import check_table
 from pyspark_theflash.engine.magic.compaction import Compaction, Limits
 from pyspark_theflash.engine.magic.delta import delta_table
-from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile, FileEncoder, FileKind
+from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile, FileEncoder
 from pyspark_theflash.engine.magic.layout import RETIRED_KIND, LayoutChange, Layouts, scanned
 from pyspark_theflash.engine.magic.lookup import LOOKUP_BYTES, HandleLookup
+from pyspark_theflash.engine.magic.placement import place
 from pyspark_theflash.engine.magic.region import REGION_KIND
 from pyspark_theflash.engine.magic.scan import RegionReader
 from pyspark_theflash.errors import CorruptionError, EngineError, StoreFullError
@@ -131,17 +134,11 @@ class MagicEngine(MagicReader):
         self._lock.release()
 
     def publish(self, publication: Publication) -> Generation:
-        written: dict[PhysicalTableID, list[DataFile]] = {}
+        changes: dict[PhysicalTableID, LayoutChange] = {}
         with self._writing():
             for versions in publication.versions:
                 if versions.batch.num_rows:
-                    files = written.setdefault(versions.physical_id, [])
-                    known = [*self._layouts[versions.physical_id].files, *files]
-                    table = delta_table(versions, known, self._lookup)
-                    delta = FileEncoder(FileKind.DELTA)
-                    delta.add(table)
-                    files.append(self._write(versions.physical_id, delta))
-            changes = {i: LayoutChange(files) for i, files in written.items()}
+                    self._place(versions, changes)
             return self._commit(changes, publication.change)
 
     def compact(
@@ -184,6 +181,17 @@ class MagicEngine(MagicReader):
             return generation
 
     # -- writing
+
+    def _place(self, versions: VersionBatch, changes: dict[PhysicalTableID, LayoutChange]) -> None:
+        """Write versions, beside `changes` of the same commit, and add them to these."""
+        physical_id = versions.physical_id
+        before = changes.get(physical_id, LayoutChange())
+        layout = before.apply(self._layouts[physical_id])
+        table = delta_table(versions, layout.files, self._lookup)
+        # One commit cuts a table's regions once.
+        limits = None if before.files else self._limits
+        change = place(layout, table, limits, lambda file: self._write(physical_id, file))
+        changes[physical_id] = before.plus(change)
 
     def _write(self, physical_id: PhysicalTableID, file: FileEncoder) -> DataFile:
         encoded = file.finish(number=next(self._numbers), physical_id=physical_id)

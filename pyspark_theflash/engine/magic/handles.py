@@ -29,6 +29,13 @@ def first_from(handles: pa.Array, bound: Handle | None) -> int:
     return bisect_left(range(len(handles)), bound, key=lambda at: handles[at].as_py())
 
 
+def first_above(handles: pa.Array, bound: Handle) -> int:
+    """The position of the first of sorted handles that is above `bound`."""
+    if pa.types.is_int64(handles.type):
+        return int(np.searchsorted(np.asarray(handles), bound, side="right"))
+    return bisect_right(range(len(handles)), bound, key=lambda at: handles[at].as_py())
+
+
 class SortedHandles:
     """Sorted handles, equal ones perhaps side by side, in which many can be found at once."""
 
