@@ -28,8 +28,8 @@ from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.manifest import Change
 from pyspark_theflash.types import PhysicalTableID, TableID, TimeStamp
 
-BATCH_BYTES: Final = 8 << 20
-"""Row bytes a batch: about 40,000 rows of a wide table, where decoding is at its best."""
+BATCH_BYTES: Final = 32 << 20
+"""Row bytes a batch: what a publication of a backlog has, and what memory must have room for."""
 STAGES: Final = ("parse", "decode", "publish", "compact")
 _log = logging.getLogger(__name__)
 

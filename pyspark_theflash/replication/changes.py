@@ -9,7 +9,7 @@ Several changes of one row in one transaction share a commit_ts; the last of the
 the transaction's `sequence`, is the version.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -38,6 +38,8 @@ from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 Columns = Mapping[ColumnID, pa.Array]
 Ints = npt.NDArray[np.int64]
 
+CHUNK_ROWS: Final = 1 << 15
+"""Decoding is at its best with some megabytes of rows: what it holds then stays in the cache."""
 _OTHER_COLLATION: Final = (
     "another collation than this version's, or a cluster without "
     "new_collations_enabled_on_first_bootstrap,"
@@ -82,7 +84,7 @@ class TableChanges:
         self._start_ts.append(start_ts)
 
     def to_versions(self, source_of: SourceOf = no_source) -> list[VersionBatch]:
-        """The versions, one batch a physical table.
+        """The versions, one batch a physical table; the rows are used up.
 
         Args:
             source_of: the columns that MODIFY COLUMN is making others from.
@@ -93,18 +95,43 @@ class TableChanges:
             must have.
         """
         self._source_of = source_of
+        parts = [
+            *map(self._inserted, _chunks(self.inserted)),
+            *map(self._updated, _chunks(self.updated)),
+            *map(self._deleted, _chunks(self.deleted)),
+        ]
+        # What is held now is held twice: as rows, and as columns.
+        for rows in (self.inserted, self.updated, self.deleted):
+            rows.clear()
+        return self._assemble(parts)
+
+    def _inserted(self, rows: Sequence[bytes]) -> "_Part":
+        columns = self._inserts(rows)
+        return self._part(columns, len(rows), Op.PUT)
+
+    def _updated(self, rows: Sequence[bytes]) -> "_Part":
         specs = self._specs(self._row_columns())
-        inserts = self._inserts()
-        old, new = (
-            self._columns(r) for r in decode_updates_v1(RowBuffer.from_list(self.updated), specs)
-        )
-        deletes = self._columns(decode_rows_v1(RowBuffer.from_list(self.deleted), specs))
-        before, after = self._handles(old), self._handles(new)
-        if not before.equals(after):
+        old, new = (self._columns(r) for r in decode_updates_v1(RowBuffer.from_list(rows), specs))
+        part = self._part(new, len(rows), Op.PUT)
+        if not self._handles(old).equals(part.handles):
             raise UnsupportedError("an update that changes the row's handle", self.table.full_name)
-        self._check_placement(old, new)
-        handles = [self._handles(inserts), after, self._handles(deletes)]
-        return self._assemble(handles, (inserts, new, deletes))
+        if not np.array_equal(self._physical_ids(old, len(rows)), part.physical):
+            # TiDB writes it as a delete and an insert.
+            raise UnsupportedError(
+                "an update that moves a row to another partition", self.table.full_name
+            )
+        return part
+
+    def _deleted(self, rows: Sequence[bytes]) -> "_Part":
+        specs = self._specs(self._row_columns())
+        columns = self._columns(decode_rows_v1(RowBuffer.from_list(rows), specs))
+        return self._part(columns, len(rows), Op.DELETE)
+
+    def _part(self, columns: dict[ColumnID, pa.Array], rows: int, op: Op) -> "_Part":
+        handles, physical = self._handles(columns), self._physical_ids(columns, rows)
+        if op is Op.DELETE:
+            columns = {i: pa.nulls(rows, column.type) for i, column in columns.items()}
+        return _Part(columns, handles, physical, np.full(rows, op, np.uint8))
 
     def _specs(self, columns: Sequence[ColumnInfo]) -> list[ColumnSpec]:
         """What to decode; errors name the column with its table."""
@@ -114,11 +141,11 @@ class TableChanges:
         """What updated and deleted rows hold."""
         return stored_columns(self.table) + ((ROWID_COLUMN,) if self.table.has_rowid else ())
 
-    def _inserts(self) -> dict[ColumnID, pa.Array]:
+    def _inserts(self, inserted: Sequence[bytes]) -> dict[ColumnID, pa.Array]:
         """The columns of inserted rows, with those that only the handle has."""
         key = self.table.handle_columns if self.table.is_common_handle else ()
         handles, rows = decode_inserts_v1(
-            RowBuffer.from_list(self.inserted),
+            RowBuffer.from_list(inserted),
             self._specs(stored_columns(self.table)),
             self._specs(key),
         )
@@ -201,46 +228,44 @@ class TableChanges:
             columns[ROWID_COLUMN_ID] if self.table.has_rowid else key_handles(self.table, columns)
         )
 
-    def _check_placement(self, old: Columns, new: Columns) -> None:
-        """TiDB writes an update that moves a row to another partition as a delete and an insert."""
-        if self.table.partition is None or not self.updated:
-            return
-        before, after = (self._physical_ids(c, len(self.updated)) for c in (old, new))
-        if not np.array_equal(before, after):
-            raise UnsupportedError(
-                "an update that moves a row to another partition", self.table.full_name
-            )
-
     def _physical_ids(self, columns: Columns, rows: int) -> Ints:
         return assign_partitions(self.placement or self.table, columns, rows)
 
-    def _assemble(
-        self, handles: Sequence[pa.Array], sides: tuple[Columns, Columns, Columns]
-    ) -> list[VersionBatch]:
+    def _assemble(self, parts: Sequence["_Part"]) -> list[VersionBatch]:
         """Rows of the three kinds back in one order, as version batches."""
         kinds = np.concatenate(self._sequences)
         places = np.concatenate(
             [np.flatnonzero(kinds == kind) for kind in (INSERT, UPDATE, DELETE_ROW)]
         )
-        counts = [len(self.inserted), len(self.updated), len(self.deleted)]
         commit_ts = _spread(self._commit_ts, self._sequences)[places]
         start_ts = _spread(self._start_ts, self._sequences)[places]
-        handle = pa.concat_arrays(handles)
-        physical = np.concatenate(
-            [self._physical_ids(side, n) for side, n in zip(sides, counts, strict=True)]
-        )
-        op = np.repeat(np.array([Op.PUT, Op.PUT, Op.DELETE], np.uint8), counts)
+        handle = pa.concat_arrays([part.handles for part in parts])
+        physical = np.concatenate([part.physical for part in parts])
+        op = np.concatenate([part.ops for part in parts])
         order = sort_order(handle, pa.array(physical), pa.array(commit_ts), pa.array(places))
         is_last = _last_of_each(handle.take(pa.array(order)), physical[order], commit_ts[order])
-        inserts, updates, deletes = sides
         columns = [
-            pa.concat_arrays(
-                [inserts[c.id], updates[c.id], pa.nulls(counts[2], deletes[c.id].type)]
-            )
+            pa.concat_arrays([part.columns.pop(c.id) for part in parts])
             for c in stored_columns(self.table)
         ]
         arrays = [handle, commit_ts, start_ts, op, *columns]
         return split_by_partition(self.table, arrays, physical, order[is_last])
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Decoded rows of one kind: what they become; the columns of deletes are null."""
+
+    columns: dict[ColumnID, pa.Array]
+    handles: pa.Array
+    physical: Ints
+    ops: npt.NDArray[np.uint8]
+
+
+def _chunks(rows: list[bytes]) -> Iterator[list[bytes]]:
+    """Rows as many at a time as are decoded together; once also where there are none."""
+    for start in range(0, max(len(rows), 1), CHUNK_ROWS):
+        yield rows[start : start + CHUNK_ROWS]
 
 
 def key_handles(table: TableInfo, columns: Columns) -> pa.Array:
@@ -260,8 +285,10 @@ def split_by_partition(
     schema = version_schema(handle_type(table), columns)
     batches = []
     for physical_id in np.unique(physical):
-        chosen = pa.array(order[physical[order] == physical_id])
-        taken = [pc.take(pa.array(a), chosen) for a in arrays]
+        chosen = order[physical[order] == physical_id]
+        taken = list(map(pa.array, arrays))
+        if not np.array_equal(chosen, np.arange(len(physical))):
+            taken = [pc.take(array, pa.array(chosen)) for array in taken]
         batch = pa.RecordBatch.from_arrays(taken, schema=schema)
         batches.append(VersionBatch(PhysicalTableID(int(physical_id)), batch))
     return batches

@@ -20,7 +20,7 @@ from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.scope import Scope
 from pyspark_theflash.types import MAX_TS, TimeStamp
 
-GATHER_BYTES: Final = 4 * BATCH_BYTES
+GATHER_BYTES: Final = BATCH_BYTES
 
 
 class EntitySource(Protocol):

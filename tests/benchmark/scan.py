@@ -22,7 +22,7 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
 from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.mvcc.project import Default, ScanColumn
 from pyspark_theflash.mvcc.version import Op, column_name, version_schema
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.store.manifest import Change
@@ -51,7 +51,9 @@ def main() -> None:
 def _measure(path: Path, lines: pa.Table, percent: int) -> None:
     fs = LocalFileSystem()
     registry.create(path, registry.MAGIC, fs)
-    columns = [ScanColumn(ColumnID(n), f.type, pa.scalar(None, f.type)) for n, f in _fields(lines)]
+    columns = [
+        ScanColumn(ColumnID(n), f.type, Default(pa.scalar(None, f.type))) for n, f in _fields(lines)
+    ]
     with closing(MagicEngine(path, fs, SystemClock())) as engine:
         every = np.arange(len(lines))
         _publish(engine, lines, every, 10, columns)

@@ -58,7 +58,7 @@ class Limits:
     most_deltas: int = 64
     layer_rows: int = 1024
     layers: int = 8
-    share: float = 0.25
+    share: float = 0.5
     commit_rows: int = 1_600_000
 
 

@@ -173,7 +173,8 @@ def test_a_row_of_many_versions_is_not_divided(store: Store) -> None:
 def test_a_commit_rewrites_a_bounded_share(tmp_path: Path) -> None:
     """A table that is due everywhere is rewritten in several commits."""
     store = Store(
-        tmp_path / "store", Limits(region_rows=100, deltas=1, layer_rows=1, commit_rows=250)
+        tmp_path / "store",
+        Limits(region_rows=100, deltas=1, layer_rows=1, share=0.25, commit_rows=250),
     )
     store.put(range(1000))
     store.compact()
