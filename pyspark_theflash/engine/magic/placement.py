@@ -28,7 +28,7 @@ from pyspark_theflash.engine.magic.region import Region
 from pyspark_theflash.mvcc.version import HANDLE
 from pyspark_theflash.types import RegionID
 
-_LEAST_SHARE: Final = 4
+_LEAST_SHARE: Final = 16
 """What begins a region is at least one part in so many of a whole one."""
 
 

@@ -99,16 +99,16 @@ def test_what_is_appended_is_written_once(store: Store) -> None:
 
 
 def test_what_is_not_enough_for_a_region_waits_in_layers(store: Store) -> None:
-    store.put(range(80))
-    (stable,) = store.files(FileKind.STABLE)
-    for start in (80, 100):
+    """Appended layers are merged when they are many, others when they are large."""
+    for start in range(0, 200, 20):
         store.put(range(start, start + 20))
         store.compact()
-    assert list(store.files(FileKind.STABLE)) == [stable]
-    assert list(store.files(FileKind.LAYER).values()) == [20, 20]
-    store.put(range(120, 140))
+    # Every third publication finds its region half full, and begins another.
+    assert [(region.rows, region.files) for region in store.regions()] == [(40, 2)] * 5
+    assert list(store.files(FileKind.STABLE).values()) == [20] * 5
+    store.put(range(160, 200))
     store.compact()
-    assert list(store.files(FileKind.LAYER).values()) == [60]
+    assert store.regions()[-1].files == 1
 
 
 def test_versions_of_old_rows_become_layers(store: Store) -> None:
