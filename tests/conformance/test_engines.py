@@ -37,7 +37,7 @@ from tests.support.histories import COLUMNS, publications, scan_columns, version
 TREATMENTS = ("memory", "magic", "magic reopened", "magic compacted")
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))
 FS, CLOCK = LocalFileSystem(), SystemClock()
-EAGER = Limits(region_rows=4, deltas=2, layer_rows=1, layers=2)
+EAGER = Limits(region_rows=4, direct_rows=2, deltas=2, layer_rows=1, layers=2)
 Rows = Sequence[tuple[Any, ...]]
 
 

@@ -47,7 +47,7 @@ FAIL_POINTS = (
     "magic.after_compaction_commit",
     "magic.before_unlink",
 )
-EAGER = Limits(region_rows=8, deltas=2, layer_rows=1, layers=2)
+EAGER = Limits(region_rows=8, direct_rows=3, deltas=2, layer_rows=1, layers=2)
 DEAD = 9
 State = Sequence[Any]
 _log = logging.getLogger(__name__)

@@ -35,7 +35,13 @@ from pyspark_theflash.store.writer_lock import LOCK_FILE
 from pyspark_theflash.types import Generation
 
 SMALL: Final = Limits(
-    region_rows=300, deltas=3, most_deltas=8, layer_rows=30, layers=3, commit_rows=1200
+    region_rows=300,
+    direct_rows=100,
+    deltas=3,
+    most_deltas=8,
+    layer_rows=30,
+    layers=3,
+    commit_rows=1200,
 )
 _FS, _CLOCK = LocalFileSystem(), SystemClock()
 _context = multiprocessing.get_context("forkserver")
