@@ -30,6 +30,8 @@ from pyspark_theflash.types import PhysicalTableID, TableID, TimeStamp
 
 BATCH_BYTES: Final = 32 << 20
 """Row bytes a batch: what a publication of a backlog has, and what memory must have room for."""
+COLUMN_BYTES: Final = 2 * BATCH_BYTES
+"""How much a batch's rows may take as columns, where these are much wider than rows."""
 STAGES: Final = ("parse", "decode", "publish", "compact")
 _log = logging.getLogger(__name__)
 
@@ -68,7 +70,13 @@ class _Batch:
     changes: list[TableChanges] = field(default_factory=list)
     transactions: list[Transaction] = field(default_factory=list)
     row_bytes: int = 0
+    column_bytes: int = 0
     _open: dict[TableID, TableChanges] = field(default_factory=dict)
+
+    @property
+    def is_full(self) -> bool:
+        """Whether it is as much as memory should hold."""
+        return self.row_bytes >= BATCH_BYTES or self.column_bytes >= COLUMN_BYTES
 
     def changes_of(self, table: TableInfo, placement: TableInfo) -> TableChanges:
         """What the next rows of a table are added to: new where the definition is another."""
@@ -118,7 +126,7 @@ class Applier:
                 raise
             batch = self._move_rows(batch, transaction.commit_ts)
             is_in_doubt = any(len(candidates) > 1 for _, candidates, _ in mutations)
-            if batch.row_bytes >= BATCH_BYTES or (is_in_doubt and batch.transactions):
+            if batch.is_full or (is_in_doubt and batch.transactions):
                 self._publish(batch, before)
                 batch = _Batch()
             self._add(batch, transaction, [self._decided(m, transaction) for m in mutations])
@@ -172,6 +180,7 @@ class Applier:
         for table, (placement,), rows in mutations:
             changes = batch.changes_of(table, placement)
             changes.add(rows, transaction.start_ts, transaction.commit_ts)
+            batch.column_bytes += changes.row_bytes * len(rows.sequence)
         batch.transactions.append(transaction)
         batch.row_bytes += len(transaction.payload)
 

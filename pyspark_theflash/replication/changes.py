@@ -40,6 +40,7 @@ Ints = npt.NDArray[np.int64]
 
 CHUNK_ROWS: Final = 1 << 15
 """Decoding is at its best with some megabytes of rows: what it holds then stays in the cache."""
+OFFSET_BYTES: Final = 4
 _OTHER_COLLATION: Final = (
     "another collation than this version's, or a cluster without "
     "new_collations_enabled_on_first_bootstrap,"
@@ -69,10 +70,15 @@ class TableChanges:
     inserted: list[bytes] = field(default_factory=list)
     updated: list[bytes] = field(default_factory=list)
     deleted: list[bytes] = field(default_factory=list)
+    row_bytes: int = field(init=False)
+    """How much a row takes in columns at least: a NULL takes its type's width."""
     _sequences: list[npt.NDArray[np.uint8]] = field(default_factory=list)
     _commit_ts: list[TimeStamp] = field(default_factory=list)
     _start_ts: list[TimeStamp] = field(default_factory=list)
     _source_of: SourceOf = no_source
+
+    def __post_init__(self) -> None:
+        self.row_bytes = sum(_width(arrow_type(c.type)) for c in stored_columns(self.table))
 
     def add(self, mutations: TableMutations, start_ts: TimeStamp, commit_ts: TimeStamp) -> None:
         """Append what one transaction did to the table."""
@@ -250,6 +256,14 @@ class TableChanges:
         ]
         arrays = [handle, commit_ts, start_ts, op, *columns]
         return split_by_partition(self.table, arrays, physical, order[is_last])
+
+
+def _width(tp: pa.DataType) -> int:
+    """Bytes of each value of a column, besides those that differ from row to row."""
+    try:
+        return int(tp.bit_width) // 8
+    except ValueError:
+        return OFFSET_BYTES
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ from pyspark_theflash.errors import (
 )
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
+from pyspark_theflash.replication import applier
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.file import FileSchema
 from pyspark_theflash.schema.history import SchemaHistory
@@ -100,6 +101,17 @@ def test_a_stream_cut_anywhere_and_rewound_is_the_same_stream(seed: int, store: 
         at = end
     run(store, [], BANK.end_ts)
     assert run(store, FRAMES, BANK.end_ts).report.transactions == 0
+    check_all(store)
+
+
+def test_a_publication_is_bounded_by_what_its_columns_take(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows of many NULLs are much wider as columns."""
+    monkeypatch.setattr(applier, "COLUMN_BYTES", 1 << 16)
+    report = run(store, FRAMES, BANK.end_ts).report
+    assert report.publications > 5
+    assert report.row_bytes < applier.BATCH_BYTES
     check_all(store)
 
 

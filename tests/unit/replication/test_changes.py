@@ -10,6 +10,7 @@ import pytest
 from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE, TableMutations
 from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.errors import SchemaOutdatedError, UnsupportedError
+from pyspark_theflash.replication import changes as changes_module
 from pyspark_theflash.replication.changes import TableChanges
 from pyspark_theflash.schema.model import ROWID_COLUMN_ID, IndexColumn, PrimaryKey, TableInfo
 from pyspark_theflash.types import TableID, TimeStamp
@@ -70,6 +71,34 @@ def versions(table: TableInfo, *transactions: Sequence[Change]) -> Found:
         for version in changes.to_versions()
         for found in version.batch.to_pylist()
     ]
+
+
+@pytest.mark.parametrize("table", [PLAIN, HIDDEN])
+def test_rows_that_are_decoded_apart_are_one_batch(
+    table: TableInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def row_of(handle: int, text: str) -> bytes:
+        return row(table, text, rowid=handle) if table.has_rowid else row(table, handle, text)
+
+    def new(handle: int, text: str) -> Change:
+        return insert(table, handle, *(() if table.has_rowid else (handle,)), text)
+
+    transactions = [
+        [new(handle, "a") for handle in (5, 1, 4, 2, 3)],
+        [update(row_of(h, "a"), row_of(h, "b")) for h in (4, 3, 1)],
+        [delete(row_of(5, "a")), new(6, "c"), delete(row_of(1, "b"))],
+        [new(5, "d"), delete(row_of(6, "c"))],
+    ]
+    whole = versions(table, *transactions)
+    assert len(whole) == sum(map(len, transactions))
+    monkeypatch.setattr(changes_module, "CHUNK_ROWS", 2)
+    assert versions(table, *transactions) == whole
+
+
+def test_a_row_is_known_to_be_as_wide_as_its_columns() -> None:
+    columns = [column("d", MySQLType.DATE), column("e", MySQLType.NEWDECIMAL, flen=60)]
+    table = table_info(10, "shop.wide", [id_column(), *columns, column("s", MySQLType.VARCHAR)])
+    assert TableChanges(table).row_bytes == 8 + 4 + 32 + 4
 
 
 def test_each_change_is_a_version_sorted_by_row_and_time() -> None:
