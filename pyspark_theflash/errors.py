@@ -462,6 +462,44 @@ class CommandTimeoutError(TheFlashError):
         return f"{self.verb} was handed to {self.holder}, which {self.state}"
 
 
+class SqlError(TheFlashError):
+    """A query that the SQL engine refuses, or fails to run."""
+
+    deterministic = True
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class SqlMemoryError(TheFlashError):
+    """A query that needs more memory than it may take."""
+
+    def __init__(self, memory_mb: int) -> None:
+        super().__init__(memory_mb)
+        self.memory_mb = memory_mb
+
+    def __str__(self) -> str:
+        return (
+            f"the query needs more than the {self.memory_mb} MiB of memory that it may take; "
+            "allow it more, or ask for fewer rows or groups"
+        )
+
+
+class SqlTimeoutError(TheFlashError):
+    """A query that was not done in the time it was given."""
+
+    def __init__(self, timeout_ms: int) -> None:
+        super().__init__(timeout_ms)
+        self.timeout_ms = timeout_ms
+
+    def __str__(self) -> str:
+        return f"the query was not done within {self.timeout_ms / 1000:g} s, and was stopped"
+
+
 class MissingExtraError(TheFlashError):
     """A package that only some uses need is not installed."""
 

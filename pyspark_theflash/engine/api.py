@@ -124,6 +124,8 @@ class EngineReader(Protocol):
         They come in no particular order, in bounded batches, with the columns as asked, named
         `column_name(id)`; `_handle` first where asked for. Corrupt data raises `CorruptionError`
         before any row of the damaged part is handed out.
+
+        Safe in any thread and, since a stream may outlive what it was begun from, after `close`.
         """
 
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:

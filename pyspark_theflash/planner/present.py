@@ -12,6 +12,7 @@ from typing import Final
 
 import pyarrow as pa
 
+from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.field_type import DATETIME_TYPES, FieldType, MySQLType
 from pyspark_theflash.codec.text import format_column
 from pyspark_theflash.codec.time import ImpossibleDates, resolve_impossible
@@ -39,6 +40,14 @@ class Presentation:
         """Whether a column comes as text (BIT and binary strings: as bytes)."""
         is_date_text = self.zero_dates is ZeroDates.STRING and field_type.tp in DATETIME_TYPES
         return self.as_text or is_date_text or field_type.tp in _SHOWN_AS_TEXT
+
+    def type_of(self, field_type: FieldType) -> pa.DataType:
+        """The Arrow type in which the reader gets a column. Raises `UnsupportedError`."""
+        stored = arrow_type(field_type)
+        if not self.is_text(field_type):
+            return stored
+        is_bytes = field_type.tp == MySQLType.BIT or field_type.is_binary_string
+        return pa.binary() if is_bytes else pa.string()
 
     def apply(self, values: pa.Array, field_type: FieldType, name: str) -> pa.Array:
         """A stored column as the reader gets it.

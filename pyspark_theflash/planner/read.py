@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -45,9 +46,7 @@ def read_task(
             yield from read_region(engine, task, keeper)
 
 
-def read_region(
-    engine: EngineReader, task: ScanTask, keeper: "LeaseKeeper"
-) -> Iterator[pa.RecordBatch]:
+def read_region(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Iterator[pa.RecordBatch]:
     """The rows of a task whose store is open; see `read_task`."""
     with_handle = ROWID_COLUMN in task.output
     batches = engine.scan(task.region, task.columns, task.snapshot_ts, with_handle=with_handle)
@@ -71,6 +70,13 @@ def _open(task: ScanTask, path: Path, fs: FileSystem) -> Manifest:
             task.store_path,
             "there is no store here; an embedded store is read on the machine that holds it",
         ) from error
+
+
+class Keeper(Protocol):
+    """What keeps a read latch alive while batches are read."""
+
+    def keep(self) -> None:
+        """Renew the lease if it is time; called after each batch."""
 
 
 class LeaseKeeper:

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import pyarrow as pa
+
 from pyspark_theflash.engine.api import RegionScan
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.planner.condition import Condition
@@ -43,4 +45,10 @@ class ScanPlan:
     table: TableInfo
     snapshot_ts: TimeStamp
     columns: tuple[ColumnInfo, ...]
+    presentation: Presentation
     tasks: tuple[ScanTask, ...]
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the batches that the tasks yield. Raises `UnsupportedError`."""
+        return pa.schema([(c.name, self.presentation.type_of(c.type)) for c in self.columns])

@@ -34,9 +34,14 @@ from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.mvcc.project import SourceOf, scan_column
 from pyspark_theflash.planner.condition import Condition
 from pyspark_theflash.planner.handles import HandleRanges
+from pyspark_theflash.planner.hold import HeldBatches, LeaseHold
 from pyspark_theflash.planner.present import NATIVE, TEXT, Presentation
 from pyspark_theflash.planner.read import LeaseKeeper, read_region
 from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
+from pyspark_theflash.planner.sql import SnapshotTables
+from pyspark_theflash.query.connection import Limits
+from pyspark_theflash.query.relation import Relation
+from pyspark_theflash.query.sql import SqlResult, run_sql
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.lineage import column_source
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
@@ -85,7 +90,7 @@ class Snapshot:
     def __init__(
         self, path: Path, snapshot_ts: TimeStamp | None, fs: FileSystem, clock: Clock
     ) -> None:
-        self._path = path
+        self._path, self._clock = path, clock
         with ExitStack() as undo:
             self._manifest = undo.enter_context(closing(open_manifest(path, fs)))
             known = self._manifest.read([IDENTITY_KIND, PROGRESS_KIND])
@@ -96,6 +101,7 @@ class Snapshot:
             self._lease = self._leases.take(self.snapshot_ts, LEASE_TTL_MS)
             undo.callback(self._leases.release, self._lease)
             self._keeper = LeaseKeeper(self._leases, self._lease, clock)
+            self._hold = LeaseHold(path, self._lease, fs, clock)
             self._engine = registry.open_reader(path, self._identity, fs, clock)
             undo.callback(self._engine.close)
             self._view = self._engine.read([SCHEMA_KIND, SCOPE_KIND, PROGRESS_KIND, PURGED_KIND])
@@ -166,7 +172,7 @@ class Snapshot:
             )
             for region in self._regions(table, condition)
         )
-        return ScanPlan(table, self.snapshot_ts, chosen, tasks)
+        return ScanPlan(table, self.snapshot_ts, chosen, presentation, tasks)
 
     def scan(
         self,
@@ -183,6 +189,52 @@ class Snapshot:
         """
         for task in self.plan(name, columns, presentation, where).tasks:
             yield from read_region(self._engine, task, self._keeper)
+
+    def reader(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        presentation: Presentation = NATIVE,
+        where: str | None = None,
+    ) -> Relation:
+        """The same rows for DuckDB, Polars, pandas and all that reads Arrow streams; see `scan`.
+
+        Each time they are read, the read latch is held until the stream ends or is closed, even
+        if the snapshot is left before. What is begun later raises `LeaseExpiredError`.
+        """
+        plan = self.plan(name, columns, presentation, where)
+        return Relation(plan.schema, lambda: HeldBatches(self._hold, self._held(plan)))
+
+    def held(
+        self, name: str, columns: Sequence[str], presentation: Presentation = NATIVE
+    ) -> Iterator[pa.RecordBatch]:
+        """Like `scan`, in any thread and beyond the end of the snapshot; see `reader`."""
+        return HeldBatches(self._hold, self._held(self.plan(name, columns, presentation)))
+
+    def sql(
+        self,
+        text: str,
+        parameters: Sequence[object] = (),
+        *,
+        presentation: Presentation = NATIVE,
+        limits: Limits | None = None,
+    ) -> SqlResult:
+        """Run a query over all tables of the snapshot, called `db.table`; see `query.sql`.
+
+        The SQL is DuckDB's: texts compare by their bytes, ENUM, SET and JSON are texts, BIT is
+        bytes, TIME an interval, and the average of decimals a double.
+
+        Raises:
+            MissingExtraError: DuckDB is not installed.
+            SqlError: it is no SQL, or fails.
+            UnsupportedError: it would do more than read.
+            TableNotFoundError: there is no such table at `snapshot_ts`.
+        """
+        return run_sql(text, SnapshotTables(self, presentation), parameters, limits, self._clock)
+
+    def _held(self, plan: ScanPlan) -> Iterator[pa.RecordBatch]:
+        for task in plan.tasks:
+            yield from read_region(self._engine, task, self._hold)
 
     def texts(self, plan: ScanPlan) -> Iterator[list[pa.Array]]:
         """The rows of a plan made here, in batches of columns in TiDB's text forms."""
@@ -226,7 +278,7 @@ class Snapshot:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._leases.release(self._lease)
+        self._hold.release()
         self.detach()
 
 

@@ -1,0 +1,70 @@
+"""A snapshot's tables as a query sees them.
+
+DuckDB has a type for what a reader gets of most columns (`present.py`). It knows no DECIMAL above
+38 digits: a column of more comes with 38, and a value that needs them all raises.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.codec.arrow import DECIMAL128_DIGITS
+from pyspark_theflash.errors import UnrepresentableValueError
+from pyspark_theflash.mvcc.project import batch_of
+from pyspark_theflash.planner.present import Presentation
+
+if TYPE_CHECKING:
+    from pyspark_theflash.planner.snapshot import Snapshot
+
+
+class SnapshotTable:
+    """One table; `query.lazy.SqlTable`."""
+
+    def __init__(self, snapshot: "Snapshot", name: str, presentation: Presentation) -> None:
+        """Raises what `Snapshot.plan` does, and `UnsupportedError` for a type that is not read."""
+        self._snapshot, self._name, self._presentation = snapshot, name, presentation
+        columns = snapshot.table(name).public_columns
+        self._schema = pa.schema(
+            [pa.field(c.name, _sql_type(presentation.type_of(c.type))) for c in columns]
+        )
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._schema
+
+    def read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        types = [self._schema.field(name).type for name in columns]
+        for batch in self._snapshot.held(self._name, columns, self._presentation):
+            arrays = map(_narrowed, batch.columns, types, columns)
+            yield batch_of(columns, list(arrays), batch.num_rows)
+
+
+class SnapshotTables:
+    """All tables of a snapshot; `query.sql.Catalog`."""
+
+    def __init__(self, snapshot: "Snapshot", presentation: Presentation) -> None:
+        self._snapshot, self._presentation = snapshot, presentation
+
+    def names(self) -> Sequence[tuple[str, str]]:
+        return [(table.db, table.name) for table in self._snapshot.tables()]
+
+    def open(self, db: str, table: str) -> SnapshotTable:
+        return SnapshotTable(self._snapshot, f"{db}.{table}", self._presentation)
+
+
+def _sql_type(tp: pa.DataType) -> pa.DataType:
+    return pa.decimal128(DECIMAL128_DIGITS, tp.scale) if pa.types.is_decimal256(tp) else tp
+
+
+def _narrowed(values: pa.Array, tp: pa.DataType, name: str) -> pa.Array:
+    if values.type == tp or pa.types.is_dictionary(values.type):
+        return values
+    try:
+        return pc.cast(values, tp)
+    except pa.ArrowInvalid:
+        # Not chained: Arrow's message shows the value.
+        raise UnrepresentableValueError(
+            name, "a value", f"a DECIMAL of {tp.precision} digits"
+        ) from None

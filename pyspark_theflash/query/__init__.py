@@ -1,0 +1,1 @@
+"""SQL and partial aggregates over a snapshot, beside the data."""
