@@ -179,7 +179,7 @@ class _Run:
         known = {(db.lower(), table.lower()): (db, table) for db, table in catalog.names()}
         for db in sorted({db for db, _ in known.values()}):
             self._connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(db)}")
-        for db, table in _wanted(text, known):
+        for db, table in _wanted(named_tables(self._connection, text), known):
             opened = catalog.open(db, table)
             dataset = f"{db}.{table}"
             self._connection.register(dataset, LazyTable(opened, self._failures))
@@ -197,9 +197,10 @@ class _Run:
         return SqlError(_VALUE.sub("…", first_line))
 
 
-def _wanted(text: str, known: dict[tuple[str, str], tuple[str, str]]) -> Sequence[tuple[str, str]]:
+def _wanted(
+    names: Sequence[tuple[str, ...]], known: dict[tuple[str, str], tuple[str, str]]
+) -> Sequence[tuple[str, str]]:
     """The tables to open, as they are really called; one that is unknown, as it is called."""
-    names = named_tables(text)
     if not names:
         return list(known.values())
     # Of a name without a database DuckDB says what is wrong.

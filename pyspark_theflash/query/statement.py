@@ -28,7 +28,7 @@ def check_statement(connection: "duckdb.DuckDBPyConnection", text: str) -> None:
         raise UnsupportedError(f"{kind}, or any statement that does more than read,", "SQL")
 
 
-def named_tables(text: str) -> list[tuple[str, ...]]:
+def named_tables(connection: "duckdb.DuckDBPyConnection", text: str) -> list[tuple[str, ...]]:
     """The tables that a statement names: (table,), (db, table) or (catalog, db, table).
 
     Empty where there are none, and where only DuckDB itself could tell.
@@ -36,7 +36,9 @@ def named_tables(text: str) -> list[tuple[str, ...]]:
     import duckdb
 
     try:
-        names = duckdb.get_table_names(text, qualified=True)
+        # Not `duckdb.get_table_names`: that asks DuckDB's default database, which nothing confines,
+        # and which would fetch an extension for a URL in the text.
+        names = connection.get_table_names(text, qualified=True)
     except duckdb.Error:
         # A statement with parameters, for one.
         return []
