@@ -11,7 +11,7 @@ and changes both in one atomic step: that is what makes a transaction over many 
 writer's progress, one thing.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol, TypeAlias
 
@@ -20,7 +20,7 @@ import pyarrow as pa
 from pyspark_theflash.errors import CorruptionError
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.store.manifest import Change, View
-from pyspark_theflash.types import Generation, PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
 
 Handle: TypeAlias = int | bytes
 """A row's identity in its physical table; one table's handles are all of one type."""
@@ -118,15 +118,20 @@ class EngineReader(Protocol):
         snapshot_ts: TimeStamp,
         *,
         with_handle: bool = False,
+        dictionaries: Collection[ColumnID] = (),
     ) -> Iterator[pa.RecordBatch]:
         """The rows of a region visible at `snapshot_ts`, which is below MAX_TS.
 
         They come in no particular order, in bounded batches, with the columns as asked, named
-        `column_name(id)`; `_handle` first where asked for. Corrupt data raises `CorruptionError`
+        `column_name(id)`; `_handle` first where asked for. Those of `dictionaries` come as
+        `dictionary_of` their type, each batch with its own. Corrupt data raises `CorruptionError`
         before any row of the damaged part is handed out.
 
         Safe in any thread and, since a stream may outlive what it was begun from, after `close`.
         """
+
+    def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
+        """Columns of strings that cost less as dictionaries, as most of the region is stored."""
 
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
         """How a physical table is stored as of `view`, in handle order; none where it is not."""

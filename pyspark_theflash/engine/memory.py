@@ -5,7 +5,7 @@ the rule of `mvcc.visibility.visible_rows` to all of them. It keeps nothing on d
 it; the other engines are compared with it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -22,7 +22,7 @@ from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name
 from pyspark_theflash.mvcc.visibility import visible_rows
 from pyspark_theflash.store.manifest import View
-from pyspark_theflash.types import Generation, PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
 
 Place = tuple[int, int]
 """Which of the table's batches, and which row there."""
@@ -98,6 +98,9 @@ class MemoryEngine:
         known = bool(self._versions.get(physical_id))
         return [RegionScan(physical_id, RegionID(1), ())] if known else []
 
+    def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
+        return ()
+
     def scan(
         self,
         region: RegionScan,
@@ -105,6 +108,7 @@ class MemoryEngine:
         snapshot_ts: TimeStamp,
         *,
         with_handle: bool = False,
+        dictionaries: Collection[ColumnID] = (),
     ) -> Iterator[pa.RecordBatch]:
         places = visible_rows(self._versions[region.physical_id], snapshot_ts).values()
         names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
@@ -112,7 +116,12 @@ class MemoryEngine:
             rows = batch.take(pa.array([row for at, row in places if at == number], pa.int64()))
             stored = dict(zip(rows.schema.names, rows.columns, strict=True))
             handles = [stored[HANDLE]] * with_handle
-            arrays = [*handles, *project(stored, columns, rows.num_rows)]
+            values = project(stored, columns, rows.num_rows)
+            shown = (
+                v.dictionary_encode() if c.id in dictionaries else v
+                for c, v in zip(columns, values, strict=True)
+            )
+            arrays = [*handles, *shown]
             yield batch_of(names, arrays, rows.num_rows)
 
     def check(self, view: View) -> Iterator[CorruptionError]:

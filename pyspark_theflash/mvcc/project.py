@@ -157,6 +157,11 @@ def _column(stored: Stored, column: ScanColumn, rows: int) -> pa.Array:
         raise CorruptionError("stored column", 0, reason) from error
 
 
+def dictionary_of(tp: pa.DataType) -> pa.DictionaryType:
+    """The type in which a column of `tp` comes that is asked for as a dictionary."""
+    return pa.dictionary(pa.int32(), tp)
+
+
 def batch_of(names: Sequence[str], columns: Sequence[pa.Array], rows: int) -> pa.RecordBatch:
     """A record batch that keeps its row count even without columns."""
     if columns:

@@ -58,7 +58,7 @@ class Condition:
         """
         if not batch.num_rows:
             return batch
-        columns = {c.name.lower(): batch.column(column_name(c.id)) for c in self.columns}
+        columns = {c.name.lower(): _dense(batch.column(column_name(c.id))) for c in self.columns}
         kept = self._is_true(columns, batch.num_rows)
         return batch if kept.all() else batch.filter(pa.array(kept))
 
@@ -77,3 +77,7 @@ class Condition:
         typed = {c.name.lower(): (columns[c.name.lower()], c.type) for c in self.columns}
         values, _ = evaluate_integers(truth, typed, rows, WHERE)
         return values != 0
+
+
+def _dense(values: "pa.Array[Any]") -> "pa.Array[Any]":
+    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values

@@ -49,7 +49,13 @@ def read_task(
 def read_region(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Iterator[pa.RecordBatch]:
     """The rows of a task whose store is open; see `read_task`."""
     with_handle = ROWID_COLUMN in task.output
-    batches = engine.scan(task.region, task.columns, task.snapshot_ts, with_handle=with_handle)
+    batches = engine.scan(
+        task.region,
+        task.columns,
+        task.snapshot_ts,
+        with_handle=with_handle,
+        dictionaries=task.dictionaries,
+    )
     try:
         for batch in batches:
             kept = batch if task.condition is None else task.condition.keep(batch)

@@ -9,7 +9,7 @@ moment, so joins do not tear.
             ...
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.codec.digest import TableDigest
+from pyspark_theflash.codec.field_type import STRING_TYPES
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import RegionScan
 from pyspark_theflash.errors import (
@@ -51,7 +52,7 @@ from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.purged import PURGED_KIND, purged_at
 from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.types import ColumnID, TimeStamp
 
 LEASE_TTL_MS: Final = 600_000
 
@@ -203,13 +204,30 @@ class Snapshot:
         if the snapshot is left before. What is begun later raises `LeaseExpiredError`.
         """
         plan = self.plan(name, columns, presentation, where)
-        return Relation(plan.schema, lambda: HeldBatches(self._hold, self._held(plan)))
+        return Relation(plan.schema, lambda: self.held(plan))
 
-    def held(
-        self, name: str, columns: Sequence[str], presentation: Presentation = NATIVE
-    ) -> Iterator[pa.RecordBatch]:
-        """Like `scan`, in any thread and beyond the end of the snapshot; see `reader`."""
-        return HeldBatches(self._hold, self._held(self.plan(name, columns, presentation)))
+    def held(self, plan: ScanPlan) -> Iterator[pa.RecordBatch]:
+        """The rows of a plan made here, in any thread and beyond the snapshot; see `reader`."""
+        return HeldBatches(self._hold, self._held(plan))
+
+    def repeating(self, plan: ScanPlan) -> Collection[ColumnID]:
+        """Columns of a plan made here that cost less as dictionaries, as most rows are stored."""
+        native = {
+            c.id
+            for c in plan.columns
+            if c.type.tp in STRING_TYPES and not plan.presentation.is_text(c.type)
+        }
+        rows = {
+            (physical_id, stats.region_id): stats.rows
+            for physical_id in plan.table.physical_ids
+            for stats in self._engine.regions(self._view, physical_id)
+        }
+        regions = [task.region for task in plan.tasks]
+        if not native or not regions:
+            return ()
+        largest = max(regions, key=lambda r: rows[r.physical_id, r.region_id])
+        columns = [c for c in plan.tasks[0].columns if c.id in native]
+        return self._engine.repeating(largest, columns)
 
     def sql(
         self,

@@ -25,10 +25,10 @@ class SnapshotTable:
     def __init__(self, snapshot: "Snapshot", name: str, presentation: Presentation) -> None:
         """Raises what `Snapshot.plan` does, and `UnsupportedError` for a type that is not read."""
         self._snapshot, self._name, self._presentation = snapshot, name, presentation
-        columns = snapshot.table(name).public_columns
-        self._schema = pa.schema(
-            [pa.field(c.name, _sql_type(presentation.type_of(c.type))) for c in columns]
-        )
+        plan = snapshot.plan(name, None, presentation)
+        self._dictionaries = snapshot.repeating(plan)
+        schema = plan.with_dictionaries(self._dictionaries).schema
+        self._schema = pa.schema([(field.name, _sql_type(field.type)) for field in schema])
 
     @property
     def schema(self) -> pa.Schema:
@@ -36,7 +36,8 @@ class SnapshotTable:
 
     def read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         types = [self._schema.field(name).type for name in columns]
-        for batch in self._snapshot.held(self._name, columns, self._presentation):
+        plan = self._snapshot.plan(self._name, columns, self._presentation)
+        for batch in self._snapshot.held(plan.with_dictionaries(self._dictionaries)):
             arrays = map(_narrowed, batch.columns, types, columns)
             yield batch_of(columns, list(arrays), batch.num_rows)
 
@@ -59,7 +60,7 @@ def _sql_type(tp: pa.DataType) -> pa.DataType:
 
 
 def _narrowed(values: pa.Array, tp: pa.DataType, name: str) -> pa.Array:
-    if values.type == tp or pa.types.is_dictionary(values.type):
+    if values.type == tp:
         return values
     try:
         return pc.cast(values, tp)

@@ -8,7 +8,7 @@ regions of a few rows.
 import pickle
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.engine.memory import MemoryEngine
 from pyspark_theflash.errors import InternalError
 from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.mvcc.project import Default, ScanColumn
+from pyspark_theflash.mvcc.project import Default, ScanColumn, dictionary_of
 from pyspark_theflash.mvcc.version import HANDLE, Op, column_name, version_schema
 from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
@@ -38,6 +38,7 @@ TREATMENTS = ("memory", "magic", "magic reopened", "magic compacted")
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))
 FS, CLOCK = LocalFileSystem(), SystemClock()
 EAGER = Limits(region_rows=4, direct_rows=2, deltas=2, layer_rows=1, layers=2)
+STRINGS = [ColumnID(i) for i, tp in COLUMNS if pa.types.is_string(tp)]
 Rows = Sequence[tuple[Any, ...]]
 
 
@@ -81,15 +82,19 @@ class Subject:
         table: PhysicalTableID,
         snapshot_ts: int,
         columns: Sequence[ScanColumn] | None = None,
-        **options: bool,
+        *,
+        with_handle: bool = False,
+        dictionaries: Collection[ColumnID] = (),
     ) -> Counter[tuple[Any, ...]]:
         wanted = self.columns if columns is None else columns
-        names = [HANDLE] * bool(options) + [column_name(c.id) for c in wanted]
+        names = [HANDLE] * with_handle + [column_name(c.id) for c in wanted]
+        types = [dictionary_of(c.type) if c.id in dictionaries else c.type for c in wanted]
+        options = {"with_handle": with_handle, "dictionaries": dictionaries}
         rows: Counter[tuple[Any, ...]] = Counter()
         for region in pickle.loads(pickle.dumps(self.engine.plan(self.engine.read([]), table))):
             for batch in self.engine.scan(region, wanted, TimeStamp(snapshot_ts), **options):
                 assert batch.schema.names == names
-                assert batch.schema.types[bool(options) :] == [c.type for c in wanted]
+                assert batch.schema.types[with_handle:] == types
                 rows.update(zip(*(c.to_pylist() for c in batch.columns), strict=True))
                 rows[()] += batch.num_rows
         return rows
@@ -108,6 +113,8 @@ def assert_same(subject: Subject, memory: Subject, timestamps: Iterable[int]) ->
             where = table, ts
             got = subject.scan_table(table, ts, with_handle=True)
             assert got == memory.scan_table(table, ts, with_handle=True), where
+            got = subject.scan_table(table, ts, dictionaries=STRINGS)
+            assert got == memory.scan_table(table, ts), where
             one, two = subject.columns[1:2], subject.columns[::-2]
             for columns in (one, two, []):
                 got = subject.scan_table(table, ts, columns)

@@ -13,7 +13,7 @@ generation that still names it.
 """
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -32,7 +32,12 @@ from pyspark_theflash.engine.api import (
 from pyspark_theflash.engine.magic.check import check_table
 from pyspark_theflash.engine.magic.compaction import Compaction, Limits
 from pyspark_theflash.engine.magic.delta import delta_table
-from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile, FileEncoder
+from pyspark_theflash.engine.magic.file import (
+    FILE_KIND,
+    DataFile,
+    FileEncoder,
+    repeating_columns,
+)
 from pyspark_theflash.engine.magic.layout import RETIRED_KIND, LayoutChange, Layouts, scanned
 from pyspark_theflash.engine.magic.lookup import LOOKUP_BYTES, HandleLookup
 from pyspark_theflash.engine.magic.placement import place
@@ -42,11 +47,12 @@ from pyspark_theflash.errors import CorruptionError, EngineError, StoreFullError
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.mvcc.version import column_name
 from pyspark_theflash.store.folder import DATA_FOLDER, open_manifest
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import Change, View, file_errors
 from pyspark_theflash.store.writer_lock import WriterLock
-from pyspark_theflash.types import Generation, PhysicalTableID, TimeStamp
+from pyspark_theflash.types import ColumnID, Generation, PhysicalTableID, TimeStamp
 
 ORDINAL_BITS: Final = 24
 """A file's number is (generation << 24 | ordinal), so numbers grow and none is used twice."""
@@ -74,10 +80,24 @@ class MagicReader:
         snapshot_ts: TimeStamp,
         *,
         with_handle: bool = False,
+        dictionaries: Collection[ColumnID] = (),
     ) -> Iterator[pa.RecordBatch]:
         bounds, files = scanned(region.parts)
-        reader = RegionReader(self._data, bounds, columns, snapshot_ts, with_handle=with_handle)
+        reader = RegionReader(
+            self._data,
+            bounds,
+            columns,
+            snapshot_ts,
+            with_handle=with_handle,
+            dictionaries=dictionaries,
+        )
         return reader.rows(files)
+
+    def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
+        _, files = scanned(region.parts)
+        largest = max(files, key=lambda f: f.rows)
+        names = {column_name(c.id): c.id for c in columns}
+        return [names[name] for name in repeating_columns(self._data, largest, list(names))]
 
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
         return self._layouts_of(view)[physical_id].stats()

@@ -329,6 +329,12 @@ def open_file(
         raise CorruptionError(str(path), 0, f"cannot be read as Parquet ({error})") from error
 
 
+def repeating_columns(folder: Path, info: DataFile, names: Sequence[str]) -> Sequence[str]:
+    """Those of `names` that are strings which the file has as dictionaries; see `open_file`."""
+    with open_file(folder, info) as file:
+        return _dictionaries(file, names)
+
+
 def _dictionaries(file: pq.ParquetFile, names: Sequence[str]) -> list[str]:
     """Those of `names` whose values are strings, written as dictionaries in every row group."""
     if not names:

@@ -12,7 +12,7 @@ Pointers lead to older files only, so one pass from the newest file to the oldes
 in which nothing is ever hidden (a bulk load that nothing has touched) is read without a mask.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -33,9 +33,16 @@ from pyspark_theflash.engine.magic.file import (
 )
 from pyspark_theflash.engine.magic.handles import first_from
 from pyspark_theflash.engine.magic.region import Region
-from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project, stored_names
+from pyspark_theflash.mvcc.project import (
+    ScanColumn,
+    Stored,
+    batch_of,
+    dictionary_of,
+    project,
+    stored_names,
+)
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, SUPERSEDED_TS, Op, column_name
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.types import ColumnID, TimeStamp
 
 BATCH_ROWS: Final = 1 << 16
 Mask = npt.NDArray[np.bool_]
@@ -52,9 +59,11 @@ class RegionReader:
         snapshot_ts: TimeStamp,
         *,
         with_handle: bool,
+        dictionaries: Collection[ColumnID] = (),
     ) -> None:
         self._folder, self._region, self._columns = folder, region, columns
         self._snapshot_ts, self._with_handle = snapshot_ts, with_handle
+        self._as_dictionaries = {c.id: c for c in columns if c.id in dictionaries}
         self._hidden: dict[int, list[npt.NDArray[np.uint32]]] = {}
         self._wanted = [*[HANDLE] * with_handle, *stored_names(columns)]
 
@@ -165,14 +174,28 @@ class RegionReader:
             # The file is older than the columns.
             for start in range(0, rows, BATCH_ROWS):
                 size = min(BATCH_ROWS, rows - start)
-                yield batch_of(names, project({}, self._columns, size), size)
+                yield batch_of(names, self._projected({}, size), size)
         else:
             for batch in table.to_batches(max_chunksize=BATCH_ROWS):
-                found = dict(zip(batch.schema.names, map(_dense, batch.columns), strict=True))
-                arrays = project(found, self._columns, batch.num_rows)
+                found = dict(zip(batch.schema.names, batch.columns, strict=True))
+                arrays = self._projected(found, batch.num_rows)
                 if self._with_handle:
-                    arrays.insert(0, found[HANDLE])
+                    arrays.insert(0, _dense(found[HANDLE]))
                 yield batch_of(names, arrays, batch.num_rows)
+
+    def _projected(self, found: Stored, rows: int) -> list[pa.Array]:
+        """The columns asked for; only what must not be a dictionary is decoded."""
+        ready: dict[ColumnID, pa.Array] = {}
+        for column in self._as_dictionaries.values():
+            stored = found.get(column_name(column.id))
+            if stored is not None and stored.type == dictionary_of(column.type):
+                ready[column.id] = stored
+        wanted = [c for c in self._columns if c.id not in ready]
+        dense = {name: _dense(found[name]) for name in stored_names(wanted) if name in found}
+        for column, values in zip(wanted, project(dense, wanted, rows), strict=True):
+            is_dictionary = column.id in self._as_dictionaries
+            ready[column.id] = values.dictionary_encode() if is_dictionary else values
+        return [ready[column.id] for column in self._columns]
 
 
 def _dense(column: pa.Array) -> pa.Array:
