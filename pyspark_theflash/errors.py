@@ -475,6 +475,10 @@ class SqlError(TheFlashError):
         return self.reason
 
 
+class SqlOverflowError(SqlError):
+    """A number in a query that does not fit the type it is computed in."""
+
+
 class SqlMemoryError(TheFlashError):
     """A query that needs more memory than it may take."""
 

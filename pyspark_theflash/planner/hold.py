@@ -59,6 +59,12 @@ class LeaseHold:
                 with closing(open_manifest(self._path, self._fs)) as manifest:
                     LeaseTable(manifest, self._clock).release(self._lease)
 
+    def let_go(self) -> None:
+        """Hold it no more, without ending it: others do."""
+        with self._mutex:
+            if self._lock is not None:
+                self._lock.release()
+
     def keep(self) -> None:
         """Renew the lease if a third of its time is gone; call it often.
 
@@ -66,10 +72,16 @@ class LeaseHold:
             LeaseExpiredError: it has run out, so files may be gone.
         """
         with self._mutex:
-            if self._clock.boottime_ms() >= self._due_ms:
-                with closing(open_manifest(self._path, self._fs)) as manifest:
-                    LeaseTable(manifest, self._clock).renew(self._lease)
-                self._due_ms = self._next_ms()
+            is_due = self._clock.boottime_ms() >= self._due_ms
+        if is_due:
+            self.renew()
+
+    def renew(self) -> None:
+        """Renew the lease now. Raises `LeaseExpiredError`."""
+        with self._mutex:
+            with closing(open_manifest(self._path, self._fs)) as manifest:
+                LeaseTable(manifest, self._clock).renew(self._lease)
+            self._due_ms = self._next_ms()
 
     def _next_ms(self) -> int:
         return self._clock.boottime_ms() + self._lease.ttl_ms // 3

@@ -1,7 +1,7 @@
 """Running one task of a plan, on whatever machine and in whatever process it landed."""
 
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Protocol
 
@@ -36,10 +36,8 @@ def read_task(
     """
     fs, clock = fs or LocalFileSystem(), clock or SystemClock()
     path = Path(task.store_path)
-    with closing(_open(task, path, fs)) as manifest:
+    with closing(open_store(task, fs)) as manifest:
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
-        if identity.store_id != task.store_id:
-            raise StoreMismatchError(task.store_path, "it is another store")
         keeper = LeaseKeeper(LeaseTable(manifest, clock), task.lease, clock)
         keeper.renew()
         with closing(registry.open_reader(path, identity, fs, clock)) as engine:
@@ -68,14 +66,25 @@ def read_region(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Itera
         raise
 
 
-def _open(task: ScanTask, path: Path, fs: FileSystem) -> Manifest:
+def open_store(task: ScanTask, fs: FileSystem) -> Manifest:
+    """The manifest of the task's store.
+
+    Raises:
+        StoreMismatchError: the store at the task's path is not the one it was planned on.
+    """
     try:
-        return open_manifest(path, fs)
+        manifest = open_manifest(Path(task.store_path), fs)
     except StoreNotFoundError as error:
         raise StoreMismatchError(
             task.store_path,
             "there is no store here; an embedded store is read on the machine that holds it",
         ) from error
+    with ExitStack() as undo:
+        undo.callback(manifest.close)
+        if StoreIdentity.of(manifest.read([IDENTITY_KIND])).store_id != task.store_id:
+            raise StoreMismatchError(task.store_path, "it is another store")
+        undo.pop_all()
+    return manifest
 
 
 class Keeper(Protocol):

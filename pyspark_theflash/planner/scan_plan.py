@@ -1,6 +1,6 @@
 """What a planned scan is made of: values that survive pickle, for tasks travel to executors."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -37,6 +37,20 @@ class ScanTask:
     dictionaries: frozenset[ColumnID] = frozenset()
     """Columns of strings that come as dictionaries."""
 
+    @property
+    def schema(self) -> pa.Schema:
+        """Of the task's batches. Raises `UnsupportedError`."""
+        return _schema(self.output, self.presentation, self.dictionaries)
+
+    def narrowed(self, names: Sequence[str]) -> "ScanTask":
+        """The same rows with only some of the output's columns, in another order."""
+        known = {column.name: column for column in self.output}
+        output = tuple(known[name] for name in names)
+        filtered = () if self.condition is None else self.condition.columns
+        ids = {column.id for column in [*output, *filtered]}
+        columns = tuple(column for column in self.columns if column.id in ids)
+        return replace(self, output=output, columns=columns)
+
 
 @dataclass(frozen=True, slots=True)
 class ScanPlan:
@@ -55,7 +69,7 @@ class ScanPlan:
     @property
     def schema(self) -> pa.Schema:
         """Of the batches that the tasks yield. Raises `UnsupportedError`."""
-        return pa.schema([(c.name, self._type_of(c)) for c in self.columns])
+        return _schema(self.columns, self.presentation, self.dictionaries)
 
     def with_dictionaries(self, column_ids: Collection[ColumnID]) -> "ScanPlan":
         """The same with these columns, of native strings, as dictionaries; see `repeating`."""
@@ -63,6 +77,11 @@ class ScanPlan:
         tasks = tuple(replace(task, dictionaries=ids) for task in self.tasks)
         return replace(self, tasks=tasks, dictionaries=ids)
 
-    def _type_of(self, column: ColumnInfo) -> pa.DataType:
-        tp = self.presentation.type_of(column.type)
-        return dictionary_of(tp) if column.id in self.dictionaries else tp
+
+def _schema(
+    columns: Sequence[ColumnInfo], presentation: Presentation, dictionaries: Collection[ColumnID]
+) -> pa.Schema:
+    types = ((c, presentation.type_of(c.type)) for c in columns)
+    return pa.schema(
+        [(c.name, dictionary_of(tp) if c.id in dictionaries else tp) for c, tp in types]
+    )

@@ -28,7 +28,7 @@ class SnapshotTable:
         plan = snapshot.plan(name, None, presentation)
         self._dictionaries = snapshot.repeating(plan)
         schema = plan.with_dictionaries(self._dictionaries).schema
-        self._schema = pa.schema([(field.name, _sql_type(field.type)) for field in schema])
+        self._schema = pa.schema([(field.name, sql_type(field.type)) for field in schema])
 
     @property
     def schema(self) -> pa.Schema:
@@ -38,7 +38,7 @@ class SnapshotTable:
         types = [self._schema.field(name).type for name in columns]
         plan = self._snapshot.plan(self._name, columns, self._presentation)
         for batch in self._snapshot.held(plan.with_dictionaries(self._dictionaries)):
-            arrays = map(_narrowed, batch.columns, types, columns)
+            arrays = map(narrowed, batch.columns, types, columns)
             yield batch_of(columns, list(arrays), batch.num_rows)
 
 
@@ -55,11 +55,13 @@ class SnapshotTables:
         return SnapshotTable(self._snapshot, f"{db}.{table}", self._presentation)
 
 
-def _sql_type(tp: pa.DataType) -> pa.DataType:
+def sql_type(tp: pa.DataType) -> pa.DataType:
+    """The type in which DuckDB gets a column of `tp`."""
     return pa.decimal128(DECIMAL128_DIGITS, tp.scale) if pa.types.is_decimal256(tp) else tp
 
 
-def _narrowed(values: pa.Array, tp: pa.DataType, name: str) -> pa.Array:
+def narrowed(values: pa.Array, tp: pa.DataType, name: str) -> pa.Array:
+    """A column in that type. Raises `UnrepresentableValueError` for a value of too many digits."""
     if values.type == tp:
         return values
     try:

@@ -112,5 +112,5 @@ class _Scanner:
 
 def view_of(table: SqlTable, dataset: str) -> str:
     """The SELECT that gives the columns of a registered `LazyTable` their names."""
-    names = (f"c{at} AS {quoted(name)}" for at, name in enumerate(table.schema.names))
-    return f"SELECT {', '.join(names)} FROM {quoted(dataset)}"  # noqa: S608 (names are quoted)
+    names = [f"c{at} AS {quoted(name)}" for at, name in enumerate(table.schema.names)]
+    return f"SELECT {', '.join(names or [ROWS])} FROM {quoted(dataset)}"  # noqa: S608 (names are quoted)
