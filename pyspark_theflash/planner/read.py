@@ -93,6 +93,9 @@ class Keeper(Protocol):
     def keep(self) -> None:
         """Renew the lease if it is time; called after each batch."""
 
+    def renew(self) -> None:
+        """Renew the lease now. Raises `LeaseExpiredError`."""
+
 
 class LeaseKeeper:
     """Keeps a lease just taken or renewed: renews it whenever a third of its time is gone."""

@@ -91,6 +91,12 @@ class AggregateRequest:
         return list({name.lower(): name for name in [*named, *self.groups]}.values())
 
     @property
+    def is_row_count(self) -> bool:
+        """Whether all that is asked is how many rows there are."""
+        only = all(a == Aggregate(Function.COUNT) for a in self.aggregates)
+        return only and not self.groups and self.filter is None
+
+    @property
     def names(self) -> Sequence[str]:
         """The columns of a partial: the groups, then `a0`, `a1` ..."""
         return [*self.groups, *(f"a{at}" for at in range(len(self.aggregates)))]

@@ -56,7 +56,7 @@ def connect(limits: Limits) -> "duckdb.DuckDBPyConnection":
         },
     )
     connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
-    # As TiDB's text forms and Spark sessions of this project have it.
+    # As this project's text forms and Spark sessions have it; results are labelled with it, too.
     connection.execute("SET TimeZone = 'UTC'")
     return connection
 

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from contextlib import closing
+from decimal import Decimal
 from pathlib import Path
 
 import duckdb
@@ -130,9 +131,9 @@ def _compare(snapshot: Snapshot, plain: Path, what: str) -> None:
     strings = [c.name for c in plan.columns if c.type.tp in STRING_TYPES]
     for name, text in TEXTS.items():
         request = QUERIES.get(name)
-        columns = (
-            None if request is None else [f.name for f in plan.schema if _reads(request, f.name)]
-        )
+        columns = None
+        if request is not None:
+            columns = [field.name for field in plan.schema if _reads(request, field.name)]
 
         def ours(request: AggregateRequest | None = request, text: str = text) -> object:
             if request is not None:
@@ -141,12 +142,11 @@ def _compare(snapshot: Snapshot, plain: Path, what: str) -> None:
                 return list(result)
 
         def scanned(columns: list[str] | None = columns, text: str = text) -> object:
-            return _over(pa.Table.from_batches(snapshot.scan(NAME, columns or None)), text)
+            return _over(pa.Table.from_batches(snapshot.scan(NAME, columns)), text)
 
         def read(columns: list[str] | None = columns, text: str = text) -> object:
-            return _over(
-                pq.read_table(plain, columns=columns or None, read_dictionary=strings), text
-            )
+            table = pq.read_table(plain, columns=columns, read_dictionary=strings)
+            return _over(table, text)
 
         def itself(text: str = text) -> object:
             with duckdb.connect() as connection:
@@ -156,6 +156,10 @@ def _compare(snapshot: Snapshot, plain: Path, what: str) -> None:
         duck, arrow, scan = (_cpu_seconds(one) / mine for one in (itself, read, scanned))
         figures = f"DuckDB {duck:.2f}, pyarrow {arrow:.2f}, scan {scan:.2f}"
         Line(f"{what}, {name}", figures, f"{mine * 1000:.0f} ms of CPU").show()
+
+
+def _money(text: str) -> pa.Scalar:
+    return pa.scalar(Decimal(text), pa.decimal128(15, 2))
 
 
 def _reads(request: AggregateRequest, name: str) -> bool:
@@ -176,13 +180,13 @@ def _over(table: pa.Table, text: str) -> object:
         kept = table.filter(
             (pc.field("L_SHIPDATE") >= pa.scalar("1994-01-01").cast(pa.date32()))
             & (pc.field("L_SHIPDATE") < pa.scalar("1995-01-01").cast(pa.date32()))
-            & (pc.field("L_DISCOUNT") >= 0.05)
-            & (pc.field("L_DISCOUNT") <= 0.07)
-            & (pc.field("L_QUANTITY") < 24)
+            & (pc.field("L_DISCOUNT") >= _money("0.05"))
+            & (pc.field("L_DISCOUNT") <= _money("0.07"))
+            & (pc.field("L_QUANTITY") < _money("24.00"))
         )
         return pc.sum(pc.multiply(kept["L_EXTENDEDPRICE"], kept["L_DISCOUNT"]))
     kept = table.filter(pc.field("L_SHIPDATE") <= pa.scalar("1998-09-02").cast(pa.date32()))
-    one = pa.scalar(1).cast(pa.decimal128(12, 0))
+    one = pa.scalar(Decimal(1), pa.decimal128(12, 0))
     disc = pc.multiply(kept["L_EXTENDEDPRICE"], pc.subtract(one, kept["L_DISCOUNT"]))
     tax = pc.add(one, kept["L_TAX"]).cast(pa.decimal128(5, 2))
     kept = kept.append_column("disc", disc).append_column(

@@ -1,5 +1,6 @@
 """Partial aggregates: what they are, what they are put together to, and what is refused."""
 
+import datetime
 import decimal
 import pickle
 from collections import defaultdict
@@ -85,6 +86,14 @@ def test_without_groups_there_is_always_one_row() -> None:
     assert aggregate(wanted) == [(0, 0, None, None)]
     assert aggregate(wanted, [], []) == [(0, 0, None, None)]
     assert aggregate(wanted, [{}], [{"word": "b"}, {"word": "a"}]) == [(3, 0, None, "a")]
+
+
+def test_moments_are_in_utc() -> None:
+    moments = [datetime.datetime(2024, 5, day, tzinfo=datetime.timezone.utc) for day in (1, 2, 3)]
+    rows = [{"moment": moment} for moment in moments]
+    after = request(("min", "moment"), ("count",), where="moment > '2024-05-01 23:59:59.5'")
+    assert aggregate(after, rows) == [(moments[1], 2)]
+    assert aggregate(request(("count",), where="moment = '2024-05-03'"), rows) == [(1,)]
 
 
 def test_with_groups_there_may_be_none() -> None:
@@ -199,7 +208,7 @@ WANTED = request(
 )
 
 
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(st.lists(st.lists(ROW, max_size=8), max_size=4))
 def test_partials_merge_to_what_python_adds_up(tables: list[list[dict[str, Any]]]) -> None:
     with decimal.localcontext(decimal.Context(prec=60)):
