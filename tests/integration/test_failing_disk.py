@@ -8,6 +8,7 @@ anew, and the operation done again ends where an undisturbed one ends.
 import logging
 import random
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -157,6 +158,13 @@ def set_interval(engine: Engine, store: Path, fs: FileSystem, _folder: Path) -> 
         upkeep.set_interval(500)
 
 
+def live_a_day(engine: Engine, store: Path, fs: FileSystem, folder: Path) -> None:
+    follow(engine, store, fs, folder)
+    with maintenance(engine, store, fs) as upkeep:
+        upkeep.compact()
+        upkeep.collect(BANK_TIMES[-1])
+
+
 OPERATIONS = {
     "base": Operation("new", [FileSchema(BANK.schema).read().start_ts], load_base),
     "publication": Operation("bank", BANK_TIMES, follow),
@@ -165,6 +173,9 @@ OPERATIONS = {
     "move": Operation("partitions", MOVE_TIMES, move),
     "interval": Operation("bank", BANK_TIMES[:1], set_interval),
 }
+
+
+DAY = Operation("bank", BANK_TIMES, live_a_day)
 
 
 # -- what is seen of a store
@@ -250,16 +261,31 @@ def test_every_call_of_an_operation_fails(
     operation = OPERATIONS[name]
     folder = prepared(operation.prepared)
     states, calls = undisturbed(operation, folder, tmp_path / "undisturbed")
-    cases = [
-        (failure, fail_at, lasting)
-        for failure in Failure
-        for fail_at, call in enumerate(calls)
-        for lasting in (True, False)
-        if call in failure.calls
-    ]
+    cases = [case for fail_at in range(len(calls)) for case in ways_to_fail(calls, fail_at)]
     chosen = cases if most is None else random.Random(most).sample(cases, most)
     for failure, fail_at, lasting in chosen:
         fs = FaultyFileSystem(failure, fail_at, lasting=lasting)
         disturbed(operation, folder, tmp_path / "store", fs, states)
         assert fs.failed
     _log.info("%s: %d calls, %d states, %d cases", name, len(calls), len(states), len(chosen))
+
+
+@pytest.mark.slow
+def test_every_call_of_a_day_fails(prepared: Callable[[str], Path], tmp_path: Path) -> None:
+    """A longer workload: each call in turn, in one of the ways in which it may."""
+    folder, rng, figures = prepared(DAY.prepared), random.Random(1), Counter[str]()
+    states, calls = undisturbed(DAY, folder, tmp_path / "undisturbed")
+    assert len(calls) > 200
+    for fail_at in range(len(calls)):
+        failure, _, lasting = rng.choice(ways_to_fail(calls, fail_at))
+        fs = FaultyFileSystem(failure, fail_at, lasting=lasting)
+        disturbed(DAY, folder, tmp_path / "store", fs, states)
+        assert fs.failed
+        figures[failure.name] += 1
+    _log.info("a day: %d calls, %d states, %s", len(calls), len(states), dict(figures))
+
+
+def ways_to_fail(calls: Sequence[str], fail_at: int) -> list[tuple[Failure, int, bool]]:
+    """(failure, call, whether it lasts) of those failures that a call can have."""
+    failures = [failure for failure in Failure if calls[fail_at] in failure.calls]
+    return [(failure, fail_at, lasting) for failure in failures for lasting in (True, False)]

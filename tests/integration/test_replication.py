@@ -82,8 +82,11 @@ def answers(until_ts: TimeStamp) -> list[Answer]:
 
 
 def check_all(store: Path) -> None:
-    """Every answer of the workload is the store's."""
-    assert check_answers(store, BANK.answers()) == 155
+    """Every fourth answer of the workload, the last among them, is the store's.
+
+    `test_truth.py` compares all.
+    """
+    assert check_answers(store, list(BANK.answers())[::-4][::-1]) == 39
 
 
 @pytest.mark.parametrize(
