@@ -159,19 +159,24 @@ def test_explain_tells_what_is_read(tables: Tables, items: Source) -> None:
         "LOAD httpfs",
         "SET threads = 8",
         "RESET threads",
-        "PRAGMA version",
+        "PRAGMA enable_profiling",
         "CALL pragma_version()",
         "USE shop",
         "BEGIN",
         "PREPARE p AS SELECT 1",
         "CHECKPOINT",
         "VACUUM",
-        "PIVOT shop.other ON id USING sum(id)",
     ],
 )
 def test_what_does_more_than_read_is_refused(text: str, tables: Tables) -> None:
     with pytest.raises(UnsupportedError, match="more than read"):
         rows(text, tables)
+
+
+def test_pivot_makes_a_type_and_is_refused(tables: Tables) -> None:
+    """DuckDB before 2.0 says so by taking it for two statements."""
+    with pytest.raises((SqlError, UnsupportedError), match="more than read|one statement"):
+        rows("PIVOT shop.other ON id USING sum(id)", tables)
 
 
 @pytest.mark.parametrize(
