@@ -179,7 +179,7 @@ class TableInfo:
         )
         return replace(self, columns=(*self.columns, *added))
 
-    @property
+    @cached_property
     def physical_ids(self) -> tuple[PhysicalTableID, ...]:
         """Where the rows are: the partitions, or the table itself."""
         if self.partition is None:

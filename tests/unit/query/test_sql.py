@@ -175,7 +175,7 @@ def test_what_does_more_than_read_is_refused(text: str, tables: Tables) -> None:
 
 def test_pivot_makes_a_type_and_is_refused(tables: Tables) -> None:
     """DuckDB before 2.0 says so by taking it for two statements."""
-    with pytest.raises((SqlError, UnsupportedError), match="more than read|one statement"):
+    with pytest.raises((SqlError, UnsupportedError), match=r"more than read|one statement"):
         rows("PIVOT shop.other ON id USING sum(id)", tables)
 
 
