@@ -63,7 +63,7 @@ KINDS = {
     "folder": Kind("bank", "folder", (50, 1500), 150_000),
     "commands": Kind("bank", "folder", (50, 1500), 150_000, has_commands=True),
     "spool": Kind("ddl", "spool", (50, 1500), 400_000),
-    "spool and commands": Kind("bank", "spool", (50, 1500), 150_000, has_commands=True),
+    "spool and commands": Kind("bank", "spool", (50, 1500), 50_000, has_commands=True, moments=6),
     "quick": Kind("bank", "folder", (50, 500), 50_000, has_commands=True, moments=3),
 }
 
