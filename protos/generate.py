@@ -26,8 +26,8 @@ def generate() -> dict[Path, bytes]:
         if protoc.main([*arguments, *sources]):
             raise SystemExit("protoc failed")
         made = stubs(Path(scratch))
-    packages = {path.parent / "__init__.py": b"" for path in made}
-    return made | packages | {Path("__init__.py"): b""}
+    folders = {folder for path in made for folder in path.parents}
+    return made | {folder / "__init__.py": b"" for folder in folders}
 
 
 def stubs(folder: Path) -> dict[Path, bytes]:

@@ -9,6 +9,7 @@ arguments unchanged to `Exception.__init__` and formats itself in `__str__`; any
 back from pickle garbled.
 """
 
+from collections.abc import Iterable
 from typing import ClassVar
 
 
@@ -27,6 +28,20 @@ def invariant(condition: bool, message: str) -> None:
     """Raise `InternalError` unless `condition` holds; unlike `assert`, also under `python -O`."""
     if not condition:
         raise InternalError(message)
+
+
+def rebuilt(name: str, arguments: Iterable[object]) -> TheFlashError | None:
+    """The error of one of these classes that was told as its name and arguments; None if none is.
+
+    Raises:
+        TypeError, ValueError: these are not the arguments of that class.
+    """
+    known = globals().get(name)
+    if not (isinstance(known, type) and issubclass(known, TheFlashError)):
+        return None
+    error = known(*(tuple(each) if isinstance(each, list) else each for each in arguments))
+    str(error)  # which fails if these are not its arguments
+    return error
 
 
 class OptionError(TheFlashError):
@@ -540,6 +555,89 @@ class ServiceRefusedError(TheFlashError):
 
     def __str__(self) -> str:
         return f"{self.address} refuses: {self.reason}"
+
+
+class StreamCutError(ServiceUnavailableError):
+    """Rows that stopped before their end was told; what came is not the whole answer."""
+
+
+class ProtocolError(TheFlashError):
+    """What comes over a connection is not what was agreed on: no frame, a wrong one, too large."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address, self.reason = address, reason
+
+    def __str__(self) -> str:
+        return f"{self.address}: {self.reason}"
+
+
+class AuthenticationError(TheFlashError):
+    """A server that does not know who is calling: no token, or not one of its own."""
+
+    def __init__(self, address: str, reason: str) -> None:
+        super().__init__(address, reason)
+        self.address, self.reason = address, reason
+
+    def __str__(self) -> str:
+        return f"{self.address} does not let us in: {self.reason}"
+
+
+class RoleError(TheFlashError):
+    """A call that the caller's token is not good for."""
+
+    def __init__(self, method: str, needed: str, role: str) -> None:
+        super().__init__(method, needed, role)
+        self.method, self.needed, self.role = method, needed, role
+
+    def __str__(self) -> str:
+        return f"{self.method} needs a token with role {self.needed}, and this one has {self.role}"
+
+
+class UnknownMethodError(TheFlashError):
+    """A call that the server does not have; it may be of another version."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(method)
+        self.method = method
+
+    def __str__(self) -> str:
+        return f"there is no call {self.method!r}"
+
+
+class TicketError(TheFlashError):
+    """A ticket or handle that this store did not give out, or not as it is now."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        super().__init__(what, reason)
+        self.what, self.reason = what, reason
+
+    def __str__(self) -> str:
+        return f"this {self.what} cannot be used: {self.reason}"
+
+
+class DeadlineExceededError(TheFlashError):
+    """A call that was not done by its deadline."""
+
+    retryable = True
+
+    def __init__(self, method: str, deadline_ms: int) -> None:
+        super().__init__(method, deadline_ms)
+        self.method, self.deadline_ms = method, deadline_ms
+
+    def __str__(self) -> str:
+        return f"{self.method} was not done within {self.deadline_ms} ms"
+
+
+class CallCancelledError(TheFlashError):
+    """A call that its caller gave up."""
+
+    def __init__(self, method: str) -> None:
+        super().__init__(method)
+        self.method = method
+
+    def __str__(self) -> str:
+        return f"{self.method} was cancelled"
 
 
 class PumpUnavailableError(ServiceUnavailableError):

@@ -6,15 +6,13 @@ timestamps still need, are listed as well.
 """
 
 import argparse
-from collections.abc import Iterator
 from typing import Any
 
+from pyspark_theflash.api.status import physical_tables
 from pyspark_theflash.cli.reader import opened_reader
 from pyspark_theflash.cli.show import print_json, print_table
 from pyspark_theflash.jobs.arguments import add_json, add_store
-from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
-from pyspark_theflash.types import PhysicalTableID
 
 HEADER = ["table", "physical_id", "region_id", "start", "end", "files", "deltas", "rows", "bytes"]
 
@@ -49,15 +47,6 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print_table(HEADER, ([_shown(region[name]) for name in HEADER] for region in regions))
     return 0
-
-
-def physical_tables(history: SchemaHistory | None) -> Iterator[tuple[str, PhysicalTableID]]:
-    """Every physical table there has ever been, with its newest name; sorted by both."""
-    names: dict[PhysicalTableID, str] = {}
-    for event in history.events if history is not None else ():
-        if (table := event.table) is not None:
-            names.update(dict.fromkeys(table.physical_ids, table.full_name))
-    return iter(sorted((name, physical_id) for physical_id, name in names.items()))
 
 
 def _bound(handle: int | bytes | None) -> int | str | None:

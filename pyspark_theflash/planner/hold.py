@@ -23,11 +23,21 @@ from pyspark_theflash.store.readers_lock import ReadersLock
 class LeaseHold:
     """A lease with the number of its holders, one at first. Thread-safe.
 
+    The last one ends it, unless it is borrowed from somebody who will.
     The manifest is opened anew where it is needed, since an open one belongs to its thread.
     """
 
-    def __init__(self, path: Path, lease: ReadLease, fs: FileSystem, clock: Clock) -> None:
+    def __init__(
+        self,
+        path: Path,
+        lease: ReadLease,
+        fs: FileSystem,
+        clock: Clock,
+        *,
+        is_borrowed: bool = False,
+    ) -> None:
         self._path, self._lease, self._fs, self._clock = path, lease, fs, clock
+        self._is_borrowed = is_borrowed
         self._mutex = threading.Lock()
         self._holders = 1
         self._lock: ReadersLock | None = None
@@ -55,7 +65,7 @@ class LeaseHold:
                 return
             if self._lock is not None:
                 self._lock.release()
-            else:
+            elif not self._is_borrowed:
                 with closing(open_manifest(self._path, self._fs)) as manifest:
                     LeaseTable(manifest, self._clock).release(self._lease)
 

@@ -22,7 +22,7 @@ from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.codec.digest import TableDigest
 from pyspark_theflash.codec.field_type import STRING_TYPES
 from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import RegionScan
+from pyspark_theflash.engine.api import RegionScan, RegionStats
 from pyspark_theflash.errors import (
     ColumnNotFoundError,
     NotCaughtUpError,
@@ -48,7 +48,7 @@ from pyspark_theflash.schema.lineage import column_source
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
 from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
-from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.store.lease import LeaseTable, ReadLease
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.purged import PURGED_KIND, purged_at
 from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables
@@ -84,14 +84,26 @@ def read_progress(path: Path, *, fs: FileSystem | None = None) -> Progress | Non
 
 
 class Snapshot:
-    """A store as of `snapshot_ts`. A context manager: leaving it gives the read latch back."""
+    """A store as of `snapshot_ts`. A context manager: leaving it gives the read latch back.
+
+    With `lease`, a latch on that timestamp that was taken before, it renews that one and leaves it.
+    """
 
     snapshot_ts: Final[TimeStamp]
+    lease: Final[ReadLease]
 
     def __init__(
-        self, path: Path, snapshot_ts: TimeStamp | None, fs: FileSystem, clock: Clock
+        self,
+        path: Path,
+        snapshot_ts: TimeStamp | None,
+        fs: FileSystem,
+        clock: Clock,
+        *,
+        ttl_ms: int = LEASE_TTL_MS,
+        lease: ReadLease | None = None,
     ) -> None:
         self._path, self._clock = path, clock
+        is_borrowed = lease is not None
         with ExitStack() as undo:
             self._manifest = undo.enter_context(closing(open_manifest(path, fs)))
             known = self._manifest.read([IDENTITY_KIND, PROGRESS_KIND])
@@ -99,10 +111,14 @@ class Snapshot:
             self.snapshot_ts = _readable(Progress.of(known), snapshot_ts)
             # The latch first, the view after it: what the view names is pinned from the start.
             self._leases = LeaseTable(self._manifest, clock)
-            self._lease = self._leases.take(self.snapshot_ts, LEASE_TTL_MS)
-            undo.callback(self._leases.release, self._lease)
-            self._keeper = LeaseKeeper(self._leases, self._lease, clock)
-            self._hold = LeaseHold(path, self._lease, fs, clock)
+            if lease is None:
+                lease = self._leases.take(self.snapshot_ts, ttl_ms)
+                undo.callback(self._leases.release, lease)
+            else:
+                self._leases.renew(lease)
+            self.lease = lease
+            self._keeper = LeaseKeeper(self._leases, lease, clock)
+            self._hold = LeaseHold(path, lease, fs, clock, is_borrowed=is_borrowed)
             self._engine = registry.open_reader(path, self._identity, fs, clock)
             undo.callback(self._engine.close)
             self._view = self._engine.read([SCHEMA_KIND, SCOPE_KIND, PROGRESS_KIND, PURGED_KIND])
@@ -143,11 +159,13 @@ class Snapshot:
         columns: Sequence[str] | None = None,
         presentation: Presentation = NATIVE,
         where: str | None = None,
+        regions: Sequence[RegionScan] | None = None,
     ) -> ScanPlan:
         """Plan a scan: `columns` by name in output order, None for all that `SELECT *` shows.
 
         `_tidb_rowid` may be named where the table has one. With `where`, an expression as TiDB
-        would evaluate it, only the rows for which it is true.
+        would evaluate it, only the rows for which it is true. `regions`: some of an earlier plan of
+        the same under the same latch, in place of all.
 
         Raises:
             TableNotFoundError, ColumnNotFoundError: no such table or column at `snapshot_ts`.
@@ -164,14 +182,14 @@ class Snapshot:
                 str(self._path.absolute()),
                 self._identity.store_id,
                 self.snapshot_ts,
-                self._lease,
+                self.lease,
                 region,
                 chosen,
                 stored,
                 presentation,
                 condition,
             )
-            for region in self._regions(table, condition)
+            for region in (self._regions(table, condition) if regions is None else regions)
         )
         return ScanPlan(table, self.snapshot_ts, chosen, presentation, tasks)
 
@@ -282,9 +300,18 @@ class Snapshot:
                 if region.region_id in reached:
                     yield region
 
+    def region_stats(self, region: RegionScan) -> RegionStats | None:
+        """How a region is stored; None where it is not any more."""
+        stored = self._engine.regions(self._view, region.physical_id)
+        return next((stats for stats in stored if stats.region_id == region.region_id), None)
+
     def _source_of(self, table: TableInfo) -> SourceOf:
         tables = self._history.tables_of(table.id)
         return lambda column_id: column_source(tables, column_id)
+
+    def keep_lease(self) -> None:
+        """Leave the read latch, which lasts its time, to others when the snapshot is closed."""
+        self._is_borrowed = True
 
     def detach(self) -> None:
         """Close the snapshot but leave its read latch to the tasks planned here, which renew it."""

@@ -17,10 +17,15 @@ from dataclasses import astuple, dataclass, replace
 from enum import Enum
 from typing import Final
 
-from pyspark_theflash import errors
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.codec.document import SHAPE_ERRORS, int64, load, shaped, text, uint64
-from pyspark_theflash.errors import CodecError, CorruptionError, EngineError, TheFlashError
+from pyspark_theflash.errors import (
+    CodecError,
+    CorruptionError,
+    EngineError,
+    TheFlashError,
+    rebuilt,
+)
 from pyspark_theflash.store import board
 from pyspark_theflash.store.board import COMMAND_KIND, Board
 from pyspark_theflash.store.holder import Holder
@@ -94,10 +99,7 @@ class Command:
         """
         try:
             name, *arguments = load(self.text)
-            known = getattr(errors, name, None)
-            if isinstance(known, type) and issubclass(known, TheFlashError):
-                error = known(*arguments)
-                str(error)  # which fails if these are not its arguments
+            if (error := rebuilt(name, arguments)) is not None:
                 return error
         except SHAPE_ERRORS:
             pass

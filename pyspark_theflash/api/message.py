@@ -1,0 +1,270 @@
+"""The API's messages as values: see `protos/theflash/v1/theflash.proto`, which explains each field.
+
+`api/wire.py` finds a class by the message's name and its attributes by the fields' names; what is
+optional there is None here.
+"""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Which moment to read."""
+
+    snapshot_ts: int | None = None
+    max_staleness_ms: int | None = None
+    wait_ms: int = 0
+    ttl_ms: int = 0
+    handle: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotRequest:
+    """A snapshot taken before."""
+
+    handle: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A moment that is kept readable."""
+
+    handle: bytes = field(default=b"", repr=False)
+    latch_id: str = ""
+    snapshot_ts: int = 0
+    ttl_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What was done, for people."""
+
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class TablesRequest:
+    """For the tables of a moment."""
+
+    moment: Moment = Moment()
+
+
+@dataclass(frozen=True, slots=True)
+class TableName:
+    """A table in a list."""
+
+    id: int = 0
+    name: str = ""
+    columns: int = 0
+    partitions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables of a moment."""
+
+    snapshot_ts: int = 0
+    tables: tuple[TableName, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Presentation:
+    """The form that values are handed out in."""
+
+    zero_dates: str = ""
+    as_text: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TableRequest:
+    """For one table of a moment."""
+
+    moment: Moment = Moment()
+    table: str = ""
+    presentation: Presentation = Presentation()
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table."""
+
+    id: int = 0
+    name: str = ""
+    type: str = ""
+    unsigned: bool = False
+    flen: int = -1
+    decimal: int = -1
+    nullable: bool = False
+    in_handle: bool = False
+    comment: str = ""
+    collation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as of a moment."""
+
+    id: int = 0
+    name: str = ""
+    snapshot_ts: int = 0
+    columns: tuple[Column, ...] = ()
+    arrow_schema: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class PlanRequest:
+    """For the rows of a table."""
+
+    moment: Moment = Moment()
+    table: str = ""
+    columns: tuple[str, ...] = ()
+    no_columns: bool = False
+    where: str = ""
+    presentation: Presentation = Presentation()
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A part of a plan."""
+
+    ticket: bytes = field(default=b"", repr=False)
+    physical_id: int = 0
+    region_id: int = 0
+    versions: int = 0
+    size_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Splits that together are a table's rows."""
+
+    snapshot: Snapshot = Snapshot()
+    table: str = ""
+    arrow_schema: bytes = field(default=b"", repr=False)
+    splits: tuple[Split, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ScanRequest:
+    """For the rows of a split."""
+
+    ticket: bytes = field(default=b"", repr=False)
+    dictionaries: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Digest:
+    """A table's row count and order-independent checksum."""
+
+    snapshot_ts: int = 0
+    rows: int = 0
+    checksum: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StatusRequest:
+    """For how the store is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """Who holds something."""
+
+    pid: int = 0
+    host: str = ""
+    program: str = ""
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host} ({self.program})"
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How the store is."""
+
+    store_id: str = ""
+    engine: str = ""
+    format: int = 0
+    generation: int = 0
+    resolved_ts: int | None = None
+    lag_ms: int | None = None
+    oldest_ts: int | None = None
+    position: str | None = None
+    writer: Process | None = None
+    interval_ms: int | None = None
+    pending_transactions: int = 0
+    held_by_start_ts: int | None = None
+    ledger_entries: int = 0
+    ledger_bytes: int = 0
+    latches: int = 0
+    physical_tables: int = 0
+    regions: int = 0
+    files: int = 0
+    rows: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class LatchesRequest:
+    """For who pins what."""
+
+
+@dataclass(frozen=True, slots=True)
+class Latch:
+    """Who pins what."""
+
+    id: str = ""
+    kind: str = ""
+    snapshot_ts: int | None = None
+    generation: int | None = None
+    expires_in_ms: int = 0
+    holder: Process | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Latches:
+    """The store's latches, the writer's too."""
+
+    writer: Process | None = None
+    latches: tuple[Latch, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class LatchRequest:
+    """A latch by its id."""
+
+    id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CompactRequest:
+    """For the form that reads fastest."""
+
+
+@dataclass(frozen=True, slots=True)
+class CollectRequest:
+    """For less garbage."""
+
+    safe_point: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class IntervalRequest:
+    """For another polling interval."""
+
+    interval_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StopRequest:
+    """For the writer's end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Error:
+    """Why a call failed."""
+
+    name: str = ""
+    text: str = ""
+    arguments: str = ""
+    retryable: bool = False

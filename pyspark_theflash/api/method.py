@@ -1,0 +1,68 @@
+"""The calls there are, by name: who may make them, and what goes in and comes out.
+
+Whatever carries calls (a socket, Flight, nothing at all) goes through `METHODS`, so the role of a
+caller is checked in one place: `Method.check`.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final
+
+from pyspark_theflash.api import message
+from pyspark_theflash.errors import RoleError, UnknownMethodError
+
+
+class Role(IntEnum):
+    """What a caller may do; each may do what those below may. The value is on the wire."""
+
+    READ = 1
+    WRITE = 2
+    ADMIN = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A call; `attribute` is the method of `Service` that answers it. SCAN answers with rows."""
+
+    name: str
+    role: Role
+    request: type
+    response: type
+    attribute: str
+
+    def check(self, role: Role) -> None:
+        """Raise `RoleError` unless a caller of that role may make the call."""
+        if role < self.role:
+            raise RoleError(self.name, self.role.name.lower(), role.name.lower())
+
+
+def method(name: str) -> Method:
+    """The call of that name. Raises `UnknownMethodError`."""
+    found = METHODS.get(name)
+    if found is None:
+        raise UnknownMethodError(name[:80])
+    return found
+
+
+_READ: Final = (
+    Method("TakeSnapshot", Role.READ, message.Moment, message.Snapshot, "take_snapshot"),
+    Method("RenewSnapshot", Role.READ, message.SnapshotRequest, message.Snapshot, "renew_snapshot"),
+    Method("ReleaseSnapshot", Role.READ, message.SnapshotRequest, message.Done, "release_snapshot"),
+    Method("ListTables", Role.READ, message.TablesRequest, message.Tables, "list_tables"),
+    Method("DescribeTable", Role.READ, message.TableRequest, message.Table, "describe_table"),
+    Method("PlanScan", Role.READ, message.PlanRequest, message.Plan, "plan_scan"),
+    Method("Scan", Role.READ, message.ScanRequest, message.Done, "scan"),
+    Method("ComputeDigest", Role.READ, message.TableRequest, message.Digest, "compute_digest"),
+    Method("GetStatus", Role.READ, message.StatusRequest, message.Status, "get_status"),
+)
+_ADMIN: Final = (
+    Method("Pin", Role.ADMIN, message.Moment, message.Snapshot, "pin"),
+    Method("ListLatches", Role.ADMIN, message.LatchesRequest, message.Latches, "list_latches"),
+    Method("RemoveLatch", Role.ADMIN, message.LatchRequest, message.Done, "remove_latch"),
+    Method("Compact", Role.ADMIN, message.CompactRequest, message.Done, "compact"),
+    Method("CollectGarbage", Role.ADMIN, message.CollectRequest, message.Done, "collect_garbage"),
+    Method("SetInterval", Role.ADMIN, message.IntervalRequest, message.Done, "set_interval"),
+    Method("StopWriter", Role.ADMIN, message.StopRequest, message.Done, "stop_writer"),
+)
+METHODS: Final = {each.name: each for each in (*_READ, *_ADMIN)}
+SCAN: Final = METHODS["Scan"]

@@ -1,0 +1,174 @@
+"""Tickets and handles: what a store gives out, and takes back only as it was.
+
+    sealed    version u8, purpose u8, body, HMAC-SHA-256 of all before (32 bytes)
+
+The body says which files to read and which latch keeps them. Callers carry it about; the seal
+shows one that they made or changed, so nothing of what they say becomes a path. The key is a file
+in the store's folder, so tickets outlive the server that gave them out and another can take them.
+Where the folder cannot be written there is a key for as long as the process lives.
+"""
+
+import contextlib
+import hashlib
+import hmac
+import json
+import os
+import secrets
+from dataclasses import astuple, dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import Any, Final
+
+from pyspark_theflash.codec.document import boolean, int64, load, shaped, text, texts, uint64
+from pyspark_theflash.engine.api import RegionScan
+from pyspark_theflash.errors import CodecError, CorruptionError, TicketError
+from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.store.lease import ReadLease
+from pyspark_theflash.store.manifest import file_errors
+from pyspark_theflash.types import Generation, PhysicalTableID, RegionID, TimeStamp
+
+KEY_FILE: Final = "serve.key"
+_KEY_BYTES: Final = 32
+_MAC_BYTES: Final = 32
+_VERSION: Final = 1
+
+
+class Purpose(IntEnum):
+    """What a sealed body is for; the value is on the wire."""
+
+    TICKET = 1
+    HANDLE = 2
+
+
+class Sealer:
+    """Seals with one key."""
+
+    def __init__(self, key: bytes) -> None:
+        self._key = key
+
+    def seal(self, purpose: Purpose, body: object) -> bytes:
+        """Seal a JSON value."""
+        sealed = bytes([_VERSION, purpose]) + json.dumps(body, separators=(",", ":")).encode()
+        return sealed + self._mac(sealed)
+
+    def unseal(self, purpose: Purpose, sealed: bytes) -> Any:  # noqa: ANN401 (JSON)
+        """Inverse of `seal`. Raises `TicketError`."""
+        body, mac = sealed[:-_MAC_BYTES], sealed[-_MAC_BYTES:]
+        if not hmac.compare_digest(self._mac(body), mac):
+            raise TicketError(purpose.name.lower(), "this store has not given it out")
+        if body[:2] != bytes([_VERSION, purpose]):
+            raise TicketError(purpose.name.lower(), "it is of another version, or something else")
+        return load(body[2:])
+
+    def _mac(self, data: bytes) -> bytes:
+        return hmac.new(self._key, data, hashlib.sha256).digest()
+
+
+def store_sealer(path: Path, fs: FileSystem) -> Sealer:
+    """With the key of the store at `path`, made if there is none.
+
+    Raises:
+        CorruptionError: the key's file is not one.
+    """
+    file = path / KEY_FILE
+    if not file.exists():
+        if not os.access(path, os.W_OK):
+            return Sealer(secrets.token_bytes(_KEY_BYTES))
+        with file_errors(file):
+            _make_key(file, fs)
+    with file_errors(file):
+        key = file.read_bytes()
+    if len(key) != _KEY_BYTES:
+        raise CorruptionError(str(file), 0, "not a key; remove it, and scans must be planned anew")
+    return Sealer(key)
+
+
+def _make_key(file: Path, fs: FileSystem) -> None:
+    """Several may do this at once; the first one's key stays."""
+    scratch = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
+    try:
+        fs.write_new(scratch, memoryview(secrets.token_bytes(_KEY_BYTES)))
+        with contextlib.suppress(FileExistsError):
+            os.link(scratch, file)
+        fs.sync_folder(file.parent)
+    finally:
+        fs.unlink(scratch)
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """What is the same in all splits of a scan, as it was asked for."""
+
+    table: str
+    columns: tuple[str, ...] | None
+    where: str | None
+    zero_dates: str
+    as_text: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """A split: which rows of which files, under which latch."""
+
+    store_id: str
+    lease: ReadLease
+    shape: Shape
+    region: RegionScan
+
+    def sealed(self, sealer: Sealer) -> bytes:
+        """As it is given out."""
+        parts = [astuple(self.lease), astuple(self.shape), astuple(self.region)]
+        return sealer.seal(Purpose.TICKET, [self.store_id, *parts])
+
+    @classmethod
+    def opened(cls, sealed: bytes, sealer: Sealer) -> "Ticket":
+        """Inverse of `sealed`. Raises `TicketError`."""
+        try:
+            with shaped("ticket"):
+                store_id, lease, shape, region = sealer.unseal(Purpose.TICKET, sealed)
+                table, columns, where, zero_dates, as_text = shape
+                physical_id, region_id, parts = region
+                return cls(
+                    text(store_id),
+                    _lease(lease),
+                    Shape(
+                        text(table),
+                        None if columns is None else texts(columns),
+                        None if where is None else text(where),
+                        text(zero_dates),
+                        boolean(as_text),
+                    ),
+                    RegionScan(
+                        PhysicalTableID(int64(physical_id)),
+                        RegionID(int64(region_id)),
+                        texts(parts),
+                    ),
+                )
+        except CodecError as error:
+            raise TicketError("ticket", "it is of another version") from error
+
+
+def sealed_handle(store_id: str, lease: ReadLease, sealer: Sealer) -> bytes:
+    """A snapshot's handle as it is given out."""
+    return sealer.seal(Purpose.HANDLE, [store_id, astuple(lease)])
+
+
+def opened_handle(handle: bytes, sealer: Sealer) -> tuple[str, ReadLease]:
+    """The store's id and the latch that a handle stands for. Raises `TicketError`."""
+    try:
+        with shaped("handle"):
+            store_id, lease = sealer.unseal(Purpose.HANDLE, handle)
+            return text(store_id), _lease(lease)
+    except CodecError as error:
+        raise TicketError("handle", "it is of another version") from error
+
+
+def _lease(fields: Any) -> ReadLease:  # noqa: ANN401 (JSON)
+    id, snapshot_ts, generation, ttl_ms, shared = fields
+    return ReadLease(
+        text(id),
+        TimeStamp(uint64(snapshot_ts)),
+        Generation(uint64(generation)),
+        uint64(ttl_ms),
+        boolean(shared),
+    )

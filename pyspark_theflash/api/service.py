@@ -1,0 +1,318 @@
+"""The API's calls on one store; knows nothing of how they come in.
+
+Each call opens what it needs and closes it again, so a service is used by many threads, and what
+dies with it is nothing: snapshots are latches in the store, which end by themselves when they are
+not renewed, and tickets are good for any other service of the same store.
+"""
+
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from pyspark_theflash.api import message
+from pyspark_theflash.api.call import Call
+from pyspark_theflash.api.rows import RowStream, rows_schema, with_dictionaries
+from pyspark_theflash.api.seal import (
+    Sealer,
+    Shape,
+    Ticket,
+    opened_handle,
+    sealed_handle,
+    store_sealer,
+)
+from pyspark_theflash.api.status import read_latches, read_status
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.codec.digest import TableDigest
+from pyspark_theflash.errors import LatchNotFoundError, OptionError, TicketError
+from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.options import Moment as WantedMoment
+from pyspark_theflash.planner.present import Presentation, ZeroDates
+from pyspark_theflash.planner.read import read_task
+from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
+from pyspark_theflash.planner.snapshot import LEASE_TTL_MS, Snapshot
+from pyspark_theflash.planner.wait import wait_for
+from pyspark_theflash.replication.admin import administer
+from pyspark_theflash.schema.model import ColumnInfo, TableInfo
+from pyspark_theflash.store.command import Verb
+from pyspark_theflash.store.folder import open_manifest, read_identity
+from pyspark_theflash.store.lease import LatchKind, LeaseTable, ReadLease
+from pyspark_theflash.types import TimeStamp
+
+TTL_MS_MIN: Final = 1_000
+TTL_MS_MAX: Final = 3_600_000
+PIN_MS_MAX: Final = 366 * 86_400_000
+_PLANS_MAX: Final = 256
+
+
+class Service:
+    """The calls on the store at `path`; every method is one of `api.method.METHODS`."""
+
+    def __init__(self, path: Path, *, fs: FileSystem, clock: Clock) -> None:
+        """Raises `StoreNotFoundError`, `StoreFormatError` or `CorruptionError`."""
+        self._path, self._fs, self._clock = path, fs, clock
+        self.store_id: Final = read_identity(path, fs).store_id
+        self._sealer: Final[Sealer] = store_sealer(path, fs)
+        self._plans = _Plans()
+
+    # -- snapshots
+
+    def take_snapshot(self, request: message.Moment, call: Call) -> message.Snapshot:
+        with self._open(request, call) as snapshot:
+            # Leaving the block would end the latch.
+            if not request.handle:
+                snapshot.keep_lease()
+            return self._told_snapshot(snapshot.lease)
+
+    def renew_snapshot(self, request: message.SnapshotRequest, call: Call) -> message.Snapshot:
+        lease = self._lease_of(request.handle)
+        with closing(open_manifest(self._path, self._fs)) as manifest:
+            LeaseTable(manifest, self._clock).renew(lease)
+        return self._told_snapshot(lease)
+
+    def release_snapshot(self, request: message.SnapshotRequest, call: Call) -> message.Done:
+        lease = self._lease_of(request.handle)
+        with closing(open_manifest(self._path, self._fs)) as manifest:
+            LeaseTable(manifest, self._clock).release(lease)
+        return message.Done("released")
+
+    def pin(self, request: message.Moment, call: Call) -> message.Snapshot:
+        ttl_ms = _ttl_ms(request.ttl_ms, PIN_MS_MAX)
+        with (
+            self._open(replace(request, ttl_ms=0), call) as snapshot,
+            closing(open_manifest(self._path, self._fs)) as manifest,
+        ):
+            # The snapshot's own latch holds the timestamp until the pin does.
+            leases = LeaseTable(manifest, self._clock)
+            return self._told_snapshot(leases.take(snapshot.snapshot_ts, ttl_ms, LatchKind.PIN))
+
+    # -- tables and rows
+
+    def list_tables(self, request: message.TablesRequest, call: Call) -> message.Tables:
+        with self._open(request.moment, call) as snapshot:
+            tables = tuple(
+                message.TableName(t.id, t.full_name, len(t.public_columns), len(t.physical_ids))
+                for t in snapshot.tables()
+            )
+            return message.Tables(snapshot.snapshot_ts, tables)
+
+    def describe_table(self, request: message.TableRequest, call: Call) -> message.Table:
+        presentation = _presentation(request.presentation)
+        with self._open(request.moment, call) as snapshot:
+            table = snapshot.table(request.table)
+            schema = rows_schema(table.public_columns, presentation)
+            columns = tuple(_told_column(table, column) for column in table.public_columns)
+            return message.Table(
+                table.id, table.full_name, snapshot.snapshot_ts, columns, _schema_bytes(schema)
+            )
+
+    def plan_scan(self, request: message.PlanRequest, call: Call) -> message.Plan:
+        shape = _shape(request)
+        with self._open(request.moment, call) as snapshot:
+            plan = _planned(snapshot, shape)
+            schema = rows_schema(plan.columns, _presentation(request.presentation))
+            splits = tuple(self._split(snapshot, shape, task) for task in plan.tasks)
+            for task in plan.tasks[:1]:
+                self._plans.put((task.lease.id, shape), task)
+            if not request.moment.handle:
+                snapshot.keep_lease()
+            told = self._told_snapshot(snapshot.lease)
+            return message.Plan(told, plan.table.full_name, _schema_bytes(schema), splits)
+
+    def scan(self, request: message.ScanRequest, call: Call) -> RowStream:
+        ticket = Ticket.opened(request.ticket, self._sealer)
+        self._check_store(ticket.store_id, "ticket")
+        task = self._task(ticket)
+        rows = RowStream(rows_schema(task.output, task.presentation), self._batches(task, call))
+        return with_dictionaries(rows) if request.dictionaries else rows
+
+    def compute_digest(self, request: message.TableRequest, call: Call) -> message.Digest:
+        with self._open(request.moment, call) as snapshot:
+            digest = TableDigest()
+            for texts in snapshot.texts(snapshot.plan(request.table)):
+                call.check()
+                digest.update(texts)
+            return message.Digest(snapshot.snapshot_ts, digest.rows, digest.hexdigest())
+
+    # -- the store
+
+    def get_status(self, request: message.StatusRequest, call: Call) -> message.Status:
+        return read_status(self._path, self._fs, self._clock)
+
+    def list_latches(self, request: message.LatchesRequest, call: Call) -> message.Latches:
+        return read_latches(self._path, self._fs, self._clock)
+
+    def remove_latch(self, request: message.LatchRequest, call: Call) -> message.Done:
+        if not request.id:
+            raise LatchNotFoundError(request.id)
+        with closing(open_manifest(self._path, self._fs)) as manifest:
+            LeaseTable(manifest, self._clock).remove(request.id)
+        return message.Done("removed")
+
+    def compact(self, request: message.CompactRequest, call: Call) -> message.Done:
+        return self._command(Verb.COMPACT, None, call)
+
+    def collect_garbage(self, request: message.CollectRequest, call: Call) -> message.Done:
+        return self._command(Verb.GC, request.safe_point, call)
+
+    def set_interval(self, request: message.IntervalRequest, call: Call) -> message.Done:
+        return self._command(Verb.INTERVAL, request.interval_ms, call)
+
+    def stop_writer(self, request: message.StopRequest, call: Call) -> message.Done:
+        return self._command(Verb.STOP, None, call)
+
+    # -- parts
+
+    @contextmanager
+    def _open(self, moment: message.Moment, call: Call) -> Iterator[Snapshot]:
+        """The store as of a moment; ends the latch unless somebody else holds it."""
+        if moment.handle:
+            if moment != message.Moment(handle=moment.handle):
+                raise OptionError("moment", "a handle says all; nothing else is given with it")
+            lease = self._lease_of(moment.handle)
+            made = Snapshot(self._path, lease.snapshot_ts, self._fs, self._clock, lease=lease)
+        else:
+            ttl_ms = _ttl_ms(moment.ttl_ms, TTL_MS_MAX)
+            self._wait(moment, call)
+            ts = None if moment.snapshot_ts is None else TimeStamp(moment.snapshot_ts)
+            made = Snapshot(self._path, ts, self._fs, self._clock, ttl_ms=ttl_ms)
+        with made as snapshot:
+            yield snapshot
+
+    def _wait(self, moment: message.Moment, call: Call) -> None:
+        staleness_ms = moment.max_staleness_ms
+        wanted = WantedMoment(
+            None if moment.snapshot_ts is None else TimeStamp(moment.snapshot_ts),
+            min(moment.wait_ms, call.left_ms()) / 1000,
+            None if staleness_ms is None else staleness_ms / 1000,
+        )
+        wait_for(self._path, wanted, clock=self._clock, fs=self._fs)
+
+    def _split(self, snapshot: Snapshot, shape: Shape, task: ScanTask) -> message.Split:
+        stats = snapshot.region_stats(task.region)
+        return message.Split(
+            Ticket(self.store_id, task.lease, shape, task.region).sealed(self._sealer),
+            task.region.physical_id,
+            task.region.region_id,
+            0 if stats is None else stats.rows,
+            0 if stats is None else stats.bytes,
+        )
+
+    def _task(self, ticket: Ticket) -> ScanTask:
+        """The ticket's task: of a plan that was made here, or of the same one made again."""
+        task = self._plans.get((ticket.lease.id, ticket.shape))
+        if task is None:
+            with Snapshot(
+                self._path, ticket.lease.snapshot_ts, self._fs, self._clock, lease=ticket.lease
+            ) as snapshot:
+                (task,) = _planned(snapshot, ticket.shape, ticket).tasks
+            self._plans.put((ticket.lease.id, ticket.shape), task)
+        return replace(task, region=ticket.region)
+
+    def _batches(self, task: ScanTask, call: Call) -> Iterator[pa.RecordBatch]:
+        for batch in read_task(task, fs=self._fs, clock=self._clock):
+            call.check()
+            yield batch
+
+    def _lease_of(self, handle: bytes) -> ReadLease:
+        store_id, lease = opened_handle(handle, self._sealer)
+        self._check_store(store_id, "handle")
+        return lease
+
+    def _check_store(self, store_id: str, what: str) -> None:
+        if store_id != self.store_id:
+            raise TicketError(what, "it is of another store")
+
+    def _told_snapshot(self, lease: ReadLease) -> message.Snapshot:
+        handle = sealed_handle(self.store_id, lease, self._sealer)
+        return message.Snapshot(handle, lease.id, lease.snapshot_ts, lease.ttl_ms)
+
+    def _command(self, verb: Verb, argument: int | None, call: Call) -> message.Done:
+        told = administer(
+            self._path,
+            verb,
+            argument,
+            timeout_ms=call.left_ms(),
+            fs=self._fs,
+            clock=self._clock,
+        )
+        return message.Done(told)
+
+
+class _Plans:
+    """A task of each plan of late, so that its columns need not be worked out for every split."""
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._tasks: OrderedDict[tuple[str, Shape], ScanTask] = OrderedDict()
+
+    def get(self, key: tuple[str, Shape]) -> ScanTask | None:
+        with self._mutex:
+            if key in self._tasks:
+                self._tasks.move_to_end(key)
+            return self._tasks.get(key)
+
+    def put(self, key: tuple[str, Shape], task: ScanTask) -> None:
+        with self._mutex:
+            self._tasks[key] = task
+            while len(self._tasks) > _PLANS_MAX:
+                self._tasks.popitem(last=False)
+
+
+def _planned(snapshot: Snapshot, shape: Shape, ticket: Ticket | None = None) -> ScanPlan:
+    presentation = Presentation(ZeroDates(shape.zero_dates), shape.as_text)
+    regions = None if ticket is None else [ticket.region]
+    return snapshot.plan(shape.table, shape.columns, presentation, shape.where, regions)
+
+
+def _shape(request: message.PlanRequest) -> Shape:
+    if request.columns and request.no_columns:
+        raise OptionError("no_columns", "cannot be given together with columns")
+    every = not request.columns and not request.no_columns
+    presentation = _presentation(request.presentation)
+    return Shape(
+        request.table,
+        None if every else request.columns,
+        request.where or None,
+        presentation.zero_dates.value,
+        presentation.as_text,
+    )
+
+
+def _presentation(told: message.Presentation) -> Presentation:
+    known = [each.value for each in ZeroDates]
+    zero_dates = told.zero_dates or ZeroDates.RAISE.value
+    if zero_dates not in known:
+        raise OptionError("zero_dates", f"is none of {', '.join(known)}")
+    return Presentation(ZeroDates(zero_dates), told.as_text)
+
+
+def _ttl_ms(wanted_ms: int, max_ms: int) -> int:
+    ttl_ms = wanted_ms or LEASE_TTL_MS
+    if not TTL_MS_MIN <= ttl_ms <= max_ms:
+        raise OptionError("ttl_ms", f"{ttl_ms} is not between {TTL_MS_MIN} and {max_ms}")
+    return ttl_ms
+
+
+def _told_column(table: TableInfo, column: ColumnInfo) -> message.Column:
+    return message.Column(
+        column.id,
+        column.name,
+        column.type.tp.name,
+        column.type.is_unsigned,
+        column.type.flen,
+        column.type.decimal,
+        not column.type.is_not_null,
+        column in table.handle_columns,
+        column.comment,
+        column.type.collate,
+    )
+
+
+def _schema_bytes(schema: pa.Schema) -> bytes:
+    return bytes(schema.serialize())

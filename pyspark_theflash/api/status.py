@@ -1,0 +1,139 @@
+"""How a store is: what it can answer, who writes it, what holds it back, how large it is."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Final, TypedDict
+
+from pyspark_theflash.api.message import Latch as LatchMessage
+from pyspark_theflash.api.message import Latches, Process, Status
+from pyspark_theflash.binlog.ledger import ENTRY
+from pyspark_theflash.binlog.pending import Pending
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import EngineReader
+from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.replication.state import LEDGER_KIND, PENDING_KIND
+from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
+from pyspark_theflash.store.folder import FORMAT, IDENTITY_KIND, StoreIdentity, open_manifest
+from pyspark_theflash.store.holder import Holder
+from pyspark_theflash.store.lease import Latch, LeaseTable
+from pyspark_theflash.store.manifest import View
+from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.store.setting import SETTING_KIND, interval_ms
+from pyspark_theflash.store.writer_lock import current_writer
+from pyspark_theflash.types import PhysicalTableID, physical_ms
+
+KINDS: Final = (PROGRESS_KIND, SCHEMA_KIND, LEDGER_KIND, PENDING_KIND, SETTING_KIND)
+
+
+class _Timestamps(TypedDict, total=False):
+    resolved_ts: int
+    lag_ms: int
+    oldest_ts: int
+    position: str | None
+
+
+class _Transactions(TypedDict):
+    pending_transactions: int
+    held_by_start_ts: int | None
+    ledger_entries: int
+    ledger_bytes: int
+
+
+class _Sizes(TypedDict):
+    physical_tables: int
+    regions: int
+    files: int
+    rows: int
+    bytes: int
+
+
+def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
+    """How the store at `path` is. Raises `StoreNotFoundError`."""
+    with closing(open_manifest(path, fs)) as manifest:
+        latches = LeaseTable(manifest, clock).living()
+        identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
+    with closing(registry.open_reader(path, identity, fs, clock)) as engine:
+        view = engine.read(KINDS)
+        return Status(
+            store_id=identity.store_id,
+            engine=identity.engine,
+            format=FORMAT,
+            generation=view.generation,
+            **_timestamps(Progress.of(view), clock),
+            writer=process(current_writer(path, clock)),
+            interval_ms=interval_ms(view),
+            latches=len(latches),
+            **_transactions(view),
+            **_sizes(engine, view),
+        )
+
+
+def read_latches(path: Path, fs: FileSystem, clock: Clock) -> Latches:
+    """Who pins what of the store at `path`, those first whose time ends first."""
+    with closing(open_manifest(path, fs)) as manifest:
+        living = LeaseTable(manifest, clock).living()
+    told = tuple(_told(latch, clock) for latch in living)
+    return Latches(process(current_writer(path, clock)), told)
+
+
+def process(holder: Holder | None) -> Process | None:
+    """A holder as it is told; None for nobody."""
+    return None if holder is None else Process(holder.pid, holder.host, holder.program)
+
+
+def physical_tables(history: SchemaHistory | None) -> Iterator[tuple[str, PhysicalTableID]]:
+    """Every physical table there has ever been, with its newest name; sorted by both."""
+    names: dict[PhysicalTableID, str] = {}
+    for event in history.events if history is not None else ():
+        if (table := event.table) is not None:
+            names.update(dict.fromkeys(table.physical_ids, table.full_name))
+    return iter(sorted((name, physical_id) for physical_id, name in names.items()))
+
+
+def _told(latch: Latch, clock: Clock) -> LatchMessage:
+    return LatchMessage(
+        latch.id,
+        latch.kind.value,
+        latch.snapshot_ts if latch.kind.pins_snapshot else None,
+        latch.generation if latch.kind.pins_generation else None,
+        latch.expires_ms - clock.boottime_ms(),
+        process(latch.holder),
+    )
+
+
+def _timestamps(progress: Progress | None, clock: Clock) -> _Timestamps:
+    if progress is None:
+        return {}
+    return {
+        "resolved_ts": progress.resolved_ts,
+        "lag_ms": clock.wall_ms() - physical_ms(progress.resolved_ts),
+        "oldest_ts": progress.oldest_ts,
+        "position": progress.position,
+    }
+
+
+def _transactions(view: View) -> _Transactions:
+    pending = [Pending.from_bytes(body) for body in view.of_kind(PENDING_KIND).values()]
+    holding = [p for p in pending if p.hold_ts]
+    ledger_bytes = sum(map(len, view.of_kind(LEDGER_KIND).values()))
+    return {
+        "pending_transactions": len(pending),
+        "held_by_start_ts": min(holding, key=lambda p: p.hold_ts).start_ts if holding else None,
+        "ledger_entries": ledger_bytes // ENTRY.itemsize,
+        "ledger_bytes": ledger_bytes,
+    }
+
+
+def _sizes(engine: EngineReader, view: View) -> _Sizes:
+    ids = [physical_id for _, physical_id in physical_tables(schema_history(view))]
+    tables = [engine.stats(view, physical_id) for physical_id in ids]
+    return {
+        "physical_tables": sum(table.rows > 0 for table in tables),
+        "regions": sum(len(engine.regions(view, physical_id)) for physical_id in ids),
+        "files": sum(table.files for table in tables),
+        "rows": sum(table.rows for table in tables),
+        "bytes": sum(table.bytes for table in tables),
+    }

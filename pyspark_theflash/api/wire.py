@@ -1,0 +1,83 @@
+"""The API's values (`api/message.py`) <-> protobuf, in its binary and its JSON form."""
+
+from typing import Any, Final, TypeVar
+
+from google.protobuf import json_format
+from google.protobuf.message import DecodeError, Message
+
+from pyspark_theflash.api import message as values
+from pyspark_theflash.codec.document import SHAPE_ERRORS, brief
+from pyspark_theflash.errors import CodecError
+from pyspark_theflash.protocol._generated.theflash.v1 import theflash_pb2
+
+SERVICE: Final = theflash_pb2.DESCRIPTOR.services_by_name["TheFlash"]
+_DEPTH_MAX: Final = 8
+_Value = TypeVar("_Value")
+
+
+def encode(value: object, *, as_json: bool = False) -> bytes:
+    """A value's message. Raises `CodecError` where a value does not fit its field."""
+    made = _message(type(value))
+    try:
+        _fill(made, value)
+        if as_json:
+            return json_format.MessageToJson(made, indent=None).encode()
+        return bytes(made.SerializeToString())
+    except SHAPE_ERRORS as error:
+        raise CodecError(type(value).__name__, brief(error)) from error
+
+
+def decode(kind: type[_Value], body: bytes, *, as_json: bool = False) -> _Value:
+    """Inverse of `encode`. Raises `CodecError`."""
+    found = _message(kind)
+    try:
+        if as_json:
+            json_format.Parse(body, found, max_recursion_depth=_DEPTH_MAX)
+        else:
+            found.ParseFromString(body)
+        return kind(**_attributes(found))
+    except (DecodeError, json_format.Error, *SHAPE_ERRORS) as error:
+        # What could not be read may be a secret or a row's value, so it is not shown.
+        raise CodecError(kind.__name__, f"not one ({type(error).__name__})") from error
+
+
+def _message(kind: type) -> Message:
+    made: Message = getattr(theflash_pb2, kind.__name__)()
+    return made
+
+
+def _fill(target: Message, value: object) -> None:
+    for field in target.DESCRIPTOR.fields:
+        item = getattr(value, field.name)
+        if field.is_repeated and field.message_type is not None:
+            for each in item:
+                _fill(getattr(target, field.name).add(), each)
+        elif field.is_repeated:
+            getattr(target, field.name).extend(item)
+        elif item is not None and field.message_type is not None:
+            getattr(target, field.name).SetInParent()
+            _fill(getattr(target, field.name), item)
+        elif item is not None:
+            setattr(target, field.name, item)
+
+
+def _attributes(found: Message) -> dict[str, Any]:
+    """A message's fields as the arguments of its value's class."""
+    arguments: dict[str, Any] = {}
+    for field in found.DESCRIPTOR.fields:
+        item = getattr(found, field.name)
+        if field.is_repeated:
+            arguments[field.name] = tuple(_attribute(field, each) for each in item)
+        elif field.has_presence and not found.HasField(field.name):
+            # What is not there is what the class has by itself: None, or an empty message.
+            continue
+        else:
+            arguments[field.name] = _attribute(field, item)
+    return arguments
+
+
+def _attribute(field: Any, item: Any) -> Any:  # noqa: ANN401 (whatever the field holds)
+    if field.message_type is None:
+        return item
+    kind = getattr(values, field.message_type.name)
+    return kind(**_attributes(item))

@@ -1,0 +1,311 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Moment(_message.Message):
+    __slots__ = ("snapshot_ts", "max_staleness_ms", "wait_ms", "ttl_ms", "handle")
+    SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    MAX_STALENESS_MS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    snapshot_ts: int
+    max_staleness_ms: int
+    wait_ms: int
+    ttl_ms: int
+    handle: bytes
+    def __init__(self, snapshot_ts: _Optional[int] = ..., max_staleness_ms: _Optional[int] = ..., wait_ms: _Optional[int] = ..., ttl_ms: _Optional[int] = ..., handle: _Optional[bytes] = ...) -> None: ...
+
+class SnapshotRequest(_message.Message):
+    __slots__ = ("handle",)
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    handle: bytes
+    def __init__(self, handle: _Optional[bytes] = ...) -> None: ...
+
+class Snapshot(_message.Message):
+    __slots__ = ("handle", "latch_id", "snapshot_ts", "ttl_ms")
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
+    LATCH_ID_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    handle: bytes
+    latch_id: str
+    snapshot_ts: int
+    ttl_ms: int
+    def __init__(self, handle: _Optional[bytes] = ..., latch_id: _Optional[str] = ..., snapshot_ts: _Optional[int] = ..., ttl_ms: _Optional[int] = ...) -> None: ...
+
+class Done(_message.Message):
+    __slots__ = ("text",)
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    text: str
+    def __init__(self, text: _Optional[str] = ...) -> None: ...
+
+class TablesRequest(_message.Message):
+    __slots__ = ("moment",)
+    MOMENT_FIELD_NUMBER: _ClassVar[int]
+    moment: Moment
+    def __init__(self, moment: _Optional[_Union[Moment, _Mapping]] = ...) -> None: ...
+
+class Tables(_message.Message):
+    __slots__ = ("snapshot_ts", "tables")
+    SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    snapshot_ts: int
+    tables: _containers.RepeatedCompositeFieldContainer[TableName]
+    def __init__(self, snapshot_ts: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableName, _Mapping]]] = ...) -> None: ...
+
+class TableName(_message.Message):
+    __slots__ = ("id", "name", "columns", "partitions")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    name: str
+    columns: int
+    partitions: int
+    def __init__(self, id: _Optional[int] = ..., name: _Optional[str] = ..., columns: _Optional[int] = ..., partitions: _Optional[int] = ...) -> None: ...
+
+class TableRequest(_message.Message):
+    __slots__ = ("moment", "table", "presentation")
+    MOMENT_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    PRESENTATION_FIELD_NUMBER: _ClassVar[int]
+    moment: Moment
+    table: str
+    presentation: Presentation
+    def __init__(self, moment: _Optional[_Union[Moment, _Mapping]] = ..., table: _Optional[str] = ..., presentation: _Optional[_Union[Presentation, _Mapping]] = ...) -> None: ...
+
+class Presentation(_message.Message):
+    __slots__ = ("zero_dates", "as_text")
+    ZERO_DATES_FIELD_NUMBER: _ClassVar[int]
+    AS_TEXT_FIELD_NUMBER: _ClassVar[int]
+    zero_dates: str
+    as_text: bool
+    def __init__(self, zero_dates: _Optional[str] = ..., as_text: _Optional[bool] = ...) -> None: ...
+
+class Table(_message.Message):
+    __slots__ = ("id", "name", "snapshot_ts", "columns", "arrow_schema")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    ARROW_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    name: str
+    snapshot_ts: int
+    columns: _containers.RepeatedCompositeFieldContainer[Column]
+    arrow_schema: bytes
+    def __init__(self, id: _Optional[int] = ..., name: _Optional[str] = ..., snapshot_ts: _Optional[int] = ..., columns: _Optional[_Iterable[_Union[Column, _Mapping]]] = ..., arrow_schema: _Optional[bytes] = ...) -> None: ...
+
+class Column(_message.Message):
+    __slots__ = ("id", "name", "type", "unsigned", "flen", "decimal", "nullable", "in_handle", "comment", "collation")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    UNSIGNED_FIELD_NUMBER: _ClassVar[int]
+    FLEN_FIELD_NUMBER: _ClassVar[int]
+    DECIMAL_FIELD_NUMBER: _ClassVar[int]
+    NULLABLE_FIELD_NUMBER: _ClassVar[int]
+    IN_HANDLE_FIELD_NUMBER: _ClassVar[int]
+    COMMENT_FIELD_NUMBER: _ClassVar[int]
+    COLLATION_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    name: str
+    type: str
+    unsigned: bool
+    flen: int
+    decimal: int
+    nullable: bool
+    in_handle: bool
+    comment: str
+    collation: str
+    def __init__(self, id: _Optional[int] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., unsigned: _Optional[bool] = ..., flen: _Optional[int] = ..., decimal: _Optional[int] = ..., nullable: _Optional[bool] = ..., in_handle: _Optional[bool] = ..., comment: _Optional[str] = ..., collation: _Optional[str] = ...) -> None: ...
+
+class PlanRequest(_message.Message):
+    __slots__ = ("moment", "table", "columns", "no_columns", "where", "presentation")
+    MOMENT_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    NO_COLUMNS_FIELD_NUMBER: _ClassVar[int]
+    WHERE_FIELD_NUMBER: _ClassVar[int]
+    PRESENTATION_FIELD_NUMBER: _ClassVar[int]
+    moment: Moment
+    table: str
+    columns: _containers.RepeatedScalarFieldContainer[str]
+    no_columns: bool
+    where: str
+    presentation: Presentation
+    def __init__(self, moment: _Optional[_Union[Moment, _Mapping]] = ..., table: _Optional[str] = ..., columns: _Optional[_Iterable[str]] = ..., no_columns: _Optional[bool] = ..., where: _Optional[str] = ..., presentation: _Optional[_Union[Presentation, _Mapping]] = ...) -> None: ...
+
+class Plan(_message.Message):
+    __slots__ = ("snapshot", "table", "arrow_schema", "splits")
+    SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    ARROW_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    SPLITS_FIELD_NUMBER: _ClassVar[int]
+    snapshot: Snapshot
+    table: str
+    arrow_schema: bytes
+    splits: _containers.RepeatedCompositeFieldContainer[Split]
+    def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., table: _Optional[str] = ..., arrow_schema: _Optional[bytes] = ..., splits: _Optional[_Iterable[_Union[Split, _Mapping]]] = ...) -> None: ...
+
+class Split(_message.Message):
+    __slots__ = ("ticket", "physical_id", "region_id", "versions", "size_bytes")
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    PHYSICAL_ID_FIELD_NUMBER: _ClassVar[int]
+    REGION_ID_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    ticket: bytes
+    physical_id: int
+    region_id: int
+    versions: int
+    size_bytes: int
+    def __init__(self, ticket: _Optional[bytes] = ..., physical_id: _Optional[int] = ..., region_id: _Optional[int] = ..., versions: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
+
+class ScanRequest(_message.Message):
+    __slots__ = ("ticket", "dictionaries")
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    DICTIONARIES_FIELD_NUMBER: _ClassVar[int]
+    ticket: bytes
+    dictionaries: bool
+    def __init__(self, ticket: _Optional[bytes] = ..., dictionaries: _Optional[bool] = ...) -> None: ...
+
+class Digest(_message.Message):
+    __slots__ = ("snapshot_ts", "rows", "checksum")
+    SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
+    snapshot_ts: int
+    rows: int
+    checksum: str
+    def __init__(self, snapshot_ts: _Optional[int] = ..., rows: _Optional[int] = ..., checksum: _Optional[str] = ...) -> None: ...
+
+class StatusRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Status(_message.Message):
+    __slots__ = ("store_id", "engine", "format", "generation", "resolved_ts", "lag_ms", "oldest_ts", "position", "writer", "interval_ms", "pending_transactions", "held_by_start_ts", "ledger_entries", "ledger_bytes", "latches", "physical_tables", "regions", "files", "rows", "bytes")
+    STORE_ID_FIELD_NUMBER: _ClassVar[int]
+    ENGINE_FIELD_NUMBER: _ClassVar[int]
+    FORMAT_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    RESOLVED_TS_FIELD_NUMBER: _ClassVar[int]
+    LAG_MS_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_TS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    PENDING_TRANSACTIONS_FIELD_NUMBER: _ClassVar[int]
+    HELD_BY_START_TS_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_ENTRIES_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LATCHES_FIELD_NUMBER: _ClassVar[int]
+    PHYSICAL_TABLES_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    store_id: str
+    engine: str
+    format: int
+    generation: int
+    resolved_ts: int
+    lag_ms: int
+    oldest_ts: int
+    position: str
+    writer: Process
+    interval_ms: int
+    pending_transactions: int
+    held_by_start_ts: int
+    ledger_entries: int
+    ledger_bytes: int
+    latches: int
+    physical_tables: int
+    regions: int
+    files: int
+    rows: int
+    bytes: int
+    def __init__(self, store_id: _Optional[str] = ..., engine: _Optional[str] = ..., format: _Optional[int] = ..., generation: _Optional[int] = ..., resolved_ts: _Optional[int] = ..., lag_ms: _Optional[int] = ..., oldest_ts: _Optional[int] = ..., position: _Optional[str] = ..., writer: _Optional[_Union[Process, _Mapping]] = ..., interval_ms: _Optional[int] = ..., pending_transactions: _Optional[int] = ..., held_by_start_ts: _Optional[int] = ..., ledger_entries: _Optional[int] = ..., ledger_bytes: _Optional[int] = ..., latches: _Optional[int] = ..., physical_tables: _Optional[int] = ..., regions: _Optional[int] = ..., files: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ...) -> None: ...
+
+class Process(_message.Message):
+    __slots__ = ("pid", "host", "program")
+    PID_FIELD_NUMBER: _ClassVar[int]
+    HOST_FIELD_NUMBER: _ClassVar[int]
+    PROGRAM_FIELD_NUMBER: _ClassVar[int]
+    pid: int
+    host: str
+    program: str
+    def __init__(self, pid: _Optional[int] = ..., host: _Optional[str] = ..., program: _Optional[str] = ...) -> None: ...
+
+class LatchesRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Latches(_message.Message):
+    __slots__ = ("writer", "latches")
+    WRITER_FIELD_NUMBER: _ClassVar[int]
+    LATCHES_FIELD_NUMBER: _ClassVar[int]
+    writer: Process
+    latches: _containers.RepeatedCompositeFieldContainer[Latch]
+    def __init__(self, writer: _Optional[_Union[Process, _Mapping]] = ..., latches: _Optional[_Iterable[_Union[Latch, _Mapping]]] = ...) -> None: ...
+
+class Latch(_message.Message):
+    __slots__ = ("id", "kind", "snapshot_ts", "generation", "expires_in_ms", "holder")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    EXPIRES_IN_MS_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    kind: str
+    snapshot_ts: int
+    generation: int
+    expires_in_ms: int
+    holder: Process
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., snapshot_ts: _Optional[int] = ..., generation: _Optional[int] = ..., expires_in_ms: _Optional[int] = ..., holder: _Optional[_Union[Process, _Mapping]] = ...) -> None: ...
+
+class LatchRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class CompactRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class CollectRequest(_message.Message):
+    __slots__ = ("safe_point",)
+    SAFE_POINT_FIELD_NUMBER: _ClassVar[int]
+    safe_point: int
+    def __init__(self, safe_point: _Optional[int] = ...) -> None: ...
+
+class IntervalRequest(_message.Message):
+    __slots__ = ("interval_ms",)
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    interval_ms: int
+    def __init__(self, interval_ms: _Optional[int] = ...) -> None: ...
+
+class StopRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class Error(_message.Message):
+    __slots__ = ("name", "text", "arguments", "retryable")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    text: str
+    arguments: str
+    retryable: bool
+    def __init__(self, name: _Optional[str] = ..., text: _Optional[str] = ..., arguments: _Optional[str] = ..., retryable: _Optional[bool] = ...) -> None: ...
