@@ -1,8 +1,8 @@
 """Rows as they are handed out: their schema, and which texts travel as dictionaries."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,6 +14,7 @@ from pyspark_theflash.schema.model import ColumnInfo
 
 FEW: Final = 8
 """A text has few values where a batch has this many times as many rows as values."""
+Batches: TypeAlias = Generator[pa.RecordBatch, None, None]
 _INDEXED: Final = pa.dictionary(pa.int32(), pa.string())
 
 
@@ -22,7 +23,7 @@ class RowStream:
     """Batches of one schema, in no particular order of rows; taken once."""
 
     schema: pa.Schema
-    batches: Iterator[pa.RecordBatch]
+    batches: Batches
 
 
 def rows_schema(columns: Sequence[ColumnInfo], presentation: Presentation) -> pa.Schema:
@@ -61,12 +62,12 @@ def _encoded(column: "pa.Array[Any]") -> "pa.Array[Any] | None":
     return encoded if len(encoded.dictionary) * FEW <= len(column) else None
 
 
-def _chained(first: pa.RecordBatch, others: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _chained(first: pa.RecordBatch, others: Batches) -> Batches:
     yield first
     yield from others
 
 
-def _all_encoded(batches: Iterator[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+def _all_encoded(batches: Batches, schema: pa.Schema) -> Batches:
     for batch in batches:
         arrays = [
             pc.dictionary_encode(column) if field.type == _INDEXED else column

@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from pyspark_theflash.api import message
 from pyspark_theflash.api.call import Call
-from pyspark_theflash.api.rows import RowStream, rows_schema, with_dictionaries
+from pyspark_theflash.api.rows import Batches, RowStream, rows_schema, with_dictionaries
 from pyspark_theflash.api.seal import (
     Sealer,
     Shape,
@@ -214,7 +214,7 @@ class Service:
             self._plans.put((ticket.lease.id, ticket.shape), task)
         return replace(task, region=ticket.region)
 
-    def _batches(self, task: ScanTask, call: Call) -> Iterator[pa.RecordBatch]:
+    def _batches(self, task: ScanTask, call: Call) -> Batches:
         for batch in read_task(task, fs=self._fs, clock=self._clock):
             call.check()
             yield batch

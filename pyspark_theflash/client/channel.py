@@ -5,6 +5,7 @@ Everything that needs `grpcio` gets it from here, so that its absence is one err
 
 from typing import Final
 
+from pyspark_theflash.client.address import UNIX, is_host_port
 from pyspark_theflash.errors import MissingExtraError, OptionError
 from pyspark_theflash.tls import TlsFiles
 
@@ -13,9 +14,8 @@ try:
 except ImportError as error:
     raise MissingExtraError("grpcio", "server") from error
 
-__all__ = ["UNIX", "connects", "describe", "grpc", "is_host_port", "is_transient", "open_channel"]
+__all__ = ["connects", "describe", "grpc", "is_transient", "open_channel"]
 
-UNIX: Final = "unix:"
 _REASON_CHARS: Final = 500
 _RECONNECT_MS_MAX: Final = 2000
 _CONNECT_MS: Final = 5000
@@ -57,14 +57,6 @@ def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) 
     material = tls.read()
     credentials = grpc.ssl_channel_credentials(material.ca, material.key, material.cert)
     return grpc.secure_channel(address, credentials, options)
-
-
-def is_host_port(address: str) -> bool:
-    """Whether an address is of the form HOST:PORT; whether there is such a host is not known."""
-    host, _, port = address.rpartition(":")
-    if not (host.isascii() and host.isprintable() and port.isascii() and port.isdigit()):
-        return False
-    return bool(host) and "/" not in host and len(port) <= 5 and int(port) < 1 << 16
 
 
 def connects(channel: grpc.Channel, timeout_ms: int) -> bool:

@@ -69,6 +69,11 @@ class LeaseHold:
                 with closing(open_manifest(self._path, self._fs)) as manifest:
                     LeaseTable(manifest, self._clock).release(self._lease)
 
+    def lend(self) -> None:
+        """Let it last its time from now on, for others, whoever holds it here."""
+        with self._mutex:
+            self._is_borrowed = True
+
     def let_go(self) -> None:
         """Hold it no more, without ending it: others do."""
         with self._mutex:

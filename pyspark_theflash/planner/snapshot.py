@@ -311,7 +311,7 @@ class Snapshot:
 
     def keep_lease(self) -> None:
         """Leave the read latch, which lasts its time, to others when the snapshot is closed."""
-        self._is_borrowed = True
+        self._hold.lend()
 
     def detach(self) -> None:
         """Close the snapshot but leave its read latch to the tasks planned here, which renew it."""

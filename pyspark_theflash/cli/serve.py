@@ -1,0 +1,85 @@
+"""Serve a store: reads, latches and administration for other processes and machines.
+
+Listens on a unix socket in the store's folder unless told otherwise. TCP needs tokens, and other
+machines than this one need certificates too. The tokens file has lines of a role (read, write,
+admin) and a token; nobody else may be able to read it.
+"""
+
+import argparse
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+
+from pyspark_theflash.api.service import Service
+from pyspark_theflash.api.token import Tokens
+from pyspark_theflash.client.address import UNIX
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.errors import UsageError
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.jobs.arguments import add_store, seconds
+from pyspark_theflash.server.app import SocketServer
+from pyspark_theflash.tls import server_context
+
+SOCKET = "serve.sock"
+_LOOK_S = 0.2
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `serve`."""
+    add_store(parser)
+    parser.add_argument(
+        "--listen",
+        metavar="ADDRESS",
+        help=f"HOST:PORT or unix:PATH (default: unix:STORE/{SOCKET})",
+    )
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help="who may call")
+    parser.add_argument("--cert", type=Path, metavar="FILE", help="our certificate, PEM")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="its key")
+    parser.add_argument(
+        "--ca", type=Path, metavar="FILE", help="callers show a certificate that this one signed"
+    )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a common name that callers' certificates may have (default: any)",
+    )
+    parser.add_argument(
+        "--idle", type=seconds, metavar="S", help="end when nobody has been there for so long"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until SIGTERM, SIGINT, or nobody is there."""
+    if (arguments.cert is None) != (arguments.key is None):
+        raise UsageError("--cert and --key are given together")
+    if arguments.cert is None and arguments.ca is not None:
+        raise UsageError("--ca needs --cert and --key")
+    clock = SystemClock()
+    has_tls = arguments.cert is not None
+    server = SocketServer(
+        Service(arguments.store, fs=LocalFileSystem(), clock=clock),
+        arguments.listen or f"{UNIX}{arguments.store.absolute() / SOCKET}",
+        clock=clock,
+        tokens=None if arguments.tokens is None else Tokens(arguments.tokens),
+        tls=server_context(arguments.cert, arguments.key, arguments.ca) if has_tls else None,
+        allowed_names=tuple(arguments.allow),
+    )
+    stopping = threading.Event()
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, stop)
+    server.start()
+    print(f"serving {arguments.store} at {server.address}", flush=True)
+    try:
+        while not stopping.wait(_LOOK_S):
+            if arguments.idle is not None and server.idle_ms() > arguments.idle:
+                break
+    finally:
+        server.stop()
+    return 0

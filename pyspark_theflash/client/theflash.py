@@ -1,0 +1,225 @@
+"""A program's view of a store, in this process or behind a server: the same calls, the same errors.
+
+with connect("unix:/run/store.sock") as store:
+    plan = store.plan("db.table", columns=["a"])
+    for split in plan.splits:                     # anywhere, in any order
+        with store.scan(split.ticket) as rows:
+            for batch in rows: ...
+    store.release(plan.snapshot)
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final
+
+import pyarrow as pa
+
+from pyspark_theflash.api import message
+from pyspark_theflash.api.message import Moment, Presentation
+from pyspark_theflash.api.method import Method, method
+from pyspark_theflash.api.token import Token
+from pyspark_theflash.client.address import UNIX
+from pyspark_theflash.client.remote import RemoteTransport
+from pyspark_theflash.client.rows import Rows
+from pyspark_theflash.client.transport import LocalTransport, Transport
+from pyspark_theflash.clock import Clock, SystemClock
+from pyspark_theflash.errors import OptionError, TheFlashError
+from pyspark_theflash.fs import FileSystem, LocalFileSystem
+from pyspark_theflash.tls import TlsFiles
+
+SCHEME: Final = "theflash://"
+SHORT_MS: Final = 60_000
+LONG_MS: Final = 3_600_000
+TRIES: Final = 3
+NEWEST: Final = Moment()
+NATIVE: Final = Presentation()
+
+
+def connect(
+    where: str | Path,
+    *,
+    token: Token | None = None,
+    tls: TlsFiles | None = None,
+    fs: FileSystem | None = None,
+    clock: Clock | None = None,
+) -> "TheFlash":
+    """The store at `theflash://HOST:PORT`, `unix:PATH` or in a folder.
+
+    A server is called when something is asked of it.
+
+    Raises:
+        OptionError: the address, token or certificates do not fit.
+        StoreNotFoundError: there is no store in the folder.
+    """
+    clock, place = clock or SystemClock(), str(where)
+    is_remote = isinstance(where, str) and place.startswith((SCHEME, UNIX))
+    if is_remote:
+        address = place.removeprefix(SCHEME)
+        return TheFlash(RemoteTransport(address, clock=clock, token=token, tls=tls))
+    if token is not None or tls is not None:
+        raise OptionError("token", "tokens and certificates are for servers")
+    return TheFlash(LocalTransport(Path(place), fs=fs or LocalFileSystem(), clock=clock))
+
+
+class TheFlash:
+    """A store. A context manager; used by many threads.
+
+    Every call raises a `TheFlashError`, by its deadline at the latest: `timeout_ms` where it is
+    given, a minute elsewhere.
+    """
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    # -- snapshots: see `api.message.Moment`
+
+    def snapshot(self, moment: Moment = NEWEST, *, timeout_ms: int = SHORT_MS) -> message.Snapshot:
+        """Fix a moment; what is asked of `Moment(handle=snapshot.handle)` is of that moment."""
+        return self._call("TakeSnapshot", moment, timeout_ms)  # type: ignore[no-any-return]
+
+    def renew(self, snapshot: message.Snapshot) -> message.Snapshot:
+        """Start a snapshot's time over. Raises `LeaseExpiredError`."""
+        request = message.SnapshotRequest(snapshot.handle)
+        return self._call("RenewSnapshot", request)  # type: ignore[no-any-return]
+
+    def release(self, snapshot: message.Snapshot) -> None:
+        """End a snapshot; harmless if it has ended."""
+        self._call("ReleaseSnapshot", message.SnapshotRequest(snapshot.handle))
+
+    # -- tables and rows
+
+    def tables(self, moment: Moment = NEWEST) -> message.Tables:
+        """The tables of a moment."""
+        return self._call("ListTables", message.TablesRequest(moment))  # type: ignore[no-any-return]
+
+    def table(
+        self, name: str, moment: Moment = NEWEST, presentation: Presentation = NATIVE
+    ) -> message.Table:
+        """A table as of a moment, with its Arrow schema. Raises `TableNotFoundError`."""
+        request = message.TableRequest(moment, name, presentation)
+        return self._call("DescribeTable", request)  # type: ignore[no-any-return]
+
+    def plan(
+        self,
+        table: str,
+        columns: Sequence[str] | None = None,
+        *,
+        moment: Moment = NEWEST,
+        where: str = "",
+        presentation: Presentation = NATIVE,
+        timeout_ms: int = SHORT_MS,
+    ) -> message.Plan:
+        """Divide a scan into splits; `columns` as for `planner.Snapshot.plan`.
+
+        Takes a snapshot unless `moment` is one, which lasts while splits are read, or its `ttl_ms`.
+
+        Raises:
+            TableNotFoundError, ColumnNotFoundError, NotCaughtUpError, SnapshotTooOldError.
+        """
+        request = message.PlanRequest(
+            moment,
+            table,
+            tuple(columns or ()),
+            columns is not None and not columns,
+            where,
+            presentation,
+        )
+        return self._call("PlanScan", request, timeout_ms)  # type: ignore[no-any-return]
+
+    def scan(self, ticket: bytes, *, dictionaries: bool = False, timeout_ms: int = 0) -> Rows:
+        """The rows of a split. With `dictionaries`, texts of few values come as such.
+
+        Raises:
+            TicketError: the ticket is not one of this store.
+            LeaseExpiredError: the plan's snapshot has ended.
+            StreamCutError: rows stopped coming; also while they are taken.
+        """
+        return self._transport.scan(message.ScanRequest(ticket, dictionaries), timeout_ms)
+
+    def read(self, plan: message.Plan, *, dictionaries: bool = False) -> Iterator[pa.RecordBatch]:
+        """The rows of all splits of a plan.
+
+        A split that fails before its first rows, with an error that may pass, is tried again.
+        """
+        for split in plan.splits:
+            yield from self._split(split, dictionaries)
+
+    def digest(
+        self, table: str, moment: Moment = NEWEST, *, timeout_ms: int = LONG_MS
+    ) -> message.Digest:
+        """A table's row count and checksum."""
+        request = message.TableRequest(moment, table)
+        return self._call("ComputeDigest", request, timeout_ms)  # type: ignore[no-any-return]
+
+    # -- the store
+
+    def status(self) -> message.Status:
+        """How the store is."""
+        return self._call("GetStatus", message.StatusRequest())  # type: ignore[no-any-return]
+
+    def pin(self, moment: Moment) -> message.Snapshot:
+        """Keep a moment readable for `ttl_ms`, whatever becomes of us."""
+        return self._call("Pin", moment)  # type: ignore[no-any-return]
+
+    def latches(self) -> message.Latches:
+        """Who pins what."""
+        return self._call("ListLatches", message.LatchesRequest())  # type: ignore[no-any-return]
+
+    def remove_latch(self, id: str) -> None:
+        """End a latch. Raises `LatchNotFoundError`."""
+        self._call("RemoveLatch", message.LatchRequest(id))
+
+    def compact(self, *, timeout_ms: int = LONG_MS) -> str:
+        """Rewrite all into the form that reads fastest; what was done."""
+        return self._told("Compact", message.CompactRequest(), timeout_ms)
+
+    def collect_garbage(self, safe_point: int | None = None, *, timeout_ms: int = LONG_MS) -> str:
+        """Drop what nobody can want any more; what was done."""
+        return self._told("CollectGarbage", message.CollectRequest(safe_point), timeout_ms)
+
+    def set_interval(self, interval_ms: int, *, timeout_ms: int = SHORT_MS) -> str:
+        """How often the writer looks for new input; what was done."""
+        return self._told("SetInterval", message.IntervalRequest(interval_ms), timeout_ms)
+
+    def stop_writer(self, *, timeout_ms: int = SHORT_MS) -> str:
+        """End the writer; what was done."""
+        return self._told("StopWriter", message.StopRequest(), timeout_ms)
+
+    def close(self) -> None:
+        """End all connections."""
+        self._transport.close()
+
+    def __enter__(self) -> "TheFlash":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # -- parts
+
+    def _split(self, split: message.Split, dictionaries: bool) -> Iterator[pa.RecordBatch]:
+        for tries_left in reversed(range(TRIES)):
+            has_begun = False
+            try:
+                with self.scan(split.ticket, dictionaries=dictionaries) as rows:
+                    for batch in rows:
+                        has_begun = True
+                        yield batch
+                return
+            except TheFlashError as error:
+                if has_begun or not error.retryable or not tries_left:
+                    raise
+
+    def _told(self, name: str, request: object, timeout_ms: int) -> str:
+        done: message.Done = self._call(name, request, timeout_ms)
+        return done.text
+
+    def _call(self, name: str, request: object, timeout_ms: int = SHORT_MS) -> Any:  # noqa: ANN401
+        called: Method = method(name)
+        return self._transport.call(called, request, timeout_ms)

@@ -1,0 +1,48 @@
+"""How calls get to a service: not at all, for one in this process; `remote.py` has the others."""
+
+from pathlib import Path
+from typing import Any, Protocol
+
+from pyspark_theflash.api.call import Call
+from pyspark_theflash.api.message import ScanRequest
+from pyspark_theflash.api.method import SCAN, Method
+from pyspark_theflash.api.service import Service
+from pyspark_theflash.client.rows import Rows
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.fs import FileSystem
+
+
+class Transport(Protocol):
+    """A way to one service. Used by many threads."""
+
+    def call(self, method: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
+        """The answer to a call: a `method.response` for a `method.request`.
+
+        Raises:
+            TheFlashError: what the call failed with, of the same class whatever the way.
+        """
+
+    def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
+        """The rows of a split; fails likewise, also while they are taken."""
+
+    def close(self) -> None:
+        """End all connections."""
+
+
+class LocalTransport:
+    """To a service in this process."""
+
+    def __init__(self, path: Path, *, fs: FileSystem, clock: Clock) -> None:
+        """Raises `StoreNotFoundError`."""
+        self._service, self._clock = Service(path, fs=fs, clock=clock), clock
+
+    def call(self, method: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
+        call = Call(method.name, timeout_ms, self._clock)
+        return getattr(self._service, method.attribute)(request, call)
+
+    def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
+        rows = self._service.scan(request, Call(SCAN.name, timeout_ms, self._clock))
+        return Rows(rows.schema, rows.batches, rows.batches.close)
+
+    def close(self) -> None:
+        """There is nothing open between calls."""

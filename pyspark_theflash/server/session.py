@@ -1,0 +1,251 @@
+"""One connection: who calls is asked first, then call after call is answered."""
+
+import logging
+import secrets
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pyarrow as pa
+
+from pyspark_theflash.api.call import Call
+from pyspark_theflash.api.error import told_error
+from pyspark_theflash.api.frame import (
+    GREETING_BYTES_MAX,
+    PREFACE,
+    REQUEST_BYTES_MAX,
+    RESPONSE_BYTES_MAX,
+    End,
+    FrameType,
+    Header,
+    Hello,
+    Ready,
+    Request,
+    check_preface,
+)
+from pyspark_theflash.api.method import SCAN, Role, method
+from pyspark_theflash.api.rows import RowStream
+from pyspark_theflash.api.service import Service
+from pyspark_theflash.api.token import NONCE_BYTES, Tokens
+from pyspark_theflash.api.wire import decode, encode
+from pyspark_theflash.client.link import Link
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.errors import (
+    AuthenticationError,
+    CallCancelledError,
+    CodecError,
+    OptionError,
+    ProtocolError,
+    TheFlashError,
+)
+
+_log = logging.getLogger(__name__)
+_LOST: Final = (OSError, EOFError)
+"""What a connection that is no more raises; `TimeoutError` is an `OSError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How long a server waits for callers, in ms."""
+
+    greeting_ms: int = 3_000
+    """For all of what comes before the first call."""
+    idle_ms: int = 600_000
+    """Between two calls."""
+    frame_ms: int = 10_000
+    """For the rest of a frame that has begun."""
+    send_ms: int = 60_000
+    """For one who does not take what is sent."""
+
+
+class Session:
+    """A connection, once its TLS, if any, is set up. `run` returns when it is over."""
+
+    def __init__(
+        self,
+        link: Link,
+        service: Service,
+        tokens: Tokens | None,
+        *,
+        clock: Clock,
+        address: str,
+        patience: Patience,
+    ) -> None:
+        """`address` is the server's own, for errors. Without `tokens` everybody is an admin."""
+        self._link, self._service, self._tokens = link, service, tokens
+        self._clock, self._address, self._patience = clock, address, patience
+        self._stored: bytes | None = None
+        self._call = 0
+        self._is_json = False
+        self.is_busy = False
+        """Whether a call is being answered."""
+
+    def run(self) -> None:
+        """Answer until the caller goes, or has to."""
+        try:
+            self._greet()
+            while self._answer_next():
+                pass
+        except _LOST:
+            self._link.close()
+        except TheFlashError as error:
+            # After this nobody knows where the next frame begins, or who is calling.
+            self._refuse(error)
+
+    def _greet(self) -> None:
+        wait_ms = self._patience.greeting_ms
+        check_preface(self._link.receive(len(PREFACE), wait_ms))
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        hello = Hello(self._tokens is not None, nonce).to_bytes()
+        self._link.send(Header(FrameType.HELLO, 0, len(hello)), hello, wait_ms)
+        header, proof = self._link.frame(GREETING_BYTES_MAX, wait_ms)
+        if header.type is not FrameType.AUTH:
+            raise ProtocolError(self._address, f"{header.type.name} where AUTH should be")
+        if self._tokens is not None:
+            self._stored = self._with_tokens(lambda tokens: tokens.by_proof(nonce, proof))
+            if self._stored is None:
+                raise AuthenticationError(self._address, "it does not know this token")
+        ready = Ready(self._role(), self._service.store_id).to_bytes()
+        self._link.send(Header(FrameType.READY, 0, len(ready)), ready, wait_ms)
+
+    def _role(self) -> Role:
+        """What the caller may do now: tokens are taken back while connections last."""
+        if self._tokens is None:
+            return Role.ADMIN
+        stored = self._stored or b""
+        role: Role | None = self._with_tokens(lambda tokens: tokens.role(stored))
+        if role is None:
+            raise AuthenticationError(self._address, "this token was taken back")
+        return role
+
+    def _with_tokens(self, ask: Any) -> Any:  # noqa: ANN401 (whatever is asked)
+        try:
+            return ask(self._tokens)
+        except OptionError as error:
+            _log.error("tokens cannot be read: %s", error)
+            raise AuthenticationError(self._address, "it cannot read its tokens") from None
+
+    def _answer_next(self) -> bool:
+        """Answer one call; whether there may be another."""
+        try:
+            header = self._link.header(REQUEST_BYTES_MAX, self._patience.idle_ms)
+        except EOFError:
+            self._link.close()
+            return False
+        body = self._link.receive(header.length, self._patience.frame_ms)
+        if header.type is FrameType.CANCEL:
+            return True  # of a call that has ended meanwhile
+        if header.type is not FrameType.REQUEST:
+            raise ProtocolError(self._address, f"{header.type.name} where a request should be")
+        self._call, self._is_json = header.call, header.is_json
+        self.is_busy = True
+        try:
+            self._answer(Request.from_bytes(body))
+        finally:
+            self.is_busy = False
+        return True
+
+    def _answer(self, request: Request) -> None:
+        role = self._role()
+        try:
+            called = method(request.method)
+            called.check(role)
+            value: Any = decode(called.request, request.body, as_json=self._is_json)
+            call = Call(called.name, request.timeout_ms, self._clock, self._is_cancelled)
+            answer = getattr(self._service, called.attribute)(value, call)
+            if called is SCAN:
+                self._stream(answer, call)
+            else:
+                self._respond(encode(answer, as_json=self._is_json))
+        except _LOST:
+            raise
+        except Exception as error:  # the caller is told, whatever it is
+            self._tell(error)
+            if isinstance(error, ProtocolError):
+                raise
+
+    def _respond(self, body: bytes) -> None:
+        if len(body) > RESPONSE_BYTES_MAX:
+            reason = f"the answer has {len(body)} bytes, and {RESPONSE_BYTES_MAX} may be"
+            raise OptionError("request", reason)
+        end = End().to_bytes()
+        frames = [
+            (self._header(FrameType.RESPONSE, len(body)), body),
+            (self._header(FrameType.END, len(end)), end),
+        ]
+        self._link.send_all(frames, self._patience.send_ms)
+
+    def _stream(self, rows: RowStream, call: Call) -> None:
+        """Rows as an Arrow IPC stream; the socket holds us back where the caller is slow."""
+        pieces = _Pieces()
+        batches = row_count = size_bytes = 0
+        with (
+            closing(rows.batches) as coming,
+            pa.ipc.new_stream(pa.PythonFile(pieces, mode="w"), rows.schema) as writer,
+        ):
+            for batch in coming:
+                writer.write_batch(batch)
+                batches, row_count = batches + 1, row_count + batch.num_rows
+                size_bytes += self._send(pieces)
+                call.check()
+        size_bytes += self._send(pieces)
+        end = End(batches, row_count, size_bytes).to_bytes()
+        self._link.send(self._header(FrameType.END, len(end)), end, self._patience.send_ms)
+
+    def _send(self, pieces: "_Pieces") -> int:
+        return self._link.send_data(self._call, pieces.taken(), self._patience.send_ms)
+
+    def _is_cancelled(self) -> bool:
+        """Whether the caller has said CANCEL, or is gone."""
+        if not self._link.has_input():
+            return False
+        header, _ = self._link.frame(0, self._patience.frame_ms)
+        if header.type is not FrameType.CANCEL:
+            raise ProtocolError(self._address, f"{header.type.name} in the middle of a call")
+        return header.call == self._call
+
+    def _tell(self, error: Exception) -> None:
+        if isinstance(error, CallCancelledError):
+            _log.debug("cancelled: %s", error)
+        body = encode(told_error(error), as_json=self._is_json)
+        self._link.send(self._header(FrameType.ERROR, len(body)), body, self._patience.send_ms)
+
+    def _refuse(self, error: TheFlashError) -> None:
+        """Say why, and hang up."""
+        told = ProtocolError(self._address, str(error)) if isinstance(error, CodecError) else error
+        _log.info("connection refused: %s", told)
+        try:
+            self._tell(told)
+        except _LOST:
+            self._link.close()
+        else:
+            self._link.close_gently()
+
+    def _header(self, type_: FrameType, length: int) -> Header:
+        return Header(type_, self._call, length, self._is_json)
+
+
+class _Pieces:
+    """Takes what Arrow writes, as it is, to be sent without another copy."""
+
+    closed = False
+
+    def __init__(self) -> None:
+        self._parts: list[memoryview] = []
+
+    def write(self, data: Any) -> int:  # noqa: ANN401 (bytes or an Arrow buffer)
+        view = memoryview(data).cast("B")
+        if len(view):
+            self._parts.append(view)
+        return len(view)
+
+    def flush(self) -> None:
+        """Nothing is held back."""
+
+    def close(self) -> None:
+        """What was written is still to be taken."""
+
+    def taken(self) -> list[memoryview]:
+        """What was written since the last time."""
+        parts, self._parts = self._parts, []
+        return parts
