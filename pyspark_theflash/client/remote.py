@@ -225,6 +225,11 @@ class _Connection:
         """End the connection."""
         self._link.close()
 
+    def __del__(self) -> None:
+        # Rows that were dropped before they were all taken.
+        if hasattr(self, "_link"):
+            self._link.close()
+
     def broken(self, reason: str) -> ProtocolError:
         """What to raise where the server says what it should not."""
         self.is_usable = False
@@ -306,33 +311,31 @@ class _Connection:
 
 
 class _Stream:
-    """The rows of one scan. Arrow reads from it like from a file."""
-
-    closed = False
+    """The rows of one scan."""
 
     def __init__(self, connection: _Connection, request: ScanRequest, timeout_ms: int) -> None:
         """Begin a scan; the connection is the stream's until it ends."""
-        self._connection = connection
-        self._left = self._size_bytes = 0
-        self._end: End | None = None
-        self._is_first, self._is_over = True, False
+        self._connection, self._is_over = connection, False
         connection.begin(SCAN, request, timeout_ms)
+        self._source = _Source(connection)
         try:
-            self._reader = pa.ipc.open_stream(pa.PythonFile(self, mode="r"))
+            self._reader = pa.ipc.open_stream(pa.PythonFile(self._source, mode="r"))
         except pa.ArrowException as error:
             raise self._not_arrow() from error
         self.schema = self._reader.schema
 
-    def batches(self, done: Any) -> Iterator[pa.RecordBatch]:  # noqa: ANN401
+    def batches(self, done: Callable[[], None]) -> Iterator[pa.RecordBatch]:
         """The rows; raises unless they are what the server says they are. Ends with `done`."""
         count = rows = 0
         try:
             while (batch := self._next()) is not None:
                 count, rows = count + 1, rows + batch.num_rows
                 yield batch
-            end = self._told_end()
-            if end != End(count, rows, self._size_bytes):
-                told = f"{end.rows} rows were announced, and {rows} came"
+            if self._source.has_data():
+                raise self._not_arrow()
+            end = self._source.end
+            if end != End(count, rows, self._source.size_bytes):
+                told = f"{end.rows if end else 0} rows were announced, and {rows} came"
                 raise StreamCutError(self._connection.address, told)
         finally:
             done()
@@ -342,23 +345,9 @@ class _Stream:
         if self._is_over:
             return False
         self._is_over = True
-        if self._end is None and not self._connection.is_usable:
+        if self._source.end is None and not self._connection.is_usable:
             self._connection.cancel()
         return True
-
-    def read(self, size_bytes: int = -1) -> Any:  # noqa: ANN401 (a buffer)
-        """The next bytes, fewer only at the end."""
-        if not 0 <= size_bytes <= _IPC_BYTES_MAX:
-            raise self._connection.broken("a batch that is too large")
-        buffer = pa.allocate_buffer(size_bytes, resizable=True)
-        view = memoryview(buffer)
-        filled = 0
-        while filled < size_bytes and self._has_data():
-            taken = min(self._left, size_bytes - filled)
-            self._connection.receive_into(view[filled : filled + taken])
-            filled += taken
-            self._left -= taken
-        return buffer if filled == size_bytes else buffer.slice(0, filled)
 
     def _next(self) -> pa.RecordBatch | None:
         try:
@@ -368,26 +357,46 @@ class _Stream:
         except pa.ArrowException as error:
             raise self._not_arrow() from error
 
-    def _told_end(self) -> End:
-        """What the server says to have sent; skips nothing but the end of Arrow's stream."""
-        if self._has_data():
-            raise self._not_arrow()
-        return self._end or End()
+    def _not_arrow(self) -> ProtocolError:
+        return self._connection.broken("what it sends is no Arrow stream")
 
-    def _has_data(self) -> bool:
+
+class _Source:
+    """The bytes of DATA, for Arrow to read as from a file. Holds no reader: Arrow holds this."""
+
+    closed = False
+
+    def __init__(self, connection: _Connection) -> None:
+        self._connection = connection
+        self._left = self.size_bytes = 0
+        self.end: End | None = None
+        self._is_first = True
+
+    def read(self, size_bytes: int = -1) -> Any:  # noqa: ANN401 (a buffer)
+        """The next bytes, fewer only at the end."""
+        if not 0 <= size_bytes <= _IPC_BYTES_MAX:
+            raise self._connection.broken("a batch that is too large")
+        buffer = pa.allocate_buffer(size_bytes)
+        view = memoryview(buffer)
+        filled = 0
+        while filled < size_bytes and self.has_data():
+            taken = min(self._left, size_bytes - filled)
+            self._connection.receive_into(view[filled : filled + taken])
+            filled += taken
+            self._left -= taken
+        return buffer if filled == size_bytes else buffer.slice(0, filled)
+
+    def has_data(self) -> bool:
         """Whether there are more bytes; waits for the next frame."""
-        while not self._left and self._end is None:
+        while not self._left and self.end is None:
             found = self._connection.data(is_first=self._is_first)
             self._is_first = False
             if isinstance(found, End):
-                self._end = found
+                self.end = found
             else:
                 self._left = found
-                self._size_bytes += found
+                self.size_bytes += found
         return bool(self._left)
-
-    def _not_arrow(self) -> ProtocolError:
-        return self._connection.broken("what it sends is no Arrow stream")
 
 
 def _connected(address: str, tls: ssl.SSLContext | None) -> socket.socket:

@@ -123,21 +123,28 @@ class SocketServer:
                 self._sessions[link] = None
         if is_full:
             reason = f"it has {self._connections_max} connections already"
-            self._turn_away(link, ServiceUnavailableError(self.address, reason))
+            # Of a TLS connection only the end is seen: a handshake is too much for who is full.
+            if self._tls is None:
+                self._tell(link, ServiceUnavailableError(self.address, reason))
+            link.interrupt()
+            link.close()
             return
         thread = threading.Thread(target=self._serve, args=(sock, link), daemon=True)
         with self._mutex:
             self._threads.add(thread)
         thread.start()
 
-    def _turn_away(self, link: Link, error: Exception) -> None:
-        """Of a TLS connection only the end is seen: a handshake is too much for who is full."""
-        if self._tls is None:
-            body = encode(told_error(error))
-            with contextlib.suppress(OSError):
-                link.send(Header(FrameType.ERROR, 0, len(body)), body, _LOOK_MS)
-        link.interrupt()
-        link.close()
+    def _tell(self, link: Link, error: Exception) -> None:
+        body = encode(told_error(error))
+        with contextlib.suppress(OSError):
+            link.send(Header(FrameType.ERROR, 0, len(body)), body, _LOOK_MS)
+
+    def _check_name(self, link: Link, sock: ssl.SSLSocket) -> None:
+        """Raise `ConnectionError`, and tell why, unless the caller's certificate is allowed."""
+        if self._allowed and self._allowed.isdisjoint(_common_names(sock)):
+            error = AuthenticationError(self.address, "this certificate's name may not call")
+            self._tell(link, error)
+            raise ConnectionAbortedError(str(error))
 
     def _serve(self, sock: socket.socket, link: Link) -> None:
         own = link
@@ -145,8 +152,9 @@ class SocketServer:
             if sock.family in (socket.AF_INET, socket.AF_INET6):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if self._tls is not None:
-                sock = self._secured(sock, self._tls)
-                own = Link(sock, self._clock)
+                secured = self._secured(sock, self._tls)
+                own = Link(secured, self._clock)
+                self._check_name(own, secured)
             session = Session(
                 own,
                 self._service,
@@ -160,7 +168,7 @@ class SocketServer:
                 self._sessions[own] = session
                 link = own
             session.run()
-        except (OSError, AuthenticationError) as error:
+        except OSError as error:
             _log.info("connection refused: %s", error)
             own.close_gently()
         finally:
@@ -174,8 +182,6 @@ class SocketServer:
         secured = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         try:
             secured.do_handshake()
-            if self._allowed and self._allowed.isdisjoint(_common_names(secured)):
-                raise AuthenticationError(self.address, "this certificate's name may not call")
         except BaseException:
             Link(secured, self._clock).close_gently()
             raise

@@ -1,0 +1,312 @@
+"""TheFlash API, the same over every way to a store.
+
+What a way hands out is compared with `planner.Snapshot`, which knows nothing of it, and with what
+TiDB answered while the workload was captured.
+"""
+
+import pickle
+
+import pyarrow as pa
+import pytest
+
+from pyspark_theflash.api.message import Moment, Presentation
+from pyspark_theflash.api.method import Role
+from pyspark_theflash.client.theflash import connect
+from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.codec.text import parse_column
+from pyspark_theflash.errors import (
+    ColumnNotFoundError,
+    DeadlineExceededError,
+    LatchNotFoundError,
+    LeaseExpiredError,
+    NotCaughtUpError,
+    OptionError,
+    SnapshotTooOldError,
+    TableNotFoundError,
+    TicketError,
+    UnrepresentableValueError,
+)
+from pyspark_theflash.planner.snapshot import open_snapshot
+from tests.support.serving import TOKENS, serving, tls_context, tokens
+from tests.support.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
+from tests.support.tls import tls
+from tests.support.workloads import make_store, workload
+
+WAYS = ("in process", "unix socket", "tcp, tls and token")
+ITEMS = table_info(
+    7,
+    "shop.items",
+    [
+        id_column(),
+        column(
+            "name", MySQLType.VARCHAR, flen=20, collate="utf8mb4_bin", comment="what it is called"
+        ),
+        column("sold", MySQLType.DATE),
+        column("tags", MySQLType.SET, elems=["a", "b"]),
+    ],
+)
+EMPTY = table_info(8, "shop.empty", [id_column()])
+NAMES = ("tea", "milk", None, "tea")
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    return make_store(workload("bank"), tmp_path_factory.mktemp("bank") / "store")
+
+
+@pytest.fixture
+def shop(tmp_path):
+    """A store whose newest moment is 300, and its builder."""
+    rows = [(n, 110, [n, NAMES[n % 4], None, n % 4]) for n in range(100)]
+    changes = [(n, 210, None if n % 2 else [n, "new", None, 0]) for n in range(0, 100, 5)]
+    made = StoreBuilder(tmp_path / "store", ITEMS, EMPTY)
+    return made.publish(200, {ITEMS: rows}).publish(300, {ITEMS: changes})
+
+
+@pytest.fixture(params=WAYS)
+def way(request, tmp_path):
+    """Opens a store the way that is tested."""
+    opened = []
+
+    def enter(context):
+        opened.append(context)
+        return context.__enter__()
+
+    def connected(store):
+        if request.param == "in process":
+            return enter(connect(store))
+        if request.param == "unix socket":
+            return enter(connect(enter(serving(store, f"unix:{tmp_path}/s")).address))
+        secured = serving(store, "127.0.0.1:0", tokens=tokens(tmp_path), tls=tls_context())
+        address = f"theflash://{enter(secured).address}"
+        return enter(connect(address, token=TOKENS[Role.ADMIN], tls=tls("client")))
+
+    yield connected
+    for context in reversed(opened):
+        context.__exit__(None, None, None)
+
+
+def rows_of(batches):
+    return sorted((row for batch in batches for row in batch.to_pylist()), key=repr)
+
+
+def plainly(store, ts, *arguments, **options):
+    """The rows by the planner alone."""
+    with open_snapshot(store, ts) as snapshot:
+        return rows_of(snapshot.scan("shop.items", *arguments, **options))
+
+
+def test_tidbs_answers(way, bank):
+    api = way(bank)
+    answers = [a for n, a in enumerate(workload("bank").answers()) if n % 7 == 0]
+    assert answers
+    for answer in answers:
+        digest = api.digest(answer.table, Moment(answer.snapshot_ts))
+        assert (digest.rows, digest.checksum) == (answer.rows, answer.checksum)
+        plan = api.plan(answer.table, moment=Moment(answer.snapshot_ts))
+        assert sum(batch.num_rows for batch in api.read(plan)) == answer.rows
+        api.release(plan.snapshot)
+
+
+def test_rows_at_every_moment(way, shop):
+    api = way(shop.path)
+    for ts in (OLDEST_TS, 110, 199, 200, 209, 210, 300):
+        plan = api.plan("shop.items", moment=Moment(ts))
+        assert plan.snapshot.snapshot_ts == ts
+        assert rows_of(api.read(plan)) == plainly(shop.path, ts)
+    newest = api.plan("shop.items")
+    assert newest.snapshot.snapshot_ts == 300
+    assert len(rows_of(api.read(newest))) == 90
+
+
+def test_columns_and_conditions(way, shop):
+    api = way(shop.path)
+    wanted = {"columns": ["name", "id"], "where": "id < 50 and name = 'tea'"}
+    plan = api.plan("shop.items", **wanted)
+    (batch, *_) = api.read(plan)
+    assert batch.schema.names == ["name", "id"]
+    assert pa.ipc.read_schema(pa.py_buffer(plan.arrow_schema)) == batch.schema
+    assert rows_of(api.read(plan)) == plainly(shop.path, 300, ["name", "id"], where=wanted["where"])
+    none = api.plan("shop.items", [])
+    assert sum(batch.num_rows for batch in api.read(none)) == 90
+    assert api.plan("shop.empty").splits == ()
+
+
+@pytest.mark.parametrize("as_text", [False, True])
+def test_presentation(way, shop, as_text):
+    api = way(shop.path)
+    presentation = Presentation("string", as_text)
+    plan = api.plan("shop.items", presentation=presentation)
+    table = api.table("shop.items", presentation=presentation)
+    batches = list(api.read(plan))
+    assert {batch.schema for batch in batches} == {
+        pa.ipc.read_schema(pa.py_buffer(table.arrow_schema))
+    }
+    assert {type(row["tags"]) for row in rows_of(batches)} == {str}
+
+
+def test_dictionaries_are_the_same_rows(way, shop):
+    api = way(shop.path)
+    plan = api.plan("shop.items")
+    with api.scan(plan.splits[0].ticket, dictionaries=True) as rows:
+        table = rows.read_all()
+    assert pa.types.is_dictionary(table.schema.field("name").type)
+    assert not pa.types.is_dictionary(table.schema.field("id").type)
+    assert sorted(table.to_pylist(), key=repr) == rows_of(api.read(plan))
+
+
+def test_a_snapshot_is_one_moment_for_all(way, shop):
+    api = way(shop.path)
+    snapshot = api.snapshot()
+    shop.publish(400, {ITEMS: [(1, 310, None)]})
+    moment = Moment(handle=snapshot.handle)
+    assert api.tables(moment).snapshot_ts == snapshot.snapshot_ts == 300
+    assert api.tables().snapshot_ts == 400
+    plan = api.plan("shop.items", moment=moment)
+    assert rows_of(api.read(plan)) == plainly(shop.path, 300)
+    assert api.renew(snapshot).latch_id == snapshot.latch_id == plan.snapshot.latch_id
+    assert [latch.id for latch in api.latches().latches if latch.id == snapshot.latch_id]
+    api.release(snapshot)
+    api.release(snapshot)
+    with pytest.raises(LeaseExpiredError):
+        api.renew(snapshot)
+    with pytest.raises(LeaseExpiredError):
+        list(api.read(plan))
+
+
+def test_a_plan_survives_what_happens_to_its_files(way, shop):
+    api = way(shop.path)
+    plan = api.plan("shop.items", moment=Moment(200))
+    before = rows_of(api.read(plan))
+    assert "compacted" in api.compact()
+    shop.publish(400, {ITEMS: [(n, 310, None) for n in range(100)]})
+    assert "safe point 200" in api.collect_garbage()
+    assert rows_of(api.read(plan)) == before == plainly(shop.path, 200)
+    api.release(plan.snapshot)
+    assert "safe point 400" in api.collect_garbage()
+    with pytest.raises(SnapshotTooOldError):
+        api.plan("shop.items", moment=Moment(200))
+
+
+def test_tickets_are_good_for_another_server(way, shop, tmp_path):
+    plan = way(shop.path).plan("shop.items", ["id"], where="id > 10")
+    expected = plainly(shop.path, 300, ["id"], where="id > 10")
+    with connect(shop.path) as other:
+        assert rows_of(other.read(pickle.loads(pickle.dumps(plan)))) == expected
+
+
+def test_forged_tickets(way, shop, tmp_path):
+    api = way(shop.path)
+    (split,) = api.plan("shop.items").splits
+    snapshot = api.snapshot()
+    bad = [b"", b"x", split.ticket[:-1], split.ticket + b"x", snapshot.handle]
+    bad += [
+        split.ticket[:n] + bytes([split.ticket[n] ^ 1]) + split.ticket[n + 1 :]
+        for n in (0, 1, 9, -1)
+    ]
+    other = StoreBuilder(tmp_path / "other", ITEMS).publish(
+        300, {ITEMS: [(1, 110, [1, "", None, 0])]}
+    )
+    with connect(other.path) as elsewhere:
+        bad.append(elsewhere.plan("shop.items").splits[0].ticket)
+    for ticket in bad:
+        with pytest.raises(TicketError):
+            api.scan(ticket).read_all()
+        if ticket and ticket != snapshot.handle:
+            with pytest.raises(TicketError):
+                api.tables(Moment(handle=ticket))
+    assert api.scan(split.ticket).read_all().num_rows == 90
+
+
+def test_errors_are_the_same_everywhere(way, shop):
+    api = way(shop.path)
+    calls = {
+        TableNotFoundError("shop.nothing", 300): lambda: api.plan("shop.nothing"),
+        ColumnNotFoundError("shop.items", "x", ("id", "name", "sold", "tags")): lambda: api.plan(
+            "shop.items", ["x"]
+        ),
+        NotCaughtUpError(300, 301): lambda: api.tables(Moment(301)),
+        SnapshotTooOldError(1, 100): lambda: api.tables(Moment(1)),
+        LatchNotFoundError("x"): lambda: api.remove_latch("x"),
+    }
+    for expected, call in calls.items():
+        with pytest.raises(type(expected)) as caught:
+            call()
+        assert (caught.value.args, str(caught.value)) == (expected.args, str(expected))
+    wrong = [
+        lambda: api.plan("shop.items", where="id <"),
+        lambda: api.snapshot(Moment(ttl_ms=1)),
+        lambda: api.snapshot(Moment(ttl_ms=1 << 60)),
+        lambda: api.snapshot(Moment(300, max_staleness_ms=1)),
+        lambda: api.plan("shop.items", presentation=Presentation("nonsense")),
+        lambda: api.set_interval(1),
+    ]
+    for call in wrong:
+        with pytest.raises(OptionError):
+            call()
+
+
+def test_a_value_that_cannot_be_shown(way, tmp_path):
+    dates = table_info(9, "shop.dates", [id_column(), column("d", MySQLType.DATE)])
+    zero = parse_column(pa.array(["0000-00-00"]), dates.columns[1].type, "d")
+    made = StoreBuilder(tmp_path / "dates", dates)
+    made.publish(200, {dates: [(1, 110, [1, zero.cast(pa.int32())[0].as_py()])]})
+    api = way(made.path)
+    plan = api.plan("shop.dates")
+    with pytest.raises(UnrepresentableValueError):
+        list(api.read(plan))
+    as_null = api.plan("shop.dates", presentation=Presentation("null"))
+    assert rows_of(api.read(as_null)) == [{"id": 1, "d": None}]
+
+
+def test_a_deadline(way, shop):
+    api = way(shop.path)
+    with pytest.raises((DeadlineExceededError, NotCaughtUpError)):
+        api.snapshot(Moment(400, wait_ms=5_000), timeout_ms=100)
+    with pytest.raises(DeadlineExceededError):
+        api.scan(api.plan("shop.items").splits[0].ticket, timeout_ms=1).read_all()
+
+
+def test_rows_that_nobody_takes(way, shop):
+    api = way(shop.path)
+    ticket = api.plan("shop.items").splits[0].ticket
+    for _ in range(3):
+        with api.scan(ticket) as rows:
+            assert next(iter(rows)).num_rows
+        api.scan(ticket).close()
+        assert api.scan(ticket).read_all().num_rows == 90
+
+
+def test_describing(way, shop):
+    api = way(shop.path)
+    assert [(t.name, t.columns, t.partitions) for t in api.tables().tables] == [
+        ("shop.empty", 1, 1),
+        ("shop.items", 4, 1),
+    ]
+    table = api.table("shop.items")
+    assert [(c.name, c.type, c.nullable, c.in_handle) for c in table.columns] == [
+        ("id", "LONGLONG", False, True),
+        ("name", "VARCHAR", True, False),
+        ("sold", "DATE", True, False),
+        ("tags", "SET", True, False),
+    ]
+    assert table.columns[1].comment == "what it is called"
+    status = api.status()
+    assert (status.resolved_ts, status.oldest_ts, status.writer) == (300, OLDEST_TS, None)
+
+
+def test_administration(way, shop):
+    api = way(shop.path)
+    assert api.set_interval(50) == "polling every 50 ms"
+    assert api.status().interval_ms == 50
+    assert api.stop_writer() == "no writer is running"
+    pin = api.pin(Moment(200, ttl_ms=60_000))
+    (latch,) = api.latches().latches
+    assert (latch.id, latch.kind, latch.snapshot_ts, latch.generation) == (
+        pin.latch_id,
+        "pin",
+        200,
+        None,
+    )
+    api.remove_latch(pin.latch_id)
+    assert api.latches().latches == ()

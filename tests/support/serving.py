@@ -1,0 +1,50 @@
+"""Servers of TheFlash API for tests, in this process."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from pyspark_theflash.api.method import Role
+from pyspark_theflash.api.service import Service
+from pyspark_theflash.api.token import Token, Tokens
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.server.app import SocketServer
+from pyspark_theflash.tls import server_context
+from tests.support.tls import FOLDER
+
+CLOCK = SystemClock()
+TOKENS = {role: Token(f"a-token-that-may-{role.name.lower()}") for role in Role}
+
+
+def write_tokens(path: Path, roles: dict[str, str] | None = None) -> Path:
+    """A tokens file, with those of `TOKENS` unless told otherwise: token -> role."""
+    known = {token.value: role.name.lower() for role, token in TOKENS.items()}
+    lines = [f"{role} {token}  # somebody" for token, role in (roles or known).items()]
+    path.touch(0o600)
+    path.write_text("\n".join(["# who may call", "", *lines]))
+    return path
+
+
+def tls_context(*, with_ca: bool = True, name: str = "server") -> Any:
+    """A server's side of TLS, with the certificates of `tests/golden/tls`."""
+    ca = FOLDER / "ca.pem" if with_ca else None
+    return server_context(FOLDER / f"{name}.pem", FOLDER / f"{name}.key", ca)
+
+
+@contextmanager
+def serving(store: Path, address: str, **settings: Any) -> Iterator[SocketServer]:
+    """A server of the store at `store`, which answers."""
+    service = Service(store, fs=LocalFileSystem(), clock=CLOCK)
+    server = SocketServer(service, address, clock=CLOCK, **settings)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop(0)
+
+
+def tokens(folder: Path) -> Tokens:
+    """The tokens of `TOKENS`, in a file in `folder`."""
+    return Tokens(write_tokens(folder / "tokens"))
