@@ -50,21 +50,33 @@ def client_context(files: TlsFiles) -> ssl.SSLContext:
     return context
 
 
-def server_context(cert: Path, key: Path, ca: Path | None) -> ssl.SSLContext:
-    """For a server that shows `cert`; with `ca`, callers show one that it has signed.
+@dataclass(frozen=True, slots=True)
+class ServerTls:
+    """What a server shows; with `ca`, callers show a certificate that it has signed."""
 
-    Raises:
-        OptionError: the files are no certificates, or the key is not the certificate's.
-    """
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.options |= ssl.OP_NO_RENEGOTIATION
-    # Who comes back shows its certificate again, so that one can be taken back.
-    context.num_tickets = 0
-    context.options |= ssl.OP_NO_TICKET
-    if ca is not None:
-        context.verify_mode = ssl.CERT_REQUIRED
-    _load(context, cert, key, ca)
-    return context
+    cert: Path
+    key: Path = field(repr=False)
+    ca: Path | None = None
+
+    def context(self) -> ssl.SSLContext:
+        """For connections that are taken.
+
+        Raises:
+            OptionError: the files are no certificates, or the key is not the certificate's.
+        """
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # Who comes back shows its certificate again.
+        context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
+        context.num_tickets = 0
+        if self.ca is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+        _load(context, self.cert, self.key, self.ca)
+        return context
+
+    def read(self) -> tuple[bytes, bytes, bytes | None]:
+        """The files' content, as text in PEM: certificate, key, authority. Raises `OptionError`."""
+        self.context()  # which says what is wrong with them
+        return _read(self.cert), _read(self.key), None if self.ca is None else _read(self.ca)
 
 
 def _load(context: ssl.SSLContext, cert: Path | None, key: Path | None, ca: Path | None) -> None:

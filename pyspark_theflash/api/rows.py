@@ -13,7 +13,8 @@ from pyspark_theflash.planner.present import Presentation
 from pyspark_theflash.schema.model import ColumnInfo
 
 FEW: Final = 8
-"""A text has few values where a batch has this many times as many rows as values."""
+"""A text has few values where so many rows share one, on average."""
+SAMPLE_ROWS: Final = 4096
 Batches: TypeAlias = Generator[pa.RecordBatch, None, None]
 _INDEXED: Final = pa.dictionary(pa.int32(), pa.string())
 
@@ -36,14 +37,14 @@ def rows_schema(columns: Sequence[ColumnInfo], presentation: Presentation) -> pa
 
 
 def with_dictionaries(rows: RowStream) -> RowStream:
-    """The same rows, texts with few different values in the first batch as dictionaries.
+    """The same rows, texts with few different values at the beginning as dictionaries.
 
     Raises what taking the first batch raises.
     """
     first = next(rows.batches, None)
     if first is None:
         return rows
-    few = [_encoded(column) is not None for column in first.columns]
+    few = [_has_few_values(column) for column in first.columns]
     if not any(few):
         return RowStream(rows.schema, _chained(first, rows.batches))
     fields = [
@@ -54,12 +55,12 @@ def with_dictionaries(rows: RowStream) -> RowStream:
     return RowStream(schema, _all_encoded(_chained(first, rows.batches), schema))
 
 
-def _encoded(column: "pa.Array[Any]") -> "pa.Array[Any] | None":
-    """A column of few texts as a dictionary; None for any other."""
-    if not pa.types.is_string(column.type) or not len(column):
-        return None
-    encoded = pc.dictionary_encode(column)
-    return encoded if len(encoded.dictionary) * FEW <= len(column) else None
+def _has_few_values(column: "pa.Array[Any]") -> bool:
+    """Whether a column is of texts, and many are the same among the first."""
+    sample = column.slice(0, SAMPLE_ROWS)
+    if not pa.types.is_string(column.type) or not len(sample):
+        return False
+    return len(pc.unique(sample)) * FEW <= len(sample)
 
 
 def _chained(first: pa.RecordBatch, others: Batches) -> Batches:

@@ -8,6 +8,7 @@ admin) and a token; nobody else may be able to read it.
 import argparse
 import signal
 import threading
+from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
 
@@ -19,7 +20,7 @@ from pyspark_theflash.errors import UsageError
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.arguments import add_store, seconds
 from pyspark_theflash.server.app import SocketServer
-from pyspark_theflash.tls import server_context
+from pyspark_theflash.tls import ServerTls
 
 SOCKET = "serve.sock"
 _LOOK_S = 0.2
@@ -33,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help=f"HOST:PORT or unix:PATH (default: unix:STORE/{SOCKET})",
     )
+    parser.add_argument("--flight", metavar="HOST:PORT", help="speak Arrow Flight there, too")
     parser.add_argument("--tokens", type=Path, metavar="FILE", help="who may call")
     parser.add_argument("--cert", type=Path, metavar="FILE", help="our certificate, PEM")
     parser.add_argument("--key", type=Path, metavar="FILE", help="its key")
@@ -53,20 +55,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM, SIGINT, or nobody is there."""
-    if (arguments.cert is None) != (arguments.key is None):
-        raise UsageError("--cert and --key are given together")
-    if arguments.cert is None and arguments.ca is not None:
-        raise UsageError("--ca needs --cert and --key")
+    tls = _tls(arguments)
+    tokens = None if arguments.tokens is None else Tokens(arguments.tokens)
+    if arguments.flight is not None and tokens is None:
+        raise UsageError("--flight needs --tokens")
+    if arguments.flight is not None and arguments.allow:
+        raise UsageError("--allow is not looked at by Flight: leave one of them out")
     clock = SystemClock()
-    has_tls = arguments.cert is not None
-    server = SocketServer(
-        Service(arguments.store, fs=LocalFileSystem(), clock=clock),
-        arguments.listen or f"{UNIX}{arguments.store.absolute() / SOCKET}",
-        clock=clock,
-        tokens=None if arguments.tokens is None else Tokens(arguments.tokens),
-        tls=server_context(arguments.cert, arguments.key, arguments.ca) if has_tls else None,
-        allowed_names=tuple(arguments.allow),
-    )
+    service = Service(arguments.store, fs=LocalFileSystem(), clock=clock)
+    address = arguments.listen or f"{UNIX}{arguments.store.absolute() / SOCKET}"
     stopping = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -74,12 +71,47 @@ def run(arguments: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    server.start()
-    print(f"serving {arguments.store} at {server.address}", flush=True)
-    try:
+    with ExitStack() as servers:
+        server = SocketServer(
+            service,
+            address,
+            clock=clock,
+            tokens=tokens,
+            tls=None if address.startswith(UNIX) and arguments.flight is not None else tls,
+            allowed_names=tuple(arguments.allow),
+        )
+        servers.callback(server.stop)
+        if arguments.flight is not None and tokens is not None:
+            _serve_flight(arguments.flight, service, clock, tokens, tls, servers)
+        server.start()
+        print(f"serving {arguments.store} at {server.address}", flush=True)
         while not stopping.wait(_LOOK_S):
             if arguments.idle is not None and server.idle_ms() > arguments.idle:
                 break
-    finally:
-        server.stop()
     return 0
+
+
+def _tls(arguments: argparse.Namespace) -> ServerTls | None:
+    if (arguments.cert is None) != (arguments.key is None):
+        raise UsageError("--cert and --key are given together")
+    if arguments.cert is None and arguments.ca is not None:
+        raise UsageError("--ca needs --cert and --key")
+    if arguments.cert is None:
+        return None
+    return ServerTls(arguments.cert, arguments.key, arguments.ca)
+
+
+def _serve_flight(
+    address: str,
+    service: Service,
+    clock: SystemClock,
+    tokens: Tokens,
+    tls: ServerTls | None,
+    servers: ExitStack,
+) -> None:
+    from pyspark_theflash.server.flight import FlightServer
+
+    server = servers.enter_context(
+        FlightServer(service, address, clock=clock, tokens=tokens, tls=tls)
+    )
+    print(f"serving Arrow Flight at {server.address}", flush=True)

@@ -19,6 +19,7 @@ from pyspark_theflash.clock import Clock
 from pyspark_theflash.errors import AuthenticationError, OptionError, ServiceUnavailableError
 from pyspark_theflash.server.bind import bind, check_safe
 from pyspark_theflash.server.session import Patience, Session
+from pyspark_theflash.tls import ServerTls
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +39,7 @@ class SocketServer:
         *,
         clock: Clock,
         tokens: Tokens | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: ServerTls | None = None,
         allowed_names: tuple[str, ...] = (),
         connections_max: int = CONNECTIONS_MAX,
         patience: Patience | None = None,
@@ -51,10 +52,11 @@ class SocketServer:
             OptionError: the address cannot be used, or not safely.
         """
         check_safe(address, has_tls=tls is not None, has_tokens=tokens is not None)
-        if allowed_names and (tls is None or tls.verify_mode is not ssl.CERT_REQUIRED):
+        if allowed_names and (tls is None or tls.ca is None):
             raise OptionError("allow", "names are in callers' certificates: give --ca")
         self._service, self._clock, self._tokens = service, clock, tokens
-        self._tls, self._allowed = tls, frozenset(allowed_names)
+        self._tls = None if tls is None else tls.context()
+        self._allowed = frozenset(allowed_names)
         self._patience = patience or Patience()
         self._connections_max = connections_max
         self._mutex = threading.Lock()

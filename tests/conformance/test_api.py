@@ -11,7 +11,7 @@ import pytest
 
 from pyspark_theflash.api.message import Moment, Presentation
 from pyspark_theflash.api.method import Role
-from pyspark_theflash.client.theflash import connect
+from pyspark_theflash.client.theflash import TheFlash, connect
 from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.codec.text import parse_column
 from pyspark_theflash.errors import (
@@ -27,12 +27,13 @@ from pyspark_theflash.errors import (
     UnrepresentableValueError,
 )
 from pyspark_theflash.planner.snapshot import open_snapshot
-from tests.support.serving import TOKENS, serving, tls_context, tokens
+from tests.support.flight_client import FlightTransport
+from tests.support.serving import TOKENS, server_tls, serving, serving_flight, tokens
 from tests.support.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
 from tests.support.tls import tls
 from tests.support.workloads import make_store, workload
 
-WAYS = ("in process", "unix socket", "tcp, tls and token")
+WAYS = ("in process", "unix socket", "tcp, tls and token", "flight")
 ITEMS = table_info(
     7,
     "shop.items",
@@ -77,7 +78,11 @@ def way(request, tmp_path):
             return enter(connect(store))
         if request.param == "unix socket":
             return enter(connect(enter(serving(store, f"unix:{tmp_path}/s")).address))
-        secured = serving(store, "127.0.0.1:0", tokens=tokens(tmp_path), tls=tls_context())
+        if request.param == "flight":
+            served = serving_flight(store, "127.0.0.1:0", tokens=tokens(tmp_path))
+            transport = FlightTransport(enter(served).address, TOKENS[Role.ADMIN].value)
+            return enter(TheFlash(transport))
+        secured = serving(store, "127.0.0.1:0", tokens=tokens(tmp_path), tls=server_tls())
         address = f"theflash://{enter(secured).address}"
         return enter(connect(address, token=TOKENS[Role.ADMIN], tls=tls("client")))
 
@@ -147,6 +152,8 @@ def test_presentation(way, shop, as_text):
 
 def test_dictionaries_are_the_same_rows(way, shop):
     api = way(shop.path)
+    if isinstance(api._transport, FlightTransport):
+        pytest.skip("Flight has no such choice")
     plan = api.plan("shop.items")
     with api.scan(plan.splits[0].ticket, dictionaries=True) as rows:
         table = rows.read_all()

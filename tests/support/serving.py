@@ -11,7 +11,8 @@ from pyspark_theflash.api.token import Token, Tokens
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.server.app import SocketServer
-from pyspark_theflash.tls import server_context
+from pyspark_theflash.server.flight import FlightServer
+from pyspark_theflash.tls import ServerTls
 from tests.support.tls import FOLDER
 
 CLOCK = SystemClock()
@@ -27,10 +28,10 @@ def write_tokens(path: Path, roles: dict[str, str] | None = None) -> Path:
     return path
 
 
-def tls_context(*, with_ca: bool = True, name: str = "server") -> Any:
+def server_tls(*, with_ca: bool = True, name: str = "server") -> ServerTls:
     """A server's side of TLS, with the certificates of `tests/golden/tls`."""
     ca = FOLDER / "ca.pem" if with_ca else None
-    return server_context(FOLDER / f"{name}.pem", FOLDER / f"{name}.key", ca)
+    return ServerTls(FOLDER / f"{name}.pem", FOLDER / f"{name}.key", ca)
 
 
 @contextmanager
@@ -43,6 +44,14 @@ def serving(store: Path, address: str, **settings: Any) -> Iterator[SocketServer
         yield server
     finally:
         server.stop(0)
+
+
+@contextmanager
+def serving_flight(store: Path, address: str, **settings: Any) -> Iterator[FlightServer]:
+    """The same over Arrow Flight."""
+    service = Service(store, fs=LocalFileSystem(), clock=CLOCK)
+    with FlightServer(service, address, clock=CLOCK, **settings) as server:
+        yield server
 
 
 def tokens(folder: Path) -> Tokens:

@@ -39,7 +39,7 @@ from pyspark_theflash.errors import (
     UnknownMethodError,
 )
 from pyspark_theflash.server.session import Patience
-from tests.support.serving import CLOCK, TOKENS, serving, tls_context, tokens, write_tokens
+from tests.support.serving import CLOCK, TOKENS, server_tls, serving, tokens, write_tokens
 from tests.support.stores import StoreBuilder, id_column, table_info
 from tests.support.tls import FOLDER, tls, trust
 
@@ -208,7 +208,7 @@ def test_secrets_are_not_shown(store, tmp_path):
 def secured(store, tmp_path_factory):
     """A server that wants certificates and tokens."""
     folder = tmp_path_factory.mktemp("tokens")
-    settings = {"tokens": tokens(folder), "tls": tls_context(), "allowed_names": ("tidb",)}
+    settings = {"tokens": tokens(folder), "tls": server_tls(), "allowed_names": ("tidb",)}
     with serving(store, "0.0.0.0:0", **settings) as server:
         yield server.address.replace("0.0.0.0", "localhost")
 
@@ -239,7 +239,7 @@ def test_a_server_of_another_name(secured):
 
 
 def test_an_expired_certificate(store, tmp_path):
-    context = tls_context(name="expired", with_ca=False)
+    context = server_tls(name="expired", with_ca=False)
     with serving(store, "127.0.0.1:0", tokens=tokens(tmp_path), tls=context) as server:
         address = server.address.replace("127.0.0.1", "localhost")
         shown = trust("expired")
@@ -289,7 +289,7 @@ def test_old_tls(secured):
     ],
 )
 def test_unsafe_addresses(store, tmp_path, address, settings, reason):
-    known = {"tokens": tokens(tmp_path), "tls": tls_context()}
+    known = {"tokens": tokens(tmp_path), "tls": server_tls()}
     chosen = {name: known[name] for name in settings}
 
     def begin():

@@ -1,0 +1,64 @@
+"""TheFlash API over Arrow Flight, spoken with nothing but pyarrow and the generated messages."""
+
+from pathlib import Path
+from typing import Any
+
+from pyarrow import flight
+
+from pyspark_theflash.api.error import heard_error
+from pyspark_theflash.api.message import Error, ScanRequest
+from pyspark_theflash.api.method import Method
+from pyspark_theflash.api.wire import decode, encode
+from pyspark_theflash.client.rows import Rows
+from pyspark_theflash.errors import DeadlineExceededError, UnsupportedError
+
+
+class FlightTransport:
+    """A `client.transport.Transport`."""
+
+    def __init__(self, address: str, token: str, ca: Path | None = None) -> None:
+        scheme = "grpc+tcp" if ca is None else "grpc+tls"
+        options = {} if ca is None else {"tls_root_certs": ca.read_bytes()}
+        self.address = address
+        self.client = flight.FlightClient(f"{scheme}://{address}", **options)
+        self._headers = [(b"authorization", f"Bearer {token}".encode())]
+
+    def options(self, timeout_ms: int) -> flight.FlightCallOptions:
+        return flight.FlightCallOptions(
+            timeout=(timeout_ms or 60_000) / 1000, headers=self._headers
+        )
+
+    def call(self, method: Method, request: Any, timeout_ms: int) -> Any:
+        action = flight.Action(method.name, encode(request))
+        try:
+            (result,) = self.client.do_action(action, self.options(timeout_ms))
+        except flight.FlightError as error:
+            raise self._heard(error) from error
+        return decode(method.response, result.body.to_pybytes())
+
+    def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
+        if request.dictionaries:
+            raise UnsupportedError("dictionaries", "Flight")
+        try:
+            reader = self.client.do_get(flight.Ticket(request.ticket), self.options(timeout_ms))
+            return Rows(reader.schema, self._batches(reader), reader.cancel)
+        except flight.FlightError as error:
+            raise self._heard(error) from error
+
+    def close(self) -> None:
+        self.client.close()
+
+    def _batches(self, reader: Any) -> Any:
+        try:
+            for chunk in reader:
+                yield chunk.data
+        except flight.FlightError as error:
+            raise self._heard(error) from error
+
+    def _heard(self, error: flight.FlightError) -> Exception:
+        if isinstance(error, flight.FlightTimedOutError) and not error.extra_info:
+            return DeadlineExceededError("a call over Flight", 0)
+        if not error.extra_info:
+            return error
+        assert "Traceback" not in str(error)
+        return heard_error(decode(Error, error.extra_info), self.address)
