@@ -1,8 +1,15 @@
 """Where a server is: `unix:PATH` or `HOST:PORT`."""
 
+import os
+import stat
+from pathlib import Path
 from typing import Final
 
+from pyspark_theflash.errors import OptionError
+
 UNIX: Final = "unix:"
+# What fits into a socket's address, its end included.
+PATH_BYTES_MAX: Final = 107
 
 
 def is_host_port(address: str) -> bool:
@@ -17,3 +24,13 @@ def split_host_port(address: str) -> tuple[str, int]:
     """Host, without an IPv6 address's brackets, and port of a HOST:PORT."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `OptionError` unless nobody else could put a socket of theirs in the place of ours."""
+    try:
+        status = folder.stat()
+    except OSError as error:
+        raise OptionError("listen", f"cannot use {folder}: {error.strerror}") from error
+    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise OptionError("listen", f"{folder} must be ours, and nobody else may write to it")

@@ -72,11 +72,11 @@ class RemoteTransport:
         self._address, self._clock, self._token = address, clock, token
         self._tls = None if tls is None else client_context(tls)
         self._mutex = threading.Lock()
-        self._pool: list[_Connection] = []
+        self._pool: list[Connection] = []
         self._pid = os.getpid()
 
     def call(self, method: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
-        def ask(connection: _Connection) -> Any:  # noqa: ANN401
+        def ask(connection: Connection) -> Any:  # noqa: ANN401
             try:
                 return connection.call(method, request, timeout_ms)
             finally:
@@ -85,7 +85,7 @@ class RemoteTransport:
         return self._asked(ask, may_ask_again=method.role is Role.READ)
 
     def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
-        def ask(connection: _Connection) -> Rows:
+        def ask(connection: Connection) -> Rows:
             try:
                 stream = _Stream(connection, request, timeout_ms)
             except BaseException:
@@ -107,7 +107,7 @@ class RemoteTransport:
         for connection in pool:
             connection.close()
 
-    def _asked(self, ask: Callable[["_Connection"], Any], *, may_ask_again: bool) -> Any:  # noqa: ANN401
+    def _asked(self, ask: Callable[["Connection"], Any], *, may_ask_again: bool) -> Any:  # noqa: ANN401
         """`ask` on a connection; on a new one if one of the pool turns out to be dead."""
         connection, is_pooled = self._taken()
         try:
@@ -120,7 +120,7 @@ class RemoteTransport:
         except _DeadConnectionError as error:
             raise error.seen from error
 
-    def _taken(self) -> tuple["_Connection", bool]:
+    def _taken(self) -> tuple["Connection", bool]:
         """A connection, and whether it was there already."""
         with self._mutex:
             if self._pid != os.getpid():
@@ -130,10 +130,10 @@ class RemoteTransport:
                 return self._pool.pop(), True
         return self._opened(), False
 
-    def _opened(self) -> "_Connection":
-        return _Connection(self._address, self._clock, self._token, self._tls)
+    def _opened(self) -> "Connection":
+        return Connection(self._address, self._clock, self._token, self._tls)
 
-    def _give_back(self, connection: "_Connection") -> None:
+    def _give_back(self, connection: "Connection") -> None:
         with self._mutex:
             if connection.is_usable and len(self._pool) < _POOLED_MAX:
                 self._pool.append(connection)
@@ -149,7 +149,7 @@ class _DeadConnectionError(Exception):
         self.seen = seen
 
 
-class _Connection:
+class Connection:
     """One connection, greeted."""
 
     def __init__(
@@ -313,7 +313,7 @@ class _Connection:
 class _Stream:
     """The rows of one scan."""
 
-    def __init__(self, connection: _Connection, request: ScanRequest, timeout_ms: int) -> None:
+    def __init__(self, connection: Connection, request: ScanRequest, timeout_ms: int) -> None:
         """Begin a scan; the connection is the stream's until it ends."""
         self._connection, self._is_over = connection, False
         connection.begin(SCAN, request, timeout_ms)
@@ -366,7 +366,7 @@ class _Source:
 
     closed = False
 
-    def __init__(self, connection: _Connection) -> None:
+    def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._left = self.size_bytes = 0
         self.end: End | None = None

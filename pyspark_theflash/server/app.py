@@ -5,7 +5,6 @@ import logging
 import socket
 import ssl
 import threading
-from pathlib import Path
 from typing import Any, Final
 
 from pyspark_theflash.api.error import told_error
@@ -13,7 +12,6 @@ from pyspark_theflash.api.frame import FrameType, Header
 from pyspark_theflash.api.service import Service
 from pyspark_theflash.api.token import Tokens
 from pyspark_theflash.api.wire import encode
-from pyspark_theflash.client.address import UNIX
 from pyspark_theflash.client.link import Link
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.errors import AuthenticationError, OptionError, ServiceUnavailableError
@@ -64,8 +62,10 @@ class SocketServer:
         self._threads: set[threading.Thread] = set()
         self._stopping = False
         self._idle_since_ms = clock.boottime_ms()
-        self._listener, self.address = bind(address)
-        self._listener.settimeout(_ACCEPT_S)
+        self._bound = bind(address)
+        self._bound.sock.settimeout(_ACCEPT_S)
+        self.address = self._bound.address
+        """Where it listens, with the port that port 0 became."""
         self._acceptor = threading.Thread(target=self._accept, name="accept", daemon=True)
 
     def start(self) -> None:
@@ -85,9 +85,7 @@ class SocketServer:
         self._stopping = True
         if self._acceptor.ident is not None:
             self._acceptor.join()
-        self._listener.close()
-        if self.address.startswith(UNIX):
-            Path(self.address.removeprefix(UNIX)).unlink(missing_ok=True)
+        self._bound.close()
         deadline_ms = self._clock.boottime_ms() + drain_ms
         while self._clock.boottime_ms() < deadline_ms and self._busy():
             self._clock.sleep_ms(_LOOK_MS)
@@ -107,7 +105,7 @@ class SocketServer:
     def _accept(self) -> None:
         while not self._stopping:
             try:
-                sock, _ = self._listener.accept()
+                sock, _ = self._bound.sock.accept()
             except TimeoutError:
                 continue
             except OSError as error:

@@ -6,18 +6,24 @@ HOST:PORT     with tokens; of this machine only, unless there are certificates t
 """
 
 import contextlib
+import fcntl
 import ipaddress
 import os
 import socket
-import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from pyspark_theflash.client.address import UNIX, is_host_port, split_host_port
+from pyspark_theflash.client.address import (
+    PATH_BYTES_MAX,
+    UNIX,
+    check_folder,
+    is_host_port,
+    split_host_port,
+)
 from pyspark_theflash.errors import OptionError
 
-# What fits into a socket's address, its end included.
-PATH_BYTES_MAX: Final = 107
 _OPTION: Final = "listen"
 _BACKLOG: Final = 128
 
@@ -38,24 +44,41 @@ def check_safe(address: str, *, has_tls: bool, has_tokens: bool) -> None:
         raise OptionError(_OPTION, reason)
 
 
-def bind(address: str) -> tuple[socket.socket, str]:
-    """A listening socket, and its address with the port that was chosen for port 0.
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A listening socket, and its address with the port that was chosen for port 0."""
+
+    sock: socket.socket
+    address: str
+    inode: int | None = None
+    """Of a unix socket: what is at its path is ours only if it is this."""
+
+    def close(self) -> None:
+        """Listen no more."""
+        self.sock.close()
+        if self.inode is not None:
+            path = Path(self.address.removeprefix(UNIX))
+            with _folder_locked(path.parent), contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino == self.inode:
+                    path.unlink()
+
+
+def bind(address: str) -> Bound:
+    """Listen on an address that `check_safe` has let pass.
 
     Raises:
         OptionError: the address is taken or is not one of ours.
     """
     if address.startswith(UNIX):
-        path = Path(address.removeprefix(UNIX)).absolute()
-        return _bind_unix(path), f"{UNIX}{path}"
+        return _bind_unix(Path(address.removeprefix(UNIX)).absolute())
     host, port = split_host_port(address)
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        listener = socket.create_server(
-            found[0][4][:2], family=found[0][0], backlog=_BACKLOG, reuse_port=False
-        )
+        family, _, _, _, place = found[0]
+        sock = socket.create_server(place[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         raise OptionError(_OPTION, f"cannot listen on {address}: {error.strerror}") from error
-    return listener, f"{address.rpartition(':')[0]}:{listener.getsockname()[1]}"
+    return Bound(sock, f"{address.rpartition(':')[0]}:{sock.getsockname()[1]}")
 
 
 def make_way(path: Path) -> None:
@@ -66,7 +89,7 @@ def make_way(path: Path) -> None:
     """
     if len(os.fsencode(path)) > PATH_BYTES_MAX:
         raise OptionError(_OPTION, f"{path} is longer than the {PATH_BYTES_MAX} bytes of a socket")
-    _check_folder(path.parent)
+    check_folder(path.parent)
     _remove_stale(path)
 
 
@@ -79,30 +102,33 @@ def is_loopback(host: str) -> bool:
     return False
 
 
-def _bind_unix(path: Path) -> socket.socket:
-    make_way(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    # The socket must not be open to others for a moment.
-    mask = os.umask(0o177)
+def _bind_unix(path: Path) -> Bound:
+    check_folder(path.parent)
+    # Of several that begin at once, each must see what the one before has made.
+    with _folder_locked(path.parent):
+        make_way(path)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        # The socket must not be open to others for a moment.
+        mask = os.umask(0o177)
+        try:
+            sock.bind(str(path))
+            sock.listen(_BACKLOG)
+            return Bound(sock, f"{UNIX}{path}", path.stat().st_ino)
+        except OSError as error:
+            sock.close()
+            raise OptionError(_OPTION, f"cannot listen on {path}: {error.strerror}") from error
+        finally:
+            os.umask(mask)
+
+
+@contextlib.contextmanager
+def _folder_locked(folder: Path) -> Iterator[None]:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        listener.bind(str(path))
-        listener.listen(_BACKLOG)
-    except OSError as error:
-        listener.close()
-        raise OptionError(_OPTION, f"cannot listen on {path}: {error.strerror}") from error
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
     finally:
-        os.umask(mask)
-    return listener
-
-
-def _check_folder(folder: Path) -> None:
-    """In a folder of others the socket could be replaced by theirs."""
-    try:
-        status = folder.stat()
-    except OSError as error:
-        raise OptionError(_OPTION, f"cannot use {folder}: {error.strerror}") from error
-    if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise OptionError(_OPTION, f"{folder} must be ours, and nobody else may write to it")
+        os.close(fd)
 
 
 def _remove_stale(path: Path) -> None:

@@ -55,7 +55,7 @@ class FlightTransport:
         except flight.FlightError as error:
             raise self._heard(error) from error
 
-    def _heard(self, error: flight.FlightError) -> Exception:
+    def _heard(self, error: Any) -> Any:
         if isinstance(error, flight.FlightTimedOutError) and not error.extra_info:
             return DeadlineExceededError("a call over Flight", 0)
         if not error.extra_info:

@@ -1,0 +1,224 @@
+"""`theflash serve` as a process: how it begins and ends, and what is left when it is killed."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+
+from pyspark_theflash.api.message import Moment
+from pyspark_theflash.api.method import Role
+from pyspark_theflash.client.embedded import connect_embedded, socket_path
+from pyspark_theflash.client.theflash import connect
+from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.errors import (
+    LeaseExpiredError,
+    ServiceUnavailableError,
+    StreamCutError,
+)
+from tests.support.serving import CLOCK, TOKENS, write_tokens
+from tests.support.stores import StoreBuilder, column, id_column, table_info
+
+WIDE = table_info(
+    7, "shop.items", [id_column(), column("text", MySQLType.BLOB, charset="binary", flen=1 << 20)]
+)
+ROWS = 2_000
+TEXT = os.urandom(1 << 14)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """32 MB of rows: more than a socket takes in before somebody reads."""
+    path = tmp_path_factory.mktemp("wide") / "store"
+    rows = [(n, 110, [n, TEXT]) for n in range(ROWS)]
+    StoreBuilder(path, WIDE).publish(200, {WIDE: rows})
+    return path
+
+
+def command(*arguments):
+    return [sys.executable, "-m", "pyspark_theflash.cli.main", *map(str, arguments)]
+
+
+@contextmanager
+def served(store, *options):
+    """The process, and the address it says."""
+    with subprocess.Popen(
+        command("serve", store, *options), stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            yield process, process.stdout.readline().split()[-1]
+        finally:
+            process.kill()
+
+
+def wait_until(condition, timeout_ms=10_000):
+    deadline_ms = CLOCK.boottime_ms() + timeout_ms
+    while not condition():
+        assert CLOCK.boottime_ms() < deadline_ms
+        CLOCK.sleep_ms(20)
+
+
+def count(api):
+    plan = api.plan("shop.items", ["id"])
+    return sum(batch.num_rows for batch in api.read(plan))
+
+
+def test_ends_when_asked(store):
+    with served(store) as (process, address):
+        assert address == f"unix:{store}/serve.sock"
+        with connect(address) as api:
+            assert count(api) == ROWS
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+            with pytest.raises(ServiceUnavailableError):
+                api.status()
+    assert not (store / "serve.sock").exists()
+
+
+def test_a_call_that_has_begun_is_finished(store):
+    with served(store) as (process, address), connect(address) as api:
+        with api.scan(api.plan("shop.items").splits[0].ticket) as rows:
+            first = next(iter(rows))
+            process.send_signal(signal.SIGTERM)
+            assert first.num_rows + sum(batch.num_rows for batch in rows) == ROWS
+        assert process.wait(10) == 0
+
+
+def test_a_server_that_is_killed(store):
+    """Rows stop typed, and the ticket is good for the next server."""
+    with served(store) as (process, address), connect(address) as api:
+        ticket = api.plan("shop.items").splits[0].ticket
+        rows = api.scan(ticket)
+        process.kill()
+        process.wait()
+        with pytest.raises(StreamCutError):
+            rows.read_all()
+        with pytest.raises(ServiceUnavailableError):
+            api.status()
+        with served(store):
+            assert api.scan(ticket).read_all().num_rows == ROWS
+            assert count(api) == ROWS
+
+
+READER = """
+import sys, time
+from pyspark_theflash.api.message import Moment
+from pyspark_theflash.client.theflash import connect
+api = connect(sys.argv[1])
+plan = api.plan("shop.items", moment=Moment(ttl_ms=1000))
+rows = api.scan(plan.splits[0].ticket)
+print(plan.snapshot.latch_id, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_reader_that_is_killed(store):
+    """Its latch ends in its time, its connection and thread at once."""
+    with served(store) as (process, address), connect(address) as api:
+        api.status()
+        threads, files = (len(os.listdir(f"/proc/{process.pid}/{what}")) for what in ("task", "fd"))
+        with subprocess.Popen(
+            [sys.executable, "-c", READER, address],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as reader:
+            latch_id = reader.stdout.readline().strip()
+            assert latch_id in {latch.id for latch in api.latches().latches}
+            reader.kill()
+        wait_until(lambda: latch_id not in {latch.id for latch in api.latches().latches}, 3_000)
+        wait_until(
+            lambda: (
+                len(os.listdir(f"/proc/{process.pid}/fd")) <= files
+                and len(os.listdir(f"/proc/{process.pid}/task")) <= threads + 4
+            )  # Arrow's own pools
+        )
+
+
+def test_a_latch_that_nobody_renews(store):
+    with connect(store) as api:
+        snapshot = api.snapshot(Moment(ttl_ms=1000))
+        api.renew(snapshot)
+        CLOCK.sleep_ms(1100)
+        with pytest.raises(LeaseExpiredError):
+            api.renew(snapshot)
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "reason"),
+    [
+        (["--listen", "0.0.0.0:0"], 2, "OptionError"),
+        (["--listen", "127.0.0.1:0"], 2, "give tokens"),
+        (["--cert", "x"], 2, "UsageError"),
+        (["--listen", "127.0.0.1:0", "--tokens", "/nowhere"], 2, "cannot read"),
+        (["--flight", "127.0.0.1:0"], 2, "needs --tokens"),
+    ],
+)
+def test_what_it_does_not_begin_with(store, options, status, reason):
+    done = subprocess.run(command("serve", store, *options), capture_output=True, text=True)
+    assert done.returncode == status
+    assert reason in done.stderr
+    assert not (store / "serve.sock").exists()
+
+
+def test_no_token_on_the_command_line_is_needed(store, tmp_path):
+    tokens = write_tokens(tmp_path / "tokens")
+    options = ["--listen", "127.0.0.1:0", "--tokens", tokens]
+    with (
+        served(store, *options) as (process, address),
+        connect(f"theflash://{address}", token=TOKENS[Role.READ]) as api,
+    ):
+        assert count(api) == ROWS
+        shown = Path(f"/proc/{process.pid}/cmdline").read_text()
+        assert TOKENS[Role.READ].value not in shown
+
+
+def test_embedded(store):
+    """Several users at once find one process; killed, it is started anew; unused, it ends."""
+    users = [connect_embedded(store, idle_ms=300) for _ in range(4)]
+    counts = []
+    threads = [threading.Thread(target=lambda u=u: counts.append(count(u))) for u in users]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == [ROWS] * 4
+    (first,) = engines(store)
+    os.kill(first, signal.SIGKILL)
+    assert count(users[0]) == ROWS
+    (second,) = engines(store)
+    assert second != first
+    for user in users:
+        user.close()
+    wait_until(lambda: not engines(store))
+    assert not socket_path(store).exists()
+
+
+def test_embedded_fails_typed(tmp_path):
+    with (
+        connect_embedded(tmp_path) as api,
+        pytest.raises(ServiceUnavailableError, match="no store"),
+    ):
+        api.status()
+
+
+def test_paths_that_are_too_long(tmp_path):
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    assert socket_path(folder).parent.stat().st_mode & 0o777 == 0o700
+    assert socket_path(folder) != socket_path(tmp_path)
+
+
+def engines(store):
+    """The processes that serve a store."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            words = (entry / "cmdline").read_text().split("\0")
+            if "serve" in words and str(store.resolve()) in words:
+                found.append(int(entry.name))
+    return found
