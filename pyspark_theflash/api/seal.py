@@ -5,7 +5,7 @@
 The body says which files to read and which latch keeps them. Callers carry it about; the seal
 shows one that they made or changed, so nothing of what they say becomes a path. The key is a file
 in the store's folder, so tickets outlive the server that gave them out and another can take them.
-Where the folder cannot be written there is a key for as long as the process lives.
+Where the folder cannot be written, or has no room, there is one for as long as the process lives.
 """
 
 import contextlib
@@ -21,7 +21,7 @@ from typing import Any, Final
 
 from pyspark_theflash.codec.document import boolean, int64, load, shaped, text, texts, uint64
 from pyspark_theflash.engine.api import RegionScan
-from pyspark_theflash.errors import CodecError, CorruptionError, TicketError
+from pyspark_theflash.errors import CodecError, CorruptionError, StoreFullError, TicketError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.store.lease import ReadLease
 from pyspark_theflash.store.manifest import file_errors
@@ -72,10 +72,13 @@ def store_sealer(path: Path, fs: FileSystem) -> Sealer:
     """
     file = path / KEY_FILE
     if not file.exists():
-        if not os.access(path, os.W_OK):
+        try:
+            if not os.access(path, os.W_OK):
+                return Sealer(secrets.token_bytes(_KEY_BYTES))
+            with file_errors(file):
+                _make_key(file, fs)
+        except StoreFullError:
             return Sealer(secrets.token_bytes(_KEY_BYTES))
-        with file_errors(file):
-            _make_key(file, fs)
     with file_errors(file):
         key = file.read_bytes()
     if len(key) != _KEY_BYTES:

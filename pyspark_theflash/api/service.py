@@ -57,7 +57,8 @@ class Service:
         """Raises `StoreNotFoundError`, `StoreFormatError` or `CorruptionError`."""
         self._path, self._fs, self._clock = path, fs, clock
         self.store_id: Final = read_identity(path, fs).store_id
-        self._sealer: Final[Sealer] = store_sealer(path, fs)
+        self._mutex = threading.Lock()
+        self._made_sealer: Sealer | None = None
         self._plans = _Plans()
 
     # -- snapshots
@@ -167,6 +168,14 @@ class Service:
         return self._command(Verb.STOP, None, call)
 
     # -- parts
+
+    @property
+    def _sealer(self) -> Sealer:
+        """Made when it is first needed: most calls leave the store's folder as it is."""
+        with self._mutex:
+            if self._made_sealer is None:
+                self._made_sealer = store_sealer(self._path, self._fs)
+            return self._made_sealer
 
     @contextmanager
     def _open(self, moment: message.Moment, call: Call) -> Iterator[Snapshot]:

@@ -6,20 +6,21 @@ order. The rule is in `codec.digest`; `_tidb_rowid` does not count.
 
 import argparse
 
-from pyspark_theflash.jobs.arguments import add_at, add_store
-from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.api.message import Moment
+from pyspark_theflash.cli.place import add_place, opened
+from pyspark_theflash.jobs.arguments import add_at
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `digest`."""
-    add_store(parser)
+    add_place(parser)
     parser.add_argument("table", metavar="DB.TABLE")
     add_at(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print the digest."""
-    with open_snapshot(arguments.store, arguments.at) as snapshot:
-        digest = snapshot.digest(arguments.table)
-    print(digest.rows, digest.hexdigest())
+    with opened(arguments) as store:
+        digest = store.digest(arguments.table, Moment(arguments.at), timeout_ms=0)
+    print(digest.rows, digest.checksum)
     return 0

@@ -7,22 +7,21 @@ files. Readers that cannot write the store pin everything while they run, and ar
 import argparse
 from dataclasses import asdict
 
-from pyspark_theflash.api.status import read_latches
+from pyspark_theflash.cli.place import add_place, opened
 from pyspark_theflash.cli.show import print_json, print_table
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import add_json, add_store
+from pyspark_theflash.jobs.arguments import add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `latches`."""
-    add_store(parser)
+    add_place(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line a latch."""
-    found = read_latches(arguments.store, LocalFileSystem(), SystemClock())
+    with opened(arguments) as store:
+        found = store.latches()
     if arguments.json:
         print_json(asdict(found))
         return 0

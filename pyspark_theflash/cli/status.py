@@ -9,24 +9,23 @@ from dataclasses import asdict
 from typing import Any
 
 from pyspark_theflash.api.message import Status
-from pyspark_theflash.api.status import read_status
+from pyspark_theflash.cli.place import add_place, opened
 from pyspark_theflash.cli.show import print_json, utc
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import add_json, add_store
+from pyspark_theflash.jobs.arguments import add_json
 from pyspark_theflash.types import TimeStamp
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `status`."""
-    add_store(parser)
+    add_place(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line a fact."""
-    status = read_status(arguments.store, LocalFileSystem(), SystemClock())
-    facts = {"store": str(arguments.store), **described(status)}
+    with opened(arguments) as store:
+        status = store.status()
+    facts = {"store": arguments.store, **described(status)}
     if arguments.json:
         print_json(facts)
         return 0

@@ -2,7 +2,8 @@
 
 import logging
 import secrets
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -24,7 +25,7 @@ from pyspark_theflash.api.frame import (
     check_preface,
 )
 from pyspark_theflash.api.method import SCAN, Role, method
-from pyspark_theflash.api.rows import RowStream
+from pyspark_theflash.api.rows import Batches, RowStream
 from pyspark_theflash.api.service import Service
 from pyspark_theflash.api.token import NONCE_BYTES, Tokens
 from pyspark_theflash.api.wire import decode, encode
@@ -34,6 +35,7 @@ from pyspark_theflash.errors import (
     AuthenticationError,
     CallCancelledError,
     CodecError,
+    InternalError,
     OptionError,
     ProtocolError,
     TheFlashError,
@@ -152,7 +154,8 @@ class Session:
             called.check(role)
             value: Any = decode(called.request, request.body, as_json=self._is_json)
             call = Call(called.name, request.timeout_ms, self._clock, self._is_cancelled)
-            answer = getattr(self._service, called.attribute)(value, call)
+            with _own_failures():
+                answer = getattr(self._service, called.attribute)(value, call)
             if called is SCAN:
                 self._stream(answer, call)
             else:
@@ -183,7 +186,7 @@ class Session:
             closing(rows.batches) as coming,
             pa.ipc.new_stream(pa.PythonFile(pieces, mode="w"), rows.schema) as writer,
         ):
-            for batch in coming:
+            for batch in _own(coming):
                 writer.write_batch(batch)
                 batches, row_count = batches + 1, row_count + batch.num_rows
                 size_bytes += self._send(pieces)
@@ -223,6 +226,21 @@ class Session:
 
     def _header(self, type_: FrameType, length: int) -> Header:
         return Header(type_, self._call, length, self._is_json)
+
+
+@contextmanager
+def _own_failures() -> Iterator[None]:
+    """What the system fails us with is ours to tell; it does not mean that the caller is gone."""
+    try:
+        yield
+    except OSError as error:
+        _log.error("a call failed", exc_info=error)
+        raise InternalError(f"the server failed with {type(error).__name__}") from error
+
+
+def _own(batches: Batches) -> Iterator[pa.RecordBatch]:
+    with _own_failures():
+        yield from batches
 
 
 class _Pieces:

@@ -206,7 +206,8 @@ def scanned(said):
 
 def _say(listener, said):
     sock, _ = listener.accept()
-    with sock:
+    # A client that has seen enough hangs up.
+    with sock, suppress(OSError):
         sock.sendall(said)
         sock.shutdown(socket.SHUT_WR)
         while sock.recv(1 << 16):
