@@ -27,12 +27,14 @@ from pyspark_theflash.api.method import METHODS, Role
 from pyspark_theflash.api.token import Token, Tokens
 from pyspark_theflash.client.remote import RemoteTransport
 from pyspark_theflash.client.theflash import TheFlash, connect
+from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.errors import (
     AuthenticationError,
     OptionError,
     ProtocolError,
     RoleError,
     ServiceUnavailableError,
+    StreamCutError,
     TableNotFoundError,
     TheFlashError,
     TicketError,
@@ -40,7 +42,7 @@ from pyspark_theflash.errors import (
 )
 from pyspark_theflash.server.session import Patience
 from tests.support.serving import CLOCK, TOKENS, server_tls, serving, tokens, write_tokens
-from tests.support.stores import StoreBuilder, id_column, table_info
+from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.tls import FOLDER, tls, trust
 
 TABLE = table_info(7, "shop.items", [id_column()])
@@ -441,6 +443,43 @@ def test_who_says_nothing_is_sent_away(store, tmp_path):
                 hello(sock)
                 sock.sendall(begun)
                 assert receive(sock) is None
+
+
+def test_connections_that_were_idle_for_too_long(store, tmp_path):
+    """A client learns of it when it calls again, and calls once more."""
+    patience = Patience(idle_ms=50)
+    with (
+        serving(store, f"unix:{tmp_path}/s", patience=patience) as server,
+        connect(server.address) as api,
+    ):
+        ticket = api.plan("shop.items").splits[0].ticket
+        for call in (api.status, lambda: api.scan(ticket).read_all()):
+            wait_until(lambda: server.idle_ms() > 0)
+            call()
+        wait_until(lambda: server.idle_ms() > 0)
+        # What changes something is not sent twice: nobody knows whether it came to anything.
+        refused(ServiceUnavailableError, api.stop_writer)
+
+
+def test_who_takes_nothing_is_sent_away(tmp_path):
+    """Rows wait in the socket, not in memory, and not for ever."""
+    wide = table_info(
+        8, "shop.wide", [id_column(), column("text", MySQLType.BLOB, charset="binary")]
+    )
+    made = StoreBuilder(tmp_path / "store", wide)
+    made.publish(200, {wide: [(n, 110, [n, bytes(1 << 14)]) for n in range(1000)]})
+    patience = Patience(send_ms=100)
+    with (
+        serving(made.path, f"unix:{tmp_path}/s", patience=patience) as server,
+        connect(server.address) as api,
+    ):
+        rows = api.scan(api.plan("shop.wide").splits[0].ticket)
+        wait_until(lambda: server.idle_ms() > 0)
+        with pytest.raises(StreamCutError):
+            rows.read_all()
+        # One who says so is not waited for, and keeps the connection.
+        api.scan(api.plan("shop.wide").splits[0].ticket).close()
+        assert api.status().rows == 1000
 
 
 def test_too_many_connections(store, tmp_path):
