@@ -29,6 +29,7 @@ from pyspark_theflash.api.seal import (
 from pyspark_theflash.api.status import read_latches, read_status
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.codec.digest import TableDigest
+from pyspark_theflash.engine.api import RegionStats
 from pyspark_theflash.errors import LatchNotFoundError, OptionError, TicketError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.options import Moment as WantedMoment
@@ -117,7 +118,11 @@ class Service:
         with self._open(request.moment, call) as snapshot:
             plan = _planned(snapshot, shape)
             schema = rows_schema(plan.columns, _presentation(request.presentation))
-            splits = tuple(self._split(snapshot, shape, task) for task in plan.tasks)
+            stored = snapshot.region_stats(plan.table)
+            splits = tuple(
+                self._split(shape, task, stored[task.region.physical_id, task.region.region_id])
+                for task in plan.tasks
+            )
             for task in plan.tasks[:1]:
                 self._plans.put((task.lease.id, shape), task)
             if not request.moment.handle:
@@ -202,14 +207,13 @@ class Service:
         )
         wait_for(self._path, wanted, clock=self._clock, fs=self._fs)
 
-    def _split(self, snapshot: Snapshot, shape: Shape, task: ScanTask) -> message.Split:
-        stats = snapshot.region_stats(task.region)
+    def _split(self, shape: Shape, task: ScanTask, stored: RegionStats) -> message.Split:
         return message.Split(
             Ticket(self.store_id, task.lease, shape, task.region).sealed(self._sealer),
             task.region.physical_id,
             task.region.region_id,
-            0 if stats is None else stats.rows,
-            0 if stats is None else stats.bytes,
+            stored.rows,
+            stored.bytes,
         )
 
     def _task(self, ticket: Ticket) -> ScanTask:

@@ -9,7 +9,7 @@ moment, so joins do not tear.
             ...
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -52,7 +52,7 @@ from pyspark_theflash.store.lease import LeaseTable, ReadLease
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.purged import PURGED_KIND, purged_at
 from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables
-from pyspark_theflash.types import ColumnID, TimeStamp
+from pyspark_theflash.types import ColumnID, PhysicalTableID, RegionID, TimeStamp
 
 LEASE_TTL_MS: Final = 600_000
 
@@ -300,10 +300,15 @@ class Snapshot:
                 if region.region_id in reached:
                     yield region
 
-    def region_stats(self, region: RegionScan) -> RegionStats | None:
-        """How a region is stored; None where it is not any more."""
-        stored = self._engine.regions(self._view, region.physical_id)
-        return next((stats for stats in stored if stats.region_id == region.region_id), None)
+    def region_stats(
+        self, table: TableInfo
+    ) -> Mapping[tuple[PhysicalTableID, RegionID], RegionStats]:
+        """How the regions of all partitions of a table are stored."""
+        return {
+            (physical_id, stats.region_id): stats
+            for physical_id in table.physical_ids
+            for stats in self._engine.regions(self._view, physical_id)
+        }
 
     def _source_of(self, table: TableInfo) -> SourceOf:
         tables = self._history.tables_of(table.id)
