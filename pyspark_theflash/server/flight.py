@@ -5,6 +5,10 @@
     DoAction        any other method by its name, with its request, binary or JSON
 
 Tokens come as `authorization: Bearer TOKEN` with each call. An error's extra info is an `Error`.
+
+Flight reads a message whole, of any size, before it asks who sent it, and cannot be told not to. So
+other machines must show a certificate, which is asked for before there are messages; whoever has
+one, or is on this machine, can make the server take much memory. Our own frames have no such gap.
 """
 
 import logging
@@ -23,6 +27,7 @@ from pyspark_theflash.api.method import METHODS, SCAN, Method, Role, method
 from pyspark_theflash.api.service import Service
 from pyspark_theflash.api.token import Tokens
 from pyspark_theflash.api.wire import decode, encode
+from pyspark_theflash.client.address import is_host_port, split_host_port
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.errors import (
     AuthenticationError,
@@ -33,13 +38,14 @@ from pyspark_theflash.errors import (
     RoleError,
     UnsupportedError,
 )
-from pyspark_theflash.server.bind import check_safe
+from pyspark_theflash.server.bind import check_safe, is_loopback
 from pyspark_theflash.tls import ServerTls
 
 _log = logging.getLogger(__name__)
 _MIDDLEWARE: Final = "authentication"
 _BEARER: Final = "Bearer "
 _HEADER: Final = "authorization"
+_NAME: Final = "the Flight server"
 _KINDS: Final = (
     (AuthenticationError, flight.FlightUnauthenticatedError),
     (RoleError, flight.FlightUnauthorizedError),
@@ -61,7 +67,12 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow has
         tls: ServerTls | None = None,
     ) -> None:
         """Raises `OptionError`: the address cannot be used, or not safely."""
+        if not is_host_port(address):
+            raise OptionError("flight", f"{address!r} is not of the form HOST:PORT")
         check_safe(address, has_tls=tls is not None, has_tokens=True)
+        if not is_loopback(split_host_port(address)[0]) and (tls is None or tls.ca is None):
+            reason = f"{address} is open to other machines: have them show certificates (--ca)"
+            raise OptionError("flight", reason)
         self._service, self._clock = service, clock
         secured: dict[str, Any] = {}
         if tls is not None:
@@ -73,7 +84,7 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow has
         try:
             super().__init__(
                 f"{scheme}://{address}",
-                middleware={_MIDDLEWARE: _Authentication(tokens, address)},
+                middleware={_MIDDLEWARE: _Authentication(tokens)},
                 **secured,
             )
         except (pa.ArrowException, OSError) as error:
@@ -151,23 +162,23 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow has
 class _Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
     """Looks at the token of each call."""
 
-    def __init__(self, tokens: Tokens, address: str) -> None:
+    def __init__(self, tokens: Tokens) -> None:
         super().__init__()
-        self._tokens, self._address = tokens, address
+        self._tokens = tokens
 
     def start_call(self, info: flight.CallInfo, headers: dict[str, list[str]]) -> "_Caller":
         with _told():
             said = next(iter(headers.get(_HEADER, [])), "")
             if not isinstance(said, str) or not said.startswith(_BEARER):
-                raise AuthenticationError(self._address, "there is no bearer token")
+                raise AuthenticationError(_NAME, "there is no bearer token")
             try:
                 stored = self._tokens.by_token(said.removeprefix(_BEARER))
                 role = None if stored is None else self._tokens.role(stored)
             except OptionError as error:
                 _log.error("tokens cannot be read: %s", error)
-                raise AuthenticationError(self._address, "it cannot read its tokens") from None
+                raise AuthenticationError(_NAME, "it cannot read its tokens") from None
             if role is None:
-                raise AuthenticationError(self._address, "it does not know this token")
+                raise AuthenticationError(_NAME, "it does not know this token")
             return _Caller(role)
 
 

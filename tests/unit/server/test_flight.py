@@ -160,10 +160,13 @@ def test_certificates(store, tmp_path):
             assert client.list_actions(without.options(TIMEOUT_MS))
 
 
-@pytest.mark.parametrize("address", ["0.0.0.0:0", "nonsense"])
-def test_unsafe_addresses(store, tmp_path, address):
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "nonsense", "unix:{}/s"])
+@pytest.mark.parametrize("with_tls", [False, True])
+def test_unsafe_addresses(store, tmp_path, address, with_tls):
+    """For other machines a certificate of ours is not enough: they show one, too."""
+    shown = server_tls(with_ca=False) if with_tls else None
     with (
         pytest.raises(OptionError),
-        serving_flight(store, address, tokens=tokens(tmp_path)),
+        serving_flight(store, address.format(tmp_path), tokens=tokens(tmp_path), tls=shown),
     ):
         pass
