@@ -46,7 +46,7 @@ def opened(arguments: argparse.Namespace) -> TheFlash:
         StoreNotFoundError: there is no store in the folder.
     """
     place: str = arguments.store
-    if not place.startswith((SCHEME, UNIX)):
+    if not is_served(place):
         if arguments.token_file is not None or arguments.ca is not None:
             raise UsageError("tokens and certificates are for servers, not for folders")
         return connect(Path(place))
@@ -54,6 +54,11 @@ def opened(arguments: argparse.Namespace) -> TheFlash:
         raise UsageError("--cert and --key need --ca")
     tls = None if arguments.ca is None else TlsFiles(arguments.ca, arguments.cert, arguments.key)
     return connect(place, token=_token(arguments.token_file), tls=tls)
+
+
+def is_served(place: str) -> bool:
+    """Whether a STORE is a server's address and no folder."""
+    return place.startswith((SCHEME, UNIX))
 
 
 def _token(file: Path | None) -> Token | None:

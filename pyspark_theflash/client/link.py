@@ -81,8 +81,10 @@ class Link:
         pending = getattr(self._sock, "pending", None)
         if pending is not None and pending():
             return True
-        readable, _, _ = select.select([self._sock], [], [], 0)
-        return bool(readable)
+        # `select` takes no file descriptor above 1023.
+        poller = select.poll()
+        poller.register(self._sock, select.POLLIN)
+        return bool(poller.poll(0))
 
     def close(self) -> None:
         """End the connection."""
@@ -91,7 +93,8 @@ class Link:
     def interrupt(self) -> None:
         """Make whoever waits on this socket, in another thread, stop waiting."""
         with contextlib.suppress(OSError):
-            self._sock.shutdown(socket.SHUT_RDWR)
+            # TLS would take itself apart under that thread.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
     def close_gently(self) -> None:
         """End the connection so that the other side still gets what was sent last.

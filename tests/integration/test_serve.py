@@ -247,6 +247,12 @@ def test_commands_that_ask_a_server(store, tmp_path):
             here = told(name, store, *arguments)
             assert here.returncode == 0
             assert told(name, place, *arguments, "--token-file", token).stdout == here.stdout
+        admin = write_tokens(tmp_path / "admin", {TOKENS[Role.ADMIN].value: "admin"})
+        admin.write_text(TOKENS[Role.ADMIN].value)
+        for name, argument in (("interval", "5"), ("stop", None)):
+            words = [w for w in (argument, "--token-file", admin) if w is not None]
+            here = told(name, store, *words[: len(words) - 2])
+            assert told(name, place, *words).stdout == here.stdout != ""
         assert "AuthenticationError" in told("status", place).stderr
         assert "RoleError" in told("latches", place, "--token-file", token).stderr
 
