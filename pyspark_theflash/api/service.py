@@ -30,25 +30,27 @@ from pyspark_theflash.api.status import read_latches, read_status
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.codec.digest import TableDigest
 from pyspark_theflash.engine.api import RegionStats
-from pyspark_theflash.errors import LatchNotFoundError, OptionError, TicketError
+from pyspark_theflash.errors import LatchNotFoundError, NotCaughtUpError, OptionError, TicketError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.options import Moment as WantedMoment
 from pyspark_theflash.planner.present import Presentation, ZeroDates
 from pyspark_theflash.planner.read import read_task
 from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
 from pyspark_theflash.planner.snapshot import LEASE_TTL_MS, Snapshot
-from pyspark_theflash.planner.wait import wait_for
+from pyspark_theflash.planner.wait import wait_until
 from pyspark_theflash.replication.admin import administer
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
 from pyspark_theflash.store.command import Verb
 from pyspark_theflash.store.folder import open_manifest, read_identity
 from pyspark_theflash.store.lease import LatchKind, LeaseTable, ReadLease
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.types import TimeStamp, from_physical_ms
 
 TTL_MS_MIN: Final = 1_000
 TTL_MS_MAX: Final = 3_600_000
 PIN_MS_MAX: Final = 366 * 86_400_000
 _PLANS_MAX: Final = 256
+_CHECK_MS: Final = 200
+"""How often a call that waits looks whether anybody still wants it."""
 
 
 class Service:
@@ -199,13 +201,29 @@ class Service:
             yield snapshot
 
     def _wait(self, moment: message.Moment, call: Call) -> None:
+        """Until the moment can be answered, somebody still wants it, or its time is over."""
         staleness_ms = moment.max_staleness_ms
-        wanted = WantedMoment(
-            None if moment.snapshot_ts is None else TimeStamp(moment.snapshot_ts),
-            min(moment.wait_ms, call.left_ms()) / 1000,
+        wanted = moment.snapshot_ts
+        WantedMoment(
+            None if wanted is None else TimeStamp(wanted),
+            moment.wait_ms / 1000,
             None if staleness_ms is None else staleness_ms / 1000,
-        )
-        wait_for(self._path, wanted, clock=self._clock, fs=self._fs)
+        )  # which says what contradicts itself
+        if staleness_ms is not None:
+            wanted = from_physical_ms(max(self._clock.wall_ms() - staleness_ms, 0))
+        if wanted is None:
+            return
+        end_ms = self._clock.boottime_ms() + min(moment.wait_ms, call.left_ms())
+        while True:
+            look_ms = min(end_ms, self._clock.boottime_ms() + _CHECK_MS)
+            try:
+                wait_until(self._path, TimeStamp(wanted), look_ms, clock=self._clock, fs=self._fs)
+            except NotCaughtUpError:
+                call.check()
+                if self._clock.boottime_ms() >= end_ms:
+                    raise
+            else:
+                return
 
     def _split(self, shape: Shape, task: ScanTask, stored: RegionStats) -> message.Split:
         return message.Split(

@@ -25,6 +25,7 @@ CONNECTIONS_MAX: Final = 64
 DRAIN_MS: Final = 5_000
 _ACCEPT_S: Final = 0.2
 _LOOK_MS: Final = 20
+_STOP_MS: Final = 5_000
 
 
 class SocketServer:
@@ -93,8 +94,10 @@ class SocketServer:
             links, threads = list(self._sessions), list(self._threads)
         for link in links:
             link.interrupt()
+        # What goes on nevertheless, a compaction say, ends with the process and does no harm.
+        deadline_ms = self._clock.boottime_ms() + _STOP_MS
         for thread in threads:
-            thread.join()
+            thread.join(max(deadline_ms - self._clock.boottime_ms(), 0) / 1000)
 
     def _busy(self) -> bool:
         with self._mutex:

@@ -5,6 +5,7 @@ TiDB answered while the workload was captured.
 """
 
 import pickle
+import threading
 
 import pyarrow as pa
 import pytest
@@ -270,8 +271,22 @@ def test_a_deadline(way, shop):
     api = way(shop.path)
     with pytest.raises((DeadlineExceededError, NotCaughtUpError)):
         api.snapshot(Moment(400, wait_ms=5_000), timeout_ms=100)
+    with pytest.raises(NotCaughtUpError):
+        api.snapshot(Moment(400, wait_ms=300))
+    with pytest.raises(NotCaughtUpError):
+        api.plan("shop.items", moment=Moment(max_staleness_ms=1000))
+    with pytest.raises(OptionError):
+        api.snapshot(Moment(wait_ms=300))
     with pytest.raises(DeadlineExceededError):
         api.scan(api.plan("shop.items").splits[0].ticket, timeout_ms=1).read_all()
+
+
+def test_waiting_for_a_moment(way, shop):
+    api = way(shop.path)
+    later = threading.Timer(0.3, lambda: shop.publish(400))
+    later.start()
+    assert api.snapshot(Moment(400, wait_ms=20_000)).snapshot_ts == 400
+    later.join()
 
 
 def test_rows_that_nobody_takes(way, shop):

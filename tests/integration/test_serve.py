@@ -235,6 +235,7 @@ def engines(store):
     return found
 
 
+@pytest.mark.slow
 def test_commands_that_ask_a_server(store, tmp_path):
     """What the command line tells of a store is the same over a server, where there is a token."""
     tokens = write_tokens(tmp_path / "tokens")
