@@ -58,7 +58,10 @@ def exit_status(error: TheFlashError) -> int:
 def run_command(command: Callable[[], int]) -> int:
     """Run a command to its exit status; errors become one line on stderr, never a traceback."""
     try:
-        return command()
+        status = command()
+        # Here, where a reader that has left is no error, and not at Python's end.
+        sys.stdout.flush()
+        return status
     except TheFlashError as error:
         print_error(type(error).__name__, str(error))
         return exit_status(error)

@@ -67,7 +67,7 @@ def test_what_is_allocated(monkeypatch):
 
 def test_time_of_a_first_look_only(monkeypatch):
     monkeypatch.setattr(run, "MOST_SECONDS", 0.01)
-    sums = cache(lambda: sum(range(1_000_000)))
+    sums = cache(lambda: sum(range(10_000_000)))
     assert failures_of(lambda data: sums()) == ["slower than 0.01 s"]
 
 

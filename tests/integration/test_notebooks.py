@@ -16,7 +16,8 @@ def notebook(request):
 
 
 @pytest.mark.spark
-def test_runs(notebook):
+def test_runs(notebook, tmp_path, monkeypatch):
+    monkeypatch.setenv("IPYTHONDIR", str(tmp_path))  # a home need not be there
     folder = str(NOTEBOOKS[0].parent)
     client = nbclient.NotebookClient(
         notebook, timeout=300, resources={"metadata": {"path": folder}}

@@ -3,7 +3,6 @@
 import json
 import shutil
 import sqlite3
-import tarfile
 from collections.abc import Callable, Sequence
 from contextlib import closing, suppress
 from pathlib import Path
@@ -27,6 +26,7 @@ from pyspark_theflash.store.manifest import ACK, DATABASE, Change, Record
 from pyspark_theflash.types import TimeStamp
 from tests.fuzz.mutate import bytes_like, json_like, patch_like, patched
 from tests.fuzz.run import Target
+from tests.support.archives import unpack
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.workloads import FIXTURES
 
@@ -105,8 +105,7 @@ def database_row(folder: Path) -> Target:
 
 def lease_of_format_1(folder: Path) -> Target:
     """A JSON array: the row that a store of format 1 has in its table of leases."""
-    with tarfile.open(FIXTURES / "stores" / "format1.tar.gz") as archive:
-        archive.extractall(folder, filter="data")
+    unpack(FIXTURES / "stores" / "format1.tar.gz", folder)
     store = folder / "format1"
     shutil.rmtree(store / "data")
     format_1 = (store / FORMAT_FILE).read_bytes()

@@ -1,6 +1,5 @@
 """A store of format 1, which had no regions: it is read, written on and divided."""
 
-import tarfile
 from contextlib import closing
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from pyspark_theflash.replication.changes import stored_columns
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.manifest import Change
 from pyspark_theflash.types import MAX_TS, PhysicalTableID, TimeStamp
+from tests.support.archives import unpack
 from tests.support.histories import version_batch
 
 DIGESTS = {
@@ -32,8 +32,7 @@ LIMITS = Limits(region_rows=100, deltas=2)
 
 @pytest.fixture
 def store(fixtures: Path, tmp_path: Path) -> Path:
-    with tarfile.open(fixtures / "stores" / "format1.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(fixtures / "stores" / "format1.tar.gz", tmp_path)
     return tmp_path / "format1"
 
 

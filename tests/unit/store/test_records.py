@@ -1,6 +1,5 @@
 """What stands in records comes back as it was."""
 
-import tarfile
 import zlib
 from contextlib import closing
 from pathlib import Path
@@ -32,6 +31,7 @@ from pyspark_theflash.types import (
     TableID,
     TimeStamp,
 )
+from tests.support.archives import unpack
 from tests.support.golden_vectors import VECTORS
 from tests.support.stores import column, id_column, table_info
 from tests.support.workloads import workload
@@ -91,8 +91,7 @@ def test_every_captured_event_survives_being_stored() -> None:
 
 
 def test_the_schema_of_a_store_of_format_1_is_still_read(fixtures: Path, tmp_path: Path) -> None:
-    with tarfile.open(fixtures / "stores" / "format1.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(fixtures / "stores" / "format1.tar.gz", tmp_path)
     with closing(open_manifest(tmp_path / "format1", LocalFileSystem())) as manifest:
         found = schema_history(manifest.read([SCHEMA_KIND]))
     assert found is not None

@@ -2,7 +2,6 @@
 
 import shutil
 import sqlite3
-import tarfile
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
@@ -31,6 +30,7 @@ from pyspark_theflash.store.manifest import DATABASE
 from pyspark_theflash.store.readers_lock import READERS_LOCK_FILE
 from pyspark_theflash.store.writer_lock import LOCK_FILE, WriterLock
 from pyspark_theflash.types import TimeStamp
+from tests.support.archives import unpack
 from tests.support.faulty_fs import Failure, FaultyFileSystem
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
@@ -40,8 +40,7 @@ IDENTITY = StoreIdentity("some-id", "magic")
 @pytest.fixture
 def format1(fixtures: Path, tmp_path: Path) -> Path:
     """A store that a version of format 1 has written."""
-    with tarfile.open(fixtures / "stores" / "format1.tar.gz") as archive:
-        archive.extractall(tmp_path, filter="data")
+    unpack(fixtures / "stores" / "format1.tar.gz", tmp_path)
     return tmp_path / "format1"
 
 
