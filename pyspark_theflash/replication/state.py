@@ -155,11 +155,11 @@ class WriterState:
             SchemaOutdatedError: the history does not know the version.
         """
         commit_ts = transaction.commit_ts
+        named = self.history.table_by_version(table.id, version)
         before = self.history.table_before_commit(table.id, commit_ts)
         now = self.lineage.placement(table, commit_ts)
         if before is None:
             return [now]
-        named = self.history.table_by_version(table.id, version)
         then = self.lineage.placement(before, commit_ts)
         if then.physical_ids == now.physical_ids:
             return [then if named is before else now]
