@@ -19,6 +19,8 @@ MAX_DEPTH: Final = 40
 MAX_CALLS: Final = 200
 MAX_SIZE: Final = 1 << 16
 """How long a CAST may make a string: BINARY(n) is filled up to it, in every row."""
+MAX_FRACTION: Final = 6
+"""Digits of a second."""
 
 _BINARY: Final = {
     "or": 1,
@@ -272,7 +274,7 @@ class _Parser:
             self._accept("integer")
             self._accept("int")
             return _CAST_TYPES[word]
-        sizes = self._sizes()
+        sizes = self._sizes(MAX_FRACTION if word in _TIME_TYPES else MAX_SIZE)
         if word in _CAST_TYPES:
             self._accept("precision")
             return _CAST_TYPES[word]
@@ -293,12 +295,12 @@ class _Parser:
             return _string_type(charset, sizes[0] if sizes else -1)
         raise LackingError(f"CAST as {word}")
 
-    def _sizes(self) -> list[int]:
+    def _sizes(self, most: int) -> list[int]:
         """The numbers in parentheses behind a type's name, if there are any."""
         if self.current.value != "(":
             return []
         sizes = [n.value if isinstance(n, Literal) else None for n in self._list()]
-        known = [n for n in sizes if isinstance(n, int) and n <= MAX_SIZE]
+        known = [n for n in sizes if isinstance(n, int) and n <= most]
         if len(known) < len(sizes):
             raise LackingError("a type of this size")
         return known

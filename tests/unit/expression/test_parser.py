@@ -125,7 +125,8 @@ def test_numbers_beyond_all_types(number: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "target", ["char(2.5)", "char('x')", "decimal(a, 2)", "binary(9999999999)", "date(null)"]
+    "target",
+    ["char(2.5)", "char('x')", "decimal(a, 2)", "binary(9999999999)", "date(null)", "time(7)"],
 )
 def test_types_of_no_size(target: str) -> None:
     with pytest.raises(UnsupportedError, match="a type of this size"):
