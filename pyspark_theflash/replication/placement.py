@@ -70,7 +70,7 @@ class Doubt:
             CodecError, SchemaOutdatedError: the rows cannot be read, as `to_versions` says.
             ServiceUnavailableError: who can be asked does not answer.
         """
-        possible = [(c, p) for c in self.candidates if (p := self._places(c, self.mutations))]
+        possible = [(c, p) for c in self.candidates if (p := self._places(c))]
         if not possible:
             return self.candidates[0]  # and what is wrong with it will be said
         differing = _differing([places for _, places in possible])
@@ -96,10 +96,10 @@ class Doubt:
         _log.warning(text, self.table.full_name, start_ts, commit_ts)
         return possible[0][0]
 
-    def _places(self, candidate: TableInfo, mutations: TableMutations) -> Places:
+    def _places(self, candidate: TableInfo) -> Places:
         """Where each row would be; nothing if one has no place."""
         try:
-            return dict(self._rows(candidate, mutations))
+            return dict(self._rows(candidate, self.mutations))
         except (NoPartitionError, UnsupportedError):
             return {}
 
