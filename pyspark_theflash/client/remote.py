@@ -55,7 +55,9 @@ GRACE_MS: Final = 2_000
 LONGEST_MS: Final = 86_400_000
 _POOLED_MAX: Final = 16
 _IPC_BYTES_MAX: Final = 1 << 30
-"""More than a batch has; what a server says it sends is not believed beyond."""
+"""More than a batch has."""
+_NOT_ARROW: Final = (pa.ArrowException, OSError)
+"""What Arrow raises; what goes wrong with the connection is typed before Arrow sees it."""
 _DRAIN_MS: Final = 1_000
 
 
@@ -320,7 +322,7 @@ class _Stream:
         self._source = _Source(connection)
         try:
             self._reader = pa.ipc.open_stream(pa.PythonFile(self._source, mode="r"))
-        except pa.ArrowException as error:
+        except _NOT_ARROW as error:
             raise self._not_arrow() from error
         self.schema = self._reader.schema
 
@@ -354,7 +356,7 @@ class _Stream:
             return self._reader.read_next_batch()
         except StopIteration:
             return None
-        except pa.ArrowException as error:
+        except _NOT_ARROW as error:
             raise self._not_arrow() from error
 
     def _not_arrow(self) -> ProtocolError:
@@ -376,12 +378,15 @@ class _Source:
         """The next bytes, fewer only at the end."""
         if not 0 <= size_bytes <= _IPC_BYTES_MAX:
             raise self._connection.broken("a batch that is too large")
-        buffer = pa.allocate_buffer(size_bytes)
-        view = memoryview(buffer)
+        # Grows with what comes: how much a server says there will be is not believed.
+        buffer = pa.allocate_buffer(min(size_bytes, DATA_BYTES_MAX), resizable=True)
         filled = 0
         while filled < size_bytes and self.has_data():
-            taken = min(self._left, size_bytes - filled)
-            self._connection.receive_into(view[filled : filled + taken])
+            if filled == buffer.size:
+                buffer.resize(min(size_bytes, 2 * filled))
+            taken = min(self._left, buffer.size - filled)
+            with memoryview(buffer) as view:
+                self._connection.receive_into(view[filled : filled + taken])
             filled += taken
             self._left -= taken
         return buffer if filled == size_bytes else buffer.slice(0, filled)

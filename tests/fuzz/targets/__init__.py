@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.fuzz.run import Target
-from tests.fuzz.targets import binlog, manifests, network, rows, schemas, stores, texts
+from tests.fuzz.targets import api, binlog, manifests, network, rows, schemas, stores, texts
 
 _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     rows.record_key,
@@ -30,6 +30,14 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     stores.progress_record,
     stores.manifest_head,
     texts.options,
+    api.api_frame,
+    api.api_message,
+    api.tokens_file,
+    api.told_errors,
+    api.sealed_ticket,
+    api.api_json,
+    api.served_connection,
+    api.server_answer,
     binlog.ledger_record,
     stores.schema_span,
     stores.scope_record,
