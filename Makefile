@@ -15,7 +15,7 @@ export PYSPARK_PYTHON := $(CURDIR)/$(python)
 unexport SPARK_HOME SPARK_CONF_DIR SPARK_REMOTE HADOOP_CONF_DIR PYSPARK_SUBMIT_ARGS
 unexport PYSPARK_DRIVER_PYTHON PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-all fuzz peer check format bench proto lock notebooks clean help java
+.PHONY: setup demo test test-all fuzz peer lib check format bench proto lock notebooks clean help java
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -52,6 +52,9 @@ fuzz: setup ## Feed mutated inputs to every parser
 
 peer: setup ## Build a real TiDB for the tests, where Go is installed
 	@$(python) -m tests.peer.build
+
+lib: setup ## Build the C library into build/lib, where there is a C compiler
+	@$(python) -m pyspark_theflash.capi.build build/lib
 
 check: setup ## Check format, lint, types, layers and generated code, changing nothing
 	$(bin)/ruff format --check

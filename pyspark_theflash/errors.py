@@ -533,6 +533,17 @@ class MissingExtraError(TheFlashError):
         )
 
 
+class LibraryBuildError(TheFlashError):
+    """The C library cannot be made here."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot build the C library: {self.reason}"
+
+
 class ServiceUnavailableError(TheFlashError):
     """A server that does not answer, or says itself that it cannot just now."""
 

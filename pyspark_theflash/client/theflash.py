@@ -186,6 +186,10 @@ class TheFlash:
         """End the writer; what was done."""
         return self._told("StopWriter", message.StopRequest(), timeout_ms)
 
+    def call(self, called: Method, request: object, timeout_ms: int = SHORT_MS) -> Any:  # noqa: ANN401
+        """Any call but Scan: a `called.response` for a `called.request`."""
+        return self._transport.call(called, request, timeout_ms)
+
     def close(self) -> None:
         """End all connections."""
         self._transport.close()
@@ -221,5 +225,4 @@ class TheFlash:
         return done.text
 
     def _call(self, name: str, request: object, timeout_ms: int = SHORT_MS) -> Any:  # noqa: ANN401
-        called: Method = method(name)
-        return self._transport.call(called, request, timeout_ms)
+        return self.call(method(name), request, timeout_ms)

@@ -91,7 +91,7 @@ def aggregate_task(
     path, schema = Path(task.store_path), _schema(task.schema, request)
     with closing(open_store(task, fs)) as manifest:
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
-    # The rows are read in the query engine's threads, where no open manifest may go.
+    # The rows are read in the query engine's threads, while an open manifest would be in use here.
     hold = LeaseHold(path, task.lease, fs, clock)
     hold.acquire()
     try:

@@ -24,7 +24,7 @@ class LeaseHold:
     """A lease with the number of its holders, one at first. Thread-safe.
 
     The last one ends it, unless it is borrowed from somebody who will.
-    The manifest is opened anew where it is needed, since an open one belongs to its thread.
+    The manifest is opened anew where it is needed: an open one is not for two threads at once.
     """
 
     def __init__(

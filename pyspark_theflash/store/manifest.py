@@ -236,6 +236,8 @@ class Manifest:
                 uri=True,
                 isolation_level=None,
                 timeout=_BUSY_MS / 1000,
+                # Rows are taken in one thread after the other: whoever reads an Arrow stream.
+                check_same_thread=False,
             )
 
     def _has_log(self) -> bool:

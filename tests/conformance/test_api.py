@@ -163,6 +163,18 @@ def test_dictionaries_are_the_same_rows(way, shop):
     assert sorted(table.to_pylist(), key=repr) == rows_of(api.read(plan))
 
 
+def test_each_batch_may_be_taken_in_another_thread(way, shop):
+    api = way(shop.path)
+    rows = api.read(api.plan("shop.items"))
+    taken = []
+    while not taken or taken[-1] is not None:
+        thread = threading.Thread(target=lambda: taken.append(next(rows, None)))
+        thread.start()
+        thread.join()
+    assert len(taken) > 2
+    assert rows_of(taken[:-1]) == plainly(shop.path, 300)
+
+
 def test_a_snapshot_is_one_moment_for_all(way, shop):
     api = way(shop.path)
     snapshot = api.snapshot()

@@ -1,0 +1,233 @@
+"""`libtheflash.so`, used by a C program, and by another implementation of Arrow."""
+
+import ctypes
+import json
+import os
+import subprocess
+import threading
+from pathlib import Path
+
+import duckdb
+import pyarrow as pa
+import pytest
+
+from pyspark_theflash.capi.build import build
+from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.errors import LibraryBuildError
+from pyspark_theflash.planner.snapshot import open_snapshot
+from tests.support.serving import serving
+from tests.support.stores import StoreBuilder, column, id_column, table_info
+from tests.support.workloads import make_store, workload
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "scan.c"
+TABLE = "bank.acc_int"
+ITEMS = table_info(7, "shop.items", [id_column(), column("name", MySQLType.VARCHAR, flen=20)])
+USAGE, NOT_FOUND, NOT_READABLE = 2, 3, 4
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    made = tmp_path_factory.mktemp("lib")
+    try:
+        build(made)
+    except LibraryBuildError as error:
+        pytest.skip(str(error))
+    return made
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    return make_store(workload("bank"), tmp_path_factory.mktemp("bank") / "store")
+
+
+@pytest.fixture(scope="module")
+def program(folder):
+    made = folder / "scan"
+    compiler = os.environ.get("CC", "cc").split()
+    flags = ["-Wall", "-Wextra", "-Werror", f"-I{folder}", f"-L{folder}", f"-Wl,-rpath,{folder}"]
+    subprocess.run(
+        [*compiler, str(EXAMPLE), *flags, "-ltheflash", "-o", str(made)], check=True, timeout=60
+    )
+    return made
+
+
+def run(program, *arguments):
+    """How it ends and what it prints, with nothing of our environment but this package."""
+    done = subprocess.run(
+        [str(program), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={"PYTHONPATH": str(EXAMPLE.parents[1])},
+    )
+    return done.returncode, done.stdout, done.stderr
+
+
+def test_a_c_program_reads_a_table(program, bank):
+    with open_snapshot(bank) as snapshot:
+        table = pa.Table.from_batches(snapshot.scan(TABLE), snapshot.plan(TABLE).schema)
+    status, shown, complaints = run(program, bank, TABLE)
+    assert (status, complaints) == (0, "")
+    *columns, count = shown.splitlines()
+    assert [c.partition(":")[0] for c in columns] == table.column_names
+    assert count == f"{table.num_rows} rows"
+
+
+def test_a_c_program_reads_as_of_a_timestamp(program, bank):
+    answer = next(a for a in workload("bank").answers() if a.table == TABLE)
+    status, shown, _ = run(program, bank, TABLE, answer.snapshot_ts)
+    assert (status, shown.splitlines()[-1]) == (0, f"{answer.rows} rows")
+
+
+def test_a_c_program_is_told_what_is_wrong(program, bank, tmp_path):
+    assert "StoreNotFoundError: no store at" in run(program, tmp_path / "none", TABLE)[2]
+    assert "TableNotFoundError" in run(program, bank, "bank.none")[2]
+    assert "SnapshotTooOldError" in run(program, bank, TABLE, 7)[2]
+
+
+class Stream(ctypes.Structure):
+    """ArrowArrayStream."""
+
+    _fields_ = [(name, ctypes.c_void_p) for name in ("schema", "next", "error", "release", "data")]
+
+    def __arrow_c_stream__(self, requested_schema=None):
+        new = ctypes.pythonapi.PyCapsule_New
+        new.restype, new.argtypes = (
+            ctypes.py_object,
+            [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p],
+        )
+        return new(ctypes.addressof(self), b"arrow_array_stream", None)
+
+
+class Library:
+    """The C functions, called from Python as from anywhere."""
+
+    def __init__(self, path):
+        self.c = ctypes.CDLL(str(path))
+        self.c.theflash_last_error.restype = ctypes.c_char_p
+        self.c.theflash_free.argtypes = [ctypes.c_void_p]
+
+    @property
+    def error(self):
+        return self.c.theflash_last_error().decode()
+
+    def open(self, where, options=None):
+        store = ctypes.c_uint64()
+        status = self.c.theflash_open(str(where).encode(), options, ctypes.byref(store))
+        return status, store
+
+    def call(self, store, method, request=None):
+        answer = ctypes.c_void_p()
+        status = self.c.theflash_call(store, method, request, 0, ctypes.byref(answer))
+        if status:
+            return status, None
+        try:
+            return status, json.loads(ctypes.string_at(answer.value))
+        finally:
+            self.c.theflash_free(answer)
+
+    def read(self, store, request):
+        stream = Stream()
+        return self.c.theflash_read(store, request, ctypes.byref(stream)), stream
+
+
+@pytest.fixture(scope="module")
+def library(folder):
+    return Library(folder / "libtheflash.so")
+
+
+@pytest.fixture
+def shop(tmp_path):
+    rows = [(n, 150, (n, f"name {n % 3}")) for n in range(1000)]
+    return StoreBuilder(tmp_path / "shop", ITEMS).publish(200, {ITEMS: rows}).path
+
+
+@pytest.mark.parametrize("way", ["folder", "server"])
+def test_another_arrow_reads_the_stream(library, shop, way, tmp_path):
+    address = f"unix:{tmp_path / 's.sock'}"
+    with serving(shop, address):
+        status, store = library.open(shop if way == "folder" else address)
+        assert status == 0
+        status, stream = library.read(store, b'{"table": "shop.items"}')
+        assert status == 0, library.error
+        with duckdb.connect() as query:
+            query.register("items", stream)
+            found = query.sql(
+                "SELECT name, count(*), sum(id) FROM items GROUP BY ALL ORDER BY name"
+            )
+            assert found.fetchall() == [
+                (f"name {k}", len(range(k, 1000, 3)), sum(range(k, 1000, 3))) for k in range(3)
+            ]
+        assert library.c.theflash_close(store) == 0
+
+
+def test_plan_and_scan(library, shop):
+    _, store = library.open(shop)
+    plan = ctypes.c_void_p()
+    assert library.c.theflash_plan(store, b'{"table": "shop.items"}', ctypes.byref(plan)) == 0
+    (split,) = json.loads(ctypes.string_at(plan.value))["splits"]
+    library.c.theflash_free(plan)
+    stream = Stream()
+    ticket = split["ticket"].encode()
+    assert library.c.theflash_scan(store, ticket, 1, ctypes.byref(stream)) == 0, library.error
+    table = pa.RecordBatchReader._import_from_c(ctypes.addressof(stream)).read_all()
+    assert table.num_rows == 1000
+    assert pa.types.is_dictionary(table.schema.field("name").type)
+
+
+def test_misuse_is_told(library, shop, tmp_path):
+    nothing = None
+    assert library.open(tmp_path / "none")[0] == NOT_FOUND
+    assert library.error.startswith("StoreNotFoundError: no store at")
+    assert library.open(shop, b'{"token": "x"}')[0] == USAGE
+    assert library.c.theflash_open(nothing, nothing, ctypes.byref(ctypes.c_uint64())) == USAGE
+    assert "'where': is NULL" in library.error
+    assert library.c.theflash_open(b"/x", nothing, nothing) == USAGE
+    assert library.c.theflash_open(b"\xff", nothing, ctypes.byref(ctypes.c_uint64())) == USAGE
+    assert "not UTF-8" in library.error
+    _, store = library.open(shop)
+    assert library.call(store, b"GetStatus")[1]["engine"] == "magic"
+    assert library.call(store, b"Nothing")[0] != 0
+    assert "UnknownMethodError" in library.error
+    assert library.c.theflash_call(store, b"GetStatus", nothing, 0, nothing) == USAGE
+    assert library.read(store, b'{"table": "shop.none"}')[0] == NOT_FOUND
+    asked = b'{"table": "shop.items", "moment": {"snapshotTs": "999"}}'
+    assert library.read(store, asked)[0] == NOT_READABLE
+    assert library.c.theflash_read(store, b"{}", nothing) == USAGE
+    library.c.theflash_close(store)
+    assert library.call(store, b"GetStatus")[0] == USAGE
+    assert "is not open" in library.error
+
+
+def test_a_stream_that_breaks_does_not_end(library, shop):
+    for file in (shop / "data").rglob("*.parquet"):
+        content = bytearray(file.read_bytes())
+        content[len(content) // 3] ^= 1
+        file.write_bytes(content)
+    _, store = library.open(shop)
+    status, stream = library.read(store, b'{"table": "shop.items"}')
+    assert status == 0
+    with pytest.raises(OSError, match="CorruptionError"):
+        pa.RecordBatchReader._import_from_c(ctypes.addressof(stream)).read_all()
+
+
+def test_many_threads(library, shop):
+    _, store = library.open(shop)
+    counts = []
+
+    def read():
+        for _ in range(5):
+            status, stream = library.read(store, b'{"table": "shop.items"}')
+            assert status == 0
+            reader = pa.RecordBatchReader._import_from_c(ctypes.addressof(stream))
+            counts.append(reader.read_all().num_rows)
+            assert library.call(store, b"Nothing")[0] != 0
+
+    threads = [threading.Thread(target=read) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert counts == [1000] * 30
+    assert library.call(store, b"ListLatches")[1].get("latches", []) == []
