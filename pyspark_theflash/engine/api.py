@@ -73,6 +73,19 @@ class RegionStats:
 
 
 @dataclass(frozen=True, slots=True)
+class FileStats:
+    """A file of a physical table: of one region, or None. `rows` are versions."""
+
+    region_id: RegionID | None
+    path: str
+    kind: str
+    rows: int
+    bytes: int
+    min_commit_ts: TimeStamp
+    max_commit_ts: TimeStamp
+
+
+@dataclass(frozen=True, slots=True)
 class TableStats:
     """A physical table as it is stored; `rows` are versions."""
 
@@ -138,6 +151,9 @@ class EngineReader(Protocol):
 
     def stats(self, view: View, physical_id: PhysicalTableID) -> TableStats:
         """How much a physical table takes as of `view`; nothing where it is not."""
+
+    def files(self, view: View, physical_id: PhysicalTableID) -> Sequence[FileStats]:
+        """The files of a physical table as of `view`; none where it is not, or not in files."""
 
     def check(self, view: View) -> Iterator[CorruptionError]:
         """Every damage in what `view` names, found by reading all of it. Repairs nothing."""

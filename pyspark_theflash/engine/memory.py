@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from pyspark_theflash.engine.api import (
     CompactionReport,
+    FileStats,
     Publication,
     RegionScan,
     RegionStats,
@@ -123,6 +124,9 @@ class MemoryEngine:
             )
             arrays = [*handles, *shown]
             yield batch_of(names, arrays, rows.num_rows)
+
+    def files(self, view: View, physical_id: PhysicalTableID) -> Sequence[FileStats]:
+        return ()
 
     def check(self, view: View) -> Iterator[CorruptionError]:
         return iter(())

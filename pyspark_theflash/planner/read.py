@@ -14,6 +14,7 @@ from pyspark_theflash.errors import CorruptionError, StoreMismatchError, StoreNo
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.mvcc.project import batch_of
 from pyspark_theflash.mvcc.version import HANDLE, column_name
+from pyspark_theflash.planner.metadata import stated_rows
 from pyspark_theflash.planner.scan_plan import ScanTask
 from pyspark_theflash.schema.model import ROWID_COLUMN
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
@@ -46,16 +47,8 @@ def read_task(
 
 def read_region(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Iterator[pa.RecordBatch]:
     """The rows of a task whose store is open; see `read_task`."""
-    with_handle = ROWID_COLUMN in task.output
-    batches = engine.scan(
-        task.region,
-        task.columns,
-        task.snapshot_ts,
-        with_handle=with_handle,
-        dictionaries=task.dictionaries,
-    )
     try:
-        for batch in batches:
+        for batch in _stored(engine, task):
             kept = batch if task.condition is None else task.condition.keep(batch)
             if kept.num_rows:
                 yield _presented(kept, task)
@@ -64,6 +57,18 @@ def read_region(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Itera
         # Who was stopped for longer than the latch lasts finds no damage, but files gone.
         keeper.renew()
         raise
+
+
+def _stored(engine: EngineReader, task: ScanTask) -> Iterator[pa.RecordBatch]:
+    if task.stated is not None:
+        return stated_rows(task.stated)
+    return engine.scan(
+        task.region,
+        task.columns,
+        task.snapshot_ts,
+        with_handle=ROWID_COLUMN in task.output,
+        dictionaries=task.dictionaries,
+    )
 
 
 def open_store(task: ScanTask, fs: FileSystem) -> Manifest:

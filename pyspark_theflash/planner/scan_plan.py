@@ -36,6 +36,8 @@ class ScanTask:
     condition: Condition | None = None
     dictionaries: frozenset[ColumnID] = frozenset()
     """Columns of strings that come as dictionaries."""
+    stated: bytes | None = None
+    """The rows themselves, where no engine has them; see `planner.metadata`."""
 
     @property
     def schema(self) -> pa.Schema:

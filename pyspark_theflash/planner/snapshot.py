@@ -28,6 +28,7 @@ from pyspark_theflash.errors import (
     NotCaughtUpError,
     PurgedError,
     SnapshotTooOldError,
+    TableNotFoundError,
     TableNotReplicatedError,
     UnsupportedError,
 )
@@ -36,6 +37,15 @@ from pyspark_theflash.mvcc.project import SourceOf, scan_column
 from pyspark_theflash.planner.condition import Condition
 from pyspark_theflash.planner.handles import HandleRanges
 from pyspark_theflash.planner.hold import HeldBatches, LeaseHold
+from pyspark_theflash.planner.metadata import (
+    METADATA_ID,
+    METADATA_REGION,
+    METADATA_STATS,
+    MetadataSource,
+    metadata_rows,
+    metadata_table,
+    split_name,
+)
 from pyspark_theflash.planner.present import NATIVE, TEXT, Presentation
 from pyspark_theflash.planner.read import LeaseKeeper, read_region
 from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
@@ -137,13 +147,21 @@ class Snapshot:
     def table(self, name: str) -> TableInfo:
         """The table called `db.table` at `snapshot_ts`, as it was then.
 
+        Or a table about it, such as `db.table$files`: see `planner.metadata`.
+
         Raises:
             TableNotFoundError: there is none.
             TableNotReplicatedError: there is one that the store leaves out.
             UnsupportedError: it is a view or a sequence.
             PurgedError: it was dropped, its rows collected as garbage, and then recovered.
         """
-        table = self._history.table_by_name(name, self.snapshot_ts)
+        try:
+            table = self._history.table_by_name(name, self.snapshot_ts)
+        except TableNotFoundError:
+            if (about := split_name(name)) is None:
+                raise
+            table = self.table(about[0])
+            return metadata_table(table.db, table.name, about[1])
         if not self._scope.contains(table.id):
             raise TableNotReplicatedError(table.full_name)
         if not table.holds_rows:
@@ -177,6 +195,7 @@ class Snapshot:
         read = dict.fromkeys([*chosen, *(condition.columns if condition else ())])
         source_of = self._source_of(table)
         stored = tuple(scan_column(table, c, source_of) for c in read if c is not ROWID_COLUMN)
+        stated = self._stated(table) if table.id == METADATA_ID else None
         tasks = tuple(
             ScanTask(
                 str(self._path.absolute()),
@@ -188,6 +207,7 @@ class Snapshot:
                 stored,
                 presentation,
                 condition,
+                stated=stated,
             )
             for region in (self._regions(table, condition) if regions is None else regions)
         )
@@ -245,7 +265,7 @@ class Snapshot:
             for stats in self._engine.regions(self._view, physical_id)
         }
         regions = [task.region for task in plan.tasks]
-        if not native or not regions:
+        if not native or not regions or plan.table.id == METADATA_ID:
             return ()
         largest = max(regions, key=lambda r: rows[r.physical_id, r.region_id])
         columns = [c for c in plan.tasks[0].columns if c.id in native]
@@ -292,6 +312,9 @@ class Snapshot:
 
     def _regions(self, table: TableInfo, condition: Condition | None) -> Iterator[RegionScan]:
         """The regions of all its partitions that may have rows for which the condition is true."""
+        if table.id == METADATA_ID:
+            yield METADATA_REGION
+            return
         wanted = HandleRanges(condition, table)
         for physical_id in table.physical_ids:
             stats = self._engine.regions(self._view, physical_id)
@@ -304,11 +327,19 @@ class Snapshot:
         self, table: TableInfo
     ) -> Mapping[tuple[PhysicalTableID, RegionID], RegionStats]:
         """How the regions of all partitions of a table are stored."""
+        if table.id == METADATA_ID:
+            return {(METADATA_REGION.physical_id, METADATA_REGION.region_id): METADATA_STATS}
         return {
             (physical_id, stats.region_id): stats
             for physical_id in table.physical_ids
             for stats in self._engine.regions(self._view, physical_id)
         }
+
+    def _stated(self, metadata: TableInfo) -> bytes:
+        """The rows of a table about another one."""
+        source = MetadataSource(self._engine, self._view, self._history, self._leases, self._clock)
+        name, kind = split_name(metadata.full_name) or ("", "")
+        return metadata_rows(source, self.table(name), kind)
 
     def _source_of(self, table: TableInfo) -> SourceOf:
         tables = self._history.tables_of(table.id)

@@ -183,3 +183,12 @@ def test_what_contradicts_or_means_nothing_is_refused(load, options, text):
     with pytest.raises(AnalysisException) as caught:
         load(**options)
     assert text in str(caught.value)
+
+
+def test_tables_about_a_table(load, small):
+    files = load("d.t$files").select("path", "versions").collect()
+    on_disk = {str(f.relative_to(small / "data")) for f in (small / "data").rglob("*.parquet")}
+    assert {file.path for file in files} <= on_disk
+    assert sum(file.versions for file in files) == len(ROWS[T])
+    (progress,) = load("d.t$progress").collect()
+    assert progress.resolved_ts == 200

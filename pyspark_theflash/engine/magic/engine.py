@@ -23,6 +23,7 @@ import pyarrow as pa
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine.api import (
     CompactionReport,
+    FileStats,
     Publication,
     RegionScan,
     RegionStats,
@@ -106,6 +107,9 @@ class MagicReader:
         files = self._layouts_of(view)[physical_id].files
         rows, size_bytes = sum(f.rows for f in files), sum(f.size_bytes for f in files)
         return TableStats(len(files), rows, size_bytes)
+
+    def files(self, view: View, physical_id: PhysicalTableID) -> Sequence[FileStats]:
+        return self._layouts_of(view)[physical_id].file_stats()
 
     def check(self, view: View) -> Iterator[CorruptionError]:
         layouts = self._layouts_of(view)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from pyspark_theflash.engine.api import RegionScan, RegionStats
+from pyspark_theflash.engine.api import FileStats, RegionScan, RegionStats
 from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile, FileKind, file_path
 from pyspark_theflash.engine.magic.region import REGION_KIND, Region, first_region, in_order
 from pyspark_theflash.store.manifest import Record, View
@@ -71,6 +71,21 @@ class Layout:
                 deltas=sum(region.reaches(f.min_handle, f.max_handle) for f in deltas),
             )
             for region, own in self.by_region()
+        ]
+
+    def file_stats(self) -> Sequence[FileStats]:
+        """Each file, in the order of writing."""
+        return [
+            FileStats(
+                None if f.kind is FileKind.DELTA else f.region_id,
+                f.path,
+                f.kind.value,
+                f.rows,
+                f.size_bytes,
+                f.min_commit_ts,
+                f.max_commit_ts,
+            )
+            for f in self.files
         ]
 
 
