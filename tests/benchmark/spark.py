@@ -21,7 +21,6 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,19 +29,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, SparkSession
 
-from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Publication, VersionBatch
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.mvcc.project import scan_column
-from pyspark_theflash.mvcc.version import Op, version_schema
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.store.catalog import schema_records
-from pyspark_theflash.store.manifest import Change
-from pyspark_theflash.store.progress import Progress
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from tests.benchmark.bulk import make_store, publish
 from tests.benchmark.report import Line
 from tests.support.stores import column, id_column, table_info
 
@@ -60,9 +48,7 @@ ICEBERG = {
     "spark.sql.catalog.ice.type": "hadoop",
 }
 MERGE = "MERGE INTO {} t USING updates u ON t.id = u.id WHEN MATCHED THEN UPDATE SET *"
-BATCH_ROWS = 100_000
 FILES = 12
-OLDEST, NEWEST = TimeStamp(1), TimeStamp(1 << 40)
 MONEY = {"flen": 15, "decimal": 2}
 UTF8 = {"flen": 10, "collate": "utf8mb4_bin"}
 TABLE = table_info(
@@ -130,8 +116,9 @@ def main() -> None:
         base = Path(folder) / "base"
         rows = _rows(asked.rows, np.random.default_rng(1))
         if "ours" in systems:
-            _make_store(base, rows)
-        spark = _session(Path(folder), systems)
+            make_store(base, [TABLE])
+            publish(base, TABLE, rows, rows["id"].to_numpy(), 10, everything=True)
+        spark = session(Path(folder), systems)
         try:
             for percent in map(int, asked.percent.split(",")):
                 data = Data(rows, _updates(rows, percent))
@@ -144,7 +131,8 @@ def main() -> None:
             spark.stop()
 
 
-def _session(folder: Path, systems: Sequence[str]) -> SparkSession:
+def session(folder: Path, systems: Sequence[str]) -> SparkSession:
+    """A session on two cores that has what the systems need."""
     os.environ["PYSPARK_PYTHON"] = sys.executable
     builder = SparkSession.builder.master("local[2]").appName("benchmark")
     settings = {
@@ -196,37 +184,10 @@ def _money(cents: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.decimal128(15, 2), len(cents), [None, pa.py_buffer(words)])
 
 
-def _make_store(path: Path, rows: pa.Table) -> None:
-    registry.create(path, registry.MAGIC, LocalFileSystem())
-    _publish(path, rows, 10, everything=True)
-
-
-def _publish(path: Path, rows: pa.Table, ts: int, *, everything: bool) -> None:
-    """Versions of these rows, a transaction each, compacted as a writer does."""
-    columns = [scan_column(TABLE, c) for c in TABLE.public_columns]
-    schema = version_schema(pa.int64(), [(c.id, c.type) for c in columns])
-    physical_id = PhysicalTableID(TABLE.id)
-    with closing(MagicEngine(path, LocalFileSystem(), SystemClock())) as engine:
-        for start in range(0, len(rows), BATCH_ROWS):
-            part = rows.slice(start, BATCH_ROWS).combine_chunks()
-            stamps = pa.array(np.arange(ts + start, ts + start + len(part), dtype=np.uint64))
-            ops = pa.array(np.full(len(part), Op.PUT, np.uint8))
-            values = [c.chunk(0).cast(t.type) for c, t in zip(part.columns, columns, strict=True)]
-            arrays = [values[0], stamps, stamps, ops, *values]
-            batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
-            engine.publish(Publication([VersionBatch(physical_id, batch)], Change()))
-            engine.compact(physical_id, columns)
-        if everything:
-            engine.compact(physical_id, columns, everything=True)
-        history = SchemaHistory(OLDEST, NEWEST, [TableEvent(OLDEST, "bench", TABLE.id, TABLE)], ())
-        records = [*schema_records(history), Progress(OLDEST, NEWEST).to_record()]
-        engine.publish(Publication([], Change(records)))
-
-
 def _ours(spark: SparkSession, base: Path, folder: Path, data: Data) -> DataFrame:
     store = folder / "store"
     shutil.copytree(base, store)
-    _publish(store, data.updates, 1 << 30, everything=False)
+    publish(store, TABLE, data.updates, data.updates["id"].to_numpy(), 1 << 30)
     return spark.read.format("theflash").option("store", str(store)).load(TABLE.full_name)
 
 
