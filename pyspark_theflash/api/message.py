@@ -5,6 +5,10 @@ optional there is None here.
 """
 
 from dataclasses import dataclass, field
+from typing import TypeAlias
+
+_Bytes: TypeAlias = bytes
+"""For a message that has a field of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,50 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Literal:
+    """A value by its type's name and its text."""
+
+    type: str = ""
+    text: str = ""
+    bytes: _Bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A column, a literal, or something of arguments."""
+
+    name: str = ""
+    column: str = ""
+    literal: Literal | None = None
+    arguments: tuple["Expression", ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """A function of an argument; "count" of none counts rows."""
+
+    function: str = ""
+    argument: Expression | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """Aggregates by groups."""
+
+    groups: tuple[str, ...] = ()
+    aggregates: tuple[Aggregate, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """A column to sort by."""
+
+    column: str = ""
+    descending: bool = False
+    nulls_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class PlanRequest:
     """For the rows of a table."""
 
@@ -121,6 +169,10 @@ class PlanRequest:
     no_columns: bool = False
     where: str = ""
     presentation: Presentation = Presentation()
+    filter: Expression | None = None
+    aggregation: Aggregation | None = None
+    limit: int = 0
+    order: tuple[SortKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +194,7 @@ class Plan:
     table: str = ""
     arrow_schema: bytes = field(default=b"", repr=False)
     splits: tuple[Split, ...] = ()
+    rows: int = 0
 
 
 @dataclass(frozen=True, slots=True)

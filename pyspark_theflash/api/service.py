@@ -30,7 +30,13 @@ from pyspark_theflash.api.status import read_latches, read_status
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.codec.digest import TableDigest
 from pyspark_theflash.engine.api import RegionStats
-from pyspark_theflash.errors import LatchNotFoundError, NotCaughtUpError, OptionError, TicketError
+from pyspark_theflash.errors import (
+    LatchNotFoundError,
+    NotCaughtUpError,
+    OptionError,
+    TicketError,
+    UnsupportedError,
+)
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.options import Moment as WantedMoment
 from pyspark_theflash.planner.present import Presentation, ZeroDates
@@ -116,6 +122,8 @@ class Service:
             )
 
     def plan_scan(self, request: message.PlanRequest, call: Call) -> message.Plan:
+        if request.filter or request.aggregation or request.limit or request.order:
+            raise UnsupportedError("pushing down", "PlanScan")
         shape = _shape(request)
         with self._open(request.moment, call) as snapshot:
             plan = _planned(snapshot, shape)
@@ -130,7 +138,13 @@ class Service:
             if not request.moment.handle:
                 snapshot.keep_lease()
             told = self._told_snapshot(snapshot.lease)
-            return message.Plan(told, plan.table.full_name, _schema_bytes(schema), splits)
+            return message.Plan(
+                told,
+                plan.table.full_name,
+                _schema_bytes(schema),
+                splits,
+                sum(split.versions for split in splits),
+            )
 
     def scan(self, request: message.ScanRequest, call: Call) -> RowStream:
         ticket = Ticket.opened(request.ticket, self._sealer)

@@ -6,12 +6,14 @@ from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 
 from pyspark_theflash.api import message as values
+from pyspark_theflash.api.extent import check_extent
 from pyspark_theflash.codec.document import SHAPE_ERRORS, brief
 from pyspark_theflash.errors import CodecError
 from pyspark_theflash.protocol._generated.theflash.v1 import theflash_pb2
 
 SERVICE: Final = theflash_pb2.DESCRIPTOR.services_by_name["TheFlash"]
-_DEPTH_MAX: Final = 8
+_DEPTH_MAX: Final = 100
+"""Of messages in each other; protobuf has the same for its binary form."""
 _Value = TypeVar("_Value")
 
 
@@ -28,13 +30,21 @@ def encode(value: object, *, as_json: bool = False) -> bytes:
 
 
 def decode(kind: type[_Value], body: bytes, *, as_json: bool = False) -> _Value:
-    """Inverse of `encode`. Raises `CodecError`."""
+    """Inverse of `encode`.
+
+    Raises:
+        CodecError: it is no such message.
+        UnsupportedError: it has larger expressions than there may be.
+    """
     found = _message(kind)
     try:
         if as_json:
             json_format.Parse(body, found, max_recursion_depth=_DEPTH_MAX)
         else:
             found.ParseFromString(body)
+        if kind is values.PlanRequest:
+            # Of two bytes can be made much more than that.
+            check_extent(found)
         return kind(**_attributes(found))
     except (DecodeError, json_format.Error, *SHAPE_ERRORS) as error:
         # What could not be read may be a secret or a row's value, so it is not shown.

@@ -4,8 +4,9 @@ import socket
 import tempfile
 import threading
 from contextlib import suppress
-from dataclasses import fields
+from functools import cache
 from pathlib import Path
+from typing import get_type_hints
 
 import pyarrow as pa
 import pytest
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 
 from pyspark_theflash.api import message
 from pyspark_theflash.api.error import heard_error, told_error
+from pyspark_theflash.api.extent import DEPTH_MAX, PARTS_MAX
 from pyspark_theflash.api.frame import (
     DATA_BYTES_MAX,
     HEADER_BYTES,
@@ -39,6 +41,7 @@ from pyspark_theflash.errors import (
     StreamCutError,
     TheFlashError,
     TicketError,
+    UnsupportedError,
 )
 from tests.support.serving import CLOCK, TOKENS, write_tokens
 
@@ -57,9 +60,13 @@ VALUES = {
 }
 
 
+@cache
 def values_of(kind):
-    """Any value of a message's class."""
-    return st.builds(kind, **{f.name: _values_of_field(f.type) for f in fields(kind)})
+    """Any value of a message's class, which may hold others of the same."""
+    hints = get_type_hints(kind)
+    return st.deferred(
+        lambda: st.builds(kind, **{name: _values_of_field(hints[name]) for name in hints})
+    )
 
 
 def _values_of_field(type_):
@@ -82,6 +89,64 @@ def _values_of_field(type_):
 def test_messages_come_back(kind, as_json, data):
     value = data.draw(values_of(kind))
     assert decode(kind, encode(value, as_json=as_json), as_json=as_json) == value
+
+
+def nested(depth):
+    expression = message.Expression("literal", literal=message.Literal("int", "1"))
+    for _ in range(depth - 1):
+        expression = message.Expression("not", arguments=(expression,))
+    return expression
+
+
+def wide(parts):
+    return message.Expression("or", arguments=(message.Expression(),) * parts)
+
+
+def requests(expression):
+    count = message.Aggregate("sum", expression)
+    yield message.PlanRequest(filter=expression)
+    yield message.PlanRequest(aggregation=message.Aggregation(aggregates=(count,)))
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_expressions_are_small(as_json):
+    for expression in (nested(DEPTH_MAX), wide(PARTS_MAX)):
+        for request in requests(expression):
+            body = encode(request, as_json=as_json)
+            assert decode(message.PlanRequest, body, as_json=as_json) == request
+    for expression in (nested(DEPTH_MAX + 1), wide(PARTS_MAX + 1)):
+        for request in requests(expression):
+            body = encode(request, as_json=as_json)
+            with pytest.raises(UnsupportedError, match="expression"):
+                decode(message.PlanRequest, body, as_json=as_json)
+    many = message.PlanRequest(order=(message.SortKey(),) * (PARTS_MAX + 1))
+    with pytest.raises(UnsupportedError):
+        decode(message.PlanRequest, encode(many, as_json=as_json), as_json=as_json)
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+@pytest.mark.parametrize("depth", [100, 400])
+def test_expressions_nested_beyond_all_reason(as_json, depth):
+    """Protobuf itself refuses those, whoever made them."""
+    body = _nested_json(depth) if as_json else _nested_binary(depth)
+    with pytest.raises(CodecError):
+        decode(message.PlanRequest, body, as_json=as_json)
+
+
+def _nested_json(depth):
+    return b'{"filter":' + b'{"arguments":[' * depth + b"]}" * depth + b"}"
+
+
+def _nested_binary(depth):
+    body = b""
+    for _ in range(depth):
+        body = b"\x22" + _varint(len(body)) + body
+    return b"\x3a" + _varint(len(body)) + body
+
+
+def _varint(number):
+    head = bytes([number & 127 | (128 if number > 127 else 0)])
+    return head + (_varint(number >> 7) if number > 127 else b"")
 
 
 @given(st.sampled_from(MESSAGES), st.booleans(), st.binary())

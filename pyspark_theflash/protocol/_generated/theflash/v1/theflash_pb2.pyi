@@ -127,32 +127,90 @@ class Column(_message.Message):
     def __init__(self, id: _Optional[int] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., unsigned: _Optional[bool] = ..., flen: _Optional[int] = ..., decimal: _Optional[int] = ..., nullable: _Optional[bool] = ..., in_handle: _Optional[bool] = ..., comment: _Optional[str] = ..., collation: _Optional[str] = ...) -> None: ...
 
 class PlanRequest(_message.Message):
-    __slots__ = ("moment", "table", "columns", "no_columns", "where", "presentation")
+    __slots__ = ("moment", "table", "columns", "no_columns", "where", "presentation", "filter", "aggregation", "limit", "order")
     MOMENT_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     NO_COLUMNS_FIELD_NUMBER: _ClassVar[int]
     WHERE_FIELD_NUMBER: _ClassVar[int]
     PRESENTATION_FIELD_NUMBER: _ClassVar[int]
+    FILTER_FIELD_NUMBER: _ClassVar[int]
+    AGGREGATION_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
     moment: Moment
     table: str
     columns: _containers.RepeatedScalarFieldContainer[str]
     no_columns: bool
     where: str
     presentation: Presentation
-    def __init__(self, moment: _Optional[_Union[Moment, _Mapping]] = ..., table: _Optional[str] = ..., columns: _Optional[_Iterable[str]] = ..., no_columns: _Optional[bool] = ..., where: _Optional[str] = ..., presentation: _Optional[_Union[Presentation, _Mapping]] = ...) -> None: ...
+    filter: Expression
+    aggregation: Aggregation
+    limit: int
+    order: _containers.RepeatedCompositeFieldContainer[SortKey]
+    def __init__(self, moment: _Optional[_Union[Moment, _Mapping]] = ..., table: _Optional[str] = ..., columns: _Optional[_Iterable[str]] = ..., no_columns: _Optional[bool] = ..., where: _Optional[str] = ..., presentation: _Optional[_Union[Presentation, _Mapping]] = ..., filter: _Optional[_Union[Expression, _Mapping]] = ..., aggregation: _Optional[_Union[Aggregation, _Mapping]] = ..., limit: _Optional[int] = ..., order: _Optional[_Iterable[_Union[SortKey, _Mapping]]] = ...) -> None: ...
+
+class Expression(_message.Message):
+    __slots__ = ("name", "column", "literal", "arguments")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    LITERAL_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENTS_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    column: str
+    literal: Literal
+    arguments: _containers.RepeatedCompositeFieldContainer[Expression]
+    def __init__(self, name: _Optional[str] = ..., column: _Optional[str] = ..., literal: _Optional[_Union[Literal, _Mapping]] = ..., arguments: _Optional[_Iterable[_Union[Expression, _Mapping]]] = ...) -> None: ...
+
+class Literal(_message.Message):
+    __slots__ = ("type", "text", "bytes")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    type: str
+    text: str
+    bytes: bytes
+    def __init__(self, type: _Optional[str] = ..., text: _Optional[str] = ..., bytes: _Optional[bytes] = ...) -> None: ...
+
+class Aggregation(_message.Message):
+    __slots__ = ("groups", "aggregates")
+    GROUPS_FIELD_NUMBER: _ClassVar[int]
+    AGGREGATES_FIELD_NUMBER: _ClassVar[int]
+    groups: _containers.RepeatedScalarFieldContainer[str]
+    aggregates: _containers.RepeatedCompositeFieldContainer[Aggregate]
+    def __init__(self, groups: _Optional[_Iterable[str]] = ..., aggregates: _Optional[_Iterable[_Union[Aggregate, _Mapping]]] = ...) -> None: ...
+
+class Aggregate(_message.Message):
+    __slots__ = ("function", "argument")
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
+    ARGUMENT_FIELD_NUMBER: _ClassVar[int]
+    function: str
+    argument: Expression
+    def __init__(self, function: _Optional[str] = ..., argument: _Optional[_Union[Expression, _Mapping]] = ...) -> None: ...
+
+class SortKey(_message.Message):
+    __slots__ = ("column", "descending", "nulls_first")
+    COLUMN_FIELD_NUMBER: _ClassVar[int]
+    DESCENDING_FIELD_NUMBER: _ClassVar[int]
+    NULLS_FIRST_FIELD_NUMBER: _ClassVar[int]
+    column: str
+    descending: bool
+    nulls_first: bool
+    def __init__(self, column: _Optional[str] = ..., descending: _Optional[bool] = ..., nulls_first: _Optional[bool] = ...) -> None: ...
 
 class Plan(_message.Message):
-    __slots__ = ("snapshot", "table", "arrow_schema", "splits")
+    __slots__ = ("snapshot", "table", "arrow_schema", "splits", "rows")
     SNAPSHOT_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
     ARROW_SCHEMA_FIELD_NUMBER: _ClassVar[int]
     SPLITS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
     snapshot: Snapshot
     table: str
     arrow_schema: bytes
     splits: _containers.RepeatedCompositeFieldContainer[Split]
-    def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., table: _Optional[str] = ..., arrow_schema: _Optional[bytes] = ..., splits: _Optional[_Iterable[_Union[Split, _Mapping]]] = ...) -> None: ...
+    rows: int
+    def __init__(self, snapshot: _Optional[_Union[Snapshot, _Mapping]] = ..., table: _Optional[str] = ..., arrow_schema: _Optional[bytes] = ..., splits: _Optional[_Iterable[_Union[Split, _Mapping]]] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class Split(_message.Message):
     __slots__ = ("ticket", "physical_id", "region_id", "versions", "size_bytes")
