@@ -15,7 +15,7 @@ export PYSPARK_PYTHON := $(CURDIR)/$(python)
 unexport SPARK_HOME SPARK_CONF_DIR SPARK_REMOTE HADOOP_CONF_DIR PYSPARK_SUBMIT_ARGS
 unexport PYSPARK_DRIVER_PYTHON PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup demo test test-all fuzz peer lib check format bench proto lock notebooks clean help java
+.PHONY: setup jar lib wheel demo test test-all fuzz peer check format bench proto lock notebooks clean help java
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -35,13 +35,20 @@ setup: .venv/.package ## Make .venv from the locks (every other target does it b
 java:
 	@sh requirements/java.sh
 
+jar: java setup ## Build the jar of Spark's source, which is part of the wheel
+	@$(python) jvm-shim/build.py
+
+wheel: jar ## Build the package with its jar, into dist
+	$(python) -m pip wheel --quiet --disable-pip-version-check --no-index --no-deps \
+		--no-build-isolation --wheel-dir dist .
+
 demo: java setup ## Replicate a TiDB history and read it with Spark
 	@$(python) -m demo
 
-test: java setup ## Run the tests, the slow ones left out
+test: jar ## Run the tests, the slow ones left out
 	$(python) -m pytest -m "not slow"
 
-test-all: java setup ## Run all tests
+test-all: jar ## Run all tests
 	$(python) -m pytest
 
 # Inputs a parser: make fuzz N=1000000
@@ -86,6 +93,7 @@ notebooks: java setup ## Run the notebooks, writing their output into them
 	$(bin)/jupyter-execute --inplace notebooks/*.ipynb
 
 clean: ## Remove everything that make made
-	rm -rf .venv build dist artifacts metastore_db spark-warehouse derby.log
+	rm -rf .venv build dist artifacts pyspark_theflash/jars target project/target project/project jvm-shim/target
+	rm -rf metastore_db spark-warehouse derby.log
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

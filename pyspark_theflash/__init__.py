@@ -11,16 +11,25 @@ from typing import TYPE_CHECKING
 from pyspark_theflash.version import __version__
 
 if TYPE_CHECKING:
+    from pyspark_theflash.datasource.jar import configure_spark
     from pyspark_theflash.datasource.session import SparkSnapshot
     from pyspark_theflash.datasource.source import TheFlashDataSource as DefaultSource
     from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
 
-__all__ = ["DefaultSource", "Snapshot", "SparkSnapshot", "__version__", "open_snapshot"]
+__all__ = [
+    "DefaultSource",
+    "Snapshot",
+    "SparkSnapshot",
+    "__version__",
+    "configure_spark",
+    "open_snapshot",
+]
 
 _HOMES = {
     "DefaultSource": ("pyspark_theflash.datasource.source", "TheFlashDataSource"),
     "Snapshot": ("pyspark_theflash.planner.snapshot", "Snapshot"),
     "SparkSnapshot": ("pyspark_theflash.datasource.session", "SparkSnapshot"),
+    "configure_spark": ("pyspark_theflash.datasource.jar", "configure_spark"),
     "open_snapshot": ("pyspark_theflash.planner.snapshot", "open_snapshot"),
 }
 

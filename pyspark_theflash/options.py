@@ -145,7 +145,12 @@ def zero_dates(text: str) -> str:
     return text.lower()
 
 
-STORE: Final = Option("store", folder, None, "The store's folder. Required.")
+STORE: Final = Option(
+    "store",
+    folder,
+    None,
+    "The store's folder; with the jar also a server, `theflash://HOST:PORT`. Required.",
+)
 TABLE: Final = Option(
     "table", table_name, None, "The table to read. Required, here or as the path."
 )
@@ -206,6 +211,21 @@ ALL_AS_TEXT: Final = Option(
     False,
     "Every column as TiDB prints it at time zone +00:00: strings; BIT and binary strings as bytes.",
 )
+PUSHDOWN: Final = Option(
+    "pushdown",
+    flag,
+    True,
+    "With the jar: whether filters, aggregates and limits that the store answers exactly as Spark "
+    "would are left to it.",
+)
+TOKEN: Final = Option("token", str, None, "With the jar: what a server asks for.")
+TOKEN_FILE: Final = Option("token_file", str, None, "The same, in a file of the driver's machine.")
+TLS_CA: Final = Option(
+    "tls_ca", str, None, "With the jar: who signs a server's certificate, a PEM file; speaks TLS."
+)
+TLS_CERT: Final = Option("tls_cert", str, None, "Our certificate for a server, a PEM file.")
+TLS_KEY: Final = Option("tls_key", str, None, "Its key.")
+SERVER_OPTIONS: Final = (TOKEN, TOKEN_FILE, TLS_CA, TLS_CERT, TLS_KEY)
 SCAN_OPTIONS: Final[tuple[Option[Any], ...]] = (
     STORE,
     TABLE,
@@ -219,6 +239,8 @@ SCAN_OPTIONS: Final[tuple[Option[Any], ...]] = (
     WHERE,
     ZERO_DATES_OPTION,
     ALL_AS_TEXT,
+    PUSHDOWN,
+    *SERVER_OPTIONS,
 )
 
 
@@ -264,6 +286,9 @@ class ScanOptions:
         """
         given = {name.lower(): text for name, text in texts.items()}
         _refuse_unknown(given)
+        for option in (each for each in SERVER_OPTIONS if each.name in given):
+            raise OptionError(option.name, "is for servers, and the store is a folder")
+        PUSHDOWN.value_in(given)
         store = STORE.value_in(given)
         if store is None:
             raise OptionError(STORE.name, "is missing; it names the store's folder")

@@ -5,6 +5,7 @@ failure seen once is seen by everybody; `pytest --hypothesis-profile=explore` lo
 """
 
 import os
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from tests.peer.build import is_built
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+ROOT = Path(__file__).parents[1]
 
 # Spark reads these when its JVM starts; `make` sets them too, a plain `pytest` does not.
 os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -52,12 +55,18 @@ def fixtures() -> Path:
 
 @pytest.fixture(scope="session")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator["SparkSession"]:
-    """A local Spark on two cores, in UTC, that opens no port to other machines."""
+    """A local Spark on two cores, in UTC, with the jar, that opens no port to other machines."""
     from pyspark.sql import SparkSession
 
+    from pyspark_theflash import configure_spark
+
+    subprocess.run([sys.executable, ROOT / "jvm-shim" / "build.py"], check=True)
     folder = tmp_path_factory.mktemp("spark")
     session = (
-        SparkSession.builder.master("local[2]")
+        configure_spark(SparkSession.builder)
+        .master("local[2]")
+        # Engine processes end this many seconds after a test is done with them.
+        .config("spark.theflash.idle", "2")
         .appName("pyspark_theflash tests")
         .config("spark.driver.bindAddress", "127.0.0.1")
         .config("spark.driver.host", "127.0.0.1")

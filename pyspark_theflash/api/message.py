@@ -187,6 +187,29 @@ class Split:
 
 
 @dataclass(frozen=True, slots=True)
+class Setting:
+    """One setting of a Spark read."""
+
+    name: str = ""
+    value: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """The settings of a Spark read."""
+
+    settings: tuple[Setting, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a Spark read comes to."""
+
+    request: PlanRequest = PlanRequest()
+    table: Table = Table()
+
+
+@dataclass(frozen=True, slots=True)
 class Plan:
     """Splits that together are a table's rows."""
 

@@ -50,6 +50,7 @@ _READ: Final = (
     Method("ReleaseSnapshot", Role.READ, message.SnapshotRequest, message.Done, "release_snapshot"),
     Method("ListTables", Role.READ, message.TablesRequest, message.Tables, "list_tables"),
     Method("DescribeTable", Role.READ, message.TableRequest, message.Table, "describe_table"),
+    Method("PrepareRead", Role.READ, message.ReadOptions, message.Reading, "prepare_read"),
     Method("PlanScan", Role.READ, message.PlanRequest, message.Plan, "plan_scan"),
     Method("Scan", Role.READ, message.ScanRequest, message.Done, "scan"),
     Method("ComputeDigest", Role.READ, message.TableRequest, message.Digest, "compute_digest"),

@@ -7,7 +7,7 @@ not renewed, and tickets are good for any other service of the same store.
 
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +38,7 @@ from pyspark_theflash.errors import (
     UnsupportedError,
 )
 from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.options import STORE, ScanOptions
 from pyspark_theflash.options import Moment as WantedMoment
 from pyspark_theflash.planner.present import Presentation, ZeroDates
 from pyspark_theflash.planner.read import read_task
@@ -115,10 +116,18 @@ class Service:
         presentation = _presentation(request.presentation)
         with self._open(request.moment, call) as snapshot:
             table = snapshot.table(request.table)
-            schema = rows_schema(table.public_columns, presentation)
-            columns = tuple(_told_column(table, column) for column in table.public_columns)
-            return message.Table(
-                table.id, table.full_name, snapshot.snapshot_ts, columns, _schema_bytes(schema)
+            return _told_table(table, table.public_columns, snapshot, presentation)
+
+    def prepare_read(self, request: message.ReadOptions, call: Call) -> message.Reading:
+        texts = {setting.name: setting.value for setting in request.settings}
+        asked = _plan_request(ScanOptions.parse({**texts, STORE.name: str(self._path)}))
+        with self._open(asked.moment, call) as snapshot:
+            plan = _planned(snapshot, _shape(asked))
+            presentation = _presentation(asked.presentation)
+            fixed = message.Moment(snapshot.snapshot_ts)
+            return message.Reading(
+                replace(asked, moment=fixed, table=plan.table.full_name),
+                _told_table(plan.table, plan.columns, snapshot, presentation),
             )
 
     def plan_scan(self, request: message.PlanRequest, call: Call) -> message.Plan:
@@ -344,7 +353,37 @@ def _ttl_ms(wanted_ms: int, max_ms: int) -> int:
     return ttl_ms
 
 
-def _told_column(table: TableInfo, column: ColumnInfo) -> message.Column:
+def _plan_request(options: ScanOptions) -> message.PlanRequest:
+    """What a Spark read asks for."""
+    moment, staleness_s = options.moment, options.moment.max_staleness_s
+    return message.PlanRequest(
+        message.Moment(
+            moment.snapshot_ts,
+            None if staleness_s is None else round(staleness_s * 1000),
+            round(moment.wait_s * 1000),
+        ),
+        options.table,
+        options.columns or (),
+        where=options.where or "",
+        presentation=message.Presentation(options.zero_dates, options.all_as_text),
+    )
+
+
+def _told_table(
+    table: TableInfo, columns: Sequence[ColumnInfo], snapshot: Snapshot, presentation: Presentation
+) -> message.Table:
+    return message.Table(
+        table.id,
+        table.full_name,
+        snapshot.snapshot_ts,
+        tuple(_told_column(table, column, presentation) for column in columns),
+        _schema_bytes(rows_schema(columns, presentation)),
+    )
+
+
+def _told_column(
+    table: TableInfo, column: ColumnInfo, presentation: Presentation
+) -> message.Column:
     return message.Column(
         column.id,
         column.name,
@@ -352,7 +391,7 @@ def _told_column(table: TableInfo, column: ColumnInfo) -> message.Column:
         column.type.is_unsigned,
         column.type.flen,
         column.type.decimal,
-        not column.type.is_not_null,
+        presentation.may_be_null(column.type),
         column in table.handle_columns,
         column.comment,
         column.type.collate,

@@ -16,13 +16,15 @@ import sys
 import tempfile
 import threading
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.client.address import PATH_BYTES_MAX, UNIX, check_folder
 from pyspark_theflash.client.remote import Connection, RemoteTransport
-from pyspark_theflash.client.theflash import TheFlash
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.errors import ServiceUnavailableError
+
+if TYPE_CHECKING:
+    from pyspark_theflash.client.theflash import TheFlash
 
 SOCKET: Final = "serve.sock"
 IDLE_MS: Final = 60_000
@@ -33,14 +35,17 @@ _OUTPUT_BYTES: Final = 2000
 
 def connect_embedded(
     store: Path, *, clock: Clock | None = None, idle_ms: int = IDLE_MS
-) -> TheFlash:
+) -> "TheFlash":
     """The store at `store` through its engine process, which ends `idle_ms` after its last user.
 
     Raises:
         OptionError: the socket cannot be made safely.
         ServiceUnavailableError: when something is asked, if the process does not start; says why.
     """
-    return TheFlash(_EmbeddedTransport(store, clock or SystemClock(), idle_ms))
+    # Brings in all that reads stores, which whoever only starts a process does without.
+    from pyspark_theflash.client.theflash import TheFlash
+
+    return TheFlash(EmbeddedTransport(store, clock or SystemClock(), idle_ms))
 
 
 def socket_path(store: Path) -> Path:
@@ -56,10 +61,11 @@ def socket_path(store: Path) -> Path:
     return folder / f"{name}.sock"
 
 
-class _EmbeddedTransport(RemoteTransport):
+class EmbeddedTransport(RemoteTransport):
     """Starts the process where there is none."""
 
     def __init__(self, store: Path, clock: Clock, idle_ms: int) -> None:
+        """Raises `OptionError`: the socket cannot be made safely."""
         self._store, self._idle_ms = store, idle_ms
         path = socket_path(store)
         check_folder(path.parent)

@@ -42,9 +42,9 @@ from pyspark.sql.types import (
 )
 
 from pyspark_theflash.codec.arrow import decimal_type
-from pyspark_theflash.codec.field_type import DATETIME_TYPES, STRING_TYPES, FieldType, MySQLType
+from pyspark_theflash.codec.field_type import STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.errors import OptionError, UnsupportedError
-from pyspark_theflash.planner.present import NATIVE, Presentation, ZeroDates
+from pyspark_theflash.planner.present import NATIVE, Presentation
 from pyspark_theflash.schema.model import ColumnInfo
 
 _SIGNED: Final = {
@@ -100,10 +100,8 @@ def spark_type(field_type: FieldType, presentation: Presentation = NATIVE) -> Da
 def spark_field(column: ColumnInfo, presentation: Presentation) -> StructField:
     """A column as Spark sees it."""
     data_type = spark_type(column.type, presentation)
-    may_become_null = presentation.zero_dates is ZeroDates.NULL and column.type.tp in DATETIME_TYPES
-    nullable = may_become_null or not column.type.is_not_null
     metadata = {"comment": column.comment} if column.comment else None
-    return StructField(column.name, data_type, nullable, metadata)
+    return StructField(column.name, data_type, presentation.may_be_null(column.type), metadata)
 
 
 def spark_schema(columns: Sequence[ColumnInfo], presentation: Presentation) -> StructType:

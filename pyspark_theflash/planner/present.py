@@ -41,6 +41,11 @@ class Presentation:
         is_date_text = self.zero_dates is ZeroDates.STRING and field_type.tp in DATETIME_TYPES
         return self.as_text or is_date_text or field_type.tp in _SHOWN_AS_TEXT
 
+    def may_be_null(self, field_type: FieldType) -> bool:
+        """Whether the reader may get a NULL in a column."""
+        may_become_null = self.zero_dates is ZeroDates.NULL and field_type.tp in DATETIME_TYPES
+        return may_become_null or not field_type.is_not_null
+
     def type_of(self, field_type: FieldType) -> pa.DataType:
         """The Arrow type in which the reader gets a column. Raises `UnsupportedError`."""
         stored = arrow_type(field_type)

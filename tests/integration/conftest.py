@@ -1,13 +1,20 @@
 """Stores that hold the captured workloads, each written once a session."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.serving import serving_secured
+from tests.support.sources import PYTHON, Source, python_source, server_options
 from tests.support.suite import make_suite_store
 from tests.support.workloads import make_store, workload
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 @pytest.fixture(scope="session")
@@ -25,3 +32,42 @@ def workload_store(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], 
 def suite_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store that holds the captured suite; not to be changed."""
     return make_suite_store(tmp_path_factory.mktemp("suite") / "store")
+
+
+@pytest.fixture(scope="session")
+def with_python_source(spark: "SparkSession") -> "SparkSession":
+    """The session of the tests, in which the Python source has a name besides the jar's."""
+    spark.dataSource.register(python_source())
+    return spark
+
+
+@pytest.fixture
+def python(with_python_source: "SparkSession") -> Source:
+    """The source without a jar."""
+    return Source(with_python_source, PYTHON)
+
+
+@pytest.fixture
+def jar(spark: "SparkSession") -> Source:
+    """The jar's source, which starts an engine process for a store."""
+    return Source(spark)
+
+
+@pytest.fixture
+def server(spark: "SparkSession", tmp_path: Path) -> Iterator[Source]:
+    """The jar's source, which reads from a server with TLS and a token."""
+    with ExitStack() as servers:
+
+        @cache
+        def served(store: str) -> dict[str, str]:
+            address = servers.enter_context(serving_secured(Path(store), tmp_path)).address
+            return server_options(address)
+
+        yield Source(spark, place=served)
+
+
+@pytest.fixture(params=["python", "jar", "server"])
+def source(request: pytest.FixtureRequest) -> Source:
+    """Each way in which Spark reads a store."""
+    found: Source = request.getfixturevalue(request.param)
+    return found

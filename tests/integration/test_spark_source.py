@@ -3,12 +3,14 @@
 import shutil
 
 import pytest
-from pyspark.errors import AnalysisException, PythonException
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException, PythonException, SparkRuntimeException
 
 from pyspark_theflash.codec.field_type import MySQLType
 from tests.support import every_type
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 
+TASK_ERRORS = (PythonException, Py4JJavaError, SparkRuntimeException)
 T = table_info(1, "d.t", [id_column(), column("name", MySQLType.VARCHAR, comment="who")])
 EMPTY = table_info(2, "d.empty", [id_column()])
 
@@ -25,11 +27,11 @@ def builder(tmp_path):
 
 
 @pytest.fixture
-def load(spark, builder):
+def load(source, builder):
     """Load a table of the small store."""
 
     def load(table="d.t", schema=None, **options):
-        reader = spark.read.format("theflash").options(**{"store": builder.path, **options})
+        reader = source.reader(builder.path, **options)
         return (reader.schema(schema) if schema else reader).load(table)
 
     return load
@@ -103,10 +105,10 @@ def test_columns(load):
     assert load(schema="name string").toArrow().to_pylist() == [{"name": "two"}]
 
 
-def test_view(spark, builder):
+def test_view(spark, source, builder):
     spark.sql(
-        "CREATE OR REPLACE TEMPORARY VIEW t_at_160 USING theflash "
-        f"OPTIONS (store '{builder.path}', table 'd.t', snapshot_ts 160)"
+        f"CREATE OR REPLACE TEMPORARY VIEW t_at_160 USING {source.name} "
+        f"OPTIONS ({source.sql_options(builder.path)}, table 'd.t', snapshot_ts 160)"
     )
     assert spark.sql("SELECT count(*), max(name) FROM t_at_160").head() == (2, "two")
 
@@ -114,7 +116,6 @@ def test_view(spark, builder):
 @pytest.mark.parametrize(
     ("options", "text"),
     [
-        ({"store": "/no/where"}, "StoreNotFoundError: no store at /no/where"),
         ({"table": "d.nope"}, "TableNotFoundError: no table d.nope at timestamp 200"),
         ({"snapshot_ts": 999}, "NotCaughtUpError: timestamp 999 is above resolved_ts 200"),
         ({"snapshot_ts": 7}, "SnapshotTooOldError: timestamp 7 is below 100"),
@@ -129,6 +130,13 @@ def test_errors_keep_their_name_and_text(load, options, text):
     assert text in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["python", "jar"])
+def test_no_store(request, name):
+    source = request.getfixturevalue(name)
+    with pytest.raises(AnalysisException, match="StoreNotFoundError: no store at /no/where"):
+        source.reader("/no/where").load("d.t")
+
+
 def test_schema_that_the_table_does_not_have(load):
     with pytest.raises(AnalysisException, match=r"OptionError: option 'schema'.*'nom'"):
         load(schema="nom string").count()
@@ -137,28 +145,31 @@ def test_schema_that_the_table_does_not_have(load):
 def test_error_in_a_task_keeps_its_name_and_text(load, builder):
     frame = load()
     shutil.rmtree(builder.path / "data")
-    with pytest.raises(PythonException, match=r"CorruptionError: .*parquet: "):
+    with pytest.raises(TASK_ERRORS, match=r"CorruptionError: .*parquet: "):
         frame.toArrow()
 
 
 REFUSALS = {
-    "append": lambda frame, writer: writer.mode("append").save("d.new"),
-    "overwrite": lambda frame, writer: writer.mode("overwrite").save("d.new"),
-    "saveAsTable": lambda frame, writer: writer.saveAsTable("new"),
-    "writeTo": lambda frame, writer: frame.writeTo("new").using("theflash").create(),
-    "INSERT": lambda frame, writer: frame.sparkSession.sql("INSERT INTO t_view VALUES (1, 'x')"),
+    "append": lambda frame, writer, name: writer.mode("append").save("d.new"),
+    "overwrite": lambda frame, writer, name: writer.mode("overwrite").save("d.new"),
+    "saveAsTable": lambda frame, writer, name: writer.saveAsTable("new"),
+    "writeTo": lambda frame, writer, name: frame.writeTo("new").using(name).create(),
+    "INSERT": lambda frame, writer, name: frame.sparkSession.sql(
+        "INSERT INTO t_view VALUES (1, 'x')"
+    ),
 }
 
 
 @pytest.mark.parametrize("write", REFUSALS.values(), ids=REFUSALS)
-def test_writing_is_refused(spark, load, builder, write):
+def test_writing_is_refused(spark, source, load, builder, write):
     frame = load()
+    place = source.place(str(builder.path))
     spark.sql(
-        "CREATE OR REPLACE TEMPORARY VIEW t_view USING theflash "
-        f"OPTIONS (store '{builder.path}', table 'd.t')"
+        f"CREATE OR REPLACE TEMPORARY VIEW t_view USING {source.name} "
+        f"OPTIONS ({source.sql_options(builder.path)}, table 'd.t')"
     )
     with pytest.raises(AnalysisException, match=r"UnsupportedError: .*writing with Spark"):
-        write(frame, frame.write.format("theflash").option("store", builder.path))
+        write(frame, frame.write.format(source.name).options(**place), source.name)
 
 
 def test_queries_on_one_frame_do_not_meddle_where_spark_pushes_filters(spark, load):

@@ -16,6 +16,7 @@ from pyspark_theflash.tls import ServerTls
 from tests.support.tls import FOLDER
 
 CLOCK = SystemClock()
+ROLES_TOKEN = "a-token-that-may-read"
 TOKENS = {role: Token(f"a-token-that-may-{role.name.lower()}") for role in Role}
 
 
@@ -44,6 +45,14 @@ def serving(store: Path, address: str, **settings: Any) -> Iterator[SocketServer
         yield server
     finally:
         server.stop(0)
+
+
+@contextmanager
+def serving_secured(store: Path, folder: Path) -> Iterator[SocketServer]:
+    """A server over TCP, with certificates and tokens, whose file is made in `folder`."""
+    secrets = {"tokens": tokens(folder), "tls": server_tls()}
+    with serving(store, "localhost:0", **secrets) as server:
+        yield server
 
 
 @contextmanager

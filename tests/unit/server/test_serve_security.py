@@ -46,7 +46,7 @@ from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.tls import FOLDER, tls, trust
 
 TABLE = table_info(7, "shop.items", [id_column()])
-EMPTY = (TicketError, TableNotFoundError, ProtocolError)
+EMPTY = (TicketError, TableNotFoundError, ProtocolError, OptionError)
 """What requests without anything in them may come to, which is not `RoleError`."""
 SECOND_MS = 1_000
 """What must be refused is refused within this."""

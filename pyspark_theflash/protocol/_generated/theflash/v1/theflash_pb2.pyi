@@ -126,6 +126,28 @@ class Column(_message.Message):
     collation: str
     def __init__(self, id: _Optional[int] = ..., name: _Optional[str] = ..., type: _Optional[str] = ..., unsigned: _Optional[bool] = ..., flen: _Optional[int] = ..., decimal: _Optional[int] = ..., nullable: _Optional[bool] = ..., in_handle: _Optional[bool] = ..., comment: _Optional[str] = ..., collation: _Optional[str] = ...) -> None: ...
 
+class ReadOptions(_message.Message):
+    __slots__ = ("settings",)
+    SETTINGS_FIELD_NUMBER: _ClassVar[int]
+    settings: _containers.RepeatedCompositeFieldContainer[Setting]
+    def __init__(self, settings: _Optional[_Iterable[_Union[Setting, _Mapping]]] = ...) -> None: ...
+
+class Setting(_message.Message):
+    __slots__ = ("name", "value")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    value: str
+    def __init__(self, name: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
+
+class Reading(_message.Message):
+    __slots__ = ("request", "table")
+    REQUEST_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    request: PlanRequest
+    table: Table
+    def __init__(self, request: _Optional[_Union[PlanRequest, _Mapping]] = ..., table: _Optional[_Union[Table, _Mapping]] = ...) -> None: ...
+
 class PlanRequest(_message.Message):
     __slots__ = ("moment", "table", "columns", "no_columns", "where", "presentation", "filter", "aggregation", "limit", "order")
     MOMENT_FIELD_NUMBER: _ClassVar[int]

@@ -1,0 +1,109 @@
+package io.theflash.spark
+
+import java.util.concurrent.ConcurrentHashMap
+import java.util.concurrent.TimeUnit.MILLISECONDS
+
+import scala.collection.mutable
+
+import com.fasterxml.jackson.databind.JsonNode
+
+/** Calls to one place. Connections that are not in use wait in a pool, for a while. */
+private[spark] final class Client(place: Place) {
+  import Client._
+
+  private val pool = mutable.ArrayDeque.empty[Connection]
+  private var known: Option[Server] = place match {
+    case server: Server => Some(server)
+    case _: Folder      => None
+  }
+
+  /** The answer to a call that only reads, so it may be asked again. */
+  def call(method: String, request: JsonNode, timeoutMs: Int = ShortMs): JsonNode =
+    asked { connection =>
+      try connection.call(method, request, timeoutMs)
+      finally giveBack(connection)
+    }
+
+  /** The rows of a split; whoever takes them gives the connection back. */
+  def scan(request: JsonNode): DataChannel =
+    asked { connection =>
+      try {
+        val data = connection.scan(request)
+        val _ = data.hasData()
+        data
+      } catch {
+        case error: Throwable =>
+          giveBack(connection)
+          throw error
+      }
+    }
+
+  def giveBack(connection: Connection): Unit = {
+    connection.idleSince = System.nanoTime()
+    val isKept = synchronized {
+      val fits = connection.usable && pool.size < PooledMax
+      if (fits) pool.append(connection)
+      fits
+    }
+    if (!isKept) connection.close()
+  }
+
+  /** Whether a call needs nobody to be woken. */
+  def isConnected: Boolean = synchronized(pool.nonEmpty)
+
+  /** Close connections that were not used for a while: an engine process ends without any. */
+  def sweep(): Unit = {
+    val now = System.nanoTime()
+    val old = synchronized {
+      pool.removeAll(each => now - each.idleSince > MILLISECONDS.toNanos(IdleMs))
+    }
+    old.foreach(_.close())
+  }
+
+  private def asked[T](ask: Connection => T): T = {
+    val pooled = synchronized(pool.removeLastOption())
+    try ask(pooled.getOrElse(opened()))
+    catch {
+      case dead: DeadConnection if pooled.isEmpty => throw dead.seen
+      case _: DeadConnection =>
+        try ask(opened())
+        catch { case dead: DeadConnection => throw dead.seen }
+    }
+  }
+
+  private def opened(): Connection = {
+    val server = synchronized(known)
+    (place, server) match {
+      case (_: Server, Some(found)) => Connection.open(found)
+      case (folder: Folder, Some(found)) =>
+        try Connection.open(found)
+        catch {
+          case error: TheFlashException if error.kind == Errors.Unavailable => started(folder)
+        }
+      case (folder: Folder, None)  => started(folder)
+      case (found: Server, None) => Connection.open(found)
+    }
+  }
+
+  private def started(folder: Folder): Connection = {
+    val server = Server(Engine.address(folder), None, None)
+    synchronized { known = Some(server) }
+    Connection.open(server)
+  }
+}
+
+private[spark] object Client {
+  val ShortMs = 60000
+  private val PooledMax = 16
+  private val IdleMs = 20000L
+  private val SweepMs = 5000L
+  private val clients = new ConcurrentHashMap[Place, Client]()
+
+  private lazy val sweeper = Background.every(SweepMs)(() => clients.values().forEach(_.sweep()))
+
+  /** The client of a place, one in this JVM. */
+  def of(place: Place): Client = {
+    val _ = sweeper
+    clients.computeIfAbsent(place, new Client(_))
+  }
+}

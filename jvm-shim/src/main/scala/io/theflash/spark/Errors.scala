@@ -1,0 +1,93 @@
+package io.theflash.spark
+
+import com.fasterxml.jackson.databind.JsonNode
+import org.apache.spark.sql.AnalysisException
+
+/** An error of TheFlash: `kind` is a class of pyspark_theflash.errors, `text` is what it says.
+  * Spark serialises what a task fails with, and shows the message.
+  */
+class TheFlashException(
+    val kind: String,
+    val text: String,
+    val retryable: Boolean,
+    cause: Throwable = null
+) extends RuntimeException(s"$kind: $text", cause)
+
+/** What was wrong before a query began: Spark and PySpark know the class. */
+final class TheFlashAnalysisException(cause: TheFlashException)
+    extends AnalysisException(
+      cause.getMessage,
+      None,
+      None,
+      Some(cause),
+      None,
+      Map.empty,
+      Array.empty
+    )
+
+/** The errors that are found on this side, in the words of pyspark_theflash.errors. */
+private[spark] object Errors {
+  val LeaseExpired = "LeaseExpiredError"
+  val TableNotFound = "TableNotFoundError"
+  val Unavailable = "ServiceUnavailableError"
+  val Unsupported = "UnsupportedError"
+
+  def option(key: String, reason: String): TheFlashException =
+    new TheFlashException("OptionError", s"option '$key': $reason", retryable = false)
+
+  def unavailable(address: String, reason: String, cause: Throwable = null): TheFlashException =
+    new TheFlashException(Unavailable, s"$address is not available: $reason", true, cause)
+
+  def cut(address: String, reason: String, cause: Throwable = null): TheFlashException =
+    new TheFlashException("StreamCutError", s"$address is not available: $reason", true, cause)
+
+  def protocol(address: String, reason: String, cause: Throwable = null): TheFlashException =
+    new TheFlashException("ProtocolError", s"$address: $reason", false, cause)
+
+  def authentication(address: String, reason: String, cause: Throwable = null): TheFlashException =
+    new TheFlashException(
+      "AuthenticationError",
+      s"$address does not let us in: $reason",
+      false,
+      cause
+    )
+
+  def deadline(method: String, timeoutMs: Long): TheFlashException =
+    new TheFlashException(
+      "DeadlineExceededError",
+      s"$method was not done within $timeoutMs ms",
+      true
+    )
+
+  def corruption(what: String, reason: String): TheFlashException =
+    new TheFlashException("CorruptionError", s"$what: $reason at byte 0", retryable = false)
+
+  def leaseExpired(latchId: String, snapshotTs: String): TheFlashException =
+    new TheFlashException(
+      LeaseExpired,
+      s"read latch $latchId on snapshot $snapshotTs has expired",
+      retryable = true
+    )
+
+  def writing(): TheFlashException =
+    new TheFlashException(
+      Unsupported,
+      "theflash, a replica that follows TiDB: writing with Spark is not supported",
+      retryable = false
+    )
+
+  /** What an Error message of the API tells. */
+  def heard(told: JsonNode): TheFlashException =
+    new TheFlashException(
+      told.path("name").asText("InternalError").take(80),
+      told.path("text").asText("").take(2000),
+      told.path("retryable").asBoolean(false)
+    )
+
+  /** `body`, its errors as those of an analysis. */
+  def planning[T](body: => T): T =
+    try body
+    catch {
+      case error: TheFlashException => throw new TheFlashAnalysisException(error)
+    }
+}

@@ -1,0 +1,107 @@
+package io.theflash.spark
+
+import scala.jdk.CollectionConverters._
+
+import com.fasterxml.jackson.databind.JsonNode
+import com.fasterxml.jackson.databind.node.{JsonNodeFactory, ObjectNode}
+import org.apache.arrow.vector.types.pojo.Field
+import org.apache.spark.sql.types.{MetadataBuilder, StructField, StructType}
+
+/** Messages of the API in protobuf's JSON form, as far as they are looked into here. */
+private[spark] object Messages {
+  private val make = JsonNodeFactory.instance
+
+  def message(fields: (String, JsonNode)*): ObjectNode = {
+    val made = make.objectNode()
+    fields.foreach { case (name, value) => made.set[JsonNode](name, value) }
+    made
+  }
+
+  def text(value: String): JsonNode = make.textNode(value)
+
+  def number(value: Long): JsonNode = make.textNode(value.toString)
+
+  def flag(value: Boolean): JsonNode = make.booleanNode(value)
+
+  def list(values: Iterable[JsonNode]): JsonNode = {
+    val made = make.arrayNode()
+    values.foreach(each => made.add(each))
+    made
+  }
+
+  /** The settings of a read, as texts: Python says what they come to. */
+  def readOptions(options: Map[String, String]): JsonNode =
+    message("settings" -> list(options.toSeq.sorted.map { case (name, value) =>
+      message("name" -> text(name), "value" -> text(value))
+    }))
+}
+
+/** What a Spark read comes to: the request that plans all of it, at a moment that is fixed, and its columns. */
+private[spark] final case class Reading(request: ObjectNode, table: String, columns: Seq[TableColumn]) {
+  val snapshotTs: String = request.path("moment").path("snapshotTs").asText("0")
+  val schema: StructType = StructType(columns.map(_.field))
+}
+
+private[spark] final case class TableColumn(field: StructField, tidbType: String)
+
+private[spark] object Reading {
+
+  /** Ask a place what `options` come to. */
+  def of(client: Client, options: Map[String, String], timeoutMs: Int): Reading = {
+    val told = client.call("PrepareRead", Messages.readOptions(options), timeoutMs)
+    val table = told.path("table")
+    val fields = Types.schema(table.path("arrowSchema").asText())
+    val columns = table.path("columns").asScala.toSeq.zip(fields).map { case (c, f) => column(c, f) }
+    Reading(told.path("request").deepCopy[ObjectNode](), table.path("name").asText(), columns)
+  }
+
+  private def column(told: JsonNode, field: Field): TableColumn = {
+    val tidbType = told.path("type").asText()
+    val comment = told.path("comment").asText("")
+    val metadata = new MetadataBuilder()
+    if (comment.nonEmpty) metadata.putString("comment", comment)
+    TableColumn(
+      StructField(
+        field.getName,
+        Types.sparkType(field, tidbType),
+        told.path("nullable").asBoolean(false),
+        metadata.build()
+      ),
+      tidbType
+    )
+  }
+}
+
+/** A part of a scan. */
+private[spark] final case class Split(
+    ticket: String,
+    physicalId: String,
+    regionId: String,
+    versions: Long,
+    sizeBytes: Long
+)
+
+/** A scan, divided. */
+private[spark] final case class Plan(
+    handle: String,
+    latchId: String,
+    fields: Seq[Field],
+    splits: Seq[Split]
+)
+
+private[spark] object Plan {
+  def of(told: JsonNode): Plan = Plan(
+    told.path("snapshot").path("handle").asText(),
+    told.path("snapshot").path("latchId").asText(),
+    Types.schema(told.path("arrowSchema").asText()),
+    told.path("splits").asScala.toSeq.map { split =>
+      Split(
+        split.path("ticket").asText(),
+        split.path("physicalId").asText("0"),
+        split.path("regionId").asText("0"),
+        split.path("versions").asLong(0),
+        split.path("sizeBytes").asLong(0)
+      )
+    }
+  )
+}

@@ -1,0 +1,141 @@
+package io.theflash.spark
+
+import org.apache.arrow.vector.VectorSchemaRoot
+import org.apache.spark.sql.connector.metric.{CustomMetric, CustomSumMetric, CustomTaskMetric}
+import org.apache.spark.sql.connector.read.{InputPartition, PartitionReader, PartitionReaderFactory}
+import org.apache.spark.sql.types.StructType
+import org.apache.spark.sql.vectorized.{ColumnVector, ColumnarBatch}
+
+/** What Spark carries to an executor: a split, and how to plan it anew, as JSON.
+  *
+  * `regions` are all that the plan has of the split's physical table, its own among them. Without a
+  * split it is the one row of aggregates over nothing.
+  */
+private[spark] final case class SplitPartition(
+    place: Place,
+    split: Option[Split],
+    request: String,
+    snapshotTs: String,
+    latchId: String,
+    regions: Set[String]
+) extends InputPartition {
+  override def toString: String =
+    s"region ${split.map(_.regionId).getOrElse("-")} at $snapshotTs"
+}
+
+/** @param groups how many columns aggregates are grouped by, if they are aggregates */
+private[spark] final case class ReaderFactory(schema: StructType, groups: Option[Int])
+    extends PartitionReaderFactory {
+
+  override def supportColumnarReads(partition: InputPartition): Boolean = true
+
+  override def createColumnarReader(partition: InputPartition): PartitionReader[ColumnarBatch] = {
+    val found = partition.asInstanceOf[SplitPartition]
+    groups match {
+      case None        => new RowsReader(found, schema)
+      case Some(count) => new AggregatesReader(found, schema, count)
+    }
+  }
+
+  override def createReader(partition: InputPartition): Nothing =
+    throw new UnsupportedOperationException("theflash reads columns")
+}
+
+/** The batches of a split. */
+private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
+    extends PartitionReader[ColumnarBatch] {
+  private var rows: Rows = _
+  private var rowCount = 0L
+  private var batch: ColumnarBatch = _
+
+  override def next(): Boolean = nextBatch() match {
+    case Some(root) =>
+      rowCount += root.getRowCount.toLong
+      batch = new ColumnarBatch(columns(root), root.getRowCount)
+      true
+    case None => false
+  }
+
+  override def get(): ColumnarBatch = batch
+
+  override def close(): Unit = if (rows != null) rows.close()
+
+  override def currentMetricsValues(): Array[CustomTaskMetric] =
+    Array(
+      TaskMetric(RowsMetric.Name, rowCount),
+      TaskMetric(BytesMetric.Name, if (rows == null) 0L else rows.sizeBytes)
+    )
+
+  protected def nextBatch(): Option[VectorSchemaRoot] =
+    if (rows != null) rows.next()
+    else
+      partition.split.flatMap { split =>
+        val client = Client.of(partition.place)
+        val (made, first) = Rows.begun(client, split.ticket) { error =>
+          Replanning.ticket(client, partition, split, error)
+        }
+        rows = made
+        first
+      }
+
+  protected def columns(root: VectorSchemaRoot): Array[ColumnVector] = {
+    val vectors = Rows.vectors(root)
+    if (vectors.length != schema.length)
+      throw Errors.protocol(
+        partition.toString,
+        s"${vectors.length} columns where ${schema.length} should be"
+      )
+    vectors
+      .zip(schema)
+      .map { case (vector, field) =>
+        Vectors.column(vector, field.dataType, field.nullable, field.name, rows.dictionaries)
+      }
+      .toArray
+  }
+}
+
+/** A plan's latch ends when nothing has been read for a while; Spark keeps plans for longer.
+  *
+  * A plan of today at the same timestamp has the same rows, in other files.
+  */
+private[spark] object Replanning {
+  def ticket(
+      client: Client,
+      partition: SplitPartition,
+      split: Split,
+      error: TheFlashException
+  ): String = {
+    val request = Connection.Mapper.readTree(partition.request)
+    val splits = Plan.of(client.call("PlanScan", request)).splits.filter(_.physicalId == split.physicalId)
+    // Regions that have changed: splits of both plans do not mix.
+    if (splits.map(_.regionId).toSet != partition.regions) throw error
+    splits.find(_.regionId == split.regionId).fold(throw error)(_.ticket)
+  }
+}
+
+private[spark] final case class TaskMetric(name: String, value: Long) extends CustomTaskMetric
+
+/** Spark makes these by their class's name. */
+final class RowsMetric extends CustomSumMetric {
+  override def name(): String = RowsMetric.Name
+  override def description(): String = "rows sent by theflash"
+}
+
+object RowsMetric { val Name = "theflashRows" }
+
+final class BytesMetric extends CustomSumMetric {
+  override def name(): String = BytesMetric.Name
+  override def description(): String = "bytes sent by theflash"
+}
+
+object BytesMetric { val Name = "theflashBytes" }
+
+final class SplitsMetric extends CustomSumMetric {
+  override def name(): String = SplitsMetric.Name
+  override def description(): String = "regions planned by theflash"
+}
+
+object SplitsMetric {
+  val Name = "theflashRegions"
+  val All: Array[CustomMetric] = Array(new RowsMetric, new BytesMetric, new SplitsMetric)
+}

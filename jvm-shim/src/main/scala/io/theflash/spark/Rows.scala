@@ -1,0 +1,116 @@
+package io.theflash.spark
+
+import java.io.IOException
+
+import scala.jdk.CollectionConverters._
+import scala.util.control.NonFatal
+
+import org.apache.arrow.memory.{BufferAllocator, RootAllocator}
+import org.apache.arrow.vector.VectorSchemaRoot
+import org.apache.arrow.vector.dictionary.DictionaryProvider
+import org.apache.arrow.vector.ipc.ArrowStreamReader
+
+/** The rows of a split, batch by batch. An iteration that comes to its end has handed out all rows;
+  * one that does not raises.
+  */
+private[spark] final class Rows(client: Client, ticket: String) extends AutoCloseable {
+  private val data = client.scan(
+    Messages.message("ticket" -> Messages.text(ticket), "dictionaries" -> Messages.flag(true))
+  )
+  private val connection = data.connection
+  private var isOpen = true
+  private var batches = 0L
+  private var rowCount = 0L
+  private var allocator: BufferAllocator = _
+  private var reader: ArrowStreamReader = _
+
+  /** The next batch, which is there until the one after it is asked for. */
+  def next(): Option[VectorSchemaRoot] =
+    try {
+      if (reader == null) {
+        allocator = Rows.root.newChildAllocator("theflash scan", 0, Rows.MemoryMax)
+        reader = new ArrowStreamReader(data, allocator)
+      }
+      if (reader.loadNextBatch()) {
+        val root = reader.getVectorSchemaRoot
+        batches += 1
+        rowCount += root.getRowCount.toLong
+        Some(root)
+      } else {
+        checkEnd()
+        None
+      }
+    } catch {
+      case error: TheFlashException => throw error
+      case error: IOException       => throw notArrow(error)
+      case error: RuntimeException  => throw notArrow(error)
+    }
+
+  def dictionaries: DictionaryProvider = reader
+
+  def sizeBytes: Long = data.sizeBytes
+
+  /** Give up the rest; harmless the second time. */
+  override def close(): Unit = if (isOpen) {
+    isOpen = false
+    try {
+      if (reader != null) reader.close(false)
+      if (allocator != null) allocator.close()
+    } finally {
+      // A stream that was not taken to its end ends with its connection, which the server sees.
+      client.giveBack(connection)
+    }
+  }
+
+  private def checkEnd(): Unit = {
+    if (data.hasData()) throw notArrow(null)
+    val end = connection.end
+    val told = (end.getLong(0), end.getLong(8), end.getLong(16))
+    if (told != ((batches, rowCount, data.sizeBytes)))
+      throw Errors.cut(connection.address, s"${told._2} rows were announced, and $rowCount came")
+  }
+
+  private def notArrow(cause: Throwable): TheFlashException = {
+    connection.usable = false
+    Errors.protocol(connection.address, "what it sends is no Arrow stream", cause)
+  }
+}
+
+private[spark] object Rows {
+
+  /** More than a batch has; what a server says it sends is not believed beyond. */
+  private val MemoryMax = 4L << 30
+  private lazy val root = new RootAllocator()
+  private val Tries = 3
+
+  /** The rows of a split, begun: those that fail before the first batch, with an error that may
+    * pass, are tried again.
+    *
+    * @param again another ticket for the same rows, where a plan's latch has ended
+    */
+  def begun(client: Client, ticket: String)(again: TheFlashException => String): (Rows, Option[VectorSchemaRoot]) = {
+    var tries = Tries
+    var current = ticket
+    while (true) {
+      tries -= 1
+      var rows: Rows = null
+      try {
+        rows = new Rows(client, current)
+        return (rows, rows.next())
+      } catch {
+        case NonFatal(error) =>
+          if (rows != null) rows.close()
+          error match {
+            case ours: TheFlashException if ours.retryable && tries > 0 =>
+              if (ours.kind == Errors.LeaseExpired) current = again(ours)
+            case _ => throw error
+          }
+      }
+    }
+    throw new IllegalStateException
+  }
+
+  /** The vectors of a batch in the order of its schema. */
+  def vectors(root: VectorSchemaRoot): IndexedSeq[org.apache.arrow.vector.FieldVector] =
+    root.getFieldVectors.asScala.toIndexedSeq
+}

@@ -1,0 +1,170 @@
+package io.theflash.spark
+
+import java.lang.ref.Cleaner
+import java.util.OptionalLong
+
+import scala.util.control.NonFatal
+
+import com.fasterxml.jackson.databind.JsonNode
+import com.fasterxml.jackson.databind.node.ObjectNode
+import org.apache.spark.sql.connector.metric.{CustomMetric, CustomTaskMetric}
+import org.apache.spark.sql.connector.read._
+import org.apache.spark.sql.types.StructType
+
+/** A timestamp that is kept readable while somebody here holds this: a latch of the store. It ends
+  * with its holder, or when nothing has been read through it for its time to live.
+  */
+private[spark] final class Snapshot private (val handle: String)
+
+private[spark] object Snapshot {
+  private val cleaner = Cleaner.create()
+
+  def take(client: Client, snapshotTs: String): Snapshot = {
+    val told = client.call(
+      "TakeSnapshot",
+      Messages.message("snapshotTs" -> Messages.text(snapshotTs))
+    )
+    val taken = new Snapshot(told.path("handle").asText())
+    val _ = cleaner.register(taken, new Release(client, taken.handle))
+    taken
+  }
+
+  /** Does not wake anybody for it: an engine process that has ended does not need to come back. */
+  private final class Release(client: Client, handle: String) extends Runnable {
+    override def run(): Unit =
+      try if (client.isConnected) {
+        val request = Messages.message("handle" -> Messages.text(handle))
+        val _ = client.call("ReleaseSnapshot", request)
+      } catch { case NonFatal(_) => } // the latch ends by itself
+  }
+}
+
+/** Plans requests of one read, all through one snapshot. */
+private[spark] final class Planner(val settings: Settings, val reading: Reading) {
+  private lazy val snapshot = Snapshot.take(settings.client, reading.snapshotTs)
+  private var last: Option[(JsonNode, Plan)] = None
+
+  /** The plan of what `reading` asks for with these fields instead of its own. */
+  def plan(fields: Seq[(String, JsonNode)]): Plan = {
+    val wanted = request(fields, Messages.message("handle" -> Messages.text(snapshot.handle)))
+    last match {
+      case Some((request, plan)) if request == wanted => plan
+      case _ =>
+        val made = Plan.of(settings.client.call("PlanScan", wanted))
+        last = Some((wanted, made))
+        made
+    }
+  }
+
+  /** The same request for somebody who does not have the snapshot. */
+  def lasting(fields: Seq[(String, JsonNode)]): ObjectNode =
+    request(fields, Messages.message("snapshotTs" -> Messages.text(reading.snapshotTs)))
+
+  private def request(fields: Seq[(String, JsonNode)], moment: JsonNode): ObjectNode = {
+    val made = reading.request.deepCopy()
+    made.set[JsonNode]("moment", moment)
+    fields.foreach { case (name, value) => made.set[JsonNode](name, value) }
+    made
+  }
+}
+
+/** What a scan is, and how `explain` shows it. */
+private[spark] final case class ScanSpec(
+    schema: StructType,
+    fields: Seq[(String, JsonNode)],
+    groups: Option[Int],
+    shown: Seq[String]
+)
+
+private[spark] object ScanSpec {
+
+  /** The fields of a PlanRequest that ask for the columns of `schema`. */
+  def columns(schema: StructType): Seq[(String, JsonNode)] =
+    if (schema.isEmpty) Seq("columns" -> Messages.list(Nil), "noColumns" -> Messages.flag(true))
+    else Seq("columns" -> Messages.list(schema.fieldNames.map(Messages.text)))
+}
+
+/** A scan that Spark has decided on. It is planned when it runs, or when somebody asks how much it
+  * is, and holds its snapshot as long as Spark holds it.
+  */
+private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
+    extends Scan
+    with Batch
+    with SupportsReportStatistics {
+  private val request = planner.lasting(spec.fields)
+  private lazy val plan = Errors.planning(planner.plan(spec.fields))
+
+  override def readSchema(): StructType = spec.schema
+
+  override def description(): String = {
+    val what = s"theflash ${planner.reading.table} at ${planner.reading.snapshotTs}"
+    (what +: spec.shown).mkString(", ")
+  }
+
+  override def toBatch: Batch = this
+
+  override def columnarSupportMode(): Scan.ColumnarSupportMode = Scan.ColumnarSupportMode.SUPPORTED
+
+  override def planInputPartitions(): Array[InputPartition] = {
+    val regions = plan.splits.groupBy(_.physicalId).map { case (id, splits) =>
+      id -> splits.map(_.regionId).toSet
+    }
+    val partitions = plan.splits.map(split => partition(Some(split), regions(split.physicalId)))
+    // An aggregate over nothing is a row all the same.
+    if (partitions.isEmpty && spec.groups.contains(0)) Array(partition(None, Set.empty))
+    else partitions.toArray
+  }
+
+  override def createReaderFactory(): PartitionReaderFactory =
+    ReaderFactory(spec.schema, spec.groups)
+
+  override def estimateStatistics(): Statistics = {
+    val (versions, bytes) = (plan.splits.map(_.versions).sum, plan.splits.map(_.sizeBytes).sum)
+    new Statistics {
+      override def numRows(): OptionalLong = OptionalLong.of(versions)
+      override def sizeInBytes(): OptionalLong = OptionalLong.of(bytes)
+    }
+  }
+
+  override def supportedCustomMetrics(): Array[CustomMetric] = SplitsMetric.All
+
+  override def reportDriverMetrics(): Array[CustomTaskMetric] =
+    Array(TaskMetric(SplitsMetric.Name, plan.splits.length.toLong))
+
+  /** Scans of the same rows are one to Spark, which reads them once. */
+  override def equals(other: Any): Boolean = other match {
+    case that: TheFlashScan => key == that.key
+    case _                  => false
+  }
+
+  override def hashCode(): Int = key.hashCode()
+
+  private def key: (Place, ObjectNode, StructType) = (planner.settings.place, request, spec.schema)
+
+  private def partition(split: Option[Split], regions: Set[String]): InputPartition =
+    SplitPartition(
+      planner.settings.place,
+      split,
+      request.toString,
+      planner.reading.snapshotTs,
+      plan.latchId,
+      regions
+    )
+}
+
+/** Which columns a query needs; all else is left to Spark. */
+private[spark] class TheFlashScanBuilder(settings: Settings, reading: Reading, columns: Seq[TableColumn])
+    extends SupportsPushDownRequiredColumns {
+  protected val planner = new Planner(settings, reading)
+  protected var required: StructType = StructType(columns.map(_.field))
+
+  override def pruneColumns(requiredSchema: StructType): Unit = {
+    val byName = columns.map(column => column.field.name -> column.field).toMap
+    required = StructType(requiredSchema.map(field => byName(field.name)))
+  }
+
+  override def build(): Scan = new TheFlashScan(planner, spec)
+
+  protected def spec: ScanSpec =
+    ScanSpec(required, ScanSpec.columns(required), None, Nil)
+}

@@ -1,0 +1,79 @@
+package io.theflash.spark
+
+import java.util.{Collections, Locale, Set => JavaSet}
+
+import scala.jdk.CollectionConverters._
+
+import org.apache.spark.sql.connector.catalog.TableCapability._
+import org.apache.spark.sql.connector.catalog.{SupportsRead, SupportsWrite, TableCapability}
+import org.apache.spark.sql.connector.read.ScanBuilder
+import org.apache.spark.sql.connector.write.{LogicalWriteInfo, WriteBuilder}
+import org.apache.spark.sql.types.{StructField, StructType}
+import org.apache.spark.sql.util.CaseInsensitiveStringMap
+
+/** A table as of one timestamp. That it takes writes is said so that they are refused in our words.
+  *
+  * @param userSchema the schema that Spark counts on, which may be a user's `.schema(...)`
+  */
+private[spark] final class TheFlashTable(
+    settings: Settings,
+    ask: () => Reading,
+    userSchema: Option[StructType]
+) extends SupportsRead
+    with SupportsWrite {
+  private lazy val reading = ask()
+
+  override def name(): String =
+    settings.texts.get("table").orElse(settings.texts.get("path")).getOrElse("theflash")
+
+  override def schema(): StructType = userSchema.getOrElse(Errors.planning(reading.schema))
+
+  override def capabilities(): JavaSet[TableCapability] =
+    Set(BATCH_READ, BATCH_WRITE, ACCEPT_ANY_SCHEMA, TRUNCATE, OVERWRITE_BY_FILTER).asJava
+
+  override def properties(): java.util.Map[String, String] = Collections.emptyMap()
+
+  override def newScanBuilder(options: CaseInsensitiveStringMap): ScanBuilder = Errors.planning {
+    val pushdown = settings.pushdown && options.getBoolean("pushdown", true)
+    val chosen = userSchema.fold(reading.columns)(chosenColumns)
+    if (pushdown) new PushingScanBuilder(settings, reading, chosen)
+    else new TheFlashScanBuilder(settings, reading, chosen)
+  }
+
+  override def newWriteBuilder(info: LogicalWriteInfo): WriteBuilder =
+    Errors.planning(throw Errors.writing())
+
+  /** Those of the table's columns that a schema names, in its order. A field may be nullable where
+    * the column is not, never the other way round.
+    */
+  private def chosenColumns(schema: StructType): Seq[TableColumn] = {
+    if (schema.isEmpty) throw Errors.option("schema", "names no column")
+    val byName = reading.columns.map(c => c.field.name.toLowerCase(Locale.ROOT) -> c).toMap
+    schema.map { field =>
+      val found = byName.getOrElse(
+        field.name.toLowerCase(Locale.ROOT),
+        throw Errors.option(
+          "schema",
+          s"names the column '${field.name}', which is not in ${reading.table}"
+        )
+      )
+      checkField(field, found.field)
+      found.copy(field = found.field.copy(nullable = field.nullable))
+    }
+  }
+
+  private def checkField(wanted: StructField, real: StructField): Unit = {
+    if (wanted.dataType != real.dataType) {
+      val (said, known) = (wanted.dataType.simpleString, real.dataType.simpleString)
+      throw Errors.option(
+        "schema",
+        s"says that '${wanted.name}' is $said; in ${reading.table} it is $known"
+      )
+    }
+    if (real.nullable && !wanted.nullable)
+      throw Errors.option(
+        "schema",
+        s"says that '${wanted.name}' is not nullable; in ${reading.table} it is"
+      )
+  }
+}

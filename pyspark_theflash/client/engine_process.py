@@ -1,0 +1,55 @@
+"""Find or start the engine process of a store, and say where it listens: for other languages.
+
+    python -m pyspark_theflash.client.engine_process STORE [--idle S]
+
+Prints one JSON object: `{"address": "unix:PATH"}`, or what went wrong, as the API's Error message,
+`{"error": {"name": ..., "text": ..., "retryable": ...}}`.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+from pyspark_theflash.api.message import StatusRequest
+from pyspark_theflash.api.method import method
+from pyspark_theflash.client.address import UNIX
+from pyspark_theflash.client.embedded import IDLE_MS, START_MS, EmbeddedTransport, socket_path
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.errors import TheFlashError
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.store.folder import read_identity
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the address, or the error; the exit status."""
+    parser = argparse.ArgumentParser(description="Find or start the engine process of a store.")
+    parser.add_argument("store", type=Path, metavar="STORE")
+    parser.add_argument("--idle", type=float, default=IDLE_MS / 1000, metavar="S")
+    arguments = parser.parse_args(argv)
+    try:
+        told: dict[str, object] = {"address": address(arguments.store, arguments.idle)}
+    except TheFlashError as error:
+        name, text = type(error).__name__, str(error)
+        told = {"error": {"name": name, "text": text, "retryable": error.retryable}}
+    json.dump(told, sys.stdout)
+    return int("error" in told)
+
+
+def address(store: Path, idle_s: float) -> str:
+    """Where the engine process of a store listens, which ends `idle_s` after its last user.
+
+    Raises:
+        StoreNotFoundError: there is no store; also what else `read_identity` says of it.
+        ServiceUnavailableError: it does not start.
+    """
+    read_identity(store, LocalFileSystem())
+    with closing(EmbeddedTransport(store, SystemClock(), round(idle_s * 1000))) as transport:
+        transport.call(method("GetStatus"), StatusRequest(), START_MS)
+    return f"{UNIX}{socket_path(store)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
