@@ -143,6 +143,10 @@ def session(folder: Path, systems: Sequence[str]) -> SparkSession:
         "spark.sql.session.timeZone": "UTC",
         "spark.sql.warehouse.dir": str(folder / "warehouse"),
     }
+    if "ours" in systems:
+        from pyspark_theflash import configure_spark
+
+        builder = configure_spark(builder)
     if "delta" in systems:
         settings |= DELTA
     if "iceberg" in systems:
