@@ -19,6 +19,8 @@ from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
 
+from pyspark_theflash.api.message import PlanRequest
+from pyspark_theflash.api.pushed import sealed_request, sealed_text
 from pyspark_theflash.codec.document import boolean, int64, load, shaped, text, texts, uint64
 from pyspark_theflash.engine.api import RegionScan
 from pyspark_theflash.errors import CodecError, CorruptionError, StoreFullError, TicketError
@@ -107,6 +109,8 @@ class Shape:
     where: str | None
     zero_dates: str
     as_text: bool
+    pushed: PlanRequest
+    """What the request has done beside the data, and nothing else of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +124,10 @@ class Ticket:
 
     def sealed(self, sealer: Sealer) -> bytes:
         """As it is given out."""
-        parts = [astuple(self.lease), astuple(self.shape), astuple(self.region)]
+        shape = self.shape
+        told = [shape.table, shape.columns, shape.where, shape.zero_dates, shape.as_text]
+        told.append(sealed_text(shape.pushed))
+        parts = [astuple(self.lease), told, astuple(self.region)]
         return sealer.seal(Purpose.TICKET, [self.store_id, *parts])
 
     @classmethod
@@ -129,7 +136,7 @@ class Ticket:
         try:
             with shaped("ticket"):
                 store_id, lease, shape, region = sealer.unseal(Purpose.TICKET, sealed)
-                table, columns, where, zero_dates, as_text = shape
+                table, columns, where, zero_dates, as_text, pushed = shape
                 physical_id, region_id, parts = region
                 return cls(
                     text(store_id),
@@ -140,6 +147,7 @@ class Ticket:
                         None if where is None else text(where),
                         text(zero_dates),
                         boolean(as_text),
+                        sealed_request(text(pushed)),
                     ),
                     RegionScan(
                         PhysicalTableID(int64(physical_id)),

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pyspark_theflash.api import message
 from pyspark_theflash.api.call import Call
+from pyspark_theflash.api.pushed import pushed_of
 from pyspark_theflash.api.rows import Batches, RowStream, rows_schema, with_dictionaries
 from pyspark_theflash.api.seal import (
     Sealer,
@@ -35,7 +36,6 @@ from pyspark_theflash.errors import (
     NotCaughtUpError,
     OptionError,
     TicketError,
-    UnsupportedError,
 )
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.options import STORE, ScanOptions
@@ -131,12 +131,9 @@ class Service:
             )
 
     def plan_scan(self, request: message.PlanRequest, call: Call) -> message.Plan:
-        if request.filter or request.aggregation or request.limit or request.order:
-            raise UnsupportedError("pushing down", "PlanScan")
         shape = _shape(request)
         with self._open(request.moment, call) as snapshot:
             plan = _planned(snapshot, shape)
-            schema = rows_schema(plan.columns, _presentation(request.presentation))
             stored = snapshot.region_stats(plan.table)
             splits = tuple(
                 self._split(shape, task, stored[task.region.physical_id, task.region.region_id])
@@ -150,7 +147,7 @@ class Service:
             return message.Plan(
                 told,
                 plan.table.full_name,
-                _schema_bytes(schema),
+                _schema_bytes(plan.schema),
                 splits,
                 sum(split.versions for split in splits),
             )
@@ -159,7 +156,7 @@ class Service:
         ticket = Ticket.opened(request.ticket, self._sealer)
         self._check_store(ticket.store_id, "ticket")
         task = self._task(ticket)
-        rows = RowStream(rows_schema(task.output, task.presentation), self._batches(task, call))
+        rows = RowStream(task.schema, self._batches(task, call))
         return with_dictionaries(rows) if request.dictionaries else rows
 
     def compute_digest(self, request: message.TableRequest, call: Call) -> message.Digest:
@@ -269,9 +266,7 @@ class Service:
         return replace(task, region=ticket.region)
 
     def _batches(self, task: ScanTask, call: Call) -> Batches:
-        for batch in read_task(task, fs=self._fs, clock=self._clock):
-            call.check()
-            yield batch
+        yield from read_task(task, fs=self._fs, clock=self._clock, check=call.check)
 
     def _lease_of(self, handle: bytes) -> ReadLease:
         store_id, lease = opened_handle(handle, self._sealer)
@@ -321,12 +316,19 @@ class _Plans:
 def _planned(snapshot: Snapshot, shape: Shape, ticket: Ticket | None = None) -> ScanPlan:
     presentation = Presentation(ZeroDates(shape.zero_dates), shape.as_text)
     regions = None if ticket is None else [ticket.region]
-    return snapshot.plan(shape.table, shape.columns, presentation, shape.where, regions)
+    pushed = pushed_of(shape.pushed)
+    return snapshot.plan(shape.table, shape.columns, presentation, shape.where, regions, pushed)
 
 
 def _shape(request: message.PlanRequest) -> Shape:
     if request.columns and request.no_columns:
         raise OptionError("no_columns", "cannot be given together with columns")
+    pushed = message.PlanRequest(
+        filter=request.filter,
+        aggregation=request.aggregation,
+        limit=request.limit,
+        order=request.order,
+    )
     every = not request.columns and not request.no_columns
     presentation = _presentation(request.presentation)
     return Shape(
@@ -335,6 +337,7 @@ def _shape(request: message.PlanRequest) -> Shape:
         request.where or None,
         presentation.zero_dates.value,
         presentation.as_text,
+        pushed,
     )
 
 

@@ -108,14 +108,21 @@ class TheFlash:
         moment: Moment = NEWEST,
         where: str = "",
         presentation: Presentation = NATIVE,
+        filter: message.Expression | None = None,
+        aggregation: message.Aggregation | None = None,
+        limit: int = 0,
+        order: Sequence[message.SortKey] = (),
         timeout_ms: int = SHORT_MS,
     ) -> message.Plan:
         """Divide a scan into splits; `columns` as for `planner.Snapshot.plan`.
 
         Takes a snapshot unless `moment` is one, which lasts while splits are read, or its `ttl_ms`.
+        What is done beside the data (`filter` and so on) is explained with the messages; each split
+        does it by itself, so partial aggregates and first rows are to be put together.
 
         Raises:
             TableNotFoundError, ColumnNotFoundError, NotCaughtUpError, SnapshotTooOldError.
+            UnsupportedError: what is to be done beside the data would not be exact.
         """
         request = message.PlanRequest(
             moment,
@@ -124,6 +131,10 @@ class TheFlash:
             columns is not None and not columns,
             where,
             presentation,
+            filter,
+            aggregation,
+            limit,
+            tuple(order),
         )
         return self._call("PlanScan", request, timeout_ms)  # type: ignore[no-any-return]
 

@@ -15,6 +15,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, fields
 from typing import Protocol, TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
 from pyspark_theflash.errors import CorruptionError
@@ -112,6 +114,20 @@ class CompactionReport:
         )
 
 
+class RowCondition(Protocol):
+    """Which rows a scan keeps. Only of those that it does, the other columns are of interest."""
+
+    @property
+    def columns(self) -> Sequence[ScanColumn]:
+        """The columns that it reads."""
+
+    def rows(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+        """Which of these visible rows are kept; `batch` has the columns as with `as_stored`.
+
+        May raise, which ends the scan: nothing else may be handed to it.
+        """
+
+
 class EngineReader(Protocol):
     """The reading half, any number at a time.
 
@@ -132,13 +148,16 @@ class EngineReader(Protocol):
         *,
         with_handle: bool = False,
         dictionaries: Collection[ColumnID] = (),
+        as_stored: bool = False,
+        condition: RowCondition | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """The rows of a region visible at `snapshot_ts`, which is below MAX_TS.
 
         They come in no particular order, in bounded batches, with the columns as asked, named
         `column_name(id)`; `_handle` first where asked for. Those of `dictionaries` come as
-        `dictionary_of` their type, each batch with its own. Corrupt data raises `CorruptionError`
-        before any row of the damaged part is handed out.
+        `dictionary_of` their type, each batch with its own; with `as_stored`, others may, too, as
+        it is least work. With a condition, only rows that it keeps. Corrupt data raises
+        `CorruptionError` before any row of the damaged part is handed out.
 
         Safe in any thread and, since a stream may outlive what it was begun from, after `close`.
         """

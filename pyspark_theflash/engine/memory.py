@@ -16,6 +16,7 @@ from pyspark_theflash.engine.api import (
     Publication,
     RegionScan,
     RegionStats,
+    RowCondition,
     TableStats,
 )
 from pyspark_theflash.errors import CorruptionError, invariant
@@ -110,11 +111,15 @@ class MemoryEngine:
         *,
         with_handle: bool = False,
         dictionaries: Collection[ColumnID] = (),
+        as_stored: bool = False,
+        condition: RowCondition | None = None,
     ) -> Iterator[pa.RecordBatch]:
         places = visible_rows(self._versions[region.physical_id], snapshot_ts).values()
         names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
         for number, batch in enumerate(self._batches[region.physical_id]):
             rows = batch.take(pa.array([row for at, row in places if at == number], pa.int64()))
+            if condition is not None:
+                rows = rows.filter(pa.array(condition.rows(_shown(rows, condition.columns))))
             stored = dict(zip(rows.schema.names, rows.columns, strict=True))
             handles = [stored[HANDLE]] * with_handle
             values = project(stored, columns, rows.num_rows)
@@ -133,6 +138,13 @@ class MemoryEngine:
 
     def close(self) -> None:
         self._versions.clear()
+
+
+def _shown(rows: pa.RecordBatch, columns: Sequence[ScanColumn]) -> pa.RecordBatch:
+    """The columns of a condition."""
+    stored = dict(zip(rows.schema.names, rows.columns, strict=True))
+    arrays = project(stored, columns, rows.num_rows)
+    return batch_of([column_name(column.id) for column in columns], arrays, rows.num_rows)
 
 
 def _above(versions: list[Version], safe_point: TimeStamp) -> Iterator[Version]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+import numpy as np
 import pyarrow as pa
 
 from pyspark_theflash.codec.array import nulls
@@ -17,6 +18,7 @@ from pyspark_theflash.errors import ColumnNotFoundError, OptionError, Unsupporte
 from pyspark_theflash.expression.evaluate import Expression, evaluate_integers, parse
 from pyspark_theflash.expression.syntax import Call
 from pyspark_theflash.mvcc.version import column_name
+from pyspark_theflash.query.value import Mask
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
 
 WHERE: Final = "where"
@@ -50,17 +52,16 @@ class Condition:
         condition._try_out()
         return condition
 
-    def keep(self, batch: pa.RecordBatch) -> pa.RecordBatch:
-        """The rows of a scanned batch for which the condition is true.
+    def rows(self, batch: pa.RecordBatch) -> Mask:
+        """The rows of a batch with the stored columns for which the condition is true.
 
         Raises:
             UnsupportedError, UnrepresentableValueError: a value with which only TiDB could tell.
         """
         if not batch.num_rows:
-            return batch
+            return np.zeros(0, np.bool_)
         columns = {c.name.lower(): _dense(batch.column(column_name(c.id))) for c in self.columns}
-        kept = self._is_true(columns, batch.num_rows)
-        return batch if kept.all() else batch.filter(pa.array(kept))
+        return self._is_true(columns, batch.num_rows)
 
     def _try_out(self) -> None:
         """With NULLs: what cannot be evaluated because of its types should not wait for a task."""
@@ -70,13 +71,13 @@ class Condition:
         except UnsupportedError as error:
             raise OptionError(WHERE, f"{error.what} is not supported") from None
 
-    def _is_true(self, columns: Mapping[str, "pa.Array[Any]"], rows: int) -> Any:  # noqa: ANN401
-        """bool[rows]."""
+    def _is_true(self, columns: Mapping[str, "pa.Array[Any]"], rows: int) -> Mask:
         whole = self.expression
         truth = Expression(whole.text, Call("is true", (whole.tree,)), whole.columns)
         typed = {c.name.lower(): (columns[c.name.lower()], c.type) for c in self.columns}
         values, _ = evaluate_integers(truth, typed, rows, WHERE)
-        return values != 0
+        kept: Mask = values != 0
+        return kept
 
 
 def _dense(values: "pa.Array[Any]") -> "pa.Array[Any]":

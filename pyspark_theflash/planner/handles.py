@@ -5,11 +5,13 @@ keeps a handle in. An unsigned key is stored by its bits: its upper half comes b
 """
 
 from collections.abc import Iterable, Sequence
+from functools import reduce
 from typing import Final, TypeAlias
 
 from pyspark_theflash.engine.api import Handle
 from pyspark_theflash.expression.syntax import Call, Column, Literal, Node
-from pyspark_theflash.planner.condition import Condition
+from pyspark_theflash.query import term as term_module
+from pyspark_theflash.query.term import Term
 from pyspark_theflash.schema.model import TableInfo
 
 Range: TypeAlias = tuple[int, int]
@@ -22,16 +24,18 @@ _MIRRORED: Final = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 class HandleRanges:
-    """Ranges of handles outside of which no row can satisfy a condition."""
+    """Ranges of handles outside of which no row can satisfy all of some conditions."""
 
-    def __init__(self, condition: Condition | None, table: TableInfo) -> None:
-        """Without a condition, and where it says nothing of the handle: all handles."""
+    def __init__(self, conditions: Sequence[Node], table: TableInfo) -> None:
+        """Without any, and where they say nothing of the handle: all handles."""
         self._ranges: Sequence[Range] | None = None
-        if condition is None or not table.pk_is_handle:
+        if not conditions or not table.pk_is_handle:
             return
         (key,) = table.handle_columns
         whole = _ALL_UNSIGNED if key.type.is_unsigned else _ALL
-        found = _ranges(condition.expression.tree, key.name.lower(), whole)
+        found: Sequence[Range] = [whole]
+        for condition in conditions:
+            found = _both(found, _ranges(condition, key.name.lower(), whole))
         self._ranges = _as_stored(found) if key.type.is_unsigned else found
 
     def reach(self, start: Handle | None, end: Handle | None) -> bool:
@@ -41,6 +45,18 @@ class HandleRanges:
         low = -_HALF if start is None else start
         high = _HALF if end is None else end
         return any(max(low, first) < min(high, last) for first, last in self._ranges)
+
+
+def node_of(term: Term) -> Node:
+    """What a filter says of integers, as a condition has it; anything else as something unknown."""
+    if isinstance(term, term_module.Column):
+        return Column(term.name.lower())
+    if isinstance(term, term_module.Literal):
+        is_integer = term.kind is term_module.Kind.INT and isinstance(term.value, int)
+        return Literal(term.value if is_integer else None)
+    # A key is never NULL, so both kinds of equality are one.
+    name = "=" if term.name == "<=>" else term.name
+    return Call(name, tuple(map(node_of, term.arguments)))
 
 
 def _as_stored(ranges: Iterable[Range]) -> Sequence[Range]:
@@ -55,8 +71,10 @@ def _ranges(node: Node, key: str, whole: Range) -> Sequence[Range]:
     if not isinstance(node, Call):
         return [whole]
     if node.name in ("and", "or"):
-        left, right = (_ranges(argument, key, whole) for argument in node.arguments)
-        return _merged([*left, *right]) if node.name == "or" else _both(left, right)
+        found = [_ranges(argument, key, whole) for argument in node.arguments]
+        if node.name == "or":
+            return _merged(each for ranges in found for each in ranges)
+        return reduce(_both, found)
     return _both([whole], _compared(node, key, whole))
 
 

@@ -1,10 +1,11 @@
 """Running one task of a plan, on whatever machine and in whatever process it landed."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import pyarrow as pa
 
 from pyspark_theflash.clock import Clock, SystemClock
@@ -15,7 +16,9 @@ from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.mvcc.project import batch_of
 from pyspark_theflash.mvcc.version import HANDLE, column_name
 from pyspark_theflash.planner.metadata import stated_rows
+from pyspark_theflash.planner.pushed import shown_column
 from pyspark_theflash.planner.scan_plan import ScanTask
+from pyspark_theflash.query.value import Mask
 from pyspark_theflash.schema.model import ROWID_COLUMN
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.lease import LeaseTable, ReadLease
@@ -23,11 +26,16 @@ from pyspark_theflash.store.manifest import Manifest
 
 
 def read_task(
-    task: ScanTask, *, fs: FileSystem | None = None, clock: Clock | None = None
+    task: ScanTask,
+    *,
+    fs: FileSystem | None = None,
+    clock: Clock | None = None,
+    check: Callable[[], None] | None = None,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a task, in bounded batches with the columns `task.output`, by name.
+    """The rows of a task, or what is made of them, in bounded batches of `task.schema`.
 
-    Keeps the plan's read latch alive as long as batches are taken.
+    Keeps the plan's read latch alive as long as batches are taken. `check` is called often, and
+    may raise.
 
     Raises:
         StoreMismatchError: the store at the task's path is not the one it was planned on.
@@ -39,7 +47,7 @@ def read_task(
     path = Path(task.store_path)
     with closing(open_store(task, fs)) as manifest:
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
-        keeper = LeaseKeeper(LeaseTable(manifest, clock), task.lease, clock)
+        keeper = LeaseKeeper(LeaseTable(manifest, clock), task.lease, clock, check)
         keeper.renew()
         with closing(registry.open_reader(path, identity, fs, clock)) as engine:
             yield from read_region(engine, task, keeper)
@@ -47,11 +55,17 @@ def read_task(
 
 def read_region(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Iterator[pa.RecordBatch]:
     """The rows of a task whose store is open; see `read_task`."""
+    return task.pushed.of(_rows(engine, task, keeper), task.rows_schema, task.shown)
+
+
+def _rows(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Iterator[pa.RecordBatch]:
+    """The rows that pass the task's conditions, as they are handed out."""
+    is_conditional = task.condition is not None or task.filter is not None
+    condition = _TaskCondition(task, keeper) if is_conditional else None
     try:
-        for batch in _stored(engine, task):
-            kept = batch if task.condition is None else task.condition.keep(batch)
-            if kept.num_rows:
-                yield _presented(kept, task)
+        for batch in _stored(engine, task, condition):
+            if batch.num_rows:
+                yield _presented(batch, task)
             keeper.keep()
     except CorruptionError:
         # Who was stopped for longer than the latch lasts finds no damage, but files gone.
@@ -59,16 +73,49 @@ def read_region(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Itera
         raise
 
 
-def _stored(engine: EngineReader, task: ScanTask) -> Iterator[pa.RecordBatch]:
+def _stored(
+    engine: EngineReader, task: ScanTask, condition: "_TaskCondition | None"
+) -> Iterator[pa.RecordBatch]:
     if task.stated is not None:
-        return stated_rows(task.stated)
+        batches = stated_rows(task.stated)
+        if condition is None:
+            return batches
+        return (batch.filter(pa.array(condition.rows(batch))) for batch in batches)
     return engine.scan(
         task.region,
-        task.columns,
+        task.stored_output,
         task.snapshot_ts,
         with_handle=ROWID_COLUMN in task.output,
         dictionaries=task.dictionaries,
+        as_stored=task.pushed.aggregation is not None,
+        condition=condition,
     )
+
+
+class _TaskCondition:
+    """A task's conditions as an engine asks for them: TiDB's first, then Spark's of what is left.
+
+    As long as nothing is kept, this is where the latch is, too.
+    """
+
+    def __init__(self, task: ScanTask, keeper: "Keeper") -> None:
+        self._condition, self._filter, self._keeper = task.condition, task.filter, keeper
+        read = [each.columns for each in (task.condition, task.filter) if each is not None]
+        ids = {column.id for columns in read for column in columns}
+        self.columns = [column for column in task.columns if column.id in ids]
+
+    def rows(self, batch: pa.RecordBatch) -> Mask:
+        self._keeper.keep()
+        if self._condition is None:
+            return (
+                np.ones(batch.num_rows, np.bool_)
+                if self._filter is None
+                else self._filter.rows(batch)
+            )
+        kept = self._condition.rows(batch)
+        if self._filter is not None and kept.any():
+            kept[kept] = self._filter.rows(batch.filter(pa.array(kept)))
+        return kept
 
 
 def open_store(task: ScanTask, fs: FileSystem) -> Manifest:
@@ -105,12 +152,21 @@ class Keeper(Protocol):
 class LeaseKeeper:
     """Keeps a lease just taken or renewed: renews it whenever a third of its time is gone."""
 
-    def __init__(self, leases: LeaseTable, lease: ReadLease, clock: Clock) -> None:
-        self._leases, self._lease, self._clock = leases, lease, clock
+    def __init__(
+        self,
+        leases: LeaseTable,
+        lease: ReadLease,
+        clock: Clock,
+        check: Callable[[], None] | None = None,
+    ) -> None:
+        """`check` is called as often as `keep`, and may raise."""
+        self._leases, self._lease, self._clock, self._check = leases, lease, clock, check
         self._due_ms = self._next_ms()
 
     def keep(self) -> None:
         """Renew the lease if it is time; call it often."""
+        if self._check is not None:
+            self._check()
         if self._clock.boottime_ms() >= self._due_ms:
             self.renew()
 
@@ -128,5 +184,5 @@ def _presented(batch: pa.RecordBatch, task: ScanTask) -> pa.RecordBatch:
     arrays = []
     for column in task.output:
         values = batch.column(HANDLE if column == ROWID_COLUMN else column_name(column.id))
-        arrays.append(task.presentation.apply(values, column.type, column.name))
+        arrays.append(shown_column(values, column, task.presentation))
     return batch_of([column.name for column in task.output], arrays, batch.num_rows)

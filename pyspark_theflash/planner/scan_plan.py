@@ -9,6 +9,7 @@ from pyspark_theflash.engine.api import RegionScan
 from pyspark_theflash.mvcc.project import ScanColumn, dictionary_of
 from pyspark_theflash.planner.condition import Condition
 from pyspark_theflash.planner.present import Presentation
+from pyspark_theflash.planner.pushed import NOTHING, Filter, Pushed
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
 from pyspark_theflash.store.lease import ReadLease
 from pyspark_theflash.types import ColumnID, TimeStamp
@@ -21,8 +22,9 @@ class ScanTask:
     Names the store (by path and id), the state of it (the region's files with their checksums) and
     the latch that keeps that state, so that a task on a machine where the path means something else
     raises instead of answering. `output` are the columns in order; `columns` says how to read those
-    of them that are stored, and what `condition` reads besides; the one that is not stored, if any,
-    is `_tidb_rowid`.
+    of them that are stored, and what `condition` and `filter` read besides; the one that is not
+    stored, if any, is `_tidb_rowid`. Only the first `shown` of `output` are handed out, all where
+    it is None; the others are for `pushed`, which says what is made of the rows.
     """
 
     store_path: str
@@ -36,22 +38,37 @@ class ScanTask:
     condition: Condition | None = None
     dictionaries: frozenset[ColumnID] = frozenset()
     """Columns of strings that come as dictionaries."""
+    filter: Filter | None = None
+    pushed: Pushed = NOTHING
+    shown: int | None = None
     stated: bytes | None = None
     """The rows themselves, where no engine has them; see `planner.metadata`."""
 
     @property
+    def rows_schema(self) -> pa.Schema:
+        """Of the rows, before anything is made of them. Raises `UnsupportedError`."""
+        return _schema(self.output, self.presentation, self.dictionaries)
+
+    @property
     def schema(self) -> pa.Schema:
         """Of the task's batches. Raises `UnsupportedError`."""
-        return _schema(self.output, self.presentation, self.dictionaries)
+        return self.pushed.schema(self.rows_schema, self.shown)
+
+    @property
+    def stored_output(self) -> Sequence[ScanColumn]:
+        """How to read those of `output` that are stored."""
+        ids = {column.id for column in self.output}
+        return [column for column in self.columns if column.id in ids]
+
+    def with_dictionaries(self, column_ids: Collection[ColumnID]) -> "ScanTask":
+        """The same with these columns, of native strings, as dictionaries."""
+        ids = frozenset(c.id for c in self.output if c.id in column_ids)
+        return replace(self, dictionaries=ids)
 
     def narrowed(self, names: Sequence[str]) -> "ScanTask":
         """The same rows with only some of the output's columns, in another order."""
         known = {column.name: column for column in self.output}
-        output = tuple(known[name] for name in names)
-        filtered = () if self.condition is None else self.condition.columns
-        ids = {column.id for column in [*output, *filtered]}
-        columns = tuple(column for column in self.columns if column.id in ids)
-        return replace(self, output=output, columns=columns)
+        return replace(self, output=tuple(known[name] for name in names))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +84,23 @@ class ScanPlan:
     presentation: Presentation
     tasks: tuple[ScanTask, ...]
     dictionaries: frozenset[ColumnID] = frozenset()
+    pushed: Pushed = NOTHING
+    shown: int | None = None
 
     @property
     def schema(self) -> pa.Schema:
         """Of the batches that the tasks yield. Raises `UnsupportedError`."""
+        return self.pushed.schema(self.rows_schema, self.shown)
+
+    @property
+    def rows_schema(self) -> pa.Schema:
+        """Of the rows, before anything is made of them. Raises `UnsupportedError`."""
         return _schema(self.columns, self.presentation, self.dictionaries)
 
     def with_dictionaries(self, column_ids: Collection[ColumnID]) -> "ScanPlan":
         """The same with these columns, of native strings, as dictionaries; see `repeating`."""
         ids = frozenset(c.id for c in self.columns if c.id in column_ids)
-        tasks = tuple(replace(task, dictionaries=ids) for task in self.tasks)
+        tasks = tuple(task.with_dictionaries(ids) for task in self.tasks)
         return replace(self, tasks=tasks, dictionaries=ids)
 
 

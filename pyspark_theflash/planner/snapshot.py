@@ -26,6 +26,7 @@ from pyspark_theflash.engine.api import RegionScan, RegionStats
 from pyspark_theflash.errors import (
     ColumnNotFoundError,
     NotCaughtUpError,
+    OptionError,
     PurgedError,
     SnapshotTooOldError,
     TableNotFoundError,
@@ -35,7 +36,7 @@ from pyspark_theflash.errors import (
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.mvcc.project import SourceOf, scan_column
 from pyspark_theflash.planner.condition import Condition
-from pyspark_theflash.planner.handles import HandleRanges
+from pyspark_theflash.planner.handles import HandleRanges, node_of
 from pyspark_theflash.planner.hold import HeldBatches, LeaseHold
 from pyspark_theflash.planner.metadata import (
     METADATA_ID,
@@ -47,12 +48,14 @@ from pyspark_theflash.planner.metadata import (
     split_name,
 )
 from pyspark_theflash.planner.present import NATIVE, TEXT, Presentation
+from pyspark_theflash.planner.pushed import NOTHING, Filter, Pushed, filter_names
 from pyspark_theflash.planner.read import LeaseKeeper, read_region
 from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
 from pyspark_theflash.planner.sql import SnapshotTables
 from pyspark_theflash.query.connection import Limits
 from pyspark_theflash.query.relation import Relation
 from pyspark_theflash.query.sql import SqlResult, run_sql
+from pyspark_theflash.query.term import Term
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.lineage import column_source
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
@@ -178,21 +181,31 @@ class Snapshot:
         presentation: Presentation = NATIVE,
         where: str | None = None,
         regions: Sequence[RegionScan] | None = None,
+        pushed: Pushed = NOTHING,
     ) -> ScanPlan:
         """Plan a scan: `columns` by name in output order, None for all that `SELECT *` shows.
 
         `_tidb_rowid` may be named where the table has one. With `where`, an expression as TiDB
         would evaluate it, only the rows for which it is true. `regions`: some of an earlier plan of
-        the same under the same latch, in place of all.
+        the same under the same latch, in place of all. `pushed`: what each region makes of those
+        rows; with an aggregation, `columns` is None.
 
         Raises:
             TableNotFoundError, ColumnNotFoundError: no such table or column at `snapshot_ts`.
             OptionError: `where` is no expression, or one that is not evaluated here.
+            UnsupportedError: what is pushed could not be answered exactly.
         """
         table = self.table(name)
-        chosen = _choose(table, columns)
+        chosen, shown = _output(table, columns, pushed)
         condition = None if where is None else Condition.parse(where, table)
-        read = dict.fromkeys([*chosen, *(condition.columns if condition else ())])
+        filter = _bound(table, pushed.filter, presentation)
+        read = dict.fromkeys(
+            [
+                *chosen,
+                *(condition.columns if condition else ()),
+                *(filter.columns if filter else ()),
+            ]
+        )
         source_of = self._source_of(table)
         stored = tuple(scan_column(table, c, source_of) for c in read if c is not ROWID_COLUMN)
         stated = self._stated(table) if table.id == METADATA_ID else None
@@ -207,11 +220,18 @@ class Snapshot:
                 stored,
                 presentation,
                 condition,
+                filter=filter,
+                pushed=pushed,
+                shown=shown,
                 stated=stated,
             )
-            for region in (self._regions(table, condition) if regions is None else regions)
+            for region in (self._regions(table, condition, filter) if regions is None else regions)
         )
-        return ScanPlan(table, self.snapshot_ts, chosen, presentation, tasks)
+        plan = ScanPlan(
+            table, self.snapshot_ts, chosen, presentation, tasks, pushed=pushed, shown=shown
+        )
+        pushed.check(plan.rows_schema)
+        return plan
 
     def scan(
         self,
@@ -310,12 +330,16 @@ class Snapshot:
             digest.update(texts)
         return digest
 
-    def _regions(self, table: TableInfo, condition: Condition | None) -> Iterator[RegionScan]:
-        """The regions of all its partitions that may have rows for which the condition is true."""
+    def _regions(
+        self, table: TableInfo, condition: Condition | None, filter: Filter | None
+    ) -> Iterator[RegionScan]:
+        """The regions of all its partitions that may have rows which both keep."""
         if table.id == METADATA_ID:
             yield METADATA_REGION
             return
-        wanted = HandleRanges(condition, table)
+        conditions = [] if condition is None else [condition.expression.tree]
+        conditions += [] if filter is None else [node_of(filter.term)]
+        wanted = HandleRanges(conditions, table)
         for physical_id in table.physical_ids:
             stats = self._engine.regions(self._view, physical_id)
             reached = {r.region_id for r in stats if wanted.reach(r.start, r.end)}
@@ -376,6 +400,25 @@ def _readable(progress: Progress | None, snapshot_ts: TimeStamp | None) -> TimeS
     if wanted < progress.oldest_ts:
         raise SnapshotTooOldError(wanted, progress.oldest_ts)
     return wanted
+
+
+def _output(
+    table: TableInfo, names: Sequence[str] | None, pushed: Pushed
+) -> tuple[tuple[ColumnInfo, ...], int | None]:
+    """The columns to read of each row, and how many of them are handed out; None: all."""
+    if pushed.aggregation is not None:
+        if names is not None:
+            raise OptionError("columns", "an aggregation says itself what it reads")
+        return _choose(table, pushed.more_columns), None
+    chosen = _choose(table, names)
+    more = [c for c in _choose(table, pushed.more_columns) if c not in chosen]
+    return (*chosen, *more), len(chosen) if more else None
+
+
+def _bound(table: TableInfo, term: Term | None, presentation: Presentation) -> Filter | None:
+    if term is None:
+        return None
+    return Filter.bound(term, _choose(table, filter_names(term)), presentation)
 
 
 def _choose(table: TableInfo, names: Sequence[str] | None) -> tuple[ColumnInfo, ...]:

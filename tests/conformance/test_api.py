@@ -10,7 +10,13 @@ import threading
 import pyarrow as pa
 import pytest
 
-from pyspark_theflash.api.message import Moment, Presentation
+from pyspark_theflash.api.message import (
+    Aggregate,
+    Aggregation,
+    Moment,
+    Presentation,
+    SortKey,
+)
 from pyspark_theflash.api.method import Role
 from pyspark_theflash.client.theflash import TheFlash, connect
 from pyspark_theflash.codec.field_type import MySQLType
@@ -26,9 +32,14 @@ from pyspark_theflash.errors import (
     TableNotFoundError,
     TicketError,
     UnrepresentableValueError,
+    UnsupportedError,
 )
 from pyspark_theflash.planner.snapshot import open_snapshot
+from tests.support.every_type import NULLS, SHOWN, TABLE, VERSIONS
 from tests.support.flight_client import FlightTransport
+from tests.support.pushed_cases import call, literal
+from tests.support.pushed_cases import column as of
+from tests.support.pushed_oracle import aggregated, keeps, merged, same, sort_key
 from tests.support.serving import TOKENS, server_tls, serving, serving_flight, tokens
 from tests.support.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
 from tests.support.tls import tls
@@ -138,6 +149,125 @@ def test_columns_and_conditions(way, shop):
     assert api.plan("shop.empty").splits == ()
 
 
+FILTERS = [
+    call("=", of("NAME"), literal("string", "tea")),
+    call("not", call("=", of("name"), literal("string", "tea"))),
+    call("<=>", of("name"), literal("null")),
+    call("in", of("name"), literal("string", "new"), literal("null")),
+    call("in", of("id"), literal("int", "3"), literal("int", "1000"), literal("decimal", "5.5")),
+    call("and", call(">", of("id"), literal("int", "9")), call("is not null", of("name"))),
+    call("starts with", of("tags"), literal("string", "a,")),
+    call("or", call("=", of("tags"), literal("string", "")), call("is null", of("name"))),
+    call("=", of("id"), literal("int", "99999999999999999999999")),
+]
+
+
+@pytest.mark.parametrize("condition", FILTERS)
+@pytest.mark.parametrize("where", ["", "id < 50"])
+def test_filters(way, shop, condition, where):
+    api = way(shop.path)
+    for ts in (199, 300):
+        plan = api.plan("shop.items", moment=Moment(ts), where=where, filter=condition)
+        every = plainly(shop.path, ts, where=where or None)
+        assert rows_of(api.read(plan)) == [row for row in every if keeps(condition, row)]
+        # It may read columns that nobody asked for.
+        ids = api.plan("shop.items", ["id"], moment=Moment(ts), where=where, filter=condition)
+        expected = [{"id": row["id"]} for row in every if keeps(condition, row)]
+        assert rows_of(api.read(ids)) == sorted(expected, key=repr)
+
+
+AGGREGATION = Aggregation(
+    ("name", "tags"),
+    (
+        Aggregate("count"),
+        Aggregate("count", of("sold")),
+        Aggregate("sum", of("id")),
+        Aggregate("min", of("name")),
+        Aggregate("max", of("ID")),
+    ),
+)
+
+
+@pytest.mark.parametrize("groups", [(), ("name",), ("name", "tags")])
+@pytest.mark.parametrize("condition", [None, *FILTERS[:2], FILTERS[-1]])
+def test_partial_aggregates(way, shop, groups, condition):
+    api = way(shop.path)
+    wanted = Aggregation(groups, AGGREGATION.aggregates)
+    plan = api.plan("shop.items", aggregation=wanted, filter=condition, where="id <> 7")
+    batches = list(api.read(plan))
+    schema = pa.ipc.read_schema(pa.py_buffer(plan.arrow_schema))
+    assert {batch.schema for batch in batches} <= {schema}
+    assert schema.field("a2").type == pa.decimal128(38, 0)
+    every = plainly(shop.path, 300, where="id <> 7")
+    expected = aggregated(wanted, [r for r in every if not condition or keeps(condition, r)])
+    told = merged(wanted, [row for batch in batches for row in batch.to_pylist()])
+    # Where no split can have rows there is none, and so no row of it either.
+    assert plan.splits == () if condition == FILTERS[-1] else told.keys() == expected.keys()
+    assert all(same(a, b) for key in told for a, b in zip(told[key], expected[key], strict=True))
+
+
+def test_counts_alone(way, shop):
+    api = way(shop.path)
+    counting = Aggregation((), (Aggregate("count"), Aggregate("count")))
+    (batch,) = api.read(api.plan("shop.items", aggregation=counting))
+    assert batch.to_pylist() == [{"a0": 90, "a1": 90}]
+
+
+def test_limits_and_orders(way, shop):
+    api = way(shop.path)
+    every = plainly(shop.path, 300)
+    assert len(rows_of(api.read(api.plan("shop.items", limit=7)))) == 7
+    assert len(rows_of(api.read(api.plan("shop.items", limit=1 << 40)))) == len(every)
+    order = (SortKey("name", descending=True, nulls_first=True), SortKey("id"))
+    plan = api.plan("shop.items", ["id"], limit=11, order=order)
+    told = [row for batch in api.read(plan) for row in batch.to_pylist()]
+    expected = sorted(every, key=lambda row: sort_key(order, row))[:11]
+    assert told == [{"id": row["id"]} for row in expected]
+
+
+def test_what_cannot_be_pushed(way, shop):
+    api = way(shop.path)
+    name, one = of("name"), literal("int", "1")
+    unsupported = [
+        {"filter": call("=", name, one)},
+        {"filter": call("like", name, literal("string", "a%"))},
+        {"filter": call("=", of("sold"), literal("timestamp", "0"))},
+        {"filter": call("<", of("id"), literal("interval", "1"))},
+        {"filter": call("=", one, one)},
+        {"filter": name},
+        {"filter": call("in", of("id"))},
+        {"filter": call("=", call("+", of("id"), one), one)},
+        {"aggregation": Aggregation((), (Aggregate("avg", of("id")),))},
+        {"aggregation": Aggregation((), (Aggregate("sum", name),))},
+        {"aggregation": Aggregation()},
+        {"order": (SortKey("id"),)},
+        {"order": (SortKey("id"),), "limit": 1 << 40},
+    ]
+    wrong = [
+        {"filter": call("=", of("id"), literal("int", "one"))},
+        {"filter": call("=", of("id"), literal("decimal", "Infinity"))},
+        {"filter": call("=", of("id"), literal("bool", "1"))},
+        {"aggregation": AGGREGATION, "limit": 1},
+        {"aggregation": AGGREGATION, "columns": ["id"]},
+        {"aggregation": AGGREGATION, "columns": []},
+    ]
+    missing = [
+        {"filter": call("is null", of("nothing"))},
+        {"aggregation": Aggregation(("nothing",))},
+        {"order": (SortKey("nothing"),), "limit": 1},
+    ]
+    refused = (
+        (UnsupportedError, unsupported),
+        (OptionError, wrong),
+        (ColumnNotFoundError, missing),
+    )
+    for kind, requests in refused:
+        for request in requests:
+            with pytest.raises(kind):
+                api.plan("shop.items", **request)
+    assert api.latches().latches == ()
+
+
 @pytest.mark.parametrize("as_text", [False, True])
 def test_presentation(way, shop, as_text):
     api = way(shop.path)
@@ -211,8 +341,11 @@ def test_a_plan_survives_what_happens_to_its_files(way, shop):
 def test_tickets_are_good_for_another_server(way, shop, tmp_path):
     plan = way(shop.path).plan("shop.items", ["id"], where="id > 10")
     expected = plainly(shop.path, 300, ["id"], where="id > 10")
+    pushed = way(shop.path).plan("shop.items", aggregation=AGGREGATION, filter=FILTERS[1])
     with connect(shop.path) as other:
         assert rows_of(other.read(pickle.loads(pickle.dumps(plan)))) == expected
+        again = other.plan("shop.items", aggregation=AGGREGATION, filter=FILTERS[1])
+        assert rows_of(other.read(pushed)) == rows_of(other.read(again)) != []
 
 
 def test_forged_tickets(way, shop, tmp_path):
@@ -249,9 +382,9 @@ def test_errors_are_the_same_everywhere(way, shop):
         SnapshotTooOldError(1, 100): lambda: api.tables(Moment(1)),
         LatchNotFoundError("x"): lambda: api.remove_latch("x"),
     }
-    for expected, call in calls.items():
+    for expected, attempt in calls.items():
         with pytest.raises(type(expected)) as caught:
-            call()
+            attempt()
         assert (caught.value.args, str(caught.value)) == (expected.args, str(expected))
     wrong = [
         lambda: api.plan("shop.items", where="id <"),
@@ -261,9 +394,9 @@ def test_errors_are_the_same_everywhere(way, shop):
         lambda: api.plan("shop.items", presentation=Presentation("nonsense")),
         lambda: api.set_interval(1),
     ]
-    for call in wrong:
+    for attempt in wrong:
         with pytest.raises(OptionError):
-            call()
+            attempt()
 
 
 def test_a_value_that_cannot_be_shown(way, tmp_path):
@@ -277,6 +410,39 @@ def test_a_value_that_cannot_be_shown(way, tmp_path):
         list(api.read(plan))
     as_null = api.plan("shop.dates", presentation=Presentation("null"))
     assert rows_of(api.read(as_null)) == [{"id": 1, "d": None}]
+    # A filter sees what is handed out.
+    early, missing = call("<", of("d"), literal("date", "0")), call("is null", of("d"))
+    highest = Aggregation((), (Aggregate("max", of("d")),))
+    for pushed in ({"filter": early}, {"filter": missing}, {"aggregation": highest}):
+        with pytest.raises(UnrepresentableValueError):
+            list(api.read(api.plan("shop.dates", **pushed)))
+    for condition, rows in ((early, []), (missing, [{"id": 1, "d": None}])):
+        plan = api.plan("shop.dates", presentation=Presentation("null"), filter=condition)
+        assert rows_of(api.read(plan)) == rows
+    zeros = call("starts with", of("d"), literal("string", "0000"))
+    plan = api.plan("shop.dates", presentation=Presentation("string"), filter=zeros)
+    assert rows_of(api.read(plan)) == [{"id": 1, "d": "0000-00-00"}]
+
+
+def test_every_type_is_filtered_and_counted(way, tmp_path):
+    made = StoreBuilder(tmp_path / "types", TABLE).publish(200, {TABLE: VERSIONS})
+    api = way(made.path)
+    for name in SHOWN:
+        counting = Aggregation((name,), (Aggregate("count", of(name)), Aggregate("count")))
+        nulls = call("is null", of(name))
+        (batch,) = api.read(api.plan("d.every_type", ["id"], filter=call("not", nulls)))
+        assert batch.to_pylist() == [{"id": 1}, {"id": 2}][: 1 + (NULLS[name] is not None)]
+        if name == "vector":
+            with pytest.raises(UnsupportedError):
+                api.plan("d.every_type", aggregation=counting)
+            continue
+        rows = rows_of(api.read(api.plan("d.every_type", aggregation=counting, filter=nulls)))
+        assert rows == ([{name: None, "a0": 0, "a1": 1}] if NULLS[name] is None else [])
+        extremes = Aggregation((), (Aggregate("min", of(name)), Aggregate("max", of(name))))
+        one = call("=", of("id"), literal("int", "1"))
+        (low,) = rows_of(api.read(api.plan("d.every_type", aggregation=extremes, filter=one)))
+        (row,) = rows_of(api.read(api.plan("d.every_type", [name], filter=one)))
+        assert low == {"a0": row[name], "a1": row[name]}
 
 
 def test_a_deadline(way, shop):

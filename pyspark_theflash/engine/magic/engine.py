@@ -27,6 +27,7 @@ from pyspark_theflash.engine.api import (
     Publication,
     RegionScan,
     RegionStats,
+    RowCondition,
     TableStats,
     VersionBatch,
 )
@@ -82,6 +83,8 @@ class MagicReader:
         *,
         with_handle: bool = False,
         dictionaries: Collection[ColumnID] = (),
+        as_stored: bool = False,
+        condition: RowCondition | None = None,
     ) -> Iterator[pa.RecordBatch]:
         bounds, files = scanned(region.parts)
         reader = RegionReader(
@@ -91,6 +94,8 @@ class MagicReader:
             snapshot_ts,
             with_handle=with_handle,
             dictionaries=dictionaries,
+            as_stored=as_stored,
+            condition=condition,
         )
         return reader.rows(files)
 

@@ -10,6 +10,8 @@ through it, file by file, in no particular order. A version is hidden by a newer
 
 Pointers lead to older files only, so one pass from the newest file to the oldest is enough. A file
 in which nothing is ever hidden (a bulk load that nothing has touched) is read without a mask.
+
+A condition sees the visible rows only. The other columns are read where it keeps any.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -21,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pyspark_theflash.engine.api import RowCondition
 from pyspark_theflash.engine.magic.file import (
     PREVIOUS_FILE,
     PREVIOUS_ROW,
@@ -60,12 +63,15 @@ class RegionReader:
         *,
         with_handle: bool,
         dictionaries: Collection[ColumnID] = (),
+        as_stored: bool = False,
+        condition: RowCondition | None = None,
     ) -> None:
         self._folder, self._region, self._columns = folder, region, columns
         self._snapshot_ts, self._with_handle = snapshot_ts, with_handle
-        self._as_dictionaries = {c.id: c for c in columns if c.id in dictionaries}
+        self._dictionaries, self._as_stored, self._condition = dictionaries, as_stored, condition
         self._hidden: dict[int, list[npt.NDArray[np.uint32]]] = {}
         self._wanted = [*[HANDLE] * with_handle, *stored_names(columns)]
+        self._asked = [] if condition is None else stored_names(condition.columns)
 
     def rows(self, files: Sequence[DataFile]) -> Iterator[pa.RecordBatch]:
         """The rows of these files, all that reach into the region, visible at the snapshot."""
@@ -77,12 +83,13 @@ class RegionReader:
         hidden = self._hidden_rows(info)
         is_part = not self._region.covers(info.min_handle, info.max_handle)
         system = self._system_columns(info, is_part=is_part)
-        if not system and not self._wanted:
+        if not system and not self._wanted and self._condition is None:
             # All that is asked is how many rows there are.
             yield batch_of([], [], info.rows if hidden is None else int((~hidden).sum()))
             return
         # Few rows are not worth a second look at the footer.
-        as_dictionaries = self._wanted if info.rows >= BATCH_ROWS else ()
+        names = [*dict.fromkeys([*self._wanted, *self._asked])]
+        as_dictionaries = names if info.rows >= BATCH_ROWS else ()
         with open_file(self._folder, info, as_dictionaries=as_dictionaries) as file:
             start = 0
             for group in range(file.num_row_groups):
@@ -124,23 +131,51 @@ class RegionReader:
         is_part: bool,
     ) -> Iterator[pa.RecordBatch]:
         """One row group: pyarrow decodes its columns in parallel."""
-        names = stored_columns(file, [*dict.fromkeys([*system, *self._wanted])])
+        # What a condition does not read waits until it is known whether any row is wanted.
+        first = self._wanted if self._condition is None else self._asked
+        names = stored_columns(file, [*dict.fromkeys([*system, *first])])
         # A column that the file is older than must still come with the right number of rows.
         table = read_row_group(file, group, names or [HANDLE])
-        if is_part:
-            handles = one_array(table.column(HANDLE))
-            first = first_from(handles, self._region.start)
-            end = self._region.end
-            rows = (len(table) if end is None else first_from(handles, end)) - first
-            table = table.slice(first, rows)
-            mask = None if mask is None else mask[first : first + rows]
-        mask = self._visible(table, system, mask)
-        count = len(table) if mask is None else int(np.count_nonzero(mask))
-        table = table.select(stored_columns(file, self._wanted))
-        if mask is not None and count < len(mask):
-            table = table.filter(pa.array(mask))
-        if count:
-            yield from self._batches(table, count)
+        start, rows = self._part(table) if is_part else (0, len(table))
+        table = table.slice(start, rows)
+        mask = None if mask is None else mask[start : start + rows]
+        mask = _unless_all(self._visible(table, system, mask))
+        if self._condition is not None:
+            mask = self._kept(table, mask, self._condition)
+        count = rows if mask is None else int(np.count_nonzero(mask))
+        if not count:
+            return
+        wanted = stored_columns(file, self._wanted)
+        columns = {name: table.column(name) for name in wanted if name in names}
+        if rest := [name for name in wanted if name not in names]:
+            for name, column in zip(rest, read_row_group(file, group, rest).columns, strict=True):
+                columns[name] = column.slice(start, rows)
+        chosen = pa.table(columns)
+        if mask is not None and columns:
+            chosen = chosen.filter(pa.array(mask))
+        yield from self._batches(chosen, count)
+
+    def _part(self, table: pa.Table) -> tuple[int, int]:
+        """Where the region's rows begin, and how many they are."""
+        handles = one_array(table.column(HANDLE))
+        first = first_from(handles, self._region.start)
+        end = self._region.end
+        return first, (len(table) if end is None else first_from(handles, end)) - first
+
+    def _kept(self, table: pa.Table, mask: Mask | None, condition: RowCondition) -> Mask | None:
+        """Those of the visible rows that the condition keeps."""
+        rows = len(table) if mask is None else int(np.count_nonzero(mask))
+        asked = table.select([name for name in self._asked if name in table.schema.names])
+        seen = asked if mask is None else asked.filter(pa.array(mask))
+        found = {name: one_array(seen.column(name)) for name in seen.schema.names}
+        arrays = self._projected(found, condition.columns, rows, as_stored=True)
+        batch = batch_of([column_name(c.id) for c in condition.columns], arrays, rows)
+        kept = condition.rows(batch)
+        if mask is None:
+            return _unless_all(kept)
+        result: Mask = mask.copy()
+        result[mask] = kept
+        return result
 
     def _visible(self, table: pa.Table, system: Sequence[str], mask: Mask | None) -> Mask | None:
         """Which rows of `mask` are visible, None being all; remembers what the rows hide."""
@@ -174,28 +209,38 @@ class RegionReader:
             # The file is older than the columns.
             for start in range(0, rows, BATCH_ROWS):
                 size = min(BATCH_ROWS, rows - start)
-                yield batch_of(names, self._projected({}, size), size)
+                arrays = self._projected({}, self._columns, size, as_stored=self._as_stored)
+                yield batch_of(names, arrays, size)
         else:
             for batch in table.to_batches(max_chunksize=BATCH_ROWS):
                 found = dict(zip(batch.schema.names, batch.columns, strict=True))
-                arrays = self._projected(found, batch.num_rows)
+                arrays = self._projected(
+                    found, self._columns, batch.num_rows, as_stored=self._as_stored
+                )
                 if self._with_handle:
                     arrays.insert(0, _dense(found[HANDLE]))
                 yield batch_of(names, arrays, batch.num_rows)
 
-    def _projected(self, found: Stored, rows: int) -> list[pa.Array]:
-        """The columns asked for; only what must not be a dictionary is decoded."""
+    def _projected(
+        self, found: Stored, columns: Sequence[ScanColumn], rows: int, *, as_stored: bool
+    ) -> list[pa.Array]:
+        """Columns as they are wanted; only what must not be a dictionary is decoded."""
         ready: dict[ColumnID, pa.Array] = {}
-        for column in self._as_dictionaries.values():
+        for column in columns:
             stored = found.get(column_name(column.id))
-            if stored is not None and stored.type == dictionary_of(column.type):
+            is_wanted = as_stored or column.id in self._dictionaries
+            if is_wanted and stored is not None and stored.type == dictionary_of(column.type):
                 ready[column.id] = stored
-        wanted = [c for c in self._columns if c.id not in ready]
+        wanted = [c for c in columns if c.id not in ready]
         dense = {name: _dense(found[name]) for name in stored_names(wanted) if name in found}
         for column, values in zip(wanted, project(dense, wanted, rows), strict=True):
-            is_dictionary = column.id in self._as_dictionaries
+            is_dictionary = not as_stored and column.id in self._dictionaries
             ready[column.id] = values.dictionary_encode() if is_dictionary else values
-        return [ready[column.id] for column in self._columns]
+        return [ready[column.id] for column in columns]
+
+
+def _unless_all(mask: Mask | None) -> Mask | None:
+    return None if mask is None or mask.all() else mask
 
 
 def _dense(column: pa.Array) -> pa.Array:

@@ -265,7 +265,7 @@ def condition(_: Path) -> Target:
     seeds = [form.replace(b"%s", name).replace(b"%%", b"%") for form in forms for name in names]
 
     def filter_rows(data: bytes) -> None:
-        Condition.parse(data.decode("utf-8", "replace"), table).keep(batch)
+        Condition.parse(data.decode("utf-8", "replace"), table).rows(batch)
 
     return Target([names[0] + b" is not null"], sql_like(seeds, _EXPRESSION_WORDS), filter_rows)
 

@@ -4,6 +4,7 @@ import threading
 
 import pytest
 
+from pyspark_theflash.api.message import Expression, PlanRequest
 from pyspark_theflash.api.seal import (
     KEY_FILE,
     Purpose,
@@ -23,10 +24,13 @@ from tests.support.faulty_fs import Failure, FaultyFileSystem
 
 FS = LocalFileSystem()
 LEASE = ReadLease("id", TimeStamp(1 << 63), Generation(7), 1000)
+PUSHED = PlanRequest(
+    filter=Expression("=", arguments=(Expression("column", "\N{SNOWMAN}"),) * 2), limit=3
+)
 TICKET = Ticket(
     "store",
     LEASE,
-    Shape("db.table", ("a", "\N{SNOWMAN}"), None, "raise", False),
+    Shape("db.table", ("a", "\N{SNOWMAN}"), None, "raise", False, PUSHED),
     RegionScan(PhysicalTableID(1), RegionID(2), ("{}", "x")),
 )
 SEALER = Sealer(b"k" * 32)

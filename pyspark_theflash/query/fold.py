@@ -1,0 +1,146 @@
+"""Partial aggregates: what some rows add to an aggregation, for anybody to put together.
+
+batch ──► groups, values ──► a row for each group ─┐
+batch ──► groups, values ──► a row for each group ─┼─► together, again and again ──► the partial
+batch ──► groups, values ──► a row for each group ─┘
+
+Counts and sums are summed, minima and maxima compared. Where there are so many groups that putting
+together saves little, or takes much memory, what there is so far is handed out, and the receiver
+gets a group in several rows: the price of an aggregation that should not have been pushed down is
+about that of the rows.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import pyarrow as pa
+
+from pyspark_theflash.errors import ColumnNotFoundError, UnsupportedError
+from pyspark_theflash.mvcc.project import batch_of
+from pyspark_theflash.query.group import group_type, groups_of
+from pyspark_theflash.query.reduce import Reduction, reduced_type
+from pyspark_theflash.query.term import Aggregate, Aggregation, Function
+from pyspark_theflash.query.value import WHERE, Batch, Constant, Rows, value_of
+
+GROUPS_MAX: Final = 100_000
+"""Of more groups than these the partial comes in pieces."""
+MERGED_ROWS: Final = 1 << 16
+BATCH_ROWS: Final = 1 << 16
+_MERGED_BY: Final = {
+    Function.COUNT: Function.SUM,
+    Function.SUM: Function.SUM,
+    Function.MIN: Function.MIN,
+    Function.MAX: Function.MAX,
+}
+
+
+class Folding:
+    """An aggregation over rows of one schema, in the types of a scan or dictionaries of these."""
+
+    def __init__(self, aggregation: Aggregation, schema: pa.Schema) -> None:
+        """Raises `ColumnNotFoundError`, or `UnsupportedError` where it would not be exact."""
+        if not aggregation.groups and not aggregation.aggregates:
+            raise UnsupportedError("an aggregation of nothing", WHERE)
+        self._aggregation, self._rows = aggregation, schema
+        known = {field.name.lower(): field for field in schema}
+        fields = []
+        for name in aggregation.groups:
+            if name.lower() not in known:
+                raise ColumnNotFoundError(WHERE, name, tuple(schema.names))
+            found = known[name.lower()]
+            fields.append((found.name, group_type(found.type)))
+        nothing = self._batch(self._nothing())
+        for at, aggregate in enumerate(aggregation.aggregates):
+            fields.append((f"a{at}", _type_of(aggregate, nothing)))
+        self.schema: Final = pa.schema(fields)
+        """Of partials: the groups, then `a0`, `a1` ..."""
+
+    def of(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The partial of these rows; without groups, one row.
+
+        Raises:
+            SqlOverflowError: a number or a sum that does not fit its type.
+        """
+        if self._aggregation.is_row_count:
+            # One batch may tell of more rows than there is memory for.
+            rows = pa.array([sum(batch.num_rows for batch in batches)])
+            yield batch_of(self.schema.names, [rows] * len(self.schema), 1)
+            return
+        parts: list[pa.RecordBatch] = []
+        seen, limit = 0, MERGED_ROWS
+        for batch in batches:
+            seen += batch.num_rows
+            parts.append(self._folded(batch))
+            if sum(part.num_rows for part in parts) < limit:
+                continue
+            merged = self.merged(parts)
+            limit = max(MERGED_ROWS, 2 * merged.num_rows)
+            parts = [merged]
+            if merged.num_rows > GROUPS_MAX or 2 * merged.num_rows > seen:
+                yield from _cut(merged)
+                parts, seen, limit = [], 0, MERGED_ROWS
+        if parts or not self._aggregation.groups:
+            yield from _cut(self.merged(parts or [self._folded(self._nothing())]))
+
+    def merged(self, parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+        """Partials, at least one, as one in which each group is once."""
+        if len(parts) == 1:
+            return parts[0]
+        whole = pa.Table.from_batches(parts).combine_chunks().to_batches()
+        if not whole:
+            return parts[0]
+        (rows,) = whole
+        keys = rows.columns[: len(self._aggregation.groups)]
+        values = rows.columns[len(keys) :]
+        wanted = [
+            (_MERGED_BY[aggregate.function], value_of(column), column.type)
+            for aggregate, column in zip(self._aggregation.aggregates, values, strict=True)
+        ]
+        return self._reduced(keys, wanted, rows.num_rows)
+
+    def _folded(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        rows = self._batch(batch)
+        keys = [rows.array(name) for name in self._aggregation.groups]
+        types = self.schema.types[len(keys) :]
+        wanted = [
+            (each.function, _argument(each, rows), tp)
+            for each, tp in zip(self._aggregation.aggregates, types, strict=True)
+        ]
+        return self._reduced(keys, wanted, batch.num_rows)
+
+    def _reduced(
+        self,
+        keys: Sequence[pa.Array],
+        wanted: Sequence[tuple[Function, Rows | None, pa.DataType]],
+        rows: int,
+    ) -> pa.RecordBatch:
+        groups = groups_of(keys, rows)
+        arrays = [*groups.keys, *Reduction(groups).run(wanted)]
+        return batch_of(self.schema.names, arrays, groups.count)
+
+    def _nothing(self) -> pa.RecordBatch:
+        return batch_of(self._rows.names, [pa.array([], tp) for tp in self._rows.types], 0)
+
+    def _batch(self, batch: pa.RecordBatch) -> Batch:
+        columns = dict(zip(self._rows.names, batch.columns, strict=True))
+        return Batch({name.lower(): values for name, values in columns.items()}, batch.num_rows)
+
+
+def _argument(aggregate: Aggregate, rows: Batch) -> Rows | None:
+    """What is aggregated; None: the rows themselves."""
+    if aggregate.argument is None and aggregate.function is Function.COUNT:
+        return None
+    value = None if aggregate.argument is None else rows.value(aggregate.argument)
+    if value is None or isinstance(value, Constant):
+        raise UnsupportedError(f"{aggregate.function.value} of no column", WHERE)
+    return value
+
+
+def _type_of(aggregate: Aggregate, rows: Batch) -> pa.DataType:
+    value = _argument(aggregate, rows)
+    return pa.int64() if value is None else reduced_type(aggregate.function, value.type)
+
+
+def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:
+    for start in range(0, batch.num_rows, BATCH_ROWS):
+        yield batch.slice(start, BATCH_ROWS)

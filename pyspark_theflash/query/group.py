@@ -1,0 +1,90 @@
+"""Rows by groups: a number for each row's group, and the groups' values."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.errors import UnsupportedError
+from pyspark_theflash.query.value import WHERE, floats_of, ordered_floats
+
+Codes = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """The groups of some rows: `codes[row]` is one of `count`; `keys` are the groups' values."""
+
+    codes: Codes
+    count: int
+    keys: tuple[pa.Array, ...]
+
+
+def groups_of(columns: Sequence[pa.Array], rows: int) -> Groups:
+    """The groups that are there. NULL is a value like others, and so is NaN; 0.0 is -0.0.
+
+    Without columns there is one, whether or not there are rows.
+
+    Raises:
+        UnsupportedError: a column that has no groups.
+    """
+    if not columns:
+        return Groups(np.zeros(rows, np.int64), 1, ())
+    parts = [_encoded(column) for column in columns]
+    codes = np.zeros(rows, np.int64)
+    size = 1
+    for part, values in parts:
+        if size * len(values) > np.iinfo(np.int64).max:
+            codes, found = _dense(codes, size)
+            size = len(found)
+        codes = codes * len(values) + part
+        size *= len(values)
+    codes, found = _dense(codes, size)
+    some = np.zeros(len(found), np.int64)
+    some[codes] = np.arange(rows)
+    keys = tuple(values.take(pa.array(part[some])) for part, values in parts)
+    return Groups(codes, len(found), keys)
+
+
+def group_type(tp: pa.DataType) -> pa.DataType:
+    """The type of a group's value. Raises `UnsupportedError`: there are no groups by it."""
+    inner = tp.value_type if pa.types.is_dictionary(tp) else tp
+    if pa.types.is_nested(inner):
+        raise UnsupportedError(f"grouping by {inner}", WHERE)
+    return inner
+
+
+def _encoded(values: pa.Array) -> tuple[Codes, pa.Array]:
+    """Each row's place in an array of values, which may have some that no row has."""
+    tp = group_type(values.type)
+    if pa.types.is_floating(tp):
+        floats = floats_of(ordered_floats(pc.fill_null(values, 0).to_numpy().astype(np.float64)))
+        mask = None if not values.null_count else values.is_null().to_numpy(zero_copy_only=False)
+        values = pa.array(floats.astype(tp.to_pandas_dtype()), tp, mask=mask, from_pandas=False)
+    if not pa.types.is_dictionary(values.type):
+        values = pc.dictionary_encode(values)
+    distinct: Any = values.dictionary
+    codes = values.indices
+    if codes.null_count:
+        codes = pc.fill_null(codes, len(distinct))
+        distinct = pa.concat_arrays([distinct, pa.nulls(1, tp)])
+    return codes.to_numpy(zero_copy_only=False).astype(np.int64), distinct
+
+
+def _dense(codes: Codes, size: int) -> tuple[Codes, Codes]:
+    """Codes below `size` as codes without gaps, and which those were."""
+    if size <= max(2 * len(codes), 1 << 10):
+        counts = np.bincount(codes, minlength=size)
+        found = np.flatnonzero(counts)
+        if len(found) == size:
+            return codes, found
+        places = np.zeros(size, np.int64)
+        places[found] = np.arange(len(found))
+        return places[codes], found
+    encoded = pc.dictionary_encode(pa.array(codes))
+    numbers: Codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return numbers, encoded.dictionary.to_numpy(zero_copy_only=False)

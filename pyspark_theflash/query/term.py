@@ -1,0 +1,120 @@
+"""What is asked of rows, as Spark would say it: values, conditions, aggregates, orders.
+
+All names of columns are those that a scan hands out; they are looked up without regard to case.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import Enum
+from typing import Final, TypeAlias
+
+COMPARISONS: Final = ("=", "<>", "<", "<=", ">", ">=", "<=>")
+ARITHMETIC: Final = ("+", "-", "*")
+
+
+class Kind(str, Enum):
+    """What a literal is; see `protos/theflash/v1/theflash.proto`."""
+
+    NULL = "null"
+    BOOL = "bool"
+    INT = "int"
+    FLOAT = "float"
+    DOUBLE = "double"
+    DECIMAL = "decimal"
+    STRING = "string"
+    BINARY = "binary"
+    DATE = "date"
+    TIMESTAMP = "timestamp"
+    TIMESTAMP_NTZ = "timestamp_ntz"
+    DURATION = "duration"
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column by its name."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Literal:
+    """A value: an int for all that is counted, days and microseconds too."""
+
+    kind: Kind
+    value: bool | int | float | Decimal | str | bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operator of arguments; `and` and `or` take two or more."""
+
+    name: str
+    arguments: tuple["Term", ...]
+
+
+Term: TypeAlias = Column | Literal | Call
+
+
+class Function(str, Enum):
+    """What an aggregate does with its values."""
+
+    COUNT = "count"
+    SUM = "sum"
+    MIN = "min"
+    MAX = "max"
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregate:
+    """A function of an argument; COUNT of None counts rows."""
+
+    function: Function
+    argument: Term | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Aggregation:
+    """Aggregates by groups, which are columns."""
+
+    groups: tuple[str, ...] = ()
+    aggregates: tuple[Aggregate, ...] = ()
+
+    @property
+    def is_row_count(self) -> bool:
+        """Whether all that is asked is how many rows there are."""
+        return not self.groups and all(a == _ROWS for a in self.aggregates)
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Names of the columns that it reads, each once."""
+        arguments = (a.argument for a in self.aggregates if a.argument is not None)
+        return distinct([*self.groups, *(n for term in arguments for n in column_names(term))])
+
+
+@dataclass(frozen=True, slots=True)
+class SortKey:
+    """A column to sort by."""
+
+    column: str
+    descending: bool = False
+    nulls_first: bool = False
+
+
+_ROWS: Final = Aggregate(Function.COUNT)
+
+
+def column_names(term: Term | None) -> Iterator[str]:
+    """Names of the columns of a term, repeated where they are."""
+    pending = [] if term is None else [term]
+    while pending:
+        current = pending.pop()
+        if isinstance(current, Column):
+            yield current.name
+        elif isinstance(current, Call):
+            pending.extend(reversed(current.arguments))
+
+
+def distinct(names: list[str]) -> tuple[str, ...]:
+    """Names without those that differ from an earlier one in case only."""
+    return tuple({name.lower(): name for name in reversed(names)}.values())[::-1]

@@ -1,0 +1,68 @@
+"""Filters, partial aggregates and first rows against an oracle that goes row by row."""
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyspark_theflash.api.message import PlanRequest
+from pyspark_theflash.api.pushed import pushed_of
+from pyspark_theflash.query import fold
+from pyspark_theflash.query.fold import Folding
+from pyspark_theflash.query.predicate import rows_for_which
+from pyspark_theflash.query.top import first_rows
+from pyspark_theflash.query.value import Batch
+from tests.support.pushed_cases import (
+    CONDITIONS,
+    ORDERS,
+    TYPES,
+    aggregations,
+    python_rows,
+    rows,
+)
+from tests.support.pushed_oracle import aggregated, keeps, merged, same, sort_key
+
+
+@given(rows(), CONDITIONS)
+def test_filters(columns, condition):
+    term = pushed_of(PlanRequest(filter=condition)).filter
+    count = len(columns["big"])
+    # The types alone say whether it can be told.
+    rows_for_which(term, Batch({n: v.slice(0, 0) for n, v in columns.items()}, 0))
+    kept = rows_for_which(term, Batch(columns, count))
+    assert kept.tolist() == [keeps(condition, row) for row in python_rows(columns)]
+
+
+@given(st.lists(rows(), max_size=3), aggregations(), st.booleans())
+def test_partial_aggregates(parts, aggregation, in_pieces):
+    pushed = pushed_of(PlanRequest(aggregation=aggregation)).aggregation
+    schema = pa.schema(list(TYPES.items()))
+    folding = Folding(pushed, schema)
+    batches = list(map(_batch, parts))
+    with pytest.MonkeyPatch.context() as patch:
+        if in_pieces:
+            patch.setattr(fold, "MERGED_ROWS", 5)
+            patch.setattr(fold, "GROUPS_MAX", 4)
+        partials = list(folding.of(batches))
+    assert {partial.schema for partial in partials} <= {folding.schema}
+    told = merged(aggregation, [row for partial in partials for row in partial.to_pylist()])
+    expected = aggregated(aggregation, [row for part in parts for row in python_rows(part)])
+    assert told.keys() == expected.keys()
+    for key, values in expected.items():
+        assert all(map(same, told[key], values)), key
+
+
+@given(st.lists(rows(), max_size=3), ORDERS, st.integers(1, 20))
+def test_first_rows(parts, order, limit):
+    keys = pushed_of(PlanRequest(order=order, limit=limit)).order
+    # A scan's batches are of one schema.
+    schema = pa.schema(list(TYPES.items()))
+    batches = [_batch(part).cast(schema) if len(parts) > 1 else _batch(part) for part in parts]
+    told = [row for batch in first_rows(batches, keys, limit) for row in batch.to_pylist()]
+    every = [row for part in parts for row in python_rows(part)]
+    expected = sorted(every, key=lambda row: sort_key(order, row))[:limit]
+    assert [sort_key(order, row) for row in told] == [sort_key(order, row) for row in expected]
+
+
+def _batch(columns):
+    return pa.RecordBatch.from_arrays(list(columns.values()), names=list(columns))

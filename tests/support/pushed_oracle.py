@@ -1,0 +1,214 @@
+"""What a filter, an aggregate and an order mean, a row at a time and on Python's values.
+
+Written apart from `pyspark_theflash.query`: from the API's messages and the rows as dictionaries.
+"""
+
+import math
+import struct
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date, datetime, timedelta, timezone
+from decimal import Decimal, localcontext
+from fractions import Fraction
+from typing import Any
+
+from pyspark_theflash.api.message import Aggregation, Expression, Literal, SortKey
+
+Row = Mapping[str, Any]
+EPOCH = datetime(1970, 1, 1)
+
+
+def keeps(expression: Expression, row: Row) -> bool:
+    """Whether a condition is true for a row; unknown is not."""
+    return truth(expression, row) is True
+
+
+def truth(expression: Expression, row: Row) -> bool | None:
+    """True, false, or None for unknown."""
+    name, arguments = expression.name, expression.arguments
+    if name == "and":
+        told = [truth(each, row) for each in arguments]
+        return False if False in told else None if None in told else True
+    if name == "or":
+        told = [truth(each, row) for each in arguments]
+        return True if True in told else None if None in told else False
+    if name == "not":
+        inner = truth(arguments[0], row)
+        return None if inner is None else not inner
+    values = [value(each, row) for each in arguments]
+    if name == "is null":
+        return values[0] is None
+    if name == "is not null":
+        return values[0] is not None
+    if name == "<=>":
+        if None in values:
+            return values[0] is values[1]
+        return truth_of("=", *values)
+    if name == "in":
+        found = [truth_of("=", values[0], each) for each in values[1:]]
+        return True if True in found else None if None in found else False
+    return truth_of(name, *values)
+
+
+def truth_of(name: str, left: Any, right: Any) -> bool | None:
+    """A comparison of two values."""
+    if left is None or right is None:
+        return None
+    if name in ("starts with", "ends with", "contains"):
+        found = {
+            "starts with": left.startswith(right),
+            "ends with": left.endswith(right),
+            "contains": right in left,
+        }
+        return bool(found[name])
+    if isinstance(left, float) or isinstance(right, float):
+        left, right = float(left), float(right)
+    a, b = _key(left), _key(right)
+    told = {"=": a == b, "<>": a != b, "<": a < b, "<=": a <= b, ">": a > b, ">=": a >= b}
+    return bool(told[name])
+
+
+def value(expression: Expression, row: Row) -> Any:
+    """Of a column, a literal, or arithmetic."""
+    if expression.name == "column":
+        (found,) = [v for name, v in row.items() if name.lower() == expression.column.lower()]
+        return found
+    if expression.name == "literal":
+        assert expression.literal is not None
+        return literal_value(expression.literal)
+    left, right = (value(each, row) for each in expression.arguments)
+    if left is None or right is None:
+        return None
+    a, b = Fraction(left), Fraction(right)
+    return {"+": a + b, "-": a - b, "*": a * b}[expression.name]
+
+
+def literal_value(literal: Literal) -> Any:
+    """As Python has it."""
+    kind, text = literal.type, literal.text
+    if kind == "null":
+        return None
+    if kind == "binary":
+        return literal.bytes
+    if kind == "string":
+        return text
+    if kind == "float":
+        return struct.unpack("f", struct.pack("f", float(text)))[0]
+    if kind == "double":
+        return float(text)
+    if kind == "date":
+        return date(1970, 1, 1) + timedelta(int(text))
+    if kind == "timestamp":
+        return (EPOCH + timedelta(microseconds=int(text))).replace(tzinfo=timezone.utc)
+    if kind == "timestamp_ntz":
+        return EPOCH + timedelta(microseconds=int(text))
+    if kind == "duration":
+        return timedelta(microseconds=int(text))
+    return Decimal(text) if kind == "decimal" else int(text)
+
+
+def _key(given: Any) -> Any:
+    """What compares as Spark does."""
+    if isinstance(given, str):
+        return given.encode()
+    if isinstance(given, float):
+        return (1, 0) if math.isnan(given) else (0, given)
+    if isinstance(given, int | Decimal):
+        return Fraction(given)
+    return given
+
+
+def aggregated(aggregation: Aggregation, rows: Iterable[Row]) -> dict[tuple[Any, ...], list[Any]]:
+    """The aggregates of each group, exact sums as fractions; groups by what `group_key` makes."""
+    groups: dict[tuple[Any, ...], list[Row]] = {} if aggregation.groups else {(): []}
+    for row in rows:
+        groups.setdefault(tuple(group_key(row[g]) for g in aggregation.groups), []).append(row)
+    return {
+        key: [_aggregate(a.function, a.argument, members) for a in aggregation.aggregates]
+        for key, members in groups.items()
+    }
+
+
+def group_key(given: Any) -> Any:
+    """Zero has no sign, and NaN is one value."""
+    if isinstance(given, float):
+        return "NaN" if math.isnan(given) else given + 0.0
+    return given
+
+
+def _aggregate(function: str, argument: Expression | None, rows: Sequence[Row]) -> Any:
+    if argument is None:
+        return len(rows)
+    values = [v for v in (value(argument, row) for row in rows) if v is not None]
+    if function == "count":
+        return len(values)
+    if not values:
+        return None
+    if function == "sum":
+        # What has infinities has no exact sum.
+        return sum(values) if isinstance(values[0], float) else sum(map(Fraction, values))
+    return (min if function == "min" else max)(values, key=_key)
+
+
+def merged(
+    aggregation: Aggregation, partials: Iterable[Mapping[str, Any]]
+) -> dict[tuple[Any, ...], list[Any]]:
+    """Partials put together, as a receiver does."""
+    groups: dict[tuple[Any, ...], list[Any]] = {}
+    for partial in partials:
+        key = tuple(group_key(partial[g]) for g in aggregation.groups)
+        values = [_exactly(partial[f"a{at}"]) for at in range(len(aggregation.aggregates))]
+        if key not in groups:
+            groups[key] = values
+            continue
+        for at, aggregate in enumerate(aggregation.aggregates):
+            groups[key][at] = _both(aggregate.function, groups[key][at], values[at])
+    return groups
+
+
+def _both(function: str, left: Any, right: Any) -> Any:
+    if left is None or right is None:
+        return left if right is None else right
+    if function in ("count", "sum"):
+        return left + right
+    return (min if function == "min" else max)(left, right, key=_key)
+
+
+def _exactly(given: Any) -> Any:
+    return Fraction(given) if isinstance(given, Decimal) else given
+
+
+def same(left: Any, right: Any) -> bool:
+    """Whether two aggregates are the same; sums of floats nearly."""
+    if isinstance(left, float) and isinstance(right, float):
+        if math.isnan(left) or math.isnan(right) or math.isinf(left) or math.isinf(right):
+            return bool(_key(left) == _key(right))
+        return math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-9)
+    if isinstance(left, Decimal | Fraction | int) and isinstance(right, Decimal | Fraction | int):
+        with localcontext() as context:
+            context.prec = 200
+            return Fraction(left) == Fraction(right)
+    return bool(left == right)
+
+
+def sort_key(order: Sequence[SortKey], row: Row) -> list[Any]:
+    """Rows sorted by this are in that order."""
+    return [_Place(row[key.column], key) for key in order]
+
+
+class _Place:
+    """A value's place in an order."""
+
+    def __init__(self, given: Any, key: SortKey) -> None:
+        self.rank = (given is None) != key.nulls_first
+        self.value = None if given is None else _key(given)
+        self.descending = key.descending
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Place) and (self.rank, self.value) == (other.rank, other.value)
+
+    def __lt__(self, other: "_Place") -> bool:
+        if self.rank != other.rank:
+            return self.rank < other.rank
+        if self.value is None or other.value is None:
+            return False
+        return bool(self.value > other.value if self.descending else self.value < other.value)
