@@ -1,6 +1,6 @@
 """Rows as they are handed out: their schema, and which texts travel as dictionaries."""
 
-from collections.abc import Generator, Sequence
+from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, TypeAlias
 
@@ -36,15 +36,18 @@ def rows_schema(columns: Sequence[ColumnInfo], presentation: Presentation) -> pa
     return pa.schema(fields)
 
 
-def with_dictionaries(rows: RowStream) -> RowStream:
+def with_dictionaries(rows: RowStream, known: Collection[str] = ()) -> RowStream:
     """The same rows, texts with few different values at the beginning as dictionaries.
 
-    Raises what taking the first batch raises.
+    Columns that are `known` stay as they are. Raises what taking the first batch raises.
     """
     first = next(rows.batches, None)
     if first is None:
         return rows
-    few = [_has_few_values(column) for column in first.columns]
+    few = [
+        name not in known and _has_few_values(column)
+        for name, column in zip(first.schema.names, first.columns, strict=True)
+    ]
     if not any(few):
         return RowStream(rows.schema, _chained(first, rows.batches))
     fields = [

@@ -41,8 +41,8 @@ from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.options import STORE, ScanOptions
 from pyspark_theflash.options import Moment as WantedMoment
 from pyspark_theflash.planner.present import Presentation, ZeroDates
-from pyspark_theflash.planner.read import read_task
-from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
+from pyspark_theflash.planner.read import as_dictionaries, read_task
+from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask, native_strings
 from pyspark_theflash.planner.snapshot import LEASE_TTL_MS, Snapshot
 from pyspark_theflash.planner.wait import wait_until
 from pyspark_theflash.replication.admin import administer
@@ -156,8 +156,13 @@ class Service:
         ticket = Ticket.opened(request.ticket, self._sealer)
         self._check_store(ticket.store_id, "ticket")
         task = self._task(ticket)
+        if not request.dictionaries:
+            return RowStream(task.schema, self._batches(task, call))
+        task = as_dictionaries(task, fs=self._fs, clock=self._clock)
         rows = RowStream(task.schema, self._batches(task, call))
-        return with_dictionaries(rows) if request.dictionaries else rows
+        # Whether strings that are stored as such repeat is known; of others a sample tells.
+        known = () if task.pushed.aggregation else native_strings(task.output, task.presentation)
+        return with_dictionaries(rows, {c.name for c in task.output if c.id in known})
 
     def compute_digest(self, request: message.TableRequest, call: Call) -> message.Digest:
         with self._open(request.moment, call) as snapshot:

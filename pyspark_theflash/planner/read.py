@@ -17,7 +17,7 @@ from pyspark_theflash.mvcc.project import batch_of
 from pyspark_theflash.mvcc.version import HANDLE, column_name
 from pyspark_theflash.planner.metadata import stated_rows
 from pyspark_theflash.planner.pushed import shown_column
-from pyspark_theflash.planner.scan_plan import ScanTask
+from pyspark_theflash.planner.scan_plan import ScanTask, native_strings
 from pyspark_theflash.query.value import Mask
 from pyspark_theflash.schema.model import ROWID_COLUMN
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
@@ -51,6 +51,24 @@ def read_task(
         keeper.renew()
         with closing(registry.open_reader(path, identity, fs, clock)) as engine:
             yield from read_region(engine, task, keeper)
+
+
+def as_dictionaries(
+    task: ScanTask, *, fs: FileSystem | None = None, clock: Clock | None = None
+) -> ScanTask:
+    """The same rows with those strings as dictionaries that cost less so, as most are stored.
+
+    Raises what `read_task` does.
+    """
+    fs, clock = fs or LocalFileSystem(), clock or SystemClock()
+    columns = native_strings(task.output, task.presentation)
+    if task.pushed.aggregation is not None or not columns:
+        return task
+    with closing(open_store(task, fs)) as manifest:
+        identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
+    stored = [column for column in task.columns if column.id in columns]
+    with closing(registry.open_reader(Path(task.store_path), identity, fs, clock)) as engine:
+        return task.with_dictionaries(engine.repeating(task.region, stored))
 
 
 def read_region(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Iterator[pa.RecordBatch]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
+from pyspark_theflash.codec.field_type import STRING_TYPES
 from pyspark_theflash.engine.api import RegionScan
 from pyspark_theflash.mvcc.project import ScanColumn, dictionary_of
 from pyspark_theflash.planner.condition import Condition
@@ -102,6 +103,13 @@ class ScanPlan:
         ids = frozenset(c.id for c in self.columns if c.id in column_ids)
         tasks = tuple(task.with_dictionaries(ids) for task in self.tasks)
         return replace(self, tasks=tasks, dictionaries=ids)
+
+
+def native_strings(
+    columns: Sequence[ColumnInfo], presentation: Presentation
+) -> Collection[ColumnID]:
+    """Those that are handed out as the strings or bytes that are stored."""
+    return {c.id for c in columns if c.type.tp in STRING_TYPES and not presentation.is_text(c.type)}
 
 
 def _schema(

@@ -20,7 +20,6 @@ import pyarrow as pa
 
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.codec.digest import TableDigest
-from pyspark_theflash.codec.field_type import STRING_TYPES
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import RegionScan, RegionStats
 from pyspark_theflash.errors import (
@@ -50,7 +49,7 @@ from pyspark_theflash.planner.metadata import (
 from pyspark_theflash.planner.present import NATIVE, TEXT, Presentation
 from pyspark_theflash.planner.pushed import NOTHING, Filter, Pushed, filter_names
 from pyspark_theflash.planner.read import LeaseKeeper, read_region
-from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
+from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask, native_strings
 from pyspark_theflash.planner.sql import SnapshotTables
 from pyspark_theflash.query.connection import Limits
 from pyspark_theflash.query.relation import Relation
@@ -274,11 +273,7 @@ class Snapshot:
 
     def repeating(self, plan: ScanPlan) -> Collection[ColumnID]:
         """Columns of a plan made here that cost less as dictionaries, as most rows are stored."""
-        native = {
-            c.id
-            for c in plan.columns
-            if c.type.tp in STRING_TYPES and not plan.presentation.is_text(c.type)
-        }
+        native = native_strings(plan.columns, plan.presentation)
         rows = {
             (physical_id, stats.region_id): stats.rows
             for physical_id in plan.table.physical_ids

@@ -100,6 +100,9 @@ class Reduction:
         raise UnsupportedError(f"{function.value} of such a value", WHERE)
 
     def _counts(self, valid: Mask | None) -> pa.Array:
+        if self._groups.count == 1:
+            rows = len(self._groups.codes) if valid is None else int(np.count_nonzero(valid))
+            return pa.array([rows])
         codes = self._groups.codes if valid is None else self._groups.codes[valid]
         return pa.array(np.bincount(codes, minlength=self._groups.count))
 
