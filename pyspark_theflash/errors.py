@@ -261,6 +261,23 @@ class TableNotReplicatedError(TheFlashError):
         return f"{self.table} is not replicated: the writer's --include and --exclude leave it out"
 
 
+class RegionNotFoundError(TheFlashError):
+    """A region that is not there, or not any more: it was divided, united with another or purged.
+
+    A region's id stands for one range of handles for ever.
+    """
+
+    def __init__(self, physical_id: int, region_id: int) -> None:
+        super().__init__(physical_id, region_id)
+        self.physical_id, self.region_id = physical_id, region_id
+
+    def __str__(self) -> str:
+        return (
+            f"physical table {self.physical_id} has no region {self.region_id}, or has it no "
+            "longer: look at its regions again"
+        )
+
+
 class ColumnNotFoundError(TheFlashError):
     """A column that the table does not have at that timestamp."""
 
@@ -462,6 +479,49 @@ class LatchNotFoundError(TheFlashError):
 
     def __str__(self) -> str:
         return f"no latch {self.latch_id}; it may have run out"
+
+
+class LatchHeldError(TheFlashError):
+    """Somebody else holds what was asked for, or has asked for it earlier, until the wait ended."""
+
+    retryable = True
+
+    def __init__(self, scope: str, holder: str) -> None:
+        super().__init__(scope, holder)
+        self.scope, self.holder = scope, holder
+
+    def __str__(self) -> str:
+        return f"no latch on {self.scope}: there is the {self.holder}"
+
+
+class LatchOrderError(TheFlashError):
+    """A wait that could last for ever: who holds a latch waits only for scopes behind it."""
+
+    deterministic = True
+
+    def __init__(self, wanted: str, held: str) -> None:
+        super().__init__(wanted, held)
+        self.wanted, self.held = wanted, held
+
+    def __str__(self) -> str:
+        return (
+            f"while {self.held} is held, {self.wanted} cannot be waited for, as others may wait "
+            "the other way round: release it first, or take latches in the order of their scopes"
+        )
+
+
+class LatchLostError(TheFlashError):
+    """What was to be done under a latch came after the latch had ended; nothing was done."""
+
+    def __init__(self, latch_id: str, token: int) -> None:
+        super().__init__(latch_id, token)
+        self.latch_id, self.token = latch_id, token
+
+    def __str__(self) -> str:
+        return (
+            f"latch {self.latch_id} with fencing token {self.token} has ended, and somebody else "
+            "may hold what it was for: take another"
+        )
 
 
 class CommandTimeoutError(TheFlashError):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from pyspark_theflash.api.method import Role
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.errors import CallCancelledError, DeadlineExceededError
 
@@ -21,8 +22,12 @@ class Call:
         timeout_ms: int,
         clock: Clock,
         is_cancelled: Callable[[], bool] = _never,
+        *,
+        role: Role = Role.ADMIN,
+        identity: str = "this process",
     ) -> None:
-        """`timeout_ms`: 0 for the longest there is."""
+        """`timeout_ms`: 0 for the longest there is. `identity`: what a server saw of who calls."""
+        self.role, self.identity = role, identity
         self.method, self._clock, self._is_cancelled = method, clock, is_cancelled
         self.timeout_ms = min(timeout_ms or DEADLINE_MS_MAX, DEADLINE_MS_MAX)
         self._deadline_ms = clock.boottime_ms() + self.timeout_ms

@@ -286,8 +286,31 @@ class LatchesRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class LatchScope:
+    """What a latch is about; nothing: the store."""
+
+    table: str = ""
+    table_id: int = 0
+    physical_id: int = 0
+    region_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireRequest:
+    """For a latch."""
+
+    kind: str = ""
+    scope: LatchScope = LatchScope()
+    ttl_ms: int = 0
+    wait_ms: int = 0
+    name: str = ""
+    mutates: bool = False
+    moment: Moment = Moment()
+
+
+@dataclass(frozen=True, slots=True)
 class Latch:
-    """Who pins what."""
+    """Who may count on what."""
 
     id: str = ""
     kind: str = ""
@@ -295,21 +318,29 @@ class Latch:
     generation: int | None = None
     expires_in_ms: int = 0
     holder: Process | None = None
+    token: int | None = None
+    scope: LatchScope = LatchScope()
+    name: str = ""
+    identity: str = ""
+    mutates: bool = False
+    handle: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Latches:
-    """The store's latches, the writer's too."""
+    """The store's latches, the writer's too, and who waits for one."""
 
     writer: Process | None = None
     latches: tuple[Latch, ...] = ()
+    waiting: tuple[Latch, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LatchRequest:
-    """A latch by its id."""
+    """A latch by its id; its fencing token shows that one holds it."""
 
     id: str = ""
+    token: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,6 +30,16 @@ class Method:
     response: type
     attribute: str
 
+    @property
+    def is_unary(self) -> bool:
+        """Whether one message goes in, and one comes out."""
+        return self.name != "Scan"
+
+    @property
+    def may_repeat(self) -> bool:
+        """Whether it does no harm to make the call again where nobody knows what it came to."""
+        return self.role is Role.READ and self not in _LATCHES
+
     def check(self, role: Role) -> None:
         """Raise `RoleError` unless a caller of that role may make the call."""
         if role < self.role:
@@ -56,6 +66,12 @@ _READ: Final = (
     Method("ComputeDigest", Role.READ, message.TableRequest, message.Digest, "compute_digest"),
     Method("GetStatus", Role.READ, message.StatusRequest, message.Status, "get_status"),
 )
+# Whoever may read may ask; what for is looked at where it is answered (`latches.py`).
+_LATCHES: Final = (
+    Method("AcquireLatch", Role.READ, message.AcquireRequest, message.Latch, "acquire_latch"),
+    Method("RenewLatch", Role.READ, message.LatchRequest, message.Latch, "renew_latch"),
+    Method("ReleaseLatch", Role.READ, message.LatchRequest, message.Done, "release_latch"),
+)
 _ADMIN: Final = (
     Method("Pin", Role.ADMIN, message.Moment, message.Snapshot, "pin"),
     Method("ListLatches", Role.ADMIN, message.LatchesRequest, message.Latches, "list_latches"),
@@ -65,5 +81,5 @@ _ADMIN: Final = (
     Method("SetInterval", Role.ADMIN, message.IntervalRequest, message.Done, "set_interval"),
     Method("StopWriter", Role.ADMIN, message.StopRequest, message.Done, "stop_writer"),
 )
-METHODS: Final = {each.name: each for each in (*_READ, *_ADMIN)}
+METHODS: Final = {each.name: each for each in (*_READ, *_LATCHES, *_ADMIN)}
 SCAN: Final = METHODS["Scan"]

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from pyspark_theflash.api import message
 from pyspark_theflash.api.call import Call
+from pyspark_theflash.api.latches import LatchDesk, kind_of
 from pyspark_theflash.api.pushed import pushed_of
 from pyspark_theflash.api.rows import Batches, RowStream, rows_schema, with_dictionaries
 from pyspark_theflash.api.seal import (
@@ -27,7 +28,7 @@ from pyspark_theflash.api.seal import (
     sealed_handle,
     store_sealer,
 )
-from pyspark_theflash.api.status import read_latches, read_status
+from pyspark_theflash.api.status import read_latches, read_status, told_latch
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.codec.digest import TableDigest
 from pyspark_theflash.engine.api import RegionStats
@@ -49,7 +50,8 @@ from pyspark_theflash.replication.admin import administer
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
 from pyspark_theflash.store.command import Verb
 from pyspark_theflash.store.folder import open_manifest, read_identity
-from pyspark_theflash.store.lease import LatchKind, LeaseTable, ReadLease
+from pyspark_theflash.store.latch import LatchKind
+from pyspark_theflash.store.lease import LeaseTable, ReadLease
 from pyspark_theflash.types import TimeStamp, from_physical_ms
 
 TTL_MS_MIN: Final = 1_000
@@ -70,6 +72,7 @@ class Service:
         self._mutex = threading.Lock()
         self._made_sealer: Sealer | None = None
         self._plans = _Plans()
+        self._desk = LatchDesk(path, fs, clock)
 
     # -- snapshots
 
@@ -101,6 +104,25 @@ class Service:
             # The snapshot's own latch holds the timestamp until the pin does.
             leases = LeaseTable(manifest, self._clock)
             return self._told_snapshot(leases.take(snapshot.snapshot_ts, ttl_ms, LatchKind.PIN))
+
+    # -- latches
+
+    def acquire_latch(self, request: message.AcquireRequest, call: Call) -> message.Latch:
+        ttl_ms = _ttl_ms(request.ttl_ms, TTL_MS_MAX)
+        if kind_of(request, call) is not LatchKind.READ:
+            return told_latch(self._desk.acquire(request, ttl_ms, call), self._clock)
+        with self._open(request.moment, call) as snapshot:
+            # The snapshot's own latch holds the timestamp until this one does.
+            latch = self._desk.acquire(request, ttl_ms, call, snapshot.snapshot_ts)
+        lease = ReadLease(latch.id, latch.snapshot_ts, latch.generation, ttl_ms)
+        handle = sealed_handle(self.store_id, lease, self._sealer)
+        return replace(told_latch(latch, self._clock), handle=handle)
+
+    def renew_latch(self, request: message.LatchRequest, call: Call) -> message.Latch:
+        return self._desk.renew(request, call)
+
+    def release_latch(self, request: message.LatchRequest, call: Call) -> message.Done:
+        return self._desk.release(request, call)
 
     # -- tables and rows
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypedDict
 
 from pyspark_theflash.api.message import Latch as LatchMessage
-from pyspark_theflash.api.message import Latches, Process, Status
+from pyspark_theflash.api.message import Latches, LatchScope, Process, Status
 from pyspark_theflash.binlog.ledger import ENTRY
 from pyspark_theflash.binlog.pending import Pending
 from pyspark_theflash.clock import Clock
@@ -17,8 +18,10 @@ from pyspark_theflash.replication.state import LEDGER_KIND, PENDING_KIND
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
 from pyspark_theflash.store.folder import FORMAT, IDENTITY_KIND, StoreIdentity, open_manifest
+from pyspark_theflash.store.grants import Grants
 from pyspark_theflash.store.holder import Holder
-from pyspark_theflash.store.lease import Latch, LeaseTable
+from pyspark_theflash.store.latch import Latch, Wanted
+from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.setting import SETTING_KIND, interval_ms
@@ -75,8 +78,10 @@ def read_latches(path: Path, fs: FileSystem, clock: Clock) -> Latches:
     """Who pins what of the store at `path`, those first whose time ends first."""
     with closing(open_manifest(path, fs)) as manifest:
         living = LeaseTable(manifest, clock).living()
-    told = tuple(_told(latch, clock) for latch in living)
-    return Latches(process(current_writer(path, clock)), told)
+        waiting = Grants(manifest, clock).waiting()
+    told = tuple(told_latch(latch, clock) for latch in living)
+    queue = tuple(_told_wanted(LatchMessage(), ticket.wanted) for ticket in waiting)
+    return Latches(process(current_writer(path, clock)), told, queue)
 
 
 def process(holder: Holder | None) -> Process | None:
@@ -93,14 +98,31 @@ def physical_tables(history: SchemaHistory | None) -> Iterator[tuple[str, Physic
     return iter(sorted((name, physical_id) for physical_id, name in names.items()))
 
 
-def _told(latch: Latch, clock: Clock) -> LatchMessage:
-    return LatchMessage(
+def told_latch(latch: Latch, clock: Clock) -> LatchMessage:
+    """A latch as it is told."""
+    told = LatchMessage(
         latch.id,
         latch.kind.value,
         latch.snapshot_ts if latch.kind.pins_snapshot else None,
         latch.generation if latch.kind.pins_generation else None,
         latch.expires_ms - clock.boottime_ms(),
         process(latch.holder),
+    )
+    if latch.grant is None:
+        return told
+    return replace(_told_wanted(told, latch.grant.wanted), token=latch.grant.token)
+
+
+def _told_wanted(told: LatchMessage, wanted: Wanted) -> LatchMessage:
+    scope = wanted.scope
+    levels = LatchScope("", scope.table_id or 0, scope.physical_id or 0, scope.region_id or 0)
+    return replace(
+        told,
+        kind=wanted.kind.value,
+        scope=levels,
+        name=wanted.name,
+        identity=wanted.identity,
+        mutates=wanted.mutates,
     )
 
 

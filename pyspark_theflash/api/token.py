@@ -101,6 +101,11 @@ class Tokens:
             return self._roles
 
 
+def identity_of(stored: bytes) -> str:
+    """What tells callers apart by their tokens, and shows nothing of these."""
+    return f"token {_sha256(_CONTEXT + stored).hex()[:8]}"
+
+
 def _parse(text: str) -> dict[bytes, Role]:
     roles: dict[bytes, Role] = {}
     for number, line in enumerate(text.splitlines(), 1):

@@ -16,7 +16,8 @@ from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.arguments import add_store
 from pyspark_theflash.jobs.ticker import Ticker, ticking
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
-from pyspark_theflash.store.lease import LatchKind, LeaseTable
+from pyspark_theflash.store.latch import LatchKind
+from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.types import TimeStamp
 
 DAMAGED: Final = 1

@@ -1,12 +1,14 @@
-"""List the latches that pin something of a store, and who writes it.
+"""List the latches on a store, who waits for one, and who writes it.
 
 A `read` latch pins a timestamp and the files of a generation, a `pin` a timestamp, an `admin` latch
-files. Readers that cannot write the store pin everything while they run, and are not listed.
+files; a `write` latch keeps other writers out of its scope. Readers that cannot write the store pin
+everything while they run, and are not listed.
 """
 
 import argparse
 from dataclasses import asdict
 
+from pyspark_theflash.api.message import Latch
 from pyspark_theflash.cli.place import add_place, opened
 from pyspark_theflash.cli.show import print_json, print_table
 from pyspark_theflash.jobs.arguments import add_json
@@ -25,21 +27,37 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(asdict(found))
         return 0
-    header = ["kind", "id", "snapshot_ts", "generation", "expires in", "holder"]
+    header = ["kind", "id", "scope", "snapshot_ts", "generation", "token", "expires in", "holder"]
     rows = [
         [
             latch.kind,
             latch.id,
-            *(_shown(pinned) for pinned in (latch.snapshot_ts, latch.generation)),
+            _scope(latch),
+            *map(_shown, (latch.snapshot_ts, latch.generation, latch.token)),
             f"{latch.expires_in_ms / 1000:.0f} s",
-            _shown(latch.holder),
+            _holder(latch),
         ]
         for latch in found.latches
     ]
     if found.writer is not None:
-        rows.insert(0, ["writer", "", "", "", "", str(found.writer)])
+        rows.insert(0, ["writer", *[""] * 6, str(found.writer)])
+    rows += [
+        [latch.kind, "waiting", _scope(latch), *[""] * 4, _holder(latch)] for latch in found.waiting
+    ]
     print_table(header, rows)
     return 0
+
+
+def _scope(latch: Latch) -> str:
+    """From the table down, by ids; nothing for the store."""
+    scope = latch.scope
+    return ".".join(str(id) for id in (scope.table_id, scope.physical_id, scope.region_id) if id)
+
+
+def _holder(latch: Latch) -> str:
+    if latch.holder is not None:
+        return str(latch.holder)
+    return f"{latch.name or 'somebody'} ({latch.identity})"
 
 
 def _shown(value: object) -> str:

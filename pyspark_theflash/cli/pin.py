@@ -13,7 +13,8 @@ from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.arguments import add_at, add_store, seconds
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.lease import LatchKind, LeaseTable
+from pyspark_theflash.store.latch import LatchKind
+from pyspark_theflash.store.lease import LeaseTable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -35,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"HOST:PORT or unix:PATH (default: unix:STORE/{SOCKET})",
     )
     parser.add_argument("--flight", metavar="HOST:PORT", help="speak Arrow Flight there, too")
+    parser.add_argument(
+        "--grpc", metavar="ADDRESS", help="speak gRPC there, too: HOST:PORT or unix:PATH"
+    )
     parser.add_argument("--tokens", type=Path, metavar="FILE", help="who may call")
     parser.add_argument("--cert", type=Path, metavar="FILE", help="our certificate, PEM")
     parser.add_argument("--key", type=Path, metavar="FILE", help="its key")
@@ -77,18 +80,25 @@ def run(arguments: argparse.Namespace) -> int:
             address,
             clock=clock,
             tokens=tokens,
-            tls=None if address.startswith(UNIX) and arguments.flight is not None else tls,
+            tls=None if address.startswith(UNIX) and _speaks_more(arguments) else tls,
             allowed_names=tuple(arguments.allow),
         )
         servers.callback(server.stop)
         if arguments.flight is not None and tokens is not None:
             _serve_flight(arguments.flight, service, clock, tokens, tls, servers)
+        if arguments.grpc is not None:
+            _serve_grpc(arguments, service, clock, tokens, tls, servers)
         server.start()
         print(f"serving {arguments.store} at {server.address}", flush=True)
         while not stopping.wait(_LOOK_S):
             if arguments.idle is not None and server.idle_ms() > arguments.idle:
                 break
     return 0
+
+
+def _speaks_more(arguments: argparse.Namespace) -> bool:
+    """Whether certificates may be for another door than the one of frames."""
+    return arguments.flight is not None or arguments.grpc is not None
 
 
 def _tls(arguments: argparse.Namespace) -> ServerTls | None:
@@ -115,3 +125,27 @@ def _serve_flight(
         FlightServer(service, address, clock=clock, tokens=tokens, tls=tls)
     )
     print(f"serving Arrow Flight at {server.address}", flush=True)
+
+
+def _serve_grpc(
+    arguments: argparse.Namespace,
+    service: Service,
+    clock: SystemClock,
+    tokens: Tokens | None,
+    tls: ServerTls | None,
+    servers: ExitStack,
+) -> None:
+    from pyspark_theflash.server.rpc import RpcServer
+
+    is_unix = arguments.grpc.startswith(UNIX)
+    server = RpcServer(
+        service,
+        arguments.grpc,
+        clock=clock,
+        tokens=tokens,
+        tls=None if is_unix else tls,
+        allowed_names=() if is_unix else tuple(arguments.allow),
+    )
+    servers.callback(server.stop)
+    server.start()
+    print(f"serving gRPC at {server.address}", flush=True)

@@ -30,7 +30,7 @@ from pyspark_theflash.api.frame import (
     Request,
 )
 from pyspark_theflash.api.message import Error, ScanRequest
-from pyspark_theflash.api.method import SCAN, Method, Role
+from pyspark_theflash.api.method import SCAN, Method
 from pyspark_theflash.api.token import Token
 from pyspark_theflash.api.wire import decode, encode
 from pyspark_theflash.client.address import UNIX, is_host_port, split_host_port
@@ -84,7 +84,7 @@ class RemoteTransport:
             finally:
                 self._give_back(connection)
 
-        return self._asked(ask, may_ask_again=method.role is Role.READ)
+        return self._asked(ask, may_ask_again=method.may_repeat)
 
     def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
         def ask(connection: Connection) -> Rows:

@@ -87,6 +87,32 @@ class TheFlash:
         """End a snapshot; harmless if it has ended."""
         self._call("ReleaseSnapshot", message.SnapshotRequest(snapshot.handle))
 
+    # -- latches: see `store.latch` for what excludes what
+
+    def acquire_latch(
+        self, request: message.AcquireRequest, *, timeout_ms: int = SHORT_MS
+    ) -> message.Latch:
+        """Wait for a latch, in the order of asking, and take it.
+
+        It is ours for its `ttl_ms`, or until `release_latch`, whatever becomes of this connection.
+
+        Raises:
+            LatchHeldError: others were in the way for all of `wait_ms`.
+            LatchOrderError: waiting could end in a deadlock.
+            DeadlineExceededError: the call ended before the wait. A latch that was granted
+            meanwhile runs out; who must know has a `name` of its own and looks at `latches`.
+        """
+        return self._call("AcquireLatch", request, timeout_ms)  # type: ignore[no-any-return]
+
+    def renew_latch(self, latch: message.Latch) -> message.Latch:
+        """Start a latch's time over. Raises `LatchLostError`."""
+        request = message.LatchRequest(latch.id, latch.token or 0)
+        return self._call("RenewLatch", request)  # type: ignore[no-any-return]
+
+    def release_latch(self, latch: message.Latch) -> None:
+        """End a latch. Raises `LatchLostError`: it had ended before."""
+        self._call("ReleaseLatch", message.LatchRequest(latch.id, latch.token or 0))
+
     # -- tables and rows
 
     def tables(self, moment: Moment = NEWEST) -> message.Tables:

@@ -10,6 +10,7 @@ from pyspark_theflash.engine.api import Engine, EngineReader
 from pyspark_theflash.errors import OptionError, UnsupportedError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.store.folder import StoreIdentity, create_store
+from pyspark_theflash.store.manifest import Guard
 
 MAGIC: Final = "magic"
 ENGINES: Final = (MAGIC,)
@@ -43,8 +44,16 @@ def open_reader(path: Path, identity: StoreIdentity, fs: FileSystem, clock: Cloc
     return MagicReader(path, fs, clock)
 
 
-def open_engine(path: Path, identity: StoreIdentity, fs: FileSystem, clock: Clock) -> Engine:
+def open_engine(
+    path: Path,
+    identity: StoreIdentity,
+    fs: FileSystem,
+    clock: Clock,
+    guard: Guard | None = None,
+) -> Engine:
     """The store's engine, as its one writer.
+
+    `guard` looks, in the transaction of each publication, whether it may be done.
 
     Raises:
         StoreInUseError: another process is writing.
@@ -52,7 +61,7 @@ def open_engine(path: Path, identity: StoreIdentity, fs: FileSystem, clock: Cloc
     _check(path, identity)
     from pyspark_theflash.engine.magic.engine import MagicEngine
 
-    return MagicEngine(path, fs, clock)
+    return MagicEngine(path, fs, clock, guard=guard)
 
 
 def _check(path: Path, identity: StoreIdentity) -> None:

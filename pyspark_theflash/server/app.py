@@ -4,6 +4,7 @@ import contextlib
 import logging
 import socket
 import ssl
+import struct
 import threading
 from typing import Any, Final
 
@@ -26,6 +27,8 @@ DRAIN_MS: Final = 5_000
 _ACCEPT_S: Final = 0.2
 _LOOK_MS: Final = 20
 _STOP_MS: Final = 5_000
+_CREDENTIALS: Final = struct.Struct("3i")
+"""Process, user and group."""
 
 
 class SocketServer:
@@ -165,6 +168,7 @@ class SocketServer:
                 clock=self._clock,
                 address=self.address,
                 patience=self._patience,
+                peer=_peer(sock),
             )
             with self._mutex:
                 del self._sessions[link]
@@ -189,6 +193,15 @@ class SocketServer:
             Link(secured, self._clock).close_gently()
             raise
         return secured
+
+
+def _peer(sock: socket.socket) -> str:
+    """Whose process is at the other end of a unix socket, where the system tells."""
+    if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
+        return "this machine"
+    shown = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(shown)
+    return f"user {uid}"
 
 
 def _common_names(sock: ssl.SSLSocket) -> set[str]:

@@ -25,7 +25,7 @@ from pyspark_theflash.api.frame import REQUEST_BYTES_MAX
 from pyspark_theflash.api.message import Plan, PlanRequest, ScanRequest
 from pyspark_theflash.api.method import METHODS, SCAN, Method, Role, method
 from pyspark_theflash.api.service import Service
-from pyspark_theflash.api.token import Tokens
+from pyspark_theflash.api.token import Tokens, identity_of
 from pyspark_theflash.api.wire import decode, encode
 from pyspark_theflash.client.address import is_host_port, split_host_port
 from pyspark_theflash.clock import Clock
@@ -156,7 +156,15 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow has
 
     def _call(self, context: flight.ServerCallContext, called: Method) -> Call:
         # Flight does not tell a server the deadline; it cancels what is too late.
-        return Call(called.name, 0, self._clock, context.is_cancelled)
+        caller: _Caller = context.get_middleware(_MIDDLEWARE)
+        return Call(
+            called.name,
+            0,
+            self._clock,
+            context.is_cancelled,
+            role=caller.role,
+            identity=caller.identity,
+        )
 
 
 class _Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
@@ -179,15 +187,15 @@ class _Authentication(flight.ServerMiddlewareFactory):  # type: ignore[misc]
                 raise AuthenticationError(_NAME, "it cannot read its tokens") from None
             if role is None:
                 raise AuthenticationError(_NAME, "it does not know this token")
-            return _Caller(role)
+            return _Caller(role, identity_of(stored or b""))
 
 
 class _Caller(flight.ServerMiddleware):  # type: ignore[misc]
     """Who makes a call."""
 
-    def __init__(self, role: Role) -> None:
+    def __init__(self, role: Role, identity: str) -> None:
         super().__init__()
-        self.role = role
+        self.role, self.identity = role, identity
 
 
 @contextmanager

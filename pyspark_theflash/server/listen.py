@@ -26,23 +26,38 @@ def listen(server: grpc.Server, address: str, tls: TlsFiles | None) -> str:
     if address.startswith(UNIX):
         if tls is not None:
             raise OptionError(_OPTION, "a unix socket takes no certificates")
-        path = Path(address.removeprefix(UNIX)).absolute()
-        _listen_unix(server, path)
-        return f"{UNIX}{path}"
+        return bind_server(server, address, None)
     host = address.rpartition(":")[0]
     if not is_host_port(address):
         raise OptionError(_OPTION, f"{address!r} is not of the form HOST:PORT or unix:PATH")
     if tls is None and not is_loopback(host.strip("[]")):
         reason = f"{host} is open to other machines: give certificates, or listen on 127.0.0.1"
         raise OptionError(_OPTION, reason)
-    return f"{host}:{_listen_tcp(server, address, tls)}"
+    return bind_server(server, address, None if tls is None else _credentials(tls))
 
 
-def _listen_tcp(server: grpc.Server, address: str, tls: TlsFiles | None) -> int:
+def bind_server(
+    server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None
+) -> str:
+    """Bind `server` to an address that is known to be safe; returns it as `listen` does.
+
+    Raises:
+        OptionError: the address is taken.
+    """
+    if address.startswith(UNIX):
+        path = Path(address.removeprefix(UNIX)).absolute()
+        _listen_unix(server, path)
+        return f"{UNIX}{path}"
+    return f"{address.rpartition(':')[0]}:{_listen_tcp(server, address, credentials)}"
+
+
+def _listen_tcp(
+    server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None
+) -> int:
     try:
-        if tls is None:
+        if credentials is None:
             return int(server.add_insecure_port(address))
-        return int(server.add_secure_port(address, _credentials(tls)))
+        return int(server.add_secure_port(address, credentials))
     except RuntimeError as error:
         raise OptionError(_OPTION, f"cannot listen on {address}: {error}") from error
 

@@ -27,7 +27,7 @@ from pyspark_theflash.api.frame import (
 from pyspark_theflash.api.method import SCAN, Role, method
 from pyspark_theflash.api.rows import Batches, RowStream
 from pyspark_theflash.api.service import Service
-from pyspark_theflash.api.token import NONCE_BYTES, Tokens
+from pyspark_theflash.api.token import NONCE_BYTES, Tokens, identity_of
 from pyspark_theflash.api.wire import decode, encode
 from pyspark_theflash.client.link import Link
 from pyspark_theflash.clock import Clock
@@ -72,8 +72,13 @@ class Session:
         clock: Clock,
         address: str,
         patience: Patience,
+        peer: str = "this machine",
     ) -> None:
-        """`address` is the server's own, for errors. Without `tokens` everybody is an admin."""
+        """`address` is the server's own, for errors. Without `tokens` everybody is an admin.
+
+        `peer`: what the system tells of who calls, where no token does.
+        """
+        self._peer = peer
         self._link, self._service, self._tokens = link, service, tokens
         self._clock, self._address, self._patience = clock, address, patience
         self._stored: bytes | None = None
@@ -120,6 +125,9 @@ class Session:
             raise AuthenticationError(self._address, "this token was taken back")
         return role
 
+    def _identity(self) -> str:
+        return self._peer if self._stored is None else identity_of(self._stored)
+
     def _with_tokens(self, ask: Any) -> Any:  # noqa: ANN401 (whatever is asked)
         try:
             return ask(self._tokens)
@@ -153,7 +161,14 @@ class Session:
             called = method(request.method)
             called.check(role)
             value: Any = decode(called.request, request.body, as_json=self._is_json)
-            call = Call(called.name, request.timeout_ms, self._clock, self._is_cancelled)
+            call = Call(
+                called.name,
+                request.timeout_ms,
+                self._clock,
+                self._is_cancelled,
+                role=role,
+                identity=self._identity(),
+            )
             with _own_failures():
                 answer = getattr(self._service, called.attribute)(value, call)
             if called is SCAN:

@@ -23,7 +23,9 @@ from pyspark_theflash.store.manifest import DATABASE, Manifest, record_hash
 LATCH_KIND: Final = "latch"
 COMMAND_KIND: Final = "command"
 FLOOR_KIND: Final = "floor"
-KINDS: Final = (LATCH_KIND, COMMAND_KIND, FLOOR_KIND)
+TICKET_KIND: Final = "ticket"
+FENCE_KIND: Final = "fence"
+KINDS: Final = (LATCH_KIND, COMMAND_KIND, FLOOR_KIND, TICKET_KIND, FENCE_KIND)
 _MODULUS: Final = 1 << 128
 _TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS board (kind TEXT NOT NULL, key TEXT NOT NULL,"

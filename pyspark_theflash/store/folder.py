@@ -46,7 +46,7 @@ from pyspark_theflash.errors import (
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.store.board import LATCH_KIND, Board, create_board
-from pyspark_theflash.store.lease import Latch, LatchKind
+from pyspark_theflash.store.latch import Latch, LatchKind
 from pyspark_theflash.store.manifest import (
     ACK,
     DATABASE,

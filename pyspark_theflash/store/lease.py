@@ -1,16 +1,11 @@
-"""Latches: who still needs which state of the store.
+"""Leases: who still needs which state of the store.
 
-A latch is held as a lease: it ends when it is released, when it runs out on the boot-time clock, or
-when the machine restarts; wall-clock jumps mean nothing to it. Each kind pins something else:
-
-    kind    pins                    taken by                                ends with its process
-    read    timestamp, generation   a planner, before it plans; its tasks   no: tasks go on alone
-                                    renew it
-    pin     timestamp               `theflash pin`                          no: that is its point
-    admin   generation              what reads all files, as `fsck`         yes
+A latch (`latch.py`) is held as a lease: it ends when it is released, when it runs out on the
+boot-time clock, or when the machine restarts; wall-clock jumps mean nothing to it. What excludes
+others is granted by `grants.py`; here is what pins.
 
 A timestamp is pinned against garbage collection, a manifest generation against the removal of the
-files it names. The writer's latch is a file lock and no row (`writer_lock.py`).
+files it names.
 
 A folder that cannot be written and a full disk take no rows. There a reader holds `readers.lock`
 (`readers_lock.py`), which pins everything; its lease is `shared`. The floor, a row of the board, is
@@ -22,16 +17,13 @@ have had a gap in which files went, so it has expired.
     its task  locks, compares its lease with the floor                  nothing went, or it raises
 """
 
-import json
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import astuple, dataclass
-from enum import Enum
+from dataclasses import dataclass
 from typing import Final
 
 from pyspark_theflash.clock import Clock
-from pyspark_theflash.codec.document import int64, load, shaped, text, uint64
 from pyspark_theflash.errors import (
     CodecError,
     CorruptionError,
@@ -42,6 +34,7 @@ from pyspark_theflash.errors import (
 from pyspark_theflash.store import board
 from pyspark_theflash.store.board import FLOOR_KIND, LATCH_KIND, Board
 from pyspark_theflash.store.holder import Holder
+from pyspark_theflash.store.latch import Grant, Latch, LatchKind
 from pyspark_theflash.store.manifest import DATABASE, Manifest
 from pyspark_theflash.store.readers_lock import ReadersLock, readers_shut_out
 from pyspark_theflash.types import Generation, TimeStamp
@@ -49,26 +42,6 @@ from pyspark_theflash.types import Generation, TimeStamp
 _FLOOR_KEY: Final = "generation"
 _EVERYTHING: Final = 0
 """Below every timestamp and generation that can be read."""
-
-
-class LatchKind(Enum):
-    """See the module."""
-
-    READ = "read"
-    PIN = "pin"
-    ADMIN = "admin"
-
-    @property
-    def pins_snapshot(self) -> bool:
-        return self is not LatchKind.ADMIN
-
-    @property
-    def pins_generation(self) -> bool:
-        return self is not LatchKind.PIN
-
-    @property
-    def ends_with_process(self) -> bool:
-        return self is LatchKind.ADMIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,47 +56,6 @@ class ReadLease:
     generation: Generation
     ttl_ms: int
     shared: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Latch:
-    """A latch as the store has it. `expires_ms` is on the boot-time clock of `boot_id`."""
-
-    id: str
-    kind: LatchKind
-    snapshot_ts: TimeStamp
-    generation: Generation
-    boot_id: str
-    expires_ms: int
-    holder: Holder | None
-
-    def to_body(self) -> bytes:
-        """What the board has under `id`."""
-        holder = None if self.holder is None else astuple(self.holder)
-        body = [self.kind.value, self.snapshot_ts, self.generation, self.boot_id, self.expires_ms]
-        return json.dumps([*body, holder]).encode()
-
-    @classmethod
-    def from_body(cls, id: str, body: bytes) -> "Latch":
-        """Inverse of `to_body`. Raises `CodecError` on anything else."""
-        with shaped("latch"):
-            kind, snapshot_ts, generation, boot_id, expires_ms, holder = load(body)
-            return cls(
-                id,
-                LatchKind(kind),
-                TimeStamp(uint64(snapshot_ts)),
-                Generation(uint64(generation)),
-                text(boot_id),
-                int64(expires_ms),
-                None if holder is None else Holder.from_fields(holder),
-            )
-
-    def is_alive(self, clock: Clock) -> bool:
-        """Whether it still pins anything."""
-        if self.boot_id != clock.boot_id() or self.expires_ms <= clock.boottime_ms():
-            return False
-        holder = self.holder if self.kind.ends_with_process else None
-        return holder is None or not holder.is_gone(clock)
 
 
 class LeaseTable:
@@ -170,7 +102,7 @@ class LeaseTable:
                 latch = self._find(rows, lease.id)
                 if latch is None or not latch.is_alive(self._clock):
                     raise LeaseExpiredError(lease.id, lease.snapshot_ts)
-                self._put(rows, lease, latch.kind, latch.holder)
+                self._put(rows, lease, latch.kind, latch.holder, latch.grant)
         except StoreFullError:
             self._share_again(lease)
 
@@ -244,7 +176,14 @@ class LeaseTable:
             self._put(rows, lease, kind, Holder.here(self._clock))
         return lease
 
-    def _put(self, rows: Board, lease: ReadLease, kind: LatchKind, holder: Holder | None) -> None:
+    def _put(
+        self,
+        rows: Board,
+        lease: ReadLease,
+        kind: LatchKind,
+        holder: Holder | None,
+        grant: Grant | None = None,
+    ) -> None:
         latch = Latch(
             lease.id,
             kind,
@@ -253,6 +192,7 @@ class LeaseTable:
             self._clock.boot_id(),
             self._clock.boottime_ms() + lease.ttl_ms,
             holder,
+            grant,
         )
         rows.put(LATCH_KIND, latch.id, latch.to_body())
 

@@ -42,7 +42,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 from pyspark_theflash.codec.document import load, shaped, text, uint64
 from pyspark_theflash.errors import (
@@ -76,6 +76,9 @@ _SYSTEM_FAILURES: Final = (
     "unable to open",
     _READ_ONLY,
 )
+
+Guard: TypeAlias = Callable[[sqlite3.Connection], None]
+"""Looks, within the transaction of a commit, whether that may be done; raises if not."""
 
 _TABLES: Final = (
     "CREATE TABLE record (kind TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL)",
@@ -272,17 +275,21 @@ class Manifest:
             records = {kind: self._verified(head, kind) for kind in kinds}
         return View(head.generation, records)
 
-    def commit(self, change: Change, token: FencingToken) -> Generation:
+    def commit(self, change: Change, token: FencingToken, guard: Guard | None = None) -> Generation:
         """Apply `change` in one step; when this returns, it is durable and acknowledged.
 
         Raises:
             StaleTokenError: another writer has taken the store since `token` was granted.
+            TheFlashError: what `guard` raises, which looks at the board within the same step;
+            nothing has changed.
             StoreFullError: no room; nothing has changed.
             EngineError: the disk failed; what is found after opening the manifest anew, holds.
         """
         with self._state("IMMEDIATE") as head:
             if token != head.token:
                 raise StaleTokenError(token, head.token)
+            if guard is not None:
+                guard(self._db)
             generation = Generation(head.generation + 1)
             head = Head(generation, token, self._apply(head.sums, change))
             self._replace_head(head)

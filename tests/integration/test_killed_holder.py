@@ -12,7 +12,8 @@ import pytest
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.store.folder import StoreIdentity, create_store, open_manifest
-from pyspark_theflash.store.lease import LatchKind, LeaseTable
+from pyspark_theflash.store.latch import LatchKind
+from pyspark_theflash.store.lease import LeaseTable
 
 PROJECT = Path(__file__).parents[2]
 HOLD = """
@@ -22,7 +23,8 @@ from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.errors import LeaseExpiredError
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.lease import LatchKind, LeaseTable
+from pyspark_theflash.store.latch import LatchKind
+from pyspark_theflash.store.lease import LeaseTable
 leases = LeaseTable(open_manifest(Path(sys.argv[1]), LocalFileSystem()), SystemClock())
 lease = leases.take(5, int(sys.argv[3]), LatchKind(sys.argv[2]))
 print("held", flush=True)

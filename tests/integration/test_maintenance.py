@@ -28,7 +28,8 @@ from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.file import FileSchema
 from pyspark_theflash.store.command import Mailbox, Verb
 from pyspark_theflash.store.folder import open_manifest, read_identity
-from pyspark_theflash.store.lease import LatchKind, LeaseTable
+from pyspark_theflash.store.latch import LatchKind
+from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.progress import Progress
 from pyspark_theflash.types import TimeStamp
 from tests.integration.test_replication import BANK, FRAMES, GrowingSchema, opened, run

@@ -12,6 +12,7 @@ from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.server.app import SocketServer
 from pyspark_theflash.server.flight import FlightServer
+from pyspark_theflash.server.rpc import RpcServer
 from pyspark_theflash.tls import ServerTls
 from tests.support.tls import FOLDER
 
@@ -61,6 +62,18 @@ def serving_flight(store: Path, address: str, **settings: Any) -> Iterator[Fligh
     service = Service(store, fs=LocalFileSystem(), clock=CLOCK)
     with FlightServer(service, address, clock=CLOCK, **settings) as server:
         yield server
+
+
+@contextmanager
+def serving_grpc(store: Path, address: str, **settings: Any) -> Iterator[RpcServer]:
+    """The same over gRPC."""
+    service = Service(store, fs=LocalFileSystem(), clock=CLOCK)
+    server = RpcServer(service, address, clock=CLOCK, **settings)
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def tokens(folder: Path) -> Tokens:

@@ -45,14 +45,14 @@ from pyspark_theflash.engine.magic.lookup import LOOKUP_BYTES, HandleLookup
 from pyspark_theflash.engine.magic.placement import place
 from pyspark_theflash.engine.magic.region import REGION_KIND
 from pyspark_theflash.engine.magic.scan import RegionReader
-from pyspark_theflash.errors import CorruptionError, EngineError, StoreFullError
+from pyspark_theflash.errors import CorruptionError, EngineError, LatchLostError, StoreFullError
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.mvcc.version import column_name
 from pyspark_theflash.store.folder import DATA_FOLDER, open_manifest
 from pyspark_theflash.store.lease import LeaseTable
-from pyspark_theflash.store.manifest import Change, View, file_errors
+from pyspark_theflash.store.manifest import Change, Guard, View, file_errors
 from pyspark_theflash.store.writer_lock import WriterLock
 from pyspark_theflash.types import ColumnID, Generation, PhysicalTableID, TimeStamp
 
@@ -142,8 +142,11 @@ class MagicEngine(MagicReader):
         *,
         limits: Limits | None = None,
         lookup_bytes: int = LOOKUP_BYTES,
+        guard: Guard | None = None,
     ) -> None:
+        """`guard`: looks, in the transaction of each publication, whether it may be done."""
         super().__init__(path, fs, clock)
+        self._guard = guard
         self._limits = limits or Limits()
         self._lookup = HandleLookup(self._data, lookup_bytes)
         self._folders: set[Path] = set()
@@ -247,7 +250,7 @@ class MagicEngine(MagicReader):
             records, gone = change.records(self._generation)
             puts += records
             deletes += gone
-        self._advance(self._manifest.commit(Change(puts, deletes), self._token))
+        self._advance(self._manifest.commit(Change(puts, deletes), self._token, self._guard))
         for physical_id, change in changes.items():
             self._layouts.replace(change.apply(self._layouts[physical_id]))
             self._lookup.forget(f.number for f in change.replaced)
@@ -258,7 +261,7 @@ class MagicEngine(MagicReader):
         """What every write has in common: after a failure nothing in memory is believed.
 
         After a failed write or sync nobody knows what the disk holds, so the engine stops; only a
-        full disk is known not to have harmed anything, and may be tried again.
+        full disk, and a latch that has ended, are known not to have harmed anything.
         """
         if self._broken is not None:
             raise EngineError(str(self._path), f"takes no more writes since: {self._broken}")
@@ -267,7 +270,7 @@ class MagicEngine(MagicReader):
                 yield
         except BaseException as error:
             self._broken = str(error) or repr(error)
-            if isinstance(error, StoreFullError):
+            if isinstance(error, StoreFullError | LatchLostError):
                 with file_errors(self._path):
                     self._load()
                     self._remove_unnamed()

@@ -21,7 +21,8 @@ from pyspark_theflash.store.folder import (
     open_manifest,
     read_identity,
 )
-from pyspark_theflash.store.lease import LatchKind, LeaseTable
+from pyspark_theflash.store.latch import LatchKind
+from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import ACK, DATABASE, Change, Record
 from pyspark_theflash.types import TimeStamp
 from tests.fuzz.mutate import bytes_like, json_like, patch_like, patched

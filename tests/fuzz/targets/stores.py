@@ -29,7 +29,7 @@ from pyspark_theflash.store.catalog import SCHEMA_KIND, pack_event, schema_histo
 from pyspark_theflash.store.command import Command, State, Verb
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity
 from pyspark_theflash.store.holder import Holder
-from pyspark_theflash.store.lease import Latch, LatchKind
+from pyspark_theflash.store.latch import Latch, LatchKind
 from pyspark_theflash.store.manifest import Head, View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.purged import PURGED_KIND, purged_at

@@ -30,6 +30,7 @@ from pyspark_theflash.client.theflash import TheFlash, connect
 from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.errors import (
     AuthenticationError,
+    LatchLostError,
     OptionError,
     ProtocolError,
     RoleError,
@@ -46,7 +47,7 @@ from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.tls import FOLDER, tls, trust
 
 TABLE = table_info(7, "shop.items", [id_column()])
-EMPTY = (TicketError, TableNotFoundError, ProtocolError, OptionError)
+EMPTY = (TicketError, TableNotFoundError, ProtocolError, OptionError, LatchLostError)
 """What requests without anything in them may come to, which is not `RoleError`."""
 SECOND_MS = 1_000
 """What must be refused is refused within this."""

@@ -21,7 +21,8 @@ from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.store import board
 from pyspark_theflash.store.folder import open_manifest
 from pyspark_theflash.store.holder import Holder
-from pyspark_theflash.store.lease import Latch, LatchKind, LeaseTable, ReadLease
+from pyspark_theflash.store.latch import Latch, LatchKind
+from pyspark_theflash.store.lease import LeaseTable, ReadLease
 from pyspark_theflash.store.manifest import DATABASE, Change, Manifest
 from pyspark_theflash.store.readers_lock import readers_shut_out
 from pyspark_theflash.types import MAX_TS, FencingToken, Generation, TimeStamp
@@ -149,16 +150,17 @@ def test_a_latch_is_listed_and_removed_by_its_id(leases: LeaseTable, clock: Fake
 
 
 @pytest.mark.parametrize("kind", LatchKind)
-def test_only_an_admin_latch_ends_with_its_process(
+def test_which_latches_end_with_their_process(
     manifest: Manifest, kind: LatchKind, leases: LeaseTable
 ) -> None:
     dead = dataclasses.replace(Holder.here(SystemClock()), pid=2**22 + 1, boot_id="this run")
     latch = Latch("x", kind, TimeStamp(5), Generation(1), "this run", 9_999, dead)
     with board.opened(manifest, write=True) as rows:
         rows.put(board.LATCH_KIND, latch.id, latch.to_body())
-    assert [x.id for x in leases.living()] == ([] if kind is LatchKind.ADMIN else ["x"])
+    ends = kind in (LatchKind.ADMIN, LatchKind.WRITE)
+    assert [x.id for x in leases.living()] == ([] if ends else ["x"])
     lease = ReadLease("x", TimeStamp(5), Generation(1), 100)
-    if kind is LatchKind.ADMIN:
+    if ends:
         assert leases.oldest_generation() is None
         with pytest.raises(LeaseExpiredError):
             leases.renew(lease)

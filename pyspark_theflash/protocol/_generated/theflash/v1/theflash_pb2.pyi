@@ -329,34 +329,80 @@ class LatchesRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Latches(_message.Message):
-    __slots__ = ("writer", "latches")
+    __slots__ = ("writer", "latches", "waiting")
     WRITER_FIELD_NUMBER: _ClassVar[int]
     LATCHES_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     writer: Process
     latches: _containers.RepeatedCompositeFieldContainer[Latch]
-    def __init__(self, writer: _Optional[_Union[Process, _Mapping]] = ..., latches: _Optional[_Iterable[_Union[Latch, _Mapping]]] = ...) -> None: ...
+    waiting: _containers.RepeatedCompositeFieldContainer[Latch]
+    def __init__(self, writer: _Optional[_Union[Process, _Mapping]] = ..., latches: _Optional[_Iterable[_Union[Latch, _Mapping]]] = ..., waiting: _Optional[_Iterable[_Union[Latch, _Mapping]]] = ...) -> None: ...
+
+class LatchScope(_message.Message):
+    __slots__ = ("table", "table_id", "physical_id", "region_id")
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    TABLE_ID_FIELD_NUMBER: _ClassVar[int]
+    PHYSICAL_ID_FIELD_NUMBER: _ClassVar[int]
+    REGION_ID_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    table_id: int
+    physical_id: int
+    region_id: int
+    def __init__(self, table: _Optional[str] = ..., table_id: _Optional[int] = ..., physical_id: _Optional[int] = ..., region_id: _Optional[int] = ...) -> None: ...
+
+class AcquireRequest(_message.Message):
+    __slots__ = ("kind", "scope", "ttl_ms", "wait_ms", "name", "mutates", "moment")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    TTL_MS_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    MUTATES_FIELD_NUMBER: _ClassVar[int]
+    MOMENT_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    scope: LatchScope
+    ttl_ms: int
+    wait_ms: int
+    name: str
+    mutates: bool
+    moment: Moment
+    def __init__(self, kind: _Optional[str] = ..., scope: _Optional[_Union[LatchScope, _Mapping]] = ..., ttl_ms: _Optional[int] = ..., wait_ms: _Optional[int] = ..., name: _Optional[str] = ..., mutates: _Optional[bool] = ..., moment: _Optional[_Union[Moment, _Mapping]] = ...) -> None: ...
 
 class Latch(_message.Message):
-    __slots__ = ("id", "kind", "snapshot_ts", "generation", "expires_in_ms", "holder")
+    __slots__ = ("id", "kind", "snapshot_ts", "generation", "expires_in_ms", "holder", "token", "scope", "name", "identity", "mutates", "handle")
     ID_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
     GENERATION_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_IN_MS_FIELD_NUMBER: _ClassVar[int]
     HOLDER_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SCOPE_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    IDENTITY_FIELD_NUMBER: _ClassVar[int]
+    MUTATES_FIELD_NUMBER: _ClassVar[int]
+    HANDLE_FIELD_NUMBER: _ClassVar[int]
     id: str
     kind: str
     snapshot_ts: int
     generation: int
     expires_in_ms: int
     holder: Process
-    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., snapshot_ts: _Optional[int] = ..., generation: _Optional[int] = ..., expires_in_ms: _Optional[int] = ..., holder: _Optional[_Union[Process, _Mapping]] = ...) -> None: ...
+    token: int
+    scope: LatchScope
+    name: str
+    identity: str
+    mutates: bool
+    handle: bytes
+    def __init__(self, id: _Optional[str] = ..., kind: _Optional[str] = ..., snapshot_ts: _Optional[int] = ..., generation: _Optional[int] = ..., expires_in_ms: _Optional[int] = ..., holder: _Optional[_Union[Process, _Mapping]] = ..., token: _Optional[int] = ..., scope: _Optional[_Union[LatchScope, _Mapping]] = ..., name: _Optional[str] = ..., identity: _Optional[str] = ..., mutates: _Optional[bool] = ..., handle: _Optional[bytes] = ...) -> None: ...
 
 class LatchRequest(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "token")
     ID_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    token: int
+    def __init__(self, id: _Optional[str] = ..., token: _Optional[int] = ...) -> None: ...
 
 class CompactRequest(_message.Message):
     __slots__ = ()

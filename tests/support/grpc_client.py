@@ -1,0 +1,48 @@
+"""TheFlash API over gRPC, spoken with nothing but grpcio and the generated messages."""
+
+from typing import Any
+
+from pyspark_theflash.api.error import heard_error
+from pyspark_theflash.api.message import Error, ScanRequest
+from pyspark_theflash.api.method import Method
+from pyspark_theflash.api.wire import SERVICE, decode, encode
+from pyspark_theflash.client.channel import grpc, open_channel
+from pyspark_theflash.client.rows import Rows
+from pyspark_theflash.errors import DeadlineExceededError, UnsupportedError
+from pyspark_theflash.server.rpc import ERROR_KEY
+from pyspark_theflash.tls import TlsFiles
+
+
+class GrpcTransport:
+    """A `client.transport.Transport`."""
+
+    def __init__(self, address: str, token: str | None, tls: TlsFiles | None = None) -> None:
+        self.address = address
+        self.channel = open_channel(address, tls, max_message_bytes=64 << 20)
+        self.metadata = [] if token is None else [("authorization", f"Bearer {token}")]
+
+    def call(self, method: Method, request: Any, timeout_ms: int) -> Any:
+        try:
+            return decode(method.response, self.raw(method.name, encode(request), timeout_ms))
+        except grpc.RpcError as error:
+            raise self._heard(error, timeout_ms) from error
+
+    def raw(self, name: str, body: bytes, timeout_ms: int) -> bytes:
+        """A call without any encoding."""
+        ask = self.channel.unary_unary(f"/{SERVICE.full_name}/{name}")
+        answer: bytes = ask(body, timeout=(timeout_ms or 60_000) / 1000, metadata=self.metadata)
+        return answer
+
+    def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
+        raise UnsupportedError("rows", "gRPC")
+
+    def close(self) -> None:
+        self.channel.close()
+
+    def _heard(self, error: Any, timeout_ms: int) -> Exception:
+        told = dict(error.trailing_metadata() or ()).get(ERROR_KEY)
+        if told is not None:
+            return heard_error(decode(Error, told), self.address)
+        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+            return DeadlineExceededError("a call over gRPC", timeout_ms)
+        raise error
