@@ -344,6 +344,47 @@ class LatchRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class WriteTable:
+    """Whose versions come."""
+
+    table_id: int = 0
+    physical_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaChange:
+    """A table's definition from `ts` on; of one that went, none."""
+
+    ts: int = 0
+    db: str = ""
+    table_id: int = 0
+    table_info: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class WriteRequest:
+    """What is written at once, apart from the rows."""
+
+    latches: tuple[LatchRequest, ...] = ()
+    tables: tuple[WriteTable, ...] = ()
+    schema: tuple[SchemaChange, ...] = ()
+    resolved_ts: int | None = None
+    position: str | None = None
+    start_ts: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What was written, durably; `known` transactions had been before."""
+
+    generation: int = 0
+    rows: int = 0
+    transactions: int = 0
+    known: int = 0
+    resolved_ts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CompactRequest:
     """For the form that reads fastest."""
 

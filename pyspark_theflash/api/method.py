@@ -22,7 +22,10 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A call; `attribute` is the method of `Service` that answers it. SCAN answers with rows."""
+    """A call; `attribute` is the method of `Service` that answers it.
+
+    SCAN is answered with rows, and WRITE has some besides its request.
+    """
 
     name: str
     role: Role
@@ -33,7 +36,7 @@ class Method:
     @property
     def is_unary(self) -> bool:
         """Whether one message goes in, and one comes out."""
-        return self.name != "Scan"
+        return self.name not in ("Scan", "Write")
 
     @property
     def may_repeat(self) -> bool:
@@ -72,6 +75,7 @@ _LATCHES: Final = (
     Method("RenewLatch", Role.READ, message.LatchRequest, message.Latch, "renew_latch"),
     Method("ReleaseLatch", Role.READ, message.LatchRequest, message.Done, "release_latch"),
 )
+_WRITE: Final = (Method("Write", Role.WRITE, message.WriteRequest, message.Written, "write"),)
 _ADMIN: Final = (
     Method("Pin", Role.ADMIN, message.Moment, message.Snapshot, "pin"),
     Method("ListLatches", Role.ADMIN, message.LatchesRequest, message.Latches, "list_latches"),
@@ -81,5 +85,6 @@ _ADMIN: Final = (
     Method("SetInterval", Role.ADMIN, message.IntervalRequest, message.Done, "set_interval"),
     Method("StopWriter", Role.ADMIN, message.StopRequest, message.Done, "stop_writer"),
 )
-METHODS: Final = {each.name: each for each in (*_READ, *_LATCHES, *_ADMIN)}
+METHODS: Final = {each.name: each for each in (*_READ, *_LATCHES, *_WRITE, *_ADMIN)}
 SCAN: Final = METHODS["Scan"]
+WRITE: Final = METHODS["Write"]

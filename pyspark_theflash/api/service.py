@@ -29,6 +29,7 @@ from pyspark_theflash.api.seal import (
     store_sealer,
 )
 from pyspark_theflash.api.status import read_latches, read_status, told_latch
+from pyspark_theflash.api.write import ingestion
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.codec.digest import TableDigest
 from pyspark_theflash.engine.api import RegionStats
@@ -47,6 +48,7 @@ from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask, native_string
 from pyspark_theflash.planner.snapshot import LEASE_TTL_MS, Snapshot
 from pyspark_theflash.planner.wait import wait_until
 from pyspark_theflash.replication.admin import administer
+from pyspark_theflash.replication.ingest import ingest
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
 from pyspark_theflash.store.command import Verb
 from pyspark_theflash.store.folder import open_manifest, read_identity
@@ -72,6 +74,7 @@ class Service:
         self._mutex = threading.Lock()
         self._made_sealer: Sealer | None = None
         self._plans = _Plans()
+        self._writing = threading.Lock()
         self._desk = LatchDesk(path, fs, clock)
 
     # -- snapshots
@@ -194,6 +197,23 @@ class Service:
                 digest.update(texts)
             return message.Digest(snapshot.snapshot_ts, digest.rows, digest.hexdigest())
 
+    def write(
+        self, request: message.WriteRequest, call: Call, tables: Sequence[pa.Table] = ()
+    ) -> message.Written:
+        """`tables`: the rows of each of the request's tables, in order."""
+        brought = ingestion(request, tables)
+        call.check()
+        # What is looked at and published takes several times its size in memory.
+        while not self._writing.acquire(timeout=_CHECK_MS / 1000):
+            call.check()
+        try:
+            done = ingest(self._path, brought, fs=self._fs, clock=self._clock, check=call.check)
+        finally:
+            self._writing.release()
+        return message.Written(
+            done.generation, done.rows, done.transactions, done.known, done.resolved_ts
+        )
+
     # -- the store
 
     def get_status(self, request: message.StatusRequest, call: Call) -> message.Status:
@@ -222,6 +242,11 @@ class Service:
         return self._command(Verb.STOP, None, call)
 
     # -- parts
+
+    @property
+    def path(self) -> Path:
+        """Where the store is."""
+        return self._path
 
     @property
     def _sealer(self) -> Sealer:

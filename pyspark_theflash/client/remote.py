@@ -10,7 +10,7 @@ import os
 import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -29,12 +29,14 @@ from pyspark_theflash.api.frame import (
     Ready,
     Request,
 )
-from pyspark_theflash.api.message import Error, ScanRequest
-from pyspark_theflash.api.method import SCAN, Method
+from pyspark_theflash.api.message import Error, ScanRequest, WriteRequest, Written
+from pyspark_theflash.api.method import SCAN, WRITE, Method
 from pyspark_theflash.api.token import Token
 from pyspark_theflash.api.wire import decode, encode
+from pyspark_theflash.api.write import check_size
 from pyspark_theflash.client.address import UNIX, is_host_port, split_host_port
 from pyspark_theflash.client.link import Link
+from pyspark_theflash.client.pieces import Pieces
 from pyspark_theflash.client.rows import Rows
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.errors import (
@@ -103,6 +105,21 @@ class RemoteTransport:
         rows: Rows = self._asked(ask, may_ask_again=True)
         return rows
 
+    def write(self, request: WriteRequest, tables: Sequence[pa.Table], timeout_ms: int) -> Written:
+        check_size(sum(table.nbytes for table in tables))
+
+        def ask(connection: Connection) -> Any:  # noqa: ANN401
+            try:
+                connection.begin(WRITE, request, timeout_ms)
+                connection.send_tables(tables)
+                return connection.response(WRITE)
+            finally:
+                self._give_back(connection)
+
+        # It may be repeated, and is not: who has a dead connection has lost minutes, perhaps.
+        written: Written = self._asked(ask, may_ask_again=False)
+        return written
+
     def close(self) -> None:
         with self._mutex:
             pool, self._pool = self._pool, []
@@ -151,6 +168,10 @@ class _DeadConnectionError(Exception):
         self.seen = seen
 
 
+class _RefusedError(Exception):
+    """The server has answered before it had all rows, which is that it does not want them."""
+
+
 class Connection:
     """One connection, greeted."""
 
@@ -171,6 +192,10 @@ class Connection:
     def call(self, method: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
         """A call that is answered by one message."""
         self.begin(method, request, timeout_ms)
+        return self.response(method)
+
+    def response(self, method: Method) -> Any:  # noqa: ANN401
+        """The one message that answers what was begun."""
         body = self._expected(FrameType.RESPONSE, RESPONSE_BYTES_MAX, is_first=True)
         self._expected(FrameType.END, GREETING_BYTES_MAX)
         self.is_usable = True
@@ -190,6 +215,36 @@ class Connection:
             self._link.send(Header(FrameType.REQUEST, self._calls, len(body)), body, SEND_MS)
         except (OSError, EOFError) as error:
             raise self._lost(error, is_first=True) from error
+
+    def send_tables(self, tables: Sequence[pa.Table]) -> None:
+        """The rows of a write, as long as the server does not say that they are of no use."""
+        pieces = Pieces()
+        batches = rows = size_bytes = 0
+        try:
+            for table in tables:
+                with pa.ipc.new_stream(pa.PythonFile(pieces, mode="w"), table.schema) as writer:
+                    for batch in table.to_batches():
+                        writer.write_batch(batch)
+                        batches, rows = batches + 1, rows + batch.num_rows
+                        size_bytes += self._send_pieces(pieces)
+                size_bytes += self._send_pieces(pieces)
+            end = End(batches, rows, size_bytes).to_bytes()
+            self._link.send(Header(FrameType.END, self._calls, len(end)), end, SEND_MS)
+        except _RefusedError:
+            with contextlib.suppress(OSError):
+                self._link.send(Header(FrameType.CANCEL, self._calls, 0), b"", SEND_MS)
+        except (OSError, EOFError) as error:
+            if not self._link.has_input():
+                raise self._lost(error) from error
+            # It hung up, and has said why before.
+
+    def _send_pieces(self, pieces: Pieces) -> int:
+        if self._link.has_input():
+            raise _RefusedError
+        if self._deadline_ms - GRACE_MS <= self._clock.boottime_ms():
+            self.cancel()
+            raise DeadlineExceededError(self._method, self._timeout_ms)
+        return self._link.send_data(self._calls, pieces.taken(), SEND_MS)
 
     def data(self, *, is_first: bool) -> int | End:
         """How many bytes the next DATA has, which are to be received; or the end of all."""

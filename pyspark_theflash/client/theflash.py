@@ -189,6 +189,25 @@ class TheFlash:
         request = message.TableRequest(moment, table)
         return self._call("ComputeDigest", request, timeout_ms)  # type: ignore[no-any-return]
 
+    def write(
+        self,
+        request: message.WriteRequest,
+        tables: Sequence[pa.Table] = (),
+        *,
+        timeout_ms: int = LONG_MS,
+    ) -> message.Written:
+        """Write row versions, schema changes and progress: all at once, durably, or nothing.
+
+        `tables` are the rows of each of the request's tables, as `WriteTable` has them. Where no
+        answer came, the same may be written again, or parts of it.
+
+        Raises:
+            LatchLostError: one of the latches has ended.
+            CodecError, TransactionConflictError, SchemaConflictError, OptionError: see
+            `replication.ingest`.
+        """
+        return self._transport.write(request, tables, timeout_ms)
+
     # -- the store
 
     def status(self) -> message.Status:

@@ -1,12 +1,16 @@
 """How calls get to a service: not at all, for one in this process; `remote.py` has the others."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import pyarrow as pa
+
 from pyspark_theflash.api.call import Call
-from pyspark_theflash.api.message import ScanRequest
-from pyspark_theflash.api.method import SCAN, Method
+from pyspark_theflash.api.message import ScanRequest, WriteRequest, Written
+from pyspark_theflash.api.method import SCAN, WRITE, Method
 from pyspark_theflash.api.service import Service
+from pyspark_theflash.api.write import check_size
 from pyspark_theflash.client.rows import Rows
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.fs import FileSystem
@@ -24,6 +28,9 @@ class Transport(Protocol):
 
     def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
         """The rows of a split; fails likewise, also while they are taken."""
+
+    def write(self, request: WriteRequest, tables: Sequence[pa.Table], timeout_ms: int) -> Written:
+        """A write with the rows of each of the request's tables."""
 
     def close(self) -> None:
         """End all connections."""
@@ -43,6 +50,10 @@ class LocalTransport:
     def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
         rows = self._service.scan(request, Call(SCAN.name, timeout_ms, self._clock))
         return Rows(rows.schema, rows.batches, rows.batches.close)
+
+    def write(self, request: WriteRequest, tables: Sequence[pa.Table], timeout_ms: int) -> Written:
+        check_size(sum(table.nbytes for table in tables))
+        return self._service.write(request, Call(WRITE.name, timeout_ms, self._clock), tables)
 
     def close(self) -> None:
         """There is nothing open between calls."""

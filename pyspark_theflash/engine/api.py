@@ -73,6 +73,11 @@ class RegionStats:
     bytes: int
     deltas: int
 
+    def covers(self, low: Handle, high: Handle) -> bool:
+        """Whether all handles from `low` to `high` lie here; all are of one type."""
+        is_above = self.start is None or low >= self.start  # type: ignore[operator]
+        return is_above and (self.end is None or high < self.end)  # type: ignore[operator]
+
 
 @dataclass(frozen=True, slots=True)
 class FileStats:

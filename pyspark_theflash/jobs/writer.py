@@ -29,6 +29,7 @@ from pyspark_theflash.jobs.outcome import run_command
 from pyspark_theflash.jobs.sources import Input, Network, Opener
 from pyspark_theflash.jobs.ticker import ticking
 from pyspark_theflash.replication.follow import follow
+from pyspark_theflash.replication.ingest import WRITTEN_KIND, check_not_written
 from pyspark_theflash.replication.maintenance import Maintenance
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.store.folder import open_manifest, read_identity
@@ -114,6 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
     fs, clock = LocalFileSystem(), SystemClock()
     with ExitStack() as undo:
         engine = undo.enter_context(closing(_open_engine(arguments, fs, clock)))
+        check_not_written(engine.read([WRITTEN_KIND]))
         opener = Opener(_network(arguments), fs, clock, undo)
         found = opener.source(arguments.source, arguments.store)
         schema = opener.schema(arguments.schema, arguments.start_ts)

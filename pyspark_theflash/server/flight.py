@@ -134,6 +134,9 @@ class FlightServer(flight.FlightServerBase):  # type: ignore[misc] # pyarrow has
             called = method(action.type)
             if called is SCAN:
                 raise UnsupportedError("an action that answers with rows: use DoGet", SCAN.name)
+            if not called.is_unary:
+                called.check(_role(context))
+                raise UnsupportedError("a call with rows over Flight: use frames", called.name)
             body = action.body.to_pybytes()
             answer = self._answer(context, called, _decoded(called.request, body))
             return iter([flight.Result(encode(answer, as_json=_is_json(body)))])

@@ -12,6 +12,7 @@ import pyarrow as pa
 from pyspark_theflash.api.call import Call
 from pyspark_theflash.api.error import told_error
 from pyspark_theflash.api.frame import (
+    DATA_BYTES_MAX,
     GREETING_BYTES_MAX,
     PREFACE,
     REQUEST_BYTES_MAX,
@@ -24,12 +25,15 @@ from pyspark_theflash.api.frame import (
     Request,
     check_preface,
 )
-from pyspark_theflash.api.method import SCAN, Role, method
+from pyspark_theflash.api.message import WriteRequest, Written
+from pyspark_theflash.api.method import SCAN, WRITE, Role, method
 from pyspark_theflash.api.rows import Batches, RowStream
 from pyspark_theflash.api.service import Service
 from pyspark_theflash.api.token import NONCE_BYTES, Tokens, identity_of
 from pyspark_theflash.api.wire import decode, encode
+from pyspark_theflash.api.write import WRITE_BYTES_MAX, Incoming
 from pyspark_theflash.client.link import Link
+from pyspark_theflash.client.pieces import Pieces
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.errors import (
     AuthenticationError,
@@ -57,7 +61,7 @@ class Patience:
     frame_ms: int = 10_000
     """For the rest of a frame that has begun."""
     send_ms: int = 60_000
-    """For one who does not take what is sent."""
+    """For one who does not take what is sent, or does not send what is wanted."""
 
 
 class Session:
@@ -84,6 +88,7 @@ class Session:
         self._stored: bytes | None = None
         self._call = 0
         self._is_json = False
+        self._has_all, self._end = False, End()
         self.is_busy = False
         """Whether a call is being answered."""
 
@@ -148,6 +153,7 @@ class Session:
         if header.type is not FrameType.REQUEST:
             raise ProtocolError(self._address, f"{header.type.name} where a request should be")
         self._call, self._is_json = header.call, header.is_json
+        self._has_all, self._end = False, End()
         self.is_busy = True
         try:
             self._answer(Request.from_bytes(body))
@@ -169,6 +175,9 @@ class Session:
                 role=role,
                 identity=self._identity(),
             )
+            if called is WRITE:
+                self._respond(encode(self._written(value, call), as_json=self._is_json))
+                return
             with _own_failures():
                 answer = getattr(self._service, called.attribute)(value, call)
             if called is SCAN:
@@ -181,6 +190,56 @@ class Session:
             self._tell(error)
             if isinstance(error, ProtocolError):
                 raise
+            if request.method == WRITE.name and not self._has_all:
+                self._skip_rows()
+
+    def _written(self, request: WriteRequest, call: Call) -> Written:
+        """Take in the rows of a write, all of them, and only then do it."""
+        with _own_failures():
+            incoming = Incoming(self._service.path)
+        with incoming:
+            while (data := self._next_data(call)) is not None:
+                with _own_failures():
+                    incoming.add(data)
+            with _own_failures():
+                tables, batches = incoming.tables(len(request.tables))
+                came = End(batches, sum(map(len, tables)), incoming.size_bytes)
+                if came != self._end:
+                    raise CodecError("end", "other rows were announced than came")
+                return self._service.write(request, call, tables)
+
+    def _next_data(self, call: Call) -> bytes | None:
+        """The next bytes of rows; None after the last of them."""
+        wait_ms = min(self._patience.send_ms, call.left_ms())
+        try:
+            header, body = self._link.frame(DATA_BYTES_MAX, wait_ms)
+        except TimeoutError:
+            call.left_ms()  # which says so if that is the reason
+            raise
+        if header.call != self._call:
+            raise ProtocolError(self._address, "rows of another call")
+        if header.type is FrameType.DATA:
+            return body
+        self._has_all = header.type in (FrameType.END, FrameType.CANCEL)
+        if header.type is FrameType.CANCEL:
+            raise CallCancelledError(call.method)
+        if header.type is not FrameType.END:
+            raise ProtocolError(self._address, f"{header.type.name} in the middle of rows")
+        self._end = End.from_bytes(body)
+        return None
+
+    def _skip_rows(self) -> None:
+        """Pass over what the caller had sent before it could know that it is of no use."""
+        deadline_ms = self._clock.boottime_ms() + self._patience.frame_ms
+        left_bytes = WRITE_BYTES_MAX
+        while left_bytes > 0 and self._clock.boottime_ms() < deadline_ms:
+            header, body = self._link.frame(DATA_BYTES_MAX, self._patience.frame_ms)
+            if header.type in (FrameType.END, FrameType.CANCEL):
+                return
+            if header.type is not FrameType.DATA or header.call != self._call:
+                break
+            left_bytes -= len(body)
+        raise ProtocolError(self._address, "it sends rows that were refused")
 
     def _respond(self, body: bytes) -> None:
         if len(body) > RESPONSE_BYTES_MAX:
@@ -195,7 +254,7 @@ class Session:
 
     def _stream(self, rows: RowStream, call: Call) -> None:
         """Rows as an Arrow IPC stream; the socket holds us back where the caller is slow."""
-        pieces = _Pieces()
+        pieces = Pieces()
         batches = row_count = size_bytes = 0
         with (
             closing(rows.batches) as coming,
@@ -210,7 +269,7 @@ class Session:
         end = End(batches, row_count, size_bytes).to_bytes()
         self._link.send(self._header(FrameType.END, len(end)), end, self._patience.send_ms)
 
-    def _send(self, pieces: "_Pieces") -> int:
+    def _send(self, pieces: Pieces) -> int:
         return self._link.send_data(self._call, pieces.taken(), self._patience.send_ms)
 
     def _is_cancelled(self) -> bool:
@@ -256,29 +315,3 @@ def _own_failures() -> Iterator[None]:
 def _own(batches: Batches) -> Iterator[pa.RecordBatch]:
     with _own_failures():
         yield from batches
-
-
-class _Pieces:
-    """Takes what Arrow writes, as it is, to be sent without another copy."""
-
-    closed = False
-
-    def __init__(self) -> None:
-        self._parts: list[memoryview] = []
-
-    def write(self, data: Any) -> int:  # noqa: ANN401 (bytes or an Arrow buffer)
-        view = memoryview(data).cast("B")
-        if len(view):
-            self._parts.append(view)
-        return len(view)
-
-    def flush(self) -> None:
-        """Nothing is held back."""
-
-    def close(self) -> None:
-        """What was written is still to be taken."""
-
-    def taken(self) -> list[memoryview]:
-        """What was written since the last time."""
-        parts, self._parts = self._parts, []
-        return parts

@@ -1,12 +1,14 @@
 """TheFlash API over Arrow Flight, spoken with nothing but pyarrow and the generated messages."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 from pyarrow import flight
 
 from pyspark_theflash.api.error import heard_error
-from pyspark_theflash.api.message import Error, ScanRequest
+from pyspark_theflash.api.message import Error, ScanRequest, WriteRequest, Written
 from pyspark_theflash.api.method import Method
 from pyspark_theflash.api.wire import decode, encode
 from pyspark_theflash.client.rows import Rows
@@ -44,6 +46,9 @@ class FlightTransport:
             return Rows(reader.schema, self._batches(reader), reader.cancel)
         except flight.FlightError as error:
             raise self._heard(error) from error
+
+    def write(self, request: WriteRequest, tables: Sequence[pa.Table], timeout_ms: int) -> Written:
+        raise UnsupportedError("rows to write", "Flight")
 
     def close(self) -> None:
         self.client.close()

@@ -1,9 +1,12 @@
 """TheFlash API over gRPC, spoken with nothing but grpcio and the generated messages."""
 
+from collections.abc import Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from pyspark_theflash.api.error import heard_error
-from pyspark_theflash.api.message import Error, ScanRequest
+from pyspark_theflash.api.message import Error, ScanRequest, WriteRequest, Written
 from pyspark_theflash.api.method import Method
 from pyspark_theflash.api.wire import SERVICE, decode, encode
 from pyspark_theflash.client.channel import grpc, open_channel
@@ -35,6 +38,9 @@ class GrpcTransport:
 
     def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
         raise UnsupportedError("rows", "gRPC")
+
+    def write(self, request: WriteRequest, tables: Sequence[pa.Table], timeout_ms: int) -> Written:
+        raise UnsupportedError("rows to write", "gRPC")
 
     def close(self) -> None:
         self.channel.close()

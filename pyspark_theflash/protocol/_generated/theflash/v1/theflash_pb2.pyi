@@ -404,6 +404,56 @@ class LatchRequest(_message.Message):
     token: int
     def __init__(self, id: _Optional[str] = ..., token: _Optional[int] = ...) -> None: ...
 
+class WriteRequest(_message.Message):
+    __slots__ = ("latches", "tables", "schema", "resolved_ts", "position", "start_ts")
+    LATCHES_FIELD_NUMBER: _ClassVar[int]
+    TABLES_FIELD_NUMBER: _ClassVar[int]
+    SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    RESOLVED_TS_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    START_TS_FIELD_NUMBER: _ClassVar[int]
+    latches: _containers.RepeatedCompositeFieldContainer[LatchRequest]
+    tables: _containers.RepeatedCompositeFieldContainer[WriteTable]
+    schema: _containers.RepeatedCompositeFieldContainer[SchemaChange]
+    resolved_ts: int
+    position: str
+    start_ts: int
+    def __init__(self, latches: _Optional[_Iterable[_Union[LatchRequest, _Mapping]]] = ..., tables: _Optional[_Iterable[_Union[WriteTable, _Mapping]]] = ..., schema: _Optional[_Iterable[_Union[SchemaChange, _Mapping]]] = ..., resolved_ts: _Optional[int] = ..., position: _Optional[str] = ..., start_ts: _Optional[int] = ...) -> None: ...
+
+class WriteTable(_message.Message):
+    __slots__ = ("table_id", "physical_id")
+    TABLE_ID_FIELD_NUMBER: _ClassVar[int]
+    PHYSICAL_ID_FIELD_NUMBER: _ClassVar[int]
+    table_id: int
+    physical_id: int
+    def __init__(self, table_id: _Optional[int] = ..., physical_id: _Optional[int] = ...) -> None: ...
+
+class SchemaChange(_message.Message):
+    __slots__ = ("ts", "db", "table_id", "table_info")
+    TS_FIELD_NUMBER: _ClassVar[int]
+    DB_FIELD_NUMBER: _ClassVar[int]
+    TABLE_ID_FIELD_NUMBER: _ClassVar[int]
+    TABLE_INFO_FIELD_NUMBER: _ClassVar[int]
+    ts: int
+    db: str
+    table_id: int
+    table_info: str
+    def __init__(self, ts: _Optional[int] = ..., db: _Optional[str] = ..., table_id: _Optional[int] = ..., table_info: _Optional[str] = ...) -> None: ...
+
+class Written(_message.Message):
+    __slots__ = ("generation", "rows", "transactions", "known", "resolved_ts")
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    TRANSACTIONS_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    RESOLVED_TS_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    rows: int
+    transactions: int
+    known: int
+    resolved_ts: int
+    def __init__(self, generation: _Optional[int] = ..., rows: _Optional[int] = ..., transactions: _Optional[int] = ..., known: _Optional[int] = ..., resolved_ts: _Optional[int] = ...) -> None: ...
+
 class CompactRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...

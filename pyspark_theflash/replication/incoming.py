@@ -1,0 +1,221 @@
+"""Row versions that a caller brings: looked at before anything is made of them.
+
+What an engine may rely on (`engine.api.VersionBatch`), and what the table says of its rows, is
+checked here, a column at a time; a value never gets into an error.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.errors import CodecError, SchemaOutdatedError
+from pyspark_theflash.mvcc.version import (
+    COMMIT_TS,
+    HANDLE,
+    OP,
+    START_TS,
+    Op,
+    column_name,
+    version_schema,
+)
+from pyspark_theflash.mvcc.visibility import TimeStamps, same_as_next
+from pyspark_theflash.partitioning.assign import assign_partitions
+from pyspark_theflash.replication.changes import handle_type, key_handles, stored_columns
+from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.types import MAX_TS, ColumnID, PhysicalTableID, TableID, TimeStamp
+
+_SYSTEM: Final = (HANDLE, COMMIT_TS, START_TS, OP)
+
+
+@dataclass(frozen=True, slots=True)
+class IncomingRows:
+    """Versions of rows of one physical table, as `mvcc.version` has them, from outside."""
+
+    table_id: TableID
+    physical_id: PhysicalTableID
+    rows: pa.Table
+
+    @property
+    def name(self) -> str:
+        """For errors."""
+        return f"rows of physical table {self.physical_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedRows:
+    """The same as one batch, about which all is known that an engine relies on."""
+
+    table_id: TableID
+    physical_id: PhysicalTableID
+    batch: pa.RecordBatch
+
+    @property
+    def commit_ts(self) -> TimeStamps:
+        return _numbers(self.batch, COMMIT_TS)
+
+    @property
+    def start_ts(self) -> TimeStamps:
+        return _numbers(self.batch, START_TS)
+
+
+def checked_rows(incoming: IncomingRows, history: SchemaHistory) -> CheckedRows:
+    """The rows, if they are such as the table may have.
+
+    Raises:
+        CodecError: they are not.
+        SchemaOutdatedError: the history does not know the table then.
+        NoPartitionError, UnsupportedError: see `assign_partitions` and `key_handles`.
+    """
+    check = _Check(incoming)
+    batch = check.batch()
+    if not batch.num_rows:
+        return CheckedRows(incoming.table_id, incoming.physical_id, batch)
+    check.timestamps(batch)
+    table = check.table(batch, history)
+    check.schema(batch, table)
+    check.order(batch)
+    columns = {
+        c.id: batch.column(column_name(c.id))
+        for c in stored_columns(table)
+        if column_name(c.id) in batch.schema.names
+    }
+    check.deletes(batch, columns)
+    check.puts(batch, columns, table)
+    return CheckedRows(incoming.table_id, incoming.physical_id, batch)
+
+
+class _Check:
+    def __init__(self, incoming: IncomingRows) -> None:
+        self._incoming = incoming
+
+    def batch(self) -> pa.RecordBatch:
+        """All of it in one, every buffer looked at."""
+        rows = self._incoming.rows
+        names = rows.schema.names
+        if tuple(names[: len(_SYSTEM)]) != _SYSTEM:
+            raise self._wrong(f"the first columns are not {', '.join(_SYSTEM)}")
+        wanted = version_schema(pa.int64(), [])
+        for name in _SYSTEM[1:]:
+            if rows.schema.field(name).type != wanted.field(name).type:
+                raise self._wrong(f"{name} is not of type {wanted.field(name).type}")
+        try:
+            for batch in rows.to_batches():
+                batch.validate(full=True)
+            arrays = [_one(column) for column in rows.columns]
+        except (pa.ArrowException, pa.ArrowInvalid) as error:
+            raise self._wrong(f"its buffers are damaged ({type(error).__name__})") from error
+        for name, array in zip(_SYSTEM, arrays, strict=False):
+            if array.null_count:
+                raise self._wrong(f"{name} has NULLs")
+        fields = [pa.field(f.name, f.type, nullable=f.name not in _SYSTEM) for f in rows.schema]
+        return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+
+    def timestamps(self, batch: pa.RecordBatch) -> None:
+        start_ts, commit_ts = _numbers(batch, START_TS), _numbers(batch, COMMIT_TS)
+        if (start_ts > commit_ts).any() or not start_ts.all() or (commit_ts == MAX_TS).any():
+            raise self._wrong("a _start_ts is 0 or above its _commit_ts")
+        order = np.argsort(start_ts, kind="stable")
+        again = start_ts[order][1:] == start_ts[order][:-1]
+        if (commit_ts[order][1:] != commit_ts[order][:-1])[again].any():
+            raise self._wrong("one _start_ts has several _commit_ts")
+        if not np.isin(_numbers(batch, OP), list(Op)).all():
+            raise self._wrong(f"{OP} is neither of {[int(op) for op in Op]}")
+
+    def table(self, batch: pa.RecordBatch, history: SchemaHistory) -> TableInfo:
+        """What the rows are of: one state of the table for all of them."""
+        table_id, commit_ts = self._incoming.table_id, _numbers(batch, COMMIT_TS)
+        first, last = TimeStamp(int(commit_ts.min())), TimeStamp(int(commit_ts.max()))
+        events = [e for e in history.events if e.table_id == table_id and e.ts <= last]
+        if not events or events[0].ts > first:
+            raise SchemaOutdatedError(f"table with id {table_id}", first)
+        if changes := [e.ts for e in events if first < e.ts]:
+            raise self._wrong(
+                f"the table changes at {changes[0]}: what is from before goes on its own"
+            )
+        table = history.table_at_commit(table_id, min(first, history.end_ts))
+        if self._incoming.physical_id not in table.physical_ids:
+            raise self._wrong(f"table {table_id} has no such partition at {first}")
+        if not table.holds_rows:
+            raise self._wrong("a view or a sequence has no rows")
+        return table
+
+    def schema(self, batch: pa.RecordBatch, table: TableInfo) -> None:
+        known = {column_name(c.id): arrow_type(c.type) for c in stored_columns(table)}
+        names = batch.schema.names[len(_SYSTEM) :]
+        if len(set(names)) < len(names):
+            raise self._wrong("a column is there twice")
+        if unknown := [name for name in names if name not in known]:
+            raise self._wrong(f"{len(unknown)} columns are none of the table's, as {unknown[0]!r}")
+        public = [column_name(c.id) for c in stored_columns(table) if c.is_public]
+        if missing := [name for name in public if name not in names]:
+            raise self._wrong(f"column {missing[0]} is missing")
+        if batch.schema.field(HANDLE).type != handle_type(table):
+            raise self._wrong(f"{HANDLE} is not of type {handle_type(table)}")
+        for name in names:
+            if batch.schema.field(name).type != known[name]:
+                raise self._wrong(f"{name} is not of type {known[name]}")
+
+    def order(self, batch: pa.RecordBatch) -> None:
+        """Sorted by handle and commit_ts, and none of these twice."""
+        if batch.num_rows < 2:
+            return
+        handles, commit_ts = batch.column(HANDLE), _numbers(batch, COMMIT_TS)
+        same = same_as_next(handles)
+        below = pc.less(handles.slice(0, len(handles) - 1), handles.slice(1))
+        grows = np.asarray(below.to_numpy(zero_copy_only=False), np.bool_)
+        if not (grows | (same & (commit_ts[:-1] < commit_ts[1:]))).all():
+            raise self._wrong(f"it is not sorted by {HANDLE} and {COMMIT_TS}, each pair once")
+
+    def deletes(self, batch: pa.RecordBatch, columns: Mapping[ColumnID, pa.Array]) -> None:
+        is_delete = _numbers(batch, OP) == Op.DELETE
+        if not is_delete.any():
+            return
+        for column in columns.values():
+            if (np.asarray(column.is_valid()) & is_delete).any():
+                raise self._wrong("a delete has values")
+
+    def puts(
+        self, batch: pa.RecordBatch, columns: Mapping[ColumnID, pa.Array], table: TableInfo
+    ) -> None:
+        """NULLs, the handle, and the partition are what the table makes of the values."""
+        is_put = pa.array(_numbers(batch, OP) == Op.PUT)
+        rows = batch.filter(is_put)
+        puts = {column_id: column.filter(is_put) for column_id, column in columns.items()}
+        for info in stored_columns(table):
+            if info.is_public and info.type.is_not_null and puts[info.id].null_count:
+                raise self._wrong(f"column {column_name(info.id)} has NULLs, and may not")
+        if not rows.num_rows:
+            return
+        if not table.has_rowid and not key_handles(table, puts).equals(rows.column(HANDLE)):
+            raise self._wrong(f"a {HANDLE} is not that of the row's primary key")
+        placed = assign_partitions(table, puts, rows.num_rows)
+        if (placed != self._incoming.physical_id).any():
+            raise self._wrong("a row belongs to another partition")
+
+    def _wrong(self, reason: str) -> CodecError:
+        return CodecError(self._incoming.name, reason)
+
+
+def check_disjoint(rows: Sequence[CheckedRows]) -> None:
+    """Raise `CodecError` where a physical table is there twice: each comes in one piece."""
+    ids = sorted(one.physical_id for one in rows)
+    if any(left == right for left, right in pairwise(ids)):
+        raise CodecError("write", "a physical table is there twice")
+
+
+def _numbers(batch: pa.RecordBatch, name: str) -> TimeStamps:
+    values: TimeStamps = batch.column(name).to_numpy()
+    return values
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    if column.num_chunks == 1:
+        return column.chunk(0)
+    return column.combine_chunks() if column.num_chunks else pa.array([], column.type)
