@@ -110,7 +110,9 @@ def read_tables(data: pa.Buffer, count: int) -> tuple[list[pa.Table], int]:
 def _read_stream(source: pa.BufferReader) -> tuple[pa.Schema, list[pa.RecordBatch]]:
     messages = pa.ipc.MessageReader.open_stream(source)
     schema = pa.ipc.read_schema(messages.read_next_message())
-    if any(pa.types.is_dictionary(tp) for tp in schema.types):
+    # A name that is no UTF-8 is refused by Arrow only now.
+    columns = zip(schema.names, schema.types, strict=True)
+    if any(pa.types.is_dictionary(tp) for _, tp in columns):
         raise CodecError(_LAYER, "dictionaries, which no column is stored as")
     batches: list[pa.RecordBatch] = []
     while True:
