@@ -58,6 +58,8 @@ LONGEST_MS: Final = 86_400_000
 _POOLED_MAX: Final = 16
 _IPC_BYTES_MAX: Final = 1 << 30
 """More than a batch has."""
+_BELIEVED_BYTES: Final = 16 << 20
+"""What is allocated because a server says that so much comes; beyond, as it comes."""
 _NOT_ARROW: Final = (pa.ArrowException, OSError)
 """What Arrow raises; what goes wrong with the connection is typed before Arrow sees it."""
 _DRAIN_MS: Final = 1_000
@@ -433,15 +435,16 @@ class _Source:
         """The next bytes, fewer only at the end."""
         if not 0 <= size_bytes <= _IPC_BYTES_MAX:
             raise self._connection.broken("a batch that is too large")
-        # Grows with what comes: how much a server says there will be is not believed.
-        buffer = pa.allocate_buffer(min(size_bytes, DATA_BYTES_MAX), resizable=True)
+        buffer = pa.allocate_buffer(min(size_bytes, _BELIEVED_BYTES))
+        view = memoryview(buffer)
         filled = 0
         while filled < size_bytes and self.has_data():
-            if filled == buffer.size:
-                buffer.resize(min(size_bytes, 2 * filled))
-            taken = min(self._left, buffer.size - filled)
-            with memoryview(buffer) as view:
-                self._connection.receive_into(view[filled : filled + taken])
+            if filled == len(view):
+                buffer = pa.allocate_buffer(min(size_bytes, 2 * filled))
+                memoryview(buffer)[:filled] = view
+                view = memoryview(buffer)
+            taken = min(self._left, len(view) - filled)
+            self._connection.receive_into(view[filled : filled + taken])
             filled += taken
             self._left -= taken
         return buffer if filled == size_bytes else buffer.slice(0, filled)

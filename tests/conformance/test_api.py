@@ -339,9 +339,10 @@ def test_a_plan_survives_what_happens_to_its_files(way, shop):
 
 
 def test_tickets_are_good_for_another_server(way, shop, tmp_path):
-    plan = way(shop.path).plan("shop.items", ["id"], where="id > 10")
+    api = way(shop.path)
+    plan = api.plan("shop.items", ["id"], where="id > 10")
     expected = plainly(shop.path, 300, ["id"], where="id > 10")
-    pushed = way(shop.path).plan("shop.items", aggregation=AGGREGATION, filter=FILTERS[1])
+    pushed = api.plan("shop.items", aggregation=AGGREGATION, filter=FILTERS[1])
     with connect(shop.path) as other:
         assert rows_of(other.read(pickle.loads(pickle.dumps(plan)))) == expected
         again = other.plan("shop.items", aggregation=AGGREGATION, filter=FILTERS[1])
