@@ -42,8 +42,8 @@ from pyspark_theflash.errors import (
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.options import STORE, ScanOptions
 from pyspark_theflash.options import Moment as WantedMoment
+from pyspark_theflash.planner.open_store import OpenStore
 from pyspark_theflash.planner.present import Presentation, ZeroDates
-from pyspark_theflash.planner.read import as_dictionaries, read_task
 from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask, native_strings
 from pyspark_theflash.planner.snapshot import LEASE_TTL_MS, Snapshot
 from pyspark_theflash.planner.wait import wait_until
@@ -74,8 +74,13 @@ class Service:
         self._mutex = threading.Lock()
         self._made_sealer: Sealer | None = None
         self._plans = _Plans()
+        self._open_store = OpenStore(path, fs, clock)
         self._writing = threading.Lock()
         self._desk = LatchDesk(path, fs, clock)
+
+    def close(self) -> None:
+        """Let go of what is open; the next call opens it again."""
+        self._open_store.close()
 
     # -- snapshots
 
@@ -168,6 +173,7 @@ class Service:
                 self._plans.put((task.lease.id, shape), task)
             if not request.moment.handle:
                 snapshot.keep_lease()
+            self._open_store.note(snapshot.lease)
             told = self._told_snapshot(snapshot.lease)
             return message.Plan(
                 told,
@@ -183,7 +189,7 @@ class Service:
         task = self._task(ticket)
         if not request.dictionaries:
             return RowStream(task.schema, self._batches(task, call))
-        task = as_dictionaries(task, fs=self._fs, clock=self._clock)
+        task = self._open_store.with_dictionaries(task)
         rows = RowStream(task.schema, self._batches(task, call))
         # Whether strings that are stored as such repeat is known; of others a sample tells.
         known = () if task.pushed.aggregation else native_strings(task.output, task.presentation)
@@ -318,7 +324,7 @@ class Service:
         return replace(task, region=ticket.region)
 
     def _batches(self, task: ScanTask, call: Call) -> Batches:
-        yield from read_task(task, fs=self._fs, clock=self._clock, check=call.check)
+        yield from self._open_store.read(task, call.check)
 
     def _lease_of(self, handle: bytes) -> ReadLease:
         store_id, lease = opened_handle(handle, self._sealer)

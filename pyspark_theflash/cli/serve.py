@@ -75,6 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     with ExitStack() as servers:
+        servers.callback(service.close)
         server = SocketServer(
             service,
             address,

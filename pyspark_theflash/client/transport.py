@@ -56,4 +56,4 @@ class LocalTransport:
         return self._service.write(request, Call(WRITE.name, timeout_ms, self._clock), tables)
 
     def close(self) -> None:
-        """There is nothing open between calls."""
+        self._service.close()

@@ -53,22 +53,16 @@ def read_task(
             yield from read_region(engine, task, keeper)
 
 
-def as_dictionaries(
-    task: ScanTask, *, fs: FileSystem | None = None, clock: Clock | None = None
-) -> ScanTask:
+def as_dictionaries(task: ScanTask, engine: EngineReader) -> ScanTask:
     """The same rows with those strings as dictionaries that cost less so, as most are stored.
 
-    Raises what `read_task` does.
+    Raises `CorruptionError`.
     """
-    fs, clock = fs or LocalFileSystem(), clock or SystemClock()
     columns = native_strings(task.output, task.presentation)
-    if task.pushed.aggregation is not None or not columns:
+    if task.pushed.aggregation is not None or task.stated is not None or not columns:
         return task
-    with closing(open_store(task, fs)) as manifest:
-        identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
     stored = [column for column in task.columns if column.id in columns]
-    with closing(registry.open_reader(Path(task.store_path), identity, fs, clock)) as engine:
-        return task.with_dictionaries(engine.repeating(task.region, stored))
+    return task.with_dictionaries(engine.repeating(task.region, stored))
 
 
 def read_region(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Iterator[pa.RecordBatch]:
@@ -167,12 +161,18 @@ class Keeper(Protocol):
         """Renew the lease now. Raises `LeaseExpiredError`."""
 
 
+class Leases(Protocol):
+    """`store.lease.LeaseTable`, as far as it is needed here."""
+
+    def renew(self, lease: ReadLease) -> None: ...
+
+
 class LeaseKeeper:
     """Keeps a lease just taken or renewed: renews it whenever a third of its time is gone."""
 
     def __init__(
         self,
-        leases: LeaseTable,
+        leases: Leases,
         lease: ReadLease,
         clock: Clock,
         check: Callable[[], None] | None = None,

@@ -106,6 +106,13 @@ class LeaseTable:
         except StoreFullError:
             self._share_again(lease)
 
+    def check(self, lease: ReadLease) -> None:
+        """Raise `LeaseExpiredError` if the lease has ended. Writes nothing, so it costs little."""
+        with board.opened(self._manifest, write=False) as rows:
+            latch = self._find(rows, lease.id)
+        if latch is None or not latch.is_alive(self._clock):
+            raise LeaseExpiredError(lease.id, lease.snapshot_ts)
+
     def release(self, lease: ReadLease) -> None:
         """End the lease; ending it twice is harmless, it may have run out by itself."""
         # A shared one ends with the manifest that is open here, the lock being closed with it;

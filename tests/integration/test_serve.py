@@ -119,7 +119,7 @@ sys.stdin.read()
 def test_a_reader_that_is_killed(store):
     """Its latch ends in its time, its connection and thread at once."""
     with served(store) as (process, address), connect(address) as api:
-        api.status()
+        assert count(api) == ROWS  # the store stays open from now on
         threads, files = (len(os.listdir(f"/proc/{process.pid}/{what}")) for what in ("task", "fd"))
         with subprocess.Popen(
             [sys.executable, "-c", READER, address],

@@ -46,6 +46,7 @@ def serving(store: Path, address: str, **settings: Any) -> Iterator[SocketServer
         yield server
     finally:
         server.stop(0)
+        service.close()
 
 
 @contextmanager

@@ -501,11 +501,15 @@ def test_nothing_is_left_of_connections(store, tmp_path):
     def threads_and_files():
         return threading.active_count(), len(os.listdir("/proc/self/fd"))
 
+    def scan():
+        with connect(server.address) as api:
+            api.scan(api.plan("shop.items").splits[0].ticket)
+
     with serving(store, f"unix:{tmp_path}/s") as server:
+        scan()  # the store stays open from now on
         before = threads_and_files()
         for _ in range(20):
-            with connect(server.address) as api:
-                api.scan(api.plan("shop.items").splits[0].ticket)
+            scan()
         wait_until(lambda: threads_and_files() <= before)
     assert [p.name for p in tmp_path.iterdir()] == []
 
