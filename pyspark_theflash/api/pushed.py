@@ -4,6 +4,7 @@ import base64
 import re
 from collections.abc import Callable
 from decimal import Decimal
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -50,8 +51,9 @@ def pushed_of(request: message.PlanRequest) -> Pushed:
     return Pushed(filter, aggregation, request.limit, order)
 
 
+@lru_cache(16)
 def sealed_text(request: message.PlanRequest) -> str:
-    """A request as a text for a ticket.
+    """A request as a text for a ticket; remembered, for all splits of a plan have the same.
 
     Raises:
         UnsupportedError: it is too large.

@@ -38,6 +38,7 @@ from pyspark_theflash.errors import (
     NotCaughtUpError,
     OptionError,
     TicketError,
+    UnsupportedError,
 )
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.options import STORE, ScanOptions
@@ -60,6 +61,7 @@ TTL_MS_MIN: Final = 1_000
 TTL_MS_MAX: Final = 3_600_000
 PIN_MS_MAX: Final = 366 * 86_400_000
 _PLANS_MAX: Final = 256
+_TICKETS_BYTES_MAX: Final = 32 << 20
 _CHECK_MS: Final = 200
 """How often a call that waits looks whether anybody still wants it."""
 
@@ -169,6 +171,8 @@ class Service:
                 self._split(shape, task, stored[task.region.physical_id, task.region.region_id])
                 for task in plan.tasks
             )
+            if sum(len(split.ticket) for split in splits) > _TICKETS_BYTES_MAX:
+                raise UnsupportedError("a filter as large as this over so many splits", "PlanScan")
             for task in plan.tasks[:1]:
                 self._plans.put((task.lease.id, shape), task)
             if not request.moment.handle:

@@ -47,6 +47,11 @@ class Pushed:
             return self.aggregation.columns
         return distinct([key.column for key in self.order])
 
+    @property
+    def takes_dictionaries(self) -> bool:
+        """Whether most rows stay where they are, so that there is no use in decoding them."""
+        return self.aggregation is not None or self.limit > 0
+
     def check(self, schema: pa.Schema) -> None:
         """Return if rows of this schema can be told so.
 
@@ -68,14 +73,17 @@ class Pushed:
     def of(
         self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, shown: int | None
     ) -> Iterator[pa.RecordBatch]:
-        """What comes of a region's rows that have passed the filter."""
+        """What comes of a region's rows that have passed the filter.
+
+        Strings may be dictionaries where the schema has none, if `takes_dictionaries`.
+        """
         if self.aggregation is not None:
             yield from Folding(self.aggregation, schema).of(batches)
             return
         if self.order:
-            batches = first_rows(batches, self.order, self.limit)
+            batches = first_rows(batches, self.order, self.limit, schema)
         elif self.limit:
-            batches = limited(batches, self.limit)
+            batches = limited(batches, self.limit, schema)
         for batch in batches:
             yield batch if shown is None else batch.select(list(range(shown)))
 

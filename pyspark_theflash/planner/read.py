@@ -99,7 +99,7 @@ def _stored(
         task.snapshot_ts,
         with_handle=ROWID_COLUMN in task.output,
         dictionaries=task.dictionaries,
-        as_stored=task.pushed.aggregation is not None,
+        as_stored=task.pushed.takes_dictionaries,
         condition=condition,
     )
 

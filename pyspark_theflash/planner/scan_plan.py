@@ -66,11 +66,6 @@ class ScanTask:
         ids = frozenset(c.id for c in self.output if c.id in column_ids)
         return replace(self, dictionaries=ids)
 
-    def narrowed(self, names: Sequence[str]) -> "ScanTask":
-        """The same rows with only some of the output's columns, in another order."""
-        known = {column.name: column for column in self.output}
-        return replace(self, output=tuple(known[name] for name in names))
-
 
 @dataclass(frozen=True, slots=True)
 class ScanPlan:

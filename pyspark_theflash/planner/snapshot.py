@@ -267,10 +267,6 @@ class Snapshot:
         """The rows of a plan made here, in any thread and beyond the snapshot; see `reader`."""
         return HeldBatches(self._hold, self._held(plan))
 
-    def held_task(self, task: ScanTask) -> Iterator[pa.RecordBatch]:
-        """The rows of one task of a plan made here, like `held`."""
-        return HeldBatches(self._hold, read_region(self._engine, task, self._hold))
-
     def repeating(self, plan: ScanPlan) -> Collection[ColumnID]:
         """Columns of a plan made here that cost less as dictionaries, as most rows are stored."""
         native = native_strings(plan.columns, plan.presentation)

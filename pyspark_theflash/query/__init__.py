@@ -1,1 +1,1 @@
-"""SQL and partial aggregates over a snapshot, beside the data."""
+"""SQL over a snapshot, and what is made of rows beside the data."""

@@ -16,18 +16,20 @@ WHERE: Final = "order"
 
 
 def first_rows(
-    batches: Iterable[pa.RecordBatch], order: Sequence[SortKey], limit: int
+    batches: Iterable[pa.RecordBatch], order: Sequence[SortKey], limit: int, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    """The first rows in that order, and in it; of equal ones any.
+    """The first rows in that order, and in it, with that schema; of equal ones any.
 
-    Raises what `check_order` does.
+    The batches may have dictionaries where the schema has none. Raises what `check_order` does.
     """
     best: pa.Table | None = None
     for batch in batches:
         found = pa.Table.from_batches([batch])
+        found = found.take(_first(found, order, limit)).cast(schema)
         if best is not None:
             found = pa.concat_tables([best, found], promote_options="none").unify_dictionaries()
-        best = found.take(_first(found, order, limit))
+            found = found.take(_first(found, order, limit))
+        best = found
     if best is not None:
         yield from best.combine_chunks().to_batches()
 
@@ -46,11 +48,13 @@ def check_order(schema: pa.Schema, order: Sequence[SortKey], limit: int) -> None
             raise UnsupportedError("sorting by a list", WHERE)
 
 
-def limited(batches: Iterable[pa.RecordBatch], limit: int) -> Iterator[pa.RecordBatch]:
-    """No more rows than these; no more is read than that takes."""
+def limited(
+    batches: Iterable[pa.RecordBatch], limit: int, schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """No more rows than these, with that schema; no more is read than that takes."""
     left = limit
     for batch in batches:
-        yield batch.slice(0, left)
+        yield batch.slice(0, left).cast(schema)
         left -= batch.num_rows
         if left <= 0:
             return

@@ -25,13 +25,23 @@ from pyspark_theflash.codec.field_type import STRING_TYPES
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Publication, VersionBatch
 from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.expression.evaluate import parse
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.mvcc.project import scan_column
 from pyspark_theflash.mvcc.version import Op, version_schema
-from pyspark_theflash.planner.aggregate import aggregate_plan
+from pyspark_theflash.planner.pushed import Pushed
 from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
-from pyspark_theflash.query.aggregate import Aggregate, AggregateRequest
+from pyspark_theflash.query.fold import Folding
+from pyspark_theflash.query.term import (
+    Aggregate,
+    Aggregation,
+    Call,
+    Column,
+    Function,
+    Kind,
+    Literal,
+    Term,
+    column_names,
+)
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.catalog import schema_records
@@ -55,18 +65,42 @@ Q6_WHERE = (
 Q1_WHERE = "L_SHIPDATE <= '1998-09-02'"
 
 
-def _sums(groups: str, *texts: str, where: str | None = None) -> AggregateRequest:
-    aggregates = (*(Aggregate.of("sum", text) for text in texts), Aggregate.of("count"))
-    condition = None if where is None else parse(where).tree
-    return AggregateRequest(tuple(groups.split()), aggregates, condition)
+def _pushed(groups: str, *sums: Term, where: Term | None = None) -> Pushed:
+    aggregates = (*(Aggregate(Function.SUM, term) for term in sums), Aggregate(Function.COUNT))
+    return Pushed(where, Aggregation(tuple(groups.split()), aggregates))
 
 
+def _call(name: str, *arguments: Term) -> Term:
+    return Call(name, arguments)
+
+
+def _day(text: str) -> Term:
+    return Literal(Kind.DATE, int(np.datetime64(text).astype(np.int64)))
+
+
+QUANTITY, PRICE, DISCOUNT, TAX, SHIPPED = map(
+    Column, ("L_QUANTITY", "L_EXTENDEDPRICE", "L_DISCOUNT", "L_TAX", "L_SHIPDATE")
+)
+ONE = Literal(Kind.INT, 1)
+DISCOUNTED = _call("*", PRICE, _call("-", ONE, DISCOUNT))
+CHARGE = _call("*", DISCOUNTED, _call("+", ONE, TAX))
+Q6_FILTER = _call(
+    "and",
+    _call(">=", SHIPPED, _day("1994-01-01")),
+    _call("<", SHIPPED, _day("1995-01-01")),
+    _call(">=", DISCOUNT, Literal(Kind.DECIMAL, Decimal("0.05"))),
+    _call("<=", DISCOUNT, Literal(Kind.DECIMAL, Decimal("0.07"))),
+    _call("<", QUANTITY, Literal(Kind.INT, 24)),
+)
+Q1_FILTER = _call("<=", SHIPPED, _day("1998-09-02"))
 QUERIES = {
-    "count(*)": _sums(""),
-    "sum of 1": _sums("", "L_EXTENDEDPRICE"),
-    "Q6": _sums("", "L_EXTENDEDPRICE * L_DISCOUNT", where=Q6_WHERE),
-    "Q1": _sums("L_RETURNFLAG L_LINESTATUS", *Q1_SUMS, where=Q1_WHERE),
-    "group by string": _sums("L_SHIPMODE", "L_QUANTITY"),
+    "count(*)": _pushed(""),
+    "sum of 1": _pushed("", PRICE),
+    "Q6": _pushed("", _call("*", PRICE, DISCOUNT), where=Q6_FILTER),
+    "Q1": _pushed(
+        "L_RETURNFLAG L_LINESTATUS", QUANTITY, PRICE, DISCOUNTED, CHARGE, DISCOUNT, where=Q1_FILTER
+    ),
+    "group by string": _pushed("L_SHIPMODE", QUANTITY),
 }
 TEXTS = {
     "count(*)": "SELECT count(*) FROM t",
@@ -127,17 +161,14 @@ def _make(path: Path, table: TableInfo, lines: pa.Table, percent: int) -> None:
 def _compare(snapshot: Snapshot, plain: Path, what: str) -> None:
     pq.write_table(pa.Table.from_batches(snapshot.scan(NAME)), plain, store_decimal_as_integer=True)
     plan = snapshot.plan(NAME)
-    plan = plan.with_dictionaries(snapshot.repeating(plan))
     strings = [c.name for c in plan.columns if c.type.tp in STRING_TYPES]
     for name, text in TEXTS.items():
-        request = QUERIES.get(name)
-        columns = None
-        if request is not None:
-            columns = [field.name for field in plan.schema if _reads(request, field.name)]
+        pushed = QUERIES.get(name)
+        columns = None if pushed is None else _columns(pushed)
 
-        def ours(request: AggregateRequest | None = request, text: str = text) -> object:
-            if request is not None:
-                return aggregate_plan(snapshot, plan, request)
+        def ours(pushed: Pushed | None = pushed, text: str = text) -> object:
+            if pushed is not None:
+                return _aggregate(snapshot, pushed)
             with snapshot.sql(text.replace("FROM t", f"FROM {NAME}")) as result:
                 return list(result)
 
@@ -162,8 +193,17 @@ def _money(text: str) -> pa.Scalar:
     return pa.scalar(Decimal(text), pa.decimal128(15, 2))
 
 
-def _reads(request: AggregateRequest, name: str) -> bool:
-    return name.lower() in {column.lower() for column in request.columns}
+def _columns(pushed: Pushed) -> list[str]:
+    return list(dict.fromkeys([*pushed.more_columns, *column_names(pushed.filter)]))
+
+
+def _aggregate(snapshot: Snapshot, pushed: Pushed) -> pa.RecordBatch:
+    """The partials of all regions, put together."""
+    plan = snapshot.plan(NAME, pushed=pushed)
+    partials = list(snapshot.held(plan))
+    if pushed.aggregation is None or len(plan.tasks) == 1:
+        return partials[0]
+    return Folding(pushed.aggregation, plan.rows_schema).merged(partials)
 
 
 def _over(table: pa.Table, text: str) -> object:

@@ -13,6 +13,8 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -22,7 +24,7 @@ from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.codec.text import format_column, parse_column
 from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Publication, VersionBatch
+from pyspark_theflash.engine.api import Publication, RowCondition, VersionBatch
 from pyspark_theflash.engine.magic.compaction import Limits
 from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.engine.memory import MemoryEngine
@@ -85,19 +87,56 @@ class Subject:
         *,
         with_handle: bool = False,
         dictionaries: Collection[ColumnID] = (),
+        as_stored: bool = False,
+        condition: RowCondition | None = None,
     ) -> Counter[tuple[Any, ...]]:
         wanted = self.columns if columns is None else columns
         names = [HANDLE] * with_handle + [column_name(c.id) for c in wanted]
         types = [dictionary_of(c.type) if c.id in dictionaries else c.type for c in wanted]
-        options = {"with_handle": with_handle, "dictionaries": dictionaries}
+        options = {
+            "with_handle": with_handle,
+            "dictionaries": dictionaries,
+            "as_stored": as_stored,
+            "condition": condition,
+        }
         rows: Counter[tuple[Any, ...]] = Counter()
         for region in pickle.loads(pickle.dumps(self.engine.plan(self.engine.read([]), table))):
             for batch in self.engine.scan(region, wanted, TimeStamp(snapshot_ts), **options):
                 assert batch.schema.names == names
-                assert batch.schema.types[with_handle:] == types
+                shown = batch.schema.types[with_handle:]
+                assert (list(map(dense, shown)) if as_stored else shown) == types
                 rows.update(zip(*(c.to_pylist() for c in batch.columns), strict=True))
                 rows[()] += batch.num_rows
         return rows
+
+
+def dense(tp: pa.DataType) -> pa.DataType:
+    return tp.value_type if pa.types.is_dictionary(tp) else tp
+
+
+class Keeps:
+    """Keeps rows by a column, for no reason in particular."""
+
+    def __init__(self, column: ScanColumn) -> None:
+        self.columns = [column]
+
+    def rows(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+        assert batch.schema.names == [column_name(self.columns[0].id)]
+        return np.array([self.keeps(v) for v in batch.column(0).to_pylist()], np.bool_)
+
+    @staticmethod
+    def keeps(value: Any) -> bool:
+        return len(repr(value)) % 2 == 0
+
+
+def kept(rows: Counter[tuple[Any, ...]]) -> Counter[tuple[Any, ...]]:
+    """Of rows whose first value is what they are kept by, the other values."""
+    found: Counter[tuple[Any, ...]] = Counter()
+    for row, count in rows.items():
+        if row and Keeps.keeps(row[0]):
+            found[row[1:]] += count
+            found[()] += count
+    return found
 
 
 @pytest.fixture(params=TREATMENTS)
@@ -115,6 +154,12 @@ def assert_same(subject: Subject, memory: Subject, timestamps: Iterable[int]) ->
             assert got == memory.scan_table(table, ts, with_handle=True), where
             got = subject.scan_table(table, ts, dictionaries=STRINGS)
             assert got == memory.scan_table(table, ts), where
+            got = subject.scan_table(table, ts, as_stored=True)
+            assert got == memory.scan_table(table, ts), where
+            for column in subject.columns[:2]:
+                others = subject.columns[1:]
+                got = subject.scan_table(table, ts, others, condition=Keeps(column))
+                assert got == kept(memory.scan_table(table, ts, [column, *others])), where
             one, two = subject.columns[1:2], subject.columns[::-2]
             for columns in (one, two, []):
                 got = subject.scan_table(table, ts, columns)

@@ -4,74 +4,101 @@ import decimal
 import json
 import pickle
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
 
+from pyspark_theflash.api.message import Aggregate, Aggregation, Expression, PlanRequest
+from pyspark_theflash.api.pushed import pushed_of
 from pyspark_theflash.errors import (
-    ColumnNotFoundError,
     CorruptionError,
     LeaseExpiredError,
     StoreMismatchError,
-    UnrepresentableValueError,
+    UnsupportedError,
 )
-from pyspark_theflash.expression.evaluate import parse
-from pyspark_theflash.planner.aggregate import aggregate_plan, aggregate_task
-from pyspark_theflash.planner.present import NATIVE, Presentation, ZeroDates
-from pyspark_theflash.planner.scan_plan import ScanPlan
-from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
-from pyspark_theflash.query.aggregate import Aggregate, AggregateRequest
+from pyspark_theflash.planner.present import Presentation, ZeroDates
+from pyspark_theflash.planner.pushed import Pushed
+from pyspark_theflash.planner.read import read_task
+from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
+from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.query.fold import Folding
 from pyspark_theflash.types import TimeStamp
+from tests.support.pushed_cases import call, literal
+from tests.support.pushed_cases import column as of
 from tests.support.workloads import NAMES, workload
 
 Stores = Callable[[str], Path]
 SHOWN = Presentation(ZeroDates.STRING)
-DISC = "l_extendedprice * (1 - l_discount)"
-SUMS = ("l_quantity", "l_extendedprice", DISC, f"{DISC} * (1 + l_tax)", "l_discount")
+ONE = literal("decimal", "1")
+PRICE, DISCOUNT, SHIPPED = of("l_extendedprice"), of("l_discount"), of("l_shipdate")
+DISC = call("*", PRICE, call("-", ONE, DISCOUNT))
+CHARGE = call("*", DISC, call("+", ONE, of("l_tax")))
+SUMS = (of("l_quantity"), PRICE, DISC, CHARGE, DISCOUNT)
+
+
+def day(text: str) -> Expression:
+    """A date."""
+    return literal("date", str(pa.scalar(text).cast(pa.date32()).cast(pa.int32())))
+
+
+def sums(*arguments: Expression) -> Sequence[Aggregate]:
+    """Of each."""
+    return [Aggregate("sum", argument) for argument in arguments]
+
+
 REQUESTS = {
-    "q1": AggregateRequest(
-        ("L_RETURNFLAG", "L_LINESTATUS"),
-        (*(Aggregate.of("sum", text) for text in SUMS), Aggregate.of("count")),
-        parse("l_shipdate <= '1998-09-02'").tree,
-    ),
-    "q6": AggregateRequest(
-        (),
-        (Aggregate.of("sum", "l_extendedprice * l_discount"),),
-        parse(
-            "l_shipdate >= '1994-01-01' and l_shipdate < '1995-01-01' "
-            "and l_discount between 0.05 and 0.07 and l_quantity < 24"
-        ).tree,
-    ),
-    "sums": AggregateRequest(
-        (),
-        (
-            Aggregate.of("count"),
-            *(Aggregate.of("sum", c) for c in ("l_orderkey", "l_partkey", "l_quantity")),
-            Aggregate.of("sum", "l_extendedprice"),
-            *(Aggregate.of(f, "l_shipdate") for f in ("min", "max")),
+    "q1": PlanRequest(
+        filter=call("<=", SHIPPED, day("1998-09-02")),
+        aggregation=Aggregation(
+            ("L_RETURNFLAG", "L_LINESTATUS"), (*sums(*SUMS), Aggregate("count"))
         ),
+    ),
+    "q6": PlanRequest(
+        filter=call(
+            "and",
+            call(">=", SHIPPED, day("1994-01-01")),
+            call("<", SHIPPED, day("1995-01-01")),
+            call(">=", DISCOUNT, literal("decimal", "0.05")),
+            call("<=", DISCOUNT, literal("decimal", "0.07")),
+            call("<", of("l_quantity"), literal("int", "24")),
+        ),
+        aggregation=Aggregation((), tuple(sums(call("*", PRICE, DISCOUNT)))),
+    ),
+    "sums": PlanRequest(
+        aggregation=Aggregation(
+            (),
+            (
+                Aggregate("count"),
+                *sums(of("l_orderkey"), of("l_partkey"), of("l_quantity"), PRICE),
+                Aggregate("min", SHIPPED),
+                Aggregate("max", SHIPPED),
+            ),
+        )
     ),
 }
 
 
-def planned(
-    snapshot: Snapshot, name: str, presentation: Presentation = NATIVE, *, dictionaries: bool
-) -> ScanPlan:
-    plan = snapshot.plan(name, None, presentation)
-    return plan.with_dictionaries(snapshot.repeating(plan)) if dictionaries else plan
+def merged(plan: ScanPlan, partials: Sequence[pa.RecordBatch]) -> pa.Table:
+    """The aggregate that partials make."""
+    aggregation = plan.pushed.aggregation
+    assert aggregation is not None
+    return pa.Table.from_batches([Folding(aggregation, plan.rows_schema).merged(partials)])
 
 
-@pytest.mark.parametrize("dictionaries", [False, True])
-def test_tidbs_answers(workload_store: Stores, dictionaries: bool) -> None:
+def partials_of(tasks: Sequence[ScanTask]) -> list[pa.RecordBatch]:
+    return [batch for task in tasks for batch in read_task(task)]
+
+
+def test_tidbs_answers(workload_store: Stores) -> None:
     answers = json.loads((workload("tpch").folder / "truth" / "queries.json").read_text())
     compared = 0
     for answer in (a for a in answers if a["query"] in REQUESTS):
+        pushed = pushed_of(REQUESTS[answer["query"]])
         with open_snapshot(workload_store("tpch"), TimeStamp(answer["ts"])) as snapshot:
-            plan = planned(snapshot, "tpch.lineitem", dictionaries=dictionaries)
-            table = aggregate_plan(snapshot, plan, REQUESTS[answer["query"]])
+            plan = snapshot.plan("tpch.lineitem", pushed=pushed)
+            table = merged(plan, list(snapshot.held(plan)))
         truth = answer["rows"]
         if answer["query"] == "sums":
             # The last is of lengths, which are not pushed.
@@ -106,67 +133,73 @@ def test_every_column_aggregates_as_its_scan_does(name: str, workload_store: Sto
     """Counts of all columns and rows, through pickled tasks, against the rows themselves."""
     with open_snapshot(workload_store(name)) as snapshot:
         for table in snapshot.tables():
-            columns = [c.name for c in table.public_columns]
-            wanted = AggregateRequest(
-                (), (Aggregate.of("count"), *(Aggregate.of("count", f"`{c}`") for c in columns))
-            )
-            plan = planned(snapshot, table.full_name, SHOWN, dictionaries=True)
-            try:
-                rows = aggregate_plan(snapshot, plan, wanted).to_pylist()
-            except UnrepresentableValueError:
-                # More than 38 digits; the scan has them.
-                assert any(map(pa.types.is_decimal256, plan.schema.types)), table.full_name
-                continue
-            counts = [0] * (len(columns) + 1)
+            counted = [Aggregate("count", of(c.name)) for c in table.public_columns]
+            wanted = Aggregation((), (Aggregate("count"), *counted))
+            pushed = pushed_of(PlanRequest(aggregation=wanted))
+            plan = snapshot.plan(table.full_name, None, SHOWN, pushed=pushed)
+            tasks = pickle.loads(pickle.dumps(plan.tasks))
+            counts = [0] * (len(counted) + 1)
             for batch in snapshot.scan(table.full_name, None, SHOWN):
                 counts[0] += batch.num_rows
                 for at, column in enumerate(batch.columns, 1):
                     counts[at] += len(column) - column.null_count
-            assert [list(row.values()) for row in rows] == [counts], table.full_name
-
-
-def test_tasks_answer_for_their_region_alone(workload_store: Stores) -> None:
-    wanted = REQUESTS["sums"]
-    with open_snapshot(workload_store("tpch")) as snapshot:
-        plan = planned(snapshot, "tpch.lineitem", dictionaries=True)
-        whole = aggregate_plan(snapshot, plan, wanted).to_pylist()[0]
-        tasks = pickle.loads(pickle.dumps(plan.tasks))
-        partials = [row for t in tasks for b in aggregate_task(t, wanted) for row in b.to_pylist()]
-    assert len(partials) == len(tasks) > 0
-    assert sum(row["a0"] for row in partials) == whole["a0"]
-    assert min(row["a5"] for row in partials) == whole["a5"]
-    assert sum(row["a4"] for row in partials) == whole["a4"]
+            partials = partials_of(tasks)
+            assert len(partials) == len(tasks)
+            rows = [partial.to_pylist()[0].values() for partial in partials]
+            told = [sum(each) for each in zip(*rows, strict=True)]
+            assert told == (counts if partials else []), table.full_name
 
 
 def test_a_condition_of_the_plan_counts_too(workload_store: Stores) -> None:
     with open_snapshot(workload_store("tpch")) as snapshot:
         where = "l_comment like '%furious%'"
-        plan = snapshot.plan("tpch.lineitem", ["L_QUANTITY"], where=where)
         rows = sum(b.num_rows for b in snapshot.scan("tpch.lineitem", [], where=where))
-        counted = aggregate_plan(snapshot, plan, AggregateRequest((), (Aggregate.of("count"),)))
-        assert counted.to_pylist() == [{"a0": rows}]
-        with pytest.raises(ColumnNotFoundError):
-            aggregate_plan(snapshot, plan, REQUESTS["q6"])
+        counting = pushed_of(PlanRequest(aggregation=Aggregation((), (Aggregate("count"),))))
+        plan = snapshot.plan("tpch.lineitem", None, where=where, pushed=counting)
+        assert merged(plan, list(snapshot.held(plan))).to_pylist() == [{"a0": rows}]
+        contained = call("contains", of("l_comment"), literal("string", "furious"))
+        both = Pushed(pushed_of(PlanRequest(filter=contained)).filter, counting.aggregation)
+        plan = snapshot.plan("tpch.lineitem", None, where="l_orderkey < 20000", pushed=both)
+        texts = snapshot.scan("tpch.lineitem", ["L_COMMENT"], where="l_orderkey < 20000")
+        rows = sum("furious" in row["L_COMMENT"] for batch in texts for row in batch.to_pylist())
+        assert merged(plan, list(snapshot.held(plan))).to_pylist() == [{"a0": rows}]
+        assert rows
 
 
 def test_a_task_that_cannot_be_right_raises(workload_store: Stores, tmp_path: Path) -> None:
     store = tmp_path / "store"
     shutil.copytree(workload_store("tpch"), store)
     with open_snapshot(store) as snapshot:
-        tasks = snapshot.plan("tpch.lineitem").tasks
+        columns = snapshot.table("tpch.lineitem").public_columns
+        highest = Aggregation((), tuple(Aggregate("max", of(c.name)) for c in columns))
+        pushed = pushed_of(PlanRequest(aggregation=highest))
+        tasks = snapshot.plan("tpch.lineitem", pushed=pushed).tasks
         for file in (store / "data").rglob("*.parquet"):
             content = bytearray(file.read_bytes())
             content[len(content) // 3] ^= 16
             file.write_bytes(content)
-        every = AggregateRequest((), tuple(Aggregate.of("max", c.name) for c in tasks[0].output))
         with pytest.raises(CorruptionError):
-            answer(tasks, every)
+            partials_of(tasks)
     with pytest.raises(LeaseExpiredError):
-        answer(tasks, every)
+        partials_of(tasks)
     shutil.rmtree(store)
     with pytest.raises(StoreMismatchError):
-        answer(tasks, every)
+        partials_of(tasks)
 
 
-def answer(tasks: Any, wanted: AggregateRequest) -> list[pa.RecordBatch]:
-    return [batch for task in tasks for batch in aggregate_task(task, wanted)]
+@pytest.mark.parametrize(
+    "argument",
+    [
+        of("l_comment"),
+        of("l_shipdate"),
+        call("*", of("l_orderkey"), PRICE),
+        call("+", PRICE, literal("double", "1")),
+        call("/", PRICE, DISCOUNT),
+        call("+", ONE, ONE),
+        ONE,
+    ],
+)
+def test_what_would_not_be_exact_is_refused(workload_store: Stores, argument: Expression) -> None:
+    pushed = pushed_of(PlanRequest(aggregation=Aggregation((), tuple(sums(argument)))))
+    with open_snapshot(workload_store("tpch")) as snapshot, pytest.raises(UnsupportedError):
+        snapshot.plan("tpch.lineitem", pushed=pushed)

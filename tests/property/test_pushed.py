@@ -55,10 +55,10 @@ def test_partial_aggregates(parts, aggregation, in_pieces):
 @given(st.lists(rows(), max_size=3), ORDERS, st.integers(1, 20))
 def test_first_rows(parts, order, limit):
     keys = pushed_of(PlanRequest(order=order, limit=limit)).order
-    # A scan's batches are of one schema.
     schema = pa.schema(list(TYPES.items()))
-    batches = [_batch(part).cast(schema) if len(parts) > 1 else _batch(part) for part in parts]
-    told = [row for batch in first_rows(batches, keys, limit) for row in batch.to_pylist()]
+    found = list(first_rows(map(_batch, parts), keys, limit, schema))
+    assert {batch.schema for batch in found} <= {schema}
+    told = [row for batch in found for row in batch.to_pylist()]
     every = [row for part in parts for row in python_rows(part)]
     expected = sorted(every, key=lambda row: sort_key(order, row))[:limit]
     assert [sort_key(order, row) for row in told] == [sort_key(order, row) for row in expected]

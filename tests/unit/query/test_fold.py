@@ -1,0 +1,85 @@
+"""Partial aggregates at the edges: sums that are wide, groups that are many."""
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pyspark_theflash.errors import SqlOverflowError
+from pyspark_theflash.query.fold import GROUPS_MAX, Folding
+from pyspark_theflash.query.term import Aggregate, Aggregation, Call, Column, Function
+
+WIDE = pa.decimal128(38, 0)
+SUM = (Aggregate(Function.SUM, Column("v")),)
+
+
+def folded(aggregation: Aggregation, *columns: Sequence[pa.Array]) -> pa.RecordBatch:
+    """The aggregate of batches with the columns `k` and `v`, or `v` alone."""
+    names = ["k", "v"][-len(columns[0]) :]
+    batches = [pa.RecordBatch.from_arrays(list(each), names=names) for each in columns]
+    folding = Folding(aggregation, batches[0].schema)
+    partials = list(folding.of(batches))
+    assert {partial.schema for partial in partials} == {folding.schema}
+    return folding.merged(partials)
+
+
+def total(values: Sequence[Any], tp: pa.DataType) -> Any:
+    (row,) = folded(Aggregation((), SUM), [pa.array(values, tp)]).to_pylist()
+    return row["a0"]
+
+
+def test_sums_are_wide() -> None:
+    assert total([2**63 - 1] * 5, pa.int64()) == 5 * (2**63 - 1)
+    assert total([-(2**63), -(2**63), None], pa.int64()) == -(2**64)
+    assert total([2**64 - 1] * 3, pa.uint64()) == 3 * (2**64 - 1)
+    assert total([Decimal(10**37)] * 9, WIDE) == 9 * 10**37
+    assert total([None], WIDE) is None
+    assert total([], WIDE) is None
+
+
+def test_wide_sums_of_groups() -> None:
+    keys = pa.array(["a", "b", "a", None, "b"])
+    values = pa.array([2**63 - 1, None, 2**63 - 1, -(2**63), None], pa.int64())
+    rows = folded(Aggregation(("k",), SUM), [keys, values], [keys, values]).to_pylist()
+    expected = {"a": 4 * (2**63 - 1), "b": None, None: -(2**64)}
+    assert {row["k"]: row["a0"] for row in rows} == expected
+
+
+def test_what_fits_nowhere_raises() -> None:
+    large = pa.array([6 * 10**37], WIDE)
+    with pytest.raises(SqlOverflowError):
+        total([6 * 10**37] * 2, WIDE)
+    with pytest.raises(SqlOverflowError):
+        folded(Aggregation((), SUM), [large], [large])
+    twice = Aggregate(Function.MAX, Call("+", (Column("v"), Column("v"))))
+    with pytest.raises(SqlOverflowError):
+        folded(Aggregation((), (twice,)), [large])
+
+
+def test_many_groups_come_in_pieces() -> None:
+    """As many rows as came at most, and never more in memory than some batches of them."""
+    size, count = 1 << 16, 8
+    schema = pa.schema([("k", pa.int64()), ("v", pa.int64())])
+    folding = Folding(Aggregation(("k",), SUM), schema)
+    taken = 0
+
+    def batches() -> Any:
+        nonlocal taken
+        for start in range(count):
+            taken += 1
+            keys = pa.array(range(start * size, (start + 1) * size))
+            yield pa.RecordBatch.from_arrays([keys, keys], schema=schema)
+
+    seen = [(batch.num_rows, taken) for batch in folding.of(batches())]
+    assert sum(rows for rows, _ in seen) == size * count
+    assert seen[0][1] <= 1 + GROUPS_MAX // size
+
+
+def test_few_groups_of_many_rows_come_once() -> None:
+    keys = pa.array(list(range(1000)) * 64)
+    batches = [pa.RecordBatch.from_arrays([keys, keys], names=["k", "v"])] * 3
+    (partial,) = Folding(Aggregation(("k",), SUM), batches[0].schema).of(batches)
+    assert partial.num_rows == 1000
+    assert partial.to_pylist()[7]["a0"] == 7 * 64 * 3
