@@ -390,6 +390,57 @@ class CompactRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class RegionsRequest:
+    """For how a table is divided."""
+
+    table: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A range of handles of a physical table; its id stands for it for ever."""
+
+    physical_id: int = 0
+    region_id: int = 0
+    start: str = ""
+    end: str = ""
+    files: int = 0
+    versions: int = 0
+    size_bytes: int = 0
+    deltas: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Regions:
+    """How a table is divided now."""
+
+    regions: tuple[Region, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class FlushRequest:
+    """For recent rows in their regions."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitRequest:
+    """For two regions in the place of one."""
+
+    physical_id: int = 0
+    region_id: int = 0
+    at: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class MergeRequest:
+    """For one region in the place of two neighbours."""
+
+    physical_id: int = 0
+    left_id: int = 0
+    right_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CollectRequest:
     """For less garbage."""
 

@@ -68,6 +68,7 @@ _READ: Final = (
     Method("Scan", Role.READ, message.ScanRequest, message.Done, "scan"),
     Method("ComputeDigest", Role.READ, message.TableRequest, message.Digest, "compute_digest"),
     Method("GetStatus", Role.READ, message.StatusRequest, message.Status, "get_status"),
+    Method("ListRegions", Role.READ, message.RegionsRequest, message.Regions, "list_regions"),
 )
 # Whoever may read may ask; what for is looked at where it is answered (`latches.py`).
 _LATCHES: Final = (
@@ -81,6 +82,9 @@ _ADMIN: Final = (
     Method("ListLatches", Role.ADMIN, message.LatchesRequest, message.Latches, "list_latches"),
     Method("RemoveLatch", Role.ADMIN, message.LatchRequest, message.Done, "remove_latch"),
     Method("Compact", Role.ADMIN, message.CompactRequest, message.Done, "compact"),
+    Method("Flush", Role.ADMIN, message.FlushRequest, message.Done, "flush"),
+    Method("SplitRegion", Role.ADMIN, message.SplitRequest, message.Done, "split_region"),
+    Method("MergeRegions", Role.ADMIN, message.MergeRequest, message.Done, "merge_regions"),
     Method("CollectGarbage", Role.ADMIN, message.CollectRequest, message.Done, "collect_garbage"),
     Method("SetInterval", Role.ADMIN, message.IntervalRequest, message.Done, "set_interval"),
     Method("StopWriter", Role.ADMIN, message.StopRequest, message.Done, "stop_writer"),

@@ -28,7 +28,7 @@ from pyspark_theflash.api.seal import (
     sealed_handle,
     store_sealer,
 )
-from pyspark_theflash.api.status import read_latches, read_status, told_latch
+from pyspark_theflash.api.status import read_latches, read_regions, read_status, told_latch
 from pyspark_theflash.api.write import ingestion
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.codec.digest import TableDigest
@@ -51,11 +51,17 @@ from pyspark_theflash.planner.wait import wait_until
 from pyspark_theflash.replication.admin import administer
 from pyspark_theflash.replication.ingest import ingest
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
-from pyspark_theflash.store.command import Verb
+from pyspark_theflash.store.command import (
+    Argument,
+    MergeOrder,
+    SplitOrder,
+    Verb,
+    handle_of,
+)
 from pyspark_theflash.store.folder import open_manifest, read_identity
 from pyspark_theflash.store.latch import LatchKind
 from pyspark_theflash.store.lease import LeaseTable, ReadLease
-from pyspark_theflash.types import TimeStamp, from_physical_ms
+from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp, from_physical_ms
 
 TTL_MS_MIN: Final = 1_000
 TTL_MS_MAX: Final = 3_600_000
@@ -229,6 +235,9 @@ class Service:
     def get_status(self, request: message.StatusRequest, call: Call) -> message.Status:
         return read_status(self._path, self._fs, self._clock)
 
+    def list_regions(self, request: message.RegionsRequest, call: Call) -> message.Regions:
+        return read_regions(self._path, request.table, self._fs, self._clock)
+
     def list_latches(self, request: message.LatchesRequest, call: Call) -> message.Latches:
         return read_latches(self._path, self._fs, self._clock)
 
@@ -241,6 +250,19 @@ class Service:
 
     def compact(self, request: message.CompactRequest, call: Call) -> message.Done:
         return self._command(Verb.COMPACT, None, call)
+
+    def flush(self, request: message.FlushRequest, call: Call) -> message.Done:
+        return self._command(Verb.FLUSH, None, call)
+
+    def split_region(self, request: message.SplitRequest, call: Call) -> message.Done:
+        physical_id, region_id = PhysicalTableID(request.physical_id), RegionID(request.region_id)
+        order = SplitOrder(physical_id, region_id, handle_of(request.at))
+        return self._command(Verb.SPLIT, order.to_text(), call)
+
+    def merge_regions(self, request: message.MergeRequest, call: Call) -> message.Done:
+        regions = RegionID(request.left_id), RegionID(request.right_id)
+        order = MergeOrder(PhysicalTableID(request.physical_id), *regions)
+        return self._command(Verb.MERGE, order.to_text(), call)
 
     def collect_garbage(self, request: message.CollectRequest, call: Call) -> message.Done:
         return self._command(Verb.GC, request.safe_point, call)
@@ -343,7 +365,7 @@ class Service:
         handle = sealed_handle(self.store_id, lease, self._sealer)
         return message.Snapshot(handle, lease.id, lease.snapshot_ts, lease.ttl_ms)
 
-    def _command(self, verb: Verb, argument: int | None, call: Call) -> message.Done:
+    def _command(self, verb: Verb, argument: Argument, call: Call) -> message.Done:
         told = administer(
             self._path,
             verb,

@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from pyspark_theflash.api.message import Latch as LatchMessage
-from pyspark_theflash.api.message import Latches, LatchScope, Process, Status
+from pyspark_theflash.api.message import Latches, LatchScope, Process, Region, Regions, Status
 from pyspark_theflash.binlog.ledger import ENTRY
 from pyspark_theflash.binlog.pending import Pending
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import EngineReader
+from pyspark_theflash.engine.api import EngineReader, RegionStats
+from pyspark_theflash.errors import TableNotFoundError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.replication.state import LEDGER_KIND, PENDING_KIND
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
+from pyspark_theflash.store.command import handle_text
 from pyspark_theflash.store.folder import FORMAT, IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.grants import Grants
 from pyspark_theflash.store.holder import Holder
@@ -82,6 +84,33 @@ def read_latches(path: Path, fs: FileSystem, clock: Clock) -> Latches:
     told = tuple(told_latch(latch, clock) for latch in living)
     queue = tuple(_told_wanted(LatchMessage(), ticket.wanted) for ticket in waiting)
     return Latches(process(current_writer(path, clock)), told, queue)
+
+
+def read_regions(path: Path, table: str, fs: FileSystem, clock: Clock) -> Regions:
+    """How the physical tables of `table` are divided now. Raises `TableNotFoundError`."""
+    with closing(open_manifest(path, fs)) as manifest:
+        identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
+    with closing(registry.open_reader(path, identity, fs, clock)) as engine:
+        view = engine.read([SCHEMA_KIND])
+        history = schema_history(view)
+        if history is None:
+            raise TableNotFoundError(table, 0)
+        found = history.table_by_name(table, history.end_ts)
+        return Regions(
+            tuple(
+                _told_region(physical_id, region)
+                for physical_id in found.physical_ids
+                for region in engine.regions(view, physical_id)
+            )
+        )
+
+
+def _told_region(physical_id: PhysicalTableID, region: RegionStats) -> Region:
+    start, end = (
+        "" if bound is None else handle_text(bound) for bound in (region.start, region.end)
+    )
+    sizes = region.files, region.rows, region.bytes, region.deltas
+    return Region(physical_id, region.region_id, start, end, *sizes)
 
 
 def process(holder: Holder | None) -> Process | None:

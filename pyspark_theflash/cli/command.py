@@ -10,7 +10,13 @@ from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.arguments import seconds
 from pyspark_theflash.jobs.ticker import ticking
 from pyspark_theflash.replication.admin import administer
-from pyspark_theflash.store.command import Verb
+from pyspark_theflash.store.command import (
+    Argument,
+    MergeOrder,
+    SplitOrder,
+    Verb,
+    handle_text,
+)
 
 SHORT_MS: Final = 30_000
 LONG_MS: Final = 3_600_000
@@ -28,7 +34,7 @@ def add_command(parser: argparse.ArgumentParser, timeout_ms: int) -> None:
     )
 
 
-def run_command(arguments: argparse.Namespace, verb: Verb, argument: int | None = None) -> int:
+def run_command(arguments: argparse.Namespace, verb: Verb, argument: Argument = None) -> int:
     """Do it, or have the writer or a server do it, and print what was done."""
     clock = SystemClock()
     with ticking(verb.value, clock) as ticker:
@@ -48,13 +54,24 @@ def run_command(arguments: argparse.Namespace, verb: Verb, argument: int | None 
     return 0
 
 
-def _asked(arguments: argparse.Namespace, verb: Verb, argument: int | None) -> str:
+def _asked(arguments: argparse.Namespace, verb: Verb, argument: Argument) -> str:
     timeout_ms: int = arguments.timeout
+    number = argument if isinstance(argument, int) else None
     with opened(arguments) as store:
         if verb is Verb.COMPACT:
             return store.compact(timeout_ms=timeout_ms)
+        if verb is Verb.FLUSH:
+            return store.flush(timeout_ms=timeout_ms)
+        if verb is Verb.SPLIT:
+            cut = SplitOrder.from_text(argument)
+            at = handle_text(cut.at)
+            return store.split_region(cut.physical_id, cut.region_id, at, timeout_ms=timeout_ms)
+        if verb is Verb.MERGE:
+            both = MergeOrder.from_text(argument)
+            ids = (both.physical_id, both.left_id, both.right_id)
+            return store.merge_regions(*ids, timeout_ms=timeout_ms)
         if verb is Verb.GC:
-            return store.collect_garbage(argument, timeout_ms=timeout_ms)
+            return store.collect_garbage(number, timeout_ms=timeout_ms)
         if verb is Verb.INTERVAL:
-            return store.set_interval(argument or 0, timeout_ms=timeout_ms)
+            return store.set_interval(number or 0, timeout_ms=timeout_ms)
         return store.stop_writer(timeout_ms=timeout_ms)

@@ -13,6 +13,7 @@ from pyspark_theflash.cli.reader import opened_reader
 from pyspark_theflash.cli.show import print_json, print_table
 from pyspark_theflash.jobs.arguments import add_json, add_store
 from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
+from pyspark_theflash.store.command import handle_text
 
 HEADER = ["table", "physical_id", "region_id", "start", "end", "files", "deltas", "rows", "bytes"]
 
@@ -51,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _bound(handle: int | bytes | None) -> int | str | None:
     """A handle in JSON; a clustered key is TiDB's encoded key in hex."""
-    return f"0x{handle.hex()}" if isinstance(handle, bytes) else handle
+    return handle_text(handle) if isinstance(handle, bytes) else handle
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 (JSON)

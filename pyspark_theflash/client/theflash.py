@@ -230,6 +230,35 @@ class TheFlash:
         """Rewrite all into the form that reads fastest; what was done."""
         return self._told("Compact", message.CompactRequest(), timeout_ms)
 
+    def regions(self, table: str) -> message.Regions:
+        """How a table is divided and stored now. Raises `TableNotFoundError`."""
+        return self._call("ListRegions", message.RegionsRequest(table))  # type: ignore[no-any-return]
+
+    def flush(self, *, timeout_ms: int = LONG_MS) -> str:
+        """Divide what came lately among the regions of all tables; what was done."""
+        return self._told("Flush", message.FlushRequest(), timeout_ms)
+
+    def split_region(
+        self, physical_id: int, region_id: int, at: str, *, timeout_ms: int = LONG_MS
+    ) -> str:
+        """Divide a region at a handle, as `regions` shows them; what was done.
+
+        It is one step, while reads go on; doing it again does nothing.
+
+        Raises:
+            RegionNotFoundError: there is no such region, or not any more.
+            OptionError: the handle is not inside it.
+        """
+        request = message.SplitRequest(physical_id, region_id, at)
+        return self._told("SplitRegion", request, timeout_ms)
+
+    def merge_regions(
+        self, physical_id: int, left_id: int, right_id: int, *, timeout_ms: int = LONG_MS
+    ) -> str:
+        """Unite two neighbours. Otherwise like `split_region`."""
+        request = message.MergeRequest(physical_id, left_id, right_id)
+        return self._told("MergeRegions", request, timeout_ms)
+
     def collect_garbage(self, safe_point: int | None = None, *, timeout_ms: int = LONG_MS) -> str:
         """Drop what nobody can want any more; what was done."""
         return self._told("CollectGarbage", message.CollectRequest(safe_point), timeout_ms)

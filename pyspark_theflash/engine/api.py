@@ -216,6 +216,42 @@ class Engine(EngineReader, Protocol):
         Fails like `publish`; of several steps, those before the failed one stand.
         """
 
+    def flush(
+        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
+    ) -> CompactionReport:
+        """Divide what was published lately among the regions. Otherwise like `compact`."""
+
+    def split(
+        self,
+        physical_id: PhysicalTableID,
+        region_id: RegionID,
+        at: Handle,
+        columns: Sequence[ScanColumn],
+    ) -> CompactionReport:
+        """Put two regions in the place of one, in one step: below `at`, and from it on.
+
+        They get ids of their own, and stay two. Invisible to every scan; does nothing where it was
+        done before. Fails like `publish`, and
+
+        Raises:
+            RegionNotFoundError: the region is not there, or not any more.
+            OptionError: `at` is not inside it.
+            UnsupportedError: this engine has no regions.
+        """
+
+    def merge(
+        self,
+        physical_id: PhysicalTableID,
+        left_id: RegionID,
+        right_id: RegionID,
+        columns: Sequence[ScanColumn],
+    ) -> CompactionReport:
+        """Put one region in the place of two neighbours, in one step. Otherwise like `split`.
+
+        Raises:
+            OptionError: they are no neighbours, or too large for one.
+        """
+
     def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
         """Remove all versions of physical tables in one step. Fails like `publish`.
 

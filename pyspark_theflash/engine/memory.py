@@ -13,13 +13,14 @@ import pyarrow as pa
 from pyspark_theflash.engine.api import (
     CompactionReport,
     FileStats,
+    Handle,
     Publication,
     RegionScan,
     RegionStats,
     RowCondition,
     TableStats,
 )
-from pyspark_theflash.errors import CorruptionError, invariant
+from pyspark_theflash.errors import CorruptionError, UnsupportedError, invariant
 from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name
 from pyspark_theflash.mvcc.visibility import visible_rows
@@ -81,6 +82,29 @@ class MemoryEngine:
             rows_written=len(kept),
             rows_dropped=len(versions) - len(kept),
         )
+
+    def flush(
+        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
+    ) -> CompactionReport:
+        return CompactionReport()
+
+    def split(
+        self,
+        physical_id: PhysicalTableID,
+        region_id: RegionID,
+        at: Handle,
+        columns: Sequence[ScanColumn],
+    ) -> CompactionReport:
+        raise UnsupportedError("dividing regions", "the engine in memory")
+
+    def merge(
+        self,
+        physical_id: PhysicalTableID,
+        left_id: RegionID,
+        right_id: RegionID,
+        columns: Sequence[ScanColumn],
+    ) -> CompactionReport:
+        raise UnsupportedError("uniting regions", "the engine in memory")
 
     def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
         for physical_id in physical_ids:

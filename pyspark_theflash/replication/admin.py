@@ -10,7 +10,7 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.errors import CommandTimeoutError, StoreInUseError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.replication.maintenance import Maintenance
-from pyspark_theflash.store.command import Command, Mailbox, State, Verb
+from pyspark_theflash.store.command import Argument, Command, Mailbox, State, Verb
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.manifest import Manifest
 
@@ -22,7 +22,7 @@ RETRY_MS: Final = 500
 def administer(
     path: Path,
     verb: Verb,
-    argument: int | None,
+    argument: Argument,
     *,
     timeout_ms: int,
     fs: FileSystem,
@@ -58,7 +58,7 @@ class _Asker:
         self._mailbox = Mailbox(manifest, clock)
         self._identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
 
-    def run(self, verb: Verb, argument: int | None, deadline_ms: int) -> str:
+    def run(self, verb: Verb, argument: Argument, deadline_ms: int) -> str:
         """See `administer`."""
         asked: Command | None = None
         try:
@@ -76,7 +76,7 @@ class _Asker:
                 self._mailbox.withdraw(asked)
         return told
 
-    def _here(self, verb: Verb, argument: int | None) -> str | None:
+    def _here(self, verb: Verb, argument: Argument) -> str | None:
         """Do it, unless another process writes the store."""
         try:
             engine = registry.open_engine(self._path, self._identity, self._fs, self._clock)

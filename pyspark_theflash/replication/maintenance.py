@@ -25,7 +25,7 @@ from typing import Final, Protocol
 from pyspark_theflash.binlog.ledger import pruned_entries
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine.api import CompactionReport, Engine, Publication
-from pyspark_theflash.errors import InternalError, OptionError, TheFlashError
+from pyspark_theflash.errors import InternalError, OptionError, RegionNotFoundError, TheFlashError
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.replication.columns import StoredColumns
@@ -33,13 +33,20 @@ from pyspark_theflash.replication.state import LEDGER_KIND
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
-from pyspark_theflash.store.command import Command, Mailbox, Verb
+from pyspark_theflash.store.command import (
+    Argument,
+    Command,
+    Mailbox,
+    MergeOrder,
+    SplitOrder,
+    Verb,
+)
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import Change, Manifest, Record, View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.purged import purged_record
 from pyspark_theflash.store.setting import SETTING_KIND, interval_ms, interval_record
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
 
 LEDGER_RECORD_ENTRIES: Final = 1 << 15
 MIN_INTERVAL_MS: Final = 10
@@ -103,16 +110,23 @@ class Maintenance:
         else:
             self._mailbox.done(command, text)
 
-    def execute(self, verb: Verb, argument: int | None) -> str:
+    def execute(self, verb: Verb, argument: Argument) -> str:
         """Do what a command says; returns what to tell who gave it."""
         if verb is Verb.COMPACT:
             return _told(self.compact())
+        if verb is Verb.FLUSH:
+            return _told(self.flush())
+        if verb is Verb.SPLIT:
+            return _told(self.split(SplitOrder.from_text(argument)))
+        if verb is Verb.MERGE:
+            return _told(self.merge(MergeOrder.from_text(argument)))
+        number = argument if isinstance(argument, int) else None
         if verb is Verb.GC:
-            report = self.collect(None if argument is None else TimeStamp(argument))
+            report = self.collect(None if number is None else TimeStamp(number))
             return "nothing to collect yet" if report is None else _collection_told(report)
         if verb is Verb.INTERVAL:
-            self.set_interval(argument or 0)
-            return f"polling every {argument} ms"
+            self.set_interval(number or 0)
+            return f"polling every {number} ms"
         self.is_stopping = True
         return "stopping"
 
@@ -131,10 +145,54 @@ class Maintenance:
 
     def compact(self) -> CompactionReport:
         """Rewrite all tables there have ever been into the form that reads fastest."""
+        return self._compact(self._all_stored(), None)
+
+    def flush(self) -> CompactionReport:
+        """Divide what came lately among the regions of all tables."""
+        report = CompactionReport()
+        for physical_id, columns in self._all_stored().items():
+            report = report.plus(self._engine.flush(physical_id, columns))
+        return report
+
+    def split(self, order: SplitOrder) -> CompactionReport:
+        """Divide a region.
+
+        Raises:
+            RegionNotFoundError, OptionError: see `Engine.split`.
+        """
+        columns = self._columns_of(order.physical_id, order.region_id)
+        if isinstance(order.at, bytes) != self._has_key_handles(order.physical_id):
+            raise OptionError("at", "is of another kind than the table's handles")
+        return self._engine.split(order.physical_id, order.region_id, order.at, columns)
+
+    def merge(self, order: MergeOrder) -> CompactionReport:
+        """Unite two regions.
+
+        Raises:
+            RegionNotFoundError, OptionError: see `Engine.merge`.
+        """
+        columns = self._columns_of(order.physical_id, order.left_id)
+        return self._engine.merge(order.physical_id, order.left_id, order.right_id, columns)
+
+    def _columns_of(
+        self, physical_id: PhysicalTableID, region_id: RegionID
+    ) -> Sequence[ScanColumn]:
+        columns = self._all_stored().get(physical_id)
+        if columns is None:
+            raise RegionNotFoundError(physical_id, region_id)
+        return columns
+
+    def _has_key_handles(self, physical_id: PhysicalTableID) -> bool:
+        """Whether its rows are told apart by a clustered key and not by a number."""
+        history = schema_history(self._engine.read([SCHEMA_KIND]))
+        events = () if history is None else history.events
+        tables = (e.table for e in events if physical_id in e.physical_ids)
+        return any(table.is_common_handle for table in tables if table is not None)
+
+    def _all_stored(self) -> dict[PhysicalTableID, Sequence[ScanColumn]]:
         view = self._engine.read([SCHEMA_KIND])
         history = schema_history(view)
-        stored = {} if history is None else self._stored(history, view)
-        return self._compact(stored, None)
+        return {} if history is None else self._stored(history, view)
 
     def collect(self, wanted: TimeStamp | None) -> CollectionReport | None:
         """Drop what no read from the safe point on needs; without one, from `resolved_ts` on.

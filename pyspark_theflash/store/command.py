@@ -15,7 +15,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import astuple, dataclass, replace
 from enum import Enum
-from typing import Final
+from typing import Final, TypeAlias
 
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.codec.document import SHAPE_ERRORS, int64, load, shaped, text, uint64
@@ -23,6 +23,7 @@ from pyspark_theflash.errors import (
     CodecError,
     CorruptionError,
     EngineError,
+    OptionError,
     TheFlashError,
     rebuilt,
 )
@@ -30,6 +31,7 @@ from pyspark_theflash.store import board
 from pyspark_theflash.store.board import COMMAND_KIND, Board
 from pyspark_theflash.store.holder import Holder
 from pyspark_theflash.store.manifest import DATABASE, Manifest
+from pyspark_theflash.types import PhysicalTableID, RegionID
 
 _EXCERPT: Final = 500
 
@@ -46,6 +48,73 @@ class Verb(Enum):
     """Poll the source that often. Milliseconds."""
     STOP = "stop"
     """End the writer after what it is at. No argument."""
+    FLUSH = "flush"
+    """Divide what came lately among the regions of all tables. No argument."""
+    SPLIT = "split"
+    """Divide a region. `SplitOrder` as text."""
+    MERGE = "merge"
+    """Unite two regions. `MergeOrder` as text."""
+
+
+Argument: TypeAlias = int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class SplitOrder:
+    """Which region is to be divided, and where: a number, or a clustered key's bytes."""
+
+    physical_id: PhysicalTableID
+    region_id: RegionID
+    at: int | bytes
+
+    def to_text(self) -> str:
+        """As a command's argument."""
+        return json.dumps([self.physical_id, self.region_id, handle_text(self.at)])
+
+    @classmethod
+    def from_text(cls, argument: Argument) -> "SplitOrder":
+        """Inverse of `to_text`. Raises `CodecError`."""
+        with shaped("split order"):
+            physical_id, region_id, at = load(text(argument))
+            return cls(
+                PhysicalTableID(int64(physical_id)), RegionID(int64(region_id)), handle_of(text(at))
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class MergeOrder:
+    """Which neighbours are to be united."""
+
+    physical_id: PhysicalTableID
+    left_id: RegionID
+    right_id: RegionID
+
+    def to_text(self) -> str:
+        """As a command's argument."""
+        return json.dumps([self.physical_id, self.left_id, self.right_id])
+
+    @classmethod
+    def from_text(cls, argument: Argument) -> "MergeOrder":
+        """Inverse of `to_text`. Raises `CodecError`."""
+        with shaped("merge order"):
+            physical_id, left_id, right_id = map(int64, load(text(argument)))
+            return cls(PhysicalTableID(physical_id), RegionID(left_id), RegionID(right_id))
+
+
+def handle_text(handle: int | bytes) -> str:
+    """A handle for people: a number, or 0x and the bytes of a clustered key in hex."""
+    return f"0x{handle.hex()}" if isinstance(handle, bytes) else str(handle)
+
+
+def handle_of(shown: str) -> int | bytes:
+    """Inverse of `handle_text`. Raises `OptionError`."""
+    try:
+        if shown.startswith("0x"):
+            return bytes.fromhex(shown[2:])
+        return int64(int(shown))
+    except ValueError:
+        reason = "is neither a number of 64 bits nor 0x and the bytes of a key in hex"
+        raise OptionError("at", reason) from None
 
 
 class State(Enum):
@@ -66,7 +135,7 @@ class Command:
 
     id: str
     verb: Verb
-    argument: int | None
+    argument: Argument
     asker: Holder
     deadline_ms: int
     state: State = State.WAITING
@@ -85,7 +154,7 @@ class Command:
             return cls(
                 id,
                 Verb(verb),
-                None if argument is None else uint64(argument),
+                _argument(argument),
                 Holder.from_fields(asker),
                 int64(deadline_ms),
                 State(state),
@@ -112,6 +181,12 @@ class Command:
         return self.asker.is_gone(clock)
 
 
+def _argument(value: object) -> Argument:
+    if value is None or isinstance(value, str):
+        return value
+    return uint64(value)
+
+
 class Mailbox:
     """The commands on one store's board. The asker's half and the holder's."""
 
@@ -123,7 +198,7 @@ class Mailbox:
 
     # -- the asker
 
-    def ask(self, verb: Verb, argument: int | None, timeout_ms: int) -> Command:
+    def ask(self, verb: Verb, argument: Argument, timeout_ms: int) -> Command:
         """Leave a command; whoever holds the writer's lock will see it."""
         asker = Holder.here(self._clock)
         deadline_ms = self._clock.boottime_ms() + timeout_ms

@@ -28,6 +28,7 @@ from pyspark_theflash.errors import (
     LeaseExpiredError,
     NotCaughtUpError,
     OptionError,
+    RegionNotFoundError,
     SnapshotTooOldError,
     TableNotFoundError,
     TicketError,
@@ -511,3 +512,37 @@ def test_administration(way, shop):
     )
     api.remove_latch(pin.latch_id)
     assert api.latches().latches == ()
+
+
+def test_regions(way, shop):
+    api = way(shop.path)
+    rows = plainly(shop.path, 300)
+    (whole,) = api.regions("shop.items").regions
+    assert (whole.physical_id, whole.start, whole.end, whole.deltas) == (7, "", "", 2)
+    assert "compacted" in api.flush()
+    (whole,) = api.regions("shop.items").regions
+    assert whole.deltas == 0
+    plan = api.plan("shop.items", moment=Moment(300))
+    assert "compacted" in api.split_region(7, whole.region_id, "40")
+    assert "compacted 0" in api.split_region(7, whole.region_id, "40")
+    lower, upper = api.regions("shop.items").regions
+    assert (lower.end, upper.start) == ("40", "40")
+    assert rows_of(api.read(plan)) == rows_of(api.read(api.plan("shop.items"))) == rows
+    for call in (
+        lambda: api.split_region(7, whole.region_id, "41"),
+        lambda: api.split_region(9, 1, "41"),
+        lambda: api.merge_regions(7, whole.region_id, upper.region_id),
+        lambda: api.merge_regions(9, 1, 2),
+    ):
+        with pytest.raises(RegionNotFoundError):
+            call()
+    for at in ("40", "0x40", "x", "", "0xz", str(1 << 63)):
+        with pytest.raises(OptionError):
+            api.split_region(7, lower.region_id, at)
+    with pytest.raises(OptionError):
+        api.merge_regions(7, upper.region_id, lower.region_id)
+    assert "compacted" in api.merge_regions(7, lower.region_id, upper.region_id)
+    (whole,) = api.regions("shop.items").regions
+    assert rows_of(api.read(api.plan("shop.items"))) == rows
+    with pytest.raises(TableNotFoundError):
+        api.regions("shop.nothing")

@@ -10,7 +10,7 @@ Only the newest files of a range of handles are ever merged: layers when no delt
 stable file together with all its layers. So no file outside those merged points into them, and
 nothing that is kept must be touched.
 
-Neighbours that a safe point has left little of are united.
+Neighbours that a safe point has left little of are united, but not where an operator has divided.
 
 Everything goes piece by piece (`merge.py`): memory holds one file's worth of rows and one row group
 of each file that is read.
@@ -19,7 +19,6 @@ of each file that is read.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
-from itertools import pairwise
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -95,8 +94,8 @@ class Compaction:
         columns: Sequence[ScanColumn],
         limits: Limits,
         *,
-        safe_point: TimeStamp | None,
-        everything: bool,
+        safe_point: TimeStamp | None = None,
+        everything: bool = False,
         write: Write,
     ) -> None:
         self._folder, self._columns, self._limits = folder, columns, limits
@@ -118,9 +117,13 @@ class Compaction:
                 layout = change.apply(layout)
                 yield change, report
         for group in small_neighbours(layout, self._limits):
-            change, report = self._unite(layout, group)
+            change, report = self.unite(layout, group)
             layout = change.apply(layout)
             yield change, report
+
+    def flush(self, layout: Layout) -> tuple[LayoutChange, CompactionReport]:
+        """Divide the deltas, of which there are some, among the regions, which stay as they are."""
+        return self._run(layout, layout.deltas, self._tasks(layout, most=Depth.DELTAS))
 
     # -- what pays
 
@@ -157,7 +160,7 @@ class Compaction:
 
     # -- what to do
 
-    def _tasks(self, layout: Layout) -> list[Task]:
+    def _tasks(self, layout: Layout, most: Depth = Depth.ALL) -> list[Task]:
         """Every region's part in merging the deltas."""
         deltas = layout.deltas
         rows = sum(f.rows for f in layout.files)
@@ -167,7 +170,7 @@ class Compaction:
         tasks, rewritten = [], 0
         for region, own in layout.by_region():
             delta_rows = sample.rows_in(region) if needs_sample else rows
-            depth = self._depth(own, delta_rows)
+            depth = min(self._depth(own, delta_rows), most)
             own_rows = sum(f.rows for f in own)
             if rewritten and rewritten + own_rows > self._limits.commit_rows:
                 depth = Depth.DELTAS
@@ -202,12 +205,14 @@ class Compaction:
         limits = self._limits
         return max(-(-rows // limits.region_rows), -(-size // limits.region_bytes), 1)
 
-    def _unite(
-        self, layout: Layout, regions: Sequence[Region]
+    def unite(
+        self, layout: Layout, regions: Sequence[Region], *, by_hand: bool = False
     ) -> tuple[LayoutChange, CompactionReport]:
         """Neighbours become one region. Where only one has files, they stay as they are."""
         own = [(r, files) for r, files in layout.by_region() if r in regions]
-        both = Region(layout.physical_id, next_id(layout), regions[0].start, regions[-1].end)
+        first, last = regions[0], regions[-1]
+        new_id, made_of = next_id(layout), tuple(r.region_id for r in regions) if by_hand else ()
+        both = Region(layout.physical_id, new_id, first.start, last.end, first.is_fixed, made_of)
         files = [f for _, found in own for f in found]
         if sum(bool(found) for _, found in own) < 2:
             moved = [replace(f, region_id=both.region_id) for f in files]
@@ -280,7 +285,7 @@ def small_neighbours(layout: Layout, limits: Limits) -> list[Sequence[Region]]:
             2 * (rows + more_rows) <= limits.region_rows
             and 2 * (size + more_size) <= limits.region_bytes
         )
-        if groups and (is_small or not rows or not more_rows):
+        if groups and not region.is_fixed and (is_small or not rows or not more_rows):
             groups[-1].append(region)
             rows, size = rows + more_rows, size + more_size
         else:
@@ -321,11 +326,9 @@ class _Output:
         if not united and (self._task.depth is not Depth.ALL or len(self._files) < 2):
             files = [replace(f, region_id=region.region_id) for f in self._files]
             return LayoutChange(files, replaced)
-        bounds = [region.start, *self._ends[:-1], region.end]
-        regions = [
-            Region(region.physical_id, RegionID(next_id + n), start, end)
-            for n, (start, end) in enumerate(pairwise(bounds))
-        ]
+        regions = region.divided([end for end in self._ends[:-1] if end is not None], next_id)
+        if len(regions) == 1:
+            regions = [replace(regions[0], made_of=region.made_of)]
         # A safe point may leave nothing of regions that are united.
         files = [
             replace(f, region_id=r.region_id) for f, r in zip(self._files, regions, strict=False)

@@ -5,6 +5,8 @@
     plan         the regions of a physical table, each with the files that reach into it
     scan         `scan.py`
     compact      `compaction.py`
+    flush        leave no files across regions: `compaction.py`
+    split, merge divide a region, unite two: `divide.py`
     purge        forget all files and regions of physical tables
 
 A file that the manifest does not name does not exist: what a crash leaves behind is swept when the
@@ -14,6 +16,7 @@ generation that still names it.
 
 import contextlib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Final
@@ -24,6 +27,7 @@ from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine.api import (
     CompactionReport,
     FileStats,
+    Handle,
     Publication,
     RegionScan,
     RegionStats,
@@ -34,6 +38,7 @@ from pyspark_theflash.engine.api import (
 from pyspark_theflash.engine.magic.check import check_table
 from pyspark_theflash.engine.magic.compaction import Compaction, Limits
 from pyspark_theflash.engine.magic.delta import delta_table
+from pyspark_theflash.engine.magic.divide import divide, to_divide, to_unite
 from pyspark_theflash.engine.magic.file import (
     FILE_KIND,
     DataFile,
@@ -54,7 +59,7 @@ from pyspark_theflash.store.folder import DATA_FOLDER, open_manifest
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import Change, Guard, View, file_errors
 from pyspark_theflash.store.writer_lock import WriterLock
-from pyspark_theflash.types import ColumnID, Generation, PhysicalTableID, TimeStamp
+from pyspark_theflash.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
 
 ORDINAL_BITS: Final = 24
 """A file's number is (generation << 24 | ordinal), so numbers grow and none is used twice."""
@@ -212,7 +217,71 @@ class MagicEngine(MagicReader):
             self._remove_retired()
             return generation
 
+    def flush(
+        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
+    ) -> CompactionReport:
+        layout = self._layouts[physical_id]
+        if not layout.deltas:
+            return CompactionReport()
+        with self._writing():
+            change, report = self._compaction(physical_id, columns).flush(layout)
+            self._replace(physical_id, change, "flush")
+        return report
+
+    def split(
+        self,
+        physical_id: PhysicalTableID,
+        region_id: RegionID,
+        at: Handle,
+        columns: Sequence[ScanColumn],
+    ) -> CompactionReport:
+        if to_divide(self._layouts[physical_id], region_id, at) is None:
+            return CompactionReport()
+        done = self.flush(physical_id, columns)
+        layout = self._layouts[physical_id]
+        region = to_divide(layout, region_id, at)
+        if region is None:
+            return done
+        with self._writing():
+            writer = partial(self._write, physical_id)
+            change, report = divide(self._data, layout, region, at, columns, writer)
+            self._replace(physical_id, change, "split")
+        return done.plus(report)
+
+    def merge(
+        self,
+        physical_id: PhysicalTableID,
+        left_id: RegionID,
+        right_id: RegionID,
+        columns: Sequence[ScanColumn],
+    ) -> CompactionReport:
+        if to_unite(self._layouts[physical_id], left_id, right_id, self._limits) is None:
+            return CompactionReport()
+        done = self.flush(physical_id, columns)
+        layout = self._layouts[physical_id]
+        # What lay across regions counts, too, now.
+        regions = to_unite(layout, left_id, right_id, self._limits)
+        if regions is None:
+            return done
+        with self._writing():
+            compaction = self._compaction(physical_id, columns)
+            change, report = compaction.unite(layout, regions, by_hand=True)
+            self._replace(physical_id, change, "merge")
+        return done.plus(report)
+
     # -- writing
+
+    def _compaction(
+        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
+    ) -> Compaction:
+        writer = partial(self._write, physical_id)
+        return Compaction(self._data, columns, self._limits, write=writer)
+
+    def _replace(self, physical_id: PhysicalTableID, change: LayoutChange, step: str) -> None:
+        fail_point(f"magic.before_{step}_commit")
+        self._commit({physical_id: change})
+        fail_point(f"magic.after_{step}_commit")
+        self._remove_retired()
 
     def _place(self, versions: VersionBatch, changes: dict[PhysicalTableID, LayoutChange]) -> None:
         """Write versions, beside `changes` of the same commit, and add them to these."""

@@ -14,7 +14,6 @@ Only the newest files of a region may be merged, so this way is open only while 
 
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import pairwise
 from typing import Final
 
 import pyarrow as pa
@@ -61,10 +60,7 @@ def _into_region(
         bounds = [*([tail.column(HANDLE)[0].as_py()] if own else []), *_cuts(tail, limits)]
     regions, moved = [region], list(own)
     if bounds:
-        regions = [
-            Region(region.physical_id, RegionID(new_id + n), start, end)
-            for n, (start, end) in enumerate(pairwise([region.start, *bounds, region.end]))
-        ]
+        regions = region.divided(bounds, new_id)
         moved = [replace(info, region_id=regions[0].region_id) for info in own]
     files: list[DataFile] = []
     for one in regions:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from pyspark_theflash.codec.document import int64, load, shaped
+from pyspark_theflash.codec.document import boolean, int64, load, shaped
 from pyspark_theflash.engine.api import Handle
 from pyspark_theflash.store.manifest import Record
 from pyspark_theflash.types import PhysicalTableID, RegionID
@@ -24,12 +24,18 @@ NO_REGION: Final = RegionID(0)
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The handles of a physical table from `start` to before `end`; None is no bound."""
+    """The handles of a physical table from `start` to before `end`; None is no bound.
+
+    `is_fixed`: an operator has divided here, so compaction does not unite it with the one before.
+    `made_of`: the regions in whose place an operator has put it; shows that this was done.
+    """
 
     physical_id: PhysicalTableID
     region_id: RegionID
     start: Handle | None
     end: Handle | None
+    is_fixed: bool = False
+    made_of: tuple[RegionID, ...] = ()
 
     def reaches(self, low: Handle | None, high: Handle | None) -> bool:
         """Whether a file whose handles go from `low` to `high` may have rows here."""
@@ -51,19 +57,30 @@ class Region:
 
     def to_json(self) -> str:
         bounds = [handle_to_json(self.start), handle_to_json(self.end)]
-        return json.dumps([self.physical_id, self.region_id, *bounds])
+        by_hand = [[self.is_fixed, *self.made_of]] if self.is_fixed or self.made_of else []
+        return json.dumps([self.physical_id, self.region_id, *bounds, *by_hand])
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Region":
         """Inverse of `to_json`. Raises `CodecError`."""
         with shaped(f"{REGION_KIND} record"):
-            physical_id, region_id, start, end = load(text)
+            physical_id, region_id, start, end, *by_hand = load(text)
+            is_fixed, *made_of = by_hand[0] if by_hand else (False,)
             return cls(
                 PhysicalTableID(int64(physical_id)),
                 RegionID(int64(region_id)),
                 handle_from_json(start),
                 handle_from_json(end),
+                boolean(is_fixed),
+                tuple(RegionID(int64(each)) for each in made_of),
             )
+
+    def divided(self, bounds: Sequence[Handle], first_id: int) -> list["Region"]:
+        """The regions in its place, cut at growing `bounds`; numbered from `first_id` on."""
+        return [
+            Region(self.physical_id, RegionID(first_id + n), start, end, self.is_fixed and not n)
+            for n, (start, end) in enumerate(pairwise([self.start, *bounds, self.end]))
+        ]
 
     @property
     def key(self) -> str:

@@ -454,9 +454,65 @@ class Written(_message.Message):
     resolved_ts: int
     def __init__(self, generation: _Optional[int] = ..., rows: _Optional[int] = ..., transactions: _Optional[int] = ..., known: _Optional[int] = ..., resolved_ts: _Optional[int] = ...) -> None: ...
 
+class RegionsRequest(_message.Message):
+    __slots__ = ("table",)
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    table: str
+    def __init__(self, table: _Optional[str] = ...) -> None: ...
+
+class Regions(_message.Message):
+    __slots__ = ("regions",)
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    regions: _containers.RepeatedCompositeFieldContainer[Region]
+    def __init__(self, regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ...) -> None: ...
+
+class Region(_message.Message):
+    __slots__ = ("physical_id", "region_id", "start", "end", "files", "versions", "size_bytes", "deltas")
+    PHYSICAL_ID_FIELD_NUMBER: _ClassVar[int]
+    REGION_ID_FIELD_NUMBER: _ClassVar[int]
+    START_FIELD_NUMBER: _ClassVar[int]
+    END_FIELD_NUMBER: _ClassVar[int]
+    FILES_FIELD_NUMBER: _ClassVar[int]
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DELTAS_FIELD_NUMBER: _ClassVar[int]
+    physical_id: int
+    region_id: int
+    start: str
+    end: str
+    files: int
+    versions: int
+    size_bytes: int
+    deltas: int
+    def __init__(self, physical_id: _Optional[int] = ..., region_id: _Optional[int] = ..., start: _Optional[str] = ..., end: _Optional[str] = ..., files: _Optional[int] = ..., versions: _Optional[int] = ..., size_bytes: _Optional[int] = ..., deltas: _Optional[int] = ...) -> None: ...
+
 class CompactRequest(_message.Message):
     __slots__ = ()
     def __init__(self) -> None: ...
+
+class FlushRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class SplitRequest(_message.Message):
+    __slots__ = ("physical_id", "region_id", "at")
+    PHYSICAL_ID_FIELD_NUMBER: _ClassVar[int]
+    REGION_ID_FIELD_NUMBER: _ClassVar[int]
+    AT_FIELD_NUMBER: _ClassVar[int]
+    physical_id: int
+    region_id: int
+    at: str
+    def __init__(self, physical_id: _Optional[int] = ..., region_id: _Optional[int] = ..., at: _Optional[str] = ...) -> None: ...
+
+class MergeRequest(_message.Message):
+    __slots__ = ("physical_id", "left_id", "right_id")
+    PHYSICAL_ID_FIELD_NUMBER: _ClassVar[int]
+    LEFT_ID_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_ID_FIELD_NUMBER: _ClassVar[int]
+    physical_id: int
+    left_id: int
+    right_id: int
+    def __init__(self, physical_id: _Optional[int] = ..., left_id: _Optional[int] = ..., right_id: _Optional[int] = ...) -> None: ...
 
 class CollectRequest(_message.Message):
     __slots__ = ("safe_point",)

@@ -1,0 +1,19 @@
+"""Divide what was written lately among the regions of a store's tables.
+
+A writer that runs is asked to do it.
+"""
+
+import argparse
+
+from pyspark_theflash.cli.command import LONG_MS, add_command, run_command
+from pyspark_theflash.store.command import Verb
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The command line of `flush`."""
+    add_command(parser, LONG_MS)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Do it, or have it done."""
+    return run_command(arguments, Verb.FLUSH)
