@@ -528,14 +528,14 @@ def test_regions(way, shop):
     lower, upper = api.regions("shop.items").regions
     assert (lower.end, upper.start) == ("40", "40")
     assert rows_of(api.read(plan)) == rows_of(api.read(api.plan("shop.items"))) == rows
-    for call in (
+    for refused in (
         lambda: api.split_region(7, whole.region_id, "41"),
         lambda: api.split_region(9, 1, "41"),
         lambda: api.merge_regions(7, whole.region_id, upper.region_id),
         lambda: api.merge_regions(9, 1, 2),
     ):
         with pytest.raises(RegionNotFoundError):
-            call()
+            refused()
     for at in ("40", "0x40", "x", "", "0xz", str(1 << 63)):
         with pytest.raises(OptionError):
             api.split_region(7, lower.region_id, at)
