@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 
 from pyspark_theflash.codec.field_type import Flag, MySQLType
 from pyspark_theflash.planner.condition import Condition
-from pyspark_theflash.planner.handles import HandleRanges
+from pyspark_theflash.planner.handles import HandleRanges, node_of
+from pyspark_theflash.query import term
+from pyspark_theflash.query.term import Kind, Term
 from tests.support.stores import column, id_column, table_info
 
 NAME = column("name", MySQLType.VARCHAR, collate="utf8mb4_bin")
@@ -103,3 +105,58 @@ def test_signed_keys_are_as_the_condition_says(text: str, values: list[int]) -> 
 @given(conditions(UNSIGNED_NUMBERS), st.lists(UNSIGNED_NUMBERS))
 def test_unsigned_keys_are_as_the_condition_says(text: str, values: list[int]) -> None:
     check(text, values, UNSIGNED)
+
+
+def column_(name: str) -> Term:
+    return term.Column(name)
+
+
+def number(value: Any, kind: Kind = Kind.INT) -> Term:
+    return term.Literal(kind, value)
+
+
+def told(name: str, *arguments: Term) -> Term:
+    return term.Call(name, arguments)
+
+
+ID = column_("ID")
+
+
+@pytest.mark.parametrize(
+    ("filter", "inside", "outside"),
+    [
+        (told("=", ID, number(5)), [(5, 6)], [(6, 7), (None, 5)]),
+        (told("<=>", number(5), ID), [(5, 6)], [(6, 7), (None, 5)]),
+        (told("in", ID, number(1), number(100)), [(0, 2)], [(2, 100)]),
+        (
+            told(
+                "and",
+                told(">", ID, number(3)),
+                told("is null", column_("name")),
+                told("<", ID, number(9)),
+            ),
+            [(4, 5)],
+            [(9, None), (None, 4)],
+        ),
+        (told("or", *(told("=", ID, number(n)) for n in (1, 5, 9))), [(5, 6)], [(2, 5), (6, 9)]),
+        (told("not", told("=", ID, number(1))), [(1, 2)], []),
+        (told("=", ID, number(None, Kind.NULL)), [(1, 2)], []),
+        (told("in", ID, number(1), number(None, Kind.NULL)), [(5, 6)], []),
+        (told("=", ID, number(1.0, Kind.DOUBLE)), [(5, 6)], []),
+        (told("=", ID, number(True, Kind.BOOL)), [(5, 6)], []),
+        (told("is not null", ID), [(5, 6)], []),
+        (told(">", ID, number(2**70)), [], [(None, None)]),
+    ],
+)
+def test_filters(filter: Term, inside: list[Any], outside: list[Any]) -> None:
+    ranges = HandleRanges([node_of(filter)], SIGNED)
+    assert all(ranges.reach(*bounds) for bounds in inside)
+    assert not any(ranges.reach(*bounds) for bounds in outside)
+
+
+def test_several_conditions_hold_at_once() -> None:
+    where = Condition.parse("id > 5", SIGNED).expression.tree
+    ranges = HandleRanges([where, node_of(told("<", ID, number(9)))], SIGNED)
+    assert ranges.reach(6, 7)
+    assert not ranges.reach(9, None)
+    assert not ranges.reach(None, 6)
