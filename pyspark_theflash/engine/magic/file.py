@@ -22,7 +22,7 @@ for its dictionary, and a header that lies of its page comes to too few rows, wh
 
 import json
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -293,7 +293,7 @@ def _group_rows(rows: int, size_bytes: int) -> int:
 
 @contextmanager
 def open_file(
-    folder: Path, info: DataFile, *, as_dictionaries: Sequence[str] = ()
+    folder: Path, info: DataFile, *, as_dictionaries: Collection[str] = ()
 ) -> Iterator[pq.ParquetFile]:
     """An open file whose footer is the one that was written; pages are checked when they are read.
 
@@ -335,7 +335,7 @@ def repeating_columns(folder: Path, info: DataFile, names: Sequence[str]) -> Seq
         return _dictionaries(file, names)
 
 
-def _dictionaries(file: pq.ParquetFile, names: Sequence[str]) -> list[str]:
+def _dictionaries(file: pq.ParquetFile, names: Collection[str]) -> list[str]:
     """Those of `names` whose values are strings, written as dictionaries in every row group."""
     if not names:
         return []

@@ -71,7 +71,9 @@ class RegionReader:
         self._dictionaries, self._as_stored, self._condition = dictionaries, as_stored, condition
         self._hidden: dict[int, list[npt.NDArray[np.uint32]]] = {}
         self._wanted = [*[HANDLE] * with_handle, *stored_names(columns)]
-        self._asked = [] if condition is None else stored_names(condition.columns)
+        asked = [] if condition is None else condition.columns
+        self._asked = stored_names(asked)
+        self._strings = {column_name(c.id) for c in [*columns, *asked] if _is_text(c.type)}
 
     def rows(self, files: Sequence[DataFile]) -> Iterator[pa.RecordBatch]:
         """The rows of these files, all that reach into the region, visible at the snapshot."""
@@ -88,8 +90,7 @@ class RegionReader:
             yield batch_of([], [], info.rows if hidden is None else int((~hidden).sum()))
             return
         # Few rows are not worth a second look at the footer.
-        names = [*dict.fromkeys([*self._wanted, *self._asked])]
-        as_dictionaries = names if info.rows >= BATCH_ROWS else ()
+        as_dictionaries = self._strings if info.rows >= BATCH_ROWS else ()
         with open_file(self._folder, info, as_dictionaries=as_dictionaries) as file:
             start = 0
             for group in range(file.num_row_groups):
@@ -237,6 +238,10 @@ class RegionReader:
             is_dictionary = not as_stored and column.id in self._dictionaries
             ready[column.id] = values.dictionary_encode() if is_dictionary else values
         return [ready[column.id] for column in columns]
+
+
+def _is_text(tp: pa.DataType) -> bool:
+    return bool(pa.types.is_string(tp) or pa.types.is_binary(tp))
 
 
 def _unless_all(mask: Mask | None) -> Mask | None:
