@@ -15,9 +15,8 @@ T = table_info(1, "d.t", [id_column(), column("name", MySQLType.VARCHAR, comment
 EMPTY = table_info(2, "d.empty", [id_column()])
 
 
-@pytest.fixture
-def builder(tmp_path):
-    return StoreBuilder(tmp_path / "store", T, EMPTY, every_type.TABLE).publish(
+def made(path):
+    return StoreBuilder(path, T, EMPTY, every_type.TABLE).publish(
         200,
         {
             T: [(1, 150, (1, "one")), (2, 160, (2, "two")), (1, 170, None)],
@@ -26,12 +25,24 @@ def builder(tmp_path):
     )
 
 
-@pytest.fixture
-def load(source, builder):
-    """Load a table of the small store."""
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """The path of a store that no test changes."""
+    return made(tmp_path_factory.mktemp("source") / "store").path
 
-    def load(table="d.t", schema=None, **options):
-        reader = source.reader(builder.path, **options)
+
+@pytest.fixture
+def builder(tmp_path):
+    """A store of the test's own."""
+    return made(tmp_path / "store")
+
+
+@pytest.fixture
+def load(source, small):
+    """Load a table of a small store."""
+
+    def load(table="d.t", schema=None, store=small, **options):
+        reader = source.reader(store, **options)
         return (reader.schema(schema) if schema else reader).load(table)
 
     return load
@@ -78,16 +89,16 @@ def test_schema(load):
 
 
 def test_load_fixes_the_timestamp_of_every_action(load, builder):
-    frame = load()
+    frame = load(store=builder.path)
     builder.publish(300, {T: [(3, 250, (3, "three"))]})
     assert frame.count() == 1
     assert frame.toArrow().to_pylist() == [{"id": 2, "name": "two"}]
-    assert frame.union(load()).count() == 3
+    assert frame.union(load(store=builder.path)).count() == 3
 
 
 def test_a_frame_outlives_its_read_latch(load, builder):
     """Spark keeps the plan of the first action."""
-    frame = load()
+    frame = load(store=builder.path)
     assert frame.count() == 1
     builder.end_leases()
     builder.publish(300, {T: [(2, 250, (2, "changed")), (3, 250, (3, "three"))]})
@@ -105,10 +116,10 @@ def test_columns(load):
     assert load(schema="name string").toArrow().to_pylist() == [{"name": "two"}]
 
 
-def test_view(spark, source, builder):
+def test_view(spark, source, small):
     spark.sql(
         f"CREATE OR REPLACE TEMPORARY VIEW t_at_160 USING {source.name} "
-        f"OPTIONS ({source.sql_options(builder.path)}, table 'd.t', snapshot_ts 160)"
+        f"OPTIONS ({source.sql_options(small)}, table 'd.t', snapshot_ts 160)"
     )
     assert spark.sql("SELECT count(*), max(name) FROM t_at_160").head() == (2, "two")
 
@@ -124,9 +135,8 @@ def test_view(spark, source, builder):
     ],
 )
 def test_errors_keep_their_name_and_text(load, options, text):
-    table = options.pop("table", "d.t")
     with pytest.raises(AnalysisException) as caught:
-        load(table, **options)
+        load(**options)
     assert text in str(caught.value)
 
 
@@ -143,7 +153,7 @@ def test_schema_that_the_table_does_not_have(load):
 
 
 def test_error_in_a_task_keeps_its_name_and_text(load, builder):
-    frame = load()
+    frame = load(store=builder.path)
     shutil.rmtree(builder.path / "data")
     with pytest.raises(TASK_ERRORS, match=r"CorruptionError: .*parquet: "):
         frame.toArrow()
@@ -161,12 +171,12 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("write", REFUSALS.values(), ids=REFUSALS)
-def test_writing_is_refused(spark, source, load, builder, write):
+def test_writing_is_refused(spark, source, load, small, write):
     frame = load()
-    place = source.place(str(builder.path))
+    place = source.place(str(small))
     spark.sql(
         f"CREATE OR REPLACE TEMPORARY VIEW t_view USING {source.name} "
-        f"OPTIONS ({source.sql_options(builder.path)}, table 'd.t')"
+        f"OPTIONS ({source.sql_options(small)}, table 'd.t')"
     )
     with pytest.raises(AnalysisException, match=r"UnsupportedError: .*writing with Spark"):
         write(frame, frame.write.format(source.name).options(**place), source.name)

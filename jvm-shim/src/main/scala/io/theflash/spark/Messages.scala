@@ -42,7 +42,7 @@ private[spark] final case class Reading(request: ObjectNode, table: String, colu
   val schema: StructType = StructType(columns.map(_.field))
 }
 
-private[spark] final case class TableColumn(field: StructField, tidbType: String)
+private[spark] final case class TableColumn(field: StructField, isInHandle: Boolean)
 
 private[spark] object Reading {
 
@@ -67,7 +67,7 @@ private[spark] object Reading {
         told.path("nullable").asBoolean(false),
         metadata.build()
       ),
-      tidbType
+      told.path("inHandle").asBoolean(false)
     )
   }
 }

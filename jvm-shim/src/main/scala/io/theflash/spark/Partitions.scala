@@ -1,6 +1,7 @@
 package io.theflash.spark
 
 import org.apache.arrow.vector.VectorSchemaRoot
+import org.apache.arrow.vector.dictionary.DictionaryProvider
 import org.apache.spark.sql.connector.metric.{CustomMetric, CustomSumMetric, CustomTaskMetric}
 import org.apache.spark.sql.connector.read.{InputPartition, PartitionReader, PartitionReaderFactory}
 import org.apache.spark.sql.types.StructType
@@ -23,17 +24,17 @@ private[spark] final case class SplitPartition(
     s"region ${split.map(_.regionId).getOrElse("-")} at $snapshotTs"
 }
 
-/** @param groups how many columns aggregates are grouped by, if they are aggregates */
-private[spark] final case class ReaderFactory(schema: StructType, groups: Option[Int])
+/** @param functions of aggregates, which the last columns are the parts of */
+private[spark] final case class ReaderFactory(schema: StructType, functions: Option[Seq[String]])
     extends PartitionReaderFactory {
 
   override def supportColumnarReads(partition: InputPartition): Boolean = true
 
   override def createColumnarReader(partition: InputPartition): PartitionReader[ColumnarBatch] = {
     val found = partition.asInstanceOf[SplitPartition]
-    groups match {
+    functions match {
       case None        => new RowsReader(found, schema)
-      case Some(count) => new AggregatesReader(found, schema, count)
+      case Some(names) => new AggregatesReader(found, schema, names)
     }
   }
 
@@ -50,7 +51,7 @@ private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
 
   override def next(): Boolean = nextBatch() match {
     case Some(root) =>
-      rowCount += root.getRowCount.toLong
+      count(root.getRowCount)
       batch = new ColumnarBatch(columns(root), root.getRowCount)
       true
     case None => false
@@ -66,6 +67,10 @@ private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
       TaskMetric(BytesMetric.Name, if (rows == null) 0L else rows.sizeBytes)
     )
 
+  protected def count(rows: Int): Unit = rowCount += rows.toLong
+
+  protected def dictionaries: DictionaryProvider = rows.dictionaries
+
   protected def nextBatch(): Option[VectorSchemaRoot] =
     if (rows != null) rows.next()
     else
@@ -78,7 +83,7 @@ private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
         first
       }
 
-  protected def columns(root: VectorSchemaRoot): Array[ColumnVector] = {
+  private def columns(root: VectorSchemaRoot): Array[ColumnVector] = {
     val vectors = Rows.vectors(root)
     if (vectors.length != schema.length)
       throw Errors.protocol(
@@ -88,7 +93,7 @@ private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
     vectors
       .zip(schema)
       .map { case (vector, field) =>
-        Vectors.column(vector, field.dataType, field.nullable, field.name, rows.dictionaries)
+        Vectors.column(vector, field.dataType, field.nullable, field.name, dictionaries)
       }
       .toArray
   }

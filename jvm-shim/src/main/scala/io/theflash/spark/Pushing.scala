@@ -1,3 +1,237 @@
 package io.theflash.spark
-private[spark] final class PushingScanBuilder(settings: Settings, reading: Reading, columns: Seq[TableColumn]) extends TheFlashScanBuilder(settings, reading, columns)
-private[spark] final class AggregatesReader(partition: SplitPartition, schema: org.apache.spark.sql.types.StructType, groups: Int) extends RowsReader(partition, schema) { override def toString = groups.toString }
+
+import scala.collection.mutable
+
+import com.fasterxml.jackson.databind.JsonNode
+import org.apache.arrow.vector.types.pojo.{ArrowType, Field}
+import org.apache.spark.sql.connector.expressions.aggregate._
+import org.apache.spark.sql.connector.expressions.filter.Predicate
+import org.apache.spark.sql.connector.expressions.{
+  Expression,
+  NamedReference,
+  NullOrdering,
+  SortDirection,
+  SortOrder
+}
+import org.apache.spark.sql.connector.read._
+import org.apache.spark.sql.types._
+
+/** What may be done beside the data, is: filters, parts of aggregates, the first rows.
+  *
+  * The store has the last word on each: PlanScan refuses what it cannot answer as Spark would, and
+  * then Spark does it.
+  */
+private[spark] final class PushingScanBuilder(
+    settings: Settings,
+    reading: Reading,
+    columns: Seq[TableColumn]
+) extends TheFlashScanBuilder(settings, reading, columns)
+    with SupportsPushDownV2Filters
+    with SupportsPushDownAggregates
+    with SupportsPushDownLimit
+    with SupportsPushDownTopN {
+  private val fields = columns.map(column => column.field.name -> column.field).toMap
+  private val expressions = new Expressions(fields)
+  private val shown = mutable.ArrayBuffer.empty[String]
+  private var pushed = Array.empty[Predicate]
+  private var filter = Seq.empty[(String, JsonNode)]
+  private var aggregation: Option[PushedAggregation] = None
+  private var first = Seq.empty[(String, JsonNode)]
+  private var averagesLongs = false
+
+  override def pushPredicates(predicates: Array[Predicate]): Array[Predicate] = {
+    val told = predicates.toSeq.flatMap(each => expressions.condition(each).map(each -> _))
+    val accepted =
+      if (told.isEmpty || accepts(filtered(told.map(_._2)))) told
+      else told.filter { case (_, condition) => accepts(filtered(Seq(condition))) }
+    pushed = accepted.map(_._1).toArray
+    filter = filtered(accepted.map(_._2))
+    if (pushed.nonEmpty) shown += pushed.mkString("PushedFilters: [", ", ", "]")
+    predicates.filterNot(pushed.contains)
+  }
+
+  override def pushedPredicates(): Array[Predicate] = pushed
+
+  /** Never: each region adds its part. Spark asks this before it makes SUM and COUNT of an AVG,
+    * which for longs is not what Spark sums itself (doubles, which do not overflow).
+    */
+  override def supportCompletePushDown(aggregation: Aggregation): Boolean = {
+    averagesLongs = aggregation.aggregateExpressions().exists {
+      case average: Avg => !expressions.value(average.column()).exists(_.dataType != LongType)
+      case _            => false
+    }
+    false
+  }
+
+  override def pushAggregation(wanted: Aggregation): Boolean = {
+    val told = if (averagesLongs) None else PushedAggregation.of(wanted, reading, fields, expressions)
+    val accepted = told.filter(each => accepts(filter ++ each.fields, each.fits))
+    aggregation = accepted
+    accepted.foreach { each =>
+      shown += wanted.aggregateExpressions().mkString("PushedAggregates: [", ", ", "]")
+      if (each.groups > 0)
+        shown += wanted.groupByExpressions().mkString("PushedGroupBy: [", ", ", "]")
+    }
+    accepted.isDefined
+  }
+
+  override def pushLimit(limit: Int): Boolean = {
+    val told = Seq("limit" -> Messages.number(limit.toLong))
+    val isAccepted = limit > 0 && accepts(filter ++ told)
+    if (isAccepted) {
+      first = told
+      shown += s"PushedLimit: $limit"
+    }
+    isAccepted
+  }
+
+  override def pushTopN(orders: Array[SortOrder], limit: Int): Boolean = {
+    val keys = Expressions.all(orders.toSeq.map(sortKey))
+    val told = keys.map { each =>
+      Seq("limit" -> Messages.number(limit.toLong), "order" -> Messages.list(each))
+    }
+    val accepted = told.filter(each => limit > 0 && accepts(filter ++ each))
+    accepted.foreach { each =>
+      first = each
+      shown += s"PushedTopN: ${orders.mkString("[", ", ", "]")} LIMIT $limit"
+    }
+    accepted.isDefined
+  }
+
+  /** Each region hands out its first rows; which are the first of all is Spark's to say. */
+  override def isPartiallyPushed(): Boolean = true
+
+  override protected def spec: ScanSpec = aggregation match {
+    case Some(found) =>
+      ScanSpec(found.schema, filter ++ found.fields, Some(found.functions), shown.toSeq)
+    case None =>
+      val asked = ScanSpec.columns(required) ++ filter ++ first
+      ScanSpec(required, asked, None, shown.toSeq)
+  }
+
+  private def filtered(conditions: Seq[JsonNode]): Seq[(String, JsonNode)] = conditions match {
+    case Seq()    => Nil
+    case Seq(one) => Seq("filter" -> one)
+    case several  => Seq("filter" -> Expressions.call("and", several))
+  }
+
+  /** Whether the store takes this, and its answer has the form that is wanted. */
+  private def accepts(fields: Seq[(String, JsonNode)], fits: Plan => Boolean = _ => true): Boolean =
+    Errors.planning {
+      try fits(planner.plan(fields))
+      catch { case error: TheFlashException if error.kind == Errors.Unsupported => false }
+    }
+
+  private def sortKey(order: SortOrder): Option[JsonNode] = order.expression() match {
+    case column: NamedReference if column.fieldNames().length == 1 =>
+      fields.get(column.fieldNames()(0)).map { field =>
+        Messages.message(
+          "column" -> Messages.text(field.name),
+          "descending" -> Messages.flag(order.direction() == SortDirection.DESCENDING),
+          "nullsFirst" -> Messages.flag(order.nullOrdering() == NullOrdering.NULLS_FIRST)
+        )
+      }
+    case _ => None
+  }
+}
+
+/** What each region adds to some aggregates.
+  *
+  * @param schema the groups, then the parts, in the types that Spark puts them together in
+  */
+private[spark] final case class PushedAggregation(
+    fields: Seq[(String, JsonNode)],
+    schema: StructType,
+    functions: Seq[String]
+) {
+  val groups: Int = schema.length - functions.length
+
+  /** Whether what the store would send can be read as `schema`. */
+  def fits(plan: Plan): Boolean =
+    plan.fields.length == schema.length && plan.fields.drop(groups).zip(schema.drop(groups)).forall {
+      case (field, part) => PushedAggregation.isReadable(field, part.dataType)
+    }
+}
+
+private[spark] object PushedAggregation {
+  val Count = "count"
+  val Sum = "sum"
+
+  def of(
+      wanted: Aggregation,
+      reading: Reading,
+      fields: Map[String, StructField],
+      expressions: Expressions
+  ): Option[PushedAggregation] =
+    for {
+      groups <- Expressions.all(wanted.groupByExpressions().toSeq.map(column(_, fields)))
+      if !isOneRowEach(groups, reading)
+      parts <- Expressions.all(wanted.aggregateExpressions().toSeq.map(part(_, fields, expressions)))
+    } yield {
+      val aggregates = parts.map { case (function, argument, _) =>
+        Messages.message(
+          (Seq("function" -> Messages.text(function)) ++ argument.map("argument" -> _)): _*
+        )
+      }
+      val told = Messages.message(
+        "groups" -> Messages.list(groups.map(group => Messages.text(group.name))),
+        "aggregates" -> Messages.list(aggregates)
+      )
+      val schema = groups ++ parts.zipWithIndex.map { case ((_, _, dataType), n) =>
+        StructField(s"a$n", dataType)
+      }
+      PushedAggregation(Seq("aggregation" -> told), StructType(schema), parts.map(_._1))
+    }
+
+  private def isReadable(field: Field, wanted: DataType): Boolean = (field.getType, wanted) match {
+    case (decimal: ArrowType.Decimal, to: DecimalType) => decimal.getScale <= to.scale
+    case _                                             => true
+  }
+
+  /** To group by what tells all rows apart is work for nothing. */
+  private def isOneRowEach(groups: Seq[StructField], reading: Reading): Boolean = {
+    val handle = reading.columns.filter(_.isInHandle).map(_.field.name)
+    handle.nonEmpty && handle.forall(groups.map(_.name).contains)
+  }
+
+  private def column(expression: Expression, fields: Map[String, StructField]): Option[StructField] =
+    expression match {
+      case reference: NamedReference if reference.fieldNames().length == 1 =>
+        fields.get(reference.fieldNames()(0))
+      case _ => None
+    }
+
+  /** Function, argument, and the type of what is added. */
+  private def part(
+      function: AggregateFunc,
+      fields: Map[String, StructField],
+      expressions: Expressions
+  ): Option[(String, Option[JsonNode], DataType)] = {
+    def named(name: String, argument: Expression, dataType: DataType => Option[DataType]) =
+      for {
+        _ <- column(argument, fields)
+        value <- expressions.value(argument)
+        found <- dataType(value.dataType)
+      } yield (name, Option(value.told), found)
+    function match {
+      case _: CountStar                       => Some((Count, None, LongType))
+      case count: Count if !count.isDistinct  => named(Count, count.column(), _ => Some(LongType))
+      case sum: Sum if !sum.isDistinct        =>
+        for {
+          value <- expressions.value(sum.column())
+          dataType <- summed(value.dataType)
+        } yield (Sum, Option(value.told), dataType)
+      case min: Min => named("min", min.column(), Some(_))
+      case max: Max => named("max", max.column(), Some(_))
+      case _        => None
+    }
+  }
+
+  /** In which type Spark takes the parts of a sum: that of the summands where they are decimals. */
+  private def summed(dataType: DataType): Option[DataType] = dataType match {
+    case whole if Expressions.isWhole(whole) => Some(LongType)
+    case decimal: DecimalType   => Some(decimal)
+    case FloatType | DoubleType => Some(DoubleType)
+    case _                      => None
+  }
+}

@@ -72,7 +72,7 @@ private[spark] final class Planner(val settings: Settings, val reading: Reading)
 private[spark] final case class ScanSpec(
     schema: StructType,
     fields: Seq[(String, JsonNode)],
-    groups: Option[Int],
+    functions: Option[Seq[String]],
     shown: Seq[String]
 )
 
@@ -111,12 +111,13 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
     }
     val partitions = plan.splits.map(split => partition(Some(split), regions(split.physicalId)))
     // An aggregate over nothing is a row all the same.
-    if (partitions.isEmpty && spec.groups.contains(0)) Array(partition(None, Set.empty))
+    val isOne = spec.functions.exists(_.length == spec.schema.length)
+    if (partitions.isEmpty && isOne) Array(partition(None, Set.empty))
     else partitions.toArray
   }
 
   override def createReaderFactory(): PartitionReaderFactory =
-    ReaderFactory(spec.schema, spec.groups)
+    ReaderFactory(spec.schema, spec.functions)
 
   override def estimateStatistics(): Statistics = {
     val (versions, bytes) = (plan.splits.map(_.versions).sum, plan.splits.map(_.sizeBytes).sum)

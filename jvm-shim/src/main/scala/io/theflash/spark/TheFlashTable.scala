@@ -15,7 +15,7 @@ import org.apache.spark.sql.util.CaseInsensitiveStringMap
   *
   * @param userSchema the schema that Spark counts on, which may be a user's `.schema(...)`
   */
-private[spark] final class TheFlashTable(
+private[spark] class TheFlashTable(
     settings: Settings,
     ask: () => Reading,
     userSchema: Option[StructType]

@@ -1,0 +1,179 @@
+package io.theflash.spark
+
+import java.math.{BigDecimal => JavaDecimal, BigInteger}
+
+import scala.collection.mutable
+
+import org.apache.arrow.vector.{Decimal256Vector, DecimalVector, FieldVector, VectorSchemaRoot}
+import org.apache.spark.sql.types.{DataType, Decimal, DecimalType, LongType, StructType}
+import org.apache.spark.sql.vectorized.{ColumnVector, ColumnarArray, ColumnarBatch, ColumnarMap}
+import org.apache.spark.unsafe.types.UTF8String
+
+/** What a region adds to aggregates, in rows that Spark puts together.
+  *
+  * Spark takes the part of a decimal sum in the type of the summands, where it need not fit: beyond
+  * it would be an error, or NULL without one. So a part that is too large comes in several rows,
+  * never more than it was added up from. The later ones count nothing and have no least or largest.
+  */
+private[spark] final class AggregatesReader(
+    partition: SplitPartition,
+    schema: StructType,
+    functions: Seq[String]
+) extends RowsReader(partition, schema) {
+  private val groups = schema.length - functions.length
+  private val sums = (groups until schema.length).filter { n =>
+    val dataType = schema(n).dataType
+    functions(n - groups) == PushedAggregation.Sum &&
+    (dataType == LongType || dataType.isInstanceOf[DecimalType])
+  }
+  private val waiting = mutable.Queue.empty[ColumnarBatch]
+  private var current: ColumnarBatch = _
+  private var hasRows = false
+
+  override def next(): Boolean = {
+    while (waiting.isEmpty)
+      nextBatch() match {
+        case Some(root) => if (root.getRowCount > 0) add(root)
+        case None =>
+          // Over nothing there is a row all the same, unless there are groups.
+          if (groups > 0 || hasRows) return false
+          add(nothing, 1)
+      }
+    current = waiting.dequeue()
+    count(current.numRows())
+    true
+  }
+
+  override def get(): ColumnarBatch = current
+
+  private def add(columns: Array[ColumnVector], rows: Int): Unit = {
+    hasRows = true
+    waiting.enqueue(new ColumnarBatch(columns, rows))
+  }
+
+  private def nothing: Array[ColumnVector] =
+    schema.indices.map { n =>
+      new Values(schema(n).dataType, Array[Any](if (functions(n) == PushedAggregation.Count) 0L else null)): ColumnVector
+    }.toArray
+
+  private def add(root: VectorSchemaRoot): Unit = {
+    val vectors = Rows.vectors(root)
+    if (vectors.length != schema.length)
+      throw Errors.protocol(
+        partition.toString,
+        s"${vectors.length} columns where ${schema.length} should be"
+      )
+    val plain = vectors.indices.filterNot(sums.contains).map { n =>
+      n -> Vectors.column(vectors(n), schema(n).dataType, nullable = true, schema(n).name, dictionaries)
+    }.toMap
+    var left = sums.map(n => n -> parts(vectors(n), schema(n).dataType)).toMap
+    var rows: Array[Int] = Array.range(0, root.getRowCount)
+    var isFirst = true
+    while (rows.nonEmpty) {
+      val columns = schema.indices.map { n =>
+        val dataType = schema(n).dataType
+        if (left.contains(n)) new Values(dataType, rows.map(row => head(left(n)(row), dataType)))
+        else if (isFirst) plain(n)
+        else if (n < groups) new Chosen(plain(n), rows)
+        else {
+          val none: Any = if (functions(n - groups) == PushedAggregation.Count) 0L else null
+          new Values(dataType, Array.fill(rows.length)(none))
+        }
+      }
+      add(columns.toArray, rows.length)
+      left = left.map { case (n, values) => n -> values.map(rest(_, schema(n).dataType)) }
+      rows = rows.filter(row => left.values.exists(values => values(row) != null && values(row).signum() != 0))
+      isFirst = false
+    }
+  }
+
+  private def parts(vector: FieldVector, dataType: DataType): Array[JavaDecimal] = {
+    val scale = dataType match {
+      case decimal: DecimalType => decimal.scale
+      case _                    => 0
+    }
+    Array.tabulate(vector.getValueCount) { row =>
+      val value = vector match {
+        case decimals: DecimalVector    => decimals.getObject(row)
+        case decimals: Decimal256Vector => decimals.getObject(row)
+        case other => throw Errors.protocol(partition.toString, s"a sum in ${other.getField.getType}")
+      }
+      if (value == null) null else value.setScale(scale)
+    }
+  }
+
+  /** As much of a sum as its type holds. */
+  private def head(value: JavaDecimal, dataType: DataType): Any =
+    if (value == null) null
+    else {
+      val most = AggregatesReader.most(dataType)
+      val fitting = value.max(most.negate()).min(most)
+      dataType match {
+        case decimal: DecimalType => Decimal(fitting, decimal.precision, decimal.scale)
+        case _                    => fitting.longValueExact()
+      }
+    }
+
+  private def rest(value: JavaDecimal, dataType: DataType): JavaDecimal =
+    if (value == null) null
+    else {
+      val most = AggregatesReader.most(dataType)
+      value.subtract(value.max(most.negate()).min(most))
+    }
+
+  /** Values that were made here. */
+  private final class Values(dataType: DataType, values: Array[Any]) extends ColumnVector(dataType) {
+    override def close(): Unit = ()
+    override def hasNull: Boolean = values.contains(null)
+    override def numNulls: Int = values.count(_ == null)
+    override def isNullAt(row: Int): Boolean = values(row) == null
+    override def getLong(row: Int): Long = values(row).asInstanceOf[Long]
+    override def getDecimal(row: Int, precision: Int, scale: Int): Decimal =
+      values(row).asInstanceOf[Decimal]
+    override def getBoolean(row: Int): Boolean = none()
+    override def getByte(row: Int): Byte = none()
+    override def getShort(row: Int): Short = none()
+    override def getInt(row: Int): Int = none()
+    override def getFloat(row: Int): Float = none()
+    override def getDouble(row: Int): Double = none()
+    override def getArray(row: Int): ColumnarArray = none()
+    override def getMap(row: Int): ColumnarMap = none()
+    override def getUTF8String(row: Int): UTF8String = none()
+    override def getBinary(row: Int): Array[Byte] = none()
+    override def getChild(ordinal: Int): ColumnVector = none()
+    private def none(): Nothing = throw new UnsupportedOperationException("there are only nulls")
+  }
+
+  /** Some rows of another column. */
+  private final class Chosen(from: ColumnVector, rows: Array[Int]) extends ColumnVector(from.dataType()) {
+    override def close(): Unit = ()
+    override def hasNull: Boolean = rows.exists(from.isNullAt)
+    override def numNulls: Int = rows.count(from.isNullAt)
+    override def isNullAt(row: Int): Boolean = from.isNullAt(rows(row))
+    override def getBoolean(row: Int): Boolean = from.getBoolean(rows(row))
+    override def getByte(row: Int): Byte = from.getByte(rows(row))
+    override def getShort(row: Int): Short = from.getShort(rows(row))
+    override def getInt(row: Int): Int = from.getInt(rows(row))
+    override def getLong(row: Int): Long = from.getLong(rows(row))
+    override def getFloat(row: Int): Float = from.getFloat(rows(row))
+    override def getDouble(row: Int): Double = from.getDouble(rows(row))
+    override def getArray(row: Int): ColumnarArray = from.getArray(rows(row))
+    override def getMap(row: Int): ColumnarMap = from.getMap(rows(row))
+    override def getDecimal(row: Int, precision: Int, scale: Int): Decimal =
+      from.getDecimal(rows(row), precision, scale)
+    override def getUTF8String(row: Int): UTF8String = from.getUTF8String(rows(row))
+    override def getBinary(row: Int): Array[Byte] = from.getBinary(rows(row))
+    override def getChild(ordinal: Int): ColumnVector = from.getChild(ordinal)
+  }
+}
+
+private[spark] object AggregatesReader {
+
+  /** The largest value of a type. */
+  def most(dataType: DataType): JavaDecimal = dataType match {
+    case decimal: DecimalType =>
+      val digits = BigInteger.TEN.pow(decimal.precision).subtract(BigInteger.ONE)
+      new JavaDecimal(digits, decimal.scale)
+    case _ => JavaDecimal.valueOf(Long.MaxValue)
+  }
+}
