@@ -7,12 +7,13 @@ from tests.support.suite import DATABASE, as_multiset, final_tables
 FINAL = final_tables()
 
 
-@pytest.fixture
-def rows(spark, suite_store):
+@pytest.fixture(params=["jar", "python"])
+def rows(request, suite_store):
     """table, columns, options -> the rows that Spark has, as dictionaries."""
+    source = request.getfixturevalue(request.param)
 
     def rows(table, columns, **options):
-        reader = spark.read.format("theflash").options(store=suite_store, **options)
+        reader = source.reader(suite_store, **options)
         frame = reader.option("columns", ",".join(columns)).load(f"{DATABASE}.{table}")
         return frame.toArrow().to_pylist()
 

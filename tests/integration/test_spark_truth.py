@@ -36,13 +36,13 @@ QUERIES = json.loads((workload("tpch").folder / "truth" / "queries.json").read_t
 INVARIANT = json.loads((workload("bank").folder / "invariant.json").read_text())
 
 
-@pytest.fixture
-def load(spark, workload_store):
+@pytest.fixture(params=["jar", pytest.param("python", marks=pytest.mark.slow)])
+def load(request, workload_store):
     """Load a table of a workload's store."""
+    source = request.getfixturevalue(request.param)
 
     def load(name, table, **options):
-        reader = spark.read.format("theflash").options(store=workload_store(name), **options)
-        return reader.load(table)
+        return source.reader(workload_store(name), **options).load(table)
 
     return load
 

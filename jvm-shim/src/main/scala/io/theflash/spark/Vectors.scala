@@ -31,8 +31,9 @@ private[spark] object Vectors {
     if (encoding != null) {
       val words = dictionaries.lookup(encoding.getId).getVector
       (vector, words) match {
-        case (indices: IntVector, texts: VarCharVector) => new IndexedTexts(indices, texts)
-        case _                                          => throw unknown(vector, dataType)
+        case (indices: IntVector, texts: VarCharVector)   => new IndexedTexts(indices, texts)
+        case (indices: IntVector, bytes: VarBinaryVector) => new IndexedBytes(indices, bytes)
+        case _                                            => throw unknown(vector, dataType)
       }
     } else plain(vector, dataType)
   }
@@ -177,6 +178,19 @@ private[spark] object Vectors {
       Array.tabulate(texts.getValueCount)(n => UTF8String.fromBytes(texts.get(n)))
 
     override def getUTF8String(row: Int): UTF8String = words(Platform.getInt(null, data + 4L * row))
+  }
+
+  /** Bytes by their place in a dictionary. */
+  private final class IndexedBytes(indices: IntVector, bytes: VarBinaryVector)
+      extends Values(indices, BinaryType) {
+    private val data = indices.getDataBufferAddress
+    private val words = new Texts(bytes, BinaryType)
+
+    override def getBinary(row: Int): Array[Byte] = {
+      val word = Platform.getInt(null, data + 4L * row)
+      if (word < 0 || word >= bytes.getValueCount) throw new IndexOutOfBoundsException(s"word $word")
+      words.getBinary(word)
+    }
   }
 
   /** Lists of numbers. */

@@ -1,0 +1,311 @@
+"""What is the jar's own: servers that fail or lie, engine processes, secrets, the catalog."""
+
+import os
+import signal
+import threading
+
+import pytest
+from py4j.protocol import Py4JJavaError
+from pyspark.errors import AnalysisException
+
+from pyspark_theflash.api.frame import End, FrameType
+from pyspark_theflash.client.embedded import socket_path
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.server import session
+from tests.support.serving import serving, serving_secured
+from tests.support.sources import server_options
+from tests.support.stores import StoreBuilder, column, id_column, table_info
+from tests.support.tls import FOLDER
+
+T = table_info(1, "d.t", [id_column(), column("name", MySQLType.VARCHAR, comment="who")])
+OTHER = table_info(2, "other.u", [id_column()])
+ROWS = [(n, 150, (n, f"name {n}")) for n in range(1, 101)]
+TOKEN = "a-token-that-may-read"
+
+
+@pytest.fixture
+def builder(tmp_path):
+    made = StoreBuilder(tmp_path / "store", T, OTHER)
+    return made.publish(200, {T: ROWS, OTHER: [(1, 150, (1,))]})
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    made = StoreBuilder(tmp_path_factory.mktemp("jar") / "store", T, OTHER)
+    return made.publish(200, {T: ROWS, OTHER: [(1, 150, (1,))]}).path
+
+
+@pytest.fixture
+def load(spark):
+    def load(table="d.t", **options):
+        return spark.read.format("theflash").options(**options).load(table)
+
+    return load
+
+
+@pytest.fixture
+def secured(store, tmp_path):
+    with serving_secured(store, tmp_path) as server:
+        yield server_options(server.address)
+
+
+# -- servers that are not there, or do not let us in
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"store": "theflash://localhost:1"}, "ServiceUnavailableError: localhost:1 is not avail"),
+        ({"store": "theflash://localhost"}, "OptionError: option 'address'"),
+        ({"token": "not-one-of-the-tokens"}, "AuthenticationError: .*does not know this token"),
+        ({"token": "short"}, "OptionError: option 'token': is not of 16 or more"),
+        ({"token": None}, "AuthenticationError: .*it wants a token, and none is given"),
+        ({"tls_ca": str(FOLDER / "other-ca.pem")}, "AuthenticationError: .*TLS: "),
+        ({"tls_ca": "/no/where"}, "OptionError: option 'tls_ca': cannot read /no/where"),
+        ({"tls_key": None}, "OptionError: option 'tls': a certificate and its key"),
+        ({"tls_key": str(FOLDER / "other.key")}, "(OptionError|AuthenticationError): "),
+        ({"tls_cert": None, "tls_key": None}, "(AuthenticationError|ServiceUnavailableError): "),
+        ({"token_file": "/a/file"}, "OptionError: option 'token_file': cannot be given together"),
+    ],
+)
+def test_who_is_not_let_in_is_told_why(load, secured, changed, text):
+    options = {name: value for name, value in (secured | changed).items() if value is not None}
+    with pytest.raises(AnalysisException, match=text):
+        load(**options)
+
+
+def test_options_of_servers_mean_nothing_for_folders(load, store):
+    with pytest.raises(AnalysisException, match="'token': is for servers, and the store is a fold"):
+        load(store=store, token=TOKEN)
+
+
+def test_token_in_a_file(load, secured, tmp_path):
+    file = tmp_path / "token"
+    file.write_text(f"{TOKEN}\n")
+    file.chmod(0o600)
+    del secured["token"]
+    assert load(**secured, token_file=file).count() == len(ROWS)
+
+
+def test_secrets_are_not_shown(load, secured, capfd):
+    frame = load(**secured)
+    shown = frame._jdf.queryExecution().toString() + frame._jdf.queryExecution().logical().toJSON()
+    frame.explain("extended")
+    assert TOKEN not in shown + capfd.readouterr().out
+    assert "theflash d.t at 200" in shown
+
+
+# -- servers that fail in the middle
+
+
+def cut(self, rows, call):
+    """A server that ends in the middle of a stream."""
+    whole = session.Session._send
+
+    def send(pieces):
+        size_bytes = whole(self, pieces)
+        self._link.close()
+        return size_bytes
+
+    self._send = send
+    ORIGINAL(self, rows, call)
+
+
+def lie(self, rows, call):
+    """A server that announces more rows than it sends."""
+    link = self._link
+
+    class Lying:
+        def __getattr__(self, name):
+            return getattr(link, name)
+
+        def send(self, header, body, timeout_ms):
+            if header.type is FrameType.END:
+                end = End.from_bytes(body)
+                body = End(end.batches, end.rows + 1, end.size_bytes).to_bytes()
+            link.send(header, body, timeout_ms)
+
+    self._link = Lying()
+    ORIGINAL(self, rows, call)
+
+
+ORIGINAL = session.Session._stream
+
+
+@pytest.mark.parametrize(
+    ("behave", "text"),
+    [
+        (cut, "StreamCutError: .*in the middle of an answer"),
+        (lie, r"StreamCutError: .*101 rows were announced, and 100 came"),
+    ],
+)
+def test_a_stream_that_is_not_whole_is_no_answer(load, store, tmp_path, monkeypatch, behave, text):
+    monkeypatch.setattr(session.Session, "_stream", behave)
+    with serving(store, f"unix:{tmp_path}/s") as server:
+        frame = load(store=server.address, pushdown="false")
+        with pytest.raises(Py4JJavaError, match=text):
+            frame.collect()
+
+
+def test_what_fails_before_the_first_rows_is_tried_again(load, store, tmp_path, monkeypatch):
+    calls = []
+
+    def once_cut(self, rows, call):
+        calls.append(call)
+        if len(calls) < 3:
+            self._link.close()
+            raise EOFError
+        ORIGINAL(self, rows, call)
+
+    monkeypatch.setattr(session.Session, "_stream", once_cut)
+    with serving(store, f"unix:{tmp_path}/s") as server:
+        assert len(load(store=server.address, pushdown="false").collect()) == len(ROWS)
+    assert len(calls) == 3
+
+
+def test_a_server_that_was_started_anew(load, store, tmp_path):
+    address = f"unix:{tmp_path}/s"
+    for _ in range(2):
+        with serving(store, address):
+            assert load(store=address).count() == len(ROWS)
+    with pytest.raises(AnalysisException, match="ServiceUnavailableError"):
+        load(store=address)
+
+
+def test_a_frame_goes_on_with_a_server_that_was_started_anew(load, store, tmp_path):
+    address = f"unix:{tmp_path}/s"
+    with serving(store, address):
+        frame = load(store=address)
+        assert frame.count() == len(ROWS)
+    with serving(store, address):
+        assert frame.where("id > 50").count() == 50
+
+
+# -- engine processes
+
+
+def engines(store):
+    """The engine processes of a store."""
+    found = []
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if b"serve" in words and str(store).encode() in words:
+            found.append(int(pid))
+    return found
+
+
+@pytest.mark.slow
+def test_an_engine_process_is_found_started_anew_and_ends(load, builder):
+    store = builder.path
+    frame = load(store=store)
+    assert frame.count() == len(ROWS)
+    (first,) = engines(store)
+    os.kill(first, signal.SIGKILL)
+    assert frame.where("id > 50").count() == 50
+    (second,) = engines(store)
+    assert second != first
+    clock = SystemClock()
+    deadline_ms = clock.boottime_ms() + 90_000
+    while engines(store) and clock.boottime_ms() < deadline_ms:
+        clock.sleep_ms(200)
+    assert not engines(store)
+    assert not socket_path(store).exists()
+
+
+# -- the catalog
+
+
+@pytest.fixture
+def flash(spark, store, tmp_path):
+    """A catalog of the store, at a server."""
+    with serving(store, f"unix:{tmp_path}/s") as server:
+        spark.conf.set("spark.sql.catalog.flash", "io.theflash.spark.TheFlashCatalog")
+        spark.conf.set("spark.sql.catalog.flash.store", server.address)
+        yield spark
+        spark.conf.unset("spark.sql.catalog.flash")
+        spark._jsparkSession.sessionState().catalogManager().reset()
+
+
+def test_catalog(flash):
+    assert [tuple(r) for r in flash.sql("SHOW NAMESPACES IN flash").collect()] == [
+        ("d",),
+        ("other",),
+    ]
+    assert [r.tableName for r in flash.sql("SHOW TABLES IN flash.d").collect()] == ["t"]
+    described = {
+        r.col_name: (r.data_type, r.comment) for r in flash.sql("DESCRIBE flash.d.t").collect()
+    }
+    assert described["name"] == ("string", "who")
+    assert flash.sql("SELECT count(*) FROM flash.d.t").head() == (100,)
+    assert flash.sql("SELECT count(*) FROM flash.d.t VERSION AS OF 149").head() == (0,)
+    assert flash.table("flash.other.u").count() == 1
+    with pytest.raises(AnalysisException, match="NotCaughtUpError"):
+        flash.sql("SELECT * FROM flash.d.t TIMESTAMP AS OF '2024-01-01'")
+    with pytest.raises(AnalysisException, match="TABLE_OR_VIEW_NOT_FOUND"):
+        flash.sql("SELECT * FROM flash.d.nope")
+    with pytest.raises(AnalysisException, match="SCHEMA_NOT_FOUND"):
+        flash.sql("SHOW TABLES IN flash.nope")
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "DROP TABLE flash.d.t",
+        "CREATE TABLE flash.d.new (a int)",
+        "ALTER TABLE flash.d.t ADD COLUMN a int",
+        "ALTER TABLE flash.d.t RENAME TO d.s",
+        "INSERT INTO flash.d.t VALUES (1, 'x')",
+        "CREATE NAMESPACE flash.new",
+        "DROP NAMESPACE flash.d",
+    ],
+)
+def test_catalog_takes_no_writes(flash, statement):
+    with pytest.raises(AnalysisException, match=r"UnsupportedError: .*writing with Spark"):
+        flash.sql(statement)
+
+
+def test_tables_of_a_statement_are_of_one_moment(spark, builder, tmp_path):
+    """While a writer goes on: each publication adds a row to both tables."""
+    done = threading.Event()
+
+    def write():
+        for n in range(1000):
+            if done.is_set():
+                return
+            ts = 300 + 10 * n
+            rows = {
+                T: [(1000 + n, ts - 5, (1000 + n, "x"))],
+                OTHER: [(1000 + n, ts - 5, (1000 + n,))],
+            }
+            builder.publish(ts, rows)
+
+    with serving(builder.path, f"unix:{tmp_path}/s") as server:
+        spark.conf.set("spark.sql.catalog.moving", "io.theflash.spark.TheFlashCatalog")
+        spark.conf.set("spark.sql.catalog.moving.store", server.address)
+        writer = threading.Thread(target=write)
+        writer.start()
+        query = (
+            "SELECT (SELECT count(*) FROM moving.d.t), count(*), "
+            "(SELECT max(id) FROM moving.d.t), max(id) FROM moving.other.u"
+        )
+        try:
+            seen = [tuple(spark.sql(query).head()) for _ in range(5)]
+        finally:
+            done.set()
+            writer.join()
+            spark._jsparkSession.sessionState().catalogManager().reset()
+    assert len(set(seen)) > 1
+    assert all(left == right + 99 and top == other for left, right, top, other in seen[1:])
+
+
+def test_statistics(load, store, tmp_path):
+    with serving(store, f"unix:{tmp_path}/s") as server:
+        frame = load(store=server.address)
+        stats = frame._jdf.queryExecution().optimizedPlan().stats()
+        assert stats.rowCount().get().intValue() == len(ROWS)
+        assert 0 < stats.sizeInBytes().intValue() < 100_000

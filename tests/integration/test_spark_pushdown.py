@@ -1,0 +1,247 @@
+"""What the jar leaves to the store, against what Spark itself makes of the same rows in Parquet."""
+
+import math
+from decimal import Decimal
+
+import pytest
+from pyspark.errors import ArithmeticException
+
+from pyspark_theflash.codec.field_type import Flag, MySQLType
+from pyspark_theflash.codec.time import DAY_US
+from tests.support import every_type
+from tests.support.stores import StoreBuilder, column, id_column, table_info
+
+NUMBERS = table_info(
+    1,
+    "d.numbers",
+    [
+        id_column(),
+        column("word", MySQLType.VARCHAR, charset="utf8mb4", collate="utf8mb4_general_ci"),
+        column("tiny", MySQLType.TINY),
+        column("big", MySQLType.LONGLONG),
+        column("ubig", MySQLType.LONGLONG, flag=Flag.UNSIGNED),
+        column("money", MySQLType.NEWDECIMAL, flen=4, decimal=2),
+        column("wide", MySQLType.NEWDECIMAL, flen=38, decimal=0),
+        column("single", MySQLType.FLOAT),
+        column("twice", MySQLType.DOUBLE),
+        column("day", MySQLType.DATE),
+        column("at", MySQLType.DATETIME, decimal=6),
+        column("since", MySQLType.TIMESTAMP, decimal=6),
+        column("span", MySQLType.TIME),
+        column("data", MySQLType.BLOB, charset="binary"),
+        column("huge", MySQLType.LONGLONG),
+    ],
+)
+EMPTY = table_info(2, "d.empty", [id_column(), column("money", MySQLType.LONG)])
+MOST = Decimal("99.99")
+WORDS = ("tea", "Tea", "tee ", "", None, "öl")
+
+
+def row(n):
+    """Sums of `money` are far beyond its type; `big` and `wide` are near the ends of theirs."""
+    if n % 11 == 0:
+        return (n, *(None for _ in NUMBERS.public_columns[1:]))
+    sign = -1 if n % 5 == 0 else 1
+    return (
+        n,
+        WORDS[n % len(WORDS)],
+        sign * (n % 128),
+        sign * (2**40 + n),
+        2**63 + n,
+        sign * (MOST - Decimal(n % 3)),
+        sign * (10**30 + n),
+        [0.5, -0.0, 0.0, math.inf, math.nan, 1.5][n % 6],
+        [0.25, -0.0, 0.0, 4.0][n % 4],
+        19_000 + n % 40,
+        (19_000 + n % 40) * DAY_US + n,
+        (19_000 + n % 40) * DAY_US - n,
+        sign * n * 1_000_000,
+        bytes([n % 3, 255]),
+        2**62 + n,
+    )
+
+
+ROWS = {
+    NUMBERS: [(n, 150, row(n)) for n in range(1, 1001)],
+    every_type.TABLE: every_type.VERSIONS,
+}
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    builder = StoreBuilder(
+        tmp_path_factory.mktemp("push") / "store", NUMBERS, EMPTY, *list(ROWS)[1:]
+    )
+    return builder.publish(200, ROWS).path
+
+
+@pytest.fixture(scope="module")
+def views(spark, store, tmp_path_factory):
+    """`NAME` is the store's table, `NAME_copy` the same rows in Parquet."""
+    folder = tmp_path_factory.mktemp("copies")
+    for name in ("numbers", "empty"):
+        reader = spark.read.format("theflash").option("store", store)
+        reader.load(f"d.{name}").createOrReplaceTempView(name)
+        copied = reader.option("pushdown", "false").load(f"d.{name}")
+        copied.write.parquet(f"{folder}/{name}")
+        spark.read.parquet(f"{folder}/{name}").createOrReplaceTempView(f"{name}_copy")
+
+
+@pytest.fixture(params=["true", "false"], ids=["ansi", "not ansi"])
+def ansi(request, spark):
+    spark.conf.set("spark.sql.ansi.enabled", request.param)
+    yield request.param
+    spark.conf.unset("spark.sql.ansi.enabled")
+
+
+@pytest.fixture
+def check(spark, views):
+    """Compare a query over the store with the same over the copy; returns how it is planned."""
+
+    def check(query):
+        ours = spark.sql(query)
+        copy = query.replace("FROM numbers", "FROM numbers_copy").replace(
+            "FROM empty", "FROM empty_copy"
+        )
+        assert shown(ours) == shown(spark.sql(copy)), query
+        return ours._jdf.queryExecution().executedPlan().toString()
+
+    return check
+
+
+def shown(frame):
+    """Rows that can be compared: NaN is not equal to itself, and 0.0 is to -0.0."""
+    rows = [tuple(v + 0.0 if isinstance(v, float) else v for v in row) for row in frame.collect()]
+    return sorted(map(repr, rows))
+
+
+FILTERS = [
+    "tiny = 5",
+    "tiny <> 5 AND tiny < 10.5",
+    "NOT (tiny = 5 OR big > 0)",
+    "big IN (1099511627777, 3, NULL)",
+    "NOT big IN (1099511627777, NULL)",
+    "ubig >= 9223372036854775900",
+    "money <=> NULL",
+    "money <=> 98.99",
+    "money > 98.99 OR money IS NULL",
+    "wide < -1000000000000000000000000000001",
+    "single = double('NaN')",
+    "single > 1.0",
+    "twice = 0.0",
+    "twice >= -0.0",
+    "day = DATE '2022-01-20' OR day > DATE '2022-02-01'",
+    "at > TIMESTAMP_NTZ '2022-02-01 00:00:00.000100'",
+    "since < TIMESTAMP '2022-01-20 00:00:00Z'",
+    "span > INTERVAL '0 00:05:00' DAY TO SECOND",
+    "data = X'01FF'",
+    "word = 'tea'",
+    "word LIKE 'te%' AND word LIKE '%a'",
+    "word LIKE '%ee%' OR word > 't'",
+    "word IS NOT NULL AND word < 'a'",
+    "word = '' AND tiny IS NULL",
+]
+
+
+@pytest.mark.parametrize("condition", FILTERS)
+def test_filters(check, condition):
+    check(f"SELECT id FROM numbers WHERE {condition}")
+
+
+def test_filters_are_pushed(check):
+    plan = check("SELECT id FROM numbers WHERE tiny = 5 AND word LIKE 'te%' AND length(word) = 3")
+    assert "PushedFilters: [" in plan
+    assert "Filter (length(word" in plan
+    assert "(tiny" not in plan.partition("BatchScan")[0]
+
+
+AGGREGATES = [
+    "count(*), count(word), count(money)",
+    "sum(money), avg(money), min(money), max(money)",
+    "sum(tiny), avg(tiny), sum(ubig), sum(wide)",
+    "sum(big), avg(big)",
+    "sum(twice), min(twice), max(twice)",
+    "min(single), max(single)",
+    "min(word), max(word), min(day), max(at), min(since), max(span), max(ubig)",
+    "sum(money * (1 - money)), sum(money + money), sum(money * tiny)",
+    "min(data)",
+    "count(DISTINCT word), sum(DISTINCT tiny)",
+]
+
+
+@pytest.mark.parametrize("aggregates", AGGREGATES)
+@pytest.mark.usefixtures("ansi")
+def test_aggregates(check, aggregates):
+    check(f"SELECT {aggregates} FROM numbers")
+    check(f"SELECT word, {aggregates} FROM numbers WHERE id > 7 GROUP BY word")
+
+
+@pytest.mark.parametrize("group", ["tiny, word", "day", "data", "money", "single", "ubig, span"])
+def test_groups(check, group):
+    check(f"SELECT {group}, count(*), sum(money) FROM numbers GROUP BY {group}")
+
+
+@pytest.mark.usefixtures("ansi")
+def test_sums_that_their_type_does_not_hold(check, spark):
+    """Spark takes parts in the summands' type, where 99.99 is the most; it would make NULL."""
+    plan = check("SELECT sum(money), sum(wide), count(*), max(id) FROM numbers WHERE tiny > 0")
+    assert "PushedAggregates: [SUM(" in plan
+    (total,) = spark.sql("SELECT sum(money) FROM numbers WHERE tiny > 0").head()
+    assert total > 100 * MOST
+    check("SELECT word, sum(money), sum(tiny), count(*), min(day) FROM numbers GROUP BY word")
+
+
+def test_overflow_is_sparks(check, spark):
+    """A sum of 64-bit numbers that does not fit is an error, or wraps around, as elsewhere."""
+    query = "SELECT sum(huge) FROM numbers"
+    plan = spark.sql(query)._jdf.queryExecution().executedPlan().toString()
+    assert "PushedAggregates: [SUM(huge)]" in plan
+    with pytest.raises(ArithmeticException):
+        spark.sql(query).collect()
+    spark.conf.set("spark.sql.ansi.enabled", "false")
+    try:
+        check(query)
+    finally:
+        spark.conf.unset("spark.sql.ansi.enabled")
+
+
+@pytest.mark.usefixtures("ansi")
+def test_nothing(check):
+    check("SELECT count(*), sum(money), min(id) FROM empty")
+    check("SELECT money, count(*) FROM empty GROUP BY money")
+    check("SELECT count(*), sum(money), min(id) FROM numbers WHERE id > 5000")
+    check("SELECT word, count(*) FROM numbers WHERE id > 5000 GROUP BY word")
+
+
+@pytest.mark.parametrize(
+    "order",
+    ["word, id", "word DESC NULLS FIRST, id", "single DESC, id", "money NULLS LAST, id DESC"],
+)
+def test_first_rows(check, order):
+    plan = check(f"SELECT id, word FROM numbers ORDER BY {order} LIMIT 7")
+    assert "PushedTopN: [" in plan
+
+
+def test_limit(spark, views):
+    found = spark.sql("SELECT id FROM numbers LIMIT 7")
+    assert len(found.collect()) == 7
+    assert "PushedLimit: 7" in found._jdf.queryExecution().executedPlan().toString()
+
+
+def test_switched_off(spark, store):
+    reader = spark.read.format("theflash").options(store=store, pushdown="false")
+    frame = reader.load("d.numbers").where("tiny = 5").groupBy("word").count()
+    plan = frame._jdf.queryExecution().executedPlan().toString()
+    assert "Pushed" not in plan
+    assert frame.count() > 0
+
+
+def test_group_by_what_tells_rows_apart_is_left_to_spark(check):
+    assert "Pushed" not in check("SELECT id, count(*) FROM numbers GROUP BY id")
+
+
+def test_columns_of_a_join(check):
+    check(
+        "SELECT a.word, sum(b.money) FROM numbers a JOIN numbers b USING (id) "
+        "WHERE a.tiny > 3 AND b.big > 0 GROUP BY a.word"
+    )
