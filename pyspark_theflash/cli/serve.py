@@ -11,6 +11,7 @@ import threading
 from contextlib import ExitStack
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from pyspark_theflash.api.service import Service
 from pyspark_theflash.api.token import Tokens
@@ -34,7 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="ADDRESS",
         help=f"HOST:PORT or unix:PATH (default: unix:STORE/{SOCKET})",
     )
-    parser.add_argument("--flight", metavar="HOST:PORT", help="speak Arrow Flight there, too")
+    parser.add_argument(
+        "--flight", metavar="ADDRESS", help="speak Arrow Flight there, too: HOST:PORT or unix:PATH"
+    )
     parser.add_argument(
         "--grpc", metavar="ADDRESS", help="speak gRPC there, too: HOST:PORT or unix:PATH"
     )
@@ -60,10 +63,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Serve until SIGTERM, SIGINT, or nobody is there."""
     tls = _tls(arguments)
     tokens = None if arguments.tokens is None else Tokens(arguments.tokens)
-    if arguments.flight is not None and tokens is None:
-        raise UsageError("--flight needs --tokens")
-    if arguments.flight is not None and arguments.allow:
-        raise UsageError("--allow is not looked at by Flight: leave one of them out")
     clock = SystemClock()
     service = Service(arguments.store, fs=LocalFileSystem(), clock=clock)
     address = arguments.listen or f"{UNIX}{arguments.store.absolute() / SOCKET}"
@@ -82,13 +81,14 @@ def run(arguments: argparse.Namespace) -> int:
             clock=clock,
             tokens=tokens,
             tls=None if address.startswith(UNIX) and _speaks_more(arguments) else tls,
-            allowed_names=tuple(arguments.allow),
+            allowed_names=() if address.startswith(UNIX) else tuple(arguments.allow),
         )
         servers.callback(server.stop)
-        if arguments.flight is not None and tokens is not None:
-            _serve_flight(arguments.flight, service, clock, tokens, tls, servers)
+        doors = _Doors(arguments, service, clock, tokens, tls)
+        if arguments.flight is not None:
+            doors.open_flight(arguments.flight, servers)
         if arguments.grpc is not None:
-            _serve_grpc(arguments, service, clock, tokens, tls, servers)
+            doors.open_grpc(arguments.grpc, servers)
         server.start()
         print(f"serving {arguments.store} at {server.address}", flush=True)
         while not stopping.wait(_LOOK_S):
@@ -112,41 +112,40 @@ def _tls(arguments: argparse.Namespace) -> ServerTls | None:
     return ServerTls(arguments.cert, arguments.key, arguments.ca)
 
 
-def _serve_flight(
-    address: str,
-    service: Service,
-    clock: SystemClock,
-    tokens: Tokens,
-    tls: ServerTls | None,
-    servers: ExitStack,
-) -> None:
-    from pyspark_theflash.server.flight import FlightServer
+class _Doors:
+    """The other ways in, which have the settings of the first; their packages are needed only here.
 
-    server = servers.enter_context(
-        FlightServer(service, address, clock=clock, tokens=tokens, tls=tls)
-    )
-    print(f"serving Arrow Flight at {server.address}", flush=True)
+    A unix socket takes no certificates, whatever the others do.
+    """
 
+    def __init__(
+        self,
+        arguments: argparse.Namespace,
+        service: Service,
+        clock: SystemClock,
+        tokens: Tokens | None,
+        tls: ServerTls | None,
+    ) -> None:
+        self._names, self._service, self._clock = tuple(arguments.allow), service, clock
+        self._tokens, self._tls = tokens, tls
 
-def _serve_grpc(
-    arguments: argparse.Namespace,
-    service: Service,
-    clock: SystemClock,
-    tokens: Tokens | None,
-    tls: ServerTls | None,
-    servers: ExitStack,
-) -> None:
-    from pyspark_theflash.server.rpc import RpcServer
+    def open_flight(self, address: str, servers: ExitStack) -> None:
+        from pyspark_theflash.server.flight import FlightServer
 
-    is_unix = arguments.grpc.startswith(UNIX)
-    server = RpcServer(
-        service,
-        arguments.grpc,
-        clock=clock,
-        tokens=tokens,
-        tls=None if is_unix else tls,
-        allowed_names=() if is_unix else tuple(arguments.allow),
-    )
-    servers.callback(server.stop)
-    server.start()
-    print(f"serving gRPC at {server.address}", flush=True)
+        server = FlightServer(self._service, address, **self._settings(address))
+        servers.callback(server.stop)
+        print(f"serving Arrow Flight at {server.address}", flush=True)
+
+    def open_grpc(self, address: str, servers: ExitStack) -> None:
+        from pyspark_theflash.server.rpc import RpcServer
+
+        server = RpcServer(self._service, address, **self._settings(address))
+        servers.callback(server.stop)
+        server.start()
+        print(f"serving gRPC at {server.address}", flush=True)
+
+    def _settings(self, address: str) -> dict[str, Any]:
+        known = {"clock": self._clock, "tokens": self._tokens}
+        if address.startswith(UNIX):
+            return known
+        return {**known, "tls": self._tls, "allowed_names": self._names}

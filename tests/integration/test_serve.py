@@ -156,7 +156,7 @@ def test_a_latch_that_nobody_renews(store):
         (["--listen", "127.0.0.1:0"], 2, "give tokens"),
         (["--cert", "x"], 2, "UsageError"),
         (["--listen", "127.0.0.1:0", "--tokens", "/nowhere"], 2, "cannot read"),
-        (["--flight", "127.0.0.1:0"], 2, "needs --tokens"),
+        (["--flight", "127.0.0.1:0"], 2, "give tokens"),
     ],
 )
 def test_what_it_does_not_begin_with(store, options, status, reason):

@@ -10,7 +10,8 @@ from pyspark_theflash.api.method import METHODS, Role
 from pyspark_theflash.api.wire import SERVICE, decode, encode
 from pyspark_theflash.client.channel import grpc
 from pyspark_theflash.errors import AuthenticationError, OptionError
-from pyspark_theflash.server.rpc import CALLS_MAX, ERROR_KEY
+from pyspark_theflash.server.door import CALLS_MAX
+from pyspark_theflash.server.rpc import ERROR_KEY
 from tests.support.grpc_client import GrpcTransport
 from tests.support.serving import CLOCK, TOKENS, server_tls, serving_grpc, tokens, write_tokens
 from tests.support.stores import StoreBuilder, id_column, table_info
