@@ -50,6 +50,7 @@ from pyspark_theflash.engine.magic.lookup import LOOKUP_BYTES, HandleLookup
 from pyspark_theflash.engine.magic.placement import place
 from pyspark_theflash.engine.magic.region import REGION_KIND
 from pyspark_theflash.engine.magic.scan import RegionReader
+from pyspark_theflash.engine.magic.visible import VisibleCache
 from pyspark_theflash.errors import CorruptionError, EngineError, LatchLostError, StoreFullError
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem
@@ -73,6 +74,7 @@ class MagicReader:
         self._data = path / DATA_FOLDER
         self._manifest = open_manifest(path, fs)
         self._planned: Layouts | None = None
+        self._visible = VisibleCache()
 
     def read(self, kinds: Sequence[str]) -> View:
         return self._manifest.read([*kinds, FILE_KIND, REGION_KIND])
@@ -92,6 +94,8 @@ class MagicReader:
         condition: RowCondition | None = None,
     ) -> Iterator[pa.RecordBatch]:
         bounds, files = scanned(region.parts)
+        key = self._visible.key(region.parts, files, snapshot_ts)
+        known = self._visible.get(key)
         reader = RegionReader(
             self._data,
             bounds,
@@ -101,8 +105,11 @@ class MagicReader:
             dictionaries=dictionaries,
             as_stored=as_stored,
             condition=condition,
+            known=known,
         )
-        return reader.rows(files)
+        yield from reader.rows(files)
+        if known is None:
+            self._visible.put(key, reader.found)
 
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         _, files = scanned(region.parts)

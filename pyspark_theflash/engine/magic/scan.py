@@ -14,7 +14,8 @@ in which nothing is ever hidden (a bulk load that nothing has touched) is read w
 A condition sees the visible rows only. The other columns are read where it keeps any.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ from pyspark_theflash.engine.magic.file import (
 )
 from pyspark_theflash.engine.magic.handles import first_from
 from pyspark_theflash.engine.magic.region import Region
+from pyspark_theflash.engine.magic.visible import Mask, VisibleRows
 from pyspark_theflash.mvcc.project import (
     ScanColumn,
     Stored,
@@ -48,7 +50,6 @@ from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, SUPERSEDED_TS, 
 from pyspark_theflash.types import ColumnID, TimeStamp
 
 BATCH_ROWS: Final = 1 << 16
-Mask = npt.NDArray[np.bool_]
 
 
 class RegionReader:
@@ -65,11 +66,16 @@ class RegionReader:
         dictionaries: Collection[ColumnID] = (),
         as_stored: bool = False,
         condition: RowCondition | None = None,
+        known: Mapping[int, VisibleRows] | None = None,
     ) -> None:
+        """`known`: what an earlier scan of the same rows has found visible."""
         self._folder, self._region, self._columns = folder, region, columns
         self._snapshot_ts, self._with_handle = snapshot_ts, with_handle
         self._dictionaries, self._as_stored, self._condition = dictionaries, as_stored, condition
         self._hidden: dict[int, list[npt.NDArray[np.uint32]]] = {}
+        self._known = known
+        self.found: dict[int, VisibleRows] = {}
+        """What is visible of each file, when all rows have been taken."""
         self._wanted = [*[HANDLE] * with_handle, *stored_names(columns)]
         asked = [] if condition is None else condition.columns
         self._asked = stored_names(asked)
@@ -78,27 +84,56 @@ class RegionReader:
     def rows(self, files: Sequence[DataFile]) -> Iterator[pa.RecordBatch]:
         """The rows of these files, all that reach into the region, visible at the snapshot."""
         for info in sorted(files, key=lambda f: f.number, reverse=True):
-            if info.min_commit_ts <= self._snapshot_ts:
+            if self._known is not None:
+                if info.number in self._known:
+                    yield from self._known_file(info, self._known[info.number])
+            elif info.min_commit_ts <= self._snapshot_ts:
                 yield from self._file(info)
 
     def _file(self, info: DataFile) -> Iterator[pa.RecordBatch]:
         hidden = self._hidden_rows(info)
         is_part = not self._region.covers(info.min_handle, info.max_handle)
         system = self._system_columns(info, is_part=is_part)
-        if not system and not self._wanted and self._condition is None:
-            # All that is asked is how many rows there are.
-            yield batch_of([], [], info.rows if hidden is None else int((~hidden).sum()))
+        if not system:
+            found = VisibleRows.of(None if hidden is None else ~hidden, info.rows)
+            self.found[info.number] = found
+            yield from self._known_file(info, found)
             return
-        # Few rows are not worth a second look at the footer.
-        as_dictionaries = self._strings if info.rows >= BATCH_ROWS else ()
-        with open_file(self._folder, info, as_dictionaries=as_dictionaries) as file:
+        visible = np.zeros(info.rows, np.bool_)
+        with self._opened(info) as file:
             start = 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
+                seen = visible[start : start + rows]
                 mask = None if hidden is None else ~hidden[start : start + rows]
                 start += rows
-                if system or mask is None or mask.any():
-                    yield from self._group(file, group, system, mask, is_part=is_part)
+                yield from self._group(file, group, system, mask, seen, is_part=is_part)
+        self.found[info.number] = VisibleRows.of(visible, info.rows)
+
+    def _known_file(self, info: DataFile, known: VisibleRows) -> Iterator[pa.RecordBatch]:
+        """The rows of a file of which it is known which are visible."""
+        if not self._wanted and self._condition is None:
+            # All that is asked is how many rows there are.
+            yield batch_of([], [], known.count)
+            return
+        if not known.count:
+            return
+        visible = known.mask
+        with self._opened(info) as file:
+            start = 0
+            for group in range(file.num_row_groups):
+                rows = file.metadata.row_group(group).num_rows
+                mask = None if visible is None else _unless_all(visible[start : start + rows])
+                start += rows
+                if mask is None or mask.any():
+                    names = stored_columns(file, self._first)
+                    table = read_row_group(file, group, names or [HANDLE])
+                    yield from self._chosen(file, group, table, names, mask, 0)
+
+    def _opened(self, info: DataFile) -> AbstractContextManager[pq.ParquetFile]:
+        # Few rows are not worth a second look at the footer.
+        as_dictionaries = self._strings if info.rows >= BATCH_ROWS else ()
+        return open_file(self._folder, info, as_dictionaries=as_dictionaries)
 
     def _hidden_rows(self, info: DataFile) -> Mask | None:
         """Which rows of the file newer files have superseded; None means none."""
@@ -128,19 +163,43 @@ class RegionReader:
         group: int,
         system: Sequence[str],
         mask: Mask | None,
+        seen: Mask,
         *,
         is_part: bool,
     ) -> Iterator[pa.RecordBatch]:
-        """One row group: pyarrow decodes its columns in parallel."""
-        # What a condition does not read waits until it is known whether any row is wanted.
-        first = self._wanted if self._condition is None else self._asked
-        names = stored_columns(file, [*dict.fromkeys([*system, *first])])
-        # A column that the file is older than must still come with the right number of rows.
+        """One row group; notes in `seen` what is visible. pyarrow decodes columns in parallel."""
+        names = stored_columns(file, [*dict.fromkeys([*system, *self._first])])
         table = read_row_group(file, group, names or [HANDLE])
         start, rows = self._part(table) if is_part else (0, len(table))
         table = table.slice(start, rows)
         mask = None if mask is None else mask[start : start + rows]
         mask = _unless_all(self._visible(table, system, mask))
+        seen[start : start + rows] = True if mask is None else mask
+        yield from self._chosen(file, group, table, names, mask, start)
+
+    @property
+    def _first(self) -> Sequence[str]:
+        """The columns to read of every row group.
+
+        What a condition does not read waits until it is known whether any row is wanted.
+        """
+        return self._wanted if self._condition is None else self._asked
+
+    def _chosen(
+        self,
+        file: pq.ParquetFile,
+        group: int,
+        table: pa.Table,
+        names: Sequence[str],
+        mask: Mask | None,
+        start: int,
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of `mask` that the condition keeps.
+
+        `table` has the columns `names` of the row group from row `start` on; one that the file is
+        older than must still come with the right number of rows.
+        """
+        rows = len(table)
         if self._condition is not None:
             mask = self._kept(table, mask, self._condition)
         count = rows if mask is None else int(np.count_nonzero(mask))
