@@ -25,15 +25,17 @@ def run(arguments: argparse.Namespace) -> int:
     with opened(arguments) as store:
         found = store.latches()
     if arguments.json:
-        print_json(asdict(found))
+        document = asdict(found)
+        for latch in (*document["latches"], *document["waiting"]):
+            del latch["handle"]  # only who acquires a latch is told
+        print_json(document)
         return 0
-    header = ["kind", "id", "scope", "snapshot_ts", "generation", "token", "expires in", "holder"]
+    header = ["kind", "id", "snapshot_ts", "generation", "scope", "token", "expires in", "holder"]
     rows = [
         [
             latch.kind,
             latch.id,
-            _scope(latch),
-            *map(_shown, (latch.snapshot_ts, latch.generation, latch.token)),
+            *map(_shown, (latch.snapshot_ts, latch.generation, _scope(latch), latch.token)),
             f"{latch.expires_in_ms / 1000:.0f} s",
             _holder(latch),
         ]
@@ -42,7 +44,8 @@ def run(arguments: argparse.Namespace) -> int:
     if found.writer is not None:
         rows.insert(0, ["writer", *[""] * 6, str(found.writer)])
     rows += [
-        [latch.kind, "waiting", _scope(latch), *[""] * 4, _holder(latch)] for latch in found.waiting
+        [latch.kind, "waiting", "", "", _scope(latch), "", "", _holder(latch)]
+        for latch in found.waiting
     ]
     print_table(header, rows)
     return 0

@@ -20,7 +20,7 @@ from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Engine
-from pyspark_theflash.errors import StoreInUseError, TheFlashError, UsageError
+from pyspark_theflash.errors import LatchLostError, StoreInUseError, TheFlashError, UsageError
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.jobs.arguments import ArgumentParser, add_store, cluster_id, seconds, tso
 from pyspark_theflash.jobs.memory import use_system_memory
@@ -32,7 +32,9 @@ from pyspark_theflash.replication.follow import follow
 from pyspark_theflash.replication.ingest import WRITTEN_KIND, check_not_written
 from pyspark_theflash.replication.maintenance import Maintenance
 from pyspark_theflash.replication.writer import Writer
+from pyspark_theflash.replication.writer_latch import WriterLatch
 from pyspark_theflash.store.folder import open_manifest, read_identity
+from pyspark_theflash.store.manifest import Guard
 from pyspark_theflash.store.scope import Scope
 from pyspark_theflash.tls import TlsFiles
 from pyspark_theflash.types import physical_ms
@@ -114,7 +116,9 @@ def run(arguments: argparse.Namespace) -> int:
     use_system_memory()
     fs, clock = LocalFileSystem(), SystemClock()
     with ExitStack() as undo:
-        engine = undo.enter_context(closing(_open_engine(arguments, fs, clock)))
+        latch = undo.enter_context(closing(WriterLatch(arguments.store, fs, clock)))
+        engine = undo.enter_context(closing(_open_engine(arguments, fs, clock, latch.guard)))
+        latch.take(arguments.wait)
         check_not_written(engine.read([WRITTEN_KIND]))
         opener = Opener(_network(arguments), fs, clock, undo)
         found = opener.source(arguments.source, arguments.store)
@@ -200,7 +204,7 @@ class _Job:
         try:
             self.writer.poll(self._input.source(), until_ts=self._arguments.until_ts)
         except TheFlashError as error:
-            if not error.retryable:
+            if not (error.retryable or isinstance(error, LatchLostError)):
                 raise
             _log.warning("the writer goes on trying: %s", error)
             self.writer = self.make_again()
@@ -247,13 +251,15 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise UsageError("--once looks once, so there is no --interval")
 
 
-def _open_engine(arguments: argparse.Namespace, fs: FileSystem, clock: Clock) -> Engine:
+def _open_engine(
+    arguments: argparse.Namespace, fs: FileSystem, clock: Clock, guard: Guard
+) -> Engine:
     """The store's engine, as soon as it is free."""
     identity = read_identity(arguments.store, fs)
     deadline_ms = clock.boottime_ms() + arguments.wait
     while True:
         try:
-            return registry.open_engine(arguments.store, identity, fs, clock)
+            return registry.open_engine(arguments.store, identity, fs, clock, guard)
         except StoreInUseError:
             if clock.boottime_ms() >= deadline_ms:
                 raise

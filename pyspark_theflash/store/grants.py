@@ -139,10 +139,11 @@ class Grants:
             return None
         held = self._held(rows)
         mine = [x for x in held if x.owner == wanted.owner]
+        for other in mine:
+            if other.conflicts(wanted):
+                raise LatchHeldError(str(wanted.scope), f"{other}, which is the same caller")
         for other in held:
             if other.conflicts(wanted):
-                if other in mine:
-                    raise LatchHeldError(str(wanted.scope), f"{other}, which is the same caller")
                 return other
         for ticket in self._tickets(rows):
             if own is not None and ticket.number >= own.number:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.fuzz.run import Target
-from tests.fuzz.targets import api, binlog, manifests, network, rows, schemas, stores, texts
+from tests.fuzz.targets import api, binlog, manifests, network, rows, schemas, stores, texts, writes
 
 _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     rows.record_key,
@@ -42,6 +42,9 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     stores.schema_span,
     stores.scope_record,
     stores.latch_row,
+    writes.ticket_row,
+    writes.split_order,
+    writes.merge_order,
     stores.region_record,
     network.pd_answer,
     stores.data_file,
@@ -58,6 +61,7 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     stores.schema_event,
     stores.command_row,
     rows.stored_row_of_every_type,
+    writes.rows_to_write,
     manifests.small_files,
     texts.json_value,
     texts.origin_default,

@@ -29,7 +29,7 @@ from pyspark_theflash.store.catalog import SCHEMA_KIND, pack_event, schema_histo
 from pyspark_theflash.store.command import Command, State, Verb
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity
 from pyspark_theflash.store.holder import Holder
-from pyspark_theflash.store.latch import Latch, LatchKind
+from pyspark_theflash.store.latch import Grant, Latch, LatchKind, LatchScope, Wanted
 from pyspark_theflash.store.manifest import Head, View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.purged import PURGED_KIND, purged_at
@@ -187,6 +187,8 @@ def latch_row(_: Path) -> Target:
         Latch("x", kind, TimeStamp(5), Generation(7), clock.boot_id(), 2**60, holder)
         for kind in LatchKind
     ]
+    wanted = Wanted(LatchKind.WRITE, LatchScope(7, 7, RegionID(3)), 60_000, "loader", "user 0")
+    latches.append(replace(latches[0], holder=None, grant=Grant(FencingToken(9), wanted)))
     documents = [json.loads(latch.to_body()) for latch in latches] + [
         json.loads(replace(latches[0], holder=None).to_body())
     ]

@@ -1,0 +1,86 @@
+"""The latch that a writer holds on its store while it runs, as everybody else asks for one.
+
+The writer's lock (`store/writer_lock.py`) keeps other processes from writing; this latch is what
+callers of the API see and wait for, and what they hold keeps a writer out in turn. A thread renews
+it, since a poll may take longer than it lasts. Where it has run out nevertheless, as on a machine
+that slept, the thread takes it again if it is free; until then nothing is published (`guard`), and
+the writer tries again.
+"""
+
+import logging
+import sqlite3
+import threading
+from contextlib import closing, suppress
+from pathlib import Path
+from typing import Final
+
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.errors import LatchLostError, TheFlashError
+from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.store.folder import open_manifest
+from pyspark_theflash.store.grants import Grants
+from pyspark_theflash.store.holder import Holder
+from pyspark_theflash.store.latch import STORE, LatchKind, Wanted
+from pyspark_theflash.store.manifest import Manifest
+
+TTL_MS: Final = 600_000
+_LOOK_S: Final = 1.0
+_log = logging.getLogger(__name__)
+
+
+class WriterLatch:
+    """Held, and kept alive, from `take` to `close`."""
+
+    def __init__(self, path: Path, fs: FileSystem, clock: Clock, *, ttl_ms: int = TTL_MS) -> None:
+        self._path, self._fs, self._clock = path, fs, clock
+        self._holder = Holder.here(clock)
+        identity = f"process {self._holder.pid} on {self._holder.host}"
+        self._wanted = Wanted(LatchKind.WRITE, STORE, ttl_ms, self._holder.program, identity)
+        self._manifest = open_manifest(path, fs)
+        self._held = ("", 0)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="writer's latch", daemon=True)
+
+    def take(self, wait_ms: int) -> None:
+        """Wait for the latch. Raises `LatchHeldError`: a caller of the API holds one."""
+        self._acquire(self._manifest, wait_ms)
+        self._thread.start()
+
+    def guard(self, db: sqlite3.Connection) -> None:
+        """Raise `LatchLostError` unless it is held, within the transaction of a commit."""
+        Grants(self._manifest, self._clock).guard([self._held])(db)
+
+    def close(self) -> None:
+        """Let others have it."""
+        self._ended.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+        with closing(self._manifest), suppress(TheFlashError):
+            Grants(self._manifest, self._clock).release(*self._held)
+
+    def _acquire(self, manifest: Manifest, wait_ms: int) -> None:
+        grants = Grants(manifest, self._clock)
+        latch = grants.acquire(self._wanted, wait_ms=wait_ms, holder=self._holder)
+        self._held = (latch.id, latch.grant.token if latch.grant is not None else 0)
+
+    def _keep(self) -> None:
+        due_ms = self._next_ms()
+        while not self._ended.wait(_LOOK_S):
+            if self._clock.boottime_ms() < due_ms:
+                continue
+            try:
+                self._renew()
+                due_ms = self._next_ms()
+            except TheFlashError as error:
+                # A full disk, say, or somebody who has it now: tried again with the next look.
+                _log.warning("the writer's latch cannot be renewed: %s", error)
+
+    def _renew(self) -> None:
+        with closing(open_manifest(self._path, self._fs)) as manifest:
+            try:
+                Grants(manifest, self._clock).renew(*self._held)
+            except LatchLostError:
+                self._acquire(manifest, 0)
+
+    def _next_ms(self) -> int:
+        return self._clock.boottime_ms() + self._wanted.ttl_ms // 3

@@ -1,0 +1,95 @@
+"""The writer's own latch: who waits for it, and what becomes of it when time or a disk fail."""
+
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import Publication
+from pyspark_theflash.errors import LatchHeldError, LatchLostError
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.replication import writer_latch
+from pyspark_theflash.replication.writer_latch import WriterLatch
+from pyspark_theflash.store import board
+from pyspark_theflash.store.folder import open_manifest, read_identity
+from pyspark_theflash.store.grants import Grants
+from pyspark_theflash.store.latch import STORE, LatchKind, Wanted
+from pyspark_theflash.store.manifest import Change, Manifest, Record
+
+FS, CLOCK = LocalFileSystem(), SystemClock()
+OTHER = Wanted(LatchKind.WRITE, STORE, 60_000, "loader", "user 0")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    registry.create(tmp_path / "store", registry.MAGIC, FS)
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def manifest(path: Path) -> Iterator[Manifest]:
+    with closing(open_manifest(path, FS)) as opened:
+        yield opened
+
+
+def publication(n: int) -> Publication:
+    return Publication((), Change([Record("note", "n", str(n).encode())]))
+
+
+def test_writers_and_callers_keep_each_other_out(path: Path, manifest: Manifest) -> None:
+    grants = Grants(manifest, CLOCK)
+    with closing(WriterLatch(path, FS, CLOCK)) as latch:
+        latch.take(0)
+        with pytest.raises(LatchHeldError, match="process"):
+            grants.acquire(OTHER)
+        with closing(WriterLatch(path, FS, CLOCK)) as second, pytest.raises(LatchHeldError):
+            second.take(0)
+    held = grants.acquire(OTHER)
+    with closing(WriterLatch(path, FS, CLOCK)) as latch:
+        with pytest.raises(LatchHeldError, match="loader"):
+            latch.take(50)
+        grants.release(held.id, held.grant.token if held.grant else 0)
+
+
+def test_nothing_is_published_without_it(
+    path: Path, manifest: Manifest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost while the process stood still, it comes back; what was refused goes then."""
+    monkeypatch.setattr(writer_latch, "_LOOK_S", 0.05)
+    grants = Grants(manifest, CLOCK)
+    with closing(WriterLatch(path, FS, CLOCK, ttl_ms=300)) as latch:
+        identity = read_identity(path, FS)
+        with closing(registry.open_engine(path, identity, FS, CLOCK, latch.guard)) as engine:
+            with pytest.raises(LatchLostError):
+                engine.publish(publication(0))
+            latch.take(0)
+            engine.publish(publication(1))
+            CLOCK.sleep_ms(700)
+            engine.publish(publication(2))
+            with pytest.raises(LatchHeldError):
+                grants.acquire(OTHER)
+            _end(manifest)
+            held = grants.acquire(OTHER)
+            with pytest.raises(LatchLostError):
+                engine.publish(publication(3))
+            assert engine.read(["note"]).of_kind("note")["n"] == b"2"
+            grants.release(held.id, held.grant.token if held.grant else 0)
+            deadline_ms = CLOCK.boottime_ms() + 5_000
+            while True:
+                try:
+                    engine.publish(publication(4))
+                    break
+                except LatchLostError:
+                    assert CLOCK.boottime_ms() < deadline_ms
+                    CLOCK.sleep_ms(20)
+            assert engine.read(["note"]).of_kind("note")["n"] == b"4"
+
+
+def _end(manifest: Manifest) -> None:
+    """Let the latch be gone, as after a long sleep."""
+    with board.opened(manifest, write=True) as rows:
+        for id in rows.rows(board.LATCH_KIND):
+            rows.remove(board.LATCH_KIND, id)
