@@ -109,7 +109,11 @@ def read_tables(data: pa.Buffer, count: int) -> tuple[list[pa.Table], int]:
 
 def _read_stream(source: pa.BufferReader) -> tuple[pa.Schema, list[pa.RecordBatch]]:
     messages = pa.ipc.MessageReader.open_stream(source)
-    schema = pa.ipc.read_schema(messages.read_next_message())
+    first = messages.read_next_message()
+    if first.type != "schema":
+        # Arrow takes the message's word for it, and would end the process.
+        raise CodecError(_LAYER, "no schema at the beginning")
+    schema = pa.ipc.read_schema(first)
     # A name that is no UTF-8 is refused by Arrow only now.
     columns = zip(schema.names, schema.types, strict=True)
     if any(pa.types.is_dictionary(tp) for _, tp in columns):

@@ -117,7 +117,9 @@ def damaged():
     longer = bytearray(body)
     at = body.index(ROWS.to_batches()[0].serialize()[8:40].to_pybytes())
     longer[at : at + 32] = b"\xff" * 32
+    batch = ROWS.to_batches()[0].serialize().to_pybytes()
     return {
+        "no schema": (batch + batch + b"\xff\xff\xff\xff\0\0\0\0", 1, 100),
         "nothing": (b"", 0, 0),
         "half": (body[: len(body) // 2], 1, 100),
         "all but the last byte": (body[:-1], 1, 100),
