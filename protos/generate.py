@@ -4,10 +4,12 @@
     python protos/generate.py --check    write nothing; exit 1 if what is there differs
 
 Stubs run on the protobuf runtime they were generated for and newer ones; they name that version
-themselves.
+themselves. protoc makes them import each other as if `_generated` were on the path; here they do so
+by their full names.
 """
 
 import argparse
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -16,6 +18,9 @@ from grpc_tools import protoc
 
 PROTOS = Path(__file__).resolve().parent
 GENERATED = PROTOS.parent / "pyspark_theflash" / "protocol" / "_generated"
+
+_IMPORT = re.compile(rb"^from (?=\w+ import \w+_pb2 as )", re.MULTILINE)
+_FULL_IMPORT = b"from pyspark_theflash.protocol._generated."
 
 
 def generate() -> dict[Path, bytes]:
@@ -31,9 +36,9 @@ def generate() -> dict[Path, bytes]:
 
 
 def stubs(folder: Path) -> dict[Path, bytes]:
-    """Every Python file and type stub below a folder."""
+    """Every Python file and type stub below a folder, as protoc made them or as they stand."""
     return {
-        path.relative_to(folder): path.read_bytes()
+        path.relative_to(folder): _IMPORT.sub(_FULL_IMPORT, path.read_bytes())
         for path in folder.rglob("*.py*")
         if path.suffix in (".py", ".pyi")
     }

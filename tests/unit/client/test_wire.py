@@ -5,7 +5,6 @@ from hypothesis import strategies as st
 from pyspark_theflash.client import wire
 from pyspark_theflash.errors import CodecError
 from pyspark_theflash.protocol._generated.etcd import kv_pb2
-from pyspark_theflash.protocol._generated.pd import pdpb_pb2
 from pyspark_theflash.protocol._generated.tipb import pump_pb2
 
 U64, I64 = st.integers(0, 2**64 - 1), st.integers(-(2**63), 2**63 - 1)
@@ -81,35 +80,6 @@ def test_field_numbers_are_tipbs():
         "Entity.meta": 2,
         "Entity.payload": 3,
         "Entity.checksum": 4,
-    }
-
-
-def test_field_numbers_are_kvprotos():
-    assert numbers(pdpb_pb2) == {
-        "RequestHeader.cluster_id": 1,
-        "RequestHeader.sender_id": 2,
-        "ResponseHeader.cluster_id": 1,
-        "ResponseHeader.error": 2,
-        "Error.type": 1,
-        "Error.message": 2,
-        "Member.name": 1,
-        "Member.member_id": 2,
-        "Member.peer_urls": 3,
-        "Member.client_urls": 4,
-        "GetMembersRequest.header": 1,
-        "GetMembersResponse.header": 1,
-        "GetMembersResponse.members": 2,
-        "GetMembersResponse.leader": 3,
-        "TsoRequest.header": 1,
-        "TsoRequest.count": 2,
-        "Timestamp.physical": 1,
-        "Timestamp.logical": 2,
-        "TsoResponse.header": 1,
-        "TsoResponse.count": 2,
-        "TsoResponse.timestamp": 3,
-        "GetGCSafePointRequest.header": 1,
-        "GetGCSafePointResponse.header": 1,
-        "GetGCSafePointResponse.safe_point": 2,
     }
 
 

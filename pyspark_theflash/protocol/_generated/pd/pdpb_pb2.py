@@ -22,35 +22,70 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from pyspark_theflash.protocol._generated.kvproto import metapb_pb2 as kvproto_dot_metapb__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rpd/pdpb.proto\x12\x04pdpb\"6\n\rRequestHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tsender_id\x18\x02 \x01(\x04\"@\n\x0eResponseHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x1a\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0b.pdpb.Error\"&\n\x05\x45rror\x12\x0c\n\x04type\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"Q\n\x06Member\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x11\n\tpeer_urls\x18\x03 \x03(\t\x12\x13\n\x0b\x63lient_urls\x18\x04 \x03(\t\"8\n\x11GetMembersRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\"w\n\x12GetMembersResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.pdpb.ResponseHeader\x12\x1d\n\x07members\x18\x02 \x03(\x0b\x32\x0c.pdpb.Member\x12\x1c\n\x06leader\x18\x03 \x01(\x0b\x32\x0c.pdpb.Member\"@\n\nTsoRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\x12\r\n\x05\x63ount\x18\x02 \x01(\r\".\n\tTimestamp\x12\x10\n\x08physical\x18\x01 \x01(\x03\x12\x0f\n\x07logical\x18\x02 \x01(\x03\"f\n\x0bTsoResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.pdpb.ResponseHeader\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\"\n\ttimestamp\x18\x03 \x01(\x0b\x32\x0f.pdpb.Timestamp\"<\n\x15GetGCSafePointRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\"R\n\x16GetGCSafePointResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.pdpb.ResponseHeader\x12\x12\n\nsafe_point\x18\x02 \x01(\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\rpd/pdpb.proto\x12\x04pdpb\x1a\x14kvproto/metapb.proto\"6\n\rRequestHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x11\n\tsender_id\x18\x02 \x01(\x04\"@\n\x0eResponseHeader\x12\x12\n\ncluster_id\x18\x01 \x01(\x04\x12\x1a\n\x05\x65rror\x18\x02 \x01(\x0b\x32\x0b.pdpb.Error\"&\n\x05\x45rror\x12\x0c\n\x04type\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\"Q\n\x06Member\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tmember_id\x18\x02 \x01(\x04\x12\x11\n\tpeer_urls\x18\x03 \x03(\t\x12\x13\n\x0b\x63lient_urls\x18\x04 \x03(\t\"8\n\x11GetMembersRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\"w\n\x12GetMembersResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.pdpb.ResponseHeader\x12\x1d\n\x07members\x18\x02 \x03(\x0b\x32\x0c.pdpb.Member\x12\x1c\n\x06leader\x18\x03 \x01(\x0b\x32\x0c.pdpb.Member\"@\n\nTsoRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\x12\r\n\x05\x63ount\x18\x02 \x01(\r\".\n\tTimestamp\x12\x10\n\x08physical\x18\x01 \x01(\x03\x12\x0f\n\x07logical\x18\x02 \x01(\x03\"f\n\x0bTsoResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.pdpb.ResponseHeader\x12\r\n\x05\x63ount\x18\x02 \x01(\r\x12\"\n\ttimestamp\x18\x03 \x01(\x0b\x32\x0f.pdpb.Timestamp\"<\n\x15GetGCSafePointRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\"R\n\x16GetGCSafePointResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.pdpb.ResponseHeader\x12\x12\n\nsafe_point\x18\x02 \x01(\x04\"{\n\x1fUpdateServiceGCSafePointRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\x12\x12\n\nservice_id\x18\x02 \x01(\x0c\x12\x0b\n\x03TTL\x18\x03 \x01(\x03\x12\x12\n\nsafe_point\x18\x04 \x01(\x04\"\x81\x01\n UpdateServiceGCSafePointResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.pdpb.ResponseHeader\x12\x12\n\nservice_id\x18\x02 \x01(\x0c\x12\x0b\n\x03TTL\x18\x03 \x01(\x03\x12\x16\n\x0emin_safe_point\x18\x04 \x01(\x04\"K\n\x10GetRegionRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\x12\x12\n\nregion_key\x18\x02 \x01(\x0c\"N\n\x14GetRegionByIDRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\x12\x11\n\tregion_id\x18\x02 \x01(\x04\"\x9c\x01\n\x11GetRegionResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.pdpb.ResponseHeader\x12\x1e\n\x06region\x18\x02 \x01(\x0b\x32\x0e.metapb.Region\x12\x1c\n\x06leader\x18\x03 \x01(\x0b\x32\x0c.metapb.Peer\x12#\n\rpending_peers\x18\x06 \x03(\x0b\x32\x0c.metapb.Peer\"l\n\x12ScanRegionsRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\x12\x11\n\tstart_key\x18\x02 \x01(\x0c\x12\r\n\x05limit\x18\x03 \x01(\x05\x12\x0f\n\x07\x65nd_key\x18\x04 \x01(\x0c\"k\n\x06Region\x12\x1e\n\x06region\x18\x01 \x01(\x0b\x32\x0e.metapb.Region\x12\x1c\n\x06leader\x18\x02 \x01(\x0b\x32\x0c.metapb.Peer\x12#\n\rpending_peers\x18\x04 \x03(\x0b\x32\x0c.metapb.Peer\"Z\n\x13ScanRegionsResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.pdpb.ResponseHeader\x12\x1d\n\x07regions\x18\x04 \x03(\x0b\x32\x0c.pdpb.Region\"H\n\x0fGetStoreRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\x12\x10\n\x08store_id\x18\x02 \x01(\x04\"V\n\x10GetStoreResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.pdpb.ResponseHeader\x12\x1c\n\x05store\x18\x02 \x01(\x0b\x32\r.metapb.Store\"\\\n\x13GetAllStoresRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\x12 \n\x18\x65xclude_tombstone_stores\x18\x02 \x01(\x08\"[\n\x14GetAllStoresResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.pdpb.ResponseHeader\x12\x1d\n\x06stores\x18\x02 \x03(\x0b\x32\r.metapb.Store\"T\n\x0fPutStoreRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\x12\x1c\n\x05store\x18\x02 \x01(\x0b\x32\r.metapb.Store\"8\n\x10PutStoreResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.pdpb.ResponseHeader\"\x80\x01\n\nStoreStats\x12\x10\n\x08store_id\x18\x01 \x01(\x04\x12\x10\n\x08\x63\x61pacity\x18\x02 \x01(\x04\x12\x11\n\tavailable\x18\x03 \x01(\x04\x12\x14\n\x0cregion_count\x18\x04 \x01(\r\x12\x12\n\nstart_time\x18\x07 \x01(\r\x12\x11\n\tused_size\x18\n \x01(\x04\"]\n\x15StoreHeartbeatRequest\x12#\n\x06header\x18\x01 \x01(\x0b\x32\x13.pdpb.RequestHeader\x12\x1f\n\x05stats\x18\x02 \x01(\x0b\x32\x10.pdpb.StoreStats\"W\n\x16StoreHeartbeatResponse\x12$\n\x06header\x18\x01 \x01(\x0b\x32\x14.pdpb.ResponseHeader\x12\x17\n\x0f\x63luster_version\x18\x03 \x01(\tb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'pd.pdpb_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_REQUESTHEADER']._serialized_start=23
-  _globals['_REQUESTHEADER']._serialized_end=77
-  _globals['_RESPONSEHEADER']._serialized_start=79
-  _globals['_RESPONSEHEADER']._serialized_end=143
-  _globals['_ERROR']._serialized_start=145
-  _globals['_ERROR']._serialized_end=183
-  _globals['_MEMBER']._serialized_start=185
-  _globals['_MEMBER']._serialized_end=266
-  _globals['_GETMEMBERSREQUEST']._serialized_start=268
-  _globals['_GETMEMBERSREQUEST']._serialized_end=324
-  _globals['_GETMEMBERSRESPONSE']._serialized_start=326
-  _globals['_GETMEMBERSRESPONSE']._serialized_end=445
-  _globals['_TSOREQUEST']._serialized_start=447
-  _globals['_TSOREQUEST']._serialized_end=511
-  _globals['_TIMESTAMP']._serialized_start=513
-  _globals['_TIMESTAMP']._serialized_end=559
-  _globals['_TSORESPONSE']._serialized_start=561
-  _globals['_TSORESPONSE']._serialized_end=663
-  _globals['_GETGCSAFEPOINTREQUEST']._serialized_start=665
-  _globals['_GETGCSAFEPOINTREQUEST']._serialized_end=725
-  _globals['_GETGCSAFEPOINTRESPONSE']._serialized_start=727
-  _globals['_GETGCSAFEPOINTRESPONSE']._serialized_end=809
+  _globals['_REQUESTHEADER']._serialized_start=45
+  _globals['_REQUESTHEADER']._serialized_end=99
+  _globals['_RESPONSEHEADER']._serialized_start=101
+  _globals['_RESPONSEHEADER']._serialized_end=165
+  _globals['_ERROR']._serialized_start=167
+  _globals['_ERROR']._serialized_end=205
+  _globals['_MEMBER']._serialized_start=207
+  _globals['_MEMBER']._serialized_end=288
+  _globals['_GETMEMBERSREQUEST']._serialized_start=290
+  _globals['_GETMEMBERSREQUEST']._serialized_end=346
+  _globals['_GETMEMBERSRESPONSE']._serialized_start=348
+  _globals['_GETMEMBERSRESPONSE']._serialized_end=467
+  _globals['_TSOREQUEST']._serialized_start=469
+  _globals['_TSOREQUEST']._serialized_end=533
+  _globals['_TIMESTAMP']._serialized_start=535
+  _globals['_TIMESTAMP']._serialized_end=581
+  _globals['_TSORESPONSE']._serialized_start=583
+  _globals['_TSORESPONSE']._serialized_end=685
+  _globals['_GETGCSAFEPOINTREQUEST']._serialized_start=687
+  _globals['_GETGCSAFEPOINTREQUEST']._serialized_end=747
+  _globals['_GETGCSAFEPOINTRESPONSE']._serialized_start=749
+  _globals['_GETGCSAFEPOINTRESPONSE']._serialized_end=831
+  _globals['_UPDATESERVICEGCSAFEPOINTREQUEST']._serialized_start=833
+  _globals['_UPDATESERVICEGCSAFEPOINTREQUEST']._serialized_end=956
+  _globals['_UPDATESERVICEGCSAFEPOINTRESPONSE']._serialized_start=959
+  _globals['_UPDATESERVICEGCSAFEPOINTRESPONSE']._serialized_end=1088
+  _globals['_GETREGIONREQUEST']._serialized_start=1090
+  _globals['_GETREGIONREQUEST']._serialized_end=1165
+  _globals['_GETREGIONBYIDREQUEST']._serialized_start=1167
+  _globals['_GETREGIONBYIDREQUEST']._serialized_end=1245
+  _globals['_GETREGIONRESPONSE']._serialized_start=1248
+  _globals['_GETREGIONRESPONSE']._serialized_end=1404
+  _globals['_SCANREGIONSREQUEST']._serialized_start=1406
+  _globals['_SCANREGIONSREQUEST']._serialized_end=1514
+  _globals['_REGION']._serialized_start=1516
+  _globals['_REGION']._serialized_end=1623
+  _globals['_SCANREGIONSRESPONSE']._serialized_start=1625
+  _globals['_SCANREGIONSRESPONSE']._serialized_end=1715
+  _globals['_GETSTOREREQUEST']._serialized_start=1717
+  _globals['_GETSTOREREQUEST']._serialized_end=1789
+  _globals['_GETSTORERESPONSE']._serialized_start=1791
+  _globals['_GETSTORERESPONSE']._serialized_end=1877
+  _globals['_GETALLSTORESREQUEST']._serialized_start=1879
+  _globals['_GETALLSTORESREQUEST']._serialized_end=1971
+  _globals['_GETALLSTORESRESPONSE']._serialized_start=1973
+  _globals['_GETALLSTORESRESPONSE']._serialized_end=2064
+  _globals['_PUTSTOREREQUEST']._serialized_start=2066
+  _globals['_PUTSTOREREQUEST']._serialized_end=2150
+  _globals['_PUTSTORERESPONSE']._serialized_start=2152
+  _globals['_PUTSTORERESPONSE']._serialized_end=2208
+  _globals['_STORESTATS']._serialized_start=2211
+  _globals['_STORESTATS']._serialized_end=2339
+  _globals['_STOREHEARTBEATREQUEST']._serialized_start=2341
+  _globals['_STOREHEARTBEATREQUEST']._serialized_end=2434
+  _globals['_STOREHEARTBEATRESPONSE']._serialized_start=2436
+  _globals['_STOREHEARTBEATRESPONSE']._serialized_end=2523
 # @@protoc_insertion_point(module_scope)
