@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 from google.protobuf.descriptor import FieldDescriptor
 
-from pyspark_theflash.protocol._generated.kvproto import errorpb_pb2, kvrpcpb_pb2, metapb_pb2
+from pyspark_theflash.protocol._generated.kvproto import (
+    enginepb_pb2,
+    errorpb_pb2,
+    import_sstpb_pb2,
+    kvrpcpb_pb2,
+    metapb_pb2,
+    raft_cmdpb_pb2,
+    raft_serverpb_pb2,
+    raw_enginepb_pb2,
+)
 from pyspark_theflash.protocol._generated.pd import pdpb_pb2
 
 GOLDEN = json.loads((Path(__file__).parents[2] / "golden/kvproto/fields.json").read_text())
@@ -40,7 +49,19 @@ def named(module: object) -> Iterator[tuple[str, list[object]]]:
             yield f"{enum.full_name}.{value.name}", [value.number, ""]
 
 
-@pytest.mark.parametrize("module", [metapb_pb2, errorpb_pb2, kvrpcpb_pb2, pdpb_pb2])
+@pytest.mark.parametrize(
+    "module",
+    [
+        metapb_pb2,
+        errorpb_pb2,
+        kvrpcpb_pb2,
+        pdpb_pb2,
+        raft_serverpb_pb2,
+        raft_cmdpb_pb2,
+        import_sstpb_pb2,
+        enginepb_pb2,
+    ],
+)
 def test_names_numbers_and_types(module: object) -> None:
     for name, (number, kind) in named(module):
         expected_number, expected = GOLDEN[name]
@@ -48,3 +69,13 @@ def test_names_numbers_and_types(module: object) -> None:
         expected = last_words[0] + last_words[1] + last_words[2].rpartition(".")[2]
         assert (name, number) == (name, expected_number)
         assert (name, kind) == (name, AS_NUMBERS.get(name, expected))
+
+
+def test_raw_messages_have_the_numbers_of_those_they_stand_for() -> None:
+    for raw in raw_enginepb_pb2.DESCRIPTOR.message_types_by_name.values():
+        real = enginepb_pb2.DESCRIPTOR.message_types_by_name[raw.name]
+        for field in raw.fields:
+            there = real.fields_by_name[field.name]
+            assert (field.number, field.is_repeated) == (there.number, there.is_repeated)
+            is_raw = field.type == FieldDescriptor.TYPE_BYTES
+            assert is_raw == (there.message_type is not None and field.message_type is None)
