@@ -4,6 +4,7 @@ A TiDB timestamp (TSO) is one 64-bit number: `physical milliseconds << 18 | logi
 `int` in Python and `uint64` in Arrow; the split into its two parts lives here and nowhere else.
 """
 
+from dataclasses import dataclass
 from typing import Final, NewType
 
 TimeStamp = NewType("TimeStamp", int)
@@ -21,6 +22,17 @@ Generation = NewType("Generation", int)
 """How many publications the store has seen; grows by one with each."""
 FencingToken = NewType("FencingToken", int)
 """Grows with every grant of a latch, so that a holder from before can be refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionEpoch:
+    """A region of TiKV in time: one of another epoch may be of other keys or peers."""
+
+    conf_ver: int
+    """Grows when a peer comes or goes."""
+    version: int
+    """Grows with a split or a merge."""
+
 
 LOGICAL_BITS: Final = 18
 MAX_TS: Final = TimeStamp(2**64 - 1)
