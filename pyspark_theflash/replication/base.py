@@ -16,10 +16,11 @@ import pyarrow as pa
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
 from pyspark_theflash.errors import OptionError, SchemaConflictError, SchemaFileError
+from pyspark_theflash.mvcc.rows import stored_columns
 from pyspark_theflash.mvcc.version import Op
 from pyspark_theflash.mvcc.visibility import sort_order
 from pyspark_theflash.partitioning.assign import assign_partitions
-from pyspark_theflash.replication.changes import key_handles, split_by_partition, stored_columns
+from pyspark_theflash.replication.changes import key_handles, split_by_partition
 from pyspark_theflash.schema.base import BaseTable, read_base, read_base_rows
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.model import ROWID_NAME, TableInfo

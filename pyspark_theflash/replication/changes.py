@@ -9,7 +9,7 @@ Several changes of one row in one transaction share a commit_ts; the last of the
 the transaction's `sequence`, is the version.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -20,22 +20,27 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE, TableMutations
 from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.convert import convert_column
 from pyspark_theflash.codec.field_type import STRING_TYPES
 from pyspark_theflash.codec.handle import encode_common_handles, key_strings
-from pyspark_theflash.codec.row import ColumnSpec, DecodedColumn, DecodedRows, RowBuffer
+from pyspark_theflash.codec.row import DecodedRows, RowBuffer
 from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
 from pyspark_theflash.engine.api import VersionBatch
-from pyspark_theflash.errors import SchemaOutdatedError, UnsupportedError
+from pyspark_theflash.errors import UnsupportedError
 from pyspark_theflash.mvcc.project import SourceOf, no_source
+from pyspark_theflash.mvcc.rows import (
+    Columns,
+    column_specs,
+    filled_columns,
+    from_int_handle,
+    handle_type,
+    stored_columns,
+)
 from pyspark_theflash.mvcc.version import Op, version_schema
 from pyspark_theflash.mvcc.visibility import sort_order
 from pyspark_theflash.partitioning.assign import assign_partitions
-from pyspark_theflash.schema.default import origin_value
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_COLUMN_ID, ColumnInfo, TableInfo
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 
-Columns = Mapping[ColumnID, pa.Array]
 Ints = npt.NDArray[np.int64]
 
 CHUNK_ROWS: Final = 1 << 15
@@ -45,16 +50,6 @@ _OTHER_COLLATION: Final = (
     "another collation than this version's, or a cluster without "
     "new_collations_enabled_on_first_bootstrap,"
 )
-
-
-def stored_columns(table: TableInfo) -> tuple[ColumnInfo, ...]:
-    """The columns whose values a row holds, those of unfinished DDL included."""
-    return tuple(c for c in table.columns if not c.is_virtual)
-
-
-def handle_type(table: TableInfo) -> pa.DataType:
-    """How handles of the table are stored."""
-    return pa.binary() if table.is_common_handle else pa.int64()
 
 
 @dataclass(slots=True)
@@ -116,7 +111,7 @@ class TableChanges:
         return self._part(columns, len(rows), Op.PUT)
 
     def _updated(self, rows: Sequence[bytes]) -> "_Part":
-        specs = self._specs(self._row_columns())
+        specs = column_specs(self.table, self._row_columns())
         old, new = (self._columns(r) for r in decode_updates_v1(RowBuffer.from_list(rows), specs))
         part = self._part(new, len(rows), Op.PUT)
         if not self._handles(old).equals(part.handles):
@@ -129,7 +124,7 @@ class TableChanges:
         return part
 
     def _deleted(self, rows: Sequence[bytes]) -> "_Part":
-        specs = self._specs(self._row_columns())
+        specs = column_specs(self.table, self._row_columns())
         columns = self._columns(decode_rows_v1(RowBuffer.from_list(rows), specs))
         return self._part(columns, len(rows), Op.DELETE)
 
@@ -138,10 +133,6 @@ class TableChanges:
         if op is Op.DELETE:
             columns = {i: pa.nulls(rows, column.type) for i, column in columns.items()}
         return _Part(columns, handles, physical, np.full(rows, op, np.uint8))
-
-    def _specs(self, columns: Sequence[ColumnInfo]) -> list[ColumnSpec]:
-        """What to decode; errors name the column with its table."""
-        return [ColumnSpec(c.id, f"{self.table.full_name}.{c.name}", c.type) for c in columns]
 
     def _row_columns(self) -> tuple[ColumnInfo, ...]:
         """What updated and deleted rows hold."""
@@ -152,8 +143,8 @@ class TableChanges:
         key = self.table.handle_columns if self.table.is_common_handle else ()
         handles, rows = decode_inserts_v1(
             RowBuffer.from_list(inserted),
-            self._specs(stored_columns(self.table)),
-            self._specs(key),
+            column_specs(self.table, stored_columns(self.table)),
+            column_specs(self.table, key),
         )
         if not isinstance(handles, pa.Array):
             by_id = {c.id: values for c, values in zip(key, handles, strict=True)}
@@ -163,52 +154,21 @@ class TableChanges:
         if self.table.has_rowid:
             return self._columns(rows) | {ROWID_COLUMN_ID: handles}
         return self._columns(
-            rows, {c.id: _from_int_handle(handles, c) for c in self.table.handle_columns}
+            rows, {c.id: from_int_handle(handles, c) for c in self.table.handle_columns}
         )
 
     def _columns(
         self, rows: DecodedRows, from_key: Columns | None = None
     ) -> dict[ColumnID, pa.Array]:
         """Decoded columns by id, with what rows leave out filled in."""
-        # Old rows may hold virtual columns, which are computed and not stored.
-        if unknown := rows.unknown_ids - {c.id for c in self.table.columns}:
-            named = ", ".join(str(i) for i in sorted(unknown))
-            raise SchemaOutdatedError(
-                f"column {named} in {self.table.full_name}", self._commit_ts[0]
-            )
-        decoded = dict(zip((info.id for info in self._row_columns()), rows.columns, strict=False))
-        columns: dict[ColumnID, pa.Array] = {}
-        for info in self._row_columns():
-            if (column := decoded.get(info.id)) is not None:
-                key_part = (from_key or {}).get(info.id)
-                columns[info.id] = self._filled(column, info, key_part, columns)
-        return columns
-
-    def _filled(
-        self,
-        column: DecodedColumn,
-        info: ColumnInfo,
-        from_key: pa.Array | None,
-        before: Columns,
-    ) -> pa.Array:
-        """The column with what rows left out: key parts, what TiDB is to convert, defaults."""
-        if column.absent is None or not column.absent.any():
-            return column.values
-        absent = pa.array(column.absent)
-        if from_key is not None:
-            return pc.if_else(absent, from_key, column.values)
-        source = None if info.is_public else self._source_of(info.id)
-        if source is not None and source.id in before:
-            where = f"{self.table.full_name}.{info.name}"
-            converted = convert_column(before[source.id], source.type, info.type, where)
-            return pc.if_else(absent, converted, column.values)
-        default = origin_value(info)
-        if not default.is_valid and info.type.is_not_null and info.is_public:
-            raise SchemaOutdatedError(
-                f"value for the NOT NULL column {info.name} of {self.table.full_name}",
-                self._commit_ts[0],
-            )
-        return pc.if_else(absent, default, column.values)
+        return filled_columns(
+            self.table,
+            self._row_columns(),
+            rows,
+            from_key or {},
+            self._source_of,
+            self._commit_ts[0],
+        )
 
     def _check_key_strings(self, in_handle: Columns, in_row: Columns) -> None:
         """Handles are made from values, so strings must weigh here what they weighed in TiDB.
@@ -332,11 +292,3 @@ def _to_int_handle(values: pa.Array) -> pa.Array:
     if pa.types.is_uint64(values.type):
         return pa.array(values.to_numpy().view(np.int64))
     return values.cast(pa.int64())
-
-
-def _from_int_handle(handles: pa.Array, column: ColumnInfo) -> pa.Array:
-    """Inverse of `_to_int_handle`, in the column's type."""
-    tp = arrow_type(column.type)
-    return (
-        pa.array(handles.to_numpy().view(np.uint64)) if pa.types.is_uint64(tp) else handles.cast(tp)
-    )

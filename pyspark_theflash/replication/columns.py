@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.mvcc.project import ScanColumn, scan_column
-from pyspark_theflash.replication.changes import stored_columns
+from pyspark_theflash.mvcc.rows import stored_columns
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.types import ColumnID, PhysicalTableID

@@ -13,10 +13,11 @@ import pyarrow as pa
 
 from pyspark_theflash.engine.api import EngineReader, VersionBatch
 from pyspark_theflash.mvcc.project import ScanColumn, SourceOf, scan_column
+from pyspark_theflash.mvcc.rows import stored_columns
 from pyspark_theflash.mvcc.version import HANDLE, Op, column_name
 from pyspark_theflash.mvcc.visibility import sort_order
 from pyspark_theflash.partitioning.assign import assign_partitions
-from pyspark_theflash.replication.changes import split_by_partition, stored_columns
+from pyspark_theflash.replication.changes import split_by_partition
 from pyspark_theflash.schema.lineage import Move
 from pyspark_theflash.store.manifest import Record
 from pyspark_theflash.types import PhysicalTableID, TimeStamp

@@ -10,7 +10,8 @@ from pyspark_theflash.binlog.event import EntityKind
 from pyspark_theflash.binlog.prewrite import parse_prewrite
 from pyspark_theflash.binlog.wire import decode_entities
 from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.replication.changes import TableChanges, stored_columns
+from pyspark_theflash.mvcc.rows import stored_columns
+from pyspark_theflash.replication.changes import TableChanges
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.status_api import StatusApi
 from pyspark_theflash.schema.tidb import TidbSchemaSource

@@ -12,8 +12,8 @@ from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.engine.magic.file import DataFile, FileKind
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.mvcc.project import scan_column
+from pyspark_theflash.mvcc.rows import stored_columns
 from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
-from pyspark_theflash.replication.changes import stored_columns
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.manifest import Change
 from pyspark_theflash.types import MAX_TS, PhysicalTableID, TimeStamp

@@ -1,0 +1,213 @@
+"""Committed rows as TiKV has them -> versions as the engine takes them, many at a time."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pyspark_theflash.codec.array import ArrowArray, binary, join_bytes, take, variable_width
+from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.checksum import RecordKeys
+from pyspark_theflash.codec.handle import decode_common_handles
+from pyspark_theflash.codec.key import encode_record_key
+from pyspark_theflash.codec.row import DecodedRows, RowBuffer
+from pyspark_theflash.codec.row_v1 import decode_rows_v1
+from pyspark_theflash.codec.row_v2 import VERSION, decode_rows_v2
+from pyspark_theflash.engine.api import VersionBatch
+from pyspark_theflash.errors import CodecError
+from pyspark_theflash.kvstore.tables import Definition, Tables
+from pyspark_theflash.kvstore.versions import Versions, concat
+from pyspark_theflash.mvcc.rows import (
+    Columns,
+    column_specs,
+    filled_columns,
+    from_int_handle,
+    handle_type,
+    stored_columns,
+)
+from pyspark_theflash.mvcc.version import Op, version_schema
+from pyspark_theflash.mvcc.visibility import same_as_next
+from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
+
+CHUNK_ROWS: Final = 1 << 15
+"""Decoding is at its best with some megabytes of rows: what it holds then stays in the cache."""
+
+
+def by_table(
+    parts: Iterable[Versions], tables: Tables
+) -> Iterator[tuple[PhysicalTableID, Versions]]:
+    """Versions of each physical table that is replicated, sorted by (handle, commit_ts).
+
+    Of versions with the same handle and commit_ts, which are the same version, the first stays.
+    """
+    whole = list(parts)
+    for is_common in (False, True):
+        chosen = [part for part in whole if part.has_common_handles is is_common]
+        if not chosen:
+            continue
+        versions = concat(chosen)
+        order = np.argsort(versions.table_id, kind="stable")
+        ids, starts = np.unique(versions.table_id[order], return_index=True)
+        ends = [*starts[1:], len(order)]
+        for table_id, start, end in zip(ids.tolist(), starts, ends, strict=True):
+            physical_id = PhysicalTableID(table_id)
+            if tables.has(physical_id):
+                yield physical_id, _sorted(versions.select(order[start:end]))
+
+
+def _sorted(versions: Versions) -> Versions:
+    order = _order(versions)
+    handles, commit_ts = versions.handles.take(pa.array(order)), versions.commit_ts[order]
+    first = np.ones(len(order), np.bool_)
+    if len(order) > 1:
+        first[1:] = ~(same_as_next(handles) & (commit_ts[1:] == commit_ts[:-1]))
+    return versions.select(order[first])
+
+
+def _order(versions: Versions) -> npt.NDArray[np.int64]:
+    if not versions.has_common_handles:
+        return np.lexsort((versions.commit_ts, versions.handles.to_numpy()))
+    # What comes later stays behind what it equals: `sort_indices` says nothing of that.
+    place = pa.array(np.arange(len(versions)))
+    columns = {"handle": versions.handles, "commit_ts": versions.commit_ts, "place": place}
+    keys = [(name, "ascending") for name in columns]
+    found = pa.compute.sort_indices(pa.table(columns), sort_keys=keys)
+    return np.asarray(found.to_numpy(), np.int64)
+
+
+def version_batches(
+    physical_id: PhysicalTableID, versions: Versions, tables: Tables
+) -> Iterator[VersionBatch]:
+    """Sorted versions of one physical table, decoded: one batch a definition, by time.
+
+    Raises:
+        CodecError: a row is not what its encoding says.
+        SchemaOutdatedError: the schema history lacks what a row needs.
+    """
+    for definition, places in tables.definitions(physical_id, versions.commit_ts):
+        chosen = versions if len(places) == len(versions) else versions.select(places)
+        yield VersionBatch(physical_id, decode_versions(physical_id, chosen, definition))
+
+
+def decode_versions(
+    physical_id: PhysicalTableID, versions: Versions, definition: Definition
+) -> pa.RecordBatch:
+    """Versions written under one definition, in their order; see `mvcc.version`."""
+    table = definition.table
+    infos = stored_columns(table)
+    schema = version_schema(handle_type(table), [(c.id, arrow_type(c.type)) for c in infos])
+    if versions.has_common_handles != table.is_common_handle:
+        raise CodecError("record key", f"{table.full_name} has handles of another kind")
+    batches = [
+        pa.RecordBatch.from_arrays(_arrays(physical_id, part, definition), schema=schema)
+        for part in _chunks(versions)
+    ]
+    if len(batches) == 1:
+        return batches[0]
+    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+
+
+def _chunks(versions: Versions) -> Iterator[Versions]:
+    if len(versions) <= CHUNK_ROWS:
+        yield versions
+        return
+    for start in range(0, len(versions), CHUNK_ROWS):
+        yield versions.select(np.arange(start, min(start + CHUNK_ROWS, len(versions))))
+
+
+def _arrays(
+    physical_id: PhysicalTableID, versions: Versions, definition: Definition
+) -> list[pa.Array]:
+    system = [
+        versions.handles,
+        *map(pa.array, (versions.commit_ts, versions.start_ts, versions.op)),
+    ]
+    infos = stored_columns(definition.table)
+    puts = np.flatnonzero(versions.op == Op.PUT)
+    if not len(puts):
+        return [*system, *(pa.nulls(len(versions), arrow_type(c.type)) for c in infos)]
+    rows = versions if len(puts) == len(versions) else versions.select(puts)
+    columns = _columns(physical_id, rows, definition)
+    arrays = [columns[c.id] for c in infos]
+    if len(puts) < len(versions):
+        places = np.full(len(versions), -1, np.int64)
+        places[puts] = np.arange(len(puts))
+        arrays = [take(array, places) for array in arrays]
+    return [*system, *arrays]
+
+
+def _columns(
+    physical_id: PhysicalTableID, rows: Versions, definition: Definition
+) -> dict[ColumnID, pa.Array]:
+    """The columns of puts, by id."""
+    table = definition.table
+    infos = stored_columns(table)
+    from_key = _from_key(table, rows.handles)
+    data, bounds = variable_width(rows.values)
+    if (np.diff(bounds) < 1).any():
+        raise CodecError("row", f"an empty row of {table.full_name}")
+    is_new = data[bounds[:-1]] == VERSION
+    ts = TimeStamp(int(rows.commit_ts[0]))
+    if is_new.all():
+        decoded = _decode_v2(physical_id, rows, table)
+        return filled_columns(table, infos, decoded, from_key, definition.source_of, ts)
+    parts: list[dict[ColumnID, pa.Array]] = []
+    order: list[npt.NDArray[np.int64]] = []
+    for places in (np.flatnonzero(is_new), np.flatnonzero(~is_new)):
+        if not len(places):
+            continue
+        chosen = rows.select(places)
+        decoded = (
+            _decode_v2(physical_id, chosen, table)
+            if is_new[places[0]]
+            else decode_rows_v1(RowBuffer.from_arrow(chosen.values), column_specs(table, infos))
+        )
+        key = {i: column.take(pa.array(places)) for i, column in from_key.items()}
+        parts.append(filled_columns(table, infos, decoded, key, definition.source_of, ts))
+        order.append(places)
+    back = pa.array(np.argsort(np.concatenate(order)))
+    return {c.id: pa.concat_arrays([part[c.id] for part in parts]).take(back) for c in infos}
+
+
+def _decode_v2(physical_id: PhysicalTableID, rows: Versions, table: TableInfo) -> DecodedRows:
+    infos = stored_columns(table)
+    key = column_specs(table, table.handle_columns)
+    raw = RowBuffer.from_arrow(_raw_keys(physical_id, rows.handles))
+    specs = column_specs(table, infos)
+    return decode_rows_v2(RowBuffer.from_arrow(rows.values), specs, RecordKeys(raw, key))
+
+
+def _raw_keys(physical_id: PhysicalTableID, handles: ArrowArray) -> ArrowArray:
+    """The record keys of rows."""
+    prefix = encode_record_key(physical_id, b"")
+    if pa.types.is_binary(handles.type):
+        return join_bytes(bytes(prefix), handles)
+    keys = np.empty((len(handles), len(prefix) + 8), np.uint8)
+    keys[:, : len(prefix)] = np.frombuffer(prefix, np.uint8)
+    bits = handles.to_numpy().view(np.uint64) ^ np.uint64(1 << 63)
+    keys[:, len(prefix) :] = bits.astype(">u8").view(np.uint8).reshape(-1, 8)
+    return binary(keys.reshape(-1), np.arange(len(handles) + 1) * keys.shape[1])
+
+
+def _from_key(table: TableInfo, handles: ArrowArray) -> Columns:
+    """What rows may leave out because their keys have it.
+
+    Of strings under a collation keys have weights, and rows the strings; of prefixes likewise.
+    """
+    if table.pk_is_handle:
+        return {c.id: from_int_handle(handles, c) for c in table.handle_columns}
+    if not table.is_common_handle:
+        return {}
+    columns = table.handle_columns
+    values = decode_common_handles(handles, [c.type for c in columns])
+    lengths: Sequence[int] = (
+        [p.length for p in table.primary_key.columns] if table.primary_key else []
+    )
+    return {
+        c.id: value
+        for c, value, length in zip(columns, values, lengths, strict=True)
+        if length < 0 and value.type == arrow_type(c.type)
+    }

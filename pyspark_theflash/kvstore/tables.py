@@ -1,0 +1,94 @@
+"""Whose rows are under a key: physical tables to table definitions, by the time of their commits.
+
+A partition belongs to its table from the moment that DDL begins to make it, and to another table
+after EXCHANGE PARTITION. So what rows are decoded under depends on when they were committed:
+
+    physical table 108     table 104 ────────┬ table 108 (exchanged) ────────
+                           104's columns     │ columns of 108 as of each commit
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pyspark_theflash.errors import SchemaOutdatedError
+from pyspark_theflash.mvcc.project import SourceOf
+from pyspark_theflash.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.schema.lineage import Lineage
+from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.types import PhysicalTableID, TableID, TimeStamp
+
+SchemaAt = Callable[[TimeStamp], "Tables"]
+"""The tables by a history that reaches a timestamp; raises `SchemaOutdatedError` without one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Definition:
+    """A table as the rows of some commits were written under it."""
+
+    table: TableInfo
+    source_of: SourceOf
+
+
+class Tables:
+    """All tables of a schema history that are replicated. Immutable."""
+
+    def __init__(
+        self, history: SchemaHistory, replicates: Callable[[TableID], bool] = lambda _: True
+    ) -> None:
+        self.history: Final = history
+        self._lineage = Lineage(history)
+        self._owners: dict[PhysicalTableID, list[tuple[TimeStamp, TableID]]] = defaultdict(list)
+        changes: dict[TableID, list[TimeStamp]] = defaultdict(list)
+        for event in history.events:
+            changes[event.table_id].append(event.ts)
+            if event.name is not None and replicates(event.table_id):
+                for physical_id in _physical_ids(event):
+                    owners = self._owners[physical_id]
+                    if not owners or owners[-1][1] != event.table_id:
+                        owners.append((event.ts, event.table_id))
+        self._changes = changes
+
+    def has(self, physical_id: PhysicalTableID) -> bool:
+        """Whether rows of a physical table are wanted."""
+        return physical_id in self._owners
+
+    def definitions(
+        self, physical_id: PhysicalTableID, commit_ts: npt.NDArray[np.uint64]
+    ) -> Iterator[tuple[Definition, npt.NDArray[np.int64]]]:
+        """What rows were written under, and the places of those commits; by time.
+
+        Raises:
+            SchemaOutdatedError: the history ends before one of the commits.
+        """
+        if len(commit_ts) and (newest := int(commit_ts.max())) > self.history.end_ts:
+            raise SchemaOutdatedError("schema", newest)
+        owners = self._owners[physical_id]
+        cuts = {ts for ts, _ in owners[1:]}
+        cuts.update(ts for _, table_id in owners for ts in self._changes[table_id])
+        spans = np.searchsorted(np.array(sorted(cuts), np.uint64), commit_ts, side="right")
+        for span in np.unique(spans):
+            places = np.flatnonzero(spans == span)
+            ts = TimeStamp(int(commit_ts[places[0]]))
+            yield self._definition(physical_id, ts), places
+
+    def _definition(self, physical_id: PhysicalTableID, ts: TimeStamp) -> Definition:
+        owners = self._owners[physical_id]
+        table_id = next((i for begin, i in reversed(owners) if begin <= ts), owners[0][1])
+        # Rows may come a moment before their table's definition is public.
+        first = self._changes[table_id][0]
+        table = self.history.table_at_commit(table_id, max(ts, first))
+        return Definition(table, self._lineage.source_of(table_id))
+
+
+def _physical_ids(event: TableEvent) -> Iterator[PhysicalTableID]:
+    """Where rows of a table are, those included that DDL is about to bring or to take away."""
+    yield from event.physical_ids
+    if list(event.physical_ids) != [PhysicalTableID(event.table_id)] and (table := event.table):
+        partition = table.partition
+        for definition in (*partition.adding, *partition.dropping) if partition else ():
+            yield definition.id
