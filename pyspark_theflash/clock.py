@@ -45,3 +45,20 @@ class SystemClock:
 
     def sleep_ms(self, duration_ms: int) -> None:
         time.sleep(duration_ms / 1000)
+
+
+class Deadline:
+    """Until when something may take, on the boot-time clock."""
+
+    def __init__(self, clock: Clock, timeout_ms: int) -> None:
+        self.timeout_ms = timeout_ms
+        self._clock, self._end_ms = clock, clock.boottime_ms() + timeout_ms
+
+    def left_ms(self) -> int:
+        """How long it may still take; 0 if not at all."""
+        return max(0, self._end_ms - self._clock.boottime_ms())
+
+    def sleep_ms(self, duration_ms: int) -> bool:
+        """Block for a while, or until the deadline; whether any time is left after that."""
+        self._clock.sleep_ms(min(duration_ms, self.left_ms()))
+        return self.left_ms() > 0

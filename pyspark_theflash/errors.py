@@ -727,6 +727,55 @@ class PDRefusedError(ServiceRefusedError):
     """PD answers with an error."""
 
 
+class TiKVUnavailableError(ServiceUnavailableError):
+    """A store of TiKV does not answer, or none serves a region, until the deadline."""
+
+
+class TiKVRefusedError(ServiceRefusedError):
+    """A store of TiKV answers with an error that asking again does not mend."""
+
+
+class RegionGapError(TheFlashError):
+    """Part of a key range that no region covers: rows there would be missing."""
+
+    retryable = True
+
+    def __init__(self, start: str, end: str) -> None:
+        super().__init__(start, end)
+        self.start, self.end = start, end
+
+    def __str__(self) -> str:
+        start, end = self.start or "the first", self.end or "the last"
+        return f"no region covers the keys from {start} to {end}"
+
+
+class KeyIsLockedError(TheFlashError):
+    """A transaction that began before the snapshot, and of which it is not known how it ended.
+
+    `where` is the table of a row that it has locked.
+    """
+
+    retryable = True
+
+    def __init__(self, start_ts: int, where: str, state: str) -> None:
+        super().__init__(start_ts, where, state)
+        self.start_ts, self.where, self.state = start_ts, where, state
+
+    def __str__(self) -> str:
+        return f"{self.where} is locked by transaction start_ts={self.start_ts}, which {self.state}"
+
+
+class LockResolveError(TheFlashError):
+    """TiKV says of a transaction what cannot be true of one; nothing was read past its locks."""
+
+    def __init__(self, start_ts: int, reason: str) -> None:
+        super().__init__(start_ts, reason)
+        self.start_ts, self.reason = start_ts, reason
+
+    def __str__(self) -> str:
+        return f"transaction start_ts={self.start_ts}: {self.reason}"
+
+
 class OtherPumpError(TheFlashError):
     """Another pump is registered, so that part of the binlog goes there and not here."""
 

@@ -83,3 +83,10 @@ def decode_mvcc_key(key: MvccKey) -> tuple[RawKey, TimeStamp]:
     if len(key) != end + 8:
         raise CodecError(_LAYER, "no timestamp behind the key", end, key[end : end + 16].hex())
     return RawKey(raw), TimeStamp(decode_uint_desc(key, end))
+
+
+def table_of(key: RawKey) -> str:
+    """Whose key it is, in words that tell nothing of a row."""
+    if key[:1] == _TABLE and len(key) >= HANDLE_AT - 2:
+        return f"table {decode_int(key, 1)}"
+    return "a meta key" if key[:1] == b"m" else "a key of no table"

@@ -11,6 +11,7 @@ from pyspark_theflash.codec.key import (
     encode_index_prefix,
     encode_mvcc_key,
     encode_record_key,
+    table_of,
 )
 from pyspark_theflash.errors import CodecError
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
@@ -68,3 +69,10 @@ def test_not_a_key_of_tikv() -> None:
     for bad in (key[:-1], key + b"\0", b""):
         with pytest.raises(CodecError):
             decode_mvcc_key(MvccKey(bad))
+
+
+def test_whose_key_it_is() -> None:
+    assert table_of(encode_record_key(PhysicalTableID(92), b"a name")) == "table 92"
+    assert table_of(encode_index_prefix(PhysicalTableID(7), 1)) == "table 7"
+    assert table_of(RawKey(b"mDB")) == "a meta key"
+    assert table_of(RawKey(b"t\x80")) == "a key of no table"

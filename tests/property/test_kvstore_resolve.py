@@ -1,0 +1,169 @@
+"""What was once read at a timestamp is what is there at that timestamp when all is over.
+
+A history of transactions, some of whose owners die at any step, and readers in between. Owners do
+what TiDB does: all keys are prewritten, then the primary is committed, then the rest.
+"""
+
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyspark_theflash.clock import Deadline
+from pyspark_theflash.errors import KeyIsLockedError
+from pyspark_theflash.kvstore.resolve import LockPolicy, LockResolver, ResolvedLocks
+from pyspark_theflash.types import TimeStamp
+from tests.support.manual_clock import ManualClock
+from tests.support.percolator import Locked, Percolator, Refused
+
+KEYS = [b"m%d" % n for n in range(5)]
+TTL_MS = 100
+
+
+@dataclass
+class Owner:
+    """A transaction's steps: prewrite each key, take a commit_ts, commit each key."""
+
+    start_ts: int
+    keys: list[bytes]
+    mode: str
+    done: int = 0
+    min_commit_ts: int = 0
+    commit_ts: int = 0
+    is_over: bool = False
+
+    def step(self, tikv: Percolator, max_ts: int) -> None:
+        if self.is_over:
+            return
+        n, self.done = self.done, self.done + 1
+        try:
+            if n < len(self.keys):
+                self._prewrite(tikv, self._order()[n], max_ts)
+            elif n == len(self.keys):
+                is_async = self.mode == "async"
+                self.commit_ts = self.min_commit_ts if is_async else tikv.tso()
+            else:
+                tikv.commit(self.start_ts, self.commit_ts, [self.keys[n - len(self.keys) - 1]])
+                self.is_over = n == 2 * len(self.keys)
+        except Refused:
+            self.is_over = True
+            # A commit of a pushed transaction is tried with a later timestamp; others give up.
+            if n <= len(self.keys):
+                tikv.rollback(self.start_ts, self.keys)
+
+    def _order(self) -> list[bytes]:
+        """Secondaries may be locked before the primary."""
+        return self.keys[::-1] if self.start_ts % 2 else self.keys
+
+    def _prewrite(self, tikv: Percolator, key: bytes, max_ts: int) -> None:
+        floor = 0 if self.mode == "two phases" else self.start_ts + 1
+        if self.mode == "async":
+            floor = max(max_ts, self.start_ts) + 1
+        self.min_commit_ts = max(self.min_commit_ts, floor)
+        values = {key: b"%d" % self.start_ts}
+        secondaries = self.keys[1:] if self.mode == "async" else None
+        tikv.prewrite(
+            self.start_ts,
+            self.keys[0],
+            values,
+            ttl_ms=TTL_MS,
+            min_commit_ts=floor,
+            secondaries=secondaries,
+        )
+
+
+@dataclass
+class World:
+    """The cluster, its transactions, and what was read."""
+
+    policy: LockPolicy
+    tikv: Percolator = field(default_factory=Percolator)
+    owners: list[Owner] = field(default_factory=list)
+    max_ts: int = 0
+    seen: list[tuple[int, bytes, bytes | None]] = field(default_factory=list)
+    refused: int = 0
+
+    def __post_init__(self) -> None:
+        self.resolver = LockResolver(self.tikv, self.policy)
+
+    def step(self, number: int) -> None:
+        if self.owners:
+            self.owners[number % len(self.owners)].step(self.tikv, self.max_ts)
+
+    def read(self, key: bytes, ts: TimeStamp, meanwhile: list[int]) -> None:
+        """As a client reads; `meanwhile` are steps of owners while it waits."""
+        self.max_ts = max(self.max_ts, ts)
+        steps = iter(meanwhile)
+
+        def asleep(ms: int) -> None:
+            self.tikv.pass_ms(ms)
+            self.step(next(steps, 0))
+
+        deadline = Deadline(ManualClock(asleep), 300)
+        known = ResolvedLocks()
+        while True:
+            try:
+                value = self.tikv.get(key, ts, known.ignored, known.committed)
+            except Locked as met:
+                before = self.tikv.state()
+                try:
+                    known = known | self.resolver.resolve([met.lock], ts, deadline)
+                except KeyIsLockedError:
+                    self.refused += 1
+                    return
+                if self.policy is LockPolicy.FAIL:
+                    assert self.tikv.state() == before
+                continue
+            self.seen.append((ts, key, value))
+            return
+
+    def finish(self) -> None:
+        """Every transaction is brought to its end, by its owner or by the next writer."""
+        for owner in self.owners:
+            for _ in range(2 * len(owner.keys) + 1):
+                owner.step(self.tikv, self.max_ts)
+        self.tikv.pass_ms(10 * TTL_MS)
+        resolver = LockResolver(self.tikv, LockPolicy.RESOLVE)
+        while self.tikv.locks:
+            locks = list(self.tikv.locks.values())
+            resolver.resolve(locks, self.tikv.tso(), Deadline(ManualClock(), 1000))
+
+
+numbers = st.integers(0, 2**16)
+events = st.one_of(
+    st.tuples(st.just("begin"), st.permutations(KEYS), st.integers(1, 4), numbers),
+    st.tuples(st.just("step"), numbers),
+    st.tuples(st.just("step"), numbers),
+    st.tuples(st.just("step"), numbers),
+    st.tuples(st.just("die"), numbers),
+    st.tuples(st.just("wait"), st.sampled_from([1, TTL_MS // 2, 2 * TTL_MS])),
+    st.tuples(st.just("read"), st.sampled_from(KEYS), numbers, st.lists(numbers, max_size=8)),
+)
+
+
+@given(st.sampled_from(LockPolicy), st.lists(events, min_size=5, max_size=60))
+def test_reads_are_repeatable_for_ever(policy: LockPolicy, history: list[tuple]) -> None:
+    world = World(policy)
+    tikv = world.tikv
+    snapshots = [tikv.tso()]
+    for name, *rest in history:
+        if name == "begin":
+            keys, count, number = rest
+            mode = ("two phases", "large", "async")[number % 3]
+            world.owners.append(Owner(tikv.tso() + number % 2, list(keys)[:count], mode))
+            tikv.tso()
+        elif name == "step":
+            world.step(rest[0])
+        elif name == "die" and world.owners:
+            world.owners[rest[0] % len(world.owners)].is_over = True
+        elif name == "wait":
+            tikv.pass_ms(rest[0])
+        elif name == "read":
+            key, number, meanwhile = rest
+            snapshots.append(tikv.tso())
+            # Below the newest snapshot, only one that somebody has read at: async commit counts
+            # on max_ts, which a read raises before it looks.
+            world.read(key, snapshots[-1 - number % min(3, len(snapshots))], meanwhile)
+    world.finish()
+    for ts, key, value in world.seen:
+        assert tikv.get(key, ts) == value
