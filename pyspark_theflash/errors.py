@@ -776,6 +776,87 @@ class LockResolveError(TheFlashError):
         return f"transaction start_ts={self.start_ts}: {self.reason}"
 
 
+class RegionNotFoundError(TheFlashError):
+    """A region that this store does not have, or that is not to be read just now."""
+
+    retryable = True
+
+    def __init__(self, region_id: int, state: str) -> None:
+        super().__init__(region_id, state)
+        self.region_id, self.state = region_id, state
+
+    def __str__(self) -> str:
+        return f"region {self.region_id} {self.state}"
+
+
+class RegionEpochNotMatchError(TheFlashError):
+    """A region was split or merged since it was looked up; look it up again."""
+
+    retryable = True
+
+    def __init__(self, region_id: int, wanted: int, found: int) -> None:
+        super().__init__(region_id, wanted, found)
+        self.region_id, self.wanted, self.found = region_id, wanted, found
+
+    def __str__(self) -> str:
+        return f"region {self.region_id} is of version {self.found}, not {self.wanted}"
+
+
+class RegionBehindError(TheFlashError):
+    """A region that has not applied its log up to the wanted index in time."""
+
+    retryable = True
+
+    def __init__(self, region_id: int, applied: int, wanted: int) -> None:
+        super().__init__(region_id, applied, wanted)
+        self.region_id, self.applied, self.wanted = region_id, applied, wanted
+
+    def __str__(self) -> str:
+        return f"region {self.region_id} has applied index {self.applied}, {self.wanted} is wanted"
+
+
+class RaftCommandError(TheFlashError):
+    """A raft command or snapshot that does not follow from what was applied before."""
+
+    deterministic = True
+
+    def __init__(self, region_id: int, index: int, reason: str) -> None:
+        super().__init__(region_id, index, reason)
+        self.region_id, self.index, self.reason = region_id, index, reason
+
+    def __str__(self) -> str:
+        return f"region {self.region_id} at index {self.index}: {self.reason}"
+
+
+class CacheFullError(TheFlashError):
+    """What waits in memory is more than it may be, and not for the engine to take."""
+
+    retryable = True
+
+    def __init__(self, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(size_bytes, limit_bytes)
+        self.size_bytes, self.limit_bytes = size_bytes, limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.size_bytes} bytes of transactions that have not ended wait in memory, "
+            f"{self.limit_bytes} are allowed: raise the limit, or commit in smaller pieces"
+        )
+
+
+class RowMissingError(TheFlashError):
+    """A commit whose row has not come yet: a snapshot takes its parts at different moments."""
+
+    retryable = True
+
+    def __init__(self, table: int, commit_ts: int) -> None:
+        super().__init__(table, commit_ts)
+        self.table, self.commit_ts = table, commit_ts
+
+    def __str__(self) -> str:
+        return f"table {self.table}: the row of the commit at {self.commit_ts} is yet to come"
+
+
 class OtherPumpError(TheFlashError):
     """Another pump is registered, so that part of the binlog goes there and not here."""
 

@@ -167,6 +167,15 @@ class EngineReader(Protocol):
         Safe in any thread and, since a stream may outlive what it was begun from, after `close`.
         """
 
+    def keys(
+        self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
+    ) -> Iterator[pa.RecordBatch]:
+        """All versions stored of rows from `start` to before `end`: `_handle`, `_commit_ts`, `_op`.
+
+        They come in no particular order; None for no bound. For those who must know what is there
+        before they write: snapshots see less. Corrupt data raises `CorruptionError`.
+        """
+
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         """Columns of strings that cost less as dictionaries, as most of the region is stored."""
 

@@ -124,6 +124,19 @@ class MemoryEngine:
         known = bool(self._versions.get(physical_id))
         return [RegionScan(physical_id, RegionID(1), ())] if known else []
 
+    def keys(
+        self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
+    ) -> Iterator[pa.RecordBatch]:
+        for number, batch in enumerate(self._batches.get(physical_id, [])):
+            rows = [
+                row
+                for handle, _, _, (at, row) in self._versions.get(physical_id, [])
+                if at == number
+                and (start is None or handle >= start)
+                and (end is None or handle < end)
+            ]
+            yield batch.select([HANDLE, COMMIT_TS, OP]).take(pa.array(rows, pa.int64()))
+
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         return ()
 

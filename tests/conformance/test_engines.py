@@ -31,7 +31,7 @@ from pyspark_theflash.engine.memory import MemoryEngine
 from pyspark_theflash.errors import InternalError
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.mvcc.project import Default, ScanColumn, dictionary_of
-from pyspark_theflash.mvcc.version import HANDLE, Op, column_name, version_schema
+from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name, version_schema
 from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 from tests.support.histories import COLUMNS, publications, scan_columns, version_batch
@@ -124,6 +124,24 @@ class Subject:
                 rows[()] += batch.num_rows
         return rows
 
+    def keys(self, table: PhysicalTableID, start: Any, end: Any) -> Counter[tuple[Any, ...]]:
+        """What is stored of the rows from `start` to before `end`."""
+        view = self.engine.read([])
+        found: Counter[tuple[Any, ...]] = Counter()
+        for batch in self.engine.keys(view, table, start, end):
+            assert batch.schema.names == [HANDLE, COMMIT_TS, OP]
+            found.update(zip(*(c.to_pylist() for c in batch.columns), strict=True))
+        return found
+
+    @staticmethod
+    def ranges(table: PhysicalTableID, memory: "Subject") -> list[tuple[Any, Any]]:
+        """Some ranges of handles that are there, with and without bounds."""
+        handles = sorted({key[0] for key in memory.keys(table, None, None)})
+        if not handles:
+            return []
+        middle = handles[len(handles) // 2]
+        return [(middle, None), (None, middle), (handles[0], middle), (middle, handles[-1])]
+
 
 def dense(tp: pa.DataType) -> pa.DataType:
     return tp.value_type if pa.types.is_dictionary(tp) else tp
@@ -179,6 +197,9 @@ def assert_same(subject: Subject, memory: Subject, timestamps: Iterable[int]) ->
             for columns in (one, two, []):
                 got = subject.scan_table(table, ts, columns)
                 assert got == memory.scan_table(table, ts, columns), where
+        for start, end in ((None, None), *subject.ranges(table, memory)):
+            keys = subject.keys(table, start, end)
+            assert keys == memory.keys(table, start, end), (table, start, end)
     for kinds in (["note", "round"], ["round"], ["nothing"]):
         got, wanted = subject.engine.read(kinds), memory.engine.read(kinds)
         for kind in kinds:

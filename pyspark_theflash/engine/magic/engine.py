@@ -43,19 +43,22 @@ from pyspark_theflash.engine.magic.file import (
     FILE_KIND,
     DataFile,
     FileEncoder,
+    one_array,
+    read_columns,
     repeating_columns,
 )
+from pyspark_theflash.engine.magic.handles import first_from
 from pyspark_theflash.engine.magic.layout import RETIRED_KIND, LayoutChange, Layouts, scanned
 from pyspark_theflash.engine.magic.lookup import LOOKUP_BYTES, HandleLookup
 from pyspark_theflash.engine.magic.placement import place
-from pyspark_theflash.engine.magic.region import REGION_KIND
+from pyspark_theflash.engine.magic.region import REGION_KIND, Region
 from pyspark_theflash.engine.magic.scan import RegionReader
 from pyspark_theflash.engine.magic.visible import VisibleCache
 from pyspark_theflash.errors import CorruptionError, EngineError, LatchLostError, StoreFullError
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.mvcc.project import ScanColumn
-from pyspark_theflash.mvcc.version import column_name
+from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, column_name
 from pyspark_theflash.store.folder import DATA_FOLDER, open_manifest
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import Change, Guard, View, file_errors
@@ -110,6 +113,18 @@ class MagicReader:
         yield from reader.rows(files)
         if known is None:
             self._visible.put(key, reader.found)
+
+    def keys(
+        self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
+    ) -> Iterator[pa.RecordBatch]:
+        asked = Region(physical_id, RegionID(0), start, end)
+        for info in self._layouts_of(view)[physical_id].files:
+            if asked.reaches(info.min_handle, info.max_handle):
+                table = read_columns(self._data, info, [HANDLE, COMMIT_TS, OP])
+                handles = one_array(table.column(HANDLE))
+                first = first_from(handles, start)
+                last = len(handles) if end is None else first_from(handles, end)
+                yield from table.slice(first, last - first).to_batches()
 
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         _, files = scanned(region.parts)
