@@ -16,7 +16,7 @@ Keys are unique over all regions, so it does not matter which region one belongs
 out when a region goes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -31,7 +31,6 @@ from pyspark_theflash.kvstore.pending import Delta, Pending
 from pyspark_theflash.kvstore.request import (
     Family,
     Requests,
-    decode_requests,
     record_keys,
 )
 from pyspark_theflash.kvstore.versions import (
@@ -46,8 +45,6 @@ from pyspark_theflash.kvstore.write import Write, WriteKind, decode_write
 from pyspark_theflash.types import TimeStamp
 
 Changes = dict[bytes, bytes | None]
-PIECE_REQUESTS: Final = 1 << 16
-"""So many are decoded together: more do not fit the processor's cache, and take no less."""
 
 
 @dataclass(slots=True)
@@ -88,19 +85,14 @@ class Cache:
         """About what it takes in memory."""
         return self.version_bytes + sum(each.size_bytes for each in self.families.values())
 
-    def apply(self, messages: Sequence[bytes]) -> None:
-        """Puts and deletes, in the order of their commands. After an error, make another cache.
+    def apply(self, requests: Requests) -> None:
+        """Puts and deletes, in the order of their commands. If it raises, nothing has changed.
 
         Raises:
-            CodecError: a message, key or record that is none.
+            CodecError: a key or record that is none.
             CorruptionError: a commit whose row is nowhere.
         """
-        pieces = [
-            decode_requests(messages[first : first + PIECE_REQUESTS])
-            for first in range(0, len(messages), PIECE_REQUESTS)
-        ]
-        for requests in pieces:
-            self._apply(self._parse(requests))
+        self._apply(self._parse(requests))
 
     def add(self, versions: Iterable[Versions]) -> None:
         """Versions that are ready for the engine."""

@@ -36,6 +36,8 @@ _PAIR_KEY_TAG, _PAIR_VALUE_TAG = 0x0A, 0x12
 _FULL_GROUP: Final = 0xFF
 _RECORD: Final = 0x5F72
 _GROUP: Final = 9
+PIECE_REQUESTS: Final = 1 << 14
+"""So many are decoded together: more do not fit the processor's cache, and take no less."""
 INT_KEY_BYTES: Final = 3 * _GROUP
 """A record key with an integer handle, memcomparable."""
 
@@ -81,6 +83,14 @@ class Requests:
         begin = (self.value_at[rows] - self.reader.starts[rows]).tolist()
         messages = self.messages
         return [messages[n][a:] for n, a in zip(rows.tolist(), begin, strict=True)]
+
+
+def decode_pieces(messages: Sequence[bytes]) -> list[Requests]:
+    """Take puts and deletes apart, a convenient number at a time; see `decode_requests`."""
+    return [
+        decode_requests(messages[first : first + PIECE_REQUESTS])
+        for first in range(0, len(messages), PIECE_REQUESTS)
+    ]
 
 
 def decode_requests(messages: Sequence[bytes]) -> Requests:

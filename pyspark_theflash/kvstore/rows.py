@@ -6,6 +6,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyspark_theflash.codec.array import ArrowArray, binary, join_bytes, take, variable_width
 from pyspark_theflash.codec.arrow import arrow_type
@@ -74,7 +75,7 @@ def _order(versions: Versions) -> npt.NDArray[np.int64]:
     place = pa.array(np.arange(len(versions)))
     columns = {"handle": versions.handles, "commit_ts": versions.commit_ts, "place": place}
     keys = [(name, "ascending") for name in columns]
-    found = pa.compute.sort_indices(pa.table(columns), sort_keys=keys)
+    found = pc.sort_indices(pa.table(columns), sort_keys=keys)
     return np.asarray(found.to_numpy(), np.int64)
 
 

@@ -7,6 +7,7 @@ after EXCHANGE PARTITION. So what rows are decoded under depends on when they we
                            104's columns     │ columns of 108 as of each commit
 """
 
+import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,7 +16,9 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 
+from pyspark_theflash.codec.number import decode_int
 from pyspark_theflash.errors import SchemaOutdatedError
+from pyspark_theflash.kvstore.key_range import KeyRange, record_range
 from pyspark_theflash.mvcc.project import SourceOf
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.lineage import Lineage
@@ -52,10 +55,26 @@ class Tables:
                     if not owners or owners[-1][1] != event.table_id:
                         owners.append((event.ts, event.table_id))
         self._changes = changes
+        self._ids = sorted(self._owners)
 
     def has(self, physical_id: PhysicalTableID) -> bool:
         """Whether rows of a physical table are wanted."""
         return physical_id in self._owners
+
+    def is_common(self, physical_id: PhysicalTableID) -> bool:
+        """Whether handles of a physical table are bytes; a table keeps the kind it has."""
+        _, table_id = self._owners[physical_id][0]
+        first = self._changes[table_id][0]
+        return self.history.table_at_commit(table_id, first).is_common_handle
+
+    def within(self, keys: KeyRange) -> Iterator[PhysicalTableID]:
+        """The physical tables that have records in a range."""
+        low = bisect.bisect_left(self._ids, _table_id(keys.start, 0))
+        for physical_id in self._ids[low:]:
+            if keys.end and physical_id > _table_id(keys.end, _MOST):
+                return
+            if keys.within(record_range(physical_id)) is not None:
+                yield physical_id
 
     def definitions(
         self, physical_id: PhysicalTableID, commit_ts: npt.NDArray[np.uint64]
@@ -83,6 +102,15 @@ class Tables:
         first = self._changes[table_id][0]
         table = self.history.table_at_commit(table_id, max(ts, first))
         return Definition(table, self._lineage.source_of(table_id))
+
+
+_MOST: Final = (1 << 63) - 1
+
+
+def _table_id(key: bytes, otherwise: int) -> int:
+    """The table that a memcomparable key begins with; `otherwise` if it does with none."""
+    raw = key[:8] + key[9:10]
+    return decode_int(raw, 1) if raw[:1] == b"t" and len(raw) > 8 else otherwise
 
 
 def _physical_ids(event: TableEvent) -> Iterator[PhysicalTableID]:

@@ -177,12 +177,14 @@ def decode_responses(data: bytes) -> list[Applied]:
 # Snapshots.
 
 
-def decode_snapshot_chunk(data: bytes) -> "SnapshotHead | tuple[str, list[tuple[bytes, bytes]]]":
-    """A SnapshotRequest: what the snapshot is of, or pairs of a column family.
+def decode_snapshot_chunk(data: bytes) -> SnapshotHead | tuple[str, list[bytes]]:
+    """A SnapshotRequest: what the snapshot is of, or a column family and KeyValue messages of it.
+
+    Its checksum is that of a file of the sender's, so there is nothing here to compare it with.
 
     Raises `CodecError`.
     """
-    message = _parse(enginepb_pb2.SnapshotRequest, data)
+    message = _parse(raw_enginepb_pb2.SnapshotRequest, data)
     if message.HasField("state"):
         state = message.state
         peer = _peer(state.peer) if state.peer.id else None
@@ -191,7 +193,7 @@ def decode_snapshot_chunk(data: bytes) -> "SnapshotHead | tuple[str, list[tuple[
         return SnapshotHead(_region(state.region), applied, peer)
     if not message.HasField("data"):
         raise CodecError("snapshot", "a chunk that is empty")
-    return message.data.cf or "default", [(each.key, each.value) for each in message.data.data]
+    return message.data.cf or "default", list(message.data.data)
 
 
 def encode_snapshot_head(head: SnapshotHead) -> bytes:

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from pyspark_theflash.protocol._generated.kvproto import enginepb_pb2 as kvproto_dot_enginepb__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1akvproto/raw_enginepb.proto\x12\x0craw_enginepb\x1a\x16kvproto/enginepb.proto\"\x81\x01\n\x0e\x43ommandRequest\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1e.enginepb.CommandRequestHeader\x12\x10\n\x08requests\x18\x02 \x03(\x0c\x12\x15\n\radmin_request\x18\x03 \x01(\x0c\x12\x16\n\x0e\x61\x64min_response\x18\x04 \x01(\x0c\"E\n\x13\x43ommandRequestBatch\x12.\n\x08requests\x18\x01 \x03(\x0b\x32\x1c.raw_enginepb.CommandRequest\"(\n\x0cSnapshotData\x12\n\n\x02\x63\x66\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x03(\x0c\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1akvproto/raw_enginepb.proto\x12\x0craw_enginepb\x1a\x16kvproto/enginepb.proto\"\x81\x01\n\x0e\x43ommandRequest\x12.\n\x06header\x18\x01 \x01(\x0b\x32\x1e.enginepb.CommandRequestHeader\x12\x10\n\x08requests\x18\x02 \x03(\x0c\x12\x15\n\radmin_request\x18\x03 \x01(\x0c\x12\x16\n\x0e\x61\x64min_response\x18\x04 \x01(\x0c\"E\n\x13\x43ommandRequestBatch\x12.\n\x08requests\x18\x01 \x03(\x0b\x32\x1c.raw_enginepb.CommandRequest\"(\n\x0cSnapshotData\x12\n\n\x02\x63\x66\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x03 \x03(\x0c\"p\n\x0fSnapshotRequest\x12(\n\x05state\x18\x01 \x01(\x0b\x32\x17.enginepb.SnapshotStateH\x00\x12*\n\x04\x64\x61ta\x18\x02 \x01(\x0b\x32\x1a.raw_enginepb.SnapshotDataH\x00\x42\x07\n\x05\x63hunkb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -38,4 +38,6 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMMANDREQUESTBATCH']._serialized_end=269
   _globals['_SNAPSHOTDATA']._serialized_start=271
   _globals['_SNAPSHOTDATA']._serialized_end=311
+  _globals['_SNAPSHOTREQUEST']._serialized_start=313
+  _globals['_SNAPSHOTREQUEST']._serialized_end=425
 # @@protoc_insertion_point(module_scope)

@@ -32,3 +32,11 @@ class SnapshotData(_message.Message):
     cf: str
     data: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, cf: _Optional[str] = ..., data: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class SnapshotRequest(_message.Message):
+    __slots__ = ("state", "data")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    state: _enginepb_pb2.SnapshotState
+    data: SnapshotData
+    def __init__(self, state: _Optional[_Union[_enginepb_pb2.SnapshotState, _Mapping]] = ..., data: _Optional[_Union[SnapshotData, _Mapping]] = ...) -> None: ...

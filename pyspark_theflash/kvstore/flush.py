@@ -1,0 +1,165 @@
+"""From the cache into the engine: frozen state -> one publication.
+
+A publication has the rows of all regions up to one moment and how far the regions were then, in one
+step, so what a crash leaves is a prefix of what was applied. The rows are decoded on the way.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+from threading import Condition, Thread
+from typing import Final, Protocol, TypeVar
+
+from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
+from pyspark_theflash.failpoint import fail_point
+from pyspark_theflash.kvstore.rows import by_table, version_batches
+from pyspark_theflash.kvstore.store import Frozen, RegionStore
+from pyspark_theflash.kvstore.tables import SchemaAt
+from pyspark_theflash.store.manifest import Change
+from pyspark_theflash.types import PhysicalTableID, TimeStamp
+
+T = TypeVar("T")
+Also = Callable[[], Change]
+"""What is to be published with the next rows: the schema history that they were decoded under."""
+
+
+@dataclass(frozen=True, slots=True)
+class FlushLimits:
+    """When the cache is written out.
+
+    `rows_bytes` of committed rows are worth a publication; none waits longer than `delay_ms`. With
+    more than `memory_bytes` in all nothing more is applied until the engine has taken some.
+    """
+
+    rows_bytes: int = 32 << 20
+    delay_ms: int = 1000
+    memory_bytes: int = 256 << 20
+
+
+class Flusher:
+    """Publishes what a store has applied. One thread at a time."""
+
+    def __init__(self, store: RegionStore, schema: SchemaAt, also: Also = Change) -> None:
+        self._store, self._schema, self._also = store, schema, also
+        self._frozen: Frozen | None = None
+        self.touched: set[PhysicalTableID] = set()
+        """Physical tables that rows were published of; whoever compacts empties it."""
+        self.rows = 0
+
+    def flush(self, engine: Engine) -> bool:
+        """Publish all that was applied when this was called; whether there was anything.
+
+        Raises:
+            SchemaOutdatedError: the schema history ends before some of the rows; they stay, and it
+                may be tried again. `StoreFullError` likewise.
+        """
+        # What could not be published the last time is what comes first.
+        frozen = self._frozen or self._store.freeze()
+        if frozen.is_empty:
+            return False
+        self._frozen = frozen
+        versions = list(self._batches(frozen))
+        also = self._also()
+        change = Change([*frozen.change.puts, *also.puts], [*frozen.change.deletes, *also.deletes])
+        fail_point("kvstore.before_publish")
+        engine.publish(Publication(versions, change))
+        fail_point("kvstore.after_publish")
+        self._store.published(frozen)
+        self._frozen = None
+        self.touched.update(v.physical_id for v in versions)
+        self.rows += sum(v.batch.num_rows for v in versions)
+        return True
+
+    def _batches(self, frozen: Frozen) -> Iterator[VersionBatch]:
+        newest = max((int(v.commit_ts.max()) for v in frozen.versions), default=0)
+        if not newest:
+            return
+        tables = self._schema(TimeStamp(newest))
+        for physical_id, versions in by_table(frozen.versions, tables):
+            yield from version_batches(physical_id, versions, tables)
+
+
+class Worker(Protocol):
+    """Where the engine lives: all that is done to it is done in one thread."""
+
+    def run(self, work: Callable[[Engine], T]) -> "Future[T]":
+        """Do this as soon as what was asked for before is done."""
+
+    def close(self) -> None:
+        """Finish what was asked for, then let go of the engine."""
+
+
+class SameThread:
+    """The engine of the caller's own thread; `run` is done when it returns."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def run(self, work: Callable[[Engine], T]) -> "Future[T]":
+        done: Future[T] = Future()
+        try:
+            done.set_result(work(self._engine))
+        except BaseException as error:
+            done.set_exception(error)
+            if not isinstance(error, Exception):
+                raise
+        return done
+
+    def close(self) -> None:
+        """The engine stays its owner's."""
+
+
+class OwnThread:
+    """A thread that opens the engine, and closes it at the end."""
+
+    def __init__(self, open_engine: Callable[[], Engine]) -> None:
+        """Raises what `open_engine` raises."""
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._wake = Condition()
+        self._is_closing = False
+        opened: Future[None] = Future()
+        self._thread: Final = Thread(
+            target=self._serve, args=(open_engine, opened), name="kvstore-engine", daemon=True
+        )
+        self._thread.start()
+        opened.result()
+
+    def run(self, work: Callable[[Engine], T]) -> "Future[T]":
+        done: Future[T] = Future()
+
+        def task() -> None:
+            try:
+                done.set_result(work(self._engine))
+            except BaseException as error:  # noqa: BLE001 (the caller's thread raises it)
+                done.set_exception(error)
+
+        with self._wake:
+            self._waiting.append(task)
+            self._wake.notify()
+        return done
+
+    def close(self) -> None:
+        with self._wake:
+            self._is_closing = True
+            self._wake.notify()
+        self._thread.join()
+
+    def _serve(self, open_engine: Callable[[], Engine], opened: "Future[None]") -> None:
+        try:
+            self._engine = open_engine()
+        except BaseException as error:  # noqa: BLE001 (the caller's thread raises it)
+            opened.set_exception(error)
+            return
+        opened.set_result(None)
+        try:
+            while (task := self._next()) is not None:
+                task()
+        finally:
+            self._engine.close()
+
+    def _next(self) -> Callable[[], None] | None:
+        with self._wake:
+            while not self._waiting and not self._is_closing:
+                self._wake.wait()
+            return self._waiting.popleft() if self._waiting else None

@@ -1,0 +1,291 @@
+"""A store that learns TiKV's regions: commands and snapshots in, answers out, rows to the engine.
+
+    learner = Learner(SameThread(engine), schema, clock)
+    answers = learner.apply(batch)         commands, in the order they come
+    learner.install(builder.finish())      a region's snapshot
+    learner.tick()                         often: writes out what is due
+
+Answers tell what is durable, not what is applied: whoever sends the commands keeps them up to
+there, and sends them again after a restart. After any error but a full disk, a missing schema and a
+full cache, the learner takes nothing more; opened anew on the same engine it goes on from what is
+durable.
+"""
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.engine.api import Engine
+from pyspark_theflash.errors import (
+    CacheFullError,
+    InternalError,
+    RaftCommandError,
+    SchemaOutdatedError,
+    StoreFullError,
+    TheFlashError,
+    UnsupportedError,
+)
+from pyspark_theflash.kvstore.command import Applied, Command, IngestFile, SnapshotHead
+from pyspark_theflash.kvstore.flush import Also, Flusher, FlushLimits, Worker
+from pyspark_theflash.kvstore.key_range import KeyRange, handle_bounds
+from pyspark_theflash.kvstore.region import RegionState
+from pyspark_theflash.kvstore.request import FAMILIES, Family, sort_requests
+from pyspark_theflash.kvstore.rows import by_table
+from pyspark_theflash.kvstore.snapshot import Snapshot, missing_versions
+from pyspark_theflash.kvstore.store import PENDING_RECORD, REGION_RECORD, Part, RegionStore
+from pyspark_theflash.kvstore.tables import SchemaAt, Tables
+from pyspark_theflash.kvstore.versions import Versions
+from pyspark_theflash.kvstore.wire import put_request
+from pyspark_theflash.store.manifest import Change
+from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+T = TypeVar("T")
+_HARMLESS: Final = (StoreFullError, SchemaOutdatedError, CacheFullError)
+
+
+class IngestSource(Protocol):
+    """Where the files of bulk loads are."""
+
+    def read(self, file: IngestFile) -> Iterable[tuple[bytes, bytes]]:
+        """The pairs of a file, keys as in raft commands: without RocksDB's `z`."""
+
+
+class NoFiles:
+    """No bulk load can be followed."""
+
+    def read(self, file: IngestFile) -> Iterable[tuple[bytes, bytes]]:
+        """Raises `UnsupportedError`."""
+        raise UnsupportedError("a bulk load's file", f"file {file.uuid.hex()}")
+
+
+class Learner:
+    """See the module. Commands and snapshots come from one thread at a time; reads from any."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        schema: SchemaAt,
+        clock: Clock,
+        *,
+        limits: FlushLimits | None = None,
+        files: IngestSource | None = None,
+        also: Also = Change,
+    ) -> None:
+        """Take up what is durable in the worker's engine.
+
+        `schema` is asked for definitions that reach a timestamp; `also` for what else is to be
+        published with the rows that were decoded under them.
+        """
+        self._worker, self._schema, self._clock = worker, schema, clock
+        self._limits, self._files = limits or FlushLimits(), files or NoFiles()
+        self._mutex = threading.RLock()
+        view = worker.run(lambda engine: engine.read([REGION_RECORD, PENDING_RECORD])).result()
+        self.store: Final = RegionStore.recover(view)
+        self.flusher: Final = Flusher(self.store, schema, also)
+        self._flushed_ms = clock.boottime_ms()
+        self._running: Future[bool] | None = None
+        self._broken: str | None = None
+
+    def apply(self, commands: Sequence[Command]) -> list[Applied]:
+        """Apply commands, and say how far their regions are durable.
+
+        Waits while the cache is full and the engine still takes something.
+
+        Raises:
+            CacheFullError: the cache is full of what the engine cannot take.
+            SchemaOutdatedError, StoreFullError: it cannot take it just now.
+            CodecError, CorruptionError, RaftCommandError: see `RegionStore.apply`.
+        """
+        with self._mutex:
+            self._check()
+            self._make_room()
+            self._apply(commands)
+            if any(c.must_sync for c in commands):
+                self.flush()
+            elif self.store.cache.version_bytes >= self._limits.rows_bytes:
+                self._start_flush()
+            return self.store.answers(c.region_id for c in commands)
+
+    def install(self, snapshot: Snapshot) -> None:
+        """Put a region's snapshot in the place of what was there; durable when it returns.
+
+        One that is no newer than the region changes nothing.
+
+        Raises:
+            RaftCommandError: another region has some of its keys, and is not older.
+            SchemaOutdatedError, StoreFullError: as for `apply`.
+        """
+        with self._mutex:
+            self._check()
+            head = snapshot.head
+            known = self.store.region(head.region.id)
+            if known and known.applied.applied_index >= head.applied.applied_index:
+                return
+            covered = self._covered(head)
+            self.flush()
+            keys = KeyRange(head.region.start, head.region.end)
+            versions = self._replace(keys, snapshot.versions)
+            self._whole(lambda: self._take(snapshot, versions, covered))
+            self.flush()
+
+    def flush(self) -> None:
+        """Publish all that is applied; durable when it returns. Raises as `apply` does."""
+        with self._mutex:
+            self._check()
+            self._finish_flush()
+            self._result(self._worker.run(self.flusher.flush))
+            self._flushed_ms = self._clock.boottime_ms()
+
+    def tick(self) -> None:
+        """Begin to publish what has waited long enough. Raises what the last time has failed of."""
+        with self._mutex:
+            self._check()
+            if self._running is not None and self._running.done():
+                self._finish_flush()
+            waited_ms = self._clock.boottime_ms() - self._flushed_ms
+            if waited_ms >= self._limits.delay_ms and self.store.is_changed:
+                self._start_flush()
+
+    def close(self) -> None:
+        """Publish what is applied, if possible, and let go of the engine."""
+        with self._mutex:
+            try:
+                if self._broken is None:
+                    self.flush()
+            finally:
+                self._worker.close()
+
+    # -- memory
+
+    def _make_room(self) -> None:
+        limit = self._limits.memory_bytes
+        if self.store.size_bytes < limit:
+            return
+        self.flush()
+        if self.store.size_bytes >= limit:
+            raise CacheFullError(self.store.size_bytes, limit)
+
+    def _start_flush(self) -> None:
+        if self._running is not None:
+            if not self._running.done():
+                return
+            self._finish_flush()
+        self._flushed_ms = self._clock.boottime_ms()
+        self._running = self._worker.run(self.flusher.flush)
+
+    def _finish_flush(self) -> None:
+        """Wait for the flush that is going on."""
+        running, self._running = self._running, None
+        if running is not None:
+            self._result(running)
+
+    # -- snapshots and ranges
+
+    def _covered(self, head: SnapshotHead) -> list[RegionID]:
+        """The regions whose place a snapshot takes."""
+        covered = []
+        region = head.region
+        for other in self.store.within(KeyRange(region.start, region.end)):
+            inside = region.start <= other.region.start and (
+                not region.end or (other.region.end and other.region.end <= region.end)
+            )
+            is_older = other.region.epoch.version < region.epoch.version
+            if other.id != region.id and not (inside and is_older):
+                reason = f"its snapshot has keys of region {other.id}"
+                raise RaftCommandError(region.id, head.applied.applied_index, reason)
+            covered.append(other.id)
+        return covered
+
+    def _replace(self, keys: KeyRange, versions: Sequence[Versions]) -> list[Versions]:
+        """What the engine lacks to answer, in a range, as these versions do. All is published."""
+        newest = max((int(v.commit_ts.max()) for v in versions if len(v)), default=0)
+        tables = self._schema(TimeStamp(newest))
+        by_id = dict(by_table(versions, tables))
+        return self._result(self._worker.run(lambda engine: _missing(engine, tables, keys, by_id)))
+
+    def _take(
+        self, snapshot: Snapshot, versions: Iterable[Versions], covered: Iterable[RegionID]
+    ) -> None:
+        head = snapshot.head
+        with self.store.mutex:
+            cache = self.store.cache
+            cache.cut(head.region.start, head.region.end)
+            for region_id in covered:
+                state = self.store.region(region_id)
+                if state is not None:
+                    cache.cut(state.region.start, state.region.end)
+            cache.adopt(snapshot.locks, snapshot.defaults, snapshot.orphans)
+            cache.add(versions)
+            self.store.install(RegionState(head.region, head.applied, head.peer), covered)
+
+    def _apply(self, commands: Sequence[Command]) -> None:
+        done = 0
+        while done < len(commands):
+            done += self._whole(partial(self.store.apply, commands[done:]))
+            if done < len(commands):
+                self._apply_more(commands[done])
+                done += 1
+
+    def _apply_more(self, command: Command) -> None:
+        """A command that asks for what takes the engine, or a file."""
+        if not self.store.is_new(command):
+            return
+        parts: list[Part] = []
+        for part in sort_requests(command.requests):
+            if isinstance(part, IngestFile):
+                pairs = self._files.read(part)
+                parts.append([put_request(part.cf, key, value) for key, value in pairs])
+            elif isinstance(part, list):
+                parts.append(part)
+            elif part.cf in FAMILIES:
+                parts.append(part)
+                if FAMILIES[part.cf] is Family.WRITE:
+                    if any(isinstance(each, list) for each in parts):
+                        where = f"region {command.region_id} index {command.index}"
+                        raise UnsupportedError("a command that puts and deletes a range", where)
+                    # What was applied before must be where the range is deleted.
+                    self.flush()
+                    parts += self._replace(KeyRange(part.start, part.end), [])
+        self._whole(lambda: self.store.apply_parts(command, parts))
+
+    # -- errors
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise InternalError(f"the learner takes nothing more since: {self._broken}")
+
+    def _whole(self, change: Callable[[], T]) -> T:
+        """A change of what is in memory: after a failure nothing there is believed."""
+        try:
+            return change()
+        except BaseException as error:
+            self._broken = str(error) if isinstance(error, TheFlashError) else repr(error)
+            raise
+
+    def _result(self, future: "Future[T]") -> T:
+        try:
+            return future.result()
+        except _HARMLESS:
+            raise
+        except BaseException as error:
+            self._broken = str(error) if isinstance(error, TheFlashError) else repr(error)
+            raise
+
+
+def _missing(
+    engine: Engine, tables: Tables, keys: KeyRange, by_id: Mapping[PhysicalTableID, Versions]
+) -> list[Versions]:
+    """What the engine lacks to answer, in a range, as these versions do."""
+    view = engine.read([])
+    found: list[Versions] = []
+    for physical_id in sorted({*tables.within(keys), *by_id}):
+        bounds = handle_bounds(physical_id, keys, is_common=tables.is_common(physical_id))
+        if bounds is not None:
+            stored = list(engine.keys(view, physical_id, *bounds))
+            found += missing_versions(physical_id, by_id.get(physical_id), stored)
+    return found
