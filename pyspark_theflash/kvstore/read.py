@@ -1,6 +1,6 @@
 """Reading tables at a timestamp: the engine's rows, and over them what it does not have yet.
 
-    1  wait until the regions have applied what a leader's read index says    RegionStore.wait_applied
+    1  wait_applied     the regions have come to where their leaders were when the read began
     2  open_tables      one moment of the cache: versions, locks in the way; regions without a gap
     3  resolve          what has become of the transactions that hold these locks
     4  read_rows        newest version at or below snapshot_ts of each row: cache over engine

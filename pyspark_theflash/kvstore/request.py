@@ -38,6 +38,7 @@ _RECORD: Final = 0x5F72
 _GROUP: Final = 9
 PIECE_REQUESTS: Final = 1 << 14
 """So many are decoded together: more do not fit the processor's cache, and take no less."""
+_INT_KEY_END: Final = _FULL_GROUP - 5
 INT_KEY_BYTES: Final = 3 * _GROUP
 """A record key with an integer handle, memcomparable."""
 
@@ -208,6 +209,14 @@ class RecordKeys:
     table_id: npt.NDArray[np.int64]
     _second: Words
 
+    def have_int_handles(self, requests: "Requests", ts_bytes: int) -> Mask:
+        """Which of the keys, behind which a timestamp stands, have integers: 19 bytes each."""
+        at, end = requests.key_at[self.rows], requests.key_end[self.rows]
+        has_size = end - at == INT_KEY_BYTES + ts_bytes
+        last = requests.reader.bytes_at(at + INT_KEY_BYTES - 1)
+        result: Mask = has_size & (last == _INT_KEY_END)
+        return result
+
     def int_handles(self, reader: Reader, at: Positions) -> npt.NDArray[np.int64]:
         """The handles of keys that have integers, at `at`, as many as `rows`.
 
@@ -216,9 +225,8 @@ class RecordKeys:
         """
         third = reader.big_endian_at(at + 2 * _GROUP, 8)
         is_full = reader.bytes_at(at + 2 * _GROUP - 1) == _FULL_GROUP
-        has_end = reader.bytes_at(at + 3 * _GROUP - 1) == _FULL_GROUP - 5
         is_padded = third & np.uint64((1 << 40) - 1) == 0
-        reader.check(is_full & has_end & is_padded, "no memcomparable key", at)
+        reader.check(is_full & is_padded, "no memcomparable key", at)
         high = (self._second & np.uint64((1 << 40) - 1)) << np.uint64(24)
         bits: Words = (high | third >> np.uint64(40)) ^ np.uint64(1 << 63)
         return bits.view(np.int64)

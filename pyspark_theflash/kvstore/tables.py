@@ -61,6 +61,10 @@ class Tables:
         """Whether rows of a physical table are wanted."""
         return physical_id in self._owners
 
+    def source_of(self, table_id: TableID) -> SourceOf:
+        """For each column of a table, the one that MODIFY COLUMN made it from, if any."""
+        return self._lineage.source_of(table_id)
+
     def is_common(self, physical_id: PhysicalTableID) -> bool:
         """Whether handles of a physical table are bytes; a table keeps the kind it has."""
         _, table_id = self._owners[physical_id][0]

@@ -126,11 +126,11 @@ def decode_commits(requests: Requests, rows: Positions, is_version: IsVersion) -
     if not is_data.all():
         _check_kinds(requests, keys, kinds)
         keys, kinds = keys.select(np.flatnonzero(is_data)), kinds[is_data]
-    is_long_key = requests.key_end[keys.rows] - requests.key_at[keys.rows] != INT_KEY_BYTES + 8
+    is_int = keys.have_int_handles(requests, TS_BYTES)
     found = Commits([], [])
     for chosen, decode in (
-        (np.flatnonzero(~is_long_key), _int_handles),
-        (np.flatnonzero(is_long_key), _common_handles),
+        (np.flatnonzero(is_int), _int_handles),
+        (np.flatnonzero(~is_int), _common_handles),
     ):
         if len(chosen):
             _add(found, requests, keys.select(chosen), kinds[chosen], decode, is_version)

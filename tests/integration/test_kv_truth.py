@@ -1,0 +1,199 @@
+"""A captured cluster's writes as raft commands: at every timestamp TiDB's answers, whatever the
+regions do in between, and whatever is lost and sent again."""
+
+import random
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyspark_theflash.failpoint import armed
+from pyspark_theflash.kvstore.flush import FlushLimits
+from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.types import TimeStamp
+from tests.support.kv_tap import TAP, calls, history
+from tests.support.learning import Killed, Learning
+from tests.support.raft_tikv import FakeRegion, FakeTikv, encoded
+from tests.support.row_oracle import decode_handle, decode_row_v2
+from tests.support.workloads import Workload
+
+HISTORY = history()
+ANSWERS = list(Workload("kv", TAP, HISTORY.end_ts).answers())
+TABLES = {t.full_name: t for t in HISTORY.tables_at(HISTORY.end_ts)}
+FIRST_TABLE = encoded(b"t\x80\0\0\0\0\0\0\x50")
+SMALL = FlushLimits(rows_bytes=40_000, delay_ms=10**9)
+
+
+def prefix(table: TableInfo) -> bytes:
+    return b"t" + (table.id + 2**63).to_bytes(8, "big") + b"_r"
+
+
+def expected(tikv: FakeTikv, table: TableInfo, ts: int) -> dict[Any, tuple[Any, ...]]:
+    """The rows at a timestamp by handle, decoded one by one."""
+    types = {int(c.id): c.type for c in table.columns}
+    rows = {}
+    for raw, row in tikv.read(prefix(table), ts).items():
+        values = decode_row_v2(row, types)
+        handle: Any = raw[11:]
+        if table.pk_is_handle:
+            handle = int.from_bytes(handle, "big") - 2**63
+            values[int(table.handle_columns[0].id)] = handle
+        else:
+            key = decode_handle(handle, [c.type for c in table.handle_columns])
+            for column, value in zip(table.handle_columns, key, strict=True):
+                values.setdefault(int(column.id), value)
+        rows[handle] = tuple(values.get(int(c.id)) for c in table.public_columns)
+    return rows
+
+
+class Storm:
+    """Regions that split, merge, are lost and come back, between the captured calls."""
+
+    def __init__(self, learning: Learning, rng: random.Random) -> None:
+        self.learning, self.tikv, self.rng = learning, learning.tikv, rng
+        self.lost: FakeRegion | None = None
+
+    @property
+    def without(self) -> frozenset[int]:
+        return frozenset({self.lost.id}) if self.lost else frozenset()
+
+    def step(self) -> None:
+        """One thing that happens to regions, once the learner has all that came before."""
+        self.learning.catch_up(self.rng, self.without)
+        actions = [self.split, self.split, self.merge, self.admin, self.lose, self.come_back]
+        self.rng.choice([*actions, self.snapshot_again, self.flush])()
+
+    def split(self) -> None:
+        region = self.rng.choice(self.some())
+        keys = sorted(k for k in self.tikv.writes if region.contains(k) and k > region.start)
+        if keys and region is not self.lost:
+            chosen = sorted(self.rng.sample(keys, min(len(keys), self.rng.choice([1, 1, 3]))))
+            self.tikv.split(chosen, right_derive=self.rng.random() < 0.7)
+
+    def merge(self) -> None:
+        regions = self.some()
+        if len(regions) < 2:
+            return
+        at = self.rng.randrange(len(regions) - 1)
+        pair = [regions[at], regions[at + 1]]
+        if self.lost in pair:
+            return
+        self.rng.shuffle(pair)
+        self.tikv.merge(*pair, roll_back=self.rng.random() < 0.2)
+
+    def admin(self) -> None:
+        self.tikv.change_nothing(self.rng.choice(self.some()), self.rng)
+
+    def lose(self) -> None:
+        if self.lost is None:
+            self.lost = self.rng.choice(self.some())
+            if self.rng.random() < 0.5:
+                self.learning.send([self.tikv.destroy(self.lost)])
+
+    def come_back(self) -> None:
+        if self.lost is not None:
+            self.learning.install(self.lost)
+            self.lost = None
+
+    def snapshot_again(self) -> None:
+        region = self.rng.choice(self.some())
+        if region is not self.lost:
+            self.learning.install(region)
+
+    def flush(self) -> None:
+        self.learning.learner.flush()
+
+    def some(self) -> list[FakeRegion]:
+        return sorted(self.tikv.regions.values(), key=lambda r: r.start)
+
+    def end(self) -> None:
+        self.learning.catch_up(self.rng, self.without)
+        self.come_back()
+        self.learning.catch_up(self.rng)
+
+
+def replay(learning: Learning, rng: random.Random, every: int) -> Iterator[Storm]:
+    """Do all captured calls, with something happening to regions every so often."""
+    storm = Storm(learning, rng)
+    due = rng.randint(1, every)
+    for number, call in enumerate(calls()):
+        learning.tikv.call(call)
+        if number >= due:
+            storm.step()
+            yield storm
+            due = number + rng.randint(1, 2 * every)
+    storm.end()
+
+
+def check(learning: Learning, rng: random.Random, points: int) -> None:
+    """Compare with TiDB's answers, and at other timestamps with the fake TiKV's."""
+    for answer in ANSWERS:
+        found = learning.digest(TABLES[answer.table], answer.snapshot_ts)
+        assert found == (answer.rows, answer.checksum), answer
+    low = HISTORY.start_ts
+    for _ in range(points):
+        ts = TimeStamp(rng.randrange(low, HISTORY.end_ts))
+        for table in TABLES.values():
+            assert learning.rows(table, ts) == expected(learning.tikv, table, ts), (table.name, ts)
+
+
+@pytest.mark.parametrize("kind", ["memory", "magic"])
+def test_truth_while_regions_change(kind: str, tmp_path: Path) -> None:
+    rng = random.Random(7)
+    folder = tmp_path / "store" if kind == "magic" else None
+    learning = Learning(FakeTikv(FIRST_TABLE), HISTORY, folder, SMALL)
+    for _ in replay(learning, rng, every=300):
+        pass
+    check(learning, rng, points=3)
+    learning.close()
+
+
+POINTS = (
+    "kvstore.before_publish",
+    "kvstore.after_publish",
+    "magic.before_file",
+    "magic.after_file",
+    "magic.before_commit",
+    "manifest.before_commit",
+    "manifest.after_commit",
+)
+
+
+def _kill() -> None:
+    raise Killed
+
+
+def killed_rounds(folder: Path, seed: int, every: int) -> int:
+    """Lose all that is in memory now and then, somewhere; returns how often."""
+    rng = random.Random(seed)
+    learning = Learning(FakeTikv(FIRST_TABLE), HISTORY, folder, SMALL)
+    rounds = 0
+    for storm in replay(learning, rng, every=every):
+        with ExitStack() as stack:
+            if rng.random() < 0.7:
+                stack.enter_context(armed(rng.choice(POINTS), _kill))
+            try:
+                learning.catch_up(rng, storm.without)
+                learning.learner.flush()
+            except Killed:
+                pass
+        learning.kill()
+        learning.send_again(rng, storm.without)
+        rounds += 1
+    check(learning, rng, points=2)
+    learning.close()
+    return rounds
+
+
+def test_truth_after_kills(tmp_path: Path) -> None:
+    assert killed_rounds(tmp_path / "store", seed=3, every=3000) >= 3
+
+
+@pytest.mark.slow
+def test_truth_after_300_kills(tmp_path: Path) -> None:
+    rounds = seed = 0
+    while rounds < 300:
+        seed += 1
+        rounds += killed_rounds(tmp_path / f"store{seed}", seed=seed, every=350)

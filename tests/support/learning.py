@@ -1,0 +1,184 @@
+"""A learner under test: fed by a fake TiKV, killed and opened again, read at timestamps."""
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.codec.digest import TableDigest
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.memory import MemoryEngine
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.kvstore.command import IngestFile
+from pyspark_theflash.kvstore.flush import FlushLimits, SameThread
+from pyspark_theflash.kvstore.learner import Learner
+from pyspark_theflash.kvstore.lock import Lock
+from pyspark_theflash.kvstore.read import Resolve, open_tables, read_rows
+from pyspark_theflash.kvstore.snapshot import SnapshotBuilder
+from pyspark_theflash.kvstore.tables import Tables
+from pyspark_theflash.kvstore.wire import decode_commands
+from pyspark_theflash.mvcc.project import scan_column
+from pyspark_theflash.mvcc.version import HANDLE
+from pyspark_theflash.planner.present import TEXT
+from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.types import TimeStamp
+from tests.support.raft_tikv import FakeRegion, FakeTikv, batch
+
+FS = LocalFileSystem()
+
+
+class Killed(BaseException):
+    """What a fail point raises to stop everything."""
+
+
+class FakeFiles:
+    """The files of a fake TiKV's bulk loads."""
+
+    def __init__(self, tikv: FakeTikv) -> None:
+        self._tikv = tikv
+
+    def read(self, file: IngestFile) -> Iterable[tuple[bytes, bytes]]:
+        return self._tikv.files[file.uuid]
+
+
+@dataclass
+class ResolvedAs:
+    """What has become of transactions, as a test says."""
+
+    ignored: frozenset[TimeStamp] = frozenset()
+    committed: dict[TimeStamp, TimeStamp] = field(default_factory=dict)
+
+
+def all_rolled_back(locks: Sequence[Lock], snapshot_ts: TimeStamp) -> ResolvedAs:
+    """Every lock in the way is of a transaction that never committed."""
+    return ResolvedAs(frozenset(lock.start_ts for lock in locks))
+
+
+class Learning:
+    """A learner over an engine of its own: `memory`, which forgets nothing, or a store on disk."""
+
+    def __init__(
+        self,
+        tikv: FakeTikv,
+        history: SchemaHistory,
+        folder: Path | None,
+        limits: FlushLimits | None = None,
+    ) -> None:
+        self.tikv, self.tables = tikv, Tables(history)
+        self._folder, self._limits = folder, limits
+        if folder is not None:
+            self._identity = registry.create(folder, registry.MAGIC, FS)
+        else:
+            self._memory = MemoryEngine()
+        self.sent = 0
+        self.open()
+        self.install(tikv.regions[1])
+
+    def open(self) -> None:
+        """Take up what is durable."""
+        self.engine = (
+            self._memory
+            if self._folder is None
+            else registry.open_engine(self._folder, self._identity, FS, SystemClock())
+        )
+        self.learner = Learner(
+            SameThread(self.engine),
+            lambda _: self.tables,
+            SystemClock(),
+            limits=self._limits,
+            files=FakeFiles(self.tikv),
+        )
+
+    def kill(self) -> None:
+        """Lose all that is in memory, and open what is on disk."""
+        if self._folder is not None:
+            with suppress(Exception):
+                self.engine.close()
+        self.open()
+
+    def close(self) -> None:
+        self.learner.close()
+        if self._folder is not None:
+            self.engine.close()
+
+    def install(self, region: FakeRegion, chunk_pairs: int = 50) -> None:
+        """Take a region as it is now."""
+        builder = SnapshotBuilder()
+        for chunk in self.tikv.snapshot(region, chunk_pairs):
+            builder.add(chunk)
+        self.learner.install(builder.finish())
+
+    def send(self, entries: Iterable[bytes]) -> None:
+        """Have some commands applied, as one batch."""
+        self.learner.apply(decode_commands(batch(entries)))
+
+    def catch_up(
+        self, rng: random.Random, without: frozenset[int] = frozenset(), most: int = 40
+    ) -> None:
+        """Send what was written since the last time, some of it again, in batches of any size."""
+        log = self.tikv.log
+        at = max(0, self.sent - rng.choice([0, 0, 0, 1, 5, 30]))
+        while at < len(log):
+            end = min(len(log), at + rng.randint(1, most))
+            self.send(entry for region, _, entry in log[at:end] if region not in without)
+            at = end
+        self.sent = len(log)
+
+    def send_again(self, rng: random.Random, without: frozenset[int] = frozenset()) -> None:
+        """After a loss: from the first command that is missing, or from anywhere before it."""
+        applied = {int(s.id): s.applied.applied_index for s in self.learner.store.regions()}
+        missing = (
+            place
+            for place, (region, index, _) in enumerate(self.tikv.log[: self.sent])
+            if region in applied and index > applied[region]
+        )
+        self.sent = rng.randint(0, next(missing, self.sent))
+        self.catch_up(rng, without, most=2000)
+
+    # -- reading
+
+    def batches(
+        self, table: TableInfo, ts: int, resolve: Resolve | None = all_rolled_back
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of a table at a timestamp, with their handles."""
+        snapshot_ts = TimeStamp(ts)
+        source_of = self.tables.source_of(table.id)
+        columns = [scan_column(table, c, source_of) for c in table.public_columns]
+        views = open_tables(self.learner.store, table.physical_ids, snapshot_ts)
+        stored = self.engine.read([])
+        for view in views:
+            yield from read_rows(
+                view,
+                self.engine,
+                stored,
+                self.tables,
+                columns,
+                resolve=resolve,
+                with_handle=True,
+            )
+
+    def rows(
+        self, table: TableInfo, ts: int, resolve: Resolve | None = all_rolled_back
+    ) -> dict[Any, tuple[Any, ...]]:
+        """The rows of a table at a timestamp by handle; none twice."""
+        found: dict[Any, tuple[Any, ...]] = {}
+        for each in self.batches(table, ts, resolve):
+            columns = [column.to_pylist() for column in each.drop_columns([HANDLE]).columns]
+            for handle, *row in zip(each.column(HANDLE).to_pylist(), *columns, strict=True):
+                assert handle not in found, f"{handle} is there twice"
+                found[handle] = tuple(row)
+        return found
+
+    def digest(self, table: TableInfo, ts: int) -> tuple[int, str]:
+        """How many rows a table has, and their checksum, as TiDB's truth has it."""
+        digest = TableDigest()
+        for each in self.batches(table, ts):
+            columns = zip(each.drop_columns([HANDLE]).columns, table.public_columns, strict=True)
+            digest.update([TEXT.apply(values, c.type, c.name) for values, c in columns])
+        return digest.rows, digest.hexdigest()
