@@ -139,15 +139,26 @@ def check(learning: Learning, rng: random.Random, points: int) -> None:
             assert learning.rows(table, ts) == expected(learning.tikv, table, ts), (table.name, ts)
 
 
+def changing_regions(folder: Path | None, seed: int, every: int, points: int) -> None:
+    rng = random.Random(seed)
+    learning = Learning(FakeTikv(FIRST_TABLE), HISTORY, folder, SMALL)
+    for _ in replay(learning, rng, every=every):
+        pass
+    check(learning, rng, points)
+    learning.close()
+
+
 @pytest.mark.parametrize("kind", ["memory", "magic"])
 def test_truth_while_regions_change(kind: str, tmp_path: Path) -> None:
-    rng = random.Random(7)
     folder = tmp_path / "store" if kind == "magic" else None
-    learning = Learning(FakeTikv(FIRST_TABLE), HISTORY, folder, SMALL)
-    for _ in replay(learning, rng, every=300):
-        pass
-    check(learning, rng, points=3)
-    learning.close()
+    changing_regions(folder, seed=7, every=1500, points=1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(10))
+def test_truth_while_regions_change_often(seed: int, tmp_path: Path) -> None:
+    folder = tmp_path / "store" if seed % 2 else None
+    changing_regions(folder, seed=100 + seed, every=200, points=6)
 
 
 POINTS = (

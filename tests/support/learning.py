@@ -18,7 +18,7 @@ from pyspark_theflash.kvstore.command import IngestFile
 from pyspark_theflash.kvstore.flush import FlushLimits, SameThread
 from pyspark_theflash.kvstore.learner import Learner
 from pyspark_theflash.kvstore.lock import Lock
-from pyspark_theflash.kvstore.read import Resolve, open_tables, read_rows
+from pyspark_theflash.kvstore.read import Resolve, TableView, open_tables, read_rows
 from pyspark_theflash.kvstore.snapshot import SnapshotBuilder
 from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.kvstore.wire import decode_commands
@@ -143,37 +143,36 @@ class Learning:
 
     # -- reading
 
-    def batches(
-        self, table: TableInfo, ts: int, resolve: Resolve | None = all_rolled_back
+    def batches(self, table: TableInfo, ts: int) -> Iterator[pa.RecordBatch]:
+        """The rows of a table at a timestamp, with their handles; no lock was ever committed."""
+        for view in open_tables(self.learner.store, table.physical_ids, TimeStamp(ts)):
+            yield from self.read(table, view, all_rolled_back)
+
+    def read(
+        self, table: TableInfo, view: TableView, resolve: Resolve | None
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of a table at a timestamp, with their handles."""
-        snapshot_ts = TimeStamp(ts)
+        """The rows of one of a table's views, with their handles."""
         source_of = self.tables.source_of(table.id)
         columns = [scan_column(table, c, source_of) for c in table.public_columns]
-        views = open_tables(self.learner.store, table.physical_ids, snapshot_ts)
-        stored = self.engine.read([])
-        for view in views:
-            yield from read_rows(
-                view,
-                self.engine,
-                stored,
-                self.tables,
-                columns,
-                resolve=resolve,
-                with_handle=True,
-            )
+        return read_rows(
+            view,
+            self.engine,
+            self.engine.read([]),
+            self.tables,
+            columns,
+            resolve=resolve,
+            with_handle=True,
+        )
 
-    def rows(
-        self, table: TableInfo, ts: int, resolve: Resolve | None = all_rolled_back
-    ) -> dict[Any, tuple[Any, ...]]:
+    def rows(self, table: TableInfo, ts: int) -> dict[Any, tuple[Any, ...]]:
         """The rows of a table at a timestamp by handle; none twice."""
-        found: dict[Any, tuple[Any, ...]] = {}
-        for each in self.batches(table, ts, resolve):
-            columns = [column.to_pylist() for column in each.drop_columns([HANDLE]).columns]
-            for handle, *row in zip(each.column(HANDLE).to_pylist(), *columns, strict=True):
-                assert handle not in found, f"{handle} is there twice"
-                found[handle] = tuple(row)
-        return found
+        return _by_handle(self.batches(table, ts))
+
+    def view_rows(
+        self, table: TableInfo, view: TableView, resolve: Resolve | None
+    ) -> dict[Any, tuple[Any, ...]]:
+        """The rows of one of a table's views by handle; none twice."""
+        return _by_handle(self.read(table, view, resolve))
 
     def digest(self, table: TableInfo, ts: int) -> tuple[int, str]:
         """How many rows a table has, and their checksum, as TiDB's truth has it."""
@@ -182,3 +181,13 @@ class Learning:
             columns = zip(each.drop_columns([HANDLE]).columns, table.public_columns, strict=True)
             digest.update([TEXT.apply(values, c.type, c.name) for values, c in columns])
         return digest.rows, digest.hexdigest()
+
+
+def _by_handle(batches: Iterable[pa.RecordBatch]) -> dict[Any, tuple[Any, ...]]:
+    found: dict[Any, tuple[Any, ...]] = {}
+    for each in batches:
+        columns = [column.to_pylist() for column in each.drop_columns([HANDLE]).columns]
+        for handle, *row in zip(each.column(HANDLE).to_pylist(), *columns, strict=True):
+            assert handle not in found, f"{handle} is there twice"
+            found[handle] = tuple(row)
+    return found
