@@ -161,10 +161,9 @@ class Cache:
         """What is put into a column family under record keys, or deleted there (None)."""
         rows = np.flatnonzero(requests.family == family)
         rows = record_keys(requests, rows).rows
-        values: list[bytes | None] = list(requests.values(rows))
-        deletes = np.flatnonzero(~requests.is_put[rows])
-        for n in deletes.tolist():
-            values[n] = None
+        is_put = requests.is_put[rows]
+        put_values = iter(requests.values(rows[is_put]))
+        values = [next(put_values) if put else None for put in is_put.tolist()]
         return requests.keys(rows), values
 
     def _row_of(self, commit: LongCommit, defaults: Changes) -> tuple[bytes, Write, bytes]:

@@ -102,6 +102,7 @@ class RegionStore:
         self._dirty: set[RegionID] = set()
         self._gone: set[RegionID] = set()
         self._frozen: Frozen | None = None
+        self._news: set[RegionID] = set()
         self._records: dict[str, int] = {}
         self._next_record = 0
 
@@ -192,6 +193,12 @@ class RegionStore:
                 Applied(i, self._durable.get(i, _NOTHING) if i in self._regions else None)
                 for i in dict.fromkeys(region_ids)
             ]
+
+    def take_news(self) -> list[Applied]:
+        """How far regions are durable that have come further since this was last asked."""
+        with self.mutex:
+            news, self._news = self._news, set()
+            return self.answers(sorted(news))
 
     # -- applying
 
@@ -392,6 +399,7 @@ class RegionStore:
             self._durable.update((state.id, state.applied) for state in frozen.states)
             for region_id in frozen.gone:
                 self._durable.pop(region_id, None)
+            self._news.update(state.id for state in frozen.states)
             self._moved.notify_all()
 
     def unflushed(self) -> list[Versions]:

@@ -1,0 +1,54 @@
+"""What a TiKV does with an engine that learns its regions: streams of batches and snapshots."""
+
+from collections.abc import Iterable, Iterator
+from queue import Queue
+
+import grpc
+
+from pyspark_theflash.kvstore.command import Applied
+from pyspark_theflash.kvstore.wire import APPLY_COMMAND_BATCH, APPLY_SNAPSHOT, decode_responses
+
+
+class EngineClient:
+    """A connection to an engine."""
+
+    def __init__(self, address: str) -> None:
+        self._channel = grpc.insecure_channel(address)
+
+    def __enter__(self) -> "EngineClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._channel.close()
+
+    def install(self, chunks: Iterable[bytes], timeout_s: float = 30) -> bytes:
+        """Send a snapshot; returns the answer."""
+        call = self._channel.stream_unary(APPLY_SNAPSHOT)
+        answer: bytes = call(iter(chunks), timeout=timeout_s)
+        return answer
+
+    def commands(self, timeout_s: float = 30) -> "CommandStream":
+        """Begin to send commands."""
+        return CommandStream(self._channel.stream_stream(APPLY_COMMAND_BATCH), timeout_s)
+
+
+class CommandStream:
+    """Batches out, answers in."""
+
+    def __init__(self, call: grpc.StreamStreamMultiCallable, timeout_s: float) -> None:
+        self._batches: Queue[bytes | None] = Queue()
+        self._answers = call(iter(self._batches.get, None), timeout=timeout_s)
+
+    def send(self, batch: bytes) -> list[Applied]:
+        """Send a batch; returns the next answer."""
+        self._batches.put(batch)
+        return self.next()
+
+    def next(self) -> list[Applied]:
+        """The next answer."""
+        return decode_responses(next(self._answers))
+
+    def end(self) -> Iterator[list[Applied]]:
+        """Send no more; the answers that are left."""
+        self._batches.put(None)
+        return map(decode_responses, self._answers)

@@ -1,0 +1,154 @@
+"""enginepb's service over a real channel: commands, snapshots, answers, and what is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.engine import registry
+from pyspark_theflash.errors import OptionError
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.kvstore.flush import FlushLimits, OwnThread
+from pyspark_theflash.kvstore.learner import Learner
+from pyspark_theflash.kvstore.read import open_tables, read_rows
+from pyspark_theflash.kvstore.tables import Tables
+from pyspark_theflash.mvcc.project import scan_column
+from pyspark_theflash.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.server.engine import EngineServer
+from pyspark_theflash.types import TimeStamp
+from tests.support.engine_client import EngineClient
+from tests.support.percolator_records import write_record
+from tests.support.raft_tikv import FakeTikv, at_ts, batch, encoded
+from tests.support.row_oracle import encode_row_v2
+from tests.support.stores import column, id_column, table_info
+
+TABLE = table_info(1, "d.t", [id_column(), column("v", MySQLType.VARCHAR)])
+EVENT = TableEvent(TimeStamp(1), "d", TABLE.id, TABLE)
+TABLES = Tables(SchemaHistory(TimeStamp(1), TimeStamp(1000), [EVENT], ()))
+FS, CLOCK = LocalFileSystem(), SystemClock()
+EMPTY = b""
+
+
+def put(tikv: FakeTikv, handle: int, ts: int) -> None:
+    raw = b"t" + (1 + 2**63).to_bytes(8, "big") + b"_r" + (handle + 2**63).to_bytes(8, "big")
+    row = encode_row_v2({2: f"{handle}@{ts}"}, {2: TABLE.columns[1].type})
+    tikv.write([("write", at_ts(encoded(raw), ts), write_record("P", ts - 1, short_value=row))])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    registry.create(tmp_path / "store", registry.MAGIC, FS, lambda: "id")
+    return tmp_path / "store"
+
+
+def _identity() -> registry.StoreIdentity:
+    return registry.StoreIdentity("id", registry.MAGIC)
+
+
+@pytest.fixture
+def learner(path: Path) -> Iterator[Learner]:
+    worker = OwnThread(lambda: registry.open_engine(path, _identity(), FS, CLOCK))
+    made = Learner(worker, lambda _: TABLES, CLOCK, limits=FlushLimits(delay_ms=50))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server(learner: Learner) -> Iterator[EngineServer]:
+    made = EngineServer(learner, "127.0.0.1:0", clock=CLOCK, max_message_bytes=1 << 20)
+    made.start()
+    yield made
+    made.stop()
+
+
+def rows(learner: Learner, path: Path, ts: int) -> dict[int, str]:
+    """What a reader beside the server sees."""
+    reader = registry.open_reader(path, _identity(), FS, CLOCK)
+    (view,) = open_tables(learner.store, TABLE.physical_ids, TimeStamp(ts))
+    columns = [scan_column(TABLE, c) for c in TABLE.public_columns]
+    found = {}
+    for each in read_rows(view, reader, reader.read([]), TABLES, columns):
+        found.update(zip(*(c.to_pylist() for c in each.columns), strict=True))
+    reader.close()
+    return found
+
+
+def test_a_region_from_its_snapshot_on(learner: Learner, server: EngineServer, path: Path) -> None:
+    tikv = FakeTikv()
+    put(tikv, 1, 10)
+    with EngineClient(server.address) as client:
+        assert client.install(tikv.snapshot(tikv.regions[1])) == EMPTY
+        assert rows(learner, path, 50) == {1: "1@10"}
+        put(tikv, 1, 20)
+        put(tikv, 2, 30)
+        stream = client.commands()
+        answers = stream.send(batch(entry for _, _, entry in tikv.log))
+        first = answers[0]
+        assert (first.region_id, len(answers)) == (1, 1)
+        assert first.state is not None
+        assert first.state.applied_index == 6  # the snapshot's: commands are not durable at once
+        assert rows(learner, path, 50) == {1: "1@20", 2: "2@30"}
+        assert rows(learner, path, 19) == {1: "1@10"}
+        while first.state is not None and first.state.applied_index < 8:
+            (first,) = stream.next()
+        assert list(stream.end()) == []
+    assert rows(learner, path, 50) == {1: "1@20", 2: "2@30"}
+
+
+def test_what_must_be_durable_is(learner: Learner, server: EngineServer) -> None:
+    tikv = FakeTikv()
+    with EngineClient(server.address) as client:
+        client.install(tikv.snapshot(tikv.regions[1]))
+        put(tikv, 1, 10)
+        stream = client.commands()
+        entry = bytearray(tikv.log[0][2])
+        marked = bytes(entry) + b"\x0a\x02\x20\x01"  # header.sync_log, merged into the header
+        (answer,) = stream.send(batch([marked]))
+        assert answer.state is not None
+        assert answer.state.applied_index == 6
+        list(stream.end())
+
+
+def test_unknown_regions_are_gone(server: EngineServer) -> None:
+    tikv = FakeTikv()
+    put(tikv, 1, 10)
+    with EngineClient(server.address) as client:
+        stream = client.commands()
+        (answer,) = stream.send(batch([tikv.log[0][2]]))
+        assert (answer.region_id, answer.state) == (1, None)
+        list(stream.end())
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (b"\xff", grpc.StatusCode.INVALID_ARGUMENT),
+        (bytes(2 << 20), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ],
+)
+def test_refused_batches(server: EngineServer, message: bytes, code: grpc.StatusCode) -> None:
+    with EngineClient(server.address) as client:
+        stream = client.commands()
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.send(message)
+        assert caught.value.code() is code
+
+
+def test_refused_snapshots(learner: Learner, server: EngineServer) -> None:
+    tikv = FakeTikv()
+    put(tikv, 1, 10)
+    head, *rest = tikv.snapshot(tikv.regions[1])
+    with EngineClient(server.address) as client:
+        for chunks in ([], rest, [head, head]):
+            with pytest.raises(grpc.RpcError) as caught:
+                client.install(chunks)
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert not learner.store.regions()
+
+
+def test_names_need_certificates(learner: Learner) -> None:
+    with pytest.raises(OptionError, match="certificates"):
+        EngineServer(learner, "127.0.0.1:0", clock=CLOCK, allowed_names=("tikv",))
