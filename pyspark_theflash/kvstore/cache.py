@@ -16,7 +16,7 @@ Keys are unique over all regions, so it does not matter which region one belongs
 out when a region goes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -135,7 +135,7 @@ class Cache:
 
     def _parse(self, requests: Requests) -> _Parsed:
         lock_keys, lock_values = self._entries(requests, Family.LOCK)
-        defaults = dict(zip(*self._entries(requests, Family.DEFAULT), strict=True))
+        default_keys, default_values = self._entries(requests, Family.DEFAULT)
 
         def is_version(write_key: bytes, record: Write) -> bool:
             if record.gc_fence is not None:
@@ -149,9 +149,13 @@ class Cache:
         if self._waiting:
             writes, held = self._held_back(requests, writes)
         commits = decode_commits(requests, writes, is_version)
-        rows = [self._row_of(commit, defaults) for commit in commits.long]
+        # Garbage collection may take a row again that was put, and committed, right before.
+        entries = zip(default_keys, default_values, strict=True)
+        puts = {key: row for key, row in entries if row is not None} if commits.long else {}
+        rows = [self._row_of(commit, puts) for commit in commits.long]
         versions = [*commits.versions, *versions_of(rows)]
         locks = dict(zip(lock_keys, lock_values, strict=True))
+        defaults = dict(zip(default_keys, default_values, strict=True))
         consumed = [commit.key for commit in commits.long]
         return _Parsed(locks, defaults, versions, consumed, held)
 
@@ -166,8 +170,10 @@ class Cache:
         values = [next(put_values) if put else None for put in is_put.tolist()]
         return requests.keys(rows), values
 
-    def _row_of(self, commit: LongCommit, defaults: Changes) -> tuple[bytes, Write, bytes]:
-        row = defaults.get(commit.key)
+    def _row_of(
+        self, commit: LongCommit, puts: Mapping[bytes, bytes]
+    ) -> tuple[bytes, Write, bytes]:
+        row = puts.get(commit.key)
         row = self.defaults.get(commit.key) if row is None else row
         if row is None:
             reason = f"no row for start_ts={commit.start_ts} commit_ts={commit.commit_ts}"

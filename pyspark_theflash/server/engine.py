@@ -143,7 +143,7 @@ class EngineServer:
             end = error
         except grpc.RpcError:
             _log.info("commands end: the caller has hung up")
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (told to the caller)
             _log.exception("commands end")
             end = InternalError(repr(error))
         answers.put(end)

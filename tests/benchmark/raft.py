@@ -2,7 +2,7 @@
 
     python -m tests.benchmark.raft [--rows N] [--regions N]
 
-The rows are tpch's lineitem as TiKV has them (format v2), each prewritten and committed by two-phase
+The rows are tpch's lineitem as TiKV has them (format v2), prewritten and committed by two-phase
 transactions of 100 rows: a lock with the row, then a write record with the row and the lock's end.
 Commands of many regions come mixed; the cost of a row should not depend on how many there are.
 """

@@ -13,17 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.errors import KeyIsLockedError
 from pyspark_theflash.kvstore.lock import Lock
 from pyspark_theflash.kvstore.read import Resolve, open_tables
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.types import TimeStamp
+from tests.support.kv_table import HISTORY, TABLE, key, row
 from tests.support.learning import Learning, ResolvedAs
 from tests.support.percolator_records import LockRecord, write_record
-from tests.support.raft_tikv import Change, FakeTikv, at_ts, encoded
-from tests.support.row_oracle import encode_row_v2
-from tests.support.stores import column, id_column, table_info
+from tests.support.raft_tikv import Change, FakeTikv, at_ts
 
 TS = 50
 LOCKED = "locked"
@@ -43,10 +40,6 @@ class Case:
     ended: int | None = None
     """The commit_ts of the transaction in the lock, 0 if rolled back; None: nobody can tell."""
     by_snapshot: bool = False
-
-
-def row(text: str) -> bytes:
-    return encode_row_v2({2: text}, TYPES)
 
 
 def base(text: str = OLD) -> tuple[tuple[str, int, bytes | None], ...]:
@@ -201,23 +194,12 @@ def same_timestamp_cases() -> Iterator[Case]:
         yield Case("a lock at a commit's timestamp", (*committed, ("lock", 0, next_lock)), blocked)
 
 
-TABLE = table_info(1, "d.t", [id_column(), column("v", MySQLType.VARCHAR)])
-TYPES = {2: TABLE.columns[1].type}
 CASES = [*locked_cases(), *record_cases(), *fence_cases(), *same_timestamp_cases()]
-HISTORY = SchemaHistory(
-    TimeStamp(1), TimeStamp(1000), [TableEvent(TimeStamp(1), "d", TABLE.id, TABLE)], ()
-)
-
-
-def _key(number: int) -> bytes:
-    """The key of a case's row."""
-    table_id, handle = ((n + 2**63).to_bytes(8, "big") for n in (TABLE.id, number))
-    return encoded(b"t" + table_id + b"_r" + handle)
 
 
 def _changes(number: int, case: Case) -> list[Change]:
-    key = _key(number)
-    return [(cf, key if cf == "lock" else at_ts(key, ts), value) for cf, ts, value in case.changes]
+    own = key(number)
+    return [(cf, own if cf == "lock" else at_ts(own, ts), value) for cf, ts, value in case.changes]
 
 
 def _resolver(ended: int | None) -> Resolve:
@@ -253,13 +235,13 @@ def _compare(learning: Learning, *, by_snapshot: bool) -> None:
     held = {each.key: each for each in view.held}
     for ended in {case.ended for _, case in chosen}:
         together = [(n, c) for n, c in chosen if c.ended == ended and c.answer != LOCKED]
-        own = [held[_key(n)] for n, _ in together if _key(n) in held]
+        own = [held[key(n)] for n, _ in together if key(n) in held]
         rows = learning.view_rows(TABLE, replace(view, held=own), _resolver(ended))
         for number, case in together:
             assert rows.get(number, (number, None))[1] == case.answer, case
     for number, case in chosen:
         if case.answer == LOCKED:
-            own = [held[_key(number)]]
+            own = [held[key(number)]]
             with pytest.raises(KeyIsLockedError):
                 learning.view_rows(TABLE, replace(view, held=own), _resolver(case.ended))
             with pytest.raises(KeyIsLockedError):

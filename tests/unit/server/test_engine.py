@@ -6,36 +6,29 @@ from pathlib import Path
 import grpc
 import pytest
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.clock import Deadline, SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.errors import OptionError
 from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.kvstore.command import Applied
 from pyspark_theflash.kvstore.flush import FlushLimits, OwnThread
 from pyspark_theflash.kvstore.learner import Learner
 from pyspark_theflash.kvstore.read import open_tables, read_rows
 from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.mvcc.project import scan_column
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.server.engine import EngineServer
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.types import RegionID, TimeStamp
 from tests.support.engine_client import EngineClient
-from tests.support.percolator_records import write_record
-from tests.support.raft_tikv import FakeTikv, at_ts, batch, encoded
-from tests.support.row_oracle import encode_row_v2
-from tests.support.stores import column, id_column, table_info
+from tests.support.kv_table import HISTORY, TABLE, commit
+from tests.support.raft_tikv import FakeTikv, batch
 
-TABLE = table_info(1, "d.t", [id_column(), column("v", MySQLType.VARCHAR)])
-EVENT = TableEvent(TimeStamp(1), "d", TABLE.id, TABLE)
-TABLES = Tables(SchemaHistory(TimeStamp(1), TimeStamp(1000), [EVENT], ()))
+TABLES = Tables(HISTORY)
 FS, CLOCK = LocalFileSystem(), SystemClock()
 EMPTY = b""
 
 
 def put(tikv: FakeTikv, handle: int, ts: int) -> None:
-    raw = b"t" + (1 + 2**63).to_bytes(8, "big") + b"_r" + (handle + 2**63).to_bytes(8, "big")
-    row = encode_row_v2({2: f"{handle}@{ts}"}, {2: TABLE.columns[1].type})
-    tikv.write([("write", at_ts(encoded(raw), ts), write_record("P", ts - 1, short_value=row))])
+    commit(tikv, handle, ts, f"{handle}@{ts}")
 
 
 @pytest.fixture
@@ -76,6 +69,11 @@ def rows(learner: Learner, path: Path, ts: int) -> dict[int, str]:
     return found
 
 
+def _index(answer: Applied) -> int:
+    assert answer.state is not None
+    return answer.state.applied_index
+
+
 def test_a_region_from_its_snapshot_on(learner: Learner, server: EngineServer, path: Path) -> None:
     tikv = FakeTikv()
     put(tikv, 1, 10)
@@ -85,16 +83,18 @@ def test_a_region_from_its_snapshot_on(learner: Learner, server: EngineServer, p
         put(tikv, 1, 20)
         put(tikv, 2, 30)
         stream = client.commands()
-        answers = stream.send(batch(entry for _, _, entry in tikv.log))
-        first = answers[0]
-        assert (first.region_id, len(answers)) == (1, 1)
-        assert first.state is not None
-        assert first.state.applied_index == 6  # the snapshot's: commands are not durable at once
+        (answer,) = stream.send(batch(entry for _, _, entry in tikv.log))
+        learner.store.wait_applied(RegionID(1), 8, Deadline(CLOCK, 10_000))
         assert rows(learner, path, 50) == {1: "1@20", 2: "2@30"}
         assert rows(learner, path, 19) == {1: "1@10"}
-        while first.state is not None and first.state.applied_index < 8:
-            (first,) = stream.next()
-        assert list(stream.end()) == []
+        # The snapshot's index first: commands are not durable at once.
+        indexes = [_index(answer)]
+        while indexes[-1] < 8:
+            (answer,) = stream.next()
+            indexes.append(_index(answer))
+        assert indexes[0] == 6
+        assert indexes == sorted(indexes)
+        list(stream.end())
     assert rows(learner, path, 50) == {1: "1@20", 2: "2@30"}
 
 
@@ -107,9 +107,11 @@ def test_what_must_be_durable_is(learner: Learner, server: EngineServer) -> None
         entry = bytearray(tikv.log[0][2])
         marked = bytes(entry) + b"\x0a\x02\x20\x01"  # header.sync_log, merged into the header
         (answer,) = stream.send(batch([marked]))
-        assert answer.state is not None
-        assert answer.state.applied_index == 6
+        while _index(answer) < 6:
+            (answer,) = stream.next()
         list(stream.end())
+    (answer,) = learner.store.answers([RegionID(1)])
+    assert _index(answer) == 6
 
 
 def test_unknown_regions_are_gone(server: EngineServer) -> None:
