@@ -1,0 +1,123 @@
+"""Reads of a captured cluster in the middle of its transactions: locks are met and asked about."""
+
+import random
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from pyspark_theflash.clock import Deadline, SystemClock
+from pyspark_theflash.codec.digest import TableDigest
+from pyspark_theflash.codec.key import RawKey
+from pyspark_theflash.errors import KeyIsLockedError
+from pyspark_theflash.kvstore.lock import Lock
+from pyspark_theflash.kvstore.read import open_tables
+from pyspark_theflash.kvstore.resolve import (
+    LockResolver,
+    ResolvedLocks,
+    SecondaryLocks,
+    StatusCheck,
+    TxnState,
+    TxnStatus,
+)
+from pyspark_theflash.mvcc.version import HANDLE
+from pyspark_theflash.planner.present import TEXT
+from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.types import TimeStamp
+from tests.support.kv_tap import TAP, calls, history, locks
+from tests.support.learning import Learning
+from tests.support.raft_tikv import FakeTikv, encoded
+from tests.support.workloads import Workload
+
+HISTORY = history()
+ANSWERS = list(Workload("kv", TAP, HISTORY.end_ts).answers())
+TABLES = {t.full_name: t for t in HISTORY.tables_at(HISTORY.end_ts)}
+FIRST_TABLE = encoded(b"t\x80\0\0\0\0\0\0\x50")
+
+
+class Hereafter:
+    """What has become of every transaction in the end; who never ended is rolled back."""
+
+    def __init__(self, end: FakeTikv) -> None:
+        self._ends = {
+            (key, start_ts): commit_ts if kind != "R" else 0
+            for key, known in end.writes.items()
+            for commit_ts, kind, start_ts in known
+        }
+
+    def now(self, deadline: Deadline) -> TimeStamp:
+        return HISTORY.end_ts
+
+    def check_status(self, check: StatusCheck, deadline: Deadline) -> TxnStatus:
+        commit_ts = self._ends.get((encoded(check.primary), check.start_ts), 0)
+        state = TxnState.COMMITTED if commit_ts else TxnState.ROLLED_BACK
+        return TxnStatus(state, TimeStamp(commit_ts))
+
+    def check_secondaries(
+        self, keys: Sequence[RawKey], start_ts: TimeStamp, deadline: Deadline
+    ) -> Sequence[SecondaryLocks]:
+        raise AssertionError("no primary is locked hereafter")
+
+    def resolve(self, *_: Any) -> None:
+        raise AssertionError("nothing is to be written")
+
+
+def test_answers_in_the_middle() -> None:
+    end = FakeTikv(FIRST_TABLE)
+    for call in calls():
+        end.call(call)
+    resolver = LockResolver(Hereafter(end))
+    met: list[Lock] = []
+    counts = {"ignored": 0, "committed": 0}
+
+    def resolve(found: Sequence[Lock], snapshot_ts: TimeStamp) -> ResolvedLocks:
+        met.extend(found)
+        resolved = resolver.resolve(found, snapshot_ts, Deadline(SystemClock(), 1000))
+        counts["ignored"] += len(resolved.ignored)
+        counts["committed"] += len(resolved.committed)
+        return resolved
+
+    rng, learning = random.Random(1), Learning(FakeTikv(FIRST_TABLE), HISTORY, None)
+    lines = {mark["ts"]: mark["tap_lines"] for mark in locks()["marks"]}
+    todo = iter(calls())
+    done = -1
+    for ts in sorted(lines, key=lambda ts: lines[ts]):
+        while done + 1 < lines[ts] and (call := next(todo, None)) is not None:
+            learning.tikv.call(call)
+            done = call.line
+        learning.catch_up(rng, most=3000)
+        for answer in (a for a in ANSWERS if a.snapshot_ts == ts):
+            found = _digest(learning, TABLES[answer.table], ts, resolve)
+            assert found == (answer.rows, answer.checksum), answer
+    assert len(met) >= 20
+    assert counts["ignored"] >= 3
+    assert counts["committed"] >= 1
+    learning.close()
+
+
+def test_nobody_is_asked() -> None:
+    learning = Learning(FakeTikv(FIRST_TABLE), HISTORY, None)
+    mark = next(m for m in locks()["marks"] if m["label"].startswith("all left-over"))
+    for call in calls():
+        if call.line < mark["tap_lines"]:
+            learning.tikv.call(call)
+    learning.catch_up(random.Random(1), most=3000)
+    (view,) = open_tables(
+        learning.learner.store, TABLES["kvb.acc"].physical_ids, TimeStamp(mark["ts"])
+    )
+    blocking = {(lock.key.hex(), lock.start_ts) for lock in view.locks}
+    left_over = {(lock["key"], lock["lock_ts"]) for lock in locks()["locks_before_resolving"]}
+    assert blocking <= left_over
+    assert len(blocking) >= 10
+    with pytest.raises(KeyIsLockedError, match="table 86 is locked"):
+        list(learning.read(TABLES["kvb.acc"], view, None))
+    learning.close()
+
+
+def _digest(learning: Learning, table: TableInfo, ts: int, resolve: Any) -> tuple[int, str]:
+    digest = TableDigest()
+    for view in open_tables(learning.learner.store, table.physical_ids, TimeStamp(ts)):
+        for each in learning.read(table, view, resolve):
+            pairs = zip(each.drop_columns([HANDLE]).columns, table.public_columns, strict=True)
+            digest.update([TEXT.apply(values, c.type, c.name) for values, c in pairs])
+    return digest.rows, digest.hexdigest()
