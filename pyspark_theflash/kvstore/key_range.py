@@ -10,6 +10,7 @@ from typing import Final
 from pyspark_theflash.codec.bytes import decode_bytes, encode_bytes
 from pyspark_theflash.codec.key import HANDLE_AT, decode_record_key, encode_record_key
 from pyspark_theflash.engine.api import Handle
+from pyspark_theflash.errors import CodecError
 from pyspark_theflash.types import PhysicalTableID
 
 _INT_HANDLE_BYTES: Final = 8
@@ -66,7 +67,9 @@ _BEYOND: Final = 1 << 63
 
 def _handle(key: bytes, *, is_common: bool) -> Handle:
     """The smallest handle whose key is not below a key within a table's records."""
-    raw = decode_bytes(key)[0]
+    raw, behind = decode_bytes(key)
+    if behind != len(key):
+        raise CodecError("region bound", "bytes behind the key", behind)
     part = raw[HANDLE_AT:]
     if is_common:
         return part

@@ -5,9 +5,25 @@ from pathlib import Path
 from typing import Final
 
 from tests.fuzz.run import Target
-from tests.fuzz.targets import api, binlog, manifests, network, rows, schemas, stores, texts, writes
+from tests.fuzz.targets import (
+    api,
+    binlog,
+    manifests,
+    network,
+    raft,
+    rows,
+    schemas,
+    stores,
+    texts,
+    writes,
+)
 
 _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
+    raft.lock_record,
+    raft.write_record,
+    raft.pending_record,
+    raft.region_state,
+    raft.responses,
     rows.record_key,
     binlog.file_position,
     network.pull_request,
@@ -47,6 +63,8 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     writes.merge_order,
     stores.region_record,
     network.pd_answer,
+    raft.snapshot,
+    raft.command_batch,
     stores.data_file,
     texts.expression,
     binlog.pairing,
