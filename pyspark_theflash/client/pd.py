@@ -73,7 +73,7 @@ class PDClient:
         """The cluster's id, which every TiDB of it gives with its binlogs."""
         return self._on_leader(lambda _channel, cluster_id, _timeout_s: cluster_id)
 
-    def tso(self) -> TimeStamp:
+    def tso(self, timeout_ms: int | None = None) -> TimeStamp:
         """A timestamp above every one handed out before this call."""
 
         def ask(channel: grpc.Channel, cluster_id: int, timeout_s: float) -> bytes:
@@ -86,16 +86,31 @@ class PDClient:
             finally:
                 call.cancel()
 
-        return TimeStamp(self._value(wire.decode_tso, ask))
+        return self._decoded(wire.decode_tso, self._on_leader(ask, timeout_ms))
 
     def gc_safe_point(self) -> TimeStamp:
         """Up to where TiKV may have dropped old versions."""
+        method = wire.GET_GC_SAFE_POINT
+        return self.call(method, wire.encode_safe_point_request, wire.decode_safe_point)
 
-        def ask(channel: grpc.Channel, cluster_id: int, timeout_s: float) -> bytes:
-            request = wire.encode_safe_point_request(cluster_id)
-            return _unary(channel, wire.GET_GC_SAFE_POINT, request, timeout_s)
+    def call(
+        self,
+        method: str,
+        encode: Callable[[int], bytes],
+        decode: Callable[[bytes], R],
+        timeout_ms: int | None = None,
+    ) -> R:
+        """Any other unary call: `encode` makes the request for a cluster's id.
 
-        return TimeStamp(self._value(wire.decode_safe_point, ask))
+        `decode` raises `CodecError` for an answer that is an error.
+        """
+        answer = self._on_leader(
+            lambda channel, cluster_id, timeout_s: _unary(
+                channel, method, encode(cluster_id), timeout_s
+            ),
+            timeout_ms,
+        )
+        return self._decoded(decode, answer)
 
     def put_key(self, key: str, value: bytes) -> None:
         """Set a key of etcd."""
@@ -112,16 +127,6 @@ class PDClient:
         )
         return self._decoded(wire.decode_range, answer)
 
-    def _value(
-        self,
-        decode: Callable[[bytes], wire.PDAnswer],
-        ask: Callable[[grpc.Channel, int, float], bytes],
-    ) -> int:
-        answer = self._decoded(decode, self._on_leader(ask))
-        if answer.error:
-            raise PDRefusedError(self._name, answer.error)
-        return answer.value
-
     def _decoded(self, decode: Callable[[bytes], R], data: bytes) -> R:
         try:
             return decode(data)
@@ -132,10 +137,15 @@ class PDClient:
     def _name(self) -> str:
         return f"PD at {self._leader or ', '.join(self._addresses)}"
 
-    def _on_leader(self, ask: Callable[[grpc.Channel, int, float], R]) -> R:
+    def _on_leader(
+        self, ask: Callable[[grpc.Channel, int, float], R], timeout_ms: int | None = None
+    ) -> R:
         """What the leader answers; `ask` gets its channel, the cluster's id and its seconds."""
-        deadline_ms = self._clock.boottime_ms() + self._timeout_ms
-        with self._mutex:
+        timeout_ms = self._timeout_ms if timeout_ms is None else min(timeout_ms, self._timeout_ms)
+        deadline_ms = self._clock.boottime_ms() + timeout_ms
+        if not self._mutex.acquire(timeout=timeout_ms / 1000):
+            raise PDUnavailableError(self._name, "other calls were not done in time")
+        try:
             while True:
                 try:
                     leader, cluster_id = self._find_leader(deadline_ms)
@@ -152,6 +162,8 @@ class PDClient:
                 if self._clock.boottime_ms() + _BACKOFF_MS >= deadline_ms:
                     raise PDUnavailableError(self._name, reason)
                 self._clock.sleep_ms(_BACKOFF_MS)
+        finally:
+            self._mutex.release()
 
     def _find_leader(self, deadline_ms: int) -> tuple[str, int]:
         """The leader's address and the cluster's id. Raises `PDUnavailableError`."""

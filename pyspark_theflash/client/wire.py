@@ -115,14 +115,6 @@ class Members:
     leader_urls: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PDAnswer:
-    """`value` of a call, or the text of PD's `error`."""
-
-    value: int
-    error: str
-
-
 def encode_members_request() -> bytes:
     """Needs no cluster's id: the answer tells it."""
     return pdpb_pb2.GetMembersRequest().SerializeToString()
@@ -131,8 +123,7 @@ def encode_members_request() -> bytes:
 def decode_members(data: bytes) -> Members:
     """Raises `CodecError`, also for an answer that is an error: no member of a cluster."""
     message = _parse(pdpb_pb2.GetMembersResponse, data)
-    if text := _error_text(message.header):
-        raise CodecError("PD's members", text)
+    _check("PD's members", message.header)
     return Members(message.header.cluster_id, tuple(message.leader.client_urls))
 
 
@@ -142,17 +133,16 @@ def encode_tso_request(cluster_id: int) -> bytes:
     return pdpb_pb2.TsoRequest(header=header, count=1).SerializeToString()
 
 
-def decode_tso(data: bytes) -> PDAnswer:
-    """Raises `CodecError`."""
+def decode_tso(data: bytes) -> TimeStamp:
+    """Raises `CodecError`, also for an answer that is an error."""
     message = _parse(pdpb_pb2.TsoResponse, data)
-    if text := _error_text(message.header):
-        return PDAnswer(0, text)
+    _check("PD's timestamp", message.header)
     physical, logical = message.timestamp.physical, message.timestamp.logical
     in_range = 0 < physical < 1 << 64 - LOGICAL_BITS and 0 <= logical < 1 << LOGICAL_BITS
     if message.count != 1 or not in_range:
         reason = f"count={message.count} physical={physical} logical={logical} is no timestamp"
         raise CodecError("PD's timestamp", reason)
-    return PDAnswer(TimeStamp(from_physical_ms(physical) | logical), "")
+    return TimeStamp(from_physical_ms(physical) | logical)
 
 
 def encode_safe_point_request(cluster_id: int) -> bytes:
@@ -161,14 +151,16 @@ def encode_safe_point_request(cluster_id: int) -> bytes:
     return pdpb_pb2.GetGCSafePointRequest(header=header).SerializeToString()
 
 
-def decode_safe_point(data: bytes) -> PDAnswer:
-    """Raises `CodecError`."""
+def decode_safe_point(data: bytes) -> TimeStamp:
+    """Raises `CodecError`, also for an answer that is an error."""
     message = _parse(pdpb_pb2.GetGCSafePointResponse, data)
-    return PDAnswer(message.safe_point, _error_text(message.header))
+    _check("PD's safe point", message.header)
+    return TimeStamp(message.safe_point)
 
 
-def _error_text(header: pdpb_pb2.ResponseHeader) -> str:
-    return f"error {header.error.type}: {header.error.message}" if header.error.type else ""
+def _check(what: str, header: pdpb_pb2.ResponseHeader) -> None:
+    if header.error.type:
+        raise CodecError(what, f"error {header.error.type}: {header.error.message}")
 
 
 # etcd.

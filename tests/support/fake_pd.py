@@ -26,19 +26,7 @@ class FakePD:
 
     def __enter__(self) -> "FakePD":
         self._server = grpc.server(ThreadPoolExecutor(4))
-        for service, calls in {
-            "pdpb.PD": {
-                "GetMembers": _unary(self._members, pdpb_pb2.GetMembersRequest),
-                "GetGCSafePoint": _unary(self._safe_point, pdpb_pb2.GetGCSafePointRequest),
-                "Tso": grpc.stream_stream_rpc_method_handler(
-                    self._tso, pdpb_pb2.TsoRequest.FromString, _to_bytes
-                ),
-            },
-            "etcdserverpb.KV": {
-                "Put": _unary(self._put, kv_pb2.PutRequest),
-                "Range": _unary(self._range, kv_pb2.RangeRequest),
-            },
-        }.items():
+        for service, calls in self._services().items():
             handler = grpc.method_handlers_generic_handler(service, calls)
             self._server.add_generic_rpc_handlers((handler,))
         self.address = f"127.0.0.1:{self._server.add_insecure_port('127.0.0.1:0')}"
@@ -50,6 +38,21 @@ class FakePD:
 
     def stop(self) -> None:
         self._server.stop(0).wait()
+
+    def _services(self) -> dict[str, dict[str, grpc.RpcMethodHandler]]:
+        return {
+            "pdpb.PD": {
+                "GetMembers": unary(self._members, pdpb_pb2.GetMembersRequest),
+                "GetGCSafePoint": unary(self._safe_point, pdpb_pb2.GetGCSafePointRequest),
+                "Tso": grpc.stream_stream_rpc_method_handler(
+                    self._tso, pdpb_pb2.TsoRequest.FromString, _to_bytes
+                ),
+            },
+            "etcdserverpb.KV": {
+                "Put": unary(self._put, kv_pb2.PutRequest),
+                "Range": unary(self._range, kv_pb2.RangeRequest),
+            },
+        }
 
     def _members(
         self, request: pdpb_pb2.GetMembersRequest, context: grpc.ServicerContext
@@ -104,7 +107,8 @@ class FakePD:
             context.abort(grpc.StatusCode.FAILED_PRECONDITION, "mismatch cluster id")
 
 
-def _unary(call: object, request: type[Message]) -> grpc.RpcMethodHandler:
+def unary(call: object, request: type[Message]) -> grpc.RpcMethodHandler:
+    """A handler of a unary call, whose answer is a message."""
     return grpc.unary_unary_rpc_method_handler(call, request.FromString, _to_bytes)
 
 

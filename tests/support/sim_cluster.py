@@ -1,0 +1,106 @@
+"""A TiKV cluster in memory: keys as `Percolator` has them, in regions that split and move.
+
+Each region has an index, which grows with what is written in it. What a learner of ours has
+applied, and under which epoch, lags behind as the test likes.
+"""
+
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from pyspark_theflash.codec.key import RawKey
+from pyspark_theflash.kvstore.located import KeyRange, LocatedRegion, Peer
+from pyspark_theflash.types import RegionEpoch, RegionID
+from tests.support.percolator import Percolator
+
+if TYPE_CHECKING:
+    from pyspark_theflash.kvstore.lock import Lock
+
+STORES: Final = (1, 2, 3)
+
+
+@dataclass
+class SimRegion:
+    """A region. Every store has a peer of it, whose id is told by both."""
+
+    id: int
+    start: bytes
+    end: bytes
+    epoch: RegionEpoch
+    leader: int | None
+    index: int = 5
+
+    def located(self) -> LocatedRegion:
+        peers = tuple(Peer(10 * self.id + store, store) for store in STORES)
+        leader = next((p for p in peers if p.store_id == self.leader), None)
+        keys = KeyRange(RawKey(self.start), RawKey(self.end))
+        return LocatedRegion(RegionID(self.id), keys, self.epoch, peers, leader)
+
+    def __contains__(self, key: bytes) -> bool:
+        return self.start <= key and (not self.end or key < self.end)
+
+
+class SimCluster:
+    """`mutex` is held while a store serves a request."""
+
+    def __init__(self) -> None:
+        self.mutex = threading.RLock()
+        self.tikv = Percolator()
+        self.regions = {1: SimRegion(1, b"", b"", RegionEpoch(1, 1), 1)}
+        self.memory_locks: dict[bytes, Lock] = {}
+        self._next_id = 2
+
+    def region_of(self, key: bytes) -> SimRegion:
+        return next(region for region in self.sorted() if key in region)
+
+    def sorted(self) -> list[SimRegion]:
+        return sorted(self.regions.values(), key=lambda region: region.start)
+
+    def split(self, key: bytes, *, new_is_left: bool = False) -> SimRegion:
+        """Cut a region before a key; which part keeps the id is TiKV's choice."""
+        with self.mutex:
+            old = self.region_of(key)
+            if old.start == key:
+                return old
+            epoch = RegionEpoch(old.epoch.conf_ver, old.epoch.version + 1)
+            new_id, self._next_id = self._next_id, self._next_id + 1
+            ends = (old.start, key), (key, old.end)
+            (a, b), (c, d) = ends if new_is_left else ends[::-1]
+            new = SimRegion(new_id, a, b, epoch, old.leader)
+            old.start, old.end, old.epoch = c, d, epoch
+            old.index += 1
+            self.regions[new_id] = new
+            return new
+
+    def merge(self, key: bytes) -> None:
+        """Put the region before a key's into the key's, if there is one."""
+        with self.mutex:
+            right = self.region_of(key)
+            left = next((r for r in self.regions.values() if r.end == right.start and r.end), None)
+            if left is None:
+                return
+            version = max(left.epoch.version, right.epoch.version) + 1
+            right.epoch = RegionEpoch(right.epoch.conf_ver, version)
+            right.start = left.start
+            right.index = max(left.index, right.index) + 1
+            del self.regions[left.id]
+
+    def move_leader(self, key: bytes, store: int | None = None) -> None:
+        """To the next store, or to one, 0 for none at all."""
+        with self.mutex:
+            region = self.region_of(key)
+            following = STORES[(STORES.index(region.leader or 1) + 1) % len(STORES)]
+            region.leader = (store or None) if store is not None else following
+
+    def change_peers(self, key: bytes) -> None:
+        """Only the epoch's `conf_ver` shows it."""
+        with self.mutex:
+            region = self.region_of(key)
+            region.epoch = RegionEpoch(region.epoch.conf_ver + 1, region.epoch.version)
+
+    def wrote(self, keys: Iterable[bytes]) -> None:
+        """Raft has a new entry in the regions of these keys."""
+        with self.mutex:
+            for region in self.regions.values():
+                region.index += any(key in region for key in keys)
