@@ -6,6 +6,7 @@ pump-server:unix:PATH     TiDB writes to us; what it sends is kept in STORE/spoo
 pump-server:HOST:PORT     it is applied
 --schema   file:PATH                 a schema file
 tidb:http://HOST:PORT     a TiDB's status address
+tikv:HOST:PORT[,...]      PD's addresses: TiKV itself is read
 """
 
 from collections.abc import Callable
@@ -101,7 +102,7 @@ class SpoolInput:
 
 
 class LiveSchema:
-    """A TiDB's status API as a source of the history, which begins at `start_ts`.
+    """A live cluster as a source of the history, which begins at `start_ts`.
 
     A TiDB may be waiting for the pump that we are before it answers, so at first it is given time.
     """
@@ -148,13 +149,27 @@ class Opener:
 
     def schema(self, text: str, start_ts: TimeStamp | None) -> SchemaSource:
         """The source of the schema history that `--schema` names."""
-        scheme, rest = split_scheme("schema", text, ("file", "tidb"))
+        scheme, rest = split_scheme("schema", text, ("file", "tidb", "tikv"))
         if scheme == "file":
             return FileSchema(Path(rest))
+        if scheme == "tikv":
+            return self._tikv_schema(rest, start_ts)
         api = StatusApi(rest, self._clock, self._network.tls)
         self._undo.callback(api.close)
         source = TidbSchemaSource(api, self._clock)
         return LiveSchema(source, lambda: start_ts or self._pd("schema").tso(), self._clock)
+
+    def _tikv_schema(self, addresses: str, start_ts: TimeStamp | None) -> SchemaSource:
+        from pyspark_theflash.client.pd import PDClient
+        from pyspark_theflash.client.tikv.client import TiKVClient
+        from pyspark_theflash.client.tikv.meta import TiKVMeta
+
+        pd = PDClient(addresses.split(","), self._network.tls, clock=self._clock)
+        self._undo.callback(pd.close)
+        client = TiKVClient(pd, self._network.tls, clock=self._clock)
+        self._undo.callback(client.close)
+        source = TidbSchemaSource(TiKVMeta(client), self._clock)
+        return LiveSchema(source, lambda: start_ts or pd.tso(), self._clock)
 
     def _pump(self, address: str) -> Input:
         from pyspark_theflash.client.pump import PumpSource

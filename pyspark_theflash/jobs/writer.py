@@ -52,7 +52,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         help="file:PATH, pump:HOST:PORT, pump-server:unix:PATH or pump-server:HOST:PORT",
     )
-    parser.add_argument("--schema", required=True, help="file:PATH or tidb:http://HOST:PORT")
+    parser.add_argument(
+        "--schema", required=True, help="file:PATH, tidb:http://HOST:PORT or tikv:HOST:PORT[,...]"
+    )
     parser.add_argument(
         "--base", type=Path, metavar="DIR", help="rows from before the binlog (DIR/base.json)"
     )

@@ -4,6 +4,7 @@
     difference        m Diff:VERSION s          JSON: which tables a version changed
     database          m DBs h DB:ID             JSON: DBInfo
     table             m DB:ID h Table:ID        JSON: TableInfo
+    DDL job           m DDLJobHistory h int(ID) JSON: Job, once it has ended
 
 Names are memcomparable, `s` (a string) and `h` (a field of a hash) 8-byte integers. As in TiDB's
 `meta/meta.go` and `structure/type.go`.
@@ -13,13 +14,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
-from pyspark_theflash.codec.bytes import encode_bytes
+from pyspark_theflash.codec.bytes import decode_bytes, encode_bytes
 from pyspark_theflash.codec.number import encode_uint
+from pyspark_theflash.errors import CodecError
+from pyspark_theflash.schema.model import STATE_PUBLIC
 from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
 
 _STRING: Final = encode_uint(ord("s"))
 _HASH: Final = encode_uint(ord("h"))
 
+DBS: Final = b"DBs"
+JOB_HISTORY: Final = b"DDLJobHistory"
+DATABASE_FIELD: Final = b"DB:"
+TABLE_FIELD: Final = b"Table:"
 SCHEMA_VERSION_KEY: Final = b"m" + encode_bytes(b"SchemaVersionKey") + _STRING
 
 
@@ -38,6 +45,28 @@ def table_key(database_id: int, table_id: TableID) -> bytes:
     return (
         b"m" + encode_bytes(b"DB:%d" % database_id) + _HASH + encode_bytes(b"Table:%d" % table_id)
     )
+
+
+def hash_prefix(name: bytes) -> bytes:
+    """What the keys of a hash begin with: `DBS`, `JOB_HISTORY` or `database_hash`."""
+    return b"m" + encode_bytes(name) + _HASH
+
+
+def database_hash(database_id: int) -> bytes:
+    """The hash of a database's tables."""
+    return b"DB:%d" % database_id
+
+
+def hash_field(key: bytes, prefix: bytes) -> bytes:
+    """The field of a hash that a key is of.
+
+    Raises:
+        CodecError: it is no such key.
+    """
+    field, end = decode_bytes(key, len(prefix))
+    if not key.startswith(prefix) or end != len(key):
+        raise CodecError("meta key", "not a field of this hash", 0, key[:16].hex())
+    return field
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,3 +141,28 @@ class MetaReader(Protocol):
 
     def finished_jobs(self, above: SchemaVersion) -> list[FinishedJob]:
         """The DDL jobs that ended with a schema version above; these are kept for good."""
+
+
+def listed_table(info: Mapping[str, Any]) -> ListedTable:
+    """A table out of its TableInfo as JSON; raises one of `SHAPE_ERRORS` where it is none."""
+    return ListedTable(
+        TableID(int(info["id"])),
+        info["state"] == STATE_PUBLIC,
+        TimeStamp(int(info["update_timestamp"])),
+    )
+
+
+def finished_job(job: Mapping[str, Any]) -> FinishedJob:
+    """A job out of JSON; raises one of `SHAPE_ERRORS` where it is none.
+
+    Jobs that failed have version 0.
+    """
+    left = job["binlog"] or {}
+    tables = [left.get("TableInfo"), *(left.get("MultipleTableInfos") or ())]
+    database = (left.get("DBInfo") or {}).get("db_name", {}).get("O")
+    return FinishedJob(
+        SchemaVersion(int(left.get("SchemaVersion", 0))),
+        int(job["schema_id"]),
+        str(database or job["schema_name"]),
+        {TableID(int(info["id"])): info for info in tables if info},
+    )

@@ -28,13 +28,13 @@ from pyspark_theflash.errors import (
 from pyspark_theflash.schema.meta_key import (
     FinishedJob,
     ListedDatabase,
-    ListedTable,
     MetaKey,
     MetaWrite,
+    finished_job,
+    listed_table,
 )
-from pyspark_theflash.schema.model import STATE_PUBLIC
 from pyspark_theflash.tls import TlsFiles
-from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.types import SchemaVersion, TimeStamp
 
 MAX_ANSWER_BYTES: Final = 1 << 28
 TIMEOUT_MS: Final = 30_000
@@ -115,7 +115,7 @@ class StatusApi:
             for database_id, name in databases:
                 if database_id < _FIRST_MEMORY_DATABASE:
                     path = self._database_path(name)
-                    tables = tuple(_listed_table(info) for info in self.get(path))
+                    tables = tuple(map(listed_table, self.get(path)))
                     found.append(ListedDatabase(database_id, name, tables))
         except SHAPE_ERRORS as error:
             raise self._strange(path, error) from error
@@ -134,7 +134,7 @@ class StatusApi:
             path = f"/ddl/history?limit={_JOBS_PAGE}{start}"
             jobs = self.get(path) or []
             try:
-                page = [_finished_job(job) for job in jobs]
+                page = list(map(finished_job, jobs))
                 oldest = min((int(job["id"]) for job in jobs), default=1)
             except SHAPE_ERRORS as error:
                 raise self._strange(path, error) from error
@@ -310,24 +310,3 @@ def _meta_key(info: Mapping[str, Any]) -> MetaKey:
     lock = info.get("lock")
     locked_ts = TimeStamp(int(lock["start_ts"])) if lock else None
     return MetaKey(tuple(sorted(writes, key=lambda w: w.commit_ts)), locked_ts)
-
-
-def _listed_table(info: Mapping[str, Any]) -> ListedTable:
-    return ListedTable(
-        TableID(int(info["id"])),
-        info["state"] == STATE_PUBLIC,
-        TimeStamp(int(info["update_timestamp"])),
-    )
-
-
-def _finished_job(job: Mapping[str, Any]) -> FinishedJob:
-    """Jobs that failed have version 0."""
-    left = job["binlog"] or {}
-    tables = [left.get("TableInfo"), *(left.get("MultipleTableInfos") or ())]
-    database = (left.get("DBInfo") or {}).get("db_name", {}).get("O")
-    return FinishedJob(
-        SchemaVersion(int(left.get("SchemaVersion", 0))),
-        int(job["schema_id"]),
-        str(database or job["schema_name"]),
-        {TableID(int(info["id"])): info for info in tables if info},
-    )
