@@ -169,18 +169,23 @@ class LockResolver:
     def resolve(
         self, locks: Iterable[Lock], snapshot_ts: TimeStamp, deadline: Deadline
     ) -> ResolvedLocks:
-        """What to do with each lock that blocks `snapshot_ts`; those that do not are left out.
+        """What to do with the locks that a snapshot has met.
+
+        A lock that does not block `snapshot_ts` asks nothing of anybody. Its transaction is among
+        those to ignore if it can only commit above.
 
         Raises:
             KeyIsLockedError: a transaction is undecided, at the deadline or, under `FAIL`, now.
             LockResolveError: TiKV contradicts itself.
             ServiceUnavailableError, ServiceRefusedError: as the transport says.
         """
+        ignored, committed = set[TimeStamp](), dict[TimeStamp, TimeStamp]()
         left: dict[TimeStamp, list[Lock]] = {}
         for lock in locks:
             if lock.blocks(snapshot_ts):
                 left.setdefault(lock.start_ts, []).append(lock)
-        ignored, committed = set[TimeStamp](), dict[TimeStamp, TimeStamp]()
+            elif lock.has_data and lock.start_ts <= snapshot_ts:
+                ignored.add(lock.start_ts)
         backoff_ms = _BACKOFF_MS
         while True:
             for start_ts, group in list(left.items()):

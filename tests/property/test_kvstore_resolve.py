@@ -1,7 +1,6 @@
 """What was once read at a timestamp is what is there at that timestamp when all is over.
 
-A history of transactions, some of whose owners die at any step, and readers in between. Owners do
-what TiDB does: all keys are prewritten, then the primary is committed, then the rest.
+A history of transactions, some of whose owners die at any step, and readers in between.
 """
 
 from dataclasses import dataclass, field
@@ -14,62 +13,10 @@ from pyspark_theflash.errors import KeyIsLockedError
 from pyspark_theflash.kvstore.resolve import LockPolicy, LockResolver, ResolvedLocks
 from pyspark_theflash.types import TimeStamp
 from tests.support.manual_clock import ManualClock
-from tests.support.percolator import Locked, Percolator, Refused
+from tests.support.percolator import Locked, Percolator
+from tests.support.percolator_owner import MODES, TTL_MS, Owner
 
 KEYS = [b"m%d" % n for n in range(5)]
-TTL_MS = 100
-
-
-@dataclass
-class Owner:
-    """A transaction's steps: prewrite each key, take a commit_ts, commit each key."""
-
-    start_ts: int
-    keys: list[bytes]
-    mode: str
-    done: int = 0
-    min_commit_ts: int = 0
-    commit_ts: int = 0
-    is_over: bool = False
-
-    def step(self, tikv: Percolator, max_ts: int) -> None:
-        if self.is_over:
-            return
-        n, self.done = self.done, self.done + 1
-        try:
-            if n < len(self.keys):
-                self._prewrite(tikv, self._order()[n], max_ts)
-            elif n == len(self.keys):
-                is_async = self.mode == "async"
-                self.commit_ts = self.min_commit_ts if is_async else tikv.tso()
-            else:
-                tikv.commit(self.start_ts, self.commit_ts, [self.keys[n - len(self.keys) - 1]])
-                self.is_over = n == 2 * len(self.keys)
-        except Refused:
-            self.is_over = True
-            # A commit of a pushed transaction is tried with a later timestamp; others give up.
-            if n <= len(self.keys):
-                tikv.rollback(self.start_ts, self.keys)
-
-    def _order(self) -> list[bytes]:
-        """Secondaries may be locked before the primary."""
-        return self.keys[::-1] if self.start_ts % 2 else self.keys
-
-    def _prewrite(self, tikv: Percolator, key: bytes, max_ts: int) -> None:
-        floor = 0 if self.mode == "two phases" else self.start_ts + 1
-        if self.mode == "async":
-            floor = max(max_ts, self.start_ts) + 1
-        self.min_commit_ts = max(self.min_commit_ts, floor)
-        values = {key: b"%d" % self.start_ts}
-        secondaries = self.keys[1:] if self.mode == "async" else None
-        tikv.prewrite(
-            self.start_ts,
-            self.keys[0],
-            values,
-            ttl_ms=TTL_MS,
-            min_commit_ts=floor,
-            secondaries=secondaries,
-        )
 
 
 @dataclass
@@ -149,7 +96,7 @@ def test_reads_are_repeatable_for_ever(policy: LockPolicy, history: list[tuple])
     for name, *rest in history:
         if name == "begin":
             keys, count, number = rest
-            mode = ("two phases", "large", "async")[number % 3]
+            mode = MODES[number % 3]
             world.owners.append(Owner(tikv.tso() + number % 2, list(keys)[:count], mode))
             tikv.tso()
         elif name == "step":

@@ -5,6 +5,7 @@ percolator.py`) plays TiKV.
 """
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -192,6 +193,15 @@ def test_transactions_above_the_snapshot(state: str, policy: LockPolicy) -> None
     scene = Scene(state)
     found = scene.read(LockResolver(scene.tikv, policy), scene.start - 1)
     assert (found, scene.tikv.calls) == (ResolvedLocks(), [])
+
+
+def test_a_lock_that_says_itself_that_it_commits_above() -> None:
+    scene = Scene("live")
+    lock = replace(scene.tikv.locks[KEY], min_commit_ts=TimeStamp(scene.snapshot + 1))
+    found = LockResolver(scene.tikv, FAIL).resolve(
+        [lock], scene.snapshot, Deadline(ManualClock(), 100)
+    )
+    assert (found.ignored, scene.tikv.calls) == ({scene.start}, [])
 
 
 @pytest.mark.parametrize("state", EXPECTED)

@@ -1,0 +1,181 @@
+"""Reading a snapshot of regions from a replica that applies their logs by itself: a learner.
+
+What has been acknowledged before a snapshot's timestamp was given out is in the leaders' logs, and
+not yet in the replica. So, for every region of the ranges:
+
+    read index    the leader says up to where its log is committed. It is told snapshot_ts, and no
+                  transaction that calculates its own commit_ts gets one at or below it from then
+                  on; one that is about to is answered as a lock
+    wait          until the replica has applied the log up to there
+    locks         what the replica has of transactions that have not ended is resolved
+    read
+    validate      the region is still the same: a split or merge meanwhile means that keys may have
+                  gone elsewhere, before or after they were read
+
+A region of which any of this fails is looked up again, which may give several; only what has not
+been read is. In the end every key of the ranges has been read once, from its own region, or there
+is an error. As TiFlash's `LearnerRead` does.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, Generic, Protocol, TypeVar
+
+from pyspark_theflash.clock import Deadline
+from pyspark_theflash.errors import (
+    RegionEpochNotMatchError,
+    RegionGapError,
+    RegionNotFoundError,
+    TheFlashError,
+    TiKVUnavailableError,
+)
+from pyspark_theflash.kvstore.located import KeyRange, LocatedRegion, first_gap
+from pyspark_theflash.kvstore.lock import Lock
+from pyspark_theflash.kvstore.resolve import LockResolver, ResolvedLocks
+from pyspark_theflash.types import RegionID, TimeStamp
+
+T = TypeVar("T")
+
+_BACKOFF_MS: Final = 10
+_BACKOFF_MS_MAX: Final = 500
+
+
+class Leaders(Protocol):
+    """The cluster's side. Methods end by the deadline."""
+
+    def cover(
+        self, ranges: Sequence[KeyRange], deadline: Deadline
+    ) -> Sequence[tuple[LocatedRegion, Sequence[KeyRange]]]:
+        """Regions that together have all of the ranges, each with its part of them.
+
+        They may be out of date; raises `RegionGapError` rather than leave something out.
+        """
+
+    def read_index(
+        self,
+        region: LocatedRegion,
+        ranges: Sequence[KeyRange],
+        snapshot_ts: TimeStamp,
+        deadline: Deadline,
+    ) -> "int | Lock | None":
+        """Up to where the log is committed, or a lock that is not in it yet.
+
+        None if the region is another one by now, which `cover` knows from then on, or cannot say.
+        """
+
+
+class Replica(Protocol):
+    """Our side."""
+
+    def wait_applied(self, region_id: RegionID, index: int, deadline: Deadline) -> None:
+        """Wait until a region has applied its log up to an index.
+
+        Raises `RegionNotFoundError` if it is not here, `RegionBehindError` at the deadline.
+        """
+
+    def version_of(self, region_id: RegionID) -> int | None:
+        """The version in a region's epoch; None if it is not here, or not to be read just now."""
+
+    def locks(self, region_id: RegionID, ranges: Sequence[KeyRange]) -> Iterable[Lock]:
+        """The locks that a region has on keys of the ranges."""
+
+
+Read = Callable[[LocatedRegion, Sequence[KeyRange], ResolvedLocks], T]
+"""Reads ranges of a region whole, past and through these locks, before it returns.
+
+It may raise `RegionNotFoundError`, `RegionEpochNotMatchError` and `RegionGapError` to be asked
+again.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionRead(Generic[T]):
+    """What was read of one region: all rows of `ranges`."""
+
+    region: LocatedRegion
+    ranges: tuple[KeyRange, ...]
+    value: T
+
+
+class LearnerRead(Generic[T]):
+    """One snapshot's reads."""
+
+    def __init__(
+        self,
+        leaders: Leaders,
+        replica: Replica,
+        resolver: LockResolver,
+        snapshot_ts: TimeStamp,
+        read: Read[T],
+    ) -> None:
+        self._leaders, self._replica, self._resolver = leaders, replica, resolver
+        self._snapshot_ts, self._read = snapshot_ts, read
+        self._failure: TheFlashError | None = None
+
+    def run(self, ranges: Sequence[KeyRange], deadline: Deadline) -> list[RegionRead[T]]:
+        """All of the ranges, in the order of their keys.
+
+        Raises:
+            KeyIsLockedError: a transaction in the way has not ended, by the resolver's policy.
+            RegionBehindError: the replica has not come far enough by the deadline.
+            RegionNotFoundError, RegionEpochNotMatchError, TiKVUnavailableError: until the
+            deadline, a region was not here, was changing, or had no leader.
+            RegionGapError: no region has some of the keys.
+        """
+        done: list[RegionRead[T]] = []
+        left = [keys for each in ranges if (keys := each.rest(each.start)) is not None]
+        backoff_ms = _BACKOFF_MS
+        while left:
+            again: list[KeyRange] = []
+            for region, parts in self._leaders.cover(left, deadline):
+                found = self._region(region, parts, deadline)
+                if found is None:
+                    again += parts
+                else:
+                    done.append(found)
+            left = again
+            if left and not deadline.sleep_ms(backoff_ms):
+                raise self._failure or TiKVUnavailableError("a region", "cannot be read")
+            backoff_ms = min(2 * backoff_ms, _BACKOFF_MS_MAX)
+        done.sort(key=lambda each: each.ranges[0])
+        _check_whole(ranges, done)
+        return done
+
+    def _region(
+        self, region: LocatedRegion, ranges: Sequence[KeyRange], deadline: Deadline
+    ) -> RegionRead[T] | None:
+        """What a region has; None if it is to be looked up again."""
+        index = self._leaders.read_index(region, ranges, self._snapshot_ts, deadline)
+        if isinstance(index, Lock):
+            # Its transaction is about to write it, and then it is in the log, or not.
+            self._resolver.resolve([index], self._snapshot_ts, deadline)
+            index = None
+        if index is None:
+            self._failure = TiKVUnavailableError(f"region {region.id}", "gives no read index")
+            return None
+        try:
+            self._replica.wait_applied(region.id, index, deadline)
+            self._validate(region)
+            locks = self._replica.locks(region.id, ranges)
+            through = self._resolver.resolve(locks, self._snapshot_ts, deadline)
+            value = self._read(region, ranges, through)
+            self._validate(region)
+        except (RegionNotFoundError, RegionEpochNotMatchError, RegionGapError) as error:
+            self._failure = error
+            return None
+        return RegionRead(region, tuple(ranges), value)
+
+    def _validate(self, region: LocatedRegion) -> None:
+        version = self._replica.version_of(region.id)
+        if version is None:
+            raise RegionNotFoundError(region.id, "is not to be read now")
+        if version != region.epoch.version:
+            raise RegionEpochNotMatchError(region.id, region.epoch.version, version)
+
+
+def _check_whole(ranges: Sequence[KeyRange], done: Sequence[RegionRead[T]]) -> None:
+    parts = [part for each in done for part in each.ranges]
+    for keys in ranges:
+        gap = first_gap(keys, parts)
+        if gap is not None:
+            raise RegionGapError(gap.start[:9].hex(), gap.end[:9].hex())

@@ -1,0 +1,178 @@
+"""A client that writes to TiKV as TiDB does, but may stop anywhere; and one that dies there.
+
+    python -m tests.support.kv_writer PD STAGE TTL_MS KEY KEY...
+
+swaps the values of keys (hex) up to a stage, says at which start_ts, and waits to be killed.
+"""
+
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Final
+
+from pyspark_theflash.client.pd import PDClient
+from pyspark_theflash.client.tikv.client import TiKVClient
+from pyspark_theflash.client.tikv.wire.call import Answer, Context, region_error_from
+from pyspark_theflash.clock import Deadline, SystemClock
+from pyspark_theflash.codec.key import RawKey
+from pyspark_theflash.protocol._generated.kvproto import kvrpcpb_pb2
+from pyspark_theflash.types import TimeStamp
+
+STAGES: Final = (
+    "all prewritten",
+    "primary committed",
+    "primary missing",
+    "large",
+    "async, all prewritten",
+    "async, secondary missing",
+)
+_TIMEOUT_MS: Final = 20_000
+_CLOCK: Final = SystemClock()
+
+
+class WriteRefused(Exception):
+    """TiKV's errors for keys."""
+
+
+class KvWriter:
+    """Percolator's steps, one at a time. Methods raise `WriteRefused`."""
+
+    def __init__(self, client: TiKVClient) -> None:
+        self.client = client
+
+    def prewrite(
+        self,
+        start_ts: TimeStamp,
+        primary: RawKey,
+        values: Mapping[RawKey, bytes | None],
+        *,
+        ttl_ms: int,
+        min_commit_ts: int = 0,
+        secondaries: Sequence[RawKey] | None = None,
+    ) -> None:
+        def encode(context: Context, keys: Sequence[RawKey]) -> bytes:
+            mutations = [
+                kvrpcpb_pb2.Mutation(
+                    op=kvrpcpb_pb2.Op.Del if values[key] is None else kvrpcpb_pb2.Op.Put,
+                    key=key,
+                    value=values[key] or b"",
+                )
+                for key in keys
+            ]
+            request = kvrpcpb_pb2.PrewriteRequest(
+                context=context,
+                mutations=mutations,
+                primary_lock=primary,
+                start_version=start_ts,
+                lock_ttl=ttl_ms,
+                txn_size=len(values),
+                min_commit_ts=min_commit_ts,
+                use_async_commit=secondaries is not None,
+                secondaries=secondaries if primary in keys else None,
+            )
+            return request.SerializeToString()
+
+        def decode(data: bytes, _: int) -> Answer[bool]:
+            answer = kvrpcpb_pb2.PrewriteResponse.FromString(data)
+            if answer.HasField("region_error"):
+                return Answer(None, region_error_from(answer.region_error))
+            if answer.errors:
+                raise WriteRefused(str(answer.errors))
+            return Answer(True)
+
+        self._ask(list(values), "KvPrewrite", encode, decode)
+
+    def commit(self, start_ts: TimeStamp, commit_ts: TimeStamp, keys: Sequence[RawKey]) -> None:
+        def encode(context: Context, group: Sequence[RawKey]) -> bytes:
+            request = kvrpcpb_pb2.CommitRequest(
+                context=context, start_version=start_ts, commit_version=commit_ts, keys=group
+            )
+            return request.SerializeToString()
+
+        def decode(data: bytes, _: int) -> Answer[bool]:
+            answer = kvrpcpb_pb2.CommitResponse.FromString(data)
+            if answer.HasField("region_error"):
+                return Answer(None, region_error_from(answer.region_error))
+            if answer.error.ByteSize():
+                raise WriteRefused(str(answer.error))
+            return Answer(True)
+
+        self._ask(keys, "KvCommit", encode, decode)
+
+    def swap(self, keys: Sequence[RawKey], stage: str, ttl_ms: int) -> TimeStamp:
+        """Give the keys each other's values, up to a stage; the start_ts."""
+        deadline = Deadline(_CLOCK, _TIMEOUT_MS)
+        start_ts = self.client.now(deadline)
+        found = self.client.batch_get(keys, start_ts, deadline)
+        values = dict(zip(keys, [found[key] for key in (*keys[1:], keys[0])], strict=True))
+        primary, *others = keys
+        rest = {key: values[key] for key in others}
+        first = {primary: values[primary]}
+        min_commit_ts = start_ts + 1 if stage == "large" or stage.startswith("async") else 0
+        secondaries = others if stage.startswith("async") else None
+        if stage != "primary missing":
+            self.prewrite(
+                start_ts,
+                primary,
+                first,
+                ttl_ms=ttl_ms,
+                min_commit_ts=min_commit_ts,
+                secondaries=secondaries,
+            )
+        if stage != "async, secondary missing":
+            self.prewrite(
+                start_ts,
+                primary,
+                rest,
+                ttl_ms=ttl_ms,
+                min_commit_ts=min_commit_ts,
+                secondaries=None if secondaries is None else [],
+            )
+        if stage == "primary committed":
+            self.commit(start_ts, self.client.now(deadline), [primary])
+        return start_ts
+
+    def _ask(self, keys: Sequence[RawKey], method: str, encode: object, decode: object) -> None:
+        deadline = Deadline(_CLOCK, _TIMEOUT_MS)
+        self.client._router.ask_groups(keys, method, encode, decode, deadline)  # type: ignore[arg-type]
+
+
+def dies_at(stage: str, pd_address: str, keys: Sequence[RawKey], ttl_ms: int) -> int | None:
+    """A process that swaps values up to a stage and is killed there; its start_ts.
+
+    None where TiKV refused its writes, as others were faster.
+    """
+    arguments = [pd_address, stage, str(ttl_ms), *(key.hex() for key in keys)]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.kv_writer", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).parents[2],
+        text=True,
+    )
+    with process:
+        said = process.stdout.readline() if process.stdout else ""
+        process.kill()
+    return int(said) if said.strip().isdigit() else None
+
+
+def main() -> None:
+    """See the module."""
+    pd_address, stage, ttl_ms, *keys = sys.argv[1:]
+    with ExitStack() as undo:
+        pd = undo.enter_context(PDClient([pd_address], clock=_CLOCK))
+        client = undo.enter_context(TiKVClient(pd, clock=_CLOCK))
+        try:
+            raw = [RawKey(bytes.fromhex(key)) for key in keys]
+            said = str(KvWriter(client).swap(raw, stage, int(ttl_ms)))
+        except WriteRefused:
+            said = "refused"
+        sys.stdout.write(said + "\n")
+        sys.stdout.flush()
+        sys.stdin.read()
+
+
+if __name__ == "__main__":
+    main()

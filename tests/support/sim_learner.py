@@ -1,0 +1,225 @@
+"""A learner of a `SimCluster`: each region's log, and a replica that applies it when it likes.
+
+What transactions do to keys goes into the log of the region that the key is in then; a split is an
+entry too, and only the replica's copies are read.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from pyspark_theflash.clock import Deadline
+from pyspark_theflash.codec.key import RawKey
+from pyspark_theflash.errors import RegionBehindError, RegionNotFoundError
+from pyspark_theflash.kvstore.located import KeyRange, LocatedRegion
+from pyspark_theflash.kvstore.lock import Lock
+from pyspark_theflash.kvstore.resolve import (
+    ResolvedLocks,
+    SecondaryLocks,
+    StatusCheck,
+    TxnStatus,
+)
+from pyspark_theflash.types import RegionID, TimeStamp
+from tests.support.percolator import Percolator, Record
+from tests.support.sim_cluster import SimCluster, SimRegion
+
+T = TypeVar("T")
+Pairs = list[tuple[bytes, bytes]]
+
+
+@dataclass
+class KeyEntry:
+    """A key as it is from this entry on."""
+
+    key: bytes
+    lock: Lock | None
+    records: list[Record]
+
+
+@dataclass
+class SplitEntry:
+    """The region keeps `start`..`end` at `version`; the rest is another one's."""
+
+    start: bytes
+    end: bytes
+    version: int
+    other: tuple[int, bytes, bytes]
+
+
+class LoggedCluster(SimCluster):
+    """Also a `Leaders`, with a cache of regions that is only mended when a leader refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.logs: dict[int, list[KeyEntry | SplitEntry]] = {1: []}
+        self.max_ts = 0
+        self.known = [region.located() for region in self.sorted()]
+        self.tick: Callable[[], None] = lambda: None
+        """Called whenever a reader waits for somebody, or could be overtaken."""
+
+    def run(self, change: Callable[[], T]) -> T:
+        """Let transactions change something, and log what they did."""
+        locks, records = dict(self.tikv.locks), {k: list(r) for k, r in self.tikv.records.items()}
+        try:
+            return change()
+        finally:
+            for key in sorted(self.tikv.locks.keys() | self.tikv.records.keys() | locks.keys()):
+                lock, now = self.tikv.locks.get(key), list(self.tikv.records.get(key, ()))
+                if (lock, now) != (locks.get(key), records.get(key, [])):
+                    self._append(self.region_of(key), KeyEntry(key, lock, now))
+
+    def split(self, key: bytes, *, new_is_left: bool = False) -> SimRegion:
+        old = self.region_of(key)
+        new = super().split(key, new_is_left=new_is_left)
+        if new is not old:
+            other = (new.id, new.start, new.end)
+            self.logs[old.id].append(SplitEntry(old.start, old.end, old.epoch.version, other))
+            self.logs[new.id] = []
+        return new
+
+    def cover(
+        self, ranges: Sequence[KeyRange], deadline: Deadline
+    ) -> list[tuple[LocatedRegion, list[KeyRange]]]:
+        self.tick()
+        found = [(region, region.parts_of(ranges)) for region in self.known]
+        return [(region, parts) for region, parts in found if parts]
+
+    def read_index(
+        self,
+        region: LocatedRegion,
+        ranges: Sequence[KeyRange],
+        snapshot_ts: TimeStamp,
+        deadline: Deadline,
+    ) -> int | Lock | None:
+        self.tick()
+        now = self.regions.get(region.id)
+        if now is None or now.located() != region or now.leader is None:
+            self.known = [each.located() for each in self.sorted()]
+            return None
+        self.max_ts = max(self.max_ts, snapshot_ts)
+        for key, lock in self.memory_locks.items():
+            if any(RawKey(key) in keys for keys in ranges) and lock.blocks(snapshot_ts):
+                return lock
+        return now.index
+
+    def _append(self, region: SimRegion, entry: KeyEntry) -> None:
+        self.logs[region.id].append(entry)
+        region.index += 1
+
+
+class LoggedTransactions:
+    """A `Transactions` of the cluster; what it changes is in the logs."""
+
+    def __init__(self, cluster: LoggedCluster) -> None:
+        self._cluster = cluster
+
+    def now(self, deadline: Deadline) -> TimeStamp:
+        return self._cluster.tikv.now(deadline)
+
+    def check_status(self, check: StatusCheck, deadline: Deadline) -> TxnStatus:
+        cluster = self._cluster
+        return cluster.run(lambda: cluster.tikv.check_status(check, deadline))
+
+    def check_secondaries(
+        self, keys: Sequence[RawKey], start_ts: TimeStamp, deadline: Deadline
+    ) -> Sequence[SecondaryLocks]:
+        cluster = self._cluster
+        return cluster.run(lambda: cluster.tikv.check_secondaries(keys, start_ts, deadline))
+
+    def resolve(
+        self,
+        keys: Sequence[RawKey],
+        start_ts: TimeStamp,
+        commit_ts: TimeStamp,
+        deadline: Deadline,
+    ) -> None:
+        cluster = self._cluster
+        cluster.run(lambda: cluster.tikv.resolve(keys, start_ts, commit_ts, deadline))
+
+
+@dataclass
+class AppliedRegion:
+    """A region as the replica has it."""
+
+    start: bytes
+    end: bytes
+    version: int
+    applied: int = 5
+
+
+@dataclass
+class SimReplica:
+    """A `Replica`. Begins with the cluster's first region, before anything was written."""
+
+    cluster: LoggedCluster
+    regions: dict[int, AppliedRegion] = field(
+        default_factory=lambda: {1: AppliedRegion(b"", b"", 1)}
+    )
+    keys: Percolator = field(default_factory=Percolator)
+
+    def apply(self, number: int) -> None:
+        """The next entry of one of the regions that have one."""
+        waiting = [i for i, r in sorted(self.regions.items()) if self._next(i, r) is not None]
+        if waiting:
+            self._apply(waiting[number % len(waiting)])
+
+    def apply_all(self) -> None:
+        while any(self._next(i, r) is not None for i, r in self.regions.items()):
+            self.apply(0)
+
+    def wait_applied(self, region_id: RegionID, index: int, deadline: Deadline) -> None:
+        while True:
+            region = self.regions.get(region_id)
+            if region is None:
+                raise RegionNotFoundError(region_id, "is not here")
+            if region.applied >= index:
+                return
+            if not deadline.sleep_ms(5):
+                raise RegionBehindError(region_id, region.applied, index)
+
+    def version_of(self, region_id: RegionID) -> int | None:
+        region = self.regions.get(region_id)
+        return None if region is None else region.version
+
+    def locks(self, region_id: RegionID, ranges: Sequence[KeyRange]) -> Iterable[Lock]:
+        return [
+            lock
+            for key, lock in sorted(self.keys.locks.items())
+            if any(RawKey(key) in keys for keys in ranges)
+        ]
+
+    def read(
+        self,
+        region_id: int,
+        ts: TimeStamp,
+        ranges: Sequence[KeyRange],
+        through: ResolvedLocks,
+    ) -> Iterator[tuple[bytes, bytes]]:
+        """What the region has now; raises `Locked` for a lock that was not resolved."""
+        self.cluster.tick()
+        region = self.regions[region_id]
+        for key in sorted(self.keys.records.keys() | self.keys.locks.keys()):
+            is_here = region.start <= key and (not region.end or key < region.end)
+            if is_here and any(RawKey(key) in keys for keys in ranges):
+                value = self.keys.get(key, ts, through.ignored, through.committed)
+                if value is not None:
+                    yield key, value
+        self.cluster.tick()
+
+    def _next(self, region_id: int, region: AppliedRegion) -> KeyEntry | SplitEntry | None:
+        log, at = self.cluster.logs[region_id], region.applied - 5
+        return log[at] if at < len(log) else None
+
+    def _apply(self, region_id: int) -> None:
+        region = self.regions[region_id]
+        entry = self._next(region_id, region)
+        region.applied += 1
+        if isinstance(entry, SplitEntry):
+            region.start, region.end, region.version = entry.start, entry.end, entry.version
+            other, start, end = entry.other
+            self.regions[other] = AppliedRegion(start, end, entry.version)
+        elif entry is not None:
+            self.keys.records[entry.key] = entry.records
+            self.keys.locks.pop(entry.key, None)
+            if entry.lock is not None:
+                self.keys.locks[entry.key] = entry.lock
