@@ -15,6 +15,9 @@ not yet in the replica. So, for every region of the ranges:
 A region of which any of this fails is looked up again, which may give several; only what has not
 been read is. In the end every key of the ranges has been read once, from its own region, or there
 is an error. As TiFlash's `LearnerRead` does.
+
+`LearnerRead` does all of it for one region after the other. `CatchUp` is for a replica that can
+keep one moment of all regions: locks and rows come from there, and nothing can move under them.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -64,14 +67,18 @@ class Leaders(Protocol):
         """
 
 
-class Replica(Protocol):
-    """Our side."""
+class AppliedLog(Protocol):
+    """Our side: `kvstore.store.RegionStore` is one."""
 
     def wait_applied(self, region_id: RegionID, index: int, deadline: Deadline) -> None:
         """Wait until a region has applied its log up to an index.
 
         Raises `RegionNotFoundError` if it is not here, `RegionBehindError` at the deadline.
         """
+
+
+class Replica(AppliedLog, Protocol):
+    """Our side, for reads of one region after the other."""
 
     def version_of(self, region_id: RegionID) -> int | None:
         """The version in a region's epoch; None if it is not here, or not to be read just now."""
@@ -88,6 +95,13 @@ again.
 """
 
 
+OpenAt = Callable[[dict[RegionID, int]], T]
+"""Opens a view of regions that are of these versions, which it keeps whatever happens later.
+
+It raises `RegionNotFoundError`, `RegionEpochNotMatchError` or `RegionGapError` if they are not.
+"""
+
+
 @dataclass(frozen=True, slots=True)
 class RegionRead(Generic[T]):
     """What was read of one region: all rows of `ranges`."""
@@ -97,8 +111,94 @@ class RegionRead(Generic[T]):
     value: T
 
 
+class _Regions:
+    """What both kinds of reads ask of one region after the other."""
+
+    def __init__(
+        self,
+        leaders: Leaders,
+        log: AppliedLog,
+        resolver: LockResolver,
+        snapshot_ts: TimeStamp,
+    ) -> None:
+        self.leaders, self.snapshot_ts, self.resolver = leaders, snapshot_ts, resolver
+        self.failure: TheFlashError | None = None
+        self._log = log
+        self._backoff_ms = _BACKOFF_MS
+
+    def catch_up(
+        self, region: LocatedRegion, ranges: Sequence[KeyRange], deadline: Deadline
+    ) -> bool:
+        """Whether a region has all that a snapshot needs of it; if not, look it up again."""
+        index = self.leaders.read_index(region, ranges, self.snapshot_ts, deadline)
+        if isinstance(index, Lock):
+            # Its transaction is about to write it, and then it is in the log, or not.
+            self.resolver.resolve([index], self.snapshot_ts, deadline)
+            index = None
+        if index is None:
+            self.failure = TiKVUnavailableError(f"region {region.id}", "gives no read index")
+            return False
+        try:
+            self._log.wait_applied(region.id, index, deadline)
+        except RegionNotFoundError as error:
+            self.failure = error
+            return False
+        return True
+
+    def wait(self, deadline: Deadline) -> None:
+        """Between two looks. Raises why the last one failed if the time is up."""
+        if not deadline.sleep_ms(self._backoff_ms):
+            raise self.failure or TiKVUnavailableError("a region", "cannot be read")
+        self._backoff_ms = min(2 * self._backoff_ms, _BACKOFF_MS_MAX)
+
+
+class CatchUp:
+    """Regions brought to where their leaders are, to be read at one moment of all of them."""
+
+    def __init__(
+        self,
+        leaders: Leaders,
+        log: AppliedLog,
+        resolver: LockResolver,
+        snapshot_ts: TimeStamp,
+    ) -> None:
+        self._regions = _Regions(leaders, log, resolver, snapshot_ts)
+
+    def open(self, ranges: Sequence[KeyRange], open_at: OpenAt[T], deadline: Deadline) -> T:
+        """What `open_at` makes of the ranges, once all of their regions have come far enough.
+
+        It is given the version of each region's epoch, and says if one is another by now; then
+        only such regions are asked anew.
+
+        Raises:
+            As `LearnerRead.run`, and what `open_at` raises besides.
+        """
+        regions, caught = self._regions, dict[RegionID, int]()
+        while True:
+            versions: dict[RegionID, int] = {}
+            for region, parts in regions.leaders.cover(ranges, deadline):
+                version = region.epoch.version
+                if caught.get(region.id) == version or regions.catch_up(region, parts, deadline):
+                    caught[region.id] = versions[region.id] = version
+                else:
+                    caught.pop(region.id, None)
+                    break
+            else:
+                try:
+                    return open_at(versions)
+                except (RegionNotFoundError, RegionEpochNotMatchError) as error:
+                    regions.failure = error
+                    # One that nobody has asked of comes from a region that was split.
+                    if caught.pop(RegionID(error.region_id), None) is None:
+                        caught.clear()
+                except RegionGapError as error:
+                    regions.failure = error
+                    caught.clear()
+            regions.wait(deadline)
+
+
 class LearnerRead(Generic[T]):
-    """One snapshot's reads."""
+    """One snapshot's reads, a region at a time."""
 
     def __init__(
         self,
@@ -108,9 +208,8 @@ class LearnerRead(Generic[T]):
         snapshot_ts: TimeStamp,
         read: Read[T],
     ) -> None:
-        self._leaders, self._replica, self._resolver = leaders, replica, resolver
-        self._snapshot_ts, self._read = snapshot_ts, read
-        self._failure: TheFlashError | None = None
+        self._regions = _Regions(leaders, replica, resolver, snapshot_ts)
+        self._replica, self._read = replica, read
 
     def run(self, ranges: Sequence[KeyRange], deadline: Deadline) -> list[RegionRead[T]]:
         """All of the ranges, in the order of their keys.
@@ -124,19 +223,17 @@ class LearnerRead(Generic[T]):
         """
         done: list[RegionRead[T]] = []
         left = [keys for each in ranges if (keys := each.rest(each.start)) is not None]
-        backoff_ms = _BACKOFF_MS
         while left:
             again: list[KeyRange] = []
-            for region, parts in self._leaders.cover(left, deadline):
+            for region, parts in self._regions.leaders.cover(left, deadline):
                 found = self._region(region, parts, deadline)
                 if found is None:
                     again += parts
                 else:
                     done.append(found)
             left = again
-            if left and not deadline.sleep_ms(backoff_ms):
-                raise self._failure or TiKVUnavailableError("a region", "cannot be read")
-            backoff_ms = min(2 * backoff_ms, _BACKOFF_MS_MAX)
+            if left:
+                self._regions.wait(deadline)
         done.sort(key=lambda each: each.ranges[0])
         _check_whole(ranges, done)
         return done
@@ -145,23 +242,17 @@ class LearnerRead(Generic[T]):
         self, region: LocatedRegion, ranges: Sequence[KeyRange], deadline: Deadline
     ) -> RegionRead[T] | None:
         """What a region has; None if it is to be looked up again."""
-        index = self._leaders.read_index(region, ranges, self._snapshot_ts, deadline)
-        if isinstance(index, Lock):
-            # Its transaction is about to write it, and then it is in the log, or not.
-            self._resolver.resolve([index], self._snapshot_ts, deadline)
-            index = None
-        if index is None:
-            self._failure = TiKVUnavailableError(f"region {region.id}", "gives no read index")
+        regions = self._regions
+        if not regions.catch_up(region, ranges, deadline):
             return None
         try:
-            self._replica.wait_applied(region.id, index, deadline)
             self._validate(region)
             locks = self._replica.locks(region.id, ranges)
-            through = self._resolver.resolve(locks, self._snapshot_ts, deadline)
+            through = regions.resolver.resolve(locks, regions.snapshot_ts, deadline)
             value = self._read(region, ranges, through)
             self._validate(region)
         except (RegionNotFoundError, RegionEpochNotMatchError, RegionGapError) as error:
-            self._failure = error
+            regions.failure = error
             return None
         return RegionRead(region, tuple(ranges), value)
 

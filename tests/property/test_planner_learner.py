@@ -15,7 +15,7 @@ from pyspark_theflash.errors import KeyIsLockedError
 from pyspark_theflash.kvstore.located import KeyRange
 from pyspark_theflash.kvstore.lock import Lock, LockKind
 from pyspark_theflash.kvstore.resolve import LockPolicy, LockResolver
-from pyspark_theflash.planner.learner import LearnerRead
+from pyspark_theflash.planner.learner import CatchUp, LearnerRead
 from pyspark_theflash.types import TimeStamp
 from tests.support.manual_clock import ManualClock
 from tests.support.percolator_owner import MODES, TTL_MS, Owner
@@ -120,10 +120,13 @@ class World:
 
 @given(
     st.sampled_from(LockPolicy),
+    st.booleans(),
     st.lists(events, max_size=40),
     st.lists(events, max_size=60),
 )
-def test_learner_reads(policy: LockPolicy, before: list[tuple], meanwhile: list[tuple]) -> None:
+def test_learner_reads(
+    policy: LockPolicy, at_one_moment: bool, before: list[tuple], meanwhile: list[tuple]
+) -> None:
     world = World(iter(meanwhile))
     for event in before:
         world.happens(*event)
@@ -133,7 +136,25 @@ def test_learner_reads(policy: LockPolicy, before: list[tuple], meanwhile: list[
         world.cluster.tikv.pass_ms(ms)
         world.tick()
 
+    deadline = Deadline(ManualClock(asleep), 5000)
     resolver = LockResolver(world.transactions, policy)
+    wanted = [key for key in KEYS if any(key in keys for keys in RANGES)]
+    try:
+        if at_one_moment:
+            pairs = read_at_one_moment(world, resolver, ts, wanted, deadline)
+        else:
+            pairs = read_by_region(world, resolver, ts, deadline)
+    except KeyIsLockedError:
+        assert policy is not LockPolicy.RESOLVE
+        return
+    world.finish()
+    values = {key: world.cluster.tikv.get(key, ts) for key in wanted}
+    assert pairs == [(key, value) for key, value in values.items() if value is not None]
+
+
+def read_by_region(
+    world: World, resolver: LockResolver, ts: TimeStamp, deadline: Deadline
+) -> list[tuple[bytes, bytes]]:
     read = LearnerRead(
         world.cluster,
         world.replica,
@@ -141,13 +162,19 @@ def test_learner_reads(policy: LockPolicy, before: list[tuple], meanwhile: list[
         ts,
         lambda region, *rest: list(world.replica.read(region.id, ts, *rest)),
     )
-    try:
-        found = read.run(RANGES, Deadline(ManualClock(asleep), 5000))
-    except KeyIsLockedError:
-        assert policy is not LockPolicy.RESOLVE
-        return
-    world.finish()
-    pairs = [pair for each in found for pair in each.value]
-    wanted = [key for key in KEYS if any(key in keys for keys in RANGES)]
-    values = {key: world.cluster.tikv.get(key, ts) for key in wanted}
-    assert pairs == [(key, value) for key, value in values.items() if value is not None]
+    return [pair for each in read.run(RANGES, deadline) for pair in each.value]
+
+
+def read_at_one_moment(
+    world: World, resolver: LockResolver, ts: TimeStamp, wanted: list[bytes], deadline: Deadline
+) -> list[tuple[bytes, bytes]]:
+    def open_at(versions):
+        world.tick()
+        return world.replica.open_at(RANGES, versions)
+
+    view = CatchUp(world.cluster, world.replica, resolver, ts).open(RANGES, open_at, deadline)
+    world.tick()
+    locks = [lock for key, lock in view.locks.items() if key in wanted]
+    through = resolver.resolve(locks, ts, deadline)
+    found = [(key, view.get(key, ts, through.ignored, through.committed)) for key in wanted]
+    return [(key, value) for key, value in found if value is not None]

@@ -4,14 +4,20 @@ What transactions do to keys goes into the log of the region that the key is in 
 entry too, and only the replica's copies are read.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from pyspark_theflash.clock import Deadline
 from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.errors import RegionBehindError, RegionNotFoundError
-from pyspark_theflash.kvstore.located import KeyRange, LocatedRegion
+from pyspark_theflash.errors import (
+    RegionBehindError,
+    RegionEpochNotMatchError,
+    RegionGapError,
+    RegionNotFoundError,
+)
+from pyspark_theflash.kvstore.located import KeyRange, LocatedRegion, first_gap
 from pyspark_theflash.kvstore.lock import Lock
 from pyspark_theflash.kvstore.resolve import (
     ResolvedLocks,
@@ -205,6 +211,23 @@ class SimReplica:
                 if value is not None:
                     yield key, value
         self.cluster.tick()
+
+    def open_at(self, ranges: Sequence[KeyRange], versions: dict[RegionID, int]) -> Percolator:
+        """All keys as they are now, if the ranges' regions are of these versions."""
+        parts = []
+        for region_id, region in self.regions.items():
+            keys = KeyRange(RawKey(region.start), RawKey(region.end))
+            if all(each.clip(keys.start, keys.end) is None for each in ranges):
+                continue
+            wanted = versions.get(RegionID(region_id))
+            if wanted != region.version:
+                raise RegionEpochNotMatchError(region_id, wanted or 0, region.version)
+            parts.append(keys)
+        for each in ranges:
+            gap = first_gap(each, parts)
+            if gap is not None:
+                raise RegionGapError(gap.start.hex(), gap.end.hex())
+        return copy.deepcopy(self.keys)
 
     def _next(self, region_id: int, region: AppliedRegion) -> KeyEntry | SplitEntry | None:
         log, at = self.cluster.logs[region_id], region.applied - 5

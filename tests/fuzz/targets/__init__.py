@@ -15,6 +15,7 @@ from tests.fuzz.targets import (
     schemas,
     stores,
     texts,
+    tikv,
     writes,
 )
 
@@ -28,6 +29,7 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     binlog.file_position,
     network.pull_request,
     rows.mvcc_key,
+    tikv.meta_field,
     network.write_response,
     binlog.pending_transaction,
     network.write_request,
@@ -65,6 +67,8 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     network.pd_answer,
     raft.snapshot,
     raft.command_batch,
+    tikv.pd_regions,
+    tikv.tikv_answer,
     stores.data_file,
     texts.expression,
     binlog.pairing,

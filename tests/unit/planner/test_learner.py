@@ -175,9 +175,9 @@ def test_a_lock_in_memory_is_waited_for_and_then_the_log():
     floor = TimeStamp(start + 1)
     at = {"min_commit_ts": floor, "ttl_ms": 100}
     cluster.run(
-        lambda: tikv.prewrite(start, KEYS[0], {KEYS[0]: b"new"}, secondaries=[KEYS[8]], **at)
+        lambda: tikv.prewrite(start, KEYS[7], {KEYS[7]: b"new"}, secondaries=[KEYS[8]], **at)
     )
-    held = Lock(RawKey(KEYS[8]), LockKind.PUT, RawKey(KEYS[0]), start, 100, min_commit_ts=floor)
+    held = Lock(RawKey(KEYS[8]), LockKind.PUT, RawKey(KEYS[7]), start, 100, min_commit_ts=floor)
     cluster.memory_locks[KEYS[8]] = held
     scene.replica.apply_all()
     ts = TimeStamp(start + 1000)
@@ -192,14 +192,14 @@ def test_a_lock_in_memory_is_waited_for_and_then_the_log():
         if slept == 3:
             cluster.memory_locks.clear()
             cluster.run(
-                lambda: tikv.prewrite(start, KEYS[0], {KEYS[8]: b"new"}, secondaries=[], **at)
+                lambda: tikv.prewrite(start, KEYS[7], {KEYS[8]: b"new"}, secondaries=[], **at)
             )
-            cluster.run(lambda: tikv.commit(start, floor, [KEYS[0], KEYS[8]]))
+            cluster.run(lambda: tikv.commit(start, floor, [KEYS[7], KEYS[8]]))
         if slept > 30:
             scene.replica.apply_all()
 
     scene.asleep = asleep
-    expected = [(KEYS[0], b"new"), *values(KEYS[1:8]), (KEYS[8], b"new")]
+    expected = [*values(KEYS[:7]), (KEYS[7], b"new"), (KEYS[8], b"new")]
     assert scene.pairs(ts=ts) == expected
     assert slept > 30
 
