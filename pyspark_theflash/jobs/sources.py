@@ -19,7 +19,7 @@ from pyspark_theflash.binlog.file import FileSource
 from pyspark_theflash.binlog.spool import Spool
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.errors import OptionError, ServiceUnavailableError
+from pyspark_theflash.errors import OptionError, RegionGapError, ServiceUnavailableError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.jobs.arguments import split_scheme
 from pyspark_theflash.replication.state import SchemaSource
@@ -119,7 +119,7 @@ class LiveSchema:
         while True:
             try:
                 return self._source.read(at_least or self._start_ts(), after)
-            except ServiceUnavailableError:
+            except (ServiceUnavailableError, RegionGapError):
                 if after is not None or self._clock.boottime_ms() >= deadline_ms:
                     raise
             self._clock.sleep_ms(_RETRY_MS)

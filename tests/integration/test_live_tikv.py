@@ -15,6 +15,7 @@ from pyspark_theflash.client.pd import PDClient
 from pyspark_theflash.client.tikv.client import TiKVClient
 from pyspark_theflash.client.tikv.meta import TiKVMeta
 from pyspark_theflash.client.tikv.safe_point import SafePointHold
+from pyspark_theflash.client.tikv.wire.region import Store, StoreStats
 from pyspark_theflash.clock import Deadline, SystemClock
 from pyspark_theflash.codec.key import RawKey, decode_record_key, encode_record_key
 from pyspark_theflash.codec.row import ColumnSpec, RowBuffer
@@ -313,3 +314,22 @@ def test_schema_option(peer: Peer, bank: TableInfo) -> None:
         peer.sql("DROP TABLE bank.acc")
         after = source.read(begin, TimeStamp(peer.tso()))
         assert [t for t in after.tables_at(after.end_ts) if t.db == "bank"] == []
+
+
+def test_a_store_of_our_own(client: TiKVClient) -> None:
+    """The last one: PD may wish to move regions there, which the other store does not heed."""
+    directory = client.directory
+    ours = Store(
+        directory.new_id(soon()),
+        "127.0.0.1:1",
+        labels=(("engine", "theflash"),),
+        version="6.6.0",
+        peer_address="127.0.0.1:1",
+        start_s=CLOCK.wall_ms() // 1000,
+    )
+    directory.put_store(ours, soon())
+    stats = StoreStats(ours.id, 1 << 40, 1 << 39, 1 << 39, 0, ours.start_s)
+    assert directory.heartbeat(stats, soon()).startswith("6.")
+    found = directory.store(ours.id, soon())
+    assert (found.address, found.labels, found.is_up) == (ours.address, ours.labels, True)
+    assert ours.id in {store.id for store in directory.stores(soon())}

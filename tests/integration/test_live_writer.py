@@ -70,8 +70,8 @@ PARTITIONS = [
 class Writer:
     """A writer process of the store, started as soon as PD is there."""
 
-    def __init__(self, peer: Peer, socket: Path, store: Path) -> None:
-        self._peer, self._command = peer, _command(peer, socket, store)
+    def __init__(self, peer: Peer, socket: Path, store: Path, schema: str) -> None:
+        self._peer, self._command = peer, _command(peer, socket, store, schema)
         self._process: subprocess.Popen[bytes] | None = None
         self._thread = threading.Thread(target=self._start)
         self._thread.start()
@@ -90,13 +90,13 @@ class Writer:
 
 
 @contextmanager
-def following(folder: Path, store: Path) -> Iterator[Peer]:
+def following(folder: Path, store: Path, schema: str = "tidb") -> Iterator[Peer]:
     """A TiDB, and a writer of the store that is its pump."""
     socket = folder / "pump.sock"
     assert main(["init", str(store)]) == 0
     peer = Peer(folder / "peer", binlog_socket=socket)
     # TiDB comes up when its pump is there, the pump when PD is.
-    writer = Writer(peer, socket, store)
+    writer = Writer(peer, socket, store, schema)
     with peer:
         try:
             yield peer
@@ -153,9 +153,9 @@ def test_a_live_tidb_reads_the_same(tmp_path: Path) -> None:
 def test_transactions_that_meet_a_table_before_or_after_its_partitions_change(
     tmp_path: Path,
 ) -> None:
-    """The binlog tells neither the partition nor the version that the table had."""
+    """The binlog tells neither the partition nor the version that the table had; TiKV does."""
     store = tmp_path / "store"
-    with following(tmp_path, store) as peer:
+    with following(tmp_path, store, "tikv") as peer:
         peer.sql("CREATE DATABASE bank", *PARTITIONED)
         timestamps = under_load(peer, PARTITIONS, wait_or_write)
         assert sum(compare(peer, store, ts) for ts in timestamps) > len(timestamps)
@@ -204,11 +204,12 @@ def compare(peer: Peer, store: Path, ts: int) -> int:
     return len(names)
 
 
-def _command(peer: Peer, socket: Path, store: Path) -> list[str]:
+def _command(peer: Peer, socket: Path, store: Path, schema: str) -> list[str]:
+    sources = {"tidb": f"tidb:{peer.status_url}", "tikv": f"tikv:{peer.pd_address}"}
     return [
         *(sys.executable, "-m", "pyspark_theflash.cli.main", "writer", str(store)),
         *("--source", f"pump-server:unix:{socket}"),
-        *("--schema", f"tidb:{peer.status_url}"),
+        *("--schema", sources[schema]),
         *("--pd", peer.pd_address),
         *("--exclude", "mysql.*"),
         *("--interval", "0.1"),

@@ -22,7 +22,7 @@ class FakePD:
         self.keys: dict[bytes, bytes] = {}
         self.calls: list[str] = []
         self.failures: list[grpc.StatusCode] = []
-        self.header_error = ""
+        self.header_error, self.header_error_type = "", 1
 
     def __enter__(self) -> "FakePD":
         self._server = grpc.server(ThreadPoolExecutor(4))
@@ -96,7 +96,8 @@ class FakePD:
     def _header(self) -> pdpb_pb2.ResponseHeader:
         header = pdpb_pb2.ResponseHeader(cluster_id=self.cluster_id)
         if self.header_error:
-            header.error.CopyFrom(pdpb_pb2.Error(type=1, message=self.header_error))
+            error = pdpb_pb2.Error(type=self.header_error_type, message=self.header_error)
+            header.error.CopyFrom(error)
         return header
 
     def _called(self, name: str, cluster_id: int, context: grpc.ServicerContext) -> None:

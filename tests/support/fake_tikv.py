@@ -60,6 +60,7 @@ class ClusterPD(FakePD):
             "ScanRegions": unary(self._scan_regions, pdpb_pb2.ScanRegionsRequest),
             "GetStore": unary(self._store, pdpb_pb2.GetStoreRequest),
             "GetAllStores": unary(self._stores, pdpb_pb2.GetAllStoresRequest),
+            "AllocID": unary(self._alloc_id, pdpb_pb2.AllocIDRequest),
             "PutStore": unary(self._put_store, pdpb_pb2.PutStoreRequest),
             "StoreHeartbeat": unary(self._heartbeat, pdpb_pb2.StoreHeartbeatRequest),
             "UpdateServiceGCSafePoint": unary(
@@ -83,7 +84,7 @@ class ClusterPD(FakePD):
     def _answer(
         self, found: Sequence[tuple[metapb_pb2.Region, metapb_pb2.Peer | None]]
     ) -> pdpb_pb2.GetRegionResponse:
-        if not found:
+        if not found or self.header_error:
             return pdpb_pb2.GetRegionResponse(header=self._header())
         region, leader = found[0]
         return pdpb_pb2.GetRegionResponse(header=self._header(), region=region, leader=leader)
@@ -121,7 +122,7 @@ class ClusterPD(FakePD):
             if (not r.end_key or r.end_key > request.start_key)
             and (not request.end_key or r.start_key < request.end_key)
         ]
-        found = found[: request.limit]
+        found = [] if self.header_error else found[: request.limit]
         return pdpb_pb2.ScanRegionsResponse(header=self._header(), regions=found)
 
     def _store(
@@ -137,6 +138,12 @@ class ClusterPD(FakePD):
         self._called("GetAllStores", request.header.cluster_id, context)
         stores = [metapb_pb2.Store(id=i, address=a) for i, a in self.addresses.items()]
         return pdpb_pb2.GetAllStoresResponse(header=self._header(), stores=[*stores, *self.put])
+
+    def _alloc_id(
+        self, request: pdpb_pb2.AllocIDRequest, context: grpc.ServicerContext
+    ) -> pdpb_pb2.AllocIDResponse:
+        self._called("AllocID", request.header.cluster_id, context)
+        return pdpb_pb2.AllocIDResponse(header=self._header(), id=1000 + len(self.calls))
 
     def _put_store(
         self, request: pdpb_pb2.PutStoreRequest, context: grpc.ServicerContext

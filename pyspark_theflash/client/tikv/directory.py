@@ -78,8 +78,14 @@ class Directory:
             deadline.left_ms(),
         )
 
+    def new_id(self, deadline: Deadline) -> int:
+        """A number that no store, region or peer of the cluster has."""
+        return self._pd.call(
+            wire.ALLOC_ID, wire.encode_alloc_id, wire.decode_alloc_id, deadline.left_ms()
+        )
+
     def put_store(self, store: Store, deadline: Deadline) -> None:
-        """Register a store, under an id of its own, or change what PD has of it."""
+        """Register a store, under a `new_id`, or change what PD has of it."""
         self._pd.call(
             wire.PUT_STORE,
             lambda cluster: wire.encode_put_store(cluster, store),

@@ -11,12 +11,13 @@ from pyspark_theflash.client.tikv.client import TiKVClient
 from pyspark_theflash.clock import Deadline
 from pyspark_theflash.codec.document import SHAPE_ERRORS, brief, load
 from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.errors import SchemaFileError
+from pyspark_theflash.errors import SchemaFileError, ServiceUnavailableError
 from pyspark_theflash.kvstore.located import KeyRange
 from pyspark_theflash.schema.meta_key import (
     DATABASE_FIELD,
     DBS,
     JOB_HISTORY,
+    SCHEMA_VERSION_KEY,
     TABLE_FIELD,
     FinishedJob,
     ListedDatabase,
@@ -41,8 +42,14 @@ class TiKVMeta:
         self._client, self._timeout_ms = client, timeout_ms
 
     def read_key(self, key: bytes) -> MetaKey:
-        """All committed changes of a key, and its lock."""
+        """All committed changes of a key, and its lock.
+
+        Raises:
+            ServiceUnavailableError: it is the schema version, and no TiDB has made a schema yet.
+        """
         found = self._client.mvcc_get(RawKey(key), self._deadline())
+        if key == SCHEMA_VERSION_KEY and not found.writes:
+            raise ServiceUnavailableError("TiKV", "it has no schema; has a TiDB ever started?")
         writes = tuple(MetaWrite(w.start_ts, w.commit_ts, w.value) for w in found.writes)
         return MetaKey(writes, found.locked_ts)
 

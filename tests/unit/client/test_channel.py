@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-MODULES = ["client.pump", "client.pd", "server.pump", "server.pump_node"]
+MODULES = ["client.pump", "client.pd", "client.tikv.client", "server.pump", "server.pump_node"]
 
 
 @pytest.mark.parametrize("module", MODULES)

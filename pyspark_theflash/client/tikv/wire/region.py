@@ -21,9 +21,12 @@ GET_REGION_BY_ID: Final = "/pdpb.PD/GetRegionByID"
 SCAN_REGIONS: Final = "/pdpb.PD/ScanRegions"
 GET_STORE: Final = "/pdpb.PD/GetStore"
 GET_ALL_STORES: Final = "/pdpb.PD/GetAllStores"
+ALLOC_ID: Final = "/pdpb.PD/AllocID"
 PUT_STORE: Final = "/pdpb.PD/PutStore"
 STORE_HEARTBEAT: Final = "/pdpb.PD/StoreHeartbeat"
 UPDATE_SERVICE_SAFE_POINT: Final = "/pdpb.PD/UpdateServiceGCSafePoint"
+
+_NONE, _NOT_BOOTSTRAPPED = 0, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +105,8 @@ def encode_store_request(cluster_id: int, store_id: int) -> bytes:
 def decode_store(data: bytes) -> Store:
     """Raises `CodecError`, also for an error of PD: there is no such store."""
     message = _parse(pdpb_pb2.GetStoreResponse, data)
+    if not message.store.id:
+        raise CodecError("pdpb.GetStoreResponse", "no store")
     return _store_from(message.store)
 
 
@@ -116,6 +121,19 @@ def decode_stores(data: bytes) -> list[Store]:
     """Raises `CodecError`, also for an error of PD."""
     message = _parse(pdpb_pb2.GetAllStoresResponse, data)
     return [_store_from(each) for each in message.stores]
+
+
+def encode_alloc_id(cluster_id: int) -> bytes:
+    """Asks for a number that nothing in the cluster has."""
+    return pdpb_pb2.AllocIDRequest(header=_header(cluster_id)).SerializeToString()
+
+
+def decode_alloc_id(data: bytes) -> int:
+    """Raises `CodecError`, also for an error of PD."""
+    message = _parse(pdpb_pb2.AllocIDResponse, data)
+    if not message.id:
+        raise CodecError("pdpb.AllocIDResponse", "no id")
+    return message.id
 
 
 def encode_put_store(cluster_id: int, store: Store) -> bytes:
@@ -236,6 +254,7 @@ def _parse(kind: type[M], data: bytes) -> M:
     except DecodeError as error:
         raise CodecError(name, f"not a message: {error}") from error
     failure = message.header.error  # type: ignore[attr-defined]
-    if failure.type:
+    # Before the first store is there, PD knows of nothing.
+    if failure.type not in (_NONE, _NOT_BOOTSTRAPPED):
         raise CodecError(name, f"error {failure.type}: {failure.message}")
     return message

@@ -213,6 +213,20 @@ class GetAllStoresResponse(_message.Message):
     stores: _containers.RepeatedCompositeFieldContainer[_metapb_pb2.Store]
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., stores: _Optional[_Iterable[_Union[_metapb_pb2.Store, _Mapping]]] = ...) -> None: ...
 
+class AllocIDRequest(_message.Message):
+    __slots__ = ("header",)
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    header: RequestHeader
+    def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ...) -> None: ...
+
+class AllocIDResponse(_message.Message):
+    __slots__ = ("header", "id")
+    HEADER_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    header: ResponseHeader
+    id: int
+    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., id: _Optional[int] = ...) -> None: ...
+
 class PutStoreRequest(_message.Message):
     __slots__ = ("header", "store")
     HEADER_FIELD_NUMBER: _ClassVar[int]

@@ -50,6 +50,7 @@ def test_a_bound_that_is_no_key(tikv, directory, soon):
 
 
 def test_stores(tikv, directory, soon):
+    assert directory.new_id(soon) != directory.new_id(soon)
     ours = Store(9, "127.0.0.1:1", labels=(("engine", "tiflash"),), version="6.6.0", start_s=5)
     directory.put_store(ours, soon)
     stores = directory.stores(soon)
@@ -67,6 +68,13 @@ def test_errors_of_pd(tikv, directory, soon):
     tikv.pd.header_error = "no"
     with pytest.raises(PDRefusedError, match="error 1: no"):
         directory.stores(soon)
+
+
+def test_a_cluster_without_stores(tikv, directory, soon):
+    directory.tso(soon)
+    tikv.pd.header_error, tikv.pd.header_error_type = "cluster is not bootstrapped", 2
+    assert directory.region_of(RawKey(b"a"), soon) is None
+    assert directory.scan_regions(KeyRange(RawKey(b""), RawKey(b"")), soon) == []
 
 
 def test_calls_end_by_their_deadline(tikv, directory):

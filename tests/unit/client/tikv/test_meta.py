@@ -7,7 +7,7 @@ import pytest
 from pyspark_theflash.client.tikv.meta import TiKVMeta
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.codec.bytes import encode_bytes
-from pyspark_theflash.errors import CodecError, SchemaFileError
+from pyspark_theflash.errors import CodecError, SchemaFileError, ServiceUnavailableError
 from pyspark_theflash.schema.meta_key import JOB_HISTORY, hash_field, hash_prefix
 from pyspark_theflash.schema.tidb import TidbSchemaSource
 from pyspark_theflash.types import SchemaVersion, TimeStamp
@@ -102,6 +102,11 @@ def test_strange_values(tikv: FakeTiKV, client, prefix: bytes, field: bytes) -> 
     tikv.cluster.tikv.records[key] = [Record("P", 1, 2, b"{}")]
     with pytest.raises(SchemaFileError, match="not a"):
         meta.finished_jobs(SchemaVersion(0)) if prefix == JOB_HISTORY else meta.list_databases()
+
+
+def test_a_cluster_without_a_schema(tikv: FakeTiKV, client) -> None:
+    with pytest.raises(ServiceUnavailableError, match="no schema"):
+        TidbSchemaSource(TiKVMeta(client), SystemClock()).read(TimeStamp(5))
 
 
 def test_fields_of_a_hash() -> None:
