@@ -189,9 +189,7 @@ class LockResolver:
         backoff_ms = _BACKOFF_MS
         while True:
             for start_ts, group in list(left.items()):
-                ended = _Look(self._transactions, self.policy, group, snapshot_ts, deadline).end(
-                    self._known.get(start_ts)
-                )
+                ended = self._look(group, snapshot_ts, deadline)
                 if ended is None:
                     continue
                 del left[start_ts]
@@ -206,6 +204,18 @@ class LockResolver:
             if self.policy is LockPolicy.FAIL or not deadline.sleep_ms(backoff_ms):
                 raise _blocked(next(iter(left.values()))[0], self.policy, deadline)
             backoff_ms = min(2 * backoff_ms, _BACKOFF_MS_MAX)
+
+    def _look(
+        self, locks: Sequence[Lock], snapshot_ts: TimeStamp, deadline: Deadline
+    ) -> "_Ended | None":
+        look = _Look(self._transactions, self.policy, locks, snapshot_ts, deadline)
+        try:
+            return look.end(self._known.get(locks[0].start_ts))
+        except ServiceUnavailableError as error:
+            # What matters is who was waited for, not who was being asked when time ran out.
+            if deadline.left_ms():
+                raise
+            raise _blocked(locks[0], self.policy, deadline) from error
 
     def _remember(self, start_ts: TimeStamp, commit_ts: TimeStamp) -> None:
         with self._mutex:

@@ -106,7 +106,12 @@ class Regions:
 
     def failed(self, region: LocatedRegion, error: RegionError) -> None:
         """A request was refused: learn from it."""
-        if error.fault is RegionFault.BUSY:
+        is_behind = any(
+            each.id == region.id and each.epoch.version < region.epoch.version
+            for each in error.regions
+        )
+        # A store that has not heard of a split or merge yet knows nothing better.
+        if error.fault is RegionFault.BUSY or is_behind:
             return
         self.forget(region)
         if error.fault is RegionFault.NOT_LEADER and error.leader in region.peers:

@@ -288,6 +288,26 @@ def test_many_locks_of_some_transactions() -> None:
     assert (len(found.ignored), len(found.committed), tikv.locks) == (3, 2, {})
 
 
+class Slow(Percolator):
+    """Every question takes a while, and ends with the deadline."""
+
+    clock = ManualClock()
+
+    def check_status(self, check, deadline):
+        if not deadline.sleep_ms(70):
+            raise TiKVUnavailableError("there", "DEADLINE_EXCEEDED")
+        return super().check_status(check, deadline)
+
+
+def test_time_that_runs_out_while_asking() -> None:
+    scene, slow = Scene("live"), Slow()
+    slow.locks = scene.tikv.locks
+    with pytest.raises(KeyIsLockedError, match=f"start_ts={scene.start}"):
+        LockResolver(slow, WAIT).resolve(
+            [slow.locks[KEY]], scene.snapshot, Deadline(slow.clock, 300)
+        )
+
+
 class Broken(Percolator):
     def resolve(self, *_: object) -> None:
         raise TiKVUnavailableError("there", "down")

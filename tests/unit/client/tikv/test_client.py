@@ -17,7 +17,7 @@ from pyspark_theflash.errors import (
 )
 from pyspark_theflash.kvstore.located import KeyRange
 from pyspark_theflash.kvstore.lock import Lock, LockKind
-from pyspark_theflash.protocol._generated.kvproto import errorpb_pb2
+from pyspark_theflash.protocol._generated.kvproto import errorpb_pb2, metapb_pb2
 from pyspark_theflash.types import TimeStamp
 from tests.support.fake_tikv import FakeTiKV
 
@@ -126,9 +126,14 @@ def test_errors_of_regions(tikv, client, soon, name):
     tikv.faults = [ERRORS[name]]
     assert client.batch_get(KEYS, ts, soon) == dict(values())
     assert tikv.faults == []
+
+
+@pytest.mark.parametrize("name", ["busy", "not found"])
+def test_errors_of_regions_that_do_not_pass(tikv, client, name):
+    ts = fill(tikv)
     tikv.faults = [ERRORS[name]] * 10_000
     with pytest.raises(TiKVUnavailableError):
-        client.get(KEYS[0], ts, Deadline(SystemClock(), 200))
+        client.get(KEYS[0], ts, Deadline(SystemClock(), 100))
 
 
 def test_flashback_is_not_waited_for(tikv, client, soon):
@@ -151,7 +156,7 @@ def test_a_store_that_dies(tikv, client):
     assert client.get(KEYS[0], ts, deadline) == b"vk00"
     tikv.stop_store(1)
     with pytest.raises(TiKVUnavailableError, match="UNAVAILABLE"):
-        client.get(KEYS[0], ts, Deadline(SystemClock(), 300))
+        client.get(KEYS[0], ts, Deadline(SystemClock(), 150))
     tikv.cluster.move_leader(KEYS[0], 2)
     assert client.get(KEYS[0], ts, deadline) == b"vk00"
 
@@ -175,16 +180,16 @@ def test_a_gap_is_no_answer(tikv, client):
     tikv.pd.freeze()
     del tikv.pd.stale[2]
     with pytest.raises(RegionGapError, match=KEYS[10].hex()):
-        scanned(client, EVERYTHING, ts, Deadline(SystemClock(), 300))
+        scanned(client, EVERYTHING, ts, Deadline(SystemClock(), 150))
     with pytest.raises(RegionGapError):
-        client.regions.cover([EVERYTHING], Deadline(SystemClock(), 300))
+        client.regions.cover([EVERYTHING], Deadline(SystemClock(), 150))
 
 
 def test_no_pd(tikv, client):
     fill(tikv)
     tikv.pd.failures = [grpc.StatusCode.UNAVAILABLE] * 1000
     with pytest.raises(PDUnavailableError):
-        client.get(KEYS[0], TimeStamp(1), Deadline(SystemClock(), 300))
+        client.get(KEYS[0], TimeStamp(1), Deadline(SystemClock(), 150))
 
 
 def test_covering(tikv, client, soon):
@@ -208,6 +213,19 @@ def test_many_regions_are_asked_for_at_once(tikv, client, soon):
         tikv.cluster.split(key)
     assert len(client.regions.cover([EVERYTHING], soon)) == 301
     assert tikv.pd.calls == ["ScanRegions"] * 3
+
+
+def test_a_store_that_has_not_heard_of_a_split(tikv, client, soon):
+    ts = fill(tikv)
+    assert client.get(KEYS[7], ts, soon) == b"vk07"
+    known = client.regions.locate(KEYS[7], soon)
+    before = metapb_pb2.Region(id=known.id, region_epoch=metapb_pb2.RegionEpoch(version=1))
+    behind = errorpb_pb2.EpochNotMatch(current_regions=[before])
+    tikv.faults = [errorpb_pb2.Error(epoch_not_match=behind)]
+    asked = len(tikv.pd.calls)
+    assert client.get(KEYS[7], ts, soon) == b"vk07"
+    assert client.regions.locate(KEYS[7], soon) == known
+    assert len(tikv.pd.calls) == asked
 
 
 # Locks.
@@ -323,7 +341,7 @@ def test_all_versions_of_a_key(tikv, client, soon):
 def test_no_answer_is_ever_partial(tikv, client):
     """Whatever fails, what came is a prefix, and the end is an error."""
     ts = fill(tikv)
-    for served in range(8):
+    for served in (0, 1, 3, 6):
         calls = 0
 
         def fails(name, served=served):
@@ -333,7 +351,7 @@ def test_no_answer_is_ever_partial(tikv, client):
                 tikv.faults = [ERRORS["busy"]]
 
         tikv.before = fails
-        pages, got = client.scan(EVERYTHING, ts, Deadline(SystemClock(), 150), 3), []
+        pages, got = client.scan(EVERYTHING, ts, Deadline(SystemClock(), 100), 3), []
         with pytest.raises(TheFlashError):
             got.extend(pair for page in pages for pair in page)
         assert got == values()[: len(got)]
