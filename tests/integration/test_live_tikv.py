@@ -255,7 +255,7 @@ def test_reads_among_transfers_and_dying_clients(
             keys = [key_of(bank, n) for n in random.sample(range(ACCOUNTS), 3)]
             if dies_at(stage, peer.pd_address, keys, TTL_MS) is not None:
                 died[stage] = died.get(stage, 0) + 1
-            number += 1
+                number += 1
 
     threads.append(threading.Thread(target=die))
     seen: list[tuple[int, dict[int, tuple]]] = []
@@ -263,8 +263,8 @@ def test_reads_among_transfers_and_dying_clients(
     for thread in threads:
         thread.start()
     try:
-        while len(died) < len(stages) or len(seen) < 100:
-            assert CLOCK.boottime_ms() < started_ms + 120_000, died
+        while len(died) < len(stages) or len(seen) < 60:
+            assert CLOCK.boottime_ms() < started_ms + 240_000, died
             ts = pd.tso()
             seen.append((ts, read(resolving, bank, ts, soon())))
             CLOCK.sleep_ms(20)

@@ -8,7 +8,7 @@ swaps the values of keys (hex) up to a stage, says at which start_ts, and waits 
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
@@ -17,6 +17,7 @@ from pyspark_theflash.client.tikv.client import TiKVClient
 from pyspark_theflash.client.tikv.wire.call import Answer, Context, region_error_from
 from pyspark_theflash.clock import Deadline, SystemClock
 from pyspark_theflash.codec.key import RawKey
+from pyspark_theflash.kvstore.resolve import LockPolicy
 from pyspark_theflash.protocol._generated.kvproto import kvrpcpb_pb2
 from pyspark_theflash.types import TimeStamp
 
@@ -29,6 +30,7 @@ STAGES: Final = (
     "async, secondary missing",
 )
 _TIMEOUT_MS: Final = 20_000
+_TRIES: Final = 20
 _CLOCK: Final = SystemClock()
 
 
@@ -158,17 +160,22 @@ def dies_at(stage: str, pd_address: str, keys: Sequence[RawKey], ttl_ms: int) ->
     return int(said) if said.strip().isdigit() else None
 
 
+def _say(writer: KvWriter, keys: Sequence[RawKey], stage: str, ttl_ms: int) -> str:
+    for _ in range(_TRIES):
+        with suppress(WriteRefused):
+            return str(writer.swap(keys, stage, ttl_ms))
+        _CLOCK.sleep_ms(20)
+    return "refused"
+
+
 def main() -> None:
     """See the module."""
     pd_address, stage, ttl_ms, *keys = sys.argv[1:]
     with ExitStack() as undo:
         pd = undo.enter_context(PDClient([pd_address], clock=_CLOCK))
-        client = undo.enter_context(TiKVClient(pd, clock=_CLOCK))
-        try:
-            raw = [RawKey(bytes.fromhex(key)) for key in keys]
-            said = str(KvWriter(client).swap(raw, stage, int(ttl_ms)))
-        except WriteRefused:
-            said = "refused"
+        client = undo.enter_context(TiKVClient(pd, clock=_CLOCK, policy=LockPolicy.RESOLVE))
+        raw = [RawKey(bytes.fromhex(key)) for key in keys]
+        said = _say(KvWriter(client), raw, stage, int(ttl_ms))
         sys.stdout.write(said + "\n")
         sys.stdout.flush()
         sys.stdin.read()

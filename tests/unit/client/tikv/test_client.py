@@ -133,7 +133,7 @@ def test_errors_of_regions_that_do_not_pass(tikv, client, name):
     ts = fill(tikv)
     tikv.faults = [ERRORS[name]] * 10_000
     with pytest.raises(TiKVUnavailableError):
-        client.get(KEYS[0], ts, Deadline(SystemClock(), 100))
+        client.get(KEYS[0], ts, Deadline(SystemClock(), 400))
 
 
 def test_flashback_is_not_waited_for(tikv, client, soon):
@@ -180,9 +180,9 @@ def test_a_gap_is_no_answer(tikv, client):
     tikv.pd.freeze()
     del tikv.pd.stale[2]
     with pytest.raises(RegionGapError, match=KEYS[10].hex()):
-        scanned(client, EVERYTHING, ts, Deadline(SystemClock(), 150))
+        scanned(client, EVERYTHING, ts, Deadline(SystemClock(), 700))
     with pytest.raises(RegionGapError):
-        client.regions.cover([EVERYTHING], Deadline(SystemClock(), 150))
+        client.regions.cover([EVERYTHING], Deadline(SystemClock(), 700))
 
 
 def test_no_pd(tikv, client):
