@@ -19,6 +19,8 @@ from pyspark_theflash.kvstore.lock import Lock, LockKind
 from pyspark_theflash.kvstore.resolve import StatusCheck, TxnState
 from pyspark_theflash.protocol._generated.kvproto import errorpb_pb2, kvrpcpb_pb2, metapb_pb2
 from pyspark_theflash.protocol._generated.pd import pdpb_pb2
+from pyspark_theflash.server.listen import listen
+from pyspark_theflash.tls import TlsFiles
 from pyspark_theflash.types import TimeStamp
 from tests.support.fake_pd import FakePD, unary
 from tests.support.percolator import Locked
@@ -176,7 +178,8 @@ class ClusterPD(FakePD):
 class FakeTiKV:
     """The stores. Started by `with`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: TlsFiles | None = None) -> None:
+        self.tls = tls
         self.cluster = SimCluster()
         self.pd = ClusterPD(self.cluster)
         self.calls: list[tuple[int, str]] = []
@@ -251,10 +254,9 @@ class FakeTiKV:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler("tikvpb.Tikv", handlers),)
         )
-        port = server.add_insecure_port("127.0.0.1:0")
+        self.pd.addresses[store] = listen(server, "127.0.0.1:0", self.tls)
         server.start()
         self._servers[store] = server
-        self.pd.addresses[store] = f"127.0.0.1:{port}"
 
     def stop_store(self, store: int) -> None:
         self._servers.pop(store).stop(0).wait()

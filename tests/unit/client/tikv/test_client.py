@@ -3,6 +3,7 @@
 import pytest
 
 from pyspark_theflash.client.channel import grpc
+from pyspark_theflash.client.pd import PDClient
 from pyspark_theflash.client.tikv.client import TiKVClient
 from pyspark_theflash.client.tikv.wire.call import RegionFault
 from pyspark_theflash.clock import Deadline, SystemClock
@@ -20,6 +21,7 @@ from pyspark_theflash.kvstore.lock import Lock, LockKind
 from pyspark_theflash.protocol._generated.kvproto import errorpb_pb2, metapb_pb2
 from pyspark_theflash.types import TimeStamp
 from tests.support.fake_tikv import FakeTiKV
+from tests.support.tls import tls, trust
 
 EVERYTHING = KeyRange(RawKey(b""), RawKey(b""))
 KEYS = [RawKey(b"k%02d" % n) for n in range(20)]
@@ -226,6 +228,18 @@ def test_a_store_that_has_not_heard_of_a_split(tikv, client, soon):
     assert client.get(KEYS[7], ts, soon) == b"vk07"
     assert client.regions.locate(KEYS[7], soon) == known
     assert len(tikv.pd.calls) == asked
+
+
+def test_stores_by_tls(soon):
+    with FakeTiKV(tls("server")) as fake:
+        ts = fake.put({b"a": b"1"})
+        with PDClient([fake.pd.address], clock=SystemClock()) as pd:
+            with TiKVClient(pd, tls("client"), clock=SystemClock()) as client:
+                assert client.get(RawKey(b"a"), ts, soon) == b"1"
+            for files in (None, trust(), tls("client", "other-ca")):
+                client = TiKVClient(pd, files, clock=SystemClock())
+                with client, pytest.raises(TiKVUnavailableError):
+                    client.get(RawKey(b"a"), ts, Deadline(SystemClock(), 300))
 
 
 # Locks.
