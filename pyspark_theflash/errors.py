@@ -776,8 +776,8 @@ class LockResolveError(TheFlashError):
         return f"transaction start_ts={self.start_ts}: {self.reason}"
 
 
-class RegionNotFoundError(TheFlashError):
-    """A region that this store does not have, or that is not to be read just now."""
+class RegionNotReadableError(TheFlashError):
+    """A region of TiKV that this store does not have, or that is not to be read just now."""
 
     retryable = True
 

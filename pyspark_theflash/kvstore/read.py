@@ -99,7 +99,7 @@ def open_tables(
             asked for; what was split or merged since must be asked again.
 
     Raises:
-        RegionGapError, RegionNotFoundError, RegionEpochNotMatchError: see `check_covered`.
+        RegionGapError, RegionNotReadableError, RegionEpochNotMatchError: see `check_covered`.
         RowMissingError: a commit of a snapshot whose row is yet to come.
     """
     with store.mutex:

@@ -32,7 +32,7 @@ from pyspark_theflash.errors import (
     RegionBehindError,
     RegionEpochNotMatchError,
     RegionGapError,
-    RegionNotFoundError,
+    RegionNotReadableError,
 )
 from pyspark_theflash.kvstore.cache import Cache
 from pyspark_theflash.kvstore.command import (
@@ -151,7 +151,7 @@ class RegionStore:
 
         Raises:
             RegionGapError: some keys are in no region.
-            RegionNotFoundError: a region is merging.
+            RegionNotReadableError: a region is merging.
             RegionEpochNotMatchError: a region is another than it was.
         """
         with self.mutex:
@@ -160,7 +160,7 @@ class RegionStore:
                 raise RegionGapError(missing[0].hex(), missing[1].hex())
             for state in found:
                 if not state.is_readable:
-                    raise RegionNotFoundError(state.id, f"is {state.state.name.lower()}")
+                    raise RegionNotReadableError(state.id, f"is {state.state.name.lower()}")
                 wanted = versions and versions.get(state.id)
                 version = state.region.epoch.version
                 if versions is not None and wanted != version:
@@ -171,14 +171,14 @@ class RegionStore:
         """Wait until a region has applied its log up to an index, as a learner's read does.
 
         Raises:
-            RegionNotFoundError: there is no such region.
+            RegionNotReadableError: there is no such region.
             RegionBehindError: not by the deadline.
         """
         with self._moved:
             while True:
                 state = self._regions.get(region_id)
                 if state is None:
-                    raise RegionNotFoundError(region_id, "is not here")
+                    raise RegionNotReadableError(region_id, "is not here")
                 if state.applied.applied_index >= index:
                     return
                 left_ms = deadline.left_ms()

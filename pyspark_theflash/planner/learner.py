@@ -28,7 +28,7 @@ from pyspark_theflash.clock import Deadline
 from pyspark_theflash.errors import (
     RegionEpochNotMatchError,
     RegionGapError,
-    RegionNotFoundError,
+    RegionNotReadableError,
     TheFlashError,
     TiKVUnavailableError,
 )
@@ -73,7 +73,7 @@ class AppliedLog(Protocol):
     def wait_applied(self, region_id: RegionID, index: int, deadline: Deadline) -> None:
         """Wait until a region has applied its log up to an index.
 
-        Raises `RegionNotFoundError` if it is not here, `RegionBehindError` at the deadline.
+        Raises `RegionNotReadableError` if it is not here, `RegionBehindError` at the deadline.
         """
 
 
@@ -90,7 +90,7 @@ class Replica(AppliedLog, Protocol):
 Read = Callable[[LocatedRegion, Sequence[KeyRange], ResolvedLocks], T]
 """Reads ranges of a region whole, past and through these locks, before it returns.
 
-It may raise `RegionNotFoundError`, `RegionEpochNotMatchError` and `RegionGapError` to be asked
+It may raise `RegionNotReadableError`, `RegionEpochNotMatchError` and `RegionGapError` to be asked
 again.
 """
 
@@ -98,7 +98,7 @@ again.
 OpenAt = Callable[[dict[RegionID, int]], T]
 """Opens a view of regions that are of these versions, which it keeps whatever happens later.
 
-It raises `RegionNotFoundError`, `RegionEpochNotMatchError` or `RegionGapError` if they are not.
+It raises `RegionNotReadableError`, `RegionEpochNotMatchError` or `RegionGapError` if they are not.
 """
 
 
@@ -140,7 +140,7 @@ class _Regions:
             return False
         try:
             self._log.wait_applied(region.id, index, deadline)
-        except RegionNotFoundError as error:
+        except RegionNotReadableError as error:
             self.failure = error
             return False
         return True
@@ -186,7 +186,7 @@ class CatchUp:
             else:
                 try:
                     return open_at(versions)
-                except (RegionNotFoundError, RegionEpochNotMatchError) as error:
+                except (RegionNotReadableError, RegionEpochNotMatchError) as error:
                     regions.failure = error
                     # One that nobody has asked of comes from a region that was split.
                     if caught.pop(RegionID(error.region_id), None) is None:
@@ -217,7 +217,7 @@ class LearnerRead(Generic[T]):
         Raises:
             KeyIsLockedError: a transaction in the way has not ended, by the resolver's policy.
             RegionBehindError: the replica has not come far enough by the deadline.
-            RegionNotFoundError, RegionEpochNotMatchError, TiKVUnavailableError: until the
+            RegionNotReadableError, RegionEpochNotMatchError, TiKVUnavailableError: until the
             deadline, a region was not here, was changing, or had no leader.
             RegionGapError: no region has some of the keys.
         """
@@ -251,7 +251,7 @@ class LearnerRead(Generic[T]):
             through = regions.resolver.resolve(locks, regions.snapshot_ts, deadline)
             value = self._read(region, ranges, through)
             self._validate(region)
-        except (RegionNotFoundError, RegionEpochNotMatchError, RegionGapError) as error:
+        except (RegionNotReadableError, RegionEpochNotMatchError, RegionGapError) as error:
             regions.failure = error
             return None
         return RegionRead(region, tuple(ranges), value)
@@ -259,7 +259,7 @@ class LearnerRead(Generic[T]):
     def _validate(self, region: LocatedRegion) -> None:
         version = self._replica.version_of(region.id)
         if version is None:
-            raise RegionNotFoundError(region.id, "is not to be read now")
+            raise RegionNotReadableError(region.id, "is not to be read now")
         if version != region.epoch.version:
             raise RegionEpochNotMatchError(region.id, region.epoch.version, version)
 

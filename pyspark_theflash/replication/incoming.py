@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.errors import CodecError, SchemaOutdatedError
+from pyspark_theflash.mvcc.rows import handle_type, stored_columns
 from pyspark_theflash.mvcc.version import (
     COMMIT_TS,
     HANDLE,
@@ -26,7 +27,7 @@ from pyspark_theflash.mvcc.version import (
 )
 from pyspark_theflash.mvcc.visibility import TimeStamps, same_as_next
 from pyspark_theflash.partitioning.assign import assign_partitions
-from pyspark_theflash.replication.changes import handle_type, key_handles, stored_columns
+from pyspark_theflash.replication.changes import key_handles
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.types import MAX_TS, ColumnID, PhysicalTableID, TableID, TimeStamp

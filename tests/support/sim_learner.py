@@ -15,7 +15,7 @@ from pyspark_theflash.errors import (
     RegionBehindError,
     RegionEpochNotMatchError,
     RegionGapError,
-    RegionNotFoundError,
+    RegionNotReadableError,
 )
 from pyspark_theflash.kvstore.located import KeyRange, LocatedRegion, first_gap
 from pyspark_theflash.kvstore.lock import Lock
@@ -177,7 +177,7 @@ class SimReplica:
         while True:
             region = self.regions.get(region_id)
             if region is None:
-                raise RegionNotFoundError(region_id, "is not here")
+                raise RegionNotReadableError(region_id, "is not here")
             if region.applied >= index:
                 return
             if not deadline.sleep_ms(5):

@@ -16,8 +16,8 @@ from pyspark_theflash.api.message import (
 )
 from pyspark_theflash.client.theflash import TheFlash
 from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.mvcc.rows import stored_columns
 from pyspark_theflash.mvcc.version import Op, version_schema
-from pyspark_theflash.replication.changes import stored_columns
 from pyspark_theflash.schema.model import TableInfo
 
 STORE = LatchScope()

@@ -17,7 +17,7 @@ from pyspark_theflash.errors import (
     RegionBehindError,
     RegionEpochNotMatchError,
     RegionGapError,
-    RegionNotFoundError,
+    RegionNotReadableError,
     RowMissingError,
     SchemaOutdatedError,
     StoreFullError,
@@ -214,11 +214,11 @@ def test_a_merging_region_is_not_read(learning: Learning) -> None:
     tikv.merge(right, left)
     log = [entry for _, _, entry in tikv.log]
     learning.send(log[:2])
-    with pytest.raises(RegionNotFoundError, match="merging"):
+    with pytest.raises(RegionNotReadableError, match="merging"):
         learning.rows(TABLE, 50)
     learning.learner.flush()
     learning.kill()
-    with pytest.raises(RegionNotFoundError, match="merging"):
+    with pytest.raises(RegionNotReadableError, match="merging"):
         learning.rows(TABLE, 50)
     learning.send(log)
     assert texts(learning, 50) == {}
@@ -253,7 +253,7 @@ def test_epochs_and_indexes_of_a_read(learning: Learning) -> None:
     store.wait_applied(RegionID(1), index, Deadline(CLOCK, 0))
     with pytest.raises(RegionBehindError):
         store.wait_applied(RegionID(1), index + 1, Deadline(CLOCK, 20))
-    with pytest.raises(RegionNotFoundError):
+    with pytest.raises(RegionNotReadableError):
         store.wait_applied(RegionID(99), 1, Deadline(CLOCK, 20))
 
 

@@ -9,7 +9,7 @@ from pyspark_theflash.errors import (
     RegionBehindError,
     RegionEpochNotMatchError,
     RegionGapError,
-    RegionNotFoundError,
+    RegionNotReadableError,
     TiKVUnavailableError,
 )
 from pyspark_theflash.kvstore.located import KeyRange
@@ -102,7 +102,7 @@ def test_a_region_that_is_not_here():
     scene = Scene()
     region = scene.cluster.region_of(KEYS[4])
     del scene.replica.regions[region.id]
-    with pytest.raises(RegionNotFoundError):
+    with pytest.raises(RegionNotReadableError):
         scene.run()
 
 
@@ -111,7 +111,7 @@ def test_a_replica_that_knows_nothing_of_a_split():
     scene.cluster.split(KEYS[1], new_is_left=True)
     scene.cluster.logs[scene.cluster.region_of(KEYS[1]).id].pop()
     scene.cluster.region_of(KEYS[1]).index -= 1
-    with pytest.raises((RegionEpochNotMatchError, RegionNotFoundError)):
+    with pytest.raises((RegionEpochNotMatchError, RegionNotReadableError)):
         scene.run()
     # What is of another version is not even read.
     assert all(keys.start >= KEYS[3] for ranges in scene.reads for keys in ranges)
