@@ -1,7 +1,7 @@
 """A store's folder: what is where, how one is made, recognised and brought up to date.
 
 STORE/
-  format        "theflash-store 2": checked before anything else is opened, so that a later
+  format        "theflash-store 3": checked before anything else is opened, so that a later
                 format is refused before a byte changes
   theflash.db   the manifest (SQLite, with -wal and -shm beside it)
   ack           the newest acknowledged manifest
@@ -18,9 +18,10 @@ Bringing one up to date
     Whoever opens it first does it, holding the writer's lock:
 
     upgrade       is made: from now on, it is not done before it is done
-    format        says 2: from now on, versions of format 1 refuse the store
+    format        says 3: from now on, versions of older formats refuse the store
     readers.lock  is made
-    theflash.db   gets the board, and on it the latches of format 1's table, which goes
+    theflash.db   gets the board, or of it what format 2 lacks: tickets and fences; the latches of
+                  format 1's table come onto it, and the table goes
     upgrade       is removed
 
     Each step may be done again, so a crash anywhere costs nothing but another attempt.
@@ -60,7 +61,7 @@ from pyspark_theflash.store.readers_lock import READERS_LOCK_FILE
 from pyspark_theflash.store.writer_lock import LOCK_FILE, WriterLock
 from pyspark_theflash.types import Generation, TimeStamp
 
-FORMAT: Final = 2
+FORMAT: Final = 3
 FORMAT_FILE: Final = "format"
 DATA_FOLDER: Final = "data"
 IDENTITY_KIND: Final = "store"

@@ -1,4 +1,4 @@
-"""Format 1 to 2: at the first opening, crash or not, and refused where it cannot be."""
+"""Formats 1 and 2 to 3: at the first opening, crash or not, and refused where it cannot be."""
 
 import shutil
 import sqlite3
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from pyspark_theflash.api.message import AcquireRequest
+from pyspark_theflash.client.theflash import connect
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.errors import (
     CorruptionError,
@@ -57,7 +59,7 @@ def tables(store: Path) -> list[str]:
 
 def check_upgraded(store: Path) -> None:
     assert content(store)["file"]
-    assert (store / FORMAT_FILE).read_text() == "theflash-store 2\n"
+    assert (store / FORMAT_FILE).read_text() == "theflash-store 3\n"
     assert tables(store) == ["board", "board_sum", "head", "record"]
     names = {"ack", "data", "format", READERS_LOCK_FILE, DATABASE, LOCK_FILE}
     assert {p.name for p in store.iterdir()} == names
@@ -188,3 +190,15 @@ def test_what_looks_half_made_and_is_not(store: Path, lost: str) -> None:
     with pytest.raises(StoreExistsError):
         create_store(store, IDENTITY, FS)
     assert (store / DATABASE).exists()
+
+
+def test_a_store_of_format_2_gets_what_latches_need(fixtures: Path, tmp_path: Path) -> None:
+    unpack(fixtures / "stores" / "format2.tar.gz", tmp_path)
+    store = tmp_path / "format2"
+    with connect(store) as api:
+        latch = api.acquire_latch(AcquireRequest("write", name="test"))
+        assert latch.token
+        assert [found.id for found in api.latches().latches] == [latch.id]
+        rows = api.read(api.plan("shop.items"))
+        assert sum(batch.num_rows for batch in rows) == 4
+    assert (store / FORMAT_FILE).read_text() == "theflash-store 3\n"
