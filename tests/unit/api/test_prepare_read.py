@@ -24,11 +24,12 @@ T = table_info(
     "d.t",
     [id_column(), column("day", MySQLType.DATE, flag=Flag.NOT_NULL, comment="when")],
 )
+LONG = table_info(2, "d.long", [column("text", MySQLType.LONG_BLOB, flen=2**32 - 1)])
 
 
 @pytest.fixture
 def prepare(tmp_path):
-    path = StoreBuilder(tmp_path / "store", T).publish(200, {T: [(1, 150, (1, 7))]}).path
+    path = StoreBuilder(tmp_path / "store", T, LONG).publish(200, {T: [(1, 150, (1, 7))]}).path
     with closing(LocalTransport(path, fs=LocalFileSystem(), clock=SystemClock())) as transport:
 
         def prepare(**texts):
@@ -49,6 +50,11 @@ def test_the_moment_is_fixed_and_the_table_told(prepare):
     assert (day.name, day.nullable, day.comment) == ("day", False, "when")
     schema = pa.ipc.read_schema(pa.py_buffer(found.table.arrow_schema))
     assert schema == pa.schema([("id", pa.int64()), ("day", pa.date32())])
+
+
+def test_the_longest_column(prepare):
+    (text,) = prepare(table="d.long").table.columns
+    assert text.flen == 2**32 - 1
 
 
 def test_options_become_a_request(prepare):

@@ -53,8 +53,12 @@ private[spark] final class AggregatesReader(
 
   private def nothing: Array[ColumnVector] =
     schema.indices.map { n =>
-      new Values(schema(n).dataType, Array[Any](if (functions(n) == PushedAggregation.Count) 0L else null)): ColumnVector
+      new Values(schema(n).dataType, Array(none(n))): ColumnVector
     }.toArray
+
+  /** What an aggregate of no rows is. */
+  private def none(column: Int): Any =
+    if (functions(column - groups) == PushedAggregation.Count) 0L else null
 
   private def add(root: VectorSchemaRoot): Unit = {
     val vectors = Rows.vectors(root)
@@ -64,7 +68,8 @@ private[spark] final class AggregatesReader(
         s"${vectors.length} columns where ${schema.length} should be"
       )
     val plain = vectors.indices.filterNot(sums.contains).map { n =>
-      n -> Vectors.column(vectors(n), schema(n).dataType, nullable = true, schema(n).name, dictionaries)
+      val field = schema(n)
+      n -> Vectors.column(vectors(n), field.dataType, nullable = true, field.name, dictionaries)
     }.toMap
     var left = sums.map(n => n -> parts(vectors(n), schema(n).dataType)).toMap
     var rows: Array[Int] = Array.range(0, root.getRowCount)
@@ -75,14 +80,11 @@ private[spark] final class AggregatesReader(
         if (left.contains(n)) new Values(dataType, rows.map(row => head(left(n)(row), dataType)))
         else if (isFirst) plain(n)
         else if (n < groups) new Chosen(plain(n), rows)
-        else {
-          val none: Any = if (functions(n - groups) == PushedAggregation.Count) 0L else null
-          new Values(dataType, Array.fill(rows.length)(none))
-        }
+        else new Values(dataType, Array.fill(rows.length)(none(n)))
       }
       add(columns.toArray, rows.length)
       left = left.map { case (n, values) => n -> values.map(rest(_, schema(n).dataType)) }
-      rows = rows.filter(row => left.values.exists(values => values(row) != null && values(row).signum() != 0))
+      rows = rows.filter(row => left.values.map(_(row)).exists(v => v != null && v.signum() != 0))
       isFirst = false
     }
   }
@@ -96,7 +98,8 @@ private[spark] final class AggregatesReader(
       val value = vector match {
         case decimals: DecimalVector    => decimals.getObject(row)
         case decimals: Decimal256Vector => decimals.getObject(row)
-        case other => throw Errors.protocol(partition.toString, s"a sum in ${other.getField.getType}")
+        case other =>
+          throw Errors.protocol(partition.toString, s"a sum in ${other.getField.getType}")
       }
       if (value == null) null else value.setScale(scale)
     }
@@ -122,7 +125,8 @@ private[spark] final class AggregatesReader(
     }
 
   /** Values that were made here. */
-  private final class Values(dataType: DataType, values: Array[Any]) extends ColumnVector(dataType) {
+  private final class Values(dataType: DataType, values: Array[Any])
+      extends ColumnVector(dataType) {
     override def close(): Unit = ()
     override def hasNull: Boolean = values.contains(null)
     override def numNulls: Int = values.count(_ == null)
@@ -145,7 +149,8 @@ private[spark] final class AggregatesReader(
   }
 
   /** Some rows of another column. */
-  private final class Chosen(from: ColumnVector, rows: Array[Int]) extends ColumnVector(from.dataType()) {
+  private final class Chosen(from: ColumnVector, rows: Array[Int])
+      extends ColumnVector(from.dataType()) {
     override def close(): Unit = ()
     override def hasNull: Boolean = rows.exists(from.isNullAt)
     override def numNulls: Int = rows.count(from.isNullAt)

@@ -1,7 +1,12 @@
 package io.theflash.spark
 
 import java.io.{EOFException, IOException}
-import java.net.{InetSocketAddress, SocketTimeoutException, StandardProtocolFamily, UnixDomainSocketAddress}
+import java.net.{
+  InetSocketAddress,
+  SocketTimeoutException,
+  StandardProtocolFamily,
+  UnixDomainSocketAddress
+}
 import java.nio.ByteBuffer
 import java.nio.channels.{ReadableByteChannel, SocketChannel}
 import java.nio.charset.StandardCharsets.{US_ASCII, UTF_8}
@@ -11,7 +16,9 @@ import com.fasterxml.jackson.core.JsonProcessingException
 import com.fasterxml.jackson.databind.{JsonNode, ObjectMapper}
 import javax.net.ssl.SSLException
 
-/** The frames of protos/theflash/v1/theflash.proto: type u8, flags u8, 0 u16, call u32, length u32, body. */
+/** The frames of protos/theflash/v1/theflash.proto: type u8, flags u8, 0 u16, call u32, length u32,
+  * body.
+  */
 private[spark] object Frame {
   val Version = 1
   val HeaderBytes = 12
@@ -193,7 +200,8 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
     val kind = header.get(0).toInt
     val (flags, zero, call, length) =
       (header.get(1) & ~Frame.Json, header.getShort(2), header.getInt(4), header.getInt(8))
-    if (kind < 1 || kind >= Frame.Names.length || flags != 0 || zero != 0) throw broken("frame: not a frame")
+    if (kind < 1 || kind >= Frame.Names.length || flags != 0 || zero != 0)
+      throw broken("frame: not a frame")
     if (length < 0 || length > lengthMax)
       throw broken(s"frame: ${length & 0xffffffffL} bytes, and $lengthMax may be")
     // What is of no call is the server's last word.
@@ -211,7 +219,7 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
 
   private def parsed(body: Array[Byte]): JsonNode =
     try Mapper.readTree(body)
-    catch { case error: JsonProcessingException => throw broken(s"not JSON (${error.getClass.getSimpleName})") }
+    catch { case _: JsonProcessingException => throw broken("what it sends is no message") }
 
   /** Before the first call a server speaks protobuf's binary form: the error's name and text. */
   private def refusal(body: Array[Byte]): TheFlashException = {

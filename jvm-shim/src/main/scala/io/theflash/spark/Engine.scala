@@ -54,5 +54,8 @@ private[spark] object Engine {
     )
 
   private def read(file: java.io.File): String =
-    new String(Files.readAllBytes(file.toPath), UTF_8).takeRight(OutputChars).split("\\s+").mkString(" ")
+    new String(Files.readAllBytes(file.toPath), UTF_8)
+      .takeRight(OutputChars)
+      .split("\\s+")
+      .mkString(" ")
 }

@@ -15,8 +15,8 @@ import org.apache.spark.sql.types._
 
 /** Spark's expressions as those of the API: only what is known to mean the same there.
   *
-  * A cast is left out where it changes no value; any other, and whatever else is not in these lists,
-  * stays with Spark.
+  * A cast is left out where it changes no value; any other, and whatever else is not in these
+  * lists, stays with Spark.
   *
   * @param columns the table's, by name
   */

@@ -10,8 +10,8 @@ import javax.net.ssl.{SSLContext, SSLSocket}
 
 /** A connected socket. Every send and receive ends by a time of `System.nanoTime`.
   *
-  * Besides what the socket itself raises: `SocketTimeoutException` when the time is over, `EOFException`
-  * when the other side has ended the connection.
+  * Besides what the socket itself raises: `SocketTimeoutException` when the time is over,
+  * `EOFException` when the other side has ended the connection.
   */
 private[spark] trait Link {
 

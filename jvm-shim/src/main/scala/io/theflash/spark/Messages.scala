@@ -36,8 +36,14 @@ private[spark] object Messages {
     }))
 }
 
-/** What a Spark read comes to: the request that plans all of it, at a moment that is fixed, and its columns. */
-private[spark] final case class Reading(request: ObjectNode, table: String, columns: Seq[TableColumn]) {
+/** What a Spark read comes to: the request that plans all of it, at a moment that is fixed, and its
+  * columns.
+  */
+private[spark] final case class Reading(
+    request: ObjectNode,
+    table: String,
+    columns: Seq[TableColumn]
+) {
   val snapshotTs: String = request.path("moment").path("snapshotTs").asText("0")
   val schema: StructType = StructType(columns.map(_.field))
 }
@@ -51,11 +57,15 @@ private[spark] object Reading {
     val told = client.call("PrepareRead", Messages.readOptions(options), timeoutMs)
     val table = told.path("table")
     val fields = Types.schema(table.path("arrowSchema").asText())
-    val columns = table.path("columns").asScala.toSeq.zip(fields).map { case (c, f) => column(c, f) }
-    Reading(told.path("request").deepCopy[ObjectNode](), table.path("name").asText(), columns)
+    val columns = table.path("columns").asScala.toSeq
+    if (columns.length != fields.length)
+      throw Errors.protocol(table.path("name").asText(), "its columns do not fit its schema")
+    val request = told.path("request").deepCopy[ObjectNode]()
+    Reading(request, table.path("name").asText(), columns.zip(fields).map(column))
   }
 
-  private def column(told: JsonNode, field: Field): TableColumn = {
+  private def column(pair: (JsonNode, Field)): TableColumn = {
+    val (told, field) = pair
     val tidbType = told.path("type").asText()
     val comment = told.path("comment").asText("")
     val metadata = new MetadataBuilder()

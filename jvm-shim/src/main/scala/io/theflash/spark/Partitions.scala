@@ -111,7 +111,8 @@ private[spark] object Replanning {
       error: TheFlashException
   ): String = {
     val request = Connection.Mapper.readTree(partition.request)
-    val splits = Plan.of(client.call("PlanScan", request)).splits.filter(_.physicalId == split.physicalId)
+    val plan = Plan.of(client.call("PlanScan", request))
+    val splits = plan.splits.filter(_.physicalId == split.physicalId)
     // Regions that have changed: splits of both plans do not mix.
     if (splits.map(_.regionId).toSet != partition.regions) throw error
     splits.find(_.regionId == split.regionId).fold(throw error)(_.ticket)

@@ -64,7 +64,9 @@ private[spark] final class PushingScanBuilder(
   }
 
   override def pushAggregation(wanted: Aggregation): Boolean = {
-    val told = if (averagesLongs) None else PushedAggregation.of(wanted, reading, fields, expressions)
+    val told =
+      if (averagesLongs) None
+      else PushedAggregation.of(wanted, reading, fields, expressions)
     val accepted = told.filter(each => accepts(filter ++ each.fields, each.fits))
     aggregation = accepted
     accepted.foreach { each =>
@@ -148,9 +150,10 @@ private[spark] final case class PushedAggregation(
 
   /** Whether what the store would send can be read as `schema`. */
   def fits(plan: Plan): Boolean =
-    plan.fields.length == schema.length && plan.fields.drop(groups).zip(schema.drop(groups)).forall {
-      case (field, part) => PushedAggregation.isReadable(field, part.dataType)
-    }
+    plan.fields.length == schema.length &&
+      plan.fields.zip(schema).drop(groups).forall { case (field, part) =>
+        PushedAggregation.isReadable(field, part.dataType)
+      }
 }
 
 private[spark] object PushedAggregation {
@@ -166,7 +169,9 @@ private[spark] object PushedAggregation {
     for {
       groups <- Expressions.all(wanted.groupByExpressions().toSeq.map(column(_, fields)))
       if !isOneRowEach(groups, reading)
-      parts <- Expressions.all(wanted.aggregateExpressions().toSeq.map(part(_, fields, expressions)))
+      parts <- Expressions.all(
+        wanted.aggregateExpressions().toSeq.map(part(_, fields, expressions))
+      )
     } yield {
       val aggregates = parts.map { case (function, argument, _) =>
         Messages.message(
@@ -194,7 +199,10 @@ private[spark] object PushedAggregation {
     handle.nonEmpty && handle.forall(groups.map(_.name).contains)
   }
 
-  private def column(expression: Expression, fields: Map[String, StructField]): Option[StructField] =
+  private def column(
+      expression: Expression,
+      fields: Map[String, StructField]
+  ): Option[StructField] =
     expression match {
       case reference: NamedReference if reference.fieldNames().length == 1 =>
         fields.get(reference.fieldNames()(0))

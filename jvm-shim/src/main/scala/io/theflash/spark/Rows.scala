@@ -88,7 +88,9 @@ private[spark] object Rows {
     *
     * @param again another ticket for the same rows, where a plan's latch has ended
     */
-  def begun(client: Client, ticket: String)(again: TheFlashException => String): (Rows, Option[VectorSchemaRoot]) = {
+  def begun(client: Client, ticket: String)(
+      again: TheFlashException => String
+  ): (Rows, Option[VectorSchemaRoot]) = {
     var tries = Tries
     var current = ticket
     while (true) {

@@ -16,15 +16,15 @@ private[spark] final class Settings private (val texts: Map[String, String]) {
   lazy val client: Client = Client.of(place)
 
   /** Whether filters, aggregates and limits may be left to the store. */
-  def pushdown: Boolean = !texts.get("pushdown").map(_.trim.toLowerCase(Locale.ROOT)).contains("false")
+  def pushdown: Boolean = !texts.get("pushdown").exists(_.trim.equalsIgnoreCase("false"))
 
   /** What is read, as of now. */
   def reading(): Reading = Reading.of(client, told, timeoutMs)
 
   /** For a call that may wait as long as the read is to wait for its timestamp. */
   private def timeoutMs: Int = {
-    val waitS = texts.get("wait_for_ts").flatMap(text => Try(text.trim.toDouble).toOption).getOrElse(0.0)
-    Client.ShortMs + (math.max(0.0, math.min(waitS, 1e6)) * 1000).toInt
+    val waitS = texts.get("wait_for_ts").flatMap(text => Try(text.trim.toDouble).toOption)
+    Client.ShortMs + (math.max(0.0, math.min(waitS.getOrElse(0.0), 1e6)) * 1000).toInt
   }
 
   /** What the store's process is told: nothing secret. */

@@ -154,8 +154,11 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
 }
 
 /** Which columns a query needs; all else is left to Spark. */
-private[spark] class TheFlashScanBuilder(settings: Settings, reading: Reading, columns: Seq[TableColumn])
-    extends SupportsPushDownRequiredColumns {
+private[spark] class TheFlashScanBuilder(
+    settings: Settings,
+    reading: Reading,
+    columns: Seq[TableColumn]
+) extends SupportsPushDownRequiredColumns {
   protected val planner = new Planner(settings, reading)
   protected var required: StructType = StructType(columns.map(_.field))
 

@@ -61,8 +61,8 @@ private[spark] object Tls {
   private def privateKey(pem: String): PrivateKey = {
     val spec = new PKCS8EncodedKeySpec(
       section(pem, "PRIVATE KEY")
-        .orElse(section(pem, "EC PRIVATE KEY").map(key => Der.pkcs8(Der.EcKey ++ Der.curve(key), key)))
-        .orElse(section(pem, "RSA PRIVATE KEY").map(key => Der.pkcs8(Der.RsaKey, key)))
+        .orElse(section(pem, "EC PRIVATE KEY").map(k => Der.pkcs8(Der.EcKey ++ Der.curve(k), k)))
+        .orElse(section(pem, "RSA PRIVATE KEY").map(k => Der.pkcs8(Der.RsaKey, k)))
         .getOrElse(throw Errors.option("tls_key", "is no key in PEM's form that is not encrypted"))
     )
     Algorithms.iterator

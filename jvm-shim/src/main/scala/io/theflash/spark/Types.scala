@@ -17,7 +17,8 @@ private[spark] object Types {
   /** An Arrow schema in the form of an IPC message, as text. */
   def schema(base64: String): Seq[Field] = {
     val bytes = new java.io.ByteArrayInputStream(Base64.getDecoder.decode(base64))
-    val found: Schema = MessageSerializer.deserializeSchema(new ReadChannel(Channels.newChannel(bytes)))
+    val channel = new ReadChannel(Channels.newChannel(bytes))
+    val found: Schema = MessageSerializer.deserializeSchema(channel)
     found.getFields.asScala.toSeq
   }
 

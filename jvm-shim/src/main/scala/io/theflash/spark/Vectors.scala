@@ -38,22 +38,25 @@ private[spark] object Vectors {
     } else plain(vector, dataType)
   }
 
-  private def plain(vector: FieldVector, dataType: DataType): ColumnVector = (vector, dataType) match {
-    case (_: UInt4Vector, IntegerType)                              => new Fixed(vector, dataType)
-    case (_: UInt1Vector | _: UInt2Vector | _: UInt4Vector | _: UInt8Vector, _) =>
-      new Unsigned(vector, dataType)
-    case (_: DecimalVector, decimal: DecimalType)                   => new Decimals(vector, decimal)
-    case (_: Decimal256Vector, StringType)                          => new DecimalTexts(vector)
-    case (_: VarCharVector, StringType) | (_: VarBinaryVector, BinaryType) =>
-      new Texts(vector, dataType)
-    case (list: ListVector, array: ArrayType)                       => new Arrays(list, array)
-    case (_: TinyIntVector, ByteType) | (_: SmallIntVector, ShortType) | (_: IntVector, IntegerType) |
-        (_: BigIntVector, LongType) | (_: Float4Vector, FloatType) | (_: Float8Vector, DoubleType) |
-        (_: DateDayVector, DateType) | (_: TimeStampMicroVector, TimestampNTZType) |
-        (_: TimeStampMicroTZVector, TimestampType) | (_: DurationVector, _: DayTimeIntervalType) =>
-      new Fixed(vector, dataType)
-    case _ => throw unknown(vector, dataType)
-  }
+  private def plain(vector: FieldVector, dataType: DataType): ColumnVector =
+    (vector, dataType) match {
+      case (_: UInt4Vector, IntegerType) => new Fixed(vector, dataType)
+      case (_: UInt1Vector | _: UInt2Vector | _: UInt4Vector | _: UInt8Vector, _) =>
+        new Unsigned(vector, dataType)
+      case (_: DecimalVector, decimal: DecimalType) => new Decimals(vector, decimal)
+      case (_: Decimal256Vector, StringType)        => new DecimalTexts(vector)
+      case (_: VarCharVector, StringType) | (_: VarBinaryVector, BinaryType) =>
+        new Texts(vector, dataType)
+      case (list: ListVector, array: ArrayType) => new Arrays(list, array)
+      case (_: TinyIntVector, ByteType) | (_: SmallIntVector, ShortType) |
+          (_: IntVector, IntegerType) | (_: BigIntVector, LongType) |
+          (_: Float4Vector, FloatType) | (_: Float8Vector, DoubleType) |
+          (_: DateDayVector, DateType) | (_: TimeStampMicroVector, TimestampNTZType) |
+          (_: TimeStampMicroTZVector, TimestampType) |
+          (_: DurationVector, _: DayTimeIntervalType) =>
+        new Fixed(vector, dataType)
+      case _ => throw unknown(vector, dataType)
+    }
 
   private def unknown(vector: FieldVector, dataType: DataType) =
     Errors.protocol(
@@ -62,7 +65,8 @@ private[spark] object Vectors {
     )
 
   /** Nulls, and nothing else until a class says more. */
-  private abstract class Values(vector: FieldVector, dataType: DataType) extends ColumnVector(dataType) {
+  private abstract class Values(vector: FieldVector, dataType: DataType)
+      extends ColumnVector(dataType) {
     private val nulls = vector.getNullCount
     private val validity = vector.getValidityBufferAddress
 
@@ -90,7 +94,8 @@ private[spark] object Vectors {
   }
 
   /** Numbers that are as wide here as in Spark. */
-  private final class Fixed(vector: FieldVector, dataType: DataType) extends Values(vector, dataType) {
+  private final class Fixed(vector: FieldVector, dataType: DataType)
+      extends Values(vector, dataType) {
     private val data = vector.getDataBufferAddress
 
     override def getByte(row: Int): Byte = Platform.getByte(null, data + row)
@@ -102,7 +107,8 @@ private[spark] object Vectors {
   }
 
   /** Numbers without a sign, which Spark has in the next wider type. */
-  private final class Unsigned(vector: FieldVector, dataType: DataType) extends Values(vector, dataType) {
+  private final class Unsigned(vector: FieldVector, dataType: DataType)
+      extends Values(vector, dataType) {
     private val data = vector.getDataBufferAddress
 
     override def getShort(row: Int): Short = (Platform.getByte(null, data + row) & 0xff).toShort
@@ -146,7 +152,8 @@ private[spark] object Vectors {
   }
 
   /** Texts, or bytes, one after the other. */
-  private final class Texts(vector: FieldVector, dataType: DataType) extends Values(vector, dataType) {
+  private final class Texts(vector: FieldVector, dataType: DataType)
+      extends Values(vector, dataType) {
     private val data = vector.getDataBufferAddress
     private val offsets = vector.getOffsetBufferAddress
 
@@ -188,13 +195,15 @@ private[spark] object Vectors {
 
     override def getBinary(row: Int): Array[Byte] = {
       val word = Platform.getInt(null, data + 4L * row)
-      if (word < 0 || word >= bytes.getValueCount) throw new IndexOutOfBoundsException(s"word $word")
+      if (word < 0 || word >= bytes.getValueCount)
+        throw new IndexOutOfBoundsException(s"word $word of a dictionary")
       words.getBinary(word)
     }
   }
 
   /** Lists of numbers. */
-  private final class Arrays(vector: ListVector, dataType: ArrayType) extends Values(vector, dataType) {
+  private final class Arrays(vector: ListVector, dataType: ArrayType)
+      extends Values(vector, dataType) {
     private val offsets = vector.getOffsetBufferAddress
     private val elements = plain(vector.getDataVector, dataType.elementType)
 
