@@ -54,11 +54,20 @@ class Flusher:
             SchemaOutdatedError: the schema history ends before some of the rows; they stay, and it
                 may be tried again. `StoreFullError` likewise.
         """
-        # What could not be published the last time is what comes first.
-        frozen = self._frozen or self._store.freeze()
-        if frozen.is_empty:
-            return False
-        self._frozen = frozen
+        done = False
+        while True:
+            # What could not be published the last time comes first, and is not all there is.
+            is_left_over = self._frozen is not None
+            frozen = self._frozen or self._store.freeze()
+            if not frozen.is_empty:
+                self._frozen = frozen
+                self._publish(engine, frozen)
+                self._frozen = None
+                done = True
+            if not is_left_over:
+                return done
+
+    def _publish(self, engine: Engine, frozen: Frozen) -> None:
         versions = list(self._batches(frozen))
         also = self._also()
         change = Change([*frozen.change.puts, *also.puts], [*frozen.change.deletes, *also.deletes])
@@ -66,10 +75,8 @@ class Flusher:
         engine.publish(Publication(versions, change))
         fail_point("kvstore.after_publish")
         self._store.published(frozen)
-        self._frozen = None
         self.touched.update(v.physical_id for v in versions)
         self.rows += sum(v.batch.num_rows for v in versions)
-        return True
 
     def _batches(self, frozen: Frozen) -> Iterator[VersionBatch]:
         newest = max((int(v.commit_ts.max()) for v in frozen.versions), default=0)

@@ -6,18 +6,19 @@
     learner.tick()                         often: writes out what is due
 
 Answers tell what is durable, not what is applied: whoever sends the commands keeps them up to
-there, and sends them again after a restart. After any error but a full disk, a missing schema and a
-full cache, the learner takes nothing more; opened anew on the same engine it goes on from what is
-durable.
+there, and sends them again after a restart. A full disk, a full cache, a schema that does not reach
+far enough and what is not supported may be tried again. After any other error the learner takes
+nothing more; opened anew on the same engine it goes on from what is durable.
 """
 
+import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 from pyspark_theflash.clock import Clock
-from pyspark_theflash.engine.api import Engine
+from pyspark_theflash.engine.api import CompactionReport, Engine
 from pyspark_theflash.errors import (
     CacheFullError,
     InternalError,
@@ -38,14 +39,18 @@ from pyspark_theflash.kvstore.store import PENDING_RECORD, REGION_RECORD, Part, 
 from pyspark_theflash.kvstore.tables import SchemaAt, Tables
 from pyspark_theflash.kvstore.versions import Versions
 from pyspark_theflash.kvstore.wire import put_request
+from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.store.manifest import Change
 from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
-_HARMLESS: Final = (StoreFullError, SchemaOutdatedError, CacheFullError)
+ColumnsOf: TypeAlias = Callable[[PhysicalTableID], Sequence[ScanColumn]]
+"""All columns that rows of a physical table have ever had."""
+_HARMLESS: Final = (StoreFullError, SchemaOutdatedError, CacheFullError, UnsupportedError)
 
 
 class IngestSource(Protocol):
@@ -125,6 +130,8 @@ class Learner:
             head = snapshot.head
             known = self.store.region(head.region.id)
             if known and known.applied.applied_index >= head.applied.applied_index:
+                # It may be here since a try whose publication failed.
+                self.flush()
                 return
             covered = self._covered(head)
             self.flush()
@@ -150,6 +157,20 @@ class Learner:
             waited_ms = self._clock.boottime_ms() - self._flushed_ms
             if waited_ms >= self._limits.delay_ms and self.store.is_changed:
                 self._start_flush()
+
+    def compact(self, columns_of: ColumnsOf) -> None:
+        """Let the engine rewrite what was published since the last call into its fastest form."""
+        with self._mutex:
+            self._check()
+            self._finish_flush()
+            touched, self.flusher.touched = self.flusher.touched, set()
+            for physical_id in sorted(touched):
+                columns = columns_of(physical_id)
+                try:
+                    self._result(self._worker.run(_compaction(physical_id, columns)))
+                except UnsupportedError as error:
+                    # A value that cannot be worked out stays where it is, and fails who asks.
+                    _log.warning("not compacted: physical_table=%d: %s", physical_id, error)
 
     def close(self) -> None:
         """Publish what is applied, if possible, and let go of the engine."""
@@ -275,6 +296,12 @@ class Learner:
         except BaseException as error:
             self._broken = str(error) if isinstance(error, TheFlashError) else repr(error)
             raise
+
+
+def _compaction(
+    physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
+) -> Callable[[Engine], CompactionReport]:
+    return lambda engine: engine.compact(physical_id, columns)
 
 
 def _missing(

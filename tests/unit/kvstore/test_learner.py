@@ -27,12 +27,14 @@ from pyspark_theflash.failpoint import armed
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.kvstore.flush import FlushLimits, OwnThread, SameThread
 from pyspark_theflash.kvstore.learner import Learner
-from pyspark_theflash.kvstore.read import open_tables
+from pyspark_theflash.kvstore.read import open_tables, read_rows
 from pyspark_theflash.kvstore.snapshot import SnapshotBuilder
 from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.kvstore.wire import decode_commands
+from pyspark_theflash.mvcc.project import scan_column
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.store import manifest
+from pyspark_theflash.store.folder import StoreIdentity
 from pyspark_theflash.types import RegionID, TimeStamp
 from tests.support.kv_table import HISTORY, TABLE, commit, committed, key, locked
 from tests.support.learning import Learning
@@ -456,11 +458,31 @@ def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
     send(learning)
     assert [texts(learning, ts) for ts in (10, 20)] == [{1: "a"}, {1: "b"}]
     learning.learner.flush()
-    assert durable(learning) < applied(learning)
-    learning.learner.flush()
     assert durable(learning) == applied(learning)
     assert [texts(learning, ts) for ts in (10, 20)] == [{1: "a"}, {1: "b"}]
+    commit(learning.tikv, 1, 30, "c")
+    with armed("magic.before_file", full), pytest.raises(StoreFullError):
+        learning.install(learning.tikv.regions[1])
+    before = durable(learning)
+    learning.install(learning.tikv.regions[1])
+    assert durable(learning) == applied(learning) > before
+    learning.kill()
+    assert texts(learning, 30) == {1: "c"}
     learning.close()
+
+
+def test_compaction_changes_nothing(learning: Learning) -> None:
+    columns = [scan_column(TABLE, c) for c in TABLE.columns]
+    for ts in range(10, 40):
+        commit(learning.tikv, ts % 4, ts, str(ts))
+        send(learning)
+        learning.learner.flush()
+        if not ts % 5:
+            learning.learner.compact(lambda _: columns)
+    assert not learning.learner.flusher.touched - {TABLE.physical_ids[0]}
+    for ts in range(10, 40):
+        expected = {t % 4: str(t) for t in range(10, ts + 1)}
+        assert texts(learning, ts) == expected
 
 
 def test_a_schema_that_is_not_there_yet() -> None:
@@ -521,6 +543,9 @@ def test_an_engine_in_a_thread_of_its_own(tmp_path: Path) -> None:
         commit(tikv, handle, 10 + handle, LONG)
         learner.apply(decode_commands(batch([tikv.log[-1][2]])))
         learner.tick()
+        if handle % 10 == 0:
+            ts = 10 + handle // 2
+            assert _handles(learner, path, identity, ts) == list(range(ts - 9))
     learner.close()
     assert learner.flusher.rows == 300
     again = OwnThread(lambda: registry.open_engine(path, identity, fs, CLOCK))
@@ -529,6 +554,17 @@ def test_an_engine_in_a_thread_of_its_own(tmp_path: Path) -> None:
     assert state is not None
     assert state.applied.applied_index == tikv.regions[1].index
     second.close()
+
+
+def _handles(learner: Learner, path: Path, identity: StoreIdentity, ts: int) -> list[int]:
+    """What a reader sees while the engine's thread publishes."""
+    reader = registry.open_reader(path, identity, LocalFileSystem(), CLOCK)
+    (view,) = open_tables(learner.store, TABLE.physical_ids, TimeStamp(ts))
+    stored, columns = reader.read([]), [scan_column(TABLE, TABLE.columns[0])]
+    batches = read_rows(view, reader, stored, Tables(HISTORY), columns)
+    found = [handle for each in batches for handle in each.column(0).to_pylist()]
+    reader.close()
+    return sorted(found)
 
 
 def test_an_engine_that_does_not_open() -> None:
