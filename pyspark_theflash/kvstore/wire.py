@@ -77,20 +77,19 @@ def decode_commands(data: bytes) -> list[Command]:
 
 def _command(message: raw_enginepb_pb2.CommandRequest) -> Command:
     header = message.header
-    region_id = RegionID(header.region_id)
-    admin = None
-    if message.admin_request:
-        where = f"region {region_id} index {header.index}"
-        admin = _admin(message.admin_request, message.admin_response, where)
-    return Command(
-        region_id,
+    command = Command(
+        header.region_id,  # type: ignore[arg-type]
         header.index,
         header.term,
-        list(message.requests),
-        admin,
+        message.requests[:],
+        None,
         header.sync_log,
         header.destroy,
     )
+    if asked := message.admin_request:
+        where = f"region {command.region_id} index {command.index}"
+        command.admin = _admin(asked, message.admin_response, where)
+    return command
 
 
 def _admin(request: bytes, response: bytes, where: str) -> Admin:

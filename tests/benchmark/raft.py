@@ -1,9 +1,9 @@
 """How fast raft commands become rows in the cache, and rows in the engine: stage by stage.
 
-    python -m tests.benchmark.raft [--rows N] [--regions N]
+    python -m tests.benchmark.raft [--rows N] [--regions N] [--transaction ROWS]
 
-The rows are tpch's lineitem as TiKV has them (format v2), prewritten and committed by two-phase
-transactions of 100 rows: a lock with the row, then a write record with the row and the lock's end.
+The rows are tpch's lineitem as TiKV has them (format v2), prewritten and committed in two phases: a
+lock with the row, then a write record with the row and the lock's end.
 Commands of many regions come mixed; the cost of a row should not depend on how many there are.
 """
 
@@ -37,7 +37,6 @@ from tests.support.workloads import workload
 T = TypeVar("T")
 LINEITEM = 272
 TARGET = 400_000
-TRANSACTION = 100
 BATCH_ROWS = 4_000
 
 
@@ -46,12 +45,13 @@ def main(arguments: tuple[str, ...] = ()) -> None:
     parser = argparse.ArgumentParser(prog="tests.benchmark.raft")
     parser.add_argument("--rows", type=int, default=100_000)
     parser.add_argument("--regions", type=int, default=1000)
+    parser.add_argument("--transaction", type=int, default=100, help="rows of a transaction")
     parser.add_argument("--rounds", type=int, default=3, help="show the best of so many")
     chosen = parser.parse_args(arguments)
     history = read_schema_file(workload("tpch").schema)
     rows = lineitem_rows()
     for regions in sorted({1, chosen.regions}):
-        batches = list(command_batches(history, rows, chosen.rows, regions))
+        batches = list(command_batches(history, rows, chosen, regions))
         runs = [measure(history, batches, regions) for _ in range(chosen.rounds)]
         show(chosen.rows, regions, sum(map(len, batches)), runs)
 
@@ -116,20 +116,21 @@ def region_states(regions: int) -> Iterator[RegionState]:
 
 
 def command_batches(
-    history: SchemaHistory, rows: list[bytes], count: int, regions: int
+    history: SchemaHistory, rows: list[bytes], chosen: argparse.Namespace, regions: int
 ) -> Iterator[bytes]:
     """Batches of commands, each transaction in one region, the next one in the next."""
     start_ts = history.end_ts - (1 << 30)
     index = [5] * regions
     entries: list[bytes] = []
-    for n in range(0, count, TRANSACTION):
-        region = n // TRANSACTION % regions
+    size = chosen.transaction
+    for n in range(0, chosen.rows, size):
+        region = n // size % regions
         start_ts += 10
-        for command in transaction(region, n, rows, start_ts):
+        for command in transaction(region, range(n, n + size), rows, start_ts):
             index[region] += 1
             command.header.region_id, command.header.index = region + 1, index[region]
             entries.append(command.SerializeToString())
-        if (n + TRANSACTION) % BATCH_ROWS == 0:
+        if (n + size) % BATCH_ROWS == 0:
             yield batch(entries)
             entries = []
     if entries:
@@ -137,13 +138,13 @@ def command_batches(
 
 
 def transaction(
-    region: int, first: int, rows: list[bytes], start_ts: int
+    region: int, places: range, rows: list[bytes], start_ts: int
 ) -> tuple[enginepb_pb2.CommandRequest, enginepb_pb2.CommandRequest]:
     """The commands of a prewrite and of a commit."""
     prewrite, commit = enginepb_pb2.CommandRequest(), enginepb_pb2.CommandRequest()
-    for n in range(first, first + TRANSACTION):
+    for n in places:
         key, row = _key((region << 40) + n + 1), rows[n % len(rows)]
-        record = LockRecord("P", b"primary key of 19b.", start_ts, 3000, row, txn_size=TRANSACTION)
+        record = LockRecord("P", b"primary key of 19b.", start_ts, 3000, row, txn_size=len(places))
         put = prewrite.requests.add(cmd_type=raft_cmdpb_pb2.Put).put
         put.cf, put.key, put.value = "lock", key, record.encode()
         put = commit.requests.add(cmd_type=raft_cmdpb_pb2.Put).put

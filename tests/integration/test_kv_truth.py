@@ -148,10 +148,8 @@ def changing_regions(folder: Path | None, seed: int, every: int, points: int) ->
     learning.close()
 
 
-@pytest.mark.parametrize("kind", ["memory", "magic"])
-def test_truth_while_regions_change(kind: str, tmp_path: Path) -> None:
-    folder = tmp_path / "store" if kind == "magic" else None
-    changing_regions(folder, seed=7, every=1500, points=1)
+def test_truth_while_regions_change(tmp_path: Path) -> None:
+    changing_regions(tmp_path / "store", seed=7, every=1500, points=1)
 
 
 @pytest.mark.slow
