@@ -12,6 +12,7 @@ from threading import Condition, Thread
 from typing import Final, Protocol, TypeVar
 
 from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
+from pyspark_theflash.errors import OptionError
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.kvstore.rows import by_table, version_batches
 from pyspark_theflash.kvstore.store import Frozen, RegionStore
@@ -20,6 +21,8 @@ from pyspark_theflash.store.manifest import Change
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 
 T = TypeVar("T")
+MEMORY_BYTES_MAX: Final = 1 << 30
+"""The rows of a table are put into one Arrow array, which ends at 2 GiB."""
 Also = Callable[[], Change]
 """What is to be published with the next rows: the schema history that they were decoded under."""
 
@@ -30,11 +33,18 @@ class FlushLimits:
 
     `rows_bytes` of committed rows are worth a publication; none waits longer than `delay_ms`. With
     more than `memory_bytes` in all nothing more is applied until the engine has taken some.
+
+    Raises:
+        OptionError: more than `MEMORY_BYTES_MAX`.
     """
 
     rows_bytes: int = 32 << 20
     delay_ms: int = 1000
     memory_bytes: int = 256 << 20
+
+    def __post_init__(self) -> None:
+        if not 0 < self.memory_bytes <= MEMORY_BYTES_MAX:
+            raise OptionError("memory_bytes", f"is not between 1 and {MEMORY_BYTES_MAX}")
 
 
 class Flusher:

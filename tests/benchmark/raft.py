@@ -82,7 +82,7 @@ def measure(history: SchemaHistory, batches: list[bytes], regions: int) -> dict[
         path = Path(folder) / "store"
         identity = registry.create(path, registry.MAGIC, fs)
         engine = registry.open_engine(path, identity, fs, SystemClock())
-        limits = FlushLimits(rows_bytes=1 << 40, memory_bytes=1 << 40)
+        limits = FlushLimits(rows_bytes=1 << 30, memory_bytes=1 << 30)
         learner = Learner(SameThread(engine), lambda _: tables, SystemClock(), limits=limits)
         for state in region_states(regions):
             learner.store.install(state, ())

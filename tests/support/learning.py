@@ -126,9 +126,21 @@ class Learning:
         at = max(0, self.sent - rng.choice([0, 0, 0, 1, 5, 30]))
         while at < len(log):
             end = min(len(log), at + rng.randint(1, most))
-            self.send(entry for region, _, entry in log[at:end] if region not in without)
+            places = [place for place in range(at, end) if log[place][0] not in without]
+            if self.tikv.admins.isdisjoint(places) and rng.random() < 0.5:
+                places = self._shuffled(places, rng)
+            self.send(log[place][2] for place in places)
             at = end
         self.sent = len(log)
+
+    def _shuffled(self, places: list[int], rng: random.Random) -> list[int]:
+        """Commands of regions in any order, those of each region in theirs."""
+        queues: dict[int, list[int]] = {}
+        for place in reversed(places):
+            queues.setdefault(self.tikv.log[place][0], []).append(place)
+        order = [region for region, queue in queues.items() for _ in queue]
+        rng.shuffle(order)
+        return [queues[region].pop() for region in order]
 
     def send_again(self, rng: random.Random, without: frozenset[int] = frozenset()) -> None:
         """After a loss: from the first command that is missing, or from anywhere before it."""

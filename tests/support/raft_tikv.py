@@ -86,6 +86,8 @@ class FakeTikv:
         self.writes: dict[bytes, list[tuple[int, str, int]]] = {}
         """Encoded key -> (commit_ts, kind, start_ts), as they come."""
         self.log: list[tuple[int, int, bytes]] = []
+        self.admins: set[int] = set()
+        """The places of admin commands in the log: regions are in step there."""
         self.files: dict[bytes, list[tuple[bytes, bytes]]] = {}
         self._ids = iter(range(1000, 10**9))
         first = FakeRegion(1, first_key, b"", peers=[(11, STORE), (12, LEARNER)])
@@ -109,6 +111,8 @@ class FakeTikv:
         return command
 
     def _append(self, region: FakeRegion, command: enginepb_pb2.CommandRequest) -> None:
+        if command.HasField("admin_request"):
+            self.admins.add(len(self.log))
         self.log.append((region.id, command.header.index, command.SerializeToString()))
 
     def _new_region(self, start: bytes, end: bytes, like: FakeRegion) -> FakeRegion:

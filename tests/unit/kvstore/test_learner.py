@@ -13,6 +13,7 @@ from pyspark_theflash.errors import (
     CacheFullError,
     CorruptionError,
     InternalError,
+    OptionError,
     RaftCommandError,
     RegionBehindError,
     RegionEpochNotMatchError,
@@ -520,6 +521,12 @@ def test_memory_is_bounded() -> None:
     assert learning.learner.store.size_bytes < 30_000
     assert len(texts(learning, 400)) == 100
     learning.close()
+
+
+def test_memory_that_nobody_has_room_for() -> None:
+    for memory_bytes in (0, 1 << 31):
+        with pytest.raises(OptionError, match="memory_bytes"):
+            FlushLimits(memory_bytes=memory_bytes)
 
 
 def _lock_ever_more(learning: Learning) -> None:
