@@ -140,7 +140,7 @@ class Subject:
         if not handles:
             return []
         middle = handles[len(handles) // 2]
-        return [(middle, None), (None, middle), (handles[0], middle), (middle, handles[-1])]
+        return [(None, middle), (middle, handles[-1])]
 
 
 def dense(tp: pa.DataType) -> pa.DataType:
