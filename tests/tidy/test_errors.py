@@ -14,7 +14,7 @@ def _family(root):
     return [root, *(c for child in root.__subclasses__() for c in _family(child))]
 
 
-CLASSES = [c for c in _family(errors.TheFlashError) if c.__module__ == errors.__name__]
+CLASSES = [c for c in _family(errors.TheFlashError) if c.__module__.startswith(errors.__name__)]
 
 
 def _sample(error_class):

@@ -1,0 +1,213 @@
+"""Stores: where they are, who holds them, what can be read of them."""
+
+from pyspark_theflash.errors.base import TheFlashError
+
+
+class StoreNotFoundError(TheFlashError):
+    """No store at that path."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"no store at {self.path}; make one with: theflash init {self.path}"
+
+
+class StoreExistsError(TheFlashError):
+    """`init` on a path that already holds something."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"{self.path} exists already and is not an empty folder"
+
+
+class StoreInUseError(TheFlashError):
+    """Another process is the store's writer."""
+
+    retryable = True
+
+    def __init__(self, path: str, holder: str) -> None:
+        super().__init__(path, holder)
+        self.path, self.holder = path, holder
+
+    def __str__(self) -> str:
+        return f"{self.path} is being written by {self.holder}; a store has one writer at a time"
+
+
+class StoreFormatError(TheFlashError):
+    """The store was written in a format that this version does not know. Nothing was changed."""
+
+    deterministic = True
+
+    def __init__(self, path: str, found: int, supported: int) -> None:
+        super().__init__(path, found, supported)
+        self.path, self.found, self.supported = path, found, supported
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} has format {self.found}; this version reads up to {self.supported}: "
+            "upgrade pyspark_theflash"
+        )
+
+
+class StoreMismatchError(TheFlashError):
+    """A scan task met another store, or another state of it, than the one it was planned on."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path} is not what this scan was planned on: {self.reason}"
+
+
+class StoreFullError(TheFlashError):
+    """No room on the store's disk. Reads go on; writes may be tried again when there is room."""
+
+    retryable = True
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return f"no space left for {self.path}"
+
+
+class SpoolFullError(TheFlashError):
+    """The spool has its limit's worth of binlogs that are not applied yet: back-pressure."""
+
+    retryable = True
+
+    def __init__(self, path: str, size_bytes: int, limit_bytes: int) -> None:
+        super().__init__(path, size_bytes, limit_bytes)
+        self.path, self.size_bytes, self.limit_bytes = path, size_bytes, limit_bytes
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} holds {self.size_bytes} bytes of binlog, and may hold {self.limit_bytes}:"
+            " is the writer running?"
+        )
+
+
+class EngineError(TheFlashError):
+    """The storage engine could not do its work, an I/O error for example."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.reason}"
+
+
+class TableNotFoundError(TheFlashError):
+    """No such table at that timestamp."""
+
+    def __init__(self, table: str, snapshot_ts: int) -> None:
+        super().__init__(table, snapshot_ts)
+        self.table, self.snapshot_ts = table, snapshot_ts
+
+    def __str__(self) -> str:
+        return f"no table {self.table} at timestamp {self.snapshot_ts}"
+
+
+class TableNotReplicatedError(TheFlashError):
+    """A table that TiDB has and the store was told to leave out."""
+
+    def __init__(self, table: str) -> None:
+        super().__init__(table)
+        self.table = table
+
+    def __str__(self) -> str:
+        return f"{self.table} is not replicated: the writer's --include and --exclude leave it out"
+
+
+class RegionNotFoundError(TheFlashError):
+    """A region that is not there, or not any more: it was divided, united with another or purged.
+
+    A region's id stands for one range of handles for ever.
+    """
+
+    def __init__(self, physical_id: int, region_id: int) -> None:
+        super().__init__(physical_id, region_id)
+        self.physical_id, self.region_id = physical_id, region_id
+
+    def __str__(self) -> str:
+        return (
+            f"physical table {self.physical_id} has no region {self.region_id}, or has it no "
+            "longer: look at its regions again"
+        )
+
+
+class ColumnNotFoundError(TheFlashError):
+    """A column that the table does not have at that timestamp."""
+
+    def __init__(self, table: str, column: str, known: tuple[str, ...]) -> None:
+        super().__init__(table, column, known)
+        self.table, self.column, self.known = table, column, known
+
+    def __str__(self) -> str:
+        return f"no column {self.column!r} in {self.table}; it has {', '.join(self.known)}"
+
+
+class NotCaughtUpError(TheFlashError):
+    """The store has not applied everything up to the wanted timestamp yet."""
+
+    retryable = True
+
+    def __init__(self, applied: int, wanted: int) -> None:
+        super().__init__(applied, wanted)
+        self.applied, self.wanted = applied, wanted
+
+    def __str__(self) -> str:
+        return (
+            f"timestamp {self.wanted} is above resolved_ts {self.applied}: "
+            "transactions up to there may still be missing"
+        )
+
+
+class SnapshotTooOldError(TheFlashError):
+    """The timestamp lies below the oldest one the store can answer."""
+
+    deterministic = True
+
+    def __init__(self, snapshot_ts: int, oldest: int) -> None:
+        super().__init__(snapshot_ts, oldest)
+        self.snapshot_ts, self.oldest = snapshot_ts, oldest
+
+    def __str__(self) -> str:
+        return f"timestamp {self.snapshot_ts} is below {self.oldest}, the oldest that can be read"
+
+
+class PurgedError(TheFlashError):
+    """A table that TiDB recovered after its rows had been collected as garbage here."""
+
+    deterministic = True
+
+    def __init__(self, table: str, safe_point: int) -> None:
+        super().__init__(table, safe_point)
+        self.table, self.safe_point = table, safe_point
+
+    def __str__(self) -> str:
+        return (
+            f"{self.table} was dropped, and its rows went with the garbage collection up to "
+            f"{self.safe_point}; TiDB has recovered it since, this store cannot"
+        )
+
+
+class CommandTimeoutError(TheFlashError):
+    """The store's writer did not answer a command in time."""
+
+    retryable = True
+
+    def __init__(self, verb: str, holder: str, state: str) -> None:
+        super().__init__(verb, holder, state)
+        self.verb, self.holder, self.state = verb, holder, state
+
+    def __str__(self) -> str:
+        return f"{self.verb} was handed to {self.holder}, which {self.state}"
