@@ -7,21 +7,40 @@ import org.apache.spark.sql.connector.read.{InputPartition, PartitionReader, Par
 import org.apache.spark.sql.types.StructType
 import org.apache.spark.sql.vectorized.{ColumnVector, ColumnarBatch}
 
-/** What Spark carries to an executor: a split, and how to plan it anew, as JSON.
+/** What Spark carries to an executor: splits, and how to plan them anew, as JSON.
   *
-  * `regions` are all that the plan has of the split's physical table, its own among them. Without a
-  * split it is the one row of aggregates over nothing.
+  * `regions` are all that the plan has of each physical table, the splits' own among them. Without
+  * a split it is the one row of aggregates over nothing.
   */
 private[spark] final case class SplitPartition(
     place: Place,
-    split: Option[Split],
+    splits: Seq[Split],
     request: String,
     snapshotTs: String,
     latchId: String,
-    regions: Set[String]
+    regions: Map[String, Set[String]]
 ) extends InputPartition {
   override def toString: String =
-    s"region ${split.map(_.regionId).getOrElse("-")} at $snapshotTs"
+    s"regions ${splits.map(_.regionId).mkString(", ")} at $snapshotTs"
+}
+
+private[spark] object SplitPartition {
+
+  /** So many row versions are worth a task of their own; a region alone is less. */
+  private val TaskVersions = 1L << 20
+
+  /** Which splits are read by one task: about equally much each, and enough for every slot. */
+  def grouped(splits: Seq[Split], slots: Int): Seq[Seq[Split]] = {
+    val wanted = math.max(splits.map(_.versions).sum / TaskVersions, slots.toLong)
+    val groups = Array.fill(math.min(wanted, splits.length.toLong).toInt)(Vector.empty[Split])
+    val weights = new Array[Long](groups.length)
+    splits.sortBy(-_.versions).foreach { split =>
+      val lightest = weights.indices.minBy(weights(_))
+      groups(lightest) :+= split
+      weights(lightest) += split.versions
+    }
+    groups.toSeq
+  }
 }
 
 /** @param functions of aggregates, which the last columns are the parts of */
@@ -42,11 +61,13 @@ private[spark] final case class ReaderFactory(schema: StructType, functions: Opt
     throw new UnsupportedOperationException("theflash reads columns")
 }
 
-/** The batches of a split. */
+/** The batches of a partition's splits, one after the other. */
 private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
     extends PartitionReader[ColumnarBatch] {
+  private var left = partition.splits
   private var rows: Rows = _
   private var rowCount = 0L
+  private var doneBytes = 0L
   private var batch: ColumnarBatch = _
 
   override def next(): Boolean = nextBatch() match {
@@ -64,24 +85,31 @@ private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
   override def currentMetricsValues(): Array[CustomTaskMetric] =
     Array(
       TaskMetric(RowsMetric.Name, rowCount),
-      TaskMetric(BytesMetric.Name, if (rows == null) 0L else rows.sizeBytes)
+      TaskMetric(BytesMetric.Name, doneBytes + (if (rows == null) 0L else rows.sizeBytes))
     )
 
   protected def count(rows: Int): Unit = rowCount += rows.toLong
 
   protected def dictionaries: DictionaryProvider = rows.dictionaries
 
-  protected def nextBatch(): Option[VectorSchemaRoot] =
-    if (rows != null) rows.next()
-    else
-      partition.split.flatMap { split =>
-        val client = Client.of(partition.place)
-        val (made, first) = Rows.begun(client, split.ticket) { error =>
-          Replanning.ticket(client, partition, split, error)
-        }
-        rows = made
-        first
+  protected def nextBatch(): Option[VectorSchemaRoot] = {
+    var found = if (rows == null) None else rows.next()
+    while (found.isEmpty && left.nonEmpty) {
+      if (rows != null) {
+        doneBytes += rows.sizeBytes
+        rows.close()
       }
+      val split = left.head
+      left = left.tail
+      val client = Client.of(partition.place)
+      val (made, first) = Rows.begun(client, split.ticket) { error =>
+        Replanning.ticket(client, partition, split, error)
+      }
+      rows = made
+      found = first
+    }
+    found
+  }
 
   private def columns(root: VectorSchemaRoot): Array[ColumnVector] = {
     val vectors = Rows.vectors(root)
@@ -114,7 +142,7 @@ private[spark] object Replanning {
     val plan = Plan.of(client.call("PlanScan", request))
     val splits = plan.splits.filter(_.physicalId == split.physicalId)
     // Regions that have changed: splits of both plans do not mix.
-    if (splits.map(_.regionId).toSet != partition.regions) throw error
+    if (splits.map(_.regionId).toSet != partition.regions(split.physicalId)) throw error
     splits.find(_.regionId == split.regionId).fold(throw error)(_.ticket)
   }
 }

@@ -7,6 +7,7 @@ import scala.util.control.NonFatal
 
 import com.fasterxml.jackson.databind.JsonNode
 import com.fasterxml.jackson.databind.node.ObjectNode
+import org.apache.spark.sql.SparkSession
 import org.apache.spark.sql.connector.metric.{CustomMetric, CustomTaskMetric}
 import org.apache.spark.sql.connector.read._
 import org.apache.spark.sql.types.StructType
@@ -109,11 +110,12 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
     val regions = plan.splits.groupBy(_.physicalId).map { case (id, splits) =>
       id -> splits.map(_.regionId).toSet
     }
-    val partitions = plan.splits.map(split => partition(Some(split), regions(split.physicalId)))
+    val slots = SparkSession.active.sparkContext.defaultParallelism
+    val groups = SplitPartition.grouped(plan.splits, slots)
     // An aggregate over nothing is a row all the same.
     val isOne = spec.functions.exists(_.length == spec.schema.length)
-    if (partitions.isEmpty && isOne) Array(partition(None, Set.empty))
-    else partitions.toArray
+    val needed = if (groups.isEmpty && isOne) Seq(Seq.empty[Split]) else groups
+    needed.map(partition(_, regions)).toArray
   }
 
   override def createReaderFactory(): PartitionReaderFactory =
@@ -142,10 +144,10 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
 
   private def key: (Place, ObjectNode, StructType) = (planner.settings.place, request, spec.schema)
 
-  private def partition(split: Option[Split], regions: Set[String]): InputPartition =
+  private def partition(splits: Seq[Split], regions: Map[String, Set[String]]): InputPartition =
     SplitPartition(
       planner.settings.place,
-      split,
+      splits,
       request.toString,
       planner.reading.snapshotTs,
       plan.latchId,
