@@ -10,6 +10,7 @@ from pyspark.errors import AnalysisException
 
 from pyspark_theflash.api.frame import End, FrameType
 from pyspark_theflash.client.embedded import socket_path
+from pyspark_theflash.client.theflash import connect
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.server import session
@@ -303,9 +304,15 @@ def test_tables_of_a_statement_are_of_one_moment(spark, builder, tmp_path):
     assert all(left == right + 99 and top == other for left, right, top, other in seen[1:])
 
 
-def test_statistics(load, store, tmp_path):
-    with serving(store, f"unix:{tmp_path}/s") as server:
-        frame = load(store=server.address)
-        stats = frame._jdf.queryExecution().optimizedPlan().stats()
-        assert int(str(stats.rowCount().get())) == len(ROWS)
-        assert 0 < int(str(stats.sizeInBytes())) < 100_000
+def test_statistics(load, builder, tmp_path):
+    """Before compaction nothing is known, which must not look like nothing."""
+    with serving(builder.path, f"unix:{tmp_path}/s") as server, connect(server.address) as api:
+
+        def stats():
+            return load(store=server.address)._jdf.queryExecution().optimizedPlan().stats()
+
+        assert stats().rowCount().isEmpty()
+        assert int(str(stats().sizeInBytes())) > 1 << 40
+        api.compact()
+        assert int(str(stats().rowCount().get())) == len(ROWS)
+        assert 0 < int(str(stats().sizeInBytes())) < 100_000

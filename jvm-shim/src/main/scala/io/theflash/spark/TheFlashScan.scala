@@ -121,11 +121,15 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
   override def createReaderFactory(): PartitionReaderFactory =
     ReaderFactory(spec.schema, spec.functions)
 
+  /** Files that several regions share do not count in any: of a table that is only there nothing is
+    * known, and Spark must not take it for a small one.
+    */
   override def estimateStatistics(): Statistics = {
-    val (versions, bytes) = (plan.splits.map(_.versions).sum, plan.splits.map(_.sizeBytes).sum)
+    def known(count: Long) =
+      if (count > 0 || plan.splits.isEmpty) OptionalLong.of(count) else OptionalLong.empty()
     new Statistics {
-      override def numRows(): OptionalLong = OptionalLong.of(versions)
-      override def sizeInBytes(): OptionalLong = OptionalLong.of(bytes)
+      override def numRows(): OptionalLong = known(plan.splits.map(_.versions).sum)
+      override def sizeInBytes(): OptionalLong = known(plan.splits.map(_.sizeBytes).sum)
     }
   }
 
