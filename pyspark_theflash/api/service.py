@@ -334,8 +334,8 @@ class Service:
             Ticket(self.store_id, task.lease, shape, task.region).sealed(self._sealer),
             task.region.physical_id,
             task.region.region_id,
-            stored.rows,
-            stored.bytes,
+            stored.rows + stored.shared_rows,
+            stored.bytes + stored.shared_bytes,
         )
 
     def _task(self, ticket: Ticket) -> ScanTask:

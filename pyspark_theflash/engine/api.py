@@ -62,7 +62,8 @@ class RegionStats:
     """A region as it is stored: the handles from `start` to before `end`, None for no bound.
 
     `files`, `rows` (versions) and `bytes` are the region's own; `deltas` are recent files of the
-    table, not yet divided among its regions, that reach into this one.
+    table, not yet divided among its regions, that reach into this one, `shared_*` what of them it
+    has if they are spread evenly.
     """
 
     region_id: RegionID
@@ -72,6 +73,8 @@ class RegionStats:
     rows: int
     bytes: int
     deltas: int
+    shared_rows: int = 0
+    shared_bytes: int = 0
 
     def covers(self, low: Handle, high: Handle) -> bool:
         """Whether all handles from `low` to `high` lie here; all are of one type."""

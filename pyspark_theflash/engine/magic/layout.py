@@ -60,6 +60,7 @@ class Layout:
         if not self.files:
             return []
         deltas = self.deltas
+        reached = {f.number: self._reached(f) for f in deltas}
         return [
             RegionStats(
                 region_id=region.region_id,
@@ -68,10 +69,16 @@ class Layout:
                 files=len(own),
                 rows=sum(f.rows for f in own),
                 bytes=sum(f.size_bytes for f in own),
-                deltas=sum(region.reaches(f.min_handle, f.max_handle) for f in deltas),
+                deltas=len(reaching := _reaching(region, deltas)),
+                shared_rows=sum(f.rows // reached[f.number] for f in reaching),
+                shared_bytes=sum(f.size_bytes // reached[f.number] for f in reaching),
             )
             for region, own in self.by_region()
         ]
+
+    def _reached(self, delta: DataFile) -> int:
+        """How many regions a delta reaches into."""
+        return sum(r.reaches(delta.min_handle, delta.max_handle) for r in self.regions)
 
     def file_stats(self) -> Sequence[FileStats]:
         """Each file, in the order of writing."""
@@ -91,8 +98,11 @@ class Layout:
 
 def _parts(region: Region, own: Sequence[DataFile], deltas: Sequence[DataFile]) -> tuple[str, ...]:
     """What a scan of the region needs to know: its range, and the files that reach into it."""
-    reaching = [f for f in deltas if region.reaches(f.min_handle, f.max_handle)]
-    return (region.to_json(), *(f.to_json() for f in [*own, *reaching]))
+    return (region.to_json(), *(f.to_json() for f in [*own, *_reaching(region, deltas)]))
+
+
+def _reaching(region: Region, deltas: Sequence[DataFile]) -> list[DataFile]:
+    return [f for f in deltas if region.reaches(f.min_handle, f.max_handle)]
 
 
 def scanned(parts: Sequence[str]) -> tuple[Region, list[DataFile]]:

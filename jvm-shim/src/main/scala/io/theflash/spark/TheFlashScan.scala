@@ -121,9 +121,7 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
   override def createReaderFactory(): PartitionReaderFactory =
     ReaderFactory(spec.schema, spec.functions)
 
-  /** Files that several regions share do not count in any: of a table that is only there nothing is
-    * known, and Spark must not take it for a small one.
-    */
+  /** Of tables about tables nothing is known, and Spark must not take them for small ones. */
   override def estimateStatistics(): Statistics = {
     def known(count: Long) =
       if (count > 0 || plan.splits.isEmpty) OptionalLong.of(count) else OptionalLong.empty()
