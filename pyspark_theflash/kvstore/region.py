@@ -57,12 +57,6 @@ class Region:
         """Whether a key is in the region."""
         return self.start <= key and (not self.end or key < self.end)
 
-    def overlaps(self, other: "Region") -> bool:
-        """Whether any key could be in both."""
-        return (not other.end or self.start < other.end) and (
-            not self.end or other.start < self.end
-        )
-
     def peer_on(self, store_id: int) -> Peer | None:
         """The replica that a store has of it."""
         return next((peer for peer in self.peers if peer.store_id == store_id), None)

@@ -1,6 +1,6 @@
 """The messages of enginepb, and of a region's record, as bytes, from and into values."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final, TypeVar
 
 from google.protobuf.message import DecodeError, Message
@@ -193,23 +193,6 @@ def decode_snapshot_chunk(data: bytes) -> SnapshotHead | tuple[str, list[bytes]]
     if not message.HasField("data"):
         raise CodecError("snapshot", "a chunk that is empty")
     return message.data.cf or "default", list(message.data.data)
-
-
-def encode_snapshot_head(head: SnapshotHead) -> bytes:
-    """The first chunk of a snapshot."""
-    state = enginepb_pb2.SnapshotState(
-        region=_region_message(head.region), apply_state=_apply_message(head.applied)
-    )
-    if head.peer is not None:
-        state.peer.CopyFrom(_peer_message(head.peer))
-    return enginepb_pb2.SnapshotRequest(state=state).SerializeToString()
-
-
-def encode_snapshot_data(cf: str, pairs: Sequence[tuple[bytes, bytes]]) -> bytes:
-    """A further chunk of a snapshot."""
-    data = [raft_serverpb_pb2.KeyValue(key=key, value=value) for key, value in pairs]
-    chunk = enginepb_pb2.SnapshotData(cf=cf, data=data)
-    return enginepb_pb2.SnapshotRequest(data=chunk).SerializeToString()
 
 
 def encode_snapshot_done() -> bytes:

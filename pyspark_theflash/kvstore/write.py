@@ -2,7 +2,8 @@
 
     u8 kind | uvarint start_ts | tagged fields
 
-    kind  P put   D delete   L lock only   R rolled back (commit_ts is the start_ts here)
+    kind  P put   D delete   L lock only   R rolled back (commit_ts is the start_ts here; with the
+          short value `p` it is not to be forgotten)
     tags  v u8 size, short value    R the key's transaction of this very timestamp was rolled back
           F u64 gc_fence            l u64, uvarint: last change    S uvarint source
 
@@ -33,7 +34,6 @@ _OVERLAPPED_ROLLBACK: Final = ord("R")
 _GC_FENCE: Final = ord("F")
 _LAST_CHANGE: Final = ord("l")
 _TXN_SOURCE: Final = ord("S")
-_PROTECTED: Final = b"p"
 
 
 class WriteKind(Enum):
@@ -62,11 +62,6 @@ class Write:
     def has_data(self) -> bool:
         """Whether it makes a version of the row."""
         return self.kind in (WriteKind.PUT, WriteKind.DELETE)
-
-    @property
-    def is_protected_rollback(self) -> bool:
-        """Whether it is a rollback that must not be forgotten: the start_ts may come again."""
-        return self.kind is WriteKind.ROLLBACK and self.short_value == _PROTECTED
 
 
 def decode_write(data: bytes) -> Write:

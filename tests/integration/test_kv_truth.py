@@ -3,7 +3,7 @@ regions do in between, and whatever is lost and sent again."""
 
 import random
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ ANSWERS = list(Workload("kv", TAP, HISTORY.end_ts).answers())
 TABLES = {t.full_name: t for t in HISTORY.tables_at(HISTORY.end_ts)}
 FIRST_TABLE = encoded(b"t\x80\0\0\0\0\0\0\x50")
 SMALL = FlushLimits(rows_bytes=40_000, delay_ms=10**9)
+SELDOM = FlushLimits(rows_bytes=1_000_000, delay_ms=10**9)
 
 
 def prefix(table: TableInfo) -> bytes:
@@ -87,7 +88,7 @@ class Storm:
         self.tikv.change_nothing(self.rng.choice(self.some()), self.rng)
 
     def lose(self) -> None:
-        if self.lost is None:
+        if self.lost is None and len(self.some()) > 3:
             self.lost = self.rng.choice(self.some())
             if self.rng.random() < 0.5:
                 self.learning.send([self.tikv.destroy(self.lost)])
@@ -177,17 +178,15 @@ def _kill() -> None:
 def killed_rounds(folder: Path, seed: int, every: int) -> int:
     """Lose all that is in memory now and then, somewhere; returns how often."""
     rng = random.Random(seed)
-    learning = Learning(FakeTikv(FIRST_TABLE), HISTORY, folder, SMALL)
+    learning = Learning(FakeTikv(FIRST_TABLE), HISTORY, folder, SELDOM)
     rounds = 0
     for storm in replay(learning, rng, every=every):
-        with ExitStack() as stack:
-            if rng.random() < 0.7:
+        storm.admin()
+        with ExitStack() as stack, suppress(Killed):
+            if rng.random() < 0.8:
                 stack.enter_context(armed(rng.choice(POINTS), _kill))
-            try:
                 learning.catch_up(rng, storm.without)
                 learning.learner.flush()
-            except Killed:
-                pass
         learning.kill()
         learning.send_again(rng, storm.without)
         rounds += 1

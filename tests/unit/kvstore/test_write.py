@@ -55,12 +55,6 @@ def test_what_makes_versions(kind, data):
     assert decode_write(write_record(kind, TS)).has_data == data
 
 
-def test_protected_rollbacks():
-    assert decode_write(write_record("R", TS, short_value=b"p")).is_protected_rollback
-    assert not decode_write(write_record("R", TS)).is_protected_rollback
-    assert not decode_write(write_record("P", TS, short_value=b"p")).is_protected_rollback
-
-
 @pytest.mark.parametrize(
     "data", [b"", b"S\x01", b"P", b"P\x80", b"P\x01v", b"P\x01v\x02a", b"P\x01F\0"]
 )
