@@ -119,7 +119,7 @@ def test_status(store: Path, run: Run, document: Callable[..., Any]) -> None:
     assert status["lag_ms"] > 1_000_000_000_000
     expected = {
         "engine": "magic",
-        "format": 2,
+        "format": 3,
         "resolved_ts": 300,
         "oldest_ts": 100,
         "writer": None,
@@ -380,7 +380,7 @@ def test_a_damaged_manifest_is_corruption(store: Path, run: Run, words: list[str
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
 def test_a_later_format_is_refused(store: Path, run: Run, words: list[str]) -> None:
-    (store / "format").write_text("theflash-store 3\n")
+    (store / "format").write_text("theflash-store 4\n")
     before = {p: p.read_bytes() for p in store.rglob("*") if p.is_file()}
     command, *rest = words
     status, _, err = run(command, store, *rest)

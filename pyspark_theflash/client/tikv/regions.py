@@ -20,7 +20,7 @@ from pyspark_theflash.client.tikv.directory import SCAN_LIMIT, Directory
 from pyspark_theflash.client.tikv.wire.call import RegionError, RegionFault
 from pyspark_theflash.clock import Deadline
 from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.errors import RegionGapError, TiKVUnavailableError
+from pyspark_theflash.errors import PDUnavailableError, RegionGapError, TiKVUnavailableError
 from pyspark_theflash.kvstore.located import KeyRange, LocatedRegion
 from pyspark_theflash.types import RegionEpoch, RegionID
 
@@ -48,10 +48,18 @@ class Regions:
             TiKVUnavailableError: until the deadline, it has no leader.
             PDUnavailableError, PDRefusedError: as PD says.
         """
+        has_gap = False
         while True:
             found = self._cached(key)
             if found is None:
-                found = self._directory.region_of(key, deadline)
+                try:
+                    found = self._directory.region_of(key, deadline)
+                except PDUnavailableError as error:
+                    if has_gap and not deadline.left_ms():
+                        # What it said before the time was over.
+                        raise _gap(key) from error
+                    raise
+                has_gap = found is None or key not in found.range
                 if found is not None and key in found.range and found.leader is not None:
                     self.learn([found])
                     return found
@@ -64,7 +72,7 @@ class Regions:
                     return found
             if not deadline.sleep_ms(_RETRY_MS):
                 if found is None or key not in found.range:
-                    raise RegionGapError(_excerpt(key), _excerpt(RawKey(key + b"\0")))
+                    raise _gap(key)
                 raise TiKVUnavailableError(f"region {found.id}", "has no leader")
 
     def cover(
@@ -166,6 +174,10 @@ class Regions:
 def _led_by_same_store(region: LocatedRegion, before: LocatedRegion) -> LocatedRegion:
     store_id = before.leader.store_id if before.leader else None
     return replace(region, leader=next((p for p in region.peers if p.store_id == store_id), None))
+
+
+def _gap(key: RawKey) -> RegionGapError:
+    return RegionGapError(_excerpt(key), _excerpt(RawKey(key + b"\0")))
 
 
 def _excerpt(key: RawKey) -> str:

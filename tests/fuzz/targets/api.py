@@ -180,7 +180,7 @@ def told_errors(_: Path) -> Target:
 def sealed_ticket(_: Path) -> Target:
     """Tickets and handles that were sealed with our key, whatever is in them."""
     sealer = Sealer(bytes(32))
-    shape = Shape("d.t", ("a",), "a > 1", "raise", False)
+    shape = Shape("d.t", ("a",), "a > 1", "raise", False, message.PlanRequest())
     region = RegionScan(PhysicalTableID(108), RegionID(3), ("one", "two"))
     bodies = [
         Ticket("id", _LEASE, shape, region).sealed(sealer),

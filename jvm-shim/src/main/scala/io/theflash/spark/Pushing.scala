@@ -185,7 +185,9 @@ private[spark] object PushedAggregation {
       val schema = groups ++ parts.zipWithIndex.map { case ((_, _, dataType), n) =>
         StructField(s"a$n", dataType)
       }
-      PushedAggregation(Seq("aggregation" -> told), StructType(schema), parts.map(_._1))
+      // It says itself what it reads, whatever columns were asked for.
+      val asked = Seq("columns" -> Messages.list(Nil), "aggregation" -> told)
+      PushedAggregation(asked, StructType(schema), parts.map(_._1))
     }
 
   private def isReadable(field: Field, wanted: DataType): Boolean = (field.getType, wanted) match {

@@ -40,7 +40,7 @@ private[spark] object Settings {
   def apply(options: Map[String, String]): Settings =
     new Settings(options.map { case (name, text) => name.toLowerCase(Locale.ROOT) -> text })
 
-  /** The Python that has the package: the session helper's, or the one that Spark's workers run. */
+  /** The Python that has the package: that of `configure_spark`, or the one that Spark's workers run. */
   def python(): String =
     conf("spark.theflash.python")
       .orElse(conf("spark.pyspark.python"))
