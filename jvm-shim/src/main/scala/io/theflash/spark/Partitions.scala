@@ -27,7 +27,7 @@ private[spark] final case class SplitPartition(
 private[spark] object SplitPartition {
 
   /** So many row versions are worth a task of their own; a region alone is less. */
-  private val TaskVersions = 1L << 20
+  private val TaskVersions = 1L << 22
 
   /** Which splits are read by one task: about equally much each, and enough for every slot. */
   def grouped(splits: Seq[Split], slots: Int): Seq[Seq[Split]] = {
