@@ -222,10 +222,11 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class ScanRequest:
-    """For the rows of a split."""
+    """For the rows of a split, and of more of the same plan."""
 
     ticket: bytes = field(default=b"", repr=False)
     dictionaries: bool = False
+    more: tuple[bytes, ...] = field(default=(), repr=False)
 
 
 @dataclass(frozen=True, slots=True)

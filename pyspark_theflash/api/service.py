@@ -32,7 +32,7 @@ from pyspark_theflash.api.status import read_latches, read_regions, read_status,
 from pyspark_theflash.api.write import ingestion
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.codec.digest import TableDigest
-from pyspark_theflash.engine.api import RegionStats
+from pyspark_theflash.engine.api import RegionScan, RegionStats
 from pyspark_theflash.errors import (
     LatchNotFoundError,
     NotCaughtUpError,
@@ -194,13 +194,16 @@ class Service:
             )
 
     def scan(self, request: message.ScanRequest, call: Call) -> RowStream:
-        ticket = Ticket.opened(request.ticket, self._sealer)
+        ticket, *more = (Ticket.opened(t, self._sealer) for t in (request.ticket, *request.more))
         self._check_store(ticket.store_id, "ticket")
+        if any(replace(each, region=ticket.region) != ticket for each in more):
+            raise TicketError("ticket", "it is of another plan than the first one")
         task = self._task(ticket)
+        regions = [task.region, *(each.region for each in more)]
         if not request.dictionaries:
-            return RowStream(task.schema, self._batches(task, call))
+            return RowStream(task.schema, self._batches(task, regions, call))
         task = self._open_store.with_dictionaries(task)
-        rows = RowStream(task.schema, self._batches(task, call))
+        rows = RowStream(task.schema, self._batches(task, regions, call))
         # Whether strings that are stored as such repeat is known; of others a sample tells.
         known = () if task.pushed.aggregation else native_strings(task.output, task.presentation)
         return with_dictionaries(rows, {c.name for c in task.output if c.id in known})
@@ -349,8 +352,8 @@ class Service:
             self._plans.put((ticket.lease.id, ticket.shape), task)
         return replace(task, region=ticket.region)
 
-    def _batches(self, task: ScanTask, call: Call) -> Batches:
-        yield from self._open_store.read(task, call.check)
+    def _batches(self, task: ScanTask, regions: Sequence[RegionScan], call: Call) -> Batches:
+        yield from self._open_store.read(task, regions, call.check)
 
     def _lease_of(self, handle: bytes) -> ReadLease:
         store_id, lease = opened_handle(handle, self._sealer)

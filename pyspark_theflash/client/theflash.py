@@ -164,15 +164,26 @@ class TheFlash:
         )
         return self._call("PlanScan", request, timeout_ms)  # type: ignore[no-any-return]
 
-    def scan(self, ticket: bytes, *, dictionaries: bool = False, timeout_ms: int = 0) -> Rows:
+    def scan(
+        self,
+        ticket: bytes,
+        *,
+        dictionaries: bool = False,
+        more: Sequence[bytes] = (),
+        timeout_ms: int = 0,
+    ) -> Rows:
         """The rows of a split. With `dictionaries`, texts of few values come as such.
 
+        With `more`, tickets of the same plan, those of these splits, too: what the plan pushes down
+        is done for all of them together.
+
         Raises:
-            TicketError: the ticket is not one of this store.
+            TicketError: a ticket is not one of this store, or of another plan than the first.
             LeaseExpiredError: the plan's snapshot has ended.
             StreamCutError: rows stopped coming; also while they are taken.
         """
-        return self._transport.scan(message.ScanRequest(ticket, dictionaries), timeout_ms)
+        request = message.ScanRequest(ticket, dictionaries, tuple(more))
+        return self._transport.scan(request, timeout_ms)
 
     def read(self, plan: message.Plan, *, dictionaries: bool = False) -> Iterator[pa.RecordBatch]:
         """The rows of all splits of a plan.

@@ -4,8 +4,9 @@ Opening a manifest and renewing a latch on disk take longer than reading a small
 """
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -13,10 +14,10 @@ import pyarrow as pa
 
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import EngineReader
+from pyspark_theflash.engine.api import EngineReader, RegionScan
 from pyspark_theflash.errors import LeaseExpiredError, TheFlashError
 from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.planner.read import LeaseKeeper, as_dictionaries, read_region, read_task
+from pyspark_theflash.planner.read import LeaseKeeper, as_dictionaries, read_regions, read_task
 from pyspark_theflash.planner.scan_plan import ScanTask
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.lease import LeaseTable, ReadLease
@@ -38,16 +39,24 @@ class OpenStore:
         self._renewed_ms: dict[str, int] = {}
 
     def read(
-        self, task: ScanTask, check: Callable[[], None] | None = None
+        self,
+        task: ScanTask,
+        regions: Sequence[RegionScan],
+        check: Callable[[], None] | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of a task of this store; as `read_task`, but for whose store it is."""
+        """The rows of regions of this store in place of the task's; see `read_regions`.
+
+        Raises what `read_task` does, but looks not at whose store it is.
+        """
         if task.lease.shared:
             # What pins it is a lock that goes with the manifest it was renewed in.
-            yield from read_task(task, fs=self._fs, clock=self._clock, check=check)
+            for region in regions:
+                one = replace(task, region=region)
+                yield from read_task(one, fs=self._fs, clock=self._clock, check=check)
             return
         self._begin(task.lease)
         keeper = LeaseKeeper(self, task.lease, self._clock, check)
-        yield from read_region(self._reader(), task, keeper)
+        yield from read_regions(self._reader(), task, regions, keeper)
 
     def with_dictionaries(self, task: ScanTask) -> ScanTask:
         """See `as_dictionaries`."""

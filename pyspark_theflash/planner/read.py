@@ -1,7 +1,8 @@
 """Running one task of a plan, on whatever machine and in whatever process it landed."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +11,7 @@ import pyarrow as pa
 
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import EngineReader
+from pyspark_theflash.engine.api import EngineReader, RegionScan
 from pyspark_theflash.errors import CorruptionError, StoreMismatchError, StoreNotFoundError
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.mvcc.project import batch_of
@@ -67,7 +68,15 @@ def as_dictionaries(task: ScanTask, engine: EngineReader) -> ScanTask:
 
 def read_region(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Iterator[pa.RecordBatch]:
     """The rows of a task whose store is open; see `read_task`."""
-    return task.pushed.of(_rows(engine, task, keeper), task.rows_schema, task.shown)
+    return read_regions(engine, task, [task.region], keeper)
+
+
+def read_regions(
+    engine: EngineReader, task: ScanTask, regions: Iterable[RegionScan], keeper: "Keeper"
+) -> Iterator[pa.RecordBatch]:
+    """The rows of these regions in place of the task's, or what is made of all of them."""
+    rows = (b for r in regions for b in _rows(engine, replace(task, region=r), keeper))
+    return task.pushed.of(rows, task.rows_schema, task.shown)
 
 
 def _rows(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Iterator[pa.RecordBatch]:

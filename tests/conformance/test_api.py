@@ -514,6 +514,30 @@ def test_administration(way, shop):
     assert api.latches().latches == ()
 
 
+def test_several_splits_at_once(way, shop):
+    api = way(shop.path)
+    if isinstance(api._transport, FlightTransport):
+        pytest.skip("Flight has no such choice")
+    api.flush()
+    (whole,) = api.regions("shop.items").regions
+    api.split_region(7, whole.region_id, "40")
+    for wanted in ({}, {"limit": 3}, {"aggregation": Aggregation((), (Aggregate("count"),))}):
+        plan = api.plan("shop.items", **wanted)
+        first, second = (split.ticket for split in plan.splits)
+        for dictionaries in (False, True):
+            with api.scan(first, more=[second], dictionaries=dictionaries) as rows:
+                found = rows.read_all().to_pylist()
+            if not wanted:
+                assert sorted(found, key=repr) == plainly(shop.path, 300)
+            elif "limit" in wanted:
+                assert len(found) == 3
+            else:
+                assert found == [{"a0": 90}]
+        other = api.plan("shop.items", ["id"], **wanted) if not wanted else api.plan("shop.items")
+        with pytest.raises(TicketError, match="of another plan"):
+            api.scan(first, more=[other.splits[0].ticket]).read_all()
+
+
 def test_regions(way, shop):
     api = way(shop.path)
     rows = plainly(shop.path, 300)

@@ -249,12 +249,14 @@ class Split(_message.Message):
     def __init__(self, ticket: _Optional[bytes] = ..., physical_id: _Optional[int] = ..., region_id: _Optional[int] = ..., versions: _Optional[int] = ..., size_bytes: _Optional[int] = ...) -> None: ...
 
 class ScanRequest(_message.Message):
-    __slots__ = ("ticket", "dictionaries")
+    __slots__ = ("ticket", "dictionaries", "more")
     TICKET_FIELD_NUMBER: _ClassVar[int]
     DICTIONARIES_FIELD_NUMBER: _ClassVar[int]
+    MORE_FIELD_NUMBER: _ClassVar[int]
     ticket: bytes
     dictionaries: bool
-    def __init__(self, ticket: _Optional[bytes] = ..., dictionaries: _Optional[bool] = ...) -> None: ...
+    more: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, ticket: _Optional[bytes] = ..., dictionaries: _Optional[bool] = ..., more: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class Digest(_message.Message):
     __slots__ = ("snapshot_ts", "rows", "checksum")

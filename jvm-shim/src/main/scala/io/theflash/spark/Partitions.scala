@@ -1,5 +1,7 @@
 package io.theflash.spark
 
+import scala.collection.mutable
+
 import org.apache.arrow.vector.VectorSchemaRoot
 import org.apache.arrow.vector.dictionary.DictionaryProvider
 import org.apache.spark.sql.connector.metric.{CustomMetric, CustomSumMetric, CustomTaskMetric}
@@ -28,6 +30,24 @@ private[spark] object SplitPartition {
 
   /** So many row versions are worth a task of their own; a region alone is less. */
   private val TaskVersions = 1L << 22
+
+  /** A request has no more than so many characters of tickets. */
+  private val TicketChars = 1 << 20
+
+  /** Splits in the order given, as many at a time as a request has room for. */
+  def asked(splits: Seq[Split]): Iterator[Seq[Split]] = {
+    val groups = mutable.ArrayBuffer.empty[Vector[Split]]
+    var room = 0
+    splits.foreach { split =>
+      if (groups.isEmpty || room < split.ticket.length) {
+        groups += Vector.empty
+        room = TicketChars
+      }
+      groups(groups.length - 1) :+= split
+      room -= split.ticket.length
+    }
+    groups.iterator
+  }
 
   /** Which splits are read by one task: about equally much each, and enough for every slot. */
   def grouped(splits: Seq[Split], slots: Int): Seq[Seq[Split]] = {
@@ -61,10 +81,10 @@ private[spark] final case class ReaderFactory(schema: StructType, functions: Opt
     throw new UnsupportedOperationException("theflash reads columns")
 }
 
-/** The batches of a partition's splits, one after the other. */
+/** The batches of a partition's splits, which are asked for some at a time. */
 private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
     extends PartitionReader[ColumnarBatch] {
-  private var left = partition.splits
+  private val left = SplitPartition.asked(partition.splits)
   private var rows: Rows = _
   private var rowCount = 0L
   private var doneBytes = 0L
@@ -94,16 +114,15 @@ private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
 
   protected def nextBatch(): Option[VectorSchemaRoot] = {
     var found = if (rows == null) None else rows.next()
-    while (found.isEmpty && left.nonEmpty) {
+    while (found.isEmpty && left.hasNext) {
       if (rows != null) {
         doneBytes += rows.sizeBytes
         rows.close()
       }
-      val split = left.head
-      left = left.tail
+      val splits = left.next()
       val client = Client.of(partition.place)
-      val (made, first) = Rows.begun(client, split.ticket) { error =>
-        Replanning.ticket(client, partition, split, error)
+      val (made, first) = Rows.begun(client, splits.map(_.ticket)) { error =>
+        Replanning.tickets(client, partition, splits, error)
       }
       rows = made
       found = first
@@ -132,18 +151,20 @@ private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
   * A plan of today at the same timestamp has the same rows, in other files.
   */
 private[spark] object Replanning {
-  def ticket(
+  def tickets(
       client: Client,
       partition: SplitPartition,
-      split: Split,
+      splits: Seq[Split],
       error: TheFlashException
-  ): String = {
+  ): Seq[String] = {
     val request = Connection.Mapper.readTree(partition.request)
-    val plan = Plan.of(client.call("PlanScan", request))
-    val splits = plan.splits.filter(_.physicalId == split.physicalId)
-    // Regions that have changed: splits of both plans do not mix.
-    if (splits.map(_.regionId).toSet != partition.regions(split.physicalId)) throw error
-    splits.find(_.regionId == split.regionId).fold(throw error)(_.ticket)
+    val planned = Plan.of(client.call("PlanScan", request)).splits
+    splits.map { split =>
+      val now = planned.filter(_.physicalId == split.physicalId)
+      // Regions that have changed: splits of both plans do not mix.
+      if (now.map(_.regionId).toSet != partition.regions(split.physicalId)) throw error
+      now.find(_.regionId == split.regionId).fold(throw error)(_.ticket)
+    }
   }
 }
 

@@ -10,12 +10,16 @@ import org.apache.arrow.vector.VectorSchemaRoot
 import org.apache.arrow.vector.dictionary.DictionaryProvider
 import org.apache.arrow.vector.ipc.ArrowStreamReader
 
-/** The rows of a split, batch by batch. An iteration that comes to its end has handed out all rows;
+/** The rows of splits of one plan, batch by batch. An iteration that comes to its end has handed out all rows;
   * one that does not raises.
   */
-private[spark] final class Rows(client: Client, ticket: String) extends AutoCloseable {
+private[spark] final class Rows(client: Client, tickets: Seq[String]) extends AutoCloseable {
   private val data = client.scan(
-    Messages.message("ticket" -> Messages.text(ticket), "dictionaries" -> Messages.flag(true))
+    Messages.message(
+      "ticket" -> Messages.text(tickets.head),
+      "dictionaries" -> Messages.flag(true),
+      "more" -> Messages.list(tickets.tail.map(Messages.text))
+    )
   )
   private val connection = data.connection
   private var isOpen = true
@@ -83,16 +87,16 @@ private[spark] object Rows {
   private lazy val root = new RootAllocator()
   private val Tries = 3
 
-  /** The rows of a split, begun: those that fail before the first batch, with an error that may
+  /** The rows of splits, begun: those that fail before the first batch, with an error that may
     * pass, are tried again.
     *
-    * @param again another ticket for the same rows, where a plan's latch has ended
+    * @param again other tickets for the same rows, where a plan's latch has ended
     */
-  def begun(client: Client, ticket: String)(
-      again: TheFlashException => String
+  def begun(client: Client, tickets: Seq[String])(
+      again: TheFlashException => Seq[String]
   ): (Rows, Option[VectorSchemaRoot]) = {
     var tries = Tries
-    var current = ticket
+    var current = tickets
     while (true) {
       tries -= 1
       var rows: Rows = null
