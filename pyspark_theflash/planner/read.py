@@ -128,14 +128,12 @@ class _TaskCondition:
     def rows(self, batch: pa.RecordBatch) -> Mask:
         self._keeper.keep()
         if self._condition is None:
-            return (
-                np.ones(batch.num_rows, np.bool_)
-                if self._filter is None
-                else self._filter.rows(batch)
-            )
-        kept = self._condition.rows(batch)
+            kept = np.ones(batch.num_rows, np.bool_)
+        else:
+            kept = self._condition.rows(batch)
         if self._filter is not None and kept.any():
-            kept[kept] = self._filter.rows(batch.filter(pa.array(kept)))
+            seen = batch if kept.all() else batch.filter(pa.array(kept))
+            kept[kept] = self._filter.rows(seen)
         return kept
 
 
