@@ -37,6 +37,8 @@ _log = logging.getLogger(__name__)
 CALLS_MAX: Final = 64
 _BEARER: Final = "Bearer "
 _STOP_S: Final = 5.0
+_TARPIT_MS_MAX: Final = 300
+"""gRPC's own is a second, and whoever is refused is to know it within that."""
 _METADATA_BYTES_MAX: Final = 6_000
 """gRPC takes 8 KiB of metadata by default."""
 _DETAILS_CHARS_MAX: Final = 500
@@ -94,6 +96,8 @@ class Door:
                 ("grpc.max_send_message_length", send_bytes_max),
                 ("grpc.max_concurrent_streams", CALLS_MAX),
                 ("grpc.so_reuseport", 0),
+                # What gRPC itself refuses, it answers after a random time, to hold up attackers.
+                ("grpc.http.tarpit_max_duration_ms", _TARPIT_MS_MAX),
             ],
             maximum_concurrent_rpcs=CALLS_MAX,
         )
