@@ -118,7 +118,8 @@ def lease_of_format_1(folder: Path) -> Target:
         _put(store, content)
         with closing(sqlite3.connect(store / DATABASE)) as db, db:
             _insert_row(db, "lease", data)
-        _read_all(store)
+        with closing(open_manifest(store, _FS)) as manifest:
+            LeaseTable(manifest, _CLOCK).living()
 
     return Target(_texts(documents), json_like(documents), parse)
 
