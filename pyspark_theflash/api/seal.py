@@ -5,7 +5,8 @@
 The body says which files to read and which latch keeps them. Callers carry it about; the seal
 shows one that they made or changed, so nothing of what they say becomes a path. The key is a file
 in the store's folder, so tickets outlive the server that gave them out and another can take them.
-Where the folder cannot be written, or has no room, there is one for as long as the process lives.
+Where the folder cannot be written, or has no room, there is a spare one, of the processes of one
+server, for as long as these live.
 """
 
 import contextlib
@@ -14,6 +15,7 @@ import hmac
 import json
 import os
 import secrets
+import threading
 from dataclasses import astuple, dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -43,56 +45,83 @@ class Purpose(IntEnum):
 
 
 class Sealer:
-    """Seals with one key."""
+    """Seals with one key. What others have sealed with another one that it is told is good, too."""
 
-    def __init__(self, key: bytes) -> None:
-        self._key = key
+    def __init__(self, key: bytes, *others: bytes) -> None:
+        self._key, self._keys = key, (key, *others)
 
     def seal(self, purpose: Purpose, body: object) -> bytes:
         """Seal a JSON value."""
         sealed = bytes([_VERSION, purpose]) + json.dumps(body, separators=(",", ":")).encode()
-        return sealed + self._mac(sealed)
+        return sealed + _mac(self._key, sealed)
 
     def unseal(self, purpose: Purpose, sealed: bytes) -> Any:  # noqa: ANN401 (JSON)
         """Inverse of `seal`. Raises `TicketError`."""
         body, mac = sealed[:-_MAC_BYTES], sealed[-_MAC_BYTES:]
-        if not hmac.compare_digest(self._mac(body), mac):
+        if not any(hmac.compare_digest(_mac(key, body), mac) for key in self._keys):
             raise TicketError(purpose.name.lower(), "this store has not given it out")
         if body[:2] != bytes([_VERSION, purpose]):
             raise TicketError(purpose.name.lower(), "it is of another version, or something else")
         return load(body[2:])
 
-    def _mac(self, data: bytes) -> bytes:
-        return hmac.new(self._key, data, hashlib.sha256).digest()
+
+def _mac(key: bytes, data: bytes) -> bytes:
+    return hmac.new(key, data, hashlib.sha256).digest()
 
 
-def store_sealer(path: Path, fs: FileSystem) -> Sealer:
-    """With the key of the store at `path`, made if there is none.
+class StoreSealer:
+    """The sealer of the store at `path`, and of all processes that have the same spare key."""
 
-    Raises:
-        CorruptionError: the key's file is not one.
-    """
+    def __init__(self, path: Path, fs: FileSystem, spare_key: bytes) -> None:
+        self._path, self._fs, self._spare_key = path, fs, spare_key
+        self._mutex = threading.Lock()
+        self._made: Sealer | None = None
+
+    def get(self) -> Sealer:
+        """With the store's key, which is made if there is none, or else with the spare one.
+
+        Where there is no key, it is looked for anew each time: another process may have had room.
+
+        Raises:
+            CorruptionError: the key's file is not one.
+        """
+        with self._mutex:
+            if self._made is None:
+                key = _store_key(self._path, self._fs)
+                if key is None:
+                    return Sealer(self._spare_key)
+                self._made = Sealer(key, self._spare_key)
+            return self._made
+
+
+def new_key() -> bytes:
+    """A key that nobody else has."""
+    return secrets.token_bytes(_KEY_BYTES)
+
+
+def _store_key(path: Path, fs: FileSystem) -> bytes | None:
+    """The store's key, made if there is none; None if it cannot be made."""
     file = path / KEY_FILE
     if not file.exists():
         try:
             if not os.access(path, os.W_OK):
-                return Sealer(secrets.token_bytes(_KEY_BYTES))
+                return None
             with file_errors(file):
                 _make_key(file, fs)
         except StoreFullError:
-            return Sealer(secrets.token_bytes(_KEY_BYTES))
+            return None
     with file_errors(file):
         key = file.read_bytes()
     if len(key) != _KEY_BYTES:
         raise CorruptionError(str(file), 0, "not a key; remove it, and scans must be planned anew")
-    return Sealer(key)
+    return key
 
 
 def _make_key(file: Path, fs: FileSystem) -> None:
     """Several may do this at once; the first one's key stays."""
     scratch = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     try:
-        fs.write_new(scratch, memoryview(secrets.token_bytes(_KEY_BYTES)))
+        fs.write_new(scratch, memoryview(new_key()))
         with contextlib.suppress(FileExistsError):
             os.link(scratch, file)
         fs.sync_folder(file.parent)

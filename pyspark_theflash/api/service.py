@@ -23,10 +23,11 @@ from pyspark_theflash.api.rows import Batches, RowStream, rows_schema, with_dict
 from pyspark_theflash.api.seal import (
     Sealer,
     Shape,
+    StoreSealer,
     Ticket,
+    new_key,
     opened_handle,
     sealed_handle,
-    store_sealer,
 )
 from pyspark_theflash.api.status import read_latches, read_regions, read_status, told_latch
 from pyspark_theflash.api.write import ingestion
@@ -75,12 +76,17 @@ _CHECK_MS: Final = 200
 class Service:
     """The calls on the store at `path`; every method is one of `api.method.METHODS`."""
 
-    def __init__(self, path: Path, *, fs: FileSystem, clock: Clock) -> None:
-        """Raises `StoreNotFoundError`, `StoreFormatError` or `CorruptionError`."""
+    def __init__(
+        self, path: Path, *, fs: FileSystem, clock: Clock, spare_key: bytes | None = None
+    ) -> None:
+        """`spare_key`: what seals tickets where the store has no key; a new one if not given.
+
+        Raises:
+            StoreNotFoundError, StoreFormatError, CorruptionError: see `read_identity`.
+        """
         self._path, self._fs, self._clock = path, fs, clock
         self.store_id: Final = read_identity(path, fs).store_id
-        self._mutex = threading.Lock()
-        self._made_sealer: Sealer | None = None
+        self._store_sealer = StoreSealer(path, fs, spare_key or new_key())
         self._plans = _Plans()
         self._open_store = OpenStore(path, fs, clock)
         self._writing = threading.Lock()
@@ -286,10 +292,7 @@ class Service:
     @property
     def _sealer(self) -> Sealer:
         """Made when it is first needed: most calls leave the store's folder as it is."""
-        with self._mutex:
-            if self._made_sealer is None:
-                self._made_sealer = store_sealer(self._path, self._fs)
-            return self._made_sealer
+        return self._store_sealer.get()
 
     @contextmanager
     def _open(self, moment: message.Moment, call: Call) -> Iterator[Snapshot]:

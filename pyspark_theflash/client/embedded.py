@@ -12,13 +12,13 @@ import contextlib
 import hashlib
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.client.address import PATH_BYTES_MAX, UNIX, check_folder
+from pyspark_theflash.client.process import python_environment, python_module
 from pyspark_theflash.client.remote import Connection, RemoteTransport
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.errors import ServiceUnavailableError
@@ -95,19 +95,16 @@ class EmbeddedTransport(RemoteTransport):
                 self._clock.sleep_ms(_LOOK_MS)
 
     def _start(self, output: int) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-m", "pyspark_theflash.cli.main", "serve"]
+        command = [*python_module("pyspark_theflash.cli.main"), "serve"]
         command += [str(self._store.resolve()), "--listen", self._address]
         command += ["--idle", str(self._idle_ms / 1000)]
-        package = str(Path(__file__).parents[2])
-        known = os.environ.get("PYTHONPATH")
-        paths = package if known is None else f"{package}{os.pathsep}{known}"
         process = subprocess.Popen(  # noqa: S603 (our own program, and no shell)
             command,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             cwd="/",
-            env={**os.environ, "PYTHONPATH": paths},
+            env=python_environment(),
             # It outlives us, and a Ctrl-C that is meant for us.
             start_new_session=True,
         )

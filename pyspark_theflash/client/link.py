@@ -76,15 +76,15 @@ class Link:
                 raise EOFError("the connection was closed")
             view = view[count:]
 
-    def has_input(self) -> bool:
-        """Whether something can be received now, if only the end."""
+    def has_input(self, wait_ms: int = 0) -> bool:
+        """Whether something can be received, if only the end, now or before `wait_ms` are over."""
         pending = getattr(self._sock, "pending", None)
         if pending is not None and pending():
             return True
         # `select` takes no file descriptor above 1023.
         poller = select.poll()
         poller.register(self._sock, select.POLLIN)
-        return bool(poller.poll(0))
+        return bool(poller.poll(wait_ms))
 
     def close(self) -> None:
         """End the connection."""

@@ -10,7 +10,7 @@ import fcntl
 import ipaddress
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -23,6 +23,7 @@ from pyspark_theflash.client.address import (
     split_host_port,
 )
 from pyspark_theflash.errors import OptionError
+from pyspark_theflash.tls import ServerTls
 
 _OPTION: Final = "listen"
 _BACKLOG: Final = 128
@@ -42,6 +43,12 @@ def check_safe(address: str, *, has_tls: bool, has_tokens: bool) -> None:
     if not has_tls and not is_loopback(host):
         reason = f"{host} is open to other machines: give certificates, or listen on 127.0.0.1"
         raise OptionError(_OPTION, reason)
+
+
+def check_names(allowed: Sequence[str], tls: ServerTls | None) -> None:
+    """Raise `OptionError` where names of callers are wanted that nobody shows."""
+    if allowed and (tls is None or tls.ca is None):
+        raise OptionError("allow", "names are in callers' certificates: give --ca")
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,7 +28,7 @@ from pyspark_theflash.errors import (
     OptionError,
     RoleError,
 )
-from pyspark_theflash.server.bind import check_safe
+from pyspark_theflash.server.bind import check_names, check_safe
 from pyspark_theflash.server.listen import bind_server
 from pyspark_theflash.tls import ServerTls
 
@@ -83,8 +83,7 @@ class Door:
             OptionError: the address cannot be used, or not safely.
         """
         check_safe(address, has_tls=tls is not None, has_tokens=tokens is not None)
-        if allowed_names and (tls is None or tls.ca is None):
-            raise OptionError("allow", "names are in callers' certificates: give --ca")
+        check_names(allowed_names, tls)
         self.service, self._clock, self._tokens, self._dialect = service, clock, tokens, dialect
         self._allowed = frozenset(name.encode() for name in allowed_names)
         self._workers = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix=dialect.name)

@@ -4,7 +4,6 @@ import logging
 import secrets
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from typing import Any, Final
 
 import pyarrow as pa
@@ -44,24 +43,12 @@ from pyspark_theflash.errors import (
     ProtocolError,
     TheFlashError,
 )
+from pyspark_theflash.server.note import Greeted
+from pyspark_theflash.server.patience import Patience
 
 _log = logging.getLogger(__name__)
 _LOST: Final = (OSError, EOFError)
 """What a connection that is no more raises; `TimeoutError` is an `OSError`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Patience:
-    """How long a server waits for callers, in ms."""
-
-    greeting_ms: int = 3_000
-    """For all of what comes before the first call."""
-    idle_ms: int = 600_000
-    """Between two calls."""
-    frame_ms: int = 10_000
-    """For the rest of a frame that has begun."""
-    send_ms: int = 60_000
-    """For one who does not take what is sent, or does not send what is wanted."""
 
 
 class Session:
@@ -77,32 +64,51 @@ class Session:
         address: str,
         patience: Patience,
         peer: str = "this machine",
+        greeted: Greeted | None = None,
+        linger_ms: int | None = None,
     ) -> None:
         """`address` is the server's own, for errors. Without `tokens` everybody is an admin.
 
-        `peer`: what the system tells of who calls, where no token does.
+        Args:
+            peer: what the system tells of who calls, where no token does.
+            greeted: what is known of the caller, if it was greeted before.
+            linger_ms: how long the next call is waited for before the connection waits for it
+                elsewhere; None: it stays.
         """
         self._peer = peer
         self._link, self._service, self._tokens = link, service, tokens
         self._clock, self._address, self._patience = clock, address, patience
-        self._stored: bytes | None = None
+        self._stored = None if greeted is None else greeted.stored
+        self._is_greeted, self._linger_ms = greeted is not None, linger_ms
         self._call = 0
         self._is_json = False
         self._has_all, self._end = False, End()
         self.is_busy = False
         """Whether a call is being answered."""
 
-    def run(self) -> None:
-        """Answer until the caller goes, or has to."""
+    def run(self) -> Greeted | None:
+        """Answer until the caller goes, or has to, or has no call; the socket is closed then.
+
+        Returns what it takes to go on with another descriptor of this connection; None if it ended.
+        """
         try:
-            self._greet()
-            while self._answer_next():
-                pass
+            if not self._is_greeted:
+                self._greet()
+            while not self._waits_elsewhere():
+                if not self._answer_next():
+                    return None
         except _LOST:
             self._link.close()
         except TheFlashError as error:
             # After this nobody knows where the next frame begins, or who is calling.
             self._refuse(error)
+        else:
+            self._link.close()
+            return Greeted(self._stored)
+        return None
+
+    def _waits_elsewhere(self) -> bool:
+        return self._linger_ms is not None and not self._link.has_input(self._linger_ms)
 
     def _greet(self) -> None:
         wait_ms = self._patience.greeting_ms

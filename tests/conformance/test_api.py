@@ -41,12 +41,20 @@ from tests.support.flight_client import FlightTransport
 from tests.support.pushed_cases import call, literal
 from tests.support.pushed_cases import column as of
 from tests.support.pushed_oracle import aggregated, keeps, merged, same, sort_key
-from tests.support.serving import TOKENS, server_tls, serving, serving_flight, tokens
+from tests.support.serving import (
+    TOKENS,
+    server_tls,
+    serving,
+    serving_flight,
+    serving_workers,
+    tokens,
+)
 from tests.support.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
 from tests.support.tls import tls
 from tests.support.workloads import make_store, workload
 
-WAYS = ("in process", "unix socket", "tcp, tls and token", "flight")
+SLOW = pytest.param("workers", marks=pytest.mark.slow)
+WAYS = ("in process", "unix socket", "tcp, tls and token", "flight", SLOW)
 ITEMS = table_info(
     7,
     "shop.items",
@@ -91,6 +99,8 @@ def way(request, tmp_path):
             return enter(connect(store))
         if request.param == "unix socket":
             return enter(connect(enter(serving(store, f"unix:{tmp_path}/s")).address))
+        if request.param == "workers":
+            return enter(connect(enter(serving_workers(store, f"unix:{tmp_path}/s")).address))
         if request.param == "flight":
             served = serving_flight(store, "127.0.0.1:0", tokens=tokens(tmp_path))
             transport = FlightTransport(enter(served).address, TOKENS[Role.ADMIN].value)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,9 @@ from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.server.app import SocketServer
 from pyspark_theflash.server.flight import FlightServer
+from pyspark_theflash.server.front import Front
+from pyspark_theflash.server.note import WorkerSettings
+from pyspark_theflash.server.patience import CONNECTIONS_MAX
 from pyspark_theflash.server.rpc import RpcServer
 from pyspark_theflash.tls import ServerTls
 from tests.support.tls import FOLDER
@@ -47,6 +51,45 @@ def serving(store: Path, address: str, **settings: Any) -> Iterator[SocketServer
     finally:
         server.stop(0)
         service.close()
+
+
+class Alternating(Front):
+    """Gives each call to another worker than the one before, as no front would."""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        super().__init__(*arguments, workers=2, **settings)
+        self._turns = cycle((0, 1))
+
+    def start(self) -> None:
+        self._add_worker()
+        super().start()
+        while not all(worker.is_ready for worker in self._workers):
+            CLOCK.sleep_ms(10)
+
+    def _chosen(self, ready: Any) -> Any:
+        return ready[next(self._turns) % len(ready)]
+
+
+@contextmanager
+def serving_workers(
+    store: Path,
+    address: str,
+    *,
+    workers: int | None = None,
+    connections_max: int = CONNECTIONS_MAX,
+    **settings: Any,
+) -> Iterator[Front]:
+    """The same with several processes; call after call goes to another one if not told how many."""
+    known: dict[str, Any] = {"clock": CLOCK, "connections_max": connections_max}
+    if workers is None:
+        front: Front = Alternating(WorkerSettings(store, address, linger_ms=0, **settings), **known)
+    else:
+        front = Front(WorkerSettings(store, address, **settings), workers=workers, **known)
+    try:
+        front.start()
+        yield front
+    finally:
+        front.stop(0)
 
 
 @contextmanager

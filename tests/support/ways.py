@@ -18,11 +18,13 @@ from tests.support.serving import (
     serving,
     serving_flight,
     serving_grpc,
+    serving_workers,
     tokens,
+    write_tokens,
 )
 from tests.support.tls import tls
 
-FRAMED: Final = ("in process", "unix socket", "tcp, tls and token", "embedded")
+FRAMED: Final = ("in process", "unix socket", "tcp, tls and token", "embedded", "workers")
 """Those that carry rows into a store, too."""
 WAYS: Final = (*FRAMED, "flight", "grpc")
 
@@ -30,7 +32,9 @@ WAYS: Final = (*FRAMED, "flight", "grpc")
 def marked(ways: Sequence[str]) -> list[Any]:
     """As parameters; starting a process for each test takes a second."""
     slow = pytest.mark.slow
-    return [pytest.param(way, marks=[slow] if way == "embedded" else []) for way in ways]
+    return [
+        pytest.param(way, marks=[slow] if way in ("embedded", "workers") else []) for way in ways
+    ]
 
 
 class Way:
@@ -54,6 +58,9 @@ class Way:
         folder, enter = self._folder, self._undo.enter_context
         if self.name == "unix socket":
             return enter(serving(store, f"unix:{folder}/s")).address
+        if self.name == "workers":
+            known_file = write_tokens(folder / "tokens")
+            return enter(serving_workers(store, f"unix:{folder}/s", tokens=known_file)).address
         known = tokens(folder)
         if self.name == "flight":
             return enter(serving_flight(store, "127.0.0.1:0", tokens=known)).address
@@ -65,6 +72,8 @@ class Way:
     def _connected(self, address: str, role: Role) -> TheFlash:
         if self.name == "unix socket":
             return connect(address)
+        if self.name == "workers":
+            return connect(address, token=TOKENS[role])
         if self.name == "flight":
             return TheFlash(FlightTransport(address, TOKENS[role].value))
         if self.name == "grpc":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pyspark_theflash.cli.main import COMMANDS
+from pyspark_theflash.cli.main import COMMANDS, command
 from pyspark_theflash.client.wire import PullRequest
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.convert import convert_column
@@ -352,8 +352,8 @@ def command_line(_: Path) -> Target:
 
     parser = ArgumentParser(prog="theflash")
     commands = parser.add_subparsers(dest="command", required=True)
-    for name, (module, _summary) in COMMANDS.items():
-        module.add_arguments(commands.add_parser(name))
+    for name in COMMANDS:
+        command(name).add_arguments(commands.add_parser(name))
 
     def parse_arguments(data: bytes) -> None:
         # argparse takes the square of their number of steps for arguments that it does not know.

@@ -10,10 +10,11 @@ from pyspark_theflash.api.seal import (
     Purpose,
     Sealer,
     Shape,
+    StoreSealer,
     Ticket,
+    new_key,
     opened_handle,
     sealed_handle,
-    store_sealer,
 )
 from pyspark_theflash.engine.api import RegionScan
 from pyspark_theflash.errors import CorruptionError, TicketError
@@ -63,7 +64,7 @@ def test_the_key_is_the_stores(tmp_path):
     sealed = []
 
     def seal():
-        sealed.append(store_sealer(tmp_path, FS).seal(Purpose.TICKET, "x"))
+        sealed.append(sealer_of(tmp_path).get().seal(Purpose.TICKET, "x"))
 
     threads = [threading.Thread(target=seal) for _ in range(8)]
     for thread in threads:
@@ -79,14 +80,27 @@ def test_the_key_is_the_stores(tmp_path):
 def test_a_damaged_key(tmp_path):
     (tmp_path / KEY_FILE).write_bytes(b"short")
     with pytest.raises(CorruptionError, match="not a key"):
-        store_sealer(tmp_path, FS)
+        sealer_of(tmp_path).get()
 
 
 def test_a_full_disk(tmp_path):
-    """Nothing is left of the key that did not fit, and scans go on with one of this process."""
-    full = FaultyFileSystem(Failure.FULL, 0)
-    sealer = store_sealer(tmp_path, full)
-    assert Ticket.opened(TICKET.sealed(sealer), sealer) == TICKET
+    """Nothing is left of the key that did not fit, and scans go on with the spare one.
+
+    Of the processes of one server, which share it, each takes what the others have given out,
+    before there is room and after.
+    """
+    spare = new_key()
+    poor = StoreSealer(tmp_path, FaultyFileSystem(Failure.FULL, 0), spare)
+    before = TICKET.sealed(poor.get())
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(TicketError):
-        Ticket.opened(TICKET.sealed(sealer), store_sealer(tmp_path, FS))
+        Ticket.opened(before, sealer_of(tmp_path).get())
+    (tmp_path / KEY_FILE).unlink()
+    assert Ticket.opened(before, StoreSealer(tmp_path, FS, spare).get()) == TICKET
+    after = TICKET.sealed(sealer_of(tmp_path).get())
+    for ticket in (before, after):
+        assert Ticket.opened(ticket, poor.get()) == TICKET
+
+
+def sealer_of(store):
+    return StoreSealer(store, FS, new_key())
