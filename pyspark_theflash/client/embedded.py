@@ -34,9 +34,11 @@ _OUTPUT_BYTES: Final = 2000
 
 
 def connect_embedded(
-    store: Path, *, clock: Clock | None = None, idle_ms: int = IDLE_MS
+    store: Path, *, clock: Clock | None = None, idle_ms: int = IDLE_MS, workers: int | None = None
 ) -> "TheFlash":
     """The store at `store` through its engine process, which ends `idle_ms` after its last user.
+
+    Whoever starts it says how many `workers` it may have; None: what `theflash serve` takes.
 
     Raises:
         OptionError: the socket cannot be made safely.
@@ -45,7 +47,7 @@ def connect_embedded(
     # Brings in all that reads stores, which whoever only starts a process does without.
     from pyspark_theflash.client.theflash import TheFlash
 
-    return TheFlash(EmbeddedTransport(store, clock or SystemClock(), idle_ms))
+    return TheFlash(EmbeddedTransport(store, clock or SystemClock(), idle_ms, workers))
 
 
 def socket_path(store: Path) -> Path:
@@ -64,9 +66,9 @@ def socket_path(store: Path) -> Path:
 class EmbeddedTransport(RemoteTransport):
     """Starts the process where there is none."""
 
-    def __init__(self, store: Path, clock: Clock, idle_ms: int) -> None:
+    def __init__(self, store: Path, clock: Clock, idle_ms: int, workers: int | None = None) -> None:
         """Raises `OptionError`: the socket cannot be made safely."""
-        self._store, self._idle_ms = store, idle_ms
+        self._store, self._idle_ms, self._workers = store, idle_ms, workers
         path = socket_path(store)
         check_folder(path.parent)
         super().__init__(f"{UNIX}{path}", clock=clock)
@@ -98,6 +100,8 @@ class EmbeddedTransport(RemoteTransport):
         command = [*python_module("pyspark_theflash.cli.main"), "serve"]
         command += [str(self._store.resolve()), "--listen", self._address]
         command += ["--idle", str(self._idle_ms / 1000)]
+        if self._workers is not None:
+            command += ["--workers", str(self._workers)]
         process = subprocess.Popen(  # noqa: S603 (our own program, and no shell)
             command,
             stdin=subprocess.DEVNULL,

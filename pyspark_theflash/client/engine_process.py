@@ -1,6 +1,6 @@
 """Find or start the engine process of a store, and say where it listens: for other languages.
 
-    python -m pyspark_theflash.client.engine_process STORE [--idle S]
+    python -m pyspark_theflash.client.engine_process STORE [--idle S] [--workers N]
 
 Prints one JSON object: `{"address": "unix:PATH"}`, or what went wrong, as the API's Error message,
 `{"error": {"name": ..., "text": ..., "retryable": ...}}`.
@@ -28,9 +28,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description="Find or start the engine process of a store.")
     parser.add_argument("store", type=Path, metavar="STORE")
     parser.add_argument("--idle", type=float, default=IDLE_MS / 1000, metavar="S")
+    parser.add_argument("--workers", type=int, metavar="N")
     arguments = parser.parse_args(argv)
     try:
-        told: dict[str, object] = {"address": address(arguments.store, arguments.idle)}
+        found = address(arguments.store, arguments.idle, arguments.workers)
+        told: dict[str, object] = {"address": found}
     except TheFlashError as error:
         name, text = type(error).__name__, str(error)
         told = {"error": {"name": name, "text": text, "retryable": error.retryable}}
@@ -38,15 +40,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int("error" in told)
 
 
-def address(store: Path, idle_s: float) -> str:
+def address(store: Path, idle_s: float, workers: int | None = None) -> str:
     """Where the engine process of a store listens, which ends `idle_s` after its last user.
+
+    `workers`: see `connect_embedded`.
 
     Raises:
         StoreNotFoundError: there is no store; also what else `read_identity` says of it.
         ServiceUnavailableError: it does not start.
     """
     read_identity(store, LocalFileSystem())
-    with closing(EmbeddedTransport(store, SystemClock(), round(idle_s * 1000))) as transport:
+    made = EmbeddedTransport(store, SystemClock(), round(idle_s * 1000), workers)
+    with closing(made) as transport:
         transport.call(method("GetStatus"), StatusRequest(), START_MS)
     return f"{UNIX}{socket_path(store)}"
 

@@ -78,10 +78,13 @@ class _Worker:
     is_ready: bool = False
     connections: dict[int, _Connection] = field(default_factory=dict)
 
-    def tell(self, note: Note, connection: socket.socket | None = None) -> None:
-        """One that is gone is noticed by what comes of it."""
-        with contextlib.suppress(OSError):
+    def tell(self, note: Note, connection: socket.socket | None = None) -> bool:
+        """Whether it is still there to be told."""
+        try:
             send_note(self.control, note, connection)
+        except OSError:
+            return False
+        return True
 
     def end(self) -> int | None:
         """See that it is gone; its exit status."""
@@ -259,9 +262,13 @@ class Front:
             self._unanswered.append(connection)
             return
         worker = self._chosen(ready)
+        note = Note(Word.TAKE, connection.number, connection.greeted)
+        if not worker.tell(note, connection.sock):
+            self._buried(worker)
+            self._have_answered(connection)
+            return
         is_at_work = bool(worker.connections)
         worker.connections[connection.number] = connection
-        worker.tell(Note(Word.TAKE, connection.number, connection.greeted), connection.sock)
         if is_at_work and len(ready) == len(self._workers):
             self._add_worker()
 
@@ -295,6 +302,8 @@ class Front:
         self._selector.register(ours, selectors.EVENT_READ, partial(self._heard, worker))
 
     def _heard(self, worker: _Worker) -> None:
+        if worker not in self._workers:
+            return  # what it said before it ended is of no use
         received = receive_note(worker.control)
         if received is None:
             self._buried(worker)

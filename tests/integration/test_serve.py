@@ -120,7 +120,8 @@ def test_a_reader_that_is_killed(store):
     """Its latch ends in its time, its connection and thread at once."""
     with served(store) as (process, address), connect(address) as api:
         assert count(api) == ROWS  # the store stays open from now on
-        threads, files = (len(os.listdir(f"/proc/{process.pid}/{what}")) for what in ("task", "fd"))
+        pids = [process.pid, *children(process.pid)]
+        threads, files = (entries(pids, what) for what in ("task", "fd"))
         with subprocess.Popen(
             [sys.executable, "-c", READER, address],
             stdin=subprocess.PIPE,
@@ -134,10 +135,57 @@ def test_a_reader_that_is_killed(store):
         wait_until(
             lambda: (
                 # SQLite keeps a closed file for the next who opens it.
-                len(os.listdir(f"/proc/{process.pid}/fd")) <= files + 2
-                and len(os.listdir(f"/proc/{process.pid}/task")) <= threads + 4
-            )  # Arrow's own pools
+                entries(pids, "fd") <= files + 2
+                and entries(pids, "task") <= threads + 4  # Arrow's own pools
+            )
         )
+
+
+def test_workers_end_with_the_server(store):
+    """Nothing is left of one that is killed, and the next begins where it was."""
+    with served(store, "--workers", 2) as (process, address), connect(address) as api:
+        ticket = api.plan("shop.items").splits[0].ticket
+        with api.scan(ticket), connect(address) as other:
+            assert count(other) == ROWS
+            wait_until(lambda: len(children(process.pid)) == 2)
+            workers = children(process.pid)
+            process.kill()
+            process.wait()
+            wait_until(lambda: not any(map(is_running, workers)))
+        with served(store, "--workers", 2):
+            assert api.scan(ticket).read_all().num_rows == ROWS
+
+
+@pytest.mark.slow
+def test_workers_that_are_killed(store):
+    """Readers who ask again when they are told that they may have all rows in the end."""
+    with served(store, "--workers", 2) as (process, address), connect(address) as one:
+        ticket = one.plan("shop.items").splits[0].ticket
+        expected = one.scan(ticket).read_all()
+        found = []
+
+        def read():
+            with connect(address) as api:
+                while len(found) < 12:
+                    with suppress(ServiceUnavailableError):
+                        found.append(api.scan(ticket).read_all())
+
+        readers = [threading.Thread(target=read) for _ in range(3)]
+        for reader in readers:
+            reader.start()
+        killed = 0
+        while killed < 4 and any(reader.is_alive() for reader in readers):
+            CLOCK.sleep_ms(500)
+            for pid in children(process.pid)[:1]:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    killed += 1
+        for reader in readers:
+            reader.join(60)
+            assert not reader.is_alive()
+        assert killed >= 2
+        assert len(found) >= 12
+        assert all(rows == expected for rows in found)
 
 
 def test_a_latch_that_nobody_renews(store):
@@ -224,6 +272,27 @@ def listens_on_tcp(pid):
     tables = [Path(f"/proc/{pid}/net/{name}").read_text() for name in ("tcp", "tcp6")]
     lines = [line.split() for table in tables for line in table.splitlines()[1:]]
     return any(line[9] in inodes for line in lines)
+
+
+def children(pid):
+    """The processes that a process has started."""
+    found = []
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        with suppress(OSError):
+            found += map(int, (task / "children").read_text().split())
+    return found
+
+
+def is_running(pid):
+    """Whether a process is there, and has not ended without having been waited for."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    return False
+
+
+def entries(pids, what):
+    """How many entries folders of processes have."""
+    return sum(len(os.listdir(f"/proc/{pid}/{what}")) for pid in pids)
 
 
 def engines(store):
