@@ -7,12 +7,13 @@
 Python runs one thread of a process at a time, so calls at the same time need processes of their
 own. What decides is the call, not the connection: callers keep connections and use now this one,
 now that one. So a connection that has no call waits here, and each call goes where the fewest are
-answered. A connection with TLS stays where it was greeted: what TLS knows cannot be given away.
+answered. A worker more is started when a call comes while all are at work, so a single caller has a
+single worker. A connection with TLS stays where it was greeted, since what TLS knows cannot be
+given away; so with TLS all workers are there from the beginning.
 
 The front keeps a descriptor of each connection. A worker that dies takes with it the calls that it
-was answering, whose callers see their connection end; the others do not notice. A worker more is
-started when a call comes while all are at work, so a single caller has a single worker. A worker
-that has died is replaced, after a while that grows if it keeps dying.
+was answering, whose callers see their connection end; the others do not notice. It is replaced when
+another is needed, after a while that grows if they keep dying.
 
 Nothing but connections passes through here: tickets, latches and commands are in the store, and
 who writes is decided by its lock, among workers as among any processes.
@@ -120,6 +121,8 @@ class Front:
         if tls is not None:
             tls.context()  # which says what is wrong with it
         self._clock, self._workers_max = clock, workers
+        # Where connections stay where they are put, all must be there before the first one.
+        self._workers_min = 1 if tls is None else workers
         self._connections_max = connections_max
         self._bound = bind(settings.address)
         self._bound.sock.setblocking(False)
@@ -138,17 +141,19 @@ class Front:
         self._thread = threading.Thread(target=self._run, name="front", daemon=True)
 
     def start(self) -> None:
-        """Wait for the first worker, and begin to answer.
+        """Wait for the first worker (all of them with TLS), and begin to answer.
 
         Raises:
             ServiceUnavailableError: it does not start; it has said why.
         """
         deadline_ms = self._clock.boottime_ms() + _STARTED_MS
-        self._add_worker()
-        while not any(worker.is_ready for worker in self._workers):
-            if not self._workers or self._clock.boottime_ms() >= deadline_ms:
-                raise ServiceUnavailableError(self.address, "its first process does not start")
+        for _ in range(self._workers_min):
+            self._add_worker()
+        while not all(worker.is_ready for worker in self._workers):
             self._handle_events()
+            is_late = self._clock.boottime_ms() >= deadline_ms
+            if is_late or len(self._workers) < self._workers_min:
+                raise ServiceUnavailableError(self.address, "a worker does not start")
         self._selector.register(self._bound.sock, selectors.EVENT_READ, self._accept)
         self._thread.start()
         _log.info("serving: address=%s workers=%s", self.address, self._workers_max)
@@ -206,7 +211,7 @@ class Front:
         for connection in list(self._connections):
             if connection.number not in answered and connection.deadline_ms <= now_ms:
                 self._drop(connection)
-        if not self._workers:
+        if len(self._workers) < self._workers_min:
             self._add_worker()
 
     # -- connections

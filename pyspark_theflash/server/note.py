@@ -81,7 +81,10 @@ def receive_note(control: socket.socket) -> tuple[Note, socket.socket | None] | 
     # A note is written in one piece, so there is no half of one to read.
     if len(data) < _NOTE.size:
         return None
-    return Note.from_bytes(data), socket.socket(fileno=fds[0]) if fds else None
+    connection = socket.socket(fileno=fds[0]) if fds else None
+    if connection is not None:
+        connection.set_inheritable(False)
+    return Note.from_bytes(data), connection
 
 
 @dataclass(frozen=True, slots=True)

@@ -77,10 +77,14 @@ def _work(control: socket.socket, settings: WorkerSettings, clock: Clock) -> boo
         front.tell(Note(Word.READY))
         while (received := receive_note(control)) is not None:
             note, connection = received
-            if connection is None:  # which STOP alone comes without
+            if note.word is Word.STOP:
                 sessions.stop(note.number)
                 return True
-            sessions.take(connection, note.greeted, partial(front.give_back, note.number))
+            if connection is None:
+                # There was no descriptor left for it; its caller is told by its end.
+                front.give_back(note.number, None)
+            else:
+                sessions.take(connection, note.greeted, partial(front.give_back, note.number))
     return False
 
 

@@ -58,13 +58,8 @@ class Alternating(Front):
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, workers=2, **settings)
+        self._workers_min = 2
         self._turns = cycle((0, 1))
-
-    def start(self) -> None:
-        self._add_worker()
-        super().start()
-        while not all(worker.is_ready for worker in self._workers):
-            CLOCK.sleep_ms(10)
 
     def _chosen(self, ready: Any) -> Any:
         return ready[next(self._turns) % len(ready)]

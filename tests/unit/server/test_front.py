@@ -204,7 +204,10 @@ def test_certificates(store, tmp_path):
             for _ in range(2):
                 CLOCK.sleep_ms(20)
                 assert unread(api).read_all().num_rows == ROWS
-            assert busy(front) == [1]
+            assert busy(front) == [0, 1]
+            with connect(address, token=TOKENS[Role.READ], tls=tls("client")) as other:
+                other.status()
+                assert busy(front) == [1, 1]
         wait_until(lambda: front.idle_ms() > 0)
 
 
