@@ -5,6 +5,7 @@ store of the engine alone.
 """
 
 import random
+import threading
 from contextlib import ExitStack
 from dataclasses import replace
 
@@ -101,6 +102,33 @@ def test_rows_of_several_tables_at_once(api):
     assert rows(api, 200) == [(1, "tea"), (2, None)]
     assert rows(api, 300) == [(2, None), (3, "x")]
     assert api.status().position == "a place"
+
+
+def test_writers_at_once(way, store, api):
+    """Each has a table; a compaction comes between. All that was acknowledged is there."""
+    api.release_latch(api.held)
+    counts, steps = {}, 3
+
+    def load(table, first_ts):
+        mine = way.open(store)
+        held = latch(mine, LatchScope(table.full_name), name=table.full_name)
+        done = [
+            write(mine, held, {table: [(n, ts, ts - 100, [n] + ["x"] * (table is ITEMS))]})
+            for n, ts in enumerate(range(first_ts, first_ts + steps))
+        ]
+        mine.release_latch(held)
+        counts[table] = [each.transactions for each in done]
+
+    threads = [threading.Thread(target=load, args=args) for args in ((ITEMS, 220), (OTHER, 240))]
+    for thread in threads:
+        thread.start()
+    api.compact()
+    for thread in threads:
+        thread.join()
+    assert counts == {ITEMS: [1] * steps, OTHER: [1] * steps}
+    write(api, latch(api), {}, resolved_ts=300)
+    assert rows(api, 300) == [(n, "x") for n in range(steps)]
+    assert rows(api, 300, "shop.other") == [(n,) for n in range(steps)]
 
 
 def test_a_history_in_any_cuts(api):

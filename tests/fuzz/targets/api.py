@@ -29,7 +29,8 @@ from pyspark_theflash.client.remote import Connection, RemoteTransport
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine.api import RegionScan
 from pyspark_theflash.errors import NotCaughtUpError
-from pyspark_theflash.server.session import Patience, Session
+from pyspark_theflash.server.patience import Patience
+from pyspark_theflash.server.session import Session
 from pyspark_theflash.store.lease import ReadLease
 from pyspark_theflash.types import Generation, PhysicalTableID, RegionID, TimeStamp
 from tests.fuzz.mutate import TEXT_WORDS, bytes_like, json_like

@@ -41,7 +41,7 @@ from pyspark_theflash.errors import (
     TicketError,
     UnknownMethodError,
 )
-from pyspark_theflash.server.session import Patience
+from pyspark_theflash.server.patience import Patience
 from tests.support.serving import CLOCK, TOKENS, server_tls, serving, tokens, write_tokens
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.tls import FOLDER, tls, trust

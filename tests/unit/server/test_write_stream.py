@@ -16,7 +16,7 @@ from pyspark_theflash.client.theflash import connect
 from pyspark_theflash.engine import registry
 from pyspark_theflash.errors import RoleError
 from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.server.session import Patience
+from pyspark_theflash.server.patience import Patience
 from tests.support.serving import CLOCK, TOKENS, serving, tokens
 from tests.support.stores import id_column, table_info
 from tests.support.writes import latch, request, schema_change, versions, write
