@@ -47,13 +47,14 @@ from pyspark_theflash.server.patience import CONNECTIONS_MAX, DRAIN_MS
 _log = logging.getLogger(__name__)
 
 _WORKER: Final = "pyspark_theflash.server.worker"
-_LOOK_S: Final = 0.1
-_TEND_MS: Final = 100
+_LOOK_S: Final = 0.2
+_TEND_MS: Final = 200
 _STARTED_MS: Final = 60_000
 _STEADY_MS: Final = 10_000
 """A worker that lived so long did not die of how it began."""
 _BACK_OFF_MS: Final = 100
 _BACK_OFF_MS_MAX: Final = 5_000
+_FAILURES_MAX: Final = 10
 _STOP_MS: Final = 6_000
 """What workers need to end after their calls have, and a second."""
 _REAP_S: Final = 1.0
@@ -149,11 +150,11 @@ class Front:
         deadline_ms = self._clock.boottime_ms() + _STARTED_MS
         for _ in range(self._workers_min):
             self._add_worker()
-        while not all(worker.is_ready for worker in self._workers):
-            self._handle_events()
+        while sum(worker.is_ready for worker in self._workers) < self._workers_min:
             is_late = self._clock.boottime_ms() >= deadline_ms
             if is_late or len(self._workers) < self._workers_min:
                 raise ServiceUnavailableError(self.address, "a worker does not start")
+            self._handle_events()
         self._selector.register(self._bound.sock, selectors.EVENT_READ, self._accept)
         self._thread.start()
         _log.info("serving: address=%s workers=%s", self.address, self._workers_max)
@@ -299,12 +300,23 @@ class Front:
         now_ms = self._clock.boottime_ms()
         if len(self._workers) >= self._workers_max or now_ms < self._start_after_ms:
             return
-        ours, theirs = socket.socketpair()
-        with theirs:
-            process = _started(theirs.fileno(), self._settings.to_json())
-        worker = _Worker(process, ours, now_ms)
+        try:
+            worker = _started(self._settings, now_ms)
+        except OSError as error:
+            # No room for it in the machine; those that are there go on.
+            _log.error("cannot start a worker: %s", error)
+            self._back_off(now_ms)
+            return
         self._workers.append(worker)
-        self._selector.register(ours, selectors.EVENT_READ, partial(self._heard, worker))
+        self._selector.register(worker.control, selectors.EVENT_READ, partial(self._heard, worker))
+
+    def _back_off(self, started_ms: int) -> None:
+        """Wait before the next one is started if this one, from `started_ms`, was of no use."""
+        now_ms = self._clock.boottime_ms()
+        is_steady = now_ms - started_ms >= _STEADY_MS
+        self._failures = 0 if is_steady else min(self._failures + 1, _FAILURES_MAX)
+        wait_ms = _BACK_OFF_MS * (2**self._failures - 1)
+        self._start_after_ms = now_ms + min(wait_ms, _BACK_OFF_MS_MAX)
 
     def _heard(self, worker: _Worker) -> None:
         if worker not in self._workers:
@@ -335,11 +347,7 @@ class Front:
         status = self._remove(worker)
         if self._drain_ms is not None:
             return
-        now_ms = self._clock.boottime_ms()
-        is_steady = now_ms - worker.started_ms >= _STEADY_MS
-        self._failures = 0 if is_steady else min(self._failures + 1, 10)
-        wait_ms = _BACK_OFF_MS * (2**self._failures - 1)
-        self._start_after_ms = now_ms + min(wait_ms, _BACK_OFF_MS_MAX)
+        self._back_off(worker.started_ms)
         pid, lost = worker.process.pid, len(worker.connections)
         _log.error("a worker ended: pid=%s status=%s connections=%s", pid, status, lost)
 
@@ -352,16 +360,24 @@ class Front:
         return status
 
 
-def _started(fd: int, settings: bytes) -> "subprocess.Popen[bytes]":
-    process = subprocess.Popen(  # noqa: S603 (our own program, and no shell)
-        [*python_module(_WORKER), str(fd)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.DEVNULL,
-        env=python_environment(),
-        pass_fds=[fd],
-    )
+def _started(settings: WorkerSettings, now_ms: int) -> _Worker:
+    ours, theirs = socket.socketpair()
+    with contextlib.ExitStack() as undo, theirs:
+        undo.enter_context(ours)
+        fd = theirs.fileno()
+        process = subprocess.Popen(  # noqa: S603 (our own program, and no shell)
+            # The store is for people who look at lists of processes.
+            [*python_module(_WORKER), str(fd), str(settings.store.absolute())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            # Python would look for modules in ours.
+            cwd="/",
+            env=python_environment(),
+            pass_fds=[fd],
+        )
+        undo.pop_all()
     if process.stdin is not None:  # as it was asked for
         # One that has ended already is noticed by its end of the pair.
         with contextlib.suppress(OSError), process.stdin as told:
-            told.write(settings)
-    return process
+            told.write(settings.to_json())
+    return _Worker(process, ours, now_ms)

@@ -1,6 +1,6 @@
 """A process that answers connections which another one, the front, has taken.
 
-    python -m pyspark_theflash.server.worker FD        (settings on its input)
+    python -m pyspark_theflash.server.worker FD STORE        (settings on its input)
 
 FD is its end of a pair of sockets. That ends with the front however that dies, and so does this
 process; signals that are meant for the front, which reach all of a terminal or a service, it leaves
@@ -40,7 +40,10 @@ def main() -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     settings = WorkerSettings.from_json(sys.stdin.buffer.read())
-    with socket.socket(fileno=int(sys.argv[1])) as control:
+    fd = int(sys.argv[1])
+    # What latches tell of their holders.
+    sys.argv = ["theflash", "serve"]
+    with socket.socket(fileno=fd) as control:
         try:
             is_told = _work(control, settings, SystemClock())
         except TheFlashError as error:
