@@ -99,9 +99,9 @@ class WorkerSettings:
     spare_key: bytes = b""
     """See `Service`."""
     patience: Patience = field(default_factory=Patience)
-    linger_ms: int = 5
-    """How long a worker keeps a connection for its next call: giving one back and forth takes a
-    part of a millisecond."""
+    linger_ms: int = 50
+    """How long a worker keeps its only connection for the next call: giving one back and forth
+    takes about a millisecond, and more where processors are busy."""
 
     def to_json(self) -> bytes:
         """As it is written to a worker's input."""

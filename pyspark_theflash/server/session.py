@@ -2,7 +2,7 @@
 
 import logging
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from typing import Any, Final
 
@@ -65,15 +65,15 @@ class Session:
         patience: Patience,
         peer: str = "this machine",
         greeted: Greeted | None = None,
-        linger_ms: int | None = None,
+        linger_ms: Callable[[], int] | None = None,
     ) -> None:
         """`address` is the server's own, for errors. Without `tokens` everybody is an admin.
 
         Args:
             peer: what the system tells of who calls, where no token does.
             greeted: what is known of the caller, if it was greeted before.
-            linger_ms: how long the next call is waited for before the connection waits for it
-                elsewhere; None: it stays.
+            linger_ms: asked after each call how long the next one is waited for here before the
+                connection waits for it elsewhere; None: it stays.
         """
         self._peer = peer
         self._link, self._service, self._tokens = link, service, tokens
@@ -108,7 +108,7 @@ class Session:
         return None
 
     def _waits_elsewhere(self) -> bool:
-        return self._linger_ms is not None and not self._link.has_input(self._linger_ms)
+        return self._linger_ms is not None and not self._link.has_input(self._linger_ms())
 
     def _greet(self) -> None:
         wait_ms = self._patience.greeting_ms

@@ -41,12 +41,16 @@ class Sessions:
         patience: Patience,
         linger_ms: int | None = None,
     ) -> None:
-        """`linger_ms`: see `Session`; those with TLS stay, since what TLS knows is in here."""
+        """`linger_ms`: how long one that is alone here waits for its next call; None: they stay.
+
+        Those with TLS stay, since what TLS knows is in here.
+        """
         self._service, self._address, self._clock, self._tokens = service, address, clock, tokens
         self._tls = tls
         self._allowed = frozenset(allowed_names)
         self._patience = patience
-        self._linger_ms = linger_ms if tls is None else None
+        self._stay = linger_ms is None or tls is not None
+        self._linger_ms = linger_ms or 0
         self._mutex = threading.Lock()
         self._sessions: dict[Link, Session | None] = {}
         self._threads: set[threading.Thread] = set()
@@ -97,6 +101,10 @@ class Sessions:
         for thread in threads:
             thread.join(max(deadline_ms - self._clock.boottime_ms(), 0) / 1000)
 
+    def _linger(self) -> int:
+        """With others here, its next call may find more room elsewhere."""
+        return self._linger_ms if len(self) == 1 else 0
+
     def _busy(self) -> bool:
         with self._mutex:
             return any(
@@ -127,7 +135,7 @@ class Sessions:
                 patience=self._patience,
                 peer=_peer(sock),
                 greeted=greeted,
-                linger_ms=self._linger_ms,
+                linger_ms=None if self._stay else self._linger,
             )
             with self._mutex:
                 del self._sessions[link]

@@ -5,7 +5,7 @@ import platform
 
 import pyarrow as pa
 
-from tests.benchmark import codec, ingest, live, open, pump, query, raft, scan, serve
+from tests.benchmark import codec, ingest, live, open, pump, query, raft, scan, serve, workers
 
 
 def main() -> None:
@@ -14,7 +14,7 @@ def main() -> None:
         f"{platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, pyarrow {pa.__version__}"
     )
-    for benchmark in (codec, ingest, live, open, pump, raft, scan, query, serve):
+    for benchmark in (codec, ingest, live, open, pump, raft, scan, query, serve, workers):
         print()
         benchmark.main()
 

@@ -1,6 +1,6 @@
 """How fast rows get from a server to a client: our frames against Arrow Flight.
 
-tpch's lineitem, compacted. The server is a process of its own, over loopback with a token each;
+tpch's lineitem, compacted. The server is one process of its own, over loopback with a token each;
 both ways hand out the same tickets of the same plans. Wall time is the best round's; CPU time is
 the client's and the server's together, over all rounds.
 """
@@ -76,6 +76,7 @@ def connect_all(folder: Path) -> Iterator[tuple[dict[str, TheFlash], int]]:
     tokens = write_tokens(folder / "tokens")
     command = [sys.executable, "-m", "pyspark_theflash.cli.main", "serve", str(store)]
     command += ["--listen", "127.0.0.1:0", "--flight", "127.0.0.1:0", "--tokens", str(tokens)]
+    command += ["--workers", "1"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         assert server.stdout is not None
         flight_address = server.stdout.readline().split()[-1]
