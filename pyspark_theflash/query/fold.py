@@ -19,8 +19,8 @@ from pyspark_theflash.errors import ColumnNotFoundError, UnsupportedError
 from pyspark_theflash.mvcc.project import batch_of
 from pyspark_theflash.query.group import group_type, groups_of
 from pyspark_theflash.query.reduce import Reduction, reduced_type
-from pyspark_theflash.query.term import Aggregate, Aggregation, Function
-from pyspark_theflash.query.value import WHERE, Batch, Constant, Rows, value_of
+from pyspark_theflash.query.term import Aggregate, Aggregation, Column, Function
+from pyspark_theflash.query.value import WHERE, Batch, Constant, Other, Rows, value_of
 
 GROUPS_MAX: Final = 100_000
 """Of more groups than these the partial comes in pieces."""
@@ -128,9 +128,15 @@ class Folding:
 
 def _argument(aggregate: Aggregate, rows: Batch) -> Rows | None:
     """What is aggregated; None: the rows themselves."""
-    if aggregate.argument is None and aggregate.function is Function.COUNT:
-        return None
-    value = None if aggregate.argument is None else rows.value(aggregate.argument)
+    argument = aggregate.argument
+    if aggregate.function is Function.COUNT:
+        if argument is None:
+            return None
+        if isinstance(argument, Column):
+            # Nothing but its nulls is asked for.
+            values = rows.array(argument.name)
+            return Other(values, values.type)
+    value = None if argument is None else rows.value(argument)
     if value is None or isinstance(value, Constant):
         raise UnsupportedError(f"{aggregate.function.value} of no column", WHERE)
     return value

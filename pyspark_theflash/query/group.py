@@ -35,19 +35,31 @@ def groups_of(columns: Sequence[pa.Array], rows: int) -> Groups:
     if not columns:
         return Groups(np.zeros(rows, np.int64), 1, ())
     parts = [_encoded(column) for column in columns]
-    codes = np.zeros(rows, np.int64)
-    size = 1
-    for part, values in parts:
+    codes, size, are_places = parts[0][0], len(parts[0][1]), True
+    for part, values in parts[1:]:
         if size * len(values) > np.iinfo(np.int64).max:
             codes, found = _dense(codes, size)
-            size = len(found)
+            size, are_places = len(found), False
         codes = codes * len(values) + part
         size *= len(values)
     codes, found = _dense(codes, size)
-    some = np.zeros(len(found), np.int64)
-    some[codes] = np.arange(rows)
-    keys = tuple(values.take(pa.array(part[some])) for part, values in parts)
-    return Groups(codes, len(found), keys)
+    if are_places:
+        chosen = _places(found, [len(values) for _, values in parts])
+    else:
+        some = np.zeros(len(found), np.int64)
+        some[codes] = np.arange(rows)
+        chosen = [part[some] for part, _ in parts]
+    keys = [values.take(pa.array(at)) for at, (_, values) in zip(chosen, parts, strict=True)]
+    return Groups(codes, len(found), tuple(keys))
+
+
+def _places(codes: Codes, sizes: Sequence[int]) -> list[Codes]:
+    """The parts that codes were made of, each below its size."""
+    parts: list[Codes] = []
+    for size in reversed(sizes):
+        parts.insert(0, codes % max(size, 1))
+        codes = codes // max(size, 1)
+    return parts
 
 
 def group_type(tp: pa.DataType) -> pa.DataType:

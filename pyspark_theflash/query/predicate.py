@@ -9,7 +9,7 @@ timestamp) is refused.
 A text column that comes as a dictionary is looked at once for each of its values.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -19,7 +19,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.errors import UnsupportedError
-from pyspark_theflash.query.term import COMPARISONS, Call, Column, Kind, Literal, Term
+from pyspark_theflash.query.term import (
+    COMPARISONS,
+    Call,
+    Column,
+    Kind,
+    Literal,
+    Term,
+    column_names,
+    distinct,
+)
 from pyspark_theflash.query.value import (
     WHERE,
     Batch,
@@ -97,7 +106,37 @@ def rows_for_which(term: Term, batch: Batch) -> Mask:
         ColumnNotFoundError: it names a column that the batch lacks.
         SqlOverflowError: a number in it does not fit its type.
     """
-    return truth(term, batch).true
+    found = np.ones(batch.rows, np.bool_)
+    for conjunct in sorted(_conjuncts(term), key=lambda each: _cost(each, batch)):
+        if 2 * np.count_nonzero(found) >= batch.rows:
+            # Without any rows all are looked at, to be refused.
+            found = found & truth(conjunct, batch).true
+            continue
+        # Few rows are quick to take and to tell.
+        seen = batch.only(distinct(list(column_names(conjunct))), found)
+        if not seen.rows:
+            break
+        kept = np.zeros(batch.rows, np.bool_)
+        kept[found] = truth(conjunct, seen).true
+        found = kept
+    return found
+
+
+def _conjuncts(term: Term) -> Iterator[Term]:
+    """What must all be true for a condition to be."""
+    if isinstance(term, Call) and term.name == "and" and len(term.arguments) >= 2:
+        for argument in term.arguments:
+            yield from _conjuncts(argument)
+    else:
+        yield term
+
+
+def _cost(term: Term, batch: Batch) -> tuple[bool, int]:
+    """What is computed comes last, for it may raise; else the widest column tells."""
+    if not isinstance(term, Call):
+        return False, 0
+    is_computed = any(isinstance(a, Call) for a in term.arguments)
+    return is_computed, max((batch.width(name) for name in column_names(term)), default=0)
 
 
 def truth(term: Term, batch: Batch) -> Truth:

@@ -76,6 +76,7 @@ class Reduction:
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
         self._asked: list[tuple[str, pa.Array]] = []
+        self._rows: pa.Array | None = None
 
     def run(self, wanted: Sequence[tuple[Function, Rows | None, pa.DataType]]) -> list[pa.Array]:
         """Functions of columns, each in a type that holds its values; COUNT of None counts rows.
@@ -103,8 +104,11 @@ class Reduction:
         if self._groups.count == 1:
             rows = len(self._groups.codes) if valid is None else int(np.count_nonzero(valid))
             return pa.array([rows])
-        codes = self._groups.codes if valid is None else self._groups.codes[valid]
-        return pa.array(np.bincount(codes, minlength=self._groups.count))
+        if valid is not None:
+            return pa.array(np.bincount(self._groups.codes[valid], minlength=self._groups.count))
+        if self._rows is None:
+            self._rows = pa.array(np.bincount(self._groups.codes, minlength=self._groups.count))
+        return self._rows
 
     def _exact(self, function: Function, value: Exact, to: pa.DataType) -> Finish:
         ints = value.ints
@@ -128,7 +132,8 @@ class Reduction:
 
     def _ordered(self, function: Function, value: Ordered, to: pa.DataType) -> Finish:
         if function is Function.SUM:
-            at = self._ask("sum", _arrow(floats_of(value.ints), value.valid))
+            floats = floats_of(value.ints.astype(np.int64, copy=False))
+            at = self._ask("sum", _arrow(floats, value.valid))
             return lambda answers: answers[at]
         at = self._ask(function.value, _arrow(value.ints, value.valid))
         return lambda answers: ordered_array(*_parts(answers[at]), to)

@@ -9,7 +9,7 @@ allow; where one does not fit they are Python's, which are slow and always right
 its bits: `NaN` is one value and the largest, as in Spark, and zero has no sign.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final, TypeAlias
@@ -29,6 +29,7 @@ Ints: TypeAlias = npt.NDArray[Any]
 WHERE: Final = "filter"
 _INT64_MAX: Final = (1 << 63) - 1
 _SPARK_MIN_SCALE: Final = 6
+_TEXT_BITS: Final = 512
 _ARROW_TIMES: Final = {
     Kind.DATE: pa.date32(),
     Kind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
@@ -60,9 +61,9 @@ class Exact:
 
 @dataclass(frozen=True, slots=True)
 class Ordered:
-    """`ints` in the order of values of the type; `valid` as in `Exact`."""
+    """`ints` in the order of values of the type, of 32 bits if it has so many; `valid` as above."""
 
-    ints: npt.NDArray[np.int64]
+    ints: npt.NDArray[np.int64] | npt.NDArray[np.int32]
     type: pa.DataType
     valid: Mask | None = None
 
@@ -102,6 +103,12 @@ class Batch:
         self._columns, self.rows = columns, rows
         self._values: dict[str, Rows] = {}
 
+    def only(self, names: Iterable[str], kept: Mask) -> "Batch":
+        """Those of the rows that are kept, with these columns."""
+        mask = pa.array(kept)
+        columns = {name.lower(): self.array(name).filter(mask) for name in names}
+        return Batch(columns, int(np.count_nonzero(kept)))
+
     def column(self, name: str) -> Rows:
         """Raises `ColumnNotFoundError`."""
         key = name.lower()
@@ -115,6 +122,13 @@ class Batch:
         if found is None:
             raise ColumnNotFoundError(WHERE, name, tuple(self._columns))
         return found
+
+    def width(self, name: str) -> int:
+        """How many bits a value of a column has, roughly. Raises `ColumnNotFoundError`."""
+        tp = self.array(name).type
+        tp = tp.index_type if pa.types.is_dictionary(tp) else tp
+        is_fixed = pa.types.is_primitive(tp) or pa.types.is_decimal(tp)
+        return tp.bit_width if is_fixed else _TEXT_BITS
 
     def value(self, term: Term) -> Value:
         """A column, a literal, or arithmetic of them.
@@ -147,7 +161,7 @@ def value_of(values: pa.Array) -> Rows:
         return Ordered(ordered_floats(_numpy(values, pa.float64())), tp, valid_of(values))
     if tp in _ARROW_TIMES.values():
         width = pa.int32() if pa.types.is_date32(tp) else pa.int64()
-        ints = _numpy(values.view(width), pa.int64())
+        ints = _numpy(values.view(width), width)
         return Ordered(ints, tp, valid_of(values))
     return Other(values, tp)
 
