@@ -132,6 +132,7 @@ class RowCondition(Protocol):
     def rows(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
         """Which of these visible rows are kept; `batch` has the columns as with `as_stored`.
 
+        Each row is asked about once, for the answer may depend on the rows before.
         May raise, which ends the scan: nothing else may be handed to it.
         """
 

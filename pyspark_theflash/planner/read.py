@@ -1,6 +1,6 @@
 """Running one task of a plan, on whatever machine and in whatever process it landed."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +19,9 @@ from pyspark_theflash.mvcc.version import HANDLE, column_name
 from pyspark_theflash.planner.metadata import stated_rows
 from pyspark_theflash.planner.pushed import shown_column
 from pyspark_theflash.planner.scan_plan import ScanTask, native_strings
+from pyspark_theflash.query.top import LEADERS_MAX, Leaders
 from pyspark_theflash.query.value import Mask
-from pyspark_theflash.schema.model import ROWID_COLUMN
+from pyspark_theflash.schema.model import ROWID_COLUMN, ColumnInfo
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.lease import LeaseTable, ReadLease
 from pyspark_theflash.store.manifest import Manifest
@@ -75,14 +76,15 @@ def read_regions(
     engine: EngineReader, task: ScanTask, regions: Iterable[RegionScan], keeper: "Keeper"
 ) -> Iterator[pa.RecordBatch]:
     """The rows of these regions in place of the task's, or what is made of all of them."""
-    rows = (b for r in regions for b in _rows(engine, replace(task, region=r), keeper))
+    condition = _TaskCondition(task, keeper) if _TaskCondition.has_any(task) else None
+    rows = (b for r in regions for b in _rows(engine, replace(task, region=r), keeper, condition))
     return task.pushed.of(rows, task.rows_schema, task.shown)
 
 
-def _rows(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Iterator[pa.RecordBatch]:
+def _rows(
+    engine: EngineReader, task: ScanTask, keeper: "Keeper", condition: "_TaskCondition | None"
+) -> Iterator[pa.RecordBatch]:
     """The rows that pass the task's conditions, as they are handed out."""
-    is_conditional = task.condition is not None or task.filter is not None
-    condition = _TaskCondition(task, keeper) if is_conditional else None
     try:
         for batch in _stored(engine, task, condition):
             if batch.num_rows:
@@ -116,14 +118,23 @@ def _stored(
 class _TaskCondition:
     """A task's conditions as an engine asks for them: TiDB's first, then Spark's of what is left.
 
-    As long as nothing is kept, this is where the latch is, too.
+    Of first rows, those that are behind others seen before are left out, too. As long as nothing is
+    kept, this is where the latch is, too.
     """
 
     def __init__(self, task: ScanTask, keeper: "Keeper") -> None:
         self._condition, self._filter, self._keeper = task.condition, task.filter, keeper
+        self._presentation = task.presentation
+        self._keys = _late_keys(task)
+        self._leaders = Leaders(task.pushed.order, task.pushed.limit) if self._keys else None
         read = [each.columns for each in (task.condition, task.filter) if each is not None]
-        ids = {column.id for columns in read for column in columns}
+        ids = {column.id for columns in (*read, self._keys) for column in columns}
         self.columns = [column for column in task.columns if column.id in ids]
+
+    @staticmethod
+    def has_any(task: ScanTask) -> bool:
+        """Whether the task has such conditions."""
+        return bool(task.condition is not None or task.filter is not None or _late_keys(task))
 
     def rows(self, batch: pa.RecordBatch) -> Mask:
         self._keeper.keep()
@@ -132,9 +143,27 @@ class _TaskCondition:
         else:
             kept = self._condition.rows(batch)
         if self._filter is not None and kept.any():
-            seen = batch if kept.all() else batch.filter(pa.array(kept))
-            kept[kept] = self._filter.rows(seen)
+            kept[kept] = self._filter.rows(_those(batch, kept))
+        if self._leaders is not None and kept.any():
+            kept[kept] = self._leaders.rows(self._shown_keys(_those(batch, kept)))
         return kept
+
+    def _shown_keys(self, batch: pa.RecordBatch) -> pa.Table:
+        stored = ((c, batch.column(column_name(c.id))) for c in self._keys)
+        return pa.table({c.name: shown_column(v, c, self._presentation) for c, v in stored})
+
+
+def _those(batch: pa.RecordBatch, kept: Mask) -> pa.RecordBatch:
+    return batch if kept.all() else batch.filter(pa.array(kept))
+
+
+def _late_keys(task: ScanTask) -> Sequence[ColumnInfo]:
+    """What first rows are sorted by, where it pays to look at that before the rest of a row."""
+    if not task.pushed.order or task.pushed.limit > LEADERS_MAX:
+        return ()
+    known = {column.name.lower(): column for column in task.output}
+    keys = [known[name.lower()] for name in task.pushed.more_columns]
+    return () if ROWID_COLUMN in keys or len(keys) == len(task.output) else keys
 
 
 def open_store(task: ScanTask, fs: FileSystem) -> Manifest:

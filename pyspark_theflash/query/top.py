@@ -3,15 +3,18 @@
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.errors import ColumnNotFoundError, UnsupportedError
 from pyspark_theflash.query.term import SortKey
-from pyspark_theflash.query.value import ordered_floats
+from pyspark_theflash.query.value import Mask, ordered_floats
 
 ROWS_MAX: Final = 100_000
 """More rows are not kept to find out which are the first."""
+LEADERS_MAX: Final = 1_000
+"""Of more first rows, most row groups have some."""
 WHERE: Final = "order"
 
 
@@ -32,6 +35,37 @@ def first_rows(
         best = found
     if best is not None:
         yield from best.combine_chunks().to_batches()
+
+
+class Leaders:
+    """Finds among rows, some after others, those that can be the first of all of them.
+
+    It is told of nothing but what they are sorted by, so that the rest of most rows is never read.
+    """
+
+    def __init__(self, order: Sequence[SortKey], limit: int) -> None:
+        self._order, self._limit = order, limit
+        self._best: pa.Table | None = None
+
+    def rows(self, keys: pa.Table) -> Mask:
+        """Which of these are among the first of all rows so far; `keys` has columns to sort by.
+
+        The first of all that were told of so are first rows of all there were.
+        """
+        own = _first(keys, self._order, self._limit).to_numpy()
+        found = _dense(keys.take(pa.array(own)))
+        chosen = np.zeros(len(keys), np.bool_)
+        if self._best is None:
+            chosen[own] = True
+            self._best = found
+            return chosen
+        before = len(self._best)
+        every = pa.concat_tables([self._best, found])
+        places = _first(every, self._order, self._limit).to_numpy()
+        chosen[own[places[places >= before] - before]] = True
+        if chosen.any():
+            self._best = every.take(pa.array(places))
+        return chosen
 
 
 def check_order(schema: pa.Schema, order: Sequence[SortKey], limit: int) -> None:
@@ -85,6 +119,13 @@ def _sortable(values: pa.ChunkedArray) -> pa.ChunkedArray:
     if pa.types.is_duration(tp):
         return pc.cast(values, pa.int64())
     return values
+
+
+def _dense(rows: pa.Table) -> pa.Table:
+    """The rows without dictionaries, of which each batch has its own."""
+    types = ((f.name, f.type) for f in rows.schema)
+    dense = [(n, tp.value_type if pa.types.is_dictionary(tp) else tp) for n, tp in types]
+    return rows.cast(pa.schema(dense))
 
 
 def _field(schema: pa.Schema, key: SortKey) -> pa.Field:

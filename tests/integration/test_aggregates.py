@@ -6,6 +6,7 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -24,6 +25,7 @@ from pyspark_theflash.planner.read import read_task
 from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.query.fold import Folding
+from pyspark_theflash.query.term import SortKey
 from pyspark_theflash.types import TimeStamp
 from tests.support.pushed_cases import call, literal
 from tests.support.pushed_cases import column as of
@@ -164,6 +166,26 @@ def test_a_condition_of_the_plan_counts_too(workload_store: Stores) -> None:
         rows = sum("furious" in row["L_COMMENT"] for batch in texts for row in batch.to_pylist())
         assert merged(plan, list(snapshot.held(plan))).to_pylist() == [{"a0": rows}]
         assert rows
+
+
+def test_first_rows_are_those_of_the_scan(workload_store: Stores) -> None:
+    order = (SortKey("l_extendedprice", True), SortKey("l_orderkey"), SortKey("l_linenumber"))
+    names = ["L_COMMENT", "L_SHIPMODE", "L_EXTENDEDPRICE", "L_ORDERKEY", "L_LINENUMBER"]
+    where = "l_tax > 0.01"
+    with open_snapshot(workload_store("tpch")) as snapshot:
+        plan = snapshot.plan(
+            "tpch.lineitem", names, where=where, pushed=Pushed(None, None, 7, order)
+        )
+        found = [row for batch in snapshot.held(plan) for row in batch.to_pylist()]
+        every = [
+            row for b in snapshot.scan("tpch.lineitem", names, where=where) for row in b.to_pylist()
+        ]
+
+    def place(row: dict[str, Any]) -> tuple[Any, ...]:
+        return -row["L_EXTENDEDPRICE"], row["L_ORDERKEY"], row["L_LINENUMBER"]
+
+    assert len(found) == 7 * len(plan.tasks) < len(every)
+    assert sorted(found, key=place)[:7] == sorted(every, key=place)[:7]
 
 
 def test_a_task_that_cannot_be_right_raises(workload_store: Stores, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """Filters, partial aggregates and first rows against an oracle that goes row by row."""
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given
@@ -10,7 +11,7 @@ from pyspark_theflash.api.pushed import pushed_of
 from pyspark_theflash.query import fold
 from pyspark_theflash.query.fold import Folding
 from pyspark_theflash.query.predicate import rows_for_which
-from pyspark_theflash.query.top import first_rows
+from pyspark_theflash.query.top import Leaders, first_rows
 from pyspark_theflash.query.value import Batch
 from tests.support.pushed_cases import (
     CONDITIONS,
@@ -62,6 +63,20 @@ def test_first_rows(parts, order, limit):
     every = [row for part in parts for row in python_rows(part)]
     expected = sorted(every, key=lambda row: sort_key(order, row))[:limit]
     assert [sort_key(order, row) for row in told] == [sort_key(order, row) for row in expected]
+
+
+@given(st.lists(rows(), max_size=4), ORDERS, st.integers(1, 20))
+def test_leaders_are_enough_for_the_first_rows(parts, order, limit):
+    """Told of the order's columns alone, and of some rows after others."""
+    keys = pushed_of(PlanRequest(order=order, limit=limit)).order
+    leaders = Leaders(keys, limit)
+    told = []
+    for part in parts:
+        kept = leaders.rows(pa.table({key.column: part[key.column] for key in keys}))
+        assert np.count_nonzero(kept) <= limit
+        told += [row for row, is_kept in zip(python_rows(part), kept, strict=True) if is_kept]
+    every = [sort_key(order, row) for part in parts for row in python_rows(part)]
+    assert sorted(sort_key(order, row) for row in told)[:limit] == sorted(every)[:limit]
 
 
 def _batch(columns):
