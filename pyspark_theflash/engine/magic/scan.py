@@ -14,8 +14,8 @@ in which nothing is ever hidden (a bulk load that nothing has touched) is read w
 A condition sees the visible rows only. The other columns are read where it keeps any.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -33,7 +33,6 @@ from pyspark_theflash.engine.magic.file import (
     one_array,
     open_file,
     read_row_group,
-    stored_columns,
 )
 from pyspark_theflash.engine.magic.handles import first_from
 from pyspark_theflash.engine.magic.region import Region
@@ -74,6 +73,7 @@ class RegionReader:
         self._dictionaries, self._as_stored, self._condition = dictionaries, as_stored, condition
         self._hidden: dict[int, list[npt.NDArray[np.uint32]]] = {}
         self._known = known
+        self._stored: frozenset[str] = frozenset()
         self.found: dict[int, VisibleRows] = {}
         """What is visible of each file, when all rows have been taken."""
         self._wanted = [*[HANDLE] * with_handle, *stored_names(columns)]
@@ -126,14 +126,21 @@ class RegionReader:
                 mask = None if visible is None else _unless_all(visible[start : start + rows])
                 start += rows
                 if mask is None or mask.any():
-                    names = stored_columns(file, self._first)
+                    names = self._there(self._first)
                     table = read_row_group(file, group, names or [HANDLE])
                     yield from self._chosen(file, group, table, names, mask, 0)
 
-    def _opened(self, info: DataFile) -> AbstractContextManager[pq.ParquetFile]:
+    @contextmanager
+    def _opened(self, info: DataFile) -> Iterator[pq.ParquetFile]:
         # Few rows are not worth a second look at the footer.
         as_dictionaries = self._strings if info.rows >= BATCH_ROWS else ()
-        return open_file(self._folder, info, as_dictionaries=as_dictionaries)
+        with open_file(self._folder, info, as_dictionaries=as_dictionaries) as file:
+            self._stored = frozenset(file.schema_arrow.names)
+            yield file
+
+    def _there(self, names: Iterable[str]) -> list[str]:
+        """Those of `names` that the open file has."""
+        return [name for name in names if name in self._stored]
 
     def _hidden_rows(self, info: DataFile) -> Mask | None:
         """Which rows of the file newer files have superseded; None means none."""
@@ -168,7 +175,7 @@ class RegionReader:
         is_part: bool,
     ) -> Iterator[pa.RecordBatch]:
         """One row group; notes in `seen` what is visible. pyarrow decodes columns in parallel."""
-        names = stored_columns(file, [*dict.fromkeys([*system, *self._first])])
+        names = self._there(dict.fromkeys([*system, *self._first]))
         table = read_row_group(file, group, names or [HANDLE])
         start, rows = self._part(table) if is_part else (0, len(table))
         table = table.slice(start, rows)
@@ -205,7 +212,7 @@ class RegionReader:
         count = rows if mask is None else int(np.count_nonzero(mask))
         if not count:
             return
-        wanted = stored_columns(file, self._wanted)
+        wanted = self._there(self._wanted)
         columns = {name: table.column(name) for name in wanted if name in names}
         if rest := [name for name in wanted if name not in names]:
             for name, column in zip(rest, read_row_group(file, group, rest).columns, strict=True):
