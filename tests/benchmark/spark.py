@@ -1,53 +1,37 @@
-"""Spark's queries over a store that changes, against Spark on clean Parquet, and Delta beside them.
+"""Spark's queries over a store that changes, against Spark on clean Parquet, and others beside it.
 
-    python -m tests.benchmark.spark [--rows N] [--rounds N] [--percent 0,1,10] [--beside ours,delta]
+A table of eight columns, of which a share of the rows was updated after it was written. Every
+system is measured against files that its own Spark wrote of just the visible rows: see `system`.
+Each round runs a query once on each, Parquet and system one after the other. A figure is the median
+over all rounds of Parquet's time / the system's, with its 95% interval (higher is better); "ours /
+theirs" is of these figures, round by round. All must give the same answer.
 
-A table of eight columns, of which a share of the rows was updated after it was written. `ours`
-reads the store, `parquet` files that Spark wrote of just the visible rows, `delta` (deletion
-vectors on) and `iceberg` (merge on read) tables that got the same updates by MERGE; their jars come
-from Maven Central. Each round runs a query once in each, one after the other; a figure is the
-median of parquet's time / theirs over all rounds, with its 95% interval (higher is better). All
-must give the same answer.
-
-Iceberg knows no Spark 4.2, so it is measured in an environment of its own, which needs pyspark
-4.1.1 besides what this package needs: `OTHER/bin/python -m tests.benchmark.spark --beside iceberg`.
+`--full` has 10 M rows, ten times as many, and 9 rounds, not 5. `--beside delta,iceberg` needs Maven
+Central the first time, and for Iceberg a Spark of its own: see `iceberg`.
 """
 
 import argparse
-import os
 import shutil
 import statistics
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
 
 from pyspark_theflash.codec.field_type import MySQLType
 from tests.benchmark.bulk import make_store, publish
+from tests.benchmark.iceberg import iceberg_python
+from tests.benchmark.process import run_apart
 from tests.benchmark.report import Line
+from tests.benchmark.system import PARQUET, SETTINGS, System
 from tests.support.stores import column, id_column, table_info
 
-DELTA = {
-    "spark.jars.packages": "io.delta:delta-spark_4.2_2.13:4.4.0",
-    "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
-    "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
-    "spark.databricks.delta.snapshotPartitions": "2",
-    "spark.databricks.delta.properties.defaults.enableDeletionVectors": "true",
-}
-ICEBERG = {
-    "spark.jars.packages": "org.apache.iceberg:iceberg-spark-runtime-4.1_2.13:1.11.0",
-    "spark.sql.extensions": "org.apache.iceberg.spark.extensions.IcebergSparkSessionExtensions",
-    "spark.sql.catalog.ice": "org.apache.iceberg.spark.SparkCatalog",
-    "spark.sql.catalog.ice.type": "hadoop",
-}
-MERGE = "MERGE INTO {} t USING updates u ON t.id = u.id WHEN MATCHED THEN UPDATE SET *"
 FILES = 12
 MONEY = {"flen": 15, "decimal": 2}
 UTF8 = {"flen": 10, "collate": "utf8mb4_bin"}
@@ -83,6 +67,9 @@ QUERIES = {
 ANY_ROWS = frozenset({"limit 10"})
 """What may be answered in more than one way."""
 
+Pair = tuple[float, float]
+"""Seconds on Parquet, and on the system beside it."""
+
 
 @dataclass(frozen=True)
 class Data:
@@ -100,62 +87,55 @@ class Data:
         return pa.concat_tables([self.before, self.updates]).take(pa.array(places))
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rows", type=int, default=10_000_000)
-    parser.add_argument("--rounds", type=int, default=9)
+    parser = argparse.ArgumentParser(prog="tests.benchmark.spark")
+    parser.add_argument("--full", action="store_true", help="10 M rows, 9 rounds")
+    parser.add_argument("--rows", type=int)
+    parser.add_argument("--rounds", type=int)
     parser.add_argument("--percent", default="0,1,10", help="of the rows that were updated")
-    parser.add_argument("--beside", default="ours", help="parquet: ours, delta, iceberg")
+    parser.add_argument("--beside", default="", help="ours: delta, iceberg")
     parser.add_argument("--queries", default=",".join(QUERIES), help="which ones")
-    asked = parser.parse_args()
-    systems = asked.beside.split(",")
-    chosen = {name: QUERIES[name] for name in asked.queries.split(",")}
-    print(f"Spark, {asked.rows:,} rows: parquet's time / theirs (higher is better)")
-    with tempfile.TemporaryDirectory() as folder:
-        base = Path(folder) / "base"
-        rows = _rows(asked.rows, np.random.default_rng(1))
-        if "ours" in systems:
-            make_store(base, [TABLE])
-            publish(base, TABLE, rows, rows["id"].to_numpy(), 10, everything=True)
-        spark = session(Path(folder), systems)
-        try:
-            for percent in map(int, asked.percent.split(",")):
-                data = Data(rows, _updates(rows, percent))
-                where = Path(folder) / str(percent)
-                tables = {"parquet": _parquet(spark, where / "parquet", data.now)}
-                tables |= {name: MAKERS[name](spark, base, where, data) for name in systems}
-                _compare(spark, tables, chosen, asked.rounds, f"{percent}%")
-                shutil.rmtree(where)
-        finally:
-            spark.stop()
+    chosen = parser.parse_args(arguments)
+    rows = chosen.rows or (10_000_000 if chosen.full else 1_000_000)
+    rounds = chosen.rounds or (9 if chosen.full else 5)
+    queries = {name: QUERIES[name] for name in chosen.queries.split(",")}
+    beside = [kind for kind in chosen.beside.split(",") if kind]
+    if unknown := set(beside) - set(SETTINGS):
+        parser.error(f"--beside: there is no {', '.join(sorted(unknown))}")
+    kinds = [kind for kind in SETTINGS if kind in {"ours", *beside}]
+    print(f"Spark, {rows:,} rows: Parquet's time / ours (higher is better), {rounds} rounds")
+    with tempfile.TemporaryDirectory() as name, ExitStack() as running:
+        folder = Path(name)
+        systems = [running.enter_context(closing(_started(kind, folder))) for kind in kinds]
+        for percent in map(int, chosen.percent.split(",")):
+            run_apart(_write, folder / f"p{percent}", rows, percent, pinned=False)
+            for system in systems:
+                kept = system.load(folder / f"p{percent}", TABLE.full_name)
+                Line(f"{percent}% updated, {system.kind}", kept).show()
+            _compare(systems, queries, rounds, f"{percent}%")
+            shutil.rmtree(folder / f"p{percent}")
 
 
-def session(folder: Path, systems: Sequence[str]) -> SparkSession:
-    """A session on two cores that has what the systems need."""
-    os.environ["PYSPARK_PYTHON"] = sys.executable
-    builder = SparkSession.builder.master("local[2]").appName("benchmark")
-    settings = {
-        "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.driver.memory": "6g",
-        "spark.sql.shuffle.partitions": "2",
-        "spark.sql.session.timeZone": "UTC",
-        "spark.sql.warehouse.dir": str(folder / "warehouse"),
-    }
-    if "ours" in systems:
-        from pyspark_theflash import configure_spark
+def _started(kind: str, folder: Path) -> System:
+    """The process of a system; only Iceberg's is of another Python."""
+    python = iceberg_python() if kind == "iceberg" else sys.executable
+    return System(kind, folder / kind, python)
 
-        builder = configure_spark(builder)
-    if "delta" in systems:
-        settings |= DELTA
-    if "iceberg" in systems:
-        settings |= ICEBERG | {"spark.sql.catalog.ice.warehouse": str(folder / "iceberg")}
-    for name, value in settings.items():
-        builder = builder.config(name, value)
-    spark = builder.getOrCreate()
-    spark.sparkContext.setLogLevel("ERROR")
-    return spark
+
+def _write(folder: Path, count: int, percent: int) -> None:
+    """The rows as they were, their updates and what they are now, as files, and the store."""
+    rows = _rows(count, np.random.default_rng(1))
+    data = Data(rows, _updates(rows, percent))
+    for name, part in (("before", rows), ("updates", data.updates), ("now", data.now)):
+        (folder / name).mkdir(parents=True)
+        step = -(-len(part) // FILES) or 1
+        for start in range(0, max(len(part), 1), step):
+            pq.write_table(part.slice(start, step), folder / name / f"{start:09}.parquet")
+    make_store(folder / "store", [TABLE])
+    publish(folder / "store", TABLE, rows, rows["id"].to_numpy(), 10, everything=True)
+    ids = data.updates["id"].to_numpy()
+    publish(folder / "store", TABLE, data.updates, ids, 1 << 30)
 
 
 def _rows(count: int, rng: np.random.Generator) -> pa.Table:
@@ -188,95 +168,47 @@ def _money(cents: np.ndarray) -> pa.Array:
     return pa.Array.from_buffers(pa.decimal128(15, 2), len(cents), [None, pa.py_buffer(words)])
 
 
-def _ours(spark: SparkSession, base: Path, folder: Path, data: Data) -> DataFrame:
-    store = folder / "store"
-    shutil.copytree(base, store)
-    publish(store, TABLE, data.updates, data.updates["id"].to_numpy(), 1 << 30)
-    return spark.read.format("theflash").option("store", str(store)).load(TABLE.full_name)
-
-
-def _parquet(spark: SparkSession, path: Path, rows: pa.Table) -> DataFrame:
-    """The rows as Spark itself writes them."""
-    raw = path.with_name(f"{path.name}.raw")
-    raw.mkdir(parents=True)
-    step = -(-len(rows) // FILES) or 1
-    for n, start in enumerate(range(0, len(rows), step)):
-        pq.write_table(rows.slice(start, step), raw / f"{n:02}.parquet")
-    spark.read.parquet(str(raw)).write.parquet(str(path))
-    shutil.rmtree(raw)
-    return spark.read.parquet(str(path))
-
-
-def _delta(spark: SparkSession, base: Path, folder: Path, data: Data) -> DataFrame:
-    path = folder / "delta"
-    before = _parquet(spark, folder / "before", data.before)
-    before.write.format("delta").save(str(path))
-    if len(data.updates):
-        _parquet(spark, folder / "updates", data.updates).createOrReplaceTempView("updates")
-        spark.sql(MERGE.format(f"delta.`{path}`"))
-    return spark.read.format("delta").load(str(path))
-
-
-def _iceberg(spark: SparkSession, base: Path, folder: Path, data: Data) -> DataFrame:
-    name = f"ice.bench.lines{folder.name}"
-    writer = _parquet(spark, folder / "before", data.before).writeTo(name).using("iceberg")
-    for operation in ("update", "merge", "delete"):
-        writer = writer.tableProperty(f"write.{operation}.mode", "merge-on-read")
-    writer.tableProperty("format-version", "2").create()
-    if len(data.updates):
-        _parquet(spark, folder / "updates", data.updates).createOrReplaceTempView("updates")
-        spark.sql(MERGE.format(name))
-    return spark.table(name)
-
-
-MAKERS = {"ours": _ours, "delta": _delta, "iceberg": _iceberg}
-
-
-def _compare(
-    spark: SparkSession,
-    tables: Mapping[str, DataFrame],
-    queries: Mapping[str, str],
-    rounds: int,
-    what: str,
-) -> None:
-    for name, table in tables.items():
-        table.createOrReplaceTempView(name)
+def _compare(systems: Sequence[System], queries: Mapping[str, str], rounds: int, what: str) -> None:
     for query, text in queries.items():
-        runs = {
-            name: (lambda name=name, text=text: spark.sql(text.format(t=name)).collect())
-            for name in tables
-        }
-        answers = {name: run() for name, run in runs.items()}
-        for name, answer in answers.items():
-            if query not in ANY_ROWS and answer != answers["parquet"]:
-                raise AssertionError(f"{query}: {name} has another answer than parquet")
-        seconds = _together(runs, rounds)
-        base = seconds.pop("parquet")
-        figures = ", ".join(f"{name} {_ratio(base, theirs)}" for name, theirs in seconds.items())
-        Line(f"{what} updated, {query}", figures, f"{statistics.median(base):.2f} s").show()
+        answers = [s.answer(view, text) for s in systems for view in (PARQUET, s.kind)]
+        wrong = [a for a in answers if a != answers[0] and query not in ANY_ROWS]
+        if wrong or {len(answer) for answer in answers} != {len(answers[0])}:
+            raise AssertionError(f"{query}: not all have the same answer")
+        _show(f"{what} updated, {query}", _together(systems, text, rounds))
 
 
-def _together(runs: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
+def _show(what: str, taken: Mapping[str, Sequence[Pair]]) -> None:
+    ours = taken["ours"]
+    for kind, pairs in taken.items():
+        ratio = _interval([parquet / theirs for parquet, theirs in pairs])
+        if kind == "ours":
+            seconds = statistics.median(parquet for parquet, _ in ours)
+            Line(what, ratio, f"Parquet {seconds:.2f} s").show()
+        else:
+            both = zip(ours, pairs, strict=True)
+            against = _interval([(p / o) / (q / t) for (p, o), (q, t) in both])
+            Line(f"  {kind}", ratio, f"ours / {kind} {against}").show()
+
+
+def _together(systems: Sequence[System], text: str, rounds: int) -> dict[str, list[Pair]]:
     """The times of each, taken in turns."""
-    taken: dict[str, list[float]] = {name: [] for name in runs}
+    taken: dict[str, list[Pair]] = {system.kind: [] for system in systems}
     for number in range(rounds):
-        names = list(runs)
         # Nobody always comes after the same one.
-        for name in names[number % len(names) :] + names[: number % len(names)]:
-            started = time.perf_counter()
-            runs[name]()
-            taken[name].append(time.perf_counter() - started)
+        first = number % len(systems)
+        for system in (*systems[first:], *systems[:first]):
+            views = (PARQUET, system.kind)[:: 1 if number % 2 else -1]
+            seconds = {view: system.seconds(view, text) for view in views}
+            taken[system.kind].append((seconds[PARQUET], seconds[system.kind]))
     return taken
 
 
-def _ratio(base: Sequence[float], theirs: Sequence[float]) -> str:
+def _interval(ratios: Sequence[float]) -> str:
     """The median, and between which order statistics it lies 19 times in 20."""
-    ratios = sorted(b / t for b, t in zip(base, theirs, strict=True))
-    middle = statistics.median(ratios)
+    ratios = sorted(ratios)
     aside = max(int(len(ratios) / 2 - 0.98 * len(ratios) ** 0.5), 0)
-    low, high = ratios[aside], ratios[-1 - aside]
-    return f"{middle:.2f} ({low:.2f}-{high:.2f})"
+    return f"{statistics.median(ratios):.2f} ({ratios[aside]:.2f}-{ratios[-1 - aside]:.2f})"
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])
