@@ -15,10 +15,10 @@ export PYSPARK_PYTHON := $(CURDIR)/$(python)
 unexport SPARK_HOME SPARK_CONF_DIR SPARK_REMOTE HADOOP_CONF_DIR PYSPARK_SUBMIT_ARGS
 unexport PYSPARK_DRIVER_PYTHON PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup jar lib wheel demo test test-all fuzz peer check format bench proto lock notebooks clean help java
+.PHONY: setup jar lib wheel demo test test-all fuzz peer check format bench bench-rivals proto lock notebooks clean help java
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-10s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
 
 setup: .venv/.package ## Make .venv from the locks (every other target does it by itself)
 
@@ -74,8 +74,20 @@ format: setup ## Format the code and mend what ruff can mend
 	$(bin)/ruff check --fix
 	$(bin)/ruff format
 
-bench: java setup ## Measure speed on this machine
-	$(python) -m tests.benchmark
+# All, or some, or in full sizes: make bench BENCH="spark tpch --full"
+BENCH :=
+
+bench: jar .venv/.bench ## Measure speed on this machine
+	$(python) -m tests.benchmark $(BENCH)
+
+# Small, or in full size: make bench-rivals BENCH=--full
+bench-rivals: jar ## Measure Spark beside Delta and Iceberg, which come from Maven Central
+	$(python) -m tests.benchmark.spark --beside delta,iceberg $(BENCH)
+
+.venv/.bench: .venv/.stamp requirements/bench.txt
+	@$(python) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+		--only-binary :all: -r requirements/bench.txt
+	@touch $@
 
 proto: setup ## Generate the Python code of protos/
 	$(python) protos/generate.py
@@ -88,6 +100,8 @@ lock: setup ## Resolve the dependencies of pyproject.toml anew into requirements
 	$(compile_lock) pyproject.toml --all-extras --group dev --output-file requirements/dev.txt
 	$(compile_lock) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
 	$(compile_lock) --group uv --output-file requirements/uv.txt
+	$(compile_lock) --group bench --output-file requirements/bench.txt
+	$(compile_lock) --group iceberg --output-file requirements/iceberg.txt
 
 notebooks: java setup ## Run the notebooks, writing their output into them
 	$(bin)/jupyter-execute --inplace notebooks/*.ipynb

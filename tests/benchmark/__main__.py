@@ -1,22 +1,38 @@
-"""All benchmarks, one after the other: `make bench`."""
+"""All benchmarks, or some, one after the other: `make bench`."""
 
+import argparse
 import os
 import platform
+from importlib import import_module
 
 import pyarrow as pa
 
-from tests.benchmark import codec, ingest, live, open, pump, query, raft, scan, serve, workers
+NAMES = (
+    *("codec", "ingest", "live", "remote", "open", "pump", "raft", "scan", "query", "serve"),
+    *("workers", "spark", "tpch"),
+)
+HAVE_FULL = frozenset({"ingest", "live", "remote", "spark", "tpch"})
 
 
 def main() -> None:
     """Print the machine, then every benchmark's figures."""
+    parser = argparse.ArgumentParser(prog="tests.benchmark")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(NAMES)}")
+    parser.add_argument("--full", action="store_true", help="the full sizes, which take hours")
+    chosen = parser.parse_args()
+    if unknown := set(chosen.names) - set(NAMES):
+        parser.error(f"there is no {', '.join(sorted(unknown))}")
     print(
         f"{platform.machine()}, {os.cpu_count()} cores, "
         f"Python {platform.python_version()}, pyarrow {pa.__version__}"
     )
-    for benchmark in (codec, ingest, live, open, pump, raft, scan, query, serve, workers):
+    for name in chosen.names or NAMES:
         print()
-        benchmark.main()
+        benchmark = import_module(f"tests.benchmark.{name}")
+        if name in HAVE_FULL:
+            benchmark.main(("--full",) if chosen.full else ())
+        else:
+            benchmark.main()
 
 
 if __name__ == "__main__":

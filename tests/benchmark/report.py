@@ -1,7 +1,8 @@
 """What benchmarks share: repeating, and printing aligned lines."""
 
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -25,3 +26,10 @@ def best_of(rounds: int, action: Callable[[], object]) -> float:
         action()
         best = min(best, time.perf_counter() - started)
     return best
+
+
+def interval(ratios: Iterable[float]) -> str:
+    """The median, and between which order statistics it lies 19 times in 20."""
+    ordered = sorted(ratios)
+    aside = max(int(len(ordered) / 2 - 0.98 * len(ordered) ** 0.5), 0)
+    return f"{statistics.median(ordered):.2f} ({ordered[aside]:.2f}-{ordered[-1 - aside]:.2f})"

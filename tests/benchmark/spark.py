@@ -28,7 +28,7 @@ from pyspark_theflash.codec.field_type import MySQLType
 from tests.benchmark.bulk import make_store, publish
 from tests.benchmark.iceberg import iceberg_python
 from tests.benchmark.process import run_apart
-from tests.benchmark.report import Line
+from tests.benchmark.report import Line, interval
 from tests.benchmark.system import PARQUET, SETTINGS, System
 from tests.support.stores import column, id_column, table_info
 
@@ -180,13 +180,13 @@ def _compare(systems: Sequence[System], queries: Mapping[str, str], rounds: int,
 def _show(what: str, taken: Mapping[str, Sequence[Pair]]) -> None:
     ours = taken["ours"]
     for kind, pairs in taken.items():
-        ratio = _interval([parquet / theirs for parquet, theirs in pairs])
+        ratio = interval([parquet / theirs for parquet, theirs in pairs])
         if kind == "ours":
             seconds = statistics.median(parquet for parquet, _ in ours)
             Line(what, ratio, f"Parquet {seconds:.2f} s").show()
         else:
             both = zip(ours, pairs, strict=True)
-            against = _interval([(p / o) / (q / t) for (p, o), (q, t) in both])
+            against = interval([(p / o) / (q / t) for (p, o), (q, t) in both])
             Line(f"  {kind}", ratio, f"ours / {kind} {against}").show()
 
 
@@ -201,13 +201,6 @@ def _together(systems: Sequence[System], text: str, rounds: int) -> dict[str, li
             seconds = {view: system.seconds(view, text) for view in views}
             taken[system.kind].append((seconds[PARQUET], seconds[system.kind]))
     return taken
-
-
-def _interval(ratios: Sequence[float]) -> str:
-    """The median, and between which order statistics it lies 19 times in 20."""
-    ratios = sorted(ratios)
-    aside = max(int(len(ratios) / 2 - 0.98 * len(ratios) ** 0.5), 0)
-    return f"{statistics.median(ratios):.2f} ({ratios[aside]:.2f}-{ratios[-1 - aside]:.2f})"
 
 
 if __name__ == "__main__":

@@ -1,51 +1,60 @@
 """TPC-H's 22 queries with Spark over a store, against Spark on Parquet.
 
-    pip install tpchgen-cli
-    python -m tests.benchmark.tpch [--scale 1] [--rounds 3] [--generator tpchgen-cli]
+The tables are tpchgen-cli's. Both must give the same answers. Each round runs every query on both,
+one after the other; a figure is the median over the rounds, with its 95% interval for all queries.
 
-Both must give the same answers. A figure is the median time over all rounds, in turns.
+`--full` is scale 1 (6 M lines) and not 0.1, and takes 3 GB of disk.
 """
 
 import argparse
 import re
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from pyspark.sql import DataFrame, SparkSession
+from pyspark.sql import DataFrame, Row, SparkSession
 
 from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.schema.model import TableInfo
 from tests.benchmark.bulk import make_store, publish
-from tests.benchmark.report import Line
-from tests.benchmark.spark import session
+from tests.benchmark.process import run_apart
+from tests.benchmark.report import Line, interval
+from tests.benchmark.system import PARQUET, session
 from tests.support.stores import column, table_info
 
+GENERATOR = Path(sys.executable).with_name("tpchgen-cli")
+OURS = "ours"
 TABLES = ("customer", "lineitem", "nation", "orders", "part", "partsupp", "region", "supplier")
 UTF8 = {"flen": 255, "collate": "utf8mb4_bin"}
 
 
-def main() -> None:
+def main(arguments: Sequence[str] = ()) -> None:
     """Print the figures."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--scale", default="1")
+    parser = argparse.ArgumentParser(prog="tests.benchmark.tpch")
+    parser.add_argument("--full", action="store_true", help="scale 1")
+    parser.add_argument("--scale", help="1 has 6 M lines")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--generator", default="tpchgen-cli")
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        made = Path(folder) / "made"
-        command = [asked.generator, "parquet", "-s", asked.scale, f"--output-dir={made}"]
+    parser.add_argument("--generator", type=Path, default=GENERATOR)
+    chosen = parser.parse_args(arguments)
+    scale = chosen.scale or ("1" if chosen.full else "0.1")
+    print(
+        f"TPC-H, scale {scale}: seconds on Parquet, here; Parquet's time / ours (higher is better)"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        command = [chosen.generator, "parquet", "-s", scale, f"--output-dir={folder / 'made'}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-        _load(Path(folder) / "store", made)
-        spark = session(Path(folder), ["ours"])
+        run_apart(_load, folder / "store", folder / "made", pinned=False)
+        spark = session(OURS, folder, memory="6g")
         try:
-            _compare(spark, made, Path(folder), asked.rounds)
+            _compare(_tables(spark, folder), chosen.rounds)
         finally:
             spark.stop()
 
@@ -90,47 +99,48 @@ def _sizes(tp: pa.DataType) -> dict[str, object]:
     return {"Flen": 255, "Collate": "utf8mb4_bin"} if _type(tp) == (MySQLType.VARCHAR,) else {}
 
 
-def _compare(spark: SparkSession, made: Path, folder: Path, rounds: int) -> None:
-    systems = {"parquet": _parquet(spark, made, folder / "parquet")}
-    systems["ours"] = {
-        name: spark.read.format("theflash")
-        .option("store", str(folder / "store"))
-        .load(f"tpch.{name}")
-        for name in TABLES
-    }
-    total = dict.fromkeys(systems, 0.0)
-    print("TPC-H: seconds on Parquet and here; parquet's time / ours (higher is better)")
-    for number, text in queries().items():
-        taken: dict[str, list[float]] = {name: [] for name in systems}
-        answers = {}
-        for at in range(rounds + 1):
-            for name in (list(systems), list(reversed(systems)))[at % 2]:
-                for table, frame in systems[name].items():
-                    frame.createOrReplaceTempView(table)
-                started = time.perf_counter()
-                answers[name] = spark.sql(text).collect()
-                if at:
-                    taken[name].append(time.perf_counter() - started)
-        if answers["ours"] != answers["parquet"]:
-            raise AssertionError(f"query {number} has another answer than on Parquet")
-        seconds = {name: statistics.median(times) for name, times in taken.items()}
-        for name, time_s in seconds.items():
-            total[name] += time_s
-        _show(f"Q{number}", seconds)
-    _show("all", total)
-
-
-def _parquet(spark: SparkSession, made: Path, folder: Path) -> Mapping[str, DataFrame]:
-    """The tables as Spark itself writes them."""
+def _tables(spark: SparkSession, folder: Path) -> Mapping[str, Mapping[str, DataFrame]]:
+    """Those of the store, and the same as Spark itself writes them."""
+    reader = spark.read.format("theflash").option("store", str(folder / "store"))
     for name in TABLES:
-        spark.read.parquet(str(made / f"{name}.parquet")).write.parquet(str(folder / name))
-    return {name: spark.read.parquet(str(folder / name)) for name in TABLES}
+        made, plain = folder / "made" / f"{name}.parquet", folder / PARQUET / name
+        spark.read.parquet(str(made)).write.parquet(str(plain))
+    return {
+        PARQUET: {name: spark.read.parquet(str(folder / PARQUET / name)) for name in TABLES},
+        OURS: {name: reader.load(f"tpch.{name}") for name in TABLES},
+    }
 
 
-def _show(name: str, seconds: Mapping[str, float]) -> None:
-    figures = f"{seconds['parquet']:.2f} s, {seconds['ours']:.2f} s"
-    Line(name, figures, f"{seconds['parquet'] / seconds['ours']:.2f}").show()
+def _compare(systems: Mapping[str, Mapping[str, DataFrame]], rounds: int) -> None:
+    totals = {name: np.zeros(rounds) for name in systems}
+    for number, text in queries().items():
+        answers = {name: _run(tables, text)[0] for name, tables in systems.items()}
+        if answers[OURS] != answers[PARQUET]:
+            raise AssertionError(f"query {number} has another answer than on Parquet")
+        taken: dict[str, list[float]] = {name: [] for name in systems}
+        for at in range(rounds):
+            for name in (list(systems), list(reversed(systems)))[at % 2]:
+                taken[name].append(_run(systems[name], text)[1])
+        for name, seconds in taken.items():
+            totals[name] += seconds
+        ratios = [p / o for p, o in zip(taken[PARQUET], taken[OURS], strict=True)]
+        _show(f"Q{number}, {len(answers[OURS])} rows", taken, f"{statistics.median(ratios):.2f}")
+    _show("all", totals, interval(totals[PARQUET] / totals[OURS]))
+
+
+def _run(tables: Mapping[str, DataFrame], text: str) -> tuple[list[Row], float]:
+    """A query's answer and how long it takes."""
+    for name, table in tables.items():
+        table.createOrReplaceTempView(name)
+    started = time.perf_counter()
+    answer = table.sparkSession.sql(text).collect()
+    return answer, time.perf_counter() - started
+
+
+def _show(name: str, taken: Mapping[str, Sequence[float]], ratio: str) -> None:
+    parquet, ours = (statistics.median(taken[system]) for system in (PARQUET, OURS))
+    Line(name, f"{parquet:.2f} s, {ours:.2f} s", ratio).show()
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

@@ -20,11 +20,17 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 
 
 def _wanted():
-    """Every requirement of the package, its extras and its dependency groups."""
+    """Every requirement of the package, its extras and its dependency groups, by its lock."""
     project = PYPROJECT["project"]
-    lists = [project["dependencies"], *project["optional-dependencies"].values()]
-    lists += PYPROJECT["dependency-groups"].values()
-    return [Requirement(r) for requirements in lists for r in requirements if isinstance(r, str)]
+    lists = [("dev", project["dependencies"])]
+    lists += [("dev", extra) for extra in project["optional-dependencies"].values()]
+    lists += PYPROJECT["dependency-groups"].items()
+    return [
+        pytest.param(lock, Requirement(r), id=f"{lock}-{r}")
+        for lock, requirements in lists
+        for r in requirements
+        if isinstance(r, str)
+    ]
 
 
 def _pinned(path):
@@ -37,12 +43,11 @@ def _pinned(path):
 LOCKS = {path.stem: _pinned(path) for path in sorted((ROOT / "requirements").glob("*.txt"))}
 
 
-@pytest.mark.parametrize("requirement", _wanted(), ids=str)
-def test_lock_satisfies(requirement):
+@pytest.mark.parametrize(("lock", "requirement"), _wanted())
+def test_lock_satisfies(lock, requirement):
     if requirement.marker is not None and not requirement.marker.evaluate():
         pytest.skip("not for this interpreter")
-    lock = LOCKS["uv" if requirement.name == "uv" else "dev"]
-    assert requirement.specifier.contains(lock[canonicalize_name(requirement.name)])
+    assert requirement.specifier.contains(LOCKS[lock][canonicalize_name(requirement.name)])
 
 
 def test_locks_agree():
@@ -57,7 +62,8 @@ def test_oldest_allowed_protobuf_runs_the_generated_code():
             r"^# Protobuf Python Version: (\S+)$", path.read_text(), re.MULTILINE
         )
     }
-    allowed = next(r for r in _wanted() if r.name == "protobuf").specifier
+    wanted = [requirement for _, requirement in (each.values for each in _wanted())]
+    allowed = next(r for r in wanted if r.name == "protobuf").specifier
     oldest = min(Version(s.version) for s in allowed if s.operator == ">=")
     assert all(v.major == oldest.major and v <= oldest for v in made_by)
     assert made_by
