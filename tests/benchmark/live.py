@@ -19,7 +19,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
@@ -73,12 +73,12 @@ def _measure(folder: Path, rate: int, seconds: int, interval_s: float) -> None:
     store, address = folder / "store", f"unix:{folder}/pump.sock"
     registry.create(store, registry.MAGIC, LocalFileSystem())
     watch, ended = Watch(), threading.Event()
-    with _writer(store, address, interval_s) as process_id, ThreadPoolExecutor() as threads:
-        watching = threads.submit(_look, store, watch, ended)
+    with following(store, address, interval_s) as process_id, ThreadPoolExecutor() as threads:
+        watching = threads.submit(look, store, watch, ended)
         try:
             load: Load = run_apart(run_load, address, rate, seconds + WARM_UP_S, pinned=False)
             # The last commits are still on their way.
-            while not watching.done() and watch.reached[-1][1] < load.acknowledged[-1][1]:
+            while not watching.done() and watch.reached[-1][1] < load.commits[-1].ts:
                 CLOCK.sleep_ms(100)
         finally:
             ended.set()
@@ -89,7 +89,7 @@ def _measure(folder: Path, rate: int, seconds: int, interval_s: float) -> None:
 
 
 @contextmanager
-def _writer(store: Path, address: str, interval_s: float) -> Iterator[int]:
+def following(store: Path, address: str, interval_s: float) -> Iterator[int]:
     """A writer that follows; its process id."""
     command = [
         *(sys.executable, "-m", "pyspark_theflash.cli.main", "writer", str(store)),
@@ -105,7 +105,7 @@ def _writer(store: Path, address: str, interval_s: float) -> Iterator[int]:
         process.wait(60)
 
 
-def _look(store: Path, watch: Watch, ended: threading.Event) -> None:
+def look(store: Path, watch: Watch, ended: threading.Event) -> None:
     """Follow `resolved_ts`, and read at it now and then."""
     seen, read_at_ms, end_ts = None, CLOCK.boottime_ms(), workload("tpch").end_ts
     with closing(open_manifest(store, LocalFileSystem())) as manifest:
@@ -141,21 +141,31 @@ def _check(store: Path, load: Load) -> None:
                 raise ValueError(f"{rows} rows of {name}, {inserted} were inserted")
 
 
+def latencies_ms(load: Load, reached: Sequence[tuple[float, int]], *, sent: bool) -> np.ndarray:
+    """From each commit's answer, or from when it was sent, until a reader had reached it."""
+    begin_s = load.commits[0].answered_s + WARM_UP_S
+    counted = [one for one in load.commits if one.answered_s >= begin_s]
+    when, seen = (np.array(column) for column in zip(*reached, strict=True))
+    at = np.array([one.sent_s if sent else one.answered_s for one in counted])
+    return 1000 * (when[np.searchsorted(seen, [one.ts for one in counted])] - at)
+
+
+def show_load(load: Load, peak: int) -> None:
+    """What was written, and with how much memory."""
+    took_s = load.commits[-1].answered_s - load.commits[0].answered_s
+    Line("  load", f"{load.rows / took_s:,.0f} rows/s", f"{load.late_s:.2f} s late at most").show()
+    Line("  the writer's peak RSS", f"{peak / 2**20:.0f} MiB").show()
+
+
 def _show(load: Load, watch: Watch, interval_s: float, peak: int) -> None:
-    begin, end = load.acknowledged[0][0], load.acknowledged[-1][0]
-    counted = [one for one in load.acknowledged if one[0] >= begin + WARM_UP_S]
-    when, reached = (np.array(column) for column in zip(*watch.reached, strict=True))
-    at, commit_ts = (np.array(column) for column in zip(*counted, strict=True))
-    latency_ms = 1000 * (when[np.searchsorted(reached, commit_ts)] - at)
-    p50, p99, most = np.percentile(latency_ms, (50, 99, 100))
-    publications = np.count_nonzero((when > begin) & (when < end)) / (end - begin)
+    begin, end = load.commits[0].answered_s, load.commits[-1].answered_s
+    p50, p99, most = np.percentile(latencies_ms(load, watch.reached, sent=False), (50, 99, 100))
+    publications = sum(begin < when < end for when, _ in watch.reached) / (end - begin)
     beside = f"most {most:,.0f} ms, {publications:.1f} publications/s"
     Line(f"interval {interval_s} s", f"p50 {p50:,.0f}, p99 {p99:,.0f} ms", beside).show()
-    rate = f"{load.rows / (end - begin):,.0f} rows/s"
-    Line("  load", rate, f"{load.late_s:.2f} s late at most").show()
     read_ms = 1000 * np.percentile(watch.read_s, 50)
     Line("  open, plan and read O_ORDERKEY", f"p50 {read_ms:.0f} ms").show()
-    Line("  the writer's peak RSS", f"{peak / 2**20:.0f} MiB").show()
+    show_load(load, peak)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from pyspark_theflash.binlog.file import FileSource
 from pyspark_theflash.binlog.prewrite import INSERT, UPDATE, parse_prewrite
@@ -28,11 +29,19 @@ SAMPLE = 500
 _KEY_COLUMN = b"\x08\x02\x08"
 
 
+class Commit(NamedTuple):
+    """When a commit was sent and answered, in seconds."""
+
+    ts: int
+    sent_s: float
+    answered_s: float
+
+
 @dataclass
 class Load:
-    """What was done: (when, commit_ts) of each acknowledged commit, in order of commit_ts."""
+    """What was done; the commits in order of their timestamps."""
 
-    acknowledged: list[tuple[float, int]] = field(default_factory=list)
+    commits: list[Commit] = field(default_factory=list)
     inserted: tuple[int, int] = (0, 0)
     rows: int = 0
     late_s: float = 0.0
@@ -59,8 +68,11 @@ class _Sample:
     orders: Sequence[tuple[bytes, Sequence[bytes]]]
     update: Sequence[bytes]
 
-    def transaction(self, number: int) -> tuple[bytes, int, int]:
-        """The `number`-th transaction's changes, and how many orders and lines are new in it."""
+    def transaction(self, number: int, ended: int) -> tuple[bytes, int, int, int]:
+        """The `number`-th transaction's changes; how many orders and lines are new, and all rows.
+
+        Those below `ended` have ended, so that their orders can be updated.
+        """
         orders, lines = [], []
         first = number * ORDERS
         for key in range(first, first + ORDERS):
@@ -68,36 +80,44 @@ class _Sample:
             handle = b"\x08" + encode_varint(key + 1)
             orders.append((INSERT, handle + order))
             lines += [(INSERT, handle + line) for line in its_lines]
-        if number:
-            # An order of a session that is certainly done.
-            older = _KEY_COLUMN + encode_varint(max(0, first // 2 - SESSIONS * ORDERS) + 1)
+        if number // 2 < ended:
+            older = _KEY_COLUMN + encode_varint(first // 2 + 1)
             orders.append((UPDATE, b"".join(older + half for half in self.update)))
         changes = dict(zip(TABLES.values(), (orders, lines), strict=True))
-        return binlog_writer.prewrite_value(self.schema_version, changes), ORDERS, len(lines)
+        payload = binlog_writer.prewrite_value(self.schema_version, changes)
+        return payload, ORDERS, len(lines), len(orders) + len(lines)
 
 
 def run_load(address: str, rate: int, seconds: int) -> Load:
     """Write `rate` rows a second for so long."""
     sample, load, mutex = _sample(), Load(), threading.Lock()
+    under_way: set[int] = set()
     oracle, numbers = _Oracle(workload("tpch").end_ts), itertools.count()
     rows = 1 + ORDERS + sum(len(lines) for _, lines in sample.orders) * ORDERS // SAMPLE
     begin = time.monotonic()
 
     def session() -> None:
         with PumpWriter(address) as pump:
-            while (number := next(numbers)) * rows < rate * seconds:
-                payload, orders, lines = sample.transaction(number)
+            while True:
+                with mutex:
+                    number = next(numbers)
+                    under_way.add(number)
+                    ended = min(under_way)
+                if number * rows >= rate * seconds:
+                    return
+                payload, orders, lines, all_rows = sample.transaction(number, ended)
                 early_s = begin + number * rows / rate - time.monotonic()
                 if early_s > 0:
                     CLOCK.sleep_ms(early_s * 1000)
                 start_ts = oracle.tso()
                 _send(pump, binlog_writer.prewrite(start_ts, payload))
-                commit_ts = oracle.tso()
+                commit_ts, sent_s = oracle.tso(), time.monotonic()
                 _send(pump, binlog_writer.commit(start_ts, commit_ts))
                 with mutex:
-                    load.acknowledged.append((time.monotonic(), commit_ts))
+                    load.commits.append(Commit(commit_ts, sent_s, time.monotonic()))
                     load.inserted = load.inserted[0] + orders, load.inserted[1] + lines
-                    load.rows += orders + lines + bool(number)
+                    load.rows += all_rows
+                    under_way.remove(number)
                     load.late_s = max(load.late_s, -early_s)
 
     threads = [threading.Thread(target=session) for _ in range(SESSIONS)]
@@ -105,7 +125,7 @@ def run_load(address: str, rate: int, seconds: int) -> Load:
         thread.start()
     for thread in threads:
         thread.join()
-    load.acknowledged.sort(key=lambda one: one[1])
+    load.commits.sort()
     return load
 
 
