@@ -39,7 +39,7 @@ from pyspark_theflash.store.scope import Scope
 from pyspark_theflash.tls import TlsFiles
 from pyspark_theflash.types import physical_ms
 
-DEFAULT_INTERVAL_MS: Final = 1000
+DEFAULT_INTERVAL_MS: Final = 250
 _RETRY_MS: Final = 100
 _log = logging.getLogger(__name__)
 
@@ -74,7 +74,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             help=f"{what} tables that are called so, * and ? allowed; may be given more than once",
         )
     parser.add_argument(
-        "--interval", type=seconds, metavar="S", help="seconds from poll to poll (default: 1)"
+        "--interval", type=seconds, metavar="S", help="seconds from poll to poll (default: 0.25)"
     )
     parser.add_argument(
         "--wait", type=seconds, default=0, metavar="S", help="wait for another writer to end"
