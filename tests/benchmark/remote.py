@@ -118,9 +118,11 @@ def _served(store: Path, folder: Path) -> Iterator[TheFlash]:
         if server.stdout is None:
             raise ValueError("the server tells nothing")
         address = f"theflash://{server.stdout.readline().split()[-1]}"
-        with connect(address, token=TOKENS[Role.READ]) as api:
-            yield api
-        server.send_signal(signal.SIGTERM)
+        try:
+            with connect(address, token=TOKENS[Role.READ]) as api:
+                yield api
+        finally:
+            server.send_signal(signal.SIGTERM)
 
 
 def _scan(api: TheFlash, scans: Scans, ended: threading.Event) -> None:
