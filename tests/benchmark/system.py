@@ -72,10 +72,10 @@ class System:
         self._process.wait()
 
     def _call(self, name: str, *arguments: str) -> Any:
-        self._connection.send((name, *arguments))
         try:
+            self._connection.send((name, *arguments))
             return self._connection.recv()
-        except EOFError:
+        except (EOFError, ConnectionError):
             raise ChildProcessError(f"the process of {self.kind} has ended") from None
 
 
@@ -174,7 +174,7 @@ def main() -> None:
             while True:
                 name, *arguments = connection.recv()
                 connection.send(getattr(worker, name)(*arguments))
-        except EOFError:
+        except (EOFError, ConnectionError):
             spark.stop()
 
 
