@@ -15,7 +15,8 @@ from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.types import TimeStamp
 from tests.support.kv_tap import TAP, calls, history
 from tests.support.learning import Killed, Learning
-from tests.support.raft_tikv import FakeRegion, FakeTikv, encoded
+from tests.support.raft_tikv import FakeTikv, encoded
+from tests.support.region_storm import Storm
 from tests.support.row_oracle import decode_handle, decode_row_v2
 from tests.support.workloads import Workload
 
@@ -47,72 +48,6 @@ def expected(tikv: FakeTikv, table: TableInfo, ts: int) -> dict[Any, tuple[Any, 
                 values.setdefault(int(column.id), value)
         rows[handle] = tuple(values.get(int(c.id)) for c in table.public_columns)
     return rows
-
-
-class Storm:
-    """Regions that split, merge, are lost and come back, between the captured calls."""
-
-    def __init__(self, learning: Learning, rng: random.Random) -> None:
-        self.learning, self.tikv, self.rng = learning, learning.tikv, rng
-        self.lost: FakeRegion | None = None
-
-    @property
-    def without(self) -> frozenset[int]:
-        return frozenset({self.lost.id}) if self.lost else frozenset()
-
-    def step(self) -> None:
-        """One thing that happens to regions, once the learner has all that came before."""
-        self.learning.catch_up(self.rng, self.without)
-        actions = [self.split, self.split, self.merge, self.admin, self.lose, self.come_back]
-        self.rng.choice([*actions, self.snapshot_again, self.flush])()
-
-    def split(self) -> None:
-        region = self.rng.choice(self.some())
-        keys = sorted(k for k in self.tikv.writes if region.contains(k) and k > region.start)
-        if keys and region is not self.lost:
-            chosen = sorted(self.rng.sample(keys, min(len(keys), self.rng.choice([1, 1, 3]))))
-            self.tikv.split(chosen, right_derive=self.rng.random() < 0.7)
-
-    def merge(self) -> None:
-        regions = self.some()
-        if len(regions) < 2:
-            return
-        at = self.rng.randrange(len(regions) - 1)
-        pair = [regions[at], regions[at + 1]]
-        if self.lost in pair:
-            return
-        self.rng.shuffle(pair)
-        self.tikv.merge(*pair, roll_back=self.rng.random() < 0.2)
-
-    def admin(self) -> None:
-        self.tikv.change_nothing(self.rng.choice(self.some()), self.rng)
-
-    def lose(self) -> None:
-        if self.lost is None and len(self.some()) > 3:
-            self.lost = self.rng.choice(self.some())
-            if self.rng.random() < 0.5:
-                self.learning.send([self.tikv.destroy(self.lost)])
-
-    def come_back(self) -> None:
-        if self.lost is not None:
-            self.learning.install(self.lost)
-            self.lost = None
-
-    def snapshot_again(self) -> None:
-        region = self.rng.choice(self.some())
-        if region is not self.lost:
-            self.learning.install(region)
-
-    def flush(self) -> None:
-        self.learning.learner.flush()
-
-    def some(self) -> list[FakeRegion]:
-        return sorted(self.tikv.regions.values(), key=lambda r: r.start)
-
-    def end(self) -> None:
-        self.learning.catch_up(self.rng, self.without)
-        self.come_back()
-        self.learning.catch_up(self.rng)
 
 
 def replay(learning: Learning, rng: random.Random, every: int) -> Iterator[Storm]:

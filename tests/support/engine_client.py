@@ -19,6 +19,10 @@ class EngineClient:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Hang up."""
         self._channel.close()
 
     def install(self, chunks: Iterable[bytes], timeout_s: float = 30) -> bytes:
@@ -41,8 +45,12 @@ class CommandStream:
 
     def send(self, batch: bytes) -> list[Applied]:
         """Send a batch; returns the next answer."""
-        self._batches.put(batch)
+        self.put(batch)
         return self.next()
+
+    def put(self, batch: bytes) -> None:
+        """Send a batch whose answer somebody else reads."""
+        self._batches.put(batch)
 
     def next(self) -> list[Applied]:
         """The next answer."""
@@ -50,5 +58,13 @@ class CommandStream:
 
     def end(self) -> Iterator[list[Applied]]:
         """Send no more; the answers that are left."""
+        self.close()
+        return self.answers()
+
+    def close(self) -> None:
+        """Send no more."""
         self._batches.put(None)
+
+    def answers(self) -> Iterator[list[Applied]]:
+        """The answers from now on, to the end."""
         return map(decode_responses, self._answers)

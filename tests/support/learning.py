@@ -118,6 +118,10 @@ class Learning:
         """Have some commands applied, as one batch."""
         self.learner.apply(decode_commands(batch(entries)))
 
+    def flush(self) -> None:
+        """Write out what is applied."""
+        self.learner.flush()
+
     def catch_up(
         self, rng: random.Random, without: frozenset[int] = frozenset(), most: int = 40
     ) -> None:

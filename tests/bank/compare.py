@@ -1,0 +1,139 @@
+"""One timestamp read here, as a learner, and in TiDB, and what differs."""
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pyspark_theflash.client.tikv.client import TiKVClient
+from pyspark_theflash.clock import Deadline, SystemClock
+from pyspark_theflash.codec.key import RawKey, encode_record_key
+from pyspark_theflash.engine import registry
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.kvstore.located import KeyRange
+from pyspark_theflash.kvstore.lock import Lock
+from pyspark_theflash.kvstore.read import TableView, open_tables, read_rows
+from pyspark_theflash.kvstore.resolve import ResolvedLocks
+from pyspark_theflash.kvstore.store import RegionStore
+from pyspark_theflash.mvcc.project import scan_column
+from pyspark_theflash.planner.learner import CatchUp, Leaders
+from pyspark_theflash.planner.present import TEXT
+from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.store.folder import open_manifest
+from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.types import TimeStamp
+from tests.bank.schema import LiveSchema
+from tests.support.mysql import MySqlConnection
+
+CLOCK, FS = SystemClock(), LocalFileSystem()
+DATABASE = "bank"
+_TIMEOUT_MS = 60_000
+_LEASE_MS = 600_000
+
+Rows = Counter[tuple[Any, ...]]
+Tables = dict[str, Rows]
+"""The rows of each table by its name, as TiDB's texts."""
+
+
+@dataclass
+class Difference:
+    """What only one of the two has, of a table at a timestamp."""
+
+    ts: int
+    table: str
+    only_here: list[Any] = field(default_factory=list)
+    only_there: list[Any] = field(default_factory=list)
+
+
+class LearnerReader:
+    """Reads all tables of the bank from the learner's store, at a timestamp."""
+
+    def __init__(
+        self, store: RegionStore, path: Path, identity: registry.StoreIdentity, schema: LiveSchema
+    ) -> None:
+        self._store, self._schema = store, schema
+        self.locks_met = 0
+        with ExitStack() as undo:
+            self._leases = LeaseTable(undo.enter_context(closing(open_manifest(path, FS))), CLOCK)
+            self._engine = registry.open_reader(path, identity, FS, CLOCK)
+            undo.callback(self._engine.close)
+            self._undo = undo.pop_all()
+
+    def close(self) -> None:
+        self._undo.close()
+
+    def read(self, ts: TimeStamp, leaders: Leaders, client: TiKVClient) -> Tables:
+        """The rows at a timestamp; locks are resolved by the client's policy."""
+        known = self._schema(ts)
+        tables = [t for t in known.history.tables_at(ts) if t.db == DATABASE]
+        ids = [i for table in tables for i in table.physical_ids]
+        deadline = Deadline(CLOCK, _TIMEOUT_MS)
+        views = CatchUp(leaders, self._store, client.resolver, ts).open(
+            [_records(i) for i in ids],
+            lambda versions: open_tables(self._store, ids, ts, versions=versions),
+            deadline,
+        )
+
+        def resolve(locks: Sequence[Lock], at: TimeStamp) -> ResolvedLocks:
+            self.locks_met += len(locks)
+            return client.resolver.resolve(locks, at, deadline)
+
+        # What the engine had published when the cache was looked at, it must have still.
+        lease = self._leases.take(ts, _LEASE_MS)
+        try:
+            stored = self._engine.read([])
+            return {
+                table.name: self._rows(
+                    table,
+                    [v for v in views if v.physical_id in table.physical_ids],
+                    stored,
+                    resolve,
+                )
+                for table in tables
+            }
+        finally:
+            self._leases.release(lease)
+
+    def _rows(
+        self, table: TableInfo, views: Sequence[TableView], stored: Any, resolve: Any
+    ) -> Rows:
+        # Of versions that came meanwhile nothing is asked; of those that did not, all is known.
+        known = self._schema(TimeStamp(max(v.snapshot_ts for v in views)))
+        columns = [scan_column(table, c, known.source_of(table.id)) for c in table.public_columns]
+        found: Rows = Counter()
+        for view in views:
+            for each in read_rows(view, self._engine, stored, known, columns, resolve=resolve):
+                pairs = zip(each.columns, table.public_columns, strict=True)
+                texts = [TEXT.apply(values, c.type, c.name).to_pylist() for values, c in pairs]
+                found.update(zip(*texts, strict=True))
+        return found
+
+
+def read_by_tidb(session: MySqlConnection, ts: int) -> Tables:
+    """The rows at a timestamp by TiDB."""
+    session.query(f"SET tidb_snapshot = {ts}")
+    names = [str(name) for (name,) in session.query(f"SHOW TABLES FROM {DATABASE}")]
+    return {name: Counter(session.query(f"SELECT * FROM {DATABASE}.{name}")) for name in names}
+
+
+def differences(ts: int, here: Tables, there: Tables) -> list[Difference]:
+    """All tables that are not the same."""
+    found = []
+    for name in sorted({*here, *there}):
+        ours, theirs = here.get(name), there.get(name)
+        if ours is None or theirs is None:
+            where = "here" if theirs is None else "there"
+            found.append(Difference(ts, f"{name}, which is only {where}"))
+        elif ours != theirs:
+            only = [
+                sorted((a - b).elements(), key=repr) for a, b in ((ours, theirs), (theirs, ours))
+            ]
+            found.append(Difference(ts, name, *only))
+    return found
+
+
+def _records(physical_id: int) -> KeyRange:
+    start = encode_record_key(physical_id, b"")  # type: ignore[arg-type]
+    return KeyRange(start, RawKey(start[:-1] + b"s"))

@@ -1,0 +1,24 @@
+"""The schema of a live cluster, as far as somebody needs it just now."""
+
+import threading
+
+from pyspark_theflash.kvstore.tables import Tables
+from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.tidb import TidbSchemaSource
+from pyspark_theflash.types import TimeStamp
+
+
+class LiveSchema:
+    """A `SchemaAt` over a cluster's keys. Used by several threads."""
+
+    def __init__(self, source: TidbSchemaSource, begin: TimeStamp) -> None:
+        self._source, self._mutex = source, threading.Lock()
+        self.history: SchemaHistory = source.read(begin)
+        self._tables = Tables(self.history)
+
+    def __call__(self, ts: TimeStamp) -> Tables:
+        with self._mutex:
+            if self.history.end_ts < ts:
+                self.history = self._source.read(ts, self.history)
+                self._tables = Tables(self.history)
+            return self._tables
