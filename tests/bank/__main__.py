@@ -1,38 +1,50 @@
-"""python -m tests.bank [--minutes M] [--seed N]
+"""python -m tests.bank [--minutes M] [--timestamps N] [--seed N] [--binlog]
 
 Needs `make peer`. Prints what was compared, and ends with 1 if anything differed.
 """
 
 import argparse
-import logging
 import sys
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
-from tests.bank.run import run
+from tests.bank.run import Figures, run
 from tests.peer.build import is_built
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.bank")
     parser.add_argument("--minutes", type=float, default=10)
+    parser.add_argument("--timestamps", type=int, default=0, help="compare at so many at least")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--binlog", action="store_true", help="compare a store made from it too")
     chosen = parser.parse_args()
     if not is_built():
         parser.error("needs a TiDB: run `make peer`")
-    logging.basicConfig(format="%(asctime)s %(name)s: %(message)s")
     with tempfile.TemporaryDirectory(prefix="bank-") as folder:
-        figures = run(Path(folder), round(60 * chosen.minutes), chosen.seed)
-    print(
+        figures = run(
+            Path(folder),
+            round(60 * chosen.minutes),
+            chosen.seed,
+            at_least=chosen.timestamps,
+            binlog=chosen.binlog,
+        )
+    sys.stdout.write("\n".join(_lines(figures)) + "\n")
+    return 1 if figures.different or figures.wrong_totals else 0
+
+
+def _lines(figures: Figures) -> Iterator[str]:
+    yield (
         f"{figures.timestamps:,} timestamps compared ({figures.tables:,} tables, "
-        f"{figures.rows:,} rows; {figures.locks_met:,} locks met): "
+        f"{figures.rows:,} rows; {figures.locks_met:,} locks met; "
+        f"{figures.from_binlog:,} from the binlog too): "
         f"{len(figures.different)} different, {len(figures.wrong_totals)} wrong totals"
     )
-    print("sessions:", ", ".join(f"{name} {n:,}" for name, n in sorted(figures.done.items())))
-    print("regions:", ", ".join(f"{name} {n:,}" for name, n in sorted(figures.happened.items())))
+    for name, counts in (("sessions", figures.done), ("regions", figures.happened)):
+        yield f"{name}: " + ", ".join(f"{what} {n:,}" for what, n in sorted(counts.items()))
     for each in (*figures.different[:5], *figures.wrong_totals[:5]):
-        print(str(each)[:4000])
-    return 1 if figures.different or figures.wrong_totals else 0
+        yield str(each)[:4000]
 
 
 if __name__ == "__main__":

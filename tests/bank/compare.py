@@ -20,6 +20,8 @@ from pyspark_theflash.kvstore.store import RegionStore
 from pyspark_theflash.mvcc.project import scan_column
 from pyspark_theflash.planner.learner import CatchUp, Leaders
 from pyspark_theflash.planner.present import TEXT
+from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.planner.wait import wait_until
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.folder import open_manifest
 from pyspark_theflash.store.lease import LeaseTable
@@ -116,6 +118,18 @@ def read_by_tidb(session: MySqlConnection, ts: int) -> Tables:
     session.query(f"SET tidb_snapshot = {ts}")
     names = [str(name) for (name,) in session.query(f"SHOW TABLES FROM {DATABASE}")]
     return {name: Counter(session.query(f"SELECT * FROM {DATABASE}.{name}")) for name in names}
+
+
+def read_from_binlog(store: Path, ts: TimeStamp) -> Tables:
+    """The rows at a timestamp out of a store that is written from TiDB's binlog."""
+    wait_until(store, ts, CLOCK.boottime_ms() + _TIMEOUT_MS, clock=CLOCK, fs=FS)
+    with open_snapshot(store, ts) as snapshot:
+        found: Tables = {}
+        for table in (t for t in snapshot.tables() if t.db == DATABASE):
+            rows = found[table.name] = Counter()
+            for columns in snapshot.texts(snapshot.plan(table.full_name)):
+                rows.update(zip(*(c.to_pylist() for c in columns), strict=True))
+        return found
 
 
 def differences(ts: int, here: Tables, there: Tables) -> list[Difference]:

@@ -20,7 +20,6 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import grpc
 
@@ -39,7 +38,8 @@ CLOCK = SystemClock()
 _MARK = "KVPessimisticRollback"
 # Context.region_id: what no region is asked changes nothing, for sure.
 _NO_REGION = b"\x0a\x07\x08" + uvarint(1 << 40)
-_STEP_MS = 150
+_STEP_MS = 600
+_TURN_MS = 20
 _COLLECT_MS = 20_000
 _REGIONS_MAX = 60
 _AGAIN_MAX = 30
@@ -195,8 +195,7 @@ class Follower:
                     collect_ms += _COLLECT_MS
                 self.catch_up(self._rng, self._storm.without)
                 self._moved.notify_all()
-            if not calls:
-                CLOCK.sleep_ms(5)
+            CLOCK.sleep_ms(_TURN_MS)
         self._feed.end()
 
     def close(self) -> None:

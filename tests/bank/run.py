@@ -1,8 +1,10 @@
 """The bank, for a while: everything started, compared until the time is up, and counted."""
 
-import logging
+import itertools
+import threading
 from collections import Counter
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
@@ -11,6 +13,7 @@ from pyspark_theflash.client.pd import PDClient
 from pyspark_theflash.client.tikv.client import TiKVClient
 from pyspark_theflash.client.tikv.meta import TiKVMeta
 from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.codec.key import encode_record_key
 from pyspark_theflash.engine import registry
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.kvstore.flush import FlushLimits, OwnThread
@@ -19,18 +22,32 @@ from pyspark_theflash.kvstore.resolve import LockPolicy
 from pyspark_theflash.schema.tidb import TidbSchemaSource
 from pyspark_theflash.server.engine import EngineServer
 from pyspark_theflash.types import TimeStamp
-from tests.bank.compare import Difference, LearnerReader, Tables, differences, read_by_tidb
+from tests.bank.compare import (
+    Difference,
+    LearnerReader,
+    Tables,
+    differences,
+    read_by_tidb,
+    read_from_binlog,
+)
 from tests.bank.crew import Crew
 from tests.bank.follow import Follower
 from tests.bank.schema import LiveSchema
-from tests.bank.workload import SETUP, TOTAL, Workload
-from tests.support.peer import Peer
+from tests.bank.workload import ACCOUNTS, SETUP, STEP, TOTAL, Sessions
+from tests.support.kv_writer import STAGES, dies_at
+from tests.support.live_writer import Writer
+from tests.support.peer import HOST, Peer
 
 CLOCK, FS = SystemClock(), LocalFileSystem()
-_log = logging.getLogger(__name__)
 _PAST = 40
+_COMPACT_S = 2
+_DEATH_S = 10
+_TTL_MS = 1500
+# The store calculates the commit_ts of async commit before anybody can see a lock (`workload`).
+_STAGES = tuple(stage for stage in STAGES if not stage.startswith("async"))
+_BINLOG_EVERY = 5
 _MONEY = ("acc", "savings", "part", "apart")
-_LIMITS = FlushLimits(rows_bytes=1 << 20, delay_ms=500)
+_LIMITS = FlushLimits(rows_bytes=1 << 20)
 
 
 @dataclass
@@ -41,6 +58,7 @@ class Figures:
     tables: int = 0
     rows: int = 0
     locks_met: int = 0
+    from_binlog: int = 0
     different: list[Difference] = field(default_factory=list)
     wrong_totals: list[tuple[int, str]] = field(default_factory=list)
     done: Counter[str] = field(default_factory=Counter)
@@ -49,12 +67,21 @@ class Figures:
     """What happened to regions."""
 
 
-def run(folder: Path, seconds: int, seed: int = 0) -> Figures:
-    """Compare for so long."""
+def run(
+    folder: Path, seconds: int, seed: int = 0, *, at_least: int = 0, binlog: bool = False
+) -> Figures:
+    """Compare for so long, and at so many timestamps.
+
+    With `binlog`, TiDB writes that too, and some timestamps are compared with a store made from
+    it; TiDB then commits nothing asynchronously or in one phase.
+    """
     figures = Figures()
     with ExitStack() as undo:
-        tap = folder / "tap.jsonl"
-        peer = undo.enter_context(Peer(folder / "peer", tap=tap))
+        tap, socket = folder / "tap.jsonl", folder / "pump.sock" if binlog else None
+        peer = Peer(folder / "peer", tap=tap, binlog_socket=socket)
+        if socket is not None:
+            undo.enter_context(_writing(peer, socket, folder / "binlog"))
+        undo.enter_context(peer)
         peer.sql(*SETUP)
         pd = undo.enter_context(PDClient([peer.pd_address], clock=CLOCK))
         clients = [
@@ -76,23 +103,59 @@ def run(folder: Path, seconds: int, seed: int = 0) -> Figures:
         undo.callback(reader.close)
         session = undo.enter_context(peer.connect())
         session.query("SET time_zone = '+00:00'")
-        work = Workload(peer)
-        figures.done, figures.happened = work.done, follower.happened
-        rng, past = Random(seed), list[TimeStamp]()
-        with Crew() as following, Crew() as working:
-            following.start(follower.follow)
-            for each in (work.transfers(1), work.transfers(2), work.fees, work.journal, work.ddl):
-                working.start(each)
+        sessions, figures.happened = Sessions(HOST, peer.ports.sql), follower.happened
+        figures.done = sessions.done
+        rng, rng_of_dead, past = Random(seed), Random(seed + 1), list[TimeStamp]()
+
+        def compact(over: threading.Event) -> None:
+            while not over.wait(_COMPACT_S):
+                learner.compact(schema.columns_of)
+                figures.happened["compactions"] += 1
+
+        (acc,) = (t for t in schema.history.tables_at(schema.history.end_ts) if t.name == "acc")
+
+        def die(over: threading.Event) -> None:
+            """Clients that move whole rows, and are killed with their locks on."""
+            for stage in itertools.cycle(_STAGES):
+                if over.wait(_DEATH_S):
+                    return
+                handles = [n * STEP for n in rng_of_dead.sample(range(ACCOUNTS), 3)]
+                keys = [encode_record_key(acc.physical_ids[0], h) for h in handles]
+                if dies_at(stage, peer.pd_address, keys, _TTL_MS) is not None:
+                    figures.happened[f"clients died: {stage}"] += 1
+
+        with Crew() as crew, sessions:
+            crew.start(follower.follow)
+            crew.start(compact)
+            crew.start(die)
             end_ms = CLOCK.boottime_ms() + 1000 * seconds
-            while CLOCK.boottime_ms() < end_ms:
-                ts = rng.choice(past) if past and rng.random() < 0.2 else pd.tso()
+            while CLOCK.boottime_ms() < end_ms or figures.timestamps < at_least:
+                ts = rng.choice(past) if past and rng.random() < 0.3 else pd.tso()
                 past = [*past, ts][-_PAST:]
                 here = reader.read(ts, follower, rng.choice(clients))
-                _note(figures, ts, here, read_by_tidb(session, ts))
-                working.check()
-                following.check()
+                there = read_by_tidb(session, ts)
+                _note(figures, ts, here, there)
+                if binlog and figures.timestamps % _BINLOG_EVERY == 0:
+                    figures.from_binlog += 1
+                    figures.different += differences(
+                        ts, read_from_binlog(folder / "binlog", ts), there
+                    )
+                sessions.check()
+                crew.check()
         figures.locks_met = reader.locks_met
     return figures
+
+
+@contextmanager
+def _writing(peer: Peer, socket: Path, store: Path) -> Iterator[None]:
+    """A store written from the binlog; TiDB comes up when its pump is there."""
+    registry.create(store, registry.MAGIC, FS)
+    writer = Writer(peer, socket, store, "tikv")
+    try:
+        yield
+    finally:
+        if (status := writer.stop()) != 0:
+            raise RuntimeError(f"the writer has ended with {status}")
 
 
 def _note(figures: Figures, ts: int, here: Tables, there: Tables) -> None:
@@ -101,8 +164,6 @@ def _note(figures: Figures, ts: int, here: Tables, there: Tables) -> None:
     figures.rows += sum(rows.total() for rows in there.values())
     found = differences(ts, here, there)
     figures.different += found
-    for each in found:
-        _log.error("%s", each)
     for side, tables in (("here", here), ("there", there)):
         total = sum(_balance(tables, name) for name in _MONEY)
         if total != TOTAL:

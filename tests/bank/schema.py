@@ -1,11 +1,14 @@
 """The schema of a live cluster, as far as somebody needs it just now."""
 
 import threading
+from collections.abc import Sequence
 
 from pyspark_theflash.kvstore.tables import Tables
-from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.replication.columns import StoredColumns
+from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.schema.tidb import TidbSchemaSource
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.types import PhysicalTableID, TimeStamp
 
 
 class LiveSchema:
@@ -13,7 +16,7 @@ class LiveSchema:
 
     def __init__(self, source: TidbSchemaSource, begin: TimeStamp) -> None:
         self._source, self._mutex = source, threading.Lock()
-        self.history: SchemaHistory = source.read(begin)
+        self.history = source.read(begin)
         self._tables = Tables(self.history)
 
     def __call__(self, ts: TimeStamp) -> Tables:
@@ -22,3 +25,7 @@ class LiveSchema:
                 self.history = self._source.read(ts, self.history)
                 self._tables = Tables(self.history)
             return self._tables
+
+    def columns_of(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
+        """All columns that rows of a physical table have ever had."""
+        return StoredColumns(self.history, Lineage(self.history)).of(physical_id)

@@ -1,4 +1,8 @@
-"""What customers and operators of the bank do, in SQL.
+"""What customers and operators of the bank do, in SQL, in a process of its own.
+
+    python -m tests.bank.workload HOST PORT
+
+works until its standard input ends, and prints how often it did what, as JSON.
 
 Money is in four tables, on accounts that are always there, so that its sum never changes:
 
@@ -11,22 +15,22 @@ their commit_ts before anybody can see a lock, so a reader in between would miss
 """
 
 import json
+import subprocess
+import sys
 import threading
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from random import Random
 
-from pyspark_theflash.clock import SystemClock
+from tests.bank.crew import Crew
 from tests.support.mysql import MySqlConnection, MySqlError
-from tests.support.peer import Peer
 
-CLOCK = SystemClock()
 ACCOUNTS, SAVINGS, BALANCE, PAGES = 200, 60, 1000, 400
 STEP = 10_000
 TOTAL = (ACCOUNTS + SAVINGS + ACCOUNTS + ACCOUNTS // 2) * BALANCE
-DDL_PAUSE_MS = 400
-LARGE_PAUSE_MS = 2000
+PAUSE_S, DDL_PAUSE_S, LARGE_PAUSE_S = 0.02, 0.4, 2
 
 SETUP = (
     "SET GLOBAL tidb_gc_life_time = '2h'",
@@ -81,8 +85,8 @@ DDL = (
 class Workload:
     """What is done, and how often it was. Each method is a thread's work, until `over`."""
 
-    def __init__(self, peer: Peer) -> None:
-        self._peer = peer
+    def __init__(self, connect: Callable[[], MySqlConnection]) -> None:
+        self._connect = connect
         self.done: Counter[str] = Counter()
 
     def transfers(self, seed: int) -> Callable[[threading.Event], None]:
@@ -90,9 +94,9 @@ class Workload:
 
         def work(over: threading.Event) -> None:
             rng = Random(seed)
-            with self._peer.connect() as session:
+            with self._connect() as session:
                 session.query("SET tidb_enable_async_commit = OFF, tidb_enable_1pc = OFF")
-                while not over.is_set():
+                while not over.wait(rng.random() * PAUSE_S):
                     self._transfer(session, rng)
 
         return work
@@ -112,9 +116,9 @@ class Workload:
     def fees(self, over: threading.Event) -> None:
         """Large transactions: all accounts pay one, or all pages are written anew."""
         rng = Random(3)
-        with self._peer.connect() as session:
+        with self._connect() as session:
             session.query("SET tidb_enable_async_commit = OFF, tidb_enable_1pc = OFF")
-            while not over.wait(LARGE_PAUSE_MS / 1000):
+            while not over.wait(LARGE_PAUSE_S):
                 to = rng.randrange(ACCOUNTS) * STEP
                 fee = (
                     f"BEGIN {rng.choice(['OPTIMISTIC', 'PESSIMISTIC'])}",
@@ -132,9 +136,9 @@ class Workload:
     def journal(self, over: threading.Event) -> None:
         """Statements of their own, committed in one phase or asynchronously."""
         rng = Random(4)
-        with self._peer.connect() as session:
+        with self._connect() as session:
             session.query("SET tidb_enable_async_commit = ON, tidb_enable_1pc = ON")
-            while not over.is_set():
+            while not over.wait(rng.random() * PAUSE_S):
                 name, doc = (
                     rng.choice(["journal", "diary"]),
                     json.dumps({"n": [rng.random(), None]}),
@@ -144,9 +148,10 @@ class Workload:
                     [
                         f"INSERT INTO bank.{name} VALUES (REPEAT('ö', {size}), NOW(6),"
                         f" {amount / 100}, '{doc}'), ('', NULL, NULL, NULL)",
-                        f"UPDATE bank.{name} SET what = 'changed' WHERE MOD(amount, 7) = 1 LIMIT 20",
+                        f"UPDATE bank.{name} SET what = 'new' WHERE MOD(amount, 7) = 1 LIMIT 20",
                         f"DELETE FROM bank.{name} WHERE MOD(amount, 5) = 1 LIMIT 50",
-                        f"REPLACE INTO bank.slots VALUES ({n}, {amount}), ({99 - n}, {amount})",
+                        f"INSERT INTO bank.slots VALUES ({n}, {amount}), ({99 - n}, {amount})"
+                        f" ON DUPLICATE KEY UPDATE v = v + {n}",
                         f"DELETE FROM bank.slots WHERE id = {n}",
                         f"UPDATE bank.pages SET body = CONCAT('{n}', LEFT(body, 2000))"
                         f" WHERE id = {n}",
@@ -157,10 +162,10 @@ class Workload:
     def ddl(self, over: threading.Event) -> None:
         """The operators'."""
         rng, number = Random(6), 0
-        with self._peer.connect() as session:
+        with self._connect() as session:
             # Nobody is there to scatter regions over, so nobody waits for it.
             session.query("SET tidb_wait_split_region_finish = 0")
-            while not over.wait(DDL_PAUSE_MS / 1000):
+            while not over.wait(DDL_PAUSE_S):
                 step = DDL[number % len(DDL)]
                 number += 1
                 if step.startswith("split "):
@@ -184,13 +189,61 @@ class Workload:
             self.done[what] += 1
 
 
+class Sessions:
+    """The process, from `with` to its end."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self.done: Counter[str] = Counter()
+        self._command = [sys.executable, "-m", "tests.bank.workload", host, str(port)]
+
+    def __enter__(self) -> "Sessions":
+        self._process = subprocess.Popen(
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            cwd=Path(__file__).parents[2],
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        said, _ = self._process.communicate()
+        if self._process.returncode == 0:
+            self.done.update(json.loads(said))
+
+    def check(self) -> None:
+        """Raise `RuntimeError` if it has ended by itself."""
+        if self._process.poll() is not None:
+            raise RuntimeError("the sessions have ended")
+
+
 def _accounts(rng: Random) -> list[tuple[str, str]]:
     """Two accounts: a table, and which of its rows."""
     n, half = rng.sample(range(ACCOUNTS), 2), ACCOUNTS // 2
     all_of_them = [
-        *((f"bank.acc", f"id = {i * STEP}") for i in n),
+        *(("bank.acc", f"id = {i * STEP}") for i in n),
         *(("bank.savings", f"name = 'CUSTOMER É {i % SAVINGS}'") for i in n[:1]),
         *(("bank.part", f"id = {i}") for i in n[:1]),
         *(("bank.apart", f"id = {half + i % half}") for i in n[:1]),
     ]
     return rng.sample(all_of_them, 2)
+
+
+def main() -> None:
+    """See the module."""
+    host, port = sys.argv[1:]
+    work = Workload(lambda: MySqlConnection(host, int(port)))
+    with Crew() as crew:
+        for each in (work.transfers(1), work.transfers(2), work.fees, work.journal, work.ddl):
+            crew.start(each)
+        threading.Thread(target=_read_to_the_end, args=(crew.over,), daemon=True).start()
+        crew.over.wait()
+    sys.stdout.write(json.dumps(work.done))
+
+
+def _read_to_the_end(over: threading.Event) -> None:
+    sys.stdin.read()
+    over.set()
+
+
+if __name__ == "__main__":
+    main()

@@ -5,16 +5,12 @@ store and, by `tidb_snapshot`, from TiDB.
 """
 
 import json
-import subprocess
-import sys
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from random import Random
-from urllib.error import URLError
-from urllib.request import urlopen
 
 import pytest
 
@@ -24,11 +20,11 @@ from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.planner.wait import wait_until
 from pyspark_theflash.types import TimeStamp
+from tests.support.live_writer import Writer
 from tests.support.mysql import MySqlError
 from tests.support.peer import Peer
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
-PROJECT = Path(__file__).parents[2]
 CLOCK = SystemClock()
 WRITERS = 3
 TABLES = [
@@ -65,28 +61,6 @@ PARTITIONS = [
     "ALTER TABLE bank.part EXCHANGE PARTITION p1 WITH TABLE bank.apart",
     "ALTER TABLE bank.part DROP PARTITION p0",
 ]
-
-
-class Writer:
-    """A writer process of the store, started as soon as PD is there."""
-
-    def __init__(self, peer: Peer, socket: Path, store: Path, schema: str) -> None:
-        self._peer, self._command = peer, _command(peer, socket, store, schema)
-        self._process: subprocess.Popen[bytes] | None = None
-        self._thread = threading.Thread(target=self._start)
-        self._thread.start()
-
-    def stop(self) -> int:
-        """End it gracefully; its exit status."""
-        self._thread.join()
-        assert self._process is not None
-        self._process.terminate()
-        return self._process.wait(60)
-
-    def _start(self) -> None:
-        while not _answers(f"http://{self._peer.pd_address}/pd/api/v1/version"):
-            CLOCK.sleep_ms(50)
-        self._process = subprocess.Popen(self._command, cwd=PROJECT)
 
 
 @contextmanager
@@ -202,23 +176,3 @@ def compare(peer: Peer, store: Path, ts: int) -> int:
             theirs = session.query(f"SELECT * FROM bank.{name}")
             assert Counter(zip(*ours, strict=True)) == Counter(map(tuple, theirs)), (name, ts)
     return len(names)
-
-
-def _command(peer: Peer, socket: Path, store: Path, schema: str) -> list[str]:
-    sources = {"tidb": f"tidb:{peer.status_url}", "tikv": f"tikv:{peer.pd_address}"}
-    return [
-        *(sys.executable, "-m", "pyspark_theflash.cli.main", "writer", str(store)),
-        *("--source", f"pump-server:unix:{socket}"),
-        *("--schema", sources[schema]),
-        *("--pd", peer.pd_address),
-        *("--exclude", "mysql.*"),
-        *("--interval", "0.1"),
-    ]
-
-
-def _answers(url: str) -> bool:
-    try:
-        with urlopen(url, timeout=5):
-            return True
-    except (OSError, URLError):
-        return False
