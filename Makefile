@@ -15,7 +15,7 @@ export PYSPARK_PYTHON := $(CURDIR)/$(python)
 unexport SPARK_HOME SPARK_CONF_DIR SPARK_REMOTE HADOOP_CONF_DIR PYSPARK_SUBMIT_ARGS
 unexport PYSPARK_DRIVER_PYTHON PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup jar lib wheel demo test test-all fuzz peer check format bench bench-rivals proto lock notebooks clean help java
+.PHONY: setup jar lib wheel demo test test-all fuzz peer bank check format bench bench-rivals proto lock notebooks clean help java
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -59,6 +59,12 @@ fuzz: setup ## Feed mutated inputs to every parser
 
 peer: setup ## Build a real TiDB for the tests, where Go is installed
 	@$(python) -m tests.peer.build
+
+# How long, in minutes: make bank MINUTES=60
+MINUTES := 10
+
+bank: peer ## Compare a bank on a real TiDB with a learner of its regions
+	$(python) -m tests.bank --minutes $(MINUTES)
 
 lib: setup ## Build the C library into build/lib, where there is a C compiler
 	@$(python) -m pyspark_theflash.capi.build build/lib
