@@ -15,12 +15,11 @@ class Crew:
     def __enter__(self) -> "Crew":
         return self
 
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+    def __exit__(self, *_: object) -> None:
         self.over.set()
         for thread in self._threads:
             thread.join()
-        if error is None:
-            self.check()
+        self.check()
 
     def start(self, work: Callable[[threading.Event], None]) -> None:
         """Do this in a thread; it looks at the event, and ends soon after that is set."""

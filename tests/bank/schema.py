@@ -3,6 +3,7 @@
 import threading
 from collections.abc import Sequence
 
+from pyspark_theflash.errors import NotCaughtUpError, SchemaOutdatedError
 from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.replication.columns import StoredColumns
@@ -22,7 +23,10 @@ class LiveSchema:
     def __call__(self, ts: TimeStamp) -> Tables:
         with self._mutex:
             if self.history.end_ts < ts:
-                self.history = self._source.read(ts, self.history)
+                try:
+                    self.history = self._source.read(ts, self.history)
+                except NotCaughtUpError as error:
+                    raise SchemaOutdatedError("schema", ts) from error
                 self._tables = Tables(self.history)
             return self._tables
 

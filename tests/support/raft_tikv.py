@@ -482,7 +482,9 @@ class FakeTikv:
         if action == 2:
             return self.roll_back([raw], lock_ts, protected=True)
         if action == 3 and held and held.start_ts == lock_ts:
-            held.record.min_commit_ts = max(held.record.min_commit_ts, asked.number(4) + 1)
+            # Who reads the newest of all (at 2**64 - 1) passes by without pushing it.
+            pushed_to = (asked.number(4) + 1) % 2**64
+            held.record.min_commit_ts = max(held.record.min_commit_ts, pushed_to)
             return [("lock", encoded(raw), held.record.encode())]
         if action == 4 and held and held.start_ts == lock_ts:
             return [self._release(encoded(raw))]
