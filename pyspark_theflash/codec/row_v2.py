@@ -96,6 +96,13 @@ def decode_rows_v2(
     return decoded
 
 
+def has_checksums(data: npt.NDArray[np.uint8], bounds: Positions) -> bool:
+    """Whether any row of this format that lies between each two of the bounds has a checksum."""
+    is_long = np.diff(bounds) >= _HEADER_BYTES
+    at = bounds[:-1][is_long]
+    return bool(((data[at] == VERSION) & (data[at + 1] & _CHECKSUM != 0)).any())
+
+
 def _read_group(
     reader: Reader,
     header: int,

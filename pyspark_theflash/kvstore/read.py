@@ -29,18 +29,18 @@ import pyarrow.compute as pc
 from pyspark_theflash.codec.bytes import decode_bytes
 from pyspark_theflash.codec.key import RawKey, table_of
 from pyspark_theflash.codec.number import encode_uint_desc
+from pyspark_theflash.codec.reader import Positions
 from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.errors import CorruptionError, KeyIsLockedError, RowMissingError
 from pyspark_theflash.kvstore.key_range import record_range
 from pyspark_theflash.kvstore.lock import Lock, LockKind, decode_lock
-from pyspark_theflash.kvstore.rows import by_table, decode_versions
+from pyspark_theflash.kvstore.rows import decode_versions, newest
 from pyspark_theflash.kvstore.store import RegionStore
 from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.kvstore.versions import Versions, versions_of
 from pyspark_theflash.kvstore.write import Write, WriteKind
-from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project
+from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project, stored_names
 from pyspark_theflash.mvcc.version import HANDLE, Op, column_name
-from pyspark_theflash.mvcc.visibility import same_as_next
 from pyspark_theflash.store.manifest import View
 from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
 
@@ -196,45 +196,49 @@ def read_rows(
         CorruptionError: stored data fails its checksum.
     """
     ahead = resolve_held(view, resolve)
-    newest = _newest([*view.versions, *ahead], view, tables)
+    cached = _newest([*view.versions, *ahead], view, tables)
     names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
-    if newest is not None:
-        yield from _cached(newest, view, tables, columns, names)
+    if cached is not None:
+        yield from _cached(cached, view, tables, columns, names)
     for region in engine.plan(stored, view.physical_id):
-        for batch in engine.scan(region, columns, view.snapshot_ts, with_handle=True):
-            kept = batch
-            if newest is not None:
-                known = pc.is_in(batch.column(HANDLE), value_set=newest.handles)
-                kept = batch.filter(pc.invert(known))
+        for batch in engine.scan(
+            region, columns, view.snapshot_ts, with_handle=with_handle or cached is not None
+        ):
+            kept = batch_of(names, [batch.column(name) for name in names], batch.num_rows)
+            if cached is not None:
+                known = pc.is_in(batch.column(HANDLE), value_set=cached.handles)
+                kept = kept.filter(pc.invert(known))
             if kept.num_rows:
-                arrays = [kept.column(name) for name in names]
-                yield batch_of(names, arrays, kept.num_rows)
+                yield kept
 
 
 def _newest(parts: Sequence[Versions], view: TableView, tables: Tables) -> Versions | None:
-    """The newest version at or below the snapshot of each row that the cache has; deletes too."""
-    ts = np.uint64(view.snapshot_ts)
-    reached = [part.select(np.flatnonzero(part.commit_ts <= ts)) for part in parts]
-    for _, versions in by_table([part for part in reached if len(part)], tables):
-        is_last = np.ones(len(versions), np.bool_)
-        if len(versions) > 1:
-            is_last[:-1] = ~same_as_next(versions.handles)
-        return versions.select(np.flatnonzero(is_last))
-    return None
+    """The newest version that the cache has of each row, if it has any; deletes too."""
+    if not parts or not tables.has(view.physical_id):
+        return None
+    found = newest(parts, view.snapshot_ts)
+    return found if len(found) else None
 
 
 def _cached(
-    newest: Versions,
+    versions: Versions,
     view: TableView,
     tables: Tables,
     columns: Sequence[ScanColumn],
     names: Sequence[str],
 ) -> Iterator[pa.RecordBatch]:
-    puts = newest.select(np.flatnonzero(newest.op == Op.PUT))
+    wanted = stored_names(columns)
+    puts = _some(versions, np.flatnonzero(versions.op == Op.PUT))
     for definition, places in tables.definitions(view.physical_id, puts.commit_ts):
-        batch = decode_versions(view.physical_id, puts.select(places), definition)
+        chosen = _some(puts, places)
+        batch = decode_versions(view.physical_id, chosen, definition, wanted)
         stored = dict(zip(batch.schema.names, batch.columns, strict=True))
         arrays = project(stored, columns, batch.num_rows)
         if HANDLE in names:
             arrays.insert(0, batch.column(HANDLE))
         yield batch_of(names, arrays, batch.num_rows)
+
+
+def _some(versions: Versions, places: Positions) -> Versions:
+    """Some versions in their order, which mostly are all."""
+    return versions if len(places) == len(versions) else versions.select(places)

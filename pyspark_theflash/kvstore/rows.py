@@ -1,6 +1,6 @@
 """Committed rows as TiKV has them -> versions as the engine takes them, many at a time."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
 
 import numpy as np
@@ -15,7 +15,7 @@ from pyspark_theflash.codec.handle import decode_common_handles
 from pyspark_theflash.codec.key import encode_record_key
 from pyspark_theflash.codec.row import DecodedRows, RowBuffer
 from pyspark_theflash.codec.row_v1 import decode_rows_v1
-from pyspark_theflash.codec.row_v2 import VERSION, decode_rows_v2
+from pyspark_theflash.codec.row_v2 import VERSION, decode_rows_v2, has_checksums
 from pyspark_theflash.engine.api import VersionBatch
 from pyspark_theflash.errors import CodecError
 from pyspark_theflash.kvstore.tables import Definition, Tables
@@ -28,9 +28,9 @@ from pyspark_theflash.mvcc.rows import (
     handle_type,
     stored_columns,
 )
-from pyspark_theflash.mvcc.version import Op, version_schema
+from pyspark_theflash.mvcc.version import Op, column_name, version_schema
 from pyspark_theflash.mvcc.visibility import same_as_next
-from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.schema.model import ColumnInfo, TableInfo
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 
 CHUNK_ROWS: Final = 1 << 15
@@ -79,6 +79,26 @@ def _order(versions: Versions) -> npt.NDArray[np.int64]:
     return np.asarray(found.to_numpy(), np.int64)
 
 
+def newest(parts: Sequence[Versions], snapshot_ts: TimeStamp) -> Versions:
+    """Of at least one part of one table, the newest version of each row at or below a timestamp.
+
+    Raises:
+        CodecError: not all handles are of one kind.
+    """
+    if len({part.has_common_handles for part in parts}) > 1:
+        raise CodecError("record key", f"handles of two kinds in table {parts[0].table_id[0]}")
+    versions = concat(parts)
+    reached = np.flatnonzero(versions.commit_ts <= np.uint64(snapshot_ts))
+    if len(reached) < len(versions):
+        versions = versions.select(reached)
+    order = _order(versions)
+    if len(order) > 1:
+        is_last = np.ones(len(order), np.bool_)
+        is_last[:-1] = ~same_as_next(versions.handles.take(pa.array(order)))
+        order = order[is_last]
+    return versions.select(order)
+
+
 def version_batches(
     physical_id: PhysicalTableID, versions: Versions, tables: Tables
 ) -> Iterator[VersionBatch]:
@@ -94,16 +114,23 @@ def version_batches(
 
 
 def decode_versions(
-    physical_id: PhysicalTableID, versions: Versions, definition: Definition
+    physical_id: PhysicalTableID,
+    versions: Versions,
+    definition: Definition,
+    names: Collection[str] | None = None,
 ) -> pa.RecordBatch:
-    """Versions written under one definition, in their order; see `mvcc.version`."""
+    """Versions written under one definition, in their order; see `mvcc.version`.
+
+    Args:
+        names: which of the table's columns, by their names in the batch; all if None.
+    """
     table = definition.table
-    infos = stored_columns(table)
+    infos = [c for c in stored_columns(table) if names is None or column_name(c.id) in names]
     schema = version_schema(handle_type(table), [(c.id, arrow_type(c.type)) for c in infos])
     if versions.has_common_handles != table.is_common_handle:
         raise CodecError("record key", f"{table.full_name} has handles of another kind")
     batches = [
-        pa.RecordBatch.from_arrays(_arrays(physical_id, part, definition), schema=schema)
+        pa.RecordBatch.from_arrays(_arrays(physical_id, part, definition, infos), schema=schema)
         for part in _chunks(versions)
     ]
     if len(batches) == 1:
@@ -120,18 +147,20 @@ def _chunks(versions: Versions) -> Iterator[Versions]:
 
 
 def _arrays(
-    physical_id: PhysicalTableID, versions: Versions, definition: Definition
+    physical_id: PhysicalTableID,
+    versions: Versions,
+    definition: Definition,
+    infos: Sequence[ColumnInfo],
 ) -> list[pa.Array]:
     system = [
         versions.handles,
         *map(pa.array, (versions.commit_ts, versions.start_ts, versions.op)),
     ]
-    infos = stored_columns(definition.table)
     puts = np.flatnonzero(versions.op == Op.PUT)
     if not len(puts):
         return [*system, *(pa.nulls(len(versions), arrow_type(c.type)) for c in infos)]
     rows = versions if len(puts) == len(versions) else versions.select(puts)
-    columns = _columns(physical_id, rows, definition)
+    columns = _columns(physical_id, rows, definition, infos)
     arrays = [columns[c.id] for c in infos]
     if len(puts) < len(versions):
         places = np.full(len(versions), -1, np.int64)
@@ -141,19 +170,24 @@ def _arrays(
 
 
 def _columns(
-    physical_id: PhysicalTableID, rows: Versions, definition: Definition
+    physical_id: PhysicalTableID,
+    rows: Versions,
+    definition: Definition,
+    infos: Sequence[ColumnInfo],
 ) -> dict[ColumnID, pa.Array]:
-    """The columns of puts, by id."""
+    """The columns of puts, by id: those of `infos` at least."""
     table = definition.table
-    infos = stored_columns(table)
-    from_key = _from_key(table, rows.handles)
     data, bounds = variable_width(rows.values)
     if (np.diff(bounds) < 1).any():
         raise CodecError("row", f"an empty row of {table.full_name}")
+    if has_checksums(data, bounds):
+        # They are over all columns.
+        infos = stored_columns(table)
+    from_key = _from_key(table, rows.handles, infos)
     is_new = data[bounds[:-1]] == VERSION
     ts = TimeStamp(int(rows.commit_ts[0]))
     if is_new.all():
-        decoded = _decode_v2(physical_id, rows, table)
+        decoded = _decode_v2(physical_id, rows, table, infos)
         return filled_columns(table, infos, decoded, from_key, definition.source_of, ts)
     parts: list[dict[ColumnID, pa.Array]] = []
     order: list[npt.NDArray[np.int64]] = []
@@ -162,7 +196,7 @@ def _columns(
             continue
         chosen = rows.select(places)
         decoded = (
-            _decode_v2(physical_id, chosen, table)
+            _decode_v2(physical_id, chosen, table, infos)
             if is_new[places[0]]
             else decode_rows_v1(RowBuffer.from_arrow(chosen.values), column_specs(table, infos))
         )
@@ -173,8 +207,9 @@ def _columns(
     return {c.id: pa.concat_arrays([part[c.id] for part in parts]).take(back) for c in infos}
 
 
-def _decode_v2(physical_id: PhysicalTableID, rows: Versions, table: TableInfo) -> DecodedRows:
-    infos = stored_columns(table)
+def _decode_v2(
+    physical_id: PhysicalTableID, rows: Versions, table: TableInfo, infos: Sequence[ColumnInfo]
+) -> DecodedRows:
     key = column_specs(table, table.handle_columns)
     raw = RowBuffer.from_arrow(_raw_keys(physical_id, rows.handles))
     specs = column_specs(table, infos)
@@ -193,16 +228,16 @@ def _raw_keys(physical_id: PhysicalTableID, handles: ArrowArray) -> ArrowArray:
     return binary(keys.reshape(-1), np.arange(len(handles) + 1) * keys.shape[1])
 
 
-def _from_key(table: TableInfo, handles: ArrowArray) -> Columns:
+def _from_key(table: TableInfo, handles: ArrowArray, infos: Sequence[ColumnInfo]) -> Columns:
     """What rows may leave out because their keys have it.
 
     Of strings under a collation keys have weights, and rows the strings; of prefixes likewise.
     """
     if table.pk_is_handle:
         return {c.id: from_int_handle(handles, c) for c in table.handle_columns}
-    if not table.is_common_handle:
-        return {}
     columns = table.handle_columns
+    if not table.is_common_handle or {c.id for c in columns}.isdisjoint(c.id for c in infos):
+        return {}
     values = decode_common_handles(handles, [c.type for c in columns])
     lengths: Sequence[int] = (
         [p.length for p in table.primary_key.columns] if table.primary_key else []

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 NAMES = (
     *("codec", "ingest", "live", "remote", "open", "pump", "raft", "scan", "query", "serve"),
-    *("workers", "spark", "tpch"),
+    *("learner", "workers", "spark", "tpch"),
 )
 HAVE_FULL = frozenset({"ingest", "live", "remote", "spark", "tpch"})
 

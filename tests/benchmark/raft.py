@@ -4,18 +4,21 @@
 
 The rows are tpch's lineitem as TiKV has them (format v2), prewritten and committed in two phases: a
 lock with the row, then a write record with the row and the lock's end.
-Commands of many regions come mixed; the cost of a row should not depend on how many there are.
+Commands of many regions come mixed; the cost of a command should not depend on how many there are,
+neither in large batches nor where each comes alone.
 """
 
 import argparse
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import Engine
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.kvstore.flush import FlushLimits, SameThread
 from pyspark_theflash.kvstore.learner import Learner
@@ -38,6 +41,7 @@ T = TypeVar("T")
 LINEITEM = 272
 TARGET = 400_000
 BATCH_ROWS = 4_000
+ALONE = 1_000
 
 
 def main(arguments: tuple[str, ...] = ()) -> None:
@@ -49,15 +53,24 @@ def main(arguments: tuple[str, ...] = ()) -> None:
     parser.add_argument("--rounds", type=int, default=3, help="show the best of so many")
     chosen = parser.parse_args(arguments)
     history = read_schema_file(workload("tpch").schema)
-    rows = lineitem_rows()
+    rows, costs = lineitem_rows(), list[tuple[float, float]]()
     for regions in sorted({1, chosen.regions}):
         batches = list(command_batches(history, rows, chosen, regions))
         runs = [measure(history, batches, regions) for _ in range(chosen.rounds)]
-        show(chosen.rows, regions, sum(map(len, batches)), runs)
+        together_s = show(chosen.rows, regions, sum(map(len, batches)), runs)
+        alone_s = min(one_by_one(history, batches, regions) for _ in range(chosen.rounds))
+        Line("a command that comes alone", f"{alone_s * 1e6:.0f} us").show()
+        costs.append((together_s * chosen.transaction / chosen.rows / 2, alone_s))
+    for name, one, many in zip(("in batches", "alone"), *(costs[0], costs[-1]), strict=True):
+        figure = f"{many * 1e6:.1f} us, {many / one:.2f}x"
+        Line(f"a command {name}, {chosen.regions:,} regions", figure, "of one region's").show()
 
 
-def show(rows: int, regions: int, size_bytes: int, runs: list[dict[str, float]]) -> None:
-    """Print the shortest time of each stage; `apply` has `decode` in it."""
+def show(rows: int, regions: int, size_bytes: int, runs: list[dict[str, float]]) -> float:
+    """Print the shortest time of each stage; `apply` has `decode` in it.
+
+    Returns: seconds to the cache.
+    """
     print(f"{rows:,} rows, {regions:,} region(s), {size_bytes / 1e6:.0f} MB of commands, CPU time")
     best = {stage: min(run[stage] for run in runs) for stage in runs[0]}
     for stage, spent_s in best.items():
@@ -65,6 +78,7 @@ def show(rows: int, regions: int, size_bytes: int, runs: list[dict[str, float]])
     to_cache = best["messages"] + best["apply"]
     beside = f"target {TARGET:,}"
     Line("raft batches to cache", f"{rows / to_cache:,.0f} rows/s", beside).show()
+    return to_cache
 
 
 def measure(history: SchemaHistory, batches: list[bytes], regions: int) -> dict[str, float]:
@@ -77,24 +91,40 @@ def measure(history: SchemaHistory, batches: list[bytes], regions: int) -> dict[
         spent[stage] += time.process_time() - started
         return result
 
-    tables, fs = Tables(history), LocalFileSystem()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "store"
-        identity = registry.create(path, registry.MAGIC, fs)
-        engine = registry.open_engine(path, identity, fs, SystemClock())
-        limits = FlushLimits(rows_bytes=1 << 30, memory_bytes=1 << 30)
-        learner = Learner(SameThread(engine), lambda _: tables, SystemClock(), limits=limits)
-        for state in region_states(regions):
-            learner.store.install(state, ())
+    with learning(history, regions) as (learner, _):
         for data in batches:
             commands = timed("messages", lambda data=data: decode_commands(data))  # type: ignore[misc]
             messages = [m for command in commands for m in command.requests]
             timed("requests", lambda messages=messages: decode_pieces(messages))  # type: ignore[misc]
             timed("apply", lambda commands=commands: learner.apply(commands))  # type: ignore[misc]
         timed("flush", learner.flush)
-        learner.close()
-        engine.close()
     return spent
+
+
+def one_by_one(history: SchemaHistory, batches: list[bytes], regions: int) -> float:
+    """CPU seconds of a command that is applied before the next one has come."""
+    commands = [command for data in batches for command in decode_commands(data)][:ALONE]
+    with learning(history, regions) as (learner, _):
+        started = time.process_time()
+        for command in commands:
+            learner.apply([command])
+        return (time.process_time() - started) / len(commands)
+
+
+@contextmanager
+def learning(history: SchemaHistory, regions: int) -> Iterator[tuple[Learner, Engine]]:
+    """A learner of so many regions, that writes nothing out by itself, and its own engine."""
+    tables, fs = Tables(history), LocalFileSystem()
+    limits = FlushLimits(rows_bytes=1 << 30, memory_bytes=1 << 30)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "store"
+        identity = registry.create(path, registry.MAGIC, fs)
+        with closing(registry.open_engine(path, identity, fs, SystemClock())) as engine:
+            learner = Learner(SameThread(engine), lambda _: tables, SystemClock(), limits=limits)
+            for state in region_states(regions):
+                learner.store.install(state, ())
+            yield learner, engine
+            learner.close()
 
 
 def lineitem_rows() -> list[bytes]:

@@ -1,0 +1,88 @@
+"""Versions of TiKV's rows as columns: all of them or some, the newest of each row."""
+
+from zlib import crc32
+
+import pytest
+
+from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.codec.number import encode_uint_desc
+from pyspark_theflash.errors import CodecError, SchemaOutdatedError
+from pyspark_theflash.kvstore.rows import decode_versions, newest
+from pyspark_theflash.kvstore.tables import Definition
+from pyspark_theflash.kvstore.versions import Versions, concat, versions_of
+from pyspark_theflash.kvstore.write import Write, WriteKind
+from pyspark_theflash.mvcc.project import no_source
+from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from tests.support.kv_table import key, raw_key
+from tests.support.raft_tikv import encoded
+from tests.support.row_oracle import encode_row_v2
+from tests.support.stores import column, id_column, table_info
+
+TABLE = table_info(
+    1, "d.t", [id_column(), column("v", MySQLType.VARCHAR), column("w", MySQLType.LONGLONG)]
+)
+TYPES = {int(c.id): c.type for c in TABLE.columns}
+DEFINITION = Definition(TABLE, no_source)
+ID = PhysicalTableID(1)
+
+
+def version(handle: int, commit_ts: int, row: bytes | None) -> Versions:
+    kind = WriteKind.DELETE if row is None else WriteKind.PUT
+    write = Write(kind, TimeStamp(commit_ts - 1))
+    (found,) = versions_of([(key(handle) + encode_uint_desc(commit_ts), write, row or b"")])
+    return found
+
+
+@pytest.mark.parametrize("names", [[], ["c1"], ["c2"], ["c3"], ["c3", "c1"]])
+def test_some_columns_are_as_among_all(names: list[str]) -> None:
+    versions = concat(
+        [
+            version(1, 10, encode_row_v2({2: "a", 3: 7}, TYPES)),
+            version(2, 20, None),
+            version(3, 30, encode_row_v2({2: None}, TYPES)),
+        ]
+    )
+    every = decode_versions(ID, versions, DEFINITION)
+    some = decode_versions(ID, versions, DEFINITION, names)
+    system = every.schema.names[: -len(TABLE.columns)]
+    assert some.schema.names == [
+        *system,
+        *(f"c{c.id}" for c in TABLE.columns if f"c{c.id}" in names),
+    ]
+    assert some == every.select(some.schema.names)
+    assert every.column("c1").to_pylist() == [1, None, 3]
+    assert every.column("c3").to_pylist() == [7, None, None]
+
+
+@pytest.mark.parametrize("names", [None, [], ["c2"]])
+def test_checksums_are_of_all_columns(names: list[str] | None) -> None:
+    # Version 1: of the row as it is, and its key.
+    data = encode_row_v2({2: "a", 3: 7}, TYPES, b"\1" + bytes(4))[:-4]
+    right = data + crc32(data + raw_key(1)).to_bytes(4, "little")
+    decode_versions(ID, concat([version(1, 10, right)]), DEFINITION, names)
+    for at in range(len(data)):
+        wrong = bytearray(right)
+        wrong[at] ^= 1
+        with pytest.raises((CodecError, SchemaOutdatedError)):
+            decode_versions(ID, concat([version(1, 10, bytes(wrong))]), DEFINITION, names)
+
+
+def test_newest_of_each_row() -> None:
+    parts = [version(h, ts, b"r") for h, ts in [(2, 30), (1, 10), (2, 20), (1, 40), (3, 50)]]
+    for ts, expected in [
+        (9, []),
+        (10, [(1, 10)]),
+        (29, [(1, 10), (2, 20)]),
+        (45, [(1, 40), (2, 30)]),
+        (60, [(1, 40), (2, 30), (3, 50)]),
+    ]:
+        found = newest(parts, TimeStamp(ts))
+        handles, commits = found.handles.to_pylist(), found.commit_ts.tolist()
+        assert list(zip(handles, commits, strict=True)) == expected
+
+
+def test_handles_of_two_kinds() -> None:
+    common = encoded(raw_key(1) + b"more") + encode_uint_desc(10)
+    (other,) = versions_of([(common, Write(WriteKind.PUT, TimeStamp(9)), b"r")])
+    with pytest.raises(CodecError, match="two kinds in table 1"):
+        newest([version(1, 10, b"r"), other], TimeStamp(20))
