@@ -7,8 +7,9 @@
 
 Answers tell what is durable, not what is applied: whoever sends the commands keeps them up to
 there, and sends them again after a restart. A full disk, a full cache, a schema that does not reach
-far enough and what is not supported may be tried again. After any other error the learner takes
-nothing more; opened anew on the same engine it goes on from what is durable.
+far enough or that nobody can be asked for, and what is not supported may be tried again. After any
+other error the learner takes nothing more; opened anew on the same engine it goes on from what is
+durable.
 """
 
 import logging
@@ -22,8 +23,11 @@ from pyspark_theflash.engine.api import CompactionReport, Engine
 from pyspark_theflash.errors import (
     CacheFullError,
     InternalError,
+    NotCaughtUpError,
     RaftCommandError,
+    RegionGapError,
     SchemaOutdatedError,
+    ServiceUnavailableError,
     StoreFullError,
     TheFlashError,
     UnsupportedError,
@@ -50,7 +54,13 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 ColumnsOf: TypeAlias = Callable[[PhysicalTableID], Sequence[ScanColumn]]
 """All columns that rows of a physical table have ever had."""
-_HARMLESS: Final = (StoreFullError, SchemaOutdatedError, CacheFullError, UnsupportedError)
+_NO_SCHEMA: Final = (
+    SchemaOutdatedError,
+    NotCaughtUpError,
+    RegionGapError,
+    ServiceUnavailableError,
+)
+_HARMLESS: Final = (StoreFullError, CacheFullError, UnsupportedError, *_NO_SCHEMA)
 
 
 class IngestSource(Protocol):

@@ -1,4 +1,4 @@
-"""python -m tests.bank [--minutes M] [--timestamps N] [--seed N] [--binlog]
+"""python -m tests.bank [--minutes M] [--seed N] [--binlog]
 
 Needs `make peer`. Prints what was compared, and ends with 1 if anything differed.
 """
@@ -9,14 +9,17 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from pyspark_theflash.clock import SystemClock
 from tests.bank.run import Figures, run
 from tests.peer.build import is_built
+
+CLOCK = SystemClock()
+_TELL_MS = 60_000
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.bank")
     parser.add_argument("--minutes", type=float, default=10)
-    parser.add_argument("--timestamps", type=int, default=0, help="compare at so many at least")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--binlog", action="store_true", help="compare a store made from it too")
     chosen = parser.parse_args()
@@ -27,11 +30,23 @@ def main() -> int:
             Path(folder),
             round(60 * chosen.minutes),
             chosen.seed,
-            at_least=chosen.timestamps,
             binlog=chosen.binlog,
+            tell=Progress(),
         )
     sys.stdout.write("\n".join(_lines(figures)) + "\n")
     return 1 if figures.different or figures.wrong_totals else 0
+
+
+class Progress:
+    """Prints the figures every now and then."""
+
+    def __init__(self) -> None:
+        self._next_ms = CLOCK.boottime_ms() + _TELL_MS
+
+    def __call__(self, figures: Figures) -> None:
+        if CLOCK.boottime_ms() >= self._next_ms:
+            sys.stderr.write(next(_lines(figures)) + "\n")
+            self._next_ms = CLOCK.boottime_ms() + _TELL_MS
 
 
 def _lines(figures: Figures) -> Iterator[str]:

@@ -31,7 +31,7 @@ from tests.support.mysql import MySqlConnection
 
 CLOCK, FS = SystemClock(), LocalFileSystem()
 DATABASE = "bank"
-_TIMEOUT_MS = 60_000
+_TIMEOUT_MS = 300_000
 _LEASE_MS = 600_000
 
 Rows = Counter[tuple[Any, ...]]

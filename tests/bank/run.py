@@ -3,7 +3,7 @@
 import itertools
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -68,9 +68,15 @@ class Figures:
 
 
 def run(
-    folder: Path, seconds: int, seed: int = 0, *, at_least: int = 0, binlog: bool = False
+    folder: Path,
+    seconds: int,
+    seed: int = 0,
+    *,
+    at_least: int = 1,
+    binlog: bool = False,
+    tell: Callable[[Figures], None] = lambda _: None,
 ) -> Figures:
-    """Compare for so long, and at so many timestamps.
+    """Compare for so long, and at so many timestamps; `tell` how it is going after each.
 
     With `binlog`, TiDB writes that too, and some timestamps are compared with a store made from
     it; TiDB then commits nothing asynchronously or in one phase.
@@ -140,9 +146,10 @@ def run(
                     figures.different += differences(
                         ts, read_from_binlog(folder / "binlog", ts), there
                     )
+                figures.locks_met = reader.locks_met
+                tell(figures)
                 sessions.check()
                 crew.check()
-        figures.locks_met = reader.locks_met
     return figures
 
 

@@ -7,16 +7,15 @@ import pytest
 from tests.bank.run import run
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
-SECONDS = 15
+SECONDS, AT_LEAST = 12, 10
 
 
 @pytest.mark.parametrize("binlog", [False, True], ids=["regions", "regions and binlog"])
 def test_bank(tmp_path: Path, *, binlog: bool) -> None:
-    figures = run(tmp_path, SECONDS, binlog=binlog)
+    figures = run(tmp_path, SECONDS, at_least=AT_LEAST, binlog=binlog)
     assert figures.different == []
     assert figures.wrong_totals == []
-    assert figures.timestamps > 5
+    assert figures.timestamps >= AT_LEAST
     assert (figures.from_binlog > 0) is binlog
-    assert figures.done["transfers"] > 50
-    assert figures.done["ddl"] > 5
-    assert figures.happened["commands"] > 500
+    assert min(figures.done[what] for what in ("transfers", "ddl", "statements")) > 0
+    assert figures.happened["commands"] > 0

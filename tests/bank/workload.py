@@ -30,7 +30,8 @@ from tests.support.mysql import MySqlConnection, MySqlError
 ACCOUNTS, SAVINGS, BALANCE, PAGES = 200, 60, 1000, 400
 STEP = 10_000
 TOTAL = (ACCOUNTS + SAVINGS + ACCOUNTS + ACCOUNTS // 2) * BALANCE
-PAUSE_S, DDL_PAUSE_S, LARGE_PAUSE_S = 0.02, 0.4, 2
+_TIMEOUT_S = 600
+PAUSE_S, DDL_PAUSE_S, LARGE_PAUSE_S = 0.05, 0.8, 2
 
 SETUP = (
     "SET GLOBAL tidb_gc_life_time = '2h'",
@@ -231,7 +232,7 @@ def _accounts(rng: Random) -> list[tuple[str, str]]:
 def main() -> None:
     """See the module."""
     host, port = sys.argv[1:]
-    work = Workload(lambda: MySqlConnection(host, int(port)))
+    work = Workload(lambda: MySqlConnection(host, int(port), _TIMEOUT_S))
     with Crew() as crew:
         for each in (work.transfers(1), work.transfers(2), work.fees, work.journal, work.ddl):
             crew.start(each)

@@ -13,7 +13,9 @@ from pyspark_theflash.errors import (
     CacheFullError,
     CorruptionError,
     InternalError,
+    NotCaughtUpError,
     OptionError,
+    PDUnavailableError,
     RaftCommandError,
     RegionBehindError,
     RegionEpochNotMatchError,
@@ -22,6 +24,8 @@ from pyspark_theflash.errors import (
     RowMissingError,
     SchemaOutdatedError,
     StoreFullError,
+    TheFlashError,
+    TiKVUnavailableError,
     UnsupportedError,
 )
 from pyspark_theflash.failpoint import armed
@@ -504,6 +508,42 @@ def test_a_schema_that_is_not_there_yet() -> None:
     learner.flush()
     assert engine.stats(engine.read([]), TABLE.physical_ids[0]).rows == 1
     assert engine.read(["schema"]).of_kind("schema") == {"k": b"v"}
+    learner.close()
+    learning.close()
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        PDUnavailableError("pd:1", "gone"),
+        TiKVUnavailableError("region 1", "has no leader"),
+        NotCaughtUpError(19, 20),
+        RegionGapError("00", "ff"),
+    ],
+    ids=lambda e: type(e).__name__,
+)
+def test_a_schema_that_nobody_can_be_asked_for(failure: TheFlashError) -> None:
+    learning, failures = Learning(FakeTikv(), HISTORY, None), [failure, failure]
+    engine = MemoryEngine()
+
+    def schema(ts: TimeStamp) -> Tables:
+        if ts == 20 and failures:
+            raise failures.pop()
+        return Tables(HISTORY)
+
+    learner = Learner(SameThread(engine), schema, CLOCK, limits=FlushLimits(rows_bytes=1))
+    builder = SnapshotBuilder()
+    for chunk in learning.tikv.snapshot(learning.tikv.regions[1]):
+        builder.add(chunk)
+    learner.install(builder.finish())
+    commit(learning.tikv, 1, 20, "a")
+    learner.apply(decode_commands(batch(entry for _, _, entry in learning.tikv.log)))
+    with pytest.raises(type(failure)):
+        learner.tick()
+    with pytest.raises(type(failure)):
+        learner.flush()
+    learner.flush()
+    assert engine.stats(engine.read([]), TABLE.physical_ids[0]).rows == 1
     learner.close()
     learning.close()
 
