@@ -53,7 +53,8 @@ def _lines(figures: Figures) -> Iterator[str]:
     yield (
         f"{figures.timestamps:,} timestamps compared ({figures.tables:,} tables, "
         f"{figures.rows:,} rows; {figures.locks_met:,} locks met; "
-        f"{figures.from_binlog:,} from the binlog too): "
+        f"{figures.from_binlog:,} from the binlog too; TiDB asked again at "
+        f"{figures.asked_again}): "
         f"{len(figures.different)} different, {len(figures.wrong_totals)} wrong totals"
     )
     for name, counts in (("sessions", figures.done), ("regions", figures.happened)):
