@@ -5,7 +5,6 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
@@ -19,24 +18,18 @@ from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.kvstore.flush import FlushLimits, OwnThread
 from pyspark_theflash.kvstore.learner import Learner
 from pyspark_theflash.kvstore.resolve import LockPolicy
+from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.schema.tidb import TidbSchemaSource
 from pyspark_theflash.server.engine import EngineServer
 from pyspark_theflash.types import TimeStamp
-from tests.bank.compare import (
-    Difference,
-    LearnerReader,
-    Tables,
-    differences,
-    read_by_tidb,
-    read_from_binlog,
-)
+from tests.bank.compare import LearnerReader, read_by_tidb, read_from_binlog
 from tests.bank.crew import Crew
+from tests.bank.figures import Doubts, Figures, note, note_binlog
 from tests.bank.follow import Follower
 from tests.bank.schema import LiveSchema
-from tests.bank.workload import ACCOUNTS, SETUP, STEP, TOTAL, Sessions
+from tests.bank.workload import ACCOUNTS, SETUP, STEP, Sessions
 from tests.support.kv_writer import STAGES, dies_at
 from tests.support.live_writer import Writer
-from tests.support.mysql import MySqlConnection
 from tests.support.peer import HOST, Peer
 
 CLOCK, FS = SystemClock(), LocalFileSystem()
@@ -47,28 +40,58 @@ _TTL_MS = 1500
 # The store calculates the commit_ts of async commit before anybody can see a lock (`workload`).
 _STAGES = tuple(stage for stage in STAGES if not stage.startswith("async"))
 _BINLOG_EVERY = 5
-_OTHER_SCHEMAS = [f"CREATE DATABASE other{n}" for n in range(40)]
-_MONEY = ("acc", "savings", "part", "apart")
 _LIMITS = FlushLimits(rows_bytes=1 << 20)
 
 
-@dataclass
-class Figures:
-    """What was done and compared; `tables` at one of the `timestamps` each."""
+class Replica:
+    """A store that learns the regions of a cluster, with whatever feeds and reads it."""
 
-    timestamps: int = 0
-    tables: int = 0
-    rows: int = 0
-    locks_met: int = 0
-    from_binlog: int = 0
-    asked_again: int = 0
-    """Timestamps at which TiDB's first answer was another (see `Doubts`)."""
-    different: list[Difference] = field(default_factory=list)
-    wrong_totals: list[tuple[int, str]] = field(default_factory=list)
-    done: Counter[str] = field(default_factory=Counter)
-    """What sessions did."""
-    happened: Counter[str] = field(default_factory=Counter)
-    """What happened to regions."""
+    def __init__(self, peer: Peer, tap: Path, path: Path, schema: LiveSchema, seed: int) -> None:
+        self._schema = schema
+        identity = registry.create(path, registry.MAGIC, FS)
+        with ExitStack() as undo:
+            worker = OwnThread(lambda: registry.open_engine(path, identity, FS, CLOCK))
+            self.learner = Learner(worker, schema, CLOCK, limits=_LIMITS)
+            undo.callback(self.learner.close)
+            server = EngineServer(self.learner, "127.0.0.1:0", clock=CLOCK)
+            server.start()
+            undo.callback(server.stop)
+            self.follower = Follower(tap, peer.kv_address, server.address, seed)
+            undo.callback(self.follower.close)
+            self.follower.begin()
+            self.reader = LearnerReader(self.learner.store, path, identity, schema)
+            undo.callback(self.reader.close)
+            self._undo = undo.pop_all()
+
+    def __enter__(self) -> "Replica":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._undo.close()
+
+    def compact(self, over: threading.Event) -> None:
+        """Until it is over."""
+        while not over.wait(_COMPACT_S):
+            self.learner.compact(self._schema.columns_of)
+            self.follower.happened["compactions"] += 1
+
+
+class Deaths:
+    """Clients that move whole rows of a table, and are killed with their locks on."""
+
+    def __init__(self, peer: Peer, acc: TableInfo, seed: int, died: Counter[str]) -> None:
+        self._peer, self._id = peer, acc.physical_ids[0]
+        self._rng, self._died = Random(seed), died
+
+    def follow(self, over: threading.Event) -> None:
+        """One after the other, until it is over."""
+        for stage in itertools.cycle(_STAGES):
+            if over.wait(_DEATH_S):
+                return
+            handles = [n * STEP for n in self._rng.sample(range(ACCOUNTS), 3)]
+            keys = [encode_record_key(self._id, handle) for handle in handles]
+            if dies_at(stage, self._peer.pd_address, keys, _TTL_MS) is not None:
+                self._died[f"clients died: {stage}"] += 1
 
 
 def run(
@@ -85,7 +108,7 @@ def run(
     With `binlog`, TiDB writes that too, and some timestamps are compared with a store made from
     it; TiDB then commits nothing asynchronously or in one phase.
     """
-    figures = Figures()
+    figures, doubts = Figures(), Doubts()
     with ExitStack() as undo:
         tap, socket = folder / "tap.jsonl", folder / "pump.sock" if binlog else None
         peer = Peer(folder / "peer", tap=tap, binlog_socket=socket)
@@ -99,64 +122,40 @@ def run(
             for policy in (LockPolicy.WAIT, LockPolicy.RESOLVE)
         ]
         schema = LiveSchema(TidbSchemaSource(TiKVMeta(clients[0]), CLOCK), pd.tso())
-        identity = registry.create(folder / "store", registry.MAGIC, FS)
-        worker = OwnThread(lambda: registry.open_engine(folder / "store", identity, FS, CLOCK))
-        learner = Learner(worker, schema, CLOCK, limits=_LIMITS)
-        undo.callback(learner.close)
-        server = EngineServer(learner, "127.0.0.1:0", clock=CLOCK)
-        server.start()
-        undo.callback(server.stop)
-        follower = Follower(tap, peer.kv_address, server.address, seed)
-        undo.callback(follower.close)
-        follower.begin()
-        reader = LearnerReader(learner.store, folder / "store", identity, schema)
-        undo.callback(reader.close)
+        replica = undo.enter_context(Replica(peer, tap, folder / "store", schema, seed))
         session = undo.enter_context(peer.connect())
         session.query("SET time_zone = '+00:00'")
-        sessions, figures.happened = Sessions(HOST, peer.ports.sql), follower.happened
+        sessions, figures.happened = Sessions(HOST, peer.ports.sql), replica.follower.happened
         figures.done = sessions.done
-        rng, rng_of_dead, past = Random(seed), Random(seed + 1), list[TimeStamp]()
-
-        def compact(over: threading.Event) -> None:
-            while not over.wait(_COMPACT_S):
-                learner.compact(schema.columns_of)
-                figures.happened["compactions"] += 1
-
         (acc,) = (t for t in schema.history.tables_at(schema.history.end_ts) if t.name == "acc")
-
-        def die(over: threading.Event) -> None:
-            """Clients that move whole rows, and are killed with their locks on."""
-            for stage in itertools.cycle(_STAGES):
-                if over.wait(_DEATH_S):
-                    return
-                handles = [n * STEP for n in rng_of_dead.sample(range(ACCOUNTS), 3)]
-                keys = [encode_record_key(acc.physical_ids[0], h) for h in handles]
-                if dies_at(stage, peer.pd_address, keys, _TTL_MS) is not None:
-                    figures.happened[f"clients died: {stage}"] += 1
-
-        doubts = Doubts()
         with Crew() as crew, sessions:
-            crew.start(follower.follow)
-            crew.start(compact)
-            crew.start(die)
+            for work in (replica.follower.follow, replica.compact):
+                crew.start(work)
+            crew.start(Deaths(peer, acc, seed, figures.happened).follow)
             end_ms = CLOCK.boottime_ms() + 1000 * seconds
-            while CLOCK.boottime_ms() < end_ms or figures.timestamps < at_least:
-                ts = rng.choice(past) if past and rng.random() < 0.3 else pd.tso()
-                past = [*past, ts][-_PAST:]
-                here = reader.read(ts, follower, rng.choice(clients))
+            for ts in _timestamps(pd, seed):
+                here = replica.reader.read(ts, replica.follower, clients[figures.timestamps % 2])
                 there = read_by_tidb(session, ts)
-                _note(figures, doubts, ts, here, there)
+                note(figures, doubts, ts, here, there)
                 if binlog and figures.timestamps % _BINLOG_EVERY == 0:
-                    figures.from_binlog += 1
-                    replica = read_from_binlog(folder / "binlog", ts)
-                    if differences(ts, replica, there):
-                        doubts.add(ts, replica, "from the binlog")
-                figures.locks_met = reader.locks_met
+                    note_binlog(figures, doubts, ts, read_from_binlog(folder / "binlog", ts), there)
+                figures.locks_met = replica.reader.locks_met
                 tell(figures)
                 sessions.check()
                 crew.check()
+                if CLOCK.boottime_ms() >= end_ms and figures.timestamps >= at_least:
+                    break
         doubts.ask_again(peer, session, figures)
     return figures
+
+
+def _timestamps(pd: PDClient, seed: int) -> Iterator[TimeStamp]:
+    """Most of them new, the others of a little while ago."""
+    rng, past = Random(seed), [pd.tso()]
+    while True:
+        ts = rng.choice(past) if rng.random() < 0.3 else pd.tso()
+        past = [*past, ts][-_PAST:]
+        yield ts
 
 
 @contextmanager
@@ -169,52 +168,3 @@ def _writing(peer: Peer, socket: Path, store: Path) -> Iterator[None]:
     finally:
         if (status := writer.stop()) != 0:
             raise RuntimeError(f"the writer has ended with {status}")
-
-
-class Doubts:
-    """Answers that were not the same, to be compared again when TiDB has forgotten its schemas.
-
-    TiDB keeps the last 16 schemas that it has loaded, and takes one of these for a `tidb_snapshot`:
-    the newest, although DDL may have gone on, if the timestamp is newer than its last look, and the
-    one before, if it has loaded two versions at once (`InfoCache.GetBySnapshotTS`, `GetByVersion`).
-    So a TiDB that is slow may read a timestamp by an older schema than it had then; once others
-    have come it loads the right one.
-    """
-
-    def __init__(self) -> None:
-        self._answers: list[tuple[TimeStamp, Tables, str]] = []
-
-    def add(self, ts: TimeStamp, answer: Tables, where: str) -> None:
-        self._answers.append((ts, answer, where))
-
-    def ask_again(self, peer: Peer, session: MySqlConnection, figures: Figures) -> None:
-        if self._answers:
-            peer.sql(*_OTHER_SCHEMAS)
-        figures.asked_again = len({ts for ts, _, _ in self._answers})
-        for ts, answer, where in self._answers:
-            there = read_by_tidb(session, ts)
-            figures.different += differences(ts, answer, there)
-            _check_totals(figures, ts, {where: answer, "in TiDB": there})
-
-
-def _note(figures: Figures, doubts: Doubts, ts: TimeStamp, here: Tables, there: Tables) -> None:
-    figures.timestamps += 1
-    figures.tables += len(there)
-    figures.rows += sum(rows.total() for rows in there.values())
-    if differences(ts, here, there):
-        doubts.add(ts, here, "here")
-    else:
-        _check_totals(figures, ts, {"here": here})
-
-
-def _check_totals(figures: Figures, ts: int, answers: dict[str, Tables]) -> None:
-    for where, tables in answers.items():
-        total = sum(_balance(tables, name) for name in _MONEY)
-        if total != TOTAL:
-            figures.wrong_totals.append((ts, f"{total} {where}"))
-
-
-def _balance(tables: Tables, name: str) -> float:
-    # `savings` may have a column in front: its balance is the last one.
-    at = -1 if name == "savings" else 1
-    return sum(float(row[at]) * count for row, count in tables[name].items())

@@ -1,0 +1,92 @@
+"""What was done and compared, and what is asked of TiDB again before it counts as different."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from pyspark_theflash.types import TimeStamp
+from tests.bank.compare import Difference, Tables, differences, read_by_tidb
+from tests.bank.workload import TOTAL
+from tests.support.mysql import MySqlConnection
+from tests.support.peer import Peer
+
+_OTHER_SCHEMAS = [f"CREATE DATABASE other{n}" for n in range(40)]
+_MONEY = ("acc", "savings", "part", "apart")
+
+
+@dataclass
+class Figures:
+    """What was done and compared; `tables` at one of the `timestamps` each."""
+
+    timestamps: int = 0
+    tables: int = 0
+    rows: int = 0
+    locks_met: int = 0
+    from_binlog: int = 0
+    asked_again: int = 0
+    """Timestamps at which TiDB's first answer was another (see `Doubts`)."""
+    different: list[Difference] = field(default_factory=list)
+    wrong_totals: list[tuple[int, str]] = field(default_factory=list)
+    done: Counter[str] = field(default_factory=Counter)
+    """What sessions did."""
+    happened: Counter[str] = field(default_factory=Counter)
+    """What happened to regions."""
+
+
+class Doubts:
+    """Answers that were not the same, to be compared again when TiDB has forgotten its schemas.
+
+    TiDB keeps the last 16 schemas that it has loaded, and takes one of these for a `tidb_snapshot`:
+    the newest, although DDL may have gone on, if the timestamp is newer than its last look, and the
+    one before, if it has loaded two versions at once (`InfoCache.GetBySnapshotTS`, `GetByVersion`).
+    So a TiDB that is slow may read a timestamp by an older schema than it had then; once others
+    have come it loads the right one.
+    """
+
+    def __init__(self) -> None:
+        self._answers: list[tuple[TimeStamp, Tables, str]] = []
+
+    def add(self, ts: TimeStamp, answer: Tables, where: str) -> None:
+        self._answers.append((ts, answer, where))
+
+    def ask_again(self, peer: Peer, session: MySqlConnection, figures: Figures) -> None:
+        """Compare them; what is different still is a difference."""
+        if self._answers:
+            peer.sql(*_OTHER_SCHEMAS)
+        figures.asked_again = len({ts for ts, _, _ in self._answers})
+        for ts, answer, where in self._answers:
+            there = read_by_tidb(session, ts)
+            figures.different += differences(ts, answer, there)
+            _check_totals(figures, ts, {where: answer, "in TiDB": there})
+
+
+def note(figures: Figures, doubts: Doubts, ts: TimeStamp, here: Tables, there: Tables) -> None:
+    """Compare what was read here with TiDB's first answer."""
+    figures.timestamps += 1
+    figures.tables += len(there)
+    figures.rows += sum(rows.total() for rows in there.values())
+    if differences(ts, here, there):
+        doubts.add(ts, here, "here")
+    else:
+        _check_totals(figures, ts, {"here": here})
+
+
+def note_binlog(
+    figures: Figures, doubts: Doubts, ts: TimeStamp, replica: Tables, there: Tables
+) -> None:
+    """Compare what a store that is written from the binlog has with TiDB's first answer."""
+    figures.from_binlog += 1
+    if differences(ts, replica, there):
+        doubts.add(ts, replica, "from the binlog")
+
+
+def _check_totals(figures: Figures, ts: int, answers: dict[str, Tables]) -> None:
+    for where, tables in answers.items():
+        total = sum(_balance(tables, name) for name in _MONEY)
+        if total != TOTAL:
+            figures.wrong_totals.append((ts, f"{total} {where}"))
+
+
+def _balance(tables: Tables, name: str) -> float:
+    # `savings` may have a column in front: its balance is the last one.
+    at = -1 if name == "savings" else 1
+    return sum(float(row[at]) * count for row, count in tables[name].items())
