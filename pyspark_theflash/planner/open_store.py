@@ -15,7 +15,7 @@ import pyarrow as pa
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import EngineReader, RegionScan
-from pyspark_theflash.errors import LeaseExpiredError, TheFlashError
+from pyspark_theflash.errors import CorruptionError, LeaseExpiredError, TheFlashError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.planner.read import LeaseKeeper, as_dictionaries, read_regions, read_task
 from pyspark_theflash.planner.scan_plan import ScanTask
@@ -59,8 +59,14 @@ class OpenStore:
         yield from read_regions(self._reader(), task, regions, keeper)
 
     def with_dictionaries(self, task: ScanTask) -> ScanTask:
-        """See `as_dictionaries`."""
-        return as_dictionaries(task, self._reader())
+        """See `as_dictionaries`. Raises `LeaseExpiredError`: the task's files may be gone."""
+        try:
+            return as_dictionaries(task, self._reader())
+        except CorruptionError:
+            # As in `read_regions`: what looks like damage may be the end of the latch.
+            with closing(open_manifest(self._path, self._fs)) as manifest:
+                LeaseTable(manifest, self._clock).renew(task.lease)
+            raise
 
     def note(self, lease: ReadLease) -> None:
         """A lease has just been taken or renewed elsewhere, so that it need not be here."""

@@ -349,6 +349,20 @@ def test_a_plan_survives_what_happens_to_its_files(way, shop):
         api.plan("shop.items", moment=Moment(200))
 
 
+def test_files_that_went_with_their_latch_are_no_damage(shop):
+    """It is time to plan anew, also where files are asked first whether texts repeat."""
+    with connect(shop.path) as api:
+        plan = api.plan("shop.items", moment=Moment(300))
+        shop.end_leases()
+        shop.publish(400, {ITEMS: [(n, 310, None) for n in range(100)]})
+        assert "compacted" in api.compact()
+        for dictionaries in (True, False):
+            with pytest.raises(LeaseExpiredError):
+                list(api.read(plan, dictionaries=dictionaries))
+        again = api.plan("shop.items", moment=Moment(300))
+        assert rows_of(api.read(again, dictionaries=True)) == plainly(shop.path, 300)
+
+
 def test_tickets_are_good_for_another_server(way, shop, tmp_path):
     api = way(shop.path)
     plan = api.plan("shop.items", ["id"], where="id > 10")

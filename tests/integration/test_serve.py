@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -20,7 +20,8 @@ from pyspark_theflash.errors import (
     ServiceUnavailableError,
     StreamCutError,
 )
-from tests.support.serving import CLOCK, TOKENS, write_tokens
+from tests.support.processes import children, command_line, engines, is_alive, wait_until
+from tests.support.serving import CLOCK, TOKENS, command, served, write_tokens
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 WIDE = table_info(
@@ -37,29 +38,6 @@ def store(tmp_path_factory):
     rows = [(n, 110, [n, TEXT]) for n in range(ROWS)]
     StoreBuilder(path, WIDE).publish(200, {WIDE: rows})
     return path
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "pyspark_theflash.cli.main", *map(str, arguments)]
-
-
-@contextmanager
-def served(store, *options):
-    """The process, and the address it says."""
-    with subprocess.Popen(
-        command("serve", store, *options), stdout=subprocess.PIPE, text=True
-    ) as process:
-        try:
-            yield process, process.stdout.readline().split()[-1]
-        finally:
-            process.kill()
-
-
-def wait_until(condition, timeout_ms=10_000):
-    deadline_ms = CLOCK.boottime_ms() + timeout_ms
-    while not condition():
-        assert CLOCK.boottime_ms() < deadline_ms
-        CLOCK.sleep_ms(20)
 
 
 def count(api):
@@ -151,7 +129,7 @@ def test_workers_end_with_the_server(store):
             workers = children(process.pid)
             process.kill()
             process.wait()
-            wait_until(lambda: not any(map(is_running, workers)))
+            wait_until(lambda: not any(map(is_alive, workers)))
         with served(store, "--workers", 2):
             assert api.scan(ticket).read_all().num_rows == ROWS
 
@@ -222,8 +200,7 @@ def test_no_token_on_the_command_line_is_needed(store, tmp_path):
         connect(f"theflash://{address}", token=TOKENS[Role.READ]) as api,
     ):
         assert count(api) == ROWS
-        shown = Path(f"/proc/{process.pid}/cmdline").read_text()
-        assert TOKENS[Role.READ].value not in shown
+        assert TOKENS[Role.READ].value not in "".join(command_line(process.pid))
 
 
 def test_embedded(store):
@@ -275,36 +252,9 @@ def listens_on_tcp(pid):
     return any(line[9] in inodes for line in lines)
 
 
-def children(pid):
-    """The processes that a process has started."""
-    found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        with suppress(OSError):
-            found += map(int, (task / "children").read_text().split())
-    return found
-
-
-def is_running(pid):
-    """Whether a process is there, and has not ended without having been waited for."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    return False
-
-
 def entries(pids, what):
     """How many entries folders of processes have."""
     return sum(len(os.listdir(f"/proc/{pid}/{what}")) for pid in pids)
-
-
-def engines(store):
-    """The processes that serve a store."""
-    found = []
-    for entry in Path("/proc").glob("[0-9]*"):
-        with suppress(OSError):
-            words = (entry / "cmdline").read_text().split("\0")
-            if "serve" in words and str(store.resolve()) in words:
-                found.append(int(entry.name))
-    return found
 
 
 @pytest.mark.slow

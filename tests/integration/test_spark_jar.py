@@ -11,9 +11,9 @@ from pyspark.errors import AnalysisException
 from pyspark_theflash.api.frame import End, FrameType
 from pyspark_theflash.client.embedded import socket_path
 from pyspark_theflash.client.theflash import connect
-from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.server import session
+from tests.support.processes import engines, wait_until
 from tests.support.serving import serving, serving_secured
 from tests.support.sources import server_options
 from tests.support.stores import StoreBuilder, column, id_column, table_info
@@ -186,20 +186,6 @@ def test_a_frame_goes_on_with_a_server_that_was_started_anew(load, store, tmp_pa
 # -- engine processes
 
 
-def engines(store):
-    """The engine processes of a store."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            with open(f"/proc/{pid}/cmdline", "rb") as file:
-                words = file.read().split(b"\0")
-        except OSError:
-            continue
-        if b"serve" in words and str(store).encode() in words:
-            found.append(int(pid))
-    return found
-
-
 @pytest.mark.slow
 def test_an_engine_process_is_found_started_anew_and_ends(load, builder):
     store = builder.path
@@ -210,11 +196,7 @@ def test_an_engine_process_is_found_started_anew_and_ends(load, builder):
     assert frame.where("id > 50").count() == 50
     (second,) = engines(store)
     assert second != first
-    clock = SystemClock()
-    deadline_ms = clock.boottime_ms() + 90_000
-    while engines(store) and clock.boottime_ms() < deadline_ms:
-        clock.sleep_ms(200)
-    assert not engines(store)
+    wait_until(lambda: not engines(store), 90_000)
     assert not socket_path(store).exists()
 
 

@@ -1,5 +1,7 @@
-"""Servers of TheFlash API for tests, in this process."""
+"""Servers of TheFlash API for tests, in this process and in ones of their own."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import cycle
@@ -113,6 +115,24 @@ def serving_grpc(store: Path, address: str, **settings: Any) -> Iterator[RpcServ
         yield server
     finally:
         server.stop()
+
+
+def command(*arguments: object) -> list[str]:
+    """A command line of `theflash`."""
+    return [sys.executable, "-m", "pyspark_theflash.cli.main", *map(str, arguments)]
+
+
+@contextmanager
+def served(store: Path, *options: object) -> "Iterator[tuple[subprocess.Popen[str], str]]":
+    """A process that serves the store, and the address it says."""
+    with subprocess.Popen(
+        command("serve", store, *options), stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            assert process.stdout is not None
+            yield process, process.stdout.readline().split()[-1]
+        finally:
+            process.kill()
 
 
 def tokens(folder: Path) -> Tokens:

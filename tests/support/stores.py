@@ -17,7 +17,7 @@ from pyspark_theflash.mvcc.version import Op, version_schema
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.model import TableInfo, parse_table_info
 from pyspark_theflash.store.catalog import schema_records
-from pyspark_theflash.store.folder import open_manifest
+from pyspark_theflash.store.folder import open_manifest, read_identity
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import Change
 from pyspark_theflash.store.progress import Progress
@@ -58,12 +58,19 @@ def table_info(
 
 
 class StoreBuilder:
-    """A store that holds `tables` from `OLDEST_TS` on, and nothing in them until `publish`."""
+    """A store that holds `tables` from `OLDEST_TS` on, and nothing in them until `publish`.
+
+    One that is there already is gone on with.
+    """
 
     def __init__(self, path: Path, *tables: TableInfo) -> None:
         self.path = path
         self._fs, self._clock = LocalFileSystem(), SystemClock()
-        self._identity = registry.create(path, registry.MAGIC, self._fs)
+        self._identity = (
+            read_identity(path, self._fs)
+            if path.exists()
+            else registry.create(path, registry.MAGIC, self._fs)
+        )
         self._tables = tables
 
     def publish(
