@@ -149,7 +149,7 @@ STORE: Final = Option(
     "store",
     folder,
     None,
-    "The store's folder; with the jar also a server, `theflash://HOST:PORT`. Required.",
+    "The store's folder, or a server: `theflash://HOST:PORT` or `unix:PATH`. Required.",
 )
 TABLE: Final = Option(
     "table", table_name, None, "The table to read. Required, here or as the path."
@@ -218,10 +218,10 @@ PUSHDOWN: Final = Option(
     "With the jar: whether filters, aggregates and limits that the store answers exactly as Spark "
     "would are left to it.",
 )
-TOKEN: Final = Option("token", str, None, "With the jar: what a server asks for.")
+TOKEN: Final = Option("token", str, None, "What a server asks for.")
 TOKEN_FILE: Final = Option("token_file", str, None, "The same, in a file of the driver's machine.")
 TLS_CA: Final = Option(
-    "tls_ca", str, None, "With the jar: who signs a server's certificate, a PEM file; speaks TLS."
+    "tls_ca", str, None, "Who signs a server's certificate, a PEM file; speaks TLS."
 )
 TLS_CERT: Final = Option("tls_cert", str, None, "Our certificate for a server, a PEM file.")
 TLS_KEY: Final = Option("tls_key", str, None, "Its key.")

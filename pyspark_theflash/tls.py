@@ -1,6 +1,7 @@
 """Certificates and keys for connections, given as files as TiDB's components take them."""
 
 import ssl
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,14 +40,17 @@ class TlsFiles:
         return TlsMaterial(_read(self.ca), cert, key)
 
 
-def client_context(files: TlsFiles) -> ssl.SSLContext:
-    """For connections to servers that `files` trust, whose names are checked.
+def client_context(tls: TlsFiles | TlsMaterial) -> ssl.SSLContext:
+    """For connections to servers that `tls` trusts, whose names are checked.
 
     Raises:
-        OptionError: the files are no certificates, or a key is not the certificate's.
+        OptionError: there are no certificates, or a key is not the certificate's.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    _load(context, files.cert, files.key, files.ca)
+    if isinstance(tls, TlsFiles):
+        _load(context, tls.cert, tls.key, tls.ca)
+    else:
+        _load_material(context, tls)
     return context
 
 
@@ -92,6 +96,20 @@ def _load(context: ssl.SSLContext, cert: Path | None, key: Path | None, ca: Path
     except OSError as error:  # which ssl.SSLError is, too
         files = ", ".join(str(path) for path in (ca, cert, key) if path is not None)
         raise OptionError("tls", f"cannot use {files}: {error.strerror or error}") from error
+
+
+def _load_material(context: ssl.SSLContext, tls: TlsMaterial) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_verify_locations(cadata=tls.ca.decode("ascii"))
+        if tls.cert is not None and tls.key is not None:
+            # Python takes these from a file only; nobody else can read it.
+            with tempfile.NamedTemporaryFile() as file:
+                file.write(tls.cert + b"\n" + tls.key)
+                file.flush()
+                context.load_cert_chain(file.name, password="")
+    except (OSError, ValueError) as error:
+        raise OptionError("tls", "cannot use these certificates and this key") from error
 
 
 def _read(path: Path) -> bytes:

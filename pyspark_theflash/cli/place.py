@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 from pyspark_theflash.api.token import Token
-from pyspark_theflash.client.address import UNIX
-from pyspark_theflash.client.theflash import SCHEME, TheFlash, connect
+from pyspark_theflash.client.address import SCHEME, UNIX
+from pyspark_theflash.client.theflash import TheFlash, connect
 from pyspark_theflash.errors import UsageError
 from pyspark_theflash.tls import TlsFiles
 

@@ -1,4 +1,4 @@
-"""Where a server is: `unix:PATH` or `HOST:PORT`."""
+"""Where a server is: `unix:PATH` or `HOST:PORT`, which users write as `theflash://HOST:PORT`."""
 
 import os
 import stat
@@ -8,6 +8,7 @@ from typing import Final
 from pyspark_theflash.errors import OptionError
 
 UNIX: Final = "unix:"
+SCHEME: Final = "theflash://"
 # What fits into a socket's address, its end included.
 PATH_BYTES_MAX: Final = 107
 

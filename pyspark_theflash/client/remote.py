@@ -48,7 +48,7 @@ from pyspark_theflash.errors import (
     ServiceUnavailableError,
     StreamCutError,
 )
-from pyspark_theflash.tls import TlsFiles, client_context
+from pyspark_theflash.tls import TlsFiles, TlsMaterial, client_context
 
 CONNECT_MS: Final = 5_000
 SEND_MS: Final = 30_000
@@ -69,7 +69,12 @@ class RemoteTransport:
     """To the server at `unix:PATH` or `HOST:PORT`. Connects when it is first used."""
 
     def __init__(
-        self, address: str, *, clock: Clock, token: Token | None = None, tls: TlsFiles | None = None
+        self,
+        address: str,
+        *,
+        clock: Clock,
+        token: Token | None = None,
+        tls: TlsFiles | TlsMaterial | None = None,
     ) -> None:
         """Raises `OptionError`: the address or the certificates cannot be used."""
         if not (address.startswith(UNIX) and tls is None) and not is_host_port(address):

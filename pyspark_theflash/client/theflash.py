@@ -19,16 +19,15 @@ from pyspark_theflash.api import message
 from pyspark_theflash.api.message import Moment, Presentation
 from pyspark_theflash.api.method import Method, method
 from pyspark_theflash.api.token import Token
-from pyspark_theflash.client.address import UNIX
+from pyspark_theflash.client.address import SCHEME, UNIX
 from pyspark_theflash.client.remote import RemoteTransport
 from pyspark_theflash.client.rows import Rows
 from pyspark_theflash.client.transport import LocalTransport, Transport
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.errors import OptionError, TheFlashError
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
-from pyspark_theflash.tls import TlsFiles
+from pyspark_theflash.tls import TlsFiles, TlsMaterial
 
-SCHEME: Final = "theflash://"
 SHORT_MS: Final = 60_000
 LONG_MS: Final = 3_600_000
 TRIES: Final = 3
@@ -40,7 +39,7 @@ def connect(
     where: str | Path,
     *,
     token: Token | None = None,
-    tls: TlsFiles | None = None,
+    tls: TlsFiles | TlsMaterial | None = None,
     fs: FileSystem | None = None,
     clock: Clock | None = None,
 ) -> "TheFlash":

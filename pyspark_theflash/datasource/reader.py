@@ -37,6 +37,10 @@ class ScanTarget:
     presentation: Presentation
     where: str | None
 
+    def reader(self, columns: Sequence[ColumnInfo], schema: StructType) -> DataSourceReader:
+        """A reader of these columns."""
+        return TheFlashReader(self, columns, schema)
+
 
 class TheFlashReader(DataSourceReader):
     """A table as of a timestamp. Pickled to every task, so it holds values only.

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Final, Union
 
 from pyspark.sql import DataFrame, SparkSession
 
-from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.api import message
+from pyspark_theflash.api.message import Tables, TablesRequest
+from pyspark_theflash.api.method import method
+from pyspark_theflash.client.theflash import SHORT_MS, connect
+from pyspark_theflash.datasource.place import Server
 from pyspark_theflash.errors import OptionError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.options import Moment
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.planner.wait import wait_for
+from pyspark_theflash.options import STORE, Moment
 from pyspark_theflash.types import TimeStamp
 
 if TYPE_CHECKING:
@@ -25,9 +26,9 @@ class SparkSnapshot:
         snapshot.create_views()
         spark.sql("SELECT ... FROM orders JOIN customers ...")
 
-    `spark` may be a session of Spark Connect; the store must be on this machine, and at the same
-    path where Spark runs. A writer may go on meanwhile. Nothing is pinned: where garbage is
-    collected, `theflash pin` keeps the timestamp readable.
+    `spark` may be a session of Spark Connect; a store that is a folder must be on this machine, and
+    at the same path where Spark runs. A writer may go on meanwhile. Nothing is pinned: where
+    garbage is collected, `theflash pin` keeps the timestamp readable.
     """
 
     snapshot_ts: Final[TimeStamp]
@@ -49,16 +50,19 @@ class SparkSnapshot:
 
         Raises:
             OptionError: they contradict each other.
+            ServiceUnavailableError, AuthenticationError: as the server's answer is.
             StoreNotFoundError, NotCaughtUpError, SnapshotTooOldError: as `open_snapshot`.
         """
-        path = Path(store).absolute()
         wanted = None if snapshot_ts is None else TimeStamp(snapshot_ts)
         moment = Moment(wanted, wait_for_ts, max_staleness)
-        wait_for(path, moment, clock=SystemClock(), fs=LocalFileSystem())
-        with open_snapshot(path, wanted) as snapshot:
-            self.snapshot_ts = snapshot.snapshot_ts
-            self._names = [table.full_name for table in snapshot.tables()]
-        self._spark, self._store, self._options = spark, str(path), options
+        texts = {STORE.name: str(store), **{name: str(value) for name, value in options.items()}}
+        server = Server.of(texts)
+        self._store = str(store) if server is not None else str(Path(store).absolute())
+        with connect(Path(self._store)) if server is None else server.connect() as opened:
+            told: Tables = opened.call(method("ListTables"), _asked(moment), _timeout_ms(moment))
+        self.snapshot_ts = TimeStamp(told.snapshot_ts)
+        self._names = [table.name for table in told.tables]
+        self._spark, self._options = spark, options
 
     @property
     def tables(self) -> list[str]:
@@ -88,3 +92,15 @@ class SparkSnapshot:
         for view, name in views.items():
             quoted = view.replace("`", "``")
             self.table(name).createOrReplaceTempView(f"`{quoted}`")
+
+
+def _asked(moment: Moment) -> TablesRequest:
+    staleness_s = moment.max_staleness_s
+    staleness_ms = None if staleness_s is None else round(staleness_s * 1000)
+    return TablesRequest(
+        message.Moment(moment.snapshot_ts, staleness_ms, round(moment.wait_s * 1000))
+    )
+
+
+def _timeout_ms(moment: Moment) -> int:
+    return SHORT_MS + round(moment.wait_s * 1000)

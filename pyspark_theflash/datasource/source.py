@@ -17,8 +17,10 @@ from pyspark.sql.datasource import DataSource, DataSourceReader, DataSourceWrite
 from pyspark.sql.types import StructType
 
 from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.datasource.reader import ScanTarget, TheFlashReader
+from pyspark_theflash.datasource.place import Server
+from pyspark_theflash.datasource.reader import ScanTarget
 from pyspark_theflash.datasource.schema import columns_of, spark_schema
+from pyspark_theflash.datasource.served import ServedTarget
 from pyspark_theflash.errors import TheFlashError, UnsupportedError
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.options import ScanOptions
@@ -33,9 +35,9 @@ class TheFlashDataSource(DataSource):
     def __init__(self, options: Mapping[str, str]) -> None:
         super().__init__(dict(options))
         # A failure waits until somebody reads: writing makes a source too, and has its own refusal.
-        self._found: ScanTarget | TheFlashError
+        self._found: ScanTarget | ServedTarget | TheFlashError
         try:
-            self._found = _look_up(ScanOptions.parse(options))
+            self._found = _look_up(options)
         except TheFlashError as error:
             self._found = error
 
@@ -50,18 +52,22 @@ class TheFlashDataSource(DataSource):
     def reader(self, schema: StructType) -> DataSourceReader:
         target = self._target()
         columns = columns_of(schema, target.columns, target.table, target.presentation)
-        return TheFlashReader(target, columns, schema)
+        return target.reader(columns, schema)
 
     def writer(self, schema: StructType, overwrite: bool) -> DataSourceWriter:
         raise UnsupportedError("writing with Spark", "theflash, a replica that follows TiDB")
 
-    def _target(self) -> ScanTarget:
+    def _target(self) -> ScanTarget | ServedTarget:
         if isinstance(self._found, TheFlashError):
             raise self._found.with_traceback(None)
         return self._found
 
 
-def _look_up(options: ScanOptions) -> ScanTarget:
+def _look_up(texts: Mapping[str, str]) -> ScanTarget | ServedTarget:
+    server = Server.of(texts)
+    if server is not None:
+        return ServedTarget.look_up(server, texts)
+    options = ScanOptions.parse(texts)
     presentation = Presentation(ZeroDates(options.zero_dates), options.all_as_text)
     wait_for(options.store, options.moment, clock=SystemClock(), fs=LocalFileSystem())
     with open_snapshot(options.store, options.moment.snapshot_ts) as snapshot:

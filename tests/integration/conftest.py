@@ -54,8 +54,8 @@ def jar(spark: "SparkSession") -> Source:
 
 
 @pytest.fixture
-def server(spark: "SparkSession", tmp_path: Path) -> Iterator[Source]:
-    """The jar's source, which reads from a server with TLS and a token."""
+def served(tmp_path: Path) -> Iterator[Callable[[str], dict[str, str]]]:
+    """store -> the options that read it from a server with TLS and a token."""
     with ExitStack() as servers:
 
         @cache
@@ -63,10 +63,26 @@ def server(spark: "SparkSession", tmp_path: Path) -> Iterator[Source]:
             address = servers.enter_context(serving_secured(Path(store), tmp_path)).address
             return server_options(address)
 
-        yield Source(spark, place=served)
+        yield served
 
 
-@pytest.fixture(params=["python", "jar", "server"])
+@pytest.fixture
+def server(spark: "SparkSession", served: Callable[[str], dict[str, str]]) -> Source:
+    """The jar's source, which reads from a server."""
+    return Source(spark, place=served)
+
+
+@pytest.fixture
+def python_server(
+    with_python_source: "SparkSession", served: Callable[[str], dict[str, str]]
+) -> Source:
+    """The source without a jar, which reads from a server."""
+    return Source(with_python_source, PYTHON, place=served)
+
+
+@pytest.fixture(
+    params=["python", "jar", "server", pytest.param("python_server", marks=pytest.mark.slow)]
+)
 def source(request: pytest.FixtureRequest) -> Source:
     """Each way in which Spark reads a store."""
     found: Source = request.getfixturevalue(request.param)

@@ -9,7 +9,14 @@ from pyspark.errors import AnalysisException
 
 from pyspark_theflash import SparkSnapshot
 from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.errors import NotCaughtUpError, OptionError, StoreNotFoundError
+from pyspark_theflash.errors import (
+    AuthenticationError,
+    NotCaughtUpError,
+    OptionError,
+    StoreNotFoundError,
+)
+from tests.support.serving import serving_secured
+from tests.support.sources import server_options
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 BALANCE = column("balance", MySQLType.LONGLONG)
@@ -91,6 +98,17 @@ def test_without_a_timestamp_it_is_the_newest_for_good(spark, path):
     assert builder_ts == 300
     assert SparkSnapshot(spark, path, 249).table("bank.left").count() == 2
     assert snapshot.table("bank.left").count() == 3
+
+
+def test_at_a_server(spark, path, tmp_path):
+    with serving_secured(path, tmp_path) as server:
+        options = server_options(server.address)
+        store = options.pop("store")
+        snapshot = SparkSnapshot(spark, store, 200, **options)
+        assert snapshot.tables == ["bank.left", "bank.right"]
+        assert snapshot.table("bank.left").count() == 2
+        with pytest.raises(AuthenticationError, match="wants a token"):
+            SparkSnapshot(spark, store, **{n: o for n, o in options.items() if n != "token"})
 
 
 def test_views_of_some(spark, path):
