@@ -28,7 +28,7 @@ LIBRARY: Final = "libtheflash.so"
 _HERE: Final = Path(__file__).parent
 _DECLARATIONS: Final = """
 typedef uint64_t theflash_store;
-struct ArrowArrayStream;
+struct ArrowArrayStream { ...; };
 char *theflash_copy(const char *text);
 void theflash_fail(const char *text);
 extern "Python" {
@@ -39,6 +39,8 @@ extern "Python" {
                struct ArrowArrayStream *rows, int *status);
   void py_read(theflash_store store, const char *request, struct ArrowArrayStream *rows,
                int *status);
+  void py_write(theflash_store store, const char *request, struct ArrowArrayStream *rows,
+                uint32_t count, uint32_t timeout_ms, char **written, int *status);
   void py_close(theflash_store store, int *status);
 }
 """

@@ -4,8 +4,10 @@ Imported by the library itself, which has the module `_theflash` inside.
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Final
 
+import pyarrow as pa
 from _theflash import ffi, lib
 
 from pyspark_theflash.capi.stores import Stores
@@ -43,10 +45,7 @@ def py_open(where: Any, options: Any, store: Any) -> None:  # noqa: ANN401
 def py_call(store: int, method: Any, request: Any, timeout_ms: int, answer: Any) -> None:  # noqa: ANN401
     """See `theflash_call`."""
     told = _STORES.call(store, _text(method, "method"), _text(request, "request", ""), timeout_ms)
-    copied = lib.theflash_copy(told.encode())
-    if copied == ffi.NULL:
-        raise MemoryError
-    answer[0] = copied
+    answer[0] = _copied(told)
 
 
 @_exported
@@ -61,6 +60,27 @@ def py_read(store: int, request: Any, rows: Any) -> None:  # noqa: ANN401
     """See `theflash_read`."""
     reader = _STORES.read(store, _text(request, "request"))
     reader._export_to_c(int(ffi.cast("uintptr_t", rows)))
+
+
+@_exported
+def py_write(
+    store: int,
+    request: Any,  # noqa: ANN401
+    rows: Any,  # noqa: ANN401
+    count: int,
+    timeout_ms: int,
+    written: Any,  # noqa: ANN401
+) -> None:
+    """See `theflash_write`."""
+    streams = [
+        pa.RecordBatchReader._import_from_c(int(ffi.cast("uintptr_t", rows + at)))
+        for at in range(count)
+    ]
+    with ExitStack() as undo:
+        for stream in streams:
+            undo.enter_context(stream)
+        told = _STORES.write(store, _text(request, "request"), streams, timeout_ms)
+    written[0] = _copied(told)
 
 
 @_exported
@@ -79,6 +99,14 @@ def _text(pointer: Any, name: str, default: str | None = None) -> str:  # noqa: 
         return str(ffi.string(pointer).decode())
     except UnicodeDecodeError:
         raise OptionError(name, "is not UTF-8") from None
+
+
+def _copied(told: str) -> Any:  # noqa: ANN401 (C's)
+    """A text that C is to free."""
+    copied = lib.theflash_copy(told.encode())
+    if copied == ffi.NULL:
+        raise MemoryError
+    return copied
 
 
 def _told(error: TheFlashError, status: int) -> int:

@@ -12,6 +12,8 @@ static void py_call(theflash_store store, const char *method, const char *reques
 static void py_scan(theflash_store store, const char *ticket, int dictionaries, struct ArrowArrayStream *rows,
                     int *status);
 static void py_read(theflash_store store, const char *request, struct ArrowArrayStream *rows, int *status);
+static void py_write(theflash_store store, const char *request, struct ArrowArrayStream *rows, uint32_t count,
+                     uint32_t timeout_ms, char **written, int *status);
 static void py_close(theflash_store store, int *status);
 
 static _Thread_local char failure[FAILURE_BYTES];
@@ -89,6 +91,28 @@ CFFI_DLLEXPORT int theflash_read(theflash_store store, const char *request, stru
   if (check_rows(rows) != THEFLASH_OK)
     return THEFLASH_USAGE;
   py_read(store, request, rows, &status);
+  return status;
+}
+
+CFFI_DLLEXPORT int theflash_write(theflash_store store, const char *request, struct ArrowArrayStream *rows,
+                                  uint32_t count, uint32_t timeout_ms, char **written)
+{
+  int status = begin();
+  if (rows == NULL && count != 0) {
+    theflash_fail("OptionError: option 'rows' is NULL");
+    return THEFLASH_USAGE;
+  }
+  if (written == NULL) {
+    theflash_fail("OptionError: option 'written' is NULL");
+    status = THEFLASH_USAGE;
+  } else {
+    *written = NULL;
+    py_write(store, request, rows, count, timeout_ms, written, &status);
+  }
+  /* Those that Python did not come to. */
+  for (uint32_t at = 0; at < count; ++at)
+    if (rows[at].release != NULL)
+      rows[at].release(&rows[at]);
   return status;
 }
 

@@ -8,7 +8,7 @@ import base64
 import binascii
 import itertools
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -18,6 +18,7 @@ from pyspark_theflash.api import message
 from pyspark_theflash.api.method import METHODS, SCAN, method
 from pyspark_theflash.api.token import Token
 from pyspark_theflash.api.wire import decode, encode
+from pyspark_theflash.api.write import check_size
 from pyspark_theflash.client.theflash import LONG_MS, TheFlash, connect
 from pyspark_theflash.codec.document import load
 from pyspark_theflash.errors import CodecError, OptionError, TheFlashError
@@ -90,6 +91,24 @@ class Stores:
         is_ours = not asked.moment.handle
         return _stream(schema, _released(store, plan, is_ours=is_ours))
 
+    def write(
+        self,
+        number: int,
+        request: str,
+        streams: Sequence[pa.RecordBatchReader],
+        timeout_ms: int,
+    ) -> str:
+        """Write what the streams hand out; see `theflash_write`. Raises what `TheFlash.write` does.
+
+        Raises:
+            CodecError: the request is none, or a stream fails.
+            OptionError: they are more rows than one write may have.
+        """
+        store = self._store(number)
+        asked = decode(message.WriteRequest, request.encode(), as_json=True)
+        written = store.write(asked, _tables(streams), timeout_ms=timeout_ms)
+        return encode(written, as_json=True).decode()
+
     def close(self, number: int) -> None:
         """Close a store. Raises `OptionError`: it is not open."""
         store = self._store(number)
@@ -129,6 +148,23 @@ def _released(store: TheFlash, plan: message.Plan, *, is_ours: bool) -> Iterator
     finally:
         if is_ours:
             store.release(plan.snapshot)
+
+
+def _tables(streams: Sequence[pa.RecordBatchReader]) -> list[pa.Table]:
+    """All that the streams hand out, as long as it is not too much."""
+    tables, size_bytes = [], 0
+    for stream in streams:
+        batches: list[pa.RecordBatch] = []
+        try:
+            for batch in stream:
+                size_bytes += batch.nbytes
+                check_size(size_bytes)
+                batches.append(batch)
+        except (pa.ArrowException, OSError) as error:
+            # What it says is the caller's own, and may have rows in it.
+            raise CodecError("rows to write", f"a stream fails ({type(error).__name__})") from error
+        tables.append(pa.Table.from_batches(batches, schema=stream.schema))
+    return tables
 
 
 def _options(text: str) -> dict[str, str]:

@@ -102,6 +102,23 @@ int theflash_scan(theflash_store store, const char *ticket, int dictionaries, st
 /* All rows of a scan in one stream: a plan for the request, and the rows of its splits. */
 int theflash_read(theflash_store store, const char *request, struct ArrowArrayStream *rows);
 
+/* Write row versions, schema changes and progress: all at once and durably, or nothing. The call "Write".
+ *
+ * `request` is a WriteRequest: the "latches" that it is done under (see the call "AcquireLatch"), and the "tables" whose
+ * rows come. Of these, `rows` has `count` streams in the same order, NULL if there are none. A stream is of row versions:
+ *
+ *   _handle     int64 | binary   the row's handle; sorted by it, then by _commit_ts
+ *   _commit_ts  uint64           from when the version holds
+ *   _start_ts   uint64           the transaction that wrote it
+ *   _op         uint8            0 a delete, whose columns are null, 1 the row from now on
+ *   c1, c2 ...                   the table's columns, by their ids in TiDB
+ *
+ * The streams are taken and released, whatever becomes of the write. `*written` is a Written, to be freed with
+ * `theflash_free`. Where it is not known what became of a write, the same may come again: what was applied before is
+ * left out. */
+int theflash_write(theflash_store store, const char *request, struct ArrowArrayStream *rows, uint32_t count,
+                   uint32_t timeout_ms, char **written);
+
 /* Close a store; streams that have begun go on. */
 int theflash_close(theflash_store store);
 

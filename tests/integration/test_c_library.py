@@ -13,16 +13,19 @@ import pytest
 
 from pyspark_theflash.capi.build import build
 from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.engine import registry
 from pyspark_theflash.errors import LibraryBuildError
+from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.planner.snapshot import open_snapshot
 from tests.support.serving import serving
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.workloads import make_store, workload
+from tests.support.writes import versions
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "scan.c"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 TABLE = "bank.acc_int"
 ITEMS = table_info(7, "shop.items", [id_column(), column("name", MySQLType.VARCHAR, flen=20)])
-USAGE, NOT_FOUND, NOT_READABLE = 2, 3, 4
+USAGE, NOT_FOUND, NOT_READABLE, NOT_WELL_FORMED = 2, 3, 4, 6
 
 
 @pytest.fixture(scope="module")
@@ -41,14 +44,23 @@ def bank(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def program(folder):
-    made = folder / "scan"
-    compiler = os.environ.get("CC", "cc").split()
-    flags = ["-Wall", "-Wextra", "-Werror", f"-I{folder}", f"-L{folder}", f"-Wl,-rpath,{folder}"]
-    subprocess.run(
-        [*compiler, str(EXAMPLE), *flags, "-ltheflash", "-o", str(made)], check=True, timeout=60
-    )
-    return made
+def compiled(folder):
+    """Compile an example."""
+
+    def compiled(name):
+        made = folder / name
+        compiler = os.environ.get("CC", "cc").split()
+        flags = ["-Wall", "-Wextra", "-Werror", "-std=c11", f"-I{folder}", f"-L{folder}"]
+        command = [*compiler, str(EXAMPLES / f"{name}.c"), *flags, f"-Wl,-rpath,{folder}"]
+        subprocess.run([*command, "-ltheflash", "-o", str(made)], check=True, timeout=60)
+        return made
+
+    return compiled
+
+
+@pytest.fixture(scope="module")
+def program(compiled):
+    return compiled("scan")
 
 
 def run(program, *arguments):
@@ -59,7 +71,7 @@ def run(program, *arguments):
         text=True,
         timeout=60,
         check=False,
-        env={"PYTHONPATH": str(EXAMPLE.parents[1])},
+        env={"PYTHONPATH": str(EXAMPLES.parent)},
     )
     return done.returncode, done.stdout, done.stderr
 
@@ -84,6 +96,25 @@ def test_a_c_program_is_told_what_is_wrong(program, bank, tmp_path):
     assert "StoreNotFoundError: no store at" in run(program, tmp_path / "none", TABLE)[2]
     assert "TableNotFoundError" in run(program, bank, "bank.none")[2]
     assert "SnapshotTooOldError" in run(program, bank, TABLE, 7)[2]
+
+
+def test_a_c_program_writes_what_another_reads(compiled, program, tmp_path):
+    store = tmp_path / "store"
+    registry.create(store, registry.MAGIC, LocalFileSystem())
+    status, shown, complaints = run(compiled("write"), store)
+    assert (status, complaints) == (0, "")
+    assert json.loads(shown).items() >= {"rows": "3", "transactions": "2"}.items()
+    assert run(program, store, "shop.items")[1].splitlines()[-1] == "2 rows"
+    with open_snapshot(store, 110) as snapshot:
+        assert pairs(snapshot) == [(1, "tea"), (2, "milk")]
+    with open_snapshot(store) as snapshot:
+        assert pairs(snapshot) == [(1, "green tea"), (2, "milk")]
+        assert snapshot.snapshot_ts == 200
+
+
+def pairs(snapshot):
+    rows = (batch.to_pylist() for batch in snapshot.scan("shop.items"))
+    return sorted(tuple(row.values()) for batch in rows for row in batch)
 
 
 class Stream(ctypes.Structure):
@@ -131,6 +162,23 @@ class Library:
         stream = Stream()
         return self.c.theflash_read(store, request, ctypes.byref(stream)), stream
 
+    def write(self, store, request, *tables):
+        """What it answers, and whether all streams were released."""
+        streams = (Stream * len(tables))()
+        for stream, table in zip(streams, tables, strict=True):
+            table.to_reader(max_chunksize=2)._export_to_c(ctypes.addressof(stream))
+        written = ctypes.c_void_p()
+        asked = None if request is None else json.dumps(request).encode()
+        arguments = streams or None, len(tables), 0, ctypes.byref(written)
+        status = self.c.theflash_write(store, asked, *arguments)
+        assert not any(stream.release for stream in streams)
+        if status:
+            return status, None
+        try:
+            return status, json.loads(ctypes.string_at(written.value))
+        finally:
+            self.c.theflash_free(written)
+
 
 @pytest.fixture(scope="module")
 def library(folder):
@@ -174,6 +222,88 @@ def test_plan_and_scan(library, shop):
     table = pa.RecordBatchReader._import_from_c(ctypes.addressof(stream)).read_all()
     assert table.num_rows == 1000
     assert pa.types.is_dictionary(table.schema.field("name").type)
+
+
+ROWS = [(0, 150, 140, [0, "tea"]), (1, 150, 140, [1, "milk"]), (1, 160, 155, None)]
+BEGIN = {
+    "schema": [{"ts": "100", "db": "shop", "tableId": "7", "tableInfo": ITEMS.json_text}],
+    "startTs": "100",
+}
+
+
+@pytest.fixture
+def empty(tmp_path):
+    registry.create(tmp_path / "store", registry.MAGIC, LocalFileSystem())
+    return tmp_path / "store"
+
+
+def latched(library, store):
+    """A write latch on all of a store, as a request names it."""
+    status, latch = library.call(store, b"AcquireLatch", b'{"kind": "write", "name": "c"}')
+    assert status == 0, library.error
+    return {"id": latch["id"], "token": latch["token"]}
+
+
+@pytest.mark.parametrize("way", ["folder", "server"])
+def test_write(library, empty, way, tmp_path):
+    """As the API's Write does: durably, all at once, the same again is known; or not at all."""
+    address = f"unix:{tmp_path / 's.sock'}"
+    with serving(empty, address):
+        _, store = library.open(empty if way == "folder" else address)
+        latch = latched(library, store)
+        asked = {"latches": [latch], "tables": [{"tableId": "7"}], **BEGIN, "resolvedTs": "200"}
+        status, written = library.write(store, asked, versions(ITEMS, ROWS))
+        assert status == 0, library.error
+        assert written.items() >= {"rows": "3", "transactions": "2", "resolvedTs": "200"}.items()
+        status, written = library.write(store, asked, versions(ITEMS, ROWS))
+        assert (status, written["known"]) == (0, "2")
+        with open_snapshot(empty) as snapshot:
+            assert pairs(snapshot) == [(0, "tea")]
+        later = {"latches": [latch], "tables": [{"tableId": "7"}], "resolvedTs": "300"}
+        other = versions(ITEMS, [(0, 150, 140, [0, "another"])])
+        assert library.write(store, later, other)[0] != 0
+        assert library.error.startswith("TransactionConflictError")
+        assert library.write(store, later)[0] == NOT_WELL_FORMED
+        assert library.error.startswith("CodecError")
+        # Progress alone.
+        del later["tables"]
+        assert library.write(store, later)[0] == 0
+        assert library.call(store, b"ReleaseLatch", json.dumps(latch).encode())[0] == 0
+        later["resolvedTs"] = "400"
+        assert library.write(store, later)[0] != 0
+        assert library.error.startswith("LatchLostError")
+        assert library.call(store, b"GetStatus")[1]["resolvedTs"] == "300"
+        library.c.theflash_close(store)
+
+
+def test_what_cannot_be_written_is_released_all_the_same(library, empty):
+    _, store = library.open(empty)
+    table = versions(ITEMS, ROWS)
+    assert library.write(store, None, table)[0] == USAGE
+    assert library.write(store, {"latches": 7}, table, table)[0] == NOT_WELL_FORMED
+    assert library.write(ctypes.c_uint64(999), {}, table)[0] == USAGE
+    assert "is not open" in library.error
+    assert library.write(store, {"tables": [{"tableId": "7"}]}, table)[0] == USAGE
+    assert "a write needs a write latch" in library.error
+    null, one = None, Stream()
+    table.to_reader()._export_to_c(ctypes.addressof(one))
+    assert library.c.theflash_write(store, b"{}", ctypes.byref(one), 1, 0, null) == USAGE
+    assert not one.release
+    written = ctypes.c_void_p()
+    assert library.c.theflash_write(store, b"{}", null, 1, 0, ctypes.byref(written)) == USAGE
+
+    def breaking():
+        yield table.to_batches()[0]
+        raise OSError("a value of a row")
+
+    reader = pa.RecordBatchReader.from_batches(table.schema, breaking())
+    reader._export_to_c(ctypes.addressof(one))
+    asked = b'{"tables": [{"tableId": "7"}]}'
+    arguments = ctypes.byref(one), 1, 0, ctypes.byref(written)
+    assert library.c.theflash_write(store, asked, *arguments) == NOT_WELL_FORMED
+    assert "a stream fails" in library.error
+    assert "a value of a row" not in library.error
+    assert not one.release
 
 
 def test_misuse_is_told(library, shop, tmp_path):

@@ -1,8 +1,10 @@
 """What the C library does, without the C."""
 
 import base64
+import itertools
 import json
 
+import pyarrow as pa
 import pytest
 
 from pyspark_theflash.capi.stores import Stores
@@ -97,3 +99,20 @@ def test_a_closed_store_is_told(opened):
         stores.call(number, "GetStatus", "", 0)
     with pytest.raises(OptionError):
         stores.close(number)
+
+
+def test_a_write_is_bounded_as_it_comes(opened, monkeypatch):
+    """A stream without an end is not read to its end."""
+    stores, number = opened
+    monkeypatch.setattr("pyspark_theflash.api.write.WRITE_BYTES_MAX", 1 << 10)
+    batch = pa.RecordBatch.from_pydict({"_handle": pa.array(range(16), pa.int64())})
+    taken = itertools.count()
+
+    def endless():
+        while next(taken) < 1_000:
+            yield batch
+
+    stream = pa.RecordBatchReader.from_batches(batch.schema, endless())
+    with pytest.raises(OptionError, match="more than 1024 bytes of rows"):
+        stores.write(number, '{"tables": [{"tableId": "7"}]}', [stream], 0)
+    assert next(taken) < 20
