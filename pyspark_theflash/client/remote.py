@@ -303,12 +303,14 @@ class Connection:
 
     def _greet(self, token: Token | None) -> None:
         try:
-            self._link.send_raw(PREFACE, CONNECT_MS)
+            with _unless_refused():
+                self._link.send_raw(PREFACE, CONNECT_MS)
             hello = Hello.from_bytes(self._greeting(FrameType.HELLO))
             if hello.needs_token and token is None:
                 raise AuthenticationError(self.address, "it wants a token, and none is given")
             proof = token.proof(hello.nonce) if hello.needs_token and token is not None else b""
-            self._link.send(Header(FrameType.AUTH, 0, len(proof)), proof, CONNECT_MS)
+            with _unless_refused():
+                self._link.send(Header(FrameType.AUTH, 0, len(proof)), proof, CONNECT_MS)
             self.store_id = Ready.from_bytes(self._greeting(FrameType.READY)).store_id
         except CodecError as error:
             raise ProtocolError(self.address, str(error)) from error
@@ -490,3 +492,8 @@ def _connected(address: str, tls: ssl.SSLContext | None) -> socket.socket:
         raise AuthenticationError(address, f"TLS: {error.reason or error}") from error
     except OSError as error:
         raise ServiceUnavailableError(address, error.strerror or str(error)) from error
+
+
+def _unless_refused() -> contextlib.suppress:
+    """Whoever hangs up while we send may have said why before: it is read next."""
+    return contextlib.suppress(BrokenPipeError, ConnectionResetError)

@@ -20,3 +20,5 @@ class Patience:
     """For the rest of a frame that has begun."""
     send_ms: int = 60_000
     """For one who does not take what is sent, or does not send what is wanted."""
+    rows_ms: int = 600_000
+    """For one who does not take the next rows: a Spark task may be at work on those it has."""

@@ -273,10 +273,10 @@ class Session:
                 call.check()
         size_bytes += self._send(pieces)
         end = End(batches, row_count, size_bytes).to_bytes()
-        self._link.send(self._header(FrameType.END, len(end)), end, self._patience.send_ms)
+        self._link.send(self._header(FrameType.END, len(end)), end, self._patience.rows_ms)
 
     def _send(self, pieces: Pieces) -> int:
-        return self._link.send_data(self._call, pieces.taken(), self._patience.send_ms)
+        return self._link.send_data(self._call, pieces.taken(), self._patience.rows_ms)
 
     def _is_cancelled(self) -> bool:
         """Whether the caller has said CANCEL, or is gone."""

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
@@ -78,6 +78,38 @@ def python_server(
 ) -> Source:
     """The source without a jar, which reads from a server."""
     return Source(with_python_source, PYTHON, place=served)
+
+
+@pytest.fixture(scope="session")
+def connect_session(with_python_source: "SparkSession") -> Iterator["SparkSession"]:
+    """A session of Spark Connect, whose server the session of the tests becomes."""
+    from pyspark.sql.connect.session import SparkSession as ConnectSession
+
+    context = with_python_source.sparkContext
+    jvm: Any = context._jvm
+    settings = jvm.org.apache.spark.SparkEnv.get().conf()
+    settings.set("spark.connect.grpc.binding.address", "127.0.0.1")
+    settings.set("spark.connect.grpc.binding.port", "0")
+    service = getattr(
+        getattr(jvm, "org.apache.spark.sql.connect.service.SparkConnectService$"), "MODULE$"
+    )
+    service.start(context._jsc.sc())
+    session = ConnectSession.builder.remote(f"sc://127.0.0.1:{service.localPort()}").create()
+    session.dataSource.register(python_source())
+    yield cast("SparkSession", session)
+    session.stop()
+
+
+@pytest.fixture
+def connect(connect_session: "SparkSession") -> Source:
+    """The jar's source over Spark Connect."""
+    return Source(connect_session)
+
+
+@pytest.fixture
+def connect_python(connect_session: "SparkSession") -> Source:
+    """The source without a jar over Spark Connect."""
+    return Source(connect_session, PYTHON)
 
 
 @pytest.fixture(

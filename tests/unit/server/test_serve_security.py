@@ -469,7 +469,7 @@ def test_who_takes_nothing_is_sent_away(tmp_path):
     )
     made = StoreBuilder(tmp_path / "store", wide)
     made.publish(200, {wide: [(n, 110, [n, bytes(1 << 14)]) for n in range(1000)]})
-    patience = Patience(send_ms=100)
+    patience = Patience(rows_ms=100)
     with (
         serving(made.path, f"unix:{tmp_path}/s", patience=patience) as server,
         connect(server.address) as api,

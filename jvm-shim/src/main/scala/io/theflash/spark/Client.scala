@@ -85,16 +85,22 @@ private[spark] final class Client(place: Place) {
     }
   }
 
-  private def started(folder: Folder): Connection = {
+  /** A process that is there when we ask may just be about to end, for nobody has used it. */
+  private def started(folder: Folder, triesLeft: Int = StartTries): Connection = {
     val server = Server(Engine.address(folder), None, None)
     synchronized { known = Some(server) }
-    Connection.open(server)
+    try Connection.open(server)
+    catch {
+      case error: TheFlashException if error.kind == Errors.Unavailable && triesLeft > 1 =>
+        started(folder, triesLeft - 1)
+    }
   }
 }
 
 private[spark] object Client {
   val ShortMs = 60000
   private val PooledMax = 16
+  private val StartTries = 3
   private val IdleMs = 20000L
   private val SweepMs = 5000L
   private val clients = new ConcurrentHashMap[Place, Client]()

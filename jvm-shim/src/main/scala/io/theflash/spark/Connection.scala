@@ -137,7 +137,7 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
     try {
       val until = after(ConnectMs.toLong)
       deadline = until
-      link.send(ByteBuffer.wrap(Frame.Preface), until)
+      unlessRefused(link.send(ByteBuffer.wrap(Frame.Preface), until))
       val hello = ByteBuffer.wrap(greeting(Frame.Hello))
       if (hello.remaining() != 3 + Frame.NonceBytes) throw broken("hello: not one")
       val version = hello.getShort.toInt
@@ -149,11 +149,19 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
       if (needsToken && token.isEmpty)
         throw Errors.authentication(address, "it wants a token, and none is given")
       val proof = if (needsToken) token.get.proof(nonce) else Array.emptyByteArray
-      send(Frame.Auth, 0, proof, until)
+      unlessRefused(send(Frame.Auth, 0, proof, until))
       val _ = greeting(Frame.Ready)
     } catch {
       case error: SSLException => throw authentication(address, error)
       case error: IOException  => throw Errors.unavailable(address, said(error), error)
+    }
+
+  /** Whoever hangs up while we send may have said why before. */
+  private def unlessRefused(sending: => Unit): Unit =
+    try sending
+    catch {
+      case error @ (_: SSLException | _: SocketTimeoutException) => throw error
+      case _: IOException                                        =>
     }
 
   private def greeting(wanted: Int): Array[Byte] = {
