@@ -4,7 +4,7 @@ import math
 from decimal import Decimal
 
 import pytest
-from pyspark.errors import ArithmeticException
+from pyspark.errors import ArithmeticException, NumberFormatException, SparkRuntimeException
 
 from pyspark_theflash.codec.field_type import Flag, MySQLType
 from pyspark_theflash.codec.time import DAY_US
@@ -176,7 +176,10 @@ def test_aggregates(check, aggregates):
     check(f"SELECT word, {aggregates} FROM numbers WHERE id > 7 GROUP BY word")
 
 
-@pytest.mark.parametrize("group", ["tiny, word", "day", "data", "money", "single", "ubig, span"])
+GROUPS = ["tiny, word", "day", "data", "money", "single", "ubig, span"]
+
+
+@pytest.mark.parametrize("group", GROUPS)
 def test_groups(check, group):
     check(f"SELECT {group}, count(*), sum(money) FROM numbers GROUP BY {group}")
 
@@ -205,6 +208,80 @@ def test_overflow_is_sparks(check, spark):
         spark.conf.unset("spark.sql.ansi.enabled")
 
 
+ARITHMETIC = [
+    "sum(wide + wide), sum(wide - wide), avg(wide + wide)",
+    "sum(wide * wide), avg(wide * money)",
+    "sum(money / tiny), avg(money / 3)",
+    "sum(tiny + tiny), sum(big * 2), avg(tiny * big)",
+    "sum(cast(big AS int)), sum(cast(word AS int))",
+    "sum(huge + huge)",
+    "sum(cast(wide AS decimal(31, 0))), avg(cast(money AS decimal(3, 1)))",
+    "avg(wide), avg(ubig), avg(huge), avg(twice), avg(single)",
+    "min(money + money), max(tiny * 2), count(money / 0)",
+]
+
+
+@pytest.mark.parametrize("group", ["", "word"])
+@pytest.mark.parametrize("aggregates", ARITHMETIC)
+@pytest.mark.usefixtures("ansi")
+@pytest.mark.slow
+def test_arithmetic_that_overflows_or_rounds(spark, views, aggregates, group):
+    """NULL or around the corner without ANSI, an error of the same name with it; never another."""
+    by = f" GROUP BY {group}" if group else ""
+    query = f"SELECT {group or 1}, {aggregates} FROM numbers{{}}{by}"
+    ours, copy = (outcome(spark, query.format(name)) for name in ("", "_copy"))
+    assert ours == copy
+
+
+def outcome(spark, query):
+    """The rows of a query, or the condition that it fails with."""
+    try:
+        return shown(spark.sql(query))
+    except (ArithmeticException, NumberFormatException, SparkRuntimeException) as error:
+        return error.getCondition()
+
+
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Kolkata"])
+@pytest.mark.usefixtures("ansi")
+@pytest.mark.slow
+def test_in_another_time_zone(spark, check, zone):
+    """What a literal means is the session's; a day begins elsewhere."""
+    spark.conf.set("spark.sql.session.timeZone", zone)
+    try:
+        for condition in (
+            "since < TIMESTAMP '2022-01-20 00:00:00'",
+            "since >= DATE '2022-01-20'",
+            "at > TIMESTAMP '2022-02-01 00:00:00'",
+            "at = since",
+            "day = to_date(since)",
+            "since IN (TIMESTAMP '2022-01-10 18:59:59.999990', NULL)",
+        ):
+            check(f"SELECT id, since, at FROM numbers WHERE {condition}")
+        check("SELECT min(since), max(since), min(at), max(day) FROM numbers WHERE tiny > 3")
+        check("SELECT date(since), count(*), sum(money) FROM numbers GROUP BY 1")
+        check("SELECT id, since FROM numbers ORDER BY since DESC, id LIMIT 9")
+    finally:
+        spark.conf.set("spark.sql.session.timeZone", "UTC")
+
+
+@pytest.mark.slow
+def test_without_ansi(spark, check):
+    """Filters, groups and first rows as well."""
+    spark.conf.set("spark.sql.ansi.enabled", "false")
+    try:
+        for condition in [*FILTERS, "tiny = '5'", "big + big > 0", "money / tiny > 1", "word = 5"]:
+            check(f"SELECT id FROM numbers WHERE {condition}")
+        for group in GROUPS:
+            check(f"SELECT {group}, count(*), sum(money), avg(wide) FROM numbers GROUP BY {group}")
+        for order in ORDERS:
+            check(f"SELECT id, word FROM numbers ORDER BY {order} LIMIT 7")
+    finally:
+        spark.conf.unset("spark.sql.ansi.enabled")
+
+
+ORDERS = ["word, id", "word DESC NULLS FIRST, id", "single DESC, id", "money NULLS LAST, id DESC"]
+
+
 @pytest.mark.usefixtures("ansi")
 def test_nothing(check):
     check("SELECT count(*), sum(money), min(id) FROM empty")
@@ -213,10 +290,7 @@ def test_nothing(check):
     check("SELECT word, count(*) FROM numbers WHERE id > 5000 GROUP BY word")
 
 
-@pytest.mark.parametrize(
-    "order",
-    ["word, id", "word DESC NULLS FIRST, id", "single DESC, id", "money NULLS LAST, id DESC"],
-)
+@pytest.mark.parametrize("order", ORDERS)
 def test_first_rows(check, order):
     plan = check(f"SELECT id, word FROM numbers ORDER BY {order} LIMIT 7")
     assert "PushedTopN: [" in plan

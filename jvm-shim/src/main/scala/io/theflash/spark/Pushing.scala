@@ -53,10 +53,11 @@ private[spark] final class PushingScanBuilder(
   override def pushedPredicates(): Array[Predicate] = pushed
 
   /** Never: each region adds its part. Spark asks this before it makes SUM and COUNT of an AVG,
-    * which for longs is not what Spark sums itself (doubles, which do not overflow).
+    * which for longs is not what Spark sums itself (doubles, which do not overflow), and once more
+    * after that, when no AVG can be seen.
     */
   override def supportCompletePushDown(aggregation: Aggregation): Boolean = {
-    averagesLongs = aggregation.aggregateExpressions().exists {
+    averagesLongs ||= aggregation.aggregateExpressions().exists {
       case average: Avg => !expressions.value(average.column()).exists(_.dataType != LongType)
       case _            => false
     }
