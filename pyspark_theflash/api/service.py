@@ -6,7 +6,6 @@ not renewed, and tickets are good for any other service of the same store.
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -18,6 +17,7 @@ import pyarrow as pa
 from pyspark_theflash.api import message
 from pyspark_theflash.api.call import Call
 from pyspark_theflash.api.latches import LatchDesk, kind_of
+from pyspark_theflash.api.plans import RecentPlans
 from pyspark_theflash.api.pushed import pushed_of
 from pyspark_theflash.api.rows import Batches, RowStream, rows_schema, with_dictionaries
 from pyspark_theflash.api.seal import (
@@ -31,7 +31,7 @@ from pyspark_theflash.api.seal import (
 )
 from pyspark_theflash.api.status import read_latches, read_regions, read_status, told_latch
 from pyspark_theflash.api.write import ingestion
-from pyspark_theflash.clock import Clock
+from pyspark_theflash.clock import Clock, Deadline
 from pyspark_theflash.codec.digest import TableDigest
 from pyspark_theflash.engine.api import RegionScan, RegionStats
 from pyspark_theflash.errors import (
@@ -44,8 +44,11 @@ from pyspark_theflash.errors import (
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.options import STORE, ScanOptions
 from pyspark_theflash.options import Moment as WantedMoment
+from pyspark_theflash.planner.learned import LearnedOrigin, Replica
 from pyspark_theflash.planner.open_store import OpenStore
+from pyspark_theflash.planner.origin import FILES, Origin
 from pyspark_theflash.planner.present import Presentation, ZeroDates
+from pyspark_theflash.planner.read import no_more_than_stored
 from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask, native_strings
 from pyspark_theflash.planner.snapshot import LEASE_TTL_MS, Snapshot
 from pyspark_theflash.planner.wait import wait_until
@@ -67,7 +70,6 @@ from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp, from_ph
 TTL_MS_MIN: Final = 1_000
 TTL_MS_MAX: Final = 3_600_000
 PIN_MS_MAX: Final = 366 * 86_400_000
-_PLANS_MAX: Final = 256
 _TICKETS_BYTES_MAX: Final = 32 << 20
 _CHECK_MS: Final = 200
 """How often a call that waits looks whether anybody still wants it."""
@@ -77,9 +79,22 @@ class Service:
     """The calls on the store at `path`; every method is one of `api.method.METHODS`."""
 
     def __init__(
-        self, path: Path, *, fs: FileSystem, clock: Clock, spare_key: bytes | None = None
+        self,
+        path: Path,
+        *,
+        fs: FileSystem,
+        clock: Clock,
+        spare_key: bytes | None = None,
+        replica: Replica | None = None,
     ) -> None:
-        """`spare_key`: what seals tickets where the store has no key; a new one if not given.
+        """A service of one store.
+
+        Args:
+            path: the store.
+            fs: where it is.
+            clock: of latches and deadlines.
+            spare_key: what seals tickets where the store has no key; a new one if not given.
+            replica: what the store is read through where TiKV feeds it.
 
         Raises:
             StoreNotFoundError, StoreFormatError, CorruptionError: see `read_identity`.
@@ -87,8 +102,10 @@ class Service:
         self._path, self._fs, self._clock = path, fs, clock
         self.store_id: Final = read_identity(path, fs).store_id
         self._store_sealer = StoreSealer(path, fs, spare_key or new_key())
-        self._plans = _Plans()
-        self._open_store = OpenStore(path, fs, clock)
+        self._plans = RecentPlans()
+        self._replica = replica
+        over = no_more_than_stored if replica is None else replica.reader
+        self._open_store = OpenStore(path, fs, clock, over)
         self._writing = threading.Lock()
         self._desk = LatchDesk(path, fs, clock)
 
@@ -204,7 +221,7 @@ class Service:
         self._check_store(ticket.store_id, "ticket")
         if any(replace(each, region=ticket.region) != ticket for each in more):
             raise TicketError("ticket", "it is of another plan than the first one")
-        task = self._task(ticket)
+        task = self._task(ticket, call)
         regions = [task.region, *(each.region for each in more)]
         if not request.dictionaries:
             return RowStream(task.schema, self._batches(task, regions, call))
@@ -297,18 +314,33 @@ class Service:
     @contextmanager
     def _open(self, moment: message.Moment, call: Call) -> Iterator[Snapshot]:
         """The store as of a moment; ends the latch unless somebody else holds it."""
+        lease, ts, ttl_ms = None, moment.snapshot_ts, moment.ttl_ms
         if moment.handle:
             if moment != message.Moment(handle=moment.handle):
                 raise OptionError("moment", "a handle says all; nothing else is given with it")
             lease = self._lease_of(moment.handle)
-            made = Snapshot(self._path, lease.snapshot_ts, self._fs, self._clock, lease=lease)
+            ts = lease.snapshot_ts
         else:
             ttl_ms = _ttl_ms(moment.ttl_ms, TTL_MS_MAX)
             self._wait(moment, call)
-            ts = None if moment.snapshot_ts is None else TimeStamp(moment.snapshot_ts)
-            made = Snapshot(self._path, ts, self._fs, self._clock, ttl_ms=ttl_ms)
-        with made as snapshot:
+        origin = self._origin(moment.wait_ms, call)
+        with self._snapshot(ts, lease, origin, ttl_ms) as snapshot:
             yield snapshot
+
+    def _snapshot(
+        self, ts: int | None, lease: ReadLease | None, origin: Origin, ttl_ms: int = LEASE_TTL_MS
+    ) -> Snapshot:
+        at = None if ts is None else TimeStamp(ts)
+        place = self._path, at, self._fs, self._clock
+        return Snapshot(*place, ttl_ms=ttl_ms, lease=lease, origin=origin)
+
+    def _origin(self, wait_ms: int, call: Call) -> Origin:
+        """Where the rows of one snapshot come from."""
+        replica = self._replica
+        if replica is None:
+            return FILES
+        within_ms = min(wait_ms or replica.wait_ms, call.left_ms())
+        return LearnedOrigin(replica, Deadline(self._clock, within_ms), may_wait=wait_ms > 0)
 
     def _wait(self, moment: message.Moment, call: Call) -> None:
         """Until the moment can be answered, somebody still wants it, or its time is over."""
@@ -321,7 +353,8 @@ class Service:
         )  # which says what contradicts itself
         if staleness_ms is not None:
             wanted = from_physical_ms(max(self._clock.wall_ms() - staleness_ms, 0))
-        if wanted is None:
+        # A replica's newest is the cluster's own.
+        if wanted is None or self._replica is not None:
             return
         end_ms = self._clock.boottime_ms() + min(moment.wait_ms, call.left_ms())
         while True:
@@ -344,13 +377,12 @@ class Service:
             stored.bytes + stored.shared_bytes,
         )
 
-    def _task(self, ticket: Ticket) -> ScanTask:
+    def _task(self, ticket: Ticket, call: Call) -> ScanTask:
         """The ticket's task: of a plan that was made here, or of the same one made again."""
         task = self._plans.get((ticket.lease.id, ticket.shape))
         if task is None:
-            with Snapshot(
-                self._path, ticket.lease.snapshot_ts, self._fs, self._clock, lease=ticket.lease
-            ) as snapshot:
+            lease = ticket.lease
+            with self._snapshot(lease.snapshot_ts, lease, self._origin(0, call)) as snapshot:
                 (task,) = _planned(snapshot, ticket.shape, ticket).tasks
             self._plans.put((ticket.lease.id, ticket.shape), task)
         return replace(task, region=ticket.region)
@@ -381,26 +413,6 @@ class Service:
             clock=self._clock,
         )
         return message.Done(told)
-
-
-class _Plans:
-    """A task of each plan of late, so that its columns need not be worked out for every split."""
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._tasks: OrderedDict[tuple[str, Shape], ScanTask] = OrderedDict()
-
-    def get(self, key: tuple[str, Shape]) -> ScanTask | None:
-        with self._mutex:
-            if key in self._tasks:
-                self._tasks.move_to_end(key)
-            return self._tasks.get(key)
-
-    def put(self, key: tuple[str, Shape], task: ScanTask) -> None:
-        with self._mutex:
-            self._tasks[key] = task
-            while len(self._tasks) > _PLANS_MAX:
-                self._tasks.popitem(last=False)
 
 
 def _planned(snapshot: Snapshot, shape: Shape, ticket: Ticket | None = None) -> ScanPlan:

@@ -16,6 +16,7 @@ from pyspark_theflash.version import __version__
 COMMANDS = {
     "init": "make an empty store",
     "writer": "apply a binlog to a store",
+    "learn": "have TiKV feed a store, and serve it",
     "tables": "list the tables of a store",
     "scan": "print a table's rows as of a timestamp",
     "sql": "run a query over a store's tables as of a timestamp",

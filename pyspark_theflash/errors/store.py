@@ -38,6 +38,20 @@ class StoreInUseError(TheFlashError):
         return f"{self.path} is being written by {self.holder}; a store has one writer at a time"
 
 
+class RaftFedError(TheFlashError):
+    """A store that TiKV feeds, met without the process that it feeds it through."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__(path)
+        self.path = path
+
+    def __str__(self) -> str:
+        return (
+            f"{self.path} is fed by TiKV, and its files are not all of it: read it through the "
+            "address that theflash learn serves"
+        )
+
+
 class StoreFormatError(TheFlashError):
     """The store was written in a format that this version does not know. Nothing was changed."""
 

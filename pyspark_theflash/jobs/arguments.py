@@ -9,6 +9,7 @@ from pyspark_theflash.errors import OptionError, UsageError
 from pyspark_theflash.types import MAX_TS, TimeStamp
 
 MAX_SECONDS: Final = 10 * 365 * 86_400
+MAX_MEBIBYTES: Final = 1 << 20
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -41,6 +42,13 @@ def seconds(text: str) -> int:
     if not 0 <= number <= MAX_SECONDS:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds")
     return round(number * 1000)
+
+
+def mebibytes(text: str) -> int:
+    """A size argument, in MiB; as bytes."""
+    if not (text.isascii() and text.isdigit() and 0 < int(text) <= MAX_MEBIBYTES):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of MiB")
+    return int(text) << 20
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:

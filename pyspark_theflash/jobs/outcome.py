@@ -25,6 +25,7 @@ from pyspark_theflash.errors import (
     NotCaughtUpError,
     OptionError,
     PurgedError,
+    RaftFedError,
     SnapshotTooOldError,
     StoreInUseError,
     StoreNotFoundError,
@@ -44,7 +45,7 @@ _STATUS: Final = (
         3,
     ),
     ((NotCaughtUpError, SnapshotTooOldError, PurgedError, UnmatchedPrewriteError), 4),
-    ((StoreInUseError, CommandTimeoutError), 5),
+    ((StoreInUseError, CommandTimeoutError, RaftFedError), 5),
     ((CorruptionError, CodecError), 6),
 )
 _log = logging.getLogger(__name__)

@@ -18,13 +18,12 @@ from typing import Final
 
 from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.clock import Clock, SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Engine
-from pyspark_theflash.errors import LatchLostError, StoreInUseError, TheFlashError, UsageError
-from pyspark_theflash.fs import FileSystem, LocalFileSystem
+from pyspark_theflash.errors import LatchLostError, TheFlashError, UsageError
+from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.arguments import ArgumentParser, add_store, cluster_id, seconds, tso
 from pyspark_theflash.jobs.memory import use_system_memory
 from pyspark_theflash.jobs.metrics import Figures, MetricsServer
+from pyspark_theflash.jobs.opening import open_when_free
 from pyspark_theflash.jobs.outcome import run_command
 from pyspark_theflash.jobs.sources import Input, Network, Opener
 from pyspark_theflash.jobs.ticker import ticking
@@ -33,14 +32,13 @@ from pyspark_theflash.replication.ingest import WRITTEN_KIND, check_not_written
 from pyspark_theflash.replication.maintenance import Maintenance
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.replication.writer_latch import WriterLatch
-from pyspark_theflash.store.folder import open_manifest, read_identity
-from pyspark_theflash.store.manifest import Guard
+from pyspark_theflash.store.folder import open_manifest
+from pyspark_theflash.store.learned import LEARNED_KIND, check_not_learned
 from pyspark_theflash.store.scope import Scope
 from pyspark_theflash.tls import TlsFiles
 from pyspark_theflash.types import physical_ms
 
 DEFAULT_INTERVAL_MS: Final = 250
-_RETRY_MS: Final = 100
 _log = logging.getLogger(__name__)
 
 
@@ -119,9 +117,13 @@ def run(arguments: argparse.Namespace) -> int:
     fs, clock = LocalFileSystem(), SystemClock()
     with ExitStack() as undo:
         latch = undo.enter_context(closing(WriterLatch(arguments.store, fs, clock)))
-        engine = undo.enter_context(closing(_open_engine(arguments, fs, clock, latch.guard)))
+        engine = undo.enter_context(
+            closing(open_when_free(arguments.store, fs, clock, latch.guard, wait_ms=arguments.wait))
+        )
         latch.take(arguments.wait)
-        check_not_written(engine.read([WRITTEN_KIND]))
+        view = engine.read([WRITTEN_KIND, LEARNED_KIND])
+        check_not_written(view)
+        check_not_learned(view)
         opener = Opener(_network(arguments), fs, clock, undo)
         found = opener.source(arguments.source, arguments.store)
         schema = opener.schema(arguments.schema, arguments.start_ts)
@@ -251,21 +253,6 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise UsageError("--once applies what is there; a pump-server waits for what comes")
     if arguments.once and arguments.interval is not None:
         raise UsageError("--once looks once, so there is no --interval")
-
-
-def _open_engine(
-    arguments: argparse.Namespace, fs: FileSystem, clock: Clock, guard: Guard
-) -> Engine:
-    """The store's engine, as soon as it is free."""
-    identity = read_identity(arguments.store, fs)
-    deadline_ms = clock.boottime_ms() + arguments.wait
-    while True:
-        try:
-            return registry.open_engine(arguments.store, identity, fs, clock, guard)
-        except StoreInUseError:
-            if clock.boottime_ms() >= deadline_ms:
-                raise
-        clock.sleep_ms(_RETRY_MS)
 
 
 def _scope(arguments: argparse.Namespace) -> Scope | None:

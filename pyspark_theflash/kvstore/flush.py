@@ -50,8 +50,16 @@ class FlushLimits:
 class Flusher:
     """Publishes what a store has applied. One thread at a time."""
 
-    def __init__(self, store: RegionStore, schema: SchemaAt, also: Also = Change) -> None:
-        self._store, self._schema, self._also = store, schema, also
+    def __init__(
+        self,
+        store: RegionStore,
+        schema: SchemaAt,
+        also: Also = Change,
+        published: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`published` is called when what `also` said last is durable."""
+        self._store, self._schema = store, schema
+        self._also, self._published = also, published
         self._frozen: Frozen | None = None
         self.touched: set[PhysicalTableID] = set()
         """Physical tables that rows were published of; whoever compacts empties it."""
@@ -85,6 +93,7 @@ class Flusher:
         engine.publish(Publication(versions, change))
         fail_point("kvstore.after_publish")
         self._store.published(frozen)
+        self._published()
         self.touched.update(v.physical_id for v in versions)
         self.rows += sum(v.batch.num_rows for v in versions)
 

@@ -90,21 +90,27 @@ class Learner:
         limits: FlushLimits | None = None,
         files: IngestSource | None = None,
         also: Also = Change,
+        published: Callable[[], None] = lambda: None,
     ) -> None:
         """Take up what is durable in the worker's engine.
 
         `schema` is asked for definitions that reach a timestamp; `also` for what else is to be
-        published with the rows that were decoded under them.
+        published with the rows that were decoded under them, `published` told when it is.
         """
         self._worker, self._schema, self._clock = worker, schema, clock
         self._limits, self._files = limits or FlushLimits(), files or NoFiles()
         self._mutex = threading.RLock()
         view = worker.run(lambda engine: engine.read([REGION_RECORD, PENDING_RECORD])).result()
         self.store: Final = RegionStore.recover(view)
-        self.flusher: Final = Flusher(self.store, schema, also)
+        self.flusher: Final = Flusher(self.store, schema, also, published)
         self._flushed_ms = clock.boottime_ms()
         self._running: Future[bool] | None = None
         self._broken: str | None = None
+
+    @property
+    def failure(self) -> str | None:
+        """Why it takes nothing more; None as long as it does."""
+        return self._broken
 
     def apply(self, commands: Sequence[Command]) -> list[Applied]:
         """Apply commands, and say how far their regions are durable.

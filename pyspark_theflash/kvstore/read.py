@@ -20,7 +20,7 @@ Locks
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Final, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -43,6 +43,8 @@ from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project, stored_
 from pyspark_theflash.mvcc.version import HANDLE, Op, column_name
 from pyspark_theflash.store.manifest import View
 from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
+
+_BATCH_ROWS: Final = 1 << 16
 
 
 class Resolved(Protocol):
@@ -195,11 +197,10 @@ def read_rows(
         SchemaOutdatedError: the schema history lacks what a row needs.
         CorruptionError: stored data fails its checksum.
     """
-    ahead = resolve_held(view, resolve)
-    cached = _newest([*view.versions, *ahead], view, tables)
-    names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
+    cached = newest_versions(view, tables, resolve)
+    names = _names(columns, with_handle=with_handle)
     if cached is not None:
-        yield from _cached(cached, view, tables, columns, names)
+        yield from cached_rows(view.physical_id, cached, tables, columns, with_handle=with_handle)
     for region in engine.plan(stored, view.physical_id):
         for batch in engine.scan(
             region, columns, view.snapshot_ts, with_handle=with_handle or cached is not None
@@ -212,6 +213,19 @@ def read_rows(
                 yield kept
 
 
+def newest_versions(
+    view: TableView, tables: Tables, resolve: Resolve | None = None
+) -> Versions | None:
+    """The newest version at the view's timestamp of each row that the cache has one of.
+
+    Deletes too, locks that are in the way included; None if there are none.
+
+    Raises:
+        KeyIsLockedError: a lock is in the way, and nobody can tell what has become of it.
+    """
+    return _newest([*view.versions, *resolve_held(view, resolve)], view, tables)
+
+
 def _newest(parts: Sequence[Versions], view: TableView, tables: Tables) -> Versions | None:
     """The newest version that the cache has of each row, if it has any; deletes too."""
     if not parts or not tables.has(view.physical_id):
@@ -220,23 +234,34 @@ def _newest(parts: Sequence[Versions], view: TableView, tables: Tables) -> Versi
     return found if len(found) else None
 
 
-def _cached(
+def cached_rows(
+    physical_id: PhysicalTableID,
     versions: Versions,
-    view: TableView,
     tables: Tables,
     columns: Sequence[ScanColumn],
-    names: Sequence[str],
+    *,
+    with_handle: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    wanted = stored_names(columns)
+    """Those of such versions that are rows, in bounded batches; columns are as in `read_rows`.
+
+    Raises:
+        SchemaOutdatedError: the schema history lacks what a row needs.
+    """
+    names, wanted = _names(columns, with_handle=with_handle), stored_names(columns)
     puts = _some(versions, np.flatnonzero(versions.op == Op.PUT))
-    for definition, places in tables.definitions(view.physical_id, puts.commit_ts):
-        chosen = _some(puts, places)
-        batch = decode_versions(view.physical_id, chosen, definition, wanted)
-        stored = dict(zip(batch.schema.names, batch.columns, strict=True))
-        arrays = project(stored, columns, batch.num_rows)
-        if HANDLE in names:
-            arrays.insert(0, batch.column(HANDLE))
-        yield batch_of(names, arrays, batch.num_rows)
+    for definition, all_places in tables.definitions(physical_id, puts.commit_ts):
+        for start in range(0, len(all_places), _BATCH_ROWS):
+            chosen = _some(puts, all_places[start : start + _BATCH_ROWS])
+            batch = decode_versions(physical_id, chosen, definition, wanted)
+            stored = dict(zip(batch.schema.names, batch.columns, strict=True))
+            arrays = project(stored, columns, batch.num_rows)
+            if with_handle:
+                arrays.insert(0, batch.column(HANDLE))
+            yield batch_of(names, arrays, batch.num_rows)
+
+
+def _names(columns: Sequence[ScanColumn], *, with_handle: bool) -> list[str]:
+    return [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
 
 
 def _some(versions: Versions, places: Positions) -> Versions:

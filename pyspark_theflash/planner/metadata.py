@@ -6,9 +6,12 @@
     db.table$schemas     what the table has been, and from when on
     db.table$progress    how far the whole store is
     db.table$latches     who pins what of the whole store, the readers of this table among them
+    db.table$raft        the regions of TiKV that have some of the table, and how far they are
+    db.table$locks       what transactions that have not ended have locked of its rows
 
 Regions, partitions and files are those of the plan, so that they say what a scan planned in the
-same snapshot reads. A real table of such a name goes first.
+same snapshot reads. The last two are of the present, and empty where no TiKV feeds the store. A
+real table of such a name goes first.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +25,11 @@ import pyarrow as pa
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.codec.key import decode_record_key, table_of
 from pyspark_theflash.engine.api import EngineReader, Handle, RegionScan, RegionStats
+from pyspark_theflash.kvstore.key_range import KeyRange, handle_bounds
+from pyspark_theflash.kvstore.present import locks_of, regions_of
+from pyspark_theflash.kvstore.store import RegionStore
 from pyspark_theflash.mvcc.version import column_name
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.model import ColumnInfo, PartitionInfo, PartitionType, TableInfo
@@ -61,6 +68,7 @@ class MetadataSource:
     history: SchemaHistory
     leases: LeaseTable
     clock: Clock
+    raft: RegionStore | None = None
 
     @property
     def progress(self) -> Progress | None:
@@ -183,6 +191,50 @@ def _latches(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
         )
 
 
+def _raft(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
+    if source.raft is None:
+        return
+    for name, physical_id in _partitions_of(table):
+        for state, durable in regions_of(source.raft, physical_id):
+            region, applied, peer = state.region, state.applied, state.peer
+            keys = KeyRange(region.start, region.end)
+            bounds = handle_bounds(physical_id, keys, is_common=table.is_common_handle)
+            yield (
+                name,
+                physical_id,
+                state.id,
+                *map(_handle, bounds or (None, None)),
+                region.epoch.conf_ver,
+                region.epoch.version,
+                state.state.name.lower(),
+                applied.applied_index,
+                durable,
+                *((peer.id, peer.store_id) if peer else (None, None)),
+            )
+
+
+def _locks(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
+    if source.raft is None:
+        return
+    for name, physical_id in _partitions_of(table):
+        for lock, region_id in locks_of(source.raft, physical_id):
+            yield (
+                name,
+                physical_id,
+                region_id,
+                _handle(decode_record_key(lock.key).handle),
+                lock.kind.name.lower(),
+                lock.start_ts,
+                _time(lock.start_ts),
+                lock.ttl_ms,
+                lock.for_update_ts or None,
+                lock.min_commit_ts or None,
+                int(lock.use_async_commit),
+                int(lock.primary == lock.key),
+                table_of(lock.primary),
+            )
+
+
 @dataclass(frozen=True, slots=True)
 class _Kind:
     columns: Mapping[str, FieldType]
@@ -221,6 +273,22 @@ _KINDS: Final[Mapping[str, _Kind]] = {
         | {"expires_in_ms": _NUMBER}
         | _HOLDER,
         _latches,
+    ),
+    "raft": _Kind(
+        _PARTITION
+        | {"region_id": _NUMBER, "start": _TEXT, "end": _TEXT}
+        | {"conf_ver": _NUMBER, "version": _NUMBER, "state": _TEXT}
+        | {"applied_index": _NUMBER, "durable_index": _NUMBER}
+        | {"peer_id": _NUMBER, "store_id": _NUMBER},
+        _raft,
+    ),
+    "locks": _Kind(
+        _PARTITION
+        | {"region_id": _NUMBER, "handle": _TEXT, "kind": _TEXT}
+        | {"start_ts": _NUMBER, "started": _TIME, "ttl_ms": _NUMBER}
+        | {"for_update_ts": _NUMBER, "min_commit_ts": _NUMBER}
+        | {"is_async_commit": _NUMBER, "is_primary": _NUMBER, "primary_in": _TEXT},
+        _locks,
     ),
 }
 

@@ -17,7 +17,14 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import EngineReader, RegionScan
 from pyspark_theflash.errors import CorruptionError, LeaseExpiredError, TheFlashError
 from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.planner.read import LeaseKeeper, as_dictionaries, read_regions, read_task
+from pyspark_theflash.planner.read import (
+    LeaseKeeper,
+    Over,
+    as_dictionaries,
+    no_more_than_stored,
+    read_regions,
+    read_task,
+)
 from pyspark_theflash.planner.scan_plan import ScanTask
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.lease import LeaseTable, ReadLease
@@ -31,8 +38,11 @@ _LEASES_MAX: Final = 4096
 class OpenStore:
     """The store at `path`, opened when it is first read. Used by many threads."""
 
-    def __init__(self, path: Path, fs: FileSystem, clock: Clock) -> None:
-        self._path, self._fs, self._clock = path, fs, clock
+    def __init__(
+        self, path: Path, fs: FileSystem, clock: Clock, over: Over = no_more_than_stored
+    ) -> None:
+        """`over` gives all there is, over what the files have."""
+        self._path, self._fs, self._clock, self._over = path, fs, clock, over
         self._mutex = threading.Lock()
         self._manifest: Manifest | None = None
         self._engine: EngineReader | None = None
@@ -52,7 +62,9 @@ class OpenStore:
             # What pins it is a lock that goes with the manifest it was renewed in.
             for region in regions:
                 one = replace(task, region=region)
-                yield from read_task(one, fs=self._fs, clock=self._clock, check=check)
+                yield from read_task(
+                    one, fs=self._fs, clock=self._clock, check=check, over=self._over
+                )
             return
         self._begin(task.lease)
         keeper = LeaseKeeper(self, task.lease, self._clock, check)
@@ -128,7 +140,7 @@ class OpenStore:
                     identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
                 engine = registry.open_reader(self._path, identity, self._fs, self._clock)
                 engine.close()
-                self._engine = engine
+                self._engine = self._over(engine)
             return self._engine
 
     def _let_go(self) -> None:

@@ -26,6 +26,14 @@ from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_man
 from pyspark_theflash.store.lease import LeaseTable, ReadLease
 from pyspark_theflash.store.manifest import Manifest
 
+Over = Callable[[EngineReader], EngineReader]
+"""(what a store's files have) -> all there is."""
+
+
+def no_more_than_stored(stored: EngineReader) -> EngineReader:
+    """An `Over`: the files have all there is."""
+    return stored
+
 
 def read_task(
     task: ScanTask,
@@ -33,6 +41,7 @@ def read_task(
     fs: FileSystem | None = None,
     clock: Clock | None = None,
     check: Callable[[], None] | None = None,
+    over: Over = no_more_than_stored,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of a task, or what is made of them, in bounded batches of `task.schema`.
 
@@ -51,7 +60,7 @@ def read_task(
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
         keeper = LeaseKeeper(LeaseTable(manifest, clock), task.lease, clock, check)
         keeper.renew()
-        with closing(registry.open_reader(path, identity, fs, clock)) as engine:
+        with closing(over(registry.open_reader(path, identity, fs, clock))) as engine:
             yield from read_region(engine, task, keeper)
 
 

@@ -24,10 +24,8 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import RegionScan, RegionStats
 from pyspark_theflash.errors import (
     ColumnNotFoundError,
-    NotCaughtUpError,
     OptionError,
     PurgedError,
-    SnapshotTooOldError,
     TableNotFoundError,
     TableNotReplicatedError,
     UnsupportedError,
@@ -46,6 +44,7 @@ from pyspark_theflash.planner.metadata import (
     metadata_table,
     split_name,
 )
+from pyspark_theflash.planner.origin import FILES, Origin
 from pyspark_theflash.planner.present import NATIVE, TEXT, Presentation
 from pyspark_theflash.planner.pushed import NOTHING, Filter, Pushed, filter_names
 from pyspark_theflash.planner.read import LeaseKeeper, read_region
@@ -58,13 +57,15 @@ from pyspark_theflash.query.term import Term
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.lineage import column_source
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
-from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
+from pyspark_theflash.store.catalog import SCHEMA_KIND
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
+from pyspark_theflash.store.learned import LEARNED_KIND
 from pyspark_theflash.store.lease import LeaseTable, ReadLease
+from pyspark_theflash.store.manifest import View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.purged import PURGED_KIND, purged_at
 from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables
-from pyspark_theflash.types import ColumnID, PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.types import ColumnID, PhysicalTableID, RegionID, TableID, TimeStamp
 
 LEASE_TTL_MS: Final = 600_000
 
@@ -99,6 +100,7 @@ class Snapshot:
     """A store as of `snapshot_ts`. A context manager: leaving it gives the read latch back.
 
     With `lease`, a latch on that timestamp that was taken before, it renews that one and leaves it.
+    `origin` is where its rows come from.
     """
 
     snapshot_ts: Final[TimeStamp]
@@ -113,14 +115,16 @@ class Snapshot:
         *,
         ttl_ms: int = LEASE_TTL_MS,
         lease: ReadLease | None = None,
+        origin: Origin = FILES,
     ) -> None:
-        self._path, self._clock = path, clock
+        self._path, self._clock, self._origin = path, clock, origin
         is_borrowed = lease is not None
         with ExitStack() as undo:
             self._manifest = undo.enter_context(closing(open_manifest(path, fs)))
-            known = self._manifest.read([IDENTITY_KIND, PROGRESS_KIND])
+            known = self._manifest.read([IDENTITY_KIND, PROGRESS_KIND, LEARNED_KIND])
             self._identity = StoreIdentity.of(known)
-            self.snapshot_ts = _readable(Progress.of(known), snapshot_ts)
+            origin.check_store(known, str(path))
+            self.snapshot_ts = origin.choose(known, snapshot_ts)
             # The latch first, the view after it: what the view names is pinned from the start.
             self._leases = LeaseTable(self._manifest, clock)
             if lease is None:
@@ -131,14 +135,15 @@ class Snapshot:
             self.lease = lease
             self._keeper = LeaseKeeper(self._leases, lease, clock)
             self._hold = LeaseHold(path, lease, fs, clock, is_borrowed=is_borrowed)
-            self._engine = registry.open_reader(path, self._identity, fs, clock)
+            self._engine = origin.reader(registry.open_reader(path, self._identity, fs, clock))
             undo.callback(self._engine.close)
             self._view = self._engine.read([SCHEMA_KIND, SCOPE_KIND, PROGRESS_KIND, PURGED_KIND])
             # Garbage collection may have passed the timestamp just before the latch was there.
-            _readable(Progress.of(self._view), self.snapshot_ts)
+            origin.confirm(self._view, lease)
+            history = origin.history(self._view, self.snapshot_ts)
             undo.pop_all()
-        history = schema_history(self._view)
         self._history = history or SchemaHistory(self.snapshot_ts, self.snapshot_ts, (), ())
+        self._views: dict[TableID, View] = {}
         self._scope = ScopedTables(Scope.of(self._view) or Scope(), self._history)
 
     def tables(self) -> Sequence[TableInfo]:
@@ -270,10 +275,11 @@ class Snapshot:
     def repeating(self, plan: ScanPlan) -> Collection[ColumnID]:
         """Columns of a plan made here that cost less as dictionaries, as most rows are stored."""
         native = native_strings(plan.columns, plan.presentation)
+        view = self._view_of(plan.table)
         rows = {
             (physical_id, stats.region_id): stats.rows
             for physical_id in plan.table.physical_ids
-            for stats in self._engine.regions(self._view, physical_id)
+            for stats in self._engine.regions(view, physical_id)
         }
         regions = [task.region for task in plan.tasks]
         if not native or not regions or plan.table.id == METADATA_ID:
@@ -330,11 +336,11 @@ class Snapshot:
             return
         conditions = [] if condition is None else [condition.expression.tree]
         conditions += [] if filter is None else [node_of(filter.term)]
-        wanted = HandleRanges(conditions, table)
+        wanted, view = HandleRanges(conditions, table), self._view_of(table)
         for physical_id in table.physical_ids:
-            stats = self._engine.regions(self._view, physical_id)
+            stats = self._engine.regions(view, physical_id)
             reached = {r.region_id for r in stats if wanted.reach(r.start, r.end)}
-            for region in self._engine.plan(self._view, physical_id):
+            for region in self._engine.plan(view, physical_id):
                 if region.region_id in reached:
                     yield region
 
@@ -344,15 +350,25 @@ class Snapshot:
         """How the regions of all partitions of a table are stored."""
         if table.id == METADATA_ID:
             return {(METADATA_REGION.physical_id, METADATA_REGION.region_id): METADATA_STATS}
+        view = self._view_of(table)
         return {
             (physical_id, stats.region_id): stats
             for physical_id in table.physical_ids
-            for stats in self._engine.regions(self._view, physical_id)
+            for stats in self._engine.regions(view, physical_id)
         }
+
+    def _view_of(self, table: TableInfo) -> View:
+        """What of the store is read of a table: the same each time."""
+        if table.id not in self._views:
+            self._views[table.id] = self._origin.view(table, self._view, self._engine, self.lease)
+        return self._views[table.id]
 
     def _stated(self, metadata: TableInfo) -> bytes:
         """The rows of a table about another one."""
-        source = MetadataSource(self._engine, self._view, self._history, self._leases, self._clock)
+        raft = self._origin.raft
+        source = MetadataSource(
+            self._engine, self._view, self._history, self._leases, self._clock, raft
+        )
         name, kind = split_name(metadata.full_name) or ("", "")
         return metadata_rows(source, self.table(name), kind)
 
@@ -380,17 +396,6 @@ class Snapshot:
     ) -> None:
         self._hold.release()
         self.detach()
-
-
-def _readable(progress: Progress | None, snapshot_ts: TimeStamp | None) -> TimeStamp:
-    if progress is None:
-        raise NotCaughtUpError(0, snapshot_ts or 0)
-    wanted = progress.resolved_ts if snapshot_ts is None else snapshot_ts
-    if wanted > progress.resolved_ts:
-        raise NotCaughtUpError(progress.resolved_ts, wanted)
-    if wanted < progress.oldest_ts:
-        raise SnapshotTooOldError(wanted, progress.oldest_ts)
-    return wanted
 
 
 def _output(

@@ -63,6 +63,7 @@ from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history, schema_r
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.grants import Grants
 from pyspark_theflash.store.latch import Grant, LatchKind, LatchScope
+from pyspark_theflash.store.learned import LEARNED_KIND, check_not_learned
 from pyspark_theflash.store.manifest import Change, Record, View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.types import Generation, PhysicalTableID, TimeStamp
@@ -149,7 +150,10 @@ class _Ingest:
 
     def __init__(self, engine: Engine, brought: Ingestion, held: Sequence[Grant]) -> None:
         self._engine, self._brought, self._held = engine, brought, held
-        self._view = engine.read([PROGRESS_KIND, SCHEMA_KIND, LEDGER_KIND, WRITTEN_KIND])
+        self._view = engine.read(
+            [PROGRESS_KIND, SCHEMA_KIND, LEDGER_KIND, WRITTEN_KIND, LEARNED_KIND]
+        )
+        check_not_learned(self._view)
         self._stored = schema_history(self._view)
         self._progress = Progress.of(self._view)
 

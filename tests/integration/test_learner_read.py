@@ -46,6 +46,7 @@ class Watched(FakeTikv):
         super().__init__(first_key)
         self.number = 0
         self.last_lock: dict[int, int] = {}
+        """Or its first record, if it never had a lock: a commit in one phase."""
         self.newest_ts: list[int] = []
 
     def write(self, changes: Sequence[Change]) -> None:  # type: ignore[override]
@@ -54,6 +55,8 @@ class Watched(FakeTikv):
         for cf, key, value in changes:
             if cf == "lock" and value is not None:
                 self.last_lock[self.held[key].start_ts] = self.number
+            elif cf == "write" and value is not None:
+                self.last_lock.setdefault(self.writes[key][-1][2], self.number)
 
     def run(self) -> "Watched":
         newest = 0

@@ -1,0 +1,106 @@
+"""The ways in to a service, as a command line names them: frames, Arrow Flight, gRPC.
+
+All of them have the same tokens, certificates and allowed names. A unix socket takes no
+certificates, whatever the others do.
+"""
+
+import argparse
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from pyspark_theflash.api.service import Service
+from pyspark_theflash.api.token import Tokens
+from pyspark_theflash.client.address import UNIX
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.errors import UsageError
+from pyspark_theflash.server.app import SocketServer
+from pyspark_theflash.tls import ServerTls
+
+
+def add_doors(parser: argparse.ArgumentParser) -> None:
+    """The other ways in than that of frames, and who may come."""
+    parser.add_argument(
+        "--flight", metavar="ADDRESS", help="speak Arrow Flight there, too: HOST:PORT or unix:PATH"
+    )
+    parser.add_argument(
+        "--grpc", metavar="ADDRESS", help="speak gRPC there, too: HOST:PORT or unix:PATH"
+    )
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help="who may call")
+    parser.add_argument("--cert", type=Path, metavar="FILE", help="our certificate, PEM")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="its key")
+    parser.add_argument(
+        "--ca", type=Path, metavar="FILE", help="callers show a certificate that this one signed"
+    )
+    parser.add_argument(
+        "--allow",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="a common name that callers' certificates may have (default: any)",
+    )
+
+
+def server_tls(arguments: argparse.Namespace) -> ServerTls | None:
+    """Our side of TLS. Raises `UsageError`."""
+    if (arguments.cert is None) != (arguments.key is None):
+        raise UsageError("--cert and --key are given together")
+    if arguments.cert is None and arguments.ca is not None:
+        raise UsageError("--ca needs --cert and --key")
+    if arguments.cert is None:
+        return None
+    return ServerTls(arguments.cert, arguments.key, arguments.ca)
+
+
+class Doors:
+    """See the module. What is needed for each is imported only where it is opened."""
+
+    def __init__(
+        self, arguments: argparse.Namespace, service: Service, clock: Clock, undo: ExitStack
+    ) -> None:
+        """What is opened is closed by `undo`. Raises what is wrong with tokens or certificates."""
+        self._arguments, self._service, self._clock, self._undo = arguments, service, clock, undo
+        self._tls = server_tls(arguments)
+        self._tokens = None if arguments.tokens is None else Tokens(arguments.tokens)
+
+    def open(self, address: str) -> SocketServer:
+        """The way of frames, which is to be started, and the others that were named.
+
+        Raises:
+            OptionError: an address cannot be used, or not safely.
+        """
+        arguments = self._arguments
+        settings = self._settings(address)
+        has_others = arguments.flight is not None or arguments.grpc is not None
+        if address.startswith(UNIX) and not has_others:
+            # Refused: certificates that nobody would see are a mistake.
+            settings["tls"] = self._tls
+        server = SocketServer(self._service, address, **settings)
+        self._undo.callback(server.stop)
+        if arguments.flight is not None:
+            self._open_flight(arguments.flight)
+        if arguments.grpc is not None:
+            self._open_grpc(arguments.grpc)
+        return server
+
+    def _open_flight(self, address: str) -> None:
+        from pyspark_theflash.server.flight import FlightServer
+
+        server = FlightServer(self._service, address, **self._settings(address))
+        self._undo.callback(server.stop)
+        print(f"serving Arrow Flight at {server.address}", flush=True)
+
+    def _open_grpc(self, address: str) -> None:
+        from pyspark_theflash.server.rpc import RpcServer
+
+        server = RpcServer(self._service, address, **self._settings(address))
+        self._undo.callback(server.stop)
+        server.start()
+        print(f"serving gRPC at {server.address}", flush=True)
+
+    def _settings(self, address: str) -> dict[str, Any]:
+        known: dict[str, Any] = {"clock": self._clock, "tokens": self._tokens}
+        if address.startswith(UNIX):
+            return known
+        names = tuple(self._arguments.allow)
+        return {**known, "tls": self._tls, "allowed_names": names}

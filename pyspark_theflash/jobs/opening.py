@@ -1,0 +1,34 @@
+"""Opening a store for writing, as soon as whoever has it is through."""
+
+from pathlib import Path
+from typing import Final
+
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import Engine
+from pyspark_theflash.errors import StoreInUseError
+from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.store.folder import read_identity
+from pyspark_theflash.store.manifest import Guard
+
+_RETRY_MS: Final = 100
+
+
+def open_when_free(
+    path: Path, fs: FileSystem, clock: Clock, guard: Guard, *, wait_ms: int
+) -> Engine:
+    """The store's engine.
+
+    Raises:
+        StoreNotFoundError: there is no store.
+        StoreInUseError: after `wait_ms`, another process is still writing it.
+    """
+    identity = read_identity(path, fs)
+    deadline_ms = clock.boottime_ms() + wait_ms
+    while True:
+        try:
+            return registry.open_engine(path, identity, fs, clock, guard)
+        except StoreInUseError:
+            if clock.boottime_ms() >= deadline_ms:
+                raise
+        clock.sleep_ms(_RETRY_MS)

@@ -1,0 +1,280 @@
+"""A replica's rows that the files do not have yet, laid over those that they have.
+
+    region of the files    its rows without those of which there is a newer version in memory
+    region 0               the newest versions in memory, where they are rows
+
+What was in memory when a scan was planned is kept under an id, which the scan's regions carry, for
+as long as the scan's read latch lives. It is in this process alone: once that has ended, who comes
+with such a region is told that the latch has run out, and plans anew. Regions of which nothing is
+in memory carry no id, and are read as the files have them.
+"""
+
+import threading
+import uuid
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.engine.api import (
+    EngineReader,
+    FileStats,
+    Handle,
+    RegionScan,
+    RegionStats,
+    RowCondition,
+    TableStats,
+)
+from pyspark_theflash.errors import CorruptionError, LeaseExpiredError
+from pyspark_theflash.kvstore.read import cached_rows
+from pyspark_theflash.kvstore.tables import Tables
+from pyspark_theflash.kvstore.versions import Versions
+from pyspark_theflash.mvcc.project import ScanColumn, batch_of, dictionary_of
+from pyspark_theflash.mvcc.version import HANDLE, Op, column_name
+from pyspark_theflash.store.lease import ReadLease
+from pyspark_theflash.store.manifest import View
+from pyspark_theflash.types import ColumnID, PhysicalTableID, RegionID, TimeStamp
+
+MEMORY_REGION: Final = RegionID(0)
+"""No region of an engine has it."""
+_MARK: Final = "memory:"
+
+
+@dataclass(frozen=True, slots=True)
+class Overlay:
+    """The newest versions of rows of a physical table, sorted by handle, deletes among them."""
+
+    lease: ReadLease
+    newest: Versions
+    tables: Tables
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+    @property
+    def rows(self) -> int:
+        """How many of the versions are rows."""
+        return int(np.count_nonzero(self.newest.op == Op.PUT))
+
+    def reaches(self, start: Handle | None, end: Handle | None) -> bool:
+        """Whether there is any from `start` to before `end`; None for no bound."""
+        handles = self.newest.handles
+        low = 0 if start is None else _place(handles, start)
+        return low < (len(handles) if end is None else _place(handles, end))
+
+
+class Overlays:
+    """Those of all scans that somebody may still read. Thread-safe."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._mutex = threading.Lock()
+        self._known: dict[str, Overlay] = {}
+        self._used_ms: dict[str, int] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        """What they take in memory."""
+        with self._mutex:
+            return sum(each.newest.size_bytes for each in self._known.values())
+
+    def add(self, overlay: Overlay) -> None:
+        """Keep one for its latch."""
+        with self._mutex:
+            self._known[overlay.id] = overlay
+            self._used_ms[overlay.id] = self._clock.boottime_ms()
+
+    def get(self, id: str, snapshot_ts: TimeStamp) -> Overlay:
+        """Raises `LeaseExpiredError`: it is not there, or not any more."""
+        with self._mutex:
+            found = self._known.get(id)
+            if found is None:
+                raise LeaseExpiredError(id, snapshot_ts)
+            self._used_ms[id] = self._clock.boottime_ms()
+            return found
+
+    def forget(self, living: Callable[[], Collection[str]]) -> None:
+        """Forget what is kept for latches that are not among the living ones, which this asks for.
+
+        Where the store has no room for latches, what nobody has used for as long as one lives.
+        """
+        # In this order: a scan that is planned in between has its latch before its memory.
+        with self._mutex:
+            known = list(self._known.values())
+        ids = living() if known else ()
+        now_ms = self._clock.boottime_ms()
+        with self._mutex:
+            for each in known:
+                lease = each.lease
+                is_used = lease.shared and now_ms < self._used_ms[each.id] + lease.ttl_ms
+                if lease.id not in ids and not is_used:
+                    del self._known[each.id], self._used_ms[each.id]
+
+
+class OverlaidReader:
+    """An `EngineReader`. `taken`: what was in memory of the tables that are planned with it."""
+
+    def __init__(
+        self,
+        stored: EngineReader,
+        overlays: Overlays,
+        taken: "dict[PhysicalTableID, Overlay] | None" = None,
+    ) -> None:
+        self._stored, self._overlays = stored, overlays
+        self._taken = {} if taken is None else taken
+
+    def read(self, kinds: Sequence[str]) -> View:
+        return self._stored.read(kinds)
+
+    def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
+        found = self._stored.plan(view, physical_id)
+        overlay = self._taken.get(physical_id)
+        if overlay is None:
+            return found
+        mark = _MARK + overlay.id
+        bounds = {r.region_id: (r.start, r.end) for r in self._stored.regions(view, physical_id)}
+        regions = [
+            replace(region, parts=(mark, *region.parts))
+            if overlay.reaches(*bounds[region.region_id])
+            else region
+            for region in found
+        ]
+        if overlay.rows:
+            regions.append(RegionScan(physical_id, MEMORY_REGION, (mark,)))
+        return regions
+
+    def scan(
+        self,
+        region: RegionScan,
+        columns: Sequence[ScanColumn],
+        snapshot_ts: TimeStamp,
+        *,
+        with_handle: bool = False,
+        dictionaries: Collection[ColumnID] = (),
+        as_stored: bool = False,
+        condition: RowCondition | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        id, own = _split(region)
+        if id is None:
+            yield from self._stored.scan(
+                region,
+                columns,
+                snapshot_ts,
+                with_handle=with_handle,
+                dictionaries=dictionaries,
+                as_stored=as_stored,
+                condition=condition,
+            )
+            return
+        overlay = self._overlays.get(id, snapshot_ts)
+        # A condition is told of rows that are there, not of those that memory has changed.
+        asked = list(
+            {c.id: c for c in (*columns, *(condition.columns if condition else ()))}.values()
+        )
+        names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
+        if own.parts:
+            batches = self._unchanged(overlay, own, asked, snapshot_ts, dictionaries, as_stored)
+        else:
+            batches = cached_rows(
+                own.physical_id, overlay.newest, overlay.tables, asked, with_handle=with_handle
+            )
+        for batch in batches:
+            kept = batch if condition is None else _kept(batch, condition)
+            if kept.num_rows:
+                arrays = [kept.column(name) for name in names]
+                yield _encoded(batch_of(names, arrays, kept.num_rows), columns, dictionaries)
+
+    def keys(
+        self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
+    ) -> Iterator[pa.RecordBatch]:
+        return self._stored.keys(view, physical_id, start, end)
+
+    def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
+        _, own = _split(region)
+        return self._stored.repeating(own, columns) if own.parts else ()
+
+    def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
+        found = self._stored.regions(view, physical_id)
+        overlay = self._taken.get(physical_id)
+        if overlay is None or not overlay.rows:
+            return found
+        newest = overlay.newest
+        inside = RegionStats(MEMORY_REGION, None, None, 0, overlay.rows, newest.size_bytes, 0)
+        return [*found, inside]
+
+    def stats(self, view: View, physical_id: PhysicalTableID) -> TableStats:
+        return self._stored.stats(view, physical_id)
+
+    def files(self, view: View, physical_id: PhysicalTableID) -> Sequence[FileStats]:
+        return self._stored.files(view, physical_id)
+
+    def check(self, view: View) -> Iterator[CorruptionError]:
+        return self._stored.check(view)
+
+    def close(self) -> None:
+        self._stored.close()
+
+    def _unchanged(
+        self,
+        overlay: Overlay,
+        region: RegionScan,
+        columns: Sequence[ScanColumn],
+        snapshot_ts: TimeStamp,
+        dictionaries: Collection[ColumnID],
+        as_stored: bool,
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of the files that memory says nothing about."""
+        for batch in self._stored.scan(
+            region,
+            columns,
+            snapshot_ts,
+            with_handle=True,
+            dictionaries=dictionaries,
+            as_stored=as_stored,
+        ):
+            is_changed = pc.is_in(batch.column(HANDLE), value_set=overlay.newest.handles)
+            yield batch.filter(pc.invert(is_changed))
+
+
+def _split(region: RegionScan) -> tuple[str | None, RegionScan]:
+    """The id that a region carries, and the region without it."""
+    if region.parts and region.parts[0].startswith(_MARK):
+        own = replace(region, parts=region.parts[1:])
+        return region.parts[0].removeprefix(_MARK), own
+    return None, region
+
+
+def _kept(batch: pa.RecordBatch, condition: RowCondition) -> pa.RecordBatch:
+    if not batch.num_rows:
+        return batch
+    names = [column_name(column.id) for column in condition.columns]
+    arrays = [batch.column(name) for name in names]
+    kept = condition.rows(batch_of(names, arrays, batch.num_rows))
+    return batch if kept.all() else batch.filter(pa.array(kept))
+
+
+def _encoded(
+    batch: pa.RecordBatch, columns: Sequence[ScanColumn], dictionaries: Collection[ColumnID]
+) -> pa.RecordBatch:
+    """The batch with those columns as dictionaries that are asked for so."""
+    for column in columns:
+        name = column_name(column.id)
+        values = batch.column(name)
+        if column.id in dictionaries and not pa.types.is_dictionary(values.type):
+            encoded = pc.dictionary_encode(values).cast(dictionary_of(column.type))
+            batch = batch.set_column(batch.schema.get_field_index(name), name, encoded)
+    return batch
+
+
+def _place(handles: pa.Array, handle: Handle) -> int:
+    """How many of the sorted handles lie below."""
+    low, high = 0, len(handles)
+    while low < high:
+        middle = (low + high) // 2
+        if handles[middle].as_py() < handle:
+            low = middle + 1
+        else:
+            high = middle
+    return low

@@ -1,0 +1,78 @@
+"""Upkeep of a store that TiKV feeds, in the thread of its engine.
+
+As for any store (`maintenance`), with two differences. What waits in memory is written out before
+anything is divided or collected. And no garbage is collected that TiKV may still be asked for: the
+bound is PD's safe point, which no reader's service safe point is above.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.engine.api import CompactionReport, Engine, Publication
+from pyspark_theflash.errors import UnsupportedError
+from pyspark_theflash.kvstore.flush import Flusher
+from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.replication.columns import StoredColumns
+from pyspark_theflash.replication.maintenance import CollectionReport, Maintenance
+from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.lineage import Lineage
+from pyspark_theflash.store.manifest import Change, Manifest
+from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.types import PhysicalTableID, TimeStamp
+
+_log = logging.getLogger(__name__)
+
+
+class LearnedMaintenance(Maintenance):
+    """See the module."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        manifest: Manifest,
+        clock: Clock,
+        *,
+        flusher: Flusher,
+        safe_point: Callable[[], TimeStamp],
+    ) -> None:
+        """`safe_point` asks PD up to where TiKV may have dropped old versions."""
+        super().__init__(engine, manifest, clock)
+        self._flusher, self._safe_point = flusher, safe_point
+
+    def set_interval(self, interval_ms: int) -> None:
+        """Raises `UnsupportedError`: commands come when TiKV sends them."""
+        raise UnsupportedError("an interval of polls", "a store that TiKV feeds")
+
+    def compact(self) -> CompactionReport:
+        self._flusher.flush(self._engine)
+        return super().compact()
+
+    def flush(self) -> CompactionReport:
+        self._flusher.flush(self._engine)
+        return super().flush()
+
+    def collect(self, wanted: TimeStamp | None) -> CollectionReport | None:
+        self._flusher.flush(self._engine)
+        progress = Progress.of(self._engine.read([PROGRESS_KIND]))
+        safe_point = self._safe_point()
+        if progress is not None and safe_point > progress.resolved_ts:
+            record = replace(progress, resolved_ts=safe_point).to_record()
+            self._engine.publish(Publication((), Change([record])))
+        return super().collect(wanted)
+
+    def compact_published(self, history: SchemaHistory) -> None:
+        """Let the engine do what pays by now of the tables that rows were published of."""
+        touched, self._flusher.touched = self._flusher.touched, set()
+        if touched:
+            columns = StoredColumns(history, Lineage(history))
+            for physical_id in sorted(touched):
+                self._compact_one(physical_id, columns.of(physical_id))
+
+    def _compact_one(self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]) -> None:
+        try:
+            self._engine.compact(physical_id, columns)
+        except UnsupportedError as error:
+            # A value that cannot be worked out stays where it is, and fails who asks.
+            _log.warning("not compacted: physical_table=%d: %s", physical_id, error)
