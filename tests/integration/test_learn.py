@@ -1,10 +1,9 @@
-"""`theflash learn` as a process: fed by a fake TiKV out of a captured cluster, read over its socket.
+"""`theflash learn` as a process, fed by a fake TiKV out of a captured cluster.
 
 PD and the stores are in this process and speak over gRPC. What is read is compared with TiDB's
 answers, and in between with what the column families of the fake TiKV say.
 """
 
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +14,9 @@ import pytest
 from pyspark_theflash.api.message import Moment
 from pyspark_theflash.client.theflash import TheFlash, connect
 from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import LeaseExpiredError, RaftFedError, RegionNotReadableError
 from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot
 from tests.integration.test_kv_truth import ANSWERS, FIRST_TABLE, HISTORY, TABLES, expected
 from tests.integration.test_learner_read import CALLS, Watched
-from tests.support.fake_tikv import FakeTiKV
 from tests.support.learn_command import Learn, learning, run, write_schema
 from tests.support.raft_cluster import Ends, Sender, cluster_of
 from tests.support.raft_tikv import FakeTikv
@@ -43,10 +39,11 @@ class Story:
     def tell(self, part: float) -> None:
         """All calls up to a part of them; regions split now and then."""
         with self.mutex:
-            for self.at in range(self.at, int(len(CALLS) * part)):
+            while self.at < int(len(CALLS) * part):
                 self.tikv.call(CALLS[self.at])
                 if self.at % 2000 == 1500:
                     self._split()
+                self.at += 1
 
     def _split(self) -> None:
         region = max(self.tikv.regions.values(), key=lambda r: sum(map(r.contains, self._keys())))
@@ -58,7 +55,7 @@ class Story:
 
     def ts(self) -> int:
         """A timestamp that nothing commits at or below which is not locked by now."""
-        return self.watched.snapshot_at(self.at, self.ends)
+        return self.watched.snapshot_at(self.at - 1, self.ends)
 
     def check(self, api: TheFlash, ts: int) -> None:
         """What is read is what the column families have in the end."""
