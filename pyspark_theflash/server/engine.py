@@ -111,7 +111,8 @@ class EngineServer:
         """Finish what has begun, and close. The learner stays open."""
         self._stopping.set()
         self._server.stop(_STOP_MS / 1000).wait()
-        self._ticker.join()
+        if self._ticker.ident is not None:
+            self._ticker.join()
         self._workers.shutdown()
 
     def _apply(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:

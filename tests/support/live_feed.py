@@ -1,0 +1,100 @@
+"""What a live cluster's store does, as a raft log: its tap, told second by second.
+
+unistore keeps no log, and its read index is the time in seconds. So what a second has brought is
+one command of each region, whose index is that second, sent when it is over: who waits for a read
+index has all that was done before it was asked for.
+"""
+
+import json
+import threading
+from pathlib import Path
+
+from pyspark_theflash.client.tikv.directory import Directory
+from pyspark_theflash.clock import Deadline, SystemClock
+from pyspark_theflash.codec.key import RawKey
+from pyspark_theflash.kvstore.located import KeyRange
+from pyspark_theflash.protocol._generated.kvproto import enginepb_pb2
+from tests.support.engine_client import EngineClient
+from tests.support.kv_tap import Call, Message
+from tests.support.raft_tikv import LEARNER, STORE, FakeRegion, FakeTikv, batch, encoded
+
+CLOCK = SystemClock()
+_TERM = 6
+
+
+class LiveFeed:
+    """Feeds a learner with the regions that PD has now; no more may be made after that."""
+
+    def __init__(self, tap: Path, directory: Directory) -> None:
+        self._tap, self._at, self._line = tap, 0, 0
+        self._raft = FakeTikv()
+        self._read()
+        now_s = CLOCK.wall_ms() // 1000
+        self._raft.regions = {
+            each.id: FakeRegion(
+                each.id,
+                encoded(each.range.start) if each.range.start else b"",
+                encoded(each.range.end) if each.range.end else b"",
+                each.epoch.version,
+                each.epoch.conf_ver,
+                # What the running second has brought may not be all of it.
+                now_s - 1,
+                [(1, STORE), (2, LEARNER)],
+            )
+            for each in directory.scan_regions(
+                KeyRange(RawKey(b""), RawKey(b"")), Deadline(CLOCK, 10_000)
+            )
+        }
+        self._raft._reorder()
+        self._next_s = now_s
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._follow, daemon=True)
+
+    def start(self, address: str) -> None:
+        """Send the regions as they are, then what happens."""
+        self._client = EngineClient(address)
+        for region in self._raft.regions.values():
+            self._client.install(self._raft.snapshot(region, 500))
+        self._sent = len(self._raft.log)
+        self._stream = self._client.commands(600)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        self._thread.join()
+        self._client.__exit__()
+
+    def _follow(self) -> None:
+        while not self._over.wait(0.1):
+            last_s = CLOCK.wall_ms() // 1000 - 1
+            if last_s >= self._next_s:
+                self._read()
+                self._send(last_s)
+                self._next_s = last_s + 1
+
+    def _send(self, second: int) -> None:
+        commands = {}
+        for region in self._raft.regions.values():
+            command = commands[region.id] = enginepb_pb2.CommandRequest()
+            command.header.region_id, command.header.index = region.id, second
+            command.header.term = _TERM
+        for region_id, _, entry in self._raft.log[self._sent :]:
+            commands[region_id].requests.extend(
+                enginepb_pb2.CommandRequest.FromString(entry).requests
+            )
+        self._sent = len(self._raft.log)
+        self._stream.send(batch(each.SerializeToString() for each in commands.values()))
+
+    def _read(self) -> None:
+        """Do what the tap has got by now."""
+        with self._tap.open("rb") as file:
+            file.seek(self._at)
+            for line in file:
+                if not line.endswith(b"\n"):
+                    break
+                self._at += len(line)
+                self._line += 1
+                entry = json.loads(line)
+                if not entry["err"]:
+                    asked, answer = (Message(bytes.fromhex(entry[k])) for k in ("req", "resp"))
+                    self._raft.call(Call(self._line, entry["rpc"], asked, answer))
