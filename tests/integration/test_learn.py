@@ -17,9 +17,12 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.fs import LocalFileSystem
 from tests.integration.test_kv_truth import ANSWERS, FIRST_TABLE, HISTORY, TABLES, expected
 from tests.integration.test_learner_read import CALLS, Watched
+from tests.support.kv_table import TABLE
 from tests.support.learn_command import Learn, learning, run, write_schema
 from tests.support.raft_cluster import Ends, Sender, cluster_of
 from tests.support.raft_tikv import FakeTikv
+from tests.support.stores import StoreBuilder
+from tests.support.tls import FOLDER
 
 FOREVER = ("--flush-delay", 100_000, "--flush-size", 1000)
 
@@ -143,3 +146,39 @@ def test_truth_through_kills(store: Path, story: Story) -> None:
         with connect(learn.serve) as api:
             assert {name: read(api, name, None) for name in TABLES} == newest
         assert learn.stop() == 0
+
+
+@pytest.mark.slow
+def test_what_it_does_not_begin_with(store: Path, tmp_path: Path) -> None:
+    """Each ends at once, with a typed error and its status, and leaves the store as it is."""
+    listen = ("--listen", "127.0.0.1:0")
+    schema = ("--schema", f"file:{store.parent / 'schema.json'}")
+    binlog = StoreBuilder(tmp_path / "binlog", TABLE).publish(200).path
+    with cluster_of(FakeTikv(), Ends({}, 1)) as cluster:
+        pd = ("--pd", cluster.pd.address)
+        cases = (
+            (("learn", store, "--pd", "127.0.0.1:1", *listen), 7, "PDUnavailableError"),
+            (("learn", tmp_path / "none", *pd, *listen), 3, "StoreNotFoundError"),
+            (("learn", binlog, *pd, *listen, *schema), 2, "OptionError: option 'store': is fed"),
+            (("learn", store, *pd, "--listen", "0.0.0.0:0", *schema), 2, "give certificates"),
+            (("learn", store, *pd, *listen, *schema, "--serve", "127.0.0.1:0"), 2, "give tokens"),
+            (("learn", store, *pd, *listen, "--cluster-cert", "x"), 2, "need --cluster-ca"),
+            (
+                ("learn", store, *pd, *listen, *schema, "--cluster-ca", FOLDER / "ca.pem"),
+                7,
+                "PDUnavailableError",
+            ),
+        )
+        for arguments, status, reason in cases:
+            found = run(*arguments)
+            # gRPC may have said something of its own before.
+            told = found.stderr.splitlines()[-1]
+            assert (found.returncode, reason in told) == (status, True), found.stderr
+        with learning(store, cluster.pd.address, *schema) as learn:
+            busy = run("learn", store, *pd, *listen, *schema)
+            assert (busy.returncode, "StoreInUseError" in busy.stderr) == (5, True), busy.stderr
+            assert learn.stop() == 0
+    alone = run("tables", store)
+    assert (alone.returncode, "RaftFedError" in alone.stderr) == (5, True), alone.stderr
+    writer = run("writer", store, "--source", f"file:{tmp_path}", *schema, "--once")
+    assert (writer.returncode, "only theflash learn" in writer.stderr) == (2, True), writer.stderr

@@ -56,7 +56,7 @@ class Watched(FakeTikv):
             if cf == "lock" and value is not None:
                 self.last_lock[self.held[key].start_ts] = self.number
             elif cf == "write" and value is not None:
-                self.last_lock.setdefault(self.writes[key][-1][2], self.number)
+                self.last_lock.setdefault(self.writes[key[:-8]][-1][2], self.number)
 
     def run(self) -> "Watched":
         newest = 0
