@@ -14,8 +14,11 @@ from pyspark_theflash.api.message import (
     Expression,
     Literal,
     Moment,
+    ReadOptions,
+    Setting,
     SortKey,
 )
+from pyspark_theflash.api.method import METHODS
 from pyspark_theflash.client.theflash import TheFlash, connect
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
@@ -156,6 +159,20 @@ def test_files_and_memory_are_one(world: World) -> None:
             assert api.digest(NAME).rows == 6
             api.flush()
         assert process.server.address
+
+
+def test_what_sparks_source_asks(world: World) -> None:
+    world.put({1: "a", 2: "b"}, 10)
+    with world.learning() as (_, api):
+        world.sender.install(world.tikv.regions[1])
+        world.put({1: "c"}, 20)
+        world.sender.send()
+        settings = (Setting("table", NAME), Setting("columns", "v"))
+        reading = api.call(METHODS["PrepareRead"], ReadOptions(settings), 20_000)
+        assert [column.name for column in reading.table.columns] == ["v"]
+        fixed = reading.request.moment.snapshot_ts
+        assert fixed > 25
+        assert read(api, fixed, columns=["v"]) == [("b",), ("c",)]
 
 
 def test_a_plan_stays_what_it_was(world: World) -> None:
