@@ -30,8 +30,11 @@ from pyspark_theflash.errors import (
     CacheFullError,
     ClusterMismatchError,
     InternalError,
+    NotCaughtUpError,
     OptionError,
+    RegionGapError,
     SchemaOutdatedError,
+    ServiceUnavailableError,
     StoreFullError,
     TheFlashError,
 )
@@ -63,7 +66,14 @@ _log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 1.0
 _ASK_MS: Final = 10_000
-_PASSING: Final = (StoreFullError, SchemaOutdatedError, CacheFullError)
+_PASSING: Final = (
+    StoreFullError,
+    CacheFullError,
+    SchemaOutdatedError,
+    NotCaughtUpError,
+    RegionGapError,
+    ServiceUnavailableError,
+)
 """What is waited out: everything stays as it is, and is tried again."""
 
 
