@@ -218,16 +218,12 @@ def newest_versions(
 ) -> Versions | None:
     """The newest version at the view's timestamp of each row that the cache has one of.
 
-    Deletes too, locks that are in the way included; None if there are none.
+    Sorted by handle; deletes too, locks that are in the way included; None if there are none.
 
     Raises:
         KeyIsLockedError: a lock is in the way, and nobody can tell what has become of it.
     """
-    return _newest([*view.versions, *resolve_held(view, resolve)], view, tables)
-
-
-def _newest(parts: Sequence[Versions], view: TableView, tables: Tables) -> Versions | None:
-    """The newest version that the cache has of each row, if it has any; deletes too."""
+    parts = [*view.versions, *resolve_held(view, resolve)]
     if not parts or not tables.has(view.physical_id):
         return None
     found = newest(parts, view.snapshot_ts)
