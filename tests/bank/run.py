@@ -131,7 +131,9 @@ def run(
         with Crew() as crew, sessions:
             for work in (replica.follower.follow, replica.compact):
                 crew.start(work)
-            crew.start(Deaths(peer, acc, seed, figures.happened).follow)
+            if not binlog:
+                # They write to TiKV, and no binlog.
+                crew.start(Deaths(peer, acc, seed, figures.happened).follow)
             end_ms = CLOCK.boottime_ms() + 1000 * seconds
             for ts in _timestamps(pd, seed):
                 here = replica.reader.read(ts, replica.follower, clients[figures.timestamps % 2])
