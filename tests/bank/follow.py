@@ -228,6 +228,12 @@ class Follower:
         self.tikv.log.clear()
         self.tikv.admins.clear()
 
+    def count(self, physical_id: int, ts: int) -> int:
+        """How many rows of a physical table there are at a timestamp of a little while ago."""
+        prefix = b"t" + (physical_id + 2**63).to_bytes(8, "big") + b"_r"
+        with self._moved:
+            return len(self.tikv.read(prefix, ts))
+
     # Leaders, for one reader.
 
     def cover(

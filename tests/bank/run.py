@@ -22,7 +22,7 @@ from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.schema.tidb import TidbSchemaSource
 from pyspark_theflash.server.engine import EngineServer
 from pyspark_theflash.types import TimeStamp
-from tests.bank.compare import LearnerReader, read_by_tidb, read_from_binlog
+from tests.bank.compare import DATABASE, LearnerReader, read_by_tidb, read_from_binlog
 from tests.bank.crew import Crew
 from tests.bank.figures import Doubts, Figures, note, note_binlog
 from tests.bank.follow import Follower
@@ -33,7 +33,7 @@ from tests.support.live_writer import Writer
 from tests.support.peer import HOST, Peer
 
 CLOCK, FS = SystemClock(), LocalFileSystem()
-_PAST = 40
+_PAST = 8
 _COMPACT_S = 2
 _DEATH_S = 10
 _TTL_MS = 1500
@@ -68,6 +68,13 @@ class Replica:
 
     def __exit__(self, *_: object) -> None:
         self._undo.close()
+
+    def count(self, ts: TimeStamp) -> dict[str, int]:
+        """How many rows each table has at a timestamp by the cluster's log of regions."""
+        tables = [t for t in self._schema(ts).history.tables_at(ts) if t.db == DATABASE]
+        return {
+            t.name: sum(self.follower.count(int(i), ts) for i in t.physical_ids) for t in tables
+        }
 
     def compact(self, over: threading.Event) -> None:
         """Until it is over."""
@@ -108,7 +115,7 @@ def run(
     With `binlog`, TiDB writes that too, and some timestamps are compared with a store made from
     it; TiDB then commits nothing asynchronously or in one phase.
     """
-    figures, doubts = Figures(), Doubts()
+    figures = Figures()
     with ExitStack() as undo:
         tap, socket = folder / "tap.jsonl", folder / "pump.sock" if binlog else None
         peer = Peer(folder / "peer", tap=tap, binlog_socket=socket)
@@ -128,6 +135,7 @@ def run(
         sessions, figures.happened = Sessions(HOST, peer.ports.sql), replica.follower.happened
         figures.done = sessions.done
         (acc,) = (t for t in schema.history.tables_at(schema.history.end_ts) if t.name == "acc")
+        doubts = Doubts(replica.count)
         with Crew() as crew, sessions:
             for work in (replica.follower.follow, replica.compact):
                 crew.start(work)
