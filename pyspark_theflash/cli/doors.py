@@ -7,15 +7,19 @@ certificates, whatever the others do.
 import argparse
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from pyspark_theflash.api.service import Service
-from pyspark_theflash.api.token import Tokens
 from pyspark_theflash.client.address import UNIX
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.errors import UsageError
-from pyspark_theflash.server.app import SocketServer
 from pyspark_theflash.tls import ServerTls
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pyspark_theflash.api.service import Service
+    from pyspark_theflash.api.token import Tokens
+    from pyspark_theflash.server.app import SocketServer
 
 
 def add_doors(parser: argparse.ArgumentParser) -> None:
@@ -56,44 +60,57 @@ class Doors:
     """See the module. What is needed for each is imported only where it is opened."""
 
     def __init__(
-        self, arguments: argparse.Namespace, service: Service, clock: Clock, undo: ExitStack
+        self,
+        arguments: argparse.Namespace,
+        service: "Callable[[], Service]",
+        clock: Clock,
+        undo: ExitStack,
     ) -> None:
         """What is opened is closed by `undo`. Raises what is wrong with tokens or certificates."""
         self._arguments, self._service, self._clock, self._undo = arguments, service, clock, undo
         self._tls = server_tls(arguments)
-        self._tokens = None if arguments.tokens is None else Tokens(arguments.tokens)
+        self._tokens = self._read_tokens()
 
-    def open(self, address: str) -> SocketServer:
-        """The way of frames, which is to be started, and the others that were named.
+    def security(self, address: str) -> tuple[ServerTls | None, tuple[str, ...]]:
+        """Certificates of the way of frames at an address, and the names that may come in there."""
+        if not address.startswith(UNIX):
+            return self._tls, tuple(self._arguments.allow)
+        has_others = self._arguments.flight is not None or self._arguments.grpc is not None
+        # If there is no other, they are refused: that nobody would see them is a mistake.
+        return None if has_others else self._tls, ()
+
+    def open_frames(self, address: str) -> "SocketServer":
+        """The way of frames, which is to be started.
 
         Raises:
-            OptionError: an address cannot be used, or not safely.
+            OptionError: the address cannot be used, or not safely.
         """
-        arguments = self._arguments
-        settings = self._settings(address)
-        has_others = arguments.flight is not None or arguments.grpc is not None
-        if address.startswith(UNIX) and not has_others:
-            # Refused: certificates that nobody would see are a mistake.
-            settings["tls"] = self._tls
-        server = SocketServer(self._service, address, **settings)
+        from pyspark_theflash.server.app import SocketServer
+
+        tls, names = self.security(address)
+        known: dict[str, Any] = {"clock": self._clock, "tokens": self._tokens, "tls": tls}
+        server = SocketServer(self._service(), address, allowed_names=names, **known)
         self._undo.callback(server.stop)
-        if arguments.flight is not None:
-            self._open_flight(arguments.flight)
-        if arguments.grpc is not None:
-            self._open_grpc(arguments.grpc)
         return server
+
+    def open_others(self) -> None:
+        """The other ways that were named, answered by this process. Raises as `open_frames`."""
+        if self._arguments.flight is not None:
+            self._open_flight(self._arguments.flight)
+        if self._arguments.grpc is not None:
+            self._open_grpc(self._arguments.grpc)
 
     def _open_flight(self, address: str) -> None:
         from pyspark_theflash.server.flight import FlightServer
 
-        server = FlightServer(self._service, address, **self._settings(address))
+        server = FlightServer(self._service(), address, **self._settings(address))
         self._undo.callback(server.stop)
         print(f"serving Arrow Flight at {server.address}", flush=True)
 
     def _open_grpc(self, address: str) -> None:
         from pyspark_theflash.server.rpc import RpcServer
 
-        server = RpcServer(self._service, address, **self._settings(address))
+        server = RpcServer(self._service(), address, **self._settings(address))
         self._undo.callback(server.stop)
         server.start()
         print(f"serving gRPC at {server.address}", flush=True)
@@ -102,5 +119,11 @@ class Doors:
         known: dict[str, Any] = {"clock": self._clock, "tokens": self._tokens}
         if address.startswith(UNIX):
             return known
-        names = tuple(self._arguments.allow)
-        return {**known, "tls": self._tls, "allowed_names": names}
+        return {**known, "tls": self._tls, "allowed_names": tuple(self._arguments.allow)}
+
+    def _read_tokens(self) -> "Tokens | None":
+        if self._arguments.tokens is None:
+            return None
+        from pyspark_theflash.api.token import Tokens
+
+        return Tokens(self._arguments.tokens)

@@ -145,7 +145,9 @@ def run(arguments: argparse.Namespace) -> int:
             )
         )
         address = arguments.serve or f"{UNIX}{arguments.store.absolute() / SOCKET}"
-        server = Doors(arguments, process.service, clock, undo).open(address)
+        doors = Doors(arguments, lambda: process.service, clock, undo)
+        server = doors.open_frames(address)
+        doors.open_others()
         process.start()
         print(f"learning from TiKV at {process.server.address}", flush=True)
         server.start()
