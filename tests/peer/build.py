@@ -30,6 +30,7 @@ _OLDEST_GO: Final = (1, 23)
 # Modules that TiDB needs reach into Go's runtime, which newer linkers refuse unless told.
 _FLAGS: Final = ("-ldflags=-checklinkname=0",)
 # What Go says when it cannot get a module: it names the address, or the setting that forbids it.
+_FETCH_S: Final = 1200
 _OUT_OF_REACH: Final = re.compile(r"https?://|GOPROXY")
 NOT_HERE: Final = 3
 _COMMANDS: Final = {
@@ -95,9 +96,17 @@ def _find_go() -> str:
 def _fetch(command: list[str], folder: Path, environment: dict[str, str]) -> None:
     """Download the modules of a command, by listing its packages."""
     print(f"fetching modules of {command[-1]}", flush=True)
-    found = subprocess.run(
-        command, cwd=folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
-    )
+    try:
+        found = subprocess.run(
+            command,
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            timeout=_FETCH_S,
+        )
+    except subprocess.TimeoutExpired:
+        raise NotHereError(f"Go has not got the modules in {_FETCH_S} s") from None
     said = found.stderr.decode(errors="replace").strip()
     if found.returncode and _OUT_OF_REACH.search(said):
         raise NotHereError(f"Go cannot get the modules: {said[-500:]}")
