@@ -174,12 +174,12 @@ class OverlaidReader:
             {c.id: c for c in (*columns, *(condition.columns if condition else ()))}.values()
         )
         names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
-        if own.parts:
-            batches = self._unchanged(overlay, own, asked, snapshot_ts, dictionaries, as_stored)
-        else:
+        if own.region_id == MEMORY_REGION:
             batches = cached_rows(
                 own.physical_id, overlay.newest, overlay.tables, asked, with_handle=with_handle
             )
+        else:
+            batches = self._unchanged(overlay, own, asked, snapshot_ts, dictionaries, as_stored)
         for batch in batches:
             kept = batch if condition is None else _kept(batch, condition)
             if kept.num_rows:
@@ -193,7 +193,7 @@ class OverlaidReader:
 
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         _, own = _split(region)
-        return self._stored.repeating(own, columns) if own.parts else ()
+        return () if own.region_id == MEMORY_REGION else self._stored.repeating(own, columns)
 
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
         found = self._stored.regions(view, physical_id)
