@@ -180,7 +180,8 @@ def told_errors(_: Path) -> Target:
 
 def sealed_ticket(_: Path) -> Target:
     """Tickets and handles that were sealed with our key, whatever is in them."""
-    sealer = Sealer(bytes(32))
+    key = bytes(32)
+    sealer = Sealer(key)
     shape = Shape("d.t", ("a",), "a > 1", "raise", False, message.PlanRequest())
     region = RegionScan(PhysicalTableID(108), RegionID(3), ("one", "two"))
     bodies = [
@@ -194,7 +195,7 @@ def sealed_ticket(_: Path) -> Target:
     def parse(data: bytes) -> None:
         purpose = seal.Purpose.HANDLE if data[:1] == b"\2" else seal.Purpose.TICKET
         body = bytes([1, purpose]) + data[1:]
-        whole = body + sealer._mac(body)
+        whole = body + seal._mac(key, body)
         if purpose is seal.Purpose.TICKET:
             Ticket.opened(whole, sealer)
         else:
