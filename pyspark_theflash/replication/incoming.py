@@ -102,6 +102,8 @@ class _Check:
         names = rows.schema.names
         if tuple(names[: len(_SYSTEM)]) != _SYSTEM:
             raise self._wrong(f"the first columns are not {', '.join(_SYSTEM)}")
+        if len({*names}) < len(names):
+            raise self._wrong("two columns have one name")
         wanted = version_schema(pa.int64(), [])
         for name in _SYSTEM[1:]:
             if rows.schema.field(name).type != wanted.field(name).type:

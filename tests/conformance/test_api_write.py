@@ -173,6 +173,7 @@ def test_nothing_of_a_write_that_is_wrong(api):
 
     wrong = {
         "no system columns": base.drop_columns(["_op"]),
+        "a system column twice": base.append_column("_op", base.column("_op")),
         "another handle": with_column("_handle", [b"1", b"2"], pa.binary()),
         "a handle that is not the key": with_column("_handle", [7, 8]),
         "another type": with_column("c2", [1, 2], pa.int64()),
