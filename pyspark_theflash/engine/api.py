@@ -11,8 +11,9 @@ and changes both in one atomic step: that is what makes a transaction over many 
 writer's progress, one thing.
 """
 
+import uuid
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -122,6 +123,14 @@ class CompactionReport:
         )
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class HandleSet:
+    """Handles of rows of one physical table, sorted, all different; `id` is of these alone."""
+
+    handles: pa.Array
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
 class RowCondition(Protocol):
     """Which rows a scan keeps. Only of those that it does, the other columns are of interest."""
 
@@ -159,14 +168,16 @@ class EngineReader(Protocol):
         dictionaries: Collection[ColumnID] = (),
         as_stored: bool = False,
         condition: RowCondition | None = None,
+        without: HandleSet | None = None,
     ) -> Iterator[pa.RecordBatch]:
         """The rows of a region visible at `snapshot_ts`, which is below MAX_TS.
 
         They come in no particular order, in bounded batches, with the columns as asked, named
         `column_name(id)`; `_handle` first where asked for. Those of `dictionaries` come as
         `dictionary_of` their type, each batch with its own; with `as_stored`, others may, too, as
-        it is least work. With a condition, only rows that it keeps. Corrupt data raises
-        `CorruptionError` before any row of the damaged part is handed out.
+        it is least work. Rows `without` are left out; of the others, a condition is asked which
+        to keep. Corrupt data raises `CorruptionError` before any row of the damaged part is handed
+        out.
 
         Safe in any thread and, since a stream may outlive what it was begun from, after `close`.
         """
@@ -182,6 +193,12 @@ class EngineReader(Protocol):
 
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         """Columns of strings that cost less as dictionaries, as most of the region is stored."""
+
+    def never_null(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
+        """Those of `columns` that no row of the region has NULL in, where that is known.
+
+        Raises `CorruptionError`.
+        """
 
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
         """How a physical table is stored as of `view`, in handle order; none where it is not."""

@@ -9,11 +9,13 @@ from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyspark_theflash.engine.api import (
     CompactionReport,
     FileStats,
     Handle,
+    HandleSet,
     Publication,
     RegionScan,
     RegionStats,
@@ -150,11 +152,15 @@ class MemoryEngine:
         dictionaries: Collection[ColumnID] = (),
         as_stored: bool = False,
         condition: RowCondition | None = None,
+        without: HandleSet | None = None,
     ) -> Iterator[pa.RecordBatch]:
         places = visible_rows(self._versions[region.physical_id], snapshot_ts).values()
         names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
         for number, batch in enumerate(self._batches[region.physical_id]):
             rows = batch.take(pa.array([row for at, row in places if at == number], pa.int64()))
+            if without is not None:
+                gone = pc.is_in(rows.column(HANDLE), value_set=without.handles)
+                rows = rows.filter(pc.invert(gone))
             if condition is not None:
                 rows = rows.filter(pa.array(condition.rows(_shown(rows, condition.columns))))
             stored = dict(zip(rows.schema.names, rows.columns, strict=True))
@@ -166,6 +172,9 @@ class MemoryEngine:
             )
             arrays = [*handles, *shown]
             yield batch_of(names, arrays, rows.num_rows)
+
+    def never_null(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
+        return ()
 
     def files(self, view: View, physical_id: PhysicalTableID) -> Sequence[FileStats]:
         return ()

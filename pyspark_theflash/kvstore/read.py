@@ -20,31 +20,25 @@ Locks
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
-from typing import Final, Protocol
+from typing import Protocol
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from pyspark_theflash.codec.bytes import decode_bytes
 from pyspark_theflash.codec.key import RawKey, table_of
 from pyspark_theflash.codec.number import encode_uint_desc
-from pyspark_theflash.codec.reader import Positions
 from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.errors import CorruptionError, KeyIsLockedError, RowMissingError
 from pyspark_theflash.kvstore.key_range import record_range
 from pyspark_theflash.kvstore.lock import Lock, LockKind, decode_lock
-from pyspark_theflash.kvstore.rows import decode_versions, newest
+from pyspark_theflash.kvstore.newest import Newest, NewestRows
 from pyspark_theflash.kvstore.store import RegionStore
 from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.kvstore.versions import Versions, versions_of
 from pyspark_theflash.kvstore.write import Write, WriteKind
-from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project, stored_names
-from pyspark_theflash.mvcc.version import HANDLE, Op, column_name
+from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.store.manifest import View
 from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
-
-_BATCH_ROWS: Final = 1 << 16
 
 
 class Resolved(Protocol):
@@ -78,8 +72,10 @@ class TableView:
 
     physical_id: PhysicalTableID
     snapshot_ts: TimeStamp
-    versions: Sequence[Versions]
+    parts: Sequence[Versions]
+    """What is in memory, of all tables."""
     held: Sequence[HeldRow]
+    known: NewestRows
 
     @property
     def locks(self) -> list[Lock]:
@@ -108,7 +104,7 @@ def open_tables(
         unflushed = store.unflushed()
         held = {i: _held(store, i, snapshot_ts, versions) for i in physical_ids}
     return [
-        TableView(physical_id, snapshot_ts, _of_table(unflushed, physical_id), held[physical_id])
+        TableView(physical_id, snapshot_ts, unflushed, held[physical_id], store.newest)
         for physical_id in physical_ids
     ]
 
@@ -137,15 +133,6 @@ def _held(
                 reason = f"no row for the lock of start_ts={lock.start_ts}"
                 raise CorruptionError("default column family", 0, reason)
         found.append(HeldRow(key, lock, row or b""))
-    return found
-
-
-def _of_table(parts: Sequence[Versions], physical_id: PhysicalTableID) -> list[Versions]:
-    found = []
-    for part in parts:
-        rows = np.flatnonzero(part.table_id == physical_id)
-        if len(rows):
-            found.append(part if len(rows) == len(part) else part.select(rows))
     return found
 
 
@@ -197,69 +184,25 @@ def read_rows(
         SchemaOutdatedError: the schema history lacks what a row needs.
         CorruptionError: stored data fails its checksum.
     """
-    cached = newest_versions(view, tables, resolve)
-    names = _names(columns, with_handle=with_handle)
-    if cached is not None:
-        yield from cached_rows(view.physical_id, cached, tables, columns, with_handle=with_handle)
+    memory = newest_rows(view, tables, resolve)
+    if memory is not None:
+        yield from memory.batches(columns, with_handle=with_handle)
+    without = None if memory is None else memory.handles
     for region in engine.plan(stored, view.physical_id):
-        for batch in engine.scan(
-            region, columns, view.snapshot_ts, with_handle=with_handle or cached is not None
-        ):
-            kept = batch_of(names, [batch.column(name) for name in names], batch.num_rows)
-            if cached is not None:
-                known = pc.is_in(batch.column(HANDLE), value_set=cached.handles)
-                kept = kept.filter(pc.invert(known))
-            if kept.num_rows:
-                yield kept
+        yield from engine.scan(
+            region, columns, view.snapshot_ts, with_handle=with_handle, without=without
+        )
 
 
-def newest_versions(
-    view: TableView, tables: Tables, resolve: Resolve | None = None
-) -> Versions | None:
+def newest_rows(view: TableView, tables: Tables, resolve: Resolve | None = None) -> Newest | None:
     """The newest version at the view's timestamp of each row that the cache has one of.
 
-    Sorted by handle; deletes too, locks that are in the way included; None if there are none.
+    Locks that are in the way included; None if there are none.
 
     Raises:
         KeyIsLockedError: a lock is in the way, and nobody can tell what has become of it.
     """
-    parts = [*view.versions, *resolve_held(view, resolve)]
-    if not parts or not tables.has(view.physical_id):
+    resolved = resolve_held(view, resolve)
+    if not tables.has(view.physical_id):
         return None
-    found = newest(parts, view.snapshot_ts)
-    return found if len(found) else None
-
-
-def cached_rows(
-    physical_id: PhysicalTableID,
-    versions: Versions,
-    tables: Tables,
-    columns: Sequence[ScanColumn],
-    *,
-    with_handle: bool = False,
-) -> Iterator[pa.RecordBatch]:
-    """Those of such versions that are rows, in bounded batches; columns are as in `read_rows`.
-
-    Raises:
-        SchemaOutdatedError: the schema history lacks what a row needs.
-    """
-    names, wanted = _names(columns, with_handle=with_handle), stored_names(columns)
-    puts = _some(versions, np.flatnonzero(versions.op == Op.PUT))
-    for definition, all_places in tables.definitions(physical_id, puts.commit_ts):
-        for start in range(0, len(all_places), _BATCH_ROWS):
-            chosen = _some(puts, all_places[start : start + _BATCH_ROWS])
-            batch = decode_versions(physical_id, chosen, definition, wanted)
-            stored = dict(zip(batch.schema.names, batch.columns, strict=True))
-            arrays = project(stored, columns, batch.num_rows)
-            if with_handle:
-                arrays.insert(0, batch.column(HANDLE))
-            yield batch_of(names, arrays, batch.num_rows)
-
-
-def _names(columns: Sequence[ScanColumn], *, with_handle: bool) -> list[str]:
-    return [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
-
-
-def _some(versions: Versions, places: Positions) -> Versions:
-    """Some versions in their order, which mostly are all."""
-    return versions if len(places) == len(versions) else versions.select(places)
+    return view.known.at(view.physical_id, view.parts, resolved, view.snapshot_ts, tables)

@@ -13,6 +13,7 @@ from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.checksum import RecordKeys
 from pyspark_theflash.codec.handle import decode_common_handles
 from pyspark_theflash.codec.key import encode_record_key
+from pyspark_theflash.codec.reader import Positions
 from pyspark_theflash.codec.row import DecodedRows, RowBuffer
 from pyspark_theflash.codec.row_v1 import decode_rows_v1
 from pyspark_theflash.codec.row_v2 import VERSION, decode_rows_v2, has_checksums
@@ -68,7 +69,7 @@ def _sorted(versions: Versions) -> Versions:
     return versions.select(order[first])
 
 
-def _order(versions: Versions) -> npt.NDArray[np.int64]:
+def _order(versions: Versions) -> Positions:
     if not versions.has_common_handles:
         return np.lexsort((versions.commit_ts, versions.handles.to_numpy()))
     # What comes later stays behind what it equals: `sort_indices` says nothing of that.
@@ -79,24 +80,17 @@ def _order(versions: Versions) -> npt.NDArray[np.int64]:
     return np.asarray(found.to_numpy(), np.int64)
 
 
-def newest(parts: Sequence[Versions], snapshot_ts: TimeStamp) -> Versions:
-    """Of at least one part of one table, the newest version of each row at or below a timestamp.
+def newest_places(versions: Versions) -> Positions:
+    """Where the newest version of each row of one table is, by handle.
 
-    Raises:
-        CodecError: not all handles are of one kind.
+    Of versions with the same handle and commit_ts, which are the same, any.
     """
-    if len({part.has_common_handles for part in parts}) > 1:
-        raise CodecError("record key", f"handles of two kinds in table {parts[0].table_id[0]}")
-    versions = concat(parts)
-    reached = np.flatnonzero(versions.commit_ts <= np.uint64(snapshot_ts))
-    if len(reached) < len(versions):
-        versions = versions.select(reached)
     order = _order(versions)
     if len(order) > 1:
         is_last = np.ones(len(order), np.bool_)
         is_last[:-1] = ~same_as_next(versions.handles.take(pa.array(order)))
         order = order[is_last]
-    return versions.select(order)
+    return order
 
 
 def version_batches(

@@ -48,6 +48,7 @@ from pyspark_theflash.kvstore.command import (
     Split,
 )
 from pyspark_theflash.kvstore.key_range import KeyRange
+from pyspark_theflash.kvstore.newest import NewestRows
 from pyspark_theflash.kvstore.pending import decode_delta, encode_delta
 from pyspark_theflash.kvstore.region import (
     ApplyState,
@@ -95,6 +96,7 @@ class RegionStore:
     def __init__(self) -> None:
         self.mutex: Final = threading.RLock()
         self.cache: Final = Cache()
+        self.newest: Final = NewestRows()
         self._moved = threading.Condition(self.mutex)
         self._regions: dict[RegionID, RegionState] = {}
         self._order: list[tuple[bytes, RegionID]] | None = []
@@ -396,6 +398,7 @@ class RegionStore:
         """What was frozen is durable and visible in the engine."""
         with self._moved:
             self._frozen = None
+            self.newest.forget()
             self._durable.update((state.id, state.applied) for state in frozen.states)
             for region_id in frozen.gone:
                 self._durable.pop(region_id, None)

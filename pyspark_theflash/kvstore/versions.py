@@ -23,6 +23,7 @@ from pyspark_theflash.codec.bytes import bytes_at
 from pyspark_theflash.codec.key import HANDLE_AT, MvccKey, decode_mvcc_key, decode_record_key
 from pyspark_theflash.codec.number import decode_uint_desc, encode_uint_desc, uvarints_at
 from pyspark_theflash.codec.reader import Mask, Positions
+from pyspark_theflash.errors import CodecError
 from pyspark_theflash.kvstore.request import INT_KEY_BYTES, RecordKeys, Requests, record_keys
 from pyspark_theflash.kvstore.write import Write, WriteKind, decode_write
 from pyspark_theflash.mvcc.version import Op
@@ -60,6 +61,11 @@ class Versions:
         return bool(pa.types.is_binary(self.handles.type))
 
     @property
+    def newest_ts(self) -> TimeStamp:
+        """The newest commit, of at least one."""
+        return TimeStamp(int(self.commit_ts.max()))
+
+    @property
     def size_bytes(self) -> int:
         """What they take in memory."""
         columns = (self.table_id, self.commit_ts, self.start_ts, self.op)
@@ -79,9 +85,15 @@ class Versions:
 
 
 def concat(parts: Sequence[Versions]) -> Versions:
-    """At least one, all with handles of one type, as one."""
+    """At least one, all of one table or of tables with handles of one type, as one.
+
+    Raises:
+        CodecError: they have handles of two types.
+    """
     if len(parts) == 1:
         return parts[0]
+    if len({part.has_common_handles for part in parts}) > 1:
+        raise CodecError("record key", f"handles of two kinds in table {parts[0].table_id[0]}")
     return Versions(
         np.concatenate([part.table_id for part in parts]),
         pa.concat_arrays([part.handles for part in parts]),

@@ -19,7 +19,7 @@ from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.errors import NotCaughtUpError, SnapshotTooOldError, UnsupportedError
 from pyspark_theflash.kvstore.located import KeyRange
 from pyspark_theflash.kvstore.lock import Lock
-from pyspark_theflash.kvstore.read import Resolved, newest_versions, open_tables
+from pyspark_theflash.kvstore.read import Resolved, newest_rows, open_tables
 from pyspark_theflash.kvstore.resolve import LockResolver
 from pyspark_theflash.kvstore.store import RegionStore
 from pyspark_theflash.kvstore.tables import SchemaAt
@@ -141,9 +141,9 @@ class LearnedOrigin:
             self._deadline,
         )
         for each in views:
-            newest = newest_versions(each, tables, self._resolve)
+            newest = newest_rows(each, tables, self._resolve)
             if newest is not None:
-                overlay = Overlay(lease, newest, tables)
+                overlay = Overlay(lease, newest)
                 replica.overlays.add(overlay)
                 self._taken[each.physical_id] = overlay
         # After the cache's moment: what was written out in between is in both.

@@ -15,7 +15,6 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -24,17 +23,16 @@ from pyspark_theflash.engine.api import (
     EngineReader,
     FileStats,
     Handle,
+    HandleSet,
     RegionScan,
     RegionStats,
     RowCondition,
     TableStats,
 )
-from pyspark_theflash.errors import CorruptionError, LeaseExpiredError
-from pyspark_theflash.kvstore.read import cached_rows
-from pyspark_theflash.kvstore.tables import Tables
-from pyspark_theflash.kvstore.versions import Versions
+from pyspark_theflash.errors import CorruptionError, LeaseExpiredError, invariant
+from pyspark_theflash.kvstore.newest import Newest
 from pyspark_theflash.mvcc.project import ScanColumn, batch_of, dictionary_of
-from pyspark_theflash.mvcc.version import HANDLE, Op, column_name
+from pyspark_theflash.mvcc.version import HANDLE, column_name
 from pyspark_theflash.store.lease import ReadLease
 from pyspark_theflash.store.manifest import View
 from pyspark_theflash.types import ColumnID, PhysicalTableID, RegionID, TimeStamp
@@ -46,21 +44,15 @@ _MARK: Final = "memory:"
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """The newest versions of rows of a physical table, sorted by handle, deletes among them."""
+    """The newest versions of rows of a physical table, for the scans of one latch."""
 
     lease: ReadLease
-    newest: Versions
-    tables: Tables
+    newest: Newest
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
-
-    @property
-    def rows(self) -> int:
-        """How many of the versions are rows."""
-        return int(np.count_nonzero(self.newest.op == Op.PUT))
 
     def reaches(self, start: Handle | None, end: Handle | None) -> bool:
         """Whether there is any from `start` to before `end`; None for no bound."""
-        handles = self.newest.handles
+        handles = self.newest.handles.handles
         low = 0 if start is None else _place(handles, start)
         return low < (len(handles) if end is None else _place(handles, end))
 
@@ -78,7 +70,8 @@ class Overlays:
     def size_bytes(self) -> int:
         """What they take in memory."""
         with self._mutex:
-            return sum(each.newest.size_bytes for each in self._known.values())
+            kept = {id(each.newest): each.newest for each in self._known.values()}
+            return sum(newest.size_bytes for newest in kept.values())
 
     def add(self, overlay: Overlay) -> None:
         """Keep one for its latch."""
@@ -141,7 +134,7 @@ class OverlaidReader:
             else region
             for region in found
         ]
-        if overlay.rows:
+        if overlay.newest.rows:
             regions.append(RegionScan(physical_id, MEMORY_REGION, (mark,)))
         return regions
 
@@ -155,32 +148,26 @@ class OverlaidReader:
         dictionaries: Collection[ColumnID] = (),
         as_stored: bool = False,
         condition: RowCondition | None = None,
+        without: HandleSet | None = None,
     ) -> Iterator[pa.RecordBatch]:
+        invariant(without is None, "rows are left out of files only")
         id, own = _split(region)
-        if id is None:
+        newest = None if id is None else self._overlays.get(id, snapshot_ts).newest
+        if newest is None or own.region_id != MEMORY_REGION:
             yield from self._stored.scan(
-                region,
+                own,
                 columns,
                 snapshot_ts,
                 with_handle=with_handle,
                 dictionaries=dictionaries,
                 as_stored=as_stored,
                 condition=condition,
+                without=newest.handles if newest else None,
             )
             return
-        overlay = self._overlays.get(id, snapshot_ts)
-        # A condition is told of rows that are there, not of those that memory has changed.
-        asked = list(
-            {c.id: c for c in (*columns, *(condition.columns if condition else ()))}.values()
-        )
+        asked = {c.id: c for c in (*columns, *(condition.columns if condition else ()))}
         names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
-        if own.region_id == MEMORY_REGION:
-            batches = cached_rows(
-                own.physical_id, overlay.newest, overlay.tables, asked, with_handle=with_handle
-            )
-        else:
-            batches = self._unchanged(overlay, own, asked, snapshot_ts, dictionaries, as_stored)
-        for batch in batches:
+        for batch in newest.batches(list(asked.values()), with_handle=with_handle):
             kept = batch if condition is None else _kept(batch, condition)
             if kept.num_rows:
                 arrays = [kept.column(name) for name in names]
@@ -195,13 +182,17 @@ class OverlaidReader:
         _, own = _split(region)
         return () if own.region_id == MEMORY_REGION else self._stored.repeating(own, columns)
 
+    def never_null(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
+        _, own = _split(region)
+        return () if own.region_id == MEMORY_REGION else self._stored.never_null(own, columns)
+
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
         found = self._stored.regions(view, physical_id)
         overlay = self._taken.get(physical_id)
-        if overlay is None or not overlay.rows:
+        newest = None if overlay is None else overlay.newest
+        if newest is None or not newest.rows:
             return found
-        newest = overlay.newest
-        inside = RegionStats(MEMORY_REGION, None, None, 0, overlay.rows, newest.size_bytes, 0)
+        inside = RegionStats(MEMORY_REGION, None, None, 0, newest.rows, newest.size_bytes, 0)
         return [*found, inside]
 
     def stats(self, view: View, physical_id: PhysicalTableID) -> TableStats:
@@ -215,27 +206,6 @@ class OverlaidReader:
 
     def close(self) -> None:
         self._stored.close()
-
-    def _unchanged(
-        self,
-        overlay: Overlay,
-        region: RegionScan,
-        columns: Sequence[ScanColumn],
-        snapshot_ts: TimeStamp,
-        dictionaries: Collection[ColumnID],
-        as_stored: bool,
-    ) -> Iterator[pa.RecordBatch]:
-        """The rows of the files that memory says nothing about."""
-        for batch in self._stored.scan(
-            region,
-            columns,
-            snapshot_ts,
-            with_handle=True,
-            dictionaries=dictionaries,
-            as_stored=as_stored,
-        ):
-            is_changed = pc.is_in(batch.column(HANDLE), value_set=overlay.newest.handles)
-            yield batch.filter(pc.invert(is_changed))
 
 
 def _split(region: RegionScan) -> tuple[str | None, RegionScan]:

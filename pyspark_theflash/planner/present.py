@@ -41,6 +41,10 @@ class Presentation:
         is_date_text = self.zero_dates is ZeroDates.STRING and field_type.tp in DATETIME_TYPES
         return self.as_text or is_date_text or field_type.tp in _SHOWN_AS_TEXT
 
+    def keeps(self, field_type: FieldType) -> bool:
+        """Whether the reader gets the values of a column as they are stored."""
+        return not self.is_text(field_type) and field_type.tp not in DATETIME_TYPES
+
     def may_be_null(self, field_type: FieldType) -> bool:
         """Whether the reader may get a NULL in a column."""
         may_become_null = self.zero_dates is ZeroDates.NULL and field_type.tp in DATETIME_TYPES

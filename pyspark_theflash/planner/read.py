@@ -1,6 +1,6 @@
 """Running one task of a plan, on whatever machine and in whatever process it landed."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +25,7 @@ from pyspark_theflash.schema.model import ROWID_COLUMN, ColumnInfo
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.lease import LeaseTable, ReadLease
 from pyspark_theflash.store.manifest import Manifest
+from pyspark_theflash.types import ColumnID
 
 Over = Callable[[EngineReader], EngineReader]
 """(what a store's files have) -> all there is."""
@@ -95,9 +96,10 @@ def _rows(
 ) -> Iterator[pa.RecordBatch]:
     """The rows that pass the task's conditions, as they are handed out."""
     try:
-        for batch in _stored(engine, task, condition):
+        unread = _unread(engine, task)
+        for batch in _stored(engine, task, condition, unread):
             if batch.num_rows:
-                yield _presented(batch, task)
+                yield _presented(batch, task, unread)
             keeper.keep()
     except CorruptionError:
         # Who was stopped for longer than the latch lasts finds no damage, but files gone.
@@ -106,7 +108,10 @@ def _rows(
 
 
 def _stored(
-    engine: EngineReader, task: ScanTask, condition: "_TaskCondition | None"
+    engine: EngineReader,
+    task: ScanTask,
+    condition: "_TaskCondition | None",
+    unread: Collection[ColumnID],
 ) -> Iterator[pa.RecordBatch]:
     if task.stated is not None:
         batches = stated_rows(task.stated)
@@ -115,13 +120,27 @@ def _stored(
         return (batch.filter(pa.array(condition.rows(batch))) for batch in batches)
     return engine.scan(
         task.region,
-        task.stored_output,
+        [column for column in task.stored_output if column.id not in unread],
         task.snapshot_ts,
         with_handle=ROWID_COLUMN in task.output,
         dictionaries=task.dictionaries,
         as_stored=task.pushed.takes_dictionaries,
         condition=condition,
     )
+
+
+def _unread(engine: EngineReader, task: ScanTask) -> Collection[ColumnID]:
+    """Columns of which only the NULLs are asked for, and the region has none."""
+    aggregation = task.pushed.aggregation
+    if aggregation is None or task.stated is not None:
+        return ()
+    counted = {
+        column.id
+        for column in task.output
+        if column.name.lower() in aggregation.counted and task.presentation.keeps(column.type)
+    }
+    columns = [column for column in task.stored_output if column.id in counted]
+    return engine.never_null(task.region, columns) if columns else ()
 
 
 class _TaskCondition:
@@ -242,10 +261,18 @@ class LeaseKeeper:
         return self._clock.boottime_ms() + self._lease.ttl_ms // 3
 
 
-def _presented(batch: pa.RecordBatch, task: ScanTask) -> pa.RecordBatch:
-    """The batch with the columns the user knows, in the order and the form asked for."""
+def _presented(
+    batch: pa.RecordBatch, task: ScanTask, unread: Collection[ColumnID]
+) -> pa.RecordBatch:
+    """The batch with the columns the user knows, in the order and the form asked for.
+
+    For those that were not read there is anything but NULLs.
+    """
     arrays = []
     for column in task.output:
+        if column.id in unread:
+            arrays.append(pa.array(np.zeros(batch.num_rows, np.uint8)))
+            continue
         values = batch.column(HANDLE if column == ROWID_COLUMN else column_name(column.id))
         arrays.append(shown_column(values, column, task.presentation))
     return batch_of([column.name for column in task.output], arrays, batch.num_rows)

@@ -106,20 +106,25 @@ def rows_for_which(term: Term, batch: Batch) -> Mask:
         ColumnNotFoundError: it names a column that the batch lacks.
         SqlOverflowError: a number in it does not fit its type.
     """
-    found = np.ones(batch.rows, np.bool_)
-    for conjunct in sorted(_conjuncts(term), key=lambda each: _cost(each, batch)):
-        if 2 * np.count_nonzero(found) >= batch.rows:
-            # Without any rows all are looked at, to be refused.
-            found = found & truth(conjunct, batch).true
-            continue
-        # Few rows are quick to take and to tell.
-        seen = batch.only(distinct(list(column_names(conjunct))), found)
-        if not seen.rows:
-            break
-        kept = np.zeros(batch.rows, np.bool_)
-        kept[found] = truth(conjunct, seen).true
-        found = kept
-    return found
+    conjuncts = sorted(_conjuncts(term), key=lambda each: _cost(each, batch))
+    left, found = batch, np.ones(batch.rows, np.bool_)
+    places: npt.NDArray[np.int64] | None = None
+    for at, conjunct in enumerate(conjuncts):
+        count = np.count_nonzero(found)
+        # Without any rows all are looked at, to be refused.
+        if 2 * count < left.rows:
+            if not count:
+                break
+            # Few rows are quick to take and to tell.
+            places = np.flatnonzero(found) if places is None else places[found]
+            names = [name for each in conjuncts[at:] for name in column_names(each)]
+            left, found = left.only(distinct(names), found), np.ones(count, np.bool_)
+        found = found & truth(conjunct, left).true
+    if places is None:
+        return found
+    kept = np.zeros(batch.rows, np.bool_)
+    kept[places[found]] = True
+    return kept
 
 
 def _conjuncts(term: Term) -> Iterator[Term]:

@@ -86,6 +86,17 @@ class Aggregation:
         return not self.groups and all(a == _ROWS for a in self.aggregates)
 
     @property
+    def counted(self) -> frozenset[str]:
+        """Names, in lower case, of columns of which only the NULLs are of interest."""
+        read = {name.lower() for name in self.groups}
+        counted: set[str] = set()
+        for aggregate in self.aggregates:
+            names = {name.lower() for name in column_names(aggregate.argument)}
+            is_count = aggregate.function is Function.COUNT
+            (counted if is_count and isinstance(aggregate.argument, Column) else read).update(names)
+        return frozenset(counted - read)
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that it reads, each once."""
         arguments = (a.argument for a in self.aggregates if a.argument is not None)

@@ -24,7 +24,13 @@ from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.codec.text import format_column, parse_column
 from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Publication, RegionScan, RowCondition, VersionBatch
+from pyspark_theflash.engine.api import (
+    HandleSet,
+    Publication,
+    RegionScan,
+    RowCondition,
+    VersionBatch,
+)
 from pyspark_theflash.engine.magic.compaction import Limits
 from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.engine.memory import MemoryEngine
@@ -89,6 +95,7 @@ class Subject:
         dictionaries: Collection[ColumnID] = (),
         as_stored: bool = False,
         condition: RowCondition | None = None,
+        without: HandleSet | None = None,
     ) -> Counter[tuple[Any, ...]]:
         wanted = self.columns if columns is None else columns
         names = [HANDLE] * with_handle + [column_name(c.id) for c in wanted]
@@ -98,6 +105,7 @@ class Subject:
             "dictionaries": dictionaries,
             "as_stored": as_stored,
             "condition": condition,
+            "without": without,
         }
         regions = pickle.loads(pickle.dumps(self.engine.plan(self.engine.read([]), table)))
         found = [self._rows(regions, wanted, snapshot_ts, names, types, options) for _ in "12"]
@@ -116,7 +124,9 @@ class Subject:
     ) -> Counter[tuple[Any, ...]]:
         rows: Counter[tuple[Any, ...]] = Counter()
         for region in regions:
+            filled = {column_name(i) for i in self.engine.never_null(region, wanted)}
             for batch in self.engine.scan(region, wanted, TimeStamp(snapshot_ts), **options):
+                assert not any(batch.column(name).null_count for name in filled)
                 assert batch.schema.names == names
                 shown = batch.schema.types[options["with_handle"] :]
                 assert (list(map(dense, shown)) if options["as_stored"] else shown) == types
@@ -193,6 +203,7 @@ def assert_same(subject: Subject, memory: Subject, timestamps: Iterable[int]) ->
                 others = subject.columns[1:]
                 got = subject.scan_table(table, ts, others, condition=Keeps(column))
                 assert got == kept(memory.scan_table(table, ts, [column, *others])), where
+            assert_left_out(subject, memory, table, ts)
             one, two = subject.columns[1:2], subject.columns[::-2]
             for columns in (one, two, []):
                 got = subject.scan_table(table, ts, columns)
@@ -204,6 +215,19 @@ def assert_same(subject: Subject, memory: Subject, timestamps: Iterable[int]) ->
         got, wanted = subject.engine.read(kinds), memory.engine.read(kinds)
         for kind in kinds:
             assert list(got.of_kind(kind).items()) == list(wanted.of_kind(kind).items())
+
+
+def assert_left_out(subject: Subject, memory: Subject, table: PhysicalTableID, ts: int) -> None:
+    """Without some rows, among them some that there are not, the others come."""
+    handles = sorted({key[0] for key in memory.keys(table, None, None)})
+    if not handles:
+        return
+    chosen = [*handles[::2], handles[-1] + type(handles[-1])(1)]
+    got = subject.scan_table(table, ts, with_handle=True, without=HandleSet(pa.array(chosen)))
+    rows = memory.scan_table(table, ts, with_handle=True)
+    left = Counter({row: n for row, n in rows.items() if row and row[0] not in chosen})
+    left[()] = left.total()
+    assert +got == +left, (table, ts)
 
 
 @pytest.mark.parametrize(("seed", "binary"), [(0, False), (1, True)])

@@ -28,6 +28,7 @@ from pyspark_theflash.engine.api import (
     CompactionReport,
     FileStats,
     Handle,
+    HandleSet,
     Publication,
     RegionScan,
     RegionStats,
@@ -48,6 +49,7 @@ from pyspark_theflash.engine.magic.file import (
     repeating_columns,
 )
 from pyspark_theflash.engine.magic.handles import first_from
+from pyspark_theflash.engine.magic.kept import KeptFiles, opened
 from pyspark_theflash.engine.magic.layout import RETIRED_KIND, LayoutChange, Layouts, scanned
 from pyspark_theflash.engine.magic.lookup import LOOKUP_BYTES, HandleLookup
 from pyspark_theflash.engine.magic.placement import place
@@ -57,7 +59,7 @@ from pyspark_theflash.engine.magic.visible import VisibleCache
 from pyspark_theflash.errors import CorruptionError, EngineError, LatchLostError, StoreFullError
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.mvcc.project import Default, ScanColumn
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, column_name
 from pyspark_theflash.store.folder import DATA_FOLDER, open_manifest
 from pyspark_theflash.store.lease import LeaseTable
@@ -77,7 +79,7 @@ class MagicReader:
         self._data = path / DATA_FOLDER
         self._manifest = open_manifest(path, fs)
         self._planned: Layouts | None = None
-        self._visible = VisibleCache()
+        self._visible, self._kept = VisibleCache(), KeptFiles()
 
     def read(self, kinds: Sequence[str]) -> View:
         return self._manifest.read([*kinds, FILE_KIND, REGION_KIND])
@@ -95,9 +97,11 @@ class MagicReader:
         dictionaries: Collection[ColumnID] = (),
         as_stored: bool = False,
         condition: RowCondition | None = None,
+        without: HandleSet | None = None,
     ) -> Iterator[pa.RecordBatch]:
         bounds, files = scanned(region.parts)
-        key = self._visible.key(region.parts, files, snapshot_ts)
+        parts = region.parts if without is None else (without.id, *region.parts)
+        key = self._visible.key(parts, files, snapshot_ts)
         known = self._visible.get(key)
         reader = RegionReader(
             self._data,
@@ -108,7 +112,9 @@ class MagicReader:
             dictionaries=dictionaries,
             as_stored=as_stored,
             condition=condition,
+            without=without,
             known=known,
+            kept=self._kept,
         )
         yield from reader.rows(files)
         if known is None:
@@ -131,6 +137,14 @@ class MagicReader:
         largest = max(files, key=lambda f: f.rows)
         names = {column_name(c.id): c.id for c in columns}
         return [names[name] for name in repeating_columns(self._data, largest, list(names))]
+
+    def never_null(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
+        _, files = scanned(region.parts)
+        left = {column_name(c.id): c.id for c in columns if isinstance(c.fill, Default)}
+        for info in files:
+            with opened(self._kept, self._data, info) as file:
+                left = {name: left[name] for name in left.keys() & file.footer.never_null}
+        return left.values()
 
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
         return self._layouts_of(view)[physical_id].stats()

@@ -11,30 +11,30 @@ through it, file by file, in no particular order. A version is hidden by a newer
 Pointers lead to older files only, so one pass from the newest file to the oldest is enough. A file
 in which nothing is ever hidden (a bulk load that nothing has touched) is read without a mask.
 
-A condition sees the visible rows only. The other columns are read where it keeps any.
+Rows that the caller wants left out are not visible either. A condition sees the visible rows only;
+the other columns are read where it keeps any.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.parquet as pq
+import pyarrow.compute as pc
 
-from pyspark_theflash.engine.api import RowCondition
+from pyspark_theflash.engine.api import HandleSet, RowCondition
 from pyspark_theflash.engine.magic.file import (
     PREVIOUS_FILE,
     PREVIOUS_ROW,
     DataFile,
+    is_text,
     numpy_column,
     one_array,
-    open_file,
-    read_row_group,
 )
-from pyspark_theflash.engine.magic.handles import first_from
+from pyspark_theflash.engine.magic.handles import first_above, first_from
+from pyspark_theflash.engine.magic.kept import KeptFiles, OpenFile, opened
 from pyspark_theflash.engine.magic.region import Region
 from pyspark_theflash.engine.magic.visible import Mask, VisibleRows
 from pyspark_theflash.mvcc.project import (
@@ -65,21 +65,23 @@ class RegionReader:
         dictionaries: Collection[ColumnID] = (),
         as_stored: bool = False,
         condition: RowCondition | None = None,
+        without: HandleSet | None = None,
         known: Mapping[int, VisibleRows] | None = None,
+        kept: KeptFiles | None = None,
     ) -> None:
         """`known`: what an earlier scan of the same rows has found visible."""
         self._folder, self._region, self._columns = folder, region, columns
         self._snapshot_ts, self._with_handle = snapshot_ts, with_handle
         self._dictionaries, self._as_stored, self._condition = dictionaries, as_stored, condition
         self._hidden: dict[int, list[npt.NDArray[np.uint32]]] = {}
-        self._known = known
-        self._stored: frozenset[str] = frozenset()
+        self._without = None if without is None else without.handles
+        self._known, self._files = known, kept or KeptFiles()
         self.found: dict[int, VisibleRows] = {}
         """What is visible of each file, when all rows have been taken."""
         self._wanted = [*[HANDLE] * with_handle, *stored_names(columns)]
         asked = [] if condition is None else condition.columns
         self._asked = stored_names(asked)
-        self._strings = {column_name(c.id) for c in [*columns, *asked] if _is_text(c.type)}
+        self._strings = {column_name(c.id) for c in [*columns, *asked] if is_text(c.type)}
 
     def rows(self, files: Sequence[DataFile]) -> Iterator[pa.RecordBatch]:
         """The rows of these files, all that reach into the region, visible at the snapshot."""
@@ -100,10 +102,9 @@ class RegionReader:
             yield from self._known_file(info, found)
             return
         visible = np.zeros(info.rows, np.bool_)
-        with self._opened(info) as file:
+        with opened(self._files, self._folder, info, self._strings) as file:
             start = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
+            for group, rows in enumerate(file.footer.group_rows):
                 seen = visible[start : start + rows]
                 mask = None if hidden is None else ~hidden[start : start + rows]
                 start += rows
@@ -119,28 +120,15 @@ class RegionReader:
         if not known.count:
             return
         visible = known.mask
-        with self._opened(info) as file:
+        with opened(self._files, self._folder, info, self._strings) as file:
             start = 0
-            for group in range(file.num_row_groups):
-                rows = file.metadata.row_group(group).num_rows
+            for group, rows in enumerate(file.footer.group_rows):
                 mask = None if visible is None else _unless_all(visible[start : start + rows])
                 start += rows
                 if mask is None or mask.any():
-                    names = self._there(self._first)
-                    table = read_row_group(file, group, names or [HANDLE])
+                    names = file.those_of(self._first)
+                    table = file.read(group, names or [HANDLE])
                     yield from self._chosen(file, group, table, names, mask, 0)
-
-    @contextmanager
-    def _opened(self, info: DataFile) -> Iterator[pq.ParquetFile]:
-        # Few rows are not worth a second look at the footer.
-        as_dictionaries = self._strings if info.rows >= BATCH_ROWS else ()
-        with open_file(self._folder, info, as_dictionaries=as_dictionaries) as file:
-            self._stored = frozenset(file.schema_arrow.names)
-            yield file
-
-    def _there(self, names: Iterable[str]) -> list[str]:
-        """Those of `names` that the open file has."""
-        return [name for name in names if name in self._stored]
 
     def _hidden_rows(self, info: DataFile) -> Mask | None:
         """Which rows of the file newer files have superseded; None means none."""
@@ -155,7 +143,7 @@ class RegionReader:
         """What has to be read to know which rows are visible, and which they hide."""
         has_garbage = info.garbage_ts <= self._snapshot_ts
         needed = {
-            HANDLE: is_part,
+            HANDLE: is_part or self._lacks_some(info),
             COMMIT_TS: info.max_commit_ts > self._snapshot_ts,
             OP: has_garbage and info.has_deletes,
             SUPERSEDED_TS: has_garbage and info.has_superseded,
@@ -164,9 +152,16 @@ class RegionReader:
         }
         return [name for name, is_needed in needed.items() if is_needed]
 
+    def _lacks_some(self, info: DataFile) -> bool:
+        """Whether there may be rows in the file that are to be left out."""
+        low, high = info.min_handle, info.max_handle
+        if self._without is None or high is None:
+            return self._without is not None
+        return first_from(self._without, low) < first_above(self._without, high)
+
     def _group(
         self,
-        file: pq.ParquetFile,
+        file: OpenFile,
         group: int,
         system: Sequence[str],
         mask: Mask | None,
@@ -175,12 +170,15 @@ class RegionReader:
         is_part: bool,
     ) -> Iterator[pa.RecordBatch]:
         """One row group; notes in `seen` what is visible. pyarrow decodes columns in parallel."""
-        names = self._there(dict.fromkeys([*system, *self._first]))
-        table = read_row_group(file, group, names or [HANDLE])
+        names = file.those_of(dict.fromkeys([*system, *self._first]))
+        table = file.read(group, names or [HANDLE])
         start, rows = self._part(table) if is_part else (0, len(table))
         table = table.slice(start, rows)
         mask = None if mask is None else mask[start : start + rows]
-        mask = _unless_all(self._visible(table, system, mask))
+        mask = self._visible(table, system, mask)
+        if self._without is not None and HANDLE in system:
+            mask = _left(one_array(table.column(HANDLE)), self._without, mask)
+        mask = _unless_all(mask)
         seen[start : start + rows] = True if mask is None else mask
         yield from self._chosen(file, group, table, names, mask, start)
 
@@ -194,7 +192,7 @@ class RegionReader:
 
     def _chosen(
         self,
-        file: pq.ParquetFile,
+        file: OpenFile,
         group: int,
         table: pa.Table,
         names: Sequence[str],
@@ -212,10 +210,10 @@ class RegionReader:
         count = rows if mask is None else int(np.count_nonzero(mask))
         if not count:
             return
-        wanted = self._there(self._wanted)
+        wanted = file.those_of(self._wanted)
         columns = {name: table.column(name) for name in wanted if name in names}
         if rest := [name for name in wanted if name not in names]:
-            for name, column in zip(rest, read_row_group(file, group, rest).columns, strict=True):
+            for name, column in zip(rest, file.read(group, rest).columns, strict=True):
                 columns[name] = column.slice(start, rows)
         chosen = pa.table(columns)
         if mask is not None and columns:
@@ -306,8 +304,23 @@ class RegionReader:
         return [ready[column.id] for column in columns]
 
 
-def _is_text(tp: pa.DataType) -> bool:
-    return bool(pa.types.is_string(tp) or pa.types.is_binary(tp))
+def _left(handles: pa.Array, without: pa.Array, mask: Mask | None) -> Mask:
+    """The rows of `mask` whose handles, which are sorted, are not among those of `without`."""
+    left = np.ones(len(handles), np.bool_) if mask is None else mask
+    if not len(handles):
+        return left
+    start = first_from(without, handles[0].as_py())
+    near = without.slice(start, first_above(without, handles[-1].as_py()) - start)
+    if pa.types.is_int64(handles.type):
+        # They are mostly few, and to look for each of the many rows takes longer.
+        rows, gone = np.asarray(handles), np.asarray(near)
+        ends = np.zeros(len(rows) + 1, np.int64)
+        np.add.at(ends, np.searchsorted(rows, gone), 1)
+        np.add.at(ends, np.searchsorted(rows, gone, side="right"), -1)
+        is_gone: Mask = np.cumsum(ends[:-1]) > 0
+    else:
+        is_gone = pc.is_in(handles, value_set=near).to_numpy(zero_copy_only=False)
+    return left & ~is_gone
 
 
 def _unless_all(mask: Mask | None) -> Mask | None:

@@ -6,8 +6,6 @@ are forgotten first.
 """
 
 import hashlib
-import threading
-from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -16,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pyspark_theflash.engine.magic.file import DataFile
+from pyspark_theflash.engine.magic.lru import LeastRecent
 from pyspark_theflash.types import TimeStamp
 
 CACHE_BYTES: Final = 64 << 20
@@ -49,9 +48,7 @@ class VisibleCache:
     """The masks of regions, each of files by number; used by many threads."""
 
     def __init__(self, size_bytes: int = CACHE_BYTES) -> None:
-        self._mutex = threading.Lock()
-        self._kept: OrderedDict[bytes, tuple[int, Mapping[int, VisibleRows]]] = OrderedDict()
-        self._left_bytes = size_bytes
+        self._kept = LeastRecent[bytes, Mapping[int, VisibleRows]](size_bytes)
 
     @staticmethod
     def key(parts: Sequence[str], files: Sequence[DataFile], snapshot_ts: TimeStamp) -> bytes:
@@ -62,21 +59,9 @@ class VisibleCache:
 
     def get(self, key: bytes) -> Mapping[int, VisibleRows] | None:
         """What was put for this key, if it is still there. A file that lacks has no such rows."""
-        with self._mutex:
-            if key not in self._kept:
-                return None
-            self._kept.move_to_end(key)
-            return self._kept[key][1]
+        return self._kept.get(key)
 
     def put(self, key: bytes, found: Mapping[int, VisibleRows]) -> None:
         """Keep what a whole scan has found."""
         sizes = (0 if v.bits is None else v.bits.nbytes for v in found.values())
-        size_bytes = _ENTRY_BYTES + sum(_ENTRY_BYTES + size for size in sizes)
-        with self._mutex:
-            if key in self._kept:
-                return
-            self._kept[key] = size_bytes, found
-            self._left_bytes -= size_bytes
-            while self._left_bytes < 0:
-                _, (freed_bytes, _) = self._kept.popitem(last=False)
-                self._left_bytes += freed_bytes
+        self._kept.put(key, found, _ENTRY_BYTES + sum(_ENTRY_BYTES + size for size in sizes))

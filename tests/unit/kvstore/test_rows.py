@@ -7,7 +7,7 @@ import pytest
 from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.codec.number import encode_uint_desc
 from pyspark_theflash.errors import CodecError, SchemaOutdatedError
-from pyspark_theflash.kvstore.rows import decode_versions, newest
+from pyspark_theflash.kvstore.rows import decode_versions, newest_places
 from pyspark_theflash.kvstore.tables import Definition
 from pyspark_theflash.kvstore.versions import Versions, concat, versions_of
 from pyspark_theflash.kvstore.write import Write, WriteKind
@@ -68,21 +68,15 @@ def test_checksums_are_of_all_columns(names: list[str] | None) -> None:
 
 
 def test_newest_of_each_row() -> None:
-    parts = [version(h, ts, b"r") for h, ts in [(2, 30), (1, 10), (2, 20), (1, 40), (3, 50)]]
-    for ts, expected in [
-        (9, []),
-        (10, [(1, 10)]),
-        (29, [(1, 10), (2, 20)]),
-        (45, [(1, 40), (2, 30)]),
-        (60, [(1, 40), (2, 30), (3, 50)]),
-    ]:
-        found = newest(parts, TimeStamp(ts))
-        handles, commits = found.handles.to_pylist(), found.commit_ts.tolist()
-        assert list(zip(handles, commits, strict=True)) == expected
+    commits = [(2, 30), (1, 10), (2, 20), (1, 40), (3, 50)]
+    versions = concat([version(handle, ts, b"r") for handle, ts in commits])
+    places = newest_places(versions)
+    assert [commits[place] for place in places] == [(1, 40), (2, 30), (3, 50)]
+    assert versions.select(places).handles.to_pylist() == [1, 2, 3]
 
 
 def test_handles_of_two_kinds() -> None:
     common = encoded(raw_key(1) + b"more") + encode_uint_desc(10)
     (other,) = versions_of([(common, Write(WriteKind.PUT, TimeStamp(9)), b"r")])
     with pytest.raises(CodecError, match="two kinds in table 1"):
-        newest([version(1, 10, b"r"), other], TimeStamp(20))
+        concat([version(1, 10, b"r"), other])

@@ -7,6 +7,7 @@ import pytest
 from pyspark_theflash.engine import registry
 from pyspark_theflash.errors import LeaseExpiredError
 from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.kvstore.newest import Newest
 from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.kvstore.versions import Versions
 from pyspark_theflash.mvcc.project import scan_column
@@ -36,7 +37,7 @@ def overlay(rows: dict[int, str | None], lease: ReadLease = LEASE) -> Overlay:
         np.array([Op.DELETE if text is None else Op.PUT for text in texts], np.uint8),
         pa.array([b"" if text is None else row(text) for text in texts], pa.binary()),
     )
-    return Overlay(lease, newest, Tables(HISTORY))
+    return Overlay(lease, Newest(ID, newest, Tables(HISTORY)))
 
 
 @pytest.fixture

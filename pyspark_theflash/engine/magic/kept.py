@@ -1,0 +1,122 @@
+"""What is kept of data files that were read, so that the next scan need not read it again.
+
+    small files    their columns, decoded: the newest rows, which every scan looks at, stand in many
+                   of them, and to open one takes longer than to read its rows
+    other files    their footers, checked and parsed
+
+A file never changes, so what is kept of it holds for as long as anybody asks.
+"""
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from pyspark_theflash.engine.magic.file import DataFile, never_null, open_file, read_row_group
+from pyspark_theflash.engine.magic.lru import LeastRecent
+
+COLUMNS_BYTES: Final = 128 << 20
+FOOTERS_BYTES: Final = 16 << 20
+_FOOTER_BYTES: Final = 500
+_PARSED: Final = 4
+"""How many bytes a parsed footer takes for each that is written, roughly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footer:
+    """What a file has: its columns, and how many rows in each row group."""
+
+    names: frozenset[str]
+    never_null: frozenset[str]
+    """The user's columns that no row has NULL in, as far as the file says so."""
+    group_rows: Sequence[int]
+    metadata: pq.FileMetaData | None
+    """Of a file that is opened again and again."""
+
+
+class KeptFiles:
+    """What is kept of the files of a store."""
+
+    def __init__(self) -> None:
+        self.footers: Final = LeastRecent[int, Footer](FOOTERS_BYTES)
+        """By the file's number."""
+        self.columns: Final = LeastRecent[tuple[int, int, str], pa.ChunkedArray](COLUMNS_BYTES)
+        """By the file's number, the row group's and the column's name."""
+
+
+class OpenFile:
+    """A data file to read columns of; made by `opened`."""
+
+    def __init__(
+        self,
+        kept: KeptFiles,
+        folder: Path,
+        info: DataFile,
+        strings: Collection[str],
+        closing: ExitStack,
+    ) -> None:
+        self._kept, self._folder, self._info, self._strings = kept, folder, info, strings
+        self._closing = closing
+        self._file: pq.ParquetFile | None = None
+        known = kept.footers.get(info.number)
+        self.footer: Final = self._read_footer() if known is None else known
+
+    def those_of(self, names: Iterable[str]) -> list[str]:
+        """The columns among `names` that the file has."""
+        return [name for name in names if name in self.footer.names]
+
+    def read(self, group: int, names: Sequence[str]) -> pa.Table:
+        """Columns of a row group, at least one, all of which the file has."""
+        if not self._info.is_small:
+            return read_row_group(self._parquet(), group, names)
+        keys = {name: (self._info.number, group, name) for name in names}
+        found = {name: self._kept.columns.get(key) for name, key in keys.items()}
+        if lacking := [name for name, column in found.items() if column is None]:
+            table = read_row_group(self._parquet(), group, lacking)
+            for name, column in zip(lacking, table.columns, strict=True):
+                found[name] = column
+                self._kept.columns.put(keys[name], column, column.get_total_buffer_size())
+        return pa.table(found)
+
+    def _parquet(self) -> pq.ParquetFile:
+        """The file itself, opened when something is read of it first."""
+        if self._file is None:
+            footer = self._kept.footers.get(self._info.number)
+            self._file = self._closing.enter_context(
+                open_file(
+                    self._folder,
+                    self._info,
+                    as_dictionaries=self._strings,
+                    metadata=None if footer is None else footer.metadata,
+                )
+            )
+        return self._file
+
+    def _read_footer(self) -> Footer:
+        file = self._parquet()
+        metadata = file.metadata
+        footer = Footer(
+            frozenset(file.schema_arrow.names),
+            never_null(metadata),
+            [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)],
+            None if self._info.is_small else metadata,
+        )
+        parsed = 0 if self._info.is_small else self._info.footer_bytes * _PARSED
+        self._kept.footers.put(self._info.number, footer, _FOOTER_BYTES + parsed)
+        return footer
+
+
+@contextmanager
+def opened(
+    kept: KeptFiles, folder: Path, info: DataFile, strings: Collection[str] = ()
+) -> Iterator[OpenFile]:
+    """A file to read; `strings` are the names of columns that may come as dictionaries.
+
+    Raises what `open_file` does, also for what the block reads.
+    """
+    with ExitStack() as closing:
+        yield OpenFile(kept, folder, info, strings, closing)

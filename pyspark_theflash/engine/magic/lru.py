@@ -1,0 +1,36 @@
+"""A mapping of bounded size that forgets first what was asked for least lately."""
+
+import threading
+from collections import OrderedDict
+from typing import Generic, TypeVar
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class LeastRecent(Generic[K, V]):
+    """See the module; used by many threads."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._mutex = threading.Lock()
+        self._kept: OrderedDict[K, tuple[int, V]] = OrderedDict()
+        self._left_bytes = size_bytes
+
+    def get(self, key: K) -> V | None:
+        """What was put for this key, if it is still there."""
+        with self._mutex:
+            if key not in self._kept:
+                return None
+            self._kept.move_to_end(key)
+            return self._kept[key][1]
+
+    def put(self, key: K, value: V, size_bytes: int) -> None:
+        """Keep a value that takes so many bytes, unless there is one."""
+        with self._mutex:
+            if key in self._kept:
+                return
+            self._kept[key] = size_bytes, value
+            self._left_bytes -= size_bytes
+            while self._left_bytes < 0:
+                _, (freed_bytes, _) = self._kept.popitem(last=False)
+                self._left_bytes += freed_bytes
