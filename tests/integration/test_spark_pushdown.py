@@ -296,8 +296,67 @@ def test_first_rows(check, order):
     assert "PushedTopN: [" in plan
 
 
-def test_limit(spark, views):
-    found = spark.sql("SELECT id FROM numbers LIMIT 7")
+FEW = [
+    "SELECT count(*) FROM numbers",
+    "SELECT count(1) + 1, count(*) FROM numbers",
+    "SELECT count(*) FROM empty",
+    "SELECT * FROM numbers WHERE id = 7",
+    "SELECT word, money FROM numbers WHERE 7 = id AND tiny > 0",
+    "SELECT id FROM numbers WHERE id = 7 AND length(word) > 100",
+    "SELECT word FROM numbers WHERE id = 100000",
+    "SELECT * FROM empty LIMIT 5",
+    "SELECT * FROM numbers LIMIT 1000",
+    "SELECT a.word, b.money FROM numbers a JOIN numbers b ON a.tiny = b.tiny WHERE a.id = 7",
+]
+MANY = [
+    "SELECT count(*) FROM numbers WHERE tiny > 3",
+    "SELECT count(*), max(id) FROM numbers",
+    "SELECT word, count(*) FROM numbers GROUP BY word",
+    "SELECT id FROM numbers WHERE id = tiny",
+    "SELECT id FROM numbers WHERE id = 7 OR tiny = 7",
+    "SELECT id FROM numbers WHERE id > 998",
+]
+
+
+@pytest.mark.parametrize("query", FEW)
+def test_few_rows_are_read_while_planning(check, query):
+    assert "LocalTableScan" in check(query)
+
+
+@pytest.mark.parametrize("query", MANY)
+def test_other_rows_are_read_by_tasks(check, query):
+    assert "LocalTableScan" not in check(query)
+
+
+@pytest.mark.parametrize(
+    ("query", "rows"),
+    [
+        ("SELECT * FROM numbers WHERE id = 7", 1),
+        ("SELECT * FROM numbers LIMIT 7", 7),
+    ],
+)
+def test_few_rows_take_no_task(spark, views, query, rows):
+    spark.sparkContext.setJobGroup(query, "")
+    try:
+        assert len(spark.sql(query).collect()) == rows
+    finally:
+        spark.sparkContext.setLocalProperty("spark.jobGroup.id", None)
+    assert not spark.sparkContext.statusTracker().getJobIdsForGroup(query)
+
+
+def test_few_rows_of_every_type(spark, store):
+    reader = spark.read.format("theflash").options(store=store, zero_dates="null")
+    every = reader.load(every_type.TABLE.full_name)
+    (key,) = (c.name for c in every_type.TABLE.handle_columns)
+    copied = reader.option("pushdown", "false").load(every_type.TABLE.full_name)
+    for row in copied.collect():
+        found = every.where(every[key] == row[key])
+        assert shown(found) == [repr(tuple(row))]
+        assert "LocalTableScan" in found._jdf.queryExecution().executedPlan().toString()
+
+
+def test_limit_among_filtered_rows(spark, views):
+    found = spark.sql("SELECT id FROM numbers WHERE tiny > 3 LIMIT 7")
     assert len(found.collect()) == 7
     assert "PushedLimit: 7" in found._jdf.queryExecution().executedPlan().toString()
 

@@ -8,6 +8,7 @@ import org.apache.spark.sql.connector.expressions.aggregate._
 import org.apache.spark.sql.connector.expressions.filter.Predicate
 import org.apache.spark.sql.connector.expressions.{
   Expression,
+  Literal,
   NamedReference,
   NullOrdering,
   SortDirection,
@@ -38,6 +39,8 @@ private[spark] final class PushingScanBuilder(
   private var aggregation: Option[PushedAggregation] = None
   private var first = Seq.empty[(String, JsonNode)]
   private var averagesLongs = false
+  private var isCounted = false
+  private var fewRows = 0
 
   override def pushPredicates(predicates: Array[Predicate]): Array[Predicate] = {
     val told = predicates.toSeq.flatMap(each => expressions.condition(each).map(each -> _))
@@ -52,23 +55,28 @@ private[spark] final class PushingScanBuilder(
 
   override def pushedPredicates(): Array[Predicate] = pushed
 
-  /** Never: each region adds its part. Spark asks this before it makes SUM and COUNT of an AVG,
-    * which for longs is not what Spark sums itself (doubles, which do not overflow), and once more
-    * after that, when no AVG can be seen.
+  /** Where all that is asked is how many rows there are, which the store knows. Else each region
+    * adds its part.
+    *
+    * Spark asks this before it makes SUM and COUNT of an AVG, which for longs is not what Spark sums
+    * itself (doubles, which do not overflow), and once more after that, when no AVG can be seen.
     */
-  override def supportCompletePushDown(aggregation: Aggregation): Boolean = {
-    averagesLongs ||= aggregation.aggregateExpressions().exists {
+  override def supportCompletePushDown(wanted: Aggregation): Boolean = {
+    averagesLongs ||= wanted.aggregateExpressions().exists {
       case average: Avg => !expressions.value(average.column()).exists(_.dataType != LongType)
       case _            => false
     }
-    false
+    isCounted = filter.isEmpty && wanted.groupByExpressions().isEmpty &&
+      wanted.aggregateExpressions().forall(_.isInstanceOf[CountStar]) &&
+      told(wanted).exists(each => accepts(each.fields, each.isCheap))
+    isCounted
   }
 
+  private def told(wanted: Aggregation): Option[PushedAggregation] =
+    if (averagesLongs) None else PushedAggregation.of(wanted, reading, fields, expressions)
+
   override def pushAggregation(wanted: Aggregation): Boolean = {
-    val told =
-      if (averagesLongs) None
-      else PushedAggregation.of(wanted, reading, fields, expressions)
-    val accepted = told.filter(each => accepts(filter ++ each.fields, each.fits))
+    val accepted = told(wanted).filter(each => accepts(filter ++ each.fields, each.fits))
     aggregation = accepted
     accepted.foreach { each =>
       shown += wanted.aggregateExpressions().mkString("PushedAggregates: [", ", ", "]")
@@ -83,6 +91,8 @@ private[spark] final class PushingScanBuilder(
     val isAccepted = limit > 0 && accepts(filter ++ told)
     if (isAccepted) {
       first = told
+      // With a filter, all rows may have to be looked at.
+      if (filter.isEmpty && limit <= DriverScan.RowsMax) fewRows = limit
       shown += s"PushedLimit: $limit"
     }
     isAccepted
@@ -99,6 +109,26 @@ private[spark] final class PushingScanBuilder(
       shown += s"PushedTopN: ${orders.mkString("[", ", ", "]")} LIMIT $limit"
     }
     accepted.isDefined
+  }
+
+  override def build(): Scan = {
+    val scan = new TheFlashScan(planner, spec)
+    if (aggregation.isDefined && isCounted) new DriverScan(scan, 1, scan.counts())
+    else if (aggregation.isEmpty && isOneRow)
+      new DriverScan(scan, 1, scan.firstRows(Int.MaxValue))
+    else if (aggregation.isEmpty && fewRows > 0)
+      new DriverScan(scan, fewRows.toLong, scan.firstRows(fewRows))
+    else scan
+  }
+
+  /** Whether the filters leave a row at most, or one of each partition: they say what its key is. */
+  private def isOneRow: Boolean = {
+    val equal = pushed.toSeq.filter(_.name() == "=").map(_.children().toSeq).collect {
+      case Seq(column: NamedReference, _: Literal[_]) => column.fieldNames().mkString(".")
+      case Seq(_: Literal[_], column: NamedReference) => column.fieldNames().mkString(".")
+    }
+    val handle = reading.columns.filter(_.isInHandle).map(_.field.name)
+    handle.nonEmpty && handle.forall(equal.contains)
   }
 
   /** Each region hands out its first rows; which are the first of all is Spark's to say. */
@@ -148,6 +178,10 @@ private[spark] final case class PushedAggregation(
     functions: Seq[String]
 ) {
   val groups: Int = schema.length - functions.length
+
+  /** Whether the rows of a plan are so few that they may as well be counted while planning. */
+  def isCheap(plan: Plan): Boolean =
+    fits(plan) && plan.splits.map(_.versions).sum <= DriverScan.VersionsMax
 
   /** Whether what the store would send can be read as `schema`. */
   def fits(plan: Plan): Boolean =

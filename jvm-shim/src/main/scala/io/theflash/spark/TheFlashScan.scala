@@ -3,11 +3,15 @@ package io.theflash.spark
 import java.lang.ref.Cleaner
 import java.util.OptionalLong
 
+import scala.collection.mutable
+import scala.jdk.CollectionConverters._
 import scala.util.control.NonFatal
 
 import com.fasterxml.jackson.databind.JsonNode
 import com.fasterxml.jackson.databind.node.ObjectNode
 import org.apache.spark.sql.SparkSession
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.expressions.UnsafeProjection
 import org.apache.spark.sql.connector.metric.{CustomMetric, CustomTaskMetric}
 import org.apache.spark.sql.connector.read._
 import org.apache.spark.sql.types.StructType
@@ -94,6 +98,7 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
     with SupportsReportStatistics {
   private val request = planner.lasting(spec.fields)
   private lazy val plan = Errors.planning(planner.plan(spec.fields))
+  private val factory = ReaderFactory(spec.schema, spec.functions)
 
   override def readSchema(): StructType = spec.schema
 
@@ -107,9 +112,6 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
   override def columnarSupportMode(): Scan.ColumnarSupportMode = Scan.ColumnarSupportMode.SUPPORTED
 
   override def planInputPartitions(): Array[InputPartition] = {
-    val regions = plan.splits.groupBy(_.physicalId).map { case (id, splits) =>
-      id -> splits.map(_.regionId).toSet
-    }
     val slots = SparkSession.active.sparkContext.defaultParallelism
     val groups = SplitPartition.grouped(plan.splits, slots)
     // An aggregate over nothing is a row all the same.
@@ -118,8 +120,35 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
     needed.map(partition(_, regions)).toArray
   }
 
-  override def createReaderFactory(): PartitionReaderFactory =
-    ReaderFactory(spec.schema, spec.functions)
+  private def regions: Map[String, Set[String]] =
+    plan.splits.groupMap(_.physicalId)(_.regionId).map { case (id, found) => id -> found.toSet }
+
+  override def createReaderFactory(): PartitionReaderFactory = factory
+
+  /** At least the first rows, as many as are wanted, read here; fewer: these are all. */
+  def firstRows(wanted: Int): Array[InternalRow] = {
+    val found = mutable.ArrayBuffer.empty[InternalRow]
+    val left = plan.splits.sortBy(-_.versions).iterator
+    // To give up a stream costs its connection, so each is read to its end.
+    while (found.length < wanted && left.hasNext) found ++= rows(Seq(left.next()))
+    found.toArray
+  }
+
+  /** The one row of counts, added up here. */
+  def counts(): Array[InternalRow] = {
+    val parts = rows(plan.splits)
+    Array(InternalRow.fromSeq(spec.schema.indices.map(n => parts.map(_.getLong(n)).sum)))
+  }
+
+  private def rows(splits: Seq[Split]): Seq[InternalRow] = {
+    val reader = factory.createColumnarReader(partition(splits, regions))
+    val kept = UnsafeProjection.create(spec.schema)
+    try {
+      val found = mutable.ArrayBuffer.empty[InternalRow]
+      while (reader.next()) found ++= reader.get().rowIterator().asScala.map(kept(_).copy())
+      found.toSeq
+    } finally reader.close()
+  }
 
   /** Of tables about tables nothing is known, and Spark must not take them for small ones. */
   override def estimateStatistics(): Statistics = {
