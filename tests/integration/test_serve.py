@@ -20,7 +20,14 @@ from pyspark_theflash.errors import (
     ServiceUnavailableError,
     StreamCutError,
 )
-from tests.support.processes import children, command_line, engines, is_alive, wait_until
+from tests.support.processes import (
+    children,
+    command_line,
+    descendants,
+    engines,
+    is_alive,
+    wait_until,
+)
 from tests.support.serving import CLOCK, TOKENS, command, served, write_tokens
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 
@@ -216,7 +223,10 @@ def test_embedded(store):
     wait_until(lambda: len(engines(store)) == 1)  # those that came too late end by themselves
     (first,) = engines(store)
     assert not listens_on_tcp(first)
+    workers = descendants(first)
     os.kill(first, signal.SIGKILL)
+    # One that waits for a user's next call would answer it before it sees that it is alone.
+    wait_until(lambda: not any(map(is_alive, workers)))
     assert count(users[0]) == ROWS
     (second,) = engines(store)
     assert second != first

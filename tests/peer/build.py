@@ -29,8 +29,8 @@ _STAMP: Final = FOLDER / "stamp"
 _OLDEST_GO: Final = (1, 23)
 # Modules that TiDB needs reach into Go's runtime, which newer linkers refuse unless told.
 _FLAGS: Final = ("-ldflags=-checklinkname=0",)
-# What Go says when it cannot get a module: it names the address, or the setting that forbids it.
 _FETCH_S: Final = 1200
+# What Go says when it cannot get a module: it names the address, or the setting that forbids it.
 _OUT_OF_REACH: Final = re.compile(r"https?://|GOPROXY")
 NOT_HERE: Final = 3
 _COMMANDS: Final = {
