@@ -16,7 +16,7 @@ import json
 import os
 import secrets
 import threading
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any, Final
@@ -156,7 +156,8 @@ class Ticket:
         shape = self.shape
         told = [shape.table, shape.columns, shape.where, shape.zero_dates, shape.as_text]
         told.append(sealed_text(shape.pushed))
-        parts = [astuple(self.lease), told, astuple(self.region)]
+        region = [self.region.physical_id, self.region.region_id, self.region.parts]
+        parts = [_told(self.lease), told, region]
         return sealer.seal(Purpose.TICKET, [self.store_id, *parts])
 
     @classmethod
@@ -190,7 +191,7 @@ class Ticket:
 
 def sealed_handle(store_id: str, lease: ReadLease, sealer: Sealer) -> bytes:
     """A snapshot's handle as it is given out."""
-    return sealer.seal(Purpose.HANDLE, [store_id, astuple(lease)])
+    return sealer.seal(Purpose.HANDLE, [store_id, _told(lease)])
 
 
 def opened_handle(handle: bytes, sealer: Sealer) -> tuple[str, ReadLease]:
@@ -201,6 +202,11 @@ def opened_handle(handle: bytes, sealer: Sealer) -> tuple[str, ReadLease]:
             return text(store_id), _lease(lease)
     except CodecError as error:
         raise TicketError("handle", "it is of another version") from error
+
+
+def _told(lease: ReadLease) -> list[object]:
+    """Inverse of `_lease`."""
+    return [lease.id, lease.snapshot_ts, lease.generation, lease.ttl_ms, lease.shared]
 
 
 def _lease(fields: Any) -> ReadLease:  # noqa: ANN401 (JSON)

@@ -122,14 +122,18 @@ def stored_numbers(values: ArrowArray) -> ArrowArray:
 
 def impossible(values: ArrowArray) -> ArrowArray:
     """bool[n]: which stored times are no day of any calendar; null where the value is."""
-    first = IMPOSSIBLE_DAY if pa.types.is_date32(values.type) else IMPOSSIBLE_DAY * DAY_US
-    mask: ArrowArray = pc.greater_equal(stored_numbers(values), first)
+    mask: ArrowArray = pc.greater_equal(stored_numbers(values), _first_impossible(values.type))
     return mask
 
 
 def has_impossible(values: ArrowArray) -> bool:
     """Whether any of the stored times is no day of any calendar."""
-    return bool(pc.any(impossible(values), min_count=0).as_py())
+    last = pc.max(stored_numbers(values)).as_py()
+    return last is not None and bool(last >= _first_impossible(values.type))
+
+
+def _first_impossible(tp: pa.DataType) -> int:
+    return IMPOSSIBLE_DAY if pa.types.is_date32(tp) else IMPOSSIBLE_DAY * DAY_US
 
 
 def resolve_impossible(values: ArrowArray, policy: ImpossibleDates, column_name: str) -> ArrowArray:

@@ -138,11 +138,14 @@ class RowCondition(Protocol):
     def columns(self) -> Sequence[ScanColumn]:
         """The columns that it reads."""
 
-    def rows(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
-        """Which of these visible rows are kept; `batch` has the columns as with `as_stored`.
+    def rows(
+        self, batch: pa.RecordBatch, visible: npt.NDArray[np.bool_] | None = None
+    ) -> npt.NDArray[np.bool_]:
+        """Which of the visible rows (None: all are) are kept.
 
-        Each row is asked about once, for the answer may depend on the rows before.
-        May raise, which ends the scan: nothing else may be handed to it.
+        `batch` has the columns as with `as_stored`; what the other rows hold makes no difference.
+        Each row is asked about once, for the answer may depend on the rows before. May raise, which
+        ends the scan.
         """
 
 

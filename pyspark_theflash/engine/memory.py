@@ -23,6 +23,7 @@ from pyspark_theflash.engine.api import (
     TableStats,
 )
 from pyspark_theflash.errors import CorruptionError, UnsupportedError, invariant
+from pyspark_theflash.mvcc.choose import those_of
 from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name
 from pyspark_theflash.mvcc.visibility import visible_rows
@@ -162,7 +163,7 @@ class MemoryEngine:
                 gone = pc.is_in(rows.column(HANDLE), value_set=without.handles)
                 rows = rows.filter(pc.invert(gone))
             if condition is not None:
-                rows = rows.filter(pa.array(condition.rows(_shown(rows, condition.columns))))
+                rows = those_of(rows, condition.rows(_shown(rows, condition.columns)))
             stored = dict(zip(rows.schema.names, rows.columns, strict=True))
             handles = [stored[HANDLE]] * with_handle
             values = project(stored, columns, rows.num_rows)

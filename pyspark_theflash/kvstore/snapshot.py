@@ -37,6 +37,7 @@ from pyspark_theflash.kvstore.versions import (
 )
 from pyspark_theflash.kvstore.wire import decode_snapshot_chunk
 from pyspark_theflash.kvstore.write import Write, WriteKind
+from pyspark_theflash.mvcc.choose import those_of
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, Op
 from pyspark_theflash.mvcc.visibility import same_as_next
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
@@ -208,7 +209,7 @@ def _newest(known: pa.Table) -> pa.RecordBatch:
     is_last = np.ones(batch.num_rows, np.bool_)
     if batch.num_rows > 1:
         is_last[:-1] = ~same_as_next(batch.column(HANDLE))
-    return batch.filter(pa.array(is_last))
+    return those_of(batch, is_last)
 
 
 def _deletes(

@@ -31,6 +31,7 @@ from pyspark_theflash.engine.api import (
 )
 from pyspark_theflash.errors import CorruptionError, LeaseExpiredError, invariant
 from pyspark_theflash.kvstore.newest import Newest
+from pyspark_theflash.mvcc.choose import those_of
 from pyspark_theflash.mvcc.project import ScanColumn, batch_of, dictionary_of
 from pyspark_theflash.mvcc.version import HANDLE, column_name
 from pyspark_theflash.store.lease import ReadLease
@@ -222,7 +223,7 @@ def _kept(batch: pa.RecordBatch, condition: RowCondition) -> pa.RecordBatch:
     names = [column_name(column.id) for column in condition.columns]
     arrays = [batch.column(name) for name in names]
     kept = condition.rows(batch_of(names, arrays, batch.num_rows))
-    return batch if kept.all() else batch.filter(pa.array(kept))
+    return those_of(batch, kept)
 
 
 def _encoded(

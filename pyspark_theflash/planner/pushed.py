@@ -13,9 +13,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import pyarrow as pa
 
-from pyspark_theflash.errors import OptionError, UnsupportedError
+from pyspark_theflash.errors import (
+    OptionError,
+    UnrepresentableValueError,
+    UnsupportedError,
+)
+from pyspark_theflash.mvcc.choose import those_of
 from pyspark_theflash.mvcc.version import column_name
 from pyspark_theflash.planner.present import Presentation
 from pyspark_theflash.query.fold import Folding
@@ -114,18 +120,30 @@ class Filter:
         rows_for_which(term, Batch(known, 0))
         return cls(term, columns, presentation)
 
-    def rows(self, batch: pa.RecordBatch) -> Mask:
-        """The rows of a batch with the stored columns for which it is true.
+    def rows(self, batch: pa.RecordBatch, among: Mask | None = None) -> Mask:
+        """The rows, of those `among`, of a batch with the stored columns for which it is true.
 
         Raises:
             UnrepresentableValueError: a value that the scan cannot hand out.
             SqlOverflowError: a number in it that does not fit its type.
         """
+        try:
+            shown = self._shown(batch)
+        except UnrepresentableValueError:
+            if among is None or among.all():
+                raise
+            # It may be of one of the other rows.
+            found = np.zeros(len(among), np.bool_)
+            found[among] = self.rows(those_of(batch, among))
+            return found
+        return rows_for_which(self.term, shown, among)
+
+    def _shown(self, batch: pa.RecordBatch) -> Batch:
         shown = {
             c.name.lower(): shown_column(batch.column(column_name(c.id)), c, self.presentation)
             for c in self.columns
         }
-        return rows_for_which(self.term, Batch(shown, batch.num_rows))
+        return Batch(shown, batch.num_rows)
 
 
 def filter_names(term: Term) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import EngineReader, RegionScan
 from pyspark_theflash.errors import CorruptionError, StoreMismatchError, StoreNotFoundError
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
+from pyspark_theflash.mvcc.choose import those_of
 from pyspark_theflash.mvcc.project import batch_of
 from pyspark_theflash.mvcc.version import HANDLE, column_name
 from pyspark_theflash.planner.metadata import stated_rows
@@ -117,7 +118,7 @@ def _stored(
         batches = stated_rows(task.stated)
         if condition is None:
             return batches
-        return (batch.filter(pa.array(condition.rows(batch))) for batch in batches)
+        return (those_of(batch, condition.rows(batch)) for batch in batches)
     return engine.scan(
         task.region,
         [column for column in task.stored_output if column.id not in unread],
@@ -164,25 +165,20 @@ class _TaskCondition:
         """Whether the task has such conditions."""
         return bool(task.condition is not None or task.filter is not None or _late_keys(task))
 
-    def rows(self, batch: pa.RecordBatch) -> Mask:
+    def rows(self, batch: pa.RecordBatch, visible: Mask | None = None) -> Mask:
         self._keeper.keep()
-        if self._condition is None:
-            kept = np.ones(batch.num_rows, np.bool_)
-        else:
-            kept = self._condition.rows(batch)
+        kept = np.ones(batch.num_rows, np.bool_) if visible is None else visible.copy()
+        if self._condition is not None and kept.any():
+            kept[kept] = self._condition.rows(those_of(batch, kept))
         if self._filter is not None and kept.any():
-            kept[kept] = self._filter.rows(_those(batch, kept))
+            kept = self._filter.rows(batch, kept)
         if self._leaders is not None and kept.any():
-            kept[kept] = self._leaders.rows(self._shown_keys(_those(batch, kept)))
+            kept[kept] = self._leaders.rows(self._shown_keys(those_of(batch, kept)))
         return kept
 
     def _shown_keys(self, batch: pa.RecordBatch) -> pa.Table:
         stored = ((c, batch.column(column_name(c.id))) for c in self._keys)
         return pa.table({c.name: shown_column(v, c, self._presentation) for c, v in stored})
-
-
-def _those(batch: pa.RecordBatch, kept: Mask) -> pa.RecordBatch:
-    return batch if kept.all() else batch.filter(pa.array(kept))
 
 
 def _late_keys(task: ScanTask) -> Sequence[ColumnInfo]:

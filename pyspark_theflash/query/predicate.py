@@ -98,8 +98,10 @@ class Truth:
         return cls(np.full(rows, outcome is True), np.full(rows, outcome is False))
 
 
-def rows_for_which(term: Term, batch: Batch) -> Mask:
-    """The rows for which a condition is true.
+def rows_for_which(term: Term, batch: Batch, among: Mask | None = None) -> Mask:
+    """The rows for which a condition is true, of those `among`; None: of all.
+
+    What others hold may be looked at, but does not raise.
 
     Raises:
         UnsupportedError: it cannot be told exactly as Spark would; the same for no rows at all.
@@ -107,18 +109,19 @@ def rows_for_which(term: Term, batch: Batch) -> Mask:
         SqlOverflowError: a number in it does not fit its type.
     """
     conjuncts = sorted(_conjuncts(term), key=lambda each: _cost(each, batch))
-    left, found = batch, np.ones(batch.rows, np.bool_)
+    left, found = batch, np.ones(batch.rows, np.bool_) if among is None else among
     places: npt.NDArray[np.int64] | None = None
     for at, conjunct in enumerate(conjuncts):
         count = np.count_nonzero(found)
-        # Without any rows all are looked at, to be refused.
-        if 2 * count < left.rows:
+        if count < left.rows and (2 * count < left.rows or _is_computed(conjunct)):
+            # Without any rows at all every conjunct is looked at, to be refused.
             if not count:
                 break
-            # Few rows are quick to take and to tell.
-            places = np.flatnonzero(found) if places is None else places[found]
+            # Few rows are quick to take and to tell, and no others may raise.
+            taken = np.flatnonzero(found)
+            places = taken if places is None else places[taken]
             names = [name for each in conjuncts[at:] for name in column_names(each)]
-            left, found = left.only(distinct(names), found), np.ones(count, np.bool_)
+            left, found = left.only(distinct(names), taken), np.ones(count, np.bool_)
         found = found & truth(conjunct, left).true
     if places is None:
         return found
@@ -140,8 +143,11 @@ def _cost(term: Term, batch: Batch) -> tuple[bool, int]:
     """What is computed comes last, for it may raise; else the widest column tells."""
     if not isinstance(term, Call):
         return False, 0
-    is_computed = any(isinstance(a, Call) for a in term.arguments)
-    return is_computed, max((batch.width(name) for name in column_names(term)), default=0)
+    return _is_computed(term), max((batch.width(n) for n in column_names(term)), default=0)
+
+
+def _is_computed(term: Term) -> bool:
+    return isinstance(term, Call) and any(isinstance(a, Call) for a in term.arguments)
 
 
 def truth(term: Term, batch: Batch) -> Truth:

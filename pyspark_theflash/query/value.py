@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.codec.arrow import DECIMAL128_DIGITS
+from pyspark_theflash.codec.reader import Positions
 from pyspark_theflash.errors import ColumnNotFoundError, SqlOverflowError, UnsupportedError
 from pyspark_theflash.query.term import ARITHMETIC, Column, Kind, Literal, Term
 
@@ -103,11 +104,11 @@ class Batch:
         self._columns, self.rows = columns, rows
         self._values: dict[str, Rows] = {}
 
-    def only(self, names: Iterable[str], kept: Mask) -> "Batch":
-        """Those of the rows that are kept, with these columns."""
-        mask = pa.array(kept)
-        columns = {name.lower(): self.array(name).filter(mask) for name in names}
-        return Batch(columns, int(np.count_nonzero(kept)))
+    def only(self, names: Iterable[str], places: Positions) -> "Batch":
+        """The rows at these places, with these columns."""
+        taken = pa.array(places)
+        columns = {name.lower(): self.array(name).take(taken) for name in names}
+        return Batch(columns, len(places))
 
     def column(self, name: str) -> Rows:
         """Raises `ColumnNotFoundError`."""

@@ -163,9 +163,12 @@ class Keeps:
     def __init__(self, column: ScanColumn) -> None:
         self.columns = [column]
 
-    def rows(self, batch: pa.RecordBatch) -> npt.NDArray[np.bool_]:
+    def rows(
+        self, batch: pa.RecordBatch, visible: npt.NDArray[np.bool_] | None = None
+    ) -> npt.NDArray[np.bool_]:
         assert batch.schema.names == [column_name(self.columns[0].id)]
-        return np.array([self.keeps(v) for v in batch.column(0).to_pylist()], np.bool_)
+        found = np.array([self.keeps(v) for v in batch.column(0).to_pylist()], np.bool_)
+        return found if visible is None else found & visible
 
     @staticmethod
     def keeps(value: Any) -> bool:

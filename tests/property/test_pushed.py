@@ -24,14 +24,17 @@ from tests.support.pushed_cases import (
 from tests.support.pushed_oracle import aggregated, keeps, merged, same, sort_key
 
 
-@given(rows(), CONDITIONS)
-def test_filters(columns, condition):
+@given(rows(), CONDITIONS, st.randoms(use_true_random=False))
+def test_filters(columns, condition, random):
     term = pushed_of(PlanRequest(filter=condition)).filter
     count = len(columns["big"])
     # The types alone say whether it can be told.
     rows_for_which(term, Batch({n: v.slice(0, 0) for n, v in columns.items()}, 0))
     kept = rows_for_which(term, Batch(columns, count))
-    assert kept.tolist() == [keeps(condition, row) for row in python_rows(columns)]
+    told = np.array([keeps(condition, row) for row in python_rows(columns)], np.bool_)
+    assert kept.tolist() == told.tolist()
+    among = np.array([random.random() < 0.7 for _ in range(count)], np.bool_)
+    assert rows_for_which(term, Batch(columns, count), among).tolist() == (among & told).tolist()
 
 
 @given(st.lists(rows(), max_size=3), aggregations(), st.booleans())

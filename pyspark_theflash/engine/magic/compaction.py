@@ -25,7 +25,8 @@ from typing import Final, TypeAlias
 import pyarrow as pa
 
 from pyspark_theflash.engine.api import CompactionReport, Handle
-from pyspark_theflash.engine.magic.file import DataFile, FileEncoder, FileKind
+from pyspark_theflash.engine.magic.encode import FileEncoder
+from pyspark_theflash.engine.magic.file import DataFile, FileKind
 from pyspark_theflash.engine.magic.layout import Layout, LayoutChange
 from pyspark_theflash.engine.magic.merge import Cursor, Sample, merged, sample_of
 from pyspark_theflash.engine.magic.region import Region, is_below

@@ -24,7 +24,8 @@ from pyspark_theflash.engine.magic.compaction import (
     Write,
     next_id,
 )
-from pyspark_theflash.engine.magic.file import DataFile, FileEncoder, FileKind
+from pyspark_theflash.engine.magic.encode import FileEncoder
+from pyspark_theflash.engine.magic.file import DataFile, FileKind
 from pyspark_theflash.engine.magic.layout import Layout, LayoutChange
 from pyspark_theflash.engine.magic.merge import Cursor, merged, sample_of
 from pyspark_theflash.engine.magic.region import Region, is_below

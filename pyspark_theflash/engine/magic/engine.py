@@ -40,10 +40,10 @@ from pyspark_theflash.engine.magic.check import check_table
 from pyspark_theflash.engine.magic.compaction import Compaction, Limits
 from pyspark_theflash.engine.magic.delta import delta_table
 from pyspark_theflash.engine.magic.divide import divide, to_divide, to_unite
+from pyspark_theflash.engine.magic.encode import FileEncoder
 from pyspark_theflash.engine.magic.file import (
     FILE_KIND,
     DataFile,
-    FileEncoder,
     one_array,
     read_columns,
     repeating_columns,

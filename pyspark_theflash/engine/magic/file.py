@@ -22,7 +22,7 @@ for its dictionary, and a header that lies of its page comes to too few rows, wh
 
 import json
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from enum import Enum
@@ -44,7 +44,7 @@ from pyspark_theflash.engine.magic.region import (
     handle_to_json,
 )
 from pyspark_theflash.errors import CorruptionError
-from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, SUPERSEDED_TS, Op
+from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, SUPERSEDED_TS
 from pyspark_theflash.store.manifest import Record, os_error
 from pyspark_theflash.types import MAX_TS, PhysicalTableID, RegionID, TimeStamp
 
@@ -63,19 +63,7 @@ SYSTEM_COLUMNS: Final = (
     PREVIOUS_ROW,
 )
 
-ROW_GROUP_ROWS: Final = 1 << 17
-ROW_GROUP_BYTES: Final = 64 << 20
-SAMPLE_ROWS: Final = 4096
-WRITE_BATCH_ROWS: Final = 1 << 14
-"""Rows that are encoded in one go; with Arrow's 1024 a file takes 6% longer."""
 WHOLE_CHECK_BYTES: Final = 1 << 20
-ONE_PAGE: Final = {
-    "data_page_size": 1 << 29,
-    "dictionary_pagesize_limit": 1 << 29,
-    "max_rows_per_page": 1 << 29,
-}
-"""Parquet's options for one page a column and row group: what one of several says wrong of itself
-could be made up for by the next, with as many rows as there should be, and others."""
 COMPRESSION: Final = 4
 """How many bytes in memory a byte of a file is taken for, where only the file's size is known."""
 
@@ -175,134 +163,9 @@ def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedFile:
-    """A file's bytes, ready to be written, and its description."""
-
-    info: DataFile
-    data: pa.Buffer
-
-
 def file_path(physical_id: PhysicalTableID, number: int) -> str:
     """Where a file is kept, relative to the store's data folder."""
     return f"{physical_id}/{number:016x}.parquet"
-
-
-class FileEncoder:
-    """Parquet of sorted versions with all system columns, made of one piece after another.
-
-    Only what a row group still lacks is held as versions; the rest as Parquet.
-    """
-
-    def __init__(self, kind: FileKind) -> None:
-        self._kind = kind
-        self._sink = pa.BufferOutputStream()
-        self._writer: pq.ParquetWriter | None = None
-        self._waiting: list[pa.Table] = []
-        self._bounds: list[Handle] = []
-        self._reached: list[tuple[int, int]] = []
-        self._garbage_ts, self._superseded_ts = int(MAX_TS), int(MAX_TS)
-        self._has_deletes, self._has_previous = False, False
-        self._names: Sequence[str] = ()
-        self._nullable: set[str] = set()
-        self.rows, self.data_bytes = 0, 0
-
-    def add(self, piece: pa.Table) -> None:
-        """Append versions, at least one, that come after all before."""
-        handles, commit_ts = piece.column(HANDLE), numpy_column(piece, COMMIT_TS)
-        deletes = numpy_column(piece, OP) == Op.DELETE
-        self._bounds = [*self._bounds[:1], handles[0].as_py(), handles[-1].as_py()]
-        self._reached.append((int(commit_ts.min()), int(commit_ts.max())))
-        superseded_ts = int(numpy_column(piece, SUPERSEDED_TS).min())
-        deleted_ts = int(commit_ts[deletes].min(initial=MAX_TS))
-        self._superseded_ts = min(self._superseded_ts, superseded_ts)
-        self._garbage_ts = min(self._garbage_ts, superseded_ts, deleted_ts)
-        self._has_deletes |= bool(deletes.any())
-        self._has_previous |= piece.column(PREVIOUS_FILE).null_count < piece.num_rows
-        self._names = piece.column_names
-        self._nullable.update(n for n in self._names if _has_null(piece.column(n), deletes))
-        self.rows += piece.num_rows
-        self.data_bytes += piece.nbytes
-        self._waiting.append(piece)
-        # Small row groups are slow to read, and to wait for whole ones takes memory.
-        if 2 * sum(map(len, self._waiting)) >= _group_rows(self.rows, self.data_bytes):
-            self._flush()
-
-    def finish(
-        self, *, number: int, physical_id: PhysicalTableID, region_id: RegionID = NO_REGION
-    ) -> EncodedFile:
-        """The file, of at least one row."""
-        self._flush()
-        if self._writer is not None:
-            names = [n for n in self._names if n not in self._nullable and n not in SYSTEM_COLUMNS]
-            self._writer.add_key_value_metadata({NEVER_NULL: ",".join(names)})
-            self._writer.close()
-        data = self._sink.getvalue()
-        # The footer's length, and Parquet's closing magic.
-        footer_bytes = int.from_bytes(data[-8:-4], "little") + 8
-        min_commit_ts, max_commit_ts = zip(*self._reached, strict=True)
-        info = DataFile(
-            number=number,
-            physical_id=physical_id,
-            region_id=region_id,
-            path=file_path(physical_id, number),
-            kind=self._kind,
-            rows=self.rows,
-            size_bytes=data.size,
-            data_bytes=self.data_bytes,
-            crc=zlib.crc32(data),
-            footer_bytes=footer_bytes,
-            footer_crc=zlib.crc32(data[-footer_bytes:]),
-            min_handle=self._bounds[0],
-            max_handle=self._bounds[-1],
-            min_commit_ts=TimeStamp(min(min_commit_ts)),
-            max_commit_ts=TimeStamp(max(max_commit_ts)),
-            garbage_ts=TimeStamp(self._garbage_ts),
-            has_deletes=self._has_deletes,
-            has_superseded=self._superseded_ts < MAX_TS,
-            has_previous=self._has_previous,
-        )
-        return EncodedFile(info, data)
-
-    def _flush(self) -> None:
-        if not self._waiting:
-            return
-        table = _with_field_ids(pa.concat_tables(self._waiting))
-        self._waiting.clear()
-        if self._writer is None:
-            repeating = _dictionary_columns(table)
-            self._writer = pq.ParquetWriter(
-                self._sink,
-                table.schema,
-                compression=_compression(table.schema, repeating, self._kind),
-                use_dictionary=repeating,
-                # Nobody asks them, and they take a sixth of the time.
-                write_statistics=False,
-                write_batch_size=WRITE_BATCH_ROWS,
-                write_page_checksum=True,
-                **ONE_PAGE,
-                store_decimal_as_integer=True,
-            )
-        self._writer.write_table(table, row_group_size=_group_rows(len(table), table.nbytes))
-
-
-def encode_file(
-    table: pa.Table,
-    *,
-    number: int,
-    physical_id: PhysicalTableID,
-    kind: FileKind,
-    region_id: RegionID = NO_REGION,
-) -> EncodedFile:
-    """Parquet of sorted versions, at least one, with all system columns."""
-    encoder = FileEncoder(kind)
-    encoder.add(table)
-    return encoder.finish(number=number, physical_id=physical_id, region_id=region_id)
-
-
-def _group_rows(rows: int, size_bytes: int) -> int:
-    """How many rows a row group has at most, where `rows` of them take `size_bytes`."""
-    return max(1, min(rows * ROW_GROUP_BYTES // max(size_bytes, 1), ROW_GROUP_ROWS))
 
 
 @contextmanager
@@ -336,6 +199,8 @@ def open_file(
                 metadata=(known := metadata or pq.read_metadata(source)),
                 read_dictionary=_dictionaries(known, as_dictionaries),
                 page_checksum_verification=True,
+                # Reading ahead is for what is far away.
+                pre_buffer=False,
             )
     except FileNotFoundError as error:
         raise CorruptionError(str(path), 0, "is missing") from error
@@ -349,14 +214,6 @@ def repeating_columns(folder: Path, info: DataFile, names: Sequence[str]) -> Seq
     """Those of `names` that are strings which the file has as dictionaries; see `open_file`."""
     with open_file(folder, info) as file:
         return _dictionaries(file.metadata, names)
-
-
-def _has_null(column: pa.ChunkedArray, deletes: npt.NDArray[np.bool_]) -> bool:
-    """Whether a row that is no delete has NULL there; a delete may have values or not."""
-    if not column.null_count:
-        return False
-    is_null = column.is_null().to_numpy()
-    return bool((is_null & ~deletes).any())
 
 
 def never_null(metadata: pq.FileMetaData) -> frozenset[str]:
@@ -467,46 +324,3 @@ def with_ends(
         .append_column(PREVIOUS_FILE, previous_file)
         .append_column(PREVIOUS_ROW, previous_row)
     )
-
-
-def _with_field_ids(table: pa.Table) -> pa.Table:
-    return table.cast(pa.schema([_stored_field(field) for field in table.schema]))
-
-
-def _stored_field(field: pa.Field) -> pa.Field:
-    if field.name in SYSTEM_COLUMNS:
-        return field.with_nullable(field.name in (PREVIOUS_FILE, PREVIOUS_ROW))
-    return field.with_metadata({"PARQUET:field_id": field.name[1:]})
-
-
-def _compression(
-    schema: pa.Schema, repeating: Collection[str], kind: FileKind
-) -> str | Mapping[str, str]:
-    """How each column is compressed: what scans read mostly, so that it is quick to read.
-
-    In a stable file zstd takes texts and system columns, which it makes much smaller. Of numbers
-    that do not repeat it saves a third and more, and takes over twice as long to read as lz4.
-    """
-    if kind is not FileKind.STABLE:
-        return "lz4"
-    codecs = {}
-    for field in schema:
-        is_number = not (field.name in SYSTEM_COLUMNS or is_text(field.type))
-        path = f"{field.name}.list.element" if pa.types.is_list(field.type) else field.name
-        codecs[path] = "lz4" if is_number or field.name in repeating else "zstd"
-    return codecs
-
-
-def _dictionary_columns(table: pa.Table) -> list[str]:
-    """Which columns repeat their values, as a sample tells."""
-    step = max(1, table.num_rows // SAMPLE_ROWS)
-    rows = pa.array(np.arange(0, table.num_rows, step))
-    candidates = [
-        f.name
-        for f in table.schema
-        if not (f.name == HANDLE or pa.types.is_floating(f.type) or pa.types.is_nested(f.type))
-    ]
-    if step == 1:
-        return candidates
-    sample = table.select(candidates).take(rows)
-    return [n for n in candidates if pc.count_distinct(sample.column(n)).as_py() * 2 < len(rows)]

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final
 
 from pyspark_theflash.engine.api import FileStats, RegionScan, RegionStats
@@ -11,6 +12,9 @@ from pyspark_theflash.store.manifest import Record, View
 from pyspark_theflash.types import Generation, PhysicalTableID, RegionID
 
 RETIRED_KIND: Final = "retired"
+# Scan after scan asks for the same ones.
+_region: Final = lru_cache(1 << 13)(Region.from_json)
+_file: Final = lru_cache(1 << 13)(DataFile.from_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +111,7 @@ def _reaching(region: Region, deltas: Sequence[DataFile]) -> list[DataFile]:
 
 def scanned(parts: Sequence[str]) -> tuple[Region, list[DataFile]]:
     """The reverse: the region and the files of a scan."""
-    return Region.from_json(parts[0]), [DataFile.from_json(part) for part in parts[1:]]
+    return _region(parts[0]), [_file(part) for part in parts[1:]]
 
 
 class Layouts:
@@ -123,8 +127,8 @@ class Layouts:
         if physical_id not in self._made:
             self._made[physical_id] = Layout.of(
                 physical_id,
-                map(Region.from_json, self._regions.get(physical_id, ())),
-                map(DataFile.from_json, self._files.get(physical_id, ())),
+                map(_region, self._regions.get(physical_id, ())),
+                map(_file, self._files.get(physical_id, ())),
             )
         return self._made[physical_id]
 

@@ -31,6 +31,7 @@ from pyspark_theflash.engine.magic.file import (
 )
 from pyspark_theflash.engine.magic.handles import first_from
 from pyspark_theflash.engine.magic.region import Region, is_below
+from pyspark_theflash.mvcc.choose import those_of
 from pyspark_theflash.mvcc.project import ScanColumn, project, stored_names
 from pyspark_theflash.mvcc.version import (
     COMMIT_TS,
@@ -112,7 +113,7 @@ def merged(
         return table
     deleted = (numpy_column(table, OP) == Op.DELETE) & (commit_ts <= np.uint64(safe_point))
     kept = ~deleted & (superseded_ts > np.uint64(safe_point))
-    return table if kept.all() else table.filter(pa.array(kept)).combine_chunks()
+    return those_of(table, kept).combine_chunks()
 
 
 def _sorted(table: pa.Table) -> pa.Table:

@@ -20,7 +20,8 @@ import pyarrow as pa
 
 from pyspark_theflash.engine.api import Handle
 from pyspark_theflash.engine.magic.compaction import Limits, Write, next_id
-from pyspark_theflash.engine.magic.file import DataFile, FileEncoder, FileKind, one_array
+from pyspark_theflash.engine.magic.encode import FileEncoder
+from pyspark_theflash.engine.magic.file import DataFile, FileKind, one_array
 from pyspark_theflash.engine.magic.handles import first_above, first_from
 from pyspark_theflash.engine.magic.layout import Layout, LayoutChange
 from pyspark_theflash.engine.magic.region import Region

@@ -37,6 +37,7 @@ from pyspark_theflash.engine.magic.handles import first_above, first_from
 from pyspark_theflash.engine.magic.kept import KeptFiles, OpenFile, opened
 from pyspark_theflash.engine.magic.region import Region
 from pyspark_theflash.engine.magic.visible import Mask, VisibleRows
+from pyspark_theflash.mvcc.choose import those_of
 from pyspark_theflash.mvcc.project import (
     ScanColumn,
     Stored,
@@ -217,7 +218,7 @@ class RegionReader:
                 columns[name] = column.slice(start, rows)
         chosen = pa.table(columns)
         if mask is not None and columns:
-            chosen = chosen.filter(pa.array(mask))
+            chosen = those_of(chosen, mask)
         yield from self._batches(chosen, count)
 
     def _part(self, table: pa.Table) -> tuple[int, int]:
@@ -229,18 +230,19 @@ class RegionReader:
 
     def _kept(self, table: pa.Table, mask: Mask | None, condition: RowCondition) -> Mask | None:
         """Those of the visible rows that the condition keeps."""
-        rows = len(table) if mask is None else int(np.count_nonzero(mask))
         asked = table.select([name for name in self._asked if name in table.schema.names])
-        seen = asked if mask is None else asked.filter(pa.array(mask))
-        found = {name: one_array(seen.column(name)) for name in seen.schema.names}
-        arrays = self._projected(found, condition.columns, rows, as_stored=True)
-        batch = batch_of([column_name(c.id) for c in condition.columns], arrays, rows)
-        kept = condition.rows(batch)
-        if mask is None:
-            return _unless_all(kept)
-        result: Mask = mask.copy()
-        result[mask] = kept
-        return result
+        names = [column_name(c.id) for c in condition.columns]
+        found = {name: one_array(asked.column(name)) for name in asked.schema.names}
+        if mask is not None and not all(_is_stored(found, c) for c in condition.columns):
+            # To make a column of others may fail, and shall not for rows that nobody sees.
+            seen = {name: those_of(column, mask) for name, column in found.items()}
+            count = int(np.count_nonzero(mask))
+            arrays = self._projected(seen, condition.columns, count, as_stored=True)
+            kept = np.zeros(len(mask), np.bool_)
+            kept[mask] = condition.rows(batch_of(names, arrays, count))
+            return kept
+        arrays = self._projected(found, condition.columns, len(table), as_stored=True)
+        return _unless_all(condition.rows(batch_of(names, arrays, len(table)), mask))
 
     def _visible(self, table: pa.Table, system: Sequence[str], mask: Mask | None) -> Mask | None:
         """Which rows of `mask` are visible, None being all; remembers what the rows hide."""
@@ -255,7 +257,7 @@ class RegionReader:
         if SUPERSEDED_TS in system:
             masks.append(numpy_column(table, SUPERSEDED_TS) > at)
         if PREVIOUS_FILE in system:
-            self._hide(table if reached is None else table.filter(pa.array(reached)))
+            self._hide(table if reached is None else those_of(table, reached))
         return np.logical_and.reduce(masks) if masks else None
 
     def _hide(self, newer: pa.Table) -> None:
@@ -302,6 +304,12 @@ class RegionReader:
             is_dictionary = not as_stored and column.id in self._dictionaries
             ready[column.id] = values.dictionary_encode() if is_dictionary else values
         return [ready[column.id] for column in columns]
+
+
+def _is_stored(found: Stored, column: ScanColumn) -> bool:
+    """Whether a column is one of those found, as it is."""
+    stored = found.get(column_name(column.id))
+    return stored is not None and stored.type in (column.type, dictionary_of(column.type))
 
 
 def _left(handles: pa.Array, without: pa.Array, mask: Mask | None) -> Mask:

@@ -12,11 +12,10 @@ import pyarrow as pa
 
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine.magic import file as data_file_module
+from pyspark_theflash.engine.magic.encode import EncodedFile, encode_file
 from pyspark_theflash.engine.magic.file import (
     DataFile,
-    EncodedFile,
     FileKind,
-    encode_file,
     open_file,
     with_ends,
 )

@@ -9,13 +9,8 @@ import pyarrow as pa
 import pytest
 
 from pyspark_theflash.engine.magic.check import check_table
-from pyspark_theflash.engine.magic.file import (
-    PREVIOUS_FILE,
-    PREVIOUS_ROW,
-    DataFile,
-    FileKind,
-    encode_file,
-)
+from pyspark_theflash.engine.magic.encode import encode_file
+from pyspark_theflash.engine.magic.file import PREVIOUS_FILE, PREVIOUS_ROW, DataFile, FileKind
 from pyspark_theflash.engine.magic.layout import Layout
 from pyspark_theflash.engine.magic.region import NO_REGION, Region
 from pyspark_theflash.mvcc.version import SUPERSEDED_TS, version_schema

@@ -13,7 +13,7 @@ import pytest
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Handle, Publication, RegionStats, VersionBatch
-from pyspark_theflash.engine.magic import compaction, file
+from pyspark_theflash.engine.magic import compaction, encode
 from pyspark_theflash.engine.magic.compaction import Limits
 from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile, FileKind
@@ -192,7 +192,7 @@ def test_a_commit_rewrites_a_bounded_share(tmp_path: Path) -> None:
 
 def test_memory_is_bounded_by_a_region(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Twenty times the rows take no more memory."""
-    monkeypatch.setattr(file, "ROW_GROUP_ROWS", 500)
+    monkeypatch.setattr(encode, "ROW_GROUP_ROWS", 500)
 
     def peak(rows: int) -> int:
         path = tmp_path / f"{rows}"
@@ -218,7 +218,7 @@ def test_memory_is_bounded_by_a_region(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_wide_rows_make_small_row_groups(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file, "ROW_GROUP_BYTES", 10_000)
+    monkeypatch.setattr(encode, "ROW_GROUP_BYTES", 10_000)
     store.put(range(100), "x" * 1000)
     (delta,) = store.files(FileKind.DELTA)
     metadata = pq.read_metadata(store.engine._data / delta.path)

@@ -11,15 +11,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pyspark_theflash.engine.magic import encode
 from pyspark_theflash.engine.magic import file as file_module
+from pyspark_theflash.engine.magic.encode import encode_file
 from pyspark_theflash.engine.magic.file import (
     PREVIOUS_FILE,
     PREVIOUS_ROW,
-    ROW_GROUP_ROWS,
     WHOLE_CHECK_BYTES,
     DataFile,
     FileKind,
-    encode_file,
     open_file,
     read_columns,
 )
@@ -135,7 +135,7 @@ def test_every_bit_where_pages_check_themselves(
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataFile]:
     """A file that is not checked whole, of several row groups, with every encoding."""
-    folder, rows = tmp_path_factory.mktemp("large"), ROW_GROUP_ROWS + 40_000
+    folder, rows = tmp_path_factory.mktemp("large"), 70_000
     table = versions(rows)
     rng = np.random.default_rng(1)
     known = [f"{n:060d}" for n in range(rows // 4)]
@@ -145,7 +145,11 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, DataFile]:
     table = table.append_column("c5", pa.array(rng.random(rows) < 0.3))
     lists = [None if n % 50 == 0 else [float(n % 7)] * (n % 4) for n in range(rows)]
     table = table.append_column("c6", pa.array(lists, pa.list_(pa.float32())))
-    encoded = encode_file(table, number=1, physical_id=TABLE, kind=FileKind.STABLE, region_id=WHOLE)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(encode, "ROW_GROUP_ROWS", 40_000)
+        encoded = encode_file(
+            table, number=1, physical_id=TABLE, kind=FileKind.STABLE, region_id=WHOLE
+        )
     (folder / encoded.info.path).parent.mkdir()
     (folder / encoded.info.path).write_bytes(encoded.data)
     assert encoded.info.size_bytes > WHOLE_CHECK_BYTES

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 
 from pyspark_theflash.engine.magic import file as file_module
-from pyspark_theflash.engine.magic.file import ROW_GROUP_ROWS, DataFile, FileKind, encode_file
+from pyspark_theflash.engine.magic.encode import ROW_GROUP_ROWS, encode_file
+from pyspark_theflash.engine.magic.file import DataFile, FileKind
 from pyspark_theflash.engine.magic.kept import KeptFiles, opened
 from pyspark_theflash.engine.magic.lru import LeastRecent
 from pyspark_theflash.errors import CorruptionError

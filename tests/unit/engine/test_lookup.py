@@ -11,7 +11,8 @@ import pytest
 from pyspark_theflash.engine.api import VersionBatch
 from pyspark_theflash.engine.magic import lookup as lookup_module
 from pyspark_theflash.engine.magic.delta import delta_table
-from pyspark_theflash.engine.magic.file import DataFile, FileKind, encode_file
+from pyspark_theflash.engine.magic.encode import encode_file
+from pyspark_theflash.engine.magic.file import DataFile, FileKind
 from pyspark_theflash.engine.magic.lookup import HandleLookup
 from pyspark_theflash.mvcc.version import Op
 from pyspark_theflash.types import PhysicalTableID

@@ -75,10 +75,11 @@ class Like:
     def __init__(self, wanted):
         self.wanted, self.seen = wanted, []
 
-    def rows(self, batch):
+    def rows(self, batch, visible=None):
         texts = batch.column(column_name(COLUMNS[1].id)).to_pylist()
-        self.seen += texts
-        return np.array([self.wanted in text for text in texts], np.bool_)
+        asked = np.ones(len(texts), np.bool_) if visible is None else visible
+        self.seen += [text for text, is_asked in zip(texts, asked, strict=True) if is_asked]
+        return asked & [self.wanted in text for text in texts]
 
 
 def test_changed_rows_are_read_once(stored):

@@ -1,0 +1,20 @@
+"""Some of many rows."""
+
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+_Rows = TypeVar("_Rows", pa.Array, pa.RecordBatch, pa.Table)
+
+
+def those_of(rows: _Rows, mask: npt.NDArray[np.bool_]) -> _Rows:
+    """The rows of a mask, in their order."""
+    count = np.count_nonzero(mask)
+    if count == len(mask):
+        return rows
+    if 2 * count > len(mask):
+        return rows.filter(pa.array(mask))
+    # A third of the time, the fewer they are the less.
+    return rows.take(pa.array(np.flatnonzero(mask)))
