@@ -26,6 +26,7 @@ GROUPS_MAX: Final = 100_000
 """Of more groups than these the partial comes in pieces."""
 MERGED_ROWS: Final = 1 << 16
 BATCH_ROWS: Final = 1 << 16
+SMALL_ROWS: Final = 1 << 15
 _MERGED_BY: Final = {
     Function.COUNT: Function.SUM,
     Function.SUM: Function.SUM,
@@ -68,7 +69,7 @@ class Folding:
             return
         parts: list[pa.RecordBatch] = []
         seen, limit = 0, MERGED_ROWS
-        for batch in batches:
+        for batch in _gathered(batches):
             seen += batch.num_rows
             parts.append(self._folded(batch))
             if sum(part.num_rows for part in parts) < limit:
@@ -145,6 +146,24 @@ def _argument(aggregate: Aggregate, rows: Batch) -> Rows | None:
 def _type_of(aggregate: Aggregate, rows: Batch) -> pa.DataType:
     value = _argument(aggregate, rows)
     return pa.int64() if value is None else reduced_type(aggregate.function, value.type)
+
+
+def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same rows, of small batches several at a time: each batch costs something.
+
+    Those with dictionaries stay as they are, for each has its own.
+    """
+    waiting: list[pa.RecordBatch] = []
+    for batch in batches:
+        if batch.num_rows >= SMALL_ROWS or any(map(pa.types.is_dictionary, batch.schema.types)):
+            yield batch
+            continue
+        waiting.append(batch)
+        if sum(each.num_rows for each in waiting) >= SMALL_ROWS:
+            yield pa.concat_batches(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_batches(waiting)
 
 
 def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

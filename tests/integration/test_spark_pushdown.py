@@ -6,6 +6,7 @@ from decimal import Decimal
 import pytest
 from pyspark.errors import ArithmeticException, NumberFormatException, SparkRuntimeException
 
+from pyspark_theflash.client.theflash import connect
 from pyspark_theflash.codec.field_type import Flag, MySQLType
 from pyspark_theflash.codec.time import DAY_US
 from tests.support import every_type
@@ -69,10 +70,15 @@ ROWS = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
+    """`NUMBERS` has two regions, for two readers."""
     builder = StoreBuilder(
         tmp_path_factory.mktemp("push") / "store", NUMBERS, EMPTY, *list(ROWS)[1:]
     )
-    return builder.publish(200, ROWS).path
+    path = builder.publish(200, ROWS).path
+    with connect(str(path)) as api:
+        (whole,) = api.regions(NUMBERS.full_name).regions
+        api.split_region(whole.physical_id, whole.region_id, "600")
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -294,6 +300,44 @@ def test_nothing(check):
 def test_first_rows(check, order):
     plan = check(f"SELECT id, word FROM numbers ORDER BY {order} LIMIT 7")
     assert "PushedTopN: [" in plan
+
+
+TOTALS = [
+    "SELECT count(*), count(word), sum(tiny), sum(money) FROM numbers",
+    "SELECT sum(wide), max(wide) FROM numbers WHERE id > 590 AND id < 610",
+    "SELECT sum(single), sum(twice), max(single), min(single) FROM numbers WHERE id < 900",
+    "SELECT min(word), max(word), min(data), max(data), min(day), max(since) FROM numbers",
+    "SELECT min(span), max(at), min(ubig), max(huge) FROM numbers WHERE tiny > 3",
+    "SELECT sum(money) + count(*) * 2, sum(money) FROM numbers HAVING count(*) > 3",
+    "SELECT sum(money), count(id) FROM empty",
+    "SELECT sum(money), max(id) FROM numbers WHERE id > 5000",
+]
+
+
+@pytest.mark.parametrize("query", TOTALS)
+@pytest.mark.usefixtures("ansi")
+def test_one_row_is_put_together_by_one_task(check, query):
+    plan = check(query)
+    assert "Exchange" not in plan
+    assert "Aggregate(" not in plan
+
+
+@pytest.mark.parametrize("aggregates", ["avg(money)", "sum(big)", "sum(tiny), avg(tiny)"])
+def test_what_spark_puts_together(check, aggregates):
+    """Averages, and sums that may not fit."""
+    plan = check(f"SELECT {aggregates} FROM numbers")
+    assert "Exchange" in plan
+    assert "PushedAggregates: [" in plan
+
+
+def test_totals_among_others(check):
+    """Sorted, computed, and beside parts of the same table."""
+    check("SELECT sum(money) AS money FROM numbers ORDER BY money LIMIT 1")
+    assert "Exchange" not in check("SELECT sum(money + money), sum(wide + 1) FROM numbers")
+    check(
+        "SELECT a.s, b.s FROM (SELECT sum(money) AS s FROM numbers) a "
+        "CROSS JOIN (SELECT avg(money) AS s FROM numbers) b"
+    )
 
 
 FEW = [

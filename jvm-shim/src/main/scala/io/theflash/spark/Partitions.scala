@@ -1,9 +1,12 @@
 package io.theflash.spark
 
 import scala.collection.mutable
+import scala.jdk.CollectionConverters._
 
 import org.apache.arrow.vector.VectorSchemaRoot
 import org.apache.arrow.vector.dictionary.DictionaryProvider
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.expressions.UnsafeProjection
 import org.apache.spark.sql.connector.metric.{CustomMetric, CustomSumMetric, CustomTaskMetric}
 import org.apache.spark.sql.connector.read.{InputPartition, PartitionReader, PartitionReaderFactory}
 import org.apache.spark.sql.types.StructType
@@ -144,6 +147,17 @@ private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
       }
       .toArray
   }
+}
+
+private[spark] object RowsReader {
+
+  /** All that a reader has, copied; closes it. */
+  def all(reader: PartitionReader[ColumnarBatch], kept: UnsafeProjection): Seq[InternalRow] =
+    try {
+      val found = mutable.ArrayBuffer.empty[InternalRow]
+      while (reader.next()) found ++= reader.get().rowIterator().asScala.map(kept(_).copy())
+      found.toSeq
+    } finally reader.close()
 }
 
 /** A plan's latch ends when nothing has been read for a while; Spark keeps plans for longer.

@@ -39,7 +39,9 @@ private[spark] final class PushingScanBuilder(
   private var aggregation: Option[PushedAggregation] = None
   private var first = Seq.empty[(String, JsonNode)]
   private var averagesLongs = false
+  private var hasAverage = false
   private var isCounted = false
+  private var isTotal = false
   private var fewRows = 0
 
   override def pushPredicates(predicates: Array[Predicate]): Array[Predicate] = {
@@ -55,21 +57,23 @@ private[spark] final class PushingScanBuilder(
 
   override def pushedPredicates(): Array[Predicate] = pushed
 
-  /** Where all that is asked is how many rows there are, which the store knows. Else each region
-    * adds its part.
+  /** Where there are no groups, so that it is one row, which the driver or one task puts together.
+    * Else Spark does, of what each region adds.
     *
     * Spark asks this before it makes SUM and COUNT of an AVG, which for longs is not what Spark sums
     * itself (doubles, which do not overflow), and once more after that, when no AVG can be seen.
     */
   override def supportCompletePushDown(wanted: Aggregation): Boolean = {
-    averagesLongs ||= wanted.aggregateExpressions().exists {
-      case average: Avg => !expressions.value(average.column()).exists(_.dataType != LongType)
-      case _            => false
+    val averages = wanted.aggregateExpressions().collect { case average: Avg => average.column() }
+    hasAverage ||= averages.nonEmpty
+    averagesLongs ||= averages.exists(!expressions.value(_).exists(_.dataType != LongType))
+    isTotal = !hasAverage && told(wanted).exists { each =>
+      each.totals.isDefined && accepts(filter ++ each.fields, each.fits)
     }
-    isCounted = filter.isEmpty && wanted.groupByExpressions().isEmpty &&
+    isCounted = isTotal && filter.isEmpty &&
       wanted.aggregateExpressions().forall(_.isInstanceOf[CountStar]) &&
       told(wanted).exists(each => accepts(each.fields, each.isCheap))
-    isCounted
+    isTotal
   }
 
   private def told(wanted: Aggregation): Option[PushedAggregation] =
@@ -136,7 +140,8 @@ private[spark] final class PushingScanBuilder(
 
   override protected def spec: ScanSpec = aggregation match {
     case Some(found) =>
-      ScanSpec(found.schema, filter ++ found.fields, Some(found.functions), shown.toSeq)
+      val schema = if (isTotal) found.totals.get else found.schema
+      ScanSpec(schema, filter ++ found.fields, Some(found.functions), shown.toSeq, isTotal)
     case None =>
       val asked = ScanSpec.columns(required) ++ filter ++ first
       ScanSpec(required, asked, None, shown.toSeq)
@@ -171,11 +176,13 @@ private[spark] final class PushingScanBuilder(
 /** What each region adds to some aggregates.
   *
   * @param schema the groups, then the parts, in the types that Spark puts them together in
+  * @param totals the types of the whole aggregates, if without groups they are made here
   */
 private[spark] final case class PushedAggregation(
     fields: Seq[(String, JsonNode)],
     schema: StructType,
-    functions: Seq[String]
+    functions: Seq[String],
+    totals: Option[StructType]
 ) {
   val groups: Int = schema.length - functions.length
 
@@ -208,22 +215,38 @@ private[spark] object PushedAggregation {
         wanted.aggregateExpressions().toSeq.map(part(_, fields, expressions))
       )
     } yield {
-      val aggregates = parts.map { case (function, argument, _) =>
+      val aggregates = parts.map { part =>
         Messages.message(
-          (Seq("function" -> Messages.text(function)) ++ argument.map("argument" -> _)): _*
+          (Seq("function" -> Messages.text(part.function)) ++ part.argument.map("argument" -> _)): _*
         )
       }
       val told = Messages.message(
         "groups" -> Messages.list(groups.map(group => Messages.text(group.name))),
         "aggregates" -> Messages.list(aggregates)
       )
-      val schema = groups ++ parts.zipWithIndex.map { case ((_, _, dataType), n) =>
-        StructField(s"a$n", dataType)
-      }
+      val schema = groups ++ named(parts.map(_.dataType))
+      val totals = parts.flatMap(_.total)
+      val isTold = groups.isEmpty && totals.length == parts.length
       // It says itself what it reads, whatever columns were asked for.
       val asked = Seq("columns" -> Messages.list(Nil), "aggregation" -> told)
-      PushedAggregation(asked, StructType(schema), parts.map(_._1))
+      PushedAggregation(
+        asked,
+        StructType(schema),
+        parts.map(_.function),
+        Option.when(isTold)(StructType(named(totals)))
+      )
     }
+
+  private def named(dataTypes: Seq[DataType]): Seq[StructField] =
+    dataTypes.zipWithIndex.map { case (dataType, n) => StructField(s"a$n", dataType) }
+
+  /** @param dataType of what is added, and `total` of the whole, where it is made here */
+  private final case class Part(
+      function: String,
+      argument: Option[JsonNode],
+      dataType: DataType,
+      total: Option[DataType]
+  )
 
   private def isReadable(field: Field, wanted: DataType): Boolean = (field.getType, wanted) match {
     case (decimal: ArrowType.Decimal, to: DecimalType) => decimal.getScale <= to.scale
@@ -246,28 +269,27 @@ private[spark] object PushedAggregation {
       case _ => None
     }
 
-  /** Function, argument, and the type of what is added. */
   private def part(
       function: AggregateFunc,
       fields: Map[String, StructField],
       expressions: Expressions
-  ): Option[(String, Option[JsonNode], DataType)] = {
-    def named(name: String, argument: Expression, dataType: DataType => Option[DataType]) =
+  ): Option[Part] = {
+    def of(name: String, argument: Expression, dataType: DataType => DataType) =
       for {
         _ <- column(argument, fields)
         value <- expressions.value(argument)
-        found <- dataType(value.dataType)
-      } yield (name, Option(value.told), found)
+        found = dataType(value.dataType)
+      } yield Part(name, Option(value.told), found, Some(found))
     function match {
-      case _: CountStar                       => Some((Count, None, LongType))
-      case count: Count if !count.isDistinct  => named(Count, count.column(), _ => Some(LongType))
-      case sum: Sum if !sum.isDistinct        =>
+      case _: CountStar                      => Some(Part(Count, None, LongType, Some(LongType)))
+      case count: Count if !count.isDistinct => of(Count, count.column(), _ => LongType)
+      case sum: Sum if !sum.isDistinct =>
         for {
           value <- expressions.value(sum.column())
           dataType <- summed(value.dataType)
-        } yield (Sum, Option(value.told), dataType)
-      case min: Min => named("min", min.column(), Some(_))
-      case max: Max => named("max", max.column(), Some(_))
+        } yield Part(Sum, Option(value.told), dataType, Totals.summed(value.dataType))
+      case min: Min => of("min", min.column(), identity)
+      case max: Max => of("max", max.column(), identity)
       case _        => None
     }
   }

@@ -4,7 +4,6 @@ import java.lang.ref.Cleaner
 import java.util.OptionalLong
 
 import scala.collection.mutable
-import scala.jdk.CollectionConverters._
 import scala.util.control.NonFatal
 
 import com.fasterxml.jackson.databind.JsonNode
@@ -14,6 +13,7 @@ import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.catalyst.expressions.UnsafeProjection
 import org.apache.spark.sql.connector.metric.{CustomMetric, CustomTaskMetric}
 import org.apache.spark.sql.connector.read._
+import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types.StructType
 
 /** A timestamp that is kept readable while somebody here holds this: a latch of the store. It ends
@@ -73,12 +73,17 @@ private[spark] final class Planner(val settings: Settings, val reading: Reading)
   }
 }
 
-/** What a scan is, and how `explain` shows it. */
+/** What a scan is, and how `explain` shows it.
+  *
+  * @param functions of aggregates, which the last columns are the parts of
+  * @param isTotal whether all parts become the one row that the aggregation is
+  */
 private[spark] final case class ScanSpec(
     schema: StructType,
     fields: Seq[(String, JsonNode)],
     functions: Option[Seq[String]],
-    shown: Seq[String]
+    shown: Seq[String],
+    isTotal: Boolean = false
 )
 
 private[spark] object ScanSpec {
@@ -99,6 +104,7 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
   private val request = planner.lasting(spec.fields)
   private lazy val plan = Errors.planning(planner.plan(spec.fields))
   private val factory = ReaderFactory(spec.schema, spec.functions)
+  private val isAnsi = SQLConf.get.ansiEnabled
 
   override def readSchema(): StructType = spec.schema
 
@@ -109,7 +115,9 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
 
   override def toBatch: Batch = this
 
-  override def columnarSupportMode(): Scan.ColumnarSupportMode = Scan.ColumnarSupportMode.SUPPORTED
+  override def columnarSupportMode(): Scan.ColumnarSupportMode =
+    if (spec.isTotal) Scan.ColumnarSupportMode.UNSUPPORTED
+    else Scan.ColumnarSupportMode.SUPPORTED
 
   override def planInputPartitions(): Array[InputPartition] = {
     val slots = SparkSession.active.sparkContext.defaultParallelism
@@ -117,13 +125,15 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
     // An aggregate over nothing is a row all the same.
     val isOne = spec.functions.exists(_.length == spec.schema.length)
     val needed = if (groups.isEmpty && isOne) Seq(Seq.empty[Split]) else groups
-    needed.map(partition(_, regions)).toArray
+    val parts = needed.map(partition(_, regions))
+    if (spec.isTotal) Array(TotalPartition(parts)) else parts.toArray
   }
 
   private def regions: Map[String, Set[String]] =
     plan.splits.groupMap(_.physicalId)(_.regionId).map { case (id, found) => id -> found.toSet }
 
-  override def createReaderFactory(): PartitionReaderFactory = factory
+  override def createReaderFactory(): PartitionReaderFactory =
+    if (spec.isTotal) TotalFactory(spec.schema, spec.functions.get, isAnsi) else factory
 
   /** At least the first rows, as many as are wanted, read here; fewer: these are all. */
   def firstRows(wanted: Int): Array[InternalRow] = {
@@ -142,12 +152,7 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
 
   private def rows(splits: Seq[Split]): Seq[InternalRow] = {
     val reader = factory.createColumnarReader(partition(splits, regions))
-    val kept = UnsafeProjection.create(spec.schema)
-    try {
-      val found = mutable.ArrayBuffer.empty[InternalRow]
-      while (reader.next()) found ++= reader.get().rowIterator().asScala.map(kept(_).copy())
-      found.toSeq
-    } finally reader.close()
+    RowsReader.all(reader, UnsafeProjection.create(spec.schema))
   }
 
   /** Of tables about tables nothing is known, and Spark must not take them for small ones. */
@@ -155,8 +160,11 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
     def known(count: Long) =
       if (count > 0 || plan.splits.isEmpty) OptionalLong.of(count) else OptionalLong.empty()
     new Statistics {
-      override def numRows(): OptionalLong = known(plan.splits.map(_.versions).sum)
-      override def sizeInBytes(): OptionalLong = known(plan.splits.map(_.sizeBytes).sum)
+      override def numRows(): OptionalLong =
+        if (spec.isTotal) OptionalLong.of(1L) else known(plan.splits.map(_.versions).sum)
+      override def sizeInBytes(): OptionalLong =
+        if (spec.isTotal) OptionalLong.of(spec.schema.defaultSize.toLong)
+        else known(plan.splits.map(_.sizeBytes).sum)
     }
   }
 
@@ -173,9 +181,10 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
 
   override def hashCode(): Int = key.hashCode()
 
-  private def key: (Place, ObjectNode, StructType) = (planner.settings.place, request, spec.schema)
+  private def key: (Place, ObjectNode, StructType, Boolean) =
+    (planner.settings.place, request, spec.schema, spec.isTotal)
 
-  private def partition(splits: Seq[Split], regions: Map[String, Set[String]]): InputPartition =
+  private def partition(splits: Seq[Split], regions: Map[String, Set[String]]): SplitPartition =
     SplitPartition(
       planner.settings.place,
       splits,

@@ -1,0 +1,110 @@
+package io.theflash.spark
+
+import java.util.concurrent.{ExecutionException, Executors}
+
+import org.apache.spark.sql.catalyst.InternalRow
+import org.apache.spark.sql.catalyst.expressions.{CheckOverflowInSum, Literal, UnsafeProjection}
+import org.apache.spark.sql.catalyst.util.TypeUtils
+import org.apache.spark.sql.connector.metric.CustomTaskMetric
+import org.apache.spark.sql.connector.read.{InputPartition, PartitionReader, PartitionReaderFactory}
+import org.apache.spark.sql.types.{DataType, Decimal, DecimalType, DoubleType, LongType, StructType}
+
+/** All of an aggregation without groups, for one task: what would be several, it reads at once, and
+  * adds up their few rows. To send these to another stage takes Spark longer than that.
+  */
+private[spark] final case class TotalPartition(parts: Seq[SplitPartition]) extends InputPartition {
+  override def toString: String = parts.mkString("; ")
+}
+
+/** @param isAnsi whether a sum that does not fit is an error, not NULL */
+private[spark] final case class TotalFactory(
+    schema: StructType,
+    functions: Seq[String],
+    isAnsi: Boolean
+) extends PartitionReaderFactory {
+  override def createReader(partition: InputPartition): PartitionReader[InternalRow] =
+    new TotalReader(partition.asInstanceOf[TotalPartition].parts, this)
+}
+
+private[spark] final class TotalReader(parts: Seq[SplitPartition], factory: TotalFactory)
+    extends PartitionReader[InternalRow] {
+  private val readers = parts.map(new AggregatesReader(_, factory.schema, factory.functions))
+  private var total: Option[InternalRow] = None
+
+  override def next(): Boolean = {
+    val isFirst = total.isEmpty
+    if (isFirst) total = Some(added(rows()))
+    isFirst
+  }
+
+  override def get(): InternalRow = total.get
+
+  /** Each reader is closed by who reads it. */
+  override def close(): Unit = ()
+
+  override def currentMetricsValues(): Array[CustomTaskMetric] =
+    readers.flatMap(_.currentMetricsValues()).groupMapReduce(_.name())(_.value())(_ + _).map {
+      case (name, value) => TaskMetric(name, value): CustomTaskMetric
+    }.toArray
+
+  private def rows(): Seq[InternalRow] = {
+    // Threads end by themselves when the task is killed, for they are interrupted then.
+    val pool = Executors.newFixedThreadPool(
+      readers.length,
+      (body: Runnable) => {
+        val thread = new Thread(body, "theflash-total")
+        thread.setDaemon(true)
+        thread
+      }
+    )
+    try {
+      val running = readers.map { reader =>
+        val kept = UnsafeProjection.create(factory.schema)
+        pool.submit(() => RowsReader.all(reader, kept))
+      }
+      running.flatMap(_.get())
+    } catch {
+      case error: ExecutionException => throw error.getCause
+    } finally { val _ = pool.shutdownNow() }
+  }
+
+  private def added(rows: Seq[InternalRow]): InternalRow =
+    InternalRow.fromSeq(factory.schema.zip(factory.functions).zipWithIndex.map {
+      case ((field, function), n) =>
+        val known = rows.filterNot(_.isNullAt(n)).map(_.get(n, field.dataType))
+        if (known.isEmpty) null else added(known, function, field.dataType)
+    })
+
+  /** The values of all parts as one. */
+  private def added(values: Seq[Any], function: String, dataType: DataType): Any =
+    (function, dataType) match {
+      case ("min", _)              => values.min(TypeUtils.getInterpretedOrdering(dataType))
+      case ("max", _)              => values.max(TypeUtils.getInterpretedOrdering(dataType))
+      case (_, decimal: DecimalType) => sum(values.map(_.asInstanceOf[Decimal]), decimal)
+      case (_, LongType)           => values.map(_.asInstanceOf[Long]).sum
+      case (_, _)                  => values.map(_.asInstanceOf[Double]).sum
+    }
+
+  private def sum(values: Seq[Decimal], dataType: DecimalType): Any = {
+    val found = values.map(_.toJavaBigDecimal).reduce(_.add(_))
+    if (found.abs().compareTo(AggregatesReader.most(dataType)) <= 0)
+      Decimal(found, dataType.precision, dataType.scale)
+    else CheckOverflowInSum(Literal(null, dataType), dataType, !factory.isAnsi, null).eval()
+  }
+}
+
+private[spark] object Totals {
+
+  /** Of which type the sum of such values is, where it fits, or Spark says what becomes of it. */
+  def summed(dataType: DataType): Option[DataType] = dataType match {
+    case LongType             => None
+    case _ if Expressions.isWhole(dataType) => Some(LongType)
+    case decimal: DecimalType =>
+      val digits = math.min(decimal.precision + MoreDigits, DecimalType.MAX_PRECISION)
+      Some(DecimalType(digits, decimal.scale))
+    case _ => Some(DoubleType)
+  }
+
+  /** A sum of decimals has so many digits more than they, to Spark. */
+  private val MoreDigits = 10
+}
