@@ -173,6 +173,7 @@ class PlanRequest:
     aggregation: Aggregation | None = None
     limit: int = 0
     order: tuple[SortKey, ...] = ()
+    no_splits: bool = False
 
 
 @dataclass(frozen=True, slots=True)

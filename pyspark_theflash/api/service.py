@@ -33,7 +33,7 @@ from pyspark_theflash.api.status import read_latches, read_regions, read_status,
 from pyspark_theflash.api.write import ingestion
 from pyspark_theflash.clock import Clock, Deadline
 from pyspark_theflash.codec.digest import TableDigest
-from pyspark_theflash.engine.api import RegionScan, RegionStats
+from pyspark_theflash.engine.api import RegionScan
 from pyspark_theflash.errors import (
     LatchNotFoundError,
     NotCaughtUpError,
@@ -195,15 +195,12 @@ class Service:
         shape = _shape(request)
         with self._open(request.moment, call) as snapshot:
             plan = _planned(snapshot, shape)
-            stored = snapshot.region_stats(plan.table)
-            splits = tuple(
-                self._split(shape, task, stored[task.region.physical_id, task.region.region_id])
-                for task in plan.tasks
-            )
-            if sum(len(split.ticket) for split in splits) > _TICKETS_BYTES_MAX:
-                raise UnsupportedError("a filter as large as this over so many splits", "PlanScan")
             for task in plan.tasks[:1]:
+                if len(self._ticket(shape, task)) * len(plan.tasks) > _TICKETS_BYTES_MAX:
+                    what = "a filter as large as this over so many splits"
+                    raise UnsupportedError(what, "PlanScan")
                 self._plans.put((task.lease.id, shape), task)
+            splits = () if request.no_splits else self._splits(snapshot, shape, plan)
             if not request.moment.handle:
                 snapshot.keep_lease()
             self._open_store.note(snapshot.lease)
@@ -368,14 +365,24 @@ class Service:
             else:
                 return
 
-    def _split(self, shape: Shape, task: ScanTask, stored: RegionStats) -> message.Split:
-        return message.Split(
-            Ticket(self.store_id, task.lease, shape, task.region).sealed(self._sealer),
-            task.region.physical_id,
-            task.region.region_id,
-            stored.rows + stored.shared_rows,
-            stored.bytes + stored.shared_bytes,
+    def _splits(
+        self, snapshot: Snapshot, shape: Shape, plan: ScanPlan
+    ) -> tuple[message.Split, ...]:
+        told = snapshot.region_stats(plan.table)
+        stored = [told[task.region.physical_id, task.region.region_id] for task in plan.tasks]
+        return tuple(
+            message.Split(
+                self._ticket(shape, task),
+                task.region.physical_id,
+                task.region.region_id,
+                found.rows + found.shared_rows,
+                found.bytes + found.shared_bytes,
+            )
+            for task, found in zip(plan.tasks, stored, strict=True)
         )
+
+    def _ticket(self, shape: Shape, task: ScanTask) -> bytes:
+        return Ticket(self.store_id, task.lease, shape, task.region).sealed(self._sealer)
 
     def _task(self, ticket: Ticket, call: Call) -> ScanTask:
         """The ticket's task: of a plan that was made here, or of the same one made again."""
@@ -383,7 +390,7 @@ class Service:
         if task is None:
             lease = ticket.lease
             with self._snapshot(lease.snapshot_ts, lease, self._origin(0, call)) as snapshot:
-                (task,) = _planned(snapshot, ticket.shape, ticket).tasks
+                (task,) = _planned(snapshot, ticket.shape, [ticket.region]).tasks
             self._plans.put((ticket.lease.id, ticket.shape), task)
         return replace(task, region=ticket.region)
 
@@ -415,9 +422,11 @@ class Service:
         return message.Done(told)
 
 
-def _planned(snapshot: Snapshot, shape: Shape, ticket: Ticket | None = None) -> ScanPlan:
+def _planned(
+    snapshot: Snapshot, shape: Shape, regions: Sequence[RegionScan] | None = None
+) -> ScanPlan:
+    """With all splits, or of these regions."""
     presentation = Presentation(ZeroDates(shape.zero_dates), shape.as_text)
-    regions = None if ticket is None else [ticket.region]
     pushed = pushed_of(shape.pushed)
     return snapshot.plan(shape.table, shape.columns, presentation, shape.where, regions, pushed)
 

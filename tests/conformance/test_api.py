@@ -6,6 +6,7 @@ TiDB answered while the workload was captured.
 
 import pickle
 import threading
+from dataclasses import replace
 
 import pyarrow as pa
 import pytest
@@ -14,10 +15,11 @@ from pyspark_theflash.api.message import (
     Aggregate,
     Aggregation,
     Moment,
+    PlanRequest,
     Presentation,
     SortKey,
 )
-from pyspark_theflash.api.method import Role
+from pyspark_theflash.api.method import Role, method
 from pyspark_theflash.client.theflash import TheFlash, connect
 from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.codec.text import parse_column
@@ -333,6 +335,23 @@ def test_a_snapshot_is_one_moment_for_all(way, shop):
         api.renew(snapshot)
     with pytest.raises(LeaseExpiredError):
         list(api.read(plan))
+
+
+def test_whether_it_would_be_answered(way, shop):
+    """Without splits a plan is the same otherwise, and so are its errors."""
+    api, planning = way(shop.path), method("PlanScan")
+    request = PlanRequest(table="shop.items", columns=("id",))
+    whole, asked = (api.call(planning, replace(request, no_splits=n)) for n in (False, True))
+    assert whole.splits
+    assert not asked.splits
+    assert asked.arrow_schema == whole.arrow_schema
+    for plan in (whole, asked):
+        api.release(plan.snapshot)
+    with pytest.raises(ColumnNotFoundError):
+        api.call(planning, replace(request, columns=("nothing",), no_splits=True))
+    unknown = call("sounds like", of("id"))
+    with pytest.raises(UnsupportedError):
+        api.call(planning, replace(request, filter=unknown, no_splits=True))
 
 
 def test_a_plan_survives_what_happens_to_its_files(way, shop):

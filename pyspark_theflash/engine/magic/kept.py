@@ -2,6 +2,7 @@
 
     small files    their columns, decoded: the newest rows, which every scan looks at, stand in many
                    of them, and to open one takes longer than to read its rows
+    deltas         the same, for the scan of every region looks into them
     other files    their footers, checked and parsed
 
 A file never changes, so what is kept of it holds for as long as anybody asks.
@@ -16,10 +17,18 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pyspark_theflash.engine.magic.file import DataFile, never_null, open_file, read_row_group
+from pyspark_theflash.engine.magic.file import (
+    DataFile,
+    FileKind,
+    never_null,
+    open_file,
+    read_row_group,
+)
 from pyspark_theflash.engine.magic.lru import LeastRecent
 
 COLUMNS_BYTES: Final = 128 << 20
+DELTA_BYTES: Final = 16 << 20
+"""Larger deltas would leave no room for much else."""
 FOOTERS_BYTES: Final = 16 << 20
 _FOOTER_BYTES: Final = 500
 _PARSED: Final = 4
@@ -71,7 +80,7 @@ class OpenFile:
 
     def read(self, group: int, names: Sequence[str]) -> pa.Table:
         """Columns of a row group, at least one, all of which the file has."""
-        if not self._info.is_small:
+        if not _is_kept(self._info):
             return read_row_group(self._parquet(), group, names)
         keys = {name: (self._info.number, group, name) for name in names}
         found = {name: self._kept.columns.get(key) for name, key in keys.items()}
@@ -108,6 +117,10 @@ class OpenFile:
         parsed = 0 if self._info.is_small else self._info.footer_bytes * _PARSED
         self._kept.footers.put(self._info.number, footer, _FOOTER_BYTES + parsed)
         return footer
+
+
+def _is_kept(info: DataFile) -> bool:
+    return info.is_small or (info.kind is FileKind.DELTA and info.size_bytes <= DELTA_BYTES)
 
 
 @contextmanager

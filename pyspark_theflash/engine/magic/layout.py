@@ -15,6 +15,7 @@ RETIRED_KIND: Final = "retired"
 # Scan after scan asks for the same ones.
 _region: Final = lru_cache(1 << 13)(Region.from_json)
 _file: Final = lru_cache(1 << 13)(DataFile.from_json)
+_file_text: Final = lru_cache(1 << 13)(DataFile.to_json)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class Layout:
 
 def _parts(region: Region, own: Sequence[DataFile], deltas: Sequence[DataFile]) -> tuple[str, ...]:
     """What a scan of the region needs to know: its range, and the files that reach into it."""
-    return (region.to_json(), *(f.to_json() for f in [*own, *_reaching(region, deltas)]))
+    return (region.to_json(), *map(_file_text, [*own, *_reaching(region, deltas)]))
 
 
 def _reaching(region: Region, deltas: Sequence[DataFile]) -> list[DataFile]:

@@ -122,14 +122,19 @@ class RegionReader:
             return
         visible = known.mask
         with opened(self._files, self._folder, info, self._strings) as file:
-            start = 0
+            end = 0
             for group, rows in enumerate(file.footer.group_rows):
-                mask = None if visible is None else _unless_all(visible[start : start + rows])
-                start += rows
+                start, end = end, end + rows
+                low, high = max(start, known.start), min(end, known.end)
+                if low >= high:
+                    continue
+                mask = None
+                if visible is not None:
+                    mask = _unless_all(visible[low - known.start : high - known.start])
                 if mask is None or mask.any():
                     names = file.those_of(self._first)
-                    table = file.read(group, names or [HANDLE])
-                    yield from self._chosen(file, group, table, names, mask, 0)
+                    table = file.read(group, names or [HANDLE]).slice(low - start, high - low)
+                    yield from self._chosen(file, group, table, names, mask, low - start)
 
     def _hidden_rows(self, info: DataFile) -> Mask | None:
         """Which rows of the file newer files have superseded; None means none."""

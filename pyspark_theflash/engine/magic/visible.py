@@ -24,24 +24,34 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class VisibleRows:
-    """Of a file of `rows` rows, those that are visible: `count`. No `bits`: all of them."""
+    """Of a file's rows, those that are visible: `count` of the ones from `start` to before `end`.
 
-    rows: int
+    No `bits`: all of these. A region's own rows stand together in a file of several regions.
+    """
+
+    start: int
+    end: int
     count: int
     bits: npt.NDArray[np.uint8] | None
 
     @classmethod
     def of(cls, mask: Mask | None, rows: int) -> "VisibleRows":
-        """`mask` is of all rows of the file; None: all are."""
-        count = rows if mask is None else int(np.count_nonzero(mask))
-        return cls(rows, count, None if mask is None or count == rows else np.packbits(mask))
+        """`mask` is of all `rows` rows of the file; None: all are."""
+        if mask is None:
+            return cls(0, rows, rows, None)
+        places = np.flatnonzero(mask)
+        if not len(places):
+            return cls(0, 0, 0, None)
+        start, end = int(places[0]), int(places[-1]) + 1
+        bits = None if len(places) == end - start else np.packbits(mask[start:end])
+        return cls(start, end, len(places), bits)
 
     @property
     def mask(self) -> Mask | None:
-        """Inverse of `of`."""
+        """Of the rows from `start` to `end`; None: all."""
         if self.bits is None:
             return None
-        return np.unpackbits(self.bits, count=self.rows).view(np.bool_)
+        return np.unpackbits(self.bits, count=self.end - self.start).view(np.bool_)
 
 
 class VisibleCache:

@@ -33,6 +33,15 @@ def test_a_small_file_is_read_once(tmp_path: Path) -> None:
         read(kept, tmp_path, info, "c1", "_op")
 
 
+def test_so_is_a_delta(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not small, for the scan of every region looks into it."""
+    monkeypatch.setattr(file_module, "WHOLE_CHECK_BYTES", 0)
+    info, kept = write(tmp_path, 1000, kind=FileKind.DELTA), KeptFiles()
+    first = read(kept, tmp_path, info, "c1", "c2")
+    (tmp_path / info.path).unlink()
+    assert read(kept, tmp_path, info, "c1", "c2").equals(first)
+
+
 def test_strings_stay_as_they_are_written(tmp_path: Path) -> None:
     info, kept = write(tmp_path, 1000), KeptFiles()
     for _ in range(2):

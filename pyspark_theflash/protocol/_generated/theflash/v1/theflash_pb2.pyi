@@ -149,7 +149,7 @@ class Reading(_message.Message):
     def __init__(self, request: _Optional[_Union[PlanRequest, _Mapping]] = ..., table: _Optional[_Union[Table, _Mapping]] = ...) -> None: ...
 
 class PlanRequest(_message.Message):
-    __slots__ = ("moment", "table", "columns", "no_columns", "where", "presentation", "filter", "aggregation", "limit", "order")
+    __slots__ = ("moment", "table", "columns", "no_columns", "where", "presentation", "filter", "aggregation", "limit", "order", "no_splits")
     MOMENT_FIELD_NUMBER: _ClassVar[int]
     TABLE_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
@@ -160,6 +160,7 @@ class PlanRequest(_message.Message):
     AGGREGATION_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     ORDER_FIELD_NUMBER: _ClassVar[int]
+    NO_SPLITS_FIELD_NUMBER: _ClassVar[int]
     moment: Moment
     table: str
     columns: _containers.RepeatedScalarFieldContainer[str]
@@ -170,7 +171,8 @@ class PlanRequest(_message.Message):
     aggregation: Aggregation
     limit: int
     order: _containers.RepeatedCompositeFieldContainer[SortKey]
-    def __init__(self, moment: _Optional[_Union[Moment, _Mapping]] = ..., table: _Optional[str] = ..., columns: _Optional[_Iterable[str]] = ..., no_columns: _Optional[bool] = ..., where: _Optional[str] = ..., presentation: _Optional[_Union[Presentation, _Mapping]] = ..., filter: _Optional[_Union[Expression, _Mapping]] = ..., aggregation: _Optional[_Union[Aggregation, _Mapping]] = ..., limit: _Optional[int] = ..., order: _Optional[_Iterable[_Union[SortKey, _Mapping]]] = ...) -> None: ...
+    no_splits: bool
+    def __init__(self, moment: _Optional[_Union[Moment, _Mapping]] = ..., table: _Optional[str] = ..., columns: _Optional[_Iterable[str]] = ..., no_columns: _Optional[bool] = ..., where: _Optional[str] = ..., presentation: _Optional[_Union[Presentation, _Mapping]] = ..., filter: _Optional[_Union[Expression, _Mapping]] = ..., aggregation: _Optional[_Union[Aggregation, _Mapping]] = ..., limit: _Optional[int] = ..., order: _Optional[_Iterable[_Union[SortKey, _Mapping]]] = ..., no_splits: _Optional[bool] = ...) -> None: ...
 
 class Expression(_message.Message):
     __slots__ = ("name", "column", "literal", "arguments")

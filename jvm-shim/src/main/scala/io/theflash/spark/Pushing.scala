@@ -47,8 +47,8 @@ private[spark] final class PushingScanBuilder(
   override def pushPredicates(predicates: Array[Predicate]): Array[Predicate] = {
     val told = predicates.toSeq.flatMap(each => expressions.condition(each).map(each -> _))
     val accepted =
-      if (told.isEmpty || accepts(filtered(told.map(_._2)))) told
-      else told.filter { case (_, condition) => accepts(filtered(Seq(condition))) }
+      if (told.isEmpty || filters(told.map(_._2))) told
+      else told.filter { case (_, condition) => filters(Seq(condition)) }
     pushed = accepted.map(_._1).toArray
     filter = filtered(accepted.map(_._2))
     if (pushed.nonEmpty) shown += pushed.mkString("PushedFilters: [", ", ", "]")
@@ -155,10 +155,16 @@ private[spark] final class PushingScanBuilder(
 
   /** Whether the store takes this, and its answer has the form that is wanted. */
   private def accepts(fields: Seq[(String, JsonNode)], fits: Plan => Boolean = _ => true): Boolean =
-    Errors.planning {
-      try fits(planner.plan(fields))
-      catch { case error: TheFlashException if error.kind == Errors.Unsupported => false }
-    }
+    isSupported(fits(planner.plan(fields)))
+
+  /** Whether the store takes these conditions. What is planned is mostly something else. */
+  private def filters(conditions: Seq[JsonNode]): Boolean =
+    isSupported { planner.check(filtered(conditions)); true }
+
+  private def isSupported(asked: => Boolean): Boolean = Errors.planning {
+    try asked
+    catch { case error: TheFlashException if error.kind == Errors.Unsupported => false }
+  }
 
   private def sortKey(order: SortOrder): Option[JsonNode] = order.expression() match {
     case column: NamedReference if column.fieldNames().length == 1 =>
