@@ -24,6 +24,9 @@ ROOT = Path(__file__).parents[1]
 # Spark reads these when its JVM starts; `make` sets them too, a plain `pytest` does not.
 os.environ["PYSPARK_PYTHON"] = sys.executable
 os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
+# PySpark forks to start its JVM. Where gRPC is in use, it begins anew in the child, finds its files
+# closed and ends it: one time in forty, and then no test of Spark runs.
+os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
 
 # No deadline: a busy machine is not a failure.
 settings.register_profile(

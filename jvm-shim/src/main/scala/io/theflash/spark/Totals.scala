@@ -78,11 +78,11 @@ private[spark] final class TotalReader(parts: Seq[SplitPartition], factory: Tota
   /** The values of all parts as one. */
   private def added(values: Seq[Any], function: String, dataType: DataType): Any =
     (function, dataType) match {
-      case ("min", _)              => values.min(TypeUtils.getInterpretedOrdering(dataType))
-      case ("max", _)              => values.max(TypeUtils.getInterpretedOrdering(dataType))
+      case ("min", _)                => values.min(TypeUtils.getInterpretedOrdering(dataType))
+      case ("max", _)                => values.max(TypeUtils.getInterpretedOrdering(dataType))
       case (_, decimal: DecimalType) => sum(values.map(_.asInstanceOf[Decimal]), decimal)
-      case (_, LongType)           => values.map(_.asInstanceOf[Long]).sum
-      case (_, _)                  => values.map(_.asInstanceOf[Double]).sum
+      case (_, LongType)             => values.map(_.asInstanceOf[Long]).sum
+      case (_, _)                    => values.map(_.asInstanceOf[Double]).sum
     }
 
   private def sum(values: Seq[Decimal], dataType: DecimalType): Any = {
@@ -97,7 +97,7 @@ private[spark] object Totals {
 
   /** Of which type the sum of such values is, where it fits, or Spark says what becomes of it. */
   def summed(dataType: DataType): Option[DataType] = dataType match {
-    case LongType             => None
+    case LongType                           => None
     case _ if Expressions.isWhole(dataType) => Some(LongType)
     case decimal: DecimalType =>
       val digits = math.min(decimal.precision + MoreDigits, DecimalType.MAX_PRECISION)
