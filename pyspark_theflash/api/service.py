@@ -195,12 +195,16 @@ class Service:
         shape = _shape(request)
         with self._open(request.moment, call) as snapshot:
             plan = _planned(snapshot, shape)
-            for task in plan.tasks[:1]:
-                if len(self._ticket(shape, task)) * len(plan.tasks) > _TICKETS_BYTES_MAX:
-                    what = "a filter as large as this over so many splits"
-                    raise UnsupportedError(what, "PlanScan")
-                self._plans.put((task.lease.id, shape), task)
             splits = () if request.no_splits else self._splits(snapshot, shape, plan)
+            size = sum(len(split.ticket) for split in splits)
+            if request.no_splits and plan.tasks:
+                # No less than what all come to, so that what is taken here is not refused later.
+                longest = max(plan.tasks, key=lambda task: sum(map(len, task.region.parts)))
+                size = len(self._ticket(shape, longest)) * len(plan.tasks)
+            if size > _TICKETS_BYTES_MAX:
+                raise UnsupportedError("a filter as large as this over so many splits", "PlanScan")
+            for task in plan.tasks[:1]:
+                self._plans.put((task.lease.id, shape), task)
             if not request.moment.handle:
                 snapshot.keep_lease()
             self._open_store.note(snapshot.lease)

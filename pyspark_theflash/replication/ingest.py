@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import pyarrow as pa
 
 from pyspark_theflash.binlog.ledger import LedgerEntry, TransactionLedger, pack_entries
 from pyspark_theflash.clock import Clock
@@ -43,6 +42,7 @@ from pyspark_theflash.errors import (
 )
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.mvcc.choose import those_of
 from pyspark_theflash.mvcc.fingerprint import (
     added,
     digest,
@@ -353,7 +353,7 @@ def _without(
     if not len(start_ts) or not rows.batch.num_rows:
         return rows
     kept = ~np.isin(rows.start_ts, start_ts)
-    return rows if kept.all() else replace(rows, batch=rows.batch.filter(pa.array(kept)))
+    return replace(rows, batch=those_of(rows.batch, kept))
 
 
 def _key(physical_id: PhysicalTableID) -> str:

@@ -11,8 +11,8 @@ through it, file by file, in no particular order. A version is hidden by a newer
 Pointers lead to older files only, so one pass from the newest file to the oldest is enough. A file
 in which nothing is ever hidden (a bulk load that nothing has touched) is read without a mask.
 
-Rows that the caller wants left out are not visible either. A condition sees the visible rows only;
-the other columns are read where it keeps any.
+Rows that the caller wants left out are not visible either. A condition says which of the
+visible rows it keeps; the columns that it does not read are read where it keeps any.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
