@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 from pyspark_theflash.engine.magic import encode
 from pyspark_theflash.engine.magic import file as file_module
-from pyspark_theflash.engine.magic.encode import encode_file
+from pyspark_theflash.engine.magic.encode import ROW_GROUP_ROWS, FileEncoder, encode_file
 from pyspark_theflash.engine.magic.file import (
     PREVIOUS_FILE,
     PREVIOUS_ROW,
@@ -238,3 +239,26 @@ def test_others_can_read_the_files(tmp_path: Path) -> None:
     assert table.equals(versions(30).cast(table.schema))
     assert table.schema.field("c2").metadata[b"PARQUET:field_id"] == b"2"
     assert [f.metadata for f in table.schema if f.name in file_module.SYSTEM_COLUMNS] == [None] * 7
+
+
+def test_a_null_that_comes_late(tmp_path: Path) -> None:
+    """A column without NULLs is REQUIRED; what was written so is written anew."""
+    pieces = [versions(rows) for rows in (ROW_GROUP_ROWS, ROW_GROUP_ROWS, 1000)]
+    filled = [piece.set_column(7, "c1", pc.fill_null(piece["c1"], 0)) for piece in pieces]
+    handles = [pa.array(np.arange(len(p)) + n * ROW_GROUP_ROWS) for n, p in enumerate(pieces)]
+    for last, nullable in ((filled[2], set()), (pieces[2], {"c1", "c2"})):
+        encoder = FileEncoder(FileKind.STABLE)
+        added = [
+            piece.set_column(0, HANDLE, handle)
+            for piece, handle in zip([*filled[:2], last], handles, strict=True)
+        ]
+        for piece in added:
+            encoder.add(piece)
+        encoded = encoder.finish(number=1, physical_id=TABLE)
+        (tmp_path / encoded.info.path).parent.mkdir(exist_ok=True)
+        (tmp_path / encoded.info.path).write_bytes(encoded.data)
+        schema = pq.read_schema(tmp_path / encoded.info.path)
+        assert {f.name for f in schema if f.nullable and f.name in ("c1", "c2")} == nullable
+        found, wanted = everything(tmp_path, encoded.info), pa.concat_tables(added)
+        assert found.equals(wanted.select(found.column_names).cast(found.schema))
+        assert encoded.info.rows == len(wanted)
