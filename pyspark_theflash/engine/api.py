@@ -177,10 +177,10 @@ class EngineReader(Protocol):
 
         They come in no particular order, in bounded batches, with the columns as asked, named
         `column_name(id)`; `_handle` first where asked for. Those of `dictionaries` come as
-        `dictionary_of` their type, each batch with its own; with `as_stored`, others may, too, as
-        it is least work. Rows `without` are left out; of the others, a condition is asked which
-        to keep. Corrupt data raises `CorruptionError` before any row of the damaged part is handed
-        out.
+        `dictionary_of` their type, each batch with its own; with `as_stored`, others may, too, and
+        decimals may be narrow (`codec.narrow`), as it is least work. Rows `without` are left out;
+        of the others, a condition is asked which to keep. Corrupt data raises `CorruptionError`
+        before any row of the damaged part is handed out.
 
         Safe in any thread and, since a stream may outlive what it was begun from, after `close`.
         """

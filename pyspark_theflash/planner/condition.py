@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from pyspark_theflash.codec.array import nulls
 from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.narrow import widened
 from pyspark_theflash.errors import ColumnNotFoundError, OptionError, UnsupportedError
 from pyspark_theflash.expression.evaluate import Expression, evaluate_integers, parse
 from pyspark_theflash.expression.syntax import Call
@@ -60,7 +61,7 @@ class Condition:
         """
         if not batch.num_rows:
             return np.zeros(0, np.bool_)
-        columns = {c.name.lower(): _dense(batch.column(column_name(c.id))) for c in self.columns}
+        columns = {c.name.lower(): _dense(batch.column(column_name(c.id)), c) for c in self.columns}
         return self._is_true(columns, batch.num_rows)
 
     def _try_out(self) -> None:
@@ -80,5 +81,7 @@ class Condition:
         return kept
 
 
-def _dense(values: "pa.Array[Any]") -> "pa.Array[Any]":
-    return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
+def _dense(values: "pa.Array[Any]", column: ColumnInfo) -> "pa.Array[Any]":
+    if pa.types.is_dictionary(values.type):
+        return values.dictionary_decode()
+    return widened(values, arrow_type(column.type))

@@ -16,6 +16,8 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.narrow import widened
 from pyspark_theflash.errors import (
     OptionError,
     UnrepresentableValueError,
@@ -140,7 +142,9 @@ class Filter:
 
     def _shown(self, batch: pa.RecordBatch) -> Batch:
         shown = {
-            c.name.lower(): shown_column(batch.column(column_name(c.id)), c, self.presentation)
+            c.name.lower(): shown_column(
+                batch.column(column_name(c.id)), c, self.presentation, narrow=True
+            )
             for c in self.columns
         }
         return Batch(shown, batch.num_rows)
@@ -151,8 +155,15 @@ def filter_names(term: Term) -> tuple[str, ...]:
     return distinct(list(column_names(term)))
 
 
-def shown_column(values: pa.Array, column: ColumnInfo, presentation: Presentation) -> pa.Array:
-    """A stored column, dictionary or not, as it is handed out; dictionaries stay such."""
+def shown_column(
+    values: pa.Array, column: ColumnInfo, presentation: Presentation, *, narrow: bool = False
+) -> pa.Array:
+    """A stored column, dictionary or not, as it is handed out; dictionaries stay such.
+
+    `narrow`: narrow decimals stay such, too (`codec.narrow`), if decimals are handed out.
+    """
+    if not narrow or presentation.is_text(column.type):
+        values = widened(values, arrow_type(column.type))
     if not pa.types.is_dictionary(values.type):
         return presentation.apply(values, column.type, column.name)
     texts = presentation.apply(values.dictionary, column.type, column.name)

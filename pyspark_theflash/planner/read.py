@@ -264,11 +264,14 @@ def _presented(
 
     For those that were not read there is anything but NULLs.
     """
-    arrays = []
+    arrays, aggregation = [], task.pushed.aggregation
+    # Of what is only computed with, decimals are narrow.
+    groups = {name.lower() for name in aggregation.groups} if aggregation is not None else ()
     for column in task.output:
         if column.id in unread:
             arrays.append(pa.array(np.zeros(batch.num_rows, np.uint8)))
             continue
         values = batch.column(HANDLE if column == ROWID_COLUMN else column_name(column.id))
-        arrays.append(shown_column(values, column, task.presentation))
+        narrow = aggregation is not None and column.name.lower() not in groups
+        arrays.append(shown_column(values, column, task.presentation, narrow=narrow))
     return batch_of([column.name for column in task.output], arrays, batch.num_rows)

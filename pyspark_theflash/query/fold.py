@@ -153,17 +153,17 @@ def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
 
     Those with dictionaries stay as they are, for each has its own.
     """
-    waiting: list[pa.RecordBatch] = []
+    alike: dict[pa.Schema, list[pa.RecordBatch]] = {}
     for batch in batches:
         if batch.num_rows >= SMALL_ROWS or any(map(pa.types.is_dictionary, batch.schema.types)):
             yield batch
             continue
+        waiting = alike.setdefault(batch.schema, [])
         waiting.append(batch)
         if sum(each.num_rows for each in waiting) >= SMALL_ROWS:
             yield pa.concat_batches(waiting)
-            waiting = []
-    if waiting:
-        yield pa.concat_batches(waiting)
+            waiting.clear()
+    yield from (pa.concat_batches(waiting) for waiting in alike.values() if waiting)
 
 
 def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

@@ -30,6 +30,7 @@ from pyspark_theflash.query.term import (
     distinct,
 )
 from pyspark_theflash.query.value import (
+    TEXT_BITS,
     WHERE,
     Batch,
     Constant,
@@ -66,6 +67,9 @@ _MATCHES: Final[dict[str, Callable[..., Any]]] = {
     "ends with": pc.ends_with,
     "contains": pc.match_substring,
 }
+_TAKEN_TEXT: Final = 2
+_TAKEN_NUMBER: Final = 32
+"""To take a value from its place takes as long as to compare so many that stand in a row."""
 _SHORT_BITS: Final = 16
 _FLOAT_EXACT: Final = 1 << 24
 """Up to here every whole number is a float, too."""
@@ -112,12 +116,12 @@ def rows_for_which(term: Term, batch: Batch, among: Mask | None = None) -> Mask:
     left, found = batch, np.ones(batch.rows, np.bool_) if among is None else among
     places: npt.NDArray[np.int64] | None = None
     for at, conjunct in enumerate(conjuncts):
-        count = np.count_nonzero(found)
-        if count < left.rows and (2 * count < left.rows or _is_computed(conjunct)):
+        count = int(np.count_nonzero(found))
+        if count < left.rows and (_pays(conjunct, left, count) or _is_computed(conjunct)):
             # Without any rows at all every conjunct is looked at, to be refused.
             if not count:
                 break
-            # Few rows are quick to take and to tell, and no others may raise.
+            # No others may raise.
             taken = np.flatnonzero(found)
             places = taken if places is None else places[taken]
             names = [name for each in conjuncts[at:] for name in column_names(each)]
@@ -143,7 +147,18 @@ def _cost(term: Term, batch: Batch) -> tuple[bool, int]:
     """What is computed comes last, for it may raise; else the widest column tells."""
     if not isinstance(term, Call):
         return False, 0
-    return _is_computed(term), max((batch.width(n) for n in column_names(term)), default=0)
+    return _is_computed(term), _width(term, batch)
+
+
+def _pays(term: Term, batch: Batch, count: int) -> bool:
+    """Whether to take `count` rows and look at these is quicker than to look at all."""
+    taken = _TAKEN_TEXT if _width(term, batch) >= TEXT_BITS else _TAKEN_NUMBER
+    return count * taken < batch.rows
+
+
+def _width(term: Term, batch: Batch) -> int:
+    """How many bits the widest of its columns has."""
+    return max((batch.width(name) for name in column_names(term)), default=0)
 
 
 def _is_computed(term: Term) -> bool:

@@ -203,7 +203,8 @@ def exact_array(ints: Ints, valid: Mask | None, to: pa.DataType) -> pa.Array:
         for at in range(words):
             limbs[:, at] = (ints >> 64 * at & _WORD).astype(np.uint64).view(np.int64)
     else:
-        limbs[:, 0], limbs[:, 1:] = ints, (ints >> 63)[:, None]
+        limbs[:, 0] = ints
+        limbs[:, 1:] = limbs[:, :1] >> 63
     validity = None if valid is None else pa.array(valid).buffers()[1]
     return pa.Array.from_buffers(to, len(ints), [validity, pa.py_buffer(limbs)])
 

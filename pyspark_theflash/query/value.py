@@ -20,17 +20,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.codec.arrow import DECIMAL128_DIGITS
+from pyspark_theflash.codec.narrow import is_narrow, narrow_ints
 from pyspark_theflash.codec.reader import Positions
 from pyspark_theflash.errors import ColumnNotFoundError, SqlOverflowError, UnsupportedError
 from pyspark_theflash.query.term import ARITHMETIC, Column, Kind, Literal, Term
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Ints: TypeAlias = npt.NDArray[Any]
-"""int64, or objects that are Python's whole numbers."""
+"""int64, or int32 as long as they are only compared, or objects: Python's whole numbers."""
 WHERE: Final = "filter"
 _INT64_MAX: Final = (1 << 63) - 1
 _SPARK_MIN_SCALE: Final = 6
-_TEXT_BITS: Final = 512
+TEXT_BITS: Final = 512
 _ARROW_TIMES: Final = {
     Kind.DATE: pa.date32(),
     Kind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
@@ -129,7 +130,7 @@ class Batch:
         tp = self.array(name).type
         tp = tp.index_type if pa.types.is_dictionary(tp) else tp
         is_fixed = pa.types.is_primitive(tp) or pa.types.is_decimal(tp)
-        return tp.bit_width if is_fixed else _TEXT_BITS
+        return tp.bit_width if is_fixed else TEXT_BITS
 
     def value(self, term: Term) -> Value:
         """A column, a literal, or arithmetic of them.
@@ -275,7 +276,9 @@ def _both(left: Mask | None, right: Mask | None) -> Mask | None:
 
 def _fitting(ints: Ints, bound: int) -> Ints:
     """The numbers in a form in which one of that size fits."""
-    return ints if bound <= _INT64_MAX else ints.astype(object)
+    if bound > _INT64_MAX:
+        return ints.astype(object)
+    return ints if ints.dtype == object else ints.astype(np.int64, copy=False)
 
 
 def _exact_ints(values: pa.Array) -> Ints:
@@ -293,6 +296,8 @@ def _decimal_ints(values: pa.Array, words: int) -> Ints:
     """Decimals are whole numbers of 2 or 4 words; mostly the first one says all."""
     if not len(values):
         return np.zeros(0, np.int64)
+    if is_narrow(values.type):
+        return narrow_ints(values)
     data: Any = values.buffers()[1]
     limbs = np.frombuffer(data, np.int64).reshape(-1, words)
     limbs = limbs[values.offset : values.offset + len(values)]

@@ -2,7 +2,7 @@
 
 Whatever an engine does, every scan at every timestamp must give what `memory` gives, after every
 publication: also when the engine is opened anew each time, or compacts its files each time, into
-regions of a few rows.
+regions of a few rows, and when it takes all of its files for large ones.
 """
 
 import pickle
@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.codec.narrow import is_narrow
 from pyspark_theflash.codec.text import format_column, parse_column
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import (
@@ -31,6 +32,7 @@ from pyspark_theflash.engine.api import (
     RowCondition,
     VersionBatch,
 )
+from pyspark_theflash.engine.magic import file
 from pyspark_theflash.engine.magic.compaction import Limits
 from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.engine.memory import MemoryEngine
@@ -42,7 +44,8 @@ from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 from tests.support.histories import COLUMNS, publications, scan_columns, version_batch
 
-TREATMENTS = ("memory", "magic", "magic reopened", "magic compacted")
+LARGE = "magic compacted into large files"
+TREATMENTS = ("memory", "magic", "magic reopened", "magic compacted", LARGE)
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))
 FS, CLOCK = LocalFileSystem(), SystemClock()
 EAGER = Limits(region_rows=4, direct_rows=2, deltas=2, layer_rows=1, layers=2)
@@ -63,7 +66,7 @@ class Subject:
     def _open(self) -> Any:
         if self.treatment == "memory":
             return MemoryEngine()
-        limits = EAGER if self.treatment == "magic compacted" else None
+        limits = EAGER if self.treatment in ("magic compacted", LARGE) else None
         return MagicEngine(self.path, FS, CLOCK, limits=limits)
 
     def publish(self, publication: Publication) -> None:
@@ -129,7 +132,7 @@ class Subject:
                 assert not any(batch.column(name).null_count for name in filled)
                 assert batch.schema.names == names
                 shown = batch.schema.types[options["with_handle"] :]
-                assert (list(map(dense, shown)) if options["as_stored"] else shown) == types
+                assert (list(map(dense, shown, types)) if options["as_stored"] else shown) == types
                 rows.update(zip(*(c.to_pylist() for c in batch.columns), strict=True))
                 rows[()] += batch.num_rows
         return rows
@@ -153,7 +156,10 @@ class Subject:
         return [(None, middle), (middle, handles[-1])]
 
 
-def dense(tp: pa.DataType) -> pa.DataType:
+def dense(tp: pa.DataType, wanted: pa.DataType) -> pa.DataType:
+    """What values of a type stand for where others are wanted."""
+    if is_narrow(tp):
+        return wanted if tp.scale == wanted.scale else tp
     return tp.value_type if pa.types.is_dictionary(tp) else tp
 
 
@@ -186,7 +192,11 @@ def kept(rows: Counter[tuple[Any, ...]]) -> Counter[tuple[Any, ...]]:
 
 
 @pytest.fixture(params=TREATMENTS)
-def subject(request: pytest.FixtureRequest, tmp_path: Path) -> Iterable[Subject]:
+def subject(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterable[Subject]:
+    if request.param == LARGE:
+        monkeypatch.setattr(file, "WHOLE_CHECK_BYTES", 0)
     made = Subject(request.param, tmp_path / "store")
     yield made
     made.engine.close()
@@ -332,6 +342,29 @@ def test_a_widened_type(
     subject.put([(99, 30, 29, Op.PUT, None)], [(1, new)])
     assert subject.scan(10) == Counter({(values[0],): 1, (values[1],): 1, (): 2})
     assert subject.scan(30) == Counter({(values[0],): 2, (values[1],): 2, (None,): 1, (): 5})
+
+
+def test_decimals_that_are_only_looked_at(subject: Subject) -> None:
+    """As those that are handed out, whether or not they take more bits than others."""
+    small, large = pa.decimal128(7, 2), pa.decimal128(18, 3)
+    columns = [(ColumnID(1), small), (ColumnID(2), large), (ColumnID(3), pa.decimal128(38, 2))]
+    subject.columns = [ScanColumn(i, tp, Default(pa.scalar(None, tp))) for i, tp in columns]
+    values = [
+        [Decimal("-99999.99"), Decimal("-999999999999999.999"), Decimal("0.01")],
+        [Decimal("0.01"), Decimal("1.000"), Decimal("-1.00")],
+        [None, None, None],
+        [Decimal("12.30"), Decimal("999999999999999.999"), None],
+    ]
+    subject.put([(n, 10, 9, Op.PUT, *row) for n, row in enumerate(values)], columns)
+    every = Counter([*map(tuple, values), *[()] * len(values)])
+    assert subject.scan(10) == every
+    assert subject.scan(10, as_stored=True) == every
+    for column in subject.columns:
+        at = subject.columns.index(column)
+        rows = [tuple(row) for row in values if Keeps.keeps(row[at])]
+        found = Counter([*rows, *[()] * len(rows)])
+        assert subject.scan(10, condition=Keeps(column)) == found
+        assert subject.scan(10, as_stored=True, condition=Keeps(column)) == found
 
 
 def test_columns_that_come_and_go(subject: Subject) -> None:

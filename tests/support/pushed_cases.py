@@ -17,6 +17,7 @@ from pyspark_theflash.api.message import (
     Literal,
     SortKey,
 )
+from pyspark_theflash.codec.narrow import narrowed
 
 UTC: Final = timezone.utc
 TYPES: Final[dict[str, pa.DataType]] = {
@@ -57,12 +58,19 @@ _EDGES: Final[dict[str, list[Any]]] = {
 }
 
 
-def rows(size: int = 12) -> st.SearchStrategy[dict[str, pa.Array]]:
-    """Columns of some rows, by a seed; the texts as dictionaries or not."""
-    return st.builds(_arrays, st.integers(0, 1 << 30), st.integers(0, size), st.booleans())
+def rows(size: int = 12, *, narrow: bool = False) -> st.SearchStrategy[dict[str, pa.Array]]:
+    """Columns of some rows, by a seed; the texts as dictionaries or not.
+
+    `narrow`: decimals may be so, as those that are only computed with.
+    """
+    are_narrow = st.booleans() if narrow else st.just(False)
+    seeds, counts = st.integers(0, 1 << 30), st.integers(0, size)
+    return st.builds(_arrays, seeds, counts, st.booleans(), are_narrow)
 
 
-def _arrays(seed: int, count: int, with_dictionaries: bool) -> dict[str, pa.Array]:
+def _arrays(
+    seed: int, count: int, with_dictionaries: bool, are_narrow: bool
+) -> dict[str, pa.Array]:
     chance = random.Random(seed)
     made = {}
     for name, tp in TYPES.items():
@@ -73,7 +81,7 @@ def _arrays(seed: int, count: int, with_dictionaries: bool) -> dict[str, pa.Arra
     if with_dictionaries:
         for name in ("name", "data"):
             made[name] = made[name].dictionary_encode()
-    return made
+    return {name: narrowed(values) for name, values in made.items()} if are_narrow else made
 
 
 def column(name: str) -> Expression:

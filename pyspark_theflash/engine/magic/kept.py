@@ -3,11 +3,13 @@
     small files    their columns, decoded: the newest rows, which every scan looks at, stand in many
                    of them, and to open one takes longer than to read its rows
     deltas         the same, for the scan of every region looks into them
-    other files    their footers, checked and parsed
+    other files    their footers, checked and parsed; of what scans look at without handing it
+                   out, the columns of numbers and of dictionaries, decimals in few bits
 
 A file never changes, so what is kept of it holds for as long as anybody asks.
 """
 
+import os
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -17,16 +19,23 @@ from typing import Final
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pyspark_theflash.codec.narrow import narrowed
 from pyspark_theflash.engine.magic.file import (
     DataFile,
     FileKind,
+    is_text,
     never_null,
+    one_array,
     open_file,
     read_row_group,
 )
 from pyspark_theflash.engine.magic.lru import LeastRecent
 
 COLUMNS_BYTES: Final = 128 << 20
+NUMBERS_BYTES: Final = 256 << 20
+_MEMORY_PART: Final = 16
+"""Of the machine's memory, what the processes on all its cores take for numbers."""
+_TAKES_ONE_OF: Final = 16
 DELTA_BYTES: Final = 16 << 20
 """Larger deltas would leave no room for much else."""
 FOOTERS_BYTES: Final = 16 << 20
@@ -55,6 +64,9 @@ class KeptFiles:
         """By the file's number."""
         self.columns: Final = LeastRecent[tuple[int, int, str], pa.ChunkedArray](COLUMNS_BYTES)
         """By the file's number, the row group's and the column's name."""
+        numbers = LeastRecent[tuple[int, int, str], pa.ChunkedArray]
+        self.numbers: Final = numbers(_numbers_bytes(), takes_one_of=_TAKES_ONE_OF)
+        """The same, of the other files."""
 
 
 class OpenFile:
@@ -78,17 +90,25 @@ class OpenFile:
         """The columns among `names` that the file has."""
         return [name for name in names if name in self.footer.names]
 
-    def read(self, group: int, names: Sequence[str]) -> pa.Table:
-        """Columns of a row group, at least one, all of which the file has."""
-        if not _is_kept(self._info):
+    def read(self, group: int, names: Sequence[str], *, as_stored: bool = False) -> pa.Table:
+        """Columns of a row group, at least one, all of which the file has.
+
+        With `as_stored`, decimals may be narrow (`codec.narrow`).
+        """
+        is_whole = _is_kept(self._info)
+        if not is_whole and not as_stored:
             return read_row_group(self._parquet(), group, names)
+        kept = self._kept.columns if is_whole else self._kept.numbers
         keys = {name: (self._info.number, group, name) for name in names}
-        found = {name: self._kept.columns.get(key) for name, key in keys.items()}
+        found = {name: kept.get(key) for name, key in keys.items()}
         if lacking := [name for name, column in found.items() if column is None]:
             table = read_row_group(self._parquet(), group, lacking)
             for name, column in zip(lacking, table.columns, strict=True):
+                if not is_whole:
+                    column = pa.chunked_array([narrowed(one_array(column))])
                 found[name] = column
-                self._kept.columns.put(keys[name], column, column.get_total_buffer_size())
+                if is_whole or _is_of_numbers(column.type):
+                    kept.put(keys[name], column, column.get_total_buffer_size())
         return pa.table(found)
 
     def _parquet(self) -> pq.ParquetFile:
@@ -121,6 +141,16 @@ class OpenFile:
 
 def _is_kept(info: DataFile) -> bool:
     return info.is_small or (info.kind is FileKind.DELTA and info.size_bytes <= DELTA_BYTES)
+
+
+def _is_of_numbers(tp: pa.DataType) -> bool:
+    return not is_text(tp) and not pa.types.is_nested(tp)
+
+
+def _numbers_bytes() -> int:
+    """How much of the numbers of large files this process keeps."""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return min(NUMBERS_BYTES, memory // _MEMORY_PART // (os.cpu_count() or 1))
 
 
 @contextmanager

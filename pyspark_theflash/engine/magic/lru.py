@@ -1,4 +1,8 @@
-"""A mapping of bounded size that forgets first what was asked for least lately."""
+"""A mapping of bounded size that forgets first what was asked for least lately.
+
+Who asks for more than there is room for, always in the same order, would find none of it. So where
+that is to be expected, a full one takes in but one of several.
+"""
 
 import threading
 from collections import OrderedDict
@@ -11,7 +15,9 @@ V = TypeVar("V")
 class LeastRecent(Generic[K, V]):
     """See the module; used by many threads."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size_bytes: int, *, takes_one_of: int = 1) -> None:
+        """`takes_one_of`: how many are put for one that is taken in where others have to go."""
+        self._takes_one_of, self._refused = takes_one_of, 0
         self._mutex = threading.Lock()
         self._kept: OrderedDict[K, tuple[int, V]] = OrderedDict()
         self._left_bytes = size_bytes
@@ -29,6 +35,10 @@ class LeastRecent(Generic[K, V]):
         with self._mutex:
             if key in self._kept:
                 return
+            if size_bytes > self._left_bytes:
+                self._refused = (self._refused + 1) % self._takes_one_of
+                if self._refused:
+                    return
             self._kept[key] = size_bytes, value
             self._left_bytes -= size_bytes
             while self._left_bytes < 0:

@@ -24,6 +24,8 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyspark_theflash.codec.arrow import DECIMAL128_DIGITS
+from pyspark_theflash.codec.narrow import is_narrow, widened
 from pyspark_theflash.engine.api import HandleSet, RowCondition
 from pyspark_theflash.engine.magic.file import (
     PREVIOUS_FILE,
@@ -133,7 +135,9 @@ class RegionReader:
                     mask = _unless_all(visible[low - known.start : high - known.start])
                 if mask is None or mask.any():
                     names = file.those_of(self._first)
-                    table = file.read(group, names or [HANDLE]).slice(low - start, high - low)
+                    as_stored = self._as_stored or self._condition is not None
+                    table = file.read(group, names or [HANDLE], as_stored=as_stored)
+                    table = table.slice(low - start, high - low)
                     yield from self._chosen(file, group, table, names, mask, low - start)
 
     def _hidden_rows(self, info: DataFile) -> Mask | None:
@@ -219,7 +223,8 @@ class RegionReader:
         wanted = file.those_of(self._wanted)
         columns = {name: table.column(name) for name in wanted if name in names}
         if rest := [name for name in wanted if name not in names]:
-            for name, column in zip(rest, file.read(group, rest).columns, strict=True):
+            read = file.read(group, rest, as_stored=self._as_stored)
+            for name, column in zip(rest, read.columns, strict=True):
                 columns[name] = column.slice(start, rows)
         chosen = pa.table(columns)
         if mask is not None and columns:
@@ -300,8 +305,14 @@ class RegionReader:
         ready: dict[ColumnID, pa.Array] = {}
         for column in columns:
             stored = found.get(column_name(column.id))
-            is_wanted = as_stored or column.id in self._dictionaries
-            if is_wanted and stored is not None and stored.type == dictionary_of(column.type):
+            if stored is None or not _stands_for(stored.type, column.type):
+                continue
+            if as_stored:
+                ready[column.id] = stored
+            elif is_narrow(stored.type):
+                # It was looked at, and is handed out, too.
+                ready[column.id] = widened(stored, column.type)
+            elif column.id in self._dictionaries and pa.types.is_dictionary(stored.type):
                 ready[column.id] = stored
         wanted = [c for c in columns if c.id not in ready]
         dense = {name: _dense(found[name]) for name in stored_names(wanted) if name in found}
@@ -314,7 +325,14 @@ class RegionReader:
 def _is_stored(found: Stored, column: ScanColumn) -> bool:
     """Whether a column is one of those found, as it is."""
     stored = found.get(column_name(column.id))
-    return stored is not None and stored.type in (column.type, dictionary_of(column.type))
+    return stored is not None and _stands_for(stored.type, column.type)
+
+
+def _stands_for(stored: pa.DataType, tp: pa.DataType) -> bool:
+    """Whether values of a type say the same as those of another."""
+    if is_narrow(stored):
+        return bool(pa.types.is_decimal128(tp) and stored.scale == tp.scale)
+    return stored in (tp, dictionary_of(tp))
 
 
 def _left(handles: pa.Array, without: pa.Array, mask: Mask | None) -> Mask:
@@ -342,4 +360,6 @@ def _unless_all(mask: Mask | None) -> Mask | None:
 
 def _dense(column: pa.Array) -> pa.Array:
     """The values of a column that came as a dictionary, which is quicker to decode and filter."""
+    if is_narrow(column.type):
+        return widened(column, pa.decimal128(DECIMAL128_DIGITS, column.type.scale))
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
