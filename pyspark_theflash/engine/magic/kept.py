@@ -35,7 +35,6 @@ COLUMNS_BYTES: Final = 128 << 20
 NUMBERS_BYTES: Final = 256 << 20
 _MEMORY_PART: Final = 16
 """Of the machine's memory, what the processes on all its cores take for numbers."""
-_TAKES_ONE_OF: Final = 16
 DELTA_BYTES: Final = 16 << 20
 """Larger deltas would leave no room for much else."""
 FOOTERS_BYTES: Final = 16 << 20
@@ -64,8 +63,7 @@ class KeptFiles:
         """By the file's number."""
         self.columns: Final = LeastRecent[tuple[int, int, str], pa.ChunkedArray](COLUMNS_BYTES)
         """By the file's number, the row group's and the column's name."""
-        numbers = LeastRecent[tuple[int, int, str], pa.ChunkedArray]
-        self.numbers: Final = numbers(_numbers_bytes(), takes_one_of=_TAKES_ONE_OF)
+        self.numbers: Final = LeastRecent[tuple[int, int, str], pa.ChunkedArray](_numbers_bytes())
         """The same, of the other files."""
 
 
@@ -104,11 +102,11 @@ class OpenFile:
         if lacking := [name for name, column in found.items() if column is None]:
             table = read_row_group(self._parquet(), group, lacking)
             for name, column in zip(lacking, table.columns, strict=True):
-                if not is_whole:
-                    column = pa.chunked_array([narrowed(one_array(column))])
-                found[name] = column
-                if is_whole or _is_of_numbers(column.type):
+                if is_whole or (_is_of_numbers(column.type) and kept.admits(column.nbytes)):
+                    if not is_whole:
+                        column = pa.chunked_array([narrowed(one_array(column))])
                     kept.put(keys[name], column, column.get_total_buffer_size())
+                found[name] = column
         return pa.table(found)
 
     def _parquet(self) -> pq.ParquetFile:
