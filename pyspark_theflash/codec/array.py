@@ -16,10 +16,16 @@ _pa: Final[Any] = pa
 _pc: Final[Any] = pc
 
 
-def primitive(data: npt.NDArray[Any], tp: pa.DataType) -> ArrowArray:
-    """`data`, whose bytes are values of the fixed-width type `tp`, one a row."""
+def primitive(
+    data: npt.NDArray[Any], tp: pa.DataType, valid: npt.NDArray[np.bool_] | None = None
+) -> ArrowArray:
+    """`data`, whose bytes are values of the fixed-width type `tp`, one a row.
+
+    Rows where `valid` is false are null; None: all are valid.
+    """
+    bits = None if valid is None else _pa.array(valid).buffers()[1]
     buffer = _pa.py_buffer(np.ascontiguousarray(data))
-    return pa.Array.from_buffers(tp, len(data), [None, buffer])
+    return pa.Array.from_buffers(tp, len(data), [bits, buffer])
 
 
 def binary(data: npt.NDArray[np.uint8], bounds: npt.NDArray[np.integer[Any]]) -> ArrowArray:

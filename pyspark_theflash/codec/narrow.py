@@ -10,6 +10,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pyspark_theflash.codec.array import primitive
+
 _DIGITS_32, _DIGITS_64 = 9, 18
 _NARROW: Final = (pa.Decimal32Type, pa.Decimal64Type)
 
@@ -35,14 +37,14 @@ def narrowed(values: pa.Array) -> pa.Array:
     data: Any = values.buffers()[1]
     words = np.frombuffer(data, np.int64).reshape(-1, 2)
     ints = words[values.offset : values.offset + len(values), 0]
-    valid = values.is_valid() if values.null_count else None
+    valid = _valid(values)
     if valid is not None:
-        ints = np.where(valid.to_numpy(zero_copy_only=False), ints, 0)
+        ints = np.where(valid, ints, 0)
     # Never more digits than the type has: what is computed of them depends on how many there are.
     if tp.scale <= _DIGITS_32 and max(-int(ints.min()), int(ints.max())) < 10**_DIGITS_32:
         to = pa.decimal32(min(tp.precision, _DIGITS_32), tp.scale)
-        return _decimals(ints.astype(np.int32), to, valid)
-    return _decimals(np.ascontiguousarray(ints), pa.decimal64(tp.precision, tp.scale), valid)
+        return primitive(ints.astype(np.int32), to, valid)
+    return primitive(ints, pa.decimal64(tp.precision, tp.scale), valid)
 
 
 def widened(values: pa.Array, to: pa.DataType) -> pa.Array:
@@ -52,9 +54,8 @@ def widened(values: pa.Array, to: pa.DataType) -> pa.Array:
     words = np.empty((len(values), 2), np.int64)
     words[:, 0] = narrow_ints(values)
     words[:, 1] = words[:, 0] >> 63
-    return _decimals(words, to, values.is_valid() if values.null_count else None)
+    return primitive(words, to, _valid(values))
 
 
-def _decimals(words: npt.NDArray[Any], to: pa.DataType, valid: "pa.Array[Any] | None") -> pa.Array:
-    bits = None if valid is None else valid.buffers()[1]
-    return pa.Array.from_buffers(to, len(words), [bits, pa.py_buffer(words)])
+def _valid(values: pa.Array) -> "npt.NDArray[np.bool_] | None":
+    return values.is_valid().to_numpy(zero_copy_only=False) if values.null_count else None

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyspark_theflash.codec.array import primitive
 from pyspark_theflash.codec.arrow import DECIMAL128_DIGITS
 from pyspark_theflash.errors import SqlOverflowError, UnsupportedError
 from pyspark_theflash.query.group import Groups
@@ -205,8 +206,7 @@ def exact_array(ints: Ints, valid: Mask | None, to: pa.DataType) -> pa.Array:
     else:
         limbs[:, 0] = ints
         limbs[:, 1:] = limbs[:, :1] >> 63
-    validity = None if valid is None else pa.array(valid).buffers()[1]
-    return pa.Array.from_buffers(to, len(ints), [validity, pa.py_buffer(limbs)])
+    return primitive(limbs, to, valid)
 
 
 def ordered_array(ints: Ints, valid: Mask | None, to: pa.DataType) -> pa.Array:

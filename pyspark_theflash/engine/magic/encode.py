@@ -37,6 +37,7 @@ from pyspark_theflash.engine.magic.file import (
     numpy_column,
 )
 from pyspark_theflash.engine.magic.region import NO_REGION
+from pyspark_theflash.errors import InternalError
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, SUPERSEDED_TS, Op
 from pyspark_theflash.types import MAX_TS, PhysicalTableID, RegionID, TimeStamp
 
@@ -110,7 +111,7 @@ class FileEncoder:
         """The file, of at least one row."""
         self._flush()
         if self._written is None:
-            raise ValueError("a file has at least one row")
+            raise InternalError("a file has at least one row")
         names = [n for n in self._names if n not in self._nullable and n not in SYSTEM_COLUMNS]
         data = self._written.finish(names)
         # The footer's length, and Parquet's closing magic.

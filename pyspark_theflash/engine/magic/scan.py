@@ -359,7 +359,10 @@ def _unless_all(mask: Mask | None) -> Mask | None:
 
 
 def _dense(column: pa.Array) -> pa.Array:
-    """The values of a column that came as a dictionary, which is quicker to decode and filter."""
+    """The values of a column that came as a dictionary, which is quicker to decode and filter.
+
+    Narrow decimals come in 128 bits.
+    """
     if is_narrow(column.type):
         return widened(column, pa.decimal128(DECIMAL128_DIGITS, column.type.scale))
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
