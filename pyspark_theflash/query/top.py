@@ -88,7 +88,9 @@ def limited(
     """No more rows than these, with that schema; no more is read than that takes."""
     left = limit
     for batch in batches:
-        yield batch.slice(0, left).cast(schema)
+        part = batch.slice(0, left)
+        # Arrow's cast loses the row count of a batch without columns.
+        yield part.cast(schema) if schema.names else part
         left -= batch.num_rows
         if left <= 0:
             return

@@ -238,6 +238,27 @@ def test_limits_and_orders(way, shop):
     assert told == [{"id": row["id"]} for row in expected]
 
 
+WITHOUT_COLUMNS = [
+    ({}, 90),
+    ({"limit": 7}, 7),
+    ({"limit": 1 << 40}, 90),
+    ({"limit": 3, "filter": FILTERS[0]}, 3),
+    ({"limit": 3, "where": "1 = 1"}, 3),
+    ({"where": "1 = 1"}, 90),
+    ({"where": "id < 50"}, 45),
+    ({"limit": 7, "order": (SortKey("name"),)}, 7),
+    ({"limit": 2000, "order": (SortKey("name"),)}, 90),
+]
+
+
+def test_rows_without_columns_are_counted(way, shop):
+    api = way(shop.path)
+    for asked, rows in WITHOUT_COLUMNS:
+        batches = list(api.read(api.plan("shop.items", [], **asked)))
+        assert sum(batch.num_rows for batch in batches) == rows, asked
+        assert {batch.num_columns for batch in batches} == {0}
+
+
 def test_what_cannot_be_pushed(way, shop):
     api = way(shop.path)
     name, one = of("name"), literal("int", "1")

@@ -405,6 +405,44 @@ def test_limit_among_filtered_rows(spark, views):
     assert "PushedLimit: 7" in found._jdf.queryExecution().executedPlan().toString()
 
 
+COUNTED = [
+    "SELECT count(*) FROM (SELECT * FROM numbers LIMIT 10)",
+    "SELECT count(*) FROM (SELECT * FROM numbers LIMIT 999)",
+    "SELECT count(*) FROM (SELECT * FROM numbers LIMIT 5000)",
+    "SELECT count(*) FROM (SELECT * FROM numbers WHERE tiny > 3 LIMIT 10)",
+    "SELECT count(*) FROM (SELECT * FROM numbers WHERE tiny > 3 LIMIT 5000)",
+    "SELECT count(*) FROM (SELECT * FROM numbers WHERE length(word) = 3 LIMIT 10)",
+    "SELECT count(*) FROM (SELECT * FROM numbers ORDER BY word LIMIT 10)",
+    "SELECT count(*) FROM (SELECT * FROM numbers LIMIT 10 OFFSET 4)",
+    "SELECT count(*) FROM (SELECT 1 FROM numbers UNION ALL SELECT 2 FROM numbers)",
+    "SELECT 1 FROM numbers LIMIT 3",
+    "SELECT 1 WHERE EXISTS (SELECT * FROM numbers)",
+    "SELECT 1 WHERE EXISTS (SELECT * FROM numbers WHERE tiny > 3)",
+    "SELECT 1 WHERE NOT EXISTS (SELECT * FROM empty)",
+    "SELECT 1 WHERE EXISTS (SELECT * FROM empty)",
+    "SELECT count(*) FROM (SELECT * FROM empty LIMIT 10)",
+    "SELECT count(*) FROM numbers CROSS JOIN (SELECT * FROM empty)",
+    "SELECT count(*) FROM numbers a CROSS JOIN (SELECT 1 FROM numbers LIMIT 2)",
+]
+
+
+@pytest.mark.parametrize("query", COUNTED)
+def test_rows_without_columns_are_counted(check, query):
+    check(query)
+
+
+def test_frames_without_columns_are_counted(spark, views):
+    for name, expected in (("numbers", 3), ("empty", 0)):
+        frame = spark.table(name)
+        assert frame.limit(3).count() == expected
+        assert frame.isEmpty() == (expected == 0)
+        assert frame.limit(3).isEmpty() == (expected == 0)
+        assert len(frame.select().limit(3).collect()) == expected
+    assert spark.table("numbers").where("tiny > 3").limit(3).count() == 3
+    assert not spark.table("numbers").where("tiny > 3").isEmpty()
+    assert spark.table("numbers").where("length(word) > 30").isEmpty()
+
+
 def test_switched_off(spark, store):
     reader = spark.read.format("theflash").options(store=store, pushdown="false")
     frame = reader.load("d.numbers").where("tiny = 5").groupBy("word").count()
