@@ -70,7 +70,7 @@ ROWS = {
 
 @pytest.fixture(scope="module")
 def store(tmp_path_factory):
-    """`NUMBERS` has two regions, for two readers."""
+    """`NUMBERS` has two regions with rows, for two readers, and one without a file."""
     builder = StoreBuilder(
         tmp_path_factory.mktemp("push") / "store", NUMBERS, EMPTY, *list(ROWS)[1:]
     )
@@ -78,6 +78,8 @@ def store(tmp_path_factory):
     with connect(str(path)) as api:
         (whole,) = api.regions(NUMBERS.full_name).regions
         api.split_region(whole.physical_id, whole.region_id, "600")
+        *_, upper = api.regions(NUMBERS.full_name).regions
+        api.split_region(whole.physical_id, upper.region_id, "5000")
     return path
 
 

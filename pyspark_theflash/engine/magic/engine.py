@@ -134,6 +134,8 @@ class MagicReader:
 
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         _, files = scanned(region.parts)
+        if not files:
+            return ()
         largest = max(files, key=lambda f: f.rows)
         names = {column_name(c.id): c.id for c in columns}
         return [names[name] for name in repeating_columns(self._data, largest, list(names))]
