@@ -149,7 +149,8 @@ class WriterState:
 
         It may have been written to the table as it is at its commit or as it was one state before.
         The version is the one that the transaction began with: it decides if that is the state at
-        the commit, and the transaction is no older than it. The likelier one comes first.
+        the commit, and the transaction is no older than it. The likelier one comes first. A table
+        may be younger than the transaction; then its first state is the only one until the second.
 
         Raises:
             SchemaOutdatedError: the history does not know the version.

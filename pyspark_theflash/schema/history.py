@@ -178,19 +178,20 @@ class SchemaHistory:
                 return event.table
         raise TableNotFoundError(full_name, ts)
 
-    def table_by_version(self, table_id: TableID, version: SchemaVersion) -> TableInfo:
+    def table_by_version(self, table_id: TableID, version: SchemaVersion) -> TableInfo | None:
         """What `table_id` was under schema `version`; a table dropped since is still found.
 
+        Returns:
+            None where there was no such table: a transaction may write to a table that was made
+            after it began.
+
         Raises:
-            SchemaOutdatedError: this history knows no such version or no such table.
+            SchemaOutdatedError: this history knows no such version.
         """
         newest = self.versions[-1] if self.versions else None
         if newest is not None and version > newest.version:
             raise SchemaOutdatedError(f"schema version {version}", newest.ts)
-        table = self._table_in_force(table_id, TimeStamp(self._end_of_version(version) - 1))
-        if table is None:
-            raise SchemaOutdatedError(f"table with id {table_id}", self._end_of_version(version))
-        return table
+        return self._table_in_force(table_id, TimeStamp(self._end_of_version(version) - 1))
 
     def table_at_commit(self, table_id: TableID, commit_ts: TimeStamp) -> TableInfo:
         """What rows committed at `commit_ts` were written under, whichever version they name.

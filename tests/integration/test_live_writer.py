@@ -135,6 +135,28 @@ def test_transactions_that_meet_a_table_before_or_after_its_partitions_change(
         assert sum(compare(peer, store, ts) for ts in timestamps) > len(timestamps)
 
 
+def test_transactions_that_are_older_than_the_tables_they_write_to(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    with following(tmp_path, store) as peer, peer.connect() as session:
+        created = "CREATE TABLE bank.t (id INT)"
+        peer.sql("CREATE DATABASE bank", created)
+        peer.sql("CREATE DATABASE other", "CREATE TABLE other.t (id INT)")
+        for number, statements in enumerate(
+            [
+                ["TRUNCATE TABLE bank.t"],
+                ["DROP TABLE bank.t", created],
+                ["DROP TABLE bank.t", "RECOVER TABLE bank.t"],
+                ["DROP DATABASE bank", "CREATE DATABASE bank", created],
+            ]
+        ):
+            session.query("BEGIN")
+            session.query("INSERT INTO other.t VALUES (1)")
+            peer.sql(*statements)
+            session.query(f"INSERT INTO bank.t VALUES ({number})")
+            session.query("COMMIT")
+            assert compare(peer, store, peer.tso()) == 1
+
+
 def under_load(
     peer: Peer, ddl: Sequence[str] = DDL, work: Callable[[Peer, int, threading.Event], None] = work
 ) -> list[int]:

@@ -49,37 +49,43 @@ def partitioned(first: PhysicalTableID) -> TableInfo:
 
 
 BEFORE, AFTER = partitioned(OLD), partitioned(NEW)
-HISTORY = SchemaHistory(
-    TimeStamp(100),
-    END,
-    [
-        TableEvent(ts, "shop", PLAIN.id, table)
-        for ts, table in ((TimeStamp(100), BEFORE), (TRUNCATED, AFTER))
-    ],
-    [
-        SchemaVersionAt(ts, SchemaVersion(version))
-        for ts, version in ((TimeStamp(100), 59), (TimeStamp(TRUNCATED - 10), 60))
-    ],
-)
+
+
+def history(*events: tuple[int, TableInfo | None]) -> SchemaHistory:
+    """States of the table by timestamp; the first is in version 59, version 60 begins with 1000."""
+    versions = [(TimeStamp(100), 59), (TimeStamp(TRUNCATED - 10), 60)]
+    return SchemaHistory(
+        TimeStamp(100),
+        END,
+        [TableEvent(TimeStamp(ts), "shop", PLAIN.id, table) for ts, table in events],
+        [SchemaVersionAt(ts, SchemaVersion(version)) for ts, version in versions],
+    )
+
+
+HISTORY = history((100, BEFORE), (TRUNCATED, AFTER))
 
 
 class Cluster:
     """A schema source that answers as `has_written` does."""
 
-    def __init__(self, has_written: Callable[[RecordKey, TimeStamp], bool]) -> None:
+    def __init__(
+        self,
+        has_written: Callable[[RecordKey, TimeStamp], bool],
+        history: SchemaHistory = HISTORY,
+    ) -> None:
         self.asked: list[RecordKey] = []
-        self._has_written = has_written
+        self._has_written, self._history = has_written, history
 
     def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
-        return HISTORY
+        return self._history
 
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
         self.asked.append(decode_record_key(key))
         return self._has_written(self.asked[-1], start_ts)
 
 
-def wrote_to(*ids: PhysicalTableID) -> Cluster:
-    return Cluster(lambda key, _: key.table_id in ids)
+def wrote_to(*ids: PhysicalTableID, history: SchemaHistory = HISTORY) -> Cluster:
+    return Cluster(lambda key, _: key.table_id in ids, history)
 
 
 Found: TypeAlias = Callable[..., dict[PhysicalTableID, set[int]]]
@@ -182,6 +188,24 @@ def test_nobody_is_asked_what_is_certain(
 def test_a_row_that_left_nothing_does_not_decide(found: Found) -> None:
     cluster = Cluster(lambda key, _: key == RecordKey(NEW, 2))
     assert found(cluster, 59, 1004, 1100, 1, 2) == {NEW: {1, 2}}
+
+
+@pytest.mark.parametrize("before", [[], [(100, BEFORE), (500, None)]], ids=["created", "recovered"])
+def test_a_table_may_be_younger_than_the_transaction(
+    found: Found, before: list[tuple[int, TableInfo | None]]
+) -> None:
+    """TRUNCATE TABLE, or DROP and CREATE, between BEGIN and the first statement on the table."""
+    cluster = wrote_to(history=history(*before, (1000, BEFORE)))
+    assert found(cluster, 59, 900, 1100, 1) == {OLD: {1}}
+    assert cluster.asked == []
+
+
+def test_a_younger_table_whose_partitions_have_changed_since_is_asked_for(found: Found) -> None:
+    cluster = wrote_to(NEW, history=history((1000, BEFORE), (1050, AFTER)))
+    assert found(cluster, 59, 900, 1100, 1) == {NEW: {1}}
+    assert {key.handle for key in cluster.asked} == {1}
+    with pytest.raises(UnknownPartitionError):
+        found(wrote_to(history=history((1000, BEFORE), (1050, AFTER))), 59, 900, 1100, 1)
 
 
 def test_what_nobody_knows_is_refused(found: Found) -> None:

@@ -90,6 +90,7 @@ def shown(history: SchemaHistory, above: int = 0) -> Shown:
 
 def columns(history: SchemaHistory, table_id: int, version: int) -> list[tuple[int, str]]:
     table = history.table_by_version(TableID(table_id), SchemaVersion(version))
+    assert table is not None
     return [(c.id, c.name + ("" if c.is_public else "!")) for c in table.columns]
 
 
@@ -393,7 +394,9 @@ def test_a_lost_state_has_the_columns_of_both_sides(cluster: MetaCluster) -> Non
     assert columns(history, 11, 6) == [(1, "a"), (2, "b"), (4, "d")]
     assert columns(history, 11, 7) == [(1, "a"), (2, "b"), (4, "d"), (3, "b!")]
     assert columns(history, 11, 8) == [(1, "a"), (3, "b"), (4, "d")]
-    offsets = {c.offset for c in history.table_by_version(TableID(11), SchemaVersion(7)).columns}
+    table = history.table_by_version(TableID(11), SchemaVersion(7))
+    assert table is not None
+    offsets = {c.offset for c in table.columns}
     assert offsets == {0, 1, 2, 3}
 
 
