@@ -12,10 +12,9 @@ from pyspark_theflash.api.method import Role
 from pyspark_theflash.api.status import told_latch
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import OptionError, RegionNotFoundError, RoleError, TableNotFoundError
+from pyspark_theflash.errors import OptionError, RegionNotFoundError, RoleError
 from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
+from pyspark_theflash.store.catalog import NOW_KINDS, schema_history, table_now
 from pyspark_theflash.store.folder import open_manifest, read_identity
 from pyspark_theflash.store.grants import Grants
 from pyspark_theflash.store.latch import NAME_CHARS_MAX, Latch, LatchKind, LatchScope, Wanted
@@ -93,10 +92,11 @@ class LatchDesk:
         levels = (told.table or told.table_id, told.physical_id, told.region_id)
         if any(later and not before for before, later in pairwise(levels)):
             raise OptionError("scope", "a partition needs its table, and a region its partition")
-        history = schema_history(manifest.read([SCHEMA_KIND]))
-        table_id = _table_id(told, history)
+        view = manifest.read(NOW_KINDS)
+        table_id = table_now(view, told.table).id if told.table else told.table_id
         if not told.physical_id:
             return LatchScope(table_id or None)
+        history = schema_history(view)
         if history is not None and table_id:
             known = {
                 i for table in history.tables_of(TableID(table_id)) for i in table.physical_ids
@@ -145,11 +145,3 @@ def check_role(call: Call, kind: LatchKind) -> None:
     if call.role < needed:
         named = f"{call.method} of a {kind.value} latch"
         raise RoleError(named, needed.name.lower(), call.role.name.lower())
-
-
-def _table_id(told: message.LatchScope, history: SchemaHistory | None) -> int:
-    if not told.table:
-        return told.table_id
-    if history is None:
-        raise TableNotFoundError(told.table, 0)
-    return history.table_by_name(told.table, history.end_ts).id

@@ -1,6 +1,6 @@
 """How a store is: what it can answer, who writes it, what holds it back, how large it is."""
 
-from collections.abc import Iterator
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +13,9 @@ from pyspark_theflash.binlog.pending import Pending
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import EngineReader, RegionStats
-from pyspark_theflash.errors import TableNotFoundError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.replication.state import LEDGER_KIND, PENDING_KIND
-from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
+from pyspark_theflash.store.catalog import NOW_KINDS, history_now, table_now
 from pyspark_theflash.store.command import handle_text
 from pyspark_theflash.store.folder import FORMAT, IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.grants import Grants
@@ -30,7 +28,7 @@ from pyspark_theflash.store.setting import SETTING_KIND, interval_ms
 from pyspark_theflash.store.writer_lock import current_writer
 from pyspark_theflash.types import PhysicalTableID, physical_ms
 
-KINDS: Final = (PROGRESS_KIND, SCHEMA_KIND, LEDGER_KIND, PENDING_KIND, SETTING_KIND)
+KINDS: Final = (PROGRESS_KIND, LEDGER_KIND, PENDING_KIND, SETTING_KIND)
 
 
 class _Timestamps(TypedDict, total=False):
@@ -87,15 +85,16 @@ def read_latches(path: Path, fs: FileSystem, clock: Clock) -> Latches:
 
 
 def read_regions(path: Path, table: str, fs: FileSystem, clock: Clock) -> Regions:
-    """How the physical tables of `table` are divided now. Raises `TableNotFoundError`."""
+    """How the physical tables of `table`, as it is at `resolved_ts`, are divided.
+
+    Raises:
+        TableNotFoundError: no table is called so.
+    """
     with closing(open_manifest(path, fs)) as manifest:
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
     with closing(registry.open_reader(path, identity, fs, clock)) as engine:
-        view = engine.read([SCHEMA_KIND])
-        history = schema_history(view)
-        if history is None:
-            raise TableNotFoundError(table, 0)
-        found = history.table_by_name(table, history.end_ts)
+        view = engine.read(NOW_KINDS)
+        found = table_now(view, table)
         return Regions(
             tuple(
                 _told_region(physical_id, region)
@@ -118,13 +117,18 @@ def process(holder: Holder | None) -> Process | None:
     return None if holder is None else Process(holder.pid, holder.host, holder.program)
 
 
-def physical_tables(history: SchemaHistory | None) -> Iterator[tuple[str, PhysicalTableID]]:
-    """Every physical table there has ever been, with its newest name; sorted by both."""
+def physical_tables(engine: EngineReader, view: View) -> Sequence[tuple[str, PhysicalTableID]]:
+    """The physical tables that hold versions, each with the last name up to `resolved_ts`.
+
+    `view` has `NOW_KINDS`. Sorted by name and id.
+    """
+    stored, found = set(engine.tables(view)), history_now(view)
     names: dict[PhysicalTableID, str] = {}
-    for event in history.events if history is not None else ():
-        if (table := event.table) is not None:
-            names.update(dict.fromkeys(table.physical_ids, table.full_name))
-    return iter(sorted((name, physical_id) for physical_id, name in names.items()))
+    for event in found[0].until(found[1]) if found is not None else ():
+        if event.name is not None:
+            held = stored.intersection(event.physical_ids)
+            names.update(dict.fromkeys(held, f"{event.db}.{event.name}"))
+    return sorted((name, physical_id) for physical_id, name in names.items())
 
 
 def told_latch(latch: Latch, clock: Clock) -> LatchMessage:
@@ -179,10 +183,10 @@ def _transactions(view: View) -> _Transactions:
 
 
 def _sizes(engine: EngineReader, view: View) -> _Sizes:
-    ids = [physical_id for _, physical_id in physical_tables(schema_history(view))]
+    ids = engine.tables(view)
     tables = [engine.stats(view, physical_id) for physical_id in ids]
     return {
-        "physical_tables": sum(table.rows > 0 for table in tables),
+        "physical_tables": len(ids),
         "regions": sum(len(engine.regions(view, physical_id)) for physical_id in ids),
         "files": sum(table.files for table in tables),
         "rows": sum(table.rows for table in tables),

@@ -12,7 +12,7 @@ from pyspark_theflash.api.status import physical_tables
 from pyspark_theflash.cli.reader import opened_reader
 from pyspark_theflash.cli.show import print_json, print_table
 from pyspark_theflash.jobs.arguments import add_json, add_store
-from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
+from pyspark_theflash.store.catalog import NOW_KINDS
 from pyspark_theflash.store.command import handle_text
 
 HEADER = ["table", "physical_id", "region_id", "start", "end", "files", "deltas", "rows", "bytes"]
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print a line a region."""
     with opened_reader(arguments.store) as (_, engine):
-        view = engine.read([SCHEMA_KIND])
+        view = engine.read(NOW_KINDS)
         regions = [
             {
                 "table": name,
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "rows": region.rows,
                 "bytes": region.bytes,
             }
-            for name, physical_id in physical_tables(schema_history(view))
+            for name, physical_id in physical_tables(engine, view)
             for region in engine.regions(view, physical_id)
         ]
     if arguments.json:

@@ -203,6 +203,9 @@ class EngineReader(Protocol):
         Raises `CorruptionError`.
         """
 
+    def tables(self, view: View) -> Sequence[PhysicalTableID]:
+        """The physical tables that hold versions as of `view`, in order of their ids."""
+
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
         """How a physical table is stored as of `view`, in handle order; none where it is not."""
 

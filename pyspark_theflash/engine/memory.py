@@ -116,6 +116,9 @@ class MemoryEngine:
         self._generation = Generation(self._generation + 1)
         return self._generation
 
+    def tables(self, view: View) -> Sequence[PhysicalTableID]:
+        return sorted(i for i, versions in self._versions.items() if versions)
+
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
         rows = len(self._versions.get(physical_id, []))
         return [RegionStats(RegionID(1), None, None, 0, rows, 0, 0)] if rows else []

@@ -187,6 +187,10 @@ class OverlaidReader:
         _, own = _split(region)
         return () if own.region_id == MEMORY_REGION else self._stored.never_null(own, columns)
 
+    def tables(self, view: View) -> Sequence[PhysicalTableID]:
+        taken = [physical_id for physical_id in self._taken if self.regions(view, physical_id)]
+        return sorted({*self._stored.tables(view), *taken})
+
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
         found = self._stored.regions(view, physical_id)
         overlay = self._taken.get(physical_id)

@@ -23,13 +23,16 @@ from pyspark_theflash.codec.document import (
     text,
     uint64,
 )
-from pyspark_theflash.errors import CodecError
+from pyspark_theflash.errors import CodecError, TableNotFoundError
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent, UnreadTable
-from pyspark_theflash.schema.model import parse_table_info
+from pyspark_theflash.schema.model import TableInfo, parse_table_info
+from pyspark_theflash.store.learned import LEARNED_KIND, Learned
 from pyspark_theflash.store.manifest import Record, View
+from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
 
 SCHEMA_KIND: Final = "schema"
+NOW_KINDS: Final = (SCHEMA_KIND, PROGRESS_KIND, LEARNED_KIND)
 MAX_TABLE_BYTES: Final = 1 << 26
 """TiDB itself refuses entries of more than some megabytes."""
 _SPAN_KEY: Final = "span"
@@ -70,6 +73,31 @@ def schema_history(view: View) -> SchemaHistory | None:
                 for ts, v in span["versions"]
             ],
         )
+
+
+def history_now(view: View) -> tuple[SchemaHistory, TimeStamp] | None:
+    """The history of a store, and the newest timestamp that it answers at; None before the first.
+
+    The history may go further: what it says of later belongs to commits that are yet to be applied.
+    `view` has `NOW_KINDS`. Raises `CodecError`.
+    """
+    history, progress = schema_history(view), Progress.of(view)
+    if history is None or progress is None:
+        return None
+    # TiKV's commits are readable as they come, the history follows them.
+    is_learned = Learned.of(view) is not None
+    return history, history.end_ts if is_learned else min(progress.resolved_ts, history.end_ts)
+
+
+def table_now(view: View, full_name: str) -> TableInfo:
+    """The table called `db.table` at the newest timestamp that a store answers at.
+
+    `view` has `NOW_KINDS`. Raises `TableNotFoundError`.
+    """
+    if (found := history_now(view)) is None:
+        raise TableNotFoundError(full_name, 0)
+    history, ts = found
+    return history.table_by_name(full_name, ts)
 
 
 def pack_event(event: TableEvent) -> bytes:

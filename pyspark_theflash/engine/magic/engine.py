@@ -148,6 +148,9 @@ class MagicReader:
                 left = {name: left[name] for name in left.keys() & file.footer.never_null}
         return left.values()
 
+    def tables(self, view: View) -> Sequence[PhysicalTableID]:
+        return self._layouts_of(view).tables()
+
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
         return self._layouts_of(view)[physical_id].stats()
 
@@ -161,7 +164,7 @@ class MagicReader:
 
     def check(self, view: View) -> Iterator[CorruptionError]:
         layouts = self._layouts_of(view)
-        for physical_id in layouts.tables():
+        for physical_id in layouts.recorded():
             yield from check_table(self._data, layouts[physical_id])
 
     def close(self) -> None:

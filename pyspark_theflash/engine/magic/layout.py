@@ -138,7 +138,11 @@ class Layouts:
         self._made[layout.physical_id] = layout
 
     def tables(self) -> Sequence[PhysicalTableID]:
-        """All physical tables that have files or regions in the view."""
+        """The physical tables that have files in the view."""
+        return sorted(self._files)
+
+    def recorded(self) -> Sequence[PhysicalTableID]:
+        """The physical tables that have files or regions in the view."""
         return sorted({*self._files, *self._regions})
 
     def paths(self) -> Iterator[str]:
