@@ -1,6 +1,6 @@
 /* Counts the rows of a table, and prints the columns that it has.
  *
- *   cc scan.c -I LIB -L LIB -Wl,-rpath,LIB -ltheflash -o scan && ./scan STORE DB.TABLE [TSO]
+ *   cc scan.c -I LIB -L LIB -Wl,-rpath,LIB -ltheflash -o scan && ./scan STORE DB.TABLE [TSO or time]
  */
 #include <inttypes.h>
 #include <stdio.h>
@@ -26,7 +26,7 @@ int main(int argc, char **argv)
   int status;
 
   if (argc < 3 || argc > 4)
-    return fail(argv[0], "STORE DB.TABLE [TSO]");
+    return fail(argv[0], "STORE DB.TABLE [TSO or time]");
   if (theflash_open(argv[1], NULL, &store) != THEFLASH_OK)
     return fail(argv[1], theflash_last_error());
   if (argc == 4)

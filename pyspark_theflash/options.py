@@ -6,27 +6,18 @@ setting is one `Option`, and a name that is none is refused rather than ignored:
 """
 
 import math
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any, Final, Generic, TypeVar
 
 from pyspark_theflash.errors import OptionError
-from pyspark_theflash.types import MAX_TS, TimeStamp, from_physical_ms, physical_ms
+from pyspark_theflash.timestamp import AnyTimestamp, parse_timestamp
+from pyspark_theflash.types import TimeStamp
 
 T = TypeVar("T")
 
-_TIME: Final = re.compile(
-    r"(\d{4})-(\d{1,2})-(\d{1,2})"
-    r"(?:[ T](\d{1,2}):(\d{2})(?::(\d{2})(?:\.(\d{1,9}))?)?)?"
-    r"\s*(Z|UTC|[+-]\d{2}(?::?\d{2})?)?",
-    re.ASCII | re.IGNORECASE,
-)
 ZERO_DATES: Final = ("raise", "null", "string")
-_EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
-_MILLISECOND: Final = timedelta(milliseconds=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,41 +57,6 @@ def table_name(text: str) -> str:
     if not (database and dot and table):
         raise ValueError(f"{text!r} is not of the form DB.TABLE")
     return text
-
-
-def timestamp(text: str) -> TimeStamp:
-    """A TSO, as a decimal number."""
-    if not (text.isascii() and text.isdigit() and int(text) <= MAX_TS):
-        raise ValueError(f"{text!r} is not a TSO, a whole number from 0 to 2**64 - 1")
-    return TimeStamp(int(text))
-
-
-def time_of_day(text: str) -> TimeStamp:
-    """A time such as `2024-02-03 04:05:06.123`, in UTC unless it carries an offset.
-
-    The result is the first TSO of its millisecond: a read there shows what was committed *before*.
-    """
-    match = _TIME.fullmatch(text)
-    if match is None:
-        raise ValueError(
-            f"{text!r} is not a time such as 2024-02-03 04:05:06.123 or 2024-02-03T04:05:06Z"
-        )
-    *parts, fraction, zone = match.groups(default="0")
-    year, month, day, hour, minute, second = map(int, parts)
-    moment = datetime(year, month, day, hour, minute, second, tzinfo=timezone.utc)
-    milliseconds = (moment - _EPOCH - _offset(zone)) // _MILLISECOND + int(
-        fraction.ljust(3, "0")[:3]
-    )
-    if not 0 <= milliseconds <= physical_ms(MAX_TS):
-        raise ValueError(f"{text!r} lies outside of what a TSO can hold")
-    return from_physical_ms(milliseconds)
-
-
-def _offset(zone: str) -> timedelta:
-    """Of `Z`, `UTC`, `+08`, `-0330`, `+05:30`, or of the "0" that stands for none."""
-    digits = re.sub(r"\D", "", zone).ljust(4, "0")
-    offset = timedelta(hours=int(digits[:2]), minutes=int(digits[2:]))
-    return -offset if zone.startswith("-") else offset
 
 
 def column_names(text: str) -> tuple[str, ...]:
@@ -157,18 +113,17 @@ TABLE: Final = Option(
 PATH: Final = Option("path", table_name, None, "The table, as given to `.load(...)`.")
 SNAPSHOT_TS: Final = Option(
     "snapshot_ts",
-    timestamp,
+    parse_timestamp,
     None,
-    "The TSO to read at. Without it and `timestampAsOf`: the newest that the store can answer, "
-    "fixed at `load()`.",
+    "The timestamp to read at: a TSO, or a time with its zone such as `2024-02-03T04:05:06.123Z`, "
+    "which reads the state before the commits of that millisecond. Without it: the newest that the "
+    "store can answer, fixed at `load()`.",
 )
-VERSION_AS_OF: Final = Option("versionAsOf", timestamp, None, "Another name of `snapshot_ts`.")
+VERSION_AS_OF: Final = Option(
+    "versionAsOf", parse_timestamp, None, "Another name of `snapshot_ts`."
+)
 TIMESTAMP_AS_OF: Final = Option(
-    "timestampAsOf",
-    time_of_day,
-    None,
-    "The time to read at, in UTC unless it carries an offset: the state before the commits of "
-    "that millisecond.",
+    "timestampAsOf", parse_timestamp, None, "Another name of `snapshot_ts`."
 )
 COLUMNS: Final = Option(
     "columns",
@@ -306,6 +261,18 @@ class ScanOptions:
             zero_dates,
             all_as_text,
         )
+
+
+def timestamp_option(key: str, value: AnyTimestamp) -> TimeStamp:
+    """The TSO that the value of a setting stands for; see `timestamp`.
+
+    Raises:
+        OptionError: it stands for none.
+    """
+    try:
+        return parse_timestamp(value)
+    except ValueError as error:
+        raise OptionError(key, str(error)) from None
 
 
 def _refuse_unknown(given: Mapping[str, str]) -> None:

@@ -7,8 +7,17 @@ optional there is None here.
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+from pyspark_theflash.options import timestamp_option
+
 _Bytes: TypeAlias = bytes
 """For a message that has a field of that name."""
+
+
+def _check_timestamps(request: object, *names: str) -> None:
+    """Raise `OptionError` unless what is given for these attributes are timestamps."""
+    for name in names:
+        if (value := getattr(request, name)) is not None:
+            timestamp_option(name, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +29,9 @@ class Moment:
     wait_ms: int = 0
     ttl_ms: int = 0
     handle: bytes = field(default=b"", repr=False)
+
+    def __post_init__(self) -> None:
+        _check_timestamps(self, "snapshot_ts")
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +386,9 @@ class WriteRequest:
     position: str | None = None
     start_ts: int | None = None
 
+    def __post_init__(self) -> None:
+        _check_timestamps(self, "resolved_ts", "start_ts")
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -447,6 +462,9 @@ class CollectRequest:
     """For less garbage."""
 
     safe_point: int | None = None
+
+    def __post_init__(self) -> None:
+        _check_timestamps(self, "safe_point")
 
 
 @dataclass(frozen=True, slots=True)

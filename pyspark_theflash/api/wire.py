@@ -1,5 +1,6 @@
 """The API's values (`api/message.py`) <-> protobuf, in its binary and its JSON form."""
 
+import json
 from typing import Any, Final, TypeVar
 
 from google.protobuf import json_format
@@ -9,11 +10,16 @@ from pyspark_theflash.api import message as values
 from pyspark_theflash.api.extent import check_extent
 from pyspark_theflash.codec.document import SHAPE_ERRORS, brief
 from pyspark_theflash.errors import CodecError
+from pyspark_theflash.options import timestamp_option
 from pyspark_theflash.protocol._generated.theflash.v1 import theflash_pb2
 
 SERVICE: Final = theflash_pb2.DESCRIPTOR.services_by_name["TheFlash"]
 _DEPTH_MAX: Final = 100
 """Of messages in each other; protobuf has the same for its binary form."""
+_TIMESTAMPS: Final = {
+    *("snapshot_ts", "snapshotTs", "safe_point", "safePoint"),
+    *("resolved_ts", "resolvedTs", "start_ts", "startTs"),
+}
 _Value = TypeVar("_Value")
 
 
@@ -30,16 +36,18 @@ def encode(value: object, *, as_json: bool = False) -> bytes:
 
 
 def decode(kind: type[_Value], body: bytes, *, as_json: bool = False) -> _Value:
-    """Inverse of `encode`.
+    """Inverse of `encode`. In JSON, a timestamp may be a time with its zone, too.
 
     Raises:
+        OptionError: a timestamp is none.
         CodecError: it is no such message.
         UnsupportedError: it has larger expressions than there may be.
     """
     found = _message(kind)
     try:
         if as_json:
-            json_format.Parse(body, found, max_recursion_depth=_DEPTH_MAX)
+            document = json.loads(body.decode(), object_pairs_hook=_json_object)
+            json_format.ParseDict(document, found, max_recursion_depth=_DEPTH_MAX)
         else:
             found.ParseFromString(body)
         if kind is values.PlanRequest:
@@ -49,6 +57,17 @@ def decode(kind: type[_Value], body: bytes, *, as_json: bool = False) -> _Value:
     except (DecodeError, json_format.Error, *SHAPE_ERRORS) as error:
         # What could not be read may be a secret or a row's value, so it is not shown.
         raise CodecError(kind.__name__, f"not one ({type(error).__name__})") from error
+
+
+def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object of a request in JSON, with TSOs in place of times."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name is given twice")
+    for name in _TIMESTAMPS & found.keys():
+        if isinstance(found[name], str):
+            found[name] = timestamp_option(name, found[name])
+    return found
 
 
 def _message(kind: type) -> Message:

@@ -8,7 +8,8 @@
  *
  * Every function returns 0, or why it failed; the numbers are the exit statuses of `theflash`. All may be called by
  * many threads. Texts are UTF-8. Requests and answers are the messages of protos/theflash/v1/theflash.proto in
- * protobuf's canonical JSON form: numbers of 64 bits are texts, bytes are base64.
+ * protobuf's canonical JSON form: numbers of 64 bits are texts, bytes are base64. A timestamp is a TSO, or a time with
+ * its zone such as "2026-11-21T09:05:30.250+08:00".
  *
  * The library runs a Python interpreter inside of the process, that which it was built with, and starts it with the
  * first call. THEFLASH_SITE_PACKAGES names another folder of packages than that of the build.

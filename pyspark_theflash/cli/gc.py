@@ -7,7 +7,7 @@ still holds, nor above `resolved_ts`, and never goes back. A writer that runs is
 import argparse
 
 from pyspark_theflash.cli.command import LONG_MS, add_command, run_command
-from pyspark_theflash.jobs.arguments import tso
+from pyspark_theflash.jobs.arguments import timestamp
 from pyspark_theflash.store.command import Verb
 
 
@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_command(parser, LONG_MS)
     parser.add_argument(
         "--safe-point",
-        type=tso,
-        metavar="TSO",
+        type=timestamp,
+        metavar="TS",
         help="keep what can be read from here on (default: the newest timestamp only)",
     )
 

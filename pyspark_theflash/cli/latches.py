@@ -12,6 +12,7 @@ from pyspark_theflash.api.message import Latch
 from pyspark_theflash.cli.place import add_place, opened
 from pyspark_theflash.cli.show import print_json, print_table
 from pyspark_theflash.jobs.arguments import add_json
+from pyspark_theflash.timestamp import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
         [
             latch.kind,
             latch.id,
-            *map(_shown, (latch.snapshot_ts, latch.generation, _scope(latch), latch.token)),
+            "" if latch.snapshot_ts is None else shown(latch.snapshot_ts),
+            *map(_text, (latch.generation, _scope(latch), latch.token)),
             f"{latch.expires_in_ms / 1000:.0f} s",
             _holder(latch),
         ]
@@ -63,5 +65,5 @@ def _holder(latch: Latch) -> str:
     return f"{latch.name or 'somebody'} ({latch.identity})"
 
 
-def _shown(value: object) -> str:
+def _text(value: object) -> str:
     return "" if value is None else str(value)

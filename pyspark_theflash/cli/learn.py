@@ -20,7 +20,7 @@ from pyspark_theflash.client.address import UNIX
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.errors import UsageError
 from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import add_store, mebibytes, seconds, tso
+from pyspark_theflash.jobs.arguments import add_store, mebibytes, seconds, timestamp
 from pyspark_theflash.jobs.learner import LearnerProcess, LearnerSettings
 from pyspark_theflash.jobs.memory import use_system_memory
 from pyspark_theflash.jobs.sources import Network
@@ -59,8 +59,8 @@ def _add_cluster(group: argparse._ArgumentGroup) -> None:
     )
     group.add_argument(
         "--start-ts",
-        type=tso,
-        metavar="TSO",
+        type=timestamp,
+        metavar="TS",
         help="the oldest timestamp that a new store can be read at (default: PD's now)",
     )
     group.add_argument(

@@ -1,14 +1,11 @@
-"""Rows, moments and documents on a terminal."""
+"""Rows and documents on a terminal."""
 
 import json
 import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
-from datetime import datetime, timezone
 from itertools import chain, islice
 from typing import Any, Final, TextIO
-
-from pyspark_theflash.types import TimeStamp, physical_ms
 
 SAMPLE_ROWS: Final = 1000
 """How many rows are looked at for the widths; what is wider further down stands out."""
@@ -31,15 +28,6 @@ def print_json(document: Any) -> None:  # noqa: ANN401 (JSON)
     """Print one JSON document."""
     json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
     print()
-
-
-def utc(ts: TimeStamp) -> str:
-    """The moment at which PD handed out a timestamp, or the number where no calendar has it."""
-    try:
-        moment = datetime.fromtimestamp(physical_ms(ts) / 1000, timezone.utc)
-    except (ValueError, OverflowError, OSError):
-        return str(physical_ms(ts))
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _width(text: str) -> int:

@@ -10,9 +10,9 @@ from typing import Any
 
 from pyspark_theflash.api.message import Status
 from pyspark_theflash.cli.place import add_place, opened
-from pyspark_theflash.cli.show import print_json, utc
+from pyspark_theflash.cli.show import print_json
 from pyspark_theflash.jobs.arguments import add_json
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.timestamp import utc
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def described(status: Status) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     for name, value in asdict(status).items():
         facts[name] = value
-        if name in ("resolved_ts", "oldest_ts"):
-            moment = None if value is None else utc(TimeStamp(value))
+        if name in ("resolved_ts", "oldest_ts", "held_by_start_ts"):
+            moment = None if value is None else utc(value)
             facts[name.replace("_ts", "_time")] = moment
     return facts

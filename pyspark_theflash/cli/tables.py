@@ -5,6 +5,7 @@ import argparse
 from pyspark_theflash.cli.place import add_place, opened
 from pyspark_theflash.cli.show import print_json, print_table
 from pyspark_theflash.jobs.arguments import add_json
+from pyspark_theflash.timestamp import shown
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,5 +39,5 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         header = ["table", "table_id", "columns", "partitions"]
         print_table(header, ([str(table[name]) for name in header] for table in tables))
-        print(f"readable from {status.oldest_ts} to {status.resolved_ts}")
+        print(f"readable from {shown(status.oldest_ts or 0)} to {shown(status.resolved_ts)}")
     return 0

@@ -11,7 +11,7 @@ with connect("unix:/run/store.sock") as store:
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 
@@ -26,12 +26,16 @@ from pyspark_theflash.client.transport import LocalTransport, Transport
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.errors import OptionError, TheFlashError
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
+from pyspark_theflash.options import timestamp_option
+from pyspark_theflash.timestamp import AnyTimestamp
 from pyspark_theflash.tls import TlsFiles, TlsMaterial
 
 SHORT_MS: Final = 60_000
 LONG_MS: Final = 3_600_000
 TRIES: Final = 3
 NEWEST: Final = Moment()
+AnyMoment: TypeAlias = Moment | AnyTimestamp
+"""A moment, or just its timestamp: a TSO, a time with its zone as text, or a `datetime`."""
 NATIVE: Final = Presentation()
 
 
@@ -73,9 +77,11 @@ class TheFlash:
 
     # -- snapshots: see `api.message.Moment`
 
-    def snapshot(self, moment: Moment = NEWEST, *, timeout_ms: int = SHORT_MS) -> message.Snapshot:
+    def snapshot(
+        self, moment: AnyMoment = NEWEST, *, timeout_ms: int = SHORT_MS
+    ) -> message.Snapshot:
         """Fix a moment; what is asked of `Moment(handle=snapshot.handle)` is of that moment."""
-        return self._call("TakeSnapshot", moment, timeout_ms)  # type: ignore[no-any-return]
+        return self._call("TakeSnapshot", _moment(moment), timeout_ms)  # type: ignore[no-any-return]
 
     def renew(self, snapshot: message.Snapshot) -> message.Snapshot:
         """Start a snapshot's time over. Raises `LeaseExpiredError`."""
@@ -114,15 +120,15 @@ class TheFlash:
 
     # -- tables and rows
 
-    def tables(self, moment: Moment = NEWEST) -> message.Tables:
+    def tables(self, moment: AnyMoment = NEWEST) -> message.Tables:
         """The tables of a moment."""
-        return self._call("ListTables", message.TablesRequest(moment))  # type: ignore[no-any-return]
+        return self._call("ListTables", message.TablesRequest(_moment(moment)))  # type: ignore[no-any-return]
 
     def table(
-        self, name: str, moment: Moment = NEWEST, presentation: Presentation = NATIVE
+        self, name: str, moment: AnyMoment = NEWEST, presentation: Presentation = NATIVE
     ) -> message.Table:
         """A table as of a moment, with its Arrow schema. Raises `TableNotFoundError`."""
-        request = message.TableRequest(moment, name, presentation)
+        request = message.TableRequest(_moment(moment), name, presentation)
         return self._call("DescribeTable", request)  # type: ignore[no-any-return]
 
     def plan(
@@ -130,7 +136,7 @@ class TheFlash:
         table: str,
         columns: Sequence[str] | None = None,
         *,
-        moment: Moment = NEWEST,
+        moment: AnyMoment = NEWEST,
         where: str = "",
         presentation: Presentation = NATIVE,
         filter: message.Expression | None = None,
@@ -150,7 +156,7 @@ class TheFlash:
             UnsupportedError: what is to be done beside the data would not be exact.
         """
         request = message.PlanRequest(
-            moment,
+            _moment(moment),
             table,
             tuple(columns or ()),
             columns is not None and not columns,
@@ -193,10 +199,10 @@ class TheFlash:
             yield from self._split(split, dictionaries)
 
     def digest(
-        self, table: str, moment: Moment = NEWEST, *, timeout_ms: int = LONG_MS
+        self, table: str, moment: AnyMoment = NEWEST, *, timeout_ms: int = LONG_MS
     ) -> message.Digest:
         """A table's row count and checksum."""
-        request = message.TableRequest(moment, table)
+        request = message.TableRequest(_moment(moment), table)
         return self._call("ComputeDigest", request, timeout_ms)  # type: ignore[no-any-return]
 
     def write(
@@ -224,9 +230,9 @@ class TheFlash:
         """How the store is."""
         return self._call("GetStatus", message.StatusRequest())  # type: ignore[no-any-return]
 
-    def pin(self, moment: Moment) -> message.Snapshot:
+    def pin(self, moment: AnyMoment) -> message.Snapshot:
         """Keep a moment readable for `ttl_ms`, whatever becomes of us."""
-        return self._call("Pin", moment)  # type: ignore[no-any-return]
+        return self._call("Pin", _moment(moment))  # type: ignore[no-any-return]
 
     def latches(self) -> message.Latches:
         """Who pins what."""
@@ -269,9 +275,12 @@ class TheFlash:
         request = message.MergeRequest(physical_id, left_id, right_id)
         return self._told("MergeRegions", request, timeout_ms)
 
-    def collect_garbage(self, safe_point: int | None = None, *, timeout_ms: int = LONG_MS) -> str:
+    def collect_garbage(
+        self, safe_point: AnyTimestamp | None = None, *, timeout_ms: int = LONG_MS
+    ) -> str:
         """Drop what nobody can want any more; what was done."""
-        return self._told("CollectGarbage", message.CollectRequest(safe_point), timeout_ms)
+        wanted = None if safe_point is None else timestamp_option("safe_point", safe_point)
+        return self._told("CollectGarbage", message.CollectRequest(wanted), timeout_ms)
 
     def set_interval(self, interval_ms: int, *, timeout_ms: int = SHORT_MS) -> str:
         """How often the writer looks for new input; what was done."""
@@ -321,3 +330,9 @@ class TheFlash:
 
     def _call(self, name: str, request: object, timeout_ms: int = SHORT_MS) -> Any:  # noqa: ANN401
         return self.call(method(name), request, timeout_ms)
+
+
+def _moment(moment: AnyMoment) -> Moment:
+    if isinstance(moment, Moment):
+        return moment
+    return Moment(timestamp_option("snapshot_ts", moment))

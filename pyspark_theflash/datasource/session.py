@@ -12,7 +12,8 @@ from pyspark_theflash.api.method import method
 from pyspark_theflash.client.theflash import SHORT_MS, connect
 from pyspark_theflash.datasource.place import Server
 from pyspark_theflash.errors import OptionError
-from pyspark_theflash.options import STORE, Moment
+from pyspark_theflash.options import STORE, Moment, timestamp_option
+from pyspark_theflash.timestamp import AnyTimestamp
 from pyspark_theflash.types import TimeStamp
 
 if TYPE_CHECKING:
@@ -37,23 +38,26 @@ class SparkSnapshot:
         self,
         spark: Union[SparkSession, "ConnectSession"],
         store: str | Path,
-        snapshot_ts: int | None = None,
+        snapshot_ts: AnyTimestamp | None = None,
         *,
         wait_for_ts: float = 0.0,
         max_staleness: float | None = None,
         **options: str | bool,
     ) -> None:
-        """Without `snapshot_ts`: the newest that the store can answer.
+        """Fix the timestamp; without `snapshot_ts`, the newest that the store can answer.
 
         Arguments are called like the options of the source `theflash`; `options` are those that
         every table is read with, such as `zero_dates`.
+
+        Args:
+            snapshot_ts: a TSO, a time with its zone as text, or a `datetime` with a time zone.
 
         Raises:
             OptionError: they contradict each other.
             ServiceUnavailableError, AuthenticationError: as the server's answer is.
             StoreNotFoundError, NotCaughtUpError, SnapshotTooOldError: as `open_snapshot`.
         """
-        wanted = None if snapshot_ts is None else TimeStamp(snapshot_ts)
+        wanted = None if snapshot_ts is None else timestamp_option("snapshot_ts", snapshot_ts)
         moment = Moment(wanted, wait_for_ts, max_staleness)
         texts = {STORE.name: str(store), **{name: str(value) for name, value in options.items()}}
         server = Server.of(texts)

@@ -1,6 +1,7 @@
 """Latches and the tokens that fence."""
 
 from pyspark_theflash.errors.base import TheFlashError
+from pyspark_theflash.timestamp import shown
 
 
 class StaleTokenError(TheFlashError):
@@ -24,7 +25,7 @@ class LeaseExpiredError(TheFlashError):
         self.lease_id, self.snapshot_ts = lease_id, snapshot_ts
 
     def __str__(self) -> str:
-        return f"read latch {self.lease_id} on snapshot {self.snapshot_ts} has expired"
+        return f"read latch {self.lease_id} on snapshot {shown(self.snapshot_ts)} has expired"
 
 
 class LatchNotFoundError(TheFlashError):

@@ -1,6 +1,7 @@
 """What a writer is told: binlogs, schemas, transactions, rows."""
 
 from pyspark_theflash.errors.base import TheFlashError
+from pyspark_theflash.timestamp import shown
 
 
 class ClusterMismatchError(TheFlashError):
@@ -59,8 +60,9 @@ class UnmatchedPrewriteError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"{self.count} transaction(s) below {self.until_ts} have a prewrite or a commit only, "
-            f"the first at start_ts {self.start_ts}: the input is not complete up to there"
+            f"{self.count} transaction(s) below {shown(self.until_ts)} have a prewrite or a commit "
+            f"only, the first at start_ts {shown(self.start_ts)}: the input is not complete up to "
+            "there"
         )
 
 

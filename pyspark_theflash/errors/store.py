@@ -1,6 +1,7 @@
 """Stores: where they are, who holds them, what can be read of them."""
 
 from pyspark_theflash.errors.base import TheFlashError
+from pyspark_theflash.timestamp import shown
 
 
 class StoreNotFoundError(TheFlashError):
@@ -127,7 +128,7 @@ class TableNotFoundError(TheFlashError):
         self.table, self.snapshot_ts = table, snapshot_ts
 
     def __str__(self) -> str:
-        return f"no table {self.table} at timestamp {self.snapshot_ts}"
+        return f"no table {self.table} at timestamp {shown(self.snapshot_ts)}"
 
 
 class TableNotReplicatedError(TheFlashError):
@@ -180,7 +181,7 @@ class NotCaughtUpError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"timestamp {self.wanted} is above resolved_ts {self.applied}: "
+            f"timestamp {shown(self.wanted)} is above resolved_ts {shown(self.applied)}: "
             "transactions up to there may still be missing"
         )
 
@@ -195,7 +196,10 @@ class SnapshotTooOldError(TheFlashError):
         self.snapshot_ts, self.oldest = snapshot_ts, oldest
 
     def __str__(self) -> str:
-        return f"timestamp {self.snapshot_ts} is below {self.oldest}, the oldest that can be read"
+        return (
+            f"timestamp {shown(self.snapshot_ts)} is below {shown(self.oldest)}, "
+            "the oldest that can be read"
+        )
 
 
 class PurgedError(TheFlashError):
@@ -210,7 +214,7 @@ class PurgedError(TheFlashError):
     def __str__(self) -> str:
         return (
             f"{self.table} was dropped, and its rows went with the garbage collection up to "
-            f"{self.safe_point}; TiDB has recovered it since, this store cannot"
+            f"{shown(self.safe_point)}; TiDB has recovered it since, this store cannot"
         )
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Final, NoReturn
 
 from pyspark_theflash.errors import OptionError, UsageError
-from pyspark_theflash.types import MAX_TS, TimeStamp
+from pyspark_theflash.timestamp import parse_timestamp
+from pyspark_theflash.types import TimeStamp
 
 MAX_SECONDS: Final = 10 * 365 * 86_400
 MAX_MEBIBYTES: Final = 1 << 20
@@ -19,11 +20,12 @@ class ArgumentParser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
-def tso(text: str) -> TimeStamp:
-    """A timestamp argument."""
-    if not text.isascii() or not text.isdigit() or int(text) >= MAX_TS:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a TSO (a whole number below 2**64 - 1)")
-    return TimeStamp(int(text))
+def timestamp(text: str) -> TimeStamp:
+    """A timestamp argument: a TSO, or a time with its zone."""
+    try:
+        return parse_timestamp(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def cluster_id(text: str) -> int:
@@ -59,7 +61,11 @@ def add_store(parser: argparse.ArgumentParser) -> None:
 def add_at(parser: argparse.ArgumentParser) -> None:
     """The option of every command that reads rows."""
     parser.add_argument(
-        "--at", type=tso, metavar="TSO", help="the timestamp to read at (default: the newest)"
+        "--at",
+        type=timestamp,
+        metavar="TS",
+        help="the timestamp to read at: a TSO, or a time with its zone such as "
+        "2024-02-03T04:05:06.123Z (default: the newest)",
     )
 
 

@@ -20,7 +20,13 @@ from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.errors import LatchLostError, TheFlashError, UsageError
 from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import ArgumentParser, add_store, cluster_id, seconds, tso
+from pyspark_theflash.jobs.arguments import (
+    ArgumentParser,
+    add_store,
+    cluster_id,
+    seconds,
+    timestamp,
+)
 from pyspark_theflash.jobs.memory import use_system_memory
 from pyspark_theflash.jobs.metrics import Figures, MetricsServer
 from pyspark_theflash.jobs.opening import open_when_free
@@ -35,6 +41,7 @@ from pyspark_theflash.replication.writer_latch import WriterLatch
 from pyspark_theflash.store.folder import open_manifest
 from pyspark_theflash.store.learned import LEARNED_KIND, check_not_learned
 from pyspark_theflash.store.scope import Scope
+from pyspark_theflash.timestamp import shown
 from pyspark_theflash.tls import TlsFiles
 from pyspark_theflash.types import physical_ms
 
@@ -59,9 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--once", action="store_true", help="apply what is there now, then end")
     parser.add_argument(
         "--until-ts",
-        type=tso,
-        metavar="TSO",
-        help="apply no commit above TSO, and end there; with --once, vouches that the input is "
+        type=timestamp,
+        metavar="TS",
+        help="apply no commit above TS, and end there; with --once, vouches that the input is "
         "complete up to it",
     )
     for name, what in (("include", "replicate"), ("exclude", "leave out")):
@@ -96,8 +103,8 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument(
         "--start-ts",
-        type=tso,
-        metavar="TSO",
+        type=timestamp,
+        metavar="TS",
         help="where a new store begins: the timestamp of its base (default: PD's now)",
     )
     group.add_argument(
@@ -276,7 +283,7 @@ def _summary(base_rows: int, writer: Writer) -> str:
     return (
         f"applied {base}{report.transactions:,} transactions "
         f"with {report.rows:,} row changes{kept}; "
-        f"resolved_ts {writer.resolved_ts}"
+        f"resolved_ts {shown(writer.resolved_ts)}"
     )
 
 

@@ -32,6 +32,7 @@ from pyspark_theflash.errors import (
 )
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.mvcc.project import SourceOf, scan_column
+from pyspark_theflash.options import timestamp_option
 from pyspark_theflash.planner.condition import Condition
 from pyspark_theflash.planner.handles import HandleRanges, node_of
 from pyspark_theflash.planner.hold import HeldBatches, LeaseHold
@@ -65,6 +66,7 @@ from pyspark_theflash.store.manifest import View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.purged import PURGED_KIND, purged_at
 from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables
+from pyspark_theflash.timestamp import AnyTimestamp
 from pyspark_theflash.types import ColumnID, PhysicalTableID, RegionID, TableID, TimeStamp
 
 LEASE_TTL_MS: Final = 600_000
@@ -72,19 +74,24 @@ LEASE_TTL_MS: Final = 600_000
 
 def open_snapshot(
     path: Path,
-    snapshot_ts: TimeStamp | None = None,
+    snapshot_ts: AnyTimestamp | None = None,
     *,
     fs: FileSystem | None = None,
     clock: Clock | None = None,
 ) -> "Snapshot":
     """A snapshot of the store at `path`; without a timestamp, the newest the store can answer.
 
+    Args:
+        snapshot_ts: a TSO, a time with its zone as text, or a `datetime` with a time zone.
+
     Raises:
+        OptionError: `snapshot_ts` is no timestamp.
         StoreNotFoundError: there is no store.
         NotCaughtUpError: the store has not applied everything up to `snapshot_ts`.
         SnapshotTooOldError: `snapshot_ts` lies before the store's first.
     """
-    return Snapshot(path, snapshot_ts, fs or LocalFileSystem(), clock or SystemClock())
+    wanted = None if snapshot_ts is None else timestamp_option("snapshot_ts", snapshot_ts)
+    return Snapshot(path, wanted, fs or LocalFileSystem(), clock or SystemClock())
 
 
 def read_progress(path: Path, *, fs: FileSystem | None = None) -> Progress | None:

@@ -6,24 +6,34 @@ TiDB answered while the workload was captured.
 
 import pickle
 import threading
+from contextlib import closing
 from dataclasses import replace
+from datetime import datetime, timezone
 
 import pyarrow as pa
 import pytest
 
 from pyspark_theflash.api.message import (
+    AcquireRequest,
     Aggregate,
     Aggregation,
+    LatchScope,
     Moment,
     PlanRequest,
     Presentation,
     SortKey,
+    TablesRequest,
 )
 from pyspark_theflash.api.method import Role, method
+from pyspark_theflash.api.wire import decode
 from pyspark_theflash.client.theflash import TheFlash, connect
+from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.codec.text import parse_column
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import Publication
 from pyspark_theflash.errors import (
+    CodecError,
     ColumnNotFoundError,
     DeadlineExceededError,
     LatchNotFoundError,
@@ -37,7 +47,13 @@ from pyspark_theflash.errors import (
     UnrepresentableValueError,
     UnsupportedError,
 )
+from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.store.catalog import schema_records
+from pyspark_theflash.store.folder import read_identity
+from pyspark_theflash.store.manifest import Change
+from pyspark_theflash.timestamp import parse_timestamp
 from tests.support.every_type import NULLS, SHOWN, TABLE, VERSIONS
 from tests.support.flight_client import FlightTransport
 from tests.support.pushed_cases import call, literal
@@ -55,6 +71,7 @@ from tests.support.stores import OLDEST_TS, StoreBuilder, column, id_column, tab
 from tests.support.tls import tls
 from tests.support.workloads import make_store, workload
 
+FS = LocalFileSystem()
 SLOW = pytest.param("workers", marks=pytest.mark.slow)
 WAYS = ("in process", "unix socket", "tcp, tls and token", "flight", SLOW)
 ITEMS = table_info(
@@ -358,6 +375,33 @@ def test_a_snapshot_is_one_moment_for_all(way, shop):
         list(api.read(plan))
 
 
+def test_a_moment_is_a_tso_or_a_time(way, shop):
+    api, now = way(shop.path), datetime(2026, 11, 21, 8, 5, 6, tzinfo=timezone.utc)
+    shop.publish(parse_timestamp(now), {})
+    for moment in (now, "2026-11-21T16:05:06+08:00", str(parse_timestamp(now))):
+        assert api.tables(moment).snapshot_ts == parse_timestamp(now)
+        assert api.table("shop.items", moment).snapshot_ts == parse_timestamp(now)
+        assert f"safe point {parse_timestamp(now)}" in api.collect_garbage(moment)
+    for wrong in (now.replace(tzinfo=None), "2026-11-21 08:05:06", 1795248306000, 2**64 - 1):
+        for ask in (api.tables, api.snapshot, api.pin, api.collect_garbage):
+            with pytest.raises(OptionError):
+                ask(wrong)
+
+
+@pytest.mark.parametrize("field", ["snapshot_ts", "snapshotTs"])
+def test_a_moment_in_json(field):
+    def moment(text):
+        return decode(TablesRequest, f'{{"moment": {{"{field}": {text}}}}}'.encode(), as_json=True)
+
+    assert moment('"1970-01-01T00:00:00.001Z"') == moment('"262144"') == moment("262144")
+    for wrong in ('"1970-01-01"', "1709164800000", str(2**64 - 1)):
+        with pytest.raises(OptionError):
+            moment(wrong)
+    for wrong in ("1.5", "-1", "[]", f'1, "{field}": 1'):
+        with pytest.raises(CodecError):
+            moment(wrong)
+
+
 def test_whether_it_would_be_answered(way, shop):
     """Without splits a plan is the same otherwise, and so are its errors."""
     api, planning = way(shop.path), method("PlanScan")
@@ -600,6 +644,36 @@ def test_several_splits_at_once(way, shop):
         other = api.plan("shop.items", ["id"], **wanted) if not wanted else api.plan("shop.items")
         with pytest.raises(TicketError, match="of another plan"):
             api.scan(first, more=[other.splits[0].ticket]).read_all()
+
+
+def test_a_table_that_is_dropped_later(way, shop):
+    """What the schema history says of the time after `resolved_ts` is not yet so."""
+    later = table_info(7, "shop.renamed", [id_column()])
+    events = [TableEvent(100, "shop", t.id, t) for t in (ITEMS, EMPTY)]
+    events += [TableEvent(400, "shop", 7, later), TableEvent(500, "shop", 7, None)]
+    identity = read_identity(shop.path, FS)
+    with closing(registry.open_engine(shop.path, identity, FS, SystemClock())) as engine:
+        history = SchemaHistory(100, 600, events, ())
+        engine.publish(Publication((), Change(schema_records(history))))
+    api = way(shop.path)
+    assert [t.name for t in api.tables().tables] == ["shop.empty", "shop.items"]
+    assert {r.physical_id for r in api.regions("shop.items").regions} == {7}
+    wanted = AcquireRequest("write", LatchScope("shop.items"), name="mover")
+    latch = api.acquire_latch(wanted)
+    assert latch.scope.table_id == 7
+    api.release_latch(latch)
+    for name in ("shop.renamed", "shop.nothing"):
+        with pytest.raises(TableNotFoundError, match=r"at timestamp 300 \("):
+            api.regions(name)
+        with pytest.raises(TableNotFoundError, match=r"at timestamp 300 \("):
+            api.acquire_latch(replace(wanted, scope=LatchScope(name)))
+    shop.publish(600)
+    for ask in (
+        api.regions,
+        lambda name: api.acquire_latch(replace(wanted, scope=LatchScope(name))),
+    ):
+        with pytest.raises(TableNotFoundError, match=r"at timestamp 600 \("):
+            ask("shop.items")
 
 
 def test_regions(way, shop):

@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import threading
+from datetime import datetime, timezone
 from pathlib import Path
 
 import duckdb
@@ -90,6 +91,18 @@ def test_a_c_program_reads_as_of_a_timestamp(program, bank):
     answer = next(a for a in workload("bank").answers() if a.table == TABLE)
     status, shown, _ = run(program, bank, TABLE, answer.snapshot_ts)
     assert (status, shown.splitlines()[-1]) == (0, f"{answer.rows} rows")
+
+
+def test_a_c_program_reads_as_of_a_time(program, bank):
+    answers = [a for a in workload("bank").answers() if a.table == TABLE]
+    answer = answers[len(answers) // 2]
+    moment = datetime.fromtimestamp(((answer.snapshot_ts >> 18) + 1) / 1000, timezone.utc)
+    status, shown, _ = run(program, bank, TABLE, moment.isoformat())
+    assert (status, shown.splitlines()[-1]) == (0, f"{answer.rows} rows")
+    for moment in ("2026-11-21 08:05:06", str(answer.snapshot_ts >> 18), str(2**64 - 1)):
+        status, _, complaints = run(program, bank, TABLE, moment)
+        assert status != 0
+        assert "OptionError" in complaints
 
 
 def test_a_c_program_is_told_what_is_wrong(program, bank, tmp_path):

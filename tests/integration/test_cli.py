@@ -74,7 +74,7 @@ def test_tables(store: Path, run: Run, document: Callable[..., Any]) -> None:
     assert run("tables", store)[1].splitlines()[2:] == [
         "db.h   8         1        1",
         "db.t   7         2        1",
-        "readable from 100 to 300",
+        "readable from 100 (1970-01-01T00:00:00.000Z) to 300 (1970-01-01T00:00:00.000Z)",
     ]
     assert document("tables", store) == {
         "oldest_ts": 100,

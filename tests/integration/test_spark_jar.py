@@ -227,12 +227,46 @@ def test_catalog(flash):
     assert flash.sql("SELECT count(*) FROM flash.d.t").head() == (100,)
     assert flash.sql("SELECT count(*) FROM flash.d.t VERSION AS OF 149").head() == (0,)
     assert flash.table("flash.other.u").count() == 1
-    with pytest.raises(AnalysisException, match="NotCaughtUpError"):
-        flash.sql("SELECT * FROM flash.d.t TIMESTAMP AS OF '2024-01-01'")
     with pytest.raises(AnalysisException, match="TABLE_OR_VIEW_NOT_FOUND"):
         flash.sql("SELECT * FROM flash.d.nope")
     with pytest.raises(AnalysisException, match="SCHEMA_NOT_FOUND"):
         flash.sql("SHOW TABLES IN flash.nope")
+
+
+def test_when_a_time_in_sql_is(flash):
+    """A text is in the session's time zone, unless it has one, as everywhere in Spark's SQL."""
+    before = flash.conf.get("spark.sql.session.timeZone")
+    flash.conf.set("spark.sql.session.timeZone", "Asia/Shanghai")
+    try:
+        for moment, utc in [
+            ("TIMESTAMP AS OF '2024-01-01 09:05:30.25'", "2024-01-01T01:05:30.250Z"),
+            ("TIMESTAMP AS OF '2024-01-01 09:05:30.25Z'", "2024-01-01T09:05:30.250Z"),
+            ("VERSION AS OF '2024-01-01 09:05:30.25+01:00'", "2024-01-01T08:05:30.250Z"),
+        ]:
+            with pytest.raises(
+                AnalysisException, match=rf"NotCaughtUpError: timestamp \d+ \({utc}"
+            ):
+                flash.sql(f"SELECT * FROM flash.d.t {moment}")
+    finally:
+        flash.conf.set("spark.sql.session.timeZone", before)
+    for text, why in [
+        ("'2024-01-01 09:05:30'", "has no time zone"),
+        ("1709164800000", "looks like milliseconds"),
+        (str(2**64 - 1), "is not a TSO"),
+    ]:
+        with pytest.raises(AnalysisException, match=f"'versionAsOf': .*{why}"):
+            flash.sql(f"SELECT * FROM flash.d.t VERSION AS OF {text}")
+
+
+@pytest.mark.parametrize("name", ["snapshot_ts", "versionAsOf", "timestampAsOf"])
+def test_a_catalog_of_one_moment(flash, name):
+    """Its list of tables is of that moment, whatever the option is called."""
+    flash.conf.set(f"spark.sql.catalog.flash.{name}", "1970-01-01T00:00:01Z")
+    try:
+        with pytest.raises(Exception, match="NotCaughtUpError"):
+            flash.sql("SHOW TABLES IN flash.d").collect()
+    finally:
+        flash.conf.unset(f"spark.sql.catalog.flash.{name}")
 
 
 @pytest.mark.parametrize(

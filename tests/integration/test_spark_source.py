@@ -131,7 +131,7 @@ def test_view(spark, source, small):
         ({"snapshot_ts": 999}, "NotCaughtUpError: timestamp 999 is above resolved_ts 200"),
         ({"snapshot_ts": 7}, "SnapshotTooOldError: timestamp 7 is below 100"),
         ({"snapshot": 7}, "OptionError: option 'snapshot': there is no such option"),
-        ({"timestampAsOf": "noon"}, "OptionError: option 'timestampAsOf': 'noon' is not a time"),
+        ({"timestampAsOf": "noon"}, "OptionError: option 'timestampAsOf': 'noon' is neither"),
     ],
 )
 def test_errors_keep_their_name_and_text(load, options, text):

@@ -190,7 +190,7 @@ def test_time_is_the_first_timestamp_of_its_millisecond(load, workload_store):
     table, answer = "bank.acc_int", ANSWERS["bank", "bank.acc_int"][10]
     milliseconds = physical_ms(answer.snapshot_ts)
     time = datetime.fromtimestamp(milliseconds // 1000, timezone.utc)
-    rows = load("bank", table, timestampAsOf=f"{time:%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03}")
+    rows = load("bank", table, timestampAsOf=f"{time:%Y-%m-%d %H:%M:%S}.{milliseconds % 1000:03}Z")
     with open_snapshot(workload_store("bank"), from_physical_ms(milliseconds)) as snapshot:
         expected = snapshot.digest(table).hexdigest()
         columns = snapshot.table(table).public_columns

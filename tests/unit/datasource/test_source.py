@@ -156,7 +156,7 @@ def test_a_late_task_does_not_mix_with_a_plan_of_other_regions(idle):
         ("d.t", {"columns": "nope"}, ColumnNotFoundError),
         ("d.t", {"snapshot_ts": 201}, NotCaughtUpError),
         ("d.t", {"snapshot_ts": 99}, SnapshotTooOldError),
-        ("d.t", {"timestampAsOf": "2024-01-01"}, NotCaughtUpError),
+        ("d.t", {"timestampAsOf": "2024-01-01Z"}, NotCaughtUpError),
         ("d.t", {"store": "/no/where"}, StoreNotFoundError),
         ("d.t", {"snapshot": 1}, OptionError),
     ],

@@ -73,7 +73,11 @@ class TheFlashCatalog extends TableCatalog with SupportsNamespaces {
   override def loadTable(ident: Identifier, version: String): Table =
     table(ident, at("versionAsOf", version))
 
-  /** @param timestamp microseconds since 1970 */
+  /** `TIMESTAMP AS OF`: Spark has read the text in the session's time zone.
+    *
+    * @param timestamp
+    *   microseconds since 1970 UTC
+    */
   override def loadTable(ident: Identifier, timestamp: Long): Table = {
     val time = Instant.ofEpochSecond(
       Math.floorDiv(timestamp, 1000000L),
@@ -126,8 +130,9 @@ class TheFlashCatalog extends TableCatalog with SupportsNamespaces {
     }
 
   private def tableNames: Seq[(String, String)] = Errors.planning {
-    val moment = settings.texts
-      .get(SnapshotTs)
+    val moment = Moments
+      .flatMap(settings.texts.get)
+      .headOption
       .map(text => Messages.message("snapshotTs" -> Messages.text(text)))
       .getOrElse(Messages.message())
     val told = settings.client.call("ListTables", Messages.message("moment" -> moment))
@@ -150,7 +155,7 @@ private object TheFlashCatalog {
   val SnapshotTs = "snapshot_ts"
   val Moments: Seq[String] = Seq(SnapshotTs, "versionasof", "timestampasof")
   val Times: DateTimeFormatter =
-    DateTimeFormatter.ofPattern("uuuu-MM-dd HH:mm:ss.SSSSSS").withZone(ZoneOffset.UTC)
+    DateTimeFormatter.ofPattern("uuuu-MM-dd HH:mm:ss.SSSSSSX").withZone(ZoneOffset.UTC)
 }
 
 /** A table of a catalog, found already. */
