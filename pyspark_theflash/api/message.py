@@ -292,6 +292,7 @@ class Status:
     files: int = 0
     rows: int = 0
     bytes: int = 0
+    retention_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -462,9 +463,17 @@ class CollectRequest:
     """For less garbage."""
 
     safe_point: int | None = None
+    dry_run: bool = False
 
     def __post_init__(self) -> None:
         _check_timestamps(self, "safe_point")
+
+
+@dataclass(frozen=True, slots=True)
+class RetentionRequest:
+    """For how much history garbage collection keeps."""
+
+    retention_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

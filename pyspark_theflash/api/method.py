@@ -86,6 +86,7 @@ _ADMIN: Final = (
     Method("SplitRegion", Role.ADMIN, message.SplitRequest, message.Done, "split_region"),
     Method("MergeRegions", Role.ADMIN, message.MergeRequest, message.Done, "merge_regions"),
     Method("CollectGarbage", Role.ADMIN, message.CollectRequest, message.Done, "collect_garbage"),
+    Method("SetRetention", Role.ADMIN, message.RetentionRequest, message.Done, "set_retention"),
     Method("SetInterval", Role.ADMIN, message.IntervalRequest, message.Done, "set_interval"),
     Method("StopWriter", Role.ADMIN, message.StopRequest, message.Done, "stop_writer"),
 )

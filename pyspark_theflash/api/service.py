@@ -57,6 +57,7 @@ from pyspark_theflash.replication.ingest import ingest
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
 from pyspark_theflash.store.command import (
     Argument,
+    CollectOrder,
     MergeOrder,
     SplitOrder,
     Verb,
@@ -292,7 +293,12 @@ class Service:
         return self._command(Verb.MERGE, order.to_text(), call)
 
     def collect_garbage(self, request: message.CollectRequest, call: Call) -> message.Done:
-        return self._command(Verb.GC, request.safe_point, call)
+        safe_point = None if request.safe_point is None else TimeStamp(request.safe_point)
+        order = CollectOrder(safe_point, request.dry_run)
+        return self._command(Verb.GC, order.to_text(), call)
+
+    def set_retention(self, request: message.RetentionRequest, call: Call) -> message.Done:
+        return self._command(Verb.RETENTION, request.retention_ms, call)
 
     def set_interval(self, request: message.IntervalRequest, call: Call) -> message.Done:
         return self._command(Verb.INTERVAL, request.interval_ms, call)

@@ -24,7 +24,7 @@ from pyspark_theflash.store.latch import Latch, Wanted
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.store.setting import SETTING_KIND, interval_ms
+from pyspark_theflash.store.setting import SETTING_KIND, interval_ms, retention_ms
 from pyspark_theflash.store.writer_lock import current_writer
 from pyspark_theflash.types import PhysicalTableID, physical_ms
 
@@ -68,6 +68,7 @@ def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
             **_timestamps(Progress.of(view), clock),
             writer=process(current_writer(path, clock)),
             interval_ms=interval_ms(view),
+            retention_ms=retention_ms(view),
             latches=len(latches),
             **_transactions(view),
             **_sizes(engine, view),

@@ -12,6 +12,7 @@ from pyspark_theflash.jobs.ticker import ticking
 from pyspark_theflash.replication.admin import administer
 from pyspark_theflash.store.command import (
     Argument,
+    CollectOrder,
     MergeOrder,
     SplitOrder,
     Verb,
@@ -71,7 +72,12 @@ def _asked(arguments: argparse.Namespace, verb: Verb, argument: Argument) -> str
             ids = (both.physical_id, both.left_id, both.right_id)
             return store.merge_regions(*ids, timeout_ms=timeout_ms)
         if verb is Verb.GC:
-            return store.collect_garbage(number, timeout_ms=timeout_ms)
+            order = CollectOrder.from_text(argument)
+            return store.collect_garbage(
+                order.safe_point, dry_run=order.dry_run, timeout_ms=timeout_ms
+            )
+        if verb is Verb.RETENTION:
+            return store.set_retention(number or 0, timeout_ms=timeout_ms)
         if verb is Verb.INTERVAL:
             return store.set_interval(number or 0, timeout_ms=timeout_ms)
         return store.stop_writer(timeout_ms=timeout_ms)

@@ -1,14 +1,16 @@
-"""Drop the versions of a store that no read from the safe point on needs, and what was dropped.
+"""Drop the versions of a store that no read from the safe point on needs.
 
-Timestamps below the safe point can no longer be read. It is never above one that a reader or a pin
-still holds, nor above `resolved_ts`, and never goes back. A writer that runs is asked to do it.
+Timestamps below the safe point can no longer be read. Without `--safe-point`, it lies the store's
+retention (`theflash retention`) before `resolved_ts`. It is never above a timestamp that a reader
+or a pin still holds, nor above `resolved_ts`, and never goes back. What held it back is printed.
+A writer that runs is asked to do it.
 """
 
 import argparse
 
 from pyspark_theflash.cli.command import LONG_MS, add_command, run_command
 from pyspark_theflash.jobs.arguments import timestamp
-from pyspark_theflash.store.command import Verb
+from pyspark_theflash.store.command import CollectOrder, Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,10 +20,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--safe-point",
         type=timestamp,
         metavar="TS",
-        help="keep what can be read from here on (default: the newest timestamp only)",
+        help="keep what can be read from here on (default: by the store's retention)",
+    )
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print what would be dropped, and drop nothing"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it, or have it done."""
-    return run_command(arguments, Verb.GC, arguments.safe_point)
+    order = CollectOrder(arguments.safe_point, arguments.dry_run)
+    return run_command(arguments, Verb.GC, order.to_text())

@@ -5,6 +5,8 @@ from pathlib import Path
 
 from pyspark_theflash.engine import registry
 from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.jobs.arguments import seconds
+from pyspark_theflash.store.setting import DEFAULT_RETENTION_MS, retention_record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,10 +17,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--engine", default=registry.MAGIC, help="the storage engine (default: magic)"
     )
+    parser.add_argument(
+        "--retention",
+        type=seconds,
+        default=DEFAULT_RETENTION_MS,
+        metavar="SECONDS",
+        help="how much history garbage collection keeps (default: a day)",
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Make the store."""
-    identity = registry.create(arguments.store, arguments.engine, LocalFileSystem())
+    retention = retention_record(arguments.retention)
+    identity = registry.create(
+        arguments.store, arguments.engine, LocalFileSystem(), settings=[retention]
+    )
     print(f"made a store with engine {identity.engine} at {arguments.store}")
     return 0

@@ -33,6 +33,7 @@ COMMANDS = {
     "split": "divide a region in two",
     "merge": "unite two neighbouring regions",
     "gc": "drop old versions from a store",
+    "retention": "set how much history garbage collection keeps",
     "stop": "end a store's writer",
     "fsck": "read all of a store and name every damage",
 }

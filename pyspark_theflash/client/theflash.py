@@ -276,11 +276,25 @@ class TheFlash:
         return self._told("MergeRegions", request, timeout_ms)
 
     def collect_garbage(
-        self, safe_point: AnyTimestamp | None = None, *, timeout_ms: int = LONG_MS
+        self,
+        safe_point: AnyTimestamp | None = None,
+        *,
+        dry_run: bool = False,
+        timeout_ms: int = LONG_MS,
     ) -> str:
-        """Drop what nobody can want any more; what was done."""
+        """Drop the versions that no read from the safe point on needs; what was done.
+
+        Args:
+            safe_point: the oldest timestamp that stays readable; None: by the store's retention.
+            dry_run: drop nothing, only tell what would be dropped.
+            timeout_ms: how long it may take.
+        """
         wanted = None if safe_point is None else timestamp_option("safe_point", safe_point)
-        return self._told("CollectGarbage", message.CollectRequest(wanted), timeout_ms)
+        return self._told("CollectGarbage", message.CollectRequest(wanted, dry_run), timeout_ms)
+
+    def set_retention(self, retention_ms: int, *, timeout_ms: int = SHORT_MS) -> str:
+        """How much history garbage collection keeps; what was done."""
+        return self._told("SetRetention", message.RetentionRequest(retention_ms), timeout_ms)
 
     def set_interval(self, interval_ms: int, *, timeout_ms: int = SHORT_MS) -> str:
         """How often the writer looks for new input; what was done."""

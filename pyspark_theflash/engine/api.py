@@ -212,6 +212,11 @@ class EngineReader(Protocol):
     def stats(self, view: View, physical_id: PhysicalTableID) -> TableStats:
         """How much a physical table takes as of `view`; nothing where it is not."""
 
+    def collectable(
+        self, view: View, physical_id: PhysicalTableID, safe_point: TimeStamp
+    ) -> TableStats:
+        """What of a physical table a compaction of everything at `safe_point` would rewrite."""
+
     def files(self, view: View, physical_id: PhysicalTableID) -> Sequence[FileStats]:
         """The files of a physical table as of `view`; none where it is not, or not in files."""
 

@@ -126,6 +126,11 @@ class MemoryEngine:
     def stats(self, view: View, physical_id: PhysicalTableID) -> TableStats:
         return TableStats(0, len(self._versions.get(physical_id, [])), 0)
 
+    def collectable(
+        self, view: View, physical_id: PhysicalTableID, safe_point: TimeStamp
+    ) -> TableStats:
+        return self.stats(view, physical_id)
+
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
         known = bool(self._versions.get(physical_id))
         return [RegionScan(physical_id, RegionID(1), ())] if known else []

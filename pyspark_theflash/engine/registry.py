@@ -1,7 +1,7 @@
 """The engines by name, each imported only when it is used."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -10,7 +10,7 @@ from pyspark_theflash.engine.api import Engine, EngineReader
 from pyspark_theflash.errors import OptionError, UnsupportedError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.store.folder import StoreIdentity, create_store
-from pyspark_theflash.store.manifest import Guard
+from pyspark_theflash.store.manifest import Guard, Record
 
 MAGIC: Final = "magic"
 ENGINES: Final = (MAGIC,)
@@ -22,8 +22,9 @@ def create(
     engine: str,
     fs: FileSystem,
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
+    settings: Iterable[Record] = (),
 ) -> StoreIdentity:
-    """Make an empty store of an engine.
+    """Make an empty store of an engine, with these settings.
 
     Raises:
         OptionError: there is no such engine.
@@ -32,7 +33,7 @@ def create(
     if engine not in ENGINES:
         raise OptionError("engine", f"no engine {engine!r}; there is {', '.join(ENGINES)}")
     identity = StoreIdentity(new_id(), engine)
-    create_store(path, identity, fs)
+    create_store(path, identity, fs, settings)
     return identity
 
 

@@ -200,6 +200,11 @@ class OverlaidReader:
         inside = RegionStats(MEMORY_REGION, None, None, 0, newest.rows, newest.size_bytes, 0)
         return [*found, inside]
 
+    def collectable(
+        self, view: View, physical_id: PhysicalTableID, safe_point: TimeStamp
+    ) -> TableStats:
+        return self._stored.collectable(view, physical_id, safe_point)
+
     def stats(self, view: View, physical_id: PhysicalTableID) -> TableStats:
         return self._stored.stats(view, physical_id)
 

@@ -7,10 +7,9 @@ bound is PD's safe point, which no reader's service safe point is above.
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 from pyspark_theflash.clock import Clock
-from pyspark_theflash.engine.api import CompactionReport, Engine, Publication
+from pyspark_theflash.engine.api import CompactionReport, Engine
 from pyspark_theflash.errors import UnsupportedError
 from pyspark_theflash.kvstore.flush import Flusher
 from pyspark_theflash.mvcc.project import ScanColumn
@@ -18,8 +17,8 @@ from pyspark_theflash.replication.columns import StoredColumns
 from pyspark_theflash.replication.maintenance import CollectionReport, Maintenance
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.lineage import Lineage
-from pyspark_theflash.store.manifest import Change, Manifest
-from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.store.manifest import Manifest
+from pyspark_theflash.store.progress import Progress
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 
 _log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ class LearnedMaintenance(Maintenance):
     ) -> None:
         """`safe_point` asks PD up to where TiKV may have dropped old versions."""
         super().__init__(engine, manifest, clock)
-        self._flusher, self._safe_point = flusher, safe_point
+        self._flusher, self._pd_safe_point = flusher, safe_point
 
     def set_interval(self, interval_ms: int) -> None:
         """Raises `UnsupportedError`: commands come when TiKV sends them."""
@@ -53,14 +52,15 @@ class LearnedMaintenance(Maintenance):
         self._flusher.flush(self._engine)
         return super().flush()
 
-    def collect(self, wanted: TimeStamp | None) -> CollectionReport | None:
-        self._flusher.flush(self._engine)
-        progress = Progress.of(self._engine.read([PROGRESS_KIND]))
-        safe_point = self._safe_point()
-        if progress is not None and safe_point > progress.resolved_ts:
-            record = replace(progress, resolved_ts=safe_point).to_record()
-            self._engine.publish(Publication((), Change([record])))
-        return super().collect(wanted)
+    def collect(
+        self, wanted: TimeStamp | None = None, *, dry_run: bool = False
+    ) -> CollectionReport | None:
+        if not dry_run:
+            self._flusher.flush(self._engine)
+        return super().collect(wanted, dry_run=dry_run)
+
+    def _newest_ts(self, progress: Progress) -> TimeStamp:
+        return max(progress.resolved_ts, self._pd_safe_point())
 
     def compact_published(self, history: SchemaHistory) -> None:
         """Let the engine do what pays by now of the tables that rows were published of."""

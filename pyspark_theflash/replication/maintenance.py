@@ -1,8 +1,7 @@
 """Upkeep of a store by whoever holds its writer's lock: compaction, garbage collection, settings.
 
 Garbage collection
-    The safe point is the oldest timestamp that can still be read. It becomes the lowest of what was
-    asked for, `resolved_ts` and the timestamps that latches pin, and never goes back. First it is
+    The safe point (`safe_point.py`) is the oldest timestamp that can still be read. First it is
     published as the new `oldest_ts`, together with a ledger that forgets what committed at or below
     it; only then is anything dropped:
 
@@ -29,12 +28,20 @@ from pyspark_theflash.errors import InternalError, OptionError, RegionNotFoundEr
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.replication.columns import StoredColumns
+from pyspark_theflash.replication.safe_point import (
+    Bound,
+    SafePoint,
+    choose_safe_point,
+    pinned_bounds,
+    retention_bound,
+)
 from pyspark_theflash.replication.state import LEDGER_KIND
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
 from pyspark_theflash.store.command import (
     Argument,
+    CollectOrder,
     Command,
     Mailbox,
     MergeOrder,
@@ -45,12 +52,20 @@ from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import Change, Manifest, Record, View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.purged import purged_record
-from pyspark_theflash.store.setting import SETTING_KIND, interval_ms, interval_record
+from pyspark_theflash.store.setting import (
+    DEFAULT_RETENTION_MS,
+    SETTING_KIND,
+    interval_ms,
+    interval_record,
+    retention_ms,
+    retention_record,
+)
 from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
 
 LEDGER_RECORD_ENTRIES: Final = 1 << 15
 MIN_INTERVAL_MS: Final = 10
 MAX_INTERVAL_MS: Final = 86_400_000
+MAX_RETENTION_MS: Final = 100 * 366 * 86_400_000
 
 
 class WriterMemory(Protocol):
@@ -62,12 +77,30 @@ class WriterMemory(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CollectionReport:
-    """What a garbage collection did."""
+    """What a garbage collection did, or would do in a dry run.
 
-    safe_point: TimeStamp
+    A dry run does not look into files: its `compaction` is what would be rewritten.
+    """
+
+    safe_point: SafePoint
     transactions_forgotten: int
     tables_purged: int
     compaction: CompactionReport
+
+    def told(self, *, dry_run: bool) -> str:
+        """For people."""
+        compaction = self.compaction
+        if dry_run:
+            return (
+                f"dry run: {self.safe_point}: would drop {self.tables_purged:,} tables, forget "
+                f"{self.transactions_forgotten:,} transactions, and look for versions to drop in "
+                f"{compaction.files_replaced:,} files of {compaction.rows_read:,} versions"
+            )
+        return (
+            f"{self.safe_point}: dropped {compaction.rows_dropped:,} versions and "
+            f"{self.tables_purged:,} tables, forgot {self.transactions_forgotten:,} transactions; "
+            f"{_told(compaction)}"
+        )
 
 
 class Maintenance:
@@ -89,6 +122,7 @@ class Maintenance:
     ) -> None:
         self._engine, self.memory, self._on_progress = engine, memory, on_progress
         self._leases, self._mailbox = LeaseTable(manifest, clock), Mailbox(manifest, clock)
+        self._clock = clock
         self.interval_ms = interval_ms(engine.read([SETTING_KIND]))
         self.is_stopping = False
 
@@ -122,8 +156,14 @@ class Maintenance:
             return _told(self.merge(MergeOrder.from_text(argument)))
         number = argument if isinstance(argument, int) else None
         if verb is Verb.GC:
-            report = self.collect(None if number is None else TimeStamp(number))
-            return "nothing to collect yet" if report is None else _collection_told(report)
+            order = CollectOrder.from_text(argument)
+            report = self.collect(order.safe_point, dry_run=order.dry_run)
+            if report is None:
+                return "nothing to collect yet"
+            return report.told(dry_run=order.dry_run)
+        if verb is Verb.RETENTION:
+            self.set_retention(number or 0)
+            return f"garbage collection keeps {(number or 0) / 1000:g} s of history"
         if verb is Verb.INTERVAL:
             self.set_interval(number or 0)
             return f"polling every {number} ms"
@@ -142,6 +182,16 @@ class Maintenance:
         if interval_ms != self.interval_ms:
             self._publish([interval_record(interval_ms)])
             self.interval_ms = interval_ms
+
+    def set_retention(self, retention_ms: int) -> None:
+        """Keep that much history when garbage is collected.
+
+        Raises:
+            OptionError: that is no sensible retention.
+        """
+        if not 0 <= retention_ms <= MAX_RETENTION_MS:
+            raise OptionError("retention", f"{retention_ms} ms is not between 0 and a century")
+        self._publish([retention_record(retention_ms)])
 
     def compact(self) -> CompactionReport:
         """Rewrite all tables there have ever been into the form that reads fastest."""
@@ -194,18 +244,27 @@ class Maintenance:
         history = schema_history(view)
         return {} if history is None else self._stored(history, view)
 
-    def collect(self, wanted: TimeStamp | None) -> CollectionReport | None:
-        """Drop what no read from the safe point on needs; without one, from `resolved_ts` on.
+    def collect(
+        self, wanted: TimeStamp | None = None, *, dry_run: bool = False
+    ) -> CollectionReport | None:
+        """Drop what no read from the safe point on needs.
 
-        Returns None before the first publication.
+        Args:
+            wanted: the safe point; None: by the store's retention.
+            dry_run: only find out what would be done.
+
+        Returns:
+            None before the first publication.
         """
-        view = self._engine.read([PROGRESS_KIND, SCHEMA_KIND, LEDGER_KIND])
+        view = self._engine.read([PROGRESS_KIND, SCHEMA_KIND, LEDGER_KIND, SETTING_KIND])
         progress, history = Progress.of(view), schema_history(view)
         if progress is None or history is None:
             return None
-        pinned = self._leases.oldest_snapshot_ts()
-        bounds = [progress.resolved_ts, *(ts for ts in (wanted, pinned) if ts is not None)]
-        safe_point = max(progress.oldest_ts, min(bounds))
+        progress = replace(progress, resolved_ts=self._newest_ts(progress))
+        chosen = self._safe_point(view, progress, wanted)
+        if dry_run:
+            return self._collectable(view, history, chosen)
+        safe_point = chosen.ts
         forgotten = self._raise_oldest_ts(view, replace(progress, oldest_ts=safe_point))
         fail_point("gc.after_safe_point")
         needed = _needed_from(history, safe_point)
@@ -216,7 +275,34 @@ class Maintenance:
         fail_point("gc.after_purge")
         kept = {i: columns for i, columns in stored.items() if i in needed}
         compaction = self._compact(kept, safe_point)
-        return CollectionReport(safe_point, forgotten, len(garbage), compaction)
+        return CollectionReport(chosen, forgotten, len(garbage), compaction)
+
+    def _newest_ts(self, progress: Progress) -> TimeStamp:
+        """What no safe point is above."""
+        return progress.resolved_ts
+
+    def _safe_point(self, view: View, progress: Progress, wanted: TimeStamp | None) -> SafePoint:
+        newest_ts = progress.resolved_ts
+        bounds = [Bound(newest_ts, "resolved_ts"), *pinned_bounds(self._leases, self._clock)]
+        if wanted is None:
+            kept_ms = retention_ms(view)
+            kept_ms = DEFAULT_RETENTION_MS if kept_ms is None else kept_ms
+            bounds.append(retention_bound(newest_ts, kept_ms))
+        return choose_safe_point(progress.oldest_ts, wanted, bounds)
+
+    def _collectable(
+        self, view: View, history: SchemaHistory, safe_point: SafePoint
+    ) -> CollectionReport:
+        """What a collection would do, as far as the manifest tells."""
+        ledger, ts = view.of_kind(LEDGER_KIND).values(), safe_point.ts
+        _, forgotten = pruned_entries(ledger, ts, LEDGER_RECORD_ENTRIES)
+        needed, stored = _needed_from(history, ts), self._engine.tables(view)
+        found = [self._engine.collectable(view, i, ts) for i in needed.intersection(stored)]
+        rewritten = CompactionReport(
+            rows_read=sum(table.rows for table in found),
+            files_replaced=sum(table.files for table in found),
+        )
+        return CollectionReport(safe_point, forgotten, len({*stored} - needed), rewritten)
 
     def _raise_oldest_ts(self, view: View, progress: Progress) -> int:
         """Publish the safe point; returns how many transactions are forgotten."""
@@ -248,8 +334,8 @@ class Maintenance:
     ) -> dict[PhysicalTableID, Sequence[ScanColumn]]:
         """What the engine holds rows of, with all columns those have ever had."""
         columns = StoredColumns(history, Lineage(history))
-        held = (i for i in columns.physical_ids if self._engine.regions(view, i))
-        return {physical_id: columns.of(physical_id) for physical_id in held}
+        held = set(self._engine.tables(view))
+        return {i: columns.of(i) for i in columns.physical_ids if i in held}
 
     def _publish(self, puts: Iterable[Record], deletes: Iterable[tuple[str, str]] = ()) -> None:
         self._engine.publish(Publication((), Change(tuple(puts), tuple(deletes))))
@@ -266,12 +352,4 @@ def _told(report: CompactionReport) -> str:
     return (
         f"compacted {report.rows_read:,} versions of {report.files_replaced:,} files "
         f"into {report.rows_written:,} of {report.files_written:,}"
-    )
-
-
-def _collection_told(report: CollectionReport) -> str:
-    return (
-        f"safe point {report.safe_point}: dropped {report.compaction.rows_dropped:,} versions and "
-        f"{report.tables_purged:,} tables, forgot {report.transactions_forgotten:,} transactions; "
-        f"{_told(report.compaction)}"
     )

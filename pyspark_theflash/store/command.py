@@ -18,7 +18,7 @@ from enum import Enum
 from typing import Final, TypeAlias
 
 from pyspark_theflash.clock import Clock
-from pyspark_theflash.codec.document import SHAPE_ERRORS, int64, load, shaped, text, uint64
+from pyspark_theflash.codec.document import SHAPE_ERRORS, boolean, int64, load, shaped, text, uint64
 from pyspark_theflash.errors import (
     CodecError,
     CorruptionError,
@@ -31,7 +31,7 @@ from pyspark_theflash.store import board
 from pyspark_theflash.store.board import COMMAND_KIND, Board
 from pyspark_theflash.store.holder import Holder
 from pyspark_theflash.store.manifest import DATABASE, Manifest
-from pyspark_theflash.types import PhysicalTableID, RegionID
+from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
 
 _EXCERPT: Final = 500
 
@@ -41,9 +41,10 @@ class Verb(Enum):
 
     COMPACT = "compact"
     """Rewrite all tables into the form that reads fastest. No argument."""
-    GC = "gc"
-    """Drop what no timestamp from the safe point on needs. The safe point, or None: as far as may
-    be."""
+    GC = "collect"
+    """Drop what no timestamp from the safe point on needs. `CollectOrder` as text."""
+    RETENTION = "retention"
+    """Keep that much history when garbage is collected. Milliseconds."""
     INTERVAL = "interval"
     """Poll the source that often. Milliseconds."""
     STOP = "stop"
@@ -57,6 +58,28 @@ class Verb(Enum):
 
 
 Argument: TypeAlias = int | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class CollectOrder:
+    """What a garbage collection is to drop."""
+
+    safe_point: TimeStamp | None = None
+    """Keep what can be read from here on; None: the store's retention decides."""
+    dry_run: bool = False
+    """Only tell what would be done."""
+
+    def to_text(self) -> str:
+        """As a command's argument."""
+        return json.dumps([self.safe_point, self.dry_run])
+
+    @classmethod
+    def from_text(cls, argument: Argument) -> "CollectOrder":
+        """Inverse of `to_text`. Raises `CodecError`."""
+        with shaped("garbage collection order"):
+            safe_point, dry_run = load(text(argument))
+            wanted = None if safe_point is None else TimeStamp(uint64(safe_point))
+            return cls(wanted, boolean(dry_run))
 
 
 @dataclass(frozen=True, slots=True)

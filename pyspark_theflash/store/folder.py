@@ -31,6 +31,7 @@ import contextlib
 import json
 import os
 import sqlite3
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Final
@@ -97,8 +98,10 @@ class StoreIdentity:
             return cls(text(body["store_id"]), text(body["engine"]))
 
 
-def create_store(path: Path, identity: StoreIdentity, fs: FileSystem) -> None:
-    """Make an empty store at `path`, durably.
+def create_store(
+    path: Path, identity: StoreIdentity, fs: FileSystem, settings: Iterable[Record] = ()
+) -> None:
+    """Make an empty store at `path`, durably, with these settings.
 
     Raises:
         StoreExistsError: there is something at `path` already.
@@ -117,7 +120,7 @@ def create_store(path: Path, identity: StoreIdentity, fs: FileSystem) -> None:
                 fs.unlink(path / name)
             fs.make_folder(path / DATA_FOLDER)
             fs.write_new(path / READERS_LOCK_FILE, memoryview(b""))
-            Manifest.create(path, fs, [identity.to_record()], also=create_board)
+            Manifest.create(path, fs, [identity.to_record(), *settings], also=create_board)
             _write_format(path, fs)
         finally:
             lock.release()

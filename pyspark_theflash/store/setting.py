@@ -7,6 +7,8 @@ from pyspark_theflash.store.manifest import Record, View
 
 SETTING_KIND: Final = "setting"
 _INTERVAL_KEY: Final = "interval_ms"
+_RETENTION_KEY: Final = "retention_ms"
+DEFAULT_RETENTION_MS: Final = 86_400_000
 
 
 def interval_record(interval_ms: int) -> Record:
@@ -16,6 +18,20 @@ def interval_record(interval_ms: int) -> Record:
 
 def interval_ms(view: View) -> int | None:
     """How often the writer looks for new input; None if nobody has said. Raises `CodecError`."""
-    body = view.of_kind(SETTING_KIND).get(_INTERVAL_KEY)
+    return _number(view, _INTERVAL_KEY)
+
+
+def retention_record(retention_ms: int) -> Record:
+    """How much history garbage collection keeps, as a record."""
+    return Record(SETTING_KIND, _RETENTION_KEY, str(retention_ms).encode())
+
+
+def retention_ms(view: View) -> int | None:
+    """How much history garbage collection keeps; None if nobody has said. Raises `CodecError`."""
+    return _number(view, _RETENTION_KEY)
+
+
+def _number(view: View, key: str) -> int | None:
+    body = view.of_kind(SETTING_KIND).get(key)
     with shaped(f"{SETTING_KIND} record"):
         return None if body is None else uint64(int(body))

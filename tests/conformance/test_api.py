@@ -425,10 +425,10 @@ def test_a_plan_survives_what_happens_to_its_files(way, shop):
     before = rows_of(api.read(plan))
     assert "compacted" in api.compact()
     shop.publish(400, {ITEMS: [(n, 310, None) for n in range(100)]})
-    assert "safe point 200" in api.collect_garbage()
+    assert "safe point 200" in api.collect_garbage(400)
     assert rows_of(api.read(plan)) == before == plainly(shop.path, 200)
     api.release(plan.snapshot)
-    assert "safe point 400" in api.collect_garbage()
+    assert "safe point 400" in api.collect_garbage(400)
     with pytest.raises(SnapshotTooOldError):
         api.plan("shop.items", moment=Moment(200))
 

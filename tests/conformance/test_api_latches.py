@@ -134,13 +134,13 @@ def test_a_read_latch_keeps_its_moment(way, store):
     api = way.open(store.path)
     latch = api.acquire_latch(AcquireRequest("read", moment=Moment(200), ttl_ms=60_000))
     assert (latch.kind, latch.snapshot_ts) == ("read", 200)
-    assert "safe point 200" in api.collect_garbage()
+    assert "safe point 200" in api.collect_garbage(300)
     assert api.tables(Moment(handle=latch.handle)).snapshot_ts == 200
     api.renew_latch(latch)
     api.release_latch(latch)
     with pytest.raises(LeaseExpiredError):
         api.tables(Moment(handle=latch.handle))
-    assert "safe point 300" in api.collect_garbage()
+    assert "safe point 300" in api.collect_garbage(300)
     with pytest.raises(SnapshotTooOldError):
         api.acquire_latch(AcquireRequest("read", moment=Moment(200)))
 

@@ -21,6 +21,7 @@ from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.store.writer_lock import WriterLock
+from pyspark_theflash.timestamp import shown
 from tests.support.archives import unpack
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.workloads import workload
@@ -88,6 +89,7 @@ def test_tables(store: Path, run: Run, document: Callable[..., Any]) -> None:
 
 def test_an_empty_store(tmp_path: Path, run: Run, document: Callable[..., Any]) -> None:
     assert run("init", tmp_path / "s")[0] == 0
+    assert document("status", tmp_path / "s")["retention_ms"] == 86_400_000
     assert document("tables", tmp_path / "s") == {
         "oldest_ts": None,
         "resolved_ts": None,
@@ -166,7 +168,8 @@ def test_pins(store: Path, run: Run, document: Callable[..., Any]) -> None:
     assert 0 < latch["expires_in_ms"] <= 60_000
     assert latch["holder"]["pid"] == os.getpid()
     assert run("latches", store)[1].splitlines()[2].startswith(f"pin   {pin}  150")
-    assert run("gc", store)[1].startswith("safe point 150: ")
+    gc = run("gc", store, "--safe-point", 300)[1]
+    assert gc.startswith(f"safe point {shown(150)}, held back by the pin latch of process ")
     assert run("scan", store, "db.t", "--at", 149)[0] == 4
     assert run("pin", store, "--at", 149, "--ttl", 60)[0] == 4
     assert run("pin", store, "--at", 301, "--ttl", 60)[0] == 4
@@ -177,13 +180,22 @@ def test_pins(store: Path, run: Run, document: Callable[..., Any]) -> None:
     assert run("pin", store)[0] == 2
 
 
-def test_upkeep(store: Path, run: Run) -> None:
+def test_upkeep(store: Path, run: Run, document: Callable[..., Any]) -> None:
     before = [run("digest", store, "db.t", "--at", at)[1] for at in (250, 300)]
     assert run("compact", store)[:2] == (0, "compacted 5 versions of 3 files into 5 of 2\n")
     status, out, _ = run("gc", store, "--safe-point", 250)
     assert status == 0
-    assert out.startswith("safe point 250: dropped 3 versions and 0 tables, forgot 0 transactions;")
+    assert out.startswith(
+        f"safe point {shown(250)}: dropped 3 versions and 0 tables, forgot 0 transactions;"
+    )
     assert [run("digest", store, "db.t", "--at", at)[1] for at in (250, 300)] == before
+    assert run("retention", store, 5)[:2] == (0, "garbage collection keeps 5 s of history\n")
+    assert document("status", store)["retention_ms"] == 5000
+    for more in ([], ["--dry-run"], ["--safe-point", 100]):
+        status, out, _ = run("gc", store, *more)
+        assert status == 0
+        assert "never goes back" in out
+        assert run("tables", store)[1].splitlines()[-1].startswith(f"readable from {shown(250)}")
     assert run("stop", store)[:2] == (0, "no writer is running\n")
     lock = WriterLock(store)
     status, _, err = run("compact", store, "--timeout", "0.05")
@@ -337,6 +349,8 @@ def test_whoever_reads_may_stop(store: Path, form: str) -> None:
         (["scan", "{store}", "db.t", "--wait", "-1"], 2),
         (["interval", "{store}", "nan"], 2),
         (["interval", "{store}", "0"], 2),
+        (["retention", "{store}", "-1"], 2),
+        (["gc", "{store}", "--safe-point", "1795248306157"], 2),
         (["scan", "{store}", "db.nope"], 3),
         (["status", "{store}/no"], 3),
         (["latches", "{store}/no"], 3),

@@ -22,7 +22,7 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.errors import SnapshotTooOldError, StoreNotFoundError
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
-from pyspark_theflash.store.command import Mailbox, Verb
+from pyspark_theflash.store.command import CollectOrder, Mailbox, Verb
 from pyspark_theflash.store.folder import open_manifest, read_identity
 from pyspark_theflash.store.progress import Progress
 from pyspark_theflash.types import TimeStamp
@@ -152,7 +152,7 @@ class History:
         with closing(open_manifest(self.store, FS)) as manifest:
             mailbox = Mailbox(manifest, CLOCK)
             if len(past) > 1:
-                mailbox.ask(Verb.GC, past[-2], COMMAND_MS)
+                mailbox.ask(Verb.GC, CollectOrder(past[-2]).to_text(), COMMAND_MS)
             mailbox.ask(Verb.COMPACT, None, COMMAND_MS)
             mailbox.ask(Verb.INTERVAL, self._rng.choice([15, 25]), COMMAND_MS)
 

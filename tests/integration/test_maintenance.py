@@ -1,5 +1,6 @@
 """Compaction and garbage collection of a captured history, alone and beside a writer."""
 
+import os
 import shutil
 import threading
 from collections.abc import Callable, Iterator
@@ -26,11 +27,12 @@ from pyspark_theflash.replication.maintenance import CollectionReport, Maintenan
 from pyspark_theflash.replication.state import LEDGER_KIND, WriterState
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.store.command import Mailbox, Verb
+from pyspark_theflash.store.command import CollectOrder, Mailbox, Verb
 from pyspark_theflash.store.folder import open_manifest, read_identity
 from pyspark_theflash.store.latch import LatchKind
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.progress import Progress
+from pyspark_theflash.timestamp import shown
 from pyspark_theflash.types import TimeStamp
 from tests.integration.test_replication import BANK, FRAMES, GrowingSchema, opened, run
 from tests.support.binlog_writer import frames, prewrite
@@ -40,6 +42,8 @@ FS, CLOCK = LocalFileSystem(), SystemClock()
 ANSWERS = list(BANK.answers())
 TIMES = sorted({answer.snapshot_ts for answer in ANSWERS})
 MIDDLE = TIMES[len(TIMES) // 2]
+NEWEST = TimeStamp(2**64 - 2)
+GC_AT_MIDDLE = CollectOrder(MIDDLE).to_text()
 
 
 @pytest.fixture
@@ -55,7 +59,7 @@ def maintenance(store: Path) -> Iterator[Maintenance]:
         yield Maintenance(engine, manifest, CLOCK)
 
 
-def collect(store: Path, safe_point: TimeStamp | None = None) -> CollectionReport:
+def collect(store: Path, safe_point: TimeStamp = NEWEST) -> CollectionReport:
     with maintenance(store) as upkeep:
         report = upkeep.collect(safe_point)
     assert report is not None
@@ -99,16 +103,58 @@ def test_compaction_changes_no_answer(store: Path) -> None:
 def test_what_can_still_be_read_stays_and_the_rest_goes(store: Path) -> None:
     before = ledger_bytes(store)
     first = collect(store, MIDDLE)
-    assert first.safe_point == MIDDLE
+    assert (first.safe_point.ts, first.safe_point.held_by) == (MIDDLE, ())
     assert first.compaction.rows_dropped > 0
     check_from(store, MIDDLE)
     assert 0 < ledger_bytes(store) == before - 32 * first.transactions_forgotten
-    assert collect(store, TIMES[0]).safe_point == MIDDLE
+    assert collect(store, TIMES[0]).safe_point.ts == MIDDLE
     newest = digests(store)
     last = collect(store)
-    assert last.safe_point == progress(store).resolved_ts == progress(store).oldest_ts
+    assert last.safe_point.ts == progress(store).resolved_ts == progress(store).oldest_ts
     assert ledger_bytes(store) == 0
     assert digests(store) == newest
+
+
+def test_without_a_safe_point_the_retention_decides(store: Path) -> None:
+    before, resolved_ts = progress(store).oldest_ts, progress(store).resolved_ts
+    kept_ms = (resolved_ts - MIDDLE) >> 18
+    expected = TimeStamp(resolved_ts - (kept_ms << 18))
+    with maintenance(store) as upkeep:
+        report = upkeep.collect()
+        assert report is not None
+        assert (report.safe_point.ts, progress(store).oldest_ts) == (before, before)
+        assert "the retention of 86400 s" in str(report.safe_point)
+        upkeep.set_retention(kept_ms)
+        for dry_run in (True, False):
+            assert progress(store).oldest_ts == before
+            report = upkeep.collect(dry_run=dry_run)
+            assert report is not None
+            assert report.safe_point.ts == expected
+            assert report.safe_point.held_by == (f"the retention of {kept_ms / 1000:g} s",)
+        with pytest.raises(OptionError, match="retention"):
+            upkeep.set_retention(1 << 62)
+    check_from(store, expected)
+    with maintenance(store) as upkeep:
+        upkeep.set_retention(0)
+        upkeep.collect()
+    assert progress(store).oldest_ts == resolved_ts
+
+
+def test_a_dry_run_changes_nothing(store: Path) -> None:
+    files = sorted(p.name for p in (store / "data").rglob("*.parquet"))
+    before = progress(store), ledger_bytes(store), digests(store)
+    with maintenance(store) as upkeep:
+        dry = upkeep.collect(NEWEST, dry_run=True)
+        assert dry is not None
+        assert (progress(store), ledger_bytes(store), digests(store)) == before
+        assert sorted(p.name for p in (store / "data").rglob("*.parquet")) == files
+        done = upkeep.collect(NEWEST)
+    assert done is not None
+    assert dry.transactions_forgotten == done.transactions_forgotten > 0
+    assert dry.tables_purged == done.tables_purged
+    assert dry.compaction.rows_read >= done.compaction.rows_dropped > 0
+    assert dry.told(dry_run=True).startswith(f"dry run: {dry.safe_point}: would drop")
+    assert dry.safe_point.held_by == ("resolved_ts",)
 
 
 def test_a_latch_keeps_its_timestamp(store: Path) -> None:
@@ -116,16 +162,19 @@ def test_a_latch_keeps_its_timestamp(store: Path) -> None:
         leases = LeaseTable(manifest, CLOCK)
         pin = leases.take(MIDDLE, 60_000, LatchKind.PIN)
         leases.take(TimeStamp(1), 60_000, LatchKind.ADMIN)
-        assert collect(store).safe_point == MIDDLE
+        report = collect(store)
+        assert report.safe_point.ts == MIDDLE
+        held_by = f"held back by the pin latch of process {os.getpid()}, id {pin.id}"
+        assert held_by in str(report.safe_point)
         check_from(store, MIDDLE)
         leases.release(pin)
-    assert collect(store).safe_point > MIDDLE
+    assert collect(store).safe_point.ts > MIDDLE
 
 
 def test_a_reader_goes_on_through_a_collection(store: Path) -> None:
     expected = next(a for a in ANSWERS if a.snapshot_ts == TIMES[2])
     with open_snapshot(store, TIMES[2]) as snapshot:
-        assert collect(store).safe_point == TIMES[2]
+        assert collect(store).safe_point.ts == TIMES[2]
         digest = snapshot.digest(expected.table)
         assert (digest.rows, digest.hexdigest()) == (expected.rows, expected.checksum)
 
@@ -183,13 +232,13 @@ def test_a_writer_goes_on_after_a_collection_in_its_midst(tmp_path: Path) -> Non
     with closing(engine), closing(open_manifest(store, FS)) as manifest:
         state = WriterState(engine, FileSchema(BANK.schema))
         upkeep = Maintenance(engine, manifest, CLOCK, memory=state)
-        report = upkeep.collect(None)
+        report = upkeep.collect(NEWEST)
         assert report is not None
-        assert report.safe_point == state.resolved_ts
+        assert report.safe_point.ts == state.resolved_ts
         change = state.advance(state.resolved_ts, [], keep_pending=True)
-        assert Progress(report.safe_point, report.safe_point).to_record() in change.puts
+        assert Progress(report.safe_point.ts, report.safe_point.ts).to_record() in change.puts
     run(store, FRAMES, BANK.end_ts)
-    check_from(store, report.safe_point)
+    check_from(store, report.safe_point.ts)
 
 
 def test_other_content_above_the_safe_point_is_still_noticed(store: Path) -> None:
@@ -212,7 +261,7 @@ def test_where_nobody_writes_it_is_done_here(store: Path) -> None:
     assert told.startswith("compacted ")
     assert notes[0].startswith("compacting table 1 of ")
     for verb, argument, answer in [
-        (Verb.GC, MIDDLE, f"safe point {MIDDLE}: dropped "),
+        (Verb.GC, GC_AT_MIDDLE, f"safe point {shown(MIDDLE)}: dropped "),
         (Verb.INTERVAL, 500, "polling every 500 ms"),
         (Verb.STOP, None, "no writer is running"),
     ]:
@@ -254,7 +303,7 @@ def test_a_writer_does_what_it_is_told(store: Path) -> None:
     with Holder(store) as holder:
         for verb, argument, answer in [
             (Verb.COMPACT, None, "compacted "),
-            (Verb.GC, MIDDLE, f"safe point {MIDDLE}: dropped "),
+            (Verb.GC, GC_AT_MIDDLE, f"safe point {shown(MIDDLE)}: dropped "),
             (Verb.INTERVAL, 500, "polling every 500 ms"),
         ]:
             told = administer(store, verb, argument, timeout_ms=10_000, fs=FS, clock=CLOCK)
@@ -291,8 +340,12 @@ def test_a_holder_that_dies_before_it_answers(store: Path) -> None:
 
 def test_a_store_that_is_being_made_has_nothing_to_collect(tmp_path: Path) -> None:
     registry.create(tmp_path / "store", registry.MAGIC, FS)
-    for verb, answer in [(Verb.GC, "nothing to collect yet"), (Verb.COMPACT, "compacted 0 ")]:
-        told = administer(tmp_path / "store", verb, None, timeout_ms=0, fs=FS, clock=CLOCK)
+    gc = CollectOrder().to_text()
+    for verb, argument, answer in [
+        (Verb.GC, gc, "nothing to collect yet"),
+        (Verb.COMPACT, None, "compacted 0 "),
+    ]:
+        told = administer(tmp_path / "store", verb, argument, timeout_ms=0, fs=FS, clock=CLOCK)
         assert told.startswith(answer)
 
 

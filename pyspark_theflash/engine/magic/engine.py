@@ -155,9 +155,12 @@ class MagicReader:
         return self._layouts_of(view)[physical_id].stats()
 
     def stats(self, view: View, physical_id: PhysicalTableID) -> TableStats:
-        files = self._layouts_of(view)[physical_id].files
-        rows, size_bytes = sum(f.rows for f in files), sum(f.size_bytes for f in files)
-        return TableStats(len(files), rows, size_bytes)
+        return _stats(self._layouts_of(view)[physical_id].files)
+
+    def collectable(
+        self, view: View, physical_id: PhysicalTableID, safe_point: TimeStamp
+    ) -> TableStats:
+        return _stats(self._layouts_of(view)[physical_id].collectable(safe_point))
 
     def files(self, view: View, physical_id: PhysicalTableID) -> Sequence[FileStats]:
         return self._layouts_of(view)[physical_id].file_stats()
@@ -419,3 +422,7 @@ class MagicEngine(MagicReader):
         fail_point("magic.before_unlink")
         for path in free:
             self._fs.unlink(self._data / path)
+
+
+def _stats(files: Sequence[DataFile]) -> TableStats:
+    return TableStats(len(files), sum(f.rows for f in files), sum(f.size_bytes for f in files))

@@ -9,7 +9,7 @@ from pyspark_theflash.engine.api import FileStats, RegionScan, RegionStats
 from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile, FileKind, file_path
 from pyspark_theflash.engine.magic.region import REGION_KIND, Region, first_region, in_order
 from pyspark_theflash.store.manifest import Record, View
-from pyspark_theflash.types import Generation, PhysicalTableID, RegionID
+from pyspark_theflash.types import Generation, PhysicalTableID, RegionID, TimeStamp
 
 RETIRED_KIND: Final = "retired"
 # Scan after scan asks for the same ones.
@@ -84,6 +84,15 @@ class Layout:
     def _reached(self, delta: DataFile) -> int:
         """How many regions a delta reaches into."""
         return sum(r.reaches(delta.min_handle, delta.max_handle) for r in self.regions)
+
+    def collectable(self, safe_point: TimeStamp) -> list[DataFile]:
+        """The files that a compaction of everything rewrites: it leaves clean regions alone."""
+        found = deltas = self.deltas
+        for region, own in self.by_region():
+            is_recent = any(f.kind is FileKind.LAYER for f in own) or _reaching(region, deltas)
+            if is_recent or any(f.garbage_ts <= safe_point for f in own):
+                found = [*found, *own]
+        return found
 
     def file_stats(self) -> Sequence[FileStats]:
         """Each file, in the order of writing."""
