@@ -170,7 +170,7 @@ def test_staleness_is_bounded(load, tmp_path):
     ("options", "text"),
     [
         ({"snapshot_ts": 150, "versionAsOf": 150}, "'versionAsOf': cannot be given together"),
-        ({"versionAsOf": 1, "timestampAsOf": "2024-01-01"}, "'timestampAsOf': cannot be given"),
+        ({"versionAsOf": 1, "timestampAsOf": "2024-01-01Z"}, "'timestampAsOf': cannot be given"),
         ({"snapshot_ts": 150, "max_staleness": 1}, "'max_staleness': cannot be given together"),
         ({"wait_for_ts": 1}, "'wait_for_ts': waits for nothing without a timestamp"),
         ({"all_as_text": True, "zero_dates": "null"}, "'zero_dates': cannot be null together"),

@@ -128,8 +128,8 @@ def test_view(spark, source, small):
     ("options", "text"),
     [
         ({"table": "d.nope"}, "TableNotFoundError: no table d.nope at timestamp 200"),
-        ({"snapshot_ts": 999}, "NotCaughtUpError: timestamp 999 is above resolved_ts 200"),
-        ({"snapshot_ts": 7}, "SnapshotTooOldError: timestamp 7 is below 100"),
+        ({"snapshot_ts": 999}, "NotCaughtUpError: timestamp 999 ("),
+        ({"snapshot_ts": 7}, "SnapshotTooOldError: timestamp 7 ("),
         ({"snapshot": 7}, "OptionError: option 'snapshot': there is no such option"),
         ({"timestampAsOf": "noon"}, "OptionError: option 'timestampAsOf': 'noon' is neither"),
     ],
