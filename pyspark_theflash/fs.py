@@ -48,6 +48,9 @@ class FileSystem(Protocol):
         Both are in one folder.
         """
 
+    def link(self, path: Path, target: Path) -> None:
+        """Make `path` a symbolic link to `target` durably, in place of a link that is there."""
+
     def sync_folder(self, path: Path) -> None:
         """Make the entries of a folder durable."""
 
@@ -99,6 +102,11 @@ class LocalFileSystem:
     def rename(self, path: Path, target: Path) -> None:
         path.replace(target)
         self.sync_folder(target.parent)
+
+    def link(self, path: Path, target: Path) -> None:
+        path.unlink(missing_ok=True)
+        path.symlink_to(target)
+        self.sync_folder(path.parent)
 
     def sync_folder(self, path: Path) -> None:
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

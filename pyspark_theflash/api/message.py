@@ -426,6 +426,7 @@ class Region:
     versions: int = 0
     size_bytes: int = 0
     deltas: int = 0
+    partitions: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -456,6 +457,15 @@ class MergeRequest:
     physical_id: int = 0
     left_id: int = 0
     right_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MoveRequest:
+    """For a region's files in another partition, or in one more."""
+
+    physical_id: int = 0
+    region_id: int = 0
+    partition: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -85,6 +85,8 @@ _ADMIN: Final = (
     Method("Flush", Role.ADMIN, message.FlushRequest, message.Done, "flush"),
     Method("SplitRegion", Role.ADMIN, message.SplitRequest, message.Done, "split_region"),
     Method("MergeRegions", Role.ADMIN, message.MergeRequest, message.Done, "merge_regions"),
+    Method("MoveRegion", Role.ADMIN, message.MoveRequest, message.Done, "move_region"),
+    Method("CopyRegion", Role.ADMIN, message.MoveRequest, message.Done, "copy_region"),
     Method("CollectGarbage", Role.ADMIN, message.CollectRequest, message.Done, "collect_garbage"),
     Method("SetRetention", Role.ADMIN, message.RetentionRequest, message.Done, "set_retention"),
     Method("SetInterval", Role.ADMIN, message.IntervalRequest, message.Done, "set_interval"),

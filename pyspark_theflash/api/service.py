@@ -59,6 +59,7 @@ from pyspark_theflash.store.command import (
     Argument,
     CollectOrder,
     MergeOrder,
+    MoveOrder,
     SplitOrder,
     Verb,
     handle_of,
@@ -292,6 +293,12 @@ class Service:
         order = MergeOrder(PhysicalTableID(request.physical_id), *regions)
         return self._command(Verb.MERGE, order.to_text(), call)
 
+    def move_region(self, request: message.MoveRequest, call: Call) -> message.Done:
+        return self._command(Verb.MOVE, _move_order(request).to_text(), call)
+
+    def copy_region(self, request: message.MoveRequest, call: Call) -> message.Done:
+        return self._command(Verb.COPY, _move_order(request).to_text(), call)
+
     def collect_garbage(self, request: message.CollectRequest, call: Call) -> message.Done:
         safe_point = None if request.safe_point is None else TimeStamp(request.safe_point)
         order = CollectOrder(safe_point, request.dry_run)
@@ -524,3 +531,8 @@ def _told_column(
 
 def _schema_bytes(schema: pa.Schema) -> bytes:
     return bytes(schema.serialize())
+
+
+def _move_order(request: message.MoveRequest) -> MoveOrder:
+    physical_id, region_id = PhysicalTableID(request.physical_id), RegionID(request.region_id)
+    return MoveOrder(physical_id, region_id, request.partition)

@@ -110,7 +110,7 @@ def _told_region(physical_id: PhysicalTableID, region: RegionStats) -> Region:
         "" if bound is None else handle_text(bound) for bound in (region.start, region.end)
     )
     sizes = region.files, region.rows, region.bytes, region.deltas
-    return Region(physical_id, region.region_id, start, end, *sizes)
+    return Region(physical_id, region.region_id, start, end, *sizes, region.partitions)
 
 
 def process(holder: Holder | None) -> Process | None:

@@ -14,6 +14,7 @@ from pyspark_theflash.store.command import (
     Argument,
     CollectOrder,
     MergeOrder,
+    MoveOrder,
     SplitOrder,
     Verb,
     handle_text,
@@ -71,6 +72,10 @@ def _asked(arguments: argparse.Namespace, verb: Verb, argument: Argument) -> str
             both = MergeOrder.from_text(argument)
             ids = (both.physical_id, both.left_id, both.right_id)
             return store.merge_regions(*ids, timeout_ms=timeout_ms)
+        if verb in (Verb.MOVE, Verb.COPY):
+            to = MoveOrder.from_text(argument)
+            ask = store.move_region if verb is Verb.MOVE else store.copy_region
+            return ask(to.physical_id, to.region_id, to.partition, timeout_ms=timeout_ms)
         if verb is Verb.GC:
             order = CollectOrder.from_text(argument)
             return store.collect_garbage(

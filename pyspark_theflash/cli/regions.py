@@ -2,7 +2,8 @@
 
 `rows` counts versions. `deltas` are recent files that are not yet divided among the table's
 regions, and are not in the other figures. Tables that are gone, and whose rows only older
-timestamps still need, are listed as well.
+timestamps still need, are listed as well. Each of `partitions` has the region's files, see
+`theflash partitions`.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from pyspark_theflash.store.catalog import NOW_KINDS
 from pyspark_theflash.store.command import handle_text
 
 HEADER = ["table", "physical_id", "region_id", "start", "end", "files", "deltas", "rows", "bytes"]
+HEADER.append("partitions")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -39,6 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "deltas": region.deltas,
                 "rows": region.rows,
                 "bytes": region.bytes,
+                "partitions": list(region.partitions),
             }
             for name, physical_id in physical_tables(engine, view)
             for region in engine.regions(view, physical_id)
@@ -56,4 +59,6 @@ def _bound(handle: int | bytes | None) -> int | str | None:
 
 
 def _shown(value: Any) -> str:  # noqa: ANN401 (JSON)
+    if isinstance(value, list):
+        return ",".join(map(str, value))
     return "" if value is None else str(value)

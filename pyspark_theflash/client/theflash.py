@@ -296,6 +296,27 @@ class TheFlash:
         """How much history garbage collection keeps; what was done."""
         return self._told("SetRetention", message.RetentionRequest(retention_ms), timeout_ms)
 
+    def move_region(
+        self, physical_id: int, region_id: int, partition: int, *, timeout_ms: int = LONG_MS
+    ) -> str:
+        """Have a region's files in another partition; what was done.
+
+        It is one step, while reads go on; doing it again does nothing.
+
+        Raises:
+            RegionNotFoundError: there is no such region, or not any more.
+            OptionError: there is no such partition, or its disk is not there.
+        """
+        request = message.MoveRequest(physical_id, region_id, partition)
+        return self._told("MoveRegion", request, timeout_ms)
+
+    def copy_region(
+        self, physical_id: int, region_id: int, partition: int, *, timeout_ms: int = LONG_MS
+    ) -> str:
+        """Have a region's files in one more partition. Otherwise like `move_region`."""
+        request = message.MoveRequest(physical_id, region_id, partition)
+        return self._told("CopyRegion", request, timeout_ms)
+
     def set_interval(self, interval_ms: int, *, timeout_ms: int = SHORT_MS) -> str:
         """How often the writer looks for new input; what was done."""
         return self._told("SetInterval", message.IntervalRequest(interval_ms), timeout_ms)

@@ -14,6 +14,7 @@ writer's progress, one thing.
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Protocol, TypeAlias
 
 import numpy as np
@@ -23,6 +24,7 @@ import pyarrow as pa
 from pyspark_theflash.errors import CorruptionError
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.store.manifest import Change, View
+from pyspark_theflash.store.partition import HOME, Partitions
 from pyspark_theflash.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
 
 Handle: TypeAlias = int | bytes
@@ -64,7 +66,7 @@ class RegionStats:
 
     `files`, `rows` (versions) and `bytes` are the region's own; `deltas` are recent files of the
     table, not yet divided among its regions, that reach into this one, `shared_*` what of them it
-    has if they are spread evenly.
+    has if they are spread evenly. Each of `partitions` has all of the region's own files.
     """
 
     region_id: RegionID
@@ -76,6 +78,7 @@ class RegionStats:
     deltas: int
     shared_rows: int = 0
     shared_bytes: int = 0
+    partitions: Partitions = HOME
 
     def covers(self, low: Handle, high: Handle) -> bool:
         """Whether all handles from `low` to `high` lie here; all are of one type."""
@@ -94,6 +97,17 @@ class FileStats:
     bytes: int
     min_commit_ts: TimeStamp
     max_commit_ts: TimeStamp
+
+
+@dataclass(frozen=True, slots=True)
+class PartitionStats:
+    """A partition: its folder, what of the store it holds, and why it cannot be used if so."""
+
+    partition: int
+    folder: str
+    files: int
+    bytes: int
+    fault: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,6 +234,9 @@ class EngineReader(Protocol):
     def files(self, view: View, physical_id: PhysicalTableID) -> Sequence[FileStats]:
         """The files of a physical table as of `view`; none where it is not, or not in files."""
 
+    def partitions(self, view: View) -> Sequence[PartitionStats]:
+        """The partitions as of `view`; none where the engine has no files."""
+
     def check(self, view: View) -> Iterator[CorruptionError]:
         """Every damage in what `view` names, found by reading all of it. Repairs nothing."""
 
@@ -291,6 +308,48 @@ class Engine(EngineReader, Protocol):
 
         Raises:
             OptionError: they are no neighbours, or too large for one.
+        """
+
+    def move(
+        self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
+    ) -> CompactionReport:
+        """Have a region's own files in this partition alone, in one step.
+
+        Invisible to every scan; does nothing where it was done before. Fails like `publish`, and
+
+        Raises:
+            RegionNotFoundError: the region is not there, or not any more.
+            OptionError: there is no such partition, or it is missing.
+            CorruptionError: a file of the region is damaged in all partitions that have it.
+            UnsupportedError: this engine has no regions.
+        """
+
+    def copy(
+        self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
+    ) -> CompactionReport:
+        """Have a region's own files in this partition as well, now and from now on.
+
+        A scan reads whichever copy is sound. Otherwise like `move`.
+        """
+
+    def add_partition(self, folder: Path) -> int:
+        """Make an empty folder a partition; the number of the one in it where that was done before.
+
+        Fails like `publish`, and
+
+        Raises:
+            OptionError: the folder is not there, not empty, or inside the store.
+            UnsupportedError: this engine has no files.
+        """
+
+    def remove_partition(self, partition: int) -> None:
+        """Give a partition's folder back.
+
+        Fails like `publish`, and
+
+        Raises:
+            OptionError: there is no such partition, or it still has regions or files to be read.
+            UnsupportedError: this engine has no files.
         """
 
     def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:

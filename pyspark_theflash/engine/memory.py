@@ -6,6 +6,7 @@ it; the other engines are compared with it.
 """
 
 from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -16,6 +17,7 @@ from pyspark_theflash.engine.api import (
     FileStats,
     Handle,
     HandleSet,
+    PartitionStats,
     Publication,
     RegionScan,
     RegionStats,
@@ -108,6 +110,25 @@ class MemoryEngine:
         columns: Sequence[ScanColumn],
     ) -> CompactionReport:
         raise UnsupportedError("uniting regions", "the engine in memory")
+
+    def move(
+        self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
+    ) -> CompactionReport:
+        raise UnsupportedError("moving regions", "the engine in memory")
+
+    def copy(
+        self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
+    ) -> CompactionReport:
+        raise UnsupportedError("copying regions", "the engine in memory")
+
+    def add_partition(self, folder: Path) -> int:
+        raise UnsupportedError("partitions", "the engine in memory")
+
+    def remove_partition(self, partition: int) -> None:
+        raise UnsupportedError("partitions", "the engine in memory")
+
+    def partitions(self, view: View) -> Sequence[PartitionStats]:
+        return ()
 
     def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
         for physical_id in physical_ids:

@@ -24,6 +24,7 @@ from pyspark_theflash.engine.api import (
     FileStats,
     Handle,
     HandleSet,
+    PartitionStats,
     RegionScan,
     RegionStats,
     RowCondition,
@@ -210,6 +211,9 @@ class OverlaidReader:
 
     def files(self, view: View, physical_id: PhysicalTableID) -> Sequence[FileStats]:
         return self._stored.files(view, physical_id)
+
+    def partitions(self, view: View) -> Sequence[PartitionStats]:
+        return self._stored.partitions(view)
 
     def check(self, view: View) -> Iterator[CorruptionError]:
         return self._stored.check(view)

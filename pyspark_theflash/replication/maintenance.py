@@ -19,6 +19,7 @@ Commands
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Final, Protocol
 
 from pyspark_theflash.binlog.ledger import pruned_entries
@@ -45,6 +46,7 @@ from pyspark_theflash.store.command import (
     Command,
     Mailbox,
     MergeOrder,
+    MoveOrder,
     SplitOrder,
     Verb,
 )
@@ -154,6 +156,12 @@ class Maintenance:
             return _told(self.split(SplitOrder.from_text(argument)))
         if verb is Verb.MERGE:
             return _told(self.merge(MergeOrder.from_text(argument)))
+        if verb is Verb.MOVE:
+            return self.move(MoveOrder.from_text(argument))
+        if verb is Verb.COPY:
+            return self.copy(MoveOrder.from_text(argument))
+        if verb is Verb.ADD_PARTITION:
+            return f"partition {self._engine.add_partition(Path(str(argument)))}"
         number = argument if isinstance(argument, int) else None
         if verb is Verb.GC:
             order = CollectOrder.from_text(argument)
@@ -167,6 +175,9 @@ class Maintenance:
         if verb is Verb.INTERVAL:
             self.set_interval(number or 0)
             return f"polling every {number} ms"
+        if verb is Verb.REMOVE_PARTITION:
+            self._engine.remove_partition(number or 0)
+            return f"removed partition {number}"
         self.is_stopping = True
         return "stopping"
 
@@ -223,6 +234,20 @@ class Maintenance:
         """
         columns = self._columns_of(order.physical_id, order.left_id)
         return self._engine.merge(order.physical_id, order.left_id, order.right_id, columns)
+
+    def move(self, order: MoveOrder) -> str:
+        """Have a region's files in another partition.
+
+        Raises:
+            RegionNotFoundError, OptionError: see `Engine.move`.
+        """
+        report = self._engine.move(order.physical_id, order.region_id, order.partition)
+        return f"moved {report.files_written:,} files of {report.bytes_written:,} bytes"
+
+    def copy(self, order: MoveOrder) -> str:
+        """Have a region's files in one more partition. Otherwise like `move`."""
+        report = self._engine.copy(order.physical_id, order.region_id, order.partition)
+        return f"copied {report.files_written:,} files of {report.bytes_written:,} bytes"
 
     def _columns_of(
         self, physical_id: PhysicalTableID, region_id: RegionID

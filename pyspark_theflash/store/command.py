@@ -55,6 +55,14 @@ class Verb(Enum):
     """Divide a region. `SplitOrder` as text."""
     MERGE = "merge"
     """Unite two regions. `MergeOrder` as text."""
+    MOVE = "move"
+    """Have a region's files in another partition. `MoveOrder` as text."""
+    COPY = "copy"
+    """Have a region's files in one more partition. `MoveOrder` as text."""
+    ADD_PARTITION = "add partition"
+    """Make a folder a partition. Its absolute path."""
+    REMOVE_PARTITION = "remove partition"
+    """Give a partition's folder back. The partition's number."""
 
 
 Argument: TypeAlias = int | str | None
@@ -122,6 +130,26 @@ class MergeOrder:
         with shaped("merge order"):
             physical_id, left_id, right_id = map(int64, load(text(argument)))
             return cls(PhysicalTableID(physical_id), RegionID(left_id), RegionID(right_id))
+
+
+@dataclass(frozen=True, slots=True)
+class MoveOrder:
+    """Which region is to be moved or copied, and to which partition."""
+
+    physical_id: PhysicalTableID
+    region_id: RegionID
+    partition: int
+
+    def to_text(self) -> str:
+        """As a command's argument."""
+        return json.dumps([self.physical_id, self.region_id, self.partition])
+
+    @classmethod
+    def from_text(cls, argument: Argument) -> "MoveOrder":
+        """Inverse of `to_text`. Raises `CodecError`."""
+        with shaped("move order"):
+            physical_id, region_id, partition = map(int64, load(text(argument)))
+            return cls(PhysicalTableID(physical_id), RegionID(region_id), partition)
 
 
 def handle_text(handle: int | bytes) -> str:

@@ -26,6 +26,7 @@ from pyspark_theflash.api.message import (
 )
 from pyspark_theflash.api.method import Role, method
 from pyspark_theflash.api.wire import decode
+from pyspark_theflash.cli.main import main as cli
 from pyspark_theflash.client.theflash import TheFlash, connect
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.codec.field_type import MySQLType
@@ -674,6 +675,30 @@ def test_a_table_that_is_dropped_later(way, shop):
     ):
         with pytest.raises(TableNotFoundError, match=r"at timestamp 600 \("):
             ask("shop.items")
+
+
+def test_regions_move_and_are_copied(way, shop, tmp_path):
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    assert cli(["partitions", str(shop.path), "--add", str(disk)]) == 0
+    api = way(shop.path)
+    rows = plainly(shop.path, 300)
+    api.flush()
+    (whole,) = api.regions("shop.items").regions
+    assert whole.partitions == (0,)
+    assert "copied 1 files" in api.copy_region(7, whole.region_id, 1)
+    assert "copied 0 files" in api.copy_region(7, whole.region_id, 1)
+    assert [r.partitions for r in api.regions("shop.items").regions] == [(0, 1)]
+    assert "moved 0 files" in api.move_region(7, whole.region_id, 1)
+    assert [r.partitions for r in api.regions("shop.items").regions] == [(1,)]
+    assert list(disk.rglob("*.parquet"))
+    assert rows_of(api.read(api.plan("shop.items"))) == rows
+    with pytest.raises(RegionNotFoundError):
+        api.move_region(7, 99, 1)
+    for partition in (2, 2**32 - 1):
+        with pytest.raises(OptionError, match="no partition"):
+            api.move_region(7, whole.region_id, partition)
+    assert rows_of(api.read(api.plan("shop.items"))) == rows
 
 
 def test_regions(way, shop):

@@ -15,27 +15,29 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import EngineReader, RegionScan, RegionStats
 from pyspark_theflash.engine.magic.compaction import Limits
 from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.engine.magic.region import Region, misfit
 from pyspark_theflash.engine.memory import MemoryEngine
 from pyspark_theflash.errors import OptionError, RegionNotFoundError, UnsupportedError
 from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.store.folder import open_manifest
 from pyspark_theflash.store.lease import LeaseTable
-from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.types import RegionID, TimeStamp
 from tests.support.histories import publications, scan_columns
+from tests.support.regions import (
+    CLOCK,
+    KEYS,
+    LOCAL,
+    TABLE,
+    TABLES,
+    change_regions,
+    open_engine,
+    regions,
+    rows,
+)
 from tests.support.victims import Victim
 
-TABLES = (PhysicalTableID(1), PhysicalTableID(2))
-TABLE = TABLES[0]
-CLOCK, LOCAL = SystemClock(), LocalFileSystem()
-LIMITS = Limits(region_rows=40, direct_rows=8, deltas=3, layer_rows=2, layers=3)
-KEYS = 12
 STEPS = (
     "magic.before_flush_commit",
     "magic.after_flush_commit",
@@ -49,66 +51,10 @@ STEPS = (
 )
 
 
-def open_engine(store: Path) -> MagicEngine:
-    return MagicEngine(store, LOCAL, CLOCK, limits=LIMITS)
-
-
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
     registry.create(tmp_path / "store", registry.MAGIC, LOCAL)
     return tmp_path / "store"
-
-
-def rows(engine: EngineReader, table: PhysicalTableID, ts: int) -> Counter[Any]:
-    view = engine.read([])
-    scans: list[RegionScan] = list(engine.plan(view, table))
-    batches = (
-        batch
-        for scan in scans
-        for batch in engine.scan(scan, scan_columns(), TimeStamp(ts), with_handle=True)
-    )
-    return Counter(tuple(row.values()) for batch in batches for row in batch.to_pylist())
-
-
-def regions(engine: EngineReader, table: PhysicalTableID = TABLE) -> list[RegionStats]:
-    found = list(engine.regions(engine.read([]), table))
-    known = [Region(table, r.region_id, r.start, r.end) for r in found]
-    assert not found or misfit(known) is None
-    return found
-
-
-def change_regions(engine: MagicEngine, rng: random.Random, *, binary: bool) -> None:
-    """Something an operator or the engine itself does."""
-    table = rng.choice(TABLES)
-    found = regions(engine, table)
-    if not found:
-        return
-    region = rng.choice(found)
-    key = rng.randrange(KEYS)
-    at = b"\x03%08d" % key if binary else key - KEYS // 2
-    action = rng.choice(["split", "split", "merge", "merge", "flush", "compact", "everything"])
-    before = {r.region_id for r in found}
-    if action == "split" and region.covers(at, at) and region.start != at:
-        for _ in range(2):  # the second time does nothing
-            engine.split(table, region.region_id, at, scan_columns())
-        after = regions(engine, table)
-        assert at in [r.start for r in after]
-        # What was made of it is new; compaction, too, may have divided others.
-        assert region.region_id not in {r.region_id for r in after}
-        assert max(r.region_id for r in after) > max(before)
-    elif action == "merge" and region is not found[-1]:
-        right = found[found.index(region) + 1]
-        try:
-            engine.merge(table, region.region_id, right.region_id, scan_columns())
-        except OptionError:
-            return
-        engine.merge(table, region.region_id, right.region_id, scan_columns())
-        assert right.start not in [r.start for r in regions(engine, table)]
-    elif action == "flush":
-        engine.flush(table, scan_columns())
-        assert {r.deltas for r in regions(engine, table)} == {0}
-    elif action in ("compact", "everything"):
-        engine.compact(table, scan_columns(), everything=action == "everything")
 
 
 @pytest.mark.parametrize("binary", [False, True])

@@ -114,6 +114,41 @@ def test_regions(store: Path, run: Run, document: Callable[..., Any]) -> None:
     assert len(run("regions", store)[1].splitlines()) == 4
 
 
+def test_partitions(store: Path, run: Run, document: Callable[..., Any], tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    assert run("compact", store)[0] == 0
+    digest = run("digest", store, "db.t")
+    assert run("partitions", store, "--add", disk)[:2] == (0, "partition 1\n")
+    assert run("partitions", store, "--add", disk)[:2] == (0, "partition 1\n")
+    regions = {r["physical_id"]: r for r in document("regions", store)["regions"]}
+    assert run("move", store, 7, regions[7]["region_id"], 1)[0] == 0
+    assert run("copy", store, 8, regions[8]["region_id"], 1)[0] == 0
+    home, other = document("partitions", store)["partitions"]
+    assert (home["files"], home["fault"], other["files"], other["fault"]) == (1, None, 2, None)
+    assert (other["folder"], run("digest", store, "db.t")) == (str(disk), digest)
+    shown = run("partitions", store)[1].splitlines()
+    assert [line.split()[:2] for line in shown[2:]] == [["0", "1"], ["1", "2"]]
+    assert [line.split()[-1] for line in run("regions", store)[1].splitlines()[2:]] == ["0,1", "1"]
+    assert run("fsck", store)[0] == 0
+    disk.rename(tmp_path / "unplugged")
+    assert run("digest", store, "db.h")[0] == 0
+    status, _, err = run("digest", store, "db.t")
+    assert (status, "partition 1 is missing" in err) == (7, True)
+    assert run("fsck", store)[0] == 1
+    assert document("partitions", store)["partitions"][1]["fault"]
+    for words in (["--remove", 1], ["--remove", 0], ["--add", store / "data"]):
+        assert run("partitions", store, *words)[0] == 2
+    (tmp_path / "unplugged").rename(disk)
+    assert run("move", store, 7, regions[7]["region_id"], 0)[0] == 0
+    assert run("move", store, 8, regions[8]["region_id"], 0)[0] == 0
+    assert run("partitions", store, "--remove", 1)[0] == 0
+    assert not [path for path in disk.rglob("*") if path.is_file()]
+    assert run("digest", store, "db.t") == digest
+    assert run("partitions", store, "--add", disk)[0] == 0
+    assert run("partitions", "theflash://127.0.0.1:1")[0] == 2
+
+
 def test_status(store: Path, run: Run, document: Callable[..., Any]) -> None:
     assert run("compact", store)[0] == 0
     status = document("status", store)

@@ -27,9 +27,10 @@ from pyspark_theflash.engine.magic.file import (
 from pyspark_theflash.engine.magic.handles import first_from
 from pyspark_theflash.engine.magic.layout import Layout
 from pyspark_theflash.engine.magic.region import FIRST_REGION, Region, misfit
-from pyspark_theflash.errors import CorruptionError
+from pyspark_theflash.errors import CorruptionError, EngineError
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, SUPERSEDED_TS, Op
 from pyspark_theflash.mvcc.visibility import same_as_next, sort_order, superseded_within
+from pyspark_theflash.store.partition import is_missing, partition_of
 
 _KEYS: Final = (HANDLE, COMMIT_TS, OP, PREVIOUS_FILE, PREVIOUS_ROW)
 _FILE: Final = "file"
@@ -50,16 +51,31 @@ def check_table(folder: Path, layout: Layout) -> Iterator[CorruptionError]:
     whole = Region(layout.physical_id, FIRST_REGION, None, None)
     for info in layout.files:
         region = whole if info.kind is FileKind.DELTA else known.get(info.region_id)
-        try:
-            _check_file(folder, info, region)
-        except CorruptionError as error:
-            damaged.add(info.number)
-            yield error
+        for one in info.each:
+            if (error := _damage(folder, one, region)) is not None:
+                damaged.add(info.number)
+                yield error
+        if region is not None and tuple(map(partition_of, info.paths)) != region.partitions:
+            reason = f"is in other partitions than region {info.region_id}"
+            yield CorruptionError(str(folder / info.path), 0, reason)
     deltas = {f.number: _keys(folder, f) for f in layout.deltas if f.number not in damaged}
     for region in layout.regions:
         files = [f for f in layout.files if f.region_id == region.region_id]
         if damaged.isdisjoint(f.number for f in [*files, *layout.deltas]):
             yield from _check_region(folder, region, files, layout.deltas, deltas)
+
+
+def _damage(folder: Path, info: DataFile, region: Region | None) -> CorruptionError | None:
+    """What is wrong with a file by itself, also if its partition is missing."""
+    try:
+        _check_file(folder, info, region)
+    except CorruptionError as error:
+        return error
+    except EngineError as error:
+        if is_missing(folder, info.path):
+            return CorruptionError(error.path, 0, error.reason)
+        raise
+    return None
 
 
 def _check_file(folder: Path, info: DataFile, region: Region | None) -> None:

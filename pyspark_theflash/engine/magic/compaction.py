@@ -31,6 +31,7 @@ from pyspark_theflash.engine.magic.layout import Layout, LayoutChange
 from pyspark_theflash.engine.magic.merge import Cursor, Sample, merged, sample_of
 from pyspark_theflash.engine.magic.region import Region, is_below
 from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.store.partition import Partitions
 from pyspark_theflash.types import RegionID, TimeStamp
 
 PIECES_A_FILE: Final = 4
@@ -83,11 +84,12 @@ class Task:
     """Regions that are in the map until now, where `region` takes the place of several."""
 
 
-Write: TypeAlias = Callable[[FileEncoder], DataFile]
+Write: TypeAlias = Callable[[FileEncoder, Partitions], DataFile]
+"""Makes a file durable in each of these partitions."""
 
 
 class Compaction:
-    """One compaction of one physical table. `write` makes a file durable."""
+    """One compaction of one physical table."""
 
     def __init__(
         self,
@@ -213,7 +215,7 @@ class Compaction:
         own = [(r, files) for r, files in layout.by_region() if r in regions]
         first, last = regions[0], regions[-1]
         new_id, made_of = next_id(layout), tuple(r.region_id for r in regions) if by_hand else ()
-        both = Region(layout.physical_id, new_id, first.start, last.end, first.is_fixed, made_of)
+        both = replace(first, region_id=new_id, end=last.end, made_of=made_of)
         files = [f for _, found in own for f in found]
         if sum(bool(found) for _, found in own) < 2:
             moved = [replace(f, region_id=both.region_id) for f in files]
@@ -275,7 +277,10 @@ def next_id(layout: Layout) -> RegionID:
 
 
 def small_neighbours(layout: Layout, limits: Limits) -> list[Sequence[Region]]:
-    """Neighbours that together are half a region at most, or of which all but one are empty."""
+    """Neighbours that together are half a region at most, or of which all but one are empty.
+
+    All of them are in the same partitions.
+    """
     if layout.deltas:
         return []
     groups: list[list[Region]] = []
@@ -286,7 +291,8 @@ def small_neighbours(layout: Layout, limits: Limits) -> list[Sequence[Region]]:
             2 * (rows + more_rows) <= limits.region_rows
             and 2 * (size + more_size) <= limits.region_bytes
         )
-        if groups and not region.is_fixed and (is_small or not rows or not more_rows):
+        is_beside = groups and groups[-1][0].partitions == region.partitions
+        if is_beside and not region.is_fixed and (is_small or not rows or not more_rows):
             groups[-1].append(region)
             rows, size = rows + more_rows, size + more_size
         else:
@@ -337,6 +343,6 @@ class _Output:
         return LayoutChange(files, replaced, regions, united or [region])
 
     def _flush(self) -> None:
-        self._files.append(self._write(self._file))
+        self._files.append(self._write(self._file, self._task.region.partitions))
         self._ends.append(self._end)
         self._file = FileEncoder(self._kind)

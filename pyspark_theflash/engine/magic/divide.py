@@ -41,7 +41,7 @@ def to_divide(layout: Layout, region_id: RegionID, at: Handle) -> Region | None:
         RegionNotFoundError: it is not there, or not any more.
         OptionError: the cut is not inside it.
     """
-    region = _found(layout, region_id)
+    region = layout.region(region_id)
     if region is None:
         if any(r.start == at and region_id in r.made_of for r in layout.regions):
             return None
@@ -63,15 +63,12 @@ def to_unite(
     """
     if any(r.made_of == (left_id, right_id) for r in layout.regions):
         return None
-    regions = []
-    for region_id in (left_id, right_id):
-        region = _found(layout, region_id)
-        if region is None:
-            raise RegionNotFoundError(layout.physical_id, region_id)
-        regions.append(region)
+    regions = [layout.known_region(region_id) for region_id in (left_id, right_id)]
     left, right = regions
     if left.end is None or left.end != right.start:
         raise OptionError("right", f"region {right_id} does not begin where {left_id} ends")
+    if left.partitions != right.partitions:
+        raise OptionError("right", "is in another partition: theflash move one of them first")
     files = [f for f in layout.files if f.region_id in (left_id, right_id)]
     rows, size = sum(f.rows for f in files), sum(f.data_bytes for f in files)
     if rows > limits.region_rows or size > limits.region_bytes:
@@ -125,7 +122,9 @@ def _written(
         tables = [table for cursor in cursors for table in cursor.take_below(end)]
         if sum(map(len, tables)):
             encoder.add(merged(tables, numbers, None))
-    return replace(write(encoder), region_id=half.region_id) if encoder.rows else None
+    if not encoder.rows:
+        return None
+    return replace(write(encoder, half.partitions), region_id=half.region_id)
 
 
 def _side(info: DataFile, lower: Region, upper: Region) -> Region | None:
@@ -134,7 +133,3 @@ def _side(info: DataFile, lower: Region, upper: Region) -> Region | None:
         if half.covers(info.min_handle, info.max_handle):
             return half
     return None
-
-
-def _found(layout: Layout, region_id: RegionID) -> Region | None:
-    return next((r for r in layout.regions if r.region_id == region_id), None)

@@ -7,6 +7,7 @@
     compact      `compaction.py`
     flush        leave no files across regions: `compaction.py`
     split, merge divide a region, unite two: `divide.py`
+    move, copy   have a region's files in another partition: `move.py`
     purge        forget all files and regions of physical tables
 
 A file that the manifest does not name does not exist: what a crash leaves behind is swept when the
@@ -29,6 +30,7 @@ from pyspark_theflash.engine.api import (
     FileStats,
     Handle,
     HandleSet,
+    PartitionStats,
     Publication,
     RegionScan,
     RegionStats,
@@ -46,17 +48,26 @@ from pyspark_theflash.engine.magic.file import (
     DataFile,
     one_array,
     read_columns,
+    read_whole,
     repeating_columns,
 )
 from pyspark_theflash.engine.magic.handles import first_from
 from pyspark_theflash.engine.magic.kept import KeptFiles, opened
 from pyspark_theflash.engine.magic.layout import RETIRED_KIND, LayoutChange, Layouts, scanned
 from pyspark_theflash.engine.magic.lookup import LOOKUP_BYTES, HandleLookup
+from pyspark_theflash.engine.magic.move import keep_in
+from pyspark_theflash.engine.magic.partitions import check_unused, partition_stats
 from pyspark_theflash.engine.magic.placement import place
 from pyspark_theflash.engine.magic.region import REGION_KIND, Region
 from pyspark_theflash.engine.magic.scan import RegionReader
 from pyspark_theflash.engine.magic.visible import VisibleCache
-from pyspark_theflash.errors import CorruptionError, EngineError, LatchLostError, StoreFullError
+from pyspark_theflash.errors import (
+    CorruptionError,
+    EngineError,
+    LatchLostError,
+    OptionError,
+    StoreFullError,
+)
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.mvcc.project import Default, ScanColumn
@@ -64,6 +75,12 @@ from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, column_name
 from pyspark_theflash.store.folder import DATA_FOLDER, open_manifest
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import Change, Guard, View, file_errors
+from pyspark_theflash.store.partition import (
+    PARTITION_KIND,
+    Partitions,
+    PartitionTable,
+    partition_key,
+)
 from pyspark_theflash.store.writer_lock import WriterLock
 from pyspark_theflash.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
 
@@ -82,7 +99,7 @@ class MagicReader:
         self._visible, self._kept = VisibleCache(), KeptFiles()
 
     def read(self, kinds: Sequence[str]) -> View:
-        return self._manifest.read([*kinds, FILE_KIND, REGION_KIND])
+        return self._manifest.read([*kinds, FILE_KIND, REGION_KIND, PARTITION_KIND])
 
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
         return self._layouts_of(view)[physical_id].scans()
@@ -165,7 +182,14 @@ class MagicReader:
     def files(self, view: View, physical_id: PhysicalTableID) -> Sequence[FileStats]:
         return self._layouts_of(view)[physical_id].file_stats()
 
+    def partitions(self, view: View) -> Sequence[PartitionStats]:
+        return partition_stats(PartitionTable(self._data, view), self._layouts_of(view))
+
     def check(self, view: View) -> Iterator[CorruptionError]:
+        table = PartitionTable(self._data, view)
+        for partition in table.numbers():
+            if (fault := table.fault(partition)) is not None:
+                yield CorruptionError(str(table.folder(partition)), 0, fault)
         layouts = self._layouts_of(view)
         for physical_id in layouts.recorded():
             yield from check_table(self._data, layouts[physical_id])
@@ -206,6 +230,7 @@ class MagicEngine(MagicReader):
             undo.callback(self._lock.release)
             self._token = self._manifest.take_token()
             self._load()
+            self._partitions.claim(fs)
             self._remove_unnamed()
             self._remove_retired()
             undo.pop_all()
@@ -236,7 +261,7 @@ class MagicEngine(MagicReader):
             self._limits,
             safe_point=safe_point,
             everything=everything,
-            write=lambda file: self._write(physical_id, file),
+            write=partial(self._write, physical_id),
         )
         done = CompactionReport()
         with self._writing():
@@ -313,7 +338,60 @@ class MagicEngine(MagicReader):
             self._replace(physical_id, change, "merge")
         return done.plus(report)
 
+    def move(
+        self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
+    ) -> CompactionReport:
+        return self._keep(self._layouts[physical_id].known_region(region_id), (partition,))
+
+    def copy(
+        self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
+    ) -> CompactionReport:
+        region = self._layouts[physical_id].known_region(region_id)
+        return self._keep(region, tuple(dict.fromkeys([*region.partitions, partition])))
+
+    def add_partition(self, folder: Path) -> int:
+        if (known := self._partitions.at(folder)) is not None:
+            return known
+        with file_errors(folder):
+            record = self._partitions.prepare(folder, self._fs)
+        with self._writing():
+            fail_point("partition.before_commit")
+            self._advance(self._manifest.commit(Change([record]), self._token, self._guard))
+            fail_point("partition.after_commit")
+            self._load()
+        return int(record.key)
+
+    def remove_partition(self, partition: int) -> None:
+        with self._writing():
+            self._remove_retired()
+        check_unused(partition, self._partitions, self._layouts, self._retired())
+        with self._writing():
+            change, before = Change(deletes=[partition_key(partition)]), self._partitions
+            self._advance(self._manifest.commit(change, self._token, self._guard))
+            fail_point("partition.after_removal")
+            self._load()
+            before.forget(partition, self._fs)
+
     # -- writing
+
+    def _keep(self, region: Region, partitions: Partitions) -> CompactionReport:
+        """Have a region's files in these partitions; see `Engine.move`."""
+        if region.partitions == partitions:
+            return CompactionReport()
+        # One that has it already may be missing: the others are as good.
+        for partition in (p for p in partitions if p not in region.partitions):
+            if (fault := self._partitions.fault(partition)) is not None:
+                raise OptionError("partition", fault)
+        own = [
+            f for f in self._layouts[region.physical_id].files if f.region_id == region.region_id
+        ]
+        for info in own:
+            read_whole(self._data, info)  # What is damaged shows before anything is written.
+        with self._writing():
+            retired, write = self._retired(), self._write_bytes
+            change, report = keep_in(self._data, region, own, partitions, retired, write)
+            self._replace(region.physical_id, change, "move")
+        return report
 
     def _compaction(
         self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
@@ -334,27 +412,35 @@ class MagicEngine(MagicReader):
         layout = before.apply(self._layouts[physical_id])
         table = delta_table(versions, layout.files, self._lookup)
         # One commit cuts a table's regions once.
-        limits = None if before.files else self._limits
-        change = place(layout, table, limits, lambda file: self._write(physical_id, file))
+        limits = None if before.files or not self._partitions.is_whole else self._limits
+        change = place(layout, table, limits, partial(self._write, physical_id))
         changes[physical_id] = before.plus(change)
 
-    def _write(self, physical_id: PhysicalTableID, file: FileEncoder) -> DataFile:
+    def _write(
+        self, physical_id: PhysicalTableID, file: FileEncoder, partitions: Partitions
+    ) -> DataFile:
         encoded = file.finish(number=next(self._numbers), physical_id=physical_id)
-        path = self._data / encoded.info.path
-        if path.parent not in self._folders:
-            self._fs.make_folder(path.parent)
-            self._folders.add(path.parent)
+        info = encoded.info.within(partitions)
+        for path in info.paths:
+            self._write_bytes(path, encoded.data)
+        return info
+
+    def _write_bytes(self, path: str, data: bytes | pa.Buffer) -> None:
+        """Make a file of these bytes, in a folder that `_commit` syncs."""
+        folder = (self._data / path).parent
+        if folder not in self._folders:
+            self._fs.make_folder(folder)
+            self._folders.add(folder)
         fail_point("magic.before_file")
-        self._fs.write_new(path, memoryview(encoded.data))
+        self._fs.write_new(self._data / path, memoryview(data))
         fail_point("magic.after_file")
-        return encoded.info
 
     def _commit(
         self, changes: Mapping[PhysicalTableID, LayoutChange], others: Change | None = None
     ) -> Generation:
         """Commit what has become of some tables, and other records with it."""
-        written = [f for change in changes.values() for f in change.files]
-        for folder in sorted({(self._data / f.path).parent for f in written}):
+        written = [p for change in changes.values() for f in change.files for p in f.paths]
+        for folder in sorted({(self._data / path).parent for path in written}):
             self._fs.sync_folder(folder)
         fail_point("magic.before_commit")
         others = others or Change()
@@ -393,7 +479,9 @@ class MagicEngine(MagicReader):
     def _load(self) -> None:
         """Take over what the manifest has."""
         self._layouts = Layouts(self.read([]))
+        self._partitions = PartitionTable(self._data, self._layouts.view)
         self._lookup.clear()
+        self._folders.clear()
         self._advance(self._layouts.view.generation)
 
     def _advance(self, generation: Generation) -> None:
@@ -404,16 +492,19 @@ class MagicEngine(MagicReader):
 
     def _remove_unnamed(self) -> None:
         """Remove files that no manifest has named: their write never came to its commit."""
-        retired = self._manifest.read([RETIRED_KIND]).of_kind(RETIRED_KIND)
-        named = {*self._layouts.paths(), *retired}
-        for path in self._fs.walk(self._data):
-            if path.relative_to(self._data).as_posix() not in named:
-                self._fs.unlink(path)
+        named = {*self._layouts.paths(), *self._retired()}
+        for path in self._partitions.files(self._fs):
+            if path not in named:
+                self._fs.unlink(self._data / path)
+
+    def _retired(self) -> Mapping[str, bytes]:
+        """The paths that some older generation names, and the last one of these."""
+        return self._manifest.read([RETIRED_KIND]).of_kind(RETIRED_KIND)
 
     def _remove_retired(self) -> None:
         """Remove files that have been replaced and that no reader can still want."""
         pinned = LeaseTable(self._manifest, self._clock).oldest_generation()
-        retired = self._manifest.read([RETIRED_KIND]).of_kind(RETIRED_KIND)
+        retired = self._retired()
         free = [path for path, last in retired.items() if pinned is None or pinned > int(last)]
         if not free:
             return

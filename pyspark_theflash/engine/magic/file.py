@@ -21,13 +21,14 @@ for its dictionary, and a header that lies of its page comes to too few rows, wh
 """
 
 import json
+import logging
 import zlib
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from enum import Enum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -43,11 +44,14 @@ from pyspark_theflash.engine.magic.region import (
     handle_from_json,
     handle_to_json,
 )
-from pyspark_theflash.errors import CorruptionError
+from pyspark_theflash.errors import CorruptionError, EngineError
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, SUPERSEDED_TS
 from pyspark_theflash.store.manifest import Record, os_error
+from pyspark_theflash.store.partition import Partitions, is_missing, name_of, partition_of, path_in
 from pyspark_theflash.types import MAX_TS, PhysicalTableID, RegionID, TimeStamp
 
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
 FILE_KIND: Final = "file"
 PREVIOUS_FILE: Final = "_previous_file"
 PREVIOUS_ROW: Final = "_previous_row"
@@ -80,10 +84,11 @@ class FileKind(str, Enum):
 class DataFile:
     """What the manifest knows of a file. `path` is relative to the store's data folder.
 
-    `region_id` is `NO_REGION` for a delta. `data_bytes` is the size of its rows in memory. Handles
-    are unknown (None) in files of format 1. Below `garbage_ts` no version is superseded in the file
-    and no delete is reached: from there on a safe point may drop something. `has_*` tell a scan
-    which system columns it need not read.
+    `copies` are further paths, in other partitions, of files with the same bytes. `region_id` is
+    `NO_REGION` for a delta. `data_bytes` is the size of its rows in memory. Handles are unknown
+    (None) in files of format 1. Below `garbage_ts` no version is superseded in the file and no
+    delete is reached: from there on a safe point may drop something. `has_*` tell a scan which
+    system columns it need not read.
     """
 
     number: int
@@ -105,9 +110,27 @@ class DataFile:
     has_deletes: bool
     has_superseded: bool
     has_previous: bool
+    copies: tuple[str, ...] = ()
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where it is, all of them."""
+        return (self.path, *self.copies)
+
+    @property
+    def each(self) -> list["DataFile"]:
+        """The file and each of its copies, as files by themselves."""
+        return [replace(self, path=path, copies=()) for path in self.paths]
+
+    def within(self, partitions: Partitions) -> "DataFile":
+        """The same file as it is when each of these partitions has it."""
+        path, *copies = (path_in(partition, name_of(self.path)) for partition in partitions)
+        return replace(self, path=path, copies=tuple(copies))
 
     def to_json(self) -> str:
         values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if not self.copies:
+            del values["copies"]
         for name in ("min_handle", "max_handle"):
             values[name] = handle_to_json(values[name])
         return json.dumps(values, separators=(",", ":"))
@@ -119,7 +142,10 @@ class DataFile:
             values = load(body)
             if "is_stable" in values:
                 values = _from_format_1(values)
-            return cls(**{name: read(values.pop(name)) for name, read in _FIELDS}, **values)
+            copies = tuple(map(text, values.pop("copies", ())))
+            return cls(
+                copies=copies, **{name: read(values.pop(name)) for name, read in _FIELDS}, **values
+            )
 
     @property
     def key(self) -> str:
@@ -163,9 +189,48 @@ def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def read_whole(folder: Path, info: DataFile) -> bytes:
+    """All bytes of a file, or of its first copy that is sound; raises as `open_file` does."""
+
+    def read(one: DataFile) -> bytes:
+        path = folder / one.path
+        with open_file(folder, one):
+            data = path.read_bytes()
+        if zlib.crc32(data) != one.crc:
+            raise CorruptionError(str(path), 0, "fails its checksum")
+        return data
+
+    return from_any_copy(info, read)
+
+
 def file_path(physical_id: PhysicalTableID, number: int) -> str:
     """Where a file is kept, relative to the store's data folder."""
     return f"{physical_id}/{number:016x}.parquet"
+
+
+def from_any_copy(info: DataFile, read: Callable[[DataFile], T]) -> T:
+    """What `read` gives for a file, or for the next of its copies where that one is damaged.
+
+    Raises:
+        CorruptionError, EngineError: what the last copy fails with.
+    """
+    try:
+        return read(info)
+    except UNREADABLE as error:
+        if not info.copies:
+            raise
+        warn_of_copy(error)
+    path, *copies = info.copies
+    return from_any_copy(replace(info, path=path, copies=tuple(copies)), read)
+
+
+UNREADABLE: Final = (CorruptionError, EngineError)
+"""What a copy fails with that is damaged, or on a disk that is gone or broken."""
+
+
+def warn_of_copy(error: Exception) -> None:
+    """Log that another copy is read, since nobody gets this error."""
+    _log.warning("another copy is read: %s", error)
 
 
 @contextmanager
@@ -203,6 +268,9 @@ def open_file(
                 pre_buffer=False,
             )
     except FileNotFoundError as error:
+        if is_missing(folder, info.path):
+            reason = f"partition {partition_of(info.path)} is missing: is its disk mounted?"
+            raise EngineError(str(path), reason) from error
         raise CorruptionError(str(path), 0, "is missing") from error
     except (pa.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno:
@@ -212,8 +280,12 @@ def open_file(
 
 def repeating_columns(folder: Path, info: DataFile, names: Sequence[str]) -> Sequence[str]:
     """Those of `names` that are strings which the file has as dictionaries; see `open_file`."""
-    with open_file(folder, info) as file:
-        return _dictionaries(file.metadata, names)
+
+    def read(one: DataFile) -> Sequence[str]:
+        with open_file(folder, one) as file:
+            return _dictionaries(file.metadata, names)
+
+    return from_any_copy(info, read)
 
 
 def never_null(metadata: pq.FileMetaData) -> frozenset[str]:
@@ -255,10 +327,14 @@ def _checked(path: Path, info: DataFile) -> pa.NativeFile:
 
 def read_columns(folder: Path, info: DataFile, columns: Sequence[str]) -> pa.Table:
     """Whole columns of a file; those it does not have are left out."""
-    with open_file(folder, info) as file:
-        names = stored_columns(file, columns)
-        groups = range(file.num_row_groups)
-        return pa.concat_tables([read_row_group(file, group, names) for group in groups])
+
+    def read(one: DataFile) -> pa.Table:
+        with open_file(folder, one) as file:
+            names = stored_columns(file, columns)
+            groups = range(file.num_row_groups)
+            return pa.concat_tables([read_row_group(file, group, names) for group in groups])
+
+    return from_any_copy(info, read)
 
 
 def read_row_group(file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:

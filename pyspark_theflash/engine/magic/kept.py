@@ -21,6 +21,7 @@ import pyarrow.parquet as pq
 
 from pyspark_theflash.codec.narrow import narrowed
 from pyspark_theflash.engine.magic.file import (
+    UNREADABLE,
     DataFile,
     FileKind,
     is_text,
@@ -28,6 +29,7 @@ from pyspark_theflash.engine.magic.file import (
     one_array,
     open_file,
     read_row_group,
+    warn_of_copy,
 )
 from pyspark_theflash.engine.magic.lru import LeastRecent
 
@@ -81,6 +83,7 @@ class OpenFile:
         self._kept, self._folder, self._info, self._strings = kept, folder, info, strings
         self._closing = closing
         self._file: pq.ParquetFile | None = None
+        self._copies = info.each
         known = kept.footers.get(info.number)
         self.footer: Final = self._read_footer() if known is None else known
 
@@ -95,12 +98,12 @@ class OpenFile:
         """
         is_whole = _is_kept(self._info)
         if not is_whole and not as_stored:
-            return read_row_group(self._parquet(), group, names)
+            return self._read_group(group, names)
         kept = self._kept.columns if is_whole else self._kept.numbers
         keys = {name: (self._info.number, group, name) for name in names}
         found = {name: kept.get(key) for name, key in keys.items()}
         if lacking := [name for name, column in found.items() if column is None]:
-            table = read_row_group(self._parquet(), group, lacking)
+            table = self._read_group(group, lacking)
             for name, column in zip(lacking, table.columns, strict=True):
                 if is_whole or (_is_of_numbers(column.type) and kept.admits(column.nbytes)):
                     if not is_whole:
@@ -109,6 +112,21 @@ class OpenFile:
                 found[name] = column
         return pa.table(found)
 
+    def _read_group(self, group: int, names: Sequence[str]) -> pa.Table:
+        try:
+            return read_row_group(self._parquet(), group, names)
+        except (pa.ArrowException, OSError, *UNREADABLE) as error:
+            self._leave_copy(error)
+        return self._read_group(group, names)
+
+    def _leave_copy(self, error: Exception) -> None:
+        """Go on with the next copy of the file; raise the error where there is none."""
+        if len(self._copies) == 1:
+            raise error
+        warn_of_copy(error)
+        self._file = None
+        del self._copies[0]
+
     def _parquet(self) -> pq.ParquetFile:
         """The file itself, opened when something is read of it first."""
         if self._file is None:
@@ -116,7 +134,7 @@ class OpenFile:
             self._file = self._closing.enter_context(
                 open_file(
                     self._folder,
-                    self._info,
+                    self._copies[0],
                     as_dictionaries=self._strings,
                     metadata=None if footer is None else footer.metadata,
                 )
@@ -124,7 +142,11 @@ class OpenFile:
         return self._file
 
     def _read_footer(self) -> Footer:
-        file = self._parquet()
+        try:
+            file = self._parquet()
+        except UNREADABLE as error:
+            self._leave_copy(error)
+            return self._read_footer()
         metadata = file.metadata
         footer = Footer(
             frozenset(file.schema_arrow.names),

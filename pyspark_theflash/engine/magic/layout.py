@@ -8,7 +8,9 @@ from typing import Final
 from pyspark_theflash.engine.api import FileStats, RegionScan, RegionStats
 from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile, FileKind, file_path
 from pyspark_theflash.engine.magic.region import REGION_KIND, Region, first_region, in_order
+from pyspark_theflash.errors import RegionNotFoundError
 from pyspark_theflash.store.manifest import Record, View
+from pyspark_theflash.store.partition import LINK_MARK
 from pyspark_theflash.types import Generation, PhysicalTableID, RegionID, TimeStamp
 
 RETIRED_KIND: Final = "retired"
@@ -41,6 +43,16 @@ class Layout:
     def deltas(self) -> list[DataFile]:
         """The files that belong to no region."""
         return [f for f in self.files if f.kind is FileKind.DELTA]
+
+    def region(self, region_id: RegionID) -> Region | None:
+        """The region of that id, if there is one."""
+        return next((r for r in self.regions if r.region_id == region_id), None)
+
+    def known_region(self, region_id: RegionID) -> Region:
+        """The same; raises `RegionNotFoundError` where there is none."""
+        if (found := self.region(region_id)) is None:
+            raise RegionNotFoundError(self.physical_id, region_id)
+        return found
 
     def by_region(self) -> list[tuple[Region, list[DataFile]]]:
         """Each region with its own files: the stable one, then layers."""
@@ -75,6 +87,7 @@ class Layout:
                 rows=sum(f.rows for f in own),
                 bytes=sum(f.size_bytes for f in own),
                 deltas=len(reaching := _reaching(region, deltas)),
+                partitions=region.partitions,
                 shared_rows=sum(f.rows // reached[f.number] for f in reaching),
                 shared_bytes=sum(f.size_bytes // reached[f.number] for f in reaching),
             )
@@ -156,9 +169,14 @@ class Layouts:
 
     def paths(self) -> Iterator[str]:
         """Where the files of the view are."""
-        for key in self.view.of_kind(FILE_KIND):
+        records = self.view.of_kind(FILE_KIND)
+        for key in records:
             physical_id, number = map(int, key.split("-"))
-            yield file_path(PhysicalTableID(physical_id), number)
+            body = records[key]
+            if LINK_MARK.encode() in body:
+                yield from _file(body).paths
+            else:  # There may be a hundred thousand: the key says enough.
+                yield file_path(PhysicalTableID(physical_id), number)
 
 
 def _by_table(records: Mapping[str, bytes]) -> Mapping[PhysicalTableID, Sequence[bytes]]:
@@ -171,12 +189,18 @@ def _by_table(records: Mapping[str, bytes]) -> Mapping[PhysicalTableID, Sequence
 
 @dataclass(frozen=True, slots=True)
 class LayoutChange:
-    """What one commit changes of a table's layout: what comes, and what goes."""
+    """What one commit changes of a table's layout: what comes, and what goes.
+
+    `vacated` are paths that files of `files` had until now; `resumed`, paths that they had once,
+    were vacated, and have again.
+    """
 
     files: Sequence[DataFile] = ()
     replaced: Sequence[DataFile] = ()
     regions: Sequence[Region] = ()
     dropped: Sequence[Region] = ()
+    vacated: Sequence[str] = ()
+    resumed: Sequence[str] = ()
 
     def plus(self, other: "LayoutChange") -> "LayoutChange":
         """Both in one commit."""
@@ -185,15 +209,20 @@ class LayoutChange:
             [*self.replaced, *other.replaced],
             [*self.regions, *other.regions],
             [*self.dropped, *other.dropped],
+            [*self.vacated, *other.vacated],
+            [*self.resumed, *other.resumed],
         )
 
     def records(self, generation: Generation) -> tuple[Sequence[Record], Sequence[tuple[str, str]]]:
         """The records to put and to delete; `generation` is the last that names the old files."""
-        retired = [Record(RETIRED_KIND, f.path, str(generation).encode()) for f in self.replaced]
-        puts = [*(f.to_record() for f in self.files), *(r.to_record() for r in self.regions)]
+        gone = [*(path for f in self.replaced for path in f.paths), *self.vacated]
+        retired = [Record(RETIRED_KIND, path, str(generation).encode()) for path in gone]
+        recorded = (r for r in self.regions if r.is_recorded)
+        puts = [*(f.to_record() for f in self.files), *(r.to_record() for r in recorded)]
         deletes = [
             *((FILE_KIND, f.key) for f in self.replaced),
             *((REGION_KIND, r.key) for r in self.dropped if r.is_recorded),
+            *((RETIRED_KIND, path) for path in self.resumed),
         ]
         return [*puts, *retired], deletes
 

@@ -22,6 +22,7 @@ from pyspark_theflash.engine.magic.file import (
     PREVIOUS_FILE,
     PREVIOUS_ROW,
     DataFile,
+    from_any_copy,
     numpy_column,
     one_array,
     open_file,
@@ -80,10 +81,14 @@ class Cursor:
 
     def _read_group(self) -> pa.Table:
         names = [*_SYSTEM, *(column_name(c.id) for c in self._columns)]
-        with open_file(self._folder, self.info) as file:
-            self._groups = file.num_row_groups
-            wanted = stored_columns(file, [*_SYSTEM, *stored_names(self._columns)])
-            stored = read_row_group(file, self._next_group, wanted)
+
+        def read(one: DataFile) -> pa.Table:
+            with open_file(self._folder, one) as file:
+                self._groups = file.num_row_groups
+                wanted = stored_columns(file, [*_SYSTEM, *stored_names(self._columns)])
+                return read_row_group(file, self._next_group, wanted)
+
+        stored = from_any_copy(self.info, read)
         self._next_group += 1
         found = {name: one_array(stored.column(name)) for name in stored.column_names}
         arrays = project(found, self._columns, stored.num_rows)
@@ -172,10 +177,15 @@ def sample_of(folder: Path, files: Sequence[DataFile]) -> Sample:
 def _sampled(folder: Path, info: DataFile) -> list[tuple[Handle, int]]:
     """Some handles, with how many rows each stands for; a row group in memory at a time."""
     step = max(1, info.rows // SAMPLES)
-    chosen: list[Handle] = []
-    with open_file(folder, info) as file:
-        for group in range(file.num_row_groups):
-            handles = read_row_group(file, group, [HANDLE]).column(HANDLE)
-            chosen += handles.take(pa.array(np.arange(0, len(handles), step))).to_pylist()
+
+    def read(one: DataFile) -> list[Handle]:
+        chosen: list[Handle] = []
+        with open_file(folder, one) as file:
+            for group in range(file.num_row_groups):
+                handles = read_row_group(file, group, [HANDLE]).column(HANDLE)
+                chosen += handles.take(pa.array(np.arange(0, len(handles), step))).to_pylist()
+        return chosen
+
+    chosen = from_any_copy(info, read)
     weight = max(1, round(info.rows / len(chosen)))
     return [(handle, weight) for handle in chosen]

@@ -26,6 +26,7 @@ from pyspark_theflash.engine.magic.handles import first_above, first_from
 from pyspark_theflash.engine.magic.layout import Layout, LayoutChange
 from pyspark_theflash.engine.magic.region import Region
 from pyspark_theflash.mvcc.version import HANDLE
+from pyspark_theflash.store.partition import HOME, Partitions
 from pyspark_theflash.types import RegionID
 
 _LEAST_SHARE: Final = 16
@@ -43,7 +44,7 @@ def place(layout: Layout, versions: pa.Table, limits: Limits | None, write: Writ
                 new_id = RegionID(next_id(layout) + len(change.regions))
                 change = change.plus(_into_region(region, own, part, limits, write, new_id))
             return change
-    return LayoutChange([_written(versions, FileKind.DELTA, write)])
+    return LayoutChange([_written(versions, FileKind.DELTA, HOME, write)])
 
 
 def _into_region(
@@ -68,7 +69,8 @@ def _into_region(
         versions = _part(part, one.start, one.end)
         if len(versions):
             kind = FileKind.LAYER if own and one is regions[0] else FileKind.STABLE
-            files.append(replace(_written(versions, kind, write), region_id=one.region_id))
+            file = _written(versions, kind, one.partitions, write)
+            files.append(replace(file, region_id=one.region_id))
     return LayoutChange([*moved, *files], (), regions, [region]) if bounds else LayoutChange(files)
 
 
@@ -108,7 +110,7 @@ def _part(versions: pa.Table, start: Handle | None, end: Handle | None) -> pa.Ta
     )
 
 
-def _written(versions: pa.Table, kind: FileKind, write: Write) -> DataFile:
+def _written(versions: pa.Table, kind: FileKind, partitions: Partitions, write: Write) -> DataFile:
     file = FileEncoder(kind)
     file.add(versions)
-    return write(file)
+    return write(file, partitions)

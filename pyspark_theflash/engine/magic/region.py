@@ -14,6 +14,7 @@ from typing import Final
 from pyspark_theflash.codec.document import boolean, int64, load, shaped
 from pyspark_theflash.engine.api import Handle
 from pyspark_theflash.store.manifest import Record
+from pyspark_theflash.store.partition import HOME, Partitions
 from pyspark_theflash.types import PhysicalTableID, RegionID
 
 REGION_KIND: Final = "region"
@@ -28,6 +29,7 @@ class Region:
 
     `is_fixed`: an operator has divided here, so compaction does not unite it with the one before.
     `made_of`: the regions in whose place an operator has put it; shows that this was done.
+    `partitions`: each of them has all of the region's own files.
     """
 
     physical_id: PhysicalTableID
@@ -36,6 +38,7 @@ class Region:
     end: Handle | None
     is_fixed: bool = False
     made_of: tuple[RegionID, ...] = ()
+    partitions: Partitions = HOME
 
     def reaches(self, low: Handle | None, high: Handle | None) -> bool:
         """Whether a file whose handles go from `low` to `high` may have rows here."""
@@ -52,20 +55,28 @@ class Region:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether the manifest has a record of it: the first region of a table needs none."""
-        return self.region_id != FIRST_REGION
+        """Whether the manifest has a record of it.
+
+        The first region of a table needs none, unless it was moved.
+        """
+        return self.region_id != FIRST_REGION or self.partitions != HOME
 
     def to_json(self) -> str:
         bounds = [handle_to_json(self.start), handle_to_json(self.end)]
-        by_hand = [[self.is_fixed, *self.made_of]] if self.is_fixed or self.made_of else []
-        return json.dumps([self.physical_id, self.region_id, *bounds, *by_hand])
+        more: list[object] = []
+        if self.is_fixed or self.made_of or self.partitions != HOME:
+            more.append([self.is_fixed, *self.made_of])
+        if self.partitions != HOME:
+            more.append(self.partitions)
+        return json.dumps([self.physical_id, self.region_id, *bounds, *more])
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Region":
         """Inverse of `to_json`. Raises `CodecError`."""
         with shaped(f"{REGION_KIND} record"):
-            physical_id, region_id, start, end, *by_hand = load(text)
-            is_fixed, *made_of = by_hand[0] if by_hand else (False,)
+            physical_id, region_id, start, end, *more = load(text)
+            is_fixed, *made_of = more[0] if more else (False,)
+            partitions = tuple(map(int64, more[1])) if len(more) > 1 else HOME
             return cls(
                 PhysicalTableID(int64(physical_id)),
                 RegionID(int64(region_id)),
@@ -73,12 +84,20 @@ class Region:
                 handle_from_json(end),
                 boolean(is_fixed),
                 tuple(RegionID(int64(each)) for each in made_of),
+                partitions,
             )
 
     def divided(self, bounds: Sequence[Handle], first_id: int) -> list["Region"]:
         """The regions in its place, cut at growing `bounds`; numbered from `first_id` on."""
         return [
-            Region(self.physical_id, RegionID(first_id + n), start, end, self.is_fixed and not n)
+            Region(
+                self.physical_id,
+                RegionID(first_id + n),
+                start,
+                end,
+                self.is_fixed and not n,
+                partitions=self.partitions,
+            )
             for n, (start, end) in enumerate(pairwise([self.start, *bounds, self.end]))
         ]
 

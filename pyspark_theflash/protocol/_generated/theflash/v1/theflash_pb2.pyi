@@ -473,7 +473,7 @@ class Regions(_message.Message):
     def __init__(self, regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ...) -> None: ...
 
 class Region(_message.Message):
-    __slots__ = ("physical_id", "region_id", "start", "end", "files", "versions", "size_bytes", "deltas")
+    __slots__ = ("physical_id", "region_id", "start", "end", "files", "versions", "size_bytes", "deltas", "partitions")
     PHYSICAL_ID_FIELD_NUMBER: _ClassVar[int]
     REGION_ID_FIELD_NUMBER: _ClassVar[int]
     START_FIELD_NUMBER: _ClassVar[int]
@@ -482,6 +482,7 @@ class Region(_message.Message):
     VERSIONS_FIELD_NUMBER: _ClassVar[int]
     SIZE_BYTES_FIELD_NUMBER: _ClassVar[int]
     DELTAS_FIELD_NUMBER: _ClassVar[int]
+    PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     physical_id: int
     region_id: int
     start: str
@@ -490,7 +491,8 @@ class Region(_message.Message):
     versions: int
     size_bytes: int
     deltas: int
-    def __init__(self, physical_id: _Optional[int] = ..., region_id: _Optional[int] = ..., start: _Optional[str] = ..., end: _Optional[str] = ..., files: _Optional[int] = ..., versions: _Optional[int] = ..., size_bytes: _Optional[int] = ..., deltas: _Optional[int] = ...) -> None: ...
+    partitions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, physical_id: _Optional[int] = ..., region_id: _Optional[int] = ..., start: _Optional[str] = ..., end: _Optional[str] = ..., files: _Optional[int] = ..., versions: _Optional[int] = ..., size_bytes: _Optional[int] = ..., deltas: _Optional[int] = ..., partitions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CompactRequest(_message.Message):
     __slots__ = ()
@@ -519,6 +521,16 @@ class MergeRequest(_message.Message):
     left_id: int
     right_id: int
     def __init__(self, physical_id: _Optional[int] = ..., left_id: _Optional[int] = ..., right_id: _Optional[int] = ...) -> None: ...
+
+class MoveRequest(_message.Message):
+    __slots__ = ("physical_id", "region_id", "partition")
+    PHYSICAL_ID_FIELD_NUMBER: _ClassVar[int]
+    REGION_ID_FIELD_NUMBER: _ClassVar[int]
+    PARTITION_FIELD_NUMBER: _ClassVar[int]
+    physical_id: int
+    region_id: int
+    partition: int
+    def __init__(self, physical_id: _Optional[int] = ..., region_id: _Optional[int] = ..., partition: _Optional[int] = ...) -> None: ...
 
 class CollectRequest(_message.Message):
     __slots__ = ("safe_point", "dry_run")

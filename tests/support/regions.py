@@ -1,0 +1,78 @@
+"""A small engine with many regions, and what is in it."""
+
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.engine.api import EngineReader, RegionScan, RegionStats
+from pyspark_theflash.engine.magic.compaction import Limits
+from pyspark_theflash.engine.magic.engine import MagicEngine
+from pyspark_theflash.engine.magic.region import Region, misfit
+from pyspark_theflash.errors import OptionError
+from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from tests.support.histories import scan_columns
+
+TABLES = (PhysicalTableID(1), PhysicalTableID(2))
+TABLE = TABLES[0]
+CLOCK, LOCAL = SystemClock(), LocalFileSystem()
+LIMITS = Limits(region_rows=40, direct_rows=8, deltas=3, layer_rows=2, layers=3)
+KEYS = 12
+
+
+def open_engine(store: Path) -> MagicEngine:
+    return MagicEngine(store, LOCAL, CLOCK, limits=LIMITS)
+
+
+def rows(engine: EngineReader, table: PhysicalTableID, ts: int) -> Counter[Any]:
+    view = engine.read([])
+    scans: list[RegionScan] = list(engine.plan(view, table))
+    batches = (
+        batch
+        for scan in scans
+        for batch in engine.scan(scan, scan_columns(), TimeStamp(ts), with_handle=True)
+    )
+    return Counter(tuple(row.values()) for batch in batches for row in batch.to_pylist())
+
+
+def regions(engine: EngineReader, table: PhysicalTableID = TABLE) -> list[RegionStats]:
+    found = list(engine.regions(engine.read([]), table))
+    known = [Region(table, r.region_id, r.start, r.end) for r in found]
+    assert not found or misfit(known) is None
+    return found
+
+
+def change_regions(engine: MagicEngine, rng: random.Random, *, binary: bool) -> None:
+    """Something an operator or the engine itself does."""
+    table = rng.choice(TABLES)
+    found = regions(engine, table)
+    if not found:
+        return
+    region = rng.choice(found)
+    key = rng.randrange(KEYS)
+    at = b"\x03%08d" % key if binary else key - KEYS // 2
+    action = rng.choice(["split", "split", "merge", "merge", "flush", "compact", "everything"])
+    before = {r.region_id for r in found}
+    if action == "split" and region.covers(at, at) and region.start != at:
+        for _ in range(2):  # the second time does nothing
+            engine.split(table, region.region_id, at, scan_columns())
+        after = regions(engine, table)
+        assert at in [r.start for r in after]
+        # What was made of it is new; compaction, too, may have divided others.
+        assert region.region_id not in {r.region_id for r in after}
+        assert max(r.region_id for r in after) > max(before)
+    elif action == "merge" and region is not found[-1]:
+        right = found[found.index(region) + 1]
+        try:
+            engine.merge(table, region.region_id, right.region_id, scan_columns())
+        except OptionError:
+            return
+        engine.merge(table, region.region_id, right.region_id, scan_columns())
+        assert right.start not in [r.start for r in regions(engine, table)]
+    elif action == "flush":
+        engine.flush(table, scan_columns())
+        assert {r.deltas for r in regions(engine, table)} == {0}
+    elif action in ("compact", "everything"):
+        engine.compact(table, scan_columns(), everything=action == "everything")
