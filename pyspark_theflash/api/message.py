@@ -269,6 +269,18 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class Orphan:
+    """A transaction whose commit or prewrite has not come, or that an operator decided."""
+
+    start_ts: int = 0
+    age_ms: int = 0
+    bytes: int = 0
+    known: str = ""
+    commit_ts: int | None = None
+    by_hand: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """How the store is."""
 
@@ -293,6 +305,7 @@ class Status:
     rows: int = 0
     bytes: int = 0
     retention_ms: int | None = None
+    orphans: tuple[Orphan, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from typing import Final, TypedDict
 
 from pyspark_theflash.api.message import Latch as LatchMessage
 from pyspark_theflash.api.message import Latches, LatchScope, Process, Region, Regions, Status
+from pyspark_theflash.api.message import Orphan as OrphanMessage
 from pyspark_theflash.binlog.ledger import ENTRY
 from pyspark_theflash.binlog.pending import Pending
 from pyspark_theflash.clock import Clock
@@ -23,12 +24,13 @@ from pyspark_theflash.store.holder import Holder
 from pyspark_theflash.store.latch import Latch, Wanted
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import View
+from pyspark_theflash.store.orphan import ORPHAN_KIND, orphans_of
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.setting import SETTING_KIND, interval_ms, retention_ms
 from pyspark_theflash.store.writer_lock import current_writer
 from pyspark_theflash.types import PhysicalTableID, physical_ms
 
-KINDS: Final = (PROGRESS_KIND, LEDGER_KIND, PENDING_KIND, SETTING_KIND)
+KINDS: Final = (PROGRESS_KIND, LEDGER_KIND, PENDING_KIND, SETTING_KIND, ORPHAN_KIND)
 
 
 class _Timestamps(TypedDict, total=False):
@@ -72,6 +74,7 @@ def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
             latches=len(latches),
             **_transactions(view),
             **_sizes(engine, view),
+            orphans=_orphans(view, clock),
         )
 
 
@@ -181,6 +184,21 @@ def _transactions(view: View) -> _Transactions:
         "ledger_entries": ledger_bytes // ENTRY.itemsize,
         "ledger_bytes": ledger_bytes,
     }
+
+
+def _orphans(view: View, clock: Clock) -> tuple[OrphanMessage, ...]:
+    now_ms = clock.wall_ms()
+    return tuple(
+        OrphanMessage(
+            orphan.start_ts,
+            now_ms - physical_ms(orphan.hold_ts),
+            orphan.size_bytes,
+            orphan.known,
+            orphan.commit_ts,
+            orphan.by_hand,
+        )
+        for orphan in orphans_of(view).values()
+    )
 
 
 def _sizes(engine: EngineReader, view: View) -> _Sizes:

@@ -11,9 +11,11 @@ from enum import Enum
 from typing import Final
 
 from pyspark_theflash.binlog.spill import Payload, payload_bytes
+from pyspark_theflash.codec.key import RawKey
 from pyspark_theflash.types import TimeStamp
 
 DIGEST_BYTES: Final = 16
+NO_KEY: Final = RawKey(b"")
 
 
 class EntityKind(Enum):
@@ -42,7 +44,8 @@ class Entity:
     """One binlog message. `payload` is the prewrite's changes, unparsed; b"" for every other kind.
 
     `commit_ts` is 0 where the message has none: in a prewrite, and in most rollbacks. `file` and
-    `offset` say where it stood, for errors.
+    `offset` say where it stood, for errors. `primary` is the primary key of a prewrite's
+    transaction, b"" if the message has none.
     """
 
     kind: EntityKind
@@ -52,6 +55,7 @@ class Entity:
     ddl: DdlInfo | None
     file: str
     offset: int
+    primary: RawKey = field(default=NO_KEY, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,6 +52,11 @@ Late and early
     snapshot the store can answer, is *early*: its change is part of the base that the store began
     with, or the ledger has forgotten it since. It is dropped unread, as a rolled back one is.
 
+Told by others
+    How a transaction ended whose commit is lost may be known from elsewhere (`settle`). That is
+    taken like its commit or rollback, with one difference: M stays. A commit that arrives shows
+    that the input has come so far; what TiKV says of a transaction shows nothing of the kind.
+
 Memory
     What waits for its commit may be more than memory holds; beyond a budget, payloads wait in a
     file (`binlog.spill`).
@@ -63,6 +68,7 @@ Restart
 
 import heapq
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Final
 
 from pyspark_theflash.binlog.event import Entity, EntityKind, Transaction, content_digest
@@ -142,9 +148,28 @@ class Pairing:
         if entity.kind is EntityKind.PREWRITE:
             self._prewrite(entity)
         elif entity.kind is EntityKind.COMMIT:
+            self._saw(entity.commit_ts)
             self._commit(entity.start_ts, entity.commit_ts)
         else:
             self._rollback(entity.start_ts, entity.commit_ts)
+
+    def settle(self, start_ts: TimeStamp, commit_ts: TimeStamp) -> None:
+        """Be told from outside of the input how a transaction ended; `commit_ts` 0: rolled back.
+
+        Its commit or rollback may still arrive, and is compared then.
+
+        Raises:
+            TransactionConflictError: it contradicts what is known; nothing has changed.
+        """
+        if commit_ts:
+            self._commit(start_ts, commit_ts)
+        else:
+            self._rollback(start_ts, commit_ts)
+
+    def is_open(self, start_ts: TimeStamp) -> bool:
+        """Whether a prewrite waits for its commit or rollback."""
+        waiting = self._waiting.get(start_ts)
+        return waiting is not None and waiting.payload is not None
 
     def has_resolved(self, up_to: TimeStamp) -> bool:
         """Whether `take_resolved` would find anything."""
@@ -182,12 +207,16 @@ class Pairing:
         Raises `UnmatchedPrewriteError` if what arrived says otherwise.
         """
         if unmatched := self.unmatched_below(until_ts):
-            raise UnmatchedPrewriteError(until_ts, unmatched[0], len(unmatched))
+            raise UnmatchedPrewriteError(until_ts, unmatched[0].start_ts, len(unmatched))
         self._max_commit_ts = max(self._max_commit_ts, until_ts)
 
-    def unmatched_below(self, ts: TimeStamp) -> list[TimeStamp]:
-        """start_ts, in order, of what is waiting and may have committed at or below `ts`."""
-        return sorted(each.start_ts for each in self._waiting.values() if each.hold_ts < ts)
+    def unmatched_below(self, ts: TimeStamp) -> list[Pending]:
+        """What is waiting and may have committed at or below `ts`, by start_ts."""
+        lowest = self._holds.lowest()
+        if lowest is None or lowest >= ts:
+            return []
+        found = (each for each in self._waiting.values() if each.hold_ts < ts)
+        return sorted(found, key=lambda pending: pending.start_ts)
 
     def pending(self) -> list[Pending]:
         """All that is waiting or not taken: what must survive a restart."""
@@ -210,15 +239,17 @@ class Pairing:
         if waiting is None:
             hold_ts = max(self._max_commit_ts, start_ts)
             payload = self._kept(entity.payload)
-            self._wait(Pending(start_ts, _ZERO, hold_ts, payload, entity.ddl))
+            self._wait(Pending(start_ts, _ZERO, hold_ts, payload, entity.ddl, entity.primary))
         elif waiting.payload is None:
             self._stop_waiting(start_ts)
             self._match(Transaction(start_ts, waiting.commit_ts, entity.payload, entity.ddl))
         elif (payload_bytes(waiting.payload), waiting.ddl) != (entity.payload, entity.ddl):
             raise _conflict(waiting, "its prewrite came again with another content")
+        elif not waiting.primary:
+            # Kept by a version that did not note it.
+            self._waiting[start_ts] = replace(waiting, primary=entity.primary)
 
     def _commit(self, start_ts: TimeStamp, commit_ts: TimeStamp) -> None:
-        self._saw(commit_ts)
         if commit_ts == start_ts:
             if (waiting := self._waiting.get(start_ts)) is not None:
                 raise _conflict(waiting, "its commit has its start_ts")

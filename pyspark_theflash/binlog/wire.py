@@ -6,7 +6,8 @@ from typing import Final
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
-from pyspark_theflash.binlog.event import DdlInfo, Entity, EntityKind
+from pyspark_theflash.binlog.event import NO_KEY, DdlInfo, Entity, EntityKind
+from pyspark_theflash.codec.key import RawKey
 from pyspark_theflash.errors import BinlogCorruptionError, CodecError, UnsupportedError
 from pyspark_theflash.protocol._generated.tipb import binlog_pb2
 from pyspark_theflash.types import TimeStamp
@@ -41,17 +42,27 @@ def decode_entities(
         reason = f"impossible timestamps: start_ts={start_ts} commit_ts={commit_ts}"
         raise BinlogCorruptionError(file, offset, reason)
     ddl = _ddl_info(message) if message.ddl_job_id > 0 else None
-    changes = message.prewrite_value if kind is EntityKind.PREWRITE else b""
-    entity = Entity(kind, TimeStamp(start_ts), TimeStamp(commit_ts), changes, ddl, file, offset)
+    is_prewrite = kind is EntityKind.PREWRITE
+    changes = message.prewrite_value if is_prewrite else b""
+    primary = RawKey(message.prewrite_key) if is_prewrite else NO_KEY
+    entity = Entity(
+        kind, TimeStamp(start_ts), TimeStamp(commit_ts), changes, ddl, file, offset, primary
+    )
     if kind is not EntityKind.COMMIT or commit_ts == start_ts:
         return (entity,)
     if not merged and not message.HasField("prewrite_value"):
         return (entity,)
-    return _prewrite_of(entity, message.prewrite_value), entity
+    return _prewrite_of(entity, message), entity
 
 
-def _prewrite_of(commit: Entity, changes: bytes) -> Entity:
-    return replace(commit, kind=EntityKind.PREWRITE, commit_ts=TimeStamp(0), payload=changes)
+def _prewrite_of(commit: Entity, message: binlog_pb2.Binlog) -> Entity:
+    return replace(
+        commit,
+        kind=EntityKind.PREWRITE,
+        commit_ts=TimeStamp(0),
+        payload=message.prewrite_value,
+        primary=RawKey(message.prewrite_key),
+    )
 
 
 def is_probe(payload: bytes) -> bool:

@@ -35,6 +35,7 @@ COMMANDS = {
     "move": "have a region's files in another partition",
     "copy": "have a region's files in one more partition",
     "partitions": "list, add and remove the folders that hold a store's files",
+    "resolve": "decide how a transaction ended whose commit was lost",
     "gc": "drop old versions from a store",
     "retention": "set how much history garbage collection keeps",
     "stop": "end a store's writer",

@@ -2,13 +2,15 @@
 
 `rows` counts versions. The lag is the age of the newest timestamp that can be answered. Where
 transactions are pending, `held_by_start_ts` is the one that keeps `resolved_ts` where it is.
+`orphans` are transactions of which the commit or the prewrite has not come for long, with what TiKV
+says of them, and those that `theflash resolve` decided.
 """
 
 import argparse
 from dataclasses import asdict
 from typing import Any
 
-from pyspark_theflash.api.message import Status
+from pyspark_theflash.api.message import Orphan, Status
 from pyspark_theflash.cli.place import add_place, opened
 from pyspark_theflash.cli.show import print_json
 from pyspark_theflash.jobs.arguments import add_json
@@ -29,12 +31,22 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(facts)
         return 0
+    facts["orphans"] = len(status.orphans)
     for name, value in facts.items():
         shown = value if value is not None else "none"
         if isinstance(value, dict):
             shown = str(status.writer)
         print(f"{name:24} {shown}")
+    for orphan in status.orphans:
+        print(f"  {_orphan_text(orphan)}")
     return 0
+
+
+def _orphan_text(orphan: Orphan) -> str:
+    end = f"committed at {orphan.commit_ts}" if orphan.commit_ts else "rolled back"
+    shown = "waits" if orphan.commit_ts is None else end
+    since = f"{utc(orphan.start_ts)}, {orphan.age_ms // 1000:,} s, {orphan.bytes:,} bytes"
+    return f"start_ts {orphan.start_ts} ({since}): {shown} ({orphan.known})"
 
 
 def described(status: Status) -> dict[str, Any]:

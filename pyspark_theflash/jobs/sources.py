@@ -26,6 +26,7 @@ from pyspark_theflash.replication.state import SchemaSource
 from pyspark_theflash.replication.writer import EntitySource
 from pyspark_theflash.schema.file import FileSchema
 from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.meta_key import Outcome
 from pyspark_theflash.schema.status_api import StatusApi
 from pyspark_theflash.schema.tidb import TidbSchemaSource
 from pyspark_theflash.tls import TlsFiles
@@ -127,6 +128,20 @@ class LiveSchema:
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
         return self._source.has_written(key, start_ts)
 
+    def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome:
+        return self._source.outcome(primary, start_ts)
+
+
+class AskedSchema(FileSchema):
+    """A schema file beside a cluster that can be asked about transactions."""
+
+    def __init__(self, path: Path, source: TidbSchemaSource) -> None:
+        super().__init__(path)
+        self._source = source
+
+    def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome:
+        return self._source.outcome(primary, start_ts)
+
 
 class Opener:
     """Opens sources and schemas; `undo` closes what they hold."""
@@ -151,25 +166,28 @@ class Opener:
         """The source of the schema history that `--schema` names."""
         scheme, rest = split_scheme("schema", text, ("file", "tidb", "tikv"))
         if scheme == "file":
-            return FileSchema(Path(rest))
+            addresses = self._network.pd_addresses
+            if not addresses:
+                return FileSchema(Path(rest))
+            return AskedSchema(Path(rest), self._tikv(addresses)[1])
         if scheme == "tikv":
-            return self._tikv_schema(rest, start_ts)
+            pd, source = self._tikv(tuple(rest.split(",")))
+            return LiveSchema(source, lambda: start_ts or pd.tso(), self._clock)
         api = StatusApi(rest, self._clock, self._network.tls)
         self._undo.callback(api.close)
         source = TidbSchemaSource(api, self._clock)
         return LiveSchema(source, lambda: start_ts or self._pd("schema").tso(), self._clock)
 
-    def _tikv_schema(self, addresses: str, start_ts: TimeStamp | None) -> SchemaSource:
+    def _tikv(self, addresses: tuple[str, ...]) -> "tuple[PDClient, TidbSchemaSource]":
         from pyspark_theflash.client.pd import PDClient
         from pyspark_theflash.client.tikv.client import TiKVClient
         from pyspark_theflash.client.tikv.meta import TiKVMeta
 
-        pd = PDClient(addresses.split(","), self._network.tls, clock=self._clock)
+        pd = PDClient(addresses, self._network.tls, clock=self._clock)
         self._undo.callback(pd.close)
         client = TiKVClient(pd, self._network.tls, clock=self._clock)
         self._undo.callback(client.close)
-        source = TidbSchemaSource(TiKVMeta(client), self._clock)
-        return LiveSchema(source, lambda: start_ts or pd.tso(), self._clock)
+        return pd, TidbSchemaSource(TiKVMeta(client), self._clock)
 
     def _pump(self, address: str) -> Input:
         from pyspark_theflash.client.pump import PumpSource

@@ -36,6 +36,7 @@ from pyspark_theflash.jobs.ticker import ticking
 from pyspark_theflash.replication.follow import follow
 from pyspark_theflash.replication.ingest import WRITTEN_KIND, check_not_written
 from pyspark_theflash.replication.maintenance import Maintenance
+from pyspark_theflash.replication.orphans import ORPHAN_MS
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.replication.writer_latch import WriterLatch
 from pyspark_theflash.store.folder import open_manifest
@@ -91,6 +92,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "the likelier one, logged",
     )
     parser.add_argument(
+        "--ask-after",
+        type=seconds,
+        default=ORPHAN_MS,
+        metavar="S",
+        help="look up in TiKV how a transaction ended whose commit has not come for so many "
+        f"seconds (default: {ORPHAN_MS // 1000})",
+    )
+    parser.add_argument(
         "--metrics", metavar="HOST:PORT", help="serve figures for Prometheus at /metrics"
     )
     _add_network(parser)
@@ -137,8 +146,15 @@ def run(arguments: argparse.Namespace) -> int:
         spill = Spill(arguments.store)
 
         def make_writer() -> Writer:
-            scope, may_guess = _scope(arguments), arguments.guess_partitions
-            return Writer(engine, schema, scope, spill, may_guess=may_guess)
+            return Writer(
+                engine,
+                schema,
+                _scope(arguments),
+                spill,
+                may_guess=arguments.guess_partitions,
+                clock=clock,
+                orphan_ms=arguments.ask_after,
+            )
 
         writer = make_writer()
         base_rows = writer.load_base(arguments.base) if arguments.base else 0

@@ -29,6 +29,7 @@ from pyspark_theflash.errors import InternalError, OptionError, RegionNotFoundEr
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.replication.columns import StoredColumns
+from pyspark_theflash.replication.orphans import OpenTransactions, decide
 from pyspark_theflash.replication.safe_point import (
     Bound,
     SafePoint,
@@ -47,6 +48,7 @@ from pyspark_theflash.store.command import (
     Mailbox,
     MergeOrder,
     MoveOrder,
+    ResolveOrder,
     SplitOrder,
     Verb,
 )
@@ -70,7 +72,7 @@ MAX_INTERVAL_MS: Final = 86_400_000
 MAX_RETENTION_MS: Final = 100 * 366 * 86_400_000
 
 
-class WriterMemory(Protocol):
+class WriterMemory(OpenTransactions, Protocol):
     """What a running writer holds of the records that a collection changes."""
 
     def collected(self, progress: Progress, ledger_records: int) -> None:
@@ -162,6 +164,10 @@ class Maintenance:
             return self.copy(MoveOrder.from_text(argument))
         if verb is Verb.ADD_PARTITION:
             return f"partition {self._engine.add_partition(Path(str(argument)))}"
+        if verb is Verb.RESOLVE:
+            decided = decide(ResolveOrder.from_text(argument), self._engine, self.memory)
+            end = f"committed at {decided.commit_ts}" if decided.commit_ts else "rolled back"
+            return f"{decided.start_ts} counts as {end}"
         number = argument if isinstance(argument, int) else None
         if verb is Verb.GC:
             order = CollectOrder.from_text(argument)

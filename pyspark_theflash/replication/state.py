@@ -6,6 +6,7 @@
     ledger     32 bytes for each finished transaction: what a second delivery is compared with
     pending    transactions that were seen but not applied, for the next run
     move       which moves of rows by DDL are done
+    orphan     transactions of which one half is missing, and decisions about them
 
 A run that ends in the middle need not keep its pending transactions: it reads its source again from
 the position of before, and the ledger tells what is done. For the same reason the newest commit
@@ -29,9 +30,11 @@ from pyspark_theflash.replication.move import MOVE_KIND, move_record
 from pyspark_theflash.replication.placement import HasWritten
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.lineage import Lineage, Move
+from pyspark_theflash.schema.meta_key import Outcome
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history, schema_records
 from pyspark_theflash.store.manifest import Change, Record
+from pyspark_theflash.store.orphan import ORPHAN_KIND, Orphan, orphans_of
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables, continued
 from pyspark_theflash.types import PhysicalTableID, SchemaVersion, TableID, TimeStamp
@@ -53,6 +56,9 @@ class SchemaSource(Protocol):
 
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
         """Whether it is known that a transaction which has committed wrote a record's key."""
+
+    def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome | None:
+        """How a transaction ended, by its primary key; None where nobody can be asked."""
 
 
 class WriterState:
@@ -76,7 +82,7 @@ class WriterState:
             OptionError: it was written under another scope.
         """
         kinds = [PROGRESS_KIND, SCHEMA_KIND, SCOPE_KIND, LEDGER_KIND, PENDING_KIND, MOVE_KIND]
-        view = engine.read(kinds)
+        view = engine.read([*kinds, ORPHAN_KIND])
         self._schema = schema
         self._stored_history = schema_history(view)
         stored_scope = Scope.of(view)
@@ -92,6 +98,8 @@ class WriterState:
         self._next_ledger = 1 + max(map(int, view.of_kind(LEDGER_KIND)), default=-1)
         self._pending = dict(view.of_kind(PENDING_KIND))
         self._staged: tuple[list[LedgerEntry], Progress, dict[str, bytes]] | None = None
+        self.orphans: Final = orphans_of(view)
+        """By start_ts: those that wait, and those that were decided by hand."""
         self.pairing: Final = self._start_pairing(spill)
 
     # -- what is known
@@ -174,6 +182,10 @@ class WriterState:
         """Asks the source of the schema, who knows the cluster."""
         return self._schema.has_written
 
+    def outcome(self, pending: Pending) -> Outcome | None:
+        """How a transaction ended, as the source of the schema knows it, if it can be asked."""
+        return self._schema.outcome(pending.primary, pending.start_ts)
+
     def replicates(self, table_id: TableID) -> bool:
         """Whether a table is in the store's scope."""
         return self._tables.contains(table_id)
@@ -220,17 +232,31 @@ class WriterState:
         wanted = self._pending_bodies() if keep_pending else self._without(entries)
         puts += [Record(PENDING_KIND, k, v) for k, v in wanted.items() if self._pending.get(k) != v]
         self._staged = entries, progress, wanted
-        return Change(puts, [(PENDING_KIND, k) for k in self._pending if k not in wanted])
+        deletes = [(PENDING_KIND, k) for k in self._pending if k not in wanted]
+        deletes += [(ORPHAN_KIND, orphan.key) for orphan in self._adopted(entries)]
+        return Change(puts, deletes)
 
     def published(self) -> None:
         """The change of the last `advance` is durable."""
         if self._staged is None:
             return
         entries, self._progress, self._pending = self._staged
+        for orphan in self._adopted(entries):
+            del self.orphans[orphan.start_ts]
         self._ledger.add(entries)
         self._next_ledger += bool(entries)
         self._stored_history = self.history
         self._new_schema, self._new_scope, self._staged = (), (), None
+
+    def is_open(self, start_ts: TimeStamp) -> bool:
+        """Whether a prewrite waits for its commit or rollback."""
+        return self.pairing.is_open(start_ts)
+
+    def decided(self, orphan: Orphan) -> None:
+        """How an orphan ended is durable."""
+        if orphan.commit_ts is not None:
+            self.pairing.settle(orphan.start_ts, orphan.commit_ts)
+        self.orphans[orphan.start_ts] = orphan
 
     def collected(self, progress: Progress, ledger_records: int) -> None:
         """A garbage collection has published a new `oldest_ts`, and a ledger pruned by it."""
@@ -268,16 +294,30 @@ class WriterState:
         is_stored = history is self._stored_history
         self._new_schema = () if is_stored else tuple(schema_records(history, self._stored_history))
 
+    def _adopted(self, entries: Sequence[LedgerEntry]) -> list[Orphan]:
+        """Orphans that are none any more with these entries; those decided by hand stay listed."""
+        if not self.orphans:
+            return []
+        found = (self.orphans.get(entry.start_ts) for entry in entries)
+        return [orphan for orphan in found if orphan is not None and not orphan.by_hand]
+
     def _start_pairing(self, spill: Spill | None) -> Pairing:
         """Pending transactions that an interrupted run has finished since are done."""
         pending = (Pending.from_bytes(body) for body in self._pending.values())
-        return Pairing(
+        pairing = Pairing(
             self._ledger,
             resolved_ts=self.resolved_ts,
             oldest_ts=self._oldest_ts,
             pending=[p for p in pending if self._ledger.lookup(p.start_ts) is None],
             spill=spill,
         )
+        for orphan in self.orphans.values():
+            # Below the oldest timestamp, it is applied and the ledger has forgotten it.
+            is_recent = (orphan.commit_ts or orphan.hold_ts) >= self._oldest_ts
+            is_applied = self._ledger.lookup(orphan.start_ts) is not None
+            if orphan.commit_ts is not None and is_recent and not is_applied:
+                pairing.settle(orphan.start_ts, orphan.commit_ts)
+        return pairing
 
     def _keeps_pending(self) -> bool:
         return self.pairing.buffered_bytes <= MOST_PENDING_BYTES

@@ -11,10 +11,12 @@ from typing import Final, Protocol
 
 from pyspark_theflash.binlog.event import Entity, Transaction
 from pyspark_theflash.binlog.spill import Spill
+from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.engine.api import Engine
 from pyspark_theflash.errors import OptionError, SchemaOutdatedError, UnmatchedPrewriteError
 from pyspark_theflash.replication.applier import BATCH_BYTES, Applier, ApplyReport
 from pyspark_theflash.replication.base import BASE_KIND, load_base
+from pyspark_theflash.replication.orphans import ORPHAN_MS, OrphanWatch
 from pyspark_theflash.replication.state import SchemaSource, WriterState
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.scope import Scope
@@ -45,10 +47,13 @@ class Writer:
         spill: Spill | None = None,
         *,
         may_guess: bool = False,
+        clock: Clock | None = None,
+        orphan_ms: int = ORPHAN_MS,
     ) -> None:
         """Go on where the store is; `spill` takes what waits and does not fit into memory.
 
         With `may_guess`, partitions that nobody can tell are guessed (`placement.py`), and logged.
+        A prewrite that has waited `orphan_ms` for its commit is looked up in TiKV (`orphans.py`).
 
         Raises:
             SchemaConflictError: the store was written under another schema history.
@@ -57,6 +62,7 @@ class Writer:
         self._engine = engine
         self._state = WriterState(engine, schema, scope, spill)
         self._applier = Applier(engine, self._state, may_guess=may_guess)
+        self._orphans = OrphanWatch(engine, self._state, clock or SystemClock(), orphan_ms)
 
     @property
     def resolved_ts(self) -> TimeStamp:
@@ -102,6 +108,7 @@ class Writer:
         count = 0
         for _ in self._gather(source.entities(self.position), limit, source):
             count += 1
+        self._orphans.look()
         self._finish(limit, source.position)
         return count
 
@@ -123,6 +130,7 @@ class Writer:
             newest = max(newest, entity.commit_ts)
         self._apply(limit, None)
         self._check_overlap(newest if until_ts is None else until_ts)
+        self._orphans.look()
         if until_ts is not None and until_ts > pairing.resolved_ts:
             try:
                 pairing.vouch(until_ts)

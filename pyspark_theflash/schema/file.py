@@ -20,6 +20,7 @@ from pyspark_theflash.codec.key import RawKey
 from pyspark_theflash.errors import OptionError, SchemaFileError
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
 from pyspark_theflash.schema.json_file import read_json
+from pyspark_theflash.schema.meta_key import Outcome
 from pyspark_theflash.schema.model import parse_table_info
 from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
 
@@ -47,6 +48,10 @@ class FileSchema:
             return after
         history, self._read = read_schema_file(self._path), self._state()
         return history if after is None else after.extend(history)
+
+    def outcome(self, _primary: RawKey, _start_ts: TimeStamp) -> Outcome | None:
+        """A file knows nothing of transactions."""
+        return None
 
     def has_written(self, _key: RawKey, _start_ts: TimeStamp) -> bool:
         """A file knows nothing of rows."""

@@ -11,7 +11,8 @@ Names are memcomparable, `s` (a string) and `h` (a field of a hash) 8-byte integ
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any, Final, Protocol
 
 from pyspark_theflash.codec.bytes import decode_bytes, encode_bytes
@@ -78,16 +79,37 @@ class MetaWrite:
     value: bytes | None
 
 
+class OutcomeState(Enum):
+    """What TiKV says of a transaction."""
+
+    COMMITTED = "committed"
+    ROLLED_BACK = "rolled back"
+    OPEN = "open"
+    """Its primary key is locked: it may still commit."""
+    UNKNOWN = "unknown to TiKV"
+    """It has neither a lock nor a record: not there yet, or collected as garbage since."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a transaction ended. `commit_ts` is 0 if it was rolled back, None if it has not ended."""
+
+    state: OutcomeState
+    commit_ts: TimeStamp | None
+
+
 @dataclass(frozen=True, slots=True)
 class MetaKey:
     """A key's committed changes, oldest first, as far back as garbage collection has left them.
 
     `locked_ts` is the start_ts of a transaction that is about to change the key: it may commit, or
-    have committed, at any timestamp above.
+    have committed, at any timestamp above. `ends` has the commit_ts, by start_ts, of all
+    transactions that have left a record, also of those that changed nothing; 0 if rolled back.
     """
 
     writes: tuple[MetaWrite, ...]
     locked_ts: TimeStamp | None = None
+    ends: Mapping[TimeStamp, TimeStamp] = field(default_factory=dict)
 
     def at(self, ts: TimeStamp) -> MetaWrite | None:
         """The newest change at or below `ts`."""
@@ -96,6 +118,14 @@ class MetaKey:
     def of(self, start_ts: TimeStamp) -> MetaWrite | None:
         """The change that one transaction made."""
         return next((w for w in self.writes if w.start_ts == start_ts), None)
+
+    def outcome(self, start_ts: TimeStamp) -> "Outcome":
+        """What this key, as a transaction's primary key, says of the transaction."""
+        if (commit_ts := self.ends.get(start_ts)) is not None:
+            state = OutcomeState.COMMITTED if commit_ts else OutcomeState.ROLLED_BACK
+            return Outcome(state, commit_ts)
+        is_open = self.locked_ts == start_ts
+        return Outcome(OutcomeState.OPEN if is_open else OutcomeState.UNKNOWN, None)
 
 
 @dataclass(frozen=True, slots=True)

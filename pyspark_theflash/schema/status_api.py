@@ -42,7 +42,7 @@ _CHUNK_BYTES: Final = 1 << 16
 _EXCERPT: Final = 200
 # INFORMATION_SCHEMA and the like, which have no keys.
 _FIRST_MEMORY_DATABASE: Final = 1 << 62
-_PUT, _DELETE = 0, 1
+_PUT, _DELETE, _LOCK, _ROLLBACK = range(4)
 _JOBS_PAGE: Final = 100
 
 
@@ -300,13 +300,16 @@ def _no_password() -> str:
 
 def _meta_key(info: Mapping[str, Any]) -> MetaKey:
     values = {int(v["start_ts"]): v.get("value") for v in info.get("values") or ()}
-    writes = []
+    writes, ends = [], dict[TimeStamp, TimeStamp]()
     for write in info.get("writes") or ():
         kind, start_ts = write.get("type", _PUT), int(write["start_ts"])
+        if kind in (_PUT, _DELETE, _LOCK, _ROLLBACK) and not write.get("gc_fence"):
+            commit_ts = 0 if kind == _ROLLBACK else int(write["commit_ts"])
+            ends[TimeStamp(start_ts)] = TimeStamp(commit_ts)
         if kind in (_PUT, _DELETE):
             text = (write.get("short_value") or values[start_ts]) if kind == _PUT else None
             value = None if text is None else base64.b64decode(text, validate=True)
             writes.append(MetaWrite(TimeStamp(start_ts), TimeStamp(int(write["commit_ts"])), value))
     lock = info.get("lock")
     locked_ts = TimeStamp(int(lock["start_ts"])) if lock else None
-    return MetaKey(tuple(sorted(writes, key=lambda w: w.commit_ts)), locked_ts)
+    return MetaKey(tuple(sorted(writes, key=lambda w: w.commit_ts)), locked_ts, ends)

@@ -57,6 +57,7 @@ from pyspark_theflash.schema.meta_key import (
     MetaKey,
     MetaReader,
     MetaWrite,
+    Outcome,
     database_key,
     diff_key,
     table_key,
@@ -111,6 +112,14 @@ class TidbSchemaSource:
         """
         found = self._reader.read_key(key)
         return found.of(start_ts) is not None or found.locked_ts == start_ts
+
+    def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome:
+        """How a transaction ended, as TiKV knows it by the transaction's primary key.
+
+        Raises:
+            ServiceUnavailableError, SchemaSourceError: as the reader says.
+        """
+        return self._reader.read_key(primary).outcome(start_ts)
 
 
 class _Look:

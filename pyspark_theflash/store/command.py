@@ -63,6 +63,8 @@ class Verb(Enum):
     """Make a folder a partition. Its absolute path."""
     REMOVE_PARTITION = "remove partition"
     """Give a partition's folder back. The partition's number."""
+    RESOLVE = "resolve"
+    """Decide how an orphan ended. `ResolveOrder` as text."""
 
 
 Argument: TypeAlias = int | str | None
@@ -150,6 +152,25 @@ class MoveOrder:
         with shaped("move order"):
             physical_id, region_id, partition = map(int64, load(text(argument)))
             return cls(PhysicalTableID(physical_id), RegionID(region_id), partition)
+
+
+@dataclass(frozen=True, slots=True)
+class ResolveOrder:
+    """An operator's decision about an orphan; `commit_ts` 0: it was rolled back."""
+
+    start_ts: TimeStamp
+    commit_ts: TimeStamp
+
+    def to_text(self) -> str:
+        """As a command's argument."""
+        return json.dumps([self.start_ts, self.commit_ts])
+
+    @classmethod
+    def from_text(cls, argument: Argument) -> "ResolveOrder":
+        """Inverse of `to_text`. Raises `CodecError`."""
+        with shaped("resolve order"):
+            start_ts, commit_ts = map(uint64, load(text(argument)))
+            return cls(TimeStamp(start_ts), TimeStamp(commit_ts))
 
 
 def handle_text(handle: int | bytes) -> str:

@@ -222,6 +222,9 @@ class GrowingSchema:
         versions = [v for v in whole.versions if v.ts <= end_ts]
         return SchemaHistory(whole.start_ts, end_ts, whole.until(end_ts), versions)
 
+    def outcome(self, primary: RawKey, start_ts: TimeStamp) -> None:
+        """Nobody is asked."""
+
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
         return False
 

@@ -153,6 +153,31 @@ def test_any_delivery_with_crashes_publishes_each_transaction_once(rng, count):
 
 
 @given(randoms, st.integers(1, 12))
+def test_lost_ends_that_others_tell(rng, count):
+    """Some commits and rollbacks never arrive; what they said is told at any time after them."""
+    entities, end = make_history(rng, count)
+    lost = [e for e in entities if e.kind is not EntityKind.PREWRITE and rng.random() < 0.4]
+    told, store = [], Store()
+    writer = Writer(store)
+    for at, entity in enumerate([*entities, heartbeat(end)]):
+        if entity in lost:
+            told.append(entity)
+        else:
+            writer.pairing.add(entity)
+        if rng.random() < 0.3:
+            writer.publish(at, writer.pairing.resolved_ts)
+        if told and rng.random() < 0.4:
+            each = rng.choice(told)
+            writer.pairing.settle(each.start_ts, each.commit_ts)
+    for each in told:
+        writer.pairing.settle(each.start_ts, each.commit_ts)
+    for again in rng.sample(entities, rng.randrange(len(entities))):
+        writer.pairing.add(again)
+    writer.publish(len(entities), writer.pairing.resolved_ts)
+    assert (store.published, store.resolved_ts) == (expected(entities), end)
+
+
+@given(randoms, st.integers(1, 12))
 def test_any_order_resolved_at_its_end(rng, count):
     """Input without an order: shuffled, doubled, with restarts; complete by the caller's word."""
     entities, end = make_history(rng, count)

@@ -90,6 +90,9 @@ class SuiteSchema:
         events += bridged(events, gaps)
         return SchemaHistory(start_ts, self._steps[-1].commit_ts, events, self._versions())
 
+    def outcome(self, primary: RawKey, start_ts: TimeStamp) -> None:
+        """Nobody is asked."""
+
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
         """Of rows, the suite has TiDB's answers only."""
         return False

@@ -51,7 +51,7 @@ class TiKVMeta:
         if key == SCHEMA_VERSION_KEY and not found.writes:
             raise ServiceUnavailableError("TiKV", "it has no schema; has a TiDB ever started?")
         writes = tuple(MetaWrite(w.start_ts, w.commit_ts, w.value) for w in found.writes)
-        return MetaKey(writes, found.locked_ts)
+        return MetaKey(writes, found.locked_ts, found.ends)
 
     def list_databases(self) -> list[ListedDatabase]:
         """All databases and tables as of now.

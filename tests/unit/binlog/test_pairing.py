@@ -104,7 +104,7 @@ def test_heartbeat(heartbeat):
 
 
 def test_prewrite_without_changes_is_no_heartbeat():
-    assert Writer().add(prewrite(9, b"")).pairing.unmatched_below(10) == [9]
+    assert Writer().add(prewrite(9, b"")).pairing.unmatched_below(10)[0].start_ts == 9
 
 
 def test_rollback_of_a_pull_stream_drops_its_prewrite():
@@ -237,7 +237,8 @@ def test_vouch():
 def test_unmatched_below():
     pairing = Writer().add(prewrite(4), commit(2, 5), prewrite(1)).pairing
     # 1 arrived after a commit at 5, so it commits above 5; 2 committed at 5.
-    assert [pairing.unmatched_below(ts) for ts in (4, 5, 6)] == [[], [2, 4], [1, 2, 4]]
+    found = [[p.start_ts for p in pairing.unmatched_below(ts)] for ts in (4, 5, 6)]
+    assert found == [[], [2, 4], [1, 2, 4]]
 
 
 def test_only_what_is_resolved_can_be_taken():
@@ -269,3 +270,42 @@ def test_restart_keeps_what_waits_and_how_it_holds():
 def test_restart_above_what_is_pending_is_refused():
     with pytest.raises(InternalError):
         Writer(resolved_ts=3, pending=[Pending(1, 3, 0, b"", None)])
+
+
+def test_what_others_tell_does_not_say_how_far_the_input_has_come():
+    """TiKV knows of the commit at 20 while a prewrite that commits at 15 is still on its way."""
+    writer = Writer().add(prewrite(1), prewrite(2), commit(2, 5))
+    writer.pairing.settle(1, 20)
+    assert writer.pairing.resolved_ts == 5
+    assert writer.publish() == [transaction(2, 5)]
+    writer.add(prewrite(10), commit(10, 15), commit(1, 20))
+    assert writer.publish() == [transaction(10, 15), transaction(1, 20)]
+
+
+def test_what_others_tell_before_and_after_the_frames():
+    writer = Writer()
+    writer.pairing.settle(1, 20)
+    writer.pairing.settle(3, 0)
+    writer.add(prewrite(1), prewrite(3), commit(2, 30), prewrite(2))
+    assert not writer.pairing.is_open(1)
+    assert writer.publish() == [transaction(1, 20), transaction(2, 30)]
+    writer.pairing.settle(1, 20)
+    writer.add(commit(1, 20), rollback(3), commit(40, 40))
+    assert writer.publish() == []
+    for start_ts, commit_ts in [(1, 21), (1, 0), (3, 35)]:
+        with pytest.raises(TransactionConflictError):
+            writer.pairing.settle(start_ts, commit_ts)
+    writer.add(prewrite(50))
+    assert writer.pairing.is_open(50)
+    with pytest.raises(TransactionConflictError, match="late"):
+        writer.pairing.settle(50, 40)
+    assert writer.pairing.is_open(50)
+
+
+def test_the_primary_key_is_kept_and_completed():
+    old = Pending(1, 0, 1, b"value", None)
+    told = Entity(EntityKind.PREWRITE, 1, 0, b"value", None, "f", 0, b"key")
+    pairing = Writer(pending=[old]).add(told).pairing
+    (kept,) = pairing.pending()
+    assert kept.primary == b"key"
+    assert Pending.from_bytes(kept.to_bytes()) == kept

@@ -13,8 +13,8 @@ def decode(payload):
     return entity
 
 
-def entity(kind, start_ts, commit_ts=0, payload=b"", ddl=None):
-    return Entity(kind, start_ts, commit_ts, payload, ddl, "f", 9)
+def entity(kind, start_ts, commit_ts=0, payload=b"", ddl=None, primary=b""):
+    return Entity(kind, start_ts, commit_ts, payload, ddl, "f", 9, primary)
 
 
 # Captured from TiDB 6.6: CREATE DATABASE, its prewrite and its commit.
@@ -31,7 +31,9 @@ CAPTURED_COMMIT = bytes.fromhex(
 def test_captured_messages():
     ddl = DdlInfo("CREATE DATABASE `bl`;", job_id=85, schema_state=5)
     start_ts, commit_ts = 470612972928499727, 470612972928499730
-    assert decode(CAPTURED_PREWRITE) == entity(EntityKind.PREWRITE, start_ts, ddl=ddl)
+    primary = b"mDBs\0\0\0\0\0\xfa\0\0\0\0\0\0\0hDB:84\0\0\0\xfc"
+    prewrite = entity(EntityKind.PREWRITE, start_ts, ddl=ddl, primary=primary)
+    assert decode(CAPTURED_PREWRITE) == prewrite
     assert decode(CAPTURED_COMMIT) == entity(EntityKind.COMMIT, start_ts, commit_ts, ddl=ddl)
 
 

@@ -79,6 +79,9 @@ class Cluster:
     def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
         return self._history
 
+    def outcome(self, primary: RawKey, start_ts: TimeStamp) -> None:
+        """Nobody is asked."""
+
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
         self.asked.append(decode_record_key(key))
         return self._has_written(self.asked[-1], start_ts)

@@ -123,7 +123,11 @@ def test_a_keys_writes_come_oldest_first(server: Server, api: StatusApi) -> None
             MetaWrite(TimeStamp(10), TimeStamp(11), b"short"),
             MetaWrite(TimeStamp(30), TimeStamp(31), b"long"),
             MetaWrite(TimeStamp(50), TimeStamp(51), None),
-        )
+        ),
+        ends={
+            TimeStamp(start_ts): TimeStamp(commit_ts)
+            for start_ts, commit_ts in ((10, 11), (20, 21), (30, 31), (50, 51), (60, 0))
+        },
     )
     assert server.paths == ["/mvcc/hex/00ff"]
 

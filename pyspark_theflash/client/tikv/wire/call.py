@@ -4,7 +4,7 @@ Every request carries a `Context`, every answer a region error if the region is 
 what the context says; then nothing else in the answer counts.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Generic, TypeVar
@@ -52,6 +52,8 @@ _KINDS: Final = {
     kvrpcpb_pb2.Op.SharedLock: LockKind.SHARED,
     kvrpcpb_pb2.Op.SharedPessimisticLock: LockKind.SHARED,
 }
+
+_RECORDS: Final = frozenset(map(kvrpcpb_pb2.Op.Value, ("Put", "Del", "Lock", "Rollback")))
 
 
 class RegionFault(Enum):
@@ -117,6 +119,8 @@ class MvccKeyInfo:
 
     writes: tuple[MvccWrite, ...]
     locked_ts: TimeStamp | None
+    ends: Mapping[TimeStamp, TimeStamp]
+    """start_ts -> commit_ts of every transaction with a record of any kind; 0: rolled back."""
 
 
 def context_of(
@@ -280,10 +284,14 @@ def decode_mvcc_get(data: bytes) -> Answer[MvccKeyInfo]:
         raise CodecError("MvccGetByKey", message.error)
     info = message.info
     values = {value.start_ts: value.value for value in info.values}
-    writes = []
+    writes, ends = [], dict[TimeStamp, TimeStamp]()
     for write in info.writes:
         # A record with a fence was written anew for a rollback; the commit itself is there too.
-        if write.type not in (kvrpcpb_pb2.Op.Put, kvrpcpb_pb2.Op.Del) or write.gc_fence:
+        if write.type not in _RECORDS or write.gc_fence:
+            continue
+        is_rollback = write.type == kvrpcpb_pb2.Op.Rollback
+        ends[TimeStamp(write.start_ts)] = TimeStamp(0 if is_rollback else write.commit_ts)
+        if write.type not in (kvrpcpb_pb2.Op.Put, kvrpcpb_pb2.Op.Del):
             continue
         value = None
         if write.type == kvrpcpb_pb2.Op.Put:
@@ -294,7 +302,7 @@ def decode_mvcc_get(data: bytes) -> Answer[MvccKeyInfo]:
         writes.append(MvccWrite(start_ts, commit_ts, value))
     locked_ts = TimeStamp(info.lock.start_ts) if info.HasField("lock") else None
     ordered = tuple(sorted(writes, key=lambda w: w.commit_ts))
-    return _answer(message, MvccKeyInfo(ordered, locked_ts))
+    return _answer(message, MvccKeyInfo(ordered, locked_ts, ends))
 
 
 def lock_from(info: kvrpcpb_pb2.LockInfo) -> Lock:

@@ -275,7 +275,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("store_id", "engine", "format", "generation", "resolved_ts", "lag_ms", "oldest_ts", "position", "writer", "interval_ms", "pending_transactions", "held_by_start_ts", "ledger_entries", "ledger_bytes", "latches", "physical_tables", "regions", "files", "rows", "bytes", "retention_ms")
+    __slots__ = ("store_id", "engine", "format", "generation", "resolved_ts", "lag_ms", "oldest_ts", "position", "writer", "interval_ms", "pending_transactions", "held_by_start_ts", "ledger_entries", "ledger_bytes", "latches", "physical_tables", "regions", "files", "rows", "bytes", "retention_ms", "orphans")
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
@@ -297,6 +297,7 @@ class Status(_message.Message):
     ROWS_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
     RETENTION_MS_FIELD_NUMBER: _ClassVar[int]
+    ORPHANS_FIELD_NUMBER: _ClassVar[int]
     store_id: str
     engine: str
     format: int
@@ -318,7 +319,24 @@ class Status(_message.Message):
     rows: int
     bytes: int
     retention_ms: int
-    def __init__(self, store_id: _Optional[str] = ..., engine: _Optional[str] = ..., format: _Optional[int] = ..., generation: _Optional[int] = ..., resolved_ts: _Optional[int] = ..., lag_ms: _Optional[int] = ..., oldest_ts: _Optional[int] = ..., position: _Optional[str] = ..., writer: _Optional[_Union[Process, _Mapping]] = ..., interval_ms: _Optional[int] = ..., pending_transactions: _Optional[int] = ..., held_by_start_ts: _Optional[int] = ..., ledger_entries: _Optional[int] = ..., ledger_bytes: _Optional[int] = ..., latches: _Optional[int] = ..., physical_tables: _Optional[int] = ..., regions: _Optional[int] = ..., files: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., retention_ms: _Optional[int] = ...) -> None: ...
+    orphans: _containers.RepeatedCompositeFieldContainer[Orphan]
+    def __init__(self, store_id: _Optional[str] = ..., engine: _Optional[str] = ..., format: _Optional[int] = ..., generation: _Optional[int] = ..., resolved_ts: _Optional[int] = ..., lag_ms: _Optional[int] = ..., oldest_ts: _Optional[int] = ..., position: _Optional[str] = ..., writer: _Optional[_Union[Process, _Mapping]] = ..., interval_ms: _Optional[int] = ..., pending_transactions: _Optional[int] = ..., held_by_start_ts: _Optional[int] = ..., ledger_entries: _Optional[int] = ..., ledger_bytes: _Optional[int] = ..., latches: _Optional[int] = ..., physical_tables: _Optional[int] = ..., regions: _Optional[int] = ..., files: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., retention_ms: _Optional[int] = ..., orphans: _Optional[_Iterable[_Union[Orphan, _Mapping]]] = ...) -> None: ...
+
+class Orphan(_message.Message):
+    __slots__ = ("start_ts", "age_ms", "bytes", "known", "commit_ts", "by_hand")
+    START_TS_FIELD_NUMBER: _ClassVar[int]
+    AGE_MS_FIELD_NUMBER: _ClassVar[int]
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    KNOWN_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    BY_HAND_FIELD_NUMBER: _ClassVar[int]
+    start_ts: int
+    age_ms: int
+    bytes: int
+    known: str
+    commit_ts: int
+    by_hand: bool
+    def __init__(self, start_ts: _Optional[int] = ..., age_ms: _Optional[int] = ..., bytes: _Optional[int] = ..., known: _Optional[str] = ..., commit_ts: _Optional[int] = ..., by_hand: _Optional[bool] = ...) -> None: ...
 
 class Process(_message.Message):
     __slots__ = ("pid", "host", "program")
