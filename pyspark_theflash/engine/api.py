@@ -250,9 +250,10 @@ class Engine(EngineReader, Protocol):
     def publish(self, publication: Publication) -> Generation:
         """Make versions and records durable, then visible, in one step.
 
-        When it returns, everything is on disk. When it raises `StoreFullError`, nothing has changed
-        and it may be tried again. After any other error the engine takes no more writes; opened
-        anew, it has all of the publication or nothing.
+        When it returns, everything is on disk. After `EngineError`, `StaleTokenError`,
+        `InternalError` and what is no error of this package the engine takes no more writes; opened
+        anew, it has all of the publication or nothing. After any other error nothing has changed,
+        and the engine goes on; after `StoreFullError` the same may be tried again.
         """
 
     def compact(

@@ -98,6 +98,7 @@ from pyspark_theflash.errors.store import (
     StoreNotFoundError,
     TableNotFoundError,
     TableNotReplicatedError,
+    UpkeepError,
 )
 
 __all__ = [
@@ -173,6 +174,7 @@ __all__ = [
     "UnmatchedPrewriteError",
     "UnrepresentableValueError",
     "UnsupportedError",
+    "UpkeepError",
     "UsageError",
     "invariant",
     "rebuilt",

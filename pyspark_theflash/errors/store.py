@@ -1,7 +1,11 @@
 """Stores: where they are, who holds them, what can be read of them."""
 
+from typing import Final
+
 from pyspark_theflash.errors.base import TheFlashError
 from pyspark_theflash.timestamp import shown
+
+_MOST_TOLD: Final = 10
 
 
 class StoreNotFoundError(TheFlashError):
@@ -216,6 +220,23 @@ class PurgedError(TheFlashError):
             f"{self.table} was dropped, and its rows went with the garbage collection up to "
             f"{shown(self.safe_point)}; TiDB has recovered it since, this store cannot"
         )
+
+
+class UpkeepError(TheFlashError):
+    """A command over all tables that failed for some of them; the others are done.
+
+    `first` is the name of the first error, `failures` are one text a table.
+    """
+
+    def __init__(self, verb: str, first: str, failures: tuple[str, ...]) -> None:
+        super().__init__(verb, first, failures)
+        self.verb, self.first, self.failures = verb, first, failures
+
+    def __str__(self) -> str:
+        count = len(self.failures)
+        told = "; ".join(self.failures[:_MOST_TOLD])
+        more = f"; and {count - _MOST_TOLD} more" if count > _MOST_TOLD else ""
+        return f"{self.verb} failed for {count} table(s), and is done for all others: {told}{more}"
 
 
 class CommandTimeoutError(TheFlashError):

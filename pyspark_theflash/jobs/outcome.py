@@ -15,6 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
+from pyspark_theflash import errors
 from pyspark_theflash.errors import (
     CodecError,
     ColumnNotFoundError,
@@ -33,6 +34,7 @@ from pyspark_theflash.errors import (
     TableNotReplicatedError,
     TheFlashError,
     UnmatchedPrewriteError,
+    UpkeepError,
     UsageError,
 )
 
@@ -53,7 +55,8 @@ _log = logging.getLogger(__name__)
 
 def exit_status(error: TheFlashError) -> int:
     """The exit status that stands for an error."""
-    return next((status for kinds, status in _STATUS if isinstance(error, kinds)), OTHER_FAILURE)
+    kind = getattr(errors, error.first) if isinstance(error, UpkeepError) else type(error)
+    return next((status for kinds, status in _STATUS if issubclass(kind, kinds)), OTHER_FAILURE)
 
 
 def run_command(command: Callable[[], int]) -> int:

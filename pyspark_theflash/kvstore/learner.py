@@ -182,11 +182,7 @@ class Learner:
             touched, self.flusher.touched = self.flusher.touched, set()
             for physical_id in sorted(touched):
                 columns = columns_of(physical_id)
-                try:
-                    self._result(self._worker.run(_compaction(physical_id, columns)))
-                except UnsupportedError as error:
-                    # A value that cannot be worked out stays where it is, and fails who asks.
-                    _log.warning("not compacted: physical_table=%d: %s", physical_id, error)
+                self._result(self._worker.run(_compaction(physical_id, columns)))
 
     def close(self) -> None:
         """Publish what is applied, if possible, and let go of the engine."""

@@ -21,8 +21,15 @@ from pyspark_theflash.engine.api import HandleSet
 from pyspark_theflash.kvstore.rows import decode_versions, newest_places
 from pyspark_theflash.kvstore.tables import Definition, Tables
 from pyspark_theflash.kvstore.versions import Versions, concat
-from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project, stored_names
-from pyspark_theflash.mvcc.version import HANDLE, Op, column_name
+from pyspark_theflash.mvcc.project import (
+    ScanColumn,
+    batch_of,
+    project,
+    scan_column,
+    stored_names,
+)
+from pyspark_theflash.mvcc.rows import stored_columns
+from pyspark_theflash.mvcc.version import HANDLE, Op, column_name, is_absence
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 
 _BATCH_ROWS: Final = 1 << 16
@@ -85,10 +92,12 @@ class Newest:
             SchemaOutdatedError: the schema history lacks what a row needs.
         """
         names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
-        wanted = [*[HANDLE] * with_handle, *stored_names(columns)]
-        for places, stored in self._stored(wanted):
+        # What rows lack is filled in when they are decoded.
+        stored = (name for name in stored_names(columns) if not is_absence(name))
+        wanted = [*[HANDLE] * with_handle, *stored]
+        for places, found in self._stored(wanted):
             for start in range(0, len(places), _BATCH_ROWS):
-                part = {name: each.slice(start, _BATCH_ROWS) for name, each in stored.items()}
+                part = {name: each.slice(start, _BATCH_ROWS) for name, each in found.items()}
                 rows = min(_BATCH_ROWS, len(places) - start)
                 system = [part[HANDLE]] if with_handle else []
                 arrays = [*system, *project(part, columns, rows)]
@@ -169,11 +178,15 @@ class Newest:
     def _decode_rows(
         self, definition: Definition, places: Positions, names: Sequence[str]
     ) -> dict[str, pa.Array]:
-        versions = self._versions
+        versions, table = self._versions, definition.table
         chosen = versions if len(places) == len(versions) else versions.select(places)
-        batch = decode_versions(self._physical_id, chosen, definition, names)
-        found = zip(batch.schema.names, batch.columns, strict=True)
-        return {name: column for name, column in found if name in names}
+        infos = [c for c in stored_columns(table) if column_name(c.id) in names]
+        columns = [scan_column(table, info, definition.source_of) for info in infos]
+        batch = decode_versions(self._physical_id, chosen, definition, stored_names(columns))
+        stored = dict(zip(batch.schema.names, batch.columns, strict=True))
+        shown = project(stored, columns, batch.num_rows)
+        found = {column_name(c.id): values for c, values in zip(columns, shown, strict=True)}
+        return found | {name: stored[name] for name in names if name == HANDLE}
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,16 +23,17 @@ from pyspark_theflash.kvstore.tables import Definition, Tables
 from pyspark_theflash.kvstore.versions import Versions, concat
 from pyspark_theflash.mvcc.rows import (
     Columns,
+    aligned,
     column_specs,
-    filled_columns,
     from_int_handle,
     handle_type,
+    held_columns,
     stored_columns,
 )
-from pyspark_theflash.mvcc.version import Op, column_name, version_schema
+from pyspark_theflash.mvcc.version import Op, absence, column_name, version_schema
 from pyspark_theflash.mvcc.visibility import same_as_next
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
-from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
+from pyspark_theflash.types import PhysicalTableID, TimeStamp
 
 CHUNK_ROWS: Final = 1 << 15
 """Decoding is at its best with some megabytes of rows: what it holds then stays in the cache."""
@@ -120,16 +121,15 @@ def decode_versions(
     """
     table = definition.table
     infos = [c for c in stored_columns(table) if names is None or column_name(c.id) in names]
-    schema = version_schema(handle_type(table), [(c.id, arrow_type(c.type)) for c in infos])
     if versions.has_common_handles != table.is_common_handle:
         raise CodecError("record key", f"{table.full_name} has handles of another kind")
-    batches = [
-        pa.RecordBatch.from_arrays(_arrays(physical_id, part, definition, infos), schema=schema)
-        for part in _chunks(versions)
-    ]
-    if len(batches) == 1:
-        return batches[0]
-    return pa.Table.from_batches(batches).combine_chunks().to_batches()[0]
+    parts = list(_chunks(versions))
+    found = [_columns(physical_id, part, definition, infos) for part in parts]
+    columns = found[0] if len(parts) == 1 else aligned(found, list(map(len, parts)))
+    schema = version_schema(handle_type(table), [(i, c.type) for i, c in columns.items()])
+    system = map(pa.array, (versions.commit_ts, versions.start_ts, versions.op))
+    arrays = [versions.handles, *system, *columns.values()]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def _chunks(versions: Versions) -> Iterator[Versions]:
@@ -140,35 +140,34 @@ def _chunks(versions: Versions) -> Iterator[Versions]:
         yield versions.select(np.arange(start, min(start + CHUNK_ROWS, len(versions))))
 
 
-def _arrays(
+def _columns(
     physical_id: PhysicalTableID,
     versions: Versions,
     definition: Definition,
     infos: Sequence[ColumnInfo],
-) -> list[pa.Array]:
-    system = [
-        versions.handles,
-        *map(pa.array, (versions.commit_ts, versions.start_ts, versions.op)),
-    ]
+) -> Columns:
+    """The columns of `infos` by id, those of deletes null; with absence where rows lack some."""
     puts = np.flatnonzero(versions.op == Op.PUT)
     if not len(puts):
-        return [*system, *(pa.nulls(len(versions), arrow_type(c.type)) for c in infos)]
+        return {c.id: pa.nulls(len(versions), arrow_type(c.type)) for c in infos}
     rows = versions if len(puts) == len(versions) else versions.select(puts)
-    columns = _columns(physical_id, rows, definition, infos)
-    arrays = [columns[c.id] for c in infos]
-    if len(puts) < len(versions):
-        places = np.full(len(versions), -1, np.int64)
-        places[puts] = np.arange(len(puts))
-        arrays = [take(array, places) for array in arrays]
-    return [*system, *arrays]
+    found = _decoded(physical_id, rows, definition, infos)
+    wanted = {i for c in infos for i in (c.id, absence(c.id))}
+    columns = {i: values for i, values in found.items() if i in wanted}
+    if len(puts) == len(versions):
+        return columns
+    places = np.full(len(versions), -1, np.int64)
+    places[puts] = np.arange(len(puts))
+    spread = {i: take(values, places) for i, values in columns.items()}
+    return {i: values if i >= 0 else pc.fill_null(values, False) for i, values in spread.items()}
 
 
-def _columns(
+def _decoded(
     physical_id: PhysicalTableID,
     rows: Versions,
     definition: Definition,
     infos: Sequence[ColumnInfo],
-) -> dict[ColumnID, pa.Array]:
+) -> Columns:
     """The columns of puts, by id: those of `infos` at least."""
     table = definition.table
     data, bounds = variable_width(rows.values)
@@ -182,8 +181,8 @@ def _columns(
     ts = TimeStamp(int(rows.commit_ts[0]))
     if is_new.all():
         decoded = _decode_v2(physical_id, rows, table, infos)
-        return filled_columns(table, infos, decoded, from_key, definition.source_of, ts)
-    parts: list[dict[ColumnID, pa.Array]] = []
+        return held_columns(table, infos, decoded, from_key, ts)
+    parts: list[Columns] = []
     order: list[npt.NDArray[np.int64]] = []
     for places in (np.flatnonzero(is_new), np.flatnonzero(~is_new)):
         if not len(places):
@@ -195,10 +194,11 @@ def _columns(
             else decode_rows_v1(RowBuffer.from_arrow(chosen.values), column_specs(table, infos))
         )
         key = {i: column.take(pa.array(places)) for i, column in from_key.items()}
-        parts.append(filled_columns(table, infos, decoded, key, definition.source_of, ts))
+        parts.append(held_columns(table, infos, decoded, key, ts))
         order.append(places)
     back = pa.array(np.argsort(np.concatenate(order)))
-    return {c.id: pa.concat_arrays([part[c.id] for part in parts]).take(back) for c in infos}
+    columns = aligned(parts, list(map(len, order)))
+    return {i: values.take(back) for i, values in columns.items()}
 
 
 def _decode_v2(

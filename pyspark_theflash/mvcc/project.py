@@ -1,28 +1,40 @@
 """Turning stored columns into the ones a scan asked for.
 
 A file holds the columns that its rows had when they were written. A scan may ask for one that the
-file lacks, and what it is then depends on why:
+file lacks, or that some of its rows do not hold (`mvcc.version`). Its value is then
 
     Default     ADD COLUMN came later          the column's origin default, the same for all rows
     Converted   MODIFY COLUMN made a new one   the old column's value in the new type
     Computed    a virtual generated column     its expression over the row's other columns
 
-So nothing that DDL does to columns is ever written into old rows; it is worked out where it is
-read, and a compaction, which reads too, keeps what it worked out.
+A scan works these out. What copies rows (a compaction, a move to other partitions) copies absence
+as well: `carried` and `kept_columns`. So a value that cannot be worked out fails the scans that ask
+for its column and nothing else, and a partition that is exchanged takes the defaults of its new
+table. Only what `Converted` gives is written down by a compaction: TiDB has rewritten those rows,
+too, and each scan would convert them again.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.convert import convert_column
 from pyspark_theflash.codec.field_type import FieldType
-from pyspark_theflash.errors import CorruptionError
-from pyspark_theflash.mvcc.version import column_name
+from pyspark_theflash.errors import (
+    CodecError,
+    CorruptionError,
+    TheFlashError,
+    UnrepresentableValueError,
+    UnsupportedError,
+)
+from pyspark_theflash.mvcc.choose import those_of
+from pyspark_theflash.mvcc.version import absence, column_name
 from pyspark_theflash.schema.default import origin_value
 from pyspark_theflash.schema.generated import compute_column, stored_inputs
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
@@ -59,6 +71,19 @@ def _unpickled_default(value: pa.Array) -> Default:
 
 
 @dataclass(frozen=True, slots=True)
+class Unreadable:
+    """No value at all: an origin default that is none of its type, for example."""
+
+    error: TheFlashError
+
+    def needs(self) -> Iterator["ScanColumn"]:
+        return iter(())
+
+    def values(self, stored: Stored, rows: int) -> pa.Array:
+        raise self.error
+
+
+@dataclass(frozen=True, slots=True)
 class Converted:
     """The value of `source`, which has `from_type`, as MODIFY COLUMN converts it to `to_type`."""
 
@@ -71,6 +96,8 @@ class Converted:
         yield self.source
 
     def values(self, stored: Stored, rows: int) -> pa.Array:
+        if not rows:
+            return pa.nulls(0, arrow_type(self.to_type))
         old = project(stored, [self.source], rows)[0]
         return convert_column(old, self.from_type, self.to_type, self.where)
 
@@ -93,12 +120,39 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
+class Kept:
+    """Nothing: a copy of the rows does not hold the column either."""
+
+    type: pa.DataType
+
+    def needs(self) -> Iterator["ScanColumn"]:
+        return iter(())
+
+    def values(self, stored: Stored, rows: int) -> pa.Array:
+        return pa.nulls(rows, self.type)
+
+
+@dataclass(frozen=True, slots=True)
+class Absence:
+    """Whether rows do not hold `column`, where a file does not say it of each row."""
+
+    column: "ScanColumn"
+
+    def needs(self) -> Iterator["ScanColumn"]:
+        yield self.column
+
+    def values(self, stored: Stored, rows: int) -> pa.Array:
+        is_absent = column_name(self.column.id) not in stored
+        return pa.repeat(pa.scalar(is_absent), rows)
+
+
+@dataclass(frozen=True, slots=True)
 class ScanColumn:
     """A column to read: the type wanted, and what it is where a file does not hold it."""
 
     id: ColumnID
     type: pa.DataType
-    fill: Default | Converted | Computed
+    fill: Default | Unreadable | Converted | Computed | Kept | Absence
 
 
 def no_source(_: ColumnID) -> None:
@@ -118,9 +172,22 @@ def scan_column(table: TableInfo, info: ColumnInfo, source_of: SourceOf = no_sou
         return ScanColumn(info.id, tp, Computed(table, info, read))
     source = source_of(info.id)
     if source is None:
-        return ScanColumn(info.id, tp, Default(origin_value(info)))
+        return ScanColumn(info.id, tp, _default(info))
     read_source = scan_column(table, source, source_of)
     return ScanColumn(info.id, tp, Converted(read_source, source.type, info.type, where))
+
+
+def _default(info: ColumnInfo) -> Default | Unreadable:
+    try:
+        return Default(origin_value(info))
+    except CodecError as error:
+        return Unreadable(error)
+
+
+def kept_columns(id: ColumnID, tp: pa.DataType) -> tuple[ScanColumn, ScanColumn]:
+    """How to read a column for a copy of the rows: as it is stored, and which rows lack it."""
+    column = ScanColumn(id, tp, Kept(tp))
+    return column, ScanColumn(absence(id), pa.bool_(), Absence(column))
 
 
 def stored_names(columns: Sequence[ScanColumn]) -> list[str]:
@@ -129,6 +196,7 @@ def stored_names(columns: Sequence[ScanColumn]) -> list[str]:
     for column in columns:
         if not isinstance(column.fill, Computed):
             names[column_name(column.id)] = None
+            names[column_name(absence(column.id))] = None
         names.update(dict.fromkeys(stored_names(list(column.fill.needs()))))
     return list(names)
 
@@ -138,16 +206,59 @@ def project(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> list[pa
 
     Raises:
         UnsupportedError: a value that only TiDB could work out.
+        CodecError: an origin default that is no value of its type.
         CorruptionError: a stored column of a type that the wanted one cannot come from.
     """
     return [_column(stored, column, rows) for column in columns]
 
 
+def carried(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> dict[str, pa.Array]:
+    """The columns as files are to have them that rows are copied into, with their absence, by name.
+
+    Raises:
+        CorruptionError: as `project`.
+    """
+    copied: dict[str, pa.Array] = {}
+    for column in columns:
+        kept = kept_columns(column.id, column.type)
+        values, is_absent = project(stored, kept, rows)
+        if isinstance(column.fill, Converted) and pc.any(is_absent).as_py():
+            with suppress(UnsupportedError, CodecError, UnrepresentableValueError):
+                values = _column(stored, column, rows)
+                is_absent = pa.repeat(pa.scalar(False), rows)
+        copied |= {column_name(column.id): values, column_name(absence(column.id)): is_absent}
+    return copied
+
+
+def has_absent(stored: Stored, column: ScanColumn) -> bool:
+    """Whether a file says of each row if it holds a column."""
+    return column_name(absence(column.id)) in stored
+
+
 def _column(stored: Stored, column: ScanColumn, rows: int) -> pa.Array:
-    """A column keeps its id while it is widened (INT to BIGINT): its stored type may be older."""
     found = stored.get(column_name(column.id))
     if found is None:
         return column.fill.values(stored, rows)
+    values = _cast(found, column)
+    if isinstance(column.fill, Absence) or not has_absent(stored, column):
+        return values
+    is_absent = stored[column_name(absence(column.id))].to_numpy(zero_copy_only=False)
+    count = int(np.count_nonzero(is_absent))
+    if not count:
+        return values
+    others = {
+        name: those_of(stored[name], is_absent)
+        for name in stored_names(list(column.fill.needs()))
+        if name in stored
+    }
+    filled = column.fill.values(others, count)
+    places = np.arange(rows)
+    places[is_absent] = rows + np.arange(count)
+    return pa.concat_arrays([values, filled]).take(pa.array(places))
+
+
+def _cast(found: pa.Array, column: ScanColumn) -> pa.Array:
+    """A column keeps its id while it is widened (INT to BIGINT): its stored type may be older."""
     if found.type == column.type:
         return found
     try:

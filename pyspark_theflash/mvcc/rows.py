@@ -1,7 +1,8 @@
 """From decoded rows to the columns that a version stores.
 
-A row leaves out what is in its key, what its table got later, and NULLs without a default. What it
-leaves out is filled in where it is written down, while its table's definition is at hand.
+A row leaves out what is in its key, what its table got later, and NULLs without a default. What is
+in the key and NULLs are written down; whether a row holds a column that has another default, or
+that MODIFY COLUMN is filling, is kept as it is (`mvcc.version`), for `mvcc.project` to read.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,11 +11,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.convert import convert_column
 from pyspark_theflash.codec.row import ColumnSpec, DecodedColumn, DecodedRows
 from pyspark_theflash.errors import SchemaOutdatedError
-from pyspark_theflash.mvcc.project import SourceOf
-from pyspark_theflash.schema.default import origin_value
+from pyspark_theflash.mvcc.project import project, scan_column
+from pyspark_theflash.mvcc.version import absence, column_name
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
 from pyspark_theflash.types import ColumnID, TimeStamp
 
@@ -36,20 +36,18 @@ def column_specs(table: TableInfo, columns: Sequence[ColumnInfo]) -> list[Column
     return [ColumnSpec(c.id, f"{table.full_name}.{c.name}", c.type) for c in columns]
 
 
-def filled_columns(
+def held_columns(
     table: TableInfo,
     infos: Sequence[ColumnInfo],
     rows: DecodedRows,
     from_key: Columns,
-    source_of: SourceOf,
     ts: TimeStamp,
 ) -> dict[ColumnID, pa.Array]:
-    """Decoded columns by id, with what rows leave out filled in.
+    """Decoded columns by id; with one that some rows do not hold, its absence.
 
     Args:
         infos: what was decoded, in that order; columns behind the decoded ones are left out.
         from_key: what rows leave out because their keys have it.
-        source_of: the columns that MODIFY COLUMN is making others from.
         ts: when one of the rows was committed, for errors.
 
     Raises:
@@ -62,36 +60,58 @@ def filled_columns(
         raise SchemaOutdatedError(f"column {named} in {table.full_name}", ts)
     columns: dict[ColumnID, pa.Array] = {}
     for info, column in zip(infos, rows.columns, strict=False):
-        key_part = from_key.get(info.id)
-        columns[info.id] = _filled(table, column, info, key_part, columns, source_of, ts)
+        columns |= _held(table, column, info, from_key.get(info.id), ts)
     return columns
 
 
-def _filled(
+def _held(
     table: TableInfo,
     column: DecodedColumn,
     info: ColumnInfo,
     from_key: pa.Array | None,
-    before: Columns,
-    source_of: SourceOf,
     ts: TimeStamp,
-) -> pa.Array:
-    """The column with what rows left out: key parts, what TiDB is to convert, defaults."""
+) -> Columns:
+    """The column, with its absence if that is not the same as NULL."""
     if column.absent is None or not column.absent.any():
-        return column.values
-    absent = pa.array(column.absent)
+        return {info.id: column.values}
+    is_absent = pa.array(column.absent)
     if from_key is not None:
-        return pc.if_else(absent, from_key, column.values)
-    source = None if info.is_public else source_of(info.id)
-    if source is not None and source.id in before:
-        where = f"{table.full_name}.{info.name}"
-        converted = convert_column(before[source.id], source.type, info.type, where)
-        return pc.if_else(absent, converted, column.values)
-    default = origin_value(info)
-    if not default.is_valid and info.type.is_not_null and info.is_public:
+        return {info.id: pc.if_else(is_absent, from_key, column.values)}
+    if info.origin_default is not None or info.changing_offset is not None:
+        return {info.id: column.values, absence(info.id): is_absent}
+    if info.type.is_not_null and info.is_public:
         what = f"value for the NOT NULL column {info.name} of {table.full_name}"
         raise SchemaOutdatedError(what, ts)
-    return pc.if_else(absent, default, column.values)
+    return {info.id: column.values}
+
+
+def with_defaults(
+    table: TableInfo, infos: Sequence[ColumnInfo], columns: Columns, rows: int
+) -> Columns:
+    """Some columns of a table whose rows may lack them, as a scan shows them.
+
+    Raises:
+        CodecError: an origin default that is no value of its type.
+    """
+    if not any(absence(info.id) in columns for info in infos):
+        return columns
+    stored = {column_name(id): values for id, values in columns.items()}
+    shown = project(stored, [scan_column(table, info) for info in infos], rows)
+    return {**columns, **{i.id: values for i, values in zip(infos, shown, strict=True)}}
+
+
+def aligned(parts: Sequence[Columns], rows: Sequence[int]) -> dict[ColumnID, pa.Array]:
+    """Parts with the same columns put together; any may say what its rows lack."""
+    ids = dict.fromkeys(id for part in parts for id in part)
+    return {
+        id: pa.concat_arrays(
+            [
+                part[id] if id in part else pa.repeat(pa.scalar(False), count)
+                for part, count in zip(parts, rows, strict=True)
+            ]
+        )
+        for id in ids
+    }
 
 
 def from_int_handle(handles: pa.Array, column: ColumnInfo) -> pa.Array:

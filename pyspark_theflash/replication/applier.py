@@ -8,7 +8,6 @@ reaches, so a crash between two batches leaves a prefix. A batch also ends
     before what the schema history lacks    what comes before is published, then the error is raised
 """
 
-import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from pyspark_theflash.binlog.event import Transaction
 from pyspark_theflash.binlog.prewrite import TableMutations, parse_prewrite
 from pyspark_theflash.binlog.spill import payload_bytes
 from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
-from pyspark_theflash.errors import SchemaOutdatedError, UnsupportedError
+from pyspark_theflash.errors import SchemaOutdatedError
 from pyspark_theflash.replication.changes import TableChanges
 from pyspark_theflash.replication.move import move_record, moved_versions
 from pyspark_theflash.replication.placement import Doubt
@@ -33,7 +32,6 @@ BATCH_BYTES: Final = 32 << 20
 COLUMN_BYTES: Final = 2 * BATCH_BYTES
 """How much a batch's rows may take as columns, where these are much wider than rows."""
 STAGES: Final = ("parse", "decode", "publish", "compact")
-_log = logging.getLogger(__name__)
 
 
 class _Mutations(NamedTuple):
@@ -137,15 +135,8 @@ class Applier:
         """Let the engine rewrite what was touched since the last call into its fastest form."""
         with self.report.timed("compact"):
             for physical_id in sorted(self._touched):
-                self._compact(physical_id)
+                self._engine.compact(physical_id, self._state.columns_of([physical_id]))
         self._touched.clear()
-
-    def _compact(self, physical_id: PhysicalTableID) -> None:
-        try:
-            self._engine.compact(physical_id, self._state.all_columns(physical_id))
-        except UnsupportedError as error:
-            # A value that cannot be worked out stays where it is, and fails who asks for it.
-            _log.warning("not compacted: physical_table=%d: %s", physical_id, error)
 
     def _mutations(self, transaction: Transaction) -> list[_Mutations]:
         """What the transaction changes, and the definitions its rows are decoded under."""
@@ -169,8 +160,7 @@ class Applier:
         table, candidates, rows = mutations
         if len(candidates) == 1:
             return mutations
-        source_of = self._state.lineage.source_of(table.id)
-        doubt = Doubt(table, candidates, rows, transaction, source_of)
+        doubt = Doubt(table, candidates, rows, transaction)
         found = doubt.resolve(self._engine, self._state.has_written, may_guess=self._may_guess)
         return _Mutations(table, [found], rows)
 
@@ -193,8 +183,7 @@ class Applier:
         position: str | None = None,
     ) -> None:
         with self.report.timed("decode"):
-            sources = self._state.lineage.source_of
-            versions = [v for c in batch.changes for v in c.to_versions(sources(c.table.id))]
+            versions = [v for c in batch.changes for v in c.to_versions()]
         with self.report.timed("publish"):
             change = self._state.advance(
                 resolved_ts, batch.transactions, keep_pending=keep_pending, position=position
@@ -215,8 +204,7 @@ class Applier:
         while (move := self._state.next_move(ts)) is not None:
             self._publish(batch, TimeStamp(move.ts - 1))
             batch = _Batch()
-            source_of = self._state.lineage.source_of(move.table_id)
-            versions = moved_versions(self._engine, move, source_of)
+            versions = moved_versions(self._engine, move, self._state.columns_of(move.from_ids))
             self._publish_versions(versions, Change([move_record(move)]))
             self._state.moved(move)
         return batch

@@ -13,7 +13,6 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
-from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
 from pyspark_theflash.errors import OptionError, SchemaConflictError, SchemaFileError
 from pyspark_theflash.mvcc.rows import stored_columns
@@ -77,10 +76,7 @@ def _load_table(engine: Engine, table: BaseTable, history: SchemaHistory) -> int
 
 def _versions(info: TableInfo, rows: pa.RecordBatch, ts: TimeStamp) -> Sequence[VersionBatch]:
     by_name = dict(zip(rows.schema.names, rows.columns, strict=True))
-    columns = {
-        c.id: by_name[c.name] if c.name in by_name else pa.nulls(rows.num_rows, arrow_type(c.type))
-        for c in stored_columns(info)
-    }
+    columns = {c.id: by_name[c.name] for c in stored_columns(info) if c.name in by_name}
     handles = by_name[ROWID_NAME] if info.has_rowid else key_handles(info, columns)
     system = [
         handles,
@@ -89,8 +85,7 @@ def _versions(info: TableInfo, rows: pa.RecordBatch, ts: TimeStamp) -> Sequence[
         np.full(rows.num_rows, Op.PUT, np.uint8),
     ]
     physical = assign_partitions(info, columns, rows.num_rows)
-    arrays = [*system, *(columns[c.id] for c in stored_columns(info))]
-    return split_by_partition(info, arrays, physical, sort_order(handles))
+    return split_by_partition(info, system, columns, physical, sort_order(handles))
 
 
 def _key(table: BaseTable) -> str:

@@ -26,18 +26,19 @@ from pyspark_theflash.codec.row import DecodedRows, RowBuffer
 from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
 from pyspark_theflash.engine.api import VersionBatch
 from pyspark_theflash.errors import UnsupportedError
-from pyspark_theflash.mvcc.project import SourceOf, no_source
 from pyspark_theflash.mvcc.rows import (
     Columns,
+    aligned,
     column_specs,
-    filled_columns,
     from_int_handle,
     handle_type,
+    held_columns,
     stored_columns,
+    with_defaults,
 )
 from pyspark_theflash.mvcc.version import Op, version_schema
 from pyspark_theflash.mvcc.visibility import sort_order
-from pyspark_theflash.partitioning.assign import assign_partitions
+from pyspark_theflash.partitioning.assign import assign_partitions, partition_columns
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_COLUMN_ID, ColumnInfo, TableInfo
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 
@@ -70,7 +71,6 @@ class TableChanges:
     _sequences: list[npt.NDArray[np.uint8]] = field(default_factory=list)
     _commit_ts: list[TimeStamp] = field(default_factory=list)
     _start_ts: list[TimeStamp] = field(default_factory=list)
-    _source_of: SourceOf = no_source
 
     def __post_init__(self) -> None:
         self.row_bytes = sum(_width(arrow_type(c.type)) for c in stored_columns(self.table))
@@ -84,18 +84,14 @@ class TableChanges:
         self._commit_ts.append(commit_ts)
         self._start_ts.append(start_ts)
 
-    def to_versions(self, source_of: SourceOf = no_source) -> list[VersionBatch]:
+    def to_versions(self) -> list[VersionBatch]:
         """The versions, one batch a physical table; the rows are used up.
-
-        Args:
-            source_of: the columns that MODIFY COLUMN is making others from.
 
         Raises:
             CodecError: a row is not what its encoding says.
             SchemaOutdatedError: rows hold columns that `table` does not have, or lack ones they
             must have.
         """
-        self._source_of = source_of
         parts = [
             *map(self._inserted, _chunks(self.inserted)),
             *map(self._updated, _chunks(self.updated)),
@@ -130,8 +126,9 @@ class TableChanges:
 
     def _part(self, columns: dict[ColumnID, pa.Array], rows: int, op: Op) -> "_Part":
         handles, physical = self._handles(columns), self._physical_ids(columns, rows)
+        columns.pop(ROWID_COLUMN_ID, None)
         if op is Op.DELETE:
-            columns = {i: pa.nulls(rows, column.type) for i, column in columns.items()}
+            columns = {i: pa.nulls(rows, c.type) for i, c in columns.items() if i >= 0}
         return _Part(columns, handles, physical, np.full(rows, op, np.uint8))
 
     def _row_columns(self) -> tuple[ColumnInfo, ...]:
@@ -160,14 +157,9 @@ class TableChanges:
     def _columns(
         self, rows: DecodedRows, from_key: Columns | None = None
     ) -> dict[ColumnID, pa.Array]:
-        """Decoded columns by id, with what rows leave out filled in."""
-        return filled_columns(
-            self.table,
-            self._row_columns(),
-            rows,
-            from_key or {},
-            self._source_of,
-            self._commit_ts[0],
+        """Decoded columns by id, with what only the key has filled in."""
+        return held_columns(
+            self.table, self._row_columns(), rows, from_key or {}, self._commit_ts[0]
         )
 
     def _check_key_strings(self, in_handle: Columns, in_row: Columns) -> None:
@@ -195,7 +187,7 @@ class TableChanges:
         )
 
     def _physical_ids(self, columns: Columns, rows: int) -> Ints:
-        return assign_partitions(self.placement or self.table, columns, rows)
+        return physical_ids(self.placement or self.table, columns, rows)
 
     def _assemble(self, parts: Sequence["_Part"]) -> list[VersionBatch]:
         """Rows of the three kinds back in one order, as version batches."""
@@ -210,12 +202,9 @@ class TableChanges:
         op = np.concatenate([part.ops for part in parts])
         order = sort_order(handle, pa.array(physical), pa.array(commit_ts), pa.array(places))
         is_last = _last_of_each(handle.take(pa.array(order)), physical[order], commit_ts[order])
-        columns = [
-            pa.concat_arrays([part.columns.pop(c.id) for part in parts])
-            for c in stored_columns(self.table)
-        ]
-        arrays = [handle, commit_ts, start_ts, op, *columns]
-        return split_by_partition(self.table, arrays, physical, order[is_last])
+        columns = aligned([part.columns for part in parts], [len(part.ops) for part in parts])
+        system = [handle, commit_ts, start_ts, op]
+        return split_by_partition(self.table, system, columns, physical, order[is_last])
 
 
 def _width(tp: pa.DataType) -> int:
@@ -251,16 +240,26 @@ def key_handles(table: TableInfo, columns: Columns) -> pa.Array:
     return encode_common_handles([columns[c.id] for c in key], [c.type for c in key], lengths)
 
 
+def physical_ids(table: TableInfo, columns: Columns, rows: int) -> Ints:
+    """The physical table id of each row; `columns` may tell what of them the rows lack.
+
+    Raises:
+        NoPartitionError, UnsupportedError: see `assign_partitions`.
+        CodecError: an origin default that is no value of its type.
+    """
+    whole = with_defaults(table, partition_columns(table), columns, rows)
+    return assign_partitions(table, whole, rows)
+
+
 def split_by_partition(
-    table: TableInfo, arrays: Sequence[pa.Array], physical: Ints, order: Ints
+    table: TableInfo, system: Sequence[pa.Array], columns: Columns, physical: Ints, order: Ints
 ) -> list[VersionBatch]:
     """Version batches from unsorted columns: rows in `order`, one batch a physical table."""
-    columns = [(c.id, arrow_type(c.type)) for c in stored_columns(table)]
-    schema = version_schema(handle_type(table), columns)
+    schema = version_schema(handle_type(table), [(i, c.type) for i, c in columns.items()])
     batches = []
     for physical_id in np.unique(physical):
         chosen = order[physical[order] == physical_id]
-        taken = list(map(pa.array, arrays))
+        taken = list(map(pa.array, [*system, *columns.values()]))
         if not np.array_equal(chosen, np.arange(len(physical))):
             taken = [pc.take(array, pa.array(chosen)) for array in taken]
         batch = pa.RecordBatch.from_arrays(taken, schema=schema)

@@ -1,7 +1,7 @@
 """Which columns rows of a physical table have ever had: what a compaction must keep."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.mvcc.project import ScanColumn, scan_column
@@ -29,10 +29,10 @@ class StoredColumns:
         """All that there are."""
         return sorted(self._owners)
 
-    def of(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
+    def of(self, physical_ids: Iterable[PhysicalTableID]) -> Sequence[ScanColumn]:
         """Each column as its newest definition has it."""
         newest: dict[ColumnID, tuple[TableInfo, ColumnInfo]] = {}
-        tables = (event.table for event in self._owners.get(physical_id, ()))
+        tables = (event.table for i in sorted(physical_ids) for event in self._owners.get(i, ()))
         for table in filter(None, tables):
             newest.update((column.id, (table, column)) for column in stored_columns(table))
         return [

@@ -5,23 +5,19 @@ anything is divided or collected. And no garbage is collected that TiKV may stil
 bound is PD's safe point, which no reader's service safe point is above.
 """
 
-import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine.api import CompactionReport, Engine
 from pyspark_theflash.errors import UnsupportedError
 from pyspark_theflash.kvstore.flush import Flusher
-from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.replication.columns import StoredColumns
 from pyspark_theflash.replication.maintenance import CollectionReport, Maintenance
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.store.manifest import Manifest
 from pyspark_theflash.store.progress import Progress
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
-
-_log = logging.getLogger(__name__)
+from pyspark_theflash.types import TimeStamp
 
 
 class LearnedMaintenance(Maintenance):
@@ -68,11 +64,4 @@ class LearnedMaintenance(Maintenance):
         if touched:
             columns = StoredColumns(history, Lineage(history))
             for physical_id in sorted(touched):
-                self._compact_one(physical_id, columns.of(physical_id))
-
-    def _compact_one(self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]) -> None:
-        try:
-            self._engine.compact(physical_id, columns)
-        except UnsupportedError as error:
-            # A value that cannot be worked out stays where it is, and fails who asks.
-            _log.warning("not compacted: physical_table=%d: %s", physical_id, error)
+                self._engine.compact(physical_id, columns.of([physical_id]))

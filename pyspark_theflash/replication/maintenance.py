@@ -19,13 +19,23 @@ Commands
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeAlias
 
 from pyspark_theflash.binlog.ledger import pruned_entries
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine.api import CompactionReport, Engine, Publication
-from pyspark_theflash.errors import InternalError, OptionError, RegionNotFoundError, TheFlashError
+from pyspark_theflash.errors import (
+    EngineError,
+    InternalError,
+    LatchLostError,
+    OptionError,
+    RegionNotFoundError,
+    StaleTokenError,
+    TheFlashError,
+    UpkeepError,
+)
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.replication.columns import StoredColumns
@@ -66,6 +76,8 @@ from pyspark_theflash.store.setting import (
 )
 from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
 
+_Stored: TypeAlias = Mapping[PhysicalTableID, Sequence[ScanColumn]]
+_Work: TypeAlias = Callable[[PhysicalTableID, Sequence[ScanColumn]], CompactionReport]
 LEDGER_RECORD_ENTRIES: Final = 1 << 15
 MIN_INTERVAL_MS: Final = 10
 MAX_INTERVAL_MS: Final = 86_400_000
@@ -211,15 +223,20 @@ class Maintenance:
         self._publish([retention_record(retention_ms)])
 
     def compact(self) -> CompactionReport:
-        """Rewrite all tables there have ever been into the form that reads fastest."""
-        return self._compact(self._all_stored(), None)
+        """Rewrite all tables there have ever been into the form that reads fastest.
+
+        Raises:
+            UpkeepError: some could not be rewritten; the others were.
+        """
+        return self._compact("compact", self._all_stored(), None)
 
     def flush(self) -> CompactionReport:
-        """Divide what came lately among the regions of all tables."""
-        report = CompactionReport()
-        for physical_id, columns in self._all_stored().items():
-            report = report.plus(self._engine.flush(physical_id, columns))
-        return report
+        """Divide what came lately among the regions of all tables.
+
+        Raises:
+            UpkeepError: some could not be divided; the others were.
+        """
+        return self._each("flush", self._all_stored(), self._engine.flush)
 
     def split(self, order: SplitOrder) -> CompactionReport:
         """Divide a region.
@@ -286,6 +303,9 @@ class Maintenance:
 
         Returns:
             None before the first publication.
+
+        Raises:
+            UpkeepError: some tables could not be rewritten; all else is done.
         """
         view = self._engine.read([PROGRESS_KIND, SCHEMA_KIND, LEDGER_KIND, SETTING_KIND])
         progress, history = Progress.of(view), schema_history(view)
@@ -305,7 +325,7 @@ class Maintenance:
             self._engine.purge(garbage)
         fail_point("gc.after_purge")
         kept = {i: columns for i, columns in stored.items() if i in needed}
-        compaction = self._compact(kept, safe_point)
+        compaction = self._compact("gc", kept, safe_point)
         return CollectionReport(chosen, forgotten, len(garbage), compaction)
 
     def _newest_ts(self, progress: Progress) -> TimeStamp:
@@ -348,16 +368,28 @@ class Maintenance:
         return forgotten
 
     def _compact(
-        self, stored: Mapping[PhysicalTableID, Sequence[ScanColumn]], safe_point: TimeStamp | None
+        self, verb: str, stored: _Stored, safe_point: TimeStamp | None
     ) -> CompactionReport:
-        report = CompactionReport()
+        compact = partial(self._engine.compact, safe_point=safe_point, everything=True)
+        return self._each(verb, stored, compact)
+
+    def _each(self, verb: str, stored: _Stored, work: _Work) -> CompactionReport:
+        """Do the same to all tables, also after one has failed of which the others know nothing."""
+        report, failed = CompactionReport(), dict[PhysicalTableID, TheFlashError]()
         for number, (physical_id, columns) in enumerate(stored.items(), 1):
-            self._on_progress(f"compacting table {number} of {len(stored)}")
-            done = self._engine.compact(
-                physical_id, columns, safe_point=safe_point, everything=True
-            )
-            report = report.plus(done)
+            self._on_progress(f"{verb}: table {number} of {len(stored)}")
+            try:
+                report = report.plus(work(physical_id, columns))
+            except (EngineError, InternalError, LatchLostError, StaleTokenError):
+                raise
+            except TheFlashError as error:
+                if error.retryable:
+                    raise
+                failed[physical_id] = error
             fail_point("gc.after_table")
+        if failed:
+            told = [f"physical table {i}: {type(e).__name__}: {e}" for i, e in failed.items()]
+            raise UpkeepError(verb, type(next(iter(failed.values()))).__name__, tuple(told))
         return report
 
     def _stored(
@@ -366,7 +398,7 @@ class Maintenance:
         """What the engine holds rows of, with all columns those have ever had."""
         columns = StoredColumns(history, Lineage(history))
         held = set(self._engine.tables(view))
-        return {i: columns.of(i) for i in columns.physical_ids if i in held}
+        return {i: columns.of([i]) for i in columns.physical_ids if i in held}
 
     def _publish(self, puts: Iterable[Record], deletes: Iterable[tuple[str, str]] = ()) -> None:
         self._engine.publish(Publication((), Change(tuple(puts), tuple(deletes))))

@@ -12,12 +12,10 @@ import numpy as np
 import pyarrow as pa
 
 from pyspark_theflash.engine.api import EngineReader, VersionBatch
-from pyspark_theflash.mvcc.project import ScanColumn, SourceOf, scan_column
-from pyspark_theflash.mvcc.rows import stored_columns
-from pyspark_theflash.mvcc.version import HANDLE, Op, column_name
+from pyspark_theflash.mvcc.project import ScanColumn, kept_columns
+from pyspark_theflash.mvcc.version import HANDLE, Op, column_id
 from pyspark_theflash.mvcc.visibility import sort_order
-from pyspark_theflash.partitioning.assign import assign_partitions
-from pyspark_theflash.replication.changes import split_by_partition
+from pyspark_theflash.replication.changes import physical_ids, split_by_partition
 from pyspark_theflash.schema.lineage import Move
 from pyspark_theflash.store.manifest import Record
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
@@ -30,14 +28,16 @@ def move_record(move: Move) -> Record:
     return Record(MOVE_KIND, f"{move.ts:020d}-{move.table_id}", b"")
 
 
-def moved_versions(engine: EngineReader, move: Move, source_of: SourceOf) -> list[VersionBatch]:
+def moved_versions(
+    engine: EngineReader, move: Move, columns: Sequence[ScanColumn]
+) -> list[VersionBatch]:
     """The rows of the old partitions, as they were right before, as versions in the new ones.
 
-    They are held in memory, all of them.
+    They are held in memory, all of them. `columns` are all that these rows have ever had.
     """
-    columns = [scan_column(move.after, c, source_of) for c in stored_columns(move.after)]
+    kept = [each for c in columns for each in kept_columns(c.id, c.type)]
     found: dict[PhysicalTableID, list[VersionBatch]] = defaultdict(list)
-    for batch in _rows(engine, move, columns):
+    for batch in _rows(engine, move, kept):
         for versions in _placed(move, batch):
             found[versions.physical_id].append(versions)
     return [_joined(physical_id, parts) for physical_id, parts in sorted(found.items())]
@@ -51,14 +51,13 @@ def _rows(engine: EngineReader, move: Move, columns: Sequence[ScanColumn]) -> li
 
 
 def _placed(move: Move, rows: pa.RecordBatch) -> list[VersionBatch]:
-    infos = stored_columns(move.after)
-    columns = {c.id: rows.column(column_name(c.id)) for c in infos}
-    handles = rows.column(HANDLE)
+    handles, names = rows.column(HANDLE), rows.schema.names[1:]
+    columns = dict(zip(map(column_id, names), rows.columns[1:], strict=True))
     commit_ts = np.full(rows.num_rows, move.ts, np.uint64)
     op = np.full(rows.num_rows, Op.PUT, np.uint8)
-    arrays = [handles, commit_ts, commit_ts, op, *(columns[c.id] for c in infos)]
-    physical = assign_partitions(move.after, columns, rows.num_rows)
-    return split_by_partition(move.after, arrays, physical, sort_order(handles))
+    system = [handles, commit_ts, commit_ts, op]
+    physical = physical_ids(move.after, columns, rows.num_rows)
+    return split_by_partition(move.after, system, columns, physical, sort_order(handles))
 
 
 def _joined(physical_id: PhysicalTableID, parts: Sequence[VersionBatch]) -> VersionBatch:

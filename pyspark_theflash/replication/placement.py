@@ -31,7 +31,6 @@ from pyspark_theflash.binlog.prewrite import INSERT, TableMutations
 from pyspark_theflash.codec.key import RawKey, encode_record_key
 from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.errors import NoPartitionError, UnknownPartitionError, UnsupportedError
-from pyspark_theflash.mvcc.project import SourceOf
 from pyspark_theflash.mvcc.version import HANDLE
 from pyspark_theflash.replication.changes import TableChanges
 from pyspark_theflash.schema.model import TableInfo
@@ -58,7 +57,6 @@ class Doubt:
     candidates: Sequence[TableInfo]
     mutations: TableMutations
     transaction: Transaction
-    source_of: SourceOf
 
     def resolve(
         self, engine: EngineReader, has_written: HasWritten, *, may_guess: bool
@@ -108,7 +106,7 @@ class Doubt:
     ) -> Iterator[tuple[int | bytes, PhysicalTableID]]:
         changes = TableChanges(self.table, candidate)
         changes.add(mutations, self.transaction.start_ts, self.transaction.commit_ts)
-        for version in changes.to_versions(self.source_of):
+        for version in changes.to_versions():
             for handle in version.batch.column(HANDLE).to_pylist():
                 yield handle, version.physical_id
 

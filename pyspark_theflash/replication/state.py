@@ -190,9 +190,9 @@ class WriterState:
         """Whether a table is in the store's scope."""
         return self._tables.contains(table_id)
 
-    def all_columns(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
-        """All columns that rows of a physical table have ever had."""
-        return self._columns.of(physical_id)
+    def columns_of(self, physical_ids: Iterable[PhysicalTableID]) -> Sequence[ScanColumn]:
+        """All columns that rows of physical tables have ever had."""
+        return self._columns.of(physical_ids)
 
     def next_move(self, ts: TimeStamp) -> Move | None:
         """The first move of rows at or below `ts` that is not done."""

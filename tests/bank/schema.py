@@ -32,4 +32,4 @@ class LiveSchema:
 
     def columns_of(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
         """All columns that rows of a physical table have ever had."""
-        return StoredColumns(self.history, Lineage(self.history)).of(physical_id)
+        return StoredColumns(self.history, Lineage(self.history)).of([physical_id])

@@ -6,21 +6,26 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pyspark_theflash.binlog.file import FileSource
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import CompactionReport
 from pyspark_theflash.errors import (
     CommandTimeoutError,
+    CorruptionError,
     OptionError,
     PurgedError,
     SnapshotTooOldError,
     TransactionConflictError,
+    UpkeepError,
 )
 from pyspark_theflash.failpoint import armed
 from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.jobs.outcome import exit_status
 from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
 from pyspark_theflash.replication.admin import administer
 from pyspark_theflash.replication.maintenance import CollectionReport, Maintenance
@@ -33,7 +38,7 @@ from pyspark_theflash.store.latch import LatchKind
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.progress import Progress
 from pyspark_theflash.timestamp import shown
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.types import PhysicalTableID, TimeStamp
 from tests.integration.test_replication import BANK, FRAMES, GrowingSchema, opened, run
 from tests.support.binlog_writer import frames, prewrite
 from tests.support.workloads import Workload, check_answers, workload
@@ -98,6 +103,34 @@ def test_compaction_changes_no_answer(store: Path) -> None:
     assert report.rows_dropped == 0
     assert report.rows_read > 0
     check_answers(store, ANSWERS)
+
+
+@pytest.mark.parametrize("verb", ["compact", "flush", "collect"])
+def test_a_table_that_fails_leaves_the_others_done(
+    verb: str, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with maintenance(store) as upkeep:
+        engine = upkeep._engine
+        asked: list[PhysicalTableID] = []
+
+        def failing(work: Callable[..., CompactionReport]) -> Callable[..., CompactionReport]:
+            def one(physical_id: PhysicalTableID, *rest: object, **named: object) -> Any:
+                asked.append(physical_id)
+                if len(asked) in (1, 3):
+                    raise CorruptionError("data/1.parquet", 7, "fails its checksum")
+                return work(physical_id, *rest, **named)
+
+            return one
+
+        for name in ("compact", "flush"):
+            monkeypatch.setattr(engine, name, failing(getattr(engine, name)))
+        arguments = [None] if verb == "collect" else []
+        with pytest.raises(UpkeepError, match="for 2 table") as caught:
+            getattr(upkeep, verb)(*arguments)
+        assert len(asked) > 3
+        assert f"physical table {asked[2]}: CorruptionError: data/1" in str(caught.value)
+        assert exit_status(caught.value) == 6
+    assert digests(store)
 
 
 def test_what_can_still_be_read_stays_and_the_rest_goes(store: Path) -> None:
@@ -259,7 +292,7 @@ def test_where_nobody_writes_it_is_done_here(store: Path) -> None:
         store, Verb.COMPACT, None, timeout_ms=0, fs=FS, clock=CLOCK, on_progress=notes.append
     )
     assert told.startswith("compacted ")
-    assert notes[0].startswith("compacting table 1 of ")
+    assert notes[0].startswith("compact: table 1 of ")
     for verb, argument, answer in [
         (Verb.GC, GC_AT_MIDDLE, f"safe point {shown(MIDDLE)}: dropped "),
         (Verb.INTERVAL, 500, "polling every 500 ms"),

@@ -10,12 +10,14 @@ Split bytes (BYTE_STREAM_SPLIT): the first bytes of all numbers, then all second
 What stands in the upper bytes hardly changes from row to row, so together they become smaller than
 by any codec alone, and are read in half the time of plain ones.
 
-A column without NULLs is REQUIRED in Parquet, and read in two thirds of the time. If one comes
-after some rows were written, these are written anew, with columns that may all have NULLs.
+A column without NULLs is REQUIRED in Parquet, and read in two thirds of the time. One that no row
+holds is left out, and so is the absence of one that all rows hold (`mvcc.version`). If a row comes
+to which that does not apply after some were written, these are written anew, with all columns,
+which may have NULLs.
 """
 
 import zlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -38,7 +40,15 @@ from pyspark_theflash.engine.magic.file import (
 )
 from pyspark_theflash.engine.magic.region import NO_REGION
 from pyspark_theflash.errors import InternalError
-from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, SUPERSEDED_TS, Op
+from pyspark_theflash.mvcc.version import (
+    COMMIT_TS,
+    HANDLE,
+    OP,
+    SUPERSEDED_TS,
+    Op,
+    absence_name,
+    is_absence,
+)
 from pyspark_theflash.types import MAX_TS, PhysicalTableID, RegionID, TimeStamp
 
 ROW_GROUP_ROWS: Final = 1 << 18
@@ -80,7 +90,6 @@ class FileEncoder:
         self._reached: list[tuple[int, int]] = []
         self._garbage_ts, self._superseded_ts = int(MAX_TS), int(MAX_TS)
         self._has_deletes, self._has_previous = False, False
-        self._names: Sequence[str] = ()
         self._nullable: set[str] = set()
         self.rows, self.data_bytes = 0, 0
 
@@ -96,8 +105,8 @@ class FileEncoder:
         self._garbage_ts = min(self._garbage_ts, superseded_ts, deleted_ts)
         self._has_deletes |= bool(deletes.any())
         self._has_previous |= piece.column(PREVIOUS_FILE).null_count < piece.num_rows
-        self._names = piece.column_names
-        self._nullable.update(n for n in self._names if _has_null(piece.column(n), deletes))
+        names = piece.column_names
+        self._nullable.update(n for n in names if _has_null(piece.column(n), deletes))
         self.rows += piece.num_rows
         self.data_bytes += piece.nbytes
         self._waiting.append(piece)
@@ -112,8 +121,8 @@ class FileEncoder:
         self._flush()
         if self._written is None:
             raise InternalError("a file has at least one row")
-        names = [n for n in self._names if n not in self._nullable and n not in SYSTEM_COLUMNS]
-        data = self._written.finish(names)
+        names = self._written.names - self._nullable - set(SYSTEM_COLUMNS)
+        data = self._written.finish(sorted(n for n in names if not is_absence(n)))
         # The footer's length, and Parquet's closing magic.
         footer_bytes = int.from_bytes(data[-8:-4], "little") + 8
         min_commit_ts, max_commit_ts = zip(*self._reached, strict=True)
@@ -145,11 +154,13 @@ class FileEncoder:
             return
         table = pa.concat_tables(self._waiting)
         self._waiting.clear()
-        nulls = {name for name in table.column_names if table.column(name).null_count}
+        needed = _needed(table)
+        nulls = {name for name in needed if table.column(name).null_count}
         if self._written is None:
-            self._written = _Written(table.schema, nulls, _repeating(table), self._kind)
-        elif not nulls <= self._written.nullable:
-            self._written = self._written.anew(set(table.column_names))
+            chosen = table.select(needed)
+            self._written = _Written(chosen.schema, nulls, _repeating(chosen), self._kind)
+        elif not (nulls <= self._written.nullable and self._written.names.issuperset(needed)):
+            self._written = self._written.anew(table.schema)
         self._written.add(table)
 
 
@@ -168,6 +179,7 @@ class _Written:
         System columns are always the same.
         """
         self._schema = pa.schema([_stored_field(field, nullable) for field in schema])
+        self.names: Final = frozenset(self._schema.names)
         self.nullable: Final = {field.name for field in self._schema if field.nullable}
         self._repeating, self._kind = repeating, kind
         self._sink = pa.BufferOutputStream()
@@ -186,14 +198,15 @@ class _Written:
 
     def add(self, table: pa.Table) -> None:
         group_rows = _group_rows(len(table), table.nbytes)
-        self._writer.write_table(table.cast(self._schema), row_group_size=group_rows)
+        chosen = table.select(self._schema.names).cast(self._schema)
+        self._writer.write_table(chosen, row_group_size=group_rows)
 
-    def anew(self, nullable: Collection[str]) -> "_Written":
-        """The same rows, with other columns that may have NULLs."""
-        other = _Written(self._schema, nullable, self._repeating, self._kind)
+    def anew(self, schema: pa.Schema) -> "_Written":
+        """The same rows with all columns, which may have NULLs."""
+        other = _Written(schema, schema.names, self._repeating, self._kind)
         with pq.ParquetFile(self.finish(())) as file:
             for group in range(file.num_row_groups):
-                other.add(file.read_row_group(group))
+                other.add(_completed(file.read_row_group(group), schema))
         return other
 
     def finish(self, never_null: Collection[str]) -> pa.Buffer:
@@ -230,10 +243,35 @@ def _has_null(column: pa.ChunkedArray, deletes: npt.NDArray[np.bool_]) -> bool:
     return bool((is_null & ~deletes).any())
 
 
+def _needed(table: pa.Table) -> list[str]:
+    """The columns without which something of the rows would be lost."""
+    needless = set()
+    for name in filter(is_absence, table.column_names):
+        if not pc.any(table.column(name)).as_py():
+            needless.add(name)
+        elif pc.all(table.column(name)).as_py():
+            needless |= {name, absence_name(name)}
+    return [name for name in table.column_names if name not in needless]
+
+
+def _completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """Rows that were written without some columns, with all of them."""
+    rows, known = len(table), set(table.column_names)
+    for field in schema:
+        if field.name not in known and is_absence(field.name):
+            is_absent = absence_name(field.name) not in known
+            table = table.append_column(field, pa.repeat(pa.scalar(is_absent), rows))
+        elif field.name not in known:
+            table = table.append_column(field, pa.nulls(rows, field.type))
+    return table
+
+
 def _stored_field(field: pa.Field, nullable: Collection[str]) -> pa.Field:
     if field.name in SYSTEM_COLUMNS:
         return field.with_nullable(field.name in (PREVIOUS_FILE, PREVIOUS_ROW))
     told = field.with_nullable(field.name in nullable)
+    if is_absence(field.name):
+        return told.remove_metadata()
     return told.with_metadata({"PARQUET:field_id": field.name[1:]})
 
 

@@ -64,9 +64,10 @@ from pyspark_theflash.engine.magic.visible import VisibleCache
 from pyspark_theflash.errors import (
     CorruptionError,
     EngineError,
-    LatchLostError,
+    InternalError,
     OptionError,
-    StoreFullError,
+    StaleTokenError,
+    TheFlashError,
 )
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem
@@ -459,8 +460,10 @@ class MagicEngine(MagicReader):
     def _writing(self) -> Iterator[None]:
         """What every write has in common: after a failure nothing in memory is believed.
 
-        After a failed write or sync nobody knows what the disk holds, so the engine stops; only a
-        full disk, and a latch that has ended, are known not to have harmed anything.
+        After a failed write or sync nobody knows what the disk holds, after a bug nobody knows
+        anything, and another writer may have taken over: then the engine stops. All other errors (a
+        full disk, a latch that has ended, a file that cannot be read) leave the disk as the
+        manifest says, and the engine goes on from there.
         """
         if self._broken is not None:
             raise EngineError(str(self._path), f"takes no more writes since: {self._broken}")
@@ -469,7 +472,8 @@ class MagicEngine(MagicReader):
                 yield
         except BaseException as error:
             self._broken = str(error) or repr(error)
-            if isinstance(error, StoreFullError | LatchLostError):
+            is_final = isinstance(error, EngineError | InternalError | StaleTokenError)
+            if isinstance(error, TheFlashError) and not is_final:
                 with file_errors(self._path):
                     self._load()
                     self._remove_unnamed()

@@ -33,14 +33,13 @@ from pyspark_theflash.engine.magic.file import (
 from pyspark_theflash.engine.magic.handles import first_from
 from pyspark_theflash.engine.magic.region import Region, is_below
 from pyspark_theflash.mvcc.choose import those_of
-from pyspark_theflash.mvcc.project import ScanColumn, project, stored_names
+from pyspark_theflash.mvcc.project import ScanColumn, carried, stored_names
 from pyspark_theflash.mvcc.version import (
     COMMIT_TS,
     HANDLE,
     OP,
     START_TS,
     Op,
-    column_name,
 )
 from pyspark_theflash.mvcc.visibility import sort_order, superseded_within
 from pyspark_theflash.types import TimeStamp
@@ -51,7 +50,7 @@ _SYSTEM: Final = (HANDLE, COMMIT_TS, START_TS, OP, PREVIOUS_FILE, PREVIOUS_ROW)
 
 
 class Cursor:
-    """A file's versions in order, its columns as wanted; holds one row group at a time."""
+    """A file's versions in order, its columns as `carried`; holds one row group at a time."""
 
     def __init__(self, folder: Path, info: DataFile, columns: Sequence[ScanColumn]) -> None:
         self.info = info
@@ -80,8 +79,6 @@ class Cursor:
         return self._next_group == 0 and low is not None and not is_below(low, end)
 
     def _read_group(self) -> pa.Table:
-        names = [*_SYSTEM, *(column_name(c.id) for c in self._columns)]
-
         def read(one: DataFile) -> pa.Table:
             with open_file(self._folder, one) as file:
                 self._groups = file.num_row_groups
@@ -91,8 +88,8 @@ class Cursor:
         stored = from_any_copy(self.info, read)
         self._next_group += 1
         found = {name: one_array(stored.column(name)) for name in stored.column_names}
-        arrays = project(found, self._columns, stored.num_rows)
-        return pa.table([*(found[name] for name in _SYSTEM), *arrays], names=names)
+        columns = carried(found, self._columns, stored.num_rows)
+        return pa.table({name: found[name] for name in _SYSTEM} | columns)
 
 
 def merged(

@@ -45,6 +45,7 @@ from pyspark_theflash.mvcc.project import (
     Stored,
     batch_of,
     dictionary_of,
+    has_absent,
     project,
     stored_names,
 )
@@ -304,9 +305,9 @@ class RegionReader:
         """Columns as they are wanted; only what must not be a dictionary is decoded."""
         ready: dict[ColumnID, pa.Array] = {}
         for column in columns:
-            stored = found.get(column_name(column.id))
-            if stored is None or not _stands_for(stored.type, column.type):
+            if not _is_stored(found, column):
                 continue
+            stored = found[column_name(column.id)]
             if as_stored:
                 ready[column.id] = stored
             elif is_narrow(stored.type):
@@ -323,9 +324,11 @@ class RegionReader:
 
 
 def _is_stored(found: Stored, column: ScanColumn) -> bool:
-    """Whether a column is one of those found, as it is."""
+    """Whether a column is one of those found, as it is and in all rows."""
     stored = found.get(column_name(column.id))
-    return stored is not None and _stands_for(stored.type, column.type)
+    if stored is None or has_absent(found, column):
+        return False
+    return _stands_for(stored.type, column.type)
 
 
 def _stands_for(stored: pa.DataType, tp: pa.DataType) -> bool:

@@ -1,5 +1,6 @@
 """Raw rows of transactions into versions: order, handles, what rows leave out, what cannot be."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +13,13 @@ from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.errors import SchemaOutdatedError, UnsupportedError
 from pyspark_theflash.replication import changes as changes_module
 from pyspark_theflash.replication.changes import TableChanges
-from pyspark_theflash.schema.model import ROWID_COLUMN_ID, IndexColumn, PrimaryKey, TableInfo
+from pyspark_theflash.schema.model import (
+    ROWID_COLUMN_ID,
+    IndexColumn,
+    PrimaryKey,
+    TableInfo,
+    parse_table_info,
+)
 from pyspark_theflash.types import TableID, TimeStamp
 from tests.support.row_oracle import encode_insert_v1, encode_row_v1
 from tests.support.stores import column, id_column, table_info
@@ -150,11 +157,36 @@ def test_rows_without_a_key_are_found_by_their_rowid() -> None:
         versions(HIDDEN, [delete(row(HIDDEN, "same"))])
 
 
-def test_a_column_that_rows_lack_has_the_default_of_when_it_was_added() -> None:
+def test_that_rows_lack_a_column_is_kept_where_it_has_a_default() -> None:
     added = column("stock", MySQLType.LONGLONG, origin_default="5", default="9")
     table = table_info(7, "shop.item", [id_column(), added])
     written_before = (INSERT, encode_insert_v1([1], [BIGINT], b"\0"))
-    assert versions(table, [written_before]) == [(7, 1, 11, 10, 1, 1, 5)]
+    written_after = insert(table, 2, 2, 7)
+    assert versions(table, [written_before]) == [(7, 1, 11, 10, 1, 1, None, True)]
+    assert versions(table, [written_before, written_after]) == [
+        (7, 1, 11, 10, 1, 1, None, True),
+        (7, 2, 11, 10, 1, 2, 7, False),
+    ]
+
+
+def test_a_default_that_rows_lack_places_them() -> None:
+    """One that is no value of its type, and of no interest to partitions, stops nobody."""
+    columns = [
+        id_column(),
+        column("stock", MySQLType.LONGLONG, origin_default="5"),
+        column("broken", MySQLType.TINY, origin_default="none"),
+    ]
+    partition = {
+        "enable": True,
+        "type": 2,
+        "expr": "`stock`",
+        "columns": None,
+        "definitions": [{"id": 90 + n, "name": {"O": f"p{n}"}} for n in range(4)],
+    }
+    info = json.loads(table_info(7, "shop.item", columns).json_text) | {"partition": partition}
+    table = parse_table_info("shop", info)
+    written_before = (INSERT, encode_insert_v1([1], [BIGINT], b"\0"))
+    assert versions(table, [written_before]) == [(91, 1, 11, 10, 1, 1, None, True, None, True)]
 
 
 def test_rows_that_do_not_fit_the_schema_say_what_is_missing() -> None:
