@@ -10,7 +10,7 @@ after EXCHANGE PARTITION. So what rows are decoded under depends on when they we
 import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import numpy as np
@@ -55,6 +55,7 @@ class Tables:
                     if not owners or owners[-1][1] != event.table_id:
                         owners.append((event.ts, event.table_id))
         self._changes = changes
+        self._from_before: dict[TableID, TableInfo] = {}
         self._ids = sorted(self._owners)
 
     def has(self, physical_id: PhysicalTableID) -> bool:
@@ -105,7 +106,16 @@ class Tables:
         # Rows may come a moment before their table's definition is public.
         first = self._changes[table_id][0]
         table = self.history.table_at_commit(table_id, max(ts, first))
+        if ts < self.history.start_ts:
+            table = self._before(table)
         return Definition(table, self._lineage.source_of(table_id))
+
+    def _before(self, table: TableInfo) -> TableInfo:
+        """For rows from before the history, which may hold what any former owner has dropped."""
+        found = self._from_before.get(table.id)
+        if found is None:
+            found = self._from_before[table.id] = replace(table, max_column_id=_MOST)
+        return found
 
 
 _MOST: Final = (1 << 63) - 1

@@ -51,11 +51,11 @@ def held_columns(
         ts: when one of the rows was committed, for errors.
 
     Raises:
-        SchemaOutdatedError: rows hold columns that `table` does not have, or lack ones they must
-            have.
+        SchemaOutdatedError: rows hold columns that `table` does not have yet, or lack ones they
+            must have.
     """
-    # Old rows may hold virtual columns, which are computed and not stored.
-    if unknown := rows.unknown_ids - {c.id for c in table.columns}:
+    # Rows may hold columns that were dropped, and virtual ones, which are computed and not stored.
+    if unknown := {i for i in rows.unknown_ids if i > table.max_column_id}:
         named = ", ".join(str(i) for i in sorted(unknown))
         raise SchemaOutdatedError(f"column {named} in {table.full_name}", ts)
     columns: dict[ColumnID, pa.Array] = {}

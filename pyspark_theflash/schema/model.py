@@ -117,7 +117,10 @@ class PartitionInfo:
 
 @dataclass(frozen=True)
 class TableInfo:
-    """A table as of one schema version. `json_text` is TiDB's own form, with all that it has."""
+    """A table as of one schema version. `json_text` is TiDB's own form, with all that it has.
+
+    Column ids grow: one up to `max_column_id` that is not among `columns` was dropped.
+    """
 
     id: TableID
     db: str
@@ -131,6 +134,7 @@ class TableInfo:
     state: int = STATE_PUBLIC
     is_view: bool = False
     is_sequence: bool = False
+    max_column_id: int = 0
 
     @property
     def is_public(self) -> bool:
@@ -206,6 +210,7 @@ def parse_table_info(db: str, info: Mapping[str, Any], json_text: str | None = N
             primary_key=_primary_key(info, {column.offset for column in columns}),
             partition=_partition(info.get("partition")),
             json_text=text(_canonical(info) if json_text is None else json_text),
+            max_column_id=max([int64(info.get("max_col_id", 0)), *(c.id for c in columns)]),
             state=int64(info.get("state", STATE_PUBLIC)),
             is_view=bool(info.get("view")),
             is_sequence=bool(info.get("sequence")),

@@ -1,5 +1,6 @@
 """Versions of TiKV's rows as columns: all of them or some, the newest of each row."""
 
+from dataclasses import replace
 from zlib import crc32
 
 import pytest
@@ -7,11 +8,12 @@ import pytest
 from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.codec.number import encode_uint_desc
 from pyspark_theflash.errors import CodecError, SchemaOutdatedError
-from pyspark_theflash.kvstore.rows import decode_versions, newest_places
-from pyspark_theflash.kvstore.tables import Definition
+from pyspark_theflash.kvstore.rows import decode_versions, newest_places, version_batches
+from pyspark_theflash.kvstore.tables import Definition, Tables
 from pyspark_theflash.kvstore.versions import Versions, concat, versions_of
 from pyspark_theflash.kvstore.write import Write, WriteKind
 from pyspark_theflash.mvcc.project import no_source
+from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 from tests.support.kv_table import key, raw_key
 from tests.support.raft_tikv import encoded
@@ -80,3 +82,25 @@ def test_handles_of_two_kinds() -> None:
     (other,) = versions_of([(common, Write(WriteKind.PUT, TimeStamp(9)), b"r")])
     with pytest.raises(CodecError, match="two kinds in table 1"):
         concat([version(1, 10, b"r"), other])
+
+
+def test_columns_that_were_dropped_are_left_out() -> None:
+    """A table's ids grow: one that it does not have is newer than the table, or was dropped."""
+    types = TYPES | {9: TABLE.columns[2].type}
+    rows = concat([version(1, 10, encode_row_v2({2: "a", 9: 1}, types))])
+    with pytest.raises(SchemaOutdatedError, match="column 9"):
+        decode_versions(ID, rows, DEFINITION)
+    later = Definition(replace(TABLE, max_column_id=9), no_source)
+    assert decode_versions(ID, rows, later).column("c2").to_pylist() == ["a"]
+
+
+def test_rows_from_before_the_history_may_hold_anything() -> None:
+    """A partition may have been another table's, whose ids were higher."""
+    types = TYPES | {9: TABLE.columns[2].type}
+    event = TableEvent(TimeStamp(20), "d", TABLE.id, TABLE)
+    tables = Tables(SchemaHistory(TimeStamp(20), TimeStamp(30), [event], ()))
+    rows = [version(1, ts, encode_row_v2({2: "a", 9: 1}, types)) for ts in (10, 25)]
+    (batch,) = version_batches(ID, rows[0], tables)
+    assert batch.batch.column("c2").to_pylist() == ["a"]
+    with pytest.raises(SchemaOutdatedError, match="column 9"):
+        list(version_batches(ID, rows[1], tables))
