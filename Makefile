@@ -15,7 +15,7 @@ export PYSPARK_PYTHON := $(CURDIR)/$(python)
 unexport SPARK_HOME SPARK_CONF_DIR SPARK_REMOTE HADOOP_CONF_DIR PYSPARK_SUBMIT_ARGS
 unexport PYSPARK_DRIVER_PYTHON PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup jar lib wheel demo test test-all fuzz peer bank check format bench bench-rivals proto lock notebooks clean help java
+.PHONY: setup jar lib wheel demo test test-all fuzz peer bank soak check format bench bench-rivals proto lock notebooks clean help java
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
@@ -65,6 +65,13 @@ MINUTES := 10
 
 bank: peer ## Compare a bank on a real TiDB with a learner of its regions
 	$(python) -m tests.bank --minutes $(MINUTES)
+
+# What (KIND=ddl), how long, and from which seed: make soak MINUTES=60 SEED=7
+KIND := ddl
+SEED :=
+
+soak: peer ## Run random histories on real servers, and compare what they answer
+	$(python) -m tests.soak --kind $(KIND) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lib: setup ## Build the C library into build/lib, where there is a C compiler
 	@$(python) -m pyspark_theflash.capi.build build/lib

@@ -7,20 +7,19 @@ store and, by `tidb_snapshot`, from TiDB.
 import json
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from pyspark_theflash.cli.main import main
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.planner.wait import wait_until
 from pyspark_theflash.types import TimeStamp
-from tests.support.live_writer import Writer
+from tests.support.live_writer import following
 from tests.support.mysql import MySqlError
 from tests.support.peer import Peer
 
@@ -61,22 +60,6 @@ PARTITIONS = [
     "ALTER TABLE bank.part EXCHANGE PARTITION p1 WITH TABLE bank.apart",
     "ALTER TABLE bank.part DROP PARTITION p0",
 ]
-
-
-@contextmanager
-def following(folder: Path, store: Path, schema: str = "tidb") -> Iterator[Peer]:
-    """A TiDB, and a writer of the store that is its pump."""
-    socket = folder / "pump.sock"
-    assert main(["init", str(store)]) == 0
-    peer = Peer(folder / "peer", binlog_socket=socket)
-    # TiDB comes up when its pump is there, the pump when PD is.
-    writer = Writer(peer, socket, store, schema)
-    with peer:
-        try:
-            yield peer
-        finally:
-            status = writer.stop()
-    assert status == 0
 
 
 def work(peer: Peer, seed: int, ended: threading.Event) -> None:

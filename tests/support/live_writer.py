@@ -3,11 +3,14 @@
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from pyspark_theflash.cli.main import main
 from pyspark_theflash.clock import SystemClock
 from tests.support.peer import Peer
 
@@ -55,3 +58,19 @@ def _answers(url: str) -> bool:
             return True
     except (OSError, URLError):
         return False
+
+
+@contextmanager
+def following(folder: Path, store: Path, schema: str = "tidb") -> Iterator[Peer]:
+    """A TiDB, and a writer of the store that is its pump."""
+    socket = folder / "pump.sock"
+    assert main(["init", str(store)]) == 0
+    peer = Peer(folder / "peer", binlog_socket=socket)
+    # TiDB comes up when its pump is there, the pump when PD is.
+    writer = Writer(peer, socket, store, schema)
+    with peer:
+        try:
+            yield peer
+        finally:
+            status = writer.stop()
+    assert status == 0

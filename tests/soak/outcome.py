@@ -1,0 +1,19 @@
+"""What a soak comes to."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Outcome:
+    """What was done and compared; `different` has a text for each difference, with its seed."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    refused: Counter[str] = field(default_factory=Counter)
+    """Typed errors in place of answers, by what they say."""
+    different: list[str] = field(default_factory=list)
+
+    def told(self) -> str:
+        """One line."""
+        counts = ", ".join(f"{name} {n:,}" for name, n in sorted(self.counts.items()))
+        return f"{counts}; refused {self.refused.total():,}; {len(self.different)} different"
