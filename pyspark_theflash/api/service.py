@@ -170,8 +170,9 @@ class Service:
     def list_tables(self, request: message.TablesRequest, call: Call) -> message.Tables:
         with self._open(request.moment, call) as snapshot:
             tables = tuple(
-                message.TableName(t.id, t.full_name, len(t.public_columns), len(t.physical_ids))
-                for t in snapshot.tables()
+                message.TableName(e.table_id, e.full_name, shape.columns, shape.partitions)
+                for e in snapshot.listed()
+                if (shape := e.shape) is not None
             )
             return message.Tables(snapshot.snapshot_ts, tables)
 

@@ -32,6 +32,6 @@ def print_json(document: Any) -> None:  # noqa: ANN401 (JSON)
 
 def _width(text: str) -> int:
     """Terminal columns: East Asian wide characters take two."""
-    return len(text) + sum(
-        unicodedata.east_asian_width(c) in _WIDE for c in text if not c.isascii()
-    )
+    if text.isascii():
+        return len(text)
+    return len(text) + sum(unicodedata.east_asian_width(c) in _WIDE for c in text)

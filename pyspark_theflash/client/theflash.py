@@ -20,7 +20,6 @@ from pyspark_theflash.api.message import Moment, Presentation
 from pyspark_theflash.api.method import Method, method
 from pyspark_theflash.api.token import Token
 from pyspark_theflash.client.address import SCHEME, UNIX
-from pyspark_theflash.client.remote import RemoteTransport
 from pyspark_theflash.client.rows import Rows
 from pyspark_theflash.client.transport import LocalTransport, Transport
 from pyspark_theflash.clock import Clock, SystemClock
@@ -58,6 +57,9 @@ def connect(
     clock, place = clock or SystemClock(), str(where)
     is_remote = isinstance(where, str) and place.startswith((SCHEME, UNIX))
     if is_remote:
+        # Brings in what only connections need.
+        from pyspark_theflash.client.remote import RemoteTransport
+
         address = place.removeprefix(SCHEME)
         return TheFlash(RemoteTransport(address, clock=clock, token=token, tls=tls))
     if token is not None or tls is not None:

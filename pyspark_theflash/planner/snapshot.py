@@ -14,7 +14,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
@@ -50,12 +50,9 @@ from pyspark_theflash.planner.present import NATIVE, TEXT, Presentation
 from pyspark_theflash.planner.pushed import NOTHING, Filter, Pushed, filter_names
 from pyspark_theflash.planner.read import LeaseKeeper, read_region
 from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask, native_strings
-from pyspark_theflash.planner.sql import SnapshotTables
-from pyspark_theflash.query.connection import Limits
 from pyspark_theflash.query.relation import Relation
-from pyspark_theflash.query.sql import SqlResult, run_sql
 from pyspark_theflash.query.term import Term
-from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.lineage import column_source
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
 from pyspark_theflash.store.catalog import SCHEMA_KIND
@@ -68,6 +65,10 @@ from pyspark_theflash.store.purged import PURGED_KIND, purged_at
 from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables
 from pyspark_theflash.timestamp import AnyTimestamp
 from pyspark_theflash.types import ColumnID, PhysicalTableID, RegionID, TableID, TimeStamp
+
+if TYPE_CHECKING:
+    from pyspark_theflash.query.connection import Limits
+    from pyspark_theflash.query.sql import SqlResult
 
 LEASE_TTL_MS: Final = 600_000
 
@@ -155,8 +156,12 @@ class Snapshot:
 
     def tables(self) -> Sequence[TableInfo]:
         """The tables that exist at `snapshot_ts` and are replicated."""
-        found = self._history.tables_at(self.snapshot_ts)
-        return [table for table in found if table.holds_rows and self._scope.contains(table.id)]
+        return [event.table for event in self.listed() if event.table is not None]
+
+    def listed(self) -> Sequence[TableEvent]:
+        """The same as they are listed, without reading their definitions."""
+        found = self._history.listed_at(self.snapshot_ts)
+        return [event for event in found if self._scope.contains(event.table_id)]
 
     def table(self, name: str) -> TableInfo:
         """The table called `db.table` at `snapshot_ts`, as it was then.
@@ -301,8 +306,8 @@ class Snapshot:
         parameters: Sequence[object] = (),
         *,
         presentation: Presentation = NATIVE,
-        limits: Limits | None = None,
-    ) -> SqlResult:
+        limits: "Limits | None" = None,
+    ) -> "SqlResult":
         """Run a query over all tables of the snapshot, called `db.table`; see `query.sql`.
 
         The SQL is DuckDB's: texts compare by their bytes, ENUM, SET and JSON are texts, BIT is
@@ -314,6 +319,10 @@ class Snapshot:
             UnsupportedError: it would do more than read.
             TableNotFoundError: there is no such table at `snapshot_ts`.
         """
+        # Brings in what takes longer to load than most commands run.
+        from pyspark_theflash.planner.sql import SnapshotTables
+        from pyspark_theflash.query.sql import run_sql
+
         return run_sql(text, SnapshotTables(self, presentation), parameters, limits, self._clock)
 
     def _held(self, plan: ScanPlan) -> Iterator[pa.RecordBatch]:

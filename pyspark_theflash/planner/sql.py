@@ -49,7 +49,7 @@ class SnapshotTables:
         self._snapshot, self._presentation = snapshot, presentation
 
     def names(self) -> Sequence[tuple[str, str]]:
-        return [(table.db, table.name) for table in self._snapshot.tables()]
+        return [(event.db, event.name or "") for event in self._snapshot.listed()]
 
     def open(self, db: str, table: str) -> SnapshotTable:
         return SnapshotTable(self._snapshot, f"{db}.{table}", self._presentation)

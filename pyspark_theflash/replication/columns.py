@@ -1,8 +1,9 @@
 """Which columns rows of a physical table have ever had: what a compaction must keep."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from pyspark_theflash.mvcc.project import ScanColumn, scan_column
 from pyspark_theflash.mvcc.rows import stored_columns
@@ -18,11 +19,16 @@ class StoredColumns:
     """By physical table; one may have belonged to several tables (EXCHANGE PARTITION)."""
 
     def __init__(self, history: SchemaHistory, lineage: Lineage) -> None:
-        self._lineage = lineage
-        self._owners: Final[dict[PhysicalTableID, list[TableEvent]]] = defaultdict(list)
-        for event in history.events:
+        self._history, self._lineage = history, lineage
+
+    @cached_property
+    def _owners(self) -> Mapping[PhysicalTableID, Sequence[TableEvent]]:
+        """The definitions of the tables that each belonged to, in order."""
+        owners: dict[PhysicalTableID, list[TableEvent]] = defaultdict(list)
+        for event in self._history.events:
             for physical_id in event.physical_ids:
-                self._owners[physical_id].append(event)
+                owners[physical_id].append(event)
+        return owners
 
     @property
     def physical_ids(self) -> Sequence[PhysicalTableID]:

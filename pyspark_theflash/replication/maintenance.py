@@ -318,7 +318,7 @@ class Maintenance:
         safe_point = chosen.ts
         forgotten = self._raise_oldest_ts(view, replace(progress, oldest_ts=safe_point))
         fail_point("gc.after_safe_point")
-        needed = _needed_from(history, safe_point)
+        needed = history.physical_ids_from(safe_point)
         stored = self._stored(history, view)
         if garbage := [i for i in stored if i not in needed]:
             self._publish(purged_record(i, safe_point) for i in garbage)
@@ -347,7 +347,7 @@ class Maintenance:
         """What a collection would do, as far as the manifest tells."""
         ledger, ts = view.of_kind(LEDGER_KIND).values(), safe_point.ts
         _, forgotten = pruned_entries(ledger, ts, LEDGER_RECORD_ENTRIES)
-        needed, stored = _needed_from(history, ts), self._engine.tables(view)
+        needed, stored = history.physical_ids_from(ts), self._engine.tables(view)
         found = [self._engine.collectable(view, i, ts) for i in needed.intersection(stored)]
         rewritten = CompactionReport(
             rows_read=sum(table.rows for table in found),
@@ -402,13 +402,6 @@ class Maintenance:
 
     def _publish(self, puts: Iterable[Record], deletes: Iterable[tuple[str, str]] = ()) -> None:
         self._engine.publish(Publication((), Change(tuple(puts), tuple(deletes))))
-
-
-def _needed_from(history: SchemaHistory, safe_point: TimeStamp) -> set[PhysicalTableID]:
-    """The physical tables that a read at or above the safe point may look into."""
-    later = (e.table for e in history.events if e.ts > safe_point and e.table is not None)
-    tables = [*history.tables_at(safe_point), *later]
-    return {physical_id for table in tables for physical_id in table.physical_ids}
 
 
 def _told(report: CompactionReport) -> str:

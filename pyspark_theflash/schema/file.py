@@ -10,6 +10,7 @@
 """
 
 import gzip
+import hashlib
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from pyspark_theflash.schema.model import parse_table_info
 from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
 
 MAX_SCHEMA_BYTES: Final = 1 << 30
+_PIECE_BYTES: Final = 1 << 20
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
@@ -44,9 +46,19 @@ class FileSchema:
             OptionError, SchemaFileError: there is no such file, or it is none.
             SchemaConflictError: it tells something else than `after` about the same time.
         """
-        if after is not None and self._read is not None and self._read == self._state():
+        state = self._state()
+        if after is not None and self._read is not None and self._read == state:
             return after
-        history, self._read = read_schema_file(self._path), self._state()
+        source = _digest(self._path)
+        if after is not None and source is not None and source == after.source:
+            # It takes long to read, and says nothing else than it did then.
+            self._read = state
+            return after
+        history = read_schema_file(self._path, source)
+        self._read = self._state()
+        if self._read != state:
+            # Somebody writes it; what was read may not be what has this digest.
+            history = history.without_source()
         return history if after is None else after.extend(history)
 
     def outcome(self, _primary: RawKey, _start_ts: TimeStamp) -> Outcome | None:
@@ -65,8 +77,8 @@ class FileSchema:
         return found.st_mtime_ns, found.st_size
 
 
-def read_schema_file(path: Path) -> SchemaHistory:
-    """The schema history of a file.
+def read_schema_file(path: Path, source: str | None = None) -> SchemaHistory:
+    """The schema history of a file, whose content is named `source`.
 
     Raises:
         OptionError: there is no such file.
@@ -82,9 +94,24 @@ def read_schema_file(path: Path) -> SchemaHistory:
                 SchemaVersionAt(TimeStamp(uint64(ts)), SchemaVersion(int64(version)))
                 for ts, version in document.get("schema_versions", [])
             ],
+            source,
         )
     except SHAPE_ERRORS as error:
         raise SchemaFileError(str(path), f"not a schema file: {brief(error)}") from error
+
+
+def _digest(path: Path) -> str | None:
+    """Names the content of a file; None where that is too much, or cannot be read."""
+    hashed = hashlib.blake2b(digest_size=16)
+    try:
+        if path.stat().st_size > MAX_SCHEMA_BYTES:
+            return None
+        with path.open("rb") as content:
+            while piece := content.read(_PIECE_BYTES):
+                hashed.update(piece)
+    except OSError:
+        return None
+    return hashed.hexdigest()
 
 
 def _load_json(path: Path) -> Any:  # noqa: ANN401 (JSON)

@@ -49,12 +49,28 @@ _PARTITIONED: Final = '"partition":{'
 
 
 @dataclass(frozen=True, slots=True)
+class TableShape:
+    """How large a definition is, as lists of tables show it."""
+
+    columns: int
+    partitions: int
+    is_listed: bool
+    """Whether statements can name it, and it holds rows."""
+
+    @classmethod
+    def of(cls, table: TableInfo) -> "TableShape":
+        is_listed = table.is_public and table.holds_rows
+        return cls(len(table.public_columns), len(table.physical_ids), is_listed)
+
+
+@dataclass(frozen=True, slots=True)
 class UnreadTable:
-    """A TableInfo of which only the name is known; `read_text` gives its JSON."""
+    """A TableInfo that was not read yet; `read_text` gives its JSON. `shape`: None if not known."""
 
     db: str
     name: str
     read_text: Callable[[], str]
+    shape: TableShape | None = None
 
     def read(self) -> TableInfo:
         text = self.read_text()
@@ -86,6 +102,18 @@ class TableEvent:
         if isinstance(self._table, UnreadTable):
             self._table = self._table.read()
         return self._table
+
+    @property
+    def full_name(self) -> str:
+        """`db.table`; of a table that went, as `db.`."""
+        return f"{self.db}.{self.name or ''}"
+
+    @property
+    def shape(self) -> TableShape | None:
+        """How large the definition is, read only where that is not known; None: the table went."""
+        if isinstance(self._table, UnreadTable) and self._table.shape is not None:
+            return self._table.shape
+        return None if self.table is None else TableShape.of(self.table)
 
     @property
     def json_text(self) -> str | None:
@@ -142,9 +170,12 @@ class SchemaHistory:
         end_ts: TimeStamp,
         events: Iterable[TableEvent],
         versions: Iterable[SchemaVersionAt],
+        source: str | None = None,
     ) -> None:
+        """`source` names the content that it was read from, if that is all of it."""
         self.start_ts: Final = start_ts
         self.end_ts: Final = end_ts
+        self.source: Final = source
         self.events: Final = tuple(sorted(events, key=lambda e: (e.ts, e.name is not None)))
         self.versions: Final = tuple(sorted(versions, key=lambda v: v.version))
         self._by_id: dict[TableID, list[TableEvent]] = defaultdict(list)
@@ -164,6 +195,22 @@ class SchemaHistory:
         found = (self._table_in_force(table_id, ts) for table_id in self._by_id)
         tables = (t for t in found if t and t.is_public and t.db not in SYSTEM_DATABASES)
         return sorted(tables, key=lambda t: t.full_name)
+
+    def listed_at(self, ts: TimeStamp) -> Sequence[TableEvent]:
+        """The definitions of `tables_at`, of those tables that hold rows, without reading them."""
+        found = (self._event_in_force(table_id, ts) for table_id in self._by_id)
+        listed = (e for e in found if e and e.db not in SYSTEM_DATABASES and _is_listed(e))
+        return sorted(listed, key=lambda e: e.full_name)
+
+    def physical_ids_from(self, ts: TimeStamp) -> set[PhysicalTableID]:
+        """Where the rows are that a read at or above `ts` may look for."""
+        found = [self._event_in_force(table_id, ts) for table_id in self._by_id]
+        found += self.events[len(self.until(ts)) :]
+        return {i for e in found if e and e.name is not None for i in e.physical_ids}
+
+    def first_name(self, table_id: TableID) -> str:
+        """`db.table` as a table of the history was called first."""
+        return next(e.full_name for e in self._by_id[table_id] if e.name is not None)
 
     def table_by_name(self, full_name: str, ts: TimeStamp) -> TableInfo:
         """The table called `db.table` at `ts`; names are compared without case, as TiDB does.
@@ -242,7 +289,13 @@ class SchemaHistory:
                 raise SchemaConflictError(f"table {theirs.table_id}", theirs.ts)
         if len(self.until(until)) != len(other.until(until)):
             raise SchemaConflictError("the number of schema changes", until)
-        return other if other.end_ts > self.end_ts else self
+        is_news = other.source is not None and other.source != self.source
+        continues = other.end_ts > self.end_ts or (other.end_ts == self.end_ts and is_news)
+        return other if continues else self
+
+    def without_source(self) -> "SchemaHistory":
+        """The same, of nobody knows what content."""
+        return SchemaHistory(self.start_ts, self.end_ts, self.events, self.versions)
 
     def tables_of(self, table_id: TableID) -> Sequence[TableInfo]:
         """All that a table has been, in order."""
@@ -267,6 +320,10 @@ class SchemaHistory:
         events = self._by_id.get(table_id, [])
         at = bisect.bisect_right(events, ts, key=lambda e: e.ts)
         return events[at - 1] if at else None
+
+
+def _is_listed(event: TableEvent) -> bool:
+    return event.name is not None and (shape := event.shape) is not None and shape.is_listed
 
 
 def _can_be_named(table: TableInfo | None) -> TypeGuard[TableInfo]:

@@ -3,19 +3,24 @@
 An event's record is its head and TiDB's TableInfo, compressed: a history may have tens of thousands
 of them, of which a scan needs one.
 
-    {"ts": 7, "db": "shop", "table_id": 108, "name": "orders"}    one line; name null: it went
-    zlib of the TableInfo's JSON                                  after the line feed
+    {"ts": 7, "db": "shop", "table_id": 108, "name": "orders", "shape": [16, 1, true]}    one line
+    zlib of the TableInfo's JSON                                          after the line feed
+
+`name` is null where the table went. `shape` is its number of columns and of partitions, and whether
+it is listed: for lists of tables, which read no definition.
 
 Format 1 had all of it in one JSON object and no line feed; such records are still read.
 """
 
 import json
 import zlib
+from dataclasses import astuple
 from functools import partial
 from typing import Final
 
 from pyspark_theflash.codec.document import (
     SHAPE_ERRORS,
+    boolean,
     brief,
     int64,
     load,
@@ -24,7 +29,13 @@ from pyspark_theflash.codec.document import (
     uint64,
 )
 from pyspark_theflash.errors import CodecError, TableNotFoundError
-from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent, UnreadTable
+from pyspark_theflash.schema.history import (
+    SchemaHistory,
+    SchemaVersionAt,
+    TableEvent,
+    TableShape,
+    UnreadTable,
+)
 from pyspark_theflash.schema.model import TableInfo, parse_table_info
 from pyspark_theflash.store.learned import LEARNED_KIND, Learned
 from pyspark_theflash.store.manifest import Record, View
@@ -48,6 +59,7 @@ def schema_records(history: SchemaHistory, stored: SchemaHistory | None = None) 
     span = {
         "start_ts": history.start_ts,
         "end_ts": history.end_ts,
+        "source": history.source,
         "versions": [[v.ts, v.version] for v in history.versions],
     }
     events = [
@@ -72,6 +84,7 @@ def schema_history(view: View) -> SchemaHistory | None:
                 SchemaVersionAt(TimeStamp(uint64(ts)), SchemaVersion(int64(v)))
                 for ts, v in span["versions"]
             ],
+            None if span.get("source") is None else text(span["source"]),
         )
 
 
@@ -103,6 +116,8 @@ def table_now(view: View, full_name: str) -> TableInfo:
 def pack_event(event: TableEvent) -> bytes:
     """An event as the store keeps it."""
     head = {"ts": event.ts, "db": event.db, "table_id": event.table_id, "name": event.name}
+    if (shape := event.shape) is not None:
+        head["shape"] = astuple(shape)
     info = event.json_text
     definition = b"" if info is None else zlib.compress(info.encode(), 1)
     return json.dumps(head, separators=(",", ":")).encode() + _END_OF_HEAD + definition
@@ -125,10 +140,15 @@ def unpack_event(body: bytes) -> TableEvent:
             return TableEvent(ts, db, table_id, info)
         if event["name"] is None:
             return TableEvent(ts, db, table_id, None)
-        table = UnreadTable(db, text(event["name"]), partial(_inflate, definition))
+        shape = None if "shape" not in event else _shape(*event["shape"])
+        table = UnreadTable(db, text(event["name"]), partial(_inflate, definition), shape)
         return TableEvent(ts, db, table_id, table)
     except SHAPE_ERRORS as error:
         raise CodecError(f"{SCHEMA_KIND} record", brief(error)) from error
+
+
+def _shape(columns: object, partitions: object, is_listed: object) -> TableShape:
+    return TableShape(uint64(columns), uint64(partitions), boolean(is_listed))
 
 
 def _inflate(definition: bytes) -> str:

@@ -72,8 +72,7 @@ class ScopedTables:
         if self._scope == Scope():
             return True
         if table_id not in self._known:
-            first = self._history.tables_of(table_id)[0]
-            self._known[table_id] = self._scope.contains(first.full_name)
+            self._known[table_id] = self._scope.contains(self._history.first_name(table_id))
         return self._known[table_id]
 
 

@@ -64,6 +64,7 @@ def main() -> None:
         nothing = ["--source", f"file:{folder / 'nothing'}", "--schema", f"file:{schema}"]
         Line("theflash --version", f"{_command('--version'):.2f} s", "imports alone").show()
         Line("theflash tables", f"{_command('tables', str(store)):.2f} s").show()
+        Line("theflash status", f"{_command('status', str(store)):.2f} s").show()
         seconds = _command("writer", str(store), "--once", *nothing)
         Line("theflash writer --once, nothing new", f"{seconds:.2f} s").show()
 

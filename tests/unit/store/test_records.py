@@ -1,5 +1,6 @@
 """What stands in records comes back as it was."""
 
+import re
 import zlib
 from contextlib import closing
 from pathlib import Path
@@ -111,6 +112,45 @@ def test_a_definition_is_read_only_when_it_is_asked_for() -> None:
     assert found.table_by_name("DB.t2", TimeStamp(5)) == tables[2]
     with pytest.raises(CodecError):
         found.table_by_name("db.t1", TimeStamp(5))
+
+
+def listed(history: SchemaHistory, ts: TimeStamp) -> list[tuple[object, ...]]:
+    found = history.listed_at(ts)
+    shapes = [event.shape for event in found]
+    return [
+        (event.table_id, event.full_name, shape.columns, shape.partitions)
+        for event, shape in zip(found, shapes, strict=True)
+        if shape is not None
+    ]
+
+
+def test_a_list_of_tables_reads_no_definition() -> None:
+    """Nor does it need one that is damaged; a record of before, which lacks the shape, is read."""
+    captured = read_schema_file(VECTORS / "ddl_schema.json.gz")
+    records = schema_records(captured)
+    broken = [Record(r.kind, r.key, r.body.partition(b"\n")[0] + b"\nx") for r in records]
+    broken[-1] = records[-1]  # the span
+    older = [Record(r.kind, r.key, re.sub(rb',"shape":[^}]*', b"", r.body)) for r in records]
+    assert older != records
+    histories = [schema_history(view(*each)) for each in (records, broken, older)]
+    for ts in {event.ts for event in captured.events}:
+        tables = [t for t in captured.tables_at(ts) if t.holds_rows]
+        expected = [(t.id, t.full_name, len(t.public_columns), len(t.physical_ids)) for t in tables]
+        for history in histories:
+            assert history is not None
+            assert listed(history, ts) == expected
+
+
+def test_where_rows_are_from_a_moment_on() -> None:
+    captured = read_schema_file(VECTORS / "ddl_schema.json.gz")
+    for ts in sorted({event.ts for event in captured.events})[::5]:
+        readable = {ts, *(event.ts for event in captured.events if event.ts > ts)}
+        tables = [table for at in readable for table in captured.tables_at(at)]
+        needed = {physical_id for table in tables for physical_id in table.physical_ids}
+        assert needed <= captured.physical_ids_from(ts)
+    last = captured.events[-1].ts
+    everything = {i for event in captured.events if event.table for i in event.physical_ids}
+    assert captured.physical_ids_from(last) < everything
 
 
 @pytest.mark.parametrize("definition", [b"", b"x", zlib.compress(b"{}")[:-1]])
