@@ -1,6 +1,6 @@
 """Arrow arrays made of NumPy buffers, without a copy where Arrow's layout allows it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 import numpy as np
@@ -45,6 +45,18 @@ def take(values: ArrowArray, indices: npt.NDArray[np.int64]) -> ArrowArray:
     missing = indices < 0
     chosen = _pa.array(indices, mask=missing if missing.any() else None)
     result: ArrowArray = values.take(chosen)
+    return result
+
+
+def joined(chunks: Sequence[ArrowArray]) -> ArrowArray:
+    """Arrays one after the other; integers of several widths in the widest."""
+    widest = chunks[0].type
+    for chunk in chunks:
+        if chunk.type != widest and chunk.type.bit_width > widest.bit_width:
+            widest = chunk.type
+    result: ArrowArray = _pa.concat_arrays(
+        [chunk if chunk.type == widest else _pc.cast(chunk, widest) for chunk in chunks]
+    )
     return result
 
 

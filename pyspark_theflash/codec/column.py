@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pyspark_theflash.codec.array import ArrowArray, nulls, primitive, take
+from pyspark_theflash.codec.array import ArrowArray, joined, nulls, primitive, take
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.datum import Form, Values
 from pyspark_theflash.codec.decimal import decimals_at
@@ -97,7 +97,7 @@ def assemble(
     absent = None if present.all() else ~present
     if not chunks:
         return DecodedColumn(nulls(row_count, tp), absent)
-    return DecodedColumn(take(pa.concat_arrays(chunks), slots), absent)
+    return DecodedColumn(take(joined(chunks), slots), absent)
 
 
 def _rows_present(reader: Reader, pieces: Sequence[Piece], row_count: int) -> Mask:
@@ -150,6 +150,11 @@ def _expect(reader: Reader, spec: ColumnSpec, values: Values, *forms: Form) -> n
 
 
 def _whole_numbers(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
+    """Integers in the column's type.
+
+    In an unsigned column without strict SQL mode TiDB stores 2^64 - 1 for what is too large,
+    whatever the column's width. Such numbers come as uint64.
+    """
     numbers = _expect(reader, spec, values, Form.INT, Form.UINT)
     tp = arrow_type(spec.type)
     wanted = np.dtype(tp.to_pandas_dtype())
@@ -157,6 +162,10 @@ def _whole_numbers(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArr
         # NumPy compares across signedness exactly for Python ints, so each bound is asked only
         # where it can matter.
         have, want = np.iinfo(numbers.dtype), np.iinfo(wanted.name)
+        if wanted.kind == "u" and spec.type.tp in INTEGER_TYPES and have.min == 0:
+            largest = numbers == have.max
+            if largest.any() and (largest | (numbers <= want.max)).all():
+                return primitive(numbers, pa.uint64())
         reason = f"an integer that column {spec.name} cannot hold"
         if want.min > have.min:
             reader.check(numbers >= want.min, reason, values.start)

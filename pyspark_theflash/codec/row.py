@@ -69,7 +69,8 @@ class ColumnSpec:
 class DecodedColumn:
     """One column of n rows.
 
-    `values` has the type `arrow_type(spec.type)` and is null where the row says NULL or says
+    `values` has the type `arrow_type(spec.type)`, or is uint64 where an unsigned integer is larger
+    than its column's type. It is null where the row says NULL or says
     nothing. `absent` is bool[n], True where the row does not hold the column at all (so that a
     default may apply); None where no row lacks it.
     """

@@ -25,7 +25,8 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.convert import convert_column
-from pyspark_theflash.codec.field_type import FieldType
+from pyspark_theflash.codec.field_type import DATETIME_TYPES, STRING_TYPES, FieldType
+from pyspark_theflash.codec.time import packed_times
 from pyspark_theflash.errors import (
     CodecError,
     CorruptionError,
@@ -98,8 +99,24 @@ class Converted:
     def values(self, stored: Stored, rows: int) -> pa.Array:
         if not rows:
             return pa.nulls(0, arrow_type(self.to_type))
+        self._check_fraction(stored, rows)
         old = project(stored, [self.source], rows)[0]
         return convert_column(old, self.from_type, self.to_type, self.where)
+
+    def _check_fraction(self, stored: Stored, rows: int) -> None:
+        """Refuse what TiDB printed without the fraction that its type has, for a while.
+
+        The zero default of a DATETIME(n) has no fraction in TiDB until its row is rewritten, for
+        any reason.
+        """
+        old, fill = self.from_type, self.source.fill
+        is_text = old.fsp > 0 and old.tp in DATETIME_TYPES and self.to_type.tp in STRING_TYPES
+        if is_text and isinstance(fill, Default) and fill.value.is_valid:
+            zero = packed_times(pa.repeat(fill.value, 1))[0] == 0
+            _, absence = kept_columns(self.source.id, self.source.type)
+            if zero and pc.any(project(stored, [absence], rows)[0]).as_py():
+                what = "text made of the zero default of a time with a fraction"
+                raise UnsupportedError(what, self.where)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +170,8 @@ class ScanColumn:
     id: ColumnID
     type: pa.DataType
     fill: Default | Unreadable | Converted | Computed | Kept | Absence
+    where: str = ""
+    """Names the column in errors."""
 
 
 def no_source(_: ColumnID) -> None:
@@ -169,12 +188,13 @@ def scan_column(table: TableInfo, info: ColumnInfo, source_of: SourceOf = no_sou
     if info.is_virtual:
         inputs = stored_inputs(table, [info.name])
         read = tuple(scan_column(table, column, source_of) for column in inputs)
-        return ScanColumn(info.id, tp, Computed(table, info, read))
+        return ScanColumn(info.id, tp, Computed(table, info, read), where)
     source = source_of(info.id)
     if source is None:
-        return ScanColumn(info.id, tp, _default(info))
+        return ScanColumn(info.id, tp, _default(info), where)
     read_source = scan_column(table, source, source_of)
-    return ScanColumn(info.id, tp, Converted(read_source, source.type, info.type, where))
+    converted = Converted(read_source, source.type, info.type, where)
+    return ScanColumn(info.id, tp, converted, where)
 
 
 def _default(info: ColumnInfo) -> Default | Unreadable:
@@ -206,6 +226,7 @@ def project(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> list[pa
 
     Raises:
         UnsupportedError: a value that only TiDB could work out.
+        UnrepresentableValueError: an unsigned integer that is larger than its type.
         CodecError: an origin default that is no value of its type.
         CorruptionError: a stored column of a type that the wanted one cannot come from.
     """
@@ -264,6 +285,11 @@ def _cast(found: pa.Array, column: ScanColumn) -> pa.Array:
     try:
         return pc.cast(found, column.type)
     except pa.ArrowException as error:
+        if pa.types.is_uint64(found.type) and pa.types.is_unsigned_integer(column.type):
+            if isinstance(column.fill, Kept):
+                return found
+            value = str(pc.max(found).as_py())
+            raise UnrepresentableValueError(column.where, value, str(column.type)) from error
         reason = f"{found.type} does not fit {column.type}"
         raise CorruptionError("stored column", 0, reason) from error
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyspark_theflash.codec.array import joined
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.row import ColumnSpec, DecodedColumn, DecodedRows
 from pyspark_theflash.errors import SchemaOutdatedError
@@ -104,7 +105,7 @@ def aligned(parts: Sequence[Columns], rows: Sequence[int]) -> dict[ColumnID, pa.
     """Parts with the same columns put together; any may say what its rows lack."""
     ids = dict.fromkeys(id for part in parts for id in part)
     return {
-        id: pa.concat_arrays(
+        id: joined(
             [
                 part[id] if id in part else pa.repeat(pa.scalar(False), count)
                 for part, count in zip(parts, rows, strict=True)
@@ -117,6 +118,8 @@ def aligned(parts: Sequence[Columns], rows: Sequence[int]) -> dict[ColumnID, pa.
 def from_int_handle(handles: pa.Array, column: ColumnInfo) -> pa.Array:
     """Integer handles as values of the column that they are: an unsigned one has their bits."""
     tp = arrow_type(column.type)
-    return (
-        pa.array(handles.to_numpy().view("uint64")) if pa.types.is_uint64(tp) else handles.cast(tp)
-    )
+    if not pa.types.is_unsigned_integer(tp):
+        return handles.cast(tp)
+    unsigned = handles.to_numpy().view("uint64")
+    fits = not len(unsigned) or unsigned.max() < 2**tp.bit_width
+    return pa.array(unsigned).cast(tp) if fits else pa.array(unsigned)

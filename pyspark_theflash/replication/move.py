@@ -61,7 +61,8 @@ def _placed(move: Move, rows: pa.RecordBatch) -> list[VersionBatch]:
 
 
 def _joined(physical_id: PhysicalTableID, parts: Sequence[VersionBatch]) -> VersionBatch:
-    table = pa.Table.from_batches([part.batch for part in parts])
+    tables = [pa.Table.from_batches([part.batch]) for part in parts]
+    table = pa.concat_tables(tables, promote_options="permissive")
     order = sort_order(table.column(HANDLE).combine_chunks())
     rows = table.take(pa.array(order)).combine_chunks()
     return VersionBatch(physical_id, rows.to_batches()[0])

@@ -152,14 +152,14 @@ class FileEncoder:
     def _flush(self) -> None:
         if not self._waiting:
             return
-        table = pa.concat_tables(self._waiting)
+        table = pa.concat_tables(self._waiting, promote_options="permissive")
         self._waiting.clear()
         needed = _needed(table)
         nulls = {name for name in needed if table.column(name).null_count}
         if self._written is None:
             chosen = table.select(needed)
             self._written = _Written(chosen.schema, nulls, _repeating(chosen), self._kind)
-        elif not (nulls <= self._written.nullable and self._written.names.issuperset(needed)):
+        elif not (nulls <= self._written.nullable and self._written.holds(table, needed)):
             self._written = self._written.anew(table.schema)
         self._written.add(table)
 
@@ -201,8 +201,18 @@ class _Written:
         chosen = table.select(self._schema.names).cast(self._schema)
         self._writer.write_table(chosen, row_group_size=group_rows)
 
+    def holds(self, table: pa.Table, names: Collection[str]) -> bool:
+        """Whether these columns of `table` are among its own, and as wide."""
+        own = {name: self._schema.field(name).type for name in self.names}
+        types = {name: table.field(name).type for name in names}
+        return all(n in own and own[n] == _wider(own[n], tp) for n, tp in types.items())
+
     def anew(self, schema: pa.Schema) -> "_Written":
-        """The same rows with all columns, which may have NULLs."""
+        """The same rows with all columns, which may have NULLs and are as wide as needed."""
+        for at, field in enumerate(schema):
+            if field.name in self.names:
+                tp = _wider(self._schema.field(field.name).type, field.type)
+                schema = schema.set(at, field.with_type(tp))
         other = _Written(schema, schema.names, self._repeating, self._kind)
         with pq.ParquetFile(self.finish(())) as file:
             for group in range(file.num_row_groups):
@@ -241,6 +251,13 @@ def _has_null(column: pa.ChunkedArray, deletes: npt.NDArray[np.bool_]) -> bool:
         return False
     is_null = column.is_null().to_numpy()
     return bool((is_null & ~deletes).any())
+
+
+def _wider(tp: pa.DataType, other: pa.DataType) -> pa.DataType:
+    """The type with more bits, of two that are the same or of integers (`codec.row`)."""
+    if tp == other or not pa.types.is_integer(tp):
+        return other
+    return tp if tp.bit_width > other.bit_width else other
 
 
 def _needed(table: pa.Table) -> list[str]:

@@ -100,7 +100,7 @@ def merged(
     With a `safe_point`, what no snapshot at or above it sees is left out: these must be all the
     versions of their rows.
     """
-    table = _sorted(pa.concat_tables(tables))
+    table = _sorted(pa.concat_tables(tables, promote_options="permissive"))
     commit_ts = numpy_column(table, COMMIT_TS)
     superseded_ts = superseded_within(one_array(table.column(HANDLE)), commit_ts)
     outside = pc.invert(

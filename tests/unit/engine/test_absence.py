@@ -17,7 +17,7 @@ from pyspark_theflash.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
 from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.errors import CorruptionError, UnsupportedError
+from pyspark_theflash.errors import CorruptionError, UnrepresentableValueError, UnsupportedError
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.mvcc.project import Converted, Default, ScanColumn
 from pyspark_theflash.mvcc.version import Op
@@ -141,3 +141,24 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_engine(
     damaged.write_bytes(content)
     engine.compact(TABLE, COLUMNS, everything=True)
     assert read(engine, 30, KEY, KNOWN) == [(1, "65"), (2, "66"), (3, "67")]
+
+
+def test_integers_beyond_their_type_are_carried(engine: MagicEngine) -> None:
+    wide = [(KEY.id, KEY.type), (ADDED.id, pa.uint64())]
+    byte = ScanColumn(ADDED.id, pa.uint8(), ADDED.fill)
+    columns = [KEY, OLD, byte]
+    narrow = [(KEY.id, KEY.type), (ADDED.id, pa.uint8())]
+    engine.purge([TABLE])
+    put(engine, [(1, 60, 59, Op.PUT, 1, 5), (2, 60, 59, Op.PUT, 2, 6)], narrow)
+    put(engine, [(1, 70, 69, Op.PUT, 1, 2**64 - 1)], wide)
+    put(engine, [(3, 80, 79, Op.PUT, 3, 7)], narrow)
+    for _ in range(2):
+        assert read(engine, 60, KEY, byte) == [(1, 5), (2, 6)]
+        assert read(engine, 80, KEY) == [(1,), (2,), (3,)]
+        with pytest.raises(UnrepresentableValueError):
+            read(engine, 80, byte)
+        engine.compact(TABLE, columns, everything=True)
+    engine.flush(TABLE, columns)
+    put(engine, [(1, 90, 89, Op.PUT, 1, 8)], narrow)
+    engine.compact(TABLE, columns, safe_point=TimeStamp(90), everything=True)
+    assert read(engine, 90, KEY, byte) == [(1, 8), (2, 6), (3, 7)]

@@ -6,10 +6,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.codec.field_type import Flag, MySQLType
 from pyspark_theflash.codec.text import format_column
-from pyspark_theflash.errors import CorruptionError
-from pyspark_theflash.mvcc.project import project, scan_column, stored_names
+from pyspark_theflash.errors import CorruptionError, UnrepresentableValueError, UnsupportedError
+from pyspark_theflash.mvcc.project import carried, project, scan_column, stored_names
 from pyspark_theflash.schema.model import TableInfo
 from tests.support.stores import column, table_info
 
@@ -79,3 +79,24 @@ def test_a_type_that_does_not_fit_is_corruption() -> None:
     stored = {"c1": pa.array([1000], pa.int32())}
     with pytest.raises(CorruptionError, match="does not fit"):
         project(stored, [scan_column(table, table.columns[0])], 1)
+
+
+def test_an_integer_beyond_its_type_fails_who_asks_for_it() -> None:
+    table = _table(T.TINY, flag=Flag.UNSIGNED)
+    stored = {"c1": pa.array([1, 2**64 - 1], pa.uint64())}
+    (wanted,) = (scan_column(table, table.columns[0]),)
+    with pytest.raises(UnrepresentableValueError, match=r"d\.t\.c: 18446744073709551615"):
+        project(stored, [wanted], 2)
+    assert carried(stored, [wanted], 2)["c1"] == stored["c1"]
+    assert project({"c1": stored["c1"].slice(0, 1)}, [wanted], 1)[0].to_pylist() == [1]
+
+
+def test_text_of_a_zero_default_with_a_fraction_is_refused() -> None:
+    old = column("old", T.DATETIME, decimal=6, origin_default="0000-00-00 00:00:00")
+    table = table_info(1, "d.t", [column("a", T.VARCHAR, flen=40), old])
+    new, source = table.columns
+    wanted = [scan_column(table, new, lambda i: source if i == new.id else None)]
+    with pytest.raises(UnsupportedError, match="zero default"):
+        project({}, wanted, 1)
+    (stored,) = project({}, [scan_column(table, source)], 1)
+    assert project({"c2": stored}, wanted, 1)[0].to_pylist() == ["0000-00-00 00:00:00.000000"]

@@ -189,6 +189,21 @@ def test_a_default_that_rows_lack_places_them() -> None:
     assert versions(table, [written_before]) == [(91, 1, 11, 10, 1, 1, None, True, None, True)]
 
 
+def test_integers_beyond_their_type_are_kept() -> None:
+    """Without strict SQL mode TiDB stores 2^64 - 1 in any unsigned column."""
+    unsigned = Flag.UNSIGNED
+    byte = column("b", MySQLType.TINY, flag=unsigned)
+    table = table_info(7, "shop.item", [id_column(), byte])
+    wide = table_info(7, "shop.item", [id_column(), column("b", MySQLType.LONGLONG, flag=unsigned)])
+    rows = [insert(wide, 1, 1, 255), insert(wide, 2, 2, 2**64 - 1), insert(wide, 3, 3, None)]
+    assert [found[-1] for found in versions(table, rows)] == [255, 2**64 - 1, None]
+    key = column("id", MySQLType.LONG, flag=unsigned | Flag.NOT_NULL | Flag.PRI_KEY)
+    keyed = table_info(8, "shop.key", [key])
+    assert versions(keyed, [(INSERT, encode_insert_v1([-1], [BIGINT], b"\0"))]) == [
+        (8, -1, 11, 10, 1, 2**64 - 1)
+    ]
+
+
 def test_rows_that_do_not_fit_the_schema_say_what_is_missing() -> None:
     narrow = table_info(7, "shop.item", [id_column()])
     with pytest.raises(SchemaOutdatedError, match=r"column 2 in shop\.item"):
