@@ -66,7 +66,7 @@ MINUTES := 10
 bank: peer ## Compare a bank on a real TiDB with a learner of its regions
 	$(python) -m tests.bank --minutes $(MINUTES)
 
-# What (KIND=ddl), how long, and from which seed: make soak MINUTES=60 SEED=7
+# What (KIND=ddl or where), how long, and from which seed: make soak MINUTES=60 SEED=7
 KIND := ddl
 SEED :=
 

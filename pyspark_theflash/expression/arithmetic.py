@@ -26,6 +26,7 @@ from pyspark_theflash.expression.convert import (
     to_real,
     whole_numbers,
 )
+from pyspark_theflash.expression.failure import LackingError
 from pyspark_theflash.expression.vector import (
     Array,
     Kind,
@@ -153,7 +154,13 @@ def _divided(left: Vector, right: Vector, digits: int, null: Mask) -> tuple[Obje
 
 
 def divide_whole(operands: Sequence[Vector]) -> Vector:
-    """`DIV`."""
+    """`DIV`.
+
+    Raises:
+        LackingError: a text that is not a constant.
+    """
+    if any(v.kind is Kind.TEXT and v.number is None and not v.is_constant for v in operands):
+        raise LackingError("DIV of a text, whose digits depend on its type")
     left, right = (to_number(v) for v in operands)
     unsigned = Kind.UINT in (left.kind, right.kind)
     quotient, null = _divided(to_decimal(left), to_decimal(right), 0, null_of(operands))

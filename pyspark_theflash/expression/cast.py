@@ -4,13 +4,15 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyspark_theflash.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.codec.field_type import STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.expression import times
+from pyspark_theflash.expression.comparison import compare
 from pyspark_theflash.expression.convert import (
     INT64_MAX,
     INT64_MIN,
     UINT64_MAX,
     rounded_objects,
+    to_decimal,
     to_duration,
     to_integer,
     to_real,
@@ -20,7 +22,7 @@ from pyspark_theflash.expression.convert import (
 from pyspark_theflash.expression.failure import LackingError
 from pyspark_theflash.expression.load import load_column
 from pyspark_theflash.expression.store import store_column
-from pyspark_theflash.expression.vector import Kind, Vector, integers, nothing, reals
+from pyspark_theflash.expression.vector import Kind, Vector, integers, nothing
 
 
 def cast(vector: Vector, target: FieldType) -> Vector:
@@ -37,10 +39,8 @@ def cast(vector: Vector, target: FieldType) -> Vector:
     if tp == MySQLType.DOUBLE:
         return replace(to_real(vector), single=False)
     if tp == MySQLType.FLOAT:
-        real = to_real(vector)
-        return replace(
-            reals(real.data.astype(np.float32).astype(np.float64), real.null), single=True
-        )
+        # It keeps all digits until it is shown.
+        return replace(to_real(vector), single=True)
     if tp == MySQLType.DATE:
         return to_time(vector, is_date=True)
     if tp == MySQLType.DATETIME:
@@ -53,9 +53,22 @@ def cast(vector: Vector, target: FieldType) -> Vector:
         return replace(duration, data=micros, digits=target.fsp)
     if tp == MySQLType.JSON:
         raise LackingError("CAST as JSON")
-    # Here, unlike in a column, a BIT is bytes.
-    stored = store_column(replace(vector, number=None), target)
-    return replace(load_column(stored, target), is_explicit=False)
+    if tp == MySQLType.YEAR:
+        # Not even a year of two digits becomes another.
+        whole = _to_integer(vector, Kind.INT)
+        years = whole.data[~whole.null]
+        if ((years < 0) | (years > times.MAX_YEAR)).any():
+            raise LackingError("CAST of a number that is no year as YEAR")
+        return replace(integers(whole.data.view(np.uint64), whole.null), is_year=True)
+    if vector.is_bit and tp == MySQLType.STRING:
+        raise LackingError("CAST of a BIT as BINARY of a length")
+    # Here, unlike in a column, a BIT as text is bytes.
+    source = replace(vector, number=None) if tp in STRING_TYPES else vector
+    result = load_column(store_column(source, target), target)
+    if tp == MySQLType.NEWDECIMAL:
+        same = compare("equal", to_decimal(source), result)
+        return replace(result, is_cut=bool(((same.data == 0) & ~same.null).any()))
+    return result
 
 
 def _to_integer(vector: Vector, kind: Kind) -> Vector:

@@ -8,22 +8,22 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pyspark_theflash.expression.collation import as_texts
 from pyspark_theflash.expression.comparison import compare
 from pyspark_theflash.expression.convert import (
+    INT64_MAX,
     rescale,
     to_decimal,
     to_objects,
     to_real,
-    to_text,
 )
 from pyspark_theflash.expression.failure import LackingError
 from pyspark_theflash.expression.vector import (
+    INTEGERS,
     Kind,
     Vector,
     nothing,
     null_of,
-    pc,
-    texts,
 )
 
 Rows = npt.NDArray[np.int64]
@@ -32,9 +32,16 @@ Rows = npt.NDArray[np.int64]
 def common_kind(vectors: Sequence[Vector]) -> Kind:
     """The kind that all of them become; NULL fits any."""
     kinds = {Kind.INT if v.is_bit else v.kind for v in vectors} - {Kind.NULL}
-    others = {v.kind for v in vectors if not (v.is_bit or v.is_constant)} - {Kind.NULL, Kind.TEXT}
-    if others and any(v.is_bit for v in vectors):
+    if any(v.is_bytes and v.number is not None and v.is_constant for v in vectors):
+        raise LackingError("a choice of a number in hexadecimal or something else")
+    others = {v.kind for v in vectors if not v.is_bit} - {Kind.NULL, Kind.TEXT}
+    large = any((v.number.data > INT64_MAX).any() for v in vectors if v.is_bit and v.number)
+    if any(v.is_bit for v in vectors) and (others or large):
         raise LackingError("a choice of BIT or something else")
+    if kinds == INTEGERS and any((v.data > INT64_MAX).any() for v in vectors):
+        raise LackingError("a choice of BIGINT or something beyond it")
+    if kinds == {Kind.TIME, Kind.DURATION}:
+        raise LackingError("a choice of DATETIME or TIME, which needs today's date")
     if len(kinds) <= 1:
         return next(iter(kinds), Kind.NULL)
     if kinds & {Kind.TEXT, Kind.TIME, Kind.DURATION}:
@@ -45,22 +52,32 @@ def common_kind(vectors: Sequence[Vector]) -> Kind:
 def unify(vectors: Sequence[Vector]) -> list[Vector]:
     """The vectors as their common kind, with the same digits."""
     kind = common_kind(vectors)
+    years = {v.is_year for v in vectors if v.kind is not Kind.NULL}
+    is_year = years.pop() if len(years) == 1 else None
     if kind is Kind.NULL:
         return list(vectors)
     if kind is Kind.DECIMAL:
-        return _unify_decimals([to_decimal(v) for v in vectors])
+        unified = _unify_decimals([to_decimal(v) for v in vectors])
+        return [replace(v, is_year=is_year) for v in unified]
     if kind is Kind.REAL:
         is_single = all(v.single for v in vectors)
         return [replace(to_real(v), single=is_single) for v in vectors]
     if kind is Kind.TEXT:
-        return _unify_texts([to_text(v) for v in vectors])
+        return _unify_texts(vectors)
     digits = max(v.digits for v in vectors)
     dates = {v.is_date for v in vectors if v.kind is Kind.TIME}
     is_date = dates.pop() if len(dates) == 1 else None
     dtype = {Kind.UINT: np.uint64, Kind.TIME: np.uint64}.get(kind, np.int64)
     plain = [v.number if v.is_bit and v.number is not None else v for v in vectors]
     return [
-        replace(v, kind=kind, data=v.data.astype(dtype), digits=digits, is_date=is_date)
+        replace(
+            v,
+            kind=kind,
+            data=v.data.astype(dtype),
+            digits=digits,
+            is_date=is_date,
+            is_year=is_year,
+        )
         for v in plain
     ]
 
@@ -81,13 +98,12 @@ def _unify_decimals(vectors: Sequence[Vector]) -> list[Vector]:
 
 
 def _unify_texts(vectors: Sequence[Vector]) -> list[Vector]:
-    if any(v.is_bytes for v in vectors):
-        return [texts(pc.cast(v.data, pa.binary())) for v in vectors]
-    merged = [texts(v.data, vectors) for v in vectors]
-    if all(v.number is not None for v in vectors):
-        return [replace(m, number=v.number) for m, v in zip(merged, vectors, strict=True)]
-    is_mixed = any(v.number is not None or v.is_mixed for v in vectors)
-    return [replace(m, is_mixed=is_mixed) for m in merged]
+    merged = as_texts(vectors)
+    named = [v.number is not None and not v.is_bytes for v in vectors]
+    if sum(v.kind is not Kind.NULL for v in vectors) == 1:
+        return merged
+    is_mixed = any(named) or any(v.is_mixed for v in vectors)
+    return [replace(m, number=None, is_mixed=is_mixed) for m in merged]
 
 
 def assemble(pieces: Sequence[tuple[Rows, Vector]], row_count: int) -> Vector:
@@ -106,7 +122,7 @@ def assemble(pieces: Sequence[tuple[Rows, Vector]], row_count: int) -> Vector:
     slots[np.concatenate([rows for rows, _ in pieces])] = np.arange(len(joined))
     missing = slots < 0
     chosen = joined.take(np.where(missing, 0, slots)).with_null(missing)
-    return replace(chosen, collation=first.collation, is_explicit=first.is_explicit)
+    return replace(chosen, collation=first.collation, coercibility=first.coercibility)
 
 
 def _concatenated(vectors: Sequence[Vector]) -> Vector:
@@ -124,8 +140,10 @@ def _concatenated(vectors: Sequence[Vector]) -> Vector:
 def _extreme(*, greatest: bool) -> Callable[[Sequence[Vector]], Vector]:
     def apply(operands: Sequence[Vector]) -> Vector:
         kinds = {v.kind for v in operands}
-        if Kind.TIME in kinds and Kind.TEXT in kinds:
-            raise LackingError("GREATEST or LEAST of times and texts")
+        if kinds & {Kind.TIME, Kind.DURATION} and len(kinds - {Kind.NULL}) > 1:
+            raise LackingError("GREATEST or LEAST of times and something else")
+        if any(v.kind is Kind.UINT and (v.data > INT64_MAX).any() for v in operands):
+            raise LackingError("GREATEST or LEAST of integers beyond BIGINT")
         null = null_of(operands)
         best, *others = unify(operands)
         for other in others:

@@ -1,9 +1,4 @@
-"""Comparisons and logic, with NULL as the third truth value.
-
-What two operands compare as, after `GetAccurateCmpType` in TiDB: texts by their collation; times
-with times, and with texts, which are read as times; integers and decimals exactly; all else as
-DOUBLE.
-"""
+"""Comparisons and logic, with NULL as the third truth value."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -14,76 +9,23 @@ import pyarrow as pa
 
 from pyspark_theflash.codec.collation import is_bytewise, sort_keys
 from pyspark_theflash.errors import UnsupportedError
+from pyspark_theflash.expression.collation import as_texts
 from pyspark_theflash.expression.convert import (
     objects_of,
     rescale,
-    to_decimal,
-    to_duration,
     to_objects,
-    to_real,
     to_text,
-    to_time,
     to_truth,
 )
 from pyspark_theflash.expression.failure import LackingError
+from pyspark_theflash.expression.operands import among_operands, between_operands, common
 from pyspark_theflash.expression.vector import (
-    INTEGERS,
     Kind,
     Vector,
     booleans,
-    derive_collation,
     null_of,
     pc,
 )
-
-_EXACT: Final = INTEGERS | {Kind.DECIMAL}
-
-
-def _plain(vector: Vector) -> Vector:
-    """A BIT column compares as the number that it is."""
-    return vector.number if vector.is_bit and vector.number is not None else vector
-
-
-def _as_number(vector: Vector) -> Vector:
-    """An ENUM or SET beside a number is its index."""
-    return vector.number if vector.number is not None else vector
-
-
-def comparison_kind(left: Vector, right: Vector) -> Kind:
-    """What two operands, neither of them NULL throughout, are compared as."""
-    kinds = {left.kind, right.kind}
-    if kinds == {Kind.TEXT} or len(kinds) == 1:
-        return left.kind
-    if Kind.TIME in kinds and kinds <= {Kind.TIME, Kind.TEXT, Kind.DURATION}:
-        return Kind.TIME
-    if kinds == {Kind.DURATION, Kind.TEXT}:
-        text = left if left.kind is Kind.TEXT else right
-        return Kind.DURATION if text.is_constant else Kind.TEXT
-    numbers = _as_number(left), _as_number(right)
-    if {v.kind for v in numbers} <= _EXACT:
-        return Kind.DECIMAL
-    for text, other in (numbers, numbers[::-1]):
-        if text.kind is Kind.TEXT and text.is_constant and other.kind in _EXACT:
-            return Kind.DECIMAL
-    return Kind.REAL
-
-
-def _common(left: Vector, right: Vector) -> tuple[Vector, Vector]:
-    """The operands as what they are compared as; a text that is no time is NULL among times."""
-    left, right = _plain(left), _plain(right)
-    kind = comparison_kind(left, right)
-    if kind is Kind.TEXT:
-        return to_text(left), to_text(right)
-    if kind is Kind.TIME:
-        return to_time(left), to_time(right)
-    if kind is Kind.DURATION:
-        return to_duration(left), to_duration(right)
-    left, right = _as_number(left), _as_number(right)
-    if kind is Kind.REAL:
-        return to_real(left), to_real(right)
-    if left.kind in INTEGERS and right.kind in INTEGERS:
-        return left, right
-    return to_decimal(left), to_decimal(right)
 
 
 def _keys(left: Vector, right: Vector) -> tuple[Any, Any]:
@@ -100,12 +42,8 @@ def _keys(left: Vector, right: Vector) -> tuple[Any, Any]:
 
 
 def _text_keys(left: Vector, right: Vector) -> tuple[Any, Any]:
-    collation, _ = derive_collation([left, right])
-    values = left.data, right.data
-    if left.is_bytes or right.is_bytes:
-        values = tuple(pc.cast(v, pa.binary()) for v in values)
     try:
-        keys = [sort_keys(v, collation) for v in values]
+        keys = [sort_keys(v.data, v.collation) for v in as_texts([left, right])]
     except UnsupportedError as error:
         raise LackingError(error.what) from None
     return pc.cast(keys[0], pa.binary()), pc.cast(keys[1], pa.binary())
@@ -120,7 +58,7 @@ _ON_ARRAYS: Final[dict[str, Callable[[Any, Any], Any]]] = {
 
 def compare(name: str, left: Vector, right: Vector) -> Vector:
     """`equal`, `less` or `less_equal`; NULL where either operand is."""
-    left, right = _common(left, right)
+    left, right = common(left, right)
     keys = _keys(left, right)
     if isinstance(keys[0], np.ndarray):
         found = np.asarray(_ON_ARRAYS[name](*keys), np.bool_)
@@ -168,7 +106,7 @@ def null_safe_equal(operands: Sequence[Vector]) -> Vector:
     """`<=>`: two NULLs are equal, and nothing is NULL."""
     left, right = operands
     if Kind.NULL not in (left.kind, right.kind):
-        left, right = _common(left, right)
+        left, right = common(left, right)
     found = equal([left, right])
     both = left.null & right.null
     return booleans((found.data != 0) & ~found.null | both, np.zeros(len(both), np.bool_))
@@ -213,7 +151,7 @@ def is_false(operands: Sequence[Vector]) -> Vector:
 
 def is_in(operands: Sequence[Vector]) -> Vector:
     """`IN`."""
-    value, *candidates = operands
+    value, *candidates = among_operands(operands)
     found = equal([value, candidates[0]])
     for candidate in candidates[1:]:
         found = logical_or([found, equal([value, candidate])])
@@ -222,7 +160,7 @@ def is_in(operands: Sequence[Vector]) -> Vector:
 
 def between(operands: Sequence[Vector]) -> Vector:
     """`BETWEEN`."""
-    value, low, high = operands
+    value, low, high = between_operands(operands)
     return logical_and([less_equal([low, value]), less_equal([value, high])])
 
 
@@ -232,14 +170,14 @@ def like(operands: Sequence[Vector]) -> Vector:
     Raises:
         LackingError: a collation under which different bytes are equal; a pattern from a column.
     """
-    value, pattern, escape = (to_text(v) for v in operands)
+    value, pattern = as_texts(operands[:2])
+    escape = to_text(operands[2])
     null = null_of([value, pattern])
-    collation, _ = derive_collation([value, pattern])
-    if not is_bytewise(collation):
-        raise LackingError(f"LIKE under collation {collation.collate}")
+    if not is_bytewise(value.collation):
+        raise LackingError(f"LIKE under collation {value.collation.collate}")
     if null.all():
         return booleans(null, null)
-    if value.is_bytes or pattern.is_bytes:
+    if value.is_bytes:
         raise LackingError("LIKE on bytes")
     expression = _like_expression(pattern.constant(), escape.constant())
     found = pc.match_substring_regex(value.data, expression)

@@ -16,7 +16,11 @@ import pyarrow as pa
 from pyspark_theflash.codec.reader import Mask
 from pyspark_theflash.codec.time import Int64s
 from pyspark_theflash.expression import times
-from pyspark_theflash.expression.failure import LackingError, OutOfRangeError
+from pyspark_theflash.expression.failure import (
+    LackingError,
+    OutOfRangeError,
+    refuse_in_condition,
+)
 from pyspark_theflash.expression.vector import (
     INTEGERS,
     Array,
@@ -53,6 +57,18 @@ def number_prefix(text: str | bytes) -> Decimal:
     return Decimal(f"{figures}e{sign}{exponent[:_EXPONENT_DIGITS]}")
 
 
+def text_number(text: str | bytes) -> Decimal | None:
+    """The number that a text is, None where it is more or less than that."""
+    whole = _NUMBER.fullmatch(_as_str(text).strip(times.SPACES))
+    return number_prefix(text) if whole else None
+
+
+def full_years(values: Objects) -> Objects:
+    """Years with their century: 1 to 69 are 2001 to 2069, 70 to 99 are 1970 to 1999."""
+    values = np.where((values > 0) & (values < 70), values + 2000, values)
+    return np.where((values >= 70) & (values < 100), values + 1900, values)
+
+
 def _integer_prefix(text: str | bytes) -> int:
     match = _INTEGER.match(_as_str(text).strip(times.SPACES))
     if match is None:
@@ -76,6 +92,11 @@ def _readable(vector: Vector) -> Vector:
     if vector.is_mixed:
         raise LackingError("a choice of ENUM or something else as a number")
     return vector
+
+
+def plain(vector: Vector) -> Vector:
+    """A BIT column as the number that it is wherever it is not a text."""
+    return vector.number if vector.is_bit and vector.number is not None else vector
 
 
 def objects_of(vector: Vector) -> Objects:
@@ -134,8 +155,10 @@ def to_integer(vector: Vector) -> Vector:
         return replace(vector, kind=Kind.INT)
     if vector.kind is Kind.TEXT:
         values = map_rows(_integer_prefix, [_readable(vector)], vector.null)
-        clipped = np.clip(to_objects(values, vector.null), INT64_MIN, INT64_MAX)
-        return integers(clipped.astype(np.int64), vector.null)
+        clipped = np.clip(to_objects(values, vector.null), INT64_MIN, UINT64_MAX)
+        # What only BIGINT UNSIGNED holds is the negative number of the same bits.
+        signed = np.where(clipped > INT64_MAX, clipped - 2**64, clipped)
+        return integers(signed.astype(np.int64), vector.null)
     if vector.kind is Kind.TIME:
         is_date = known_date(vector)
         rounded = vector.data if is_date else times.round_times(vector.data, 0)
@@ -155,11 +178,8 @@ def rounded_objects(vector: Vector) -> Objects:
 
 
 def to_signed(vector: Vector) -> Int64s:
-    """int64 of an argument such as a length; a UINT beyond it becomes the largest."""
-    whole = to_integer(vector)
-    if whole.kind is Kind.UINT:
-        whole = replace(whole, data=np.minimum(whole.data, np.uint64(INT64_MAX)).astype(np.int64))
-    data: Int64s = whole.data
+    """int64 of an argument such as a length; a UINT beyond it is the negative of the same bits."""
+    data: Int64s = to_integer(vector).data.view(np.int64)
     return data
 
 
@@ -238,8 +258,14 @@ def _time_decimal(vector: Vector) -> Vector:
 
 
 def to_real(vector: Vector) -> Vector:
-    """DOUBLE."""
+    """DOUBLE.
+
+    Raises:
+        LackingError: a DECIMAL of a CAST that took digits.
+    """
     vector = vector.number or vector
+    if vector.is_cut:
+        raise LackingError("a CAST as DECIMAL that rounds, used as a DOUBLE,")
     if vector.kind is Kind.REAL:
         return vector
     if vector.kind in INTEGERS or vector.kind is Kind.NULL:
@@ -317,19 +343,32 @@ def to_time(vector: Vector, *, is_date: bool = False) -> Vector:
     Raises:
         LackingError: a TIME, which would need today's date; a text of an unusual form.
     """
+    vector = plain(vector)
     if vector.kind is Kind.TIME:
         converted = vector
     elif vector.kind is Kind.NULL:
         converted = replace(vector, kind=Kind.TIME, data=vector.data.astype(np.uint64))
     elif vector.kind is Kind.DURATION:
         raise LackingError("a TIME used as a DATETIME")
+    elif vector.is_year is not False:
+        if vector.is_year is None:
+            raise LackingError("a choice of YEAR or another number as a date")
+        if (vector.data[~vector.null] > times.MAX_YEAR).any():
+            raise LackingError("a YEAR of more than four digits as a date")
+        # The month and the day are 0.
+        converted = Vector(Kind.TIME, times.pack_years(vector.data.astype(np.int64)), vector.null)
     elif vector.kind in INTEGERS:
         found = map_rows(times.parse_time_number, [vector], vector.null)
         converted = Vector(Kind.TIME, *times.packed_array(found, vector.null))
     else:
         text = to_text(vector)
         found = map_rows(lambda value: times.parse_time(_as_str(value)), [text], text.null)
-        converted = Vector(Kind.TIME, *times.packed_array(found, text.null), digits=6)
+        packed, null = times.packed_array(found, text.null)
+        zero = ~null & (packed == 0)
+        if zero.any() and not vector.is_constant:
+            refuse_in_condition("a text 0000-00-00 as a date")
+        # The default SQL mode has NO_ZERO_DATE.
+        converted = Vector(Kind.TIME, packed, null | zero, digits=6)
     if not is_date:
         return converted
     # Only a text is rounded, and may become the next day.
@@ -344,6 +383,7 @@ def to_duration(vector: Vector) -> Vector:
     Raises:
         LackingError: a text of an unusual form.
     """
+    vector = plain(vector)
     if vector.kind is Kind.DURATION:
         return vector
     if vector.kind is Kind.NULL:

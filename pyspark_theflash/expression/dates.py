@@ -13,7 +13,7 @@ from pyspark_theflash.codec.reader import Mask, Words
 from pyspark_theflash.codec.time import Int64s
 from pyspark_theflash.expression import times
 from pyspark_theflash.expression.convert import to_duration, to_integer, to_time
-from pyspark_theflash.expression.failure import LackingError
+from pyspark_theflash.expression.failure import LackingError, refuse_in_condition
 from pyspark_theflash.expression.vector import Kind, Vector, decimals, integers
 
 _DAY_SECONDS: Final = 86_400
@@ -41,14 +41,16 @@ def _of_day(function: Callable[[Words], Int64s]) -> Callable[[Sequence[Vector]],
 
     def apply(operands: Sequence[Vector]) -> Vector:
         time = to_time(operands[0])
-        return integers(function(time.data), time.null | _lacks_parts(time.data))
+        return integers(function(time.data), time.null | _lacks_parts(time))
 
     return apply
 
 
-def _lacks_parts(packed: Words) -> Mask:
-    p = times.parts(packed)
+def _lacks_parts(time: Vector) -> Mask:
+    p = times.parts(time.data)
     lacks: Mask = (p.month == 0) | (p.day == 0)
+    if (lacks & ~time.null & (time.data != 0)).any():
+        refuse_in_condition("a date without a month or day")
     return lacks
 
 
@@ -94,7 +96,7 @@ def to_seconds(operands: Sequence[Vector]) -> Vector:
     time = to_time(operands[0])
     clock = times.time_of_day(time.data) // times.SECOND_US
     seconds = times.day_number(time.data) * _DAY_SECONDS + clock
-    return integers(seconds, time.null | _lacks_parts(time.data))
+    return integers(seconds, time.null | _lacks_parts(time))
 
 
 def time_to_sec(operands: Sequence[Vector]) -> Vector:
@@ -105,14 +107,21 @@ def time_to_sec(operands: Sequence[Vector]) -> Vector:
 
 
 def date(operands: Sequence[Vector]) -> Vector:
-    """`DATE`."""
-    return to_time(operands[0], is_date=True)
+    """`DATE`.
+
+    Raises:
+        LackingError: of 0000-00-00, which is NULL only where the SQL mode is known.
+    """
+    day = to_time(operands[0], is_date=True)
+    if (day.data[~day.null] == 0).any():
+        raise LackingError("DATE of 0000-00-00")
+    return day
 
 
 def date_diff(operands: Sequence[Vector]) -> Vector:
     """`DATEDIFF`."""
     left, right = (to_time(v) for v in operands)
-    null = left.null | right.null | _lacks_parts(left.data) | _lacks_parts(right.data)
+    null = left.null | right.null | _lacks_parts(left) | _lacks_parts(right)
     return integers(times.day_number(left.data) - times.day_number(right.data), null)
 
 
@@ -143,7 +152,7 @@ def year_week(operands: Sequence[Vector]) -> Vector:
     """`YEARWEEK(date[, mode])`."""
     time = to_time(operands[0])
     mode = to_integer(operands[1]).constant() if len(operands) > 1 else 0
-    null = time.null | _lacks_parts(time.data)
+    null = time.null | _lacks_parts(time)
     return integers(_year_week(time.data, int(mode or 0) & 7), null)
 
 

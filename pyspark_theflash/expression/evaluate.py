@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from pyspark_theflash.codec.array import nulls
 from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.field_type import FieldType
+from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.codec.reader import Mask
 from pyspark_theflash.errors import UnrepresentableValueError, UnsupportedError, invariant
 from pyspark_theflash.expression.cast import cast
@@ -163,8 +163,16 @@ class Scope:
         if name not in self._loaded:
             if name not in self._columns:
                 raise LackingError(f"column {name}, which the table does not have,")
-            self._loaded[name] = load_column(*self._columns[name])
+            self._loaded[name] = replace(load_column(*self._columns[name]), is_column=True)
         return self._loaded[name]
+
+    def is_not_null(self, node: Node) -> bool:
+        """Whether this is a column that is declared NOT NULL, and is no ENUM or SET."""
+        if not isinstance(node, Column) or node.name not in self._columns:
+            return False
+        tp = self._columns[node.name][1]
+        is_named = tp.tp in (MySQLType.ENUM, MySQLType.SET)
+        return bool(tp.flag & Flag.NOT_NULL) and not is_named
 
     def take(self, rows: Rows) -> "Scope":
         """Some of the rows."""
@@ -192,27 +200,58 @@ def _evaluate(node: Node, scope: Scope) -> Vector:
     if isinstance(node, Column):
         return scope.column(node.name)
     if node.name in _BRANCHING:
-        return _branch(node, scope)
+        is_constant = _is_folded(node, scope)
+        branched = _branch(node, scope.nulls() if is_constant else scope)
+        return replace(branched, is_constant=is_constant, is_column=False)
     operands = [_evaluate(argument, scope) for argument in node.arguments]
     is_constant = all(v.is_constant for v in operands)
     if not is_constant:
         operands = [v.spread(scope.rows) if v.is_constant else v for v in operands]
-    return replace(_apply(node, operands), is_constant=is_constant)
+    return replace(_apply(node, operands), is_constant=is_constant, is_column=False)
+
+
+def _is_folded(node: Call, scope: Scope) -> bool:
+    """Whether TiDB makes a constant of a choice, since what decides and what is chosen are some."""
+    if _is_constant(node):
+        return True
+    first, *others = node.arguments
+    if node.name == "ifnull" and _is_constant(first):
+        return not _evaluate(first, scope).null[0] or _is_constant(others[0])
+    if node.name not in ("if", "case"):
+        return False
+    *pairs, otherwise = node.arguments
+    for condition, result in zip(pairs[::2], pairs[1::2], strict=True):
+        if not _is_constant(condition):
+            return False
+        truth = to_truth(_evaluate(condition, scope))
+        if truth.data[0] and not truth.null[0]:
+            return _is_constant(result)
+    return _is_constant(otherwise)
+
+
+def _is_constant(node: Node) -> bool:
+    return not any(True for _ in column_names(node))
 
 
 def _apply(node: Call, operands: Sequence[Vector]) -> Vector:
     if node.type is not None:
         return cast(operands[0], node.type)
-    return FUNCTIONS[node.name].apply(operands)
+    return replace(FUNCTIONS[node.name].apply(operands), is_year=False)
 
 
 def _branch(node: Call, scope: Scope) -> Vector:
+    if node.name == "ifnull" and scope.is_not_null(node.arguments[0]):
+        # As for TiDB, the other argument has no say in the type.
+        return _full(node.arguments[0], scope)
     if node.name == "coalesce" or node.name == "ifnull":
         return _coalesce(node.arguments, scope)
     if node.name == "nullif":
         value, other = (_full(argument, scope) for argument in node.arguments)
         found = equal([value, other])
-        return value.with_null((found.data != 0) & ~found.null)
+        chosen = value.with_null((found.data != 0) & ~found.null)
+        # `0x41` among numbers is what it is as a literal only.
+        is_literal = value.is_bytes and value.is_constant
+        return replace(chosen, number=None) if is_literal and not other.is_constant else chosen
     pieces: list[tuple[Rows, Vector]] = []
     remaining, within = np.arange(scope.rows), scope
     *pairs, otherwise = node.arguments

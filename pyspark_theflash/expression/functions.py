@@ -14,7 +14,7 @@ from pyspark_theflash.expression import (
     strings,
 )
 from pyspark_theflash.expression.failure import LackingError
-from pyspark_theflash.expression.vector import Kind, Vector
+from pyspark_theflash.expression.vector import EXPLICIT, Kind, Vector
 
 MAX_ARGUMENTS: Final = 4096
 
@@ -29,11 +29,13 @@ class Function(NamedTuple):
 
 def _collate(operands: Sequence[Vector]) -> Vector:
     text, name = operands[0], str(operands[1].constant())
-    if text.kind is not Kind.TEXT or text.is_bytes:
+    if text.kind is not Kind.TEXT or text.is_bytes or text.number is not None:
         raise LackingError("COLLATE of what is no text")
     charset = name.partition("_")[0]
+    if charset != text.collation.charset:
+        raise LackingError(f"COLLATE {name} of a text of charset {text.collation.charset}")
     collation = FieldType(MySQLType.VARCHAR, charset=charset, collate=name)
-    return replace(text, collation=collation, is_explicit=True, number=None)
+    return replace(text, collation=collation, coercibility=EXPLICIT, number=None)
 
 
 _UNARY: Final[Mapping[str, Callable[[Sequence[Vector]], Vector]]] = {

@@ -22,7 +22,7 @@ from pyspark_theflash.expression.convert import INT64_MAX, UINT64_MAX, decimals_
 from pyspark_theflash.expression.failure import LackingError
 from pyspark_theflash.expression.syntax import Literal
 from pyspark_theflash.expression.vector import (
-    BYTES_TYPE,
+    IMPLICIT,
     Array,
     Kind,
     Vector,
@@ -43,13 +43,15 @@ def load_column(values: Array, field_type: FieldType) -> Vector:
     tp = field_type.tp
     null = np.asarray(values.is_null())
     if tp in STRING_TYPES:
-        return replace(texts(values), collation=field_type, is_explicit=True)
+        return replace(texts(values), collation=field_type, coercibility=IMPLICIT)
     if tp in (MySQLType.JSON, MySQLType.VECTOR):
         raise LackingError(f"a column of type {tp.name}")
     filled = _fill(values, null) if null.any() else values
     if tp in INTEGER_TYPES:
-        wide = np.uint64 if field_type.is_unsigned and tp != MySQLType.YEAR else np.int64
-        return integers(filled.to_numpy().astype(wide), null)
+        # A YEAR is unsigned.
+        wide = np.uint64 if field_type.is_unsigned or tp == MySQLType.YEAR else np.int64
+        vector = integers(filled.to_numpy().astype(wide), null)
+        return replace(vector, is_year=tp == MySQLType.YEAR)
     if tp == MySQLType.NEWDECIMAL:
         return decimals(_unscaled(filled), null, values.type.scale)
     if tp in (MySQLType.FLOAT, MySQLType.DOUBLE):
@@ -65,7 +67,7 @@ def load_column(values: Array, field_type: FieldType) -> Vector:
     if tp in (MySQLType.ENUM, MySQLType.SET):
         names = texts(format_column(values, field_type))
         number = reals(filled.to_numpy().astype(np.float64), null)
-        return replace(names, collation=field_type, is_explicit=True, number=number)
+        return replace(names, collation=field_type, coercibility=IMPLICIT, number=number)
     number = integers(filled.to_numpy(), null)
     return replace(texts(format_column(values, field_type)), number=number)
 
@@ -101,7 +103,7 @@ def _literal(literal: Literal) -> Vector:
     if isinstance(value, str):
         return texts(pa.array([value], pa.string()))
     if isinstance(value, bytes):
-        text = replace(texts(pa.array([value], pa.binary())), collation=BYTES_TYPE)
+        text = texts(pa.array([value], pa.binary()))
         return replace(text, number=_hex_number(value)) if literal.is_number else text
     if isinstance(value, float):
         return reals(np.array([value]), some)
@@ -115,6 +117,5 @@ def _literal(literal: Literal) -> Vector:
 def _hex_number(value: bytes) -> Vector:
     number = int.from_bytes(value[-8:], "big")
     too_long = any(value[:-8])
-    return integers(
-        np.array([UINT64_MAX if too_long else number], np.uint64), np.zeros(1, np.bool_)
-    )
+    data = np.array([UINT64_MAX if too_long else number], np.uint64)
+    return replace(integers(data, np.zeros(1, np.bool_)), is_constant=True)

@@ -36,6 +36,8 @@ from pyspark_theflash.expression.vector import (
 def _numeric(vector: Vector) -> Vector:
     """Unlike in arithmetic, what is not a number counts as DOUBLE, times too."""
     if vector.is_bit and vector.number is not None:
+        if (vector.number.data[~vector.null] > INT64_MAX).any():
+            raise LackingError("a function of a BIT beyond BIGINT")
         return vector.number
     if vector.kind in INTEGERS or vector.kind is Kind.DECIMAL or vector.kind is Kind.REAL:
         return vector

@@ -206,10 +206,11 @@ class _Parser:
         if word == "interval":
             raise LackingError("INTERVAL")
         if word in ("date", "timestamp", "time") and self.current.kind is TokenKind.STRING:
-            literal = Literal(self.current.value)
+            text = str(self.current.value)
             self._at += 1
             tp = {"date": MySQLType.DATE, "time": MySQLType.TIME}.get(word, MySQLType.DATETIME)
-            return self._call("cast", literal, type=FieldType(tp, decimal=6))
+            digits = min(len(text.rpartition(".")[2]), MAX_FRACTION) if "." in text else 0
+            return self._call("cast", Literal(text), type=FieldType(tp, decimal=digits))
         if not self._accept("("):
             return self._column(word)
         special = {

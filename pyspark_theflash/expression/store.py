@@ -24,6 +24,7 @@ from pyspark_theflash.codec.time import DAY_US, unpack_dates
 from pyspark_theflash.expression import times
 from pyspark_theflash.expression.convert import (
     Objects,
+    full_years,
     objects_of,
     rescale,
     rounded_objects,
@@ -119,9 +120,8 @@ def _nearest(vector: Vector) -> Objects:
 
 
 def _years(values: Objects) -> Objects:
-    """1 to 69 are 2001 to 2069, 70 to 99 are 1970 to 1999; others the nearest, 0 from below."""
-    values = np.where((values > 0) & (values < 70), values + 2000, values)
-    values = np.where((values >= 70) & (values < 100), values + 1900, values)
+    """With their century; others the nearest, 0 from below."""
+    values = full_years(values)
     return np.where(values <= 0, 0, np.clip(values, _MIN_YEAR, _MAX_YEAR))
 
 

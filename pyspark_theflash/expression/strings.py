@@ -10,6 +10,7 @@ import pyarrow as pa
 
 from pyspark_theflash.codec.reader import Mask
 from pyspark_theflash.codec.time import Int64s
+from pyspark_theflash.expression.collation import as_texts
 from pyspark_theflash.expression.convert import to_integer, to_signed, to_text
 from pyspark_theflash.expression.vector import (
     Array,
@@ -27,26 +28,19 @@ _UNLIMITED: Final = 2**62
 _SHARP_S: Final = "ß"
 
 
-def _same_type(vectors: Sequence[Vector]) -> list[Any]:
-    """Arrow arrays, of bytes if one of them is."""
-    if any(v.is_bytes for v in vectors):
-        return [pc.cast(v.data, pa.binary()) for v in vectors]
-    return [v.data for v in vectors]
-
-
 def concat(operands: Sequence[Vector]) -> Vector:
     """`CONCAT`."""
-    parts = [to_text(v) for v in operands]
-    arrays = _same_type(parts)
-    separator = pa.scalar(b"" if pa.types.is_binary(arrays[0].type) else "", arrays[0].type)
-    return texts(pc.binary_join_element_wise(*arrays, separator), parts)
+    parts = as_texts(operands)
+    arrays = [part.data for part in parts]
+    separator = pa.scalar(b"" if parts[0].is_bytes else "", arrays[0].type)
+    return texts(pc.binary_join_element_wise(*arrays, separator), parts[0])
 
 
 def concat_ws(operands: Sequence[Vector]) -> Vector:
     """`CONCAT_WS`: NULLs are left out."""
-    parts = [to_text(v) for v in operands]
-    separator, *arrays = _same_type(parts)
-    empty = pa.scalar(b"" if pa.types.is_binary(separator.type) else "", separator.type)
+    parts = as_texts(operands)
+    separator, *arrays = [part.data for part in parts]
+    empty = pa.scalar(b"" if parts[0].is_bytes else "", separator.type)
     # Arrow's join that skips nulls leaves out rows of nothing else (seen in 26.0.1).
     follows, pieces = pa.scalar(False), []
     for values in arrays:
@@ -55,19 +49,19 @@ def concat_ws(operands: Sequence[Vector]) -> Vector:
         pieces.append(pc.fill_null(piece, empty))
         follows = pc.or_(follows, pc.is_valid(values))
     joined = pc.binary_join_element_wise(*pieces, empty)
-    return texts(pc.if_else(pc.is_valid(separator), joined, None), parts)
+    return texts(pc.if_else(pc.is_valid(separator), joined, None), parts[0])
 
 
 def upper(operands: Sequence[Vector]) -> Vector:
     """`UPPER`."""
     text = to_text(operands[0])
     if text.is_bytes:
-        return texts(text.data)
+        return texts(text.data, text)
     if not pc.any(pc.match_substring(text.data, _SHARP_S)).as_py():
-        return texts(pc.utf8_upper(text.data), [text])
+        return texts(pc.utf8_upper(text.data), text)
     # It has no simple upper case in Unicode; Arrow gives it a capital all the same.
     raised = map_rows(_upper_keeping_sharp_s, [text], text.null)
-    return texts(pa.array(raised, pa.string()), [text])
+    return texts(pa.array(raised, pa.string()), text)
 
 
 def _upper_keeping_sharp_s(value: str) -> str:
@@ -78,7 +72,7 @@ def _upper_keeping_sharp_s(value: str) -> str:
 def lower(operands: Sequence[Vector]) -> Vector:
     """`LOWER`."""
     text = to_text(operands[0])
-    return texts(text.data if text.is_bytes else pc.utf8_lower(text.data), [text])
+    return texts(text.data if text.is_bytes else pc.utf8_lower(text.data), text)
 
 
 def length(operands: Sequence[Vector]) -> Vector:
@@ -141,12 +135,12 @@ def _sliced(text: Vector, start: Int64s, stop: Int64s, null: Mask) -> Vector:
         for n, (first, last) in enumerate(pairs)
     ]
     result = pa.concat_arrays(pieces).take(pa.array(np.argsort(order)))
-    return texts(result, [text]).with_null(null)
+    return texts(result, text).with_null(null)
 
 
 def trim(operands: Sequence[Vector]) -> Vector:
     """`TRIM(direction removed FROM text)`, as `(text, removed, direction)`."""
-    text, removed = (to_text(v) for v in operands[:2])
+    text, removed = as_texts(operands[:2], operands[:1])
     return _trimmed(text, removed, str(operands[2].constant()))
 
 
@@ -178,20 +172,18 @@ def _trimmed(text: Vector, removed: Vector | None, direction: str) -> Vector:
     if removed is None:
         space = b" " if text.is_bytes else " "
         found = map_rows(lambda value: cut(value, space), [text], text.null)
-        return texts(pa.array(found, text.data.type), [text])
-    pair = [texts(a, [text]) for a in _same_type([text, removed])]
-    found = map_rows(cut, pair, null_of(pair))
-    return texts(pa.array(found, pair[0].data.type), [text, removed])
+    else:
+        found = map_rows(cut, [text, removed], null_of([text, removed]))
+    return texts(pa.array(found, text.data.type), text)
 
 
 def replace_text(operands: Sequence[Vector]) -> Vector:
     """`REPLACE`: case counts."""
-    parts = [to_text(v) for v in operands]
-    same = [texts(a) for a in _same_type(parts)]
+    parts = as_texts(operands, operands[:1])
     found = map_rows(
-        lambda text, old, new: text.replace(old, new) if old else text, same, null_of(parts)
+        lambda text, old, new: text.replace(old, new) if old else text, parts, null_of(parts)
     )
-    return texts(pa.array(found, same[0].data.type), parts)
+    return texts(pa.array(found, parts[0].data.type), parts[0])
 
 
 def _hashed(function: Callable[[bytes], Any]) -> Callable[[Sequence[Vector]], Any]:

@@ -28,6 +28,7 @@ SPACES: Final = "\t\n\v\f\r \u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
 # 838:59:59, the longest TIME.
 MAX_DURATION_US: Final = ((838 * 60 + 59) * 60 + 59) * SECOND_US
 _FRACTION_DIGITS: Final = 6
+MAX_YEAR: Final = 9999
 _MAX_DAY: Final = 31
 _MONTH_DAYS: Final = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 
@@ -99,7 +100,14 @@ def day_number(packed: Words) -> Int64s:
 
 def first_of_year(year: Int64s) -> Words:
     """January 1st."""
-    return (((year * 13 + 1) << 5 | 1) << 41).astype(np.uint64)
+    packed: Words = pack_years(year) + np.uint64((1 << 5 | 1) << 41)
+    return packed
+
+
+def pack_years(year: Int64s) -> Words:
+    """Years without a month and a day."""
+    packed: Words = (year * 13 << 46).astype(np.uint64)
+    return packed
 
 
 def round_times(packed: Words, digits: int) -> Words:
@@ -117,10 +125,9 @@ def round_times(packed: Words, digits: int) -> Words:
 
 
 def round_durations(micros: Int64s, digits: int) -> Int64s:
-    """Durations rounded half away from zero to so many fractional digits."""
+    """Durations rounded half up, also below zero, to so many fractional digits."""
     unit = 10 ** (_FRACTION_DIGITS - digits)
-    magnitude = (np.abs(micros) + unit // 2) // unit * unit
-    rounded: Int64s = np.where(micros < 0, -magnitude, magnitude)
+    rounded: Int64s = (micros + unit // 2) // unit * unit
     return rounded
 
 

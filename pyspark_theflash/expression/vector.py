@@ -31,6 +31,9 @@ Array: TypeAlias = Any
 TEXT_TYPE: Final = FieldType(MySQLType.VARCHAR, charset="utf8mb4", collate="utf8mb4_bin")
 BYTES_TYPE: Final = FieldType(MySQLType.VARCHAR, charset="binary", collate="binary")
 
+EXPLICIT, IMPLICIT, SYSTEM, COERCIBLE, NUMERIC, IGNORABLE = 0, 2, 3, 4, 5, 6
+"""Coercibilities of COLLATE, columns and casts, system constants, literals, numbers, NULL."""
+
 
 class Kind(Enum):
     """The form of a vector's values."""
@@ -57,12 +60,15 @@ class Vector:
         shown: of a DECIMAL made of a quotient, the digits that a column of text gets. Functions of
             text get as many as fit a display width, which is not known here.
         is_date: of TIME, a DATE; None where some rows are one.
+        is_cut: of DECIMAL, a CAST has taken digits, which TiDB keeps where it makes a DOUBLE of it.
         is_mixed: of DECIMAL, rows differ in the digits that their text has; of TEXT, some rows are
             of an ENUM or SET, so that it is not known what they are among numbers.
         collation: of TEXT, how it compares; where nothing says so, as `TEXT_TYPE` does.
-        is_explicit: of TEXT, the collation comes from a column or COLLATE.
+        coercibility: of TEXT, how firmly the collation is set (`expression/collation.py`).
         number: what a TEXT is among numbers: of ENUM, SET, BIT and `0x41`.
         is_constant: all rows are equal, whatever the columns hold.
+        is_column: a column as it is stored.
+        is_year: of UINT, a YEAR; None where some rows are one.
         single: of REAL, a FLOAT: it prints as one.
     """
 
@@ -72,11 +78,14 @@ class Vector:
     digits: int = 0
     shown: int = -1
     is_date: bool | None = False
+    is_cut: bool = False
     is_mixed: bool = False
     collation: FieldType = TEXT_TYPE
-    is_explicit: bool = False
+    coercibility: int = COERCIBLE
     number: "Vector | None" = None
     is_constant: bool = False
+    is_column: bool = False
+    is_year: bool | None = False
     single: bool = False
 
     def __len__(self) -> int:
@@ -123,7 +132,8 @@ class Vector:
         """NULL also where `null` holds."""
         if self.kind is Kind.TEXT:
             data = pc.if_else(pa.array(null), pa.scalar(None, self.data.type), self.data)
-            return replace(self, data=data, null=self.null | null)
+            number = self.number.with_null(null) if self.number is not None else None
+            return replace(self, data=data, null=self.null | null, number=number)
         return replace(self, null=self.null | null)
 
 
@@ -153,34 +163,19 @@ def reals(data: npt.NDArray[np.float64], null: Mask) -> Vector:
     return Vector(Kind.REAL, data, null)
 
 
-def texts(data: Array, like: Sequence[Vector] = ()) -> Vector:
-    """TEXT; how it compares is derived from the operands it was made of."""
-    is_bytes = bool(pa.types.is_binary(data.type))
-    collation, is_explicit = (BYTES_TYPE, False) if is_bytes else derive_collation(like)
+def texts(data: Array, like: Vector | None = None) -> Vector:
+    """TEXT, which compares as the text `like` that it was made of."""
     null = np.asarray(data.is_null())
-    return Vector(Kind.TEXT, data, null, collation=collation, is_explicit=is_explicit)
+    if like is not None:
+        collation, coercibility = like.collation, like.coercibility
+        return Vector(Kind.TEXT, data, null, collation=collation, coercibility=coercibility)
+    collation = BYTES_TYPE if pa.types.is_binary(data.type) else TEXT_TYPE
+    return Vector(Kind.TEXT, data, null, collation=collation)
 
 
 def nothing(row_count: int) -> Vector:
     """NULL for every row."""
     return Vector(Kind.NULL, np.zeros(row_count, np.int64), np.ones(row_count, np.bool_))
-
-
-def derive_collation(operands: Sequence[Vector]) -> tuple[FieldType, bool]:
-    """How texts made of these compare, and whether a column or COLLATE says so.
-
-    Raises:
-        LackingError: columns of different collations that no rule known here decides between.
-    """
-    of_text = [v for v in operands if v.kind is Kind.TEXT]
-    if any(v.is_bytes for v in of_text):
-        return BYTES_TYPE, any(v.is_explicit for v in of_text)
-    explicit = {v.collation.collate: v.collation for v in of_text if v.is_explicit}
-    if len(explicit) > 1:
-        raise LackingError(f"mixing collations {', '.join(sorted(explicit))}")
-    for collation in explicit.values():
-        return collation, True
-    return TEXT_TYPE, False
 
 
 def null_of(operands: Sequence[Vector]) -> Mask:

@@ -17,6 +17,7 @@ from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.narrow import widened
 from pyspark_theflash.errors import ColumnNotFoundError, OptionError, UnsupportedError
 from pyspark_theflash.expression.evaluate import Expression, evaluate_integers, parse
+from pyspark_theflash.expression.failure import in_condition
 from pyspark_theflash.expression.syntax import Call
 from pyspark_theflash.mvcc.version import column_name
 from pyspark_theflash.query.value import Mask
@@ -76,7 +77,8 @@ class Condition:
         whole = self.expression
         truth = Expression(whole.text, Call("is true", (whole.tree,)), whole.columns)
         typed = {c.name.lower(): (columns[c.name.lower()], c.type) for c in self.columns}
-        values, _ = evaluate_integers(truth, typed, rows, WHERE)
+        with in_condition():
+            values, _ = evaluate_integers(truth, typed, rows, WHERE)
         kept: Mask = values != 0
         return kept
 

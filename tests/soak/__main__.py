@@ -14,7 +14,7 @@ from typing import Final
 
 from tests.soak.outcome import Outcome
 
-KINDS: Final = {"ddl": "tests.soak.ddl"}
+KINDS: Final = {"ddl": "tests.soak.ddl", "where": "tests.soak.where"}
 """By name, a module with `run(folder, *, first_seed, seconds, outcome)`."""
 
 

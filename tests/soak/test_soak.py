@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.soak import ddl
+from tests.soak import ddl, where
 from tests.soak.outcome import Outcome
 
 pytestmark = pytest.mark.peer
@@ -15,3 +15,10 @@ def test_ddl(tmp_path: Path) -> None:
     ddl.run(tmp_path, first_seed=1, seconds=0, outcome=outcome)
     assert outcome.different == []
     assert outcome.counts["rows compared"] > 100
+
+
+def test_where(tmp_path: Path) -> None:
+    outcome = Outcome()
+    where.run(tmp_path, first_seed=1, seconds=0, outcome=outcome)
+    assert outcome.different == []
+    assert outcome.counts["alike"] > where.CONDITIONS * 0.7

@@ -77,7 +77,9 @@ def found(store: Path, where: str, columns: list[str] | None = None) -> list[Any
         ("price > 1.1", [2]),
         ("price <= -4", [4]),
         ("day < '2024-03-01'", [1, 2]),
-        ("day = '0000-00-00'", [2]),
+        ("day = 0", [2]),
+        # Under the default SQL mode this text is no date.
+        ("day = '0000-00-00'", []),
         ("day >= date '2024-02-29'", [1, 4]),
         ("big > 9223372036854775807", [1]),
         ("big < -1", []),
@@ -105,7 +107,7 @@ def test_the_columns_read_need_not_be_shown(store: Path) -> None:
 
 def test_a_row_that_is_left_out_is_not_refused(store: Path) -> None:
     with open_snapshot(store) as snapshot:
-        rows = snapshot.scan("shop.item", ["day"], where="day > '0000-00-00'")
+        rows = snapshot.scan("shop.item", ["day"], where="day > 0")
         assert sum(batch.num_rows for batch in rows) == 2
         with pytest.raises(UnrepresentableValueError):
             list(snapshot.scan("shop.item", ["day"], where="id = 2"))

@@ -1,0 +1,42 @@
+"""Random conditions: what a scan with `where` finds is what TiDB finds."""
+
+from pathlib import Path
+from random import Random
+
+from pyspark_theflash.clock import SystemClock
+from tests.soak.outcome import Outcome
+from tests.support.live_where import LiveWhere, live_where
+from tests.support.live_writer import following
+from tests.support.where_cases import condition
+
+CLOCK = SystemClock()
+CONDITIONS = 1000
+"""Of each seed, which has rows of its own."""
+
+
+def run(folder: Path, *, first_seed: int, seconds: float, outcome: Outcome) -> None:
+    """Seeds from `first_seed` on until the time is up, at least one."""
+    end_ms = CLOCK.boottime_ms() + round(1000 * seconds)
+    store = folder / "store"
+    with following(folder, store) as peer:
+        seed = first_seed
+        while seed == first_seed or CLOCK.boottime_ms() < end_ms:
+            with live_where(peer, store, str(seed)) as live:
+                for number in range(CONDITIONS):
+                    text = condition(Random(f"{seed} {number}"))
+                    _compare(live, f"seed {seed}, condition {number}", text, outcome)
+            seed += 1
+
+
+def _compare(live: LiveWhere, name: str, text: str, outcome: Outcome) -> None:
+    ours, theirs = live.ours(text), live.theirs(text)
+    if isinstance(ours, str):
+        outcome.refused[ours] += 1
+    elif isinstance(theirs, str):
+        # There are no rows to compare with.
+        outcome.counts["failed in TiDB alone"] += 1
+    elif ours == theirs:
+        outcome.counts["alike"] += 1
+    else:
+        extra, missing = sorted(ours - theirs), sorted(theirs - ours)
+        outcome.different.append(f"{name}: {text}: extra {extra}, missing {missing}")
