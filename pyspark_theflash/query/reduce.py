@@ -3,9 +3,13 @@
     function     of                                   its type
     count        anything, or rows                    int64
     sum          integers                             decimal128(38, 0)
-                 DECIMAL(p, s), expressions of them   decimal128(38, s)
+                 DECIMAL(p, s), expressions of them   decimal128(38, s) up to 19 digits,
+                                                      decimal256(76, s) above
                  FLOAT, DOUBLE                        float64, in an order of its own
     min, max     all but VECTOR                       the same
+
+A sum has room for 2^63 values of its type, so whether it fits another one is for the receiver to
+say: Spark makes an error or NULL of a sum of more than 38 digits.
 
 NULLs are left out, as in SQL, and NULL is what there is of nothing but them. Arrow adds 64-bit
 numbers without looking whether the sum fits, so it gets those only of which it must; of larger
@@ -39,6 +43,9 @@ from pyspark_theflash.query.value import (
 )
 
 _INT64_MAX: Final = (1 << 63) - 1
+_DECIMAL256_DIGITS: Final = 76
+_COUNT_DIGITS: Final = 19
+"""Of the largest number of rows."""
 _HALF_BITS: Final = 32
 _HALF: Final = (1 << _HALF_BITS) - 1
 _WORD: Final = (1 << 64) - 1
@@ -59,6 +66,8 @@ def reduced_type(function: Function, tp: pa.DataType) -> pa.DataType:
             raise UnsupportedError(f"{function.value} of {tp}", WHERE)
         return tp
     if pa.types.is_decimal(tp):
+        if tp.precision + _COUNT_DIGITS > DECIMAL128_DIGITS:
+            return pa.decimal256(_DECIMAL256_DIGITS, tp.scale)
         return pa.decimal128(DECIMAL128_DIGITS, tp.scale)
     if pa.types.is_integer(tp):
         return pa.decimal128(DECIMAL128_DIGITS, 0)
@@ -83,7 +92,7 @@ class Reduction:
         """Functions of columns, each in a type that holds its values; COUNT of None counts rows.
 
         Raises:
-            SqlOverflowError: a sum that does not fit 38 digits.
+            SqlOverflowError: a sum that does not fit its type.
         """
         finish = [self._begin(*each) for each in wanted]
         answers = self._answers()

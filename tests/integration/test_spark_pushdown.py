@@ -31,10 +31,12 @@ NUMBERS = table_info(
         column("span", MySQLType.TIME),
         column("data", MySQLType.BLOB, charset="binary"),
         column("huge", MySQLType.LONGLONG),
+        column("vast", MySQLType.NEWDECIMAL, flen=38, decimal=4),
     ],
 )
 EMPTY = table_info(2, "d.empty", [id_column(), column("money", MySQLType.LONG)])
 MOST = Decimal("99.99")
+VAST = 10**34
 WORDS = ("tea", "Tea", "tee ", "", None, "öl")
 
 
@@ -59,6 +61,8 @@ def row(n):
         sign * n * 1_000_000,
         bytes([n % 3, 255]),
         2**62 + n,
+        # Two of these do not fit a sum; among the others no order of adding up overflows.
+        Decimal(f"{VAST - n}.5000") if WORDS[n % len(WORDS)] == "tea" else Decimal(n),
     )
 
 
@@ -214,6 +218,34 @@ def test_overflow_is_sparks(check, spark):
         check(query)
     finally:
         spark.conf.unset("spark.sql.ansi.enabled")
+
+
+@pytest.mark.parametrize(
+    "aggregates",
+    [
+        "sum(vast)",
+        "sum(vast), count(*), sum(money), min(vast), max(vast)",
+        "avg(vast), sum(tiny)",
+        "sum(vast - 1), sum(-vast)",
+        "sum(cast(vast AS decimal(34, 0)))",
+    ],
+)
+@pytest.mark.usefixtures("ansi")
+def test_sums_of_more_than_38_digits_are_sparks(spark, views, aggregates):
+    """NULL without ANSI, an error with it, of the groups that overflow alone."""
+    for rest in (
+        "",
+        "WHERE tiny > 5",
+        "WHERE word <> 'tea'",
+        "GROUP BY word",
+        "WHERE word <> 'tea' GROUP BY word",
+    ):
+        by = "word, " if "GROUP" in rest else ""
+        ours, copy = (
+            outcome(spark, f"SELECT {by}{aggregates} FROM numbers{name} {rest}")
+            for name in ("", "_copy")
+        )
+        assert ours == copy, rest
 
 
 ARITHMETIC = [

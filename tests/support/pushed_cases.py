@@ -201,7 +201,11 @@ def aggregations(draw: st.DrawFn) -> Aggregation:
         if function == "count" and draw(st.booleans()):
             aggregates.append(Aggregate("count"))
         elif function == "sum":
-            summed = draw(st.sampled_from(["tiny", "big", "huge", "price", "double", "single"]))
+            summed = draw(
+                st.sampled_from(
+                    ["tiny", "big", "huge", "price", "wide", "widest", "double", "single"]
+                )
+            )
             argument = computed(draw) if draw(st.booleans()) else column(summed)
             aggregates.append(Aggregate("sum", argument))
         else:

@@ -47,12 +47,24 @@ def test_wide_sums_of_groups() -> None:
     assert {row["k"]: row["a0"] for row in rows} == expected
 
 
+def test_sums_have_more_digits_than_what_is_added_up() -> None:
+    most, least = Decimal("9" * 38), Decimal("-" + "9" * 38)
+    assert total([most] * 5, WIDE) == Decimal(5 * (10**38 - 1))
+    assert total([most, most, least, least, least], WIDE) == least
+    keys, values = pa.array(["a", "b", "a"]), pa.array([most, least, most], WIDE)
+    rows = folded(Aggregation(("k",), SUM), [keys, values], [keys, values]).to_pylist()
+    expected = {"a": 4 * (10**38 - 1), "b": -2 * (10**38 - 1)}
+    assert {row["k"]: row["a0"] for row in rows} == expected
+
+
 def test_what_fits_nowhere_raises() -> None:
+    widest = pa.decimal256(76, 0)
+    largest = pa.array([6 * 10**75], widest)
+    with pytest.raises(SqlOverflowError):
+        total([6 * 10**75] * 2, widest)
+    with pytest.raises(SqlOverflowError):
+        folded(Aggregation((), SUM), [largest], [largest])
     large = pa.array([6 * 10**37], WIDE)
-    with pytest.raises(SqlOverflowError):
-        total([6 * 10**37] * 2, WIDE)
-    with pytest.raises(SqlOverflowError):
-        folded(Aggregation((), SUM), [large], [large])
     twice = Aggregate(Function.MAX, Call("+", (Column("v"), Column("v"))))
     with pytest.raises(SqlOverflowError):
         folded(Aggregation((), (twice,)), [large])
