@@ -26,7 +26,7 @@ from pyspark_theflash.api.pushed import sealed_request, sealed_text
 from pyspark_theflash.codec.document import boolean, int64, load, shaped, text, texts, uint64
 from pyspark_theflash.engine.api import RegionScan
 from pyspark_theflash.errors import CodecError, CorruptionError, StoreFullError, TicketError
-from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.fs import FileSystem, file_stamp
 from pyspark_theflash.store.lease import ReadLease
 from pyspark_theflash.store.manifest import file_errors
 from pyspark_theflash.types import Generation, PhysicalTableID, RegionID, TimeStamp
@@ -75,23 +75,27 @@ class StoreSealer:
     def __init__(self, path: Path, fs: FileSystem, spare_key: bytes) -> None:
         self._path, self._fs, self._spare_key = path, fs, spare_key
         self._mutex = threading.Lock()
-        self._made: Sealer | None = None
+        self._made: tuple[object, Sealer] | None = None
 
     def get(self) -> Sealer:
         """With the store's key, which is made if there is none, or else with the spare one.
 
-        Where there is no key, it is looked for anew each time: another process may have had room.
+        Where there is no key, or another file than before, it is read anew: another process may
+        have had room, and another store may have come to the path.
 
         Raises:
             CorruptionError: the key's file is not one.
         """
-        with self._mutex:
-            if self._made is None:
+        file = self._path / KEY_FILE
+        with self._mutex, file_errors(file):
+            stamp = file_stamp(file)
+            if self._made is None or self._made[0] != stamp:
                 key = _store_key(self._path, self._fs)
                 if key is None:
                     return Sealer(self._spare_key)
-                self._made = Sealer(key, self._spare_key)
-            return self._made
+                # Of a file that was made or replaced just now, the next call knows the stamp.
+                self._made = stamp, Sealer(key, self._spare_key)
+            return self._made[1]
 
 
 def new_key() -> bytes:

@@ -64,7 +64,7 @@ from pyspark_theflash.store.command import (
     Verb,
     handle_of,
 )
-from pyspark_theflash.store.folder import open_manifest, read_identity
+from pyspark_theflash.store.folder import CurrentIdentity, open_manifest
 from pyspark_theflash.store.latch import LatchKind
 from pyspark_theflash.store.lease import LeaseTable, ReadLease
 from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp, from_physical_ms
@@ -102,7 +102,8 @@ class Service:
             StoreNotFoundError, StoreFormatError, CorruptionError: see `read_identity`.
         """
         self._path, self._fs, self._clock = path, fs, clock
-        self.store_id: Final = read_identity(path, fs).store_id
+        self._identity = CurrentIdentity(path, fs)
+        self._identity.get()
         self._store_sealer = StoreSealer(path, fs, spare_key or new_key())
         self._plans = RecentPlans()
         self._replica = replica
@@ -320,6 +321,11 @@ class Service:
     def path(self) -> Path:
         """Where the store is."""
         return self._path
+
+    @property
+    def store_id(self) -> str:
+        """Of the store that is there now. Raises what `read_identity` does."""
+        return self._identity.get().store_id
 
     @property
     def _sealer(self) -> Sealer:

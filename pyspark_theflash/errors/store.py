@@ -84,6 +84,17 @@ class StoreMismatchError(TheFlashError):
         return f"{self.path} is not what this scan was planned on: {self.reason}"
 
 
+class StoreReplacedError(TheFlashError):
+    """Another store, or an older state of it, came in the place of one that was open."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path, self.reason = path, reason
+
+    def __str__(self) -> str:
+        return f"{self.path} was replaced while it was open: {self.reason}; open it again"
+
+
 class StoreFullError(TheFlashError):
     """No room on the store's disk. Reads go on; writes may be tried again when there is room."""
 

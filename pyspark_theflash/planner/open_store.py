@@ -15,7 +15,11 @@ import pyarrow as pa
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import EngineReader, RegionScan
-from pyspark_theflash.errors import CorruptionError, LeaseExpiredError, TheFlashError
+from pyspark_theflash.errors import (
+    CorruptionError,
+    StoreReplacedError,
+    TheFlashError,
+)
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.planner.read import (
     LeaseKeeper,
@@ -113,8 +117,7 @@ class OpenStore:
     def _asked(self, ask: Callable[[LeaseTable], None]) -> None:
         try:
             ask(self._leases())
-        except LeaseExpiredError:
-            # Another store may have come in the place of the one that is open here.
+        except StoreReplacedError:
             self._let_go()
             ask(self._leases())
         except TheFlashError:

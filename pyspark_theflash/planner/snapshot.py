@@ -149,6 +149,8 @@ class Snapshot:
             # Garbage collection may have passed the timestamp just before the latch was there.
             origin.confirm(self._view, lease)
             history = origin.history(self._view, self.snapshot_ts)
+            # Else the latch would be in one store, and the view of another.
+            self._manifest.check_in_place()
             undo.pop_all()
         self._history = history or SchemaHistory(self.snapshot_ts, self.snapshot_ts, (), ())
         self._views: dict[TableID, View] = {}
@@ -210,7 +212,9 @@ class Snapshot:
             TableNotFoundError, ColumnNotFoundError: no such table or column at `snapshot_ts`.
             OptionError: `where` is no expression, or one that is not evaluated here.
             UnsupportedError: what is pushed could not be answered exactly.
+            StoreReplacedError: another store has come in the place of this one.
         """
+        self._manifest.check_in_place()
         table = self.table(name)
         chosen, shown = _output(table, columns, pushed)
         condition = None if where is None else Condition.parse(where, table)

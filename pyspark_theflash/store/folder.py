@@ -46,7 +46,7 @@ from pyspark_theflash.errors import (
     StoreNotFoundError,
 )
 from pyspark_theflash.failpoint import fail_point
-from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.fs import FileSystem, file_stamp
 from pyspark_theflash.store.board import LATCH_KIND, Board, create_board
 from pyspark_theflash.store.latch import Latch, LatchKind
 from pyspark_theflash.store.manifest import (
@@ -153,6 +153,23 @@ def read_identity(path: Path, fs: FileSystem) -> StoreIdentity:
     """Which store is at `path`; raises like `open_manifest`."""
     with contextlib.closing(open_manifest(path, fs)) as manifest:
         return StoreIdentity.of(manifest.read([IDENTITY_KIND]))
+
+
+class CurrentIdentity:
+    """Which store is at `path`, looked at anew when another has come there. Thread-safe."""
+
+    def __init__(self, path: Path, fs: FileSystem) -> None:
+        self._path, self._fs = path, fs
+        self._known: tuple[object, StoreIdentity] | None = None
+
+    def get(self) -> StoreIdentity:
+        """Raises like `open_manifest`."""
+        with file_errors(self._path):
+            stamp = file_stamp(self._path / FORMAT_FILE)
+        known = self._known
+        if known is None or known[0] != stamp:
+            known = self._known = stamp, read_identity(self._path, self._fs)
+        return known[1]
 
 
 def _open(path: Path, fs: FileSystem) -> Manifest:

@@ -50,10 +50,11 @@ from pyspark_theflash.errors import (
     EngineError,
     StaleTokenError,
     StoreFullError,
+    StoreReplacedError,
     invariant,
 )
 from pyspark_theflash.failpoint import fail_point
-from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.fs import FileSystem, file_stamp
 from pyspark_theflash.types import FencingToken, Generation
 
 DATABASE: Final = "theflash.db"
@@ -185,6 +186,7 @@ class Manifest:
         self._fs = fs
         self._closing = contextlib.ExitStack()
         self._is_full = False
+        self._file, self._newest = self._file_id(), Generation(0)
         self._may_write = os.access(folder, os.W_OK) and os.access(self._path, os.W_OK)
         self._db = self._connect()
         if self._may_write and not self._opens():
@@ -270,6 +272,7 @@ class Manifest:
 
         Raises:
             CorruptionError: the manifest contradicts its checksums or its `ack`.
+            StoreReplacedError: the folder has another manifest, or an older state of it.
         """
         with self._state("DEFERRED") as head:
             records = {kind: self._verified(head, kind) for kind in kinds}
@@ -297,6 +300,8 @@ class Manifest:
             self._fs.write_new(self._scratch, memoryview(head.ack()))
             fail_point("manifest.before_commit")
         fail_point("manifest.after_commit")
+        self._newest = generation
+        self.check_in_place()
         try:
             self._fs.rename(self._scratch, self._ack)
         except OSError as error:
@@ -382,11 +387,16 @@ class Manifest:
             with self._transaction(mode):
                 head = self.head()
                 self._check_acknowledged(head, acknowledged)
+                if head.generation < self._newest:
+                    reason = f"generation {self._newest} was here, {head.generation} is"
+                    raise StoreReplacedError(str(self.folder), reason)
+                self._newest = head.generation
                 yield head
 
     @contextlib.contextmanager
     def _unchanged(self) -> Iterator[None]:
         """In a folder that cannot be written: what is read stands there from start to end."""
+        self.check_in_place()
         if self.is_writable:
             yield
             return
@@ -408,6 +418,17 @@ class Manifest:
         with self._errors():
             found = self._path.stat()
         return found.st_mtime_ns, found.st_size
+
+    def _file_id(self) -> tuple[int, ...] | None:
+        """What tells the database's file, as long as it is open, from another at its path."""
+        with file_errors(self._path):
+            stamp = file_stamp(self._path)
+        return None if stamp is None else stamp[:2]
+
+    def check_in_place(self) -> None:
+        """Return if the manifest is still the folder's. Raises `StoreReplacedError`."""
+        if self._file_id() != self._file:
+            raise StoreReplacedError(str(self.folder), "the manifest is another file")
 
     def _check_acknowledged(self, head: Head, acknowledged: bytes) -> None:
         (generation, _) = _ACK_BODY.unpack_from(acknowledged)

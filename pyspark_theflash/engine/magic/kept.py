@@ -6,7 +6,8 @@
     other files    their footers, checked and parsed; of what scans look at without handing it
                    out, the columns of numbers and of dictionaries, decimals in few bits
 
-A file never changes, so what is kept of it holds for as long as anybody asks.
+A file never changes, and is known by its number and its checksums, so what is kept of it holds for
+as long as anybody asks, whatever becomes of the store's folder.
 """
 
 import os
@@ -14,7 +15,7 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -41,6 +42,8 @@ DELTA_BYTES: Final = 16 << 20
 """Larger deltas would leave no room for much else."""
 FOOTERS_BYTES: Final = 16 << 20
 _FOOTER_BYTES: Final = 500
+_Content: TypeAlias = tuple[int, int, int]
+"""A file, as `DataFile.content` has it."""
 _PARSED: Final = 4
 """How many bytes a parsed footer takes for each that is written, roughly."""
 
@@ -61,11 +64,12 @@ class KeptFiles:
     """What is kept of the files of a store."""
 
     def __init__(self) -> None:
-        self.footers: Final = LeastRecent[int, Footer](FOOTERS_BYTES)
-        """By the file's number."""
-        self.columns: Final = LeastRecent[tuple[int, int, str], pa.ChunkedArray](COLUMNS_BYTES)
-        """By the file's number, the row group's and the column's name."""
-        self.numbers: Final = LeastRecent[tuple[int, int, str], pa.ChunkedArray](_numbers_bytes())
+        self.footers: Final = LeastRecent[_Content, Footer](FOOTERS_BYTES)
+        self.columns: Final = LeastRecent[tuple[_Content, int, str], pa.ChunkedArray](COLUMNS_BYTES)
+        """By the file, the row group's number and the column's name."""
+        self.numbers: Final = LeastRecent[tuple[_Content, int, str], pa.ChunkedArray](
+            _numbers_bytes()
+        )
         """The same, of the other files."""
 
 
@@ -84,7 +88,7 @@ class OpenFile:
         self._closing = closing
         self._file: pq.ParquetFile | None = None
         self._copies = info.each
-        known = kept.footers.get(info.number)
+        known = kept.footers.get(info.content)
         self.footer: Final = self._read_footer() if known is None else known
 
     def those_of(self, names: Iterable[str]) -> list[str]:
@@ -100,7 +104,7 @@ class OpenFile:
         if not is_whole and not as_stored:
             return self._read_group(group, names)
         kept = self._kept.columns if is_whole else self._kept.numbers
-        keys = {name: (self._info.number, group, name) for name in names}
+        keys = {name: (self._info.content, group, name) for name in names}
         found = {name: kept.get(key) for name, key in keys.items()}
         if lacking := [name for name, column in found.items() if column is None]:
             table = self._read_group(group, lacking)
@@ -130,7 +134,7 @@ class OpenFile:
     def _parquet(self) -> pq.ParquetFile:
         """The file itself, opened when something is read of it first."""
         if self._file is None:
-            footer = self._kept.footers.get(self._info.number)
+            footer = self._kept.footers.get(self._info.content)
             self._file = self._closing.enter_context(
                 open_file(
                     self._folder,
@@ -155,7 +159,7 @@ class OpenFile:
             None if self._info.is_small else metadata,
         )
         parsed = 0 if self._info.is_small else self._info.footer_bytes * _PARSED
-        self._kept.footers.put(self._info.number, footer, _FOOTER_BYTES + parsed)
+        self._kept.footers.put(self._info.content, footer, _FOOTER_BYTES + parsed)
         return footer
 
 
