@@ -281,6 +281,16 @@ class Orphan:
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """One of several sources that a store follows."""
+
+    name: str = ""
+    position: str = ""
+    seen_ts: int = 0
+    trouble: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """How the store is."""
 
@@ -306,6 +316,7 @@ class Status:
     bytes: int = 0
     retention_ms: int | None = None
     orphans: tuple[Orphan, ...] = ()
+    sources: tuple[Source, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,18 @@ from pathlib import Path
 from typing import Final, TypedDict
 
 from pyspark_theflash.api.message import Latch as LatchMessage
-from pyspark_theflash.api.message import Latches, LatchScope, Process, Region, Regions, Status
+from pyspark_theflash.api.message import (
+    Latches,
+    LatchScope,
+    Process,
+    Region,
+    Regions,
+    Source,
+    Status,
+)
 from pyspark_theflash.api.message import Orphan as OrphanMessage
 from pyspark_theflash.binlog.ledger import ENTRY
+from pyspark_theflash.binlog.merge import places_of
 from pyspark_theflash.binlog.pending import Pending
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine import registry
@@ -75,6 +84,7 @@ def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
             **_transactions(view),
             **_sizes(engine, view),
             orphans=_orphans(view, clock),
+            sources=_sources(Progress.of(view)),
         )
 
 
@@ -184,6 +194,11 @@ def _transactions(view: View) -> _Transactions:
         "ledger_entries": ledger_bytes // ENTRY.itemsize,
         "ledger_bytes": ledger_bytes,
     }
+
+
+def _sources(progress: Progress | None) -> tuple[Source, ...]:
+    places = places_of(progress.position if progress else None)
+    return tuple(Source(p.name, p.position or "", p.seen_ts, p.trouble) for p in places)
 
 
 def _orphans(view: View, clock: Clock) -> tuple[OrphanMessage, ...]:

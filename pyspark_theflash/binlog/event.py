@@ -45,7 +45,7 @@ class Entity:
 
     `commit_ts` is 0 where the message has none: in a prewrite, and in most rollbacks. `file` and
     `offset` say where it stood, for errors. `primary` is the primary key of a prewrite's
-    transaction, b"" if the message has none.
+    transaction, b"" if the message has none. `stream` numbers the pump that it comes from.
     """
 
     kind: EntityKind
@@ -56,6 +56,7 @@ class Entity:
     file: str
     offset: int
     primary: RawKey = field(default=NO_KEY, repr=False)
+    stream: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,12 @@ resolved_ts
     Ordering by arrival would have published commit 5 at once, and a reader at 5 could have missed
     the change of 1.
 
+Several pumps
+    Each pump's binlog is a stream with an M of its own: a commit that arrives from one pump says
+    nothing of the prewrites that are still to come from another. With nothing waiting,
+    `resolved_ts` is the lowest M. What waits is the same as before, whichever streams its halves
+    come from: where M of a prewrite's stream has reached its commit_ts, the prewrite has arrived.
+
 Heartbeats
     A commit, or an empty prewrite, of start_ts == commit_ts says "that late is it now": M grows,
     nothing else happens. Pump itself writes one as a *rollback* with both equal when it has been
@@ -67,7 +73,7 @@ Restart
 """
 
 import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -106,14 +112,18 @@ class Pairing:
         resolved_ts: TimeStamp = _ZERO,
         max_commit_ts: TimeStamp = _ZERO,
         oldest_ts: TimeStamp = _ZERO,
+        streams: Sequence[TimeStamp] = (_ZERO,),
         pending: Iterable[Pending] = (),
         spill: Spill | None = None,
     ) -> None:
-        """Start anew, or where a store stands that has published up to `resolved_ts`."""
+        """Start anew, or where a store stands that has published up to `resolved_ts`.
+
+        `streams`: the newest commit_ts that is known to have come from each, 0 if none is.
+        """
         self._ledger, self._spill = ledger, spill or Spill()
         self._oldest_ts = oldest_ts
         self._taken_ts = max(resolved_ts, oldest_ts)
-        self._max_commit_ts = max(max_commit_ts, self._taken_ts)
+        self._seen = [max(seen_ts, max_commit_ts, self._taken_ts) for seen_ts in streams]
         self._waiting: dict[int, Pending] = {}
         self._holds = Holds()
         self._matched: dict[int, Transaction] = {}
@@ -127,13 +137,13 @@ class Pairing:
     def resolved_ts(self) -> TimeStamp:
         """No transaction still to come commits at or below this. Never below what was taken."""
         lowest = self._holds.lowest()
-        reached = self._max_commit_ts if lowest is None else min(self._max_commit_ts, lowest)
+        reached = min(self._seen) if lowest is None else min(*self._seen, lowest)
         return max(self._taken_ts, reached)
 
     @property
     def max_commit_ts(self) -> TimeStamp:
-        """The newest commit_ts seen, heartbeats included."""
-        return self._max_commit_ts
+        """The newest commit_ts seen, heartbeats included; of several streams, the lowest."""
+        return min(self._seen)
 
     @property
     def buffered_bytes(self) -> int:
@@ -148,10 +158,12 @@ class Pairing:
         if entity.kind is EntityKind.PREWRITE:
             self._prewrite(entity)
         elif entity.kind is EntityKind.COMMIT:
-            self._saw(entity.commit_ts)
+            self._saw(entity)
             self._commit(entity.start_ts, entity.commit_ts)
         else:
-            self._rollback(entity.start_ts, entity.commit_ts)
+            if entity.commit_ts == entity.start_ts:
+                self._saw(entity)
+            self._rollback(entity.start_ts)
 
     def settle(self, start_ts: TimeStamp, commit_ts: TimeStamp) -> None:
         """Be told from outside of the input how a transaction ended; `commit_ts` 0: rolled back.
@@ -164,7 +176,7 @@ class Pairing:
         if commit_ts:
             self._commit(start_ts, commit_ts)
         else:
-            self._rollback(start_ts, commit_ts)
+            self._rollback(start_ts)
 
     def is_open(self, start_ts: TimeStamp) -> bool:
         """Whether a prewrite waits for its commit or rollback."""
@@ -208,7 +220,7 @@ class Pairing:
         """
         if unmatched := self.unmatched_below(until_ts):
             raise UnmatchedPrewriteError(until_ts, unmatched[0].start_ts, len(unmatched))
-        self._max_commit_ts = max(self._max_commit_ts, until_ts)
+        self._seen = [max(seen_ts, until_ts) for seen_ts in self._seen]
 
     def unmatched_below(self, ts: TimeStamp) -> list[Pending]:
         """What is waiting and may have committed at or below `ts`, by start_ts."""
@@ -229,7 +241,7 @@ class Pairing:
     def _prewrite(self, entity: Entity) -> None:
         start_ts = entity.start_ts
         if entity.commit_ts == start_ts and not entity.payload and entity.ddl is None:
-            self._saw(start_ts)
+            self._saw(entity)
             return
         if (known := self._finished(start_ts)) is not None:
             if known.commit_ts and known.digest != content_digest(entity.payload, entity.ddl):
@@ -237,7 +249,7 @@ class Pairing:
             return
         waiting = self._waiting.get(start_ts)
         if waiting is None:
-            hold_ts = max(self._max_commit_ts, start_ts)
+            hold_ts = max(self._seen[entity.stream], start_ts)
             payload = self._kept(entity.payload)
             self._wait(Pending(start_ts, _ZERO, hold_ts, payload, entity.ddl, entity.primary))
         elif waiting.payload is None:
@@ -272,17 +284,15 @@ class Pairing:
             self._stop_waiting(start_ts)
             self._match(Transaction(start_ts, commit_ts, known.payload, known.ddl))
 
-    def _rollback(self, start_ts: TimeStamp, commit_ts: TimeStamp) -> None:
-        if commit_ts == start_ts:
-            self._saw(commit_ts)
+    def _rollback(self, start_ts: TimeStamp) -> None:
         known = self._finished(start_ts) or self._waiting.get(start_ts)
         if known is not None and known.commit_ts:
             raise _conflict(known, "it came again as rolled back")
         if not isinstance(known, LedgerEntry):
             self._drop(start_ts)
 
-    def _saw(self, commit_ts: TimeStamp) -> None:
-        self._max_commit_ts = max(self._max_commit_ts, commit_ts)
+    def _saw(self, entity: Entity) -> None:
+        self._seen[entity.stream] = max(self._seen[entity.stream], entity.commit_ts)
 
     def _finished(self, start_ts: TimeStamp) -> LedgerEntry | None:
         """How a transaction ended that waits for nothing any more."""

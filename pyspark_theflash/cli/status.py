@@ -2,15 +2,17 @@
 
 `rows` counts versions. The lag is the age of the newest timestamp that can be answered. Where
 transactions are pending, `held_by_start_ts` is the one that keeps `resolved_ts` where it is.
-`orphans` are transactions of which the commit or the prewrite has not come for long, with what TiKV
-says of them, and those that `theflash resolve` decided.
+`sources` are those of a store that follows several, each with the time of the newest commit that
+came from it: the one furthest behind holds `resolved_ts`. `orphans` are transactions of which the
+commit or the prewrite has not come for long, with what TiKV says of them, and those that
+`theflash resolve` decided.
 """
 
 import argparse
 from dataclasses import asdict
 from typing import Any
 
-from pyspark_theflash.api.message import Orphan, Status
+from pyspark_theflash.api.message import Orphan, Source, Status
 from pyspark_theflash.cli.place import add_place, opened
 from pyspark_theflash.cli.show import print_json
 from pyspark_theflash.jobs.arguments import add_json
@@ -31,15 +33,23 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json(facts)
         return 0
-    facts["orphans"] = len(status.orphans)
+    facts["orphans"], facts["sources"] = len(status.orphans), len(status.sources)
     for name, value in facts.items():
         shown = value if value is not None else "none"
         if isinstance(value, dict):
             shown = str(status.writer)
         print(f"{name:24} {shown}")
+    for source in status.sources:
+        print(f"  {_source_text(source)}")
     for orphan in status.orphans:
         print(f"  {_orphan_text(orphan)}")
     return 0
+
+
+def _source_text(source: Source) -> str:
+    seen = f"at {utc(source.seen_ts)}" if source.seen_ts else "at its beginning"
+    trouble = f": {source.trouble}" if source.trouble else ""
+    return f"{source.name} is {seen}, position {source.position or 'none'}{trouble}"
 
 
 def _orphan_text(orphan: Orphan) -> str:

@@ -7,6 +7,7 @@ on trying to reach it instead of forgetting it with its open transactions.
 """
 
 import json
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Final
@@ -43,10 +44,8 @@ class PumpRegistry:
         Two pumps are written to by turns. Each has half of the transactions then, and heartbeats
         that know nothing of the other half.
         """
-        for key, value in sorted(self.pd.list_keys(PUMPS, _PUMPS_MAX).items()):
-            node_id = key.removeprefix(PUMPS)
-            state = _state(key, value)
-            if node_id != self.node_id and state != PumpState.OFFLINE.value:
+        for node_id, _, state in _pumps(self.pd):
+            if node_id != self.node_id:
                 raise OtherPumpError(node_id, state)
 
     def register(self, state: PumpState, *, now_ts: TimeStamp, max_commit_ts: TimeStamp) -> None:
@@ -64,8 +63,20 @@ class PumpRegistry:
         self.pd.put_key(f"{PUMPS}{self.node_id}", json.dumps(status).encode())
 
 
-def _state(key: str, value: bytes) -> str:
-    try:
-        return text(load(value)["state"])
-    except SHAPE_ERRORS as error:
-        raise PDRefusedError("etcd", f"{key[:200]} is not the status of a pump") from error
+def check_followed(pd: PDClient, hosts: Collection[str]) -> None:
+    """Raise `OtherPumpError` if there is a pump at another HOST:PORT than these."""
+    for _, host, state in _pumps(pd):
+        if host not in hosts:
+            raise OtherPumpError(host, state)
+
+
+def _pumps(pd: PDClient) -> Iterator[tuple[str, str, str]]:
+    """(node id, HOST:PORT, state) of every pump that is not offline."""
+    for key, value in sorted(pd.list_keys(PUMPS, _PUMPS_MAX).items()):
+        try:
+            status = load(value)
+            host, state = text(status.get("host", "")), text(status["state"])
+        except SHAPE_ERRORS as error:
+            raise PDRefusedError("etcd", f"{key[:200]} is not the status of a pump") from error
+        if state != PumpState.OFFLINE.value:
+            yield key.removeprefix(PUMPS), host, state

@@ -22,7 +22,8 @@ class OtherPumpError(TheFlashError):
     def __str__(self) -> str:
         return (
             f"pump {self.node_id} is {self.state}: TiDB writes some of its transactions there, "
-            "and they would be missing here; take it offline"
+            "and they would be missing here; take it offline, or follow it too, named as it is "
+            "registered in PD"
         )
 
 

@@ -4,18 +4,21 @@
 pump:HOST:PORT            a pump's stream is pulled
 pump-server:unix:PATH     TiDB writes to us; what it sends is kept in STORE/spool until
 pump-server:HOST:PORT     it is applied
+gone:SOURCE               one of several that were followed, which has come to its end
 --schema   file:PATH                 a schema file
 tidb:http://HOST:PORT     a TiDB's status address
 tikv:HOST:PORT[,...]      PD's addresses: TiKV itself is read
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
 from pyspark_theflash.binlog.file import FileSource
+from pyspark_theflash.binlog.merge import MergedSource, check_named, is_merged
 from pyspark_theflash.binlog.spool import Spool
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.codec.key import RawKey
@@ -37,6 +40,7 @@ if TYPE_CHECKING:
     from pyspark_theflash.server.pump import PumpServer
 
 SPOOL_FOLDER: Final = "spool"
+GONE: Final = "gone:"
 SCHEMA_WAIT_MS: Final = 60_000
 _RETRY_MS: Final = 200
 
@@ -75,16 +79,31 @@ class FileInput:
 
 
 class StreamInput:
-    """A source that is there all the time."""
+    """A source that is there all the time; `check` raises if it is not all there is."""
 
-    def __init__(self, source: EntitySource) -> None:
-        self._source = source
+    def __init__(self, source: EntitySource, check: Callable[[], None]) -> None:
+        self._source, self._check = source, check
 
     def source(self) -> EntitySource:
+        self._check()
         return self._source
 
     def applied(self, position: str | None) -> None:
         """A pump keeps its files as long as it was told to."""
+
+
+class MergedInput:
+    """Several inputs by name, as one; `check` is for `MergedSource`."""
+
+    def __init__(self, inputs: Mapping[str, Input], check: Callable[[], None]) -> None:
+        self._inputs, self._check = inputs, check
+
+    def source(self) -> MergedSource:
+        parts = {name: each.source() for name, each in self._inputs.items()}
+        return MergedSource(parts, self._check)
+
+    def applied(self, position: str | None) -> None:
+        """None of them drops what is applied."""
 
 
 class SpoolInput:
@@ -150,8 +169,8 @@ class Opener:
         self._network, self._fs, self._clock, self._undo = network, fs, clock, undo
         self._pd_client: PDClient | None = None
 
-    def source(self, text: str, store: Path) -> Input:
-        """The input that `--source` names.
+    def source(self, text: str, store: Path, share: int = 1) -> Input:
+        """The input that `--source` names; it takes the `share`th part of a poll's time.
 
         Raises:
             OptionError: it names none, or one that is not there.
@@ -160,7 +179,32 @@ class Opener:
         scheme, rest = split_scheme("source", text, ("file", "pump", "pump-server"))
         if scheme == "file":
             return FileInput(Path(rest))
-        return self._pump(rest) if scheme == "pump" else self._pump_server(rest, store)
+        return self._pump(rest, share) if scheme == "pump" else self._pump_server(rest, store)
+
+    def sources(
+        self, texts: Sequence[str], position: str | None, store: Path
+    ) -> tuple[Input, Sequence[str]]:
+        """The input that one or several `--source` name, and the names of its streams.
+
+        `position`: where the store is in what it has followed.
+
+        Raises:
+            OptionError: a source is named twice, or one that was followed before is not named.
+            MissingExtraError: grpcio is needed.
+        """
+        gone = {text.removeprefix(GONE) for text in texts if text.startswith(GONE)}
+        names = [text for text in texts if not text.startswith(GONE)]
+        if not names or len(set(names)) < len(names):
+            raise OptionError("source", "is missing, or given twice with the same text")
+        check_named(position, names, gone)
+        if len(names) == 1 and not is_merged(position):
+            return self.source(names[0], store), names
+        for name in names:
+            if name.startswith("pump-server:"):
+                raise OptionError("source", "a pump-server must get all transactions: it is alone")
+        inputs = {name: self.source(name, store, len(names)) for name in names}
+        pumps = [name.removeprefix("pump:") for name in names if name.startswith("pump:")]
+        return MergedInput(inputs, self._others_check(pumps)), names
 
     def schema(self, text: str, start_ts: TimeStamp | None) -> SchemaSource:
         """The source of the schema history that `--schema` names."""
@@ -189,14 +233,29 @@ class Opener:
         self._undo.callback(client.close)
         return pd, TidbSchemaSource(TiKVMeta(client), self._clock)
 
-    def _pump(self, address: str) -> Input:
-        from pyspark_theflash.client.pump import PumpSource
+    def _others_check(self, pumps: Sequence[str]) -> Callable[[], None]:
+        """Raises `OtherPumpError` where PD is known and has other pumps."""
+        if not pumps or not self._network.pd_addresses:
+            return lambda: None
+        from pyspark_theflash.client.registry import check_followed
+
+        return partial(check_followed, self._pd("pd"), pumps)
+
+    def _pump(self, address: str, share: int) -> Input:
+        from pyspark_theflash.client.pump import PullLimits, PumpSource
 
         cluster_id = self._network.cluster_id
         if cluster_id is None:
             cluster_id = self._pd("cluster-id").cluster_id()
-        source = PumpSource(address, cluster_id, self._network.tls, clock=self._clock)
-        return StreamInput(self._undo.enter_context(source))
+        whole = PullLimits()
+        limits = replace(
+            whole, idle_ms=whole.idle_ms // share, deadline_ms=whole.deadline_ms // share
+        )
+        source = PumpSource(
+            address, cluster_id, self._network.tls, clock=self._clock, limits=limits
+        )
+        check = self._others_check([address]) if share == 1 else lambda: None
+        return StreamInput(self._undo.enter_context(source), check)
 
     def _pump_server(self, address: str, store: Path) -> Input:
         from pyspark_theflash.server.pump import PumpServer

@@ -41,6 +41,7 @@ from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.replication.writer_latch import WriterLatch
 from pyspark_theflash.store.folder import open_manifest
 from pyspark_theflash.store.learned import LEARNED_KIND, check_not_learned
+from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.scope import Scope
 from pyspark_theflash.timestamp import shown
 from pyspark_theflash.tls import TlsFiles
@@ -56,7 +57,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--source",
         required=True,
-        help="file:PATH, pump:HOST:PORT, pump-server:unix:PATH or pump-server:HOST:PORT",
+        action="append",
+        help="file:PATH, pump:HOST:PORT, pump-server:unix:PATH or pump-server:HOST:PORT; once for "
+        "each of several pumps, gone:SOURCE for one that has come to its end",
     )
     parser.add_argument(
         "--schema", required=True, help="file:PATH, tidb:http://HOST:PORT or tikv:HOST:PORT[,...]"
@@ -137,11 +140,13 @@ def run(arguments: argparse.Namespace) -> int:
             closing(open_when_free(arguments.store, fs, clock, latch.guard, wait_ms=arguments.wait))
         )
         latch.take(arguments.wait)
-        view = engine.read([WRITTEN_KIND, LEARNED_KIND])
+        view = engine.read([WRITTEN_KIND, LEARNED_KIND, PROGRESS_KIND])
         check_not_written(view)
         check_not_learned(view)
         opener = Opener(_network(arguments), fs, clock, undo)
-        found = opener.source(arguments.source, arguments.store)
+        progress = Progress.of(view)
+        position = progress.position if progress else None
+        found, streams = opener.sources(arguments.source, position, arguments.store)
         schema = opener.schema(arguments.schema, arguments.start_ts)
         spill = Spill(arguments.store)
 
@@ -154,6 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
                 may_guess=arguments.guess_partitions,
                 clock=clock,
                 orphan_ms=arguments.ask_after,
+                streams=streams,
             )
 
         writer = make_writer()
@@ -272,7 +278,7 @@ class _Job:
 
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
-    if arguments.once and arguments.source.startswith("pump-server:"):
+    if arguments.once and any(each.startswith("pump-server:") for each in arguments.source):
         raise UsageError("--once applies what is there; a pump-server waits for what comes")
     if arguments.once and arguments.interval is not None:
         raise UsageError("--once looks once, so there is no --interval")

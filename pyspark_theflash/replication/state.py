@@ -18,6 +18,7 @@ from typing import Final, Protocol
 
 from pyspark_theflash.binlog.event import DdlInfo, Transaction
 from pyspark_theflash.binlog.ledger import LedgerEntry, TransactionLedger, pack_entries
+from pyspark_theflash.binlog.merge import places_of
 from pyspark_theflash.binlog.pairing import Pairing
 from pyspark_theflash.binlog.pending import Pending
 from pyspark_theflash.binlog.spill import Spill
@@ -74,6 +75,7 @@ class WriterState:
         schema: SchemaSource,
         scope: Scope | None = None,
         spill: Spill | None = None,
+        streams: Sequence[str] = ("",),
     ) -> None:
         """Read the state of a store, and continue its schema history by that of `schema`.
 
@@ -100,7 +102,7 @@ class WriterState:
         self._staged: tuple[list[LedgerEntry], Progress, dict[str, bytes]] | None = None
         self.orphans: Final = orphans_of(view)
         """By start_ts: those that wait, and those that were decided by hand."""
-        self.pairing: Final = self._start_pairing(spill)
+        self.pairing: Final = self._start_pairing(spill, streams)
 
     # -- what is known
 
@@ -113,6 +115,11 @@ class WriterState:
     def position(self) -> str | None:
         """Where in the source to go on; None at its beginning."""
         return self._progress.position if self._progress else None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether more that waits would not be kept for the next run."""
+        return 4 * self.pairing.buffered_bytes > 3 * MOST_PENDING_BYTES
 
     def has_news(self, position: str | None) -> bool:
         """Whether a publication without rows would change anything."""
@@ -301,13 +308,16 @@ class WriterState:
         found = (self.orphans.get(entry.start_ts) for entry in entries)
         return [orphan for orphan in found if orphan is not None and not orphan.by_hand]
 
-    def _start_pairing(self, spill: Spill | None) -> Pairing:
+    def _start_pairing(self, spill: Spill | None, streams: Sequence[str]) -> Pairing:
         """Pending transactions that an interrupted run has finished since are done."""
         pending = (Pending.from_bytes(body) for body in self._pending.values())
+        # The position, what waits and how far each source has come are published together.
+        seen = {place.name: place.seen_ts for place in places_of(self.position)}
         pairing = Pairing(
             self._ledger,
             resolved_ts=self.resolved_ts,
             oldest_ts=self._oldest_ts,
+            streams=[seen.get(name, TimeStamp(0)) for name in streams],
             pending=[p for p in pending if self._ledger.lookup(p.start_ts) is None],
             spill=spill,
         )

@@ -5,11 +5,12 @@
 It takes from the pairing whenever enough has gathered, and once more at the end of the source.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
 from pyspark_theflash.binlog.event import Entity, Transaction
+from pyspark_theflash.binlog.merge import MergedSource
 from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.engine.api import Engine
@@ -49,10 +50,12 @@ class Writer:
         may_guess: bool = False,
         clock: Clock | None = None,
         orphan_ms: int = ORPHAN_MS,
+        streams: Sequence[str] = ("",),
     ) -> None:
         """Go on where the store is; `spill` takes what waits and does not fit into memory.
 
         With `may_guess`, partitions that nobody can tell are guessed (`placement.py`), and logged.
+        `streams`: the names of a source's parts, where it has several.
         A prewrite that has waited `orphan_ms` for its commit is looked up in TiKV (`orphans.py`).
 
         Raises:
@@ -60,7 +63,7 @@ class Writer:
             OptionError: it was written under another scope.
         """
         self._engine = engine
-        self._state = WriterState(engine, schema, scope, spill)
+        self._state = WriterState(engine, schema, scope, spill, streams)
         self._applier = Applier(engine, self._state, may_guess=may_guess)
         self._orphans = OrphanWatch(engine, self._state, clock or SystemClock(), orphan_ms)
 
@@ -105,6 +108,8 @@ class Writer:
         """
         self._check_base()
         limit = TimeStamp(MAX_TS - 1) if until_ts is None else until_ts
+        if isinstance(source, MergedSource):
+            source.is_full = lambda: self._state.is_full
         count = 0
         for _ in self._gather(source.entities(self.position), limit, source):
             count += 1

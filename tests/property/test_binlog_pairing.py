@@ -4,7 +4,7 @@ Histories are made as TiDB makes them. One clock gives all timestamps; a commit_
 the prewrite has arrived, and is delivered some time later; some transactions are rolled back.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -84,13 +84,14 @@ class Store:
 class Writer:
     """A writer over a store. Made anew after a crash."""
 
-    def __init__(self, store):
+    def __init__(self, store, pumps=1):
         self.store, self.ledger = store, TransactionLedger()
         self.ledger.add(store.entries)
         self.pairing = Pairing(
             self.ledger,
             resolved_ts=store.resolved_ts,
             max_commit_ts=store.max_commit_ts,
+            streams=[0] * pumps,
             pending=map(Pending.from_bytes, store.pending),
         )
 
@@ -150,6 +151,47 @@ def test_any_delivery_with_crashes_publishes_each_transaction_once(rng, count):
     writer.publish(len(entities), writer.pairing.resolved_ts)
     assert store.published == expected(entities)
     assert (store.resolved_ts, store.pending) == (end, [])
+
+
+def over_pumps(rng, entities, pumps, end):
+    """Each entity at a pump of its own choice, in order there; read with any delay."""
+    queues = [[] for _ in range(pumps)]
+    for entity in entities:
+        for stream in {rng.randrange(pumps), *rng.sample(range(pumps), rng.random() < 0.1)}:
+            queues[stream].append(replace(entity, stream=stream))
+    for stream, queue in enumerate(queues):
+        queue.append(replace(heartbeat(end), stream=stream))
+    while any(queues):
+        queue = rng.choice([queue for queue in queues if queue])
+        for _ in range(rng.randint(1, 6)):
+            if queue:
+                yield queue.pop(0)
+
+
+@given(randoms, st.integers(1, 12), st.integers(2, 4))
+def test_several_pumps_are_as_one(rng, count, pumps):
+    """Halves of a transaction at different pumps, some at two, restarts in between."""
+    entities, end = make_history(rng, count)
+    arriving = list(over_pumps(rng, entities, pumps, end))
+    whole, store = expected(entities), Store()
+    writer = Writer(store, pumps)
+    for at, entity in enumerate(arriving):
+        writer.pairing.add(entity)
+        resolved_ts = writer.pairing.resolved_ts
+        known = {e.start_ts for e in arriving[: at + 1] if e.kind is EntityKind.PREWRITE}
+        ended = {e.start_ts for e in arriving[: at + 1] if e.kind is EntityKind.COMMIT}
+        to_come = [t for t in whole if t.start_ts not in known & ended]
+        assert all(t.commit_ts > resolved_ts for t in to_come)
+        if rng.random() < 0.3:
+            writer.publish(at, resolved_ts)
+            if rng.random() < 0.5:
+                writer = Writer(store, pumps)
+    # A restart forgets how far the streams have come.
+    for stream in range(pumps):
+        writer.pairing.add(replace(heartbeat(end), stream=stream))
+    assert writer.pairing.resolved_ts == end
+    writer.publish(len(arriving), end)
+    assert store.published == whole
 
 
 @given(randoms, st.integers(1, 12))

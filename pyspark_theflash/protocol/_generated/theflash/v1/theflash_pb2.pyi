@@ -275,7 +275,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("store_id", "engine", "format", "generation", "resolved_ts", "lag_ms", "oldest_ts", "position", "writer", "interval_ms", "pending_transactions", "held_by_start_ts", "ledger_entries", "ledger_bytes", "latches", "physical_tables", "regions", "files", "rows", "bytes", "retention_ms", "orphans")
+    __slots__ = ("store_id", "engine", "format", "generation", "resolved_ts", "lag_ms", "oldest_ts", "position", "writer", "interval_ms", "pending_transactions", "held_by_start_ts", "ledger_entries", "ledger_bytes", "latches", "physical_tables", "regions", "files", "rows", "bytes", "retention_ms", "orphans", "sources")
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
@@ -298,6 +298,7 @@ class Status(_message.Message):
     BYTES_FIELD_NUMBER: _ClassVar[int]
     RETENTION_MS_FIELD_NUMBER: _ClassVar[int]
     ORPHANS_FIELD_NUMBER: _ClassVar[int]
+    SOURCES_FIELD_NUMBER: _ClassVar[int]
     store_id: str
     engine: str
     format: int
@@ -320,7 +321,20 @@ class Status(_message.Message):
     bytes: int
     retention_ms: int
     orphans: _containers.RepeatedCompositeFieldContainer[Orphan]
-    def __init__(self, store_id: _Optional[str] = ..., engine: _Optional[str] = ..., format: _Optional[int] = ..., generation: _Optional[int] = ..., resolved_ts: _Optional[int] = ..., lag_ms: _Optional[int] = ..., oldest_ts: _Optional[int] = ..., position: _Optional[str] = ..., writer: _Optional[_Union[Process, _Mapping]] = ..., interval_ms: _Optional[int] = ..., pending_transactions: _Optional[int] = ..., held_by_start_ts: _Optional[int] = ..., ledger_entries: _Optional[int] = ..., ledger_bytes: _Optional[int] = ..., latches: _Optional[int] = ..., physical_tables: _Optional[int] = ..., regions: _Optional[int] = ..., files: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., retention_ms: _Optional[int] = ..., orphans: _Optional[_Iterable[_Union[Orphan, _Mapping]]] = ...) -> None: ...
+    sources: _containers.RepeatedCompositeFieldContainer[Source]
+    def __init__(self, store_id: _Optional[str] = ..., engine: _Optional[str] = ..., format: _Optional[int] = ..., generation: _Optional[int] = ..., resolved_ts: _Optional[int] = ..., lag_ms: _Optional[int] = ..., oldest_ts: _Optional[int] = ..., position: _Optional[str] = ..., writer: _Optional[_Union[Process, _Mapping]] = ..., interval_ms: _Optional[int] = ..., pending_transactions: _Optional[int] = ..., held_by_start_ts: _Optional[int] = ..., ledger_entries: _Optional[int] = ..., ledger_bytes: _Optional[int] = ..., latches: _Optional[int] = ..., physical_tables: _Optional[int] = ..., regions: _Optional[int] = ..., files: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., retention_ms: _Optional[int] = ..., orphans: _Optional[_Iterable[_Union[Orphan, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ...) -> None: ...
+
+class Source(_message.Message):
+    __slots__ = ("name", "position", "seen_ts", "trouble")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    POSITION_FIELD_NUMBER: _ClassVar[int]
+    SEEN_TS_FIELD_NUMBER: _ClassVar[int]
+    TROUBLE_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    position: str
+    seen_ts: int
+    trouble: str
+    def __init__(self, name: _Optional[str] = ..., position: _Optional[str] = ..., seen_ts: _Optional[int] = ..., trouble: _Optional[str] = ...) -> None: ...
 
 class Orphan(_message.Message):
     __slots__ = ("start_ts", "age_ms", "bytes", "known", "commit_ts", "by_hand")
