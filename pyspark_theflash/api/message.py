@@ -493,6 +493,14 @@ class MoveRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class PurgeRequest:
+    """For a region's rows to go from disk."""
+
+    physical_id: int = 0
+    region_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class CollectRequest:
     """For less garbage."""
 

@@ -87,6 +87,7 @@ _ADMIN: Final = (
     Method("MergeRegions", Role.ADMIN, message.MergeRequest, message.Done, "merge_regions"),
     Method("MoveRegion", Role.ADMIN, message.MoveRequest, message.Done, "move_region"),
     Method("CopyRegion", Role.ADMIN, message.MoveRequest, message.Done, "copy_region"),
+    Method("PurgeRegion", Role.ADMIN, message.PurgeRequest, message.Done, "purge_region"),
     Method("CollectGarbage", Role.ADMIN, message.CollectRequest, message.Done, "collect_garbage"),
     Method("SetRetention", Role.ADMIN, message.RetentionRequest, message.Done, "set_retention"),
     Method("SetInterval", Role.ADMIN, message.IntervalRequest, message.Done, "set_interval"),

@@ -60,6 +60,7 @@ from pyspark_theflash.store.command import (
     CollectOrder,
     MergeOrder,
     MoveOrder,
+    PurgeOrder,
     SplitOrder,
     Verb,
     handle_of,
@@ -300,6 +301,10 @@ class Service:
 
     def copy_region(self, request: message.MoveRequest, call: Call) -> message.Done:
         return self._command(Verb.COPY, _move_order(request).to_text(), call)
+
+    def purge_region(self, request: message.PurgeRequest, call: Call) -> message.Done:
+        order = PurgeOrder(PhysicalTableID(request.physical_id), RegionID(request.region_id))
+        return self._command(Verb.PURGE, order.to_text(), call)
 
     def collect_garbage(self, request: message.CollectRequest, call: Call) -> message.Done:
         safe_point = None if request.safe_point is None else TimeStamp(request.safe_point)

@@ -15,6 +15,7 @@ from pyspark_theflash.store.command import (
     CollectOrder,
     MergeOrder,
     MoveOrder,
+    PurgeOrder,
     SplitOrder,
     Verb,
     handle_text,
@@ -72,6 +73,9 @@ def _asked(arguments: argparse.Namespace, verb: Verb, argument: Argument) -> str
             both = MergeOrder.from_text(argument)
             ids = (both.physical_id, both.left_id, both.right_id)
             return store.merge_regions(*ids, timeout_ms=timeout_ms)
+        if verb is Verb.PURGE:
+            what = PurgeOrder.from_text(argument)
+            return store.purge_region(what.physical_id, what.region_id, timeout_ms=timeout_ms)
         if verb in (Verb.MOVE, Verb.COPY):
             to = MoveOrder.from_text(argument)
             ask = store.move_region if verb is Verb.MOVE else store.copy_region

@@ -34,6 +34,7 @@ COMMANDS = {
     "merge": "unite two neighbouring regions",
     "move": "have a region's files in another partition",
     "copy": "have a region's files in one more partition",
+    "purge": "remove a region's rows from disk",
     "partitions": "list, add and remove the folders that hold a store's files",
     "resolve": "decide how a transaction ended whose commit was lost",
     "gc": "drop old versions from a store",

@@ -298,6 +298,18 @@ class TheFlash:
         """How much history garbage collection keeps; what was done."""
         return self._told("SetRetention", message.RetentionRequest(retention_ms), timeout_ms)
 
+    def purge_region(self, physical_id: int, region_id: int, *, timeout_ms: int = LONG_MS) -> str:
+        """Remove a region's rows from disk, at every timestamp; what was done.
+
+        Reads that reach into its range raise `PurgedRangeError` from then on. It is one step.
+
+        Raises:
+            RegionNotFoundError: there is no such region, or not any more.
+            LatchHeldError: a timestamp is pinned.
+        """
+        request = message.PurgeRequest(physical_id, region_id)
+        return self._told("PurgeRegion", request, timeout_ms)
+
     def move_region(
         self, physical_id: int, region_id: int, partition: int, *, timeout_ms: int = LONG_MS
     ) -> str:

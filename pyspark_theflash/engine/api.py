@@ -353,6 +353,21 @@ class Engine(EngineReader, Protocol):
             UnsupportedError: this engine has no files.
         """
 
+    def purge_range(
+        self,
+        physical_id: PhysicalTableID,
+        start: Handle | None,
+        end: Handle | None,
+        columns: Sequence[ScanColumn],
+        others: Change | None = None,
+    ) -> CompactionReport:
+        """Remove all versions of the rows from `start` to before `end`, with `others` in one step.
+
+        None is no bound. Does nothing where nothing is there and no record changes. Scans that were
+        planned under a read latch go on; later ones find nothing there, so whoever plans them must
+        know. Otherwise like `compact`.
+        """
+
     def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
         """Remove all versions of physical tables in one step. Fails like `publish`.
 

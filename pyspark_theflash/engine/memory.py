@@ -29,7 +29,7 @@ from pyspark_theflash.mvcc.choose import those_of
 from pyspark_theflash.mvcc.project import ScanColumn, batch_of, project
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name
 from pyspark_theflash.mvcc.visibility import visible_rows
-from pyspark_theflash.store.manifest import View
+from pyspark_theflash.store.manifest import Change, View
 from pyspark_theflash.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
 
 Place = tuple[int, int]
@@ -130,6 +130,22 @@ class MemoryEngine:
     def partitions(self, view: View) -> Sequence[PartitionStats]:
         return ()
 
+    def purge_range(
+        self,
+        physical_id: PhysicalTableID,
+        start: Handle | None,
+        end: Handle | None,
+        columns: Sequence[ScanColumn],
+        others: Change | None = None,
+    ) -> CompactionReport:
+        before = self._versions.get(physical_id, [])
+        kept = [v for v in before if not _lies_within(v[0], start, end)]
+        if physical_id in self._versions:
+            self._versions[physical_id] = kept
+        self.publish(Publication((), others or Change()))
+        rows, left = len(before), len(kept)
+        return CompactionReport(rows_read=rows, rows_written=left, rows_dropped=rows - left)
+
     def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
         for physical_id in physical_ids:
             self._versions.pop(physical_id, None)
@@ -163,9 +179,7 @@ class MemoryEngine:
             rows = [
                 row
                 for handle, _, _, (at, row) in self._versions.get(physical_id, [])
-                if at == number
-                and (start is None or handle >= start)
-                and (end is None or handle < end)
+                if at == number and _lies_within(handle, start, end)
             ]
             yield batch.select([HANDLE, COMMIT_TS, OP]).take(pa.array(rows, pa.int64()))
 
@@ -214,6 +228,10 @@ class MemoryEngine:
 
     def close(self) -> None:
         self._versions.clear()
+
+
+def _lies_within(handle: Any, start: Handle | None, end: Handle | None) -> bool:  # noqa: ANN401
+    return (start is None or handle >= start) and (end is None or handle < end)
 
 
 def _shown(rows: pa.RecordBatch, columns: Sequence[ScanColumn]) -> pa.RecordBatch:

@@ -250,6 +250,23 @@ class UpkeepError(TheFlashError):
         return f"{self.verb} failed for {count} table(s), and is done for all others: {told}{more}"
 
 
+class PurgedRangeError(TheFlashError):
+    """A read that reaches into a range of handles whose rows an operator has purged."""
+
+    deterministic = True
+
+    def __init__(self, table: str, physical_id: int, start: str, end: str) -> None:
+        super().__init__(table, physical_id, start, end)
+        self.table, self.physical_id, self.start, self.end = table, physical_id, start, end
+
+    def __str__(self) -> str:
+        start, end = self.start or "the first", self.end or "the last"
+        return (
+            f"{self.table}: the rows of physical table {self.physical_id} with handles from "
+            f"{start} to {end} were purged; a condition on the primary key can leave them out"
+        )
+
+
 class CommandTimeoutError(TheFlashError):
     """The store's writer did not answer a command in time."""
 

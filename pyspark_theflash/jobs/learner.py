@@ -42,14 +42,17 @@ from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.jobs.opening import open_when_free
 from pyspark_theflash.jobs.sources import Network, Opener
 from pyspark_theflash.kvstore.flush import FlushLimits, OwnThread
-from pyspark_theflash.kvstore.learner import Learner
+from pyspark_theflash.kvstore.learner import ColumnsOf, Learner
 from pyspark_theflash.kvstore.resolve import LockPolicy
 from pyspark_theflash.kvstore.schema import SchemaKeeper
+from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.planner.learned import READ_WAIT_MS, Replica
 from pyspark_theflash.planner.overlay import Overlays
+from pyspark_theflash.replication.columns import StoredColumns
 from pyspark_theflash.replication.ingest import WRITTEN_KIND, check_not_written
 from pyspark_theflash.replication.learned import LearnedMaintenance
 from pyspark_theflash.replication.writer_latch import WriterLatch
+from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.server.engine import EngineServer
 from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
 from pyspark_theflash.store.folder import open_manifest, read_identity
@@ -144,15 +147,19 @@ class LearnerProcess:
         """
         if self._learner.failure is not None:
             raise InternalError(f"commands cannot be applied any more: {self._learner.failure}")
+        self._pass(lambda: self._learner.purge_left(columns_of))
         running = self._running
         if running is not None and not running.done():
             return
         self._running = self._worker.run(self._work)
         if running is not None:
-            try:
-                running.result()
-            except _PASSING as error:
-                _log.warning("tried again: %s", error)
+            self._pass(running.result)
+
+    def _pass(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except _PASSING as error:
+            _log.warning("tried again: %s", error)
 
     def close(self) -> None:
         """Take nothing more, write out what is applied, and let go of the store."""
@@ -287,6 +294,12 @@ class LearnerProcess:
             self._learner.close()
         except _PASSING as error:
             _log.warning("not written out, TiKV will send it again: %s", error)
+
+
+def columns_of(tables: Tables) -> ColumnsOf:
+    """All columns that rows of a physical table have ever had, by these tables."""
+    columns = StoredColumns(tables.history, Lineage(tables.history))
+    return lambda physical_id: columns.of([physical_id])
 
 
 class _Upkeep:

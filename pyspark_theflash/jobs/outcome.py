@@ -26,6 +26,7 @@ from pyspark_theflash.errors import (
     NotCaughtUpError,
     OptionError,
     PurgedError,
+    PurgedRangeError,
     RaftFedError,
     SnapshotTooOldError,
     StoreInUseError,
@@ -46,7 +47,16 @@ _STATUS: Final = (
         (StoreNotFoundError, TableNotFoundError, TableNotReplicatedError, LatchNotFoundError),
         3,
     ),
-    ((NotCaughtUpError, SnapshotTooOldError, PurgedError, UnmatchedPrewriteError), 4),
+    (
+        (
+            NotCaughtUpError,
+            SnapshotTooOldError,
+            PurgedError,
+            PurgedRangeError,
+            UnmatchedPrewriteError,
+        ),
+        4,
+    ),
     ((StoreInUseError, CommandTimeoutError, RaftFedError), 5),
     ((CorruptionError, CodecError), 6),
 )

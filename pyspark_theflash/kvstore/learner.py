@@ -19,9 +19,10 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
 from pyspark_theflash.clock import Clock
-from pyspark_theflash.engine.api import CompactionReport, Engine
+from pyspark_theflash.engine.api import CompactionReport, Engine, Handle
 from pyspark_theflash.errors import (
     CacheFullError,
+    CorruptionError,
     InternalError,
     NotCaughtUpError,
     RaftCommandError,
@@ -32,6 +33,7 @@ from pyspark_theflash.errors import (
     TheFlashError,
     UnsupportedError,
 )
+from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.kvstore.command import Applied, Command, IngestFile, SnapshotHead
 from pyspark_theflash.kvstore.flush import Also, Flusher, FlushLimits, Worker
 from pyspark_theflash.kvstore.key_range import KeyRange, handle_bounds
@@ -106,6 +108,8 @@ class Learner:
         self._flushed_ms = clock.boottime_ms()
         self._running: Future[bool] | None = None
         self._broken: str | None = None
+        self._purged: int | None = None
+        """Up to which removal of a region the rows are gone from disk; None: nobody has looked."""
 
     @property
     def failure(self) -> str | None:
@@ -183,6 +187,24 @@ class Learner:
             for physical_id in sorted(touched):
                 columns = columns_of(physical_id)
                 self._result(self._worker.run(_compaction(physical_id, columns)))
+
+    def purge_left(self, columns_of: Callable[[Tables], ColumnsOf]) -> None:
+        """Remove the rows of regions that have left from disk. Cheap where none has.
+
+        First it is published that they have left, and only then rows go that no region covers: what
+        a crash leaves is found again by looking at the regions. A region that comes again brings
+        all of its rows.
+        """
+        with self._mutex:
+            self._check()
+            removals = self.store.removals
+            if removals == self._purged:
+                return
+            self.flush()
+            tables, left = self._schema(TimeStamp(0)), self.store.uncovered()
+            fail_point("kvstore.before_purge")
+            self._result(self._worker.run(lambda e: _purge(e, tables, left, columns_of(tables))))
+            self._purged = removals
 
     def close(self) -> None:
         """Publish what is applied, if possible, and let go of the engine."""
@@ -314,6 +336,30 @@ def _compaction(
     physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
 ) -> Callable[[Engine], CompactionReport]:
     return lambda engine: engine.compact(physical_id, columns)
+
+
+def _purge(engine: Engine, tables: Tables, left: Sequence[KeyRange], columns_of: ColumnsOf) -> None:
+    """Remove what the engine has in ranges that no region covers."""
+    stored = set(engine.tables(engine.read([])))
+    for keys in left:
+        for physical_id in stored.intersection(tables.within(keys)):
+            bounds = handle_bounds(physical_id, keys, is_common=tables.is_common(physical_id))
+            if bounds is not None:
+                _purge_one(engine, physical_id, bounds, columns_of(physical_id))
+                fail_point("kvstore.after_purge")
+
+
+def _purge_one(
+    engine: Engine,
+    physical_id: PhysicalTableID,
+    bounds: tuple[Handle | None, Handle | None],
+    columns: Sequence[ScanColumn],
+) -> None:
+    try:
+        engine.purge_range(physical_id, *bounds, columns)
+    except CorruptionError as error:
+        # Nobody reads these rows, and the others are no worse off.
+        _log.warning("not purged: physical_table=%d: %s", physical_id, error)
 
 
 def _missing(

@@ -105,6 +105,8 @@ class RegionStore:
         self._gone: set[RegionID] = set()
         self._frozen: Frozen | None = None
         self._news: set[RegionID] = set()
+        self.removals = 0
+        """How many regions have left since this was made, with the rows in their range."""
         self._records: dict[str, int] = {}
         self._next_record = 0
 
@@ -141,6 +143,17 @@ class RegionStore:
         if keys.end:
             last = bisect.bisect_left(found, keys.end, key=lambda s: s.region.start)
         return [s for s in found[max(first, 0) : last] if _reaches(s.region, keys)]
+
+    def uncovered(self) -> Sequence[KeyRange]:
+        """All keys that no region has, in order."""
+        gaps, start = [], b""
+        regions = [state.region for state in self.regions()]
+        while (missing := gap(regions, start, b"")) is not None:
+            gaps.append(KeyRange(*missing))
+            if not missing[1]:
+                break
+            start = missing[1]
+        return gaps
 
     def check_covered(
         self, keys: KeyRange, versions: "dict[RegionID, int] | None" = None
@@ -351,6 +364,7 @@ class RegionStore:
             region = self._regions[region_id].region
             self._forget(region_id)
             self.cache.cut(region.start, region.end)
+            self.removals += 1
             self._moved.notify_all()
 
     def install(self, state: RegionState, covered: Iterable[RegionID]) -> None:

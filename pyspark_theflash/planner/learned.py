@@ -16,13 +16,18 @@ from typing import Final, Protocol
 from pyspark_theflash.clock import Deadline
 from pyspark_theflash.codec.key import RawKey, encode_record_key
 from pyspark_theflash.engine.api import EngineReader
-from pyspark_theflash.errors import NotCaughtUpError, SnapshotTooOldError, UnsupportedError
+from pyspark_theflash.errors import (
+    NotCaughtUpError,
+    SnapshotTooOldError,
+    TiKVUnavailableError,
+    UnsupportedError,
+)
 from pyspark_theflash.kvstore.located import KeyRange
 from pyspark_theflash.kvstore.lock import Lock
 from pyspark_theflash.kvstore.read import Resolved, newest_rows, open_tables
 from pyspark_theflash.kvstore.resolve import LockResolver
 from pyspark_theflash.kvstore.store import RegionStore
-from pyspark_theflash.kvstore.tables import SchemaAt
+from pyspark_theflash.kvstore.tables import SchemaAt, Tables
 from pyspark_theflash.planner.learner import CatchUp, Leaders
 from pyspark_theflash.planner.overlay import OverlaidReader, Overlay, Overlays
 from pyspark_theflash.schema.history import SchemaHistory
@@ -132,6 +137,20 @@ class LearnedOrigin:
         if replica.overlays.size_bytes > replica.memory_bytes:
             replica.flush()
         tables = replica.schema(ts)
+        while True:
+            removals = replica.regions.removals
+            found = self._view_of(table, tables, engine, lease)
+            # Of a region that leaves meanwhile, the files may have lost rows, though it was here
+            # when the cache was looked at.
+            if replica.regions.removals == removals:
+                return found
+            if not self._deadline.left_ms():
+                raise TiKVUnavailableError("a region", "one leaves whenever it is read")
+
+    def _view_of(
+        self, table: TableInfo, tables: Tables, engine: EngineReader, lease: ReadLease
+    ) -> View:
+        replica, ts = self._replica, lease.snapshot_ts
         catch_up = CatchUp(replica.leaders, replica.regions, replica.resolver, ts)
         views = catch_up.open(
             [_records(physical_id) for physical_id in table.physical_ids],
@@ -142,6 +161,7 @@ class LearnedOrigin:
         )
         for each in views:
             newest = newest_rows(each, tables, self._resolve)
+            self._taken.pop(each.physical_id, None)
             if newest is not None:
                 overlay = Overlay(lease, newest)
                 replica.overlays.add(overlay)

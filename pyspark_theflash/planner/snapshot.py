@@ -26,6 +26,7 @@ from pyspark_theflash.errors import (
     ColumnNotFoundError,
     OptionError,
     PurgedError,
+    PurgedRangeError,
     TableNotFoundError,
     TableNotReplicatedError,
     UnsupportedError,
@@ -56,7 +57,9 @@ from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.lineage import column_source
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
 from pyspark_theflash.store.catalog import SCHEMA_KIND
+from pyspark_theflash.store.command import handle_text
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
+from pyspark_theflash.store.gap import GAP_KIND, gaps_of
 from pyspark_theflash.store.learned import LEARNED_KIND
 from pyspark_theflash.store.lease import LeaseTable, ReadLease
 from pyspark_theflash.store.manifest import View
@@ -145,7 +148,8 @@ class Snapshot:
             self._hold = LeaseHold(path, lease, fs, clock, is_borrowed=is_borrowed)
             self._engine = origin.reader(registry.open_reader(path, self._identity, fs, clock))
             undo.callback(self._engine.close)
-            self._view = self._engine.read([SCHEMA_KIND, SCOPE_KIND, PROGRESS_KIND, PURGED_KIND])
+            kinds = [SCHEMA_KIND, SCOPE_KIND, PROGRESS_KIND, PURGED_KIND, GAP_KIND]
+            self._view = self._engine.read(kinds)
             # Garbage collection may have passed the timestamp just before the latch was there.
             origin.confirm(self._view, lease)
             history = origin.history(self._view, self.snapshot_ts)
@@ -213,6 +217,7 @@ class Snapshot:
             OptionError: `where` is no expression, or one that is not evaluated here.
             UnsupportedError: what is pushed could not be answered exactly.
             StoreReplacedError: another store has come in the place of this one.
+            PurgedRangeError: rows that may be wanted were purged.
         """
         self._manifest.check_in_place()
         table = self.table(name)
@@ -358,11 +363,21 @@ class Snapshot:
         conditions += [] if filter is None else [node_of(filter.term)]
         wanted, view = HandleRanges(conditions, table), self._view_of(table)
         for physical_id in table.physical_ids:
+            self._check_no_gap(table, physical_id, wanted)
             stats = self._engine.regions(view, physical_id)
             reached = {r.region_id for r in stats if wanted.reach(r.start, r.end)}
             for region in self._engine.plan(view, physical_id):
                 if region.region_id in reached:
                     yield region
+
+    def _check_no_gap(
+        self, table: TableInfo, physical_id: PhysicalTableID, wanted: HandleRanges
+    ) -> None:
+        """Raise `PurgedRangeError` if rows that may be wanted were purged."""
+        for gap in gaps_of(self._view, physical_id):
+            if wanted.reach(gap.start, gap.end):
+                bounds = ("" if b is None else handle_text(b) for b in (gap.start, gap.end))
+                raise PurgedRangeError(table.full_name, physical_id, *bounds)
 
     def region_stats(
         self, table: TableInfo

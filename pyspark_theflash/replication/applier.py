@@ -20,7 +20,7 @@ from pyspark_theflash.binlog.spill import payload_bytes
 from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
 from pyspark_theflash.errors import SchemaOutdatedError
 from pyspark_theflash.replication.changes import TableChanges
-from pyspark_theflash.replication.move import move_record, moved_versions
+from pyspark_theflash.replication.move import move_record, moved_gaps, moved_versions
 from pyspark_theflash.replication.placement import Doubt
 from pyspark_theflash.replication.state import WriterState
 from pyspark_theflash.schema.model import TableInfo
@@ -205,6 +205,7 @@ class Applier:
             self._publish(batch, TimeStamp(move.ts - 1))
             batch = _Batch()
             versions = moved_versions(self._engine, move, self._state.columns_of(move.from_ids))
-            self._publish_versions(versions, Change([move_record(move)]))
+            records = [move_record(move), *moved_gaps(self._engine, move)]
+            self._publish_versions(versions, Change(records))
             self._state.moved(move)
         return batch

@@ -15,6 +15,7 @@ from pyspark_theflash.replication.columns import StoredColumns
 from pyspark_theflash.replication.maintenance import CollectionReport, Maintenance
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.lineage import Lineage
+from pyspark_theflash.store.command import PurgeOrder
 from pyspark_theflash.store.manifest import Manifest
 from pyspark_theflash.store.progress import Progress
 from pyspark_theflash.types import TimeStamp
@@ -39,6 +40,10 @@ class LearnedMaintenance(Maintenance):
     def set_interval(self, interval_ms: int) -> None:
         """Raises `UnsupportedError`: commands come when TiKV sends them."""
         raise UnsupportedError("an interval of polls", "a store that TiKV feeds")
+
+    def purge(self, order: PurgeOrder) -> str:
+        """Raises `UnsupportedError`: what no region of TiKV covers goes by itself."""
+        raise UnsupportedError("purging by hand", "a store that TiKV feeds")
 
     def compact(self) -> CompactionReport:
         self._flusher.flush(self._engine)

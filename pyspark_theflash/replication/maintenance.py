@@ -29,6 +29,7 @@ from pyspark_theflash.engine.api import CompactionReport, Engine, Publication
 from pyspark_theflash.errors import (
     EngineError,
     InternalError,
+    LatchHeldError,
     LatchLostError,
     OptionError,
     RegionNotFoundError,
@@ -58,10 +59,13 @@ from pyspark_theflash.store.command import (
     Mailbox,
     MergeOrder,
     MoveOrder,
+    PurgeOrder,
     ResolveOrder,
     SplitOrder,
     Verb,
 )
+from pyspark_theflash.store.gap import GAP_KIND, Gap, gaps_of
+from pyspark_theflash.store.latch import LatchKind
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import Change, Manifest, Record, View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
@@ -174,6 +178,8 @@ class Maintenance:
             return self.move(MoveOrder.from_text(argument))
         if verb is Verb.COPY:
             return self.copy(MoveOrder.from_text(argument))
+        if verb is Verb.PURGE:
+            return self.purge(PurgeOrder.from_text(argument))
         if verb is Verb.ADD_PARTITION:
             return f"partition {self._engine.add_partition(Path(str(argument)))}"
         if verb is Verb.RESOLVE:
@@ -271,6 +277,37 @@ class Maintenance:
         """Have a region's files in one more partition. Otherwise like `move`."""
         report = self._engine.copy(order.physical_id, order.region_id, order.partition)
         return f"copied {report.files_written:,} files of {report.bytes_written:,} bytes"
+
+    def purge(self, order: PurgeOrder) -> str:
+        """Remove a region's rows, at every timestamp; reads that reach there fail from then on.
+
+        Rows that were written there since an earlier purge of the region go, too.
+
+        Raises:
+            RegionNotFoundError: the region is not there, or not any more.
+            LatchHeldError: a timestamp is pinned, at which its rows can be read.
+        """
+        view = self._engine.read([GAP_KIND])
+        known = {gap.region_id: gap for gap in gaps_of(view, order.physical_id)}
+        gap, others = known.get(order.region_id), None
+        if gap is None:
+            regions = {r.region_id: r for r in self._engine.regions(view, order.physical_id)}
+            if (region := regions.get(order.region_id)) is None:
+                raise RegionNotFoundError(order.physical_id, order.region_id)
+            self._check_no_pin(order)
+            gap = Gap(order.physical_id, order.region_id, region.start, region.end)
+            others = Change([gap.to_record()])
+        columns = self._all_stored().get(order.physical_id)
+        if columns is None:  # All of the table went with an earlier purge.
+            return "purged 0 versions"
+        report = self._engine.purge_range(order.physical_id, gap.start, gap.end, columns, others)
+        return f"purged {report.rows_dropped:,} versions"
+
+    def _check_no_pin(self, order: PurgeOrder) -> None:
+        for latch in self._leases.living():
+            if latch.kind is LatchKind.PIN:
+                scope = f"region {order.region_id} of physical table {order.physical_id}"
+                raise LatchHeldError(scope, f"pin {latch.id} of timestamp {latch.snapshot_ts}")
 
     def _columns_of(
         self, physical_id: PhysicalTableID, region_id: RegionID

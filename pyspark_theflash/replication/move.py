@@ -17,8 +17,9 @@ from pyspark_theflash.mvcc.version import HANDLE, Op, column_id
 from pyspark_theflash.mvcc.visibility import sort_order
 from pyspark_theflash.replication.changes import physical_ids, split_by_partition
 from pyspark_theflash.schema.lineage import Move
+from pyspark_theflash.store.gap import GAP_KIND, Gap, gaps_of
 from pyspark_theflash.store.manifest import Record
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
 
 MOVE_KIND: Final = "move"
 
@@ -41,6 +42,17 @@ def moved_versions(
         for versions in _placed(move, batch):
             found[versions.physical_id].append(versions)
     return [_joined(physical_id, parts) for physical_id, parts in sorted(found.items())]
+
+
+def moved_gaps(engine: EngineReader, move: Move) -> list[Record]:
+    """Where rows of the old partitions were purged: which of the new ones lack them is not known.
+
+    So all of the new ones do, as a whole.
+    """
+    view = engine.read([GAP_KIND])
+    if not any(gaps_of(view, physical_id) for physical_id in move.from_ids):
+        return []
+    return [Gap(i, RegionID(0), None, None).to_record() for i in sorted(move.to_ids)]
 
 
 def _rows(engine: EngineReader, move: Move, columns: Sequence[ScanColumn]) -> list[pa.RecordBatch]:

@@ -34,6 +34,7 @@ from pyspark_theflash.errors import NoPartitionError, UnknownPartitionError, Uns
 from pyspark_theflash.mvcc.version import HANDLE
 from pyspark_theflash.replication.changes import TableChanges
 from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.store.gap import GAP_KIND, gaps_of
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 
 HasWritten: TypeAlias = Callable[[RawKey, TimeStamp], bool]
@@ -80,7 +81,10 @@ class Doubt:
                 if has_written(encode_record_key(places[handle], handle), start_ts):
                     return definition
         was_there = self._were_there(possible[0][0])
+        view = engine.read([GAP_KIND])
         for handle in filter(was_there.__contains__, differing):
+            if any(gap.contains(handle) for _, p in possible for gap in gaps_of(view, p[handle])):
+                continue
             fitting = [
                 definition
                 for definition, places in possible

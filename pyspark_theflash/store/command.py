@@ -59,6 +59,8 @@ class Verb(Enum):
     """Have a region's files in another partition. `MoveOrder` as text."""
     COPY = "copy"
     """Have a region's files in one more partition. `MoveOrder` as text."""
+    PURGE = "purge"
+    """Remove a region's rows. `PurgeOrder` as text."""
     ADD_PARTITION = "add partition"
     """Make a folder a partition. Its absolute path."""
     REMOVE_PARTITION = "remove partition"
@@ -171,6 +173,25 @@ class ResolveOrder:
         with shaped("resolve order"):
             start_ts, commit_ts = map(uint64, load(text(argument)))
             return cls(TimeStamp(start_ts), TimeStamp(commit_ts))
+
+
+@dataclass(frozen=True, slots=True)
+class PurgeOrder:
+    """Which region's rows are to be removed."""
+
+    physical_id: PhysicalTableID
+    region_id: RegionID
+
+    def to_text(self) -> str:
+        """As a command's argument."""
+        return json.dumps([self.physical_id, self.region_id])
+
+    @classmethod
+    def from_text(cls, argument: Argument) -> "PurgeOrder":
+        """Inverse of `to_text`. Raises `CodecError`."""
+        with shaped("purge order"):
+            physical_id, region_id = map(int64, load(text(argument)))
+            return cls(PhysicalTableID(physical_id), RegionID(region_id))
 
 
 def handle_text(handle: int | bytes) -> str:

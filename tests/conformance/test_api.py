@@ -37,10 +37,12 @@ from pyspark_theflash.errors import (
     CodecError,
     ColumnNotFoundError,
     DeadlineExceededError,
+    LatchHeldError,
     LatchNotFoundError,
     LeaseExpiredError,
     NotCaughtUpError,
     OptionError,
+    PurgedRangeError,
     RegionNotFoundError,
     SnapshotTooOldError,
     TableNotFoundError,
@@ -675,6 +677,46 @@ def test_a_table_that_is_dropped_later(way, shop):
     ):
         with pytest.raises(TableNotFoundError, match=r"at timestamp 600 \("):
             ask("shop.items")
+
+
+def test_a_region_is_purged(way, shop):
+    api = way(shop.path)
+    rows = plainly(shop.path, 300)
+    kept = [row for row in rows if row["id"] >= 40]
+    assert 0 < len(kept) < len(rows)
+    api.flush()
+    (whole,) = api.regions("shop.items").regions
+    api.split_region(7, whole.region_id, "40")
+    lower, _ = api.regions("shop.items").regions
+    with pytest.raises(RegionNotFoundError):
+        api.purge_region(7, whole.region_id)
+    pin = api.pin(Moment(200, ttl_ms=60_000))
+    with pytest.raises(LatchHeldError, match="pin"):
+        api.purge_region(7, lower.region_id)
+    assert rows_of(api.read(api.plan("shop.items"))) == rows
+    api.remove_latch(pin.latch_id)
+    planned = api.plan("shop.items")
+    assert "purged 0 " not in api.purge_region(7, lower.region_id)
+    assert api.purge_region(7, lower.region_id) == "purged 0 versions"
+    assert rows_of(api.read(planned)) == rows
+    for refused in (
+        lambda: api.plan("shop.items"),
+        lambda: api.plan("shop.items", moment=Moment(200)),
+        lambda: api.plan("shop.items", where="id = 39"),
+        lambda: api.plan("shop.items", limit=1),
+        lambda: api.plan("shop.items", aggregation=Aggregation((), (Aggregate("count"),))),
+        lambda: api.digest("shop.items"),
+    ):
+        with pytest.raises(PurgedRangeError, match=r"handles from the first to 40 were purged"):
+            refused()
+    assert rows_of(api.read(api.plan("shop.items", where="id >= 40"))) == kept
+    # Whatever becomes of the regions, it stays so.
+    api.compact()
+    with pytest.raises(PurgedRangeError):
+        api.plan("shop.items")
+    assert api.purge_region(7, lower.region_id) == "purged 0 versions"
+    assert rows_of(api.read(api.plan("shop.items", where="id >= 40"))) == kept
+    assert cli(["fsck", str(shop.path)]) == 0
 
 
 def test_regions_move_and_are_copied(way, shop, tmp_path):

@@ -33,9 +33,12 @@ from pyspark_theflash.errors import (
     StoreInUseError,
 )
 from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.learner import LearnerProcess, LearnerSettings
+from pyspark_theflash.jobs.learner import LearnerProcess, LearnerSettings, columns_of
 from pyspark_theflash.jobs.sources import Network
 from pyspark_theflash.kvstore.flush import FlushLimits
+from pyspark_theflash.kvstore.read import open_tables
+from pyspark_theflash.kvstore.wire import decode_commands
+from pyspark_theflash.planner import learned
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.server.app import SocketServer
 from pyspark_theflash.types import TimeStamp
@@ -43,7 +46,7 @@ from tests.support.fake_tikv import FakeTiKV
 from tests.support.kv_table import HISTORY, TABLE, commit, locked
 from tests.support.learn_command import write_schema
 from tests.support.raft_cluster import Ends, Sender, cluster_of
-from tests.support.raft_tikv import FakeTikv
+from tests.support.raft_tikv import FakeTikv, batch
 from tests.support.stores import StoreBuilder
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
@@ -291,3 +294,29 @@ def test_stores_that_something_else_feeds(world: World, tmp_path: Path) -> None:
     settings = LearnerSettings("127.0.0.1:0", Network((world.cluster.pd.address,)))
     with pytest.raises(OptionError, match="is fed by a binlog"):
         LearnerProcess(binlog.path, settings, fs=FS, clock=CLOCK)
+
+
+def test_a_region_that_leaves_while_a_read_is_planned(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cache had it covered, and the files, which are looked at later, have lost its rows."""
+    world.put({n: f"old {n}" for n in range(6)}, 10)
+    with world.learning() as (process, api):
+        region = world.tikv.regions[1]
+        world.sender.install(region)
+        files = read(api)
+        assert len(files) == 6
+        coming = threading.Timer(0.3, lambda: world.sender.install(region))
+        learner = process._learner
+
+        def leaves_afterwards(*arguments: Any, **options: Any) -> Any:
+            views = open_tables(*arguments, **options)
+            if not coming.is_alive() and not coming.finished.is_set():
+                learner.apply(decode_commands(batch([world.tikv.destroy(region)])))
+                learner.purge_left(columns_of)
+                coming.start()
+            return views
+
+        monkeypatch.setattr(learned, "open_tables", leaves_afterwards)
+        assert read(api) == files
+        coming.join()

@@ -14,6 +14,7 @@ from pyspark_theflash.codec.digest import TableDigest
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.memory import MemoryEngine
 from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.jobs.learner import columns_of
 from pyspark_theflash.kvstore.command import IngestFile
 from pyspark_theflash.kvstore.flush import FlushLimits, SameThread
 from pyspark_theflash.kvstore.learner import Learner
@@ -27,6 +28,7 @@ from pyspark_theflash.mvcc.version import HANDLE
 from pyspark_theflash.planner.present import TEXT
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.store.folder import read_identity
 from pyspark_theflash.types import TimeStamp
 from tests.support.raft_tikv import FakeRegion, FakeTikv, batch
 
@@ -80,6 +82,17 @@ class Learning:
         self.open()
         self.install(tikv.regions[1])
 
+    @classmethod
+    def reopened(cls, tikv: FakeTikv, history: SchemaHistory, folder: Path) -> "Learning":
+        """One that takes up a store that another process has left."""
+        made = cls.__new__(cls)
+        made.tikv, made.tables = tikv, Tables(history)
+        made._folder, made._limits = folder, None
+        made._identity = read_identity(folder, FS)
+        made.sent = len(tikv.log)
+        made.open()
+        return made
+
     def open(self) -> None:
         """Take up what is durable."""
         self.engine = (
@@ -119,8 +132,13 @@ class Learning:
         self.learner.apply(decode_commands(batch(entries)))
 
     def flush(self) -> None:
-        """Write out what is applied."""
+        """Write out what is applied, and remove what no region covers."""
         self.learner.flush()
+        self.purge_left()
+
+    def purge_left(self) -> None:
+        """Remove the rows of regions that have left."""
+        self.learner.purge_left(columns_of)
 
     def catch_up(
         self, rng: random.Random, without: frozenset[int] = frozenset(), most: int = 40

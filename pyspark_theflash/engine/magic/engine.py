@@ -8,7 +8,7 @@
     flush        leave no files across regions: `compaction.py`
     split, merge divide a region, unite two: `divide.py`
     move, copy   have a region's files in another partition: `move.py`
-    purge        forget all files and regions of physical tables
+    purge        forget all files and regions of physical tables, or the rows of a range: `purge.py`
 
 A file that the manifest does not name does not exist: what a crash leaves behind is swept when the
 next writer opens. A file that has been replaced or purged stays until no reader's lease pins a
@@ -58,7 +58,8 @@ from pyspark_theflash.engine.magic.lookup import LOOKUP_BYTES, HandleLookup
 from pyspark_theflash.engine.magic.move import keep_in
 from pyspark_theflash.engine.magic.partitions import check_unused, partition_stats
 from pyspark_theflash.engine.magic.placement import place
-from pyspark_theflash.engine.magic.region import REGION_KIND, Region
+from pyspark_theflash.engine.magic.purge import has_rows, without_range
+from pyspark_theflash.engine.magic.region import NO_REGION, REGION_KIND, Region
 from pyspark_theflash.engine.magic.scan import RegionReader
 from pyspark_theflash.engine.magic.visible import VisibleCache
 from pyspark_theflash.errors import (
@@ -286,6 +287,30 @@ class MagicEngine(MagicReader):
             fail_point("magic.after_purge_commit")
             self._remove_retired()
             return generation
+
+    def purge_range(
+        self,
+        physical_id: PhysicalTableID,
+        start: Handle | None,
+        end: Handle | None,
+        columns: Sequence[ScanColumn],
+        others: Change | None = None,
+    ) -> CompactionReport:
+        purged, done = Region(physical_id, NO_REGION, start, end), CompactionReport()
+        if any(has_rows(self._data, f, purged) for f in self._layouts[physical_id].files):
+            # Deltas may point into files that go.
+            done = self.flush(physical_id, columns)
+        elif others is None:
+            return done
+        with self._writing():
+            layout, writer = self._layouts[physical_id], partial(self._write, physical_id)
+            change, report = without_range(self._data, layout, purged, columns, writer)
+            done = done.plus(report)
+            fail_point("magic.before_purge_commit")
+            self._commit({physical_id: change}, others)
+            fail_point("magic.after_purge_commit")
+            self._remove_retired()
+        return done
 
     def flush(
         self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]

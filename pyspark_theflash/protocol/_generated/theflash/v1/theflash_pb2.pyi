@@ -564,6 +564,14 @@ class MoveRequest(_message.Message):
     partition: int
     def __init__(self, physical_id: _Optional[int] = ..., region_id: _Optional[int] = ..., partition: _Optional[int] = ...) -> None: ...
 
+class PurgeRequest(_message.Message):
+    __slots__ = ("physical_id", "region_id")
+    PHYSICAL_ID_FIELD_NUMBER: _ClassVar[int]
+    REGION_ID_FIELD_NUMBER: _ClassVar[int]
+    physical_id: int
+    region_id: int
+    def __init__(self, physical_id: _Optional[int] = ..., region_id: _Optional[int] = ...) -> None: ...
+
 class CollectRequest(_message.Message):
     __slots__ = ("safe_point", "dry_run")
     SAFE_POINT_FIELD_NUMBER: _ClassVar[int]

@@ -1,0 +1,56 @@
+"""Ranges of handles whose rows an operator has purged.
+
+Their rows are gone at every timestamp, and those that are written there later are not all that TiDB
+has. So a scan that reaches into a gap raises instead of answering as if nothing had been there.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from pyspark_theflash.codec.document import load, shaped, text
+from pyspark_theflash.store.command import handle_of, handle_text
+from pyspark_theflash.store.manifest import Record, View
+from pyspark_theflash.types import PhysicalTableID, RegionID
+
+GAP_KIND: Final = "gap"
+_DIGITS: Final = 20
+
+
+@dataclass(frozen=True, slots=True)
+class Gap:
+    """What was purged of a physical table: the handles from `start` to before `end`.
+
+    None is no bound. `region_id` is the region's that had this range then.
+    """
+
+    physical_id: PhysicalTableID
+    region_id: RegionID
+    start: int | bytes | None
+    end: int | bytes | None
+
+    def contains(self, handle: int | bytes) -> bool:
+        """Whether a handle lies in it; handles of one table are of one type."""
+        is_above = self.start is None or handle >= self.start  # type: ignore[operator]
+        return is_above and (self.end is None or handle < self.end)  # type: ignore[operator]
+
+    def to_record(self) -> Record:
+        bounds = [None if b is None else handle_text(b) for b in (self.start, self.end)]
+        key = f"{_prefix(self.physical_id)}{self.region_id:0{_DIGITS}d}"
+        return Record(GAP_KIND, key, json.dumps(bounds).encode())
+
+
+def gaps_of(view: View, physical_id: PhysicalTableID) -> list[Gap]:
+    """All gaps of a physical table; `view` has `GAP_KIND`. Raises `CodecError`."""
+    prefix = _prefix(physical_id)
+    found = []
+    for key, body in view.of_kind(GAP_KIND).items():
+        if key.startswith(prefix):
+            with shaped(f"{GAP_KIND} record"):
+                start, end = (None if b is None else handle_of(text(b)) for b in load(body))
+                found.append(Gap(physical_id, RegionID(int(key[len(prefix) :])), start, end))
+    return found
+
+
+def _prefix(physical_id: PhysicalTableID) -> str:
+    return f"{physical_id:0{_DIGITS}d}-"
