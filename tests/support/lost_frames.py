@@ -34,14 +34,19 @@ def messages_of(chosen: Workload) -> list[bytes]:
 
 
 def without(
-    messages: list[bytes], rng: random.Random, count: int, *, ddl: bool = False
+    messages: list[bytes], rng: random.Random, count: int, *, ddl: bool = False, after: int = 0
 ) -> tuple[list[bytes], list[Lost]]:
-    """The messages without some ends of transactions, by start_ts; only those of DDL with `ddl`."""
+    """The messages without some ends of transactions that began after a timestamp, by start_ts.
+
+    Only of those of DDL with `ddl`, of others without.
+    """
     decoded = [binlog_pb2.Binlog.FromString(message) for message in messages]
     ends = [
         at
         for at, binlog in enumerate(decoded)
-        if binlog.tp != binlog_pb2.Prewrite and bool(binlog.ddl_job_id) == ddl
+        if binlog.tp != binlog_pb2.Prewrite
+        and bool(binlog.ddl_job_id) == ddl
+        and binlog.start_ts > after
     ]
     lost = set(rng.sample(ends, count))
     kept = [message for at, message in enumerate(messages) if at not in lost]
