@@ -66,11 +66,11 @@ MINUTES := 10
 bank: peer ## Compare a bank on a real TiDB with a learner of its regions
 	$(python) -m tests.bank --minutes $(MINUTES)
 
-# What (KIND=ddl or where), how long, and from which seed: make soak MINUTES=60 SEED=7
+# What (KIND=ddl, queries or where), how long, and from which seed: make soak MINUTES=60 SEED=7
 KIND := ddl
 SEED :=
 
-soak: peer ## Run random histories on real servers, and compare what they answer
+soak: jar peer ## Run random histories on real servers, and compare what they answer
 	$(python) -m tests.soak --kind $(KIND) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lib: setup ## Build the C library into build/lib, where there is a C compiler

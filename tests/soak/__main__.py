@@ -14,7 +14,11 @@ from typing import Final
 
 from tests.soak.outcome import Outcome
 
-KINDS: Final = {"ddl": "tests.soak.ddl", "where": "tests.soak.where"}
+KINDS: Final = {
+    "ddl": "tests.soak.ddl",
+    "queries": "tests.soak.queries",
+    "where": "tests.soak.where",
+}
 """By name, a module with `run(folder, *, first_seed, seconds, outcome)`."""
 
 

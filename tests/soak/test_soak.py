@@ -1,15 +1,18 @@
 """Soaks for a short while; `make soak` runs them for as long as one likes."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.soak import ddl, where
+from tests.soak import ddl, queries, where
 from tests.soak.outcome import Outcome
 
-pytestmark = pytest.mark.peer
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
+@pytest.mark.peer
 def test_ddl(tmp_path: Path) -> None:
     outcome = Outcome()
     ddl.run(tmp_path, first_seed=1, seconds=0, outcome=outcome)
@@ -17,8 +20,18 @@ def test_ddl(tmp_path: Path) -> None:
     assert outcome.counts["rows compared"] > 100
 
 
+@pytest.mark.peer
 def test_where(tmp_path: Path) -> None:
     outcome = Outcome()
     where.run(tmp_path, first_seed=1, seconds=0, outcome=outcome)
     assert outcome.different == []
     assert outcome.counts["alike"] > where.CONDITIONS * 0.7
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_queries(spark: "SparkSession", tmp_path: Path, seed: int) -> None:
+    outcome = Outcome()
+    queries.compare(spark, tmp_path / "rows", seed, outcome, queries=12)
+    assert outcome.different == []
+    assert outcome.counts["rows"] > 10
+    assert outcome.refused.total() < 6
