@@ -6,13 +6,16 @@ sees neither: it has the values of the old type, and converts them when they are
 one. What a strict sql_mode refuses makes the DDL fail, so whatever is met here and does not fit is
 converted as without strict mode: clamped, cut, zero, or NULL.
 
-Some results only the session knows that changed the column:
+Some results depend on the session that changed the column:
 
-    TIMESTAMP to or from another type, text with a zone to a date: its time zone
-    TIME to a date, NULL to TIMESTAMP NOT NULL                   : its time
-    dates like February 30 out of text or numbers                : its sql_mode
+    TIMESTAMP to or from another type               its time zone, which TiDB keeps in the DDL job
+    TIME to a date                                  its time zone, and the day of the change
+    text with a zone to a date                      its time zone: not told here
+    NULL to TIMESTAMP NOT NULL                      the time at which a row was rewritten
+    dates like February 30 out of text or numbers   its sql_mode: not told here
 
-Values for which that matters raise `UnsupportedError`; zero dates, for one, have no time zone.
+Where what matters is not known, or is not told here, values raise `UnsupportedError`; zero dates,
+for one, have no time zone. JSON is told from and to strings, and from numbers.
 
 The rules are those of TiDB 6.6 (`ConvertTo` in types/datum.go, `CastValue` in table/column.go,
 `needChangeColumnData` in ddl/column.go). They are spread over the modules `convert_*` by the kind
@@ -27,8 +30,9 @@ import pyarrow.compute
 
 from pyspark_theflash.codec.array import ArrowArray, nulls, take
 from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.change import Change
+from pyspark_theflash.codec.change import Change, Session
 from pyspark_theflash.codec.convert_choice import to_enum, to_set
+from pyspark_theflash.codec.convert_json import to_json
 from pyspark_theflash.codec.convert_number import (
     to_bit,
     to_decimal,
@@ -37,7 +41,7 @@ from pyspark_theflash.codec.convert_number import (
     to_year,
 )
 from pyspark_theflash.codec.convert_string import to_string
-from pyspark_theflash.codec.convert_time import to_datetime, to_time
+from pyspark_theflash.codec.convert_time import as_shown, to_datetime, to_time
 from pyspark_theflash.codec.field_type import (
     DATETIME_TYPES,
     INTEGER_TYPES,
@@ -45,7 +49,6 @@ from pyspark_theflash.codec.field_type import (
     FieldType,
     MySQLType,
 )
-from pyspark_theflash.codec.time import packed_times
 from pyspark_theflash.errors import UnsupportedError
 
 pc: Any = pyarrow.compute
@@ -62,6 +65,7 @@ _REFUSED: Final[Mapping[MySQLType, frozenset[MySQLType]]] = {
     **dict.fromkeys(DATETIME_TYPES, _FRACTIONS | _CHOICES | _BIT),
     MySQLType.TIME: _CHOICES | _BIT,
 }
+_JSON_SOURCES: Final = STRING_TYPES | (INTEGER_TYPES - _YEAR) | _FRACTIONS
 _CONVERTERS: Final[Mapping[MySQLType, Callable[[Change, ArrowArray], ArrowArray]]] = {
     **dict.fromkeys(INTEGER_TYPES, to_integer),
     **dict.fromkeys(STRING_TYPES, to_string),
@@ -74,11 +78,16 @@ _CONVERTERS: Final[Mapping[MySQLType, Callable[[Change, ArrowArray], ArrowArray]
     MySQLType.BIT: to_bit,
     MySQLType.ENUM: to_enum,
     MySQLType.SET: to_set,
+    MySQLType.JSON: to_json,
 }
 
 
 def convert_column(
-    values: ArrowArray, from_type: FieldType, to_type: FieldType, where: str
+    values: ArrowArray,
+    from_type: FieldType,
+    to_type: FieldType,
+    where: str,
+    session: Session | None = None,
 ) -> ArrowArray:
     """Stored values of one type as TiDB shows them after the column has become another.
 
@@ -87,16 +96,17 @@ def convert_column(
         from_type: as the column was when the values were written.
         to_type: as it is now.
         where: names the column in errors.
+        session: the one that changed the column, where it is known.
 
     Returns:
         As many values, in the type that `arrow_type(to_type)` names. Nulls stay, and a value that
         TiDB cannot convert may become one, in a NOT NULL column too.
 
     Raises:
-        UnsupportedError: a pair of types that TiDB refuses or that is not known here (JSON,
-            VECTOR); a value that cannot be told from the old one.
+        UnsupportedError: a pair of types that TiDB refuses or that is not known here; a value that
+            cannot be told from the old one.
     """
-    change = Change(from_type, to_type, where)
+    change = Change(from_type, to_type, where, session)
     wanted = arrow_type(to_type)
     if _keeps_rows(from_type, to_type):
         result: ArrowArray = pc.cast(values, wanted)
@@ -111,7 +121,12 @@ def convert_column(
 
 def _check_pair(change: Change) -> None:
     old, new = change.old, change.new
-    if old.tp in _REFUSED.get(new.tp, ()) or not {old.tp, new.tp} <= _CONVERTERS.keys():
+    is_refused = old.tp in _REFUSED.get(new.tp, ())
+    if old.tp == MySQLType.JSON:
+        is_refused |= new.tp not in STRING_TYPES
+    elif new.tp == MySQLType.JSON:
+        is_refused |= old.tp not in _JSON_SOURCES
+    if is_refused or not {old.tp, new.tp} <= _CONVERTERS.keys():
         raise UnsupportedError(
             f"a change of type from {old.tp.name} to {new.tp.name}", change.where
         )
@@ -119,9 +134,8 @@ def _check_pair(change: Change) -> None:
 
 def _converted(change: Change, values: ArrowArray) -> ArrowArray:
     present = values.drop_null()
-    loses_zone = change.old.tp == MySQLType.TIMESTAMP and change.new.tp != MySQLType.TIMESTAMP
-    if loses_zone and packed_times(present).any():
-        raise change.unsupported("they were taken in the session's time zone")
+    if change.old.tp == MySQLType.TIMESTAMP and change.new.tp != MySQLType.TIMESTAMP:
+        change, present = as_shown(change, present)
     converted = _CONVERTERS[change.new.tp](change, present)
     if len(present) == len(values):
         return converted

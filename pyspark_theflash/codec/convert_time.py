@@ -8,6 +8,7 @@ As `ConvertTo` in TiDB's types/datum.go and `RoundFrac`, `ToNumber` in types/tim
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Any, Final
 
@@ -37,6 +38,7 @@ from pyspark_theflash.codec.time import (
     unpack_dates,
     unpack_times_of_day,
 )
+from pyspark_theflash.codec.zone import day_of_change, local_of, utc_of
 
 pc: Any = pyarrow.compute
 
@@ -63,7 +65,9 @@ def to_datetime(change: Change, values: ArrowArray) -> ArrowArray:
         fsp = old.fsp if new.tp in _DATE_TYPES else new.fsp
         packed = _round_packed(packed_times(values), old.fsp, fsp)
     elif old.tp == MySQLType.TIME:
-        raise change.unsupported("they got the date of the change")
+        at = day_of_change(change) * DAY_US + _microseconds(values)
+        packed = pack(at // DAY_US, at % DAY_US)
+        packed = _round_packed(packed, old.fsp, old.fsp if new.tp in _DATE_TYPES else new.fsp)
     elif new.tp == MySQLType.TIMESTAMP and pa.types.is_unsigned_integer(values.type):
         return nulls(len(values), arrow_type(new))
     elif old.tp in STRING_TYPES:
@@ -71,9 +75,27 @@ def to_datetime(change: Change, values: ArrowArray) -> ArrowArray:
         packed = _read_packed(change, raw, lambda text: loose_datetime(text, new.fsp))
     else:
         packed = _read_packed(change, values, loose_datetime_of_number)
-    if new.tp == MySQLType.TIMESTAMP and old.tp != MySQLType.TIMESTAMP and packed.any():
-        raise change.unsupported("they were taken to be in the session's time zone")
-    return _stored_times(change, packed)
+    result = _stored_times(change, packed)
+    if new.tp != MySQLType.TIMESTAMP or old.tp == MySQLType.TIMESTAMP:
+        return result
+    local, is_time = pc.cast(result, pa.int64()).to_numpy(), packed != 0
+    moved = local.copy()
+    moved[is_time] = utc_of(change, local[is_time])
+    return primitive(moved, arrow_type(new))
+
+
+def as_shown(change: Change, values: ArrowArray) -> tuple[Change, ArrowArray]:
+    """A change from TIMESTAMP to another type as one from DATETIME: by the session's clock.
+
+    Raises:
+        UnsupportedError: the session's time zone is not known.
+    """
+    utc, is_time = pc.cast(values, pa.int64()).to_numpy(), packed_times(values) != 0
+    local = utc.copy()
+    if is_time.any():
+        local[is_time] = local_of(change, utc[is_time])
+    old = replace(change.old, tp=MySQLType.DATETIME)
+    return replace(change, old=old), primitive(local, arrow_type(old))
 
 
 def _read_packed(change: Change, values: ArrowArray, read: Callable[[Any], int | None]) -> Words:

@@ -24,6 +24,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.change import Session
 from pyspark_theflash.codec.convert import convert_column
 from pyspark_theflash.codec.field_type import DATETIME_TYPES, STRING_TYPES, FieldType
 from pyspark_theflash.codec.time import packed_times
@@ -92,6 +93,7 @@ class Converted:
     from_type: FieldType
     to_type: FieldType
     where: str
+    session: Session | None = None
 
     def needs(self) -> Iterator["ScanColumn"]:
         yield self.source
@@ -101,7 +103,7 @@ class Converted:
             return pa.nulls(0, arrow_type(self.to_type))
         self._check_fraction(stored, rows)
         old = project(stored, [self.source], rows)[0]
-        return convert_column(old, self.from_type, self.to_type, self.where)
+        return convert_column(old, self.from_type, self.to_type, self.where, self.session)
 
     def _check_fraction(self, stored: Stored, rows: int) -> None:
         """Refuse what TiDB printed without the fraction that its type has, for a while.
@@ -193,7 +195,7 @@ def scan_column(table: TableInfo, info: ColumnInfo, source_of: SourceOf = no_sou
     if source is None:
         return ScanColumn(info.id, tp, _default(info), where)
     read_source = scan_column(table, source, source_of)
-    converted = Converted(read_source, source.type, info.type, where)
+    converted = Converted(read_source, source.type, info.type, where, source.session)
     return ScanColumn(info.id, tp, converted, where)
 
 

@@ -7,7 +7,7 @@ an older row puts it in. The text is what TiDB would cast, not always what it pr
     YEAR                           `5` is 2005, `99` is 1999, `0` is 2000, `0000` is 0
     TIMESTAMP                      in UTC (columns of old TiDBs, of version 0: in the zone of the
                                    server, which nobody tells; taken for UTC, too)
-    BIT                            bytes, in a field of their own
+    BIT                            bytes, in a field of their own; too many are all bits
     BINARY(n)                      padded with zeros to n bytes
     CHAR                           without trailing spaces
     BINARY.., BLOB                 as the JSON text has them: bytes that are no UTF-8 became U+FFFD
@@ -65,7 +65,7 @@ def _value(info: ColumnInfo, text: str, tp: pa.DataType) -> pa.Scalar:
         return pa.scalar(_float(text, single=tp == pa.float32()), tp)
     if kind == MySQLType.BIT:
         raw = text.encode() if info.origin_default_bit is None else info.origin_default_bit
-        return pa.scalar(int.from_bytes(raw, "big"), tp)
+        return pa.scalar(min(int.from_bytes(raw, "big"), 2 ** max(field_type.flen, 1) - 1), tp)
     if field_type.is_binary_string:
         return pa.scalar(_binary(text, field_type), tp)
     if kind in STRING_TYPES:

@@ -18,13 +18,15 @@ from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
 
 
 class Action(IntEnum):
-    """The kinds of DDL that concern a whole database, or after which a table is not there."""
+    """Some kinds of DDL: of whole databases, those that drop, those that change a type."""
 
     CREATE_DATABASE = 1
     DROP_DATABASE = 2
     DROP_TABLE = 4
+    MODIFY_COLUMN = 12
     DROP_VIEW = 24
     DROP_SEQUENCE = 36
+    MULTI = 61
     RECOVER_DATABASE = 63
 
 

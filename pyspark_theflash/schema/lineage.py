@@ -22,7 +22,7 @@ Partitions
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import pairwise
 from typing import Final
@@ -35,14 +35,23 @@ from pyspark_theflash.types import ColumnID, PhysicalTableID, TableID, TimeStamp
 def column_source(tables: Sequence[TableInfo], column_id: ColumnID) -> ColumnInfo | None:
     """The column that MODIFY COLUMN made `column_id` from, as it was last; None: from none.
 
-    `tables` are all that the table has been, in order.
+    It has the session that did so, where that is known. `tables` are all that the table has been,
+    in order.
     """
-    found = None
+    found, session = None, None
     for table in tables:
         changing = next((c for c in table.columns if c.id == column_id), None)
         if changing is not None and changing.changing_offset is not None:
             found = next(c for c in table.columns if c.offset == changing.changing_offset)
-    return found
+        elif changing is not None and changing.session is not None:
+            session = changing.session
+    return None if found is None else replace(found, session=session)
+
+
+def changed_columns(before: TableInfo, after: TableInfo) -> Sequence[ColumnID]:
+    """The columns that MODIFY COLUMN has finished from one state of a table to the next."""
+    changing = {c.id for c in before.columns if c.changing_offset is not None}
+    return [c.id for c in after.columns if c.id in changing and c.is_public]
 
 
 @dataclass(frozen=True, slots=True)

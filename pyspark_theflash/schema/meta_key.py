@@ -16,10 +16,11 @@ from enum import Enum
 from typing import Any, Final, Protocol
 
 from pyspark_theflash.codec.bytes import decode_bytes, encode_bytes
+from pyspark_theflash.codec.change import Session
 from pyspark_theflash.codec.number import encode_uint
 from pyspark_theflash.errors import CodecError
 from pyspark_theflash.schema.model import STATE_PUBLIC
-from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp, physical_ms
 
 _STRING: Final = encode_uint(ord("s"))
 _HASH: Final = encode_uint(ord("h"))
@@ -158,6 +159,8 @@ class FinishedJob:
     database_id: int
     database: str
     tables: Mapping[TableID, Mapping[str, Any]]
+    session: Session | None = None
+    """Of a job that rewrote rows: the time zone that it went by, and when it began."""
 
 
 class MetaReader(Protocol):
@@ -195,4 +198,14 @@ def finished_job(job: Mapping[str, Any]) -> FinishedJob:
         int(job["schema_id"]),
         str(database or job["schema_name"]),
         {TableID(int(info["id"])): info for info in tables if info},
+        _session(job),
     )
+
+
+def _session(job: Mapping[str, Any]) -> Session | None:
+    """`to_ms` is left open: the job's end is the commit of its schema version."""
+    location = (job.get("reorg_meta") or {}).get("location")
+    if not location:
+        return None
+    from_ms = physical_ms(TimeStamp(int(job["start_ts"])))
+    return Session(str(location["name"]), int(location["offset"]), from_ms, from_ms)

@@ -7,11 +7,12 @@ are for people.
 import base64
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import IntEnum
 from functools import cached_property, lru_cache
 from typing import Any, Final
 
+from pyspark_theflash.codec.change import Session
 from pyspark_theflash.codec.document import SHAPE_ERRORS, brief, int64, items, text, texts
 from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.errors import SchemaFileError
@@ -19,6 +20,8 @@ from pyspark_theflash.types import ColumnID, PhysicalTableID, TableID
 
 STATE_WRITE_ONLY: Final = 2
 STATE_PUBLIC: Final = 5
+SESSION: Final = "theflash_session"
+"""A key that a schema source adds to a column in TableInfo's JSON; TiDB keeps it in the DDL job."""
 ROWID_COLUMN_ID: Final = ColumnID(-1)
 ROWID_NAME: Final = "_tidb_rowid"
 ROWID_TYPE: Final = FieldType(MySQLType.LONGLONG, Flag.NOT_NULL, 20, 0, "binary", "binary")
@@ -46,6 +49,8 @@ class ColumnInfo:
     comment: str = ""
     changing_offset: int | None = None
     """Of the hidden column that MODIFY COLUMN fills: the offset of the column it will replace."""
+    session: Session | None = None
+    """The session whose MODIFY COLUMN made it, where a schema source has added that (`SESSION`)."""
 
     @property
     def is_public(self) -> bool:
@@ -245,7 +250,23 @@ def _column(info: Mapping[str, Any]) -> ColumnInfo:
         hidden=bool(info.get("hidden")),
         comment=text(info.get("comment") or ""),
         changing_offset=None if changing is None else int64(changing),
+        session=None if SESSION not in info else _session(info[SESSION]),
     )
+
+
+def _session(info: Mapping[str, Any]) -> Session:
+    return Session(
+        text(info["zone"]), int64(info["offset_s"]), int64(info["from_ms"]), int64(info["to_ms"])
+    )
+
+
+def with_sessions(table: "TableInfo", sessions: Mapping[ColumnID, Session]) -> "TableInfo":
+    """A table of which it is known who made some columns; its JSON says so, too."""
+    info = json.loads(table.json_text)
+    for column in info["cols"]:
+        if (session := sessions.get(ColumnID(column["id"]))) is not None:
+            column[SESSION] = asdict(session)
+    return parse_table_info(table.db, info)
 
 
 @lru_cache(maxsize=4096, typed=True)

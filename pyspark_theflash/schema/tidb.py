@@ -36,7 +36,8 @@ states. `lost` tells what they were, as far as that is possible; rows of a state
 decode under the one before, or are refused if they hold a column that it lacks.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Final
 
 from pyspark_theflash.clock import Clock
@@ -50,6 +51,7 @@ from pyspark_theflash.errors import (
 )
 from pyspark_theflash.schema.diff import Action, Place, SchemaDiff, parse_diff
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
+from pyspark_theflash.schema.lineage import changed_columns
 from pyspark_theflash.schema.lost import FinishedJobs, bridged, job_result
 from pyspark_theflash.schema.meta_key import (
     SCHEMA_VERSION_KEY,
@@ -62,11 +64,12 @@ from pyspark_theflash.schema.meta_key import (
     diff_key,
     table_key,
 )
-from pyspark_theflash.schema.model import STATE_PUBLIC, parse_table_info
-from pyspark_theflash.types import MAX_TS, SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.schema.model import STATE_PUBLIC, parse_table_info, with_sessions
+from pyspark_theflash.types import MAX_TS, SchemaVersion, TableID, TimeStamp, physical_ms
 
 TIMEOUT_MS: Final = 30_000
 _RETRY_MS: Final = 50
+_JOB_WAIT_MS: Final = 20_000
 # A version whose transaction failed has no SchemaDiff. They come alone.
 _MAX_HOLES: Final = 1000
 
@@ -79,6 +82,7 @@ class TidbSchemaSource:
 
     def __init__(self, reader: MetaReader, clock: Clock, timeout_ms: int = TIMEOUT_MS) -> None:
         self._reader, self._clock, self._timeout_ms = reader, clock, timeout_ms
+        self._missed_ms: dict[SchemaVersion, int] = {}
 
     def read(self, at_least: TimeStamp, after: SchemaHistory | None = None) -> SchemaHistory:
         """The history of `after` continued, or a new one that begins now.
@@ -96,13 +100,21 @@ class TidbSchemaSource:
         """
         deadline_ms = self._clock.boottime_ms() + self._timeout_ms
         while True:
-            look = _Look(self._reader, at_least)
+            look = _Look(self._reader, at_least, self._may_wait)
             history = look.continue_from(after) if after else look.begin()
             if history is not None and history.end_ts >= at_least:
                 return history
             if self._clock.boottime_ms() >= deadline_ms:
                 raise NotCaughtUpError(history.end_ts if history else 0, at_least)
             self._clock.sleep_ms(_RETRY_MS)
+
+    def _may_wait(self, version: SchemaVersion) -> bool:
+        """Whether a job that ended with this version may still turn up among the finished ones.
+
+        TiDB puts it there some moments after the version. It may also never do so.
+        """
+        now_ms = self._clock.boottime_ms()
+        return now_ms < self._missed_ms.setdefault(version, now_ms) + _JOB_WAIT_MS
 
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
         """Whether TiKV still knows that a transaction which has committed wrote a key.
@@ -125,8 +137,10 @@ class TidbSchemaSource:
 class _Look:
     """One look at a cluster's keys, each of which is read once."""
 
-    def __init__(self, reader: MetaReader, at_least: TimeStamp) -> None:
-        self._reader = reader
+    def __init__(
+        self, reader: MetaReader, at_least: TimeStamp, may_wait: Callable[[SchemaVersion], bool]
+    ) -> None:
+        self._reader, self._may_wait = reader, may_wait
         self._keys: dict[bytes, MetaKey] = {}
         self._wanted_ts, self._locked_ts = at_least, MAX_TS
         self._versions = [_version_at(w) for w in self._key(SCHEMA_VERSION_KEY).writes]
@@ -171,11 +185,14 @@ class _Look:
         self._check_same_cluster(history)
         known = history.versions[-1].version if history.versions else SchemaVersion(0)
         diffs = list(self._diffs(history.end_ts, known))[::-1]
-        jobs = FinishedJobs(self._reader, known)
+        jobs = FinishedJobs(
+            self._reader, min([known, *(SchemaVersion(d.version - 1) for d in diffs)])
+        )
         events, gaps = list(history.events), list[TableEvent]()
         seen = set[tuple[TimeStamp, str, TableID]]()
         for diff in diffs:
             changed, lost = self._changes(diff, events, jobs)
+            changed = [self._with_sessions(event, diff, events, jobs) for event in changed]
             # One transaction may raise several versions.
             events += [e for e in changed if (e.ts, e.db, e.table_id) not in seen]
             seen |= {(e.ts, e.db, e.table_id) for e in changed}
@@ -266,6 +283,26 @@ class _Look:
                 elif (result := job_result(job, diff, place, name)) is not None:
                     changed.append(result)
         return changed, lost
+
+    def _with_sessions(
+        self, event: TableEvent, diff: SchemaDiff, before: Sequence[TableEvent], jobs: FinishedJobs
+    ) -> TableEvent:
+        """An event with the session whose MODIFY COLUMN ends with it; until TiDB tells, none."""
+        if event.table is None or diff.action not in (Action.MODIFY_COLUMN, Action.MULTI):
+            return event
+        states = (e.table for e in reversed(before) if e.table_id == event.table_id)
+        last = next(states, None)
+        changed = () if last is None else changed_columns(last, event.table)
+        if not changed:
+            return event
+        job = jobs.at(diff.version)
+        if job is None and self._may_wait(diff.version):
+            self._locked_ts = min(self._locked_ts, TimeStamp(diff.commit_ts - 1))
+        if job is None or job.session is None:
+            return event
+        session = replace(job.session, to_ms=physical_ms(diff.commit_ts))
+        table = with_sessions(event.table, dict.fromkeys(changed, session))
+        return TableEvent(event.ts, event.db, event.table_id, table)
 
     def _places(
         self, diff: SchemaDiff, before: Sequence[TableEvent], jobs: FinishedJobs

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 
 from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.change import Session
 from pyspark_theflash.codec.convert import convert_column
 from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.errors import UnsupportedError
@@ -155,6 +156,70 @@ def test_timestamps_keep_to_utc() -> None:
     assert convert([half_past], TIMESTAMP6, TIMESTAMP6) == [half_past]
 
 
+NEW_YORK = ("America/New_York", 0)
+EAST = ("UTC", 8 * 3600)
+
+
+@pytest.mark.parametrize(
+    ("zone", "old", "new", "value", "wanted"),
+    [
+        (NEW_YORK, TIMESTAMP, DATETIME, "2020-07-01T04:00:00Z", "2020-07-01T00:00:00"),
+        (NEW_YORK, TIMESTAMP, varchar(30), "2020-01-01T04:00:00Z", "2019-12-31 23:00:00"),
+        (NEW_YORK, DATETIME, TIMESTAMP, "2020-07-01T00:00:00", "2020-07-01T04:00:00Z"),
+        # It comes twice: of the two Go takes the first.
+        (NEW_YORK, DATETIME, TIMESTAMP, "2021-11-07T01:30:00", "2021-11-07T05:30:00Z"),
+        (EAST, DATETIME, TIMESTAMP, "2020-07-01T00:00:00", "2020-06-30T16:00:00Z"),
+        (EAST, varchar(30), TIMESTAMP, "2020-07-01", "2020-06-30T16:00:00Z"),
+        (EAST, TIME, DATETIME, timedelta(hours=-1), "2020-01-01T23:00:00"),
+        (EAST, TIME, TIMESTAMP, timedelta(hours=25), "2020-01-02T17:00:00Z"),
+    ],
+)
+def test_what_the_session_tells(
+    zone: tuple[str, int], old: FieldType, new: FieldType, value: Any, wanted: str
+) -> None:
+    """The column was changed at 2020-01-01 23:00 in UTC."""
+    at_ms = 1577919600_000
+    session = Session(*zone, at_ms, at_ms + 1000)
+    if isinstance(value, str) and "T" in value:
+        value = datetime.fromisoformat(value.replace("Z", "+00:00"))
+    old_values = pa.array([value, None], arrow_type(old))
+    found = convert_column(old_values, old, new, "c", session)
+    texts = [None if v is None else str(v) for v in found.to_pylist()]
+    shown = wanted.replace("T", " ").replace("Z", "+00:00")
+    assert texts == [shown, None]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "value", "why", "session"),
+    [
+        (DATETIME, TIMESTAMP, "2021-03-14T02:30:00", "no time", Session(*NEW_YORK, 0, 0)),
+        (DATETIME, TIMESTAMP, "1960-01-01T00:00:00", "no time", Session(*EAST, 0, 0)),
+        (DATETIME, TIMESTAMP, "2020-01-01T00:00:00", "its server", Session("Local", 0, 0, 0)),
+        (DATETIME, TIMESTAMP, "2020-01-01T00:00:00", "not known", Session("Mars/Base", 0, 0, 0)),
+        (TIME, DATETIME, timedelta(0), "two days", Session("UTC", 0, 0, 86_400_000)),
+    ],
+)
+def test_what_not_even_the_session_tells(
+    old: FieldType, new: FieldType, value: Any, why: str, session: Session
+) -> None:
+    moment = datetime.fromisoformat(value) if isinstance(value, str) else value
+    with pytest.raises(UnsupportedError, match=why):
+        convert_column(pa.array([moment], arrow_type(old)), old, new, "c", session)
+
+
+@pytest.mark.parametrize(
+    ("old", "value", "wanted"),
+    [
+        (varchar(30), ' {"b": [1, 2.5], "a": null}', '{"a": null, "b": [1, 2.5]}'),
+        (INT, -7, "-7"),
+        (DOUBLE, 0.5, "0.5"),
+    ],
+)
+def test_json(old: FieldType, value: Any, wanted: str) -> None:
+    found = convert_column(pa.array([value, None], arrow_type(old)), old, JSON, "c")
+    assert convert_column(found, JSON, varchar(30), "c").to_pylist() == [wanted, None]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "value", "why"),
     [
@@ -165,12 +230,13 @@ def test_timestamps_keep_to_utc() -> None:
         (varchar(30), DATETIME, "2020-01-02 03:04:05+01:00", "time zone"),
         (varchar(30), DATE, "2020-02-31", "sql_mode"),
         (INT, DATE, 20210229, "sql_mode"),
-        (TIME, DATETIME, timedelta(hours=1), "date of the change"),
+        (TIME, DATETIME, timedelta(hours=1), "time zone"),
         (DATETIME6, DATETIME, datetime(9999, 12, 31, 23, 59, 59, 999999), "year 10000"),
         (DOUBLE, TINYINT_UNSIGNED, 255.0, "2^64 - 1"),
         (varbinary(9), varchar(9, "latin1"), b"\xff", "not UTF-8"),
-        (JSON, varchar(9), b"\x04\x00", "a change of type from JSON to VARCHAR"),
-        (INT, JSON, 1, "a change of type from LONG to JSON"),
+        (JSON, INT, b"\x04\x00", "a change of type from JSON to LONG"),
+        (FieldType(T.BIT, 0, 3), JSON, 1, "a change of type from BIT to JSON"),
+        (varchar(9), JSON, "{", "no JSON"),
         (DATE, enum("a"), date(2020, 1, 2), "a change of type from DATE to ENUM"),
     ],
 )

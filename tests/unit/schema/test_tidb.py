@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.codec.change import Session
 from pyspark_theflash.errors import (
     NotCaughtUpError,
     SchemaConflictError,
@@ -15,13 +16,14 @@ from pyspark_theflash.errors import (
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt
 from pyspark_theflash.schema.meta_key import (
     SCHEMA_VERSION_KEY,
+    FinishedJob,
     MetaWrite,
     database_key,
     diff_key,
     table_key,
 )
 from pyspark_theflash.schema.tidb import TidbSchemaSource
-from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp, physical_ms
 from tests.support.meta_cluster import (
     ADD_COLUMN,
     CREATE_DATABASE,
@@ -29,6 +31,7 @@ from tests.support.meta_cluster import (
     DROP_DATABASE,
     DROP_TABLE,
     EXCHANGE,
+    MODIFY_COLUMN,
     RECOVER_DATABASE,
     RENAME,
     TRUNCATE,
@@ -458,3 +461,39 @@ def test_versions_that_are_lost_begin_with_their_tables(cluster: MetaCluster) ->
 def test_json_of_the_model_is_what_tidb_would_write(cluster: MetaCluster) -> None:
     (write,) = cluster.keys[diff_key(SchemaVersion(3))]
     assert json.loads(write.value or b"")["table_id"] == 11
+
+
+def modified(cluster: MetaCluster) -> TimeStamp:
+    """MODIFY COLUMN a: column b takes its place. Its job is not among the finished ones yet."""
+    filling = info(11, "t", "a", "b!")
+    filling["cols"][1]["change_state_info"] = {"relative_col_offset": 0}
+    cluster.step(MODIFY_COLUMN, [(SHOP, 11, filling)], ends=False)
+    return cluster.step(MODIFY_COLUMN, [(SHOP, 11, info(11, "t", "b-a"))], ends=False)
+
+
+def session_of(history: SchemaHistory, ts: TimeStamp) -> Session | None:
+    return history.table_by_name("shop.t", ts).columns[0].session
+
+
+def test_the_session_of_a_changed_column_is_waited_for(cluster: MetaCluster) -> None:
+    history = read(cluster)
+    commit_ts = modified(cluster)
+    session = Session("Asia/Kolkata", 0, 7, 7)
+    job = FinishedJob(SchemaVersion(cluster.version), SHOP, "shop", {}, session)
+    clock = PatientClock(lambda: cluster.jobs.append(job))
+    at_least = cluster.tso()
+    source = TidbSchemaSource(cluster, clock)
+    found = source.read(at_least, history)
+    assert clock.now_ms == 50
+    assert session_of(found, at_least) == Session("Asia/Kolkata", 0, 7, physical_ms(commit_ts))
+
+
+def test_a_job_that_never_turns_up_is_not_waited_for_for_ever(cluster: MetaCluster) -> None:
+    history = read(cluster)
+    modified(cluster)
+    clock = PatientClock()
+    at_least = cluster.tso()
+    found = TidbSchemaSource(cluster, clock).read(at_least, history)
+    assert clock.now_ms == 20_000
+    assert found.end_ts >= at_least
+    assert session_of(found, at_least) is None

@@ -9,7 +9,9 @@ import pytest
 
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.lineage import column_source
 from pyspark_theflash.schema.tidb import TidbSchemaSource
+from pyspark_theflash.types import ColumnID
 from tests.support.live_schema import RECORDING, ReplayedApi, shown_by_history
 
 
@@ -23,7 +25,7 @@ def recording() -> dict[str, Any]:
 def histories(recording: dict[str, Any]) -> list[SchemaHistory]:
     """What each read gave, the first one anew and the others continued."""
     api = ReplayedApi(recording["reads"])
-    source = TidbSchemaSource(api, SystemClock(), timeout_ms=0)
+    source = TidbSchemaSource(api, SystemClock())
     found: list[SchemaHistory] = []
     for _ in recording["reads"]:
         found.append(source.read(api.next_read(), found[-1] if found else None))
@@ -53,3 +55,12 @@ def test_states_in_the_middle_of_ddl_are_there(histories: list[SchemaHistory]) -
     names = [[(c.id, c.name, c.state) for c in table.columns] for table in tables]
     assert any((5, "_Col$_b_0", 2) in columns for columns in names)
     assert any((5, "b", 5) in columns for columns in names)
+
+
+def test_a_changed_column_has_the_session_that_changed_it(histories: list[SchemaHistory]) -> None:
+    history = histories[-1]
+    tables = [e.table for e in history.events if e.table and e.table.name == "t"]
+    (source,) = {column_source(tables, ColumnID(5))}
+    assert source is not None
+    assert source.session is not None
+    assert source.session.from_ms <= source.session.to_ms < source.session.from_ms + 60_000
