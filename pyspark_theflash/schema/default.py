@@ -7,9 +7,11 @@ an older row puts it in. The text is what TiDB would cast, not always what it pr
     YEAR                           `5` is 2005, `99` is 1999, `0` is 2000, `0000` is 0
     TIMESTAMP                      in UTC (columns of old TiDBs, of version 0: in the zone of the
                                    server, which nobody tells; taken for UTC, too)
-    BIT                            bytes, in a field of their own; too many are all bits
+    BIT                            bytes, in a field of their own, or text like b'101'; what is too
+                                   large for the column is all ones
     BINARY(n)                      padded with zeros to n bytes
     CHAR                           without trailing spaces
+    CHAR.., BINARY..               cut at the column's length
     BINARY.., BLOB                 as the JSON text has them: bytes that are no UTF-8 became U+FFFD
                                    when TiDB wrote it, and that is what TiDB itself reads
     others                         their text form (`codec.text`)
@@ -29,6 +31,7 @@ from pyspark_theflash.codec.text import parse_column
 from pyspark_theflash.errors import CodecError
 from pyspark_theflash.schema.model import ColumnInfo
 
+_TRUTHS: Final = {"true": 1, "1": 1, "false": 0, "0": 0}
 _EXACT: Final = Context(prec=200, rounding=ROUND_HALF_UP)
 _MAX_EXPONENT: Final = 100
 _MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
@@ -65,11 +68,12 @@ def _value(info: ColumnInfo, text: str, tp: pa.DataType) -> pa.Scalar:
         return pa.scalar(_float(text, single=tp == pa.float32()), tp)
     if kind == MySQLType.BIT:
         raw = text.encode() if info.origin_default_bit is None else info.origin_default_bit
-        return pa.scalar(min(int.from_bytes(raw, "big"), 2 ** max(field_type.flen, 1) - 1), tp)
+        return pa.scalar(_bits(raw, max(field_type.flen, 1)), tp)
     if field_type.is_binary_string:
         return pa.scalar(_binary(text, field_type), tp)
     if kind in STRING_TYPES:
-        return pa.scalar(text.rstrip(" ") if kind == MySQLType.STRING else text, tp)
+        kept = text[: field_type.flen] if field_type.flen >= 0 else text
+        return pa.scalar(kept.rstrip(" ") if kind == MySQLType.STRING else kept, tp)
     return parse_column(pa.array([text], pa.string()), field_type, info.name)[0]
 
 
@@ -105,6 +109,21 @@ def _year(text: str) -> int:
     return year
 
 
+def _bits(raw: bytes, length: int) -> int:
+    """As `convertToMysqlBit` in types/datum.go: also `b101`, and `true` for a single bit."""
+    text = raw.decode("latin-1")
+    if length == 1 and text.lower() in _TRUTHS:
+        return _TRUTHS[text.lower()]
+    digits = None
+    if text[:1] in ("b", "B"):
+        digits = text[1:].strip("'")
+    elif text.startswith("0b"):
+        digits = text[2:]
+    is_bits = digits is not None and set(digits) <= {"0", "1"}
+    number = int(digits or "0", 2) if is_bits else int.from_bytes(raw, "big")
+    return min(number, (1 << length) - 1)
+
+
 def _binary(text: str, field_type: FieldType) -> bytes:
-    raw = text.encode()
+    raw = text.encode()[: field_type.flen] if field_type.flen >= 0 else text.encode()
     return raw.ljust(field_type.flen, b"\0") if field_type.tp == MySQLType.STRING else raw
