@@ -3,10 +3,11 @@
 `rows` counts versions. `deltas` are recent files that are not yet divided among the table's
 regions, and are not in the other figures. Tables that are gone, and whose rows only older
 timestamps still need, are listed as well. Each of `partitions` has the region's files, see
-`theflash partitions`.
+`theflash partitions`. Ranges that were purged come last.
 """
 
 import argparse
+from dataclasses import asdict
 from typing import Any
 
 from pyspark_theflash.api.status import physical_tables
@@ -15,6 +16,7 @@ from pyspark_theflash.cli.show import print_json, print_table
 from pyspark_theflash.jobs.arguments import add_json, add_store
 from pyspark_theflash.store.catalog import NOW_KINDS
 from pyspark_theflash.store.command import handle_text
+from pyspark_theflash.store.gap import GAP_KIND, all_gaps
 
 HEADER = ["table", "physical_id", "region_id", "start", "end", "files", "deltas", "rows", "bytes"]
 HEADER.append("partitions")
@@ -29,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print a line a region."""
     with opened_reader(arguments.store) as (_, engine):
-        view = engine.read(NOW_KINDS)
+        view = engine.read([*NOW_KINDS, GAP_KIND])
         regions = [
             {
                 "table": name,
@@ -46,10 +48,14 @@ def run(arguments: argparse.Namespace) -> int:
             for name, physical_id in physical_tables(engine, view)
             for region in engine.regions(view, physical_id)
         ]
+    gaps = [asdict(g) | {"start": _bound(g.start), "end": _bound(g.end)} for g in all_gaps(view)]
     if arguments.json:
-        print_json({"regions": regions})
+        print_json({"regions": regions, "purged": gaps})
     else:
         print_table(HEADER, ([_shown(region[name]) for name in HEADER] for region in regions))
+        for gap in gaps:
+            bounds = f"from {_shown(gap['start'])!r} to {_shown(gap['end'])!r}"
+            print(f"purged of physical table {gap['physical_id']}: handles {bounds}")
     return 0
 
 

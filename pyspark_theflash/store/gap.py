@@ -40,16 +40,22 @@ class Gap:
         return Record(GAP_KIND, key, json.dumps(bounds).encode())
 
 
+def all_gaps(view: View) -> list[Gap]:
+    """The gaps of all physical tables; `view` has `GAP_KIND`. Raises `CodecError`."""
+    return [_gap(key, body) for key, body in view.of_kind(GAP_KIND).items()]
+
+
 def gaps_of(view: View, physical_id: PhysicalTableID) -> list[Gap]:
-    """All gaps of a physical table; `view` has `GAP_KIND`. Raises `CodecError`."""
-    prefix = _prefix(physical_id)
-    found = []
-    for key, body in view.of_kind(GAP_KIND).items():
-        if key.startswith(prefix):
-            with shaped(f"{GAP_KIND} record"):
-                start, end = (None if b is None else handle_of(text(b)) for b in load(body))
-                found.append(Gap(physical_id, RegionID(int(key[len(prefix) :])), start, end))
-    return found
+    """All gaps of a physical table, likewise."""
+    prefix, records = _prefix(physical_id), view.of_kind(GAP_KIND).items()
+    return [_gap(key, body) for key, body in records if key.startswith(prefix)]
+
+
+def _gap(key: str, body: bytes) -> Gap:
+    with shaped(f"{GAP_KIND} record"):
+        physical_id, region_id = map(int, key.split("-"))
+        start, end = (None if b is None else handle_of(text(b)) for b in load(body))
+        return Gap(PhysicalTableID(physical_id), RegionID(region_id), start, end)
 
 
 def _prefix(physical_id: PhysicalTableID) -> str:

@@ -95,7 +95,7 @@ def test_an_empty_store(tmp_path: Path, run: Run, document: Callable[..., Any]) 
         "resolved_ts": None,
         "tables": [],
     }
-    assert document("regions", tmp_path / "s") == {"regions": []}
+    assert document("regions", tmp_path / "s") == {"regions": [], "purged": []}
     status = document("status", tmp_path / "s")
     assert (status["resolved_ts"], status["lag_ms"], status["rows"]) == (None, None, 0)
     assert run("status", tmp_path / "s")[0] == 0
@@ -112,6 +112,17 @@ def test_regions(store: Path, run: Run, document: Callable[..., Any]) -> None:
     ]
     assert all(r["bytes"] > 0 and (r["files"], r["deltas"]) == (1, 0) for r in regions)
     assert len(run("regions", store)[1].splitlines()) == 4
+
+
+def test_what_was_purged_is_listed(store: Path, run: Run, document: Callable[..., Any]) -> None:
+    assert run("compact", store)[0] == 0
+    regions = {r["physical_id"]: r["region_id"] for r in document("regions", store)["regions"]}
+    assert run("purge", store, 7, regions[7])[:2] == (0, "purged 4 versions\n")
+    assert run("purge", store, 7, regions[7])[:2] == (0, "purged 0 versions\n")
+    gap = {"physical_id": 7, "region_id": regions[7], "start": None, "end": None}
+    assert document("regions", store)["purged"] == [gap]
+    assert run("regions", store)[1].splitlines()[-1].startswith("purged of physical table 7: ")
+    assert (run("scan", store, "db.t")[0], run("scan", store, "db.h")[0]) == (4, 0)
 
 
 def test_partitions(store: Path, run: Run, document: Callable[..., Any], tmp_path: Path) -> None:
