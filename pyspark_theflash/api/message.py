@@ -73,6 +73,7 @@ class TableName:
     name: str = ""
     columns: int = 0
     partitions: int = 0
+    not_loaded: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +292,16 @@ class Source:
 
 
 @dataclass(frozen=True, slots=True)
+class FeedStatus:
+    """How far one feed of the store is: `stream` or `api`."""
+
+    feed: str = ""
+    oldest_ts: int = 0
+    resolved_ts: int = 0
+    position: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """How the store is."""
 
@@ -317,6 +328,8 @@ class Status:
     retention_ms: int | None = None
     orphans: tuple[Orphan, ...] = ()
     sources: tuple[Source, ...] = ()
+    feeds: tuple[FeedStatus, ...] = ()
+    assumed_empty: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -172,7 +172,13 @@ class Service:
     def list_tables(self, request: message.TablesRequest, call: Call) -> message.Tables:
         with self._open(request.moment, call) as snapshot:
             tables = tuple(
-                message.TableName(e.table_id, e.full_name, shape.columns, shape.partitions)
+                message.TableName(
+                    e.table_id,
+                    e.full_name,
+                    shape.columns,
+                    shape.partitions,
+                    str(snapshot.lacking(e) or ""),
+                )
                 for e in snapshot.listed()
                 if (shape := e.shape) is not None
             )

@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Final, TypedDict
 
-from pyspark_theflash.api.message import Latch as LatchMessage
 from pyspark_theflash.api.message import (
+    FeedStatus,
     Latches,
     LatchScope,
     Process,
@@ -16,6 +16,7 @@ from pyspark_theflash.api.message import (
     Source,
     Status,
 )
+from pyspark_theflash.api.message import Latch as LatchMessage
 from pyspark_theflash.api.message import Orphan as OrphanMessage
 from pyspark_theflash.binlog.ledger import ENTRY
 from pyspark_theflash.binlog.merge import places_of
@@ -24,9 +25,11 @@ from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import EngineReader, RegionStats
 from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.replication.state import LEDGER_KIND, PENDING_KIND
+from pyspark_theflash.replication.state import PENDING_KIND
 from pyspark_theflash.store.catalog import NOW_KINDS, history_now, table_now
 from pyspark_theflash.store.command import handle_text
+from pyspark_theflash.store.coverage import ASSUMED_KIND
+from pyspark_theflash.store.feed import FEED_KIND, MAIN, SIDE, Feed, main_feed
 from pyspark_theflash.store.folder import FORMAT, IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.grants import Grants
 from pyspark_theflash.store.holder import Holder
@@ -34,12 +37,20 @@ from pyspark_theflash.store.latch import Latch, Wanted
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import View
 from pyspark_theflash.store.orphan import ORPHAN_KIND, orphans_of
-from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.store.progress import PROGRESS_KIND, Progress, store_progress
 from pyspark_theflash.store.setting import SETTING_KIND, interval_ms, retention_ms
 from pyspark_theflash.store.writer_lock import current_writer
 from pyspark_theflash.types import PhysicalTableID, physical_ms
 
-KINDS: Final = (PROGRESS_KIND, LEDGER_KIND, PENDING_KIND, SETTING_KIND, ORPHAN_KIND)
+KINDS: Final = (
+    FEED_KIND,
+    PROGRESS_KIND,
+    *(feed.ledger_kind for feed in (MAIN, SIDE)),
+    PENDING_KIND,
+    SETTING_KIND,
+    ORPHAN_KIND,
+    ASSUMED_KIND,
+)
 
 
 class _Timestamps(TypedDict, total=False):
@@ -76,7 +87,7 @@ def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
             engine=identity.engine,
             format=FORMAT,
             generation=view.generation,
-            **_timestamps(Progress.of(view), clock),
+            **_timestamps(store_progress(view), clock),
             writer=process(current_writer(path, clock)),
             interval_ms=interval_ms(view),
             retention_ms=retention_ms(view),
@@ -85,6 +96,8 @@ def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
             **_sizes(engine, view),
             orphans=_orphans(view, clock),
             sources=_sources(Progress.of(view)),
+            feeds=_feeds(view),
+            assumed_empty=tuple(view.of_kind(ASSUMED_KIND)),
         )
 
 
@@ -184,10 +197,26 @@ def _timestamps(progress: Progress | None, clock: Clock) -> _Timestamps:
     }
 
 
+def _feeds(view: View) -> tuple[FeedStatus, ...]:
+    main = main_feed(view)
+    found = ((feed, Progress.of(view, feed)) for feed in (MAIN, SIDE))
+    return tuple(
+        FeedStatus(
+            main.value if main is not None and feed is MAIN else Feed.API.value,
+            progress.oldest_ts,
+            progress.resolved_ts,
+            progress.position,
+        )
+        for feed, progress in found
+        if progress is not None
+    )
+
+
 def _transactions(view: View) -> _Transactions:
     pending = [Pending.from_bytes(body) for body in view.of_kind(PENDING_KIND).values()]
     holding = [p for p in pending if p.hold_ts]
-    ledger_bytes = sum(map(len, view.of_kind(LEDGER_KIND).values()))
+    ledgers = [view.of_kind(feed.ledger_kind) for feed in (MAIN, SIDE)]
+    ledger_bytes = sum(len(body) for ledger in ledgers for body in ledger.values())
     return {
         "pending_transactions": len(pending),
         "held_by_start_ts": min(holding, key=lambda p: p.hold_ts).start_ts if holding else None,

@@ -7,6 +7,7 @@ damaged, and 6 where the manifest is, for then nothing else can be judged.
 import argparse
 from collections.abc import Sequence
 from contextlib import closing
+from itertools import chain
 from typing import Final
 
 from pyspark_theflash.clock import SystemClock
@@ -15,6 +16,7 @@ from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.arguments import add_store
 from pyspark_theflash.jobs.ticker import Ticker, ticking
+from pyspark_theflash.store.feed_check import check_feeds
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.latch import LatchKind
 from pyspark_theflash.store.lease import LeaseTable
@@ -52,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(engine: EngineReader, kinds: Sequence[str], ticker: Ticker) -> int:
     view = engine.read(kinds)
     damages = 0
-    for damage in engine.check(view):
+    for damage in chain(check_feeds(view), engine.check(view)):
         ticker.print(str(damage))
         damages += 1
     records = sum(len(found) for found in view.records.values())

@@ -38,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
         shown = value if value is not None else "none"
         if isinstance(value, dict):
             shown = str(status.writer)
+        if isinstance(value, tuple):
+            shown = "; ".join(map(_told, value)) or "none"
         print(f"{name:24} {shown}")
     for source in status.sources:
         print(f"  {_source_text(source)}")
@@ -50,6 +52,12 @@ def _source_text(source: Source) -> str:
     seen = f"at {utc(source.seen_ts)}" if source.seen_ts else "at its beginning"
     trouble = f": {source.trouble}" if source.trouble else ""
     return f"{source.name} is {seen}, position {source.position or 'none'}{trouble}"
+
+
+def _told(value: Any) -> str:  # noqa: ANN401 (a message as a dictionary, or a text)
+    if not isinstance(value, dict):
+        return str(value)
+    return ", ".join(f"{name} {fact}" for name, fact in value.items() if fact is not None)
 
 
 def _orphan_text(orphan: Orphan) -> str:

@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "table_id": table.id,
                 "columns": table.columns,
                 "partitions": table.partitions,
+                "not_loaded": table.not_loaded or None,
             }
             for table in store.tables().tables
         ]
@@ -39,5 +40,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         header = ["table", "table_id", "columns", "partitions"]
         print_table(header, ([str(table[name]) for name in header] for table in tables))
+        for table in tables:
+            if table["not_loaded"]:
+                print(f"not readable: {table['not_loaded']}")
         print(f"readable from {shown(status.oldest_ts or 0)} to {shown(status.resolved_ts)}")
     return 0

@@ -57,6 +57,22 @@ class RaftFedError(TheFlashError):
         )
 
 
+class FeedConflictError(TheFlashError):
+    """A write of what another feed writes, or a read where it is not known which one did.
+
+    `subject` is the store or a table.
+    """
+
+    deterministic = True
+
+    def __init__(self, subject: str, reason: str) -> None:
+        super().__init__(subject, reason)
+        self.subject, self.reason = subject, reason
+
+    def __str__(self) -> str:
+        return f"{self.subject} {self.reason}"
+
+
 class StoreFormatError(TheFlashError):
     """The store was written in a format that this version does not know. Nothing was changed."""
 
@@ -154,7 +170,30 @@ class TableNotReplicatedError(TheFlashError):
         self.table = table
 
     def __str__(self) -> str:
-        return f"{self.table} is not replicated: the writer's --include and --exclude leave it out"
+        return (
+            f"{self.table} is not replicated: the writer's --include and --exclude left it out "
+            "under its first name; to read it, make the store anew with patterns that include it"
+        )
+
+
+class TableNotLoadedError(TheFlashError):
+    """A table with rows from before its changes were followed, which nobody has loaded.
+
+    They are those of `source`, which is the table or one whose partition it has taken.
+    """
+
+    deterministic = True
+
+    def __init__(self, table: str, source: str, reason: str) -> None:
+        super().__init__(table, source, reason)
+        self.table, self.source, self.reason = table, source, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.table} lacks the rows from before: {self.source} {self.reason}; make the store "
+            f"anew with a --base that has {self.source} and patterns that include it, or, if it "
+            f"had no rows, give the writer --assume-empty {self.source}"
+        )
 
 
 class RegionNotFoundError(TheFlashError):

@@ -49,12 +49,12 @@ from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.planner.learned import READ_WAIT_MS, Replica
 from pyspark_theflash.planner.overlay import Overlays
 from pyspark_theflash.replication.columns import StoredColumns
-from pyspark_theflash.replication.ingest import WRITTEN_KIND, check_not_written
 from pyspark_theflash.replication.learned import LearnedMaintenance
 from pyspark_theflash.replication.writer_latch import WriterLatch
 from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.server.engine import EngineServer
-from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
+from pyspark_theflash.store.catalog import SCHEMA_KIND, feed_history
+from pyspark_theflash.store.feed import FEED_KIND, Feed, claim
 from pyspark_theflash.store.folder import open_manifest, read_identity
 from pyspark_theflash.store.learned import LEARNED_KIND, Learned
 from pyspark_theflash.store.lease import LeaseTable
@@ -181,9 +181,9 @@ class LearnerProcess:
         self._close_worker = undo.enter_context(ExitStack())
         self._close_worker.callback(self._worker.close)
         latch.take(wait_ms)
-        kinds = [LEARNED_KIND, WRITTEN_KIND, PROGRESS_KIND, SCHEMA_KIND]
+        kinds = [FEED_KIND, LEARNED_KIND, PROGRESS_KIND, SCHEMA_KIND]
         view = self._worker.run(lambda engine: engine.read(kinds)).result()
-        check_not_written(view)
+        claim(view, Feed.STREAM)
         if Progress.of(view) is not None and Learned.of(view) is None:
             reason = "is fed by a binlog, and TiKV cannot go on from there: theflash init another"
             raise OptionError("store", reason)
@@ -213,7 +213,7 @@ class LearnerProcess:
         opener = Opener(settings.network, self._fs, clock, undo)
         text = settings.schema or f"tikv:{','.join(settings.network.pd_addresses)}"
         source = opener.schema(text, settings.start_ts)
-        self._schema = SchemaKeeper(source, schema_history(view))
+        self._schema = SchemaKeeper(source, feed_history(view))
         if Learned.of(view) != learned:
             self._worker.run(lambda engine: self._mark(engine, view, learned)).result()
         self._learner = Learner(
@@ -242,7 +242,7 @@ class LearnerProcess:
 
     def _mark(self, engine: Engine, view: View, learned: Learned) -> None:
         """Make the store one that TiKV feeds; it can be read from where its schema begins."""
-        puts = [learned.to_record()]
+        puts = [*claim(view, Feed.STREAM), learned.to_record()]
         if Progress.of(view) is None:
             history = self._schema.history
             puts.append(Progress(history.start_ts, history.start_ts).to_record())

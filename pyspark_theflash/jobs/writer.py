@@ -34,7 +34,6 @@ from pyspark_theflash.jobs.outcome import run_command
 from pyspark_theflash.jobs.sources import Input, Network, Opener
 from pyspark_theflash.jobs.ticker import ticking
 from pyspark_theflash.replication.follow import follow
-from pyspark_theflash.replication.ingest import WRITTEN_KIND, check_not_written
 from pyspark_theflash.replication.maintenance import Maintenance
 from pyspark_theflash.replication.orphans import ORPHAN_MS
 from pyspark_theflash.replication.writer import Writer
@@ -82,6 +81,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             metavar="DB.TABLE",
             help=f"{what} tables that are called so, * and ? allowed; may be given more than once",
         )
+    parser.add_argument(
+        "--assume-empty",
+        action="append",
+        metavar="DB.TABLE",
+        help="tables that are called so, * and ? allowed, had no rows before the stream, so that "
+        "no base is needed to read them; kept for good; may be given more than once",
+    )
     parser.add_argument(
         "--interval", type=seconds, metavar="S", help="seconds from poll to poll (default: 0.25)"
     )
@@ -140,8 +146,7 @@ def run(arguments: argparse.Namespace) -> int:
             closing(open_when_free(arguments.store, fs, clock, latch.guard, wait_ms=arguments.wait))
         )
         latch.take(arguments.wait)
-        view = engine.read([WRITTEN_KIND, LEARNED_KIND, PROGRESS_KIND])
-        check_not_written(view)
+        view = engine.read([LEARNED_KIND, PROGRESS_KIND])
         check_not_learned(view)
         opener = Opener(_network(arguments), fs, clock, undo)
         progress = Progress.of(view)
@@ -157,6 +162,7 @@ def run(arguments: argparse.Namespace) -> int:
                 _scope(arguments),
                 spill,
                 may_guess=arguments.guess_partitions,
+                assume_empty=arguments.assume_empty or (),
                 clock=clock,
                 orphan_ms=arguments.ask_after,
                 streams=streams,

@@ -124,6 +124,9 @@ class LearnedOrigin:
     def history(self, view: View, snapshot_ts: TimeStamp) -> SchemaHistory:
         return self._replica.schema(snapshot_ts).history
 
+    def check_table(self, view: View, table: TableInfo, snapshot_ts: TimeStamp) -> None:
+        """TiKV feeds them all."""
+
     def view(self, table: TableInfo, view: View, engine: EngineReader, lease: ReadLease) -> View:
         """Of the files, once what they lack is in hand.
 

@@ -4,7 +4,7 @@
     db.table$partitions  its TiDB partitions; one row for a table that has none
     db.table$files       the files that a scan at the timestamp may read
     db.table$schemas     what the table has been, and from when on
-    db.table$progress    how far the whole store is
+    db.table$progress    how far the feed of the table is
     db.table$latches     who pins what of the whole store, the readers of this table among them
     db.table$raft        the regions of TiKV that have some of the table, and how far they are
     db.table$locks       what transactions that have not ended have locked of its rows
@@ -33,6 +33,7 @@ from pyspark_theflash.kvstore.store import RegionStore
 from pyspark_theflash.mvcc.version import column_name
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.model import ColumnInfo, PartitionInfo, PartitionType, TableInfo
+from pyspark_theflash.store.feed import records_of
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import View
 from pyspark_theflash.store.progress import Progress
@@ -70,9 +71,9 @@ class MetadataSource:
     clock: Clock
     raft: RegionStore | None = None
 
-    @property
-    def progress(self) -> Progress | None:
-        return Progress.of(self.view)
+    def progress_of(self, table: TableInfo) -> Progress | None:
+        """How far the table's feed is."""
+        return Progress.of(self.view, records_of(self.view, table.id))
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -171,7 +172,7 @@ def _schemas(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
 
 
 def _progress(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
-    found = source.progress
+    found = source.progress_of(table)
     if found is not None:
         oldest, resolved = found.oldest_ts, found.resolved_ts
         times = (oldest, _time(oldest), resolved, _time(resolved))

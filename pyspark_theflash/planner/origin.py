@@ -4,6 +4,7 @@ What a replica adds (`planner.learned`) is in an `EngineReader` over the files' 
 plans and scans does both alike.
 """
 
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from pyspark_theflash.engine.api import EngineReader
@@ -12,10 +13,11 @@ from pyspark_theflash.kvstore.store import RegionStore
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.catalog import schema_history
+from pyspark_theflash.store.feed import check_not_both, records_of
 from pyspark_theflash.store.learned import check_readable_alone
 from pyspark_theflash.store.lease import ReadLease
 from pyspark_theflash.store.manifest import View
-from pyspark_theflash.store.progress import Progress
+from pyspark_theflash.store.progress import Progress, every_progress
 from pyspark_theflash.types import TimeStamp
 
 
@@ -45,29 +47,40 @@ class Origin(Protocol):
     def history(self, view: View, snapshot_ts: TimeStamp) -> SchemaHistory | None:
         """The tables there have been, up to the timestamp; None if there never were any."""
 
+    def check_table(self, view: View, table: TableInfo, snapshot_ts: TimeStamp) -> None:
+        """Raise `NotCaughtUpError` or `SnapshotTooOldError` where others can be read then."""
+
     def view(self, table: TableInfo, view: View, engine: EngineReader, lease: ReadLease) -> View:
         """What to plan a table's scans by: `view`, or a later one."""
 
 
 class Files:
-    """The store's files; `progress` says up to when they are complete."""
+    """The store's files; the progress of each feed says up to when its tables are complete.
+
+    A timestamp can be read at if any feed has come to it. The newest is one that all have come to.
+    """
 
     raft = None
 
     def check_store(self, view: View, path: str) -> None:
         check_readable_alone(view, path)
+        check_not_both(view)
 
     def choose(self, view: View, wanted: TimeStamp | None) -> TimeStamp:
-        return _readable(Progress.of(view), wanted)
+        return _readable(every_progress(view), wanted)
 
     def reader(self, stored: EngineReader) -> EngineReader:
         return stored
 
     def confirm(self, view: View, lease: ReadLease) -> None:
-        _readable(Progress.of(view), lease.snapshot_ts)
+        _readable(every_progress(view), lease.snapshot_ts)
 
     def history(self, view: View, snapshot_ts: TimeStamp) -> SchemaHistory | None:
         return schema_history(view)
+
+    def check_table(self, view: View, table: TableInfo, snapshot_ts: TimeStamp) -> None:
+        progress = Progress.of(view, records_of(view, table.id))
+        _readable([] if progress is None else [progress], snapshot_ts)
 
     def view(self, table: TableInfo, view: View, engine: EngineReader, lease: ReadLease) -> View:
         return view
@@ -76,12 +89,14 @@ class Files:
 FILES: Final = Files()
 
 
-def _readable(progress: Progress | None, snapshot_ts: TimeStamp | None) -> TimeStamp:
-    if progress is None:
+def _readable(feeds: Sequence[Progress], snapshot_ts: TimeStamp | None) -> TimeStamp:
+    if not feeds:
         raise NotCaughtUpError(0, snapshot_ts or 0)
-    wanted = progress.resolved_ts if snapshot_ts is None else snapshot_ts
-    if wanted > progress.resolved_ts:
-        raise NotCaughtUpError(progress.resolved_ts, wanted)
-    if wanted < progress.oldest_ts:
-        raise SnapshotTooOldError(wanted, progress.oldest_ts)
+    resolved = [progress.resolved_ts for progress in feeds]
+    oldest_ts = min(progress.oldest_ts for progress in feeds)
+    wanted = min(resolved) if snapshot_ts is None else snapshot_ts
+    if wanted > max(resolved):
+        raise NotCaughtUpError(max(resolved), wanted)
+    if wanted < oldest_ts:
+        raise SnapshotTooOldError(wanted, oldest_ts)
     return wanted

@@ -10,7 +10,7 @@ moment, so joins do not tear.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -24,10 +24,12 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import RegionScan, RegionStats
 from pyspark_theflash.errors import (
     ColumnNotFoundError,
+    FeedConflictError,
     OptionError,
     PurgedError,
     PurgedRangeError,
     TableNotFoundError,
+    TableNotLoadedError,
     TableNotReplicatedError,
     UnsupportedError,
 )
@@ -56,14 +58,16 @@ from pyspark_theflash.query.term import Term
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.lineage import column_source
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
-from pyspark_theflash.store.catalog import SCHEMA_KIND
+from pyspark_theflash.store.catalog import feed_history
 from pyspark_theflash.store.command import handle_text
+from pyspark_theflash.store.coverage import COVERAGE_KINDS, Coverage
+from pyspark_theflash.store.feed import FEED_KIND, SCHEMA_KINDS, SIDE, records_of
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.gap import GAP_KIND, gaps_of
 from pyspark_theflash.store.learned import LEARNED_KIND
 from pyspark_theflash.store.lease import LeaseTable, ReadLease
 from pyspark_theflash.store.manifest import View
-from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.store.progress import PROGRESS_KIND, Progress, store_progress
 from pyspark_theflash.store.purged import PURGED_KIND, purged_at
 from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables
 from pyspark_theflash.timestamp import AnyTimestamp
@@ -74,6 +78,15 @@ if TYPE_CHECKING:
     from pyspark_theflash.query.sql import SqlResult
 
 LEASE_TTL_MS: Final = 600_000
+_KINDS: Final = (
+    *SCHEMA_KINDS,
+    *COVERAGE_KINDS,
+    FEED_KIND,
+    SCOPE_KIND,
+    PROGRESS_KIND,
+    PURGED_KIND,
+    GAP_KIND,
+)
 
 
 def open_snapshot(
@@ -99,10 +112,10 @@ def open_snapshot(
 
 
 def read_progress(path: Path, *, fs: FileSystem | None = None) -> Progress | None:
-    """How far the store is, or None before anything was applied."""
+    """How far all tables of the store are, or None before anything was applied."""
     manifest = open_manifest(path, fs or LocalFileSystem())
     try:
-        return Progress.of(manifest.read([PROGRESS_KIND]))
+        return store_progress(manifest.read([PROGRESS_KIND]))
     finally:
         manifest.close()
 
@@ -132,7 +145,7 @@ class Snapshot:
         is_borrowed = lease is not None
         with ExitStack() as undo:
             self._manifest = undo.enter_context(closing(open_manifest(path, fs)))
-            known = self._manifest.read([IDENTITY_KIND, PROGRESS_KIND, LEARNED_KIND])
+            known = self._manifest.read([IDENTITY_KIND, PROGRESS_KIND, LEARNED_KIND, FEED_KIND])
             self._identity = StoreIdentity.of(known)
             origin.check_store(known, str(path))
             self.snapshot_ts = origin.choose(known, snapshot_ts)
@@ -148,8 +161,7 @@ class Snapshot:
             self._hold = LeaseHold(path, lease, fs, clock, is_borrowed=is_borrowed)
             self._engine = origin.reader(registry.open_reader(path, self._identity, fs, clock))
             undo.callback(self._engine.close)
-            kinds = [SCHEMA_KIND, SCOPE_KIND, PROGRESS_KIND, PURGED_KIND, GAP_KIND]
-            self._view = self._engine.read(kinds)
+            self._view = self._engine.read(_KINDS)
             # Garbage collection may have passed the timestamp just before the latch was there.
             origin.confirm(self._view, lease)
             history = origin.history(self._view, self.snapshot_ts)
@@ -159,6 +171,7 @@ class Snapshot:
         self._history = history or SchemaHistory(self.snapshot_ts, self.snapshot_ts, (), ())
         self._views: dict[TableID, View] = {}
         self._scope = ScopedTables(Scope.of(self._view) or Scope(), self._history)
+        self._coverage = Coverage(self._view, self._history)
 
     def tables(self) -> Sequence[TableInfo]:
         """The tables that exist at `snapshot_ts` and are replicated."""
@@ -168,6 +181,10 @@ class Snapshot:
         """The same as they are listed, without reading their definitions."""
         found = self._history.listed_at(self.snapshot_ts)
         return [event for event in found if self._scope.contains(event.table_id)]
+
+    def lacking(self, table: TableEvent) -> TableNotLoadedError | None:
+        """What reading one of `listed` raises where its rows from before were not loaded."""
+        return self._coverage.lacking(table, self.snapshot_ts)
 
     def table(self, name: str) -> TableInfo:
         """The table called `db.table` at `snapshot_ts`, as it was then.
@@ -179,6 +196,9 @@ class Snapshot:
             TableNotReplicatedError: there is one that the store leaves out.
             UnsupportedError: it is a view or a sequence.
             PurgedError: it was dropped, its rows collected as garbage, and then recovered.
+            NotCaughtUpError, SnapshotTooOldError: its feed cannot answer then; others can.
+            FeedConflictError: a stream and the API have each a table of that name.
+            TableNotLoadedError: it has rows from before the stream, and no base.
         """
         try:
             table = self._history.table_by_name(name, self.snapshot_ts)
@@ -187,14 +207,27 @@ class Snapshot:
                 raise
             table = self.table(about[0])
             return metadata_table(table.db, table.name, about[1])
+        self._check_name(table)
         if not self._scope.contains(table.id):
             raise TableNotReplicatedError(table.full_name)
         if not table.holds_rows:
             raise UnsupportedError("reading a view or a sequence", table.full_name)
+        self._origin.check_table(self._view, table, self.snapshot_ts)
+        self._coverage.check(table, self.snapshot_ts)
         for physical_id in table.physical_ids:
             if (safe_point := purged_at(self._view, physical_id)) is not None:
                 raise PurgedError(table.full_name, safe_point)
         return table
+
+    def _check_name(self, table: TableInfo) -> None:
+        """Raise `FeedConflictError` where a stream has come to call a table as the API's is."""
+        side = feed_history(self._view, SIDE)
+        if side is None or records_of(self._view, table.id) is SIDE:
+            return
+        with suppress(TableNotFoundError):
+            other = side.table_by_name(table.full_name, self.snapshot_ts)
+            reason = f"is the name of two tables: {table.id} of a stream and {other.id} of the API"
+            raise FeedConflictError(table.full_name, reason)
 
     def plan(
         self,

@@ -9,7 +9,7 @@ from pyspark_theflash.errors import NotCaughtUpError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.options import Moment
 from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.store.progress import PROGRESS_KIND, every_progress
 from pyspark_theflash.types import TimeStamp, from_physical_ms
 
 LOOK_MS: Final = 50
@@ -40,9 +40,13 @@ def wait_until(
     """
     with closing(open_manifest(path, fs)) as manifest:
         while True:
-            progress = Progress.of(manifest.read([PROGRESS_KIND]))
-            if progress is not None and progress.resolved_ts >= ts:
+            feeds = every_progress(manifest.read([PROGRESS_KIND]))
+            resolved = [progress.resolved_ts for progress in feeds] or [TimeStamp(0)]
+            if min(resolved) >= ts:
                 return
             if clock.boottime_ms() >= deadline_ms:
-                raise NotCaughtUpError(0 if progress is None else progress.resolved_ts, ts)
+                if max(resolved) >= ts:
+                    # Tables of a feed that has come so far can be read; others are refused.
+                    return
+                raise NotCaughtUpError(max(resolved), ts)
             clock.sleep_ms(min(LOOK_MS, max(deadline_ms - clock.boottime_ms(), 1)))

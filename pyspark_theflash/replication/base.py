@@ -23,11 +23,11 @@ from pyspark_theflash.replication.changes import key_handles, split_by_partition
 from pyspark_theflash.schema.base import BaseTable, read_base, read_base_rows
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.model import ROWID_NAME, TableInfo
+from pyspark_theflash.store.coverage import BASE_KIND
 from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.types import TableID, TimeStamp
 
-BASE_KIND: Final = "base"
 BATCH_ROWS: Final = 1 << 16
 
 

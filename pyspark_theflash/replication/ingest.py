@@ -15,12 +15,13 @@ What commits at or below `resolved_ts` and is not known is late: readers have be
 timestamps look like. The same goes for a physical table and the newest commit written to it, since
 versions of a row come in the order of their commits.
 
-A store that is written so is written only so: a follower of a binlog would not know where to go on.
+Of a store that a stream feeds, the API writes tables of its own (`store/feed.py`), which have a
+schema history, progress and a ledger apart from the stream's.
 """
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -33,10 +34,12 @@ from pyspark_theflash.codec.document import uint64
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
 from pyspark_theflash.errors import (
+    FeedConflictError,
     OptionError,
     RegionNotFoundError,
     SchemaConflictError,
     StoreInUseError,
+    TableNotFoundError,
     TransactionConflictError,
     UnsupportedError,
 )
@@ -56,19 +59,30 @@ from pyspark_theflash.replication.incoming import (
     check_disjoint,
     checked_rows,
 )
-from pyspark_theflash.replication.state import LEDGER_KIND
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.lineage import Lineage
-from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history, schema_records
+from pyspark_theflash.store.catalog import feed_history, schema_records
+from pyspark_theflash.store.feed import (
+    FEED_KIND,
+    MAIN,
+    SCHEMA_KINDS,
+    SIDE,
+    SIDE_IDS_FROM,
+    WRITTEN_KIND,
+    Feed,
+    all_guards,
+    claim,
+    feed_guard,
+    main_feed,
+)
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.grants import Grants
 from pyspark_theflash.store.latch import Grant, LatchKind, LatchScope
 from pyspark_theflash.store.learned import LEARNED_KIND, check_not_learned
-from pyspark_theflash.store.manifest import Change, Record, View
+from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.types import Generation, PhysicalTableID, TimeStamp
 
-WRITTEN_KIND: Final = "written"
 _RETRY_MS: Final = 20
 
 
@@ -76,9 +90,9 @@ _RETRY_MS: Final = 20
 class Ingestion:
     """What a caller brings. `latches` are (id, token) of write latches that cover it.
 
-    With `resolved_ts`, readers are answered up to there from now on, and `position` is kept for
-    the caller; `start_ts` is the oldest timestamp that a new store can answer. `events` continue
-    the schema history. These need a latch on the store.
+    With `resolved_ts`, readers of the API's tables are answered up to there from now on, and
+    `position` is kept for the caller; `start_ts` is where the history of these tables begins, of
+    the first write only. `events` continue it. These need a latch on the store.
     """
 
     latches: Sequence[tuple[str, int]]
@@ -122,6 +136,7 @@ def ingest(
 
     Raises:
         LatchLostError: a latch has ended; also where that shows only in the commit.
+        FeedConflictError: a stream writes the table, or could; likewise.
         CodecError: rows that are not such as their table may have.
         TransactionConflictError: a transaction that came before with another content, or too late.
         SchemaConflictError: events that contradict the store's history.
@@ -133,7 +148,8 @@ def ingest(
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
         held = [grants.look(id, token) for id, token in brought.latches]
         _check_covered(brought, held)
-        guard = grants.guard(brought.latches)
+        main = main_feed(manifest.read([FEED_KIND])) or Feed.API
+        guard = all_guards(grants.guard(brought.latches), feed_guard(main))
         while True:
             try:
                 engine = registry.open_engine(path, identity, fs, clock, guard)
@@ -150,14 +166,21 @@ class _Ingest:
 
     def __init__(self, engine: Engine, brought: Ingestion, held: Sequence[Grant]) -> None:
         self._engine, self._brought, self._held = engine, brought, held
+        ledgers = [feed.ledger_kind for feed in (MAIN, SIDE)]
         self._view = engine.read(
-            [PROGRESS_KIND, SCHEMA_KIND, LEDGER_KIND, WRITTEN_KIND, LEARNED_KIND]
+            [FEED_KIND, PROGRESS_KIND, *SCHEMA_KINDS, *ledgers, WRITTEN_KIND, LEARNED_KIND]
         )
         check_not_learned(self._view)
-        self._stored = schema_history(self._view)
-        self._progress = Progress.of(self._view)
+        is_side = main_feed(self._view) is Feed.STREAM
+        self._feed = SIDE if is_side else MAIN
+        self._claims = [] if is_side else claim(self._view, Feed.API)
+        self._streamed = feed_history(self._view) if is_side else None
+        self._stored = feed_history(self._view, self._feed)
+        self._progress = Progress.of(self._view, self._feed)
 
     def run(self, check: Callable[[], None]) -> Ingested:
+        if self._feed is SIDE:
+            self._check_apart()
         history = self._history()
         rows = [checked_rows(incoming, history) for incoming in self._brought.rows]
         check_disjoint(rows)
@@ -176,6 +199,35 @@ class _Ingest:
         return Ingested(generation, count, len(entries), known, progress.resolved_ts)
 
     # -- schema and progress
+
+    def _check_apart(self) -> None:
+        """Raise `FeedConflictError` where a stream writes what is brought, or could some day."""
+        brought, streamed = self._brought, self._streamed
+        if self._stored is None and not brought.events:
+            reason = (
+                "is written by a stream, and its resolved_ts is the stream's: a write through the "
+                f"API begins with tables of its own, whose ids are {SIDE_IDS_FROM} or above"
+            )
+            raise FeedConflictError("the store", reason)
+        lowest = [(rows.table_id, min(rows.table_id, rows.physical_id)) for rows in brought.rows]
+        lowest += [(e.table_id, min([e.table_id, *e.physical_ids])) for e in brought.events]
+        for table_id, id in lowest:
+            if id < SIDE_IDS_FROM:
+                reason = (
+                    "is written by a stream, or could be: beside a stream, tables and partitions "
+                    f"that are written through the API have ids from {SIDE_IDS_FROM} on"
+                )
+                raise FeedConflictError(f"table {table_id}", reason)
+        known = () if self._stored is None else self._stored.events
+        for event in brought.events:
+            if streamed is not None and event.name is not None and event not in known:
+                self._check_name(streamed, event)
+
+    def _check_name(self, streamed: SchemaHistory, event: TableEvent) -> None:
+        name = f"{event.db}.{event.name}"
+        with suppress(TableNotFoundError):
+            streamed.table_by_name(name, TimeStamp(max(event.ts, streamed.end_ts)))
+            raise FeedConflictError(name, "is the name of a table that a stream writes")
 
     def _history(self) -> SchemaHistory:
         """The store's history, continued by what was brought."""
@@ -219,7 +271,7 @@ class _Ingest:
         """Rows of transactions that were not applied before, their entries, and how many were."""
         commits, prints = self._transactions(rows)
         ledger = TransactionLedger()
-        for body in self._view.of_kind(LEDGER_KIND).values():
+        for body in self._view.of_kind(self._feed.ledger_kind).values():
             ledger.add_packed(body)
         oldest_ts = self._progress.oldest_ts if self._progress else 0
         known: set[int] = set()
@@ -304,6 +356,7 @@ class _Ingest:
         progress: Progress,
     ) -> Change:
         puts: list[Record] = []
+        kind = self._feed.ledger_kind
         newest = max((int(one.commit_ts.max()) for one in rows), default=0)
         if newest > history.end_ts:
             # What rows were checked by must not be changed below them.
@@ -311,22 +364,16 @@ class _Ingest:
                 history.start_ts, TimeStamp(newest), history.events, history.versions
             )
         if self._stored is None or history.end_ts > self._stored.end_ts:
-            puts += schema_records(history, self._stored)
+            puts += schema_records(history, self._stored, self._feed)
         if progress != self._progress:
-            puts.append(progress.to_record())
+            puts.append(progress.to_record(self._feed))
         if entries:
-            number = 1 + max(map(int, self._view.of_kind(LEDGER_KIND)), default=-1)
-            puts.append(Record(LEDGER_KIND, f"{number:012d}", pack_entries(entries)))
+            number = 1 + max(map(int, self._view.of_kind(kind)), default=-1)
+            puts.append(Record(kind, f"{number:012d}", pack_entries(entries)))
         for one in rows:
             body = str(int(one.commit_ts.max())).encode()
             puts.append(Record(WRITTEN_KIND, _key(one.physical_id), body))
-        return Change(puts)
-
-
-def check_not_written(view: View) -> None:
-    """Raise `OptionError` where a store, of whose `WRITTEN_KIND` this is, is written by callers."""
-    if view.of_kind(WRITTEN_KIND):
-        raise OptionError("store", "is written through the API, and no binlog goes on from there")
+        return Change([*self._claims, *puts] if puts else puts)
 
 
 def _check_covered(brought: Ingestion, held: Sequence[Grant]) -> None:

@@ -48,10 +48,9 @@ from pyspark_theflash.replication.safe_point import (
     pinned_bounds,
     retention_bound,
 )
-from pyspark_theflash.replication.state import LEDGER_KIND
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.lineage import Lineage
-from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
+from pyspark_theflash.store.catalog import schema_history
 from pyspark_theflash.store.command import (
     Argument,
     CollectOrder,
@@ -64,11 +63,12 @@ from pyspark_theflash.store.command import (
     SplitOrder,
     Verb,
 )
+from pyspark_theflash.store.feed import MAIN, SCHEMA_KINDS, SIDE, FeedRecords
 from pyspark_theflash.store.gap import GAP_KIND, Gap, gaps_of
 from pyspark_theflash.store.latch import LatchKind
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import Change, Manifest, Record, View
-from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.store.progress import PROGRESS_KIND, Progress, store_progress
 from pyspark_theflash.store.purged import purged_record
 from pyspark_theflash.store.setting import (
     DEFAULT_RETENTION_MS,
@@ -319,13 +319,13 @@ class Maintenance:
 
     def _has_key_handles(self, physical_id: PhysicalTableID) -> bool:
         """Whether its rows are told apart by a clustered key and not by a number."""
-        history = schema_history(self._engine.read([SCHEMA_KIND]))
+        history = schema_history(self._engine.read(SCHEMA_KINDS))
         events = () if history is None else history.events
         tables = (e.table for e in events if physical_id in e.physical_ids)
         return any(table.is_common_handle for table in tables if table is not None)
 
     def _all_stored(self) -> dict[PhysicalTableID, Sequence[ScanColumn]]:
-        view = self._engine.read([SCHEMA_KIND])
+        view = self._engine.read(SCHEMA_KINDS)
         history = schema_history(view)
         return {} if history is None else self._stored(history, view)
 
@@ -344,8 +344,9 @@ class Maintenance:
         Raises:
             UpkeepError: some tables could not be rewritten; all else is done.
         """
-        view = self._engine.read([PROGRESS_KIND, SCHEMA_KIND, LEDGER_KIND, SETTING_KIND])
-        progress, history = Progress.of(view), schema_history(view)
+        ledgers = [feed.ledger_kind for feed in (MAIN, SIDE)]
+        view = self._engine.read([PROGRESS_KIND, *SCHEMA_KINDS, *ledgers, SETTING_KIND])
+        progress, history = store_progress(view), schema_history(view)
         if progress is None or history is None:
             return None
         progress = replace(progress, resolved_ts=self._newest_ts(progress))
@@ -353,7 +354,7 @@ class Maintenance:
         if dry_run:
             return self._collectable(view, history, chosen)
         safe_point = chosen.ts
-        forgotten = self._raise_oldest_ts(view, replace(progress, oldest_ts=safe_point))
+        forgotten = sum(self._raise_oldest_ts(view, feed, safe_point) for feed in (MAIN, SIDE))
         fail_point("gc.after_safe_point")
         needed = history.physical_ids_from(safe_point)
         stored = self._stored(history, view)
@@ -382,8 +383,9 @@ class Maintenance:
         self, view: View, history: SchemaHistory, safe_point: SafePoint
     ) -> CollectionReport:
         """What a collection would do, as far as the manifest tells."""
-        ledger, ts = view.of_kind(LEDGER_KIND).values(), safe_point.ts
-        _, forgotten = pruned_entries(ledger, ts, LEDGER_RECORD_ENTRIES)
+        ts = safe_point.ts
+        ledgers = [view.of_kind(feed.ledger_kind).values() for feed in (MAIN, SIDE)]
+        forgotten = sum(pruned_entries(each, ts, LEDGER_RECORD_ENTRIES)[1] for each in ledgers)
         needed, stored = history.physical_ids_from(ts), self._engine.tables(view)
         found = [self._engine.collectable(view, i, ts) for i in needed.intersection(stored)]
         rewritten = CompactionReport(
@@ -392,15 +394,22 @@ class Maintenance:
         )
         return CollectionReport(safe_point, forgotten, len({*stored} - needed), rewritten)
 
-    def _raise_oldest_ts(self, view: View, progress: Progress) -> int:
-        """Publish the safe point; returns how many transactions are forgotten."""
-        ledger = view.of_kind(LEDGER_KIND)
+    def _raise_oldest_ts(self, view: View, feed: FeedRecords, safe_point: TimeStamp) -> int:
+        """Publish a feed's safe point; returns how many of its transactions are forgotten."""
+        before, kind = Progress.of(view, feed), feed.ledger_kind
+        if before is None:
+            return 0
+        oldest_ts = max(before.oldest_ts, safe_point)
+        # What TiKV feeds is readable further than its record says.
+        resolved_ts = max(before.resolved_ts, oldest_ts)
+        progress = replace(before, oldest_ts=oldest_ts, resolved_ts=resolved_ts)
+        ledger = view.of_kind(kind)
         kept, forgotten = pruned_entries(ledger.values(), progress.oldest_ts, LEDGER_RECORD_ENTRIES)
-        if forgotten or Progress.of(view) != progress:
-            records = [Record(LEDGER_KIND, f"{n:012d}", body) for n, body in enumerate(kept)]
-            deletes = [(LEDGER_KIND, key) for key in ledger]
-            self._publish([progress.to_record(), *records], deletes)
-            if self.memory is not None:
+        if forgotten or before != progress:
+            records = [Record(kind, f"{n:012d}", body) for n, body in enumerate(kept)]
+            deletes = [(kind, key) for key in ledger]
+            self._publish([progress.to_record(feed), *records], deletes)
+            if self.memory is not None and feed is MAIN:
                 self.memory.collected(progress, len(records))
         return forgotten
 

@@ -13,6 +13,7 @@ the position of before, and the ledger tells what is done. For the same reason t
 seen is not kept; starting from resolved_ts is always right, only slower to resolve.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
 
@@ -33,17 +34,21 @@ from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.lineage import Lineage, Move
 from pyspark_theflash.schema.meta_key import Outcome
 from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history, schema_records
+from pyspark_theflash.store.catalog import SCHEMA_KIND, feed_history, schema_records
+from pyspark_theflash.store.coverage import recovered_record
+from pyspark_theflash.store.feed import MAIN
 from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.store.orphan import ORPHAN_KIND, Orphan, orphans_of
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables, continued
 from pyspark_theflash.types import PhysicalTableID, SchemaVersion, TableID, TimeStamp
 
-LEDGER_KIND: Final = "ledger"
+LEDGER_KIND: Final = MAIN.ledger_kind
 PENDING_KIND: Final = "pending"
 MOST_PENDING_BYTES: Final = 8 << 20
 """More than this is not kept for the next run, which then reads it again from the source."""
+_BRINGS_BACK: Final = re.compile(r"(\s|/\*.*?\*/)*(RECOVER|FLASHBACK)\b", re.IGNORECASE | re.DOTALL)
+"""Statements after which tables are there again, whose rows no binlog has."""
 
 
 class SchemaSource(Protocol):
@@ -86,12 +91,13 @@ class WriterState:
         kinds = [PROGRESS_KIND, SCHEMA_KIND, SCOPE_KIND, LEDGER_KIND, PENDING_KIND, MOVE_KIND]
         view = engine.read([*kinds, ORPHAN_KIND])
         self._schema = schema
-        self._stored_history = schema_history(view)
+        self._stored_history = feed_history(view)
         stored_scope = Scope.of(view)
         self._scope = continued(stored_scope, scope)
         is_new = stored_scope != self._scope
         self._new_scope: tuple[Record, ...] = (self._scope.to_record(),) if is_new else ()
         self._progress = Progress.of(view)
+        self._recovered: list[Record] = []
         self._done_moves = set(view.of_kind(MOVE_KIND))
         self._take_history(schema.read(self._stored_history, None))
         self._ledger = TransactionLedger()
@@ -143,6 +149,8 @@ class WriterState:
             self._refresh(commit_ts)
         if commit_ts > self.history.end_ts:
             raise SchemaOutdatedError(f"schema change ({ddl.query})", commit_ts)
+        if _BRINGS_BACK.match(ddl.query):
+            self._recovered += map(recovered_record, self.history.appearing_at(commit_ts))
 
     def reach(self, ts: TimeStamp) -> None:
         """Have the history reach `ts`, which the cluster has handed out, if its source can."""
@@ -234,7 +242,7 @@ class WriterState:
         )
         entries = [LedgerEntry.committed(t) for t in transactions]
         entries += [LedgerEntry.rolled_back(ts) for ts in self.pairing.take_rolled_back()]
-        puts = [progress.to_record(), *self._new_schema, *self._new_scope]
+        puts = [progress.to_record(), *self._new_schema, *self._new_scope, *self._recovered]
         puts += self._ledger_record(entries)
         wanted = self._pending_bodies() if keep_pending else self._without(entries)
         puts += [Record(PENDING_KIND, k, v) for k, v in wanted.items() if self._pending.get(k) != v]
@@ -254,6 +262,7 @@ class WriterState:
         self._next_ledger += bool(entries)
         self._stored_history = self.history
         self._new_schema, self._new_scope, self._staged = (), (), None
+        self._recovered.clear()
 
     def is_open(self, start_ts: TimeStamp) -> bool:
         """Whether a prewrite waits for its commit or rollback."""

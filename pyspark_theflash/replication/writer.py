@@ -13,12 +13,15 @@ from pyspark_theflash.binlog.event import Entity, Transaction
 from pyspark_theflash.binlog.merge import MergedSource
 from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.clock import Clock, SystemClock
-from pyspark_theflash.engine.api import Engine
+from pyspark_theflash.engine.api import Engine, Publication
 from pyspark_theflash.errors import OptionError, SchemaOutdatedError, UnmatchedPrewriteError
 from pyspark_theflash.replication.applier import BATCH_BYTES, Applier, ApplyReport
-from pyspark_theflash.replication.base import BASE_KIND, load_base
+from pyspark_theflash.replication.base import load_base
 from pyspark_theflash.replication.orphans import ORPHAN_MS, OrphanWatch
 from pyspark_theflash.replication.state import SchemaSource, WriterState
+from pyspark_theflash.store.coverage import ASSUMED_KIND, BASE_KIND, assumed_record
+from pyspark_theflash.store.feed import FEED_KIND, Feed, claim
+from pyspark_theflash.store.manifest import Change
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.scope import Scope
 from pyspark_theflash.types import MAX_TS, TimeStamp
@@ -48,6 +51,7 @@ class Writer:
         spill: Spill | None = None,
         *,
         may_guess: bool = False,
+        assume_empty: Sequence[str] = (),
         clock: Clock | None = None,
         orphan_ms: int = ORPHAN_MS,
         streams: Sequence[str] = ("",),
@@ -56,14 +60,23 @@ class Writer:
 
         With `may_guess`, partitions that nobody can tell are guessed (`placement.py`), and logged.
         `streams`: the names of a source's parts, where it has several.
+        Tables that fit a pattern of `assume_empty`, now or in an earlier run, had no rows before
+        their changes were followed (`store/coverage.py`).
         A prewrite that has waited `orphan_ms` for its commit is looked up in TiKV (`orphans.py`).
 
         Raises:
+            FeedConflictError: the store is written through the API.
             SchemaConflictError: the store was written under another schema history.
             OptionError: it was written under another scope.
         """
         self._engine = engine
+        view = engine.read([FEED_KIND, ASSUMED_KIND])
+        claims = claim(view, Feed.STREAM)
+        known = view.of_kind(ASSUMED_KIND)
+        claims += [assumed_record(p) for p in dict.fromkeys(assume_empty) if p not in known]
         self._state = WriterState(engine, schema, scope, spill, streams)
+        if claims:
+            engine.publish(Publication((), Change(claims)))
         self._applier = Applier(engine, self._state, may_guess=may_guess)
         self._orphans = OrphanWatch(engine, self._state, clock or SystemClock(), orphan_ms)
 

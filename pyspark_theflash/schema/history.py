@@ -225,6 +225,30 @@ class SchemaHistory:
                 return event.table
         raise TableNotFoundError(full_name, ts)
 
+    @property
+    def table_ids(self) -> Iterable[TableID]:
+        """All tables that there have been."""
+        return self._by_id.keys()
+
+    def first_event(self, table_id: TableID) -> TableEvent | None:
+        """The first definition of a table that there has been; None if there is none."""
+        events = self._by_id.get(table_id, ())
+        return next((event for event in events if event.name is not None), None)
+
+    def appearing_at(self, ts: TimeStamp) -> Sequence[TableID]:
+        """The tables that statements can name since `ts`, and never before."""
+        return [
+            event.table_id
+            for event in self.events
+            if event.ts == ts
+            and _can_be_named(event.table)
+            and not any(
+                _can_be_named(before.table)
+                for before in self._by_id[event.table_id]
+                if before.ts < ts
+            )
+        ]
+
     def table_by_version(self, table_id: TableID, version: SchemaVersion) -> TableInfo | None:
         """What `table_id` was under schema `version`; a table dropped since is still found.
 

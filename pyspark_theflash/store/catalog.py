@@ -37,21 +37,24 @@ from pyspark_theflash.schema.history import (
     UnreadTable,
 )
 from pyspark_theflash.schema.model import TableInfo, parse_table_info
+from pyspark_theflash.store.feed import MAIN, SCHEMA_KINDS, SIDE, FeedRecords
 from pyspark_theflash.store.learned import LEARNED_KIND, Learned
 from pyspark_theflash.store.manifest import Record, View
-from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.store.progress import PROGRESS_KIND, store_progress
 from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
 
-SCHEMA_KIND: Final = "schema"
-NOW_KINDS: Final = (SCHEMA_KIND, PROGRESS_KIND, LEARNED_KIND)
+SCHEMA_KIND: Final = MAIN.schema_kind
+NOW_KINDS: Final = (*SCHEMA_KINDS, PROGRESS_KIND, LEARNED_KIND)
 MAX_TABLE_BYTES: Final = 1 << 26
 """TiDB itself refuses entries of more than some megabytes."""
 _SPAN_KEY: Final = "span"
 _END_OF_HEAD: Final = b"\n"
 
 
-def schema_records(history: SchemaHistory, stored: SchemaHistory | None = None) -> list[Record]:
-    """The history as records: one an event, and one for the time it covers.
+def schema_records(
+    history: SchemaHistory, stored: SchemaHistory | None = None, feed: FeedRecords = MAIN
+) -> list[Record]:
+    """The history of a feed as records: one an event, and one for the time it covers.
 
     Of a history that continues the `stored` one, only those that the store does not have.
     """
@@ -63,15 +66,31 @@ def schema_records(history: SchemaHistory, stored: SchemaHistory | None = None) 
         "versions": [[v.ts, v.version] for v in history.versions],
     }
     events = [
-        Record(SCHEMA_KIND, f"event-{number:08d}", pack_event(event))
+        Record(feed.schema_kind, f"event-{number:08d}", pack_event(event))
         for number, event in enumerate(history.events[first:], first)
     ]
-    return [*events, Record(SCHEMA_KIND, _SPAN_KEY, json.dumps(span).encode())]
+    return [*events, Record(feed.schema_kind, _SPAN_KEY, json.dumps(span).encode())]
 
 
 def schema_history(view: View) -> SchemaHistory | None:
-    """The history a store has, or None before its first publication. Raises `CodecError`."""
-    records = dict(view.of_kind(SCHEMA_KIND))
+    """The tables of all feeds; None before the first publication. `view` has `SCHEMA_KINDS`.
+
+    Raises `CodecError`.
+    """
+    main, side = (feed_history(view, feed) for feed in (MAIN, SIDE))
+    if main is None or side is None:
+        return main or side
+    return SchemaHistory(
+        min(main.start_ts, side.start_ts),
+        max(main.end_ts, side.end_ts),
+        [*main.events, *side.events],
+        main.versions,
+    )
+
+
+def feed_history(view: View, feed: FeedRecords = MAIN) -> SchemaHistory | None:
+    """The history of one feed, or None before its first publication. Raises `CodecError`."""
+    records = dict(view.of_kind(feed.schema_kind))
     if not records:
         return None
     with shaped(f"{SCHEMA_KIND} record"):
@@ -94,7 +113,7 @@ def history_now(view: View) -> tuple[SchemaHistory, TimeStamp] | None:
     The history may go further: what it says of later belongs to commits that are yet to be applied.
     `view` has `NOW_KINDS`. Raises `CodecError`.
     """
-    history, progress = schema_history(view), Progress.of(view)
+    history, progress = schema_history(view), store_progress(view)
     if history is None or progress is None:
         return None
     # TiKV's commits are readable as they come, the history follows them.

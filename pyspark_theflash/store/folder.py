@@ -1,7 +1,7 @@
 """A store's folder: what is where, how one is made, recognised and brought up to date.
 
 STORE/
-  format        "theflash-store 3": checked before anything else is opened, so that a later
+  format        "theflash-store 4": checked before anything else is opened, so that a later
                 format is refused before a byte changes
   theflash.db   the manifest (SQLite, with -wal and -shm beside it)
   ack           the newest acknowledged manifest
@@ -18,10 +18,11 @@ Bringing one up to date
     Whoever opens it first does it, holding the writer's lock:
 
     upgrade       is made: from now on, it is not done before it is done
-    format        says 3: from now on, versions of older formats refuse the store
+    format        says 4: from now on, versions of older formats refuse the store
     readers.lock  is made
     theflash.db   gets the board, or of it what format 2 lacks: tickets and fences; the latches of
-                  format 1's table come onto it, and the table goes
+                  format 1's table come onto it, and the table goes; then the record of the main
+                  feed, which format 3 lacks
     upgrade       is removed
 
     Each step may be done again, so a crash anywhere costs nothing but another attempt.
@@ -48,11 +49,13 @@ from pyspark_theflash.errors import (
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem, file_stamp
 from pyspark_theflash.store.board import LATCH_KIND, Board, create_board
+from pyspark_theflash.store.feed import inferred_feed
 from pyspark_theflash.store.latch import Latch, LatchKind
 from pyspark_theflash.store.manifest import (
     ACK,
     DATABASE,
     SCRATCH_ACK,
+    Change,
     Manifest,
     Record,
     View,
@@ -62,7 +65,7 @@ from pyspark_theflash.store.readers_lock import READERS_LOCK_FILE
 from pyspark_theflash.store.writer_lock import LOCK_FILE, WriterLock
 from pyspark_theflash.types import Generation, TimeStamp
 
-FORMAT: Final = 3
+FORMAT: Final = 4
 FORMAT_FILE: Final = "format"
 DATA_FOLDER: Final = "data"
 IDENTITY_KIND: Final = "store"
@@ -221,6 +224,8 @@ def _upgrade(path: Path, fs: FileSystem) -> None:
                 fs.write_new(path / READERS_LOCK_FILE, memoryview(b""))
             with contextlib.closing(_open(path, fs)) as manifest:
                 _upgrade_database(manifest)
+                if (record := inferred_feed(manifest)) is not None:
+                    manifest.commit(Change([record]), manifest.take_token())
             fail_point("upgrade.after_database")
             fs.unlink(marker)
             fs.sync_folder(path)

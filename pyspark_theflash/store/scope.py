@@ -29,8 +29,8 @@ class Scope:
     def contains(self, full_name: str) -> bool:
         """Whether a table that begins its life as `db.table` is replicated."""
         name = full_name.lower()
-        wanted = not self.include or any(_fits(name, p) for p in self.include)
-        return wanted and not any(_fits(name, p) for p in self.exclude)
+        wanted = not self.include or any(fits(name, p) for p in self.include)
+        return wanted and not any(fits(name, p) for p in self.exclude)
 
     def to_record(self) -> Record:
         return Record(SCOPE_KIND, "scope", json.dumps(asdict(self)).encode())
@@ -76,6 +76,7 @@ class ScopedTables:
         return self._known[table_id]
 
 
-def _fits(name: str, pattern: str) -> bool:
+def fits(name: str, pattern: str) -> bool:
+    """Whether a name in lower case is one that a pattern means."""
     # A bracket is one: sets of characters are not promised, and many `[` take very long to read.
     return fnmatch.fnmatchcase(name, pattern.lower().replace("[", "[[]"))

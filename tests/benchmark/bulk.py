@@ -17,6 +17,7 @@ from pyspark_theflash.mvcc.version import Op, version_schema
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.catalog import schema_records
+from pyspark_theflash.store.feed import Feed, feed_record
 from pyspark_theflash.store.manifest import Change
 from pyspark_theflash.store.progress import Progress
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
@@ -30,7 +31,7 @@ def make_store(path: Path, tables: Sequence[TableInfo]) -> None:
     fs = LocalFileSystem()
     registry.create(path, registry.MAGIC, fs)
     events = [TableEvent(OLDEST, table.db, table.id, table) for table in tables]
-    records = [*schema_records(SchemaHistory(OLDEST, NEWEST, events, ()))]
+    records = [feed_record(Feed.API), *schema_records(SchemaHistory(OLDEST, NEWEST, events, ()))]
     with closing(MagicEngine(path, fs, SystemClock())) as engine:
         engine.publish(Publication([], Change([*records, Progress(OLDEST, NEWEST).to_record()])))
 

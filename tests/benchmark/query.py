@@ -45,6 +45,7 @@ from pyspark_theflash.query.term import (
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.catalog import schema_records
+from pyspark_theflash.store.feed import Feed, feed_record
 from pyspark_theflash.store.manifest import Change
 from pyspark_theflash.store.progress import Progress
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
@@ -154,7 +155,11 @@ def _make(path: Path, table: TableInfo, lines: pa.Table, percent: int) -> None:
                 engine.compact(physical_id, columns, everything=True)
         events = [TableEvent(OLDEST, table.db, table.id, table)]
         history = SchemaHistory(OLDEST, NEWEST, events, ())
-        records = [*schema_records(history), Progress(OLDEST, NEWEST).to_record()]
+        records = [
+            feed_record(Feed.API),
+            *schema_records(history),
+            Progress(OLDEST, NEWEST).to_record(),
+        ]
         engine.publish(Publication([], Change(records)))
 
 

@@ -289,6 +289,19 @@ def test_write(library, empty, way, tmp_path):
         library.c.theflash_close(store)
 
 
+def test_a_store_that_a_stream_feeds(library, bank):
+    """Its progress is the stream's, whatever latch is held."""
+    _, store = library.open(bank)
+    before = library.call(store, b"GetStatus")[1]
+    latch = latched(library, store)
+    asked = {"latches": [latch], "resolvedTs": str(int(before["resolvedTs"]) + 1)}
+    assert library.write(store, asked)[0] != 0
+    assert library.error.startswith("FeedConflictError")
+    assert library.call(store, b"ReleaseLatch", json.dumps(latch).encode())[0] == 0
+    assert library.call(store, b"GetStatus")[1]["generation"] == before["generation"]
+    library.c.theflash_close(store)
+
+
 def test_what_cannot_be_written_is_released_all_the_same(library, empty):
     _, store = library.open(empty)
     table = versions(ITEMS, ROWS)

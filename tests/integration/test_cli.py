@@ -81,8 +81,8 @@ def test_tables(store: Path, run: Run, document: Callable[..., Any]) -> None:
         "oldest_ts": 100,
         "resolved_ts": 300,
         "tables": [
-            {"table": "db.h", "table_id": 8, "columns": 1, "partitions": 1},
-            {"table": "db.t", "table_id": 7, "columns": 2, "partitions": 1},
+            {"table": "db.h", "table_id": 8, "columns": 1, "partitions": 1, "not_loaded": None},
+            {"table": "db.t", "table_id": 7, "columns": 2, "partitions": 1, "not_loaded": None},
         ],
     }
 
@@ -167,7 +167,7 @@ def test_status(store: Path, run: Run, document: Callable[..., Any]) -> None:
     assert status["lag_ms"] > 1_000_000_000_000
     expected = {
         "engine": "magic",
-        "format": 3,
+        "format": 4,
         "resolved_ts": 300,
         "oldest_ts": 100,
         "writer": None,
@@ -440,7 +440,7 @@ def test_a_damaged_manifest_is_corruption(store: Path, run: Run, words: list[str
 
 @pytest.mark.parametrize("words", COMMANDS, ids=lambda words: words[0])
 def test_a_later_format_is_refused(store: Path, run: Run, words: list[str]) -> None:
-    (store / "format").write_text("theflash-store 4\n")
+    (store / "format").write_text("theflash-store 5\n")
     before = {p: p.read_bytes() for p in store.rglob("*") if p.is_file()}
     command, *rest = words
     status, _, err = run(command, store, *rest)

@@ -24,6 +24,7 @@ from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.errors import (
     ClusterMismatchError,
+    FeedConflictError,
     LeaseExpiredError,
     NotCaughtUpError,
     OptionError,
@@ -41,6 +42,7 @@ from pyspark_theflash.kvstore.wire import decode_commands
 from pyspark_theflash.planner import learned
 from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.server.app import SocketServer
+from pyspark_theflash.store.feed import Feed
 from pyspark_theflash.types import TimeStamp
 from tests.support.fake_tikv import FakeTiKV
 from tests.support.kv_table import HISTORY, TABLE, commit, locked
@@ -290,10 +292,12 @@ def test_stores_that_something_else_feeds(world: World, tmp_path: Path) -> None:
     world.cluster.pd.cluster_id += 1
     with pytest.raises(ClusterMismatchError):
         world.process()
-    binlog = StoreBuilder(tmp_path / "binlog", TABLE).publish(200, {TABLE: [(1, 150, (1, "a"))]})
     settings = LearnerSettings("127.0.0.1:0", Network((world.cluster.pd.address,)))
-    with pytest.raises(OptionError, match="is fed by a binlog"):
-        LearnerProcess(binlog.path, settings, fs=FS, clock=CLOCK)
+    rows = {TABLE: [(1, 150, (1, "a"))]}
+    for feed, error in ((Feed.STREAM, OptionError), (Feed.API, FeedConflictError)):
+        other = StoreBuilder(tmp_path / feed.value, TABLE, feed=feed).publish(200, rows)
+        with pytest.raises(error, match=r"binlog|API"):
+            LearnerProcess(other.path, settings, fs=FS, clock=CLOCK)
 
 
 def test_a_region_that_leaves_while_a_read_is_planned(

@@ -17,6 +17,7 @@ from pyspark_theflash.mvcc.version import Op, version_schema
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.model import TableInfo, parse_table_info
 from pyspark_theflash.store.catalog import schema_records
+from pyspark_theflash.store.feed import Feed, feed_record
 from pyspark_theflash.store.folder import open_manifest, read_identity
 from pyspark_theflash.store.lease import LeaseTable
 from pyspark_theflash.store.manifest import Change
@@ -63,7 +64,7 @@ class StoreBuilder:
     One that is there already is gone on with.
     """
 
-    def __init__(self, path: Path, *tables: TableInfo) -> None:
+    def __init__(self, path: Path, *tables: TableInfo, feed: Feed = Feed.API) -> None:
         self.path = path
         self._fs, self._clock = LocalFileSystem(), SystemClock()
         self._identity = (
@@ -71,7 +72,7 @@ class StoreBuilder:
             if path.exists()
             else registry.create(path, registry.MAGIC, self._fs)
         )
-        self._tables = tables
+        self._tables, self._feed = tables, feed
 
     def publish(
         self, resolved_ts: int, versions: Mapping[TableInfo, Sequence[Version]] | None = None
@@ -81,6 +82,7 @@ class StoreBuilder:
         now = TimeStamp(resolved_ts)
         events = [TableEvent(OLDEST_TS, table.db, table.id, table) for table in self._tables]
         records = [
+            feed_record(self._feed),
             *schema_records(SchemaHistory(OLDEST_TS, now, events, ())),
             Progress(OLDEST_TS, now).to_record(),
         ]

@@ -26,7 +26,7 @@ IDENTITY = StoreIdentity("some-id", "magic")
 
 def test_a_store_knows_itself(store: Path) -> None:
     assert read_identity(store, FS) == IDENTITY
-    assert (store / FORMAT_FILE).read_text() == "theflash-store 3\n"
+    assert (store / FORMAT_FILE).read_text() == "theflash-store 4\n"
     names = ["ack", "data", "format", "readers.lock", "theflash.db", "writer.lock"]
     assert sorted(p.name for p in store.iterdir()) == names
 
@@ -50,7 +50,7 @@ def test_what_is_there_stays(store: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "error"),
     [
-        ("theflash-store 4\n", StoreFormatError),
+        ("theflash-store 5\n", StoreFormatError),
         ("theflash-store 18446744073709551616", StoreFormatError),
         ("theflash-store 0\n", CorruptionError),
         ("theflash-store -1\n", CorruptionError),
