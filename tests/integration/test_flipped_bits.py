@@ -19,7 +19,12 @@ import pytest
 from pyspark_theflash.binlog.frame import MAGIC
 from pyspark_theflash.binlog.spool import Spool
 from pyspark_theflash.engine.magic import file as file_module
-from pyspark_theflash.errors import ClusterMismatchError, CorruptionError, StoreFormatError
+from pyspark_theflash.errors import (
+    ClusterMismatchError,
+    CorruptionError,
+    StoreFormatError,
+    UpkeepError,
+)
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.planner.snapshot import read_progress
 from pyspark_theflash.store.folder import DATA_FOLDER, FORMAT_FILE
@@ -135,6 +140,10 @@ def noticed(found: Counter[str]) -> Iterator[None]:
         yield
         found["right"] += 1
     except CorruptionError:
+        found["noticed"] += 1
+    except UpkeepError as error:
+        if error.first != CorruptionError.__name__:
+            raise
         found["noticed"] += 1
     except StoreFormatError:
         found["a later format"] += 1

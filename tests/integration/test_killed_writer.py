@@ -172,9 +172,9 @@ def _reader(store: Path) -> registry.EngineReader:
     return registry.open_reader(store, read_identity(store, FS), FS, CLOCK)
 
 
-def rounds_of(kind: Kind, rounds: int, folder: Path) -> Counter[str]:
+def rounds_of(kind: Kind, rounds: int, folder: Path, seed: int) -> Counter[str]:
     """So many lives of writers; what was seen."""
-    rng, figures = random.Random(rounds), Counter[str]()
+    rng, figures = random.Random(seed), Counter[str]()
     lives, pace = iter(range(rounds)), 1.0
     for number in count():
         history = History(kind, folder / f"{number}", rng, feed_s=rounds * 0.8)
@@ -207,8 +207,15 @@ def rounds_of(kind: Kind, rounds: int, folder: Path) -> Counter[str]:
     ],
 )
 def test_a_killed_writer_leaves_a_prefix(name: str, rounds: int, tmp_path: Path) -> None:
-    figures = rounds_of(KINDS[name], rounds, tmp_path)
-    _log.info("%s: %s", name, dict(figures))
+    figures = Counter[str]()
+    for attempt in range(6):
+        folder = tmp_path / f"{attempt}"
+        folder.mkdir()
+        figures += rounds_of(KINDS[name], rounds, folder, seed=rounds + attempt)
+        _log.info("%s: %s", name, dict(figures))
+        # On a busy machine many writers are killed before they have the lock: then try more.
+        if figures["died with the writer's lock"] >= rounds // 2:
+            break
     assert figures["died with the writer's lock"] >= rounds // 2
     assert figures["came further"] >= rounds // 8
 
