@@ -11,12 +11,22 @@ from typing import Any
 
 import pytest
 
+from pyspark_theflash.binlog.file import FileSource
 from pyspark_theflash.cli.main import main
+from pyspark_theflash.codec.key import RawKey
+from pyspark_theflash.engine import registry
 from pyspark_theflash.failpoint import armed
+from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.planner.snapshot import read_progress
+from pyspark_theflash.replication.writer import Writer
+from pyspark_theflash.schema.file import FileSchema
+from pyspark_theflash.schema.meta_key import Outcome, OutcomeState
+from pyspark_theflash.store.folder import read_identity
+from pyspark_theflash.types import TimeStamp, physical_ms
 from tests.support import feeds
 from tests.support.fake_tikv import FakeTiKV
 from tests.support.lost_frames import Lost, binlog_file, messages_of, tell, without
+from tests.support.manual_clock import ManualClock
 from tests.support.percolator import Record
 from tests.support.workloads import check_answers, workload
 
@@ -214,4 +224,51 @@ def test_a_crash_at_a_decision(store: Path, tikv: FakeTiKV, step: str) -> None:
         # Either it is durable, or it is as if it had never been said.
         assert main(resolve) == (2 if step == "orphans.by_hand" else 0)
     assert apply(store, kept, *until(), *pd(tikv)) == 0
+    assert check_answers(store, ANSWERS) == len(ANSWERS)
+
+
+class Later(ManualClock):
+    """A clock whose wall shows some time in the past."""
+
+    def __init__(self, wall_ms: int) -> None:
+        super().__init__()
+        self._ahead_ms = wall_ms - self.now_ms
+
+    def wall_ms(self) -> int:
+        return self.now_ms + self._ahead_ms
+
+
+class Told(FileSchema):
+    """A schema file beside a TiKV that says of every transaction what it is told to say."""
+
+    outcome_now = Outcome(OutcomeState.OPEN, None)
+    asked = 0
+
+    def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome:
+        self.asked += 1
+        return self.outcome_now
+
+
+def test_a_writer_that_follows_asks_after_the_deadline_and_again(
+    store: Path, tmp_path: Path
+) -> None:
+    kept, (lost,) = lose(2)
+    (tmp_path / "source.bin").write_bytes(binlog_file(kept))
+    clock = Later(physical_ms(TimeStamp(lost.start_ts)) + 590_000)
+    fs, schema = LocalFileSystem(), Told(BANK.schema)
+    engine = registry.open_engine(store, read_identity(store, fs), fs, clock)
+    try:
+        writer = Writer(engine, schema, clock=clock, orphan_ms=600_000)
+        writer.load_base(BANK.folder / "base")
+        for step_ms, asked in ((0, 0), (60_000, 1), (9_000, 1), (1_000, 2)):
+            clock.sleep_ms(step_ms)
+            writer.poll(FileSource(tmp_path / "source.bin"))
+            assert schema.asked == asked
+        assert writer.resolved_ts < lost.commit_ts
+        schema.outcome_now = Outcome(OutcomeState.COMMITTED, TimeStamp(lost.commit_ts))
+        clock.sleep_ms(10_000)
+        writer.poll(FileSource(tmp_path / "source.bin"))
+        assert writer.resolved_ts == SHORT_TS
+    finally:
+        engine.close()
     assert check_answers(store, ANSWERS) == len(ANSWERS)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from pyspark_theflash.binlog.event import DdlInfo, Entity, EntityKind, Transaction
@@ -309,3 +311,20 @@ def test_the_primary_key_is_kept_and_completed():
     (kept,) = pairing.pending()
     assert kept.primary == b"key"
     assert Pending.from_bytes(kept.to_bytes()) == kept
+
+
+def test_a_prewrite_is_held_by_what_came_from_its_own_pump():
+    """Its commit at 5 is delivered to the other pump, behind one at 10."""
+
+    def at(stream, entity):
+        return replace(entity, stream=stream)
+
+    writer = Writer(streams=[0, 0])
+    writer.add(at(1, prewrite(2)), at(1, commit(2, 10)), at(0, prewrite(1)))
+    writer.add(at(0, commit(12, 12)))
+    assert writer.pairing.resolved_ts == 1
+    writer.add(at(1, commit(1, 5)))
+    assert writer.publish() == [transaction(1, 5), transaction(2, 10)]
+    assert writer.pairing.resolved_ts == 10
+    writer.add(at(1, commit(20, 20)))
+    assert writer.pairing.resolved_ts == 12
