@@ -54,7 +54,7 @@ def test_a_real_tikv_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str], s
         place = {"tikv": peer.pd_address, "tidb": peer.status_url}[schema]
         command = ["writer", str(store), "--source", f"file:{tmp_path / 'binlog'}", "--once"]
         command += ["--schema", f"{schema}:{place}", "--start-ts", str(start_ts)]
-        command += ["--include", "test.*"]
+        command += ["--include", "test.*", "--assume-empty", "test.*"]
         assert main(command) == 0
         waiting = status(store, capsys)
         assert waiting["resolved_ts"] < end_ts
