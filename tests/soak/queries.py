@@ -76,13 +76,16 @@ def _make_views(spark: "SparkSession", folder: Path, chance: Random) -> None:
 
 
 def _answer(spark: "SparkSession", query: str) -> list[str] | str:
-    """The rows, in an order of their own, or the condition of Spark's error."""
+    """The rows, in an order of their own, or the condition of Spark's error, or what it says."""
+    from py4j.protocol import Py4JJavaError
     from pyspark.errors import PySparkException
 
     try:
         rows = spark.sql(query).collect()
     except PySparkException as error:
-        return error.getCondition() or str(error).partition("\n")[0][:300]
+        return error.getCondition() or str(error)[:300]
+    except Py4JJavaError as error:
+        return str(error.java_exception)[:300]
     return sorted(repr(tuple(map(_shown, row))) for row in rows)
 
 

@@ -31,7 +31,7 @@ def test_where(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", [1, 2])
 def test_queries(spark: "SparkSession", tmp_path: Path, seed: int) -> None:
     outcome = Outcome()
-    queries.compare(spark, tmp_path / "rows", seed, outcome, queries=12)
+    queries.compare(spark, tmp_path / "rows", seed, outcome, queries=8)
     assert outcome.different == []
     assert outcome.counts["rows"] > 10
     assert outcome.refused.total() < 6
