@@ -11,8 +11,8 @@ applied, not before.
 
 Durable
     `append` returns when its payloads are synced. Callers that come while a sync is under way join
-    one batch, and whoever of them gets the turn first writes and syncs for all (group commit), so
-    the rate does not hang on how long a sync takes.
+    one batch. The first of them waits for its turn, then writes and syncs for all; the others wait
+    for it (group commit). So the rate does not depend on how long a sync takes.
 
         A  join 1 . turn . write 1 . sync 1 .................. return
         B     join 2 ......................... turn . write 2,3 . sync . return
@@ -68,13 +68,16 @@ _NAME: Final = re.compile(r"binlog-(\d{16})", re.ASCII)
 
 
 class _Batch:
-    """What one sync makes durable. `done` and `error` are final when its turn is over."""
+    """What one sync makes durable. `error` is final when `pending` is released."""
 
-    def __init__(self) -> None:
+    def __init__(self, interrupted: TheFlashError) -> None:
         self.pieces: list[bytes] = []
         self.size_bytes = 0
-        self.done = False
-        self.error: TheFlashError | None = None
+        self.has_leader = False
+        # Until the leader has come to write it.
+        self.error: TheFlashError | None = interrupted
+        self.pending = threading.Lock()
+        self.pending.acquire()
 
 
 class Spool:
@@ -109,7 +112,7 @@ class Spool:
             fs.make_folder(folder)
         self._lock = WriterLock(folder, _LOCK_FILE)
         self._turn, self._mutex = threading.Lock(), threading.Condition()
-        self._joining = _Batch()
+        self._joining = self._new_batch()
         self._failure: TheFlashError | None = None
         try:
             with file_errors(folder):
@@ -182,14 +185,22 @@ class Spool:
             EngineError: the disk fails; from now on every call raises this.
         """
         pieces = [piece for payload in payloads for piece in _checked_frame(payload)]
-        batch = self._join(pieces, spare_bytes)
-        with self._turn:
-            if not batch.done:
-                self._write(self._close_batch())
+        batch, is_leader = self._join(pieces, spare_bytes)
+        if is_leader:
+            try:
+                with self._turn:
+                    self._close_batch()
+                    self._write(batch)
+            finally:
+                batch.pending.release()
+        else:
+            with batch.pending:
+                pass
         if batch.error is not None:
             raise batch.error
 
-    def _join(self, pieces: list[bytes], spare_bytes: int) -> _Batch:
+    def _join(self, pieces: list[bytes], spare_bytes: int) -> tuple[_Batch, bool]:
+        """The batch, and whether it is the caller who writes it: the first one in it."""
         size_bytes = sum(map(len, pieces))
         with self._mutex:
             if self._failure is not None:
@@ -198,19 +209,22 @@ class Spool:
                 limit = self._max_bytes - spare_bytes
                 raise SpoolFullError(str(self._folder), self._held_bytes, limit)
             self._held_bytes += size_bytes
-            self._joining.pieces += pieces
-            self._joining.size_bytes += size_bytes
-            return self._joining
+            batch = self._joining
+            batch.pieces += pieces
+            batch.size_bytes += size_bytes
+            is_leader, batch.has_leader = not batch.has_leader, True
+            return batch, is_leader
 
-    def _close_batch(self) -> _Batch:
+    def _close_batch(self) -> None:
         """Let later callers join another batch."""
         with self._mutex:
-            batch, self._joining = self._joining, _Batch()
-            return batch
+            self._joining = self._new_batch()
+
+    def _new_batch(self) -> _Batch:
+        return _Batch(EngineError(str(self._folder), "a write was interrupted; open it anew"))
 
     def _write(self, batch: _Batch) -> None:
         """Make a batch durable, or say in it why not."""
-        batch.done = True
         batch.error = self._failure
         if batch.error is not None:
             return

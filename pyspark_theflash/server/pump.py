@@ -65,6 +65,7 @@ SPARE_BYTES: Final = 64 << 20
 DRAIN_MS: Final = 1000
 
 _ZERO: Final = TimeStamp(0)
+_DURABLE: Final = encode_write_response("")
 _WRITERS: Final = 32
 _PULLERS: Final = 4
 _CALLS_MAX: Final = 4096
@@ -182,7 +183,7 @@ class PumpServer:
                 self._counters = replace(self._counters, errors=self._counters.errors + 1)
             _log.warning("binlog refused: %s", error)
             return encode_write_response(str(error))
-        return encode_write_response("")
+        return _DURABLE
 
     def _take(self, request: WriteRequest) -> None:
         """Make a binlog durable, or raise why not."""

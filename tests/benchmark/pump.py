@@ -1,71 +1,156 @@
 """How fast TiDB can write its binlog here, each payload synced before it is acknowledged.
 
-The peer is the floor: one process that writes and syncs payload by payload, without a network.
-Payloads are prewrites of 300 bytes; writers wait for each answer, as TiDB's sessions do.
+The peer is a server of gRPC whose handler does nothing, in the same run: `times` is how much longer
+the pump takes for a payload. Both run in processes of their own, in turns; 32 writers of another
+process wait for each answer, as TiDB's sessions do. Payloads are prewrites of 300 bytes.
 """
 
+import multiprocessing
+import resource
+import statistics
 import tempfile
 import threading
 import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 from pyspark_theflash.binlog.spool import Spool
+from pyspark_theflash.client.channel import grpc
+from pyspark_theflash.client.wire import PUMP_SERVICE, encode_write_response
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.server.pump import PumpServer
-from tests.benchmark.report import Line
+from tests.benchmark.report import Line, interval
 from tests.support import binlog_writer
 from tests.support.pump_client import PumpWriter
 
-SECONDS = 1.5
-WRITERS = (1, 8, 32)
+ROUNDS = 9
+SECONDS = 1.0
+WRITERS = (1, 32)
 PAYLOAD = binlog_writer.prewrite(1, b"v" * 300)
+
+_SPAWN = multiprocessing.get_context("spawn")
 
 
 def main() -> None:
     """Print the figures."""
     print(f"pump: payloads of {len(PAYLOAD)} bytes, each durable before its answer")
     with tempfile.TemporaryDirectory() as folder:
-        floor = _rate_of_spool(Path(folder) / "floor")
-        Line("spool alone, one sync a payload", f"{floor:,.0f} payloads/s").show()
-        for writers in WRITERS:
-            rate = _rate_of_server(Path(folder) / f"spool{writers}", writers)
-            Line(f"server, {writers} writers", f"{rate:,.0f} payloads/s").show()
+        spool = statistics.median(_rate_of_spool(Path(folder, f"{n}")) for n in range(ROUNDS))
+        Line("spool alone, one sync a payload", f"{spool:,.0f} payloads/s").show()
+        with _serving(_empty, Path(folder)) as empty, _serving(_pump, Path(folder)) as pump:
+            for writers in WRITERS:
+                _compare(empty, pump, writers)
+
+
+class _Served:
+    """A server in a process of its own."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self.address: str = pipe.recv()
+
+    def cpu_s(self) -> float:
+        """The processor time that it has taken."""
+        self._pipe.send(None)
+        return float(self._pipe.recv())
+
+
+def _compare(empty: _Served, pump: _Served, writers: int) -> None:
+    rates, costs = ([], []), ([], [])
+    for _ in range(ROUNDS):
+        for place, server in enumerate((empty, pump)):
+            before_s = server.cpu_s()
+            count = _count(server.address, writers)
+            rates[place].append(count / SECONDS)
+            costs[place].append((server.cpu_s() - before_s) / count)
+    times = interval(a / b for a, b in zip(*rates, strict=True))
+    cpu = interval(b / a for a, b in zip(*costs, strict=True))
+    figure = f"{statistics.median(rates[1]):,.0f} payloads/s"
+    beside = f"empty {statistics.median(rates[0]):,.0f}; times {times}, of CPU {cpu}"
+    Line(f"{writers} writers", figure, beside).show()
 
 
 def _rate_of_spool(folder: Path) -> float:
     spool = Spool(folder, LocalFileSystem())
     count, started = 0, time.perf_counter()
-    while time.perf_counter() - started < SECONDS:
+    while time.perf_counter() - started < SECONDS / 4:
         spool.append([PAYLOAD])
         count += 1
     spool.close()
-    return count / SECONDS
+    return count / (time.perf_counter() - started)
 
 
-def _rate_of_server(folder: Path, writers: int) -> float:
-    spool = Spool(folder, LocalFileSystem())
-    server = PumpServer(spool, f"unix:{folder}.sock", clock=SystemClock())
+@contextmanager
+def _serving(serve: Callable[[Connection, Path], None], folder: Path) -> Iterator[_Served]:
+    ours, theirs = _SPAWN.Pipe()
+    process = _SPAWN.Process(target=serve, args=(theirs, folder))
+    process.start()
+    try:
+        yield _Served(ours)
+    finally:
+        ours.close()
+        theirs.close()
+        process.join()
+
+
+def _empty(pipe: Connection, folder: Path) -> None:
+    """Serve calls that do nothing."""
+    answer = encode_write_response("")
+    server = grpc.server(futures.ThreadPoolExecutor(32))
+    calls = {"WriteBinlog": grpc.unary_unary_rpc_method_handler(lambda _, __: answer)}
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(PUMP_SERVICE, calls),))
+    address = f"unix:{folder}/empty.sock"
+    server.add_insecure_port(address)
     server.start()
+    _tell(pipe, address)
+    server.stop(None).wait()
+
+
+def _pump(pipe: Connection, folder: Path) -> None:
+    """Serve a pump."""
+    spool = Spool(folder / "served", LocalFileSystem())
+    server = PumpServer(spool, f"unix:{folder}/pump.sock", clock=SystemClock())
+    server.start()
+    _tell(pipe, server.address)
+    server.stop(0)
+    spool.close()
+
+
+def _tell(pipe: Connection, address: str) -> None:
+    """Say the address, then the processor time whenever asked, until nobody asks."""
+    pipe.send(address)
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        pipe.send(used.ru_utime + used.ru_stime)
+
+
+def _count(address: str, writers: int) -> int:
+    """How many payloads are acknowledged."""
     counts: list[int] = []
-    threads = [
-        threading.Thread(target=_write, args=(server.address, counts)) for _ in range(writers)
-    ]
+    threads = [threading.Thread(target=_write, args=(address, counts)) for _ in range(writers)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    server.stop(0)
-    spool.close()
-    return sum(counts) / SECONDS
+    return sum(counts)
 
 
 def _write(address: str, counts: list[int]) -> None:
     count = 0
     with PumpWriter(address) as writer:
+        writer.write(PAYLOAD)
         started = time.perf_counter()
         while time.perf_counter() - started < SECONDS:
-            writer.write(PAYLOAD)
+            if writer.write(PAYLOAD):
+                raise ValueError("the pump refused a payload")
             count += 1
     counts.append(count)
 

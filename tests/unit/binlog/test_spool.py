@@ -96,9 +96,24 @@ def test_what_is_not_synced_is_not_read(folder):
     spool.close()
 
 
+class CountedLock:
+    """A lock that knows how often it was taken."""
+
+    def __init__(self):
+        self.lock, self.taken = threading.Lock(), 0
+
+    def __enter__(self):
+        self.lock.acquire()
+        self.taken += 1
+
+    def __exit__(self, *_):
+        self.lock.release()
+
+
 def test_who_comes_while_another_syncs_shares_the_next_sync(folder):
     fs = FaultyFileSystem(Failure.IO_ERROR)
     spool = opened(folder, fs)
+    spool._turn = turn = CountedLock()
     threads = [threading.Thread(target=spool.append, args=([m],)) for m in MESSAGES]
     size = len(binlog_writer.frames(MESSAGES))
 
@@ -117,6 +132,8 @@ def test_who_comes_while_another_syncs_shares_the_next_sync(folder):
                 pass
             thread.join()
     assert fs.calls.count("sync") - before == 2
+    # Those who did not write did not wait for a turn, behind whoever comes later.
+    assert turn.taken == 2
     assert sorted(content(spool)) == sorted(MESSAGES)
     spool.close()
 
