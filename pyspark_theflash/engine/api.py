@@ -275,6 +275,16 @@ class Engine(EngineReader, Protocol):
         Fails like `publish`; of several steps, those before the failed one stand.
         """
 
+    def collect(
+        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn], safe_point: TimeStamp
+    ) -> CompactionReport | None:
+        """Drop what no snapshot at or above `safe_point` sees of a part of a physical table.
+
+        To be called until it returns None, which says that nothing is left to drop; anything else
+        may be done in between. Each call takes as long as rewriting one region. Otherwise like
+        `compact`.
+        """
+
     def flush(
         self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
     ) -> CompactionReport:

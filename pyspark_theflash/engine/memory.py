@@ -88,6 +88,12 @@ class MemoryEngine:
             rows_dropped=len(versions) - len(kept),
         )
 
+    def collect(
+        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn], safe_point: TimeStamp
+    ) -> CompactionReport | None:
+        done = self.compact(physical_id, columns, safe_point=safe_point)
+        return done if done.rows_dropped else None
+
     def flush(
         self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
     ) -> CompactionReport:

@@ -287,6 +287,11 @@ class Opener:
         self._undo.callback(node.stop)
         return node.check
 
+    @property
+    def safe_point(self) -> Callable[[], TimeStamp] | None:
+        """Asks PD up to where TiKV may have dropped old versions; None where no PD is known."""
+        return self._pd("pd").gc_safe_point if self._network.pd_addresses else None
+
     def _pd(self, option: str) -> "PDClient":
         from pyspark_theflash.client.pd import PDClient
 

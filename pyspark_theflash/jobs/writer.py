@@ -171,7 +171,13 @@ def run(arguments: argparse.Namespace) -> int:
         writer = make_writer()
         base_rows = writer.load_base(arguments.base) if arguments.base else 0
         manifest = undo.enter_context(closing(open_manifest(arguments.store, fs)))
-        maintenance = Maintenance(engine, manifest, clock, memory=writer.state)
+        maintenance = Maintenance(
+            engine,
+            manifest,
+            clock,
+            memory=writer.state,
+            pd_safe_point=opener.safe_point,
+        )
         job = _Job(arguments, writer, maintenance, found, clock)
         job.make_again = make_writer
         if arguments.metrics:

@@ -5,7 +5,7 @@ anything is divided or collected. And no garbage is collected that TiKV may stil
 bound is PD's safe point, which no reader's service safe point is above.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine.api import CompactionReport, Engine
@@ -35,7 +35,7 @@ class LearnedMaintenance(Maintenance):
     ) -> None:
         """`safe_point` asks PD up to where TiKV may have dropped old versions."""
         super().__init__(engine, manifest, clock)
-        self._flusher, self._pd_safe_point = flusher, safe_point
+        self._flusher, self._learned_ts = flusher, safe_point
 
     def set_interval(self, interval_ms: int) -> None:
         """Raises `UnsupportedError`: commands come when TiKV sends them."""
@@ -45,23 +45,23 @@ class LearnedMaintenance(Maintenance):
         """Raises `UnsupportedError`: what no region of TiKV covers goes by itself."""
         raise UnsupportedError("purging by hand", "a store that TiKV feeds")
 
-    def compact(self) -> CompactionReport:
+    def _compacting(self) -> Generator[None, None, CompactionReport]:
         self._flusher.flush(self._engine)
-        return super().compact()
+        return (yield from super()._compacting())
 
     def flush(self) -> CompactionReport:
         self._flusher.flush(self._engine)
         return super().flush()
 
-    def collect(
-        self, wanted: TimeStamp | None = None, *, dry_run: bool = False
-    ) -> CollectionReport | None:
+    def _collecting(
+        self, wanted: TimeStamp | None, *, dry_run: bool
+    ) -> Generator[None, None, CollectionReport | None]:
         if not dry_run:
             self._flusher.flush(self._engine)
-        return super().collect(wanted, dry_run=dry_run)
+        return (yield from super()._collecting(wanted, dry_run=dry_run))
 
     def _newest_ts(self, progress: Progress) -> TimeStamp:
-        return max(progress.resolved_ts, self._pd_safe_point())
+        return max(progress.resolved_ts, self._learned_ts())
 
     def compact_published(self, history: SchemaHistory) -> None:
         """Let the engine do what pays by now of the tables that rows were published of."""

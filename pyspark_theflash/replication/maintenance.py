@@ -13,15 +13,24 @@ Garbage collection
     All of it can be done again, so an interrupted collection is finished by the next. The schema
     history stays whole: the writer compares its source's with it from the start.
 
+    The last step and a compaction by command go on piece by piece (a region, a table) in `poll`, so
+    that a writer applies what has come in between.
+
+    A writer collects by itself where the store has a retention: as soon as the safe point can move
+    by a quarter of it, ten minutes at least, so that a region is not rewritten more often. It stays
+    below PD's safe point where PD is known: others may read what that holds.
+
 Commands
     `poll` executes what other processes have left on the store's board (`store/command.py`).
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import logging
+from collections import deque
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 from pyspark_theflash.binlog.ledger import pruned_entries
 from pyspark_theflash.clock import Clock
@@ -78,13 +87,18 @@ from pyspark_theflash.store.setting import (
     retention_ms,
     retention_record,
 )
-from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.types import LOGICAL_BITS, PhysicalTableID, RegionID, TimeStamp
 
-_Stored: TypeAlias = Mapping[PhysicalTableID, Sequence[ScanColumn]]
-_Work: TypeAlias = Callable[[PhysicalTableID, Sequence[ScanColumn]], CompactionReport]
+_Work: TypeAlias = Callable[[PhysicalTableID, Sequence[ScanColumn]], CompactionReport | None]
+"""What is done to a table that has these columns; None: there was nothing to do."""
 LEDGER_RECORD_ENTRIES: Final = 1 << 15
 MIN_INTERVAL_MS: Final = 10
 MAX_INTERVAL_MS: Final = 86_400_000
+COLLECT_MS_MIN: Final = 600_000
+"""A writer collects garbage no more often than this, as TiDB does."""
+_LONG: Final = (Verb.COMPACT, Verb.GC)
+_log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 MAX_RETENTION_MS: Final = 100 * 366 * 86_400_000
 
 
@@ -139,35 +153,85 @@ class Maintenance:
         *,
         memory: WriterMemory | None = None,
         on_progress: Callable[[str], None] = lambda _: None,
+        pd_safe_point: Callable[[], TimeStamp] | None = None,
     ) -> None:
+        """`pd_safe_point` asks PD up to where TiKV may have dropped old versions."""
         self._engine, self.memory, self._on_progress = engine, memory, on_progress
+        self._pd_safe_point = pd_safe_point
+        self._works: deque[tuple[Command | None, Generator[None, None, str]]] = deque()
+        self._looked_ms: int | None = None
         self._leases, self._mailbox = LeaseTable(manifest, clock), Mailbox(manifest, clock)
-        self._clock = clock
+        self._manifest, self._clock = manifest, clock
+        self._columns: tuple[tuple[int | None, ...], StoredColumns] | None = None
         self.interval_ms = interval_ms(engine.read([SETTING_KIND]))
         self.is_stopping = False
 
     def poll(self) -> None:
-        """Execute the commands that others have left. Cheap where there are none.
+        """Execute the commands that others have left, and a piece of what takes long.
 
-        A command's error goes to who gave it; one of ours is raised here as well.
+        Cheap where there is nothing to do. A command's error goes to who gave it; one of ours is
+        raised here as well.
         """
-        while (command := self._mailbox.take()) is not None:
-            self._answer(command)
+        while (command := self._mailbox.take(self._begun())) is not None:
+            self._works.append((command, self._executing(command.verb, command.argument)))
+            if command.verb not in _LONG:
+                self._advance(len(self._works) - 1)
+        self._collect_when_due()
+        if self._works:
+            self._advance(0)
 
-    def _answer(self, command: Command) -> None:
+    def _begun(self) -> set[str]:
+        return {command.id for command, _ in self._works if command is not None}
+
+    def _advance(self, at: int) -> None:
+        """Do the next piece of one of the works."""
+        command, work = self._works[at]
         try:
-            text = self.execute(command.verb, command.argument)
+            next(work)
+            return
+        except StopIteration as ended:
+            del self._works[at]
+            if command is not None:
+                self._mailbox.done(command, ended.value)
         except TheFlashError as error:
-            self._mailbox.failed(command, error)
+            del self._works[at]
+            if command is not None:
+                self._mailbox.failed(command, error)
+            elif not isinstance(error, InternalError):
+                _log.warning("garbage is collected later: %s", error)
             if isinstance(error, InternalError):
                 raise
-        else:
-            self._mailbox.done(command, text)
+
+    def _collect_when_due(self) -> None:
+        """Begin a collection by retention if there is something for it to do."""
+        now_ms = self._clock.boottime_ms()
+        if self._looked_ms is not None and now_ms < self._looked_ms + COLLECT_MS_MIN:
+            return
+        self._looked_ms = now_ms
+        view = self._engine.read([PROGRESS_KIND, SETTING_KIND])
+        progress, kept_ms = store_progress(view), retention_ms(view)
+        # A store of an earlier version keeps everything until somebody says how much is wanted.
+        if progress is None or kept_ms is None:
+            return
+        try:
+            wanted = retention_bound(self._newest_ts(progress), kept_ms).ts
+            if self._pd_safe_point is not None:
+                wanted = min(wanted, self._pd_safe_point())
+        except TheFlashError as error:
+            _log.warning("garbage is collected later: %s", error)
+            return
+        if wanted - progress.oldest_ts >= max(kept_ms // 4, COLLECT_MS_MIN) << LOGICAL_BITS:
+            order = CollectOrder(wanted).to_text()
+            self._works.append((None, self._executing(Verb.GC, order)))
 
     def execute(self, verb: Verb, argument: Argument) -> str:
         """Do what a command says; returns what to tell who gave it."""
+        return _ended(self._executing(verb, argument))
+
+    def _executing(self, verb: Verb, argument: Argument) -> Generator[None, None, str]:
+        """Do what a command says, piece by piece; returns what to tell who gave it."""
         if verb is Verb.COMPACT:
-            return _told(self.compact())
+            return _told((yield from self._compacting()))
         if verb is Verb.FLUSH:
             return _told(self.flush())
         if verb is Verb.SPLIT:
@@ -189,7 +253,7 @@ class Maintenance:
         number = argument if isinstance(argument, int) else None
         if verb is Verb.GC:
             order = CollectOrder.from_text(argument)
-            report = self.collect(order.safe_point, dry_run=order.dry_run)
+            report = yield from self._collecting(order.safe_point, dry_run=order.dry_run)
             if report is None:
                 return "nothing to collect yet"
             return report.told(dry_run=order.dry_run)
@@ -234,7 +298,12 @@ class Maintenance:
         Raises:
             UpkeepError: some could not be rewritten; the others were.
         """
-        return self._compact("compact", self._all_stored(), None)
+        return _ended(self._compacting())
+
+    def _compacting(self) -> Generator[None, None, CompactionReport]:
+        """The same, a table at a time."""
+        compact = partial(self._engine.compact, everything=True)
+        return (yield from self._each("compact", self._all_stored(), compact))
 
     def flush(self) -> CompactionReport:
         """Divide what came lately among the regions of all tables.
@@ -242,7 +311,7 @@ class Maintenance:
         Raises:
             UpkeepError: some could not be divided; the others were.
         """
-        return self._each("flush", self._all_stored(), self._engine.flush)
+        return _ended(self._each("flush", self._all_stored(), self._engine.flush))
 
     def split(self, order: SplitOrder) -> CompactionReport:
         """Divide a region.
@@ -344,6 +413,12 @@ class Maintenance:
         Raises:
             UpkeepError: some tables could not be rewritten; all else is done.
         """
+        return _ended(self._collecting(wanted, dry_run=dry_run))
+
+    def _collecting(
+        self, wanted: TimeStamp | None, *, dry_run: bool
+    ) -> Generator[None, None, CollectionReport | None]:
+        """The same, a region at a time."""
         ledgers = [feed.ledger_kind for feed in (MAIN, SIDE)]
         view = self._engine.read([PROGRESS_KIND, *SCHEMA_KINDS, *ledgers, SETTING_KIND])
         progress, history = store_progress(view), schema_history(view)
@@ -362,8 +437,9 @@ class Maintenance:
             self._publish(purged_record(i, safe_point) for i in garbage)
             self._engine.purge(garbage)
         fail_point("gc.after_purge")
-        kept = {i: columns for i, columns in stored.items() if i in needed}
-        compaction = self._compact("gc", kept, safe_point)
+        kept = [i for i in stored if i in needed]
+        collect = partial(self._engine.collect, safe_point=safe_point)
+        compaction = yield from self._each("gc", kept, collect, again=True)
         return CollectionReport(chosen, forgotten, len(garbage), compaction)
 
     def _newest_ts(self, progress: Progress) -> TimeStamp:
@@ -413,19 +489,23 @@ class Maintenance:
                 self.memory.collected(progress, len(records))
         return forgotten
 
-    def _compact(
-        self, verb: str, stored: _Stored, safe_point: TimeStamp | None
-    ) -> CompactionReport:
-        compact = partial(self._engine.compact, safe_point=safe_point, everything=True)
-        return self._each(verb, stored, compact)
+    def _each(
+        self, verb: str, tables: Collection[PhysicalTableID], work: _Work, *, again: bool = False
+    ) -> Generator[None, None, CompactionReport]:
+        """Do the same to all tables, also after one has failed of which the others know nothing.
 
-    def _each(self, verb: str, stored: _Stored, work: _Work) -> CompactionReport:
-        """Do the same to all tables, also after one has failed of which the others know nothing."""
+        With `again`, until nothing is left to do of a table. Rows and schema changes may be
+        published between two pieces.
+        """
         report, failed = CompactionReport(), dict[PhysicalTableID, TheFlashError]()
-        for number, (physical_id, columns) in enumerate(stored.items(), 1):
-            self._on_progress(f"{verb}: table {number} of {len(stored)}")
+        for number, physical_id in enumerate(tables, 1):
+            self._on_progress(f"{verb}: table {number} of {len(tables)}")
             try:
-                report = report.plus(work(physical_id, columns))
+                while (done := work(physical_id, self._columns_now(physical_id))) is not None:
+                    report = report.plus(done)
+                    yield
+                    if not again:
+                        break
             except (EngineError, InternalError, LatchLostError, StaleTokenError):
                 raise
             except TheFlashError as error:
@@ -446,6 +526,17 @@ class Maintenance:
         held = set(self._engine.tables(view))
         return {i: columns.of([i]) for i in columns.physical_ids if i in held}
 
+    def _columns_now(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
+        """All columns that rows of a physical table have had, up to the newest publication."""
+        sums = self._manifest.head().sums
+        state = tuple(sums.get(kind) for kind in SCHEMA_KINDS)
+        if self._columns is None or self._columns[0] != state:
+            history = schema_history(self._engine.read(SCHEMA_KINDS))
+            if history is None:
+                raise InternalError("there are rows, and no schema history")
+            self._columns = state, StoredColumns(history, Lineage(history))
+        return self._columns[1].of([physical_id])
+
     def _publish(self, puts: Iterable[Record], deletes: Iterable[tuple[str, str]] = ()) -> None:
         self._engine.publish(Publication((), Change(tuple(puts), tuple(deletes))))
 
@@ -455,3 +546,14 @@ def _told(report: CompactionReport) -> str:
         f"compacted {report.rows_read:,} versions of {report.files_replaced:,} files "
         f"into {report.rows_written:,} of {report.files_written:,}"
     )
+
+
+def _ended(work: Generator[None, None, _T]) -> _T:
+    """What a work comes to that is done at once."""
+    found: list[_T] = []
+
+    def whole() -> Iterator[None]:
+        found.append((yield from work))
+
+    deque(whole(), maxlen=0)
+    return found[0]

@@ -12,7 +12,7 @@ holder.
 
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import astuple, dataclass, replace
 from enum import Enum
 from typing import Final, TypeAlias
@@ -328,21 +328,22 @@ class Mailbox:
 
     # -- the holder of the writer's lock
 
-    def take(self) -> Command | None:
+    def take(self, begun: Collection[str] = ()) -> Command | None:
         """The next command to execute, marked as running; cheap where there is none.
 
-        A command that is running already was begun by a holder that died.
+        `begun` are the ids of those that the holder is at. Another that is running already was
+        begun by a holder that died.
         """
         seen = self._manifest.others_wrote()
         if seen == self._seen:
             return None
         with board.opened(self._manifest, write=False) as rows:
-            is_empty = not rows.rows(COMMAND_KIND)
+            is_empty = rows.rows(COMMAND_KIND).keys() <= set(begun)
         if is_empty:
             self._seen = seen
             return None
         with board.opened(self._manifest, write=True) as rows:
-            return self._take(rows)
+            return self._take(rows, begun)
 
     def done(self, command: Command, text: str) -> None:
         """Answer a command."""
@@ -353,9 +354,11 @@ class Mailbox:
         text = json.dumps([type(error).__name__, *error.args])
         self._close(replace(command, state=State.FAILED, text=text))
 
-    def _take(self, rows: Board) -> Command | None:
+    def _take(self, rows: Board, begun: Collection[str]) -> Command | None:
         open_commands = []
         for id, body in rows.rows(COMMAND_KIND).items():
+            if id in begun:
+                continue
             command = self._command(id, body)
             if command.is_abandoned(self._clock):
                 rows.remove(COMMAND_KIND, id)

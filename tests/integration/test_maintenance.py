@@ -18,8 +18,10 @@ from pyspark_theflash.errors import (
     CommandTimeoutError,
     CorruptionError,
     OptionError,
+    PDUnavailableError,
     PurgedError,
     SnapshotTooOldError,
+    TheFlashError,
     TransactionConflictError,
     UpkeepError,
 )
@@ -27,12 +29,13 @@ from pyspark_theflash.failpoint import armed
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.outcome import exit_status
 from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
+from pyspark_theflash.replication import maintenance as maintenance_module
 from pyspark_theflash.replication.admin import administer
 from pyspark_theflash.replication.maintenance import CollectionReport, Maintenance
 from pyspark_theflash.replication.state import LEDGER_KIND, WriterState
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.store.command import CollectOrder, Mailbox, Verb
+from pyspark_theflash.store.command import CollectOrder, Mailbox, State, Verb
 from pyspark_theflash.store.folder import open_manifest, read_identity
 from pyspark_theflash.store.latch import LatchKind
 from pyspark_theflash.store.lease import LeaseTable
@@ -41,6 +44,7 @@ from pyspark_theflash.timestamp import shown
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 from tests.integration.test_replication import BANK, FRAMES, GrowingSchema, opened, run
 from tests.support.binlog_writer import frames, prewrite
+from tests.support.manual_clock import ManualClock
 from tests.support.workloads import Workload, check_answers, workload
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
@@ -122,7 +126,7 @@ def test_a_table_that_fails_leaves_the_others_done(
 
             return one
 
-        for name in ("compact", "flush"):
+        for name in ("compact", "flush", "collect"):
             monkeypatch.setattr(engine, name, failing(getattr(engine, name)))
         arguments = [None] if verb == "collect" else []
         with pytest.raises(UpkeepError, match="for 2 table") as caught:
@@ -345,6 +349,130 @@ def test_a_writer_does_what_it_is_told(store: Path) -> None:
             administer(store, Verb.INTERVAL, 1, timeout_ms=10_000, fs=FS, clock=CLOCK)
         assert not holder.stopped
     assert holder.stopped
+    check_from(store, MIDDLE)
+
+
+@pytest.mark.parametrize(
+    ("verb", "argument"), [(Verb.GC, CollectOrder(NEWEST).to_text()), (Verb.COMPACT, None)]
+)
+def test_what_takes_long_goes_on_between_polls(
+    tmp_path: Path, verb: Verb, argument: str | None
+) -> None:
+    """A writer applies what has come, and obeys other commands, before it is done."""
+    store, half = tmp_path / "store", len(FRAMES) // 2
+    registry.create(store, registry.MAGIC, FS)
+    run(store, FRAMES[:half])
+    with maintenance(store) as upkeep, closing(open_manifest(store, FS)) as manifest:
+        asker = Mailbox(manifest, CLOCK)
+        command = asker.ask(verb, argument, 60_000)
+        upkeep.poll()
+        upkeep.poll()
+        assert asker.state(command) is State.RUNNING
+        other = asker.ask(Verb.INTERVAL, 500, 60_000)
+        upkeep.poll()
+        assert asker.answer(other) == "polling every 500 ms"
+        assert asker.state(command) is State.RUNNING
+        writer = Writer(upkeep._engine, FileSchema(BANK.schema))
+        writer.run_once(FileSource(BANK.binlog), until_ts=BANK.end_ts)
+        pieces = 0
+        while (told := asker.answer(command)) is None:
+            upkeep.poll()
+            pieces += 1
+        assert pieces > 3
+    assert "compacted" in told
+    assert progress(store).resolved_ts == BANK.end_ts
+    assert check_answers(store, [a for a in ANSWERS if a.snapshot_ts >= progress(store).oldest_ts])
+
+
+@pytest.mark.parametrize("verb", [Verb.GC, Verb.COMPACT])
+def test_columns_that_come_between_two_pieces_are_kept(tmp_path: Path, verb: Verb) -> None:
+    """What is rewritten has all columns of the newest publication."""
+    ddl, store = workload("ddl"), tmp_path / "store"
+    registry.create(store, registry.MAGIC, FS)
+    start = TimeStamp(470613728600000000)
+    apply_until(ddl, store, start)
+    argument = CollectOrder(start).to_text() if verb is Verb.GC else None
+    with maintenance(store) as upkeep, closing(open_manifest(store, FS)) as manifest:
+        asker = Mailbox(manifest, CLOCK)
+        command = asker.ask(verb, argument, 60_000)
+        upkeep.poll()
+        writer = Writer(upkeep._engine, GrowingSchema(ddl.schema))
+        writer.run_once(FileSource(ddl.binlog), until_ts=ddl.end_ts)
+        while asker.answer(command) is None:
+            upkeep.poll()
+    later = [a for a in ddl.answers() if a.snapshot_ts > start]
+    recovered = {"ddl_a.dr_old", "ddl_a.dr"} if verb is Verb.GC else set()
+    assert check_answers(store, [a for a in later if a.table not in recovered]) > 20
+
+
+# -- by itself
+
+
+@contextmanager
+def automatic(
+    store: Path, clock: ManualClock, safe_point: Callable[[], TimeStamp] | None = None
+) -> Iterator[Maintenance]:
+    """The upkeep of a writer that follows."""
+    engine = registry.open_engine(store, read_identity(store, FS), FS, clock)
+    with closing(engine), closing(open_manifest(store, FS)) as manifest:
+        yield Maintenance(engine, manifest, clock, pd_safe_point=safe_point)
+
+
+def work_off(upkeep: Maintenance) -> None:
+    upkeep.poll()
+    while upkeep._works:
+        upkeep.poll()
+
+
+def test_garbage_is_collected_by_retention(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maintenance_module, "COLLECT_MS_MIN", 1_000)
+    clock, before = ManualClock(), progress(store)
+    kept_ms = (before.resolved_ts - MIDDLE) >> 18
+    with automatic(store, clock) as upkeep:
+        work_off(upkeep)
+        assert progress(store) == before, "a store of an earlier version keeps everything"
+        upkeep.set_retention(kept_ms)
+        work_off(upkeep)
+        assert progress(store) == before, "it looks now and then"
+        clock.sleep_ms(1_000)
+        work_off(upkeep)
+        expected = TimeStamp(before.resolved_ts - (kept_ms << 18))
+        assert progress(store).oldest_ts == expected
+        view = upkeep._engine.read([])
+        tables = upkeep._engine.tables(view)
+        assert sum(upkeep._engine.collectable(view, i, expected).rows for i in tables) == 0
+        # A quarter of the retention is the least that it moves by.
+        upkeep.set_retention(kept_ms - kept_ms // 8)
+        clock.sleep_ms(1_000)
+        work_off(upkeep)
+        assert progress(store).oldest_ts == expected
+    check_from(store, expected)
+
+
+def test_a_collection_by_itself_is_held_back(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By pins, and by PD's safe point, which others may still read at."""
+    monkeypatch.setattr(maintenance_module, "COLLECT_MS_MIN", 1_000)
+    answers: list[TimeStamp | TheFlashError] = [PDUnavailableError("pd:2379", "gone"), MIDDLE]
+
+    def ask_pd() -> TimeStamp:
+        if isinstance(answer := answers.pop(0), TheFlashError):
+            raise answer
+        return answer
+
+    clock, before = ManualClock(), progress(store)
+    with automatic(store, clock, ask_pd) as upkeep:
+        upkeep.set_retention(0)
+        work_off(upkeep)
+        assert progress(store) == before
+        with closing(open_manifest(store, FS)) as manifest:
+            pin = LeaseTable(manifest, clock).take(TIMES[2], 60_000, LatchKind.PIN)
+            clock.sleep_ms(1_000)
+            work_off(upkeep)
+            assert progress(store).oldest_ts == TIMES[2]
+            LeaseTable(manifest, clock).release(pin)
+        answers.append(MIDDLE)
+        clock.sleep_ms(1_000)
+        work_off(upkeep)
     check_from(store, MIDDLE)
 
 

@@ -162,6 +162,9 @@ class History:
         self.safe_point = self.rng.randint(self.safe_point, self.ts)
         everything = self.rng.random() < 0.5
         at = TimeStamp(self.safe_point)
+        if self.rng.random() < 0.5:
+            self.collect_in_pieces(at)
+            return
         for table in TABLES:
             done = [
                 e.compact(table, EVERY_COLUMN, safe_point=at, everything=everything)
@@ -170,6 +173,23 @@ class History:
             if everything:
                 stored = sum(r.rows for r in self.regions(table))
                 assert stored == done[1].rows_written
+
+    def collect_in_pieces(self, at: TimeStamp) -> None:
+        """Region by region, with or without publications in between."""
+        for table in TABLES:
+            is_alone, calls = self.rng.random() < 0.5, 0
+            self.memory.collect(table, EVERY_COLUMN, at)
+            while self.magic.collect(table, EVERY_COLUMN, at) is not None:
+                calls += 1
+                assert calls < 200
+                if not is_alone and self.rng.random() < 0.3:
+                    self.publish()
+                self.compare(table, self.rng.randint(self.safe_point, self.ts))
+            if is_alone:
+                kept = self.memory.stats(self.memory.read([]), table).rows
+                view = self.magic.read([])
+                assert self.magic.stats(view, table).rows == kept
+                assert self.magic.collectable(view, table, at).rows == 0
 
     def purge(self) -> None:
         tables = self.rng.sample(TABLES, k=self.rng.randint(0, 2))

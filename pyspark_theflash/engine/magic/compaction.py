@@ -124,6 +124,21 @@ class Compaction:
             layout = change.apply(layout)
             yield change, report
 
+    def collect(
+        self, layout: Layout, safe_point: TimeStamp
+    ) -> tuple[LayoutChange, CompactionReport] | None:
+        """Drop what the safe point allows of one region; None where no region has garbage."""
+        for region, own in layout.by_region():
+            if layout.has_garbage(region, own, safe_point):
+                if layout.deltas:
+                    # Nothing older is merged without what is newer, so all regions take part.
+                    tasks = self._tasks(layout, most=Depth.DELTAS, whole=region)
+                else:
+                    tasks = [self._task(region, Depth.ALL, own, Sample(()))]
+                return self._run(layout, layout.deltas, tasks)
+        groups = small_neighbours(layout, self._limits)
+        return self.unite(layout, groups[0]) if groups else None
+
     def flush(self, layout: Layout) -> tuple[LayoutChange, CompactionReport]:
         """Divide the deltas, of which there are some, among the regions, which stay as they are."""
         return self._run(layout, layout.deltas, self._tasks(layout, most=Depth.DELTAS))
@@ -163,8 +178,10 @@ class Compaction:
 
     # -- what to do
 
-    def _tasks(self, layout: Layout, most: Depth = Depth.ALL) -> list[Task]:
-        """Every region's part in merging the deltas."""
+    def _tasks(
+        self, layout: Layout, most: Depth = Depth.ALL, whole: Region | None = None
+    ) -> list[Task]:
+        """Every region's part in merging the deltas; `whole` is merged with all its files."""
         deltas = layout.deltas
         rows = sum(f.rows for f in layout.files)
         needs_sample = len(layout.regions) > 1 or self._files_for(rows, layout.files) > 1
@@ -173,7 +190,7 @@ class Compaction:
         tasks, rewritten = [], 0
         for region, own in layout.by_region():
             delta_rows = sample.rows_in(region) if needs_sample else rows
-            depth = min(self._depth(own, delta_rows), most)
+            depth = Depth.ALL if region == whole else min(self._depth(own, delta_rows), most)
             own_rows = sum(f.rows for f in own)
             if rewritten and rewritten + own_rows > self._limits.commit_rows:
                 depth = Depth.DELTAS

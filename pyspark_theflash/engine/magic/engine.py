@@ -275,6 +275,19 @@ class MagicEngine(MagicReader):
                 done = done.plus(report)
         return done
 
+    def collect(
+        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn], safe_point: TimeStamp
+    ) -> CompactionReport | None:
+        layout = self._layouts[physical_id]
+        with self._writing():
+            compaction = self._compaction(physical_id, columns, safe_point)
+            done = compaction.collect(layout, safe_point)
+            if done is None:
+                return None
+            change, report = done
+            self._replace(physical_id, change, "compaction")
+        return report
+
     def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
         with self._writing():
             layouts = [self._layouts[physical_id] for physical_id in physical_ids]
@@ -420,10 +433,13 @@ class MagicEngine(MagicReader):
         return report
 
     def _compaction(
-        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
+        self,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        safe_point: TimeStamp | None = None,
     ) -> Compaction:
         writer = partial(self._write, physical_id)
-        return Compaction(self._data, columns, self._limits, write=writer)
+        return Compaction(self._data, columns, self._limits, safe_point=safe_point, write=writer)
 
     def _replace(self, physical_id: PhysicalTableID, change: LayoutChange, step: str) -> None:
         fail_point(f"magic.before_{step}_commit")

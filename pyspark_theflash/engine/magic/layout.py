@@ -99,13 +99,25 @@ class Layout:
         return sum(r.reaches(delta.min_handle, delta.max_handle) for r in self.regions)
 
     def collectable(self, safe_point: TimeStamp) -> list[DataFile]:
-        """The files that a compaction of everything rewrites: it leaves clean regions alone."""
-        found = deltas = self.deltas
-        for region, own in self.by_region():
-            is_recent = any(f.kind is FileKind.LAYER for f in own) or _reaching(region, deltas)
-            if is_recent or any(f.garbage_ts <= safe_point for f in own):
-                found = [*found, *own]
-        return found
+        """The files that have, or may have, versions which a safe point drops.
+
+        What a version supersedes in another file is known when both are merged.
+        """
+        found = {
+            f.number: f
+            for region, own in self.by_region()
+            if self.has_garbage(region, own, safe_point)
+            for f in [*own, *_reaching(region, self.deltas)]
+        }
+        return list(found.values())
+
+    def has_garbage(self, region: Region, own: Sequence[DataFile], safe_point: TimeStamp) -> bool:
+        """Whether a region may have versions that a safe point drops; `own` are its files."""
+        recent = [f for f in own if f.kind is not FileKind.STABLE]
+        recent += _reaching(region, self.deltas)
+        return any(f.garbage_ts <= safe_point for f in [*own, *recent]) or any(
+            f.min_commit_ts <= safe_point for f in recent
+        )
 
     def file_stats(self) -> Sequence[FileStats]:
         """Each file, in the order of writing."""

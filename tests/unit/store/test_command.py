@@ -65,6 +65,22 @@ def test_a_command_is_taken_and_answered(
     assert holder.take() is None
 
 
+def test_what_the_holder_is_at_is_not_taken_again(
+    asker: Mailbox, holder: Mailbox, manifests: tuple[Manifest, Manifest], clock: FakeClock
+) -> None:
+    first = asker.ask(Verb.COMPACT, None, 1_000)
+    assert (taken := holder.take()) is not None
+    assert holder.take({taken.id}) is None
+    second = asker.ask(Verb.FLUSH, None, 2_000)
+    assert (other := holder.take({first.id})) is not None
+    assert other.id == second.id
+    assert holder.take({first.id, second.id}) is None
+    # Another holder finds what one that died has begun.
+    again = Mailbox(manifests[1], clock).take({second.id})
+    assert again is not None
+    assert again.id == first.id
+
+
 def test_commands_are_taken_in_the_order_of_their_deadlines(
     asker: Mailbox, holder: Mailbox
 ) -> None:
