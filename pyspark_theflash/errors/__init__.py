@@ -77,6 +77,7 @@ from pyspark_theflash.errors.source import (
     SchemaOutdatedError,
     SchemaSourceError,
     TransactionConflictError,
+    UnknownCopyError,
     UnknownPartitionError,
     UnmatchedPrewriteError,
 )
@@ -177,6 +178,7 @@ __all__ = [
     "TiKVUnavailableError",
     "TicketError",
     "TransactionConflictError",
+    "UnknownCopyError",
     "UnknownMethodError",
     "UnknownPartitionError",
     "UnmatchedPrewriteError",

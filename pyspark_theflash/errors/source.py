@@ -51,6 +51,25 @@ class UnknownPartitionError(TheFlashError):
         )
 
 
+class UnknownCopyError(TheFlashError):
+    """Nobody can tell which rows REORGANIZE PARTITION copied of those written while it ran."""
+
+    deterministic = True
+
+    def __init__(self, table: str, ts: int, rows: int) -> None:
+        super().__init__(table, ts, rows)
+        self.table, self.ts, self.rows = table, ts, rows
+
+    def __str__(self) -> str:
+        return (
+            f"{self.table}: REORGANIZE PARTITION ended at {self.ts}; {self.rows} rows without a "
+            "clustered key were written while it ran, and the binlog does not tell which of them "
+            "TiDB copied to the new partitions beside the second row that it wrote there; with "
+            "--schema tidb:... TiKV is asked while it remembers, --guess-partitions takes it that "
+            "none was, and --exclude leaves the table out of a new store"
+        )
+
+
 class UnmatchedPrewriteError(TheFlashError):
     """Input vouched complete up to `until_ts` holds a transaction from before without its end."""
 

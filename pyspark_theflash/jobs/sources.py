@@ -144,8 +144,11 @@ class LiveSchema:
                     raise
             self._clock.sleep_ms(_RETRY_MS)
 
-    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
+    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool | None:
         return self._source.has_written(key, start_ts)
+
+    def had_row(self, key: RawKey, ts: TimeStamp) -> bool | None:
+        return self._source.had_row(key, ts)
 
     def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome:
         return self._source.outcome(primary, start_ts)

@@ -20,7 +20,7 @@ from pyspark_theflash.codec.number import decode_int
 from pyspark_theflash.errors import SchemaOutdatedError
 from pyspark_theflash.kvstore.key_range import KeyRange, record_range
 from pyspark_theflash.mvcc.project import SourceOf
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.types import PhysicalTableID, TableID, TimeStamp
@@ -50,7 +50,7 @@ class Tables:
         for event in history.events:
             changes[event.table_id].append(event.ts)
             if event.name is not None and replicates(event.table_id):
-                for physical_id in _physical_ids(event):
+                for physical_id in event.stored_ids:
                     owners = self._owners[physical_id]
                     if not owners or owners[-1][1] != event.table_id:
                         owners.append((event.ts, event.table_id))
@@ -125,12 +125,3 @@ def _table_id(key: bytes, otherwise: int) -> int:
     """The table that a memcomparable key begins with; `otherwise` if it does with none."""
     raw = key[:8] + key[9:10]
     return decode_int(raw, 1) if raw[:1] == b"t" and len(raw) > 8 else otherwise
-
-
-def _physical_ids(event: TableEvent) -> Iterator[PhysicalTableID]:
-    """Where rows of a table are, those included that DDL is about to bring or to take away."""
-    yield from event.physical_ids
-    if list(event.physical_ids) != [PhysicalTableID(event.table_id)] and (table := event.table):
-        partition = table.partition
-        for definition in (*partition.adding, *partition.dropping) if partition else ():
-            yield definition.id

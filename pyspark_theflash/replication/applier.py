@@ -111,7 +111,8 @@ class Applier:
         Raises:
             SchemaOutdatedError: a transaction needs a newer schema history; all before it are
             applied.
-            UnknownPartitionError: nobody can tell where a transaction wrote; likewise.
+            UnknownPartitionError, UnknownCopyError: nobody can tell where a transaction wrote, or
+            which rows REORGANIZE PARTITION has copied; likewise.
         """
         batch = _Batch()
         for transaction in transactions:
@@ -161,7 +162,9 @@ class Applier:
         if len(candidates) == 1:
             return mutations
         doubt = Doubt(table, candidates, rows, transaction)
-        found = doubt.resolve(self._engine, self._state.has_written, may_guess=self._may_guess)
+        found = doubt.resolve(
+            self._engine, self._state.cluster.has_written, may_guess=self._may_guess
+        )
         return _Mutations(table, [found], rows)
 
     def _add(
@@ -204,7 +207,13 @@ class Applier:
         while (move := self._state.next_move(ts)) is not None:
             self._publish(batch, TimeStamp(move.ts - 1))
             batch = _Batch()
-            versions = moved_versions(self._engine, move, self._state.columns_of(move.from_ids))
+            versions = moved_versions(
+                self._engine,
+                move,
+                self._state.columns_of(move.from_ids),
+                self._state.cluster.had_row,
+                may_guess=self._may_guess,
+            )
             records = [move_record(move), *moved_gaps(self._engine, move)]
             self._publish_versions(versions, Change(records))
             self._state.moved(move)

@@ -9,8 +9,9 @@ Several changes of one row in one transaction share a commit_ts; the last of the
 the transaction's `sequence`, is the version.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import compress
 from typing import Final
 
 import numpy as np
@@ -39,6 +40,8 @@ from pyspark_theflash.mvcc.rows import (
 from pyspark_theflash.mvcc.version import Op, version_schema
 from pyspark_theflash.mvcc.visibility import sort_order
 from pyspark_theflash.partitioning.assign import assign_partitions, partition_columns
+from pyspark_theflash.replication.double_write import RowChange, body_of_insert, second_writes
+from pyspark_theflash.schema.lineage import DoubleWrites, double_writes
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_COLUMN_ID, ColumnInfo, TableInfo
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 
@@ -58,7 +61,8 @@ class TableChanges:
     """Changes of one table under one TableInfo, in commit order: filled, then made versions.
 
     `placement` is the TableInfo whose partitions the rows go to, a later one than `table` where a
-    reorganisation has moved on what was written under that; None: `table`.
+    reorganisation has moved on what was written under that; None: `table`. Where TiDB writes rows
+    twice under it (`double_write`), both are versions, each in its partition.
     """
 
     table: TableInfo
@@ -91,7 +95,10 @@ class TableChanges:
             CodecError: a row is not what its encoding says.
             SchemaOutdatedError: rows hold columns that `table` does not have, or lack ones they
             must have.
+            UnsupportedError: they are not written twice as they should be.
         """
+        if (double := double_writes(self.placement or self.table)) is not None:
+            return [v for c in self._written_to(double) for v in c.to_versions()]
         parts = [
             *map(self._inserted, _chunks(self.inserted)),
             *map(self._updated, _chunks(self.updated)),
@@ -101,6 +108,49 @@ class TableChanges:
         for rows in (self.inserted, self.updated, self.deleted):
             rows.clear()
         return self._assemble(parts)
+
+    def _written_to(self, double: DoubleWrites) -> list["TableChanges"]:
+        """The same changes, first and second writes apart."""
+        rows = {
+            INSERT: zip(self.inserted, self._located(INSERT, double), strict=True),
+            UPDATE: zip(self.updated, self._located(UPDATE, double), strict=True),
+            DELETE_ROW: zip(self.deleted, self._located(DELETE_ROW, double), strict=True),
+        }
+        parts = TableChanges(self.table, double.first), TableChanges(self.table, double.second)
+        transactions = zip(self._sequences, self._start_ts, self._commit_ts, strict=True)
+        for sequence, start_ts, commit_ts in transactions:
+            changes = [next(rows[kind]) for kind in sequence.tolist()]
+            is_second = second_writes(
+                [change for _, change in changes], is_delete_only=double.is_delete_only
+            )
+            if is_second is None:
+                reason = f"what transaction {start_ts} did while REORGANIZE PARTITION ran"
+                raise UnsupportedError(reason, self.table.full_name)
+            is_first = [not again for again in is_second]
+            for part, chosen in zip(parts, (is_first, is_second), strict=True):
+                part.add(_mutations(self.table, compress(changes, chosen)), start_ts, commit_ts)
+        return [part for part in parts if any(map(len, part._sequences))]
+
+    def _located(self, kind: int, double: DoubleWrites) -> Iterator[RowChange]:
+        """Where each row of one kind goes, once and again."""
+        rows = {INSERT: self.inserted, UPDATE: self.updated, DELETE_ROW: self.deleted}[kind]
+        for chunk in filter(None, _chunks(rows)):
+            specs = column_specs(self.table, self._row_columns())
+            buffer = RowBuffer.from_list(chunk)
+            bodies = map(body_of_insert, chunk) if kind == INSERT else iter(chunk)
+            sides: list[dict[ColumnID, pa.Array] | None]
+            if kind == INSERT:
+                sides = [None, self._inserts(chunk)]
+            elif kind == UPDATE:
+                sides = [self._columns(side) for side in decode_updates_v1(buffer, specs)]
+            else:
+                sides = [self._columns(decode_rows_v1(buffer, specs)), None]
+            known = next(side for side in sides if side is not None)
+            handles = known[ROWID_COLUMN_ID].to_pylist()
+            (old, old_again), (new, new_again) = (_twice(s, len(chunk), double) for s in sides)
+            places = zip(old, new, old_again, new_again, strict=True)
+            for body, handle, place in zip(bodies, handles, places, strict=True):
+                yield RowChange(kind, body, handle, *place)
 
     def _inserted(self, rows: Sequence[bytes]) -> "_Part":
         columns = self._inserts(rows)
@@ -205,6 +255,30 @@ class TableChanges:
         columns = aligned([part.columns for part in parts], [len(part.ops) for part in parts])
         system = [handle, commit_ts, start_ts, op]
         return split_by_partition(self.table, system, columns, physical, order[is_last])
+
+
+def _twice(
+    columns: Columns | None, rows: int, double: DoubleWrites
+) -> tuple[list[PhysicalTableID], list[PhysicalTableID]]:
+    """The partitions of rows, and those that they are written to again; 0 for none."""
+    again = np.zeros(rows, np.int64)
+    if columns is None:
+        return again.tolist(), again.tolist()
+    once = physical_ids(double.first, columns, rows)
+    is_twice = np.isin(once, sorted(double.twice))
+    taken = {i: column.filter(pa.array(is_twice)) for i, column in columns.items()}
+    again[is_twice] = physical_ids(double.second, taken, int(is_twice.sum()))
+    return once.tolist(), again.tolist()
+
+
+def _mutations(table: TableInfo, changes: Iterable[tuple[bytes, RowChange]]) -> TableMutations:
+    rows: dict[int, list[bytes]] = {INSERT: [], UPDATE: [], DELETE_ROW: []}
+    kinds = bytearray()
+    for row, change in changes:
+        rows[change.kind].append(row)
+        kinds.append(change.kind)
+    sequence = np.frombuffer(bytes(kinds), np.uint8)
+    return TableMutations(table.id, rows[INSERT], rows[UPDATE], rows[DELETE_ROW], sequence)
 
 
 def _width(tp: pa.DataType) -> int:

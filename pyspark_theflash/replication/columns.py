@@ -26,7 +26,7 @@ class StoredColumns:
         """The definitions of the tables that each belonged to, in order."""
         owners: dict[PhysicalTableID, list[TableEvent]] = defaultdict(list)
         for event in self._history.events:
-            for physical_id in event.physical_ids:
+            for physical_id in event.stored_ids:
                 owners[physical_id].append(event)
         return owners
 

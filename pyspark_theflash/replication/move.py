@@ -2,18 +2,27 @@
 
 The binlog has none of them. At the moment of the change they become versions in the new partitions,
 committed at that moment; the old partitions keep theirs, for reads from before.
+
+Rows with a `_tidb_rowid` that are written while TiDB copies are in the new partitions already, as
+`double_write` says: an update under the same id, an insert under another. So a row that was
+inserted meanwhile is there once if it was not copied, and twice if it was; TiDB shows both. Which
+it is, only TiKV knows.
 """
 
+import logging
 from collections import defaultdict
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from pyspark_theflash.codec.key import RawKey, encode_record_key
 from pyspark_theflash.engine.api import EngineReader, VersionBatch
+from pyspark_theflash.errors import UnknownCopyError
 from pyspark_theflash.mvcc.project import ScanColumn, kept_columns
-from pyspark_theflash.mvcc.version import HANDLE, Op, column_id
+from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, Op, column_id
 from pyspark_theflash.mvcc.visibility import sort_order
 from pyspark_theflash.replication.changes import physical_ids, split_by_partition
 from pyspark_theflash.schema.lineage import Move
@@ -22,6 +31,9 @@ from pyspark_theflash.store.manifest import Record
 from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
 
 MOVE_KIND: Final = "move"
+HadRow: TypeAlias = Callable[[RawKey, TimeStamp], bool | None]
+"""(record key, ts) -> whether the record was there at ts; None: nobody knows."""
+_log = logging.getLogger(__name__)
 
 
 def move_record(move: Move) -> Record:
@@ -30,18 +42,86 @@ def move_record(move: Move) -> Record:
 
 
 def moved_versions(
-    engine: EngineReader, move: Move, columns: Sequence[ScanColumn]
+    engine: EngineReader,
+    move: Move,
+    columns: Sequence[ScanColumn],
+    had_row: HadRow,
+    *,
+    may_guess: bool = False,
 ) -> list[VersionBatch]:
     """The rows of the old partitions, as they were right before, as versions in the new ones.
 
     They are held in memory, all of them. `columns` are all that these rows have ever had.
+
+    Raises:
+        UnknownCopyError: nobody knows which rows TiDB has copied, and it may not be guessed.
+        ServiceUnavailableError: who can be asked does not answer.
     """
     kept = [each for c in columns for each in kept_columns(c.id, c.type)]
     found: dict[PhysicalTableID, list[VersionBatch]] = defaultdict(list)
     for batch in _rows(engine, move, kept):
         for versions in _placed(move, batch):
             found[versions.physical_id].append(versions)
-    return [_joined(physical_id, parts) for physical_id, parts in sorted(found.items())]
+    moved = [_joined(physical_id, parts) for physical_id, parts in sorted(found.items())]
+    if not move.after.has_rowid:
+        return moved
+    return _copied(engine, move, moved, had_row, may_guess=may_guess)
+
+
+def _copied(
+    engine: EngineReader,
+    move: Move,
+    moved: Sequence[VersionBatch],
+    had_row: HadRow,
+    *,
+    may_guess: bool,
+) -> list[VersionBatch]:
+    """Of rows with a `_tidb_rowid`, those that TiDB has copied and that are not there yet."""
+    changed = _changed_meanwhile(engine, move)
+    kept, unknown = [], 0
+    for versions in moved:
+        handles = versions.batch.column(HANDLE)
+        is_new = pc.invert(
+            pc.is_in(handles, value_set=_visible(engine, versions.physical_id, move))
+        )
+        is_in_doubt = pc.and_(is_new, pc.is_in(handles, value_set=changed))
+        keys = (
+            encode_record_key(versions.physical_id, h)
+            for h in handles.filter(is_in_doubt).to_pylist()
+        )
+        answers = [had_row(key, move.ts) for key in keys]
+        unknown += answers.count(None)
+        chosen = np.array(is_new)
+        chosen[np.flatnonzero(is_in_doubt)] = [answer is True for answer in answers]
+        kept.append(VersionBatch(versions.physical_id, versions.batch.filter(pa.array(chosen))))
+    if unknown and not may_guess:
+        raise UnknownCopyError(move.after.full_name, move.ts, unknown)
+    if unknown:
+        text = "guessed that REORGANIZE PARTITION of %s at %d copied none of %d rows"
+        _log.warning(text, move.after.full_name, move.ts, unknown)
+    return [versions for versions in kept if versions.batch.num_rows]
+
+
+def _changed_meanwhile(engine: EngineReader, move: Move) -> pa.Array:
+    """Handles of rows in the old partitions that were changed while TiDB copied."""
+    view = engine.read([])
+    found = [pa.array([], pa.int64())]
+    for physical_id in move.from_ids:
+        for batch in engine.keys(view, physical_id, None, None):
+            commit_ts = batch.column(COMMIT_TS).to_numpy()
+            is_meant = (commit_ts > move.since) & (commit_ts < move.ts)
+            found.append(batch.column(HANDLE).filter(pa.array(is_meant)))
+    return pa.concat_arrays(found)
+
+
+def _visible(engine: EngineReader, physical_id: PhysicalTableID, move: Move) -> pa.Array:
+    """Handles of the rows that a new partition has before it is read."""
+    before = TimeStamp(move.ts - 1)
+    found = [pa.array([], pa.int64())]
+    for region in engine.plan(engine.read([]), physical_id):
+        scan = engine.scan(region, [], before, with_handle=True)
+        found += [batch.column(HANDLE) for batch in scan]
+    return pa.concat_arrays(found)
 
 
 def moved_gaps(engine: EngineReader, move: Move) -> list[Record]:

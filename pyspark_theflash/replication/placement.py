@@ -15,11 +15,13 @@ Who can tell, in this order:
     under one of the two
     the rows from before: what is updated or deleted was there, what is inserted was not
 
-A table is met once, so one row that is placed differently answers for all.
+A table is met once, so one row that is placed differently answers for all. Where REORGANIZE
+PARTITION has rows written twice under one of the two only, what a transaction does may tell, too.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
@@ -33,14 +35,16 @@ from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.errors import NoPartitionError, UnknownPartitionError, UnsupportedError
 from pyspark_theflash.mvcc.version import HANDLE
 from pyspark_theflash.replication.changes import TableChanges
+from pyspark_theflash.replication.double_write import handle_of_insert, repeats_itself
+from pyspark_theflash.schema.lineage import double_writes
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.gap import GAP_KIND, gaps_of
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 
-HasWritten: TypeAlias = Callable[[RawKey, TimeStamp], bool]
-"""(record key, start_ts) -> whether it is known that the transaction wrote there."""
-Places: TypeAlias = Mapping[int | bytes, PhysicalTableID]
-"""Rows by handle, and where they would be."""
+HasWritten: TypeAlias = Callable[[RawKey, TimeStamp], bool | None]
+"""(record key, start_ts) -> whether the transaction wrote there; None: nobody knows."""
+Places: TypeAlias = Mapping[int | bytes, Set[PhysicalTableID]]
+"""Rows by handle, and where they would be: in two places while partitions are reorganised."""
 
 # Of many rows that come and go in a transaction each may say nothing.
 _MOST_ROWS: Final = 16
@@ -70,25 +74,28 @@ class Doubt:
             ServiceUnavailableError: who can be asked does not answer.
         """
         possible = [(c, p) for c in self.candidates if (p := self._places(c))]
+        is_double = any(double_writes(definition) for definition, _ in possible)
+        if is_double and repeats_itself(self.table, self.mutations):
+            possible = [(c, p) for c, p in possible if double_writes(c)]
         if not possible:
             return self.candidates[0]  # and what is wrong with it will be said
         differing = _differing([places for _, places in possible])
         if len(possible) == 1 or not differing:
             return possible[0][0]
         start_ts, commit_ts = self.transaction.start_ts, self.transaction.commit_ts
-        for handle in differing:
-            for definition, places in possible:
-                if has_written(encode_record_key(places[handle], handle), start_ts):
-                    return definition
-        was_there = self._were_there(possible[0][0])
+        if (asked := self._asked(possible, differing, has_written)) is not None:
+            return asked
+        # What is written twice is there or not in the second place for reasons of its own.
+        was_there = {} if is_double else self._were_there(possible[0][0])
         view = engine.read([GAP_KIND])
         for handle in filter(was_there.__contains__, differing):
-            if any(gap.contains(handle) for _, p in possible for gap in gaps_of(view, p[handle])):
+            places = {i for _, p in possible for i in p[handle]}
+            if any(gap.contains(handle) for i in places for gap in gaps_of(view, i)):
                 continue
             fitting = [
                 definition
                 for definition, places in possible
-                if self._is_there(engine, places[handle], handle) == was_there[handle]
+                if self._is_there(engine, min(places[handle]), handle) == was_there[handle]
             ]
             if len(fitting) == 1:
                 return fitting[0]
@@ -98,12 +105,40 @@ class Doubt:
         _log.warning(text, self.table.full_name, start_ts, commit_ts)
         return possible[0][0]
 
+    def _asked(
+        self,
+        possible: Sequence[tuple[TableInfo, Places]],
+        differing: Sequence[int | bytes],
+        has_written: HasWritten,
+    ) -> TableInfo | None:
+        """The definition that TiKV tells: it has a write, or all others have one that is not there.
+
+        A row that comes and goes in one transaction leaves nothing, so it excludes none.
+        """
+        fresh = set(map(handle_of_insert, self.mutations.inserted)) if self.table.has_rowid else ()
+        excluded: list[TableInfo] = []
+        for handle in differing:
+            for definition, places in possible:
+                others = {i for d, p in possible if d is not definition for i in p[handle]}
+                for physical_id in sorted(places[handle] - others):
+                    key = encode_record_key(physical_id, handle)
+                    is_written = has_written(key, self.transaction.start_ts)
+                    if is_written:
+                        return definition
+                    if is_written is False and self.table.has_rowid and handle not in fresh:
+                        excluded.append(definition)
+        left = [d for d, _ in possible if all(d is not other for other in excluded)]
+        return left[0] if len(left) == 1 else None
+
     def _places(self, candidate: TableInfo) -> Places:
         """Where each row would be; nothing if one has no place."""
+        places: dict[int | bytes, set[PhysicalTableID]] = defaultdict(set)
         try:
-            return dict(self._rows(candidate, self.mutations))
+            for handle, physical_id in self._rows(candidate, self.mutations):
+                places[handle].add(physical_id)
         except (NoPartitionError, UnsupportedError):
             return {}
+        return places
 
     def _rows(
         self, candidate: TableInfo, mutations: TableMutations

@@ -29,9 +29,8 @@ from pyspark_theflash.errors import SchemaOutdatedError
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.replication.columns import StoredColumns
 from pyspark_theflash.replication.move import MOVE_KIND, move_record
-from pyspark_theflash.replication.placement import HasWritten
 from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.schema.lineage import Lineage, Move
+from pyspark_theflash.schema.lineage import Lineage, Move, double_writes
 from pyspark_theflash.schema.meta_key import Outcome
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.catalog import SCHEMA_KIND, feed_history, schema_records
@@ -60,8 +59,11 @@ class SchemaSource(Protocol):
         Where the source can wait for it, the history ends at `at_least` or later; None: as it is.
         """
 
-    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
-        """Whether it is known that a transaction which has committed wrote a record's key."""
+    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool | None:
+        """Whether a transaction which has committed wrote a record's key; None: not known."""
+
+    def had_row(self, key: RawKey, ts: TimeStamp) -> bool | None:
+        """Whether a record was there at `ts`; None where that is not known."""
 
     def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome | None:
         """How a transaction ended, by its primary key; None where nobody can be asked."""
@@ -185,7 +187,7 @@ class WriterState:
         if before is None:
             return [now]
         then = self.lineage.placement(before, commit_ts)
-        if then.physical_ids == now.physical_ids:
+        if _written(then) == _written(now):
             return [then if named is before else now]
         if named is before:
             return [then, now]
@@ -193,9 +195,9 @@ class WriterState:
         return [now, then] if began_before else [now]
 
     @property
-    def has_written(self) -> HasWritten:
-        """Asks the source of the schema, who knows the cluster."""
-        return self._schema.has_written
+    def cluster(self) -> SchemaSource:
+        """The source of the schema, which may know the cluster's rows."""
+        return self._schema
 
     def outcome(self, pending: Pending) -> Outcome | None:
         """How a transaction ended, as the source of the schema knows it, if it can be asked."""
@@ -352,6 +354,13 @@ class WriterState:
         if not entries:
             return []
         return [Record(LEDGER_KIND, f"{self._next_ledger:012d}", pack_entries(entries))]
+
+
+def _written(table: TableInfo) -> tuple[object, ...]:
+    """Where rows go that are written under a definition."""
+    double = double_writes(table)
+    again = (double.second.physical_ids, double.is_delete_only) if double else None
+    return table.physical_ids, again
 
 
 def _key(start_ts: TimeStamp) -> str:

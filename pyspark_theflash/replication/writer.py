@@ -191,9 +191,10 @@ class Writer:
         """What is resolved up to `limit`, and where that ends."""
         pairing = self._state.pairing
         resolved_ts = min(pairing.resolved_ts, limit)
-        if not pairing.has_resolved(resolved_ts):
+        if resolved_ts <= self._state.resolved_ts and not pairing.has_resolved(resolved_ts):
             return [], resolved_ts
-        # Before anything is taken: this may fail, and is tried again with the next poll.
+        # Before anything is taken: this may fail, and is tried again with the next poll. Readers
+        # are answered up to there also if nothing was committed but a change of the schema.
         self._state.reach(resolved_ts)
         return pairing.take_resolved(resolved_ts), resolved_ts
 

@@ -65,9 +65,13 @@ class FileSchema:
         """A file knows nothing of transactions."""
         return None
 
-    def has_written(self, _key: RawKey, _start_ts: TimeStamp) -> bool:
+    def has_written(self, _key: RawKey, _start_ts: TimeStamp) -> bool | None:
         """A file knows nothing of rows."""
-        return False
+        return None
+
+    def had_row(self, _key: RawKey, _ts: TimeStamp) -> bool | None:
+        """A file knows nothing of rows."""
+        return None
 
     def _state(self) -> tuple[int, int] | None:
         try:

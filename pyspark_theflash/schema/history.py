@@ -129,6 +129,13 @@ class TableEvent:
             self._physical_ids = self._find_physical_ids()
         return self._physical_ids
 
+    @property
+    def stored_ids(self) -> Sequence[PhysicalTableID]:
+        """Where rows may be, those partitions included that DDL is bringing or taking away."""
+        if list(self.physical_ids) == [PhysicalTableID(self.table_id)] or self.table is None:
+            return self.physical_ids
+        return self.table.stored_ids
+
     def _find_physical_ids(self) -> Sequence[PhysicalTableID]:
         if isinstance(self._table, UnreadTable) and _PARTITIONED not in self._table.read_text():
             return (PhysicalTableID(self.table_id),)
@@ -206,7 +213,7 @@ class SchemaHistory:
         """Where the rows are that a read at or above `ts` may look for."""
         found = [self._event_in_force(table_id, ts) for table_id in self._by_id]
         found += self.events[len(self.until(ts)) :]
-        return {i for e in found if e and e.name is not None for i in e.physical_ids}
+        return {i for e in found if e and e.name is not None for i in e.stored_ids}
 
     def first_name(self, table_id: TableID) -> str:
         """`db.table` as a table of the history was called first."""

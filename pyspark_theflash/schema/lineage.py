@@ -15,9 +15,9 @@ Columns
         a id 24, public
 
 Partitions
-    In between, the new ones are `adding` and the old ones `dropping`. DROP, TRUNCATE and ADD
-    PARTITION have but one of the two, and move nothing. EXCHANGE swaps ids: rows stay where they
-    are.
+    In between, the new ones are `adding` and the old ones `dropping`, and what is written to one
+    kind is written to the other as well. DROP, TRUNCATE and ADD PARTITION have but one of the two,
+    and move nothing. EXCHANGE swaps ids: rows stay where they are.
 """
 
 from collections import defaultdict
@@ -28,7 +28,13 @@ from itertools import pairwise
 from typing import Final
 
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.schema.model import ColumnInfo, PartitionDefinition, TableInfo
+from pyspark_theflash.schema.model import (
+    STATE_DELETE_ONLY,
+    STATE_WRITE_REORGANIZATION,
+    ColumnInfo,
+    PartitionDefinition,
+    TableInfo,
+)
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TableID, TimeStamp
 
 
@@ -55,9 +61,47 @@ def changed_columns(before: TableInfo, after: TableInfo) -> Sequence[ColumnID]:
 
 
 @dataclass(frozen=True, slots=True)
-class Move:
-    """At `ts` the rows of `from_ids` became rows of `after`'s partitions `to_ids`."""
+class DoubleWrites:
+    """Rows that go to `twice` partitions of `first` go to a partition of `second` as well."""
 
+    first: TableInfo
+    second: TableInfo
+    twice: frozenset[PhysicalTableID]
+    is_delete_only: bool
+
+
+def double_writes(table: TableInfo) -> DoubleWrites | None:
+    """What a running REORGANIZE PARTITION makes TiDB write twice under `table`.
+
+    None where it writes nothing twice, and where rows have a clustered key: what it writes then is
+    the same row again.
+    """
+    partition = table.partition
+    if partition is None or not table.has_rowid or not (partition.adding and partition.dropping):
+        return None
+    readable = frozenset(table.physical_ids)
+    # At first the old partitions are read, in the end the new ones.
+    is_first = not readable.isdisjoint(_ids(partition.dropping))
+    twice, others = partition.dropping, partition.adding
+    if not is_first:
+        twice, others = others, twice
+    plain = replace(partition, adding=(), dropping=())
+    return DoubleWrites(
+        replace(table, partition=plain),
+        replace(table, partition=replace(plain, definitions=others)),
+        _ids(twice) & readable,
+        is_first and partition.ddl_state == STATE_DELETE_ONLY,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """At `ts` the rows of `from_ids` became rows of `after`'s partitions `to_ids`.
+
+    TiDB copies them after `since`, one batch after the other.
+    """
+
+    since: TimeStamp
     ts: TimeStamp
     before: TableInfo
     after: TableInfo
@@ -72,17 +116,29 @@ class Move:
 def moves(events: Sequence[TableEvent]) -> list[Move]:
     """What the events of one table move, in order."""
     defined = [(event.ts, event.table) for event in events if event.table is not None]
-    found = (_move(ts, before, after) for (_, before), (ts, after) in pairwise(defined))
-    return [move for move in found if move is not None]
+    found, since = [], TimeStamp(0)
+    for (began, before), (ts, after) in pairwise(defined):
+        # Where the state in which it begins is not known, it may have begun in the one before.
+        copied_since = since if _is_copying(before) else began
+        if (move := _move(copied_since, ts, before, after)) is not None:
+            found.append(move)
+        if not _is_copying(before):
+            since = ts
+    return found
 
 
-def _move(ts: TimeStamp, before: TableInfo, after: TableInfo) -> Move | None:
+def _is_copying(table: TableInfo) -> bool:
+    partition = table.partition
+    return partition is not None and partition.ddl_state >= STATE_WRITE_REORGANIZATION
+
+
+def _move(since: TimeStamp, ts: TimeStamp, before: TableInfo, after: TableInfo) -> Move | None:
     if before.partition is None or after.partition is None:
         return None
     old, new = frozenset(before.physical_ids), frozenset(after.physical_ids)
     filled = (new - old) & _ids(before.partition.adding)
     emptied = (old - new) & _ids(before.partition.dropping)
-    return Move(ts, before, after, emptied, filled) if filled and emptied else None
+    return Move(since, ts, before, after, emptied, filled) if filled and emptied else None
 
 
 def _ids(definitions: Sequence[PartitionDefinition]) -> frozenset[PhysicalTableID]:
@@ -116,8 +172,10 @@ class Lineage:
         """Whose partitions hold what commits at `commit_ts` and was written under `table`.
 
         A transaction that began before partitions were reorganised and committed after it was
-        written to the old ones and the new ones.
+        written to the old ones and the new ones, which `double_writes` tells apart where it must.
         """
+        if table.has_rowid:
+            return table
         for move in self._moves_of.get(table.id, ()):
             if move.ts <= commit_ts and move.from_ids & frozenset(table.physical_ids):
                 table = move.after

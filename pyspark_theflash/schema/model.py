@@ -18,7 +18,9 @@ from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.errors import SchemaFileError
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TableID
 
+STATE_DELETE_ONLY: Final = 1
 STATE_WRITE_ONLY: Final = 2
+STATE_WRITE_REORGANIZATION: Final = 3
 STATE_PUBLIC: Final = 5
 SESSION: Final = "theflash_session"
 """A key that a schema source adds to a column in TableInfo's JSON; TiDB keeps it in the DDL job."""
@@ -110,6 +112,7 @@ class PartitionInfo:
     """How a table is partitioned: by `expr`, or by `columns`.
 
     While a DDL changes partitions, those it makes are `adding` and those it takes away `dropping`.
+    `ddl_state` says how far it is; after its end, TiDB leaves it as it was last.
     """
 
     type: int
@@ -118,6 +121,7 @@ class PartitionInfo:
     definitions: tuple[PartitionDefinition, ...]
     adding: tuple[PartitionDefinition, ...] = ()
     dropping: tuple[PartitionDefinition, ...] = ()
+    ddl_state: int = 0
 
 
 @dataclass(frozen=True)
@@ -194,6 +198,14 @@ class TableInfo:
         if self.partition is None:
             return (PhysicalTableID(self.id),)
         return tuple(d.id for d in self.partition.definitions)
+
+    @property
+    def stored_ids(self) -> tuple[PhysicalTableID, ...]:
+        """Where rows may be, those partitions included that DDL is bringing or taking away."""
+        if self.partition is None:
+            return self.physical_ids
+        changing = (*self.partition.adding, *self.partition.dropping)
+        return tuple(dict.fromkeys((*self.physical_ids, *(d.id for d in changing))))
 
 
 def parse_table_info(db: str, info: Mapping[str, Any], json_text: str | None = None) -> TableInfo:
@@ -315,6 +327,7 @@ def _partition(info: Mapping[str, Any] | None) -> PartitionInfo | None:
         definitions=_definitions(info["definitions"]),
         adding=_definitions(info.get("adding_definitions")),
         dropping=_definitions(info.get("dropping_definitions")),
+        ddl_state=int64(info.get("ddl_state", 0)),
     )
 
 

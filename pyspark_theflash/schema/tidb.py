@@ -72,6 +72,9 @@ _RETRY_MS: Final = 50
 _JOB_WAIT_MS: Final = 20_000
 # A version whose transaction failed has no SchemaDiff. They come alone.
 _MAX_HOLES: Final = 1000
+# TiDB takes no shorter one.
+_GC_LIFE_MS_MIN: Final = 600_000
+_CLOCKS_DIFFER_MS: Final = 60_000
 
 
 class TidbSchemaSource:
@@ -116,14 +119,43 @@ class TidbSchemaSource:
         now_ms = self._clock.boottime_ms()
         return now_ms < self._missed_ms.setdefault(version, now_ms) + _JOB_WAIT_MS
 
-    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
-        """Whether TiKV still knows that a transaction which has committed wrote a key.
+    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool | None:
+        """Whether a transaction which has committed wrote a key.
+
+        Returns:
+            None where it is not known: TiKV has no such write, and may have collected it.
 
         Raises:
             ServiceUnavailableError, SchemaSourceError: as the reader says.
         """
         found = self._reader.read_key(key)
-        return found.of(start_ts) is not None or found.locked_ts == start_ts
+        if found.of(start_ts) is not None or found.locked_ts == start_ts:
+            return True
+        return None if self._may_be_collected(start_ts) else False
+
+    def had_row(self, key: RawKey, ts: TimeStamp) -> bool | None:
+        """Whether a record was there at `ts`, which is not above what the cluster has handed out.
+
+        Returns:
+            None where it is not known: a transaction that began before has left its lock until the
+            timeout, or nothing is left from then and garbage may have been collected since.
+
+        Raises:
+            ServiceUnavailableError, SchemaSourceError: as the reader says.
+        """
+        deadline_ms = self._clock.boottime_ms() + self._timeout_ms
+        while (found := self._reader.read_key(key)).locked_ts is not None and found.locked_ts < ts:
+            if self._clock.boottime_ms() >= deadline_ms:
+                return None
+            self._clock.sleep_ms(_RETRY_MS)
+        if (write := found.at(ts)) is not None:
+            return write.value is not None
+        return None if self._may_be_collected(ts) else False
+
+    def _may_be_collected(self, ts: TimeStamp) -> bool:
+        """Whether versions from `ts` on may be gone as garbage."""
+        age_ms = self._clock.wall_ms() - physical_ms(ts)
+        return age_ms > _GC_LIFE_MS_MIN - _CLOCKS_DIFFER_MS
 
     def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome:
         """How a transaction ended, as TiKV knows it by the transaction's primary key.

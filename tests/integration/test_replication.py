@@ -225,8 +225,11 @@ class GrowingSchema:
     def outcome(self, primary: RawKey, start_ts: TimeStamp) -> None:
         """Nobody is asked."""
 
-    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
-        return False
+    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool | None:
+        return None
+
+    def had_row(self, key: RawKey, ts: TimeStamp) -> bool | None:
+        return None
 
 
 def test_a_schema_that_is_read_as_it_is_needed(store: Path) -> None:

@@ -93,9 +93,13 @@ class SuiteSchema:
     def outcome(self, primary: RawKey, start_ts: TimeStamp) -> None:
         """Nobody is asked."""
 
-    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
+    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool | None:
         """Of rows, the suite has TiDB's answers only."""
-        return False
+        return None
+
+    def had_row(self, key: RawKey, ts: TimeStamp) -> bool | None:
+        """Of rows, the suite has TiDB's answers only."""
+        return None
 
     def _events(self) -> Iterator[TableEvent]:
         known: dict[TableID, Mapping[str, Any]] = {}

@@ -1,0 +1,92 @@
+"""What TiDB writes twice while REORGANIZE PARTITION runs is told apart by its order."""
+
+import pytest
+
+from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE
+from pyspark_theflash.replication.double_write import RowChange, second_writes
+from pyspark_theflash.types import PhysicalTableID
+
+# Partitions that stay, two that are reorganised, and two that come.
+STAYS, OLD, OTHER, NEW, NEXT = map(PhysicalTableID, (1, 2, 3, 11, 12))
+NOWHERE = PhysicalTableID(0)
+
+
+def came(handle: int, new: int, again: int = 0, body: bytes = b"row") -> RowChange:
+    return RowChange(
+        INSERT, body, handle, new=PhysicalTableID(new), new_again=PhysicalTableID(again)
+    )
+
+
+def went(handle: int, old: int, again: int = 0) -> RowChange:
+    return RowChange(
+        DELETE_ROW, b"old", handle, old=PhysicalTableID(old), old_again=PhysicalTableID(again)
+    )
+
+
+def changed(handle: int, old: int, new: int, old_again: int = 0, new_again: int = 0) -> RowChange:
+    ids = map(PhysicalTableID, (old, new, old_again, new_again))
+    return RowChange(UPDATE, b"oldrow", handle, *ids)
+
+
+ONCE_AND_AGAIN = {
+    "insert": ([came(7, OLD, NEW)], [came(8, OLD, NEW)]),
+    "delete": ([went(7, OLD, NEW)], [went(7, OLD, NEW)]),
+    "update": ([changed(7, OLD, OLD, NEW, NEW)], [changed(7, OLD, OLD, NEW, NEW)]),
+    "update to another new partition": (
+        [changed(7, OLD, OLD, NEW, NEXT)],
+        [came(9, OLD, NEXT), went(7, OLD, NEW)],
+    ),
+    "update to another old partition": (
+        [came(8, OTHER, NEW), went(7, OLD, NEW)],
+        [changed(7, OLD, OTHER, NEW, NEW)],
+    ),
+    "update to other old and new partitions": (
+        [came(8, OTHER, NEXT), went(7, OLD, NEW)],
+        [came(9, OTHER, NEXT), went(7, OLD, NEW)],
+    ),
+    "update into the reorganised ones": (
+        [came(8, OLD, NEW), went(7, STAYS)],
+        [came(9, OLD, NEW)],
+    ),
+    "update out of the reorganised ones": (
+        [came(8, STAYS), went(7, OLD, NEW)],
+        [went(7, OLD, NEW)],
+    ),
+    "changes elsewhere": ([came(7, STAYS), changed(7, STAYS, STAYS), went(7, STAYS)], []),
+}
+
+
+@pytest.mark.parametrize(("once", "again"), ONCE_AND_AGAIN.values(), ids=[*ONCE_AND_AGAIN])
+def test_what_is_done_once_and_again(once: list[RowChange], again: list[RowChange]) -> None:
+    changes = [*once, *again]
+    found = second_writes([*changes, *changes], is_delete_only=False)
+    assert found == [*[False] * len(once), *[True] * len(again)] * 2
+
+
+def test_at_first_an_update_only_deletes_in_another_new_partition() -> None:
+    changes = [
+        changed(7, OLD, OLD, NEW, NEXT),
+        went(7, OLD, NEW),
+        came(8, OTHER, NEXT),
+        went(5, STAYS),
+        came(6, OLD, NEW),
+        came(9, OLD, NEW),
+    ]
+    found = second_writes(changes, is_delete_only=True)
+    assert found == [False, True, False, False, False, True]
+    assert second_writes(changes, is_delete_only=False) is None
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [came(7, OLD, NEW)],
+        [came(7, OLD, NEW), came(8, OLD, NEXT)],
+        [came(7, OLD, NEW), came(8, OLD, NEW, body=b"another")],
+        [went(7, OLD, NEW), went(8, OLD, NEW)],
+        [changed(7, OLD, OTHER, NEW, NEW)],
+        [changed(7, OLD, OLD, NEW, NEW), went(7, OLD, NEW)],
+    ],
+)
+def test_what_tidb_does_not_do(changes: list[RowChange]) -> None:
+    assert second_writes(changes, is_delete_only=False) is None

@@ -1,0 +1,191 @@
+"""REORGANIZE PARTITION of a table without a clustered key, while rows are written."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pyspark_theflash.binlog.file import FileSource
+from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE
+from pyspark_theflash.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.codec.key import RawKey, RecordKey, decode_record_key
+from pyspark_theflash.engine.memory import MemoryEngine
+from pyspark_theflash.errors import UnknownCopyError, UnsupportedError
+from pyspark_theflash.mvcc.project import scan_column
+from pyspark_theflash.replication.writer import Writer
+from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
+from pyspark_theflash.schema.model import (
+    STATE_WRITE_REORGANIZATION,
+    PartitionDefinition,
+    PartitionInfo,
+    PartitionType,
+    TableInfo,
+)
+from pyspark_theflash.types import PhysicalTableID, SchemaVersion, TimeStamp
+from tests.support.binlog_writer import heartbeat, prewrite_value, transaction, write_file
+from tests.support.row_oracle import encode_insert_v1, encode_row_v1
+from tests.support.stores import column, table_info
+
+BIGINT = FieldType(MySQLType.LONGLONG)
+PLAIN = table_info(100, "shop.log", [column("id", MySQLType.LONGLONG)], has_rowid=True)
+COPYING, COPIED, ENDED, END = map(TimeStamp, (1000, 1100, 1200, 2000))
+OLD = (PartitionDefinition(PhysicalTableID(201), "p", less_than=("MAXVALUE",)),)
+NEW = (
+    PartitionDefinition(PhysicalTableID(211), "p0", less_than=("10",)),
+    PartitionDefinition(PhysicalTableID(212), "p1", less_than=("MAXVALUE",)),
+)
+
+
+def state(partition: PartitionInfo) -> TableInfo:
+    return replace(PLAIN, partition=partition, json_text=f"{PLAIN.json_text}{partition}")
+
+
+BEFORE = PartitionInfo(PartitionType.RANGE, "`id`", (), OLD)
+DURING = replace(BEFORE, adding=NEW, dropping=OLD, ddl_state=STATE_WRITE_REORGANIZATION)
+READABLE = replace(DURING, definitions=NEW, ddl_state=4)
+AFTER = replace(READABLE, adding=(), dropping=())
+HISTORY = SchemaHistory(
+    TimeStamp(100),
+    END,
+    [
+        TableEvent(ts, "shop", PLAIN.id, state(partition))
+        for ts, partition in (
+            (TimeStamp(100), BEFORE),
+            (COPYING, DURING),
+            (COPIED, READABLE),
+            (ENDED, AFTER),
+        )
+    ],
+    [
+        SchemaVersionAt(TimeStamp(ts - 1), SchemaVersion(version))
+        for version, ts in enumerate((100, COPYING, COPIED, ENDED), 59)
+    ],
+)
+
+
+class Cluster:
+    """Knows of some records whether they were there when the copy had ended."""
+
+    def __init__(self, rows: Mapping[RecordKey, bool]) -> None:
+        self._rows = rows
+
+    def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
+        return HISTORY
+
+    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
+        raise AssertionError("nobody has to be asked where these transactions wrote")
+
+    def outcome(self, primary: RawKey, start_ts: TimeStamp) -> None:
+        """Nobody is asked."""
+
+    def had_row(self, key: RawKey, ts: TimeStamp) -> bool | None:
+        assert ts == COPIED
+        return self._rows.get(decode_record_key(key))
+
+
+Change = tuple[int, bytes]
+
+
+def came(rowid: int, key: int) -> Change:
+    return INSERT, encode_insert_v1([rowid], [BIGINT], encode_row_v1({1: key}, {1: BIGINT}))
+
+
+def row(rowid: int, key: int) -> bytes:
+    return encode_row_v1({1: key, -1: rowid}, {1: BIGINT, -1: BIGINT})
+
+
+def changed(rowid: int, old: int, new: int) -> Change:
+    return UPDATE, row(rowid, old) + row(rowid, new)
+
+
+def went(rowid: int, key: int) -> Change:
+    return DELETE_ROW, row(rowid, key)
+
+
+def keys_at(
+    path: Path,
+    cluster: Cluster,
+    *transactions: tuple[int, int, list[Change]],
+    may_guess: bool = False,
+) -> dict[int, list[int]]:
+    """What is there before and after, after transactions (commit_ts, version, changes)."""
+    messages = [
+        message
+        for commit_ts, version, changes in transactions
+        for message in transaction(
+            commit_ts - 5, commit_ts, prewrite_value(version, {PLAIN.id: changes})
+        )
+    ]
+    write_file(path / "binlog", messages)
+    engine = MemoryEngine()
+    Writer(engine, cluster, may_guess=may_guess).run_once(FileSource(path / "binlog"), until_ts=END)
+    view, read = engine.read([]), [scan_column(PLAIN, c) for c in PLAIN.columns]
+    return {
+        ts: sorted(
+            key
+            for definition in definitions
+            for region in engine.plan(view, definition.id)
+            for batch in engine.scan(region, read, TimeStamp(ts))
+            for key in batch.column(0).to_pylist()
+        )
+        for ts, definitions in ((COPIED - 1, OLD), (END, NEW))
+    }
+
+
+def test_a_row_that_is_written_twice_is_there_once_unless_it_was_copied_too(tmp_path: Path) -> None:
+    transactions = (
+        (900, 59, [came(1, 5), came(2, 15)]),
+        (1050, 60, [came(3, 6), came(4, 6), changed(1, 5, 7), changed(1, 5, 7)]),
+        (1060, 60, [came(5, 16), came(6, 16)]),
+        (1150, 61, [came(7, 8), came(8, 8), went(2, 15), went(2, 15)]),
+    )
+    copied = Cluster({RecordKey(NEW[0].id, 3): False, RecordKey(NEW[1].id, 5): True})
+    found = keys_at(tmp_path, copied, *transactions)
+    assert found == {COPIED - 1: [6, 7, 15, 16], END: [6, 7, 8, 16, 16]}
+    with pytest.raises(UnknownCopyError, match=r"shop\.log: .* 1100; 2 rows"):
+        keys_at(tmp_path, Cluster({}), *transactions)
+    guessed = keys_at(tmp_path, Cluster({}), *transactions, may_guess=True)
+    assert guessed == {COPIED - 1: [6, 7, 15, 16], END: [6, 7, 8, 16]}
+
+
+def test_an_update_to_another_new_partition_has_a_new_rowid_there(tmp_path: Path) -> None:
+    found = keys_at(
+        tmp_path,
+        Cluster({RecordKey(NEW[1].id, 1): False}),
+        (900, 59, [came(1, 5)]),
+        (1050, 60, [changed(1, 5, 15), came(2, 15), went(1, 5)]),
+        (1150, 61, [went(2, 15), went(2, 15)]),
+    )
+    assert found == {COPIED - 1: [15], END: []}
+
+
+def test_rows_that_are_not_written_while_tidb_copies_need_nobody_who_knows(tmp_path: Path) -> None:
+    found = keys_at(
+        tmp_path,
+        Cluster({}),
+        (900, 59, [came(1, 5), came(2, 15)]),
+        (1050, 60, [went(1, 5), went(1, 5), changed(2, 15, 16), changed(2, 15, 16)]),
+    )
+    assert found == {COPIED - 1: [16], END: [16]}
+
+
+def test_the_schema_is_known_up_to_where_readers_are_answered(tmp_path: Path) -> None:
+    """TiDB writes no binlog for the states of a DDL in between, and maybe no row either."""
+
+    class Growing(Cluster):
+        def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
+            end_ts = at_least or HISTORY.start_ts
+            return SchemaHistory(HISTORY.start_ts, end_ts, HISTORY.until(end_ts), HISTORY.versions)
+
+    write_file(tmp_path / "binlog", [heartbeat(COPYING + 50)])
+    writer = Writer(MemoryEngine(), Growing({}))
+    writer.poll(FileSource(tmp_path / "binlog"))
+    assert writer.resolved_ts == COPYING + 50
+    table = writer.state.history.table_at_commit(PLAIN.id, writer.resolved_ts)
+    assert table.partition == DURING
+
+
+def test_what_is_not_written_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="while REORGANIZE PARTITION ran"):
+        keys_at(tmp_path, Cluster({}), (1050, 60, [came(1, 5)]))
