@@ -272,10 +272,10 @@ def test_sums_of_more_than_38_digits_are_sparks(spark, views, aggregates):
     """NULL without ANSI, an error with it, of the groups that overflow alone."""
     for rest in (
         "",
-        "tiny > 5",
-        "word <> 'tea'",
+        "WHERE tiny > 5",
+        "WHERE word <> 'tea'",
         "GROUP BY word",
-        "word <> 'tea' GROUP BY word",
+        "WHERE word <> 'tea' GROUP BY word",
     ):
         by = "word, " if "GROUP" in rest else ""
         ours, copy = (
@@ -529,5 +529,5 @@ def test_group_by_what_tells_rows_apart_is_left_to_spark(check):
 def test_columns_of_a_join(check):
     check(
         "SELECT a.word, sum(b.money) FROM numbers a JOIN numbers b USING (id) "
-        "a.tiny > 3 AND b.big > 0 GROUP BY a.word"
+        "WHERE a.tiny > 3 AND b.big > 0 GROUP BY a.word"
     )

@@ -345,7 +345,7 @@ def command_line(_: Path) -> Target:
         b"scan\nstore\na.b\n--columns\na,b\n--wait=1.5\n--format\njsonl",
         b"pin\nstore\n--ttl\n60",
         b"interval\nstore\n0.5\n--timeout\n1e3",
-        b"writer\nstore\n--source\npump:h:1\n--schema\ntidb:http://h:1\n--cluster-id\n7",
+        b"writer\nstore\n--source\npump:h:1\n--source\npump:h:2\n--schema\ntidb:http://h:1\n--cluster-id\n7",
         b"writer\nstore\n--source=file:/a\n--schema=file:/b\n--include\na.*\n--exclude\n*.b?"
         b"\n--interval\n0.1\n--until-ts\n5\n--pd\nh:1,h:2\n--ca\nx",
     ]
@@ -371,6 +371,7 @@ def command_line(_: Path) -> Target:
         scope = writer._scope(arguments)
         if scope is not None:
             scope.contains("a.b")
-        split_scheme("source", arguments.source, ("file", "pump"))
+        for source in arguments.source:
+            split_scheme("source", source, ("file", "pump"))
 
     return Target(seeds, bytes_like(seeds, TEXT_WORDS), parse_arguments)
