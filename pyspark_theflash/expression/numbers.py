@@ -14,11 +14,11 @@ from pyspark_theflash.expression.convert import (
     MAX_SCALE,
     objects_of,
     rescale,
-    to_integer,
     to_number,
     to_objects,
     to_python_ints,
     to_real,
+    to_signed,
     whole_numbers,
 )
 from pyspark_theflash.expression.failure import LackingError
@@ -80,13 +80,13 @@ floor: Final = _to_whole(np.floor, lambda unscaled, power: unscaled // power)
 def round_number(operands: Sequence[Vector]) -> Vector:
     """`ROUND`, DECIMAL half away from zero and DOUBLE half to even, as TiDB does."""
     number, null = _numeric(operands[0]), null_of(operands)
-    places = to_integer(operands[1]) if len(operands) > 1 else None
+    places = operands[1] if len(operands) > 1 else None
     if number.kind is Kind.DECIMAL:
         return _round_decimals(number, places, null)
     if number.kind in INTEGERS and places is None:
         return number
     values = np.where(null, 0, number.data).astype(np.float64)
-    digits = places.data.astype(np.float64) if places is not None else 0.0
+    digits = to_signed(places).astype(np.float64) if places is not None else 0.0
     with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
         shift = np.float64(10.0) ** digits
         scaled = values * shift
@@ -101,7 +101,7 @@ def _round_decimals(number: Vector, places: Vector | None, null: Mask) -> Vector
     if places is None:
         kept = 0
     elif places.is_constant:
-        kept = max(-MAX_PRECISION, min(int(places.data[0]), MAX_SCALE))
+        kept = max(-MAX_PRECISION, min(int(to_signed(places)[0]), MAX_SCALE))
     else:
         raise LackingError("ROUND of a DECIMAL to a number of digits that is not a constant")
     rounded = rescale(to_objects(number.data, null), number.digits, kept)

@@ -112,6 +112,10 @@ FOUND: Final = (
     "IFNULL('a', d6) > tm",
     "IFNULL(yn, b) < 65",
     "yr + 1 > 2000",
+    "(ROUND(tx, bu) <> TRIM(LEADING 'a' FROM bn)) IS NOT TRUE",
+    "ROUND(123.456, bu) < 123",
+    "ROUND(de, 18446744073709551615) < 1",
+    "ROUND(1.5e1, 18446744073709551614) = 0",
 )
 """Conditions of which the answer was once another one, or which are close to such."""
 
