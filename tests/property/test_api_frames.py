@@ -49,9 +49,12 @@ MESSAGES = sorted(
     {kind for m in METHODS.values() for kind in (m.request, m.response)}, key=lambda k: k.__name__
 )
 uint64 = st.integers(0, (1 << 64) - 1)
+# Larger ones may be counts of seconds, which no timestamp is.
+small = st.integers(0, 1 << 30)
 VALUES = {
-    int: st.integers(0, (1 << 31) - 1),
-    int | None: st.none() | st.integers(0, (1 << 31) - 1),
+    int: small,
+    int | None: st.none() | small,
+    tuple[int, ...]: st.lists(small).map(tuple),
     str: st.text(st.characters(exclude_categories=["Cs"])),
     str | None: st.none() | st.text(st.characters(exclude_categories=["Cs"])),
     bytes: st.binary(),
