@@ -58,7 +58,7 @@ EVERY_COLUMN = [
     _KNOWN[0],
     _SECOND,
     ScanColumn(ColumnID(3), pa.string(), Converted(_KNOWN[0], _BIGINT, _TEXT, "c3")),
-    ScanColumn(ColumnID(4), pa.string(), Converted(_SECOND, _TEXT, _JSON, "c4")),
+    ScanColumn(ColumnID(4), pa.binary(), Converted(_SECOND, _TEXT, _JSON, "c4")),
     _KNOWN[2],
 ]
 EXCHANGED = ScanColumn(ColumnID(2), pa.string(), Default(pa.scalar("theirs", pa.string())))

@@ -239,7 +239,7 @@ def test_stores_by_tls(soon):
             for files in (None, trust(), tls("client", "other-ca")):
                 client = TiKVClient(pd, files, clock=SystemClock())
                 with client, pytest.raises(TiKVUnavailableError):
-                    client.get(RawKey(b"a"), ts, Deadline(SystemClock(), 300))
+                    client.get(RawKey(b"a"), ts, Deadline(SystemClock(), 1500))
 
 
 # Locks.
