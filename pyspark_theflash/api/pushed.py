@@ -46,7 +46,8 @@ def pushed_of(request: message.PlanRequest) -> Pushed:
     aggregation = None
     if request.aggregation is not None:
         aggregates = tuple(map(_aggregate, request.aggregation.aggregates))
-        aggregation = Aggregation(request.aggregation.groups, aggregates)
+        keys = tuple(map(_term, request.aggregation.keys))
+        aggregation = Aggregation(request.aggregation.groups, aggregates, keys)
     order = tuple(SortKey(k.column, k.descending, k.nulls_first) for k in request.order)
     return Pushed(filter, aggregation, request.limit, order)
 

@@ -17,10 +17,21 @@ import pyarrow as pa
 
 from pyspark_theflash.errors import ColumnNotFoundError, UnsupportedError
 from pyspark_theflash.mvcc.project import batch_of
+from pyspark_theflash.query.choice import value
 from pyspark_theflash.query.group import group_type, groups_of
-from pyspark_theflash.query.reduce import Reduction, reduced_type
-from pyspark_theflash.query.term import Aggregate, Aggregation, Column, Function
-from pyspark_theflash.query.value import WHERE, Batch, Constant, Other, Rows, value_of
+from pyspark_theflash.query.reduce import Reduction, exact_array, ordered_array, reduced_type
+from pyspark_theflash.query.term import Aggregate, Aggregation, Column, Function, Term
+from pyspark_theflash.query.value import (
+    WHERE,
+    Batch,
+    Constant,
+    Exact,
+    Ordered,
+    Other,
+    Rows,
+    Texts,
+    value_of,
+)
 
 GROUPS_MAX: Final = 100_000
 """Of more groups than these the partial comes in pieces."""
@@ -40,7 +51,7 @@ class Folding:
 
     def __init__(self, aggregation: Aggregation, schema: pa.Schema) -> None:
         """Raises `ColumnNotFoundError`, or `UnsupportedError` where it would not be exact."""
-        if not aggregation.groups and not aggregation.aggregates:
+        if not aggregation.by and not aggregation.aggregates:
             raise UnsupportedError("an aggregation of nothing", WHERE)
         self._aggregation, self._rows = aggregation, schema
         known = {field.name.lower(): field for field in schema}
@@ -51,10 +62,12 @@ class Folding:
             found = known[name.lower()]
             fields.append((found.name, group_type(found.type)))
         nothing = self._batch(self._nothing())
+        for at, key in enumerate(aggregation.keys):
+            fields.append((f"k{at}", group_type(_key(key, nothing).type)))
         for at, aggregate in enumerate(aggregation.aggregates):
             fields.append((f"a{at}", _type_of(aggregate, nothing)))
         self.schema: Final = pa.schema(fields)
-        """Of partials: the groups, then `a0`, `a1` ..."""
+        """Of partials: the groups, then the keys `k0`, `k1` ..., then `a0`, `a1` ..."""
 
     def of(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """The partial of these rows; without groups, one row.
@@ -80,7 +93,7 @@ class Folding:
             if merged.num_rows > GROUPS_MAX or 2 * merged.num_rows > seen:
                 yield from _cut(merged)
                 parts, seen, limit = [], 0, MERGED_ROWS
-        if parts or not self._aggregation.groups:
+        if parts or not self._aggregation.by:
             yield from _cut(self.merged(parts or [self._folded(self._nothing())]))
 
     def merged(self, parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
@@ -91,7 +104,7 @@ class Folding:
         if not whole:
             return parts[0]
         (rows,) = whole
-        keys = rows.columns[: len(self._aggregation.groups)]
+        keys = rows.columns[: len(self._aggregation.by)]
         values = rows.columns[len(keys) :]
         wanted = [
             (_MERGED_BY[aggregate.function], value_of(column), column.type)
@@ -101,7 +114,7 @@ class Folding:
 
     def _folded(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         rows = self._batch(batch)
-        keys = [rows.array(name) for name in self._aggregation.groups]
+        keys = [_key(term, rows) for term in self._aggregation.by]
         types = self.schema.types[len(keys) :]
         wanted = [
             (each.function, _argument(each, rows), tp)
@@ -127,6 +140,20 @@ class Folding:
         return Batch({name.lower(): values for name, values in columns.items()}, batch.num_rows)
 
 
+def _key(term: Term, rows: Batch) -> pa.Array:
+    """What is grouped by: a column as it came, or values that are made of columns."""
+    if isinstance(term, Column):
+        return rows.array(term.name)
+    found = value(term, rows)
+    if isinstance(found, Texts | Other):
+        return found.values
+    if isinstance(found, Exact):
+        return exact_array(found.ints, found.valid, found.type)
+    if isinstance(found, Ordered):
+        return ordered_array(found.ints, found.valid, found.type)
+    raise UnsupportedError("grouping by a literal", WHERE)
+
+
 def _argument(aggregate: Aggregate, rows: Batch) -> Rows | None:
     """What is aggregated; None: the rows themselves."""
     argument = aggregate.argument
@@ -137,15 +164,15 @@ def _argument(aggregate: Aggregate, rows: Batch) -> Rows | None:
             # Nothing but its nulls is asked for.
             values = rows.array(argument.name)
             return Other(values, values.type)
-    value = None if argument is None else rows.value(argument)
-    if value is None or isinstance(value, Constant):
+    found = None if argument is None else value(argument, rows)
+    if found is None or isinstance(found, Constant):
         raise UnsupportedError(f"{aggregate.function.value} of no column", WHERE)
-    return value
+    return found
 
 
 def _type_of(aggregate: Aggregate, rows: Batch) -> pa.DataType:
-    value = _argument(aggregate, rows)
-    return pa.int64() if value is None else reduced_type(aggregate.function, value.type)
+    found = _argument(aggregate, rows)
+    return pa.int64() if found is None else reduced_type(aggregate.function, found.type)
 
 
 def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -13,6 +13,7 @@ from pyspark_theflash.errors import UnsupportedError
 from pyspark_theflash.query.value import WHERE, floats_of, ordered_floats
 
 Codes = npt.NDArray[np.int64]
+_INT64_MAX = (1 << 63) - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,10 @@ def _encoded(values: pa.Array) -> tuple[Codes, pa.Array]:
         floats = floats_of(ordered_floats(pc.fill_null(values, 0).to_numpy().astype(np.float64)))
         mask = None if not values.null_count else values.is_null().to_numpy(zero_copy_only=False)
         values = pa.array(floats.astype(tp.to_pandas_dtype()), tp, mask=mask, from_pandas=False)
+    if (pa.types.is_integer(tp) and values.type == tp) or pa.types.is_date32(values.type):
+        ranged = _ranged(values)
+        if ranged is not None:
+            return ranged
     if not pa.types.is_dictionary(values.type):
         values = pc.dictionary_encode(values)
     distinct: Any = values.dictionary
@@ -85,6 +90,27 @@ def _encoded(values: pa.Array) -> tuple[Codes, pa.Array]:
         codes = pc.fill_null(codes, len(distinct))
         distinct = pa.concat_arrays([distinct, pa.nulls(1, tp)])
     return codes.to_numpy(zero_copy_only=False).astype(np.int64), distinct
+
+
+def _ranged(values: pa.Array) -> tuple[Codes, pa.Array] | None:
+    """Of numbers that are close together, the distance from the least; None: they are not."""
+    tp = pa.int32() if pa.types.is_date32(values.type) else values.type
+    bounds = pc.min_max(values.view(tp))
+    if not bounds["min"].is_valid:
+        return None
+    low, high = bounds["min"].as_py(), bounds["max"].as_py()
+    count = high - low + 1
+    if count > len(values) or high > _INT64_MAX:
+        return None
+    distinct = pa.array(np.arange(count) + low).cast(tp).view(values.type)
+    numbers = values.view(tp)
+    if values.null_count:
+        numbers = pc.fill_null(numbers, low)
+    codes: Codes = numbers.to_numpy(zero_copy_only=False).astype(np.int64) - low
+    if values.null_count:
+        codes[values.is_null().to_numpy(zero_copy_only=False)] = count
+        distinct = pa.concat_arrays([distinct, pa.nulls(1, values.type)])
+    return codes, distinct
 
 
 def _dense(codes: Codes, size: int) -> tuple[Codes, Codes]:

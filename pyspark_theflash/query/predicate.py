@@ -19,7 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.errors import UnsupportedError
+from pyspark_theflash.query.function import applied
 from pyspark_theflash.query.term import (
+    ARITHMETIC,
     COMPARISONS,
     Call,
     Column,
@@ -40,9 +42,11 @@ from pyspark_theflash.query.value import (
     Rows,
     Texts,
     Value,
+    computed,
     constant_ints,
     ordered_floats,
     valid_of,
+    validity,
 )
 
 _SWAPPED: Final = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
@@ -62,7 +66,7 @@ _ARROW: Final[dict[str, Callable[..., Any]]] = {
     ">": pc.greater,
     ">=": pc.greater_equal,
 }
-_MATCHES: Final[dict[str, Callable[..., Any]]] = {
+MATCHES: Final[dict[str, Callable[..., Any]]] = {
     "starts with": pc.starts_with,
     "ends with": pc.ends_with,
     "contains": pc.match_substring,
@@ -165,6 +169,23 @@ def _is_computed(term: Term) -> bool:
     return isinstance(term, Call) and any(isinstance(a, Call) for a in term.arguments)
 
 
+def value_in(batch: Batch, term: Term) -> Value:
+    """A column, a literal, or what a condition computes of them.
+
+    Raises:
+        UnsupportedError: it is something else, or not exact.
+        SqlOverflowError: a result that its type does not hold.
+    """
+    if isinstance(term, Column):
+        return batch.column(term.name)
+    if isinstance(term, Literal):
+        return Constant(term)
+    arguments = [value_in(batch, argument) for argument in term.arguments]
+    if term.name in ARITHMETIC and len(arguments) == 2:
+        return computed(term.name, *arguments)
+    return applied(term.name, arguments, batch.rows)
+
+
 def truth(term: Term, batch: Batch) -> Truth:
     """See `rows_for_which`."""
     if isinstance(term, Literal) and term.kind in (Kind.BOOL, Kind.NULL):
@@ -188,13 +209,13 @@ def truth(term: Term, batch: Batch) -> Truth:
         return _is_in(arguments[0], arguments[1:], batch)
     _check_count(term, len(arguments) == 2)
     left, right = arguments
-    if name in _MATCHES:
-        return _matched(name, batch.value(left), batch.value(right), batch.rows)
+    if name in MATCHES:
+        return _matched(name, value_in(batch, left), value_in(batch, right), batch.rows)
     if name not in COMPARISONS:
         raise UnsupportedError(f"{name} as a condition", WHERE)
     if name == "<=>":
         return _same(left, right, batch)
-    return _compared(name, batch.value(left), batch.value(right), batch.rows)
+    return _compared(name, value_in(batch, left), value_in(batch, right), batch.rows)
 
 
 def _check_count(term: Call, is_right: bool) -> None:
@@ -213,16 +234,16 @@ def _is_null(term: Term, batch: Batch) -> Mask:
     if isinstance(term, Column):
         valid = valid_of(batch.array(term.name))
         return np.zeros(batch.rows, np.bool_) if valid is None else ~valid
-    value = batch.value(term)
+    value = value_in(batch, term)
     if isinstance(value, Constant):
         return np.full(batch.rows, value.literal.kind is Kind.NULL)
-    valid = value.valid if isinstance(value, Exact) else None
+    valid = validity(value)
     return np.zeros(batch.rows, np.bool_) if valid is None else ~valid
 
 
 def _same(left: Term, right: Term, batch: Batch) -> Truth:
     """`<=>`: equal, or both NULL."""
-    equal = _compared("=", batch.value(left), batch.value(right), batch.rows)
+    equal = _compared("=", value_in(batch, left), value_in(batch, right), batch.rows)
     return Truth.of(equal.true | (_is_null(left, batch) & _is_null(right, batch)))
 
 
@@ -322,11 +343,11 @@ def _matched(name: str, value: Value, pattern: Value, rows: int) -> Truth:
     if pattern.literal.kind is Kind.NULL:
         return Truth.same(None, rows)
     wanted = _text(pattern.literal, value).as_py()
-    return _each_text(value, lambda texts: _MATCHES[name](texts, wanted))
+    return _each_text(value, lambda texts: MATCHES[name](texts, wanted))
 
 
 def _is_in(term: Term, choices: Sequence[Term], batch: Batch) -> Truth:
-    value = batch.value(term)
+    value = value_in(batch, term)
     literals = [choice for choice in choices if isinstance(choice, Literal)]
     if len(literals) < len(choices) or isinstance(value, Constant):
         raise UnsupportedError("in with anything but a value and literals", WHERE)

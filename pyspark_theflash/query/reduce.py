@@ -40,6 +40,7 @@ from pyspark_theflash.query.value import (
     floats_of,
     magnitude,
     valid_of,
+    validity,
 )
 
 _INT64_MAX: Final = (1 << 63) - 1
@@ -100,7 +101,7 @@ class Reduction:
 
     def _begin(self, function: Function, value: Rows | None, to: pa.DataType) -> Finish:
         if function is Function.COUNT:
-            counts = self._counts(None if value is None else _valid(value))
+            counts = self._counts(None if value is None else validity(value))
             return lambda answers: counts
         if isinstance(value, Texts):
             return self._texts(function, value)
@@ -230,10 +231,6 @@ def _whole(function: str, values: pa.Array) -> pa.Array:
     """What Arrow computes of all rows."""
     scalar = _WHOLE[function](values, min_count=1)
     return pa.array([scalar.as_py()], scalar.type)
-
-
-def _valid(value: Rows) -> Mask | None:
-    return value.valid if isinstance(value, Exact | Ordered) else valid_of(value.values)
 
 
 def _arrow(values: npt.NDArray[Any], valid: Mask | None) -> pa.Array:

@@ -75,20 +75,26 @@ class Aggregate:
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
-    """Aggregates by groups, which are columns."""
+    """Aggregates by groups, which are columns, then by the values of `keys`."""
 
     groups: tuple[str, ...] = ()
     aggregates: tuple[Aggregate, ...] = ()
+    keys: tuple["Term", ...] = ()
+
+    @property
+    def by(self) -> tuple["Term", ...]:
+        """All that it groups by."""
+        return (*map(Column, self.groups), *self.keys)
 
     @property
     def is_row_count(self) -> bool:
         """Whether all that is asked is how many rows there are."""
-        return not self.groups and all(a == _ROWS for a in self.aggregates)
+        return not self.by and all(a == _ROWS for a in self.aggregates)
 
     @property
     def counted(self) -> frozenset[str]:
         """Names, in lower case, of columns of which only the NULLs are of interest."""
-        read = {name.lower() for name in self.groups}
+        read = {name.lower() for term in self.by for name in column_names(term)}
         counted: set[str] = set()
         for aggregate in self.aggregates:
             names = {name.lower() for name in column_names(aggregate.argument)}
@@ -99,8 +105,13 @@ class Aggregation:
     @property
     def columns(self) -> tuple[str, ...]:
         """Names of the columns that it reads, each once."""
-        arguments = (a.argument for a in self.aggregates if a.argument is not None)
-        return distinct([*self.groups, *(n for term in arguments for n in column_names(term))])
+        terms = (*self.by, *(each.argument for each in self.aggregates))
+        return distinct([name for term in terms for name in column_names(term)])
+
+    @property
+    def columns_grouped_by(self) -> frozenset[str]:
+        """Names, in lower case, of columns whose values are those of groups."""
+        return frozenset(term.name.lower() for term in self.by if isinstance(term, Column))
 
 
 @dataclass(frozen=True, slots=True)

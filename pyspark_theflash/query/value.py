@@ -23,7 +23,7 @@ from pyspark_theflash.codec.arrow import DECIMAL128_DIGITS
 from pyspark_theflash.codec.narrow import is_narrow, narrow_ints
 from pyspark_theflash.codec.reader import Positions
 from pyspark_theflash.errors import ColumnNotFoundError, SqlOverflowError, UnsupportedError
-from pyspark_theflash.query.term import ARITHMETIC, Column, Kind, Literal, Term
+from pyspark_theflash.query.term import Kind, Literal
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Ints: TypeAlias = npt.NDArray[Any]
@@ -132,23 +132,17 @@ class Batch:
         is_fixed = pa.types.is_primitive(tp) or pa.types.is_decimal(tp)
         return tp.bit_width if is_fixed else TEXT_BITS
 
-    def value(self, term: Term) -> Value:
-        """A column, a literal, or arithmetic of them.
 
-        Raises:
-            UnsupportedError: it is something else, or not exact.
-            SqlOverflowError: a result that its type does not hold.
-        """
-        if isinstance(term, Column):
-            return self.column(term.name)
-        if isinstance(term, Literal):
-            return Constant(term)
-        if term.name not in ARITHMETIC or len(term.arguments) != 2:
-            raise UnsupportedError(f"{term.name} as a value", WHERE)
-        left, right = map(self.value, term.arguments)
-        if isinstance(left, Constant) and isinstance(right, Constant):
-            raise UnsupportedError(f"{term.name} of literals alone", WHERE)
-        return _computed(term.name, _operand(left), _operand(right))
+def computed(operator: str, left: Value, right: Value) -> Exact:
+    """The sum, difference or product of decimals.
+
+    Raises:
+        UnsupportedError: these are none, or the result is not exact.
+        SqlOverflowError: a result that its type does not hold.
+    """
+    if isinstance(left, Constant) and isinstance(right, Constant):
+        raise UnsupportedError(f"{operator} of literals alone", WHERE)
+    return _computed(operator, _operand(left), _operand(right))
 
 
 def value_of(values: pa.Array) -> Rows:
@@ -174,6 +168,11 @@ def valid_of(values: pa.Array) -> Mask | None:
         return None
     found: Mask = values.is_valid().to_numpy(zero_copy_only=False)
     return found
+
+
+def validity(value: Rows) -> Mask | None:
+    """Which rows are not NULL; None: all."""
+    return value.valid if isinstance(value, Exact | Ordered) else valid_of(value.values)
 
 
 def ordered_floats(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -236,7 +235,7 @@ def _computed(operator: str, left: Exact, right: Exact) -> Exact:
         bound = magnitude(a) + magnitude(b)
     a, b = _fitting(a, bound), _fitting(b, bound)
     ints = a * b if operator == "*" else a + b if operator == "+" else a - b
-    valid = _both(left.valid, right.valid)
+    valid = both(left.valid, right.valid)
     if bound >= 10**tp.precision:
         _check_digits(ints, valid, tp)
     return Exact(ints, tp, valid)
@@ -268,7 +267,8 @@ def _check_digits(ints: Ints, valid: Mask | None, tp: pa.DataType) -> None:
         raise SqlOverflowError(f"a number of more than {tp.precision} digits")
 
 
-def _both(left: Mask | None, right: Mask | None) -> Mask | None:
+def both(left: Mask | None, right: Mask | None) -> Mask | None:
+    """Where both are valid."""
     if left is None or right is None:
         return left if right is None else right
     return left & right

@@ -9,9 +9,9 @@ import pyarrow as pa
 
 NAMES = (
     *("codec", "ingest", "live", "remote", "open", "pump", "raft", "scan", "query", "serve"),
-    *("learner", "workers", "spark", "tpch"),
+    *("beside", "learner", "stream", "workers", "spark", "tpch", "varied"),
 )
-HAVE_FULL = frozenset({"ingest", "live", "remote", "spark", "tpch"})
+HAVE_FULL = frozenset({"ingest", "live", "remote", "spark", "tpch", "varied"})
 
 
 def main() -> None:

@@ -5,15 +5,11 @@ the pump takes for a payload. Both run in processes of their own, in turns; 32 w
 process wait for each answer, as TiDB's sessions do. Payloads are prewrites of 300 bytes.
 """
 
-import multiprocessing
-import resource
 import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
 from concurrent import futures
-from contextlib import contextmanager
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -24,6 +20,7 @@ from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.server.pump import PumpServer
 from tests.benchmark.report import Line, interval
+from tests.benchmark.served import Served, serving, tell
 from tests.support import binlog_writer
 from tests.support.pump_client import PumpWriter
 
@@ -32,8 +29,6 @@ SECONDS = 1.0
 WRITERS = (1, 32)
 PAYLOAD = binlog_writer.prewrite(1, b"v" * 300)
 
-_SPAWN = multiprocessing.get_context("spawn")
-
 
 def main() -> None:
     """Print the figures."""
@@ -41,25 +36,12 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         spool = statistics.median(_rate_of_spool(Path(folder, f"{n}")) for n in range(ROUNDS))
         Line("spool alone, one sync a payload", f"{spool:,.0f} payloads/s").show()
-        with _serving(_empty, Path(folder)) as empty, _serving(_pump, Path(folder)) as pump:
+        with serving(_empty, Path(folder)) as empty, serving(_pump, Path(folder)) as pump:
             for writers in WRITERS:
                 _compare(empty, pump, writers)
 
 
-class _Served:
-    """A server in a process of its own."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
-        self.address: str = pipe.recv()
-
-    def cpu_s(self) -> float:
-        """The processor time that it has taken."""
-        self._pipe.send(None)
-        return float(self._pipe.recv())
-
-
-def _compare(empty: _Served, pump: _Served, writers: int) -> None:
+def _compare(empty: Served, pump: Served, writers: int) -> None:
     rates, costs = ([], []), ([], [])
     for _ in range(ROUNDS):
         for place, server in enumerate((empty, pump)):
@@ -84,19 +66,6 @@ def _rate_of_spool(folder: Path) -> float:
     return count / (time.perf_counter() - started)
 
 
-@contextmanager
-def _serving(serve: Callable[[Connection, Path], None], folder: Path) -> Iterator[_Served]:
-    ours, theirs = _SPAWN.Pipe()
-    process = _SPAWN.Process(target=serve, args=(theirs, folder))
-    process.start()
-    try:
-        yield _Served(ours)
-    finally:
-        ours.close()
-        theirs.close()
-        process.join()
-
-
 def _empty(pipe: Connection, folder: Path) -> None:
     """Serve calls that do nothing."""
     answer = encode_write_response("")
@@ -106,7 +75,7 @@ def _empty(pipe: Connection, folder: Path) -> None:
     address = f"unix:{folder}/empty.sock"
     server.add_insecure_port(address)
     server.start()
-    _tell(pipe, address)
+    tell(pipe, address)
     server.stop(None).wait()
 
 
@@ -115,21 +84,9 @@ def _pump(pipe: Connection, folder: Path) -> None:
     spool = Spool(folder / "served", LocalFileSystem())
     server = PumpServer(spool, f"unix:{folder}/pump.sock", clock=SystemClock())
     server.start()
-    _tell(pipe, server.address)
+    tell(pipe, server.address)
     server.stop(0)
     spool.close()
-
-
-def _tell(pipe: Connection, address: str) -> None:
-    """Say the address, then the processor time whenever asked, until nobody asks."""
-    pipe.send(address)
-    while True:
-        try:
-            pipe.recv()
-        except EOFError:
-            return
-        used = resource.getrusage(resource.RUSAGE_SELF)
-        pipe.send(used.ru_utime + used.ru_stime)
 
 
 def _count(address: str, writers: int) -> int:

@@ -15,7 +15,7 @@ import shutil
 import statistics
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.schema.model import TableInfo
 from tests.benchmark.bulk import make_store, publish
 from tests.benchmark.iceberg import iceberg_python
 from tests.benchmark.process import run_apart
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] = ()) -> None:
             for system in systems:
                 kept = system.load(folder / f"p{percent}", TABLE.full_name)
                 Line(f"{percent}% updated, {system.kind}", kept).show()
-            _compare(systems, queries, rounds, f"{percent}%")
+            compare(systems, queries, rounds, f"{percent}% updated, ", ANY_ROWS)
             shutil.rmtree(folder / f"p{percent}")
 
 
@@ -124,28 +125,31 @@ def _started(kind: str, folder: Path) -> System:
 
 
 def _write(folder: Path, count: int, percent: int) -> None:
-    """The rows as they were, their updates and what they are now, as files, and the store."""
     rows = _rows(count, np.random.default_rng(1))
-    data = Data(rows, _updates(rows, percent))
-    for name, part in (("before", rows), ("updates", data.updates), ("now", data.now)):
+    write(folder, TABLE, Data(rows, _updates(rows, percent)))
+
+
+def write(folder: Path, table: TableInfo, data: Data) -> None:
+    """The rows as they were, their updates and what they are now, as files, and the store."""
+    for name, part in (("before", data.before), ("updates", data.updates), ("now", data.now)):
         (folder / name).mkdir(parents=True)
         step = -(-len(part) // FILES) or 1
         for start in range(0, max(len(part), 1), step):
             pq.write_table(part.slice(start, step), folder / name / f"{start:09}.parquet")
-    make_store(folder / "store", [TABLE])
-    publish(folder / "store", TABLE, rows, rows["id"].to_numpy(), 10, everything=True)
-    ids = data.updates["id"].to_numpy()
-    publish(folder / "store", TABLE, data.updates, ids, 1 << 30)
+    make_store(folder / "store", [table])
+    before, after = (part["id"].to_numpy() for part in (data.before, data.updates))
+    publish(folder / "store", table, data.before, before, 10, everything=True)
+    publish(folder / "store", table, data.updates, after, 1 << 30)
 
 
 def _rows(count: int, rng: np.random.Generator) -> pa.Table:
     """Rows of `TABLE`, `id` counting up."""
     columns = {
         "id": pa.array(np.arange(count)),
-        "quantity": _money(rng.integers(1, 51, count) * 100),
-        "price": _money(rng.integers(90_000, 10_500_000, count)),
-        "discount": _money(rng.integers(0, 11, count)),
-        "tax": _money(rng.integers(0, 9, count)),
+        "quantity": money(rng.integers(1, 51, count) * 100),
+        "price": money(rng.integers(90_000, 10_500_000, count)),
+        "discount": money(rng.integers(0, 11, count)),
+        "tax": money(rng.integers(0, 9, count)),
         "status": pa.array(np.array(["A", "N", "R"])[rng.integers(0, 3, count)]),
         "shipped": pa.array(rng.integers(8036, 10_562, count).astype(np.int32)).cast(pa.date32()),
         "mode": pa.array(MODES[rng.integers(0, len(MODES), count)]),
@@ -156,25 +160,37 @@ def _rows(count: int, rng: np.random.Generator) -> pa.Table:
 def _updates(rows: pa.Table, percent: int) -> pa.Table:
     """A share of the rows, spread over all of them, with other values."""
     rng = np.random.default_rng(percent + 2)
-    ids = np.sort(rng.choice(len(rows), len(rows) * percent // 100, replace=False))
+    ids = updated_ids(len(rows), percent, rng)
     changed = _rows(len(ids), rng)
     return changed.set_column(0, "id", pa.array(ids))
 
 
-def _money(cents: np.ndarray) -> pa.Array:
+def updated_ids(count: int, percent: int, rng: np.random.Generator) -> np.ndarray:
+    """Which rows are updated."""
+    return np.sort(rng.choice(count, count * percent // 100, replace=False))
+
+
+def money(cents: np.ndarray) -> pa.Array:
     """decimal(15, 2), of which Arrow has 128 bits."""
     words = np.zeros((len(cents), 2), np.int64)
     words[:, 0], words[:, 1] = cents, cents >> 63
     return pa.Array.from_buffers(pa.decimal128(15, 2), len(cents), [None, pa.py_buffer(words)])
 
 
-def _compare(systems: Sequence[System], queries: Mapping[str, str], rounds: int, what: str) -> None:
+def compare(
+    systems: Sequence[System],
+    queries: Mapping[str, str],
+    rounds: int,
+    what: str,
+    any_rows: Container[str] = (),
+) -> None:
+    """Check that all answer alike, but for `any_rows`, and print how long they take."""
     for query, text in queries.items():
         answers = [s.answer(view, text) for s in systems for view in (PARQUET, s.kind)]
-        wrong = [a for a in answers if a != answers[0] and query not in ANY_ROWS]
+        wrong = [a for a in answers if a != answers[0] and query not in any_rows]
         if wrong or {len(answer) for answer in answers} != {len(answers[0])}:
             raise AssertionError(f"{query}: not all have the same answer")
-        _show(f"{what} updated, {query}", _together(systems, text, rounds))
+        _show(f"{what}{query}", _together(systems, text, rounds))
 
 
 def _show(what: str, taken: Mapping[str, Sequence[Pair]]) -> None:

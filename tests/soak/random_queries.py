@@ -92,6 +92,14 @@ _LITERALS: Final[dict[str, Sequence[str]]] = {
 }
 _COMPARISONS: Final = ("=", "<>", "<", "<=", ">", ">=", "<=>")
 _DEPTH: Final = 3
+_PARTS: Final = (
+    *("year", "quarter", "month", "day"),
+    *("dayofyear", "dayofweek", "weekday", "weekofyear"),
+)
+_UNITS: Final = (
+    *("YEAR", "QUARTER", "MON", "WEEK", "DD"),
+    *("HOUR", "MINUTE", "SECOND", "MILLISECOND"),
+)
 
 
 def random_rows(chance: Random) -> list[Version]:
@@ -124,7 +132,9 @@ class Queries:
             self._counted,
             self._exists,
             self._distinct,
+            self._distinct,
             self._joined,
+            self._windows,
         )()
 
     # -- shapes
@@ -136,9 +146,9 @@ class Queries:
         return f"SELECT {self._aggregates()} FROM {{t}}{self._where()}"
 
     def _groups(self) -> str:
-        groups = self._chance.sample(
-            [*_VALUES, *self._computed_groups()], self._chance.randint(1, 2)
-        )
+        groups = [self._one(self._computed(), *self._chance.sample([*_VALUES], 2))]
+        if self._chance.random() < 0.4:
+            groups.append(self._computed())
         having = self._one("", "", " HAVING count(*) > 1")
         by = ", ".join(groups)
         return f"SELECT {by}, {self._aggregates()} FROM {{t}}{self._where()} GROUP BY {by}{having}"
@@ -159,11 +169,28 @@ class Queries:
         return f"SELECT 1 WHERE {negated}EXISTS (SELECT * FROM {{t}}{self._where()})"
 
     def _distinct(self) -> str:
-        name = self._one(*_VALUES)
-        return self._one(
-            f"SELECT DISTINCT {name} FROM {{t}}{self._where()}",
-            f"SELECT count(DISTINCT {name}), count(*) FROM {{t}}{self._where()}",
+        name, by = self._one(*_VALUES), self._one(*_VALUES)
+        what = self._one(name, f"{name}, {by}", self._computed())
+        more = self._one("count(*)", "sum(i)", "sum(dec9), max(at)", "min(word), count(twice)")
+        distinct = self._one(
+            f"count(DISTINCT {what}), {more}",
+            f"count(DISTINCT {what})",
+            f"sum(DISTINCT {self._one(*WHOLE[:4], 'dec4')}), {more}",
+            f"count(DISTINCT {name}), count(DISTINCT {by})",
         )
+        group = self._one(by, self._computed())
+        return self._one(
+            f"SELECT DISTINCT {what} FROM {{t}}{self._where()}",
+            f"SELECT {distinct} FROM {{t}}{self._where()}",
+            f"SELECT {group}, {distinct} FROM {{t}}{self._where()} GROUP BY {group}",
+        )
+
+    def _windows(self) -> str:
+        call = self._one("row_number()", "rank()", "lag(dec4, 2, 0)", "max(word)", "sum(tiny)")
+        by = self._one(*_VALUES, self._computed())
+        frame = self._one("", " ROWS BETWEEN 2 PRECEDING AND 1 FOLLOWING")
+        over = f"PARTITION BY {by} ORDER BY id{frame if call.startswith(('max', 'sum')) else ''}"
+        return f"SELECT id, {call} OVER ({over}) FROM {{t}}{self._where()}"
 
     def _joined(self) -> str:
         left = f"(SELECT id, small, {self._value()} AS v FROM {{t}}{self._where()})"
@@ -191,15 +218,44 @@ class Queries:
             f"sum({self._one('dec4 * dec4', 'dec4 + dec9', 'dec4 * (1 - dec9)', 'tiny * dec4')})",
             f"sum(CASE WHEN {self.condition(1)} THEN {self._one('1', 'dec4', 'tiny')} END)",
             f"count({self.condition(1)})",
+            f"{self._one('count', 'min', 'max')}({self._computed()})",
+            f"sum({self._small()})",
         )
 
-    def _computed_groups(self) -> list[str]:
-        return [
-            "date_trunc('MONTH', since)",
-            "year(day)",
-            f"({self.condition(1)})",
-            "CASE WHEN tiny > 0 THEN 'more' WHEN tiny <= 0 THEN 'less' END",
-        ]
+    def _computed(self) -> str:
+        """Something to group by, or to count."""
+        part = self._one(*_PARTS)
+        unit = self._one(*_UNITS)
+        same = self._one(("'x'", "text"), ("word", "'tea'"), ("tiny", "5"), ("day", "NULL"))
+        condition = self.condition(1)
+        return self._one(
+            f"date_trunc('{unit}', {self._one('since', 'at', 'day')})",
+            f"{part}({self._one('since', 'at', 'day', 'to_date(since)')})",
+            f"{self._one('hour', 'minute', 'second')}({self._one('since', 'at')})",
+            f"trunc(day, '{self._one('YEAR', 'Q', 'QUARTER', 'MM', 'WEEK')}')",
+            f"to_date({self._one('since', 'at')})",
+            f"({condition})",
+            f"CASE WHEN {condition} THEN 'more' WHEN tiny <= 0 THEN word END",
+            f"CASE WHEN tiny < 100 THEN tiny + 20 WHEN {condition} THEN {self._small()} ELSE 0 END",
+            f"if({condition}, {same[0]}, {same[1]})",
+            f"coalesce({self._one('word, text', 'tiny, small', 'dec4, 0', 'day, DATE(since)')})",
+            f"substring({self._one(*TEXTS)}, {self._one('1, 1', '2', '0, 2', '-2, 1', '2, 0')})",
+            f"{self._one('upper', 'length', 'trim')}({self._one(*TEXTS)})",
+            self._small(),
+            f"floor({self._one('twice / 4', 'dec4', 'twice')})",
+            f"cast({self._one('tiny', 'dec4', 'single', 'twice')} AS {self._one('double', 'int')})",
+        )
+
+    def _small(self) -> str:
+        """Arithmetic that mostly fits."""
+        name = self._one(*WHOLE)
+        return self._one(
+            f"{name} % {self._one('7', '-7', '128', '2147483648')}",
+            f"tiny {self._one('+', '-', '*')} {self._one('1', '300', 'small')}",
+            f"{self._one('small', 'i', 'big')} - {self._one('1', 'tiny')}",
+            "length(word) * 2",
+            "twice * 0.5D",
+        )
 
     def _value(self, depth: int = 1) -> str:
         return self._one(*_VALUES, self._number(depth), f"({self.condition(depth)})")

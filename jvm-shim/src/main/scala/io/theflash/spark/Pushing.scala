@@ -33,6 +33,7 @@ private[spark] final class PushingScanBuilder(
     with SupportsPushDownTopN {
   private val fields = columns.map(column => column.field.name -> column.field).toMap
   private val expressions = new Expressions(fields)
+  private val computed = new Computed(expressions)
   private val shown = mutable.ArrayBuffer.empty[String]
   private var pushed = Array.empty[Predicate]
   private var filter = Seq.empty[(String, JsonNode)]
@@ -66,7 +67,7 @@ private[spark] final class PushingScanBuilder(
   override def supportCompletePushDown(wanted: Aggregation): Boolean = {
     val averages = wanted.aggregateExpressions().collect { case average: Avg => average.column() }
     hasAverage ||= averages.nonEmpty
-    averagesLongs ||= averages.exists(!expressions.value(_).exists(_.dataType != LongType))
+    averagesLongs ||= averages.exists(!computed.summand(_).exists(_.dataType != LongType))
     isTotal = !hasAverage && told(wanted).exists { each =>
       each.totals.isDefined && accepts(filter ++ each.fields, each.fits)
     }
@@ -77,7 +78,7 @@ private[spark] final class PushingScanBuilder(
   }
 
   private def told(wanted: Aggregation): Option[PushedAggregation] =
-    if (averagesLongs) None else PushedAggregation.of(wanted, reading, fields, expressions)
+    if (averagesLongs) None else PushedAggregation.of(wanted, reading, computed)
 
   override def pushAggregation(wanted: Aggregation): Boolean = {
     val accepted = told(wanted).filter(each => accepts(filter ++ each.fields, each.fits))
@@ -211,15 +212,12 @@ private[spark] object PushedAggregation {
   def of(
       wanted: Aggregation,
       reading: Reading,
-      fields: Map[String, StructField],
-      expressions: Expressions
+      computed: Computed
   ): Option[PushedAggregation] =
     for {
-      groups <- Expressions.all(wanted.groupByExpressions().toSeq.map(column(_, fields)))
-      if !isOneRowEach(groups, reading)
-      parts <- Expressions.all(
-        wanted.aggregateExpressions().toSeq.map(part(_, fields, expressions))
-      )
+      groups <- Expressions.all(wanted.groupByExpressions().toSeq.map(computed.value))
+      if !isOneRowEach(wanted.groupByExpressions().toSeq, reading)
+      parts <- Expressions.all(wanted.aggregateExpressions().toSeq.map(part(_, computed)))
     } yield {
       val aggregates = parts.map { part =>
         Messages.message(
@@ -227,10 +225,11 @@ private[spark] object PushedAggregation {
         )
       }
       val told = Messages.message(
-        "groups" -> Messages.list(groups.map(group => Messages.text(group.name))),
+        "keys" -> Messages.list(groups.map(_.told)),
         "aggregates" -> Messages.list(aggregates)
       )
-      val schema = groups ++ named(parts.map(_.dataType))
+      val keys = groups.zipWithIndex.map { case (key, n) => StructField(s"k$n", key.dataType) }
+      val schema = keys ++ named(parts.map(_.dataType))
       val totals = parts.flatMap(_.total)
       val isTold = groups.isEmpty && totals.length == parts.length
       // It says itself what it reads, whatever columns were asked for.
@@ -260,38 +259,24 @@ private[spark] object PushedAggregation {
   }
 
   /** To group by what tells all rows apart is work for nothing. */
-  private def isOneRowEach(groups: Seq[StructField], reading: Reading): Boolean = {
+  private def isOneRowEach(groups: Seq[Expression], reading: Reading): Boolean = {
     val handle = reading.columns.filter(_.isInHandle).map(_.field.name)
-    handle.nonEmpty && handle.forall(groups.map(_.name).contains)
+    val names = groups.collect { case column: NamedReference => column.fieldNames().mkString(".") }
+    handle.nonEmpty && handle.forall(names.contains)
   }
 
-  private def column(
-      expression: Expression,
-      fields: Map[String, StructField]
-  ): Option[StructField] =
-    expression match {
-      case reference: NamedReference if reference.fieldNames().length == 1 =>
-        fields.get(reference.fieldNames()(0))
-      case _ => None
-    }
-
-  private def part(
-      function: AggregateFunc,
-      fields: Map[String, StructField],
-      expressions: Expressions
-  ): Option[Part] = {
+  private def part(function: AggregateFunc, computed: Computed): Option[Part] = {
     def of(name: String, argument: Expression, dataType: DataType => DataType) =
-      for {
-        _ <- column(argument, fields)
-        value <- expressions.value(argument)
-        found = dataType(value.dataType)
-      } yield Part(name, Option(value.told), found, Some(found))
+      computed.value(argument).map { value =>
+        val found = dataType(value.dataType)
+        Part(name, Option(value.told), found, Some(found))
+      }
     function match {
       case _: CountStar                      => Some(Part(Count, None, LongType, Some(LongType)))
       case count: Count if !count.isDistinct => of(Count, count.column(), _ => LongType)
       case sum: Sum if !sum.isDistinct =>
         for {
-          value <- expressions.value(sum.column())
+          value <- computed.summand(sum.column())
           dataType <- summed(value.dataType)
         } yield Part(Sum, Option(value.told), dataType, Totals.summed(value.dataType))
       case min: Min => of("min", min.column(), identity)

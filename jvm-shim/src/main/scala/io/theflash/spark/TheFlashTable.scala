@@ -34,11 +34,14 @@ private[spark] class TheFlashTable(
   override def properties(): java.util.Map[String, String] = Collections.emptyMap()
 
   override def newScanBuilder(options: CaseInsensitiveStringMap): ScanBuilder = Errors.planning {
-    val pushdown = settings.pushdown && options.getBoolean("pushdown", true)
     val chosen = userSchema.fold(reading.columns)(chosenColumns)
-    if (pushdown) new PushingScanBuilder(settings, reading, chosen)
+    if (isPushedTo(options)) new PushingScanBuilder(settings, reading, chosen)
     else new TheFlashScanBuilder(settings, reading, chosen)
   }
+
+  /** Whether a scan with these options leaves work to the store. */
+  def isPushedTo(options: CaseInsensitiveStringMap): Boolean =
+    settings.pushdown && options.getBoolean("pushdown", true)
 
   override def newWriteBuilder(info: LogicalWriteInfo): WriteBuilder =
     Errors.planning(throw Errors.writing())

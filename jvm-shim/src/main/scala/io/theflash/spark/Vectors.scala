@@ -55,6 +55,7 @@ private[spark] object Vectors {
           (_: TimeStampMicroTZVector, TimestampType) |
           (_: DurationVector, _: DayTimeIntervalType) =>
         new Fixed(vector, dataType)
+      case (_: BitVector, BooleanType) => new Bits(vector)
       case _ => throw unknown(vector, dataType)
     }
 
@@ -104,6 +105,14 @@ private[spark] object Vectors {
     override def getLong(row: Int): Long = Platform.getLong(null, data + 8L * row)
     override def getFloat(row: Int): Float = Platform.getFloat(null, data + 4L * row)
     override def getDouble(row: Int): Double = Platform.getDouble(null, data + 8L * row)
+  }
+
+  /** Truths, eight to a byte. */
+  private final class Bits(vector: FieldVector) extends Values(vector, BooleanType) {
+    private val data = vector.getDataBufferAddress
+
+    override def getBoolean(row: Int): Boolean =
+      (Platform.getByte(null, data + (row >> 3)) >> (row & 7) & 1) != 0
   }
 
   /** Numbers without a sign, which Spark has in the next wider type. */

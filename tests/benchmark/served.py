@@ -1,0 +1,49 @@
+"""Servers in processes of their own, whose processor time is asked for while they answer."""
+
+import multiprocessing
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+_SPAWN = multiprocessing.get_context("spawn")
+
+
+class Served:
+    """A server in a process of its own."""
+
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
+        self.address: str = pipe.recv()
+
+    def cpu_s(self) -> float:
+        """The processor time that it has taken."""
+        self._pipe.send(None)
+        return float(self._pipe.recv())
+
+
+@contextmanager
+def serving(serve: Callable[[Connection, Path], None], folder: Path) -> Iterator[Served]:
+    """The process of `serve`, which calls `tell`."""
+    ours, theirs = _SPAWN.Pipe()
+    process = _SPAWN.Process(target=serve, args=(theirs, folder))
+    process.start()
+    try:
+        yield Served(ours)
+    finally:
+        ours.close()
+        theirs.close()
+        process.join()
+
+
+def tell(pipe: Connection, address: str) -> None:
+    """Say the address, then the processor time whenever asked, until nobody asks."""
+    pipe.send(address)
+    while True:
+        try:
+            pipe.recv()
+        except EOFError:
+            return
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        pipe.send(used.ru_utime + used.ru_stime)
