@@ -8,14 +8,16 @@ converted as without strict mode: clamped, cut, zero, or NULL.
 
 Some results depend on the session that changed the column:
 
-    TIMESTAMP to or from another type               its time zone, which TiDB keeps in the DDL job
+    TIMESTAMP to or from any type, TIMESTAMP        its time zone, which TiDB keeps in the DDL job
+    with fewer fractional digits included
     TIME to a date                                  its time zone, and the day of the change
-    text with a zone to a date                      its time zone: not told here
+    text with a zone to a date                      its time zone
+    date and time that is rounded up to a second    its time zone, if clocks are changed just then
+    dates like February 30 out of text or numbers   its sql_mode, which TiDB keeps there, too
     NULL to TIMESTAMP NOT NULL                      the time at which a row was rewritten
-    dates like February 30 out of text or numbers   its sql_mode: not told here
 
-Where what matters is not known, or is not told here, values raise `UnsupportedError`; zero dates,
-for one, have no time zone. JSON is told from and to strings, and from numbers.
+Where what matters is not known, values raise `UnsupportedError`; zero dates, for one, have no time
+zone.
 
 The rules are those of TiDB 6.6 (`ConvertTo` in types/datum.go, `CastValue` in table/column.go,
 `needChangeColumnData` in ddl/column.go). They are spread over the modules `convert_*` by the kind
@@ -32,7 +34,7 @@ from pyspark_theflash.codec.array import ArrowArray, nulls, take
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.change import Change, Session
 from pyspark_theflash.codec.convert_choice import to_enum, to_set
-from pyspark_theflash.codec.convert_json import to_json
+from pyspark_theflash.codec.convert_json import from_json, to_json
 from pyspark_theflash.codec.convert_number import (
     to_bit,
     to_decimal,
@@ -58,14 +60,14 @@ _FRACTIONS: Final = frozenset({MySQLType.NEWDECIMAL, MySQLType.FLOAT, MySQLType.
 _TIMES: Final = DATETIME_TYPES | {MySQLType.TIME}
 _BIT: Final = frozenset({MySQLType.BIT})
 _YEAR: Final = frozenset({MySQLType.YEAR})
+_JSON: Final = frozenset({MySQLType.JSON})
 # From which types TiDB refuses to change, by the new type.
 _REFUSED: Final[Mapping[MySQLType, frozenset[MySQLType]]] = {
-    MySQLType.BIT: _TIMES | STRING_TYPES | _YEAR,
-    **dict.fromkeys(_CHOICES, _TIMES | _FRACTIONS | _BIT | _YEAR),
+    MySQLType.BIT: _TIMES | STRING_TYPES | _YEAR | _JSON,
+    **dict.fromkeys(_CHOICES, _TIMES | _FRACTIONS | _BIT | _YEAR | _JSON),
     **dict.fromkeys(DATETIME_TYPES, _FRACTIONS | _CHOICES | _BIT),
     MySQLType.TIME: _CHOICES | _BIT,
 }
-_JSON_SOURCES: Final = STRING_TYPES | (INTEGER_TYPES - _YEAR) | _FRACTIONS
 _CONVERTERS: Final[Mapping[MySQLType, Callable[[Change, ArrowArray], ArrowArray]]] = {
     **dict.fromkeys(INTEGER_TYPES, to_integer),
     **dict.fromkeys(STRING_TYPES, to_string),
@@ -121,12 +123,7 @@ def convert_column(
 
 def _check_pair(change: Change) -> None:
     old, new = change.old, change.new
-    is_refused = old.tp in _REFUSED.get(new.tp, ())
-    if old.tp == MySQLType.JSON:
-        is_refused |= new.tp not in STRING_TYPES
-    elif new.tp == MySQLType.JSON:
-        is_refused |= old.tp not in _JSON_SOURCES
-    if is_refused or not {old.tp, new.tp} <= _CONVERTERS.keys():
+    if old.tp in _REFUSED.get(new.tp, ()) or not {old.tp, new.tp} <= _CONVERTERS.keys():
         raise UnsupportedError(
             f"a change of type from {old.tp.name} to {new.tp.name}", change.where
         )
@@ -134,9 +131,10 @@ def _check_pair(change: Change) -> None:
 
 def _converted(change: Change, values: ArrowArray) -> ArrowArray:
     present = values.drop_null()
-    if change.old.tp == MySQLType.TIMESTAMP and change.new.tp != MySQLType.TIMESTAMP:
+    if change.old.tp == MySQLType.TIMESTAMP:
         change, present = as_shown(change, present)
-    converted = _CONVERTERS[change.new.tp](change, present)
+    from_json_value = change.old.tp == MySQLType.JSON and change.new.tp not in STRING_TYPES
+    converted = (from_json if from_json_value else _CONVERTERS[change.new.tp])(change, present)
     if len(present) == len(values):
         return converted
     is_present = pc.is_valid(values).to_numpy(zero_copy_only=False)

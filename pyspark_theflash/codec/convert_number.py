@@ -62,20 +62,27 @@ def to_integer(change: Change, values: ArrowArray) -> ArrowArray:
         UnsupportedError: a float that TiDB stores as more than the column can hold.
     """
     new = change.new
-    bits = _BITS[new.tp]
+    low, high = integer_range(new)
     if new.is_unsigned:
-        numbers = _unsigned(change, values, 2**bits - 1)
+        numbers = _unsigned(change, values, high)
     else:
-        numbers = _signed(change.old, values, -(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+        numbers = _signed(change, values, low, high)
     result: ArrowArray = pc.cast(numbers, arrow_type(new))
     return result
 
 
-def _signed(old: FieldType, values: ArrowArray, low: int, high: int) -> ArrowArray:
+def integer_range(tp: FieldType) -> tuple[int, int]:
+    """The lowest and the highest value of TINYINT to BIGINT."""
+    bits = _BITS[tp.tp]
+    return (0, 2**bits - 1) if tp.is_unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def _signed(change: Change, values: ArrowArray, low: int, high: int) -> ArrowArray:
+    old = change.old
     if old.tp in STRING_TYPES:
         numbers = map_distinct(pc.cast(values, pa.binary()), loose_int64, pa.int64())
     elif old.tp in _TIME_TYPES:
-        numbers = primitive(times_as_integers(values, old), pa.int64())
+        numbers = primitive(times_as_integers(change, values), pa.int64())
     else:
         numbers = _as_numbers(values, old)
     return _clamp(numbers, low, high)
@@ -161,7 +168,7 @@ def to_year(change: Change, values: ArrowArray) -> ArrowArray:
     elif old.tp in DATETIME_TYPES:
         numbers = years(values)
     elif old.tp == MySQLType.TIME:
-        numbers = times_as_integers(values, old)
+        numbers = times_as_integers(change, values)
     else:
         # What even a BIGINT cannot hold is no number to TiDB; to a float 2^63 is one that can.
         limit = MAX_INT64 + (old.tp in _FLOAT_TYPES)
@@ -188,14 +195,15 @@ def to_decimal(change: Change, values: ArrowArray) -> ArrowArray:
     wanted = decimal_type(new)
     if old.tp in STRING_TYPES:
         raw = pc.cast(values, pa.binary())
-        return map_distinct(raw, lambda text: _fit(loose_decimal(text), new), wanted)
+        return map_distinct(raw, lambda text: fit_decimal(loose_decimal(text), new), wanted)
     numbers = _as_numbers(values, old)
     if old.tp in _FLOAT_TYPES:
-        return map_distinct(numbers, lambda number: _fit(Decimal(repr(number)), new), wanted)
+        return map_distinct(numbers, lambda number: fit_decimal(Decimal(repr(number)), new), wanted)
     return _fit_decimals(numbers, new)
 
 
-def _fit(number: Decimal, new: FieldType) -> Decimal:
+def fit_decimal(number: Decimal, new: FieldType) -> Decimal:
+    """The nearest that a DECIMAL holds."""
     wanted = decimal_type(new)
     most = Decimal((0, (9,) * wanted.precision, -wanted.scale))
     rounded = number.quantize(Decimal((0, (1,), -wanted.scale)), context=_WIDE)
@@ -203,7 +211,7 @@ def _fit(number: Decimal, new: FieldType) -> Decimal:
 
 
 def _fit_decimals(numbers: ArrowArray, new: FieldType) -> ArrowArray:
-    """Integers or decimals; the same as `_fit` on each."""
+    """Integers or decimals; the same as `fit_decimal` on each."""
     wanted = decimal_type(new)
     if pa.types.is_integer(numbers.type):
         numbers = pc.cast(numbers, pa.decimal128(len(str(MAX_UINT64)), 0))

@@ -61,6 +61,20 @@ def print_json(value: bytes) -> str:
     return _print(value, value[0], 1)
 
 
+def json_scalar(value: bytes) -> bytes | float | None:
+    """A string's bytes, a number, or a truth value; None for null and all other binary values."""
+    tp = value[0]
+    if tp == JSONType.STRING:
+        return _bytes_at(value, 1)
+    if tp == JSONType.INT64:
+        return int(_INT64.unpack_from(value, 1)[0])
+    if tp == JSONType.UINT64:
+        return int(_UINT64.unpack_from(value, 1)[0])
+    if tp == JSONType.DOUBLE:
+        return float(_DOUBLE.unpack_from(value, 1)[0])
+    return (None, True, False)[value[1]] if tp == JSONType.LITERAL else None
+
+
 def _print(data: bytes, tp: int, at: int) -> str:
     """The text of the value of type `tp` whose content begins at `at`."""
     if tp == JSONType.STRING:

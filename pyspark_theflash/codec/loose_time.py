@@ -6,8 +6,10 @@
 
 Dates and times are packed (`codec.time`), times are microseconds. Of what cannot be read, TiDB
 without a strict sql_mode makes zero, or as much as could be read of a time, and so do these
-functions. They return None where the session decides: a time with a zone is shifted to the
-session's, a date like February 30 stays under ALLOW_INVALID_DATES only.
+functions. The session decides about the rest, and they raise `UnsupportedError` where it is not
+known: a time with a zone is shifted to the session's; one that is rounded up to the next second
+becomes zero where the session's clock does not show it; a date like February 30 stays under
+ALLOW_INVALID_DATES only.
 
 As `ParseTime`, `ParseTimeFromNum` and `ParseDuration` of TiDB's types/time.go. Texts are bytes, for
 TiDB looks at single bytes; in here they are decoded one to one.
@@ -18,11 +20,20 @@ from calendar import isleap
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
+import numpy as np
+
+from pyspark_theflash.codec.change import Change
+from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.codec.loose_number import MAX_INT64, trim
+from pyspark_theflash.codec.time import DAY_US, Int64s, pack, unpack_dates
+from pyspark_theflash.codec.zone import local_of, utc_of
 
 MAX_TIME_US: Final = (838 * 3600 + 59 * 60 + 59) * 1_000_000
 _MAX_HOURS: Final = 838
 _MAX_YEAR: Final = 9999
+# 0000-01-01 and 9999-12-31, counted from 1970.
+FIRST_DAY: Final = -719_528
+LAST_DAY: Final = 2_932_896
 _FRACTION_DIGITS: Final = 6
 _SECOND_US: Final = 10**_FRACTION_DIGITS
 _MAX_ZONE_MINUTES: Final = 14 * 60
@@ -95,31 +106,36 @@ class _Fields(NamedTuple):
     def exists(self) -> bool:
         return self.is_well_formed and self.month > 0 and 0 < self.day <= self.days_in_month
 
-    def next_second(self) -> "_Fields":
-        """One second later, of a moment that exists."""
-        parts = list(self)
-        lowest = (0, 1, 1, 0, 0, 0)
-        for i, highest in ((5, 59), (4, 59), (3, 23), (2, self.days_in_month), (1, 12)):
-            if parts[i] < highest:
-                parts[i] += 1
-                return _Fields(*parts)
-            parts[i] = lowest[i]
-        parts[0] += 1
-        return _Fields(*parts)
-
-    def checked(self) -> int | None:
-        """Packed, as far as TiDB lets it be stored."""
-        if not self.is_well_formed:
-            return 0
-        if self.month > 0 and self.day > self.days_in_month:
-            return None
+    @property
+    def packed(self) -> int:
+        """The packed form of a well-formed moment: date, clock and microseconds."""
         date = (self.year * 13 + self.month) << 5 | self.day
         clock = self.hour << 12 | self.minute << 6 | self.second
         return (date << 17 | clock) << 24 | self.microsecond
 
+    @property
+    def since_1970_us(self) -> Int64s:
+        """Microseconds, in an array, of a moment that exists."""
+        days, _ = unpack_dates(np.array([self.packed], np.uint64))
+        return days * DAY_US + _time_of_day(self.packed)
 
-def loose_datetime(text: bytes, fsp: int) -> int | None:
-    """A date and time from a text, rounded to `fsp` digits of a second; packed."""
+    def checked(self, change: Change) -> int:
+        """Packed, as far as TiDB lets it be stored."""
+        if not self.is_well_formed:
+            return 0
+        if self.month > 0 and self.day > self.days_in_month:
+            # No TIMESTAMP is such a date.
+            keeps = change.new.tp != MySQLType.TIMESTAMP and change.keeps_invalid_dates
+            return self.packed if keeps else 0
+        return self.packed
+
+
+def loose_datetime(text: bytes, fsp: int, change: Change) -> int:
+    """A date and time from a text, rounded to `fsp` digits of a second; packed.
+
+    Raises:
+        UnsupportedError: the session that decides about it is not known.
+    """
     pieces, fraction, zone = _split(text.decode("latin-1"))
     if fraction and _takes_more(pieces):
         pieces, fraction = [*pieces, fraction], ""
@@ -135,10 +151,39 @@ def loose_datetime(text: bytes, fsp: int) -> int | None:
         microsecond, carry = _microseconds(fraction, fsp)
         fields = fields._replace(microsecond=microsecond)
         if carry:
-            fields = fields.next_second() if fields.exists else _Fields()
+            return _carried(fields, zone, change)
     if zone:
-        return None if has_seconds and fields.exists and _is_zone(zone) else 0
-    return fields.checked()
+        return _shifted(fields, zone, change) if has_seconds else 0
+    return fields.checked(change)
+
+
+def _carried(fields: _Fields, zone: "re.Match[str] | None", change: Change) -> int:
+    """One second later by the session's clock; the zone, if there is one, comes after that."""
+    if not fields.exists:
+        return 0
+    utc, exists = utc_of(change, fields.since_1970_us)
+    later = _pack(local_of(change, utc + _SECOND_US)) if exists[0] else 0
+    return _shifted(_unpack(later), zone, change) if zone and later else later
+
+
+def _shifted(fields: _Fields, zone: "re.Match[str]", change: Change) -> int:
+    """A time of another zone by the session's clock."""
+    if not (fields.exists and _is_zone(zone)):
+        return 0
+    return _pack(local_of(change, fields.since_1970_us - _offset_minutes(zone) * 60 * _SECOND_US))
+
+
+def _pack(since_1970_us: Int64s) -> int:
+    """Zero for years that TiDB does not have."""
+    days, time_of_day = np.divmod(since_1970_us, DAY_US)
+    return int(pack(days, time_of_day)[0]) if FIRST_DAY <= days[0] <= LAST_DAY else 0
+
+
+def _unpack(packed: int) -> _Fields:
+    clock, date = packed >> 24, packed >> 41
+    year, month = divmod(date >> 5, 13)
+    hour, minute, second = clock >> 12 & 31, clock >> 6 & 63, clock & 63
+    return _Fields(year, month, date & 31, hour, minute, second, packed & 0xFFFFFF)
 
 
 def _takes_more(pieces: Sequence[str]) -> bool:
@@ -258,13 +303,23 @@ def _microseconds(fraction: str, fsp: int) -> tuple[int, bool]:
 def _is_zone(zone: "re.Match[str]") -> bool:
     if not zone["sign"]:
         return True
-    minute = int(zone["minute"] or 0)
-    offset = int(zone["hour"]) * 60 + minute
-    return minute < 60 and offset <= _MAX_ZONE_MINUTES and (offset > 0 or zone["sign"] == "+")
+    offset = abs(_offset_minutes(zone))
+    is_minute = int(zone["minute"] or 0) < 60
+    return is_minute and offset <= _MAX_ZONE_MINUTES and (offset > 0 or zone["sign"] == "+")
 
 
-def loose_datetime_of_number(number: int) -> int | None:
-    """A date and time from its digits, YYMMDD, YYYYMMDD or either with hhmmss; packed."""
+def _offset_minutes(zone: "re.Match[str]") -> int:
+    """East of UTC."""
+    minutes = int(zone["hour"] or 0) * 60 + int(zone["minute"] or 0)
+    return -minutes if zone["sign"] == "-" else minutes
+
+
+def loose_datetime_of_number(number: int, change: Change) -> int:
+    """A date and time from its digits, YYMMDD, YYYYMMDD or either with hhmmss; packed.
+
+    Raises:
+        UnsupportedError: the session that decides about it is not known.
+    """
     date, clock = (number, 0) if number <= 99991231 else divmod(number, 1_000000)
     if date < 101 or 691231 < date < 700101:
         return 0
@@ -272,20 +327,22 @@ def loose_datetime_of_number(number: int) -> int | None:
         date += 20_000000 if date <= 691231 else 19_000000
     year, month, day = date // 10000, date // 100 % 100, date % 100
     hour, minute, second = clock // 10000, clock // 100 % 100, clock % 100
-    return _Fields(year, month, day, hour, minute, second).checked()
+    return _Fields(year, month, day, hour, minute, second).checked(change)
 
 
-def loose_time(text: bytes, fsp: int) -> int | None:
-    """A time from a text, rounded to `fsp` digits of a second; microseconds."""
+def loose_time(text: bytes, fsp: int, change: Change) -> int:
+    """A time from a text, rounded to `fsp` digits of a second; microseconds.
+
+    Raises:
+        UnsupportedError: the session that decides about it is not known.
+    """
     trimmed = trim(text)
     rest = trimmed.decode("latin-1")
     time_us, is_whole = _time(rest, fsp)
     if is_whole or not _LIKE_DATETIME.match(rest):
         return time_us
     point = _point(rest)
-    packed = loose_datetime(trimmed, min(len(rest) - point - 1, 6) if point >= 0 else 0)
-    if packed is None:
-        return None
+    packed = loose_datetime(trimmed, min(len(rest) - point - 1, 6) if point >= 0 else 0, change)
     unit: int = 10 ** (_FRACTION_DIGITS - fsp)
     return (_time_of_day(packed) + unit // 2) // unit * unit
 

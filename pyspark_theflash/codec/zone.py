@@ -1,8 +1,7 @@
 """Times of day in the time zone of a session, as Go's `time` has them.
 
 Of a local time that comes twice, when clocks are put back, Go takes the one that it finds by the
-offset which holds at that time of day in UTC; `utc_of` does the same. One that does not exist, or
-lies beyond what a TIMESTAMP holds, is refused.
+offset which holds at that time of day in UTC; `utc_of` does the same.
 """
 
 from typing import Any, Final
@@ -13,14 +12,12 @@ import pyarrow.compute
 
 from pyspark_theflash.codec.array import primitive
 from pyspark_theflash.codec.change import Change, Session
+from pyspark_theflash.codec.reader import Mask
 from pyspark_theflash.codec.time import DAY_US, Int64s
 
 pc: Any = pyarrow.compute
 
 _SECOND_US: Final = 1_000_000
-# TIMESTAMP: 1970-01-01 00:00:01 to 2038-01-19 03:14:07.999999.
-_FIRST_US: Final = _SECOND_US
-_END_US: Final = (1 << 31) * _SECOND_US
 _NAMELESS: Final = ("", "Local", "SYSTEM")
 
 
@@ -34,18 +31,15 @@ def local_of(change: Change, utc_us: Int64s) -> Int64s:
     return result
 
 
-def utc_of(change: Change, local_us: Int64s) -> Int64s:
-    """Inverse of `local_of`, for times that a TIMESTAMP can hold.
+def utc_of(change: Change, local_us: Int64s) -> tuple[Int64s, Mask]:
+    """Inverse of `local_of`, and which times the session's clock shows at all.
 
     Raises:
-        UnsupportedError: the session's time zone is not known, or a time is not one of those.
+        UnsupportedError: the session's time zone is not known.
     """
     near = local_us - _offsets(change, local_us)
     result: Int64s = local_us - _offsets(change, near)
-    exists = result + _offsets(change, result) == local_us
-    if not (exists & (result >= _FIRST_US) & (result < _END_US)).all():
-        raise change.unsupported("one is no time that a TIMESTAMP holds in the session's time zone")
-    return result
+    return result, result + _offsets(change, result) == local_us
 
 
 def day_of_change(change: Change) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from pyspark_theflash.codec.collation import is_bytewise, sort_keys
+from pyspark_theflash.codec.reader import Mask
 from pyspark_theflash.errors import UnsupportedError
 from pyspark_theflash.expression.collation import as_texts
 from pyspark_theflash.expression.convert import (
@@ -178,10 +179,25 @@ def like(operands: Sequence[Vector]) -> Vector:
     if null.all():
         return booleans(null, null)
     if value.is_bytes:
-        raise LackingError("LIKE on bytes")
+        return booleans(_bytes_like(value, pattern.constant(), escape.constant()), null)
     expression = _like_expression(pattern.constant(), escape.constant())
     found = pc.match_substring_regex(value.data, expression)
     return booleans(np.asarray(pc.fill_null(found, False)), null)
+
+
+def _bytes_like(value: Vector, pattern: bytes, escape: str) -> Mask:
+    """Where bytes are like a pattern in which characters and bytes are one.
+
+    `_` is a character to TiDB, which takes bytes for UTF-8, and a byte to TiKV.
+    """
+    if not pattern.isascii() or b"_" in pattern:
+        raise LackingError("LIKE on bytes with `_` or beyond ASCII")
+    expression = re.compile(_like_expression(pattern.decode(), escape))
+    found = [
+        each is not None and expression.fullmatch(each.decode("latin-1")) is not None
+        for each in value.data.to_pylist()
+    ]
+    return np.array(found, np.bool_)
 
 
 def _like_expression(pattern: str, escape: str) -> str:

@@ -362,7 +362,14 @@ def to_time(vector: Vector, *, is_date: bool = False) -> Vector:
         converted = Vector(Kind.TIME, *times.packed_array(found, vector.null))
     else:
         text = to_text(vector)
-        found = map_rows(lambda value: times.parse_time(_as_str(value)), [text], text.null)
+        # A text: of other numbers TiDB reads the digits before the point, as of integers.
+        is_text = vector.kind is Kind.TEXT
+
+        def read(value: str | bytes) -> int | None:
+            shown = _as_str(value)
+            return None if is_text and times.is_no_date(shown) else times.parse_time(shown)
+
+        found = map_rows(read, [text], text.null)
         packed, null = times.packed_array(found, text.null)
         zero = ~null & (packed == 0)
         if zero.any() and not vector.is_constant:

@@ -40,6 +40,11 @@ _DATE_TEXT: Final = re.compile(
 _DATE_DIGITS: Final = re.compile(
     r"(\d{4}|\d{2})(\d\d)(\d\d)(?:(\d\d)(\d\d)(\d\d))?(?:\.(\d*))?", re.ASCII
 )
+# Too few numbers for a date, and too few or too many digits for one without separators; a space
+# before the day.
+# TiDB and TiKV make NULL of these.
+_NO_DATE: Final = re.compile(r"\d{1,4}(?:\.\d*|\D+(?:\d{1,4}\D*)?|\s+\d[\d:]*)?|\d{15,}", re.ASCII)
+_DATE_AND_MORE: Final = re.compile(r"\d{1,4}[:/-](\d{1,2})[:/-](\d{1,2})\.\d+", re.ASCII)
 _CLOCK_TEXT: Final = re.compile(
     r"(-?)(?:(\d+)\s+)?(\d+):(\d{1,2})(?::(\d{1,2}))?(?:\.(\d*))?", re.ASCII
 )
@@ -202,6 +207,14 @@ def _packed(
     if micro < SECOND_US:
         return packed | micro
     return int(round_times(whole | np.uint64(SECOND_US - 1), 0)[0])
+
+
+def is_no_date(text: str) -> bool:
+    """Whether a text that begins with a number is none, or not told (see `parse_time`): False."""
+    text = text.strip(SPACES)
+    if more := _DATE_AND_MORE.fullmatch(text):
+        return int(more[1]) > 12 or int(more[2]) > _MAX_DAY
+    return _NO_DATE.fullmatch(text) is not None
 
 
 def parse_time_number(number: int) -> int | None:

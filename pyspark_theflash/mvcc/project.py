@@ -3,20 +3,20 @@
 A file holds the columns that its rows had when they were written. A scan may ask for one that the
 file lacks, or that some of its rows do not hold (`mvcc.version`). Its value is then
 
-    Default     ADD COLUMN came later          the column's origin default, the same for all rows
-    Converted   MODIFY COLUMN made a new one   the old column's value in the new type
-    Computed    a virtual generated column     its expression over the row's other columns
+    Default     ADD COLUMN came later, or NULL    the column's origin default, the same for all rows
+    Converted   MODIFY COLUMN made a new one      the old column's value in the new type
+    Rewritten   MODIFY COLUMN wrote rows anew     the origin default of that time in those rows
+    Computed    a virtual generated column        its expression over the row's other columns
 
 A scan works these out. What copies rows (a compaction, a move to other partitions) copies absence
 as well: `carried` and `kept_columns`. So a value that cannot be worked out fails the scans that ask
 for its column and nothing else, and a partition that is exchanged takes the defaults of its new
-table. Only what `Converted` gives is written down by a compaction: TiDB has rewritten those rows,
-too, and each scan would convert them again.
+table. Only what MODIFY COLUMN has made is written down by a compaction, all of it: TiDB has
+rewritten those rows, too, and each scan would convert them again.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TypeAlias
 
 import numpy as np
@@ -40,11 +40,10 @@ from pyspark_theflash.mvcc.version import absence, column_name
 from pyspark_theflash.schema.default import origin_value
 from pyspark_theflash.schema.generated import compute_column, stored_inputs
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
+from pyspark_theflash.schema.owners import Past
 from pyspark_theflash.types import ColumnID
 
 Stored: TypeAlias = Mapping[str, pa.Array]
-SourceOf: TypeAlias = Callable[[ColumnID], ColumnInfo | None]
-"""The column that MODIFY COLUMN made a column from, as it was then; None where it made none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +93,8 @@ class Converted:
     to_type: FieldType
     where: str
     session: Session | None = None
+    rows_untouched: bool = False
+    """No DDL for other columns has written `source` into rows that did not hold it."""
 
     def needs(self) -> Iterator["ScanColumn"]:
         yield self.source
@@ -101,24 +102,70 @@ class Converted:
     def values(self, stored: Stored, rows: int) -> pa.Array:
         if not rows:
             return pa.nulls(0, arrow_type(self.to_type))
-        self._check_fraction(stored, rows)
         old = project(stored, [self.source], rows)[0]
-        return convert_column(old, self.from_type, self.to_type, self.where, self.session)
+        values = self._convert(old, self.from_type)
+        return self._without_fraction(values, old, stored) if self._is_zero_text() else values
 
-    def _check_fraction(self, stored: Stored, rows: int) -> None:
-        """Refuse what TiDB printed without the fraction that its type has, for a while.
+    def _convert(self, old: pa.Array, from_type: FieldType) -> pa.Array:
+        return convert_column(old, from_type, self.to_type, self.where, self.session)
 
-        The zero default of a DATETIME(n) has no fraction in TiDB until its row is rewritten, for
-        any reason.
+    def _is_zero_text(self) -> bool:
+        """Whether a default is printed that has no fraction, though its type has one.
+
+        The zero default of a DATETIME(n) has none in TiDB until its row is rewritten, for any
+        reason.
         """
         old, fill = self.from_type, self.source.fill
         is_text = old.fsp > 0 and old.tp in DATETIME_TYPES and self.to_type.tp in STRING_TYPES
-        if is_text and isinstance(fill, Default) and fill.value.is_valid:
-            zero = packed_times(pa.repeat(fill.value, 1))[0] == 0
-            _, absence = kept_columns(self.source.id, self.source.type)
-            if zero and pc.any(project(stored, [absence], rows)[0]).as_py():
-                what = "text made of the zero default of a time with a fraction"
-                raise UnsupportedError(what, self.where)
+        if not (is_text and isinstance(fill, Default) and fill.value.is_valid):
+            return False
+        return bool(packed_times(pa.repeat(fill.value, 1))[0] == 0)
+
+    def _without_fraction(self, values: pa.Array, old: pa.Array, stored: Stored) -> pa.Array:
+        """Where rows do not hold the default, its text without a fraction."""
+        _, absence = kept_columns(self.source.id, self.source.type)
+        is_absent = project(stored, [absence], len(old))[0]
+        if not pc.any(is_absent).as_py():
+            return values
+        if not self.rows_untouched:
+            what = "text made of the zero default of a time with a fraction"
+            raise UnsupportedError(what, self.where)
+        return pc.if_else(is_absent, self._convert(old, replace(self.from_type, decimal=0)), values)
+
+
+@dataclass(frozen=True, slots=True)
+class Rewritten:
+    """`value` where `is_meant`, a column of booleans, is true; elsewhere what `otherwise` gives."""
+
+    is_meant: "ScanColumn"
+    value: Default | Unreadable
+    otherwise: "Default | Unreadable | Rewritten | Kept"
+
+    def needs(self) -> Iterator["ScanColumn"]:
+        yield self.is_meant
+        yield from self.otherwise.needs()
+
+    def values(self, stored: Stored, rows: int) -> pa.Array:
+        (meant,) = project(stored, [self.is_meant], rows)
+        mask = meant.to_numpy(zero_copy_only=False)
+        count = int(np.count_nonzero(mask))
+        if not count:
+            return self.otherwise.values(stored, rows)
+        found = self.value.values({}, count)
+        if count == rows:
+            return found
+        others = {name: those_of(values, ~mask) for name, values in stored.items()}
+        rest = self.otherwise.values(others, rows - count)
+        places = np.empty(rows, np.int64)
+        places[mask], places[~mask] = np.arange(count), np.arange(count, rows)
+        return pa.concat_arrays([found, rest]).take(pa.array(places))
+
+    def are_others(self, stored: Stored, rows: int) -> pa.Array:
+        """Which rows are meant neither here nor in `otherwise`."""
+        (meant,) = project(stored, [self.is_meant], rows)
+        if isinstance(self.otherwise, Rewritten):
+            return pc.and_not(self.otherwise.are_others(stored, rows), meant)
+        return pc.invert(meant)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,32 +218,83 @@ class ScanColumn:
 
     id: ColumnID
     type: pa.DataType
-    fill: Default | Unreadable | Converted | Computed | Kept | Absence
+    fill: Default | Unreadable | Converted | Rewritten | Computed | Kept | Absence
     where: str = ""
     """Names the column in errors."""
+    is_held: bool = True
+    """Whether what files have under the id is this column."""
+    doubts_null: bool = False
+    """Whether a stored NULL may stand for a column that TiDB's row does not hold."""
 
 
-def no_source(_: ColumnID) -> None:
-    """A `SourceOf` of a table whose columns were never modified."""
+def scan_column(
+    table: TableInfo, info: ColumnInfo, past: Past | None = None, *, for_copy: bool = False
+) -> ScanColumn:
+    """How to read a column of `table` as `info` has it, in a physical table with this past.
 
-
-def scan_column(table: TableInfo, info: ColumnInfo, source_of: SourceOf = no_source) -> ScanColumn:
-    """How to read a column of `table` as `info` has it.
+    Args:
+        past: None where the table has always been as it is now.
+        for_copy: tell what `carried` shall write down.
 
     Raises:
         UnsupportedError: a virtual column whose expression is not evaluated here.
     """
+    past = past or Past((table,))
     tp, where = arrow_type(info.type), f"{table.full_name}.{info.name}"
     if info.is_virtual:
         inputs = stored_inputs(table, [info.name])
-        read = tuple(scan_column(table, column, source_of) for column in inputs)
+        read = tuple(scan_column(table, column, past) for column in inputs)
         return ScanColumn(info.id, tp, Computed(table, info, read), where)
-    source = source_of(info.id)
-    if source is None:
-        return ScanColumn(info.id, tp, _default(info), where)
-    read_source = scan_column(table, source, source_of)
-    converted = Converted(read_source, source.type, info.type, where, source.session)
-    return ScanColumn(info.id, tp, converted, where)
+    if not for_copy and past.is_reused(info):
+        what = "a column whose id another one had in the former table of an exchanged partition"
+        return ScanColumn(info.id, tp, Unreadable(UnsupportedError(what, where)), where, False)
+    if for_copy and not past.is_finished(info.id):
+        # TiDB may yet leave rows as they are.
+        return ScanColumn(info.id, tp, Kept(tp), where)
+    doubts = not for_copy and past.may_leave_out_null(info)
+    found = past.source(info.id)
+    if found is None:
+        fill = _left_out(info, past, where, for_copy=for_copy)
+        return ScanColumn(info.id, tp, fill, where, doubts_null=doubts)
+    source, earlier = found
+    read_source = scan_column(table, source, earlier)
+    converted = Converted(
+        read_source, source.type, info.type, where, source.session, source.rows_untouched
+    )
+    return ScanColumn(info.id, tp, converted, where, doubts_null=doubts)
+
+
+def _left_out(
+    info: ColumnInfo, past: Past, where: str, *, for_copy: bool
+) -> Default | Unreadable | Rewritten | Kept:
+    """What rows have that were written without a column."""
+    fill: Default | Unreadable | Rewritten | Kept = _default(info)
+    if for_copy:
+        fill = Kept(arrow_type(info.type))
+    rewrites = [r for r in past.rewrites(info.id) if r.is_finished or not for_copy]
+    first = past.first(info.id) if past.has_base and not for_copy else None
+    if first is not None and not _has_default_of(info, first):
+        what = "a column that rows of a base may have left out before EXCHANGE PARTITION"
+        fill = Unreadable(UnsupportedError(what, where))
+    elif not for_copy and all(_has_default_of(info, r.column) for r in rewrites):
+        return fill
+    for rewrite in reversed(rewrites):
+        value = _default(_with_default_of(info, rewrite.column))
+        if not rewrite.is_finished:
+            what = "a column that a refused MODIFY COLUMN may have filled before EXCHANGE PARTITION"
+            value = Unreadable(UnsupportedError(what, where))
+        _, not_made = kept_columns(rewrite.made.id, arrow_type(rewrite.made.type))
+        fill = Rewritten(not_made, value, fill)
+    return fill
+
+
+def _has_default_of(info: ColumnInfo, other: ColumnInfo) -> bool:
+    return _with_default_of(info, other) == info
+
+
+def _with_default_of(info: ColumnInfo, other: ColumnInfo) -> ColumnInfo:
+    default, bit = other.origin_default, other.origin_default_bit
+    return replace(info, origin_default=default, origin_default_bit=bit)
 
 
 def _default(info: ColumnInfo) -> Default | Unreadable:
@@ -218,7 +316,8 @@ def stored_names(columns: Sequence[ScanColumn]) -> list[str]:
     for column in columns:
         if not isinstance(column.fill, Computed):
             names[column_name(column.id)] = None
-            names[column_name(absence(column.id))] = None
+            if not _is_null(column.fill):
+                names[column_name(absence(column.id))] = None
         names.update(dict.fromkeys(stored_names(list(column.fill.needs()))))
     return list(names)
 
@@ -243,27 +342,58 @@ def carried(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> dict[st
     """
     copied: dict[str, pa.Array] = {}
     for column in columns:
-        kept = kept_columns(column.id, column.type)
-        values, is_absent = project(stored, kept, rows)
-        if isinstance(column.fill, Converted) and pc.any(is_absent).as_py():
-            with suppress(UnsupportedError, CodecError, UnrepresentableValueError):
-                values = _column(stored, column, rows)
-                is_absent = pa.repeat(pa.scalar(False), rows)
+        values, is_absent = project(stored, kept_columns(column.id, column.type), rows)
         copied |= {column_name(column.id): values, column_name(absence(column.id)): is_absent}
+    # What tells of a row that it was rewritten is written down last, and not without the others.
+    for kind in (Rewritten, Converted):
+        for column in columns:
+            name = column_name(absence(column.id))
+            if isinstance(column.fill, kind) and pc.any(copied[name]).as_py():
+                try:
+                    values, is_absent = _filled(stored, column, copied[name], rows)
+                except (UnsupportedError, CodecError, UnrepresentableValueError):
+                    if kind is Rewritten:
+                        return copied
+                    continue
+                copied |= {column_name(column.id): values, name: is_absent}
     return copied
 
 
-def has_absent(stored: Stored, column: ScanColumn) -> bool:
-    """Whether a file says of each row if it holds a column."""
-    return column_name(absence(column.id)) in stored
+def _filled(
+    stored: Stored, column: ScanColumn, is_absent: pa.Array, rows: int
+) -> tuple[pa.Array, pa.Array]:
+    """A column with what MODIFY COLUMN has made of it, and which rows do not hold it yet."""
+    left = pa.repeat(pa.scalar(False), rows)
+    if isinstance(column.fill, Rewritten):
+        left = pc.and_(is_absent, column.fill.are_others(stored, rows))
+    return _column(stored, column, rows), left
+
+
+def is_whole(stored: Stored, column: ScanColumn) -> bool:
+    """Whether a column is stored, and of each row what is stored is its value."""
+    if not column.is_held or column.doubts_null or column_name(column.id) not in stored:
+        return False
+    return _holds_all(stored, column)
+
+
+def _holds_all(stored: Stored, column: ScanColumn) -> bool:
+    is_told = isinstance(column.fill, Absence) or _is_null(column.fill)
+    return is_told or column_name(absence(column.id)) not in stored
+
+
+def _is_null(fill: object) -> bool:
+    """Whether rows that do not hold a column have NULL, as it is stored."""
+    return isinstance(fill, Default) and not fill.value.is_valid
 
 
 def _column(stored: Stored, column: ScanColumn, rows: int) -> pa.Array:
-    found = stored.get(column_name(column.id))
+    found = stored.get(column_name(column.id)) if column.is_held else None
     if found is None:
         return column.fill.values(stored, rows)
     values = _cast(found, column)
-    if isinstance(column.fill, Absence) or not has_absent(stored, column):
+    if column.doubts_null:
+        _check_nulls(stored, column, values)
+    if _holds_all(stored, column):
         return values
     is_absent = stored[column_name(absence(column.id))].to_numpy(zero_copy_only=False)
     count = int(np.count_nonzero(is_absent))
@@ -278,6 +408,15 @@ def _column(stored: Stored, column: ScanColumn, rows: int) -> pa.Array:
     places = np.arange(rows)
     places[is_absent] = rows + np.arange(count)
     return pa.concat_arrays([values, filled]).take(pa.array(places))
+
+
+def _check_nulls(stored: Stored, column: ScanColumn, values: pa.Array) -> None:
+    is_doubtful = values.is_null()
+    if (is_absent := stored.get(column_name(absence(column.id)))) is not None:
+        is_doubtful = pc.and_not(is_doubtful, is_absent)
+    if pc.any(is_doubtful).as_py():
+        what = "a NULL that rows may have left out before EXCHANGE PARTITION"
+        raise UnsupportedError(what, column.where)
 
 
 def _cast(found: pa.Array, column: ScanColumn) -> pa.Array:

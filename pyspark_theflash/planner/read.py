@@ -15,7 +15,7 @@ from pyspark_theflash.engine.api import EngineReader, RegionScan
 from pyspark_theflash.errors import CorruptionError, StoreMismatchError, StoreNotFoundError
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.mvcc.choose import those_of
-from pyspark_theflash.mvcc.project import batch_of
+from pyspark_theflash.mvcc.project import ScanColumn, batch_of
 from pyspark_theflash.mvcc.version import HANDLE, column_name
 from pyspark_theflash.planner.metadata import stated_rows
 from pyspark_theflash.planner.pushed import shown_column
@@ -96,6 +96,8 @@ def _rows(
     engine: EngineReader, task: ScanTask, keeper: "Keeper", condition: "_TaskCondition | None"
 ) -> Iterator[pa.RecordBatch]:
     """The rows that pass the task's conditions, as they are handed out."""
+    if condition is not None:
+        condition.begin(task)
     try:
         unread = _unread(engine, task)
         for batch in _stored(engine, task, condition, unread):
@@ -157,8 +159,13 @@ class _TaskCondition:
         self._keys = _late_keys(task)
         self._leaders = Leaders(task.pushed.order, task.pushed.limit) if self._keys else None
         read = [each.columns for each in (task.condition, task.filter) if each is not None]
-        ids = {column.id for columns in (*read, self._keys) for column in columns}
-        self.columns = [column for column in task.columns if column.id in ids]
+        self._ids = {column.id for columns in (*read, self._keys) for column in columns}
+        self.columns: Sequence[ScanColumn] = ()
+        """How to read what they look at in the region that comes next."""
+
+    def begin(self, task: ScanTask) -> None:
+        """Go on to the task's region."""
+        self.columns = [column for column in task.columns if column.id in self._ids]
 
     @staticmethod
     def has_any(task: ScanTask) -> bool:
@@ -266,7 +273,7 @@ def _presented(
     """
     arrays, aggregation = [], task.pushed.aggregation
     # Of what is only computed with, decimals are narrow.
-    groups = {name.lower() for name in aggregation.groups} if aggregation is not None else ()
+    groups = aggregation.columns_grouped_by if aggregation is not None else ()
     for column in task.output:
         if column.id in unread:
             arrays.append(pa.array(np.zeros(batch.num_rows, np.uint8)))

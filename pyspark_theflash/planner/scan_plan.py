@@ -1,7 +1,7 @@
 """What a planned scan is made of: values that survive pickle, for tasks travel to executors."""
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import pyarrow as pa
 
@@ -13,7 +13,7 @@ from pyspark_theflash.planner.present import Presentation
 from pyspark_theflash.planner.pushed import NOTHING, Filter, Pushed
 from pyspark_theflash.schema.model import ColumnInfo, TableInfo
 from pyspark_theflash.store.lease import ReadLease
-from pyspark_theflash.types import ColumnID, TimeStamp
+from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,8 @@ class ScanTask:
     the latch that keeps that state, so that a task on a machine where the path means something else
     raises instead of answering. `output` are the columns in order; `columns` says how to read those
     of them that are stored, and what `condition` and `filter` read besides; the one that is not
-    stored, if any, is `_tidb_rowid`. Only the first `shown` of `output` are handed out, all where
+    stored, if any, is `_tidb_rowid`. In physical tables with another past than most it is
+    `exchanged` that says it. Only the first `shown` of `output` are handed out, all where
     it is None; the others are for `pushed`, which says what is made of the rows.
     """
 
@@ -34,7 +35,7 @@ class ScanTask:
     lease: ReadLease
     region: RegionScan
     output: tuple[ColumnInfo, ...]
-    columns: tuple[ScanColumn, ...]
+    usual_columns: tuple[ScanColumn, ...]
     presentation: Presentation
     condition: Condition | None = None
     dictionaries: frozenset[ColumnID] = frozenset()
@@ -42,8 +43,14 @@ class ScanTask:
     filter: Filter | None = None
     pushed: Pushed = NOTHING
     shown: int | None = None
+    exchanged: Mapping[PhysicalTableID, tuple[ScanColumn, ...]] = field(default_factory=dict)
     stated: bytes | None = None
     """The rows themselves, where no engine has them; see `planner.metadata`."""
+
+    @property
+    def columns(self) -> tuple[ScanColumn, ...]:
+        """How to read the stored columns in the task's region."""
+        return self.exchanged.get(self.region.physical_id, self.usual_columns)
 
     @property
     def rows_schema(self) -> pa.Schema:

@@ -34,7 +34,6 @@ from pyspark_theflash.errors import (
     UnsupportedError,
 )
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
-from pyspark_theflash.mvcc.project import SourceOf, scan_column
 from pyspark_theflash.options import timestamp_option
 from pyspark_theflash.planner.condition import Condition
 from pyspark_theflash.planner.handles import HandleRanges, node_of
@@ -49,6 +48,7 @@ from pyspark_theflash.planner.metadata import (
     split_name,
 )
 from pyspark_theflash.planner.origin import FILES, Origin
+from pyspark_theflash.planner.pasts import Pasts
 from pyspark_theflash.planner.present import NATIVE, TEXT, Presentation
 from pyspark_theflash.planner.pushed import NOTHING, Filter, Pushed, filter_names
 from pyspark_theflash.planner.read import LeaseKeeper, read_region
@@ -56,7 +56,6 @@ from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask, native_string
 from pyspark_theflash.query.relation import Relation
 from pyspark_theflash.query.term import Term
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.schema.lineage import column_source
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
 from pyspark_theflash.store.catalog import feed_history
 from pyspark_theflash.store.command import handle_text
@@ -172,6 +171,7 @@ class Snapshot:
         self._views: dict[TableID, View] = {}
         self._scope = ScopedTables(Scope.of(self._view) or Scope(), self._history)
         self._coverage = Coverage(self._view, self._history)
+        self._pasts = Pasts(self._history, self._coverage, self.snapshot_ts)
 
     def tables(self) -> Sequence[TableInfo]:
         """The tables that exist at `snapshot_ts` and are replicated."""
@@ -264,8 +264,7 @@ class Snapshot:
                 *(filter.columns if filter else ()),
             ]
         )
-        source_of = self._source_of(table)
-        stored = tuple(scan_column(table, c, source_of) for c in read if c is not ROWID_COLUMN)
+        usual, exchanged = self._pasts.columns(table, [c for c in read if c is not ROWID_COLUMN])
         stated = self._stated(table) if table.id == METADATA_ID else None
         tasks = tuple(
             ScanTask(
@@ -275,12 +274,13 @@ class Snapshot:
                 self.lease,
                 region,
                 chosen,
-                stored,
+                usual,
                 presentation,
                 condition,
                 filter=filter,
                 pushed=pushed,
                 shown=shown,
+                exchanged=exchanged,
                 stated=stated,
             )
             for region in (self._regions(table, condition, filter) if regions is None else regions)
@@ -439,10 +439,6 @@ class Snapshot:
         )
         name, kind = split_name(metadata.full_name) or ("", "")
         return metadata_rows(source, self.table(name), kind)
-
-    def _source_of(self, table: TableInfo) -> SourceOf:
-        tables = self._history.tables_of(table.id)
-        return lambda column_id: column_source(tables, column_id)
 
     def keep_lease(self) -> None:
         """Leave the read latch, which lasts its time, to others when the snapshot is closed."""

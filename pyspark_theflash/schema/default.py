@@ -3,8 +3,8 @@
 ADD COLUMN rewrites no row. It writes down, as text, the default of that moment, and whoever reads
 an older row puts it in. The text is what TiDB would cast, not always what it prints:
 
-    integers, DECIMAL, FLOAT       a number in any notation, rounded half away from zero
-    YEAR                           `5` is 2005, `99` is 1999, `0` is 2000, `0000` is 0
+    integers, DECIMAL, FLOAT,      as a text that becomes a number (`codec.convert`): clamped and
+    YEAR                           rounded; NULL for -1 in an unsigned column, zero for `x`
     TIMESTAMP                      in UTC (columns of old TiDBs, of version 0: in the zone of the
                                    server, which nobody tells; taken for UTC, too)
     BIT                            bytes, in a field of their own, or text like b'101'; what is too
@@ -19,23 +19,24 @@ an older row puts it in. The text is what TiDB would cast, not always what it pr
 As in TiDB's `table/column.go` (`getColDefaultValue`).
 """
 
-from decimal import ROUND_HALF_UP, Context, Decimal, InvalidOperation
 from typing import Final
 
-import numpy as np
 import pyarrow as pa
 
 from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.convert import convert_column
 from pyspark_theflash.codec.field_type import INTEGER_TYPES, STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.codec.text import parse_column
 from pyspark_theflash.errors import CodecError
 from pyspark_theflash.schema.model import ColumnInfo
 
 _TRUTHS: Final = {"true": 1, "1": 1, "false": 0, "0": 0}
-_EXACT: Final = Context(prec=200, rounding=ROUND_HALF_UP)
-_MAX_EXPONENT: Final = 100
-_MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
-_MAX_FLOAT64: Final = float(np.finfo(np.float64).max)
+_NUMBER_TYPES: Final = INTEGER_TYPES | {
+    MySQLType.NEWDECIMAL,
+    MySQLType.FLOAT,
+    MySQLType.DOUBLE,
+}
+_TEXT: Final = FieldType(MySQLType.VARCHAR, 0, -1, 0, "utf8mb4", "utf8mb4_bin")
 
 
 def origin_value(info: ColumnInfo) -> pa.Scalar:
@@ -50,7 +51,7 @@ def origin_value(info: ColumnInfo) -> pa.Scalar:
         return pa.scalar(None, tp)
     try:
         return _value(info, text, tp)
-    except (ValueError, OverflowError, InvalidOperation):
+    except (ValueError, OverflowError):
         reason = f"column {info.name}: its default is no {info.type.tp.name}"
         raise CodecError("origin default", reason) from None
 
@@ -58,14 +59,8 @@ def origin_value(info: ColumnInfo) -> pa.Scalar:
 def _value(info: ColumnInfo, text: str, tp: pa.DataType) -> pa.Scalar:
     field_type = info.type
     kind = field_type.tp
-    if kind == MySQLType.YEAR:
-        return pa.scalar(_year(text), tp)
-    if kind in INTEGER_TYPES:
-        return pa.scalar(int(_decimal(text, 0)), tp)
-    if kind == MySQLType.NEWDECIMAL:
-        return pa.scalar(_decimal(text, tp.scale), tp)
-    if kind in (MySQLType.FLOAT, MySQLType.DOUBLE):
-        return pa.scalar(_float(text, single=tp == pa.float32()), tp)
+    if kind in _NUMBER_TYPES:
+        return convert_column(pa.array([text]), _TEXT, field_type, info.name)[0]
     if kind == MySQLType.BIT:
         raw = text.encode() if info.origin_default_bit is None else info.origin_default_bit
         return pa.scalar(_bits(raw, max(field_type.flen, 1)), tp)
@@ -75,38 +70,6 @@ def _value(info: ColumnInfo, text: str, tp: pa.DataType) -> pa.Scalar:
         kept = text[: field_type.flen] if field_type.flen >= 0 else text
         return pa.scalar(kept.rstrip(" ") if kind == MySQLType.STRING else kept, tp)
     return parse_column(pa.array([text], pa.string()), field_type, info.name)[0]
-
-
-def _number(text: str) -> Decimal:
-    number = Decimal(text.strip())
-    if not number.is_finite() or abs(number.adjusted()) > 400:
-        raise ValueError
-    return number
-
-
-def _decimal(text: str, scale: int) -> Decimal:
-    number = _number(text)
-    if number.adjusted() > _MAX_EXPONENT:
-        raise ValueError
-    return number.quantize(Decimal(1).scaleb(-scale), context=_EXACT)
-
-
-def _float(text: str, *, single: bool) -> float:
-    number = float(_number(text))
-    if abs(number) > (_MAX_FLOAT32 if single else _MAX_FLOAT64):
-        raise ValueError
-    return number
-
-
-def _year(text: str) -> int:
-    year = int(_decimal(text, 0))
-    if year == 0:
-        return 0 if len(text) == 4 else 2000
-    if year < 100:
-        year += 2000 if year < 70 else 1900
-    if not 1901 <= year <= 2155:
-        raise ValueError
-    return year
 
 
 def _bits(raw: bytes, length: int) -> int:

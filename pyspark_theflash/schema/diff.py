@@ -18,7 +18,7 @@ from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
 
 
 class Action(IntEnum):
-    """Some kinds of DDL: of whole databases, those that drop, those that change a type."""
+    """Some kinds of DDL: of whole databases, those that drop, those that rewrite rows."""
 
     CREATE_DATABASE = 1
     DROP_DATABASE = 2
@@ -28,6 +28,7 @@ class Action(IntEnum):
     DROP_SEQUENCE = 36
     MULTI = 61
     RECOVER_DATABASE = 63
+    REORGANIZE_PARTITION = 64
 
 
 _DROPS: Final = (Action.DROP_TABLE, Action.DROP_VIEW, Action.DROP_SEQUENCE)

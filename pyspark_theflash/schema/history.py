@@ -136,6 +136,12 @@ class TableEvent:
             return self.physical_ids
         return self.table.stored_ids
 
+    def stores(self, physical_id: PhysicalTableID) -> bool:
+        """Whether rows may be under a physical id; see `stored_ids`."""
+        if list(self.physical_ids) == [PhysicalTableID(self.table_id)]:
+            return int(physical_id) == int(self.table_id)
+        return self.table is not None and physical_id in self.table.stored_id_set
+
     def _find_physical_ids(self) -> Sequence[PhysicalTableID]:
         if isinstance(self._table, UnreadTable) and _PARTITIONED not in self._table.read_text():
             return (PhysicalTableID(self.table_id),)
@@ -328,10 +334,15 @@ class SchemaHistory:
         """The same, of nobody knows what content."""
         return SchemaHistory(self.start_ts, self.end_ts, self.events, self.versions)
 
-    def tables_of(self, table_id: TableID) -> Sequence[TableInfo]:
+    def events_of(self, table_id: TableID) -> Sequence[TableEvent]:
         """All that a table has been, in order."""
-        events = (event for event in self._by_id.get(table_id, ()) if event.name is not None)
-        return [table for event in events if (table := event.table) is not None]
+        return self._by_id.get(table_id, ())
+
+    def events_at(self, ts: TimeStamp) -> Sequence[TableEvent]:
+        """What was changed at `ts`."""
+        begin = bisect.bisect_left(self.events, ts, key=lambda e: e.ts)
+        end = bisect.bisect_right(self.events, ts, key=lambda e: e.ts)
+        return self.events[begin:end]
 
     def until(self, ts: TimeStamp) -> Sequence[TableEvent]:
         """The events at or below `ts`."""

@@ -9,7 +9,7 @@ A binlog carries no rows for it: TiDB rewrites them below the binlog.
 
 Columns
     While TiDB fills the new column it stands hidden at the table's end and names the offset of the
-    one it will replace:
+    one it will replace; what that means for older rows, `schema.owners` says:
 
         a id 2, public                                       `_Col$_a_0` id 24, hidden, offset of a
         a id 24, public
@@ -21,37 +21,21 @@ Partitions
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from itertools import pairwise
 from typing import Final
 
+from pyspark_theflash.errors import UnsupportedError
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.schema.model import (
     STATE_DELETE_ONLY,
+    STATE_LOST,
     STATE_WRITE_REORGANIZATION,
-    ColumnInfo,
     PartitionDefinition,
     TableInfo,
 )
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TableID, TimeStamp
-
-
-def column_source(tables: Sequence[TableInfo], column_id: ColumnID) -> ColumnInfo | None:
-    """The column that MODIFY COLUMN made `column_id` from, as it was last; None: from none.
-
-    It has the session that did so, where that is known. `tables` are all that the table has been,
-    in order.
-    """
-    found, session = None, None
-    for table in tables:
-        changing = next((c for c in table.columns if c.id == column_id), None)
-        if changing is not None and changing.changing_offset is not None:
-            found = next(c for c in table.columns if c.offset == changing.changing_offset)
-        elif changing is not None and changing.session is not None:
-            session = changing.session
-    return None if found is None else replace(found, session=session)
 
 
 def changed_columns(before: TableInfo, after: TableInfo) -> Sequence[ColumnID]:
@@ -75,9 +59,17 @@ def double_writes(table: TableInfo) -> DoubleWrites | None:
 
     None where it writes nothing twice, and where rows have a clustered key: what it writes then is
     the same row again.
+
+    Raises:
+        UnsupportedError: rows have no clustered key, and how far it is cannot be told any more.
     """
     partition = table.partition
-    if partition is None or not table.has_rowid or not (partition.adding and partition.dropping):
+    if partition is None or not table.has_rowid:
+        return None
+    if partition.ddl_state == STATE_LOST:
+        what = "writing while REORGANIZE PARTITION ran, in a state of it that was not read in time,"
+        raise UnsupportedError(what, table.full_name)
+    if not (partition.adding and partition.dropping):
         return None
     readable = frozenset(table.physical_ids)
     # At first the old partitions are read, in the end the new ones.
@@ -129,7 +121,9 @@ def moves(events: Sequence[TableEvent]) -> list[Move]:
 
 def _is_copying(table: TableInfo) -> bool:
     partition = table.partition
-    return partition is not None and partition.ddl_state >= STATE_WRITE_REORGANIZATION
+    if partition is None:
+        return False
+    return partition.ddl_state == STATE_LOST or partition.ddl_state >= STATE_WRITE_REORGANIZATION
 
 
 def _move(since: TimeStamp, ts: TimeStamp, before: TableInfo, after: TableInfo) -> Move | None:
@@ -149,8 +143,6 @@ class Lineage:
     """What DDL did to rows, over a whole history."""
 
     def __init__(self, history: SchemaHistory) -> None:
-        self._history = history
-        self._sources: dict[TableID, Callable[[ColumnID], ColumnInfo | None]] = {}
         by_table: dict[TableID, list[TableEvent]] = defaultdict(list)
         for event in history.events:
             by_table[event.table_id].append(event)
@@ -160,13 +152,6 @@ class Lineage:
         self._moves_of: Mapping[TableID, list[Move]] = defaultdict(list)
         for move in self.moves:
             self._moves_of[move.table_id].append(move)
-
-    def source_of(self, table_id: TableID) -> Callable[[ColumnID], ColumnInfo | None]:
-        """For each column of a table, the one that MODIFY COLUMN made it from, if any."""
-        if table_id not in self._sources:
-            tables = self._history.tables_of(table_id)
-            self._sources[table_id] = cache(lambda column_id: column_source(tables, column_id))
-        return self._sources[table_id]
 
     def placement(self, table: TableInfo, commit_ts: TimeStamp) -> TableInfo:
         """Whose partitions hold what commits at `commit_ts` and was written under `table`.

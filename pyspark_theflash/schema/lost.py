@@ -6,16 +6,37 @@ written then has the columns from before, and may have those from after:
     state      public    (lost)                 public
     columns    a, b      a, b and maybe c       a, c
     bridged              a, b*, c*              * not public: rows may lack it
+
+REORGANIZE PARTITION copies rows in its middle states. The partitions before and after show which
+ones were copied to which. How far it was in a lost state is not known; such a state is marked with
+`STATE_LOST`.
 """
 
 import json
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-from pyspark_theflash.schema.diff import Place, SchemaDiff
+from pyspark_theflash.schema.diff import Action, Place, SchemaDiff
 from pyspark_theflash.schema.history import TableEvent
 from pyspark_theflash.schema.meta_key import FinishedJob, MetaReader
-from pyspark_theflash.schema.model import STATE_WRITE_ONLY, TableInfo, parse_table_info
-from pyspark_theflash.types import SchemaVersion
+from pyspark_theflash.schema.model import (
+    STATE_LOST,
+    STATE_WRITE_ONLY,
+    TableInfo,
+    parse_table_info,
+)
+from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
+
+
+@dataclass(frozen=True, slots=True)
+class LostState:
+    """A state of a table that is known only to have begun at `ts`, by a DDL of kind `action`."""
+
+    ts: TimeStamp
+    db: str
+    table_id: TableID
+    action: int
 
 
 class FinishedJobs:
@@ -58,8 +79,8 @@ def job_result(
     return TableEvent(diff.commit_ts, database, table_id, table)
 
 
-def bridged(events: Sequence[TableEvent], gaps: Sequence[TableEvent]) -> list[TableEvent]:
-    """For each lost state, given as an event without a table, one with what rows may hold then."""
+def bridged(events: Sequence[TableEvent], gaps: Sequence[LostState]) -> list[TableEvent]:
+    """Return for each lost state an event with a table of what rows may hold then."""
     found: list[TableEvent] = []
     for gap in gaps:
         states = [e for e in [*events, *found] if e.table_id == gap.table_id]
@@ -67,11 +88,12 @@ def bridged(events: Sequence[TableEvent], gaps: Sequence[TableEvent]) -> list[Ta
         before = next((e.table for e in reversed(states) if e.ts < gap.ts), None)
         after = next((e.table for e in states if e.ts > gap.ts), None)
         if before is not None and after is not None:
-            found.append(TableEvent(gap.ts, gap.db, gap.table_id, _bridge(before, after)))
+            table = _bridge(before, after, gap.action)
+            found.append(TableEvent(gap.ts, gap.db, gap.table_id, table))
     return found
 
 
-def _bridge(before: TableInfo, after: TableInfo) -> TableInfo:
+def _bridge(before: TableInfo, after: TableInfo, action: int) -> TableInfo:
     """`before` with the columns of `after` too, those that come or go not public.
 
     A column of the same name and another id is the one that MODIFY COLUMN made of it: one job
@@ -90,4 +112,23 @@ def _bridge(before: TableInfo, after: TableInfo) -> TableInfo:
             if (source := offsets.get(column["name"]["L"])) is not None:
                 added["change_state_info"] = {"relative_col_offset": source}
             columns.append(added)
+    if action == Action.REORGANIZE_PARTITION and info.get("partition") and later.get("partition"):
+        info["partition"] |= _reorganized(info["partition"], later["partition"])
     return parse_table_info(before.db, info)
+
+
+def _reorganized(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
+    """What a lost state's partitions have that those of `before` lack."""
+    kinds = ("adding_definitions", "dropping_definitions")
+    known = next((p for p in (before, after) if all(p.get(kind) for kind in kinds)), None)
+    if known is not None:
+        changing = {kind: known[kind] for kind in kinds}
+    else:
+        old, new = before["definitions"], after["definitions"]
+        changing = dict(zip(kinds, (_without(new, old), _without(old, new)), strict=True))
+    return changing | {"ddl_state": STATE_LOST}
+
+
+def _without(some: list[dict[str, Any]], others: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    ids = {definition["id"] for definition in others}
+    return [definition for definition in some if definition["id"] not in ids]

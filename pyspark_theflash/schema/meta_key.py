@@ -160,7 +160,7 @@ class FinishedJob:
     database: str
     tables: Mapping[TableID, Mapping[str, Any]]
     session: Session | None = None
-    """Of a job that rewrote rows: the time zone that it went by, and when it began."""
+    """Of a job that rewrote rows: the time zone and sql_mode that it went by, when it began."""
 
 
 class MetaReader(Protocol):
@@ -204,8 +204,15 @@ def finished_job(job: Mapping[str, Any]) -> FinishedJob:
 
 def _session(job: Mapping[str, Any]) -> Session | None:
     """`to_ms` is left open: the job's end is the commit of its schema version."""
-    location = (job.get("reorg_meta") or {}).get("location")
+    reorg = job.get("reorg_meta") or {}
+    location, mode = reorg.get("location"), reorg.get("sql_mode")
     if not location:
         return None
     from_ms = physical_ms(TimeStamp(int(job["start_ts"])))
-    return Session(str(location["name"]), int(location["offset"]), from_ms, from_ms)
+    return Session(
+        str(location["name"]),
+        int(location["offset"]),
+        from_ms,
+        from_ms,
+        None if mode is None else int(mode),
+    )

@@ -18,6 +18,8 @@ from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.errors import SchemaFileError
 from pyspark_theflash.types import ColumnID, PhysicalTableID, TableID
 
+STATE_LOST: Final = -1
+"""Of partitions that are changed: none of TiDB's states, but one that nobody knows any more."""
 STATE_DELETE_ONLY: Final = 1
 STATE_WRITE_ONLY: Final = 2
 STATE_WRITE_REORGANIZATION: Final = 3
@@ -53,6 +55,9 @@ class ColumnInfo:
     """Of the hidden column that MODIFY COLUMN fills: the offset of the column it will replace."""
     session: Session | None = None
     """The session whose MODIFY COLUMN made it, where a schema source has added that (`SESSION`)."""
+    rows_untouched: bool = False
+    """Of the source of another column: from when it was added to when it was replaced, DDL has
+    rewritten no rows for any other column, as far as is known."""
 
     @property
     def is_public(self) -> bool:
@@ -156,6 +161,16 @@ class TableInfo:
         visible = (c for c in self.columns if c.is_public and not c.hidden)
         return tuple(sorted(visible, key=lambda c: c.offset))
 
+    @cached_property
+    def column_by_id(self) -> Mapping[ColumnID, ColumnInfo]:
+        """All columns, those of unfinished DDL included."""
+        return {column.id: column for column in self.columns}
+
+    @cached_property
+    def changing_columns(self) -> tuple[ColumnInfo, ...]:
+        """The hidden columns that MODIFY COLUMN is filling."""
+        return tuple(c for c in self.columns if c.changing_offset is not None)
+
     @property
     def full_name(self) -> str:
         return f"{self.db}.{self.name}"
@@ -206,6 +221,11 @@ class TableInfo:
             return self.physical_ids
         changing = (*self.partition.adding, *self.partition.dropping)
         return tuple(dict.fromkeys((*self.physical_ids, *(d.id for d in changing))))
+
+    @cached_property
+    def stored_id_set(self) -> frozenset[PhysicalTableID]:
+        """`stored_ids`, to look for one of many."""
+        return frozenset(self.stored_ids)
 
 
 def parse_table_info(db: str, info: Mapping[str, Any], json_text: str | None = None) -> TableInfo:
@@ -267,8 +287,13 @@ def _column(info: Mapping[str, Any]) -> ColumnInfo:
 
 
 def _session(info: Mapping[str, Any]) -> Session:
+    mode = info.get("sql_mode")
     return Session(
-        text(info["zone"]), int64(info["offset_s"]), int64(info["from_ms"]), int64(info["to_ms"])
+        text(info["zone"]),
+        int64(info["offset_s"]),
+        int64(info["from_ms"]),
+        int64(info["to_ms"]),
+        None if mode is None else int64(mode),
     )
 
 

@@ -52,7 +52,7 @@ from pyspark_theflash.errors import (
 from pyspark_theflash.schema.diff import Action, Place, SchemaDiff, parse_diff
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
 from pyspark_theflash.schema.lineage import changed_columns
-from pyspark_theflash.schema.lost import FinishedJobs, bridged, job_result
+from pyspark_theflash.schema.lost import FinishedJobs, LostState, bridged, job_result
 from pyspark_theflash.schema.meta_key import (
     SCHEMA_VERSION_KEY,
     ListedDatabase,
@@ -220,7 +220,7 @@ class _Look:
         jobs = FinishedJobs(
             self._reader, min([known, *(SchemaVersion(d.version - 1) for d in diffs)])
         )
-        events, gaps = list(history.events), list[TableEvent]()
+        events, gaps = list(history.events), list[LostState]()
         seen = set[tuple[TimeStamp, str, TableID]]()
         for diff in diffs:
             changed, lost = self._changes(diff, events, jobs)
@@ -292,12 +292,12 @@ class _Look:
 
     def _changes(
         self, diff: SchemaDiff, before: Sequence[TableEvent], jobs: FinishedJobs
-    ) -> tuple[list[TableEvent], list[TableEvent]]:
+    ) -> tuple[list[TableEvent], list[LostState]]:
         """(what one schema version changed, what of it is lost), after all of `before`."""
         if diff.rebuilds_all:
             what = "a cluster restored as a whole (FLASHBACK CLUSTER, point-in-time recovery)"
             raise UnsupportedError(what, f"schema version {diff.version}")
-        changed, lost = [], []
+        changed, lost = list[TableEvent](), list[LostState]()
         for place in sorted(self._places(diff, before, jobs)):
             database_id, table_id = place
             name = self._database_name(database_id, jobs)
@@ -311,7 +311,7 @@ class _Look:
                 # Not even what was there before is left.
                 job = jobs.at(diff.version)
                 if job is None:
-                    lost.append(TableEvent(diff.commit_ts, name, table_id, None))
+                    lost.append(LostState(diff.commit_ts, name, table_id, diff.action))
                 elif (result := job_result(job, diff, place, name)) is not None:
                     changed.append(result)
         return changed, lost

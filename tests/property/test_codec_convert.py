@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.change import Session
 from pyspark_theflash.codec.convert import convert_column
 from pyspark_theflash.codec.field_type import (
     DATETIME_TYPES,
@@ -22,6 +23,7 @@ from tests.support.conversions import conversion_types
 
 T = MySQLType
 TYPES = conversion_types()
+UTC = Session("UTC", 0, 0, 0, 0)
 BITS = {T.TINY: 8, T.SHORT: 16, T.INT24: 24, T.LONG: 32, T.LONGLONG: 64}
 DAY_US = 86400 * 10**6
 FIRST_DAY, LAST_DAY = -719528, 2932896  # 0000-01-01, 9999-12-31
@@ -161,8 +163,8 @@ WIDENINGS = [
 @given(st.sampled_from(WIDENINGS), st.data())
 def test_what_has_room_comes_back(pair: tuple[str, str], data: st.DataObject) -> None:
     (old, stored), new = data.draw(columns(st.just(pair[0]))), TYPES[pair[1]]
-    wide = convert_column(stored, old, new, "column c")
-    assert convert_column(wide, new, old, "column c").equals(stored)
+    wide = convert_column(stored, old, new, "column c", UTC)
+    assert convert_column(wide, new, old, "column c", UTC).equals(stored)
 
 
 @given(columns(ANY))

@@ -10,6 +10,7 @@ from typing import Any, Final, NamedTuple
 import pyarrow as pa
 
 from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.change import Session
 from pyspark_theflash.codec.field_type import DATETIME_TYPES, STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.codec.text import parse_column
 from pyspark_theflash.errors import CodecError
@@ -32,6 +33,17 @@ class Pair(NamedTuple):
         return f"{self.old_name} to {self.new_name}"
 
 
+class SessionCase(NamedTuple):
+    """An old value, and what it became by a session's statement; `FAILS` if that fails."""
+
+    pair: str
+    old: FieldType
+    new: FieldType
+    session: Session
+    value: Any
+    wanted: Any
+
+
 class Column(NamedTuple):
     """A column of a captured workload with its texts before and after the change."""
 
@@ -42,14 +54,14 @@ class Column(NamedTuple):
 
 
 @cache
-def _vectors() -> dict[str, Any]:
-    packed = (VECTORS / "convert_vectors.json.gz").read_bytes()
+def _vectors(name: str = "convert_vectors") -> dict[str, Any]:
+    packed = (VECTORS / f"{name}.json.gz").read_bytes()
     document: dict[str, Any] = json.loads(gzip.decompress(packed))
     return document
 
 
 @cache
-def conversion_types() -> dict[str, FieldType]:
+def conversion_types(vectors: str = "convert_vectors") -> dict[str, FieldType]:
     """The types of the pairs by their names there."""
     return {
         spec["name"]: FieldType(
@@ -61,8 +73,24 @@ def conversion_types() -> dict[str, FieldType]:
             spec["collate"],
             tuple(spec["elems"]),
         )
-        for spec in _vectors()["types"]
+        for spec in _vectors(vectors)["types"]
     }
+
+
+def session_cases() -> Iterator[SessionCase]:
+    """What sessions of several time zones and SQL modes made of values."""
+    name = "convert_session_vectors"
+    types, document = conversion_types(name), _vectors(name)
+    sessions = [
+        Session(s["zone"], s["offset_s"], 0, 0, s["sql_mode"]) for s in document["sessions"]
+    ]
+    for old_name, new_name, _, cases in document["pairs"]:
+        old, new = types[old_name], types[new_name]
+        for text, results in cases:
+            value = stored_value(text, old)
+            for session, result in zip(sessions, results, strict=True):
+                wanted = FAILS if result == {"fails": 1} else stored_value(result, new)
+                yield SessionCase(f"{old_name} to {new_name}", old, new, session, value, wanted)
 
 
 def conversion_pairs(kind: str) -> Iterator[Pair]:
@@ -94,6 +122,8 @@ def _type(info: dict[str, Any]) -> FieldType:
     )
 
 
+FAILS: Final = object()
+"""In place of a value: the statement fails."""
 UNSTORABLE: Final = object()
 """A value that TiDB has in a column and the store has no place for."""
 
@@ -104,7 +134,8 @@ def stored_value(text: Any, field_type: FieldType) -> Any:
         return text
     if isinstance(text, dict):
         # TiDB's latin1 takes any bytes.
-        return bytes.fromhex(text["x"]) if field_type.is_binary_string else UNSTORABLE
+        is_bytes = field_type.is_binary_string or field_type.tp == MySQLType.JSON
+        return bytes.fromhex(text["x"]) if is_bytes else UNSTORABLE
     if field_type.tp in DATETIME_TYPES:
         return _time_value(text, field_type)
     if field_type.tp == MySQLType.NEWDECIMAL:
@@ -112,8 +143,10 @@ def stored_value(text: Any, field_type: FieldType) -> Any:
     if field_type.tp in _FLOATS:
         return float(text)
     number, wanted = int(text), arrow_type(field_type)
-    if pa.types.is_integer(wanted) and number >= 2**wanted.bit_width:
-        return UNSTORABLE
+    if pa.types.is_integer(wanted):
+        bits = wanted.bit_width
+        low = -(2 ** (bits - 1)) if pa.types.is_signed_integer(wanted) else 0
+        return number if low <= number < low + 2**bits else UNSTORABLE
     return number
 
 

@@ -32,6 +32,7 @@ Change = tuple[int, int, Info | None]
 
 CREATE_DATABASE, DROP_DATABASE, CREATE_TABLE, DROP_TABLE, ADD_COLUMN = 1, 2, 3, 4, 5
 TRUNCATE, MODIFY_COLUMN, RENAME, EXCHANGE, RECOVER_DATABASE = 11, 12, 14, 42, 63
+TRUNCATE_PARTITION, REORGANIZE = 23, 64
 
 
 def info(table_id: int, name: str, *columns: str, **properties: Any) -> dict[str, Any]:

@@ -69,8 +69,13 @@ def set_of(*elements: str) -> FieldType:
     return FieldType(T.SET, 0, 1, 0, "utf8mb4", "utf8mb4_bin", elements)
 
 
-def convert(values: Sequence[Any], old: FieldType, new: FieldType) -> list[Any]:
-    result = convert_column(pa.array(values, arrow_type(old)), old, new, "column d.t.c")
+UTC = Session("UTC", 0, 0, 0, 0)
+
+
+def convert(
+    values: Sequence[Any], old: FieldType, new: FieldType, session: Session | None = UTC
+) -> list[Any]:
+    result = convert_column(pa.array(values, arrow_type(old)), old, new, "column d.t.c", session)
     assert result.type == arrow_type(new)
     return result.to_pylist()
 
@@ -153,6 +158,8 @@ def test_timestamps_keep_to_utc() -> None:
     half_past = datetime(2020, 1, 2, 3, 4, 5, 500000, tzinfo=timezone.utc)
     wanted = datetime(2020, 1, 2, 3, 4, 6, tzinfo=timezone.utc)
     assert convert([half_past], TIMESTAMP6, TIMESTAMP) == [wanted]
+    with pytest.raises(UnsupportedError, match="time zone"):
+        convert([half_past], TIMESTAMP6, TIMESTAMP, session=None)
     assert convert([half_past], TIMESTAMP6, TIMESTAMP6) == [half_past]
 
 
@@ -172,6 +179,12 @@ EAST = ("UTC", 8 * 3600)
         (EAST, varchar(30), TIMESTAMP, "2020-07-01", "2020-06-30T16:00:00Z"),
         (EAST, TIME, DATETIME, timedelta(hours=-1), "2020-01-01T23:00:00"),
         (EAST, TIME, TIMESTAMP, timedelta(hours=25), "2020-01-02T17:00:00Z"),
+        # Out of range, it is kept where sql_mode is not strict.
+        (EAST, DATETIME, TIMESTAMP, "1960-01-01T08:00:00", "1960-01-01T00:00:00Z"),
+        (EAST, varchar(30), DATETIME, "2020-01-02 03:04:05.5+01:00", "2020-01-02T10:04:06"),
+        # The clock that is put back shows an hour earlier.
+        (NEW_YORK, DATETIME6, DATETIME, "2021-11-07T01:59:59.500000", "2021-11-07T01:00:00"),
+        (NEW_YORK, TIMESTAMP6, TIMESTAMP, "2021-11-07T06:30:00Z", "2021-11-07T05:30:00Z"),
     ],
 )
 def test_what_the_session_tells(
@@ -180,7 +193,7 @@ def test_what_the_session_tells(
     """The column was changed at 2020-01-01 23:00 in UTC."""
     at_ms = 1577919600_000
     session = Session(*zone, at_ms, at_ms + 1000)
-    if isinstance(value, str) and "T" in value:
+    if isinstance(value, str) and old.tp != T.VARCHAR:
         value = datetime.fromisoformat(value.replace("Z", "+00:00"))
     old_values = pa.array([value, None], arrow_type(old))
     found = convert_column(old_values, old, new, "c", session)
@@ -193,7 +206,9 @@ def test_what_the_session_tells(
     ("old", "new", "value", "why", "session"),
     [
         (DATETIME, TIMESTAMP, "2021-03-14T02:30:00", "no time", Session(*NEW_YORK, 0, 0)),
-        (DATETIME, TIMESTAMP, "1960-01-01T00:00:00", "no time", Session(*EAST, 0, 0)),
+        (DATETIME6, TIMESTAMP, "1960-01-01T00:00:00.5", "more digits", Session(*EAST, 0, 0)),
+        (DATETIME, TIMESTAMP, "9999-12-31T23:00:00", "no time", Session(*NEW_YORK, 0, 0)),
+        (DATETIME6, DATETIME, "9999-12-31T23:59:59.999999", "year 10000", UTC),
         (DATETIME, TIMESTAMP, "2020-01-01T00:00:00", "its server", Session("Local", 0, 0, 0)),
         (DATETIME, TIMESTAMP, "2020-01-01T00:00:00", "not known", Session("Mars/Base", 0, 0, 0)),
         (TIME, DATETIME, timedelta(0), "two days", Session("UTC", 0, 0, 86_400_000)),
@@ -211,13 +226,54 @@ def test_what_not_even_the_session_tells(
     ("old", "value", "wanted"),
     [
         (varchar(30), ' {"b": [1, 2.5], "a": null}', '{"a": null, "b": [1, 2.5]}'),
+        (varchar(30), "{", None),
+        (varbinary(9), b'"\xff"', '"\ufffd"'),
         (INT, -7, "-7"),
         (DOUBLE, 0.5, "0.5"),
+        (decimal(4, 2), D("2.50"), "2.5"),
+        (YEAR, 2020, "2020"),
+        (FieldType(T.BIT, 0, 9), 65, r'"\u0000A"'),
+        (DATE, date(2020, 1, 2), '"2020-01-02"'),
+        (DATETIME, datetime(2020, 1, 2, 3, 4, 5), '"2020-01-02 03:04:05.000000"'),
+        (TIMESTAMP, datetime(2020, 1, 2, tzinfo=timezone.utc), '"2020-01-02 00:00:00.000000"'),
+        (TIME, -timedelta(hours=1), '"-01:00:00.000000"'),
+        (enum("[1]", "x"), 1, "[1]"),
+        (set_of("1", "2"), 2, "2"),
+        (set_of("1", "2"), 3, None),
     ],
 )
-def test_json(old: FieldType, value: Any, wanted: str) -> None:
-    found = convert_column(pa.array([value, None], arrow_type(old)), old, JSON, "c")
+def test_to_json(old: FieldType, value: Any, wanted: str | None) -> None:
+    found = convert_column(pa.array([value, None], arrow_type(old)), old, JSON, "c", UTC)
     assert convert_column(found, JSON, varchar(30), "c").to_pylist() == [wanted, None]
+
+
+@pytest.mark.parametrize(
+    ("text", "new", "wanted"),
+    [
+        ("true", INT, 1),
+        ("[7]", INT, 0),
+        ("2.5", INT, 2),
+        ("1e300", INT, 2**31 - 1),
+        ('"12abc"', INT, 12),
+        ('"-5"', INT_UNSIGNED, 0),
+        ("-5", INT_UNSIGNED, 0),
+        ("null", DOUBLE, 0.0),
+        ('"1e2"', DOUBLE, 100.0),
+        ("18446744073709551615", decimal(25, 1), D("18446744073709551615.0")),
+        ("0.125", decimal(4, 2), D("0.13")),
+        ('"70"', YEAR, 1970),
+        ('"2020-01-02 10:00"', DATE, date(2020, 1, 2)),
+        (r'"\"2020-01-0\u0032\""', DATE, date(2020, 1, 2)),
+        ("20200102", DATE, date(2020, 1, 2)),
+        ('"1 2:03"', TIME, timedelta(days=1, hours=2, minutes=3)),
+        (r'"\"\\\""', TIME, None),
+    ],
+)  # fmt: skip
+def test_from_json(text: str, new: FieldType, wanted: Any) -> None:
+    value = convert_column(pa.array([text, None]), varchar(30), JSON, "c")
+    found = convert_column(value, JSON, new, "c", UTC)
+    assert found.type == arrow_type(new)
+    assert found.to_pylist() == [wanted, None]
 
 
 @pytest.mark.parametrize(
@@ -231,18 +287,22 @@ def test_json(old: FieldType, value: Any, wanted: str) -> None:
         (varchar(30), DATE, "2020-02-31", "sql_mode"),
         (INT, DATE, 20210229, "sql_mode"),
         (TIME, DATETIME, timedelta(hours=1), "time zone"),
-        (DATETIME6, DATETIME, datetime(9999, 12, 31, 23, 59, 59, 999999), "year 10000"),
         (DOUBLE, TINYINT_UNSIGNED, 255.0, "2^64 - 1"),
         (varbinary(9), varchar(9, "latin1"), b"\xff", "not UTF-8"),
-        (JSON, INT, b"\x04\x00", "a change of type from JSON to LONG"),
-        (FieldType(T.BIT, 0, 3), JSON, 1, "a change of type from BIT to JSON"),
-        (varchar(9), JSON, "{", "no JSON"),
+        (varchar(30), DATETIME, "2020-01-02 03:04:05.5", "time zone"),
+        (DATETIME6, DATETIME, datetime(2020, 1, 2, 3, 59, 59, 500000), "time zone"),
+        (DATETIME6, BIGINT, datetime(2020, 1, 2, 3, 59, 59, 500000), "time zone"),
+        (TIMESTAMP, JSON, datetime(2020, 1, 2, tzinfo=timezone.utc), "time zone"),
+        (JSON, TINYINT_UNSIGNED, b"\x0c\x03300", "outside the range"),
+        (JSON, DATE, b"\x0c\x0a2020-02-30", "sql_mode"),
+        (JSON, FieldType(T.BIT, 0, 3), b"\x04\x00", "a change of type from JSON to BIT"),
+        (JSON, enum("a"), b"\x04\x00", "a change of type from JSON to ENUM"),
         (DATE, enum("a"), date(2020, 1, 2), "a change of type from DATE to ENUM"),
     ],
 )
 def test_what_the_values_do_not_tell(old: FieldType, new: FieldType, value: Any, why: str) -> None:
     with pytest.raises(UnsupportedError) as caught:
-        convert([None, value], old, new)
+        convert([None, value], old, new, session=None)
     message = str(caught.value)
     assert message.startswith("column d.t.c: ")
     assert why in message

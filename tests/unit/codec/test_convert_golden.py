@@ -1,5 +1,6 @@
 """Changes of type against TiDB's own code, and against a capture."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,29 +8,35 @@ import pyarrow as pa
 import pytest
 
 from pyspark_theflash.codec.arrow import arrow_type
+from pyspark_theflash.codec.change import Session
 from pyspark_theflash.codec.collation import sort_keys
 from pyspark_theflash.codec.convert import convert_column
 from pyspark_theflash.codec.field_type import DATETIME_TYPES, STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.codec.text import format_column, parse_column
 from pyspark_theflash.errors import UnsupportedError
 from tests.support.conversions import (
+    FAILS,
     UNSTORABLE,
     Pair,
+    SessionCase,
     captured_changes,
     conversion_pairs,
+    session_cases,
     stored_value,
 )
 
+SOME_SESSION = Session("UTC", 0, 0, 0, 0)
 
-def convert(pair: Pair, old_values: Sequence[Any]) -> Any:
+
+def convert(pair: Pair, old_values: Sequence[Any], session: Session | None = None) -> Any:
     column = pa.array(old_values, arrow_type(pair.old))
-    return convert_column(column, pair.old, pair.new, "column c")
+    return convert_column(column, pair.old, pair.new, "column c", session)
 
 
 def depends_on_the_session(pair: Pair) -> bool:
     """Whether it may be refused even where all sessions came to the same."""
-    zones = [tp == MySQLType.TIMESTAMP for tp in (pair.old.tp, pair.new.tp)]
-    return zones[0] != zones[1] or (pair.old.tp == MySQLType.TIME and pair.new.tp in DATETIME_TYPES)
+    has_zone = MySQLType.TIMESTAMP in (pair.old.tp, pair.new.tp)
+    return has_zone or (pair.old.tp == MySQLType.TIME and pair.new.tp in DATETIME_TYPES)
 
 
 def is_comparable(field_type: FieldType) -> bool:
@@ -69,7 +76,7 @@ def test_rewritten_rows_are_what_tidb_makes_them(
         known = [i for i, value in enumerate(new) if value is not UNSTORABLE]
         if not known or depends_on_the_session(pair) or not is_comparable(pair.new):
             continue
-        got = convert(pair, [old[i] for i in known])
+        got = convert(pair, [old[i] for i in known], SOME_SESSION)
         wanted = pa.array([new[i] for i in known], arrow_type(pair.new))
         if not got.equals(wanted):
             differing = [
@@ -111,6 +118,50 @@ def test_what_depends_on_the_session_is_right_or_refused(
                 right += 1
     assert right > 100
     assert refused > 500
+
+
+def test_values_are_what_each_session_made_of_them() -> None:
+    groups = defaultdict[tuple[str, Session], list[SessionCase]](list)
+    for case in session_cases():
+        if UNSTORABLE not in (case.value, case.wanted) and case.wanted is not FAILS:
+            groups[case.pair, case.session].append(case)
+    right = refused = 0
+    for (pair, session), cases in groups.items():
+        old, new = cases[0].old, cases[0].new
+        wanted = pa.array([case.wanted for case in cases], arrow_type(new))
+        values = pa.array([case.value for case in cases], arrow_type(old))
+        kept = [i for i in range(len(cases)) if not _is_refused(values.slice(i, 1), cases[i])]
+        got = convert_column(values.take(kept), old, new, pair, session)
+        assert got.equals(wanted.take(kept)), (pair, session)
+        right += len(kept)
+        refused += len(cases) - len(kept)
+    assert right > 55_000
+    # TIMESTAMPs out of their range that keep a fraction, which TiDB does not print.
+    assert refused < 60
+
+
+def _is_refused(value: Any, case: SessionCase) -> bool:
+    try:
+        convert_column(value, case.old, case.new, "column c", case.session)
+    except UnsupportedError:
+        assert case.new.tp == MySQLType.TIMESTAMP
+        return True
+    return False
+
+
+def test_what_the_store_has_no_place_for_is_refused() -> None:
+    refused = 0
+    for case in session_cases():
+        if case.wanted is UNSTORABLE and case.value is not UNSTORABLE:
+            with pytest.raises(UnsupportedError):
+                _convert_case(case)
+            refused += 1
+    assert refused > 250
+
+
+def _convert_case(case: SessionCase) -> None:
+    value = pa.array([case.value], arrow_type(case.old))
+    convert_column(value, case.old, case.new, "column c", case.session)
 
 
 def test_rows_that_tidb_leaves_keep_their_values() -> None:

@@ -6,29 +6,13 @@ from typing import Any
 from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.schema.file import read_schema_file
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.schema.lineage import Lineage, column_source, moves
+from pyspark_theflash.schema.lineage import Lineage, moves
 from pyspark_theflash.schema.model import TableInfo, parse_table_info
-from pyspark_theflash.types import ColumnID, TableID, TimeStamp
+from pyspark_theflash.types import TableID, TimeStamp
 from tests.support.stores import column, table_info
 from tests.support.workloads import workload
 
 HISTORY = read_schema_file(workload("ddl").schema)
-
-
-def tables_called(name: str) -> Sequence[TableInfo]:
-    return [e.table for e in HISTORY.events if e.table is not None and e.table.name == name]
-
-
-def test_a_modified_column_comes_from_the_one_it_replaced() -> None:
-    tables = tables_called("cc")
-    source = column_source(tables, ColumnID(24))
-    assert source is not None
-    assert (source.id, source.name, source.type.tp) == (2, "a", MySQLType.LONGLONG)
-
-
-def test_columns_that_were_added_come_from_nowhere() -> None:
-    tables = tables_called("cc")
-    assert [column_source(tables, ColumnID(i)) for i in (1, 6, 7, 23)] == [None] * 4
 
 
 def test_reorganised_partitions_move_their_rows() -> None:
@@ -57,7 +41,6 @@ def test_a_history_without_ddl_moves_nothing() -> None:
     table = table_info(1, "d.t", [column("a", MySQLType.LONG)])
     history = SchemaHistory(TimeStamp(1), TimeStamp(9), [event(1, table)], ())
     assert Lineage(history).moves == ()
-    assert Lineage(history).source_of(table.id)(ColumnID(1)) is None
 
 
 def event(ts: int, table: TableInfo) -> TableEvent:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from pyspark_theflash.errors import (
     UnsupportedError,
 )
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt
+from pyspark_theflash.schema.lineage import Lineage, double_writes
 from pyspark_theflash.schema.meta_key import (
     SCHEMA_VERSION_KEY,
     FinishedJob,
@@ -34,7 +36,9 @@ from tests.support.meta_cluster import (
     MODIFY_COLUMN,
     RECOVER_DATABASE,
     RENAME,
+    REORGANIZE,
     TRUNCATE,
+    TRUNCATE_PARTITION,
     MetaCluster,
     info,
 )
@@ -411,6 +415,71 @@ def test_a_column_that_is_dropped_may_be_missing_in_a_lost_state(cluster: MetaCl
     assert columns(read(cluster, begin), 11, 5) == [(1, "a"), (2, "b!")]
 
 
+@pytest.mark.parametrize("known", [None, 1, 2])
+@pytest.mark.parametrize("has_rowid", [True, False])
+def test_what_reorganize_partition_moves_is_told_where_its_states_are_lost(
+    cluster: MetaCluster, known: int | None, has_rowid: bool
+) -> None:
+    """All three states in the middle are lost, or all but one."""
+    cluster.step(CREATE_TABLE, [(SHOP, 13, partitioned([51, 52], has_rowid=has_rowid))])
+    history, lost = read(cluster), []
+    for state in (1, 2, 3):
+        middle = partitioned([51, 52], [53, 54], [52], state, has_rowid=has_rowid)
+        at = cluster.step(REORGANIZE, [(SHOP, 13, middle)], ends=False)
+        if state == known:
+            cluster.collect(cluster.tso())
+            history = read(cluster, history)
+        else:
+            lost.append(at)
+    end = cluster.step(REORGANIZE, [(SHOP, 13, partitioned([51, 53, 54], has_rowid=has_rowid))])
+    cluster.collect(cluster.tso())
+    history = read(cluster, history)
+    (move,) = Lineage(history).moves
+    assert (move.ts, move.from_ids, move.to_ids) == (end, {52}, {53, 54})
+    for at in lost:
+        table = history.table_at_commit(TableID(13), at)
+        if has_rowid:
+            with pytest.raises(UnsupportedError, match="not read in time"):
+                double_writes(table)
+        else:
+            assert double_writes(table) is None
+
+
+def test_a_partition_that_is_truncated_moves_nothing(cluster: MetaCluster) -> None:
+    cluster.step(CREATE_TABLE, [(SHOP, 13, partitioned([51, 52]))])
+    begin = read(cluster)
+    cluster.step(TRUNCATE_PARTITION, [(SHOP, 13, partitioned([51, 52]))], ends=False)
+    cluster.step(TRUNCATE_PARTITION, [(SHOP, 13, partitioned([51, 53]))])
+    cluster.collect(cluster.tso())
+    assert Lineage(read(cluster, begin)).moves == ()
+
+
+def partitioned(
+    ids: Sequence[int],
+    adding: Sequence[int] = (),
+    dropping: Sequence[int] = (),
+    state: int = 0,
+    *,
+    has_rowid: bool = False,
+) -> dict[str, Any]:
+    """A TableInfo with a partition `p<id>` for each id."""
+
+    def definitions(some: Sequence[int]) -> list[dict[str, Any]]:
+        return [{"id": i, "name": {"O": f"p{i}"}, "less_than": [str(10 * i)]} for i in some]
+
+    partition = {
+        "type": 1,
+        "expr": "`a`",
+        "columns": None,
+        "enable": True,
+        "definitions": definitions(ids),
+        "adding_definitions": definitions(adding),
+        "dropping_definitions": definitions(dropping),
+        "ddl_state": state,
+    }
+    return info(13, "p", "a", "b", partition=partition, pk_is_handle=not has_rowid)
+
+
 def test_what_nothing_tells_is_left_out(cluster: MetaCluster) -> None:
     """A job that failed, and a table whose making and end nobody has seen."""
     begin = read(cluster)
@@ -478,14 +547,16 @@ def session_of(history: SchemaHistory, ts: TimeStamp) -> Session | None:
 def test_the_session_of_a_changed_column_is_waited_for(cluster: MetaCluster) -> None:
     history = read(cluster)
     commit_ts = modified(cluster)
-    session = Session("Asia/Kolkata", 0, 7, 7)
+    session = Session("Asia/Kolkata", 0, 7, 7, 1 << 32)
     job = FinishedJob(SchemaVersion(cluster.version), SHOP, "shop", {}, session)
     clock = PatientClock(lambda: cluster.jobs.append(job))
     at_least = cluster.tso()
     source = TidbSchemaSource(cluster, clock)
     found = source.read(at_least, history)
     assert clock.now_ms == 50
-    assert session_of(found, at_least) == Session("Asia/Kolkata", 0, 7, physical_ms(commit_ts))
+    assert session_of(found, at_least) == Session(
+        "Asia/Kolkata", 0, 7, physical_ms(commit_ts), 1 << 32
+    )
 
 
 def test_a_job_that_never_turns_up_is_not_waited_for_for_ever(cluster: MetaCluster) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.schema.lineage import column_source
+from pyspark_theflash.schema.owners import Past
 from pyspark_theflash.schema.tidb import TidbSchemaSource
 from pyspark_theflash.types import ColumnID
 from tests.support.live_schema import RECORDING, ReplayedApi, shown_by_history
@@ -60,7 +60,10 @@ def test_states_in_the_middle_of_ddl_are_there(histories: list[SchemaHistory]) -
 def test_a_changed_column_has_the_session_that_changed_it(histories: list[SchemaHistory]) -> None:
     history = histories[-1]
     tables = [e.table for e in history.events if e.table and e.table.name == "t"]
-    (source,) = {column_source(tables, ColumnID(5))}
-    assert source is not None
+    found = Past(tuple(tables)).source(ColumnID(5))
+    assert found is not None
+    source, _ = found
     assert source.session is not None
+    # TiDB's default.
+    assert source.session.sql_mode == 1436549152
     assert source.session.from_ms <= source.session.to_ms < source.session.from_ms + 60_000
