@@ -12,7 +12,7 @@ writer's progress, one thing.
 """
 
 import uuid
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -129,12 +129,18 @@ class CompactionReport:
     files_replaced: int = 0
     files_written: int = 0
     bytes_written: int = 0
+    discarded: int = 0
+    """How often what was written was dropped, since its table had changed meanwhile."""
 
     def plus(self, other: "CompactionReport") -> "CompactionReport":
         """Both together."""
         return CompactionReport(
             *(getattr(self, f.name) + getattr(other, f.name) for f in fields(self))
         )
+
+
+Piece: TypeAlias = Callable[[], CompactionReport]
+"""A piece of a compaction: a callable, which fails like `Engine.publish`. To be run once."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -161,6 +167,35 @@ class RowCondition(Protocol):
         Each row is asked about once, for the answer may depend on the rows before. May raise, which
         ends the scan.
         """
+
+
+class WriterEngine(Protocol):
+    """The engine as the writer of a stream uses it, in this process or behind a server.
+
+    Each does what that of `Engine` does. Whoever calls again after an error has made a new writer,
+    which begins with what `read` says.
+    """
+
+    def read(self, kinds: Sequence[str]) -> View: ...
+
+    def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]: ...
+
+    def scan(
+        self,
+        region: RegionScan,
+        columns: Sequence[ScanColumn],
+        snapshot_ts: TimeStamp,
+        *,
+        with_handle: bool = False,
+    ) -> Iterator[pa.RecordBatch]: ...
+
+    def keys(
+        self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
+    ) -> Iterator[pa.RecordBatch]: ...
+
+    def publish(self, publication: Publication) -> Generation: ...
+
+    def compact(self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]) -> object: ...
 
 
 class EngineReader(Protocol):
@@ -245,7 +280,10 @@ class EngineReader(Protocol):
 
 
 class Engine(EngineReader, Protocol):
-    """The writing half as well. One at a time per store, on the writer."""
+    """The writing half as well. One at a time per store, on the writer.
+
+    One thread uses it, but for the pieces of compactions, which may run in another one.
+    """
 
     def publish(self, publication: Publication) -> Generation:
         """Make versions and records durable, then visible, in one step.
@@ -275,15 +313,29 @@ class Engine(EngineReader, Protocol):
         Fails like `publish`; of several steps, those before the failed one stand.
         """
 
-    def collect(
-        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn], safe_point: TimeStamp
-    ) -> CompactionReport | None:
-        """Drop what no snapshot at or above `safe_point` sees of a part of a physical table.
+    def begin(
+        self,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        *,
+        everything_to: TimeStamp | None = None,
+        garbage_to: TimeStamp | None = None,
+    ) -> Piece | None:
+        """A piece of what `compact` would do, to be run in another thread; None: nothing to do.
 
-        To be called until it returns None, which says that nothing is left to drop; anything else
-        may be done in between. Each call takes as long as rewriting one region. Otherwise like
-        `compact`.
+        Called by whoever publishes, in the midst of no scan of this engine's that has no lease.
+        Until None comes, a piece is run, and the next one begun; in between and beside a piece,
+        anything may be done. A piece takes as long as rewriting a few regions, and publications
+        wait for its commit only.
+
+        Args:
+            everything_to: leave no recent files of what commits up to there; None: what pays.
+            garbage_to: a safe point; only drop what no snapshot at or above it sees, until there
+                is none.
         """
+
+    def is_behind(self, physical_id: PhysicalTableID) -> bool:
+        """Whether so much of a physical table is to be compacted that publishers should wait."""
 
     def flush(
         self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]

@@ -18,6 +18,7 @@ from pyspark_theflash.engine.api import (
     Handle,
     HandleSet,
     PartitionStats,
+    Piece,
     Publication,
     RegionScan,
     RegionStats,
@@ -88,11 +89,20 @@ class MemoryEngine:
             rows_dropped=len(versions) - len(kept),
         )
 
-    def collect(
-        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn], safe_point: TimeStamp
-    ) -> CompactionReport | None:
-        done = self.compact(physical_id, columns, safe_point=safe_point)
-        return done if done.rows_dropped else None
+    def begin(
+        self,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        *,
+        everything_to: TimeStamp | None = None,
+        garbage_to: TimeStamp | None = None,
+    ) -> Piece | None:
+        """All is done at once; nothing is left to the piece."""
+        done = self.compact(physical_id, columns, safe_point=garbage_to)
+        return (lambda: done) if done.rows_dropped else None
+
+    def is_behind(self, physical_id: PhysicalTableID) -> bool:
+        return False
 
     def flush(
         self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]

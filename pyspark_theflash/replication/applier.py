@@ -9,15 +9,15 @@ reaches, so a crash between two batches leaves a prefix. A batch also ends
 """
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeAlias
 
 from pyspark_theflash.binlog.event import Transaction
 from pyspark_theflash.binlog.prewrite import TableMutations, parse_prewrite
 from pyspark_theflash.binlog.spill import payload_bytes
-from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
+from pyspark_theflash.engine.api import Publication, VersionBatch, WriterEngine
 from pyspark_theflash.errors import SchemaOutdatedError
 from pyspark_theflash.replication.changes import TableChanges
 from pyspark_theflash.replication.move import move_record, moved_gaps, moved_versions
@@ -31,11 +31,13 @@ BATCH_BYTES: Final = 32 << 20
 """Row bytes a batch: what a publication of a backlog has, and what memory must have room for."""
 COLUMN_BYTES: Final = 2 * BATCH_BYTES
 """How much a batch's rows may take as columns, where these are much wider than rows."""
+Compact: TypeAlias = Callable[[Iterable[PhysicalTableID]], None]
+"""Has tables compacted that rows were published of."""
 STAGES: Final = ("parse", "decode", "publish", "compact")
 
 
 class _Mutations(NamedTuple):
-    """What a transaction does to a table, and whose partitions the rows go to."""
+    """The changes of a transaction to a table, and whose partitions the rows go to."""
 
     table: TableInfo
     candidates: Sequence[TableInfo]
@@ -44,7 +46,7 @@ class _Mutations(NamedTuple):
 
 @dataclass(slots=True)
 class ApplyReport:
-    """What was applied, and where the time went: `seconds` by stage, as `timer` counts them."""
+    """Counts of what was applied, and `seconds` by stage, as `timer` counts them."""
 
     transactions: int = 0
     rows: int = 0
@@ -77,7 +79,7 @@ class _Batch:
         return self.row_bytes >= BATCH_BYTES or self.column_bytes >= COLUMN_BYTES
 
     def changes_of(self, table: TableInfo, placement: TableInfo) -> TableChanges:
-        """What the next rows of a table are added to: new where the definition is another."""
+        """The changes to which the next rows of a table are added: new for another definition."""
         known = self._open.get(table.id)
         # By identity: a history hands out the same definition every time, and they are large.
         if known is None or known.table is not table or known.placement is not placement:
@@ -89,9 +91,20 @@ class _Batch:
 class Applier:
     """Applies transactions to an engine, in order. After an error, make another."""
 
-    def __init__(self, engine: Engine, state: WriterState, *, may_guess: bool = False) -> None:
-        """`may_guess`: a partition that nobody can tell is guessed instead of refused."""
+    def __init__(
+        self,
+        engine: WriterEngine,
+        state: WriterState,
+        *,
+        may_guess: bool = False,
+        compact: Compact | None = None,
+    ) -> None:
+        """`may_guess`: a partition that nobody can tell is guessed instead of refused.
+
+        `compact` is told which tables were published; None: they are compacted here.
+        """
         self._engine, self._state, self._may_guess = engine, state, may_guess
+        self._compact = compact or self._compact_here
         self._touched: set[PhysicalTableID] = set()
         self.report: Final = ApplyReport()
 
@@ -133,14 +146,17 @@ class Applier:
         self._publish(batch, resolved_ts, keep_pending=keep_pending, position=position)
 
     def compact(self) -> None:
-        """Let the engine rewrite what was touched since the last call into its fastest form."""
+        """Have what was touched since the last call rewritten into its fastest form."""
         with self.report.timed("compact"):
-            for physical_id in sorted(self._touched):
-                self._engine.compact(physical_id, self._state.columns_of([physical_id]))
-        self._touched.clear()
+            touched, self._touched = sorted(self._touched), set()
+            self._compact(touched)
+
+    def _compact_here(self, tables: Iterable[PhysicalTableID]) -> None:
+        for physical_id in tables:
+            self._engine.compact(physical_id, self._state.columns_of(physical_id))
 
     def _mutations(self, transaction: Transaction) -> list[_Mutations]:
-        """What the transaction changes, and the definitions its rows are decoded under."""
+        """The changes of a transaction, and the definitions its rows are decoded under."""
         if transaction.ddl is not None:
             self._state.require_schema(transaction.ddl, transaction.commit_ts)
         if not transaction.payload:
@@ -210,7 +226,7 @@ class Applier:
             versions = moved_versions(
                 self._engine,
                 move,
-                self._state.columns_of(move.from_ids),
+                self._state.columns_moved_from,
                 self._state.cluster.had_row,
                 may_guess=self._may_guess,
             )

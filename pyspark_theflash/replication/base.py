@@ -7,32 +7,38 @@ again is a no-op and an interrupted load goes on where it stopped.
 
 import json
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
-from pyspark_theflash.errors import OptionError, SchemaConflictError, SchemaFileError
-from pyspark_theflash.mvcc.rows import stored_columns
-from pyspark_theflash.mvcc.version import Op
+from pyspark_theflash.engine.api import Publication, VersionBatch, WriterEngine
+from pyspark_theflash.errors import CodecError, OptionError, SchemaConflictError, SchemaFileError
+from pyspark_theflash.mvcc.rows import Columns, stored_columns
+from pyspark_theflash.mvcc.version import Op, absence
 from pyspark_theflash.mvcc.visibility import sort_order
 from pyspark_theflash.partitioning.assign import assign_partitions
 from pyspark_theflash.replication.changes import key_handles, split_by_partition
 from pyspark_theflash.schema.base import BaseTable, read_base, read_base_rows
+from pyspark_theflash.schema.default import origin_value
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.model import ROWID_NAME, TableInfo
 from pyspark_theflash.store.coverage import BASE_KIND
 from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.types import TableID, TimeStamp
+from pyspark_theflash.types import ColumnID, TableID, TimeStamp
 
 BATCH_ROWS: Final = 1 << 16
 
 
 def load_base(
-    engine: Engine, folder: Path, history: SchemaHistory, replicates: Callable[[TableID], bool]
+    engine: WriterEngine,
+    folder: Path,
+    history: SchemaHistory,
+    replicates: Callable[[TableID], bool],
 ) -> int:
     """Load the tables of a base folder that are not loaded yet; returns how many rows.
 
@@ -60,7 +66,7 @@ def load_base(
     return rows
 
 
-def _load_table(engine: Engine, table: BaseTable, history: SchemaHistory) -> int:
+def _load_table(engine: WriterEngine, table: BaseTable, history: SchemaHistory) -> int:
     info = history.table_by_name(_key(table), history.start_ts)
     if info.id != table.table_id:
         reason = f"has id {table.table_id} for {_key(table)}, the schema says {info.id}"
@@ -85,7 +91,28 @@ def _versions(info: TableInfo, rows: pa.RecordBatch, ts: TimeStamp) -> Sequence[
         np.full(rows.num_rows, Op.PUT, np.uint8),
     ]
     physical = assign_partitions(info, columns, rows.num_rows)
+    columns |= _perhaps_left_out(info, columns)
     return split_by_partition(info, system, columns, physical, sort_order(handles))
+
+
+def _perhaps_left_out(info: TableInfo, columns: Columns) -> Columns:
+    """Which rows have in a column what rows show that do not hold it.
+
+    A base does not tell these apart, and nothing needs to before EXCHANGE PARTITION.
+    """
+    found: dict[ColumnID, pa.Array] = {}
+    for column in stored_columns(info):
+        if column.id not in columns or column in info.handle_columns:
+            continue
+        values = columns[column.id]
+        with suppress(CodecError):
+            default = origin_value(column)
+            if not default.is_valid:
+                continue
+            is_same = pc.equal(values, default)
+            if pc.any(is_same).as_py():
+                found[absence(column.id)] = pc.fill_null(is_same, False)
+    return found
 
 
 def _key(table: BaseTable) -> str:

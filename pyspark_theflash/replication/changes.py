@@ -182,7 +182,7 @@ class TableChanges:
         return _Part(columns, handles, physical, np.full(rows, op, np.uint8))
 
     def _row_columns(self) -> tuple[ColumnInfo, ...]:
-        """What updated and deleted rows hold."""
+        """The columns of updated and deleted rows."""
         return stored_columns(self.table) + ((ROWID_COLUMN,) if self.table.has_rowid else ())
 
     def _inserts(self, inserted: Sequence[bytes]) -> dict[ColumnID, pa.Array]:
@@ -344,7 +344,7 @@ def split_by_partition(
 def _last_of_each(
     handles: pa.Array, physical: Ints, commit_ts: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.bool_]:
-    """Of versions sorted by (handle, physical, commit_ts, order), the last that share the three."""
+    """Mark the last version of each (handle, physical, commit_ts), of versions sorted so."""
     last = np.ones(len(handles), np.bool_)
     if len(handles) > 1:
         same = np.asarray(pc.equal(handles.slice(0, len(handles) - 1), handles.slice(1)))

@@ -1,14 +1,12 @@
 """Which columns rows of a physical table have ever had: what a compaction must keep."""
 
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from pyspark_theflash.mvcc.project import ScanColumn, scan_column
+from pyspark_theflash.mvcc.project import ScanColumn, kept_columns, scan_column
 from pyspark_theflash.mvcc.rows import stored_columns
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.schema.lineage import Lineage
+from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.schema.owners import Owners
 from pyspark_theflash.types import ColumnID, PhysicalTableID
 
 if TYPE_CHECKING:
@@ -18,30 +16,29 @@ if TYPE_CHECKING:
 class StoredColumns:
     """By physical table; one may have belonged to several tables (EXCHANGE PARTITION)."""
 
-    def __init__(self, history: SchemaHistory, lineage: Lineage) -> None:
-        self._history, self._lineage = history, lineage
-
-    @cached_property
-    def _owners(self) -> Mapping[PhysicalTableID, Sequence[TableEvent]]:
-        """The definitions of the tables that each belonged to, in order."""
-        owners: dict[PhysicalTableID, list[TableEvent]] = defaultdict(list)
-        for event in self._history.events:
-            for physical_id in event.stored_ids:
-                owners[physical_id].append(event)
-        return owners
+    def __init__(self, history: SchemaHistory) -> None:
+        self._owners = Owners(history)
 
     @property
     def physical_ids(self) -> Sequence[PhysicalTableID]:
         """All that there are."""
-        return sorted(self._owners)
+        return sorted(self._owners.last)
 
-    def of(self, physical_ids: Iterable[PhysicalTableID]) -> Sequence[ScanColumn]:
-        """Each column as its newest definition has it."""
+    def of(self, physical_id: PhysicalTableID, *, is_moved: bool = False) -> Sequence[ScanColumn]:
+        """Each column as its newest definition has it.
+
+        With `is_moved` for the rows that another physical table gets, which no earlier snapshot
+        reads there. In one that was exchanged before MODIFY COLUMN, earlier snapshots see other
+        values in the same rows, so nothing that it has made may be written down.
+        """
+        event = self._owners.last.get(physical_id)
+        if event is None or event.table is None:
+            return []
+        past = self._owners.past(event.table, physical_id, event.ts)
         newest: dict[ColumnID, tuple[TableInfo, ColumnInfo]] = {}
-        tables = (event.table for i in sorted(physical_ids) for event in self._owners.get(i, ()))
-        for table in filter(None, tables):
+        for table in past.tables:
             newest.update((column.id, (table, column)) for column in stored_columns(table))
-        return [
-            scan_column(table, column, self._lineage.source_of(table.id))
-            for table, column in newest.values()
-        ]
+        columns = [scan_column(t, c, past, for_copy=True) for t, c in newest.values()]
+        if past.is_exchanged and not is_moved:
+            return [kept_columns(c.id, c.type)[0] for c in columns]
+        return columns

@@ -107,7 +107,7 @@ def _is_move(pair: Sequence[RowChange]) -> bool:
 
 
 def _again(once: Sequence[RowChange], *, is_delete_only: bool) -> list[RowChange]:
-    """What follows what is written once."""
+    """The writes that follow a row's first one."""
     change = once[-1]
     old_again, new_again = change.old_again, once[0].new_again
     is_update = len(once) > 1 or change.kind == UPDATE

@@ -4,6 +4,7 @@ What an engine may rely on (`engine.api.VersionBatch`), and what the table says 
 checked here, a column at a time; a value never gets into an error.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +24,7 @@ from pyspark_theflash.mvcc.version import (
     START_TS,
     Op,
     column_name,
+    is_absence,
     version_schema,
 )
 from pyspark_theflash.mvcc.visibility import TimeStamps, same_as_next
@@ -33,6 +35,7 @@ from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.types import MAX_TS, ColumnID, PhysicalTableID, TableID, TimeStamp
 
 _SYSTEM: Final = (HANDLE, COMMIT_TS, START_TS, OP)
+_COLUMN: Final = re.compile("[ac][0-9]{1,18}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,23 @@ def checked_rows(incoming: IncomingRows, history: SchemaHistory) -> CheckedRows:
     return CheckedRows(incoming.table_id, incoming.physical_id, batch)
 
 
+def checked_versions(physical_id: PhysicalTableID, rows: pa.Table) -> pa.RecordBatch:
+    """Rows of a stream that were made elsewhere, if they are such as an engine may take.
+
+    Whether they are the table's is for the writer to know that has made them.
+
+    Raises:
+        CodecError: they are not.
+    """
+    check = _Check(IncomingRows(TableID(physical_id), physical_id, rows))
+    batch = check.batch()
+    check.names(batch)
+    if batch.num_rows:
+        check.timestamps(batch)
+        check.order(batch)
+    return batch
+
+
 class _Check:
     def __init__(self, incoming: IncomingRows) -> None:
         self._incoming = incoming
@@ -120,6 +140,16 @@ class _Check:
         fields = [pa.field(f.name, f.type, nullable=f.name not in _SYSTEM) for f in rows.schema]
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
+    def names(self, batch: pa.RecordBatch) -> None:
+        """Handles are of a type that there is, and columns are called as ours are."""
+        if batch.schema.field(HANDLE).type not in (pa.int64(), pa.binary()):
+            raise self._wrong(f"{HANDLE} is neither int64 nor binary")
+        for name in batch.schema.names[len(_SYSTEM) :]:
+            if not _COLUMN.fullmatch(name):
+                raise self._wrong("a column has no name of a column")
+            if is_absence(name) and batch.schema.field(name).type != pa.bool_():
+                raise self._wrong(f"{name} is not of type bool")
+
     def timestamps(self, batch: pa.RecordBatch) -> None:
         start_ts, commit_ts = _numbers(batch, START_TS), _numbers(batch, COMMIT_TS)
         if (start_ts > commit_ts).any() or not start_ts.all() or (commit_ts == MAX_TS).any():
@@ -132,7 +162,7 @@ class _Check:
             raise self._wrong(f"{OP} is neither of {[int(op) for op in Op]}")
 
     def table(self, batch: pa.RecordBatch, history: SchemaHistory) -> TableInfo:
-        """What the rows are of: one state of the table for all of them."""
+        """The table of the rows, in one state for all of them."""
         table_id, commit_ts = self._incoming.table_id, _numbers(batch, COMMIT_TS)
         first, last = TimeStamp(int(commit_ts.min())), TimeStamp(int(commit_ts.max()))
         events = [e for e in history.events if e.table_id == table_id and e.ts <= last]

@@ -88,7 +88,7 @@ _RETRY_MS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Ingestion:
-    """What a caller brings. `latches` are (id, token) of write latches that cover it.
+    """The rows of a caller. `latches` are (id, token) of write latches that cover them.
 
     With `resolved_ts`, readers of the API's tables are answered up to there from now on, and
     `position` is kept for the caller; `start_ts` is where the history of these tables begins, of
@@ -111,7 +111,7 @@ class Ingestion:
 
 @dataclass(frozen=True, slots=True)
 class Ingested:
-    """What has become of it, durably. `known` transactions had been applied before."""
+    """The durable result of a write. `known` transactions had been applied before."""
 
     generation: Generation
     rows: int

@@ -6,15 +6,13 @@ bound is PD's safe point, which no reader's service safe point is above.
 """
 
 from collections.abc import Callable, Generator
+from concurrent.futures import Executor
 
 from pyspark_theflash.clock import Clock
-from pyspark_theflash.engine.api import CompactionReport, Engine
+from pyspark_theflash.engine.api import CompactionReport, Engine, Piece
 from pyspark_theflash.errors import UnsupportedError
 from pyspark_theflash.kvstore.flush import Flusher
-from pyspark_theflash.replication.columns import StoredColumns
 from pyspark_theflash.replication.maintenance import CollectionReport, Maintenance
-from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.store.command import PurgeOrder
 from pyspark_theflash.store.manifest import Manifest
 from pyspark_theflash.store.progress import Progress
@@ -32,9 +30,10 @@ class LearnedMaintenance(Maintenance):
         *,
         flusher: Flusher,
         safe_point: Callable[[], TimeStamp],
+        thread: Executor | None = None,
     ) -> None:
         """`safe_point` asks PD up to where TiKV may have dropped old versions."""
-        super().__init__(engine, manifest, clock)
+        super().__init__(engine, manifest, clock, thread=thread)
         self._flusher, self._learned_ts = flusher, safe_point
 
     def set_interval(self, interval_ms: int) -> None:
@@ -45,7 +44,7 @@ class LearnedMaintenance(Maintenance):
         """Raises `UnsupportedError`: what no region of TiKV covers goes by itself."""
         raise UnsupportedError("purging by hand", "a store that TiKV feeds")
 
-    def _compacting(self) -> Generator[None, None, CompactionReport]:
+    def _compacting(self) -> Generator[Piece, CompactionReport, CompactionReport]:
         self._flusher.flush(self._engine)
         return (yield from super()._compacting())
 
@@ -55,7 +54,7 @@ class LearnedMaintenance(Maintenance):
 
     def _collecting(
         self, wanted: TimeStamp | None, *, dry_run: bool
-    ) -> Generator[None, None, CollectionReport | None]:
+    ) -> Generator[Piece, CompactionReport, CollectionReport | None]:
         if not dry_run:
             self._flusher.flush(self._engine)
         return (yield from super()._collecting(wanted, dry_run=dry_run))
@@ -63,10 +62,7 @@ class LearnedMaintenance(Maintenance):
     def _newest_ts(self, progress: Progress) -> TimeStamp:
         return max(progress.resolved_ts, self._learned_ts())
 
-    def compact_published(self, history: SchemaHistory) -> None:
-        """Let the engine do what pays by now of the tables that rows were published of."""
+    def compact_published(self) -> None:
+        """Compact what pays by now of the tables that rows were published of."""
         touched, self._flusher.touched = self._flusher.touched, set()
-        if touched:
-            columns = StoredColumns(history, Lineage(history))
-            for physical_id in sorted(touched):
-                self._engine.compact(physical_id, columns.of([physical_id]))
+        self.touched(touched)

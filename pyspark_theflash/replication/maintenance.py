@@ -13,8 +13,12 @@ Garbage collection
     All of it can be done again, so an interrupted collection is finished by the next. The schema
     history stays whole: the writer compares its source's with it from the start.
 
-    The last step and a compaction by command go on piece by piece (a region, a table) in `poll`, so
-    that a writer applies what has come in between.
+Beside the writer
+    Files are rewritten a piece at a time: for a collection, for a compaction by command, and for
+    tables that rows were published of (`touched`), in turns. Given a thread, pieces run there. All
+    else is done in the caller's, when `poll` or `touched` find that a piece has ended. Without a
+    thread each of these calls does a piece itself. Publishers wait for a compaction in `touched`
+    only where it falls behind.
 
     A writer collects by itself where the store has a retention: as soon as the safe point can move
     by a quarter of it, ten minutes at least, so that a region is not rewritten more often. It stays
@@ -26,7 +30,8 @@ Commands
 
 import logging
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,7 +39,7 @@ from typing import Final, Protocol, TypeAlias, TypeVar
 
 from pyspark_theflash.binlog.ledger import pruned_entries
 from pyspark_theflash.clock import Clock
-from pyspark_theflash.engine.api import CompactionReport, Engine, Publication
+from pyspark_theflash.engine.api import CompactionReport, Engine, Piece, Publication
 from pyspark_theflash.errors import (
     EngineError,
     InternalError,
@@ -58,7 +63,6 @@ from pyspark_theflash.replication.safe_point import (
     retention_bound,
 )
 from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.store.catalog import schema_history
 from pyspark_theflash.store.command import (
     Argument,
@@ -87,10 +91,8 @@ from pyspark_theflash.store.setting import (
     retention_ms,
     retention_record,
 )
-from pyspark_theflash.types import LOGICAL_BITS, PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.types import LOGICAL_BITS, MAX_TS, PhysicalTableID, RegionID, TimeStamp
 
-_Work: TypeAlias = Callable[[PhysicalTableID, Sequence[ScanColumn]], CompactionReport | None]
-"""What is done to a table that has these columns; None: there was nothing to do."""
 LEDGER_RECORD_ENTRIES: Final = 1 << 15
 MIN_INTERVAL_MS: Final = 10
 MAX_INTERVAL_MS: Final = 86_400_000
@@ -99,11 +101,24 @@ COLLECT_MS_MIN: Final = 600_000
 _LONG: Final = (Verb.COMPACT, Verb.GC)
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
+_Pieces: TypeAlias = Generator[Piece, CompactionReport, _T]
+"""What hands out one piece after the other, and is told what each has come to."""
 MAX_RETENTION_MS: Final = 100 * 366 * 86_400_000
 
 
+@dataclass(eq=False, slots=True)
+class _Work:
+    """What is done in pieces: by a command, or to a table that was touched, or by itself."""
+
+    pieces: _Pieces[str]
+    command: Command | None = None
+    table: PhysicalTableID | None = None
+    done: Future[CompactionReport] | None = None
+    """The last piece."""
+
+
 class WriterMemory(OpenTransactions, Protocol):
-    """What a running writer holds of the records that a collection changes."""
+    """The records that a collection changes, as a running writer holds them."""
 
     def collected(self, progress: Progress, ledger_records: int) -> None:
         """`progress.oldest_ts` is durable, and the ledger forgets up to it."""
@@ -111,7 +126,7 @@ class WriterMemory(OpenTransactions, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class CollectionReport:
-    """What a garbage collection did, or would do in a dry run.
+    """The result of a garbage collection, or of a dry run.
 
     A dry run does not look into files: its `compaction` is what would be rewritten.
     """
@@ -144,6 +159,8 @@ class Maintenance:
     """How often the writer is to look for new input; None if nobody has said."""
     is_stopping: bool
     """Whether somebody has asked the writer to end."""
+    discarded: int
+    """How many pieces were in vain, since their tables had changed otherwise meanwhile."""
 
     def __init__(
         self,
@@ -154,11 +171,19 @@ class Maintenance:
         memory: WriterMemory | None = None,
         on_progress: Callable[[str], None] = lambda _: None,
         pd_safe_point: Callable[[], TimeStamp] | None = None,
+        thread: Executor | None = None,
     ) -> None:
-        """`pd_safe_point` asks PD up to where TiKV may have dropped old versions."""
+        """`pd_safe_point` asks PD up to where TiKV may have dropped old versions.
+
+        Pieces run in `thread`, one at a time; None: in the caller's.
+        """
         self._engine, self.memory, self._on_progress = engine, memory, on_progress
-        self._pd_safe_point = pd_safe_point
-        self._works: deque[tuple[Command | None, Generator[None, None, str]]] = deque()
+        self.pd_safe_point = pd_safe_point
+        self._thread, self._works = thread, deque[_Work]()
+        self._running: _Work | None = None
+        self._touched: set[PhysicalTableID] = set()
+        self._failed: TheFlashError | None = None
+        self.discarded = 0
         self._looked_ms: int | None = None
         self._leases, self._mailbox = LeaseTable(manifest, clock), Mailbox(manifest, clock)
         self._manifest, self._clock = manifest, clock
@@ -167,40 +192,98 @@ class Maintenance:
         self.is_stopping = False
 
     def poll(self) -> None:
-        """Execute the commands that others have left, and a piece of what takes long.
+        """Execute the commands that others have left, and go on with what takes long.
 
         Cheap where there is nothing to do. A command's error goes to who gave it; one of ours is
         raised here as well.
         """
         while (command := self._mailbox.take(self._begun())) is not None:
-            self._works.append((command, self._executing(command.verb, command.argument)))
-            if command.verb not in _LONG:
-                self._advance(len(self._works) - 1)
+            work = _Work(self._executing(command.verb, command.argument), command)
+            if command.verb in _LONG:
+                self._works.append(work)
+            else:
+                self._next_piece(work)
         self._collect_when_due()
-        if self._works:
-            self._advance(0)
+        self._go_on()
+
+    def touched(self, tables: Iterable[PhysicalTableID]) -> None:
+        """Rows of these tables were published: compact them as far as it pays by now.
+
+        Returns at once, unless compaction has fallen behind. Raises what the compaction of a table
+        has failed with since the last call; the other tables are gone on with.
+        """
+        for physical_id in tables:
+            if physical_id not in self._touched:
+                self._touched.add(physical_id)
+                self._works.append(_Work(self._paying(physical_id), table=physical_id))
+        self._go_on()
+        while self._failed is None and any(map(self._engine.is_behind, self._touched)):
+            self._wait()
+        if (failed := self._failed) is not None:
+            self._failed = None
+            raise failed
+
+    def drain(self) -> None:
+        """Wait until the tables that were touched are compacted. Raises as `touched` does."""
+        while self._failed is None and self._touched:
+            self._wait()
+        self.touched(())
+
+    def goes_on_with(self, state: WriterMemory) -> None:
+        """Another writer goes on; that is what it has in memory."""
+        self.memory = state
 
     def _begun(self) -> set[str]:
-        return {command.id for command, _ in self._works if command is not None}
+        works = [*self._works, *([self._running] if self._running is not None else [])]
+        return {work.command.id for work in works if work.command is not None}
 
-    def _advance(self, at: int) -> None:
-        """Do the next piece of one of the works."""
-        command, work = self._works[at]
+    def _go_on(self) -> None:
+        """Run the next piece, unless one is running. Works take turns."""
+        if (work := self._running) is not None:
+            if work.done is not None and not work.done.done():
+                return
+            self._running = None
+            self._works.append(work)
+        while self._works and self._running is None:
+            work = self._works.popleft()
+            # It is begun right before it runs: until then, other pieces change its table.
+            if (piece := self._next_piece(work)) is not None:
+                self._running = work
+                work.done = _run(piece, self._thread)
+
+    def _wait(self) -> None:
+        """The same, after the running piece."""
+        if self._running is not None and self._running.done is not None:
+            self._running.done.exception()
+        self._go_on()
+
+    def _next_piece(self, work: _Work) -> Piece | None:
+        """The next piece of a work; None where it has ended, which is told."""
         try:
-            next(work)
-            return
+            return _advance(work.pieces, work.done)
         except StopIteration as ended:
-            del self._works[at]
-            if command is not None:
-                self._mailbox.done(command, ended.value)
+            if work.command is not None:
+                self._mailbox.done(work.command, ended.value)
         except TheFlashError as error:
-            del self._works[at]
-            if command is not None:
-                self._mailbox.failed(command, error)
-            elif not isinstance(error, InternalError):
-                _log.warning("garbage is collected later: %s", error)
+            self._tell(work, error)
             if isinstance(error, InternalError):
                 raise
+        if work.table is not None:
+            self._touched.remove(work.table)
+        return None
+
+    def _tell(self, work: _Work, error: TheFlashError) -> None:
+        if work.command is not None:
+            self._mailbox.failed(work.command, error)
+        elif work.table is not None:
+            self._failed = self._failed or error
+        elif not isinstance(error, InternalError):
+            _log.warning("garbage is collected later: %s", error)
+
+    def _paying(self, physical_id: PhysicalTableID) -> _Pieces[str]:
+        """Compact a table as far as it pays."""
+        yield from self._all_of(physical_id, self._engine.begin)
+        return ""
 
     def _collect_when_due(self) -> None:
         """Begin a collection by retention if there is something for it to do."""
@@ -215,20 +298,20 @@ class Maintenance:
             return
         try:
             wanted = retention_bound(self._newest_ts(progress), kept_ms).ts
-            if self._pd_safe_point is not None:
-                wanted = min(wanted, self._pd_safe_point())
+            if self.pd_safe_point is not None:
+                wanted = min(wanted, self.pd_safe_point())
         except TheFlashError as error:
             _log.warning("garbage is collected later: %s", error)
             return
         if wanted - progress.oldest_ts >= max(kept_ms // 4, COLLECT_MS_MIN) << LOGICAL_BITS:
             order = CollectOrder(wanted).to_text()
-            self._works.append((None, self._executing(Verb.GC, order)))
+            self._works.append(_Work(self._executing(Verb.GC, order)))
 
     def execute(self, verb: Verb, argument: Argument) -> str:
         """Do what a command says; returns what to tell who gave it."""
         return _ended(self._executing(verb, argument))
 
-    def _executing(self, verb: Verb, argument: Argument) -> Generator[None, None, str]:
+    def _executing(self, verb: Verb, argument: Argument) -> _Pieces[str]:
         """Do what a command says, piece by piece; returns what to tell who gave it."""
         if verb is Verb.COMPACT:
             return _told((yield from self._compacting()))
@@ -300,10 +383,16 @@ class Maintenance:
         """
         return _ended(self._compacting())
 
-    def _compacting(self) -> Generator[None, None, CompactionReport]:
-        """The same, a table at a time."""
-        compact = partial(self._engine.compact, everything=True)
-        return (yield from self._each("compact", self._all_stored(), compact))
+    def _compacting(self) -> _Pieces[CompactionReport]:
+        """The same, piece by piece, of what is there when it begins."""
+        view = self._engine.read([])
+
+        def merging(physical_id: PhysicalTableID) -> _Pieces[CompactionReport]:
+            there = (f.max_commit_ts for f in self._engine.files(view, physical_id))
+            to = max(there, default=MAX_TS)
+            return self._all_of(physical_id, partial(self._engine.begin, everything_to=to))
+
+        return (yield from self._each("compact", self._all_stored(), merging))
 
     def flush(self) -> CompactionReport:
         """Divide what came lately among the regions of all tables.
@@ -311,7 +400,12 @@ class Maintenance:
         Raises:
             UpkeepError: some could not be divided; the others were.
         """
-        return _ended(self._each("flush", self._all_stored(), self._engine.flush))
+
+        def flushing(physical_id: PhysicalTableID) -> _Pieces[CompactionReport]:
+            columns = self.columns_now(physical_id)
+            return (yield partial(self._engine.flush, physical_id, columns))
+
+        return _ended(self._each("flush", self._all_stored(), flushing))
 
     def split(self, order: SplitOrder) -> CompactionReport:
         """Divide a region.
@@ -417,7 +511,7 @@ class Maintenance:
 
     def _collecting(
         self, wanted: TimeStamp | None, *, dry_run: bool
-    ) -> Generator[None, None, CollectionReport | None]:
+    ) -> _Pieces[CollectionReport | None]:
         """The same, a region at a time."""
         ledgers = [feed.ledger_kind for feed in (MAIN, SIDE)]
         view = self._engine.read([PROGRESS_KIND, *SCHEMA_KINDS, *ledgers, SETTING_KIND])
@@ -438,12 +532,12 @@ class Maintenance:
             self._engine.purge(garbage)
         fail_point("gc.after_purge")
         kept = [i for i in stored if i in needed]
-        collect = partial(self._engine.collect, safe_point=safe_point)
-        compaction = yield from self._each("gc", kept, collect, again=True)
+        begin = partial(self._engine.begin, garbage_to=safe_point)
+        compaction = yield from self._each("gc", kept, lambda i: self._all_of(i, begin))
         return CollectionReport(chosen, forgotten, len(garbage), compaction)
 
     def _newest_ts(self, progress: Progress) -> TimeStamp:
-        """What no safe point is above."""
+        """The upper bound of safe points."""
         return progress.resolved_ts
 
     def _safe_point(self, view: View, progress: Progress, wanted: TimeStamp | None) -> SafePoint:
@@ -458,7 +552,7 @@ class Maintenance:
     def _collectable(
         self, view: View, history: SchemaHistory, safe_point: SafePoint
     ) -> CollectionReport:
-        """What a collection would do, as far as the manifest tells."""
+        """Report what a collection would do, as far as the manifest tells."""
         ts = safe_point.ts
         ledgers = [view.of_kind(feed.ledger_kind).values() for feed in (MAIN, SIDE)]
         forgotten = sum(pruned_entries(each, ts, LEDGER_RECORD_ENTRIES)[1] for each in ledgers)
@@ -489,23 +583,31 @@ class Maintenance:
                 self.memory.collected(progress, len(records))
         return forgotten
 
-    def _each(
-        self, verb: str, tables: Collection[PhysicalTableID], work: _Work, *, again: bool = False
-    ) -> Generator[None, None, CompactionReport]:
-        """Do the same to all tables, also after one has failed of which the others know nothing.
+    def _all_of(
+        self,
+        physical_id: PhysicalTableID,
+        begin: Callable[[PhysicalTableID, Sequence[ScanColumn]], Piece | None],
+    ) -> _Pieces[CompactionReport]:
+        """Piece after piece of a table. Rows and schema changes may be published in between."""
+        report = CompactionReport()
+        while (piece := begin(physical_id, self.columns_now(physical_id))) is not None:
+            done = yield piece
+            self.discarded += done.discarded
+            report = report.plus(done)
+        return report
 
-        With `again`, until nothing is left to do of a table. Rows and schema changes may be
-        published between two pieces.
-        """
+    def _each(
+        self,
+        verb: str,
+        tables: Collection[PhysicalTableID],
+        work: Callable[[PhysicalTableID], _Pieces[CompactionReport]],
+    ) -> _Pieces[CompactionReport]:
+        """Do the same to all tables, also after one has failed of which the others know nothing."""
         report, failed = CompactionReport(), dict[PhysicalTableID, TheFlashError]()
         for number, physical_id in enumerate(tables, 1):
             self._on_progress(f"{verb}: table {number} of {len(tables)}")
             try:
-                while (done := work(physical_id, self._columns_now(physical_id))) is not None:
-                    report = report.plus(done)
-                    yield
-                    if not again:
-                        break
+                report = report.plus((yield from work(physical_id)))
             except (EngineError, InternalError, LatchLostError, StaleTokenError):
                 raise
             except TheFlashError as error:
@@ -521,12 +623,12 @@ class Maintenance:
     def _stored(
         self, history: SchemaHistory, view: View
     ) -> dict[PhysicalTableID, Sequence[ScanColumn]]:
-        """What the engine holds rows of, with all columns those have ever had."""
-        columns = StoredColumns(history, Lineage(history))
+        """The physical tables that the engine has rows of, with all columns they have ever had."""
+        columns = StoredColumns(history)
         held = set(self._engine.tables(view))
-        return {i: columns.of([i]) for i in columns.physical_ids if i in held}
+        return {i: columns.of(i) for i in columns.physical_ids if i in held}
 
-    def _columns_now(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
+    def columns_now(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
         """All columns that rows of a physical table have had, up to the newest publication."""
         sums = self._manifest.head().sums
         state = tuple(sums.get(kind) for kind in SCHEMA_KINDS)
@@ -534,8 +636,8 @@ class Maintenance:
             history = schema_history(self._engine.read(SCHEMA_KINDS))
             if history is None:
                 raise InternalError("there are rows, and no schema history")
-            self._columns = state, StoredColumns(history, Lineage(history))
-        return self._columns[1].of([physical_id])
+            self._columns = state, StoredColumns(history)
+        return self._columns[1].of(physical_id)
 
     def _publish(self, puts: Iterable[Record], deletes: Iterable[tuple[str, str]] = ()) -> None:
         self._engine.publish(Publication((), Change(tuple(puts), tuple(deletes))))
@@ -548,12 +650,32 @@ def _told(report: CompactionReport) -> str:
     )
 
 
-def _ended(work: Generator[None, None, _T]) -> _T:
-    """What a work comes to that is done at once."""
-    found: list[_T] = []
+def _run(piece: Piece, thread: Executor | None) -> Future[CompactionReport]:
+    if thread is not None:
+        return thread.submit(piece)
+    done: Future[CompactionReport] = Future()
+    try:
+        done.set_result(piece())
+    except TheFlashError as error:
+        done.set_exception(error)
+    return done
 
-    def whole() -> Iterator[None]:
-        found.append((yield from work))
 
-    deque(whole(), maxlen=0)
-    return found[0]
+def _advance(pieces: _Pieces[_T], done: Future[CompactionReport] | None) -> Piece:
+    """The next piece, after one that was `done`. Raises `StopIteration` where there is none."""
+    if done is None:
+        return next(pieces)
+    if (error := done.exception()) is not None:
+        return pieces.throw(error)
+    return pieces.send(done.result())
+
+
+def _ended(pieces: _Pieces[_T]) -> _T:
+    """What pieces come to that are done at once."""
+    done = None
+    try:
+        while True:
+            done = _run(_advance(pieces, done), None)
+    except StopIteration as ended:
+        result: _T = ended.value
+        return result

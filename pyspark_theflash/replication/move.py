@@ -11,7 +11,7 @@ it is, only TiKV knows.
 
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
@@ -19,9 +19,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.codec.key import RawKey, encode_record_key
-from pyspark_theflash.engine.api import EngineReader, VersionBatch
+from pyspark_theflash.engine.api import VersionBatch, WriterEngine
 from pyspark_theflash.errors import UnknownCopyError
-from pyspark_theflash.mvcc.project import ScanColumn, kept_columns
+from pyspark_theflash.mvcc.project import ScanColumn, carried, kept_columns
 from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, Op, column_id
 from pyspark_theflash.mvcc.visibility import sort_order
 from pyspark_theflash.replication.changes import physical_ids, split_by_partition
@@ -33,6 +33,7 @@ from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
 MOVE_KIND: Final = "move"
 HadRow: TypeAlias = Callable[[RawKey, TimeStamp], bool | None]
 """(record key, ts) -> whether the record was there at ts; None: nobody knows."""
+ColumnsOf: TypeAlias = Callable[[PhysicalTableID], Sequence[ScanColumn]]
 _log = logging.getLogger(__name__)
 
 
@@ -42,26 +43,27 @@ def move_record(move: Move) -> Record:
 
 
 def moved_versions(
-    engine: EngineReader,
+    engine: WriterEngine,
     move: Move,
-    columns: Sequence[ScanColumn],
+    columns_of: ColumnsOf,
     had_row: HadRow,
     *,
     may_guess: bool = False,
 ) -> list[VersionBatch]:
     """The rows of the old partitions, as they were right before, as versions in the new ones.
 
-    They are held in memory, all of them. `columns` are all that these rows have ever had.
+    They are held in memory, all of them. `columns_of` a partition are all that its rows have ever
+    had. What MODIFY COLUMN has made of them is written down: the new partitions have another past.
 
     Raises:
         UnknownCopyError: nobody knows which rows TiDB has copied, and it may not be guessed.
         ServiceUnavailableError: who can be asked does not answer.
     """
-    kept = [each for c in columns for each in kept_columns(c.id, c.type)]
     found: dict[PhysicalTableID, list[VersionBatch]] = defaultdict(list)
-    for batch in _rows(engine, move, kept):
-        for versions in _placed(move, batch):
-            found[versions.physical_id].append(versions)
+    for physical_id in sorted(move.from_ids):
+        for batch in _rows(engine, move, physical_id, columns_of(physical_id)):
+            for versions in _placed(move, batch):
+                found[versions.physical_id].append(versions)
     moved = [_joined(physical_id, parts) for physical_id, parts in sorted(found.items())]
     if not move.after.has_rowid:
         return moved
@@ -69,14 +71,14 @@ def moved_versions(
 
 
 def _copied(
-    engine: EngineReader,
+    engine: WriterEngine,
     move: Move,
     moved: Sequence[VersionBatch],
     had_row: HadRow,
     *,
     may_guess: bool,
 ) -> list[VersionBatch]:
-    """Of rows with a `_tidb_rowid`, those that TiDB has copied and that are not there yet."""
+    """Return, of rows with a `_tidb_rowid`, those that TiDB has copied and that are missing."""
     changed = _changed_meanwhile(engine, move)
     kept, unknown = [], 0
     for versions in moved:
@@ -102,7 +104,7 @@ def _copied(
     return [versions for versions in kept if versions.batch.num_rows]
 
 
-def _changed_meanwhile(engine: EngineReader, move: Move) -> pa.Array:
+def _changed_meanwhile(engine: WriterEngine, move: Move) -> pa.Array:
     """Handles of rows in the old partitions that were changed while TiDB copied."""
     view = engine.read([])
     found = [pa.array([], pa.int64())]
@@ -114,7 +116,7 @@ def _changed_meanwhile(engine: EngineReader, move: Move) -> pa.Array:
     return pa.concat_arrays(found)
 
 
-def _visible(engine: EngineReader, physical_id: PhysicalTableID, move: Move) -> pa.Array:
+def _visible(engine: WriterEngine, physical_id: PhysicalTableID, move: Move) -> pa.Array:
     """Handles of the rows that a new partition has before it is read."""
     before = TimeStamp(move.ts - 1)
     found = [pa.array([], pa.int64())]
@@ -124,7 +126,7 @@ def _visible(engine: EngineReader, physical_id: PhysicalTableID, move: Move) -> 
     return pa.concat_arrays(found)
 
 
-def moved_gaps(engine: EngineReader, move: Move) -> list[Record]:
+def moved_gaps(engine: WriterEngine, move: Move) -> list[Record]:
     """Where rows of the old partitions were purged: which of the new ones lack them is not known.
 
     So all of the new ones do, as a whole.
@@ -135,20 +137,28 @@ def moved_gaps(engine: EngineReader, move: Move) -> list[Record]:
     return [Gap(i, RegionID(0), None, None).to_record() for i in sorted(move.to_ids)]
 
 
-def _rows(engine: EngineReader, move: Move, columns: Sequence[ScanColumn]) -> list[pa.RecordBatch]:
-    view, before = engine.read([]), TimeStamp(move.ts - 1)
-    regions = [r for i in sorted(move.from_ids) for r in engine.plan(view, i)]
-    scans = (engine.scan(region, columns, before, with_handle=True) for region in regions)
-    return [batch for scan in scans for batch in scan if batch.num_rows]
+def _rows(
+    engine: WriterEngine,
+    move: Move,
+    physical_id: PhysicalTableID,
+    columns: Sequence[ScanColumn],
+) -> Iterator[dict[str, pa.Array]]:
+    before = TimeStamp(move.ts - 1)
+    kept = [each for c in columns for each in kept_columns(c.id, c.type)]
+    for region in engine.plan(engine.read([]), physical_id):
+        for batch in engine.scan(region, kept, before, with_handle=True):
+            if batch.num_rows:
+                stored = dict(zip(batch.schema.names, batch.columns, strict=True))
+                yield {HANDLE: stored[HANDLE], **carried(stored, columns, batch.num_rows)}
 
 
-def _placed(move: Move, rows: pa.RecordBatch) -> list[VersionBatch]:
-    handles, names = rows.column(HANDLE), rows.schema.names[1:]
-    columns = dict(zip(map(column_id, names), rows.columns[1:], strict=True))
-    commit_ts = np.full(rows.num_rows, move.ts, np.uint64)
-    op = np.full(rows.num_rows, Op.PUT, np.uint8)
+def _placed(move: Move, rows: Mapping[str, pa.Array]) -> list[VersionBatch]:
+    handles = rows[HANDLE]
+    columns = {column_id(name): values for name, values in rows.items() if name != HANDLE}
+    commit_ts = np.full(len(handles), move.ts, np.uint64)
+    op = np.full(len(handles), Op.PUT, np.uint8)
     system = [handles, commit_ts, commit_ts, op]
-    physical = physical_ids(move.after, columns, rows.num_rows)
+    physical = physical_ids(move.after, columns, len(handles))
     return split_by_partition(move.after, system, columns, physical, sort_order(handles))
 
 

@@ -27,7 +27,7 @@ from typing import Final, Protocol
 
 from pyspark_theflash.binlog.pending import Pending
 from pyspark_theflash.clock import Clock
-from pyspark_theflash.engine.api import Engine, Publication
+from pyspark_theflash.engine.api import Engine, Publication, WriterEngine
 from pyspark_theflash.errors import InternalError, OptionError, TheFlashError
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.replication.state import PENDING_KIND, WriterState
@@ -58,7 +58,7 @@ class OrphanWatch:
     """Looks after what one writer waits for. `after_ms` is the deadline."""
 
     def __init__(
-        self, engine: Engine, state: WriterState, clock: Clock, after_ms: int = ORPHAN_MS
+        self, engine: WriterEngine, state: WriterState, clock: Clock, after_ms: int = ORPHAN_MS
     ) -> None:
         self._engine, self._state, self._clock = engine, state, clock
         self._after_ms = after_ms
@@ -91,7 +91,7 @@ class OrphanWatch:
             fail_point("orphans.decided")
 
     def _told(self, found: list[Pending]) -> list[Orphan]:
-        """What is known of each; after one question without an answer, no other is asked."""
+        """Ask about each; after one question without an answer, no other is asked."""
         orphans, answers = [], True
         for pending in found:
             size_bytes = 0 if pending.payload is None else len(pending.payload)
@@ -119,7 +119,7 @@ def _as_told(orphan: Orphan, outcome: Outcome | None) -> Orphan:
 
 
 class OpenTransactions(Protocol):
-    """What a running writer has that waits for a commit or rollback."""
+    """The transactions of a running writer that wait for a commit or rollback."""
 
     def is_open(self, start_ts: TimeStamp) -> bool:
         """Whether a prewrite waits."""

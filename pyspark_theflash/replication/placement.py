@@ -31,7 +31,7 @@ import pyarrow.compute as pc
 from pyspark_theflash.binlog.event import Transaction
 from pyspark_theflash.binlog.prewrite import INSERT, TableMutations
 from pyspark_theflash.codec.key import RawKey, encode_record_key
-from pyspark_theflash.engine.api import EngineReader
+from pyspark_theflash.engine.api import WriterEngine
 from pyspark_theflash.errors import NoPartitionError, UnknownPartitionError, UnsupportedError
 from pyspark_theflash.mvcc.version import HANDLE
 from pyspark_theflash.replication.changes import TableChanges
@@ -53,7 +53,7 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """What a transaction did to a table, and the definitions that may have placed it.
+    """The changes of a transaction to a table, and the definitions that may have placed them.
 
     `table` is the one to decode the rows under, the first of `candidates` the likeliest.
     """
@@ -64,7 +64,7 @@ class Doubt:
     transaction: Transaction
 
     def resolve(
-        self, engine: EngineReader, has_written: HasWritten, *, may_guess: bool
+        self, engine: WriterEngine, has_written: HasWritten, *, may_guess: bool
     ) -> TableInfo:
         """The definition that did. `engine` holds all that was committed before.
 
@@ -161,7 +161,7 @@ class Doubt:
         return dict.fromkeys(new - old, False) | dict.fromkeys(old - new, True)
 
     def _is_there(
-        self, engine: EngineReader, physical_id: PhysicalTableID, handle: int | bytes
+        self, engine: WriterEngine, physical_id: PhysicalTableID, handle: int | bytes
     ) -> bool:
         view, before = engine.read([]), TimeStamp(self.transaction.commit_ts - 1)
         return any(

@@ -59,13 +59,13 @@ def choose_safe_point(
 
 
 def retention_bound(newest_ts: TimeStamp, retention_ms: int) -> Bound:
-    """What `retention_ms` before the newest timestamp keeps readable."""
+    """The bound of a safe point that keeps `retention_ms` before the newest timestamp."""
     ts = TimeStamp(max(newest_ts - (retention_ms << LOGICAL_BITS), 0))
     return Bound(ts, f"the retention of {retention_ms / 1000:g} s")
 
 
 def pinned_bounds(leases: LeaseTable, clock: Clock) -> list[Bound]:
-    """What readers and pins hold of the oldest timestamp; see `LeaseTable.oldest_snapshot_ts`."""
+    """The bounds that readers and pins set; see `LeaseTable.oldest_snapshot_ts`."""
     oldest = leases.oldest_snapshot_ts()
     if oldest is None:
         return []

@@ -1,4 +1,4 @@
-"""What the writer knows beside the rows, as records that are published with them.
+"""The writer's state beside the rows, as records that are published with them.
 
     progress   how far the store can answer, and where to go on in the source
     schema     the schema history, again whenever it has grown
@@ -24,7 +24,7 @@ from pyspark_theflash.binlog.pairing import Pairing
 from pyspark_theflash.binlog.pending import Pending
 from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.engine.api import Engine
+from pyspark_theflash.engine.api import WriterEngine
 from pyspark_theflash.errors import SchemaOutdatedError
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.replication.columns import StoredColumns
@@ -46,8 +46,10 @@ LEDGER_KIND: Final = MAIN.ledger_kind
 PENDING_KIND: Final = "pending"
 MOST_PENDING_BYTES: Final = 8 << 20
 """More than this is not kept for the next run, which then reads it again from the source."""
-_BRINGS_BACK: Final = re.compile(r"(\s|/\*.*?\*/)*(RECOVER|FLASHBACK)\b", re.IGNORECASE | re.DOTALL)
-"""Statements after which tables are there again, whose rows no binlog has."""
+_BRINGS_ROWS: Final = re.compile(
+    r"(\s|/\*.*?\*/)*(RECOVER|FLASHBACK|ALTER)\b", re.IGNORECASE | re.DOTALL
+)
+"""Statements after which tables may be there whose rows no binlog has."""
 
 
 class SchemaSource(Protocol):
@@ -78,7 +80,7 @@ class WriterState:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: WriterEngine,
         schema: SchemaSource,
         scope: Scope | None = None,
         spill: Spill | None = None,
@@ -151,7 +153,7 @@ class WriterState:
             self._refresh(commit_ts)
         if commit_ts > self.history.end_ts:
             raise SchemaOutdatedError(f"schema change ({ddl.query})", commit_ts)
-        if _BRINGS_BACK.match(ddl.query):
+        if _BRINGS_ROWS.match(ddl.query):
             self._recovered += map(recovered_record, self.history.appearing_at(commit_ts))
 
     def reach(self, ts: TimeStamp) -> None:
@@ -160,7 +162,7 @@ class WriterState:
             self._refresh(ts)
 
     def table(self, table_id: TableID, commit_ts: TimeStamp) -> TableInfo:
-        """What rows that commit at `commit_ts` are decoded under.
+        """Return the definition under which rows that commit at `commit_ts` are decoded.
 
         Raises:
             SchemaOutdatedError: the history does not know the table.
@@ -207,9 +209,13 @@ class WriterState:
         """Whether a table is in the store's scope."""
         return self._tables.contains(table_id)
 
-    def columns_of(self, physical_ids: Iterable[PhysicalTableID]) -> Sequence[ScanColumn]:
-        """All columns that rows of physical tables have ever had."""
-        return self._columns.of(physical_ids)
+    def columns_of(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
+        """All columns that rows of a physical table have ever had."""
+        return self._columns.of(physical_id)
+
+    def columns_moved_from(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
+        """The same for their copies in another physical table."""
+        return self._columns.of(physical_id, is_moved=True)
 
     def next_move(self, ts: TimeStamp) -> Move | None:
         """The first move of rows at or below `ts` that is not done."""
@@ -301,7 +307,7 @@ class WriterState:
         self.history = history
         self.lineage = Lineage(history)
         self._tables = ScopedTables(self._scope, history)
-        self._columns = StoredColumns(history, self.lineage)
+        self._columns = StoredColumns(history)
         self._moves = [
             move
             for move in self.lineage.moves

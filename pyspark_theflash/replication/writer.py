@@ -13,20 +13,41 @@ from pyspark_theflash.binlog.event import Entity, Transaction
 from pyspark_theflash.binlog.merge import MergedSource
 from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.clock import Clock, SystemClock
-from pyspark_theflash.engine.api import Engine, Publication
+from pyspark_theflash.engine.api import Publication, WriterEngine
 from pyspark_theflash.errors import OptionError, SchemaOutdatedError, UnmatchedPrewriteError
-from pyspark_theflash.replication.applier import BATCH_BYTES, Applier, ApplyReport
+from pyspark_theflash.replication.applier import BATCH_BYTES, Applier, ApplyReport, Compact
 from pyspark_theflash.replication.base import load_base
+from pyspark_theflash.replication.move import MOVE_KIND
 from pyspark_theflash.replication.orphans import ORPHAN_MS, OrphanWatch
-from pyspark_theflash.replication.state import SchemaSource, WriterState
-from pyspark_theflash.store.coverage import ASSUMED_KIND, BASE_KIND, assumed_record
+from pyspark_theflash.replication.state import (
+    LEDGER_KIND,
+    PENDING_KIND,
+    SchemaSource,
+    WriterState,
+)
+from pyspark_theflash.store.catalog import SCHEMA_KIND
+from pyspark_theflash.store.coverage import (
+    ASSUMED_KIND,
+    BASE_KIND,
+    RECOVERED_KIND,
+    assumed_record,
+)
 from pyspark_theflash.store.feed import FEED_KIND, Feed, claim
+from pyspark_theflash.store.gap import GAP_KIND
 from pyspark_theflash.store.manifest import Change
+from pyspark_theflash.store.orphan import ORPHAN_KIND
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.store.scope import Scope
+from pyspark_theflash.store.scope import SCOPE_KIND, Scope
 from pyspark_theflash.types import MAX_TS, TimeStamp
 
 GATHER_BYTES: Final = BATCH_BYTES
+WRITER_KINDS: Final = frozenset(
+    {
+        *(FEED_KIND, SCOPE_KIND, ASSUMED_KIND, BASE_KIND, RECOVERED_KIND, SCHEMA_KIND),
+        *(PROGRESS_KIND, LEDGER_KIND, PENDING_KIND, ORPHAN_KIND, MOVE_KIND, GAP_KIND),
+    }
+)
+"""The kinds of the records that a writer publishes."""
 
 
 class EntitySource(Protocol):
@@ -45,7 +66,7 @@ class Writer:
 
     def __init__(
         self,
-        engine: Engine,
+        engine: WriterEngine,
         schema: SchemaSource,
         scope: Scope | None = None,
         spill: Spill | None = None,
@@ -55,6 +76,7 @@ class Writer:
         clock: Clock | None = None,
         orphan_ms: int = ORPHAN_MS,
         streams: Sequence[str] = ("",),
+        compact: Compact | None = None,
     ) -> None:
         """Go on where the store is; `spill` takes what waits and does not fit into memory.
 
@@ -62,6 +84,7 @@ class Writer:
         `streams`: the names of a source's parts, where it has several.
         Tables that fit a pattern of `assume_empty`, now or in an earlier run, had no rows before
         their changes were followed (`store/coverage.py`).
+        `compact` is told which tables were published; None: they are compacted here.
         A prewrite that has waited `orphan_ms` for its commit is looked up in TiKV (`orphans.py`).
 
         Raises:
@@ -77,7 +100,7 @@ class Writer:
         self._state = WriterState(engine, schema, scope, spill, streams)
         if claims:
             engine.publish(Publication((), Change(claims)))
-        self._applier = Applier(engine, self._state, may_guess=may_guess)
+        self._applier = Applier(engine, self._state, may_guess=may_guess, compact=compact)
         self._orphans = OrphanWatch(engine, self._state, clock or SystemClock(), orphan_ms)
 
     @property
@@ -92,7 +115,7 @@ class Writer:
 
     @property
     def state(self) -> WriterState:
-        """What the writer holds of the manifest."""
+        """The manifest's records as the writer holds them."""
         return self._state
 
     @property
@@ -102,7 +125,7 @@ class Writer:
 
     @property
     def report(self) -> ApplyReport:
-        """What was applied since the writer was made."""
+        """The counts of everything applied since the writer was made."""
         return self._applier.report
 
     def load_base(self, folder: Path) -> int:
@@ -188,7 +211,7 @@ class Writer:
         self._applier.compact()
 
     def _take(self, limit: TimeStamp) -> tuple[list[Transaction], TimeStamp]:
-        """What is resolved up to `limit`, and where that ends."""
+        """Take the transactions that are resolved up to `limit`; return where that ends, too."""
         pairing = self._state.pairing
         resolved_ts = min(pairing.resolved_ts, limit)
         if resolved_ts <= self._state.resolved_ts and not pairing.has_resolved(resolved_ts):

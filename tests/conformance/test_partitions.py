@@ -70,12 +70,6 @@ ADD_STEPS = (
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
-    registry.create(tmp_path / "store", registry.MAGIC, LOCAL)
-    return tmp_path / "store"
-
-
-@pytest.fixture
 def disks(tmp_path: Path) -> list[Path]:
     folders = [tmp_path / "disk1", tmp_path / "disk2"]
     for folder in folders:

@@ -14,7 +14,6 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.engine.memory import MemoryEngine
 from pyspark_theflash.failpoint import armed
@@ -49,12 +48,6 @@ STEPS = (
     "magic.after_purge_commit",
     "magic.before_unlink",
 )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    registry.create(tmp_path / "store", registry.MAGIC, LOCAL)
-    return tmp_path / "store"
 
 
 def bounds(rng: random.Random, *, binary: bool) -> tuple[Any, Any]:

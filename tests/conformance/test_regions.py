@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.magic.compaction import Limits
 from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.engine.memory import MemoryEngine
@@ -49,12 +48,6 @@ STEPS = (
     "magic.after_{}_commit",
     "magic.before_unlink",
 )
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Path:
-    registry.create(tmp_path / "store", registry.MAGIC, LOCAL)
-    return tmp_path / "store"
 
 
 @pytest.mark.parametrize("binary", [False, True])

@@ -8,6 +8,7 @@ the answers are all of TiDB's, and the next history begins, until the rounds are
 import json
 import logging
 import random
+import socket
 from collections import Counter
 from contextlib import closing
 from itertools import count
@@ -16,17 +17,22 @@ from typing import NamedTuple
 
 import pytest
 
+from pyspark_theflash.api.method import Role
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import SnapshotTooOldError, StoreNotFoundError
+from pyspark_theflash.errors import SnapshotTooOldError, StoreInUseError, StoreNotFoundError
 from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.jobs.outcome import OTHER_FAILURE
 from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
 from pyspark_theflash.store.command import CollectOrder, Mailbox, Verb
 from pyspark_theflash.store.folder import open_manifest, read_identity
 from pyspark_theflash.store.progress import Progress
+from pyspark_theflash.store.writer_lock import WriterLock
 from pyspark_theflash.types import TimeStamp
 from tests.support.feeds import Feed, GrowingFolder, Tidb, WholeFile, messages
+from tests.support.processes import wait_until
+from tests.support.serving import TOKENS, write_tokens
 from tests.support.victims import (
     Victim,
     files_known,
@@ -53,6 +59,8 @@ class Kind(NamedTuple):
     gather_bytes: int | None = None
     has_commands: bool = False
     moments: int | None = None
+    is_remote: bool = False
+    server_dies: bool = False
 
 
 KINDS = {
@@ -64,6 +72,20 @@ KINDS = {
     "commands": Kind("bank", "folder", (50, 1500), 150_000, has_commands=True),
     "spool": Kind("ddl", "spool", (50, 1500), 400_000),
     "spool and commands": Kind("bank", "spool", (50, 1500), 50_000, has_commands=True, moments=6),
+    "remote": Kind("ddl", "file", (200, 1500), 400_000, is_remote=True),
+    "remote and base": Kind("tpcc", "file", (100, 800), 2_000_000, is_remote=True),
+    "remote and commands": Kind(
+        "bank", "folder", (100, 1500), 100_000, has_commands=True, is_remote=True
+    ),
+    "remote, spool and servers": Kind(
+        "bank", "spool", (200, 3000), 50_000, moments=6, is_remote=True, server_dies=True
+    ),
+    "remote and servers": Kind(
+        "ddl", "folder", (200, 3000), 200_000, is_remote=True, server_dies=True
+    ),
+    "quick and remote": Kind(
+        "bank", "folder", (200, 2000), 50_000, moments=3, is_remote=True, server_dies=True
+    ),
     "quick": Kind("bank", "folder", (50, 500), 50_000, has_commands=True, moments=3),
 }
 
@@ -84,8 +106,18 @@ class History:
         assert main(["init", str(self.store)]) == 0
         self.feed = self._feed(folder, feed_s)
         base = ["--base", str(self.chosen.base)] if self.chosen.base else []
+        self.server = Server(self.store, folder) if kind.is_remote else None
+        place = self.server.arguments if self.server else [str(self.store)]
+        if self.server and kind.feed == "spool":
+            place += ["--spool", str(folder / "spool")]
         self._arguments = [
-            *(str(self.store), "--schema", f"file:{self.chosen.schema}", "--wait", "10"),
+            *(
+                *place,
+                "--schema",
+                f"file:{self.chosen.schema}",
+                "--wait",
+                "60" if self.server else "10",
+            ),
             *("--until-ts", str(self._until_ts), *base),
             *self.feed.arguments,
         ]
@@ -94,7 +126,17 @@ class History:
         """One writer that lives `pace` times as long; whether it was killed before its end."""
         if self._kind.has_commands:
             self._ask()
-        was_killed = self._writer().kill_after(pace * self._rng.uniform(*self._kind.lives_ms))
+        lives_ms = pace * self._rng.uniform(*self._kind.lives_ms)
+        writer = self._writer()
+        if self.server and self._kind.server_dies:
+            lives_ms /= 2
+            CLOCK.sleep_ms(round(lives_ms))
+            self.server.die()
+        # One that has just begun ends with an error if its server is not there.
+        typed = [OTHER_FAILURE] if self._kind.server_dies else []
+        was_killed = writer.kill_after(lives_ms, typed)
+        if self.server:
+            self.server.lets_go()
         self.check()
         return was_killed
 
@@ -103,6 +145,8 @@ class History:
         self.feed.finish()
         self._writer().join()
         self.feed.stop()
+        if self.server:
+            self.server.lets_go()
         self.check()
         wanted = [a for a in self._answers if a.snapshot_ts >= self._seen.oldest_ts]
         assert self._seen.resolved_ts == self._until_ts
@@ -168,6 +212,43 @@ class History:
         return Victim(run_writer, self._arguments, self._notes, self._kind.gather_bytes)
 
 
+class Server:
+    """A server of the store, in processes of its own, that can be killed and is there again."""
+
+    def __init__(self, store: Path, folder: Path) -> None:
+        with closing(socket.create_server(("127.0.0.1", 0))) as free:
+            address = f"127.0.0.1:{free.getsockname()[1]}"
+        tokens, self._store = write_tokens(folder / "tokens"), store
+        token = folder / "token"
+        token.touch(0o600)
+        token.write_text(TOKENS[Role.WRITE].value)
+        self.arguments = [f"theflash://{address}", "--token-file", str(token)]
+        self._command = ["serve", str(store), "--listen", address, "--tokens", str(tokens)]
+        self._process = self._begun()
+
+    def die(self) -> None:
+        """One is killed, the next begins."""
+        assert self._process.kill_after(0)
+        self._process = self._begun()
+
+    def lets_go(self) -> None:
+        """Wait until no writer's engine is open, which is what the end of a connection leads to."""
+        wait_until(self._is_free)
+
+    def _is_free(self) -> bool:
+        try:
+            WriterLock(self._store).release()
+        except StoreInUseError:
+            return False
+        return True
+
+    def stop(self) -> None:
+        assert self._process.kill_after(0)
+
+    def _begun(self) -> Victim:
+        return Victim(run_command, [*self._command, "--workers", "2"])
+
+
 def _reader(store: Path) -> registry.EngineReader:
     return registry.open_reader(store, read_identity(store, FS), FS, CLOCK)
 
@@ -195,6 +276,8 @@ def rounds_of(kind: Kind, rounds: int, folder: Path, seed: int) -> Counter[str]:
             history.finish()
         finally:
             history.feed.stop()
+            if history.server:
+                history.server.stop()
         figures["histories"] += 1
     raise AssertionError
 
@@ -203,7 +286,12 @@ def rounds_of(kind: Kind, rounds: int, folder: Path, seed: int) -> Counter[str]:
     ("name", "rounds"),
     [
         ("quick", 5),
-        *(pytest.param(name, 40, marks=pytest.mark.slow) for name in KINDS if name != "quick"),
+        ("quick and remote", 5),
+        *(
+            pytest.param(name, 50, marks=pytest.mark.slow)
+            for name in KINDS
+            if not name.startswith("quick")
+        ),
     ],
 )
 def test_a_killed_writer_leaves_a_prefix(name: str, rounds: int, tmp_path: Path) -> None:
@@ -214,9 +302,10 @@ def test_a_killed_writer_leaves_a_prefix(name: str, rounds: int, tmp_path: Path)
         figures += rounds_of(KINDS[name], rounds, folder, seed=rounds + attempt)
         _log.info("%s: %s", name, dict(figures))
         # On a busy machine many writers are killed before they have the lock: then try more.
-        if figures["died with the writer's lock"] >= rounds // 2:
+        if KINDS[name].is_remote or figures["died with the writer's lock"] >= rounds // 2:
             break
-    assert figures["died with the writer's lock"] >= rounds // 2
+    if not KINDS[name].is_remote:
+        assert figures["died with the writer's lock"] >= rounds // 2
     assert figures["came further"] >= rounds // 8
 
 

@@ -3,9 +3,10 @@
 Each history mixes publications (several versions of a row in one, rows in any order of handles,
 equal commit_ts, deletes, re-inserts, batches of one table that build on each other), compactions,
 garbage collections, purges and restarts, with sizes so small that regions are divided, pieces cut
-and handles forgotten all the time. Some rows lack a column, from which DDL has made two others: one
-that can be told of it, and one that only TiDB knows. After it, every timestamp is read, and every
-file checked.
+and handles forgotten all the time. Compactions and collections also run beside publications, purges
+and flushes, which come whenever they have written a file. Some rows lack a column, from which DDL
+has made two others: one that can be told of it, and one that only TiDB knows. After it, every
+timestamp is read, and every file checked.
 """
 
 import random
@@ -29,6 +30,7 @@ from pyspark_theflash.engine.magic.compaction import Limits
 from pyspark_theflash.engine.magic.engine import MagicEngine
 from pyspark_theflash.engine.memory import MemoryEngine
 from pyspark_theflash.errors import UnsupportedError
+from pyspark_theflash.failpoint import armed
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.mvcc.project import Converted, Default, ScanColumn
 from pyspark_theflash.mvcc.version import Op
@@ -84,6 +86,8 @@ class History:
         self.lookup_bytes = self.rng.choice([0, 100, 1 << 20])
         self.keys = self.rng.choice([2, 5, 20])
         self.ts, self.safe_point = 1, 1
+        self.is_busy, self.has_purged = False, False
+        self.seen: Counter[str] = Counter()
         registry.create(path, registry.MAGIC, FS)
         self.magic = self._open()
         self.memory = MemoryEngine()
@@ -99,8 +103,8 @@ class History:
         """Take so many steps, looking at one timestamp after each."""
         for _ in range(steps):
             step = self.rng.choices(
-                [self.publish, self.compact, self.collect, self.purge, self.reopen],
-                [12, 6, 3, 0.3, 1],
+                [self.publish, self.compact, self.beside, self.collect, self.purge, self.reopen],
+                [12, 4, 4, 3, 0.3, 1],
             )[0]
             step()
             self.compare(self.rng.choice(TABLES), self.rng.randint(self.safe_point, self.ts))
@@ -158,6 +162,44 @@ class History:
             for engine in self.both:
                 engine.compact(table, EVERY_COLUMN, everything=everything)
 
+    def beside(self) -> None:
+        """Compact or collect a table piece by piece, while other things are done."""
+        table, to = self.rng.choice(TABLES), TimeStamp(self.ts)
+        options = self.rng.choice([{}, {"everything_to": to}, {"everything_to": to}])
+        if self.rng.random() < 0.4:
+            self.safe_point = self.rng.randint(self.safe_point, self.ts)
+            options = {"garbage_to": TimeStamp(self.safe_point)}
+            self.memory.begin(table, EVERY_COLUMN, **options)
+        self.has_purged, pieces = False, 0
+        while (piece := self.magic.begin(table, EVERY_COLUMN, **options)) is not None:
+            with armed("magic.after_file", self._interrupt):
+                done = piece()
+            self.seen["discarded"] += done.discarded
+            assert self.has_purged or not done.discarded
+            assert list(self.magic.check(self.magic.read([]))) == []
+            pieces += 1
+            assert pieces < 200
+            self.compare(table, self.rng.randint(self.safe_point, self.ts))
+        if "everything_to" in options:
+            files = self.magic.files(self.magic.read([]), table)
+            assert all(f.kind == "stable" or f.min_commit_ts > to for f in files)
+
+    def _interrupt(self) -> None:
+        """A merge has written a file: whoever publishes goes on meanwhile."""
+        if self.is_busy or self.magic._mutex._is_owned() or self.rng.random() < 0.5:  # type: ignore[attr-defined]
+            return
+        self.is_busy = True
+        step = self.rng.choices([self.publish, self.purge, self._flush], [20, 1, 1])[0]
+        self.has_purged |= step != self.publish
+        step()
+        self.seen[step.__name__] += 1
+        table = self.rng.choice(TABLES)
+        self.compare(table, self.rng.randint(self.safe_point, self.ts))
+        self.is_busy = False
+
+    def _flush(self) -> None:
+        self.magic.flush(self.rng.choice(TABLES), EVERY_COLUMN)
+
     def collect(self) -> None:
         self.safe_point = self.rng.randint(self.safe_point, self.ts)
         everything = self.rng.random() < 0.5
@@ -178,8 +220,9 @@ class History:
         """Region by region, with or without publications in between."""
         for table in TABLES:
             is_alone, calls = self.rng.random() < 0.5, 0
-            self.memory.collect(table, EVERY_COLUMN, at)
-            while self.magic.collect(table, EVERY_COLUMN, at) is not None:
+            self.memory.begin(table, EVERY_COLUMN, garbage_to=at)
+            while (piece := self.magic.begin(table, EVERY_COLUMN, garbage_to=at)) is not None:
+                piece()
                 calls += 1
                 assert calls < 200
                 if not is_alone and self.rng.random() < 0.3:
@@ -259,8 +302,12 @@ def history(seed: int, folder: Path) -> Iterator[History]:
 )
 def test_random_histories(first: int, end: int, tmp_path: Path) -> None:
     """Every twentieth is long and read at every timestamp."""
+    seen: Counter[str] = Counter()
     for seed in range(first, end):
         with history(seed, tmp_path) as one:
             one.run(6 if seed % 20 else 30)
             one.finish(3 if seed % 20 else 1000)
+            seen += one.seen
         shutil.rmtree(one.path)
+    assert seen["publish"] > end - first
+    assert seen["discarded"] > 0

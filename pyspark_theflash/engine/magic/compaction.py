@@ -7,8 +7,8 @@
     stable   region 1 │ 2a │ 2b  │ region 3     garbage to lose: cut where it has grown too large
 
 Only the newest files of a range of handles are ever merged: layers when no delta is left, the
-stable file together with all its layers. So no file outside those merged points into them, and
-nothing that is kept must be touched.
+stable file together with all its layers. So no other file that was there when a step was planned
+points into those merged. What is published while they are merged may; `rebase.py` corrects that.
 
 Neighbours that a safe point has left little of are united, but not where an operator has divided.
 
@@ -16,9 +16,11 @@ Everything goes piece by piece (`merge.py`): memory holds one file's worth of ro
 of each file that is read.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
+from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -62,6 +64,10 @@ class Limits:
     share: float = 0.5
     commit_rows: int = 1_600_000
 
+    def due_rows(self, regions: Sequence[Region]) -> int:
+        """How many rows of deltas are merged, however few files they are in."""
+        return 4 * self.direct_rows * len(regions)
+
 
 class Depth(IntEnum):
     """How much of a region takes part, besides the deltas."""
@@ -86,6 +92,10 @@ class Task:
 
 Write: TypeAlias = Callable[[FileEncoder, Partitions], DataFile]
 """Makes a file durable in each of these partitions."""
+Merged: TypeAlias = tuple[LayoutChange, CompactionReport]
+"""The change to commit, whose files are written, and the report of the work."""
+Step: TypeAlias = Callable[[], Merged]
+"""The work of one commit, planned on one layout; it reads and writes when it is called."""
 
 
 class Compaction:
@@ -98,50 +108,50 @@ class Compaction:
         limits: Limits,
         *,
         safe_point: TimeStamp | None = None,
-        everything: bool = False,
+        everything_to: TimeStamp | None = None,
         write: Write,
     ) -> None:
+        """`everything_to`: merge also what does not pay, of all that commits up to there."""
         self._folder, self._columns, self._limits = folder, columns, limits
-        self._safe_point, self._everything, self._write = safe_point, everything, write
+        self._safe_point, self._everything_to, self._write = safe_point, everything_to, write
 
-    def steps(self, layout: Layout) -> Iterator[tuple[LayoutChange, CompactionReport]]:
-        """What to commit, one after the other; each is already written when it comes."""
+    def step(self, layout: Layout) -> Step | None:
+        """The next step that pays. To find out that there is none takes no look into files."""
         if layout.deltas:
             if not self._deltas_are_due(layout):
-                return
-            change, report = self._run(layout, layout.deltas, self._tasks(layout))
-            layout = change.apply(layout)
-            yield change, report
+                return None
+            return lambda: self._run(layout, layout.deltas, self._tasks(layout))
         for region, own in layout.by_region():
-            depth = self._depth(own, 0)
-            if depth is not Depth.DELTAS:
-                task = self._task(region, depth, own, Sample(()))
-                change, report = self._run(layout, (), [task])
-                layout = change.apply(layout)
-                yield change, report
-        for group in small_neighbours(layout, self._limits):
-            change, report = self.unite(layout, group)
-            layout = change.apply(layout)
-            yield change, report
+            if (depth := self._depth(own)) is not Depth.DELTAS:
+                return partial(self._run_region, layout, region, own, depth)
+        return self._uniting(layout)
 
-    def collect(
-        self, layout: Layout, safe_point: TimeStamp
-    ) -> tuple[LayoutChange, CompactionReport] | None:
+    def collection(self, layout: Layout, safe_point: TimeStamp) -> Step | None:
         """Drop what the safe point allows of one region; None where no region has garbage."""
         for region, own in layout.by_region():
             if layout.has_garbage(region, own, safe_point):
                 if layout.deltas:
-                    # Nothing older is merged without what is newer, so all regions take part.
-                    tasks = self._tasks(layout, most=Depth.DELTAS, whole=region)
-                else:
-                    tasks = [self._task(region, Depth.ALL, own, Sample(()))]
-                return self._run(layout, layout.deltas, tasks)
-        groups = small_neighbours(layout, self._limits)
-        return self.unite(layout, groups[0]) if groups else None
+                    return partial(self._run_deltas_and, layout, region)
+                return partial(self._run_region, layout, region, own, Depth.ALL)
+        return self._uniting(layout)
 
-    def flush(self, layout: Layout) -> tuple[LayoutChange, CompactionReport]:
+    def flush(self, layout: Layout) -> Merged:
         """Divide the deltas, of which there are some, among the regions, which stay as they are."""
         return self._run(layout, layout.deltas, self._tasks(layout, most=Depth.DELTAS))
+
+    def _uniting(self, layout: Layout) -> Step | None:
+        groups = small_neighbours(layout, self._limits)
+        return partial(self.unite, layout, groups[0]) if groups else None
+
+    def _run_region(
+        self, layout: Layout, region: Region, own: Sequence[DataFile], depth: Depth
+    ) -> Merged:
+        return self._run(layout, (), [self._task(region, depth, own, Sample(()))])
+
+    def _run_deltas_and(self, layout: Layout, whole: Region) -> Merged:
+        """Nothing older is merged without what is newer, so all regions take part."""
+        tasks = self._tasks(layout, most=Depth.DELTAS, whole=whole)
+        return self._run(layout, layout.deltas, tasks)
 
     # -- what pays
 
@@ -150,17 +160,27 @@ class Compaction:
         rows = sum(f.rows for f in deltas)
         enough = rows >= limits.layer_rows * (len(layout.regions) - 1)
         return (
-            self._everything
+            any(self._is_asked(own, deltas) for _, own in layout.by_region())
             or len(deltas) >= limits.most_deltas
-            or rows >= 4 * limits.direct_rows * len(layout.regions)
+            or rows >= limits.due_rows(layout.regions)
             or (len(deltas) >= limits.deltas and enough)
         )
 
-    def _depth(self, own: Sequence[DataFile], delta_rows: int) -> Depth:
+    def _is_asked(self, own: Sequence[DataFile], deltas: Sequence[DataFile]) -> bool:
+        """Whether everything of a region is to be merged, with the deltas that reach into it."""
+        to = self._everything_to
+        if to is None:
+            return False
+        layers = [f for f in own if f.kind is FileKind.LAYER]
+        return self._has_garbage(own) or any(f.min_commit_ts <= to for f in [*layers, *deltas])
+
+    def _depth(
+        self, own: Sequence[DataFile], delta_rows: int = 0, deltas: Sequence[DataFile] = ()
+    ) -> Depth:
         """What pays in a region that gets some rows of the deltas."""
         layers = [f for f in own if f.kind is FileKind.LAYER]
         recent = sum(f.rows for f in layers) + delta_rows
-        if self._everything and (recent or self._has_garbage(own)):
+        if self._is_asked(own, deltas if delta_rows else ()):
             return Depth.ALL
         rows = sum(f.rows for f in own) + delta_rows
         mixed = mixed_rows(own) + delta_rows
@@ -168,7 +188,8 @@ class Compaction:
             return Depth.ALL
         if rows > self._limits.region_rows and any(f.min_handle is None for f in own):
             return Depth.ALL  # of format 1, which did not divide
-        is_long = len(layers) + bool(delta_rows) >= max(self._limits.layers, 2)
+        is_merged = not delta_rows and _are_apart(layers)
+        is_long = len(layers) + bool(delta_rows) >= max(self._limits.layers, 2) and not is_merged
         if is_long and recent >= self._limits.share * rows:
             return Depth.ALL
         return Depth.LAYERS if is_long else Depth.DELTAS
@@ -190,7 +211,9 @@ class Compaction:
         tasks, rewritten = [], 0
         for region, own in layout.by_region():
             delta_rows = sample.rows_in(region) if needs_sample else rows
-            depth = Depth.ALL if region == whole else min(self._depth(own, delta_rows), most)
+            depth = (
+                Depth.ALL if region == whole else min(self._depth(own, delta_rows, deltas), most)
+            )
             own_rows = sum(f.rows for f in own)
             if rewritten and rewritten + own_rows > self._limits.commit_rows:
                 depth = Depth.DELTAS
@@ -225,9 +248,7 @@ class Compaction:
         limits = self._limits
         return max(-(-rows // limits.region_rows), -(-size // limits.region_bytes), 1)
 
-    def unite(
-        self, layout: Layout, regions: Sequence[Region], *, by_hand: bool = False
-    ) -> tuple[LayoutChange, CompactionReport]:
+    def unite(self, layout: Layout, regions: Sequence[Region], *, by_hand: bool = False) -> Merged:
         """Neighbours become one region. Where only one has files, they stay as they are."""
         own = [(r, files) for r, files in layout.by_region() if r in regions]
         first, last = regions[0], regions[-1]
@@ -242,9 +263,7 @@ class Compaction:
 
     # -- doing it
 
-    def _run(
-        self, layout: Layout, deltas: Sequence[DataFile], tasks: Sequence[Task]
-    ) -> tuple[LayoutChange, CompactionReport]:
+    def _run(self, layout: Layout, deltas: Sequence[DataFile], tasks: Sequence[Task]) -> Merged:
         recent = [Cursor(self._folder, f, self._columns) for f in deltas]
         first_id = next_id(layout)
         change, rows_read = LayoutChange(replaced=deltas), 0
@@ -286,6 +305,12 @@ def mixed_rows(own: Sequence[DataFile]) -> int:
         if top is None or is_below(top, info.max_handle):
             top = info.max_handle
     return rows
+
+
+def _are_apart(files: Sequence[DataFile]) -> bool:
+    """Whether each file ends before the next one by handle begins, as merged ones do."""
+    in_order = sorted(files, key=lambda f: (f.min_handle is not None, f.min_handle))
+    return all(is_below(f.max_handle, after.min_handle) for f, after in pairwise(in_order))
 
 
 def next_id(layout: Layout) -> RegionID:

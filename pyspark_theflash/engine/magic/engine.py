@@ -13,14 +13,26 @@
 A file that the manifest does not name does not exist: what a crash leaves behind is swept when the
 next writer opens. A file that has been replaced or purged stays until no reader's lease pins a
 generation that still names it.
+
+Two threads may use an engine that writes: one that publishes and reads, and one in which pieces of
+compactions run (`begin`). A mutex keeps everything apart but the merging itself:
+
+    publisher   ──begin──┬─publish─publish──────────publish─┐ waits ┌──publish
+    compaction           └ merges files of the plan ────────┴ swap ─┘
+
+The swap looks whether the table is what was planned on, with new deltas at most, has these point
+into the merged files (`rebase.py`), and commits. If it is not, the merge was in vain.
 """
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import functools
+import logging
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
 from pathlib import Path
-from typing import Final
+from typing import Concatenate, Final, ParamSpec, TypeVar
 
 import pyarrow as pa
 
@@ -31,6 +43,7 @@ from pyspark_theflash.engine.api import (
     Handle,
     HandleSet,
     PartitionStats,
+    Piece,
     Publication,
     RegionScan,
     RegionStats,
@@ -39,13 +52,15 @@ from pyspark_theflash.engine.api import (
     VersionBatch,
 )
 from pyspark_theflash.engine.magic.check import check_table
-from pyspark_theflash.engine.magic.compaction import Compaction, Limits
+from pyspark_theflash.engine.magic.compaction import Compaction, Limits, Step
 from pyspark_theflash.engine.magic.delta import delta_table
 from pyspark_theflash.engine.magic.divide import divide, to_divide, to_unite
 from pyspark_theflash.engine.magic.encode import FileEncoder
 from pyspark_theflash.engine.magic.file import (
     FILE_KIND,
     DataFile,
+    FileKind,
+    number_of,
     one_array,
     read_columns,
     read_whole,
@@ -53,12 +68,20 @@ from pyspark_theflash.engine.magic.file import (
 )
 from pyspark_theflash.engine.magic.handles import first_from
 from pyspark_theflash.engine.magic.kept import KeptFiles, opened
-from pyspark_theflash.engine.magic.layout import RETIRED_KIND, LayoutChange, Layouts, scanned
+from pyspark_theflash.engine.magic.layout import (
+    RETIRED_KIND,
+    Layout,
+    LayoutChange,
+    Layouts,
+    scanned,
+)
 from pyspark_theflash.engine.magic.lookup import LOOKUP_BYTES, HandleLookup
 from pyspark_theflash.engine.magic.move import keep_in
+from pyspark_theflash.engine.magic.numbers import FileNumbers
 from pyspark_theflash.engine.magic.partitions import check_unused, partition_stats
 from pyspark_theflash.engine.magic.placement import place
 from pyspark_theflash.engine.magic.purge import has_rows, without_range
+from pyspark_theflash.engine.magic.rebase import Rebase
 from pyspark_theflash.engine.magic.region import NO_REGION, REGION_KIND, Region
 from pyspark_theflash.engine.magic.scan import RegionReader
 from pyspark_theflash.engine.magic.visible import VisibleCache
@@ -81,13 +104,51 @@ from pyspark_theflash.store.partition import (
     PARTITION_KIND,
     Partitions,
     PartitionTable,
+    name_of,
     partition_key,
 )
 from pyspark_theflash.store.writer_lock import WriterLock
-from pyspark_theflash.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.types import (
+    MAX_TS,
+    ColumnID,
+    Generation,
+    PhysicalTableID,
+    RegionID,
+    TimeStamp,
+)
 
-ORDINAL_BITS: Final = 24
-"""A file's number is (generation << 24 | ordinal), so numbers grow and none is used twice."""
+SWAP_FILES: Final = 2
+"""With so many new deltas at most, a swap has them written anew while publications wait."""
+SWAP_ROUNDS: Final = 8
+"""How often deltas are written anew before a swap, while more are published."""
+_log = logging.getLogger(__name__)
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+@dataclass(eq=False, slots=True)
+class _Merge:
+    """A piece of a compaction that was begun: the table as it was planned on, and what it writes.
+
+    Files that no commit names yet are in `paths`.
+    """
+
+    started: Layout
+    numbers: Iterator[int]
+    paths: set[str] = field(default_factory=set)
+
+
+def _exclusive(
+    method: Callable[Concatenate["MagicEngine", _P], _R],
+) -> Callable[Concatenate["MagicEngine", _P], _R]:
+    """A method in the midst of which no other one runs."""
+
+    @functools.wraps(method)
+    def alone(self: "MagicEngine", /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self._mutex:
+            return method(self, *args, **kwargs)
+
+    return alone
 
 
 class MagicReader:
@@ -201,9 +262,10 @@ class MagicReader:
 
     def _layouts_of(self, view: View) -> Layouts:
         """The view's layouts; a view is mostly asked for several tables in turn."""
-        if self._planned is None or self._planned.view is not view:
-            self._planned = Layouts(view)
-        return self._planned
+        planned = self._planned
+        if planned is None or planned.view is not view:
+            planned = self._planned = Layouts(view)
+        return planned
 
 
 class MagicEngine(MagicReader):
@@ -226,21 +288,32 @@ class MagicEngine(MagicReader):
         self._lookup = HandleLookup(self._data, lookup_bytes)
         self._folders: set[Path] = set()
         self._broken: str | None = None
+        self._mutex, self._numbers = threading.RLock(), FileNumbers()
+        self._merges: list[_Merge] = []
+        self._has_retired = False
         with contextlib.ExitStack() as undo, file_errors(path):
             undo.callback(self._manifest.close)
             self._lock = WriterLock(path)
             undo.callback(self._lock.release)
             self._token = self._manifest.take_token()
             self._load()
+            known = self._known_paths()
+            self._numbers.above(max(map(number_of, known), default=0))
             self._partitions.claim(fs)
-            self._remove_unnamed()
+            self._remove_others(known)
             self._remove_retired()
             undo.pop_all()
 
+    @_exclusive
     def close(self) -> None:
         super().close()
         self._lock.release()
 
+    @_exclusive
+    def read(self, kinds: Sequence[str]) -> View:
+        return super().read(kinds)
+
+    @_exclusive
     def publish(self, publication: Publication) -> Generation:
         changes: dict[PhysicalTableID, LayoutChange] = {}
         with self._writing():
@@ -257,37 +330,38 @@ class MagicEngine(MagicReader):
         safe_point: TimeStamp | None = None,
         everything: bool = False,
     ) -> CompactionReport:
-        compaction = Compaction(
-            self._data,
-            columns,
-            self._limits,
-            safe_point=safe_point,
-            everything=everything,
-            write=partial(self._write, physical_id),
-        )
-        done = CompactionReport()
-        with self._writing():
-            for change, report in compaction.steps(self._layouts[physical_id]):
-                fail_point("magic.before_compaction_commit")
-                self._commit({physical_id: change})
-                fail_point("magic.after_compaction_commit")
-                self._remove_retired()
-                done = done.plus(report)
-        return done
+        done, to = CompactionReport(), MAX_TS if everything else None
+        while True:
+            merge = self._merge(physical_id)
+            compaction = self._compaction(merge, columns, safe_point, everything_to=to)
+            if (piece := self._begun(merge, compaction.step(merge.started))) is None:
+                return done
+            done = done.plus(piece())
 
-    def collect(
-        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn], safe_point: TimeStamp
-    ) -> CompactionReport | None:
-        layout = self._layouts[physical_id]
-        with self._writing():
-            compaction = self._compaction(physical_id, columns, safe_point)
-            done = compaction.collect(layout, safe_point)
-            if done is None:
-                return None
-            change, report = done
-            self._replace(physical_id, change, "compaction")
-        return report
+    @_exclusive
+    def begin(
+        self,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        *,
+        everything_to: TimeStamp | None = None,
+        garbage_to: TimeStamp | None = None,
+    ) -> Piece | None:
+        merge = self._merge(physical_id)
+        compaction = self._compaction(merge, columns, garbage_to, everything_to=everything_to)
+        if garbage_to is None:
+            step = compaction.step(merge.started)
+        else:
+            step = compaction.collection(merge.started, garbage_to)
+        return self._begun(merge, step)
 
+    @_exclusive
+    def is_behind(self, physical_id: PhysicalTableID) -> bool:
+        deltas, limits = self._layouts[physical_id].deltas, self._limits
+        rows = 2 * max(limits.region_rows, limits.due_rows(self._layouts[physical_id].regions))
+        return len(deltas) >= 2 * limits.most_deltas or sum(f.rows for f in deltas) >= rows
+
+    @_exclusive
     def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
         with self._writing():
             layouts = [self._layouts[physical_id] for physical_id in physical_ids]
@@ -301,6 +375,7 @@ class MagicEngine(MagicReader):
             self._remove_retired()
             return generation
 
+    @_exclusive
     def purge_range(
         self,
         physical_id: PhysicalTableID,
@@ -325,6 +400,7 @@ class MagicEngine(MagicReader):
             self._remove_retired()
         return done
 
+    @_exclusive
     def flush(
         self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
     ) -> CompactionReport:
@@ -332,10 +408,12 @@ class MagicEngine(MagicReader):
         if not layout.deltas:
             return CompactionReport()
         with self._writing():
-            change, report = self._compaction(physical_id, columns).flush(layout)
+            change, report = self._compaction(self._merge(physical_id), columns).flush(layout)
             self._replace(physical_id, change, "flush")
+            self._remove_retired()
         return report
 
+    @_exclusive
     def split(
         self,
         physical_id: PhysicalTableID,
@@ -354,8 +432,10 @@ class MagicEngine(MagicReader):
             writer = partial(self._write, physical_id)
             change, report = divide(self._data, layout, region, at, columns, writer)
             self._replace(physical_id, change, "split")
+            self._remove_retired()
         return done.plus(report)
 
+    @_exclusive
     def merge(
         self,
         physical_id: PhysicalTableID,
@@ -372,22 +452,26 @@ class MagicEngine(MagicReader):
         if regions is None:
             return done
         with self._writing():
-            compaction = self._compaction(physical_id, columns)
+            compaction = self._compaction(self._merge(physical_id), columns)
             change, report = compaction.unite(layout, regions, by_hand=True)
             self._replace(physical_id, change, "merge")
+            self._remove_retired()
         return done.plus(report)
 
+    @_exclusive
     def move(
         self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
     ) -> CompactionReport:
         return self._keep(self._layouts[physical_id].known_region(region_id), (partition,))
 
+    @_exclusive
     def copy(
         self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
     ) -> CompactionReport:
         region = self._layouts[physical_id].known_region(region_id)
         return self._keep(region, tuple(dict.fromkeys([*region.partitions, partition])))
 
+    @_exclusive
     def add_partition(self, folder: Path) -> int:
         if (known := self._partitions.at(folder)) is not None:
             return known
@@ -400,6 +484,7 @@ class MagicEngine(MagicReader):
             self._load()
         return int(record.key)
 
+    @_exclusive
     def remove_partition(self, partition: int) -> None:
         with self._writing():
             self._remove_retired()
@@ -430,22 +515,100 @@ class MagicEngine(MagicReader):
             retired, write = self._retired(), self._write_bytes
             change, report = keep_in(self._data, region, own, partitions, retired, write)
             self._replace(region.physical_id, change, "move")
+            self._remove_retired()
         return report
+
+    # -- compactions, in pieces
+
+    @_exclusive
+    def _merge(self, physical_id: PhysicalTableID) -> _Merge:
+        """A merge that takes its numbers as it writes, until it is begun beside others."""
+        return _Merge(self._layouts[physical_id], iter(self._numbers.take, None))
 
     def _compaction(
         self,
-        physical_id: PhysicalTableID,
+        merge: _Merge,
         columns: Sequence[ScanColumn],
         safe_point: TimeStamp | None = None,
+        *,
+        everything_to: TimeStamp | None = None,
     ) -> Compaction:
-        writer = partial(self._write, physical_id)
-        return Compaction(self._data, columns, self._limits, safe_point=safe_point, write=writer)
+        return Compaction(
+            self._data,
+            columns,
+            self._limits,
+            safe_point=safe_point,
+            everything_to=everything_to,
+            write=partial(self._write_merged, merge),
+        )
+
+    @_exclusive
+    def _begun(self, merge: _Merge, step: Step | None) -> Piece | None:
+        """The piece that does a step; nobody reads what is retired by now but under a lease."""
+        self._check_sound()
+        if self._has_retired:
+            with self._writing():
+                self._remove_retired()
+        if step is None:
+            return None
+        merge.numbers = self._numbers.block()
+        self._merges.append(merge)
+        return partial(self._run, merge, step)
+
+    def _run(self, merge: _Merge, step: Step) -> CompactionReport:
+        try:
+            with self._breaking():
+                change, report = step()
+                return self._swap(merge, change, report)
+        except TheFlashError:
+            self._discard(merge)
+            raise
+        finally:
+            self._has_retired = True
+            self._merges.remove(merge)
+
+    def _swap(
+        self, merge: _Merge, change: LayoutChange, report: CompactionReport
+    ) -> CompactionReport:
+        """Commit a merge; see the module."""
+        rebase = Rebase(self._data, change, partial(self._write_rebased, merge))
+        for further in reversed(range(SWAP_ROUNDS)):
+            with self._mutex:
+                if (newer := self._published_since(merge.started)) is None:
+                    self._discard(merge)
+                    _log.warning("a compaction was in vain: its files have changed meanwhile")
+                    return CompactionReport(rows_read=report.rows_read, discarded=1)
+                left = rebase.left(newer)
+                if not further or len(left) <= SWAP_FILES:
+                    with self._writing():
+                        rebase.take(left)
+                        both = change.plus(rebase.change)
+                        self._replace(merge.started.physical_id, both, "compaction")
+                    return report
+            rebase.take(left)
+        raise InternalError("a swap has a last round")
+
+    def _published_since(self, started: Layout) -> Sequence[DataFile] | None:
+        """The deltas that a table has got; None where anything else of it has changed."""
+        now = self._layouts[started.physical_id]
+        newer = now.files[len(started.files) :]
+        if now.regions != started.regions or now.files[: len(started.files)] != started.files:
+            return None
+        return newer if all(f.kind is FileKind.DELTA for f in newer) else None
+
+    @_exclusive
+    def _discard(self, merge: _Merge) -> None:
+        """Remove the files of a merge that comes to nothing, unless the disk is not believed."""
+        if self._broken is not None:
+            return
+        with file_errors(self._path):
+            for path in merge.paths:
+                self._fs.unlink(self._data / path)
 
     def _replace(self, physical_id: PhysicalTableID, change: LayoutChange, step: str) -> None:
         fail_point(f"magic.before_{step}_commit")
         self._commit({physical_id: change})
         fail_point(f"magic.after_{step}_commit")
-        self._remove_retired()
 
     def _place(self, versions: VersionBatch, changes: dict[PhysicalTableID, LayoutChange]) -> None:
         """Write versions, beside `changes` of the same commit, and add them to these."""
@@ -454,15 +617,36 @@ class MagicEngine(MagicReader):
         layout = before.apply(self._layouts[physical_id])
         table = delta_table(versions, layout.files, self._lookup)
         # One commit cuts a table's regions once.
-        limits = None if before.files or not self._partitions.is_whole else self._limits
+        is_merged = any(m.started.physical_id == physical_id for m in self._merges)
+        is_open = self._partitions.is_whole and not (before.files or is_merged)
+        limits = self._limits if is_open else None
         change = place(layout, table, limits, partial(self._write, physical_id))
         changes[physical_id] = before.plus(change)
 
     def _write(
         self, physical_id: PhysicalTableID, file: FileEncoder, partitions: Partitions
     ) -> DataFile:
-        encoded = file.finish(number=next(self._numbers), physical_id=physical_id)
+        return self._write_numbered(self._numbers.take(), physical_id, file, partitions, set())
+
+    def _write_merged(self, merge: _Merge, file: FileEncoder, partitions: Partitions) -> DataFile:
+        number, physical_id = next(merge.numbers), merge.started.physical_id
+        return self._write_numbered(number, physical_id, file, partitions, merge.paths)
+
+    def _write_rebased(self, merge: _Merge, file: FileEncoder, partitions: Partitions) -> DataFile:
+        number, physical_id = self._numbers.take(), merge.started.physical_id
+        return self._write_numbered(number, physical_id, file, partitions, merge.paths)
+
+    def _write_numbered(
+        self,
+        number: int,
+        physical_id: PhysicalTableID,
+        file: FileEncoder,
+        partitions: Partitions,
+        paths: set[str],
+    ) -> DataFile:
+        encoded = file.finish(number=number, physical_id=physical_id)
         info = encoded.info.within(partitions)
+        paths.update(info.paths)
         for path in info.paths:
             self._write_bytes(path, encoded.data)
         return info
@@ -506,20 +690,38 @@ class MagicEngine(MagicReader):
         full disk, a latch that has ended, a file that cannot be read) leave the disk as the
         manifest says, and the engine goes on from there.
         """
-        if self._broken is not None:
-            raise EngineError(str(self._path), f"takes no more writes since: {self._broken}")
+        with self._mutex:
+            try:
+                with self._breaking():
+                    yield
+            except TheFlashError as error:
+                if self._broken is None:
+                    # Until it is known again what the disk holds.
+                    self._broken = str(error) or repr(error)
+                    with file_errors(self._path):
+                        self._load()
+                        self._remove_others(self._known_paths())
+                    self._broken = None
+                raise
+
+    @contextlib.contextmanager
+    def _breaking(self) -> Iterator[None]:
+        """After a final error of the block, nothing is written any more."""
+        self._check_sound()
         try:
             with file_errors(self._path):
                 yield
         except BaseException as error:
-            self._broken = str(error) or repr(error)
             is_final = isinstance(error, EngineError | InternalError | StaleTokenError)
-            if isinstance(error, TheFlashError) and not is_final:
-                with file_errors(self._path):
-                    self._load()
-                    self._remove_unnamed()
-                self._broken = None
+            if is_final or not isinstance(error, TheFlashError):
+                with self._mutex:
+                    self._broken = str(error) or repr(error)
             raise
+
+    @_exclusive
+    def _check_sound(self) -> None:
+        if self._broken is not None:
+            raise EngineError(str(self._path), f"takes no more writes since: {self._broken}")
 
     def _load(self) -> None:
         """Take over what the manifest has."""
@@ -531,26 +733,35 @@ class MagicEngine(MagicReader):
 
     def _advance(self, generation: Generation) -> None:
         self._generation = generation
-        self._numbers = count((generation + 1) << ORDINAL_BITS)
+        self._numbers.advance(generation)
 
     # -- files that nobody needs
 
-    def _remove_unnamed(self) -> None:
+    def _remove_others(self, known: set[str]) -> None:
         """Remove files that no manifest has named: their write never came to its commit."""
-        named = {*self._layouts.paths(), *self._retired()}
+        named = known.union(*(merge.paths for merge in self._merges))
         for path in self._partitions.files(self._fs):
             if path not in named:
                 self._fs.unlink(self._data / path)
+
+    def _known_paths(self) -> set[str]:
+        """The paths of the files that the manifest names, and of those that it has retired."""
+        return {*self._layouts.paths(), *self._retired()}
 
     def _retired(self) -> Mapping[str, bytes]:
         """The paths that some older generation names, and the last one of these."""
         return self._manifest.read([RETIRED_KIND]).of_kind(RETIRED_KIND)
 
     def _remove_retired(self) -> None:
-        """Remove files that have been replaced and that no reader can still want."""
+        """Remove files that have been replaced and that no reader and no merge can still want."""
         pinned = LeaseTable(self._manifest, self._clock).oldest_generation()
-        retired = self._retired()
-        free = [path for path, last in retired.items() if pinned is None or pinned > int(last)]
+        retired, self._has_retired = self._retired(), False
+        merged = tuple(f"{merge.started.physical_id}/" for merge in self._merges)
+        free = [
+            path
+            for path, last in retired.items()
+            if (pinned is None or pinned > int(last)) and not name_of(path).startswith(merged)
+        ]
         if not free:
             return
         change = Change(deletes=[(RETIRED_KIND, path) for path in free])

@@ -213,6 +213,11 @@ def file_path(physical_id: PhysicalTableID, number: int) -> str:
     return f"{physical_id}/{number:016x}.parquet"
 
 
+def number_of(path: str) -> int:
+    """Return the number of the file at a path that `file_path` made."""
+    return int(path.rpartition("/")[2].removesuffix(".parquet"), 16)
+
+
 def from_any_copy(info: DataFile, read: Callable[[DataFile], T]) -> T:
     """What `read` gives for a file, or for the next of its copies where that one is damaged.
 

@@ -45,7 +45,7 @@ from pyspark_theflash.mvcc.project import (
     Stored,
     batch_of,
     dictionary_of,
-    has_absent,
+    is_whole,
     project,
     stored_names,
 )
@@ -325,10 +325,9 @@ class RegionReader:
 
 def _is_stored(found: Stored, column: ScanColumn) -> bool:
     """Whether a column is one of those found, as it is and in all rows."""
-    stored = found.get(column_name(column.id))
-    if stored is None or has_absent(found, column):
+    if not is_whole(found, column):
         return False
-    return _stands_for(stored.type, column.type)
+    return _stands_for(found[column_name(column.id)].type, column.type)
 
 
 def _stands_for(stored: pa.DataType, tp: pa.DataType) -> bool:

@@ -1,0 +1,46 @@
+"""Opening a store for writing, as soon as whoever has it is through."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.engine import registry
+from pyspark_theflash.engine.api import Engine
+from pyspark_theflash.errors import StoreInUseError
+from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.store.feed import Feed, all_guards, feed_guard
+from pyspark_theflash.store.folder import read_identity
+from pyspark_theflash.store.manifest import Guard
+
+_RETRY_MS: Final = 100
+
+
+def open_when_free(
+    path: Path,
+    fs: FileSystem,
+    clock: Clock,
+    guard: Guard,
+    *,
+    wait_ms: int,
+    check: Callable[[], None] = lambda: None,
+) -> Engine:
+    """The engine of a store that a stream feeds, or will.
+
+    `check` is called while it waits, and ends that by raising.
+
+    Raises:
+        StoreNotFoundError: there is no store.
+        StoreInUseError: after `wait_ms`, another process is still writing it.
+    """
+    identity = read_identity(path, fs)
+    guards = all_guards(guard, feed_guard(Feed.STREAM))
+    deadline_ms = clock.boottime_ms() + wait_ms
+    while True:
+        try:
+            return registry.open_engine(path, identity, fs, clock, guards)
+        except StoreInUseError:
+            if clock.boottime_ms() >= deadline_ms:
+                raise
+        check()
+        clock.sleep_ms(_RETRY_MS)
