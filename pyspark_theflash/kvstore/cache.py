@@ -1,4 +1,4 @@
-"""What has been applied and is not yet in the engine, of all regions together.
+"""The data that is applied and not yet in the engine, of all regions together.
 
     versions   committed rows, ready for the engine: chunks of columns, one a piece of a batch
     locks      what transactions that have not ended hold: lock column family
@@ -49,7 +49,7 @@ Changes = dict[bytes, bytes | None]
 
 @dataclass(slots=True)
 class _Parsed:
-    """What some requests do; the last word on each key."""
+    """The changes of some requests; the last one of each key."""
 
     locks: Changes
     defaults: Changes
@@ -102,7 +102,7 @@ class Cache:
                 self.version_bytes += each.size_bytes
 
     def adopt(self, locks: Changes, defaults: Changes, orphans: Changes) -> None:
-        """What a snapshot holds besides versions."""
+        """Take over what a snapshot holds besides versions."""
         self._apply(_Parsed(locks, defaults, [], [], orphans))
 
     def cut(self, start: bytes, end: bytes) -> None:
@@ -162,7 +162,7 @@ class Cache:
     def _entries(
         self, requests: Requests, family: Family
     ) -> tuple[list[bytes], list[bytes | None]]:
-        """What is put into a column family under record keys, or deleted there (None)."""
+        """Return what is put into a column family under record keys, or deleted there (None)."""
         rows = np.flatnonzero(requests.family == family)
         rows = record_keys(requests, rows).rows
         is_put = requests.is_put[rows]

@@ -52,7 +52,7 @@ class CompactLog:
 
 @dataclass(frozen=True, slots=True)
 class NoChange:
-    """What changes nothing here: elections, checks of hashes, witnesses, flashback's marks."""
+    """A command without effect here: elections, checks of hashes, witnesses, flashback's marks."""
 
 
 Admin: TypeAlias = (
@@ -80,7 +80,7 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """What a store answers for a region: how far it is *durably* applied, or that it is gone."""
+    """A store's answer for a region: how far it is *durably* applied, or that it is gone."""
 
     region_id: RegionID
     state: ApplyState | None
@@ -88,7 +88,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotHead:
-    """What a snapshot is of: the region as it is after the snapshot, and the store's own peer."""
+    """The head of a snapshot: the region as it is after it, and the store's own peer."""
 
     region: Region
     applied: ApplyState

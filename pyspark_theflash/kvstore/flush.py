@@ -24,7 +24,7 @@ T = TypeVar("T")
 MEMORY_BYTES_MAX: Final = 1 << 30
 """The rows of a table are put into one Arrow array, which ends at 2 GiB."""
 Also = Callable[[], Change]
-"""What is to be published with the next rows: the schema history that they were decoded under."""
+"""The records to be published with the next rows: the schema history they were decoded under."""
 
 
 @dataclass(frozen=True, slots=True)

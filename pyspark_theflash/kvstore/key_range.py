@@ -28,7 +28,7 @@ class KeyRange:
         return self.start <= key and (not self.end or key < self.end)
 
     def within(self, other: "KeyRange") -> "KeyRange | None":
-        """What both have in common; None where that is nothing."""
+        """Return the common part of both; None where there is none."""
         start = max(self.start, other.start)
         ends = [end for end in (self.end, other.end) if end]
         end = min(ends) if ends else b""

@@ -14,7 +14,7 @@ durable.
 
 import logging
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
 
@@ -37,11 +37,12 @@ from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.kvstore.command import Applied, Command, IngestFile, SnapshotHead
 from pyspark_theflash.kvstore.flush import Also, Flusher, FlushLimits, Worker
 from pyspark_theflash.kvstore.key_range import KeyRange, handle_bounds
+from pyspark_theflash.kvstore.pending_records import PENDING_RECORD
 from pyspark_theflash.kvstore.region import RegionState
 from pyspark_theflash.kvstore.request import FAMILIES, Family, sort_requests
 from pyspark_theflash.kvstore.rows import by_table
 from pyspark_theflash.kvstore.snapshot import Snapshot, missing_versions
-from pyspark_theflash.kvstore.store import PENDING_RECORD, REGION_RECORD, Part, RegionStore
+from pyspark_theflash.kvstore.store import REGION_RECORD, Part, RegionStore
 from pyspark_theflash.kvstore.tables import SchemaAt, Tables
 from pyspark_theflash.kvstore.versions import Versions
 from pyspark_theflash.kvstore.wire import put_request
@@ -56,6 +57,7 @@ _log = logging.getLogger(__name__)
 T = TypeVar("T")
 ColumnsOf: TypeAlias = Callable[[PhysicalTableID], Sequence[ScanColumn]]
 """All columns that rows of a physical table have ever had."""
+_Bounds: TypeAlias = tuple[Handle | None, Handle | None]
 _NO_SCHEMA: Final = (
     SchemaOutdatedError,
     NotCaughtUpError,
@@ -132,7 +134,7 @@ class Learner:
             self._apply(commands)
             if any(c.must_sync for c in commands):
                 self.flush()
-            elif self.store.cache.version_bytes >= self._limits.rows_bytes:
+            elif self.store.version_bytes >= self._limits.rows_bytes:
                 self._start_flush()
             return self.store.answers(c.region_id for c in commands)
 
@@ -191,19 +193,25 @@ class Learner:
     def purge_left(self, columns_of: Callable[[Tables], ColumnsOf]) -> None:
         """Remove the rows of regions that have left from disk. Cheap where none has.
 
-        First it is published that they have left, and only then rows go that no region covers: what
-        a crash leaves is found again by looking at the regions. A region that comes again brings
-        all of its rows.
+        Where rows are stored that no region covers, it is published that their regions have left,
+        and only then they go: what a crash leaves is found again by looking at the regions. A
+        region that comes again brings all of its rows.
         """
         with self._mutex:
             self._check()
             removals = self.store.removals
             if removals == self._purged:
                 return
-            self.flush()
+            self._finish_flush()
             tables, left = self._schema(TimeStamp(0)), self.store.uncovered()
-            fail_point("kvstore.before_purge")
-            self._result(self._worker.run(lambda e: _purge(e, tables, left, columns_of(tables))))
+            # What a flush that failed holds may have rows of them, and will be published.
+            if self.store.is_frozen or self._result(
+                self._worker.run(lambda engine: _has_rows(engine, tables, left))
+            ):
+                self.flush()
+                fail_point("kvstore.before_purge")
+                purge = partial(_purge, tables=tables, left=left, columns_of=columns_of(tables))
+                self._result(self._worker.run(purge))
             self._purged = removals
 
     def close(self) -> None:
@@ -257,7 +265,7 @@ class Learner:
         return covered
 
     def _replace(self, keys: KeyRange, versions: Sequence[Versions]) -> list[Versions]:
-        """What the engine lacks to answer, in a range, as these versions do. All is published."""
+        """Return what the engine lacks to answer as these versions do, once all is published."""
         newest = max((int(v.commit_ts.max()) for v in versions if len(v)), default=0)
         tables = self._schema(TimeStamp(newest))
         by_id = dict(by_table(versions, tables))
@@ -338,22 +346,40 @@ def _compaction(
     return lambda engine: engine.compact(physical_id, columns)
 
 
+def _has_rows(engine: Engine, tables: Tables, left: Sequence[KeyRange]) -> bool:
+    """Whether the engine has rows in ranges that no region covers, as far as they can be read."""
+    view = engine.read([])
+    try:
+        return any(
+            batch.num_rows
+            for physical_id, bounds in _stored_in(engine, tables, left)
+            for batch in engine.keys(view, physical_id, *bounds)
+        )
+    except CorruptionError:
+        return True
+
+
 def _purge(engine: Engine, tables: Tables, left: Sequence[KeyRange], columns_of: ColumnsOf) -> None:
     """Remove what the engine has in ranges that no region covers."""
+    for physical_id, bounds in _stored_in(engine, tables, left):
+        _purge_one(engine, physical_id, bounds, columns_of(physical_id))
+        fail_point("kvstore.after_purge")
+
+
+def _stored_in(
+    engine: Engine, tables: Tables, ranges: Iterable[KeyRange]
+) -> Iterator[tuple[PhysicalTableID, _Bounds]]:
+    """The parts of stored tables that lie in ranges, as bounds of handles."""
     stored = set(engine.tables(engine.read([])))
-    for keys in left:
-        for physical_id in stored.intersection(tables.within(keys)):
+    for keys in ranges:
+        for physical_id in sorted(stored.intersection(tables.within(keys))):
             bounds = handle_bounds(physical_id, keys, is_common=tables.is_common(physical_id))
             if bounds is not None:
-                _purge_one(engine, physical_id, bounds, columns_of(physical_id))
-                fail_point("kvstore.after_purge")
+                yield physical_id, bounds
 
 
 def _purge_one(
-    engine: Engine,
-    physical_id: PhysicalTableID,
-    bounds: tuple[Handle | None, Handle | None],
-    columns: Sequence[ScanColumn],
+    engine: Engine, physical_id: PhysicalTableID, bounds: _Bounds, columns: Sequence[ScanColumn]
 ) -> None:
     try:
         engine.purge_range(physical_id, *bounds, columns)
@@ -365,7 +391,7 @@ def _purge_one(
 def _missing(
     engine: Engine, tables: Tables, keys: KeyRange, by_id: Mapping[PhysicalTableID, Versions]
 ) -> list[Versions]:
-    """What the engine lacks to answer, in a range, as these versions do."""
+    """Return what the engine lacks to answer, in a range, as these versions do."""
     view = engine.read([])
     found: list[Versions] = []
     for physical_id in sorted({*tables.within(keys), *by_id}):

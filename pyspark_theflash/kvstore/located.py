@@ -22,13 +22,13 @@ class KeyRange:
         return self.start <= key and (not self.end or key < self.end)
 
     def clip(self, start: RawKey, end: RawKey) -> "KeyRange | None":
-        """What of it is from `start` up to `end`; None if nothing is."""
+        """Return the part from `start` up to `end`; None if there is none."""
         low = max(self.start, start)
         high = self.end if not end else end if not self.end else min(self.end, end)
         return None if high and low >= high else KeyRange(low, high)
 
     def rest(self, start: RawKey) -> "KeyRange | None":
-        """What of it is from `start` on; None if nothing is."""
+        """Return the part from `start` on; None if there is none."""
         return self.clip(start, self.end)
 
 
@@ -56,7 +56,7 @@ class LocatedRegion:
         return self.range.clip(other.range.start, other.range.end) is not None
 
     def parts_of(self, ranges: Iterable[KeyRange]) -> list[KeyRange]:
-        """What of the ranges lies in the region."""
+        """Return the parts of the ranges that lie in the region."""
         clipped = (each.clip(self.range.start, self.range.end) for each in ranges)
         return [part for part in clipped if part is not None]
 

@@ -51,7 +51,7 @@ _SHARED_FLAGS: Final = ord("i")
 
 
 class LockKind(Enum):
-    """What the transaction is about to do to the key; the value is the byte on the wire."""
+    """The kind of change that a lock announces; the value is the byte on the wire."""
 
     PUT = ord("P")
     DELETE = ord("D")

@@ -19,17 +19,16 @@ import pyarrow as pa
 from pyspark_theflash.codec.reader import Positions
 from pyspark_theflash.engine.api import HandleSet
 from pyspark_theflash.kvstore.rows import decode_versions, newest_places
-from pyspark_theflash.kvstore.tables import Definition, Tables
+from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.kvstore.versions import Versions, concat
 from pyspark_theflash.mvcc.project import (
     ScanColumn,
     batch_of,
     project,
-    scan_column,
     stored_names,
 )
-from pyspark_theflash.mvcc.rows import stored_columns
-from pyspark_theflash.mvcc.version import HANDLE, Op, column_name, is_absence
+from pyspark_theflash.mvcc.version import HANDLE, Op, absence_name, column_name, is_absence
+from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 
 _BATCH_ROWS: Final = 1 << 16
@@ -39,14 +38,14 @@ _BATCH_ROWS: Final = 1 << 16
 class _Decoded:
     """Rows that were written under one definition: where they are, and their columns so far."""
 
-    definition: Definition
+    table: TableInfo
     places: Positions
     columns: dict[str, pa.Array]
 
 
 @dataclass(frozen=True, slots=True)
 class _Earlier:
-    """What was decoded for an earlier read: `origin` of each version there, -1 if it is new."""
+    """The rows decoded for an earlier read: `origin` of each version there, -1 if it is new."""
 
     decoded: dict[int, _Decoded]
     origin: Positions
@@ -65,7 +64,7 @@ class Newest:
         """`versions`: at least one, sorted by handle, no two of a row."""
         self._physical_id, self._versions, self._tables = physical_id, versions, tables
         self.handles: Final = HandleSet(versions.handles)
-        """Of all rows that memory decides about."""
+        """The handles of all rows that memory decides about."""
         self.newest_ts: Final = versions.newest_ts
         self._is_put = versions.op == Op.PUT
         self.rows: Final[int] = int(np.count_nonzero(self._is_put))
@@ -76,7 +75,7 @@ class Newest:
 
     @property
     def size_bytes(self) -> int:
-        """What it takes in memory."""
+        """The size in memory, about."""
         parts = list((self._decoded or {}).values())
         decoded: int = sum(
             column.nbytes for part in parts for column in list(part.columns.values())
@@ -92,9 +91,7 @@ class Newest:
             SchemaOutdatedError: the schema history lacks what a row needs.
         """
         names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
-        # What rows lack is filled in when they are decoded.
-        stored = (name for name in stored_names(columns) if not is_absence(name))
-        wanted = [*[HANDLE] * with_handle, *stored]
+        wanted = [*[HANDLE] * with_handle, *stored_names(columns)]
         for places, found in self._stored(wanted):
             for start in range(0, len(places), _BATCH_ROWS):
                 part = {name: each.slice(start, _BATCH_ROWS) for name, each in found.items()}
@@ -122,9 +119,7 @@ class Newest:
             origin = np.where(places < len(self._versions), places, -1)
             with self._mutex:
                 known = self._decoded or {}
-                kept = {
-                    i: _Decoded(d.definition, d.places, dict(d.columns)) for i, d in known.items()
-                }
+                kept = {i: _Decoded(d.table, d.places, dict(d.columns)) for i, d in known.items()}
             earlier = _Earlier(kept, origin)
         return Newest(self._physical_id, whole.select(places), tables, earlier)
 
@@ -143,30 +138,30 @@ class Newest:
 
     def _by_definition(self) -> dict[int, _Decoded]:
         puts = np.flatnonzero(self._is_put)
-        found: dict[int, tuple[Definition, list[Positions]]] = {}
+        found: dict[int, tuple[TableInfo, list[Positions]]] = {}
         commit_ts = self._versions.commit_ts[puts]
-        for definition, places in self._tables.definitions(self._physical_id, commit_ts):
+        for table, places in self._tables.definitions(self._physical_id, commit_ts):
             # A definition may be in force more than once.
-            found.setdefault(id(definition.table), (definition, []))[1].append(puts[places])
+            found.setdefault(id(table), (table, []))[1].append(puts[places])
         return {
-            i: _Decoded(definition, np.sort(np.concatenate(places)), {})
-            for i, (definition, places) in found.items()
+            i: _Decoded(table, np.sort(np.concatenate(places)), {})
+            for i, (table, places) in found.items()
         }
 
     def _decode(self, part: _Decoded, names: Sequence[str]) -> dict[str, pa.Array]:
         """Columns of rows under one definition, those taken over that were decoded before."""
         before = None
         if self._earlier is not None:
-            before = self._earlier.decoded.get(id(part.definition.table))
+            before = self._earlier.decoded.get(id(part.table))
         if before is None or self._earlier is None:
-            return self._decode_rows(part.definition, part.places, names)
+            return self._decode_rows(part.table, part.places, names)
         taken = {name: before.columns.pop(name) for name in names if name in before.columns}
         others = [name for name in names if name not in taken]
-        found = self._decode_rows(part.definition, part.places, others) if others else {}
+        found = self._decode_rows(part.table, part.places, others) if others else {}
         if taken:
             origin = self._earlier.origin[part.places]
             is_new = origin < 0
-            new = self._decode_rows(part.definition, part.places[is_new], list(taken))
+            new = self._decode_rows(part.table, part.places[is_new], list(taken))
             at = np.empty(len(origin), np.int64)
             at[~is_new] = np.searchsorted(before.places, origin[~is_new])
             at[is_new] = len(before.places) + np.arange(np.count_nonzero(is_new))
@@ -176,29 +171,29 @@ class Newest:
         return found
 
     def _decode_rows(
-        self, definition: Definition, places: Positions, names: Sequence[str]
+        self, table: TableInfo, places: Positions, names: Sequence[str]
     ) -> dict[str, pa.Array]:
-        versions, table = self._versions, definition.table
+        versions = self._versions
         chosen = versions if len(places) == len(versions) else versions.select(places)
-        infos = [c for c in stored_columns(table) if column_name(c.id) in names]
-        columns = [scan_column(table, info, definition.source_of) for info in infos]
-        batch = decode_versions(self._physical_id, chosen, definition, stored_names(columns))
-        stored = dict(zip(batch.schema.names, batch.columns, strict=True))
-        shown = project(stored, columns, batch.num_rows)
-        found = {column_name(c.id): values for c, values in zip(columns, shown, strict=True)}
-        return found | {name: stored[name] for name in names if name == HANDLE}
+        wanted = {absence_name(name) if is_absence(name) else name for name in names}
+        batch = decode_versions(self._physical_id, chosen, table, wanted)
+        found = dict(zip(batch.schema.names, batch.columns, strict=True))
+        # A column that all rows hold comes without its absence.
+        held = pa.repeat(pa.scalar(False), batch.num_rows)
+        found |= {n: held for n in names if n not in found and absence_name(n) in found}
+        return {name: found[name] for name in names if name in found}
 
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What is newest in some parts; None: nothing of the table is in them."""
+    """The newest versions in some parts; None: nothing of the table is in them."""
 
     parts: Sequence[Versions]
     newest: Newest | None
 
 
 class NewestRows:
-    """What is known of each table; used by many threads."""
+    """The newest rows of each table; used by many threads."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -212,7 +207,7 @@ class NewestRows:
         snapshot_ts: TimeStamp,
         tables: Tables,
     ) -> Newest | None:
-        """What is newest at a timestamp; None where nothing of the table is there.
+        """Return the newest rows at a timestamp; None where nothing of the table is there.
 
         Args:
             parts: all that is in memory, of all tables.
@@ -237,7 +232,7 @@ class NewestRows:
         snapshot_ts: TimeStamp,
         tables: Tables,
     ) -> tuple[Newest | None, int]:
-        """Of the first parts, and how many these are: at least all that are reached in whole."""
+        """Return the rows of the first parts, at least of all reached in whole, and their count."""
         with self._mutex:
             known = self._known.get(physical_id)
         if known is None or not _is_same(known.parts, parts[: len(known.parts)]):
@@ -260,7 +255,7 @@ def _is_same(known: Sequence[Versions], parts: Sequence[Versions]) -> bool:
 def _laid_over(
     physical_id: PhysicalTableID, before: Newest | None, more: Sequence[Versions], tables: Tables
 ) -> Newest | None:
-    """What is newest with more versions of the table; None where there are none at all."""
+    """Return the newest rows with more versions laid over them; None where there are none."""
     if before is not None:
         return before.with_more(more, tables) if more or not before.take_up(tables) else before
     if not more:

@@ -1,4 +1,4 @@
-"""What waits in a column family for the end of its transaction: keys with values.
+"""Entries of a column family that wait for the end of their transaction: keys with values.
 
     fresh   put since the last publication
     kept    published, and so on disk
@@ -29,12 +29,12 @@ _HEAD: Final = struct.Struct("<BBII")
 _VERSION: Final = 1
 _LAYER: Final = "pending record"
 _ENTRY_BYTES: Final = 128
-"""What Python takes for an entry besides its bytes."""
+"""The size of an entry besides its bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What a publication is to write."""
+    """The changes that a publication is to write."""
 
     puts: Mapping[bytes, bytes]
     deletes: Collection[bytes]
@@ -88,7 +88,7 @@ class Pending:
                 yield key, value
 
     def freeze(self, *, whole: bool) -> Delta:
-        """What is to be published, as if it were; with `whole`, to stand in for all before."""
+        """Return what is to be published, as if it were; with `whole`, to replace all before."""
         puts, deletes = self._fresh, self._dead
         if self._kept:
             replaced = self._kept.keys() & puts.keys()

@@ -1,4 +1,4 @@
-"""What a replica has of a physical table at present: its regions, and the locks on its rows."""
+"""The regions of a physical table that a replica has at present, and the locks on its rows."""
 
 from pyspark_theflash.codec.bytes import decode_bytes
 from pyspark_theflash.codec.key import RawKey

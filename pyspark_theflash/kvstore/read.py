@@ -42,7 +42,7 @@ from pyspark_theflash.types import PhysicalTableID, RegionID, TimeStamp
 
 
 class Resolved(Protocol):
-    """What has become of transactions, by start_ts; `resolve.ResolvedLocks` is one."""
+    """The ends of transactions, by start_ts; `resolve.ResolvedLocks` is one."""
 
     @property
     def ignored(self) -> AbstractSet[TimeStamp]:
@@ -68,12 +68,12 @@ class HeldRow:
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """What the cache has of a physical table for a snapshot, of one moment."""
+    """The cache's part of a physical table for a snapshot, of one moment."""
 
     physical_id: PhysicalTableID
     snapshot_ts: TimeStamp
     parts: Sequence[Versions]
-    """What is in memory, of all tables."""
+    """The versions in memory, of all tables."""
     held: Sequence[HeldRow]
     known: NewestRows
 
@@ -90,7 +90,7 @@ def open_tables(
     *,
     versions: dict[RegionID, int] | None = None,
 ) -> list[TableView]:
-    """What the cache has of some physical tables, all of one moment.
+    """Return the cache's part of some physical tables, all of one moment.
 
     Args:
         versions: of which epoch's version the tables' regions were when their read indexes were

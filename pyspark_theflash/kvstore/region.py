@@ -24,7 +24,7 @@ RAFT_INIT_INDEX: Final = 5
 
 
 class PeerState(Enum):
-    """What a replica is doing; the value is the number on the wire."""
+    """The state of a replica; the value is the number on the wire."""
 
     NORMAL = 0
     APPLYING = 1
@@ -83,7 +83,7 @@ class MergeState:
 
 @dataclass(frozen=True, slots=True)
 class RegionState:
-    """What a store keeps of a region. `peer` is the store's own; None where that is not known."""
+    """A region as a store keeps it. `peer` is the store's own; None where it is not known."""
 
     region: Region
     applied: ApplyState

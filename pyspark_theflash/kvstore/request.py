@@ -86,6 +86,11 @@ class Requests:
         return [messages[n][a:] for n, a in zip(rows.tolist(), begin, strict=True)]
 
 
+def are_plain(messages: Sequence[bytes]) -> bool:
+    """Whether they begin as puts and deletes that `decode_requests` takes apart."""
+    return all(message[:3] in _HEADS for message in messages)
+
+
 def decode_pieces(messages: Sequence[bytes]) -> list[Requests]:
     """Take puts and deletes apart, a convenient number at a time; see `decode_requests`."""
     return [

@@ -1,4 +1,4 @@
-"""What has become of the transactions whose locks are in a snapshot's way.
+"""Finding the end of the transactions whose locks are in a snapshot's way.
 
 A lock says that a transaction is about to change a key, not whether it has committed: only the lock
 or the record on its *primary* key says that. Once it is known, the snapshot is read
@@ -59,7 +59,7 @@ _REMEMBERED: Final = 4096
 
 
 class LockPolicy(Enum):
-    """What a reader may do about a lock; `WAIT` and `FAIL` write nothing to TiKV."""
+    """The ways to treat a lock; `WAIT` and `FAIL` write nothing to TiKV."""
 
     WAIT = "wait"
     RESOLVE = "resolve"
@@ -67,7 +67,7 @@ class LockPolicy(Enum):
 
 
 class TxnState(Enum):
-    """What a primary key says."""
+    """The state of a transaction by its primary key."""
 
     LOCKED = "locked"
     COMMITTED = "committed"
@@ -110,7 +110,7 @@ class StatusCheck:
 
 @dataclass(frozen=True, slots=True)
 class SecondaryLocks:
-    """What one region says of some secondaries: a lock of each, or what they ended as.
+    """One region's answer about some secondaries: a lock of each, or what they ended as.
 
     Fewer locks than `asked` means that the transaction has ended: at `commit_ts`, 0 if rolled back.
     """
@@ -127,12 +127,12 @@ class Transactions(Protocol):
         """A timestamp of PD."""
 
     def check_status(self, check: StatusCheck, deadline: Deadline) -> TxnStatus:
-        """What a primary key says."""
+        """Ask for the state of a transaction by its primary key."""
 
     def check_secondaries(
         self, keys: Sequence[RawKey], start_ts: TimeStamp, deadline: Deadline
     ) -> Sequence[SecondaryLocks]:
-        """What secondaries say, by region; where one is missing, it is rolled back."""
+        """Ask for the state of secondaries, by region; where one is missing, it is rolled back."""
 
     def resolve(
         self,
@@ -169,7 +169,7 @@ class LockResolver:
     def resolve(
         self, locks: Iterable[Lock], snapshot_ts: TimeStamp, deadline: Deadline
     ) -> ResolvedLocks:
-        """What to do with the locks that a snapshot has met.
+        """Resolve the locks that a snapshot has met.
 
         A lock that does not block `snapshot_ts` asks nothing of anybody. Its transaction is among
         those to ignore if it can only commit above.
@@ -282,7 +282,7 @@ class _Look:
         return _Ended(commit_ts)
 
     def _ask(self, *, is_two_phase: bool) -> TxnStatus:
-        """What the primary says. Raises `LockResolveError` if it is not the primary."""
+        """Ask the primary for its state. Raises `LockResolveError` if it is not the primary."""
         lock = self._lock
         if not self._may_write:
             status = self._check(StatusCheck(lock.primary, lock.start_ts))

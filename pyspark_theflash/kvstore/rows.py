@@ -19,7 +19,7 @@ from pyspark_theflash.codec.row_v1 import decode_rows_v1
 from pyspark_theflash.codec.row_v2 import VERSION, decode_rows_v2, has_checksums
 from pyspark_theflash.engine.api import VersionBatch
 from pyspark_theflash.errors import CodecError
-from pyspark_theflash.kvstore.tables import Definition, Tables
+from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.kvstore.versions import Versions, concat
 from pyspark_theflash.mvcc.rows import (
     Columns,
@@ -103,15 +103,15 @@ def version_batches(
         CodecError: a row is not what its encoding says.
         SchemaOutdatedError: the schema history lacks what a row needs.
     """
-    for definition, places in tables.definitions(physical_id, versions.commit_ts):
+    for table, places in tables.definitions(physical_id, versions.commit_ts):
         chosen = versions if len(places) == len(versions) else versions.select(places)
-        yield VersionBatch(physical_id, decode_versions(physical_id, chosen, definition))
+        yield VersionBatch(physical_id, decode_versions(physical_id, chosen, table))
 
 
 def decode_versions(
     physical_id: PhysicalTableID,
     versions: Versions,
-    definition: Definition,
+    table: TableInfo,
     names: Collection[str] | None = None,
 ) -> pa.RecordBatch:
     """Versions written under one definition, in their order; see `mvcc.version`.
@@ -119,12 +119,11 @@ def decode_versions(
     Args:
         names: which of the table's columns, by their names in the batch; all if None.
     """
-    table = definition.table
     infos = [c for c in stored_columns(table) if names is None or column_name(c.id) in names]
     if versions.has_common_handles != table.is_common_handle:
         raise CodecError("record key", f"{table.full_name} has handles of another kind")
     parts = list(_chunks(versions))
-    found = [_columns(physical_id, part, definition, infos) for part in parts]
+    found = [_columns(physical_id, part, table, infos) for part in parts]
     columns = found[0] if len(parts) == 1 else aligned(found, list(map(len, parts)))
     schema = version_schema(handle_type(table), [(i, c.type) for i, c in columns.items()])
     system = map(pa.array, (versions.commit_ts, versions.start_ts, versions.op))
@@ -143,7 +142,7 @@ def _chunks(versions: Versions) -> Iterator[Versions]:
 def _columns(
     physical_id: PhysicalTableID,
     versions: Versions,
-    definition: Definition,
+    table: TableInfo,
     infos: Sequence[ColumnInfo],
 ) -> Columns:
     """The columns of `infos` by id, those of deletes null; with absence where rows lack some."""
@@ -151,7 +150,7 @@ def _columns(
     if not len(puts):
         return {c.id: pa.nulls(len(versions), arrow_type(c.type)) for c in infos}
     rows = versions if len(puts) == len(versions) else versions.select(puts)
-    found = _decoded(physical_id, rows, definition, infos)
+    found = _decoded(physical_id, rows, table, infos)
     wanted = {i for c in infos for i in (c.id, absence(c.id))}
     columns = {i: values for i, values in found.items() if i in wanted}
     if len(puts) == len(versions):
@@ -165,11 +164,10 @@ def _columns(
 def _decoded(
     physical_id: PhysicalTableID,
     rows: Versions,
-    definition: Definition,
+    table: TableInfo,
     infos: Sequence[ColumnInfo],
 ) -> Columns:
     """The columns of puts, by id: those of `infos` at least."""
-    table = definition.table
     data, bounds = variable_width(rows.values)
     if (np.diff(bounds) < 1).any():
         raise CodecError("row", f"an empty row of {table.full_name}")
@@ -223,7 +221,7 @@ def _raw_keys(physical_id: PhysicalTableID, handles: ArrowArray) -> ArrowArray:
 
 
 def _from_key(table: TableInfo, handles: ArrowArray, infos: Sequence[ColumnInfo]) -> Columns:
-    """What rows may leave out because their keys have it.
+    """Return the columns that rows may leave out because their keys have them.
 
     Of strings under a collation keys have weights, and rows the strings; of prefixes likewise.
     """

@@ -58,7 +58,7 @@ class SchemaKeeper:
             return self._tables
 
     def change(self) -> Change:
-        """What the store does not have of it; an `Also`."""
+        """Return the records that the store does not have yet; an `Also`."""
         history = self._tables.history
         if history is self._stored:
             return Change()

@@ -181,7 +181,7 @@ def _without(versions: Versions, first: dict[bytes, TimeStamp], held: Changes) -
 def missing_versions(
     physical_id: PhysicalTableID, versions: Versions | None, stored: Sequence[pa.RecordBatch]
 ) -> list[Versions]:
-    """What must be written so that the engine, which has `stored`, answers as a snapshot does.
+    """Return what the engine, which has `stored`, lacks to answer as a snapshot does.
 
     Args:
         versions: the snapshot's of one physical table, sorted by (handle, commit_ts), if any.

@@ -13,10 +13,9 @@ a prefix of what was applied. `published` then says that it is durable, and only
 reported as applied to who sends the commands.
 
     records   kv-region   id        a region's state (`RegionRecord`)
-              kv-pending  sequence  entries of a column family (`pending`)
+              kv-pending  sequence  see `pending_records`
 
-Pending records are written one after the other; when most of what they say is no longer true, one
-that says all there is takes their place.
+A few commands may wait to be decoded with later ones (`waiting`) until somebody asks for them.
 """
 
 import bisect
@@ -49,7 +48,7 @@ from pyspark_theflash.kvstore.command import (
 )
 from pyspark_theflash.kvstore.key_range import KeyRange
 from pyspark_theflash.kvstore.newest import NewestRows
-from pyspark_theflash.kvstore.pending import decode_delta, encode_delta
+from pyspark_theflash.kvstore.pending_records import PENDING_RECORD, PendingRecords
 from pyspark_theflash.kvstore.region import (
     ApplyState,
     Region,
@@ -60,15 +59,14 @@ from pyspark_theflash.kvstore.region import (
     prepare_merge,
     rollback_merge,
 )
-from pyspark_theflash.kvstore.request import FAMILIES, Family, decode_pieces, sort_requests
+from pyspark_theflash.kvstore.request import FAMILIES, decode_pieces, sort_requests
 from pyspark_theflash.kvstore.versions import Versions
+from pyspark_theflash.kvstore.waiting import Waiting
 from pyspark_theflash.kvstore.wire import decode_region_state, encode_region_state
 from pyspark_theflash.store.manifest import Change, Record, View
 from pyspark_theflash.types import RegionID
 
 REGION_RECORD: Final = "kv-region"
-PENDING_RECORD: Final = "kv-pending"
-_SPARE_BYTES: Final = 1 << 20
 
 Part: TypeAlias = list[bytes] | DeleteRange | Versions
 """Puts and deletes; what is to be forgotten of pending entries; versions."""
@@ -76,7 +74,7 @@ Part: TypeAlias = list[bytes] | DeleteRange | Versions
 
 @dataclass(frozen=True, slots=True)
 class Frozen:
-    """What is to be published in one step: everything applied since the last publication."""
+    """The changes to be published in one step: everything applied since the last publication."""
 
     versions: Sequence[Versions]
     change: Change
@@ -95,7 +93,9 @@ class RegionStore:
 
     def __init__(self) -> None:
         self.mutex: Final = threading.RLock()
-        self.cache: Final = Cache()
+        self._cache: Final = Cache()
+        self._waiting: Final = Waiting()
+        self._failure: Exception | None = None
         self.newest: Final = NewestRows()
         self._moved = threading.Condition(self.mutex)
         self._regions: dict[RegionID, RegionState] = {}
@@ -107,8 +107,7 @@ class RegionStore:
         self._news: set[RegionID] = set()
         self.removals = 0
         """How many regions have left since this was made, with the rows in their range."""
-        self._records: dict[str, int] = {}
-        self._next_record = 0
+        self._pending: Final = PendingRecords(self._cache)
 
     # -- what is there
 
@@ -117,23 +116,43 @@ class RegionStore:
         """About what is in memory and not in the engine."""
         with self.mutex:
             frozen = self._frozen.size_bytes if self._frozen else 0
-            return self.cache.size_bytes + frozen
+            return self._cache.size_bytes + self._waiting.size_bytes + frozen
+
+    @property
+    def version_bytes(self) -> int:
+        """About what will be published of it."""
+        return self._cache.version_bytes + self._waiting.size_bytes
+
+    @property
+    def cache(self) -> Cache:
+        """The applied data that is not published. Raises as `apply` does."""
+        with self.mutex:
+            self._catch_up()
+            return self._cache
 
     @property
     def is_changed(self) -> bool:
         """Whether anything was applied since the last `freeze`."""
-        return bool(self._dirty or self._gone or self.cache.versions)
+        return bool(self._waiting or self._dirty or self._gone or self._cache.versions)
+
+    @property
+    def is_frozen(self) -> bool:
+        """Whether something waits to be published since a `freeze`."""
+        return self._frozen is not None
 
     def regions(self) -> Sequence[RegionState]:
         """All regions, in key order."""
         with self.mutex:
+            self._catch_up()
             if self._order is None:
                 self._order = sorted((s.region.start, s.id) for s in self._regions.values())
             return [self._regions[region_id] for _, region_id in self._order]
 
     def region(self, region_id: RegionID) -> RegionState | None:
         """A region; None where the store has none of that id."""
-        return self._regions.get(region_id)
+        with self.mutex:
+            self._catch_up()
+            return self._regions.get(region_id)
 
     def within(self, keys: KeyRange) -> Sequence[RegionState]:
         """The regions that have some of these keys, in key order."""
@@ -191,7 +210,7 @@ class RegionStore:
         """
         with self._moved:
             while True:
-                state = self._regions.get(region_id)
+                state = self.region(region_id)
                 if state is None:
                     raise RegionNotReadableError(region_id, "is not here")
                 if state.applied.applied_index >= index:
@@ -220,6 +239,9 @@ class RegionStore:
     def apply(self, commands: Sequence[Command]) -> int:
         """Apply commands in order, up to one that asks for more than puts and deletes.
 
+        A few may wait to be decoded with later ones, at the latest when somebody asks for what is
+        applied; whoever asks is told what is wrong with them.
+
         Returns: how many are applied or were before. If it raises, make another store from what is
         durable.
 
@@ -230,6 +252,9 @@ class RegionStore:
         """
         with self._moved:
             try:
+                if self._failure is None and self._waiting.add(commands):
+                    return len(commands)
+                self._catch_up()
                 return self._apply(commands)
             finally:
                 self._moved.notify_all()
@@ -237,21 +262,32 @@ class RegionStore:
     def apply_parts(self, command: Command, parts: Sequence[Part]) -> None:
         """Apply a command that asks for more, as what the store can do: in place of `apply`."""
         with self._moved:
+            self._catch_up()
             for part in parts:
                 if isinstance(part, list):
                     for piece in decode_pieces(part):
-                        self.cache.apply(piece)
+                        self._cache.apply(piece)
                 elif isinstance(part, DeleteRange):
-                    self.cache.cut_family(FAMILIES[part.cf], part.start, part.end)
+                    self._cache.cut_family(FAMILIES[part.cf], part.start, part.end)
                 else:
-                    self.cache.add([part])
+                    self._cache.add([part])
             self._put(_applied_to(self._regions[command.region_id], command))
             self._moved.notify_all()
 
     def is_new(self, command: Command) -> bool:
         """Whether a command is of a region that is here, and has not been applied."""
-        state = self._regions.get(command.region_id)
+        state = self.region(command.region_id)
         return state is not None and command.index > state.applied.applied_index
+
+    def _catch_up(self) -> None:
+        """Apply what waits. What has failed once is told to everybody who asks later."""
+        if self._waiting:
+            try:
+                self._apply(self._waiting.take())
+            except Exception as error:  # noqa: BLE001 (raised below)
+                self._failure = error
+        if self._failure is not None:
+            raise self._failure
 
     def _apply(self, commands: Sequence[Command]) -> int:
         run: list[tuple[int, Command]] = []
@@ -284,7 +320,7 @@ class RegionStore:
         except CodecError:
             return self._apply_apart(run)
         for piece in pieces:
-            self.cache.apply(piece)
+            self._cache.apply(piece)
         newest = {command.region_id: command for _, command in run}
         for region_id, command in newest.items():
             self._put(_applied_to(self._regions[region_id], command))
@@ -298,7 +334,7 @@ class RegionStore:
                 return number
             for part in parts:
                 for piece in decode_pieces(part) if isinstance(part, list) else ():
-                    self.cache.apply(piece)
+                    self._cache.apply(piece)
             self._put(_applied_to(self._regions[command.region_id], command))
         return None
 
@@ -361,15 +397,17 @@ class RegionStore:
     def remove(self, region_id: RegionID) -> None:
         """Forget a region, and what waits in its range."""
         with self._moved:
+            self._catch_up()
             region = self._regions[region_id].region
             self._forget(region_id)
-            self.cache.cut(region.start, region.end)
+            self._cache.cut(region.start, region.end)
             self.removals += 1
             self._moved.notify_all()
 
     def install(self, state: RegionState, covered: Iterable[RegionID]) -> None:
         """Put a region in the place of those that it covers."""
         with self._moved:
+            self._catch_up()
             for region_id in covered:
                 if region_id != state.id:
                     self._forget(region_id)
@@ -394,22 +432,25 @@ class RegionStore:
     # -- publishing
 
     def freeze(self) -> Frozen:
-        """All that changed since the last `freeze`, whose publication must be done."""
+        """All that changed since the last `freeze`, whose publication must be done.
+
+        Raises as `apply` does.
+        """
         with self.mutex:
-            whole = sum(self._records.values()) > 2 * self._pending_bytes() + _SPARE_BYTES
-            puts, deletes = self._pending_records(whole=whole)
+            self._catch_up()
+            puts, deletes = self._pending.freeze()
             states = [self._regions[i] for i in sorted(self._dirty)]
             puts += [Record(REGION_RECORD, _key(s.id), encode_region_state(s)) for s in states]
             gone = sorted(i for i in self._gone if i in self._durable)
             deletes += [(REGION_RECORD, _key(i)) for i in gone]
-            size_bytes = self.cache.version_bytes
-            versions = self.cache.take_versions()
+            size_bytes = self._cache.version_bytes
+            versions = self._cache.take_versions()
             self._dirty, self._gone = set(), set()
             self._frozen = Frozen(versions, Change(puts, deletes), states, gone, size_bytes)
             return self._frozen
 
     def published(self, frozen: Frozen) -> None:
-        """What was frozen is durable and visible in the engine."""
+        """Note that what was frozen is durable and visible in the engine."""
         with self._moved:
             self._frozen = None
             self.newest.forget()
@@ -422,29 +463,12 @@ class RegionStore:
     def unflushed(self) -> list[Versions]:
         """The versions that the engine may not have yet."""
         with self.mutex:
-            return [*(self._frozen.versions if self._frozen else ()), *self.cache.versions]
-
-    def _pending_bytes(self) -> int:
-        return sum(pending.size_bytes for pending in self.cache.families.values())
-
-    def _pending_records(self, *, whole: bool) -> tuple[list[Record], list[tuple[str, str]]]:
-        puts: list[Record] = []
-        deletes = [(PENDING_RECORD, key) for key in self._records] if whole else []
-        if whole:
-            self._records.clear()
-        for family, pending in self.cache.families.items():
-            delta = pending.freeze(whole=whole)
-            if not (delta.puts or delta.deletes):
-                continue
-            record = Record(PENDING_RECORD, _key(self._next_record), encode_delta(family, delta))
-            self._records[record.key] = len(record.body)
-            self._next_record += 1
-            puts.append(record)
-        return puts, deletes
+            self._catch_up()
+            return [*(self._frozen.versions if self._frozen else ()), *self._cache.versions]
 
     @classmethod
     def recover(cls, view: View) -> "RegionStore":
-        """What was durable when the records of `view` were published.
+        """Make the store that was durable when the records of `view` were published.
 
         Raises:
             CodecError: a record that is none.
@@ -455,11 +479,7 @@ class RegionStore:
             store._regions[state.id] = state
             store._durable[state.id] = state.applied
         store._order = None
-        for key, body in view.of_kind(PENDING_RECORD).items():
-            family, delta = decode_delta(body)
-            store.cache.restore(Family(family), delta)
-            store._records[key] = len(body)
-            store._next_record = int(key) + 1
+        store._pending.restore(view.of_kind(PENDING_RECORD))
         return store
 
 

@@ -10,7 +10,7 @@ after EXCHANGE PARTITION. So what rows are decoded under depends on when they we
 import bisect
 from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -19,22 +19,12 @@ import numpy.typing as npt
 from pyspark_theflash.codec.number import decode_int
 from pyspark_theflash.errors import SchemaOutdatedError
 from pyspark_theflash.kvstore.key_range import KeyRange, record_range
-from pyspark_theflash.mvcc.project import SourceOf
 from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.types import PhysicalTableID, TableID, TimeStamp
 
 SchemaAt = Callable[[TimeStamp], "Tables"]
 """The tables by a history that reaches a timestamp; raises `SchemaOutdatedError` without one."""
-
-
-@dataclass(frozen=True, slots=True)
-class Definition:
-    """A table as the rows of some commits were written under it."""
-
-    table: TableInfo
-    source_of: SourceOf
 
 
 class Tables:
@@ -44,7 +34,6 @@ class Tables:
         self, history: SchemaHistory, replicates: Callable[[TableID], bool] = lambda _: True
     ) -> None:
         self.history: Final = history
-        self._lineage = Lineage(history)
         self._owners: dict[PhysicalTableID, list[tuple[TimeStamp, TableID]]] = defaultdict(list)
         changes: dict[TableID, list[TimeStamp]] = defaultdict(list)
         for event in history.events:
@@ -61,10 +50,6 @@ class Tables:
     def has(self, physical_id: PhysicalTableID) -> bool:
         """Whether rows of a physical table are wanted."""
         return physical_id in self._owners
-
-    def source_of(self, table_id: TableID) -> SourceOf:
-        """For each column of a table, the one that MODIFY COLUMN made it from, if any."""
-        return self._lineage.source_of(table_id)
 
     def is_common(self, physical_id: PhysicalTableID) -> bool:
         """Whether handles of a physical table are bytes; a table keeps the kind it has."""
@@ -83,8 +68,8 @@ class Tables:
 
     def definitions(
         self, physical_id: PhysicalTableID, commit_ts: npt.NDArray[np.uint64]
-    ) -> Iterator[tuple[Definition, npt.NDArray[np.int64]]]:
-        """What rows were written under, and the places of those commits; by time.
+    ) -> Iterator[tuple[TableInfo, npt.NDArray[np.int64]]]:
+        """Return the definitions that rows were written under, and the places of commits, by time.
 
         Raises:
             SchemaOutdatedError: the history ends before one of the commits.
@@ -100,15 +85,13 @@ class Tables:
             ts = TimeStamp(int(commit_ts[places[0]]))
             yield self._definition(physical_id, ts), places
 
-    def _definition(self, physical_id: PhysicalTableID, ts: TimeStamp) -> Definition:
+    def _definition(self, physical_id: PhysicalTableID, ts: TimeStamp) -> TableInfo:
         owners = self._owners[physical_id]
         table_id = next((i for begin, i in reversed(owners) if begin <= ts), owners[0][1])
         # Rows may come a moment before their table's definition is public.
         first = self._changes[table_id][0]
         table = self.history.table_at_commit(table_id, max(ts, first))
-        if ts < self.history.start_ts:
-            table = self._before(table)
-        return Definition(table, self._lineage.source_of(table_id))
+        return self._before(table) if ts < self.history.start_ts else table
 
     def _before(self, table: TableInfo) -> TableInfo:
         """For rows from before the history, which may hold what any former owner has dropped."""

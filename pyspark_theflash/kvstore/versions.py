@@ -67,7 +67,7 @@ class Versions:
 
     @property
     def size_bytes(self) -> int:
-        """What they take in memory."""
+        """The size in memory, about."""
         columns = (self.table_id, self.commit_ts, self.start_ts, self.op)
         return int(sum(c.nbytes for c in (*columns, self.handles, self.values)))
 
@@ -116,7 +116,7 @@ class LongCommit:
 
 @dataclass(frozen=True, slots=True)
 class Commits:
-    """What some write records came to."""
+    """The result of some write records."""
 
     versions: list[Versions]
     long: list[LongCommit]

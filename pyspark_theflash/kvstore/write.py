@@ -37,7 +37,7 @@ _TXN_SOURCE: Final = ord("S")
 
 
 class WriteKind(Enum):
-    """What was done; the value is the byte on the wire."""
+    """The kind of a write; the value is the byte on the wire."""
 
     PUT = ord("P")
     DELETE = ord("D")
@@ -65,7 +65,7 @@ class Write:
 
 
 def decode_write(data: bytes) -> Write:
-    """What a value of the write column family says.
+    """Decode a value of the write column family.
 
     Raises:
         CodecError: the bytes are no write record.

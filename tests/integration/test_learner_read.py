@@ -149,8 +149,7 @@ def ranges_of(table: TableInfo) -> list[KeyRange]:
 
 
 def rows_of(learning: Learning, views: list[TableView], table: TableInfo, resolve: Any) -> dict:
-    source_of = learning.tables.source_of(table.id)
-    columns = [scan_column(table, c, source_of) for c in table.public_columns]
+    columns = [scan_column(table, c) for c in table.public_columns]
     stored, found = learning.engine.read([]), dict[Any, tuple[Any, ...]]()
     for view in views:
         for each in read_rows(

@@ -186,8 +186,7 @@ class Learning:
         self, table: TableInfo, view: TableView, resolve: Resolve | None
     ) -> Iterator[pa.RecordBatch]:
         """The rows of one of a table's views, with their handles."""
-        source_of = self.tables.source_of(table.id)
-        columns = [scan_column(table, c, source_of) for c in table.public_columns]
+        columns = [scan_column(table, c) for c in table.public_columns]
         return read_rows(
             view,
             self.engine,

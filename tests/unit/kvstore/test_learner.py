@@ -136,11 +136,11 @@ def test_pending_entries_are_written_once(learning: Learning) -> None:
     send(learning)
     learning.learner.flush()
     store = learning.learner.store
-    assert len(store._records) == 1
+    assert len(store._pending) == 1
     commit(learning.tikv, 1000, 15, "x")
     send(learning)
     learning.learner.flush()
-    assert len(store._records) == 1
+    assert len(store._pending) == 1
     changes = [c for h in range(100) for c in committed_of(h, 11, 20, str(h))]
     learning.tikv.write(changes)
     send(learning)
@@ -153,7 +153,7 @@ def test_pending_entries_are_written_once(learning: Learning) -> None:
 def test_what_is_mostly_dead_is_written_anew(
     learning: Learning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pyspark_theflash.kvstore.store._SPARE_BYTES", 0)
+    monkeypatch.setattr("pyspark_theflash.kvstore.pending_records._SPARE_BYTES", 0)
     for start_ts in range(10, 60, 5):
         for handle in range(20):
             learning.tikv.write(locked(handle, start_ts, "v", primary=0))
@@ -164,7 +164,7 @@ def test_what_is_mostly_dead_is_written_anew(
         )
         send(learning)
         learning.learner.flush()
-    assert len(learning.learner.store._records) < 5
+    assert len(learning.learner.store._pending) < 5
     learning.kill()
     assert len(learning.learner.store.cache.locks) == 0
 
@@ -373,8 +373,14 @@ def test_a_snapshot_of_parts_of_different_moments(learning: Learning) -> None:
 
 def test_a_commit_without_its_row(learning: Learning) -> None:
     learning.tikv.write([("write", at_ts(key(1), 10), write_record("P", 9))])
+    send(learning)
+    store = learning.learner.store
+    for _ in range(2):
+        with pytest.raises(CorruptionError, match="no row"):
+            store.regions()
     with pytest.raises(CorruptionError, match="no row"):
-        send(learning)
+        learning.learner.flush()
+    assert learning.learner.failure is not None
 
 
 def test_snapshots_that_do_not_fit(learning: Learning) -> None:

@@ -115,6 +115,41 @@ def test_what_waits_for_its_schema_is_not_lost(learning: Learning) -> None:
     assert stored(learning) == {0, 1, 2, 6, 7, 8}
 
 
+def test_nothing_is_published_where_a_region_leaves_no_rows(learning: Learning) -> None:
+    learning.tikv.split([key(100)])
+    send(learning)
+    generation = learning.engine.read([]).generation
+    learning.send([learning.tikv.destroy(learning.tikv.region_of(key(100)))])
+    learning.purge_left()
+    assert learning.engine.read([]).generation == generation
+    learning.learner.flush()
+    assert learning.engine.read([]).generation > generation
+    assert stored(learning) == set(range(9))
+
+
+def test_rows_that_a_failed_flush_holds_go_too(tmp_path: Path) -> None:
+    """They are published by the next one, after their region has left."""
+    learning = Learning(FakeTikv(), HISTORY, tmp_path / "store")
+    learning.tikv.split([key(3), key(6)])
+    for handle in range(9):
+        commit(learning.tikv, handle, 10 + handle, f"old {handle}")
+    send(learning)
+
+    def no_schema(ts: TimeStamp) -> Any:
+        raise SchemaOutdatedError("schema", ts)
+
+    flusher, known = learning.learner.flusher, learning.learner.flusher._schema
+    flusher._schema = no_schema
+    with pytest.raises(SchemaOutdatedError):
+        learning.learner.flush()
+    flusher._schema = known
+    learning.send([learning.tikv.destroy(middle(learning))])
+    learning.purge_left()
+    learning.learner.flush()
+    assert stored(learning) == {0, 1, 2, 6, 7, 8}
+    learning.close()
+
+
 def test_a_damaged_file_stops_no_learner(tmp_path: Path) -> None:
     learning = learning_at(tmp_path / "store")
     learning.learner.flush()

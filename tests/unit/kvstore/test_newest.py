@@ -11,13 +11,14 @@ from pyspark_theflash.kvstore import newest as newest_module
 from pyspark_theflash.kvstore.newest import Newest, NewestRows
 from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.kvstore.versions import Versions, concat
-from pyspark_theflash.mvcc.project import ScanColumn, no_source, scan_column
+from pyspark_theflash.mvcc.project import ScanColumn, scan_column
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.types import TimeStamp
 from tests.support.row_oracle import encode_row_v2
 from tests.unit.kvstore.test_rows import ID, TABLE, TYPES, version
 
-COLUMNS = [scan_column(TABLE, column, no_source) for column in TABLE.public_columns]
+COLUMNS = [scan_column(TABLE, column) for column in TABLE.public_columns]
 WITH_W = TimeStamp(40)
 """When the table got its third column."""
 
@@ -122,3 +123,21 @@ def test_what_cannot_be_decoded_is_told_each_time() -> None:
         found = known.at(ID, parts, [], TimeStamp(60), tables(100))
         with pytest.raises(CodecError):
             read(found, COLUMNS)
+
+
+def test_what_rows_lack_is_told_by_the_table_that_is_read() -> None:
+    """After EXCHANGE PARTITION it has other origin defaults than the one they were written to."""
+
+    def with_default(text: str) -> TableInfo:
+        columns = (*TABLE.columns[:2], replace(TABLE.columns[2], origin_default=text))
+        return replace(TABLE, columns=columns)
+
+    written, shown = with_default("5"), with_default("7")
+    event = TableEvent(TimeStamp(1), TABLE.db, TABLE.id, written)
+    known = Tables(SchemaHistory(TimeStamp(1), TimeStamp(90), [event], ()))
+    rows = ({2: "a"}, {2: "b", 3: 3})
+    parts = [version(n, 50, encode_row_v2(row, TYPES)) for n, row in enumerate(rows, 1)]
+    found = NewestRows().at(ID, [concat(parts)], [], TimeStamp(90), known)
+    for _ in range(2):
+        assert read(found, [scan_column(shown, shown.columns[2])]) == {1: (7,), 2: (3,)}
+        assert read(found, [scan_column(written, written.columns[2])]) == {1: (5,), 2: (3,)}

@@ -9,10 +9,9 @@ from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.codec.number import encode_uint_desc
 from pyspark_theflash.errors import CodecError, SchemaOutdatedError
 from pyspark_theflash.kvstore.rows import decode_versions, newest_places, version_batches
-from pyspark_theflash.kvstore.tables import Definition, Tables
+from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.kvstore.versions import Versions, concat, versions_of
 from pyspark_theflash.kvstore.write import Write, WriteKind
-from pyspark_theflash.mvcc.project import no_source
 from pyspark_theflash.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 from tests.support.kv_table import key, raw_key
@@ -24,7 +23,6 @@ TABLE = table_info(
     1, "d.t", [id_column(), column("v", MySQLType.VARCHAR), column("w", MySQLType.LONGLONG)]
 )
 TYPES = {int(c.id): c.type for c in TABLE.columns}
-DEFINITION = Definition(TABLE, no_source)
 ID = PhysicalTableID(1)
 
 
@@ -44,8 +42,8 @@ def test_some_columns_are_as_among_all(names: list[str]) -> None:
             version(3, 30, encode_row_v2({2: None}, TYPES)),
         ]
     )
-    every = decode_versions(ID, versions, DEFINITION)
-    some = decode_versions(ID, versions, DEFINITION, names)
+    every = decode_versions(ID, versions, TABLE)
+    some = decode_versions(ID, versions, TABLE, names)
     system = every.schema.names[: -len(TABLE.columns)]
     assert some.schema.names == [
         *system,
@@ -61,12 +59,12 @@ def test_checksums_are_of_all_columns(names: list[str] | None) -> None:
     # Version 1: of the row as it is, and its key.
     data = encode_row_v2({2: "a", 3: 7}, TYPES, b"\1" + bytes(4))[:-4]
     right = data + crc32(data + raw_key(1)).to_bytes(4, "little")
-    decode_versions(ID, concat([version(1, 10, right)]), DEFINITION, names)
+    decode_versions(ID, concat([version(1, 10, right)]), TABLE, names)
     for at in range(len(data)):
         wrong = bytearray(right)
         wrong[at] ^= 1
         with pytest.raises((CodecError, SchemaOutdatedError)):
-            decode_versions(ID, concat([version(1, 10, bytes(wrong))]), DEFINITION, names)
+            decode_versions(ID, concat([version(1, 10, bytes(wrong))]), TABLE, names)
 
 
 def test_newest_of_each_row() -> None:
@@ -89,8 +87,8 @@ def test_columns_that_were_dropped_are_left_out() -> None:
     types = TYPES | {9: TABLE.columns[2].type}
     rows = concat([version(1, 10, encode_row_v2({2: "a", 9: 1}, types))])
     with pytest.raises(SchemaOutdatedError, match="column 9"):
-        decode_versions(ID, rows, DEFINITION)
-    later = Definition(replace(TABLE, max_column_id=9), no_source)
+        decode_versions(ID, rows, TABLE)
+    later = replace(TABLE, max_column_id=9)
     assert decode_versions(ID, rows, later).column("c2").to_pylist() == ["a"]
 
 

@@ -39,7 +39,7 @@ def shown(found: Tables, physical_id: int, *commits: int) -> list[tuple[int, int
     """(table, how many columns, which commits) for each definition."""
     commit_ts = np.array(commits, np.uint64)
     return [
-        (d.table.id, len(d.table.columns), commit_ts[places].tolist())
+        (d.id, len(d.columns), commit_ts[places].tolist())
         for d, places in found.definitions(PhysicalTableID(physical_id), commit_ts)
     ]
 
