@@ -16,8 +16,9 @@ def check_extent(request: Any) -> None:  # noqa: ANN401 (a `PlanRequest`, or the
     """
     aggregation = request.aggregation
     aggregates = () if aggregation is None else aggregation.aggregates
-    _check_parts(len(aggregates) + len(request.order))
-    level = [request.filter, *(each.argument for each in aggregates)]
+    keys = () if aggregation is None else aggregation.keys
+    _check_parts(len(aggregates) + len(keys) + len(request.order))
+    level = [request.filter, *(each.argument for each in aggregates), *keys]
     level = [each for each in level if each is not None]
     parts = depth = 0
     while level:

@@ -99,7 +99,7 @@ class LatchDesk:
         history = schema_history(view)
         if history is not None and table_id:
             known = {
-                i for table in history.tables_of(TableID(table_id)) for i in table.physical_ids
+                i for event in history.events_of(TableID(table_id)) for i in event.physical_ids
             }
             if known and told.physical_id not in known:
                 raise OptionError("scope", f"table {table_id} has no partition {told.physical_id}")

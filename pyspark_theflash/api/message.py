@@ -157,10 +157,11 @@ class Aggregate:
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
-    """Aggregates by groups."""
+    """Aggregates by groups, and by keys."""
 
     groups: tuple[str, ...] = ()
     aggregates: tuple[Aggregate, ...] = ()
+    keys: tuple[Expression, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -427,6 +428,11 @@ class WriteRequest:
     def __post_init__(self) -> None:
         _check_timestamps(self, "resolved_ts", "start_ts")
 
+    @property
+    def streams(self) -> int:
+        """How many Arrow streams follow."""
+        return len(self.tables)
+
 
 @dataclass(frozen=True, slots=True)
 class Written:
@@ -437,6 +443,94 @@ class Written:
     transactions: int = 0
     known: int = 0
     resolved_ts: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WriterRequest:
+    """To open the engine for a writer that is elsewhere."""
+
+    latch: LatchRequest = LatchRequest()
+    wait_ms: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsRequest:
+    """For records of the manifest."""
+
+    latch: LatchRequest = LatchRequest()
+    kinds: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class VersionsRequest:
+    """For stored rows of a physical table."""
+
+    latch: LatchRequest = LatchRequest()
+    physical_id: int = 0
+    snapshot_ts: int | None = None
+    arrow_schema: bytes = b""
+
+    def __post_init__(self) -> None:
+        _check_timestamps(self, "snapshot_ts")
+
+
+@dataclass(frozen=True, slots=True)
+class PublishRequest:
+    """The request for a publication; its rows and records follow as Arrow streams."""
+
+    latch: LatchRequest = LatchRequest()
+    number: int = 0
+    physical_ids: tuple[int, ...] = ()
+
+    @property
+    def streams(self) -> int:
+        """How many Arrow streams follow."""
+        return 1 + len(self.physical_ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """The answer to a publication that is durable and visible."""
+
+    generation: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class CompactTableRequest:
+    """For a physical table in the form that pays by now."""
+
+    latch: LatchRequest = LatchRequest()
+    physical_id: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class MaintainRequest:
+    """For a piece of the store's upkeep."""
+
+    latch: LatchRequest = LatchRequest()
+    open_orphans: tuple[int, ...] = ()
+    interval_ms: int | None = None
+    has_pd: bool = False
+    pd_safe_point: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRecord:
+    """A record of the manifest."""
+
+    kind: str = ""
+    key: str = ""
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Maintained:
+    """The answer to `MaintainRequest`: changes that the writer takes over into its memory."""
+
+    interval_ms: int | None = None
+    is_stopping: bool = False
+    changed: tuple[ManifestRecord, ...] = ()
+    ledger_records: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ caller is checked in one place: `Method.check`.
 
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import partial
 from typing import Final
 
 from pyspark_theflash.api import message
@@ -24,7 +25,8 @@ class Role(IntEnum):
 class Method:
     """A call; `attribute` is the method of `Service` that answers it.
 
-    SCAN is answered with rows, and WRITE has some besides its request.
+    Some are answered with rows, or have some besides their request. Those `of_writer` come on one
+    connection, which stays with the process that answers them.
     """
 
     name: str
@@ -32,11 +34,14 @@ class Method:
     request: type
     response: type
     attribute: str
+    gives_rows: bool = False
+    takes_rows: bool = False
+    of_writer: bool = False
 
     @property
     def is_unary(self) -> bool:
-        """Whether one message goes in, and one comes out."""
-        return self.name not in ("Scan", "Write")
+        """Whether one message goes in, and one comes out, whatever carries it."""
+        return not (self.gives_rows or self.takes_rows or self.of_writer)
 
     @property
     def may_repeat(self) -> bool:
@@ -65,7 +70,7 @@ _READ: Final = (
     Method("DescribeTable", Role.READ, message.TableRequest, message.Table, "describe_table"),
     Method("PrepareRead", Role.READ, message.ReadOptions, message.Reading, "prepare_read"),
     Method("PlanScan", Role.READ, message.PlanRequest, message.Plan, "plan_scan"),
-    Method("Scan", Role.READ, message.ScanRequest, message.Done, "scan"),
+    Method("Scan", Role.READ, message.ScanRequest, message.Done, "scan", gives_rows=True),
     Method("ComputeDigest", Role.READ, message.TableRequest, message.Digest, "compute_digest"),
     Method("GetStatus", Role.READ, message.StatusRequest, message.Status, "get_status"),
     Method("ListRegions", Role.READ, message.RegionsRequest, message.Regions, "list_regions"),
@@ -76,7 +81,52 @@ _LATCHES: Final = (
     Method("RenewLatch", Role.READ, message.LatchRequest, message.Latch, "renew_latch"),
     Method("ReleaseLatch", Role.READ, message.LatchRequest, message.Done, "release_latch"),
 )
-_WRITE: Final = (Method("Write", Role.WRITE, message.WriteRequest, message.Written, "write"),)
+WRITE: Final = Method(
+    "Write", Role.WRITE, message.WriteRequest, message.Written, "write", takes_rows=True
+)
+_of_writer = partial(Method, role=Role.WRITE, of_writer=True)
+OPEN_WRITER: Final = _of_writer(
+    "OpenWriter", request=message.WriterRequest, response=message.Done, attribute="open_writer"
+)
+READ_RECORDS: Final = _of_writer(
+    "ReadRecords",
+    request=message.RecordsRequest,
+    response=message.Done,
+    attribute="read_records",
+    gives_rows=True,
+)
+READ_VERSIONS: Final = _of_writer(
+    "ReadVersions",
+    request=message.VersionsRequest,
+    response=message.Done,
+    attribute="read_versions",
+    gives_rows=True,
+)
+PUBLISH: Final = _of_writer(
+    "Publish",
+    request=message.PublishRequest,
+    response=message.Published,
+    attribute="publish",
+    takes_rows=True,
+)
+COMPACT_TABLE: Final = _of_writer(
+    "CompactTable",
+    request=message.CompactTableRequest,
+    response=message.Done,
+    attribute="compact_table",
+)
+MAINTAIN: Final = _of_writer(
+    "Maintain", request=message.MaintainRequest, response=message.Maintained, attribute="maintain"
+)
+_WRITE: Final = (
+    WRITE,
+    OPEN_WRITER,
+    READ_RECORDS,
+    READ_VERSIONS,
+    PUBLISH,
+    COMPACT_TABLE,
+    MAINTAIN,
+)
 _ADMIN: Final = (
     Method("Pin", Role.ADMIN, message.Moment, message.Snapshot, "pin"),
     Method("ListLatches", Role.ADMIN, message.LatchesRequest, message.Latches, "list_latches"),
@@ -95,4 +145,3 @@ _ADMIN: Final = (
 )
 METHODS: Final = {each.name: each for each in (*_READ, *_LATCHES, *_WRITE, *_ADMIN)}
 SCAN: Final = METHODS["Scan"]
-WRITE: Final = METHODS["Write"]

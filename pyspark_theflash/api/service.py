@@ -31,6 +31,7 @@ from pyspark_theflash.api.seal import (
 )
 from pyspark_theflash.api.status import read_latches, read_regions, read_status, told_latch
 from pyspark_theflash.api.write import ingestion
+from pyspark_theflash.api.writers import Writers
 from pyspark_theflash.clock import Clock, Deadline
 from pyspark_theflash.codec.digest import TableDigest
 from pyspark_theflash.engine.api import RegionScan
@@ -112,9 +113,11 @@ class Service:
         self._open_store = OpenStore(path, fs, clock, over)
         self._writing = threading.Lock()
         self._desk = LatchDesk(path, fs, clock)
+        self._writers = Writers(path, fs, clock)
 
     def close(self) -> None:
         """Let go of what is open; the next call opens it again."""
+        self._writers.close()
         self._open_store.close()
 
     # -- snapshots
@@ -267,6 +270,32 @@ class Service:
         return message.Written(
             done.generation, done.rows, done.transactions, done.known, done.resolved_ts
         )
+
+    # -- a stream's writer on another machine
+
+    def open_writer(self, request: message.WriterRequest, call: Call) -> message.Done:
+        return self._writers.open(request, call)
+
+    def read_records(self, request: message.RecordsRequest, call: Call) -> RowStream:
+        return self._writers.read_records(request, call)
+
+    def read_versions(self, request: message.VersionsRequest, call: Call) -> RowStream:
+        return self._writers.read_versions(request, call)
+
+    def publish(
+        self, request: message.PublishRequest, call: Call, tables: Sequence[pa.Table] = ()
+    ) -> message.Published:
+        return self._writers.publish(request, call, tables)
+
+    def compact_table(self, request: message.CompactTableRequest, call: Call) -> message.Done:
+        return self._writers.compact_table(request, call)
+
+    def maintain(self, request: message.MaintainRequest, call: Call) -> message.Maintained:
+        return self._writers.maintain(request, call)
+
+    def writer_gone(self, latch_id: str) -> None:
+        """The connection has ended on which the writer with that latch has made its calls."""
+        self._writers.gone(latch_id)
 
     # -- the store
 

@@ -16,6 +16,7 @@ from typing import Final
 import pyarrow as pa
 
 from pyspark_theflash.api.message import SchemaChange, WriteRequest
+from pyspark_theflash.api.method import WRITE, Method
 from pyspark_theflash.codec.document import SHAPE_ERRORS, load
 from pyspark_theflash.errors import CodecError, OptionError
 from pyspark_theflash.replication.incoming import IncomingRows
@@ -26,6 +27,8 @@ from pyspark_theflash.store.manifest import file_errors
 from pyspark_theflash.types import PhysicalTableID, TableID, TimeStamp
 
 WRITE_BYTES_MAX: Final = 256 << 20
+PUBLICATION_BYTES_MAX: Final = 1 << 38
+"""One transaction, or one table of a base, may be as large as the disk has room for."""
 POSITION_CHARS_MAX: Final = 4096
 LATCHES_MAX: Final = 1000
 _BATCHES_MAX: Final = 1 << 16
@@ -35,16 +38,16 @@ _LAYER: Final = "rows to write"
 class Incoming:
     """Bytes that come in pieces. A context manager; what was not read is gone with it."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, called: Method = WRITE) -> None:
         """Raises `StoreFullError`, or `EngineError`: the folder takes no file."""
-        self._folder = folder
+        self._folder, self._called = folder, called
         self.size_bytes = 0
         with file_errors(folder):
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by `__exit__`)
 
     def add(self, data: bytes) -> None:
         """The next bytes. Raises `OptionError`: they are too many; or `StoreFullError`."""
-        check_size(self.size_bytes + len(data))
+        check_size(self.size_bytes + len(data), self._called)
         with file_errors(self._folder):
             self._file.write(data)
         self.size_bytes += len(data)
@@ -77,11 +80,17 @@ class Incoming:
         self._file.close()
 
 
-def check_size(size_bytes: int) -> None:
-    """Raise `OptionError` if that is more than one write may have."""
-    if size_bytes > WRITE_BYTES_MAX:
-        reason = f"has more than {WRITE_BYTES_MAX} bytes of rows; write some transactions at a time"
+def check_size(size_bytes: int, called: Method = WRITE) -> None:
+    """Raise `OptionError` if that is more than one call may have."""
+    bytes_max = bytes_max_of(called)
+    if size_bytes > bytes_max:
+        reason = f"has more than {bytes_max} bytes of rows; write some transactions at a time"
         raise OptionError("write", reason)
+
+
+def bytes_max_of(called: Method) -> int:
+    """How many bytes of rows one call may have."""
+    return WRITE_BYTES_MAX if called is WRITE else PUBLICATION_BYTES_MAX
 
 
 def read_tables(data: pa.Buffer, count: int) -> tuple[list[pa.Table], int]:

@@ -4,7 +4,8 @@ import argparse
 from pathlib import Path
 from typing import Final
 
-from pyspark_theflash.cli.place import add_place, is_served, opened
+from pyspark_theflash.cli.place import add_place, opened
+from pyspark_theflash.client.address import is_address
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.arguments import seconds
@@ -41,7 +42,7 @@ def run_command(arguments: argparse.Namespace, verb: Verb, argument: Argument = 
     """Do it, or have the writer or a server do it, and print what was done."""
     clock = SystemClock()
     with ticking(verb.value, clock) as ticker:
-        if is_served(arguments.store):
+        if is_address(arguments.store):
             told = _asked(arguments, verb, argument)
         else:
             told = administer(

@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 
 from pyspark_theflash.cli.command import SHORT_MS, add_command, run_command
-from pyspark_theflash.cli.place import is_served
 from pyspark_theflash.cli.reader import opened_reader
 from pyspark_theflash.cli.show import print_json, print_table
+from pyspark_theflash.client.address import is_address
 from pyspark_theflash.errors import UsageError
 from pyspark_theflash.jobs.arguments import add_json
 from pyspark_theflash.store.command import Verb
@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Print a line a partition, or change them."""
-    if is_served(arguments.store):
+    if is_address(arguments.store):
         raise UsageError("partitions are folders of the machine that has the store: run it there")
     if arguments.add is not None:
         return run_command(arguments, Verb.ADD_PARTITION, str(arguments.add.absolute()))

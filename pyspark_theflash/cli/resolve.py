@@ -9,7 +9,7 @@ differs from the decision ends the writer with an error.
 import argparse
 
 from pyspark_theflash.cli.command import SHORT_MS, add_command, run_command
-from pyspark_theflash.cli.place import is_served
+from pyspark_theflash.client.address import is_address
 from pyspark_theflash.errors import UsageError
 from pyspark_theflash.jobs.arguments import timestamp
 from pyspark_theflash.store.command import ResolveOrder, Verb
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Do it, or have the writer do it."""
-    if is_served(arguments.store):
+    if is_address(arguments.store):
         raise UsageError("resolve takes the store's folder, not a server")
     if arguments.committed == 0:
         raise UsageError("no transaction commits at 0")

@@ -13,6 +13,11 @@ SCHEME: Final = "theflash://"
 PATH_BYTES_MAX: Final = 107
 
 
+def is_address(place: str) -> bool:
+    """Whether a store's place is a server's address, as users write it, and no folder."""
+    return place.startswith((SCHEME, UNIX))
+
+
 def is_host_port(address: str) -> bool:
     """Whether an address is of the form HOST:PORT; whether there is such a host is not known."""
     host, _, port = address.rpartition(":")

@@ -29,7 +29,7 @@ from pyspark_theflash.api.frame import (
     Ready,
     Request,
 )
-from pyspark_theflash.api.message import Error, ScanRequest, WriteRequest, Written
+from pyspark_theflash.api.message import Error
 from pyspark_theflash.api.method import SCAN, WRITE, Method
 from pyspark_theflash.api.token import Token
 from pyspark_theflash.api.wire import decode, encode
@@ -63,6 +63,7 @@ _BELIEVED_BYTES: Final = 16 << 20
 _NOT_ARROW: Final = (pa.ArrowException, OSError)
 """What Arrow raises; what goes wrong with the connection is typed before Arrow sees it."""
 _DRAIN_MS: Final = 1_000
+_KEEP_ALIVE: Final = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 
 
 class RemoteTransport:
@@ -95,10 +96,10 @@ class RemoteTransport:
 
         return self._asked(ask, may_ask_again=method.may_repeat)
 
-    def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
+    def scan(self, request: Any, timeout_ms: int, called: Method = SCAN) -> Rows:  # noqa: ANN401
         def ask(connection: Connection) -> Rows:
             try:
-                stream = _Stream(connection, request, timeout_ms)
+                stream = _Stream(connection, called, request, timeout_ms)
             except BaseException:
                 self._give_back(connection)
                 raise
@@ -109,23 +110,28 @@ class RemoteTransport:
 
             return Rows(stream.schema, stream.batches(done), done)
 
-        rows: Rows = self._asked(ask, may_ask_again=True)
+        rows: Rows = self._asked(ask, may_ask_again=called.may_repeat)
         return rows
 
-    def write(self, request: WriteRequest, tables: Sequence[pa.Table], timeout_ms: int) -> Written:
-        check_size(sum(table.nbytes for table in tables))
+    def write(
+        self,
+        request: Any,  # noqa: ANN401
+        tables: Sequence[pa.Table],
+        timeout_ms: int,
+        called: Method = WRITE,
+    ) -> Any:  # noqa: ANN401
+        check_size(sum(table.nbytes for table in tables), called)
 
         def ask(connection: Connection) -> Any:  # noqa: ANN401
             try:
-                connection.begin(WRITE, request, timeout_ms)
+                connection.begin(called, request, timeout_ms)
                 connection.send_tables(tables)
-                return connection.response(WRITE)
+                return connection.response(called)
             finally:
                 self._give_back(connection)
 
         # It may be repeated, and is not: who has a dead connection has lost minutes, perhaps.
-        written: Written = self._asked(ask, may_ask_again=False)
-        return written
+        return self._asked(ask, may_ask_again=False)
 
     def close(self) -> None:
         with self._mutex:
@@ -215,6 +221,7 @@ class Connection:
         """Send a call; the connection is its own until the answer has ended."""
         self._calls += 1
         self._method, self._timeout_ms = method.name, timeout_ms or LONGEST_MS
+        self._cut = StreamCutError if method.gives_rows else ServiceUnavailableError
         self._deadline_ms = self._clock.boottime_ms() + self._timeout_ms + GRACE_MS
         body = Request(method.name, timeout_ms, encode(request)).to_bytes()
         self.is_usable = False
@@ -372,17 +379,18 @@ class Connection:
         reason = str(error) or "it hangs up"
         if is_first:
             return _DeadConnectionError(ServiceUnavailableError(self.address, reason))
-        kind = StreamCutError if self._method == SCAN.name else ServiceUnavailableError
-        return kind(self.address, f"in the middle of an answer: {reason}")
+        return self._cut(self.address, f"in the middle of an answer: {reason}")
 
 
 class _Stream:
-    """The rows of one scan."""
+    """The rows that answer one call."""
 
-    def __init__(self, connection: Connection, request: ScanRequest, timeout_ms: int) -> None:
-        """Begin a scan; the connection is the stream's until it ends."""
+    def __init__(
+        self, connection: Connection, called: Method, request: object, timeout_ms: int
+    ) -> None:
+        """Begin a call; the connection is the stream's until it ends."""
         self._connection, self._is_over = connection, False
-        connection.begin(SCAN, request, timeout_ms)
+        connection.begin(called, request, timeout_ms)
         self._source = _Source(connection)
         try:
             self._reader = pa.ipc.open_stream(pa.PythonFile(self._source, mode="r"))
@@ -484,6 +492,7 @@ def _connected(address: str, tls: ssl.SSLContext | None) -> socket.socket:
         host, port = split_host_port(address)
         sock = socket.create_connection((host, port), CONNECT_MS / 1000)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _keep_alive(sock)
         return sock if tls is None else tls.wrap_socket(sock, server_hostname=host)
     except ssl.SSLCertVerificationError as error:
         reason = f"its certificate cannot be trusted: {error.verify_message}"
@@ -492,6 +501,15 @@ def _connected(address: str, tls: ssl.SSLContext | None) -> socket.socket:
         raise AuthenticationError(address, f"TLS: {error.reason or error}") from error
     except OSError as error:
         raise ServiceUnavailableError(address, error.strerror or str(error)) from error
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """Have the system find out that the other machine is gone, also while we wait for it."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEP_ALIVE.items():
+        # Not every system has them all.
+        if hasattr(socket, name):
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def _unless_refused() -> contextlib.suppress:

@@ -19,9 +19,9 @@ from pyspark_theflash.api import message
 from pyspark_theflash.api.message import Moment, Presentation
 from pyspark_theflash.api.method import Method, method
 from pyspark_theflash.api.token import Token
-from pyspark_theflash.client.address import SCHEME, UNIX
+from pyspark_theflash.client.address import SCHEME, is_address
 from pyspark_theflash.client.rows import Rows
-from pyspark_theflash.client.transport import LocalTransport, Transport
+from pyspark_theflash.client.transport import FramedTransport, LocalTransport, Transport
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.errors import OptionError, TheFlashError
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
@@ -54,17 +54,27 @@ def connect(
         OptionError: the address, token or certificates do not fit.
         StoreNotFoundError: there is no store in the folder.
     """
+    return TheFlash(transport_to(where, token=token, tls=tls, fs=fs, clock=clock))
+
+
+def transport_to(
+    where: str | Path,
+    *,
+    token: Token | None = None,
+    tls: TlsFiles | TlsMaterial | None = None,
+    fs: FileSystem | None = None,
+    clock: Clock | None = None,
+) -> FramedTransport:
+    """How calls get to a store; see `connect`."""
     clock, place = clock or SystemClock(), str(where)
-    is_remote = isinstance(where, str) and place.startswith((SCHEME, UNIX))
-    if is_remote:
+    if isinstance(where, str) and is_address(place):
         # Brings in what only connections need.
         from pyspark_theflash.client.remote import RemoteTransport
 
-        address = place.removeprefix(SCHEME)
-        return TheFlash(RemoteTransport(address, clock=clock, token=token, tls=tls))
+        return RemoteTransport(place.removeprefix(SCHEME), clock=clock, token=token, tls=tls)
     if token is not None or tls is not None:
         raise OptionError("token", "tokens and certificates are for servers")
-    return TheFlash(LocalTransport(Path(place), fs=fs or LocalFileSystem(), clock=clock))
+    return LocalTransport(Path(place), fs=fs or LocalFileSystem(), clock=clock)
 
 
 class TheFlash:

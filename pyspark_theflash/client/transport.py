@@ -36,6 +36,29 @@ class Transport(Protocol):
         """End all connections."""
 
 
+class FramedTransport(Protocol):
+    """A way that carries all calls, those of a stream's writer, too."""
+
+    def call(self, method: Method, request: Any, timeout_ms: int) -> Any: ...  # noqa: ANN401
+
+    def scan(
+        self,
+        request: Any,  # noqa: ANN401
+        timeout_ms: int,
+        called: Method = SCAN,
+    ) -> Rows: ...
+
+    def write(
+        self,
+        request: Any,  # noqa: ANN401
+        tables: Sequence[pa.Table],
+        timeout_ms: int,
+        called: Method = WRITE,
+    ) -> Any: ...  # noqa: ANN401
+
+    def close(self) -> None: ...
+
+
 class LocalTransport:
     """To a service in this process."""
 
@@ -47,13 +70,21 @@ class LocalTransport:
         call = Call(method.name, timeout_ms, self._clock)
         return getattr(self._service, method.attribute)(request, call)
 
-    def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
-        rows = self._service.scan(request, Call(SCAN.name, timeout_ms, self._clock))
+    def scan(self, request: Any, timeout_ms: int, called: Method = SCAN) -> Rows:  # noqa: ANN401
+        call = Call(called.name, timeout_ms, self._clock)
+        rows = getattr(self._service, called.attribute)(request, call)
         return Rows(rows.schema, rows.batches, rows.batches.close)
 
-    def write(self, request: WriteRequest, tables: Sequence[pa.Table], timeout_ms: int) -> Written:
-        check_size(sum(table.nbytes for table in tables))
-        return self._service.write(request, Call(WRITE.name, timeout_ms, self._clock), tables)
+    def write(
+        self,
+        request: Any,  # noqa: ANN401
+        tables: Sequence[pa.Table],
+        timeout_ms: int,
+        called: Method = WRITE,
+    ) -> Any:  # noqa: ANN401
+        check_size(sum(table.nbytes for table in tables), called)
+        call = Call(called.name, timeout_ms, self._clock)
+        return getattr(self._service, called.attribute)(request, call, tables)
 
     def close(self) -> None:
         self._service.close()

@@ -39,7 +39,6 @@ from pyspark_theflash.errors import (
     TheFlashError,
 )
 from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.jobs.opening import open_when_free
 from pyspark_theflash.jobs.sources import Network, Opener
 from pyspark_theflash.kvstore.flush import FlushLimits, OwnThread
 from pyspark_theflash.kvstore.learner import ColumnsOf, Learner
@@ -50,8 +49,8 @@ from pyspark_theflash.planner.learned import READ_WAIT_MS, Replica
 from pyspark_theflash.planner.overlay import Overlays
 from pyspark_theflash.replication.columns import StoredColumns
 from pyspark_theflash.replication.learned import LearnedMaintenance
+from pyspark_theflash.replication.opening import open_when_free
 from pyspark_theflash.replication.writer_latch import WriterLatch
-from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.server.engine import EngineServer
 from pyspark_theflash.store.catalog import SCHEMA_KIND, feed_history
 from pyspark_theflash.store.feed import FEED_KIND, Feed, claim
@@ -167,7 +166,7 @@ class LearnerProcess:
 
     def _work(self, engine: Engine) -> None:
         self._maintenance.poll()
-        self._maintenance.compact_published(self._schema.history)
+        self._maintenance.compact_published()
 
     # -- opening
 
@@ -298,8 +297,7 @@ class LearnerProcess:
 
 def columns_of(tables: Tables) -> ColumnsOf:
     """All columns that rows of a physical table have ever had, by these tables."""
-    columns = StoredColumns(tables.history, Lineage(tables.history))
-    return lambda physical_id: columns.of([physical_id])
+    return StoredColumns(tables.history).of
 
 
 class _Upkeep:

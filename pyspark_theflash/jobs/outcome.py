@@ -22,6 +22,7 @@ from pyspark_theflash.errors import (
     CommandTimeoutError,
     CorruptionError,
     InternalError,
+    LatchHeldError,
     LatchNotFoundError,
     NotCaughtUpError,
     OptionError,
@@ -57,7 +58,7 @@ _STATUS: Final = (
         ),
         4,
     ),
-    ((StoreInUseError, CommandTimeoutError, RaftFedError), 5),
+    ((StoreInUseError, LatchHeldError, CommandTimeoutError, RaftFedError), 5),
     ((CorruptionError, CodecError), 6),
 )
 _log = logging.getLogger(__name__)

@@ -2,8 +2,8 @@
 
 --source   file:PATH                 one binlog file or a folder of them
 pump:HOST:PORT            a pump's stream is pulled
-pump-server:unix:PATH     TiDB writes to us; what it sends is kept in STORE/spool until
-pump-server:HOST:PORT     it is applied
+pump-server:unix:PATH     TiDB writes to us; what it sends is kept in STORE/spool, or in
+pump-server:HOST:PORT     the folder of --spool, until it is applied
 gone:SOURCE               one of several that were followed, which has come to its end
 --schema   file:PATH                 a schema file
 tidb:http://HOST:PORT     a TiDB's status address
@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from pyspark_theflash.client.pd import PDClient
     from pyspark_theflash.server.pump import PumpServer
 
-SPOOL_FOLDER: Final = "spool"
 GONE: Final = "gone:"
 SCHEMA_WAIT_MS: Final = 60_000
 _RETRY_MS: Final = 200
@@ -172,7 +171,7 @@ class Opener:
         self._network, self._fs, self._clock, self._undo = network, fs, clock, undo
         self._pd_client: PDClient | None = None
 
-    def source(self, text: str, store: Path, share: int = 1) -> Input:
+    def source(self, text: str, spool: Path | None, share: int = 1) -> Input:
         """The input that `--source` names; it takes the `share`th part of a poll's time.
 
         Raises:
@@ -182,14 +181,15 @@ class Opener:
         scheme, rest = split_scheme("source", text, ("file", "pump", "pump-server"))
         if scheme == "file":
             return FileInput(Path(rest))
-        return self._pump(rest, share) if scheme == "pump" else self._pump_server(rest, store)
+        return self._pump(rest, share) if scheme == "pump" else self._pump_server(rest, spool)
 
     def sources(
-        self, texts: Sequence[str], position: str | None, store: Path
+        self, texts: Sequence[str], position: str | None, spool: Path | None
     ) -> tuple[Input, Sequence[str]]:
         """The input that one or several `--source` name, and the names of its streams.
 
-        `position`: where the store is in what it has followed.
+        `position`: where the store is in what it has followed. `spool`: the folder for what TiDB
+        sends to a pump-server.
 
         Raises:
             OptionError: a source is named twice, or one that was followed before is not named.
@@ -201,11 +201,11 @@ class Opener:
             raise OptionError("source", "is missing, or given twice with the same text")
         check_named(position, names, gone)
         if len(names) == 1 and not is_merged(position):
-            return self.source(names[0], store), names
+            return self.source(names[0], spool), names
         for name in names:
             if name.startswith("pump-server:"):
                 raise OptionError("source", "a pump-server must get all transactions: it is alone")
-        inputs = {name: self.source(name, store, len(names)) for name in names}
+        inputs = {name: self.source(name, spool, len(names)) for name in names}
         pumps = [name.removeprefix("pump:") for name in names if name.startswith("pump:")]
         return MergedInput(inputs, self._others_check(pumps)), names
 
@@ -260,10 +260,13 @@ class Opener:
         check = self._others_check([address]) if share == 1 else lambda: None
         return StreamInput(self._undo.enter_context(source), check)
 
-    def _pump_server(self, address: str, store: Path) -> Input:
+    def _pump_server(self, address: str, folder: Path | None) -> Input:
         from pyspark_theflash.server.pump import PumpServer
 
-        spool = Spool(store / SPOOL_FOLDER, self._fs)
+        if folder is None:
+            reason = "is needed for what TiDB sends: a folder on this machine"
+            raise OptionError("spool", reason)
+        spool = Spool(folder, self._fs)
         self._undo.callback(spool.close)
         has_pd = bool(self._network.pd_addresses)
         cluster_id = self._pd("pd").cluster_id() if has_pd else self._network.cluster_id

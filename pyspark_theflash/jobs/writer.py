@@ -3,7 +3,8 @@
 spark-submit pyspark_theflash/jobs/writer.py STORE --source SOURCE --schema SCHEMA [...]
 
 It follows its source until it is stopped (SIGTERM, SIGINT, `theflash stop STORE`); with `--once` it
-applies what is there and ends. See `jobs/sources.py` for what SOURCE and SCHEMA can be.
+applies what is there and ends. See `jobs/sources.py` for what SOURCE and SCHEMA can be. STORE is a
+folder, or the address of a server on another machine (`client/remote_engine.py`).
 """
 
 import argparse
@@ -22,24 +23,21 @@ from pyspark_theflash.errors import LatchLostError, TheFlashError, UsageError
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.arguments import (
     ArgumentParser,
-    add_store,
     cluster_id,
     seconds,
     timestamp,
 )
+from pyspark_theflash.jobs.bearer import add_token
 from pyspark_theflash.jobs.memory import use_system_memory
 from pyspark_theflash.jobs.metrics import Figures, MetricsServer
-from pyspark_theflash.jobs.opening import open_when_free
 from pyspark_theflash.jobs.outcome import run_command
+from pyspark_theflash.jobs.place import open_place
 from pyspark_theflash.jobs.sources import Input, Network, Opener
 from pyspark_theflash.jobs.ticker import ticking
+from pyspark_theflash.jobs.upkeep import Upkeep
 from pyspark_theflash.replication.follow import follow
-from pyspark_theflash.replication.maintenance import Maintenance
 from pyspark_theflash.replication.orphans import ORPHAN_MS
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.replication.writer_latch import WriterLatch
-from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.learned import LEARNED_KIND, check_not_learned
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.scope import Scope
 from pyspark_theflash.timestamp import shown
@@ -47,12 +45,16 @@ from pyspark_theflash.tls import TlsFiles
 from pyspark_theflash.types import physical_ms
 
 DEFAULT_INTERVAL_MS: Final = 250
+RETRY_MS: Final = 1_000
+"""From poll to poll at most, as long as one fails."""
 _log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The writer's command line."""
-    add_store(parser)
+    parser.add_argument(
+        "store", metavar="STORE", help="the store's folder, theflash://HOST:PORT or unix:PATH"
+    )
     parser.add_argument(
         "--source",
         required=True,
@@ -92,7 +94,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--interval", type=seconds, metavar="S", help="seconds from poll to poll (default: 0.25)"
     )
     parser.add_argument(
-        "--wait", type=seconds, default=0, metavar="S", help="wait for another writer to end"
+        "--wait",
+        type=seconds,
+        default=0,
+        metavar="S",
+        help="wait for another writer to end, and for a server that does not answer",
     )
     parser.add_argument(
         "--guess-partitions",
@@ -112,6 +118,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--metrics", metavar="HOST:PORT", help="serve figures for Prometheus at /metrics"
     )
     _add_network(parser)
+    _add_server(parser)
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("a store behind a server")
+    add_token(group)
+    for name, what in (
+        ("ca", "who signs the server's certificate: speak TLS"),
+        ("cert", "our certificate for the server"),
+        ("key", "its key"),
+    ):
+        group.add_argument(f"--store-{name}", type=Path, metavar="FILE", help=what)
+    group.add_argument(
+        "--spool",
+        type=Path,
+        metavar="FOLDER",
+        help="a folder of this machine that keeps what is sent to a pump-server until it is "
+        "applied, and what does not fit into memory",
+    )
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
@@ -141,23 +166,17 @@ def run(arguments: argparse.Namespace) -> int:
     use_system_memory()
     fs, clock = LocalFileSystem(), SystemClock()
     with ExitStack() as undo:
-        latch = undo.enter_context(closing(WriterLatch(arguments.store, fs, clock)))
-        engine = undo.enter_context(
-            closing(open_when_free(arguments.store, fs, clock, latch.guard, wait_ms=arguments.wait))
-        )
-        latch.take(arguments.wait)
-        view = engine.read([LEARNED_KIND, PROGRESS_KIND])
-        check_not_learned(view)
+        place = open_place(arguments, fs, clock, undo)
         opener = Opener(_network(arguments), fs, clock, undo)
-        progress = Progress.of(view)
+        progress = Progress.of(place.engine.read([PROGRESS_KIND]))
         position = progress.position if progress else None
-        found, streams = opener.sources(arguments.source, position, arguments.store)
+        found, streams = opener.sources(arguments.source, position, place.spool)
         schema = opener.schema(arguments.schema, arguments.start_ts)
-        spill = Spill(arguments.store)
+        spill = Spill(place.folder)
 
         def make_writer() -> Writer:
             return Writer(
-                engine,
+                place.engine,
                 schema,
                 _scope(arguments),
                 spill,
@@ -166,20 +185,20 @@ def run(arguments: argparse.Namespace) -> int:
                 clock=clock,
                 orphan_ms=arguments.ask_after,
                 streams=streams,
+                compact=lambda tables: upkeep.touched(tables),
             )
 
         writer = make_writer()
         base_rows = writer.load_base(arguments.base) if arguments.base else 0
-        manifest = undo.enter_context(closing(open_manifest(arguments.store, fs)))
-        maintenance = Maintenance(
-            engine,
-            manifest,
-            clock,
-            memory=writer.state,
-            pd_safe_point=opener.safe_point,
-        )
-        job = _Job(arguments, writer, maintenance, found, clock)
-        job.make_again = make_writer
+        upkeep = place.upkeep(writer.state, opener.safe_point)
+
+        def make_again() -> Writer:
+            place.open_again()
+            made = make_writer()
+            upkeep.goes_on_with(made.state)
+            return made
+
+        job = _Job(arguments, writer, upkeep, found, clock, make_again)
         if arguments.metrics:
             undo.enter_context(closing(MetricsServer(arguments.metrics, job.figures)))
         if arguments.once:
@@ -193,17 +212,17 @@ def run(arguments: argparse.Namespace) -> int:
 class _Job:
     """One run of a writer. `make_again` makes one that goes on where the store is."""
 
-    make_again: Callable[[], Writer]
-
     def __init__(
         self,
         arguments: argparse.Namespace,
         writer: Writer,
-        maintenance: Maintenance,
+        upkeep: Upkeep,
         found: Input,
         clock: Clock,
+        make_again: Callable[[], Writer],
     ) -> None:
-        self._arguments, self.writer, self._maintenance = arguments, writer, maintenance
+        self._arguments, self.writer, self._upkeep = arguments, writer, upkeep
+        self._make_again, self._is_lost = make_again, False
         self._input, self._clock = found, clock
         self._started_ms = clock.boottime_ms()
         self._is_stopped = False
@@ -212,24 +231,27 @@ class _Job:
         """Apply what is there."""
         with ticking("applying", self._clock):
             self.writer.run_once(self._input.source(), until_ts=self._arguments.until_ts)
+            self._upkeep.drain()
 
     def follow(self) -> None:
         """Apply what comes until somebody ends it."""
         if self._arguments.interval is not None:
-            self._maintenance.set_interval(self._arguments.interval)
+            self._upkeep.set_interval(self._arguments.interval)
         with self._signals(), ticking("following", self._clock) as ticker:
 
             def between() -> None:
-                self._maintenance.poll()
+                if not self._is_lost:
+                    self._trying(self._upkeep.poll)
                 ticker.note(self._progress())
 
             follow(
-                self._poll,
+                lambda: self._trying(self._poll),
                 between,
-                interval_ms=lambda: self._maintenance.interval_ms or DEFAULT_INTERVAL_MS,
+                interval_ms=self._interval_ms,
                 is_stopped=self._is_ended,
                 clock=self._clock,
             )
+            self._upkeep.drain()
 
     def figures(self) -> Figures:
         """For Prometheus."""
@@ -241,26 +263,34 @@ class _Job:
             "publications_total": report.publications,
             "resolved_ts": self.writer.resolved_ts,
             "lag_seconds": self._lag_s(),
+            "compactions_discarded_total": self._upkeep.discarded,
             **{f"{stage}_seconds_total": s for stage, s in report.seconds.items()},
         }
 
     def _poll(self) -> None:
+        if self._is_lost:
+            self.writer, self._is_lost = self._make_again(), False
+        self.writer.poll(self._input.source(), until_ts=self._arguments.until_ts)
+        self._input.applied(self.writer.position)
+
+    def _trying(self, step: Callable[[], None]) -> None:
         """What may pass, a full disk or a service that is away, is waited out."""
         try:
-            self.writer.poll(self._input.source(), until_ts=self._arguments.until_ts)
+            step()
         except TheFlashError as error:
             if not (error.retryable or isinstance(error, LatchLostError)):
                 raise
             _log.warning("the writer goes on trying: %s", error)
-            self.writer = self.make_again()
-            self._maintenance.memory = self.writer.state
-            return
-        self._input.applied(self.writer.position)
+            self._is_lost = True
+
+    def _interval_ms(self) -> int:
+        wanted_ms = self._upkeep.interval_ms or DEFAULT_INTERVAL_MS
+        return min(wanted_ms, RETRY_MS) if self._is_lost else wanted_ms
 
     def _is_ended(self) -> bool:
         until_ts = self._arguments.until_ts
         is_there = until_ts is not None and self.writer.resolved_ts >= until_ts
-        return self._is_stopped or self._maintenance.is_stopping or is_there
+        return self._is_stopped or self._upkeep.is_stopping or is_there
 
     def _progress(self) -> str:
         report = self.writer.report

@@ -13,7 +13,7 @@ import logging
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from queue import Queue
+from queue import SimpleQueue
 from typing import Final, TypeAlias
 
 from pyspark_theflash.client.channel import grpc
@@ -45,10 +45,10 @@ MAX_MESSAGE_BYTES: Final = 128 << 20
 _STREAMS: Final = 16
 _CALLS_MAX: Final = 64
 _ANSWERS_MAX: Final = 1024
-"""So many answers wait for a sender that does not read them; it is sent no news beyond."""
+"""So many answers wait for a sender that does not read them; beyond, no more is taken of it."""
 _POLL_MS: Final = 100
 _STOP_MS: Final = 10_000
-_Answers: TypeAlias = "Queue[bytes | TheFlashError | None]"
+_Answers: TypeAlias = "SimpleQueue[bytes | TheFlashError | None]"
 
 
 class EngineServer:
@@ -117,11 +117,12 @@ class EngineServer:
 
     def _apply(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         self._check_caller(context)
-        answers: _Answers = Queue(_ANSWERS_MAX)
+        answers: _Answers = SimpleQueue()
         with self._mutex:
             self._open.append(answers)
         # Answers come of batches and of time, so the batches are taken by a thread of their own.
-        taker = threading.Thread(target=self._take, args=(requests, answers), daemon=True)
+        taking = requests, answers, context
+        taker = threading.Thread(target=self._take, args=taking, daemon=True)
         taker.start()
         try:
             while (answer := answers.get()) is not None:
@@ -133,12 +134,16 @@ class EngineServer:
             with self._mutex:
                 self._open.remove(answers)
 
-    def _take(self, requests: Iterator[bytes], answers: _Answers) -> None:
+    def _take(
+        self, requests: Iterator[bytes], answers: _Answers, context: grpc.ServicerContext
+    ) -> None:
         """Apply batches until their stream ends, and say how it went."""
         end: TheFlashError | None = None
         try:
             for request in requests:
                 answers.put(encode_responses(self._learner.apply(decode_commands(request))))
+                while answers.qsize() >= _ANSWERS_MAX and context.is_active():
+                    self._clock.sleep_ms(_POLL_MS)
         except TheFlashError as error:
             _log.warning("commands refused: %s", error)
             end = error
@@ -175,8 +180,8 @@ class EngineServer:
     def _tell(self, answer: bytes) -> None:
         with self._mutex:
             for answers in self._open:
-                if not answers.full():
-                    answers.put_nowait(answer)
+                if answers.qsize() < _ANSWERS_MAX:
+                    answers.put(answer)
 
     def _check_caller(self, context: grpc.ServicerContext) -> None:
         if not self._allowed_names:

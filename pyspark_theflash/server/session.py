@@ -24,13 +24,12 @@ from pyspark_theflash.api.frame import (
     Request,
     check_preface,
 )
-from pyspark_theflash.api.message import WriteRequest, Written
-from pyspark_theflash.api.method import SCAN, WRITE, Role, method
+from pyspark_theflash.api.method import OPEN_WRITER, Method, Role, method
 from pyspark_theflash.api.rows import Batches, RowStream
 from pyspark_theflash.api.service import Service
 from pyspark_theflash.api.token import NONCE_BYTES, Tokens, identity_of
 from pyspark_theflash.api.wire import decode, encode
-from pyspark_theflash.api.write import WRITE_BYTES_MAX, Incoming
+from pyspark_theflash.api.write import Incoming, bytes_max_of
 from pyspark_theflash.client.link import Link
 from pyspark_theflash.client.pieces import Pieces
 from pyspark_theflash.clock import Clock
@@ -83,6 +82,8 @@ class Session:
         self._call = 0
         self._is_json = False
         self._has_all, self._end = False, End()
+        self._latch_id = ""
+        """Of the writer that has its calls answered here."""
         self.is_busy = False
         """Whether a call is being answered."""
 
@@ -91,6 +92,13 @@ class Session:
 
         Returns what it takes to go on with another descriptor of this connection; None if it ended.
         """
+        try:
+            return self._run()
+        finally:
+            if self._latch_id:
+                self._service.writer_gone(self._latch_id)
+
+    def _run(self) -> Greeted | None:
         try:
             if not self._is_greeted:
                 self._greet()
@@ -108,7 +116,9 @@ class Session:
         return None
 
     def _waits_elsewhere(self) -> bool:
-        return self._linger_ms is not None and not self._link.has_input(self._linger_ms())
+        if self._latch_id or self._linger_ms is None:
+            return False
+        return not self._link.has_input(self._linger_ms())
 
     def _greet(self) -> None:
         wait_ms = self._patience.greeting_ms
@@ -168,7 +178,7 @@ class Session:
         return True
 
     def _answer(self, request: Request) -> None:
-        role = self._role()
+        role, called = self._role(), None
         try:
             called = method(request.method)
             called.check(role)
@@ -181,12 +191,14 @@ class Session:
                 role=role,
                 identity=self._identity(),
             )
-            if called is WRITE:
-                self._respond(encode(self._written(value, call), as_json=self._is_json))
-                return
-            with _own_failures():
-                answer = getattr(self._service, called.attribute)(value, call)
-            if called is SCAN:
+            if called.takes_rows:
+                answer = self._with_rows(called, value, call)
+            else:
+                with _own_failures():
+                    answer = getattr(self._service, called.attribute)(value, call)
+            if called is OPEN_WRITER:
+                self._latch_id = value.latch.id
+            if called.gives_rows:
                 self._stream(answer, call)
             else:
                 self._respond(encode(answer, as_json=self._is_json))
@@ -196,23 +208,23 @@ class Session:
             self._tell(error)
             if isinstance(error, ProtocolError):
                 raise
-            if request.method == WRITE.name and not self._has_all:
-                self._skip_rows()
+            if called is not None and called.takes_rows and not self._has_all:
+                self._skip_rows(called)
 
-    def _written(self, request: WriteRequest, call: Call) -> Written:
-        """Take in the rows of a write, all of them, and only then do it."""
+    def _with_rows(self, called: Method, request: Any, call: Call) -> Any:  # noqa: ANN401
+        """Take in the rows of a call, all of them, and only then answer it."""
         with _own_failures():
-            incoming = Incoming(self._service.path)
+            incoming = Incoming(self._service.path, called)
         with incoming:
             while (data := self._next_data(call)) is not None:
                 with _own_failures():
                     incoming.add(data)
             with _own_failures():
-                tables, batches = incoming.tables(len(request.tables))
+                tables, batches = incoming.tables(request.streams)
                 came = End(batches, sum(map(len, tables)), incoming.size_bytes)
                 if came != self._end:
                     raise CodecError("end", "other rows were announced than came")
-                return self._service.write(request, call, tables)
+                return getattr(self._service, called.attribute)(request, call, tables)
 
     def _next_data(self, call: Call) -> bytes | None:
         """The next bytes of rows; None after the last of them."""
@@ -234,10 +246,10 @@ class Session:
         self._end = End.from_bytes(body)
         return None
 
-    def _skip_rows(self) -> None:
+    def _skip_rows(self, called: Method) -> None:
         """Pass over what the caller had sent before it could know that it is of no use."""
         deadline_ms = self._clock.boottime_ms() + self._patience.frame_ms
-        left_bytes = WRITE_BYTES_MAX
+        left_bytes = bytes_max_of(called)
         while left_bytes > 0 and self._clock.boottime_ms() < deadline_ms:
             header, body = self._link.frame(DATA_BYTES_MAX, self._patience.frame_ms)
             if header.type in (FrameType.END, FrameType.CANCEL):

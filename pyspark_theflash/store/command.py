@@ -37,7 +37,7 @@ _EXCERPT: Final = 500
 
 
 class Verb(Enum):
-    """What can be asked for, and what its argument means."""
+    """The commands that can be given, and their arguments."""
 
     COMPACT = "compact"
     """Rewrite all tables into the form that reads fastest. No argument."""
@@ -74,7 +74,7 @@ Argument: TypeAlias = int | str | None
 
 @dataclass(frozen=True, slots=True)
 class CollectOrder:
-    """What a garbage collection is to drop."""
+    """The order for a garbage collection."""
 
     safe_point: TimeStamp | None = None
     """Keep what can be read from here on; None: the store's retention decides."""
@@ -235,7 +235,7 @@ class Command:
     text: str = ""
 
     def to_body(self) -> bytes:
-        """What the board has under `id`."""
+        """Encode the row that the board has under `id`."""
         fields = [self.verb.value, self.argument, self.deadline_ms, self.state.value, self.text]
         return json.dumps([*fields, astuple(self.asker)]).encode()
 

@@ -7,6 +7,8 @@ rows from before
     if its table was there when the stream began            unless a base has it
     if its table was brought back by RECOVER or FLASHBACK,
     and its changes had not been followed before            TiDB writes no binlog of the rows
+    if ALTER TABLE gave its table another id
+    (PARTITION BY, REMOVE PARTITIONING)                     nor of those that it copies
     while it belongs to a table that is not replicated      EXCHANGE PARTITION brings it into one
     if REORGANIZE PARTITION filled it from one that has     some of the rows are not here
 
@@ -42,12 +44,12 @@ def assumed_record(pattern: str) -> Record:
 
 
 def recovered_record(table_id: TableID) -> Record:
-    """Says that a table was brought back that the stream had not told of."""
+    """Says that a table has come with rows that the stream had not told of."""
     return Record(RECOVERED_KIND, f"{table_id:020d}", b"")
 
 
 class Coverage:
-    """What a view of a store says; it has the kinds of the feeds, of the scope, and these here."""
+    """The coverage in a view, which has the kinds of the feeds, of the scope, and these here."""
 
     def __init__(self, view: View, history: SchemaHistory) -> None:
         self._view, self._history = view, history
@@ -71,12 +73,16 @@ class Coverage:
             raise lacking
 
     def lacking(self, table: TableEvent, ts: TimeStamp) -> TableNotLoadedError | None:
-        """What is wrong with a table as it is at `ts`; None if all of it is here."""
+        """Return the error of a table that lacks rows at `ts`; None if all of it is here."""
         if not self._doubtful or records_of(self._view, table.table_id) is SIDE:
             return None
         found = (self._reason(table.table_id, i, ts) for i in table.physical_ids)
         reason = next((each for each in found if each is not None), None)
         return None if reason is None else TableNotLoadedError(table.full_name, *reason)
+
+    def is_loaded(self, table: TableInfo) -> bool:
+        """Whether a base has the rows that a table had when the stream began."""
+        return self._history.first_name(table.id).lower() in self._loaded
 
     # --
 
@@ -99,7 +105,7 @@ class Coverage:
         elif first.ts <= self._history.start_ts and name not in self._loaded:
             why = f"was there when the stream began, at {first.ts}"
         elif table_id in self._recovered:
-            why = f"was dropped before the stream and recovered at {first.ts}"
+            why = f"was recovered, or copied from another table, by the DDL at {first.ts}"
         else:
             return None
         return None if any(fits(name, pattern) for pattern in self._assumed) else why

@@ -1,4 +1,4 @@
-"""Who writes a table: a stream of changes, or callers of the API; never both.
+"""The feed of a table: a stream of changes, or callers of the API; never both.
 
     main   the feed that the store began with; its tables have any id
     side   the API, beside a stream; its tables have ids from 2**48 on, which TiDB never gives out
@@ -66,13 +66,13 @@ def feed_record(feed: Feed) -> Record:
 
 
 def records_of(view: View, table_id: TableID) -> FeedRecords:
-    """Of which feed a table is; `view` has `FEED_KIND`. Raises `CodecError`."""
+    """Return the feed of a table; `view` has `FEED_KIND`. Raises `CodecError`."""
     is_side = table_id >= SIDE_IDS_FROM and main_feed(view) is Feed.STREAM
     return SIDE if is_side else MAIN
 
 
 def claim(view: View, feed: Feed) -> list[Record]:
-    """What to publish before or with a writer's first rows; `view` has `FEED_KIND`.
+    """Return the records to publish before or with a writer's first rows; `view` has `FEED_KIND`.
 
     Raises `FeedConflictError`: the main feed is another one.
     """

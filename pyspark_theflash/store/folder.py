@@ -80,7 +80,7 @@ _HALF_MADE: Final = (
     READERS_LOCK_FILE,
     _SCRATCH_FORMAT,
 )
-"""What `create_store` makes before there is a store, apart from the lock and the data folder."""
+"""The files that `create_store` makes first, apart from the lock and the data folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +248,7 @@ def _upgrade_database(manifest: Manifest) -> None:
 
 
 def _format1_leases(db: sqlite3.Connection) -> list[Latch]:
-    """What is left of the leases of a store's last users; they pinned both, as readers.
+    """Return what is left of the leases of a store's last users; they pinned both, as readers.
 
     Raises `CodecError`: these rows have no checksums.
     """

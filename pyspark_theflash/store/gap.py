@@ -19,7 +19,7 @@ _DIGITS: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class Gap:
-    """What was purged of a physical table: the handles from `start` to before `end`.
+    """A purged range of a physical table: the handles from `start` to before `end`.
 
     None is no bound. `region_id` is the region's that had this range then.
     """

@@ -1,4 +1,4 @@
-"""Who is granted a latch, and when: one queue for the store, on its board.
+"""Granting latches: one queue for the store, on its board.
 
     acquire ──► nobody in the way ──────────────────────────────► latch, with the next token
           └───► somebody holds it, or has waited longer: ticket ──┘   │
@@ -102,6 +102,12 @@ class Grants:
             rows.put(LATCH_KIND, id, latch.to_body())
         return latch
 
+    def hold_by(self, id: str, token: int, holder: Holder) -> None:
+        """Have a latch end with a process, too. Raises `LatchLostError`: it has ended."""
+        with board.opened(self._manifest, write=True) as rows:
+            latch = replace(self._living(rows, id, token), holder=holder)
+            rows.put(LATCH_KIND, id, latch.to_body())
+
     def release(self, id: str, token: int) -> None:
         """End a latch. Raises `LatchLostError`: it has ended before, so it may have been too late.
 
@@ -112,7 +118,7 @@ class Grants:
             rows.remove(LATCH_KIND, id)
 
     def look(self, id: str, token: int) -> Grant:
-        """What a latch that is held is for. Raises `LatchLostError`."""
+        """Return the grant of a latch that is held. Raises `LatchLostError`."""
         with board.opened(self._manifest, write=False) as rows:
             return self._granted(rows, id, token)
 
@@ -127,14 +133,14 @@ class Grants:
         return check
 
     def waiting(self) -> list[Ticket]:
-        """Who waits, the first in the queue first."""
+        """The requests that wait, in the order of the queue."""
         with board.opened(self._manifest, write=False) as rows:
             return [ticket for ticket in self._tickets(rows) if ticket.is_alive(self._clock)]
 
     # -- who comes next
 
     def _in_the_way(self, rows: Board, wanted: Wanted, own: Ticket | None) -> Wanted | None:
-        """Who must go before; None if nobody."""
+        """Return the request that must go before; None if there is none."""
         if not wanted.excludes:
             return None
         held = self._held(rows)
@@ -210,7 +216,7 @@ class Grants:
         return token
 
     def _held(self, rows: Board) -> list[Wanted]:
-        """What is held now and excludes others."""
+        """The latches that are held now and exclude others."""
         latches = (self._latch(id, body) for id, body in rows.rows(LATCH_KIND).items())
         living = (latch for latch in latches if latch.is_alive(self._clock))
         return [x.grant.wanted for x in living if x.grant is not None and x.grant.wanted.excludes]

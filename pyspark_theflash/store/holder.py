@@ -1,4 +1,4 @@
-"""Who holds something: one run of one process, told apart from every other.
+"""The identity of a holder: one run of one process, told apart from every other.
 
 A process id alone says little: it is given out again, and means another process in another
 container. So a holder also names the machine's run, the container's process table and the moment

@@ -1,4 +1,4 @@
-"""What a latch is: a row of the store's board that says who may count on what, and until when.
+"""Latches: rows of the store's board that say who may count on what, and until when.
 
 kind    pins                    excludes                 taken by
 read    timestamp, generation   nothing                  a planner, before it plans; `AcquireLatch`
@@ -63,7 +63,7 @@ class LatchKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LatchScope:
-    """What a latch is about; each level needs those before it, and without any it is the store.
+    """The scope of a latch; each level needs those before it, and without any it is the store.
 
     A region's id stands for one range of handles for ever, so it is its epoch, too.
     """
@@ -109,7 +109,7 @@ STORE: Final = LatchScope()
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a caller asks for. `name` is the caller's own, `identity` what the server saw of it."""
+    """A request for a latch. `name` is the caller's own, `identity` what the server saw of it."""
 
     kind: LatchKind
     scope: LatchScope
@@ -117,7 +117,7 @@ class Wanted:
     name: str = ""
     identity: str = ""
     mutates: bool = False
-    """Of an admin latch: whether what is done under it changes anything."""
+    """Whether what is done under an admin latch changes anything."""
 
     @property
     def owner(self) -> tuple[str, str]:
@@ -155,7 +155,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What was granted, and its fencing token."""
+    """A latch that was granted, and its fencing token."""
 
     token: FencingToken
     wanted: Wanted
@@ -175,7 +175,7 @@ class Latch:
     grant: Grant | None = None
 
     def to_body(self) -> bytes:
-        """What the board has under `id`."""
+        """Encode the row that the board has under `id`."""
         holder = None if self.holder is None else astuple(self.holder)
         body = [self.kind.value, self.snapshot_ts, self.generation, self.boot_id, self.expires_ms]
         granted = [] if self.grant is None else [[self.grant.token, *self.grant.wanted.to_json()]]
@@ -223,7 +223,7 @@ class Ticket:
     wanted: Wanted
 
     def to_body(self) -> bytes:
-        """What the board has under `id`."""
+        """Encode the row that the board has under `id`."""
         fields = [self.number, self.boot_id, self.expires_ms, self.wanted.to_json()]
         return json.dumps(fields).encode()
 

@@ -111,7 +111,7 @@ def record_hash(kind: str, key: str, body: bytes) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What one commit does: records to put (new or replaced) and (kind, key) to delete."""
+    """The changes of one commit: records to put (new or replaced) and (kind, key) to delete."""
 
     puts: Sequence[Record] = ()
     deletes: Sequence[tuple[str, str]] = ()
@@ -141,7 +141,7 @@ class Head:
             )
 
     def ack(self) -> bytes:
-        """What `ack` says of this state; the token is none of its business."""
+        """Return the content of `ack` for this state, without the token."""
         digest = _hash(Head(self.generation, FencingToken(0), self.sums).to_json())
         body = _ACK_BODY.pack(self.generation, digest)
         return body + _CRC.pack(zlib.crc32(body))
@@ -412,7 +412,7 @@ class Manifest:
                 raise EngineError(str(self._path), reason)
 
     def _stamp(self) -> tuple[int, int] | None:
-        """Of a database without a log: changes when a writer comes to it."""
+        """Return what changes of a database without a log when a writer comes to it."""
         if self._has_log():
             return None
         with self._errors():
@@ -420,7 +420,7 @@ class Manifest:
         return found.st_mtime_ns, found.st_size
 
     def _file_id(self) -> tuple[int, ...] | None:
-        """What tells the database's file, as long as it is open, from another at its path."""
+        """Return what tells the open database's file from another at its path."""
         with file_errors(self._path):
             stamp = file_stamp(self._path)
         return None if stamp is None else stamp[:2]

@@ -43,7 +43,7 @@ class Orphan:
         return f"{self.start_ts:020d}"
 
     def to_record(self) -> Record:
-        """What the manifest keeps."""
+        """Return the record that the manifest keeps."""
         fields = [self.hold_ts, self.size_bytes, self.known, self.commit_ts, self.by_hand]
         return Record(ORPHAN_KIND, self.key, json.dumps(fields).encode())
 

@@ -1,4 +1,4 @@
-"""What an operator has set, and the writer keeps to until it is set otherwise."""
+"""Settings of an operator, which the writer keeps to until they are changed."""
 
 from typing import Final
 

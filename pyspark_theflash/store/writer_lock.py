@@ -53,7 +53,7 @@ class WriterLock:
 
 
 def current_writer(folder: Path, clock: Clock) -> Holder | None:
-    """Who writes the store, as far as can be told without the lock: for people to look at."""
+    """Tell who writes the store, as far as can be seen without the lock: for people."""
     holder = _holder_in(folder / LOCK_FILE)
     return None if holder is None or holder.is_gone(clock) else holder
 

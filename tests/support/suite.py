@@ -23,7 +23,7 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
-from pyspark_theflash.schema.lost import bridged
+from pyspark_theflash.schema.lost import LostState, bridged
 from pyspark_theflash.schema.model import parse_table_info
 from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
 from tests.support.workloads import FIXTURES
@@ -86,7 +86,7 @@ class SuiteSchema:
     ) -> SchemaHistory:
         start_ts = TimeStamp(min(e.start_ts for e in self._steps[0].entities) - 1)
         events = list(self._events())
-        gaps = [TableEvent(TimeStamp(e.ts - 1), e.db, e.table_id, None) for e in events if e.name]
+        gaps = [LostState(TimeStamp(e.ts - 1), e.db, e.table_id, 0) for e in events if e.name]
         events += bridged(events, gaps)
         return SchemaHistory(start_ts, self._steps[-1].commit_ts, events, self._versions())
 

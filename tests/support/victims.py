@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import closing
 from functools import partial
 from multiprocessing.connection import Connection
@@ -20,6 +20,7 @@ from unittest.mock import patch
 
 from pyspark_theflash.binlog.spool import Spool
 from pyspark_theflash.cli.main import main
+from pyspark_theflash.client.remote_engine import RemoteEngine
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Publication
@@ -67,15 +68,15 @@ class Victim:
         assert self._process.pid is not None
         return self._process.pid
 
-    def kill_after(self, duration_ms: float) -> bool:
-        """Kill it unless it ends by itself before; whether it was killed.
+    def kill_after(self, duration_ms: float, typed: Collection[int] = ()) -> bool:
+        """Kill it unless it ends by itself before; whether it has not come to its end.
 
-        Raises `AssertionError` if it has failed.
+        Raises `AssertionError` if it has failed, with none of the statuses `typed`.
         """
         self._process.join(duration_ms / 1000)
         self._process.kill()
         self._process.join()
-        assert self._process.exitcode in (0, -signal.SIGKILL), self._process.exitcode
+        assert self._process.exitcode in (0, -signal.SIGKILL, *typed), self._process.exitcode
         return self._process.exitcode != 0
 
     def is_alive(self) -> bool:
@@ -129,14 +130,17 @@ def small_steps(gather_bytes: int) -> None:
 
 def _note_generations(path: Path) -> None:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    publish = magic.MagicEngine.publish
+    for kind in (magic.MagicEngine, RemoteEngine):
+        patch.object(kind, "publish", _noting(kind.publish, fd)).start()
 
-    def noted(engine: magic.MagicEngine, publication: Publication) -> Generation:
+
+def _noting(publish: Callable[..., Generation], fd: int) -> Callable[..., Generation]:
+    def noted(engine: object, publication: Publication) -> Generation:
         generation = publish(engine, publication)
         os.write(fd, f"{generation}\n".encode())
         return generation
 
-    patch.object(magic.MagicEngine, "publish", noted).start()
+    return noted
 
 
 def traces(store: Path) -> Counter[str]:

@@ -20,7 +20,7 @@ from pyspark_theflash.api.frame import (
     Request,
     check_preface,
 )
-from pyspark_theflash.api.method import METHODS, SCAN, Role
+from pyspark_theflash.api.method import METHODS, Role
 from pyspark_theflash.api.rows import RowStream
 from pyspark_theflash.api.seal import Sealer, Shape, Ticket, opened_handle, sealed_handle
 from pyspark_theflash.api.wire import decode, encode
@@ -254,10 +254,10 @@ class _EmptyService:
     store_id = "id"
 
     def __getattr__(self, name: str) -> Callable[..., object]:
-        if name == SCAN.attribute:
+        found = [m for m in METHODS.values() if m.attribute == name]
+        if any(m.gives_rows for m in found):
             return lambda *_: RowStream(pa.schema([]), (b for b in ()))
-        (called,) = (m for m in METHODS.values() if m.attribute == name)
-        return lambda *_: called.response()
+        return lambda *_: found[0].response() if found else None
 
 
 class _AnsweredTransport(RemoteTransport):

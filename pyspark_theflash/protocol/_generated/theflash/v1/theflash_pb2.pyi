@@ -199,12 +199,14 @@ class Literal(_message.Message):
     def __init__(self, type: _Optional[str] = ..., text: _Optional[str] = ..., bytes: _Optional[bytes] = ...) -> None: ...
 
 class Aggregation(_message.Message):
-    __slots__ = ("groups", "aggregates")
+    __slots__ = ("groups", "aggregates", "keys")
     GROUPS_FIELD_NUMBER: _ClassVar[int]
     AGGREGATES_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
     groups: _containers.RepeatedScalarFieldContainer[str]
     aggregates: _containers.RepeatedCompositeFieldContainer[Aggregate]
-    def __init__(self, groups: _Optional[_Iterable[str]] = ..., aggregates: _Optional[_Iterable[_Union[Aggregate, _Mapping]]] = ...) -> None: ...
+    keys: _containers.RepeatedCompositeFieldContainer[Expression]
+    def __init__(self, groups: _Optional[_Iterable[str]] = ..., aggregates: _Optional[_Iterable[_Union[Aggregate, _Mapping]]] = ..., keys: _Optional[_Iterable[_Union[Expression, _Mapping]]] = ...) -> None: ...
 
 class Aggregate(_message.Message):
     __slots__ = ("function", "argument")
@@ -509,6 +511,94 @@ class Written(_message.Message):
     known: int
     resolved_ts: int
     def __init__(self, generation: _Optional[int] = ..., rows: _Optional[int] = ..., transactions: _Optional[int] = ..., known: _Optional[int] = ..., resolved_ts: _Optional[int] = ...) -> None: ...
+
+class WriterRequest(_message.Message):
+    __slots__ = ("latch", "wait_ms")
+    LATCH_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    latch: LatchRequest
+    wait_ms: int
+    def __init__(self, latch: _Optional[_Union[LatchRequest, _Mapping]] = ..., wait_ms: _Optional[int] = ...) -> None: ...
+
+class RecordsRequest(_message.Message):
+    __slots__ = ("latch", "kinds")
+    LATCH_FIELD_NUMBER: _ClassVar[int]
+    KINDS_FIELD_NUMBER: _ClassVar[int]
+    latch: LatchRequest
+    kinds: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, latch: _Optional[_Union[LatchRequest, _Mapping]] = ..., kinds: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class VersionsRequest(_message.Message):
+    __slots__ = ("latch", "physical_id", "snapshot_ts", "arrow_schema")
+    LATCH_FIELD_NUMBER: _ClassVar[int]
+    PHYSICAL_ID_FIELD_NUMBER: _ClassVar[int]
+    SNAPSHOT_TS_FIELD_NUMBER: _ClassVar[int]
+    ARROW_SCHEMA_FIELD_NUMBER: _ClassVar[int]
+    latch: LatchRequest
+    physical_id: int
+    snapshot_ts: int
+    arrow_schema: bytes
+    def __init__(self, latch: _Optional[_Union[LatchRequest, _Mapping]] = ..., physical_id: _Optional[int] = ..., snapshot_ts: _Optional[int] = ..., arrow_schema: _Optional[bytes] = ...) -> None: ...
+
+class PublishRequest(_message.Message):
+    __slots__ = ("latch", "number", "physical_ids")
+    LATCH_FIELD_NUMBER: _ClassVar[int]
+    NUMBER_FIELD_NUMBER: _ClassVar[int]
+    PHYSICAL_IDS_FIELD_NUMBER: _ClassVar[int]
+    latch: LatchRequest
+    number: int
+    physical_ids: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, latch: _Optional[_Union[LatchRequest, _Mapping]] = ..., number: _Optional[int] = ..., physical_ids: _Optional[_Iterable[int]] = ...) -> None: ...
+
+class Published(_message.Message):
+    __slots__ = ("generation",)
+    GENERATION_FIELD_NUMBER: _ClassVar[int]
+    generation: int
+    def __init__(self, generation: _Optional[int] = ...) -> None: ...
+
+class CompactTableRequest(_message.Message):
+    __slots__ = ("latch", "physical_id")
+    LATCH_FIELD_NUMBER: _ClassVar[int]
+    PHYSICAL_ID_FIELD_NUMBER: _ClassVar[int]
+    latch: LatchRequest
+    physical_id: int
+    def __init__(self, latch: _Optional[_Union[LatchRequest, _Mapping]] = ..., physical_id: _Optional[int] = ...) -> None: ...
+
+class MaintainRequest(_message.Message):
+    __slots__ = ("latch", "open_orphans", "interval_ms", "has_pd", "pd_safe_point")
+    LATCH_FIELD_NUMBER: _ClassVar[int]
+    OPEN_ORPHANS_FIELD_NUMBER: _ClassVar[int]
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    HAS_PD_FIELD_NUMBER: _ClassVar[int]
+    PD_SAFE_POINT_FIELD_NUMBER: _ClassVar[int]
+    latch: LatchRequest
+    open_orphans: _containers.RepeatedScalarFieldContainer[int]
+    interval_ms: int
+    has_pd: bool
+    pd_safe_point: int
+    def __init__(self, latch: _Optional[_Union[LatchRequest, _Mapping]] = ..., open_orphans: _Optional[_Iterable[int]] = ..., interval_ms: _Optional[int] = ..., has_pd: _Optional[bool] = ..., pd_safe_point: _Optional[int] = ...) -> None: ...
+
+class Maintained(_message.Message):
+    __slots__ = ("interval_ms", "is_stopping", "changed", "ledger_records")
+    INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
+    IS_STOPPING_FIELD_NUMBER: _ClassVar[int]
+    CHANGED_FIELD_NUMBER: _ClassVar[int]
+    LEDGER_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    interval_ms: int
+    is_stopping: bool
+    changed: _containers.RepeatedCompositeFieldContainer[ManifestRecord]
+    ledger_records: int
+    def __init__(self, interval_ms: _Optional[int] = ..., is_stopping: _Optional[bool] = ..., changed: _Optional[_Iterable[_Union[ManifestRecord, _Mapping]]] = ..., ledger_records: _Optional[int] = ...) -> None: ...
+
+class ManifestRecord(_message.Message):
+    __slots__ = ("kind", "key", "body")
+    KIND_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    BODY_FIELD_NUMBER: _ClassVar[int]
+    kind: str
+    key: str
+    body: bytes
+    def __init__(self, kind: _Optional[str] = ..., key: _Optional[str] = ..., body: _Optional[bytes] = ...) -> None: ...
 
 class RegionsRequest(_message.Message):
     __slots__ = ("table",)

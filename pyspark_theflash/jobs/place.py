@@ -1,0 +1,111 @@
+"""The store that a writer writes: in a folder, or behind a server."""
+
+import argparse
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from pyspark_theflash.client.address import is_address
+from pyspark_theflash.client.remote_engine import RemoteEngine
+from pyspark_theflash.client.theflash import transport_to
+from pyspark_theflash.clock import Clock
+from pyspark_theflash.engine.api import WriterEngine
+from pyspark_theflash.errors import ServiceUnavailableError, UsageError
+from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.jobs.bearer import server_token
+from pyspark_theflash.jobs.upkeep import RemoteUpkeep, Upkeep
+from pyspark_theflash.replication.maintenance import Maintenance
+from pyspark_theflash.replication.opening import open_when_free
+from pyspark_theflash.replication.state import WriterState
+from pyspark_theflash.replication.writer_latch import WriterLatch
+from pyspark_theflash.store.folder import open_manifest
+from pyspark_theflash.store.learned import LEARNED_KIND, check_not_learned
+from pyspark_theflash.tls import TlsFiles
+from pyspark_theflash.types import TimeStamp
+
+SPOOL_FOLDER: Final = "spool"
+_RETRY_MS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A store that is open for its writer.
+
+    `open_again` is called before another writer goes on after an error; `upkeep` makes what is done
+    between polls, of what the writer has in memory and of who asks PD for its safe point. `folder`
+    takes what waits, and `spool` what TiDB sends.
+    """
+
+    engine: WriterEngine
+    open_again: Callable[[], None]
+    upkeep: Callable[[WriterState, Callable[[], TimeStamp] | None], Upkeep]
+    folder: Path | None
+    spool: Path | None
+
+
+def open_place(
+    arguments: argparse.Namespace, fs: FileSystem, clock: Clock, undo: ExitStack
+) -> Place:
+    """Open the store that the command line names, until `undo` is.
+
+    Raises:
+        UsageError: options that do not fit it.
+        StoreInUseError, LatchHeldError: somebody else writes it, also after `--wait`.
+        StoreNotFoundError, RaftFedError: there is none that a stream could feed.
+        ServiceUnavailableError, AuthenticationError, RoleError: the server does not let us.
+    """
+    if is_address(arguments.store):
+        return _served(arguments, clock, undo)
+    for name in ("token_file", "store_ca", "store_cert", "store_key", "spool"):
+        if getattr(arguments, name) is not None:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} is for a store behind a server, not for a folder")
+    return _in_folder(Path(arguments.store), arguments.wait, fs, clock, undo)
+
+
+def _in_folder(path: Path, wait_ms: int, fs: FileSystem, clock: Clock, undo: ExitStack) -> Place:
+    latch = undo.enter_context(closing(WriterLatch(path, fs, clock)))
+    engine = undo.enter_context(
+        closing(open_when_free(path, fs, clock, latch.guard, wait_ms=wait_ms))
+    )
+    latch.take(wait_ms)
+    check_not_learned(engine.read([LEARNED_KIND]))
+    manifest = undo.enter_context(closing(open_manifest(path, fs)))
+    thread = undo.enter_context(ThreadPoolExecutor(1, thread_name_prefix="compaction"))
+
+    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> Upkeep:
+        return Maintenance(
+            engine, manifest, clock, memory=state, pd_safe_point=safe_point, thread=thread
+        )
+
+    return Place(engine, lambda: None, upkeep, path, path / SPOOL_FOLDER)
+
+
+def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> Place:
+    ca, cert, key = arguments.store_ca, arguments.store_cert, arguments.store_key
+    if ca is None and (cert or key):
+        raise UsageError("--store-cert and --store-key need --store-ca")
+    tls = None if ca is None else TlsFiles(ca, cert, key)
+    token = server_token(arguments.token_file)
+    engine = undo.enter_context(
+        closing(
+            RemoteEngine(lambda: transport_to(arguments.store, token=token, tls=tls, clock=clock))
+        )
+    )
+    deadline_ms = clock.boottime_ms() + arguments.wait
+    while True:
+        try:
+            engine.open(max(deadline_ms - clock.boottime_ms(), 0))
+            break
+        except ServiceUnavailableError:
+            if clock.boottime_ms() >= deadline_ms:
+                raise
+        clock.sleep_ms(_RETRY_MS)
+
+    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> Upkeep:
+        return RemoteUpkeep(engine, state, clock, safe_point)
+
+    return Place(engine, engine.open, upkeep, arguments.spool, arguments.spool)
