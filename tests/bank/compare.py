@@ -103,7 +103,7 @@ class LearnerReader:
     ) -> Rows:
         # Of versions that came meanwhile nothing is asked; of those that did not, all is known.
         known = self._schema(TimeStamp(max(v.snapshot_ts for v in views)))
-        columns = [scan_column(table, c, known.source_of(table.id)) for c in table.public_columns]
+        columns = [scan_column(table, c) for c in table.public_columns]
         found: Rows = Counter()
         for view in views:
             for each in read_rows(view, self._engine, stored, known, columns, resolve=resolve):

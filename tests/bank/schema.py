@@ -7,7 +7,6 @@ from pyspark_theflash.errors import NotCaughtUpError, SchemaOutdatedError
 from pyspark_theflash.kvstore.tables import Tables
 from pyspark_theflash.mvcc.project import ScanColumn
 from pyspark_theflash.replication.columns import StoredColumns
-from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.schema.tidb import TidbSchemaSource
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 
@@ -32,4 +31,4 @@ class LiveSchema:
 
     def columns_of(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
         """All columns that rows of a physical table have ever had."""
-        return StoredColumns(self.history, Lineage(self.history)).of([physical_id])
+        return StoredColumns(self.history).of(physical_id)

@@ -5,12 +5,14 @@ answered must be TiDB's answer; and what was new, or was loaded, must be answere
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from pyspark_theflash.binlog.event import Entity
 from pyspark_theflash.binlog.file import FileSource
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.client.theflash import connect
@@ -36,6 +38,18 @@ ANSWERS = list(DDL.answers())[::2]
 RECOVER_TS = 470613728718487570
 EXCHANGE_TS = 470613725389258777
 REFUSED = TableNotLoadedError, TableNotReplicatedError
+
+
+class Repartitioned(FileSource):
+    """A source that has ALTER TABLE for TRUNCATE TABLE: both may give a table another id."""
+
+    def entities(self, after: str | None = None) -> Iterator[Entity]:
+        for entity in super().entities(after):
+            if entity.ddl is None or not entity.ddl.query.startswith("TRUNCATE TABLE"):
+                yield entity
+            else:
+                query = "ALTER TABLE t PARTITION BY HASH (id) PARTITIONS 2"
+                yield replace(entity, ddl=replace(entity.ddl, query=query))
 
 
 class LateSchema:
@@ -64,13 +78,14 @@ def followed(
     start_ts: TimeStamp | None = None,
     scope: Scope | None = None,
     assume_empty: Sequence[str] = (),
+    source: type[FileSource] = FileSource,
 ) -> Path:
     """A store that has followed a workload, without its base, from a moment on."""
     identity = registry.create(store, registry.MAGIC, FS)
     schema = FileSchema(chosen.schema) if start_ts is None else LateSchema(chosen.schema, start_ts)
     with closing(registry.open_engine(store, identity, FS, CLOCK)) as engine:
         writer = Writer(engine, schema, scope, may_guess=True, assume_empty=assume_empty)
-        writer.run_once(FileSource(chosen.binlog), until_ts=chosen.end_ts)
+        writer.run_once(source(chosen.binlog), until_ts=chosen.end_ts)
     return store
 
 
@@ -136,6 +151,14 @@ def test_a_history_that_is_followed_later(
     found = compared(store, [a for a in ANSWERS if a.snapshot_ts >= start_ts])
     assert answered <= {table for table, told in found.items() if told["answered"]}
     assert refused <= {table for table, told in found.items() if told["TableNotLoadedError"]}
+
+
+def test_a_table_that_alter_table_has_copied(tmp_path: Path) -> None:
+    """TiDB 7.2 and later copy all rows to a table of another id, and no binlog has them."""
+    store = followed(tmp_path / "store", DDL, source=Repartitioned)
+    found = compared(store, list(DDL.answers()))
+    refused = {table for table, told in found.items() if told["TableNotLoadedError"]}
+    assert refused == {"ddl_a.cc", "ddl_a.dr"}
 
 
 def test_a_partition_from_a_table_that_is_left_out(tmp_path: Path) -> None:

@@ -202,10 +202,10 @@ def test_transactions_that_are_older_than_the_tables_they_write_to(tmp_path: Pat
 def test_a_change_that_cannot_be_told_fails_reads_of_its_column_alone(tmp_path: Path) -> None:
     store = tmp_path / "store"
     with following(tmp_path, store) as peer:
-        row = "'[1]', 65, '2020-07-01 01:02:03.5', 7)"
+        row = "'[1]', '\"300\"', '2020-07-01 01:02:03.5', 7)"
         peer.sql(
             "CREATE DATABASE bank",
-            "CREATE TABLE bank.t (id INT PRIMARY KEY, j JSON, b BIT(8), ts TIMESTAMP(3), v INT)",
+            "CREATE TABLE bank.t (id INT PRIMARY KEY, j JSON, b JSON, ts TIMESTAMP(3), v INT)",
             f"INSERT INTO bank.t VALUES (1, {row}",
         )
         # TiDB refuses it, after it has made a hidden column.
@@ -213,10 +213,11 @@ def test_a_change_that_cannot_be_told_fails_reads_of_its_column_alone(tmp_path: 
             peer.sql("ALTER TABLE bank.t MODIFY j INT")
         peer.sql(
             f"INSERT INTO bank.t VALUES (2, {row}",
-            "ALTER TABLE bank.t MODIFY b JSON",
+            # JSON's 300 is 300 in TINYINT, too.
+            "ALTER TABLE bank.t MODIFY b TINYINT",
             "SET time_zone = 'America/New_York'",
             "ALTER TABLE bank.t MODIFY ts DATETIME",
-            "INSERT INTO bank.t VALUES (3, 'null', '{}', '2020-07-01', 8)",
+            "INSERT INTO bank.t VALUES (3, 'null', 1, '2020-07-01', 8)",
         )
         ts = TimeStamp(peer.tso())
         theirs = peer.sql("SELECT id, j, ts, v FROM bank.t")
@@ -227,7 +228,7 @@ def test_a_change_that_cannot_be_told_fails_reads_of_its_column_alone(tmp_path: 
                 plan = snapshot.plan("bank.t", ["id", "j", "ts", "v"])
                 ours = [row for part in snapshot.texts(plan) for row in zip(*part, strict=True)]
                 assert {tuple(str(v) for v in row) for row in ours} == set(theirs)
-                with pytest.raises(UnsupportedError, match="BIT to JSON"):
+                with pytest.raises(UnsupportedError, match="outside the range"):
                     list(snapshot.scan("bank.t", ["b"]))
             assert main(["compact", str(store)]) == 0
 

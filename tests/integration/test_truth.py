@@ -19,8 +19,8 @@ from pyspark_theflash.mvcc.project import scan_column
 from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
 from pyspark_theflash.schema.file import read_schema_file
 from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.schema.lineage import Lineage
 from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME
+from pyspark_theflash.schema.owners import Owners
 from pyspark_theflash.types import TimeStamp
 from tests.support.binlog_writer import split_frames
 from tests.support.workloads import (
@@ -120,10 +120,11 @@ def check_store(chosen: Workload, store: Path, step: int = 1) -> None:
 def engine_digest(engine: Engine, history: SchemaHistory, answer: Answer) -> tuple[int, str]:
     """A table's digest by the engine contract alone."""
     table = history.table_by_name(answer.table, answer.snapshot_ts)
-    source_of = Lineage(history).source_of(table.id)
-    columns = [scan_column(table, c, source_of) for c in table.public_columns]
+    owners = Owners(history)
     digest, view = TableDigest(), engine.read([])
     for physical_id in table.physical_ids:
+        past = owners.past(table, physical_id, answer.snapshot_ts)
+        columns = [scan_column(table, c, past) for c in table.public_columns]
         for region in engine.plan(view, physical_id):
             for batch in engine.scan(region, columns, answer.snapshot_ts):
                 types = [c.type for c in table.public_columns]

@@ -16,6 +16,7 @@ from tests.soak.outcome import Outcome
 
 KINDS: Final = {
     "ddl": "tests.soak.ddl",
+    "histories": "tests.soak.histories",
     "queries": "tests.soak.queries",
     "where": "tests.soak.where",
 }

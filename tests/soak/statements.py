@@ -41,6 +41,11 @@ class Statements:
     def __init__(self, rng: Random) -> None:
         self._rng = rng
         self._columns: dict[str, list[str]] = {}
+        self._pairs: dict[str, list[str]] = {}
+        """Tables of an INT and some other columns, by the name that follows `x` and `y`.
+
+        `y` is partitioned; as long as the column ids are the same, `x` is exchanged with it.
+        """
         self._names = 0
         self._after: dict[str, Callable[[], None]] = {}
 
@@ -49,6 +54,9 @@ class Statements:
         columns = self._columns
         if len(columns) < 2 or (len(columns) < _MOST_TABLES and self._rng.random() < 0.05):
             yield self._create()
+            return
+        if self._rng.random() < 0.25:
+            yield from self._pair()
             return
         table = self._rng.choice(sorted(columns))
         kinds = (self._write, self._add, self._modify, self._drop, self._session, self._whole)
@@ -135,6 +143,52 @@ class Statements:
             yield self._then(text, lambda: columns.update({name: columns.pop(table)}))
         elif len(columns) > 2:
             yield self._then(f"DROP TABLE {table}", lambda: columns.pop(table))
+
+    def _pair(self) -> Iterator[str]:
+        if not self._pairs or self._rng.random() < 0.1:
+            name, column = self._new(""), self._new("c")
+            columns = f"(id INT, {column} {self._rng.choice(TYPES)})"
+            yield f"CREATE TABLE x{name} {columns}"
+            text = (
+                f"CREATE TABLE y{name} {columns} PARTITION BY RANGE (id)"
+                " (PARTITION p0 VALUES LESS THAN (20), PARTITION p1 VALUES LESS THAN (1000))"
+            )
+            yield self._then(text, lambda: self._pairs.update({name: [column]}))
+            return
+        name = self._rng.choice(sorted(self._pairs))
+        columns = self._pairs[name]
+        kinds = (self._pair_writes, self._pair_adds, self._pair_modifies)
+        if self._rng.random() < 0.3:
+            yield f"ALTER TABLE y{name} EXCHANGE PARTITION p0 WITH TABLE x{name}"
+        else:
+            (kind,) = self._rng.choices(kinds, (4, 2, 2))
+            yield from kind(name, columns)
+
+    def _pair_writes(self, name: str, columns: list[str]) -> Iterator[str]:
+        for _ in range(self._rng.randint(1, 6)):
+            table, column = self._rng.choice("xy") + name, self._rng.choice(columns)
+            handle, value = self._rng.randrange(20), self._rng.choice(VALUES)
+            if self._rng.random() < 0.7:
+                yield f"INSERT IGNORE INTO {table} (id, {column}) VALUES ({handle}, {value})"
+            else:
+                yield f"UPDATE IGNORE {table} SET {column} = {value} WHERE id = {handle}"
+
+    def _pair_adds(self, name: str, columns: list[str]) -> Iterator[str]:
+        column = self._new("c")
+        definition = f"{column} {self._rng.choice(TYPES)}"
+        defaults = [self._rng.choice(("", f"DEFAULT {self._rng.choice(VALUES)}")) for _ in "xy"]
+        yield f"ALTER TABLE x{name} ADD COLUMN {definition} {defaults[0]}"
+        text = f"ALTER TABLE y{name} ADD COLUMN {definition} {defaults[1]}"
+        yield self._then(text, lambda: columns.append(column))
+
+    def _pair_modifies(self, name: str, columns: list[str]) -> Iterator[str]:
+        """Where it reorganises, the new column has the id that one added to the other table has."""
+        at = self._rng.randrange(len(columns))
+        definition = f"{columns[at]} {self._rng.choice(TYPES)}"
+        default = self._rng.choice(("", f"DEFAULT {self._rng.choice(VALUES)}"))
+        yield f"ALTER TABLE x{name} MODIFY COLUMN {definition}"
+        yield f"ALTER TABLE y{name} DROP COLUMN {columns[at]}"
+        yield f"ALTER TABLE y{name} ADD COLUMN {definition} {default} AFTER {['id', *columns][at]}"
 
     def _then(self, statement: str, after: Callable[[], object]) -> str:
         self._after[statement] = lambda: (after(), None)[1]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.soak import ddl, queries, where
+from tests.soak import ddl, histories, queries, where
 from tests.soak.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -18,6 +18,15 @@ def test_ddl(tmp_path: Path) -> None:
     ddl.run(tmp_path, first_seed=1, seconds=0, outcome=outcome)
     assert outcome.different == []
     assert outcome.counts["rows compared"] > 100
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3, 4])
+def test_histories(tmp_path: Path, seed: int) -> None:
+    outcome = Outcome()
+    histories.run(tmp_path, first_seed=seed, seconds=0, outcome=outcome, steps=25)
+    assert outcome.different == []
+    assert outcome.counts["reads"] > 50
+    assert outcome.counts["transactions"] > 20
 
 
 @pytest.mark.peer
