@@ -1,37 +1,47 @@
 """Compactions and collections in a thread beside a writer that goes on publishing."""
 
+import shutil
+import signal
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from pyspark_theflash.binlog.file import FileSource
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Engine
+from pyspark_theflash.engine.api import Publication
 from pyspark_theflash.engine.magic.compaction import Limits
+from pyspark_theflash.engine.magic.encode import FileEncoder
 from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.errors import CorruptionError, EngineError
+from pyspark_theflash.errors import CorruptionError, StoreFullError
 from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
 from pyspark_theflash.replication import writer as writer_module
 from pyspark_theflash.replication.maintenance import Maintenance
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.file import FileSchema
 from pyspark_theflash.store.command import CollectOrder, Mailbox, Verb
-from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
-from tests.integration.test_replication import BANK, FRAMES, run
-from tests.support.victims import files_known, files_on_disk
-from tests.support.workloads import check_answers
+from pyspark_theflash.store.folder import open_manifest, read_identity
+from pyspark_theflash.store.manifest import Change
+from pyspark_theflash.types import MAX_TS, PhysicalTableID, TimeStamp
+from tests.support.binlog_writer import write_file
+from tests.support.feeds import messages
+from tests.support.victims import Victim, files_known, files_on_disk, run_doomed_writer
+from tests.support.workloads import check_answers, workload
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
-ANSWERS = list(BANK.answers())
-MIDDLE = sorted({answer.snapshot_ts for answer in ANSWERS})[len(ANSWERS) // 10]
+BANK = workload("bank")
+TIMES = sorted({answer.snapshot_ts for answer in BANK.answers()})[:7]
+MIDDLE, UNTIL_TS = TIMES[3], TIMES[-1]
+ANSWERS = [answer for answer in BANK.answers() if answer.snapshot_ts <= UNTIL_TS]
 EAGER = Limits(region_rows=2000, deltas=1, layer_rows=1, direct_rows=1 << 20)
 """Whatever is published is merged."""
 THREAD = "compaction"
@@ -40,13 +50,15 @@ THREAD = "compaction"
 class Beside:
     """A writer's engine and upkeep, whose compactions run in a thread."""
 
-    def __init__(self, engine: Engine, upkeep: Maintenance) -> None:
-        self.engine, self.upkeep = engine, upkeep
+    def __init__(self, engine: MagicEngine, upkeep: Maintenance, source: Path) -> None:
+        self.engine, self.upkeep, self._source = engine, upkeep, source
 
-    def write(self) -> None:
-        """Publish all of the bank, in many publications."""
+    def write(self, until_ts: TimeStamp = UNTIL_TS) -> None:
+        """Publish what the bank did until then, in many publications."""
         writer = Writer(self.engine, FileSchema(BANK.schema), compact=self.upkeep.touched)
-        writer.run_once(FileSource(BANK.binlog), until_ts=BANK.end_ts)
+        assert BANK.base is not None
+        writer.load_base(BANK.base)
+        writer.run_once(FileSource(self._source), until_ts=until_ts)
 
     def check(self) -> None:
         """All that is promised, of the store as it is on disk."""
@@ -54,24 +66,38 @@ class Beside:
 
 
 @contextmanager
-def beside(store: Path) -> Iterator[Beside]:
-    engine = MagicEngine(store, FS, CLOCK, limits=EAGER)
+def beside(store: Path, fs: FileSystem = FS, limits: Limits = EAGER) -> Iterator[Beside]:
+    engine = MagicEngine(store, fs, CLOCK, limits=limits)
     with (
         closing(engine),
         closing(open_manifest(store, FS)) as manifest,
         ThreadPoolExecutor(1, thread_name_prefix=THREAD) as thread,
     ):
-        yield Beside(engine, Maintenance(engine, manifest, CLOCK, thread=thread))
+        upkeep = Maintenance(engine, manifest, CLOCK, thread=thread)
+        yield Beside(engine, upkeep, source_of(store))
+
+
+def source_of(store: Path) -> Path:
+    """The binlog beside a store."""
+    return store.with_name("binlog")
+
+
+@pytest.fixture(scope="module")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A store with half of what the bank did, not compacted, and the binlog with all of it."""
+    made = tmp_path_factory.mktemp("half") / "store"
+    registry.create(made, registry.MAGIC, FS)
+    write_file(source_of(made), messages(BANK, UNTIL_TS))
+    with beside(made, limits=Limits()) as one:
+        one.write(MIDDLE)
+    return made
 
 
 @pytest.fixture
-def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Half of the bank, written in small batches."""
-    monkeypatch.setattr(writer_module, "GATHER_BYTES", 300_000)
-    made = tmp_path / "store"
-    registry.create(made, registry.MAGIC, FS)
-    run(made, FRAMES[: len(FRAMES) // 2])
-    return made
+def store(half: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same, whose writers publish often."""
+    monkeypatch.setattr(writer_module, "GATHER_BYTES", 200_000)
+    return Path(shutil.copytree(half.parent, tmp_path / "here")) / "store"
 
 
 def in_thread(action: Callable[[], None]) -> Callable[[], None]:
@@ -91,7 +117,7 @@ def test_a_writer_publishes_while_a_table_is_rewritten(store: Path, verb: Verb) 
 
     def stand_still() -> None:
         begun.set()
-        assert published.wait(60)
+        assert published.wait(600)
 
     with beside(store) as one, closing(open_manifest(store, FS)) as manifest:
         asker = Mailbox(manifest, CLOCK)
@@ -99,11 +125,11 @@ def test_a_writer_publishes_while_a_table_is_rewritten(store: Path, verb: Verb) 
         with armed("magic.after_file", in_thread(stand_still)):
             command = asker.ask(verb, order, 600_000)
             one.upkeep.poll()
-            assert begun.wait(60)
+            assert begun.wait(600)
             one.write()
             progress = read_progress(store)
             assert progress is not None
-            assert progress.resolved_ts == BANK.end_ts
+            assert progress.resolved_ts == UNTIL_TS
             one.upkeep.poll()
             assert asker.answer(command) is None
             published.set()
@@ -154,42 +180,125 @@ def test_a_table_that_fails_leaves_the_others_done(store: Path) -> None:
     "point",
     [
         "magic.before_file",
-        "magic.after_file",
-        "magic.before_commit",
         "magic.before_compaction_commit",
-        "manifest.before_commit",
         "manifest.after_commit",
-        "magic.after_compaction_commit",
+        *(
+            pytest.param(point, marks=pytest.mark.slow)
+            for point in (
+                "magic.after_file",
+                "manifest.before_commit",
+                "magic.after_compaction_commit",
+            )
+        ),
     ],
 )
-def test_a_writer_that_dies_in_a_compaction_loses_nothing(store: Path, point: str) -> None:
-    """At each step of a merge beside which more was published: what is on disk then is right."""
-    calls = 0
-
-    def die() -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 3:
-            raise KeyboardInterrupt
-
-    def live() -> None:
-        with beside(store) as one:
-            one.write()
-            one.upkeep.drain()
-
-    with pytest.raises((KeyboardInterrupt, EngineError)), armed(point, in_thread(die)):
-        live()
-    assert calls == 3
+def test_a_writer_killed_in_a_compaction_loses_nothing(store: Path, point: str) -> None:
+    """A process that is killed (-9) by its compaction's thread, beside which it publishes."""
+    arguments = [str(store), "--source", f"file:{source_of(store)}", "--once"]
+    arguments += ["--schema", f"file:{BANK.schema}", "--until-ts", str(UNTIL_TS)]
+    arguments += ["--base", str(BANK.base)]
+    notes = store.with_name("acknowledged")
+    notes.touch()
+    doomed = Victim(run_doomed_writer, arguments, notes, 150_000, f"compaction:{point}", 3)
+    assert doomed.exit_code() == -signal.SIGKILL
+    with closing(registry.open_reader(store, read_identity(store, FS), FS, CLOCK)) as reader:
+        view = reader.read([])
+        assert view.generation >= max(map(int, notes.read_text().split()), default=0)
+        assert list(reader.check(view)) == []
     progress = read_progress(store)
     assert progress is not None
     reached = [a for a in ANSWERS if a.snapshot_ts <= progress.resolved_ts]
     assert check_answers(store, reached) == len(reached)
     with beside(store) as one:
         assert files_on_disk(store) == files_known(store)
-        one.check()
         one.write()
         one.upkeep.drain()
         one.check()
+    assert check_answers(store, ANSWERS) == len(ANSWERS)
+
+
+class Walked(LocalFileSystem):
+    """A file system that calls `beside` before it lists files."""
+
+    beside: Callable[[], None] = staticmethod(lambda: None)
+
+    def walk(self, path: Path) -> Iterator[Path]:
+        self.beside()
+        return super().walk(path)
+
+
+def test_a_publication_that_fails_leaves_a_merges_files(store: Path) -> None:
+    """What it has written is swept; a merge that runs meanwhile makes a file in that moment."""
+    begun, swept, written = threading.Event(), threading.Event(), threading.Event()
+    fs = Walked()
+
+    def finish(*arguments: Any, **named: Any) -> Any:
+        begun.set()
+        assert swept.wait(600)
+        return finished(*arguments, **named)
+
+    def in_the_midst() -> None:
+        swept.set()
+        assert written.wait(600)
+
+    with beside(store, fs) as one:
+        tables = one.engine.tables(one.engine.read([]))
+        columns = one.upkeep.columns_now(tables[0])
+        finished = FileEncoder.finish
+        with (
+            patch.object(FileEncoder, "finish", finish),
+            armed("magic.after_file", in_thread(written.set)),
+            ThreadPoolExecutor(1, thread_name_prefix=THREAD) as thread,
+        ):
+            piece = one.engine.begin(tables[0], columns, everything_to=MAX_TS)
+            assert piece is not None
+            merged = thread.submit(piece)
+            assert begun.wait(600)
+            fs.beside = in_the_midst
+            with armed("magic.before_commit", full), pytest.raises(StoreFullError):
+                one.engine.publish(Publication((), Change()))
+            assert merged.result(600).files_written
+        one.check()
+    assert check_answers(store, [a for a in ANSWERS if a.snapshot_ts <= MIDDLE]) > 10
+
+
+def full() -> None:
+    raise StoreFullError("store")
+
+
+def test_a_writer_waits_for_compactions_that_fall_behind(store: Path) -> None:
+    """However long a merge takes, there are no more small files of a table than a scan can bear."""
+    limits, waits, most = replace(EAGER, most_deltas=2), threading.Event(), 0
+
+    with beside(store, limits=limits) as one:
+        tables = one.engine.tables(one.engine.read([]))
+
+        def count() -> None:
+            nonlocal most
+            view = one.engine.read([])
+            kinds = [[f.kind for f in one.engine.files(view, i)].count("delta") for i in tables]
+            most = max(most, *kinds)
+
+        def hold() -> None:
+            assert waits.wait(600)
+
+        def wait() -> None:
+            waits.set()
+            goes_on()
+
+        goes_on = one.upkeep._wait
+        one.upkeep._wait = wait  # type: ignore[method-assign]
+        with (
+            armed("magic.after_file", in_thread(hold)),
+            armed("manifest.after_commit", count),
+        ):
+            try:
+                one.write()
+            finally:
+                waits.set()
+            one.upkeep.drain()
+        one.check()
+    assert 2 * limits.most_deltas - 1 <= most <= 2 * limits.most_deltas
     assert check_answers(store, ANSWERS) == len(ANSWERS)
 
 

@@ -9,10 +9,12 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable, Collection
 from contextlib import closing
 from functools import partial
+from itertools import count
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
@@ -28,6 +30,7 @@ from pyspark_theflash.engine.magic import engine as magic
 from pyspark_theflash.engine.magic.compaction import Limits
 from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile
 from pyspark_theflash.engine.magic.layout import RETIRED_KIND
+from pyspark_theflash.failpoint import armed
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.replication import applier, writer
 from pyspark_theflash.store.folder import DATA_FOLDER, read_identity
@@ -115,6 +118,24 @@ def run_writer(arguments: list[str], acknowledged: Path, gather_bytes: int | Non
     if gather_bytes is not None:
         small_steps(gather_bytes)
     run_command(["writer", *arguments])
+
+
+def run_doomed_writer(
+    arguments: list[str], acknowledged: Path, gather_bytes: int, point: str, calls: int
+) -> None:
+    """A victim's target: the same, killed where `point` is called for the so manieth time.
+
+    `point` is the name of a thread, a colon, and that of a fail point.
+    """
+    thread, name = point.split(":")
+    left = count(calls - 1, -1)
+
+    def die() -> None:
+        if threading.current_thread().name.startswith(thread) and not next(left):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    with armed(name, die):
+        run_writer(arguments, acknowledged, gather_bytes)
 
 
 def small_steps(gather_bytes: int) -> None:

@@ -331,12 +331,9 @@ class MagicEngine(MagicReader):
         everything: bool = False,
     ) -> CompactionReport:
         done, to = CompactionReport(), MAX_TS if everything else None
-        while True:
-            merge = self._merge(physical_id)
-            compaction = self._compaction(merge, columns, safe_point, everything_to=to)
-            if (piece := self._begun(merge, compaction.step(merge.started))) is None:
-                return done
+        while (piece := self._next_step(physical_id, columns, safe_point, to)) is not None:
             done = done.plus(piece())
+        return done
 
     @_exclusive
     def begin(
@@ -347,13 +344,11 @@ class MagicEngine(MagicReader):
         everything_to: TimeStamp | None = None,
         garbage_to: TimeStamp | None = None,
     ) -> Piece | None:
-        merge = self._merge(physical_id)
-        compaction = self._compaction(merge, columns, garbage_to, everything_to=everything_to)
         if garbage_to is None:
-            step = compaction.step(merge.started)
-        else:
-            step = compaction.collection(merge.started, garbage_to)
-        return self._begun(merge, step)
+            return self._next_step(physical_id, columns, None, everything_to)
+        merge = self._merge(physical_id)
+        compaction = self._compaction(merge, columns, garbage_to)
+        return self._begun(merge, compaction.collection(merge.started, garbage_to))
 
     @_exclusive
     def is_behind(self, physical_id: PhysicalTableID) -> bool:
@@ -520,7 +515,6 @@ class MagicEngine(MagicReader):
 
     # -- compactions, in pieces
 
-    @_exclusive
     def _merge(self, physical_id: PhysicalTableID) -> _Merge:
         """A merge that takes its numbers as it writes, until it is begun beside others."""
         return _Merge(self._layouts[physical_id], iter(self._numbers.take, None))
@@ -543,6 +537,18 @@ class MagicEngine(MagicReader):
         )
 
     @_exclusive
+    def _next_step(
+        self,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        safe_point: TimeStamp | None,
+        everything_to: TimeStamp | None,
+    ) -> Piece | None:
+        """The next piece that pays; planned and numbered while nothing is published."""
+        merge = self._merge(physical_id)
+        compaction = self._compaction(merge, columns, safe_point, everything_to=everything_to)
+        return self._begun(merge, compaction.step(merge.started))
+
     def _begun(self, merge: _Merge, step: Step | None) -> Piece | None:
         """The piece that does a step; nobody reads what is retired by now but under a lease."""
         self._check_sound()
@@ -564,8 +570,9 @@ class MagicEngine(MagicReader):
             self._discard(merge)
             raise
         finally:
-            self._has_retired = True
-            self._merges.remove(merge)
+            with self._mutex:
+                self._has_retired = True
+                self._merges.remove(merge)
 
     def _swap(
         self, merge: _Merge, change: LayoutChange, report: CompactionReport
@@ -601,6 +608,8 @@ class MagicEngine(MagicReader):
         """Remove the files of a merge that comes to nothing, unless the disk is not believed."""
         if self._broken is not None:
             return
+        # Paths in a folder that another store has taken the place of are not ours.
+        self._manifest.check_in_place()
         with file_errors(self._path):
             for path in merge.paths:
                 self._fs.unlink(self._data / path)
@@ -738,9 +747,14 @@ class MagicEngine(MagicReader):
     # -- files that nobody needs
 
     def _remove_others(self, known: set[str]) -> None:
-        """Remove files that no manifest has named: their write never came to its commit."""
+        """Remove files that no manifest has named: their write never came to its commit.
+
+        A merge that runs meanwhile notes each path before it makes the file, so what was found
+        before the notes are read is noted if it is a merge's.
+        """
+        found = list(self._partitions.files(self._fs))
         named = known.union(*(merge.paths for merge in self._merges))
-        for path in self._partitions.files(self._fs):
+        for path in found:
             if path not in named:
                 self._fs.unlink(self._data / path)
 
