@@ -66,8 +66,8 @@ MINUTES := 10
 bank: peer ## Compare a bank on a real TiDB with a learner of its regions
 	$(python) -m tests.bank --minutes $(MINUTES)
 
-# What (KIND=ddl, histories, queries or where), how long, and from which seed: make soak MINUTES=60 SEED=7
-# Only ddl and where need a TiDB, only queries the jar.
+# What (KIND=ddl, histories, queries, reorganize or where), how long, and from which seed:
+# make soak MINUTES=60 SEED=7. Only ddl, reorganize and where need a TiDB, only queries the jar.
 KIND := ddl
 SEED :=
 soak_needs := $(if $(filter histories,$(KIND)),setup,$(if $(filter queries,$(KIND)),jar,jar peer))

@@ -331,6 +331,7 @@ class Status:
     sources: tuple[Source, ...] = ()
     feeds: tuple[FeedStatus, ...] = ()
     assumed_empty: tuple[str, ...] = ()
+    set_aside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import EngineReader, RegionStats
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.replication.state import PENDING_KIND
+from pyspark_theflash.store.aside import ASIDE_KIND, asides_of
 from pyspark_theflash.store.catalog import NOW_KINDS, history_now, table_now
 from pyspark_theflash.store.command import handle_text
 from pyspark_theflash.store.coverage import ASSUMED_KIND
@@ -40,6 +41,7 @@ from pyspark_theflash.store.orphan import ORPHAN_KIND, orphans_of
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress, store_progress
 from pyspark_theflash.store.setting import SETTING_KIND, interval_ms, retention_ms
 from pyspark_theflash.store.writer_lock import current_writer
+from pyspark_theflash.timestamp import shown
 from pyspark_theflash.types import PhysicalTableID, physical_ms
 
 KINDS: Final = (
@@ -50,6 +52,7 @@ KINDS: Final = (
     SETTING_KIND,
     ORPHAN_KIND,
     ASSUMED_KIND,
+    ASIDE_KIND,
 )
 
 
@@ -98,6 +101,7 @@ def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
             sources=_sources(Progress.of(view)),
             feeds=_feeds(view),
             assumed_empty=tuple(view.of_kind(ASSUMED_KIND)),
+            set_aside=_set_aside(view),
         )
 
 
@@ -243,6 +247,11 @@ def _orphans(view: View, clock: Clock) -> tuple[OrphanMessage, ...]:
         )
         for orphan in orphans_of(view).values()
     )
+
+
+def _set_aside(view: View) -> tuple[str, ...]:
+    found = sorted({(aside.table, aside.ts) for aside in asides_of(view).values()})
+    return tuple(f"{table} from {shown(ts)} on" for table, ts in found)
 
 
 def _sizes(engine: EngineReader, view: View) -> _Sizes:

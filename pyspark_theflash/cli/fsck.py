@@ -16,10 +16,13 @@ from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.jobs.arguments import add_store
 from pyspark_theflash.jobs.ticker import Ticker, ticking
+from pyspark_theflash.store.aside import asides_of, check_asides
+from pyspark_theflash.store.catalog import feed_history
 from pyspark_theflash.store.feed_check import check_feeds
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.latch import LatchKind
 from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.timestamp import shown
 from pyspark_theflash.types import TimeStamp
 
 DAMAGED: Final = 1
@@ -54,9 +57,12 @@ def run(arguments: argparse.Namespace) -> int:
 def _check(engine: EngineReader, kinds: Sequence[str], ticker: Ticker) -> int:
     view = engine.read(kinds)
     damages = 0
-    for damage in chain(check_feeds(view), engine.check(view)):
+    asides = check_asides(view, feed_history(view))
+    for damage in chain(check_feeds(view), asides, engine.check(view)):
         ticker.print(str(damage))
         damages += 1
+    for table, ts in sorted({(aside.table, aside.ts) for aside in asides_of(view).values()}):
+        ticker.print(f"{table} is set aside from {shown(ts)} on, which is no damage")
     records = sum(len(found) for found in view.records.values())
     verdict = f"{damages} damaged" if damages else "all sound"
     print(f"checked {records} records of generation {view.generation} and their files: {verdict}")

@@ -103,6 +103,7 @@ from pyspark_theflash.errors.store import (
     TableNotFoundError,
     TableNotLoadedError,
     TableNotReplicatedError,
+    TableSetAsideError,
     UpkeepError,
 )
 
@@ -173,6 +174,7 @@ __all__ = [
     "TableNotFoundError",
     "TableNotLoadedError",
     "TableNotReplicatedError",
+    "TableSetAsideError",
     "TheFlashError",
     "TiKVRefusedError",
     "TiKVUnavailableError",

@@ -196,6 +196,23 @@ class TableNotLoadedError(TheFlashError):
         )
 
 
+class TableSetAsideError(TheFlashError):
+    """A read of a table at or above the commit from which on its rows are not known."""
+
+    deterministic = True
+
+    def __init__(self, table: str, ts: int, reason: str) -> None:
+        super().__init__(table, ts, reason)
+        self.table, self.ts, self.reason = table, ts, reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.table} is set aside from {shown(self.ts)} on, and can be read below that only: "
+            f"{self.reason}; to have all of it again, make the store anew, or let TiDB copy its "
+            "rows to a table made for that (CREATE TABLE ... LIKE, INSERT ... SELECT, RENAME TABLE)"
+        )
+
+
 class RegionNotFoundError(TheFlashError):
     """A region that is not there, or not any more: it was divided, united with another or purged.
 

@@ -31,6 +31,7 @@ from pyspark_theflash.errors import (
     TableNotFoundError,
     TableNotLoadedError,
     TableNotReplicatedError,
+    TableSetAsideError,
     UnsupportedError,
 )
 from pyspark_theflash.fs import FileSystem, LocalFileSystem
@@ -182,8 +183,8 @@ class Snapshot:
         found = self._history.listed_at(self.snapshot_ts)
         return [event for event in found if self._scope.contains(event.table_id)]
 
-    def lacking(self, table: TableEvent) -> TableNotLoadedError | None:
-        """What reading one of `listed` raises where its rows from before were not loaded."""
+    def lacking(self, table: TableEvent) -> TableNotLoadedError | TableSetAsideError | None:
+        """What reading one of `listed` raises where rows of it are not here."""
         return self._coverage.lacking(table, self.snapshot_ts)
 
     def table(self, name: str) -> TableInfo:
@@ -199,6 +200,7 @@ class Snapshot:
             NotCaughtUpError, SnapshotTooOldError: its feed cannot answer then; others can.
             FeedConflictError: a stream and the API have each a table of that name.
             TableNotLoadedError: it has rows from before the stream, and no base.
+            TableSetAsideError: what it holds then is not known.
         """
         try:
             table = self._history.table_by_name(name, self.snapshot_ts)

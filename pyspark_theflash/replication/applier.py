@@ -6,10 +6,15 @@ reaches, so a crash between two batches leaves a prefix. A batch also ends
 
     where DDL moves rows                    they are read as of right before, and published alone
     before what the schema history lacks    what comes before is published, then the error is raised
+
+What cannot be told of one table stops no other: the table is set aside (`store/aside.py`) in the
+publication that it would have been part of, and what comes later goes on. Input that is damaged, or
+a schema that is not its, still ends the writer.
 """
 
+import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple, TypeAlias
@@ -18,13 +23,20 @@ from pyspark_theflash.binlog.event import Transaction
 from pyspark_theflash.binlog.prewrite import TableMutations, parse_prewrite
 from pyspark_theflash.binlog.spill import payload_bytes
 from pyspark_theflash.engine.api import Publication, VersionBatch, WriterEngine
-from pyspark_theflash.errors import SchemaOutdatedError
+from pyspark_theflash.errors import (
+    SchemaOutdatedError,
+    UnknownCopyError,
+    UnknownPartitionError,
+    UnsupportedError,
+)
 from pyspark_theflash.replication.changes import TableChanges
 from pyspark_theflash.replication.move import move_record, moved_gaps, moved_versions
 from pyspark_theflash.replication.placement import Doubt
 from pyspark_theflash.replication.state import WriterState
+from pyspark_theflash.schema.lineage import Move
 from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.store.manifest import Change
+from pyspark_theflash.store.aside import ASIDE_KIND, Aside, asides_of
+from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.types import PhysicalTableID, TableID, TimeStamp
 
 BATCH_BYTES: Final = 32 << 20
@@ -34,6 +46,9 @@ COLUMN_BYTES: Final = 2 * BATCH_BYTES
 Compact: TypeAlias = Callable[[Iterable[PhysicalTableID]], None]
 """Has tables compacted that rows were published of."""
 STAGES: Final = ("parse", "decode", "publish", "compact")
+_UNTOLD: Final = UnknownPartitionError, UnknownCopyError, UnsupportedError
+"""What leaves open what one table holds, and nothing else."""
+_log = logging.getLogger(__name__)
 
 
 class _Mutations(NamedTuple):
@@ -106,6 +121,8 @@ class Applier:
         self._engine, self._state, self._may_guess = engine, state, may_guess
         self._compact = compact or self._compact_here
         self._touched: set[PhysicalTableID] = set()
+        self._asides = asides_of(engine.read([ASIDE_KIND]))
+        self._new_asides: list[Record] = []
         self.report: Final = ApplyReport()
 
     def apply(
@@ -124,8 +141,6 @@ class Applier:
         Raises:
             SchemaOutdatedError: a transaction needs a newer schema history; all before it are
             applied.
-            UnknownPartitionError, UnknownCopyError: nobody can tell where a transaction wrote, or
-            which rows REORGANIZE PARTITION has copied; likewise.
         """
         batch = _Batch()
         for transaction in transactions:
@@ -141,7 +156,8 @@ class Applier:
             if batch.is_full or (is_in_doubt and batch.transactions):
                 self._publish(batch, before)
                 batch = _Batch()
-            self._add(batch, transaction, [self._decided(m, transaction) for m in mutations])
+            decided = (self._decided(m, transaction) for m in mutations)
+            self._add(batch, transaction, [m for m in decided if m is not None])
         batch = self._move_rows(batch, resolved_ts)
         self._publish(batch, resolved_ts, keep_pending=keep_pending, position=position)
 
@@ -172,15 +188,24 @@ class Applier:
                     found.append(_Mutations(table, candidates, rows))
         return found
 
-    def _decided(self, mutations: _Mutations, transaction: Transaction) -> _Mutations:
-        """With the one definition that has placed the rows; all before them is published."""
+    def _decided(self, mutations: _Mutations, transaction: Transaction) -> _Mutations | None:
+        """With the one definition that has placed the rows; all before them is published.
+
+        None where nobody can tell: their table is set aside.
+        """
         table, candidates, rows = mutations
         if len(candidates) == 1:
             return mutations
         doubt = Doubt(table, candidates, rows, transaction)
-        found = doubt.resolve(
-            self._engine, self._state.cluster.has_written, may_guess=self._may_guess
-        )
+        try:
+            found = doubt.resolve(
+                self._engine, self._state.cluster.has_written, may_guess=self._may_guess
+            )
+        except _UNTOLD as error:
+            self._set_aside(
+                table, _stored_ids(table, *candidates), transaction.commit_ts, str(error)
+            )
+            return None
         return _Mutations(table, [found], rows)
 
     def _add(
@@ -202,7 +227,7 @@ class Applier:
         position: str | None = None,
     ) -> None:
         with self.report.timed("decode"):
-            versions = [v for c in batch.changes for v in c.to_versions()]
+            versions = [v for c in batch.changes for v in self._versions(c)]
         with self.report.timed("publish"):
             change = self._state.advance(
                 resolved_ts, batch.transactions, keep_pending=keep_pending, position=position
@@ -212,8 +237,33 @@ class Applier:
         self.report.transactions += len(batch.transactions)
         self.report.row_bytes += batch.row_bytes
 
+    def _versions(self, changes: TableChanges) -> list[VersionBatch]:
+        """The versions of changes; those of before, if the table is to be set aside."""
+        try:
+            return changes.to_versions()
+        except _UNTOLD as error:
+            ts, table = changes.first_ts, changes.table
+            if isinstance(error, UnknownPartitionError):
+                ts = TimeStamp(error.commit_ts)
+            self._set_aside(table, _stored_ids(table, changes.placement or table), ts, str(error))
+            return changes.below(ts).to_versions() if ts > changes.first_ts else []
+
+    def _set_aside(
+        self, table: TableInfo, ids: Set[PhysicalTableID], ts: TimeStamp, reason: str
+    ) -> None:
+        """Have the next publication say that physical tables are not known from `ts` on."""
+        new = [i for i in sorted(ids) if i not in self._asides or self._asides[i].ts > ts]
+        for physical_id in new:
+            aside = Aside(physical_id, ts, table.full_name, reason)
+            self._asides[physical_id] = aside
+            self._new_asides.append(aside.to_record())
+        if new:
+            _log.warning("%s is set aside from %d on: %s", table.full_name, ts, reason)
+
     def _publish_versions(self, versions: Sequence[VersionBatch], change: Change) -> None:
+        change = Change([*change.puts, *self._new_asides], change.deletes)
         self._engine.publish(Publication(versions, change))
+        self._new_asides.clear()
         self._touched.update(v.physical_id for v in versions)
         self.report.rows += sum(v.batch.num_rows for v in versions)
         self.report.publications += 1
@@ -223,14 +273,31 @@ class Applier:
         while (move := self._state.next_move(ts)) is not None:
             self._publish(batch, TimeStamp(move.ts - 1))
             batch = _Batch()
-            versions = moved_versions(
+            versions = self._moved(move)
+            records = [move_record(move), *moved_gaps(self._engine, move)]
+            self._publish_versions(versions, Change(records))
+            self._state.moved(move)
+        return batch
+
+    def _moved(self, move: Move) -> list[VersionBatch]:
+        """The rows that DDL moves; none where these are not known."""
+        known = [self._asides[i] for i in sorted(move.from_ids) if i in self._asides]
+        if known:
+            self._set_aside(move.after, move.to_ids, move.ts, known[0].reason)
+            return []
+        try:
+            return moved_versions(
                 self._engine,
                 move,
                 self._state.columns_moved_from,
                 self._state.cluster.had_row,
                 may_guess=self._may_guess,
             )
-            records = [move_record(move), *moved_gaps(self._engine, move)]
-            self._publish_versions(versions, Change(records))
-            self._state.moved(move)
-        return batch
+        except _UNTOLD as error:
+            self._set_aside(move.after, move.to_ids, move.ts, str(error))
+            return []
+
+
+def _stored_ids(*tables: TableInfo) -> Set[PhysicalTableID]:
+    """Where rows may be that were written under one of some definitions."""
+    return {physical_id for table in tables for physical_id in table.stored_ids}

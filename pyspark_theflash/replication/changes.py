@@ -9,9 +9,10 @@ Several changes of one row in one transaction share a commit_ts; the last of the
 the transaction's `sequence`, is the version.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+import bisect
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import compress
+from itertools import compress, islice
 from typing import Final
 
 import numpy as np
@@ -26,7 +27,7 @@ from pyspark_theflash.codec.handle import encode_common_handles, key_strings
 from pyspark_theflash.codec.row import DecodedRows, RowBuffer
 from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
 from pyspark_theflash.engine.api import VersionBatch
-from pyspark_theflash.errors import UnsupportedError
+from pyspark_theflash.errors import UnknownPartitionError, UnsupportedError
 from pyspark_theflash.mvcc.rows import (
     Columns,
     aligned,
@@ -88,6 +89,22 @@ class TableChanges:
         self._commit_ts.append(commit_ts)
         self._start_ts.append(start_ts)
 
+    @property
+    def first_ts(self) -> TimeStamp:
+        """The first commit."""
+        return self._commit_ts[0]
+
+    def below(self, ts: TimeStamp) -> "TableChanges":
+        """The same without what committed at `ts` or above."""
+        count = bisect.bisect_left(self._commit_ts, ts)
+        kinds = np.concatenate([np.empty(0, np.uint8), *self._sequences[:count]])
+        found = TableChanges(self.table, self.placement)
+        for kind, rows in found._rows.items():
+            rows += islice(self._rows[kind], int((kinds == kind).sum()))
+        found._sequences = self._sequences[:count]
+        found._commit_ts, found._start_ts = self._commit_ts[:count], self._start_ts[:count]
+        return found
+
     def to_versions(self) -> list[VersionBatch]:
         """The versions, one batch a physical table; the rows are used up.
 
@@ -95,7 +112,9 @@ class TableChanges:
             CodecError: a row is not what its encoding says.
             SchemaOutdatedError: rows hold columns that `table` does not have, or lack ones they
             must have.
-            UnsupportedError: they are not written twice as they should be.
+            UnknownPartitionError: they are not written twice as they should be; `below` its commit
+            they are.
+            UnsupportedError: where they go is not worked out here, or cannot be told any more.
         """
         if (double := double_writes(self.placement or self.table)) is not None:
             return [v for c in self._written_to(double) for v in c.to_versions()]
@@ -109,6 +128,10 @@ class TableChanges:
             rows.clear()
         return self._assemble(parts)
 
+    @property
+    def _rows(self) -> Mapping[int, list[bytes]]:
+        return {INSERT: self.inserted, UPDATE: self.updated, DELETE_ROW: self.deleted}
+
     def _written_to(self, double: DoubleWrites) -> list["TableChanges"]:
         """The same changes, first and second writes apart."""
         rows = {
@@ -121,11 +144,12 @@ class TableChanges:
         for sequence, start_ts, commit_ts in transactions:
             changes = [next(rows[kind]) for kind in sequence.tolist()]
             is_second = second_writes(
-                [change for _, change in changes], is_delete_only=double.is_delete_only
+                [change for _, change in changes],
+                is_delete_only=double.is_delete_only,
+                has_unique_key=self.table.has_unique_key,
             )
             if is_second is None:
-                reason = f"what transaction {start_ts} did while REORGANIZE PARTITION ran"
-                raise UnsupportedError(reason, self.table.full_name)
+                raise UnknownPartitionError(self.table.full_name, start_ts, commit_ts)
             is_first = [not again for again in is_second]
             for part, chosen in zip(parts, (is_first, is_second), strict=True):
                 part.add(_mutations(self.table, compress(changes, chosen)), start_ts, commit_ts)
@@ -133,8 +157,7 @@ class TableChanges:
 
     def _located(self, kind: int, double: DoubleWrites) -> Iterator[RowChange]:
         """Where each row of one kind goes, once and again."""
-        rows = {INSERT: self.inserted, UPDATE: self.updated, DELETE_ROW: self.deleted}[kind]
-        for chunk in filter(None, _chunks(rows)):
+        for chunk in filter(None, _chunks(self._rows[kind])):
             specs = column_specs(self.table, self._row_columns())
             buffer = RowBuffer.from_list(chunk)
             bodies = map(body_of_insert, chunk) if kind == INSERT else iter(chunk)

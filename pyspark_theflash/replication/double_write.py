@@ -14,6 +14,14 @@ In the first state of the DDL, delete-only, an update that moves a row to anothe
 deletes there. In the last state the new partitions come first and the old ones second. As in
 TiDB's `table/tables/partition.go` (6.6 to 7.0). Rows with a clustered key have one key in both
 partitions; there nothing needs to be told apart.
+
+Where a table has a unique key, two statements may leave out the second write, so that TiDB itself
+has the row in one partition only:
+
+    REPLACE           deletes the rows that are in its way in the partition where it finds them
+    UPDATE IGNORE,    make a warning of a key that is there already in the other partition, and
+    INSERT IGNORE     keep what they have done in the first
+     ... ON DUPLICATE KEY UPDATE
 """
 
 from collections.abc import Sequence
@@ -47,15 +55,24 @@ class RowChange:
     new_again: PhysicalTableID = NOWHERE
 
 
-def second_writes(changes: Sequence[RowChange], *, is_delete_only: bool) -> list[bool] | None:
-    """Which changes of one transaction are second writes; None if they fit no such transaction."""
+def second_writes(
+    changes: Sequence[RowChange], *, is_delete_only: bool, has_unique_key: bool
+) -> list[bool] | None:
+    """Which changes of one transaction are second writes; None if they fit no such transaction.
+
+    What fits a second write is one, also where it may be left out: a row that is gone is not
+    changed again, and no row comes twice where a unique key is in the way of one.
+    """
     found: list[bool] = []
     while (at := len(found)) < len(changes):
         once = _is_move(changes[at : at + 2]) + 1
         expected = _again(changes[at : at + once], is_delete_only=is_delete_only)
         again = changes[at + once : at + once + len(expected)]
         if len(again) < len(expected) or not all(map(_fits, again, expected)):
-            return None
+            is_insert = once == 1 and changes[at].kind == INSERT
+            if is_insert or not has_unique_key or _IMPOSSIBLE in expected:
+                return None
+            expected = []
         found += [False] * once + [True] * len(expected)
     return found
 
@@ -114,7 +131,8 @@ def _again(once: Sequence[RowChange], *, is_delete_only: bool) -> list[RowChange
     if len(once) == 1 and is_update and change.old != change.new:
         return [_IMPOSSIBLE]
     if old_again == new_again != NOWHERE:
-        return [RowChange(UPDATE, b"", change.handle, old_again=old_again, new_again=new_again)]
+        body = change.body if change.kind == UPDATE else b""
+        return [RowChange(UPDATE, body, change.handle, old_again=old_again, new_again=new_again)]
     found = []
     if new_again != NOWHERE and not (is_delete_only and is_update):
         body = once[0].body if once[0].kind == INSERT else b""

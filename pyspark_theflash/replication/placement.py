@@ -136,7 +136,7 @@ class Doubt:
         try:
             for handle, physical_id in self._rows(candidate, self.mutations):
                 places[handle].add(physical_id)
-        except (NoPartitionError, UnsupportedError):
+        except (NoPartitionError, UnknownPartitionError, UnsupportedError):
             return {}
         return places
 

@@ -25,6 +25,7 @@ from pyspark_theflash.replication.state import (
     SchemaSource,
     WriterState,
 )
+from pyspark_theflash.store.aside import ASIDE_KIND
 from pyspark_theflash.store.catalog import SCHEMA_KIND
 from pyspark_theflash.store.coverage import (
     ASSUMED_KIND,
@@ -44,7 +45,7 @@ GATHER_BYTES: Final = BATCH_BYTES
 WRITER_KINDS: Final = frozenset(
     {
         *(FEED_KIND, SCOPE_KIND, ASSUMED_KIND, BASE_KIND, RECOVERED_KIND, SCHEMA_KIND),
-        *(PROGRESS_KIND, LEDGER_KIND, PENDING_KIND, ORPHAN_KIND, MOVE_KIND, GAP_KIND),
+        *(PROGRESS_KIND, LEDGER_KIND, PENDING_KIND, ORPHAN_KIND, MOVE_KIND, GAP_KIND, ASIDE_KIND),
     }
 )
 """The kinds of the records that a writer publishes."""

@@ -149,6 +149,7 @@ class TableInfo:
     is_view: bool = False
     is_sequence: bool = False
     max_column_id: int = 0
+    has_unique_key: bool = False
 
     @property
     def is_public(self) -> bool:
@@ -251,6 +252,7 @@ def parse_table_info(db: str, info: Mapping[str, Any], json_text: str | None = N
             state=int64(info.get("state", STATE_PUBLIC)),
             is_view=bool(info.get("view")),
             is_sequence=bool(info.get("sequence")),
+            has_unique_key=any(i.get("is_unique") for i in items(info.get("index_info"))),
         )
     except SHAPE_ERRORS as error:
         raise SchemaFileError(

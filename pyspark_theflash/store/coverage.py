@@ -21,10 +21,11 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Final
 
-from pyspark_theflash.errors import TableNotLoadedError
+from pyspark_theflash.errors import TableNotLoadedError, TableSetAsideError
 from pyspark_theflash.schema.history import SYSTEM_DATABASES, SchemaHistory, TableEvent
 from pyspark_theflash.schema.lineage import moves
 from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.store.aside import ASIDE_KIND, asides_of, set_aside
 from pyspark_theflash.store.feed import SIDE, Feed, main_feed, records_of
 from pyspark_theflash.store.learned import LEARNED_KIND
 from pyspark_theflash.store.manifest import Record, View
@@ -35,7 +36,7 @@ BASE_KIND: Final = "base"
 ASSUMED_KIND: Final = "assumed-empty"
 RECOVERED_KIND: Final = "recovered"
 _EVERYTHING: Final = "*"
-COVERAGE_KINDS: Final = (BASE_KIND, ASSUMED_KIND, RECOVERED_KIND, LEARNED_KIND)
+COVERAGE_KINDS: Final = (BASE_KIND, ASSUMED_KIND, RECOVERED_KIND, LEARNED_KIND, ASIDE_KIND)
 
 
 def assumed_record(pattern: str) -> Record:
@@ -59,21 +60,31 @@ class Coverage:
         self._loaded = {name.lower() for name in view.of_kind(BASE_KIND)}
         self._assumed = tuple(view.of_kind(ASSUMED_KIND))
         self._recovered = {TableID(int(key)) for key in view.of_kind(RECOVERED_KIND)}
+        self._asides = asides_of(view)
 
     def check(self, table: TableInfo, ts: TimeStamp) -> None:
-        """Raise `TableNotLoadedError` where a table as it is at `ts` has rows that are not here."""
-        if self._was_always_apart(table):
-            why = self._why(table.id)
-            lacking = why and TableNotLoadedError(
-                table.full_name, self._history.first_name(table.id), why
-            )
-        else:
-            lacking = self.lacking(TableEvent(ts, table.db, table.id, table), ts)
-        if lacking:
-            raise lacking
+        """Raise the error of a table that lacks rows at `ts`, or is set aside.
 
-    def lacking(self, table: TableEvent, ts: TimeStamp) -> TableNotLoadedError | None:
+        Raises:
+            TableNotLoadedError: it has rows from before, which are not here.
+            TableSetAsideError: what it holds is not known any more.
+        """
+        if self._asides or not self._was_always_apart(table):
+            lacking = self.lacking(TableEvent(ts, table.db, table.id, table), ts)
+            if lacking is not None:
+                raise lacking
+        elif why := self._why(table.id):
+            first = self._history.first_name(table.id)
+            raise TableNotLoadedError(table.full_name, first, why)
+
+    def lacking(
+        self, table: TableEvent, ts: TimeStamp
+    ) -> TableNotLoadedError | TableSetAsideError | None:
         """Return the error of a table that lacks rows at `ts`; None if all of it is here."""
+        if self._asides:
+            error = set_aside(self._asides, table.full_name, table.physical_ids, ts)
+            if error is not None:
+                return error
         if not self._doubtful or records_of(self._view, table.table_id) is SIDE:
             return None
         found = (self._reason(table.table_id, i, ts) for i in table.physical_ids)

@@ -18,6 +18,7 @@ KINDS: Final = {
     "ddl": "tests.soak.ddl",
     "histories": "tests.soak.histories",
     "queries": "tests.soak.queries",
+    "reorganize": "tests.soak.reorganize",
     "where": "tests.soak.where",
 }
 """By name, a module with `run(folder, *, first_seed, seconds, outcome)`."""

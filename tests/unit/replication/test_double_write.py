@@ -23,9 +23,24 @@ def went(handle: int, old: int, again: int = 0) -> RowChange:
     )
 
 
-def changed(handle: int, old: int, new: int, old_again: int = 0, new_again: int = 0) -> RowChange:
+def changed(
+    handle: int,
+    old: int,
+    new: int,
+    old_again: int = 0,
+    new_again: int = 0,
+    body: bytes = b"oldrow",
+) -> RowChange:
     ids = map(PhysicalTableID, (old, new, old_again, new_again))
-    return RowChange(UPDATE, b"oldrow", handle, *ids)
+    return RowChange(UPDATE, body, handle, *ids)
+
+
+def strict(changes: list[RowChange], *, is_delete_only: bool = False) -> list[bool] | None:
+    return second_writes(changes, is_delete_only=is_delete_only, has_unique_key=False)
+
+
+def lenient(changes: list[RowChange]) -> list[bool] | None:
+    return second_writes(changes, is_delete_only=False, has_unique_key=True)
 
 
 ONCE_AND_AGAIN = {
@@ -59,7 +74,7 @@ ONCE_AND_AGAIN = {
 @pytest.mark.parametrize(("once", "again"), ONCE_AND_AGAIN.values(), ids=[*ONCE_AND_AGAIN])
 def test_what_is_done_once_and_again(once: list[RowChange], again: list[RowChange]) -> None:
     changes = [*once, *again]
-    found = second_writes([*changes, *changes], is_delete_only=False)
+    found = strict([*changes, *changes])
     assert found == [*[False] * len(once), *[True] * len(again)] * 2
 
 
@@ -72,9 +87,9 @@ def test_at_first_an_update_only_deletes_in_another_new_partition() -> None:
         came(6, OLD, NEW),
         came(9, OLD, NEW),
     ]
-    found = second_writes(changes, is_delete_only=True)
+    found = strict(changes, is_delete_only=True)
     assert found == [False, True, False, False, False, True]
-    assert second_writes(changes, is_delete_only=False) is None
+    assert strict(changes) is None
 
 
 @pytest.mark.parametrize(
@@ -89,4 +104,36 @@ def test_at_first_an_update_only_deletes_in_another_new_partition() -> None:
     ],
 )
 def test_what_tidb_does_not_do(changes: list[RowChange]) -> None:
-    assert second_writes(changes, is_delete_only=False) is None
+    assert strict(changes) is None
+
+
+@pytest.mark.parametrize(
+    "once",
+    [
+        [went(7, OLD, NEW)],
+        [changed(7, OLD, OLD, NEW, NEW)],
+        [changed(7, OLD, OLD, NEW, NEXT)],
+        [came(8, OTHER, NEW), went(7, OLD, NEW)],
+        [came(8, OLD, NEW), went(7, STAYS)],
+    ],
+    ids=["REPLACE", "update", "to another new one", "to another old one", "from elsewhere"],
+)
+def test_what_a_unique_key_may_leave_out(once: list[RowChange]) -> None:
+    """REPLACE, and IGNORE: TiDB has the rows in one of the two partitions only."""
+    twice = [came(20, OLD, NEW, body=b"new"), came(21, OLD, NEW, body=b"new")]
+    for changes in ([*once, *twice], [*twice, *once]):
+        assert strict(changes) is None
+    assert lenient([*once, *twice, *once]) == [
+        *([False] * len(once)),
+        False,
+        True,
+        *([False] * len(once)),
+    ]
+
+
+def test_what_fits_a_second_write_is_one_also_where_it_may_be_left_out() -> None:
+    for once, again in ONCE_AND_AGAIN.values():
+        assert lenient([*once, *again]) == [*[False] * len(once), *[True] * len(again)]
+    one, other = changed(7, OLD, OLD, NEW, NEW), changed(7, OLD, OLD, NEW, NEW, body=b"another")
+    assert lenient([one, other, other, one]) == [False, False, True, False]
+    assert lenient([came(7, OLD, NEW)]) is None, "an error of INSERT ends the statement"

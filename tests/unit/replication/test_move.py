@@ -1,6 +1,6 @@
 """REORGANIZE PARTITION of a table without a clustered key, while rows are written."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE
 from pyspark_theflash.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.codec.key import RawKey, RecordKey, decode_record_key
 from pyspark_theflash.engine.memory import MemoryEngine
-from pyspark_theflash.errors import UnknownCopyError, UnsupportedError
+from pyspark_theflash.errors import TableSetAsideError
 from pyspark_theflash.mvcc.project import scan_column
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
@@ -22,6 +22,7 @@ from pyspark_theflash.schema.model import (
     PartitionType,
     TableInfo,
 )
+from pyspark_theflash.store.aside import ASIDE_KIND, asides_of, set_aside
 from pyspark_theflash.types import PhysicalTableID, SchemaVersion, TimeStamp
 from tests.support.binlog_writer import heartbeat, prewrite_value, transaction, write_file
 from tests.support.row_oracle import encode_insert_v1, encode_row_v1
@@ -108,8 +109,9 @@ def keys_at(
     cluster: Cluster,
     *transactions: tuple[int, int, list[Change]],
     may_guess: bool = False,
+    moments: Sequence[int] = (COPIED - 1, END),
 ) -> dict[int, list[int]]:
-    """What is there before and after, after transactions (commit_ts, version, changes)."""
+    """What is there then, after transactions (commit_ts, version, changes); raises as a read."""
     messages = [
         message
         for commit_ts, version, changes in transactions
@@ -120,17 +122,21 @@ def keys_at(
     write_file(path / "binlog", messages)
     engine = MemoryEngine()
     Writer(engine, cluster, may_guess=may_guess).run_once(FileSource(path / "binlog"), until_ts=END)
-    view, read = engine.read([]), [scan_column(PLAIN, c) for c in PLAIN.columns]
-    return {
-        ts: sorted(
-            key
-            for definition in definitions
-            for region in engine.plan(view, definition.id)
-            for batch in engine.scan(region, read, TimeStamp(ts))
-            for key in batch.column(0).to_pylist()
-        )
-        for ts, definitions in ((COPIED - 1, OLD), (END, NEW))
-    }
+    return {ts: _keys(engine, TimeStamp(ts)) for ts in moments}
+
+
+def _keys(engine: MemoryEngine, ts: TimeStamp) -> list[int]:
+    view, read = engine.read([ASIDE_KIND]), [scan_column(PLAIN, c) for c in PLAIN.columns]
+    ids = [definition.id for definition in (OLD if ts < COPIED else NEW)]
+    if (error := set_aside(asides_of(view), PLAIN.full_name, ids, ts)) is not None:
+        raise error
+    return sorted(
+        key
+        for physical_id in ids
+        for region in engine.plan(view, physical_id)
+        for batch in engine.scan(region, read, ts)
+        for key in batch.column(0).to_pylist()
+    )
 
 
 def test_a_row_that_is_written_twice_is_there_once_unless_it_was_copied_too(tmp_path: Path) -> None:
@@ -143,8 +149,10 @@ def test_a_row_that_is_written_twice_is_there_once_unless_it_was_copied_too(tmp_
     copied = Cluster({RecordKey(NEW[0].id, 3): False, RecordKey(NEW[1].id, 5): True})
     found = keys_at(tmp_path, copied, *transactions)
     assert found == {COPIED - 1: [6, 7, 15, 16], END: [6, 7, 8, 16, 16]}
-    with pytest.raises(UnknownCopyError, match=r"shop\.log: .* 1100; 2 rows"):
-        keys_at(tmp_path, Cluster({}), *transactions)
+    with pytest.raises(TableSetAsideError, match=r"shop\.log: .* 1100; 2 rows"):
+        keys_at(tmp_path, Cluster({}), *transactions, moments=[COPIED])
+    before = keys_at(tmp_path, Cluster({}), *transactions, moments=[COPIED - 1])
+    assert before == {COPIED - 1: [6, 7, 15, 16]}
     guessed = keys_at(tmp_path, Cluster({}), *transactions, may_guess=True)
     assert guessed == {COPIED - 1: [6, 7, 15, 16], END: [6, 7, 8, 16]}
 
@@ -186,6 +194,16 @@ def test_the_schema_is_known_up_to_where_readers_are_answered(tmp_path: Path) ->
     assert table.partition == DURING
 
 
-def test_what_is_not_written_twice_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match="while REORGANIZE PARTITION ran"):
-        keys_at(tmp_path, Cluster({}), (1050, 60, [came(1, 5)]))
+def test_from_what_is_not_written_twice_on_a_table_is_set_aside(tmp_path: Path) -> None:
+    """The first three transactions are of one batch."""
+    transactions = (
+        (1040, 60, [came(1, 5), came(2, 5)]),
+        (1050, 60, [came(3, 6)]),
+        (1060, 60, [came(4, 7), came(5, 7)]),
+        (1150, 61, [came(6, 8), came(7, 8)]),
+    )
+    found = keys_at(tmp_path, Cluster({}), *transactions, moments=[1039, 1049])
+    assert found == {1039: [], 1049: [5]}
+    for moment in (1050, COPIED, END):
+        with pytest.raises(TableSetAsideError, match=r"from 1050 .* start_ts=1045 commit_ts=1050"):
+            keys_at(tmp_path, Cluster({}), *transactions, moments=[moment])

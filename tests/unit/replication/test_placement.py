@@ -14,7 +14,7 @@ from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE
 from pyspark_theflash.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.codec.key import RawKey, RecordKey, decode_record_key
 from pyspark_theflash.engine.memory import MemoryEngine
-from pyspark_theflash.errors import ServiceUnavailableError, UnknownPartitionError
+from pyspark_theflash.errors import ServiceUnavailableError, TableSetAsideError
 from pyspark_theflash.mvcc.project import scan_column
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
@@ -25,6 +25,7 @@ from pyspark_theflash.schema.model import (
     PartitionType,
     TableInfo,
 )
+from pyspark_theflash.store.aside import ASIDE_KIND, asides_of, set_aside
 from pyspark_theflash.types import PhysicalTableID, SchemaVersion, TimeStamp
 from tests.support.binlog_writer import prewrite_value, transaction, write_file
 from tests.support.row_oracle import encode_insert_v1, encode_row_v1
@@ -123,14 +124,16 @@ def rows_after(
     columns: Sequence[ColumnInfo] = PLAIN.columns[:1],
     may_guess: bool = False,
 ) -> dict[PhysicalTableID, set[tuple[int, ...]]]:
-    """All rows by partition, those that were truncated too."""
+    """All rows by partition, those that were truncated too; raises as a read."""
     write_file(path, messages)
-    engine = MemoryEngine()
+    engine, ids = MemoryEngine(), (OLD, NEW, OTHER)
     Writer(engine, cluster, may_guess=may_guess).run_once(FileSource(path), until_ts=END)
-    view, read = engine.read([]), [scan_column(PLAIN, c) for c in columns]
+    view, read = engine.read([ASIDE_KIND]), [scan_column(PLAIN, c) for c in columns]
+    if (error := set_aside(asides_of(view), PLAIN.full_name, ids, END)) is not None:
+        raise error
     return {
         physical_id: rows
-        for physical_id in (OLD, NEW, OTHER)
+        for physical_id in ids
         if (
             rows := {
                 tuple(row.values())
@@ -207,12 +210,12 @@ def test_a_younger_table_whose_partitions_have_changed_since_is_asked_for(found:
     cluster = wrote_to(NEW, history=history((1000, BEFORE), (1050, AFTER)))
     assert found(cluster, 59, 900, 1100, 1) == {NEW: {1}}
     assert {key.handle for key in cluster.asked} == {1}
-    with pytest.raises(UnknownPartitionError):
+    with pytest.raises(TableSetAsideError):
         found(wrote_to(history=history((1000, BEFORE), (1050, AFTER))), 59, 900, 1100, 1)
 
 
 def test_what_nobody_knows_is_refused(found: Found) -> None:
-    with pytest.raises(UnknownPartitionError, match=r"shop\.item: .*start_ts=1004 commit_ts=1100"):
+    with pytest.raises(TableSetAsideError, match=r"from 1100 .*start_ts=1004 commit_ts=1100"):
         found(wrote_to(), 59, 1004, 1100, 1)
 
 

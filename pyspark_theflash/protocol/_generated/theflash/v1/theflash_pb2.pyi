@@ -279,7 +279,7 @@ class StatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class Status(_message.Message):
-    __slots__ = ("store_id", "engine", "format", "generation", "resolved_ts", "lag_ms", "oldest_ts", "position", "writer", "interval_ms", "pending_transactions", "held_by_start_ts", "ledger_entries", "ledger_bytes", "latches", "physical_tables", "regions", "files", "rows", "bytes", "retention_ms", "orphans", "sources", "feeds", "assumed_empty")
+    __slots__ = ("store_id", "engine", "format", "generation", "resolved_ts", "lag_ms", "oldest_ts", "position", "writer", "interval_ms", "pending_transactions", "held_by_start_ts", "ledger_entries", "ledger_bytes", "latches", "physical_tables", "regions", "files", "rows", "bytes", "retention_ms", "orphans", "sources", "feeds", "assumed_empty", "set_aside")
     STORE_ID_FIELD_NUMBER: _ClassVar[int]
     ENGINE_FIELD_NUMBER: _ClassVar[int]
     FORMAT_FIELD_NUMBER: _ClassVar[int]
@@ -305,6 +305,7 @@ class Status(_message.Message):
     SOURCES_FIELD_NUMBER: _ClassVar[int]
     FEEDS_FIELD_NUMBER: _ClassVar[int]
     ASSUMED_EMPTY_FIELD_NUMBER: _ClassVar[int]
+    SET_ASIDE_FIELD_NUMBER: _ClassVar[int]
     store_id: str
     engine: str
     format: int
@@ -330,7 +331,8 @@ class Status(_message.Message):
     sources: _containers.RepeatedCompositeFieldContainer[Source]
     feeds: _containers.RepeatedCompositeFieldContainer[FeedStatus]
     assumed_empty: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, store_id: _Optional[str] = ..., engine: _Optional[str] = ..., format: _Optional[int] = ..., generation: _Optional[int] = ..., resolved_ts: _Optional[int] = ..., lag_ms: _Optional[int] = ..., oldest_ts: _Optional[int] = ..., position: _Optional[str] = ..., writer: _Optional[_Union[Process, _Mapping]] = ..., interval_ms: _Optional[int] = ..., pending_transactions: _Optional[int] = ..., held_by_start_ts: _Optional[int] = ..., ledger_entries: _Optional[int] = ..., ledger_bytes: _Optional[int] = ..., latches: _Optional[int] = ..., physical_tables: _Optional[int] = ..., regions: _Optional[int] = ..., files: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., retention_ms: _Optional[int] = ..., orphans: _Optional[_Iterable[_Union[Orphan, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., feeds: _Optional[_Iterable[_Union[FeedStatus, _Mapping]]] = ..., assumed_empty: _Optional[_Iterable[str]] = ...) -> None: ...
+    set_aside: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, store_id: _Optional[str] = ..., engine: _Optional[str] = ..., format: _Optional[int] = ..., generation: _Optional[int] = ..., resolved_ts: _Optional[int] = ..., lag_ms: _Optional[int] = ..., oldest_ts: _Optional[int] = ..., position: _Optional[str] = ..., writer: _Optional[_Union[Process, _Mapping]] = ..., interval_ms: _Optional[int] = ..., pending_transactions: _Optional[int] = ..., held_by_start_ts: _Optional[int] = ..., ledger_entries: _Optional[int] = ..., ledger_bytes: _Optional[int] = ..., latches: _Optional[int] = ..., physical_tables: _Optional[int] = ..., regions: _Optional[int] = ..., files: _Optional[int] = ..., rows: _Optional[int] = ..., bytes: _Optional[int] = ..., retention_ms: _Optional[int] = ..., orphans: _Optional[_Iterable[_Union[Orphan, _Mapping]]] = ..., sources: _Optional[_Iterable[_Union[Source, _Mapping]]] = ..., feeds: _Optional[_Iterable[_Union[FeedStatus, _Mapping]]] = ..., assumed_empty: _Optional[_Iterable[str]] = ..., set_aside: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class FeedStatus(_message.Message):
     __slots__ = ("feed", "oldest_ts", "resolved_ts", "position")
