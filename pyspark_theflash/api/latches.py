@@ -18,9 +18,13 @@ from pyspark_theflash.store.catalog import NOW_KINDS, schema_history, table_now
 from pyspark_theflash.store.folder import open_manifest, read_identity
 from pyspark_theflash.store.grants import Grants
 from pyspark_theflash.store.latch import NAME_CHARS_MAX, Latch, LatchKind, LatchScope, Wanted
+from pyspark_theflash.store.lease import LEASE_TTL_MS
 from pyspark_theflash.store.manifest import Manifest
 from pyspark_theflash.types import PhysicalTableID, RegionID, TableID, TimeStamp
 
+TTL_MS_MIN: Final = 1_000
+TTL_MS_MAX: Final = 3_600_000
+PIN_MS_MAX: Final = 366 * 86_400_000
 _Told = TypeVar("_Told", message.Latch, message.Done)
 _ROLES: Final = {
     LatchKind.READ: Role.READ,
@@ -115,6 +119,14 @@ class LatchDesk:
             regions = engine.regions(engine.read([]), physical_id)
         if region_id not in [region.region_id for region in regions]:
             raise RegionNotFoundError(physical_id, region_id)
+
+
+def latch_ttl_ms(wanted_ms: int, max_ms: int = TTL_MS_MAX) -> int:
+    """For how long a latch is granted; 0: as usual. Raises `OptionError` where that is too long."""
+    ttl_ms = wanted_ms or LEASE_TTL_MS
+    if not TTL_MS_MIN <= ttl_ms <= max_ms:
+        raise OptionError("ttl_ms", f"{ttl_ms} is not between {TTL_MS_MIN} and {max_ms}")
+    return ttl_ms
 
 
 def kind_of(request: message.AcquireRequest, call: Call) -> LatchKind:

@@ -20,12 +20,11 @@ from pyspark_theflash.api.message import Latch as LatchMessage
 from pyspark_theflash.api.message import Orphan as OrphanMessage
 from pyspark_theflash.binlog.ledger import ENTRY
 from pyspark_theflash.binlog.merge import places_of
-from pyspark_theflash.binlog.pending import Pending
+from pyspark_theflash.binlog.pending import PENDING_KIND, Pending
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import EngineReader, RegionStats
 from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.replication.state import PENDING_KIND
 from pyspark_theflash.store.aside import ASIDE_KIND, asides_of
 from pyspark_theflash.store.catalog import NOW_KINDS, history_now, table_now
 from pyspark_theflash.store.command import handle_text

@@ -10,6 +10,7 @@ from pyspark_theflash.codec.key import RawKey
 from pyspark_theflash.errors import CodecError
 from pyspark_theflash.types import TimeStamp
 
+PENDING_KIND: Final = "pending"
 _PREWRITTEN: Final = 1
 _DDL: Final = 2
 _PRIMARY: Final = 4

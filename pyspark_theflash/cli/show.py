@@ -1,9 +1,8 @@
 """Rows and documents on a terminal."""
 
 import json
-import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, Final, TextIO
 
@@ -20,14 +19,25 @@ def print_table(
     sample = list(islice(coming, SAMPLE_ROWS))
     widths = [max(_width(line[i]) for line in (header, *sample)) for i in range(len(header))]
     for line in chain((header, ["-" * width for width in widths]), sample, coming):
-        padded = (text + " " * (w - _width(text)) for text, w in zip(line, widths, strict=True))
-        print("  ".join(padded).rstrip(), file=out)
+        print("  ".join(map(_padded, line, widths)).rstrip(), file=out)
 
 
-def print_json(document: Any) -> None:  # noqa: ANN401 (JSON)
-    """Print one JSON document."""
-    json.dump(document, sys.stdout, indent=2, ensure_ascii=False)
-    print()
+def print_json(document: Mapping[str, Any]) -> None:
+    """Print one JSON document, each entry of its lists in a line."""
+    # `indent` takes six times as long, since what is written in C does not indent.
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+    lines = []
+    for name, value in document.items():
+        if isinstance(value, list | tuple) and value:
+            entries = ",\n".join(f"    {encode(entry)}" for entry in value)
+            lines.append(f"  {encode(name)}: [\n{entries}\n  ]")
+        else:
+            lines.append(f"  {encode(name)}: {encode(value)}")
+    print("{\n" + ",\n".join(lines) + "\n}")
+
+
+def _padded(text: str, width: int) -> str:
+    return text.ljust(width) if text.isascii() else text + " " * (width - _width(text))
 
 
 def _width(text: str) -> int:

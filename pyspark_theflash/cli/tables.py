@@ -1,7 +1,9 @@
 """List the tables of a store, as of the newest timestamp it can answer."""
 
 import argparse
+from typing import Any
 
+from pyspark_theflash.api.message import TableName
 from pyspark_theflash.cli.place import add_place, opened
 from pyspark_theflash.cli.show import print_json, print_table
 from pyspark_theflash.jobs.arguments import add_json
@@ -24,24 +26,25 @@ def run(arguments: argparse.Namespace) -> int:
             else:
                 print("the store is empty; fill it with: theflash writer")
             return 0
-        tables = [
-            {
-                "table": table.name,
-                "table_id": table.id,
-                "columns": table.columns,
-                "partitions": table.partitions,
-                "not_loaded": table.not_loaded or None,
-            }
-            for table in store.tables().tables
-        ]
+        tables = store.tables().tables
     if arguments.json:
         bounds = {"oldest_ts": status.oldest_ts, "resolved_ts": status.resolved_ts}
-        print_json({**bounds, "tables": tables})
+        print_json({**bounds, "tables": [_described(table) for table in tables]})
     else:
-        header = ["table", "table_id", "columns", "partitions"]
-        print_table(header, ([str(table[name]) for name in header] for table in tables))
+        lines = ([t.name, str(t.id), str(t.columns), str(t.partitions)] for t in tables)
+        print_table(["table", "table_id", "columns", "partitions"], lines)
         for table in tables:
-            if table["not_loaded"]:
-                print(f"not readable: {table['not_loaded']}")
+            if table.not_loaded:
+                print(f"not readable: {table.not_loaded}")
         print(f"readable from {shown(status.oldest_ts or 0)} to {shown(status.resolved_ts)}")
     return 0
+
+
+def _described(table: TableName) -> dict[str, Any]:
+    return {
+        "table": table.name,
+        "table_id": table.id,
+        "columns": table.columns,
+        "partitions": table.partitions,
+        "not_loaded": table.not_loaded or None,
+    }

@@ -10,7 +10,6 @@ from pyspark_theflash.api.call import Call
 from pyspark_theflash.api.message import ScanRequest, WriteRequest, Written
 from pyspark_theflash.api.method import SCAN, WRITE, Method
 from pyspark_theflash.api.service import Service
-from pyspark_theflash.api.write import check_size
 from pyspark_theflash.client.rows import Rows
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.fs import FileSystem
@@ -82,6 +81,9 @@ class LocalTransport:
         timeout_ms: int,
         called: Method = WRITE,
     ) -> Any:  # noqa: ANN401
+        # Brings in what only writes need.
+        from pyspark_theflash.api.write import check_size
+
         check_size(sum(table.nbytes for table in tables), called)
         call = Call(called.name, timeout_ms, self._clock)
         return getattr(self._service, called.attribute)(request, call, tables)

@@ -22,6 +22,7 @@ SHAPE_ERRORS: Final = (
     ValueError,
 )
 _EXCERPT: Final = 200
+_decode: Final = json.JSONDecoder().decode
 
 
 def brief(error: Exception) -> str:
@@ -41,7 +42,7 @@ def shaped(layer: str) -> Iterator[None]:
 def load(body: bytes | str) -> Any:  # noqa: ANN401 (JSON)
     """The JSON of a text that must be Unicode. Raises one of `SHAPE_ERRORS`."""
     # Given bytes, `json` would look for UTF-16 and UTF-32 as well.
-    return json.loads(body.decode() if isinstance(body, bytes) else body)
+    return _decode(body.decode() if isinstance(body, bytes) else body)
 
 
 def int64(value: object) -> int:
@@ -55,7 +56,8 @@ def uint64(value: object) -> int:
 
 
 def _whole(value: object, low: int, high: int) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
+    # A bool is an int, too, but not of that type; looked at once a value, since there are many.
+    if type(value) is not int:
         raise TypeError(f"{type(value).__name__} where a whole number should be")
     if not low <= value <= high:
         raise ValueError("a number that is out of range")

@@ -7,9 +7,10 @@ line every process of the machine would see it.
 import argparse
 import os
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from pyspark_theflash.api.token import Token
+if TYPE_CHECKING:
+    from pyspark_theflash.api.token import Token
 
 TOKEN_VARIABLE: Final = "THEFLASH_TOKEN"  # noqa: S105 (its name, not a token)
 
@@ -24,8 +25,11 @@ def add_token(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def server_token(file: Path | None) -> Token | None:
+def server_token(file: Path | None) -> "Token | None":
     """The token in a file, or else in the environment; None if there is none."""
+    # Brings in the API, which the writer of a folder does not call.
+    from pyspark_theflash.api.token import Token
+
     if file is not None:
         return Token.from_file(file)
     said = os.environ.get(TOKEN_VARIABLE)

@@ -6,17 +6,14 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.client.address import is_address
-from pyspark_theflash.client.remote_engine import RemoteEngine
-from pyspark_theflash.client.theflash import transport_to
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine.api import WriterEngine
 from pyspark_theflash.errors import ServiceUnavailableError, UsageError
 from pyspark_theflash.fs import FileSystem
 from pyspark_theflash.jobs.bearer import server_token
-from pyspark_theflash.jobs.upkeep import RemoteUpkeep, Upkeep
 from pyspark_theflash.replication.maintenance import Maintenance
 from pyspark_theflash.replication.opening import open_when_free
 from pyspark_theflash.replication.state import WriterState
@@ -25,6 +22,9 @@ from pyspark_theflash.store.folder import open_manifest
 from pyspark_theflash.store.learned import LEARNED_KIND, check_not_learned
 from pyspark_theflash.tls import TlsFiles
 from pyspark_theflash.types import TimeStamp
+
+if TYPE_CHECKING:
+    from pyspark_theflash.jobs.upkeep import Upkeep
 
 SPOOL_FOLDER: Final = "spool"
 _RETRY_MS: Final = 200
@@ -41,7 +41,7 @@ class Place:
 
     engine: WriterEngine
     open_again: Callable[[], None]
-    upkeep: Callable[[WriterState, Callable[[], TimeStamp] | None], Upkeep]
+    upkeep: Callable[[WriterState, Callable[[], TimeStamp] | None], "Upkeep"]
     folder: Path | None
     spool: Path | None
 
@@ -76,7 +76,7 @@ def _in_folder(path: Path, wait_ms: int, fs: FileSystem, clock: Clock, undo: Exi
     manifest = undo.enter_context(closing(open_manifest(path, fs)))
     thread = undo.enter_context(ThreadPoolExecutor(1, thread_name_prefix="compaction"))
 
-    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> Upkeep:
+    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> "Upkeep":
         return Maintenance(
             engine, manifest, clock, memory=state, pd_safe_point=safe_point, thread=thread
         )
@@ -85,6 +85,11 @@ def _in_folder(path: Path, wait_ms: int, fs: FileSystem, clock: Clock, undo: Exi
 
 
 def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> Place:
+    # Brings in what calls a server, which the writer of a folder does not.
+    from pyspark_theflash.client.remote_engine import RemoteEngine
+    from pyspark_theflash.client.theflash import transport_to
+    from pyspark_theflash.jobs.upkeep import RemoteUpkeep
+
     ca, cert, key = arguments.store_ca, arguments.store_cert, arguments.store_key
     if ca is None and (cert or key):
         raise UsageError("--store-cert and --store-key need --store-ca")
@@ -105,7 +110,7 @@ def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> Pla
                 raise
         clock.sleep_ms(_RETRY_MS)
 
-    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> Upkeep:
+    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> "Upkeep":
         return RemoteUpkeep(engine, state, clock, safe_point)
 
     return Place(engine, engine.open, upkeep, arguments.spool, arguments.spool)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.clock import Clock, SystemClock
@@ -29,12 +29,10 @@ from pyspark_theflash.jobs.arguments import (
 )
 from pyspark_theflash.jobs.bearer import add_token
 from pyspark_theflash.jobs.memory import use_system_memory
-from pyspark_theflash.jobs.metrics import Figures, MetricsServer
 from pyspark_theflash.jobs.outcome import run_command
 from pyspark_theflash.jobs.place import open_place
 from pyspark_theflash.jobs.sources import Input, Network, Opener
 from pyspark_theflash.jobs.ticker import ticking
-from pyspark_theflash.jobs.upkeep import Upkeep
 from pyspark_theflash.replication.follow import follow
 from pyspark_theflash.replication.orphans import ORPHAN_MS
 from pyspark_theflash.replication.writer import Writer
@@ -43,6 +41,10 @@ from pyspark_theflash.store.scope import Scope
 from pyspark_theflash.timestamp import shown
 from pyspark_theflash.tls import TlsFiles
 from pyspark_theflash.types import physical_ms
+
+if TYPE_CHECKING:
+    from pyspark_theflash.jobs.metrics import Figures
+    from pyspark_theflash.jobs.upkeep import Upkeep
 
 DEFAULT_INTERVAL_MS: Final = 250
 RETRY_MS: Final = 1_000
@@ -200,6 +202,9 @@ def run(arguments: argparse.Namespace) -> int:
 
         job = _Job(arguments, writer, upkeep, found, clock, make_again)
         if arguments.metrics:
+            # Brings in an HTTP server.
+            from pyspark_theflash.jobs.metrics import MetricsServer
+
             undo.enter_context(closing(MetricsServer(arguments.metrics, job.figures)))
         if arguments.once:
             job.run_once()
@@ -216,7 +221,7 @@ class _Job:
         self,
         arguments: argparse.Namespace,
         writer: Writer,
-        upkeep: Upkeep,
+        upkeep: "Upkeep",
         found: Input,
         clock: Clock,
         make_again: Callable[[], Writer],
@@ -253,7 +258,7 @@ class _Job:
             )
             self._upkeep.drain()
 
-    def figures(self) -> Figures:
+    def figures(self) -> "Figures":
         """For Prometheus."""
         report = self.writer.report
         return {

@@ -85,6 +85,10 @@ class Replica:
         """What reads the tasks of all scans that were planned here."""
         return OverlaidReader(stored, self.overlays)
 
+    def origin(self, deadline: Deadline, *, may_wait: bool) -> "LearnedOrigin":
+        """Where the rows of one snapshot come from; see there."""
+        return LearnedOrigin(self, deadline, may_wait=may_wait)
+
 
 class LearnedOrigin:
     """An `Origin`, of one snapshot, for which there is time until the deadline.

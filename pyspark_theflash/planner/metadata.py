@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import zip_longest
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import pyarrow as pa
 
@@ -27,9 +27,6 @@ from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
 from pyspark_theflash.codec.key import decode_record_key, table_of
 from pyspark_theflash.engine.api import EngineReader, Handle, RegionScan, RegionStats
-from pyspark_theflash.kvstore.key_range import KeyRange, handle_bounds
-from pyspark_theflash.kvstore.present import locks_of, regions_of
-from pyspark_theflash.kvstore.store import RegionStore
 from pyspark_theflash.mvcc.version import column_name
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.model import ColumnInfo, PartitionInfo, PartitionType, TableInfo
@@ -45,6 +42,9 @@ from pyspark_theflash.types import (
     TimeStamp,
     physical_ms,
 )
+
+if TYPE_CHECKING:
+    from pyspark_theflash.kvstore.store import RegionStore
 
 SEPARATOR: Final = "$"
 METADATA_ID: Final = TableID(0)
@@ -69,7 +69,7 @@ class MetadataSource:
     history: SchemaHistory
     leases: LeaseTable
     clock: Clock
-    raft: RegionStore | None = None
+    raft: "RegionStore | None" = None
 
     def progress_of(self, table: TableInfo) -> Progress | None:
         """How far the table's feed is."""
@@ -195,6 +195,10 @@ def _latches(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
 def _raft(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
     if source.raft is None:
         return
+    # Here, since few stores are fed by TiKV.
+    from pyspark_theflash.kvstore.key_range import KeyRange, handle_bounds
+    from pyspark_theflash.kvstore.present import regions_of
+
     for name, physical_id in _partitions_of(table):
         for state, durable in regions_of(source.raft, physical_id):
             region, applied, peer = state.region, state.applied, state.peer
@@ -217,6 +221,8 @@ def _raft(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
 def _locks(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
     if source.raft is None:
         return
+    from pyspark_theflash.kvstore.present import locks_of
+
     for name, physical_id in _partitions_of(table):
         for lock, region_id in locks_of(source.raft, physical_id):
             yield (

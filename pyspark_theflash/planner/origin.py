@@ -5,11 +5,10 @@ plans and scans does both alike.
 """
 
 from collections.abc import Sequence
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from pyspark_theflash.engine.api import EngineReader
 from pyspark_theflash.errors import NotCaughtUpError, SnapshotTooOldError
-from pyspark_theflash.kvstore.store import RegionStore
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.catalog import schema_history
@@ -20,12 +19,15 @@ from pyspark_theflash.store.manifest import View
 from pyspark_theflash.store.progress import Progress, every_progress
 from pyspark_theflash.types import TimeStamp
 
+if TYPE_CHECKING:
+    from pyspark_theflash.kvstore.store import RegionStore
+
 
 class Origin(Protocol):
     """What a snapshot asks, in this order; one that takes time is made for one snapshot."""
 
     @property
-    def raft(self) -> RegionStore | None:
+    def raft(self) -> "RegionStore | None":
         """TiKV's regions, where it feeds the store."""
 
     def check_store(self, view: View, path: str) -> None:

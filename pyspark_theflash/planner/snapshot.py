@@ -65,7 +65,7 @@ from pyspark_theflash.store.feed import FEED_KIND, SCHEMA_KINDS, SIDE, records_o
 from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.store.gap import GAP_KIND, gaps_of
 from pyspark_theflash.store.learned import LEARNED_KIND
-from pyspark_theflash.store.lease import LeaseTable, ReadLease
+from pyspark_theflash.store.lease import LEASE_TTL_MS, LeaseTable, ReadLease
 from pyspark_theflash.store.manifest import View
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress, store_progress
 from pyspark_theflash.store.purged import PURGED_KIND, purged_at
@@ -77,7 +77,6 @@ if TYPE_CHECKING:
     from pyspark_theflash.query.connection import Limits
     from pyspark_theflash.query.sql import SqlResult
 
-LEASE_TTL_MS: Final = 600_000
 _KINDS: Final = (
     *SCHEMA_KINDS,
     *COVERAGE_KINDS,

@@ -25,12 +25,12 @@ import logging
 from dataclasses import replace
 from typing import Final, Protocol
 
-from pyspark_theflash.binlog.pending import Pending
+from pyspark_theflash.binlog.pending import PENDING_KIND, Pending
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine.api import Engine, Publication, WriterEngine
 from pyspark_theflash.errors import InternalError, OptionError, TheFlashError
 from pyspark_theflash.failpoint import fail_point
-from pyspark_theflash.replication.state import PENDING_KIND, WriterState
+from pyspark_theflash.replication.state import WriterState
 from pyspark_theflash.schema.meta_key import Outcome, OutcomeState
 from pyspark_theflash.store.command import ResolveOrder
 from pyspark_theflash.store.manifest import Change

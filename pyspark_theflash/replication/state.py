@@ -21,7 +21,7 @@ from pyspark_theflash.binlog.event import DdlInfo, Transaction
 from pyspark_theflash.binlog.ledger import LedgerEntry, TransactionLedger, pack_entries
 from pyspark_theflash.binlog.merge import places_of
 from pyspark_theflash.binlog.pairing import Pairing
-from pyspark_theflash.binlog.pending import Pending
+from pyspark_theflash.binlog.pending import PENDING_KIND, Pending
 from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.codec.key import RawKey
 from pyspark_theflash.engine.api import WriterEngine
@@ -43,7 +43,6 @@ from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables, contin
 from pyspark_theflash.types import PhysicalTableID, SchemaVersion, TableID, TimeStamp
 
 LEDGER_KIND: Final = MAIN.ledger_kind
-PENDING_KIND: Final = "pending"
 MOST_PENDING_BYTES: Final = 8 << 20
 """More than this is not kept for the next run, which then reads it again from the source."""
 _BRINGS_ROWS: Final = re.compile(

@@ -11,6 +11,7 @@ from typing import Final, Protocol
 
 from pyspark_theflash.binlog.event import Entity, Transaction
 from pyspark_theflash.binlog.merge import MergedSource
+from pyspark_theflash.binlog.pending import PENDING_KIND
 from pyspark_theflash.binlog.spill import Spill
 from pyspark_theflash.clock import Clock, SystemClock
 from pyspark_theflash.engine.api import Publication, WriterEngine
@@ -19,12 +20,7 @@ from pyspark_theflash.replication.applier import BATCH_BYTES, Applier, ApplyRepo
 from pyspark_theflash.replication.base import load_base
 from pyspark_theflash.replication.move import MOVE_KIND
 from pyspark_theflash.replication.orphans import ORPHAN_MS, OrphanWatch
-from pyspark_theflash.replication.state import (
-    LEDGER_KIND,
-    PENDING_KIND,
-    SchemaSource,
-    WriterState,
-)
+from pyspark_theflash.replication.state import LEDGER_KIND, SchemaSource, WriterState
 from pyspark_theflash.store.aside import ASIDE_KIND
 from pyspark_theflash.store.catalog import SCHEMA_KIND
 from pyspark_theflash.store.coverage import (

@@ -34,9 +34,10 @@ What a row was written under
 
 import bisect
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeGuard
+from functools import cached_property
+from typing import Final, NamedTuple, TypeGuard
 
 from pyspark_theflash.codec.document import load, shaped
 from pyspark_theflash.errors import SchemaConflictError, SchemaOutdatedError, TableNotFoundError
@@ -48,8 +49,7 @@ _PARTITIONED: Final = '"partition":{'
 """In the JSON of a table with partitions; within a text its quotes would be escaped."""
 
 
-@dataclass(frozen=True, slots=True)
-class TableShape:
+class TableShape(NamedTuple):
     """How large a definition is, as lists of tables show it."""
 
     columns: int
@@ -63,14 +63,30 @@ class TableShape:
         return cls(len(table.public_columns), len(table.physical_ids), is_listed)
 
 
-@dataclass(frozen=True, slots=True)
-class UnreadTable:
-    """A TableInfo that was not read yet; `read_text` gives its JSON. `shape`: None if not known."""
+class UnreadTable(NamedTuple):
+    """A TableInfo that was not read yet; `unpack` makes its JSON of `definition`.
+
+    The last three are its shape, where `columns` is not None. They stand here, and not in a value
+    of their own, because each object takes Python's garbage collector time.
+    """
 
     db: str
     name: str
-    read_text: Callable[[], str]
-    shape: TableShape | None = None
+    definition: bytes
+    unpack: Callable[[bytes], str]
+    columns: int | None = None
+    partitions: int = 0
+    is_listed: bool = False
+
+    @property
+    def shape(self) -> TableShape | None:
+        """How large the definition is; None if that is not known."""
+        if self.columns is None:
+            return None
+        return TableShape(self.columns, self.partitions, self.is_listed)
+
+    def read_text(self) -> str:
+        return self.unpack(self.definition)
 
     def read(self) -> TableInfo:
         text = self.read_text()
@@ -111,8 +127,8 @@ class TableEvent:
     @property
     def shape(self) -> TableShape | None:
         """How large the definition is, read only where that is not known; None: the table went."""
-        if isinstance(self._table, UnreadTable) and self._table.shape is not None:
-            return self._table.shape
+        if isinstance(self._table, UnreadTable) and (shape := self._table.shape) is not None:
+            return shape
         return None if self.table is None else TableShape.of(self.table)
 
     @property
@@ -194,11 +210,15 @@ class SchemaHistory:
         self._by_id: dict[TableID, list[TableEvent]] = defaultdict(list)
         for event in self.events:
             self._by_id[event.table_id].append(event)
-        self._ids_by_name: dict[str, set[TableID]] = defaultdict(set)
+        self._at_commit: dict[tuple[TableID, int], TableInfo] = {}
+
+    @cached_property
+    def _ids_by_name(self) -> Mapping[str, set[TableID]]:
+        found: dict[str, set[TableID]] = defaultdict(set)
         for event in self.events:
             if (name := _name_key(event)) is not None:
-                self._ids_by_name[name].add(event.table_id)
-        self._at_commit: dict[tuple[TableID, int], TableInfo] = {}
+                found[name].add(event.table_id)
+        return found
 
     def tables_at(self, ts: TimeStamp) -> Sequence[TableInfo]:
         """The tables that statements can name at `ts`, by full name.

@@ -106,7 +106,9 @@ class Move:
 
 
 def moves(events: Sequence[TableEvent]) -> list[Move]:
-    """What the events of one table move, in order."""
+    """What the events of one table move, in order. The only state of a table is not read."""
+    if len(events) < 2:
+        return []
     defined = [(event.ts, event.table) for event in events if event.table is not None]
     found, since = [], TimeStamp(0)
     for (began, before), (ts, after) in pairwise(defined):
@@ -146,8 +148,7 @@ class Lineage:
         by_table: dict[TableID, list[TableEvent]] = defaultdict(list)
         for event in history.events:
             by_table[event.table_id].append(event)
-        # One state is the most common; it is not read for nothing.
-        every = [m for events in by_table.values() if len(events) > 1 for m in moves(events)]
+        every = [m for events in by_table.values() for m in moves(events)]
         self.moves: Final = tuple(sorted(every, key=lambda m: (m.ts, m.table_id)))
         self._moves_of: Mapping[TableID, list[Move]] = defaultdict(list)
         for move in self.moves:

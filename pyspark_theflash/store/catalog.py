@@ -14,8 +14,6 @@ Format 1 had all of it in one JSON object and no line feed; such records are sti
 
 import json
 import zlib
-from dataclasses import astuple
-from functools import partial
 from typing import Final
 
 from pyspark_theflash.codec.document import (
@@ -33,7 +31,6 @@ from pyspark_theflash.schema.history import (
     SchemaHistory,
     SchemaVersionAt,
     TableEvent,
-    TableShape,
     UnreadTable,
 )
 from pyspark_theflash.schema.model import TableInfo, parse_table_info
@@ -136,7 +133,7 @@ def pack_event(event: TableEvent) -> bytes:
     """An event as the store keeps it."""
     head = {"ts": event.ts, "db": event.db, "table_id": event.table_id, "name": event.name}
     if (shape := event.shape) is not None:
-        head["shape"] = astuple(shape)
+        head["shape"] = tuple(shape)
     info = event.json_text
     definition = b"" if info is None else zlib.compress(info.encode(), 1)
     return json.dumps(head, separators=(",", ":")).encode() + _END_OF_HEAD + definition
@@ -159,15 +156,15 @@ def unpack_event(body: bytes) -> TableEvent:
             return TableEvent(ts, db, table_id, info)
         if event["name"] is None:
             return TableEvent(ts, db, table_id, None)
-        shape = None if "shape" not in event else _shape(*event["shape"])
-        table = UnreadTable(db, text(event["name"]), partial(_inflate, definition), shape)
+        shape = () if "shape" not in event else _shape(*event["shape"])
+        table = UnreadTable(db, text(event["name"]), definition, _inflate, *shape)
         return TableEvent(ts, db, table_id, table)
     except SHAPE_ERRORS as error:
         raise CodecError(f"{SCHEMA_KIND} record", brief(error)) from error
 
 
-def _shape(columns: object, partitions: object, is_listed: object) -> TableShape:
-    return TableShape(uint64(columns), uint64(partitions), boolean(is_listed))
+def _shape(columns: object, partitions: object, is_listed: object) -> tuple[int, int, bool]:
+    return uint64(columns), uint64(partitions), boolean(is_listed)
 
 
 def _inflate(definition: bytes) -> str:

@@ -17,7 +17,7 @@ pattern fits the name that the table had when it was first seen, as those of the
 """
 
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Final
 
@@ -157,12 +157,9 @@ class Coverage:
         self, table_id: TableID, physical_id: PhysicalTableID, ts: TimeStamp
     ) -> Iterator[tuple[str, str]]:
         """The reasons of the physical tables from which REORGANIZE has filled one."""
-        for move in moves(self._events_of(table_id)):
+        for move in moves(self._history.events_of(table_id)):
             if physical_id in move.to_ids and move.ts <= ts:
                 for source in sorted(move.from_ids):
                     reason = self._reason(table_id, source, TimeStamp(move.ts - 1))
                     if reason is not None:
                         yield reason
-
-    def _events_of(self, table_id: TableID) -> Sequence[TableEvent]:
-        return [event for event in self._history.events if event.table_id == table_id]

@@ -39,6 +39,8 @@ from pyspark_theflash.store.manifest import DATABASE, Manifest
 from pyspark_theflash.store.readers_lock import ReadersLock, readers_shut_out
 from pyspark_theflash.types import Generation, TimeStamp
 
+LEASE_TTL_MS: Final = 600_000
+"""How long a read latch lives that is not renewed, unless its owner says."""
 _FLOOR_KEY: Final = "generation"
 _EVERYTHING: Final = 0
 """Below every timestamp and generation that can be read."""

@@ -28,6 +28,7 @@ from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.schema.file import read_schema_file
 from pyspark_theflash.schema.model import TableInfo
 from pyspark_theflash.store.catalog import schema_records
+from pyspark_theflash.store.coverage import assumed_record
 from pyspark_theflash.store.feed import Feed, feed_record
 from pyspark_theflash.store.manifest import Change
 from pyspark_theflash.store.progress import Progress
@@ -126,7 +127,8 @@ def _build(store: Path, schema: Path) -> None:
     identity = registry.create(store, registry.MAGIC, fs)
     tables = [event.table for event in history.events if event.table is not None]
     batches = [_rows(table) for table in tables[::WITH_ROWS_EVERY]]
-    records = [feed_record(Feed.API), *schema_records(history), Progress(START_TS, NOW).to_record()]
+    records = [feed_record(Feed.STREAM), assumed_record("*"), *schema_records(history)]
+    records.append(Progress(START_TS, NOW).to_record())
     with closing(registry.open_engine(store, identity, fs, SystemClock())) as engine:
         engine.publish(Publication(batches, Change(records)))
 

@@ -1,11 +1,20 @@
 """Importing the package stays light: every Spark session imports it, to look for data sources."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 
+from pyspark_theflash.store.feed import Feed
+from tests.support.stores import StoreBuilder
+
+OURS = "pyspark_theflash"
 HEAVY = ["chdb", "clickhouse_connect", "deltalake", "duckdb", "grpc", "pandas", "py4j", "pyspark"]
+
+
+def ours(*names):
+    return [f"{OURS}.{name}" for name in names]
 
 
 @pytest.mark.parametrize("statement", ["import pyspark_theflash", "import pyspark_theflash.errors"])
@@ -29,3 +38,33 @@ def test_a_command_brings_no_heavy_package(command):
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+WRITER = ["writer", "store", "--once", "--source", "file:none", "--schema", "file:schema.json"]
+NEEDED_BY_NONE = {*HEAVY, "pyarrow.dataset", "http.server", f"{OURS}.kvstore", f"{OURS}.server"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "needless"),
+    [
+        (["status", "store"], {"google", *ours("planner", "query", "replication", "api.reads")}),
+        (["tables", "store"], set(ours("replication", "api.writers"))),
+        (WRITER, set(ours("planner", "query", "api", "client.transport"))),
+    ],
+)
+def test_a_command_brings_only_what_it_needs(argv, needless, tmp_path):
+    """To import the rest took as long as what they do, even in a store of 20,000 tables."""
+    StoreBuilder(tmp_path / "store", feed=Feed.STREAM).publish(200)
+    (tmp_path / "none").touch()
+    span = {"start_ts": 100, "end_ts": 200, "initial": [], "changes": [], "schema_versions": []}
+    (tmp_path / "schema.json").write_text(json.dumps(span))
+    script = (
+        "import sys; from pyspark_theflash.cli.main import main; "
+        "status = main(sys.argv[1:]); print(status, *sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *argv], capture_output=True, text=True, cwd=tmp_path
+    )
+    status, *modules = done.stderr.split()
+    assert status == "0", done.stderr[:500]
+    assert not (needless | NEEDED_BY_NONE).intersection(modules)

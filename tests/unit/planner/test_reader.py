@@ -11,9 +11,9 @@ from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.errors import CorruptionError, LeaseExpiredError
 from pyspark_theflash.fs import LocalFileSystem
 from pyspark_theflash.planner.present import TEXT
-from pyspark_theflash.planner.snapshot import LEASE_TTL_MS, Snapshot, open_snapshot
+from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
 from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.store.lease import LEASE_TTL_MS, LeaseTable
 from pyspark_theflash.store.manifest import Manifest
 from pyspark_theflash.store.readers_lock import readers_shut_out
 from tests.support.stores import StoreBuilder, column, id_column, table_info

@@ -22,8 +22,9 @@ from pyspark_theflash.errors import (
     TheFlashError,
 )
 from pyspark_theflash.planner.read import read_task
-from pyspark_theflash.planner.snapshot import LEASE_TTL_MS, open_snapshot
+from pyspark_theflash.planner.snapshot import open_snapshot
 from pyspark_theflash.store.folder import DATA_FOLDER
+from pyspark_theflash.store.lease import LEASE_TTL_MS
 from pyspark_theflash.types import TimeStamp
 from tests.support.stores import OLDEST_TS, StoreBuilder, column, id_column, table_info
 

@@ -1,16 +1,16 @@
 """Which physical tables lack rows from before, as small histories tell."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
 
 from pyspark_theflash.codec.field_type import MySQLType
 from pyspark_theflash.errors import TableNotLoadedError
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.schema.history import SchemaHistory, TableEvent, UnreadTable
 from pyspark_theflash.schema.model import TableInfo, parse_table_info
-from pyspark_theflash.store.coverage import Coverage, assumed_record, recovered_record
+from pyspark_theflash.store.coverage import BASE_KIND, Coverage, assumed_record, recovered_record
 from pyspark_theflash.store.feed import SIDE_IDS_FROM, Feed, feed_record
 from pyspark_theflash.store.learned import Learned
 from pyspark_theflash.store.manifest import Record, View
@@ -112,3 +112,33 @@ def test_the_error_says_what_to_do() -> None:
     error = TableNotLoadedError("d.t", "d.s", "was there")
     for said in ("d.t", "d.s was there", "--base", "--assume-empty d.s"):
         assert said in str(error)
+
+
+class Looked(tuple[TableEvent, ...]):
+    """Events that count how often somebody goes over all of them."""
+
+    times = 0
+
+    def __iter__(self) -> Iterator[TableEvent]:
+        self.times += 1
+        return super().__iter__()
+
+
+def test_a_list_goes_over_the_history_once_not_once_a_table() -> None:
+    def refused(_: bytes) -> str:
+        return '{"cols":[]}'  # no partitions, and nothing that could be read as a table
+
+    events = [
+        TableEvent(START, "d", TableID(i), UnreadTable("d", f"t{i}", b"", refused, 1, 1, True))
+        for i in range(1, 9)
+    ]
+    history = SchemaHistory(START, END, events, ())
+    loaded = {f"d.t{i}": b"{}" for i in range(2, 9)}
+    kept = {STREAM.kind: {STREAM.key: STREAM.body}, BASE_KIND: loaded}
+    coverage = Coverage(View(Generation(1), kept), history)
+    looked = Looked(history.events)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(history, "events", looked)
+        found = [coverage.lacking(event, END) is not None for event in events]
+    assert found == [True, *[False] * 7]
+    assert looked.times == 1
