@@ -4,10 +4,11 @@ batch ──► groups, values ──► a row for each group ─┐
 batch ──► groups, values ──► a row for each group ─┼─► together, again and again ──► the partial
 batch ──► groups, values ──► a row for each group ─┘
 
-Counts and sums are summed, minima and maxima compared. Where there are so many groups that putting
-together saves little, or takes much memory, what there is so far is handed out, and the receiver
-gets a group in several rows: the price of an aggregation that should not have been pushed down is
-about that of the rows.
+Counts and sums are summed, minima and maxima compared. Where there are many groups, more rows are
+grouped at once. Where there are so many that putting together saves little, or takes much memory,
+what there is so far is handed out, and the receiver gets a group in several rows; and where nearly
+each row is a group, so are the next rows, without a look at who is alike: the price of an
+aggregation that should not have been pushed down is about that of the rows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +19,7 @@ import pyarrow as pa
 from pyspark_theflash.errors import ColumnNotFoundError, UnsupportedError
 from pyspark_theflash.mvcc.project import batch_of
 from pyspark_theflash.query.choice import value
-from pyspark_theflash.query.group import group_type, groups_of
+from pyspark_theflash.query.group import Groups, group_type, groups_apart, groups_of
 from pyspark_theflash.query.reduce import Reduction, exact_array, ordered_array, reduced_type
 from pyspark_theflash.query.term import Aggregate, Aggregation, Column, Function, Term
 from pyspark_theflash.query.value import (
@@ -33,11 +34,17 @@ from pyspark_theflash.query.value import (
     value_of,
 )
 
-GROUPS_MAX: Final = 100_000
+GROUPS_MAX: Final = 1 << 19
 """Of more groups than these the partial comes in pieces."""
 MERGED_ROWS: Final = 1 << 16
 BATCH_ROWS: Final = 1 << 16
 SMALL_ROWS: Final = 1 << 15
+WIDE_ROWS: Final = 1 << 20
+WIDE_BYTES: Final = 1 << 26
+_MANY: Final = 1 / 16
+_NEARLY_ALL: Final = 0.95
+_HALF: Final = 0.5
+"""Of so many groups for each row, more rows are grouped at once; of so many, none."""
 _MERGED_BY: Final = {
     Function.COUNT: Function.SUM,
     Function.SUM: Function.SUM,
@@ -82,9 +89,14 @@ class Folding:
             return
         parts: list[pa.RecordBatch] = []
         seen, limit = 0, MERGED_ROWS
-        for batch in _gathered(batches):
+        gathering = _Gathering()
+        for batch in gathering.of(batches):
+            if gathering.are_apart:
+                yield from _cut(self._folded(batch, are_apart=True))
+                continue
             seen += batch.num_rows
             parts.append(self._folded(batch))
+            gathering.learn(batch.num_rows, parts[-1].num_rows)
             if sum(part.num_rows for part in parts) < limit:
                 continue
             merged = self.merged(parts)
@@ -112,7 +124,7 @@ class Folding:
         ]
         return self._reduced(keys, wanted, rows.num_rows)
 
-    def _folded(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+    def _folded(self, batch: pa.RecordBatch, *, are_apart: bool = False) -> pa.RecordBatch:
         rows = self._batch(batch)
         keys = [_key(term, rows) for term in self._aggregation.by]
         types = self.schema.types[len(keys) :]
@@ -120,15 +132,17 @@ class Folding:
             (each.function, _argument(each, rows), tp)
             for each, tp in zip(self._aggregation.aggregates, types, strict=True)
         ]
-        return self._reduced(keys, wanted, batch.num_rows)
+        groups = groups_apart(keys, batch.num_rows) if are_apart else None
+        return self._reduced(keys, wanted, batch.num_rows, groups)
 
     def _reduced(
         self,
         keys: Sequence[pa.Array],
         wanted: Sequence[tuple[Function, Rows | None, pa.DataType]],
         rows: int,
+        groups: Groups | None = None,
     ) -> pa.RecordBatch:
-        groups = groups_of(keys, rows)
+        groups = groups or groups_of(keys, rows)
         arrays = [*groups.keys, *Reduction(groups).run(wanted)]
         return batch_of(self.schema.names, arrays, groups.count)
 
@@ -175,22 +189,60 @@ def _type_of(aggregate: Aggregate, rows: Batch) -> pa.DataType:
     return pa.int64() if found is None else reduced_type(aggregate.function, found.type)
 
 
-def _gathered(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows, of small batches several at a time: each batch costs something.
+class _Gathering:
+    """Batches to group at once: small ones together, and more where there are many groups."""
 
-    Those with dictionaries stay as they are, for each has its own.
-    """
-    alike: dict[pa.Schema, list[pa.RecordBatch]] = {}
-    for batch in batches:
-        if batch.num_rows >= SMALL_ROWS or any(map(pa.types.is_dictionary, batch.schema.types)):
-            yield batch
-            continue
-        waiting = alike.setdefault(batch.schema, [])
-        waiting.append(batch)
-        if sum(each.num_rows for each in waiting) >= SMALL_ROWS:
-            yield pa.concat_batches(waiting)
-            waiting.clear()
-    yield from (pa.concat_batches(waiting) for waiting in alike.values() if waiting)
+    def __init__(self) -> None:
+        self._wanted, self._apart = SMALL_ROWS, 0
+
+    @property
+    def are_apart(self) -> bool:
+        """Whether the rows that come now are hardly worth grouping."""
+        return self._apart > 0
+
+    def learn(self, rows: int, groups: int) -> None:
+        """Decide what to do next, by so many groups of so many rows."""
+        is_wide = self._wanted == WIDE_ROWS
+        if groups > (_HALF if is_wide else _NEARLY_ALL) * rows and rows >= SMALL_ROWS:
+            self._apart = (8 if is_wide else 1) * WIDE_ROWS
+        if groups > _MANY * rows:
+            self._wanted = WIDE_ROWS
+
+    def of(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        """The same rows."""
+        alike: dict[pa.Schema, list[pa.RecordBatch]] = {}
+        for batch in batches:
+            if self.are_apart:
+                yield batch
+                self._apart -= batch.num_rows
+                continue
+            if batch.num_rows >= self._wanted or self._is_dear(batch):
+                yield batch
+                continue
+            if not batch.num_rows:
+                continue
+            waiting = alike.setdefault(batch.schema, [])
+            waiting.append(batch)
+            if (
+                sum(each.num_rows for each in waiting) >= self._wanted
+                or sum(each.nbytes for each in waiting) >= WIDE_BYTES
+            ):
+                yield _joined(waiting)
+                waiting.clear()
+        yield from (_joined(waiting) for waiting in alike.values() if waiting)
+
+    def _is_dear(self, batch: pa.RecordBatch) -> bool:
+        """Whether to join it with others is worth it for many rows only: it has a dictionary."""
+        has_dictionary = any(map(pa.types.is_dictionary, batch.schema.types))
+        return has_dictionary and self._wanted < WIDE_ROWS
+
+
+def _joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
+    """The rows of batches of one schema."""
+    if len(batches) == 1:
+        return batches[0]
+    (whole,) = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()
+    return whole
 
 
 def _cut(batch: pa.RecordBatch) -> Iterator[pa.RecordBatch]:

@@ -44,9 +44,7 @@ from pyspark_theflash.query.value import (
     Value,
     both,
     constant_ints,
-    floats_of,
     magnitude,
-    ordered_floats,
 )
 
 Days = npt.NDArray[np.int64]
@@ -148,7 +146,7 @@ def _cast(value: Value, to: pa.DataType, rows: int) -> Rows:
         if pa.types.is_decimal(to) and to.scale >= value.scale:
             return _exact_as_decimal(value, to)
     if isinstance(value, Ordered) and value.type == pa.float32() and to == pa.float64():
-        return Ordered(value.ints, to, value.valid)
+        return Ordered.of_floats(value.floats, to, value.valid)
     if isinstance(value, Ordered) and value.type == pa.float64() and to in _CUT:
         return _cut(value, to)
     raise UnsupportedError(f"a cast of {value.type} to {to}", WHERE)
@@ -175,9 +173,9 @@ def _repeated(literal: Literal, to: pa.DataType, rows: int) -> Rows:
     if not is_null and _KINDS.get(literal.kind) != to:
         raise UnsupportedError(f"a {literal.kind.value} as {to}", WHERE)
     if pa.types.is_floating(to):
-        one = ordered_floats(np.array([literal.value or 0.0], np.float64))
-    else:
-        one = np.array([literal.value or 0], np.int64)
+        floats = np.array([literal.value or 0.0], np.float64)
+        return Ordered.of_floats(np.broadcast_to(floats, (rows,)), to, valid)
+    one = np.array([literal.value or 0], np.int64)
     return Ordered(np.broadcast_to(one, (rows,)), to, valid)
 
 
@@ -192,7 +190,7 @@ def _exact_as_double(value: Exact) -> Ordered:
     if not pa.types.is_decimal(value.type) and not pa.types.is_signed_integer(value.type):
         raise UnsupportedError(f"a cast of {value.type} to double", WHERE)
     floats = value.ints.astype(np.float64) / 10.0**value.scale
-    return Ordered(ordered_floats(floats), pa.float64(), value.valid)
+    return Ordered.of_floats(floats, pa.float64(), value.valid)
 
 
 def _exact_as_decimal(value: Exact, to: pa.DataType) -> Exact:
@@ -285,12 +283,12 @@ def _double(operator: str, left: Value, right: Value) -> Ordered:
     with np.errstate(all="ignore"):
         floats = _FLOAT_OPERATORS[operator](a, b)
     masks = [v.valid if isinstance(v, Ordered) else None for v in (left, right)]
-    return Ordered(ordered_floats(floats), pa.float64(), both(*masks))
+    return Ordered.of_floats(floats, pa.float64(), both(*masks))
 
 
 def _floats(value: Value) -> npt.NDArray[np.float64]:
     if isinstance(value, Ordered) and value.type == pa.float64():
-        return floats_of(value.ints.astype(np.int64, copy=False))
+        return value.floats
     if isinstance(value, Constant) and value.literal.kind is Kind.DOUBLE:
         return np.array([value.literal.value], np.float64)
     raise UnsupportedError("arithmetic of doubles with anything else", WHERE)

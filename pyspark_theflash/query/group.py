@@ -14,6 +14,8 @@ from pyspark_theflash.query.value import WHERE, floats_of, ordered_floats
 
 Codes = npt.NDArray[np.int64]
 _INT64_MAX = (1 << 63) - 1
+_SPARSE = 4
+"""A table of so many places for each row is quicker than to look for what is there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +56,17 @@ def groups_of(columns: Sequence[pa.Array], rows: int) -> Groups:
     return Groups(codes, len(found), tuple(keys))
 
 
+def groups_apart(columns: Sequence[pa.Array], rows: int) -> Groups:
+    """A group of each row, alike or not; see `groups_of`."""
+    return Groups(np.arange(rows), rows, tuple(map(_plain, columns)))
+
+
+def _plain(values: pa.Array) -> pa.Array:
+    if pa.types.is_dictionary(values.type):
+        return values.dictionary_decode()
+    return _normal(values) if pa.types.is_floating(values.type) else values
+
+
 def _places(codes: Codes, sizes: Sequence[int]) -> list[Codes]:
     """The parts that codes were made of, each below its size."""
     parts: list[Codes] = []
@@ -75,9 +88,7 @@ def _encoded(values: pa.Array) -> tuple[Codes, pa.Array]:
     """Each row's place in an array of values, which may have some that no row has."""
     tp = group_type(values.type)
     if pa.types.is_floating(tp):
-        floats = floats_of(ordered_floats(pc.fill_null(values, 0).to_numpy().astype(np.float64)))
-        mask = None if not values.null_count else values.is_null().to_numpy(zero_copy_only=False)
-        values = pa.array(floats.astype(tp.to_pandas_dtype()), tp, mask=mask, from_pandas=False)
+        values = _normal(values)
     if (pa.types.is_integer(tp) and values.type == tp) or pa.types.is_date32(values.type):
         ranged = _ranged(values)
         if ranged is not None:
@@ -92,6 +103,14 @@ def _encoded(values: pa.Array) -> tuple[Codes, pa.Array]:
     return codes.to_numpy(zero_copy_only=False).astype(np.int64), distinct
 
 
+def _normal(values: pa.Array) -> pa.Array:
+    """Floats with one NaN and one zero."""
+    floats = floats_of(ordered_floats(pc.fill_null(values, 0).to_numpy().astype(np.float64)))
+    mask = None if not values.null_count else values.is_null().to_numpy(zero_copy_only=False)
+    tp = values.type
+    return pa.array(floats.astype(tp.to_pandas_dtype()), tp, mask=mask, from_pandas=False)
+
+
 def _ranged(values: pa.Array) -> tuple[Codes, pa.Array] | None:
     """Of numbers that are close together, the distance from the least; None: they are not."""
     tp = pa.int32() if pa.types.is_date32(values.type) else values.type
@@ -100,7 +119,7 @@ def _ranged(values: pa.Array) -> tuple[Codes, pa.Array] | None:
         return None
     low, high = bounds["min"].as_py(), bounds["max"].as_py()
     count = high - low + 1
-    if count > len(values) or high > _INT64_MAX:
+    if count > _SPARSE * len(values) or high > _INT64_MAX:
         return None
     distinct = pa.array(np.arange(count) + low).cast(tp).view(values.type)
     numbers = values.view(tp)
@@ -115,7 +134,7 @@ def _ranged(values: pa.Array) -> tuple[Codes, pa.Array] | None:
 
 def _dense(codes: Codes, size: int) -> tuple[Codes, Codes]:
     """Codes below `size` as codes without gaps, and which those were."""
-    if size <= max(2 * len(codes), 1 << 10):
+    if size <= max(_SPARSE * len(codes), 1 << 10):
         counts = np.bincount(codes, minlength=size)
         found = np.flatnonzero(counts)
         if len(found) == size:

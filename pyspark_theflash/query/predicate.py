@@ -276,7 +276,7 @@ def _as_floats(value: Rows, other: pa.DataType) -> Rows:
         other == pa.float32() and value.type.bit_width <= _SHORT_BITS
     ):
         return value
-    return Ordered(ordered_floats(value.ints.astype(np.float64)), pa.float64(), value.valid)
+    return Ordered.of_floats(value.ints.astype(np.float64), pa.float64(), value.valid)
 
 
 def _alike(left: pa.DataType, right: pa.DataType) -> bool:

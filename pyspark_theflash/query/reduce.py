@@ -11,13 +11,14 @@
 A sum has room for 2^63 values of its type, so whether it fits another one is for the receiver to
 say: Spark makes an error or NULL of a sum of more than 38 digits.
 
-NULLs are left out, as in SQL, and NULL is what there is of nothing but them. Arrow adds 64-bit
+NULLs are left out, as in SQL, and NULL is what there is of nothing but them. NumPy adds 64-bit
 numbers without looking whether the sum fits, so it gets those only of which it must; of larger
-numbers it gets the halves.
+numbers it gets the halves. Where most rows have a group of their own, it is several times as fast
+as Arrow's hash tables.
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -55,7 +56,6 @@ _UFUNCS: Final[dict[Function, Any]] = {
     Function.MIN: np.minimum,
     Function.MAX: np.maximum,
 }
-_WHOLE: Final[dict[str, Any]] = {"sum": pc.sum, "min": pc.min, "max": pc.max}
 
 
 def reduced_type(function: Function, tp: pa.DataType) -> pa.DataType:
@@ -77,16 +77,11 @@ def reduced_type(function: Function, tp: pa.DataType) -> pa.DataType:
     raise UnsupportedError(f"a sum of {tp}", WHERE)
 
 
-Finish: TypeAlias = Callable[[Sequence[pa.Array]], pa.Array]
-"""Makes an aggregate of what Arrow answered."""
-
-
 class Reduction:
-    """Reduces columns by the same groups: all that Arrow is asked, it is asked in one go."""
+    """Reduces columns by the same groups."""
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
-        self._asked: list[tuple[str, pa.Array]] = []
         self._rows: pa.Array | None = None
 
     def run(self, wanted: Sequence[tuple[Function, Rows | None, pa.DataType]]) -> list[pa.Array]:
@@ -95,20 +90,19 @@ class Reduction:
         Raises:
             SqlOverflowError: a sum that does not fit its type.
         """
-        finish = [self._begin(*each) for each in wanted]
-        answers = self._answers()
-        return [each(answers) for each in finish]
+        return [self._of(*each) for each in wanted]
 
-    def _begin(self, function: Function, value: Rows | None, to: pa.DataType) -> Finish:
+    def _of(self, function: Function, value: Rows | None, to: pa.DataType) -> pa.Array:
         if function is Function.COUNT:
-            counts = self._counts(None if value is None else validity(value))
-            return lambda answers: counts
+            return self._counts(None if value is None else validity(value))
         if isinstance(value, Texts):
-            return self._texts(function, value)
-        if isinstance(value, Ordered):
-            return self._ordered(function, value, to)
+            return self._text(function, value.values)
         if isinstance(value, Exact):
             return self._exact(function, value, to)
+        if isinstance(value, Ordered):
+            if function is Function.SUM:
+                return _arrow(*self._sums(value.floats, value.valid))
+            return ordered_array(*self._ends(function, value.ints, value.valid), to)
         raise UnsupportedError(f"{function.value} of such a value", WHERE)
 
     def _counts(self, valid: Mask | None) -> pa.Array:
@@ -121,62 +115,78 @@ class Reduction:
             self._rows = pa.array(np.bincount(self._groups.codes, minlength=self._groups.count))
         return self._rows
 
-    def _exact(self, function: Function, value: Exact, to: pa.DataType) -> Finish:
+    def _exact(self, function: Function, value: Exact, to: pa.DataType) -> pa.Array:
         ints = value.ints
         if ints.dtype == object:
-            found = self._slowly(function, ints, value.valid)
-            return lambda answers: exact_array(*found, to)
-        bound = magnitude(ints) * max(len(ints), 1)
-        if function is not Function.SUM or bound <= _INT64_MAX:
-            at = self._ask(function.value, _arrow(ints, value.valid))
-            return lambda answers: exact_array(*_parts(answers[at]), to)
-        high = self._ask("sum", _arrow(ints >> _HALF_BITS, value.valid))
-        low = self._ask("sum", _arrow(ints & _HALF, value.valid))
+            return exact_array(*self._slowly(function, ints, value.valid), to)
+        if function is not Function.SUM:
+            return exact_array(*self._ends(function, ints, value.valid), to)
+        if magnitude(ints) * max(len(ints), 1) <= _INT64_MAX:
+            return exact_array(*self._sums(ints.astype(np.int64, copy=False), value.valid), to)
+        highs, valid = self._sums(ints >> _HALF_BITS, value.valid)
+        lows, _ = self._sums(ints & _HALF, value.valid)
+        return exact_array((highs.astype(object) << _HALF_BITS) + lows.astype(object), valid, to)
 
-        def joined(answers: Sequence[pa.Array]) -> pa.Array:
-            (highs, valid), (lows, _) = _parts(answers[high]), _parts(answers[low])
-            return exact_array(
-                (highs.astype(object) << _HALF_BITS) + lows.astype(object), valid, to
-            )
+    def _sums(
+        self, values: npt.NDArray[Any], valid: Mask | None
+    ) -> tuple[npt.NDArray[Any], Mask | None]:
+        """Sums of 64-bit numbers, all of which must fit, and which are of anything."""
+        if valid is not None:
+            values = np.where(valid, values, 0)
+        found = np.zeros(self._groups.count, values.dtype)
+        # Infinities of both signs are NaN.
+        with np.errstate(all="ignore"):
+            if self._groups.count == 1:
+                found[0] = values.sum()
+            else:
+                np.add.at(found, self._groups.codes, values)
+        return found, self._filled(valid)
 
-        return joined
-
-    def _ordered(self, function: Function, value: Ordered, to: pa.DataType) -> Finish:
-        if function is Function.SUM:
-            floats = floats_of(value.ints.astype(np.int64, copy=False))
-            at = self._ask("sum", _arrow(floats, value.valid))
-            return lambda answers: answers[at]
-        at = self._ask(function.value, _arrow(value.ints, value.valid))
-        return lambda answers: ordered_array(*_parts(answers[at]), to)
-
-    def _texts(self, function: Function, value: Texts) -> Finish:
-        texts = value.values
-        if not pa.types.is_dictionary(texts.type):
-            at = self._ask(function.value, texts)
-            return lambda answers: answers[at]
-        order = pc.array_sort_indices(texts.dictionary)
-        ranks = np.empty(len(order), np.int64)
-        ranks[order.to_numpy()] = np.arange(len(order))
-        at = self._ask(function.value, pa.array(ranks).take(texts.indices))
-        return lambda answers: texts.dictionary.take(order).take(answers[at])
-
-    def _ask(self, function: str, values: pa.Array) -> int:
-        self._asked.append((function, values))
-        return len(self._asked) - 1
-
-    def _answers(self) -> Sequence[pa.Array]:
-        """Of each thing asked, a value for each group, null where there is none."""
-        if not self._asked:
-            return []
+    def _ends(
+        self, function: Function, ints: Ints, valid: Mask | None
+    ) -> tuple[npt.NDArray[Any], Mask | None]:
+        """The least or largest numbers, and which are of anything."""
+        bounds, chosen = np.iinfo(ints.dtype), _UFUNCS[function]
+        end = bounds.max if function is Function.MIN else bounds.min
+        if valid is not None:
+            ints = np.where(valid, ints, end)
+        found = np.full(self._groups.count, end, ints.dtype)
         if self._groups.count == 1:
-            return [_whole(function, values) for function, values in self._asked]
-        codes = pa.array(self._groups.codes.astype(np.int32))
-        columns = {f"v{at}": values for at, (_, values) in enumerate(self._asked)}
-        grouped = pa.table({"code": codes, **columns}).group_by("code", use_threads=False)
-        functions = [(f"v{at}", function) for at, (function, _) in enumerate(self._asked)]
-        found = grouped.aggregate(functions).combine_chunks()
+            found[0] = chosen.reduce(ints, initial=end)
+        else:
+            chosen.at(found, self._groups.codes, ints)
+        return found, self._filled(valid)
+
+    def _filled(self, valid: Mask | None) -> Mask | None:
+        """The groups with a valid row; None: all."""
+        codes = self._groups.codes
+        if valid is None and len(codes):
+            return None
+        found = np.zeros(self._groups.count, np.bool_)
+        found[codes if valid is None else codes[valid]] = True
+        return None if found.all() else found
+
+    def _text(self, function: Function, texts: pa.Array) -> pa.Array:
+        if not pa.types.is_dictionary(texts.type):
+            return self._plain_text(function, texts)
+        order = pc.array_sort_indices(texts.dictionary)
+        # Of no words at all one that nobody gets to see.
+        ranks = np.zeros(max(len(order), 1), np.int64)
+        ranks[order.to_numpy()] = np.arange(len(order))
+        places = pc.fill_null(texts.indices, 0).to_numpy(zero_copy_only=False)
+        found, has_any = self._ends(function, ranks[places], valid_of(texts))
+        return texts.dictionary.take(order).take(_arrow(found, has_any))
+
+    def _plain_text(self, function: Function, texts: pa.Array) -> pa.Array:
+        """What Arrow says, a value for each group, null where there is none."""
+        if self._groups.count == 1:
+            scalar = (pc.min if function is Function.MIN else pc.max)(texts)
+            return pa.array([scalar.as_py()], scalar.type)
+        codes = pa.array(self._groups.codes)
+        grouped = pa.table({"code": codes, "v": texts}).group_by("code", use_threads=False)
+        found = grouped.aggregate([("v", function.value)]).combine_chunks()
         order = pc.array_sort_indices(_one(found["code"]))
-        return [_one(found[f"{name}_{f}"]).take(order) for name, f in functions]
+        return _one(found[f"v_{function.value}"]).take(order)
 
     def _slowly(
         self, function: Function, ints: Ints, valid: Mask | None
@@ -227,21 +237,8 @@ def ordered_array(ints: Ints, valid: Mask | None, to: pa.DataType) -> pa.Array:
     return pc.cast(_arrow(ints, valid), width).view(to)
 
 
-def _whole(function: str, values: pa.Array) -> pa.Array:
-    """What Arrow computes of all rows."""
-    scalar = _WHOLE[function](values, min_count=1)
-    return pa.array([scalar.as_py()], scalar.type)
-
-
 def _arrow(values: npt.NDArray[Any], valid: Mask | None) -> pa.Array:
     return pa.array(values, mask=None if valid is None else ~valid, from_pandas=False)
-
-
-def _parts(values: pa.Array) -> tuple[npt.NDArray[Any], Mask | None]:
-    """Numbers, 0 for nulls, and which are none."""
-    valid = valid_of(values)
-    filled = values if valid is None else pc.fill_null(values, 0)
-    return filled.to_numpy(zero_copy_only=False), valid
 
 
 def _one(column: pa.ChunkedArray) -> pa.Array:

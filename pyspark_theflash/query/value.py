@@ -61,13 +61,45 @@ class Exact:
         return scaled
 
 
-@dataclass(frozen=True, slots=True)
 class Ordered:
-    """`ints` in the order of values of the type, of 32 bits if it has so many; `valid` as above."""
+    """`ints` in the order of values of the type, of 32 bits if it has so many; `valid` as above.
 
-    ints: npt.NDArray[np.int64] | npt.NDArray[np.int32]
-    type: pa.DataType
-    valid: Mask | None = None
+    Floats become such numbers, and these floats, when they are asked for.
+    """
+
+    __slots__ = ("_floats", "_ints", "type", "valid")
+
+    def __init__(
+        self,
+        ints: npt.NDArray[np.int64] | npt.NDArray[np.int32],
+        type: pa.DataType,
+        valid: Mask | None = None,
+    ) -> None:
+        self._ints: npt.NDArray[np.int64] | npt.NDArray[np.int32] | None = ints
+        self._floats: npt.NDArray[np.float64] | None = None
+        self.type, self.valid = type, valid
+
+    @classmethod
+    def of_floats(
+        cls, floats: npt.NDArray[np.float64], type: pa.DataType, valid: Mask | None = None
+    ) -> "Ordered":
+        """Floats, in which zero may have a sign."""
+        made = cls.__new__(cls)
+        made._ints, made._floats = None, floats
+        made.type, made.valid = type, valid
+        return made
+
+    @property
+    def ints(self) -> npt.NDArray[np.int64] | npt.NDArray[np.int32]:
+        if self._ints is None:
+            self._ints = ordered_floats(self.floats)
+        return self._ints
+
+    @property
+    def floats(self) -> npt.NDArray[np.float64]:
+        if self._floats is None:
+            self._floats = floats_of(self.ints.astype(np.int64, copy=False))
+        return self._floats
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +186,7 @@ def value_of(values: pa.Array) -> Rows:
     if pa.types.is_integer(tp) or pa.types.is_decimal(tp):
         return Exact(_exact_ints(values), tp, valid_of(values))
     if pa.types.is_floating(tp):
-        return Ordered(ordered_floats(_numpy(values, pa.float64())), tp, valid_of(values))
+        return Ordered.of_floats(_numpy(values, pa.float64()), tp, valid_of(values))
     if tp in _ARROW_TIMES.values():
         width = pa.int32() if pa.types.is_date32(tp) else pa.int64()
         ints = _numpy(values.view(width), width)

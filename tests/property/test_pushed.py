@@ -52,6 +52,8 @@ def test_partial_aggregates(parts, aggregation, in_pieces):
         if in_pieces:
             patch.setattr(fold, "MERGED_ROWS", 5)
             patch.setattr(fold, "GROUPS_MAX", 4)
+            patch.setattr(fold, "SMALL_ROWS", 2)
+            patch.setattr(fold, "WIDE_ROWS", 6)
         partials = list(folding.of(batches))
     assert {partial.schema for partial in partials} <= {folding.schema}
     told = merged(aggregation, [row for partial in partials for row in partial.to_pylist()])

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from pyspark_theflash.errors import SqlOverflowError
-from pyspark_theflash.query.fold import GROUPS_MAX, Folding
+from pyspark_theflash.query.fold import Folding
 from pyspark_theflash.query.term import Aggregate, Aggregation, Call, Column, Function
 
 WIDE = pa.decimal128(38, 0)
@@ -86,7 +86,25 @@ def test_many_groups_come_in_pieces() -> None:
 
     seen = [(batch.num_rows, taken) for batch in folding.of(batches())]
     assert sum(rows for rows, _ in seen) == size * count
-    assert seen[0][1] <= 1 + GROUPS_MAX // size
+    assert seen[0][1] <= 2
+
+
+@pytest.mark.parametrize("is_dictionary", [False, True])
+def test_many_groups_are_put_together_from_more_rows(is_dictionary: bool) -> None:
+    """What the rows of a batch do not share, those of many batches do."""
+    count, share = 120_000, 4
+    values = pa.array(range(count // share))
+    batches = []
+    for first in range(share):
+        keys = pa.array([str(n) for n in range(first, count, share)])
+        column = keys.dictionary_encode() if is_dictionary else keys.cast(pa.int64())
+        batches.append(pa.RecordBatch.from_arrays([column, values], names=["k", "v"]))
+    folding = Folding(Aggregation(("k",), SUM), batches[0].schema)
+    partials = list(folding.of(batches * 25))
+    assert sum(partial.num_rows for partial in partials) <= 100 * len(values) / 2
+    once = folding.merged(partials).to_pydict()
+    assert len(once["k"]) == len(set(once["k"])) == count
+    assert set(once["a0"]) == {25 * n for n in range(len(values))}
 
 
 def test_few_groups_of_many_rows_come_once() -> None:

@@ -67,11 +67,14 @@ private[spark] final class AggregatesReader(
         partition.toString,
         s"${vectors.length} columns where ${schema.length} should be"
       )
-    val plain = vectors.indices.filterNot(sums.contains).map { n =>
+    val whole = sums.flatMap(n => Vectors.sums(vectors(n), schema(n).dataType).map(n -> _)).toMap
+    val plain = whole ++ vectors.indices.filterNot(sums.contains).map { n =>
       val field = schema(n)
       n -> Vectors.column(vectors(n), field.dataType, nullable = true, field.name, dictionaries)
+    }
+    var left = sums.filterNot(whole.contains).map { n =>
+      n -> parts(vectors(n), schema(n).dataType)
     }.toMap
-    var left = sums.map(n => n -> parts(vectors(n), schema(n).dataType)).toMap
     var rows: Array[Int] = Array.range(0, root.getRowCount)
     var isFirst = true
     while (rows.nonEmpty) {

@@ -38,6 +38,32 @@ private[spark] object Vectors {
     } else plain(vector, dataType)
   }
 
+  /** Sums of 128 bits in `dataType`, longs or decimals of their scale, if all fit it. */
+  def sums(vector: FieldVector, dataType: DataType): Option[ColumnVector] =
+    (vector, dataType) match {
+      case (decimals: DecimalVector, to: DecimalType) if decimals.getScale == to.scale =>
+        val digits = math.min(to.precision, Decimal.MAX_LONG_DIGITS)
+        val most = if (to.precision > digits) Long.MaxValue else Decimal.POW_10(digits) - 1
+        Option.when(fit(decimals, most))(new Decimals(decimals, to))
+      case (decimals: DecimalVector, LongType) if decimals.getScale == 0 =>
+        Option.when(fit(decimals, Long.MaxValue))(new Longs(decimals))
+      case _ => None
+    }
+
+  /** Whether no number without its point is further from 0. */
+  private def fit(vector: DecimalVector, most: Long): Boolean = {
+    val data = vector.getDataBufferAddress
+    var row = 0
+    val count = vector.getValueCount
+    while (row < count) {
+      val low = Platform.getLong(null, data + 16L * row)
+      val high = Platform.getLong(null, data + 16L * row + 8)
+      if ((high != low >> 63 || low > most || low < -most) && !vector.isNull(row)) return false
+      row += 1
+    }
+    true
+  }
+
   private def plain(vector: FieldVector, dataType: DataType): ColumnVector =
     (vector, dataType) match {
       case (_: UInt4Vector, IntegerType) => new Fixed(vector, dataType)
@@ -140,18 +166,23 @@ private[spark] object Vectors {
     override def getDecimal(row: Int, precision: Int, scale: Int): Decimal =
       if (precision <= Decimal.MAX_LONG_DIGITS)
         Decimal.createUnsafe(Platform.getLong(null, data + 16L * row), precision, scale)
-      else Decimal(new JavaDecimal(unscaled(row), scale), precision, scale)
-
-    private def unscaled(row: Int): BigInteger = {
-      val low = Platform.getLong(null, data + 16L * row)
-      val high = Platform.getLong(null, data + 16L * row + 8)
-      if (high == low >> 63) BigInteger.valueOf(low)
       else {
-        val bytes = new Array[Byte](16)
-        java.nio.ByteBuffer.wrap(bytes).putLong(high).putLong(low)
-        new BigInteger(bytes)
+        val low = Platform.getLong(null, data + 16L * row)
+        val high = Platform.getLong(null, data + 16L * row + 8)
+        if (high == low >> 63) Decimal(low, precision, scale)
+        else {
+          val bytes = new Array[Byte](16)
+          java.nio.ByteBuffer.wrap(bytes).putLong(high).putLong(low)
+          Decimal(new JavaDecimal(new BigInteger(bytes), scale), precision, scale)
+        }
       }
-    }
+  }
+
+  /** Decimals of 128 bits without a point, which all are longs. */
+  private final class Longs(vector: DecimalVector) extends Values(vector, LongType) {
+    private val data = vector.getDataBufferAddress
+
+    override def getLong(row: Int): Long = Platform.getLong(null, data + 16L * row)
   }
 
   /** Decimals that are too long for Spark, as texts with all their digits. */
