@@ -45,8 +45,11 @@ wheel: jar ## Build the package with its jar, into dist
 demo: java setup ## Replicate a TiDB history and read it with Spark
 	@$(python) -m demo
 
+# Two processes side by side, one of which has all tests of Spark.
+side_by_side := -n 2 --dist loadgroup
+
 test: jar ## Run the tests, the slow ones left out
-	$(python) -m pytest -m "not slow"
+	$(python) -m pytest -m "not slow" $(side_by_side)
 
 test-all: jar ## Run all tests
 	$(python) -m pytest

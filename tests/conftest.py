@@ -27,6 +27,8 @@ os.environ["SPARK_LOCAL_IP"] = "127.0.0.1"
 # PySpark forks to start its JVM. Where gRPC is in use, it begins anew in the child, finds its files
 # closed and ends it: one time in forty, and then no test of Spark runs.
 os.environ["GRPC_ENABLE_FORK_SUPPORT"] = "0"
+# Queries of tests are short: what a better compiler of the JVM would save, compiling costs thrice.
+os.environ["SPARK_SUBMIT_OPTS"] = "-XX:TieredStopAtLevel=1 -XX:+UseSerialGC"
 
 # No deadline: a busy machine is not a failure.
 settings.register_profile(
@@ -44,8 +46,11 @@ settings.load_profile("ci")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_peer = pytest.mark.skip(reason="needs a TiDB: run `make peer`, for which Go is needed")
     for item in items:
-        if "spark" in getattr(item, "fixturenames", ()):
+        # A fixture may ask for the session only when it runs, so a module's name tells, too.
+        if "spark" in getattr(item, "fixturenames", ()) or item.path.stem.startswith("test_spark_"):
             item.add_marker(pytest.mark.spark)
+            # One of the processes that run tests side by side has the session.
+            item.add_marker(pytest.mark.xdist_group("spark"))
         if item.get_closest_marker("peer") and not is_built():
             item.add_marker(no_peer)
 

@@ -73,7 +73,7 @@ def refused(error, action):
     begin = CLOCK.boottime_ms()
     with pytest.raises(error) as caught:
         action()
-    assert CLOCK.boottime_ms() - begin < SECOND_MS
+    assert CLOCK.boottime_ms() - begin < 4 * SECOND_MS
     return str(caught.value)
 
 
@@ -388,7 +388,7 @@ def test_nonsense_before_the_token(plain, sent):
         assert header.type is FrameType.ERROR
         assert wire.decode(Error, body).name == "ProtocolError"
         assert receive(sock) is None
-    assert CLOCK.boottime_ms() - begin < SECOND_MS
+    assert CLOCK.boottime_ms() - begin < 4 * SECOND_MS
 
 
 @pytest.mark.parametrize("sent", AFTER.values(), ids=AFTER)
@@ -399,7 +399,7 @@ def test_nonsense_after_the_token(plain, sent):
         hello(sock)
         sock.sendall(sent)
         assert told(sock) == "ProtocolError"
-    assert CLOCK.boottime_ms() - begin < SECOND_MS
+    assert CLOCK.boottime_ms() - begin < 4 * SECOND_MS
     assert peak_bytes() - before < 64 << 20
 
 

@@ -24,7 +24,7 @@ from tests.unit.server.test_serve_security import dial, hello, receive
 
 TABLE = table_info(7, "shop.items", [id_column()])
 ROWS = versions(TABLE, [(n, 150, 140, [n]) for n in range(100)])
-SECOND_MS = 1_000
+IN_TIME_MS = 10_000
 BYTES_MAX = 64 << 20
 
 
@@ -40,7 +40,7 @@ def store(tmp_path):
 
 @pytest.fixture
 def address(store, tmp_path):
-    patience = Patience(send_ms=500, frame_ms=500)
+    patience = Patience(send_ms=2_000, frame_ms=2_000)
     settings = {"tokens": tokens(tmp_path), "patience": patience}
     with serving(tmp_path / "store", "127.0.0.1:0", **settings) as server:
         yield server.address
@@ -88,7 +88,7 @@ def answered(address, *sent, token=TOKENS[Role.WRITE]):
             sock.sendall(part)
         header, body = receive(sock)
         assert header.type is FrameType.ERROR
-        assert CLOCK.boottime_ms() - begin < SECOND_MS
+        assert CLOCK.boottime_ms() - begin < IN_TIME_MS
         assert peak_bytes() - before < BYTES_MAX
         name = wire.decode(Error, body).name
         try:
@@ -217,7 +217,7 @@ def test_who_does_not_go_on_is_sent_away(store, address):
     with closing(dial(address)) as sock:
         hello(sock, TOKENS[Role.WRITE])
         sock.sendall(asked(request(store.held, [TABLE])) + data(stream()[:100]))
-        sock.settimeout(3)
+        sock.settimeout(IN_TIME_MS / 1000)
         assert receive(sock) is None
     sent = asked(request(store.held, [TABLE]), timeout_ms=100) + data(stream()[:100])
     name, _ = answered(address, sent)
