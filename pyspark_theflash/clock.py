@@ -5,8 +5,11 @@ the wall clock is for people and for turning a time of day into a timestamp.
 """
 
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
+
+_T = TypeVar("_T")
 
 
 class Clock(Protocol):
@@ -62,3 +65,16 @@ class Deadline:
         """Block for a while, or until the deadline; whether any time is left after that."""
         self._clock.sleep_ms(min(duration_ms, self.left_ms()))
         return self.left_ms() > 0
+
+    def retried(self, step: Callable[[], _T], *errors: type[Exception], pause_ms: int) -> _T:
+        """What `step` returns, called again after one of `errors` as long as there is time.
+
+        Raises what it has raised then, and at once any other error.
+        """
+        while True:
+            try:
+                return step()
+            except errors:
+                if not self.left_ms():
+                    raise
+            self.sleep_ms(pause_ms)

@@ -497,11 +497,12 @@ class Published:
 
 
 @dataclass(frozen=True, slots=True)
-class CompactTableRequest:
-    """For a physical table in the form that pays by now."""
+class CompactTablesRequest:
+    """For physical tables in the form that pays by now; with `drain`, wait for it."""
 
     latch: LatchRequest = LatchRequest()
-    physical_id: int = 0
+    physical_ids: tuple[int, ...] = ()
+    drain: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -532,6 +533,7 @@ class Maintained:
     is_stopping: bool = False
     changed: tuple[ManifestRecord, ...] = ()
     ledger_records: int = 0
+    discarded: int = 0
 
 
 @dataclass(frozen=True, slots=True)

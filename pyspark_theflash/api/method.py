@@ -109,11 +109,11 @@ PUBLISH: Final = _of_writer(
     attribute="publish",
     takes_rows=True,
 )
-COMPACT_TABLE: Final = _of_writer(
-    "CompactTable",
-    request=message.CompactTableRequest,
+COMPACT_TABLES: Final = _of_writer(
+    "CompactTables",
+    request=message.CompactTablesRequest,
     response=message.Done,
-    attribute="compact_table",
+    attribute="compact_tables",
 )
 MAINTAIN: Final = _of_writer(
     "Maintain", request=message.MaintainRequest, response=message.Maintained, attribute="maintain"
@@ -124,7 +124,7 @@ _WRITE: Final = (
     READ_RECORDS,
     READ_VERSIONS,
     PUBLISH,
-    COMPACT_TABLE,
+    COMPACT_TABLES,
     MAINTAIN,
 )
 _ADMIN: Final = (

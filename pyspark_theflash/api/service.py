@@ -181,8 +181,8 @@ class Service:
     ) -> message.Published:
         return self._writers.publish(request, call, tables)
 
-    def compact_table(self, request: message.CompactTableRequest, call: Call) -> message.Done:
-        return self._writers.compact_table(request, call)
+    def compact_tables(self, request: message.CompactTablesRequest, call: Call) -> message.Done:
+        return self._writers.compact_tables(request, call)
 
     def maintain(self, request: message.MaintainRequest, call: Call) -> message.Maintained:
         return self._writers.maintain(request, call)

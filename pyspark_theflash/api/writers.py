@@ -12,7 +12,8 @@ ledger with it. So a writer that does not know what has become of one opens agai
 has come, and goes on from there. Publications are counted: one that comes a second time is answered
 as the first time.
 
-Compaction and upkeep work on the store's files, so they are done here, as the writer asks for them.
+Compaction and upkeep work on the store's files, so they are done here, as the writer asks for them;
+compaction in a thread beside the publications.
 
 The engine is let go when its connection ends, or when its latch has ended, which a thread looks at,
 since the other machine may be gone without a word.
@@ -20,7 +21,8 @@ since the other machine may be gone without a word.
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,15 +99,12 @@ class _Opened:
 
     latch: tuple[str, int]
     engine: Engine
-    manifest: Manifest
     maintenance: Maintenance
     memory: _Elsewhere
+    manifest: Manifest
+    close: Callable[[], None]
     number: int = 0
     generation: int = 0
-
-    def close(self) -> None:
-        with closing(self.manifest), closing(self.engine):
-            pass
 
 
 class Writers:
@@ -167,9 +166,10 @@ class Writers:
             # What is open here ends with us, so nobody has to wait for the latch's time then.
             grants.hold_by(*latch, Holder.here(self._clock))
             memory = _Elsewhere()
-            maintenance = Maintenance(engine, manifest, self._clock, memory=memory)
-            self._opened = _Opened(latch, engine, manifest, maintenance, memory)
-            undo.pop_all()
+            thread = undo.enter_context(ThreadPoolExecutor(1, thread_name_prefix="compaction"))
+            maintenance = Maintenance(engine, manifest, self._clock, memory=memory, thread=thread)
+            close = undo.pop_all().close
+            self._opened = _Opened(latch, engine, maintenance, memory, manifest, close)
         if self._looker is None:
             self._looker = threading.Thread(target=self._look, name="writers", daemon=True)
             self._looker.start()
@@ -215,11 +215,12 @@ class Writers:
                 raise CodecError("number of a publication", reason)
             return message.Published(opened.generation)
 
-    def compact_table(self, request: message.CompactTableRequest, call: Call) -> message.Done:
-        physical_id = PhysicalTableID(request.physical_id)
+    def compact_tables(self, request: message.CompactTablesRequest, call: Call) -> message.Done:
         with self._held(request.latch, call) as opened:
-            opened.engine.compact(physical_id, opened.maintenance.columns_now(physical_id))
-        return message.Done("compacted")
+            opened.maintenance.touched(PhysicalTableID(i) for i in request.physical_ids)
+            if request.drain:
+                opened.maintenance.drain()
+        return message.Done("drained" if request.drain else "noted")
 
     def maintain(self, request: message.MaintainRequest, call: Call) -> message.Maintained:
         with self._held(request.latch, call) as opened:
@@ -235,7 +236,11 @@ class Writers:
             changed = tuple(message.ManifestRecord(r.kind, r.key, r.body) for r in memory.changed)
             memory.changed.clear()
             return message.Maintained(
-                maintenance.interval_ms, maintenance.is_stopping, changed, memory.ledger_records
+                interval_ms=maintenance.interval_ms,
+                is_stopping=maintenance.is_stopping,
+                changed=changed,
+                ledger_records=memory.ledger_records,
+                discarded=maintenance.discarded,
             )
 
     # --

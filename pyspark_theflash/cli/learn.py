@@ -18,15 +18,13 @@ from pyspark_theflash.cli.doors import Doors, add_doors, server_tls
 from pyspark_theflash.cli.serve import SOCKET
 from pyspark_theflash.client.address import UNIX
 from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.errors import UsageError
 from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import add_store, mebibytes, seconds, timestamp
+from pyspark_theflash.jobs.arguments import add_store, mebibytes, seconds, timestamp, tls_files
 from pyspark_theflash.jobs.learner import LearnerProcess, LearnerSettings
 from pyspark_theflash.jobs.memory import use_system_memory
 from pyspark_theflash.jobs.sources import Network
 from pyspark_theflash.kvstore.flush import FlushLimits
 from pyspark_theflash.kvstore.resolve import LockPolicy
-from pyspark_theflash.tls import TlsFiles
 
 _LIMITS = FlushLimits()
 _LOOK_S = 0.2
@@ -158,12 +156,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _settings(arguments: argparse.Namespace) -> LearnerSettings:
-    ca, cert, key = (getattr(arguments, f"cluster_{name}") for name in ("ca", "cert", "key"))
-    if ca is None and (cert or key):
-        raise UsageError("--cluster-cert and --cluster-key need --cluster-ca")
-    network = Network(
-        tuple(arguments.pd.split(",")), None if ca is None else TlsFiles(ca, cert, key)
-    )
+    network = Network(tuple(arguments.pd.split(",")), tls_files(arguments, "cluster_"))
     return LearnerSettings(
         arguments.listen,
         network,

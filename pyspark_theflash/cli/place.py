@@ -6,8 +6,8 @@ from pathlib import Path
 from pyspark_theflash.client.address import SCHEME, UNIX, is_address
 from pyspark_theflash.client.theflash import TheFlash, connect
 from pyspark_theflash.errors import UsageError
+from pyspark_theflash.jobs.arguments import tls_files
 from pyspark_theflash.jobs.bearer import add_token, server_token
-from pyspark_theflash.tls import TlsFiles
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
@@ -37,7 +37,5 @@ def opened(arguments: argparse.Namespace) -> TheFlash:
         if arguments.token_file is not None or arguments.ca is not None:
             raise UsageError("tokens and certificates are for servers, not for folders")
         return connect(Path(place))
-    if arguments.ca is None and (arguments.cert is not None or arguments.key is not None):
-        raise UsageError("--cert and --key need --ca")
-    tls = None if arguments.ca is None else TlsFiles(arguments.ca, arguments.cert, arguments.key)
+    tls = tls_files(arguments)
     return connect(place, token=server_token(arguments.token_file), tls=tls)

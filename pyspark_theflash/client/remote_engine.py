@@ -13,7 +13,7 @@ import logging
 import socket
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, suppress
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from pyspark_theflash.api import message
 from pyspark_theflash.api.method import (
-    COMPACT_TABLE,
+    COMPACT_TABLES,
     MAINTAIN,
     OPEN_WRITER,
     PUBLISH,
@@ -131,9 +131,14 @@ class RemoteEngine:
 
     def compact(self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]) -> None:
         """The columns are those of the store's schema history, which the server has, too."""
-        self._call(COMPACT_TABLE, message.CompactTableRequest(self._held, physical_id))
+        self.touched([physical_id], drain=True)
 
     # --
+
+    def touched(self, tables: Iterable[PhysicalTableID], *, drain: bool = False) -> None:
+        """Have tables compacted as far as it pays by now; with `drain`, wait for all of them."""
+        request = message.CompactTablesRequest(self._held, tuple(tables), drain)
+        self._call(COMPACT_TABLES, request)
 
     def maintain(
         self,

@@ -7,6 +7,7 @@ from typing import Final, NoReturn
 
 from pyspark_theflash.errors import OptionError, UsageError
 from pyspark_theflash.timestamp import parse_timestamp
+from pyspark_theflash.tls import TlsFiles
 from pyspark_theflash.types import TimeStamp
 
 MAX_SECONDS: Final = 10 * 365 * 86_400
@@ -72,6 +73,21 @@ def add_at(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """The option of every command that lists something."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def tls_files(arguments: argparse.Namespace, prefix: str = "") -> TlsFiles | None:
+    """What `--ca`, `--cert` and `--key` name, or options with a prefix; None without `--ca`.
+
+    Raises:
+        UsageError: there is a certificate or a key, and nobody to trust.
+    """
+    ca, cert, key = (getattr(arguments, f"{prefix}{name}") for name in ("ca", "cert", "key"))
+    if ca is not None:
+        return TlsFiles(ca, cert, key)
+    if cert is not None or key is not None:
+        option = f"--{prefix.replace('_', '-')}"
+        raise UsageError(f"{option}cert and {option}key need {option}ca, whom to trust")
+    return None
 
 
 def split_scheme(option: str, value: str, known: tuple[str, ...]) -> tuple[str, str]:

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.client.address import is_address
-from pyspark_theflash.clock import Clock
+from pyspark_theflash.clock import Clock, Deadline
 from pyspark_theflash.engine.api import WriterEngine
 from pyspark_theflash.errors import ServiceUnavailableError, UsageError
 from pyspark_theflash.fs import FileSystem
+from pyspark_theflash.jobs.arguments import tls_files
 from pyspark_theflash.jobs.bearer import server_token
 from pyspark_theflash.replication.maintenance import Maintenance
 from pyspark_theflash.replication.opening import open_when_free
@@ -20,7 +21,6 @@ from pyspark_theflash.replication.state import WriterState
 from pyspark_theflash.replication.writer_latch import WriterLatch
 from pyspark_theflash.store.folder import open_manifest
 from pyspark_theflash.store.learned import LEARNED_KIND, check_not_learned
-from pyspark_theflash.tls import TlsFiles
 from pyspark_theflash.types import TimeStamp
 
 if TYPE_CHECKING:
@@ -90,25 +90,17 @@ def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> Pla
     from pyspark_theflash.client.theflash import transport_to
     from pyspark_theflash.jobs.upkeep import RemoteUpkeep
 
-    ca, cert, key = arguments.store_ca, arguments.store_cert, arguments.store_key
-    if ca is None and (cert or key):
-        raise UsageError("--store-cert and --store-key need --store-ca")
-    tls = None if ca is None else TlsFiles(ca, cert, key)
+    tls = tls_files(arguments, "store_")
     token = server_token(arguments.token_file)
     engine = undo.enter_context(
         closing(
             RemoteEngine(lambda: transport_to(arguments.store, token=token, tls=tls, clock=clock))
         )
     )
-    deadline_ms = clock.boottime_ms() + arguments.wait
-    while True:
-        try:
-            engine.open(max(deadline_ms - clock.boottime_ms(), 0))
-            break
-        except ServiceUnavailableError:
-            if clock.boottime_ms() >= deadline_ms:
-                raise
-        clock.sleep_ms(_RETRY_MS)
+    deadline = Deadline(clock, arguments.wait)
+    deadline.retried(
+        lambda: engine.open(deadline.left_ms()), ServiceUnavailableError, pause_ms=_RETRY_MS
+    )
 
     def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> "Upkeep":
         return RemoteUpkeep(engine, state, clock, safe_point)

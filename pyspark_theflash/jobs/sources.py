@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from pyspark_theflash.binlog.file import FileSource
 from pyspark_theflash.binlog.merge import MergedSource, check_named, is_merged
 from pyspark_theflash.binlog.spool import Spool
-from pyspark_theflash.clock import Clock
+from pyspark_theflash.clock import Clock, Deadline
 from pyspark_theflash.codec.key import RawKey
 from pyspark_theflash.errors import OptionError, RegionGapError, ServiceUnavailableError
 from pyspark_theflash.fs import FileSystem
@@ -134,14 +134,12 @@ class LiveSchema:
     def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
         if after is not None and at_least is None:
             return after
-        deadline_ms = self._clock.boottime_ms() + SCHEMA_WAIT_MS
-        while True:
-            try:
-                return self._source.read(at_least or self._start_ts(), after)
-            except (ServiceUnavailableError, RegionGapError):
-                if after is not None or self._clock.boottime_ms() >= deadline_ms:
-                    raise
-            self._clock.sleep_ms(_RETRY_MS)
+        return Deadline(self._clock, SCHEMA_WAIT_MS if after is None else 0).retried(
+            lambda: self._source.read(at_least or self._start_ts(), after),
+            ServiceUnavailableError,
+            RegionGapError,
+            pause_ms=_RETRY_MS,
+        )
 
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool | None:
         return self._source.has_written(key, start_ts)

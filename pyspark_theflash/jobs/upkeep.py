@@ -79,11 +79,11 @@ class RemoteUpkeep:
         self._state = state
 
     def touched(self, tables: Iterable[PhysicalTableID]) -> None:
-        for physical_id in tables:
-            self._engine.compact(physical_id, self._state.columns_of(physical_id))
+        if tables := tuple(tables):
+            self._engine.touched(tables)
 
     def drain(self) -> None:
-        """Nothing is left to do after `touched`."""
+        self._engine.touched((), drain=True)
 
     def _maintain(self, interval_ms: int | None = None) -> None:
         self._ask_pd()
@@ -96,6 +96,7 @@ class RemoteUpkeep:
         )
         self.interval_ms = done.interval_ms
         self.is_stopping = self.is_stopping or done.is_stopping
+        self.discarded = done.discarded
         for record in done.changed:
             if record.kind == ORPHAN_KIND:
                 self._state.decided(Orphan.from_record(record.key, record.body))

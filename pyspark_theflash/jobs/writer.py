@@ -26,6 +26,7 @@ from pyspark_theflash.jobs.arguments import (
     cluster_id,
     seconds,
     timestamp,
+    tls_files,
 )
 from pyspark_theflash.jobs.bearer import add_token
 from pyspark_theflash.jobs.memory import use_system_memory
@@ -39,7 +40,6 @@ from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.scope import Scope
 from pyspark_theflash.timestamp import shown
-from pyspark_theflash.tls import TlsFiles
 from pyspark_theflash.types import physical_ms
 
 if TYPE_CHECKING:
@@ -338,9 +338,7 @@ def _scope(arguments: argparse.Namespace) -> Scope | None:
 
 
 def _network(arguments: argparse.Namespace) -> Network:
-    if arguments.ca is None and (arguments.cert or arguments.key):
-        raise UsageError("--cert and --key need --ca, the authority that others are signed by")
-    tls = None if arguments.ca is None else TlsFiles(arguments.ca, arguments.cert, arguments.key)
+    tls = tls_files(arguments)
     addresses = tuple(arguments.pd.split(",")) if arguments.pd else ()
     return Network(addresses, tls, arguments.cluster_id, arguments.advertise)
 

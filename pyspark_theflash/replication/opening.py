@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from pyspark_theflash.clock import Clock
+from pyspark_theflash.clock import Clock, Deadline
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Engine
 from pyspark_theflash.errors import StoreInUseError
@@ -35,12 +35,9 @@ def open_when_free(
     """
     identity = read_identity(path, fs)
     guards = all_guards(guard, feed_guard(Feed.STREAM))
-    deadline_ms = clock.boottime_ms() + wait_ms
-    while True:
-        try:
-            return registry.open_engine(path, identity, fs, clock, guards)
-        except StoreInUseError:
-            if clock.boottime_ms() >= deadline_ms:
-                raise
+
+    def opened() -> Engine:
         check()
-        clock.sleep_ms(_RETRY_MS)
+        return registry.open_engine(path, identity, fs, clock, guards)
+
+    return Deadline(clock, wait_ms).retried(opened, StoreInUseError, pause_ms=_RETRY_MS)

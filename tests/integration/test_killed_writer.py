@@ -233,7 +233,7 @@ class Server:
 
     def lets_go(self) -> None:
         """Wait until no writer's engine is open, which is what the end of a connection leads to."""
-        wait_until(self._is_free)
+        wait_until(self._is_free, 120_000)
 
     def _is_free(self) -> bool:
         try:

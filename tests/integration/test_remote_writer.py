@@ -8,8 +8,10 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pyarrow as pa
 import pytest
@@ -24,6 +26,8 @@ from pyspark_theflash.client.theflash import connect, transport_to
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.engine import registry
 from pyspark_theflash.engine.api import Publication, VersionBatch
+from pyspark_theflash.engine.magic import engine as magic
+from pyspark_theflash.engine.magic.compaction import Limits
 from pyspark_theflash.errors import (
     CodecError,
     LatchHeldError,
@@ -64,6 +68,7 @@ from tests.support.serving import (
     write_tokens,
 )
 from tests.support.tls import FOLDER
+from tests.support.victims import files_known, files_on_disk
 from tests.support.workloads import check_answers, workload
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
@@ -252,12 +257,11 @@ def done(store: Path, upkeep: RemoteUpkeep, verb: Verb, argument: int | str | No
     """What somebody is told who gives a command on the server's machine."""
     with closing(open_manifest(store, FS)) as manifest:
         mailbox = Mailbox(manifest, CLOCK)
-        command = mailbox.ask(verb, argument, 20_000)
-        for _ in range(1000):
+        command = mailbox.ask(verb, argument, 600_000)
+        while (answer := mailbox.answer(command)) is None:
             upkeep.poll()
-            if (answer := mailbox.answer(command)) is not None:
-                return answer
-    raise AssertionError
+            CLOCK.sleep_ms(5)
+        return answer
 
 
 def test_upkeep_is_done_beside_the_files(store: Path, address: str, tmp_path: Path) -> None:
@@ -299,6 +303,62 @@ def test_upkeep_is_done_beside_the_files(store: Path, address: str, tmp_path: Pa
     readable = [a for a in BANK.answers() if safe_point <= a.snapshot_ts <= times[6]]
     assert check_answers(store, readable) > 0
     assert main(["fsck", str(store)]) == 0
+
+
+EAGER = partial(Limits, region_rows=2000, deltas=1, layer_rows=1, direct_rows=1 << 20)
+
+
+@contextmanager
+def held_compaction() -> Iterator[threading.Event]:
+    """Compactions begin with whatever is published, and end when the event is set."""
+    ends, begun = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        if threading.current_thread().name.startswith("compaction"):
+            begun.set()
+            assert ends.wait(600)
+
+    with armed("magic.after_file", hold), patch.object(magic, "Limits", EAGER):
+        try:
+            yield ends
+        finally:
+            ends.set()
+    assert begun.is_set()
+
+
+def test_what_comes_while_a_table_is_compacted(
+    store: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publications do not wait; nor does who ends in the midst of one leave anything."""
+    monkeypatch.setattr(writer, "GATHER_BYTES", 200_000)
+    times = sorted({answer.snapshot_ts for answer in BANK.answers()})
+    source = FileSource(write_file(tmp_path / "binlog", messages(BANK, times[1])))
+    for wanted, is_drained in ((times[0], True), (times[1], False)):
+        with held_compaction() as ends, engine(address) as remote:
+            remote.open(20_000)
+            made = writer.Writer(remote, FileSchema(BANK.schema), compact=remote.touched)
+            assert BANK.base is not None
+            made.load_base(BANK.base)
+            made.run_once(source, until_ts=wanted)
+            progress = read_progress(store)
+            assert progress is not None
+            assert progress.resolved_ts == wanted
+            if is_drained:
+                ends.set()
+                RemoteUpkeep(remote, made.state, CLOCK).drain()
+                assert "delta" not in kinds_of_files(store)
+    wait_until(lambda: is_free(store), 120_000)
+    assert "delta" in kinds_of_files(store)
+    assert files_on_disk(store) == files_known(store)
+    reached = [a for a in BANK.answers() if a.snapshot_ts <= times[1]]
+    assert check_answers(store, reached) == len(reached)
+    assert main(["fsck", str(store)]) == 0
+
+
+def kinds_of_files(store: Path) -> set[str]:
+    with closing(registry.open_reader(store, read_identity(store, FS), FS, CLOCK)) as reader:
+        view = reader.read([])
+        return {f.kind for i in reader.tables(view) for f in reader.files(view, i)}
 
 
 # -- what may come

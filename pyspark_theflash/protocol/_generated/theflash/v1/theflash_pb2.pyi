@@ -558,13 +558,15 @@ class Published(_message.Message):
     generation: int
     def __init__(self, generation: _Optional[int] = ...) -> None: ...
 
-class CompactTableRequest(_message.Message):
-    __slots__ = ("latch", "physical_id")
+class CompactTablesRequest(_message.Message):
+    __slots__ = ("latch", "physical_ids", "drain")
     LATCH_FIELD_NUMBER: _ClassVar[int]
-    PHYSICAL_ID_FIELD_NUMBER: _ClassVar[int]
+    PHYSICAL_IDS_FIELD_NUMBER: _ClassVar[int]
+    DRAIN_FIELD_NUMBER: _ClassVar[int]
     latch: LatchRequest
-    physical_id: int
-    def __init__(self, latch: _Optional[_Union[LatchRequest, _Mapping]] = ..., physical_id: _Optional[int] = ...) -> None: ...
+    physical_ids: _containers.RepeatedScalarFieldContainer[int]
+    drain: bool
+    def __init__(self, latch: _Optional[_Union[LatchRequest, _Mapping]] = ..., physical_ids: _Optional[_Iterable[int]] = ..., drain: _Optional[bool] = ...) -> None: ...
 
 class MaintainRequest(_message.Message):
     __slots__ = ("latch", "open_orphans", "interval_ms", "has_pd", "pd_safe_point")
@@ -581,16 +583,18 @@ class MaintainRequest(_message.Message):
     def __init__(self, latch: _Optional[_Union[LatchRequest, _Mapping]] = ..., open_orphans: _Optional[_Iterable[int]] = ..., interval_ms: _Optional[int] = ..., has_pd: _Optional[bool] = ..., pd_safe_point: _Optional[int] = ...) -> None: ...
 
 class Maintained(_message.Message):
-    __slots__ = ("interval_ms", "is_stopping", "changed", "ledger_records")
+    __slots__ = ("interval_ms", "is_stopping", "changed", "ledger_records", "discarded")
     INTERVAL_MS_FIELD_NUMBER: _ClassVar[int]
     IS_STOPPING_FIELD_NUMBER: _ClassVar[int]
     CHANGED_FIELD_NUMBER: _ClassVar[int]
     LEDGER_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    DISCARDED_FIELD_NUMBER: _ClassVar[int]
     interval_ms: int
     is_stopping: bool
     changed: _containers.RepeatedCompositeFieldContainer[ManifestRecord]
     ledger_records: int
-    def __init__(self, interval_ms: _Optional[int] = ..., is_stopping: _Optional[bool] = ..., changed: _Optional[_Iterable[_Union[ManifestRecord, _Mapping]]] = ..., ledger_records: _Optional[int] = ...) -> None: ...
+    discarded: int
+    def __init__(self, interval_ms: _Optional[int] = ..., is_stopping: _Optional[bool] = ..., changed: _Optional[_Iterable[_Union[ManifestRecord, _Mapping]]] = ..., ledger_records: _Optional[int] = ..., discarded: _Optional[int] = ...) -> None: ...
 
 class ManifestRecord(_message.Message):
     __slots__ = ("kind", "key", "body")
