@@ -17,10 +17,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from pyspark_theflash.binlog.event import Transaction
-from pyspark_theflash.binlog.prewrite import TableMutations, parse_prewrite
+from pyspark_theflash.binlog.prewrite import parse_prewrite
 from pyspark_theflash.binlog.spill import payload_bytes
 from pyspark_theflash.engine.api import Publication, VersionBatch, WriterEngine
 from pyspark_theflash.errors import (
@@ -49,14 +49,6 @@ STAGES: Final = ("parse", "decode", "publish", "compact")
 _UNTOLD: Final = UnknownPartitionError, UnknownCopyError, UnsupportedError
 """What leaves open what one table holds, and nothing else."""
 _log = logging.getLogger(__name__)
-
-
-class _Mutations(NamedTuple):
-    """The changes of a transaction to a table, and whose partitions the rows go to."""
-
-    table: TableInfo
-    candidates: Sequence[TableInfo]
-    rows: TableMutations
 
 
 @dataclass(slots=True)
@@ -152,12 +144,11 @@ class Applier:
                     self._publish(self._move_rows(batch, before), before)
                 raise
             batch = self._move_rows(batch, transaction.commit_ts)
-            is_in_doubt = any(len(candidates) > 1 for _, candidates, _ in mutations)
-            if batch.is_full or (is_in_doubt and batch.transactions):
+            told = [m.told(self._state.cluster.has_written) for m in mutations]
+            if batch.is_full or (None in told and batch.transactions):
                 self._publish(batch, before)
                 batch = _Batch()
-            decided = (self._decided(m, transaction) for m in mutations)
-            self._add(batch, transaction, [m for m in decided if m is not None])
+            self._add(batch, transaction, mutations, told)
         batch = self._move_rows(batch, resolved_ts)
         self._publish(batch, resolved_ts, keep_pending=keep_pending, position=position)
 
@@ -171,48 +162,46 @@ class Applier:
         for physical_id in tables:
             self._engine.compact(physical_id, self._state.columns_of(physical_id))
 
-    def _mutations(self, transaction: Transaction) -> list[_Mutations]:
-        """The changes of a transaction, and the definitions its rows are decoded under."""
+    def _mutations(self, transaction: Transaction) -> list[Doubt]:
+        """The changes of a transaction, and the definitions that may have placed them."""
         if transaction.ddl is not None:
             self._state.require_schema(transaction.ddl, transaction.commit_ts)
         if not transaction.payload:
             return []
         with self.report.timed("parse"):
             prewrite = parse_prewrite(payload_bytes(transaction.payload))
+            version = prewrite.schema_version
+            self._state.named(version, transaction.commit_ts)
             found = []
             for rows in prewrite.mutations:
                 table = self._state.table(rows.table_id, transaction.commit_ts)
-                if self._state.replicates(table.id):
-                    version = prewrite.schema_version
-                    candidates = self._state.placements(table, version, transaction)
-                    found.append(_Mutations(table, candidates, rows))
+                if not self._state.replicates(table.id):
+                    continue
+                try:
+                    candidates, is_likely = self._state.placements(table, version, transaction)
+                except _UNTOLD as error:
+                    self._set_aside(table, table.stored_id_set, transaction.commit_ts, str(error))
+                else:
+                    found.append(Doubt(table, candidates, rows, transaction, is_likely))
         return found
 
-    def _decided(self, mutations: _Mutations, transaction: Transaction) -> _Mutations | None:
-        """With the one definition that has placed the rows; all before them is published.
-
-        None where nobody can tell: their table is set aside.
-        """
-        table, candidates, rows = mutations
-        if len(candidates) == 1:
-            return mutations
-        doubt = Doubt(table, candidates, rows, transaction)
-        try:
-            found = doubt.resolve(
-                self._engine, self._state.cluster.has_written, may_guess=self._may_guess
-            )
-        except _UNTOLD as error:
-            self._set_aside(
-                table, _stored_ids(table, *candidates), transaction.commit_ts, str(error)
-            )
-            return None
-        return _Mutations(table, [found], rows)
-
     def _add(
-        self, batch: _Batch, transaction: Transaction, mutations: Sequence[_Mutations]
+        self,
+        batch: _Batch,
+        transaction: Transaction,
+        mutations: Sequence[Doubt],
+        told: Sequence[TableInfo | None],
     ) -> None:
-        for table, (placement,), rows in mutations:
-            changes = batch.changes_of(table, placement)
+        """Add a transaction to a batch; what has come before is published where it must tell."""
+        for doubt, placement in zip(mutations, told, strict=True):
+            table, rows = doubt.table, doubt.mutations
+            try:
+                placed = placement or doubt.guessed(self._engine, may_guess=self._may_guess)
+            except _UNTOLD as error:
+                ids = _stored_ids(table, *doubt.candidates)
+                self._set_aside(table, ids, transaction.commit_ts, str(error))
+                continue
+            changes = batch.changes_of(table, placed)
             changes.add(rows, transaction.start_ts, transaction.commit_ts)
             batch.column_bytes += changes.row_bytes * len(rows.sequence)
         batch.transactions.append(transaction)

@@ -1,13 +1,15 @@
 """Into which partitions a transaction wrote, where its binlog leaves that open.
 
-A binlog names the table, not the partition, and the schema version that its transaction began with.
-With metadata locks a table is taken as it is when a statement first meets it. So what commits after
-TRUNCATE, DROP or EXCHANGE PARTITION and began before every TiDB had loaded it may have gone by the
-old definition or by the new one:
+A binlog names the table, not the partition, and the schema version that BEGIN met. With metadata
+locks a table is taken as it is when a statement first meets it. A statement that is a transaction
+of its own names the version that TiDB has when the statement ends, so maybe one that TiDB loaded
+while it ran. So what commits after TRUNCATE, DROP or EXCHANGE PARTITION and began before every TiDB
+had loaded it may have gone by the old definition or by the new one:
 
-    began with 59 ── UPDATE other ─────────────────── INSERT part ── commit      by 60
-    began with 59 ── UPDATE part ──────────────────────────────────── commit     by 59
-                                   TRUNCATE: version 60
+    BEGIN (59) ── UPDATE other ─────────────────────── INSERT part ── COMMIT     by 60, names 59
+    BEGIN (59) ── UPDATE part ─────────────────────────────────────── COMMIT     by 59, names 59
+                                      INSERT part ───────────────────            by 59, names 60
+                                 TRUNCATE: version 60 ── loaded here
 
 Who can tell, in this order:
 
@@ -23,6 +25,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Final, TypeAlias
 
 import pyarrow as pa
@@ -51,42 +54,45 @@ _MOST_ROWS: Final = 16
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Doubt:
     """The changes of a transaction to a table, and the definitions that may have placed them.
 
-    `table` is the one to decode the rows under, the first of `candidates` the likeliest.
+    `table` is the one to decode the rows under, the first of `candidates` the likeliest. With
+    `is_likely` that one is taken where nobody can tell, unless it may hide second writes.
     """
 
     table: TableInfo
     candidates: Sequence[TableInfo]
     mutations: TableMutations
     transaction: Transaction
+    is_likely: bool = False
 
-    def resolve(
-        self, engine: WriterEngine, has_written: HasWritten, *, may_guess: bool
-    ) -> TableInfo:
-        """The definition that did. `engine` holds all that was committed before.
+    def told(self, has_written: HasWritten) -> TableInfo | None:
+        """The definition that did, as the rows themselves tell, or TiKV; None if these do not.
 
         Raises:
-            UnknownPartitionError: nobody knows, and the likeliest may not be taken instead.
             CodecError, SchemaOutdatedError: the rows cannot be read, as `to_versions` says.
             ServiceUnavailableError: who can be asked does not answer.
         """
-        possible = [(c, p) for c in self.candidates if (p := self._places(c))]
-        is_double = any(double_writes(definition) for definition, _ in possible)
-        if is_double and repeats_itself(self.table, self.mutations):
-            possible = [(c, p) for c, p in possible if double_writes(c)]
-        if not possible:
+        if len(self.candidates) == 1 or not self._possible:
             return self.candidates[0]  # and what is wrong with it will be said
-        differing = _differing([places for _, places in possible])
-        if len(possible) == 1 or not differing:
-            return possible[0][0]
+        if len(self._possible) == 1 or not self._differing:
+            return self._possible[0][0]
+        return self._asked(self._possible, self._differing, has_written)
+
+    def guessed(self, engine: WriterEngine, *, may_guess: bool) -> TableInfo:
+        """The definition that did, as the rows from before tell, or the likeliest.
+
+        `engine` holds all that was committed before; called after `told`.
+
+        Raises:
+            UnknownPartitionError: nobody knows, and the likeliest may not be taken instead.
+        """
+        possible, differing = self._possible, self._differing
         start_ts, commit_ts = self.transaction.start_ts, self.transaction.commit_ts
-        if (asked := self._asked(possible, differing, has_written)) is not None:
-            return asked
         # What is written twice is there or not in the second place for reasons of its own.
-        was_there = {} if is_double else self._were_there(possible[0][0])
+        was_there = {} if self._is_double else self._were_there(possible[0][0])
         view = engine.read([GAP_KIND])
         for handle in filter(was_there.__contains__, differing):
             places = {i for _, p in possible for i in p[handle]}
@@ -99,11 +105,30 @@ class Doubt:
             ]
             if len(fitting) == 1:
                 return fitting[0]
+        if self.is_likely and not any(double_writes(definition) for definition, _ in possible[1:]):
+            return possible[0][0]
         if not may_guess:
             raise UnknownPartitionError(self.table.full_name, start_ts, commit_ts)
         text = "guessed in which partition of %s the transaction start_ts=%d commit_ts=%d wrote"
         _log.warning(text, self.table.full_name, start_ts, commit_ts)
         return possible[0][0]
+
+    @cached_property
+    def _possible(self) -> Sequence[tuple[TableInfo, Places]]:
+        """The candidates under which the rows have a place, and those places."""
+        possible = [(c, p) for c in self.candidates if (p := self._places(c))]
+        is_double = any(double_writes(definition) for definition, _ in possible)
+        if is_double and repeats_itself(self.table, self.mutations):
+            possible = [(c, p) for c, p in possible if double_writes(c)]
+        return possible
+
+    @property
+    def _is_double(self) -> bool:
+        return any(double_writes(definition) for definition, _ in self._possible)
+
+    @cached_property
+    def _differing(self) -> Sequence[int | bytes]:
+        return _differing([places for _, places in self._possible])
 
     def _asked(
         self,

@@ -13,6 +13,7 @@ the position of before, and the ledger tells what is done. For the same reason t
 seen is not kept; starting from resolved_ts is always right, only slower to resolve.
 """
 
+import bisect
 import re
 from collections.abc import Iterable, Sequence
 from typing import Final, Protocol
@@ -40,11 +41,19 @@ from pyspark_theflash.store.manifest import Change, Record
 from pyspark_theflash.store.orphan import ORPHAN_KIND, Orphan, orphans_of
 from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.store.scope import SCOPE_KIND, Scope, ScopedTables, continued
-from pyspark_theflash.types import PhysicalTableID, SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.types import (
+    PhysicalTableID,
+    SchemaVersion,
+    TableID,
+    TimeStamp,
+    from_physical_ms,
+)
 
 LEDGER_KIND: Final = MAIN.ledger_kind
 MOST_PENDING_BYTES: Final = 8 << 20
 """More than this is not kept for the next run, which then reads it again from the source."""
+_LEASE: Final = from_physical_ms(45_000)
+_LAG: Final = from_physical_ms(1_000)
 _BRINGS_ROWS: Final = re.compile(
     r"(\s|/\*.*?\*/)*(RECOVER|FLASHBACK|ALTER)\b", re.IGNORECASE | re.DOTALL
 )
@@ -102,6 +111,7 @@ class WriterState:
         self._progress = Progress.of(view)
         self._recovered: list[Record] = []
         self._done_moves = set(view.of_kind(MOVE_KIND))
+        self._named: list[tuple[SchemaVersion, TimeStamp]] = []
         self._take_history(schema.read(self._stored_history, None))
         self._ledger = TransactionLedger()
         for body in view.of_kind(LEDGER_KIND).values():
@@ -168,15 +178,26 @@ class WriterState:
         """
         return self.history.table_at_commit(table_id, min(commit_ts, self.history.end_ts))
 
+    def named(self, version: SchemaVersion, commit_ts: TimeStamp) -> None:
+        """A transaction has named a schema version; called in the order of commits."""
+        if not self._named or version > self._named[-1][0]:
+            self._named.append((version, commit_ts))
+
     def placements(
         self, table: TableInfo, version: SchemaVersion, transaction: Transaction
-    ) -> Sequence[TableInfo]:
+    ) -> tuple[Sequence[TableInfo], bool]:
         """Whose partitions may hold what a transaction that names a schema version did to `table`.
 
         It may have been written to the table as it is at its commit or as it was one state before.
-        The version is the one that the transaction began with: it decides if that is the state at
-        the commit, and the transaction is no older than it. The likelier one comes first. A table
-        may be younger than the transaction; then its first state is the only one until the second.
+        The version is the one that BEGIN met, or, where a statement is a transaction, the one that
+        its end met. So the state before is certain to be a candidate where it is named; that at the
+        commit, where it is named, is the only one if the transaction began when TiDB had loaded it.
+        A table may be younger than the transaction; then its first state is the only one until the
+        second.
+
+        Returns:
+            The candidates, the likelier first, and whether that one is to be taken where nobody can
+            tell: it is named, and the transaction began later than it.
 
         Raises:
             SchemaOutdatedError: the history does not know the version.
@@ -186,14 +207,16 @@ class WriterState:
         before = self.history.table_before_commit(table.id, commit_ts)
         now = self.lineage.placement(table, commit_ts)
         if before is None:
-            return [now]
+            return [now], True
         then = self.lineage.placement(before, commit_ts)
         if _written(then) == _written(now):
-            return [then if named is before else now]
+            return [then if named is before else now], True
         if named is before:
-            return [then, now]
-        began_before = transaction.start_ts < self.history.state_ts(table.id, commit_ts)
-        return [now, then] if began_before else [now]
+            return [then, now], False
+        since = self.history.state_ts(table.id, commit_ts)
+        if transaction.start_ts >= self._loaded_by(since):
+            return [now], True
+        return [now, then], transaction.start_ts >= since
 
     @property
     def cluster(self) -> SchemaSource:
@@ -289,6 +312,17 @@ class WriterState:
         self.pairing.forget(progress.oldest_ts)
 
     # --
+
+    def _loaded_by(self, ts: TimeStamp) -> int:
+        """From when on every TiDB knows a schema change of `ts`.
+
+        A TiDB that has not loaded it within a lease takes no more statements. The owner of the DDL
+        tells all of them at once, so when a transaction names it, the others are not far behind.
+        """
+        wanted = self.history.version_at(ts)
+        at = bisect.bisect_left(self._named, wanted, key=lambda seen: seen[0])
+        seen = self._named[at : at + 1] if wanted else []
+        return min([ts + _LEASE, *(commit_ts + _LAG for _, commit_ts in seen)])
 
     @property
     def _oldest_ts(self) -> TimeStamp:

@@ -19,10 +19,10 @@ Schema versions
 
 What a row was written under
     With metadata locks (on by default since TiDB 6.5) that version is not the row's. It is the one
-    that the *transaction* began with, while a table is taken as it is when a statement first meets
-    it, any number of versions later. Shortly after a DDL step it may also be one too new. What
-    holds of every transaction is that DDL makes no step while a state of the table from before the
-    last one is in use:
+    that BEGIN met, while a table is taken as it is when a statement first meets it, any number of
+    versions later. Of a statement that is a transaction of its own, it is the one that TiDB has at
+    the statement's end, which may be too new. What holds of every transaction is that DDL makes no
+    step while a state of the table from before the last one is in use:
 
         table     S1 ───────────── S2 ───────────── S3
         commits      under S1         S1 or S2         S2 or S3
@@ -367,6 +367,11 @@ class SchemaHistory:
     def until(self, ts: TimeStamp) -> Sequence[TableEvent]:
         """The events at or below `ts`."""
         return self.events[: bisect.bisect_right(self.events, ts, key=lambda e: e.ts)]
+
+    def version_at(self, ts: TimeStamp) -> SchemaVersion:
+        """The newest version that was there at `ts`; 0 where none is known."""
+        at = bisect.bisect_right(self.versions, ts, key=lambda v: v.ts)
+        return self.versions[at - 1].version if at else SchemaVersion(0)
 
     def _end_of_version(self, version: SchemaVersion) -> TimeStamp:
         after = bisect.bisect_right(self.versions, version, key=lambda v: v.version)

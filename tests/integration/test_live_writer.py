@@ -64,26 +64,6 @@ PARTITIONS = [
 ]
 
 
-_LAST = "PARTITION p2 VALUES LESS THAN (100000)"
-ROWIDS = [
-    f"CREATE TABLE bank.{name} PARTITION BY RANGE (id) (PARTITION p0 VALUES LESS THAN (20),"
-    f" PARTITION p1 VALUES LESS THAN (40), {_LAST})"
-    for name in ("bare (id INT, v INT)", "apart (id INT PRIMARY KEY NONCLUSTERED, v INT)")
-]
-REORGANIZED = [
-    f"ALTER TABLE bank.{name} REORGANIZE PARTITION {change}"
-    for name, change in (
-        ("bare", f"p1, p2 INTO (PARTITION p1 VALUES LESS THAN (30), {_LAST})"),
-        ("bare", "p0, p1 INTO (PARTITION p01 VALUES LESS THAN (30))"),
-        ("apart", "p1, p2 INTO (PARTITION p3 VALUES LESS THAN (100000))"),
-        (
-            "apart",
-            "p0 INTO (PARTITION p0 VALUES LESS THAN (10), PARTITION p1 VALUES LESS THAN (20))",
-        ),
-    )
-]
-
-
 def work(peer: Peer, seed: int, ended: threading.Event) -> None:
     """Transactions on all tables; those that TiDB refuses are left out."""
     rng = Random(seed)
@@ -117,43 +97,6 @@ def wait_or_write(peer: Peer, seed: int, ended: threading.Event) -> None:
             for statement in ("BEGIN", other, *middle, "COMMIT"):
                 with suppress(MySqlError):
                     session.query(statement)
-
-
-def move_about(peer: Peer, seed: int, ended: threading.Event) -> None:
-    """Rows come, go, change, and move to other partitions, in transactions and alone."""
-    rng = Random(seed)
-    while not ended.is_set():
-        # TiDB was once seen to reset a connection under this load.
-        with suppress(ConnectionError), peer.connect() as session:
-            while not ended.is_set():
-                for statement in _moving(rng):
-                    with suppress(MySqlError):
-                        session.query(statement)
-
-
-def _moving(rng: Random) -> Sequence[str]:
-    key = rng.randrange(60)
-    some = (
-        f"INSERT INTO bank.bare VALUES ({key}, {rng.randrange(9)})",
-        f"UPDATE bank.bare SET v = v + 1 WHERE id = {key} LIMIT 2",
-        f"UPDATE bank.bare SET id = {rng.randrange(60)} WHERE id = {key} LIMIT 1",
-        f"DELETE FROM bank.bare WHERE id = {key} LIMIT 2",
-        f"INSERT INTO bank.apart VALUES ({rng.randrange(20)}, 1)",
-        f"UPDATE bank.apart SET v = v + 1 WHERE id = {rng.randrange(200)}",
-        f"DELETE FROM bank.apart WHERE id = {rng.randrange(200)}",
-    )
-    changes = rng.choices(some, (4, 2, 2, 1, 2, 3, 1), k=rng.randrange(1, 4))
-    return ["BEGIN", *changes, "COMMIT"] if rng.random() < 0.7 else changes
-
-
-def test_rows_without_a_clustered_key_while_partitions_are_reorganised(tmp_path: Path) -> None:
-    """TiDB writes them twice, and copies some of them as well."""
-    store = tmp_path / "store"
-    with following(tmp_path, store) as peer:
-        peer.sql("CREATE DATABASE bank", *ROWIDS)
-        peer.sql(*(f"INSERT INTO bank.apart VALUES ({n}, 0)" for n in range(200)))
-        timestamps = under_load(peer, REORGANIZED, move_about)
-        assert sum(compare(peer, store, ts) for ts in timestamps) > len(timestamps)
 
 
 def test_a_live_tidb_reads_the_same(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def _changed_under_load(peer: Peer, table: Partitioned, rng: Random, outcome: Ou
         worker.start()
     try:
         for number in range(_CHANGES):
-            failed: list[MySqlError] = []
+            failed: list[Exception] = []
             statement = _reorganised(table, number, rng)
             changed = threading.Thread(target=_change, args=(peer, statement, failed))
             CLOCK.sleep_ms(rng.randrange(500))
@@ -146,10 +146,10 @@ def _changed_under_load(peer: Peer, table: Partitioned, rng: Random, outcome: Ou
     return [*timestamps, peer.tso()]
 
 
-def _change(peer: Peer, statement: str, failed: list[MySqlError]) -> None:
+def _change(peer: Peer, statement: str, failed: list[Exception]) -> None:
     try:
         peer.sql(statement)
-    except MySqlError as error:
+    except (MySqlError, OSError) as error:
         failed.append(error)
 
 

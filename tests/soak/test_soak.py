@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.soak import ddl, histories, queries, where
+from tests.soak import ddl, histories, queries, reorganize, where
 from tests.soak.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -27,6 +27,15 @@ def test_histories(tmp_path: Path, seed: int) -> None:
     assert outcome.different == []
     assert outcome.counts["reads"] > 50
     assert outcome.counts["transactions"] > 20
+
+
+@pytest.mark.peer
+@pytest.mark.slow
+def test_reorganize(tmp_path: Path) -> None:
+    outcome = Outcome()
+    reorganize.run(tmp_path, first_seed=1, seconds=0, outcome=outcome, tables=2)
+    assert outcome.different == []
+    assert outcome.counts["rows compared"] > 1000
 
 
 @pytest.mark.peer

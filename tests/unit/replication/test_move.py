@@ -38,6 +38,12 @@ NEW = (
 )
 
 
+@pytest.fixture(autouse=True)
+def quick_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All TiDBs know a schema change as soon as one does."""
+    monkeypatch.setattr("pyspark_theflash.replication.state._LAG", 0)
+
+
 def state(partition: PartitionInfo) -> TableInfo:
     return replace(PLAIN, partition=partition, json_text=f"{PLAIN.json_text}{partition}")
 
@@ -110,11 +116,16 @@ def keys_at(
     *transactions: tuple[int, int, list[Change]],
     may_guess: bool = False,
     moments: Sequence[int] = (COPIED - 1, END),
+    is_known: bool = True,
 ) -> dict[int, list[int]]:
-    """What is there then, after transactions (commit_ts, version, changes); raises as a read."""
+    """What is there then, after transactions (commit_ts, version, changes); raises as a read.
+
+    With `is_known`, one that names the last version has come before them.
+    """
+    known: list[tuple[int, int, list[Change]]] = [(200, 62, [])] if is_known else []
     messages = [
         message
-        for commit_ts, version, changes in transactions
+        for commit_ts, version, changes in (*known, *transactions)
         for message in transaction(
             commit_ts - 5, commit_ts, prewrite_value(version, {PLAIN.id: changes})
         )
@@ -192,6 +203,14 @@ def test_the_schema_is_known_up_to_where_readers_are_answered(tmp_path: Path) ->
     assert writer.resolved_ts == COPYING + 50
     table = writer.state.history.table_at_commit(PLAIN.id, writer.resolved_ts)
     assert table.partition == DURING
+
+
+def test_a_statement_that_began_before_its_state_was_loaded(tmp_path: Path) -> None:
+    """It names version 60, which came while it ran, and wrote each row once, as under 59."""
+    once = (1050, 60, [came(1, 5), came(2, 6)])
+    copied = Cluster({RecordKey(NEW[0].id, rowid): True for rowid in (1, 2)})
+    found = keys_at(tmp_path, copied, once, is_known=False)
+    assert found == {COPIED - 1: [5, 6], END: [5, 6]}
 
 
 def test_from_what_is_not_written_twice_on_a_table_is_set_aside(tmp_path: Path) -> None:

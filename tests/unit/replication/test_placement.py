@@ -180,14 +180,39 @@ def test_who_began_before_and_names_the_new_version_too(found: Found) -> None:
 
 @pytest.mark.parametrize(
     ("version", "start_ts", "commit_ts", "handle", "where"),
-    [(59, 900, 950, 1, OLD), (60, 1001, 1100, 1, NEW), (59, 1004, 1100, 70, OTHER)],
-    ids=["over before", "begun after", "in a partition that stays"],
+    [(59, 900, 950, 1, OLD), (59, 1004, 1100, 70, OTHER)],
+    ids=["over before", "in a partition that stays"],
 )
 def test_nobody_is_asked_what_is_certain(
     found: Found, version: int, start_ts: int, commit_ts: int, handle: int, where: PhysicalTableID
 ) -> None:
     cluster = wrote_to()
     assert found(cluster, version, start_ts, commit_ts, handle) == {where: {handle}}
+    assert cluster.asked == []
+
+
+def test_a_statement_may_name_a_version_that_came_while_it_ran(
+    found: Found, caplog: pytest.LogCaptureFixture
+) -> None:
+    """TiDB had not loaded the change when it began, and names what it has at the end."""
+    assert found(wrote_to(OLD), 60, 1001, 1100, 1) == {OLD: {1}}
+    assert found(wrote_to(NEW), 60, 1001, 1100, 1) == {NEW: {1}}
+    assert found(wrote_to(), 60, 1001, 1100, 1) == {NEW: {1}}, "which is far likelier"
+    assert caplog.text == ""
+
+
+@pytest.mark.parametrize("known", ["named", "lease"])
+def test_a_change_that_is_known_by_then_leaves_no_doubt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, known: str
+) -> None:
+    cluster, state = wrote_to(OLD), "pyspark_theflash.replication.state"
+    messages = inserting(1, 1020, 1030, 60)
+    if known == "named":
+        monkeypatch.setattr(f"{state}._LAG", 10)
+        messages = [*transaction(1005, 1010, prewrite_value(60, {})), *messages]
+    else:
+        monkeypatch.setattr(f"{state}._LEASE", 20)
+    assert rows_after(tmp_path / "binlog", messages, cluster) == {NEW: {(1,)}}
     assert cluster.asked == []
 
 
