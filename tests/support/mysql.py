@@ -96,7 +96,9 @@ class MySqlConnection:
                 break
         if payload[0] == _ERR:
             # Marker, code, '#' and five characters of SQL state, message.
-            raise MySqlError(int.from_bytes(payload[1:3], "little"), payload[9:].decode(errors="replace"))
+            raise MySqlError(
+                int.from_bytes(payload[1:3], "little"), payload[9:].decode(errors="replace")
+            )
         return payload
 
     def _read(self, size: int) -> bytes:
