@@ -68,7 +68,11 @@ _NAME: Final = re.compile(r"binlog-(\d{16})", re.ASCII)
 
 
 class _Batch:
-    """What one sync makes durable. `error` is final when `pending` is released."""
+    """What one sync makes durable. `error` is final when the locks in `waiting` are released.
+
+    Each caller that waits has a lock of its own: if one woke the next, each would have to get hold
+    of the interpreter before those behind it go on.
+    """
 
     def __init__(self, interrupted: TheFlashError) -> None:
         self.pieces: list[bytes] = []
@@ -76,8 +80,7 @@ class _Batch:
         self.has_leader = False
         # Until the leader has come to write it.
         self.error: TheFlashError | None = interrupted
-        self.pending = threading.Lock()
-        self.pending.acquire()
+        self.waiting: list[threading.Lock] = []
 
 
 class Spool:
@@ -185,22 +188,23 @@ class Spool:
             EngineError: the disk fails; from now on every call raises this.
         """
         pieces = [piece for payload in payloads for piece in _checked_frame(payload)]
-        batch, is_leader = self._join(pieces, spare_bytes)
-        if is_leader:
+        batch, written = self._join(pieces, spare_bytes)
+        if written is not None:
+            written.acquire()
+        else:
             try:
                 with self._turn:
                     self._close_batch()
                     self._write(batch)
             finally:
-                batch.pending.release()
-        else:
-            with batch.pending:
-                pass
+                self._let_go(batch)
         if batch.error is not None:
             raise batch.error
 
-    def _join(self, pieces: list[bytes], spare_bytes: int) -> tuple[_Batch, bool]:
-        """The batch, and whether it is the caller who writes it: the first one in it."""
+    def _join(
+        self, pieces: list[bytes], spare_bytes: int
+    ) -> "tuple[_Batch, threading.Lock | None]":
+        """The batch, and what to wait for; None for the caller who writes it, the first in it."""
         size_bytes = sum(map(len, pieces))
         with self._mutex:
             if self._failure is not None:
@@ -212,13 +216,27 @@ class Spool:
             batch = self._joining
             batch.pieces += pieces
             batch.size_bytes += size_bytes
-            is_leader, batch.has_leader = not batch.has_leader, True
-            return batch, is_leader
+            if not batch.has_leader:
+                batch.has_leader = True
+                return batch, None
+            written = threading.Lock()
+            written.acquire()
+            batch.waiting.append(written)
+            return batch, written
 
     def _close_batch(self) -> None:
         """Let later callers join another batch."""
         with self._mutex:
             self._joining = self._new_batch()
+
+    def _let_go(self, batch: _Batch) -> None:
+        """Wake those who wait for a batch: one that is written, or will not be any more."""
+        with self._mutex:
+            if self._joining is batch:
+                # Interrupted while it waited for its turn: nobody must wait for it from now on.
+                self._failure = batch.error
+        for written in batch.waiting:
+            written.release()
 
     def _new_batch(self) -> _Batch:
         return _Batch(EngineError(str(self._folder), "a write was interrupted; open it anew"))

@@ -19,6 +19,7 @@ from pyspark_theflash.failpoint import armed
 from pyspark_theflash.fs import LocalFileSystem
 from tests.support import binlog_writer
 from tests.support.faulty_fs import Failure, FaultyFileSystem
+from tests.support.processes import wait_until
 
 FS = LocalFileSystem()
 MESSAGES = [binlog_writer.commit(n, n + 1) for n in range(1, 7)]
@@ -278,6 +279,37 @@ def test_an_interrupted_write_is_acknowledged_to_nobody(folder):
         spool.append(MESSAGES[:1])
     with pytest.raises(EngineError, match="KeyboardInterrupt"):
         spool.append(MESSAGES[1:])
+    assert content(spool) == []
+    spool.close()
+
+
+def test_a_turn_that_never_comes_leaves_nobody_waiting(folder):
+    spool = opened(folder)
+    errors = []
+
+    def wait_with_it():
+        with pytest.raises(EngineError, match="a write was interrupted") as caught:
+            spool.append(MESSAGES[1:2])
+        errors.append(caught.value)
+
+    *others, later = (threading.Thread(target=wait_with_it, daemon=True) for _ in range(4))
+
+    class Turn:
+        def __enter__(self):
+            for other in others:
+                other.start()
+            wait_until(lambda: len(spool._joining.waiting) == len(others))
+            raise KeyboardInterrupt
+
+        def __exit__(self, *_):
+            raise AssertionError
+
+    turn, spool._turn = spool._turn, Turn()
+    with pytest.raises(KeyboardInterrupt):
+        spool.append(MESSAGES[:1])
+    spool._turn = turn
+    later.start()
+    wait_until(lambda: len(errors) == len(others) + 1)
     assert content(spool) == []
     spool.close()
 
