@@ -40,7 +40,7 @@ def create(
 def open_reader(path: Path, identity: StoreIdentity, fs: FileSystem, clock: Clock) -> EngineReader:
     """The reading half of the store's engine."""
     _check(path, identity)
-    from pyspark_theflash.engine.magic.engine import MagicReader
+    from pyspark_theflash.engine.magic.reader import MagicReader
 
     return MagicReader(path, fs, clock)
 

@@ -12,7 +12,8 @@ from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine.api import CompactionReport, Engine, Piece
 from pyspark_theflash.errors import UnsupportedError
 from pyspark_theflash.kvstore.flush import Flusher
-from pyspark_theflash.replication.maintenance import CollectionReport, Maintenance
+from pyspark_theflash.replication.collection import CollectionReport
+from pyspark_theflash.replication.maintenance import Maintenance
 from pyspark_theflash.store.command import PurgeOrder
 from pyspark_theflash.store.manifest import Manifest
 from pyspark_theflash.store.progress import Progress

@@ -29,15 +29,13 @@ Commands
 """
 
 import logging
-from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Sequence
-from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Final, Protocol, TypeAlias, TypeVar
+from typing import Final
 
-from pyspark_theflash.binlog.ledger import pruned_entries
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine.api import CompactionReport, Engine, Piece, Publication
 from pyspark_theflash.errors import (
@@ -53,8 +51,15 @@ from pyspark_theflash.errors import (
 )
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.replication.collection import (
+    CollectionReport,
+    WriterMemory,
+    collectable,
+    raise_oldest_ts,
+    told,
+)
 from pyspark_theflash.replication.columns import StoredColumns
-from pyspark_theflash.replication.orphans import OpenTransactions, decide
+from pyspark_theflash.replication.orphans import decide
 from pyspark_theflash.replication.safe_point import (
     Bound,
     SafePoint,
@@ -62,12 +67,12 @@ from pyspark_theflash.replication.safe_point import (
     pinned_bounds,
     retention_bound,
 )
+from pyspark_theflash.replication.works import Pieces, Work, Works, ended
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.store.catalog import schema_history
 from pyspark_theflash.store.command import (
     Argument,
     CollectOrder,
-    Command,
     Mailbox,
     MergeOrder,
     MoveOrder,
@@ -76,7 +81,7 @@ from pyspark_theflash.store.command import (
     SplitOrder,
     Verb,
 )
-from pyspark_theflash.store.feed import MAIN, SCHEMA_KINDS, SIDE, FeedRecords
+from pyspark_theflash.store.feed import MAIN, SCHEMA_KINDS, SIDE
 from pyspark_theflash.store.gap import GAP_KIND, Gap, gaps_of
 from pyspark_theflash.store.latch import LatchKind
 from pyspark_theflash.store.lease import LeaseTable
@@ -93,63 +98,13 @@ from pyspark_theflash.store.setting import (
 )
 from pyspark_theflash.types import LOGICAL_BITS, MAX_TS, PhysicalTableID, RegionID, TimeStamp
 
-LEDGER_RECORD_ENTRIES: Final = 1 << 15
 MIN_INTERVAL_MS: Final = 10
 MAX_INTERVAL_MS: Final = 86_400_000
 COLLECT_MS_MIN: Final = 600_000
 """A writer collects garbage no more often than this, as TiDB does."""
 _LONG: Final = (Verb.COMPACT, Verb.GC)
 _log = logging.getLogger(__name__)
-_T = TypeVar("_T")
-_Pieces: TypeAlias = Generator[Piece, CompactionReport, _T]
-"""What hands out one piece after the other, and is told what each has come to."""
 MAX_RETENTION_MS: Final = 100 * 366 * 86_400_000
-
-
-@dataclass(eq=False, slots=True)
-class _Work:
-    """What is done in pieces: by a command, or to a table that was touched, or by itself."""
-
-    pieces: _Pieces[str]
-    command: Command | None = None
-    table: PhysicalTableID | None = None
-    done: Future[CompactionReport] | None = None
-    """The last piece."""
-
-
-class WriterMemory(OpenTransactions, Protocol):
-    """The records that a collection changes, as a running writer holds them."""
-
-    def collected(self, progress: Progress, ledger_records: int) -> None:
-        """`progress.oldest_ts` is durable, and the ledger forgets up to it."""
-
-
-@dataclass(frozen=True, slots=True)
-class CollectionReport:
-    """The result of a garbage collection, or of a dry run.
-
-    A dry run does not look into files: its `compaction` is what would be rewritten.
-    """
-
-    safe_point: SafePoint
-    transactions_forgotten: int
-    tables_purged: int
-    compaction: CompactionReport
-
-    def told(self, *, dry_run: bool) -> str:
-        """For people."""
-        compaction = self.compaction
-        if dry_run:
-            return (
-                f"dry run: {self.safe_point}: would drop {self.tables_purged:,} tables, forget "
-                f"{self.transactions_forgotten:,} transactions, and look for versions to drop in "
-                f"{compaction.files_replaced:,} files of {compaction.rows_read:,} versions"
-            )
-        return (
-            f"{self.safe_point}: dropped {compaction.rows_dropped:,} versions and "
-            f"{self.tables_purged:,} tables, forgot {self.transactions_forgotten:,} transactions; "
-            f"{_told(compaction)}"
-        )
 
 
 class Maintenance:
@@ -179,8 +134,8 @@ class Maintenance:
         """
         self._engine, self.memory, self._on_progress = engine, memory, on_progress
         self.pd_safe_point = pd_safe_point
-        self._thread, self._works = thread, deque[_Work]()
-        self._running: _Work | None = None
+        self._works = Works(thread)
+        self._is_collecting = False
         self._touched: set[PhysicalTableID] = set()
         self._failed: TheFlashError | None = None
         self.discarded = 0
@@ -197,14 +152,19 @@ class Maintenance:
         Cheap where there is nothing to do. A command's error goes to who gave it; one of ours is
         raised here as well.
         """
-        while (command := self._mailbox.take(self._begun())) is not None:
-            work = _Work(self._executing(command.verb, command.argument), command)
+        while (command := self._mailbox.take(self._works.ids)) is not None:
+            work = Work(
+                self._executing(command.verb, command.argument),
+                partial(self._mailbox.done, command),
+                partial(self._mailbox.failed, command),
+                command.id,
+            )
             if command.verb in _LONG:
-                self._works.append(work)
+                self._works.add(work)
             else:
-                self._next_piece(work)
+                self._works.next_piece(work)
         self._collect_when_due()
-        self._go_on()
+        self._works.go_on()
 
     def touched(self, tables: Iterable[PhysicalTableID]) -> None:
         """Rows of these tables were published: compact them as far as it pays by now.
@@ -215,10 +175,10 @@ class Maintenance:
         for physical_id in tables:
             if physical_id not in self._touched:
                 self._touched.add(physical_id)
-                self._works.append(_Work(self._paying(physical_id), table=physical_id))
-        self._go_on()
+                self._works.add(self._compacting_one(physical_id))
+        self._works.go_on()
         while self._failed is None and any(map(self._engine.is_behind, self._touched)):
-            self._wait()
+            self._works.wait()
         if (failed := self._failed) is not None:
             self._failed = None
             raise failed
@@ -226,69 +186,32 @@ class Maintenance:
     def drain(self) -> None:
         """Wait until the tables that were touched are compacted. Raises as `touched` does."""
         while self._failed is None and self._touched:
-            self._wait()
+            self._works.wait()
         self.touched(())
 
     def goes_on_with(self, state: WriterMemory) -> None:
         """Another writer goes on; that is what it has in memory."""
         self.memory = state
 
-    def _begun(self) -> set[str]:
-        works = [*self._works, *([self._running] if self._running is not None else [])]
-        return {work.command.id for work in works if work.command is not None}
+    def _compacting_one(self, physical_id: PhysicalTableID) -> Work:
+        """Compact a table that was touched as far as it pays."""
 
-    def _go_on(self) -> None:
-        """Run the next piece, unless one is running. Works take turns."""
-        if (work := self._running) is not None:
-            if work.done is not None and not work.done.done():
-                return
-            self._running = None
-            self._works.append(work)
-        while self._works and self._running is None:
-            work = self._works.popleft()
-            # It is begun right before it runs: until then, other pieces change its table.
-            if (piece := self._next_piece(work)) is not None:
-                self._running = work
-                work.done = _run(piece, self._thread)
+        def paying() -> Pieces[str]:
+            yield from self._all_of(physical_id, self._engine.begin)
+            return ""
 
-    def _wait(self) -> None:
-        """The same, after the running piece."""
-        if self._running is not None and self._running.done is not None:
-            self._running.done.exception()
-        self._go_on()
-
-    def _next_piece(self, work: _Work) -> Piece | None:
-        """The next piece of a work; None where it has ended, which is told."""
-        try:
-            return _advance(work.pieces, work.done)
-        except StopIteration as ended:
-            if work.command is not None:
-                self._mailbox.done(work.command, ended.value)
-        except TheFlashError as error:
-            self._tell(work, error)
-            if isinstance(error, InternalError):
-                raise
-        if work.table is not None:
-            self._touched.remove(work.table)
-        return None
-
-    def _tell(self, work: _Work, error: TheFlashError) -> None:
-        if work.command is not None:
-            self._mailbox.failed(work.command, error)
-        elif work.table is not None:
+        def failed(error: TheFlashError) -> None:
+            self._touched.remove(physical_id)
             self._failed = self._failed or error
-        elif not isinstance(error, InternalError):
-            _log.warning("garbage is collected later: %s", error)
 
-    def _paying(self, physical_id: PhysicalTableID) -> _Pieces[str]:
-        """Compact a table as far as it pays."""
-        yield from self._all_of(physical_id, self._engine.begin)
-        return ""
+        return Work(paying(), lambda _: self._touched.remove(physical_id), failed)
 
     def _collect_when_due(self) -> None:
         """Begin a collection by retention if there is something for it to do."""
         now_ms = self._clock.boottime_ms()
         if self._looked_ms is not None and now_ms < self._looked_ms + COLLECT_MS_MIN:
+            return
+        if self._is_collecting:
             return
         self._looked_ms = now_ms
         view = self._engine.read([PROGRESS_KIND, SETTING_KIND])
@@ -305,22 +228,29 @@ class Maintenance:
             return
         if wanted - progress.oldest_ts >= max(kept_ms // 4, COLLECT_MS_MIN) << LOGICAL_BITS:
             order = CollectOrder(wanted).to_text()
-            self._works.append(_Work(self._executing(Verb.GC, order)))
+            self._is_collecting = True
+            self._works.add(Work(self._executing(Verb.GC, order), self._collected, self._collected))
+
+    def _collected(self, outcome: str | TheFlashError) -> None:
+        """A collection that nobody has asked for has ended."""
+        self._is_collecting = False
+        if isinstance(outcome, TheFlashError):
+            _log.warning("garbage is collected later: %s", outcome)
 
     def execute(self, verb: Verb, argument: Argument) -> str:
         """Do what a command says; returns what to tell who gave it."""
-        return _ended(self._executing(verb, argument))
+        return ended(self._executing(verb, argument))
 
-    def _executing(self, verb: Verb, argument: Argument) -> _Pieces[str]:
+    def _executing(self, verb: Verb, argument: Argument) -> Pieces[str]:
         """Do what a command says, piece by piece; returns what to tell who gave it."""
         if verb is Verb.COMPACT:
-            return _told((yield from self._compacting()))
+            return told((yield from self._compacting()))
         if verb is Verb.FLUSH:
-            return _told(self.flush())
+            return told(self.flush())
         if verb is Verb.SPLIT:
-            return _told(self.split(SplitOrder.from_text(argument)))
+            return told(self.split(SplitOrder.from_text(argument)))
         if verb is Verb.MERGE:
-            return _told(self.merge(MergeOrder.from_text(argument)))
+            return told(self.merge(MergeOrder.from_text(argument)))
         if verb is Verb.MOVE:
             return self.move(MoveOrder.from_text(argument))
         if verb is Verb.COPY:
@@ -381,13 +311,13 @@ class Maintenance:
         Raises:
             UpkeepError: some could not be rewritten; the others were.
         """
-        return _ended(self._compacting())
+        return ended(self._compacting())
 
-    def _compacting(self) -> _Pieces[CompactionReport]:
+    def _compacting(self) -> Pieces[CompactionReport]:
         """The same, piece by piece, of what is there when it begins."""
         view = self._engine.read([])
 
-        def merging(physical_id: PhysicalTableID) -> _Pieces[CompactionReport]:
+        def merging(physical_id: PhysicalTableID) -> Pieces[CompactionReport]:
             there = (f.max_commit_ts for f in self._engine.files(view, physical_id))
             to = max(there, default=MAX_TS)
             return self._all_of(physical_id, partial(self._engine.begin, everything_to=to))
@@ -401,11 +331,11 @@ class Maintenance:
             UpkeepError: some could not be divided; the others were.
         """
 
-        def flushing(physical_id: PhysicalTableID) -> _Pieces[CompactionReport]:
+        def flushing(physical_id: PhysicalTableID) -> Pieces[CompactionReport]:
             columns = self.columns_now(physical_id)
             return (yield partial(self._engine.flush, physical_id, columns))
 
-        return _ended(self._each("flush", self._all_stored(), flushing))
+        return ended(self._each("flush", self._all_stored(), flushing))
 
     def split(self, order: SplitOrder) -> CompactionReport:
         """Divide a region.
@@ -507,11 +437,11 @@ class Maintenance:
         Raises:
             UpkeepError: some tables could not be rewritten; all else is done.
         """
-        return _ended(self._collecting(wanted, dry_run=dry_run))
+        return ended(self._collecting(wanted, dry_run=dry_run))
 
     def _collecting(
         self, wanted: TimeStamp | None, *, dry_run: bool
-    ) -> _Pieces[CollectionReport | None]:
+    ) -> Pieces[CollectionReport | None]:
         """The same, a region at a time."""
         ledgers = [feed.ledger_kind for feed in (MAIN, SIDE)]
         view = self._engine.read([PROGRESS_KIND, *SCHEMA_KINDS, *ledgers, SETTING_KIND])
@@ -521,9 +451,12 @@ class Maintenance:
         progress = replace(progress, resolved_ts=self._newest_ts(progress))
         chosen = self._safe_point(view, progress, wanted)
         if dry_run:
-            return self._collectable(view, history, chosen)
+            return collectable(self._engine, view, history, chosen)
         safe_point = chosen.ts
-        forgotten = sum(self._raise_oldest_ts(view, feed, safe_point) for feed in (MAIN, SIDE))
+        forgotten = sum(
+            raise_oldest_ts(self._engine, view, feed, safe_point, self.memory)
+            for feed in (MAIN, SIDE)
+        )
         fail_point("gc.after_safe_point")
         needed = history.physical_ids_from(safe_point)
         stored = self._stored(history, view)
@@ -549,45 +482,11 @@ class Maintenance:
             bounds.append(retention_bound(newest_ts, kept_ms))
         return choose_safe_point(progress.oldest_ts, wanted, bounds)
 
-    def _collectable(
-        self, view: View, history: SchemaHistory, safe_point: SafePoint
-    ) -> CollectionReport:
-        """Report what a collection would do, as far as the manifest tells."""
-        ts = safe_point.ts
-        ledgers = [view.of_kind(feed.ledger_kind).values() for feed in (MAIN, SIDE)]
-        forgotten = sum(pruned_entries(each, ts, LEDGER_RECORD_ENTRIES)[1] for each in ledgers)
-        needed, stored = history.physical_ids_from(ts), self._engine.tables(view)
-        found = [self._engine.collectable(view, i, ts) for i in needed.intersection(stored)]
-        rewritten = CompactionReport(
-            rows_read=sum(table.rows for table in found),
-            files_replaced=sum(table.files for table in found),
-        )
-        return CollectionReport(safe_point, forgotten, len({*stored} - needed), rewritten)
-
-    def _raise_oldest_ts(self, view: View, feed: FeedRecords, safe_point: TimeStamp) -> int:
-        """Publish a feed's safe point; returns how many of its transactions are forgotten."""
-        before, kind = Progress.of(view, feed), feed.ledger_kind
-        if before is None:
-            return 0
-        oldest_ts = max(before.oldest_ts, safe_point)
-        # What TiKV feeds is readable further than its record says.
-        resolved_ts = max(before.resolved_ts, oldest_ts)
-        progress = replace(before, oldest_ts=oldest_ts, resolved_ts=resolved_ts)
-        ledger = view.of_kind(kind)
-        kept, forgotten = pruned_entries(ledger.values(), progress.oldest_ts, LEDGER_RECORD_ENTRIES)
-        if forgotten or before != progress:
-            records = [Record(kind, f"{n:012d}", body) for n, body in enumerate(kept)]
-            deletes = [(kind, key) for key in ledger]
-            self._publish([progress.to_record(feed), *records], deletes)
-            if self.memory is not None and feed is MAIN:
-                self.memory.collected(progress, len(records))
-        return forgotten
-
     def _all_of(
         self,
         physical_id: PhysicalTableID,
         begin: Callable[[PhysicalTableID, Sequence[ScanColumn]], Piece | None],
-    ) -> _Pieces[CompactionReport]:
+    ) -> Pieces[CompactionReport]:
         """Piece after piece of a table. Rows and schema changes may be published in between."""
         report = CompactionReport()
         while (piece := begin(physical_id, self.columns_now(physical_id))) is not None:
@@ -600,8 +499,8 @@ class Maintenance:
         self,
         verb: str,
         tables: Collection[PhysicalTableID],
-        work: Callable[[PhysicalTableID], _Pieces[CompactionReport]],
-    ) -> _Pieces[CompactionReport]:
+        work: Callable[[PhysicalTableID], Pieces[CompactionReport]],
+    ) -> Pieces[CompactionReport]:
         """Do the same to all tables, also after one has failed of which the others know nothing."""
         report, failed = CompactionReport(), dict[PhysicalTableID, TheFlashError]()
         for number, physical_id in enumerate(tables, 1):
@@ -641,41 +540,3 @@ class Maintenance:
 
     def _publish(self, puts: Iterable[Record], deletes: Iterable[tuple[str, str]] = ()) -> None:
         self._engine.publish(Publication((), Change(tuple(puts), tuple(deletes))))
-
-
-def _told(report: CompactionReport) -> str:
-    return (
-        f"compacted {report.rows_read:,} versions of {report.files_replaced:,} files "
-        f"into {report.rows_written:,} of {report.files_written:,}"
-    )
-
-
-def _run(piece: Piece, thread: Executor | None) -> Future[CompactionReport]:
-    if thread is not None:
-        return thread.submit(piece)
-    done: Future[CompactionReport] = Future()
-    try:
-        done.set_result(piece())
-    except TheFlashError as error:
-        done.set_exception(error)
-    return done
-
-
-def _advance(pieces: _Pieces[_T], done: Future[CompactionReport] | None) -> Piece:
-    """The next piece, after one that was `done`. Raises `StopIteration` where there is none."""
-    if done is None:
-        return next(pieces)
-    if (error := done.exception()) is not None:
-        return pieces.throw(error)
-    return pieces.send(done.result())
-
-
-def _ended(pieces: _Pieces[_T]) -> _T:
-    """What pieces come to that are done at once."""
-    done = None
-    try:
-        while True:
-            done = _run(_advance(pieces, done), None)
-    except StopIteration as ended:
-        result: _T = ended.value
-        return result

@@ -31,7 +31,8 @@ from pyspark_theflash.jobs.outcome import exit_status
 from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
 from pyspark_theflash.replication import maintenance as maintenance_module
 from pyspark_theflash.replication.admin import administer
-from pyspark_theflash.replication.maintenance import CollectionReport, Maintenance
+from pyspark_theflash.replication.collection import CollectionReport
+from pyspark_theflash.replication.maintenance import Maintenance
 from pyspark_theflash.replication.state import LEDGER_KIND, WriterState
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.schema.file import FileSchema
@@ -420,7 +421,7 @@ def automatic(
 
 def work_off(upkeep: Maintenance) -> None:
     upkeep.poll()
-    while upkeep._works or upkeep._running:
+    while upkeep._works:
         upkeep.poll()
 
 
@@ -447,6 +448,26 @@ def test_garbage_is_collected_by_retention(store: Path, monkeypatch: pytest.Monk
         work_off(upkeep)
         assert progress(store).oldest_ts == expected
     check_from(store, expected)
+
+
+def test_a_collection_by_itself_waits_for_the_last(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long one takes, there are no more and more of them."""
+    monkeypatch.setattr(maintenance_module, "COLLECT_MS_MIN", 1_000)
+    clock, before = ManualClock(), progress(store)
+    kept_ms = (before.resolved_ts - MIDDLE) >> 18
+    with automatic(store, clock) as upkeep:
+        for retention_ms in (kept_ms, 0):
+            upkeep.set_retention(retention_ms)
+            upkeep.poll()
+            assert len(upkeep._works) == 1
+            clock.sleep_ms(1_000)
+        work_off(upkeep)
+        assert progress(store).oldest_ts == before.resolved_ts - (kept_ms << 18)
+        clock.sleep_ms(1_000)
+        work_off(upkeep)
+        assert progress(store).oldest_ts == before.resolved_ts
 
 
 def test_a_collection_by_itself_is_held_back(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

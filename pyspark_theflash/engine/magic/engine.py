@@ -24,93 +24,55 @@ The swap looks whether the table is what was planned on, with new deltas at most
 into the merged files (`rebase.py`), and commits. If it is not, the merge was in vain.
 """
 
-import contextlib
-import functools
 import logging
-import threading
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Concatenate, Final, ParamSpec, TypeVar
-
-import pyarrow as pa
+from typing import Final
 
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine.api import (
     CompactionReport,
-    FileStats,
     Handle,
-    HandleSet,
-    PartitionStats,
     Piece,
     Publication,
-    RegionScan,
-    RegionStats,
-    RowCondition,
-    TableStats,
     VersionBatch,
 )
-from pyspark_theflash.engine.magic.check import check_table
 from pyspark_theflash.engine.magic.compaction import Compaction, Limits, Step
 from pyspark_theflash.engine.magic.delta import delta_table
 from pyspark_theflash.engine.magic.divide import divide, to_divide, to_unite
-from pyspark_theflash.engine.magic.encode import FileEncoder
 from pyspark_theflash.engine.magic.file import (
-    FILE_KIND,
     DataFile,
     FileKind,
-    number_of,
-    one_array,
-    read_columns,
     read_whole,
-    repeating_columns,
 )
-from pyspark_theflash.engine.magic.handles import first_from
-from pyspark_theflash.engine.magic.kept import KeptFiles, opened
 from pyspark_theflash.engine.magic.layout import (
-    RETIRED_KIND,
     Layout,
     LayoutChange,
-    Layouts,
-    scanned,
 )
-from pyspark_theflash.engine.magic.lookup import LOOKUP_BYTES, HandleLookup
+from pyspark_theflash.engine.magic.lookup import LOOKUP_BYTES
 from pyspark_theflash.engine.magic.move import keep_in
-from pyspark_theflash.engine.magic.numbers import FileNumbers
-from pyspark_theflash.engine.magic.partitions import check_unused, partition_stats
+from pyspark_theflash.engine.magic.partitions import check_unused
 from pyspark_theflash.engine.magic.placement import place
 from pyspark_theflash.engine.magic.purge import has_rows, without_range
 from pyspark_theflash.engine.magic.rebase import Rebase
-from pyspark_theflash.engine.magic.region import NO_REGION, REGION_KIND, Region
-from pyspark_theflash.engine.magic.scan import RegionReader
-from pyspark_theflash.engine.magic.visible import VisibleCache
+from pyspark_theflash.engine.magic.region import NO_REGION, Region
+from pyspark_theflash.engine.magic.writing import MagicStore, Merge, exclusive
 from pyspark_theflash.errors import (
-    CorruptionError,
-    EngineError,
     InternalError,
     OptionError,
-    StaleTokenError,
     TheFlashError,
 )
 from pyspark_theflash.failpoint import fail_point
 from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.mvcc.project import Default, ScanColumn
-from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, column_name
-from pyspark_theflash.store.folder import DATA_FOLDER, open_manifest
-from pyspark_theflash.store.lease import LeaseTable
-from pyspark_theflash.store.manifest import Change, Guard, View, file_errors
+from pyspark_theflash.mvcc.project import ScanColumn
+from pyspark_theflash.store.manifest import Change, Guard, file_errors
 from pyspark_theflash.store.partition import (
-    PARTITION_KIND,
     Partitions,
-    PartitionTable,
-    name_of,
     partition_key,
 )
-from pyspark_theflash.store.writer_lock import WriterLock
 from pyspark_theflash.types import (
     MAX_TS,
-    ColumnID,
     Generation,
     PhysicalTableID,
     RegionID,
@@ -122,154 +84,10 @@ SWAP_FILES: Final = 2
 SWAP_ROUNDS: Final = 8
 """How often deltas are written anew before a swap, while more are published."""
 _log = logging.getLogger(__name__)
-_P = ParamSpec("_P")
-_R = TypeVar("_R")
 
 
-@dataclass(eq=False, slots=True)
-class _Merge:
-    """A piece of a compaction that was begun: the table as it was planned on, and what it writes.
-
-    Files that no commit names yet are in `paths`.
-    """
-
-    started: Layout
-    numbers: Iterator[int]
-    paths: set[str] = field(default_factory=set)
-
-
-def _exclusive(
-    method: Callable[Concatenate["MagicEngine", _P], _R],
-) -> Callable[Concatenate["MagicEngine", _P], _R]:
-    """A method in the midst of which no other one runs."""
-
-    @functools.wraps(method)
-    def alone(self: "MagicEngine", /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with self._mutex:
-            return method(self, *args, **kwargs)
-
-    return alone
-
-
-class MagicReader:
-    """The reading half; opens no file for writing."""
-
-    def __init__(self, path: Path, fs: FileSystem, clock: Clock) -> None:
-        self._path, self._fs, self._clock = path, fs, clock
-        self._data = path / DATA_FOLDER
-        self._manifest = open_manifest(path, fs)
-        self._planned: Layouts | None = None
-        self._visible, self._kept = VisibleCache(), KeptFiles()
-
-    def read(self, kinds: Sequence[str]) -> View:
-        return self._manifest.read([*kinds, FILE_KIND, REGION_KIND, PARTITION_KIND])
-
-    def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
-        return self._layouts_of(view)[physical_id].scans()
-
-    def scan(
-        self,
-        region: RegionScan,
-        columns: Sequence[ScanColumn],
-        snapshot_ts: TimeStamp,
-        *,
-        with_handle: bool = False,
-        dictionaries: Collection[ColumnID] = (),
-        as_stored: bool = False,
-        condition: RowCondition | None = None,
-        without: HandleSet | None = None,
-    ) -> Iterator[pa.RecordBatch]:
-        bounds, files = scanned(region.parts)
-        parts = region.parts if without is None else (without.id, *region.parts)
-        key = self._visible.key(parts, files, snapshot_ts)
-        known = self._visible.get(key)
-        reader = RegionReader(
-            self._data,
-            bounds,
-            columns,
-            snapshot_ts,
-            with_handle=with_handle,
-            dictionaries=dictionaries,
-            as_stored=as_stored,
-            condition=condition,
-            without=without,
-            known=known,
-            kept=self._kept,
-        )
-        yield from reader.rows(files)
-        if known is None:
-            self._visible.put(key, reader.found)
-
-    def keys(
-        self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
-    ) -> Iterator[pa.RecordBatch]:
-        asked = Region(physical_id, RegionID(0), start, end)
-        for info in self._layouts_of(view)[physical_id].files:
-            if asked.reaches(info.min_handle, info.max_handle):
-                table = read_columns(self._data, info, [HANDLE, COMMIT_TS, OP])
-                handles = one_array(table.column(HANDLE))
-                first = first_from(handles, start)
-                last = len(handles) if end is None else first_from(handles, end)
-                yield from table.slice(first, last - first).to_batches()
-
-    def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
-        _, files = scanned(region.parts)
-        if not files:
-            return ()
-        largest = max(files, key=lambda f: f.rows)
-        names = {column_name(c.id): c.id for c in columns}
-        return [names[name] for name in repeating_columns(self._data, largest, list(names))]
-
-    def never_null(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
-        _, files = scanned(region.parts)
-        left = {column_name(c.id): c.id for c in columns if isinstance(c.fill, Default)}
-        for info in files:
-            with opened(self._kept, self._data, info) as file:
-                left = {name: left[name] for name in left.keys() & file.footer.never_null}
-        return left.values()
-
-    def tables(self, view: View) -> Sequence[PhysicalTableID]:
-        return self._layouts_of(view).tables()
-
-    def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
-        return self._layouts_of(view)[physical_id].stats()
-
-    def stats(self, view: View, physical_id: PhysicalTableID) -> TableStats:
-        return _stats(self._layouts_of(view)[physical_id].files)
-
-    def collectable(
-        self, view: View, physical_id: PhysicalTableID, safe_point: TimeStamp
-    ) -> TableStats:
-        return _stats(self._layouts_of(view)[physical_id].collectable(safe_point))
-
-    def files(self, view: View, physical_id: PhysicalTableID) -> Sequence[FileStats]:
-        return self._layouts_of(view)[physical_id].file_stats()
-
-    def partitions(self, view: View) -> Sequence[PartitionStats]:
-        return partition_stats(PartitionTable(self._data, view), self._layouts_of(view))
-
-    def check(self, view: View) -> Iterator[CorruptionError]:
-        table = PartitionTable(self._data, view)
-        for partition in table.numbers():
-            if (fault := table.fault(partition)) is not None:
-                yield CorruptionError(str(table.folder(partition)), 0, fault)
-        layouts = self._layouts_of(view)
-        for physical_id in layouts.recorded():
-            yield from check_table(self._data, layouts[physical_id])
-
-    def close(self) -> None:
-        self._manifest.close()
-
-    def _layouts_of(self, view: View) -> Layouts:
-        """The view's layouts; a view is mostly asked for several tables in turn."""
-        planned = self._planned
-        if planned is None or planned.view is not view:
-            planned = self._planned = Layouts(view)
-        return planned
-
-
-class MagicEngine(MagicReader):
-    """Both halves; holds the store's writer lock."""
+class MagicEngine(MagicStore):
+    """Both halves."""
 
     def __init__(
         self,
@@ -282,38 +100,10 @@ class MagicEngine(MagicReader):
         guard: Guard | None = None,
     ) -> None:
         """`guard`: looks, in the transaction of each publication, whether it may be done."""
-        super().__init__(path, fs, clock)
-        self._guard = guard
+        super().__init__(path, fs, clock, lookup_bytes, guard)
         self._limits = limits or Limits()
-        self._lookup = HandleLookup(self._data, lookup_bytes)
-        self._folders: set[Path] = set()
-        self._broken: str | None = None
-        self._mutex, self._numbers = threading.RLock(), FileNumbers()
-        self._merges: list[_Merge] = []
-        self._has_retired = False
-        with contextlib.ExitStack() as undo, file_errors(path):
-            undo.callback(self._manifest.close)
-            self._lock = WriterLock(path)
-            undo.callback(self._lock.release)
-            self._token = self._manifest.take_token()
-            self._load()
-            known = self._known_paths()
-            self._numbers.above(max(map(number_of, known), default=0))
-            self._partitions.claim(fs)
-            self._remove_others(known)
-            self._remove_retired()
-            undo.pop_all()
 
-    @_exclusive
-    def close(self) -> None:
-        super().close()
-        self._lock.release()
-
-    @_exclusive
-    def read(self, kinds: Sequence[str]) -> View:
-        return super().read(kinds)
-
-    @_exclusive
+    @exclusive
     def publish(self, publication: Publication) -> Generation:
         changes: dict[PhysicalTableID, LayoutChange] = {}
         with self._writing():
@@ -335,7 +125,7 @@ class MagicEngine(MagicReader):
             done = done.plus(piece())
         return done
 
-    @_exclusive
+    @exclusive
     def begin(
         self,
         physical_id: PhysicalTableID,
@@ -350,13 +140,13 @@ class MagicEngine(MagicReader):
         compaction = self._compaction(merge, columns, garbage_to)
         return self._begun(merge, compaction.collection(merge.started, garbage_to))
 
-    @_exclusive
+    @exclusive
     def is_behind(self, physical_id: PhysicalTableID) -> bool:
         deltas, limits = self._layouts[physical_id].deltas, self._limits
         rows = 2 * max(limits.region_rows, limits.due_rows(self._layouts[physical_id].regions))
         return len(deltas) >= 2 * limits.most_deltas or sum(f.rows for f in deltas) >= rows
 
-    @_exclusive
+    @exclusive
     def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
         with self._writing():
             layouts = [self._layouts[physical_id] for physical_id in physical_ids]
@@ -370,7 +160,7 @@ class MagicEngine(MagicReader):
             self._remove_retired()
             return generation
 
-    @_exclusive
+    @exclusive
     def purge_range(
         self,
         physical_id: PhysicalTableID,
@@ -395,7 +185,7 @@ class MagicEngine(MagicReader):
             self._remove_retired()
         return done
 
-    @_exclusive
+    @exclusive
     def flush(
         self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
     ) -> CompactionReport:
@@ -408,7 +198,7 @@ class MagicEngine(MagicReader):
             self._remove_retired()
         return report
 
-    @_exclusive
+    @exclusive
     def split(
         self,
         physical_id: PhysicalTableID,
@@ -430,7 +220,7 @@ class MagicEngine(MagicReader):
             self._remove_retired()
         return done.plus(report)
 
-    @_exclusive
+    @exclusive
     def merge(
         self,
         physical_id: PhysicalTableID,
@@ -453,20 +243,20 @@ class MagicEngine(MagicReader):
             self._remove_retired()
         return done.plus(report)
 
-    @_exclusive
+    @exclusive
     def move(
         self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
     ) -> CompactionReport:
         return self._keep(self._layouts[physical_id].known_region(region_id), (partition,))
 
-    @_exclusive
+    @exclusive
     def copy(
         self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
     ) -> CompactionReport:
         region = self._layouts[physical_id].known_region(region_id)
         return self._keep(region, tuple(dict.fromkeys([*region.partitions, partition])))
 
-    @_exclusive
+    @exclusive
     def add_partition(self, folder: Path) -> int:
         if (known := self._partitions.at(folder)) is not None:
             return known
@@ -479,7 +269,7 @@ class MagicEngine(MagicReader):
             self._load()
         return int(record.key)
 
-    @_exclusive
+    @exclusive
     def remove_partition(self, partition: int) -> None:
         with self._writing():
             self._remove_retired()
@@ -490,8 +280,6 @@ class MagicEngine(MagicReader):
             fail_point("partition.after_removal")
             self._load()
             before.forget(partition, self._fs)
-
-    # -- writing
 
     def _keep(self, region: Region, partitions: Partitions) -> CompactionReport:
         """Have a region's files in these partitions; see `Engine.move`."""
@@ -513,15 +301,28 @@ class MagicEngine(MagicReader):
             self._remove_retired()
         return report
 
+    def _place(self, versions: VersionBatch, changes: dict[PhysicalTableID, LayoutChange]) -> None:
+        """Write versions, beside `changes` of the same commit, and add them to these."""
+        physical_id = versions.physical_id
+        before = changes.get(physical_id, LayoutChange())
+        layout = before.apply(self._layouts[physical_id])
+        table = delta_table(versions, layout.files, self._lookup)
+        # One commit cuts a table's regions once.
+        is_merged = any(m.started.physical_id == physical_id for m in self._merges)
+        is_open = self._partitions.is_whole and not (before.files or is_merged)
+        limits = self._limits if is_open else None
+        change = place(layout, table, limits, partial(self._write, physical_id))
+        changes[physical_id] = before.plus(change)
+
     # -- compactions, in pieces
 
-    def _merge(self, physical_id: PhysicalTableID) -> _Merge:
+    def _merge(self, physical_id: PhysicalTableID) -> Merge:
         """A merge that takes its numbers as it writes, until it is begun beside others."""
-        return _Merge(self._layouts[physical_id], iter(self._numbers.take, None))
+        return Merge(self._layouts[physical_id], iter(self._numbers.take, None))
 
     def _compaction(
         self,
-        merge: _Merge,
+        merge: Merge,
         columns: Sequence[ScanColumn],
         safe_point: TimeStamp | None = None,
         *,
@@ -536,7 +337,7 @@ class MagicEngine(MagicReader):
             write=partial(self._write_merged, merge),
         )
 
-    @_exclusive
+    @exclusive
     def _next_step(
         self,
         physical_id: PhysicalTableID,
@@ -549,7 +350,7 @@ class MagicEngine(MagicReader):
         compaction = self._compaction(merge, columns, safe_point, everything_to=everything_to)
         return self._begun(merge, compaction.step(merge.started))
 
-    def _begun(self, merge: _Merge, step: Step | None) -> Piece | None:
+    def _begun(self, merge: Merge, step: Step | None) -> Piece | None:
         """The piece that does a step; nobody reads what is retired by now but under a lease."""
         self._check_sound()
         if self._has_retired:
@@ -561,7 +362,7 @@ class MagicEngine(MagicReader):
         self._merges.append(merge)
         return partial(self._run, merge, step)
 
-    def _run(self, merge: _Merge, step: Step) -> CompactionReport:
+    def _run(self, merge: Merge, step: Step) -> CompactionReport:
         try:
             with self._breaking():
                 change, report = step()
@@ -575,7 +376,7 @@ class MagicEngine(MagicReader):
                 self._merges.remove(merge)
 
     def _swap(
-        self, merge: _Merge, change: LayoutChange, report: CompactionReport
+        self, merge: Merge, change: LayoutChange, report: CompactionReport
     ) -> CompactionReport:
         """Commit a merge; see the module."""
         rebase = Rebase(self._data, change, partial(self._write_rebased, merge))
@@ -602,188 +403,3 @@ class MagicEngine(MagicReader):
         if now.regions != started.regions or now.files[: len(started.files)] != started.files:
             return None
         return newer if all(f.kind is FileKind.DELTA for f in newer) else None
-
-    @_exclusive
-    def _discard(self, merge: _Merge) -> None:
-        """Remove the files of a merge that comes to nothing, unless the disk is not believed."""
-        if self._broken is not None:
-            return
-        # Paths in a folder that another store has taken the place of are not ours.
-        self._manifest.check_in_place()
-        with file_errors(self._path):
-            for path in merge.paths:
-                self._fs.unlink(self._data / path)
-
-    def _replace(self, physical_id: PhysicalTableID, change: LayoutChange, step: str) -> None:
-        fail_point(f"magic.before_{step}_commit")
-        self._commit({physical_id: change})
-        fail_point(f"magic.after_{step}_commit")
-
-    def _place(self, versions: VersionBatch, changes: dict[PhysicalTableID, LayoutChange]) -> None:
-        """Write versions, beside `changes` of the same commit, and add them to these."""
-        physical_id = versions.physical_id
-        before = changes.get(physical_id, LayoutChange())
-        layout = before.apply(self._layouts[physical_id])
-        table = delta_table(versions, layout.files, self._lookup)
-        # One commit cuts a table's regions once.
-        is_merged = any(m.started.physical_id == physical_id for m in self._merges)
-        is_open = self._partitions.is_whole and not (before.files or is_merged)
-        limits = self._limits if is_open else None
-        change = place(layout, table, limits, partial(self._write, physical_id))
-        changes[physical_id] = before.plus(change)
-
-    def _write(
-        self, physical_id: PhysicalTableID, file: FileEncoder, partitions: Partitions
-    ) -> DataFile:
-        return self._write_numbered(self._numbers.take(), physical_id, file, partitions, set())
-
-    def _write_merged(self, merge: _Merge, file: FileEncoder, partitions: Partitions) -> DataFile:
-        number, physical_id = next(merge.numbers), merge.started.physical_id
-        return self._write_numbered(number, physical_id, file, partitions, merge.paths)
-
-    def _write_rebased(self, merge: _Merge, file: FileEncoder, partitions: Partitions) -> DataFile:
-        number, physical_id = self._numbers.take(), merge.started.physical_id
-        return self._write_numbered(number, physical_id, file, partitions, merge.paths)
-
-    def _write_numbered(
-        self,
-        number: int,
-        physical_id: PhysicalTableID,
-        file: FileEncoder,
-        partitions: Partitions,
-        paths: set[str],
-    ) -> DataFile:
-        encoded = file.finish(number=number, physical_id=physical_id)
-        info = encoded.info.within(partitions)
-        paths.update(info.paths)
-        for path in info.paths:
-            self._write_bytes(path, encoded.data)
-        return info
-
-    def _write_bytes(self, path: str, data: bytes | pa.Buffer) -> None:
-        """Make a file of these bytes, in a folder that `_commit` syncs."""
-        folder = (self._data / path).parent
-        if folder not in self._folders:
-            self._fs.make_folder(folder)
-            self._folders.add(folder)
-        fail_point("magic.before_file")
-        self._fs.write_new(self._data / path, memoryview(data))
-        fail_point("magic.after_file")
-
-    def _commit(
-        self, changes: Mapping[PhysicalTableID, LayoutChange], others: Change | None = None
-    ) -> Generation:
-        """Commit what has become of some tables, and other records with it."""
-        written = [p for change in changes.values() for f in change.files for p in f.paths]
-        for folder in sorted({(self._data / path).parent for path in written}):
-            self._fs.sync_folder(folder)
-        fail_point("magic.before_commit")
-        others = others or Change()
-        puts, deletes = list(others.puts), list(others.deletes)
-        for change in changes.values():
-            records, gone = change.records(self._generation)
-            puts += records
-            deletes += gone
-        self._advance(self._manifest.commit(Change(puts, deletes), self._token, self._guard))
-        for physical_id, change in changes.items():
-            self._layouts.replace(change.apply(self._layouts[physical_id]))
-            self._lookup.forget(f.number for f in change.replaced)
-        return self._generation
-
-    @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
-        """What every write has in common: after a failure nothing in memory is believed.
-
-        After a failed write or sync nobody knows what the disk holds, after a bug nobody knows
-        anything, and another writer may have taken over: then the engine stops. All other errors (a
-        full disk, a latch that has ended, a file that cannot be read) leave the disk as the
-        manifest says, and the engine goes on from there.
-        """
-        with self._mutex:
-            try:
-                with self._breaking():
-                    yield
-            except TheFlashError as error:
-                if self._broken is None:
-                    # Until it is known again what the disk holds.
-                    self._broken = str(error) or repr(error)
-                    with file_errors(self._path):
-                        self._load()
-                        self._remove_others(self._known_paths())
-                    self._broken = None
-                raise
-
-    @contextlib.contextmanager
-    def _breaking(self) -> Iterator[None]:
-        """After a final error of the block, nothing is written any more."""
-        self._check_sound()
-        try:
-            with file_errors(self._path):
-                yield
-        except BaseException as error:
-            is_final = isinstance(error, EngineError | InternalError | StaleTokenError)
-            if is_final or not isinstance(error, TheFlashError):
-                with self._mutex:
-                    self._broken = str(error) or repr(error)
-            raise
-
-    @_exclusive
-    def _check_sound(self) -> None:
-        if self._broken is not None:
-            raise EngineError(str(self._path), f"takes no more writes since: {self._broken}")
-
-    def _load(self) -> None:
-        """Take over what the manifest has."""
-        self._layouts = Layouts(self.read([]))
-        self._partitions = PartitionTable(self._data, self._layouts.view)
-        self._lookup.clear()
-        self._folders.clear()
-        self._advance(self._layouts.view.generation)
-
-    def _advance(self, generation: Generation) -> None:
-        self._generation = generation
-        self._numbers.advance(generation)
-
-    # -- files that nobody needs
-
-    def _remove_others(self, known: set[str]) -> None:
-        """Remove files that no manifest has named: their write never came to its commit.
-
-        A merge that runs meanwhile notes each path before it makes the file, so what was found
-        before the notes are read is noted if it is a merge's.
-        """
-        found = list(self._partitions.files(self._fs))
-        named = known.union(*(merge.paths for merge in self._merges))
-        for path in found:
-            if path not in named:
-                self._fs.unlink(self._data / path)
-
-    def _known_paths(self) -> set[str]:
-        """The paths of the files that the manifest names, and of those that it has retired."""
-        return {*self._layouts.paths(), *self._retired()}
-
-    def _retired(self) -> Mapping[str, bytes]:
-        """The paths that some older generation names, and the last one of these."""
-        return self._manifest.read([RETIRED_KIND]).of_kind(RETIRED_KIND)
-
-    def _remove_retired(self) -> None:
-        """Remove files that have been replaced and that no reader and no merge can still want."""
-        pinned = LeaseTable(self._manifest, self._clock).oldest_generation()
-        retired, self._has_retired = self._retired(), False
-        merged = tuple(f"{merge.started.physical_id}/" for merge in self._merges)
-        free = [
-            path
-            for path, last in retired.items()
-            if (pinned is None or pinned > int(last)) and not name_of(path).startswith(merged)
-        ]
-        if not free:
-            return
-        change = Change(deletes=[(RETIRED_KIND, path) for path in free])
-        self._advance(self._manifest.commit(change, self._token))
-        fail_point("magic.before_unlink")
-        for path in free:
-            self._fs.unlink(self._data / path)
-
-
-def _stats(files: Sequence[DataFile]) -> TableStats:
-    return TableStats(len(files), sum(f.rows for f in files), sum(f.size_bytes for f in files))

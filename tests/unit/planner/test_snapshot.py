@@ -10,7 +10,7 @@ import pytest
 
 from pyspark_theflash.clock import SystemClock
 from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.engine.magic.engine import MagicReader
+from pyspark_theflash.engine.magic.reader import MagicReader
 from pyspark_theflash.errors import (
     ColumnNotFoundError,
     CorruptionError,
