@@ -10,19 +10,14 @@ What is here was acknowledged to TiDB, which keeps no copy: a file goes when wha
 applied, not before.
 
 Durable
-    `append` returns when its payloads are synced. Callers that come while a sync is under way join
-    one batch. The first of them waits for its turn, then writes and syncs for all; the others wait
-    for it (group commit). So the rate does not depend on how long a sync takes.
-
-        A  join 1 . turn . write 1 . sync 1 .................. return
-        B     join 2 ......................... turn . write 2,3 . sync . return
-        C       join 2 .................................................. return
+    `append` returns when its payloads are synced. One thread appends at a time; whoever has many
+    callers gives it their payloads together (see `server.group_commit`).
 
     `position` is behind what is durable, and `source()` reads up to there only: a reader that saw
     more could apply what a crash takes away again.
 
 After a crash
-    Only the newest batch can have been cut off, and it is at the end of the last file: files are
+    Only the newest payloads can have been cut off, and it is at the end of the last file: files are
     begun after the sync of what is before them. Opening cuts a torn frame off, which nobody was
     told about. Anything else that is wrong there is corruption, as everywhere.
 
@@ -67,22 +62,6 @@ _CLUSTER_FILE: Final = ".cluster"
 _NAME: Final = re.compile(r"binlog-(\d{16})", re.ASCII)
 
 
-class _Batch:
-    """What one sync makes durable. `error` is final when the locks in `waiting` are released.
-
-    Each caller that waits has a lock of its own: if one woke the next, each would have to get hold
-    of the interpreter before those behind it go on.
-    """
-
-    def __init__(self, interrupted: TheFlashError) -> None:
-        self.pieces: list[bytes] = []
-        self.size_bytes = 0
-        self.has_leader = False
-        # Until the leader has come to write it.
-        self.error: TheFlashError | None = interrupted
-        self.waiting: list[threading.Lock] = []
-
-
 class Spool:
     """The folder, open for appending. Safe to use from many threads.
 
@@ -115,7 +94,6 @@ class Spool:
             fs.make_folder(folder)
         self._lock = WriterLock(folder, _LOCK_FILE)
         self._turn, self._mutex = threading.Lock(), threading.Condition()
-        self._joining = self._new_batch()
         self._failure: TheFlashError | None = None
         try:
             with file_errors(folder):
@@ -149,7 +127,7 @@ class Spool:
 
     @property
     def size_bytes(self) -> int:
-        """How long all files are together, with what is on its way to them."""
+        """How long all files are together."""
         with self._mutex:
             return self._held_bytes
 
@@ -187,83 +165,29 @@ class Spool:
             StoreFullError: the disk is full.
             EngineError: the disk fails; from now on every call raises this.
         """
-        pieces = [piece for payload in payloads for piece in _checked_frame(payload)]
-        batch, written = self._join(pieces, spare_bytes)
-        if written is not None:
-            written.acquire()
-        else:
-            try:
-                with self._turn:
-                    self._close_batch()
-                    self._write(batch)
-            finally:
-                self._let_go(batch)
-        if batch.error is not None:
-            raise batch.error
-
-    def _join(
-        self, pieces: list[bytes], spare_bytes: int
-    ) -> "tuple[_Batch, threading.Lock | None]":
-        """The batch, and what to wait for; None for the caller who writes it, the first in it."""
-        size_bytes = sum(map(len, pieces))
-        with self._mutex:
+        data = b"".join(piece for payload in payloads for piece in _checked_frame(payload))
+        with self._turn:
             if self._failure is not None:
                 raise self._failure
-            if self._held_bytes + size_bytes + spare_bytes > self._max_bytes:
+            if self._held_bytes + len(data) + spare_bytes > self._max_bytes:
                 limit = self._max_bytes - spare_bytes
                 raise SpoolFullError(str(self._folder), self._held_bytes, limit)
-            self._held_bytes += size_bytes
-            batch = self._joining
-            batch.pieces += pieces
-            batch.size_bytes += size_bytes
-            if not batch.has_leader:
-                batch.has_leader = True
-                return batch, None
-            written = threading.Lock()
-            written.acquire()
-            batch.waiting.append(written)
-            return batch, written
+            try:
+                if self._durable_bytes and self._durable_bytes + len(data) > self._file_bytes:
+                    self._begin_next_file()
+                self._write_and_sync(data)
+            except StoreFullError:
+                raise
+            except OSError as error:
+                raise self._failed(error) from error
+            except BaseException as error:
+                self._failed(error)
+                raise
 
-    def _close_batch(self) -> None:
-        """Let later callers join another batch."""
-        with self._mutex:
-            self._joining = self._new_batch()
-
-    def _let_go(self, batch: _Batch) -> None:
-        """Wake those who wait for a batch: one that is written, or will not be any more."""
-        with self._mutex:
-            if self._joining is batch:
-                # Interrupted while it waited for its turn: nobody must wait for it from now on.
-                self._failure = batch.error
-        for written in batch.waiting:
-            written.release()
-
-    def _new_batch(self) -> _Batch:
-        return _Batch(EngineError(str(self._folder), "a write was interrupted; open it anew"))
-
-    def _write(self, batch: _Batch) -> None:
-        """Make a batch durable, or say in it why not."""
-        batch.error = self._failure
-        if batch.error is not None:
-            return
-        try:
-            if self._durable_bytes and self._durable_bytes + batch.size_bytes > self._file_bytes:
-                self._begin_next_file()
-            self._write_and_sync(batch)
-        except StoreFullError as error:
-            batch.error = error
-            with self._mutex:
-                self._held_bytes -= batch.size_bytes
-        except OSError as error:
-            batch.error = self._failed(error)
-        except BaseException as error:
-            batch.error = self._failed(error)
-            raise
-
-    def _write_and_sync(self, batch: _Batch) -> None:
+    def _write_and_sync(self, data: bytes) -> None:
         fail_point("spool.write")
         try:
-            self._file.append(memoryview(b"".join(batch.pieces)))
+            self._file.append(memoryview(data))
         except OSError as error:
             full = _full(error, self._path(self._number))
             self._file.truncate(self._durable_bytes)
@@ -271,7 +195,8 @@ class Spool:
         fail_point("spool.sync")
         self._file.sync()
         with self._mutex:
-            self._durable_bytes += batch.size_bytes
+            self._durable_bytes += len(data)
+            self._held_bytes += len(data)
             self._mutex.notify_all()
 
     def _begin_next_file(self) -> None:

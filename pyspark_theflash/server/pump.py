@@ -2,7 +2,8 @@
 
 TiDB sends each half of a transaction as one call, waits for the answer to a prewrite before it asks
 for the commit_ts, and lets the transaction fail where there is none. So an answer without an error
-means durable: it comes after the spool's sync, which calls that wait at the same time share.
+means durable: it comes after the spool's sync, which calls that wait at the same time share. One
+event loop in a thread of its own answers all calls; the disk is left to other threads.
 
 What TiDB makes of an error
     prewrite           tries again for `binlog.write-timeout` (15 s), then *ends its own process*, a
@@ -23,12 +24,13 @@ Pulling
 Only the shape of a message is checked: what a prewrite's changes mean takes the schema.
 """
 
+import asyncio
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, TypeVar
 
 from pyspark_theflash.binlog.event import Entity, EntityKind
 from pyspark_theflash.binlog.frame import FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES
@@ -52,6 +54,7 @@ from pyspark_theflash.errors import (
     ServiceUnavailableError,
     TheFlashError,
 )
+from pyspark_theflash.server.group_commit import GroupCommit
 from pyspark_theflash.server.listen import listen
 from pyspark_theflash.tls import TlsFiles
 from pyspark_theflash.types import TimeStamp
@@ -66,14 +69,16 @@ DRAIN_MS: Final = 1000
 
 _ZERO: Final = TimeStamp(0)
 _DURABLE: Final = encode_write_response("")
-_WRITERS: Final = 32
 _PULLERS: Final = 4
+_PULL_BYTES: Final = 1 << 20
 _CALLS_MAX: Final = 4096
 _STREAMS_MAX: Final = 128
 # Up to this many times the limit, a payload is refused in words that TiDB knows; beyond, by gRPC.
 _OVERSIZE: Final = 4
 _POLL_MS: Final = 200
 _STOP_MS: Final = 10_000
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,7 @@ class PumpServer:
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
         spare_bytes: int = SPARE_BYTES,
     ) -> None:
-        """Listen on `address` (see `listen`), and answer from `start` on.
+        """Listen on `address` (see `listen`), and answer from `start` to `stop`.
 
         `allowed_names`: with `tls`, common names of callers' certificates, if not every one that
         the authority has signed. `cluster_id`: None for that of the first write, or of the spool.
@@ -130,14 +135,25 @@ class PumpServer:
         self._spool, self._clock = spool, clock
         self._allowed_names = frozenset(name.encode() for name in allowed_names)
         self._max_payload_bytes, self._spare_bytes = max_payload_bytes, spare_bytes
-        self._mutex = threading.Lock()
         self._counters = PumpCounters()
         self._cluster_id = spool.cluster_id()
         self._pausing, self._stopping = False, False
-        self._pullers = threading.BoundedSemaphore(_PULLERS)
-        self._workers = ThreadPoolExecutor(_WRITERS + _PULLERS, thread_name_prefix="pump")
-        self._server = grpc.server(
-            self._workers, options=_options(max_payload_bytes), maximum_concurrent_rpcs=_CALLS_MAX
+        self._pulls = 0
+        self._pullers = ThreadPoolExecutor(_PULLERS, thread_name_prefix="pump pull")
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="pump", daemon=True)
+        self._thread.start()
+        try:
+            self.address = self._run(self._listen(address, tls))
+            """Where it listens, with the port that port 0 became."""
+        except BaseException:
+            self._end()
+            raise
+
+    async def _listen(self, address: str, tls: TlsFiles | None) -> str:
+        self._group = GroupCommit(self._spool)
+        self._server = grpc.aio.server(
+            options=_options(self._max_payload_bytes), maximum_concurrent_rpcs=_CALLS_MAX
         )
         calls = {
             "WriteBinlog": grpc.unary_unary_rpc_method_handler(self._write),
@@ -145,12 +161,11 @@ class PumpServer:
         }
         service = grpc.method_handlers_generic_handler(PUMP_SERVICE, calls)
         self._server.add_generic_rpc_handlers((service,))
-        self.address = listen(self._server, address, tls)
-        """Where it listens, with the port that port 0 became."""
+        return listen(self._server, address, tls)
 
     def start(self) -> None:
         """Begin to answer."""
-        self._server.start()
+        self._run(self._server.start())
         _log.info("pump listens: address=%s", self.address)
 
     def pause(self) -> None:
@@ -158,34 +173,46 @@ class PumpServer:
         self._pausing = True
 
     def stop(self, drain_ms: int = DRAIN_MS) -> None:
-        """Refuse prewrites, take commits for `drain_ms` more, finish what has begun, and close."""
+        """Refuse prewrites, take commits for `drain_ms` more, finish what has begun, and close.
+
+        Does nothing the second time.
+        """
+        if self._loop.is_closed():
+            return
         self.pause()
         self._clock.sleep_ms(drain_ms)
         self._stopping = True
-        self._server.stop(_STOP_MS / 1000).wait()
-        self._workers.shutdown()
+        self._run(self._server.stop(_STOP_MS / 1000))
+        self._end()
 
     def counters(self) -> PumpCounters:
         """What has been done until now."""
-        with self._mutex:
-            return self._counters
+        return self._counters
 
-    def _write(self, request: bytes, context: grpc.ServicerContext) -> bytes:
-        self._check_caller(context)
-        # Who has stopped waiting sends it again, or never meant it: written now, it could come
-        # behind its own commit, or be a prewrite that never ends.
-        if not context.is_active():
-            return encode_write_response("cancelled")
+    def _run(self, call: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(call, self._loop).result()
+
+    def _end(self) -> None:
+        """End all threads."""
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._group.close()
+        self._pullers.shutdown()
+        self._loop.close()
+
+    async def _write(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+        await self._check_caller(context)
+        # A caller who has stopped waiting sends it again, or never meant it: written then, it could
+        # come behind its own commit, or be a prewrite that never ends. gRPC cancels this for him.
         try:
-            self._take(WriteRequest.from_bytes(request))
+            await self._take(WriteRequest.from_bytes(request))
         except TheFlashError as error:
-            with self._mutex:
-                self._counters = replace(self._counters, errors=self._counters.errors + 1)
+            self._counters = replace(self._counters, errors=self._counters.errors + 1)
             _log.warning("binlog refused: %s", error)
             return encode_write_response(str(error))
         return _DURABLE
 
-    def _take(self, request: WriteRequest) -> None:
+    async def _take(self, request: WriteRequest) -> None:
         """Make a binlog durable, or raise why not."""
         size_bytes = len(request.payload)
         if size_bytes > self._max_payload_bytes:
@@ -203,33 +230,53 @@ class PumpServer:
             if self._pausing:
                 raise ServiceUnavailableError(self.address, "it is about to stop")
             spare_bytes = self._spare_bytes
-        self._spool.append([request.payload], spare_bytes=spare_bytes)
-        with self._mutex:
-            self._counters = self._counters.counting(entity, size_bytes)
+        await self._group.append(request.payload, spare_bytes)
+        self._counters = self._counters.counting(entity, size_bytes)
 
-    def _pull(self, request: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        self._check_caller(context)
-        if not self._pullers.acquire(blocking=False):
-            # One that has hung up is noticed within `_POLL_MS`, so trying again helps.
-            context.abort(grpc.StatusCode.UNAVAILABLE, f"{_PULLERS} pull already")
+    async def _pull(
+        self, request: bytes, context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[bytes]:
+        await self._check_caller(context)
+        if self._pulls == _PULLERS:
+            # One that has hung up is noticed at once, so trying again helps.
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{_PULLERS} pull already")
+        self._pulls += 1
         try:
-            yield from self._pulled(PullRequest.from_bytes(request), context)
+            position = self._position(PullRequest.from_bytes(request))
+            while not self._stopping:
+                read = self._loop.run_in_executor(self._pullers, self._read_beyond, position)
+                messages, position = await read
+                for message in messages:
+                    yield message
         except TheFlashError as error:
-            context.abort(_status(error), str(error))
+            await context.abort(_status(error), str(error))
         finally:
-            self._pullers.release()
+            self._pulls -= 1
 
-    def _pulled(self, request: PullRequest, context: grpc.ServicerContext) -> Iterator[bytes]:
-        """What is durable behind a position, and what becomes so, until somebody hangs up."""
+    def _position(self, request: PullRequest) -> str:
         if self._cluster_id not in (None, request.cluster_id):
             self._check_cluster(request.cluster_id)
-        position = self._spool.position_of(request.suffix, request.offset)
-        while context.is_active() and not self._stopping:
+        return self._spool.position_of(request.suffix, request.offset)
+
+    def _read_beyond(self, position: str) -> tuple[list[bytes], str]:
+        """Some messages behind a position, and the position behind them; waits a while for one."""
+        messages: list[bytes] = []
+        size_bytes = 0
+        self._spool.wait_beyond(position, _POLL_MS)
+        try:
             for frame in self._spool.source().frames(position):
-                suffix = number_of(frame.end.name)
-                yield PulledBinlog(suffix, frame.end.offset, frame.payload, merged=False).to_bytes()
+                suffix, offset = number_of(frame.end.name), frame.end.offset
+                pulled = PulledBinlog(suffix, offset, frame.payload, merged=False)
+                messages.append(pulled.to_bytes())
                 position = str(frame.end)
-            self._spool.wait_beyond(position, _POLL_MS)
+                size_bytes += len(frame.payload)
+                if size_bytes >= _PULL_BYTES:
+                    break
+        except TheFlashError:
+            # What came before the error is sent first.
+            if not messages:
+                raise
+        return messages, position
 
     def _check_cluster(self, cluster_id: int) -> None:
         if self._cluster_id is None:
@@ -238,12 +285,14 @@ class PumpServer:
         elif cluster_id != self._cluster_id:
             raise ClusterMismatchError(self.address, cluster_id, self._cluster_id)
 
-    def _check_caller(self, context: grpc.ServicerContext) -> None:
+    async def _check_caller(self, context: grpc.aio.ServicerContext) -> None:
         if not self._allowed_names:
             return
         names = context.auth_context().get("x509_common_name", ())
         if self._allowed_names.isdisjoint(names):
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, "this certificate's name may not call")
+            await context.abort(
+                grpc.StatusCode.PERMISSION_DENIED, "this certificate's name may not call"
+            )
 
 
 def _options(max_payload_bytes: int) -> list[tuple[str, int]]:

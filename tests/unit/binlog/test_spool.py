@@ -19,7 +19,6 @@ from pyspark_theflash.failpoint import armed
 from pyspark_theflash.fs import LocalFileSystem
 from tests.support import binlog_writer
 from tests.support.faulty_fs import Failure, FaultyFileSystem
-from tests.support.processes import wait_until
 
 FS = LocalFileSystem()
 MESSAGES = [binlog_writer.commit(n, n + 1) for n in range(1, 7)]
@@ -97,45 +96,15 @@ def test_what_is_not_synced_is_not_read(folder):
     spool.close()
 
 
-class CountedLock:
-    """A lock that knows how often it was taken."""
-
-    def __init__(self):
-        self.lock, self.taken = threading.Lock(), 0
-
-    def __enter__(self):
-        self.lock.acquire()
-        self.taken += 1
-
-    def __exit__(self, *_):
-        self.lock.release()
-
-
-def test_who_comes_while_another_syncs_shares_the_next_sync(folder):
-    fs = FaultyFileSystem(Failure.IO_ERROR)
-    spool = opened(folder, fs)
-    spool._turn = turn = CountedLock()
+def test_threads_that_append_at_the_same_time(folder):
+    spool = opened(folder)
     threads = [threading.Thread(target=spool.append, args=([m],)) for m in MESSAGES]
-    size = len(binlog_writer.frames(MESSAGES))
-
-    def let_the_others_come():
-        if not threads[1].ident:
-            for thread in threads[1:]:
-                thread.start()
-            while spool.size_bytes < size:
-                pass
-
-    before = fs.calls.count("sync")
-    with armed("spool.sync", let_the_others_come):
-        threads[0].start()
-        for thread in threads:
-            while not thread.ident:
-                pass
-            thread.join()
-    assert fs.calls.count("sync") - before == 2
-    # Those who did not write did not wait for a turn, behind whoever comes later.
-    assert turn.taken == 2
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
     assert sorted(content(spool)) == sorted(MESSAGES)
+    assert spool.size_bytes == len(binlog_writer.frames(MESSAGES))
     spool.close()
 
 
@@ -279,37 +248,6 @@ def test_an_interrupted_write_is_acknowledged_to_nobody(folder):
         spool.append(MESSAGES[:1])
     with pytest.raises(EngineError, match="KeyboardInterrupt"):
         spool.append(MESSAGES[1:])
-    assert content(spool) == []
-    spool.close()
-
-
-def test_a_turn_that_never_comes_leaves_nobody_waiting(folder):
-    spool = opened(folder)
-    errors = []
-
-    def wait_with_it():
-        with pytest.raises(EngineError, match="a write was interrupted") as caught:
-            spool.append(MESSAGES[1:2])
-        errors.append(caught.value)
-
-    *others, later = (threading.Thread(target=wait_with_it, daemon=True) for _ in range(4))
-
-    class Turn:
-        def __enter__(self):
-            for other in others:
-                other.start()
-            wait_until(lambda: len(spool._joining.waiting) == len(others))
-            raise KeyboardInterrupt
-
-        def __exit__(self, *_):
-            raise AssertionError
-
-    turn, spool._turn = spool._turn, Turn()
-    with pytest.raises(KeyboardInterrupt):
-        spool.append(MESSAGES[:1])
-    spool._turn = turn
-    later.start()
-    wait_until(lambda: len(errors) == len(others) + 1)
     assert content(spool) == []
     spool.close()
 
