@@ -1,7 +1,7 @@
 """What cannot be told of one table stops no other, and is never answered."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -69,15 +69,22 @@ STATES = [
 EMPTIED = [(TRUNCATED, None), (TimeStamp(TRUNCATED + 1), log(301, id=101))]
 
 
+States = Sequence[tuple[TimeStamp, TableInfo | None]]
+
+
 class Schema:
     """The schema of a cluster that knows nothing of rows any more."""
+
+    def __init__(self, later: States = EMPTIED, swap: Sequence[TableEvent] = ()) -> None:
+        self._later, self._swap = later, swap
 
     def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
         events = [TableEvent(ts, "shop", TableID(100), table) for ts, table in STATES]
         events += [
             TableEvent(ts, "shop", TableID(table.id if table else 100), table)
-            for ts, table in EMPTIED
+            for ts, table in self._later
         ]
+        events += self._swap
         events.append(TableEvent(START, "shop", OTHER.id, OTHER))
         versions = [
             SchemaVersionAt(TimeStamp(event.ts - 1), SchemaVersion(59 + n))
@@ -124,14 +131,16 @@ TRANSACTIONS = {
 }
 
 
-def written(path: Path, transactions: Mapping[int, list[bytes]]) -> Path:
+def written(
+    path: Path, transactions: Mapping[int, list[bytes]], schema: Schema | None = None
+) -> Path:
     """A store, written one transaction after the other, each time by another writer."""
     store = path / "store"
     identity = registry.create(store, registry.MAGIC, FS)
     for commit_ts, messages in transactions.items():
         write_file(path / "binlog", messages)
         with closing(registry.open_engine(store, identity, FS, CLOCK)) as engine:
-            writer = Writer(engine, Schema(), assume_empty=["*"])
+            writer = Writer(engine, schema or Schema(), assume_empty=["*"])
             writer.run_once(FileSource(path / "binlog"), until_ts=TimeStamp(commit_ts + 1))
     return store
 
@@ -180,3 +189,38 @@ def test_which_rows_tidb_has_copied(tmp_path: Path) -> None:
 def test_all_in_one_publication(tmp_path: Path) -> None:
     everything = [m for messages in TRANSACTIONS.values() for m in messages]
     check(written(tmp_path, {1400: everything}), 1050, TRANSACTIONS)
+
+
+def test_exchange_takes_it_to_the_other_table(tmp_path: Path) -> None:
+    def swap(id: int) -> TableInfo:
+        return table_info(id, "shop.swap", KEY, has_rowid=True)
+
+    exchanged = TimeStamp(1300)
+    swaps = [
+        TableEvent(START, "shop", TableID(400), swap(400)),
+        TableEvent(exchanged, "shop", TableID(400), None),
+        TableEvent(exchanged, "shop", TableID(211), swap(211)),
+    ]
+    told = {ts: messages for ts, messages in TRANSACTIONS.items() if ts < 1300}
+    told[1280] = came(1280, 64, 400, (1, 8))
+    told[1400] = came(1400, 66, 100, (2, 9))
+    store = written(tmp_path, told, Schema([(exchanged, log(400))], swaps))
+    assert keys_at(store, "shop.swap", 1299) == [8]
+    assert keys_at(store, "shop.log", 1401) == [8, 9]
+    with pytest.raises(TableSetAsideError, match=r"shop\.swap is set aside from 1050 "):
+        keys_at(store, "shop.swap", 1401)
+    with pytest.raises(TableSetAsideError, match=r"shop\.log is set aside from 1050 "):
+        keys_at(store, "shop.log", 1299)
+
+
+def test_reorganize_passes_it_on(tmp_path: Path) -> None:
+    states = [(1300, log(211, 3, 221, 211)), (1310, log(221, 4, 221, 211)), (1320, log(221, 4))]
+    told = {ts: messages for ts, messages in TRANSACTIONS.items() if ts < 1300}
+    told[1400] = came(1400, 65, 100, (8, 9))
+    store = written(tmp_path, told, Schema([(TimeStamp(ts), table) for ts, table in states]))
+    for ts in (1305, 1315, 1325, 1401):
+        with pytest.raises(
+            TableSetAsideError, match=r"shop\.log is set aside from .* commit_ts=1050"
+        ):
+            keys_at(store, "shop.log", ts)
+    assert keys_at(store, "shop.other", 1401) == list(told)
