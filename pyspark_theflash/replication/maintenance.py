@@ -39,13 +39,10 @@ from typing import Final
 from pyspark_theflash.clock import Clock
 from pyspark_theflash.engine.api import CompactionReport, Engine, Piece, Publication
 from pyspark_theflash.errors import (
-    EngineError,
     InternalError,
     LatchHeldError,
-    LatchLostError,
     OptionError,
     RegionNotFoundError,
-    StaleTokenError,
     TheFlashError,
     UpkeepError,
 )
@@ -67,7 +64,7 @@ from pyspark_theflash.replication.safe_point import (
     pinned_bounds,
     retention_bound,
 )
-from pyspark_theflash.replication.works import Pieces, Work, Works, ended
+from pyspark_theflash.replication.works import FINAL_ERRORS, Pieces, Work, Works, ended
 from pyspark_theflash.schema.history import SchemaHistory
 from pyspark_theflash.store.catalog import schema_history
 from pyspark_theflash.store.command import (
@@ -149,8 +146,8 @@ class Maintenance:
     def poll(self) -> None:
         """Execute the commands that others have left, and go on with what takes long.
 
-        Cheap where there is nothing to do. A command's error goes to who gave it; one of ours is
-        raised here as well.
+        Cheap where there is nothing to do. A command's error goes to who gave it. One after which
+        the engine writes nothing more is raised here as well.
         """
         while (command := self._mailbox.take(self._works.ids)) is not None:
             work = Work(
@@ -507,7 +504,7 @@ class Maintenance:
             self._on_progress(f"{verb}: table {number} of {len(tables)}")
             try:
                 report = report.plus((yield from work(physical_id)))
-            except (EngineError, InternalError, LatchLostError, StaleTokenError):
+            except FINAL_ERRORS:
                 raise
             except TheFlashError as error:
                 if error.retryable:

@@ -9,14 +9,22 @@ from collections import deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from pyspark_theflash.engine.api import CompactionReport, Piece
-from pyspark_theflash.errors import InternalError, TheFlashError
+from pyspark_theflash.errors import (
+    EngineError,
+    InternalError,
+    LatchLostError,
+    StaleTokenError,
+    TheFlashError,
+)
 
 _T = TypeVar("_T")
 Pieces: TypeAlias = Generator[Piece, CompactionReport, _T]
 """What hands out one piece after the other, and is told what each has come to."""
+FINAL_ERRORS: Final = (EngineError, InternalError, LatchLostError, StaleTokenError)
+"""After one of these the engine writes nothing more."""
 
 
 @dataclass(eq=False, slots=True)
@@ -75,8 +83,7 @@ class Works:
     def next_piece(self, work: Work) -> Piece | None:
         """The next piece of a work; None where it has ended, which is told.
 
-        Raises:
-            InternalError: it has ended with one.
+        Raises one of `FINAL_ERRORS` if it has ended with one: the writer must not go on.
         """
         try:
             return _advance(work.pieces, work.last)
@@ -84,7 +91,7 @@ class Works:
             work.done(ended.value)
         except TheFlashError as error:
             work.failed(error)
-            if isinstance(error, InternalError):
+            if isinstance(error, FINAL_ERRORS):
                 raise
         return None
 

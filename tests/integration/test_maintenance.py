@@ -17,6 +17,7 @@ from pyspark_theflash.engine.api import CompactionReport
 from pyspark_theflash.errors import (
     CommandTimeoutError,
     CorruptionError,
+    EngineError,
     OptionError,
     PDUnavailableError,
     PurgedError,
@@ -45,6 +46,7 @@ from pyspark_theflash.timestamp import shown
 from pyspark_theflash.types import PhysicalTableID, TimeStamp
 from tests.integration.test_replication import BANK, FRAMES, GrowingSchema, opened, run
 from tests.support.binlog_writer import frames, prewrite
+from tests.support.faulty_fs import Failure, FaultyFileSystem
 from tests.support.manual_clock import ManualClock
 from tests.support.workloads import Workload, check_answers, workload
 
@@ -495,6 +497,32 @@ def test_a_collection_by_itself_is_held_back(store: Path, monkeypatch: pytest.Mo
         clock.sleep_ms(1_000)
         work_off(upkeep)
     check_from(store, MIDDLE)
+
+
+@pytest.mark.parametrize("is_asked", [True, False], ids=["asked for", "by itself"])
+def test_a_disk_that_fails_ends_whoever_writes(
+    store: Path, is_asked: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The engine writes nothing more, and the error says so now, not at the next publication."""
+    monkeypatch.setattr(maintenance_module, "COLLECT_MS_MIN", 1_000)
+    clock, fs = ManualClock(), FaultyFileSystem(Failure.IO_ERROR)
+    engine = registry.open_engine(store, read_identity(store, FS), fs, clock)
+    with (
+        closing(engine),
+        closing(open_manifest(store, FS)) as manifest,
+        closing(open_manifest(store, FS)) as others,
+    ):
+        upkeep, mailbox = Maintenance(engine, manifest, clock), Mailbox(others, clock)
+        asked = mailbox.ask(Verb.COMPACT, None, 60_000) if is_asked else None
+        if asked is None:
+            upkeep.set_retention(0)
+        fs.fail_from_now()
+        with pytest.raises(EngineError):
+            work_off(upkeep)
+        with pytest.raises(EngineError, match="takes no more writes"):
+            upkeep.compact()
+        if asked is not None:
+            assert mailbox.state(asked) is State.FAILED
 
 
 def test_a_holder_that_does_not_answer(store: Path) -> None:
