@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 import pyarrow as pa
 
+from pyspark_theflash.codec.array import joined
 from pyspark_theflash.codec.reader import Positions
 from pyspark_theflash.engine.api import HandleSet
 from pyspark_theflash.kvstore.rows import decode_versions, newest_places
@@ -167,7 +168,7 @@ class Newest:
             at[is_new] = len(before.places) + np.arange(np.count_nonzero(is_new))
             places = pa.array(at)
             for name, column in taken.items():
-                found[name] = pa.concat_arrays([column, new[name]]).take(places)
+                found[name] = joined([column, new[name]]).take(places)
         return found
 
     def _decode_rows(

@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pyspark_theflash.codec.array import joined
 from pyspark_theflash.codec.arrow import arrow_type
 from pyspark_theflash.codec.change import Session
 from pyspark_theflash.codec.convert import convert_column
@@ -407,7 +408,7 @@ def _column(stored: Stored, column: ScanColumn, rows: int) -> pa.Array:
     filled = column.fill.values(others, count)
     places = np.arange(rows)
     places[is_absent] = rows + np.arange(count)
-    return pa.concat_arrays([values, filled]).take(pa.array(places))
+    return joined([values, filled]).take(pa.array(places))
 
 
 def _check_nulls(stored: Stored, column: ScanColumn, values: pa.Array) -> None:

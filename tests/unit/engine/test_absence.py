@@ -162,3 +162,23 @@ def test_integers_beyond_their_type_are_carried(engine: MagicEngine) -> None:
     put(engine, [(1, 90, 89, Op.PUT, 1, 8)], narrow)
     engine.compact(TABLE, columns, safe_point=TimeStamp(90), everything=True)
     assert read(engine, 90, KEY, byte) == [(1, 8), (2, 6), (3, 7)]
+
+
+def test_integers_beyond_their_type_are_carried_with_rows_that_lack_them(
+    engine: MagicEngine,
+) -> None:
+    added = ScanColumn(ADDED.id, pa.uint32(), Default(pa.scalar(7, pa.uint32())))
+    columns = [KEY, OLD, added]
+    engine.purge([TABLE])
+    put(engine, [(1, 60, 59, Op.PUT, 1, 5), (2, 60, 59, Op.PUT, 2, 6)], BEFORE)
+    wide = [(KEY.id, KEY.type), (added.id, pa.uint64())]
+    put(engine, [(3, 70, 69, Op.PUT, 3, 2**64 - 1)], wide)
+    for number in range(3):
+        engine.compact(TABLE, columns, everything=True)
+        assert read(engine, 60, KEY, added) == [(1, 7), (2, 7)]
+        with pytest.raises(UnrepresentableValueError):
+            read(engine, 80, added)
+        put(engine, [(4 + number, 90, 89, Op.PUT, 4 + number, 8)], BEFORE)
+    put(engine, [(3, 100, 99, Op.DELETE)], wide)
+    engine.compact(TABLE, columns, safe_point=TimeStamp(100), everything=True)
+    assert read(engine, 100, KEY, added) == [(key, 7) for key in (1, 2, 4, 5, 6)]
