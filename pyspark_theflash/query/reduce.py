@@ -103,6 +103,9 @@ class Reduction:
             if function is Function.SUM:
                 return _arrow(*self._sums(value.floats, value.valid))
             return ordered_array(*self._ends(function, value.ints, value.valid), to)
+        if value is not None and pa.types.is_boolean(value.type):
+            bits = pc.fill_null(value.values, False).to_numpy(zero_copy_only=False).view(np.int8)
+            return pc.cast(_arrow(*self._ends(function, bits, valid_of(value.values))), to)
         raise UnsupportedError(f"{function.value} of such a value", WHERE)
 
     def _counts(self, valid: Mask | None) -> pa.Array:

@@ -213,7 +213,7 @@ class History:
         self.may_purge = rng.random() < 0.2
         self.purged: set[str] = set()
         self.asked_safe_point = START_TS
-        self.pins: list[tuple[Snapshot, Table]] = []
+        self.pins: list[tuple[Snapshot, Table, frozenset[str]]] = []
         self.waiting: Command | None = None
         self.opened = Opened(self.opening)
 
@@ -366,20 +366,21 @@ class History:
         found = read_progress(self.store)
         assert found is not None
         assert START_TS <= found.oldest_ts <= self.asked_safe_point
-        assert all(snapshot.snapshot_ts >= found.oldest_ts for snapshot, _ in self.pins)
+        assert all(snapshot.snapshot_ts >= found.oldest_ts for snapshot, *_ in self.pins)
         return found.oldest_ts, found.resolved_ts
 
     def pin(self) -> None:
         """Keep a snapshot open, to be read later."""
         oldest, newest = self._progress()
         snapshot = open_snapshot(self.store, TimeStamp(self.rng.randint(oldest, newest)))
-        self.pins.append((snapshot, self.rng.choice(self.cluster.tables)))
+        table = self.rng.choice(self.cluster.tables)
+        self.pins.append((snapshot, table, frozenset(self.purged)))
 
     def unpin(self) -> None:
         if self.pins:
-            snapshot, table = self.pins.pop(self.rng.randrange(len(self.pins)))
+            snapshot, table, purged = self.pins.pop(self.rng.randrange(len(self.pins)))
             with snapshot:
-                self._compare(snapshot, table)
+                self._compare(snapshot, table, purged)
 
     def read(self) -> None:
         """Some reads at some timestamp, and what lies beside the readable ones."""
@@ -394,7 +395,12 @@ class History:
             for _ in range(2):
                 self._compare(snapshot, self.rng.choice(self.cluster.tables))
 
-    def _compare(self, snapshot: Snapshot, table: Table) -> None:
+    def _compare(
+        self, snapshot: Snapshot, table: Table, purged: frozenset[str] | None = None
+    ) -> None:
+        """Read a table. `purged` are those that were when the snapshot was opened; None: now."""
+        if purged is None:
+            purged = frozenset(self.purged)
         read = random_read(self.rng, table)
         rows = self.cluster.rows(table.name, snapshot.snapshot_ts)
         try:
@@ -408,7 +414,7 @@ class History:
             self.outcome.counts["rows"] += len(rows)
             if table.name == LACKING:
                 told = "it is read without its rows from before"
-            elif table.name in self.purged and read.reaches_all:
+            elif table.name in purged and read.reaches_all:
                 told = "it is read without the rows that were purged"
         if told is not None:
             self._differs(f"{table.name} at {snapshot.snapshot_ts}, {read}: {told}")

@@ -113,3 +113,16 @@ def test_few_groups_of_many_rows_come_once() -> None:
     (partial,) = Folding(Aggregation(("k",), SUM), batches[0].schema).of(batches)
     assert partial.num_rows == 1000
     assert partial.to_pylist()[7]["a0"] == 7 * 64 * 3
+
+
+def test_least_and_largest_conditions() -> None:
+    ends = tuple(Aggregate(function, Column("v")) for function in (Function.MIN, Function.MAX))
+    keys = pa.array(["a", "b", "a", "b", "c", "d"])
+    values = pa.array([True, False, None, True, None, False])
+    rows = folded(Aggregation(("k",), ends), [keys, values], [keys, values]).to_pylist()
+    found = {row["k"]: (row["a0"], row["a1"]) for row in rows}
+    assert found == {"a": (True, True), "b": (False, True), "c": (None, None), "d": (False, False)}
+    (row,) = folded(Aggregation((), ends), [values], [values]).to_pylist()
+    assert row == {"a0": False, "a1": True}
+    (row,) = folded(Aggregation((), ends), [values.slice(2, 1)]).to_pylist()
+    assert row == {"a0": None, "a1": None}
