@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from pyspark_theflash.codec.field_type import STRING_TYPES, FieldType, MySQLType
+from pyspark_theflash.codec.field_type import DATETIME_TYPES, STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.expression import times
 from pyspark_theflash.expression.comparison import compare
 from pyspark_theflash.expression.convert import (
@@ -19,7 +19,7 @@ from pyspark_theflash.expression.convert import (
     to_time,
     whole_numbers,
 )
-from pyspark_theflash.expression.failure import LackingError
+from pyspark_theflash.expression.failure import LackingError, refuse_in_condition
 from pyspark_theflash.expression.load import load_column
 from pyspark_theflash.expression.store import store_column
 from pyspark_theflash.expression.vector import Kind, Vector, integers, nothing
@@ -31,9 +31,13 @@ def cast(vector: Vector, target: FieldType) -> Vector:
     Raises:
         LackingError: JSON.
     """
-    if vector.kind is Kind.NULL:
-        return nothing(len(vector))
     tp = target.tp
+    if tp == MySQLType.STRING:
+        refuse_in_condition("CAST as BINARY of a length")
+    if vector.kind is Kind.NULL:
+        if tp in DATETIME_TYPES or tp == MySQLType.TIME:
+            refuse_in_condition("CAST of NULL as a date or time")
+        return nothing(len(vector))
     if tp == MySQLType.LONGLONG:
         return _to_integer(vector, Kind.UINT if target.is_unsigned else Kind.INT)
     if tp == MySQLType.DOUBLE:

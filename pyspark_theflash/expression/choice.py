@@ -17,7 +17,7 @@ from pyspark_theflash.expression.convert import (
     to_objects,
     to_real,
 )
-from pyspark_theflash.expression.failure import LackingError
+from pyspark_theflash.expression.failure import LackingError, refuse_in_condition
 from pyspark_theflash.expression.vector import (
     INTEGERS,
     Kind,
@@ -45,6 +45,8 @@ def common_kind(vectors: Sequence[Vector]) -> Kind:
     if len(kinds) <= 1:
         return next(iter(kinds), Kind.NULL)
     if kinds & {Kind.TEXT, Kind.TIME, Kind.DURATION}:
+        if any(v.single for v in vectors):
+            refuse_in_condition("a choice of FLOAT or text")
         return Kind.TEXT
     return Kind.REAL if Kind.REAL in kinds else Kind.DECIMAL
 
@@ -100,10 +102,15 @@ def _unify_decimals(vectors: Sequence[Vector]) -> list[Vector]:
 def _unify_texts(vectors: Sequence[Vector]) -> list[Vector]:
     merged = as_texts(vectors)
     named = [v.number is not None and not v.is_bytes for v in vectors]
-    if sum(v.kind is not Kind.NULL for v in vectors) == 1:
+    if len(vectors) == 1 or (not any(named) and _are_one(vectors)):
         return merged
     is_mixed = any(named) or any(v.is_mixed for v in vectors)
     return [replace(m, number=None, is_mixed=is_mixed) for m in merged]
+
+
+def _are_one(vectors: Sequence[Vector]) -> bool:
+    """Whether all but one are nothing but NULL."""
+    return sum(v.kind is not Kind.NULL for v in vectors) == 1
 
 
 def assemble(pieces: Sequence[tuple[Rows, Vector]], row_count: int) -> Vector:

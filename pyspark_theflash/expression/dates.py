@@ -233,6 +233,8 @@ def extract(operands: Sequence[Vector]) -> Vector:
         is_clock = value.kind is Kind.DURATION
     else:
         is_clock = unit in _CLOCK_UNITS
+    if value.kind not in (Kind.TIME, Kind.DURATION, Kind.TEXT, Kind.NULL):
+        refuse_in_condition("EXTRACT of a number")
     if not is_clock:
         if unit not in _DATE_UNITS:
             raise LackingError(f"EXTRACT({unit.upper()})")

@@ -27,7 +27,7 @@ from pyspark_theflash.expression.cast import cast
 from pyspark_theflash.expression.choice import Rows, assemble, truth_rows
 from pyspark_theflash.expression.comparison import equal
 from pyspark_theflash.expression.convert import to_integer, to_truth
-from pyspark_theflash.expression.failure import LackingError, OutOfRangeError
+from pyspark_theflash.expression.failure import LackingError, OutOfRangeError, refuse_in_condition
 from pyspark_theflash.expression.functions import FUNCTIONS, MAX_ARGUMENTS
 from pyspark_theflash.expression.load import load_column, load_literal
 from pyspark_theflash.expression.parser import parse_text
@@ -247,6 +247,9 @@ def _branch(node: Call, scope: Scope) -> Vector:
         return _coalesce(node.arguments, scope)
     if node.name == "nullif":
         value, other = (_full(argument, scope) for argument in node.arguments)
+        years = value.is_year is not False or other.is_year is not False
+        if years and (value.is_constant or other.is_constant):
+            refuse_in_condition("NULLIF of a YEAR and a constant")
         found = equal([value, other])
         chosen = value.with_null((found.data != 0) & ~found.null)
         # `0x41` among numbers is what it is as a literal only.

@@ -28,10 +28,11 @@ from pyspark_theflash.expression.convert import (
     to_time,
     whole_numbers,
 )
-from pyspark_theflash.expression.failure import LackingError
+from pyspark_theflash.expression.failure import LackingError, refuse_in_condition
 from pyspark_theflash.expression.vector import EXPLICIT, INTEGERS, Kind, Vector
 
 _EXACT: Final = INTEGERS | {Kind.DECIMAL}
+_INEXACT: Final = frozenset({Kind.DECIMAL, Kind.REAL})
 _TIMES: Final = frozenset({Kind.TIME, Kind.DURATION})
 _STRINGS: Final = _TIMES | {Kind.TEXT, Kind.NULL}
 # Up to here each integer is a DOUBLE.
@@ -57,6 +58,8 @@ def common(left: Vector, right: Vector) -> tuple[Vector, Vector]:
         return to_time(left), to_time(right)
     if kind is Kind.DURATION:
         return to_duration(left), to_duration(right)
+    if left.is_constant and right.is_constant and {left.kind, right.kind} & _INEXACT:
+        _refuse_hexadecimal([left, right])
     left, right = _as_number(left), _as_number(right)
     if kind is Kind.REAL:
         return to_real(left), to_real(right)
@@ -72,6 +75,8 @@ def between_operands(operands: Sequence[Vector]) -> list[Vector]:
         LackingError: a conversion that is not known here.
     """
     operands = [plain(operand) for operand in operands]
+    if operands[0].is_constant and any(v.is_year is not False for v in operands):
+        refuse_in_condition("a constant BETWEEN YEARs")
     if all(_as_literal_number(v).kind in INTEGERS for v in operands):
         return [_as_literal_number(v) for v in operands]
     kind = reduce(_kind_of_two, [_string_or_number(v) for v in operands])
@@ -98,6 +103,10 @@ def among_operands(operands: Sequence[Vector]) -> list[Vector]:
         LackingError: a YEAR, small integers, and something else.
     """
     value, *candidates = operands = [plain(operand) for operand in operands]
+    others = [v for v in candidates if not (v.is_bytes and v.is_constant)]
+    has_number = any(v.kind not in (Kind.TEXT, Kind.NULL) for v in operands)
+    if has_number and any(v.kind in _TIMES or v.kind is Kind.TEXT for v in others):
+        _refuse_hexadecimal(operands)
     if value.kind is Kind.TEXT:
         of_text = [v for v in operands if v.kind is Kind.TEXT]
         _refuse_named(of_text)
@@ -129,8 +138,16 @@ def _refuse_named(operands: Sequence[Vector]) -> None:
         raise LackingError("an ENUM or SET compared with bytes")
 
 
+def _refuse_hexadecimal(operands: Sequence[Vector]) -> None:
+    """Raise for `0x41` or `b'1'` beside a constant with a point, or in a list of several kinds."""
+    if any(v.is_bytes and v.is_constant and v.number is not None for v in operands):
+        refuse_in_condition("a number in hexadecimal or bits beside other kinds")
+
+
 def _as_number(vector: Vector) -> Vector:
     """An ENUM or SET beside a number is its index."""
+    if vector.number is not None and not vector.is_bytes and not vector.is_column:
+        refuse_in_condition("an ENUM or SET of a choice beside a number")
     return vector.number if vector.number is not None else vector
 
 
@@ -209,7 +226,10 @@ def _beside_year(value: Vector) -> Vector:
         return replace(value, data=years.astype(value.data.dtype))
     if value.kind in _TIMES:
         raise LackingError("a constant time beside a YEAR")
-    if -1 < to_real(value).data[0] < _CENTURY:
+    number = to_real(value).data[0]
+    if value.kind is Kind.TEXT and abs(number) >= _EXACT_DOUBLE:
+        refuse_in_condition("a text of a large number beside a YEAR")
+    if -1 < number < _CENTURY:
         raise LackingError("a constant of up to two digits that is no integer beside a YEAR")
     return value
 
