@@ -38,7 +38,7 @@ def main() -> int:
         run(Path(folder), first_seed=seed, seconds=60 * chosen.minutes, outcome=outcome)
     for text, count in outcome.refused.most_common(20):
         sys.stdout.write(f"refused {count:,} times: {text[:300]}\n")
-    for text in outcome.different[:20]:
+    for text in outcome.different:
         sys.stdout.write(f"DIFFERENT: {text[:4000]}\n")
     sys.stdout.write(f"{chosen.kind}: {outcome.told()}\n")
     return 1 if outcome.different else 0
