@@ -32,7 +32,7 @@ Rows = npt.NDArray[np.int64]
 def common_kind(vectors: Sequence[Vector]) -> Kind:
     """The kind that all of them become; NULL fits any."""
     kinds = {Kind.INT if v.is_bit else v.kind for v in vectors} - {Kind.NULL}
-    if any(v.is_bytes and v.number is not None and v.is_constant for v in vectors):
+    if any(v.is_hexadecimal for v in vectors):
         raise LackingError("a choice of a number in hexadecimal or something else")
     others = {v.kind for v in vectors if not v.is_bit} - {Kind.NULL, Kind.TEXT}
     large = any((v.number.data > INT64_MAX).any() for v in vectors if v.is_bit and v.number)

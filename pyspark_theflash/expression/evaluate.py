@@ -253,8 +253,8 @@ def _branch(node: Call, scope: Scope) -> Vector:
         found = equal([value, other])
         chosen = value.with_null((found.data != 0) & ~found.null)
         # `0x41` among numbers is what it is as a literal only.
-        is_literal = value.is_bytes and value.is_constant
-        return replace(chosen, number=None) if is_literal and not other.is_constant else chosen
+        is_cut = value.is_hexadecimal and not other.is_constant
+        return replace(chosen, number=None) if is_cut else chosen
     pieces: list[tuple[Rows, Vector]] = []
     remaining, within = np.arange(scope.rows), scope
     *pairs, otherwise = node.arguments

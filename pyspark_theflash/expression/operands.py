@@ -32,7 +32,7 @@ from pyspark_theflash.expression.failure import LackingError, refuse_in_conditio
 from pyspark_theflash.expression.vector import EXPLICIT, INTEGERS, Kind, Vector
 
 _EXACT: Final = INTEGERS | {Kind.DECIMAL}
-_INEXACT: Final = frozenset({Kind.DECIMAL, Kind.REAL})
+_WITH_POINT: Final = frozenset({Kind.DECIMAL, Kind.REAL})
 _TIMES: Final = frozenset({Kind.TIME, Kind.DURATION})
 _STRINGS: Final = _TIMES | {Kind.TEXT, Kind.NULL}
 # Up to here each integer is a DOUBLE.
@@ -58,7 +58,7 @@ def common(left: Vector, right: Vector) -> tuple[Vector, Vector]:
         return to_time(left), to_time(right)
     if kind is Kind.DURATION:
         return to_duration(left), to_duration(right)
-    if left.is_constant and right.is_constant and {left.kind, right.kind} & _INEXACT:
+    if left.is_constant and right.is_constant and {left.kind, right.kind} & _WITH_POINT:
         _refuse_hexadecimal([left, right])
     left, right = _as_number(left), _as_number(right)
     if kind is Kind.REAL:
@@ -140,7 +140,7 @@ def _refuse_named(operands: Sequence[Vector]) -> None:
 
 def _refuse_hexadecimal(operands: Sequence[Vector]) -> None:
     """Raise for `0x41` or `b'1'` beside a constant with a point, or in a list of several kinds."""
-    if any(v.is_bytes and v.is_constant and v.number is not None for v in operands):
+    if any(v.is_hexadecimal for v in operands):
         refuse_in_condition("a number in hexadecimal or bits beside other kinds")
 
 
@@ -153,7 +153,7 @@ def _as_number(vector: Vector) -> Vector:
 
 def _as_literal_number(vector: Vector) -> Vector:
     """`0x41` is a number where all others are integers."""
-    return _as_number(vector) if vector.is_bytes and vector.is_constant else vector
+    return _as_number(vector) if vector.is_hexadecimal else vector
 
 
 def _common_kind(left: Vector, right: Vector) -> Kind:

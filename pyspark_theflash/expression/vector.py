@@ -102,6 +102,11 @@ class Vector:
         return self.number is not None and self.is_bytes and not self.is_constant
 
     @property
+    def is_hexadecimal(self) -> bool:
+        """A literal such as `0x41` or `b'1'`, which is bytes and a number."""
+        return self.number is not None and self.is_bytes and self.is_constant
+
+    @property
     def is_bytes(self) -> bool:
         """TEXT without a charset."""
         return self.kind is Kind.TEXT and bool(pa.types.is_binary(self.data.type))

@@ -146,8 +146,8 @@ class Maintenance:
     def poll(self) -> None:
         """Execute the commands that others have left, and go on with what takes long.
 
-        Cheap where there is nothing to do. A command's error goes to who gave it. One after which
-        the engine writes nothing more is raised here as well.
+        Cheap where there is nothing to do. A command's error goes to who gave it. One of
+        `works.FINAL_ERRORS` is raised here as well.
         """
         while (command := self._mailbox.take(self._works.ids)) is not None:
             work = Work(

@@ -24,7 +24,7 @@ _T = TypeVar("_T")
 Pieces: TypeAlias = Generator[Piece, CompactionReport, _T]
 """What hands out one piece after the other, and is told what each has come to."""
 FINAL_ERRORS: Final = (EngineError, InternalError, LatchLostError, StaleTokenError)
-"""After one of these the engine writes nothing more."""
+"""After one of these the writer must not go on: its engine or its latch is lost."""
 
 
 @dataclass(eq=False, slots=True)
@@ -83,7 +83,7 @@ class Works:
     def next_piece(self, work: Work) -> Piece | None:
         """The next piece of a work; None where it has ended, which is told.
 
-        Raises one of `FINAL_ERRORS` if it has ended with one: the writer must not go on.
+        Raises one of `FINAL_ERRORS` if it has ended with one.
         """
         try:
             return _advance(work.pieces, work.last)

@@ -31,7 +31,7 @@ def spooling(folder, failure=Failure.IO_ERROR, **limits):
 
 
 def run(spool, body):
-    """What `body` returns, which is given a group commit in an event loop of its own."""
+    """Run `body` with a group commit in an event loop of its own; returns its result."""
 
     async def whole():
         group = GroupCommit(spool)
