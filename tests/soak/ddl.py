@@ -81,11 +81,11 @@ def _history(peer: Peer, store: Path, seed: int, steps: int, outcome: Outcome) -
         truths.append(_truth(reader, database))
     for truth in truths:
         for difference in _differences(store, database, truth, outcome):
-            outcome.different.append(f"seed {seed} at {truth.ts}: {difference}")
+            outcome.differs(f"seed {seed} at {truth.ts}: {difference}")
     assert main(["compact", str(store)]) == 0, f"seed {seed}"
     for truth in truths[:: max(1, len(truths) // 3)]:
         for difference in _differences(store, database, truth, outcome):
-            outcome.different.append(f"seed {seed} at {truth.ts}, compacted: {difference}")
+            outcome.differs(f"seed {seed} at {truth.ts}, compacted: {difference}")
     peer.sql(f"DROP DATABASE {database}")
 
 

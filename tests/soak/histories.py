@@ -184,7 +184,8 @@ class History:
     """One history, a step at a time."""
 
     def __init__(self, seed: int, folder: Path, outcome: Outcome) -> None:
-        self.rng, self.folder, self.outcome = Random(seed), folder, outcome
+        self.seed, self.rng = seed, Random(seed)
+        self.folder, self.outcome = folder, outcome
         folder.mkdir()
         rng, self.store = self.rng, folder / "store"
         self.cluster = Cluster(rng, folder)
@@ -420,7 +421,7 @@ class History:
             self._differs(f"{table.name} at {snapshot.snapshot_ts}, {read}: {told}")
 
     def _differs(self, told: str) -> None:
-        self.outcome.different.append(told)
+        self.outcome.differs(f"seed {self.seed}: {told}")
 
     def finish(self) -> None:
         """All is delivered and resolved; every file is sound, every table right at some times."""
@@ -435,7 +436,8 @@ class History:
                 self.unpin()
             self.opened.command(Verb.COMPACT)
         damage = list(self.opened.engine.check(self.opened.engine.read([])))
-        self.outcome.different += map(str, damage)
+        for each in damage:
+            self._differs(str(each))
         self._forget_work()
         self.opened.close()
         self.outcome.counts["transactions"] += self.cluster.transactions
@@ -455,13 +457,11 @@ def run(
     end_ms = CLOCK.boottime_ms() + round(1000 * seconds)
     seed = first_seed
     while seed == first_seed or CLOCK.boottime_ms() < end_ms:
-        one, before = folder / f"{seed}", len(outcome.different)
+        one = folder / f"{seed}"
         try:
             History(seed, one, outcome).run(steps)
         except Exception:  # noqa: BLE001 (told with its seed; the next history has another store)
-            outcome.different.append(traceback.format_exc())
-        told = outcome.different[before:]
-        outcome.different[before:] = [f"seed {seed}: {each}" for each in told]
+            outcome.differs(f"seed {seed}: {traceback.format_exc()}")
         outcome.counts["histories"] += 1
         shutil.rmtree(one)
         seed += 1

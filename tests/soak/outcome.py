@@ -1,5 +1,6 @@
 """What a soak comes to."""
 
+import sys
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -12,6 +13,12 @@ class Outcome:
     refused: Counter[str] = field(default_factory=Counter)
     """Typed errors in place of answers, by what they say."""
     different: list[str] = field(default_factory=list)
+
+    def differs(self, text: str) -> None:
+        """Add a difference, and print it at once: a soak may be stopped before its end."""
+        self.different.append(text)
+        sys.stdout.write(f"DIFFERENT: {text[:4000]}\n")
+        sys.stdout.flush()
 
     def told(self) -> str:
         """One line."""

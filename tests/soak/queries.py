@@ -57,7 +57,7 @@ def compare(
                 outcome.refused[parquet] += 1
             elif told != parquet:
                 where = f"seed {seed}, query {number}, {name}: {query}"
-                outcome.different.append(f"{where}\n  told {told}\n  not  {parquet}")
+                outcome.differs(f"{where}\n  told {told}\n  not  {parquet}")
 
 
 def _make_views(spark: "SparkSession", folder: Path, chance: Random) -> None:

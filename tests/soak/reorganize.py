@@ -215,7 +215,7 @@ def _compare(peer: Peer, store: Path, database: str, ts: int, what: str, outcome
             outcome.counts["tables compared"] += 1
             difference = _difference(snapshot, session, f"{database}.{name}", outcome)
             if difference is not None:
-                outcome.different.append(f"{what} at {ts}: {database}.{name}: {difference}")
+                outcome.differs(f"{what} at {ts}: {database}.{name}: {difference}")
 
 
 def _difference(

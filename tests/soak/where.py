@@ -39,4 +39,4 @@ def _compare(live: LiveWhere, name: str, text: str, outcome: Outcome) -> None:
         outcome.counts["alike"] += 1
     else:
         extra, missing = sorted(ours - theirs), sorted(theirs - ours)
-        outcome.different.append(f"{name}: {text}: extra {extra}, missing {missing}")
+        outcome.differs(f"{name}: {text}: extra {extra}, missing {missing}")
