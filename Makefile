@@ -79,7 +79,7 @@ soak: $(soak_needs) ## Compare random histories, queries or conditions with answ
 	$(python) -m tests.soak --kind $(KIND) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
 lib: setup ## Build the C library into build/lib, where there is a C compiler
-	@$(python) -m pyspark_theflash.capi.build build/lib
+	@$(python) -m pyspark_theflash.cli.capi.build build/lib
 
 check: setup ## Check format, lint, types, layers and generated code, changing nothing
 	$(bin)/ruff format --check

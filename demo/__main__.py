@@ -5,7 +5,7 @@
     tpch    orders and lineitem: loaded, then 5% of the orders changed, then 2% deleted
 
 While they were recorded, TiDB was asked for all rows at chosen timestamps; their number and
-checksum (by `codec.digest`) are in tests/fixtures. The exit status is 1 if anything differs.
+checksum (by `tidb.codec.digest`) are in tests/fixtures. The exit status is 1 if anything differs.
 """
 
 import io
@@ -24,8 +24,8 @@ from pyspark.sql import DataFrame, SparkSession
 from demo.report import Report, time_of_day
 from demo.spark import prepare_environment, spark_session, submit_writer
 from pyspark_theflash import open_snapshot
+from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main as theflash
-from pyspark_theflash.types import TimeStamp
 from tests.support.spark_digest import spark_digest
 from tests.support.workloads import Answer, Workload, workload
 

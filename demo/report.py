@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime, timezone
 
-from pyspark_theflash.types import TimeStamp, physical_ms
+from pyspark_theflash.base.types import TimeStamp, physical_ms
 
 
 class Report:

@@ -1,6 +1,6 @@
 """Rebuild the Python stubs of every `.proto` file beside this script.
 
-    python protos/generate.py            write them into pyspark_theflash/protocol/_generated
+    python protos/generate.py            write them into pyspark_theflash/tidb/protocol/_generated
     python protos/generate.py --check    write nothing; exit 1 if what is there differs
 
 Stubs run on the protobuf runtime they were generated for and newer ones; they name that version
@@ -17,10 +17,10 @@ from pathlib import Path
 from grpc_tools import protoc
 
 PROTOS = Path(__file__).resolve().parent
-GENERATED = PROTOS.parent / "pyspark_theflash" / "protocol" / "_generated"
+GENERATED = PROTOS.parent / "pyspark_theflash" / "tidb" / "protocol" / "_generated"
 
 _IMPORT = re.compile(rb"^from (?=\w+ import \w+_pb2 as )", re.MULTILINE)
-_FULL_IMPORT = b"from pyspark_theflash.protocol._generated."
+_FULL_IMPORT = b"from pyspark_theflash.tidb.protocol._generated."
 
 
 def generate() -> dict[Path, bytes]:

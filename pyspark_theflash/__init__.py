@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING
 from pyspark_theflash.version import __version__
 
 if TYPE_CHECKING:
-    from pyspark_theflash.datasource.jar import configure_spark
-    from pyspark_theflash.datasource.session import SparkSnapshot
-    from pyspark_theflash.datasource.source import TheFlashDataSource as DefaultSource
-    from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
+    from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+    from pyspark_theflash.service.client.theflash import connect
+    from pyspark_theflash.spark.jar import configure_spark
+    from pyspark_theflash.spark.session import SparkSnapshot
+    from pyspark_theflash.spark.source import TheFlashDataSource as DefaultSource
 
 __all__ = [
     "DefaultSource",
@@ -22,15 +23,17 @@ __all__ = [
     "SparkSnapshot",
     "__version__",
     "configure_spark",
+    "connect",
     "open_snapshot",
 ]
 
 _HOMES = {
-    "DefaultSource": ("pyspark_theflash.datasource.source", "TheFlashDataSource"),
-    "Snapshot": ("pyspark_theflash.planner.snapshot", "Snapshot"),
-    "SparkSnapshot": ("pyspark_theflash.datasource.session", "SparkSnapshot"),
-    "configure_spark": ("pyspark_theflash.datasource.jar", "configure_spark"),
-    "open_snapshot": ("pyspark_theflash.planner.snapshot", "open_snapshot"),
+    "DefaultSource": ("pyspark_theflash.spark.source", "TheFlashDataSource"),
+    "Snapshot": ("pyspark_theflash.read.plan.snapshot", "Snapshot"),
+    "SparkSnapshot": ("pyspark_theflash.spark.session", "SparkSnapshot"),
+    "configure_spark": ("pyspark_theflash.spark.jar", "configure_spark"),
+    "connect": ("pyspark_theflash.service.client.theflash", "connect"),
+    "open_snapshot": ("pyspark_theflash.read.plan.snapshot", "open_snapshot"),
 }
 
 

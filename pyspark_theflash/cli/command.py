@@ -4,14 +4,14 @@ import argparse
 from pathlib import Path
 from typing import Final
 
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.cli.jobs.arguments import seconds
+from pyspark_theflash.cli.jobs.ticker import ticking
 from pyspark_theflash.cli.place import add_place, opened
-from pyspark_theflash.client.address import is_address
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import seconds
-from pyspark_theflash.jobs.ticker import ticking
-from pyspark_theflash.replication.admin import administer
-from pyspark_theflash.store.command import (
+from pyspark_theflash.net.address import is_address
+from pyspark_theflash.replication.upkeep.admin import administer
+from pyspark_theflash.storage.store.command import (
     Argument,
     CollectOrder,
     MergeOrder,

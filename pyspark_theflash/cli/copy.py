@@ -9,7 +9,7 @@ import argparse
 
 from pyspark_theflash.cli.command import run_command
 from pyspark_theflash.cli.move import add_arguments, move_order
-from pyspark_theflash.store.command import Verb
+from pyspark_theflash.storage.store.command import Verb
 
 __all__ = ["add_arguments", "run"]
 

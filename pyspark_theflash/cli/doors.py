@@ -9,17 +9,17 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pyspark_theflash.client.address import UNIX
-from pyspark_theflash.clock import Clock
-from pyspark_theflash.errors import UsageError
-from pyspark_theflash.tls import ServerTls
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import UsageError
+from pyspark_theflash.base.tls import ServerTls
+from pyspark_theflash.net.address import UNIX
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from pyspark_theflash.api.service import Service
-    from pyspark_theflash.api.token import Tokens
-    from pyspark_theflash.server.app import SocketServer
+    from pyspark_theflash.service.api.service import Service
+    from pyspark_theflash.service.api.token import Tokens
+    from pyspark_theflash.service.server.app import SocketServer
 
 
 def add_doors(parser: argparse.ArgumentParser) -> None:
@@ -85,7 +85,7 @@ class Doors:
         Raises:
             OptionError: the address cannot be used, or not safely.
         """
-        from pyspark_theflash.server.app import SocketServer
+        from pyspark_theflash.service.server.app import SocketServer
 
         tls, names = self.security(address)
         known: dict[str, Any] = {"clock": self._clock, "tokens": self._tokens, "tls": tls}
@@ -101,14 +101,14 @@ class Doors:
             self._open_grpc(self._arguments.grpc)
 
     def _open_flight(self, address: str) -> None:
-        from pyspark_theflash.server.flight import FlightServer
+        from pyspark_theflash.service.server.flight import FlightServer
 
         server = FlightServer(self._service(), address, **self._settings(address))
         self._undo.callback(server.stop)
         print(f"serving Arrow Flight at {server.address}", flush=True)
 
     def _open_grpc(self, address: str) -> None:
-        from pyspark_theflash.server.rpc import RpcServer
+        from pyspark_theflash.service.server.rpc import RpcServer
 
         server = RpcServer(self._service(), address, **self._settings(address))
         self._undo.callback(server.stop)
@@ -124,6 +124,6 @@ class Doors:
     def _read_tokens(self) -> "Tokens | None":
         if self._arguments.tokens is None:
             return None
-        from pyspark_theflash.api.token import Tokens
+        from pyspark_theflash.service.api.token import Tokens
 
         return Tokens(self._arguments.tokens)

@@ -6,7 +6,7 @@ A writer that runs is asked to do it.
 import argparse
 
 from pyspark_theflash.cli.command import LONG_MS, add_command, run_command
-from pyspark_theflash.store.command import Verb
+from pyspark_theflash.storage.store.command import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -10,20 +10,20 @@ from contextlib import closing
 from itertools import chain
 from typing import Final
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import EngineReader
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import add_store
-from pyspark_theflash.jobs.ticker import Ticker, ticking
-from pyspark_theflash.store.aside import asides_of, check_asides
-from pyspark_theflash.store.catalog import feed_history
-from pyspark_theflash.store.feed_check import check_feeds
-from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
-from pyspark_theflash.store.latch import LatchKind
-from pyspark_theflash.store.lease import LeaseTable
-from pyspark_theflash.timestamp import shown
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.timestamp import shown
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cli.jobs.arguments import add_store
+from pyspark_theflash.cli.jobs.ticker import Ticker, ticking
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import EngineReader
+from pyspark_theflash.storage.store.aside import asides_of, check_asides
+from pyspark_theflash.storage.store.catalog import feed_history
+from pyspark_theflash.storage.store.feed_check import check_feeds
+from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
+from pyspark_theflash.storage.store.latch.latch import LatchKind
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
 
 DAMAGED: Final = 1
 LEASE_TTL_MS: Final = 6 * 3_600_000

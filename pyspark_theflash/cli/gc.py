@@ -9,8 +9,8 @@ A writer that runs is asked to do it.
 import argparse
 
 from pyspark_theflash.cli.command import LONG_MS, add_command, run_command
-from pyspark_theflash.jobs.arguments import timestamp
-from pyspark_theflash.store.command import CollectOrder, Verb
+from pyspark_theflash.cli.jobs.arguments import timestamp
+from pyspark_theflash.storage.store.command import CollectOrder, Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

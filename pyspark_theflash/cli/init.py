@@ -3,10 +3,10 @@
 import argparse
 from pathlib import Path
 
-from pyspark_theflash.engine import registry
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import seconds
-from pyspark_theflash.store.setting import DEFAULT_RETENTION_MS, retention_record
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.cli.jobs.arguments import seconds
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.store.setting import DEFAULT_RETENTION_MS, retention_record
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -8,11 +8,11 @@ everything while they run, and are not listed.
 import argparse
 from dataclasses import asdict
 
-from pyspark_theflash.api.message import Latch
+from pyspark_theflash.base.timestamp import shown
+from pyspark_theflash.cli.jobs.arguments import add_json
 from pyspark_theflash.cli.place import add_place, opened
 from pyspark_theflash.cli.show import print_json, print_table
-from pyspark_theflash.jobs.arguments import add_json
-from pyspark_theflash.timestamp import shown
+from pyspark_theflash.service.wire.message import Latch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -14,17 +14,17 @@ from contextlib import ExitStack, closing
 from pathlib import Path
 from types import FrameType
 
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.doors import Doors, add_doors, server_tls
+from pyspark_theflash.cli.jobs.arguments import add_store, mebibytes, seconds, timestamp, tls_files
+from pyspark_theflash.cli.jobs.learner import LearnerProcess, LearnerSettings
+from pyspark_theflash.cli.jobs.memory import use_system_memory
+from pyspark_theflash.cli.jobs.sources import Network
 from pyspark_theflash.cli.serve import SOCKET
-from pyspark_theflash.client.address import UNIX
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import add_store, mebibytes, seconds, timestamp, tls_files
-from pyspark_theflash.jobs.learner import LearnerProcess, LearnerSettings
-from pyspark_theflash.jobs.memory import use_system_memory
-from pyspark_theflash.jobs.sources import Network
-from pyspark_theflash.kvstore.flush import FlushLimits
-from pyspark_theflash.kvstore.resolve import LockPolicy
+from pyspark_theflash.cluster.resolve import LockPolicy
+from pyspark_theflash.net.address import UNIX
+from pyspark_theflash.tikv.flush import FlushLimits
 
 _LIMITS = FlushLimits()
 _LOOK_S = 0.2

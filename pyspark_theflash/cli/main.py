@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from pyspark_theflash.jobs.arguments import ArgumentParser
-from pyspark_theflash.jobs.outcome import run_command
+from pyspark_theflash.cli.jobs.arguments import ArgumentParser
+from pyspark_theflash.cli.jobs.outcome import run_command
 from pyspark_theflash.version import __version__
 
 COMMANDS = {
@@ -46,7 +46,7 @@ COMMANDS = {
 
 def command(name: str) -> Any:  # noqa: ANN401 (a module)
     """The module of one of `COMMANDS`."""
-    return import_module(f"pyspark_theflash.{'jobs' if name == 'writer' else 'cli'}.{name}")
+    return import_module(f"pyspark_theflash.cli.{'jobs.' if name == 'writer' else ''}{name}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

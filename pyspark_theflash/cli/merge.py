@@ -5,9 +5,9 @@ It is one step, while reads go on. A writer that runs is asked to do it.
 
 import argparse
 
+from pyspark_theflash.base.types import PhysicalTableID, RegionID
 from pyspark_theflash.cli.command import LONG_MS, add_command, run_command
-from pyspark_theflash.store.command import MergeOrder, Verb
-from pyspark_theflash.types import PhysicalTableID, RegionID
+from pyspark_theflash.storage.store.command import MergeOrder, Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from pyspark_theflash.errors import UsageError
-from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.store.manifest import file_errors
+from pyspark_theflash.base.errors import UsageError
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.storage.store.manifest import file_errors
 
 
 @contextmanager

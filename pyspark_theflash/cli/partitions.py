@@ -9,13 +9,13 @@ import argparse
 from dataclasses import asdict
 from pathlib import Path
 
+from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.cli.command import SHORT_MS, add_command, run_command
+from pyspark_theflash.cli.jobs.arguments import add_json
 from pyspark_theflash.cli.reader import opened_reader
 from pyspark_theflash.cli.show import print_json, print_table
-from pyspark_theflash.client.address import is_address
-from pyspark_theflash.errors import UsageError
-from pyspark_theflash.jobs.arguments import add_json
-from pyspark_theflash.store.command import Verb
+from pyspark_theflash.net.address import is_address
+from pyspark_theflash.storage.store.command import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -7,14 +7,14 @@ Garbage collection keeps what a read there needs until the time is over, the pin
 import argparse
 from contextlib import closing
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.errors import UsageError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import add_at, add_store, seconds
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.latch import LatchKind
-from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import UsageError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.cli.jobs.arguments import add_at, add_store, seconds
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.latch.latch import LatchKind
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -3,11 +3,11 @@
 import argparse
 from pathlib import Path
 
-from pyspark_theflash.client.address import SCHEME, UNIX, is_address
-from pyspark_theflash.client.theflash import TheFlash, connect
-from pyspark_theflash.errors import UsageError
-from pyspark_theflash.jobs.arguments import tls_files
-from pyspark_theflash.jobs.bearer import add_token, server_token
+from pyspark_theflash.base.errors import UsageError
+from pyspark_theflash.cli.jobs.arguments import tls_files
+from pyspark_theflash.cli.jobs.bearer import add_token, server_token
+from pyspark_theflash.net.address import SCHEME, UNIX, is_address
+from pyspark_theflash.service.client.theflash import TheFlash, connect
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:

@@ -7,9 +7,9 @@ be undone. A writer that runs is asked to do it.
 
 import argparse
 
+from pyspark_theflash.base.types import PhysicalTableID, RegionID
 from pyspark_theflash.cli.command import LONG_MS, add_command, run_command
-from pyspark_theflash.store.command import PurgeOrder, Verb
-from pyspark_theflash.types import PhysicalTableID, RegionID
+from pyspark_theflash.storage.store.command import PurgeOrder, Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import EngineReader
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.store.folder import StoreIdentity, read_identity
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import EngineReader
+from pyspark_theflash.storage.store.folder import StoreIdentity, read_identity
 
 
 @contextmanager

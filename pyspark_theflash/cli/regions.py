@@ -10,13 +10,13 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from pyspark_theflash.api.status import physical_tables
+from pyspark_theflash.cli.jobs.arguments import add_json, add_store
 from pyspark_theflash.cli.reader import opened_reader
 from pyspark_theflash.cli.show import print_json, print_table
-from pyspark_theflash.jobs.arguments import add_json, add_store
-from pyspark_theflash.store.catalog import NOW_KINDS
-from pyspark_theflash.store.command import handle_text
-from pyspark_theflash.store.gap import GAP_KIND, all_gaps
+from pyspark_theflash.service.api.status import physical_tables
+from pyspark_theflash.storage.store.catalog import NOW_KINDS
+from pyspark_theflash.storage.store.command import handle_text
+from pyspark_theflash.storage.store.gap import GAP_KIND, all_gaps
 
 HEADER = ["table", "physical_id", "region_id", "start", "end", "files", "deltas", "rows", "bytes"]
 HEADER.append("partitions")

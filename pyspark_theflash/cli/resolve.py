@@ -8,12 +8,12 @@ differs from the decision ends the writer with an error.
 
 import argparse
 
+from pyspark_theflash.base.errors import UsageError
+from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.command import SHORT_MS, add_command, run_command
-from pyspark_theflash.client.address import is_address
-from pyspark_theflash.errors import UsageError
-from pyspark_theflash.jobs.arguments import timestamp
-from pyspark_theflash.store.command import ResolveOrder, Verb
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.cli.jobs.arguments import timestamp
+from pyspark_theflash.net.address import is_address
+from pyspark_theflash.storage.store.command import ResolveOrder, Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,8 +6,8 @@ It counts back from `resolved_ts`. A writer that runs is asked to do it.
 import argparse
 
 from pyspark_theflash.cli.command import SHORT_MS, add_command, run_command
-from pyspark_theflash.jobs.arguments import seconds
-from pyspark_theflash.store.command import Verb
+from pyspark_theflash.cli.jobs.arguments import seconds
+from pyspark_theflash.storage.store.command import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

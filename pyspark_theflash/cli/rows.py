@@ -9,13 +9,13 @@ from typing import IO, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pyspark_theflash.clock import Clock
-from pyspark_theflash.errors import UsageError
-from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.jobs.arguments import seconds
-from pyspark_theflash.jobs.ticker import Ticker
-from pyspark_theflash.planner.wait import wait_until
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import UsageError
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cli.jobs.arguments import seconds
+from pyspark_theflash.cli.jobs.ticker import Ticker
+from pyspark_theflash.read.plan.wait import wait_until
 
 
 def add_wait(parser: argparse.ArgumentParser) -> None:

@@ -17,6 +17,11 @@ from typing import IO, TextIO
 
 import pyarrow as pa
 
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import UsageError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.cli.jobs.arguments import add_at, add_store
+from pyspark_theflash.cli.jobs.ticker import Ticker, ticking
 from pyspark_theflash.cli.output import new_file
 from pyspark_theflash.cli.rows import (
     add_output,
@@ -27,15 +32,10 @@ from pyspark_theflash.cli.rows import (
     write_batches,
 )
 from pyspark_theflash.cli.show import print_table
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.jsonl import format_jsonl
-from pyspark_theflash.errors import UsageError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import add_at, add_store
-from pyspark_theflash.jobs.ticker import Ticker, ticking
-from pyspark_theflash.planner.scan_plan import ScanPlan
-from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
-from pyspark_theflash.schema.model import ROWID_NAME
+from pyspark_theflash.read.plan.scan_plan import ScanPlan
+from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.tidb.codec.jsonl import format_jsonl
+from pyspark_theflash.tidb.schema.model import ROWID_NAME
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -18,19 +18,19 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
 
+from pyspark_theflash.base.clock import Clock, SystemClock
+from pyspark_theflash.base.errors import UsageError
+from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.doors import Doors, add_doors
-from pyspark_theflash.client.address import UNIX
-from pyspark_theflash.clock import Clock, SystemClock
-from pyspark_theflash.errors import UsageError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import add_store, seconds
-from pyspark_theflash.server.lean import leave_out_pandas
-from pyspark_theflash.server.note import WorkerSettings
+from pyspark_theflash.cli.jobs.arguments import add_store, seconds
+from pyspark_theflash.net.address import UNIX
+from pyspark_theflash.service.server.lean import leave_out_pandas
+from pyspark_theflash.service.server.note import WorkerSettings
 
 if TYPE_CHECKING:
-    from pyspark_theflash.api.service import Service
-    from pyspark_theflash.server.app import SocketServer
-    from pyspark_theflash.server.front import Front
+    from pyspark_theflash.service.api.service import Service
+    from pyspark_theflash.service.server.app import SocketServer
+    from pyspark_theflash.service.server.front import Front
 
 SOCKET = "serve.sock"
 WORKERS_MAX = 64
@@ -102,8 +102,8 @@ def _processors() -> int:
 
 
 def _front(arguments: argparse.Namespace, settings: WorkerSettings, clock: Clock) -> "Front":
-    from pyspark_theflash.server.front import Front
-    from pyspark_theflash.store.folder import read_identity
+    from pyspark_theflash.service.server.front import Front
+    from pyspark_theflash.storage.store.folder import read_identity
 
     read_identity(arguments.store, LocalFileSystem())
     return Front(settings, workers=arguments.workers, clock=clock)
@@ -121,7 +121,7 @@ class _OwnService:
     def get(self) -> "Service":
         """Made when it is first asked for."""
         if self._made is None:
-            from pyspark_theflash.api.service import Service
+            from pyspark_theflash.service.api.service import Service
 
             fs, clock = LocalFileSystem(), self.clock
             self._made = Service(self._store, fs=fs, clock=clock, spare_key=self.spare_key)

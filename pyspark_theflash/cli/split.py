@@ -6,9 +6,9 @@ runs is asked to do it.
 
 import argparse
 
+from pyspark_theflash.base.types import PhysicalTableID, RegionID
 from pyspark_theflash.cli.command import LONG_MS, add_command, run_command
-from pyspark_theflash.store.command import SplitOrder, Verb, handle_of
-from pyspark_theflash.types import PhysicalTableID, RegionID
+from pyspark_theflash.storage.store.command import SplitOrder, Verb, handle_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

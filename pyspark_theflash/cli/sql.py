@@ -20,6 +20,9 @@ from typing import IO
 
 import pyarrow as pa
 
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.cli.jobs.arguments import add_at, add_store, seconds
 from pyspark_theflash.cli.output import new_file
 from pyspark_theflash.cli.rows import (
     add_output,
@@ -30,15 +33,12 @@ from pyspark_theflash.cli.rows import (
     write_batches,
 )
 from pyspark_theflash.cli.show import print_table
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.jsonl import format_jsonl
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import add_at, add_store, seconds
-from pyspark_theflash.planner.present import Presentation, ZeroDates
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.query.connection import Limits
-from pyspark_theflash.query.sql import SqlResult
-from pyspark_theflash.query.texts import result_texts
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.read.present import Presentation, ZeroDates
+from pyspark_theflash.read.sql.connection import Limits
+from pyspark_theflash.read.sql.sql import SqlResult
+from pyspark_theflash.read.sql.texts import result_texts
+from pyspark_theflash.tidb.codec.jsonl import format_jsonl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

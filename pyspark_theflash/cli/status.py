@@ -12,11 +12,11 @@ import argparse
 from dataclasses import asdict
 from typing import Any
 
-from pyspark_theflash.api.message import Orphan, Source, Status
+from pyspark_theflash.base.timestamp import utc
+from pyspark_theflash.cli.jobs.arguments import add_json
 from pyspark_theflash.cli.place import add_place, opened
 from pyspark_theflash.cli.show import print_json
-from pyspark_theflash.jobs.arguments import add_json
-from pyspark_theflash.timestamp import utc
+from pyspark_theflash.service.wire.message import Orphan, Source, Status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

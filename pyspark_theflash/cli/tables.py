@@ -3,11 +3,11 @@
 import argparse
 from typing import Any
 
-from pyspark_theflash.api.message import TableName
+from pyspark_theflash.base.timestamp import shown
+from pyspark_theflash.cli.jobs.arguments import add_json
 from pyspark_theflash.cli.place import add_place, opened
 from pyspark_theflash.cli.show import print_json, print_table
-from pyspark_theflash.jobs.arguments import add_json
-from pyspark_theflash.timestamp import shown
+from pyspark_theflash.service.wire.message import TableName
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

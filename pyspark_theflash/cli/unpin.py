@@ -3,11 +3,11 @@
 import argparse
 from contextlib import closing
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.arguments import add_store
-from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.cli.jobs.arguments import add_store
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,1 +1,1 @@
-"""How this package reaches servers: a pump to pull from, PD and the etcd in it."""
+"""An import path that users have; the code is in `service.client`."""

@@ -1,1 +1,1 @@
-"""What runs on its own: the writer, and how every command ends."""
+"""Scripts for spark-submit."""

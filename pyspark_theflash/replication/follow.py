@@ -7,7 +7,7 @@ or a new interval takes effect at once and not at the end of a long wait.
 from collections.abc import Callable
 from typing import Final
 
-from pyspark_theflash.clock import Clock
+from pyspark_theflash.base.clock import Clock
 
 STEP_MS: Final = 50
 

@@ -1,7 +1,7 @@
 """Row versions that a caller brings: looked at before anything is made of them.
 
-What an engine may rely on (`engine.api.VersionBatch`), and what the table says of its rows, is
-checked here, a column at a time; a value never gets into an error.
+What an engine may rely on (`storage.engine.api.VersionBatch`), and what the table says of its rows,
+is checked here, a column at a time; a value never gets into an error.
 """
 
 import re
@@ -14,10 +14,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.errors import CodecError, SchemaOutdatedError
-from pyspark_theflash.mvcc.rows import handle_type, stored_columns
-from pyspark_theflash.mvcc.version import (
+from pyspark_theflash.base.errors import CodecError, SchemaOutdatedError
+from pyspark_theflash.base.types import MAX_TS, ColumnID, PhysicalTableID, TableID, TimeStamp
+from pyspark_theflash.replication.apply.changes import key_handles
+from pyspark_theflash.storage.mvcc.rows import handle_type, stored_columns
+from pyspark_theflash.storage.mvcc.version import (
     COMMIT_TS,
     HANDLE,
     OP,
@@ -27,12 +28,11 @@ from pyspark_theflash.mvcc.version import (
     is_absence,
     version_schema,
 )
-from pyspark_theflash.mvcc.visibility import TimeStamps, same_as_next
-from pyspark_theflash.partitioning.assign import assign_partitions
-from pyspark_theflash.replication.changes import key_handles
-from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.types import MAX_TS, ColumnID, PhysicalTableID, TableID, TimeStamp
+from pyspark_theflash.storage.mvcc.visibility import TimeStamps, same_as_next
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.partitioning.assign import assign_partitions
+from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.model import TableInfo
 
 _SYSTEM: Final = (HANDLE, COMMIT_TS, START_TS, OP)
 _COLUMN: Final = re.compile("[ac][0-9]{1,18}", re.ASCII)
@@ -40,7 +40,7 @@ _COLUMN: Final = re.compile("[ac][0-9]{1,18}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class IncomingRows:
-    """Versions of rows of one physical table, as `mvcc.version` has them, from outside."""
+    """Versions of rows of one physical table, as `storage.mvcc.version` has them, from outside."""
 
     table_id: TableID
     physical_id: PhysicalTableID

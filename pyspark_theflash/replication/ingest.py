@@ -7,16 +7,16 @@
     engine  ──► all of it at once, with the progress and the ledger
 
 A transaction is whole in one write: its rows over all tables have one fingerprint
-(`mvcc/fingerprint.py`), and that is what the ledger keeps of it. So a write may come again, or its
-transactions regrouped into other writes; what was applied is compared and left out. At or below
-`oldest_ts` the ledger has forgotten, and what comes is passed over.
+(`storage/mvcc/fingerprint.py`), and that is what the ledger keeps of it. So a write may come again,
+or its transactions regrouped into other writes; what was applied is compared and left out. At or
+below `oldest_ts` the ledger has forgotten, and what comes is passed over.
 
 What commits at or below `resolved_ts` and is not known is late: readers have been told what those
 timestamps look like. The same goes for a physical table and the newest commit written to it, since
 versions of a row come in the order of their commits.
 
-Of a store that a stream feeds, the API writes tables of its own (`store/feed.py`), which have a
-schema history, progress and a ledger apart from the stream's.
+Of a store that a stream feeds, the API writes tables of its own (`storage/store/feed.py`), which
+have a schema history, progress and a ledger apart from the stream's.
 """
 
 from collections import defaultdict
@@ -28,12 +28,8 @@ from typing import Final
 
 import numpy as np
 
-from pyspark_theflash.binlog.ledger import LedgerEntry, TransactionLedger, pack_entries
-from pyspark_theflash.clock import Clock
-from pyspark_theflash.codec.document import uint64
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import (
     FeedConflictError,
     OptionError,
     RegionNotFoundError,
@@ -43,26 +39,28 @@ from pyspark_theflash.errors import (
     TransactionConflictError,
     UnsupportedError,
 )
-from pyspark_theflash.failpoint import fail_point
-from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.mvcc.choose import those_of
-from pyspark_theflash.mvcc.fingerprint import (
-    added,
-    digest,
-    row_fingerprints,
-    transaction_fingerprints,
-)
-from pyspark_theflash.mvcc.version import HANDLE
+from pyspark_theflash.base.failpoint import fail_point
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.types import Generation, PhysicalTableID, TimeStamp
 from pyspark_theflash.replication.incoming import (
     CheckedRows,
     IncomingRows,
     check_disjoint,
     checked_rows,
 )
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.schema.lineage import Lineage
-from pyspark_theflash.store.catalog import feed_history, schema_records
-from pyspark_theflash.store.feed import (
+from pyspark_theflash.replication.pairing.ledger import LedgerEntry, TransactionLedger, pack_entries
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Engine, Publication, VersionBatch
+from pyspark_theflash.storage.mvcc.choose import those_of
+from pyspark_theflash.storage.mvcc.fingerprint import (
+    added,
+    digest,
+    row_fingerprints,
+    transaction_fingerprints,
+)
+from pyspark_theflash.storage.mvcc.version import HANDLE
+from pyspark_theflash.storage.store.catalog import feed_history, schema_records
+from pyspark_theflash.storage.store.feed import (
     FEED_KIND,
     MAIN,
     SCHEMA_KINDS,
@@ -75,13 +73,15 @@ from pyspark_theflash.store.feed import (
     feed_guard,
     main_feed,
 )
-from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
-from pyspark_theflash.store.grants import Grants
-from pyspark_theflash.store.latch import Grant, LatchKind, LatchScope
-from pyspark_theflash.store.learned import LEARNED_KIND, check_not_learned
-from pyspark_theflash.store.manifest import Change, Record
-from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.types import Generation, PhysicalTableID, TimeStamp
+from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
+from pyspark_theflash.storage.store.latch.grants import Grants
+from pyspark_theflash.storage.store.latch.latch import Grant, LatchKind, LatchScope
+from pyspark_theflash.storage.store.manifest import Change, Record
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND, check_not_learned
+from pyspark_theflash.tidb.codec.document import uint64
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.tidb.schema.lineage import Lineage
 
 _RETRY_MS: Final = 20
 

@@ -4,14 +4,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from pyspark_theflash.clock import Clock, Deadline
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Engine
-from pyspark_theflash.errors import StoreInUseError
-from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.store.feed import Feed, all_guards, feed_guard
-from pyspark_theflash.store.folder import read_identity
-from pyspark_theflash.store.manifest import Guard
+from pyspark_theflash.base.clock import Clock, Deadline
+from pyspark_theflash.base.errors import StoreInUseError
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Engine
+from pyspark_theflash.storage.store.feed import Feed, all_guards, feed_guard
+from pyspark_theflash.storage.store.folder import read_identity
+from pyspark_theflash.storage.store.manifest import Guard
 
 _RETRY_MS: Final = 100
 

@@ -9,33 +9,33 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Final, Protocol
 
-from pyspark_theflash.binlog.event import Entity, Transaction
-from pyspark_theflash.binlog.merge import MergedSource
-from pyspark_theflash.binlog.pending import PENDING_KIND
-from pyspark_theflash.binlog.spill import Spill
-from pyspark_theflash.clock import Clock, SystemClock
-from pyspark_theflash.engine.api import Publication, WriterEngine
-from pyspark_theflash.errors import OptionError, SchemaOutdatedError, UnmatchedPrewriteError
-from pyspark_theflash.replication.applier import BATCH_BYTES, Applier, ApplyReport, Compact
-from pyspark_theflash.replication.base import load_base
-from pyspark_theflash.replication.move import MOVE_KIND
-from pyspark_theflash.replication.orphans import ORPHAN_MS, OrphanWatch
-from pyspark_theflash.replication.state import LEDGER_KIND, SchemaSource, WriterState
-from pyspark_theflash.store.aside import ASIDE_KIND
-from pyspark_theflash.store.catalog import SCHEMA_KIND
-from pyspark_theflash.store.coverage import (
+from pyspark_theflash.base.clock import Clock, SystemClock
+from pyspark_theflash.base.errors import OptionError, SchemaOutdatedError, UnmatchedPrewriteError
+from pyspark_theflash.base.types import MAX_TS, TimeStamp
+from pyspark_theflash.replication.apply.applier import BATCH_BYTES, Applier, ApplyReport, Compact
+from pyspark_theflash.replication.apply.base import load_base
+from pyspark_theflash.replication.apply.move import MOVE_KIND
+from pyspark_theflash.replication.apply.state import LEDGER_KIND, SchemaSource, WriterState
+from pyspark_theflash.replication.pairing.pending import PENDING_KIND
+from pyspark_theflash.replication.pairing.spill import Spill
+from pyspark_theflash.replication.source.event import Entity, Transaction
+from pyspark_theflash.replication.source.merge import MergedSource
+from pyspark_theflash.replication.upkeep.orphans import ORPHAN_MS, OrphanWatch
+from pyspark_theflash.storage.engine.api import Publication, WriterEngine
+from pyspark_theflash.storage.store.aside import ASIDE_KIND
+from pyspark_theflash.storage.store.catalog import SCHEMA_KIND
+from pyspark_theflash.storage.store.coverage import (
     ASSUMED_KIND,
     BASE_KIND,
     RECOVERED_KIND,
     assumed_record,
 )
-from pyspark_theflash.store.feed import FEED_KIND, Feed, claim
-from pyspark_theflash.store.gap import GAP_KIND
-from pyspark_theflash.store.manifest import Change
-from pyspark_theflash.store.orphan import ORPHAN_KIND
-from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.store.scope import SCOPE_KIND, Scope
-from pyspark_theflash.types import MAX_TS, TimeStamp
+from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
+from pyspark_theflash.storage.store.gap import GAP_KIND
+from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.orphan import ORPHAN_KIND
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.storage.store.scope import SCOPE_KIND, Scope
 
 GATHER_BYTES: Final = BATCH_BYTES
 WRITER_KINDS: Final = frozenset(
@@ -80,7 +80,7 @@ class Writer:
         With `may_guess`, partitions that nobody can tell are guessed (`placement.py`), and logged.
         `streams`: the names of a source's parts, where it has several.
         Tables that fit a pattern of `assume_empty`, now or in an earlier run, had no rows before
-        their changes were followed (`store/coverage.py`).
+        their changes were followed (`storage/store/coverage.py`).
         `compact` is told which tables were published; None: they are compacted here.
         A prewrite that has waited `orphan_ms` for its commit is looked up in TiKV (`orphans.py`).
 

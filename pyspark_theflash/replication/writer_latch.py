@@ -1,10 +1,10 @@
 """The latch that a writer holds on its store while it runs, as everybody else asks for one.
 
-The writer's lock (`store/writer_lock.py`) keeps other processes from writing; this latch is what
-callers of the API see and wait for, and what they hold keeps a writer out in turn. A thread renews
-it, since a poll may take longer than it lasts. Where it has run out nevertheless, as on a machine
-that slept, the thread takes it again if it is free; until then nothing is published (`guard`), and
-the writer tries again.
+The writer's lock (`storage/store/writer_lock.py`) keeps other processes from writing; this latch is
+what callers of the API see and wait for, and what they hold keeps a writer out in turn. A thread
+renews it, since a poll may take longer than it lasts. Where it has run out nevertheless, as on a
+machine that slept, the thread takes it again if it is free; until then nothing is published
+(`guard`), and the writer tries again.
 """
 
 import logging
@@ -14,14 +14,14 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from pyspark_theflash.clock import Clock
-from pyspark_theflash.errors import LatchLostError, TheFlashError
-from pyspark_theflash.fs import FileSystem
-from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.grants import Grants
-from pyspark_theflash.store.holder import Holder
-from pyspark_theflash.store.latch import STORE, LatchKind, Wanted
-from pyspark_theflash.store.manifest import Manifest
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import LatchLostError, TheFlashError
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.latch.grants import Grants
+from pyspark_theflash.storage.store.latch.holder import Holder
+from pyspark_theflash.storage.store.latch.latch import STORE, LatchKind, Wanted
+from pyspark_theflash.storage.store.manifest import Manifest
 
 TTL_MS: Final = 600_000
 _LOOK_S: Final = 1.0

@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.base.clock import SystemClock
 from tests.bank.run import Figures, run
 from tests.peer.build import is_built
 

@@ -7,25 +7,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pyspark_theflash.client.tikv.client import TiKVClient
-from pyspark_theflash.clock import Deadline, SystemClock
-from pyspark_theflash.codec.key import RawKey, encode_record_key
-from pyspark_theflash.engine import registry
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.kvstore.located import KeyRange
-from pyspark_theflash.kvstore.lock import Lock
-from pyspark_theflash.kvstore.read import TableView, open_tables, read_rows
-from pyspark_theflash.kvstore.resolve import ResolvedLocks
-from pyspark_theflash.kvstore.store import RegionStore
-from pyspark_theflash.mvcc.project import scan_column
-from pyspark_theflash.planner.learner import CatchUp, Leaders
-from pyspark_theflash.planner.present import TEXT
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.planner.wait import wait_until
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.lease import LeaseTable
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.clock import Deadline, SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.located import KeyRange
+from pyspark_theflash.cluster.lock import Lock
+from pyspark_theflash.cluster.resolve import ResolvedLocks
+from pyspark_theflash.cluster.tikv.client import TiKVClient
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.read.plan.wait import wait_until
+from pyspark_theflash.read.present import TEXT
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.mvcc.project import scan_column
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
+from pyspark_theflash.tidb.schema.model import TableInfo
+from pyspark_theflash.tikv.learner_read import CatchUp, Leaders
+from pyspark_theflash.tikv.read import TableView, open_tables, read_rows
+from pyspark_theflash.tikv.region_store import RegionStore
 from tests.bank.schema import LiveSchema
 from tests.support.mysql import MySqlConnection
 

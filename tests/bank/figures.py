@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.types import TimeStamp
 from tests.bank.compare import Difference, Tables, differences, read_by_tidb
 from tests.bank.workload import TOTAL
 from tests.support.mysql import MySqlConnection

@@ -23,11 +23,11 @@ from pathlib import Path
 
 import grpc
 
-from pyspark_theflash.clock import Deadline, SystemClock
-from pyspark_theflash.codec.bytes import decode_bytes
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.kvstore.located import KeyRange, LocatedRegion
-from pyspark_theflash.types import RegionEpoch, RegionID, TimeStamp
+from pyspark_theflash.base.clock import Deadline, SystemClock
+from pyspark_theflash.base.types import RegionEpoch, RegionID, TimeStamp
+from pyspark_theflash.cluster.located import KeyRange, LocatedRegion
+from pyspark_theflash.tidb.codec.bytes import decode_bytes
+from pyspark_theflash.tidb.codec.key import RawKey
 from tests.support.engine_client import EngineClient
 from tests.support.kv_tap import Call, Message
 from tests.support.percolator_records import uvarint

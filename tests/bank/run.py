@@ -8,20 +8,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from random import Random
 
-from pyspark_theflash.client.pd import PDClient
-from pyspark_theflash.client.tikv.client import TiKVClient
-from pyspark_theflash.client.tikv.meta import TiKVMeta
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.key import encode_record_key
-from pyspark_theflash.engine import registry
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.kvstore.flush import FlushLimits, OwnThread
-from pyspark_theflash.kvstore.learner import Learner
-from pyspark_theflash.kvstore.resolve import LockPolicy
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.schema.tidb import TidbSchemaSource
-from pyspark_theflash.server.engine import EngineServer
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.pd import PDClient
+from pyspark_theflash.cluster.resolve import LockPolicy
+from pyspark_theflash.cluster.tikv.client import TiKVClient
+from pyspark_theflash.cluster.tikv.meta import TiKVMeta
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.tidb.codec.key import encode_record_key
+from pyspark_theflash.tidb.schema.model import TableInfo
+from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
+from pyspark_theflash.tikv.flush import FlushLimits, OwnThread
+from pyspark_theflash.tikv.learner import Learner
+from pyspark_theflash.tikv.server import EngineServer
 from tests.bank.compare import DATABASE, LearnerReader, read_by_tidb, read_from_binlog
 from tests.bank.crew import Crew
 from tests.bank.figures import Doubts, Figures, note, note_binlog

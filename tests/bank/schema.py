@@ -3,12 +3,12 @@
 import threading
 from collections.abc import Sequence
 
-from pyspark_theflash.errors import NotCaughtUpError, SchemaOutdatedError
-from pyspark_theflash.kvstore.tables import Tables
-from pyspark_theflash.mvcc.project import ScanColumn
-from pyspark_theflash.replication.columns import StoredColumns
-from pyspark_theflash.schema.tidb import TidbSchemaSource
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.base.errors import NotCaughtUpError, SchemaOutdatedError
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.replication.apply.columns import StoredColumns
+from pyspark_theflash.storage.mvcc.project import ScanColumn
+from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
+from pyspark_theflash.tikv.tables import Tables
 
 
 class LiveSchema:

@@ -7,20 +7,20 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Publication, VersionBatch
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.mvcc.project import scan_column
-from pyspark_theflash.mvcc.version import Op, version_schema
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.store.catalog import schema_records
-from pyspark_theflash.store.feed import Feed, feed_record
-from pyspark_theflash.store.manifest import Change
-from pyspark_theflash.store.progress import Progress
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Publication, VersionBatch
+from pyspark_theflash.storage.engine.magic.engine import MagicEngine
+from pyspark_theflash.storage.mvcc.project import scan_column
+from pyspark_theflash.storage.mvcc.version import Op, version_schema
+from pyspark_theflash.storage.store.catalog import schema_records
+from pyspark_theflash.storage.store.feed import Feed, feed_record
+from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.progress import Progress
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.tidb.schema.model import TableInfo
 
 BATCH_ROWS = 100_000
 OLDEST, NEWEST = TimeStamp(1), TimeStamp(1 << 40)

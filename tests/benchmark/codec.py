@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from pyspark_theflash.codec.row import RowBuffer
-from pyspark_theflash.codec.row_v1 import decode_inserts_v1
-from pyspark_theflash.codec.row_v2 import decode_rows_v2
+from pyspark_theflash.tidb.codec.row import RowBuffer
+from pyspark_theflash.tidb.codec.row_v1 import decode_inserts_v1
+from pyspark_theflash.tidb.codec.row_v2 import decode_rows_v2
 from tests.support.captured_rows import CapturedRows, captured_rows
 from tests.support.decoded import types_of
 from tests.support.row_oracle import decode_insert_v1, decode_row_v2, encode_row_v2

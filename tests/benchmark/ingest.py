@@ -20,14 +20,14 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.memory import use_system_memory
-from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.cli.jobs.memory import use_system_memory
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import FileSchema
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.tidb.schema.file import FileSchema
 from tests.benchmark.process import peak_rss_bytes, run_apart
 from tests.benchmark.report import Line
 from tests.benchmark.restamp import Stream, write_stream

@@ -15,16 +15,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
-from pyspark_theflash.engine.api import Engine
-from pyspark_theflash.kvstore.learner import Learner
-from pyspark_theflash.kvstore.read import open_tables, read_rows
-from pyspark_theflash.kvstore.tables import Tables
-from pyspark_theflash.kvstore.wire import decode_commands
-from pyspark_theflash.mvcc.project import ScanColumn, scan_column
-from pyspark_theflash.protocol._generated.kvproto import enginepb_pb2, raft_cmdpb_pb2
-from pyspark_theflash.schema.file import read_schema_file
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.storage.engine.api import Engine
+from pyspark_theflash.storage.mvcc.project import ScanColumn, scan_column
+from pyspark_theflash.tidb.protocol._generated.kvproto import enginepb_pb2, raft_cmdpb_pb2
+from pyspark_theflash.tidb.schema.file import read_schema_file
+from pyspark_theflash.tidb.schema.model import TableInfo
+from pyspark_theflash.tikv.learner import Learner
+from pyspark_theflash.tikv.read import open_tables, read_rows
+from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.wire import decode_commands
 from tests.benchmark.raft import learning
 from tests.benchmark.report import Line
 from tests.support.captured_rows import captured_rows

@@ -27,12 +27,12 @@ from pathlib import Path
 
 import numpy as np
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from tests.benchmark.load import TABLES, Load, run_load
 from tests.benchmark.process import peak_rss_bytes, run_apart
 from tests.benchmark.report import Line

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.binlog.prewrite import INSERT, UPDATE, parse_prewrite
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.number import decode_varint, encode_varint
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.replication.source.prewrite import INSERT, UPDATE, parse_prewrite
+from pyspark_theflash.tidb.codec.number import decode_varint, encode_varint
 from tests.support import binlog_writer
 from tests.support.pump_client import PumpWriter
 from tests.support.workloads import workload

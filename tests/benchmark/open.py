@@ -17,22 +17,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Publication, VersionBatch
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.mvcc.version import Op, version_schema
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.schema.file import read_schema_file
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.store.catalog import schema_records
-from pyspark_theflash.store.coverage import assumed_record
-from pyspark_theflash.store.feed import Feed, feed_record
-from pyspark_theflash.store.manifest import Change
-from pyspark_theflash.store.progress import Progress
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Publication, VersionBatch
+from pyspark_theflash.storage.mvcc.version import Op, version_schema
+from pyspark_theflash.storage.store.catalog import schema_records
+from pyspark_theflash.storage.store.coverage import assumed_record
+from pyspark_theflash.storage.store.feed import Feed, feed_record
+from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.progress import Progress
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from pyspark_theflash.tidb.schema.file import read_schema_file
+from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.benchmark.process import peak_rss_bytes, run_apart
 from tests.benchmark.report import Line
 from tests.support.stores import column, id_column

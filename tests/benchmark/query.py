@@ -20,18 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.field_type import STRING_TYPES
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Publication, VersionBatch
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.mvcc.project import scan_column
-from pyspark_theflash.mvcc.version import Op, version_schema
-from pyspark_theflash.planner.pushed import Pushed
-from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
-from pyspark_theflash.query.fold import Folding
-from pyspark_theflash.query.term import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.pushdown.fold import Folding
+from pyspark_theflash.read.pushdown.pushed import Pushed
+from pyspark_theflash.read.pushdown.term import (
     Aggregate,
     Aggregation,
     Call,
@@ -42,13 +37,18 @@ from pyspark_theflash.query.term import (
     Term,
     column_names,
 )
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.store.catalog import schema_records
-from pyspark_theflash.store.feed import Feed, feed_record
-from pyspark_theflash.store.manifest import Change
-from pyspark_theflash.store.progress import Progress
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Publication, VersionBatch
+from pyspark_theflash.storage.engine.magic.engine import MagicEngine
+from pyspark_theflash.storage.mvcc.project import scan_column
+from pyspark_theflash.storage.mvcc.version import Op, version_schema
+from pyspark_theflash.storage.store.catalog import schema_records
+from pyspark_theflash.storage.store.feed import Feed, feed_record
+from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.progress import Progress
+from pyspark_theflash.tidb.codec.field_type import STRING_TYPES
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.benchmark.report import Line
 from tests.support.workloads import make_store, workload
 

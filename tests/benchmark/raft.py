@@ -16,20 +16,20 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Engine
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.kvstore.flush import FlushLimits, SameThread
-from pyspark_theflash.kvstore.learner import Learner
-from pyspark_theflash.kvstore.region import ApplyState, Peer, Region, RegionState
-from pyspark_theflash.kvstore.request import decode_pieces
-from pyspark_theflash.kvstore.tables import Tables
-from pyspark_theflash.kvstore.wire import decode_commands
-from pyspark_theflash.protocol._generated.kvproto import enginepb_pb2, raft_cmdpb_pb2
-from pyspark_theflash.schema.file import read_schema_file
-from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.types import RegionEpoch, RegionID
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import RegionEpoch, RegionID
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Engine
+from pyspark_theflash.tidb.protocol._generated.kvproto import enginepb_pb2, raft_cmdpb_pb2
+from pyspark_theflash.tidb.schema.file import read_schema_file
+from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tikv.flush import FlushLimits, SameThread
+from pyspark_theflash.tikv.learner import Learner
+from pyspark_theflash.tikv.region import ApplyState, Peer, Region, RegionState
+from pyspark_theflash.tikv.request import decode_pieces
+from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.wire import decode_commands
 from tests.benchmark.report import Line
 from tests.support.captured_rows import captured_rows
 from tests.support.percolator_records import LockRecord, write_record

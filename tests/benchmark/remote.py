@@ -28,11 +28,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pyspark_theflash.api.method import Role
-from pyspark_theflash.client.theflash import TheFlash, connect
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.service.wire.method import Role
+from pyspark_theflash.storage.engine import registry
 from tests.benchmark.live import (
     FULL_SECONDS,
     INTERVALS_S,

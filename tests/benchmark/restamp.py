@@ -19,12 +19,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from pyspark_theflash.binlog.event import EntityKind
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE, parse_prewrite
-from pyspark_theflash.binlog.wire import decode_entities
-from pyspark_theflash.codec.number import decode_varint, encode_uvarint, encode_varint
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.replication.source.event import EntityKind
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.replication.source.prewrite import DELETE_ROW, INSERT, UPDATE, parse_prewrite
+from pyspark_theflash.replication.source.wire import decode_entities
+from pyspark_theflash.tidb.codec.number import decode_varint, encode_uvarint, encode_varint
 from tests.support.binlog_writer import commit, frame, prewrite, prewrite_value
 from tests.support.workloads import Workload
 

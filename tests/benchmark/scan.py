@@ -17,16 +17,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Engine, Publication, VersionBatch
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.mvcc.project import Default, ScanColumn
-from pyspark_theflash.mvcc.version import Op, column_name, version_schema
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.store.manifest import Change
-from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Engine, Publication, VersionBatch
+from pyspark_theflash.storage.engine.magic.engine import MagicEngine
+from pyspark_theflash.storage.mvcc.project import Default, ScanColumn
+from pyspark_theflash.storage.mvcc.version import Op, column_name, version_schema
+from pyspark_theflash.storage.store.manifest import Change
 from tests.benchmark.report import Line
 from tests.support.workloads import make_store, workload
 

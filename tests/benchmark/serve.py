@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pyspark_theflash.api.message import Plan
-from pyspark_theflash.api.method import Role
-from pyspark_theflash.client.theflash import TheFlash, connect
+from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.service.wire.message import Plan
+from pyspark_theflash.service.wire.method import Role
 from tests.benchmark.report import Line
 from tests.support.flight_client import FlightTransport
 from tests.support.serving import TOKENS, write_tokens

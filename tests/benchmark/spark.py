@@ -24,8 +24,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.benchmark.bulk import make_store, publish
 from tests.benchmark.iceberg import iceberg_python
 from tests.benchmark.process import run_apart

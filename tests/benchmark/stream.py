@@ -17,12 +17,12 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
 
-from pyspark_theflash.client.channel import grpc
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.kvstore.wire import APPLY_COMMAND_BATCH, SERVICE
-from pyspark_theflash.protocol._generated.kvproto import enginepb_pb2
-from pyspark_theflash.schema.file import read_schema_file
-from pyspark_theflash.server.engine import EngineServer
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.tidb.protocol._generated.kvproto import enginepb_pb2
+from pyspark_theflash.tidb.schema.file import read_schema_file
+from pyspark_theflash.tikv.server import EngineServer
+from pyspark_theflash.tikv.wire import APPLY_COMMAND_BATCH, SERVICE
 from tests.benchmark.raft import command_batches, learning, lineitem_rows
 from tests.benchmark.report import Line, interval
 from tests.benchmark.served import Served, serving, tell

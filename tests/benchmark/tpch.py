@@ -21,8 +21,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import DataFrame, Row, SparkSession
 
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.benchmark.bulk import make_store, publish
 from tests.benchmark.process import run_apart
 from tests.benchmark.report import Line, interval

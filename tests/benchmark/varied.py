@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.benchmark.process import run_apart
 from tests.benchmark.spark import Data, compare, money, updated_ids, write
 from tests.benchmark.system import System

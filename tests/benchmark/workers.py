@@ -13,8 +13,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from pyspark_theflash.api.message import Aggregate, Aggregation
-from pyspark_theflash.client.theflash import TheFlash, connect
+from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.service.wire.message import Aggregate, Aggregation
 from tests.benchmark.report import Line
 from tests.support.pushed_cases import column
 from tests.support.workloads import make_store, workload

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.engine import registry
+from pyspark_theflash.storage.engine import registry
 from tests.support.regions import LOCAL
 
 

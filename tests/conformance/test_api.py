@@ -13,27 +13,8 @@ from datetime import datetime, timezone
 import pyarrow as pa
 import pytest
 
-from pyspark_theflash.api.message import (
-    AcquireRequest,
-    Aggregate,
-    Aggregation,
-    LatchScope,
-    Moment,
-    PlanRequest,
-    Presentation,
-    SortKey,
-    TablesRequest,
-)
-from pyspark_theflash.api.method import Role, method
-from pyspark_theflash.api.wire import decode
-from pyspark_theflash.cli.main import main as cli
-from pyspark_theflash.client.theflash import TheFlash, connect
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.codec.text import parse_column
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Publication
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import (
     CodecError,
     ColumnNotFoundError,
     DeadlineExceededError,
@@ -50,13 +31,32 @@ from pyspark_theflash.errors import (
     UnrepresentableValueError,
     UnsupportedError,
 )
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.store.catalog import schema_records
-from pyspark_theflash.store.folder import read_identity
-from pyspark_theflash.store.manifest import Change
-from pyspark_theflash.timestamp import parse_timestamp
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.timestamp import parse_timestamp
+from pyspark_theflash.cli.main import main as cli
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.service.wire.message import (
+    AcquireRequest,
+    Aggregate,
+    Aggregation,
+    LatchScope,
+    Moment,
+    PlanRequest,
+    Presentation,
+    SortKey,
+    TablesRequest,
+)
+from pyspark_theflash.service.wire.method import Role, method
+from pyspark_theflash.service.wire.protobuf import decode
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Publication
+from pyspark_theflash.storage.store.catalog import schema_records
+from pyspark_theflash.storage.store.folder import read_identity
+from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from pyspark_theflash.tidb.codec.text import parse_column
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from tests.support.every_type import NULLS, SHOWN, TABLE, VERSIONS
 from tests.support.flight_client import FlightTransport
 from tests.support.pushed_cases import call, literal

@@ -5,10 +5,16 @@ from contextlib import ExitStack
 import pyarrow as pa
 import pytest
 
-from pyspark_theflash.api.message import Aggregate, Aggregation, Expression, Literal, SortKey
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.codec.field_type import Flag, MySQLType
-from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.service.wire.message import (
+    Aggregate,
+    Aggregation,
+    Expression,
+    Literal,
+    SortKey,
+)
+from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
 from tests.support.flight_client import FlightTransport
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.ways import FRAMED, Way, marked

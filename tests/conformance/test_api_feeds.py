@@ -8,27 +8,25 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.api.message import LatchScope, Moment, SchemaChange
-from pyspark_theflash.binlog.event import EntityKind
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.cli.main import main
-from pyspark_theflash.client.theflash import TheFlash, connect
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Engine, Publication
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import (
     FeedConflictError,
     NotCaughtUpError,
     OptionError,
     TransactionConflictError,
 )
-from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TableID, TimeStamp
+from pyspark_theflash.cli.main import main
+from pyspark_theflash.replication.source.event import EntityKind
+from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.store.catalog import feed_history, schema_records
-from pyspark_theflash.store.feed import (
+from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.service.wire.message import LatchScope, Moment, SchemaChange
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Engine, Publication
+from pyspark_theflash.storage.store.catalog import feed_history, schema_records
+from pyspark_theflash.storage.store.feed import (
     FEED_KIND,
     SCHEMA_KINDS,
     SIDE,
@@ -39,10 +37,12 @@ from pyspark_theflash.store.feed import (
     feed_record,
     main_feed,
 )
-from pyspark_theflash.store.folder import FORMAT_FILE, open_manifest, read_identity
-from pyspark_theflash.store.learned import Learned
-from pyspark_theflash.store.manifest import Change, Guard, Record
-from pyspark_theflash.types import TableID, TimeStamp
+from pyspark_theflash.storage.store.folder import FORMAT_FILE, open_manifest, read_identity
+from pyspark_theflash.storage.store.manifest import Change, Guard, Record
+from pyspark_theflash.storage.store.raft_fed import Learned
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from pyspark_theflash.tidb.schema.file import FileSchema
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from tests.support.stores import column, id_column, table_info
 from tests.support.ways import FRAMED, Way, marked
 from tests.support.workloads import check_answers, workload

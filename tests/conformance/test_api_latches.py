@@ -6,10 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from pyspark_theflash.api.message import AcquireRequest, LatchScope, Moment
-from pyspark_theflash.api.method import Role
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import (
     DeadlineExceededError,
     LatchHeldError,
     LatchLostError,
@@ -21,6 +19,8 @@ from pyspark_theflash.errors import (
     SnapshotTooOldError,
     TableNotFoundError,
 )
+from pyspark_theflash.service.wire.message import AcquireRequest, LatchScope, Moment
+from pyspark_theflash.service.wire.method import Role
 from tests.support.stores import StoreBuilder, id_column, table_info
 from tests.support.ways import WAYS, Way, marked
 

@@ -5,19 +5,25 @@ from contextlib import ExitStack, closing
 
 import pytest
 
-from pyspark_theflash.api.message import Aggregate, Aggregation, Expression, Literal, Moment
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.errors import (
     LatchNotFoundError,
     LeaseExpiredError,
     StoreNotFoundError,
     StoreReplacedError,
     TicketError,
 )
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.manifest import Change
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.service.wire.message import (
+    Aggregate,
+    Aggregation,
+    Expression,
+    Literal,
+    Moment,
+)
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.ways import FRAMED, Way, marked
 

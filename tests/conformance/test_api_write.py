@@ -12,17 +12,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pytest
 
-from pyspark_theflash.api.message import (
-    AcquireRequest,
-    LatchScope,
-    Moment,
-    SchemaChange,
-)
-from pyspark_theflash.api.method import Role
-from pyspark_theflash.api.write import WRITE_BYTES_MAX
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.errors import (
     CodecError,
     LatchLostError,
     OptionError,
@@ -35,7 +25,17 @@ from pyspark_theflash.errors import (
     TransactionConflictError,
     UnsupportedError,
 )
-from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.service.api.write import WRITE_BYTES_MAX
+from pyspark_theflash.service.wire.message import (
+    AcquireRequest,
+    LatchScope,
+    Moment,
+    SchemaChange,
+)
+from pyspark_theflash.service.wire.method import Role
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.stores import column, id_column, table_info
 from tests.support.ways import FRAMED, Way, marked
 from tests.support.writes import latch, request, schema_change, versions, write

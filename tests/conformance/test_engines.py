@@ -1,4 +1,4 @@
-"""The contract of `engine.api`, over every engine and what a store lives through.
+"""The contract of `storage.engine.api`, over every engine and what a store lives through.
 
 Whatever an engine does, every scan at every timestamp must give what `memory` gives, after every
 publication: also when the engine is opened anew each time, or compacts its files each time, into
@@ -20,28 +20,35 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.field_type import FieldType, MySQLType
-from pyspark_theflash.codec.narrow import is_narrow
-from pyspark_theflash.codec.text import format_column, parse_column
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import InternalError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import (
     HandleSet,
     Publication,
     RegionScan,
     RowCondition,
     VersionBatch,
 )
-from pyspark_theflash.engine.magic import file
-from pyspark_theflash.engine.magic.compaction import Limits
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.engine.memory import MemoryEngine
-from pyspark_theflash.errors import InternalError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.mvcc.project import Default, ScanColumn, dictionary_of
-from pyspark_theflash.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name, version_schema
-from pyspark_theflash.store.manifest import Change, Record
-from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
+from pyspark_theflash.storage.engine.magic import file
+from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.engine import MagicEngine
+from pyspark_theflash.storage.engine.memory import MemoryEngine
+from pyspark_theflash.storage.mvcc.project import Default, ScanColumn, dictionary_of
+from pyspark_theflash.storage.mvcc.version import (
+    COMMIT_TS,
+    HANDLE,
+    OP,
+    Op,
+    column_name,
+    version_schema,
+)
+from pyspark_theflash.storage.store.manifest import Change, Record
+from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.tidb.codec.narrow import is_narrow
+from pyspark_theflash.tidb.codec.text import format_column, parse_column
 from tests.support.histories import COLUMNS, publications, scan_columns, version_batch
 
 LARGE = "magic compacted into large files"

@@ -15,10 +15,7 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.engine.memory import MemoryEngine
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.errors import (
     CorruptionError,
     EngineError,
     OptionError,
@@ -27,11 +24,14 @@ from pyspark_theflash.errors import (
     StoreMismatchError,
     UnsupportedError,
 )
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.store.folder import StoreIdentity, open_manifest
-from pyspark_theflash.store.lease import LeaseTable
-from pyspark_theflash.store.partition import PARTITION_KIND
-from pyspark_theflash.types import RegionID, TimeStamp
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.types import RegionID, TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.magic.engine import MagicEngine
+from pyspark_theflash.storage.engine.memory import MemoryEngine
+from pyspark_theflash.storage.store.folder import StoreIdentity, open_manifest
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.storage.store.partition import PARTITION_KIND
 from tests.support.faulty_fs import Failure, FaultyFileSystem
 from tests.support.histories import publications, scan_columns
 from tests.support.regions import (

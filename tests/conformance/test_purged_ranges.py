@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.engine.memory import MemoryEngine
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.lease import LeaseTable
-from pyspark_theflash.store.manifest import Change, Record
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.storage.engine.magic.engine import MagicEngine
+from pyspark_theflash.storage.engine.memory import MemoryEngine
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.storage.store.manifest import Change, Record
 from tests.support.histories import publications, scan_columns
 from tests.support.regions import (
     CLOCK,

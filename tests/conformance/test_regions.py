@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.engine.magic.compaction import Limits
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.engine.memory import MemoryEngine
-from pyspark_theflash.errors import OptionError, RegionNotFoundError, UnsupportedError
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.lease import LeaseTable
-from pyspark_theflash.types import RegionID, TimeStamp
+from pyspark_theflash.base.errors import OptionError, RegionNotFoundError, UnsupportedError
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.types import RegionID, TimeStamp
+from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.engine import MagicEngine
+from pyspark_theflash.storage.engine.memory import MemoryEngine
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from tests.support.histories import publications, scan_columns
 from tests.support.regions import (
     CLOCK,

@@ -21,7 +21,7 @@ from typing import Final, NamedTuple
 
 import pyarrow as pa
 
-from pyspark_theflash.errors import InternalError, TheFlashError
+from pyspark_theflash.base.errors import InternalError, TheFlashError
 from tests.fuzz.mutate import Mutate
 
 MOST_SECONDS: Final = 1.0

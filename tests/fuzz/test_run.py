@@ -7,7 +7,7 @@ from threading import Event
 import numpy as np
 import pytest
 
-from pyspark_theflash.errors import CodecError, InternalError
+from pyspark_theflash.base.errors import CodecError, InternalError
 from tests.fuzz import run
 from tests.fuzz.mutate import bytes_like, changed_json, json_like, sql_like
 from tests.fuzz.run import Target, fuzz, nth_input

@@ -11,22 +11,22 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pyspark_theflash.api.message import Aggregate, Aggregation, Expression, PlanRequest
-from pyspark_theflash.api.pushed import pushed_of
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.errors import (
     CorruptionError,
     LeaseExpiredError,
     StoreMismatchError,
     UnsupportedError,
 )
-from pyspark_theflash.planner.present import Presentation, ZeroDates
-from pyspark_theflash.planner.pushed import Pushed
-from pyspark_theflash.planner.read import read_task
-from pyspark_theflash.planner.scan_plan import ScanPlan, ScanTask
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.query.fold import Folding
-from pyspark_theflash.query.term import SortKey
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.read.plan.read import read_task
+from pyspark_theflash.read.plan.scan_plan import ScanPlan, ScanTask
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.read.present import Presentation, ZeroDates
+from pyspark_theflash.read.pushdown.fold import Folding
+from pyspark_theflash.read.pushdown.pushed import Pushed
+from pyspark_theflash.read.pushdown.term import SortKey
+from pyspark_theflash.service.api.pushed import pushed_of
+from pyspark_theflash.service.wire.message import Aggregate, Aggregation, Expression, PlanRequest
 from tests.support.pushed_cases import call, literal
 from tests.support.pushed_cases import column as of
 from tests.support.workloads import NAMES, workload

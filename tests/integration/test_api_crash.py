@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.api.message import Latch, LatchScope
-from pyspark_theflash.client.theflash import TheFlash, connect
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import LatchHeldError, LatchLostError, TheFlashError
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import LatchHeldError, LatchLostError, TheFlashError
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.service.wire.message import Latch, LatchScope
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.serving import serving
 from tests.support.stores import column, id_column, table_info
 from tests.support.victims import Victim, files_known, files_on_disk

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.schema.file import read_schema_file
+from pyspark_theflash.tidb.schema.file import read_schema_file
 from tests.support.workloads import check_answers, workload
 
 BANK = workload("bank")

@@ -12,12 +12,12 @@ import duckdb
 import pyarrow as pa
 import pytest
 
-from pyspark_theflash.capi.build import build
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import LibraryBuildError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.base.errors import LibraryBuildError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.cli.capi.build import build
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.serving import serving
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.workloads import make_store, workload

@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.cli import scan
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.store.writer_lock import WriterLock
-from pyspark_theflash.timestamp import shown
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.storage.store.writer_lock import WriterLock
+from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.archives import unpack
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.workloads import workload

@@ -13,25 +13,25 @@ from unittest.mock import patch
 
 import pytest
 
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Publication
-from pyspark_theflash.engine.magic.compaction import Limits
-from pyspark_theflash.engine.magic.encode import FileEncoder
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.errors import CorruptionError, StoreFullError
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import FileSystem, LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import CorruptionError, StoreFullError
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
+from pyspark_theflash.base.types import MAX_TS, PhysicalTableID, TimeStamp
+from pyspark_theflash.read.plan.snapshot import open_snapshot, read_progress
 from pyspark_theflash.replication import writer as writer_module
-from pyspark_theflash.replication.maintenance import Maintenance
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.replication.upkeep.maintenance import Maintenance
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.store.command import CollectOrder, Mailbox, Verb
-from pyspark_theflash.store.folder import open_manifest, read_identity
-from pyspark_theflash.store.manifest import Change
-from pyspark_theflash.types import MAX_TS, PhysicalTableID, TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Publication
+from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.encode import FileEncoder
+from pyspark_theflash.storage.engine.magic.engine import MagicEngine
+from pyspark_theflash.storage.store.command import CollectOrder, Mailbox, Verb
+from pyspark_theflash.storage.store.folder import open_manifest, read_identity
+from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.tidb.schema.file import FileSchema
 from tests.support.binlog_writer import write_file
 from tests.support.feeds import messages
 from tests.support.victims import Victim, files_known, files_on_disk, run_doomed_writer

@@ -12,24 +12,24 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.binlog.event import Entity
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.cli.main import main
-from pyspark_theflash.client.theflash import connect
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import (
     TableNotLoadedError,
     TableNotReplicatedError,
 )
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cli.main import main
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.replication.source.event import Entity
+from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.store.scope import Scope
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.service.client.theflash import connect
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.store.scope import Scope
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.schema.file import FileSchema
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from tests.support.workloads import Answer, Workload, workload
 
 FS, CLOCK = LocalFileSystem(), SystemClock()

@@ -16,19 +16,19 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Engine, EngineReader, Publication
-from pyspark_theflash.engine.magic.compaction import Limits
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile
-from pyspark_theflash.engine.magic.layout import RETIRED_KIND
-from pyspark_theflash.engine.memory import MemoryEngine
-from pyspark_theflash.errors import EngineError, StoreFullError, TheFlashError
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import FileSystem, LocalFileSystem
-from pyspark_theflash.store.folder import DATA_FOLDER, read_identity
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import EngineError, StoreFullError, TheFlashError
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Engine, EngineReader, Publication
+from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.engine import MagicEngine
+from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile
+from pyspark_theflash.storage.engine.magic.layout import RETIRED_KIND
+from pyspark_theflash.storage.engine.memory import MemoryEngine
+from pyspark_theflash.storage.store.folder import DATA_FOLDER, read_identity
 from tests.support.faulty_fs import Failure, FaultyFileSystem
 from tests.support.histories import publications, scan_columns
 from tests.support.victims import Victim

@@ -10,15 +10,15 @@ from typing import Any, TypeAlias
 
 import pytest
 
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import UnsupportedError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.errors import UnsupportedError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.open_store import OpenStore
-from pyspark_theflash.planner.present import TEXT
-from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
-from pyspark_theflash.planner.wait import wait_until
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.read.plan.open_store import OpenStore
+from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.plan.wait import wait_until
+from pyspark_theflash.read.present import TEXT
 from tests.support.exchanges import COMPACT, REFUSED, SCENARIOS
 from tests.support.live_writer import following
 from tests.support.peer import Peer

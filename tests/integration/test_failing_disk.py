@@ -18,26 +18,26 @@ from typing import TypeAlias
 
 import pytest
 
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Engine
-from pyspark_theflash.engine.magic.compaction import Limits
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.errors import SnapshotTooOldError, StoreFullError, TheFlashError
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import FileSystem, LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.replication.maintenance import Maintenance
-from pyspark_theflash.replication.move import MOVE_KIND
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import SnapshotTooOldError, StoreFullError, TheFlashError
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.replication.apply.move import MOVE_KIND
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.replication.upkeep.maintenance import Maintenance
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.schema.lineage import Lineage
-from pyspark_theflash.store.folder import open_manifest, read_identity
-from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.store.scope import Scope
-from pyspark_theflash.store.setting import SETTING_KIND
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Engine
+from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.engine import MagicEngine
+from pyspark_theflash.storage.store.folder import open_manifest, read_identity
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.storage.store.scope import Scope
+from pyspark_theflash.storage.store.setting import SETTING_KIND
+from pyspark_theflash.tidb.schema.file import FileSchema
+from pyspark_theflash.tidb.schema.lineage import Lineage
 from tests.support.binlog_writer import frames
 from tests.support.faulty_fs import Failure, FaultyFileSystem
 from tests.support.feeds import messages

@@ -16,20 +16,20 @@ from typing import TypeAlias
 
 import pytest
 
-from pyspark_theflash.binlog.frame import MAGIC
-from pyspark_theflash.binlog.spool import Spool
-from pyspark_theflash.engine.magic import file as file_module
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.errors import (
     ClusterMismatchError,
     CorruptionError,
     StoreFormatError,
     UpkeepError,
 )
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import read_progress
-from pyspark_theflash.store.folder import DATA_FOLDER, FORMAT_FILE
-from pyspark_theflash.store.manifest import ACK, DATABASE
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.read.plan.snapshot import read_progress
+from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.replication.source.frame import MAGIC
+from pyspark_theflash.storage.engine.magic import file as file_module
+from pyspark_theflash.storage.store.folder import DATA_FOLDER, FORMAT_FILE
+from pyspark_theflash.storage.store.manifest import ACK, DATABASE
 from tests.integration.test_failing_disk import (
     BANK,
     BANK_TIMES,

@@ -12,9 +12,9 @@ from urllib.request import urlopen
 
 import pytest
 
+from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.planner.snapshot import read_progress
+from pyspark_theflash.read.plan.snapshot import read_progress
 from tests.support.binlog_writer import split_frames
 from tests.support.workloads import check_answers, workload
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.store.folder import DATA_FOLDER
-from pyspark_theflash.store.manifest import DATABASE
+from pyspark_theflash.storage.store.folder import DATA_FOLDER
+from pyspark_theflash.storage.store.manifest import DATABASE
 
 Run = Callable[[Path], tuple[int, list[str]]]
 

@@ -9,22 +9,22 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.store.folder import StoreIdentity, create_store, open_manifest
-from pyspark_theflash.store.latch import LatchKind
-from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.storage.store.folder import StoreIdentity, create_store, open_manifest
+from pyspark_theflash.storage.store.latch.latch import LatchKind
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
 
 PROJECT = Path(__file__).parents[2]
 HOLD = """
 import sys
 from pathlib import Path
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.errors import LeaseExpiredError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.store.latch import LatchKind
-from pyspark_theflash.store.lease import LeaseTable
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import LeaseExpiredError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.latch.latch import LatchKind
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
 leases = LeaseTable(open_manifest(Path(sys.argv[1]), LocalFileSystem()), SystemClock())
 lease = leases.take(5, int(sys.argv[3]), LatchKind(sys.argv[2]))
 print("held", flush=True)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.binlog.spool import Spool
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.replication.pump.spool import Spool
 from tests.support import binlog_writer
 from tests.support.pump_client import PumpWriter, RpcError
 
@@ -19,10 +19,10 @@ WRITERS = 8
 SERVER = """
 import sys, threading
 from pathlib import Path
-from pyspark_theflash.binlog.spool import Spool
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.server.pump import PumpServer
+from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.replication.pump.server import PumpServer
 
 spool = Spool(Path(sys.argv[1]), LocalFileSystem(), file_bytes=20_000)
 PumpServer(spool, sys.argv[2], clock=SystemClock()).start()

@@ -17,19 +17,19 @@ from typing import NamedTuple
 
 import pytest
 
-from pyspark_theflash.api.method import Role
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import SnapshotTooOldError, StoreInUseError, StoreNotFoundError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cli.jobs.outcome import OTHER_FAILURE
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import SnapshotTooOldError, StoreInUseError, StoreNotFoundError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.outcome import OTHER_FAILURE
-from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
-from pyspark_theflash.store.command import CollectOrder, Mailbox, Verb
-from pyspark_theflash.store.folder import open_manifest, read_identity
-from pyspark_theflash.store.progress import Progress
-from pyspark_theflash.store.writer_lock import WriterLock
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.read.plan.snapshot import open_snapshot, read_progress
+from pyspark_theflash.service.wire.method import Role
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.store.command import CollectOrder, Mailbox, Verb
+from pyspark_theflash.storage.store.folder import open_manifest, read_identity
+from pyspark_theflash.storage.store.progress import Progress
+from pyspark_theflash.storage.store.writer_lock import WriterLock
 from tests.support.feeds import Feed, GrowingFolder, Tidb, WholeFile, messages
 from tests.support.processes import wait_until
 from tests.support.serving import TOKENS, write_tokens

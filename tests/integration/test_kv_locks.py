@@ -6,13 +6,11 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.clock import Deadline, SystemClock
-from pyspark_theflash.codec.digest import TableDigest
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.errors import KeyIsLockedError
-from pyspark_theflash.kvstore.lock import Lock
-from pyspark_theflash.kvstore.read import open_tables
-from pyspark_theflash.kvstore.resolve import (
+from pyspark_theflash.base.clock import Deadline, SystemClock
+from pyspark_theflash.base.errors import KeyIsLockedError
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.lock import Lock
+from pyspark_theflash.cluster.resolve import (
     LockResolver,
     ResolvedLocks,
     SecondaryLocks,
@@ -20,10 +18,12 @@ from pyspark_theflash.kvstore.resolve import (
     TxnState,
     TxnStatus,
 )
-from pyspark_theflash.mvcc.version import HANDLE
-from pyspark_theflash.planner.present import TEXT
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.read.present import TEXT
+from pyspark_theflash.storage.mvcc.version import HANDLE
+from pyspark_theflash.tidb.codec.digest import TableDigest
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.schema.model import TableInfo
+from pyspark_theflash.tikv.read import open_tables
 from tests.support.kv_tap import TAP, calls, history, locks
 from tests.support.learning import Learning
 from tests.support.raft_tikv import FakeTikv, encoded

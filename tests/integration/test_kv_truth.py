@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.kvstore.flush import FlushLimits
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.tidb.schema.model import TableInfo
+from pyspark_theflash.tikv.flush import FlushLimits
 from tests.support.kv_tap import TAP, calls, history
 from tests.support.learning import Killed, Learning
 from tests.support.raft_tikv import FakeTikv, encoded

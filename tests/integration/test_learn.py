@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.api.message import Moment
-from pyspark_theflash.client.theflash import TheFlash, connect
-from pyspark_theflash.engine import registry
-from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.service.wire.message import Moment
+from pyspark_theflash.storage.engine import registry
 from tests.integration.test_kv_truth import ANSWERS, FIRST_TABLE, HISTORY, TABLES, expected
 from tests.integration.test_learner_read import CALLS, Watched
 from tests.support.kv_table import TABLE

@@ -8,21 +8,8 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.api.message import (
-    Aggregate,
-    Aggregation,
-    Expression,
-    Literal,
-    Moment,
-    ReadOptions,
-    Setting,
-    SortKey,
-)
-from pyspark_theflash.api.method import METHODS
-from pyspark_theflash.client.theflash import TheFlash, connect
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import (
     ClusterMismatchError,
     FeedConflictError,
     LeaseExpiredError,
@@ -33,17 +20,30 @@ from pyspark_theflash.errors import (
     SnapshotTooOldError,
     StoreInUseError,
 )
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.learner import LearnerProcess, LearnerSettings, columns_of
-from pyspark_theflash.jobs.sources import Network
-from pyspark_theflash.kvstore.flush import FlushLimits
-from pyspark_theflash.kvstore.read import open_tables
-from pyspark_theflash.kvstore.wire import decode_commands
-from pyspark_theflash.planner import learned
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.server.app import SocketServer
-from pyspark_theflash.store.feed import Feed
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cli.jobs.learner import LearnerProcess, LearnerSettings, columns_of
+from pyspark_theflash.cli.jobs.sources import Network
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.service.server.app import SocketServer
+from pyspark_theflash.service.wire.message import (
+    Aggregate,
+    Aggregation,
+    Expression,
+    Literal,
+    Moment,
+    ReadOptions,
+    Setting,
+    SortKey,
+)
+from pyspark_theflash.service.wire.method import METHODS
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.store.feed import Feed
+from pyspark_theflash.tikv import origin as learned
+from pyspark_theflash.tikv.flush import FlushLimits
+from pyspark_theflash.tikv.read import open_tables
+from pyspark_theflash.tikv.wire import decode_commands
 from tests.support.fake_tikv import FakeTiKV
 from tests.support.kv_table import HISTORY, TABLE, commit, locked
 from tests.support.learn_command import write_schema

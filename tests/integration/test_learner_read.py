@@ -11,23 +11,23 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.clock import Deadline, SystemClock
-from pyspark_theflash.codec.bytes import decode_bytes
-from pyspark_theflash.codec.key import RawKey, encode_record_key
-from pyspark_theflash.kvstore.located import KeyRange, LocatedRegion
-from pyspark_theflash.kvstore.lock import Lock
-from pyspark_theflash.kvstore.read import TableView, open_tables, read_rows
-from pyspark_theflash.kvstore.resolve import (
+from pyspark_theflash.base.clock import Deadline, SystemClock
+from pyspark_theflash.base.types import RegionEpoch, RegionID, TimeStamp
+from pyspark_theflash.cluster.located import KeyRange, LocatedRegion
+from pyspark_theflash.cluster.lock import Lock
+from pyspark_theflash.cluster.resolve import (
     LockResolver,
     StatusCheck,
     TxnState,
     TxnStatus,
 )
-from pyspark_theflash.mvcc.project import scan_column
-from pyspark_theflash.mvcc.version import HANDLE
-from pyspark_theflash.planner.learner import CatchUp
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.types import RegionEpoch, RegionID, TimeStamp
+from pyspark_theflash.storage.mvcc.project import scan_column
+from pyspark_theflash.storage.mvcc.version import HANDLE
+from pyspark_theflash.tidb.codec.bytes import decode_bytes
+from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
+from pyspark_theflash.tidb.schema.model import TableInfo
+from pyspark_theflash.tikv.learner_read import CatchUp
+from pyspark_theflash.tikv.read import TableView, open_tables, read_rows
 from tests.integration.test_kv_truth import FIRST_TABLE, HISTORY, SMALL, TABLES, expected
 from tests.support.kv_tap import calls
 from tests.support.learning import Learning

@@ -6,13 +6,13 @@ from random import Random
 
 import pytest
 
-from pyspark_theflash.api.message import Moment
-from pyspark_theflash.client.pd import PDClient
-from pyspark_theflash.client.theflash import TheFlash, connect
-from pyspark_theflash.client.tikv.directory import Directory
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.cluster.pd import PDClient
+from pyspark_theflash.cluster.tikv.directory import Directory
+from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.service.wire.message import Moment
+from pyspark_theflash.storage.engine import registry
 from tests.support.learn_command import learning
 from tests.support.live_feed import LiveFeed
 from tests.support.mysql import MySqlError

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.read.plan.snapshot import open_snapshot
 from tests.support.lost_frames import binlog_file, without
 from tests.support.mysql import MySqlError
 from tests.support.peer import Peer

@@ -6,16 +6,16 @@ from contextlib import closing
 
 import pytest
 
-from pyspark_theflash.binlog.event import EntityKind
-from pyspark_theflash.binlog.prewrite import parse_prewrite
-from pyspark_theflash.binlog.wire import decode_entities
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.mvcc.rows import stored_columns
-from pyspark_theflash.replication.changes import TableChanges
-from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.schema.status_api import StatusApi
-from pyspark_theflash.schema.tidb import TidbSchemaSource
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.replication.apply.changes import TableChanges
+from pyspark_theflash.replication.source.event import EntityKind
+from pyspark_theflash.replication.source.prewrite import parse_prewrite
+from pyspark_theflash.replication.source.wire import decode_entities
+from pyspark_theflash.storage.mvcc.rows import stored_columns
+from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.status_api import StatusApi
+from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
 from tests.support.live_schema import STEPS, run, shown_by_history, shown_by_tidb
 from tests.support.peer import Peer
 from tests.support.recording_pump import RecordingPump

@@ -11,24 +11,24 @@ from random import Random
 
 import pytest
 
-from pyspark_theflash.client.pd import PDClient
-from pyspark_theflash.client.tikv.client import TiKVClient
-from pyspark_theflash.client.tikv.meta import TiKVMeta
-from pyspark_theflash.client.tikv.safe_point import SafePointHold
-from pyspark_theflash.client.tikv.wire.region import Store, StoreStats
-from pyspark_theflash.clock import Deadline, SystemClock
-from pyspark_theflash.codec.key import RawKey, decode_record_key, encode_record_key
-from pyspark_theflash.codec.row import ColumnSpec, RowBuffer
-from pyspark_theflash.codec.row_v2 import decode_rows_v2
-from pyspark_theflash.errors import KeyIsLockedError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.sources import Network, Opener
-from pyspark_theflash.kvstore.located import KeyRange
-from pyspark_theflash.kvstore.resolve import LockPolicy
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.schema.status_api import StatusApi
-from pyspark_theflash.schema.tidb import TidbSchemaSource
-from pyspark_theflash.types import PhysicalTableID, SchemaVersion, TimeStamp
+from pyspark_theflash.base.clock import Deadline, SystemClock
+from pyspark_theflash.base.errors import KeyIsLockedError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import PhysicalTableID, SchemaVersion, TimeStamp
+from pyspark_theflash.cli.jobs.sources import Network, Opener
+from pyspark_theflash.cluster.located import KeyRange
+from pyspark_theflash.cluster.pd import PDClient
+from pyspark_theflash.cluster.resolve import LockPolicy
+from pyspark_theflash.cluster.tikv.client import TiKVClient
+from pyspark_theflash.cluster.tikv.meta import TiKVMeta
+from pyspark_theflash.cluster.tikv.safe_point import SafePointHold
+from pyspark_theflash.cluster.tikv.wire.region import Store, StoreStats
+from pyspark_theflash.tidb.codec.key import RawKey, decode_record_key, encode_record_key
+from pyspark_theflash.tidb.codec.row import ColumnSpec, RowBuffer
+from pyspark_theflash.tidb.codec.row_v2 import decode_rows_v2
+from pyspark_theflash.tidb.schema.model import TableInfo
+from pyspark_theflash.tidb.schema.status_api import StatusApi
+from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
 from tests.support.kv_writer import STAGES, KvWriter, dies_at
 from tests.support.live_schema import STEPS, run, shown_by_history, shown_by_tidb
 from tests.support.mysql import MySqlError

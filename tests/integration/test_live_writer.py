@@ -14,13 +14,13 @@ from random import Random
 
 import pytest
 
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import UnsupportedError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.errors import UnsupportedError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.planner.wait import wait_until
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.read.plan.wait import wait_until
 from tests.support.live_writer import following
 from tests.support.mysql import MySqlError
 from tests.support.peer import Peer

@@ -10,11 +10,8 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import CompactionReport
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import (
     CommandTimeoutError,
     CorruptionError,
     EngineError,
@@ -26,24 +23,27 @@ from pyspark_theflash.errors import (
     TransactionConflictError,
     UpkeepError,
 )
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.outcome import exit_status
-from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
-from pyspark_theflash.replication import maintenance as maintenance_module
-from pyspark_theflash.replication.admin import administer
-from pyspark_theflash.replication.collection import CollectionReport
-from pyspark_theflash.replication.maintenance import Maintenance
-from pyspark_theflash.replication.state import LEDGER_KIND, WriterState
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.timestamp import shown
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.cli.jobs.outcome import exit_status
+from pyspark_theflash.read.plan.snapshot import open_snapshot, read_progress
+from pyspark_theflash.replication.apply.state import LEDGER_KIND, WriterState
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.replication.upkeep import maintenance as maintenance_module
+from pyspark_theflash.replication.upkeep.admin import administer
+from pyspark_theflash.replication.upkeep.collection import CollectionReport
+from pyspark_theflash.replication.upkeep.maintenance import Maintenance
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.store.command import CollectOrder, Mailbox, State, Verb
-from pyspark_theflash.store.folder import open_manifest, read_identity
-from pyspark_theflash.store.latch import LatchKind
-from pyspark_theflash.store.lease import LeaseTable
-from pyspark_theflash.store.progress import Progress
-from pyspark_theflash.timestamp import shown
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import CompactionReport
+from pyspark_theflash.storage.store.command import CollectOrder, Mailbox, State, Verb
+from pyspark_theflash.storage.store.folder import open_manifest, read_identity
+from pyspark_theflash.storage.store.latch.latch import LatchKind
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.storage.store.progress import Progress
+from pyspark_theflash.tidb.schema.file import FileSchema
 from tests.integration.test_replication import BANK, FRAMES, GrowingSchema, opened, run
 from tests.support.binlog_writer import frames, prewrite
 from tests.support.faulty_fs import Failure, FaultyFileSystem

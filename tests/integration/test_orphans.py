@@ -11,18 +11,18 @@ from typing import Any
 
 import pytest
 
-from pyspark_theflash.binlog.file import FileSource
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp, physical_ms
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.engine import registry
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import read_progress
+from pyspark_theflash.read.plan.snapshot import read_progress
+from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.schema.meta_key import Outcome, OutcomeState
-from pyspark_theflash.store.folder import read_identity
-from pyspark_theflash.types import TimeStamp, physical_ms
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.store.folder import read_identity
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.schema.file import FileSchema
+from pyspark_theflash.tidb.schema.meta_key import Outcome, OutcomeState
 from tests.support import feeds
 from tests.support.fake_tikv import FakeTiKV
 from tests.support.lost_frames import Lost, binlog_file, messages_of, tell, without

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.binlog.event import EntityKind
-from pyspark_theflash.binlog.wire import decode_entities
+from pyspark_theflash.replication.source.event import EntityKind
+from pyspark_theflash.replication.source.wire import decode_entities
 from tests.support.mysql import MySqlError
 from tests.support.peer import Peer
 from tests.support.recording_pump import RecordingPump

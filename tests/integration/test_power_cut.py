@@ -9,15 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.binlog.spool import Spool
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import StoreNotFoundError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import read_progress
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import StoreNotFoundError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.read.plan.snapshot import read_progress
+from pyspark_theflash.replication.pump.spool import Spool
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.store.folder import StoreIdentity, create_store, read_identity
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.store.folder import StoreIdentity, create_store, read_identity
+from pyspark_theflash.tidb.schema.file import FileSchema
 from tests.integration.test_crash import HISTORY, assert_recovers, compact, open_engine
 from tests.support import binlog_writer
 from tests.support.feeds import messages

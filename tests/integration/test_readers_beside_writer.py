@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.engine import registry
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.read.plan.snapshot import open_snapshot, read_progress
+from pyspark_theflash.storage.engine import registry
 from tests.integration.test_replication import BANK, FRAMES, check_all, run
 
 _log = logging.getLogger(__name__)

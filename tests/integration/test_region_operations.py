@@ -11,20 +11,20 @@ from pathlib import Path
 
 import pytest
 
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import PurgedRangeError
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import RegionStats
-from pyspark_theflash.errors import PurgedRangeError
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.replication.maintenance import Maintenance
-from pyspark_theflash.schema.lineage import Lineage
-from pyspark_theflash.store.catalog import SCHEMA_KIND, schema_history
-from pyspark_theflash.store.command import PurgeOrder
-from pyspark_theflash.store.folder import open_manifest, read_identity
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.replication.upkeep.maintenance import Maintenance
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import RegionStats
+from pyspark_theflash.storage.store.catalog import SCHEMA_KIND, schema_history
+from pyspark_theflash.storage.store.command import PurgeOrder
+from pyspark_theflash.storage.store.folder import open_manifest, read_identity
+from pyspark_theflash.tidb.schema.lineage import Lineage
 from tests.integration.test_maintenance import apply_until
 from tests.support.victims import Victim
 from tests.support.workloads import check_answers, workload

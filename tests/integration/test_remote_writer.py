@@ -16,19 +16,8 @@ from unittest.mock import patch
 import pyarrow as pa
 import pytest
 
-from pyspark_theflash.api.message import PublishRequest
-from pyspark_theflash.api.method import PUBLISH, Role
-from pyspark_theflash.api.records import change_table
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.cli.main import main
-from pyspark_theflash.client.remote_engine import RemoteEngine
-from pyspark_theflash.client.theflash import connect, transport_to
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Publication, VersionBatch
-from pyspark_theflash.engine.magic import engine as magic
-from pyspark_theflash.engine.magic.compaction import Limits
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import (
     CodecError,
     LatchHeldError,
     LatchLostError,
@@ -37,22 +26,34 @@ from pyspark_theflash.errors import (
     StoreInUseError,
     TheFlashError,
 )
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.outcome import OTHER_FAILURE
-from pyspark_theflash.jobs.upkeep import RemoteUpkeep
-from pyspark_theflash.mvcc.project import kept_columns
-from pyspark_theflash.planner.snapshot import read_progress
-from pyspark_theflash.replication import applier, writer
-from pyspark_theflash.replication.columns import StoredColumns
-from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.store.catalog import feed_history
-from pyspark_theflash.store.command import CollectOrder, Mailbox, ResolveOrder, Verb
-from pyspark_theflash.store.feed import MAIN, SIDE
-from pyspark_theflash.store.folder import open_manifest, read_identity
-from pyspark_theflash.store.manifest import Change, Record
-from pyspark_theflash.store.progress import Progress
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.cli.jobs.outcome import OTHER_FAILURE
+from pyspark_theflash.cli.jobs.upkeep import RemoteUpkeep
+from pyspark_theflash.cli.main import main
+from pyspark_theflash.read.plan.snapshot import read_progress
+from pyspark_theflash.replication import writer
+from pyspark_theflash.replication.apply import applier
+from pyspark_theflash.replication.apply.columns import StoredColumns
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.service.api.records import change_table
+from pyspark_theflash.service.client.remote_engine import RemoteEngine
+from pyspark_theflash.service.client.theflash import connect, transport_to
+from pyspark_theflash.service.wire.message import PublishRequest
+from pyspark_theflash.service.wire.method import PUBLISH, Role
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Publication, VersionBatch
+from pyspark_theflash.storage.engine.magic import engine as magic
+from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.mvcc.project import kept_columns
+from pyspark_theflash.storage.store.catalog import feed_history
+from pyspark_theflash.storage.store.command import CollectOrder, Mailbox, ResolveOrder, Verb
+from pyspark_theflash.storage.store.feed import MAIN, SIDE
+from pyspark_theflash.storage.store.folder import open_manifest, read_identity
+from pyspark_theflash.storage.store.manifest import Change, Record
+from pyspark_theflash.storage.store.progress import Progress
+from pyspark_theflash.tidb.schema.file import FileSchema
 from tests.support.binlog_writer import write_file
 from tests.support.cutting_proxy import cutting
 from tests.support.feeds import messages

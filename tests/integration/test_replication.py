@@ -8,13 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.binlog.prewrite import DELETE_ROW
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Engine
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import (
     NotCaughtUpError,
     OptionError,
     SchemaConflictError,
@@ -23,14 +18,19 @@ from pyspark_theflash.errors import (
     TransactionConflictError,
     UnmatchedPrewriteError,
 )
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot, read_progress
-from pyspark_theflash.replication import applier
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.read.plan.snapshot import open_snapshot, read_progress
+from pyspark_theflash.replication.apply import applier
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.replication.source.prewrite import DELETE_ROW
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.store.folder import read_identity
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Engine
+from pyspark_theflash.storage.store.folder import read_identity
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.schema.file import FileSchema
+from pyspark_theflash.tidb.schema.history import SchemaHistory
 from tests.support.binlog_writer import (
     commit,
     frames,

@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.api.message import Moment
-from pyspark_theflash.api.method import Role
-from pyspark_theflash.client.embedded import connect_embedded, socket_path
-from pyspark_theflash.client.theflash import connect
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.errors import (
     LeaseExpiredError,
     ServiceUnavailableError,
     StreamCutError,
 )
+from pyspark_theflash.service.client.embedded import connect_embedded, socket_path
+from pyspark_theflash.service.client.theflash import connect
+from pyspark_theflash.service.wire.message import Moment
+from pyspark_theflash.service.wire.method import Role
+from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.processes import (
     children,
     command_line,
@@ -91,8 +91,8 @@ def test_a_server_that_is_killed(store):
 
 READER = """
 import sys, time
-from pyspark_theflash.api.message import Moment
-from pyspark_theflash.client.theflash import connect
+from pyspark_theflash.service.wire.message import Moment
+from pyspark_theflash.service.client.theflash import connect
 api = connect(sys.argv[1])
 plan = api.plan("shop.items", moment=Moment(ttl_ms=4000))
 rows = api.scan(plan.splits[0].ticket)

@@ -7,21 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.binlog.prewrite import INSERT
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import TableSetAsideError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import SchemaVersion, TableID, TimeStamp
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.client.theflash import connect
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.field_type import FieldType, MySQLType
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import TableSetAsideError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.replication.source.prewrite import INSERT
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
-from pyspark_theflash.schema.model import TableInfo, parse_table_info
-from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.service.client.theflash import connect
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
+from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 from tests.support.binlog_writer import prewrite_value, transaction, write_file
 from tests.support.row_oracle import encode_insert_v1, encode_row_v1
 from tests.support.stores import column, table_info
@@ -36,7 +36,7 @@ OTHER = table_info(7, "shop.other", KEY, has_rowid=True)
 @pytest.fixture(autouse=True)
 def quick_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     """All TiDBs know a schema change as soon as one does."""
-    monkeypatch.setattr("pyspark_theflash.replication.state._LAG", 0)
+    monkeypatch.setattr("pyspark_theflash.replication.apply.state._LAG", 0)
 
 
 def log(

@@ -10,18 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.binlog.event import Entity
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.binlog.merge import MergedSource, Part, places_of
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import PumpUnavailableError
+from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import PumpUnavailableError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.protocol._generated.tipb import binlog_pb2
+from pyspark_theflash.replication.source.event import Entity
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.replication.source.merge import MergedSource, Part, places_of
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.store.folder import read_identity
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.store.folder import read_identity
+from pyspark_theflash.tidb.protocol._generated.tipb import binlog_pb2
+from pyspark_theflash.tidb.schema.file import FileSchema
 from tests.support import feeds
 from tests.support.binlog_writer import frame, heartbeat, merged
 from tests.support.fake_pd import FakePD

@@ -12,13 +12,13 @@ from functools import reduce
 
 import pytest
 
+from pyspark_theflash.base.errors import TheFlashError
+from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.client.theflash import connect
-from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import TheFlashError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.present import Presentation
-from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.read.present import Presentation
+from pyspark_theflash.service.client.theflash import connect
+from pyspark_theflash.storage.engine import registry
 from tests.support.processes import wait_until
 from tests.support.sources import JAR
 from tests.support.spark_digest import spark_digest

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.codec.time import IMPOSSIBLE_DAY
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from pyspark_theflash.tidb.codec.time import IMPOSSIBLE_DAY
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 ROOT = Path(__file__).parents[2]

@@ -16,13 +16,13 @@ from functools import partial
 import pytest
 from py4j.protocol import Py4JJavaError
 
-from pyspark_theflash.client.embedded import socket_path
-from pyspark_theflash.client.theflash import connect
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.engine import registry
-from pyspark_theflash.errors import LatchLostError
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.base.errors import LatchLostError
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.service.client.embedded import socket_path
+from pyspark_theflash.service.client.theflash import connect
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.processes import (
     CLOCK,
     descendants,

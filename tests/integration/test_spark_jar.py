@@ -8,11 +8,11 @@ import pytest
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException
 
-from pyspark_theflash.api.frame import End, FrameType
-from pyspark_theflash.client.embedded import socket_path
-from pyspark_theflash.client.theflash import connect
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.server import session
+from pyspark_theflash.service.client.embedded import socket_path
+from pyspark_theflash.service.client.theflash import connect
+from pyspark_theflash.service.server import session
+from pyspark_theflash.service.wire.frame import End, FrameType
+from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.processes import engines, wait_until
 from tests.support.serving import serving, serving_secured
 from tests.support.sources import server_options

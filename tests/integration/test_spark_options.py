@@ -7,10 +7,10 @@ from chispa import assert_df_equality
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PythonException
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.field_type import Flag, MySQLType
-from pyspark_theflash.codec.time import DAY_US, IMPOSSIBLE_DAY
-from pyspark_theflash.types import from_physical_ms
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.types import from_physical_ms
+from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.time import DAY_US, IMPOSSIBLE_DAY
 from tests.support import every_type
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 

@@ -6,9 +6,9 @@ from decimal import Decimal
 import pytest
 from pyspark.errors import ArithmeticException, NumberFormatException, SparkRuntimeException
 
-from pyspark_theflash.client.theflash import connect
-from pyspark_theflash.codec.field_type import Flag, MySQLType
-from pyspark_theflash.codec.time import DAY_US
+from pyspark_theflash.service.client.theflash import connect
+from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.time import DAY_US
 from tests.support import every_type
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 

@@ -8,13 +8,13 @@ from chispa import assert_df_equality
 from pyspark.errors import AnalysisException
 
 from pyspark_theflash import SparkSnapshot
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.errors import (
     AuthenticationError,
     NotCaughtUpError,
     OptionError,
     StoreNotFoundError,
 )
+from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.serving import serving_secured
 from tests.support.sources import server_options
 from tests.support.stores import StoreBuilder, column, id_column, table_info

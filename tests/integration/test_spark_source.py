@@ -6,7 +6,7 @@ import pytest
 from py4j.protocol import Py4JJavaError
 from pyspark.errors import AnalysisException, PythonException, SparkRuntimeException
 
-from pyspark_theflash.codec.field_type import MySQLType
+from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support import every_type
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 

@@ -11,10 +11,10 @@ import pytest
 from pyspark.sql import DataFrame
 from pyspark.sql.functions import lit
 
-from pyspark_theflash.planner.present import TEXT, Presentation, ZeroDates
-from pyspark_theflash.planner.snapshot import open_snapshot
-from pyspark_theflash.schema.model import ROWID_COLUMN
-from pyspark_theflash.types import from_physical_ms, physical_ms
+from pyspark_theflash.base.types import from_physical_ms, physical_ms
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.read.present import TEXT, Presentation, ZeroDates
+from pyspark_theflash.tidb.schema.model import ROWID_COLUMN
 from tests.support.spark_digest import spark_digest
 from tests.support.workloads import NAMES, workload
 

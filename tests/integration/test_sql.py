@@ -15,15 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pyspark_theflash.cli.main import main
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.errors import (
     CorruptionError,
     SqlError,
     UnrepresentableValueError,
 )
-from pyspark_theflash.planner.present import Presentation, ZeroDates
-from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cli.main import main
+from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.present import Presentation, ZeroDates
 from tests.support.workloads import NAMES, workload
 
 Stores = Callable[[str], Path]
@@ -263,7 +263,7 @@ def test_ctrl_c_ends_a_query_quietly(workload_store: Stores) -> None:
         "import signal, sys, threading, os\n"
         "from pyspark_theflash.cli.main import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import pyspark_theflash.query.worker as worker\n"
+        "import pyspark_theflash.read.sql.worker as worker\n"
         "begin = worker.Worker.call\n"
         "def call(self, action):\n"
         "    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.read.plan.snapshot import open_snapshot
 from tests.support.suite import DATABASE, as_multiset, final_tables
 
 FINAL = final_tables()

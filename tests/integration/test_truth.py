@@ -9,19 +9,19 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.binlog.file import FileSource
+from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.codec.digest import TableDigest
-from pyspark_theflash.codec.text import format_column
-from pyspark_theflash.engine.api import Engine
-from pyspark_theflash.engine.memory import MemoryEngine
-from pyspark_theflash.mvcc.project import scan_column
-from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
-from pyspark_theflash.schema.file import read_schema_file
-from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.schema.model import ROWID_COLUMN, ROWID_NAME
-from pyspark_theflash.schema.owners import Owners
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.storage.engine.api import Engine
+from pyspark_theflash.storage.engine.memory import MemoryEngine
+from pyspark_theflash.storage.mvcc.project import scan_column
+from pyspark_theflash.tidb.codec.digest import TableDigest
+from pyspark_theflash.tidb.codec.text import format_column
+from pyspark_theflash.tidb.schema.file import read_schema_file
+from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ROWID_NAME
+from pyspark_theflash.tidb.schema.owners import Owners
 from tests.support.binlog_writer import split_frames
 from tests.support.workloads import (
     NAMES,

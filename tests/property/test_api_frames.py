@@ -13,26 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.api import message
-from pyspark_theflash.api.error import heard_error, told_error
-from pyspark_theflash.api.extent import DEPTH_MAX, PARTS_MAX
-from pyspark_theflash.api.frame import (
-    DATA_BYTES_MAX,
-    HEADER_BYTES,
-    End,
-    FrameType,
-    Header,
-    Hello,
-    Ready,
-    Request,
-)
-from pyspark_theflash.api.method import METHODS, Role
-from pyspark_theflash.api.seal import Purpose, Sealer
-from pyspark_theflash.api.token import Token, Tokens
-from pyspark_theflash.api.wire import decode, encode
-from pyspark_theflash.client.remote import RemoteTransport
-from pyspark_theflash.client.theflash import TheFlash
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.errors import (
     CodecError,
     InternalError,
     NotCaughtUpError,
@@ -43,6 +24,25 @@ from pyspark_theflash.errors import (
     TicketError,
     UnsupportedError,
 )
+from pyspark_theflash.service.api.error import heard_error, told_error
+from pyspark_theflash.service.api.seal import Purpose, Sealer
+from pyspark_theflash.service.api.token import Token, Tokens
+from pyspark_theflash.service.client.remote import RemoteTransport
+from pyspark_theflash.service.client.theflash import TheFlash
+from pyspark_theflash.service.wire import message
+from pyspark_theflash.service.wire.extent import DEPTH_MAX, PARTS_MAX
+from pyspark_theflash.service.wire.frame import (
+    DATA_BYTES_MAX,
+    HEADER_BYTES,
+    End,
+    FrameType,
+    Header,
+    Hello,
+    Ready,
+    Request,
+)
+from pyspark_theflash.service.wire.method import METHODS, Role
+from pyspark_theflash.service.wire.protobuf import decode, encode
 from tests.support.serving import CLOCK, TOKENS, write_tokens
 
 MESSAGES = sorted(

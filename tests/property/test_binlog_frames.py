@@ -6,10 +6,10 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from pyspark_theflash.binlog.frame import MAGIC, FrameReader
-from pyspark_theflash.binlog.prewrite import parse_prewrite
-from pyspark_theflash.binlog.wire import decode_entities
-from pyspark_theflash.errors import BinlogCorruptionError, CodecError, UnsupportedError
+from pyspark_theflash.base.errors import BinlogCorruptionError, CodecError, UnsupportedError
+from pyspark_theflash.replication.source.frame import MAGIC, FrameReader
+from pyspark_theflash.replication.source.prewrite import parse_prewrite
+from pyspark_theflash.replication.source.wire import decode_entities
 from tests.support import binlog_writer
 
 payloads = st.lists(st.binary(max_size=60), max_size=6)

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.binlog.event import Entity, EntityKind, Transaction
-from pyspark_theflash.binlog.ledger import LedgerEntry, TransactionLedger
-from pyspark_theflash.binlog.pairing import Pairing
-from pyspark_theflash.binlog.pending import Pending
+from pyspark_theflash.replication.pairing.ledger import LedgerEntry, TransactionLedger
+from pyspark_theflash.replication.pairing.pairing import Pairing
+from pyspark_theflash.replication.pairing.pending import Pending
+from pyspark_theflash.replication.source.event import Entity, EntityKind, Transaction
 
 randoms = st.randoms(use_true_random=False)
 

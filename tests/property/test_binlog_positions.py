@@ -6,9 +6,9 @@ from itertools import islice
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.binlog.spool import Spool
-from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.replication.source.file import FileSource
 from tests.support import binlog_writer
 
 payloads = st.lists(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.codec.collation import sort_keys
-from pyspark_theflash.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.tidb.codec.collation import sort_keys
+from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 
 WEIGHED = (
     *("gbk_bin", "gbk_chinese_ci", "utf8mb4_0900_ai_ci"),

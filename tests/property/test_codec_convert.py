@@ -7,18 +7,18 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.change import Session
-from pyspark_theflash.codec.convert import convert_column
-from pyspark_theflash.codec.field_type import (
+from pyspark_theflash.base.errors import UnsupportedError
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.codec.change import Session
+from pyspark_theflash.tidb.codec.convert import convert_column
+from pyspark_theflash.tidb.codec.field_type import (
     DATETIME_TYPES,
     INTEGER_TYPES,
     STRING_TYPES,
     FieldType,
     MySQLType,
 )
-from pyspark_theflash.codec.text import format_column
-from pyspark_theflash.errors import UnsupportedError
+from pyspark_theflash.tidb.codec.text import format_column
 from tests.support.conversions import conversion_types
 
 T = MySQLType

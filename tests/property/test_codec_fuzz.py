@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
-from pyspark_theflash.codec.handle import decode_common_handles
-from pyspark_theflash.codec.key import MvccKey, RawKey, decode_mvcc_key, decode_record_key
-from pyspark_theflash.codec.row import ColumnSpec, DecodedRows, RowBuffer
-from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
-from pyspark_theflash.codec.row_v2 import decode_rows_v2
-from pyspark_theflash.errors import CodecError
-from pyspark_theflash.types import ColumnID
+from pyspark_theflash.base.errors import CodecError
+from pyspark_theflash.base.types import ColumnID
+from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.handle import decode_common_handles
+from pyspark_theflash.tidb.codec.key import MvccKey, RawKey, decode_mvcc_key, decode_record_key
+from pyspark_theflash.tidb.codec.row import ColumnSpec, DecodedRows, RowBuffer
+from pyspark_theflash.tidb.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
+from pyspark_theflash.tidb.codec.row_v2 import decode_rows_v2
 from tests.support.decoded import types_of
 from tests.support.row_oracle import Row, encode_row_v1, encode_row_v2
 from tests.support.values import values

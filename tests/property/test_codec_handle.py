@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.codec.bytes import decode_bytes, encode_bytes
-from pyspark_theflash.codec.field_type import FieldType, MySQLType
-from pyspark_theflash.codec.handle import decode_common_handles, encode_common_handles
+from pyspark_theflash.tidb.codec.bytes import decode_bytes, encode_bytes
+from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.tidb.codec.handle import decode_common_handles, encode_common_handles
 from tests.support.decoded import as_python, as_stored
 from tests.support.row_oracle import OddTime, decode_handle, encode_handle
 from tests.support.values import key_types, values

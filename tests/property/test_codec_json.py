@@ -6,11 +6,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.codec.json import check_values, ends_at
-from pyspark_theflash.codec.json_text import parse_json, print_json
-from pyspark_theflash.codec.reader import Reader
-from pyspark_theflash.codec.row import RowBuffer
-from pyspark_theflash.errors import CodecError
+from pyspark_theflash.base.errors import CodecError
+from pyspark_theflash.tidb.codec.json import check_values, ends_at
+from pyspark_theflash.tidb.codec.json_text import parse_json, print_json
+from pyspark_theflash.tidb.codec.reader import Reader
+from pyspark_theflash.tidb.codec.row import RowBuffer
 from tests.support.json_oracle import FRACTIONS, encode_json, json_values
 
 LISTS = st.lists(json_values(), min_size=1, max_size=5)

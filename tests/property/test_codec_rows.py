@@ -5,11 +5,11 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.codec.field_type import FieldType
-from pyspark_theflash.codec.row import ColumnSpec, RowBuffer
-from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
-from pyspark_theflash.codec.row_v2 import decode_rows_v2
-from pyspark_theflash.types import ColumnID
+from pyspark_theflash.base.types import ColumnID
+from pyspark_theflash.tidb.codec.field_type import FieldType
+from pyspark_theflash.tidb.codec.row import ColumnSpec, RowBuffer
+from pyspark_theflash.tidb.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
+from pyspark_theflash.tidb.codec.row_v2 import decode_rows_v2
 from tests.support.decoded import as_python, assert_decoded, types_of
 from tests.support.row_oracle import (
     Row,

@@ -22,20 +22,20 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.field_type import FieldType, MySQLType
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Engine, EngineReader, Publication, VersionBatch
-from pyspark_theflash.engine.magic.compaction import Limits
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.engine.memory import MemoryEngine
-from pyspark_theflash.errors import UnsupportedError
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.mvcc.project import Converted, Default, ScanColumn
-from pyspark_theflash.mvcc.version import Op
-from pyspark_theflash.store.manifest import Change
-from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import UnsupportedError
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Engine, EngineReader, Publication, VersionBatch
+from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.engine import MagicEngine
+from pyspark_theflash.storage.engine.memory import MemoryEngine
+from pyspark_theflash.storage.mvcc.project import Converted, Default, ScanColumn
+from pyspark_theflash.storage.mvcc.version import Op
+from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from tests.support.histories import COLUMNS, scan_columns, version_batch
 
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.codec.field_type import FieldType, MySQLType
-from pyspark_theflash.errors import UnrepresentableValueError, UnsupportedError
-from pyspark_theflash.expression.evaluate import evaluate, parse
+from pyspark_theflash.base.errors import UnrepresentableValueError, UnsupportedError
+from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.tidb.expression.evaluate import evaluate, parse
 from tests.support import expression_oracle as oracle
 
 BIGINT = FieldType(MySQLType.LONGLONG)

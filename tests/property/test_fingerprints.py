@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.mvcc.fingerprint import (
+from pyspark_theflash.storage.mvcc.fingerprint import (
     added,
     digest,
     row_fingerprints,

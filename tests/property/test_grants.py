@@ -8,13 +8,13 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from pyspark_theflash.errors import LatchHeldError, LatchLostError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.store.folder import StoreIdentity, create_store, open_manifest
-from pyspark_theflash.store.grants import Grants
-from pyspark_theflash.store.latch import LatchKind, LatchScope, Wanted
-from pyspark_theflash.types import RegionID
-from tests.unit.store.test_lease import FakeClock
+from pyspark_theflash.base.errors import LatchHeldError, LatchLostError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import RegionID
+from pyspark_theflash.storage.store.folder import StoreIdentity, create_store, open_manifest
+from pyspark_theflash.storage.store.latch.grants import Grants
+from pyspark_theflash.storage.store.latch.latch import LatchKind, LatchScope, Wanted
+from tests.support.manual_clock import ManualClock
 
 KINDS = (
     (LatchKind.READ, False),
@@ -38,7 +38,7 @@ class Callers(RuleBasedStateMachine):
         path, fs = Path(self.folder.name) / "store", LocalFileSystem()
         create_store(path, StoreIdentity("id", "magic"), fs)
         self.manifests = [open_manifest(path, fs) for _ in range(2)]
-        self.clock = FakeClock()
+        self.clock = ManualClock()
         self.services = [Grants(manifest, self.clock) for manifest in self.manifests]
         self.held: dict[tuple[str, int], tuple[bool, tuple[int, ...], int, int]] = {}
         self.newest_token = 0

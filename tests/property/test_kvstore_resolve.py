@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.clock import Deadline
-from pyspark_theflash.errors import KeyIsLockedError
-from pyspark_theflash.kvstore.resolve import LockPolicy, LockResolver, ResolvedLocks
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.clock import Deadline
+from pyspark_theflash.base.errors import KeyIsLockedError
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.resolve import LockPolicy, LockResolver, ResolvedLocks
 from tests.support.manual_clock import ManualClock
 from tests.support.percolator import Locked, Percolator
 from tests.support.percolator_owner import MODES, TTL_MS, Owner

@@ -8,14 +8,14 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, invariant, rule
 
-from pyspark_theflash.errors import LatchNotFoundError, LeaseExpiredError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.store.folder import StoreIdentity, create_store, open_manifest
-from pyspark_theflash.store.latch import LatchKind
-from pyspark_theflash.store.lease import LeaseTable, ReadLease
-from pyspark_theflash.store.manifest import Change
-from pyspark_theflash.types import FencingToken, TimeStamp
-from tests.unit.store.test_lease import FakeClock
+from pyspark_theflash.base.errors import LatchNotFoundError, LeaseExpiredError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import FencingToken, TimeStamp
+from pyspark_theflash.storage.store.folder import StoreIdentity, create_store, open_manifest
+from pyspark_theflash.storage.store.latch.latch import LatchKind
+from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
+from pyspark_theflash.storage.store.manifest import Change
+from tests.support.manual_clock import ManualClock
 
 
 class Latches(RuleBasedStateMachine):
@@ -29,7 +29,7 @@ class Latches(RuleBasedStateMachine):
         path, fs = Path(self.folder.name) / "store", LocalFileSystem()
         create_store(path, StoreIdentity("id", "magic"), fs)
         self.manifests = [open_manifest(path, fs) for _ in range(2)]
-        self.clock = FakeClock()
+        self.clock = ManualClock()
         self.holders = [LeaseTable(manifest, self.clock) for manifest in self.manifests]
         self.model: dict[str, tuple[LatchKind, ReadLease, int]] = {}
 

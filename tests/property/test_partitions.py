@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.codec.field_type import Flag, MySQLType
-from pyspark_theflash.errors import NoPartitionError
-from pyspark_theflash.partitioning.assign import assign_partitions
-from pyspark_theflash.schema.model import TableInfo, parse_table_info
-from pyspark_theflash.types import ColumnID
+from pyspark_theflash.base.errors import NoPartitionError
+from pyspark_theflash.base.types import ColumnID
+from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.partitioning.assign import assign_partitions
+from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 from tests.support import partition_oracle as oracle
 from tests.support.stores import column
 

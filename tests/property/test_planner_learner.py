@@ -9,14 +9,14 @@ from collections.abc import Iterator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.clock import Deadline
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.errors import KeyIsLockedError
-from pyspark_theflash.kvstore.located import KeyRange
-from pyspark_theflash.kvstore.lock import Lock, LockKind
-from pyspark_theflash.kvstore.resolve import LockPolicy, LockResolver
-from pyspark_theflash.planner.learner import CatchUp, LearnerRead
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.clock import Deadline
+from pyspark_theflash.base.errors import KeyIsLockedError
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.located import KeyRange
+from pyspark_theflash.cluster.lock import Lock, LockKind
+from pyspark_theflash.cluster.resolve import LockPolicy, LockResolver
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tikv.learner_read import CatchUp, LearnerRead
 from tests.support.manual_clock import ManualClock
 from tests.support.percolator_owner import MODES, TTL_MS, Owner
 from tests.support.sim_learner import LoggedCluster, LoggedTransactions, SimReplica

@@ -13,11 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.codec.field_type import Flag, MySQLType
-from pyspark_theflash.planner.pushed import Pushed
-from pyspark_theflash.planner.scan_plan import ScanPlan
-from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
-from pyspark_theflash.query.term import Call, Column, Kind, Literal, SortKey, Term
+from pyspark_theflash.read.plan.scan_plan import ScanPlan
+from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.pushdown.pushed import Pushed
+from pyspark_theflash.read.pushdown.term import Call, Column, Kind, Literal, SortKey, Term
+from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
 from tests.support.stores import StoreBuilder, column, table_info
 
 HALF: Final = 1 << 63

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.api.message import PlanRequest
-from pyspark_theflash.api.pushed import pushed_of
-from pyspark_theflash.codec.narrow import widened
-from pyspark_theflash.query import fold
-from pyspark_theflash.query.fold import Folding
-from pyspark_theflash.query.predicate import rows_for_which
-from pyspark_theflash.query.top import Leaders, first_rows
-from pyspark_theflash.query.value import Batch
+from pyspark_theflash.read.pushdown import fold
+from pyspark_theflash.read.pushdown.fold import Folding
+from pyspark_theflash.read.pushdown.predicate import rows_for_which
+from pyspark_theflash.read.pushdown.top import Leaders, first_rows
+from pyspark_theflash.read.pushdown.value import Batch
+from pyspark_theflash.service.api.pushed import pushed_of
+from pyspark_theflash.service.wire.message import PlanRequest
+from pyspark_theflash.tidb.codec.narrow import widened
 from tests.support.pushed_cases import (
     CONDITIONS,
     ORDERS,

@@ -8,8 +8,8 @@ import pyarrow.compute as pc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyspark_theflash.query.connection import Limits
-from pyspark_theflash.query.sql import run_sql
+from pyspark_theflash.read.sql.connection import Limits
+from pyspark_theflash.read.sql.sql import run_sql
 
 WORDS = st.sampled_from(["a", "b", "B", "", "c0", "ä", "a "])
 CONDITIONS = [

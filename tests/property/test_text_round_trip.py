@@ -9,12 +9,12 @@ import pyarrow as pa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
-from pyspark_theflash.codec.jsonl import format_jsonl, parse_jsonl
-from pyspark_theflash.codec.text import format_column, parse_column
-from pyspark_theflash.codec.time import IMPOSSIBLE_DAY
-from pyspark_theflash.errors import CodecError
+from pyspark_theflash.base.errors import CodecError
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.jsonl import format_jsonl, parse_jsonl
+from pyspark_theflash.tidb.codec.text import format_column, parse_column
+from pyspark_theflash.tidb.codec.time import IMPOSSIBLE_DAY
 from tests.support.json_oracle import FRACTIONS, encode_json, json_values
 
 T = MySQLType

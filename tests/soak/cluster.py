@@ -17,9 +17,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
-from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE
-from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
-from pyspark_theflash.schema.model import parse_table_info
+from pyspark_theflash.replication.source.prewrite import DELETE_ROW, INSERT, UPDATE
+from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.schema.model import parse_table_info
 from tests.support.binlog_writer import commit, frame, heartbeat, prewrite, prewrite_value, rollback
 from tests.support.row_oracle import encode_insert_v1, encode_row_v1
 from tests.support.stores import column

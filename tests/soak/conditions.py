@@ -7,7 +7,7 @@ from operator import eq, ge, gt, le, lt, ne
 from random import Random
 from typing import Any, Final
 
-from pyspark_theflash.query.term import Call, Column, Kind, Literal, Term
+from pyspark_theflash.read.pushdown.term import Call, Column, Kind, Literal, Term
 from tests.soak.cluster import KINDS, Row, Table
 
 _OPERATORS: Final = {"=": eq, "<>": ne, "<": lt, "<=": le, ">": gt, ">=": ge}

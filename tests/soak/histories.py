@@ -19,14 +19,8 @@ from random import Random
 from typing import TYPE_CHECKING, Final
 from unittest.mock import patch
 
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.binlog.merge import MergedSource
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import RegionStats
-from pyspark_theflash.engine.magic.compaction import Limits
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import (
     LatchHeldError,
     NotCaughtUpError,
     OptionError,
@@ -35,15 +29,21 @@ from pyspark_theflash.errors import (
     SnapshotTooOldError,
     TableNotLoadedError,
 )
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot, read_progress
-from pyspark_theflash.replication import applier
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot, read_progress
 from pyspark_theflash.replication import writer as writer_module
-from pyspark_theflash.replication.maintenance import Maintenance
+from pyspark_theflash.replication.apply import applier
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.replication.source.merge import MergedSource
+from pyspark_theflash.replication.upkeep.maintenance import Maintenance
 from pyspark_theflash.replication.writer import EntitySource, Writer
-from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.store.command import (
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import RegionStats
+from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.engine import MagicEngine
+from pyspark_theflash.storage.store.command import (
     Argument,
     CollectOrder,
     Command,
@@ -54,8 +54,8 @@ from pyspark_theflash.store.command import (
     SplitOrder,
     Verb,
 )
-from pyspark_theflash.store.folder import open_manifest
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.tidb.schema.file import FileSchema
 from tests.soak.cluster import DATABASE, LACKING, START_TS, Cluster, Table
 from tests.soak.outcome import Outcome
 from tests.soak.reads import difference, random_read
@@ -106,7 +106,7 @@ class Opened:
     def __init__(self, opening: Opening) -> None:
         self._opening = opening
         # Each poll of a file that ends within a frame is a warning.
-        log = logging.getLogger("pyspark_theflash.binlog.file")
+        log = logging.getLogger("pyspark_theflash.replication.source.file")
         with ExitStack() as undo:
             undo.callback(log.setLevel, log.level)
             log.setLevel(logging.ERROR)

@@ -11,8 +11,8 @@ from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any, Final
 
-from pyspark_theflash.client.theflash import connect
-from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.service.client.theflash import connect
 from tests.soak.outcome import Outcome
 from tests.soak.random_queries import TABLE, Queries, random_rows
 from tests.support.stores import StoreBuilder

@@ -11,8 +11,8 @@ from decimal import Decimal
 from random import Random
 from typing import Any, Final
 
-from pyspark_theflash.codec.field_type import Flag, MySQLType
-from pyspark_theflash.codec.time import DAY_US
+from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.time import DAY_US
 from tests.support.stores import Version, column, id_column, table_info
 
 ROWS: Final = 300

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from pyspark_theflash.planner.pushed import Pushed
-from pyspark_theflash.planner.snapshot import Snapshot
-from pyspark_theflash.query.term import Aggregate, Aggregation, Function, SortKey
+from pyspark_theflash.read.plan.snapshot import Snapshot
+from pyspark_theflash.read.pushdown.pushed import Pushed
+from pyspark_theflash.read.pushdown.term import Aggregate, Aggregation, Function, SortKey
 from tests.soak.cluster import Row, Table
 from tests.soak.conditions import Condition, random_condition
 

@@ -15,13 +15,13 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final
 
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import TableSetAsideError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.errors import TableSetAsideError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import Snapshot, open_snapshot
-from pyspark_theflash.planner.wait import wait_until
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.plan.wait import wait_until
 from tests.soak.outcome import Outcome
 from tests.support.live_writer import following
 from tests.support.mysql import MySqlConnection, MySqlError

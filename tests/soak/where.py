@@ -3,7 +3,7 @@
 from pathlib import Path
 from random import Random
 
-from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.base.clock import SystemClock
 from tests.soak.outcome import Outcome
 from tests.support.live_where import LiveWhere, live_where
 from tests.support.live_writer import following

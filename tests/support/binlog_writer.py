@@ -7,10 +7,10 @@ from pathlib import Path
 
 import google_crc32c
 
-from pyspark_theflash.binlog.event import DdlInfo
-from pyspark_theflash.binlog.frame import MAGIC
-from pyspark_theflash.binlog.prewrite import DELETE_ROW, INSERT, UPDATE
-from pyspark_theflash.protocol._generated.tipb import binlog_pb2
+from pyspark_theflash.replication.source.event import DdlInfo
+from pyspark_theflash.replication.source.frame import MAGIC
+from pyspark_theflash.replication.source.prewrite import DELETE_ROW, INSERT, UPDATE
+from pyspark_theflash.tidb.protocol._generated.tipb import binlog_pb2
 
 
 def frame(payload: bytes) -> bytes:

@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from pyspark_theflash.codec.row import ColumnSpec
-from pyspark_theflash.protocol._generated.tipb.binlog_pb2 import Binlog, PrewriteValue
-from pyspark_theflash.schema.model import ColumnInfo, TableInfo, parse_table_info
+from pyspark_theflash.tidb.codec.row import ColumnSpec
+from pyspark_theflash.tidb.protocol._generated.tipb.binlog_pb2 import Binlog, PrewriteValue
+from pyspark_theflash.tidb.schema.model import ColumnInfo, TableInfo, parse_table_info
 
 FIXTURES: Final = Path(__file__).parents[1] / "fixtures"
 

@@ -9,11 +9,16 @@ from typing import Any, Final, NamedTuple
 
 import pyarrow as pa
 
-from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.change import Session
-from pyspark_theflash.codec.field_type import DATETIME_TYPES, STRING_TYPES, FieldType, MySQLType
-from pyspark_theflash.codec.text import parse_column
-from pyspark_theflash.errors import CodecError
+from pyspark_theflash.base.errors import CodecError
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.codec.change import Session
+from pyspark_theflash.tidb.codec.field_type import (
+    DATETIME_TYPES,
+    STRING_TYPES,
+    FieldType,
+    MySQLType,
+)
+from pyspark_theflash.tidb.codec.text import parse_column
 from tests.support.golden_vectors import VECTORS
 
 _FLOATS: Final = frozenset({MySQLType.FLOAT, MySQLType.DOUBLE})

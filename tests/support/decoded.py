@@ -6,9 +6,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.field_type import DATETIME_TYPES, FieldType
-from pyspark_theflash.codec.row import ColumnSpec, DecodedRows
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.codec.field_type import DATETIME_TYPES, FieldType
+from pyspark_theflash.tidb.codec.row import ColumnSpec, DecodedRows
 from tests.support.row_oracle import OddTime, Row, Types
 
 _IMPOSSIBLE_DAY = 10_000_000

@@ -5,8 +5,8 @@ from queue import Queue
 
 import grpc
 
-from pyspark_theflash.kvstore.command import Applied
-from pyspark_theflash.kvstore.wire import APPLY_COMMAND_BATCH, APPLY_SNAPSHOT, decode_responses
+from pyspark_theflash.tikv.command import Applied
+from pyspark_theflash.tikv.wire import APPLY_COMMAND_BATCH, APPLY_SNAPSHOT, decode_responses
 
 
 class EngineClient:

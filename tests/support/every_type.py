@@ -4,8 +4,8 @@ from datetime import date, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any, Final
 
-from pyspark_theflash.codec.field_type import Flag, MySQLType
-from pyspark_theflash.codec.json_text import parse_json
+from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.json_text import parse_json
 from tests.support.stores import Version, column, id_column, table_info
 
 _UNSIGNED: Final = Flag.UNSIGNED

@@ -5,9 +5,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 from google.protobuf.message import Message
 
-from pyspark_theflash.client.channel import grpc
-from pyspark_theflash.protocol._generated.etcd import kv_pb2
-from pyspark_theflash.protocol._generated.pd import pdpb_pb2
+from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.tidb.protocol._generated.etcd import kv_pb2
+from pyspark_theflash.tidb.protocol._generated.pd import pdpb_pb2
 
 
 class FakePD:

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from pyspark_theflash.client.channel import grpc
-from pyspark_theflash.protocol._generated.tipb import binlog_pb2, pump_pb2
+from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.tidb.protocol._generated.tipb import binlog_pb2, pump_pb2
 
 
 @dataclass

@@ -11,17 +11,17 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from pyspark_theflash.client.channel import grpc
-from pyspark_theflash.clock import Deadline, SystemClock
-from pyspark_theflash.codec.bytes import encode_bytes
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.kvstore.lock import Lock, LockKind
-from pyspark_theflash.kvstore.resolve import StatusCheck, TxnState
-from pyspark_theflash.protocol._generated.kvproto import errorpb_pb2, kvrpcpb_pb2, metapb_pb2
-from pyspark_theflash.protocol._generated.pd import pdpb_pb2
-from pyspark_theflash.server.listen import listen
-from pyspark_theflash.tls import TlsFiles
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.clock import Deadline, SystemClock
+from pyspark_theflash.base.tls import TlsFiles
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.lock import Lock, LockKind
+from pyspark_theflash.cluster.resolve import StatusCheck, TxnState
+from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.net.listen import listen
+from pyspark_theflash.tidb.codec.bytes import encode_bytes
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2, kvrpcpb_pb2, metapb_pb2
+from pyspark_theflash.tidb.protocol._generated.pd import pdpb_pb2
 from tests.support.fake_pd import FakePD, unary
 from tests.support.percolator import Locked
 from tests.support.sim_cluster import STORES, SimCluster, SimRegion

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from enum import Enum
 from pathlib import Path
 
-from pyspark_theflash.fs import AppendFile, LocalAppendFile, LocalFileSystem
+from pyspark_theflash.base.fs import AppendFile, LocalAppendFile, LocalFileSystem
 
 
 class Failure(Enum):

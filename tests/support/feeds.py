@@ -5,10 +5,10 @@ import threading
 from pathlib import Path
 from typing import IO, Protocol
 
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.binlog.wire import decode_entities
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.replication.source.wire import decode_entities
 from tests.support.binlog_writer import frame, heartbeat
 from tests.support.pump_client import CLUSTER, PumpWriter, RpcError
 from tests.support.workloads import Workload

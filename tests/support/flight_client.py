@@ -7,16 +7,16 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import flight
 
-from pyspark_theflash.api.error import heard_error
-from pyspark_theflash.api.message import Error, ScanRequest, WriteRequest, Written
-from pyspark_theflash.api.method import Method
-from pyspark_theflash.api.wire import decode, encode
-from pyspark_theflash.client.rows import Rows
-from pyspark_theflash.errors import DeadlineExceededError, UnsupportedError
+from pyspark_theflash.base.errors import DeadlineExceededError, UnsupportedError
+from pyspark_theflash.service.api.error import heard_error
+from pyspark_theflash.service.client.rows import Rows
+from pyspark_theflash.service.wire.message import Error, ScanRequest, WriteRequest, Written
+from pyspark_theflash.service.wire.method import Method
+from pyspark_theflash.service.wire.protobuf import decode, encode
 
 
 class FlightTransport:
-    """A `client.transport.Transport`."""
+    """A `service.client.transport.Transport`."""
 
     def __init__(self, address: str, token: str, ca: Path | None = None) -> None:
         scheme = "grpc+tcp" if ca is None else "grpc+tls"

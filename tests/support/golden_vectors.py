@@ -8,11 +8,11 @@ from typing import Any, Final
 
 import pyarrow as pa
 
-from pyspark_theflash.codec.array import ArrowArray
-from pyspark_theflash.codec.field_type import FieldType, MySQLType
-from pyspark_theflash.codec.text import parse_column
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.types import ColumnID
+from pyspark_theflash.base.types import ColumnID
+from pyspark_theflash.tidb.codec.array import ArrowArray
+from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.tidb.codec.text import parse_column
+from pyspark_theflash.tidb.schema.model import TableInfo
 
 VECTORS: Final = Path(__file__).parents[1] / "golden" / "vectors"
 

@@ -5,19 +5,19 @@ from typing import Any
 
 import pyarrow as pa
 
-from pyspark_theflash.api.error import heard_error
-from pyspark_theflash.api.message import Error, ScanRequest, WriteRequest, Written
-from pyspark_theflash.api.method import Method
-from pyspark_theflash.api.wire import SERVICE, decode, encode
-from pyspark_theflash.client.channel import grpc, open_channel
-from pyspark_theflash.client.rows import Rows
-from pyspark_theflash.errors import DeadlineExceededError, UnsupportedError
-from pyspark_theflash.server.rpc import ERROR_KEY
-from pyspark_theflash.tls import TlsFiles
+from pyspark_theflash.base.errors import DeadlineExceededError, UnsupportedError
+from pyspark_theflash.base.tls import TlsFiles
+from pyspark_theflash.net.channel import grpc, open_channel
+from pyspark_theflash.service.api.error import heard_error
+from pyspark_theflash.service.client.rows import Rows
+from pyspark_theflash.service.server.rpc import ERROR_KEY
+from pyspark_theflash.service.wire.message import Error, ScanRequest, WriteRequest, Written
+from pyspark_theflash.service.wire.method import Method
+from pyspark_theflash.service.wire.protobuf import SERVICE, decode, encode
 
 
 class GrpcTransport:
-    """A `client.transport.Transport`."""
+    """A `service.client.transport.Transport`."""
 
     def __init__(self, address: str, token: str | None, tls: TlsFiles | None = None) -> None:
         self.address = address

@@ -5,11 +5,11 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from pyspark_theflash.engine.api import Publication, VersionBatch
-from pyspark_theflash.mvcc.project import Default, ScanColumn
-from pyspark_theflash.mvcc.version import Op, version_schema
-from pyspark_theflash.store.manifest import Change, Record
-from pyspark_theflash.types import ColumnID, PhysicalTableID
+from pyspark_theflash.base.types import ColumnID, PhysicalTableID
+from pyspark_theflash.storage.engine.api import Publication, VersionBatch
+from pyspark_theflash.storage.mvcc.project import Default, ScanColumn
+from pyspark_theflash.storage.mvcc.version import Op, version_schema
+from pyspark_theflash.storage.store.manifest import Change, Record
 
 COLUMNS = ((ColumnID(1), pa.int64()), (ColumnID(2), pa.string()))
 

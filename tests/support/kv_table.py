@@ -1,8 +1,8 @@
 """A table of integers and texts, and its rows as TiKV has them."""
 
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from tests.support.percolator_records import LockRecord, write_record
 from tests.support.raft_tikv import Change, FakeTikv, at_ts, encoded
 from tests.support.row_oracle import encode_row_v2

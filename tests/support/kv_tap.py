@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.schema.model import parse_table_info
-from pyspark_theflash.types import TableID, TimeStamp
+from pyspark_theflash.base.types import TableID, TimeStamp
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.tidb.schema.model import parse_table_info
 
 TAP = Path(__file__).parents[1] / "fixtures" / "kv"
 

@@ -12,14 +12,14 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
 
-from pyspark_theflash.client.pd import PDClient
-from pyspark_theflash.client.tikv.client import TiKVClient
-from pyspark_theflash.client.tikv.wire.call import Answer, Context, region_error_from
-from pyspark_theflash.clock import Deadline, SystemClock
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.kvstore.resolve import LockPolicy
-from pyspark_theflash.protocol._generated.kvproto import kvrpcpb_pb2
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.clock import Deadline, SystemClock
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.pd import PDClient
+from pyspark_theflash.cluster.resolve import LockPolicy
+from pyspark_theflash.cluster.tikv.client import TiKVClient
+from pyspark_theflash.cluster.tikv.wire.call import Answer, Context, region_error_from
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.protocol._generated.kvproto import kvrpcpb_pb2
 
 STAGES: Final = (
     "all prewritten",

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from pyspark_theflash.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.history import SchemaHistory
 
 END_S = 60
 

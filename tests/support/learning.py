@@ -9,27 +9,27 @@ from typing import Any
 
 import pyarrow as pa
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.digest import TableDigest
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.memory import MemoryEngine
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.jobs.learner import columns_of
-from pyspark_theflash.kvstore.command import IngestFile
-from pyspark_theflash.kvstore.flush import FlushLimits, SameThread
-from pyspark_theflash.kvstore.learner import Learner
-from pyspark_theflash.kvstore.lock import Lock
-from pyspark_theflash.kvstore.read import Resolve, TableView, open_tables, read_rows
-from pyspark_theflash.kvstore.snapshot import SnapshotBuilder
-from pyspark_theflash.kvstore.tables import Tables
-from pyspark_theflash.kvstore.wire import decode_commands
-from pyspark_theflash.mvcc.project import scan_column
-from pyspark_theflash.mvcc.version import HANDLE
-from pyspark_theflash.planner.present import TEXT
-from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.store.folder import read_identity
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cli.jobs.learner import columns_of
+from pyspark_theflash.cluster.lock import Lock
+from pyspark_theflash.read.present import TEXT
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.memory import MemoryEngine
+from pyspark_theflash.storage.mvcc.project import scan_column
+from pyspark_theflash.storage.mvcc.version import HANDLE
+from pyspark_theflash.storage.store.folder import read_identity
+from pyspark_theflash.tidb.codec.digest import TableDigest
+from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.model import TableInfo
+from pyspark_theflash.tikv.command import IngestFile
+from pyspark_theflash.tikv.flush import FlushLimits, SameThread
+from pyspark_theflash.tikv.learner import Learner
+from pyspark_theflash.tikv.read import Resolve, TableView, open_tables, read_rows
+from pyspark_theflash.tikv.region_snapshot import SnapshotBuilder
+from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.wire import decode_commands
 from tests.support.raft_tikv import FakeRegion, FakeTikv, batch
 
 FS = LocalFileSystem()

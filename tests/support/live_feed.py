@@ -9,11 +9,11 @@ import json
 import threading
 from pathlib import Path
 
-from pyspark_theflash.client.tikv.directory import Directory
-from pyspark_theflash.clock import Deadline, SystemClock
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.kvstore.located import KeyRange
-from pyspark_theflash.protocol._generated.kvproto import enginepb_pb2
+from pyspark_theflash.base.clock import Deadline, SystemClock
+from pyspark_theflash.cluster.located import KeyRange
+from pyspark_theflash.cluster.tikv.directory import Directory
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.protocol._generated.kvproto import enginepb_pb2
 from tests.support.engine_client import EngineClient
 from tests.support.kv_tap import Call, Message
 from tests.support.raft_tikv import LEARNER, STORE, FakeRegion, FakeTikv, batch, encoded

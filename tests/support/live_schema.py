@@ -16,13 +16,13 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any, Final
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.field_type import Flag
-from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.schema.status_api import StatusApi
-from pyspark_theflash.schema.tidb import TidbSchemaSource
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.tidb.codec.field_type import Flag
+from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.model import TableInfo
+from pyspark_theflash.tidb.schema.status_api import StatusApi
+from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
 from tests.support.mysql import MySqlConnection, MySqlError
 from tests.support.peer import Peer
 

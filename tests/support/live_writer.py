@@ -10,8 +10,8 @@ from typing import Final
 from urllib.error import URLError
 from urllib.request import urlopen
 
+from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.clock import SystemClock
 from tests.support.peer import Peer
 
 _PROJECT: Final = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ import gzip
 import random
 from dataclasses import dataclass
 
-from pyspark_theflash.protocol._generated.tipb import binlog_pb2
+from pyspark_theflash.tidb.protocol._generated.tipb import binlog_pb2
 from tests.support.binlog_writer import frame, split_frames
 from tests.support.fake_tikv import FakeTiKV
 from tests.support.percolator import Record

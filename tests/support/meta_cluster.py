@@ -10,8 +10,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.schema.meta_key import (
+from pyspark_theflash.base.types import SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from pyspark_theflash.tidb.schema.meta_key import (
     SCHEMA_VERSION_KEY,
     FinishedJob,
     ListedDatabase,
@@ -22,8 +23,7 @@ from pyspark_theflash.schema.meta_key import (
     diff_key,
     table_key,
 )
-from pyspark_theflash.schema.model import STATE_PUBLIC
-from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.tidb.schema.model import STATE_PUBLIC
 from tests.support.stores import column, table_info
 
 Info = Mapping[str, Any]

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
-from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.base.clock import SystemClock
 from tests.peer.build import BIN
 from tests.support.mysql import MySqlConnection, Row
 

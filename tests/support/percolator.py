@@ -10,16 +10,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from pyspark_theflash.clock import Deadline
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.kvstore.lock import Lock, LockKind
-from pyspark_theflash.kvstore.resolve import (
+from pyspark_theflash.base.clock import Deadline
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.lock import Lock, LockKind
+from pyspark_theflash.cluster.resolve import (
     SecondaryLocks,
     StatusCheck,
     TxnState,
     TxnStatus,
 )
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.tidb.codec.key import RawKey
 
 BITS: Final = 18
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from unittest.mock import patch
 
-from pyspark_theflash.store.manifest import DATABASE
+from pyspark_theflash.storage.store.manifest import DATABASE
 
 _OWN_SYNC = (DATABASE, f"{DATABASE}-wal")
 _NOT_KEPT = f"{DATABASE}-shm"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.base.clock import SystemClock
 
 CLOCK = SystemClock()
 _PROC = Path("/proc")

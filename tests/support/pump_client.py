@@ -1,8 +1,8 @@
 """TiDB's side of a pump: writes binlogs to it."""
 
-from pyspark_theflash.client.channel import grpc, open_channel
-from pyspark_theflash.client.wire import WriteRequest, decode_write_response
-from pyspark_theflash.tls import TlsFiles
+from pyspark_theflash.base.tls import TlsFiles
+from pyspark_theflash.cluster.wire import WriteRequest, decode_write_response
+from pyspark_theflash.net.channel import grpc, open_channel
 
 CLUSTER = 7_480_000_000_000_000_001
 WRITE_BINLOG = "/binlog.Pump/WriteBinlog"

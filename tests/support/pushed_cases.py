@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 from hypothesis import strategies as st
 
-from pyspark_theflash.api.message import (
+from pyspark_theflash.service.wire.message import (
     Aggregate,
     Aggregation,
     Expression,
     Literal,
     SortKey,
 )
-from pyspark_theflash.codec.narrow import narrowed
+from pyspark_theflash.tidb.codec.narrow import narrowed
 
 UTC: Final = timezone.utc
 TYPES: Final[dict[str, pa.DataType]] = {

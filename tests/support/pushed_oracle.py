@@ -1,6 +1,7 @@
 """What a filter, an aggregate and an order mean, a row at a time and on Python's values.
 
-Written apart from `pyspark_theflash.query`: from the API's messages and the rows as dictionaries.
+Written apart from `pyspark_theflash.read.sql`: from the API's messages and the rows as
+dictionaries.
 """
 
 import math
@@ -11,7 +12,7 @@ from decimal import Decimal, localcontext
 from fractions import Fraction
 from typing import Any
 
-from pyspark_theflash.api.message import Aggregation, Expression, Literal, SortKey
+from pyspark_theflash.service.wire.message import Aggregation, Expression, Literal, SortKey
 
 Row = Mapping[str, Any]
 EPOCH = datetime(1970, 1, 1)

@@ -4,11 +4,11 @@ indexes; a `Sender` is its raft log's way into the command."""
 import threading
 from collections.abc import Mapping
 
-from pyspark_theflash.clock import Deadline
-from pyspark_theflash.codec.bytes import decode_bytes
-from pyspark_theflash.kvstore.command import Applied
-from pyspark_theflash.kvstore.resolve import StatusCheck, TxnState, TxnStatus
-from pyspark_theflash.types import RegionEpoch, TimeStamp
+from pyspark_theflash.base.clock import Deadline
+from pyspark_theflash.base.types import RegionEpoch, TimeStamp
+from pyspark_theflash.cluster.resolve import StatusCheck, TxnState, TxnStatus
+from pyspark_theflash.tidb.codec.bytes import decode_bytes
+from pyspark_theflash.tikv.command import Applied
 from tests.support.engine_client import CommandStream, EngineClient
 from tests.support.fake_tikv import ClusterPD, FakeTiKV
 from tests.support.percolator import Percolator

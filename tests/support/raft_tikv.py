@@ -15,7 +15,11 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from pyspark_theflash.protocol._generated.kvproto import enginepb_pb2, metapb_pb2, raft_cmdpb_pb2
+from pyspark_theflash.tidb.protocol._generated.kvproto import (
+    enginepb_pb2,
+    metapb_pb2,
+    raft_cmdpb_pb2,
+)
 from tests.support.kv_tap import Call, Message
 from tests.support.percolator_records import LockRecord, uvarint, write_record
 

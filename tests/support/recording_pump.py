@@ -13,7 +13,7 @@ from typing import Final
 
 import grpc
 
-from pyspark_theflash.codec.number import decode_uvarint
+from pyspark_theflash.tidb.codec.number import decode_uvarint
 
 _BYTES: Final = 2
 _PAYLOAD: Final = 2

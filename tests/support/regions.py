@@ -5,14 +5,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine.api import EngineReader, RegionScan, RegionStats
-from pyspark_theflash.engine.magic.compaction import Limits
-from pyspark_theflash.engine.magic.engine import MagicEngine
-from pyspark_theflash.engine.magic.region import Region, misfit
-from pyspark_theflash.errors import OptionError
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import OptionError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.storage.engine.api import EngineReader, RegionScan, RegionStats
+from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.engine import MagicEngine
+from pyspark_theflash.storage.engine.magic.region import Region, misfit
 from tests.support.histories import scan_columns
 
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from pyspark_theflash.codec.field_type import FieldType
-from pyspark_theflash.schema.model import ROWID_NAME, ROWID_TYPE, TableInfo, parse_table_info
+from pyspark_theflash.tidb.codec.field_type import FieldType
+from pyspark_theflash.tidb.schema.model import ROWID_NAME, ROWID_TYPE, TableInfo, parse_table_info
 
 FIXTURES: Final = Path(__file__).parents[1] / "fixtures"
 

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from decimal import Context, Decimal
 from typing import Any, NamedTuple
 
-from pyspark_theflash.codec.field_type import (
+from pyspark_theflash.tidb.codec.field_type import (
     DATETIME_TYPES,
     INTEGER_TYPES,
     STRING_TYPES,

@@ -8,18 +8,18 @@ from itertools import cycle
 from pathlib import Path
 from typing import Any
 
-from pyspark_theflash.api.method import Role
-from pyspark_theflash.api.service import Service
-from pyspark_theflash.api.token import Token, Tokens
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.server.app import SocketServer
-from pyspark_theflash.server.flight import FlightServer
-from pyspark_theflash.server.front import Front
-from pyspark_theflash.server.note import WorkerSettings
-from pyspark_theflash.server.patience import CONNECTIONS_MAX
-from pyspark_theflash.server.rpc import RpcServer
-from pyspark_theflash.tls import ServerTls
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.tls import ServerTls
+from pyspark_theflash.service.api.service import Service
+from pyspark_theflash.service.api.token import Token, Tokens
+from pyspark_theflash.service.server.app import SocketServer
+from pyspark_theflash.service.server.flight import FlightServer
+from pyspark_theflash.service.server.front import Front
+from pyspark_theflash.service.server.note import WorkerSettings
+from pyspark_theflash.service.server.patience import CONNECTIONS_MAX
+from pyspark_theflash.service.server.rpc import RpcServer
+from pyspark_theflash.service.wire.method import Role
 from tests.support.tls import FOLDER
 
 CLOCK = SystemClock()

@@ -9,13 +9,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.kvstore.located import KeyRange, LocatedRegion, Peer
-from pyspark_theflash.types import RegionEpoch, RegionID
+from pyspark_theflash.base.types import RegionEpoch, RegionID
+from pyspark_theflash.cluster.located import KeyRange, LocatedRegion, Peer
+from pyspark_theflash.tidb.codec.key import RawKey
 from tests.support.percolator import Percolator
 
 if TYPE_CHECKING:
-    from pyspark_theflash.kvstore.lock import Lock
+    from pyspark_theflash.cluster.lock import Lock
 
 STORES: Final = (1, 2, 3)
 

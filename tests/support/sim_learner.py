@@ -9,23 +9,23 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from pyspark_theflash.clock import Deadline
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.errors import (
+from pyspark_theflash.base.clock import Deadline
+from pyspark_theflash.base.errors import (
     RegionBehindError,
     RegionEpochNotMatchError,
     RegionGapError,
     RegionNotReadableError,
 )
-from pyspark_theflash.kvstore.located import KeyRange, LocatedRegion, first_gap
-from pyspark_theflash.kvstore.lock import Lock
-from pyspark_theflash.kvstore.resolve import (
+from pyspark_theflash.base.types import RegionID, TimeStamp
+from pyspark_theflash.cluster.located import KeyRange, LocatedRegion, first_gap
+from pyspark_theflash.cluster.lock import Lock
+from pyspark_theflash.cluster.resolve import (
     ResolvedLocks,
     SecondaryLocks,
     StatusCheck,
     TxnStatus,
 )
-from pyspark_theflash.types import RegionID, TimeStamp
+from pyspark_theflash.tidb.codec.key import RawKey
 from tests.support.percolator import Percolator, Record
 from tests.support.sim_cluster import SimCluster, SimRegion
 

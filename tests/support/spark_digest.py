@@ -5,11 +5,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.digest import TableDigest
-from pyspark_theflash.codec.text import format_column
-from pyspark_theflash.planner.present import NATIVE, Presentation
-from pyspark_theflash.schema.model import ColumnInfo
+from pyspark_theflash.read.present import NATIVE, Presentation
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.codec.digest import TableDigest
+from pyspark_theflash.tidb.codec.text import format_column
+from pyspark_theflash.tidb.schema.model import ColumnInfo
 
 
 def spark_digest(

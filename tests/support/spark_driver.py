@@ -28,7 +28,7 @@ from pyspark import TaskContext
 from pyspark.sql import DataFrame, SparkSession
 
 from pyspark_theflash import configure_spark
-from pyspark_theflash.clock import SystemClock
+from pyspark_theflash.base.clock import SystemClock
 
 Batches = Iterator[pa.RecordBatch]
 

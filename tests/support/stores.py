@@ -7,22 +7,22 @@ from typing import Any
 
 import pyarrow as pa
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.field_type import Flag, MySQLType
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Publication, VersionBatch
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.mvcc.version import Op, version_schema
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.schema.model import TableInfo, parse_table_info
-from pyspark_theflash.store.catalog import schema_records
-from pyspark_theflash.store.feed import Feed, feed_record
-from pyspark_theflash.store.folder import open_manifest, read_identity
-from pyspark_theflash.store.lease import LeaseTable
-from pyspark_theflash.store.manifest import Change
-from pyspark_theflash.store.progress import Progress
-from pyspark_theflash.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Publication, VersionBatch
+from pyspark_theflash.storage.mvcc.version import Op, version_schema
+from pyspark_theflash.storage.store.catalog import schema_records
+from pyspark_theflash.storage.store.feed import Feed, feed_record
+from pyspark_theflash.storage.store.folder import open_manifest, read_identity
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.progress import Progress
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 
 OLDEST_TS = TimeStamp(100)
 Version = tuple[int, int, Sequence[Any] | None]

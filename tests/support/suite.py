@@ -14,18 +14,18 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pyspark_theflash.binlog.event import Entity, EntityKind
-from pyspark_theflash.binlog.prewrite import parse_prewrite
-from pyspark_theflash.binlog.wire import decode_entities
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.engine import registry
-from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.replication.source.event import Entity, EntityKind
+from pyspark_theflash.replication.source.prewrite import parse_prewrite
+from pyspark_theflash.replication.source.wire import decode_entities
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
-from pyspark_theflash.schema.lost import LostState, bridged
-from pyspark_theflash.schema.model import parse_table_info
-from pyspark_theflash.types import SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
+from pyspark_theflash.tidb.schema.lost import LostState, bridged
+from pyspark_theflash.tidb.schema.model import parse_table_info
 from tests.support.workloads import FIXTURES
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pyspark_theflash.tls import TlsFiles
+from pyspark_theflash.base.tls import TlsFiles
 
 FOLDER = Path(__file__).parents[1] / "golden" / "tls"
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from pyspark_theflash.codec.field_type import (
+from pyspark_theflash.tidb.codec.field_type import (
     DATETIME_TYPES,
     INTEGER_TYPES,
     STRING_TYPES,

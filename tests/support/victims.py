@@ -20,23 +20,24 @@ from pathlib import Path
 from typing import Any, Final
 from unittest.mock import patch
 
-from pyspark_theflash.binlog.spool import Spool
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.failpoint import armed
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import Generation
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.client.remote_engine import RemoteEngine
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Publication
-from pyspark_theflash.engine.magic import engine as magic
-from pyspark_theflash.engine.magic.compaction import Limits
-from pyspark_theflash.engine.magic.file import FILE_KIND, DataFile
-from pyspark_theflash.engine.magic.layout import RETIRED_KIND
-from pyspark_theflash.failpoint import armed
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.replication import applier, writer
-from pyspark_theflash.store.folder import DATA_FOLDER, read_identity
-from pyspark_theflash.store.manifest import ACK, SCRATCH_ACK
-from pyspark_theflash.store.writer_lock import LOCK_FILE
-from pyspark_theflash.types import Generation
+from pyspark_theflash.replication import writer
+from pyspark_theflash.replication.apply import applier
+from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.service.client.remote_engine import RemoteEngine
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Publication
+from pyspark_theflash.storage.engine.magic import engine as magic
+from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile
+from pyspark_theflash.storage.engine.magic.layout import RETIRED_KIND
+from pyspark_theflash.storage.store.folder import DATA_FOLDER, read_identity
+from pyspark_theflash.storage.store.manifest import ACK, SCRATCH_ACK
+from pyspark_theflash.storage.store.writer_lock import LOCK_FILE
 
 SMALL: Final = Limits(
     region_rows=300,
@@ -50,7 +51,7 @@ SMALL: Final = Limits(
 _FS, _CLOCK = LocalFileSystem(), SystemClock()
 _context = multiprocessing.get_context("forkserver")
 # pyarrow imports pandas, where it is installed, when it first makes an array.
-_context.set_forkserver_preload([__name__, "pyspark_theflash.server.pump", "pandas"])
+_context.set_forkserver_preload([__name__, "pyspark_theflash.replication.pump.server", "pandas"])
 
 
 class Victim:

@@ -7,9 +7,9 @@ from typing import Any, Final
 
 import pytest
 
-from pyspark_theflash.api.method import Role
-from pyspark_theflash.client.embedded import connect_embedded
-from pyspark_theflash.client.theflash import TheFlash, connect
+from pyspark_theflash.service.client.embedded import connect_embedded
+from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.service.wire.method import Role
 from tests.support.flight_client import FlightTransport
 from tests.support.grpc_client import GrpcTransport
 from tests.support.serving import (

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Final
 
-from pyspark_theflash.expression.functions import FUNCTIONS
+from pyspark_theflash.tidb.expression.functions import FUNCTIONS
 
 
 def _words(text: str) -> list[str]:

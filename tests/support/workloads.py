@@ -8,15 +8,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Engine
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.planner.snapshot import open_snapshot
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.read.plan.snapshot import open_snapshot
+from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.writer import Writer
-from pyspark_theflash.schema.file import FileSchema
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Engine
+from pyspark_theflash.tidb.schema.file import FileSchema
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 NAMES = ("bank", "ddl", "tpcc", "tpch")

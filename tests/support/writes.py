@@ -5,7 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from pyspark_theflash.api.message import (
+from pyspark_theflash.service.client.theflash import TheFlash
+from pyspark_theflash.service.wire.message import (
     AcquireRequest,
     Latch,
     LatchRequest,
@@ -14,11 +15,10 @@ from pyspark_theflash.api.message import (
     WriteRequest,
     WriteTable,
 )
-from pyspark_theflash.client.theflash import TheFlash
-from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.mvcc.rows import stored_columns
-from pyspark_theflash.mvcc.version import Op, version_schema
-from pyspark_theflash.schema.model import TableInfo
+from pyspark_theflash.storage.mvcc.rows import stored_columns
+from pyspark_theflash.storage.mvcc.version import Op, version_schema
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.schema.model import TableInfo
 
 STORE = LatchScope()
 Version = tuple[int, int, int, Sequence[Any] | None]

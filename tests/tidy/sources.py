@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-GENERATED = ROOT / "pyspark_theflash" / "protocol" / "_generated"
+GENERATED = ROOT / "pyspark_theflash" / "tidb" / "protocol" / "_generated"
 
 
 def modules() -> list[Path]:

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from pyspark_theflash.store.feed import Feed
+from pyspark_theflash.storage.store.feed import Feed
 from tests.support.stores import StoreBuilder
 
 OURS = "pyspark_theflash"
@@ -41,15 +41,16 @@ def test_a_command_brings_no_heavy_package(command):
 
 
 WRITER = ["writer", "store", "--once", "--source", "file:none", "--schema", "file:schema.json"]
-NEEDED_BY_NONE = {*HEAVY, "pyarrow.dataset", "http.server", f"{OURS}.kvstore", f"{OURS}.server"}
+WRITING = ["replication.apply", "replication.upkeep", "replication.pump"]
+NEEDED_BY_NONE = {*HEAVY, "pyarrow.dataset", "http.server", *ours("tikv", "service.server")}
 
 
 @pytest.mark.parametrize(
     ("argv", "needless"),
     [
-        (["status", "store"], {"google", *ours("planner", "query", "replication", "api.reads")}),
-        (["tables", "store"], set(ours("replication", "api.writers"))),
-        (WRITER, set(ours("planner", "query", "api", "client.transport"))),
+        (["status", "store"], {"google", *ours("read", "service.api.reads", *WRITING)}),
+        (["tables", "store"], set(ours("service.api.writers", *WRITING))),
+        (WRITER, set(ours("read", "service.api", "service.client.transport"))),
     ],
 )
 def test_a_command_brings_only_what_it_needs(argv, needless, tmp_path):

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pyspark_theflash.base.options import SCAN_OPTIONS
 from pyspark_theflash.cli.main import COMMANDS
-from pyspark_theflash.options import SCAN_OPTIONS
 
 README = (Path(__file__).parents[2] / "README.md").read_text()
 

@@ -5,7 +5,7 @@
 `keys.go` beside this script prints `Collator.Key` of strings. TiDB gives each character weights of
 its own, whatever stands around it, so the keys of single characters say everything:
 
-    pyspark_theflash/codec/collations/NAME.npz      read by `pyspark_theflash.codec.weights`
+    pyspark_theflash/tidb/codec/collations/NAME.npz    read by `pyspark_theflash.tidb.codec.weights`
       counts  uint8, one a code point: how many units its key has; the last code point stands for
               all above it too
       units   the first units of all code points, then the second ones of those that have two, and
@@ -29,7 +29,7 @@ import numpy as np
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-DATA = ROOT / "pyspark_theflash" / "codec" / "collations"
+DATA = ROOT / "pyspark_theflash" / "tidb" / "codec" / "collations"
 GOLDEN = ROOT / "tests" / "golden" / "vectors" / "collation_keys.json.gz"
 
 # Table -> one of the collations that have it, its unit, and the number of code points in it.

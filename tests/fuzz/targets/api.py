@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
-from pyspark_theflash.api import message, seal, token
-from pyspark_theflash.api.error import heard_error, told_error
-from pyspark_theflash.api.frame import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import NotCaughtUpError
+from pyspark_theflash.base.types import Generation, PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.service.api import seal, token
+from pyspark_theflash.service.api.error import heard_error, told_error
+from pyspark_theflash.service.api.rows import RowStream
+from pyspark_theflash.service.api.seal import Sealer, Shape, Ticket, opened_handle, sealed_handle
+from pyspark_theflash.service.client.remote import Connection, RemoteTransport
+from pyspark_theflash.service.server.patience import Patience
+from pyspark_theflash.service.server.session import Session
+from pyspark_theflash.service.wire import message
+from pyspark_theflash.service.wire.frame import (
     PREFACE,
     End,
     FrameType,
@@ -20,19 +29,11 @@ from pyspark_theflash.api.frame import (
     Request,
     check_preface,
 )
-from pyspark_theflash.api.method import METHODS, Role
-from pyspark_theflash.api.rows import RowStream
-from pyspark_theflash.api.seal import Sealer, Shape, Ticket, opened_handle, sealed_handle
-from pyspark_theflash.api.wire import decode, encode
-from pyspark_theflash.client.link import Link
-from pyspark_theflash.client.remote import Connection, RemoteTransport
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine.api import RegionScan
-from pyspark_theflash.errors import NotCaughtUpError
-from pyspark_theflash.server.patience import Patience
-from pyspark_theflash.server.session import Session
-from pyspark_theflash.store.lease import ReadLease
-from pyspark_theflash.types import Generation, PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.service.wire.link import Link
+from pyspark_theflash.service.wire.method import METHODS, Role
+from pyspark_theflash.service.wire.protobuf import decode, encode
+from pyspark_theflash.storage.engine.api import RegionScan
+from pyspark_theflash.storage.store.latch.lease import ReadLease
 from tests.fuzz.mutate import TEXT_WORDS, bytes_like, json_like
 from tests.fuzz.run import Target
 

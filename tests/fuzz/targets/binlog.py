@@ -6,25 +6,25 @@ import random
 from pathlib import Path
 from typing import Any
 
-from pyspark_theflash.binlog.event import EntityKind
-from pyspark_theflash.binlog.file import FileSource
-from pyspark_theflash.binlog.frame import FrameReader, encode_frame
-from pyspark_theflash.binlog.ledger import (
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.replication.pairing.ledger import (
     LedgerEntry,
     TransactionLedger,
     pack_entries,
     pruned_entries,
     unpack_entries,
 )
-from pyspark_theflash.binlog.pairing import Pairing
-from pyspark_theflash.binlog.pending import Pending
-from pyspark_theflash.binlog.position import FilePosition
-from pyspark_theflash.binlog.prewrite import parse_prewrite
-from pyspark_theflash.binlog.spool import Spool
-from pyspark_theflash.binlog.stream import GzipStream, PlainStream
-from pyspark_theflash.binlog.wire import decode_entities, encode_heartbeat, is_probe
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.replication.pairing.pairing import Pairing
+from pyspark_theflash.replication.pairing.pending import Pending
+from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.replication.source.event import EntityKind
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.replication.source.frame import FrameReader, encode_frame
+from pyspark_theflash.replication.source.position import FilePosition
+from pyspark_theflash.replication.source.prewrite import parse_prewrite
+from pyspark_theflash.replication.source.stream import GzipStream, PlainStream
+from pyspark_theflash.replication.source.wire import decode_entities, encode_heartbeat, is_probe
 from tests.fuzz.mutate import TEXT_WORDS, bytes_like
 from tests.fuzz.run import Target
 from tests.fuzz.targets.captured import frames, prewrite_values, steps

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from pyspark_theflash.binlog.prewrite import parse_prewrite
-from pyspark_theflash.codec.row import ColumnSpec
-from pyspark_theflash.schema.model import TableInfo, parse_table_info
+from pyspark_theflash.replication.source.prewrite import parse_prewrite
+from pyspark_theflash.tidb.codec.row import ColumnSpec
+from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 from tests.support.golden_vectors import live_tables
 from tests.support.suite import Step, read_steps
 from tests.support.workloads import FIXTURES, workload

@@ -8,23 +8,23 @@ from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.fs import LocalFileSystem
-from pyspark_theflash.schema.model import TableInfo
-from pyspark_theflash.store import board
-from pyspark_theflash.store.command import Mailbox, Verb
-from pyspark_theflash.store.folder import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.storage.store import board
+from pyspark_theflash.storage.store.command import Mailbox, Verb
+from pyspark_theflash.storage.store.folder import (
     FORMAT_FILE,
     StoreIdentity,
     create_store,
     open_manifest,
     read_identity,
 )
-from pyspark_theflash.store.latch import LatchKind
-from pyspark_theflash.store.lease import LeaseTable
-from pyspark_theflash.store.manifest import ACK, DATABASE, Change, Record
-from pyspark_theflash.types import TimeStamp
+from pyspark_theflash.storage.store.latch.latch import LatchKind
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.storage.store.manifest import ACK, DATABASE, Change, Record
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.fuzz.mutate import bytes_like, json_like, patch_like, patched
 from tests.fuzz.run import Target
 from tests.support.archives import unpack

@@ -7,19 +7,19 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from pyspark_theflash.binlog.wire import decode_entities, is_probe
-from pyspark_theflash.client import wire
-from pyspark_theflash.client.pd import PDClient
-from pyspark_theflash.client.pump import PullLimits, PumpSource, parse_position
-from pyspark_theflash.client.registry import PUMPS, PumpRegistry
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.errors import PDRefusedError
-from pyspark_theflash.jobs import metrics
-from pyspark_theflash.protocol._generated.etcd import kv_pb2
-from pyspark_theflash.protocol._generated.pd import pdpb_pb2
-from pyspark_theflash.protocol._generated.tipb import pump_pb2
-from pyspark_theflash.schema import status_api
-from pyspark_theflash.server.listen import listen
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import PDRefusedError
+from pyspark_theflash.cli.jobs import metrics
+from pyspark_theflash.cluster import wire
+from pyspark_theflash.cluster.pd import PDClient
+from pyspark_theflash.net.listen import listen
+from pyspark_theflash.replication.source.pump import PullLimits, PumpSource, parse_position
+from pyspark_theflash.replication.source.registry import PUMPS, PumpRegistry
+from pyspark_theflash.replication.source.wire import decode_entities, is_probe
+from pyspark_theflash.tidb.protocol._generated.etcd import kv_pb2
+from pyspark_theflash.tidb.protocol._generated.pd import pdpb_pb2
+from pyspark_theflash.tidb.protocol._generated.tipb import pump_pb2
+from pyspark_theflash.tidb.schema import status_api
 from tests.fuzz.mutate import TEXT_WORDS, bytes_like, json_like
 from tests.fuzz.run import Target
 from tests.fuzz.targets.captured import steps

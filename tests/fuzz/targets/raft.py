@@ -3,25 +3,25 @@
 from dataclasses import replace
 from pathlib import Path
 
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.kvstore.command import Applied
-from pyspark_theflash.kvstore.lock import decode_lock
-from pyspark_theflash.kvstore.pending import Delta, decode_delta, encode_delta
-from pyspark_theflash.kvstore.region import ApplyState, Peer, Region, RegionState, prepare_merge
-from pyspark_theflash.kvstore.request import Family, sort_requests
-from pyspark_theflash.kvstore.rows import by_table, version_batches
-from pyspark_theflash.kvstore.snapshot import SnapshotBuilder
-from pyspark_theflash.kvstore.store import RegionStore
-from pyspark_theflash.kvstore.tables import Tables
-from pyspark_theflash.kvstore.wire import (
+from pyspark_theflash.base.types import RegionEpoch, RegionID
+from pyspark_theflash.cluster.lock import decode_lock
+from pyspark_theflash.cluster.write import decode_write
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tikv.command import Applied
+from pyspark_theflash.tikv.pending import Delta, decode_delta, encode_delta
+from pyspark_theflash.tikv.region import ApplyState, Peer, Region, RegionState, prepare_merge
+from pyspark_theflash.tikv.region_snapshot import SnapshotBuilder
+from pyspark_theflash.tikv.region_store import RegionStore
+from pyspark_theflash.tikv.request import Family, sort_requests
+from pyspark_theflash.tikv.rows import by_table, version_batches
+from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.wire import (
     decode_commands,
     decode_region_state,
     decode_responses,
     encode_region_state,
     encode_responses,
 )
-from pyspark_theflash.kvstore.write import decode_write
-from pyspark_theflash.types import RegionEpoch, RegionID
 from tests.fuzz.mutate import bytes_like
 from tests.fuzz.run import Target
 from tests.support.kv_table import HISTORY, commit, key, locked

@@ -8,12 +8,13 @@ from zlib import crc32
 import numpy as np
 import pyarrow as pa
 
-from pyspark_theflash.codec.checksum import RecordKeys
-from pyspark_theflash.codec.collation import sort_keys
-from pyspark_theflash.codec.digest import TableDigest
-from pyspark_theflash.codec.field_type import FieldType, Flag, MySQLType
-from pyspark_theflash.codec.handle import decode_common_handles, encode_common_handles
-from pyspark_theflash.codec.key import (
+from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
+from pyspark_theflash.tidb.codec.checksum import RecordKeys
+from pyspark_theflash.tidb.codec.collation import sort_keys
+from pyspark_theflash.tidb.codec.digest import TableDigest
+from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.handle import decode_common_handles, encode_common_handles
+from pyspark_theflash.tidb.codec.key import (
     MvccKey,
     RawKey,
     decode_mvcc_key,
@@ -22,12 +23,11 @@ from pyspark_theflash.codec.key import (
     encode_mvcc_key,
     encode_record_key,
 )
-from pyspark_theflash.codec.number import encode_uvarint
-from pyspark_theflash.codec.row import ColumnSpec, DecodedRows, RowBuffer
-from pyspark_theflash.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
-from pyspark_theflash.codec.row_v2 import decode_rows_v2
-from pyspark_theflash.codec.text import format_column
-from pyspark_theflash.types import ColumnID, PhysicalTableID, TimeStamp
+from pyspark_theflash.tidb.codec.number import encode_uvarint
+from pyspark_theflash.tidb.codec.row import ColumnSpec, DecodedRows, RowBuffer
+from pyspark_theflash.tidb.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
+from pyspark_theflash.tidb.codec.row_v2 import decode_rows_v2
+from pyspark_theflash.tidb.codec.text import format_column
 from tests.fuzz.mutate import Mutate, bytes_like
 from tests.fuzz.run import Target
 from tests.fuzz.targets.captured import (

@@ -8,22 +8,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.digest import TableDigest
-from pyspark_theflash.codec.jsonl import parse_jsonl
-from pyspark_theflash.codec.text import format_column, parse_column
-from pyspark_theflash.partitioning.assign import partition_columns
-from pyspark_theflash.schema.base import read_base, read_base_rows
-from pyspark_theflash.schema.default import origin_value
-from pyspark_theflash.schema.file import read_schema_file
-from pyspark_theflash.schema.history import SchemaHistory
-from pyspark_theflash.schema.lineage import Lineage
-from pyspark_theflash.schema.meta_key import SCHEMA_VERSION_KEY, MetaKey
-from pyspark_theflash.schema.model import ROWID_NAME, ROWID_TYPE, TableInfo, parse_table_info
-from pyspark_theflash.schema.status_api import StatusApi
-from pyspark_theflash.schema.tidb import TidbSchemaSource
-from pyspark_theflash.types import MAX_TS, SchemaVersion, TableID
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.types import MAX_TS, SchemaVersion, TableID
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.codec.digest import TableDigest
+from pyspark_theflash.tidb.codec.jsonl import parse_jsonl
+from pyspark_theflash.tidb.codec.text import format_column, parse_column
+from pyspark_theflash.tidb.partitioning.assign import partition_columns
+from pyspark_theflash.tidb.schema.base import read_base, read_base_rows
+from pyspark_theflash.tidb.schema.default import origin_value
+from pyspark_theflash.tidb.schema.file import read_schema_file
+from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.lineage import Lineage
+from pyspark_theflash.tidb.schema.meta_key import SCHEMA_VERSION_KEY, MetaKey
+from pyspark_theflash.tidb.schema.model import ROWID_NAME, ROWID_TYPE, TableInfo, parse_table_info
+from pyspark_theflash.tidb.schema.status_api import StatusApi
+from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
 from tests.fuzz.mutate import JSON_WORDS, bytes_like, changed_json, json_like
 from tests.fuzz.run import Target
 from tests.fuzz.targets.captured import every_type_json, schema_document

@@ -10,32 +10,8 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine.magic import file as data_file_module
-from pyspark_theflash.engine.magic.encode import EncodedFile, encode_file
-from pyspark_theflash.engine.magic.file import (
-    DataFile,
-    FileKind,
-    open_file,
-    with_ends,
-)
-from pyspark_theflash.engine.magic.layout import Layouts, scanned
-from pyspark_theflash.engine.magic.region import Region
-from pyspark_theflash.mvcc.version import version_schema
-from pyspark_theflash.schema.history import TableEvent
-from pyspark_theflash.schema.model import parse_table_info
-from pyspark_theflash.store.catalog import SCHEMA_KIND, pack_event, schema_history, unpack_event
-from pyspark_theflash.store.command import Command, State, Verb
-from pyspark_theflash.store.folder import IDENTITY_KIND, StoreIdentity
-from pyspark_theflash.store.holder import Holder
-from pyspark_theflash.store.latch import Grant, Latch, LatchKind, LatchScope, Wanted
-from pyspark_theflash.store.manifest import Head, View
-from pyspark_theflash.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.store.purged import PURGED_KIND, purged_at
-from pyspark_theflash.store.scope import SCOPE_KIND, Scope
-from pyspark_theflash.store.setting import SETTING_KIND, interval_ms
-from pyspark_theflash.store.writer_lock import LOCK_FILE, current_writer
-from pyspark_theflash.types import (
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.types import (
     ColumnID,
     FencingToken,
     Generation,
@@ -44,6 +20,35 @@ from pyspark_theflash.types import (
     TableID,
     TimeStamp,
 )
+from pyspark_theflash.storage.engine.magic import file as data_file_module
+from pyspark_theflash.storage.engine.magic.encode import EncodedFile, encode_file
+from pyspark_theflash.storage.engine.magic.file import (
+    DataFile,
+    FileKind,
+    open_file,
+    with_ends,
+)
+from pyspark_theflash.storage.engine.magic.layout import Layouts, scanned
+from pyspark_theflash.storage.engine.magic.region import Region
+from pyspark_theflash.storage.mvcc.version import version_schema
+from pyspark_theflash.storage.store.catalog import (
+    SCHEMA_KIND,
+    pack_event,
+    schema_history,
+    unpack_event,
+)
+from pyspark_theflash.storage.store.command import Command, State, Verb
+from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity
+from pyspark_theflash.storage.store.latch.holder import Holder
+from pyspark_theflash.storage.store.latch.latch import Grant, Latch, LatchKind, LatchScope, Wanted
+from pyspark_theflash.storage.store.manifest import Head, View
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.storage.store.purged import PURGED_KIND, purged_at
+from pyspark_theflash.storage.store.scope import SCOPE_KIND, Scope
+from pyspark_theflash.storage.store.setting import SETTING_KIND, interval_ms
+from pyspark_theflash.storage.store.writer_lock import LOCK_FILE, current_writer
+from pyspark_theflash.tidb.schema.history import TableEvent
+from pyspark_theflash.tidb.schema.model import parse_table_info
 from tests.fuzz.mutate import bytes_like, json_like, patch_like, patched
 from tests.fuzz.run import Target
 from tests.support.golden_vectors import live_tables

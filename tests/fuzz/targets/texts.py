@@ -9,25 +9,25 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from pyspark_theflash.base.options import ScanOptions
+from pyspark_theflash.cli.jobs import writer
+from pyspark_theflash.cli.jobs.arguments import ArgumentParser, split_scheme
 from pyspark_theflash.cli.main import COMMANDS, command
-from pyspark_theflash.client.wire import PullRequest
-from pyspark_theflash.codec.arrow import arrow_type
-from pyspark_theflash.codec.convert import convert_column
-from pyspark_theflash.codec.field_type import FieldType, MySQLType
-from pyspark_theflash.codec.json_text import parse_json
-from pyspark_theflash.codec.jsonl import parse_jsonl
-from pyspark_theflash.codec.row import RowBuffer
-from pyspark_theflash.codec.row_v1 import decode_rows_v1
-from pyspark_theflash.codec.text import format_column, parse_column
-from pyspark_theflash.expression.evaluate import evaluate, parse
-from pyspark_theflash.jobs import writer
-from pyspark_theflash.jobs.arguments import ArgumentParser, split_scheme
-from pyspark_theflash.mvcc.version import column_name
-from pyspark_theflash.options import ScanOptions
-from pyspark_theflash.partitioning.assign import assign_partitions, partition_columns
-from pyspark_theflash.planner.condition import Condition
-from pyspark_theflash.schema.default import origin_value
-from pyspark_theflash.schema.model import parse_table_info
+from pyspark_theflash.cluster.wire import PullRequest
+from pyspark_theflash.read.plan.condition import Condition
+from pyspark_theflash.storage.mvcc.version import column_name
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.codec.convert import convert_column
+from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
+from pyspark_theflash.tidb.codec.json_text import parse_json
+from pyspark_theflash.tidb.codec.jsonl import parse_jsonl
+from pyspark_theflash.tidb.codec.row import RowBuffer
+from pyspark_theflash.tidb.codec.row_v1 import decode_rows_v1
+from pyspark_theflash.tidb.codec.text import format_column, parse_column
+from pyspark_theflash.tidb.expression.evaluate import evaluate, parse
+from pyspark_theflash.tidb.partitioning.assign import assign_partitions, partition_columns
+from pyspark_theflash.tidb.schema.default import origin_value
+from pyspark_theflash.tidb.schema.model import parse_table_info
 from tests.fuzz.mutate import JSON_WORDS, TEXT_WORDS, bytes_like, sql_like
 from tests.fuzz.run import Target
 from tests.fuzz.targets.captured import every_type, every_type_rows, specs_of

@@ -4,13 +4,13 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from pyspark_theflash.client.tikv.wire import call, region
-from pyspark_theflash.codec.bytes import encode_bytes
-from pyspark_theflash.codec.key import RawKey
-from pyspark_theflash.errors import CodecError
-from pyspark_theflash.protocol._generated.kvproto import errorpb_pb2, kvrpcpb_pb2, metapb_pb2
-from pyspark_theflash.protocol._generated.pd import pdpb_pb2
-from pyspark_theflash.schema.meta_key import hash_field, hash_prefix
+from pyspark_theflash.base.errors import CodecError
+from pyspark_theflash.cluster.tikv.wire import call, region
+from pyspark_theflash.tidb.codec.bytes import encode_bytes
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2, kvrpcpb_pb2, metapb_pb2
+from pyspark_theflash.tidb.protocol._generated.pd import pdpb_pb2
+from pyspark_theflash.tidb.schema.meta_key import hash_field, hash_prefix
 from tests.fuzz.mutate import bytes_like
 from tests.fuzz.run import Target
 

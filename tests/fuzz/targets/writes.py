@@ -6,14 +6,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from pyspark_theflash.api.write import read_tables
-from pyspark_theflash.codec.field_type import MySQLType
-from pyspark_theflash.mvcc.fingerprint import row_fingerprints
+from pyspark_theflash.base.types import PhysicalTableID, RegionID, TableID, TimeStamp
 from pyspark_theflash.replication.incoming import IncomingRows, checked_rows
-from pyspark_theflash.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.store.command import MergeOrder, SplitOrder
-from pyspark_theflash.store.latch import LatchKind, LatchScope, Ticket, Wanted
-from pyspark_theflash.types import PhysicalTableID, RegionID, TableID, TimeStamp
+from pyspark_theflash.service.api.write import read_tables
+from pyspark_theflash.storage.mvcc.fingerprint import row_fingerprints
+from pyspark_theflash.storage.store.command import MergeOrder, SplitOrder
+from pyspark_theflash.storage.store.latch.latch import LatchKind, LatchScope, Ticket, Wanted
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from tests.fuzz.mutate import bytes_like, json_like
 from tests.fuzz.run import Target
 from tests.support.stores import column, id_column, table_info

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from pyspark_theflash.clock import SystemClock
-from pyspark_theflash.engine import registry
-from pyspark_theflash.engine.api import Publication
-from pyspark_theflash.errors import LatchHeldError, LatchLostError
-from pyspark_theflash.fs import LocalFileSystem
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import LatchHeldError, LatchLostError
+from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.replication import writer_latch
 from pyspark_theflash.replication.writer_latch import WriterLatch
-from pyspark_theflash.store import board
-from pyspark_theflash.store.folder import open_manifest, read_identity
-from pyspark_theflash.store.grants import Grants
-from pyspark_theflash.store.latch import STORE, LatchKind, Wanted
-from pyspark_theflash.store.manifest import Change, Manifest, Record
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Publication
+from pyspark_theflash.storage.store import board
+from pyspark_theflash.storage.store.folder import open_manifest, read_identity
+from pyspark_theflash.storage.store.latch.grants import Grants
+from pyspark_theflash.storage.store.latch.latch import STORE, LatchKind, Wanted
+from pyspark_theflash.storage.store.manifest import Change, Manifest, Record
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
 OTHER = Wanted(LatchKind.WRITE, STORE, 60_000, "loader", "user 0")

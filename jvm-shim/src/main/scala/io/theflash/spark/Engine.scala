@@ -13,7 +13,7 @@ import com.fasterxml.jackson.core.JsonProcessingException
   * whatever they are written in. Executors do the same as the driver.
   */
 private[spark] object Engine {
-  private val Module = "pyspark_theflash.client.engine_process"
+  private val Module = "pyspark_theflash.service.client.engine_process"
   private val StartMs = 60000L
   private val OutputChars = 2000
 

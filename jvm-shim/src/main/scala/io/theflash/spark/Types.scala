@@ -11,7 +11,7 @@ import org.apache.arrow.vector.types.pojo.{ArrowType, Field, Schema}
 import org.apache.arrow.vector.types.{DateUnit, FloatingPointPrecision, TimeUnit}
 import org.apache.spark.sql.types._
 
-/** Which Spark type shows which Arrow type, as pyspark_theflash/datasource/schema.py has it. */
+/** Which Spark type shows which Arrow type, as pyspark_theflash/spark/schema.py has it. */
 private[spark] object Types {
 
   /** An Arrow schema in the form of an IPC message, as text. */

@@ -1,1 +1,0 @@
-"""TheFlash API: what programs ask of a store, the same in process and over a connection."""

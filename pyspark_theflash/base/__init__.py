@@ -1,0 +1,1 @@
+"""Definitions that every package uses: errors, types, timestamps, files, settings, TLS."""

@@ -1,1 +1,0 @@
-"""Where transactions come from: frames of messages in, matched transactions in commit order out."""

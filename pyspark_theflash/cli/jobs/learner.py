@@ -1,0 +1,344 @@
+"""A store that TiKV feeds, in one process: what is behind `theflash learn`.
+
+    TiKV ── enginepb ──► EngineServer ─► Learner ─── flushes ──► engine, in a thread of its own
+                                            │                      ▲ commands, compaction
+    readers ── API ──► Service ─► Replica ──┴── files ─────────────┘
+                                     │
+    PD, TiKV ◄── timestamps, regions, read indexes, locks ── safe point, heartbeats
+
+What it has acknowledged to TiKV is durable; the rest TiKV sends again. So it may be killed at any
+time, and started again goes on from there. `close` writes out what is applied.
+"""
+
+import logging
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pyspark_theflash.base.clock import Clock, Deadline
+from pyspark_theflash.base.errors import (
+    CacheFullError,
+    ClusterMismatchError,
+    InternalError,
+    NotCaughtUpError,
+    OptionError,
+    RegionGapError,
+    SchemaOutdatedError,
+    ServiceUnavailableError,
+    StoreFullError,
+    TheFlashError,
+)
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cli.jobs.sources import Network, Opener
+from pyspark_theflash.cluster.pd import PDClient
+from pyspark_theflash.cluster.resolve import LockPolicy
+from pyspark_theflash.cluster.tikv.client import TiKVClient
+from pyspark_theflash.cluster.tikv.leaders import TiKVLeaders
+from pyspark_theflash.cluster.tikv.upkeep import Heartbeat, SharedHold, store_of_ours
+from pyspark_theflash.net.address import UNIX
+from pyspark_theflash.replication.apply.columns import StoredColumns
+from pyspark_theflash.replication.opening import open_when_free
+from pyspark_theflash.replication.writer_latch import WriterLatch
+from pyspark_theflash.service.api.service import Service
+from pyspark_theflash.storage.engine.api import Engine, Publication
+from pyspark_theflash.storage.store.catalog import SCHEMA_KIND, feed_history
+from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
+from pyspark_theflash.storage.store.folder import open_manifest, read_identity
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.storage.store.manifest import Change, Manifest, View
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND, Learned
+from pyspark_theflash.tikv.flush import FlushLimits, OwnThread
+from pyspark_theflash.tikv.learner import ColumnsOf, Learner
+from pyspark_theflash.tikv.origin import READ_WAIT_MS, Replica
+from pyspark_theflash.tikv.overlay import Overlays
+from pyspark_theflash.tikv.schema import SchemaKeeper
+from pyspark_theflash.tikv.server import EngineServer
+from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.upkeep import LearnedMaintenance
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+_log = logging.getLogger(__name__)
+
+_LOOK_S: Final = 1.0
+_ASK_MS: Final = 10_000
+_PASSING: Final = (
+    StoreFullError,
+    CacheFullError,
+    SchemaOutdatedError,
+    NotCaughtUpError,
+    RegionGapError,
+    ServiceUnavailableError,
+)
+"""What is waited out: everything stays as it is, and is tried again."""
+
+
+@dataclass(frozen=True, slots=True)
+class LearnerSettings:
+    """How a store is fed and read. `schema` is as `--schema` has it; None: TiKV itself is asked.
+
+    `listen`: where TiKV sends to. `advertise`: under which HOST:PORT PD is to know this store; None
+    if it is not to. `network` is for PD, TiKV and who sends, `allowed_names` for the latter.
+    """
+
+    listen: str
+    network: Network
+    schema: str | None = None
+    start_ts: TimeStamp | None = None
+    advertise: str | None = None
+    allowed_names: tuple[str, ...] = ()
+    policy: LockPolicy = LockPolicy.WAIT
+    limits: FlushLimits = field(default_factory=FlushLimits)
+    read_wait_ms: int = READ_WAIT_MS
+
+
+class LearnerProcess:
+    """See the module. `start` begins to take commands; `poll` is to be called often."""
+
+    service: Service
+    server: EngineServer
+
+    def __init__(
+        self,
+        path: Path,
+        settings: LearnerSettings,
+        *,
+        fs: FileSystem,
+        clock: Clock,
+        wait_ms: int = 0,
+    ) -> None:
+        """Open the store, in which nothing else may write, once it is free.
+
+        Raises:
+            StoreInUseError, LatchHeldError: it is not, for `wait_ms`.
+            OptionError: it is fed by something else, or an address cannot be used.
+            ClusterMismatchError: another cluster has fed it so far.
+            PDUnavailableError, PDRefusedError: as PD says.
+        """
+        self._path, self._settings, self._fs, self._clock = path, settings, fs, clock
+        self._running: Future[None] | None = None
+        with ExitStack() as undo:
+            view = self._open_engine(undo, wait_ms)
+            self._open_cluster(undo)
+            self._open_learner(undo, view, self._learned(view))
+            self._undo = undo.pop_all()
+
+    def start(self) -> None:
+        """Take commands, and keep what is promised to PD."""
+        self._upkeep.start()
+        self.server.start()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody has asked it to end."""
+        return self._maintenance.is_stopping
+
+    def poll(self) -> None:
+        """Do what others have asked for, and compact what was published.
+
+        Raises what keeps it from taking anything more; opened anew, it may go on.
+        """
+        if self._learner.failure is not None:
+            raise InternalError(f"commands cannot be applied any more: {self._learner.failure}")
+        self._pass(lambda: self._learner.purge_left(columns_of))
+        running = self._running
+        if running is not None and not running.done():
+            return
+        self._running = self._worker.run(self._work)
+        if running is not None:
+            self._pass(running.result)
+
+    def _pass(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except _PASSING as error:
+            _log.warning("tried again: %s", error)
+
+    def close(self) -> None:
+        """Take nothing more, write out what is applied, and let go of the store."""
+        self._undo.close()
+
+    def _work(self, engine: Engine) -> None:
+        self._maintenance.poll()
+        self._maintenance.compact_published()
+
+    # -- opening
+
+    def _open_engine(self, undo: ExitStack, wait_ms: int) -> View:
+        """Become the store's writer; what it has."""
+        path, fs, clock = self._path, self._fs, self._clock
+        latch = undo.enter_context(closing(WriterLatch(path, fs, clock)))
+        self._worker = OwnThread(
+            lambda: open_when_free(path, fs, clock, latch.guard, wait_ms=wait_ms)
+        )
+        self._close_worker = undo.enter_context(ExitStack())
+        self._close_worker.callback(self._worker.close)
+        latch.take(wait_ms)
+        kinds = [FEED_KIND, LEARNED_KIND, PROGRESS_KIND, SCHEMA_KIND]
+        view = self._worker.run(lambda engine: engine.read(kinds)).result()
+        claim(view, Feed.STREAM)
+        if Progress.of(view) is not None and Learned.of(view) is None:
+            reason = "is fed by a binlog, and TiKV cannot go on from there: theflash init another"
+            raise OptionError("store", reason)
+        return view
+
+    def _open_cluster(self, undo: ExitStack) -> None:
+        network, clock = self._settings.network, self._clock
+        self._pd = undo.enter_context(PDClient(network.pd_addresses, network.tls, clock=clock))
+        self._tikv = undo.enter_context(
+            TiKVClient(self._pd, network.tls, clock=clock, policy=self._settings.policy)
+        )
+
+    def _learned(self, view: View) -> Learned:
+        """The store's mark as it is to be, with the cluster that is there."""
+        cluster_id = self._pd.cluster_id()
+        before = Learned.of(view)
+        if before is not None and before.cluster_id != cluster_id:
+            raise ClusterMismatchError("PD", cluster_id, before.cluster_id)
+        learned = before or Learned(cluster_id)
+        if self._settings.advertise is not None and not learned.pd_store_id:
+            store_id = self._tikv.directory.new_id(Deadline(self._clock, _ASK_MS))
+            learned = replace(learned, pd_store_id=store_id)
+        return learned
+
+    def _open_learner(self, undo: ExitStack, view: View, learned: Learned) -> None:
+        settings, clock = self._settings, self._clock
+        opener = Opener(settings.network, self._fs, clock, undo)
+        text = settings.schema or f"tikv:{','.join(settings.network.pd_addresses)}"
+        source = opener.schema(text, settings.start_ts)
+        self._schema = SchemaKeeper(source, feed_history(view))
+        if Learned.of(view) != learned:
+            self._worker.run(lambda engine: self._mark(engine, view, learned)).result()
+        self._learner = Learner(
+            self._worker,
+            self._schema.tables,
+            clock,
+            limits=settings.limits,
+            also=self._schema.change,
+            published=self._schema.published,
+        )
+        self._close_worker.pop_all()
+        undo.callback(self._close_learner)
+        manifest = undo.enter_context(closing(open_manifest(self._path, self._fs)))
+        self._maintenance = self._worker.run(
+            lambda engine: self._make_maintenance(engine, manifest)
+        ).result()
+        self._open_service(undo, learned)
+        self.server = EngineServer(
+            self._learner,
+            settings.listen,
+            clock=clock,
+            tls=None if settings.listen.startswith(UNIX) else settings.network.tls,
+            allowed_names=settings.allowed_names,
+        )
+        undo.callback(self.server.stop)
+
+    def _mark(self, engine: Engine, view: View, learned: Learned) -> None:
+        """Make the store one that TiKV feeds; it can be read from where its schema begins."""
+        puts = [*claim(view, Feed.STREAM), learned.to_record()]
+        if Progress.of(view) is None:
+            history = self._schema.history
+            puts.append(Progress(history.start_ts, history.start_ts).to_record())
+            puts += self._schema.change().puts
+        engine.publish(Publication((), Change(puts)))
+        self._schema.published()
+
+    def _make_maintenance(self, engine: Engine, manifest: Manifest) -> LearnedMaintenance:
+        return LearnedMaintenance(
+            engine,
+            manifest,
+            self._clock,
+            flusher=self._learner.flusher,
+            safe_point=self._pd.gc_safe_point,
+        )
+
+    def _open_service(self, undo: ExitStack, learned: Learned) -> None:
+        settings, path, clock = self._settings, self._path, self._clock
+        directory, store = self._tikv.directory, self._learner.store
+        service_id = f"theflash-{read_identity(path, self._fs).store_id}"
+        hold = SharedHold(directory, service_id, clock=clock)
+        undo.callback(hold.close)
+        replica = Replica(
+            store,
+            Overlays(clock),
+            TiKVLeaders(self._tikv),
+            self._tikv.resolver,
+            self._schema.tables,
+            directory,
+            hold,
+            self._learner.flush,
+            settings.limits.memory_bytes,
+            settings.read_wait_ms,
+        )
+        heartbeat = None
+        if settings.advertise is not None:
+            ours = store_of_ours(learned.pd_store_id, settings.advertise, clock)
+            heartbeat = Heartbeat(directory, ours, path, lambda: len(store.regions()), clock)
+            heartbeat.register()
+        manifest = undo.enter_context(closing(open_manifest(path, self._fs)))
+        leases = LeaseTable(manifest, clock)
+        self._upkeep = _Upkeep(leases, replica.overlays, hold, heartbeat)
+        undo.callback(self._upkeep.stop)
+        self.service = Service(path, fs=self._fs, clock=clock, replica=replica)
+        undo.callback(self.service.close)
+
+    def _close_learner(self) -> None:
+        try:
+            self._learner.close()
+        except _PASSING as error:
+            _log.warning("not written out, TiKV will send it again: %s", error)
+
+
+def columns_of(tables: Tables) -> ColumnsOf:
+    """All columns that rows of a physical table have ever had, by these tables."""
+    return StoredColumns(tables.history).of
+
+
+class _Upkeep:
+    """What follows the read latches: memory that is kept for scans, and the safe point at PD."""
+
+    def __init__(
+        self,
+        leases: LeaseTable,
+        overlays: Overlays,
+        hold: SharedHold,
+        heartbeat: Heartbeat | None,
+    ) -> None:
+        self._leases, self._overlays = leases, overlays
+        self._hold, self._heartbeat = hold, heartbeat
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="upkeep", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._over.set()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _keep(self) -> None:
+        while not self._over.wait(_LOOK_S):
+            self._try(lambda: self._overlays.forget(self._living))
+            self._try(lambda: self._hold.follow(self._lowest))
+            if self._heartbeat is not None:
+                self._try(self._heartbeat.beat)
+
+    def _try(self, step: Callable[[], None]) -> None:
+        try:
+            step()
+        except TheFlashError as error:
+            _log.warning("tried again: %s", error)
+
+    def _living(self) -> set[str]:
+        return {latch.id for latch in self._leases.living()}
+
+    def _lowest(self) -> TimeStamp | None:
+        pinned = [x.snapshot_ts for x in self._leases.living() if x.kind.pins_snapshot]
+        return min(pinned, default=None)

@@ -1,0 +1,99 @@
+"""How a command ends: its exit status, and one line on stderr when it fails.
+
+Statuses, the same for every command:
+
+    0  done            4  timestamp not readable (now)
+    1  fsck: damage    5  the store is held by another
+    2  usage           6  corruption
+    3  no such store,  7  anything else
+       table or latch
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from pyspark_theflash import errors
+from pyspark_theflash.base.errors import (
+    CodecError,
+    ColumnNotFoundError,
+    CommandTimeoutError,
+    CorruptionError,
+    InternalError,
+    LatchHeldError,
+    LatchNotFoundError,
+    NotCaughtUpError,
+    OptionError,
+    PurgedError,
+    PurgedRangeError,
+    RaftFedError,
+    SnapshotTooOldError,
+    StoreInUseError,
+    StoreNotFoundError,
+    TableNotFoundError,
+    TableNotReplicatedError,
+    TableSetAsideError,
+    TheFlashError,
+    UnmatchedPrewriteError,
+    UpkeepError,
+    UsageError,
+)
+
+OTHER_FAILURE: Final = 7
+INTERRUPTED: Final = 130
+_STATUS: Final = (
+    ((UsageError, OptionError, ColumnNotFoundError), 2),
+    (
+        (StoreNotFoundError, TableNotFoundError, TableNotReplicatedError, LatchNotFoundError),
+        3,
+    ),
+    (
+        (
+            NotCaughtUpError,
+            SnapshotTooOldError,
+            PurgedError,
+            PurgedRangeError,
+            TableSetAsideError,
+            UnmatchedPrewriteError,
+        ),
+        4,
+    ),
+    ((StoreInUseError, LatchHeldError, CommandTimeoutError, RaftFedError), 5),
+    ((CorruptionError, CodecError), 6),
+)
+_log = logging.getLogger(__name__)
+
+
+def exit_status(error: TheFlashError) -> int:
+    """The exit status that stands for an error."""
+    kind = getattr(errors, error.first) if isinstance(error, UpkeepError) else type(error)
+    return next((status for kinds, status in _STATUS if issubclass(kind, kinds)), OTHER_FAILURE)
+
+
+def run_command(command: Callable[[], int]) -> int:
+    """Run a command to its exit status; errors become one line on stderr, never a traceback."""
+    try:
+        status = command()
+        # Here, where a reader that has left is no error, and not at Python's end.
+        sys.stdout.flush()
+        return status
+    except TheFlashError as error:
+        print_error(type(error).__name__, str(error))
+        return exit_status(error)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; keep Python from complaining at its last flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except Exception as error:  # noqa: BLE001 (the last resort: a bug of ours, told like any other failure)
+        _log.debug("unexpected", exc_info=True)
+        print_error(InternalError.__name__, f"{type(error).__name__}: {error}")
+        return OTHER_FAILURE
+
+
+def print_error(name: str, text: str) -> None:
+    """`theflash: ErrorName: text`, on one line."""
+    print(f"theflash: {name}: {' '.join(text.split())}", file=sys.stderr)

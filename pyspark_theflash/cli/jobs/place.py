@@ -1,0 +1,108 @@
+"""The store that a writer writes: in a folder, or behind a server."""
+
+import argparse
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pyspark_theflash.base.clock import Clock, Deadline
+from pyspark_theflash.base.errors import ServiceUnavailableError, UsageError
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cli.jobs.arguments import tls_files
+from pyspark_theflash.cli.jobs.bearer import server_token
+from pyspark_theflash.net.address import is_address
+from pyspark_theflash.replication.apply.state import WriterState
+from pyspark_theflash.replication.opening import open_when_free
+from pyspark_theflash.replication.upkeep.maintenance import Maintenance
+from pyspark_theflash.replication.writer_latch import WriterLatch
+from pyspark_theflash.storage.engine.api import WriterEngine
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND, check_not_learned
+
+if TYPE_CHECKING:
+    from pyspark_theflash.cli.jobs.upkeep import Upkeep
+
+SPOOL_FOLDER: Final = "spool"
+_RETRY_MS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A store that is open for its writer.
+
+    `open_again` is called before another writer goes on after an error; `upkeep` makes what is done
+    between polls, of what the writer has in memory and of who asks PD for its safe point. `folder`
+    takes what waits, and `spool` what TiDB sends.
+    """
+
+    engine: WriterEngine
+    open_again: Callable[[], None]
+    upkeep: Callable[[WriterState, Callable[[], TimeStamp] | None], "Upkeep"]
+    folder: Path | None
+    spool: Path | None
+
+
+def open_place(
+    arguments: argparse.Namespace, fs: FileSystem, clock: Clock, undo: ExitStack
+) -> Place:
+    """Open the store that the command line names, until `undo` is.
+
+    Raises:
+        UsageError: options that do not fit it.
+        StoreInUseError, LatchHeldError: somebody else writes it, also after `--wait`.
+        StoreNotFoundError, RaftFedError: there is none that a stream could feed.
+        ServiceUnavailableError, AuthenticationError, RoleError: the server does not let us.
+    """
+    if is_address(arguments.store):
+        return _served(arguments, clock, undo)
+    for name in ("token_file", "store_ca", "store_cert", "store_key", "spool"):
+        if getattr(arguments, name) is not None:
+            option = name.replace("_", "-")
+            raise UsageError(f"--{option} is for a store behind a server, not for a folder")
+    return _in_folder(Path(arguments.store), arguments.wait, fs, clock, undo)
+
+
+def _in_folder(path: Path, wait_ms: int, fs: FileSystem, clock: Clock, undo: ExitStack) -> Place:
+    latch = undo.enter_context(closing(WriterLatch(path, fs, clock)))
+    engine = undo.enter_context(
+        closing(open_when_free(path, fs, clock, latch.guard, wait_ms=wait_ms))
+    )
+    latch.take(wait_ms)
+    check_not_learned(engine.read([LEARNED_KIND]))
+    manifest = undo.enter_context(closing(open_manifest(path, fs)))
+    thread = undo.enter_context(ThreadPoolExecutor(1, thread_name_prefix="compaction"))
+
+    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> "Upkeep":
+        return Maintenance(
+            engine, manifest, clock, memory=state, pd_safe_point=safe_point, thread=thread
+        )
+
+    return Place(engine, lambda: None, upkeep, path, path / SPOOL_FOLDER)
+
+
+def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> Place:
+    # Brings in what calls a server, which the writer of a folder does not.
+    from pyspark_theflash.cli.jobs.upkeep import RemoteUpkeep
+    from pyspark_theflash.service.client.remote_engine import RemoteEngine
+    from pyspark_theflash.service.client.theflash import transport_to
+
+    tls = tls_files(arguments, "store_")
+    token = server_token(arguments.token_file)
+    engine = undo.enter_context(
+        closing(
+            RemoteEngine(lambda: transport_to(arguments.store, token=token, tls=tls, clock=clock))
+        )
+    )
+    deadline = Deadline(clock, arguments.wait)
+    deadline.retried(
+        lambda: engine.open(deadline.left_ms()), ServiceUnavailableError, pause_ms=_RETRY_MS
+    )
+
+    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> "Upkeep":
+        return RemoteUpkeep(engine, state, clock, safe_point)
+
+    return Place(engine, engine.open, upkeep, arguments.spool, arguments.spool)

@@ -1,0 +1,310 @@
+"""What a writer follows: its source and its schema, opened as the command line names them.
+
+--source   file:PATH                 one binlog file or a folder of them
+pump:HOST:PORT            a pump's stream is pulled
+pump-server:unix:PATH     TiDB writes to us; what it sends is kept in STORE/spool, or in
+pump-server:HOST:PORT     the folder of --spool, until it is applied
+gone:SOURCE               one of several that were followed, which has come to its end
+--schema   file:PATH                 a schema file
+tidb:http://HOST:PORT     a TiDB's status address
+tikv:HOST:PORT[,...]      PD's addresses: TiKV itself is read
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Protocol
+
+from pyspark_theflash.base.clock import Clock, Deadline
+from pyspark_theflash.base.errors import OptionError, RegionGapError, ServiceUnavailableError
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.tls import TlsFiles
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cli.jobs.arguments import split_scheme
+from pyspark_theflash.replication.apply.state import SchemaSource
+from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.replication.source.file import FileSource
+from pyspark_theflash.replication.source.merge import MergedSource, check_named, is_merged
+from pyspark_theflash.replication.writer import EntitySource
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.schema.file import FileSchema
+from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.meta_key import Outcome
+from pyspark_theflash.tidb.schema.status_api import StatusApi
+from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
+
+if TYPE_CHECKING:
+    from pyspark_theflash.cluster.pd import PDClient
+    from pyspark_theflash.replication.pump.server import PumpServer
+
+GONE: Final = "gone:"
+SCHEMA_WAIT_MS: Final = 60_000
+_RETRY_MS: Final = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Network:
+    """How other services are reached. `advertise`: the HOST:PORT under which TiDB reaches us."""
+
+    pd_addresses: tuple[str, ...] = ()
+    tls: TlsFiles | None = None
+    cluster_id: int | None = None
+    advertise: str | None = None
+
+
+class Input(Protocol):
+    """A source over many polls."""
+
+    def source(self) -> EntitySource:
+        """What to poll next."""
+
+    def applied(self, position: str | None) -> None:
+        """Everything up to `position` is in the store, durably."""
+
+
+class FileInput:
+    """Files, looked for anew at each poll."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def source(self) -> FileSource:
+        return FileSource(self._path)
+
+    def applied(self, position: str | None) -> None:
+        """They are not ours."""
+
+
+class StreamInput:
+    """A source that is there all the time; `check` raises if it is not all there is."""
+
+    def __init__(self, source: EntitySource, check: Callable[[], None]) -> None:
+        self._source, self._check = source, check
+
+    def source(self) -> EntitySource:
+        self._check()
+        return self._source
+
+    def applied(self, position: str | None) -> None:
+        """A pump keeps its files as long as it was told to."""
+
+
+class MergedInput:
+    """Several inputs by name, as one; `check` is for `MergedSource`."""
+
+    def __init__(self, inputs: Mapping[str, Input], check: Callable[[], None]) -> None:
+        self._inputs, self._check = inputs, check
+
+    def source(self) -> MergedSource:
+        parts = {name: each.source() for name, each in self._inputs.items()}
+        return MergedSource(parts, self._check)
+
+    def applied(self, position: str | None) -> None:
+        """None of them drops what is applied."""
+
+
+class SpoolInput:
+    """What TiDB has written to our pump; `check` raises if that can no longer be complete."""
+
+    def __init__(self, spool: Spool, check: Callable[[], None]) -> None:
+        self._spool, self._check = spool, check
+
+    def source(self) -> FileSource:
+        self._check()
+        return self._spool.source()
+
+    def applied(self, position: str | None) -> None:
+        if position is not None:
+            self._spool.drop_before(position)
+
+
+class LiveSchema:
+    """A live cluster as a source of the history, which begins at `start_ts`.
+
+    A TiDB may be waiting for the pump that we are before it answers, so at first it is given time.
+    """
+
+    def __init__(
+        self, source: TidbSchemaSource, start_ts: Callable[[], TimeStamp], clock: Clock
+    ) -> None:
+        self._source, self._start_ts, self._clock = source, start_ts, clock
+
+    def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
+        if after is not None and at_least is None:
+            return after
+        return Deadline(self._clock, SCHEMA_WAIT_MS if after is None else 0).retried(
+            lambda: self._source.read(at_least or self._start_ts(), after),
+            ServiceUnavailableError,
+            RegionGapError,
+            pause_ms=_RETRY_MS,
+        )
+
+    def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool | None:
+        return self._source.has_written(key, start_ts)
+
+    def had_row(self, key: RawKey, ts: TimeStamp) -> bool | None:
+        return self._source.had_row(key, ts)
+
+    def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome:
+        return self._source.outcome(primary, start_ts)
+
+
+class AskedSchema(FileSchema):
+    """A schema file beside a cluster that can be asked about transactions."""
+
+    def __init__(self, path: Path, source: TidbSchemaSource) -> None:
+        super().__init__(path)
+        self._source = source
+
+    def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome:
+        return self._source.outcome(primary, start_ts)
+
+
+class Opener:
+    """Opens sources and schemas; `undo` closes what they hold."""
+
+    def __init__(self, network: Network, fs: FileSystem, clock: Clock, undo: ExitStack) -> None:
+        self._network, self._fs, self._clock, self._undo = network, fs, clock, undo
+        self._pd_client: PDClient | None = None
+
+    def source(self, text: str, spool: Path | None, share: int = 1) -> Input:
+        """The input that `--source` names; it takes the `share`th part of a poll's time.
+
+        Raises:
+            OptionError: it names none, or one that is not there.
+            MissingExtraError: it needs grpcio.
+        """
+        scheme, rest = split_scheme("source", text, ("file", "pump", "pump-server"))
+        if scheme == "file":
+            return FileInput(Path(rest))
+        return self._pump(rest, share) if scheme == "pump" else self._pump_server(rest, spool)
+
+    def sources(
+        self, texts: Sequence[str], position: str | None, spool: Path | None
+    ) -> tuple[Input, Sequence[str]]:
+        """The input that one or several `--source` name, and the names of its streams.
+
+        `position`: where the store is in what it has followed. `spool`: the folder for what TiDB
+        sends to a pump-server.
+
+        Raises:
+            OptionError: a source is named twice, or one that was followed before is not named.
+            MissingExtraError: grpcio is needed.
+        """
+        gone = {text.removeprefix(GONE) for text in texts if text.startswith(GONE)}
+        names = [text for text in texts if not text.startswith(GONE)]
+        if not names or len(set(names)) < len(names):
+            raise OptionError("source", "is missing, or given twice with the same text")
+        check_named(position, names, gone)
+        if len(names) == 1 and not is_merged(position):
+            return self.source(names[0], spool), names
+        for name in names:
+            if name.startswith("pump-server:"):
+                raise OptionError("source", "a pump-server must get all transactions: it is alone")
+        inputs = {name: self.source(name, spool, len(names)) for name in names}
+        pumps = [name.removeprefix("pump:") for name in names if name.startswith("pump:")]
+        return MergedInput(inputs, self._others_check(pumps)), names
+
+    def schema(self, text: str, start_ts: TimeStamp | None) -> SchemaSource:
+        """The source of the schema history that `--schema` names."""
+        scheme, rest = split_scheme("schema", text, ("file", "tidb", "tikv"))
+        if scheme == "file":
+            addresses = self._network.pd_addresses
+            if not addresses:
+                return FileSchema(Path(rest))
+            return AskedSchema(Path(rest), self._tikv(addresses)[1])
+        if scheme == "tikv":
+            pd, source = self._tikv(tuple(rest.split(",")))
+            return LiveSchema(source, lambda: start_ts or pd.tso(), self._clock)
+        api = StatusApi(rest, self._clock, self._network.tls)
+        self._undo.callback(api.close)
+        source = TidbSchemaSource(api, self._clock)
+        return LiveSchema(source, lambda: start_ts or self._pd("schema").tso(), self._clock)
+
+    def _tikv(self, addresses: tuple[str, ...]) -> "tuple[PDClient, TidbSchemaSource]":
+        from pyspark_theflash.cluster.pd import PDClient
+        from pyspark_theflash.cluster.tikv.client import TiKVClient
+        from pyspark_theflash.cluster.tikv.meta import TiKVMeta
+
+        pd = PDClient(addresses, self._network.tls, clock=self._clock)
+        self._undo.callback(pd.close)
+        client = TiKVClient(pd, self._network.tls, clock=self._clock)
+        self._undo.callback(client.close)
+        return pd, TidbSchemaSource(TiKVMeta(client), self._clock)
+
+    def _others_check(self, pumps: Sequence[str]) -> Callable[[], None]:
+        """Raises `OtherPumpError` where PD is known and has other pumps."""
+        if not pumps or not self._network.pd_addresses:
+            return lambda: None
+        from pyspark_theflash.replication.source.registry import check_followed
+
+        return partial(check_followed, self._pd("pd"), pumps)
+
+    def _pump(self, address: str, share: int) -> Input:
+        from pyspark_theflash.replication.source.pump import PullLimits, PumpSource
+
+        cluster_id = self._network.cluster_id
+        if cluster_id is None:
+            cluster_id = self._pd("cluster-id").cluster_id()
+        whole = PullLimits()
+        limits = replace(
+            whole, idle_ms=whole.idle_ms // share, deadline_ms=whole.deadline_ms // share
+        )
+        source = PumpSource(
+            address, cluster_id, self._network.tls, clock=self._clock, limits=limits
+        )
+        check = self._others_check([address]) if share == 1 else lambda: None
+        return StreamInput(self._undo.enter_context(source), check)
+
+    def _pump_server(self, address: str, folder: Path | None) -> Input:
+        from pyspark_theflash.replication.pump.server import PumpServer
+
+        if folder is None:
+            reason = "is needed for what TiDB sends: a folder on this machine"
+            raise OptionError("spool", reason)
+        spool = Spool(folder, self._fs)
+        self._undo.callback(spool.close)
+        has_pd = bool(self._network.pd_addresses)
+        cluster_id = self._pd("pd").cluster_id() if has_pd else self._network.cluster_id
+        server = PumpServer(
+            spool, address, clock=self._clock, tls=self._network.tls, cluster_id=cluster_id
+        )
+        server.start()
+        if not has_pd:
+            self._undo.callback(server.stop)
+            return SpoolInput(spool, lambda: None)
+        return SpoolInput(spool, self._node(server, spool))
+
+    def _node(self, server: "PumpServer", spool: Spool) -> Callable[[], None]:
+        """Keep time with PD, and register there unless TiDB is told of a socket."""
+        from pyspark_theflash.replication.pump.node import PumpNode
+        from pyspark_theflash.replication.source.registry import PumpRegistry
+
+        pd, registry = self._pd("pd"), None
+        if not server.address.startswith("unix:"):
+            host = self._network.advertise or server.address
+            registry = PumpRegistry(pd, host, host)
+        node = PumpNode(server, spool, pd, registry)
+        node.start()
+        self._undo.callback(node.stop)
+        return node.check
+
+    @property
+    def safe_point(self) -> Callable[[], TimeStamp] | None:
+        """Asks PD up to where TiKV may have dropped old versions; None where no PD is known."""
+        return self._pd("pd").gc_safe_point if self._network.pd_addresses else None
+
+    def _pd(self, option: str) -> "PDClient":
+        from pyspark_theflash.cluster.pd import PDClient
+
+        if self._pd_client is None:
+            if not self._network.pd_addresses:
+                reason = "PD must be asked for a timestamp or the cluster's id: give --pd HOST:PORT"
+                raise OptionError(option, reason)
+            self._pd_client = PDClient(
+                self._network.pd_addresses, self._network.tls, clock=self._clock
+            )
+            self._undo.callback(self._pd_client.close)
+        return self._pd_client

@@ -1,0 +1,74 @@
+"""A line on stderr that tells, while something takes long, that it goes on."""
+
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Final, TextIO
+
+from pyspark_theflash.base.clock import Clock
+
+EVERY_S: Final = 0.5
+WIDTH: Final = 78
+
+
+class Ticker:
+    """What is being done now; `note` replaces it."""
+
+    def __init__(self, text: str, stream: TextIO, clock: Clock) -> None:
+        self._text, self._stream, self._clock = text, stream, clock
+        self._started_ms = clock.boottime_ms()
+        self._lock, self._is_shown = threading.Lock(), False
+
+    def note(self, text: str) -> None:
+        """Say what is being done now; shown with the next tick."""
+        self._text = text
+
+    def print(self, text: str) -> None:
+        """Print a line to stdout, which may be the same terminal."""
+        with self._lock:
+            self._clear()
+            print(text, flush=True)
+
+    def tick(self) -> None:
+        """Show the line."""
+        elapsed_s = (self._clock.boottime_ms() - self._started_ms) // 1000
+        with self._lock:
+            self._stream.write(f"\r{f'{self._text} ({elapsed_s} s)'[:WIDTH]:{WIDTH}}")
+            self._stream.flush()
+            self._is_shown = True
+
+    def clear(self) -> None:
+        """Take the line away."""
+        with self._lock:
+            self._clear()
+
+    def _clear(self) -> None:
+        if self._is_shown:
+            self._stream.write(f"\r{'':{WIDTH}}\r")
+            self._stream.flush()
+            self._is_shown = False
+
+
+@contextmanager
+def ticking(text: str, clock: Clock, stream: TextIO | None = None) -> Iterator[Ticker]:
+    """Show what is being done within the block, where stderr is a terminal."""
+    stream = stream or sys.stderr
+    ticker = Ticker(text, stream, clock)
+    if not stream.isatty():
+        yield ticker
+        return
+    ended = threading.Event()
+    thread = threading.Thread(target=_run, args=(ticker, ended), daemon=True)
+    thread.start()
+    try:
+        yield ticker
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _run(ticker: Ticker, ended: threading.Event) -> None:
+    while not ended.wait(EVERY_S):
+        ticker.tick()
+    ticker.clear()

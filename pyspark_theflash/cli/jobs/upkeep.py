@@ -1,0 +1,116 @@
+"""The upkeep of a store behind a server, as its writer has it done between polls.
+
+It is done where the files are; what it changes of what the writer has in memory comes back.
+"""
+
+import logging
+from collections.abc import Callable, Iterable
+from typing import Final, Protocol
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import TheFlashError
+from pyspark_theflash.base.types import Generation, PhysicalTableID, TimeStamp
+from pyspark_theflash.replication.apply.state import WriterState
+from pyspark_theflash.service.client.remote_engine import RemoteEngine
+from pyspark_theflash.storage.store.manifest import View
+from pyspark_theflash.storage.store.orphan import ORPHAN_KIND, Orphan
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+
+_log = logging.getLogger(__name__)
+PD_MS: Final = 300_000
+"""How old PD's safe point may be when it is told; it only grows."""
+
+
+class Upkeep(Protocol):
+    """What a writer has done between polls: `Maintenance`, or the same behind a server."""
+
+    @property
+    def interval_ms(self) -> int | None:
+        """How often to look for new input; None if nobody has said."""
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether somebody has asked the writer to end."""
+
+    def poll(self) -> None:
+        """Do a piece of what there is to do."""
+
+    def set_interval(self, interval_ms: int) -> None:
+        """Look for new input that often. Raises `OptionError`."""
+
+    def goes_on_with(self, state: WriterState) -> None:
+        """Another writer goes on; that is what it has in memory."""
+
+    @property
+    def discarded(self) -> int:
+        """How many pieces of compactions were in vain."""
+
+    def touched(self, tables: Iterable[PhysicalTableID]) -> None:
+        """Rows of these tables were published: compact them as far as it pays."""
+
+    def drain(self) -> None:
+        """Wait until the tables that were touched are compacted."""
+
+
+class RemoteUpkeep:
+    """An `Upkeep` behind a server. `pd_safe_point` asks PD, where that is known."""
+
+    def __init__(
+        self,
+        engine: RemoteEngine,
+        state: WriterState,
+        clock: Clock,
+        pd_safe_point: Callable[[], TimeStamp] | None = None,
+    ) -> None:
+        self._engine, self._state, self._clock = engine, state, clock
+        self._pd_safe_point = pd_safe_point
+        self._pd_ts: TimeStamp | None = None
+        self._pd_due_ms = 0
+        self.interval_ms: int | None = None
+        self.is_stopping, self.discarded = False, 0
+
+    def poll(self) -> None:
+        self._maintain()
+
+    def set_interval(self, interval_ms: int) -> None:
+        self._maintain(interval_ms)
+
+    def goes_on_with(self, state: WriterState) -> None:
+        self._state = state
+
+    def touched(self, tables: Iterable[PhysicalTableID]) -> None:
+        if tables := tuple(tables):
+            self._engine.touched(tables)
+
+    def drain(self) -> None:
+        self._engine.touched((), drain=True)
+
+    def _maintain(self, interval_ms: int | None = None) -> None:
+        self._ask_pd()
+        open_orphans = [ts for ts in self._state.orphans if self._state.is_open(ts)]
+        done = self._engine.maintain(
+            open_orphans,
+            interval_ms,
+            has_pd=self._pd_safe_point is not None,
+            pd_safe_point=self._pd_ts,
+        )
+        self.interval_ms = done.interval_ms
+        self.is_stopping = self.is_stopping or done.is_stopping
+        self.discarded = done.discarded
+        for record in done.changed:
+            if record.kind == ORPHAN_KIND:
+                self._state.decided(Orphan.from_record(record.key, record.body))
+            elif record.kind == PROGRESS_KIND:
+                view = View(Generation(0), {PROGRESS_KIND: {record.key: record.body}})
+                if (progress := Progress.of(view)) is not None:
+                    self._state.collected(progress, done.ledger_records)
+
+    def _ask_pd(self) -> None:
+        now_ms = self._clock.boottime_ms()
+        if self._pd_safe_point is None or now_ms < self._pd_due_ms:
+            return
+        self._pd_due_ms = now_ms + PD_MS
+        try:
+            self._pd_ts = self._pd_safe_point()
+        except TheFlashError as error:
+            _log.warning("PD was asked for its safe point: %s", error)

@@ -1,0 +1,222 @@
+"""PD: the cluster's clock, its safe point, and the etcd inside of it, where pumps are registered.
+
+PD has several members. Any of them says who the leader is; timestamps come from the leader only, so
+a call that fails is tried again with whoever leads by then, until its deadline.
+"""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Final, TypeVar
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import (
+    ClusterMismatchError,
+    CodecError,
+    OptionError,
+    PDRefusedError,
+    PDUnavailableError,
+)
+from pyspark_theflash.base.tls import TlsFiles
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster import wire
+from pyspark_theflash.net.channel import describe, grpc, is_transient, open_channel
+
+R = TypeVar("R")
+
+TIMEOUT_MS: Final = 10_000
+_ASK_MS: Final = 3000
+_BACKOFF_MS: Final = 100
+_MESSAGE_BYTES: Final = 4 << 20
+
+
+class PDClient:
+    """A cluster's PD. Safe to use from many threads; one call is made at a time.
+
+    Every method raises `PDUnavailableError` after its deadline, `PDRefusedError` where PD answers
+    with an error, and `ClusterMismatchError` where the members are another cluster's by now.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        tls: TlsFiles | None = None,
+        *,
+        clock: Clock,
+        timeout_ms: int = TIMEOUT_MS,
+    ) -> None:
+        """`addresses`: members' client urls, HOST:PORT with or without a scheme; one is enough.
+
+        Connects with the first call. Raises `OptionError` for addresses that cannot be used.
+        """
+        if not addresses:
+            raise OptionError("pd", "names no address")
+        self._addresses = tuple(_address(url, tls) for url in addresses)
+        self._tls, self._clock, self._timeout_ms = tls, clock, timeout_ms
+        self._mutex = threading.Lock()
+        self._channels: dict[str, grpc.Channel] = {}
+        self._leader: str | None = None
+        self._cluster_id: int | None = None
+
+    def __enter__(self) -> "PDClient":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give up the connections."""
+        with self._mutex:
+            while self._channels:
+                self._channels.popitem()[1].close()
+
+    def cluster_id(self) -> int:
+        """The cluster's id, which every TiDB of it gives with its binlogs."""
+        return self._on_leader(lambda _channel, cluster_id, _timeout_s: cluster_id)
+
+    def tso(self, timeout_ms: int | None = None) -> TimeStamp:
+        """A timestamp above every one handed out before this call."""
+
+        def ask(channel: grpc.Channel, cluster_id: int, timeout_s: float) -> bytes:
+            requests = iter([wire.encode_tso_request(cluster_id)])
+            call = channel.stream_stream(wire.TSO)(requests, timeout=timeout_s)
+            try:
+                return bytes(next(call))
+            except StopIteration:
+                raise CodecError("PD's timestamp", "the stream ended without one") from None
+            finally:
+                call.cancel()
+
+        return self._decoded(wire.decode_tso, self._on_leader(ask, timeout_ms))
+
+    def gc_safe_point(self) -> TimeStamp:
+        """Up to where TiKV may have dropped old versions."""
+        method = wire.GET_GC_SAFE_POINT
+        return self.call(method, wire.encode_safe_point_request, wire.decode_safe_point)
+
+    def call(
+        self,
+        method: str,
+        encode: Callable[[int], bytes],
+        decode: Callable[[bytes], R],
+        timeout_ms: int | None = None,
+    ) -> R:
+        """Any other unary call: `encode` makes the request for a cluster's id.
+
+        `decode` raises `CodecError` for an answer that is an error.
+        """
+        answer = self._on_leader(
+            lambda channel, cluster_id, timeout_s: _unary(
+                channel, method, encode(cluster_id), timeout_s
+            ),
+            timeout_ms,
+        )
+        return self._decoded(decode, answer)
+
+    def put_key(self, key: str, value: bytes) -> None:
+        """Set a key of etcd."""
+        request = wire.encode_put(key, value)
+        self._on_leader(
+            lambda channel, _, timeout_s: _unary(channel, wire.ETCD_PUT, request, timeout_s)
+        )
+
+    def list_keys(self, prefix: str, limit: int) -> dict[str, bytes]:
+        """Keys of etcd that begin with `prefix`, at most `limit`, and their values."""
+        request = wire.encode_range(prefix, limit)
+        answer = self._on_leader(
+            lambda channel, _, timeout_s: _unary(channel, wire.ETCD_RANGE, request, timeout_s)
+        )
+        return self._decoded(wire.decode_range, answer)
+
+    def _decoded(self, decode: Callable[[bytes], R], data: bytes) -> R:
+        try:
+            return decode(data)
+        except CodecError as error:
+            raise PDRefusedError(self._name, str(error)) from error
+
+    @property
+    def _name(self) -> str:
+        return f"PD at {self._leader or ', '.join(self._addresses)}"
+
+    def _on_leader(
+        self, ask: Callable[[grpc.Channel, int, float], R], timeout_ms: int | None = None
+    ) -> R:
+        """What the leader answers; `ask` gets its channel, the cluster's id and its seconds."""
+        timeout_ms = self._timeout_ms if timeout_ms is None else min(timeout_ms, self._timeout_ms)
+        deadline_ms = self._clock.boottime_ms() + timeout_ms
+        if not self._mutex.acquire(timeout=timeout_ms / 1000):
+            raise PDUnavailableError(self._name, "other calls were not done in time")
+        try:
+            while True:
+                try:
+                    leader, cluster_id = self._find_leader(deadline_ms)
+                    left_s = max(1, deadline_ms - self._clock.boottime_ms()) / 1000
+                    return ask(self._channel(leader), cluster_id, left_s)
+                except grpc.RpcError as error:
+                    # PD says UNKNOWN where it means that it does not lead, or not yet.
+                    if not is_transient(error) and error.code() is not grpc.StatusCode.UNKNOWN:
+                        raise PDRefusedError(self._name, describe(error)) from error
+                    reason = describe(error)
+                    self._forget_leader()
+                except PDUnavailableError as error:
+                    reason = error.reason
+                if self._clock.boottime_ms() + _BACKOFF_MS >= deadline_ms:
+                    raise PDUnavailableError(self._name, reason)
+                self._clock.sleep_ms(_BACKOFF_MS)
+        finally:
+            self._mutex.release()
+
+    def _find_leader(self, deadline_ms: int) -> tuple[str, int]:
+        """The leader's address and the cluster's id. Raises `PDUnavailableError`."""
+        if self._leader is not None and self._cluster_id is not None:
+            return self._leader, self._cluster_id
+        reasons = []
+        for address in self._addresses:
+            left_ms = max(1, min(_ASK_MS, deadline_ms - self._clock.boottime_ms()))
+            try:
+                members = self._members(address, left_ms / 1000)
+            except grpc.RpcError as error:
+                self._drop_channel(address)
+                reasons.append(f"{address}: {describe(error)}")
+                continue
+            if self._cluster_id not in (None, members.cluster_id):
+                raise ClusterMismatchError(f"PD at {address}", members.cluster_id, self._cluster_id)
+            if members.leader_urls:
+                self._cluster_id = members.cluster_id
+                self._leader = _address(members.leader_urls[0], self._tls)
+                return self._leader, self._cluster_id
+            reasons.append(f"{address}: no leader")
+        raise PDUnavailableError(self._name, "; ".join(reasons))
+
+    def _members(self, address: str, timeout_s: float) -> wire.Members:
+        request = wire.encode_members_request()
+        answer = _unary(self._channel(address), wire.GET_MEMBERS, request, timeout_s)
+        return self._decoded(wire.decode_members, answer)
+
+    def _channel(self, address: str) -> grpc.Channel:
+        if address not in self._channels:
+            channel = open_channel(address, self._tls, max_message_bytes=_MESSAGE_BYTES)
+            self._channels[address] = channel
+        return self._channels[address]
+
+    def _forget_leader(self) -> None:
+        if self._leader is not None:
+            self._drop_channel(self._leader)
+            self._leader = None
+
+    def _drop_channel(self, address: str) -> None:
+        if (channel := self._channels.pop(address, None)) is not None:
+            channel.close()
+
+
+def _unary(channel: grpc.Channel, method: str, request: bytes, timeout_s: float) -> bytes:
+    return bytes(channel.unary_unary(method)(request, timeout=timeout_s))
+
+
+def _address(url: str, tls: TlsFiles | None) -> str:
+    """HOST:PORT of a client url."""
+    scheme, found, rest = url.strip().rpartition("://")
+    if found and scheme not in ("http", "https"):
+        raise OptionError("pd", f"{url!r} is not of the form HOST:PORT")
+    if scheme == "https" and tls is None:
+        raise OptionError("pd", f"{url} needs certificates")
+    return rest.rstrip("/")

@@ -1,0 +1,33 @@
+"""The cluster's side of a learner read (`tikv/learner_read.py`), asked over the network."""
+
+from collections.abc import Sequence
+
+from pyspark_theflash.base.clock import Deadline
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.located import KeyRange, LocatedRegion
+from pyspark_theflash.cluster.lock import Lock
+from pyspark_theflash.cluster.tikv.client import TiKVClient
+
+
+class TiKVLeaders:
+    """A `Leaders`. Methods raise what `TiKVClient` does."""
+
+    def __init__(self, client: TiKVClient) -> None:
+        self._client = client
+
+    def cover(
+        self, ranges: Sequence[KeyRange], deadline: Deadline
+    ) -> Sequence[tuple[LocatedRegion, Sequence[KeyRange]]]:
+        return self._client.regions.cover(ranges, deadline)
+
+    def read_index(
+        self,
+        region: LocatedRegion,
+        ranges: Sequence[KeyRange],
+        snapshot_ts: TimeStamp,
+        deadline: Deadline,
+    ) -> int | Lock | None:
+        found = self._client.read_index(region, ranges, snapshot_ts, deadline).value
+        if found is None:
+            return None
+        return found.index if found.locked is None else found.locked

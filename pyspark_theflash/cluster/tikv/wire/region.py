@@ -1,0 +1,260 @@
+"""PD's messages about regions, stores and who still reads old versions."""
+
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from pyspark_theflash.base.errors import CodecError
+from pyspark_theflash.base.types import RegionEpoch, RegionID, TimeStamp
+from pyspark_theflash.cluster.located import KeyRange, LocatedRegion, Peer
+from pyspark_theflash.tidb.codec.bytes import decode_bytes, encode_bytes
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.protocol._generated.kvproto import metapb_pb2
+from pyspark_theflash.tidb.protocol._generated.pd import pdpb_pb2
+
+M = TypeVar("M", bound=Message)
+
+GET_REGION: Final = "/pdpb.PD/GetRegion"
+GET_PREV_REGION: Final = "/pdpb.PD/GetPrevRegion"
+GET_REGION_BY_ID: Final = "/pdpb.PD/GetRegionByID"
+SCAN_REGIONS: Final = "/pdpb.PD/ScanRegions"
+GET_STORE: Final = "/pdpb.PD/GetStore"
+GET_ALL_STORES: Final = "/pdpb.PD/GetAllStores"
+ALLOC_ID: Final = "/pdpb.PD/AllocID"
+PUT_STORE: Final = "/pdpb.PD/PutStore"
+STORE_HEARTBEAT: Final = "/pdpb.PD/StoreHeartbeat"
+UPDATE_SERVICE_SAFE_POINT: Final = "/pdpb.PD/UpdateServiceGCSafePoint"
+
+_NONE, _NOT_BOOTSTRAPPED = 0, 2
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """A store of the cluster. `is_up`: it takes part; one that leaves still serves."""
+
+    id: int
+    address: str
+    is_up: bool = True
+    is_tombstone: bool = False
+    labels: tuple[tuple[str, str], ...] = ()
+    version: str = ""
+    peer_address: str = ""
+    start_s: int = 0
+    """When it was started, in seconds since 1970."""
+
+    @property
+    def is_tiflash(self) -> bool:
+        """It holds columns, and answers no requests for keys."""
+        return ("engine", "tiflash") in self.labels
+
+
+@dataclass(frozen=True, slots=True)
+class StoreStats:
+    """What a store's heartbeat says."""
+
+    store_id: int
+    capacity_bytes: int
+    available_bytes: int
+    used_bytes: int
+    region_count: int
+    start_s: int
+
+
+def encode_region_request(cluster_id: int, key: RawKey) -> bytes:
+    """Asks for the region that a key is in, or for the one before that."""
+    request = pdpb_pb2.GetRegionRequest(header=_header(cluster_id), region_key=_encode(key))
+    return request.SerializeToString()
+
+
+def encode_region_by_id_request(cluster_id: int, region_id: RegionID) -> bytes:
+    """Asks for a region."""
+    header = _header(cluster_id)
+    return pdpb_pb2.GetRegionByIDRequest(header=header, region_id=region_id).SerializeToString()
+
+
+def decode_region(data: bytes) -> LocatedRegion | None:
+    """None where PD knows no such region. Raises `CodecError`, also for an error of PD."""
+    message = _parse(pdpb_pb2.GetRegionResponse, data)
+    return region_from(message.region, message.leader) if message.region.id else None
+
+
+def encode_scan_request(cluster_id: int, keys: KeyRange, limit: int) -> bytes:
+    """Asks for the regions of a range, from its start."""
+    request = pdpb_pb2.ScanRegionsRequest(
+        header=_header(cluster_id),
+        start_key=_encode(keys.start),
+        end_key=_encode(keys.end),
+        limit=limit,
+    )
+    return request.SerializeToString()
+
+
+def decode_regions(data: bytes) -> list[LocatedRegion]:
+    """Raises `CodecError`, also for an error of PD."""
+    message = _parse(pdpb_pb2.ScanRegionsResponse, data)
+    return [region_from(each.region, each.leader) for each in message.regions]
+
+
+def encode_store_request(cluster_id: int, store_id: int) -> bytes:
+    """Asks for a store."""
+    header = _header(cluster_id)
+    return pdpb_pb2.GetStoreRequest(header=header, store_id=store_id).SerializeToString()
+
+
+def decode_store(data: bytes) -> Store:
+    """Raises `CodecError`, also for an error of PD: there is no such store."""
+    message = _parse(pdpb_pb2.GetStoreResponse, data)
+    if not message.store.id:
+        raise CodecError("pdpb.GetStoreResponse", "no store")
+    return _store_from(message.store)
+
+
+def encode_stores_request(cluster_id: int) -> bytes:
+    """Asks for all stores but those that have left for good."""
+    header = _header(cluster_id)
+    request = pdpb_pb2.GetAllStoresRequest(header=header, exclude_tombstone_stores=True)
+    return request.SerializeToString()
+
+
+def decode_stores(data: bytes) -> list[Store]:
+    """Raises `CodecError`, also for an error of PD."""
+    message = _parse(pdpb_pb2.GetAllStoresResponse, data)
+    return [_store_from(each) for each in message.stores]
+
+
+def encode_alloc_id(cluster_id: int) -> bytes:
+    """Asks for a number that nothing in the cluster has."""
+    return pdpb_pb2.AllocIDRequest(header=_header(cluster_id)).SerializeToString()
+
+
+def decode_alloc_id(data: bytes) -> int:
+    """Raises `CodecError`, also for an error of PD."""
+    message = _parse(pdpb_pb2.AllocIDResponse, data)
+    if not message.id:
+        raise CodecError("pdpb.AllocIDResponse", "no id")
+    return message.id
+
+
+def encode_put_store(cluster_id: int, store: Store) -> bytes:
+    """Registers a store, or says what has changed about it."""
+    message = metapb_pb2.Store(
+        id=store.id,
+        address=store.address,
+        peer_address=store.peer_address,
+        labels=[metapb_pb2.StoreLabel(key=k, value=v) for k, v in store.labels],
+        version=store.version,
+        start_timestamp=store.start_s,
+    )
+    request = pdpb_pb2.PutStoreRequest(header=_header(cluster_id), store=message)
+    return request.SerializeToString()
+
+
+def decode_put_store(data: bytes) -> None:
+    """Raises `CodecError`, also for an error of PD."""
+    _parse(pdpb_pb2.PutStoreResponse, data)
+
+
+def encode_heartbeat(cluster_id: int, stats: StoreStats) -> bytes:
+    """Says that a store is there."""
+    message = pdpb_pb2.StoreStats(
+        store_id=stats.store_id,
+        capacity=stats.capacity_bytes,
+        available=stats.available_bytes,
+        used_size=stats.used_bytes,
+        region_count=stats.region_count,
+        start_time=stats.start_s,
+    )
+    request = pdpb_pb2.StoreHeartbeatRequest(header=_header(cluster_id), stats=message)
+    return request.SerializeToString()
+
+
+def decode_heartbeat(data: bytes) -> str:
+    """The cluster's version. Raises `CodecError`, also for an error of PD."""
+    message = _parse(pdpb_pb2.StoreHeartbeatResponse, data)
+    return message.cluster_version
+
+
+def encode_service_safe_point(
+    cluster_id: int, service: str, safe_point: TimeStamp, ttl_s: int
+) -> bytes:
+    """Holds garbage collection below a timestamp for a while; `ttl_s` 0 lets go."""
+    request = pdpb_pb2.UpdateServiceGCSafePointRequest(
+        header=_header(cluster_id), service_id=service.encode(), TTL=ttl_s, safe_point=safe_point
+    )
+    return request.SerializeToString()
+
+
+def decode_service_safe_point(data: bytes) -> TimeStamp:
+    """The lowest that any service holds. Raises `CodecError`, also for an error of PD."""
+    message = _parse(pdpb_pb2.UpdateServiceGCSafePointResponse, data)
+    return TimeStamp(message.min_safe_point)
+
+
+def region_from(region: metapb_pb2.Region, leader: metapb_pb2.Peer | None) -> LocatedRegion:
+    """Raises `CodecError` for bounds that are no keys."""
+    return LocatedRegion(
+        RegionID(region.id),
+        KeyRange(_decode(region.start_key), _decode(region.end_key)),
+        RegionEpoch(region.region_epoch.conf_ver, region.region_epoch.version),
+        tuple(map(peer_from, region.peers)),
+        peer_from(leader) if leader is not None and leader.id else None,
+    )
+
+
+def peer_from(peer: metapb_pb2.Peer) -> Peer:
+    """One copy of a region."""
+    is_learner = peer.role == metapb_pb2.PeerRole.Learner
+    return Peer(peer.id, peer.store_id, is_learner, peer.is_witness)
+
+
+def peer_to(peer: Peer) -> metapb_pb2.Peer:
+    """The inverse of `peer_from`; a voter's role is the one it has most of the time."""
+    role = metapb_pb2.PeerRole.Learner if peer.is_learner else metapb_pb2.PeerRole.Voter
+    return metapb_pb2.Peer(
+        id=peer.id, store_id=peer.store_id, role=role, is_witness=peer.is_witness
+    )
+
+
+def _store_from(store: metapb_pb2.Store) -> Store:
+    return Store(
+        store.id,
+        store.address,
+        store.state == metapb_pb2.StoreState.Up,
+        store.state == metapb_pb2.StoreState.Tombstone,
+        tuple((label.key, label.value) for label in store.labels),
+        store.version,
+        store.peer_address,
+        store.start_timestamp,
+    )
+
+
+def _header(cluster_id: int) -> pdpb_pb2.RequestHeader:
+    return pdpb_pb2.RequestHeader(cluster_id=cluster_id)
+
+
+def _encode(key: RawKey) -> bytes:
+    return encode_bytes(key) if key else b""
+
+
+def _decode(key: bytes) -> RawKey:
+    if not key:
+        return RawKey(b"")
+    raw, end = decode_bytes(key)
+    if end != len(key):
+        raise CodecError("a region's bound", "more than one key", end)
+    return RawKey(raw)
+
+
+def _parse(kind: type[M], data: bytes) -> M:
+    """Raises `CodecError`, also for an answer that is an error."""
+    name = kind.DESCRIPTOR.full_name
+    try:
+        message = kind.FromString(data)
+    except DecodeError as error:
+        raise CodecError(name, f"not a message: {error}") from error
+    failure = message.header.error  # type: ignore[attr-defined]
+    # Before the first store is there, PD knows of nothing.
+    if failure.type not in (_NONE, _NOT_BOOTSTRAPPED):
+        raise CodecError(name, f"error {failure.type}: {failure.message}")
+    return message

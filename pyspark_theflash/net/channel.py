@@ -1,0 +1,82 @@
+"""Connections to gRPC servers, and what their failures mean.
+
+Everything that needs `grpcio` gets it from here, so that its absence is one error.
+"""
+
+from typing import Final
+
+from pyspark_theflash.base.errors import MissingExtraError, OptionError
+from pyspark_theflash.base.tls import TlsFiles
+from pyspark_theflash.net.address import UNIX, is_host_port
+
+try:
+    import grpc
+except ImportError as error:
+    raise MissingExtraError("grpcio", "server") from error
+
+__all__ = ["connects", "describe", "grpc", "is_transient", "open_channel"]
+
+_REASON_CHARS: Final = 500
+_RECONNECT_MS_MAX: Final = 2000
+_CONNECT_MS: Final = 5000
+_NO_METHOD: Final = "/theflash.Nobody/HasThis"
+_TRANSIENT: Final = frozenset(
+    {
+        grpc.StatusCode.ABORTED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNAVAILABLE,
+    }
+)
+
+
+def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) -> grpc.Channel:
+    """A channel to `unix:PATH` or `HOST:PORT`, which connects when it is first used.
+
+    Raises:
+        OptionError: the address or the certificates cannot be used.
+    """
+    is_socket = address.startswith(UNIX)
+    if not (address.isprintable() and tls is None if is_socket else is_host_port(address)):
+        form = "HOST:PORT" if tls is not None else "HOST:PORT or unix:PATH"
+        raise OptionError("address", f"{address!r} is not of the form {form}")
+    options = [
+        ("grpc.max_receive_message_length", max_message_bytes),
+        ("grpc.max_send_message_length", max_message_bytes),
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        # The least time that connecting may take, in spite of its name.
+        ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
+        ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS_MAX),
+        # Channels to one server would share a connection, and a dead one with it.
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.enable_http_proxy", 0),
+    ]
+    if tls is None:
+        return grpc.insecure_channel(address, options)
+    material = tls.read()
+    credentials = grpc.ssl_channel_credentials(material.ca, material.key, material.cert)
+    return grpc.secure_channel(address, credentials, options)
+
+
+def connects(channel: grpc.Channel, timeout_ms: int) -> bool:
+    """Whether a server answers within a time.
+
+    It is asked for something that it does not have, and that it says so is the answer. (A channel
+    tells its state only through a thread of its own, which outlives the channel and complains.)
+    """
+    try:
+        channel.unary_unary(_NO_METHOD)(b"", timeout=timeout_ms / 1000, wait_for_ready=True)
+    except grpc.RpcError as error:
+        return error.code() not in _TRANSIENT
+    return True
+
+
+def is_transient(error: grpc.RpcError) -> bool:
+    """Whether the same call may succeed later, or on another connection."""
+    return error.code() in _TRANSIENT
+
+
+def describe(error: grpc.RpcError) -> str:
+    """What a failed call says, cut to a length fit for an error."""
+    return f"{error.code().name}: {error.details()}"[:_REASON_CHARS]

@@ -1,0 +1,1 @@
+"""Reads of a store: plans, work pushed down to the data, and SQL."""

@@ -1,0 +1,125 @@
+"""Which handles a condition can hold for, so that regions of other handles are not even planned.
+
+Only what the condition says of an integer primary key that is the handle counts, and every doubt
+keeps a handle in. An unsigned key is stored by its bits: its upper half comes before its lower.
+"""
+
+from collections.abc import Iterable, Sequence
+from functools import reduce
+from typing import Final, TypeAlias
+
+from pyspark_theflash.read.pushdown import term as term_module
+from pyspark_theflash.read.pushdown.term import Term
+from pyspark_theflash.storage.engine.api import Handle
+from pyspark_theflash.tidb.expression.syntax import Call, Column, Literal, Node
+from pyspark_theflash.tidb.schema.model import TableInfo
+
+Range: TypeAlias = tuple[int, int]
+"""From the first to before the second."""
+
+_HALF: Final = 1 << 63
+_ALL: Final[Range] = (-_HALF, _HALF)
+_ALL_UNSIGNED: Final[Range] = (0, 2 * _HALF)
+_MIRRORED: Final = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+
+
+class HandleRanges:
+    """Ranges of handles outside of which no row can satisfy all of some conditions."""
+
+    def __init__(self, conditions: Sequence[Node], table: TableInfo) -> None:
+        """Without any, and where they say nothing of the handle: all handles."""
+        self._ranges: Sequence[Range] | None = None
+        if not conditions or not table.pk_is_handle:
+            return
+        (key,) = table.handle_columns
+        whole = _ALL_UNSIGNED if key.type.is_unsigned else _ALL
+        found: Sequence[Range] = [whole]
+        for condition in conditions:
+            found = _both(found, _ranges(condition, key.name.lower(), whole))
+        self._ranges = _as_stored(found) if key.type.is_unsigned else found
+
+    def reach(self, start: Handle | None, end: Handle | None) -> bool:
+        """Whether any may lie from `start` to before `end`; None is no bound."""
+        if self._ranges is None or isinstance(start, bytes) or isinstance(end, bytes):
+            return True
+        low = -_HALF if start is None else start
+        high = _HALF if end is None else end
+        return any(max(low, first) < min(high, last) for first, last in self._ranges)
+
+
+def node_of(term: Term) -> Node:
+    """What a filter says of integers, as a condition has it; anything else as something unknown."""
+    if isinstance(term, term_module.Column):
+        return Column(term.name.lower())
+    if isinstance(term, term_module.Literal):
+        is_integer = term.kind is term_module.Kind.INT and isinstance(term.value, int)
+        return Literal(term.value if is_integer else None)
+    # A key is never NULL, so both kinds of equality are one.
+    name = "=" if term.name == "<=>" else term.name
+    return Call(name, tuple(map(node_of, term.arguments)))
+
+
+def _as_stored(ranges: Iterable[Range]) -> Sequence[Range]:
+    """Ranges of unsigned values as ranges of signed ones with the same bits."""
+    lower = [(first, min(last, _HALF)) for first, last in ranges if first < _HALF]
+    upper = [(max(first, _HALF), last) for first, last in ranges if last > _HALF]
+    return [*lower, *((first - 2 * _HALF, last - 2 * _HALF) for first, last in upper)]
+
+
+def _ranges(node: Node, key: str, whole: Range) -> Sequence[Range]:
+    """Where `node` can be true, within `whole`."""
+    if not isinstance(node, Call):
+        return [whole]
+    if node.name in ("and", "or"):
+        found = [_ranges(argument, key, whole) for argument in node.arguments]
+        if node.name == "or":
+            return _merged(each for ranges in found for each in ranges)
+        return reduce(_both, found)
+    return _both([whole], _compared(node, key, whole))
+
+
+def _both(left: Iterable[Range], right: Sequence[Range]) -> Sequence[Range]:
+    return _merged((max(a, c), min(b, d)) for a, b in left for c, d in right)
+
+
+def _merged(ranges: Iterable[Range]) -> Sequence[Range]:
+    """The same without overlaps, so that their number stays that of the literals at most."""
+    result: list[Range] = []
+    for first, last in sorted(r for r in ranges if r[0] < r[1]):
+        if result and first <= result[-1][1]:
+            result[-1] = (result[-1][0], max(result[-1][1], last))
+        else:
+            result.append((first, last))
+    return result
+
+
+def _compared(call: Call, key: str, whole: Range) -> Sequence[Range]:
+    """Of a comparison of the key with integers; of anything else, `whole`."""
+    name, arguments = call.name, call.arguments
+    if name in _MIRRORED and arguments[1] == Column(key):
+        name, arguments = _MIRRORED[name], arguments[::-1]
+    integers = [_integer(argument) for argument in arguments[1:]]
+    values = [value for value in integers if value is not None]
+    if arguments[0] != Column(key) or not values or len(values) < len(integers):
+        return [whole]
+    (low, high), value = whole, values[0]
+    if name in ("=", "in"):
+        return [(each, each + 1) for each in values]
+    if name == "between":
+        return [(value, values[1] + 1)]
+    bounds = {
+        "<": (low, value),
+        "<=": (low, value + 1),
+        ">": (value + 1, high),
+        ">=": (value, high),
+    }
+    return [bounds.get(name, whole)]
+
+
+def _integer(node: Node) -> int | None:
+    """A literal integer's value."""
+    if isinstance(node, Call) and node.name == "negate":
+        value = _integer(node.arguments[0])
+        return None if value is None else -value
+    is_integer = isinstance(node, Literal) and isinstance(node.value, int)
+    return node.value if is_integer else None  # type: ignore[union-attr,return-value]

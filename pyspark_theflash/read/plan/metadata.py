@@ -1,0 +1,279 @@
+"""Tables about tables: `db.table$files` is read like any other table.
+
+    db.table$regions     how the table is divided, in handle order
+    db.table$partitions  its TiDB partitions; one row for a table that has none
+    db.table$files       the files that a scan at the timestamp may read
+    db.table$schemas     what the table has been, and from when on
+    db.table$progress    how far the feed of the table is
+    db.table$latches     active latches on the store and their holders
+    db.table$raft        the regions of TiKV that have some of the table, and how far they are
+    db.table$locks       what transactions that have not ended have locked of its rows
+
+Regions, partitions and files are those of the plan, so that they say what a scan planned in the
+same snapshot reads. The last two are of the present, and empty where no TiKV feeds the store. A
+real table of such a name goes first.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import zip_longest
+from typing import Any, Final
+
+import pyarrow as pa
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.types import (
+    ColumnID,
+    PhysicalTableID,
+    RegionID,
+    TableID,
+    TimeStamp,
+    physical_ms,
+)
+from pyspark_theflash.read.plan.origin import Origin
+from pyspark_theflash.storage.engine.api import EngineReader, Handle, RegionScan, RegionStats
+from pyspark_theflash.storage.mvcc.version import column_name
+from pyspark_theflash.storage.store.feed import records_of
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.storage.store.manifest import View
+from pyspark_theflash.storage.store.progress import Progress
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.model import ColumnInfo, PartitionInfo, PartitionType, TableInfo
+
+SEPARATOR: Final = "$"
+METADATA_ID: Final = TableID(0)
+"""No table of TiDB has it."""
+METADATA_REGION: Final = RegionScan(PhysicalTableID(METADATA_ID), RegionID(0), ())
+METADATA_STATS: Final = RegionStats(RegionID(0), None, None, 0, 0, 0, 0)
+_NUMBER: Final = FieldType(MySQLType.LONGLONG, Flag(0), 20, 0, "binary", "binary")
+_TEXT: Final = FieldType(MySQLType.VARCHAR, Flag(0), 65_535, -1, "utf8mb4", "utf8mb4_bin")
+_TIME: Final = FieldType(MySQLType.TIMESTAMP, Flag(0), 23, 3, "binary", "binary")
+_PARTITION: Final = {"partition": _TEXT, "physical_id": _NUMBER}
+_SIZES: Final = {"files": _NUMBER, "versions": _NUMBER, "bytes": _NUMBER}
+_HOLDER: Final = {"pid": _NUMBER, "host": _TEXT, "program": _TEXT}
+_Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataSource:
+    """What a snapshot knows, of which metadata is made."""
+
+    engine: EngineReader
+    view: View
+    history: SchemaHistory
+    leases: LeaseTable
+    clock: Clock
+    origin: Origin
+
+    def progress_of(self, table: TableInfo) -> Progress | None:
+        """How far the table's feed is."""
+        return Progress.of(self.view, records_of(self.view, table.id))
+
+
+def split_name(name: str) -> tuple[str, str] | None:
+    """`db.table$files` -> `db.table`, `files`; None where the name is none of metadata."""
+    table, separator, kind = name.rpartition(SEPARATOR)
+    return (table, kind.lower()) if separator and kind.lower() in _KINDS else None
+
+
+@cache
+def metadata_table(db: str, name: str, kind: str) -> TableInfo:
+    """The columns of the `kind` of a table."""
+    columns = tuple(
+        ColumnInfo(ColumnID(n + 1), name, n, tp)
+        for n, (name, tp) in enumerate(_KINDS[kind].columns.items())
+    )
+    full = f"{name}{SEPARATOR}{kind}"
+    return TableInfo(METADATA_ID, db, full, columns, True, False, None, None, "")
+
+
+def metadata_rows(source: MetadataSource, table: TableInfo, kind: str) -> bytes:
+    """The rows, with stored columns' names and types, as an Arrow IPC stream."""
+    rows = _KINDS[kind].rows(source, table)
+    batch = rows if isinstance(rows, pa.RecordBatch) else batch_of(rows, _schema(kind))
+    batch = batch.rename_columns([column_name(ColumnID(n + 1)) for n in range(batch.num_columns)])
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return bytes(sink.getvalue())
+
+
+def batch_of(rows: Iterable[_Row], schema: pa.Schema) -> pa.RecordBatch:
+    """Return rows of Python values as a batch of a schema."""
+    taken = list(rows)
+    columns = zip(*taken, strict=True) if taken else [()] * len(schema)
+    arrays = [pa.array(values, tp) for values, tp in zip(columns, schema.types, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _schema(kind: str) -> pa.Schema:
+    return pa.schema([(name, arrow_type(tp)) for name, tp in _KINDS[kind].columns.items()])
+
+
+def stated_rows(rows: bytes) -> Iterator[pa.RecordBatch]:
+    """The batches of `metadata_rows`."""
+    with pa.ipc.open_stream(rows) as reader:
+        yield from reader
+
+
+def partitions_of(table: TableInfo) -> Iterator[tuple[str | None, PhysicalTableID]]:
+    """Yield the name and id of each TiDB partition; the name is None where there is one table."""
+    if table.partition is None:
+        yield None, PhysicalTableID(table.id)
+        return
+    for definition in table.partition.definitions:
+        yield definition.name, definition.id
+
+
+def _regions(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
+    for name, physical_id in partitions_of(table):
+        for r in source.engine.regions(source.view, physical_id):
+            bounds = (handle_text(r.start), handle_text(r.end))
+            yield (name, physical_id, r.region_id, *bounds, r.files, r.rows, r.bytes, r.deltas)
+
+
+def _files(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
+    for name, physical_id in partitions_of(table):
+        for f in source.engine.files(source.view, physical_id):
+            sizes = (f.rows, f.bytes, f.min_commit_ts, f.max_commit_ts)
+            yield (name, physical_id, f.region_id, f.path, f.kind, *sizes)
+
+
+def _partitions(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
+    partition = table.partition
+    how = None if partition is None else PartitionType(partition.type).name
+    by = None if partition is None else partition.expr or ",".join(partition.columns)
+    bounds = () if partition is None else _bounds(partition)
+    for (name, physical_id), bound in zip_longest(partitions_of(table), bounds):
+        stats = source.engine.stats(source.view, physical_id)
+        yield (name, physical_id, how, by, bound, stats.files, stats.rows, stats.bytes)
+
+
+def _bounds(partition: PartitionInfo) -> Iterator[str | None]:
+    for d in partition.definitions:
+        if d.less_than:
+            yield f"LESS THAN ({', '.join(d.less_than)})"
+        elif d.in_values:
+            yield f"IN ({', '.join(map(_value, d.in_values))})"
+        else:
+            yield None
+
+
+def _value(texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
+
+
+def _schemas(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
+    for event in source.history.events:
+        if event.table_id != table.id:
+            continue
+        was = event.table
+        if was is None:
+            yield (event.ts, time_value(event.ts), event.db, None, None, None)
+        else:
+            names = ", ".join(c.name for c in was.public_columns)
+            yield (event.ts, time_value(event.ts), event.db, was.name, names, was.json_text)
+
+
+def _progress(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
+    found = source.progress_of(table)
+    if found is not None:
+        oldest, resolved = found.oldest_ts, found.resolved_ts
+        times = (oldest, time_value(oldest), resolved, time_value(resolved))
+        yield (source.view.generation, *times, found.position)
+
+
+def _latches(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
+    for latch in source.leases.living():
+        holder = latch.holder
+        yield (
+            latch.id,
+            latch.kind.value,
+            latch.snapshot_ts if latch.kind.pins_snapshot else None,
+            latch.generation if latch.kind.pins_generation else None,
+            latch.expires_ms - source.clock.boottime_ms(),
+            *((holder.pid, holder.host, holder.program) if holder else (None, None, None)),
+        )
+
+
+def _of_origin(kind: str) -> Callable[[MetadataSource, TableInfo], pa.RecordBatch]:
+    """Rows that only the origin of the snapshot knows."""
+    return lambda source, table: source.origin.metadata(kind, table, _schema(kind))
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    columns: Mapping[str, FieldType]
+    rows: Callable[[MetadataSource, TableInfo], Iterator[_Row] | pa.RecordBatch]
+
+
+_KINDS: Final[Mapping[str, _Kind]] = {
+    "regions": _Kind(
+        _PARTITION
+        | {"region_id": _NUMBER, "start": _TEXT, "end": _TEXT}
+        | _SIZES
+        | {"deltas": _NUMBER},
+        _regions,
+    ),
+    "partitions": _Kind(
+        _PARTITION | {"method": _TEXT, "expression": _TEXT, "bound": _TEXT} | _SIZES, _partitions
+    ),
+    "files": _Kind(
+        _PARTITION
+        | {"region_id": _NUMBER, "path": _TEXT, "kind": _TEXT, "versions": _NUMBER}
+        | {"bytes": _NUMBER, "min_commit_ts": _NUMBER, "max_commit_ts": _NUMBER},
+        _files,
+    ),
+    "schemas": _Kind(
+        {"since_ts": _NUMBER, "since": _TIME, "database": _TEXT, "table": _TEXT}
+        | {"columns": _TEXT, "definition": _TEXT},
+        _schemas,
+    ),
+    "progress": _Kind(
+        {"generation": _NUMBER, "oldest_ts": _NUMBER, "oldest": _TIME}
+        | {"resolved_ts": _NUMBER, "resolved": _TIME, "position": _TEXT},
+        _progress,
+    ),
+    "latches": _Kind(
+        {"id": _TEXT, "kind": _TEXT, "snapshot_ts": _NUMBER, "generation": _NUMBER}
+        | {"expires_in_ms": _NUMBER}
+        | _HOLDER,
+        _latches,
+    ),
+    "raft": _Kind(
+        _PARTITION
+        | {"region_id": _NUMBER, "start": _TEXT, "end": _TEXT}
+        | {"conf_ver": _NUMBER, "version": _NUMBER, "state": _TEXT}
+        | {"applied_index": _NUMBER, "durable_index": _NUMBER}
+        | {"peer_id": _NUMBER, "store_id": _NUMBER},
+        _of_origin("raft"),
+    ),
+    "locks": _Kind(
+        _PARTITION
+        | {"region_id": _NUMBER, "handle": _TEXT, "kind": _TEXT}
+        | {"start_ts": _NUMBER, "started": _TIME, "ttl_ms": _NUMBER}
+        | {"for_update_ts": _NUMBER, "min_commit_ts": _NUMBER}
+        | {"is_async_commit": _NUMBER, "is_primary": _NUMBER, "primary_in": _TEXT},
+        _of_origin("locks"),
+    ),
+}
+
+
+def handle_text(handle: Handle | None) -> str | None:
+    """Return a handle as metadata shows it: digits, or bytes in hexadecimal."""
+    if handle is None:
+        return None
+    return f"x'{handle.hex()}'" if isinstance(handle, bytes) else str(handle)
+
+
+def time_value(ts: TimeStamp) -> int:
+    """Return a timestamp's physical time in microseconds, as a TIMESTAMP is stored."""
+    return physical_ms(ts) * 1000
+
+
+def kinds() -> Sequence[str]:
+    """All that there are."""
+    return tuple(_KINDS)

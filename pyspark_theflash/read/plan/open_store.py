@@ -1,0 +1,153 @@
+"""A store that task after task is read from, with what need not be opened for each of them.
+
+Opening a manifest and renewing a latch on disk take longer than reading a small region does.
+"""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import (
+    CorruptionError,
+    StoreReplacedError,
+    TheFlashError,
+)
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.read.plan.read import (
+    LeaseKeeper,
+    Over,
+    as_dictionaries,
+    no_more_than_stored,
+    read_regions,
+    read_task,
+)
+from pyspark_theflash.read.plan.scan_plan import ScanTask
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import EngineReader, RegionScan
+from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
+from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
+
+if TYPE_CHECKING:
+    from pyspark_theflash.storage.store.manifest import Manifest
+
+_LEASES_MAX: Final = 4096
+
+
+class OpenStore:
+    """The store at `path`, opened when it is first read. Used by many threads."""
+
+    def __init__(
+        self, path: Path, fs: FileSystem, clock: Clock, over: Over = no_more_than_stored
+    ) -> None:
+        """`over` gives all there is, over what the files have."""
+        self._path, self._fs, self._clock, self._over = path, fs, clock, over
+        self._mutex = threading.Lock()
+        self._manifest: Manifest | None = None
+        self._engine: EngineReader | None = None
+        self._renewed_ms: dict[str, int] = {}
+
+    def read(
+        self,
+        task: ScanTask,
+        regions: Sequence[RegionScan],
+        check: Callable[[], None] | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of regions of this store in place of the task's; see `read_regions`.
+
+        Raises what `read_task` does, but looks not at whose store it is.
+        """
+        if task.lease.shared:
+            # What pins it is a lock that goes with the manifest it was renewed in.
+            for region in regions:
+                one = replace(task, region=region)
+                yield from read_task(
+                    one, fs=self._fs, clock=self._clock, check=check, over=self._over
+                )
+            return
+        self._begin(task.lease)
+        keeper = LeaseKeeper(self, task.lease, self._clock, check)
+        yield from read_regions(self._reader(), task, regions, keeper)
+
+    def with_dictionaries(self, task: ScanTask) -> ScanTask:
+        """See `as_dictionaries`. Raises `LeaseExpiredError`: the task's files may be gone."""
+        try:
+            return as_dictionaries(task, self._reader())
+        except CorruptionError:
+            # As in `read_regions`: what looks like damage may be the end of the latch.
+            with closing(open_manifest(self._path, self._fs)) as manifest:
+                LeaseTable(manifest, self._clock).renew(task.lease)
+            raise
+
+    def note(self, lease: ReadLease) -> None:
+        """A lease has just been taken or renewed elsewhere, so that it need not be here."""
+        with self._mutex:
+            self._note(lease)
+
+    def renew(self, lease: ReadLease) -> None:
+        """Start a lease's time over. Raises `LeaseExpiredError`."""
+        with self._mutex:
+            self._asked(lambda leases: leases.renew(lease))
+            self._note(lease)
+
+    def close(self) -> None:
+        """Let go of what is open. What is being read goes on."""
+        with self._mutex:
+            self._let_go()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_renewed_ms"):
+            self._let_go()
+
+    def _begin(self, lease: ReadLease) -> None:
+        """Renew a lease if it is time, else see that it is still there: renewing writes."""
+        with self._mutex:
+            renewed_ms = self._renewed_ms.get(lease.id, -lease.ttl_ms)
+            is_due = self._clock.boottime_ms() >= renewed_ms + lease.ttl_ms // 3
+            if not is_due:
+                self._asked(lambda leases: leases.check(lease))
+        if is_due:
+            self.renew(lease)
+
+    def _asked(self, ask: Callable[[LeaseTable], None]) -> None:
+        try:
+            ask(self._leases())
+        except StoreReplacedError:
+            self._let_go()
+            ask(self._leases())
+        except TheFlashError:
+            self._let_go()
+            raise
+
+    def _note(self, lease: ReadLease) -> None:
+        self._renewed_ms.pop(lease.id, None)
+        self._renewed_ms[lease.id] = self._clock.boottime_ms()
+        while len(self._renewed_ms) > _LEASES_MAX:
+            del self._renewed_ms[next(iter(self._renewed_ms))]
+
+    def _leases(self) -> LeaseTable:
+        if self._manifest is None:
+            self._manifest = open_manifest(self._path, self._fs)
+        return LeaseTable(self._manifest, self._clock)
+
+    def _reader(self) -> EngineReader:
+        """Of data files alone, so that one is for all threads."""
+        with self._mutex:
+            if self._engine is None:
+                with closing(open_manifest(self._path, self._fs)) as manifest:
+                    identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
+                engine = registry.open_reader(self._path, identity, self._fs, self._clock)
+                engine.close()
+                self._engine = self._over(engine)
+            return self._engine
+
+    def _let_go(self) -> None:
+        manifest, self._manifest = self._manifest, None
+        if manifest is not None:
+            with suppress(TheFlashError):
+                manifest.close()

@@ -1,0 +1,495 @@
+"""Reading a store as of one timestamp.
+
+A `Snapshot` is where every read begins: it fixes the timestamp, checks that the store can answer
+there, and holds the read latch that keeps the answer. All tables read through it are of the same
+moment, so joins do not tear.
+
+    with open_snapshot(Path("store"), ts) as snapshot:
+        for batch in snapshot.scan("db.table"):
+            ...
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Final
+
+import pyarrow as pa
+
+from pyspark_theflash.base.clock import Clock, SystemClock
+from pyspark_theflash.base.errors import (
+    ColumnNotFoundError,
+    FeedConflictError,
+    OptionError,
+    PurgedError,
+    PurgedRangeError,
+    TableNotFoundError,
+    TableNotLoadedError,
+    TableNotReplicatedError,
+    TableSetAsideError,
+    UnsupportedError,
+)
+from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
+from pyspark_theflash.base.options import timestamp_option
+from pyspark_theflash.base.timestamp import AnyTimestamp
+from pyspark_theflash.base.types import ColumnID, PhysicalTableID, RegionID, TableID, TimeStamp
+from pyspark_theflash.read.plan.condition import Condition
+from pyspark_theflash.read.plan.handles import HandleRanges, node_of
+from pyspark_theflash.read.plan.hold import HeldBatches, LeaseHold
+from pyspark_theflash.read.plan.metadata import (
+    METADATA_ID,
+    METADATA_REGION,
+    METADATA_STATS,
+    MetadataSource,
+    metadata_rows,
+    metadata_table,
+    split_name,
+)
+from pyspark_theflash.read.plan.origin import FILES, Origin
+from pyspark_theflash.read.plan.pasts import Pasts
+from pyspark_theflash.read.plan.read import LeaseKeeper, read_region
+from pyspark_theflash.read.plan.scan_plan import ScanPlan, ScanTask, native_strings
+from pyspark_theflash.read.present import NATIVE, TEXT, Presentation
+from pyspark_theflash.read.pushdown.pushed import NOTHING, Filter, Pushed, filter_names
+from pyspark_theflash.read.pushdown.term import Term
+from pyspark_theflash.read.sql.relation import Relation
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import RegionScan, RegionStats
+from pyspark_theflash.storage.store.catalog import feed_history
+from pyspark_theflash.storage.store.command import handle_text
+from pyspark_theflash.storage.store.coverage import COVERAGE_KINDS, Coverage
+from pyspark_theflash.storage.store.feed import FEED_KIND, SCHEMA_KINDS, SIDE, records_of
+from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
+from pyspark_theflash.storage.store.gap import GAP_KIND, gaps_of
+from pyspark_theflash.storage.store.latch.lease import LEASE_TTL_MS, LeaseTable, ReadLease
+from pyspark_theflash.storage.store.manifest import View
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress, store_progress
+from pyspark_theflash.storage.store.purged import PURGED_KIND, purged_at
+from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND
+from pyspark_theflash.storage.store.scope import SCOPE_KIND, Scope, ScopedTables
+from pyspark_theflash.tidb.codec.digest import TableDigest
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
+from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
+
+if TYPE_CHECKING:
+    from pyspark_theflash.read.sql.connection import Limits
+    from pyspark_theflash.read.sql.sql import SqlResult
+
+_KINDS: Final = (
+    *SCHEMA_KINDS,
+    *COVERAGE_KINDS,
+    FEED_KIND,
+    SCOPE_KIND,
+    PROGRESS_KIND,
+    PURGED_KIND,
+    GAP_KIND,
+)
+
+
+def open_snapshot(
+    path: Path,
+    snapshot_ts: AnyTimestamp | None = None,
+    *,
+    fs: FileSystem | None = None,
+    clock: Clock | None = None,
+) -> "Snapshot":
+    """A snapshot of the store at `path`; without a timestamp, the newest the store can answer.
+
+    Args:
+        snapshot_ts: a TSO, a time with its zone as text, or a `datetime` with a time zone.
+
+    Raises:
+        OptionError: `snapshot_ts` is no timestamp.
+        StoreNotFoundError: there is no store.
+        NotCaughtUpError: the store has not applied everything up to `snapshot_ts`.
+        SnapshotTooOldError: `snapshot_ts` lies before the store's first.
+    """
+    wanted = None if snapshot_ts is None else timestamp_option("snapshot_ts", snapshot_ts)
+    return Snapshot(path, wanted, fs or LocalFileSystem(), clock or SystemClock())
+
+
+def read_progress(path: Path, *, fs: FileSystem | None = None) -> Progress | None:
+    """How far all tables of the store are, or None before anything was applied."""
+    manifest = open_manifest(path, fs or LocalFileSystem())
+    try:
+        return store_progress(manifest.read([PROGRESS_KIND]))
+    finally:
+        manifest.close()
+
+
+class Snapshot:
+    """A store as of `snapshot_ts`. A context manager: leaving it gives the read latch back.
+
+    With `lease`, a latch on that timestamp that was taken before, it renews that one and leaves it.
+    `origin` is where its rows come from.
+    """
+
+    snapshot_ts: Final[TimeStamp]
+    lease: Final[ReadLease]
+
+    def __init__(
+        self,
+        path: Path,
+        snapshot_ts: TimeStamp | None,
+        fs: FileSystem,
+        clock: Clock,
+        *,
+        ttl_ms: int = LEASE_TTL_MS,
+        lease: ReadLease | None = None,
+        origin: Origin = FILES,
+    ) -> None:
+        self._path, self._clock, self._origin = path, clock, origin
+        is_borrowed = lease is not None
+        with ExitStack() as undo:
+            self._manifest = undo.enter_context(closing(open_manifest(path, fs)))
+            known = self._manifest.read([IDENTITY_KIND, PROGRESS_KIND, LEARNED_KIND, FEED_KIND])
+            self._identity = StoreIdentity.of(known)
+            origin.check_store(known, str(path))
+            self.snapshot_ts = origin.choose(known, snapshot_ts)
+            # The latch first, the view after it: what the view names is pinned from the start.
+            self._leases = LeaseTable(self._manifest, clock)
+            if lease is None:
+                lease = self._leases.take(self.snapshot_ts, ttl_ms)
+                undo.callback(self._leases.release, lease)
+            else:
+                self._leases.renew(lease)
+            self.lease = lease
+            self._keeper = LeaseKeeper(self._leases, lease, clock)
+            self._hold = LeaseHold(path, lease, fs, clock, is_borrowed=is_borrowed)
+            self._engine = origin.reader(registry.open_reader(path, self._identity, fs, clock))
+            undo.callback(self._engine.close)
+            self._view = self._engine.read(_KINDS)
+            # Garbage collection may have passed the timestamp just before the latch was there.
+            origin.confirm(self._view, lease)
+            history = origin.history(self._view, self.snapshot_ts)
+            # Else the latch would be in one store, and the view of another.
+            self._manifest.check_in_place()
+            undo.pop_all()
+        self._history = history or SchemaHistory(self.snapshot_ts, self.snapshot_ts, (), ())
+        self._views: dict[TableID, View] = {}
+        self._scope = ScopedTables(Scope.of(self._view) or Scope(), self._history)
+        self._coverage = Coverage(self._view, self._history)
+        self._pasts = Pasts(self._history, self._coverage, self.snapshot_ts)
+
+    def tables(self) -> Sequence[TableInfo]:
+        """The tables that exist at `snapshot_ts` and are replicated."""
+        return [event.table for event in self.listed() if event.table is not None]
+
+    def listed(self) -> Sequence[TableEvent]:
+        """The same as they are listed, without reading their definitions."""
+        found = self._history.listed_at(self.snapshot_ts)
+        return [event for event in found if self._scope.contains(event.table_id)]
+
+    def lacking(self, table: TableEvent) -> TableNotLoadedError | TableSetAsideError | None:
+        """What reading one of `listed` raises where rows of it are not here."""
+        return self._coverage.lacking(table, self.snapshot_ts)
+
+    def table(self, name: str) -> TableInfo:
+        """The table called `db.table` at `snapshot_ts`, as it was then.
+
+        Or a table about it, such as `db.table$files`: see `read.plan.metadata`.
+
+        Raises:
+            TableNotFoundError: there is none.
+            TableNotReplicatedError: there is one that the store leaves out.
+            UnsupportedError: it is a view or a sequence.
+            PurgedError: it was dropped, its rows collected as garbage, and then recovered.
+            NotCaughtUpError, SnapshotTooOldError: its feed cannot answer then; others can.
+            FeedConflictError: a stream and the API have each a table of that name.
+            TableNotLoadedError: it has rows from before the stream, and no base.
+            TableSetAsideError: what it holds then is not known.
+        """
+        try:
+            table = self._history.table_by_name(name, self.snapshot_ts)
+        except TableNotFoundError:
+            if (about := split_name(name)) is None:
+                raise
+            table = self.table(about[0])
+            return metadata_table(table.db, table.name, about[1])
+        self._check_name(table)
+        if not self._scope.contains(table.id):
+            raise TableNotReplicatedError(table.full_name)
+        if not table.holds_rows:
+            raise UnsupportedError("reading a view or a sequence", table.full_name)
+        self._origin.check_table(self._view, table, self.snapshot_ts)
+        self._coverage.check(table, self.snapshot_ts)
+        for physical_id in table.physical_ids:
+            if (safe_point := purged_at(self._view, physical_id)) is not None:
+                raise PurgedError(table.full_name, safe_point)
+        return table
+
+    def _check_name(self, table: TableInfo) -> None:
+        """Raise `FeedConflictError` where a stream has come to call a table as the API's is."""
+        side = feed_history(self._view, SIDE)
+        if side is None or records_of(self._view, table.id) is SIDE:
+            return
+        with suppress(TableNotFoundError):
+            other = side.table_by_name(table.full_name, self.snapshot_ts)
+            reason = f"is the name of two tables: {table.id} of a stream and {other.id} of the API"
+            raise FeedConflictError(table.full_name, reason)
+
+    def plan(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        presentation: Presentation = NATIVE,
+        where: str | None = None,
+        regions: Sequence[RegionScan] | None = None,
+        pushed: Pushed = NOTHING,
+    ) -> ScanPlan:
+        """Plan a scan: `columns` by name in output order, None for all that `SELECT *` shows.
+
+        `_tidb_rowid` may be named where the table has one. With `where`, an expression as TiDB
+        would evaluate it, only the rows for which it is true. `regions`: some of an earlier plan of
+        the same under the same latch, in place of all. `pushed`: what each region makes of those
+        rows; with an aggregation, `columns` is None.
+
+        Raises:
+            TableNotFoundError, ColumnNotFoundError: no such table or column at `snapshot_ts`.
+            OptionError: `where` is no expression, or one that is not evaluated here.
+            UnsupportedError: what is pushed could not be answered exactly.
+            StoreReplacedError: another store has come in the place of this one.
+            PurgedRangeError: rows that may be wanted were purged.
+        """
+        self._manifest.check_in_place()
+        table = self.table(name)
+        chosen, shown = _output(table, columns, pushed)
+        condition = None if where is None else Condition.parse(where, table)
+        filter = _bound(table, pushed.filter, presentation)
+        read = dict.fromkeys(
+            [
+                *chosen,
+                *(condition.columns if condition else ()),
+                *(filter.columns if filter else ()),
+            ]
+        )
+        usual, exchanged = self._pasts.columns(table, [c for c in read if c is not ROWID_COLUMN])
+        stated = self._stated(table) if table.id == METADATA_ID else None
+        tasks = tuple(
+            ScanTask(
+                str(self._path.absolute()),
+                self._identity.store_id,
+                self.snapshot_ts,
+                self.lease,
+                region,
+                chosen,
+                usual,
+                presentation,
+                condition,
+                filter=filter,
+                pushed=pushed,
+                shown=shown,
+                exchanged=exchanged,
+                stated=stated,
+            )
+            for region in (self._regions(table, condition, filter) if regions is None else regions)
+        )
+        plan = ScanPlan(
+            table, self.snapshot_ts, chosen, presentation, tasks, pushed=pushed, shown=shown
+        )
+        pushed.check(plan.rows_schema)
+        return plan
+
+    def scan(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        presentation: Presentation = NATIVE,
+        where: str | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        """The rows of a table, in no particular order; see `plan`.
+
+        Raises:
+            UnrepresentableValueError: a date that no calendar has, unless `presentation` says what
+                becomes of those.
+        """
+        for task in self.plan(name, columns, presentation, where).tasks:
+            yield from read_region(self._engine, task, self._keeper)
+
+    def reader(
+        self,
+        name: str,
+        columns: Sequence[str] | None = None,
+        presentation: Presentation = NATIVE,
+        where: str | None = None,
+    ) -> Relation:
+        """The same rows for DuckDB, Polars, pandas and all that reads Arrow streams; see `scan`.
+
+        Each time they are read, the read latch is held until the stream ends or is closed, even
+        if the snapshot is left before. What is begun later raises `LeaseExpiredError`.
+        """
+        plan = self.plan(name, columns, presentation, where)
+        return Relation(plan.schema, lambda: self.held(plan))
+
+    def held(self, plan: ScanPlan) -> Iterator[pa.RecordBatch]:
+        """The rows of a plan made here, in any thread and beyond the snapshot; see `reader`."""
+        return HeldBatches(self._hold, self._held(plan))
+
+    def repeating(self, plan: ScanPlan) -> Collection[ColumnID]:
+        """Columns of a plan made here that cost less as dictionaries, as most rows are stored."""
+        native = native_strings(plan.columns, plan.presentation)
+        view = self._view_of(plan.table)
+        rows = {
+            (physical_id, stats.region_id): stats.rows
+            for physical_id in plan.table.physical_ids
+            for stats in self._engine.regions(view, physical_id)
+        }
+        regions = [task.region for task in plan.tasks]
+        if not native or not regions or plan.table.id == METADATA_ID:
+            return ()
+        largest = max(regions, key=lambda r: rows[r.physical_id, r.region_id])
+        columns = [c for c in plan.tasks[0].columns if c.id in native]
+        return self._engine.repeating(largest, columns)
+
+    def sql(
+        self,
+        text: str,
+        parameters: Sequence[object] = (),
+        *,
+        presentation: Presentation = NATIVE,
+        limits: "Limits | None" = None,
+    ) -> "SqlResult":
+        """Run a query over all tables of the snapshot, called `db.table`; see `read.sql.sql`.
+
+        The SQL is DuckDB's: texts compare by their bytes, ENUM, SET and JSON are texts, BIT is
+        bytes, TIME an interval, and the average of decimals a double.
+
+        Raises:
+            MissingExtraError: DuckDB is not installed.
+            SqlError: it is no SQL, or fails.
+            UnsupportedError: it would do more than read.
+            TableNotFoundError: there is no such table at `snapshot_ts`.
+        """
+        # Brings in what takes longer to load than most commands run.
+        from pyspark_theflash.read.plan.sql_tables import SnapshotTables
+        from pyspark_theflash.read.sql.sql import run_sql
+
+        return run_sql(text, SnapshotTables(self, presentation), parameters, limits, self._clock)
+
+    def _held(self, plan: ScanPlan) -> Iterator[pa.RecordBatch]:
+        for task in plan.tasks:
+            yield from read_region(self._engine, task, self._hold)
+
+    def texts(self, plan: ScanPlan) -> Iterator[list[pa.Array]]:
+        """The rows of a plan made here, in batches of columns in TiDB's text forms."""
+        for task in plan.tasks:
+            as_text = replace(task, presentation=TEXT)
+            for batch in read_region(self._engine, as_text, self._keeper):
+                yield batch.columns
+
+    def digest(self, name: str) -> TableDigest:
+        """Row count and order-independent checksum of a table's rows, without `_tidb_rowid`."""
+        digest = TableDigest()
+        for texts in self.texts(self.plan(name)):
+            digest.update(texts)
+        return digest
+
+    def _regions(
+        self, table: TableInfo, condition: Condition | None, filter: Filter | None
+    ) -> Iterator[RegionScan]:
+        """The regions of all its partitions that may have rows which both keep."""
+        if table.id == METADATA_ID:
+            yield METADATA_REGION
+            return
+        conditions = [] if condition is None else [condition.expression.tree]
+        conditions += [] if filter is None else [node_of(filter.term)]
+        wanted, view = HandleRanges(conditions, table), self._view_of(table)
+        for physical_id in table.physical_ids:
+            self._check_no_gap(table, physical_id, wanted)
+            stats = self._engine.regions(view, physical_id)
+            reached = {r.region_id for r in stats if wanted.reach(r.start, r.end)}
+            for region in self._engine.plan(view, physical_id):
+                if region.region_id in reached:
+                    yield region
+
+    def _check_no_gap(
+        self, table: TableInfo, physical_id: PhysicalTableID, wanted: HandleRanges
+    ) -> None:
+        """Raise `PurgedRangeError` if rows that may be wanted were purged."""
+        for gap in gaps_of(self._view, physical_id):
+            if wanted.reach(gap.start, gap.end):
+                bounds = ("" if b is None else handle_text(b) for b in (gap.start, gap.end))
+                raise PurgedRangeError(table.full_name, physical_id, *bounds)
+
+    def region_stats(
+        self, table: TableInfo
+    ) -> Mapping[tuple[PhysicalTableID, RegionID], RegionStats]:
+        """How the regions of all partitions of a table are stored."""
+        if table.id == METADATA_ID:
+            return {(METADATA_REGION.physical_id, METADATA_REGION.region_id): METADATA_STATS}
+        view = self._view_of(table)
+        return {
+            (physical_id, stats.region_id): stats
+            for physical_id in table.physical_ids
+            for stats in self._engine.regions(view, physical_id)
+        }
+
+    def _view_of(self, table: TableInfo) -> View:
+        """What of the store is read of a table: the same each time."""
+        if table.id not in self._views:
+            self._views[table.id] = self._origin.view(table, self._view, self._engine, self.lease)
+        return self._views[table.id]
+
+    def _stated(self, metadata: TableInfo) -> bytes:
+        """The rows of a table about another one."""
+        source = MetadataSource(
+            self._engine, self._view, self._history, self._leases, self._clock, self._origin
+        )
+        name, kind = split_name(metadata.full_name) or ("", "")
+        return metadata_rows(source, self.table(name), kind)
+
+    def keep_lease(self) -> None:
+        """Leave the read latch, which lasts its time, to others when the snapshot is closed."""
+        self._hold.lend()
+
+    def detach(self) -> None:
+        """Close the snapshot but leave its read latch to the tasks planned here, which renew it."""
+        self._engine.close()
+        self._manifest.close()
+
+    def __enter__(self) -> "Snapshot":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._hold.release()
+        self.detach()
+
+
+def _output(
+    table: TableInfo, names: Sequence[str] | None, pushed: Pushed
+) -> tuple[tuple[ColumnInfo, ...], int | None]:
+    """The columns to read of each row, and how many of them are handed out; None: all."""
+    if pushed.aggregation is not None:
+        if names is not None:
+            raise OptionError("columns", "an aggregation says itself what it reads")
+        return _choose(table, pushed.more_columns), None
+    chosen = _choose(table, names)
+    more = [c for c in _choose(table, pushed.more_columns) if c not in chosen]
+    return (*chosen, *more), len(chosen) if more else None
+
+
+def _bound(table: TableInfo, term: Term | None, presentation: Presentation) -> Filter | None:
+    if term is None:
+        return None
+    return Filter.bound(term, _choose(table, filter_names(term)), presentation)
+
+
+def _choose(table: TableInfo, names: Sequence[str] | None) -> tuple[ColumnInfo, ...]:
+    if names is None:
+        return table.public_columns
+    known = {c.name.lower(): c for c in table.public_columns}
+    if table.has_rowid:
+        known[ROWID_NAME] = ROWID_COLUMN
+    for name in names:
+        if name.lower() not in known:
+            raise ColumnNotFoundError(
+                table.full_name, name, tuple(c.name for c in table.public_columns)
+            )
+    return tuple(known[name.lower()] for name in names)

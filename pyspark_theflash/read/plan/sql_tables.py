@@ -1,0 +1,73 @@
+"""A snapshot's tables as a query sees them.
+
+DuckDB has a type for what a reader gets of most columns (`present.py`). It knows no DECIMAL above
+38 digits: a column of more comes with 38, and a value that needs them all raises.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.base.errors import UnrepresentableValueError
+from pyspark_theflash.read.present import Presentation
+from pyspark_theflash.storage.mvcc.project import batch_of
+from pyspark_theflash.tidb.codec.arrow import DECIMAL128_DIGITS
+
+if TYPE_CHECKING:
+    from pyspark_theflash.read.plan.snapshot import Snapshot
+
+
+class SnapshotTable:
+    """One table; `read.sql.lazy.SqlTable`."""
+
+    def __init__(self, snapshot: "Snapshot", name: str, presentation: Presentation) -> None:
+        """Raises what `Snapshot.plan` does, and `UnsupportedError` for a type that is not read."""
+        self._snapshot, self._name, self._presentation = snapshot, name, presentation
+        plan = snapshot.plan(name, None, presentation)
+        self._dictionaries = snapshot.repeating(plan)
+        schema = plan.with_dictionaries(self._dictionaries).schema
+        self._schema = pa.schema([(field.name, sql_type(field.type)) for field in schema])
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._schema
+
+    def read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        types = [self._schema.field(name).type for name in columns]
+        plan = self._snapshot.plan(self._name, columns, self._presentation)
+        for batch in self._snapshot.held(plan.with_dictionaries(self._dictionaries)):
+            arrays = map(narrowed, batch.columns, types, columns)
+            yield batch_of(columns, list(arrays), batch.num_rows)
+
+
+class SnapshotTables:
+    """All tables of a snapshot; `read.sql.sql.Catalog`."""
+
+    def __init__(self, snapshot: "Snapshot", presentation: Presentation) -> None:
+        self._snapshot, self._presentation = snapshot, presentation
+
+    def names(self) -> Sequence[tuple[str, str]]:
+        return [(event.db, event.name or "") for event in self._snapshot.listed()]
+
+    def open(self, db: str, table: str) -> SnapshotTable:
+        return SnapshotTable(self._snapshot, f"{db}.{table}", self._presentation)
+
+
+def sql_type(tp: pa.DataType) -> pa.DataType:
+    """The type in which DuckDB gets a column of `tp`."""
+    return pa.decimal128(DECIMAL128_DIGITS, tp.scale) if pa.types.is_decimal256(tp) else tp
+
+
+def narrowed(values: pa.Array, tp: pa.DataType, name: str) -> pa.Array:
+    """A column in that type. Raises `UnrepresentableValueError` for a value of too many digits."""
+    if values.type == tp:
+        return values
+    try:
+        return pc.cast(values, tp)
+    except pa.ArrowInvalid:
+        # Not chained: Arrow's message shows the value.
+        raise UnrepresentableValueError(
+            name, "a value", f"a DECIMAL of {tp.precision} digits"
+        ) from None

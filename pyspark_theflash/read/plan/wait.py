@@ -1,0 +1,52 @@
+"""Waiting until a store can answer at a timestamp."""
+
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import NotCaughtUpError
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.options import Moment
+from pyspark_theflash.base.types import TimeStamp, from_physical_ms
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, every_progress
+
+LOOK_MS: Final = 50
+
+
+def wait_for(path: Path, moment: Moment, *, clock: Clock, fs: FileSystem) -> None:
+    """Return as soon as the store can answer at the moment, as it is wanted.
+
+    Raises:
+        NotCaughtUpError: it cannot in the time that may be waited.
+    """
+    wanted = moment.snapshot_ts
+    if moment.max_staleness_s is not None:
+        oldest_ms = clock.wall_ms() - int(moment.max_staleness_s * 1000)
+        wanted = from_physical_ms(max(oldest_ms, 0))
+    if wanted is not None:
+        deadline_ms = clock.boottime_ms() + int(moment.wait_s * 1000)
+        wait_until(path, wanted, deadline_ms, clock=clock, fs=fs)
+
+
+def wait_until(
+    path: Path, ts: TimeStamp, deadline_ms: int, *, clock: Clock, fs: FileSystem
+) -> None:
+    """Return as soon as the store has resolved `ts`. `deadline_ms` is on the boot-time clock.
+
+    Raises:
+        NotCaughtUpError: it has not by the deadline.
+    """
+    with closing(open_manifest(path, fs)) as manifest:
+        while True:
+            feeds = every_progress(manifest.read([PROGRESS_KIND]))
+            resolved = [progress.resolved_ts for progress in feeds] or [TimeStamp(0)]
+            if min(resolved) >= ts:
+                return
+            if clock.boottime_ms() >= deadline_ms:
+                if max(resolved) >= ts:
+                    # Tables of a feed that has come so far can be read; others are refused.
+                    return
+                raise NotCaughtUpError(max(resolved), ts)
+            clock.sleep_ms(min(LOOK_MS, max(deadline_ms - clock.boottime_ms(), 1)))

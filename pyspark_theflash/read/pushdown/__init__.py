@@ -1,0 +1,1 @@
+"""Filters, aggregates and orders that a scan applies by the rules of Spark."""

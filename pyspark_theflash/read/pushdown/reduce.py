@@ -1,0 +1,248 @@
+"""One value for each group: counts, sums, minima and maxima of what `read.pushdown.value` has.
+
+    function     of                                   its type
+    count        anything, or rows                    int64
+    sum          integers                             decimal128(38, 0)
+                 DECIMAL(p, s), expressions of them   decimal128(38, s) up to 19 digits,
+                                                      decimal256(76, s) above
+                 FLOAT, DOUBLE                        float64, in an order of its own
+    min, max     all but VECTOR                       the same
+
+A sum has room for 2^63 values of its type, so whether it fits another one is for the receiver to
+say: Spark makes an error or NULL of a sum of more than 38 digits.
+
+NULLs are left out, as in SQL, and NULL is what there is of nothing but them. NumPy adds 64-bit
+numbers without looking whether the sum fits, so it gets those only of which it must; of larger
+numbers it gets the halves. Where most rows have a group of their own, it is several times as fast
+as Arrow's hash tables.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.base.errors import SqlOverflowError, UnsupportedError
+from pyspark_theflash.read.pushdown.group import Groups
+from pyspark_theflash.read.pushdown.term import Function
+from pyspark_theflash.read.pushdown.value import (
+    WHERE,
+    Exact,
+    Ints,
+    Mask,
+    Ordered,
+    Rows,
+    Texts,
+    floats_of,
+    magnitude,
+    valid_of,
+    validity,
+)
+from pyspark_theflash.tidb.codec.array import primitive
+from pyspark_theflash.tidb.codec.arrow import DECIMAL128_DIGITS
+
+_INT64_MAX: Final = (1 << 63) - 1
+_DECIMAL256_DIGITS: Final = 76
+_COUNT_DIGITS: Final = 19
+"""Of the largest number of rows."""
+_HALF_BITS: Final = 32
+_HALF: Final = (1 << _HALF_BITS) - 1
+_WORD: Final = (1 << 64) - 1
+_UFUNCS: Final[dict[Function, Any]] = {
+    Function.SUM: np.add,
+    Function.MIN: np.minimum,
+    Function.MAX: np.maximum,
+}
+
+
+def reduced_type(function: Function, tp: pa.DataType) -> pa.DataType:
+    """See the module. Raises `UnsupportedError`."""
+    if function is Function.COUNT:
+        return pa.int64()
+    if function is not Function.SUM:
+        if pa.types.is_nested(tp):
+            raise UnsupportedError(f"{function.value} of {tp}", WHERE)
+        return tp
+    if pa.types.is_decimal(tp):
+        if tp.precision + _COUNT_DIGITS > DECIMAL128_DIGITS:
+            return pa.decimal256(_DECIMAL256_DIGITS, tp.scale)
+        return pa.decimal128(DECIMAL128_DIGITS, tp.scale)
+    if pa.types.is_integer(tp):
+        return pa.decimal128(DECIMAL128_DIGITS, 0)
+    if pa.types.is_floating(tp):
+        return pa.float64()
+    raise UnsupportedError(f"a sum of {tp}", WHERE)
+
+
+class Reduction:
+    """Reduces columns by the same groups."""
+
+    def __init__(self, groups: Groups) -> None:
+        self._groups = groups
+        self._rows: pa.Array | None = None
+
+    def run(self, wanted: Sequence[tuple[Function, Rows | None, pa.DataType]]) -> list[pa.Array]:
+        """Functions of columns, each in a type that holds its values; COUNT of None counts rows.
+
+        Raises:
+            SqlOverflowError: a sum that does not fit its type.
+        """
+        return [self._of(*each) for each in wanted]
+
+    def _of(self, function: Function, value: Rows | None, to: pa.DataType) -> pa.Array:
+        if function is Function.COUNT:
+            return self._counts(None if value is None else validity(value))
+        if isinstance(value, Texts):
+            return self._text(function, value.values)
+        if isinstance(value, Exact):
+            return self._exact(function, value, to)
+        if isinstance(value, Ordered):
+            if function is Function.SUM:
+                return _arrow(*self._sums(value.floats, value.valid))
+            return ordered_array(*self._ends(function, value.ints, value.valid), to)
+        if value is not None and pa.types.is_boolean(value.type):
+            bits = pc.fill_null(value.values, False).to_numpy(zero_copy_only=False).view(np.int8)
+            return pc.cast(_arrow(*self._ends(function, bits, valid_of(value.values))), to)
+        raise UnsupportedError(f"{function.value} of such a value", WHERE)
+
+    def _counts(self, valid: Mask | None) -> pa.Array:
+        if self._groups.count == 1:
+            rows = len(self._groups.codes) if valid is None else int(np.count_nonzero(valid))
+            return pa.array([rows])
+        if valid is not None:
+            return pa.array(np.bincount(self._groups.codes[valid], minlength=self._groups.count))
+        if self._rows is None:
+            self._rows = pa.array(np.bincount(self._groups.codes, minlength=self._groups.count))
+        return self._rows
+
+    def _exact(self, function: Function, value: Exact, to: pa.DataType) -> pa.Array:
+        ints = value.ints
+        if ints.dtype == object:
+            return exact_array(*self._slowly(function, ints, value.valid), to)
+        if function is not Function.SUM:
+            return exact_array(*self._ends(function, ints, value.valid), to)
+        if magnitude(ints) * max(len(ints), 1) <= _INT64_MAX:
+            return exact_array(*self._sums(ints.astype(np.int64, copy=False), value.valid), to)
+        highs, valid = self._sums(ints >> _HALF_BITS, value.valid)
+        lows, _ = self._sums(ints & _HALF, value.valid)
+        return exact_array((highs.astype(object) << _HALF_BITS) + lows.astype(object), valid, to)
+
+    def _sums(
+        self, values: npt.NDArray[Any], valid: Mask | None
+    ) -> tuple[npt.NDArray[Any], Mask | None]:
+        """Sums of 64-bit numbers, all of which must fit, and which are of anything."""
+        if valid is not None:
+            values = np.where(valid, values, 0)
+        found = np.zeros(self._groups.count, values.dtype)
+        # Infinities of both signs are NaN.
+        with np.errstate(all="ignore"):
+            if self._groups.count == 1:
+                found[0] = values.sum()
+            else:
+                np.add.at(found, self._groups.codes, values)
+        return found, self._filled(valid)
+
+    def _ends(
+        self, function: Function, ints: Ints, valid: Mask | None
+    ) -> tuple[npt.NDArray[Any], Mask | None]:
+        """The least or largest numbers, and which are of anything."""
+        bounds, chosen = np.iinfo(ints.dtype), _UFUNCS[function]
+        end = bounds.max if function is Function.MIN else bounds.min
+        if valid is not None:
+            ints = np.where(valid, ints, end)
+        found = np.full(self._groups.count, end, ints.dtype)
+        if self._groups.count == 1:
+            found[0] = chosen.reduce(ints, initial=end)
+        else:
+            chosen.at(found, self._groups.codes, ints)
+        return found, self._filled(valid)
+
+    def _filled(self, valid: Mask | None) -> Mask | None:
+        """The groups with a valid row; None: all."""
+        codes = self._groups.codes
+        if valid is None and len(codes):
+            return None
+        found = np.zeros(self._groups.count, np.bool_)
+        found[codes if valid is None else codes[valid]] = True
+        return None if found.all() else found
+
+    def _text(self, function: Function, texts: pa.Array) -> pa.Array:
+        if not pa.types.is_dictionary(texts.type):
+            return self._plain_text(function, texts)
+        order = pc.array_sort_indices(texts.dictionary)
+        # Of no words at all one that nobody gets to see.
+        ranks = np.zeros(max(len(order), 1), np.int64)
+        ranks[order.to_numpy()] = np.arange(len(order))
+        places = pc.fill_null(texts.indices, 0).to_numpy(zero_copy_only=False)
+        found, has_any = self._ends(function, ranks[places], valid_of(texts))
+        return texts.dictionary.take(order).take(_arrow(found, has_any))
+
+    def _plain_text(self, function: Function, texts: pa.Array) -> pa.Array:
+        """What Arrow says, a value for each group, null where there is none."""
+        if self._groups.count == 1:
+            scalar = (pc.min if function is Function.MIN else pc.max)(texts)
+            return pa.array([scalar.as_py()], scalar.type)
+        codes = pa.array(self._groups.codes)
+        grouped = pa.table({"code": codes, "v": texts}).group_by("code", use_threads=False)
+        found = grouped.aggregate([("v", function.value)]).combine_chunks()
+        order = pc.array_sort_indices(_one(found["code"]))
+        return _one(found[f"v_{function.value}"]).take(order)
+
+    def _slowly(
+        self, function: Function, ints: Ints, valid: Mask | None
+    ) -> tuple[Ints, Mask | None]:
+        """With Python's numbers."""
+        codes = self._groups.codes
+        if valid is not None:
+            codes, ints = codes[valid], ints[valid]
+        order = np.argsort(codes, kind="stable")
+        codes, ints = codes[order], ints[order]
+        found, starts = np.unique(codes, return_index=True)
+        result = np.zeros(self._groups.count, object)
+        has_any = np.zeros(self._groups.count, np.bool_)
+        if len(found):
+            result[found] = _UFUNCS[function].reduceat(ints, starts)
+            has_any[found] = True
+        return result, has_any
+
+
+def exact_array(ints: Ints, valid: Mask | None, to: pa.DataType) -> pa.Array:
+    """Whole numbers as integers, or as decimals without their point.
+
+    Raises:
+        SqlOverflowError: one does not fit the type's digits.
+    """
+    if valid is not None:
+        ints = np.where(valid, ints, 0)
+    if not pa.types.is_decimal(to):
+        return _arrow(ints.astype(to.to_pandas_dtype()), valid)
+    if magnitude(ints) >= 10**to.precision:
+        raise SqlOverflowError(f"a sum of more than {to.precision} digits")
+    words = to.byte_width // 8
+    limbs = np.empty((len(ints), words), np.int64)
+    if ints.dtype == object:
+        for at in range(words):
+            limbs[:, at] = (ints >> 64 * at & _WORD).astype(np.uint64).view(np.int64)
+    else:
+        limbs[:, 0] = ints
+        limbs[:, 1:] = limbs[:, :1] >> 63
+    return primitive(limbs, to, valid)
+
+
+def ordered_array(ints: Ints, valid: Mask | None, to: pa.DataType) -> pa.Array:
+    """Values of `read.pushdown.value.Ordered` in their type."""
+    if pa.types.is_floating(to):
+        return pc.cast(_arrow(floats_of(ints), valid), to)
+    width = pa.int32() if pa.types.is_date32(to) else pa.int64()
+    return pc.cast(_arrow(ints, valid), width).view(to)
+
+
+def _arrow(values: npt.NDArray[Any], valid: Mask | None) -> pa.Array:
+    return pa.array(values, mask=None if valid is None else ~valid, from_pandas=False)
+
+
+def _one(column: pa.ChunkedArray) -> pa.Array:
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

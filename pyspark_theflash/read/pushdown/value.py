@@ -1,0 +1,354 @@
+"""Columns as numbers, so that comparing, computing and adding them up is exact and quick.
+
+    Exact      integers and decimals      whole numbers and the digits of them after the point
+    Ordered    floats, dates, times       64-bit numbers in the order of the values
+    Texts      strings and bytes          Arrow's, maybe as a dictionary
+
+Exact numbers are of 64 bits wherever the values there are allow it, whatever their type would
+allow; where one does not fit they are Python's, which are slow and always right. A float is told by
+its bits: `NaN` is one value and the largest, as in Spark, and zero has no sign.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.base.errors import ColumnNotFoundError, SqlOverflowError, UnsupportedError
+from pyspark_theflash.read.pushdown.term import Kind, Literal
+from pyspark_theflash.tidb.codec.arrow import DECIMAL128_DIGITS
+from pyspark_theflash.tidb.codec.narrow import is_narrow, narrow_ints
+from pyspark_theflash.tidb.codec.reader import Positions
+
+Mask: TypeAlias = npt.NDArray[np.bool_]
+Ints: TypeAlias = npt.NDArray[Any]
+"""int64, or int32 as long as they are only compared, or objects: Python's whole numbers."""
+WHERE: Final = "filter"
+_INT64_MAX: Final = (1 << 63) - 1
+_SPARK_MIN_SCALE: Final = 6
+TEXT_BITS: Final = 512
+_ARROW_TIMES: Final = {
+    Kind.DATE: pa.date32(),
+    Kind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
+    Kind.TIMESTAMP_NTZ: pa.timestamp("us"),
+    Kind.DURATION: pa.duration("us"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Exact:
+    """`ints` / 10 ** `scale`, with any number where `valid` is false; None: all are valid."""
+
+    ints: Ints
+    type: pa.DataType
+    valid: Mask | None = None
+
+    @property
+    def scale(self) -> int:
+        return self.type.scale if pa.types.is_decimal(self.type) else 0
+
+    def scaled(self, scale: int) -> Ints:
+        """The numbers with so many digits after the point, at least as many as they have."""
+        factor = 10 ** (scale - self.scale)
+        if factor == 1:
+            return self.ints
+        scaled: Ints = _fitting(self.ints, factor * max(magnitude(self.ints), 1)) * factor
+        return scaled
+
+
+class Ordered:
+    """`ints` in the order of values of the type, of 32 bits if it has so many; `valid` as above.
+
+    Floats become such numbers, and these floats, when they are asked for.
+    """
+
+    __slots__ = ("_floats", "_ints", "type", "valid")
+
+    def __init__(
+        self,
+        ints: npt.NDArray[np.int64] | npt.NDArray[np.int32],
+        type: pa.DataType,
+        valid: Mask | None = None,
+    ) -> None:
+        self._ints: npt.NDArray[np.int64] | npt.NDArray[np.int32] | None = ints
+        self._floats: npt.NDArray[np.float64] | None = None
+        self.type, self.valid = type, valid
+
+    @classmethod
+    def of_floats(
+        cls, floats: npt.NDArray[np.float64], type: pa.DataType, valid: Mask | None = None
+    ) -> "Ordered":
+        """Floats, in which zero may have a sign."""
+        made = cls.__new__(cls)
+        made._ints, made._floats = None, floats
+        made.type, made.valid = type, valid
+        return made
+
+    @property
+    def ints(self) -> npt.NDArray[np.int64] | npt.NDArray[np.int32]:
+        if self._ints is None:
+            self._ints = ordered_floats(self.floats)
+        return self._ints
+
+    @property
+    def floats(self) -> npt.NDArray[np.float64]:
+        if self._floats is None:
+            self._floats = floats_of(self.ints.astype(np.int64, copy=False))
+        return self._floats
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    """Strings or bytes."""
+
+    values: pa.Array
+    type: pa.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class Other:
+    """What is neither compared nor computed with."""
+
+    values: pa.Array
+    type: pa.DataType
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """One value for all rows; see `Literal`."""
+
+    literal: Literal
+
+
+Rows: TypeAlias = Exact | Ordered | Texts | Other
+Value: TypeAlias = Rows | Constant
+
+
+class Batch:
+    """The columns of some rows, each taken apart when it is first needed."""
+
+    def __init__(self, columns: Mapping[str, pa.Array], rows: int) -> None:
+        """`columns` by name, in lower case."""
+        self._columns, self.rows = columns, rows
+        self._values: dict[str, Rows] = {}
+
+    def only(self, names: Iterable[str], places: Positions) -> "Batch":
+        """The rows at these places, with these columns."""
+        taken = pa.array(places)
+        columns = {name.lower(): self.array(name).take(taken) for name in names}
+        return Batch(columns, len(places))
+
+    def column(self, name: str) -> Rows:
+        """Raises `ColumnNotFoundError`."""
+        key = name.lower()
+        if key not in self._values:
+            self._values[key] = value_of(self.array(name))
+        return self._values[key]
+
+    def array(self, name: str) -> pa.Array:
+        """The column as it came. Raises `ColumnNotFoundError`."""
+        found = self._columns.get(name.lower())
+        if found is None:
+            raise ColumnNotFoundError(WHERE, name, tuple(self._columns))
+        return found
+
+    def width(self, name: str) -> int:
+        """How many bits a value of a column has, roughly. Raises `ColumnNotFoundError`."""
+        tp = self.array(name).type
+        tp = tp.index_type if pa.types.is_dictionary(tp) else tp
+        is_fixed = pa.types.is_primitive(tp) or pa.types.is_decimal(tp)
+        return tp.bit_width if is_fixed else TEXT_BITS
+
+
+def computed(operator: str, left: Value, right: Value) -> Exact:
+    """The sum, difference or product of decimals.
+
+    Raises:
+        UnsupportedError: these are none, or the result is not exact.
+        SqlOverflowError: a result that its type does not hold.
+    """
+    if isinstance(left, Constant) and isinstance(right, Constant):
+        raise UnsupportedError(f"{operator} of literals alone", WHERE)
+    return _computed(operator, _operand(left), _operand(right))
+
+
+def value_of(values: pa.Array) -> Rows:
+    """A column in the form to compute with."""
+    tp = values.type
+    inner = tp.value_type if pa.types.is_dictionary(tp) else tp
+    if pa.types.is_string(inner) or pa.types.is_binary(inner):
+        return Texts(values, inner)
+    if pa.types.is_integer(tp) or pa.types.is_decimal(tp):
+        return Exact(_exact_ints(values), tp, valid_of(values))
+    if pa.types.is_floating(tp):
+        return Ordered.of_floats(_numpy(values, pa.float64()), tp, valid_of(values))
+    if tp in _ARROW_TIMES.values():
+        width = pa.int32() if pa.types.is_date32(tp) else pa.int64()
+        ints = _numpy(values.view(width), width)
+        return Ordered(ints, tp, valid_of(values))
+    return Other(values, tp)
+
+
+def valid_of(values: pa.Array) -> Mask | None:
+    """Which values are not null; None where all are."""
+    if not values.null_count:
+        return None
+    found: Mask = values.is_valid().to_numpy(zero_copy_only=False)
+    return found
+
+
+def validity(value: Rows) -> Mask | None:
+    """Which rows are not NULL; None: all."""
+    return value.valid if isinstance(value, Exact | Ordered) else valid_of(value.values)
+
+
+def ordered_floats(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    """Numbers in the order that Spark has floats in; inverse of `floats_of`."""
+    with np.errstate(invalid="ignore"):
+        # Adding makes of minus zero zero.
+        bits = np.where(np.isnan(values), np.nan, values + 0.0).view(np.int64)
+    return _mirrored(bits)
+
+
+def floats_of(ordered: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
+    """The floats of such numbers."""
+    return _mirrored(ordered).view(np.float64)
+
+
+def _mirrored(bits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """Negative floats are the larger the smaller they are; twice is the same again."""
+    mirrored: npt.NDArray[np.int64] = bits ^ (bits >> 63 & _INT64_MAX)
+    return mirrored
+
+
+def magnitude(ints: Ints) -> int:
+    """The largest number there is, without its sign."""
+    return max(abs(int(ints.max())), abs(int(ints.min()))) if len(ints) else 0
+
+
+def constant_ints(literal: Literal) -> tuple[int, int]:
+    """An exact literal as a whole number and its digits after the point."""
+    value = literal.value
+    if isinstance(value, Decimal):
+        sign, digits, exponent = value.as_tuple()
+        number = int("".join(map(str, digits))) * 10 ** max(int(exponent), 0)
+        return -number if sign else number, max(-int(exponent), 0)
+    if isinstance(value, int):
+        return value, 0
+    raise UnsupportedError(f"a {literal.kind.value} among exact numbers", WHERE)
+
+
+def _operand(value: Value) -> Exact:
+    """What is computed with: decimals, and numbers widened to them as Spark does."""
+    if isinstance(value, Exact) and pa.types.is_decimal(value.type):
+        return value
+    if isinstance(value, Constant) and value.literal.kind in (Kind.INT, Kind.DECIMAL):
+        number, scale = constant_ints(value.literal)
+        digits = max(len(str(abs(number))), scale, 1)
+        if digits > DECIMAL128_DIGITS:
+            raise UnsupportedError("a number of more than 38 digits", WHERE)
+        ints = np.array([number], np.int64 if abs(number) <= _INT64_MAX else object)
+        return Exact(ints, pa.decimal128(digits, scale))
+    raise UnsupportedError("arithmetic with anything but decimals", WHERE)
+
+
+def _computed(operator: str, left: Exact, right: Exact) -> Exact:
+    tp = result_type(operator, left.type, right.type)
+    if operator == "*":
+        a, b = left.ints, right.ints
+        bound = magnitude(a) * magnitude(b)
+    else:
+        a, b = left.scaled(tp.scale), right.scaled(tp.scale)
+        bound = magnitude(a) + magnitude(b)
+    a, b = _fitting(a, bound), _fitting(b, bound)
+    ints = a * b if operator == "*" else a + b if operator == "+" else a - b
+    valid = both(left.valid, right.valid)
+    if bound >= 10**tp.precision:
+        _check_digits(ints, valid, tp)
+    return Exact(ints, tp, valid)
+
+
+def result_type(operator: str, left: pa.DataType, right: pa.DataType) -> pa.DataType:
+    """What Spark computes it in: `DecimalType.adjustPrecisionScale`, where it cuts off nothing.
+
+    Raises:
+        UnsupportedError: Spark would round.
+    """
+    if operator == "*":
+        precision, scale = left.precision + right.precision + 1, left.scale + right.scale
+    else:
+        scale = max(left.scale, right.scale)
+        whole = max(left.precision - left.scale, right.precision - right.scale)
+        precision = whole + scale + 1
+    if precision <= DECIMAL128_DIGITS:
+        return pa.decimal128(precision, scale)
+    kept = max(DECIMAL128_DIGITS - (precision - scale), min(scale, _SPARK_MIN_SCALE))
+    if kept < scale:
+        raise UnsupportedError(f"{operator} with {scale} digits after the point", WHERE)
+    return pa.decimal128(DECIMAL128_DIGITS, scale)
+
+
+def _check_digits(ints: Ints, valid: Mask | None, tp: pa.DataType) -> None:
+    told = ints if valid is None else ints[np.broadcast_to(valid, ints.shape)]
+    if magnitude(told) >= 10**tp.precision:
+        raise SqlOverflowError(f"a number of more than {tp.precision} digits")
+
+
+def both(left: Mask | None, right: Mask | None) -> Mask | None:
+    """Where both are valid."""
+    if left is None or right is None:
+        return left if right is None else right
+    return left & right
+
+
+def _fitting(ints: Ints, bound: int) -> Ints:
+    """The numbers in a form in which one of that size fits."""
+    if bound > _INT64_MAX:
+        return ints.astype(object)
+    return ints if ints.dtype == object else ints.astype(np.int64, copy=False)
+
+
+def _exact_ints(values: pa.Array) -> Ints:
+    """Of integers, their values; of decimals, the numbers without the point; 0 for nulls."""
+    tp = values.type
+    if pa.types.is_decimal(tp):
+        return _decimal_ints(values, 4 if pa.types.is_decimal256(tp) else 2)
+    ints = _numpy(values, tp)
+    if pa.types.is_uint64(tp):
+        return ints.view(np.int64) if magnitude(ints) <= _INT64_MAX else ints.astype(object)
+    return ints.astype(np.int64, copy=False)
+
+
+def _decimal_ints(values: pa.Array, words: int) -> Ints:
+    """Decimals are whole numbers of 2 or 4 words; mostly the first one says all."""
+    if not len(values):
+        return np.zeros(0, np.int64)
+    if is_narrow(values.type):
+        return narrow_ints(values)
+    data: Any = values.buffers()[1]
+    limbs = np.frombuffer(data, np.int64).reshape(-1, words)
+    limbs = limbs[values.offset : values.offset + len(values)]
+    valid = valid_of(values)
+    if valid is not None:
+        limbs = np.where(valid[:, None], limbs, 0)
+    first = np.ascontiguousarray(limbs[:, 0])
+    if values.type.precision < 19 or not (limbs[:, 1:] != (first >> 63)[:, None]).any():
+        return first
+    result: Ints = limbs[:, words - 1].astype(object)
+    for at in reversed(range(words - 1)):
+        result = (result << 64) + limbs[:, at].view(np.uint64).astype(object)
+    return result
+
+
+def _numpy(values: pa.Array, tp: pa.DataType) -> npt.NDArray[Any]:
+    """Numbers of that type, 0 for nulls."""
+    found = values if values.type == tp else pc.cast(values, tp)
+    if found.null_count:
+        found = pc.fill_null(found, 0)
+    numbers: npt.NDArray[Any] = found.to_numpy(zero_copy_only=False)
+    return numbers

@@ -1,0 +1,134 @@
+"""Loading what the tables held before the binlog begins.
+
+The rows of a base become versions committed at the schema history's `start_ts`, the first readable
+timestamp. Each table is one publication with a record of what was loaded, so that giving the base
+again is a no-op and an interrupted load goes on where it stopped.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.base.errors import (
+    CodecError,
+    OptionError,
+    SchemaConflictError,
+    SchemaFileError,
+)
+from pyspark_theflash.base.types import ColumnID, TableID, TimeStamp
+from pyspark_theflash.replication.apply.changes import key_handles, split_by_partition
+from pyspark_theflash.storage.engine.api import Publication, VersionBatch, WriterEngine
+from pyspark_theflash.storage.mvcc.rows import Columns, stored_columns
+from pyspark_theflash.storage.mvcc.version import Op, absence
+from pyspark_theflash.storage.mvcc.visibility import sort_order
+from pyspark_theflash.storage.store.coverage import BASE_KIND
+from pyspark_theflash.storage.store.manifest import Change, Record
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.tidb.partitioning.assign import assign_partitions
+from pyspark_theflash.tidb.schema.base import BaseTable, read_base, read_base_rows
+from pyspark_theflash.tidb.schema.default import origin_value
+from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.model import ROWID_NAME, TableInfo
+
+BATCH_ROWS: Final = 1 << 16
+
+
+def load_base(
+    engine: WriterEngine,
+    folder: Path,
+    history: SchemaHistory,
+    replicates: Callable[[TableID], bool],
+) -> int:
+    """Load the tables of a base folder that are not loaded yet; returns how many rows.
+
+    Tables that the store does not replicate are left out.
+
+    Raises:
+        OptionError: the store has gone on without this base, so it cannot be put under it any more.
+        SchemaConflictError: another base was loaded before.
+    """
+    view = engine.read([BASE_KIND, PROGRESS_KIND])
+    loaded = view.of_kind(BASE_KIND)
+    started = Progress.of(view) is not None
+    rows = 0
+    for table in read_base(folder).tables:
+        if not replicates(table.table_id):
+            continue
+        if (known := loaded.get(_key(table))) is not None:
+            _check_same(table, known, history)
+        elif started:
+            raise OptionError(
+                "base", f"{table.db}.{table.table} is not part of the base this store began with"
+            )
+        else:
+            rows += _load_table(engine, table, history)
+    return rows
+
+
+def _load_table(engine: WriterEngine, table: BaseTable, history: SchemaHistory) -> int:
+    info = history.table_by_name(_key(table), history.start_ts)
+    if info.id != table.table_id:
+        reason = f"has id {table.table_id} for {_key(table)}, the schema says {info.id}"
+        raise SchemaFileError(str(table.file), reason)
+    versions = [
+        version
+        for batch in read_base_rows(table, info, BATCH_ROWS)
+        for version in _versions(info, batch, history.start_ts)
+    ]
+    engine.publish(Publication(versions, Change([_record(table)])))
+    return sum(v.batch.num_rows for v in versions)
+
+
+def _versions(info: TableInfo, rows: pa.RecordBatch, ts: TimeStamp) -> Sequence[VersionBatch]:
+    by_name = dict(zip(rows.schema.names, rows.columns, strict=True))
+    columns = {c.id: by_name[c.name] for c in stored_columns(info) if c.name in by_name}
+    handles = by_name[ROWID_NAME] if info.has_rowid else key_handles(info, columns)
+    system = [
+        handles,
+        np.full(rows.num_rows, ts, np.uint64),
+        np.full(rows.num_rows, ts, np.uint64),
+        np.full(rows.num_rows, Op.PUT, np.uint8),
+    ]
+    physical = assign_partitions(info, columns, rows.num_rows)
+    columns |= _perhaps_left_out(info, columns)
+    return split_by_partition(info, system, columns, physical, sort_order(handles))
+
+
+def _perhaps_left_out(info: TableInfo, columns: Columns) -> Columns:
+    """Which rows have in a column what rows show that do not hold it.
+
+    A base does not tell these apart, and nothing needs to before EXCHANGE PARTITION.
+    """
+    found: dict[ColumnID, pa.Array] = {}
+    for column in stored_columns(info):
+        if column.id not in columns or column in info.handle_columns:
+            continue
+        values = columns[column.id]
+        with suppress(CodecError):
+            default = origin_value(column)
+            if not default.is_valid:
+                continue
+            is_same = pc.equal(values, default)
+            if pc.any(is_same).as_py():
+                found[absence(column.id)] = pc.fill_null(is_same, False)
+    return found
+
+
+def _key(table: BaseTable) -> str:
+    return f"{table.db}.{table.table}"
+
+
+def _record(table: BaseTable) -> Record:
+    body = {"rows": table.rows, "checksum": table.checksum}
+    return Record(BASE_KIND, _key(table), json.dumps(body).encode())
+
+
+def _check_same(table: BaseTable, known: bytes, history: SchemaHistory) -> None:
+    if _record(table).body != known:
+        raise SchemaConflictError(f"the base of {_key(table)}", history.start_ts)

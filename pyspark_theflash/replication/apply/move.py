@@ -1,0 +1,170 @@
+"""Rows that DDL moves: when partitions are reorganised, the new ones begin with the old ones' rows.
+
+The binlog has none of them. At the moment of the change they become versions in the new partitions,
+committed at that moment; the old partitions keep theirs, for reads from before.
+
+Rows with a `_tidb_rowid` that are written while TiDB copies are in the new partitions already, as
+`double_write` says: an update under the same id, an insert under another. So a row that was
+inserted meanwhile is there once if it was not copied, and twice if it was; TiDB shows both. Which
+it is, only TiKV knows.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Final, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.base.errors import UnknownCopyError
+from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.replication.apply.changes import physical_ids, split_by_partition
+from pyspark_theflash.storage.engine.api import VersionBatch, WriterEngine
+from pyspark_theflash.storage.mvcc.project import ScanColumn, carried, kept_columns
+from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, Op, column_id
+from pyspark_theflash.storage.mvcc.visibility import sort_order
+from pyspark_theflash.storage.store.gap import GAP_KIND, Gap, gaps_of
+from pyspark_theflash.storage.store.manifest import Record
+from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
+from pyspark_theflash.tidb.schema.lineage import Move
+
+MOVE_KIND: Final = "move"
+HadRow: TypeAlias = Callable[[RawKey, TimeStamp], bool | None]
+"""(record key, ts) -> whether the record was there at ts; None: nobody knows."""
+ColumnsOf: TypeAlias = Callable[[PhysicalTableID], Sequence[ScanColumn]]
+_log = logging.getLogger(__name__)
+
+
+def move_record(move: Move) -> Record:
+    """Says that a move is done."""
+    return Record(MOVE_KIND, f"{move.ts:020d}-{move.table_id}", b"")
+
+
+def moved_versions(
+    engine: WriterEngine,
+    move: Move,
+    columns_of: ColumnsOf,
+    had_row: HadRow,
+    *,
+    may_guess: bool = False,
+) -> list[VersionBatch]:
+    """The rows of the old partitions, as they were right before, as versions in the new ones.
+
+    They are held in memory, all of them. `columns_of` a partition are all that its rows have ever
+    had. What MODIFY COLUMN has made of them is written down: the new partitions have another past.
+
+    Raises:
+        UnknownCopyError: nobody knows which rows TiDB has copied, and it may not be guessed.
+        ServiceUnavailableError: who can be asked does not answer.
+    """
+    found: dict[PhysicalTableID, list[VersionBatch]] = defaultdict(list)
+    for physical_id in sorted(move.from_ids):
+        for batch in _rows(engine, move, physical_id, columns_of(physical_id)):
+            for versions in _placed(move, batch):
+                found[versions.physical_id].append(versions)
+    moved = [_joined(physical_id, parts) for physical_id, parts in sorted(found.items())]
+    if not move.after.has_rowid:
+        return moved
+    return _copied(engine, move, moved, had_row, may_guess=may_guess)
+
+
+def _copied(
+    engine: WriterEngine,
+    move: Move,
+    moved: Sequence[VersionBatch],
+    had_row: HadRow,
+    *,
+    may_guess: bool,
+) -> list[VersionBatch]:
+    """Return, of rows with a `_tidb_rowid`, those that TiDB has copied and that are missing."""
+    changed = _changed_meanwhile(engine, move)
+    kept, unknown = [], 0
+    for versions in moved:
+        handles = versions.batch.column(HANDLE)
+        is_new = pc.invert(
+            pc.is_in(handles, value_set=_visible(engine, versions.physical_id, move))
+        )
+        is_in_doubt = pc.and_(is_new, pc.is_in(handles, value_set=changed))
+        keys = (
+            encode_record_key(versions.physical_id, h)
+            for h in handles.filter(is_in_doubt).to_pylist()
+        )
+        answers = [had_row(key, move.ts) for key in keys]
+        unknown += answers.count(None)
+        chosen = np.array(is_new)
+        chosen[np.flatnonzero(is_in_doubt)] = [answer is True for answer in answers]
+        kept.append(VersionBatch(versions.physical_id, versions.batch.filter(pa.array(chosen))))
+    if unknown and not may_guess:
+        raise UnknownCopyError(move.after.full_name, move.ts, unknown)
+    if unknown:
+        text = "guessed that REORGANIZE PARTITION of %s at %d copied none of %d rows"
+        _log.warning(text, move.after.full_name, move.ts, unknown)
+    return [versions for versions in kept if versions.batch.num_rows]
+
+
+def _changed_meanwhile(engine: WriterEngine, move: Move) -> pa.Array:
+    """Handles of rows in the old partitions that were changed while TiDB copied."""
+    view = engine.read([])
+    found = [pa.array([], pa.int64())]
+    for physical_id in move.from_ids:
+        for batch in engine.keys(view, physical_id, None, None):
+            commit_ts = batch.column(COMMIT_TS).to_numpy()
+            is_meant = (commit_ts > move.since) & (commit_ts < move.ts)
+            found.append(batch.column(HANDLE).filter(pa.array(is_meant)))
+    return pa.concat_arrays(found)
+
+
+def _visible(engine: WriterEngine, physical_id: PhysicalTableID, move: Move) -> pa.Array:
+    """Handles of the rows that a new partition has before it is read."""
+    before = TimeStamp(move.ts - 1)
+    found = [pa.array([], pa.int64())]
+    for region in engine.plan(engine.read([]), physical_id):
+        scan = engine.scan(region, [], before, with_handle=True)
+        found += [batch.column(HANDLE) for batch in scan]
+    return pa.concat_arrays(found)
+
+
+def moved_gaps(engine: WriterEngine, move: Move) -> list[Record]:
+    """Where rows of the old partitions were purged: which of the new ones lack them is not known.
+
+    So all of the new ones do, as a whole.
+    """
+    view = engine.read([GAP_KIND])
+    if not any(gaps_of(view, physical_id) for physical_id in move.from_ids):
+        return []
+    return [Gap(i, RegionID(0), None, None).to_record() for i in sorted(move.to_ids)]
+
+
+def _rows(
+    engine: WriterEngine,
+    move: Move,
+    physical_id: PhysicalTableID,
+    columns: Sequence[ScanColumn],
+) -> Iterator[dict[str, pa.Array]]:
+    before = TimeStamp(move.ts - 1)
+    kept = [each for c in columns for each in kept_columns(c.id, c.type)]
+    for region in engine.plan(engine.read([]), physical_id):
+        for batch in engine.scan(region, kept, before, with_handle=True):
+            if batch.num_rows:
+                stored = dict(zip(batch.schema.names, batch.columns, strict=True))
+                yield {HANDLE: stored[HANDLE], **carried(stored, columns, batch.num_rows)}
+
+
+def _placed(move: Move, rows: Mapping[str, pa.Array]) -> list[VersionBatch]:
+    handles = rows[HANDLE]
+    columns = {column_id(name): values for name, values in rows.items() if name != HANDLE}
+    commit_ts = np.full(len(handles), move.ts, np.uint64)
+    op = np.full(len(handles), Op.PUT, np.uint8)
+    system = [handles, commit_ts, commit_ts, op]
+    physical = physical_ids(move.after, columns, len(handles))
+    return split_by_partition(move.after, system, columns, physical, sort_order(handles))
+
+
+def _joined(physical_id: PhysicalTableID, parts: Sequence[VersionBatch]) -> VersionBatch:
+    tables = [pa.Table.from_batches([part.batch]) for part in parts]
+    table = pa.concat_tables(tables, promote_options="permissive")
+    order = sort_order(table.column(HANDLE).combine_chunks())
+    rows = table.take(pa.array(order)).combine_chunks()
+    return VersionBatch(physical_id, rows.to_batches()[0])

@@ -1,0 +1,1 @@
+"""Match prewrites with commits, and track what is pending or finished."""

@@ -1,0 +1,147 @@
+"""Which transactions are finished, so that a second delivery is compared and not applied again.
+
+One entry is 32 bytes, on disk and in memory:
+
+    start_ts u64 | commit_ts u64 | digest 16 bytes        commit_ts 0: rolled back
+
+Memory is what matters: a million transactions are 32 MB here and would be a quarter of a gigabyte
+as a `dict`. So entries are kept in sorted NumPy arrays, newest in a small `dict`, and an array is
+merged into its neighbour as soon as it is at least half as long: there are about log2(n) of them,
+and as start_ts grows with time, a lookup mostly searches none.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pyspark_theflash.base.errors import CodecError
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.replication.source.event import DIGEST_BYTES, Transaction
+
+ENTRY: Final = np.dtype([("start_ts", "<u8"), ("commit_ts", "<u8"), ("digest", f"V{DIGEST_BYTES}")])
+_NO_DIGEST: Final = bytes(DIGEST_BYTES)
+_RECENT_MAX: Final = 1 << 14
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerEntry:
+    """How a transaction ended. `commit_ts` is 0 if it changed nothing; `digest` is void then."""
+
+    start_ts: TimeStamp
+    commit_ts: TimeStamp
+    digest: bytes
+
+    @classmethod
+    def committed(cls, transaction: Transaction) -> "LedgerEntry":
+        return cls(transaction.start_ts, transaction.commit_ts, transaction.digest())
+
+    @classmethod
+    def rolled_back(cls, start_ts: TimeStamp) -> "LedgerEntry":
+        return cls(start_ts, TimeStamp(0), _NO_DIGEST)
+
+
+class Ledger(Protocol):
+    """What `Pairing` asks."""
+
+    def lookup(self, start_ts: TimeStamp) -> LedgerEntry | None:
+        """How that transaction ended; None if that is not known. Called for every entity."""
+
+
+class TransactionLedger:
+    """A ledger in memory. An entry is added once and stays until it is forgotten."""
+
+    def __init__(self) -> None:
+        self._recent: dict[int, LedgerEntry] = {}
+        self._sorted: list[NDArray[np.void]] = []
+
+    def __len__(self) -> int:
+        return len(self._recent) + sum(map(len, self._sorted))
+
+    def add(self, entries: Iterable[LedgerEntry]) -> None:
+        """Remember finished transactions."""
+        self._recent.update((entry.start_ts, entry) for entry in entries)
+        if len(self._recent) >= _RECENT_MAX:
+            self._add_array(_to_array(self._recent.values()))
+            self._recent.clear()
+
+    def add_packed(self, packed: bytes) -> None:
+        """Remember what `pack_entries` made, no Python object an entry. Raises `CodecError`."""
+        self._add_array(_from_bytes(packed))
+
+    def lookup(self, start_ts: TimeStamp) -> LedgerEntry | None:
+        if (entry := self._recent.get(start_ts)) is not None:
+            return entry
+        for entries in reversed(self._sorted):
+            column = entries["start_ts"]
+            if column[0] <= start_ts <= column[-1]:
+                # Not `searchsorted`, which would copy the whole column: it has gaps.
+                found = entries[bisect_left(column, start_ts)]
+                if found["start_ts"] == start_ts:
+                    return _entry(found)
+        return None
+
+    def forget(self, safe_point: TimeStamp) -> None:
+        """Drop what ended at or below the safe point; see `pruned_entries`."""
+        recent = self._recent.values()
+        self._recent = {e.start_ts: e for e in recent if (e.commit_ts or e.start_ts) > safe_point}
+        kept = [_above(entries, safe_point) for entries in self._sorted]
+        self._sorted = []
+        for entries in kept:
+            self._add_array(entries)
+
+    def _add_array(self, entries: NDArray[np.void]) -> None:
+        while self._sorted and len(self._sorted[-1]) <= 2 * len(entries):
+            entries = np.concatenate([self._sorted.pop(), entries])
+        if len(entries):
+            self._sorted.append(entries[entries["start_ts"].argsort(kind="stable")])
+
+
+def pack_entries(entries: Iterable[LedgerEntry]) -> bytes:
+    """Entries as bytes, 32 each."""
+    return _to_array(entries).tobytes()
+
+
+def unpack_entries(packed: bytes) -> list[LedgerEntry]:
+    """The entries of `pack_entries`. Raises `CodecError`."""
+    return [_entry(entry) for entry in _from_bytes(packed)]
+
+
+def pruned_entries(
+    packed: Iterable[bytes], safe_point: TimeStamp, record_entries: int
+) -> tuple[list[bytes], int]:
+    """What is left of a ledger above a safe point, in bodies of so many entries; how many went.
+
+    A transaction that committed at or below it would be passed over as early if it came again, and
+    so needs no entry. One that was rolled back is dropped with its start_ts: if it comes again, it
+    is rolled back again.
+    """
+    every = [_from_bytes(body) for body in packed]
+    entries = np.concatenate([np.zeros(0, ENTRY), *(_above(e, safe_point) for e in every)])
+    starts = range(0, len(entries), record_entries)
+    bodies = [entries[at : at + record_entries].tobytes() for at in starts]
+    return bodies, sum(map(len, every)) - len(entries)
+
+
+def _above(entries: NDArray[np.void], safe_point: TimeStamp) -> NDArray[np.void]:
+    ended = np.where(entries["commit_ts"] == 0, entries["start_ts"], entries["commit_ts"])
+    kept: NDArray[np.void] = entries[ended > np.uint64(safe_point)]
+    return kept
+
+
+def _to_array(entries: Iterable[LedgerEntry]) -> NDArray[np.void]:
+    return np.array([(e.start_ts, e.commit_ts, e.digest) for e in entries], ENTRY)
+
+
+def _from_bytes(packed: bytes) -> NDArray[np.void]:
+    if len(packed) % ENTRY.itemsize:
+        raise CodecError("ledger", f"{len(packed)} bytes are no whole entries")
+    return np.frombuffer(packed, ENTRY)
+
+
+def _entry(entry: np.void) -> LedgerEntry:
+    start_ts, commit_ts, digest = entry.item()
+    return LedgerEntry(TimeStamp(start_ts), TimeStamp(commit_ts), bytes(digest))

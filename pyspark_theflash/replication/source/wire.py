@@ -1,0 +1,100 @@
+"""tipb's messages, as bytes, into values. Nothing else in this package knows generated stubs."""
+
+from dataclasses import replace
+from typing import Final
+
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from pyspark_theflash.base.errors import BinlogCorruptionError, CodecError, UnsupportedError
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.replication.source.event import NO_KEY, DdlInfo, Entity, EntityKind
+from pyspark_theflash.tidb.codec.key import RawKey
+from pyspark_theflash.tidb.protocol._generated.tipb import binlog_pb2
+
+_UNSIGNED: Final = 2**64 - 1
+_KINDS: Final = {kind.value: kind for kind in EntityKind}
+
+TableMutation = binlog_pb2.TableMutation
+
+
+def decode_entities(
+    payload: bytes, file: str, offset: int, *, merged: bool = False
+) -> tuple[Entity, ...]:
+    """What a message says: one entity, or a prewrite and its commit.
+
+    TiDB sends the two halves of a transaction apart. Pump puts them together for who pulls from it:
+    a commit that has the prewrite's changes and DDL job in it. In such a `merged` stream every
+    commit is whole, elsewhere one is that has a `prewrite_value`.
+
+    Raises `BinlogCorruptionError`, or `UnsupportedError` for a kind.
+    """
+    try:
+        message = binlog_pb2.Binlog.FromString(payload)
+    except DecodeError as error:
+        raise BinlogCorruptionError(file, offset, f"not a binlog message: {error}") from error
+    kind = _KINDS.get(message.tp)
+    if kind is None or (not message.HasField("tp") and has_unknown_fields(message)):
+        raise UnsupportedError(f"a binlog message of type {message.tp}", f"{file} at byte {offset}")
+    # int64 in the message, unsigned everywhere else.
+    start_ts, commit_ts = message.start_ts & _UNSIGNED, message.commit_ts & _UNSIGNED
+    if not start_ts or (kind is EntityKind.COMMIT and commit_ts < start_ts):
+        reason = f"impossible timestamps: start_ts={start_ts} commit_ts={commit_ts}"
+        raise BinlogCorruptionError(file, offset, reason)
+    ddl = _ddl_info(message) if message.ddl_job_id > 0 else None
+    is_prewrite = kind is EntityKind.PREWRITE
+    changes = message.prewrite_value if is_prewrite else b""
+    primary = RawKey(message.prewrite_key) if is_prewrite else NO_KEY
+    entity = Entity(
+        kind, TimeStamp(start_ts), TimeStamp(commit_ts), changes, ddl, file, offset, primary
+    )
+    if kind is not EntityKind.COMMIT or commit_ts == start_ts:
+        return (entity,)
+    if not merged and not message.HasField("prewrite_value"):
+        return (entity,)
+    return _prewrite_of(entity, message), entity
+
+
+def _prewrite_of(commit: Entity, message: binlog_pb2.Binlog) -> Entity:
+    return replace(
+        commit,
+        kind=EntityKind.PREWRITE,
+        commit_ts=TimeStamp(0),
+        payload=message.prewrite_value,
+        primary=RawKey(message.prewrite_key),
+    )
+
+
+def is_probe(payload: bytes) -> bool:
+    """Whether this is a message without content, by which TiDB asks whether a pump works."""
+    try:
+        message = binlog_pb2.Binlog.FromString(payload)
+    except DecodeError:
+        return False
+    stamped = message.start_ts or message.commit_ts
+    return not (stamped or message.prewrite_value or message.ddl_job_id)
+
+
+def encode_heartbeat(ts: TimeStamp) -> bytes:
+    """A message that says "that late is it now" and nothing else: a commit of nothing."""
+    signed = ts - (ts >> 63 << 64)
+    message = binlog_pb2.Binlog(tp=binlog_pb2.Commit, start_ts=signed, commit_ts=signed)
+    return message.SerializeToString()
+
+
+def _ddl_info(message: binlog_pb2.Binlog) -> DdlInfo:
+    query = message.ddl_query.decode(errors="replace")
+    return DdlInfo(query, message.ddl_job_id, message.ddl_schema_state)
+
+
+def decode_prewrite_value(payload: bytes) -> binlog_pb2.PrewriteValue:
+    """Raises `CodecError` for bytes that are no such message."""
+    try:
+        return binlog_pb2.PrewriteValue.FromString(payload)
+    except DecodeError as error:
+        raise CodecError("prewrite value", f"not a message: {error}") from error
+
+
+def has_unknown_fields(message: Message) -> bool:
+    """Whether a message has fields, or values of an enum, that its definition lacks."""
+    return len(UnknownFieldSet(message)) > 0

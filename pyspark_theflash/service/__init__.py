@@ -1,0 +1,1 @@
+"""TheFlash API: a store as a service, in process and over connections."""

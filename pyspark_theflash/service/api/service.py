@@ -1,0 +1,306 @@
+"""The API's calls on one store; knows nothing of how they come in.
+
+Each call opens what it needs and closes it again, so a service is used by many threads, and what
+dies with it is nothing: snapshots are latches in the store, which end by themselves when they are
+not renewed, and tickets are good for any other service of the same store.
+
+What reads rows (`reads.py`), and what writes, is brought in by the first call that needs it: a
+command that asks for a store's status takes half as long without.
+"""
+
+import threading
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import LatchNotFoundError
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.service.api.call import Call
+from pyspark_theflash.service.api.latches import LatchDesk, kind_of, latch_ttl_ms
+from pyspark_theflash.service.api.status import read_latches, read_regions, read_status, told_latch
+from pyspark_theflash.service.wire import message
+from pyspark_theflash.storage.store.command import (
+    Argument,
+    CollectOrder,
+    MergeOrder,
+    MoveOrder,
+    PurgeOrder,
+    SplitOrder,
+    Verb,
+    handle_of,
+)
+from pyspark_theflash.storage.store.folder import CurrentIdentity, open_manifest
+from pyspark_theflash.storage.store.latch.latch import LatchKind
+from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import pyarrow as pa
+
+    from pyspark_theflash.service.api.reads import Reads
+    from pyspark_theflash.service.api.rows import RowStream
+    from pyspark_theflash.service.api.writers import Writers
+    from pyspark_theflash.tikv.origin import Replica
+
+
+_CHECK_MS: Final = 200
+"""How often a write that waits looks whether anybody still wants it."""
+
+
+class Service:
+    """The calls on the store at `path`; every method is one of `service.wire.method.METHODS`."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        fs: FileSystem,
+        clock: Clock,
+        spare_key: bytes | None = None,
+        replica: "Replica | None" = None,
+    ) -> None:
+        """A service of one store.
+
+        Args:
+            path: the store.
+            fs: where it is.
+            clock: of latches and deadlines.
+            spare_key: what seals tickets where the store has no key; a new one if not given.
+            replica: what the store is read through where TiKV feeds it.
+
+        Raises:
+            StoreNotFoundError, StoreFormatError, CorruptionError: see `read_identity`.
+        """
+        self._path, self._fs, self._clock = path, fs, clock
+        self._identity = CurrentIdentity(path, fs)
+        self._identity.get()
+        self._spare_key, self._replica = spare_key, replica
+        self._desk = LatchDesk(path, fs, clock)
+        self._writing, self._making = threading.Lock(), threading.Lock()
+        self._reads_made: Reads | None = None
+        self._writers_made: Writers | None = None
+
+    def close(self) -> None:
+        """Let go of what is open; the next call opens it again."""
+        with self._making:
+            made = self._writers_made, self._reads_made
+        for part in made:
+            if part is not None:
+                part.close()
+
+    # -- snapshots
+
+    def take_snapshot(self, request: message.Moment, call: Call) -> message.Snapshot:
+        return self._reads.take_snapshot(request, call)
+
+    def renew_snapshot(self, request: message.SnapshotRequest, call: Call) -> message.Snapshot:
+        return self._reads.renew_snapshot(request, call)
+
+    def release_snapshot(self, request: message.SnapshotRequest, call: Call) -> message.Done:
+        return self._reads.release_snapshot(request, call)
+
+    def pin(self, request: message.Moment, call: Call) -> message.Snapshot:
+        return self._reads.pin(request, call)
+
+    # -- latches
+
+    def acquire_latch(self, request: message.AcquireRequest, call: Call) -> message.Latch:
+        ttl_ms = latch_ttl_ms(request.ttl_ms)
+        if kind_of(request, call) is not LatchKind.READ:
+            return told_latch(self._desk.acquire(request, ttl_ms, call), self._clock)
+        with self._reads.opened(request.moment, call) as snapshot:
+            # The snapshot's own latch holds the timestamp until this one does.
+            latch = self._desk.acquire(request, ttl_ms, call, snapshot.snapshot_ts)
+        lease = ReadLease(latch.id, latch.snapshot_ts, latch.generation, ttl_ms)
+        return replace(told_latch(latch, self._clock), handle=self._reads.handle(lease))
+
+    def renew_latch(self, request: message.LatchRequest, call: Call) -> message.Latch:
+        return self._desk.renew(request, call)
+
+    def release_latch(self, request: message.LatchRequest, call: Call) -> message.Done:
+        return self._desk.release(request, call)
+
+    # -- tables and rows
+
+    def list_tables(self, request: message.TablesRequest, call: Call) -> message.Tables:
+        return self._reads.list_tables(request, call)
+
+    def describe_table(self, request: message.TableRequest, call: Call) -> message.Table:
+        return self._reads.describe_table(request, call)
+
+    def prepare_read(self, request: message.ReadOptions, call: Call) -> message.Reading:
+        return self._reads.prepare_read(request, call)
+
+    def plan_scan(self, request: message.PlanRequest, call: Call) -> message.Plan:
+        return self._reads.plan_scan(request, call)
+
+    def scan(self, request: message.ScanRequest, call: Call) -> "RowStream":
+        return self._reads.scan(request, call)
+
+    def compute_digest(self, request: message.TableRequest, call: Call) -> message.Digest:
+        return self._reads.compute_digest(request, call)
+
+    def write(
+        self, request: message.WriteRequest, call: Call, tables: "Sequence[pa.Table]" = ()
+    ) -> message.Written:
+        """`tables`: the rows of each of the request's tables, in order."""
+        # Brings in what only writes need.
+        from pyspark_theflash.replication.ingest import ingest
+        from pyspark_theflash.service.api.write import ingestion
+
+        brought = ingestion(request, tables)
+        call.check()
+        # What is looked at and published takes several times its size in memory.
+        while not self._writing.acquire(timeout=_CHECK_MS / 1000):
+            call.check()
+        try:
+            done = ingest(self._path, brought, fs=self._fs, clock=self._clock, check=call.check)
+        finally:
+            self._writing.release()
+        return message.Written(
+            done.generation, done.rows, done.transactions, done.known, done.resolved_ts
+        )
+
+    # -- a stream's writer on another machine
+
+    def open_writer(self, request: message.WriterRequest, call: Call) -> message.Done:
+        return self._writers.open(request, call)
+
+    def read_records(self, request: message.RecordsRequest, call: Call) -> "RowStream":
+        return self._writers.read_records(request, call)
+
+    def read_versions(self, request: message.VersionsRequest, call: Call) -> "RowStream":
+        return self._writers.read_versions(request, call)
+
+    def publish(
+        self, request: message.PublishRequest, call: Call, tables: "Sequence[pa.Table]" = ()
+    ) -> message.Published:
+        return self._writers.publish(request, call, tables)
+
+    def compact_tables(self, request: message.CompactTablesRequest, call: Call) -> message.Done:
+        return self._writers.compact_tables(request, call)
+
+    def maintain(self, request: message.MaintainRequest, call: Call) -> message.Maintained:
+        return self._writers.maintain(request, call)
+
+    def writer_gone(self, latch_id: str) -> None:
+        """The connection has ended on which the writer with that latch has made its calls."""
+        self._writers.gone(latch_id)
+
+    # -- the store
+
+    def get_status(self, request: message.StatusRequest, call: Call) -> message.Status:
+        return read_status(self._path, self._fs, self._clock)
+
+    def list_regions(self, request: message.RegionsRequest, call: Call) -> message.Regions:
+        return read_regions(self._path, request.table, self._fs, self._clock)
+
+    def list_latches(self, request: message.LatchesRequest, call: Call) -> message.Latches:
+        return read_latches(self._path, self._fs, self._clock)
+
+    def remove_latch(self, request: message.LatchRequest, call: Call) -> message.Done:
+        if not request.id:
+            raise LatchNotFoundError(request.id)
+        with closing(open_manifest(self._path, self._fs)) as manifest:
+            LeaseTable(manifest, self._clock).remove(request.id)
+        return message.Done("removed")
+
+    def compact(self, request: message.CompactRequest, call: Call) -> message.Done:
+        return self._command(Verb.COMPACT, None, call)
+
+    def flush(self, request: message.FlushRequest, call: Call) -> message.Done:
+        return self._command(Verb.FLUSH, None, call)
+
+    def split_region(self, request: message.SplitRequest, call: Call) -> message.Done:
+        physical_id, region_id = PhysicalTableID(request.physical_id), RegionID(request.region_id)
+        order = SplitOrder(physical_id, region_id, handle_of(request.at))
+        return self._command(Verb.SPLIT, order.to_text(), call)
+
+    def merge_regions(self, request: message.MergeRequest, call: Call) -> message.Done:
+        regions = RegionID(request.left_id), RegionID(request.right_id)
+        order = MergeOrder(PhysicalTableID(request.physical_id), *regions)
+        return self._command(Verb.MERGE, order.to_text(), call)
+
+    def move_region(self, request: message.MoveRequest, call: Call) -> message.Done:
+        return self._command(Verb.MOVE, _move_order(request).to_text(), call)
+
+    def copy_region(self, request: message.MoveRequest, call: Call) -> message.Done:
+        return self._command(Verb.COPY, _move_order(request).to_text(), call)
+
+    def purge_region(self, request: message.PurgeRequest, call: Call) -> message.Done:
+        order = PurgeOrder(PhysicalTableID(request.physical_id), RegionID(request.region_id))
+        return self._command(Verb.PURGE, order.to_text(), call)
+
+    def collect_garbage(self, request: message.CollectRequest, call: Call) -> message.Done:
+        safe_point = None if request.safe_point is None else TimeStamp(request.safe_point)
+        order = CollectOrder(safe_point, request.dry_run)
+        return self._command(Verb.GC, order.to_text(), call)
+
+    def set_retention(self, request: message.RetentionRequest, call: Call) -> message.Done:
+        return self._command(Verb.RETENTION, request.retention_ms, call)
+
+    def set_interval(self, request: message.IntervalRequest, call: Call) -> message.Done:
+        return self._command(Verb.INTERVAL, request.interval_ms, call)
+
+    def stop_writer(self, request: message.StopRequest, call: Call) -> message.Done:
+        return self._command(Verb.STOP, None, call)
+
+    # -- parts
+
+    @property
+    def path(self) -> Path:
+        """Where the store is."""
+        return self._path
+
+    @property
+    def store_id(self) -> str:
+        """Of the store that is there now. Raises what `read_identity` does."""
+        return self._identity.get().store_id
+
+    @property
+    def _reads(self) -> "Reads":
+        with self._making:
+            if self._reads_made is None:
+                from pyspark_theflash.service.api.reads import Reads
+
+                self._reads_made = Reads(
+                    self._path,
+                    fs=self._fs,
+                    clock=self._clock,
+                    identity=self._identity,
+                    spare_key=self._spare_key,
+                    replica=self._replica,
+                )
+            return self._reads_made
+
+    @property
+    def _writers(self) -> "Writers":
+        with self._making:
+            if self._writers_made is None:
+                from pyspark_theflash.service.api.writers import Writers
+
+                self._writers_made = Writers(self._path, self._fs, self._clock)
+            return self._writers_made
+
+    def _command(self, verb: Verb, argument: Argument, call: Call) -> message.Done:
+        # Brings in what a writer is made of.
+        from pyspark_theflash.replication.upkeep.admin import administer
+
+        told = administer(
+            self._path,
+            verb,
+            argument,
+            timeout_ms=call.left_ms(),
+            fs=self._fs,
+            clock=self._clock,
+        )
+        return message.Done(told)
+
+
+def _move_order(request: message.MoveRequest) -> MoveOrder:
+    physical_id, region_id = PhysicalTableID(request.physical_id), RegionID(request.region_id)
+    return MoveOrder(physical_id, region_id, request.partition)

@@ -1,0 +1,270 @@
+"""How a store is: what it can answer, who writes it, what holds it back, how large it is."""
+
+from collections.abc import Sequence
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+from typing import Final, TypedDict
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.timestamp import shown
+from pyspark_theflash.base.types import PhysicalTableID, physical_ms
+from pyspark_theflash.replication.pairing.ledger import ENTRY
+from pyspark_theflash.replication.pairing.pending import PENDING_KIND, Pending
+from pyspark_theflash.replication.source.merge import places_of
+from pyspark_theflash.service.wire.message import (
+    FeedStatus,
+    Latches,
+    LatchScope,
+    Process,
+    Region,
+    Regions,
+    Source,
+    Status,
+)
+from pyspark_theflash.service.wire.message import Latch as LatchMessage
+from pyspark_theflash.service.wire.message import Orphan as OrphanMessage
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import EngineReader, RegionStats
+from pyspark_theflash.storage.store.aside import ASIDE_KIND, asides_of
+from pyspark_theflash.storage.store.catalog import NOW_KINDS, history_now, table_now
+from pyspark_theflash.storage.store.command import handle_text
+from pyspark_theflash.storage.store.coverage import ASSUMED_KIND
+from pyspark_theflash.storage.store.feed import FEED_KIND, MAIN, SIDE, Feed, main_feed
+from pyspark_theflash.storage.store.folder import (
+    FORMAT,
+    IDENTITY_KIND,
+    StoreIdentity,
+    open_manifest,
+)
+from pyspark_theflash.storage.store.latch.grants import Grants
+from pyspark_theflash.storage.store.latch.holder import Holder
+from pyspark_theflash.storage.store.latch.latch import Latch, Wanted
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.storage.store.manifest import View
+from pyspark_theflash.storage.store.orphan import ORPHAN_KIND, orphans_of
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress, store_progress
+from pyspark_theflash.storage.store.setting import SETTING_KIND, interval_ms, retention_ms
+from pyspark_theflash.storage.store.writer_lock import current_writer
+
+KINDS: Final = (
+    FEED_KIND,
+    PROGRESS_KIND,
+    *(feed.ledger_kind for feed in (MAIN, SIDE)),
+    PENDING_KIND,
+    SETTING_KIND,
+    ORPHAN_KIND,
+    ASSUMED_KIND,
+    ASIDE_KIND,
+)
+
+
+class _Timestamps(TypedDict, total=False):
+    resolved_ts: int
+    lag_ms: int
+    oldest_ts: int
+    position: str | None
+
+
+class _Transactions(TypedDict):
+    pending_transactions: int
+    held_by_start_ts: int | None
+    ledger_entries: int
+    ledger_bytes: int
+
+
+class _Sizes(TypedDict):
+    physical_tables: int
+    regions: int
+    files: int
+    rows: int
+    bytes: int
+
+
+def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
+    """How the store at `path` is. Raises `StoreNotFoundError`."""
+    with closing(open_manifest(path, fs)) as manifest:
+        latches = LeaseTable(manifest, clock).living()
+        identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
+    with closing(registry.open_reader(path, identity, fs, clock)) as engine:
+        view = engine.read(KINDS)
+        return Status(
+            store_id=identity.store_id,
+            engine=identity.engine,
+            format=FORMAT,
+            generation=view.generation,
+            **_timestamps(store_progress(view), clock),
+            writer=process(current_writer(path, clock)),
+            interval_ms=interval_ms(view),
+            retention_ms=retention_ms(view),
+            latches=len(latches),
+            **_transactions(view),
+            **_sizes(engine, view),
+            orphans=_orphans(view, clock),
+            sources=_sources(Progress.of(view)),
+            feeds=_feeds(view),
+            assumed_empty=tuple(view.of_kind(ASSUMED_KIND)),
+            set_aside=_set_aside(view),
+        )
+
+
+def read_latches(path: Path, fs: FileSystem, clock: Clock) -> Latches:
+    """Who pins what of the store at `path`, those first whose time ends first."""
+    with closing(open_manifest(path, fs)) as manifest:
+        living = LeaseTable(manifest, clock).living()
+        waiting = Grants(manifest, clock).waiting()
+    told = tuple(told_latch(latch, clock) for latch in living)
+    queue = tuple(_told_wanted(LatchMessage(), ticket.wanted) for ticket in waiting)
+    return Latches(process(current_writer(path, clock)), told, queue)
+
+
+def read_regions(path: Path, table: str, fs: FileSystem, clock: Clock) -> Regions:
+    """How the physical tables of `table`, as it is at `resolved_ts`, are divided.
+
+    Raises:
+        TableNotFoundError: no table is called so.
+    """
+    with closing(open_manifest(path, fs)) as manifest:
+        identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
+    with closing(registry.open_reader(path, identity, fs, clock)) as engine:
+        view = engine.read(NOW_KINDS)
+        found = table_now(view, table)
+        return Regions(
+            tuple(
+                _told_region(physical_id, region)
+                for physical_id in found.physical_ids
+                for region in engine.regions(view, physical_id)
+            )
+        )
+
+
+def _told_region(physical_id: PhysicalTableID, region: RegionStats) -> Region:
+    start, end = (
+        "" if bound is None else handle_text(bound) for bound in (region.start, region.end)
+    )
+    sizes = region.files, region.rows, region.bytes, region.deltas
+    return Region(physical_id, region.region_id, start, end, *sizes, region.partitions)
+
+
+def process(holder: Holder | None) -> Process | None:
+    """A holder as it is told; None for nobody."""
+    return None if holder is None else Process(holder.pid, holder.host, holder.program)
+
+
+def physical_tables(engine: EngineReader, view: View) -> Sequence[tuple[str, PhysicalTableID]]:
+    """The physical tables that hold versions, each with the last name up to `resolved_ts`.
+
+    `view` has `NOW_KINDS`. Sorted by name and id.
+    """
+    stored, found = set(engine.tables(view)), history_now(view)
+    names: dict[PhysicalTableID, str] = {}
+    for event in found[0].until(found[1]) if found is not None else ():
+        if event.name is not None:
+            held = stored.intersection(event.physical_ids)
+            names.update(dict.fromkeys(held, f"{event.db}.{event.name}"))
+    return sorted((name, physical_id) for physical_id, name in names.items())
+
+
+def told_latch(latch: Latch, clock: Clock) -> LatchMessage:
+    """A latch as it is told."""
+    told = LatchMessage(
+        latch.id,
+        latch.kind.value,
+        latch.snapshot_ts if latch.kind.pins_snapshot else None,
+        latch.generation if latch.kind.pins_generation else None,
+        latch.expires_ms - clock.boottime_ms(),
+        process(latch.holder),
+    )
+    if latch.grant is None:
+        return told
+    return replace(_told_wanted(told, latch.grant.wanted), token=latch.grant.token)
+
+
+def _told_wanted(told: LatchMessage, wanted: Wanted) -> LatchMessage:
+    scope = wanted.scope
+    levels = LatchScope("", scope.table_id or 0, scope.physical_id or 0, scope.region_id or 0)
+    return replace(
+        told,
+        kind=wanted.kind.value,
+        scope=levels,
+        name=wanted.name,
+        identity=wanted.identity,
+        mutates=wanted.mutates,
+    )
+
+
+def _timestamps(progress: Progress | None, clock: Clock) -> _Timestamps:
+    if progress is None:
+        return {}
+    return {
+        "resolved_ts": progress.resolved_ts,
+        "lag_ms": clock.wall_ms() - physical_ms(progress.resolved_ts),
+        "oldest_ts": progress.oldest_ts,
+        "position": progress.position,
+    }
+
+
+def _feeds(view: View) -> tuple[FeedStatus, ...]:
+    main = main_feed(view)
+    found = ((feed, Progress.of(view, feed)) for feed in (MAIN, SIDE))
+    return tuple(
+        FeedStatus(
+            main.value if main is not None and feed is MAIN else Feed.API.value,
+            progress.oldest_ts,
+            progress.resolved_ts,
+            progress.position,
+        )
+        for feed, progress in found
+        if progress is not None
+    )
+
+
+def _transactions(view: View) -> _Transactions:
+    pending = [Pending.from_bytes(body) for body in view.of_kind(PENDING_KIND).values()]
+    holding = [p for p in pending if p.hold_ts]
+    ledgers = [view.of_kind(feed.ledger_kind) for feed in (MAIN, SIDE)]
+    ledger_bytes = sum(len(body) for ledger in ledgers for body in ledger.values())
+    return {
+        "pending_transactions": len(pending),
+        "held_by_start_ts": min(holding, key=lambda p: p.hold_ts).start_ts if holding else None,
+        "ledger_entries": ledger_bytes // ENTRY.itemsize,
+        "ledger_bytes": ledger_bytes,
+    }
+
+
+def _sources(progress: Progress | None) -> tuple[Source, ...]:
+    places = places_of(progress.position if progress else None)
+    return tuple(Source(p.name, p.position or "", p.seen_ts, p.trouble) for p in places)
+
+
+def _orphans(view: View, clock: Clock) -> tuple[OrphanMessage, ...]:
+    now_ms = clock.wall_ms()
+    return tuple(
+        OrphanMessage(
+            orphan.start_ts,
+            now_ms - physical_ms(orphan.hold_ts),
+            orphan.size_bytes,
+            orphan.known,
+            orphan.commit_ts,
+            orphan.by_hand,
+        )
+        for orphan in orphans_of(view).values()
+    )
+
+
+def _set_aside(view: View) -> tuple[str, ...]:
+    found = sorted({(aside.table, aside.ts) for aside in asides_of(view).values()})
+    return tuple(f"{table} from {shown(ts)} on" for table, ts in found)
+
+
+def _sizes(engine: EngineReader, view: View) -> _Sizes:
+    ids = engine.tables(view)
+    tables = [engine.stats(view, physical_id) for physical_id in ids]
+    return {
+        "physical_tables": len(ids),
+        "regions": sum(len(engine.regions(view, physical_id)) for physical_id in ids),
+        "files": sum(table.files for table in tables),
+        "rows": sum(table.rows for table in tables),
+        "bytes": sum(table.bytes for table in tables),
+    }

@@ -1,0 +1,316 @@
+"""The engine of a stream's writer that is on another machine.
+
+    theflash writer theflash://HOST:PORT                 theflash serve STORE
+
+    source ─► Pairing ─► Applier ─► RemoteEngine ══════► Writers ─► engine, Maintenance
+     (service/client/remote_engine.py)                       holds the writer's lock of the store
+
+Whoever has a write latch on the store opens the engine; there is one at a time. All calls carry the
+latch's id and fencing token, and each commit's transaction looks at them, so what comes of a writer
+whose time is over changes nothing. A publication is one commit; it brings the writer's progress and
+ledger with it. So a writer that does not know what has become of one opens again, reads how far it
+has come, and goes on from there. Publications are counted: one that comes a second time is answered
+as the first time.
+
+Compaction and upkeep work on the store's files, so they are done here, as the writer asks for them;
+compaction in a thread beside the publications.
+
+The engine is let go when its connection ends, or when its latch has ended, which a thread looks at,
+since the other machine may be gone without a word.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+import pyarrow as pa
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import (
+    CodecError,
+    LatchLostError,
+    OptionError,
+    ServiceUnavailableError,
+    TheFlashError,
+)
+from pyspark_theflash.base.failpoint import fail_point
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.types import Generation, PhysicalTableID, TimeStamp
+from pyspark_theflash.replication.incoming import checked_versions
+from pyspark_theflash.replication.opening import open_when_free
+from pyspark_theflash.replication.upkeep.maintenance import Maintenance
+from pyspark_theflash.replication.writer import WRITER_KINDS
+from pyspark_theflash.service.api.call import Call
+from pyspark_theflash.service.api.records import batch_rows, change_of, view_rows
+from pyspark_theflash.service.api.rows import RowStream
+from pyspark_theflash.service.wire import message
+from pyspark_theflash.storage.engine.api import Engine, Publication, VersionBatch
+from pyspark_theflash.storage.mvcc.project import Absence, Kept, ScanColumn
+from pyspark_theflash.storage.mvcc.version import absence, column_id
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.latch.grants import Grants
+from pyspark_theflash.storage.store.latch.holder import Holder
+from pyspark_theflash.storage.store.latch.latch import STORE, LatchKind
+from pyspark_theflash.storage.store.manifest import Change, Manifest, Record, View
+from pyspark_theflash.storage.store.orphan import Orphan
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
+from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND, check_not_learned
+
+_LOOK_S: Final = 0.5
+_STOP_S: Final = 5.0
+_log = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class _Elsewhere:
+    """The remote writer's memory as it last reported it, and the changes to report to it."""
+
+    open: frozenset[int] = frozenset()
+    pd_safe_point: TimeStamp | None = None
+    has_pd: bool = False
+    changed: list[Record] = field(default_factory=list)
+    ledger_records: int = 0
+
+    def is_open(self, start_ts: TimeStamp) -> bool:
+        return start_ts in self.open
+
+    def decided(self, orphan: Orphan) -> None:
+        self.changed.append(orphan.to_record())
+
+    def collected(self, progress: Progress, ledger_records: int) -> None:
+        self.changed.append(progress.to_record())
+        self.ledger_records = ledger_records
+
+    def safe_point(self) -> TimeStamp:
+        """PD's, as the writer has heard it. Raises `ServiceUnavailableError`: not yet."""
+        if self.pd_safe_point is None:
+            raise ServiceUnavailableError("PD", "the writer has not heard of its safe point")
+        return self.pd_safe_point
+
+
+@dataclass(slots=True)
+class _Opened:
+    """An engine that is open for the writer that holds `latch`, an id and a token."""
+
+    latch: tuple[str, int]
+    engine: Engine
+    maintenance: Maintenance
+    memory: _Elsewhere
+    manifest: Manifest
+    close: Callable[[], None]
+    number: int = 0
+    generation: int = 0
+
+
+class Writers:
+    """Where the writer of one store, if it is elsewhere, has its calls answered. Thread-safe."""
+
+    def __init__(self, path: Path, fs: FileSystem, clock: Clock) -> None:
+        self._path, self._fs, self._clock = path, fs, clock
+        self._mutex = threading.Lock()
+        self._opened: _Opened | None = None
+        self._ended = threading.Event()
+        self._looker: threading.Thread | None = None
+
+    def close(self) -> None:
+        """Let go of the engine; one that is at work goes with its process."""
+        self._ended.set()
+        if self._mutex.acquire(timeout=_STOP_S):
+            try:
+                self._let_go()
+            finally:
+                self._mutex.release()
+
+    def gone(self, latch_id: str) -> None:
+        """The connection of the writer with that latch has ended: let others have the store."""
+        with self._mutex:
+            opened = self._opened
+            if opened is None or opened.latch[0] != latch_id:
+                return
+            with suppress(TheFlashError):
+                Grants(opened.manifest, self._clock).release(*opened.latch)
+            self._let_go()
+
+    # -- the calls
+
+    def open(self, request: message.WriterRequest, call: Call) -> message.Done:
+        """Open the engine.
+
+        Raises:
+            LatchLostError: the latch has ended.
+            OptionError: it is not a write latch on the store.
+            StoreInUseError: after `wait_ms`, another process is still writing it.
+            RaftFedError: TiKV feeds the store.
+        """
+        latch = request.latch.id, request.latch.token
+        with self._alone(call), ExitStack() as undo:
+            # Its latch has ended, or ours would not have been granted.
+            self._let_go()
+            manifest = undo.enter_context(closing(open_manifest(self._path, self._fs)))
+            grants = Grants(manifest, self._clock)
+            wanted = grants.look(*latch).wanted
+            if wanted.kind is not LatchKind.WRITE or wanted.scope != STORE:
+                raise OptionError("latch", "a stream's writer needs a write latch on the store")
+            engine = open_when_free(
+                *(self._path, self._fs, self._clock, grants.guard([latch])),
+                wait_ms=request.wait_ms,
+                check=call.check,
+            )
+            undo.enter_context(closing(engine))
+            check_not_learned(engine.read([LEARNED_KIND]))
+            # What is open here ends with us, so nobody has to wait for the latch's time then.
+            grants.hold_by(*latch, Holder.here(self._clock))
+            memory = _Elsewhere()
+            thread = undo.enter_context(ThreadPoolExecutor(1, thread_name_prefix="compaction"))
+            maintenance = Maintenance(engine, manifest, self._clock, memory=memory, thread=thread)
+            close = undo.pop_all().close
+            self._opened = _Opened(latch, engine, maintenance, memory, manifest, close)
+        if self._looker is None:
+            self._looker = threading.Thread(target=self._look, name="writers", daemon=True)
+            self._looker.start()
+        return message.Done("opened")
+
+    def read_records(self, request: message.RecordsRequest, call: Call) -> RowStream:
+        with self._held(request.latch, call) as opened:
+            return view_rows(opened.engine.read(request.kinds), request.kinds)
+
+    def read_versions(self, request: message.VersionsRequest, call: Call) -> RowStream:
+        physical_id = PhysicalTableID(request.physical_id)
+        with self._held(request.latch, call) as opened:
+            engine, view = opened.engine, opened.engine.read([])
+            if request.snapshot_ts is None:
+                return batch_rows(engine.keys(view, physical_id, None, None))
+            columns, ts = _kept_columns(request.arrow_schema), TimeStamp(request.snapshot_ts)
+            regions = engine.plan(view, physical_id)
+        scans = (engine.scan(r, columns, ts, with_handle=True) for r in regions)
+        return batch_rows(batch for scan in scans for batch in scan)
+
+    def publish(
+        self, request: message.PublishRequest, call: Call, tables: Sequence[pa.Table]
+    ) -> message.Published:
+        records, *rows = tables
+        change = change_of(records)
+        kinds = {record.kind for record in change.puts} | {kind for kind, _ in change.deletes}
+        if foreign := sorted(kinds - WRITER_KINDS):
+            raise OptionError("records", f"{foreign[0][:80]!r} is no kind of a stream's writer")
+        ids = [PhysicalTableID(i) for i in request.physical_ids]
+        versions = [
+            VersionBatch(i, checked_versions(i, table)) for i, table in zip(ids, rows, strict=True)
+        ]
+        with self._held(request.latch, call) as opened:
+            if request.number == opened.number + 1:
+                call.check()
+                _check_progress(opened.manifest, change)
+                fail_point("writers.before_publish")
+                opened.generation = opened.engine.publish(Publication(versions, change))
+                opened.number = request.number
+                fail_point("writers.after_publish")
+            elif request.number != max(opened.number, 1):
+                reason = f"{request.number} comes after {opened.number}"
+                raise CodecError("number of a publication", reason)
+            return message.Published(opened.generation)
+
+    def compact_tables(self, request: message.CompactTablesRequest, call: Call) -> message.Done:
+        with self._held(request.latch, call) as opened:
+            opened.maintenance.touched(PhysicalTableID(i) for i in request.physical_ids)
+            if request.drain:
+                opened.maintenance.drain()
+        return message.Done("drained" if request.drain else "noted")
+
+    def maintain(self, request: message.MaintainRequest, call: Call) -> message.Maintained:
+        with self._held(request.latch, call) as opened:
+            memory, maintenance = opened.memory, opened.maintenance
+            memory.open = frozenset(request.open_orphans)
+            if request.pd_safe_point is not None:
+                memory.pd_safe_point = TimeStamp(request.pd_safe_point)
+            if request.has_pd:
+                maintenance.pd_safe_point = memory.safe_point
+            if request.interval_ms is not None:
+                maintenance.set_interval(request.interval_ms)
+            maintenance.poll()
+            changed = tuple(message.ManifestRecord(r.kind, r.key, r.body) for r in memory.changed)
+            memory.changed.clear()
+            return message.Maintained(
+                interval_ms=maintenance.interval_ms,
+                is_stopping=maintenance.is_stopping,
+                changed=changed,
+                ledger_records=memory.ledger_records,
+                discarded=maintenance.discarded,
+            )
+
+    # --
+
+    @contextmanager
+    def _held(self, latch: message.LatchRequest, call: Call) -> Iterator[_Opened]:
+        """The engine that is open for that latch, one call at a time."""
+        with self._alone(call):
+            if self._opened is None or self._opened.latch != (latch.id, latch.token):
+                raise LatchLostError(latch.id, latch.token)
+            yield self._opened
+
+    @contextmanager
+    def _alone(self, call: Call) -> Iterator[None]:
+        while not self._mutex.acquire(timeout=_LOOK_S):
+            call.check()
+        try:
+            yield
+        finally:
+            self._mutex.release()
+
+    def _let_go(self) -> None:
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            opened.close()
+
+    def _look(self) -> None:
+        """Let go of the engine of a writer whose latch has ended."""
+        while not self._ended.wait(_LOOK_S):
+            with self._mutex:
+                opened = self._opened
+                if opened is None:
+                    continue
+                try:
+                    Grants(opened.manifest, self._clock).look(*opened.latch)
+                except LatchLostError:
+                    _log.warning("the latch of a writer on another machine has ended")
+                    self._let_go()
+                except TheFlashError as error:
+                    # A full disk, say: tried again with the next look.
+                    _log.warning("the latch of a writer cannot be looked at: %s", error)
+
+
+def _check_progress(manifest: Manifest, change: Change) -> None:
+    """Raise `CodecError` where a writer would take back what readers rely on."""
+    known = Progress.of(manifest.read([PROGRESS_KIND])) or Progress(TimeStamp(0), TimeStamp(0))
+    for record in change.puts:
+        if record.kind != PROGRESS_KIND:
+            continue
+        told = Progress.of(View(Generation(0), {record.kind: {record.key: record.body}}))
+        if told is None:
+            raise CodecError("progress", "of another feed than a stream's")
+        if told.oldest_ts < known.oldest_ts or told.resolved_ts < known.resolved_ts:
+            raise CodecError("progress", f"goes back: {told} where the store has {known}")
+
+
+def _kept_columns(schema: bytes) -> list[ScanColumn]:
+    """Columns to read as they are stored. Raises `CodecError`."""
+    if not schema:
+        return []
+    try:
+        fields = [(column_id(f.name), f.type) for f in pa.ipc.read_schema(pa.py_buffer(schema))]
+    except (pa.ArrowException, OSError, ValueError, IndexError) as error:
+        raise CodecError("columns to read", f"no schema ({type(error).__name__})") from error
+    types = dict(fields)
+    return [
+        ScanColumn(id, tp, Kept(tp))
+        if id >= 0
+        else ScanColumn(
+            id, tp, Absence(ScanColumn(absence(id), types.get(absence(id), tp), Kept(tp)))
+        )
+        for id, tp in fields
+    ]

@@ -1,0 +1,1 @@
+"""Clients of the API: in process, through a private engine process, and over a socket."""

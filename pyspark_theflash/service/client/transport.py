@@ -1,0 +1,92 @@
+"""How calls get to a service: not at all, for one in this process; `remote.py` has the others."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.service.api.call import Call
+from pyspark_theflash.service.api.service import Service
+from pyspark_theflash.service.client.rows import Rows
+from pyspark_theflash.service.wire.message import ScanRequest, WriteRequest, Written
+from pyspark_theflash.service.wire.method import SCAN, WRITE, Method
+
+
+class Transport(Protocol):
+    """A way to one service. Used by many threads."""
+
+    def call(self, method: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
+        """The answer to a call: a `method.response` for a `method.request`.
+
+        Raises:
+            TheFlashError: what the call failed with, of the same class whatever the way.
+        """
+
+    def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
+        """The rows of a split; fails likewise, also while they are taken."""
+
+    def write(self, request: WriteRequest, tables: Sequence[pa.Table], timeout_ms: int) -> Written:
+        """A write with the rows of each of the request's tables."""
+
+    def close(self) -> None:
+        """End all connections."""
+
+
+class FramedTransport(Protocol):
+    """A way that carries all calls, those of a stream's writer, too."""
+
+    def call(self, method: Method, request: Any, timeout_ms: int) -> Any: ...  # noqa: ANN401
+
+    def scan(
+        self,
+        request: Any,  # noqa: ANN401
+        timeout_ms: int,
+        called: Method = SCAN,
+    ) -> Rows: ...
+
+    def write(
+        self,
+        request: Any,  # noqa: ANN401
+        tables: Sequence[pa.Table],
+        timeout_ms: int,
+        called: Method = WRITE,
+    ) -> Any: ...  # noqa: ANN401
+
+    def close(self) -> None: ...
+
+
+class LocalTransport:
+    """To a service in this process."""
+
+    def __init__(self, path: Path, *, fs: FileSystem, clock: Clock) -> None:
+        """Raises `StoreNotFoundError`."""
+        self._service, self._clock = Service(path, fs=fs, clock=clock), clock
+
+    def call(self, method: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
+        call = Call(method.name, timeout_ms, self._clock)
+        return getattr(self._service, method.attribute)(request, call)
+
+    def scan(self, request: Any, timeout_ms: int, called: Method = SCAN) -> Rows:  # noqa: ANN401
+        call = Call(called.name, timeout_ms, self._clock)
+        rows = getattr(self._service, called.attribute)(request, call)
+        return Rows(rows.schema, rows.batches, rows.batches.close)
+
+    def write(
+        self,
+        request: Any,  # noqa: ANN401
+        tables: Sequence[pa.Table],
+        timeout_ms: int,
+        called: Method = WRITE,
+    ) -> Any:  # noqa: ANN401
+        # Brings in what only writes need.
+        from pyspark_theflash.service.api.write import check_size
+
+        check_size(sum(table.nbytes for table in tables), called)
+        call = Call(called.name, timeout_ms, self._clock)
+        return getattr(self._service, called.attribute)(request, call, tables)
+
+    def close(self) -> None:
+        self._service.close()

@@ -1,0 +1,1 @@
+"""Servers of the API: frames, gRPC and Arrow Flight."""

@@ -1,0 +1,211 @@
+"""What every gRPC server of ours has in common: who comes in, what they are told, and limits.
+
+Who calls is asked before anything of a message is taken in: others get a handler of a stream of
+requests, and take none of it. A message above the limit is refused by its length alone.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, Final, NoReturn
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import (
+    AuthenticationError,
+    CallCancelledError,
+    DeadlineExceededError,
+    InternalError,
+    OptionError,
+    RoleError,
+)
+from pyspark_theflash.base.tls import ServerTls
+from pyspark_theflash.net.bind import check_names, check_safe
+from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.net.listen import bind_server
+from pyspark_theflash.service.api.call import Call
+from pyspark_theflash.service.api.error import told_error
+from pyspark_theflash.service.api.service import Service
+from pyspark_theflash.service.api.token import Tokens, identity_of
+from pyspark_theflash.service.wire.frame import REQUEST_BYTES_MAX
+from pyspark_theflash.service.wire.method import Role
+from pyspark_theflash.service.wire.protobuf import encode
+
+_log = logging.getLogger(__name__)
+
+CALLS_MAX: Final = 64
+_BEARER: Final = "Bearer "
+_STOP_S: Final = 5.0
+_TARPIT_MS_MAX: Final = 300
+"""gRPC's own is a second, and whoever is refused is to know it within that."""
+_METADATA_BYTES_MAX: Final = 6_000
+"""gRPC takes 8 KiB of metadata by default."""
+_DETAILS_CHARS_MAX: Final = 500
+_KINDS: Final[tuple[tuple[type[Exception], Any], ...]] = (
+    (AuthenticationError, grpc.StatusCode.UNAUTHENTICATED),
+    (RoleError, grpc.StatusCode.PERMISSION_DENIED),
+    (CallCancelledError, grpc.StatusCode.CANCELLED),
+    (DeadlineExceededError, grpc.StatusCode.DEADLINE_EXCEEDED),
+    (InternalError, grpc.StatusCode.INTERNAL),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """How a kind of server tells its errors: the metadata an `Error` goes into, and statuses."""
+
+    name: str
+    error_key: str
+    other: grpc.StatusCode
+    kinds: tuple[tuple[type[Exception], Any], ...] = ()
+    metadata: tuple[tuple[str, str], ...] = ()
+
+
+class Door:
+    """A gRPC server in front of a service. `offer` says what it answers."""
+
+    def __init__(
+        self,
+        service: Service,
+        address: str,
+        dialect: Dialect,
+        *,
+        clock: Clock,
+        tokens: Tokens | None,
+        tls: ServerTls | None,
+        allowed_names: tuple[str, ...],
+        send_bytes_max: int,
+    ) -> None:
+        """Listen on `address`, and answer from `start` on. See `SocketServer`.
+
+        Raises:
+            OptionError: the address cannot be used, or not safely.
+        """
+        check_safe(address, has_tls=tls is not None, has_tokens=tokens is not None)
+        check_names(allowed_names, tls)
+        self.service, self._clock, self._tokens, self._dialect = service, clock, tokens, dialect
+        self._allowed = frozenset(name.encode() for name in allowed_names)
+        self._workers = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix=dialect.name)
+        self._server = grpc.server(
+            self._workers,
+            interceptors=(_Interceptor(self),),
+            options=[
+                ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
+                ("grpc.max_send_message_length", send_bytes_max),
+                ("grpc.max_concurrent_streams", CALLS_MAX),
+                ("grpc.so_reuseport", 0),
+                # What gRPC itself refuses, it answers after a random time, to hold up attackers.
+                ("grpc.http.tarpit_max_duration_ms", _TARPIT_MS_MAX),
+            ],
+            maximum_concurrent_rpcs=CALLS_MAX,
+        )
+        self.address = bind_server(self._server, address, _credentials(tls))
+        """Where it listens, with the port that port 0 became."""
+
+    def offer(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
+        """Answer the methods of a gRPC service."""
+        generic = grpc.method_handlers_generic_handler(service, dict(handlers))
+        self._server.add_generic_rpc_handlers((generic,))
+
+    def start(self) -> None:
+        """Begin to answer."""
+        self._server.start()
+        _log.info("serving %s: address=%s", self._dialect.name, self.address)
+
+    def stop(self) -> None:
+        """Take no more calls, let those that have begun end for a while, then end all."""
+        self._server.stop(_STOP_S).wait()
+        self._workers.shutdown(wait=False)
+
+    def call(self, name: str, context: grpc.ServicerContext) -> Call:
+        """A call that has come in. Raises `AuthenticationError`.
+
+        Its token is looked at once more: it may have been taken back while the message came.
+        """
+        names = context.auth_context().get("x509_common_name", ())
+        if self._allowed and self._allowed.isdisjoint(names):
+            raise AuthenticationError(self.address, "this certificate's name may not call")
+        role, identity = self.caller(context.invocation_metadata())
+        left_s = context.time_remaining()
+        return Call(
+            name,
+            0 if left_s is None else max(int(left_s * 1000), 1),
+            self._clock,
+            lambda: not context.is_active(),
+            role=role,
+            identity=identity,
+        )
+
+    def caller(self, metadata: Any) -> tuple[Role, str]:  # noqa: ANN401
+        """Who calls: the role, and what tells its token apart. Raises `AuthenticationError`."""
+        if self._tokens is None:
+            return Role.ADMIN, "this machine"
+        said = dict(metadata).get("authorization", "")
+        if not isinstance(said, str) or not said.startswith(_BEARER):
+            raise AuthenticationError(self.address, "there is no bearer token")
+        try:
+            stored = self._tokens.by_token(said.removeprefix(_BEARER))
+            role = None if stored is None else self._tokens.role(stored)
+        except OptionError as error:
+            _log.error("tokens cannot be read: %s", error)
+            raise AuthenticationError(self.address, "it cannot read its tokens") from None
+        if stored is None or role is None:
+            raise AuthenticationError(self.address, "it does not know this token")
+        return role, identity_of(stored)
+
+    def check_before(self, name: str, role: Role) -> None:
+        """Raise `RoleError` where the method's name alone tells that the role is too small."""
+
+    @contextmanager
+    def telling(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """A block whose errors the caller is told, whatever they are."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 (see above)
+            self.abort(context, error)
+
+    def abort(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
+        """End a call with an error."""
+        told = told_error(error)
+        body = encode(told)
+        if len(body) > _METADATA_BYTES_MAX:
+            body = encode(replace(told, text=told.text[:_DETAILS_CHARS_MAX], arguments="[]"))
+        kinds = (*self._dialect.kinds, *_KINDS)
+        known = (status for ours, status in kinds if isinstance(error, ours))
+        other = self._dialect.other
+        if told.name == InternalError.__name__:
+            other = grpc.StatusCode.INTERNAL
+        elif told.retryable:
+            other = grpc.StatusCode.UNAVAILABLE
+        shown = ((self._dialect.error_key, body), *self._dialect.metadata)
+        context.set_trailing_metadata(shown)
+        context.abort(next(known, other), f"{told.name}: {told.text}"[:_DETAILS_CHARS_MAX])
+        raise error  # not reached: `abort` raises
+
+
+class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc] # grpc has no types
+    """Lets those in who show a token that is good for what they ask."""
+
+    def __init__(self, door: Door) -> None:
+        self._door = door
+
+    def intercept_service(self, continuation: Any, details: Any) -> Any:  # noqa: ANN401
+        try:
+            role, _ = self._door.caller(details.invocation_metadata)
+            self._door.check_before(details.method.rpartition("/")[2], role)
+        except (AuthenticationError, RoleError) as error:
+            refused = error  # `error` is gone when the handler is called
+
+            def refuse(_: object, context: grpc.ServicerContext) -> None:
+                self._door.abort(context, refused)
+
+            return grpc.stream_unary_rpc_method_handler(refuse)
+        return continuation(details)
+
+
+def _credentials(tls: ServerTls | None) -> grpc.ServerCredentials | None:
+    if tls is None:
+        return None
+    cert, key, ca = tls.read()
+    return grpc.ssl_server_credentials([(key, cert)], ca, require_client_auth=ca is not None)

@@ -1,0 +1,336 @@
+"""One connection: who calls is asked first, then call after call is answered."""
+
+import logging
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from typing import Any, Final
+
+import pyarrow as pa
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import (
+    AuthenticationError,
+    CallCancelledError,
+    CodecError,
+    InternalError,
+    OptionError,
+    ProtocolError,
+    TheFlashError,
+)
+from pyspark_theflash.service.api.call import Call
+from pyspark_theflash.service.api.error import told_error
+from pyspark_theflash.service.api.rows import Batches, RowStream
+from pyspark_theflash.service.api.service import Service
+from pyspark_theflash.service.api.token import Tokens, identity_of
+from pyspark_theflash.service.api.write import Incoming, bytes_max_of
+from pyspark_theflash.service.server.note import Greeted
+from pyspark_theflash.service.server.patience import Patience
+from pyspark_theflash.service.wire.frame import (
+    DATA_BYTES_MAX,
+    GREETING_BYTES_MAX,
+    NONCE_BYTES,
+    PREFACE,
+    REQUEST_BYTES_MAX,
+    RESPONSE_BYTES_MAX,
+    End,
+    FrameType,
+    Header,
+    Hello,
+    Ready,
+    Request,
+    check_preface,
+)
+from pyspark_theflash.service.wire.link import Link
+from pyspark_theflash.service.wire.method import OPEN_WRITER, Method, Role, method
+from pyspark_theflash.service.wire.pieces import Pieces
+from pyspark_theflash.service.wire.protobuf import decode, encode
+
+_log = logging.getLogger(__name__)
+_LOST: Final = (OSError, EOFError)
+"""What a connection that is no more raises; `TimeoutError` is an `OSError`."""
+
+
+class Session:
+    """A connection, once its TLS, if any, is set up. `run` returns when it is over."""
+
+    def __init__(
+        self,
+        link: Link,
+        service: Service,
+        tokens: Tokens | None,
+        *,
+        clock: Clock,
+        address: str,
+        patience: Patience,
+        peer: str = "this machine",
+        greeted: Greeted | None = None,
+        linger_ms: Callable[[], int] | None = None,
+    ) -> None:
+        """`address` is the server's own, for errors. Without `tokens` everybody is an admin.
+
+        Args:
+            peer: what the system tells of who calls, where no token does.
+            greeted: what is known of the caller, if it was greeted before.
+            linger_ms: asked after each call how long the next one is waited for here before the
+                connection waits for it elsewhere; None: it stays.
+        """
+        self._peer = peer
+        self._link, self._service, self._tokens = link, service, tokens
+        self._clock, self._address, self._patience = clock, address, patience
+        self._stored = None if greeted is None else greeted.stored
+        self._is_greeted, self._linger_ms = greeted is not None, linger_ms
+        self._call = 0
+        self._is_json = False
+        self._has_all, self._end = False, End()
+        self._latch_id = ""
+        """Of the writer that has its calls answered here."""
+        self.is_busy = False
+        """Whether a call is being answered."""
+
+    def run(self) -> Greeted | None:
+        """Answer until the caller goes, or has to, or has no call; the socket is closed then.
+
+        Returns what it takes to go on with another descriptor of this connection; None if it ended.
+        """
+        try:
+            return self._run()
+        finally:
+            if self._latch_id:
+                self._service.writer_gone(self._latch_id)
+
+    def _run(self) -> Greeted | None:
+        try:
+            if not self._is_greeted:
+                self._greet()
+            while not self._waits_elsewhere():
+                if not self._answer_next():
+                    return None
+        except _LOST:
+            self._link.close()
+        except TheFlashError as error:
+            # After this nobody knows where the next frame begins, or who is calling.
+            self._refuse(error)
+        else:
+            self._link.close()
+            return Greeted(self._stored)
+        return None
+
+    def _waits_elsewhere(self) -> bool:
+        if self._latch_id or self._linger_ms is None:
+            return False
+        return not self._link.has_input(self._linger_ms())
+
+    def _greet(self) -> None:
+        wait_ms = self._patience.greeting_ms
+        check_preface(self._link.receive(len(PREFACE), wait_ms))
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        hello = Hello(self._tokens is not None, nonce).to_bytes()
+        self._link.send(Header(FrameType.HELLO, 0, len(hello)), hello, wait_ms)
+        header, proof = self._link.frame(GREETING_BYTES_MAX, wait_ms)
+        if header.type is not FrameType.AUTH:
+            raise ProtocolError(self._address, f"{header.type.name} where AUTH should be")
+        if self._tokens is not None:
+            self._stored = self._with_tokens(lambda tokens: tokens.by_proof(nonce, proof))
+            if self._stored is None:
+                raise AuthenticationError(self._address, "it does not know this token")
+        ready = Ready(self._role(), self._service.store_id).to_bytes()
+        self._link.send(Header(FrameType.READY, 0, len(ready)), ready, wait_ms)
+
+    def _role(self) -> Role:
+        """What the caller may do now: tokens are taken back while connections last."""
+        if self._tokens is None:
+            return Role.ADMIN
+        stored = self._stored or b""
+        role: Role | None = self._with_tokens(lambda tokens: tokens.role(stored))
+        if role is None:
+            raise AuthenticationError(self._address, "this token was taken back")
+        return role
+
+    def _identity(self) -> str:
+        return self._peer if self._stored is None else identity_of(self._stored)
+
+    def _with_tokens(self, ask: Any) -> Any:  # noqa: ANN401 (whatever is asked)
+        try:
+            return ask(self._tokens)
+        except OptionError as error:
+            _log.error("tokens cannot be read: %s", error)
+            raise AuthenticationError(self._address, "it cannot read its tokens") from None
+
+    def _answer_next(self) -> bool:
+        """Answer one call; whether there may be another."""
+        try:
+            header = self._link.header(REQUEST_BYTES_MAX, self._patience.idle_ms)
+        except EOFError:
+            self._link.close()
+            return False
+        body = self._link.receive(header.length, self._patience.frame_ms)
+        if header.type is FrameType.CANCEL:
+            return True  # of a call that has ended meanwhile
+        if header.type is not FrameType.REQUEST:
+            raise ProtocolError(self._address, f"{header.type.name} where a request should be")
+        self._call, self._is_json = header.call, header.is_json
+        self._has_all, self._end = False, End()
+        self.is_busy = True
+        try:
+            self._answer(Request.from_bytes(body))
+        finally:
+            self.is_busy = False
+        return True
+
+    def _answer(self, request: Request) -> None:
+        role, called = self._role(), None
+        try:
+            called = method(request.method)
+            called.check(role)
+            value: Any = decode(called.request, request.body, as_json=self._is_json)
+            call = Call(
+                called.name,
+                request.timeout_ms,
+                self._clock,
+                self._is_cancelled,
+                role=role,
+                identity=self._identity(),
+            )
+            if called.takes_rows:
+                answer = self._with_rows(called, value, call)
+            else:
+                with _own_failures():
+                    answer = getattr(self._service, called.attribute)(value, call)
+            if called is OPEN_WRITER:
+                self._latch_id = value.latch.id
+            if called.gives_rows:
+                self._stream(answer, call)
+            else:
+                self._respond(encode(answer, as_json=self._is_json))
+        except _LOST:
+            raise
+        except Exception as error:  # the caller is told, whatever it is
+            self._tell(error)
+            if isinstance(error, ProtocolError):
+                raise
+            if called is not None and called.takes_rows and not self._has_all:
+                self._skip_rows(called)
+
+    def _with_rows(self, called: Method, request: Any, call: Call) -> Any:  # noqa: ANN401
+        """Take in the rows of a call, all of them, and only then answer it."""
+        with _own_failures():
+            incoming = Incoming(self._service.path, called)
+        with incoming:
+            while (data := self._next_data(call)) is not None:
+                with _own_failures():
+                    incoming.add(data)
+            with _own_failures():
+                tables, batches = incoming.tables(request.streams)
+                came = End(batches, sum(map(len, tables)), incoming.size_bytes)
+                if came != self._end:
+                    raise CodecError("end", "other rows were announced than came")
+                return getattr(self._service, called.attribute)(request, call, tables)
+
+    def _next_data(self, call: Call) -> bytes | None:
+        """The next bytes of rows; None after the last of them."""
+        wait_ms = min(self._patience.send_ms, call.left_ms())
+        try:
+            header, body = self._link.frame(DATA_BYTES_MAX, wait_ms)
+        except TimeoutError:
+            call.left_ms()  # which says so if that is the reason
+            raise
+        if header.call != self._call:
+            raise ProtocolError(self._address, "rows of another call")
+        if header.type is FrameType.DATA:
+            return body
+        self._has_all = header.type in (FrameType.END, FrameType.CANCEL)
+        if header.type is FrameType.CANCEL:
+            raise CallCancelledError(call.method)
+        if header.type is not FrameType.END:
+            raise ProtocolError(self._address, f"{header.type.name} in the middle of rows")
+        self._end = End.from_bytes(body)
+        return None
+
+    def _skip_rows(self, called: Method) -> None:
+        """Pass over what the caller had sent before it could know that it is of no use."""
+        deadline_ms = self._clock.boottime_ms() + self._patience.frame_ms
+        left_bytes = bytes_max_of(called)
+        while left_bytes > 0 and self._clock.boottime_ms() < deadline_ms:
+            header, body = self._link.frame(DATA_BYTES_MAX, self._patience.frame_ms)
+            if header.type in (FrameType.END, FrameType.CANCEL):
+                return
+            if header.type is not FrameType.DATA or header.call != self._call:
+                break
+            left_bytes -= len(body)
+        raise ProtocolError(self._address, "it sends rows that were refused")
+
+    def _respond(self, body: bytes) -> None:
+        if len(body) > RESPONSE_BYTES_MAX:
+            reason = f"the answer has {len(body)} bytes, and {RESPONSE_BYTES_MAX} may be"
+            raise OptionError("request", reason)
+        end = End().to_bytes()
+        frames = [
+            (self._header(FrameType.RESPONSE, len(body)), body),
+            (self._header(FrameType.END, len(end)), end),
+        ]
+        self._link.send_all(frames, self._patience.send_ms)
+
+    def _stream(self, rows: RowStream, call: Call) -> None:
+        """Rows as an Arrow IPC stream; the socket holds us back where the caller is slow."""
+        pieces = Pieces()
+        batches = row_count = size_bytes = 0
+        with (
+            closing(rows.batches) as coming,
+            pa.ipc.new_stream(pa.PythonFile(pieces, mode="w"), rows.schema) as writer,
+        ):
+            for batch in _own(coming):
+                writer.write_batch(batch)
+                batches, row_count = batches + 1, row_count + batch.num_rows
+                size_bytes += self._send(pieces)
+                call.check()
+        size_bytes += self._send(pieces)
+        end = End(batches, row_count, size_bytes).to_bytes()
+        self._link.send(self._header(FrameType.END, len(end)), end, self._patience.rows_ms)
+
+    def _send(self, pieces: Pieces) -> int:
+        return self._link.send_data(self._call, pieces.taken(), self._patience.rows_ms)
+
+    def _is_cancelled(self) -> bool:
+        """Whether the caller has said CANCEL, or is gone."""
+        if not self._link.has_input():
+            return False
+        header, _ = self._link.frame(0, self._patience.frame_ms)
+        if header.type is not FrameType.CANCEL:
+            raise ProtocolError(self._address, f"{header.type.name} in the middle of a call")
+        return header.call == self._call
+
+    def _tell(self, error: Exception) -> None:
+        if isinstance(error, CallCancelledError):
+            _log.debug("cancelled: %s", error)
+        body = encode(told_error(error), as_json=self._is_json)
+        self._link.send(self._header(FrameType.ERROR, len(body)), body, self._patience.send_ms)
+
+    def _refuse(self, error: TheFlashError) -> None:
+        """Say why, and hang up."""
+        told = ProtocolError(self._address, str(error)) if isinstance(error, CodecError) else error
+        _log.info("connection refused: %s", told)
+        try:
+            self._tell(told)
+        except _LOST:
+            self._link.close()
+        else:
+            self._link.close_gently()
+
+    def _header(self, type_: FrameType, length: int) -> Header:
+        return Header(type_, self._call, length, self._is_json)
+
+
+@contextmanager
+def _own_failures() -> Iterator[None]:
+    """What the system fails us with is ours to tell; it does not mean that the caller is gone."""
+    try:
+        yield
+    except OSError as error:
+        _log.error("a call failed", exc_info=error)
+        raise InternalError(f"the server failed with {type(error).__name__}") from error
+
+
+def _own(batches: Batches) -> Iterator[pa.RecordBatch]:
+    with _own_failures():
+        yield from batches

@@ -1,0 +1,405 @@
+"""The default engine: Parquet files of versions under one transactional manifest.
+
+    publish      find what each version supersedes, write and sync the files, commit the manifest
+    place        which files those are: `placement.py`
+    plan         the regions of a physical table, each with the files that reach into it
+    scan         `scan.py`
+    compact      `compaction.py`
+    flush        leave no files across regions: `compaction.py`
+    split, merge divide a region, unite two: `divide.py`
+    move, copy   have a region's files in another partition: `move.py`
+    purge        forget all files and regions of physical tables, or the rows of a range: `purge.py`
+
+A file that the manifest does not name does not exist: what a crash leaves behind is swept when the
+next writer opens. A file that has been replaced or purged stays until no reader's lease pins a
+generation that still names it.
+
+Two threads may use an engine that writes: one that publishes and reads, and one in which pieces of
+compactions run (`begin`). A mutex keeps everything apart but the merging itself:
+
+    publisher   ──begin──┬─publish─publish──────────publish─┐ waits ┌──publish
+    compaction           └ merges files of the plan ────────┴ swap ─┘
+
+The swap looks whether the table is what was planned on, with new deltas at most, has these point
+into the merged files (`rebase.py`), and commits. If it is not, the merge was in vain.
+"""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Final
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import (
+    InternalError,
+    OptionError,
+    TheFlashError,
+)
+from pyspark_theflash.base.failpoint import fail_point
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.types import (
+    MAX_TS,
+    Generation,
+    PhysicalTableID,
+    RegionID,
+    TimeStamp,
+)
+from pyspark_theflash.storage.engine.api import (
+    CompactionReport,
+    Handle,
+    Piece,
+    Publication,
+    VersionBatch,
+)
+from pyspark_theflash.storage.engine.magic.compaction import Compaction, Limits, Step
+from pyspark_theflash.storage.engine.magic.delta import delta_table
+from pyspark_theflash.storage.engine.magic.divide import divide, to_divide, to_unite
+from pyspark_theflash.storage.engine.magic.file import (
+    DataFile,
+    FileKind,
+    read_whole,
+)
+from pyspark_theflash.storage.engine.magic.layout import (
+    Layout,
+    LayoutChange,
+)
+from pyspark_theflash.storage.engine.magic.lookup import LOOKUP_BYTES
+from pyspark_theflash.storage.engine.magic.move import keep_in
+from pyspark_theflash.storage.engine.magic.partitions import check_unused
+from pyspark_theflash.storage.engine.magic.placement import place
+from pyspark_theflash.storage.engine.magic.purge import has_rows, without_range
+from pyspark_theflash.storage.engine.magic.rebase import Rebase
+from pyspark_theflash.storage.engine.magic.region import NO_REGION, Region
+from pyspark_theflash.storage.engine.magic.writing import MagicStore, Merge, exclusive
+from pyspark_theflash.storage.mvcc.project import ScanColumn
+from pyspark_theflash.storage.store.manifest import Change, Guard, file_errors
+from pyspark_theflash.storage.store.partition import (
+    Partitions,
+    partition_key,
+)
+
+SWAP_FILES: Final = 2
+"""With so many new deltas at most, a swap has them written anew while publications wait."""
+SWAP_ROUNDS: Final = 8
+"""How often deltas are written anew before a swap, while more are published."""
+_log = logging.getLogger(__name__)
+
+
+class MagicEngine(MagicStore):
+    """Both halves."""
+
+    def __init__(
+        self,
+        path: Path,
+        fs: FileSystem,
+        clock: Clock,
+        *,
+        limits: Limits | None = None,
+        lookup_bytes: int = LOOKUP_BYTES,
+        guard: Guard | None = None,
+    ) -> None:
+        """`guard`: looks, in the transaction of each publication, whether it may be done."""
+        super().__init__(path, fs, clock, lookup_bytes, guard)
+        self._limits = limits or Limits()
+
+    @exclusive
+    def publish(self, publication: Publication) -> Generation:
+        changes: dict[PhysicalTableID, LayoutChange] = {}
+        with self._writing():
+            for versions in publication.versions:
+                if versions.batch.num_rows:
+                    self._place(versions, changes)
+            return self._commit(changes, publication.change)
+
+    def compact(
+        self,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        *,
+        safe_point: TimeStamp | None = None,
+        everything: bool = False,
+    ) -> CompactionReport:
+        done, to = CompactionReport(), MAX_TS if everything else None
+        while (piece := self._next_step(physical_id, columns, safe_point, to)) is not None:
+            done = done.plus(piece())
+        return done
+
+    @exclusive
+    def begin(
+        self,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        *,
+        everything_to: TimeStamp | None = None,
+        garbage_to: TimeStamp | None = None,
+    ) -> Piece | None:
+        if garbage_to is None:
+            return self._next_step(physical_id, columns, None, everything_to)
+        merge = self._merge(physical_id)
+        compaction = self._compaction(merge, columns, garbage_to)
+        return self._begun(merge, compaction.collection(merge.started, garbage_to))
+
+    @exclusive
+    def is_behind(self, physical_id: PhysicalTableID) -> bool:
+        deltas, limits = self._layouts[physical_id].deltas, self._limits
+        rows = 2 * max(limits.region_rows, limits.due_rows(self._layouts[physical_id].regions))
+        return len(deltas) >= 2 * limits.most_deltas or sum(f.rows for f in deltas) >= rows
+
+    @exclusive
+    def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
+        with self._writing():
+            layouts = [self._layouts[physical_id] for physical_id in physical_ids]
+            changes = {
+                layout.physical_id: LayoutChange(replaced=layout.files, dropped=layout.regions)
+                for layout in layouts
+            }
+            fail_point("magic.before_purge_commit")
+            generation = self._commit(changes)
+            fail_point("magic.after_purge_commit")
+            self._remove_retired()
+            return generation
+
+    @exclusive
+    def purge_range(
+        self,
+        physical_id: PhysicalTableID,
+        start: Handle | None,
+        end: Handle | None,
+        columns: Sequence[ScanColumn],
+        others: Change | None = None,
+    ) -> CompactionReport:
+        purged, done = Region(physical_id, NO_REGION, start, end), CompactionReport()
+        if any(has_rows(self._data, f, purged) for f in self._layouts[physical_id].files):
+            # Deltas may point into files that go.
+            done = self.flush(physical_id, columns)
+        elif others is None:
+            return done
+        with self._writing():
+            layout, writer = self._layouts[physical_id], partial(self._write, physical_id)
+            change, report = without_range(self._data, layout, purged, columns, writer)
+            done = done.plus(report)
+            fail_point("magic.before_purge_commit")
+            self._commit({physical_id: change}, others)
+            fail_point("magic.after_purge_commit")
+            self._remove_retired()
+        return done
+
+    @exclusive
+    def flush(
+        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
+    ) -> CompactionReport:
+        layout = self._layouts[physical_id]
+        if not layout.deltas:
+            return CompactionReport()
+        with self._writing():
+            change, report = self._compaction(self._merge(physical_id), columns).flush(layout)
+            self._replace(physical_id, change, "flush")
+            self._remove_retired()
+        return report
+
+    @exclusive
+    def split(
+        self,
+        physical_id: PhysicalTableID,
+        region_id: RegionID,
+        at: Handle,
+        columns: Sequence[ScanColumn],
+    ) -> CompactionReport:
+        if to_divide(self._layouts[physical_id], region_id, at) is None:
+            return CompactionReport()
+        done = self.flush(physical_id, columns)
+        layout = self._layouts[physical_id]
+        region = to_divide(layout, region_id, at)
+        if region is None:
+            return done
+        with self._writing():
+            writer = partial(self._write, physical_id)
+            change, report = divide(self._data, layout, region, at, columns, writer)
+            self._replace(physical_id, change, "split")
+            self._remove_retired()
+        return done.plus(report)
+
+    @exclusive
+    def merge(
+        self,
+        physical_id: PhysicalTableID,
+        left_id: RegionID,
+        right_id: RegionID,
+        columns: Sequence[ScanColumn],
+    ) -> CompactionReport:
+        if to_unite(self._layouts[physical_id], left_id, right_id, self._limits) is None:
+            return CompactionReport()
+        done = self.flush(physical_id, columns)
+        layout = self._layouts[physical_id]
+        # What lay across regions counts, too, now.
+        regions = to_unite(layout, left_id, right_id, self._limits)
+        if regions is None:
+            return done
+        with self._writing():
+            compaction = self._compaction(self._merge(physical_id), columns)
+            change, report = compaction.unite(layout, regions, by_hand=True)
+            self._replace(physical_id, change, "merge")
+            self._remove_retired()
+        return done.plus(report)
+
+    @exclusive
+    def move(
+        self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
+    ) -> CompactionReport:
+        return self._keep(self._layouts[physical_id].known_region(region_id), (partition,))
+
+    @exclusive
+    def copy(
+        self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
+    ) -> CompactionReport:
+        region = self._layouts[physical_id].known_region(region_id)
+        return self._keep(region, tuple(dict.fromkeys([*region.partitions, partition])))
+
+    @exclusive
+    def add_partition(self, folder: Path) -> int:
+        if (known := self._partitions.at(folder)) is not None:
+            return known
+        with file_errors(folder):
+            record = self._partitions.prepare(folder, self._fs)
+        with self._writing():
+            fail_point("partition.before_commit")
+            self._advance(self._manifest.commit(Change([record]), self._token, self._guard))
+            fail_point("partition.after_commit")
+            self._load()
+        return int(record.key)
+
+    @exclusive
+    def remove_partition(self, partition: int) -> None:
+        with self._writing():
+            self._remove_retired()
+        check_unused(partition, self._partitions, self._layouts, self._retired())
+        with self._writing():
+            change, before = Change(deletes=[partition_key(partition)]), self._partitions
+            self._advance(self._manifest.commit(change, self._token, self._guard))
+            fail_point("partition.after_removal")
+            self._load()
+            before.forget(partition, self._fs)
+
+    def _keep(self, region: Region, partitions: Partitions) -> CompactionReport:
+        """Have a region's files in these partitions; see `Engine.move`."""
+        if region.partitions == partitions:
+            return CompactionReport()
+        # One that has it already may be missing: the others are as good.
+        for partition in (p for p in partitions if p not in region.partitions):
+            if (fault := self._partitions.fault(partition)) is not None:
+                raise OptionError("partition", fault)
+        own = [
+            f for f in self._layouts[region.physical_id].files if f.region_id == region.region_id
+        ]
+        for info in own:
+            read_whole(self._data, info)  # What is damaged shows before anything is written.
+        with self._writing():
+            retired, write = self._retired(), self._write_bytes
+            change, report = keep_in(self._data, region, own, partitions, retired, write)
+            self._replace(region.physical_id, change, "move")
+            self._remove_retired()
+        return report
+
+    def _place(self, versions: VersionBatch, changes: dict[PhysicalTableID, LayoutChange]) -> None:
+        """Write versions, beside `changes` of the same commit, and add them to these."""
+        physical_id = versions.physical_id
+        before = changes.get(physical_id, LayoutChange())
+        layout = before.apply(self._layouts[physical_id])
+        table = delta_table(versions, layout.files, self._lookup)
+        # One commit cuts a table's regions once.
+        is_merged = any(m.started.physical_id == physical_id for m in self._merges)
+        is_open = self._partitions.is_whole and not (before.files or is_merged)
+        limits = self._limits if is_open else None
+        change = place(layout, table, limits, partial(self._write, physical_id))
+        changes[physical_id] = before.plus(change)
+
+    # -- compactions, in pieces
+
+    def _merge(self, physical_id: PhysicalTableID) -> Merge:
+        """A merge that takes its numbers as it writes, until it is begun beside others."""
+        return Merge(self._layouts[physical_id], iter(self._numbers.take, None))
+
+    def _compaction(
+        self,
+        merge: Merge,
+        columns: Sequence[ScanColumn],
+        safe_point: TimeStamp | None = None,
+        *,
+        everything_to: TimeStamp | None = None,
+    ) -> Compaction:
+        return Compaction(
+            self._data,
+            columns,
+            self._limits,
+            safe_point=safe_point,
+            everything_to=everything_to,
+            write=partial(self._write_merged, merge),
+        )
+
+    @exclusive
+    def _next_step(
+        self,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        safe_point: TimeStamp | None,
+        everything_to: TimeStamp | None,
+    ) -> Piece | None:
+        """The next piece that pays; planned and numbered while nothing is published."""
+        merge = self._merge(physical_id)
+        compaction = self._compaction(merge, columns, safe_point, everything_to=everything_to)
+        return self._begun(merge, compaction.step(merge.started))
+
+    def _begun(self, merge: Merge, step: Step | None) -> Piece | None:
+        """The piece that does a step; nobody reads what is retired by now but under a lease."""
+        self._check_sound()
+        if self._has_retired:
+            with self._writing():
+                self._remove_retired()
+        if step is None:
+            return None
+        merge.numbers = self._numbers.block()
+        self._merges.append(merge)
+        return partial(self._run, merge, step)
+
+    def _run(self, merge: Merge, step: Step) -> CompactionReport:
+        try:
+            with self._breaking():
+                change, report = step()
+                return self._swap(merge, change, report)
+        except TheFlashError:
+            self._discard(merge)
+            raise
+        finally:
+            with self._mutex:
+                self._has_retired = True
+                self._merges.remove(merge)
+
+    def _swap(
+        self, merge: Merge, change: LayoutChange, report: CompactionReport
+    ) -> CompactionReport:
+        """Commit a merge; see the module."""
+        rebase = Rebase(self._data, change, partial(self._write_rebased, merge))
+        for further in reversed(range(SWAP_ROUNDS)):
+            with self._mutex:
+                if (newer := self._published_since(merge.started)) is None:
+                    self._discard(merge)
+                    _log.warning("a compaction was in vain: its files have changed meanwhile")
+                    return CompactionReport(rows_read=report.rows_read, discarded=1)
+                left = rebase.left(newer)
+                if not further or len(left) <= SWAP_FILES:
+                    with self._writing():
+                        rebase.take(left)
+                        both = change.plus(rebase.change)
+                        self._replace(merge.started.physical_id, both, "compaction")
+                    return report
+            rebase.take(left)
+        raise InternalError("a swap has a last round")
+
+    def _published_since(self, started: Layout) -> Sequence[DataFile] | None:
+        """The deltas that a table has got; None where anything else of it has changed."""
+        now = self._layouts[started.physical_id]
+        newer = now.files[len(started.files) :]
+        if now.regions != started.regions or now.files[: len(started.files)] != started.files:
+            return None
+        return newer if all(f.kind is FileKind.DELTA for f in newer) else None

@@ -1,0 +1,188 @@
+"""Merging files by handle, a bounded piece at a time.
+
+    delta 1   ──────a──────b────────        a cursor a file; `take_below(a)` gives what is left of
+    delta 2   ──────a──────b────────        it below a, reading each row group once. A piece is what
+    stable    ──────a──────b────────        all cursors have up to the next cut, sorted anew.
+
+Cuts come from a sample of the handles, so that a piece is about as large as it is meant to be,
+however the rows are spread over the files.
+"""
+
+from bisect import bisect_left
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.storage.engine.api import Handle
+from pyspark_theflash.storage.engine.magic.file import (
+    PREVIOUS_FILE,
+    PREVIOUS_ROW,
+    DataFile,
+    from_any_copy,
+    numpy_column,
+    one_array,
+    open_file,
+    read_row_group,
+    stored_columns,
+    with_ends,
+)
+from pyspark_theflash.storage.engine.magic.handles import first_from
+from pyspark_theflash.storage.engine.magic.region import Region, is_below
+from pyspark_theflash.storage.mvcc.choose import those_of
+from pyspark_theflash.storage.mvcc.project import ScanColumn, carried, stored_names
+from pyspark_theflash.storage.mvcc.version import (
+    COMMIT_TS,
+    HANDLE,
+    OP,
+    START_TS,
+    Op,
+)
+from pyspark_theflash.storage.mvcc.visibility import sort_order, superseded_within
+
+SAMPLES: Final = 1024
+"""Handles looked at in each file: a cut is wrong by less than a thousandth of its rows."""
+_SYSTEM: Final = (HANDLE, COMMIT_TS, START_TS, OP, PREVIOUS_FILE, PREVIOUS_ROW)
+
+
+class Cursor:
+    """A file's versions in order, its columns as `carried`; holds one row group at a time."""
+
+    def __init__(self, folder: Path, info: DataFile, columns: Sequence[ScanColumn]) -> None:
+        self.info = info
+        self._folder, self._columns = folder, columns
+        self._next_group, self._groups = 0, 1
+        self._rest: pa.Table | None = None
+
+    def take_below(self, end: Handle | None) -> list[pa.Table]:
+        """What has not been taken yet and lies below `end`, or all of it."""
+        taken: list[pa.Table] = []
+        if end is not None and self._rest is None and self._is_at_or_above(end):
+            return taken
+        while self._rest is not None or self._next_group < self._groups:
+            rest = self._read_group() if self._rest is None else self._rest
+            handles = one_array(rest.column(HANDLE))
+            stop = len(rest) if end is None else first_from(handles, end)
+            taken.append(rest.slice(0, stop))
+            self._rest = rest.slice(stop) if stop < len(rest) else None
+            if self._rest is not None:
+                break
+        return taken
+
+    def _is_at_or_above(self, end: Handle) -> bool:
+        """Whether the file begins there, as far as its record tells."""
+        low = self.info.min_handle
+        return self._next_group == 0 and low is not None and not is_below(low, end)
+
+    def _read_group(self) -> pa.Table:
+        def read(one: DataFile) -> pa.Table:
+            with open_file(self._folder, one) as file:
+                self._groups = file.num_row_groups
+                wanted = stored_columns(file, [*_SYSTEM, *stored_names(self._columns)])
+                return read_row_group(file, self._next_group, wanted)
+
+        stored = from_any_copy(self.info, read)
+        self._next_group += 1
+        found = {name: one_array(stored.column(name)) for name in stored.column_names}
+        columns = carried(found, self._columns, stored.num_rows)
+        return pa.table({name: found[name] for name in _SYSTEM} | columns)
+
+
+def merged(
+    tables: Sequence[pa.Table], numbers: Collection[int], safe_point: TimeStamp | None
+) -> pa.Table:
+    """Versions of one range of handles out of the files `numbers`, as they go into one file.
+
+    With a `safe_point`, what no snapshot at or above it sees is left out: these must be all the
+    versions of their rows.
+    """
+    table = _sorted(pa.concat_tables(tables, promote_options="permissive"))
+    commit_ts = numpy_column(table, COMMIT_TS)
+    superseded_ts = superseded_within(one_array(table.column(HANDLE)), commit_ts)
+    outside = pc.invert(
+        pc.is_in(table.column(PREVIOUS_FILE), pa.array(sorted(numbers), pa.uint64()))
+    )
+    previous = [
+        one_array(pc.if_else(outside, table.column(name), None))
+        for name in (PREVIOUS_FILE, PREVIOUS_ROW)
+    ]
+    table = with_ends(table.drop_columns([PREVIOUS_FILE, PREVIOUS_ROW]), superseded_ts, *previous)
+    if safe_point is None:
+        return table
+    deleted = (numpy_column(table, OP) == Op.DELETE) & (commit_ts <= np.uint64(safe_point))
+    kept = ~deleted & (superseded_ts > np.uint64(safe_point))
+    return those_of(table, kept).combine_chunks()
+
+
+def _sorted(table: pa.Table) -> pa.Table:
+    table = table.combine_chunks()
+    handles, commit_ts = one_array(table.column(HANDLE)), one_array(table.column(COMMIT_TS))
+    order = (
+        np.lexsort((np.asarray(commit_ts), np.asarray(handles)))
+        if pa.types.is_int64(handles.type)
+        else sort_order(handles, commit_ts)
+    )
+    if np.array_equal(order, np.arange(len(order))):
+        return table
+    return table.take(pa.array(order)).combine_chunks()
+
+
+class Sample:
+    """Some handles of some files, each standing for a number of rows."""
+
+    def __init__(self, found: Iterable[tuple[Handle, int]]) -> None:
+        self._found = sorted(found)
+        self._rows = np.cumsum([0, *(rows for _, rows in self._found)])
+
+    def plus(self, other: "Sample") -> "Sample":
+        """Both together."""
+        return Sample([*self._found, *other._found])
+
+    def rows_in(self, region: Region) -> int:
+        """About how many rows lie there."""
+        first, last = self._bounds(region)
+        return int(self._rows[last] - self._rows[first])
+
+    def cuts(self, region: Region, pieces: int) -> list[Handle]:
+        """Handles, growing and inside the region, that cut its rows into about equal pieces."""
+        first, last = self._bounds(region)
+        total = self.rows_in(region)
+        at = self._rows[first] + total * np.arange(1, pieces) // pieces
+        places = np.searchsorted(self._rows[first : last + 1], at) + first
+        found = sorted({self._found[place][0] for place in places if place < last})
+        return [
+            handle for handle in found if region.start is None or is_below(region.start, handle)
+        ]
+
+    def _bounds(self, region: Region) -> tuple[int, int]:
+        low = 0 if region.start is None else self._position(region.start)
+        return low, len(self._found) if region.end is None else self._position(region.end)
+
+    def _position(self, bound: Handle) -> int:
+        return bisect_left(self._found, True, key=lambda one: not is_below(one[0], bound))
+
+
+def sample_of(folder: Path, files: Sequence[DataFile]) -> Sample:
+    """A sample of these files."""
+    return Sample([one for info in files for one in _sampled(folder, info)])
+
+
+def _sampled(folder: Path, info: DataFile) -> list[tuple[Handle, int]]:
+    """Some handles, with how many rows each stands for; a row group in memory at a time."""
+    step = max(1, info.rows // SAMPLES)
+
+    def read(one: DataFile) -> list[Handle]:
+        chosen: list[Handle] = []
+        with open_file(folder, one) as file:
+            for group in range(file.num_row_groups):
+                handles = read_row_group(file, group, [HANDLE]).column(HANDLE)
+                chosen += handles.take(pa.array(np.arange(0, len(handles), step))).to_pylist()
+        return chosen
+
+    chosen = from_any_copy(info, read)
+    weight = max(1, round(info.rows / len(chosen)))
+    return [(handle, weight) for handle in chosen]

@@ -1,0 +1,116 @@
+"""Where the versions of a publication go.
+
+Few of them become one delta, across all regions of their table. Many are cut by region at once, so
+that nothing has to write them a second time just for that; and what lies above all that a region
+holds begins regions of its own, where it is stable from the start:
+
+    regions       1 ────────────┬ 2 ─────────────────────      rows that are appended are
+    before        stable, layers│ stable, layers               written once and for all
+    publication   ▒▒ layer      │ ▒▒ layer   ██ stable
+    after         1 ────────────┼ 3 ─────────┬ 4 ────────
+
+Only the newest files of a region may be merged, so this way is open only while no delta is left.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Final
+
+import pyarrow as pa
+
+from pyspark_theflash.base.types import RegionID
+from pyspark_theflash.storage.engine.api import Handle
+from pyspark_theflash.storage.engine.magic.compaction import Limits, Write, next_id
+from pyspark_theflash.storage.engine.magic.encode import FileEncoder
+from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind, one_array
+from pyspark_theflash.storage.engine.magic.handles import first_above, first_from
+from pyspark_theflash.storage.engine.magic.layout import Layout, LayoutChange
+from pyspark_theflash.storage.engine.magic.region import Region
+from pyspark_theflash.storage.mvcc.version import HANDLE
+from pyspark_theflash.storage.store.partition import HOME, Partitions
+
+_LEAST_SHARE: Final = 16
+"""What begins a region is at least one part in so many of a whole one."""
+
+
+def place(layout: Layout, versions: pa.Table, limits: Limits | None, write: Write) -> LayoutChange:
+    """Write the versions of a publication, at least one; without `limits` as one delta."""
+    if limits is not None and not layout.deltas:
+        parts = [(r, own, _part(versions, r.start, r.end)) for r, own in layout.by_region()]
+        reached = [one for one in parts if len(one[2])]
+        if len(versions) >= limits.direct_rows * len(reached):
+            change = LayoutChange()
+            for region, own, part in reached:
+                new_id = RegionID(next_id(layout) + len(change.regions))
+                change = change.plus(_into_region(region, own, part, limits, write, new_id))
+            return change
+    return LayoutChange([_written(versions, FileKind.DELTA, HOME, write)])
+
+
+def _into_region(
+    region: Region,
+    own: Sequence[DataFile],
+    part: pa.Table,
+    limits: Limits,
+    write: Write,
+    new_id: RegionID,
+) -> LayoutChange:
+    """Write versions of one region; what it may become is numbered from `new_id` on."""
+    bounds: list[Handle] = []
+    tail = _tail(own, part)
+    if not own or _begins_region(own, tail, limits):
+        bounds = [*([tail.column(HANDLE)[0].as_py()] if own else []), *_cuts(tail, limits)]
+    regions, moved = [region], list(own)
+    if bounds:
+        regions = region.divided(bounds, new_id)
+        moved = [replace(info, region_id=regions[0].region_id) for info in own]
+    files: list[DataFile] = []
+    for one in regions:
+        versions = _part(part, one.start, one.end)
+        if len(versions):
+            kind = FileKind.LAYER if own and one is regions[0] else FileKind.STABLE
+            file = _written(versions, kind, one.partitions, write)
+            files.append(replace(file, region_id=one.region_id))
+    return LayoutChange([*moved, *files], (), regions, [region]) if bounds else LayoutChange(files)
+
+
+def _tail(own: Sequence[DataFile], part: pa.Table) -> pa.Table:
+    """What lies above all that a region's files hold; nothing where that is not known."""
+    handles, at = one_array(part.column(HANDLE)), 0
+    for info in own:
+        at = max(
+            at, len(part) if info.max_handle is None else first_above(handles, info.max_handle)
+        )
+    return part.slice(at)
+
+
+def _begins_region(own: Sequence[DataFile], tail: pa.Table, limits: Limits) -> bool:
+    """Whether the tail is large enough, and would not be united with its neighbour right away."""
+    rows, size = len(tail), tail.nbytes
+    all_rows, all_size = rows + sum(f.rows for f in own), size + sum(f.data_bytes for f in own)
+    is_large = _LEAST_SHARE * rows > limits.region_rows or _LEAST_SHARE * size > limits.region_bytes
+    return is_large and (2 * all_rows > limits.region_rows or 2 * all_size > limits.region_bytes)
+
+
+def _cuts(versions: pa.Table, limits: Limits) -> list[Handle]:
+    """Handles, growing, that cut versions into parts of about a region each."""
+    count = max(-(-len(versions) // limits.region_rows), -(-versions.nbytes // limits.region_bytes))
+    places = (len(versions) * n // count for n in range(1, count))
+    handles = versions.column(HANDLE)
+    found = dict.fromkeys(handles[place].as_py() for place in places)
+    return [handle for handle in found if handle != handles[0].as_py()]
+
+
+def _part(versions: pa.Table, start: Handle | None, end: Handle | None) -> pa.Table:
+    """What lies from `start` to before `end`."""
+    handles = one_array(versions.column(HANDLE))
+    first = first_from(handles, start)
+    return versions.slice(
+        first, (len(handles) if end is None else first_from(handles, end)) - first
+    )
+
+
+def _written(versions: pa.Table, kind: FileKind, partitions: Partitions, write: Write) -> DataFile:
+    file = FileEncoder(kind)
+    file.add(versions)
+    return write(file, partitions)

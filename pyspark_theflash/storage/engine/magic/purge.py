@@ -1,0 +1,97 @@
+"""Removing the rows of a range of handles from a physical table's files.
+
+    range             ├───────────────┤
+    regions    1 ────────┬ 2 ───────┬ 3 ─────     a region's files that lie inside go as they are;
+    files      rewritten │ dropped  │ rewritten   others are written anew without the range
+
+Regions stay as they are. No delta may be there: it would point into files that go.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pyspark_theflash.storage.engine.api import CompactionReport, Handle
+from pyspark_theflash.storage.engine.magic.compaction import PIECES_A_FILE, Write
+from pyspark_theflash.storage.engine.magic.encode import FileEncoder
+from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind, one_array, read_columns
+from pyspark_theflash.storage.engine.magic.handles import first_from
+from pyspark_theflash.storage.engine.magic.layout import Layout, LayoutChange
+from pyspark_theflash.storage.engine.magic.merge import Cursor, merged, sample_of
+from pyspark_theflash.storage.engine.magic.region import Region, is_below
+from pyspark_theflash.storage.mvcc.project import ScanColumn
+from pyspark_theflash.storage.mvcc.version import HANDLE
+
+
+def has_rows(folder: Path, info: DataFile, purged: Region) -> bool:
+    """Whether a file has rows in a range."""
+    if purged.covers(info.min_handle, info.max_handle):
+        return True
+    if not purged.reaches(info.min_handle, info.max_handle):
+        return False
+    handles = one_array(read_columns(folder, info, [HANDLE]).column(HANDLE))
+    last = len(handles) if purged.end is None else first_from(handles, purged.end)
+    return first_from(handles, purged.start) < last
+
+
+def without_range(
+    folder: Path, layout: Layout, purged: Region, columns: Sequence[ScanColumn], write: Write
+) -> tuple[LayoutChange, CompactionReport]:
+    """What becomes of a table that loses the rows of `purged`, of which only the range counts."""
+    files: list[DataFile] = []
+    replaced: list[DataFile] = []
+    for region, own in layout.by_region():
+        if any(has_rows(folder, info, purged) for info in own):
+            replaced += own
+            if not all(purged.covers(info.min_handle, info.max_handle) for info in own):
+                files += _rest(folder, region, own, purged, columns, write)
+    rows, kept = sum(f.rows for f in replaced), sum(f.rows for f in files)
+    report = CompactionReport(
+        rows_read=rows,
+        rows_written=kept,
+        rows_dropped=rows - kept,
+        files_replaced=len(replaced),
+        files_written=len(files),
+        bytes_written=sum(f.size_bytes for f in files),
+    )
+    return LayoutChange(files, replaced), report
+
+
+def _rest(
+    folder: Path,
+    region: Region,
+    own: Sequence[DataFile],
+    purged: Region,
+    columns: Sequence[ScanColumn],
+    write: Write,
+) -> list[DataFile]:
+    """A region's versions outside of a range, merged, as its file; none where it has none."""
+    encoder, numbers = FileEncoder(FileKind.STABLE), {info.number for info in own}
+    cursors = [Cursor(folder, info, columns) for info in own]
+    low = region.start
+    for high in [*_cuts(folder, region, own, purged), region.end]:
+        tables = [table for cursor in cursors for table in cursor.take_below(high)]
+        if sum(map(len, tables)) and not _is_inside(low, high, purged):
+            encoder.add(merged(tables, numbers, None))
+        low = high
+    if not encoder.rows:
+        return []
+    return [replace(write(encoder, region.partitions), region_id=region.region_id)]
+
+
+def _cuts(folder: Path, region: Region, own: Sequence[DataFile], purged: Region) -> list[Handle]:
+    """Handles inside a region, growing, between which all or nothing is purged."""
+    cuts = set(sample_of(folder, own).cuts(region, PIECES_A_FILE))
+    for bound in (purged.start, purged.end):
+        is_above = bound is not None and (region.start is None or is_below(region.start, bound))
+        if bound is not None and is_above and (region.end is None or is_below(bound, region.end)):
+            cuts.add(bound)
+    return sorted(cuts)
+
+
+def _is_inside(low: Handle | None, high: Handle | None, purged: Region) -> bool:
+    """Whether all handles from `low` to before `high` are purged."""
+    is_above = purged.start is None or (low is not None and not is_below(low, purged.start))
+    return is_above and (
+        purged.end is None or (high is not None and not is_below(purged.end, high))
+    )

@@ -1,0 +1,158 @@
+"""Regions: contiguous, disjoint ranges of handles that cover a physical table.
+
+A table begins as one region without bounds, of which the manifest needs no record. A region that
+has grown too large is cut: new regions with new ids take its place, in the commit that brings their
+files. An id therefore stands for the same range for ever.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+
+from pyspark_theflash.base.types import PhysicalTableID, RegionID
+from pyspark_theflash.storage.engine.api import Handle
+from pyspark_theflash.storage.store.manifest import Record
+from pyspark_theflash.storage.store.partition import HOME, Partitions
+from pyspark_theflash.tidb.codec.document import boolean, int64, load, shaped
+
+REGION_KIND: Final = "region"
+FIRST_REGION: Final = RegionID(1)
+NO_REGION: Final = RegionID(0)
+"""Where a file stands that belongs to none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """The handles of a physical table from `start` to before `end`; None is no bound.
+
+    `is_fixed`: an operator has divided here, so compaction does not unite it with the one before.
+    `made_of`: the regions in whose place an operator has put it; shows that this was done.
+    `partitions`: each of them has all of the region's own files.
+    """
+
+    physical_id: PhysicalTableID
+    region_id: RegionID
+    start: Handle | None
+    end: Handle | None
+    is_fixed: bool = False
+    made_of: tuple[RegionID, ...] = ()
+    partitions: Partitions = HOME
+
+    def reaches(self, low: Handle | None, high: Handle | None) -> bool:
+        """Whether a file whose handles go from `low` to `high` may have rows here."""
+        ends_before = low is not None and self.end is not None and not is_below(low, self.end)
+        return not ends_before and not is_below(high, self.start)
+
+    def covers(self, low: Handle | None, high: Handle | None) -> bool:
+        """Whether all handles from `low` to `high` lie here."""
+        if self.start is None and self.end is None:
+            return True
+        if low is None or high is None:
+            return False
+        return not is_below(low, self.start) and (self.end is None or is_below(high, self.end))
+
+    @property
+    def is_recorded(self) -> bool:
+        """Whether the manifest has a record of it.
+
+        The first region of a table needs none, unless it was moved.
+        """
+        return self.region_id != FIRST_REGION or self.partitions != HOME
+
+    def to_json(self) -> str:
+        bounds = [handle_to_json(self.start), handle_to_json(self.end)]
+        more: list[object] = []
+        if self.is_fixed or self.made_of or self.partitions != HOME:
+            more.append([self.is_fixed, *self.made_of])
+        if self.partitions != HOME:
+            more.append(self.partitions)
+        return json.dumps([self.physical_id, self.region_id, *bounds, *more])
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Region":
+        """Inverse of `to_json`. Raises `CodecError`."""
+        with shaped(f"{REGION_KIND} record"):
+            physical_id, region_id, start, end, *more = load(text)
+            is_fixed, *made_of = more[0] if more else (False,)
+            partitions = tuple(map(int64, more[1])) if len(more) > 1 else HOME
+            return cls(
+                PhysicalTableID(int64(physical_id)),
+                RegionID(int64(region_id)),
+                handle_from_json(start),
+                handle_from_json(end),
+                boolean(is_fixed),
+                tuple(RegionID(int64(each)) for each in made_of),
+                partitions,
+            )
+
+    def divided(self, bounds: Sequence[Handle], first_id: int) -> list["Region"]:
+        """The regions in its place, cut at growing `bounds`; numbered from `first_id` on."""
+        return [
+            Region(
+                self.physical_id,
+                RegionID(first_id + n),
+                start,
+                end,
+                self.is_fixed and not n,
+                partitions=self.partitions,
+            )
+            for n, (start, end) in enumerate(pairwise([self.start, *bounds, self.end]))
+        ]
+
+    @property
+    def key(self) -> str:
+        """The record's key."""
+        return f"{self.physical_id:020d}-{self.region_id:020d}"
+
+    def to_record(self) -> Record:
+        return Record(REGION_KIND, self.key, self.to_json().encode())
+
+
+def first_region(physical_id: PhysicalTableID) -> Region:
+    """The region that a table begins with."""
+    return Region(physical_id, FIRST_REGION, None, None)
+
+
+def in_order(regions: Iterable[Region]) -> Sequence[Region]:
+    """Regions by their start, the one without a start first."""
+    known = list(regions)
+    unbounded = [r for r in known if r.start is None]
+    return unbounded + sorted(
+        (r for r in known if r.start is not None),
+        key=lambda r: r.start,  # type: ignore[arg-type,return-value]
+    )
+
+
+def misfit(regions: Sequence[Region]) -> str | None:
+    """What keeps these regions, in order, from covering each handle once; None if they do."""
+    if not regions or regions[0].start is not None or regions[-1].end is not None:
+        return "the regions do not cover all handles"
+    for region, after in pairwise(regions):
+        if region.end is None or after.start is None or is_below(after.start, region.end):
+            return f"regions {region.region_id} and {after.region_id} overlap"
+        if region.end != after.start:
+            return f"there is a gap between regions {region.region_id} and {after.region_id}"
+    return None
+
+
+def is_below(handle: Handle | None, bound: Handle | None) -> bool:
+    """Whether both are known and `handle` is the smaller one."""
+    if isinstance(handle, int) and isinstance(bound, int):
+        return handle < bound
+    if isinstance(handle, bytes) and isinstance(bound, bytes):
+        return handle < bound
+    return False
+
+
+def handle_to_json(handle: Handle | None) -> int | str | None:
+    """A number, the bytes in hex, or null."""
+    return handle.hex() if isinstance(handle, bytes) else handle
+
+
+def handle_from_json(value: object) -> Handle | None:
+    """The reverse of `handle_to_json`. Raises one of `SHAPE_ERRORS`."""
+    if isinstance(value, str):
+        return bytes.fromhex(value)
+    return None if value is None else int64(value)

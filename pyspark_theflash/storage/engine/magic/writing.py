@@ -1,0 +1,293 @@
+"""Commits to a store that is open for writing, and what becomes of files.
+
+    write      a file gets a number, is written and synced; nobody knows of it yet
+    commit     folders are synced; the manifest names the files, in one step with all that goes with
+               them; then memory follows
+    fail       memory is read anew, and files that no commit names are removed, or nothing is
+               written any more: `MagicStore._writing`
+    retire     a file that a commit replaces stays as long as somebody may read it
+
+Files are written in any thread; a mutex keeps all else apart.
+"""
+
+import contextlib
+import functools
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+import pyarrow as pa
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import (
+    EngineError,
+    InternalError,
+    StaleTokenError,
+    TheFlashError,
+)
+from pyspark_theflash.base.failpoint import fail_point
+from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.types import (
+    Generation,
+    PhysicalTableID,
+)
+from pyspark_theflash.storage.engine.magic.encode import FileEncoder
+from pyspark_theflash.storage.engine.magic.file import (
+    DataFile,
+    number_of,
+)
+from pyspark_theflash.storage.engine.magic.layout import (
+    RETIRED_KIND,
+    Layout,
+    LayoutChange,
+    Layouts,
+)
+from pyspark_theflash.storage.engine.magic.lookup import HandleLookup
+from pyspark_theflash.storage.engine.magic.numbers import FileNumbers
+from pyspark_theflash.storage.engine.magic.reader import MagicReader
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.storage.store.manifest import Change, Guard, View, file_errors
+from pyspark_theflash.storage.store.partition import (
+    Partitions,
+    PartitionTable,
+    name_of,
+)
+from pyspark_theflash.storage.store.writer_lock import WriterLock
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+_Store = TypeVar("_Store", bound="MagicStore")
+
+
+@dataclass(eq=False, slots=True)
+class Merge:
+    """A piece of a compaction that was begun: the table as it was planned on, and what it writes.
+
+    Files that no commit names yet are in `paths`.
+    """
+
+    started: Layout
+    numbers: Iterator[int]
+    paths: set[str] = field(default_factory=set)
+
+
+def exclusive(
+    method: Callable[Concatenate[_Store, _P], _R],
+) -> Callable[Concatenate[_Store, _P], _R]:
+    """A method in the midst of which no other such one runs."""
+
+    @functools.wraps(method)
+    def alone(self: _Store, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with self._mutex:
+            return method(self, *args, **kwargs)
+
+    return alone
+
+
+class MagicStore(MagicReader):
+    """A store that this process writes; holds its writer lock."""
+
+    def __init__(
+        self, path: Path, fs: FileSystem, clock: Clock, lookup_bytes: int, guard: Guard | None
+    ) -> None:
+        super().__init__(path, fs, clock)
+        self._guard = guard
+        self._lookup = HandleLookup(self._data, lookup_bytes)
+        self._folders: set[Path] = set()
+        self._broken: str | None = None
+        self._mutex, self._numbers = threading.RLock(), FileNumbers()
+        self._merges: list[Merge] = []
+        self._has_retired = False
+        with contextlib.ExitStack() as undo, file_errors(path):
+            undo.callback(self._manifest.close)
+            self._lock = WriterLock(path)
+            undo.callback(self._lock.release)
+            self._token = self._manifest.take_token()
+            self._load()
+            known = self._known_paths()
+            self._numbers.above(max(map(number_of, known), default=0))
+            self._partitions.claim(fs)
+            self._remove_others(known)
+            self._remove_retired()
+            undo.pop_all()
+
+    @exclusive
+    def close(self) -> None:
+        super().close()
+        self._lock.release()
+
+    @exclusive
+    def read(self, kinds: Sequence[str]) -> View:
+        return super().read(kinds)
+
+    # -- writing
+
+    def _replace(self, physical_id: PhysicalTableID, change: LayoutChange, step: str) -> None:
+        fail_point(f"magic.before_{step}_commit")
+        self._commit({physical_id: change})
+        fail_point(f"magic.after_{step}_commit")
+
+    def _write(
+        self, physical_id: PhysicalTableID, file: FileEncoder, partitions: Partitions
+    ) -> DataFile:
+        return self._write_numbered(self._numbers.take(), physical_id, file, partitions, set())
+
+    def _write_merged(self, merge: Merge, file: FileEncoder, partitions: Partitions) -> DataFile:
+        number, physical_id = next(merge.numbers), merge.started.physical_id
+        return self._write_numbered(number, physical_id, file, partitions, merge.paths)
+
+    def _write_rebased(self, merge: Merge, file: FileEncoder, partitions: Partitions) -> DataFile:
+        number, physical_id = self._numbers.take(), merge.started.physical_id
+        return self._write_numbered(number, physical_id, file, partitions, merge.paths)
+
+    def _write_numbered(
+        self,
+        number: int,
+        physical_id: PhysicalTableID,
+        file: FileEncoder,
+        partitions: Partitions,
+        paths: set[str],
+    ) -> DataFile:
+        encoded = file.finish(number=number, physical_id=physical_id)
+        info = encoded.info.within(partitions)
+        paths.update(info.paths)
+        for path in info.paths:
+            self._write_bytes(path, encoded.data)
+        return info
+
+    def _write_bytes(self, path: str, data: bytes | pa.Buffer) -> None:
+        """Make a file of these bytes, in a folder that `_commit` syncs."""
+        folder = (self._data / path).parent
+        if folder not in self._folders:
+            self._fs.make_folder(folder)
+            self._folders.add(folder)
+        fail_point("magic.before_file")
+        self._fs.write_new(self._data / path, memoryview(data))
+        fail_point("magic.after_file")
+
+    def _commit(
+        self, changes: Mapping[PhysicalTableID, LayoutChange], others: Change | None = None
+    ) -> Generation:
+        """Commit what has become of some tables, and other records with it."""
+        written = [p for change in changes.values() for f in change.files for p in f.paths]
+        for folder in sorted({(self._data / path).parent for path in written}):
+            self._fs.sync_folder(folder)
+        fail_point("magic.before_commit")
+        others = others or Change()
+        puts, deletes = list(others.puts), list(others.deletes)
+        for change in changes.values():
+            records, gone = change.records(self._generation)
+            puts += records
+            deletes += gone
+        self._advance(self._manifest.commit(Change(puts, deletes), self._token, self._guard))
+        for physical_id, change in changes.items():
+            self._layouts.replace(change.apply(self._layouts[physical_id]))
+            self._lookup.forget(f.number for f in change.replaced)
+        return self._generation
+
+    @contextlib.contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What every write has in common: after a failure nothing in memory is believed.
+
+        After a failed write or sync nobody knows what the disk holds, after a bug nobody knows
+        anything, and another writer may have taken over: then the engine stops. All other errors (a
+        full disk, a latch that has ended, a file that cannot be read) leave the disk as the
+        manifest says, and the engine goes on from there.
+        """
+        with self._mutex:
+            try:
+                with self._breaking():
+                    yield
+            except TheFlashError as error:
+                if self._broken is None:
+                    # Until it is known again what the disk holds.
+                    self._broken = str(error) or repr(error)
+                    with file_errors(self._path):
+                        self._load()
+                        self._remove_others(self._known_paths())
+                    self._broken = None
+                raise
+
+    @contextlib.contextmanager
+    def _breaking(self) -> Iterator[None]:
+        """After a final error of the block, nothing is written any more."""
+        self._check_sound()
+        try:
+            with file_errors(self._path):
+                yield
+        except BaseException as error:
+            is_final = isinstance(error, EngineError | InternalError | StaleTokenError)
+            if is_final or not isinstance(error, TheFlashError):
+                with self._mutex:
+                    self._broken = str(error) or repr(error)
+            raise
+
+    @exclusive
+    def _check_sound(self) -> None:
+        if self._broken is not None:
+            raise EngineError(str(self._path), f"takes no more writes since: {self._broken}")
+
+    def _load(self) -> None:
+        """Take over what the manifest has."""
+        self._layouts = Layouts(self.read([]))
+        self._partitions = PartitionTable(self._data, self._layouts.view)
+        self._lookup.clear()
+        self._folders.clear()
+        self._advance(self._layouts.view.generation)
+
+    def _advance(self, generation: Generation) -> None:
+        self._generation = generation
+        self._numbers.advance(generation)
+
+    # -- files that nobody needs
+
+    def _remove_others(self, known: set[str]) -> None:
+        """Remove files that no manifest has named: their write never came to its commit.
+
+        A merge that runs meanwhile notes each path before it makes the file, so what was found
+        before the notes are read is noted if it is a merge's.
+        """
+        found = list(self._partitions.files(self._fs))
+        named = known.union(*(merge.paths for merge in self._merges))
+        for path in found:
+            if path not in named:
+                self._fs.unlink(self._data / path)
+
+    def _known_paths(self) -> set[str]:
+        """The paths of the files that the manifest names, and of those that it has retired."""
+        return {*self._layouts.paths(), *self._retired()}
+
+    def _retired(self) -> Mapping[str, bytes]:
+        """The paths that some older generation names, and the last one of these."""
+        return self._manifest.read([RETIRED_KIND]).of_kind(RETIRED_KIND)
+
+    def _remove_retired(self) -> None:
+        """Remove files that have been replaced and that no reader and no merge can still want."""
+        pinned = LeaseTable(self._manifest, self._clock).oldest_generation()
+        retired, self._has_retired = self._retired(), False
+        merged = tuple(f"{merge.started.physical_id}/" for merge in self._merges)
+        free = [
+            path
+            for path, last in retired.items()
+            if (pinned is None or pinned > int(last)) and not name_of(path).startswith(merged)
+        ]
+        if not free:
+            return
+        change = Change(deletes=[(RETIRED_KIND, path) for path in free])
+        self._advance(self._manifest.commit(change, self._token))
+        fail_point("magic.before_unlink")
+        for path in free:
+            self._fs.unlink(self._data / path)
+
+    @exclusive
+    def _discard(self, merge: Merge) -> None:
+        """Remove the files of a merge that comes to nothing, unless the disk is not believed."""
+        if self._broken is not None:
+            return
+        # Paths in a folder that another store has taken the place of are not ours.
+        self._manifest.check_in_place()
+        with file_errors(self._path):
+            for path in merge.paths:
+                self._fs.unlink(self._data / path)

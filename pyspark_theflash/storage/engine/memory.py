@@ -1,0 +1,269 @@
+"""The reference engine: the shortest code that is right.
+
+Versions are Python tuples in a list, each with its place in the batch it came in; a scan applies
+the rule of `storage.mvcc.visibility.visible_rows` to all of them. It keeps nothing on disk. Tests
+believe it; the other engines are compared with it.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.base.errors import CorruptionError, UnsupportedError, invariant
+from pyspark_theflash.base.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.storage.engine.api import (
+    CompactionReport,
+    FileStats,
+    Handle,
+    HandleSet,
+    PartitionStats,
+    Piece,
+    Publication,
+    RegionScan,
+    RegionStats,
+    RowCondition,
+    TableStats,
+)
+from pyspark_theflash.storage.mvcc.choose import those_of
+from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, project
+from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name
+from pyspark_theflash.storage.mvcc.visibility import visible_rows
+from pyspark_theflash.storage.store.manifest import Change, View
+
+Place = tuple[int, int]
+"""Which of the table's batches, and which row there."""
+Version = tuple[Any, TimeStamp, Op, Place]
+
+
+class MemoryEngine:
+    """See the module."""
+
+    def __init__(self) -> None:
+        self._generation = Generation(0)
+        self._records: dict[str, dict[str, bytes]] = {}
+        self._versions: dict[PhysicalTableID, list[Version]] = {}
+        self._batches: dict[PhysicalTableID, list[pa.RecordBatch]] = {}
+
+    def read(self, kinds: Sequence[str]) -> View:
+        records = {kind: dict(sorted(self._records.get(kind, {}).items())) for kind in kinds}
+        return View(self._generation, records)
+
+    def publish(self, publication: Publication) -> Generation:
+        for kind, key in publication.change.deletes:
+            missing = key not in self._records.get(kind, {})
+            invariant(not missing, f"no record {kind} {key} to delete")
+        for versions in publication.versions:
+            batches = self._batches.setdefault(versions.physical_id, [])
+            keys = versions.batch.select([HANDLE, COMMIT_TS, OP]).to_pylist()
+            self._versions.setdefault(versions.physical_id, []).extend(
+                (key[HANDLE], TimeStamp(key[COMMIT_TS]), Op(key[OP]), (len(batches), row))
+                for row, key in enumerate(keys)
+            )
+            batches.append(versions.batch)
+        for kind, key in publication.change.deletes:
+            del self._records[kind][key]
+        for record in publication.change.puts:
+            self._records.setdefault(record.kind, {})[record.key] = record.body
+        self._generation = Generation(self._generation + 1)
+        return self._generation
+
+    def compact(
+        self,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        *,
+        safe_point: TimeStamp | None = None,
+        everything: bool = False,
+    ) -> CompactionReport:
+        """One form is all there is: a compaction only drops, and always everything it may."""
+        versions = self._versions.get(physical_id, [])
+        kept = versions if safe_point is None else list(_above(versions, safe_point))
+        if physical_id in self._versions:
+            self._versions[physical_id] = kept
+        return CompactionReport(
+            rows_read=len(versions),
+            rows_written=len(kept),
+            rows_dropped=len(versions) - len(kept),
+        )
+
+    def begin(
+        self,
+        physical_id: PhysicalTableID,
+        columns: Sequence[ScanColumn],
+        *,
+        everything_to: TimeStamp | None = None,
+        garbage_to: TimeStamp | None = None,
+    ) -> Piece | None:
+        """All is done at once; nothing is left to the piece."""
+        done = self.compact(physical_id, columns, safe_point=garbage_to)
+        return (lambda: done) if done.rows_dropped else None
+
+    def is_behind(self, physical_id: PhysicalTableID) -> bool:
+        return False
+
+    def flush(
+        self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
+    ) -> CompactionReport:
+        return CompactionReport()
+
+    def split(
+        self,
+        physical_id: PhysicalTableID,
+        region_id: RegionID,
+        at: Handle,
+        columns: Sequence[ScanColumn],
+    ) -> CompactionReport:
+        raise UnsupportedError("dividing regions", "the engine in memory")
+
+    def merge(
+        self,
+        physical_id: PhysicalTableID,
+        left_id: RegionID,
+        right_id: RegionID,
+        columns: Sequence[ScanColumn],
+    ) -> CompactionReport:
+        raise UnsupportedError("uniting regions", "the engine in memory")
+
+    def move(
+        self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
+    ) -> CompactionReport:
+        raise UnsupportedError("moving regions", "the engine in memory")
+
+    def copy(
+        self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
+    ) -> CompactionReport:
+        raise UnsupportedError("copying regions", "the engine in memory")
+
+    def add_partition(self, folder: Path) -> int:
+        raise UnsupportedError("partitions", "the engine in memory")
+
+    def remove_partition(self, partition: int) -> None:
+        raise UnsupportedError("partitions", "the engine in memory")
+
+    def partitions(self, view: View) -> Sequence[PartitionStats]:
+        return ()
+
+    def purge_range(
+        self,
+        physical_id: PhysicalTableID,
+        start: Handle | None,
+        end: Handle | None,
+        columns: Sequence[ScanColumn],
+        others: Change | None = None,
+    ) -> CompactionReport:
+        before = self._versions.get(physical_id, [])
+        kept = [v for v in before if not _lies_within(v[0], start, end)]
+        if physical_id in self._versions:
+            self._versions[physical_id] = kept
+        self.publish(Publication((), others or Change()))
+        rows, left = len(before), len(kept)
+        return CompactionReport(rows_read=rows, rows_written=left, rows_dropped=rows - left)
+
+    def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
+        for physical_id in physical_ids:
+            self._versions.pop(physical_id, None)
+            self._batches.pop(physical_id, None)
+        self._generation = Generation(self._generation + 1)
+        return self._generation
+
+    def tables(self, view: View) -> Sequence[PhysicalTableID]:
+        return sorted(i for i, versions in self._versions.items() if versions)
+
+    def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
+        rows = len(self._versions.get(physical_id, []))
+        return [RegionStats(RegionID(1), None, None, 0, rows, 0, 0)] if rows else []
+
+    def stats(self, view: View, physical_id: PhysicalTableID) -> TableStats:
+        return TableStats(0, len(self._versions.get(physical_id, [])), 0)
+
+    def collectable(
+        self, view: View, physical_id: PhysicalTableID, safe_point: TimeStamp
+    ) -> TableStats:
+        return self.stats(view, physical_id)
+
+    def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
+        known = bool(self._versions.get(physical_id))
+        return [RegionScan(physical_id, RegionID(1), ())] if known else []
+
+    def keys(
+        self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
+    ) -> Iterator[pa.RecordBatch]:
+        for number, batch in enumerate(self._batches.get(physical_id, [])):
+            rows = [
+                row
+                for handle, _, _, (at, row) in self._versions.get(physical_id, [])
+                if at == number and _lies_within(handle, start, end)
+            ]
+            yield batch.select([HANDLE, COMMIT_TS, OP]).take(pa.array(rows, pa.int64()))
+
+    def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
+        return ()
+
+    def scan(
+        self,
+        region: RegionScan,
+        columns: Sequence[ScanColumn],
+        snapshot_ts: TimeStamp,
+        *,
+        with_handle: bool = False,
+        dictionaries: Collection[ColumnID] = (),
+        as_stored: bool = False,
+        condition: RowCondition | None = None,
+        without: HandleSet | None = None,
+    ) -> Iterator[pa.RecordBatch]:
+        places = visible_rows(self._versions[region.physical_id], snapshot_ts).values()
+        names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
+        for number, batch in enumerate(self._batches[region.physical_id]):
+            rows = batch.take(pa.array([row for at, row in places if at == number], pa.int64()))
+            if without is not None:
+                gone = pc.is_in(rows.column(HANDLE), value_set=without.handles)
+                rows = rows.filter(pc.invert(gone))
+            if condition is not None:
+                rows = those_of(rows, condition.rows(_shown(rows, condition.columns)))
+            stored = dict(zip(rows.schema.names, rows.columns, strict=True))
+            handles = [stored[HANDLE]] * with_handle
+            values = project(stored, columns, rows.num_rows)
+            shown = (
+                v.dictionary_encode() if c.id in dictionaries else v
+                for c, v in zip(columns, values, strict=True)
+            )
+            arrays = [*handles, *shown]
+            yield batch_of(names, arrays, rows.num_rows)
+
+    def never_null(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
+        return ()
+
+    def files(self, view: View, physical_id: PhysicalTableID) -> Sequence[FileStats]:
+        return ()
+
+    def check(self, view: View) -> Iterator[CorruptionError]:
+        return iter(())
+
+    def close(self) -> None:
+        self._versions.clear()
+
+
+def _lies_within(handle: Any, start: Handle | None, end: Handle | None) -> bool:  # noqa: ANN401
+    return (start is None or handle >= start) and (end is None or handle < end)
+
+
+def _shown(rows: pa.RecordBatch, columns: Sequence[ScanColumn]) -> pa.RecordBatch:
+    """The columns of a condition."""
+    stored = dict(zip(rows.schema.names, rows.columns, strict=True))
+    arrays = project(stored, columns, rows.num_rows)
+    return batch_of([column_name(column.id) for column in columns], arrays, rows.num_rows)
+
+
+def _above(versions: list[Version], safe_point: TimeStamp) -> Iterator[Version]:
+    """Those that a read at or above the safe point can need."""
+    newest: dict[Any, TimeStamp] = {}
+    for handle, commit_ts, _, _ in versions:
+        if commit_ts <= safe_point:
+            newest[handle] = max(newest.get(handle, commit_ts), commit_ts)
+    for version in versions:
+        handle, commit_ts, op, _ = version
+        if commit_ts > safe_point or (commit_ts == newest[handle] and op == Op.PUT):
+            yield version

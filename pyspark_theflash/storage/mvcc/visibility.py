@@ -1,0 +1,61 @@
+"""Which versions a snapshot sees.
+
+The rule: for each row the newest version with `commit_ts <= snapshot_ts`, unless it is a delete.
+`visible_rows` says it a row at a time and is what tests believe. Scans need no merge and no order,
+because each version carries its `superseded_ts`, the smallest commit_ts above its own: it is seen
+if `commit_ts <= snapshot_ts < superseded_ts`.
+
+    handle 1    put@10 (superseded 30)      put@30 (superseded 40)      delete@40
+    at 20       10<=20<30: seen             30>20: not yet              not yet
+    at 35       30<=35: gone                30<=35<40: seen             not yet
+    at 50       gone                        gone                        a delete: nothing
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.base.types import MAX_TS, TimeStamp
+from pyspark_theflash.storage.mvcc.version import Op
+
+TimeStamps = npt.NDArray[np.uint64]
+Bools = npt.NDArray[np.bool_]
+Positions = npt.NDArray[np.int64]
+
+
+def visible_rows(
+    versions: Iterable[tuple[Any, TimeStamp, Op, Any]], snapshot_ts: TimeStamp
+) -> dict[Any, Any]:
+    """The rule, a row at a time: (handle, commit_ts, op, row) in any order -> {handle: row}."""
+    newest: dict[Any, tuple[TimeStamp, Op, Any]] = {}
+    for handle, commit_ts, op, row in versions:
+        if commit_ts <= snapshot_ts and (handle not in newest or commit_ts >= newest[handle][0]):
+            newest[handle] = (commit_ts, op, row)
+    return {handle: row for handle, (_, op, row) in newest.items() if op == Op.PUT}
+
+
+def superseded_within(handles: pa.Array, commit_ts: TimeStamps) -> TimeStamps:
+    """`superseded_ts` of versions sorted by (handle, commit_ts), as far as these versions tell."""
+    result = np.full(len(commit_ts), MAX_TS, np.uint64)
+    if len(commit_ts) > 1:
+        same = same_as_next(handles)
+        result[:-1][same] = commit_ts[1:][same]
+    return result
+
+
+def same_as_next(handles: pa.Array) -> Bools:
+    """For sorted handles: whether each but the last equals the one after it."""
+    equal = pc.equal(handles.slice(0, len(handles) - 1), handles.slice(1))
+    return np.asarray(equal.to_numpy(zero_copy_only=False), dtype=np.bool_)
+
+
+def sort_order(handles: pa.Array, *keys: pa.Array) -> Positions:
+    """Positions that sort by handle, then by `keys`."""
+    names = ["handle", *(f"key{i}" for i in range(len(keys)))]
+    table = pa.table(dict(zip(names, [handles, *keys], strict=True)))
+    order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in names])
+    return np.asarray(order.to_numpy(), dtype=np.int64)

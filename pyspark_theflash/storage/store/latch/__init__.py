@@ -1,0 +1,1 @@
+"""Latches: leases on a store with fencing tokens, and the queue that grants them."""

@@ -1,0 +1,68 @@
+"""Transactions of which one half is missing, and what became of them.
+
+An orphan is a prewrite that has waited for its commit, or a commit for its prewrite, longer than
+the writer's deadline. It gets a record, by which `theflash status` lists it. A decision about it,
+TiKV's or an operator's, becomes durable in that record before it is applied.
+"""
+
+import json
+from dataclasses import dataclass
+from typing import Final
+
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.storage.store.manifest import Record, View
+from pyspark_theflash.tidb.codec.document import boolean, load, shaped, text, uint64
+
+ORPHAN_KIND: Final = "orphan"
+NOT_ASKED: Final = "TiKV not asked: give --pd, or --schema tikv: or tidb:"
+NO_KEY: Final = "TiKV not asked: the binlog has no primary key"
+NO_ANSWER: Final = "no answer from TiKV"
+NO_PREWRITE: Final = "committed, but its prewrite is missing"
+BY_HAND: Final = "by hand"
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """One orphan.
+
+    `resolved_ts` cannot pass `hold_ts` while it waits. `size_bytes` is that of its changes.
+    `commit_ts` is None as long as nothing is decided, 0 if it was rolled back; `by_hand` tells an
+    operator's decision from TiKV's. `known` is for people.
+    """
+
+    start_ts: TimeStamp
+    hold_ts: TimeStamp
+    size_bytes: int
+    known: str
+    commit_ts: TimeStamp | None = None
+    by_hand: bool = False
+
+    @property
+    def key(self) -> str:
+        """The record's key."""
+        return f"{self.start_ts:020d}"
+
+    def to_record(self) -> Record:
+        """Return the record that the manifest keeps."""
+        fields = [self.hold_ts, self.size_bytes, self.known, self.commit_ts, self.by_hand]
+        return Record(ORPHAN_KIND, self.key, json.dumps(fields).encode())
+
+    @classmethod
+    def from_record(cls, key: str, body: bytes) -> "Orphan":
+        """Inverse of `to_record`. Raises `CodecError`."""
+        with shaped(f"{ORPHAN_KIND} record"):
+            hold_ts, size_bytes, known, commit_ts, by_hand = load(body)
+            return cls(
+                TimeStamp(uint64(int(key))),
+                TimeStamp(uint64(hold_ts)),
+                uint64(size_bytes),
+                text(known),
+                None if commit_ts is None else TimeStamp(uint64(commit_ts)),
+                boolean(by_hand),
+            )
+
+
+def orphans_of(view: View) -> dict[TimeStamp, Orphan]:
+    """All orphans in the manifest, by start_ts. Raises `CodecError`."""
+    found = (Orphan.from_record(*item) for item in sorted(view.of_kind(ORPHAN_KIND).items()))
+    return {orphan.start_ts: orphan for orphan in found}

@@ -1,0 +1,62 @@
+"""How far each feed of a store has come, published together with the rows it is about."""
+
+import json
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.storage.store.feed import MAIN, SIDE, FeedRecords
+from pyspark_theflash.storage.store.manifest import Record, View
+from pyspark_theflash.tidb.codec.document import load, shaped, text, uint64
+
+PROGRESS_KIND: Final = "progress"
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """The durable state of a feed. `position` is where in its source the next writer goes on.
+
+    Invariants: `oldest_ts <= resolved_ts`; the feed's tables can be read from `oldest_ts` to
+    `resolved_ts`, both included; both only grow.
+    """
+
+    oldest_ts: TimeStamp
+    resolved_ts: TimeStamp
+    position: str | None = None
+
+    def to_record(self, feed: FeedRecords = MAIN) -> Record:
+        return Record(PROGRESS_KIND, feed.progress_key, json.dumps(asdict(self)).encode())
+
+    @classmethod
+    def of(cls, view: View, feed: FeedRecords = MAIN) -> "Progress | None":
+        """A feed's; None before its first publication. Raises `CodecError`."""
+        body = view.of_kind(PROGRESS_KIND).get(feed.progress_key)
+        if body is None:
+            return None
+        with shaped(f"{PROGRESS_KIND} record"):
+            fields = load(body)
+            position = fields.get("position")
+            return cls(
+                TimeStamp(uint64(fields["oldest_ts"])),
+                TimeStamp(uint64(fields["resolved_ts"])),
+                None if position is None else text(position),
+            )
+
+
+def every_progress(view: View) -> list[Progress]:
+    """The progress of each feed that has published, the main one's first. Raises `CodecError`."""
+    found = (Progress.of(view, feed) for feed in (MAIN, SIDE))
+    return [progress for progress in found if progress is not None]
+
+
+def store_progress(view: View) -> Progress | None:
+    """How far the whole store is: the range in which all tables can be read, if they existed then.
+
+    None before the first publication. `position` is the main feed's. Raises `CodecError`.
+    """
+    every = every_progress(view)
+    if not every:
+        return None
+    oldest_ts = min(progress.oldest_ts for progress in every)
+    resolved_ts = min(progress.resolved_ts for progress in every)
+    return Progress(oldest_ts, resolved_ts, every[0].position)

@@ -1,0 +1,1 @@
+"""TiDB's formats as values: codec, expressions, schemas, partitions and protocol messages."""

@@ -1,0 +1,169 @@
+"""What TiDB makes of a column's old values when MODIFY COLUMN changes its type.
+
+TiDB either leaves the rows as they are, because the new type reads them as well (INT to BIGINT, a
+longer VARCHAR, further ENUM elements), or writes every row anew with the converted value. A replica
+sees neither: it has the values of the old type, and converts them when they are read as the new
+one. What a strict sql_mode refuses makes the DDL fail, so whatever is met here and does not fit is
+converted as without strict mode: clamped, cut, zero, or NULL.
+
+Some results depend on the session that changed the column:
+
+    TIMESTAMP to or from any type, TIMESTAMP        its time zone, which TiDB keeps in the DDL job
+    with fewer fractional digits included
+    TIME to a date                                  its time zone, and the day of the change
+    text with a zone to a date                      its time zone
+    date and time that is rounded up to a second    its time zone, if clocks are changed just then
+    dates like February 30 out of text or numbers   its sql_mode, which TiDB keeps there, too
+    NULL to TIMESTAMP NOT NULL                      the time at which a row was rewritten
+
+Where what matters is not known, values raise `UnsupportedError`; zero dates, for one, have no time
+zone.
+
+The rules are those of TiDB 6.6 (`ConvertTo` in types/datum.go, `CastValue` in table/column.go,
+`needChangeColumnData` in ddl/column.go). They are spread over the modules `convert_*` by the kind
+of the new type; `loose_number` and `loose_time` read what people write.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import numpy as np
+import pyarrow.compute
+
+from pyspark_theflash.base.errors import UnsupportedError
+from pyspark_theflash.tidb.codec.array import ArrowArray, nulls, take
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.codec.change import Change, Session
+from pyspark_theflash.tidb.codec.convert_choice import to_enum, to_set
+from pyspark_theflash.tidb.codec.convert_json import from_json, to_json
+from pyspark_theflash.tidb.codec.convert_number import (
+    to_bit,
+    to_decimal,
+    to_float,
+    to_integer,
+    to_year,
+)
+from pyspark_theflash.tidb.codec.convert_string import to_string
+from pyspark_theflash.tidb.codec.convert_time import as_shown, to_datetime, to_time
+from pyspark_theflash.tidb.codec.field_type import (
+    DATETIME_TYPES,
+    INTEGER_TYPES,
+    STRING_TYPES,
+    FieldType,
+    MySQLType,
+)
+
+pc: Any = pyarrow.compute
+
+_CHOICES: Final = frozenset({MySQLType.ENUM, MySQLType.SET})
+_FRACTIONS: Final = frozenset({MySQLType.NEWDECIMAL, MySQLType.FLOAT, MySQLType.DOUBLE})
+_TIMES: Final = DATETIME_TYPES | {MySQLType.TIME}
+_BIT: Final = frozenset({MySQLType.BIT})
+_YEAR: Final = frozenset({MySQLType.YEAR})
+_JSON: Final = frozenset({MySQLType.JSON})
+# From which types TiDB refuses to change, by the new type.
+_REFUSED: Final[Mapping[MySQLType, frozenset[MySQLType]]] = {
+    MySQLType.BIT: _TIMES | STRING_TYPES | _YEAR | _JSON,
+    **dict.fromkeys(_CHOICES, _TIMES | _FRACTIONS | _BIT | _YEAR | _JSON),
+    **dict.fromkeys(DATETIME_TYPES, _FRACTIONS | _CHOICES | _BIT),
+    MySQLType.TIME: _CHOICES | _BIT,
+}
+_CONVERTERS: Final[Mapping[MySQLType, Callable[[Change, ArrowArray], ArrowArray]]] = {
+    **dict.fromkeys(INTEGER_TYPES, to_integer),
+    **dict.fromkeys(STRING_TYPES, to_string),
+    **dict.fromkeys(DATETIME_TYPES, to_datetime),
+    MySQLType.TIME: to_time,
+    MySQLType.YEAR: to_year,
+    MySQLType.NEWDECIMAL: to_decimal,
+    MySQLType.FLOAT: to_float,
+    MySQLType.DOUBLE: to_float,
+    MySQLType.BIT: to_bit,
+    MySQLType.ENUM: to_enum,
+    MySQLType.SET: to_set,
+    MySQLType.JSON: to_json,
+}
+
+
+def convert_column(
+    values: ArrowArray,
+    from_type: FieldType,
+    to_type: FieldType,
+    where: str,
+    session: Session | None = None,
+) -> ArrowArray:
+    """Stored values of one type as TiDB shows them after the column has become another.
+
+    Args:
+        values: in the type that `arrow_type(from_type)` names.
+        from_type: as the column was when the values were written.
+        to_type: as it is now.
+        where: names the column in errors.
+        session: the one that changed the column, where it is known.
+
+    Returns:
+        As many values, in the type that `arrow_type(to_type)` names. Nulls stay, and a value that
+        TiDB cannot convert may become one, in a NOT NULL column too.
+
+    Raises:
+        UnsupportedError: a pair of types that TiDB refuses or that is not known here; a value that
+            cannot be told from the old one.
+    """
+    change = Change(from_type, to_type, where, session)
+    wanted = arrow_type(to_type)
+    if _keeps_rows(from_type, to_type):
+        result: ArrowArray = pc.cast(values, wanted)
+        return result
+    _check_pair(change)
+    if values.null_count and to_type.tp == MySQLType.TIMESTAMP and to_type.is_not_null:
+        raise change.unsupported("NULL became the time of the change")
+    if values.null_count == len(values):
+        return nulls(len(values), wanted)
+    return _converted(change, values)
+
+
+def _check_pair(change: Change) -> None:
+    old, new = change.old, change.new
+    if old.tp in _REFUSED.get(new.tp, ()) or not {old.tp, new.tp} <= _CONVERTERS.keys():
+        raise UnsupportedError(
+            f"a change of type from {old.tp.name} to {new.tp.name}", change.where
+        )
+
+
+def _converted(change: Change, values: ArrowArray) -> ArrowArray:
+    present = values.drop_null()
+    if change.old.tp == MySQLType.TIMESTAMP:
+        change, present = as_shown(change, present)
+    from_json_value = change.old.tp == MySQLType.JSON and change.new.tp not in STRING_TYPES
+    converted = (from_json if from_json_value else _CONVERTERS[change.new.tp])(change, present)
+    if len(present) == len(values):
+        return converted
+    is_present = pc.is_valid(values).to_numpy(zero_copy_only=False)
+    slots = np.where(is_present, np.cumsum(is_present) - 1, -1)
+    return take(converted, slots)
+
+
+def _keeps_rows(old: FieldType, new: FieldType) -> bool:
+    """Whether TiDB leaves the rows as they are, and reading them as the new type is all there is.
+
+    Integers are left out, for converting them comes to the same.
+    """
+    if old.tp in STRING_TYPES and new.tp in STRING_TYPES:
+        if old.is_binary_string != new.is_binary_string:
+            return False
+        if MySQLType.STRING in (old.tp, new.tp):
+            same_padding = old.tp == new.tp and not old.is_binary_string
+            return old == new or (same_padding and not _is_shortened(old, new))
+        return not _is_shortened(old, new)
+    if old.tp != new.tp:
+        return False
+    if old.tp in _CHOICES:
+        return new.elems[: len(old.elems)] == old.elems
+    if old.is_unsigned != new.is_unsigned:
+        return False
+    if old.tp == MySQLType.NEWDECIMAL:
+        return (old.flen, old.decimal) == (new.flen, new.decimal)
+    return old.tp not in INTEGER_TYPES and not _is_shortened(old, new)
+
+
+def _is_shortened(old: FieldType, new: FieldType) -> bool:
+    return new.flen > 0 and (new.flen < old.flen or new.decimal < old.decimal)

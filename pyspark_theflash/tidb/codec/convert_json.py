@@ -1,0 +1,209 @@
+"""Changes of type to and from JSON.
+
+To JSON, as `convertToMysqlJSON` of TiDB's types/datum.go:
+
+    strings, names of ENUM and SET      what they say as JSON; NULL where they are none
+    integers, YEAR                      integers
+    DECIMAL, FLOAT, DOUBLE              doubles
+    DATE, DATETIME, TIMESTAMP, TIME     JSON's dates and times
+    BIT                                 a string of its bytes
+
+From JSON, as `ConvertJSONToInt`, `ConvertJSONToFloat` and `ConvertJSONToDecimal`: true is 1, and
+containers, null, dates and the like are 0. A string is read as other texts are, but it is not
+clamped to an integer type, so that TINYINT may come to hold 300. For dates and times, JSON is the
+text that it prints as, but a string is without its quotes and, if there are quotes inside it,
+without these as well. So JSON's own dates, which print with quotes, become zero.
+"""
+
+import re
+import struct
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any, Final, TypeVar
+
+import pyarrow as pa
+import pyarrow.compute
+
+from pyspark_theflash.base.errors import CodecError
+from pyspark_theflash.tidb.codec.array import ArrowArray, map_distinct
+from pyspark_theflash.tidb.codec.arrow import arrow_type, decimal_type
+from pyspark_theflash.tidb.codec.change import Change
+from pyspark_theflash.tidb.codec.convert_number import (
+    fit_decimal,
+    integer_range,
+    to_float,
+    to_year,
+)
+from pyspark_theflash.tidb.codec.convert_string import string_form
+from pyspark_theflash.tidb.codec.convert_time import to_datetime, to_time
+from pyspark_theflash.tidb.codec.field_type import (
+    DATETIME_TYPES,
+    STRING_TYPES,
+    FieldType,
+    MySQLType,
+)
+from pyspark_theflash.tidb.codec.json import JSONType
+from pyspark_theflash.tidb.codec.json_text import json_scalar, parse_json, print_json
+from pyspark_theflash.tidb.codec.loose_number import (
+    MAX_UINT64,
+    loose_decimal,
+    loose_float,
+    loose_int64,
+    loose_integer,
+)
+from pyspark_theflash.tidb.codec.number import encode_uvarint
+from pyspark_theflash.tidb.codec.time import packed_times
+
+pc: Any = pyarrow.compute
+
+_Number = TypeVar("_Number", float, Decimal)
+
+_NAMED_TYPES: Final = STRING_TYPES | {MySQLType.ENUM, MySQLType.SET}
+_DATE_CODES: Final = {
+    MySQLType.DATE: JSONType.DATE,
+    MySQLType.NEWDATE: JSONType.DATE,
+    MySQLType.DATETIME: JSONType.DATETIME,
+    MySQLType.TIMESTAMP: JSONType.TIMESTAMP,
+}
+_TEXT: Final = FieldType(MySQLType.LONG_BLOB, 0, -1, 0, "utf8mb4", "utf8mb4_bin")
+_DOUBLE: Final = FieldType(MySQLType.DOUBLE, 0, 22, -1, "binary", "binary")
+_BIGINT: Final = FieldType(MySQLType.LONGLONG, 0, 20, 0, "binary", "binary")
+_ESCAPE: Final = re.compile(rb"\\(u(?P<code>[\s\S]{0,4})|[\s\S]|\Z)")
+_ESCAPED: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
+
+
+def to_json(change: Change, values: ArrowArray) -> ArrowArray:
+    """The old values as binary JSON; null for texts that are none."""
+    old = change.old
+    if old.tp in _NAMED_TYPES:
+        raw = pc.cast(string_form(values, old), pa.binary())
+        return map_distinct(raw, _parsed, pa.binary())
+    if old.tp in _DATE_CODES:
+        code = _DATE_CODES[old.tp]
+        packed = pa.array(packed_times(values), pa.uint64())
+        return map_distinct(packed, lambda p: struct.pack("<BQ", code, _core(p)), pa.binary())
+    if old.tp == MySQLType.BIT:
+        size = (max(old.flen, 1) + 7) // 8
+        return map_distinct(values, lambda n: _string(n.to_bytes(size, "big")), pa.binary())
+    if old.tp == MySQLType.TIME:
+        us = pc.cast(values, pa.int64())
+        return map_distinct(
+            us, lambda n: struct.pack("<BqI", JSONType.TIME, n * 1000, old.fsp), pa.binary()
+        )
+    if pa.types.is_signed_integer(values.type):
+        return map_distinct(values, lambda n: struct.pack("<Bq", JSONType.INT64, n), pa.binary())
+    if pa.types.is_unsigned_integer(values.type):
+        return map_distinct(values, lambda n: struct.pack("<BQ", JSONType.UINT64, n), pa.binary())
+    return map_distinct(
+        values, lambda n: struct.pack("<Bd", JSONType.DOUBLE, float(n)), pa.binary()
+    )
+
+
+def _parsed(raw: bytes) -> bytes | None:
+    """A byte that is no UTF-8 is U+FFFD, as Go reads it."""
+    text = raw.decode("utf-8", "surrogateescape")
+    try:
+        return parse_json(re.sub("[\udc80-\udcff]", "\ufffd", text))
+    except CodecError:
+        return None
+
+
+def _string(raw: bytes) -> bytes:
+    return bytes([JSONType.STRING]) + encode_uvarint(len(raw)) + raw
+
+
+def _core(packed: int) -> int:
+    """TiDB's in-memory form of a packed time (see `json_text`)."""
+    date, clock, micro = packed >> 41, packed >> 24, packed & 0xFFFFFF
+    year, month = divmod(date >> 5, 13)
+    hour, minute, second = clock >> 12 & 31, clock >> 6 & 63, clock & 63
+    day = (year << 4 | month) << 5 | date & 31
+    return ((((day << 5 | hour) << 6 | minute) << 6 | second) << 20 | micro) << 4
+
+
+def from_json(change: Change, values: ArrowArray) -> ArrowArray:
+    """JSON values as another type than strings.
+
+    Raises:
+        UnsupportedError: one that TiDB stores outside the column's type; a date or time about
+            which a session decided that is not known.
+    """
+    new = change.new
+    if new.tp in DATETIME_TYPES or new.tp == MySQLType.TIME:
+        texts, old = map_distinct(values, _unquoted, pa.binary()), replace(change, old=_TEXT)
+        # Where quotes cannot be removed, a date is zero as for other texts that are none.
+        is_time = new.tp == MySQLType.TIME
+        return to_time(old, texts) if is_time else to_datetime(old, pc.fill_null(texts, b""))
+    if new.tp in (MySQLType.FLOAT, MySQLType.DOUBLE):
+        floats = map_distinct(values, _number_of(loose_float, float), pa.float64())
+        return to_float(replace(change, old=_DOUBLE), floats)
+    if new.tp == MySQLType.NEWDECIMAL:
+        read = _number_of(loose_decimal, _decimal)
+        return map_distinct(values, lambda raw: fit_decimal(read(raw), new), decimal_type(new))
+    if new.tp == MySQLType.YEAR:
+        numbers = map_distinct(values, _integer_of(_BIGINT), pa.int64())
+        return to_year(replace(change, old=_BIGINT), numbers)
+    wanted = pa.uint64() if new.is_unsigned else pa.int64()
+    numbers = map_distinct(values, _integer_of(new), wanted)
+    try:
+        result: ArrowArray = pc.cast(numbers, arrow_type(new))
+    except pa.ArrowInvalid:
+        raise change.unsupported("one was stored outside the range of the column") from None
+    return result
+
+
+def _unquoted(raw: bytes) -> bytes | None:
+    found = json_scalar(raw)
+    if not isinstance(found, bytes):
+        return print_json(raw).encode()
+    if len(found) < 2 or not (found.startswith(b'"') and found.endswith(b'"')):
+        return found
+    try:
+        return _ESCAPE.sub(_unescaped, found[1:-1])
+    except ValueError:
+        return None
+
+
+def _unescaped(match: "re.Match[bytes]") -> bytes:
+    char, code = match[1], match["code"]
+    if code is not None:
+        if len(code) < 4:
+            raise ValueError
+        return chr(int.from_bytes(bytes.fromhex(code.decode()), "big")).encode("utf-8", "replace")
+    if not char:
+        raise ValueError
+    return _ESCAPED.get(char, char)
+
+
+def _number_of(
+    read_text: Callable[[bytes], _Number], convert: Callable[[float], _Number]
+) -> Callable[[bytes], _Number]:
+    def read(raw: bytes) -> _Number:
+        found = json_scalar(raw)
+        return read_text(found) if isinstance(found, bytes) else convert(found or 0)
+
+    return read
+
+
+def _decimal(number: float) -> Decimal:
+    return Decimal(repr(number) if isinstance(number, float) else number)
+
+
+def _integer_of(new: FieldType) -> Callable[[bytes], int]:
+    low, high = integer_range(new)
+
+    def read(raw: bytes) -> int:
+        found = json_scalar(raw)
+        if isinstance(found, bytes):
+            return _unsigned(found) if new.is_unsigned else loose_int64(found)
+        if isinstance(found, float) and new.is_unsigned and round(found) >= high:
+            return MAX_UINT64
+        return min(max(round(found or 0), low), high)
+
+    return read
+
+
+def _unsigned(text: bytes) -> int:
+    """Not clamped to narrower types; 0 for a negative one."""
+    return min(max(loose_integer(text) or 0, 0), MAX_UINT64)

@@ -1,0 +1,276 @@
+"""Changes of type to integers, BIT, YEAR, DECIMAL, FLOAT and DOUBLE.
+
+A number out of range becomes the nearest in range. Floats are rounded half to even, decimals and
+texts half away from zero. ENUM and SET count as DOUBLE. As in TiDB's types/datum.go and
+types/convert.go, with two of its ways that are easily taken for mistakes here: a float at or above
+the largest value of an unsigned type below BIGINT is stored as 2^64 - 1, which no such column can
+hold (so it is refused here), and a negative text becomes NULL in an unsigned column.
+"""
+
+from decimal import ROUND_HALF_UP, Context, Decimal
+from typing import Any, Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute
+
+from pyspark_theflash.tidb.codec.array import ArrowArray, map_distinct, primitive
+from pyspark_theflash.tidb.codec.arrow import arrow_type, decimal_type
+from pyspark_theflash.tidb.codec.change import Change
+from pyspark_theflash.tidb.codec.convert_time import times_as_integers, times_as_numbers, years
+from pyspark_theflash.tidb.codec.field_type import (
+    DATETIME_TYPES,
+    STRING_TYPES,
+    FieldType,
+    MySQLType,
+)
+from pyspark_theflash.tidb.codec.loose_number import (
+    MAX_INT64,
+    MAX_UINT64,
+    MIN_INT64,
+    loose_decimal,
+    loose_float,
+    loose_int64,
+    loose_integer,
+    loose_uint64,
+    trim,
+)
+
+pc: Any = pyarrow.compute
+
+_BITS: Final = {
+    MySQLType.TINY: 8,
+    MySQLType.SHORT: 16,
+    MySQLType.INT24: 24,
+    MySQLType.LONG: 32,
+    MySQLType.LONGLONG: 64,
+}
+_TIME_TYPES: Final = DATETIME_TYPES | {MySQLType.TIME}
+# What counts as float64.
+_FLOAT_TYPES: Final = frozenset({MySQLType.FLOAT, MySQLType.DOUBLE, MySQLType.ENUM, MySQLType.SET})
+_MIN_YEAR: Final = 1901
+_MAX_YEAR: Final = 2155
+_MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
+# Of Arrow's widest decimal.
+_MAX_DIGITS: Final = 76
+# For any double with all its digits and those of a DECIMAL's fraction.
+_WIDE: Final = Context(prec=400, rounding=ROUND_HALF_UP)
+
+_Floats = npt.NDArray[np.float64]
+
+
+def to_integer(change: Change, values: ArrowArray) -> ArrowArray:
+    """The old values as TINYINT to BIGINT; null where TiDB stores NULL.
+
+    Raises:
+        UnsupportedError: a float that TiDB stores as more than the column can hold.
+    """
+    new = change.new
+    low, high = integer_range(new)
+    if new.is_unsigned:
+        numbers = _unsigned(change, values, high)
+    else:
+        numbers = _signed(change, values, low, high)
+    result: ArrowArray = pc.cast(numbers, arrow_type(new))
+    return result
+
+
+def integer_range(tp: FieldType) -> tuple[int, int]:
+    """The lowest and the highest value of TINYINT to BIGINT."""
+    bits = _BITS[tp.tp]
+    return (0, 2**bits - 1) if tp.is_unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
+
+
+def _signed(change: Change, values: ArrowArray, low: int, high: int) -> ArrowArray:
+    old = change.old
+    if old.tp in STRING_TYPES:
+        numbers = map_distinct(pc.cast(values, pa.binary()), loose_int64, pa.int64())
+    elif old.tp in _TIME_TYPES:
+        numbers = primitive(times_as_integers(change, values), pa.int64())
+    else:
+        numbers = _as_numbers(values, old)
+    return _clamp(numbers, low, high)
+
+
+def _unsigned(change: Change, values: ArrowArray, high: int) -> ArrowArray:
+    old = change.old
+    if old.tp in STRING_TYPES:
+        numbers = map_distinct(pc.cast(values, pa.binary()), loose_uint64, pa.uint64())
+        limit = pa.scalar(high, pa.uint64())
+        result: ArrowArray = pc.min_element_wise(numbers, limit, skip_nulls=False)
+        return result
+    numbers = _as_numbers(values, old)
+    is_wrong_beyond = old.tp in _FLOAT_TYPES and high < MAX_UINT64
+    if is_wrong_beyond and (np.rint(numbers.to_numpy()) >= high).any():
+        raise change.unsupported("one was stored as 2^64 - 1")
+    return _clamp(numbers, 0, high)
+
+
+def _as_numbers(values: ArrowArray, old: FieldType) -> ArrowArray:
+    """All but strings as int64, uint64, float64 or decimals, without loss but for a SET's."""
+    numbers: ArrowArray
+    if old.tp in _TIME_TYPES:
+        return times_as_numbers(values, old)
+    if old.tp == MySQLType.NEWDECIMAL:
+        return values
+    if old.tp in _FLOAT_TYPES:
+        numbers = pc.cast(values, pa.float64(), safe=False)
+    else:
+        is_unsigned = pa.types.is_unsigned_integer(values.type)
+        numbers = pc.cast(values, pa.uint64() if is_unsigned else pa.int64())
+    return numbers
+
+
+def _clamp(numbers: ArrowArray, low: int, high: int) -> ArrowArray:
+    """Rounded to integers in [low, high]: int64, or uint64 where that can be needed."""
+    wanted = pa.uint64() if high > MAX_INT64 else pa.int64()
+    lowest, highest = pa.scalar(low, wanted), pa.scalar(high, wanted)
+    if pa.types.is_decimal(numbers.type):
+        rounded = _round(numbers, 0)
+        is_under = pc.less(rounded, pa.scalar(Decimal(low), rounded.type))
+        is_over = pc.greater(rounded, pa.scalar(Decimal(high), rounded.type))
+    else:
+        data = numbers.to_numpy()
+        if pa.types.is_floating(numbers.type):
+            data = np.rint(data)
+        # Exact for integers. A float is over at 2^63, the nearest to a `high` of 2^63 - 1.
+        is_over = pa.array(data >= high)
+        is_under = pa.array(data < low)
+        rounded = pa.array(data)
+    inside = pc.invert(pc.or_(is_under, is_over))
+    kept = pc.cast(pc.if_else(inside, rounded, pa.scalar(0, rounded.type)), wanted)
+    result: ArrowArray = pc.case_when(pc.make_struct(is_under, is_over), lowest, highest, kept)
+    return result
+
+
+def _round(numbers: ArrowArray, scale: int) -> ArrowArray:
+    """Decimals half away from zero, in a type where there is room for one digit more."""
+    wide = pc.cast(numbers, pa.decimal256(_MAX_DIGITS, numbers.type.scale))
+    if scale >= numbers.type.scale:
+        return wide
+    result: ArrowArray = pc.round(wide, ndigits=scale, round_mode="half_towards_infinity")
+    return result
+
+
+def to_bit(change: Change, values: ArrowArray) -> ArrowArray:
+    """The old values as BIT; negative integers as their two's complement."""
+    width = max(change.new.flen, 1)
+    if pa.types.is_signed_integer(values.type):
+        signed = pc.cast(values, pa.int64()).to_numpy()
+        numbers = primitive(signed.view(np.uint64), pa.uint64())
+    else:
+        numbers = _unsigned(change, values, MAX_UINT64)
+    result: ArrowArray = pc.min_element_wise(numbers, pa.scalar(2**width - 1, pa.uint64()))
+    return result
+
+
+def to_year(change: Change, values: ArrowArray) -> ArrowArray:
+    """The old values as YEAR: two digits get a century, what is no year 0, 1901 or 2155."""
+    old = change.old
+    if old.tp in STRING_TYPES:
+        numbers = map_distinct(pc.cast(values, pa.binary()), _year_of_text, pa.int64()).to_numpy()
+    elif old.tp in DATETIME_TYPES:
+        numbers = years(values)
+    elif old.tp == MySQLType.TIME:
+        numbers = times_as_integers(change, values)
+    else:
+        # What even a BIGINT cannot hold is no number to TiDB; to a float 2^63 is one that can.
+        limit = MAX_INT64 + (old.tp in _FLOAT_TYPES)
+        unsigned = _clamp(_as_numbers(values, old), 0, MAX_UINT64).to_numpy()
+        numbers = np.where(unsigned > limit, 0, np.minimum(unsigned, MAX_INT64)).astype(np.int64)
+    century = np.select([numbers <= 0, numbers < 70, numbers < 100], [0, 2000, 1900], 0)
+    adjusted = np.clip(numbers + century, _MIN_YEAR, _MAX_YEAR)
+    return primitive(np.where(numbers <= 0, 0, adjusted).astype(np.int16), arrow_type(change.new))
+
+
+def _year_of_text(text: bytes) -> int:
+    number = loose_integer(text)
+    if number is None or not MIN_INT64 <= number <= MAX_INT64:
+        return 0
+    # '0' and '00' are 2000, '0000' is no year.
+    if number == 0 and len(text) != 4 and trim(text).startswith(b"0"):
+        return 2000
+    return number
+
+
+def to_decimal(change: Change, values: ArrowArray) -> ArrowArray:
+    """The old values as DECIMAL, rounded to its scale."""
+    old, new = change.old, change.new
+    wanted = decimal_type(new)
+    if old.tp in STRING_TYPES:
+        raw = pc.cast(values, pa.binary())
+        return map_distinct(raw, lambda text: fit_decimal(loose_decimal(text), new), wanted)
+    numbers = _as_numbers(values, old)
+    if old.tp in _FLOAT_TYPES:
+        return map_distinct(numbers, lambda number: fit_decimal(Decimal(repr(number)), new), wanted)
+    return _fit_decimals(numbers, new)
+
+
+def fit_decimal(number: Decimal, new: FieldType) -> Decimal:
+    """The nearest that a DECIMAL holds."""
+    wanted = decimal_type(new)
+    most = Decimal((0, (9,) * wanted.precision, -wanted.scale))
+    rounded = number.quantize(Decimal((0, (1,), -wanted.scale)), context=_WIDE)
+    return min(max(rounded, Decimal(0) if new.is_unsigned else most.copy_negate()), most)
+
+
+def _fit_decimals(numbers: ArrowArray, new: FieldType) -> ArrowArray:
+    """Integers or decimals; the same as `fit_decimal` on each."""
+    wanted = decimal_type(new)
+    if pa.types.is_integer(numbers.type):
+        numbers = pc.cast(numbers, pa.decimal128(len(str(MAX_UINT64)), 0))
+    given = numbers.type
+    rounded = _round(numbers, wanted.scale)
+    zero = pa.scalar(Decimal(0), rounded.type)
+    if new.is_unsigned:
+        rounded = pc.if_else(pc.less(rounded, zero), zero, rounded)
+    whole_digits = wanted.precision - wanted.scale
+    if whole_digits > given.precision - given.scale:
+        rescaled: ArrowArray = pc.cast(rounded, wanted)
+        return rescaled
+    is_over = pc.greater_equal(pc.abs(rounded), pa.scalar(Decimal(10**whole_digits), rounded.type))
+    most = Decimal((0, (9,) * wanted.precision, -wanted.scale))
+    nearest = pc.if_else(
+        pc.less(rounded, zero), pa.scalar(most.copy_negate(), wanted), pa.scalar(most, wanted)
+    )
+    kept = pc.cast(pc.if_else(is_over, zero, rounded), wanted)
+    result: ArrowArray = pc.if_else(is_over, nearest, kept)
+    return result
+
+
+def to_float(change: Change, values: ArrowArray) -> ArrowArray:
+    """The old values as FLOAT or DOUBLE, rounded where these have a scale."""
+    new = change.new
+    floats = _floats(values, change.old)
+    if new.flen >= 0 and new.decimal >= 0:
+        floats = _round_floats(floats, new.flen, new.decimal)
+    if new.is_unsigned:
+        floats = np.maximum(floats, 0)
+    if new.tp == MySQLType.FLOAT:
+        floats = np.clip(floats, -_MAX_FLOAT32, _MAX_FLOAT32)
+    wanted = arrow_type(new)
+    # Rows have no negative zero.
+    return primitive((floats + 0.0).astype(wanted.to_pandas_dtype()), wanted)
+
+
+def _floats(values: ArrowArray, old: FieldType) -> _Floats:
+    if old.tp in STRING_TYPES:
+        numbers = map_distinct(pc.cast(values, pa.binary()), loose_float, pa.float64())
+    else:
+        numbers = _as_numbers(values, old)
+        if pa.types.is_decimal(numbers.type):
+            # Read back from digits: the nearest double, which a cast need not find.
+            numbers = pc.cast(numbers, pa.string())
+        numbers = pc.cast(numbers, pa.float64(), safe=False)
+    result: _Floats = numbers.to_numpy()
+    return result
+
+
+def _round_floats(floats: _Floats, flen: int, scale: int) -> _Floats:
+    shift = 10.0**scale
+    most = 10.0 ** (flen - scale) - float(f"1e-{scale}")
+    with np.errstate(over="ignore"):  # what overflows has no fraction
+        shifted = floats * shift
+    rounded = np.where(np.isinf(shifted), floats, np.rint(shifted) / shift)
+    return np.clip(rounded, -most, most)

@@ -1,0 +1,305 @@
+"""Changes of type to DATE, DATETIME, TIMESTAMP and TIME, and these as numbers.
+
+All dates go through their packed form, which has zero and impossible ones too; `_stored_times` is
+the one place that makes stored dates of it. A DATETIME that becomes a DATE is cut. One that loses
+fractional digits is rounded half up, into the next year if need be; so is a TIME: -1.5 s become
+-1 s. As numbers, dates are YYYYMMDD, with a time of day YYYYMMDDhhmmss.ffffff; times hhmmss.ffffff.
+As `ConvertTo` in TiDB's types/datum.go and `RoundFrac`, `ToNumber` in types/time.go.
+"""
+
+from dataclasses import replace
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute
+
+from pyspark_theflash.tidb.codec.array import ArrowArray, map_distinct, nulls, primitive
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.codec.change import Change
+from pyspark_theflash.tidb.codec.convert_string import string_form
+from pyspark_theflash.tidb.codec.field_type import (
+    DATETIME_TYPES,
+    STRING_TYPES,
+    FieldType,
+    MySQLType,
+)
+from pyspark_theflash.tidb.codec.loose_number import MAX_INT64
+from pyspark_theflash.tidb.codec.loose_time import (
+    FIRST_DAY,
+    LAST_DAY,
+    MAX_TIME_US,
+    loose_datetime,
+    loose_datetime_of_number,
+    loose_time,
+)
+from pyspark_theflash.tidb.codec.reader import Mask, Words
+from pyspark_theflash.tidb.codec.time import (
+    DAY_US,
+    IMPOSSIBLE_DAY,
+    Int64s,
+    pack,
+    packed_times,
+    unpack_dates,
+    unpack_times_of_day,
+)
+from pyspark_theflash.tidb.codec.zone import day_of_change, local_of, utc_of
+
+pc: Any = pyarrow.compute
+
+_DATE_TYPES: Final = frozenset({MySQLType.DATE, MySQLType.NEWDATE})
+_SECOND_US: Final = 1_000_000
+_CLOCK_BITS: Final = np.uint64(41)
+_CLOCK_MASK: Final = np.uint64((1 << 41) - 1)
+_SECOND_BITS: Final = np.uint64(24)
+# Minutes, seconds and microseconds.
+_HOUR_MASK: Final = np.uint64((1 << 36) - 1)
+_MICROSECOND_MASK: Final = np.uint64((1 << 24) - 1)
+_MAX_TIME_NUMBER: Final = 838_59_59
+# From here on a number is a date and time, not a time.
+_LEAST_DATETIME_NUMBER: Final = 10**10
+_ZERO_US: Final = IMPOSSIBLE_DAY * DAY_US
+# TIMESTAMP: 1970-01-01 00:00:01 to 2038-01-19 03:14:07.999999.
+_FIRST_TIMESTAMP_US: Final = _SECOND_US
+_END_TIMESTAMP_US: Final = (1 << 31) * _SECOND_US
+
+
+def to_datetime(change: Change, values: ArrowArray) -> ArrowArray:
+    """The old values as DATE, DATETIME or TIMESTAMP; null where TiDB stores NULL.
+
+    Raises:
+        UnsupportedError: what became of a value depends on the session that changed the column.
+    """
+    old, new = change.old, change.new
+    if old.tp in DATETIME_TYPES or old.tp == MySQLType.TIME:
+        packed = _packed(change, values)
+        rounded = _rounded(change, packed, old.fsp if new.tp in _DATE_TYPES else new.fsp)
+        if new.tp == MySQLType.TIMESTAMP:
+            return _moved(change, packed, rounded)
+        return _stored_times(change, rounded)
+    if new.tp == MySQLType.TIMESTAMP and pa.types.is_unsigned_integer(values.type):
+        return nulls(len(values), arrow_type(new))
+    if old.tp in STRING_TYPES:
+        raw = pc.cast(values, pa.binary())
+        read = map_distinct(raw, lambda text: loose_datetime(text, new.fsp, change), pa.uint64())
+    else:
+        read = map_distinct(values, lambda n: loose_datetime_of_number(n, change), pa.uint64())
+    packed = read.to_numpy()
+    is_timestamp = new.tp == MySQLType.TIMESTAMP
+    return _timestamps(change, packed) if is_timestamp else _stored_times(change, packed)
+
+
+def _packed(change: Change, values: ArrowArray) -> Words:
+    if change.old.tp != MySQLType.TIME:
+        return packed_times(values)
+    at = day_of_change(change) * DAY_US + _microseconds(values)
+    return pack(at // DAY_US, at % DAY_US)
+
+
+def _moved(change: Change, packed: Words, rounded: Words) -> ArrowArray:
+    """Times by the session's clock as TIMESTAMP. Those out of its range stay, and unrounded."""
+    unrounded_us, local = _local_us(change, packed), _local_us(change, rounded)
+    is_time = packed != 0
+    utc, exists = utc_of(change, unrounded_us[is_time])
+    in_range = _in_range(utc)
+    local[is_time] = np.where(in_range, utc_of(change, local[is_time])[0], utc)
+    if (utc[~in_range] % 10 ** (6 - change.new.fsp)).any():
+        raise change.unsupported("one that is no TIMESTAMP kept more digits than the column has")
+    if not (exists & (unrounded_us[is_time] < _ZERO_US)).all() or _has_left_calendar(utc):
+        raise change.unsupported("one is no time in the session's time zone")
+    return primitive(local, arrow_type(change.new))
+
+
+def _has_left_calendar(times_us: Int64s) -> bool:
+    days = times_us // DAY_US
+    return bool(((days < FIRST_DAY) | (days > LAST_DAY)).any())
+
+
+def _timestamps(change: Change, packed: Words) -> ArrowArray:
+    """Times that were read, by the session's clock; zero for those that are no TIMESTAMP."""
+    local = _local_us(change, packed)
+    is_day = local < _ZERO_US
+    result = np.full_like(local, _ZERO_US)
+    if is_day.any():
+        utc, exists = utc_of(change, local[is_day])
+        result[is_day] = np.where(exists & _in_range(utc), utc, _ZERO_US)
+    return primitive(result, arrow_type(change.new))
+
+
+def _in_range(utc_us: Int64s) -> Mask:
+    mask: Mask = (utc_us >= _FIRST_TIMESTAMP_US) & (utc_us < _END_TIMESTAMP_US)
+    return mask
+
+
+def _local_us(change: Change, packed: Words) -> Int64s:
+    """Packed times as they are stored: microseconds, impossible ones behind all others."""
+    days, well_formed = unpack_dates(packed)
+    if not well_formed.all():
+        raise change.unsupported("one was rounded up to the year 10000")
+    return days * DAY_US + unpack_times_of_day(packed)[0]
+
+
+def as_shown(change: Change, values: ArrowArray) -> tuple[Change, ArrowArray]:
+    """A change from TIMESTAMP to another type: values by the session's clock, mostly as DATETIME.
+
+    JSON has a TIMESTAMP of its own.
+
+    Raises:
+        UnsupportedError: the session's time zone is not known.
+    """
+    utc, is_time = pc.cast(values, pa.int64()).to_numpy(), packed_times(values) != 0
+    local = utc.copy()
+    if is_time.any():
+        local[is_time] = local_of(change, utc[is_time])
+    old = replace(change.old, tp=MySQLType.DATETIME)
+    shown = primitive(local, arrow_type(old))
+    is_json = change.new.tp == MySQLType.JSON
+    return change if is_json else replace(change, old=old), shown
+
+
+def _stored_times(change: Change, packed: Words) -> ArrowArray:
+    """Packed times in the form they are stored in."""
+    new, times_us = change.new, _local_us(change, packed)
+    if new.tp in _DATE_TYPES:
+        return primitive((times_us // DAY_US).astype(np.int32), arrow_type(new))
+    return primitive(times_us, arrow_type(new))
+
+
+def _rounded(change: Change, packed: Words, fsp: int) -> Words:
+    """Rounded to `fsp` digits: a second later is later by the session's clock, which may jump."""
+    rounded = _round_packed(packed, change.old.fsp, fsp)
+    is_carried = (rounded >> _SECOND_BITS != packed >> _SECOND_BITS) & (rounded != packed)
+    if change.session is None:
+        # Clocks jump at full hours.
+        is_carried &= (rounded & _HOUR_MASK) == 0
+    exists = unpack_dates(packed)[0] < IMPOSSIBLE_DAY
+    (places,) = np.nonzero(is_carried & exists)
+    if len(places):
+        utc, is_shown = utc_of(change, _local_us(change, packed[places]))
+        unit = 10 ** (6 - fsp)
+        days, time_of_day = np.divmod(local_of(change, (utc + unit // 2) // unit * unit), DAY_US)
+        rounded[places] = np.where(is_shown, pack(days, time_of_day), rounded[places])
+    return rounded
+
+
+def _round_packed(packed: Words, old_fsp: int, fsp: int) -> Words:
+    """Rounded to `fsp` digits. Impossible dates that would become another day stay as they are."""
+    if fsp >= old_fsp:
+        return packed
+    days, _ = unpack_dates(packed)
+    exists = days < IMPOSSIBLE_DAY
+    time_of_day = _round_up(unpack_times_of_day(packed)[0], fsp)
+    carries = time_of_day == DAY_US
+    clock = pack(np.zeros_like(days), time_of_day % DAY_US) & _CLOCK_MASK
+    rounded = (packed & ~_CLOCK_MASK) | clock
+    next_day = pack(days + 1, np.zeros_like(days))
+    result: Words = np.where(carries, np.where(exists, next_day, packed), rounded)
+    return result
+
+
+def _round_up(microseconds: Int64s, fsp: int) -> Int64s:
+    """Half up, which is towards later also below zero."""
+    unit = 10 ** (6 - fsp)
+    result: Int64s = (microseconds + unit // 2) // unit * unit
+    return result
+
+
+def to_time(change: Change, values: ArrowArray) -> ArrowArray:
+    """The old values as TIME; null where TiDB stores NULL, for numbers far out of range.
+
+    Raises:
+        UnsupportedError: what became of a value depends on the session that changed the column.
+    """
+    old, fsp = change.old, change.new.fsp
+    if old.tp in DATETIME_TYPES:
+        time_of_day, _ = unpack_times_of_day(packed_times(values))
+        return primitive(_round_up(time_of_day, fsp), pa.duration("us"))
+    if old.tp == MySQLType.TIME:
+        return primitive(_round_up(_microseconds(values), fsp), pa.duration("us"))
+    texts = string_form(values, old)
+    if old.tp in STRING_TYPES:
+        raw = pc.cast(texts, pa.binary())
+        result = map_distinct(raw, lambda text: loose_time(text, fsp, change), pa.int64())
+    else:
+        result = map_distinct(texts, lambda text: _time_of_number(text, change), pa.int64())
+    times: ArrowArray = pc.cast(result, pa.duration("us"))
+    return times
+
+
+def _time_of_number(text: str, change: Change) -> int | None:
+    """Of the digits of a number; None for NULL."""
+    if change.old.tp in (MySQLType.FLOAT, MySQLType.DOUBLE):
+        number, largest = round(float(text)), MAX_INT64 + 1
+    else:
+        number, largest = int(Decimal(text).to_integral_value(ROUND_HALF_UP)), MAX_INT64
+    if number < -_MAX_TIME_NUMBER or number > largest:
+        return None
+    if _MAX_TIME_NUMBER < number < _LEAST_DATETIME_NUMBER:
+        return MAX_TIME_US
+    return loose_time(text.encode(), change.new.fsp, change)
+
+
+def years(values: ArrowArray) -> Int64s:
+    """The years of stored dates."""
+    result: Int64s = (packed_times(values) >> _CLOCK_BITS).view(np.int64) // (13 << 5)
+    return result
+
+
+def times_as_numbers(values: ArrowArray, old: FieldType) -> ArrowArray:
+    """Dates and times as the numbers that their digits make: int64 for DATE, else decimals."""
+    if old.tp == MySQLType.TIME:
+        microseconds = _microseconds(values)
+        sign = np.sign(microseconds)
+        seconds, fraction = np.divmod(np.abs(microseconds), _SECOND_US)
+        return _decimals(sign * _clock_number(seconds), sign * fraction)
+    packed = packed_times(values)
+    if old.tp in _DATE_TYPES:
+        return primitive(_date_number(packed), pa.int64())
+    seconds, fraction = np.divmod(unpack_times_of_day(packed)[0], _SECOND_US)
+    return _decimals(_date_number(packed) * _SECOND_US + _clock_number(seconds), fraction)
+
+
+def times_as_integers(change: Change, values: ArrowArray) -> Int64s:
+    """The same rounded to a second, as a time and not as a number: 59.5 s become one minute.
+
+    What cannot be rounded, an impossible date at the end of its day, becomes 0.
+    """
+    old = change.old
+    if old.tp == MySQLType.TIME:
+        seconds = _round_up(_microseconds(values), 0) // _SECOND_US
+        return np.sign(seconds) * _clock_number(np.abs(seconds))
+    packed = _rounded(change, packed_times(values), 0)
+    date = _date_number(packed)
+    if old.tp in _DATE_TYPES:
+        return date
+    seconds = unpack_times_of_day(packed)[0] // _SECOND_US
+    is_rounded = packed & _MICROSECOND_MASK == 0
+    return np.where(is_rounded, date * _SECOND_US + _clock_number(seconds), 0)
+
+
+def _microseconds(values: ArrowArray) -> Int64s:
+    result: Int64s = pc.cast(values, pa.int64()).to_numpy()
+    return result
+
+
+def _date_number(packed: Words) -> Int64s:
+    date = (packed >> _CLOCK_BITS).view(np.int64)
+    year, month = np.divmod(date >> 5, 13)
+    result: Int64s = year * 10_000 + month * 100 + (date & 31)
+    return result
+
+
+def _clock_number(seconds: Int64s) -> Int64s:
+    minutes, second = np.divmod(seconds, 60)
+    hour, minute = np.divmod(minutes, 60)
+    result: Int64s = hour * 10_000 + minute * 100 + second
+    return result
+
+
+def _decimals(whole: Int64s, millionths: Int64s) -> ArrowArray:
+    whole_number = pc.cast(primitive(whole, pa.int64()), pa.decimal128(19, 0))
+    fraction = pc.cast(primitive(millionths, pa.int64()), pa.decimal128(19, 0))
+    millionth = pa.scalar(Decimal("0.000001"), pa.decimal128(7, 6))
+    result: ArrowArray = pc.add(whole_number, pc.multiply(fraction, millionth))
+    return result

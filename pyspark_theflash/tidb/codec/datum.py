@@ -1,0 +1,133 @@
+"""Datums: a flag byte that names the form, then the value.
+
+    00 NULL                    06 decimal: precision, fraction digits, binary
+    01 memcomparable bytes     07 duration: comparable int, nanoseconds
+    02 compact bytes           08 varint
+    03 comparable int          09 uvarint
+    04 comparable uint         0a JSON: as in `json`, no length in front
+    05 comparable float        14 vector: u32 count, count * float32, little-endian
+
+Keys use 01 03 04 05 06 07, rows of format v1 and binlog handles mostly 00 02 05 06 07 08 09 0a 14.
+As in TiDB's `util/codec/codec.go`.
+"""
+
+from dataclasses import dataclass
+from enum import Enum, IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+from pyspark_theflash.tidb.codec import decimal, json, vector
+from pyspark_theflash.tidb.codec.number import floats_from_comparable, uvarints_at, varints_at
+from pyspark_theflash.tidb.codec.reader import Positions, Reader, Words
+
+Numbers = npt.NDArray[np.int64] | npt.NDArray[np.uint64] | npt.NDArray[np.float64]
+
+
+class Flag(IntEnum):
+    """The first byte of a datum."""
+
+    NULL = 0
+    BYTES = 1
+    COMPACT_BYTES = 2
+    INT = 3
+    UINT = 4
+    FLOAT = 5
+    DECIMAL = 6
+    DURATION = 7
+    VARINT = 8
+    UVARINT = 9
+    JSON = 10
+    VECTOR = 20
+
+
+class Form(Enum):
+    """What a value is on the wire, however it is written."""
+
+    NULL = "NULL"
+    INT = "a signed integer"
+    UINT = "an unsigned integer"
+    FLOAT = "a float"
+    DECIMAL = "a decimal"
+    BYTES = "bytes"
+    JSON = "JSON"
+    VECTOR = "a vector"
+
+
+@dataclass(frozen=True, slots=True)
+class Values:
+    """Values of one form found at many places.
+
+    `start` and `end` bound the content: for DECIMAL from the precision byte on, for BYTES the bytes
+    themselves, for JSON from the type on, for VECTOR from the count on. Numbers are already read:
+    int64, uint64 or float64 for INT, UINT, FLOAT. For DECIMAL `numbers` are the headers.
+    """
+
+    form: Form
+    start: Positions
+    end: Positions
+    numbers: Numbers | None = None
+
+    def __len__(self) -> int:
+        return len(self.start)
+
+    def take(self, members: Positions) -> "Values":
+        """Some of the values."""
+        numbers = None if self.numbers is None else self.numbers[members]
+        return Values(self.form, self.start[members], self.end[members], numbers)
+
+
+def values_at(
+    reader: Reader, flag: int, at: Positions, limit: Positions, words: Words | None = None
+) -> Values:
+    """The values behind the flag byte `flag`, at each position.
+
+    Args:
+        words: the first bytes at `at` where they are at hand, filled up to eight with 0xFF.
+
+    Raises:
+        CodecError: one reaches beyond its `limit`, or the flag is not one that rows hold.
+    """
+    if flag == Flag.NULL:
+        return Values(Form.NULL, at, at)
+    if flag == Flag.VARINT:
+        signed, ends = varints_at(reader, at, limit, words)
+        return Values(Form.INT, at, ends, signed)
+    if flag == Flag.UVARINT:
+        unsigned, ends = uvarints_at(reader, at, limit, words)
+        return Values(Form.UINT, at, ends, unsigned)
+    if flag == Flag.COMPACT_BYTES:
+        return _compact_bytes_at(reader, at, limit, words)
+    if flag == Flag.DECIMAL:
+        reader.check_ends(at + 2, limit, at)
+        headers, sizes = decimal.headers_at(reader, at)
+        reader.check_ends(at + sizes, limit, at)
+        return Values(Form.DECIMAL, at, at + sizes, headers)
+    if flag == Flag.JSON:
+        return Values(Form.JSON, at, json.ends_at(reader, at, limit))
+    if flag == Flag.VECTOR:
+        return Values(Form.VECTOR, at, vector.ends_at(reader, at, limit))
+    if flag in (Flag.INT, Flag.UINT, Flag.FLOAT, Flag.DURATION):
+        return _comparable_at(reader, flag, at, limit)
+    raise reader.error(f"a value of flag {flag}", int(at[0]) - 1)
+
+
+def _compact_bytes_at(
+    reader: Reader, at: Positions, limit: Positions, words: Words | None
+) -> Values:
+    lengths, start = varints_at(reader, at, limit, words)
+    # Compared before they are added, so that no length can overflow.
+    fits = (lengths >= 0) & (lengths <= limit - start)
+    reader.check(fits, "a length that the row does not have", at)
+    return Values(Form.BYTES, start, start + lengths)
+
+
+def _comparable_at(reader: Reader, flag: int, at: Positions, limit: Positions) -> Values:
+    ends = at + 8
+    reader.check_ends(ends, limit, at)
+    words = reader.big_endian_at(at, 8)
+    if flag == Flag.UINT:
+        return Values(Form.UINT, at, ends, words)
+    if flag == Flag.FLOAT:
+        return Values(Form.FLOAT, at, ends, floats_from_comparable(words))
+    return Values(Form.INT, at, ends, (words ^ np.uint64(1 << 63)).view(np.int64))

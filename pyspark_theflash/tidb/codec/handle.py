@@ -1,0 +1,194 @@
+"""Common handles: the row identity in keys of tables clustered by something other than one integer.
+
+    datum | datum | ...  one a primary-key column, in key form; padded with zeros to 9 bytes
+
+    (5, 'ab', 1998-12-01)   03 8000000000000005 | 01 6162000000000000f9 | 04 1960820000000000
+
+Nine bytes at least, so that no common handle looks like the 8 bytes of an integer one. Byte order
+is key order. As in TiDB's `kv.CommonHandle` and `codec.EncodeKey`.
+
+Strings are there as what they compare by (see `collation`): under a collation that does not compare
+bytes these are weights, which the string cannot be read back from.
+"""
+
+from collections.abc import Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.base.errors import CodecError, UnsupportedError, invariant
+from pyspark_theflash.base.types import ColumnID
+from pyspark_theflash.tidb.codec.array import ArrowArray, binary, join_bytes, variable_width
+from pyspark_theflash.tidb.codec.bytes import bytes_at, encode_bytes_array
+from pyspark_theflash.tidb.codec.collation import is_bytewise, sort_keys
+from pyspark_theflash.tidb.codec.column import Piece, assemble
+from pyspark_theflash.tidb.codec.datum import Flag, values_at
+from pyspark_theflash.tidb.codec.decimal import encode_decimals
+from pyspark_theflash.tidb.codec.field_type import (
+    DATETIME_TYPES,
+    INTEGER_TYPES,
+    STRING_TYPES,
+    FieldType,
+    MySQLType,
+)
+from pyspark_theflash.tidb.codec.number import comparable_from_floats
+from pyspark_theflash.tidb.codec.reader import Positions, Reader, Words
+from pyspark_theflash.tidb.codec.row import ColumnSpec, RowBuffer
+from pyspark_theflash.tidb.codec.time import packed_times
+
+MIN_BYTES: Final = 9
+_LAYER: Final = "common handle"
+_SIGN: Final = np.uint64(1 << 63)
+_UINT_TYPES: Final = frozenset({MySQLType.BIT, MySQLType.ENUM, MySQLType.SET}) | DATETIME_TYPES
+_FLOAT_TYPES: Final = frozenset({MySQLType.FLOAT, MySQLType.DOUBLE})
+
+
+def encode_common_handles(
+    columns: Sequence[ArrowArray], types: Sequence[FieldType], prefix_lengths: Sequence[int]
+) -> ArrowArray:
+    """The handle of each row as a binary array.
+
+    `columns` are the key columns, in key order, without nulls, of the Arrow types of `types`. A
+    prefix length counts characters (bytes for binary strings); -1 takes the whole value.
+
+    Raises:
+        UnsupportedError: a collation that is not known here, or a type that cannot be in a key.
+    """
+    invariant(all(column.null_count == 0 for column in columns), "a handle holds no NULL")
+    parts = [
+        _encode(column, field_type, prefix_length)
+        for column, field_type, prefix_length in zip(columns, types, prefix_lengths, strict=True)
+    ]
+    joined = join_bytes(*parts)
+    missing = MIN_BYTES - np.diff(variable_width(joined)[1])
+    if not (missing > 0).any():
+        return joined
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.maximum(missing, 0))])
+    return join_bytes(joined, binary(np.zeros(bounds[-1], np.uint8), bounds))
+
+
+def decode_common_handles(
+    handles: ArrowArray, types: Sequence[FieldType]
+) -> tuple[ArrowArray, ...]:
+    """The columns that the handles were made from, of the Arrow types of `types`.
+
+    Strings under a collation that does not compare bytes come back as their weights, which are
+    binary. Trailing spaces of PAD SPACE strings, and what lay beyond a prefix, are not in a handle
+    and do not come back.
+
+    Raises:
+        CodecError: bytes that are no such handles.
+        UnsupportedError: a type that cannot be in a key.
+    """
+    reader = Reader(RowBuffer.from_arrow(handles), _LAYER)
+    long_enough = reader.ends - reader.starts >= MIN_BYTES
+    reader.check(long_enough, f"less than {MIN_BYTES} bytes", reader.starts)
+    at = reader.starts
+    columns = []
+    for number, field_type in enumerate(types, 1):
+        column, at = _decode(reader, at, f"{number} of the key", field_type)
+        columns.append(column)
+    _check_padding(reader, at)
+    return tuple(columns)
+
+
+def key_strings(strings: ArrowArray, field_type: FieldType, prefix_length: int) -> ArrowArray:
+    """What a key holds of strings, as a binary array; prefix lengths as above.
+
+    Raises:
+        UnsupportedError: a collation that is not known here.
+    """
+    if prefix_length >= 0:
+        cut = pc.binary_slice if field_type.is_binary_string else pc.utf8_slice_codeunits
+        strings = cut(strings, 0, prefix_length)
+    return sort_keys(strings, field_type)
+
+
+def _key_flag(field_type: FieldType) -> Flag:
+    """The form in which a key holds values of a type."""
+    tp = field_type.tp
+    if tp in INTEGER_TYPES:
+        return Flag.UINT if field_type.is_unsigned and tp != MySQLType.YEAR else Flag.INT
+    if tp in _UINT_TYPES:
+        return Flag.UINT
+    if tp in _FLOAT_TYPES:
+        return Flag.FLOAT
+    if tp == MySQLType.TIME:
+        return Flag.DURATION
+    if tp == MySQLType.NEWDECIMAL:
+        return Flag.DECIMAL
+    if tp in STRING_TYPES:
+        return Flag.BYTES
+    raise UnsupportedError(f"type {tp.name} in a clustered key", "table")
+
+
+def _encode(column: ArrowArray, field_type: FieldType, prefix_length: int) -> ArrowArray:
+    flag = _key_flag(field_type)
+    if flag == Flag.BYTES:
+        encoded = encode_bytes_array(key_strings(column, field_type, prefix_length))
+        return join_bytes(bytes([flag]), encoded)
+    if flag == Flag.DECIMAL:
+        return _fixed_size(flag, encode_decimals(column))
+    words = _comparable(column, field_type, flag)
+    return _fixed_size(flag, words.astype(">u8").view(np.uint8).reshape(-1, 8))
+
+
+def _fixed_size(flag: Flag, contents: npt.NDArray[np.uint8]) -> ArrowArray:
+    """Contents of one size, each behind its flag."""
+    count, size = contents.shape
+    data = np.empty((count, size + 1), np.uint8)
+    data[:, 0], data[:, 1:] = flag, contents
+    return binary(data, np.arange(count + 1) * (size + 1))
+
+
+def _comparable(column: ArrowArray, field_type: FieldType, flag: Flag) -> Words:
+    """The 8-byte numbers that stand in the key."""
+    if flag == Flag.FLOAT:
+        return comparable_from_floats(column.cast(pa.float64()).to_numpy())
+    if field_type.tp in DATETIME_TYPES:
+        return packed_times(column)
+    words: Words
+    if flag == Flag.UINT:
+        words = column.cast(pa.uint64()).to_numpy()
+    else:
+        signed = column.cast(pa.int64()).to_numpy()
+        words = (signed * 1000 if flag == Flag.DURATION else signed).view(np.uint64) ^ _SIGN
+    return words
+
+
+def _decode(
+    reader: Reader, at: Positions, name: str, field_type: FieldType
+) -> tuple[ArrowArray, Positions]:
+    """One column, and the positions behind it."""
+    flag = _key_flag(field_type)
+    reader.check_ends(at + 1, reader.ends, at)
+    reader.check(reader.bytes_at(at) == flag, f"another flag than {flag}", at)
+    if flag == Flag.BYTES:
+        raw, after = bytes_at(reader, at + 1, reader.ends)
+        return _as_text(reader, raw, field_type), after
+    values = values_at(reader, flag, at + 1, reader.ends)
+    spec = ColumnSpec(ColumnID(0), name, field_type)
+    pieces = [Piece(np.arange(len(at)), values)]
+    return assemble(reader, spec, pieces, len(at)).values, values.end
+
+
+def _as_text(reader: Reader, raw: ArrowArray, field_type: FieldType) -> ArrowArray:
+    if field_type.is_binary_string or not is_bytewise(field_type):
+        return raw
+    try:
+        return raw.cast(pa.string())
+    except pa.ArrowInvalid as error:
+        raise CodecError(reader.layer, "bytes that are not UTF-8") from error
+
+
+def _check_padding(reader: Reader, at: Positions) -> None:
+    """Nothing but zeros up to the ninth byte may follow the last datum."""
+    padded = (at < reader.ends) & (reader.ends - reader.starts == MIN_BYTES)
+    reader.check((at == reader.ends) | padded, "bytes behind the last column", at)
+    rest = (8 * (reader.ends - at)[padded]).astype(np.uint64)
+    words = reader.big_endian_at(reader.ends[padded] - 8, 8)
+    zero = (words << (np.uint64(64) - rest)) == 0
+    reader.check(zero, "padding that is not zero", at[padded])

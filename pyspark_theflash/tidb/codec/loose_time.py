@@ -1,0 +1,440 @@
+"""Dates and times out of texts and numbers that are not in TiDB's own form.
+
+    20-1-2, 2020/01/02 03.04, 20200102T030405, 200102          text -> date and time
+    20200102, 200102, 20200102030405                           number -> date and time
+    1 12:30, 12:30:45.5, 123045, 2020-01-02T12:30:45           text -> time
+
+Dates and times are packed (`tidb.codec.time`), times are microseconds. Of what cannot be read, TiDB
+without a strict sql_mode makes zero, or as much as could be read of a time, and so do these
+functions. The session decides about the rest, and they raise `UnsupportedError` where it is not
+known: a time with a zone is shifted to the session's; one that is rounded up to the next second
+becomes zero where the session's clock does not show it; a date like February 30 stays under
+ALLOW_INVALID_DATES only.
+
+As `ParseTime`, `ParseTimeFromNum` and `ParseDuration` of TiDB's types/time.go. Texts are bytes, for
+TiDB looks at single bytes; in here they are decoded one to one.
+"""
+
+import re
+from calendar import isleap
+from collections.abc import Sequence
+from typing import Final, NamedTuple
+
+import numpy as np
+
+from pyspark_theflash.tidb.codec.change import Change
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from pyspark_theflash.tidb.codec.loose_number import MAX_INT64, trim
+from pyspark_theflash.tidb.codec.time import DAY_US, Int64s, pack, unpack_dates
+from pyspark_theflash.tidb.codec.zone import local_of, utc_of
+
+MAX_TIME_US: Final = (838 * 3600 + 59 * 60 + 59) * 1_000_000
+_MAX_HOURS: Final = 838
+_MAX_YEAR: Final = 9999
+# 0000-01-01 and 9999-12-31, counted from 1970.
+FIRST_DAY: Final = -719_528
+LAST_DAY: Final = 2_932_896
+_FRACTION_DIGITS: Final = 6
+_SECOND_US: Final = 10**_FRACTION_DIGITS
+_MAX_ZONE_MINUTES: Final = 14 * 60
+# Any number with more digits is too large to be a part of a date.
+_LONGEST_PART: Final = 9
+_INT64_DIGITS: Final = 19
+# From this length on a text with something behind the time is no time but a date and time.
+_DATETIME_DIGITS: Final = 12
+
+_PUNCTUATION: Final = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+# What Go's unicode has for punctuation among single bytes.
+_NARROW_PUNCTUATION: Final = "!\"#%&'()*,-./:;?@[\\]_{}\xa1\xa7\xab\xb6\xb7\xbb\xbf"
+_DATE_TIME_SEPARATORS: Final = "T \t\n\v\f\r"
+_ZONE: Final = re.compile(
+    r"(Z|(?P<sign>[+-])(?P<hour>\d\d)((?P<colon>:?)(?P<minute>\d\d))?)\Z", re.A
+)
+_DIGITS: Final = re.compile(r"\d+", re.A)
+# The widths of the parts of a date without separators, by its length.
+_COMPACT: Final = {
+    14: (4, 2, 2, 2, 2, 2),
+    12: (2, 2, 2, 2, 2, 2),
+    11: (2, 2, 2, 2, 2, 1),
+    10: (2, 2, 2, 2, 2),
+    9: (2, 2, 2, 2, 1),
+    8: (4, 2, 2),
+    7: (2, 2, 2, 1),
+    6: (2, 2, 2),
+    5: (2, 2, 1),
+}
+# What Go calls space among single bytes.
+_SPACES: Final = "\t\n\v\f\r \x85\xa0"
+_COLON: Final = re.compile(rf"[{_SPACES}]*:[{_SPACES}]*")
+_GAP: Final = re.compile(rf"[{_SPACES}]+")
+_FRACTION: Final = re.compile(r"\.(\d*)", re.A)
+_LIKE_DATETIME: Final = re.compile(
+    r"(\d{{12}}|\d{{14}})(?!\d)|\d+[{0}]\d+[{0}]\d+[ T]".format(re.escape(_NARROW_PUNCTUATION)),
+    re.A,
+)
+
+
+class _Fields(NamedTuple):
+    """Year to microsecond, whether or not there is such a moment."""
+
+    year: int = 0
+    month: int = 0
+    day: int = 0
+    hour: int = 0
+    minute: int = 0
+    second: int = 0
+    microsecond: int = 0
+
+    @property
+    def is_well_formed(self) -> bool:
+        return (
+            self.year <= _MAX_YEAR
+            and self.month <= 12
+            and self.day <= 31
+            and self.hour < 24
+            and self.minute < 60
+            and self.second < 60
+        )
+
+    @property
+    def days_in_month(self) -> int:
+        if self.month == 2:
+            return 29 if isleap(self.year) else 28
+        return 30 if self.month in (4, 6, 9, 11) else 31
+
+    @property
+    def exists(self) -> bool:
+        return self.is_well_formed and self.month > 0 and 0 < self.day <= self.days_in_month
+
+    @property
+    def packed(self) -> int:
+        """The packed form of a well-formed moment: date, clock and microseconds."""
+        date = (self.year * 13 + self.month) << 5 | self.day
+        clock = self.hour << 12 | self.minute << 6 | self.second
+        return (date << 17 | clock) << 24 | self.microsecond
+
+    @property
+    def since_1970_us(self) -> Int64s:
+        """Microseconds, in an array, of a moment that exists."""
+        days, _ = unpack_dates(np.array([self.packed], np.uint64))
+        return days * DAY_US + _time_of_day(self.packed)
+
+    def checked(self, change: Change) -> int:
+        """Packed, as far as TiDB lets it be stored."""
+        if not self.is_well_formed:
+            return 0
+        if self.month > 0 and self.day > self.days_in_month:
+            # No TIMESTAMP is such a date.
+            keeps = change.new.tp != MySQLType.TIMESTAMP and change.keeps_invalid_dates
+            return self.packed if keeps else 0
+        return self.packed
+
+
+def loose_datetime(text: bytes, fsp: int, change: Change) -> int:
+    """A date and time from a text, rounded to `fsp` digits of a second; packed.
+
+    Raises:
+        UnsupportedError: the session that decides about it is not known.
+    """
+    pieces, fraction, zone = _split(text.decode("latin-1"))
+    if fraction and _takes_more(pieces):
+        pieces, fraction = [*pieces, fraction], ""
+    if zone and zone["sign"] and _takes_more(pieces) and not (zone["minute"] and not zone["colon"]):
+        pieces, zone = [*pieces, *filter(None, (zone["hour"], zone["minute"]))], None
+    fields = _fields(pieces, fraction)
+    if fields is None:
+        return 0
+    if len(pieces[0]) <= 2 and (any(fields) or fraction):
+        fields = fields._replace(year=_full_year(fields.year))
+    has_seconds = len(pieces) >= 6 or len(pieces[0]) in (11, 12, 14)
+    if has_seconds and fraction:
+        microsecond, carry = _microseconds(fraction, fsp)
+        fields = fields._replace(microsecond=microsecond)
+        if carry:
+            return _carried(fields, zone, change)
+    if zone:
+        return _shifted(fields, zone, change) if has_seconds else 0
+    return fields.checked(change)
+
+
+def _carried(fields: _Fields, zone: "re.Match[str] | None", change: Change) -> int:
+    """One second later by the session's clock; the zone, if there is one, comes after that."""
+    if not fields.exists:
+        return 0
+    utc, exists = utc_of(change, fields.since_1970_us)
+    later = _pack(local_of(change, utc + _SECOND_US)) if exists[0] else 0
+    return _shifted(_unpack(later), zone, change) if zone and later else later
+
+
+def _shifted(fields: _Fields, zone: "re.Match[str]", change: Change) -> int:
+    """A time of another zone by the session's clock."""
+    if not (fields.exists and _is_zone(zone)):
+        return 0
+    return _pack(local_of(change, fields.since_1970_us - _offset_minutes(zone) * 60 * _SECOND_US))
+
+
+def _pack(since_1970_us: Int64s) -> int:
+    """Zero for years that TiDB does not have."""
+    days, time_of_day = np.divmod(since_1970_us, DAY_US)
+    return int(pack(days, time_of_day)[0]) if FIRST_DAY <= days[0] <= LAST_DAY else 0
+
+
+def _unpack(packed: int) -> _Fields:
+    clock, date = packed >> 24, packed >> 41
+    year, month = divmod(date >> 5, 13)
+    hour, minute, second = clock >> 12 & 31, clock >> 6 & 63, clock & 63
+    return _Fields(year, month, date & 31, hour, minute, second, packed & 0xFFFFFF)
+
+
+def _takes_more(pieces: Sequence[str]) -> bool:
+    """Whether what looks like a fraction or a zone is a further part of the date or the time."""
+    return len(pieces) <= 5 and not (len(pieces) == 1 and len(pieces[0]) > 4)
+
+
+def _split(text: str) -> tuple[list[str], str, "re.Match[str] | None"]:
+    """The numbers of date and time, the digits after the point, the zone at the end."""
+    zone = _ZONE.search(text)
+    start = _zone_start(text, zone)
+    if zone and start == 0:
+        zone = None
+    if zone:
+        text = text[:start].rstrip(_PUNCTUATION)
+    point = _point(text)
+    if point <= 0:
+        return _pieces(text), "", zone
+    digits = _DIGITS.match(text, point + 1)
+    return _pieces(text[:point].rstrip(_PUNCTUATION)), digits.group() if digits else "", zone
+
+
+def _zone_start(text: str, zone: "re.Match[str] | None") -> int:
+    """At the last Z, also where an offset follows it; else at the offset, or at the end."""
+    if zone is None:
+        return len(text)
+    z = text.rfind("Z")
+    return z if z >= 0 else zone.start()
+
+
+def _point(text: str) -> int:
+    """Where the fraction begins: at the last punctuation before a zone, if that is a point."""
+    before = text[: _zone_start(text, _ZONE.search(text))]
+    last = max(before.rfind(char) for char in _NARROW_PUNCTUATION)
+    return last if last >= 0 and before[last] == "." else -1
+
+
+def _pieces(text: str) -> list[str]:
+    """Cut at separators. The last character belongs to the last piece, whatever it is."""
+    text = trim(text.encode("latin-1")).decode("latin-1")
+    if not _DIGITS.match(text):
+        return []
+    pieces: list[str] = []
+    start, at = 0, 1
+    while at < len(text) - 1:
+        if _separates(text[at], len(pieces)):
+            count = len(pieces)
+            pieces.append(text[start:at])
+            while at + 1 < len(text) and _separates(text[at + 1], count):
+                at += 1
+            start = at + 1
+        elif not _DIGITS.match(text[at]):
+            return []
+        at += 1
+    return [*pieces, text[start:]]
+
+
+def _separates(char: str, pieces: int) -> bool:
+    if char in _PUNCTUATION or (pieces == 2 and char in _DATE_TIME_SEPARATORS):
+        return True
+    return pieces > 4 and not _DIGITS.match(char)
+
+
+def _fields(pieces: Sequence[str], fraction: str) -> _Fields | None:
+    if len(pieces) == 1:
+        return _compact_fields(pieces[0], fraction)
+    parts = [_part(piece) for piece in pieces[:6]]
+    if len(parts) < 3 or None in parts:
+        return None
+    return _Fields(*(part for part in parts if part is not None))
+
+
+def _compact_fields(piece: str, fraction: str) -> _Fields | None:
+    """Without separators; the fraction goes on where the digits stop before the seconds."""
+    parts = []
+    start = 0
+    for width in _COMPACT.get(len(piece), ()):
+        digits = _DIGITS.match(piece[start : start + width])
+        if digits is None:
+            return None
+        parts.append(int(digits.group()))
+        start += width
+    if not parts:
+        return None
+    if len(piece) not in (8, 14):
+        parts[0] = _full_year(parts[0])
+    if len(piece) in (5, 6, 8):
+        parts += [int(fraction[i : i + 2]) for i in range(0, min(len(fraction), 6), 2)]
+    elif len(piece) in (9, 10) and fraction:
+        parts.append(int(fraction[:2]))
+    return _Fields(*parts)
+
+
+def _part(piece: str) -> int | None:
+    if not _DIGITS.fullmatch(piece):
+        return None
+    digits = piece.lstrip("0")
+    return int(digits or 0) if len(digits) <= _LONGEST_PART else 10**_LONGEST_PART
+
+
+def _full_year(year: int) -> int:
+    if year > 99:
+        return year
+    return year + (2000 if year < 70 else 1900)
+
+
+def _microseconds(fraction: str, fsp: int) -> tuple[int, bool]:
+    """Rounded to `fsp` digits, and whether that made it a whole second."""
+    if len(fraction) <= fsp:
+        return int(fraction.ljust(_FRACTION_DIGITS, "0")), False
+    rounded = (int(fraction[: fsp + 1]) + 5) // 10
+    if rounded >= 10**fsp:
+        return 0, True
+    return rounded * 10 ** (_FRACTION_DIGITS - fsp), False
+
+
+def _is_zone(zone: "re.Match[str]") -> bool:
+    if not zone["sign"]:
+        return True
+    offset = abs(_offset_minutes(zone))
+    is_minute = int(zone["minute"] or 0) < 60
+    return is_minute and offset <= _MAX_ZONE_MINUTES and (offset > 0 or zone["sign"] == "+")
+
+
+def _offset_minutes(zone: "re.Match[str]") -> int:
+    """East of UTC."""
+    minutes = int(zone["hour"] or 0) * 60 + int(zone["minute"] or 0)
+    return -minutes if zone["sign"] == "-" else minutes
+
+
+def loose_datetime_of_number(number: int, change: Change) -> int:
+    """A date and time from its digits, YYMMDD, YYYYMMDD or either with hhmmss; packed.
+
+    Raises:
+        UnsupportedError: the session that decides about it is not known.
+    """
+    date, clock = (number, 0) if number <= 99991231 else divmod(number, 1_000000)
+    if date < 101 or 691231 < date < 700101:
+        return 0
+    if date <= 991231:
+        date += 20_000000 if date <= 691231 else 19_000000
+    year, month, day = date // 10000, date // 100 % 100, date % 100
+    hour, minute, second = clock // 10000, clock // 100 % 100, clock % 100
+    return _Fields(year, month, day, hour, minute, second).checked(change)
+
+
+def loose_time(text: bytes, fsp: int, change: Change) -> int:
+    """A time from a text, rounded to `fsp` digits of a second; microseconds.
+
+    Raises:
+        UnsupportedError: the session that decides about it is not known.
+    """
+    trimmed = trim(text)
+    rest = trimmed.decode("latin-1")
+    time_us, is_whole = _time(rest, fsp)
+    if is_whole or not _LIKE_DATETIME.match(rest):
+        return time_us
+    point = _point(rest)
+    packed = loose_datetime(trimmed, min(len(rest) - point - 1, 6) if point >= 0 else 0, change)
+    unit: int = 10 ** (_FRACTION_DIGITS - fsp)
+    return (_time_of_day(packed) + unit // 2) // unit * unit
+
+
+def _time_of_day(packed: int) -> int:
+    clock = packed >> 24
+    seconds = ((clock >> 12 & 31) * 60 + (clock >> 6 & 63)) * 60 + (clock & 63)
+    return seconds * _SECOND_US + (packed & 0xFFFFFF)
+
+
+def _time(text: str, fsp: int) -> tuple[int, bool]:
+    """As much of the text as is a time, and whether that is all of it."""
+    sign = -1 if text.startswith("-") else 1
+    body = text.removeprefix("-").lstrip(_SPACES)
+    clock = _clock_after_days(body) or _clock(body, 0, least=2) or _compact_clock(body)
+    if clock is None:
+        return 0, False
+    rest = body[clock.end :].lstrip(_SPACES)
+    hour, minute, second, microsecond = clock.hour, clock.minute, clock.second, 0
+    if fraction := _FRACTION.match(rest):
+        rest = rest[fraction.end() :]
+        microsecond, carry = _microseconds(fraction[1], fsp)
+        if carry:
+            hour, minute, second = _one_second_later(hour, minute, second)
+    if (rest and len(body) >= _DATETIME_DIGITS) or minute >= 60 or second >= 60:
+        return 0, False
+    time_us = ((hour * 60 + minute) * 60 + second) * _SECOND_US + microsecond
+    return sign * min(time_us, MAX_TIME_US), not rest and time_us <= MAX_TIME_US
+
+
+class _Clock(NamedTuple):
+    """What stands before `end`."""
+
+    hour: int
+    minute: int
+    second: int
+    end: int
+
+
+def _clock_after_days(text: str) -> _Clock | None:
+    """`1 12:30`: one day and twelve and a half hours."""
+    days = _number(text, 0)
+    gap = _GAP.match(text, days[1]) if days else None
+    clock = _clock(text, gap.end(), least=1) if gap else None
+    if days is None or clock is None:
+        return None
+    return clock._replace(hour=clock.hour + 24 * days[0])
+
+
+def _clock(text: str, at: int, *, least: int) -> _Clock | None:
+    """At least so many numbers with colons between; none after a colon spoils it."""
+    numbers: list[int] = []
+    while len(numbers) < 3:
+        found = _number(text, at)
+        if found is None:
+            return None
+        numbers.append(found[0])
+        at = found[1]
+        colon = _COLON.match(text, at)
+        if colon is None or len(numbers) == 3:
+            break
+        at = colon.end()
+    if len(numbers) < least:
+        return None
+    hour, minute, second = [*numbers, 0, 0][:3]
+    return _Clock(hour, minute, second, at)
+
+
+def _compact_clock(text: str) -> _Clock | None:
+    """hhmmss, or as many of its last digits as there are."""
+    found = _number(text, 0)
+    if found is None:
+        return None
+    number, end = found
+    return _Clock(number // 10000, number // 100 % 100, number % 100, end)
+
+
+def _number(text: str, at: int) -> tuple[int, int] | None:
+    """A number that fits 64 bits, and where it ends."""
+    found = _DIGITS.match(text, at)
+    if found is None:
+        return None
+    digits = found.group().lstrip("0")
+    if len(digits) > _INT64_DIGITS or int(digits or 0) > MAX_INT64:
+        return None
+    return int(digits or 0), found.end()
+
+
+def _one_second_later(hour: int, minute: int, second: int) -> tuple[int, int, int]:
+    """Parts beyond 59 stay beyond."""
+    if second != 59:
+        return hour, minute, second + 1
+    if minute != 59:
+        return hour, minute + 1, 0
+    return hour + 1, 0, 0

@@ -1,0 +1,207 @@
+"""Row format v2: column ids and end offsets, then the values; TiKV's since TiDB 4.
+
+    u8 128 | u8 flags | u16 not-null count | u16 null count
+    ids of not-null columns, sorted | ids of NULL columns, sorted
+    end offsets of the not-null values | values | checksum
+
+Small: u8 ids and u16 offsets. Big (flag 1), when an id is above 255 or the values take more than
+65535 bytes: u32 and u32. One table has both. Everything is little-endian but floats and decimals.
+
+    integers, times, ENUM, SET, BIT     1, 2, 4 or 8 bytes, as few as hold the value
+    FLOAT, DOUBLE                       comparable, 8 bytes big-endian
+    DECIMAL                             precision, fraction digits, binary
+    strings                             as they are
+    JSON                                type, content: see `json`
+    VECTOR                              u32 count, float32s
+
+Checksum (flag 2): see `checksum`. As in TiDB's `util/rowcodec`.
+
+How a batch is decoded
+----------------------
+
+Rows with the same size and counts have their ids and offsets at the same places, so these are read
+as matrices, a row of the batch each. Mostly the ids are the same in all of them and each column
+of the matrix is a column of the table; otherwise the ids' places are looked up.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pyspark_theflash.base.errors import UnsupportedError
+from pyspark_theflash.base.types import ColumnID
+from pyspark_theflash.tidb.codec.checksum import EXTRA, Content, RecordKeys, check_checksums
+from pyspark_theflash.tidb.codec.column import Piece, decode_pieces
+from pyspark_theflash.tidb.codec.datum import Form, Values
+from pyspark_theflash.tidb.codec.decimal import headers_at
+from pyspark_theflash.tidb.codec.field_type import (
+    DATETIME_TYPES,
+    INTEGER_TYPES,
+    STRING_TYPES,
+    MySQLType,
+)
+from pyspark_theflash.tidb.codec.number import floats_from_comparable
+from pyspark_theflash.tidb.codec.reader import Mask, Positions, Reader, groups
+from pyspark_theflash.tidb.codec.row import ColumnSpec, DecodedRows, RowBuffer
+
+VERSION: Final = 128
+_LAYER: Final = "row v2"
+_HEADER_BYTES: Final = 6
+_BIG, _CHECKSUM = 1, 2
+_UNSIGNED_TYPES: Final = frozenset({MySQLType.BIT, MySQLType.ENUM, MySQLType.SET}) | DATETIME_TYPES
+_FORMS: Final = {
+    **dict.fromkeys(STRING_TYPES, Form.BYTES),
+    MySQLType.JSON: Form.JSON,
+    MySQLType.VECTOR: Form.VECTOR,
+}
+
+_Matrix = npt.NDArray[np.int64]
+
+
+def decode_rows_v2(
+    rows: RowBuffer, columns: Sequence[ColumnSpec], keys: RecordKeys | None = None
+) -> DecodedRows:
+    """Rows as they are under a record key.
+
+    Args:
+        keys: what the rows are under, to check their checksums with.
+
+    Raises:
+        CodecError: bytes that are no such rows, or that fail their checksum.
+    """
+    reader = Reader(rows, _LAYER)
+    wanted = {spec.id: spec for spec in columns}
+    found: dict[ColumnID, list[Piece]] = defaultdict(list)
+    with_checksum: list[tuple[Positions, Positions]] = []
+    has_header = reader.ends - reader.starts >= _HEADER_BYTES
+    reader.check(has_header, "no room for a header", reader.starts)
+    headers = reader.words_at(reader.starts).view(np.int64) & (1 << 8 * _HEADER_BYTES) - 1
+    reader.check(headers & 0xFF == VERSION, "another version", reader.starts)
+    for header, members in groups(headers):
+        ends = _read_group(reader, header >> 8, members, wanted, found)
+        if header >> 8 & _CHECKSUM:
+            with_checksum.append((members, ends))
+    decoded = decode_pieces(reader, found, columns)
+    if with_checksum:
+        members, ends = map(np.concatenate, zip(*with_checksum, strict=True))
+        has_unknown = np.zeros(len(rows), np.bool_)
+        for column_id in decoded.unknown_ids:
+            for piece in found[column_id]:
+                has_unknown[piece.rows] = True
+        content = Content(columns, decoded.columns, has_unknown)
+        check_checksums(reader, members, ends, content, keys)
+    return decoded
+
+
+def has_checksums(data: npt.NDArray[np.uint8], bounds: Positions) -> bool:
+    """Whether any row of this format that lies between each two of the bounds has a checksum."""
+    is_long = np.diff(bounds) >= _HEADER_BYTES
+    at = bounds[:-1][is_long]
+    return bool(((data[at] == VERSION) & (data[at + 1] & _CHECKSUM != 0)).any())
+
+
+def _read_group(
+    reader: Reader,
+    header: int,
+    rows: Positions,
+    wanted: dict[ColumnID, ColumnSpec],
+    found: dict[ColumnID, list[Piece]],
+) -> Positions:
+    """Add the pieces of rows that share flags and counts.
+
+    Returns: where their values end.
+    """
+    flags, present, null = header & 0xFF, header >> 8 & 0xFFFF, header >> 24
+    at = reader.starts[rows]
+    if flags & ~(_BIG | _CHECKSUM):
+        raise reader.error(f"unknown flags {flags:#x}", int(at[0]) + 1)
+    id_size, offset_size = (4, 4) if flags & _BIG else (1, 2)
+    ids_at = at + _HEADER_BYTES
+    offsets_at = ids_at + (present + null) * id_size
+    data_at = offsets_at + present * offset_size
+    reader.check_ends(data_at, reader.ends[rows], ids_at)
+
+    ids = reader.matrix_at(ids_at, present, id_size)
+    null_ids = reader.matrix_at(ids_at + present * id_size, null, id_size)
+    bounds = np.zeros((present + 1, len(rows)), np.int64)
+    bounds[1:] = reader.matrix_at(offsets_at, present, offset_size)
+    for numbers, step in ((ids, 1), (null_ids, 1), (bounds, 0)):
+        ascend: Mask = np.logical_and.reduce(np.diff(numbers, axis=0) >= step, axis=0)
+        reader.check(ascend, "column ids or offsets that do not ascend", ids_at)
+    bounds += data_at
+    _check_end(reader, bounds[-1], reader.ends[rows], flags)
+
+    for column_id, members, start, end in _by_id(ids, bounds[:-1], bounds[1:]):
+        spec = wanted.get(column_id)
+        values = _values(reader, spec, start, end) if spec else Values(Form.BYTES, start, end)
+        found[column_id].append(Piece(rows[members], values))
+    nowhere = np.broadcast_to(ids_at, null_ids.shape)
+    for column_id, members, start, end in _by_id(null_ids, nowhere, nowhere):
+        found[column_id].append(Piece(rows[members], Values(Form.NULL, start, end)))
+    ends: Positions = bounds[-1]
+    return ends
+
+
+def _check_end(reader: Reader, end: Positions, limit: Positions, flags: int) -> None:
+    """Nothing but a checksum may follow the last value."""
+    if flags & _CHECKSUM:
+        reader.check_ends(end + 1, limit, end)
+        extra = reader.bytes_at(end) & EXTRA != 0
+        end = end + 5 + 4 * extra
+    reader.check(end == limit, "values that do not end where the row does", limit - 1)
+
+
+def _by_id(
+    ids: _Matrix, start: _Matrix, end: _Matrix
+) -> Iterator[tuple[ColumnID, Positions, Positions, Positions]]:
+    """For each column id the rows that hold it, and where its values start and end in them."""
+    everyone = np.arange(ids.shape[1])
+    if (ids == ids[:, :1]).all():
+        for column_id, *bounds in zip(ids[:, 0].tolist(), start, end, strict=True):
+            yield ColumnID(column_id), everyone, *bounds
+        return
+    # Sorted by id, and by row within an id. Sorting 16 bits is several times faster.
+    flat = ids.T.ravel()
+    narrow = flat.astype(np.uint16) if flat.max() < 1 << 16 else flat
+    order = np.argsort(narrow, kind="stable")
+    cuts = np.flatnonzero(np.diff(flat[order])) + 1
+    for part in np.split(order, cuts):
+        rows, place = np.divmod(part, len(ids))
+        yield ColumnID(int(flat[part[0]])), rows, start[place, rows], end[place, rows]
+
+
+def _values(reader: Reader, spec: ColumnSpec, start: Positions, end: Positions) -> Values:
+    tp = spec.type.tp
+    if tp in _FORMS:
+        return Values(_FORMS[tp], start, end)
+    if tp in _UNSIGNED_TYPES or (
+        tp in INTEGER_TYPES and spec.type.is_unsigned and tp != MySQLType.YEAR
+    ):
+        return _whole_numbers(reader, start, end, Form.UINT)
+    if tp in INTEGER_TYPES or tp == MySQLType.TIME:
+        return _whole_numbers(reader, start, end, Form.INT)
+    if tp in (MySQLType.FLOAT, MySQLType.DOUBLE):
+        reader.check(end - start == 8, "a float that does not have 8 bytes", end - 1)
+        return Values(
+            Form.FLOAT, start, end, floats_from_comparable(reader.big_endian_at(start, 8))
+        )
+    if tp == MySQLType.NEWDECIMAL:
+        headers, sizes = headers_at(reader, start)
+        reader.check(end - start == sizes, "a decimal that does not fill its place", end - 1)
+        return Values(Form.DECIMAL, start, end, headers)
+    raise UnsupportedError(f"type {tp.name}", f"column {spec.name}")
+
+
+def _whole_numbers(reader: Reader, start: Positions, end: Positions, form: Form) -> Values:
+    size = end - start
+    powers_of_two = (size == 1) | (size == 2) | (size == 4) | (size == 8)
+    reader.check(powers_of_two, "an integer that does not have 1, 2, 4 or 8 bytes", end - 1)
+    # Shifted up and down again, the bytes behind the value fall out and a sign spreads.
+    unused = 64 - 8 * size
+    words = reader.words_at(start) << unused.view(np.uint64)
+    if form is Form.UINT:
+        return Values(form, start, end, words >> unused.view(np.uint64))
+    return Values(form, start, end, words.view(np.int64) >> unused)

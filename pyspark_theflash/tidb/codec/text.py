@@ -1,0 +1,438 @@
+"""Values as TiDB's text protocol prints them, and back.
+
+A replica shows that it is right by printing what TiDB prints. The forms, at time zone +00:00:
+
+    TINYINT..BIGINT      -128         never padded: ZEROFILL is a flag that TiDB keeps and ignores
+    YEAR                 2024, 0000
+    FLOAT, DOUBLE        0.1, 1e15    the shortest digits that read back; an exponent below 1e-15
+                                      and from 1e15 on, where a FLOAT has 6 digits only, so that
+                                      its text need not read back. FLOAT(M,D) prints like FLOAT:
+                                      TiDB fixes the digits of expressions, not of columns
+    DECIMAL(p, s)        -0.0712      always s digits after the point
+    DATE                 2024-02-29
+    DATETIME, TIMESTAMP  2024-02-29 12:00:00.500      as many fractional digits as the type has
+    TIME                 -838:59:59.000000
+    ENUM, SET            b; a,c       '' for index 0 of an ENUM: what TiDB stores for bad input
+    CHAR, VARCHAR, TEXT  as they are
+    BINARY.., BLOB       as they are, as bytes
+    BIT(n)               (n + 7) // 8 bytes, big-endian
+    JSON                 {"a": [1, null]}             see `json_text`
+    VECTOR               [1,0.5]      the shortest digits, never an exponent
+
+Zero and impossible dates print like all others: 0000-00-00, 2020-02-31 10:00:00.500.
+
+Sources: `DumpTextRow` and `AppendFormatFloat` in TiDB's server (pkg/server/internal), and rows
+captured from a real one.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute
+
+# pyarrow-stubs know neither Python scalars as arguments of these functions nor results of which the
+from pyspark_theflash.base.errors import CodecError, UnsupportedError
+from pyspark_theflash.tidb.codec.array import map_distinct
+from pyspark_theflash.tidb.codec.arrow import arrow_type, decimal_type
+from pyspark_theflash.tidb.codec.field_type import INTEGER_TYPES, STRING_TYPES, FieldType, MySQLType
+from pyspark_theflash.tidb.codec.json import check_values
+from pyspark_theflash.tidb.codec.json_text import parse_json, print_json
+from pyspark_theflash.tidb.codec.reader import Reader
+from pyspark_theflash.tidb.codec.row import RowBuffer
+from pyspark_theflash.tidb.codec.time import (
+    DAY_US,
+    has_impossible,
+    impossible,
+    packed_text,
+    packed_times,
+    unpack_dates,
+)
+
+# pyarrow-stubs know neither Python scalars as arguments of these functions nor results of which the
+# type depends on the column, so the arrays in here go untyped.
+pc: Any = pyarrow.compute
+_Array: TypeAlias = Any
+
+_MAX_HOURS: Final = 838
+_FRACTION_DIGITS: Final = 6
+_SECOND_US: Final = 10**_FRACTION_DIGITS
+_DATE: Final = r"\d{4}-(0\d|1[0-2])-([0-2]\d|3[01])"
+_CLOCK: Final = r"([01]\d|2[0-3]):[0-5]\d:[0-5]\d(\.\d{1,6})?"
+_TIME: Final = (
+    r"^(?P<sign>-?)(?P<hours>\d{2,3}):(?P<minutes>[0-5]\d):(?P<seconds>[0-5]\d)"
+    r"(?:\.(?P<fraction>\d{1,6}))?$"
+)
+
+
+def format_column(values: "pa.Array[Any]", field_type: FieldType) -> "pa.Array[Any]":
+    """Stored values as text; as bytes for binary strings and BIT. Nulls stay.
+
+    Args:
+        values: in the type that `arrow_type(field_type)` names.
+
+    Raises:
+        CodecError: a value that the type cannot have.
+        UnsupportedError: a type that TiDB does not store.
+    """
+    texts: pa.Array[Any] = _form(field_type).format(values, field_type)
+    return texts
+
+
+def parse_column(
+    texts: "pa.Array[Any]", field_type: FieldType, column_name: str
+) -> "pa.Array[Any]":
+    """What `format_column` printed, as stored values. Missing fractional digits count as zeros.
+
+    Args:
+        texts: `string`, or `binary` for binary strings and BIT; all-null arrays of either.
+        column_name: for errors, which never show a value.
+
+    Raises:
+        CodecError: a text is not a value of the type.
+        UnsupportedError: a type that TiDB does not store.
+    """
+    form, stored = _form(field_type), arrow_type(field_type)
+    values: pa.Array[Any]
+    try:
+        if texts.null_count == len(texts):
+            values = pc.cast(pa.nulls(len(texts)), stored)
+        elif texts.type != form.text_type:
+            raise ValueError
+        else:
+            values = form.parse(texts, field_type)
+    except (ValueError, KeyError, CodecError):
+        # Not chained: Arrow's message shows the value.
+        reason = f"column {column_name}: a text is no {field_type.tp.name}"
+        raise CodecError("text form", reason) from None
+    return values
+
+
+# The functions below need not look at nulls, Arrow's functions keep them. Those that parse raise
+# ValueError, of which pa.ArrowInvalid is one, on a text that is not of the form.
+
+
+def _require(texts: _Array, pattern: str) -> None:
+    if not pc.all(pc.match_substring_regex(texts, pattern), min_count=0).as_py():
+        raise ValueError
+
+
+def _require_all(condition: _Array) -> None:
+    if not pc.all(condition, min_count=0).as_py():
+        raise ValueError
+
+
+def _format_integer(values: _Array, _: FieldType) -> _Array:
+    return pc.cast(values, pa.string())
+
+
+def _parse_integer(texts: _Array, field_type: FieldType) -> _Array:
+    _require(texts, r"^-?\d+$")
+    return pc.cast(texts, arrow_type(field_type))
+
+
+def _format_year(values: _Array, _: FieldType) -> _Array:
+    return pc.ascii_lpad(pc.cast(values, pa.string()), 4, "0")
+
+
+def _format_float(values: _Array, _: FieldType) -> _Array:
+    """Arrow prints zero and magnitudes in [1e-6, 1e14) as TiDB does; the rest goes one by one."""
+    texts = pc.cast(values, pa.string())
+    exponential = pc.fill_null(pc.match_substring(texts, "e"), False)
+    if not pc.any(exponential, min_count=0).as_py():
+        return texts
+    to_scalar = np.float32 if values.type == pa.float32() else np.float64
+    rest = map_distinct(
+        values.filter(exponential),
+        lambda value: _format_extreme_float(to_scalar(value)),
+        pa.string(),
+    )
+    return pc.replace_with_mask(texts, exponential, rest)
+
+
+def _format_extreme_float(value: np.floating[Any]) -> str:
+    """Go's format 'f' or 'e', less the exponent's '+' and, in a FLOAT, trailing zeros."""
+    to_scalar = type(value)
+    if to_scalar(1e-15) <= abs(value) < to_scalar(1e15):
+        return np.format_float_positional(value, trim="-")
+    single = to_scalar is np.float32
+    text = f"{value:.6g}" if single else np.format_float_scientific(value, trim="-")
+    return text.replace("+", "")
+
+
+def _parse_float(texts: _Array, field_type: FieldType) -> _Array:
+    _require(texts, r"^-?\d+(\.\d+)?(e-?\d+)?$")
+    values = pc.cast(texts, arrow_type(field_type))
+    _require_all(pc.is_finite(values))
+    return values
+
+
+def _format_decimal(values: _Array, _: FieldType) -> _Array:
+    """The unscaled integers with a point put in: Arrow's own cast prints small values as 1E-7."""
+    scale = values.type.scale
+    make_type = pa.decimal128 if values.type.bit_width == 128 else pa.decimal256
+    unscaled = pa.Array.from_buffers(
+        make_type(values.type.precision, 0), len(values), values.buffers(), offset=values.offset
+    )
+    texts = pc.cast(unscaled, pa.string())
+    if scale == 0:
+        return texts
+    digits = pc.ascii_lpad(pc.ascii_ltrim(texts, "-"), scale + 1, "0")
+    whole = pc.utf8_slice_codeunits(digits, 0, -scale)
+    fraction = pc.utf8_slice_codeunits(digits, -scale)
+    return _join(_minus_if(pc.starts_with(texts, "-")), whole, ".", fraction)
+
+
+def _parse_decimal(texts: _Array, field_type: FieldType) -> _Array:
+    _require(texts, r"^-?\d+(\.\d+)?$")
+    return pc.cast(texts, decimal_type(field_type))
+
+
+def _format_date(values: _Array, _: FieldType) -> _Array:
+    return _print_times(values, lambda day: packed_text(day, with_time=False))
+
+
+def _parse_date(texts: _Array, _: FieldType) -> _Array:
+    _require(texts, f"^{_DATE}$")
+    return _parse_times(texts, pa.date32())
+
+
+def _format_datetime(values: _Array, field_type: FieldType) -> _Array:
+    fsp = field_type.fsp
+    local = pc.cast(values, pa.timestamp("us"))
+    texts = _print_times(local, lambda at: packed_text(at, with_time=True, fsp=fsp))
+    without_fraction = len("2024-02-29 12:00:00")
+    return pc.utf8_slice_codeunits(texts, 0, without_fraction + (1 + fsp if fsp else 0))
+
+
+def _parse_datetime(texts: _Array, field_type: FieldType) -> _Array:
+    _require(texts, f"^{_DATE} {_CLOCK}$")
+    return pc.cast(_parse_times(texts, pa.timestamp("us")), arrow_type(field_type))
+
+
+def _print_times(values: _Array, print_packed: Callable[[int], str]) -> _Array:
+    """Arrow prints the days of its calendar; the others go one by one."""
+    if not has_impossible(values):
+        return pc.cast(values, pa.string())
+    mask = pc.fill_null(impossible(values), False)
+    texts = pc.cast(pc.if_else(mask, pa.scalar(None, values.type), values), pa.string())
+    rest = pa.array(packed_times(values.filter(mask)))
+    return pc.replace_with_mask(texts, mask, map_distinct(rest, print_packed, pa.string()))
+
+
+def _parse_times(texts: _Array, to: pa.DataType) -> _Array:
+    """Texts of the right shape: what makes Arrow's cast fail can only be an impossible date."""
+    try:
+        return pc.cast(texts, to)
+    except pa.ArrowInvalid:
+        return _parse_impossible_times(texts, to)
+
+
+def _parse_impossible_times(texts: _Array, to: pa.DataType) -> _Array:
+    def field(start: int, end: int) -> npt.NDArray[np.int64]:
+        digits = pc.cast(pc.utf8_slice_codeunits(texts, start, end), pa.int64())
+        return pc.fill_null(digits, 0).to_numpy()  # type: ignore[no-any-return]
+
+    year, month, day = field(0, 4), field(5, 7), field(8, 10)
+    packed = ((year * 13 + month) << 5 | day).astype(np.uint64) << np.uint64(41)
+    is_null = texts.is_null().to_numpy(zero_copy_only=False)
+    days, _ = unpack_dates(packed)
+    if to == pa.date32():
+        return pa.array(days.astype(np.int32), mask=is_null).view(to)
+    seconds = (field(11, 13) * 60 + field(14, 16)) * 60 + field(17, 19)
+    fraction = pc.ascii_rpad(pc.utf8_slice_codeunits(texts, 20, 26), _FRACTION_DIGITS, "0")
+    micros = pc.fill_null(pc.cast(fraction, pa.int64()), 0).to_numpy()
+    return pa.array(days * DAY_US + seconds * _SECOND_US + micros, mask=is_null).view(to)
+
+
+def _format_time(values: _Array, field_type: FieldType) -> _Array:
+    signed = pc.cast(values, pa.int64())
+    microseconds = pc.abs(signed)
+    seconds = pc.divide(microseconds, _SECOND_US)
+    minutes = pc.divide(seconds, 60)
+    sign, hours = _minus_if(pc.less(signed, 0)), _digits(pc.divide(minutes, 60), 2)
+    clock = _digits(_remainder(minutes, 60), 2), ":", _digits(_remainder(seconds, 60), 2)
+    if not (fsp := field_type.fsp):
+        return _join(sign, hours, ":", *clock)
+    unit = 10 ** (_FRACTION_DIGITS - fsp)
+    fraction = pc.divide(_remainder(microseconds, _SECOND_US), unit)
+    return _join(sign, hours, ":", *clock, ".", _digits(fraction, fsp))
+
+
+def _parse_time(texts: _Array, _: FieldType) -> _Array:
+    parts = pc.extract_regex(texts, _TIME)
+    if parts.null_count != texts.null_count:
+        raise ValueError
+    hours, minutes, seconds = (
+        pc.cast(pc.struct_field(parts, name), pa.int64())
+        for name in ("hours", "minutes", "seconds")
+    )
+    _require_all(pc.less_equal(hours, _MAX_HOURS))
+    fraction = pc.ascii_rpad(pc.struct_field(parts, "fraction"), _FRACTION_DIGITS, "0")
+    total = pc.add(pc.multiply(pc.add(pc.multiply(hours, 60), minutes), 60), seconds)
+    microseconds = pc.add(pc.multiply(total, _SECOND_US), pc.cast(fraction, pa.int64()))
+    is_negative = pc.equal(pc.struct_field(parts, "sign"), "-")
+    signed = pc.if_else(is_negative, pc.negate(microseconds), microseconds)
+    return pc.cast(signed, pa.duration("us"))
+
+
+def _format_enum(values: _Array, field_type: FieldType) -> _Array:
+    """An index without an element reads as 0 in TiDB too."""
+    names = pa.array(["", *field_type.elems], pa.string())
+    last, none = (pa.scalar(n, pa.uint64()) for n in (len(field_type.elems), 0))
+    return names.take(pc.if_else(pc.less_equal(values, last), values, none))
+
+
+def _parse_enum(texts: _Array, field_type: FieldType) -> _Array:
+    """'' is index 0, unless it is an element too: the text cannot tell, the element is taken."""
+    elements = pa.array(field_type.elems, pa.string())
+    element_index = pc.add(pc.index_in(texts, value_set=elements), 1)
+    zero = pa.scalar(0, pa.int32())
+    index = pc.coalesce(element_index, pc.if_else(pc.equal(texts, ""), zero, None))
+    if index.null_count != texts.null_count:
+        raise ValueError
+    return pc.cast(index, pa.uint64())
+
+
+def _format_set(values: _Array, field_type: FieldType) -> _Array:
+    elements = field_type.elems
+
+    def names(mask: int) -> str:
+        if mask >> len(elements):
+            raise CodecError("text form", f"a SET of {len(elements)} elements has further bits")
+        return ",".join(name for bit, name in enumerate(elements) if mask >> bit & 1)
+
+    return map_distinct(values, names, pa.string())
+
+
+def _parse_set(texts: _Array, field_type: FieldType) -> _Array:
+    bits = {name: 1 << bit for bit, name in enumerate(field_type.elems)}
+
+    def mask(text: str) -> int:
+        return sum(bits[name] for name in set(text.split(","))) if text else 0
+
+    return map_distinct(texts, mask, pa.uint64())
+
+
+def _format_bit(values: _Array, field_type: FieldType) -> _Array:
+    width = _bit_width(field_type)
+    big_endian = pc.fill_null(values, 0).to_numpy(zero_copy_only=False).astype(">u8")
+    tails = big_endian.view(np.uint8).reshape(-1, 8)[:, 8 - width :]
+    fixed = pa.Array.from_buffers(
+        pa.binary(width), len(values), [None, pa.py_buffer(tails.tobytes())]
+    )
+    return pc.if_else(pc.is_valid(values), pc.cast(fixed, pa.binary()), None)
+
+
+def _parse_bit(texts: _Array, field_type: FieldType) -> _Array:
+    width = _bit_width(field_type)
+    _require_all(pc.equal(pc.binary_length(texts), width))
+    tails = b"".join(pc.fill_null(texts, bytes(width)).to_pylist())
+    padded = np.zeros((len(texts), 8), np.uint8)
+    padded[:, 8 - width :] = np.frombuffer(tails, np.uint8).reshape(-1, width)
+    values = padded.view(">u8").ravel().astype(np.uint64)
+    if field_type.flen < 64 and (values >> np.uint64(max(field_type.flen, 1))).any():
+        raise ValueError
+    return pa.array(values, mask=pc.is_null(texts).to_numpy(zero_copy_only=False))
+
+
+def _format_json(values: _Array, _: FieldType) -> _Array:
+    present = RowBuffer.from_arrow(pc.drop_null(values))
+    reader = Reader(present, "JSON")
+    check_values(reader, reader.starts, reader.ends)
+    return map_distinct(values, print_json, pa.string())
+
+
+def _parse_json(texts: _Array, _: FieldType) -> _Array:
+    return map_distinct(texts, parse_json, pa.binary())
+
+
+def _format_vector(values: _Array, _: FieldType) -> _Array:
+    floats = values.flatten()
+    texts = pc.cast(floats, pa.string())
+    exponential = pc.match_substring(texts, "e")
+    if pc.any(exponential, min_count=0).as_py():
+        rest = map_distinct(
+            floats.filter(exponential),
+            lambda value: np.format_float_positional(np.float32(value), trim="-"),
+            pa.string(),
+        )
+        texts = pc.replace_with_mask(texts, exponential, rest)
+    lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy()
+    bounds = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    joined = pc.binary_join(pa.ListArray.from_arrays(bounds, texts), ",")
+    return pc.if_else(values.is_valid(), _join("[", joined, "]"), None)
+
+
+def _parse_vector(texts: _Array, field_type: FieldType) -> _Array:
+    number = r"-?\d+(\.\d+)?"
+    _require(texts, rf"^\[({number}(,{number})*)?\]$")
+    parts = pc.split_pattern(pc.utf8_slice_codeunits(texts, 1, -1), ",")
+    parts = pc.if_else(pc.equal(texts, "[]"), pa.scalar([], parts.type), parts)
+    vectors = pc.cast(parts, arrow_type(field_type))
+    _require_all(pc.is_finite(vectors.flatten()))
+    return vectors
+
+
+def _bit_width(field_type: FieldType) -> int:
+    return (max(field_type.flen, 1) + 7) // 8
+
+
+def _unchanged(values: _Array, _: FieldType) -> _Array:
+    return values
+
+
+def _minus_if(is_negative: _Array) -> _Array:
+    return pc.if_else(is_negative, "-", "")
+
+
+def _digits(numbers: _Array, width: int) -> _Array:
+    return pc.ascii_lpad(pc.cast(numbers, pa.string()), width, "0")
+
+
+def _remainder(numbers: _Array, divisor: int) -> _Array:
+    return pc.subtract(numbers, pc.multiply(pc.divide(numbers, divisor), divisor))
+
+
+def _join(*parts: _Array | str) -> _Array:
+    return pc.binary_join_element_wise(*parts, "")
+
+
+class _Form(NamedTuple):
+    format: Callable[[_Array, FieldType], _Array]
+    parse: Callable[[_Array, FieldType], _Array]
+    text_type: pa.DataType = pa.string()
+
+
+_INTEGER: Final = _Form(_format_integer, _parse_integer)
+_FLOAT: Final = _Form(_format_float, _parse_float)
+_DATETIME: Final = _Form(_format_datetime, _parse_datetime)
+_TEXT: Final = _Form(_unchanged, _unchanged)
+_BYTES: Final = _Form(_unchanged, _unchanged, pa.binary())
+_FORMS: Final[Mapping[MySQLType, _Form]] = {
+    **dict.fromkeys(INTEGER_TYPES, _INTEGER),
+    MySQLType.YEAR: _Form(_format_year, _parse_integer),
+    MySQLType.FLOAT: _FLOAT,
+    MySQLType.DOUBLE: _FLOAT,
+    MySQLType.NEWDECIMAL: _Form(_format_decimal, _parse_decimal),
+    MySQLType.DATE: _Form(_format_date, _parse_date),
+    MySQLType.NEWDATE: _Form(_format_date, _parse_date),
+    MySQLType.DATETIME: _DATETIME,
+    MySQLType.TIMESTAMP: _DATETIME,
+    MySQLType.TIME: _Form(_format_time, _parse_time),
+    MySQLType.ENUM: _Form(_format_enum, _parse_enum),
+    MySQLType.SET: _Form(_format_set, _parse_set),
+    MySQLType.BIT: _Form(_format_bit, _parse_bit, pa.binary()),
+    MySQLType.JSON: _Form(_format_json, _parse_json),
+    MySQLType.VECTOR: _Form(_format_vector, _parse_vector),
+}
+
+
+def _form(field_type: FieldType) -> _Form:
+    if field_type.tp in STRING_TYPES:
+        return _BYTES if field_type.is_binary_string else _TEXT
+    if field_type.tp not in _FORMS:
+        raise UnsupportedError(f"type {field_type.tp.name}", "text form")
+    return _FORMS[field_type.tp]

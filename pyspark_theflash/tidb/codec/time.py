@@ -1,0 +1,172 @@
+"""Packed time: how rows hold DATE, DATETIME and TIMESTAMP, and how the store does.
+
+    ((year * 13 + month) << 5 | day) << 41 | hour << 36 | minute << 30 | second << 24 | microsecond
+
+One uint64, ordered as time is. DATE has no time of day; TIMESTAMP is in UTC. As in TiDB's
+`types/time.go` (`ToPackedUint`).
+
+Impossible dates
+----------------
+
+Zero parts (0000-00-00, 2020-00-10) and days that no calendar has (2020-02-31, under
+ALLOW_INVALID_DATES) are values in TiDB. The store keeps days since 1970, which have no room for
+them, so such a date is kept as a day beyond the calendar: TiDB's years end at 9999 (day 2,932,896),
+and what follows is free.
+
+    day on the calendar          days since 1970
+    any other                    IMPOSSIBLE_DAY + ((year * 13 + month) << 5 | day)
+
+A time of day is added to either in the same way. So impossible dates sort among themselves as TiDB
+sorts them, behind all others; one comparison finds them; and nothing is lost.
+"""
+
+from enum import Enum
+from functools import cache
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.base.errors import UnrepresentableValueError
+from pyspark_theflash.tidb.codec.array import ArrowArray
+from pyspark_theflash.tidb.codec.reader import Mask, Words
+
+DAY_US: Final = 86_400_000_000
+IMPOSSIBLE_DAY: Final = 10_000_000
+"""The first stored day that stands for an impossible one, in the year 29349."""
+_MAX_YEAR: Final = 9999
+_LAST_MONTH: Final = _MAX_YEAR * 13 + 12
+
+Int64s = npt.NDArray[np.int64]
+
+
+class ImpossibleDates(Enum):
+    """What becomes of impossible dates where a type without room for them is asked for."""
+
+    RAISE = "raise"
+    NULL = "null"
+
+
+@cache
+def _months() -> tuple[Int64s, Int64s]:
+    """By `year * 13 + month`: days from 1970 to its first day, and its length (0 for month 0)."""
+    numbers = np.arange(_LAST_MONTH + 1)
+    year, month = numbers // 13, numbers % 13
+    since_1970 = (year - 1970) * 12 + month - 1
+    start = since_1970.astype("M8[M]").astype("M8[D]").astype(np.int64)
+    end = (since_1970 + 1).astype("M8[M]").astype("M8[D]").astype(np.int64)
+    return start, np.where(month == 0, 0, end - start)
+
+
+def unpack_dates(packed: Words) -> tuple[Int64s, Mask]:
+    """The date parts as stored days, and whether well formed: no year is above 9999."""
+    date = (packed >> np.uint64(41)).view(np.int64)
+    day, month = date & 31, date >> 5
+    well_formed = month <= _LAST_MONTH
+    month = np.minimum(month, _LAST_MONTH)
+    start, length = _months()
+    days = start[month] + (day - 1)
+    exists = (day > 0) & (day <= length[month])
+    return days if exists.all() else np.where(exists, days, IMPOSSIBLE_DAY + date), well_formed
+
+
+def unpack_times_of_day(packed: Words) -> tuple[Int64s, Mask]:
+    """The times of day: microseconds since midnight, and whether well formed."""
+    micro = (packed & np.uint64((1 << 24) - 1)).view(np.int64)
+    clock = (packed >> np.uint64(24)).view(np.int64)
+    second, minute, hour = clock & 63, (clock >> 6) & 63, (clock >> 12) & 31
+    well_formed = (second < 60) & (minute < 60) & (hour < 24) & (micro < 1_000_000)
+    return ((hour * 60 + minute) * 60 + second) * 1_000_000 + micro, well_formed
+
+
+def pack(days: Int64s, time_of_day_us: Int64s) -> Words:
+    """The packed form of stored days plus microseconds since midnight."""
+    is_impossible = days >= IMPOSSIBLE_DAY
+    on_calendar = np.where(is_impossible, 0, days) if is_impossible.any() else days
+    dates = on_calendar.astype("M8[D]")
+    months = dates.astype("M8[M]")
+    since_0000 = months.astype(np.int64) + 1970 * 12
+    day = (dates - months.astype("M8[D]")).astype(np.int64) + 1
+    seconds, micro = np.divmod(time_of_day_us, 1_000_000)
+    minutes, second = np.divmod(seconds, 60)
+    hour, minute = np.divmod(minutes, 60)
+    date = (since_0000 // 12 * 13 + since_0000 % 12 + 1) << 5 | day
+    if on_calendar is not days:
+        date = np.where(is_impossible, days - IMPOSSIBLE_DAY, date)
+    clock = hour << 12 | minute << 6 | second
+    packed: Words = (date << 41 | clock << 24 | micro).astype(np.uint64)
+    return packed
+
+
+def packed_times(values: ArrowArray) -> Words:
+    """The packed form of stored DATEs, DATETIMEs or TIMESTAMPs without nulls."""
+    if pa.types.is_date32(values.type):
+        days = stored_numbers(values).to_numpy().astype(np.int64)
+        return pack(days, np.zeros_like(days))
+    days, time_of_day = np.divmod(stored_numbers(values).to_numpy(), DAY_US)
+    return pack(days, time_of_day)
+
+
+def is_stored_time(tp: pa.DataType) -> bool:
+    """Whether a stored column of this type holds DATEs, DATETIMEs or TIMESTAMPs."""
+    return bool(pa.types.is_date32(tp) or pa.types.is_timestamp(tp))
+
+
+def stored_numbers(values: ArrowArray) -> ArrowArray:
+    """Stored times as the integers that they are: int32 days of a DATE, int64 microseconds."""
+    numbers: ArrowArray = values.view(pa.int32() if pa.types.is_date32(values.type) else pa.int64())
+    return numbers
+
+
+def impossible(values: ArrowArray) -> ArrowArray:
+    """bool[n]: which stored times are no day of any calendar; null where the value is."""
+    mask: ArrowArray = pc.greater_equal(stored_numbers(values), _first_impossible(values.type))
+    return mask
+
+
+def has_impossible(values: ArrowArray) -> bool:
+    """Whether any of the stored times is no day of any calendar."""
+    last = pc.max(stored_numbers(values)).as_py()
+    return last is not None and bool(last >= _first_impossible(values.type))
+
+
+def _first_impossible(tp: pa.DataType) -> int:
+    return IMPOSSIBLE_DAY if pa.types.is_date32(tp) else IMPOSSIBLE_DAY * DAY_US
+
+
+def resolve_impossible(values: ArrowArray, policy: ImpossibleDates, column_name: str) -> ArrowArray:
+    """Stored times with nothing but days of the calendar in them.
+
+    Arrays of any other type come back as they are. (To show impossible dates there is
+    `format_column`, which prints them as TiDB does.)
+
+    Raises:
+        UnrepresentableValueError: one is impossible, and the policy is to raise.
+    """
+    if not is_stored_time(values.type) or not has_impossible(values):
+        return values
+    mask = impossible(values)
+    if policy is ImpossibleDates.RAISE:
+        first = packed_times(values.filter(mask).slice(0, 1))[0]
+        text = packed_text(int(first), with_time=not pa.types.is_date32(values.type))
+        raise UnrepresentableValueError(column_name, text, "a date")
+    result: ArrowArray = pc.if_else(mask, pa.scalar(None, values.type), values)
+    return result
+
+
+def packed_text(packed: int, *, with_time: bool, fsp: int | None = None) -> str:
+    """The value as TiDB writes it, whether or not such a day exists.
+
+    Args:
+        fsp: how many fractional digits; None: 6 where there are any, else none.
+    """
+    date, clock, micro = packed >> 41, packed >> 24, packed & ((1 << 24) - 1)
+    year, month = divmod(date >> 5, 13)
+    text = f"{year:04}-{month:02}-{date & 31:02}"
+    if not with_time:
+        return text
+    text += f" {clock >> 12 & 31:02}:{clock >> 6 & 63:02}:{clock & 63:02}"
+    digits = (6 if micro else 0) if fsp is None else fsp
+    return f"{text}.{micro:06}"[: len(text) + digits + 1] if digits else text

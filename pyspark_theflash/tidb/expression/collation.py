@@ -1,0 +1,113 @@
+"""Which collation texts have together, and the texts in its charset.
+
+As `util/collate` and `expression/collation.go` in TiDB: of two operands the one with the lower
+coercibility decides, of two columns `binary` before `_bin` before a refusal. Bytes beside a text
+that decides are read as UTF-8; a text beside bytes that decide is its own UTF-8 bytes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import reduce
+from typing import Final, TypeAlias
+
+import numpy as np
+import pyarrow as pa
+
+from pyspark_theflash.tidb.codec.field_type import FieldType
+from pyspark_theflash.tidb.expression.convert import to_text
+from pyspark_theflash.tidb.expression.failure import LackingError
+from pyspark_theflash.tidb.expression.vector import (
+    BYTES_TYPE,
+    COERCIBLE,
+    EXPLICIT,
+    IGNORABLE,
+    NUMERIC,
+    SYSTEM,
+    TEXT_TYPE,
+    Kind,
+    Vector,
+    pc,
+)
+
+_Derived: TypeAlias = tuple[int, FieldType]
+"""A coercibility and a collation."""
+
+_BINARY: Final = "binary"
+_UNICODE: Final = ("utf8", "utf8mb4")
+_BIN: Final = frozenset({"ascii_bin", "latin1_bin", "utf8_bin", "utf8mb4_bin", "gbk_bin"})
+
+
+def derive_collation(operands: Sequence[Vector]) -> tuple[FieldType, int]:
+    """The collation that the operands compare by or that a text made of them has; coercibility.
+
+    Raises:
+        LackingError: the operands have collations between which TiDB, or this function, does not
+            decide.
+    """
+    coercibility, collation = reduce(_of_two, [_own(operand) for operand in operands])
+    if coercibility == NUMERIC:
+        has_bits = any(operand.is_bit for operand in operands)
+        return BYTES_TYPE if has_bits else TEXT_TYPE, COERCIBLE
+    return collation, coercibility
+
+
+def as_texts(operands: Sequence[Vector], deciding: Sequence[Vector] = ()) -> list[Vector]:
+    """The operands as texts with the collation and charset that `deciding` (or they) have together.
+
+    Raises:
+        LackingError: see `derive_collation`; or bytes that are no text of the charset.
+    """
+    collation, coercibility = derive_collation(deciding or operands)
+    return [
+        replace(_in_charset(to_text(v), collation), collation=collation, coercibility=coercibility)
+        for v in operands
+    ]
+
+
+def _own(vector: Vector) -> _Derived:
+    if vector.kind is Kind.TEXT and not vector.is_bit:
+        return vector.coercibility, vector.collation
+    return IGNORABLE if vector.kind is Kind.NULL else NUMERIC, BYTES_TYPE
+
+
+def _of_two(left: _Derived, right: _Derived) -> _Derived:
+    collations = left[1].collate, right[1].collate
+    if collations[0] == collations[1] or (left[0] != right[0] and _BINARY in collations):
+        return min(left, right, key=lambda each: each[0])
+    if _BINARY in collations:
+        return left if collations[0] == _BINARY else right
+    if left[1].charset == right[1].charset:
+        if left[0] != right[0]:
+            return min(left, right, key=lambda each: each[0])
+        if left[0] != EXPLICIT and (found := [d for d in (left, right) if d[1].collate in _BIN]):
+            return found[0]
+    else:
+        firm, loose = sorted((left, right), key=lambda each: (each[0], _rank(each[1])))
+        if firm[1].charset in _UNICODE or (firm[0] < loose[0] and loose[0] >= SYSTEM):
+            return firm
+    raise LackingError(f"mixing collations {', '.join(sorted(collations))}")
+
+
+def _rank(collation: FieldType) -> int:
+    """utf8mb4 takes up all other charsets, utf8 all but that."""
+    return -_UNICODE.index(collation.charset) if collation.charset in _UNICODE else 1
+
+
+def _in_charset(text: Vector, collation: FieldType) -> Vector:
+    if text.is_bytes == (collation.collate == _BINARY):
+        return text
+    charset = text.collation.charset if collation.collate == _BINARY else collation.charset
+    if charset == "gbk":
+        raise LackingError("bytes beside a text of charset gbk")
+    if not text.is_bytes:
+        return replace(text, data=pc.cast(text.data, pa.binary()))
+    try:
+        data = pc.cast(text.data, pa.string())
+    except pa.ArrowInvalid:
+        raise LackingError("bytes that are not UTF-8 beside a text") from None
+    if (
+        charset not in _UNICODE
+        and not np.asarray(pc.fill_null(pc.string_is_ascii(data), True)).all()
+    ):
+        raise LackingError(f"bytes beyond ASCII beside a text of charset {charset}")
+    return replace(text, data=data)

@@ -1,0 +1,281 @@
+"""Evaluating an expression for all rows of a batch.
+
+One allow-listed evaluator serves partition functions and generated columns. What it lacks raises;
+nothing is approximated. Time zone and session variables are those of a replica: UTC, TiDB's default
+SQL mode.
+
+IF, CASE, IFNULL and COALESCE choose rows first and evaluate each branch for its own rows only, so
+that a branch not taken cannot fail.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pyspark_theflash.base.errors import UnrepresentableValueError, UnsupportedError, invariant
+from pyspark_theflash.tidb.codec.array import nulls
+from pyspark_theflash.tidb.codec.arrow import arrow_type
+from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.reader import Mask
+from pyspark_theflash.tidb.expression.cast import cast
+from pyspark_theflash.tidb.expression.choice import Rows, assemble, truth_rows
+from pyspark_theflash.tidb.expression.comparison import equal
+from pyspark_theflash.tidb.expression.convert import to_integer, to_truth
+from pyspark_theflash.tidb.expression.failure import (
+    LackingError,
+    OutOfRangeError,
+    refuse_in_condition,
+)
+from pyspark_theflash.tidb.expression.functions import FUNCTIONS, MAX_ARGUMENTS
+from pyspark_theflash.tidb.expression.load import load_column, load_literal
+from pyspark_theflash.tidb.expression.parser import parse_text
+from pyspark_theflash.tidb.expression.store import store_column
+from pyspark_theflash.tidb.expression.syntax import Call, Column, Literal, Node, column_names
+from pyspark_theflash.tidb.expression.vector import Vector
+
+TypedArray: TypeAlias = tuple["pa.Array[Any]", FieldType]
+"""A column in its stored form (`tidb/codec/arrow.py`) and its type."""
+
+_BRANCHING: Final = {
+    "if": (3, 3),
+    "ifnull": (2, 2),
+    "nullif": (2, 2),
+    "coalesce": (1, MAX_ARGUMENTS),
+    "case": (3, MAX_ARGUMENTS),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Expression:
+    """A parsed expression. `columns` are the names it reads, lower case, each once."""
+
+    text: str
+    tree: Node
+    columns: tuple[str, ...]
+
+
+def parse(text: str, where: str = "expression") -> Expression:
+    """An expression as TiDB stores it in TableInfo. Parsed once for each text.
+
+    Raises:
+        UnsupportedError: it says something that is not evaluated here; `where` is named.
+    """
+    with _named(where):
+        return _parse(text)
+
+
+@lru_cache(maxsize=1024)
+def _parse(text: str) -> Expression:
+    tree = parse_text(text)
+    _check_known(tree)
+    return Expression(text, tree, tuple(dict.fromkeys(column_names(tree))))
+
+
+def _check_known(tree: Node) -> None:
+    """Raise for what `_evaluate` would not find."""
+    pending = [tree]
+    while pending:
+        node = pending.pop()
+        if not isinstance(node, Call):
+            continue
+        pending.extend(node.arguments)
+        if node.name == "cast":
+            continue
+        function = FUNCTIONS.get(node.name)
+        fewest, most = (
+            (function.fewest, function.most) if function else _BRANCHING.get(node.name, (1, 0))
+        )
+        if fewest > most:
+            raise LackingError(f"function {node.name.upper()}")
+        if not fewest <= len(node.arguments) <= most:
+            raise LackingError(f"function {node.name.upper()} of {len(node.arguments)} arguments")
+
+
+def evaluate(
+    expression: Expression,
+    columns: Mapping[str, TypedArray],
+    result_type: FieldType,
+    where: str,
+    rows: int | None = None,
+) -> "pa.Array[Any]":
+    """The expression for each row, as a stored column of `result_type`.
+
+    Args:
+        columns: at least `expression.columns`, by name in lower case.
+        where: the table and column, for errors.
+        rows: how many; needed only where there is no column.
+
+    Raises:
+        UnsupportedError: something is not evaluated here.
+        UnrepresentableValueError: a result out of its range, which TiDB refuses too.
+    """
+    if rows is None:
+        invariant(bool(columns), "rows are given by columns or by number")
+        rows = len(next(iter(columns.values()))[0])
+    if rows == 0:
+        return nulls(0, arrow_type(result_type))
+    with _named(where):
+        vector = _full(expression.tree, Scope(columns, rows))
+        result: pa.Array[Any] = store_column(vector, result_type)
+    return result
+
+
+def evaluate_integers(
+    expression: Expression, columns: Mapping[str, TypedArray], rows: int, where: str
+) -> tuple[npt.NDArray[np.int64] | npt.NDArray[np.uint64], Mask]:
+    """The expression for each of `rows` > 0 rows as an integer, signed or not as it is by itself.
+
+    Returns:
+        int64[rows] or uint64[rows], and bool[rows]: which are NULL.
+
+    Raises:
+        UnsupportedError: something is not evaluated here.
+        UnrepresentableValueError: a result out of its range.
+    """
+    with _named(where):
+        whole = to_integer(_full(expression.tree, Scope(columns, rows)))
+    return whole.data, whole.null
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Failures with where they were met."""
+    try:
+        yield
+    except LackingError as error:
+        raise UnsupportedError(str(error), where) from None
+    except OutOfRangeError as error:
+        raise UnrepresentableValueError(where, "a value out of range", str(error)) from None
+
+
+class Scope:
+    """The columns of some rows, loaded when they are first asked for."""
+
+    def __init__(self, columns: Mapping[str, TypedArray], rows: int) -> None:
+        self.rows = rows
+        self._columns = columns
+        self._loaded: dict[str, Vector] = {}
+
+    def column(self, name: str) -> Vector:
+        """A column's values."""
+        if name not in self._loaded:
+            if name not in self._columns:
+                raise LackingError(f"column {name}, which the table does not have,")
+            self._loaded[name] = replace(load_column(*self._columns[name]), is_column=True)
+        return self._loaded[name]
+
+    def is_not_null(self, node: Node) -> bool:
+        """Whether this is a column that is declared NOT NULL, and is no ENUM or SET."""
+        if not isinstance(node, Column) or node.name not in self._columns:
+            return False
+        tp = self._columns[node.name][1]
+        is_named = tp.tp in (MySQLType.ENUM, MySQLType.SET)
+        return bool(tp.flag & Flag.NOT_NULL) and not is_named
+
+    def take(self, rows: Rows) -> "Scope":
+        """Some of the rows."""
+        chosen = pa.array(rows)
+        return Scope({n: (v.take(chosen), t) for n, (v, t) in self._columns.items()}, len(rows))
+
+    def nulls(self) -> "Scope":
+        """One row of nothing but NULL."""
+        return Scope({n: (nulls(1, v.type), t) for n, (v, t) in self._columns.items()}, 1)
+
+
+def _full(node: Node, scope: Scope) -> Vector:
+    """A node's values, one for each row."""
+    if scope.rows == 0:
+        # A branch that no row takes still has a say in the result's type.
+        return _full(node, scope.nulls()).take(np.zeros(0, np.int64))
+    vector = _evaluate(node, scope)
+    return vector.spread(scope.rows) if vector.is_constant else vector
+
+
+def _evaluate(node: Node, scope: Scope) -> Vector:
+    """A node's values; of a constant one only."""
+    if isinstance(node, Literal):
+        return load_literal(node)
+    if isinstance(node, Column):
+        return scope.column(node.name)
+    if node.name in _BRANCHING:
+        is_constant = _is_folded(node, scope)
+        branched = _branch(node, scope.nulls() if is_constant else scope)
+        return replace(branched, is_constant=is_constant, is_column=False)
+    operands = [_evaluate(argument, scope) for argument in node.arguments]
+    is_constant = all(v.is_constant for v in operands)
+    if not is_constant:
+        operands = [v.spread(scope.rows) if v.is_constant else v for v in operands]
+    return replace(_apply(node, operands), is_constant=is_constant, is_column=False)
+
+
+def _is_folded(node: Call, scope: Scope) -> bool:
+    """Whether TiDB makes a constant of a choice, since what decides and what is chosen are some."""
+    if _is_constant(node):
+        return True
+    first, *others = node.arguments
+    if node.name == "ifnull" and _is_constant(first):
+        return not _evaluate(first, scope).null[0] or _is_constant(others[0])
+    if node.name not in ("if", "case"):
+        return False
+    *pairs, otherwise = node.arguments
+    for condition, result in zip(pairs[::2], pairs[1::2], strict=True):
+        if not _is_constant(condition):
+            return False
+        truth = to_truth(_evaluate(condition, scope))
+        if truth.data[0] and not truth.null[0]:
+            return _is_constant(result)
+    return _is_constant(otherwise)
+
+
+def _is_constant(node: Node) -> bool:
+    return not any(True for _ in column_names(node))
+
+
+def _apply(node: Call, operands: Sequence[Vector]) -> Vector:
+    if node.type is not None:
+        return cast(operands[0], node.type)
+    return replace(FUNCTIONS[node.name].apply(operands), is_year=False)
+
+
+def _branch(node: Call, scope: Scope) -> Vector:
+    if node.name == "ifnull" and scope.is_not_null(node.arguments[0]):
+        # As for TiDB, the other argument has no say in the type.
+        return _full(node.arguments[0], scope)
+    if node.name == "coalesce" or node.name == "ifnull":
+        return _coalesce(node.arguments, scope)
+    if node.name == "nullif":
+        value, other = (_full(argument, scope) for argument in node.arguments)
+        years = value.is_year is not False or other.is_year is not False
+        if years and (value.is_constant or other.is_constant):
+            refuse_in_condition("NULLIF of a YEAR and a constant")
+        found = equal([value, other])
+        chosen = value.with_null((found.data != 0) & ~found.null)
+        # `0x41` among numbers is what it is as a literal only.
+        is_cut = value.is_hexadecimal and not other.is_constant
+        return replace(chosen, number=None) if is_cut else chosen
+    pieces: list[tuple[Rows, Vector]] = []
+    remaining, within = np.arange(scope.rows), scope
+    *pairs, otherwise = node.arguments
+    for condition, result in zip(pairs[::2], pairs[1::2], strict=True):
+        holds, fails = truth_rows(to_truth(_full(condition, within)))
+        pieces.append((remaining[holds], _full(result, within.take(holds))))
+        remaining, within = remaining[fails], within.take(fails)
+    pieces.append((remaining, _full(otherwise, within)))
+    return assemble(pieces, scope.rows)
+
+
+def _coalesce(arguments: Sequence[Node], scope: Scope) -> Vector:
+    pieces: list[tuple[Rows, Vector]] = []
+    remaining, within = np.arange(scope.rows), scope
+    for argument in arguments:
+        value = _full(argument, within)
+        found, missing = np.flatnonzero(~value.null), np.flatnonzero(value.null)
+        pieces.append((remaining[found], value.take(found)))
+        remaining, within = remaining[missing], within.take(missing)
+    return replace(assemble(pieces, scope.rows), single=False)

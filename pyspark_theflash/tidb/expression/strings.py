@@ -1,0 +1,229 @@
+"""Functions of texts. Positions count characters, bytes where there is no charset."""
+
+import hashlib
+import zlib
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+
+from pyspark_theflash.tidb.codec.reader import Mask
+from pyspark_theflash.tidb.codec.time import Int64s
+from pyspark_theflash.tidb.expression.collation import as_texts
+from pyspark_theflash.tidb.expression.convert import to_integer, to_signed, to_text
+from pyspark_theflash.tidb.expression.vector import (
+    Array,
+    Kind,
+    Vector,
+    integers,
+    map_rows,
+    null_of,
+    pc,
+    texts,
+)
+
+# Where a length is left out: to the end.
+_UNLIMITED: Final = 2**62
+_SHARP_S: Final = "ß"
+
+
+def concat(operands: Sequence[Vector]) -> Vector:
+    """`CONCAT`."""
+    parts = as_texts(operands)
+    arrays = [part.data for part in parts]
+    separator = pa.scalar(b"" if parts[0].is_bytes else "", arrays[0].type)
+    return texts(pc.binary_join_element_wise(*arrays, separator), parts[0])
+
+
+def concat_ws(operands: Sequence[Vector]) -> Vector:
+    """`CONCAT_WS`: NULLs are left out."""
+    parts = as_texts(operands)
+    separator, *arrays = [part.data for part in parts]
+    empty = pa.scalar(b"" if parts[0].is_bytes else "", separator.type)
+    # Arrow's join that skips nulls leaves out rows of nothing else (seen in 26.0.1).
+    follows, pieces = pa.scalar(False), []
+    for values in arrays:
+        before = pc.if_else(follows, separator, empty)
+        piece = pc.binary_join_element_wise(before, values, empty)
+        pieces.append(pc.fill_null(piece, empty))
+        follows = pc.or_(follows, pc.is_valid(values))
+    joined = pc.binary_join_element_wise(*pieces, empty)
+    return texts(pc.if_else(pc.is_valid(separator), joined, None), parts[0])
+
+
+def upper(operands: Sequence[Vector]) -> Vector:
+    """`UPPER`."""
+    text = to_text(operands[0])
+    if text.is_bytes:
+        return texts(text.data, text)
+    if not pc.any(pc.match_substring(text.data, _SHARP_S)).as_py():
+        return texts(pc.utf8_upper(text.data), text)
+    # It has no simple upper case in Unicode; Arrow gives it a capital all the same.
+    raised = map_rows(_upper_keeping_sharp_s, [text], text.null)
+    return texts(pa.array(raised, pa.string()), text)
+
+
+def _upper_keeping_sharp_s(value: str) -> str:
+    parts = pa.array(value.split(_SHARP_S), pa.string())
+    return _SHARP_S.join(pc.utf8_upper(parts).to_pylist())
+
+
+def lower(operands: Sequence[Vector]) -> Vector:
+    """`LOWER`."""
+    text = to_text(operands[0])
+    return texts(text.data if text.is_bytes else pc.utf8_lower(text.data), text)
+
+
+def length(operands: Sequence[Vector]) -> Vector:
+    """`LENGTH`, in bytes."""
+    text = to_text(operands[0])
+    return _counts(pc.binary_length(text.data), text.null)
+
+
+def char_length(operands: Sequence[Vector]) -> Vector:
+    """`CHAR_LENGTH`."""
+    text = to_text(operands[0])
+    return _counts(_size(text), text.null)
+
+
+def _size(text: Vector) -> Array:
+    return pc.binary_length(text.data) if text.is_bytes else pc.utf8_length(text.data)
+
+
+def _counts(values: Array, null: Mask) -> Vector:
+    return integers(np.asarray(pc.fill_null(values, 0)).astype(np.int64), null)
+
+
+def substring(operands: Sequence[Vector]) -> Vector:
+    """`SUBSTRING(text, position[, length])`; a position below 0 counts from the end."""
+    text, null = to_text(operands[0]), null_of(operands)
+    position = to_signed(operands[1])
+    count = to_signed(operands[2]) if len(operands) > 2 else np.full(len(null), _UNLIMITED)
+    size = np.asarray(pc.fill_null(_size(text), 0)).astype(np.int64)
+    start = np.where(position < 0, position + size, position - 1)
+    start = np.where((start < 0) | (start > size), size, start)
+    stop = start + np.clip(count, 0, size)
+    return _sliced(text, start, np.minimum(stop, size), null)
+
+
+def left(operands: Sequence[Vector]) -> Vector:
+    """`LEFT`."""
+    text, null = to_text(operands[0]), null_of(operands)
+    size = np.asarray(pc.fill_null(_size(text), 0)).astype(np.int64)
+    stop = np.clip(to_signed(operands[1]), 0, size)
+    return _sliced(text, np.zeros_like(stop), stop, null)
+
+
+def right(operands: Sequence[Vector]) -> Vector:
+    """`RIGHT`."""
+    text, null = to_text(operands[0]), null_of(operands)
+    size = np.asarray(pc.fill_null(_size(text), 0)).astype(np.int64)
+    return _sliced(text, size - np.clip(to_signed(operands[1]), 0, size), size, null)
+
+
+def _sliced(text: Vector, start: Int64s, stop: Int64s, null: Mask) -> Vector:
+    """The characters from `start` up to `stop` of each row: one call of Arrow for each pair."""
+    slice_text = pc.binary_slice if text.is_bytes else pc.utf8_slice_codeunits
+    pairs, members = np.unique(np.stack([start, stop], axis=1), axis=0, return_inverse=True)
+    members = members.reshape(-1)
+    order = np.argsort(members, kind="stable")
+    ends = np.searchsorted(members[order], np.arange(len(pairs) + 1))
+    shuffled = text.data.take(pa.array(order))
+    pieces = [
+        slice_text(shuffled.slice(ends[n], ends[n + 1] - ends[n]), int(first), int(last))
+        for n, (first, last) in enumerate(pairs)
+    ]
+    result = pa.concat_arrays(pieces).take(pa.array(np.argsort(order)))
+    return texts(result, text).with_null(null)
+
+
+def trim(operands: Sequence[Vector]) -> Vector:
+    """`TRIM(direction removed FROM text)`, as `(text, removed, direction)`."""
+    text, removed = as_texts(operands[:2], operands[:1])
+    return _trimmed(text, removed, str(operands[2].constant()))
+
+
+def ltrim(operands: Sequence[Vector]) -> Vector:
+    """`LTRIM`."""
+    return _trimmed(to_text(operands[0]), None, "leading")
+
+
+def rtrim(operands: Sequence[Vector]) -> Vector:
+    """`RTRIM`."""
+    return _trimmed(to_text(operands[0]), None, "trailing")
+
+
+def _trimmed(text: Vector, removed: Vector | None, direction: str) -> Vector:
+    """A prefix or suffix taken away as often as it is there; spaces if none is given."""
+
+    def cut(value: Array, repeated: Array) -> Array:
+        if not repeated:
+            return value
+        start, end = 0, len(value)
+        if direction in ("leading", "both"):
+            while value.startswith(repeated, start):
+                start += len(repeated)
+        if direction in ("trailing", "both"):
+            while value.endswith(repeated, start, end):
+                end -= len(repeated)
+        return value[start:end]
+
+    if removed is None:
+        space = b" " if text.is_bytes else " "
+        found = map_rows(lambda value: cut(value, space), [text], text.null)
+    else:
+        found = map_rows(cut, [text, removed], null_of([text, removed]))
+    return texts(pa.array(found, text.data.type), text)
+
+
+def replace_text(operands: Sequence[Vector]) -> Vector:
+    """`REPLACE`: case counts."""
+    parts = as_texts(operands, operands[:1])
+    found = map_rows(
+        lambda text, old, new: text.replace(old, new) if old else text, parts, null_of(parts)
+    )
+    return texts(pa.array(found, parts[0].data.type), parts[0])
+
+
+def _hashed(function: Callable[[bytes], Any]) -> Callable[[Sequence[Vector]], Any]:
+    def apply(operands: Sequence[Vector]) -> Array:
+        text = to_text(operands[0])
+        as_bytes = texts(pc.cast(text.data, pa.binary()))
+        return map_rows(function, [as_bytes], text.null), text.null
+
+    return apply
+
+
+_md5: Final = _hashed(lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest())
+_sha1: Final = _hashed(lambda data: hashlib.sha1(data, usedforsecurity=False).hexdigest())
+_crc32: Final = _hashed(zlib.crc32)
+_hex: Final = _hashed(lambda data: data.hex().upper())
+
+
+def md5(operands: Sequence[Vector]) -> Vector:
+    """`MD5`."""
+    return texts(pa.array(_md5(operands)[0], pa.string()))
+
+
+def sha1(operands: Sequence[Vector]) -> Vector:
+    """`SHA1`."""
+    return texts(pa.array(_sha1(operands)[0], pa.string()))
+
+
+def crc32(operands: Sequence[Vector]) -> Vector:
+    """`CRC32`."""
+    found, null = _crc32(operands)
+    return integers(np.where(null, 0, found).astype(np.uint64), null)
+
+
+def hexadecimal(operands: Sequence[Vector]) -> Vector:
+    """`HEX` of a number's 64 bits, or of a text's bytes."""
+    value = operands[0]
+    if value.is_bit and value.number is not None:
+        value = value.number
+    if value.kind in (Kind.TEXT, Kind.TIME, Kind.DURATION):
+        return texts(pa.array(_hex(operands)[0], pa.string()))
+    whole = to_integer(value)
+    bits = Vector(Kind.UINT, whole.data.view(np.uint64), whole.null)
+    return texts(pa.array(map_rows("{:X}".format, [bits], whole.null), pa.string()))

@@ -1,0 +1,83 @@
+"""HASH and KEY, which spread rows over partitions by a number made of them.
+
+HASH takes `abs(value % partitions)`, of an unsigned value by its int64 bits, and 0 for NULL. KEY
+takes the CRC-32 of its columns' texts, one after the other, modulo the partitions: strings as they
+are in keys, so that equal ones meet; NULL as one zero byte. As `LocateKeyPartition` in TiDB.
+"""
+
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.base.errors import UnsupportedError
+from pyspark_theflash.tidb.codec.array import ArrowArray, join_bytes
+from pyspark_theflash.tidb.codec.collation import sort_keys
+from pyspark_theflash.tidb.codec.field_type import STRING_TYPES, FieldType, MySQLType
+from pyspark_theflash.tidb.codec.text import format_column
+from pyspark_theflash.tidb.expression.evaluate import (
+    Expression,
+    TypedArray,
+    evaluate_integers,
+)
+from pyspark_theflash.tidb.partitioning.placement import Indexes
+
+_COLLATED = STRING_TYPES | {MySQLType.ENUM, MySQLType.SET}
+
+
+@dataclass(frozen=True, slots=True)
+class HashPlacement:
+    """HASH (expr)."""
+
+    expression: Expression
+    count: int
+    where: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.expression.columns
+
+    def locate(self, columns: Mapping[str, TypedArray], rows: int) -> Indexes:
+        values, null = evaluate_integers(self.expression, columns, rows, self.where)
+        places = np.abs(np.fmod(values.view(np.int64), np.int64(self.count)))
+        return np.where(null, 0, places)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPlacement:
+    """KEY (columns)."""
+
+    columns: tuple[str, ...]
+    count: int
+    where: str
+
+    def locate(self, columns: Mapping[str, TypedArray], rows: int) -> Indexes:
+        parts = [_key_bytes(*columns[name], self.where) for name in self.columns]
+        joined = join_bytes(*parts).dictionary_encode()
+        sums = [zlib.crc32(value) % self.count for value in joined.dictionary.to_pylist()]
+        places: Indexes = np.array(sums, np.int64)[np.asarray(joined.indices)]
+        return places
+
+
+def key_placement(columns: Sequence[tuple[str, FieldType]], count: int, where: str) -> KeyPlacement:
+    """KEY, of columns given by name and type.
+
+    Raises:
+        UnsupportedError: a TIMESTAMP, which TiDB takes in the time zone of the session that writes.
+    """
+    if any(field_type.tp == MySQLType.TIMESTAMP for _, field_type in columns):
+        raise UnsupportedError("partitioning by key of a TIMESTAMP", where)
+    return KeyPlacement(tuple(name for name, _ in columns), count, where)
+
+
+def _key_bytes(values: ArrowArray, field_type: FieldType, where: str) -> ArrowArray:
+    try:
+        texts = format_column(values, field_type)
+        if field_type.tp in _COLLATED:
+            texts = sort_keys(texts, field_type)
+    except UnsupportedError as error:
+        raise UnsupportedError(error.what, where) from None
+    return pc.fill_null(pc.cast(texts, pa.binary()), b"\0")

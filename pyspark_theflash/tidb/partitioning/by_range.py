@@ -1,0 +1,123 @@
+"""RANGE: the first partition whose upper bound lies above the row. NULL lies below everything.
+
+Several columns compare as a tuple. Each column's values are ranked together with the bounds, NULL
+first and MAXVALUE last, so that tuples of ranks are left to compare.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.tidb.codec.array import ArrowArray
+from pyspark_theflash.tidb.codec.field_type import FieldType
+from pyspark_theflash.tidb.expression.evaluate import (
+    Expression,
+    TypedArray,
+    evaluate_integers,
+    parse,
+)
+from pyspark_theflash.tidb.partitioning.bounds import (
+    MAXVALUE,
+    comparable,
+    integer_bound,
+    is_word,
+    typed_bounds,
+)
+from pyspark_theflash.tidb.partitioning.placement import NO_PARTITION, Indexes
+from pyspark_theflash.tidb.schema.model import PartitionDefinition
+
+
+@dataclass(frozen=True, slots=True)
+class RangePlacement:
+    """RANGE (expr). `upper` are the bounds below MAXVALUE, which `is_open` says is there."""
+
+    expression: Expression
+    upper: tuple[int, ...]
+    is_open: bool
+    where: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.expression.columns
+
+    def locate(self, columns: Mapping[str, TypedArray], rows: int) -> Indexes:
+        values, null = evaluate_integers(self.expression, columns, rows, self.where)
+        # Bounds outside the values' type are as good as its ends.
+        limits = np.iinfo(values.dtype)
+        reachable = [max(bound, int(limits.min)) for bound in self.upper if bound <= limits.max]
+        found = np.searchsorted(np.array(reachable, values.dtype), values, side="right")
+        count = len(self.upper) + self.is_open
+        places = np.where(found < count, found, NO_PARTITION)
+        return np.where(null, 0, places)
+
+
+def range_placement(
+    expr: str, definitions: Sequence[PartitionDefinition], where: str
+) -> RangePlacement:
+    """RANGE (expr).
+
+    Raises:
+        UnsupportedError: the expression or a bound is not evaluated here.
+    """
+    upper = []
+    for definition in definitions:
+        text = definition.less_than[0]
+        bound = None if is_word(text, MAXVALUE) else integer_bound(text, where)
+        if bound is not None:
+            upper.append(bound)
+    is_open = len(upper) < len(definitions)
+    return RangePlacement(parse(expr, where), tuple(upper), is_open, where)
+
+
+@dataclass(frozen=True, slots=True)
+class RangeColumnsPlacement:
+    """RANGE COLUMNS.
+
+    Attributes:
+        bounds: for each column, the bounds of all partitions; null for MAXVALUE.
+    """
+
+    columns: tuple[str, ...]
+    bounds: tuple[ArrowArray, ...]
+    where: str
+
+    def locate(self, columns: Mapping[str, TypedArray], rows: int) -> Indexes:
+        keys = np.zeros(rows + len(self.bounds[0]), np.int64)
+        for name, bounds in zip(self.columns, self.bounds, strict=True):
+            values, field_type = columns[name]
+            ranks = _ranks(comparable(values, field_type, self.where), bounds)
+            # Small again after every column, so that nothing overflows.
+            _, keys = np.unique(keys * (len(keys) + 2) + ranks, return_inverse=True)
+        found = np.searchsorted(keys[rows:], keys[:rows], side="right")
+        return np.where(found < len(self.bounds[0]), found, NO_PARTITION)
+
+
+def _ranks(values: ArrowArray, bounds: ArrowArray) -> Indexes:
+    """Ranks of values and bounds among each other: 0 for NULL, the largest for MAXVALUE."""
+    joined = pa.concat_arrays([values, bounds])
+    ranks = np.asarray(pc.rank(joined, "ascending", tiebreaker="dense")).astype(np.int64)
+    ranks[: len(values)][np.asarray(values.is_null())] = 0
+    ranks[len(values) :][np.asarray(bounds.is_null())] = len(joined) + 1
+    return ranks
+
+
+def range_columns_placement(
+    columns: Sequence[tuple[str, FieldType]],
+    definitions: Sequence[PartitionDefinition],
+    where: str,
+) -> RangeColumnsPlacement:
+    """RANGE COLUMNS, of columns given by name and type.
+
+    Raises:
+        UnsupportedError: a bound or a column's type.
+    """
+    bounds = []
+    for place, (_, field_type) in enumerate(columns):
+        texts = [definition.less_than[place] for definition in definitions]
+        # NULL cannot be a bound, so it can stand for MAXVALUE.
+        texts = ["NULL" if is_word(text, MAXVALUE) else text for text in texts]
+        bounds.append(typed_bounds(texts, field_type, where))
+    return RangeColumnsPlacement(tuple(name for name, _ in columns), tuple(bounds), where)

@@ -1,0 +1,528 @@
+from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2 as _errorpb_pb2
+from pyspark_theflash.tidb.protocol._generated.kvproto import metapb_pb2 as _metapb_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class Op(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    Put: _ClassVar[Op]
+    Del: _ClassVar[Op]
+    Lock: _ClassVar[Op]
+    Rollback: _ClassVar[Op]
+    Insert: _ClassVar[Op]
+    PessimisticLock: _ClassVar[Op]
+    CheckNotExists: _ClassVar[Op]
+    SharedLock: _ClassVar[Op]
+    SharedPessimisticLock: _ClassVar[Op]
+
+class Action(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    NoAction: _ClassVar[Action]
+    TTLExpireRollback: _ClassVar[Action]
+    LockNotExistRollback: _ClassVar[Action]
+    MinCommitTSPushed: _ClassVar[Action]
+    TTLExpirePessimisticRollback: _ClassVar[Action]
+    LockNotExistDoNothing: _ClassVar[Action]
+Put: Op
+Del: Op
+Lock: Op
+Rollback: Op
+Insert: Op
+PessimisticLock: Op
+CheckNotExists: Op
+SharedLock: Op
+SharedPessimisticLock: Op
+NoAction: Action
+TTLExpireRollback: Action
+LockNotExistRollback: Action
+MinCommitTSPushed: Action
+TTLExpirePessimisticRollback: Action
+LockNotExistDoNothing: Action
+
+class Context(_message.Message):
+    __slots__ = ("region_id", "region_epoch", "peer", "resolved_locks", "max_execution_duration_ms", "committed_locks", "request_source")
+    REGION_ID_FIELD_NUMBER: _ClassVar[int]
+    REGION_EPOCH_FIELD_NUMBER: _ClassVar[int]
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    RESOLVED_LOCKS_FIELD_NUMBER: _ClassVar[int]
+    MAX_EXECUTION_DURATION_MS_FIELD_NUMBER: _ClassVar[int]
+    COMMITTED_LOCKS_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_SOURCE_FIELD_NUMBER: _ClassVar[int]
+    region_id: int
+    region_epoch: _metapb_pb2.RegionEpoch
+    peer: _metapb_pb2.Peer
+    resolved_locks: _containers.RepeatedScalarFieldContainer[int]
+    max_execution_duration_ms: int
+    committed_locks: _containers.RepeatedScalarFieldContainer[int]
+    request_source: str
+    def __init__(self, region_id: _Optional[int] = ..., region_epoch: _Optional[_Union[_metapb_pb2.RegionEpoch, _Mapping]] = ..., peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ..., resolved_locks: _Optional[_Iterable[int]] = ..., max_execution_duration_ms: _Optional[int] = ..., committed_locks: _Optional[_Iterable[int]] = ..., request_source: _Optional[str] = ...) -> None: ...
+
+class LockInfo(_message.Message):
+    __slots__ = ("primary_lock", "lock_version", "key", "lock_ttl", "txn_size", "lock_type", "lock_for_update_ts", "use_async_commit", "min_commit_ts", "secondaries", "shared_lock_infos")
+    PRIMARY_LOCK_FIELD_NUMBER: _ClassVar[int]
+    LOCK_VERSION_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    LOCK_TTL_FIELD_NUMBER: _ClassVar[int]
+    TXN_SIZE_FIELD_NUMBER: _ClassVar[int]
+    LOCK_TYPE_FIELD_NUMBER: _ClassVar[int]
+    LOCK_FOR_UPDATE_TS_FIELD_NUMBER: _ClassVar[int]
+    USE_ASYNC_COMMIT_FIELD_NUMBER: _ClassVar[int]
+    MIN_COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    SECONDARIES_FIELD_NUMBER: _ClassVar[int]
+    SHARED_LOCK_INFOS_FIELD_NUMBER: _ClassVar[int]
+    primary_lock: bytes
+    lock_version: int
+    key: bytes
+    lock_ttl: int
+    txn_size: int
+    lock_type: Op
+    lock_for_update_ts: int
+    use_async_commit: bool
+    min_commit_ts: int
+    secondaries: _containers.RepeatedScalarFieldContainer[bytes]
+    shared_lock_infos: _containers.RepeatedCompositeFieldContainer[LockInfo]
+    def __init__(self, primary_lock: _Optional[bytes] = ..., lock_version: _Optional[int] = ..., key: _Optional[bytes] = ..., lock_ttl: _Optional[int] = ..., txn_size: _Optional[int] = ..., lock_type: _Optional[_Union[Op, str]] = ..., lock_for_update_ts: _Optional[int] = ..., use_async_commit: _Optional[bool] = ..., min_commit_ts: _Optional[int] = ..., secondaries: _Optional[_Iterable[bytes]] = ..., shared_lock_infos: _Optional[_Iterable[_Union[LockInfo, _Mapping]]] = ...) -> None: ...
+
+class WriteConflict(_message.Message):
+    __slots__ = ("start_ts", "conflict_ts", "key", "primary", "conflict_commit_ts")
+    START_TS_FIELD_NUMBER: _ClassVar[int]
+    CONFLICT_TS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_FIELD_NUMBER: _ClassVar[int]
+    CONFLICT_COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    start_ts: int
+    conflict_ts: int
+    key: bytes
+    primary: bytes
+    conflict_commit_ts: int
+    def __init__(self, start_ts: _Optional[int] = ..., conflict_ts: _Optional[int] = ..., key: _Optional[bytes] = ..., primary: _Optional[bytes] = ..., conflict_commit_ts: _Optional[int] = ...) -> None: ...
+
+class CommitTsExpired(_message.Message):
+    __slots__ = ("start_ts", "attempted_commit_ts", "key", "min_commit_ts")
+    START_TS_FIELD_NUMBER: _ClassVar[int]
+    ATTEMPTED_COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    MIN_COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    start_ts: int
+    attempted_commit_ts: int
+    key: bytes
+    min_commit_ts: int
+    def __init__(self, start_ts: _Optional[int] = ..., attempted_commit_ts: _Optional[int] = ..., key: _Optional[bytes] = ..., min_commit_ts: _Optional[int] = ...) -> None: ...
+
+class TxnNotFound(_message.Message):
+    __slots__ = ("start_ts", "primary_key")
+    START_TS_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_KEY_FIELD_NUMBER: _ClassVar[int]
+    start_ts: int
+    primary_key: bytes
+    def __init__(self, start_ts: _Optional[int] = ..., primary_key: _Optional[bytes] = ...) -> None: ...
+
+class PrimaryMismatch(_message.Message):
+    __slots__ = ("lock_info",)
+    LOCK_INFO_FIELD_NUMBER: _ClassVar[int]
+    lock_info: LockInfo
+    def __init__(self, lock_info: _Optional[_Union[LockInfo, _Mapping]] = ...) -> None: ...
+
+class KeyError(_message.Message):
+    __slots__ = ("locked", "retryable", "abort", "conflict", "commit_ts_expired", "txn_not_found", "primary_mismatch")
+    LOCKED_FIELD_NUMBER: _ClassVar[int]
+    RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+    ABORT_FIELD_NUMBER: _ClassVar[int]
+    CONFLICT_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_TS_EXPIRED_FIELD_NUMBER: _ClassVar[int]
+    TXN_NOT_FOUND_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_MISMATCH_FIELD_NUMBER: _ClassVar[int]
+    locked: LockInfo
+    retryable: str
+    abort: str
+    conflict: WriteConflict
+    commit_ts_expired: CommitTsExpired
+    txn_not_found: TxnNotFound
+    primary_mismatch: PrimaryMismatch
+    def __init__(self, locked: _Optional[_Union[LockInfo, _Mapping]] = ..., retryable: _Optional[str] = ..., abort: _Optional[str] = ..., conflict: _Optional[_Union[WriteConflict, _Mapping]] = ..., commit_ts_expired: _Optional[_Union[CommitTsExpired, _Mapping]] = ..., txn_not_found: _Optional[_Union[TxnNotFound, _Mapping]] = ..., primary_mismatch: _Optional[_Union[PrimaryMismatch, _Mapping]] = ...) -> None: ...
+
+class KvPair(_message.Message):
+    __slots__ = ("error", "key", "value")
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    error: KeyError
+    key: bytes
+    value: bytes
+    def __init__(self, error: _Optional[_Union[KeyError, _Mapping]] = ..., key: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class KeyRange(_message.Message):
+    __slots__ = ("start_key", "end_key")
+    START_KEY_FIELD_NUMBER: _ClassVar[int]
+    END_KEY_FIELD_NUMBER: _ClassVar[int]
+    start_key: bytes
+    end_key: bytes
+    def __init__(self, start_key: _Optional[bytes] = ..., end_key: _Optional[bytes] = ...) -> None: ...
+
+class GetRequest(_message.Message):
+    __slots__ = ("context", "key", "version")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    key: bytes
+    version: int
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., key: _Optional[bytes] = ..., version: _Optional[int] = ...) -> None: ...
+
+class GetResponse(_message.Message):
+    __slots__ = ("region_error", "error", "value", "not_found")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    NOT_FOUND_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    error: KeyError
+    value: bytes
+    not_found: bool
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ..., value: _Optional[bytes] = ..., not_found: _Optional[bool] = ...) -> None: ...
+
+class BatchGetRequest(_message.Message):
+    __slots__ = ("context", "keys", "version")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    version: int
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., keys: _Optional[_Iterable[bytes]] = ..., version: _Optional[int] = ...) -> None: ...
+
+class BatchGetResponse(_message.Message):
+    __slots__ = ("region_error", "pairs", "error")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    pairs: _containers.RepeatedCompositeFieldContainer[KvPair]
+    error: KeyError
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., pairs: _Optional[_Iterable[_Union[KvPair, _Mapping]]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ...) -> None: ...
+
+class ScanRequest(_message.Message):
+    __slots__ = ("context", "start_key", "limit", "version", "key_only", "reverse", "end_key")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    START_KEY_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    KEY_ONLY_FIELD_NUMBER: _ClassVar[int]
+    REVERSE_FIELD_NUMBER: _ClassVar[int]
+    END_KEY_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    start_key: bytes
+    limit: int
+    version: int
+    key_only: bool
+    reverse: bool
+    end_key: bytes
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., start_key: _Optional[bytes] = ..., limit: _Optional[int] = ..., version: _Optional[int] = ..., key_only: _Optional[bool] = ..., reverse: _Optional[bool] = ..., end_key: _Optional[bytes] = ...) -> None: ...
+
+class ScanResponse(_message.Message):
+    __slots__ = ("region_error", "pairs", "error")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    PAIRS_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    pairs: _containers.RepeatedCompositeFieldContainer[KvPair]
+    error: KeyError
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., pairs: _Optional[_Iterable[_Union[KvPair, _Mapping]]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ...) -> None: ...
+
+class ScanLockRequest(_message.Message):
+    __slots__ = ("context", "max_version", "start_key", "limit", "end_key")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    MAX_VERSION_FIELD_NUMBER: _ClassVar[int]
+    START_KEY_FIELD_NUMBER: _ClassVar[int]
+    LIMIT_FIELD_NUMBER: _ClassVar[int]
+    END_KEY_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    max_version: int
+    start_key: bytes
+    limit: int
+    end_key: bytes
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., max_version: _Optional[int] = ..., start_key: _Optional[bytes] = ..., limit: _Optional[int] = ..., end_key: _Optional[bytes] = ...) -> None: ...
+
+class ScanLockResponse(_message.Message):
+    __slots__ = ("region_error", "error", "locks")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    LOCKS_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    error: KeyError
+    locks: _containers.RepeatedCompositeFieldContainer[LockInfo]
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ..., locks: _Optional[_Iterable[_Union[LockInfo, _Mapping]]] = ...) -> None: ...
+
+class CheckTxnStatusRequest(_message.Message):
+    __slots__ = ("context", "primary_key", "lock_ts", "caller_start_ts", "current_ts", "rollback_if_not_exist", "force_sync_commit", "resolving_pessimistic_lock", "verify_is_primary")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_KEY_FIELD_NUMBER: _ClassVar[int]
+    LOCK_TS_FIELD_NUMBER: _ClassVar[int]
+    CALLER_START_TS_FIELD_NUMBER: _ClassVar[int]
+    CURRENT_TS_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_IF_NOT_EXIST_FIELD_NUMBER: _ClassVar[int]
+    FORCE_SYNC_COMMIT_FIELD_NUMBER: _ClassVar[int]
+    RESOLVING_PESSIMISTIC_LOCK_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_IS_PRIMARY_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    primary_key: bytes
+    lock_ts: int
+    caller_start_ts: int
+    current_ts: int
+    rollback_if_not_exist: bool
+    force_sync_commit: bool
+    resolving_pessimistic_lock: bool
+    verify_is_primary: bool
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., primary_key: _Optional[bytes] = ..., lock_ts: _Optional[int] = ..., caller_start_ts: _Optional[int] = ..., current_ts: _Optional[int] = ..., rollback_if_not_exist: _Optional[bool] = ..., force_sync_commit: _Optional[bool] = ..., resolving_pessimistic_lock: _Optional[bool] = ..., verify_is_primary: _Optional[bool] = ...) -> None: ...
+
+class CheckTxnStatusResponse(_message.Message):
+    __slots__ = ("region_error", "error", "lock_ttl", "commit_version", "action", "lock_info")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    LOCK_TTL_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    ACTION_FIELD_NUMBER: _ClassVar[int]
+    LOCK_INFO_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    error: KeyError
+    lock_ttl: int
+    commit_version: int
+    action: Action
+    lock_info: LockInfo
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ..., lock_ttl: _Optional[int] = ..., commit_version: _Optional[int] = ..., action: _Optional[_Union[Action, str]] = ..., lock_info: _Optional[_Union[LockInfo, _Mapping]] = ...) -> None: ...
+
+class CheckSecondaryLocksRequest(_message.Message):
+    __slots__ = ("context", "keys", "start_version")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    START_VERSION_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    start_version: int
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., keys: _Optional[_Iterable[bytes]] = ..., start_version: _Optional[int] = ...) -> None: ...
+
+class CheckSecondaryLocksResponse(_message.Message):
+    __slots__ = ("region_error", "error", "locks", "commit_ts")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    LOCKS_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    error: KeyError
+    locks: _containers.RepeatedCompositeFieldContainer[LockInfo]
+    commit_ts: int
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ..., locks: _Optional[_Iterable[_Union[LockInfo, _Mapping]]] = ..., commit_ts: _Optional[int] = ...) -> None: ...
+
+class ResolveLockRequest(_message.Message):
+    __slots__ = ("context", "start_version", "commit_version", "keys")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    START_VERSION_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    start_version: int
+    commit_version: int
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., start_version: _Optional[int] = ..., commit_version: _Optional[int] = ..., keys: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class ResolveLockResponse(_message.Message):
+    __slots__ = ("region_error", "error")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    error: KeyError
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ...) -> None: ...
+
+class ReadIndexRequest(_message.Message):
+    __slots__ = ("context", "start_ts", "ranges")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    START_TS_FIELD_NUMBER: _ClassVar[int]
+    RANGES_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    start_ts: int
+    ranges: _containers.RepeatedCompositeFieldContainer[KeyRange]
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., start_ts: _Optional[int] = ..., ranges: _Optional[_Iterable[_Union[KeyRange, _Mapping]]] = ...) -> None: ...
+
+class ReadIndexResponse(_message.Message):
+    __slots__ = ("region_error", "read_index", "locked")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    READ_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LOCKED_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    read_index: int
+    locked: LockInfo
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., read_index: _Optional[int] = ..., locked: _Optional[_Union[LockInfo, _Mapping]] = ...) -> None: ...
+
+class MvccGetByKeyRequest(_message.Message):
+    __slots__ = ("context", "key")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    key: bytes
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., key: _Optional[bytes] = ...) -> None: ...
+
+class MvccWrite(_message.Message):
+    __slots__ = ("type", "start_ts", "commit_ts", "short_value", "has_overlapped_rollback", "has_gc_fence", "gc_fence")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    START_TS_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    SHORT_VALUE_FIELD_NUMBER: _ClassVar[int]
+    HAS_OVERLAPPED_ROLLBACK_FIELD_NUMBER: _ClassVar[int]
+    HAS_GC_FENCE_FIELD_NUMBER: _ClassVar[int]
+    GC_FENCE_FIELD_NUMBER: _ClassVar[int]
+    type: Op
+    start_ts: int
+    commit_ts: int
+    short_value: bytes
+    has_overlapped_rollback: bool
+    has_gc_fence: bool
+    gc_fence: int
+    def __init__(self, type: _Optional[_Union[Op, str]] = ..., start_ts: _Optional[int] = ..., commit_ts: _Optional[int] = ..., short_value: _Optional[bytes] = ..., has_overlapped_rollback: _Optional[bool] = ..., has_gc_fence: _Optional[bool] = ..., gc_fence: _Optional[int] = ...) -> None: ...
+
+class MvccValue(_message.Message):
+    __slots__ = ("start_ts", "value")
+    START_TS_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    start_ts: int
+    value: bytes
+    def __init__(self, start_ts: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class MvccLock(_message.Message):
+    __slots__ = ("type", "start_ts")
+    TYPE_FIELD_NUMBER: _ClassVar[int]
+    START_TS_FIELD_NUMBER: _ClassVar[int]
+    type: Op
+    start_ts: int
+    def __init__(self, type: _Optional[_Union[Op, str]] = ..., start_ts: _Optional[int] = ...) -> None: ...
+
+class MvccInfo(_message.Message):
+    __slots__ = ("lock", "writes", "values")
+    LOCK_FIELD_NUMBER: _ClassVar[int]
+    WRITES_FIELD_NUMBER: _ClassVar[int]
+    VALUES_FIELD_NUMBER: _ClassVar[int]
+    lock: MvccLock
+    writes: _containers.RepeatedCompositeFieldContainer[MvccWrite]
+    values: _containers.RepeatedCompositeFieldContainer[MvccValue]
+    def __init__(self, lock: _Optional[_Union[MvccLock, _Mapping]] = ..., writes: _Optional[_Iterable[_Union[MvccWrite, _Mapping]]] = ..., values: _Optional[_Iterable[_Union[MvccValue, _Mapping]]] = ...) -> None: ...
+
+class MvccGetByKeyResponse(_message.Message):
+    __slots__ = ("region_error", "error", "info")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    INFO_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    error: str
+    info: MvccInfo
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., error: _Optional[str] = ..., info: _Optional[_Union[MvccInfo, _Mapping]] = ...) -> None: ...
+
+class Mutation(_message.Message):
+    __slots__ = ("op", "key", "value")
+    OP_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    op: Op
+    key: bytes
+    value: bytes
+    def __init__(self, op: _Optional[_Union[Op, str]] = ..., key: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class PrewriteRequest(_message.Message):
+    __slots__ = ("context", "mutations", "primary_lock", "start_version", "lock_ttl", "txn_size", "for_update_ts", "min_commit_ts", "use_async_commit", "secondaries")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    MUTATIONS_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_LOCK_FIELD_NUMBER: _ClassVar[int]
+    START_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LOCK_TTL_FIELD_NUMBER: _ClassVar[int]
+    TXN_SIZE_FIELD_NUMBER: _ClassVar[int]
+    FOR_UPDATE_TS_FIELD_NUMBER: _ClassVar[int]
+    MIN_COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    USE_ASYNC_COMMIT_FIELD_NUMBER: _ClassVar[int]
+    SECONDARIES_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    mutations: _containers.RepeatedCompositeFieldContainer[Mutation]
+    primary_lock: bytes
+    start_version: int
+    lock_ttl: int
+    txn_size: int
+    for_update_ts: int
+    min_commit_ts: int
+    use_async_commit: bool
+    secondaries: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., mutations: _Optional[_Iterable[_Union[Mutation, _Mapping]]] = ..., primary_lock: _Optional[bytes] = ..., start_version: _Optional[int] = ..., lock_ttl: _Optional[int] = ..., txn_size: _Optional[int] = ..., for_update_ts: _Optional[int] = ..., min_commit_ts: _Optional[int] = ..., use_async_commit: _Optional[bool] = ..., secondaries: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class PrewriteResponse(_message.Message):
+    __slots__ = ("region_error", "errors", "min_commit_ts")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    MIN_COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    errors: _containers.RepeatedCompositeFieldContainer[KeyError]
+    min_commit_ts: int
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., errors: _Optional[_Iterable[_Union[KeyError, _Mapping]]] = ..., min_commit_ts: _Optional[int] = ...) -> None: ...
+
+class CommitRequest(_message.Message):
+    __slots__ = ("context", "start_version", "keys", "commit_version")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    START_VERSION_FIELD_NUMBER: _ClassVar[int]
+    KEYS_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    start_version: int
+    keys: _containers.RepeatedScalarFieldContainer[bytes]
+    commit_version: int
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., start_version: _Optional[int] = ..., keys: _Optional[_Iterable[bytes]] = ..., commit_version: _Optional[int] = ...) -> None: ...
+
+class CommitResponse(_message.Message):
+    __slots__ = ("region_error", "error", "commit_version")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_VERSION_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    error: KeyError
+    commit_version: int
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ..., commit_version: _Optional[int] = ...) -> None: ...
+
+class PessimisticLockRequest(_message.Message):
+    __slots__ = ("context", "mutations", "primary_lock", "start_version", "lock_ttl", "for_update_ts")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    MUTATIONS_FIELD_NUMBER: _ClassVar[int]
+    PRIMARY_LOCK_FIELD_NUMBER: _ClassVar[int]
+    START_VERSION_FIELD_NUMBER: _ClassVar[int]
+    LOCK_TTL_FIELD_NUMBER: _ClassVar[int]
+    FOR_UPDATE_TS_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    mutations: _containers.RepeatedCompositeFieldContainer[Mutation]
+    primary_lock: bytes
+    start_version: int
+    lock_ttl: int
+    for_update_ts: int
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., mutations: _Optional[_Iterable[_Union[Mutation, _Mapping]]] = ..., primary_lock: _Optional[bytes] = ..., start_version: _Optional[int] = ..., lock_ttl: _Optional[int] = ..., for_update_ts: _Optional[int] = ...) -> None: ...
+
+class PessimisticLockResponse(_message.Message):
+    __slots__ = ("region_error", "errors")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    ERRORS_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    errors: _containers.RepeatedCompositeFieldContainer[KeyError]
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., errors: _Optional[_Iterable[_Union[KeyError, _Mapping]]] = ...) -> None: ...
+
+class SplitRegionRequest(_message.Message):
+    __slots__ = ("context", "split_keys")
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_KEYS_FIELD_NUMBER: _ClassVar[int]
+    context: Context
+    split_keys: _containers.RepeatedScalarFieldContainer[bytes]
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., split_keys: _Optional[_Iterable[bytes]] = ...) -> None: ...
+
+class SplitRegionResponse(_message.Message):
+    __slots__ = ("region_error", "regions")
+    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    region_error: _errorpb_pb2.Error
+    regions: _containers.RepeatedCompositeFieldContainer[_metapb_pb2.Region]
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., regions: _Optional[_Iterable[_Union[_metapb_pb2.Region, _Mapping]]] = ...) -> None: ...

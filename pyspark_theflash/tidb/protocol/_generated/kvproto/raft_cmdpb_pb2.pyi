@@ -1,0 +1,268 @@
+from pyspark_theflash.tidb.protocol._generated.kvproto import import_sstpb_pb2 as _import_sstpb_pb2
+from pyspark_theflash.tidb.protocol._generated.kvproto import metapb_pb2 as _metapb_pb2
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class CmdType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    Invalid: _ClassVar[CmdType]
+    Get: _ClassVar[CmdType]
+    Put: _ClassVar[CmdType]
+    Delete: _ClassVar[CmdType]
+    Snap: _ClassVar[CmdType]
+    Prewrite: _ClassVar[CmdType]
+    DeleteRange: _ClassVar[CmdType]
+    IngestSST: _ClassVar[CmdType]
+    ReadIndex: _ClassVar[CmdType]
+
+class AdminCmdType(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    InvalidAdmin: _ClassVar[AdminCmdType]
+    ChangePeer: _ClassVar[AdminCmdType]
+    Split: _ClassVar[AdminCmdType]
+    CompactLog: _ClassVar[AdminCmdType]
+    TransferLeader: _ClassVar[AdminCmdType]
+    ComputeHash: _ClassVar[AdminCmdType]
+    VerifyHash: _ClassVar[AdminCmdType]
+    PrepareMerge: _ClassVar[AdminCmdType]
+    CommitMerge: _ClassVar[AdminCmdType]
+    RollbackMerge: _ClassVar[AdminCmdType]
+    BatchSplit: _ClassVar[AdminCmdType]
+    ChangePeerV2: _ClassVar[AdminCmdType]
+    PrepareFlashback: _ClassVar[AdminCmdType]
+    FinishFlashback: _ClassVar[AdminCmdType]
+    BatchSwitchWitness: _ClassVar[AdminCmdType]
+    UpdateGcPeer: _ClassVar[AdminCmdType]
+Invalid: CmdType
+Get: CmdType
+Put: CmdType
+Delete: CmdType
+Snap: CmdType
+Prewrite: CmdType
+DeleteRange: CmdType
+IngestSST: CmdType
+ReadIndex: CmdType
+InvalidAdmin: AdminCmdType
+ChangePeer: AdminCmdType
+Split: AdminCmdType
+CompactLog: AdminCmdType
+TransferLeader: AdminCmdType
+ComputeHash: AdminCmdType
+VerifyHash: AdminCmdType
+PrepareMerge: AdminCmdType
+CommitMerge: AdminCmdType
+RollbackMerge: AdminCmdType
+BatchSplit: AdminCmdType
+ChangePeerV2: AdminCmdType
+PrepareFlashback: AdminCmdType
+FinishFlashback: AdminCmdType
+BatchSwitchWitness: AdminCmdType
+UpdateGcPeer: AdminCmdType
+
+class PutRequest(_message.Message):
+    __slots__ = ("cf", "key", "value")
+    CF_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    cf: str
+    key: bytes
+    value: bytes
+    def __init__(self, cf: _Optional[str] = ..., key: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class DeleteRequest(_message.Message):
+    __slots__ = ("cf", "key")
+    CF_FIELD_NUMBER: _ClassVar[int]
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    cf: str
+    key: bytes
+    def __init__(self, cf: _Optional[str] = ..., key: _Optional[bytes] = ...) -> None: ...
+
+class DeleteRangeRequest(_message.Message):
+    __slots__ = ("cf", "start_key", "end_key", "notify_only")
+    CF_FIELD_NUMBER: _ClassVar[int]
+    START_KEY_FIELD_NUMBER: _ClassVar[int]
+    END_KEY_FIELD_NUMBER: _ClassVar[int]
+    NOTIFY_ONLY_FIELD_NUMBER: _ClassVar[int]
+    cf: str
+    start_key: bytes
+    end_key: bytes
+    notify_only: bool
+    def __init__(self, cf: _Optional[str] = ..., start_key: _Optional[bytes] = ..., end_key: _Optional[bytes] = ..., notify_only: _Optional[bool] = ...) -> None: ...
+
+class IngestSSTRequest(_message.Message):
+    __slots__ = ("sst",)
+    SST_FIELD_NUMBER: _ClassVar[int]
+    sst: _import_sstpb_pb2.SSTMeta
+    def __init__(self, sst: _Optional[_Union[_import_sstpb_pb2.SSTMeta, _Mapping]] = ...) -> None: ...
+
+class Request(_message.Message):
+    __slots__ = ("cmd_type", "put", "delete", "delete_range", "ingest_sst")
+    CMD_TYPE_FIELD_NUMBER: _ClassVar[int]
+    PUT_FIELD_NUMBER: _ClassVar[int]
+    DELETE_FIELD_NUMBER: _ClassVar[int]
+    DELETE_RANGE_FIELD_NUMBER: _ClassVar[int]
+    INGEST_SST_FIELD_NUMBER: _ClassVar[int]
+    cmd_type: CmdType
+    put: PutRequest
+    delete: DeleteRequest
+    delete_range: DeleteRangeRequest
+    ingest_sst: IngestSSTRequest
+    def __init__(self, cmd_type: _Optional[_Union[CmdType, str]] = ..., put: _Optional[_Union[PutRequest, _Mapping]] = ..., delete: _Optional[_Union[DeleteRequest, _Mapping]] = ..., delete_range: _Optional[_Union[DeleteRangeRequest, _Mapping]] = ..., ingest_sst: _Optional[_Union[IngestSSTRequest, _Mapping]] = ...) -> None: ...
+
+class ChangePeerRequest(_message.Message):
+    __slots__ = ("peer",)
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    peer: _metapb_pb2.Peer
+    def __init__(self, peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ...) -> None: ...
+
+class ChangePeerResponse(_message.Message):
+    __slots__ = ("region",)
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    region: _metapb_pb2.Region
+    def __init__(self, region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ...) -> None: ...
+
+class ChangePeerV2Request(_message.Message):
+    __slots__ = ("changes",)
+    CHANGES_FIELD_NUMBER: _ClassVar[int]
+    changes: _containers.RepeatedCompositeFieldContainer[ChangePeerRequest]
+    def __init__(self, changes: _Optional[_Iterable[_Union[ChangePeerRequest, _Mapping]]] = ...) -> None: ...
+
+class ChangePeerV2Response(_message.Message):
+    __slots__ = ("region",)
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    region: _metapb_pb2.Region
+    def __init__(self, region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ...) -> None: ...
+
+class SplitRequest(_message.Message):
+    __slots__ = ("split_key", "new_region_id", "new_peer_ids", "right_derive")
+    SPLIT_KEY_FIELD_NUMBER: _ClassVar[int]
+    NEW_REGION_ID_FIELD_NUMBER: _ClassVar[int]
+    NEW_PEER_IDS_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_DERIVE_FIELD_NUMBER: _ClassVar[int]
+    split_key: bytes
+    new_region_id: int
+    new_peer_ids: _containers.RepeatedScalarFieldContainer[int]
+    right_derive: bool
+    def __init__(self, split_key: _Optional[bytes] = ..., new_region_id: _Optional[int] = ..., new_peer_ids: _Optional[_Iterable[int]] = ..., right_derive: _Optional[bool] = ...) -> None: ...
+
+class SplitResponse(_message.Message):
+    __slots__ = ("left", "right")
+    LEFT_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_FIELD_NUMBER: _ClassVar[int]
+    left: _metapb_pb2.Region
+    right: _metapb_pb2.Region
+    def __init__(self, left: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., right: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ...) -> None: ...
+
+class BatchSplitRequest(_message.Message):
+    __slots__ = ("requests", "right_derive")
+    REQUESTS_FIELD_NUMBER: _ClassVar[int]
+    RIGHT_DERIVE_FIELD_NUMBER: _ClassVar[int]
+    requests: _containers.RepeatedCompositeFieldContainer[SplitRequest]
+    right_derive: bool
+    def __init__(self, requests: _Optional[_Iterable[_Union[SplitRequest, _Mapping]]] = ..., right_derive: _Optional[bool] = ...) -> None: ...
+
+class BatchSplitResponse(_message.Message):
+    __slots__ = ("regions",)
+    REGIONS_FIELD_NUMBER: _ClassVar[int]
+    regions: _containers.RepeatedCompositeFieldContainer[_metapb_pb2.Region]
+    def __init__(self, regions: _Optional[_Iterable[_Union[_metapb_pb2.Region, _Mapping]]] = ...) -> None: ...
+
+class CompactLogRequest(_message.Message):
+    __slots__ = ("compact_index", "compact_term")
+    COMPACT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    COMPACT_TERM_FIELD_NUMBER: _ClassVar[int]
+    compact_index: int
+    compact_term: int
+    def __init__(self, compact_index: _Optional[int] = ..., compact_term: _Optional[int] = ...) -> None: ...
+
+class TransferLeaderRequest(_message.Message):
+    __slots__ = ("peer",)
+    PEER_FIELD_NUMBER: _ClassVar[int]
+    peer: _metapb_pb2.Peer
+    def __init__(self, peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ...) -> None: ...
+
+class ComputeHashRequest(_message.Message):
+    __slots__ = ("context",)
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    context: bytes
+    def __init__(self, context: _Optional[bytes] = ...) -> None: ...
+
+class VerifyHashRequest(_message.Message):
+    __slots__ = ("index", "hash", "context")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    HASH_FIELD_NUMBER: _ClassVar[int]
+    CONTEXT_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    hash: bytes
+    context: bytes
+    def __init__(self, index: _Optional[int] = ..., hash: _Optional[bytes] = ..., context: _Optional[bytes] = ...) -> None: ...
+
+class PrepareMergeRequest(_message.Message):
+    __slots__ = ("min_index", "target")
+    MIN_INDEX_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    min_index: int
+    target: _metapb_pb2.Region
+    def __init__(self, min_index: _Optional[int] = ..., target: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ...) -> None: ...
+
+class CommitMergeRequest(_message.Message):
+    __slots__ = ("source", "commit")
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    source: _metapb_pb2.Region
+    commit: int
+    def __init__(self, source: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., commit: _Optional[int] = ...) -> None: ...
+
+class RollbackMergeRequest(_message.Message):
+    __slots__ = ("commit",)
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    commit: int
+    def __init__(self, commit: _Optional[int] = ...) -> None: ...
+
+class AdminRequest(_message.Message):
+    __slots__ = ("cmd_type", "change_peer", "split", "compact_log", "transfer_leader", "verify_hash", "prepare_merge", "commit_merge", "rollback_merge", "splits", "change_peer_v2", "compute_hash")
+    CMD_TYPE_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_PEER_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    COMPACT_LOG_FIELD_NUMBER: _ClassVar[int]
+    TRANSFER_LEADER_FIELD_NUMBER: _ClassVar[int]
+    VERIFY_HASH_FIELD_NUMBER: _ClassVar[int]
+    PREPARE_MERGE_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_MERGE_FIELD_NUMBER: _ClassVar[int]
+    ROLLBACK_MERGE_FIELD_NUMBER: _ClassVar[int]
+    SPLITS_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_PEER_V2_FIELD_NUMBER: _ClassVar[int]
+    COMPUTE_HASH_FIELD_NUMBER: _ClassVar[int]
+    cmd_type: AdminCmdType
+    change_peer: ChangePeerRequest
+    split: SplitRequest
+    compact_log: CompactLogRequest
+    transfer_leader: TransferLeaderRequest
+    verify_hash: VerifyHashRequest
+    prepare_merge: PrepareMergeRequest
+    commit_merge: CommitMergeRequest
+    rollback_merge: RollbackMergeRequest
+    splits: BatchSplitRequest
+    change_peer_v2: ChangePeerV2Request
+    compute_hash: ComputeHashRequest
+    def __init__(self, cmd_type: _Optional[_Union[AdminCmdType, str]] = ..., change_peer: _Optional[_Union[ChangePeerRequest, _Mapping]] = ..., split: _Optional[_Union[SplitRequest, _Mapping]] = ..., compact_log: _Optional[_Union[CompactLogRequest, _Mapping]] = ..., transfer_leader: _Optional[_Union[TransferLeaderRequest, _Mapping]] = ..., verify_hash: _Optional[_Union[VerifyHashRequest, _Mapping]] = ..., prepare_merge: _Optional[_Union[PrepareMergeRequest, _Mapping]] = ..., commit_merge: _Optional[_Union[CommitMergeRequest, _Mapping]] = ..., rollback_merge: _Optional[_Union[RollbackMergeRequest, _Mapping]] = ..., splits: _Optional[_Union[BatchSplitRequest, _Mapping]] = ..., change_peer_v2: _Optional[_Union[ChangePeerV2Request, _Mapping]] = ..., compute_hash: _Optional[_Union[ComputeHashRequest, _Mapping]] = ...) -> None: ...
+
+class AdminResponse(_message.Message):
+    __slots__ = ("cmd_type", "change_peer", "split", "splits", "change_peer_v2")
+    CMD_TYPE_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_PEER_FIELD_NUMBER: _ClassVar[int]
+    SPLIT_FIELD_NUMBER: _ClassVar[int]
+    SPLITS_FIELD_NUMBER: _ClassVar[int]
+    CHANGE_PEER_V2_FIELD_NUMBER: _ClassVar[int]
+    cmd_type: AdminCmdType
+    change_peer: ChangePeerResponse
+    split: SplitResponse
+    splits: BatchSplitResponse
+    change_peer_v2: ChangePeerV2Response
+    def __init__(self, cmd_type: _Optional[_Union[AdminCmdType, str]] = ..., change_peer: _Optional[_Union[ChangePeerResponse, _Mapping]] = ..., split: _Optional[_Union[SplitResponse, _Mapping]] = ..., splits: _Optional[_Union[BatchSplitResponse, _Mapping]] = ..., change_peer_v2: _Optional[_Union[ChangePeerV2Response, _Mapping]] = ...) -> None: ...

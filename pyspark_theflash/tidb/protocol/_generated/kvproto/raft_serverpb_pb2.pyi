@@ -1,0 +1,71 @@
+from pyspark_theflash.tidb.protocol._generated.kvproto import metapb_pb2 as _metapb_pb2
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+
+class PeerState(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = ()
+    Normal: _ClassVar[PeerState]
+    Applying: _ClassVar[PeerState]
+    Tombstone: _ClassVar[PeerState]
+    Merging: _ClassVar[PeerState]
+    Unavailable: _ClassVar[PeerState]
+Normal: PeerState
+Applying: PeerState
+Tombstone: PeerState
+Merging: PeerState
+Unavailable: PeerState
+
+class RaftTruncatedState(_message.Message):
+    __slots__ = ("index", "term")
+    INDEX_FIELD_NUMBER: _ClassVar[int]
+    TERM_FIELD_NUMBER: _ClassVar[int]
+    index: int
+    term: int
+    def __init__(self, index: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
+
+class KeyValue(_message.Message):
+    __slots__ = ("key", "value")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    VALUE_FIELD_NUMBER: _ClassVar[int]
+    key: bytes
+    value: bytes
+    def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
+
+class RaftApplyState(_message.Message):
+    __slots__ = ("applied_index", "last_commit_index", "commit_index", "commit_term", "truncated_state")
+    APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
+    LAST_COMMIT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_INDEX_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_TERM_FIELD_NUMBER: _ClassVar[int]
+    TRUNCATED_STATE_FIELD_NUMBER: _ClassVar[int]
+    applied_index: int
+    last_commit_index: int
+    commit_index: int
+    commit_term: int
+    truncated_state: RaftTruncatedState
+    def __init__(self, applied_index: _Optional[int] = ..., last_commit_index: _Optional[int] = ..., commit_index: _Optional[int] = ..., commit_term: _Optional[int] = ..., truncated_state: _Optional[_Union[RaftTruncatedState, _Mapping]] = ...) -> None: ...
+
+class MergeState(_message.Message):
+    __slots__ = ("min_index", "target", "commit")
+    MIN_INDEX_FIELD_NUMBER: _ClassVar[int]
+    TARGET_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FIELD_NUMBER: _ClassVar[int]
+    min_index: int
+    target: _metapb_pb2.Region
+    commit: int
+    def __init__(self, min_index: _Optional[int] = ..., target: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., commit: _Optional[int] = ...) -> None: ...
+
+class RegionLocalState(_message.Message):
+    __slots__ = ("state", "region", "merge_state")
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    REGION_FIELD_NUMBER: _ClassVar[int]
+    MERGE_STATE_FIELD_NUMBER: _ClassVar[int]
+    state: PeerState
+    region: _metapb_pb2.Region
+    merge_state: MergeState
+    def __init__(self, state: _Optional[_Union[PeerState, str]] = ..., region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., merge_state: _Optional[_Union[MergeState, _Mapping]] = ...) -> None: ...

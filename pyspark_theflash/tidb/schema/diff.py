@@ -1,0 +1,88 @@
+"""SchemaDiff: what TiDB writes beside each schema version, to say which tables it changed.
+
+One transaction writes it together with the tables, so its commit is the moment of the change:
+
+    version V raised (commit c1)  <  Diff:V, DB:x/Table:y, DDL binlog, all in one commit c2
+
+A version without a SchemaDiff is one whose transaction has not committed yet, or never will. As in
+TiDB's `parser/model/ddl.go` and `updateSchemaVersion` in `ddl/ddl_worker.go`.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Final, TypeAlias
+
+from pyspark_theflash.base.types import SchemaVersion, TableID, TimeStamp
+from pyspark_theflash.tidb.codec.document import load
+from pyspark_theflash.tidb.schema.meta_key import MetaWrite
+
+
+class Action(IntEnum):
+    """Some kinds of DDL: of whole databases, those that drop, those that rewrite rows."""
+
+    CREATE_DATABASE = 1
+    DROP_DATABASE = 2
+    DROP_TABLE = 4
+    MODIFY_COLUMN = 12
+    DROP_VIEW = 24
+    DROP_SEQUENCE = 36
+    MULTI = 61
+    RECOVER_DATABASE = 63
+    REORGANIZE_PARTITION = 64
+
+
+_DROPS: Final = (Action.DROP_TABLE, Action.DROP_VIEW, Action.DROP_SEQUENCE)
+Place: TypeAlias = tuple[int, TableID]
+"""Where a table is: its database's id and its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaDiff:
+    """What one schema version changed, by a transaction of `start_ts` and `commit_ts`.
+
+    `places` are those of the tables that changed. `left` are those where in the end none is: of
+    dropped tables, of truncated ones, which go on under another id, of ones that move to another
+    database. The tables of a dropped database are not named. With `rebuilds_all`, everything may
+    have changed.
+    """
+
+    version: SchemaVersion
+    action: int
+    database_id: int
+    places: frozenset[Place]
+    left: frozenset[Place]
+    rebuilds_all: bool
+    start_ts: TimeStamp
+    commit_ts: TimeStamp
+
+
+def parse_diff(version: SchemaVersion, write: MetaWrite) -> SchemaDiff:
+    """Raises one of `SHAPE_ERRORS` for anything but a SchemaDiff."""
+    diff = load(write.value or b"")
+    action = int(diff["type"])
+    places: set[Place] = set()
+    left: set[Place] = set()
+    for change in (diff, *(diff.get("affected_options") or ())):
+        database_id, table_id = int(change.get("schema_id") or 0), int(change.get("table_id") or 0)
+        old_database_id = int(change.get("old_schema_id") or 0) or database_id
+        old_table_id = int(change.get("old_table_id") or 0) or table_id
+        place = database_id, TableID(table_id)
+        old_place = old_database_id, TableID(old_table_id)
+        (left if action in _DROPS else places).add(place)
+        if old_place != place:
+            left.add(old_place)
+    return SchemaDiff(
+        version,
+        action,
+        int(diff["schema_id"]),
+        _with_key(places),
+        _with_key(left),
+        bool(diff.get("regenerate_schema_map")),
+        write.start_ts,
+        write.commit_ts,
+    )
+
+
+def _with_key(places: set[Place]) -> frozenset[Place]:
+    """Without partitions, which come as tables of no database, and changes of no table."""
+    return frozenset(place for place in places if min(place) > 0)

@@ -1,0 +1,402 @@
+"""A store that learns TiKV's regions: commands and snapshots in, answers out, rows to the engine.
+
+    learner = Learner(SameThread(engine), schema, clock)
+    answers = learner.apply(batch)         commands, in the order they come
+    learner.install(builder.finish())      a region's snapshot
+    learner.tick()                         often: writes out what is due
+
+Answers tell what is durable, not what is applied: whoever sends the commands keeps them up to
+there, and sends them again after a restart. A full disk, a full cache, a schema that does not reach
+far enough or that nobody can be asked for, and what is not supported may be tried again. After any
+other error the learner takes nothing more; opened anew on the same engine it goes on from what is
+durable.
+"""
+
+import logging
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, TypeVar
+
+from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.errors import (
+    CacheFullError,
+    CorruptionError,
+    InternalError,
+    NotCaughtUpError,
+    RaftCommandError,
+    RegionGapError,
+    SchemaOutdatedError,
+    ServiceUnavailableError,
+    StoreFullError,
+    TheFlashError,
+    UnsupportedError,
+)
+from pyspark_theflash.base.failpoint import fail_point
+from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.cluster.key_range import KeyRange, handle_bounds
+from pyspark_theflash.storage.engine.api import CompactionReport, Engine, Handle
+from pyspark_theflash.storage.mvcc.project import ScanColumn
+from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.tikv.command import Applied, Command, IngestFile, SnapshotHead
+from pyspark_theflash.tikv.flush import Also, Flusher, FlushLimits, Worker
+from pyspark_theflash.tikv.pending_records import PENDING_RECORD
+from pyspark_theflash.tikv.region import RegionState
+from pyspark_theflash.tikv.region_snapshot import Snapshot, missing_versions
+from pyspark_theflash.tikv.region_store import REGION_RECORD, Part, RegionStore
+from pyspark_theflash.tikv.request import FAMILIES, Family, sort_requests
+from pyspark_theflash.tikv.rows import by_table
+from pyspark_theflash.tikv.tables import SchemaAt, Tables
+from pyspark_theflash.tikv.versions import Versions
+from pyspark_theflash.tikv.wire import put_request
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+ColumnsOf: TypeAlias = Callable[[PhysicalTableID], Sequence[ScanColumn]]
+"""All columns that rows of a physical table have ever had."""
+_Bounds: TypeAlias = tuple[Handle | None, Handle | None]
+_NO_SCHEMA: Final = (
+    SchemaOutdatedError,
+    NotCaughtUpError,
+    RegionGapError,
+    ServiceUnavailableError,
+)
+_HARMLESS: Final = (StoreFullError, CacheFullError, UnsupportedError, *_NO_SCHEMA)
+
+
+class IngestSource(Protocol):
+    """Where the files of bulk loads are."""
+
+    def read(self, file: IngestFile) -> Iterable[tuple[bytes, bytes]]:
+        """The pairs of a file, keys as in raft commands: without RocksDB's `z`."""
+
+
+class NoFiles:
+    """No bulk load can be followed."""
+
+    def read(self, file: IngestFile) -> Iterable[tuple[bytes, bytes]]:
+        """Raises `UnsupportedError`."""
+        raise UnsupportedError("a bulk load's file", f"file {file.uuid.hex()}")
+
+
+class Learner:
+    """See the module. Commands and snapshots come from one thread at a time; reads from any."""
+
+    def __init__(
+        self,
+        worker: Worker,
+        schema: SchemaAt,
+        clock: Clock,
+        *,
+        limits: FlushLimits | None = None,
+        files: IngestSource | None = None,
+        also: Also = Change,
+        published: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Take up what is durable in the worker's engine.
+
+        `schema` is asked for definitions that reach a timestamp; `also` for what else is to be
+        published with the rows that were decoded under them, `published` told when it is.
+        """
+        self._worker, self._schema, self._clock = worker, schema, clock
+        self._limits, self._files = limits or FlushLimits(), files or NoFiles()
+        self._mutex = threading.RLock()
+        view = worker.run(lambda engine: engine.read([REGION_RECORD, PENDING_RECORD])).result()
+        self.store: Final = RegionStore.recover(view)
+        self.flusher: Final = Flusher(self.store, schema, also, published)
+        self._flushed_ms = clock.boottime_ms()
+        self._running: Future[bool] | None = None
+        self._broken: str | None = None
+        self._purged: int | None = None
+        """Up to which removal of a region the rows are gone from disk; None: nobody has looked."""
+
+    @property
+    def failure(self) -> str | None:
+        """Why it takes nothing more; None as long as it does."""
+        return self._broken
+
+    def apply(self, commands: Sequence[Command]) -> list[Applied]:
+        """Apply commands, and say how far their regions are durable.
+
+        Waits while the cache is full and the engine still takes something.
+
+        Raises:
+            CacheFullError: the cache is full of what the engine cannot take.
+            SchemaOutdatedError, StoreFullError: it cannot take it just now.
+            CodecError, CorruptionError, RaftCommandError: see `RegionStore.apply`.
+        """
+        with self._mutex:
+            self._check()
+            self._make_room()
+            self._apply(commands)
+            if any(c.must_sync for c in commands):
+                self.flush()
+            elif self.store.version_bytes >= self._limits.rows_bytes:
+                self._start_flush()
+            return self.store.answers(c.region_id for c in commands)
+
+    def install(self, snapshot: Snapshot) -> None:
+        """Put a region's snapshot in the place of what was there; durable when it returns.
+
+        One that is no newer than the region changes nothing.
+
+        Raises:
+            RaftCommandError: another region has some of its keys, and is not older.
+            SchemaOutdatedError, StoreFullError: as for `apply`.
+        """
+        with self._mutex:
+            self._check()
+            head = snapshot.head
+            known = self.store.region(head.region.id)
+            if known and known.applied.applied_index >= head.applied.applied_index:
+                # It may be here since a try whose publication failed.
+                self.flush()
+                return
+            covered = self._covered(head)
+            self.flush()
+            keys = KeyRange(head.region.start, head.region.end)
+            versions = self._replace(keys, snapshot.versions)
+            self._whole(lambda: self._take(snapshot, versions, covered))
+            self.flush()
+
+    def flush(self) -> None:
+        """Publish all that is applied; durable when it returns. Raises as `apply` does."""
+        with self._mutex:
+            self._check()
+            self._finish_flush()
+            self._result(self._worker.run(self.flusher.flush))
+            self._flushed_ms = self._clock.boottime_ms()
+
+    def tick(self) -> None:
+        """Begin to publish what has waited long enough. Raises what the last time has failed of."""
+        with self._mutex:
+            self._check()
+            if self._running is not None and self._running.done():
+                self._finish_flush()
+            waited_ms = self._clock.boottime_ms() - self._flushed_ms
+            if waited_ms >= self._limits.delay_ms and self.store.is_changed:
+                self._start_flush()
+
+    def compact(self, columns_of: ColumnsOf) -> None:
+        """Let the engine rewrite what was published since the last call into its fastest form."""
+        with self._mutex:
+            self._check()
+            self._finish_flush()
+            touched, self.flusher.touched = self.flusher.touched, set()
+            for physical_id in sorted(touched):
+                columns = columns_of(physical_id)
+                self._result(self._worker.run(_compaction(physical_id, columns)))
+
+    def purge_left(self, columns_of: Callable[[Tables], ColumnsOf]) -> None:
+        """Remove the rows of regions that have left from disk. Cheap where none has.
+
+        Where rows are stored that no region covers, it is published that their regions have left,
+        and only then they go: what a crash leaves is found again by looking at the regions. A
+        region that comes again brings all of its rows.
+        """
+        with self._mutex:
+            self._check()
+            removals = self.store.removals
+            if removals == self._purged:
+                return
+            self._finish_flush()
+            tables, left = self._schema(TimeStamp(0)), self.store.uncovered()
+            # What a flush that failed holds may have rows of them, and will be published.
+            if self.store.is_frozen or self._result(
+                self._worker.run(lambda engine: _has_rows(engine, tables, left))
+            ):
+                self.flush()
+                fail_point("kvstore.before_purge")
+                purge = partial(_purge, tables=tables, left=left, columns_of=columns_of(tables))
+                self._result(self._worker.run(purge))
+            self._purged = removals
+
+    def close(self) -> None:
+        """Publish what is applied, if possible, and let go of the engine."""
+        with self._mutex:
+            try:
+                if self._broken is None:
+                    self.flush()
+            finally:
+                self._worker.close()
+
+    # -- memory
+
+    def _make_room(self) -> None:
+        limit = self._limits.memory_bytes
+        if self.store.size_bytes < limit:
+            return
+        self.flush()
+        if self.store.size_bytes >= limit:
+            raise CacheFullError(self.store.size_bytes, limit)
+
+    def _start_flush(self) -> None:
+        if self._running is not None:
+            if not self._running.done():
+                return
+            self._finish_flush()
+        self._flushed_ms = self._clock.boottime_ms()
+        self._running = self._worker.run(self.flusher.flush)
+
+    def _finish_flush(self) -> None:
+        """Wait for the flush that is going on."""
+        running, self._running = self._running, None
+        if running is not None:
+            self._result(running)
+
+    # -- snapshots and ranges
+
+    def _covered(self, head: SnapshotHead) -> list[RegionID]:
+        """The regions whose place a snapshot takes."""
+        covered = []
+        region = head.region
+        for other in self.store.within(KeyRange(region.start, region.end)):
+            inside = region.start <= other.region.start and (
+                not region.end or (other.region.end and other.region.end <= region.end)
+            )
+            is_older = other.region.epoch.version < region.epoch.version
+            if other.id != region.id and not (inside and is_older):
+                reason = f"its snapshot has keys of region {other.id}"
+                raise RaftCommandError(region.id, head.applied.applied_index, reason)
+            covered.append(other.id)
+        return covered
+
+    def _replace(self, keys: KeyRange, versions: Sequence[Versions]) -> list[Versions]:
+        """Return what the engine lacks to answer as these versions do, once all is published."""
+        newest = max((int(v.commit_ts.max()) for v in versions if len(v)), default=0)
+        tables = self._schema(TimeStamp(newest))
+        by_id = dict(by_table(versions, tables))
+        return self._result(self._worker.run(lambda engine: _missing(engine, tables, keys, by_id)))
+
+    def _take(
+        self, snapshot: Snapshot, versions: Iterable[Versions], covered: Iterable[RegionID]
+    ) -> None:
+        head = snapshot.head
+        with self.store.mutex:
+            cache = self.store.cache
+            cache.cut(head.region.start, head.region.end)
+            for region_id in covered:
+                state = self.store.region(region_id)
+                if state is not None:
+                    cache.cut(state.region.start, state.region.end)
+            cache.adopt(snapshot.locks, snapshot.defaults, snapshot.orphans)
+            cache.add(versions)
+            self.store.install(RegionState(head.region, head.applied, head.peer), covered)
+
+    def _apply(self, commands: Sequence[Command]) -> None:
+        done = 0
+        while done < len(commands):
+            done += self._whole(partial(self.store.apply, commands[done:]))
+            if done < len(commands):
+                self._apply_more(commands[done])
+                done += 1
+
+    def _apply_more(self, command: Command) -> None:
+        """A command that asks for what takes the engine, or a file."""
+        if not self.store.is_new(command):
+            return
+        parts: list[Part] = []
+        for part in sort_requests(command.requests):
+            if isinstance(part, IngestFile):
+                pairs = self._files.read(part)
+                parts.append([put_request(part.cf, key, value) for key, value in pairs])
+            elif isinstance(part, list):
+                parts.append(part)
+            elif part.cf in FAMILIES:
+                parts.append(part)
+                if FAMILIES[part.cf] is Family.WRITE:
+                    if any(isinstance(each, list) for each in parts):
+                        where = f"region {command.region_id} index {command.index}"
+                        raise UnsupportedError("a command that puts and deletes a range", where)
+                    # What was applied before must be where the range is deleted.
+                    self.flush()
+                    parts += self._replace(KeyRange(part.start, part.end), [])
+        self._whole(lambda: self.store.apply_parts(command, parts))
+
+    # -- errors
+
+    def _check(self) -> None:
+        if self._broken is not None:
+            raise InternalError(f"the learner takes nothing more since: {self._broken}")
+
+    def _whole(self, change: Callable[[], T]) -> T:
+        """A change of what is in memory: after a failure nothing there is believed."""
+        try:
+            return change()
+        except BaseException as error:
+            self._broken = str(error) if isinstance(error, TheFlashError) else repr(error)
+            raise
+
+    def _result(self, future: "Future[T]") -> T:
+        try:
+            return future.result()
+        except _HARMLESS:
+            raise
+        except BaseException as error:
+            self._broken = str(error) if isinstance(error, TheFlashError) else repr(error)
+            raise
+
+
+def _compaction(
+    physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
+) -> Callable[[Engine], CompactionReport]:
+    return lambda engine: engine.compact(physical_id, columns)
+
+
+def _has_rows(engine: Engine, tables: Tables, left: Sequence[KeyRange]) -> bool:
+    """Whether the engine has rows in ranges that no region covers, as far as they can be read."""
+    view = engine.read([])
+    try:
+        return any(
+            batch.num_rows
+            for physical_id, bounds in _stored_in(engine, tables, left)
+            for batch in engine.keys(view, physical_id, *bounds)
+        )
+    except CorruptionError:
+        return True
+
+
+def _purge(engine: Engine, tables: Tables, left: Sequence[KeyRange], columns_of: ColumnsOf) -> None:
+    """Remove what the engine has in ranges that no region covers."""
+    for physical_id, bounds in _stored_in(engine, tables, left):
+        _purge_one(engine, physical_id, bounds, columns_of(physical_id))
+        fail_point("kvstore.after_purge")
+
+
+def _stored_in(
+    engine: Engine, tables: Tables, ranges: Iterable[KeyRange]
+) -> Iterator[tuple[PhysicalTableID, _Bounds]]:
+    """The parts of stored tables that lie in ranges, as bounds of handles."""
+    stored = set(engine.tables(engine.read([])))
+    for keys in ranges:
+        for physical_id in sorted(stored.intersection(tables.within(keys))):
+            bounds = handle_bounds(physical_id, keys, is_common=tables.is_common(physical_id))
+            if bounds is not None:
+                yield physical_id, bounds
+
+
+def _purge_one(
+    engine: Engine, physical_id: PhysicalTableID, bounds: _Bounds, columns: Sequence[ScanColumn]
+) -> None:
+    try:
+        engine.purge_range(physical_id, *bounds, columns)
+    except CorruptionError as error:
+        # Nobody reads these rows, and the others are no worse off.
+        _log.warning("not purged: physical_table=%d: %s", physical_id, error)
+
+
+def _missing(
+    engine: Engine, tables: Tables, keys: KeyRange, by_id: Mapping[PhysicalTableID, Versions]
+) -> list[Versions]:
+    """Return what the engine lacks to answer, in a range, as these versions do."""
+    view = engine.read([])
+    found: list[Versions] = []
+    for physical_id in sorted({*tables.within(keys), *by_id}):
+        bounds = handle_bounds(physical_id, keys, is_common=tables.is_common(physical_id))
+        if bounds is not None:
+            stored = list(engine.keys(view, physical_id, *bounds))
+            found += missing_versions(physical_id, by_id.get(physical_id), stored)
+    return found

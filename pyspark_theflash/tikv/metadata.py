@@ -1,0 +1,89 @@
+"""Rows of `table$raft` and `table$locks`: regions in memory, and locks on a table's rows."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
+
+from pyspark_theflash.base.types import PhysicalTableID, RegionID
+from pyspark_theflash.cluster.key_range import KeyRange, handle_bounds, record_range
+from pyspark_theflash.cluster.lock import Lock, decode_lock
+from pyspark_theflash.read.plan.metadata import handle_text, partitions_of, time_value
+from pyspark_theflash.tidb.codec.bytes import decode_bytes
+from pyspark_theflash.tidb.codec.key import RawKey, decode_record_key, table_of
+from pyspark_theflash.tidb.schema.model import TableInfo
+from pyspark_theflash.tikv.region import RegionState
+from pyspark_theflash.tikv.region_store import RegionStore
+
+
+def regions_of(store: RegionStore, physical_id: PhysicalTableID) -> list[tuple[RegionState, int]]:
+    """The regions that have rows of a table, in key order, and up to where each is durable."""
+    with store.mutex:
+        found = store.within(record_range(physical_id))
+        durable = store.answers(state.id for state in found)
+    return [
+        (state, answer.state.applied_index if answer.state else 0)
+        for state, answer in zip(found, durable, strict=True)
+    ]
+
+
+def locks_of(
+    store: RegionStore, physical_id: PhysicalTableID
+) -> list[tuple[Lock, RegionID | None]]:
+    """The locks on rows of a table, in key order, and the region of each."""
+    keys = record_range(physical_id)
+    with store.mutex:
+        regions = [state.region for state in store.within(keys)]
+        held = list(store.cache.locks.within(keys.start, keys.end))
+    found = []
+    for key, value in sorted(held):
+        region_id = next((region.id for region in regions if region.contains(key)), None)
+        found.append((decode_lock(RawKey(decode_bytes(key)[0]), value), region_id))
+    return found
+
+
+def raft_rows(store: RegionStore, table: TableInfo) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of `table$raft`."""
+    for name, physical_id in partitions_of(table):
+        for state, durable in regions_of(store, physical_id):
+            region, applied, peer = state.region, state.applied, state.peer
+            keys = KeyRange(region.start, region.end)
+            bounds = handle_bounds(physical_id, keys, is_common=table.is_common_handle)
+            yield (
+                name,
+                physical_id,
+                state.id,
+                *map(handle_text, bounds or (None, None)),
+                region.epoch.conf_ver,
+                region.epoch.version,
+                state.state.name.lower(),
+                applied.applied_index,
+                durable,
+                *((peer.id, peer.store_id) if peer else (None, None)),
+            )
+
+
+def lock_rows(store: RegionStore, table: TableInfo) -> Iterator[tuple[Any, ...]]:
+    """Yield the rows of `table$locks`."""
+    for name, physical_id in partitions_of(table):
+        for lock, region_id in locks_of(store, physical_id):
+            yield (
+                name,
+                physical_id,
+                region_id,
+                handle_text(decode_record_key(lock.key).handle),
+                lock.kind.name.lower(),
+                lock.start_ts,
+                time_value(lock.start_ts),
+                lock.ttl_ms,
+                lock.for_update_ts or None,
+                lock.min_commit_ts or None,
+                int(lock.use_async_commit),
+                int(lock.primary == lock.key),
+                table_of(lock.primary),
+            )
+
+
+ROWS: Final[Mapping[str, Callable[[RegionStore, TableInfo], Iterator[tuple[Any, ...]]]]] = {
+    "raft": raft_rows,
+    "locks": lock_rows,
+}
+"""By the kind of metadata."""

@@ -1,0 +1,234 @@
+"""A region's snapshot: chunks in any order of column families, then versions, locks and long rows.
+
+A snapshot replaces what a replica has of a region's range. What the engine holds there need not be
+removed, for it is what was committed, as far as it was known; but three things keep it from being
+what the snapshot says, and are mended by versions that are written beside the snapshot's own:
+
+    the engine has the version               it is not written again
+    its newest put is not in the snapshot    it was superseded, and what superseded it was collected
+                                             as garbage: a delete right behind it. Reads that are
+                                             still allowed lie above both
+    a commit with a `gc_fence`               a delete at the fence, if no version is there: that is
+                                             what the fence says (see `write`)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pyspark_theflash.base.errors import CacheFullError, RaftCommandError
+from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
+from pyspark_theflash.cluster.write import Write, WriteKind
+from pyspark_theflash.storage.mvcc.choose import those_of
+from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, Op
+from pyspark_theflash.storage.mvcc.visibility import same_as_next
+from pyspark_theflash.tidb.codec.bytes import encode_bytes
+from pyspark_theflash.tidb.codec.key import encode_record_key
+from pyspark_theflash.tidb.codec.number import encode_uint_desc, encode_uvarint
+from pyspark_theflash.tikv.cache import Changes
+from pyspark_theflash.tikv.command import SnapshotHead
+from pyspark_theflash.tikv.request import FAMILIES, Family, decode_pairs, record_keys
+from pyspark_theflash.tikv.versions import (
+    TS_BYTES,
+    LongCommit,
+    Versions,
+    decode_commits,
+    versions_of,
+)
+from pyspark_theflash.tikv.wire import decode_snapshot_chunk
+
+SNAPSHOT_BYTES: Final = 1 << 30
+"""More than a region should ever have; TiKV splits them long before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A whole snapshot. `orphans` are commits whose rows are not in it."""
+
+    head: SnapshotHead
+    versions: Sequence[Versions]
+    locks: Changes = field(repr=False)
+    defaults: Changes = field(repr=False)
+    orphans: Changes = field(repr=False)
+
+
+class SnapshotBuilder:
+    """Takes the chunks of one snapshot."""
+
+    def __init__(self, limit_bytes: int = SNAPSHOT_BYTES) -> None:
+        self._limit_bytes, self._size_bytes = limit_bytes, 0
+        self._head: SnapshotHead | None = None
+        self._versions: list[Versions] = []
+        self._long: list[LongCommit] = []
+        self._fences: list[tuple[bytes, Write]] = []
+        self._locks: Changes = {}
+        self._defaults: Changes = {}
+
+    def add(self, chunk: bytes) -> None:
+        """The next chunk; the first one says what the snapshot is of.
+
+        Raises:
+            CodecError: a chunk, key or record that is none.
+            RaftCommandError: chunks in another order.
+            CacheFullError: more than may be held.
+        """
+        self._size_bytes += len(chunk)
+        if self._size_bytes > self._limit_bytes:
+            raise CacheFullError(self._size_bytes, self._limit_bytes)
+        found = decode_snapshot_chunk(chunk)
+        if isinstance(found, SnapshotHead):
+            if self._head is not None:
+                index = found.applied.applied_index
+                raise RaftCommandError(found.region.id, index, "a snapshot that begins twice")
+            self._head = found
+            return
+        if self._head is None:
+            raise RaftCommandError(0, 0, "a snapshot that does not say what it is of")
+        name, pairs = found
+        family = FAMILIES.get(name)
+        if family is not None and pairs:
+            self._add(family, pairs)
+
+    def _add(self, family: Family, pairs: Sequence[bytes]) -> None:
+        requests = decode_pairs(pairs, family)
+        rows = np.arange(len(pairs))
+        if family is Family.WRITE:
+            commits = decode_commits(requests, rows, self._is_version)
+            self._versions += commits.versions
+            self._long += commits.long
+            return
+        rows = record_keys(requests, rows).rows
+        entries = zip(requests.keys(rows), requests.values(rows), strict=True)
+        (self._locks if family is Family.LOCK else self._defaults).update(entries)
+
+    def _is_version(self, write_key: bytes, record: Write) -> bool:
+        if record.gc_fence:
+            self._fences.append((write_key, record))
+        return True
+
+    def finish(self) -> Snapshot:
+        """The snapshot, after its last chunk.
+
+        Raises:
+            RaftCommandError: there was no chunk.
+        """
+        if self._head is None:
+            raise RaftCommandError(0, 0, "a snapshot that does not say what it is of")
+        found = [c for c in self._long if c.key in self._defaults]
+        orphans = [c for c in self._long if c.key not in self._defaults]
+        held: Changes = {}
+        if orphans:
+            found = self._hold_back(found, orphans, held)
+        rows = [
+            (c.write_key, Write(WriteKind.PUT, c.start_ts), self._defaults.pop(c.key) or b"")
+            for c in found
+        ]
+        versions = [*self._versions, *versions_of(rows), *versions_of(list(self._at_fences()))]
+        return Snapshot(self._head, versions, self._locks, self._defaults, held)
+
+    def _at_fences(self) -> Iterator[tuple[bytes, Write, bytes]]:
+        """Deletes where fences are. Behind all others, so that a version that is there stays."""
+        for write_key, record in self._fences:
+            key = write_key[:-TS_BYTES] + encode_uint_desc(record.gc_fence or 0)
+            yield key, Write(WriteKind.DELETE, record.start_ts), b""
+
+    def _hold_back(
+        self, found: list[LongCommit], orphans: list[LongCommit], held: Changes
+    ) -> list[LongCommit]:
+        """Move orphans, and later commits of their rows, to `held`; returns what is left."""
+        first: dict[bytes, TimeStamp] = {}
+        for commit in orphans:
+            key = commit.write_key[:-TS_BYTES]
+            first[key] = min(first.get(key, commit.commit_ts), commit.commit_ts)
+            held[commit.write_key] = _record(WriteKind.PUT, commit.start_ts, None)
+        left = []
+        for commit in found:
+            if commit.commit_ts > first.get(commit.write_key[:-TS_BYTES], commit.commit_ts):
+                held[commit.write_key] = _record(WriteKind.PUT, commit.start_ts, None)
+            else:
+                left.append(commit)
+        self._versions = [_without(each, first, held) for each in self._versions]
+        return left
+
+
+def _record(kind: WriteKind, start_ts: int, row: bytes | None) -> bytes:
+    """A write record, as far as a version needs one."""
+    short = b"" if row is None else b"v" + bytes([len(row)]) + row
+    return bytes([kind.value]) + encode_uvarint(start_ts) + short
+
+
+def _without(versions: Versions, first: dict[bytes, TimeStamp], held: Changes) -> Versions:
+    """The versions without those of rows that are held back from `first` on."""
+    keys = zip(versions.table_id.tolist(), versions.handles.to_pylist(), strict=True)
+    stay = np.ones(len(versions), np.bool_)
+    for n, (table_id, handle) in enumerate(keys):
+        key = encode_bytes(encode_record_key(PhysicalTableID(table_id), handle))
+        commit_ts = int(versions.commit_ts[n])
+        if key in first and commit_ts > first[key]:
+            stay[n] = False
+            is_put = versions.op[n] == Op.PUT
+            kind = WriteKind.PUT if is_put else WriteKind.DELETE
+            row = versions.values[n].as_py() if is_put else None
+            held[key + encode_uint_desc(commit_ts)] = _record(kind, int(versions.start_ts[n]), row)
+    return versions.select(np.flatnonzero(stay))
+
+
+def missing_versions(
+    physical_id: PhysicalTableID, versions: Versions | None, stored: Sequence[pa.RecordBatch]
+) -> list[Versions]:
+    """Return what the engine, which has `stored`, lacks to answer as a snapshot does.
+
+    Args:
+        versions: the snapshot's of one physical table, sorted by (handle, commit_ts), if any.
+        stored: what the engine has of that range, see `EngineReader.keys`.
+    """
+    known = pa.Table.from_batches(stored) if stored else None
+    if known is None or not known.num_rows:
+        return [] if versions is None else [versions]
+    newest = _newest(known)
+    if versions is None:
+        return _deletes(physical_id, newest, np.arange(newest.num_rows))
+    place = pc.index_in(versions.handles, value_set=newest.column(HANDLE))
+    at = np.asarray(place.fill_null(-1).to_numpy(zero_copy_only=False), np.int64)
+    last_ts = np.where(at >= 0, newest.column(COMMIT_TS).to_numpy()[at], np.uint64(0))
+    is_stored = np.zeros(newest.num_rows, np.bool_)
+    is_stored[at[(at >= 0) & (versions.commit_ts == last_ts)]] = True
+    new = versions.select(np.flatnonzero(versions.commit_ts > last_ts))
+    return [new, *_deletes(physical_id, newest, np.flatnonzero(~is_stored))]
+
+
+def _newest(known: pa.Table) -> pa.RecordBatch:
+    """The newest version of each row."""
+    ordered = known.sort_by([(HANDLE, "ascending"), (COMMIT_TS, "ascending")]).combine_chunks()
+    batch = ordered.to_batches()[0]
+    is_last = np.ones(batch.num_rows, np.bool_)
+    if batch.num_rows > 1:
+        is_last[:-1] = ~same_as_next(batch.column(HANDLE))
+    return those_of(batch, is_last)
+
+
+def _deletes(
+    physical_id: PhysicalTableID, newest: pa.RecordBatch, rows: npt.NDArray[np.int64]
+) -> list[Versions]:
+    """Deletes right behind those of some rows that are puts."""
+    is_put = newest.column(OP).to_numpy()[rows] == Op.PUT
+    chosen = rows[is_put]
+    if not len(chosen):
+        return []
+    handles = newest.column(HANDLE).take(pa.array(chosen))
+    commit_ts = newest.column(COMMIT_TS).to_numpy()[chosen]
+    return [
+        Versions(
+            np.full(len(chosen), physical_id, np.int64),
+            handles,
+            commit_ts + np.uint64(1),
+            commit_ts,
+            np.full(len(chosen), Op.DELETE, np.uint8),
+            pa.array([b""] * len(chosen), pa.binary()),
+        )
+    ]

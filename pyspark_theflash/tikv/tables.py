@@ -1,0 +1,110 @@
+"""Whose rows are under a key: physical tables to table definitions, by the time of their commits.
+
+A partition belongs to its table from the moment that DDL begins to make it, and to another table
+after EXCHANGE PARTITION. So what rows are decoded under depends on when they were committed:
+
+    physical table 108     table 104 ────────┬ table 108 (exchanged) ────────
+                           104's columns     │ columns of 108 as of each commit
+"""
+
+import bisect
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+
+from pyspark_theflash.base.errors import SchemaOutdatedError
+from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
+from pyspark_theflash.cluster.key_range import KeyRange, record_range
+from pyspark_theflash.tidb.codec.number import decode_int
+from pyspark_theflash.tidb.schema.history import SchemaHistory
+from pyspark_theflash.tidb.schema.model import TableInfo
+
+SchemaAt = Callable[[TimeStamp], "Tables"]
+"""The tables by a history that reaches a timestamp; raises `SchemaOutdatedError` without one."""
+
+
+class Tables:
+    """All tables of a schema history that are replicated. Immutable."""
+
+    def __init__(
+        self, history: SchemaHistory, replicates: Callable[[TableID], bool] = lambda _: True
+    ) -> None:
+        self.history: Final = history
+        self._owners: dict[PhysicalTableID, list[tuple[TimeStamp, TableID]]] = defaultdict(list)
+        changes: dict[TableID, list[TimeStamp]] = defaultdict(list)
+        for event in history.events:
+            changes[event.table_id].append(event.ts)
+            if event.name is not None and replicates(event.table_id):
+                for physical_id in event.stored_ids:
+                    owners = self._owners[physical_id]
+                    if not owners or owners[-1][1] != event.table_id:
+                        owners.append((event.ts, event.table_id))
+        self._changes = changes
+        self._from_before: dict[TableID, TableInfo] = {}
+        self._ids = sorted(self._owners)
+
+    def has(self, physical_id: PhysicalTableID) -> bool:
+        """Whether rows of a physical table are wanted."""
+        return physical_id in self._owners
+
+    def is_common(self, physical_id: PhysicalTableID) -> bool:
+        """Whether handles of a physical table are bytes; a table keeps the kind it has."""
+        _, table_id = self._owners[physical_id][0]
+        first = self._changes[table_id][0]
+        return self.history.table_at_commit(table_id, first).is_common_handle
+
+    def within(self, keys: KeyRange) -> Iterator[PhysicalTableID]:
+        """The physical tables that have records in a range."""
+        low = bisect.bisect_left(self._ids, _table_id(keys.start, 0))
+        for physical_id in self._ids[low:]:
+            if keys.end and physical_id > _table_id(keys.end, _MOST):
+                return
+            if keys.within(record_range(physical_id)) is not None:
+                yield physical_id
+
+    def definitions(
+        self, physical_id: PhysicalTableID, commit_ts: npt.NDArray[np.uint64]
+    ) -> Iterator[tuple[TableInfo, npt.NDArray[np.int64]]]:
+        """Return the definitions that rows were written under, and the places of commits, by time.
+
+        Raises:
+            SchemaOutdatedError: the history ends before one of the commits.
+        """
+        if len(commit_ts) and (newest := int(commit_ts.max())) > self.history.end_ts:
+            raise SchemaOutdatedError("schema", newest)
+        owners = self._owners[physical_id]
+        cuts = {ts for ts, _ in owners[1:]}
+        cuts.update(ts for _, table_id in owners for ts in self._changes[table_id])
+        spans = np.searchsorted(np.array(sorted(cuts), np.uint64), commit_ts, side="right")
+        for span in np.unique(spans):
+            places = np.flatnonzero(spans == span)
+            ts = TimeStamp(int(commit_ts[places[0]]))
+            yield self._definition(physical_id, ts), places
+
+    def _definition(self, physical_id: PhysicalTableID, ts: TimeStamp) -> TableInfo:
+        owners = self._owners[physical_id]
+        table_id = next((i for begin, i in reversed(owners) if begin <= ts), owners[0][1])
+        # Rows may come a moment before their table's definition is public.
+        first = self._changes[table_id][0]
+        table = self.history.table_at_commit(table_id, max(ts, first))
+        return self._before(table) if ts < self.history.start_ts else table
+
+    def _before(self, table: TableInfo) -> TableInfo:
+        """For rows from before the history, which may hold what any former owner has dropped."""
+        found = self._from_before.get(table.id)
+        if found is None:
+            found = self._from_before[table.id] = replace(table, max_column_id=_MOST)
+        return found
+
+
+_MOST: Final = (1 << 63) - 1
+
+
+def _table_id(key: bytes, otherwise: int) -> int:
+    """The table that a memcomparable key begins with; `otherwise` if it does with none."""
+    raw = key[:8] + key[9:10]
+    return decode_int(raw, 1) if raw[:1] == b"t" and len(raw) > 8 else otherwise

@@ -1,0 +1,270 @@
+"""Versions of rows out of the write column family, as columns: what is committed, not yet decoded.
+
+A commit has its row in the write record where that is short (up to 255 bytes), else under the
+transaction's start_ts in the default column family. Of the records only puts and deletes are
+versions: locks that changed nothing and rollbacks tell a reader nothing.
+
+**Records that come again.** TiKV writes a commit anew, with a `gc_fence`, where the rollback of
+another transaction falls on it (see `write`). Its first form came before, by the same log or in the
+snapshot that the region began with, so it is left out. An `R` without a fence stands on a commit
+that met the rollback in its own lock, so there it is a version if its transaction held a lock.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from pyspark_theflash.base.errors import CodecError
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.write import Write, WriteKind, decode_write
+from pyspark_theflash.storage.mvcc.version import Op
+from pyspark_theflash.tidb.codec.array import ArrowArray, binary, variable_width
+from pyspark_theflash.tidb.codec.bytes import bytes_at
+from pyspark_theflash.tidb.codec.key import HANDLE_AT, MvccKey, decode_mvcc_key, decode_record_key
+from pyspark_theflash.tidb.codec.number import decode_uint_desc, encode_uint_desc, uvarints_at
+from pyspark_theflash.tidb.codec.reader import Mask, Positions
+from pyspark_theflash.tikv.request import INT_KEY_BYTES, RecordKeys, Requests, record_keys
+
+TS_BYTES: Final = 8
+_SHORT_VALUE: Final = ord("v")
+_REWRITTEN: Final = np.frombuffer(b"RF", np.uint8)
+_DATA: Final = np.array([WriteKind.PUT.value, WriteKind.DELETE.value], np.uint8)
+
+Ints = npt.NDArray[np.int64]
+TimeStamps = npt.NDArray[np.uint64]
+
+
+@dataclass(frozen=True, slots=True)
+class Versions:
+    """n versions of rows, in no order. `handles` is int64, or binary for common handles.
+
+    `values` are rows as TiKV has them (format v2, or v1), empty for deletes.
+    """
+
+    table_id: Ints
+    handles: ArrowArray
+    commit_ts: TimeStamps
+    start_ts: TimeStamps
+    op: npt.NDArray[np.uint8]
+    values: ArrowArray
+
+    def __len__(self) -> int:
+        return len(self.table_id)
+
+    @property
+    def has_common_handles(self) -> bool:
+        """Whether the handles are bytes."""
+        return bool(pa.types.is_binary(self.handles.type))
+
+    @property
+    def newest_ts(self) -> TimeStamp:
+        """The newest commit, of at least one."""
+        return TimeStamp(int(self.commit_ts.max()))
+
+    @property
+    def size_bytes(self) -> int:
+        """The size in memory, about."""
+        columns = (self.table_id, self.commit_ts, self.start_ts, self.op)
+        return int(sum(c.nbytes for c in (*columns, self.handles, self.values)))
+
+    def select(self, chosen: Positions) -> "Versions":
+        """Some of them."""
+        places = pa.array(chosen)
+        return Versions(
+            self.table_id[chosen],
+            self.handles.take(places),
+            self.commit_ts[chosen],
+            self.start_ts[chosen],
+            self.op[chosen],
+            self.values.take(places),
+        )
+
+
+def concat(parts: Sequence[Versions]) -> Versions:
+    """At least one, all of one table or of tables with handles of one type, as one.
+
+    Raises:
+        CodecError: they have handles of two types.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    if len({part.has_common_handles for part in parts}) > 1:
+        raise CodecError("record key", f"handles of two kinds in table {parts[0].table_id[0]}")
+    return Versions(
+        np.concatenate([part.table_id for part in parts]),
+        pa.concat_arrays([part.handles for part in parts]),
+        np.concatenate([part.commit_ts for part in parts]),
+        np.concatenate([part.start_ts for part in parts]),
+        np.concatenate([part.op for part in parts]),
+        pa.concat_arrays([part.values for part in parts]),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class LongCommit:
+    """A put whose row is in the default column family, at `key` there."""
+
+    write_key: bytes
+    key: bytes
+    start_ts: TimeStamp
+    commit_ts: TimeStamp
+
+
+@dataclass(frozen=True, slots=True)
+class Commits:
+    """The result of some write records."""
+
+    versions: list[Versions]
+    long: list[LongCommit]
+
+
+IsVersion = Callable[[bytes, Write], bool]
+"""(key in the write column family, record) -> whether a record that may have come before counts."""
+
+
+def decode_commits(requests: Requests, rows: Positions, is_version: IsVersion) -> Commits:
+    """The versions in some puts into the write column family, and those still without rows.
+
+    Raises:
+        CodecError: a key or a record that is none.
+    """
+    keys = record_keys(requests, rows)
+    kinds = requests.reader.bytes_at(requests.value_at[keys.rows])
+    is_data = (kinds == _DATA[0]) | (kinds == _DATA[1])
+    if not is_data.all():
+        _check_kinds(requests, keys, kinds)
+        keys, kinds = keys.select(np.flatnonzero(is_data)), kinds[is_data]
+    is_int = keys.have_int_handles(requests, TS_BYTES)
+    found = Commits([], [])
+    for chosen, decode in (
+        (np.flatnonzero(is_int), _int_handles),
+        (np.flatnonzero(~is_int), _common_handles),
+    ):
+        if len(chosen):
+            _add(found, requests, keys.select(chosen), kinds[chosen], decode, is_version)
+    return found
+
+
+def _check_kinds(requests: Requests, keys: RecordKeys, kinds: npt.NDArray[np.uint8]) -> None:
+    known = np.isin(kinds, np.array([kind.value for kind in WriteKind], np.uint8))
+    requests.reader.check(known, "no write record", requests.value_at[keys.rows])
+
+
+HandlesOf = Callable[[Requests, RecordKeys], tuple[ArrowArray, Positions]]
+
+
+def _int_handles(requests: Requests, keys: RecordKeys) -> tuple[ArrowArray, Positions]:
+    """The handles of some keys, and the places behind the keys proper."""
+    at = requests.key_at[keys.rows]
+    return pa.array(keys.int_handles(requests.reader, at)), at + INT_KEY_BYTES
+
+
+def _common_handles(requests: Requests, keys: RecordKeys) -> tuple[ArrowArray, Positions]:
+    raw, behind = bytes_at(requests.reader, requests.key_at[keys.rows], requests.key_end[keys.rows])
+    data, bounds = variable_width(raw)
+    # To Arrow the buffer is shown as 2n values, heads and handles; it then copies the handles.
+    cut = np.empty(2 * len(raw) + 1, np.int64)
+    cut[::2], cut[1::2] = bounds, bounds[:-1] + HANDLE_AT
+    handles = binary(data, cut).take(pa.array(np.arange(1, 2 * len(raw), 2)))
+    return handles, behind
+
+
+def _add(
+    found: Commits,
+    requests: Requests,
+    keys: RecordKeys,
+    kinds: npt.NDArray[np.uint8],
+    decode: HandlesOf,
+    is_version: IsVersion,
+) -> None:
+    """Add the commits of keys whose handles are of one type."""
+    reader, ends = requests.reader, requests.reader.ends[keys.rows]
+    handles, ts_at = decode(requests, keys)
+    is_whole = ts_at + TS_BYTES == requests.key_end[keys.rows]
+    reader.check(is_whole, "no timestamp behind the key", ts_at)
+    commit_ts = ~reader.big_endian_at(ts_at, TS_BYTES)
+    start_ts, at = uvarints_at(reader, requests.value_at[keys.rows] + 1, ends)
+    tags = np.where(at < ends, reader.bytes_at(at), 0)
+    has_value = tags == _SHORT_VALUE
+    begin = np.where(has_value, at + 2, at)
+    behind = np.where(has_value, begin + reader.bytes_at(at + 1), at)
+    reader.check_ends(behind, ends, at)
+    counts = _counting(requests, keys, behind, ends, is_version)
+    is_put = kinds == WriteKind.PUT.value
+    is_here = counts & (has_value | ~is_put)
+    op = np.where(is_put, np.uint8(Op.PUT), np.uint8(Op.DELETE))
+    chosen = np.flatnonzero(is_here)
+    if len(chosen):
+        end = np.where(is_put, behind, begin)[chosen]
+        found.versions.append(
+            Versions(
+                keys.table_id[chosen],
+                handles if len(chosen) == len(handles) else handles.take(pa.array(chosen)),
+                commit_ts[chosen],
+                start_ts[chosen],
+                op[chosen],
+                reader.slices(begin[chosen], end),
+            )
+        )
+    elsewhere = np.flatnonzero(counts & is_put & ~has_value)
+    write_keys = requests.keys(keys.rows[elsewhere])
+    for n, write_key in zip(elsewhere.tolist(), write_keys, strict=True):
+        start = TimeStamp(int(start_ts[n]))
+        key = write_key[:-TS_BYTES] + encode_uint_desc(start)
+        found.long.append(LongCommit(write_key, key, start, TimeStamp(int(commit_ts[n]))))
+
+
+def _counting(
+    requests: Requests,
+    keys: RecordKeys,
+    behind: Positions,
+    ends: Positions,
+    is_version: IsVersion,
+) -> Mask:
+    """Which records count as commits, where tags that tell of a rollback may follow the value."""
+    result = np.ones(len(behind), np.bool_)
+    more = np.flatnonzero(behind < ends)
+    rare = more[np.isin(requests.reader.bytes_at(behind[more]), _REWRITTEN)]
+    records = requests.values(keys.rows[rare])
+    write_keys = requests.keys(keys.rows[rare])
+    for n, record, write_key in zip(rare.tolist(), records, write_keys, strict=True):
+        result[n] = is_version(write_key, decode_write(record))
+    return result
+
+
+def versions_of(rows: Sequence[tuple[bytes, Write, bytes]]) -> list[Versions]:
+    """Versions a row at a time: key in the write column family, record, and the row of a put.
+
+    Raises:
+        CodecError: a key that is not a record's.
+    """
+    by_type: dict[type, list[tuple[int, object, int, int, int, bytes]]] = {}
+    for write_key, record, value in rows:
+        key, commit_ts = decode_mvcc_key(MvccKey(write_key))
+        place = decode_record_key(key)
+        op = Op.PUT if record.kind is WriteKind.PUT else Op.DELETE
+        row = (place.table_id, place.handle, commit_ts, record.start_ts, op, value)
+        by_type.setdefault(type(place.handle), []).append(row)
+    found = []
+    for parts in by_type.values():
+        columns = list(zip(*parts, strict=True))
+        found.append(
+            Versions(
+                np.array(columns[0], np.int64),
+                pa.array(columns[1]),
+                np.array(columns[2], np.uint64),
+                np.array(columns[3], np.uint64),
+                np.array(columns[4], np.uint8),
+                pa.array(columns[5], pa.binary()),
+            )
+        )
+    return found
+
+
+def split_write_key(key: bytes) -> tuple[bytes, TimeStamp]:
+    """The memcomparable key and the commit_ts of a key of the write column family."""
+    return key[:-TS_BYTES], TimeStamp(decode_uint_desc(key, len(key) - TS_BYTES))

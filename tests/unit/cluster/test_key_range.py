@@ -1,0 +1,59 @@
+"""Ranges of keys as handles: every key of a table is on the right side of its bounds."""
+
+import random
+
+import pytest
+
+from pyspark_theflash.base.errors import CodecError
+from pyspark_theflash.base.types import PhysicalTableID
+from pyspark_theflash.cluster.key_range import KeyRange, handle_bounds, record_range
+from pyspark_theflash.tidb.codec.bytes import encode_bytes
+from pyspark_theflash.tidb.codec.key import encode_record_key
+
+TABLE = PhysicalTableID(7)
+
+
+def test_records_of_a_table() -> None:
+    keys = record_range(TABLE)
+    for handle in (-(2**63), 0, 2**63 - 1, b"\xff" * 30, b"\x03" + bytes(8)):
+        assert keys.contains(encode_bytes(encode_record_key(TABLE, handle)))
+    for other in (PhysicalTableID(6), PhysicalTableID(8)):
+        assert not keys.contains(encode_bytes(encode_record_key(other, 0)))
+    assert not keys.contains(encode_bytes(b"t\x80\0\0\0\0\0\0\x07_i" + bytes(16)))
+
+
+def test_what_ranges_have_in_common() -> None:
+    a, b = KeyRange(b"b", b"d"), KeyRange(b"c", b"")
+    assert a.within(b) == b.within(a) == KeyRange(b"c", b"d")
+    assert KeyRange(b"", b"").within(KeyRange(b"", b"")) == KeyRange(b"", b"")
+    assert a.within(KeyRange(b"d", b"")) is None
+
+
+@pytest.mark.parametrize("is_common", [False, True])
+def test_bounds_agree_with_keys(is_common: bool) -> None:
+    rng = random.Random(4)
+    ends = [-(2**63), -1, 0, 1, 2**63 - 1, *(rng.getrandbits(63) for _ in range(5))]
+    handles = [rng.randbytes(rng.randint(9, 20)) for _ in range(12)] if is_common else ends
+    raws = [encode_record_key(TABLE, handle) for handle in handles]
+    bounds = [b"", *raws, *(raw[: rng.randint(9, len(raw))] for raw in raws)]
+    bounds += [raw + b"\x01" for raw in raws]
+    bounds += [encode_record_key(PhysicalTableID(n), 5) for n in (6, 8)]
+    for _ in range(300):
+        start, end = sorted(rng.sample(bounds, 2))
+        keys = KeyRange(encode_bytes(start) if start else b"", encode_bytes(end))
+        if rng.random() < 0.2:
+            keys = KeyRange(keys.start, b"")
+        found = handle_bounds(TABLE, keys, is_common=is_common)
+        for handle, raw in zip(handles, raws, strict=True):
+            inside = found is not None
+            if found is not None and found[0] is not None:
+                inside &= handle >= found[0]  # type: ignore[operator]
+            if found is not None and found[1] is not None:
+                inside &= handle < found[1]  # type: ignore[operator]
+            assert inside == keys.contains(encode_bytes(raw)), (keys, handle)
+
+
+def test_a_bound_that_is_no_key() -> None:
+    start = record_range(TABLE).start
+    with pytest.raises(CodecError):
+        handle_bounds(TABLE, KeyRange(start + b"\x01", b""), is_common=False)

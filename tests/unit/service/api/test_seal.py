@@ -1,0 +1,106 @@
+"""Tickets and handles, and the key that seals them."""
+
+import threading
+
+import pytest
+
+from pyspark_theflash.base.errors import CorruptionError, TicketError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import Generation, PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.service.api.seal import (
+    KEY_FILE,
+    Purpose,
+    Sealer,
+    Shape,
+    StoreSealer,
+    Ticket,
+    new_key,
+    opened_handle,
+    sealed_handle,
+)
+from pyspark_theflash.service.wire.message import Expression, PlanRequest
+from pyspark_theflash.storage.engine.api import RegionScan
+from pyspark_theflash.storage.store.latch.lease import ReadLease
+from tests.support.faulty_fs import Failure, FaultyFileSystem
+
+FS = LocalFileSystem()
+LEASE = ReadLease("id", TimeStamp(1 << 63), Generation(7), 1000)
+PUSHED = PlanRequest(
+    filter=Expression("=", arguments=(Expression("column", "\N{SNOWMAN}"),) * 2), limit=3
+)
+TICKET = Ticket(
+    "store",
+    LEASE,
+    Shape("db.table", ("a", "\N{SNOWMAN}"), None, "raise", False, PUSHED),
+    RegionScan(PhysicalTableID(1), RegionID(2), ("{}", "x")),
+)
+SEALER = Sealer(b"k" * 32)
+
+
+def test_tickets_come_back():
+    assert Ticket.opened(TICKET.sealed(SEALER), SEALER) == TICKET
+    handle = sealed_handle("store", LEASE, SEALER)
+    assert opened_handle(handle, SEALER) == ("store", LEASE)
+
+
+def test_one_is_not_taken_for_the_other():
+    with pytest.raises(TicketError):
+        opened_handle(TICKET.sealed(SEALER), SEALER)
+    with pytest.raises(TicketError):
+        Ticket.opened(sealed_handle("store", LEASE, SEALER), SEALER)
+
+
+@pytest.mark.parametrize("body", [7, [], {"a": 1}, ["store", [1], [2], [3]], None])
+def test_what_we_sealed_ourselves_and_do_not_know(body):
+    """A ticket of a later version, say."""
+    with pytest.raises(TicketError):
+        Ticket.opened(SEALER.seal(Purpose.TICKET, body), SEALER)
+    with pytest.raises(TicketError):
+        opened_handle(SEALER.seal(Purpose.HANDLE, body), SEALER)
+
+
+def test_the_key_is_the_stores(tmp_path):
+    """Whoever is first makes it; the others use it."""
+    sealed = []
+
+    def seal():
+        sealed.append(sealer_of(tmp_path).get().seal(Purpose.TICKET, "x"))
+
+    threads = [threading.Thread(target=seal) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(sealed) == 8
+    assert len(set(sealed)) == 1
+    assert [p.name for p in tmp_path.iterdir()] == [KEY_FILE]
+    assert (tmp_path / KEY_FILE).stat().st_mode & 0o777 == 0o600
+
+
+def test_a_damaged_key(tmp_path):
+    (tmp_path / KEY_FILE).write_bytes(b"short")
+    with pytest.raises(CorruptionError, match="not a key"):
+        sealer_of(tmp_path).get()
+
+
+def test_a_full_disk(tmp_path):
+    """Nothing is left of the key that did not fit, and scans go on with the spare one.
+
+    Of the processes of one server, which share it, each takes what the others have given out,
+    before there is room and after.
+    """
+    spare = new_key()
+    poor = StoreSealer(tmp_path, FaultyFileSystem(Failure.FULL, 0), spare)
+    before = TICKET.sealed(poor.get())
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(TicketError):
+        Ticket.opened(before, sealer_of(tmp_path).get())
+    (tmp_path / KEY_FILE).unlink()
+    assert Ticket.opened(before, StoreSealer(tmp_path, FS, spare).get()) == TICKET
+    after = TICKET.sealed(sealer_of(tmp_path).get())
+    for ticket in (before, after):
+        assert Ticket.opened(ticket, poor.get()) == TICKET
+
+
+def sealer_of(store):
+    return StoreSealer(store, FS, new_key())

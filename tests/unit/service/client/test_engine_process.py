@@ -1,0 +1,35 @@
+"""The program that finds or starts an engine process, for other languages."""
+
+import json
+import os
+import subprocess
+import sys
+
+from pyspark_theflash.service.client.embedded import socket_path
+from pyspark_theflash.service.client.theflash import connect
+from tests.support.stores import StoreBuilder, id_column, table_info
+
+T = table_info(1, "d.t", [id_column()])
+
+
+def told(*arguments):
+    command = [sys.executable, "-m", "pyspark_theflash.service.client.engine_process", *arguments]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+    return done.returncode, json.loads(done.stdout)
+
+
+def test_address(tmp_path):
+    store = StoreBuilder(tmp_path / "store", T).publish(200, {T: [(1, 150, (1,))]}).path
+    status, found = told(str(store), "--idle", "0.5", "--workers", "1")
+    assert (status, found) == (0, {"address": f"unix:{socket_path(store)}"})
+    with connect(found["address"]) as api:
+        assert [table.name for table in api.tables().tables] == ["d.t"]
+
+
+def test_error(tmp_path):
+    status, found = told(str(tmp_path))
+    assert status == 1
+    assert found["error"]["name"] == "StoreNotFoundError"
+    assert f"no store at {tmp_path}" in found["error"]["text"]
+    assert found["error"]["retryable"] is False

@@ -1,0 +1,271 @@
+"""Several processes behind one socket: who answers what, and what is left when one dies."""
+
+import os
+import signal
+import socket
+import threading
+
+import pytest
+
+from pyspark_theflash.base.errors import (
+    AuthenticationError,
+    OptionError,
+    ServiceUnavailableError,
+    StreamCutError,
+)
+from pyspark_theflash.service.client.theflash import connect
+from pyspark_theflash.service.server.front import Front
+from pyspark_theflash.service.server.note import Greeted, Note, Word, WorkerSettings
+from pyspark_theflash.service.server.patience import Patience
+from pyspark_theflash.service.wire.frame import PREFACE
+from pyspark_theflash.service.wire.message import AcquireRequest, Moment
+from pyspark_theflash.service.wire.method import Role
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from tests.support.serving import CLOCK, TOKENS, server_tls, serving_workers, write_tokens
+from tests.support.stores import StoreBuilder, column, id_column, table_info
+from tests.support.tls import tls
+
+WIDE = table_info(
+    8, "shop.wide", [id_column(), column("text", MySQLType.BLOB, charset="binary", flen=1 << 20)]
+)
+ROWS = 400
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory):
+    """6 MB of rows: more than a socket takes in before somebody reads."""
+    path = tmp_path_factory.mktemp("wide") / "store"
+    rows = [(n, 110, [n, bytes([n % 256]) * (1 << 14)]) for n in range(ROWS)]
+    return StoreBuilder(path, WIDE).publish(200, {WIDE: rows}).path
+
+
+@pytest.fixture(scope="module")
+def front(store, tmp_path_factory):
+    """Two processes at most, with the default settings."""
+    address = f"unix:{tmp_path_factory.mktemp('front')}/s"
+    with serving_workers(store, address, workers=2) as made:
+        yield made
+
+
+def wait_until(condition):
+    deadline_ms = CLOCK.boottime_ms() + 20_000
+    while not condition():
+        assert CLOCK.boottime_ms() < deadline_ms
+        CLOCK.sleep_ms(10)
+
+
+def unread(api):
+    """A scan that a worker is in the middle of."""
+    return api.scan(api.plan("shop.wide").splits[0].ticket)
+
+
+def busy(front):
+    return sorted(front.answering.values())
+
+
+def both_ready(front):
+    """See to it that both workers are there: one is started when a call comes while one answers."""
+    with connect(front.address) as one, connect(front.address) as two:
+        seen = []
+        while seen != [1, 1]:
+            held = [unread(one), unread(two)]
+            seen = busy(front)
+            for rows in held:
+                rows.close()
+    wait_until(lambda: busy(front) == [0, 0])
+
+
+def test_calls_at_the_same_time(front):
+    """One caller has one worker; the call decides which one, and not the connection."""
+    both_ready(front)
+    with connect(front.address) as one, connect(front.address) as two:
+        one.status()
+        two.status()
+        wait_until(lambda: busy(front) == [0, 0])
+        for _ in range(3):
+            held = [unread(one), unread(two)]
+            assert busy(front) == [1, 1]
+            assert [rows.read_all().num_rows for rows in held] == [ROWS, ROWS]
+            wait_until(lambda: busy(front) == [0, 0])
+
+
+def test_a_worker_that_is_killed(front):
+    """Its callers see their rows end; the others do not notice; another one comes."""
+    both_ready(front)
+    with connect(front.address) as one, connect(front.address) as two:
+        first = unread(one)
+        (victim,) = (pid for pid, count in front.answering.items() if count)
+        second = unread(two)
+        os.kill(victim, signal.SIGKILL)
+        with pytest.raises(StreamCutError) as caught:
+            first.read_all()
+        assert caught.value.retryable
+        assert second.read_all().num_rows == ROWS
+        assert unread(one).read_all().num_rows == ROWS
+    both_ready(front)
+    assert victim not in front.answering
+
+
+def test_connections_outlive_workers(front):
+    """One that has no call is nobody's, so that even what must not be repeated goes through."""
+    with connect(front.address) as api:
+        api.status()
+        wait_until(lambda: not any(busy(front)))
+        victims = set(front.answering)
+        for pid in victims:
+            os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: victims.isdisjoint(front.answering))
+        assert api.compact()
+        assert not front.idle_ms()
+
+
+def test_nothing_is_left_of_connections(front):
+    def files():
+        return len(os.listdir("/proc/self/fd"))
+
+    both_ready(front)
+    wait_until(lambda: front.idle_ms() > 0)
+    before = files()
+    for _ in range(5):
+        with connect(front.address) as api:
+            unread(api).close()
+    wait_until(lambda: files() <= before)
+
+
+@pytest.mark.slow
+def test_too_many_connections(store, tmp_path):
+    with serving_workers(store, f"unix:{tmp_path}/s", workers=2, connections_max=2) as front:
+        with connect(front.address) as one, connect(front.address) as two:
+            one.status()
+            two.status()
+            with (
+                connect(front.address) as three,
+                pytest.raises(ServiceUnavailableError, match="2 connections"),
+            ):
+                three.status()
+            one.status()
+        wait_until(lambda: front.idle_ms() > 0)
+        with connect(front.address) as again:
+            again.status()
+
+
+@pytest.mark.slow
+def test_who_says_nothing_is_sent_away(store, tmp_path):
+    patience = Patience(greeting_ms=100, idle_ms=100, frame_ms=100)
+    with serving_workers(store, f"unix:{tmp_path}/s", workers=2, patience=patience) as front:
+        for begun in (b"", PREFACE[:3]):
+            with socket.socket(socket.AF_UNIX) as sock:
+                sock.settimeout(5)
+                sock.connect(str(tmp_path / "s"))
+                sock.sendall(begun)
+                assert sock.recv(1) == b""
+        with connect(front.address) as api:
+            api.status()
+            assert not front.idle_ms()
+            wait_until(lambda: front.idle_ms() > 0)
+            # It learns of it when it calls again, and calls once more.
+            api.status()
+
+
+def test_who_calls_is_known_to_every_worker(store, tmp_path):
+    """By turns; a latch of one is renewed and released in the other, a token taken back in all."""
+    file = write_tokens(tmp_path / "tokens")
+    with (
+        serving_workers(store, f"unix:{tmp_path}/s", tokens=file) as front,
+        connect(front.address, token=TOKENS[Role.ADMIN]) as api,
+    ):
+        ticket = api.plan("shop.wide", ["id"], moment=Moment(ttl_ms=60_000)).splits[0].ticket
+        for _ in range(2):
+            assert api.scan(ticket).read_all().num_rows == ROWS
+        wanted = AcquireRequest(kind="write", name="me", ttl_ms=60_000)
+        latch = api.acquire_latch(wanted)
+        for _ in range(2):
+            assert latch.id in {held.id for held in api.latches().latches}
+        assert api.renew_latch(latch).id == latch.id
+        api.release_latch(latch)
+        assert len(front.answering) == 2
+        write_tokens(file, {TOKENS[Role.READ].value: "read"})
+        for _ in range(2):
+            with pytest.raises((AuthenticationError, ServiceUnavailableError)):
+                api.status()
+
+
+@pytest.mark.slow
+def test_certificates(store, tmp_path):
+    """What TLS knows stays in the worker that has greeted, with the connection."""
+    settings = {
+        "tokens": write_tokens(tmp_path / "tokens"),
+        "tls": server_tls(),
+        "allowed_names": ("tidb",),
+    }
+    with serving_workers(store, "127.0.0.1:0", workers=2, **settings) as front:
+        address = f"theflash://{front.address}"
+        with connect(address, token=TOKENS[Role.READ], tls=tls("client")) as api:
+            for _ in range(2):
+                CLOCK.sleep_ms(20)
+                assert unread(api).read_all().num_rows == ROWS
+            assert busy(front) == [0, 1]
+            with connect(address, token=TOKENS[Role.READ], tls=tls("client")) as other:
+                other.status()
+                assert busy(front) == [1, 1]
+        wait_until(lambda: front.idle_ms() > 0)
+
+
+def test_calls_that_have_begun_are_finished(store, tmp_path):
+    with (
+        serving_workers(store, f"unix:{tmp_path}/s", workers=2) as front,
+        connect(front.address) as api,
+        connect(front.address) as idle,
+    ):
+        idle.status()
+        rows = unread(api)
+        stopping = threading.Thread(target=front.stop)
+        stopping.start()
+        assert rows.read_all().num_rows == ROWS
+        stopping.join()
+        assert not front.answering
+        assert not (tmp_path / "s").exists()
+        for each in (api, idle):
+            with pytest.raises(ServiceUnavailableError):
+                each.status()
+
+
+def test_a_worker_that_does_not_start(tmp_path):
+    """It says why, and the front does not try for ever."""
+    front = Front(WorkerSettings(tmp_path, f"unix:{tmp_path}/s"), workers=2, clock=CLOCK)
+    with pytest.raises(ServiceUnavailableError, match="does not start"):
+        front.start()
+    front.stop(0)
+    assert not (tmp_path / "s").exists()
+
+
+def test_what_it_does_not_begin_with(tmp_path):
+    for address, settings in (
+        ("127.0.0.1:0", {}),
+        ("0.0.0.0:0", {"tokens": tmp_path}),
+        (f"unix:{tmp_path}/s", {"allowed_names": ("x",)}),
+        (f"unix:{tmp_path}/s", {"tls": server_tls()}),
+    ):
+        with pytest.raises(OptionError):
+            Front(WorkerSettings(tmp_path, address, **settings), workers=2, clock=CLOCK)
+
+
+@pytest.mark.parametrize("greeted", [None, Greeted(None), Greeted(bytes(range(32)))])
+def test_notes(greeted):
+    note = Note(Word.WAITS, 1 << 40, greeted)
+    assert Note.from_bytes(note.to_bytes()) == note
+
+
+def test_settings(tmp_path):
+    settings = WorkerSettings(
+        tmp_path / "st\udcffre",
+        "unix:/x",
+        tmp_path / "tokens",
+        server_tls(),
+        ("a", "b"),
+        bytes(32),
+        Patience(1, 2, 3, 4),
+        0,
+    )
+    for each in (settings, WorkerSettings(tmp_path, "a:1")):
+        assert WorkerSettings.from_json(each.to_json()) == each

@@ -1,0 +1,42 @@
+"""`configure_spark`: what a session is told, so that the jar takes over."""
+
+import sys
+
+import pytest
+
+pytest.importorskip("pyspark")
+
+from pyspark_theflash.base.errors import OptionError
+from pyspark_theflash.spark import jar
+
+
+@pytest.fixture
+def built(tmp_path, monkeypatch):
+    file = tmp_path / "the.jar"
+    file.write_bytes(b"")
+    monkeypatch.setattr(jar, "JAR", file)
+    return file
+
+
+def test_conf(built):
+    assert jar.spark_conf("", "theflash", None, {}) == {
+        "spark.jars": str(built),
+        "spark.theflash.python": sys.executable,
+    }
+
+
+def test_catalog(built):
+    found = jar.spark_conf("/a.jar", "tidb", "/s", {"zero_dates": "null"})
+    assert found == {
+        "spark.jars": f"/a.jar,{built}",
+        "spark.theflash.python": sys.executable,
+        "spark.sql.catalog.tidb": "io.theflash.spark.TheFlashCatalog",
+        "spark.sql.catalog.tidb.store": "/s",
+        "spark.sql.catalog.tidb.zero_dates": "null",
+    }
+
+
+def test_an_installation_without_a_jar_says_so(built):
+    built.unlink()
+    with pytest.raises(OptionError, match=r"there is no .*the\.jar"):
+        jar.spark_conf("", "theflash", None, {})

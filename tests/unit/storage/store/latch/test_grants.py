@@ -1,0 +1,272 @@
+"""Who is granted a latch, who waits, and what a latch that has ended is good for."""
+
+import itertools
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+
+from pyspark_theflash.base.clock import SystemClock
+from pyspark_theflash.base.errors import (
+    CorruptionError,
+    DeadlineExceededError,
+    LatchHeldError,
+    LatchLostError,
+    LatchOrderError,
+    StaleTokenError,
+)
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import FencingToken, RegionID, TimeStamp
+from pyspark_theflash.storage.store import board
+from pyspark_theflash.storage.store.folder import open_manifest
+from pyspark_theflash.storage.store.latch.grants import TICKET_MS, Grants
+from pyspark_theflash.storage.store.latch.latch import (
+    STORE,
+    Latch,
+    LatchKind,
+    LatchScope,
+    Ticket,
+    Wanted,
+)
+from pyspark_theflash.storage.store.latch.lease import LeaseTable
+from pyspark_theflash.storage.store.manifest import Change, Manifest
+from tests.support.manual_clock import ManualClock
+
+TABLE, OTHER = LatchScope(7), LatchScope(8)
+PARTITION = LatchScope(7, 71)
+REGION = LatchScope(7, 71, RegionID(3))
+SCOPES = (STORE, TABLE, PARTITION, REGION, OTHER)
+
+
+def write(scope: LatchScope = STORE, name: str = "a", ttl_ms: int = 100) -> Wanted:
+    return Wanted(LatchKind.WRITE, scope, ttl_ms, name, "user 0")
+
+
+def admin(scope: LatchScope, *, mutates: bool, name: str = "b") -> Wanted:
+    return Wanted(LatchKind.ADMIN, scope, 100, name, "user 0", mutates)
+
+
+@pytest.fixture
+def open_again(store: Path) -> Iterator[Callable[[], Manifest]]:
+    """Another connection, as another process would have."""
+    with ExitStack() as undo:
+        yield lambda: undo.enter_context(closing(open_manifest(store, LocalFileSystem())))
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock()
+
+
+@pytest.fixture
+def grants(open_again: Callable[[], Manifest], clock: ManualClock) -> Grants:
+    return Grants(open_again(), clock)
+
+
+def held(grants: Grants, wanted: Wanted, wait_ms: int = 0) -> Latch:
+    return grants.acquire(wanted, wait_ms=wait_ms)
+
+
+def token(latch: Latch) -> int:
+    assert latch.grant is not None
+    return latch.grant.token
+
+
+def test_scopes_overlap_what_they_contain() -> None:
+    overlapping = {(a, b) for a, b in itertools.product(SCOPES, SCOPES) if a.overlaps(b)}
+    one_branch = (STORE, TABLE, PARTITION, REGION)
+    expected = {*itertools.product(one_branch, one_branch), (STORE, OTHER), (OTHER, STORE)}
+    assert overlapping == {*expected, (OTHER, OTHER)}
+    assert not PARTITION.overlaps(LatchScope(7, 72))
+    assert not PARTITION.overlaps(LatchScope(6, 71))
+
+
+@pytest.mark.parametrize("second", ["read", "write", "admin", "mutating"])
+@pytest.mark.parametrize("first", ["read", "write", "admin", "mutating"])
+@pytest.mark.parametrize(("one", "two"), [(STORE, TABLE), (REGION, TABLE), (TABLE, OTHER)])
+def test_the_matrix(
+    grants: Grants, first: str, second: str, one: LatchScope, two: LatchScope
+) -> None:
+    exclusive = {"write", "mutating"}
+    kinds = {
+        "read": LatchKind.READ,
+        "write": LatchKind.WRITE,
+        "admin": LatchKind.ADMIN,
+        "mutating": LatchKind.ADMIN,
+    }
+    wanted = [
+        Wanted(kinds[kind], scope, 100, name, "", kind == "mutating")
+        for kind, scope, name in ((first, one, "a"), (second, two, "b"))
+    ]
+    held(grants, wanted[0])
+    if {first, second} <= exclusive and (one, two) != (TABLE, OTHER):
+        with pytest.raises(LatchHeldError):
+            held(grants, wanted[1])
+    else:
+        held(grants, wanted[1])
+
+
+def test_tokens_grow_over_everything(
+    grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
+) -> None:
+    seen = [token(held(grants, write(OTHER))), token(held(grants, write(TABLE)))]
+    clock.boot, clock.now_ms = "another run", 0
+    for manifest in (open_again(), open_again()):
+        seen.append(token(held(Grants(manifest, clock), write(TABLE))))
+        clock.now_ms += 100
+    assert seen == sorted(set(seen))
+
+
+def test_time_ends_a_latch(grants: Grants, clock: ManualClock) -> None:
+    first = held(grants, write())
+    clock.now_ms += 60
+    grants.renew(first.id, token(first))
+    clock.now_ms += 99
+    grants.look(first.id, token(first))
+    with pytest.raises(LatchHeldError):
+        held(grants, write(name="b"))
+    clock.now_ms += 1
+    second = held(grants, write(name="b"))
+    assert token(second) > token(first)
+    for act in (grants.renew, grants.release, grants.look):
+        with pytest.raises(LatchLostError):
+            act(first.id, token(first))
+        with pytest.raises(LatchLostError):
+            act(second.id, token(second) - 1)
+    grants.release(second.id, token(second))
+    held(grants, write(name="c"))
+
+
+def test_a_commit_under_a_latch_that_has_ended(
+    grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
+) -> None:
+    """Nobody else has been granted it, and still nothing is written."""
+    manifest = open_again()
+    latch = held(grants, write())
+    guard = grants.guard([(latch.id, token(latch))])
+    before = manifest.commit(Change(), FencingToken(0), guard)
+    clock.now_ms += 100
+    with pytest.raises(LatchLostError):
+        manifest.commit(Change(), FencingToken(0), guard)
+    with pytest.raises(StaleTokenError):
+        manifest.commit(Change(), FencingToken(9), guard)
+    assert manifest.head().generation == before
+
+
+def test_first_come_first_served(store: Path) -> None:
+    """Five wait in turn; each is granted after the one before, and readers wait for nobody."""
+    clock, order, tickets = SystemClock(), [], 0
+
+    def wait(name: str) -> None:
+        with closing(open_manifest(store, LocalFileSystem())) as manifest:
+            mine = Grants(manifest, clock)
+            latch = held(mine, write(TABLE, name, 20_000), 20_000)
+            order.append((name, token(latch)))
+            mine.release(latch.id, token(latch))
+
+    with closing(open_manifest(store, LocalFileSystem())) as manifest:
+        grants = Grants(manifest, clock)
+        first = held(grants, write(TABLE, "first", 20_000))
+        threads = [threading.Thread(target=wait, args=(f"{n}",)) for n in range(5)]
+        for thread in threads:
+            thread.start()
+            tickets += 1
+            while len(grants.waiting()) < tickets:
+                clock.sleep_ms(2)
+        held(grants, Wanted(LatchKind.READ, TABLE, 100))
+        with pytest.raises(LatchHeldError):
+            held(grants, write(TABLE, "late"))
+        held(grants, write(OTHER, "elsewhere"))
+        grants.release(first.id, token(first))
+        for thread in threads:
+            thread.join()
+        assert [name for name, _ in order] == ["0", "1", "2", "3", "4"]
+        assert [number for _, number in order] == sorted(number for _, number in order)
+        assert grants.waiting() == []
+
+
+def test_a_wait_ends(grants: Grants, clock: ManualClock) -> None:
+    held(grants, write(ttl_ms=100_000))
+    begin = clock.now_ms
+    with pytest.raises(LatchHeldError, match="a \\(user 0\\)"):
+        held(grants, write(name="b"), 5_000)
+    assert 5_000 <= clock.now_ms - begin < 5_100
+    assert grants.waiting() == []
+
+    def check() -> None:
+        if clock.now_ms > begin + 6_000:
+            raise DeadlineExceededError("AcquireLatch", 1)
+
+    with pytest.raises(DeadlineExceededError):
+        grants.acquire(write(name="b"), wait_ms=5_000, check=check)
+    assert grants.waiting() == []
+
+
+def test_who_died_waiting_is_passed(grants: Grants, clock: ManualClock) -> None:
+    def die() -> None:
+        raise SystemExit
+
+    latch = held(grants, write(ttl_ms=100_000))
+    with pytest.raises(SystemExit):
+        grants.acquire(write(name="b"), wait_ms=50_000, check=die)
+    ticket = Ticket("dead", 99, clock.boot_id(), clock.now_ms + TICKET_MS, write(name="b"))
+    with board.opened(grants._manifest, write=True) as rows:
+        rows.put(board.TICKET_KIND, ticket.id, ticket.to_body())
+    grants.release(latch.id, token(latch))
+    with pytest.raises(LatchHeldError):
+        held(grants, write(name="c"))
+    clock.now_ms += TICKET_MS
+    held(grants, write(name="c"))
+
+
+def test_who_holds_waits_only_for_what_is_behind(grants: Grants) -> None:
+    """So two who hold and wait crosswise do not wait for each other for ever."""
+    held(grants, write(TABLE, "a"))
+    held(grants, write(OTHER, "b"))
+    with pytest.raises(LatchOrderError):
+        held(grants, write(TABLE, "b"), 1_000)
+    with pytest.raises(LatchHeldError):
+        held(grants, write(TABLE, "b"))
+    with pytest.raises(LatchHeldError, match="same caller"):
+        held(grants, write(STORE, "a"), 1_000)
+
+
+def test_nobody_waits_for_who_waits_for_him(
+    grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
+) -> None:
+    """`b` waits for the store, of which `a` has a part; `a` may take another part meanwhile."""
+    held(grants, write(TABLE, "a", 100_000))
+    other, looks = Grants(open_again(), clock), 0
+
+    def look() -> None:
+        nonlocal looks
+        looks += 1
+        if looks == 1:
+            held(other, write(OTHER, "a", 100_000))
+            with pytest.raises(LatchHeldError):
+                held(other, write(LatchScope(9), "c"))
+
+    with pytest.raises(LatchHeldError):
+        grants.acquire(write(STORE, "b"), wait_ms=100, check=look)
+    assert looks
+
+
+def test_what_pins_pins(grants: Grants, clock: ManualClock) -> None:
+    leases = LeaseTable(grants._manifest, clock)
+    wanted = Wanted(LatchKind.READ, TABLE, 100, "r", "")
+    latch = grants.acquire(wanted, snapshot_ts=TimeStamp(5))
+    held(grants, write())
+    assert leases.oldest_snapshot_ts() == 5
+    assert leases.oldest_generation() == latch.generation
+    clock.now_ms += 100
+    assert leases.oldest_snapshot_ts() is None
+
+
+@pytest.mark.parametrize("kind", [board.TICKET_KIND, board.FENCE_KIND, board.LATCH_KIND])
+def test_a_row_that_is_none(grants: Grants, kind: str) -> None:
+    with board.opened(grants._manifest, write=True) as rows:
+        rows.put(kind, "token", b"[1, 2]")
+    with pytest.raises(CorruptionError):
+        held(grants, write())

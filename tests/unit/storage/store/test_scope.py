@@ -1,0 +1,62 @@
+"""Which tables a store replicates."""
+
+import time
+
+import pytest
+
+from pyspark_theflash.base.errors import OptionError
+from pyspark_theflash.base.types import Generation, TableID, TimeStamp
+from pyspark_theflash.storage.store.manifest import View
+from pyspark_theflash.storage.store.scope import SCOPE_KIND, Scope, ScopedTables, continued
+from pyspark_theflash.tidb.codec.field_type import MySQLType
+from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
+from tests.support.stores import column, table_info
+
+
+@pytest.mark.parametrize(
+    ("include", "exclude", "inside", "outside"),
+    [
+        ((), (), ["a.b", "c.d"], []),
+        (("shop.*",), (), ["shop.orders", "SHOP.x"], ["other.orders", "shops.x"]),
+        (("shop.*",), ("*.log_?",), ["shop.orders", "shop.log_10"], ["shop.log_1"]),
+        ((), ("shop.orders",), ["shop.lines"], ["shop.Orders"]),
+        (("*.log[1]", "*.a]"), (), ["shop.log[1]", "shop.a]"], ["shop.log1", "shop.a"]),
+    ],
+)
+def test_patterns(
+    include: tuple[str, ...], exclude: tuple[str, ...], inside: list[str], outside: list[str]
+) -> None:
+    scope = Scope(include, exclude)
+    assert [n for n in inside if not scope.contains(n)] == []
+    assert [n for n in outside if scope.contains(n)] == []
+
+
+@pytest.mark.parametrize("pattern", ["[", "*[", "*a", "?*", "*?a"])
+def test_long_patterns_take_no_time(pattern: str) -> None:
+    scope = Scope((pattern * (20_000 // len(pattern)),))
+    before = time.process_time()
+    assert not scope.contains("a" * 129 + ".b")
+    assert time.process_time() - before < 1
+
+
+def test_a_store_keeps_its_scope() -> None:
+    scope = Scope(("a.*",))
+    view = View(Generation(1), {SCOPE_KIND: {"scope": scope.to_record().body}})
+    assert Scope.of(view) == scope
+    assert continued(scope, None) == scope
+    assert continued(scope, Scope(("a.*",))) == scope
+    assert continued(None, None) == Scope()
+    with pytest.raises(OptionError, match="cannot change"):
+        continued(scope, Scope(("a.*", "b.*")))
+
+
+def test_the_first_name_decides() -> None:
+    columns = [column("a", MySQLType.LONG)]
+    names = ["shop.t", "other.t"]
+    events = [
+        TableEvent(TimeStamp(n), name.partition(".")[0], TableID(7), table_info(7, name, columns))
+        for n, name in enumerate(names, 1)
+    ]
+    history = SchemaHistory(TimeStamp(1), TimeStamp(9), events, ())
+    assert ScopedTables(Scope(("shop.*",)), history).contains(TableID(7))
+    assert not ScopedTables(Scope(("other.*",)), history).contains(TableID(7))

@@ -1,0 +1,156 @@
+"""enginepb's service over a real channel: commands, snapshots, answers, and what is refused."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import grpc
+import pytest
+
+from pyspark_theflash.base.clock import Deadline, SystemClock
+from pyspark_theflash.base.errors import OptionError
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.base.types import RegionID, TimeStamp
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.mvcc.project import scan_column
+from pyspark_theflash.tikv.command import Applied
+from pyspark_theflash.tikv.flush import FlushLimits, OwnThread
+from pyspark_theflash.tikv.learner import Learner
+from pyspark_theflash.tikv.read import open_tables, read_rows
+from pyspark_theflash.tikv.server import EngineServer
+from pyspark_theflash.tikv.tables import Tables
+from tests.support.engine_client import EngineClient
+from tests.support.kv_table import HISTORY, TABLE, commit
+from tests.support.raft_tikv import FakeTikv, batch
+
+TABLES = Tables(HISTORY)
+FS, CLOCK = LocalFileSystem(), SystemClock()
+EMPTY = b""
+
+
+def put(tikv: FakeTikv, handle: int, ts: int) -> None:
+    commit(tikv, handle, ts, f"{handle}@{ts}")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    registry.create(tmp_path / "store", registry.MAGIC, FS, lambda: "id")
+    return tmp_path / "store"
+
+
+def _identity() -> registry.StoreIdentity:
+    return registry.StoreIdentity("id", registry.MAGIC)
+
+
+@pytest.fixture
+def learner(path: Path) -> Iterator[Learner]:
+    worker = OwnThread(lambda: registry.open_engine(path, _identity(), FS, CLOCK))
+    made = Learner(worker, lambda _: TABLES, CLOCK, limits=FlushLimits(delay_ms=50))
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def server(learner: Learner) -> Iterator[EngineServer]:
+    made = EngineServer(learner, "127.0.0.1:0", clock=CLOCK, max_message_bytes=1 << 20)
+    made.start()
+    yield made
+    made.stop()
+
+
+def rows(learner: Learner, path: Path, ts: int) -> dict[int, str]:
+    """What a reader beside the server sees."""
+    reader = registry.open_reader(path, _identity(), FS, CLOCK)
+    (view,) = open_tables(learner.store, TABLE.physical_ids, TimeStamp(ts))
+    columns = [scan_column(TABLE, c) for c in TABLE.public_columns]
+    found = {}
+    for each in read_rows(view, reader, reader.read([]), TABLES, columns):
+        found.update(zip(*(c.to_pylist() for c in each.columns), strict=True))
+    reader.close()
+    return found
+
+
+def _index(answer: Applied) -> int:
+    assert answer.state is not None
+    return answer.state.applied_index
+
+
+def test_a_region_from_its_snapshot_on(learner: Learner, server: EngineServer, path: Path) -> None:
+    tikv = FakeTikv()
+    put(tikv, 1, 10)
+    with EngineClient(server.address) as client:
+        assert client.install(tikv.snapshot(tikv.regions[1])) == EMPTY
+        assert rows(learner, path, 50) == {1: "1@10"}
+        put(tikv, 1, 20)
+        put(tikv, 2, 30)
+        stream = client.commands()
+        (answer,) = stream.send(batch(entry for _, _, entry in tikv.log))
+        learner.store.wait_applied(RegionID(1), 8, Deadline(CLOCK, 10_000))
+        assert rows(learner, path, 50) == {1: "1@20", 2: "2@30"}
+        assert rows(learner, path, 19) == {1: "1@10"}
+        # The snapshot's index first: commands are not durable at once.
+        indexes = [_index(answer)]
+        while indexes[-1] < 8:
+            (answer,) = stream.next()
+            indexes.append(_index(answer))
+        assert indexes[0] == 6
+        assert indexes == sorted(indexes)
+        list(stream.end())
+    assert rows(learner, path, 50) == {1: "1@20", 2: "2@30"}
+
+
+def test_what_must_be_durable_is(learner: Learner, server: EngineServer) -> None:
+    tikv = FakeTikv()
+    with EngineClient(server.address) as client:
+        client.install(tikv.snapshot(tikv.regions[1]))
+        put(tikv, 1, 10)
+        stream = client.commands()
+        entry = bytearray(tikv.log[0][2])
+        marked = bytes(entry) + b"\x0a\x02\x20\x01"  # header.sync_log, merged into the header
+        (answer,) = stream.send(batch([marked]))
+        while _index(answer) < 6:
+            (answer,) = stream.next()
+        list(stream.end())
+    (answer,) = learner.store.answers([RegionID(1)])
+    assert _index(answer) == 6
+
+
+def test_unknown_regions_are_gone(server: EngineServer) -> None:
+    tikv = FakeTikv()
+    put(tikv, 1, 10)
+    with EngineClient(server.address) as client:
+        stream = client.commands()
+        (answer,) = stream.send(batch([tikv.log[0][2]]))
+        assert (answer.region_id, answer.state) == (1, None)
+        list(stream.end())
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        (b"\xff", grpc.StatusCode.INVALID_ARGUMENT),
+        (bytes(2 << 20), grpc.StatusCode.RESOURCE_EXHAUSTED),
+    ],
+)
+def test_refused_batches(server: EngineServer, message: bytes, code: grpc.StatusCode) -> None:
+    with EngineClient(server.address) as client:
+        stream = client.commands()
+        with pytest.raises(grpc.RpcError) as caught:
+            stream.send(message)
+        assert caught.value.code() is code
+
+
+def test_refused_snapshots(learner: Learner, server: EngineServer) -> None:
+    tikv = FakeTikv()
+    put(tikv, 1, 10)
+    head, *rest = tikv.snapshot(tikv.regions[1])
+    with EngineClient(server.address) as client:
+        for chunks in ([], rest, [head, head]):
+            with pytest.raises(grpc.RpcError) as caught:
+                client.install(chunks)
+            assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
+    assert not learner.store.regions()
+
+
+def test_names_need_certificates(learner: Learner) -> None:
+    with pytest.raises(OptionError, match="certificates"):
+        EngineServer(learner, "127.0.0.1:0", clock=CLOCK, allowed_names=("tikv",))
