@@ -134,6 +134,12 @@ FOUND: Final = (
     "NULLIF(TRUE, yn) >= 1",
     "NOT (x'ffffffffffffffff' <> 18446744073709551615.5)",
     "CAST(en AS SIGNED) IN (CASE WHEN tx = 'C' THEN en END, (bu + 1e1))",
+    "NULLIF('18446744073709551615', id) < t6",
+    "CASE WHEN id > 9 THEN 'A' WHEN bi <=> -1e0 THEN bn ELSE vg END > t6",
+    "CAST(yn AS DATE) BETWEEN 99 AND iu",
+    "IFNULL(NULLIF(NULL, ts), f) > 0b101",
+    "la <= IF(b'0' IS NULL, d6, en)",
+    "(CAST(iu AS FLOAT) DIV NULLIF(se, dw)) <=> bb",
 )
 """Conditions of which the answer was once another one, or which are close to such."""
 

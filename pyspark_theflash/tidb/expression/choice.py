@@ -47,6 +47,8 @@ def common_kind(vectors: Sequence[Vector]) -> Kind:
     if kinds & {Kind.TEXT, Kind.TIME, Kind.DURATION}:
         if any(v.single for v in vectors):
             refuse_in_condition("a choice of FLOAT or text")
+        if any(v.is_named for v in vectors) and kinds != {Kind.TEXT}:
+            refuse_in_condition("a choice of ENUM, SET or something else")
         return Kind.TEXT
     return Kind.REAL if Kind.REAL in kinds else Kind.DECIMAL
 
@@ -101,7 +103,7 @@ def _unify_decimals(vectors: Sequence[Vector]) -> list[Vector]:
 
 def _unify_texts(vectors: Sequence[Vector]) -> list[Vector]:
     merged = as_texts(vectors)
-    named = [v.number is not None and not v.is_bytes for v in vectors]
+    named = [v.is_named for v in vectors]
     if len(vectors) == 1 or (not any(named) and _are_one(vectors)):
         return merged
     is_mixed = any(named) or any(v.is_mixed for v in vectors)

@@ -37,7 +37,7 @@ from pyspark_theflash.tidb.expression.load import load_column, load_literal
 from pyspark_theflash.tidb.expression.parser import parse_text
 from pyspark_theflash.tidb.expression.store import store_column
 from pyspark_theflash.tidb.expression.syntax import Call, Column, Literal, Node, column_names
-from pyspark_theflash.tidb.expression.vector import Vector
+from pyspark_theflash.tidb.expression.vector import Kind, Vector
 
 TypedArray: TypeAlias = tuple["pa.Array[Any]", FieldType]
 """A column in its stored form (`tidb/codec/arrow.py`) and its type."""
@@ -206,12 +206,16 @@ def _evaluate(node: Node, scope: Scope) -> Vector:
     if node.name in _BRANCHING:
         is_constant = _is_folded(node, scope)
         branched = _branch(node, scope.nulls() if is_constant else scope)
-        return replace(branched, is_constant=is_constant, is_column=False)
+        if branched.kind is Kind.NULL:
+            refuse_in_condition("a choice of nothing but NULL")
+        return replace(branched, is_constant=is_constant, is_column=False, is_choice=True)
     operands = [_evaluate(argument, scope) for argument in node.arguments]
     is_constant = all(v.is_constant for v in operands)
     if not is_constant:
         operands = [v.spread(scope.rows) if v.is_constant else v for v in operands]
-    return replace(_apply(node, operands), is_constant=is_constant, is_column=False)
+    applied = _apply(node, operands)
+    is_choice = node.name in ("greatest", "least")
+    return replace(applied, is_constant=is_constant, is_column=False, is_choice=is_choice)
 
 
 def _is_folded(node: Call, scope: Scope) -> bool:
@@ -256,6 +260,8 @@ def _branch(node: Call, scope: Scope) -> Vector:
             refuse_in_condition("NULLIF of a YEAR and a constant")
         found = equal([value, other])
         chosen = value.with_null((found.data != 0) & ~found.null)
+        if value.is_named:
+            return replace(chosen, number=None, is_mixed=True)
         # `0x41` among numbers is what it is as a literal only.
         is_cut = value.is_hexadecimal and not other.is_constant
         return replace(chosen, number=None) if is_cut else chosen

@@ -51,6 +51,7 @@ def common(left: Vector, right: Vector) -> tuple[Vector, Vector]:
     left, right = plain(left), plain(right)
     left, right = _refined(left, right), _refined(right, left)
     kind = _common_kind(left, right)
+    _refuse_chosen_texts([left, right])
     if kind is Kind.TEXT:
         _refuse_named([left, right])
         return to_text(left), to_text(right)
@@ -79,11 +80,15 @@ def between_operands(operands: Sequence[Vector]) -> list[Vector]:
         refuse_in_condition("a constant BETWEEN YEARs")
     if all(_as_literal_number(v).kind in INTEGERS for v in operands):
         return [_as_literal_number(v) for v in operands]
+    _refuse_chosen_texts(operands)
+    has_times = any(v.kind in _TIMES for v in operands)
+    if has_times and any(v.kind not in _STRINGS and not v.is_constant for v in operands):
+        refuse_in_condition("times and numbers of columns in one BETWEEN")
     kind = reduce(_kind_of_two, [_string_or_number(v) for v in operands])
     if kind is Kind.TEXT:
         if operands[0].kind is Kind.DURATION:
             converted = [to_duration(v) for v in operands]
-        elif any(v.kind in _TIMES for v in operands):
+        elif has_times:
             converted = [to_time(v) for v in operands]
         else:
             _refuse_named(operands)
@@ -131,9 +136,16 @@ def _recast(candidate: Vector, cast: Vector) -> Vector:
     return candidate if is_same else replace(cast, coercibility=EXPLICIT)
 
 
+def _refuse_chosen_texts(operands: Sequence[Vector]) -> None:
+    """Raise for a text that IF, CASE or the like has chosen, compared with a time."""
+    has_times = any(v.kind in _TIMES for v in operands)
+    if has_times and any(v.kind is Kind.TEXT and v.is_choice for v in operands):
+        refuse_in_condition("a choice of texts beside a time")
+
+
 def _refuse_named(operands: Sequence[Vector]) -> None:
     """Raise for an ENUM or SET compared with bytes, where TiDB and TiKV differ."""
-    has_names = any(v.number is not None and not v.is_bytes for v in operands)
+    has_names = any(v.is_named for v in operands)
     if has_names and any(v.is_bytes for v in operands):
         raise LackingError("an ENUM or SET compared with bytes")
 
@@ -146,7 +158,7 @@ def _refuse_hexadecimal(operands: Sequence[Vector]) -> None:
 
 def _as_number(vector: Vector) -> Vector:
     """An ENUM or SET beside a number is its index."""
-    if vector.number is not None and not vector.is_bytes and not vector.is_column:
+    if vector.is_named and not vector.is_column:
         refuse_in_condition("an ENUM or SET of a choice beside a number")
     return vector.number if vector.number is not None else vector
 

@@ -68,6 +68,7 @@ class Vector:
         number: what a TEXT is among numbers: of ENUM, SET, BIT and `0x41`.
         is_constant: all rows are equal, whatever the columns hold.
         is_column: a column as it is stored.
+        is_choice: the result of IF, CASE, NULLIF or the like.
         is_year: of UINT, a YEAR; None where some rows are one.
         single: of REAL, a FLOAT: it prints as one.
     """
@@ -85,6 +86,7 @@ class Vector:
     number: "Vector | None" = None
     is_constant: bool = False
     is_column: bool = False
+    is_choice: bool = False
     is_year: bool | None = False
     single: bool = False
 
@@ -105,6 +107,11 @@ class Vector:
     def is_hexadecimal(self) -> bool:
         """A literal such as `0x41` or `b'1'`, which is bytes and a number."""
         return self.number is not None and self.is_bytes and self.is_constant
+
+    @property
+    def is_named(self) -> bool:
+        """An ENUM or SET: a text, and a number."""
+        return self.number is not None and not self.is_bytes
 
     @property
     def is_bytes(self) -> bool:
