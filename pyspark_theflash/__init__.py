@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from pyspark_theflash.version import __version__
 
 if TYPE_CHECKING:
-    from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+    from pyspark_theflash.read.plan.snapshot import ReadSnapshot as Snapshot
+    from pyspark_theflash.read.plan.snapshot import open_snapshot
     from pyspark_theflash.service.client.theflash import connect
     from pyspark_theflash.spark.jar import configure_spark
     from pyspark_theflash.spark.session import SparkSnapshot
@@ -29,7 +30,7 @@ __all__ = [
 
 _HOMES = {
     "DefaultSource": ("pyspark_theflash.spark.source", "TheFlashDataSource"),
-    "Snapshot": ("pyspark_theflash.read.plan.snapshot", "Snapshot"),
+    "Snapshot": ("pyspark_theflash.read.plan.snapshot", "ReadSnapshot"),
     "SparkSnapshot": ("pyspark_theflash.spark.session", "SparkSnapshot"),
     "configure_spark": ("pyspark_theflash.spark.jar", "configure_spark"),
     "connect": ("pyspark_theflash.service.client.theflash", "connect"),

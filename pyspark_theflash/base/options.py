@@ -200,7 +200,7 @@ SCAN_OPTIONS: Final[tuple[Option[Any], ...]] = (
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class ReadPoint:
     """Which moment to read: a timestamp, or the newest there is, and what that may cost.
 
     Raises:
@@ -226,7 +226,7 @@ class ScanOptions:
 
     store: Path
     table: str
-    moment: Moment = Moment()
+    moment: ReadPoint = ReadPoint()
     columns: tuple[str, ...] | None = None
     where: str | None = None
     zero_dates: str = "raise"
@@ -255,7 +255,9 @@ class ScanOptions:
         return cls(
             store,
             _table(given),
-            Moment(_snapshot_ts(given), WAIT.value_in(given) or 0.0, MAX_STALENESS.value_in(given)),
+            ReadPoint(
+                _snapshot_ts(given), WAIT.value_in(given) or 0.0, MAX_STALENESS.value_in(given)
+            ),
             COLUMNS.value_in(given),
             WHERE.value_in(given),
             zero_dates,

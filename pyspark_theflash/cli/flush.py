@@ -1,4 +1,4 @@
-"""Divide what was written lately among the regions of a store's tables.
+"""Split what was written lately among the regions of a store's tables.
 
 A writer that runs is asked to do it.
 """

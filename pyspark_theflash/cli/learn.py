@@ -16,11 +16,11 @@ from types import FrameType
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.cli.doors import Doors, add_doors, server_tls
 from pyspark_theflash.cli.jobs.arguments import add_store, mebibytes, seconds, timestamp, tls_files
 from pyspark_theflash.cli.jobs.learner import LearnerProcess, LearnerSettings
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.sources import Network
+from pyspark_theflash.cli.listeners import Listeners, add_doors, server_tls
 from pyspark_theflash.cli.serve import SOCKET
 from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.net.address import UNIX
@@ -143,9 +143,9 @@ def run(arguments: argparse.Namespace) -> int:
             )
         )
         address = arguments.serve or f"{UNIX}{arguments.store.absolute() / SOCKET}"
-        doors = Doors(arguments, lambda: process.service, clock, undo)
-        server = doors.open_frames(address)
-        doors.open_others()
+        listeners = Listeners(arguments, lambda: process.service, clock, undo)
+        server = listeners.open_frames(address)
+        listeners.open_others()
         process.start()
         print(f"learning from TiKV at {process.server.address}", flush=True)
         server.start()

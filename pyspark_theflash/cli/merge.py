@@ -1,4 +1,4 @@
-"""Unite two neighbouring regions of a table, as `theflash regions` lists them.
+"""Merge two neighbouring regions of a table, as `theflash regions` lists them.
 
 It is one step, while reads go on. A writer that runs is asked to do it.
 """

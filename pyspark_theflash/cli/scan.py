@@ -33,7 +33,7 @@ from pyspark_theflash.cli.rows import (
 )
 from pyspark_theflash.cli.show import print_table
 from pyspark_theflash.read.plan.scan_plan import ScanPlan
-from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.tidb.codec.jsonl import format_jsonl
 from pyspark_theflash.tidb.schema.model import ROWID_NAME
 
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _columns(snapshot: Snapshot, arguments: argparse.Namespace) -> list[str] | None:
+def _columns(snapshot: ReadSnapshot, arguments: argparse.Namespace) -> list[str] | None:
     """The columns by name, or None for all that `SELECT *` shows."""
     named = arguments.columns.split(",") if arguments.columns else None
     if named and len({name.lower() for name in named}) < len(named):
@@ -87,7 +87,7 @@ def _columns(snapshot: Snapshot, arguments: argparse.Namespace) -> list[str] | N
 
 
 def _write(
-    form: str, snapshot: Snapshot, plan: ScanPlan, out: IO[bytes], ticker: Ticker | None
+    form: str, snapshot: ReadSnapshot, plan: ScanPlan, out: IO[bytes], ticker: Ticker | None
 ) -> None:
     if form in ("arrow", "parquet"):
         _write_batches(form, snapshot, plan, out, ticker)
@@ -103,13 +103,15 @@ def _write(
         text.detach()
 
 
-def _write_table(snapshot: Snapshot, plan: ScanPlan, out: TextIO, ticker: Ticker | None) -> None:
+def _write_table(
+    snapshot: ReadSnapshot, plan: ScanPlan, out: TextIO, ticker: Ticker | None
+) -> None:
     rows = (row for texts in _noted(snapshot.texts(plan), ticker) for row in printable(texts))
     print_table([c.name for c in plan.columns], rows, out)
 
 
 def _write_batches(
-    form: str, snapshot: Snapshot, plan: ScanPlan, out: IO[bytes], ticker: Ticker | None
+    form: str, snapshot: ReadSnapshot, plan: ScanPlan, out: IO[bytes], ticker: Ticker | None
 ) -> None:
     names = [c.name for c in plan.columns]
     batches = snapshot.scan(plan.table.full_name, names)

@@ -21,16 +21,16 @@ from typing import TYPE_CHECKING
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.cli.doors import Doors, add_doors
 from pyspark_theflash.cli.jobs.arguments import add_store, seconds
+from pyspark_theflash.cli.listeners import Listeners, add_doors
 from pyspark_theflash.net.address import UNIX
+from pyspark_theflash.service.server.control import WorkerSettings
 from pyspark_theflash.service.server.lean import leave_out_pandas
-from pyspark_theflash.service.server.note import WorkerSettings
 
 if TYPE_CHECKING:
     from pyspark_theflash.service.api.service import Service
     from pyspark_theflash.service.server.app import SocketServer
-    from pyspark_theflash.service.server.front import Front
+    from pyspark_theflash.service.server.router import ConnectionRouter
 
 SOCKET = "serve.sock"
 WORKERS_MAX = 64
@@ -76,16 +76,16 @@ def run(arguments: argparse.Namespace) -> int:
     address = arguments.listen or f"{UNIX}{arguments.store.absolute() / SOCKET}"
     with ExitStack() as undo:
         own = _OwnService(arguments.store, undo)
-        doors = Doors(arguments, own.get, own.clock, undo)
-        server: SocketServer | Front
+        listeners = Listeners(arguments, own.get, own.clock, undo)
+        server: SocketServer | ConnectionRouter
         if arguments.workers == 1:
-            server = doors.open_frames(address)
+            server = listeners.open_frames(address)
         else:
-            tls, names = doors.security(address)
+            tls, names = listeners.security(address)
             known = (arguments.tokens, tls, names, own.spare_key)
             server = _front(arguments, WorkerSettings(arguments.store, address, *known), own.clock)
             undo.callback(server.stop)
-        doors.open_others()
+        listeners.open_others()
         server.start()
         print(f"serving {arguments.store} at {server.address}", flush=True)
         while not stopping.wait(_LOOK_S):
@@ -101,12 +101,14 @@ def _processors() -> int:
     return os.cpu_count() or 1
 
 
-def _front(arguments: argparse.Namespace, settings: WorkerSettings, clock: Clock) -> "Front":
-    from pyspark_theflash.service.server.front import Front
+def _front(
+    arguments: argparse.Namespace, settings: WorkerSettings, clock: Clock
+) -> "ConnectionRouter":
+    from pyspark_theflash.service.server.router import ConnectionRouter
     from pyspark_theflash.storage.store.folder import read_identity
 
     read_identity(arguments.store, LocalFileSystem())
-    return Front(settings, workers=arguments.workers, clock=clock)
+    return ConnectionRouter(settings, workers=arguments.workers, clock=clock)
 
 
 class _OwnService:

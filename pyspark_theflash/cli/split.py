@@ -1,6 +1,6 @@
-"""Divide a region of a table in two, as `theflash regions` lists them.
+"""Split a region of a table in two, as `theflash regions` lists them.
 
-It is one step, while reads go on, and stays so: compaction does not unite the halves. A writer that
+It is one step, while reads go on, and stays so: compaction does not merge the halves. A writer that
 runs is asked to do it.
 """
 

@@ -35,7 +35,7 @@ from pyspark_theflash.cli.rows import (
 from pyspark_theflash.cli.show import print_table
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.read.present import Presentation, ZeroDates
-from pyspark_theflash.read.sql.connection import Limits
+from pyspark_theflash.read.sql.connection import QueryLimits
 from pyspark_theflash.read.sql.sql import SqlResult
 from pyspark_theflash.read.sql.texts import result_texts
 from pyspark_theflash.tidb.codec.jsonl import format_jsonl
@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--memory",
         type=_megabytes,
-        default=Limits().memory_mb,
+        default=QueryLimits().memory_mb,
         metavar="MB",
         help="how much memory the query may take (default: %(default)s)",
     )
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(arguments)
     fs, clock = LocalFileSystem(), SystemClock()
     wait_as_asked(arguments, clock, fs)
-    limits = Limits(memory_mb=arguments.memory, timeout_ms=arguments.timeout)
+    limits = QueryLimits(memory_mb=arguments.memory, timeout_ms=arguments.timeout)
     presentation = Presentation(ZeroDates(arguments.zero_dates))
     with ExitStack() as stack:
         snapshot = stack.enter_context(open_snapshot(arguments.store, arguments.at))

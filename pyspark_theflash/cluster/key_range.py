@@ -17,7 +17,7 @@ _INT_HANDLE_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
-class KeyRange:
+class EncodedKeyRange:
     """Memcomparable keys from `start` to before `end`, which is behind all keys if it is empty."""
 
     start: bytes
@@ -27,23 +27,23 @@ class KeyRange:
         """Whether a key is in the range."""
         return self.start <= key and (not self.end or key < self.end)
 
-    def within(self, other: "KeyRange") -> "KeyRange | None":
+    def within(self, other: "EncodedKeyRange") -> "EncodedKeyRange | None":
         """Return the common part of both; None where there is none."""
         start = max(self.start, other.start)
         ends = [end for end in (self.end, other.end) if end]
         end = min(ends) if ends else b""
-        return None if end and start >= end else KeyRange(start, end)
+        return None if end and start >= end else EncodedKeyRange(start, end)
 
 
-def record_range(physical_id: PhysicalTableID) -> KeyRange:
+def record_range(physical_id: PhysicalTableID) -> EncodedKeyRange:
     """The keys of all rows of a physical table."""
     prefix = encode_record_key(physical_id, b"")
     end = prefix[:-1] + bytes([prefix[-1] + 1])
-    return KeyRange(encode_bytes(prefix), encode_bytes(end))
+    return EncodedKeyRange(encode_bytes(prefix), encode_bytes(end))
 
 
 def handle_bounds(
-    physical_id: PhysicalTableID, keys: KeyRange, *, is_common: bool
+    physical_id: PhysicalTableID, keys: EncodedKeyRange, *, is_common: bool
 ) -> tuple[Handle | None, Handle | None] | None:
     """The handles of a physical table in a range, None for no bound; None where there are none.
 

@@ -12,7 +12,7 @@ from pyspark_theflash.tidb.codec.key import RawKey
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class KeyRange:
+class RawKeyRange:
     """The keys from `start` up to `end`, which is not one of them."""
 
     start: RawKey
@@ -21,19 +21,19 @@ class KeyRange:
     def __contains__(self, key: RawKey) -> bool:
         return self.start <= key and (not self.end or key < self.end)
 
-    def clip(self, start: RawKey, end: RawKey) -> "KeyRange | None":
+    def clip(self, start: RawKey, end: RawKey) -> "RawKeyRange | None":
         """Return the part from `start` up to `end`; None if there is none."""
         low = max(self.start, start)
         high = self.end if not end else end if not self.end else min(self.end, end)
-        return None if high and low >= high else KeyRange(low, high)
+        return None if high and low >= high else RawKeyRange(low, high)
 
-    def rest(self, start: RawKey) -> "KeyRange | None":
+    def rest(self, start: RawKey) -> "RawKeyRange | None":
         """Return the part from `start` on; None if there is none."""
         return self.clip(start, self.end)
 
 
 @dataclass(frozen=True, slots=True)
-class Peer:
+class LocatedPeer:
     """A region's copy on a store."""
 
     id: int
@@ -47,21 +47,21 @@ class LocatedRegion:
     """A region as it was when somebody said so; `leader` is None where that is not known."""
 
     id: RegionID
-    range: KeyRange
+    range: RawKeyRange
     epoch: RegionEpoch
-    peers: tuple[Peer, ...] = ()
-    leader: Peer | None = None
+    peers: tuple[LocatedPeer, ...] = ()
+    leader: LocatedPeer | None = None
 
     def overlaps(self, other: "LocatedRegion") -> bool:
         return self.range.clip(other.range.start, other.range.end) is not None
 
-    def parts_of(self, ranges: Iterable[KeyRange]) -> list[KeyRange]:
+    def parts_of(self, ranges: Iterable[RawKeyRange]) -> list[RawKeyRange]:
         """Return the parts of the ranges that lie in the region."""
         clipped = (each.clip(self.range.start, self.range.end) for each in ranges)
         return [part for part in clipped if part is not None]
 
 
-def first_gap(wanted: KeyRange, parts: Iterable[KeyRange]) -> KeyRange | None:
+def first_gap(wanted: RawKeyRange, parts: Iterable[RawKeyRange]) -> RawKeyRange | None:
     """The first stretch of a range that none of the parts has; None if they have all of it."""
     at = wanted.start
     for part in sorted(parts):

@@ -208,7 +208,7 @@ class LockResolver:
     def _look(
         self, locks: Sequence[Lock], snapshot_ts: TimeStamp, deadline: Deadline
     ) -> "_Ended | None":
-        look = _Look(self._transactions, self.policy, locks, snapshot_ts, deadline)
+        look = _TransactionCheck(self._transactions, self.policy, locks, snapshot_ts, deadline)
         try:
             return look.end(self._known.get(locks[0].start_ts))
         except ServiceUnavailableError as error:
@@ -237,7 +237,7 @@ class _Ended:
 _ABOVE: Final = _Ended(MAX_TS, is_final=False)
 
 
-class _Look:
+class _TransactionCheck:
     """One look at one transaction, some of whose locks were met."""
 
     def __init__(

@@ -26,7 +26,7 @@ ETCD_PUT: Final = "/etcdserverpb.KV/Put"
 
 
 @dataclass(frozen=True, slots=True)
-class WriteRequest:
+class WriteBinlogRequest:
     """A binlog on its way to a pump."""
 
     cluster_id: int
@@ -37,7 +37,7 @@ class WriteRequest:
         return message.SerializeToString()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "WriteRequest":
+    def from_bytes(cls, data: bytes) -> "WriteBinlogRequest":
         """Raises `CodecError`."""
         message = _parse(pump_pb2.WriteBinlogReq, data)
         return cls(message.clusterID, message.payload)

@@ -52,7 +52,7 @@ def check_names(allowed: Sequence[str], tls: ServerTls | None) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class BoundSocket:
     """A listening socket, and its address with the port that was chosen for port 0."""
 
     sock: socket.socket
@@ -70,7 +70,7 @@ class Bound:
                     path.unlink()
 
 
-def bind(address: str) -> Bound:
+def bind(address: str) -> BoundSocket:
     """Listen on an address that `check_safe` has let pass.
 
     Raises:
@@ -85,7 +85,7 @@ def bind(address: str) -> Bound:
         sock = socket.create_server(place[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         raise OptionError(_OPTION, f"cannot listen on {address}: {error.strerror}") from error
-    return Bound(sock, f"{address.rpartition(':')[0]}:{sock.getsockname()[1]}")
+    return BoundSocket(sock, f"{address.rpartition(':')[0]}:{sock.getsockname()[1]}")
 
 
 def make_way(path: Path) -> None:
@@ -109,7 +109,7 @@ def is_loopback(host: str) -> bool:
     return False
 
 
-def _bind_unix(path: Path) -> Bound:
+def _bind_unix(path: Path) -> BoundSocket:
     check_folder(path.parent)
     # Of several that begin at once, each must see what the one before has made.
     with _folder_locked(path.parent):
@@ -120,7 +120,7 @@ def _bind_unix(path: Path) -> Bound:
         try:
             sock.bind(str(path))
             sock.listen(_BACKLOG)
-            return Bound(sock, f"{UNIX}{path}", path.stat().st_ino)
+            return BoundSocket(sock, f"{UNIX}{path}", path.stat().st_ino)
         except OSError as error:
             sock.close()
             raise OptionError(_OPTION, f"cannot listen on {path}: {error.strerror}") from error

@@ -51,7 +51,7 @@ from pyspark_theflash.replication.incoming import (
 from pyspark_theflash.replication.pairing.ledger import LedgerEntry, TransactionLedger, pack_entries
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Engine, Publication, VersionBatch
-from pyspark_theflash.storage.mvcc.choose import those_of
+from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.fingerprint import (
     added,
     digest,
@@ -76,9 +76,9 @@ from pyspark_theflash.storage.store.feed import (
 from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.latch import Grant, LatchKind, LatchScope
-from pyspark_theflash.storage.store.manifest import Change, Record
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND, check_not_learned
+from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, check_not_learned
 from pyspark_theflash.tidb.codec.document import uint64
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.lineage import Lineage
@@ -168,7 +168,7 @@ class _Ingest:
         self._engine, self._brought, self._held = engine, brought, held
         ledgers = [feed.ledger_kind for feed in (MAIN, SIDE)]
         self._view = engine.read(
-            [FEED_KIND, PROGRESS_KIND, *SCHEMA_KINDS, *ledgers, WRITTEN_KIND, LEARNED_KIND]
+            [FEED_KIND, PROGRESS_KIND, *SCHEMA_KINDS, *ledgers, WRITTEN_KIND, RAFT_FED_KIND]
         )
         check_not_learned(self._view)
         is_side = main_feed(self._view) is Feed.STREAM
@@ -354,7 +354,7 @@ class _Ingest:
         rows: Sequence[CheckedRows],
         entries: Sequence[LedgerEntry],
         progress: Progress,
-    ) -> Change:
+    ) -> ManifestChange:
         puts: list[Record] = []
         kind = self._feed.ledger_kind
         newest = max((int(one.commit_ts.max()) for one in rows), default=0)
@@ -373,7 +373,7 @@ class _Ingest:
         for one in rows:
             body = str(int(one.commit_ts.max())).encode()
             puts.append(Record(WRITTEN_KIND, _key(one.physical_id), body))
-        return Change([*self._claims, *puts] if puts else puts)
+        return ManifestChange([*self._claims, *puts] if puts else puts)
 
 
 def _check_covered(brought: Ingestion, held: Sequence[Grant]) -> None:
@@ -400,7 +400,7 @@ def _without(
     if not len(start_ts) or not rows.batch.num_rows:
         return rows
     kept = ~np.isin(rows.start_ts, start_ts)
-    return replace(rows, batch=those_of(rows.batch, kept))
+    return replace(rows, batch=filter_rows(rows.batch, kept))
 
 
 def _key(physical_id: PhysicalTableID) -> str:

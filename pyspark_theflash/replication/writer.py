@@ -32,10 +32,10 @@ from pyspark_theflash.storage.store.coverage import (
 )
 from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
 from pyspark_theflash.storage.store.gap import GAP_KIND
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.storage.store.orphan import ORPHAN_KIND
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.storage.store.scope import SCOPE_KIND, Scope
+from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope
 
 GATHER_BYTES: Final = BATCH_BYTES
 WRITER_KINDS: Final = frozenset(
@@ -65,7 +65,7 @@ class Writer:
         self,
         engine: WriterEngine,
         schema: SchemaSource,
-        scope: Scope | None = None,
+        scope: TableScope | None = None,
         spill: Spill | None = None,
         *,
         may_guess: bool = False,
@@ -96,7 +96,7 @@ class Writer:
         claims += [assumed_record(p) for p in dict.fromkeys(assume_empty) if p not in known]
         self._state = WriterState(engine, schema, scope, spill, streams)
         if claims:
-            engine.publish(Publication((), Change(claims)))
+            engine.publish(Publication((), ManifestChange(claims)))
         self._applier = Applier(engine, self._state, may_guess=may_guess, compact=compact)
         self._orphans = OrphanWatch(engine, self._state, clock or SystemClock(), orphan_ms)
 

@@ -20,7 +20,7 @@ from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.holder import Holder
-from pyspark_theflash.storage.store.latch.latch import STORE, LatchKind, Wanted
+from pyspark_theflash.storage.store.latch.latch import STORE, LatchKind, LatchRequest
 from pyspark_theflash.storage.store.manifest import Manifest
 
 TTL_MS: Final = 600_000
@@ -35,7 +35,7 @@ class WriterLatch:
         self._path, self._fs, self._clock = path, fs, clock
         self._holder = Holder.here(clock)
         identity = f"process {self._holder.pid} on {self._holder.host}"
-        self._wanted = Wanted(LatchKind.WRITE, STORE, ttl_ms, self._holder.program, identity)
+        self._wanted = LatchRequest(LatchKind.WRITE, STORE, ttl_ms, self._holder.program, identity)
         self._manifest = open_manifest(path, fs)
         self._held = ("", 0)
         self._ended = threading.Event()

@@ -17,7 +17,7 @@ from pyspark_theflash.base.options import (
 )
 from pyspark_theflash.base.tls import TlsMaterial
 from pyspark_theflash.net.address import SCHEME, UNIX
-from pyspark_theflash.service.api.token import Token
+from pyspark_theflash.service.api.token import AccessToken
 
 if TYPE_CHECKING:
     from pyspark_theflash.service.client.theflash import TheFlash
@@ -28,7 +28,7 @@ class Server:
     """`unix:PATH` or `theflash://HOST:PORT`; survives pickle, and shows no secret."""
 
     address: str
-    token: Token | None = None
+    token: AccessToken | None = None
     tls: TlsMaterial | None = None
 
     @classmethod
@@ -61,16 +61,16 @@ def without_secrets(options: Mapping[str, str]) -> dict[str, str]:
     return {name: text for name, text in options.items() if name.lower() not in ours}
 
 
-def _token(given: Mapping[str, str]) -> Token | None:
+def _token(given: Mapping[str, str]) -> AccessToken | None:
     said, file = given.get(TOKEN.name), given.get(TOKEN_FILE.name)
     if said is not None and file is not None:
         raise OptionError(TOKEN_FILE.name, "cannot be given together with token")
     if file is not None:
         try:
-            return Token.from_file(Path(file))
+            return AccessToken.from_file(Path(file))
         except OptionError as error:
             raise OptionError(TOKEN_FILE.name, error.reason) from error
-    return None if said is None else Token(said.strip())
+    return None if said is None else AccessToken(said.strip())
 
 
 def _tls(given: Mapping[str, str]) -> TlsMaterial | None:

@@ -29,7 +29,7 @@ from pyspark_theflash.service.wire.message import (
 from pyspark_theflash.service.wire.method import method
 from pyspark_theflash.spark.convert import arrow_schema, spark_batches
 from pyspark_theflash.spark.place import Server, without_secrets
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.schema.model import ColumnInfo
 
 if TYPE_CHECKING:
@@ -143,7 +143,9 @@ def _column(told: Column, field: "pa.Field[pa.DataType]") -> ColumnInfo:
         tp = MySQLType[told.type]
     except KeyError:
         raise UnsupportedError(f"type {told.type}", f"column {told.name}") from None
-    flag = (Flag.UNSIGNED if told.unsigned else 0) | (0 if told.nullable else Flag.NOT_NULL)
+    flag = (ColumnFlag.UNSIGNED if told.unsigned else 0) | (
+        0 if told.nullable else ColumnFlag.NOT_NULL
+    )
     charset = "binary" if pa.types.is_binary(field.type) else "utf8mb4"
     kind = FieldType(tp, int(flag), told.flen, told.decimal, charset, told.collation)
     return ColumnInfo(ColumnID(told.id), told.name, 0, kind, comment=told.comment)

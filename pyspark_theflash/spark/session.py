@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, Union
 from pyspark.sql import DataFrame, SparkSession
 
 from pyspark_theflash.base.errors import OptionError
-from pyspark_theflash.base.options import STORE, Moment, timestamp_option
+from pyspark_theflash.base.options import STORE, ReadPoint, timestamp_option
 from pyspark_theflash.base.timestamp import AnyTimestamp
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.service.client.theflash import SHORT_MS, connect
@@ -58,7 +58,7 @@ class SparkSnapshot:
             StoreNotFoundError, NotCaughtUpError, SnapshotTooOldError: as `open_snapshot`.
         """
         wanted = None if snapshot_ts is None else timestamp_option("snapshot_ts", snapshot_ts)
-        moment = Moment(wanted, wait_for_ts, max_staleness)
+        moment = ReadPoint(wanted, wait_for_ts, max_staleness)
         texts = {STORE.name: str(store), **{name: str(value) for name, value in options.items()}}
         server = Server.of(texts)
         self._store = str(store) if server is not None else str(Path(store).absolute())
@@ -98,7 +98,7 @@ class SparkSnapshot:
             self.table(name).createOrReplaceTempView(f"`{quoted}`")
 
 
-def _asked(moment: Moment) -> TablesRequest:
+def _asked(moment: ReadPoint) -> TablesRequest:
     staleness_s = moment.max_staleness_s
     staleness_ms = None if staleness_s is None else round(staleness_s * 1000)
     return TablesRequest(
@@ -106,5 +106,5 @@ def _asked(moment: Moment) -> TablesRequest:
     )
 
 
-def _timeout_ms(moment: Moment) -> int:
+def _timeout_ms(moment: ReadPoint) -> int:
     return SHORT_MS + round(moment.wait_s * 1000)

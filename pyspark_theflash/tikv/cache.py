@@ -29,7 +29,7 @@ from pyspark_theflash.cluster.write import Write, WriteKind, decode_write
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.codec.number import encode_uint_desc
 from pyspark_theflash.tidb.codec.reader import Positions
-from pyspark_theflash.tikv.pending import Delta, Pending
+from pyspark_theflash.tikv.pending import Delta, PendingEntries
 from pyspark_theflash.tikv.request import (
     Family,
     Requests,
@@ -62,22 +62,22 @@ class Cache:
     """See the module. Not thread-safe: the store that has it is."""
 
     def __init__(self) -> None:
-        self.families: Final = {family: Pending() for family in Family}
+        self.families: Final = {family: PendingEntries() for family in Family}
         self.versions: list[Versions] = []
         self.version_bytes = 0
         self._waiting: dict[bytes, set[bytes]] = {}
         """Memcomparable key -> its keys among the orphans."""
 
     @property
-    def locks(self) -> Pending:
+    def locks(self) -> PendingEntries:
         return self.families[Family.LOCK]
 
     @property
-    def defaults(self) -> Pending:
+    def defaults(self) -> PendingEntries:
         return self.families[Family.DEFAULT]
 
     @property
-    def orphans(self) -> Pending:
+    def orphans(self) -> PendingEntries:
         return self.families[Family.WRITE]
 
     @property

@@ -4,21 +4,21 @@ from dataclasses import dataclass, field
 from typing import TypeAlias
 
 from pyspark_theflash.base.types import RegionID
-from pyspark_theflash.tikv.region import ApplyState, Peer, Region
+from pyspark_theflash.tikv.region import ApplyState, Peer, RaftRegion
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class SplitRegion:
     """A region became these, its own id among them."""
 
-    regions: tuple[Region, ...]
+    regions: tuple[RaftRegion, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ChangePeers:
     """A region has other peers now."""
 
-    region: Region
+    region: RaftRegion
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,14 +26,14 @@ class PrepareMerge:
     """A region is to become part of `target`."""
 
     min_index: int
-    target: Region
+    target: RaftRegion
 
 
 @dataclass(frozen=True, slots=True)
 class CommitMerge:
     """`source`, applied up to its index `commit`, becomes part of the region."""
 
-    source: Region
+    source: RaftRegion
     commit: int
 
 
@@ -56,12 +56,12 @@ class NoChange:
 
 
 Admin: TypeAlias = (
-    Split | ChangePeers | PrepareMerge | CommitMerge | RollbackMerge | CompactLog | NoChange
+    SplitRegion | ChangePeers | PrepareMerge | CommitMerge | RollbackMerge | CompactLog | NoChange
 )
 
 
 @dataclass(slots=True)
-class Command:
+class RaftCommand:
     """One entry of a region's log. `requests` are raft_cmdpb.Request messages, as bytes.
 
     `must_sync`: the sender waits for it to be durable. `destroys`: the replica is to go. Not
@@ -90,7 +90,7 @@ class Applied:
 class SnapshotHead:
     """The head of a snapshot: the region as it is after it, and the store's own peer."""
 
-    region: Region
+    region: RaftRegion
     applied: ApplyState
     peer: Peer | None
 

@@ -15,7 +15,7 @@ from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine.api import Engine, Publication, VersionBatch
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tikv.region_store import Frozen, RegionStore
 from pyspark_theflash.tikv.rows import by_table, version_batches
 from pyspark_theflash.tikv.tables import SchemaAt
@@ -23,7 +23,7 @@ from pyspark_theflash.tikv.tables import SchemaAt
 T = TypeVar("T")
 MEMORY_BYTES_MAX: Final = 1 << 30
 """The rows of a table are put into one Arrow array, which ends at 2 GiB."""
-Also = Callable[[], Change]
+Also = Callable[[], ManifestChange]
 """The records to be published with the next rows: the schema history they were decoded under."""
 
 
@@ -54,7 +54,7 @@ class Flusher:
         self,
         store: RegionStore,
         schema: SchemaAt,
-        also: Also = Change,
+        also: Also = ManifestChange,
         published: Callable[[], None] = lambda: None,
     ) -> None:
         """`published` is called when what `also` said last is durable."""
@@ -88,7 +88,9 @@ class Flusher:
     def _publish(self, engine: Engine, frozen: Frozen) -> None:
         versions = list(self._batches(frozen))
         also = self._also()
-        change = Change([*frozen.change.puts, *also.puts], [*frozen.change.deletes, *also.deletes])
+        change = ManifestChange(
+            [*frozen.change.puts, *also.puts], [*frozen.change.deletes, *also.deletes]
+        )
         fail_point("kvstore.before_publish")
         engine.publish(Publication(versions, change))
         fail_point("kvstore.after_publish")
@@ -106,7 +108,7 @@ class Flusher:
             yield from version_batches(physical_id, versions, tables)
 
 
-class Worker(Protocol):
+class EngineThread(Protocol):
     """Where the engine lives: all that is done to it is done in one thread."""
 
     def run(self, work: Callable[[Engine], T]) -> "Future[T]":

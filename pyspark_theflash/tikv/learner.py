@@ -34,19 +34,19 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
-from pyspark_theflash.cluster.key_range import KeyRange, handle_bounds
+from pyspark_theflash.cluster.key_range import EncodedKeyRange, handle_bounds
 from pyspark_theflash.storage.engine.api import CompactionReport, Engine, Handle
 from pyspark_theflash.storage.mvcc.project import ScanColumn
-from pyspark_theflash.storage.store.manifest import Change
-from pyspark_theflash.tikv.command import Applied, Command, IngestFile, SnapshotHead
-from pyspark_theflash.tikv.flush import Also, Flusher, FlushLimits, Worker
+from pyspark_theflash.storage.store.manifest import ManifestChange
+from pyspark_theflash.tikv.command import Applied, IngestFile, RaftCommand, SnapshotHead
+from pyspark_theflash.tikv.flush import Also, EngineThread, Flusher, FlushLimits
 from pyspark_theflash.tikv.pending_records import PENDING_RECORD
 from pyspark_theflash.tikv.region import RegionState
-from pyspark_theflash.tikv.region_snapshot import Snapshot, missing_versions
+from pyspark_theflash.tikv.region_snapshot import RegionSnapshot, missing_versions
 from pyspark_theflash.tikv.region_store import REGION_RECORD, Part, RegionStore
 from pyspark_theflash.tikv.request import FAMILIES, Family, sort_requests
 from pyspark_theflash.tikv.rows import by_table
-from pyspark_theflash.tikv.tables import SchemaAt, Tables
+from pyspark_theflash.tikv.tables import PhysicalTables, SchemaAt
 from pyspark_theflash.tikv.versions import Versions
 from pyspark_theflash.tikv.wire import put_request
 
@@ -87,13 +87,13 @@ class Learner:
 
     def __init__(
         self,
-        worker: Worker,
+        worker: EngineThread,
         schema: SchemaAt,
         clock: Clock,
         *,
         limits: FlushLimits | None = None,
         files: IngestSource | None = None,
-        also: Also = Change,
+        also: Also = ManifestChange,
         published: Callable[[], None] = lambda: None,
     ) -> None:
         """Take up what is durable in the worker's engine.
@@ -118,7 +118,7 @@ class Learner:
         """Why it takes nothing more; None as long as it does."""
         return self._broken
 
-    def apply(self, commands: Sequence[Command]) -> list[Applied]:
+    def apply(self, commands: Sequence[RaftCommand]) -> list[Applied]:
         """Apply commands, and say how far their regions are durable.
 
         Waits while the cache is full and the engine still takes something.
@@ -138,7 +138,7 @@ class Learner:
                 self._start_flush()
             return self.store.answers(c.region_id for c in commands)
 
-    def install(self, snapshot: Snapshot) -> None:
+    def install(self, snapshot: RegionSnapshot) -> None:
         """Put a region's snapshot in the place of what was there; durable when it returns.
 
         One that is no newer than the region changes nothing.
@@ -157,7 +157,7 @@ class Learner:
                 return
             covered = self._covered(head)
             self.flush()
-            keys = KeyRange(head.region.start, head.region.end)
+            keys = EncodedKeyRange(head.region.start, head.region.end)
             versions = self._replace(keys, snapshot.versions)
             self._whole(lambda: self._take(snapshot, versions, covered))
             self.flush()
@@ -190,7 +190,7 @@ class Learner:
                 columns = columns_of(physical_id)
                 self._result(self._worker.run(_compaction(physical_id, columns)))
 
-    def purge_left(self, columns_of: Callable[[Tables], ColumnsOf]) -> None:
+    def purge_left(self, columns_of: Callable[[PhysicalTables], ColumnsOf]) -> None:
         """Remove the rows of regions that have left from disk. Cheap where none has.
 
         Where rows are stored that no region covers, it is published that their regions have left,
@@ -253,7 +253,7 @@ class Learner:
         """The regions whose place a snapshot takes."""
         covered = []
         region = head.region
-        for other in self.store.within(KeyRange(region.start, region.end)):
+        for other in self.store.within(EncodedKeyRange(region.start, region.end)):
             inside = region.start <= other.region.start and (
                 not region.end or (other.region.end and other.region.end <= region.end)
             )
@@ -264,7 +264,7 @@ class Learner:
             covered.append(other.id)
         return covered
 
-    def _replace(self, keys: KeyRange, versions: Sequence[Versions]) -> list[Versions]:
+    def _replace(self, keys: EncodedKeyRange, versions: Sequence[Versions]) -> list[Versions]:
         """Return what the engine lacks to answer as these versions do, once all is published."""
         newest = max((int(v.commit_ts.max()) for v in versions if len(v)), default=0)
         tables = self._schema(TimeStamp(newest))
@@ -272,7 +272,7 @@ class Learner:
         return self._result(self._worker.run(lambda engine: _missing(engine, tables, keys, by_id)))
 
     def _take(
-        self, snapshot: Snapshot, versions: Iterable[Versions], covered: Iterable[RegionID]
+        self, snapshot: RegionSnapshot, versions: Iterable[Versions], covered: Iterable[RegionID]
     ) -> None:
         head = snapshot.head
         with self.store.mutex:
@@ -286,7 +286,7 @@ class Learner:
             cache.add(versions)
             self.store.install(RegionState(head.region, head.applied, head.peer), covered)
 
-    def _apply(self, commands: Sequence[Command]) -> None:
+    def _apply(self, commands: Sequence[RaftCommand]) -> None:
         done = 0
         while done < len(commands):
             done += self._whole(partial(self.store.apply, commands[done:]))
@@ -294,7 +294,7 @@ class Learner:
                 self._apply_more(commands[done])
                 done += 1
 
-    def _apply_more(self, command: Command) -> None:
+    def _apply_more(self, command: RaftCommand) -> None:
         """A command that asks for what takes the engine, or a file."""
         if not self.store.is_new(command):
             return
@@ -313,7 +313,7 @@ class Learner:
                         raise UnsupportedError("a command that puts and deletes a range", where)
                     # What was applied before must be where the range is deleted.
                     self.flush()
-                    parts += self._replace(KeyRange(part.start, part.end), [])
+                    parts += self._replace(EncodedKeyRange(part.start, part.end), [])
         self._whole(lambda: self.store.apply_parts(command, parts))
 
     # -- errors
@@ -346,7 +346,7 @@ def _compaction(
     return lambda engine: engine.compact(physical_id, columns)
 
 
-def _has_rows(engine: Engine, tables: Tables, left: Sequence[KeyRange]) -> bool:
+def _has_rows(engine: Engine, tables: PhysicalTables, left: Sequence[EncodedKeyRange]) -> bool:
     """Whether the engine has rows in ranges that no region covers, as far as they can be read."""
     view = engine.read([])
     try:
@@ -359,7 +359,9 @@ def _has_rows(engine: Engine, tables: Tables, left: Sequence[KeyRange]) -> bool:
         return True
 
 
-def _purge(engine: Engine, tables: Tables, left: Sequence[KeyRange], columns_of: ColumnsOf) -> None:
+def _purge(
+    engine: Engine, tables: PhysicalTables, left: Sequence[EncodedKeyRange], columns_of: ColumnsOf
+) -> None:
     """Remove what the engine has in ranges that no region covers."""
     for physical_id, bounds in _stored_in(engine, tables, left):
         _purge_one(engine, physical_id, bounds, columns_of(physical_id))
@@ -367,7 +369,7 @@ def _purge(engine: Engine, tables: Tables, left: Sequence[KeyRange], columns_of:
 
 
 def _stored_in(
-    engine: Engine, tables: Tables, ranges: Iterable[KeyRange]
+    engine: Engine, tables: PhysicalTables, ranges: Iterable[EncodedKeyRange]
 ) -> Iterator[tuple[PhysicalTableID, _Bounds]]:
     """The parts of stored tables that lie in ranges, as bounds of handles."""
     stored = set(engine.tables(engine.read([])))
@@ -389,7 +391,10 @@ def _purge_one(
 
 
 def _missing(
-    engine: Engine, tables: Tables, keys: KeyRange, by_id: Mapping[PhysicalTableID, Versions]
+    engine: Engine,
+    tables: PhysicalTables,
+    keys: EncodedKeyRange,
+    by_id: Mapping[PhysicalTableID, Versions],
 ) -> list[Versions]:
     """Return what the engine lacks to answer, in a range, as these versions do."""
     view = engine.read([])

@@ -33,7 +33,7 @@ from pyspark_theflash.base.errors import (
     TiKVUnavailableError,
 )
 from pyspark_theflash.base.types import RegionID, TimeStamp
-from pyspark_theflash.cluster.located import KeyRange, LocatedRegion, first_gap
+from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange, first_gap
 from pyspark_theflash.cluster.lock import Lock
 from pyspark_theflash.cluster.resolve import LockResolver, ResolvedLocks
 
@@ -43,12 +43,12 @@ _BACKOFF_MS: Final = 10
 _BACKOFF_MS_MAX: Final = 500
 
 
-class Leaders(Protocol):
+class RegionLeaders(Protocol):
     """The cluster's side. Methods end by the deadline."""
 
     def cover(
-        self, ranges: Sequence[KeyRange], deadline: Deadline
-    ) -> Sequence[tuple[LocatedRegion, Sequence[KeyRange]]]:
+        self, ranges: Sequence[RawKeyRange], deadline: Deadline
+    ) -> Sequence[tuple[LocatedRegion, Sequence[RawKeyRange]]]:
         """Regions that together have all of the ranges, each with its part of them.
 
         They may be out of date; raises `RegionGapError` rather than leave something out.
@@ -57,7 +57,7 @@ class Leaders(Protocol):
     def read_index(
         self,
         region: LocatedRegion,
-        ranges: Sequence[KeyRange],
+        ranges: Sequence[RawKeyRange],
         snapshot_ts: TimeStamp,
         deadline: Deadline,
     ) -> "int | Lock | None":
@@ -77,17 +77,17 @@ class AppliedLog(Protocol):
         """
 
 
-class Replica(AppliedLog, Protocol):
+class RegionReplica(AppliedLog, Protocol):
     """Our side, for reads of one region after the other."""
 
     def version_of(self, region_id: RegionID) -> int | None:
         """The version in a region's epoch; None if it is not here, or not to be read just now."""
 
-    def locks(self, region_id: RegionID, ranges: Sequence[KeyRange]) -> Iterable[Lock]:
+    def locks(self, region_id: RegionID, ranges: Sequence[RawKeyRange]) -> Iterable[Lock]:
         """The locks that a region has on keys of the ranges."""
 
 
-Read = Callable[[LocatedRegion, Sequence[KeyRange], ResolvedLocks], T]
+Read = Callable[[LocatedRegion, Sequence[RawKeyRange], ResolvedLocks], T]
 """Reads ranges of a region whole, past and through these locks, before it returns.
 
 It may raise `RegionNotReadableError`, `RegionEpochNotMatchError` and `RegionGapError` to be asked
@@ -107,7 +107,7 @@ class RegionRead(Generic[T]):
     """What was read of one region: all rows of `ranges`."""
 
     region: LocatedRegion
-    ranges: tuple[KeyRange, ...]
+    ranges: tuple[RawKeyRange, ...]
     value: T
 
 
@@ -116,7 +116,7 @@ class _Regions:
 
     def __init__(
         self,
-        leaders: Leaders,
+        leaders: RegionLeaders,
         log: AppliedLog,
         resolver: LockResolver,
         snapshot_ts: TimeStamp,
@@ -127,7 +127,7 @@ class _Regions:
         self._backoff_ms = _BACKOFF_MS
 
     def catch_up(
-        self, region: LocatedRegion, ranges: Sequence[KeyRange], deadline: Deadline
+        self, region: LocatedRegion, ranges: Sequence[RawKeyRange], deadline: Deadline
     ) -> bool:
         """Whether a region has all that a snapshot needs of it; if not, look it up again."""
         index = self.leaders.read_index(region, ranges, self.snapshot_ts, deadline)
@@ -157,14 +157,14 @@ class CatchUp:
 
     def __init__(
         self,
-        leaders: Leaders,
+        leaders: RegionLeaders,
         log: AppliedLog,
         resolver: LockResolver,
         snapshot_ts: TimeStamp,
     ) -> None:
         self._regions = _Regions(leaders, log, resolver, snapshot_ts)
 
-    def open(self, ranges: Sequence[KeyRange], open_at: OpenAt[T], deadline: Deadline) -> T:
+    def open(self, ranges: Sequence[RawKeyRange], open_at: OpenAt[T], deadline: Deadline) -> T:
         """What `open_at` makes of the ranges, once all of their regions have come far enough.
 
         It is given the version of each region's epoch, and says if one is another by now; then
@@ -202,8 +202,8 @@ class LearnerRead(Generic[T]):
 
     def __init__(
         self,
-        leaders: Leaders,
-        replica: Replica,
+        leaders: RegionLeaders,
+        replica: RegionReplica,
         resolver: LockResolver,
         snapshot_ts: TimeStamp,
         read: Read[T],
@@ -211,7 +211,7 @@ class LearnerRead(Generic[T]):
         self._regions = _Regions(leaders, replica, resolver, snapshot_ts)
         self._replica, self._read = replica, read
 
-    def run(self, ranges: Sequence[KeyRange], deadline: Deadline) -> list[RegionRead[T]]:
+    def run(self, ranges: Sequence[RawKeyRange], deadline: Deadline) -> list[RegionRead[T]]:
         """All of the ranges, in the order of their keys.
 
         Raises:
@@ -224,7 +224,7 @@ class LearnerRead(Generic[T]):
         done: list[RegionRead[T]] = []
         left = [keys for each in ranges if (keys := each.rest(each.start)) is not None]
         while left:
-            again: list[KeyRange] = []
+            again: list[RawKeyRange] = []
             for region, parts in self._regions.leaders.cover(left, deadline):
                 found = self._region(region, parts, deadline)
                 if found is None:
@@ -239,7 +239,7 @@ class LearnerRead(Generic[T]):
         return done
 
     def _region(
-        self, region: LocatedRegion, ranges: Sequence[KeyRange], deadline: Deadline
+        self, region: LocatedRegion, ranges: Sequence[RawKeyRange], deadline: Deadline
     ) -> RegionRead[T] | None:
         """What a region has; None if it is to be looked up again."""
         regions = self._regions
@@ -264,7 +264,7 @@ class LearnerRead(Generic[T]):
             raise RegionEpochNotMatchError(region.id, region.epoch.version, version)
 
 
-def _check_whole(ranges: Sequence[KeyRange], done: Sequence[RegionRead[T]]) -> None:
+def _check_whole(ranges: Sequence[RawKeyRange], done: Sequence[RegionRead[T]]) -> None:
     parts = [part for each in done for part in each.ranges]
     for keys in ranges:
         gap = first_gap(keys, parts)

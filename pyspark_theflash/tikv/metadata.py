@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from pyspark_theflash.base.types import PhysicalTableID, RegionID
-from pyspark_theflash.cluster.key_range import KeyRange, handle_bounds, record_range
+from pyspark_theflash.cluster.key_range import EncodedKeyRange, handle_bounds, record_range
 from pyspark_theflash.cluster.lock import Lock, decode_lock
 from pyspark_theflash.read.plan.metadata import handle_text, partitions_of, time_value
 from pyspark_theflash.tidb.codec.bytes import decode_bytes
@@ -45,7 +45,7 @@ def raft_rows(store: RegionStore, table: TableInfo) -> Iterator[tuple[Any, ...]]
     for name, physical_id in partitions_of(table):
         for state, durable in regions_of(store, physical_id):
             region, applied, peer = state.region, state.applied, state.peer
-            keys = KeyRange(region.start, region.end)
+            keys = EncodedKeyRange(region.start, region.end)
             bounds = handle_bounds(physical_id, keys, is_common=table.is_common_handle)
             yield (
                 name,

@@ -1,6 +1,6 @@
 """Snapshots of a store that TiKV feeds: what a learner has applied, in files and in memory.
 
-    timestamp   given, or PD's newest; PD keeps what it needs from then on (`Hold`)
+    timestamp   given, or PD's newest; PD keeps what it needs from then on (`ServiceSafePoint`)
     schema      that of the cluster, read up to the timestamp
     rows        for each table that is planned: a read index of every region, waited for; the
                 cache at one moment, locks in the way resolved; and, taken after it, the files
@@ -23,7 +23,7 @@ from pyspark_theflash.base.errors import (
     UnsupportedError,
 )
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
-from pyspark_theflash.cluster.located import KeyRange
+from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.lock import Lock
 from pyspark_theflash.cluster.resolve import LockResolver
 from pyspark_theflash.read.plan.metadata import batch_of
@@ -31,16 +31,16 @@ from pyspark_theflash.storage.engine.api import EngineReader
 from pyspark_theflash.storage.store.latch.lease import ReadLease
 from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.storage.store.progress import Progress
-from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND
+from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
-from pyspark_theflash.tikv.learner_read import CatchUp, Leaders
+from pyspark_theflash.tikv.learner_read import CatchUp, RegionLeaders
 from pyspark_theflash.tikv.metadata import ROWS
 from pyspark_theflash.tikv.overlay import OverlaidReader, Overlay, Overlays
 from pyspark_theflash.tikv.read import Resolved, newest_rows, open_tables
 from pyspark_theflash.tikv.region_store import RegionStore
-from pyspark_theflash.tikv.tables import SchemaAt, Tables
+from pyspark_theflash.tikv.tables import PhysicalTables, SchemaAt
 
 _LOOK_MS: Final = 50
 READ_WAIT_MS: Final = 30_000
@@ -53,7 +53,7 @@ class Tso(Protocol):
         """A timestamp above every one handed out before this call."""
 
 
-class Hold(Protocol):
+class ServiceSafePoint(Protocol):
     """What keeps TiKV from collecting what is being read."""
 
     def ensure(self, snapshot_ts: TimeStamp) -> None:
@@ -75,11 +75,11 @@ class Replica:
 
     regions: RegionStore
     overlays: Overlays
-    leaders: Leaders
+    leaders: RegionLeaders
     resolver: LockResolver
     schema: SchemaAt
     clock: Tso
-    hold: Hold
+    hold: ServiceSafePoint
     flush: Callable[[], None]
     memory_bytes: int
     wait_ms: int = READ_WAIT_MS
@@ -89,12 +89,12 @@ class Replica:
         """What reads the tasks of all scans that were planned here."""
         return OverlaidReader(stored, self.overlays)
 
-    def origin(self, deadline: Deadline, *, may_wait: bool) -> "LearnedOrigin":
+    def origin(self, deadline: Deadline, *, may_wait: bool) -> "RaftReplicaSource":
         """Where the rows of one snapshot come from; see there."""
-        return LearnedOrigin(self, deadline, may_wait=may_wait)
+        return RaftReplicaSource(self, deadline, may_wait=may_wait)
 
 
-class LearnedOrigin:
+class RaftReplicaSource:
     """An `Origin`, of one snapshot, for which there is time until the deadline.
 
     It waits for a timestamp that PD has not given out yet only with `may_wait`.
@@ -105,7 +105,7 @@ class LearnedOrigin:
         self._taken: dict[PhysicalTableID, Overlay] = {}
 
     def check_store(self, view: View, path: str) -> None:
-        if not view.of_kind(LEARNED_KIND):
+        if not view.of_kind(RAFT_FED_KIND):
             raise UnsupportedError("a store that TiKV does not feed", path)
 
     def choose(self, view: View, wanted: TimeStamp | None) -> TimeStamp:
@@ -158,7 +158,7 @@ class LearnedOrigin:
         return batch_of(ROWS[kind](self._replica.regions, table), schema)
 
     def _view_of(
-        self, table: TableInfo, tables: Tables, engine: EngineReader, lease: ReadLease
+        self, table: TableInfo, tables: PhysicalTables, engine: EngineReader, lease: ReadLease
     ) -> View:
         replica, ts = self._replica, lease.snapshot_ts
         catch_up = CatchUp(replica.leaders, replica.regions, replica.resolver, ts)
@@ -191,7 +191,7 @@ def _check_not_collected(view: View, snapshot_ts: TimeStamp) -> None:
         raise SnapshotTooOldError(snapshot_ts, progress.oldest_ts)
 
 
-def _records(physical_id: PhysicalTableID) -> KeyRange:
+def _records(physical_id: PhysicalTableID) -> RawKeyRange:
     """The keys of all rows of a physical table."""
     start = encode_record_key(physical_id, b"")
-    return KeyRange(start, RawKey(start[:-1] + bytes([start[-1] + 1])))
+    return RawKeyRange(start, RawKey(start[:-1] + bytes([start[-1] + 1])))

@@ -32,12 +32,12 @@ from pyspark_theflash.storage.engine.api import (
     RowCondition,
     TableStats,
 )
-from pyspark_theflash.storage.mvcc.choose import those_of
+from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, dictionary_of
 from pyspark_theflash.storage.mvcc.version import HANDLE, column_name
 from pyspark_theflash.storage.store.latch.lease import ReadLease
 from pyspark_theflash.storage.store.manifest import View
-from pyspark_theflash.tikv.newest import Newest
+from pyspark_theflash.tikv.memory_versions import MemoryVersions
 
 MEMORY_REGION: Final = RegionID(0)
 """No region of an engine has it."""
@@ -49,7 +49,7 @@ class Overlay:
     """The newest versions of rows of a physical table, for the scans of one latch."""
 
     lease: ReadLease
-    newest: Newest
+    newest: MemoryVersions
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def reaches(self, start: Handle | None, end: Handle | None) -> bool:
@@ -236,7 +236,7 @@ def _kept(batch: pa.RecordBatch, condition: RowCondition) -> pa.RecordBatch:
     names = [column_name(column.id) for column in condition.columns]
     arrays = [batch.column(name) for name in names]
     kept = condition.rows(batch_of(names, arrays, batch.num_rows))
-    return those_of(batch, kept)
+    return filter_rows(batch, kept)
 
 
 def _encoded(

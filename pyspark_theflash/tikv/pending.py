@@ -40,7 +40,7 @@ class Delta:
     deletes: Collection[bytes]
 
 
-class Pending:
+class PendingEntries:
     """The entries of one column family. `size_bytes`: about what they take in memory."""
 
     def __init__(self) -> None:

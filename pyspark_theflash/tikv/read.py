@@ -35,9 +35,9 @@ from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.tidb.codec.bytes import decode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey, table_of
 from pyspark_theflash.tidb.codec.number import encode_uint_desc
-from pyspark_theflash.tikv.newest import Newest, NewestRows
+from pyspark_theflash.tikv.memory_versions import MemoryVersions, NewestRows
 from pyspark_theflash.tikv.region_store import RegionStore
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.versions import Versions, versions_of
 
 
@@ -168,7 +168,7 @@ def read_rows(
     view: TableView,
     engine: EngineReader,
     stored: View,
-    tables: Tables,
+    tables: PhysicalTables,
     columns: Sequence[ScanColumn],
     *,
     resolve: Resolve | None = None,
@@ -194,7 +194,9 @@ def read_rows(
         )
 
 
-def newest_rows(view: TableView, tables: Tables, resolve: Resolve | None = None) -> Newest | None:
+def newest_rows(
+    view: TableView, tables: PhysicalTables, resolve: Resolve | None = None
+) -> MemoryVersions | None:
     """The newest version at the view's timestamp of each row that the cache has one of.
 
     Locks that are in the way included; None if there are none.

@@ -44,7 +44,7 @@ class Peer:
 
 
 @dataclass(frozen=True, slots=True)
-class Region:
+class RaftRegion:
     """A range of keys at one epoch."""
 
     id: RegionID
@@ -77,7 +77,7 @@ class MergeState:
     """A region is about to become part of `target`; its log ends at `commit`."""
 
     min_index: int
-    target: Region
+    target: RaftRegion
     commit: int
 
 
@@ -85,7 +85,7 @@ class MergeState:
 class RegionState:
     """A region as a store keeps it. `peer` is the store's own; None where it is not known."""
 
-    region: Region
+    region: RaftRegion
     applied: ApplyState
     peer: Peer | None = None
     state: PeerState = PeerState.NORMAL
@@ -101,14 +101,16 @@ class RegionState:
         return self.state is PeerState.NORMAL
 
 
-def child_of(parent: RegionState, region: Region) -> RegionState:
+def child_of(parent: RegionState, region: RaftRegion) -> RegionState:
     """A region that a split of `parent` has made."""
     peer = region.peer_on(parent.peer.store_id) if parent.peer else None
     first = ApplyState(RAFT_INIT_INDEX, RAFT_INIT_INDEX, RAFT_INIT_INDEX, RAFT_INIT_INDEX)
     return RegionState(region, first, peer)
 
 
-def prepare_merge(before: RegionState, min_index: int, target: Region, index: int) -> RegionState:
+def prepare_merge(
+    before: RegionState, min_index: int, target: RaftRegion, index: int
+) -> RegionState:
     """The source of a merge from its prepare command at `index` on."""
     epoch = before.region.epoch
     # A change of peers is not allowed from here on, and would be refused by this version, too.
@@ -124,7 +126,7 @@ def rollback_merge(before: RegionState) -> RegionState:
     return replace(before, region=region, state=PeerState.NORMAL, merge=None)
 
 
-def commit_merge(target: Region, source: Region) -> Region | None:
+def commit_merge(target: RaftRegion, source: RaftRegion) -> RaftRegion | None:
     """The target of a merge with the source's range; None where they are no neighbours."""
     version = max(target.epoch.version, source.epoch.version) + 1
     epoch = RegionEpoch(target.epoch.conf_ver, version)
@@ -135,7 +137,7 @@ def commit_merge(target: Region, source: Region) -> Region | None:
     return None
 
 
-def gap(regions: Iterable[Region], start: bytes, end: bytes) -> tuple[bytes, bytes] | None:
+def gap(regions: Iterable[RaftRegion], start: bytes, end: bytes) -> tuple[bytes, bytes] | None:
     """The first part of [start, end) that none of `regions`, in key order, covers."""
     reached = start
     for region in regions:

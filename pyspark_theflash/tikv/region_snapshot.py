@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 from pyspark_theflash.base.errors import CacheFullError, RaftCommandError
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.cluster.write import Write, WriteKind
-from pyspark_theflash.storage.mvcc.choose import those_of
+from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, Op
 from pyspark_theflash.storage.mvcc.visibility import same_as_next
 from pyspark_theflash.tidb.codec.bytes import encode_bytes
@@ -47,7 +47,7 @@ SNAPSHOT_BYTES: Final = 1 << 30
 
 
 @dataclass(frozen=True, slots=True)
-class Snapshot:
+class RegionSnapshot:
     """A whole snapshot. `orphans` are commits whose rows are not in it."""
 
     head: SnapshotHead
@@ -111,7 +111,7 @@ class SnapshotBuilder:
             self._fences.append((write_key, record))
         return True
 
-    def finish(self) -> Snapshot:
+    def finish(self) -> RegionSnapshot:
         """The snapshot, after its last chunk.
 
         Raises:
@@ -129,7 +129,7 @@ class SnapshotBuilder:
             for c in found
         ]
         versions = [*self._versions, *versions_of(rows), *versions_of(list(self._at_fences()))]
-        return Snapshot(self._head, versions, self._locks, self._defaults, held)
+        return RegionSnapshot(self._head, versions, self._locks, self._defaults, held)
 
     def _at_fences(self) -> Iterator[tuple[bytes, Write, bytes]]:
         """Deletes where fences are. Behind all others, so that a version that is there stays."""
@@ -209,7 +209,7 @@ def _newest(known: pa.Table) -> pa.RecordBatch:
     is_last = np.ones(batch.num_rows, np.bool_)
     if batch.num_rows > 1:
         is_last[:-1] = ~same_as_next(batch.column(HANDLE))
-    return those_of(batch, is_last)
+    return filter_rows(batch, is_last)
 
 
 def _deletes(

@@ -34,26 +34,26 @@ from pyspark_theflash.base.errors import (
     RegionNotReadableError,
 )
 from pyspark_theflash.base.types import RegionID
-from pyspark_theflash.cluster.key_range import KeyRange
-from pyspark_theflash.storage.store.manifest import Change, Record, View
+from pyspark_theflash.cluster.key_range import EncodedKeyRange
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record, View
 from pyspark_theflash.tikv.cache import Cache
 from pyspark_theflash.tikv.command import (
     Admin,
     Applied,
     ChangePeers,
-    Command,
     CommitMerge,
     CompactLog,
     DeleteRange,
     PrepareMerge,
+    RaftCommand,
     RollbackMerge,
-    Split,
+    SplitRegion,
 )
-from pyspark_theflash.tikv.newest import NewestRows
+from pyspark_theflash.tikv.memory_versions import NewestRows
 from pyspark_theflash.tikv.pending_records import PENDING_RECORD, PendingRecords
 from pyspark_theflash.tikv.region import (
     ApplyState,
-    Region,
+    RaftRegion,
     RegionState,
     child_of,
     commit_merge,
@@ -77,7 +77,7 @@ class Frozen:
     """The changes to be published in one step: everything applied since the last publication."""
 
     versions: Sequence[Versions]
-    change: Change
+    change: ManifestChange
     states: Sequence[RegionState]
     gone: Sequence[RegionID]
     size_bytes: int
@@ -154,7 +154,7 @@ class RegionStore:
             self._catch_up()
             return self._regions.get(region_id)
 
-    def within(self, keys: KeyRange) -> Sequence[RegionState]:
+    def within(self, keys: EncodedKeyRange) -> Sequence[RegionState]:
         """The regions that have some of these keys, in key order."""
         found = self.regions()
         first = bisect.bisect_right(found, keys.start, key=lambda s: s.region.start) - 1
@@ -163,19 +163,19 @@ class RegionStore:
             last = bisect.bisect_left(found, keys.end, key=lambda s: s.region.start)
         return [s for s in found[max(first, 0) : last] if _reaches(s.region, keys)]
 
-    def uncovered(self) -> Sequence[KeyRange]:
+    def uncovered(self) -> Sequence[EncodedKeyRange]:
         """All keys that no region has, in order."""
         gaps, start = [], b""
         regions = [state.region for state in self.regions()]
         while (missing := gap(regions, start, b"")) is not None:
-            gaps.append(KeyRange(*missing))
+            gaps.append(EncodedKeyRange(*missing))
             if not missing[1]:
                 break
             start = missing[1]
         return gaps
 
     def check_covered(
-        self, keys: KeyRange, versions: "dict[RegionID, int] | None" = None
+        self, keys: EncodedKeyRange, versions: "dict[RegionID, int] | None" = None
     ) -> Sequence[RegionState]:
         """The regions that have some of these keys, if together they have all of them.
 
@@ -236,7 +236,7 @@ class RegionStore:
 
     # -- applying
 
-    def apply(self, commands: Sequence[Command]) -> int:
+    def apply(self, commands: Sequence[RaftCommand]) -> int:
         """Apply commands in order, up to one that asks for more than puts and deletes.
 
         A few may wait to be decoded with later ones, at the latest when somebody asks for what is
@@ -259,7 +259,7 @@ class RegionStore:
             finally:
                 self._moved.notify_all()
 
-    def apply_parts(self, command: Command, parts: Sequence[Part]) -> None:
+    def apply_parts(self, command: RaftCommand, parts: Sequence[Part]) -> None:
         """Apply a command that asks for more, as what the store can do: in place of `apply`."""
         with self._moved:
             self._catch_up()
@@ -274,7 +274,7 @@ class RegionStore:
             self._put(_applied_to(self._regions[command.region_id], command))
             self._moved.notify_all()
 
-    def is_new(self, command: Command) -> bool:
+    def is_new(self, command: RaftCommand) -> bool:
         """Whether a command is of a region that is here, and has not been applied."""
         state = self.region(command.region_id)
         return state is not None and command.index > state.applied.applied_index
@@ -289,8 +289,8 @@ class RegionStore:
         if self._failure is not None:
             raise self._failure
 
-    def _apply(self, commands: Sequence[Command]) -> int:
-        run: list[tuple[int, Command]] = []
+    def _apply(self, commands: Sequence[RaftCommand]) -> int:
+        run: list[tuple[int, RaftCommand]] = []
         reached: dict[RegionID, int] = {}
         for number, command in enumerate(commands):
             state = self._regions.get(command.region_id)
@@ -312,7 +312,7 @@ class RegionStore:
         done = self._end_run(run)
         return len(commands) if done is None else done
 
-    def _end_run(self, run: list[tuple[int, Command]]) -> int | None:
+    def _end_run(self, run: list[tuple[int, RaftCommand]]) -> int | None:
         """Apply the requests of some commands; returns the place of one that asks for more."""
         messages = [message for _, command in run for message in command.requests]
         try:
@@ -326,7 +326,7 @@ class RegionStore:
             self._put(_applied_to(self._regions[region_id], command))
         return None
 
-    def _apply_apart(self, run: list[tuple[int, Command]]) -> int | None:
+    def _apply_apart(self, run: list[tuple[int, RaftCommand]]) -> int | None:
         """Commands one by one: something in them is not a put or a delete, or written otherwise."""
         for number, command in run:
             parts = sort_requests(command.requests)
@@ -338,11 +338,11 @@ class RegionStore:
             self._put(_applied_to(self._regions[command.region_id], command))
         return None
 
-    def _apply_admin(self, state: RegionState, command: Command) -> None:
+    def _apply_admin(self, state: RegionState, command: RaftCommand) -> None:
         state = _applied_to(state, command)
         self._put(state)
         admin = command.admin
-        if isinstance(admin, Split):
+        if isinstance(admin, SplitRegion):
             self._split(state, admin.regions)
         elif isinstance(admin, ChangePeers):
             self._put(replace(state, region=admin.region))
@@ -364,7 +364,7 @@ class RegionStore:
             return self._merge(state, admin)
         return state
 
-    def _split(self, parent: RegionState, regions: Sequence[Region]) -> None:
+    def _split(self, parent: RegionState, regions: Sequence[RaftRegion]) -> None:
         if all(region.id != parent.id for region in regions):
             reason = "a split that leaves nothing of the region"
             raise RaftCommandError(parent.id, parent.applied.applied_index, reason)
@@ -446,7 +446,7 @@ class RegionStore:
             size_bytes = self._cache.version_bytes
             versions = self._cache.take_versions()
             self._dirty, self._gone = set(), set()
-            self._frozen = Frozen(versions, Change(puts, deletes), states, gone, size_bytes)
+            self._frozen = Frozen(versions, ManifestChange(puts, deletes), states, gone, size_bytes)
             return self._frozen
 
     def published(self, frozen: Frozen) -> None:
@@ -486,7 +486,7 @@ class RegionStore:
 _NOTHING: Final = ApplyState(0, 0)
 
 
-def _applied_to(state: RegionState, command: Command) -> RegionState:
+def _applied_to(state: RegionState, command: RaftCommand) -> RegionState:
     before = state.applied
     applied = ApplyState(command.index, command.term, before.truncated_index, before.truncated_term)
     return RegionState(state.region, applied, state.peer, state.state, state.merge)
@@ -496,5 +496,5 @@ def _key(number: int) -> str:
     return f"{number:020d}"
 
 
-def _reaches(region: Region, keys: KeyRange) -> bool:
-    return KeyRange(region.start, region.end).within(keys) is not None
+def _reaches(region: RaftRegion, keys: EncodedKeyRange) -> bool:
+    return EncodedKeyRange(region.start, region.end).within(keys) is not None

@@ -207,7 +207,7 @@ def _families(reader: Reader, at: Positions) -> tuple[npt.NDArray[np.uint8], Pos
 
 
 @dataclass(frozen=True, slots=True)
-class RecordKeys:
+class RowKeyPositions:
     """Which of some keys are of rows, and of which tables."""
 
     rows: Positions
@@ -236,12 +236,12 @@ class RecordKeys:
         bits: Words = (high | third >> np.uint64(40)) ^ np.uint64(1 << 63)
         return bits.view(np.int64)
 
-    def select(self, chosen: Positions) -> "RecordKeys":
+    def select(self, chosen: Positions) -> "RowKeyPositions":
         """Some of them, by their places among `rows`."""
-        return RecordKeys(self.rows[chosen], self.table_id[chosen], self._second[chosen])
+        return RowKeyPositions(self.rows[chosen], self.table_id[chosen], self._second[chosen])
 
 
-def record_keys(requests: Requests, rows: Positions) -> RecordKeys:
+def record_keys(requests: Requests, rows: Positions) -> RowKeyPositions:
     """Those of some requests whose memcomparable keys are of rows of tables."""
     reader, at = requests.reader, requests.key_at[rows]
     first, second = reader.big_endian_at(at, 8), reader.big_endian_at(at + _GROUP, 8)
@@ -253,4 +253,4 @@ def record_keys(requests: Requests, rows: Positions) -> RecordKeys:
     if not is_record.all():
         rows, first, second = rows[is_record], first[is_record], second[is_record]
     bits = (first << np.uint64(8) | second >> np.uint64(56)) ^ np.uint64(1 << 63)
-    return RecordKeys(rows, bits.view(np.int64), second)
+    return RowKeyPositions(rows, bits.view(np.int64), second)

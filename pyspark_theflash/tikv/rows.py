@@ -32,7 +32,7 @@ from pyspark_theflash.tidb.codec.row import DecodedRows, RowBuffer
 from pyspark_theflash.tidb.codec.row_v1 import decode_rows_v1
 from pyspark_theflash.tidb.codec.row_v2 import VERSION, decode_rows_v2, has_checksums
 from pyspark_theflash.tidb.schema.model import ColumnInfo, TableInfo
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.versions import Versions, concat
 
 CHUNK_ROWS: Final = 1 << 15
@@ -40,7 +40,7 @@ CHUNK_ROWS: Final = 1 << 15
 
 
 def by_table(
-    parts: Iterable[Versions], tables: Tables
+    parts: Iterable[Versions], tables: PhysicalTables
 ) -> Iterator[tuple[PhysicalTableID, Versions]]:
     """Versions of each physical table that is replicated, sorted by (handle, commit_ts).
 
@@ -95,7 +95,7 @@ def newest_places(versions: Versions) -> Positions:
 
 
 def version_batches(
-    physical_id: PhysicalTableID, versions: Versions, tables: Tables
+    physical_id: PhysicalTableID, versions: Versions, tables: PhysicalTables
 ) -> Iterator[VersionBatch]:
     """Sorted versions of one physical table, decoded: one batch a definition, by time.
 

@@ -11,9 +11,9 @@ from typing import Protocol
 from pyspark_theflash.base.errors import SchemaOutdatedError
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.storage.store.catalog import schema_records
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tidb.schema.history import SchemaHistory
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 
 
 class HistorySource(Protocol):
@@ -30,7 +30,7 @@ class SchemaKeeper:
         """`stored`: what the store has. Raises what the source raises."""
         self._source, self._stored = source, stored
         self._mutex = threading.Lock()
-        self._tables = Tables(source.read(stored, None))
+        self._tables = PhysicalTables(source.read(stored, None))
         self._told: SchemaHistory | None = None
 
     @property
@@ -38,7 +38,7 @@ class SchemaKeeper:
         """As far as it has been read."""
         return self._tables.history
 
-    def tables(self, at_least: TimeStamp) -> Tables:
+    def tables(self, at_least: TimeStamp) -> PhysicalTables:
         """The tables by a history that reaches a timestamp; a `SchemaAt`.
 
         Raises:
@@ -52,18 +52,18 @@ class SchemaKeeper:
             if before.end_ts < at_least:
                 history = self._source.read(before, at_least)
                 if history is not before:
-                    self._tables = Tables(history)
+                    self._tables = PhysicalTables(history)
             if self._tables.history.end_ts < at_least:
                 raise SchemaOutdatedError("schema", at_least)
             return self._tables
 
-    def change(self) -> Change:
+    def change(self) -> ManifestChange:
         """Return the records that the store does not have yet; an `Also`."""
         history = self._tables.history
         if history is self._stored:
-            return Change()
+            return ManifestChange()
         self._told = history
-        return Change(schema_records(history, self._stored))
+        return ManifestChange(schema_records(history, self._stored))
 
     def published(self) -> None:
         """The store has what `change` said last."""

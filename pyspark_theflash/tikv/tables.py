@@ -18,16 +18,16 @@ import numpy.typing as npt
 
 from pyspark_theflash.base.errors import SchemaOutdatedError
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
-from pyspark_theflash.cluster.key_range import KeyRange, record_range
+from pyspark_theflash.cluster.key_range import EncodedKeyRange, record_range
 from pyspark_theflash.tidb.codec.number import decode_int
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
 
-SchemaAt = Callable[[TimeStamp], "Tables"]
+SchemaAt = Callable[[TimeStamp], "PhysicalTables"]
 """The tables by a history that reaches a timestamp; raises `SchemaOutdatedError` without one."""
 
 
-class Tables:
+class PhysicalTables:
     """All tables of a schema history that are replicated. Immutable."""
 
     def __init__(
@@ -57,7 +57,7 @@ class Tables:
         first = self._changes[table_id][0]
         return self.history.table_at_commit(table_id, first).is_common_handle
 
-    def within(self, keys: KeyRange) -> Iterator[PhysicalTableID]:
+    def within(self, keys: EncodedKeyRange) -> Iterator[PhysicalTableID]:
         """The physical tables that have records in a range."""
         low = bisect.bisect_left(self._ids, _table_id(keys.start, 0))
         for physical_id in self._ids[low:]:

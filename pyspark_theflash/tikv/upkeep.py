@@ -1,7 +1,7 @@
 """Upkeep of a store that TiKV feeds, in the thread of its engine.
 
 As for any store (`maintenance`), with two differences. What waits in memory is written out before
-anything is divided or collected. And no garbage is collected that TiKV may still be asked for: the
+anything is split or collected. And no garbage is collected that TiKV may still be asked for: the
 bound is PD's safe point, which no reader's service safe point is above.
 """
 
@@ -20,7 +20,7 @@ from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.tikv.flush import Flusher
 
 
-class LearnedMaintenance(Maintenance):
+class RaftFedMaintenance(Maintenance):
     """See the module."""
 
     def __init__(

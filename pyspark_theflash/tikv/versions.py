@@ -27,7 +27,7 @@ from pyspark_theflash.tidb.codec.bytes import bytes_at
 from pyspark_theflash.tidb.codec.key import HANDLE_AT, MvccKey, decode_mvcc_key, decode_record_key
 from pyspark_theflash.tidb.codec.number import decode_uint_desc, encode_uint_desc, uvarints_at
 from pyspark_theflash.tidb.codec.reader import Mask, Positions
-from pyspark_theflash.tikv.request import INT_KEY_BYTES, RecordKeys, Requests, record_keys
+from pyspark_theflash.tikv.request import INT_KEY_BYTES, Requests, RowKeyPositions, record_keys
 
 TS_BYTES: Final = 8
 _SHORT_VALUE: Final = ord("v")
@@ -149,21 +149,21 @@ def decode_commits(requests: Requests, rows: Positions, is_version: IsVersion) -
     return found
 
 
-def _check_kinds(requests: Requests, keys: RecordKeys, kinds: npt.NDArray[np.uint8]) -> None:
+def _check_kinds(requests: Requests, keys: RowKeyPositions, kinds: npt.NDArray[np.uint8]) -> None:
     known = np.isin(kinds, np.array([kind.value for kind in WriteKind], np.uint8))
     requests.reader.check(known, "no write record", requests.value_at[keys.rows])
 
 
-HandlesOf = Callable[[Requests, RecordKeys], tuple[ArrowArray, Positions]]
+HandlesOf = Callable[[Requests, RowKeyPositions], tuple[ArrowArray, Positions]]
 
 
-def _int_handles(requests: Requests, keys: RecordKeys) -> tuple[ArrowArray, Positions]:
+def _int_handles(requests: Requests, keys: RowKeyPositions) -> tuple[ArrowArray, Positions]:
     """The handles of some keys, and the places behind the keys proper."""
     at = requests.key_at[keys.rows]
     return pa.array(keys.int_handles(requests.reader, at)), at + INT_KEY_BYTES
 
 
-def _common_handles(requests: Requests, keys: RecordKeys) -> tuple[ArrowArray, Positions]:
+def _common_handles(requests: Requests, keys: RowKeyPositions) -> tuple[ArrowArray, Positions]:
     raw, behind = bytes_at(requests.reader, requests.key_at[keys.rows], requests.key_end[keys.rows])
     data, bounds = variable_width(raw)
     # To Arrow the buffer is shown as 2n values, heads and handles; it then copies the handles.
@@ -176,7 +176,7 @@ def _common_handles(requests: Requests, keys: RecordKeys) -> tuple[ArrowArray, P
 def _add(
     found: Commits,
     requests: Requests,
-    keys: RecordKeys,
+    keys: RowKeyPositions,
     kinds: npt.NDArray[np.uint8],
     decode: HandlesOf,
     is_version: IsVersion,
@@ -220,7 +220,7 @@ def _add(
 
 def _counting(
     requests: Requests,
-    keys: RecordKeys,
+    keys: RowKeyPositions,
     behind: Positions,
     ends: Positions,
     is_version: IsVersion,

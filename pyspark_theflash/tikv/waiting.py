@@ -8,7 +8,7 @@ many of them, or until somebody asks for what is applied.
 from collections.abc import Sequence
 from typing import Final
 
-from pyspark_theflash.tikv.command import Command
+from pyspark_theflash.tikv.command import RaftCommand
 from pyspark_theflash.tikv.request import are_plain
 
 _REQUESTS_FEW: Final = 32
@@ -21,7 +21,7 @@ class Waiting:
     """See the module. Not thread-safe."""
 
     def __init__(self) -> None:
-        self._commands: list[Command] = []
+        self._commands: list[RaftCommand] = []
         self._requests = 0
         self.size_bytes = 0
         """The size in memory, about."""
@@ -29,7 +29,7 @@ class Waiting:
     def __len__(self) -> int:
         return len(self._commands)
 
-    def add(self, commands: Sequence[Command]) -> bool:
+    def add(self, commands: Sequence[RaftCommand]) -> bool:
         """Keep some commands, behind those that wait; False where they should be applied now."""
         if self._requests > _REQUESTS_MAX or self.size_bytes > _BYTES_MAX:
             return False
@@ -47,7 +47,7 @@ class Waiting:
         self.size_bytes += sum(map(len, requests))
         return True
 
-    def take(self) -> list[Command]:
+    def take(self) -> list[RaftCommand]:
         """All that wait, in the order they came, which do not any more."""
         taken, self._commands, self._requests, self.size_bytes = self._commands, [], 0, 0
         return taken

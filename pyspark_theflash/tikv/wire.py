@@ -19,23 +19,23 @@ from pyspark_theflash.tikv.command import (
     Admin,
     Applied,
     ChangePeers,
-    Command,
     CommitMerge,
     CompactLog,
     DeleteRange,
     IngestFile,
     NoChange,
     PrepareMerge,
+    RaftCommand,
     RollbackMerge,
     SnapshotHead,
-    Split,
+    SplitRegion,
 )
 from pyspark_theflash.tikv.region import (
     ApplyState,
     MergeState,
     Peer,
     PeerState,
-    Region,
+    RaftRegion,
     RegionState,
 )
 
@@ -63,7 +63,7 @@ _PEER_STATES: Final = frozenset(state.value for state in PeerState)
 # Commands.
 
 
-def decode_commands(data: bytes) -> list[Command]:
+def decode_commands(data: bytes) -> list[RaftCommand]:
     """A CommandRequestBatch.
 
     Raises:
@@ -75,9 +75,9 @@ def decode_commands(data: bytes) -> list[Command]:
     ]
 
 
-def _command(message: raw_enginepb_pb2.CommandRequest) -> Command:
+def _command(message: raw_enginepb_pb2.CommandRequest) -> RaftCommand:
     header = message.header
-    command = Command(
+    command = RaftCommand(
         header.region_id,  # type: ignore[arg-type]
         header.index,
         header.term,
@@ -101,9 +101,9 @@ def _admin(request: bytes, response: bytes, where: str) -> Admin:
     if kind == raft_cmdpb_pb2.CompactLog:
         return CompactLog(asked.compact_log.compact_index, asked.compact_log.compact_term)
     if kind == raft_cmdpb_pb2.BatchSplit:
-        return Split(tuple(map(_region, done.splits.regions)))
+        return SplitRegion(tuple(map(_region, done.splits.regions)))
     if kind == raft_cmdpb_pb2.Split:
-        return Split((_region(done.split.left), _region(done.split.right)))
+        return SplitRegion((_region(done.split.left), _region(done.split.right)))
     if kind == raft_cmdpb_pb2.ChangePeer:
         return ChangePeers(_region(done.change_peer.region))
     if kind == raft_cmdpb_pb2.ChangePeerV2:
@@ -255,11 +255,11 @@ def _apply_message(state: ApplyState) -> raft_serverpb_pb2.RaftApplyState:
     )
 
 
-def _region(message: metapb_pb2.Region) -> Region:
+def _region(message: metapb_pb2.Region) -> RaftRegion:
     if not message.id:
         raise CodecError("region", "it has no id")
     epoch = RegionEpoch(message.region_epoch.conf_ver, message.region_epoch.version)
-    return Region(
+    return RaftRegion(
         RegionID(message.id),
         message.start_key,
         message.end_key,
@@ -268,7 +268,7 @@ def _region(message: metapb_pb2.Region) -> Region:
     )
 
 
-def _region_message(region: Region) -> metapb_pb2.Region:
+def _region_message(region: RaftRegion) -> metapb_pb2.Region:
     return metapb_pb2.Region(
         id=region.id,
         start_key=region.start,

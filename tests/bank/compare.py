@@ -10,7 +10,7 @@ from typing import Any
 from pyspark_theflash.base.clock import Deadline, SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cluster.located import KeyRange
+from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.lock import Lock
 from pyspark_theflash.cluster.resolve import ResolvedLocks
 from pyspark_theflash.cluster.tikv.client import TiKVClient
@@ -23,7 +23,7 @@ from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
 from pyspark_theflash.tidb.schema.model import TableInfo
-from pyspark_theflash.tikv.learner_read import CatchUp, Leaders
+from pyspark_theflash.tikv.learner_read import CatchUp, RegionLeaders
 from pyspark_theflash.tikv.read import TableView, open_tables, read_rows
 from pyspark_theflash.tikv.region_store import RegionStore
 from tests.bank.schema import LiveSchema
@@ -66,7 +66,7 @@ class LearnerReader:
     def close(self) -> None:
         self._undo.close()
 
-    def read(self, ts: TimeStamp, leaders: Leaders, client: TiKVClient) -> Tables:
+    def read(self, ts: TimeStamp, leaders: RegionLeaders, client: TiKVClient) -> Tables:
         """The rows at a timestamp; locks are resolved by the client's policy."""
         known = self._schema(ts)
         tables = [t for t in known.history.tables_at(ts) if t.db == DATABASE]
@@ -148,6 +148,6 @@ def differences(ts: int, here: Tables, there: Tables) -> list[Difference]:
     return found
 
 
-def _records(physical_id: int) -> KeyRange:
+def _records(physical_id: int) -> RawKeyRange:
     start = encode_record_key(physical_id, b"")  # type: ignore[arg-type]
-    return KeyRange(start, RawKey(start[:-1] + b"s"))
+    return RawKeyRange(start, RawKey(start[:-1] + b"s"))

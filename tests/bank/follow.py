@@ -25,13 +25,13 @@ import grpc
 
 from pyspark_theflash.base.clock import Deadline, SystemClock
 from pyspark_theflash.base.types import RegionEpoch, RegionID, TimeStamp
-from pyspark_theflash.cluster.located import KeyRange, LocatedRegion
+from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
 from pyspark_theflash.tidb.codec.bytes import decode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey
 from tests.support.engine_client import EngineClient
 from tests.support.kv_tap import Call, Message
 from tests.support.percolator_records import uvarint
-from tests.support.raft_tikv import Change, FakeRegion, FakeTikv, batch, encoded
+from tests.support.raft_tikv import Change, FakeRaftCluster, FakeRegion, batch, encoded
 from tests.support.region_storm import Storm
 
 CLOCK = SystemClock()
@@ -70,7 +70,7 @@ class Tap:
         self._file.close()
 
 
-class MirroredTikv(FakeTikv):
+class MirroredTikv(FakeRaftCluster):
     """A fake TiKV that cuts its regions where the cluster does."""
 
     lost: frozenset[int] = frozenset()
@@ -237,15 +237,15 @@ class Follower:
     # Leaders, for one reader.
 
     def cover(
-        self, ranges: Sequence[KeyRange], deadline: Deadline
-    ) -> list[tuple[LocatedRegion, list[KeyRange]]]:
+        self, ranges: Sequence[RawKeyRange], deadline: Deadline
+    ) -> list[tuple[LocatedRegion, list[RawKeyRange]]]:
         found = [(region, region.parts_of(ranges)) for region in self._known]
         return [(region, parts) for region, parts in found if parts]
 
     def read_index(
         self,
         region: LocatedRegion,
-        ranges: Sequence[KeyRange],
+        ranges: Sequence[RawKeyRange],
         snapshot_ts: TimeStamp,
         deadline: Deadline,
     ) -> int | None:
@@ -275,7 +275,7 @@ class Follower:
             return [
                 LocatedRegion(
                     RegionID(r.id),
-                    KeyRange(_raw(r.start), _raw(r.end)),
+                    RawKeyRange(_raw(r.start), _raw(r.end)),
                     RegionEpoch(r.conf_ver, r.version),
                 )
                 for r in self._storm.some()

@@ -8,7 +8,7 @@ from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.replication.apply.columns import StoredColumns
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 
 
 class LiveSchema:
@@ -17,16 +17,16 @@ class LiveSchema:
     def __init__(self, source: TidbSchemaSource, begin: TimeStamp) -> None:
         self._source, self._mutex = source, threading.Lock()
         self.history = source.read(begin)
-        self._tables = Tables(self.history)
+        self._tables = PhysicalTables(self.history)
 
-    def __call__(self, ts: TimeStamp) -> Tables:
+    def __call__(self, ts: TimeStamp) -> PhysicalTables:
         with self._mutex:
             if self.history.end_ts < ts:
                 try:
                     self.history = self._source.read(ts, self.history)
                 except NotCaughtUpError as error:
                     raise SchemaOutdatedError("schema", ts) from error
-                self._tables = Tables(self.history)
+                self._tables = PhysicalTables(self.history)
             return self._tables
 
     def columns_of(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:

@@ -28,7 +28,7 @@ from pyspark_theflash.storage.engine.api import Publication, VersionBatch
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.mvcc.project import Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import version_schema
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from tests.benchmark.report import Line
 
 TABLE: Final = PhysicalTableID(1)
@@ -64,7 +64,7 @@ class Store:
         arrays = [pa.array(a) for a in [*system, np.zeros(rows, np.uint8) + 1]]
         arrays += [pa.array(self._rng.integers(0, 1 << 40, rows)) for _ in TYPES]
         batch = pa.RecordBatch.from_arrays(arrays, schema=version_schema(pa.int64(), TYPES))
-        self.engine.publish(Publication([VersionBatch(TABLE, batch)], Change()))
+        self.engine.publish(Publication([VersionBatch(TABLE, batch)], ManifestChange()))
 
     def poll(self) -> None:
         self.publish(np.sort(self._rng.choice(ROWS, BATCH, replace=False)))

@@ -17,7 +17,7 @@ from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.mvcc.version import Op, version_schema
 from pyspark_theflash.storage.store.catalog import schema_records
 from pyspark_theflash.storage.store.feed import Feed, feed_record
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo
@@ -33,7 +33,9 @@ def make_store(path: Path, tables: Sequence[TableInfo]) -> None:
     events = [TableEvent(OLDEST, table.db, table.id, table) for table in tables]
     records = [feed_record(Feed.API), *schema_records(SchemaHistory(OLDEST, NEWEST, events, ()))]
     with closing(MagicEngine(path, fs, SystemClock())) as engine:
-        engine.publish(Publication([], Change([*records, Progress(OLDEST, NEWEST).to_record()])))
+        engine.publish(
+            Publication([], ManifestChange([*records, Progress(OLDEST, NEWEST).to_record()]))
+        )
 
 
 def publish(
@@ -61,7 +63,7 @@ def publish(
             values = [c.chunk(0).cast(t.type) for c, t in zip(part.columns, columns, strict=True)]
             system = [pa.array(handles[start : start + len(part)]), stamps, stamps, ops]
             batch = pa.RecordBatch.from_arrays([*system, *values], schema=schema)
-            engine.publish(Publication([VersionBatch(physical_id, batch)], Change()))
+            engine.publish(Publication([VersionBatch(physical_id, batch)], ManifestChange()))
             engine.compact(physical_id, columns)
         if everything:
             engine.compact(physical_id, columns, everything=True)

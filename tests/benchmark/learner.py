@@ -23,7 +23,7 @@ from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tikv.learner import Learner
 from pyspark_theflash.tikv.read import open_tables, read_rows
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import decode_commands
 from tests.benchmark.raft import learning
 from tests.benchmark.report import Line
@@ -55,7 +55,7 @@ def main(arguments: tuple[str, ...] = ()) -> None:
 def measure(name: str, rows: int, percent: int) -> None:
     """Read a table of so many rows, a share of which has come anew."""
     history = read_schema_file(workload("tpch").schema)
-    tables, source = Tables(history), Source(name)
+    tables, source = PhysicalTables(history), Source(name)
     ts = TimeStamp(history.end_ts - (1 << 30))
     columns = [scan_column(source.table, c) for c in source.table.public_columns]
     with learning(history, 1) as (learner, engine):
@@ -92,7 +92,7 @@ def measure(name: str, rows: int, percent: int) -> None:
 def _read(
     learner: Learner,
     engine: Engine,
-    tables: Tables,
+    tables: PhysicalTables,
     table: TableInfo,
     columns: Sequence[ScanColumn],
     before: Callable[[], object],

@@ -27,7 +27,7 @@ from pyspark_theflash.storage.mvcc.version import Op, version_schema
 from pyspark_theflash.storage.store.catalog import schema_records
 from pyspark_theflash.storage.store.coverage import assumed_record
 from pyspark_theflash.storage.store.feed import Feed, feed_record
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.field_type import MySQLType
@@ -130,7 +130,7 @@ def _build(store: Path, schema: Path) -> None:
     records = [feed_record(Feed.STREAM), assumed_record("*"), *schema_records(history)]
     records.append(Progress(START_TS, NOW).to_record())
     with closing(registry.open_engine(store, identity, fs, SystemClock())) as engine:
-        engine.publish(Publication(batches, Change(records)))
+        engine.publish(Publication(batches, ManifestChange(records)))
 
 
 def _rows(table: TableInfo) -> VersionBatch:

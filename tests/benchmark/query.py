@@ -23,17 +23,17 @@ import pyarrow.parquet as pq
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
-from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.read.pushdown.fold import Folding
-from pyspark_theflash.read.pushdown.pushed import Pushed
+from pyspark_theflash.read.pushdown.pushdown import Pushdown
 from pyspark_theflash.read.pushdown.term import (
     Aggregate,
+    AggregateFunction,
     Aggregation,
-    Call,
-    Column,
-    Function,
-    Kind,
-    Literal,
+    ColumnTerm,
+    FunctionTerm,
+    LiteralKind,
+    LiteralTerm,
     Term,
     column_names,
 )
@@ -44,7 +44,7 @@ from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.mvcc.version import Op, version_schema
 from pyspark_theflash.storage.store.catalog import schema_records
 from pyspark_theflash.storage.store.feed import Feed, feed_record
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.tidb.codec.field_type import STRING_TYPES
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
@@ -66,32 +66,35 @@ Q6_WHERE = (
 Q1_WHERE = "L_SHIPDATE <= '1998-09-02'"
 
 
-def _pushed(groups: str, *sums: Term, where: Term | None = None) -> Pushed:
-    aggregates = (*(Aggregate(Function.SUM, term) for term in sums), Aggregate(Function.COUNT))
-    return Pushed(where, Aggregation(tuple(groups.split()), aggregates))
+def _pushed(groups: str, *sums: Term, where: Term | None = None) -> Pushdown:
+    aggregates = (
+        *(Aggregate(AggregateFunction.SUM, term) for term in sums),
+        Aggregate(AggregateFunction.COUNT),
+    )
+    return Pushdown(where, Aggregation(tuple(groups.split()), aggregates))
 
 
 def _call(name: str, *arguments: Term) -> Term:
-    return Call(name, arguments)
+    return FunctionTerm(name, arguments)
 
 
 def _day(text: str) -> Term:
-    return Literal(Kind.DATE, int(np.datetime64(text).astype(np.int64)))
+    return LiteralTerm(LiteralKind.DATE, int(np.datetime64(text).astype(np.int64)))
 
 
 QUANTITY, PRICE, DISCOUNT, TAX, SHIPPED = map(
-    Column, ("L_QUANTITY", "L_EXTENDEDPRICE", "L_DISCOUNT", "L_TAX", "L_SHIPDATE")
+    ColumnTerm, ("L_QUANTITY", "L_EXTENDEDPRICE", "L_DISCOUNT", "L_TAX", "L_SHIPDATE")
 )
-ONE = Literal(Kind.INT, 1)
+ONE = LiteralTerm(LiteralKind.INT, 1)
 DISCOUNTED = _call("*", PRICE, _call("-", ONE, DISCOUNT))
 CHARGE = _call("*", DISCOUNTED, _call("+", ONE, TAX))
 Q6_FILTER = _call(
     "and",
     _call(">=", SHIPPED, _day("1994-01-01")),
     _call("<", SHIPPED, _day("1995-01-01")),
-    _call(">=", DISCOUNT, Literal(Kind.DECIMAL, Decimal("0.05"))),
-    _call("<=", DISCOUNT, Literal(Kind.DECIMAL, Decimal("0.07"))),
-    _call("<", QUANTITY, Literal(Kind.INT, 24)),
+    _call(">=", DISCOUNT, LiteralTerm(LiteralKind.DECIMAL, Decimal("0.05"))),
+    _call("<=", DISCOUNT, LiteralTerm(LiteralKind.DECIMAL, Decimal("0.07"))),
+    _call("<", QUANTITY, LiteralTerm(LiteralKind.INT, 24)),
 )
 Q1_FILTER = _call("<=", SHIPPED, _day("1998-09-02"))
 QUERIES = {
@@ -150,7 +153,7 @@ def _make(path: Path, table: TableInfo, lines: pa.Table, percent: int) -> None:
                 arrays = [pa.array(part), pa.array(stamps), pa.array(stamps), pa.array(ops)]
                 chunks = [*arrays, *(column.chunk(0) for column in values)]
                 batch = pa.RecordBatch.from_arrays(chunks, schema=schema)
-                engine.publish(Publication([VersionBatch(physical_id, batch)], Change()))
+                engine.publish(Publication([VersionBatch(physical_id, batch)], ManifestChange()))
             if ts == 10:
                 engine.compact(physical_id, columns, everything=True)
         events = [TableEvent(OLDEST, table.db, table.id, table)]
@@ -160,10 +163,10 @@ def _make(path: Path, table: TableInfo, lines: pa.Table, percent: int) -> None:
             *schema_records(history),
             Progress(OLDEST, NEWEST).to_record(),
         ]
-        engine.publish(Publication([], Change(records)))
+        engine.publish(Publication([], ManifestChange(records)))
 
 
-def _compare(snapshot: Snapshot, plain: Path, what: str) -> None:
+def _compare(snapshot: ReadSnapshot, plain: Path, what: str) -> None:
     pq.write_table(pa.Table.from_batches(snapshot.scan(NAME)), plain, store_decimal_as_integer=True)
     plan = snapshot.plan(NAME)
     strings = [c.name for c in plan.columns if c.type.tp in STRING_TYPES]
@@ -171,7 +174,7 @@ def _compare(snapshot: Snapshot, plain: Path, what: str) -> None:
         pushed = QUERIES.get(name)
         columns = None if pushed is None else _columns(pushed)
 
-        def ours(pushed: Pushed | None = pushed, text: str = text) -> object:
+        def ours(pushed: Pushdown | None = pushed, text: str = text) -> object:
             if pushed is not None:
                 return _aggregate(snapshot, pushed)
             with snapshot.sql(text.replace("FROM t", f"FROM {NAME}")) as result:
@@ -198,11 +201,11 @@ def _money(text: str) -> pa.Scalar:
     return pa.scalar(Decimal(text), pa.decimal128(15, 2))
 
 
-def _columns(pushed: Pushed) -> list[str]:
+def _columns(pushed: Pushdown) -> list[str]:
     return list(dict.fromkeys([*pushed.more_columns, *column_names(pushed.filter)]))
 
 
-def _aggregate(snapshot: Snapshot, pushed: Pushed) -> pa.RecordBatch:
+def _aggregate(snapshot: ReadSnapshot, pushed: Pushdown) -> pa.RecordBatch:
     """The partials of all regions, put together."""
     plan = snapshot.plan(NAME, pushed=pushed)
     partials = list(snapshot.held(plan))

@@ -26,9 +26,9 @@ from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tikv.flush import FlushLimits, SameThread
 from pyspark_theflash.tikv.learner import Learner
-from pyspark_theflash.tikv.region import ApplyState, Peer, Region, RegionState
+from pyspark_theflash.tikv.region import ApplyState, Peer, RaftRegion, RegionState
 from pyspark_theflash.tikv.request import decode_pieces
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import decode_commands
 from tests.benchmark.report import Line
 from tests.support.captured_rows import captured_rows
@@ -114,7 +114,7 @@ def one_by_one(history: SchemaHistory, batches: list[bytes], regions: int) -> fl
 @contextmanager
 def learning(history: SchemaHistory, regions: int) -> Iterator[tuple[Learner, Engine]]:
     """A learner of so many regions, that writes nothing out by itself, and its own engine."""
-    tables, fs = Tables(history), LocalFileSystem()
+    tables, fs = PhysicalTables(history), LocalFileSystem()
     limits = FlushLimits(rows_bytes=1 << 30, memory_bytes=1 << 30)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store"
@@ -141,7 +141,7 @@ def region_states(regions: int) -> Iterator[RegionState]:
     bounds = [b"", *(_key(n << 40) for n in range(1, regions)), b""]
     peer = Peer(2, 77, 1)
     for n in range(regions):
-        region = Region(RegionID(n + 1), bounds[n], bounds[n + 1], RegionEpoch(1, 1), (peer,))
+        region = RaftRegion(RegionID(n + 1), bounds[n], bounds[n + 1], RegionEpoch(1, 1), (peer,))
         yield RegionState(region, ApplyState(5, 5), peer)
 
 

@@ -26,7 +26,7 @@ from pyspark_theflash.storage.engine.api import Engine, Publication, VersionBatc
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.mvcc.project import Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import Op, column_name, version_schema
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from tests.benchmark.report import Line
 from tests.support.workloads import make_store, workload
 
@@ -101,7 +101,7 @@ def _publish(
         arrays = [pa.array(part), pa.array(stamps), pa.array(stamps), pa.array(ops)]
         chunks = [*arrays, *(column.chunk(0) for column in values)]
         batch = pa.RecordBatch.from_arrays(chunks, schema=schema)
-        engine.publish(Publication([VersionBatch(TABLE, batch)], Change()))
+        engine.publish(Publication([VersionBatch(TABLE, batch)], ManifestChange()))
         engine.compact(TABLE, columns)
 
 

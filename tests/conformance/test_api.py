@@ -53,7 +53,7 @@ from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Publication
 from pyspark_theflash.storage.store.catalog import schema_records
 from pyspark_theflash.storage.store.folder import read_identity
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.text import parse_column
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
@@ -657,7 +657,7 @@ def test_a_table_that_is_dropped_later(way, shop):
     identity = read_identity(shop.path, FS)
     with closing(registry.open_engine(shop.path, identity, FS, SystemClock())) as engine:
         history = SchemaHistory(100, 600, events, ())
-        engine.publish(Publication((), Change(schema_records(history))))
+        engine.publish(Publication((), ManifestChange(schema_records(history))))
     api = way(shop.path)
     assert [t.name for t in api.tables().tables] == ["shop.empty", "shop.items"]
     assert {r.physical_id for r in api.regions("shop.items").regions} == {7}

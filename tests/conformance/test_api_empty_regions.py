@@ -14,7 +14,7 @@ from pyspark_theflash.service.wire.message import (
     Literal,
     SortKey,
 )
-from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from tests.support.flight_client import FlightTransport
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.ways import FRAMED, Way, marked
@@ -24,7 +24,7 @@ ITEMS = table_info(
     "shop.items",
     [
         id_column(),
-        column("name", MySQLType.VARCHAR, flen=20, flag=Flag.NOT_NULL),
+        column("name", MySQLType.VARCHAR, flen=20, flag=ColumnFlag.NOT_NULL),
         column("price", MySQLType.NEWDECIMAL, flen=6, decimal=2),
     ],
 )

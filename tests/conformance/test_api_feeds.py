@@ -38,8 +38,8 @@ from pyspark_theflash.storage.store.feed import (
     main_feed,
 )
 from pyspark_theflash.storage.store.folder import FORMAT_FILE, open_manifest, read_identity
-from pyspark_theflash.storage.store.manifest import Change, Guard, Record
-from pyspark_theflash.storage.store.raft_fed import Learned
+from pyspark_theflash.storage.store.manifest import Guard, ManifestChange, Record
+from pyspark_theflash.storage.store.raft_fed import RaftFedMarker
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.file import FileSchema
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
@@ -100,7 +100,7 @@ def streamed_before(ts: TimeStamp) -> TimeStamp:
 
 def put(store: Path, records: list[Record], deletes: tuple[tuple[str, str], ...] = ()) -> None:
     with closing(open_manifest(store, FS)) as manifest:
-        manifest.commit(Change(records, deletes), manifest.take_token())
+        manifest.commit(ManifestChange(records, deletes), manifest.take_token())
 
 
 def rows(api: TheFlash, ts: int, table: str = "own.notes") -> list[Any]:
@@ -226,7 +226,7 @@ def test_names_that_both_have(store: Path) -> None:
         more = SchemaHistory(
             history.start_ts, history.end_ts, [*history.events, event], history.versions
         )
-        engine.publish(Publication((), Change(schema_records(more))))
+        engine.publish(Publication((), ManifestChange(schema_records(more))))
     with connect(store) as api:
         assert rows(api, HALF - 4) == []
         with pytest.raises(FeedConflictError, match="two tables"):
@@ -245,7 +245,7 @@ def test_a_stream_does_not_begin_where_the_api_has(tmp_path: Path) -> None:
 
 
 def test_a_store_that_tikv_feeds_is_not_written(store: Path) -> None:
-    put(store, [Learned(7).to_record()])
+    put(store, [RaftFedMarker(7).to_record()])
     with connect(store) as api:
         held = latch(api)
         with pytest.raises(OptionError, match="TiKV"):
@@ -258,11 +258,11 @@ def test_the_commit_looks_at_the_feed_again(tmp_path: Path) -> None:
     registry.create(store, registry.MAGIC, FS)
     for mine, other in ((Feed.API, Feed.STREAM), (Feed.STREAM, Feed.API)):
         with closing(opened(store, feed_guard(mine))) as engine:
-            engine.publish(Publication((), Change([feed_record(mine)])))
-            engine.publish(Publication((), Change([feed_record(other)])))
+            engine.publish(Publication((), ManifestChange([feed_record(mine)])))
+            engine.publish(Publication((), ManifestChange([feed_record(other)])))
             before = engine.read([FEED_KIND]).generation
             with pytest.raises(FeedConflictError):
-                engine.publish(Publication((), Change([Record("setting", "x", b"1")])))
+                engine.publish(Publication((), ManifestChange([Record("setting", "x", b"1")])))
             assert engine.read([FEED_KIND]).generation == before
         put(store, [], ((FEED_KIND, "main"),))
 

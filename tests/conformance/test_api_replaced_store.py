@@ -22,7 +22,7 @@ from pyspark_theflash.service.wire.message import (
     Moment,
 )
 from pyspark_theflash.storage.store.folder import open_manifest
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 from tests.support.ways import FRAMED, Way, marked
@@ -135,7 +135,7 @@ def test_a_manifest_ends(store, tmp_path, replace):
         replace(store, tmp_path)
         for use in (
             lambda: manifest.read([]),
-            lambda: manifest.commit(Change(), token),
+            lambda: manifest.commit(ManifestChange(), token),
             manifest.take_token,
         ):
             with pytest.raises(StoreReplacedError):
@@ -150,7 +150,7 @@ def test_an_older_state_in_the_same_file(store, tmp_path):
     shutil.copytree(store, tmp_path / "backup")
     with closing(open_manifest(store, fs)) as manifest:
         token = manifest.take_token()
-        manifest.commit(Change(), token)
+        manifest.commit(ManifestChange(), token)
         # What a copy over the files does, as far as SQLite notices.
         with closing(open_manifest(tmp_path / "backup", fs)) as backup:
             backup._db.backup(manifest._db)

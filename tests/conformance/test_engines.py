@@ -33,7 +33,7 @@ from pyspark_theflash.storage.engine.api import (
     VersionBatch,
 )
 from pyspark_theflash.storage.engine.magic import file
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.memory import MemoryEngine
 from pyspark_theflash.storage.mvcc.project import Default, ScanColumn, dictionary_of
@@ -45,7 +45,7 @@ from pyspark_theflash.storage.mvcc.version import (
     column_name,
     version_schema,
 )
-from pyspark_theflash.storage.store.manifest import Change, Record
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.tidb.codec.narrow import is_narrow
 from pyspark_theflash.tidb.codec.text import format_column, parse_column
@@ -55,7 +55,7 @@ LARGE = "magic compacted into large files"
 TREATMENTS = ("memory", "magic", "magic reopened", "magic compacted", LARGE)
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))
 FS, CLOCK = LocalFileSystem(), SystemClock()
-EAGER = Limits(region_rows=4, direct_rows=2, deltas=2, layer_rows=1, layers=2)
+EAGER = CompactionLimits(region_rows=4, direct_rows=2, deltas=2, layer_rows=1, layers=2)
 STRINGS = [ColumnID(i) for i, tp in COLUMNS if pa.types.is_string(tp)]
 Rows = Sequence[tuple[Any, ...]]
 
@@ -87,7 +87,7 @@ class Subject:
     def put(self, rows: Rows, columns: Sequence[tuple[int, pa.DataType]] = COLUMNS) -> None:
         """Publish rows of table 1."""
         batch = version_batch(rows, [(ColumnID(i), tp) for i, tp in columns])
-        self.publish(Publication([VersionBatch(TABLES[0], batch)], Change()))
+        self.publish(Publication([VersionBatch(TABLES[0], batch)], ManifestChange()))
 
     def scan(
         self, snapshot_ts: int, columns: Sequence[ScanColumn] | None = None, **options: bool
@@ -290,7 +290,7 @@ def test_any_short_history(
             ts += len(batch)
             versions.append(VersionBatch(TABLES[0], version_batch(rows, COLUMNS)))
         for engine in (subject, memory):
-            engine.publish(Publication(versions, Change()))
+            engine.publish(Publication(versions, ManifestChange()))
     for at in range(ts + 2):
         assert subject.scan(at, with_handle=True) == memory.scan(at, with_handle=True)
     subject.engine.close()
@@ -299,7 +299,7 @@ def test_any_short_history(
 def test_tables_without_rows(subject: Subject) -> None:
     assert not subject.scan(1000)
     generation = subject.engine.read([]).generation
-    subject.publish(Publication([], Change([Record("note", "k", b"v")])))
+    subject.publish(Publication([], ManifestChange([Record("note", "k", b"v")])))
     assert subject.engine.read([]).generation > generation
     subject.put([])
     assert +subject.scan(1000) == Counter()
@@ -324,7 +324,7 @@ def test_a_row_in_several_batches_of_one_publication(subject: Subject) -> None:
         [(1, 50, 49, Op.PUT, 5, None)],
     ]
     versions = [VersionBatch(TABLES[0], version_batch(rows, COLUMNS)) for rows in batches]
-    subject.publish(Publication(versions, Change()))
+    subject.publish(Publication(versions, ManifestChange()))
     first = subject.columns[:1]
     seen = [[r for r in subject.scan(ts, first) if r] for ts in range(9, 60, 10)]
     assert seen == [[], [(1,)], [(2,)], [], [(4,)], [(5,)]]
@@ -395,7 +395,7 @@ def test_records_are_put_replaced_and_deleted(subject: Subject) -> None:
     def change(puts: dict[str, str], deletes: Sequence[str] = ()) -> Callable[[], None]:
         records = [Record("kind", k, v.encode()) for k, v in puts.items()]
         return lambda: subject.publish(
-            Publication([], Change(records, [("kind", k) for k in deletes]))
+            Publication([], ManifestChange(records, [("kind", k) for k in deletes]))
         )
 
     def records() -> dict[str, bytes]:
@@ -480,7 +480,7 @@ def test_a_purge_removes_tables_at_once(subject: Subject) -> None:
     rows = [(n, 10, 9, Op.PUT, n, None) for n in range(9)]
     for table in TABLES:
         batch = version_batch(rows, COLUMNS)
-        subject.publish(Publication([VersionBatch(table, batch)], Change()))
+        subject.publish(Publication([VersionBatch(table, batch)], ManifestChange()))
     generation = subject.engine.read([]).generation
     assert subject.engine.purge([TABLES[0], PhysicalTableID(77)]) > generation
     assert not subject.scan(20)
@@ -500,7 +500,7 @@ def test_dates_that_python_has_not(subject: Subject) -> None:
         names = [*(name for name, _ in system), "_op", "c1"]
         ops = pa.array([1, 1], pa.uint8())
         batch = pa.RecordBatch.from_arrays([*arrays, ops, far], names=names)
-        subject.publish(Publication([VersionBatch(TABLES[0], batch)], Change()))
+        subject.publish(Publication([VersionBatch(TABLES[0], batch)], ManifestChange()))
     subject.engine.compact(TABLES[0], subject.columns, everything=True)
     found = [
         day
@@ -545,7 +545,7 @@ def test_values_of_every_kind(subject: Subject) -> None:
         system = [[base + n for n in range(4)], [base + 10] * 4, [base + 9] * 4, [1] * 4]
         arrays = [pa.array(c, f.type) for c, f in zip(system, schema, strict=False)]
         batch = pa.RecordBatch.from_arrays(arrays + stored[:known], schema=schema)
-        subject.publish(Publication([VersionBatch(TABLES[0], batch)], Change()))
+        subject.publish(Publication([VersionBatch(TABLES[0], batch)], ManifestChange()))
     regions = subject.engine.plan(subject.engine.read([]), TABLES[0])
     older = [(row[0], *rows[0][1:]) for row in rows]
     for ts, expected in ((9, []), (10, older), (50, older + rows)):

@@ -20,7 +20,7 @@ from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.memory import MemoryEngine
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
-from pyspark_theflash.storage.store.manifest import Change, Record
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from tests.support.histories import publications, scan_columns
 from tests.support.regions import (
     CLOCK,
@@ -36,7 +36,7 @@ from tests.support.regions import (
 from tests.support.victims import Victim
 
 STAMPS = range(100, 900, 50)
-MARK = Change([Record("mark", "purged", b"")])
+MARK = ManifestChange([Record("mark", "purged", b"")])
 STEPS = (
     "magic.before_file",
     "magic.after_file",

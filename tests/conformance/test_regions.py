@@ -18,7 +18,7 @@ import pytest
 from pyspark_theflash.base.errors import OptionError, RegionNotFoundError, UnsupportedError
 from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.types import RegionID, TimeStamp
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.memory import MemoryEngine
 from pyspark_theflash.storage.store.folder import open_manifest
@@ -129,7 +129,7 @@ def test_what_an_operator_divides_stays_divided(engine: MagicEngine) -> None:
 
 
 def test_what_would_be_divided_at_once_is_not_united(store: Path, history: Any) -> None:
-    tiny = Limits(region_rows=6, direct_rows=2, deltas=2, layer_rows=1, layers=2)
+    tiny = CompactionLimits(region_rows=6, direct_rows=2, deltas=2, layer_rows=1, layers=2)
     with closing(MagicEngine(store, LOCAL, CLOCK, limits=tiny)) as engine:
         for publication in history:
             engine.publish(publication)

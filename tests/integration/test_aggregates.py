@@ -23,7 +23,7 @@ from pyspark_theflash.read.plan.scan_plan import ScanPlan, ScanTask
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.read.present import Presentation, ZeroDates
 from pyspark_theflash.read.pushdown.fold import Folding
-from pyspark_theflash.read.pushdown.pushed import Pushed
+from pyspark_theflash.read.pushdown.pushdown import Pushdown
 from pyspark_theflash.read.pushdown.term import SortKey
 from pyspark_theflash.service.api.pushed import pushed_of
 from pyspark_theflash.service.wire.message import Aggregate, Aggregation, Expression, PlanRequest
@@ -160,7 +160,7 @@ def test_a_condition_of_the_plan_counts_too(workload_store: Stores) -> None:
         plan = snapshot.plan("tpch.lineitem", None, where=where, pushed=counting)
         assert merged(plan, list(snapshot.held(plan))).to_pylist() == [{"a0": rows}]
         contained = call("contains", of("l_comment"), literal("string", "furious"))
-        both = Pushed(pushed_of(PlanRequest(filter=contained)).filter, counting.aggregation)
+        both = Pushdown(pushed_of(PlanRequest(filter=contained)).filter, counting.aggregation)
         plan = snapshot.plan("tpch.lineitem", None, where="l_orderkey < 20000", pushed=both)
         texts = snapshot.scan("tpch.lineitem", ["L_COMMENT"], where="l_orderkey < 20000")
         rows = sum("furious" in row["L_COMMENT"] for batch in texts for row in batch.to_pylist())
@@ -174,7 +174,7 @@ def test_first_rows_are_those_of_the_scan(workload_store: Stores) -> None:
     where = "l_tax > 0.01"
     with open_snapshot(workload_store("tpch")) as snapshot:
         plan = snapshot.plan(
-            "tpch.lineitem", names, where=where, pushed=Pushed(None, None, 7, order)
+            "tpch.lineitem", names, where=where, pushed=Pushdown(None, None, 7, order)
         )
         found = [row for batch in snapshot.held(plan) for row in batch.to_pylist()]
         every = [

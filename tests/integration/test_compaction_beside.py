@@ -25,12 +25,12 @@ from pyspark_theflash.replication.upkeep.maintenance import Maintenance
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Publication
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.encode import FileEncoder
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.store.command import CollectOrder, Mailbox, Verb
 from pyspark_theflash.storage.store.folder import open_manifest, read_identity
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tidb.schema.file import FileSchema
 from tests.support.binlog_writer import write_file
 from tests.support.feeds import messages
@@ -42,7 +42,7 @@ BANK = workload("bank")
 TIMES = sorted({answer.snapshot_ts for answer in BANK.answers()})[:7]
 MIDDLE, UNTIL_TS = TIMES[3], TIMES[-1]
 ANSWERS = [answer for answer in BANK.answers() if answer.snapshot_ts <= UNTIL_TS]
-EAGER = Limits(region_rows=2000, deltas=1, layer_rows=1, direct_rows=1 << 20)
+EAGER = CompactionLimits(region_rows=2000, deltas=1, layer_rows=1, direct_rows=1 << 20)
 """Whatever is published is merged."""
 THREAD = "compaction"
 
@@ -66,7 +66,7 @@ class Beside:
 
 
 @contextmanager
-def beside(store: Path, fs: FileSystem = FS, limits: Limits = EAGER) -> Iterator[Beside]:
+def beside(store: Path, fs: FileSystem = FS, limits: CompactionLimits = EAGER) -> Iterator[Beside]:
     engine = MagicEngine(store, fs, CLOCK, limits=limits)
     with (
         closing(engine),
@@ -88,7 +88,7 @@ def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("half") / "store"
     registry.create(made, registry.MAGIC, FS)
     write_file(source_of(made), messages(BANK, UNTIL_TS))
-    with beside(made, limits=Limits()) as one:
+    with beside(made, limits=CompactionLimits()) as one:
         one.write(MIDDLE)
     return made
 
@@ -256,7 +256,7 @@ def test_a_publication_that_fails_leaves_a_merges_files(store: Path) -> None:
             assert begun.wait(600)
             fs.beside = in_the_midst
             with armed("magic.before_commit", full), pytest.raises(StoreFullError):
-                one.engine.publish(Publication((), Change()))
+                one.engine.publish(Publication((), ManifestChange()))
             assert merged.result(600).files_written
         one.check()
     assert check_answers(store, [a for a in ANSWERS if a.snapshot_ts <= MIDDLE]) > 10

@@ -26,7 +26,7 @@ from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.store.scope import Scope
+from pyspark_theflash.storage.store.scope import TableScope
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.schema.file import FileSchema
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
@@ -76,7 +76,7 @@ def followed(
     store: Path,
     chosen: Workload,
     start_ts: TimeStamp | None = None,
-    scope: Scope | None = None,
+    scope: TableScope | None = None,
     assume_empty: Sequence[str] = (),
     source: type[FileSource] = FileSource,
 ) -> Path:
@@ -163,7 +163,7 @@ def test_a_table_that_alter_table_has_copied(tmp_path: Path) -> None:
 
 def test_a_partition_from_a_table_that_is_left_out(tmp_path: Path) -> None:
     """EXCHANGE brings its rows into a table that is not, until the end."""
-    store = followed(tmp_path / "store", DDL, scope=Scope(exclude=("ddl_a.ex",)))
+    store = followed(tmp_path / "store", DDL, scope=TableScope(exclude=("ddl_a.ex",)))
     found = compared(store, ANSWERS)
     assert set(found["ddl_a.ex"]) == {"TableNotReplicatedError"}
     assert set(found["ddl_a.pr"]) == {"answered", "TableNotLoadedError"}

@@ -23,7 +23,7 @@ from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Engine, EngineReader, Publication
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile
 from pyspark_theflash.storage.engine.magic.layout import RETIRED_KIND
@@ -47,7 +47,7 @@ FAIL_POINTS = (
     "magic.after_compaction_commit",
     "magic.before_unlink",
 )
-EAGER = Limits(region_rows=8, direct_rows=3, deltas=2, layer_rows=1, layers=2)
+EAGER = CompactionLimits(region_rows=8, direct_rows=3, deltas=2, layer_rows=1, layers=2)
 DEAD = 9
 State = Sequence[Any]
 _log = logging.getLogger(__name__)

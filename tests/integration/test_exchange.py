@@ -16,7 +16,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.read.plan.open_store import OpenStore
-from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.read.plan.wait import wait_until
 from pyspark_theflash.read.present import TEXT
 from tests.support.exchanges import COMPACT, REFUSED, SCENARIOS
@@ -59,7 +59,7 @@ def compare(store: Path, database: str, truths: Iterable[Truth]) -> int:
     return rows
 
 
-def rows_of(snapshot: Snapshot, name: str, columns: list[str]) -> Rows:
+def rows_of(snapshot: ReadSnapshot, name: str, columns: list[str]) -> Rows:
     parts = [zip(*part, strict=True) for part in snapshot.texts(snapshot.plan(name, columns))]
     return [shown([v.as_py() for v in row]) for part in parts for row in part]
 
@@ -69,7 +69,7 @@ def shown(row: Sequence[Any]) -> list[str | None]:
     return ["NULL" if value is None else str(value) for value in row]
 
 
-def is_refused(snapshot: Snapshot, database: str, name: str, column: str) -> bool:
+def is_refused(snapshot: ReadSnapshot, database: str, name: str, column: str) -> bool:
     if (reason := REFUSED.get((database, column))) is None:
         return False
     try:

@@ -30,11 +30,11 @@ from pyspark_theflash.replication.upkeep.maintenance import Maintenance
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Engine
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.store.folder import open_manifest, read_identity
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.storage.store.scope import Scope
+from pyspark_theflash.storage.store.scope import TableScope
 from pyspark_theflash.storage.store.setting import SETTING_KIND
 from pyspark_theflash.tidb.schema.file import FileSchema
 from pyspark_theflash.tidb.schema.lineage import Lineage
@@ -45,12 +45,12 @@ from tests.support.victims import files_known, files_on_disk
 from tests.support.workloads import Workload, workload
 
 LOCAL, CLOCK = LocalFileSystem(), SystemClock()
-EAGER = Limits(region_rows=200, deltas=2, layer_rows=1, layers=2)
+EAGER = CompactionLimits(region_rows=200, deltas=2, layer_rows=1, layers=2)
 BANK, DDL = workload("bank"), workload("ddl")
 BANK_TIMES = sorted({a.snapshot_ts for a in BANK.answers()})[:2]
 (MOVE,) = Lineage(FileSchema(DDL.schema).read()).moves
 MOVE_TIMES = [TimeStamp(MOVE.ts - 1000), MOVE.ts, TimeStamp(MOVE.ts + (1 << 28))]
-PARTITIONED = Scope((MOVE.after.full_name,))
+PARTITIONED = TableScope((MOVE.after.full_name,))
 State: TypeAlias = Mapping[str, object]
 _log = logging.getLogger(__name__)
 
@@ -67,14 +67,18 @@ class Operation:
     run: Callable[[Engine, Path, FileSystem, Path], object]
 
 
-def open_engine(store: Path, fs: FileSystem = LOCAL, limits: Limits = EAGER) -> MagicEngine:
+def open_engine(
+    store: Path, fs: FileSystem = LOCAL, limits: CompactionLimits = EAGER
+) -> MagicEngine:
     return MagicEngine(store, fs, CLOCK, limits=limits)
 
 
 # -- the stores to begin with
 
 
-def prepare(folder: Path, chosen: Workload, *until: TimeStamp, scope: Scope | None = None) -> None:
+def prepare(
+    folder: Path, chosen: Workload, *until: TimeStamp, scope: TableScope | None = None
+) -> None:
     """A store that has followed a workload up to the first moment; the rest is still to come.
 
     Next to nothing has been compacted.
@@ -87,13 +91,13 @@ def prepare(folder: Path, chosen: Workload, *until: TimeStamp, scope: Scope | No
         known.update(new)
         (binlog / f"{number}").write_bytes(frames(new))
         if number == 0:
-            with closing(open_engine(folder / "store", limits=Limits())) as engine:
+            with closing(open_engine(folder / "store", limits=CompactionLimits())) as engine:
                 if chosen.base:
                     Writer(engine, FileSchema(chosen.schema)).load_base(chosen.base)
                 poll(engine, folder, chosen, scope)
 
 
-def poll(engine: Engine, folder: Path, chosen: Workload, scope: Scope | None = None) -> None:
+def poll(engine: Engine, folder: Path, chosen: Workload, scope: TableScope | None = None) -> None:
     writer = Writer(engine, FileSchema(chosen.schema), scope)
     writer.poll(FileSource(folder / "binlog"))
 

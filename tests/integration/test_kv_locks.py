@@ -26,7 +26,7 @@ from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tikv.read import open_tables
 from tests.support.kv_tap import TAP, calls, history, locks
 from tests.support.learning import Learning
-from tests.support.raft_tikv import FakeTikv, encoded
+from tests.support.raft_tikv import FakeRaftCluster, encoded
 from tests.support.workloads import Workload
 
 HISTORY = history()
@@ -38,7 +38,7 @@ FIRST_TABLE = encoded(b"t\x80\0\0\0\0\0\0\x50")
 class Hereafter:
     """What has become of every transaction in the end; who never ended is rolled back."""
 
-    def __init__(self, end: FakeTikv) -> None:
+    def __init__(self, end: FakeRaftCluster) -> None:
         self._ends = {
             (key, start_ts): commit_ts if kind != "R" else 0
             for key, known in end.writes.items()
@@ -63,7 +63,7 @@ class Hereafter:
 
 
 def test_answers_in_the_middle() -> None:
-    end = FakeTikv(FIRST_TABLE)
+    end = FakeRaftCluster(FIRST_TABLE)
     for call in calls():
         end.call(call)
     resolver = LockResolver(Hereafter(end))
@@ -77,7 +77,7 @@ def test_answers_in_the_middle() -> None:
         counts["committed"] += len(resolved.committed)
         return resolved
 
-    rng, learning = random.Random(1), Learning(FakeTikv(FIRST_TABLE), HISTORY, None)
+    rng, learning = random.Random(1), Learning(FakeRaftCluster(FIRST_TABLE), HISTORY, None)
     lines = {mark["ts"]: mark["tap_lines"] for mark in locks()["marks"]}
     labels = {mark["ts"]: mark["label"] for mark in locks()["marks"]}
     todo = iter(calls())

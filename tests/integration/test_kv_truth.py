@@ -15,7 +15,7 @@ from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tikv.flush import FlushLimits
 from tests.support.kv_tap import TAP, calls, history
 from tests.support.learning import Killed, Learning
-from tests.support.raft_tikv import FakeTikv, encoded
+from tests.support.raft_tikv import FakeRaftCluster, encoded
 from tests.support.region_storm import Storm
 from tests.support.row_oracle import decode_handle, decode_row_v2
 from tests.support.workloads import Workload
@@ -32,7 +32,7 @@ def prefix(table: TableInfo) -> bytes:
     return b"t" + (table.id + 2**63).to_bytes(8, "big") + b"_r"
 
 
-def expected(tikv: FakeTikv, table: TableInfo, ts: int) -> dict[Any, tuple[Any, ...]]:
+def expected(tikv: FakeRaftCluster, table: TableInfo, ts: int) -> dict[Any, tuple[Any, ...]]:
     """The rows at a timestamp by handle, decoded one by one."""
     types = {int(c.id): c.type for c in table.columns}
     rows = {}
@@ -77,7 +77,7 @@ def check(learning: Learning, rng: random.Random, points: int) -> None:
 
 def changing_regions(folder: Path | None, seed: int, every: int, points: int) -> None:
     rng = random.Random(seed)
-    learning = Learning(FakeTikv(FIRST_TABLE), HISTORY, folder, SMALL)
+    learning = Learning(FakeRaftCluster(FIRST_TABLE), HISTORY, folder, SMALL)
     for _ in replay(learning, rng, every=every):
         pass
     check(learning, rng, points)
@@ -113,7 +113,7 @@ def _kill() -> None:
 def killed_rounds(folder: Path, seed: int, every: int) -> int:
     """Lose all that is in memory now and then, somewhere; returns how often."""
     rng = random.Random(seed)
-    learning = Learning(FakeTikv(FIRST_TABLE), HISTORY, folder, SELDOM)
+    learning = Learning(FakeRaftCluster(FIRST_TABLE), HISTORY, folder, SELDOM)
     rounds = 0
     for storm in replay(learning, rng, every=every):
         storm.admin()

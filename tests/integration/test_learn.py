@@ -20,7 +20,7 @@ from tests.integration.test_learner_read import CALLS, Watched
 from tests.support.kv_table import TABLE
 from tests.support.learn_command import Learn, learning, run, write_schema
 from tests.support.raft_cluster import Ends, Sender, cluster_of
-from tests.support.raft_tikv import FakeTikv
+from tests.support.raft_tikv import FakeRaftCluster
 from tests.support.stores import StoreBuilder
 from tests.support.tls import FOLDER
 
@@ -33,7 +33,7 @@ class Story:
     def __init__(self) -> None:
         self.watched = Watched(FIRST_TABLE).run()
         self.ends = self.watched.ends()
-        self.tikv, self.at = FakeTikv(FIRST_TABLE), 0
+        self.tikv, self.at = FakeRaftCluster(FIRST_TABLE), 0
         transactions = Ends(self.ends, (HISTORY.end_ts >> 18) + 1000)
         self.cluster = cluster_of(self.tikv, transactions)
         self.mutex = self.cluster.cluster.mutex
@@ -154,7 +154,7 @@ def test_what_it_does_not_begin_with(store: Path, tmp_path: Path) -> None:
     listen = ("--listen", "127.0.0.1:0")
     schema = ("--schema", f"file:{store.parent / 'schema.json'}")
     binlog = StoreBuilder(tmp_path / "binlog", TABLE).publish(200).path
-    with cluster_of(FakeTikv(), Ends({}, 1)) as cluster:
+    with cluster_of(FakeRaftCluster(), Ends({}, 1)) as cluster:
         pd = ("--pd", cluster.pd.address)
         cases = (
             (("learn", store, "--pd", "127.0.0.1:1", *listen), 7, "PDUnavailableError"),

@@ -48,7 +48,7 @@ from tests.support.fake_tikv import FakeTiKV
 from tests.support.kv_table import HISTORY, TABLE, commit, locked
 from tests.support.learn_command import write_schema
 from tests.support.raft_cluster import Ends, Sender, cluster_of
-from tests.support.raft_tikv import FakeTikv, batch
+from tests.support.raft_tikv import FakeRaftCluster, batch
 from tests.support.stores import StoreBuilder
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
@@ -61,7 +61,7 @@ class World:
 
     def __init__(self, folder: Path, cluster: FakeTiKV, ends: dict[int, int]) -> None:
         self.folder, self.cluster, self.ends = folder, cluster, ends
-        self.tikv: FakeTikv = cluster.cluster.raft
+        self.tikv: FakeRaftCluster = cluster.cluster.raft
         self.sender = Sender(self.tikv, cluster.cluster.mutex)
         registry.create(folder / "store", registry.MAGIC, FS)
         write_schema(folder / "schema.json", HISTORY, 1 << 60)
@@ -119,7 +119,7 @@ def _poll(process: LearnerProcess, over: threading.Event) -> None:
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
     ends: dict[int, int] = {}
-    with cluster_of(FakeTikv(), Ends(ends, 1)) as cluster:
+    with cluster_of(FakeRaftCluster(), Ends(ends, 1)) as cluster:
         yield World(tmp_path, cluster, ends)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from pyspark_theflash.base.clock import Deadline, SystemClock
 from pyspark_theflash.base.types import RegionEpoch, RegionID, TimeStamp
-from pyspark_theflash.cluster.located import KeyRange, LocatedRegion
+from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.lock import Lock
 from pyspark_theflash.cluster.resolve import (
     LockResolver,
@@ -32,14 +32,14 @@ from tests.integration.test_kv_truth import FIRST_TABLE, HISTORY, SMALL, TABLES,
 from tests.support.kv_tap import calls
 from tests.support.learning import Learning
 from tests.support.percolator import Percolator
-from tests.support.raft_tikv import Change, FakeTikv
+from tests.support.raft_tikv import Change, FakeRaftCluster
 
 CLOCK = SystemClock()
 CALLS = list(calls())
 POINTS = 20
 
 
-class Watched(FakeTikv):
+class Watched(FakeRaftCluster):
     """Notes when each transaction has written its last lock, and as what it ended."""
 
     def __init__(self, first_key: bytes = b"") -> None:
@@ -101,21 +101,21 @@ class Ends(Percolator):
 class FakeLeaders:
     """A `Leaders` over the fake TiKV, whose cache is mended when a leader refuses."""
 
-    def __init__(self, tikv: FakeTikv, mutex: threading.Lock) -> None:
+    def __init__(self, tikv: FakeRaftCluster, mutex: threading.Lock) -> None:
         self._tikv, self._mutex = tikv, mutex
         self.asked = self.refused = 0
         self._known = self._look()
 
     def cover(
-        self, ranges: Sequence[KeyRange], deadline: Deadline
-    ) -> list[tuple[LocatedRegion, list[KeyRange]]]:
+        self, ranges: Sequence[RawKeyRange], deadline: Deadline
+    ) -> list[tuple[LocatedRegion, list[RawKeyRange]]]:
         found = [(region, region.parts_of(ranges)) for region in self._known]
         return [(region, parts) for region, parts in found if parts]
 
     def read_index(
         self,
         region: LocatedRegion,
-        ranges: Sequence[KeyRange],
+        ranges: Sequence[RawKeyRange],
         snapshot_ts: TimeStamp,
         deadline: Deadline,
     ) -> int | Lock | None:
@@ -132,7 +132,7 @@ class FakeLeaders:
         return [
             LocatedRegion(
                 RegionID(r.id),
-                KeyRange(_raw(r.start), _raw(r.end)),
+                RawKeyRange(_raw(r.start), _raw(r.end)),
                 RegionEpoch(r.conf_ver, r.version),
             )
             for r in sorted(self._tikv.regions.values(), key=lambda r: r.start)
@@ -143,9 +143,9 @@ def _raw(key: bytes) -> RawKey:
     return RawKey(decode_bytes(key)[0] if key else b"")
 
 
-def ranges_of(table: TableInfo) -> list[KeyRange]:
+def ranges_of(table: TableInfo) -> list[RawKeyRange]:
     prefixes = [encode_record_key(i, b"") for i in table.physical_ids]
-    return [KeyRange(p, RawKey(p[:-1] + bytes([p[-1] + 1]))) for p in prefixes]
+    return [RawKeyRange(p, RawKey(p[:-1] + bytes([p[-1] + 1]))) for p in prefixes]
 
 
 def rows_of(learning: Learning, views: list[TableView], table: TableInfo, resolve: Any) -> dict:
@@ -202,7 +202,7 @@ class Feeder:
 def test_reads_while_it_is_fed() -> None:
     watched = Watched(FIRST_TABLE).run()
     rng, mutex, ends = random.Random(11), threading.Lock(), watched.ends()
-    learning = Learning(FakeTikv(FIRST_TABLE), HISTORY, None, SMALL)
+    learning = Learning(FakeRaftCluster(FIRST_TABLE), HISTORY, None, SMALL)
     leaders = FakeLeaders(learning.tikv, mutex)
     feeder = Feeder(learning, mutex, rng)
     resolver = LockResolver(Ends(ends))

@@ -12,7 +12,7 @@ from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.read.plan.wait import wait_until
 from tests.support.live_writer import following
 from tests.support.peer import Peer
@@ -136,14 +136,16 @@ def test_defaults_are_what_tidb_makes_of_them(tmp_path: Path) -> None:
                         _answers(peer, snapshot, f"c.{table}", "d")
 
 
-def _now(peer: Peer, store: Path) -> Snapshot:
+def _now(peer: Peer, store: Path) -> ReadSnapshot:
     ts = TimeStamp(peer.tso())
     deadline_ms = CLOCK.boottime_ms() + 120_000
     wait_until(store, ts, deadline_ms, clock=CLOCK, fs=LocalFileSystem())
     return open_snapshot(store, ts)
 
 
-def _answers(peer: Peer, snapshot: Snapshot, table: str, column: str) -> tuple[set[Any], set[Any]]:
+def _answers(
+    peer: Peer, snapshot: ReadSnapshot, table: str, column: str
+) -> tuple[set[Any], set[Any]]:
     """The ids and texts of a column in the store, and in TiDB."""
     plan = snapshot.plan(table, ["id", column])
     parts = [zip(*part, strict=True) for part in snapshot.texts(plan)]

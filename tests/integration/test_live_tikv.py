@@ -16,7 +16,7 @@ from pyspark_theflash.base.errors import KeyIsLockedError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, SchemaVersion, TimeStamp
 from pyspark_theflash.cli.jobs.sources import Network, Opener
-from pyspark_theflash.cluster.located import KeyRange
+from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.cluster.tikv.client import TiKVClient
@@ -93,9 +93,9 @@ def split(regions: int) -> list[str]:
     ]
 
 
-def records(table: TableInfo) -> KeyRange:
+def records(table: TableInfo) -> RawKeyRange:
     (physical_id,) = table.physical_ids
-    return KeyRange(
+    return RawKeyRange(
         encode_record_key(physical_id, b""), RawKey(encode_record_key(physical_id, b"")[:-1] + b"s")
     )
 

@@ -45,13 +45,13 @@ from pyspark_theflash.service.wire.method import PUBLISH, Role
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Publication, VersionBatch
 from pyspark_theflash.storage.engine.magic import engine as magic
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.mvcc.project import kept_columns
 from pyspark_theflash.storage.store.catalog import feed_history
 from pyspark_theflash.storage.store.command import CollectOrder, Mailbox, ResolveOrder, Verb
 from pyspark_theflash.storage.store.feed import MAIN, SIDE
 from pyspark_theflash.storage.store.folder import open_manifest, read_identity
-from pyspark_theflash.storage.store.manifest import Change, Record
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.tidb.schema.file import FileSchema
 from tests.support.binlog_writer import write_file
@@ -181,7 +181,7 @@ def test_there_is_one_writer(store: Path, address: str) -> None:
             end.start()
             second.open(20_000)
             end.join()
-            second.publish(Publication((), Change([MOVE])))
+            second.publish(Publication((), ManifestChange([MOVE])))
     wait_until(lambda: is_free(store))
 
 
@@ -212,14 +212,14 @@ def test_a_token_from_before(store: Path, address: str) -> None:
 
         before = generation(store)
         with armed("writers.before_publish", end_latch), pytest.raises(LatchLostError):
-            old.publish(Publication((), Change([MOVE])))
+            old.publish(Publication((), ManifestChange([MOVE])))
         new.open()
         with pytest.raises(LatchLostError):
-            old.publish(Publication((), Change([MOVE])))
+            old.publish(Publication((), ManifestChange([MOVE])))
         with pytest.raises(LatchLostError):
             old.read([])
         assert generation(store) == before
-        new.publish(Publication((), Change([MOVE])))
+        new.publish(Publication((), ManifestChange([MOVE])))
         assert generation(store) == before + 1
 
 
@@ -228,7 +228,7 @@ def test_who_is_silent_loses_the_store(store: Path, address: str) -> None:
     with engine(address, ttl_ms=1_000) as found:
         found.open()
         CLOCK.sleep_ms(2_000)
-        assert found.publish(Publication((), Change([MOVE])))  # its thread keeps the latch
+        assert found.publish(Publication((), ManifestChange([MOVE])))  # its thread keeps the latch
         found._ended.set()
         wait_until(lambda: is_free(store))
         with pytest.raises(LatchLostError):
@@ -248,7 +248,7 @@ def test_a_latch_ends_with_the_server(store: Path) -> None:
     left.close()
     with served(store, "--workers", 1) as (_, address), engine_at(address) as found:
         found.open()
-        found.publish(Publication((), Change([MOVE])))
+        found.publish(Publication((), ManifestChange([MOVE])))
 
 
 # -- upkeep
@@ -306,7 +306,7 @@ def test_upkeep_is_done_beside_the_files(store: Path, address: str, tmp_path: Pa
     assert main(["fsck", str(store)]) == 0
 
 
-EAGER = partial(Limits, region_rows=2000, deltas=1, layer_rows=1, direct_rows=1 << 20)
+EAGER = partial(CompactionLimits, region_rows=2000, deltas=1, layer_rows=1, direct_rows=1 << 20)
 
 
 @contextmanager
@@ -319,7 +319,7 @@ def held_compaction() -> Iterator[threading.Event]:
             begun.set()
             assert ends.wait(600)
 
-    with armed("magic.after_file", hold), patch.object(magic, "Limits", EAGER):
+    with armed("magic.after_file", hold), patch.object(magic, "CompactionLimits", EAGER):
         try:
             yield ends
         finally:
@@ -382,10 +382,10 @@ def test_a_publication_that_comes_again(store: Path, address: str) -> None:
         found.open()
         (batch,) = versions(1, 2).to_batches()
         published = found.publish(
-            Publication([VersionBatch(PhysicalTableID(7), batch)], Change([MOVE]))
+            Publication([VersionBatch(PhysicalTableID(7), batch)], ManifestChange([MOVE]))
         )
         request = PublishRequest(found._held, 1, (7,))
-        again = [change_table(Change([MOVE])), versions(1, 2)]
+        again = [change_table(ManifestChange([MOVE])), versions(1, 2)]
         told = found._calls.write(request, again, 5_000, PUBLISH)
         assert told.generation == published == generation(store)
         for number in (0, 3):
@@ -398,32 +398,40 @@ def test_a_publication_that_comes_again(store: Path, address: str) -> None:
 @pytest.mark.parametrize(
     ("change", "rows", "error"),
     [
-        (Change([Record("file", "7/1", b"{}")]), [], OptionError),
-        (Change(deletes=[("setting", "retention")]), [], OptionError),
-        (Change([Progress(TimeStamp(90), TimeStamp(200)).to_record()]), [], CodecError),
-        (Change([Progress(TimeStamp(100), TimeStamp(190)).to_record()]), [], CodecError),
-        (Change([Progress(TimeStamp(100), TimeStamp(300)).to_record(SIDE)]), [], CodecError),
-        (Change([MOVE]), [versions(2, 1)], CodecError),
+        (ManifestChange([Record("file", "7/1", b"{}")]), [], OptionError),
+        (ManifestChange(deletes=[("setting", "retention")]), [], OptionError),
+        (ManifestChange([Progress(TimeStamp(90), TimeStamp(200)).to_record()]), [], CodecError),
+        (ManifestChange([Progress(TimeStamp(100), TimeStamp(190)).to_record()]), [], CodecError),
         (
-            Change([MOVE]),
+            ManifestChange([Progress(TimeStamp(100), TimeStamp(300)).to_record(SIDE)]),
+            [],
+            CodecError,
+        ),
+        (ManifestChange([MOVE]), [versions(2, 1)], CodecError),
+        (
+            ManifestChange([MOVE]),
             [versions(1).rename_columns(["_handle", "_commit_ts", "_start_ts", "_op", "../x"])],
             CodecError,
         ),
-        (Change([MOVE]), [versions(1).drop_columns(["_op"])], CodecError),
+        (ManifestChange([MOVE]), [versions(1).drop_columns(["_op"])], CodecError),
     ],
 )
 def test_what_no_writer_publishes(
-    store: Path, address: str, change: Change, rows: list[pa.Table], error: type[TheFlashError]
+    store: Path,
+    address: str,
+    change: ManifestChange,
+    rows: list[pa.Table],
+    error: type[TheFlashError],
 ) -> None:
     with engine(address) as found:
         found.open()
         known = Progress(TimeStamp(100), TimeStamp(200)).to_record()
-        before = found.publish(Publication((), Change([known])))
+        before = found.publish(Publication((), ManifestChange([known])))
         request = PublishRequest(found._held, 2, (7,) * len(rows))
         with pytest.raises(error):
             found._calls.write(request, [change_table(change), *rows], 5_000, PUBLISH)
         assert generation(store) == before
-        assert found.publish(Publication((), Change([MOVE]))) == before + 1
+        assert found.publish(Publication((), ManifestChange([MOVE]))) == before + 1
 
 
 def test_reads_what_the_engine_does(workload_store: Callable[[str], Path], tmp_path: Path) -> None:

@@ -102,7 +102,7 @@ def test_secrets_are_not_shown(load, secured, capfd):
 
 def cut(self, rows, call):
     """A server that ends in the middle of a stream."""
-    whole = session.Session._send
+    whole = session.ConnectionSession._send
 
     def send(pieces):
         size_bytes = whole(self, pieces)
@@ -131,7 +131,7 @@ def lie(self, rows, call):
     ORIGINAL(self, rows, call)
 
 
-ORIGINAL = session.Session._stream
+ORIGINAL = session.ConnectionSession._stream
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ ORIGINAL = session.Session._stream
     ],
 )
 def test_a_stream_that_is_not_whole_is_no_answer(load, store, tmp_path, monkeypatch, behave, text):
-    monkeypatch.setattr(session.Session, "_stream", behave)
+    monkeypatch.setattr(session.ConnectionSession, "_stream", behave)
     with serving(store, f"unix:{tmp_path}/s") as server:
         frame = load(store=server.address, pushdown="false")
         with pytest.raises(Py4JJavaError, match=text):
@@ -159,7 +159,7 @@ def test_what_fails_before_the_first_rows_is_tried_again(load, store, tmp_path, 
             raise EOFError
         ORIGINAL(self, rows, call)
 
-    monkeypatch.setattr(session.Session, "_stream", once_cut)
+    monkeypatch.setattr(session.ConnectionSession, "_stream", once_cut)
     with serving(store, f"unix:{tmp_path}/s") as server:
         assert len(load(store=server.address, pushdown="false").collect()) == len(ROWS)
     assert len(calls) == 3

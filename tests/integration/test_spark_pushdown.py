@@ -7,7 +7,7 @@ import pytest
 from pyspark.errors import ArithmeticException, NumberFormatException, SparkRuntimeException
 
 from pyspark_theflash.service.client.theflash import connect
-from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.codec.time import DAY_US
 from tests.support import every_type
 from tests.support.stores import StoreBuilder, column, id_column, table_info
@@ -20,7 +20,7 @@ NUMBERS = table_info(
         column("word", MySQLType.VARCHAR, charset="utf8mb4", collate="utf8mb4_general_ci"),
         column("tiny", MySQLType.TINY),
         column("big", MySQLType.LONGLONG),
-        column("ubig", MySQLType.LONGLONG, flag=Flag.UNSIGNED),
+        column("ubig", MySQLType.LONGLONG, flag=ColumnFlag.UNSIGNED),
         column("money", MySQLType.NEWDECIMAL, flen=4, decimal=2),
         column("wide", MySQLType.NEWDECIMAL, flen=38, decimal=0),
         column("single", MySQLType.FLOAT),

@@ -22,7 +22,7 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.read.present import Presentation, ZeroDates
 from tests.support.workloads import NAMES, workload
 
@@ -32,7 +32,7 @@ SHOWN = Presentation(ZeroDates.STRING)
 COUNT = "SELECT count(*) FROM tpch.lineitem"
 
 
-def rows(snapshot: Snapshot, text: str) -> list[tuple[Any, ...]]:
+def rows(snapshot: ReadSnapshot, text: str) -> list[tuple[Any, ...]]:
     with snapshot.sql(text, presentation=SHOWN) as result:
         return [
             row
@@ -86,7 +86,7 @@ def test_every_type_comes_as_a_scan_gives_it(suite_store: Path) -> None:
             assert rows(snapshot, text) == [(sum(b.num_rows for b in snapshot.scan(name, [])),)]
 
 
-def compare(snapshot: Snapshot, name: str) -> int:
+def compare(snapshot: ReadSnapshot, name: str) -> int:
     """Every row and value of a table; how many rows."""
     expected: Counter[str] = Counter()
     for batch in snapshot.scan(name, None, SHOWN):

@@ -11,7 +11,7 @@ import pytest
 
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.storage.engine.api import Engine
 from pyspark_theflash.storage.engine.memory import MemoryEngine
@@ -134,7 +134,7 @@ def engine_digest(engine: Engine, history: SchemaHistory, answer: Answer) -> tup
     return digest.rows, digest.hexdigest()
 
 
-def _digest_with_rowid(snapshot: Snapshot, table: str) -> str:
+def _digest_with_rowid(snapshot: ReadSnapshot, table: str) -> str:
     columns = [*snapshot.table(table).public_columns, ROWID_COLUMN]
     digest = TableDigest()
     for texts in snapshot.texts(snapshot.plan(table, [c.name for c in columns])):
@@ -151,7 +151,7 @@ def _scan_arguments(store: Path, answer: Answer) -> list[str]:
     return ["scan", str(store), answer.table, *at, "--format", "jsonl", *extra]
 
 
-def _balances(snapshot: Snapshot) -> list[int]:
+def _balances(snapshot: ReadSnapshot) -> list[int]:
     return [
         balance
         for table in snapshot.tables()

@@ -26,7 +26,7 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.service.api.error import heard_error, told_error
 from pyspark_theflash.service.api.seal import Purpose, Sealer
-from pyspark_theflash.service.api.token import Token, Tokens
+from pyspark_theflash.service.api.token import AccessToken, Tokens
 from pyspark_theflash.service.client.remote import RemoteTransport
 from pyspark_theflash.service.client.theflash import TheFlash
 from pyspark_theflash.service.wire import message
@@ -199,7 +199,7 @@ def test_a_proof_is_of_one_nonce(one, other):
         assert known.role(stored) is Role.WRITE
         assert stored == known.by_token(token.value)
         assert (known.by_proof(other, token.proof(one)) is None) == (one != other)
-        assert known.by_proof(one, Token("another-token-than-those").proof(one)) is None
+        assert known.by_proof(one, AccessToken("another-token-than-those").proof(one)) is None
 
 
 def test_errors_come_back():

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.change import Session
+from pyspark_theflash.tidb.codec.change import ReorgSession
 from pyspark_theflash.tidb.codec.convert import convert_column
 from pyspark_theflash.tidb.codec.field_type import (
     DATETIME_TYPES,
@@ -23,7 +23,7 @@ from tests.support.conversions import conversion_types
 
 T = MySQLType
 TYPES = conversion_types()
-UTC = Session("UTC", 0, 0, 0, 0)
+UTC = ReorgSession("UTC", 0, 0, 0, 0)
 BITS = {T.TINY: 8, T.SHORT: 16, T.INT24: 24, T.LONG: 32, T.LONGLONG: 64}
 DAY_US = 86400 * 10**6
 FIRST_DAY, LAST_DAY = -719528, 2932896  # 0000-01-01, 9999-12-31

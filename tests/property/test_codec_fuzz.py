@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import ColumnID
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.handle import decode_common_handles
 from pyspark_theflash.tidb.codec.key import MvccKey, RawKey, decode_mvcc_key, decode_record_key
 from pyspark_theflash.tidb.codec.row import ColumnSpec, DecodedRows, RowBuffer
@@ -23,7 +23,7 @@ from tests.support.values import values
 
 TYPES = [
     FieldType(MySQLType.LONG),
-    FieldType(MySQLType.LONGLONG, Flag.UNSIGNED),
+    FieldType(MySQLType.LONGLONG, ColumnFlag.UNSIGNED),
     FieldType(MySQLType.DOUBLE),
     FieldType(MySQLType.FLOAT),
     FieldType(MySQLType.NEWDECIMAL, 0, 15, 2),

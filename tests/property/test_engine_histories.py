@@ -29,18 +29,18 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Engine, EngineReader, Publication, VersionBatch
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.memory import MemoryEngine
 from pyspark_theflash.storage.mvcc.project import Converted, Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import Op
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from tests.support.histories import COLUMNS, scan_columns, version_batch
 
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))
 FS, CLOCK = LocalFileSystem(), SystemClock()
-TINY = Limits(
+TINY = CompactionLimits(
     region_rows=6,
     region_bytes=1 << 20,
     deltas=3,
@@ -115,7 +115,7 @@ class History:
             for table in self.rng.choices(TABLES, k=self.rng.randint(1, 3))
         ]
         for engine in self.both:
-            engine.publish(Publication(batches, Change()))
+            engine.publish(Publication(batches, ManifestChange()))
 
     def _batch(self) -> pa.RecordBatch:
         """Versions of some rows, in transactions of some rows each."""

@@ -13,7 +13,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import RegionID
 from pyspark_theflash.storage.store.folder import StoreIdentity, create_store, open_manifest
 from pyspark_theflash.storage.store.latch.grants import Grants
-from pyspark_theflash.storage.store.latch.latch import LatchKind, LatchScope, Wanted
+from pyspark_theflash.storage.store.latch.latch import LatchKind, LatchRequest, LatchScope
 from tests.support.manual_clock import ManualClock
 
 KINDS = (
@@ -68,7 +68,7 @@ class Callers(RuleBasedStateMachine):
     ) -> None:
         table, physical, region = [*path, None, None, None][:3]
         scope = LatchScope(table, physical, None if region is None else RegionID(region))
-        wanted = Wanted(kind[0], scope, ttl_ms, who, "", kind[1])
+        wanted = LatchRequest(kind[0], scope, ttl_ms, who, "", kind[1])
         excludes = kind in (KINDS[1], KINDS[3])
         in_the_way = excludes and any(
             other and (contains(path, held) or contains(held, path))

@@ -14,7 +14,7 @@ from pyspark_theflash.base.types import FencingToken, TimeStamp
 from pyspark_theflash.storage.store.folder import StoreIdentity, create_store, open_manifest
 from pyspark_theflash.storage.store.latch.latch import LatchKind
 from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from tests.support.manual_clock import ManualClock
 
 
@@ -93,7 +93,7 @@ class Latches(RuleBasedStateMachine):
 
     @rule()
     def publish(self) -> None:
-        self.manifests[0].commit(Change(), FencingToken(0))
+        self.manifests[0].commit(ManifestChange(), FencingToken(0))
 
     @rule(who=st.integers(0, 1))
     def sweep(self, who: int) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pyspark_theflash.base.errors import NoPartitionError
 from pyspark_theflash.base.types import ColumnID
-from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.partitioning.assign import assign_partitions
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 from tests.support import partition_oracle as oracle
@@ -18,7 +18,7 @@ from tests.support.stores import column
 
 INFOS = {
     "i": column("i", MySQLType.TINY),
-    "u": column("u", MySQLType.LONGLONG, flag=Flag.UNSIGNED),
+    "u": column("u", MySQLType.LONGLONG, flag=ColumnFlag.UNSIGNED),
     "s": column("s", MySQLType.VARCHAR, flen=3, collate="utf8mb4_0900_bin"),
     "d": column("d", MySQLType.DATE),
 }

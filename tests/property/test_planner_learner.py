@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pyspark_theflash.base.clock import Deadline
 from pyspark_theflash.base.errors import KeyIsLockedError
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cluster.located import KeyRange
+from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.lock import Lock, LockKind
 from pyspark_theflash.cluster.resolve import LockPolicy, LockResolver
 from pyspark_theflash.tidb.codec.key import RawKey
@@ -22,7 +22,7 @@ from tests.support.percolator_owner import MODES, TTL_MS, Owner
 from tests.support.sim_learner import LoggedCluster, LoggedTransactions, SimReplica
 
 KEYS = [b"m%d" % n for n in range(8)]
-RANGES = [KeyRange(RawKey(b"m1"), RawKey(b"m4")), KeyRange(RawKey(b"m4\0"), RawKey(b"n"))]
+RANGES = [RawKeyRange(RawKey(b"m1"), RawKey(b"m4")), RawKeyRange(RawKey(b"m4\0"), RawKey(b"n"))]
 
 numbers = st.integers(0, 2**16)
 events = st.one_of(

@@ -14,23 +14,30 @@ from hypothesis import strategies as st
 
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.read.plan.scan_plan import ScanPlan
-from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
-from pyspark_theflash.read.pushdown.pushed import Pushed
-from pyspark_theflash.read.pushdown.term import Call, Column, Kind, Literal, SortKey, Term
-from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
+from pyspark_theflash.read.pushdown.pushdown import Pushdown
+from pyspark_theflash.read.pushdown.term import (
+    ColumnTerm,
+    FunctionTerm,
+    LiteralKind,
+    LiteralTerm,
+    SortKey,
+    Term,
+)
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from tests.support.stores import StoreBuilder, column, table_info
 
 HALF: Final = 1 << 63
 SIGNED: Final = table_info(
     1,
     "d.signed",
-    [column("id", MySQLType.LONGLONG, flag=Flag.PRI_KEY), column("v", MySQLType.LONG)],
+    [column("id", MySQLType.LONGLONG, flag=ColumnFlag.PRI_KEY), column("v", MySQLType.LONG)],
 )
 UNSIGNED: Final = table_info(
     2,
     "d.unsigned",
     [
-        column("id", MySQLType.LONGLONG, flag=Flag.PRI_KEY | Flag.UNSIGNED),
+        column("id", MySQLType.LONGLONG, flag=ColumnFlag.PRI_KEY | ColumnFlag.UNSIGNED),
         column("v", MySQLType.LONG),
     ],
 )
@@ -60,7 +67,7 @@ ROWS: Final[dict[str, list[Row]]] = {
 
 
 @pytest.fixture(scope="module")
-def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Snapshot]:
+def snapshot(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ReadSnapshot]:
     store = tmp_path_factory.mktemp("pruning") / "store"
     rows = {
         table: [
@@ -92,27 +99,29 @@ def conditions(draw: st.DrawFn, depth: int = 2) -> tuple[str, Term]:
             if name == "not"
             else f" {name} ".join(f"({part})" for part, _ in parts)
         )
-        return text, Call(name, terms)
-    left = Column(draw(st.sampled_from(["id", "id", "id", "v"])))
+        return text, FunctionTerm(name, terms)
+    left = ColumnTerm(draw(st.sampled_from(["id", "id", "id", "v"])))
     name = draw(st.sampled_from(NAMES))
     if name == "in":
         numbers = draw(st.lists(NUMBERS, min_size=1, max_size=3))
-        terms = tuple(Literal(Kind.INT, n) for n in numbers)
-        return f"{left.name} IN ({', '.join(map(str, numbers))})", Call("in", (left, *terms))
+        terms = tuple(LiteralTerm(LiteralKind.INT, n) for n in numbers)
+        return f"{left.name} IN ({', '.join(map(str, numbers))})", FunctionTerm(
+            "in", (left, *terms)
+        )
     number = draw(NUMBERS)
     sides: list[tuple[str, Term]] = [
         (left.name, left),
-        (str(number), Literal(Kind.INT, number)),
+        (str(number), LiteralTerm(LiteralKind.INT, number)),
     ]
     if draw(st.booleans()):
         sides.reverse()
     texts, terms = zip(*sides, strict=True)
-    return f" {name} ".join(texts), Call(name, terms)
+    return f" {name} ".join(texts), FunctionTerm(name, terms)
 
 
 @pytest.mark.parametrize("name", KEYS)
 @given(condition=conditions())
-def test_where(snapshot: Snapshot, name: str, condition: tuple[str, Term]) -> None:
+def test_where(snapshot: ReadSnapshot, name: str, condition: tuple[str, Term]) -> None:
     text, term = condition
     every = [task.region for task in snapshot.plan(name).tasks]
     pruned = snapshot.plan(name, where=text)
@@ -125,23 +134,23 @@ def test_where(snapshot: Snapshot, name: str, condition: tuple[str, Term]) -> No
 @pytest.mark.parametrize("name", KEYS)
 @given(condition=conditions(), limit=st.integers(1, 9), descending=st.booleans())
 def test_filters_and_first_rows(
-    snapshot: Snapshot, name: str, condition: tuple[str, Term], limit: int, descending: bool
+    snapshot: ReadSnapshot, name: str, condition: tuple[str, Term], limit: int, descending: bool
 ) -> None:
     _, term = condition
     every = [task.region for task in snapshot.plan(name).tasks]
-    filtered = _rows(snapshot, snapshot.plan(name, pushed=Pushed(term)))
-    assert filtered == _rows(snapshot, snapshot.plan(name, pushed=Pushed(term), regions=every))
+    filtered = _rows(snapshot, snapshot.plan(name, pushed=Pushdown(term)))
+    assert filtered == _rows(snapshot, snapshot.plan(name, pushed=Pushdown(term), regions=every))
     assert filtered == _expected(name, term)
-    first = Pushed(term, limit=limit, order=(SortKey("id", descending),))
+    first = Pushdown(term, limit=limit, order=(SortKey("id", descending),))
     found = _rows(snapshot, snapshot.plan(name, pushed=first))
     assert sorted(found, reverse=descending)[:limit] == sorted(filtered, reverse=descending)[:limit]
-    some = _rows(snapshot, snapshot.plan(name, pushed=Pushed(term, limit=limit)))
+    some = _rows(snapshot, snapshot.plan(name, pushed=Pushdown(term, limit=limit)))
     assert len(some) >= min(limit, len(filtered))
     assert set(some) <= set(filtered)
 
 
 @pytest.mark.parametrize("name", KEYS)
-def test_regions_are_left_out(snapshot: Snapshot, name: str) -> None:
+def test_regions_are_left_out(snapshot: ReadSnapshot, name: str) -> None:
     assert len(snapshot.plan(name).tasks) == 5
     for text, count in [
         ("id = 20", 1),
@@ -152,7 +161,7 @@ def test_regions_are_left_out(snapshot: Snapshot, name: str) -> None:
         assert len(snapshot.plan(name, where=text).tasks) <= count
 
 
-def _rows(snapshot: Snapshot, plan: ScanPlan) -> list[Row]:
+def _rows(snapshot: ReadSnapshot, plan: ScanPlan) -> list[Row]:
     rows = (row for batch in snapshot.held(plan) for row in batch.to_pylist())
     return sorted((int(row["id"]), row["v"]) for row in rows)
 
@@ -163,7 +172,7 @@ def _expected(name: str, term: Term) -> list[Row]:
 
 def _truth(term: Term, row: Row) -> bool | None:
     """By hand; None where a NULL leaves it open."""
-    assert isinstance(term, Call)
+    assert isinstance(term, FunctionTerm)
     if term.name in ("and", "or", "not"):
         truths = [_truth(argument, row) for argument in term.arguments]
         if term.name == "not":
@@ -179,8 +188,8 @@ def _truth(term: Term, row: Row) -> bool | None:
 
 
 def _value(term: Term, row: Row) -> int | None:
-    if isinstance(term, Column):
+    if isinstance(term, ColumnTerm):
         return row[0] if term.name == "id" else row[1]
-    assert isinstance(term, Literal)
+    assert isinstance(term, LiteralTerm)
     assert isinstance(term.value, int)
     return term.value

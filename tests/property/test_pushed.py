@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pyspark_theflash.read.pushdown import fold
 from pyspark_theflash.read.pushdown.fold import Folding
 from pyspark_theflash.read.pushdown.predicate import rows_for_which
-from pyspark_theflash.read.pushdown.top import Leaders, first_rows
+from pyspark_theflash.read.pushdown.top import FirstRows, first_rows
 from pyspark_theflash.read.pushdown.value import Batch
 from pyspark_theflash.service.api.pushed import pushed_of
 from pyspark_theflash.service.wire.message import PlanRequest
@@ -79,7 +79,7 @@ def test_first_rows(parts, order, limit):
 def test_leaders_are_enough_for_the_first_rows(parts, order, limit):
     """Told of the order's columns alone, and of some rows after others."""
     keys = pushed_of(PlanRequest(order=order, limit=limit)).order
-    leaders = Leaders(keys, limit)
+    leaders = FirstRows(keys, limit)
     told = []
     for part in parts:
         kept = leaders.rows(pa.table({key.column: part[key.column] for key in keys}))

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyspark_theflash.read.sql.connection import Limits
+from pyspark_theflash.read.sql.connection import QueryLimits
 from pyspark_theflash.read.sql.sql import run_sql
 
 WORDS = st.sampled_from(["a", "b", "B", "", "c0", "ä", "a "])
@@ -52,7 +52,7 @@ def kept(table: pa.Table, source: str) -> list[tuple[object, ...]]:
         f"SELECT {at} AS which, row FROM {source} WHERE {condition}"
         for at, condition in enumerate(CONDITIONS)
     ]
-    with run_sql(" UNION ALL ".join(parts), One(table), limits=Limits(threads=1)) as result:
+    with run_sql(" UNION ALL ".join(parts), One(table), limits=QueryLimits(threads=1)) as result:
         return sorted(tuple(row.values()) for batch in result for row in batch.to_pylist())
 
 

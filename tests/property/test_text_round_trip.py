@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.jsonl import format_jsonl, parse_jsonl
 from pyspark_theflash.tidb.codec.text import format_column, parse_column
 from pyspark_theflash.tidb.codec.time import IMPOSSIBLE_DAY
@@ -41,7 +41,7 @@ def columns(field_type: FieldType, values: st.SearchStrategy[Any]) -> st.SearchS
 def integers(tp: MySQLType, unsigned: bool) -> st.SearchStrategy[Case]:
     bits = INTEGER_BITS[tp]
     low, high = (0, 2**bits - 1) if unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
-    return columns(FieldType(tp, Flag.UNSIGNED if unsigned else 0), st.integers(low, high))
+    return columns(FieldType(tp, ColumnFlag.UNSIGNED if unsigned else 0), st.integers(low, high))
 
 
 @st.composite

@@ -18,7 +18,7 @@ from random import Random
 from typing import Any, Final
 
 from pyspark_theflash.replication.source.prewrite import DELETE_ROW, INSERT, UPDATE
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.schema.model import parse_table_info
 from tests.support.binlog_writer import commit, frame, heartbeat, prewrite, prewrite_value, rollback
 from tests.support.row_oracle import encode_insert_v1, encode_row_v1
@@ -29,7 +29,7 @@ START_TS: Final = 470_000_000_000_000_000
 END_TS: Final = START_TS + (1 << 50)
 _BIGINT: Final = FieldType(MySQLType.LONGLONG)
 _ROWID: Final = -1
-_KEY_FLAGS: Final = Flag.NOT_NULL | Flag.PRI_KEY
+_KEY_FLAGS: Final = ColumnFlag.NOT_NULL | ColumnFlag.PRI_KEY
 _DAY: Final = dt.date(2024, 1, 1)
 _MOMENT: Final = dt.datetime(2024, 1, 1)
 
@@ -51,7 +51,9 @@ class Kind:
 KINDS: Final = {
     "int": Kind(MySQLType.LONG, {"charset": "binary"}, lambda rng: rng.randint(-9, 9)),
     "small": Kind(
-        MySQLType.SHORT, {"charset": "binary", "flag": Flag.UNSIGNED}, lambda rng: rng.randrange(9)
+        MySQLType.SHORT,
+        {"charset": "binary", "flag": ColumnFlag.UNSIGNED},
+        lambda rng: rng.randrange(9),
     ),
     "decimal": Kind(
         MySQLType.NEWDECIMAL,
@@ -162,7 +164,7 @@ def random_tables(rng: Random) -> list[Table]:
     bounds: list[list[str] | None] = [["-1"], [str(few // 4)], ["MAXVALUE"]]
     return [
         _table(rng, 100, "ints", {"id": "int"}, number),
-        _table(rng, 110, "unsigned", {"id": "int"}, unsigned, flag=Flag.UNSIGNED),
+        _table(rng, 110, "unsigned", {"id": "int"}, unsigned, flag=ColumnFlag.UNSIGNED),
         _table(rng, 120, "words", {"word": "bytes", "n": "int"}, word),
         _table(rng, 130, "hidden", {}, counted),
         _table(rng, 140, "hashed", {"id": "int"}, number, partition=hashed, bounds=[None] * 3),

@@ -7,7 +7,13 @@ from operator import eq, ge, gt, le, lt, ne
 from random import Random
 from typing import Any, Final
 
-from pyspark_theflash.read.pushdown.term import Call, Column, Kind, Literal, Term
+from pyspark_theflash.read.pushdown.term import (
+    ColumnTerm,
+    FunctionTerm,
+    LiteralKind,
+    LiteralTerm,
+    Term,
+)
 from tests.soak.cluster import KINDS, Row, Table
 
 _OPERATORS: Final = {"=": eq, "<>": ne, "<": lt, "<=": le, ">": gt, ">=": ge}
@@ -28,7 +34,7 @@ class Comparison:
         return f"{self.column} {self.operator} {_sql(self.value)}"
 
     def term(self) -> Term:
-        return Call(self.operator, (Column(self.column), _literal(self.value)))
+        return FunctionTerm(self.operator, (ColumnTerm(self.column), _literal(self.value)))
 
     def holds(self, row: Row) -> bool | None:
         value = row[self.column]
@@ -45,7 +51,7 @@ class IsNull:
         return f"{self.column} IS NULL"
 
     def term(self) -> Term:
-        return Call("is null", (Column(self.column),))
+        return FunctionTerm("is null", (ColumnTerm(self.column),))
 
     def holds(self, row: Row) -> bool | None:
         return row[self.column] is None
@@ -61,7 +67,7 @@ class Not:
         return f"NOT ({self.condition.sql()})"
 
     def term(self) -> Term:
-        return Call("not", (self.condition.term(),))
+        return FunctionTerm("not", (self.condition.term(),))
 
     def holds(self, row: Row) -> bool | None:
         found = self.condition.holds(row)
@@ -81,7 +87,7 @@ class Both:
         return f"({self.left.sql()}) {word} ({self.right.sql()})"
 
     def term(self) -> Term:
-        return Call("or" if self.decides else "and", (self.left.term(), self.right.term()))
+        return FunctionTerm("or" if self.decides else "and", (self.left.term(), self.right.term()))
 
     def holds(self, row: Row) -> bool | None:
         found = self.left.holds(row), self.right.holds(row)
@@ -116,11 +122,11 @@ def _sql(value: Any) -> str:
     return str(value) if isinstance(value, int | Decimal) else f"'{value}'"
 
 
-def _literal(value: Any) -> Literal:
+def _literal(value: Any) -> LiteralTerm:
     if isinstance(value, int):
-        return Literal(Kind.INT, value)
+        return LiteralTerm(LiteralKind.INT, value)
     if isinstance(value, Decimal):
-        return Literal(Kind.DECIMAL, value)
+        return LiteralTerm(LiteralKind.DECIMAL, value)
     if isinstance(value, dt.date):
-        return Literal(Kind.DATE, (value - _EPOCH).days)
-    return Literal(Kind.STRING, value)
+        return LiteralTerm(LiteralKind.DATE, (value - _EPOCH).days)
+    return LiteralTerm(LiteralKind.STRING, value)

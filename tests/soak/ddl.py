@@ -19,7 +19,7 @@ from pyspark_theflash.base.errors import CorruptionError, InternalError, TheFlas
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.read.plan.wait import wait_until
 from tests.soak.outcome import Outcome
 from tests.soak.statements import Statements
@@ -121,7 +121,9 @@ def _differences(store: Path, database: str, truth: Truth, outcome: Outcome) -> 
                 yield f"{name}: {difference}"
 
 
-def _table_difference(snapshot: Snapshot, name: str, truth: Truth, outcome: Outcome) -> str | None:
+def _table_difference(
+    snapshot: ReadSnapshot, name: str, truth: Truth, outcome: Outcome
+) -> str | None:
     columns, theirs = truth.tables[name.partition(".")[2]]
     try:
         ours = _rows(snapshot, name, columns)
@@ -142,7 +144,7 @@ def _table_difference(snapshot: Snapshot, name: str, truth: Truth, outcome: Outc
     return f"{columns} here {only_ours[:3]}, there {only_theirs[:3]}"
 
 
-def _is_told(snapshot: Snapshot, name: str, column: str, outcome: Outcome) -> bool:
+def _is_told(snapshot: ReadSnapshot, name: str, column: str, outcome: Outcome) -> bool:
     """Whether a column can be read; what stops it is counted."""
     try:
         _rows(snapshot, name, [column])
@@ -155,7 +157,7 @@ def _is_told(snapshot: Snapshot, name: str, column: str, outcome: Outcome) -> bo
     return True
 
 
-def _rows(snapshot: Snapshot, name: str, columns: list[str]) -> Rows:
+def _rows(snapshot: ReadSnapshot, name: str, columns: list[str]) -> Rows:
     found: Rows = Counter()
     for batch in snapshot.texts(snapshot.plan(name, columns)):
         cells = [[_text(value) for value in column.to_pylist()] for column in batch]

@@ -32,7 +32,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
-from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot, read_progress
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot, read_progress
 from pyspark_theflash.replication import writer as writer_module
 from pyspark_theflash.replication.apply import applier
 from pyspark_theflash.replication.source.file import FileSource
@@ -41,17 +41,17 @@ from pyspark_theflash.replication.upkeep.maintenance import Maintenance
 from pyspark_theflash.replication.writer import EntitySource, Writer
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import RegionStats
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.store.command import (
     Argument,
     CollectOrder,
-    Command,
     Mailbox,
     MergeOrder,
     MoveOrder,
     PurgeOrder,
     SplitOrder,
+    StoreCommand,
     Verb,
 )
 from pyspark_theflash.storage.store.folder import open_manifest
@@ -95,7 +95,7 @@ class Opening:
     schema: Path
     base: Path
     assumed: tuple[str, ...]
-    limits: Limits
+    limits: CompactionLimits
     lookup_bytes: int
     gather_bytes: int
 
@@ -198,7 +198,7 @@ class History:
             self.cluster.schema,
             self.cluster.base,
             tuple(f"{DATABASE}.{name}" for name in sorted(self.assumed)),
-            Limits(
+            CompactionLimits(
                 region_rows=rng.choice([2, 8, 30, 1000]),
                 direct_rows=rng.choice([1, 5, 100]),
                 deltas=rng.choice([1, 2, 4]),
@@ -214,8 +214,8 @@ class History:
         self.may_purge = rng.random() < 0.2
         self.purged: set[str] = set()
         self.asked_safe_point = START_TS
-        self.pins: list[tuple[Snapshot, Table, frozenset[str]]] = []
-        self.waiting: Command | None = None
+        self.pins: list[tuple[ReadSnapshot, Table, frozenset[str]]] = []
+        self.waiting: StoreCommand | None = None
         self.opened = Opened(self.opening)
 
     # -- steps
@@ -397,7 +397,7 @@ class History:
                 self._compare(snapshot, self.rng.choice(self.cluster.tables))
 
     def _compare(
-        self, snapshot: Snapshot, table: Table, purged: frozenset[str] | None = None
+        self, snapshot: ReadSnapshot, table: Table, purged: frozenset[str] | None = None
     ) -> None:
         """Read a table. `purged` are those that were when the snapshot was opened; None: now."""
         if purged is None:

@@ -11,7 +11,7 @@ from decimal import Decimal
 from random import Random
 from typing import Any, Final
 
-from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.codec.time import DAY_US
 from tests.support.stores import Version, column, id_column, table_info
 
@@ -33,7 +33,7 @@ TABLE: Final = table_info(
         column("medium", MySQLType.INT24),
         column("i", MySQLType.LONG),
         column("big", MySQLType.LONGLONG),
-        column("ubig", MySQLType.LONGLONG, flag=Flag.UNSIGNED),
+        column("ubig", MySQLType.LONGLONG, flag=ColumnFlag.UNSIGNED),
         _decimal("dec4", 4, 2),
         _decimal("dec9", 9, 3),
         _decimal("dec38", 38, 10),
@@ -41,7 +41,7 @@ TABLE: Final = table_info(
         column("single", MySQLType.FLOAT),
         column("twice", MySQLType.DOUBLE),
         column("word", MySQLType.VARCHAR, collate="utf8mb4_general_ci"),
-        column("text", MySQLType.VARCHAR, collate="utf8mb4_bin", flag=Flag.NOT_NULL),
+        column("text", MySQLType.VARCHAR, collate="utf8mb4_bin", flag=ColumnFlag.NOT_NULL),
         column("data", MySQLType.BLOB, charset="binary"),
         column("day", MySQLType.DATE),
         column("at", MySQLType.DATETIME, decimal=6),

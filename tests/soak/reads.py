@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from pyspark_theflash.read.plan.snapshot import Snapshot
-from pyspark_theflash.read.pushdown.pushed import Pushed
-from pyspark_theflash.read.pushdown.term import Aggregate, Aggregation, Function, SortKey
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot
+from pyspark_theflash.read.pushdown.pushdown import Pushdown
+from pyspark_theflash.read.pushdown.term import Aggregate, AggregateFunction, Aggregation, SortKey
 from tests.soak.cluster import Row, Table
 from tests.soak.conditions import Condition, random_condition
 
@@ -38,13 +38,13 @@ class Read:
         return self.where is None and self.filter is None
 
     @property
-    def pushed(self) -> Pushed:
+    def pushed(self) -> Pushdown:
         term = None if self.filter is None else self.filter.term()
         if self.group is not None:
-            count = Aggregate(Function.COUNT)
-            return Pushed(term, aggregation=Aggregation((self.group,), (count,)))
+            count = Aggregate(AggregateFunction.COUNT)
+            return Pushdown(term, aggregation=Aggregation((self.group,), (count,)))
         order = () if self.order is None else (SortKey(self.order),)
-        return Pushed(term, limit=self.limit, order=order)
+        return Pushdown(term, limit=self.limit, order=order)
 
 
 def random_read(rng: Random, table: Table) -> Read:
@@ -65,7 +65,7 @@ def random_read(rng: Random, table: Table) -> Read:
     return Read(columns, where, filter)
 
 
-def difference(snapshot: Snapshot, table: Table, read: Read, rows: list[Row]) -> str | None:
+def difference(snapshot: ReadSnapshot, table: Table, read: Read, rows: list[Row]) -> str | None:
     """How what a read finds differs from what there is; None if it does not.
 
     A limit and an order are of each region, so there may be more rows than the limit.

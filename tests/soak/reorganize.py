@@ -20,7 +20,7 @@ from pyspark_theflash.base.errors import TableSetAsideError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.read.plan.wait import wait_until
 from tests.soak.outcome import Outcome
 from tests.support.live_writer import following
@@ -219,7 +219,7 @@ def _compare(peer: Peer, store: Path, database: str, ts: int, what: str, outcome
 
 
 def _difference(
-    snapshot: Snapshot, session: MySqlConnection, name: str, outcome: Outcome
+    snapshot: ReadSnapshot, session: MySqlConnection, name: str, outcome: Outcome
 ) -> str | None:
     rows = session.query(f"SELECT {', '.join(_COLUMNS)} FROM {name}")
     theirs = Counter(map(tuple, rows))

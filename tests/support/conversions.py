@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.change import Session
+from pyspark_theflash.tidb.codec.change import ReorgSession
 from pyspark_theflash.tidb.codec.field_type import (
     DATETIME_TYPES,
     STRING_TYPES,
@@ -44,7 +44,7 @@ class SessionCase(NamedTuple):
     pair: str
     old: FieldType
     new: FieldType
-    session: Session
+    session: ReorgSession
     value: Any
     wanted: Any
 
@@ -87,7 +87,7 @@ def session_cases() -> Iterator[SessionCase]:
     name = "convert_session_vectors"
     types, document = conversion_types(name), _vectors(name)
     sessions = [
-        Session(s["zone"], s["offset_s"], 0, 0, s["sql_mode"]) for s in document["sessions"]
+        ReorgSession(s["zone"], s["offset_s"], 0, 0, s["sql_mode"]) for s in document["sessions"]
     ]
     for old_name, new_name, _, cases in document["pairs"]:
         old, new = types[old_name], types[new_name]

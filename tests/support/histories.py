@@ -9,7 +9,7 @@ from pyspark_theflash.base.types import ColumnID, PhysicalTableID
 from pyspark_theflash.storage.engine.api import Publication, VersionBatch
 from pyspark_theflash.storage.mvcc.project import Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import Op, version_schema
-from pyspark_theflash.storage.store.manifest import Change, Record
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 
 COLUMNS = ((ColumnID(1), pa.int64()), (ColumnID(2), pa.string()))
 
@@ -45,7 +45,7 @@ def publications(
                 versions.append(VersionBatch(PhysicalTableID(table), batch))
         puts = [Record("note", "round", str(number).encode()), Record("round", f"{number}", b"")]
         deletes = [("round", f"{number - 1}")] if number % 2 else []
-        yield Publication(versions, Change(puts, deletes))
+        yield Publication(versions, ManifestChange(puts, deletes))
 
 
 def version_batch(

@@ -4,7 +4,7 @@ from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from tests.support.percolator_records import LockRecord, write_record
-from tests.support.raft_tikv import Change, FakeTikv, at_ts, encoded
+from tests.support.raft_tikv import Change, FakeRaftCluster, at_ts, encoded
 from tests.support.row_oracle import encode_row_v2
 from tests.support.stores import column, id_column, table_info
 
@@ -53,6 +53,6 @@ def locked(handle: int, start_ts: int, text: str, primary: int | None = None) ->
     return [*changes, ("lock", key(handle), record.encode())]
 
 
-def commit(tikv: FakeTikv, handle: int, ts: int, text: str | None) -> None:
+def commit(tikv: FakeRaftCluster, handle: int, ts: int, text: str | None) -> None:
     """Commit a row."""
     tikv.write(committed(handle, ts, text))

@@ -28,9 +28,9 @@ from pyspark_theflash.tikv.flush import FlushLimits, SameThread
 from pyspark_theflash.tikv.learner import Learner
 from pyspark_theflash.tikv.read import Resolve, TableView, open_tables, read_rows
 from pyspark_theflash.tikv.region_snapshot import SnapshotBuilder
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import decode_commands
-from tests.support.raft_tikv import FakeRegion, FakeTikv, batch
+from tests.support.raft_tikv import FakeRaftCluster, FakeRegion, batch
 
 FS = LocalFileSystem()
 
@@ -42,7 +42,7 @@ class Killed(BaseException):
 class FakeFiles:
     """The files of a fake TiKV's bulk loads."""
 
-    def __init__(self, tikv: FakeTikv) -> None:
+    def __init__(self, tikv: FakeRaftCluster) -> None:
         self._tikv = tikv
 
     def read(self, file: IngestFile) -> Iterable[tuple[bytes, bytes]]:
@@ -67,12 +67,12 @@ class Learning:
 
     def __init__(
         self,
-        tikv: FakeTikv,
+        tikv: FakeRaftCluster,
         history: SchemaHistory,
         folder: Path | None,
         limits: FlushLimits | None = None,
     ) -> None:
-        self.tikv, self.tables = tikv, Tables(history)
+        self.tikv, self.tables = tikv, PhysicalTables(history)
         self._folder, self._limits = folder, limits
         if folder is not None:
             self._identity = registry.create(folder, registry.MAGIC, FS)
@@ -83,10 +83,10 @@ class Learning:
         self.install(tikv.regions[1])
 
     @classmethod
-    def reopened(cls, tikv: FakeTikv, history: SchemaHistory, folder: Path) -> "Learning":
+    def reopened(cls, tikv: FakeRaftCluster, history: SchemaHistory, folder: Path) -> "Learning":
         """One that takes up a store that another process has left."""
         made = cls.__new__(cls)
-        made.tikv, made.tables = tikv, Tables(history)
+        made.tikv, made.tables = tikv, PhysicalTables(history)
         made._folder, made._limits = folder, None
         made._identity = read_identity(folder, FS)
         made.sent = len(tikv.log)

@@ -10,13 +10,13 @@ import threading
 from pathlib import Path
 
 from pyspark_theflash.base.clock import Deadline, SystemClock
-from pyspark_theflash.cluster.located import KeyRange
+from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.tikv.directory import Directory
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import enginepb_pb2
 from tests.support.engine_client import EngineClient
 from tests.support.kv_tap import Call, Message
-from tests.support.raft_tikv import LEARNER, STORE, FakeRegion, FakeTikv, batch, encoded
+from tests.support.raft_tikv import LEARNER, STORE, FakeRaftCluster, FakeRegion, batch, encoded
 
 CLOCK = SystemClock()
 _TERM = 6
@@ -27,7 +27,7 @@ class LiveFeed:
 
     def __init__(self, tap: Path, directory: Directory) -> None:
         self._tap, self._at, self._line = tap, 0, 0
-        self._raft = FakeTikv()
+        self._raft = FakeRaftCluster()
         self._read()
         now_s = CLOCK.wall_ms() // 1000
         self._raft.regions = {
@@ -42,7 +42,7 @@ class LiveFeed:
                 [(1, STORE), (2, LEARNER)],
             )
             for each in directory.scan_regions(
-                KeyRange(RawKey(b""), RawKey(b"")), Deadline(CLOCK, 10_000)
+                RawKeyRange(RawKey(b""), RawKey(b"")), Deadline(CLOCK, 10_000)
             )
         }
         self._raft._reorder()

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.tidb.codec.field_type import Flag
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tidb.schema.status_api import StatusApi
@@ -129,7 +129,7 @@ def shown_by_history(history: SchemaHistory, ts: int) -> Shown:
             t.db,
             t.name,
             int(t.id),
-            [(c.name, not c.type.flag & Flag.NOT_NULL) for c in t.public_columns],
+            [(c.name, not c.type.flag & ColumnFlag.NOT_NULL) for c in t.public_columns],
             [(d.name, int(d.id)) for d in (t.partition.definitions if t.partition else ())],
         )
         for t in tables

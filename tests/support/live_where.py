@@ -20,7 +20,7 @@ from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import TheFlashError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.read.plan.wait import wait_until
 from tests.support.golden_vectors import VECTORS
 from tests.support.live_writer import following
@@ -40,7 +40,7 @@ Found = frozenset[int] | str
 class LiveWhere:
     """The table in TiDB and in the store."""
 
-    def __init__(self, session: MySqlConnection, snapshot: Snapshot) -> None:
+    def __init__(self, session: MySqlConnection, snapshot: ReadSnapshot) -> None:
         self._session, self._snapshot = session, snapshot
 
     def theirs(self, text: str) -> Found:

@@ -1,7 +1,7 @@
 """TiDB's side of a pump: writes binlogs to it."""
 
 from pyspark_theflash.base.tls import TlsFiles
-from pyspark_theflash.cluster.wire import WriteRequest, decode_write_response
+from pyspark_theflash.cluster.wire import WriteBinlogRequest, decode_write_response
 from pyspark_theflash.net.channel import grpc, open_channel
 
 CLUSTER = 7_480_000_000_000_000_001
@@ -24,7 +24,7 @@ class PumpWriter:
 
     def write(self, payload: bytes, timeout_s: float = 20) -> str:
         """What the pump answers: "" where the binlog is durable. Raises `grpc.RpcError`."""
-        request = WriteRequest(self._cluster_id, payload).to_bytes()
+        request = WriteBinlogRequest(self._cluster_id, payload).to_bytes()
         answer = self._call(request, timeout=timeout_s, wait_for_ready=True)
         return decode_write_response(answer)
 

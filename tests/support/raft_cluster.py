@@ -12,7 +12,7 @@ from pyspark_theflash.tikv.command import Applied
 from tests.support.engine_client import CommandStream, EngineClient
 from tests.support.fake_tikv import ClusterPD, FakeTiKV
 from tests.support.percolator import Percolator
-from tests.support.raft_tikv import FakeRegion, FakeTikv, batch
+from tests.support.raft_tikv import FakeRaftCluster, FakeRegion, batch
 from tests.support.sim_cluster import SimCluster, SimRegion
 
 LEADER = 1
@@ -36,9 +36,9 @@ class Ends(Percolator):
 
 
 class RaftCluster(SimCluster):
-    """The regions of a `FakeTikv`, led by one store. `mutex` is held while it is changed."""
+    """The regions of a `FakeRaftCluster`, led by one store. `mutex` is held while it is changed."""
 
-    def __init__(self, raft: FakeTikv, transactions: Percolator) -> None:
+    def __init__(self, raft: FakeRaftCluster, transactions: Percolator) -> None:
         super().__init__()
         self.raft, self.tikv = raft, transactions
 
@@ -62,7 +62,7 @@ def _raw(key: bytes) -> bytes:
     return decode_bytes(key)[0] if key else b""
 
 
-def cluster_of(raft: FakeTikv, transactions: Percolator) -> FakeTiKV:
+def cluster_of(raft: FakeRaftCluster, transactions: Percolator) -> FakeTiKV:
     """PD and the stores, to be started by `with`."""
     found = FakeTiKV()
     found.cluster = RaftCluster(raft, transactions)
@@ -73,7 +73,7 @@ def cluster_of(raft: FakeTikv, transactions: Percolator) -> FakeTiKV:
 class Sender:
     """Sends a log's entries, from the first that is not durable on whenever it connects."""
 
-    def __init__(self, raft: FakeTikv, mutex: threading.RLock) -> None:
+    def __init__(self, raft: FakeRaftCluster, mutex: threading.RLock) -> None:
         self._raft, self._mutex = raft, mutex
         self.durable: dict[int, int] = {}
         """Region -> the index up to which nothing is to be sent again."""

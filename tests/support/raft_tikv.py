@@ -81,7 +81,7 @@ class FakeRegion:
         return self.start <= key and (not self.end or key < self.end)
 
 
-class FakeTikv:
+class FakeRaftCluster:
     """See the module. `log` has (region id, index, serialised command), in the order of all."""
 
     def __init__(self, first_key: bytes = b"") -> None:

@@ -4,14 +4,14 @@ import random
 from collections.abc import Iterable
 from typing import Protocol
 
-from tests.support.raft_tikv import FakeRegion, FakeTikv
+from tests.support.raft_tikv import FakeRaftCluster, FakeRegion
 
 
 class Followed(Protocol):
     """A fake TiKV and a learner that follows it."""
 
     @property
-    def tikv(self) -> FakeTikv: ...
+    def tikv(self) -> FakeRaftCluster: ...
 
     def catch_up(self, rng: random.Random, without: frozenset[int]) -> None:
         """Send what was written since the last time, but not of these regions."""

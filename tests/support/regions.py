@@ -10,7 +10,7 @@ from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine.api import EngineReader, RegionScan, RegionStats
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.region import Region, misfit
 from tests.support.histories import scan_columns
@@ -18,7 +18,7 @@ from tests.support.histories import scan_columns
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))
 TABLE = TABLES[0]
 CLOCK, LOCAL = SystemClock(), LocalFileSystem()
-LIMITS = Limits(region_rows=40, direct_rows=8, deltas=3, layer_rows=2, layers=3)
+LIMITS = CompactionLimits(region_rows=40, direct_rows=8, deltas=3, layer_rows=2, layers=3)
 KEYS = 12
 
 

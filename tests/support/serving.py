@@ -12,19 +12,19 @@ from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.service.api.service import Service
-from pyspark_theflash.service.api.token import Token, Tokens
+from pyspark_theflash.service.api.token import AccessToken, Tokens
 from pyspark_theflash.service.server.app import SocketServer
+from pyspark_theflash.service.server.control import WorkerSettings
 from pyspark_theflash.service.server.flight import FlightServer
-from pyspark_theflash.service.server.front import Front
-from pyspark_theflash.service.server.note import WorkerSettings
-from pyspark_theflash.service.server.patience import CONNECTIONS_MAX
+from pyspark_theflash.service.server.router import ConnectionRouter
 from pyspark_theflash.service.server.rpc import RpcServer
+from pyspark_theflash.service.server.timeouts import CONNECTIONS_MAX
 from pyspark_theflash.service.wire.method import Role
 from tests.support.tls import FOLDER
 
 CLOCK = SystemClock()
 ROLES_TOKEN = "a-token-that-may-read"
-TOKENS = {role: Token(f"a-token-that-may-{role.name.lower()}") for role in Role}
+TOKENS = {role: AccessToken(f"a-token-that-may-{role.name.lower()}") for role in Role}
 
 
 def write_tokens(path: Path, roles: dict[str, str] | None = None) -> Path:
@@ -55,7 +55,7 @@ def serving(store: Path, address: str, **settings: Any) -> Iterator[SocketServer
         service.close()
 
 
-class Alternating(Front):
+class Alternating(ConnectionRouter):
     """Gives each call to another worker than the one before, as no front would."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
@@ -75,18 +75,22 @@ def serving_workers(
     workers: int | None = None,
     connections_max: int = CONNECTIONS_MAX,
     **settings: Any,
-) -> Iterator[Front]:
+) -> Iterator[ConnectionRouter]:
     """The same with several processes; call after call goes to another one if not told how many."""
     known: dict[str, Any] = {"clock": CLOCK, "connections_max": connections_max}
     if workers is None:
-        front: Front = Alternating(WorkerSettings(store, address, linger_ms=0, **settings), **known)
+        front: ConnectionRouter = Alternating(
+            WorkerSettings(store, address, linger_ms=0, **settings), **known
+        )
     else:
-        front = Front(WorkerSettings(store, address, **settings), workers=workers, **known)
+        router = ConnectionRouter(
+            WorkerSettings(store, address, **settings), workers=workers, **known
+        )
     try:
-        front.start()
+        router.start()
         yield front
     finally:
-        front.stop(0)
+        router.stop(0)
 
 
 @contextmanager

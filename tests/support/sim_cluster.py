@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.base.types import RegionEpoch, RegionID
-from pyspark_theflash.cluster.located import KeyRange, LocatedRegion, Peer
+from pyspark_theflash.cluster.located import LocatedPeer, LocatedRegion, RawKeyRange
 from pyspark_theflash.tidb.codec.key import RawKey
 from tests.support.percolator import Percolator
 
@@ -32,9 +32,9 @@ class SimRegion:
     index: int = 5
 
     def located(self) -> LocatedRegion:
-        peers = tuple(Peer(10 * self.id + store, store) for store in STORES)
+        peers = tuple(LocatedPeer(10 * self.id + store, store) for store in STORES)
         leader = next((p for p in peers if p.store_id == self.leader), None)
-        keys = KeyRange(RawKey(self.start), RawKey(self.end))
+        keys = RawKeyRange(RawKey(self.start), RawKey(self.end))
         return LocatedRegion(RegionID(self.id), keys, self.epoch, peers, leader)
 
     def __contains__(self, key: bytes) -> bool:

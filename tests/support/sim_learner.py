@@ -17,7 +17,7 @@ from pyspark_theflash.base.errors import (
     RegionNotReadableError,
 )
 from pyspark_theflash.base.types import RegionID, TimeStamp
-from pyspark_theflash.cluster.located import KeyRange, LocatedRegion, first_gap
+from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange, first_gap
 from pyspark_theflash.cluster.lock import Lock
 from pyspark_theflash.cluster.resolve import (
     ResolvedLocks,
@@ -84,8 +84,8 @@ class LoggedCluster(SimCluster):
         return new
 
     def cover(
-        self, ranges: Sequence[KeyRange], deadline: Deadline
-    ) -> list[tuple[LocatedRegion, list[KeyRange]]]:
+        self, ranges: Sequence[RawKeyRange], deadline: Deadline
+    ) -> list[tuple[LocatedRegion, list[RawKeyRange]]]:
         self.tick()
         found = [(region, region.parts_of(ranges)) for region in self.known]
         return [(region, parts) for region, parts in found if parts]
@@ -93,7 +93,7 @@ class LoggedCluster(SimCluster):
     def read_index(
         self,
         region: LocatedRegion,
-        ranges: Sequence[KeyRange],
+        ranges: Sequence[RawKeyRange],
         snapshot_ts: TimeStamp,
         deadline: Deadline,
     ) -> int | Lock | None:
@@ -187,7 +187,7 @@ class SimReplica:
         region = self.regions.get(region_id)
         return None if region is None else region.version
 
-    def locks(self, region_id: RegionID, ranges: Sequence[KeyRange]) -> Iterable[Lock]:
+    def locks(self, region_id: RegionID, ranges: Sequence[RawKeyRange]) -> Iterable[Lock]:
         return [
             lock
             for key, lock in sorted(self.keys.locks.items())
@@ -198,7 +198,7 @@ class SimReplica:
         self,
         region_id: int,
         ts: TimeStamp,
-        ranges: Sequence[KeyRange],
+        ranges: Sequence[RawKeyRange],
         through: ResolvedLocks,
     ) -> Iterator[tuple[bytes, bytes]]:
         """What the region has now; raises `Locked` for a lock that was not resolved."""
@@ -212,11 +212,11 @@ class SimReplica:
                     yield key, value
         self.cluster.tick()
 
-    def open_at(self, ranges: Sequence[KeyRange], versions: dict[RegionID, int]) -> Percolator:
+    def open_at(self, ranges: Sequence[RawKeyRange], versions: dict[RegionID, int]) -> Percolator:
         """All keys as they are now, if the ranges' regions are of these versions."""
         parts = []
         for region_id, region in self.regions.items():
-            keys = KeyRange(RawKey(region.start), RawKey(region.end))
+            keys = RawKeyRange(RawKey(region.start), RawKey(region.end))
             if all(each.clip(keys.start, keys.end) is None for each in ranges):
                 continue
             wanted = versions.get(RegionID(region_id))

@@ -17,10 +17,10 @@ from pyspark_theflash.storage.store.catalog import schema_records
 from pyspark_theflash.storage.store.feed import Feed, feed_record
 from pyspark_theflash.storage.store.folder import open_manifest, read_identity
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 
@@ -45,7 +45,7 @@ def column(name: str, tp: MySQLType, **properties: Any) -> dict[str, Any]:
 
 def id_column(name: str = "id") -> dict[str, Any]:
     """A BIGINT column that is the primary key and the handle."""
-    return column(name, MySQLType.LONGLONG, flag=Flag.NOT_NULL | Flag.PRI_KEY)
+    return column(name, MySQLType.LONGLONG, flag=ColumnFlag.NOT_NULL | ColumnFlag.PRI_KEY)
 
 
 def table_info(
@@ -88,7 +88,7 @@ class StoreBuilder:
         ]
         engine = registry.open_engine(self.path, self._identity, self._fs, self._clock)
         try:
-            engine.publish(Publication(batches, Change(records)))
+            engine.publish(Publication(batches, ManifestChange(records)))
         finally:
             engine.close()
         return self

@@ -11,8 +11,8 @@ from pyspark_theflash.tidb.codec.field_type import (
     DATETIME_TYPES,
     INTEGER_TYPES,
     STRING_TYPES,
+    ColumnFlag,
     FieldType,
-    Flag,
     MySQLType,
 )
 from tests.support.json_oracle import encode_json, json_values
@@ -36,11 +36,11 @@ def _decimal_types(draw: st.DrawFn) -> FieldType:
 
 def _plain_types() -> st.SearchStrategy[FieldType]:
     integers = st.builds(
-        FieldType, st.sampled_from(sorted(_BITS)), st.sampled_from([0, Flag.UNSIGNED])
+        FieldType, st.sampled_from(sorted(_BITS)), st.sampled_from([0, ColumnFlag.UNSIGNED])
     )
     others = st.sampled_from(
         [
-            FieldType(MySQLType.YEAR, Flag.UNSIGNED),
+            FieldType(MySQLType.YEAR, ColumnFlag.UNSIGNED),
             FieldType(MySQLType.FLOAT),
             FieldType(MySQLType.DOUBLE),
             FieldType(MySQLType.DATE),

@@ -32,14 +32,14 @@ from pyspark_theflash.service.client.remote_engine import RemoteEngine
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Publication
 from pyspark_theflash.storage.engine.magic import engine as magic
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile
 from pyspark_theflash.storage.engine.magic.layout import RETIRED_KIND
 from pyspark_theflash.storage.store.folder import DATA_FOLDER, read_identity
 from pyspark_theflash.storage.store.manifest import ACK, SCRATCH_ACK
 from pyspark_theflash.storage.store.writer_lock import LOCK_FILE
 
-SMALL: Final = Limits(
+SMALL: Final = CompactionLimits(
     region_rows=300,
     direct_rows=100,
     deltas=3,
@@ -144,7 +144,11 @@ def small_steps(gather_bytes: int) -> None:
     for module, name, value in (
         (writer, "GATHER_BYTES", gather_bytes),
         (applier, "BATCH_BYTES", gather_bytes // 2),
-        (magic, "Limits", partial(Limits, **{f: getattr(SMALL, f) for f in SMALL.__slots__})),
+        (
+            magic,
+            "CompactionLimits",
+            partial(CompactionLimits, **{f: getattr(SMALL, f) for f in SMALL.__slots__}),
+        ),
     ):
         patch.object(module, name, value).start()
     patch.dict(Spool.__init__.__kwdefaults__ or {}, file_bytes=5 * gather_bytes).start()

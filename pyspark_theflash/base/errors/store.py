@@ -214,7 +214,7 @@ class TableSetAsideError(TheFlashError):
 
 
 class RegionNotFoundError(TheFlashError):
-    """A region that is not there, or not any more: it was divided, united with another or purged.
+    """A region that is not there, or not any more: it was split, merged with another or purged.
 
     A region's id stands for one range of handles for ever.
     """

@@ -11,10 +11,10 @@ import pyarrow as pa
 from _theflash import ffi, lib
 
 from pyspark_theflash.base.errors import InternalError, OptionError, TheFlashError
-from pyspark_theflash.cli.capi.stores import Stores
+from pyspark_theflash.cli.capi.stores import OpenStores
 from pyspark_theflash.cli.jobs.outcome import OTHER_FAILURE, exit_status
 
-_STORES: Final = Stores()
+_STORES: Final = OpenStores()
 
 
 def _exported(function: Callable[..., None]) -> Callable[..., None]:

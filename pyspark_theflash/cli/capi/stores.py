@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from pyspark_theflash.base.errors import CodecError, OptionError, TheFlashError
 from pyspark_theflash.base.tls import TlsFiles
-from pyspark_theflash.service.api.token import Token
+from pyspark_theflash.service.api.token import AccessToken
 from pyspark_theflash.service.api.write import check_size
 from pyspark_theflash.service.client.theflash import LONG_MS, TheFlash, connect
 from pyspark_theflash.service.wire import message
@@ -28,7 +28,7 @@ _OPTIONS: Final = ("token_file", "tls_ca", "tls_cert", "tls_key")
 _PLAN: Final = METHODS["PlanScan"]
 
 
-class Stores:
+class OpenStores:
     """The stores that are open, by number. Used by many threads."""
 
     def __init__(self) -> None:
@@ -50,7 +50,7 @@ class Stores:
         file = _path(given, "token_file")
         opened = connect(
             where,
-            token=None if file is None else Token.from_file(file),
+            token=None if file is None else AccessToken.from_file(file),
             tls=None if ca is None else TlsFiles(ca, cert, key),
         )
         with self._mutex:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from pyspark_theflash.service.api.token import Token
+    from pyspark_theflash.service.api.token import AccessToken
 
 TOKEN_VARIABLE: Final = "THEFLASH_TOKEN"  # noqa: S105 (its name, not a token)
 
@@ -25,12 +25,12 @@ def add_token(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def server_token(file: Path | None) -> "Token | None":
+def server_token(file: Path | None) -> "AccessToken | None":
     """The token in a file, or else in the environment; None if there is none."""
     # Brings in the API, which the writer of a folder does not call.
-    from pyspark_theflash.service.api.token import Token
+    from pyspark_theflash.service.api.token import AccessToken
 
     if file is not None:
-        return Token.from_file(file)
+        return AccessToken.from_file(file)
     said = os.environ.get(TOKEN_VARIABLE)
-    return None if said is None else Token(said)
+    return None if said is None else AccessToken(said)

@@ -49,17 +49,17 @@ from pyspark_theflash.storage.store.catalog import SCHEMA_KIND, feed_history
 from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
 from pyspark_theflash.storage.store.folder import open_manifest, read_identity
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
-from pyspark_theflash.storage.store.manifest import Change, Manifest, View
+from pyspark_theflash.storage.store.manifest import Manifest, ManifestChange, View
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND, Learned
+from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, RaftFedMarker
 from pyspark_theflash.tikv.flush import FlushLimits, OwnThread
 from pyspark_theflash.tikv.learner import ColumnsOf, Learner
 from pyspark_theflash.tikv.origin import READ_WAIT_MS, Replica
 from pyspark_theflash.tikv.overlay import Overlays
 from pyspark_theflash.tikv.schema import SchemaKeeper
 from pyspark_theflash.tikv.server import EngineServer
-from pyspark_theflash.tikv.tables import Tables
-from pyspark_theflash.tikv.upkeep import LearnedMaintenance
+from pyspark_theflash.tikv.tables import PhysicalTables
+from pyspark_theflash.tikv.upkeep import RaftFedMaintenance
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -180,10 +180,10 @@ class LearnerProcess:
         self._close_worker = undo.enter_context(ExitStack())
         self._close_worker.callback(self._worker.close)
         latch.take(wait_ms)
-        kinds = [FEED_KIND, LEARNED_KIND, PROGRESS_KIND, SCHEMA_KIND]
+        kinds = [FEED_KIND, RAFT_FED_KIND, PROGRESS_KIND, SCHEMA_KIND]
         view = self._worker.run(lambda engine: engine.read(kinds)).result()
         claim(view, Feed.STREAM)
-        if Progress.of(view) is not None and Learned.of(view) is None:
+        if Progress.of(view) is not None and RaftFedMarker.of(view) is None:
             reason = "is fed by a binlog, and TiKV cannot go on from there: theflash init another"
             raise OptionError("store", reason)
         return view
@@ -195,25 +195,25 @@ class LearnerProcess:
             TiKVClient(self._pd, network.tls, clock=clock, policy=self._settings.policy)
         )
 
-    def _learned(self, view: View) -> Learned:
+    def _learned(self, view: View) -> RaftFedMarker:
         """The store's mark as it is to be, with the cluster that is there."""
         cluster_id = self._pd.cluster_id()
-        before = Learned.of(view)
+        before = RaftFedMarker.of(view)
         if before is not None and before.cluster_id != cluster_id:
             raise ClusterMismatchError("PD", cluster_id, before.cluster_id)
-        learned = before or Learned(cluster_id)
+        learned = before or RaftFedMarker(cluster_id)
         if self._settings.advertise is not None and not learned.pd_store_id:
             store_id = self._tikv.directory.new_id(Deadline(self._clock, _ASK_MS))
             learned = replace(learned, pd_store_id=store_id)
         return learned
 
-    def _open_learner(self, undo: ExitStack, view: View, learned: Learned) -> None:
+    def _open_learner(self, undo: ExitStack, view: View, learned: RaftFedMarker) -> None:
         settings, clock = self._settings, self._clock
         opener = Opener(settings.network, self._fs, clock, undo)
         text = settings.schema or f"tikv:{','.join(settings.network.pd_addresses)}"
         source = opener.schema(text, settings.start_ts)
         self._schema = SchemaKeeper(source, feed_history(view))
-        if Learned.of(view) != learned:
+        if RaftFedMarker.of(view) != learned:
             self._worker.run(lambda engine: self._mark(engine, view, learned)).result()
         self._learner = Learner(
             self._worker,
@@ -239,18 +239,18 @@ class LearnerProcess:
         )
         undo.callback(self.server.stop)
 
-    def _mark(self, engine: Engine, view: View, learned: Learned) -> None:
+    def _mark(self, engine: Engine, view: View, learned: RaftFedMarker) -> None:
         """Make the store one that TiKV feeds; it can be read from where its schema begins."""
         puts = [*claim(view, Feed.STREAM), learned.to_record()]
         if Progress.of(view) is None:
             history = self._schema.history
             puts.append(Progress(history.start_ts, history.start_ts).to_record())
             puts += self._schema.change().puts
-        engine.publish(Publication((), Change(puts)))
+        engine.publish(Publication((), ManifestChange(puts)))
         self._schema.published()
 
-    def _make_maintenance(self, engine: Engine, manifest: Manifest) -> LearnedMaintenance:
-        return LearnedMaintenance(
+    def _make_maintenance(self, engine: Engine, manifest: Manifest) -> RaftFedMaintenance:
+        return RaftFedMaintenance(
             engine,
             manifest,
             self._clock,
@@ -258,7 +258,7 @@ class LearnerProcess:
             safe_point=self._pd.gc_safe_point,
         )
 
-    def _open_service(self, undo: ExitStack, learned: Learned) -> None:
+    def _open_service(self, undo: ExitStack, learned: RaftFedMarker) -> None:
         settings, path, clock = self._settings, self._path, self._clock
         directory, store = self._tikv.directory, self._learner.store
         service_id = f"theflash-{read_identity(path, self._fs).store_id}"
@@ -295,7 +295,7 @@ class LearnerProcess:
             _log.warning("not written out, TiKV will send it again: %s", error)
 
 
-def columns_of(tables: Tables) -> ColumnsOf:
+def columns_of(tables: PhysicalTables) -> ColumnsOf:
     """All columns that rows of a physical table have ever had, by these tables."""
     return StoredColumns(tables.history).of
 

@@ -21,7 +21,7 @@ from pyspark_theflash.replication.upkeep.maintenance import Maintenance
 from pyspark_theflash.replication.writer_latch import WriterLatch
 from pyspark_theflash.storage.engine.api import WriterEngine
 from pyspark_theflash.storage.store.folder import open_manifest
-from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND, check_not_learned
+from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, check_not_learned
 
 if TYPE_CHECKING:
     from pyspark_theflash.cli.jobs.upkeep import Upkeep
@@ -31,7 +31,7 @@ _RETRY_MS: Final = 200
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class WriterStore:
     """A store that is open for its writer.
 
     `open_again` is called before another writer goes on after an error; `upkeep` makes what is done
@@ -48,7 +48,7 @@ class Place:
 
 def open_place(
     arguments: argparse.Namespace, fs: FileSystem, clock: Clock, undo: ExitStack
-) -> Place:
+) -> WriterStore:
     """Open the store that the command line names, until `undo` is.
 
     Raises:
@@ -66,13 +66,15 @@ def open_place(
     return _in_folder(Path(arguments.store), arguments.wait, fs, clock, undo)
 
 
-def _in_folder(path: Path, wait_ms: int, fs: FileSystem, clock: Clock, undo: ExitStack) -> Place:
+def _in_folder(
+    path: Path, wait_ms: int, fs: FileSystem, clock: Clock, undo: ExitStack
+) -> WriterStore:
     latch = undo.enter_context(closing(WriterLatch(path, fs, clock)))
     engine = undo.enter_context(
         closing(open_when_free(path, fs, clock, latch.guard, wait_ms=wait_ms))
     )
     latch.take(wait_ms)
-    check_not_learned(engine.read([LEARNED_KIND]))
+    check_not_learned(engine.read([RAFT_FED_KIND]))
     manifest = undo.enter_context(closing(open_manifest(path, fs)))
     thread = undo.enter_context(ThreadPoolExecutor(1, thread_name_prefix="compaction"))
 
@@ -81,10 +83,10 @@ def _in_folder(path: Path, wait_ms: int, fs: FileSystem, clock: Clock, undo: Exi
             engine, manifest, clock, memory=state, pd_safe_point=safe_point, thread=thread
         )
 
-    return Place(engine, lambda: None, upkeep, path, path / SPOOL_FOLDER)
+    return WriterStore(engine, lambda: None, upkeep, path, path / SPOOL_FOLDER)
 
 
-def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> Place:
+def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> WriterStore:
     # Brings in what calls a server, which the writer of a folder does not.
     from pyspark_theflash.cli.jobs.upkeep import RemoteUpkeep
     from pyspark_theflash.service.client.remote_engine import RemoteEngine
@@ -105,4 +107,4 @@ def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> Pla
     def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> "Upkeep":
         return RemoteUpkeep(engine, state, clock, safe_point)
 
-    return Place(engine, engine.open, upkeep, arguments.spool, arguments.spool)
+    return WriterStore(engine, engine.open, upkeep, arguments.spool, arguments.spool)

@@ -39,7 +39,7 @@ from pyspark_theflash.replication.pairing.spill import Spill
 from pyspark_theflash.replication.upkeep.orphans import ORPHAN_MS
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.storage.store.scope import Scope
+from pyspark_theflash.storage.store.scope import TableScope
 
 if TYPE_CHECKING:
     from pyspark_theflash.cli.jobs.metrics import Figures
@@ -330,10 +330,10 @@ def _check_arguments(arguments: argparse.Namespace) -> None:
         raise UsageError("--once looks once, so there is no --interval")
 
 
-def _scope(arguments: argparse.Namespace) -> Scope | None:
+def _scope(arguments: argparse.Namespace) -> TableScope | None:
     if arguments.include is None and arguments.exclude is None:
         return None
-    return Scope(tuple(arguments.include or ()), tuple(arguments.exclude or ()))
+    return TableScope(tuple(arguments.include or ()), tuple(arguments.exclude or ()))
 
 
 def _network(arguments: argparse.Namespace) -> Network:

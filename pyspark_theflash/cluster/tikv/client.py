@@ -17,7 +17,7 @@ from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import TiKVRefusedError, TiKVUnavailableError
 from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cluster.located import KeyRange, LocatedRegion
+from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.lock import Lock
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.resolve import (
@@ -29,9 +29,9 @@ from pyspark_theflash.cluster.resolve import (
     TxnStatus,
 )
 from pyspark_theflash.cluster.tikv.directory import Directory
-from pyspark_theflash.cluster.tikv.regions import Regions
+from pyspark_theflash.cluster.tikv.regions import RegionCache
 from pyspark_theflash.cluster.tikv.router import RETRY_MS, Router
-from pyspark_theflash.cluster.tikv.stores import Stores
+from pyspark_theflash.cluster.tikv.stores import StoreConnections
 from pyspark_theflash.cluster.tikv.wire import call as wire
 from pyspark_theflash.cluster.tikv.wire.call import Answer, Found, MvccKeyInfo
 from pyspark_theflash.tidb.codec.key import RawKey
@@ -62,9 +62,9 @@ class TiKVClient:
         """`pd` stays the caller's to close. Connects with the first call."""
         self.clock: Final = clock
         self.directory: Final = Directory(pd)
-        self.regions: Final = Regions(self.directory)
+        self.regions: Final = RegionCache(self.directory)
         self.resolver: Final = LockResolver(self, policy)
-        self._stores = Stores(self.directory, tls)
+        self._stores = StoreConnections(self.directory, tls)
         self._router = Router(self.regions, self._stores)
 
     def __enter__(self) -> "TiKVClient":
@@ -116,7 +116,7 @@ class TiKVClient:
         return values
 
     def scan(
-        self, keys: KeyRange, ts: TimeStamp, deadline: Deadline, limit: int = SCAN_KEYS
+        self, keys: RawKeyRange, ts: TimeStamp, deadline: Deadline, limit: int = SCAN_KEYS
     ) -> Iterator[tuple[tuple[RawKey, bytes], ...]]:
         """All keys of a range that exist at a timestamp, and their values, some at a time.
 
@@ -139,7 +139,7 @@ class TiKVClient:
                 start = RawKey(found.pairs[-1][0] + b"\0")
             left = left.rest(start) if start else None
 
-    def scan_locks(self, keys: KeyRange, max_ts: TimeStamp, deadline: Deadline) -> list[Lock]:
+    def scan_locks(self, keys: RawKeyRange, max_ts: TimeStamp, deadline: Deadline) -> list[Lock]:
         """All locks of a range whose transactions began at or below a timestamp, by key."""
         locks: list[Lock] = []
         left = keys.rest(keys.start)
@@ -170,7 +170,7 @@ class TiKVClient:
     def read_index(
         self,
         region: LocatedRegion,
-        ranges: Sequence[KeyRange],
+        ranges: Sequence[RawKeyRange],
         start_ts: TimeStamp,
         deadline: Deadline,
     ) -> Answer[wire.ReadIndex]:
@@ -234,13 +234,13 @@ def _decode_batch_get(data: bytes, _: int) -> Answer[Found]:
 
 
 def _scan_request(
-    context: wire.Context, region: LocatedRegion, *, keys: KeyRange, ts: TimeStamp, limit: int
+    context: wire.Context, region: LocatedRegion, *, keys: RawKeyRange, ts: TimeStamp, limit: int
 ) -> bytes:
     return wire.encode_scan(context, _part(region, keys), ts, limit)
 
 
 def _scan_lock_request(
-    context: wire.Context, region: LocatedRegion, *, keys: KeyRange, max_ts: TimeStamp
+    context: wire.Context, region: LocatedRegion, *, keys: RawKeyRange, max_ts: TimeStamp
 ) -> bytes:
     return wire.encode_scan_lock(context, _part(region, keys), max_ts, _LOCKS)
 
@@ -257,18 +257,18 @@ def _read_index_request(
     context: wire.Context,
     _: LocatedRegion,
     *,
-    ranges: Sequence[KeyRange],
+    ranges: Sequence[RawKeyRange],
     start_ts: TimeStamp,
 ) -> bytes:
     return wire.encode_read_index(context, ranges, start_ts)
 
 
-def _part(region: LocatedRegion, keys: KeyRange) -> KeyRange:
+def _part(region: LocatedRegion, keys: RawKeyRange) -> RawKeyRange:
     """What of the range is in the region that its start is in."""
     return region.parts_of([keys])[0]
 
 
-def _check_order(keys: Sequence[RawKey], asked: KeyRange, region: LocatedRegion) -> None:
+def _check_order(keys: Sequence[RawKey], asked: RawKeyRange, region: LocatedRegion) -> None:
     """A scan must never skip or repeat. Raises `TiKVRefusedError`."""
     ordered = all(a < b for a, b in pairwise(keys))
     if not ordered or keys[0] not in asked or keys[-1] not in asked:

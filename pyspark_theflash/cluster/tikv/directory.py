@@ -4,7 +4,7 @@ from typing import Final
 
 from pyspark_theflash.base.clock import Deadline
 from pyspark_theflash.base.types import RegionID, TimeStamp
-from pyspark_theflash.cluster.located import KeyRange, LocatedRegion
+from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.tikv.wire import region as wire
 from pyspark_theflash.cluster.tikv.wire.region import Store, StoreStats
@@ -51,7 +51,7 @@ class Directory:
             deadline.left_ms(),
         )
 
-    def scan_regions(self, keys: KeyRange, deadline: Deadline) -> list[LocatedRegion]:
+    def scan_regions(self, keys: RawKeyRange, deadline: Deadline) -> list[LocatedRegion]:
         """The first `SCAN_LIMIT` regions of a range, by key. There may be gaps between them."""
         return self._pd.call(
             wire.SCAN_REGIONS,

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from pyspark_theflash.base.clock import Deadline
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cluster.located import KeyRange, LocatedRegion
+from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.lock import Lock
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 
@@ -16,14 +16,14 @@ class TiKVLeaders:
         self._client = client
 
     def cover(
-        self, ranges: Sequence[KeyRange], deadline: Deadline
-    ) -> Sequence[tuple[LocatedRegion, Sequence[KeyRange]]]:
+        self, ranges: Sequence[RawKeyRange], deadline: Deadline
+    ) -> Sequence[tuple[LocatedRegion, Sequence[RawKeyRange]]]:
         return self._client.regions.cover(ranges, deadline)
 
     def read_index(
         self,
         region: LocatedRegion,
-        ranges: Sequence[KeyRange],
+        ranges: Sequence[RawKeyRange],
         snapshot_ts: TimeStamp,
         deadline: Deadline,
     ) -> int | Lock | None:

@@ -10,7 +10,7 @@ from typing import Final
 from pyspark_theflash.base.clock import Deadline
 from pyspark_theflash.base.errors import SchemaFileError, ServiceUnavailableError
 from pyspark_theflash.base.types import SchemaVersion, TimeStamp
-from pyspark_theflash.cluster.located import KeyRange
+from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS, brief, load
 from pyspark_theflash.tidb.codec.key import RawKey
@@ -103,7 +103,7 @@ class TiKVMeta:
     ) -> Iterator[tuple[bytes, bytes]]:
         """The fields of a hash at a timestamp, and their values."""
         prefix = hash_prefix(name)
-        keys = KeyRange(RawKey(prefix), RawKey(prefix[:-1] + bytes([prefix[-1] + 1])))
+        keys = RawKeyRange(RawKey(prefix), RawKey(prefix[:-1] + bytes([prefix[-1] + 1])))
         for page in self._client.scan(keys, ts, deadline):
             for key, value in page:
                 yield hash_field(key, prefix), value

@@ -19,7 +19,7 @@ from typing import Final
 from pyspark_theflash.base.clock import Deadline
 from pyspark_theflash.base.errors import PDUnavailableError, RegionGapError, TiKVUnavailableError
 from pyspark_theflash.base.types import RegionEpoch, RegionID
-from pyspark_theflash.cluster.located import KeyRange, LocatedRegion
+from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.tikv.directory import SCAN_LIMIT, Directory
 from pyspark_theflash.cluster.tikv.wire.call import RegionError, RegionFault
 from pyspark_theflash.tidb.codec.key import RawKey
@@ -29,7 +29,7 @@ _EXCERPT_BYTES: Final = 9
 """Enough of a key to name its table, not its row."""
 
 
-class Regions:
+class RegionCache:
     """A cache of regions. Safe to use from many threads."""
 
     def __init__(self, directory: Directory) -> None:
@@ -76,15 +76,15 @@ class Regions:
                 raise TiKVUnavailableError(f"region {found.id}", "has no leader")
 
     def cover(
-        self, ranges: Iterable[KeyRange], deadline: Deadline
-    ) -> list[tuple[LocatedRegion, list[KeyRange]]]:
+        self, ranges: Iterable[RawKeyRange], deadline: Deadline
+    ) -> list[tuple[LocatedRegion, list[RawKeyRange]]]:
         """Regions that together have all of the ranges, each with its part of them.
 
         Raises:
             RegionGapError: they do not, until the deadline.
             TiKVUnavailableError, PDUnavailableError, PDRefusedError: as `locate`.
         """
-        parts: dict[tuple[RegionID, RegionEpoch], tuple[LocatedRegion, list[KeyRange]]] = {}
+        parts: dict[tuple[RegionID, RegionEpoch], tuple[LocatedRegion, list[RawKeyRange]]] = {}
         for wanted in ranges:
             self._load(wanted, deadline)
             left = wanted.rest(wanted.start)
@@ -133,11 +133,11 @@ class Regions:
             found = self._regions[at] if at >= 0 else None
         return found if found is not None and key in found.range else None
 
-    def _load(self, wanted: KeyRange, deadline: Deadline) -> None:
+    def _load(self, wanted: RawKeyRange, deadline: Deadline) -> None:
         """Ask PD for many regions at once, where the first is not known."""
         if self._cached(wanted.start) is not None:
             return
-        left: KeyRange | None = wanted
+        left: RawKeyRange | None = wanted
         while left is not None:
             found = self._directory.scan_regions(left, deadline)
             self.learn([region for region in found if region.leader is not None])

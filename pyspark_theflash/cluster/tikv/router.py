@@ -8,8 +8,8 @@ from pyspark_theflash.base.clock import Deadline
 from pyspark_theflash.base.errors import CodecError, TiKVRefusedError, TiKVUnavailableError
 from pyspark_theflash.cluster.located import LocatedRegion
 from pyspark_theflash.cluster.resolve import ResolvedLocks
-from pyspark_theflash.cluster.tikv.regions import Regions
-from pyspark_theflash.cluster.tikv.stores import Stores
+from pyspark_theflash.cluster.tikv.regions import RegionCache
+from pyspark_theflash.cluster.tikv.stores import StoreConnections
 from pyspark_theflash.cluster.tikv.wire.call import (
     Answer,
     Context,
@@ -31,7 +31,7 @@ _NO_LOCKS: Final = ResolvedLocks()
 class Router:
     """Asks regions. Methods raise what `TiKVClient` says, for an answer's `CodecError` too."""
 
-    def __init__(self, regions: Regions, stores: Stores) -> None:
+    def __init__(self, regions: RegionCache, stores: StoreConnections) -> None:
         self._regions, self._stores = regions, stores
 
     def ask(

@@ -14,7 +14,7 @@ MAX_MESSAGE_BYTES: Final = 256 << 20
 _SERVICE: Final = "/tikvpb.Tikv/"
 
 
-class Stores:
+class StoreConnections:
     """Stores by id. Safe to use from many threads."""
 
     def __init__(self, directory: Directory, tls: TlsFiles | None) -> None:

@@ -49,10 +49,10 @@ class HandleRanges:
 
 def node_of(term: Term) -> Node:
     """What a filter says of integers, as a condition has it; anything else as something unknown."""
-    if isinstance(term, term_module.Column):
+    if isinstance(term, term_module.ColumnTerm):
         return Column(term.name.lower())
-    if isinstance(term, term_module.Literal):
-        is_integer = term.kind is term_module.Kind.INT and isinstance(term.value, int)
+    if isinstance(term, term_module.LiteralTerm):
+        is_integer = term.kind is term_module.LiteralKind.INT and isinstance(term.value, int)
         return Literal(term.value if is_integer else None)
     # A key is never NULL, so both kinds of equality are one.
     name = "=" if term.name == "<=>" else term.name

@@ -39,7 +39,7 @@ from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import ColumnInfo, PartitionInfo, PartitionType, TableInfo
 
@@ -48,9 +48,9 @@ METADATA_ID: Final = TableID(0)
 """No table of TiDB has it."""
 METADATA_REGION: Final = RegionScan(PhysicalTableID(METADATA_ID), RegionID(0), ())
 METADATA_STATS: Final = RegionStats(RegionID(0), None, None, 0, 0, 0, 0)
-_NUMBER: Final = FieldType(MySQLType.LONGLONG, Flag(0), 20, 0, "binary", "binary")
-_TEXT: Final = FieldType(MySQLType.VARCHAR, Flag(0), 65_535, -1, "utf8mb4", "utf8mb4_bin")
-_TIME: Final = FieldType(MySQLType.TIMESTAMP, Flag(0), 23, 3, "binary", "binary")
+_NUMBER: Final = FieldType(MySQLType.LONGLONG, ColumnFlag(0), 20, 0, "binary", "binary")
+_TEXT: Final = FieldType(MySQLType.VARCHAR, ColumnFlag(0), 65_535, -1, "utf8mb4", "utf8mb4_bin")
+_TIME: Final = FieldType(MySQLType.TIMESTAMP, ColumnFlag(0), 23, 3, "binary", "binary")
 _PARTITION: Final = {"partition": _TEXT, "physical_id": _NUMBER}
 _SIZES: Final = {"files": _NUMBER, "versions": _NUMBER, "bytes": _NUMBER}
 _HOLDER: Final = {"pid": _NUMBER, "host": _TEXT, "program": _TEXT}

@@ -15,12 +15,12 @@ from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.base.types import ColumnID
 from pyspark_theflash.read.plan.metadata import stated_rows
 from pyspark_theflash.read.plan.scan_plan import ScanTask, native_strings
-from pyspark_theflash.read.pushdown.pushed import shown_column
-from pyspark_theflash.read.pushdown.top import LEADERS_MAX, Leaders
+from pyspark_theflash.read.pushdown.pushdown import shown_column
+from pyspark_theflash.read.pushdown.top import LEADERS_MAX, FirstRows
 from pyspark_theflash.read.pushdown.value import Mask
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import EngineReader, RegionScan
-from pyspark_theflash.storage.mvcc.choose import those_of
+from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of
 from pyspark_theflash.storage.mvcc.version import HANDLE, column_name
 from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
@@ -78,13 +78,15 @@ def as_dictionaries(task: ScanTask, engine: EngineReader) -> ScanTask:
     return task.with_dictionaries(engine.repeating(task.region, stored))
 
 
-def read_region(engine: EngineReader, task: ScanTask, keeper: "Keeper") -> Iterator[pa.RecordBatch]:
+def read_region(
+    engine: EngineReader, task: ScanTask, keeper: "LeaseRenewer"
+) -> Iterator[pa.RecordBatch]:
     """The rows of a task whose store is open; see `read_task`."""
     return read_regions(engine, task, [task.region], keeper)
 
 
 def read_regions(
-    engine: EngineReader, task: ScanTask, regions: Iterable[RegionScan], keeper: "Keeper"
+    engine: EngineReader, task: ScanTask, regions: Iterable[RegionScan], keeper: "LeaseRenewer"
 ) -> Iterator[pa.RecordBatch]:
     """The rows of these regions in place of the task's, or what is made of all of them."""
     condition = _TaskCondition(task, keeper) if _TaskCondition.has_any(task) else None
@@ -93,7 +95,7 @@ def read_regions(
 
 
 def _rows(
-    engine: EngineReader, task: ScanTask, keeper: "Keeper", condition: "_TaskCondition | None"
+    engine: EngineReader, task: ScanTask, keeper: "LeaseRenewer", condition: "_TaskCondition | None"
 ) -> Iterator[pa.RecordBatch]:
     """The rows that pass the task's conditions, as they are handed out."""
     if condition is not None:
@@ -120,7 +122,7 @@ def _stored(
         batches = stated_rows(task.stated)
         if condition is None:
             return batches
-        return (those_of(batch, condition.rows(batch)) for batch in batches)
+        return (filter_rows(batch, condition.rows(batch)) for batch in batches)
     return engine.scan(
         task.region,
         [column for column in task.stored_output if column.id not in unread],
@@ -153,11 +155,11 @@ class _TaskCondition:
     kept, this is where the latch is, too.
     """
 
-    def __init__(self, task: ScanTask, keeper: "Keeper") -> None:
+    def __init__(self, task: ScanTask, keeper: "LeaseRenewer") -> None:
         self._condition, self._filter, self._keeper = task.condition, task.filter, keeper
         self._presentation = task.presentation
         self._keys = _late_keys(task)
-        self._leaders = Leaders(task.pushed.order, task.pushed.limit) if self._keys else None
+        self._leaders = FirstRows(task.pushed.order, task.pushed.limit) if self._keys else None
         read = [each.columns for each in (task.condition, task.filter) if each is not None]
         self._ids = {column.id for columns in (*read, self._keys) for column in columns}
         self.columns: Sequence[ScanColumn] = ()
@@ -176,11 +178,11 @@ class _TaskCondition:
         self._keeper.keep()
         kept = np.ones(batch.num_rows, np.bool_) if visible is None else visible.copy()
         if self._condition is not None and kept.any():
-            kept[kept] = self._condition.rows(those_of(batch, kept))
+            kept[kept] = self._condition.rows(filter_rows(batch, kept))
         if self._filter is not None and kept.any():
             kept = self._filter.rows(batch, kept)
         if self._leaders is not None and kept.any():
-            kept[kept] = self._leaders.rows(self._shown_keys(those_of(batch, kept)))
+            kept[kept] = self._leaders.rows(self._shown_keys(filter_rows(batch, kept)))
         return kept
 
     def _shown_keys(self, batch: pa.RecordBatch) -> pa.Table:
@@ -218,7 +220,7 @@ def open_store(task: ScanTask, fs: FileSystem) -> Manifest:
     return manifest
 
 
-class Keeper(Protocol):
+class LeaseRenewer(Protocol):
     """What keeps a read latch alive while batches are read."""
 
     def keep(self) -> None:

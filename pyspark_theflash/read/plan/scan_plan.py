@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
 from pyspark_theflash.read.plan.condition import Condition
 from pyspark_theflash.read.present import Presentation
-from pyspark_theflash.read.pushdown.pushed import NOTHING, Filter, Pushed
+from pyspark_theflash.read.pushdown.pushdown import NOTHING, Filter, Pushdown
 from pyspark_theflash.storage.engine.api import RegionScan
 from pyspark_theflash.storage.mvcc.project import ScanColumn, dictionary_of
 from pyspark_theflash.storage.store.latch.lease import ReadLease
@@ -41,7 +41,7 @@ class ScanTask:
     dictionaries: frozenset[ColumnID] = frozenset()
     """Columns of strings that come as dictionaries."""
     filter: Filter | None = None
-    pushed: Pushed = NOTHING
+    pushed: Pushdown = NOTHING
     shown: int | None = None
     exchanged: Mapping[PhysicalTableID, tuple[ScanColumn, ...]] = field(default_factory=dict)
     stated: bytes | None = None
@@ -87,7 +87,7 @@ class ScanPlan:
     presentation: Presentation
     tasks: tuple[ScanTask, ...]
     dictionaries: frozenset[ColumnID] = frozenset()
-    pushed: Pushed = NOTHING
+    pushed: Pushdown = NOTHING
     shown: int | None = None
 
     @property

@@ -1,8 +1,8 @@
 """Reading a store as of one timestamp.
 
-A `Snapshot` is where every read begins: it fixes the timestamp, checks that the store can answer
-there, and holds the read latch that keeps the answer. All tables read through it are of the same
-moment, so joins do not tear.
+A `ReadSnapshot` is where every read begins: it fixes the timestamp, checks that the store can
+answer there, and holds the read latch that keeps the answer. All tables read through it are of the
+same moment, so joins do not tear.
 
     with open_snapshot(Path("store"), ts) as snapshot:
         for batch in snapshot.scan("db.table"):
@@ -52,7 +52,7 @@ from pyspark_theflash.read.plan.pasts import Pasts
 from pyspark_theflash.read.plan.read import LeaseKeeper, read_region
 from pyspark_theflash.read.plan.scan_plan import ScanPlan, ScanTask, native_strings
 from pyspark_theflash.read.present import NATIVE, TEXT, Presentation
-from pyspark_theflash.read.pushdown.pushed import NOTHING, Filter, Pushed, filter_names
+from pyspark_theflash.read.pushdown.pushdown import NOTHING, Filter, Pushdown, filter_names
 from pyspark_theflash.read.pushdown.term import Term
 from pyspark_theflash.read.sql.relation import Relation
 from pyspark_theflash.storage.engine import registry
@@ -67,14 +67,14 @@ from pyspark_theflash.storage.store.latch.lease import LEASE_TTL_MS, LeaseTable,
 from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress, store_progress
 from pyspark_theflash.storage.store.purged import PURGED_KIND, purged_at
-from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND
-from pyspark_theflash.storage.store.scope import SCOPE_KIND, Scope, ScopedTables
+from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND
+from pyspark_theflash.storage.store.scope import SCOPE_KIND, ScopedTables, TableScope
 from pyspark_theflash.tidb.codec.digest import TableDigest
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
 
 if TYPE_CHECKING:
-    from pyspark_theflash.read.sql.connection import Limits
+    from pyspark_theflash.read.sql.connection import QueryLimits
     from pyspark_theflash.read.sql.sql import SqlResult
 
 _KINDS: Final = (
@@ -94,7 +94,7 @@ def open_snapshot(
     *,
     fs: FileSystem | None = None,
     clock: Clock | None = None,
-) -> "Snapshot":
+) -> "ReadSnapshot":
     """A snapshot of the store at `path`; without a timestamp, the newest the store can answer.
 
     Args:
@@ -107,7 +107,7 @@ def open_snapshot(
         SnapshotTooOldError: `snapshot_ts` lies before the store's first.
     """
     wanted = None if snapshot_ts is None else timestamp_option("snapshot_ts", snapshot_ts)
-    return Snapshot(path, wanted, fs or LocalFileSystem(), clock or SystemClock())
+    return ReadSnapshot(path, wanted, fs or LocalFileSystem(), clock or SystemClock())
 
 
 def read_progress(path: Path, *, fs: FileSystem | None = None) -> Progress | None:
@@ -119,7 +119,7 @@ def read_progress(path: Path, *, fs: FileSystem | None = None) -> Progress | Non
         manifest.close()
 
 
-class Snapshot:
+class ReadSnapshot:
     """A store as of `snapshot_ts`. A context manager: leaving it gives the read latch back.
 
     With `lease`, a latch on that timestamp that was taken before, it renews that one and leaves it.
@@ -144,7 +144,7 @@ class Snapshot:
         is_borrowed = lease is not None
         with ExitStack() as undo:
             self._manifest = undo.enter_context(closing(open_manifest(path, fs)))
-            known = self._manifest.read([IDENTITY_KIND, PROGRESS_KIND, LEARNED_KIND, FEED_KIND])
+            known = self._manifest.read([IDENTITY_KIND, PROGRESS_KIND, RAFT_FED_KIND, FEED_KIND])
             self._identity = StoreIdentity.of(known)
             origin.check_store(known, str(path))
             self.snapshot_ts = origin.choose(known, snapshot_ts)
@@ -169,7 +169,7 @@ class Snapshot:
             undo.pop_all()
         self._history = history or SchemaHistory(self.snapshot_ts, self.snapshot_ts, (), ())
         self._views: dict[TableID, View] = {}
-        self._scope = ScopedTables(Scope.of(self._view) or Scope(), self._history)
+        self._scope = ScopedTables(TableScope.of(self._view) or TableScope(), self._history)
         self._coverage = Coverage(self._view, self._history)
         self._pasts = Pasts(self._history, self._coverage, self.snapshot_ts)
 
@@ -237,7 +237,7 @@ class Snapshot:
         presentation: Presentation = NATIVE,
         where: str | None = None,
         regions: Sequence[RegionScan] | None = None,
-        pushed: Pushed = NOTHING,
+        pushed: Pushdown = NOTHING,
     ) -> ScanPlan:
         """Plan a scan: `columns` by name in output order, None for all that `SELECT *` shows.
 
@@ -349,7 +349,7 @@ class Snapshot:
         parameters: Sequence[object] = (),
         *,
         presentation: Presentation = NATIVE,
-        limits: "Limits | None" = None,
+        limits: "QueryLimits | None" = None,
     ) -> "SqlResult":
         """Run a query over all tables of the snapshot, called `db.table`; see `read.sql.sql`.
 
@@ -449,7 +449,7 @@ class Snapshot:
         self._engine.close()
         self._manifest.close()
 
-    def __enter__(self) -> "Snapshot":
+    def __enter__(self) -> "ReadSnapshot":
         return self
 
     def __exit__(
@@ -463,7 +463,7 @@ class Snapshot:
 
 
 def _output(
-    table: TableInfo, names: Sequence[str] | None, pushed: Pushed
+    table: TableInfo, names: Sequence[str] | None, pushed: Pushdown
 ) -> tuple[tuple[ColumnInfo, ...], int | None]:
     """The columns to read of each row, and how many of them are handed out; None: all."""
     if pushed.aggregation is not None:

@@ -16,14 +16,14 @@ from pyspark_theflash.storage.mvcc.project import batch_of
 from pyspark_theflash.tidb.codec.arrow import DECIMAL128_DIGITS
 
 if TYPE_CHECKING:
-    from pyspark_theflash.read.plan.snapshot import Snapshot
+    from pyspark_theflash.read.plan.snapshot import ReadSnapshot
 
 
 class SnapshotTable:
     """One table; `read.sql.lazy.SqlTable`."""
 
-    def __init__(self, snapshot: "Snapshot", name: str, presentation: Presentation) -> None:
-        """Raises what `Snapshot.plan` does, and `UnsupportedError` for a type that is not read."""
+    def __init__(self, snapshot: "ReadSnapshot", name: str, presentation: Presentation) -> None:
+        """Raises what `ReadSnapshot.plan` does; `UnsupportedError` for a type that is not read."""
         self._snapshot, self._name, self._presentation = snapshot, name, presentation
         plan = snapshot.plan(name, None, presentation)
         self._dictionaries = snapshot.repeating(plan)
@@ -45,7 +45,7 @@ class SnapshotTable:
 class SnapshotTables:
     """All tables of a snapshot; `read.sql.sql.Catalog`."""
 
-    def __init__(self, snapshot: "Snapshot", presentation: Presentation) -> None:
+    def __init__(self, snapshot: "ReadSnapshot", presentation: Presentation) -> None:
         self._snapshot, self._presentation = snapshot, presentation
 
     def names(self) -> Sequence[tuple[str, str]]:

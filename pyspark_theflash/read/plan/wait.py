@@ -7,7 +7,7 @@ from typing import Final
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import NotCaughtUpError
 from pyspark_theflash.base.fs import FileSystem
-from pyspark_theflash.base.options import Moment
+from pyspark_theflash.base.options import ReadPoint
 from pyspark_theflash.base.types import TimeStamp, from_physical_ms
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, every_progress
@@ -15,7 +15,7 @@ from pyspark_theflash.storage.store.progress import PROGRESS_KIND, every_progres
 LOOK_MS: Final = 50
 
 
-def wait_for(path: Path, moment: Moment, *, clock: Clock, fs: FileSystem) -> None:
+def wait_for(path: Path, moment: ReadPoint, *, clock: Clock, fs: FileSystem) -> None:
     """Return as soon as the store can answer at the moment, as it is wanted.
 
     Raises:

@@ -19,9 +19,9 @@ from pyspark_theflash.read.pushdown.predicate import MATCHES, Truth, truth
 from pyspark_theflash.read.pushdown.term import (
     ARITHMETIC,
     COMPARISONS,
-    Call,
-    Column,
-    Literal,
+    ColumnTerm,
+    FunctionTerm,
+    LiteralTerm,
     Term,
     column_names,
     distinct,
@@ -55,9 +55,9 @@ def value(term: Term, batch: Batch) -> Value:
         ColumnNotFoundError: it names a column that the batch lacks.
         SqlOverflowError: a result that its type does not hold.
     """
-    if isinstance(term, Column):
+    if isinstance(term, ColumnTerm):
         return batch.column(term.name)
-    if isinstance(term, Literal):
+    if isinstance(term, LiteralTerm):
         return Constant(term)
     if term.name in _CONDITIONS:
         return _truths(truth(term, batch))
@@ -138,9 +138,9 @@ def _only(term: Term, batch: Batch, places: npt.NDArray[np.int64]) -> Batch:
 
 def _may_raise(term: Term) -> bool:
     """Whether it computes anything, beyond comparing columns and literals."""
-    if not isinstance(term, Call):
+    if not isinstance(term, FunctionTerm):
         return False
-    if term.name.startswith("as ") and isinstance(term.arguments[0], Literal):
+    if term.name.startswith("as ") and isinstance(term.arguments[0], LiteralTerm):
         return False
     return term.name not in _NEVER_RAISE or any(map(_may_raise, term.arguments))
 

@@ -25,7 +25,13 @@ from pyspark_theflash.read.pushdown.reduce import (
     ordered_array,
     reduced_type,
 )
-from pyspark_theflash.read.pushdown.term import Aggregate, Aggregation, Column, Function, Term
+from pyspark_theflash.read.pushdown.term import (
+    Aggregate,
+    AggregateFunction,
+    Aggregation,
+    ColumnTerm,
+    Term,
+)
 from pyspark_theflash.read.pushdown.value import (
     WHERE,
     Batch,
@@ -51,10 +57,10 @@ _NEARLY_ALL: Final = 0.95
 _HALF: Final = 0.5
 """Of so many groups for each row, more rows are grouped at once; of so many, none."""
 _MERGED_BY: Final = {
-    Function.COUNT: Function.SUM,
-    Function.SUM: Function.SUM,
-    Function.MIN: Function.MIN,
-    Function.MAX: Function.MAX,
+    AggregateFunction.COUNT: AggregateFunction.SUM,
+    AggregateFunction.SUM: AggregateFunction.SUM,
+    AggregateFunction.MIN: AggregateFunction.MIN,
+    AggregateFunction.MAX: AggregateFunction.MAX,
 }
 
 
@@ -143,7 +149,7 @@ class Folding:
     def _reduced(
         self,
         keys: Sequence[pa.Array],
-        wanted: Sequence[tuple[Function, Rows | None, pa.DataType]],
+        wanted: Sequence[tuple[AggregateFunction, Rows | None, pa.DataType]],
         rows: int,
         groups: Groups | None = None,
     ) -> pa.RecordBatch:
@@ -161,7 +167,7 @@ class Folding:
 
 def _key(term: Term, rows: Batch) -> pa.Array:
     """What is grouped by: a column as it came, or values that are made of columns."""
-    if isinstance(term, Column):
+    if isinstance(term, ColumnTerm):
         return rows.array(term.name)
     found = value(term, rows)
     if isinstance(found, Texts | Other):
@@ -176,10 +182,10 @@ def _key(term: Term, rows: Batch) -> pa.Array:
 def _argument(aggregate: Aggregate, rows: Batch) -> Rows | None:
     """What is aggregated; None: the rows themselves."""
     argument = aggregate.argument
-    if aggregate.function is Function.COUNT:
+    if aggregate.function is AggregateFunction.COUNT:
         if argument is None:
             return None
-        if isinstance(argument, Column):
+        if isinstance(argument, ColumnTerm):
             # Nothing but its nulls is asked for.
             values = rows.array(argument.name)
             return Other(values, values.type)

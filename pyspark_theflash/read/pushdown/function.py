@@ -30,7 +30,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import SqlOverflowError, UnsupportedError
-from pyspark_theflash.read.pushdown.term import Kind, Literal
+from pyspark_theflash.read.pushdown.term import LiteralKind, LiteralTerm
 from pyspark_theflash.read.pushdown.value import (
     WHERE,
     Constant,
@@ -69,13 +69,13 @@ _NAMED: Final = {
     "timestamp_ntz": _NTZ,
 }
 _KINDS: Final = {
-    Kind.FLOAT: pa.float32(),
-    Kind.DOUBLE: pa.float64(),
-    Kind.STRING: pa.string(),
-    Kind.BINARY: pa.binary(),
-    Kind.DATE: pa.date32(),
-    Kind.TIMESTAMP: _ZONED,
-    Kind.TIMESTAMP_NTZ: _NTZ,
+    LiteralKind.FLOAT: pa.float32(),
+    LiteralKind.DOUBLE: pa.float64(),
+    LiteralKind.STRING: pa.string(),
+    LiteralKind.BINARY: pa.binary(),
+    LiteralKind.DATE: pa.date32(),
+    LiteralKind.TIMESTAMP: _ZONED,
+    LiteralKind.TIMESTAMP_NTZ: _NTZ,
 }
 _DOUBLE_DIGITS: Final = 15
 """A decimal of so many digits divided by a power of ten is the double nearest to it."""
@@ -152,8 +152,8 @@ def _cast(value: Value, to: pa.DataType, rows: int) -> Rows:
     raise UnsupportedError(f"a cast of {value.type} to {to}", WHERE)
 
 
-def _repeated(literal: Literal, to: pa.DataType, rows: int) -> Rows:
-    is_null = literal.kind is Kind.NULL
+def _repeated(literal: LiteralTerm, to: pa.DataType, rows: int) -> Rows:
+    is_null = literal.kind is LiteralKind.NULL
     if pa.types.is_string(to) or pa.types.is_binary(to):
         if not is_null and _KINDS.get(literal.kind) != to:
             raise UnsupportedError(f"a {literal.kind.value} as {to}", WHERE)
@@ -269,7 +269,7 @@ def _is_nonzero(value: Value) -> bool:
 def _integers(value: Value, tp: pa.DataType) -> Exact:
     if isinstance(value, Exact) and value.type == tp:
         return value
-    if isinstance(value, Constant) and value.literal.kind is Kind.INT:
+    if isinstance(value, Constant) and value.literal.kind is LiteralKind.INT:
         return Exact(_ints_of([constant_ints(value.literal)[0]]), tp)
     raise UnsupportedError(f"arithmetic of {tp} with anything else", WHERE)
 
@@ -289,7 +289,7 @@ def _double(operator: str, left: Value, right: Value) -> Ordered:
 def _floats(value: Value) -> npt.NDArray[np.float64]:
     if isinstance(value, Ordered) and value.type == pa.float64():
         return value.floats
-    if isinstance(value, Constant) and value.literal.kind is Kind.DOUBLE:
+    if isinstance(value, Constant) and value.literal.kind is LiteralKind.DOUBLE:
         return np.array([value.literal.value], np.float64)
     raise UnsupportedError("arithmetic of doubles with anything else", WHERE)
 
@@ -437,7 +437,7 @@ def _times(value: Value, tp: pa.DataType) -> Ordered:
 
 
 def _number(value: Value) -> int:
-    if isinstance(value, Constant) and value.literal.kind is Kind.INT:
+    if isinstance(value, Constant) and value.literal.kind is LiteralKind.INT:
         return constant_ints(value.literal)[0]
     raise UnsupportedError("anything but a literal here", WHERE)
 

@@ -23,10 +23,10 @@ from pyspark_theflash.read.pushdown.function import applied
 from pyspark_theflash.read.pushdown.term import (
     ARITHMETIC,
     COMPARISONS,
-    Call,
-    Column,
-    Kind,
-    Literal,
+    ColumnTerm,
+    FunctionTerm,
+    LiteralKind,
+    LiteralTerm,
     Term,
     column_names,
     distinct,
@@ -79,12 +79,12 @@ _FLOAT_EXACT: Final = 1 << 24
 """Up to here every whole number is a float, too."""
 _INT64: Final = (-(1 << 63), (1 << 63) - 1)
 _ORDERED_KINDS: Final = {
-    Kind.DATE: pa.date32(),
-    Kind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
-    Kind.TIMESTAMP_NTZ: pa.timestamp("us"),
-    Kind.DURATION: pa.duration("us"),
-    Kind.FLOAT: pa.float32(),
-    Kind.DOUBLE: pa.float64(),
+    LiteralKind.DATE: pa.date32(),
+    LiteralKind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
+    LiteralKind.TIMESTAMP_NTZ: pa.timestamp("us"),
+    LiteralKind.DURATION: pa.duration("us"),
+    LiteralKind.FLOAT: pa.float32(),
+    LiteralKind.DOUBLE: pa.float64(),
 }
 
 
@@ -140,7 +140,7 @@ def rows_for_which(term: Term, batch: Batch, among: Mask | None = None) -> Mask:
 
 def _conjuncts(term: Term) -> Iterator[Term]:
     """What must all be true for a condition to be."""
-    if isinstance(term, Call) and term.name == "and" and len(term.arguments) >= 2:
+    if isinstance(term, FunctionTerm) and term.name == "and" and len(term.arguments) >= 2:
         for argument in term.arguments:
             yield from _conjuncts(argument)
     else:
@@ -149,7 +149,7 @@ def _conjuncts(term: Term) -> Iterator[Term]:
 
 def _cost(term: Term, batch: Batch) -> tuple[bool, int]:
     """What is computed comes last, for it may raise; else the widest column tells."""
-    if not isinstance(term, Call):
+    if not isinstance(term, FunctionTerm):
         return False, 0
     return _is_computed(term), _width(term, batch)
 
@@ -166,7 +166,9 @@ def _width(term: Term, batch: Batch) -> int:
 
 
 def _is_computed(term: Term) -> bool:
-    return isinstance(term, Call) and any(isinstance(a, Call) for a in term.arguments)
+    return isinstance(term, FunctionTerm) and any(
+        isinstance(a, FunctionTerm) for a in term.arguments
+    )
 
 
 def value_in(batch: Batch, term: Term) -> Value:
@@ -176,9 +178,9 @@ def value_in(batch: Batch, term: Term) -> Value:
         UnsupportedError: it is something else, or not exact.
         SqlOverflowError: a result that its type does not hold.
     """
-    if isinstance(term, Column):
+    if isinstance(term, ColumnTerm):
         return batch.column(term.name)
-    if isinstance(term, Literal):
+    if isinstance(term, LiteralTerm):
         return Constant(term)
     arguments = [value_in(batch, argument) for argument in term.arguments]
     if term.name in ARITHMETIC and len(arguments) == 2:
@@ -188,9 +190,9 @@ def value_in(batch: Batch, term: Term) -> Value:
 
 def truth(term: Term, batch: Batch) -> Truth:
     """See `rows_for_which`."""
-    if isinstance(term, Literal) and term.kind in (Kind.BOOL, Kind.NULL):
+    if isinstance(term, LiteralTerm) and term.kind in (LiteralKind.BOOL, LiteralKind.NULL):
         return Truth.same(None if term.value is None else bool(term.value), batch.rows)
-    if not isinstance(term, Call):
+    if not isinstance(term, FunctionTerm):
         raise UnsupportedError("a condition that compares nothing", WHERE)
     name, arguments = term.name, term.arguments
     if name in ("and", "or"):
@@ -218,7 +220,7 @@ def truth(term: Term, batch: Batch) -> Truth:
     return _compared(name, value_in(batch, left), value_in(batch, right), batch.rows)
 
 
-def _check_count(term: Call, is_right: bool) -> None:
+def _check_count(term: FunctionTerm, is_right: bool) -> None:
     if not is_right:
         raise UnsupportedError(f"{term.name} of {len(term.arguments)} arguments", WHERE)
 
@@ -231,12 +233,12 @@ def _joined(name: str, truths: Sequence[Truth]) -> Truth:
 
 
 def _is_null(term: Term, batch: Batch) -> Mask:
-    if isinstance(term, Column):
+    if isinstance(term, ColumnTerm):
         valid = valid_of(batch.array(term.name))
         return np.zeros(batch.rows, np.bool_) if valid is None else ~valid
     value = value_in(batch, term)
     if isinstance(value, Constant):
-        return np.full(batch.rows, value.literal.kind is Kind.NULL)
+        return np.full(batch.rows, value.literal.kind is LiteralKind.NULL)
     valid = validity(value)
     return np.zeros(batch.rows, np.bool_) if valid is None else ~valid
 
@@ -284,8 +286,8 @@ def _alike(left: pa.DataType, right: pa.DataType) -> bool:
     return are_floats or bool(left == right)
 
 
-def _with_literal(name: str, value: Rows, literal: Literal, rows: int) -> Truth:
-    if literal.kind is Kind.NULL:
+def _with_literal(name: str, value: Rows, literal: LiteralTerm, rows: int) -> Truth:
+    if literal.kind is LiteralKind.NULL:
         return Truth.same(None, rows)
     value = _as_floats(value, _ORDERED_KINDS.get(literal.kind, pa.null()))
     if isinstance(value, Texts):
@@ -316,11 +318,13 @@ def _with_number(name: str, value: Exact, number: int, scale: int) -> Mask:
     return outcome
 
 
-def _ordered(literal: Literal, value: Ordered) -> int:
+def _ordered(literal: LiteralTerm, value: Ordered) -> int:
     """A literal among such values."""
     is_float, number = pa.types.is_floating(value.type), literal.value
     known = _ORDERED_KINDS.get(literal.kind, pa.null())
-    is_exact = literal.kind is Kind.INT and isinstance(number, int) and abs(number) <= _FLOAT_EXACT
+    is_exact = (
+        literal.kind is LiteralKind.INT and isinstance(number, int) and abs(number) <= _FLOAT_EXACT
+    )
     if not _alike(known, value.type) and not (is_float and is_exact):
         raise UnsupportedError(f"comparing {value.type} with a {literal.kind.value}", WHERE)
     if is_float:
@@ -330,8 +334,8 @@ def _ordered(literal: Literal, value: Ordered) -> int:
     return number
 
 
-def _text(literal: Literal, value: Texts) -> pa.Scalar:
-    kinds = {Kind.STRING: pa.string(), Kind.BINARY: pa.binary()}
+def _text(literal: LiteralTerm, value: Texts) -> pa.Scalar:
+    kinds = {LiteralKind.STRING: pa.string(), LiteralKind.BINARY: pa.binary()}
     if kinds.get(literal.kind) != value.type:
         raise UnsupportedError(f"comparing {value.type} with a {literal.kind.value}", WHERE)
     return pa.scalar(literal.value, value.type)
@@ -340,7 +344,7 @@ def _text(literal: Literal, value: Texts) -> pa.Scalar:
 def _matched(name: str, value: Value, pattern: Value, rows: int) -> Truth:
     if not isinstance(value, Texts) or not isinstance(pattern, Constant):
         raise UnsupportedError(f"{name} of anything but a text and a literal", WHERE)
-    if pattern.literal.kind is Kind.NULL:
+    if pattern.literal.kind is LiteralKind.NULL:
         return Truth.same(None, rows)
     wanted = _text(pattern.literal, value).as_py()
     return _each_text(value, lambda texts: MATCHES[name](texts, wanted))
@@ -348,10 +352,10 @@ def _matched(name: str, value: Value, pattern: Value, rows: int) -> Truth:
 
 def _is_in(term: Term, choices: Sequence[Term], batch: Batch) -> Truth:
     value = value_in(batch, term)
-    literals = [choice for choice in choices if isinstance(choice, Literal)]
+    literals = [choice for choice in choices if isinstance(choice, LiteralTerm)]
     if len(literals) < len(choices) or isinstance(value, Constant):
         raise UnsupportedError("in with anything but a value and literals", WHERE)
-    told = [literal for literal in literals if literal.kind is not Kind.NULL]
+    told = [literal for literal in literals if literal.kind is not LiteralKind.NULL]
     found = _among(value, told, batch.rows) if told else Truth.same(False, batch.rows)
     if len(told) < len(literals):
         # The NULL may be equal to what no other was.
@@ -359,7 +363,7 @@ def _is_in(term: Term, choices: Sequence[Term], batch: Batch) -> Truth:
     return found
 
 
-def _among(value: Rows, literals: Sequence[Literal], rows: int) -> Truth:
+def _among(value: Rows, literals: Sequence[LiteralTerm], rows: int) -> Truth:
     for kind in {literal.kind for literal in literals}:
         value = _as_floats(value, _ORDERED_KINDS.get(kind, pa.null()))
     if isinstance(value, Texts):
@@ -376,7 +380,7 @@ def _among(value: Rows, literals: Sequence[Literal], rows: int) -> Truth:
     raise UnsupportedError(f"comparing {value.type} with anything", WHERE)
 
 
-def _among_numbers(value: Exact, literals: Sequence[Literal]) -> Mask:
+def _among_numbers(value: Exact, literals: Sequence[LiteralTerm]) -> Mask:
     numbers = []
     for number, scale in map(constant_ints, literals):
         shift = value.scale - scale

@@ -27,7 +27,7 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import SqlOverflowError, UnsupportedError
 from pyspark_theflash.read.pushdown.group import Groups
-from pyspark_theflash.read.pushdown.term import Function
+from pyspark_theflash.read.pushdown.term import AggregateFunction
 from pyspark_theflash.read.pushdown.value import (
     WHERE,
     Exact,
@@ -51,18 +51,18 @@ _COUNT_DIGITS: Final = 19
 _HALF_BITS: Final = 32
 _HALF: Final = (1 << _HALF_BITS) - 1
 _WORD: Final = (1 << 64) - 1
-_UFUNCS: Final[dict[Function, Any]] = {
-    Function.SUM: np.add,
-    Function.MIN: np.minimum,
-    Function.MAX: np.maximum,
+_UFUNCS: Final[dict[AggregateFunction, Any]] = {
+    AggregateFunction.SUM: np.add,
+    AggregateFunction.MIN: np.minimum,
+    AggregateFunction.MAX: np.maximum,
 }
 
 
-def reduced_type(function: Function, tp: pa.DataType) -> pa.DataType:
+def reduced_type(function: AggregateFunction, tp: pa.DataType) -> pa.DataType:
     """See the module. Raises `UnsupportedError`."""
-    if function is Function.COUNT:
+    if function is AggregateFunction.COUNT:
         return pa.int64()
-    if function is not Function.SUM:
+    if function is not AggregateFunction.SUM:
         if pa.types.is_nested(tp):
             raise UnsupportedError(f"{function.value} of {tp}", WHERE)
         return tp
@@ -84,7 +84,9 @@ class Reduction:
         self._groups = groups
         self._rows: pa.Array | None = None
 
-    def run(self, wanted: Sequence[tuple[Function, Rows | None, pa.DataType]]) -> list[pa.Array]:
+    def run(
+        self, wanted: Sequence[tuple[AggregateFunction, Rows | None, pa.DataType]]
+    ) -> list[pa.Array]:
         """Functions of columns, each in a type that holds its values; COUNT of None counts rows.
 
         Raises:
@@ -92,15 +94,15 @@ class Reduction:
         """
         return [self._of(*each) for each in wanted]
 
-    def _of(self, function: Function, value: Rows | None, to: pa.DataType) -> pa.Array:
-        if function is Function.COUNT:
+    def _of(self, function: AggregateFunction, value: Rows | None, to: pa.DataType) -> pa.Array:
+        if function is AggregateFunction.COUNT:
             return self._counts(None if value is None else validity(value))
         if isinstance(value, Texts):
             return self._text(function, value.values)
         if isinstance(value, Exact):
             return self._exact(function, value, to)
         if isinstance(value, Ordered):
-            if function is Function.SUM:
+            if function is AggregateFunction.SUM:
                 return _arrow(*self._sums(value.floats, value.valid))
             return ordered_array(*self._ends(function, value.ints, value.valid), to)
         if value is not None and pa.types.is_boolean(value.type):
@@ -118,11 +120,11 @@ class Reduction:
             self._rows = pa.array(np.bincount(self._groups.codes, minlength=self._groups.count))
         return self._rows
 
-    def _exact(self, function: Function, value: Exact, to: pa.DataType) -> pa.Array:
+    def _exact(self, function: AggregateFunction, value: Exact, to: pa.DataType) -> pa.Array:
         ints = value.ints
         if ints.dtype == object:
             return exact_array(*self._slowly(function, ints, value.valid), to)
-        if function is not Function.SUM:
+        if function is not AggregateFunction.SUM:
             return exact_array(*self._ends(function, ints, value.valid), to)
         if magnitude(ints) * max(len(ints), 1) <= _INT64_MAX:
             return exact_array(*self._sums(ints.astype(np.int64, copy=False), value.valid), to)
@@ -146,11 +148,11 @@ class Reduction:
         return found, self._filled(valid)
 
     def _ends(
-        self, function: Function, ints: Ints, valid: Mask | None
+        self, function: AggregateFunction, ints: Ints, valid: Mask | None
     ) -> tuple[npt.NDArray[Any], Mask | None]:
         """The least or largest numbers, and which are of anything."""
         bounds, chosen = np.iinfo(ints.dtype), _UFUNCS[function]
-        end = bounds.max if function is Function.MIN else bounds.min
+        end = bounds.max if function is AggregateFunction.MIN else bounds.min
         if valid is not None:
             ints = np.where(valid, ints, end)
         found = np.full(self._groups.count, end, ints.dtype)
@@ -169,7 +171,7 @@ class Reduction:
         found[codes if valid is None else codes[valid]] = True
         return None if found.all() else found
 
-    def _text(self, function: Function, texts: pa.Array) -> pa.Array:
+    def _text(self, function: AggregateFunction, texts: pa.Array) -> pa.Array:
         if not pa.types.is_dictionary(texts.type):
             return self._plain_text(function, texts)
         order = pc.array_sort_indices(texts.dictionary)
@@ -180,10 +182,10 @@ class Reduction:
         found, has_any = self._ends(function, ranks[places], valid_of(texts))
         return texts.dictionary.take(order).take(_arrow(found, has_any))
 
-    def _plain_text(self, function: Function, texts: pa.Array) -> pa.Array:
+    def _plain_text(self, function: AggregateFunction, texts: pa.Array) -> pa.Array:
         """What Arrow says, a value for each group, null where there is none."""
         if self._groups.count == 1:
-            scalar = (pc.min if function is Function.MIN else pc.max)(texts)
+            scalar = (pc.min if function is AggregateFunction.MIN else pc.max)(texts)
             return pa.array([scalar.as_py()], scalar.type)
         codes = pa.array(self._groups.codes)
         grouped = pa.table({"code": codes, "v": texts}).group_by("code", use_threads=False)
@@ -192,7 +194,7 @@ class Reduction:
         return _one(found[f"v_{function.value}"]).take(order)
 
     def _slowly(
-        self, function: Function, ints: Ints, valid: Mask | None
+        self, function: AggregateFunction, ints: Ints, valid: Mask | None
     ) -> tuple[Ints, Mask | None]:
         """With Python's numbers."""
         codes = self._groups.codes

@@ -13,7 +13,7 @@ COMPARISONS: Final = ("=", "<>", "<", "<=", ">", ">=", "<=>")
 ARITHMETIC: Final = ("+", "-", "*")
 
 
-class Kind(str, Enum):
+class LiteralKind(str, Enum):
     """What a literal is; see `protos/theflash/v1/theflash.proto`."""
 
     NULL = "null"
@@ -31,32 +31,32 @@ class Kind(str, Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ColumnTerm:
     """A column by its name."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Literal:
+class LiteralTerm:
     """A value: an int for all that is counted, days and microseconds too."""
 
-    kind: Kind
+    kind: LiteralKind
     value: bool | int | float | Decimal | str | bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class FunctionTerm:
     """An operator of arguments; `and` and `or` take two or more."""
 
     name: str
     arguments: tuple["Term", ...]
 
 
-Term: TypeAlias = Column | Literal | Call
+Term: TypeAlias = ColumnTerm | LiteralTerm | FunctionTerm
 
 
-class Function(str, Enum):
+class AggregateFunction(str, Enum):
     """What an aggregate does with its values."""
 
     COUNT = "count"
@@ -69,7 +69,7 @@ class Function(str, Enum):
 class Aggregate:
     """A function of an argument; COUNT of None counts rows."""
 
-    function: Function
+    function: AggregateFunction
     argument: Term | None = None
 
 
@@ -84,7 +84,7 @@ class Aggregation:
     @property
     def by(self) -> tuple["Term", ...]:
         """All that it groups by."""
-        return (*map(Column, self.groups), *self.keys)
+        return (*map(ColumnTerm, self.groups), *self.keys)
 
     @property
     def is_row_count(self) -> bool:
@@ -98,8 +98,10 @@ class Aggregation:
         counted: set[str] = set()
         for aggregate in self.aggregates:
             names = {name.lower() for name in column_names(aggregate.argument)}
-            is_count = aggregate.function is Function.COUNT
-            (counted if is_count and isinstance(aggregate.argument, Column) else read).update(names)
+            is_count = aggregate.function is AggregateFunction.COUNT
+            (counted if is_count and isinstance(aggregate.argument, ColumnTerm) else read).update(
+                names
+            )
         return frozenset(counted - read)
 
     @property
@@ -111,7 +113,7 @@ class Aggregation:
     @property
     def columns_grouped_by(self) -> frozenset[str]:
         """Names, in lower case, of columns whose values are those of groups."""
-        return frozenset(term.name.lower() for term in self.by if isinstance(term, Column))
+        return frozenset(term.name.lower() for term in self.by if isinstance(term, ColumnTerm))
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +125,7 @@ class SortKey:
     nulls_first: bool = False
 
 
-_ROWS: Final = Aggregate(Function.COUNT)
+_ROWS: Final = Aggregate(AggregateFunction.COUNT)
 
 
 def column_names(term: Term | None) -> Iterator[str]:
@@ -131,9 +133,9 @@ def column_names(term: Term | None) -> Iterator[str]:
     pending = [] if term is None else [term]
     while pending:
         current = pending.pop()
-        if isinstance(current, Column):
+        if isinstance(current, ColumnTerm):
             yield current.name
-        elif isinstance(current, Call):
+        elif isinstance(current, FunctionTerm):
             pending.extend(reversed(current.arguments))
 
 

@@ -37,7 +37,7 @@ def first_rows(
         yield from best.combine_chunks().to_batches()
 
 
-class Leaders:
+class FirstRows:
     """Finds among rows, some after others, those that can be the first of all of them.
 
     It is told of nothing but what they are sorted by, so that the rest of most rows is never read.

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import ColumnNotFoundError, SqlOverflowError, UnsupportedError
-from pyspark_theflash.read.pushdown.term import Kind, Literal
+from pyspark_theflash.read.pushdown.term import LiteralKind, LiteralTerm
 from pyspark_theflash.tidb.codec.arrow import DECIMAL128_DIGITS
 from pyspark_theflash.tidb.codec.narrow import is_narrow, narrow_ints
 from pyspark_theflash.tidb.codec.reader import Positions
@@ -33,10 +33,10 @@ _INT64_MAX: Final = (1 << 63) - 1
 _SPARK_MIN_SCALE: Final = 6
 TEXT_BITS: Final = 512
 _ARROW_TIMES: Final = {
-    Kind.DATE: pa.date32(),
-    Kind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
-    Kind.TIMESTAMP_NTZ: pa.timestamp("us"),
-    Kind.DURATION: pa.duration("us"),
+    LiteralKind.DATE: pa.date32(),
+    LiteralKind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
+    LiteralKind.TIMESTAMP_NTZ: pa.timestamp("us"),
+    LiteralKind.DURATION: pa.duration("us"),
 }
 
 
@@ -120,9 +120,9 @@ class Other:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """One value for all rows; see `Literal`."""
+    """One value for all rows; see `LiteralTerm`."""
 
-    literal: Literal
+    literal: LiteralTerm
 
 
 Rows: TypeAlias = Exact | Ordered | Texts | Other
@@ -231,7 +231,7 @@ def magnitude(ints: Ints) -> int:
     return max(abs(int(ints.max())), abs(int(ints.min()))) if len(ints) else 0
 
 
-def constant_ints(literal: Literal) -> tuple[int, int]:
+def constant_ints(literal: LiteralTerm) -> tuple[int, int]:
     """An exact literal as a whole number and its digits after the point."""
     value = literal.value
     if isinstance(value, Decimal):
@@ -247,7 +247,7 @@ def _operand(value: Value) -> Exact:
     """What is computed with: decimals, and numbers widened to them as Spark does."""
     if isinstance(value, Exact) and pa.types.is_decimal(value.type):
         return value
-    if isinstance(value, Constant) and value.literal.kind in (Kind.INT, Kind.DECIMAL):
+    if isinstance(value, Constant) and value.literal.kind in (LiteralKind.INT, LiteralKind.DECIMAL):
         number, scale = constant_ints(value.literal)
         digits = max(len(str(abs(number))), scale, 1)
         if digits > DECIMAL128_DIGITS:

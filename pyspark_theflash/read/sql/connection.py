@@ -22,7 +22,7 @@ def _threads() -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class QueryLimits:
     """What a query may take. `timeout_ms` is None for as long as it needs."""
 
     memory_mb: int = 1024
@@ -30,7 +30,7 @@ class Limits:
     timeout_ms: int | None = None
 
 
-def connect(limits: Limits) -> "duckdb.DuckDBPyConnection":
+def connect(limits: QueryLimits) -> "duckdb.DuckDBPyConnection":
     """A new database. `lock` it before it sees a statement from outside.
 
     Raises:

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import SqlError, SqlMemoryError, SqlOverflowError
-from pyspark_theflash.read.sql.connection import Limits, connect
+from pyspark_theflash.read.sql.connection import QueryLimits, connect
 from pyspark_theflash.read.sql.lazy import Failures, LazyTable, SqlTable, view_of
-from pyspark_theflash.read.sql.worker import Worker
+from pyspark_theflash.read.sql.worker import QueryThread
 
 BATCH_ROWS: Final = 1 << 16
 Answer = TypeVar("Answer")
@@ -21,17 +21,17 @@ _OF_THE_TEXT: Final = ("ParserException", "BinderException", "CatalogException",
 _VALUE: Final = re.compile(r"'.*'|\".*\"|-?\d[\d.]*", re.DOTALL)
 
 
-class Session:
+class SqlSession:
     """A confined DuckDB and the thread in which it works. A context manager."""
 
-    def __init__(self, limits: Limits, clock: Clock) -> None:
+    def __init__(self, limits: QueryLimits, clock: Clock) -> None:
         """Raises `MissingExtraError` if DuckDB is not installed."""
         self._limits = limits
         self._failures = Failures()
         with ExitStack() as resources:
             self.connection = connect(limits)
             resources.callback(self.connection.close)
-            self._worker = Worker(self.connection.interrupt, limits.timeout_ms, clock)
+            self._worker = QueryThread(self.connection.interrupt, limits.timeout_ms, clock)
             resources.callback(self._worker.close)
             self._resources = resources.pop_all()
 
@@ -71,7 +71,7 @@ class Session:
         while (batch := self.call(following)) is not None:
             yield batch
 
-    def __enter__(self) -> "Session":
+    def __enter__(self) -> "SqlSession":
         return self
 
     def __exit__(

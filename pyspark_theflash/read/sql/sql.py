@@ -25,9 +25,9 @@ import pyarrow as pa
 
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import UnsupportedError
-from pyspark_theflash.read.sql.connection import Limits, lock, quoted
+from pyspark_theflash.read.sql.connection import QueryLimits, lock, quoted
 from pyspark_theflash.read.sql.lazy import SqlTable
-from pyspark_theflash.read.sql.session import BATCH_ROWS, Session
+from pyspark_theflash.read.sql.session import BATCH_ROWS, SqlSession
 from pyspark_theflash.read.sql.statement import check_statement, named_tables
 
 _SYSTEM_SCHEMAS: Final = frozenset({"information_schema", "pg_catalog"})
@@ -56,7 +56,7 @@ class SqlResult:
     """
 
     def __init__(
-        self, session: Session, reader: pa.RecordBatchReader, resources: ExitStack
+        self, session: SqlSession, reader: pa.RecordBatchReader, resources: ExitStack
     ) -> None:
         self._session, self._reader, self._resources = session, reader, resources
 
@@ -99,7 +99,7 @@ def run_sql(
     text: str,
     catalog: Catalog,
     parameters: Sequence[object] = (),
-    limits: Limits | None = None,
+    limits: QueryLimits | None = None,
     clock: Clock | None = None,
 ) -> SqlResult:
     """Begin a query. `parameters` are the values of its `?`.
@@ -111,13 +111,15 @@ def run_sql(
         TableNotFoundError: there is no such table.
     """
     with ExitStack() as resources:
-        session = resources.enter_context(Session(limits or Limits(), clock or SystemClock()))
+        session = resources.enter_context(
+            SqlSession(limits or QueryLimits(), clock or SystemClock())
+        )
         reader = session.call(lambda: _begin(session, text, catalog, parameters))
         return SqlResult(session, reader, resources.pop_all())
 
 
 def _begin(
-    session: Session, text: str, catalog: Catalog, parameters: Sequence[object]
+    session: SqlSession, text: str, catalog: Catalog, parameters: Sequence[object]
 ) -> pa.RecordBatchReader:
     """Parse, open the tables, start."""
     check_statement(session.connection, text)

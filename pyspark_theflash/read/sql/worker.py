@@ -15,7 +15,7 @@ Answer = TypeVar("Answer")
 _AGAIN_S: Final = 0.05
 
 
-class Worker:
+class QueryThread:
     """One thread. `interrupt` makes a call that is under way end soon, with an error."""
 
     def __init__(self, interrupt: Callable[[], None], timeout_ms: int | None, clock: Clock) -> None:

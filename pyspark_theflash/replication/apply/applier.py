@@ -28,14 +28,14 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.replication.apply.changes import TableChanges
 from pyspark_theflash.replication.apply.move import move_record, moved_gaps, moved_versions
-from pyspark_theflash.replication.apply.placement import Doubt
+from pyspark_theflash.replication.apply.placement import AmbiguousPlacement
 from pyspark_theflash.replication.apply.state import WriterState
 from pyspark_theflash.replication.pairing.spill import payload_bytes
 from pyspark_theflash.replication.source.event import Transaction
 from pyspark_theflash.replication.source.prewrite import parse_prewrite
 from pyspark_theflash.storage.engine.api import Publication, VersionBatch, WriterEngine
 from pyspark_theflash.storage.store.aside import ASIDE_KIND, Aside, asides_of
-from pyspark_theflash.storage.store.manifest import Change, Record
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.tidb.schema.lineage import Move
 from pyspark_theflash.tidb.schema.model import TableInfo
 
@@ -162,7 +162,7 @@ class Applier:
         for physical_id in tables:
             self._engine.compact(physical_id, self._state.columns_of(physical_id))
 
-    def _mutations(self, transaction: Transaction) -> list[Doubt]:
+    def _mutations(self, transaction: Transaction) -> list[AmbiguousPlacement]:
         """The changes of a transaction, and the definitions that may have placed them."""
         if transaction.ddl is not None:
             self._state.require_schema(transaction.ddl, transaction.commit_ts)
@@ -182,14 +182,16 @@ class Applier:
                 except _UNTOLD as error:
                     self._set_aside(table, table.stored_id_set, transaction.commit_ts, str(error))
                 else:
-                    found.append(Doubt(table, candidates, rows, transaction, is_likely))
+                    found.append(
+                        AmbiguousPlacement(table, candidates, rows, transaction, is_likely)
+                    )
         return found
 
     def _add(
         self,
         batch: _Batch,
         transaction: Transaction,
-        mutations: Sequence[Doubt],
+        mutations: Sequence[AmbiguousPlacement],
         told: Sequence[TableInfo | None],
     ) -> None:
         """Add a transaction to a batch; what has come before is published where it must tell."""
@@ -249,8 +251,8 @@ class Applier:
         if new:
             _log.warning("%s is set aside from %d on: %s", table.full_name, ts, reason)
 
-    def _publish_versions(self, versions: Sequence[VersionBatch], change: Change) -> None:
-        change = Change([*change.puts, *self._new_asides], change.deletes)
+    def _publish_versions(self, versions: Sequence[VersionBatch], change: ManifestChange) -> None:
+        change = ManifestChange([*change.puts, *self._new_asides], change.deletes)
         self._engine.publish(Publication(versions, change))
         self._new_asides.clear()
         self._touched.update(v.physical_id for v in versions)
@@ -264,7 +266,7 @@ class Applier:
             batch = _Batch()
             versions = self._moved(move)
             records = [move_record(move), *moved_gaps(self._engine, move)]
-            self._publish_versions(versions, Change(records))
+            self._publish_versions(versions, ManifestChange(records))
             self._state.moved(move)
         return batch
 

@@ -28,7 +28,7 @@ from pyspark_theflash.storage.mvcc.rows import Columns, stored_columns
 from pyspark_theflash.storage.mvcc.version import Op, absence
 from pyspark_theflash.storage.mvcc.visibility import sort_order
 from pyspark_theflash.storage.store.coverage import BASE_KIND
-from pyspark_theflash.storage.store.manifest import Change, Record
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.tidb.partitioning.assign import assign_partitions
 from pyspark_theflash.tidb.schema.base import BaseTable, read_base, read_base_rows
@@ -81,7 +81,7 @@ def _load_table(engine: WriterEngine, table: BaseTable, history: SchemaHistory) 
         for batch in read_base_rows(table, info, BATCH_ROWS)
         for version in _versions(info, batch, history.start_ts)
     ]
-    engine.publish(Publication(versions, Change([_record(table)])))
+    engine.publish(Publication(versions, ManifestChange([_record(table)])))
     return sum(v.batch.num_rows for v in versions)
 
 

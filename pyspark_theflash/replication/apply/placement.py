@@ -55,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Doubt:
+class AmbiguousPlacement:
     """The changes of a transaction to a table, and the definitions that may have placed them.
 
     `table` is the one to decode the rows under, the first of `candidates` the likeliest. With

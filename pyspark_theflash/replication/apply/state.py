@@ -30,7 +30,7 @@ from pyspark_theflash.replication.apply.columns import StoredColumns
 from pyspark_theflash.replication.apply.move import MOVE_KIND, move_record
 from pyspark_theflash.replication.pairing.ledger import LedgerEntry, TransactionLedger, pack_entries
 from pyspark_theflash.replication.pairing.pairing import Pairing
-from pyspark_theflash.replication.pairing.pending import PENDING_KIND, Pending
+from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransactions
 from pyspark_theflash.replication.pairing.spill import Spill
 from pyspark_theflash.replication.source.event import DdlInfo, Transaction
 from pyspark_theflash.replication.source.merge import places_of
@@ -39,10 +39,10 @@ from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.store.catalog import SCHEMA_KIND, feed_history, schema_records
 from pyspark_theflash.storage.store.coverage import recovered_record
 from pyspark_theflash.storage.store.feed import MAIN
-from pyspark_theflash.storage.store.manifest import Change, Record
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record
 from pyspark_theflash.storage.store.orphan import ORPHAN_KIND, Orphan, orphans_of
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.storage.store.scope import SCOPE_KIND, Scope, ScopedTables, continued
+from pyspark_theflash.storage.store.scope import SCOPE_KIND, ScopedTables, TableScope, continued
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.lineage import Lineage, Move, double_writes
@@ -90,7 +90,7 @@ class WriterState:
         self,
         engine: WriterEngine,
         schema: SchemaSource,
-        scope: Scope | None = None,
+        scope: TableScope | None = None,
         spill: Spill | None = None,
         streams: Sequence[str] = ("",),
     ) -> None:
@@ -104,7 +104,7 @@ class WriterState:
         view = engine.read([*kinds, ORPHAN_KIND])
         self._schema = schema
         self._stored_history = feed_history(view)
-        stored_scope = Scope.of(view)
+        stored_scope = TableScope.of(view)
         self._scope = continued(stored_scope, scope)
         is_new = stored_scope != self._scope
         self._new_scope: tuple[Record, ...] = (self._scope.to_record(),) if is_new else ()
@@ -223,7 +223,7 @@ class WriterState:
         """The source of the schema, which may know the cluster's rows."""
         return self._schema
 
-    def outcome(self, pending: Pending) -> Outcome | None:
+    def outcome(self, pending: PendingTransactions) -> Outcome | None:
         """How a transaction ended, as the source of the schema knows it, if it can be asked."""
         return self._schema.outcome(pending.primary, pending.start_ts)
 
@@ -257,7 +257,7 @@ class WriterState:
         *,
         keep_pending: bool,
         position: str | None = None,
-    ) -> Change:
+    ) -> ManifestChange:
         """The change to publish with the rows of `transactions`; `published` makes it the present.
 
         With `keep_pending`, whatever the pairing still holds is kept for another run, which then
@@ -279,7 +279,7 @@ class WriterState:
         self._staged = entries, progress, wanted
         deletes = [(PENDING_KIND, k) for k in self._pending if k not in wanted]
         deletes += [(ORPHAN_KIND, orphan.key) for orphan in self._adopted(entries)]
-        return Change(puts, deletes)
+        return ManifestChange(puts, deletes)
 
     def published(self) -> None:
         """The change of the last `advance` is durable."""
@@ -360,7 +360,7 @@ class WriterState:
 
     def _start_pairing(self, spill: Spill | None, streams: Sequence[str]) -> Pairing:
         """Pending transactions that an interrupted run has finished since are done."""
-        pending = (Pending.from_bytes(body) for body in self._pending.values())
+        pending = (PendingTransactions.from_bytes(body) for body in self._pending.values())
         # The position, what waits and how far each source has come are published together.
         seen = {place.name: place.seen_ts for place in places_of(self.position)}
         pairing = Pairing(

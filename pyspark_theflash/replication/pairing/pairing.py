@@ -81,7 +81,7 @@ from pyspark_theflash.base.errors import TransactionConflictError, UnmatchedPrew
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.replication.pairing.hold import Holds
 from pyspark_theflash.replication.pairing.ledger import Ledger, LedgerEntry
-from pyspark_theflash.replication.pairing.pending import Pending
+from pyspark_theflash.replication.pairing.pending import PendingTransactions
 from pyspark_theflash.replication.pairing.spill import (
     BUDGET_BYTES,
     WORTH_BYTES,
@@ -118,7 +118,7 @@ class Pairing:
         max_commit_ts: TimeStamp = _ZERO,
         oldest_ts: TimeStamp = _ZERO,
         streams: Sequence[TimeStamp] = (_ZERO,),
-        pending: Iterable[Pending] = (),
+        pending: Iterable[PendingTransactions] = (),
         spill: Spill | None = None,
     ) -> None:
         """Start anew, or where a store stands that has published up to `resolved_ts`.
@@ -129,7 +129,7 @@ class Pairing:
         self._oldest_ts = oldest_ts
         self._taken_ts = max(resolved_ts, oldest_ts)
         self._seen = [max(seen_ts, max_commit_ts, self._taken_ts) for seen_ts in streams]
-        self._waiting: dict[int, Pending] = {}
+        self._waiting: dict[int, PendingTransactions] = {}
         self._holds = Holds()
         self._matched: dict[int, Transaction] = {}
         self._commit_order: list[tuple[int, int]] = []
@@ -227,7 +227,7 @@ class Pairing:
             raise UnmatchedPrewriteError(until_ts, unmatched[0].start_ts, len(unmatched))
         self._seen = [max(seen_ts, until_ts) for seen_ts in self._seen]
 
-    def unmatched_below(self, ts: TimeStamp) -> list[Pending]:
+    def unmatched_below(self, ts: TimeStamp) -> list[PendingTransactions]:
         """What is waiting and may have committed at or below `ts`, by start_ts."""
         lowest = self._holds.lowest()
         if lowest is None or lowest >= ts:
@@ -235,10 +235,10 @@ class Pairing:
         found = (each for each in self._waiting.values() if each.hold_ts < ts)
         return sorted(found, key=lambda pending: pending.start_ts)
 
-    def pending(self) -> list[Pending]:
+    def pending(self) -> list[PendingTransactions]:
         """All that is waiting or not taken: what must survive a restart."""
         matched = (
-            Pending(each.start_ts, each.commit_ts, _ZERO, each.payload, each.ddl)
+            PendingTransactions(each.start_ts, each.commit_ts, _ZERO, each.payload, each.ddl)
             for each in self._matched.values()
         )
         return [*self._waiting.values(), *matched]
@@ -256,7 +256,9 @@ class Pairing:
         if waiting is None:
             hold_ts = max(self._seen[entity.stream], start_ts)
             payload = self._kept(entity.payload)
-            self._wait(Pending(start_ts, _ZERO, hold_ts, payload, entity.ddl, entity.primary))
+            self._wait(
+                PendingTransactions(start_ts, _ZERO, hold_ts, payload, entity.ddl, entity.primary)
+            )
         elif waiting.payload is None:
             self._stop_waiting(start_ts)
             self._match(Transaction(start_ts, waiting.commit_ts, entity.payload, entity.ddl))
@@ -284,7 +286,9 @@ class Pairing:
             reason = f"it is late: the store has answered up to {self._taken_ts} without it"
             raise TransactionConflictError(start_ts, commit_ts, reason)
         elif known is None:
-            self._wait(Pending(start_ts, commit_ts, TimeStamp(commit_ts - 1), None, None))
+            self._wait(
+                PendingTransactions(start_ts, commit_ts, TimeStamp(commit_ts - 1), None, None)
+            )
         elif known.payload is not None:
             self._stop_waiting(start_ts)
             self._match(Transaction(start_ts, commit_ts, known.payload, known.ddl))
@@ -307,7 +311,7 @@ class Pairing:
             return LedgerEntry.rolled_back(start_ts)
         return self._ledger.lookup(start_ts)
 
-    def _wait(self, pending: Pending) -> None:
+    def _wait(self, pending: PendingTransactions) -> None:
         self._waiting[pending.start_ts] = pending
         self._holds.hold(pending.start_ts, pending.hold_ts)
         self._buffered_bytes += _ENTITY_BYTES + memory_bytes(pending.payload)
@@ -334,7 +338,7 @@ class Pairing:
             self._stop_waiting(start_ts)
         self._rolled_back[start_ts] = None
 
-    def _restore(self, pending: Pending) -> None:
+    def _restore(self, pending: PendingTransactions) -> None:
         if pending.commit_ts and pending.payload is not None:
             invariant(pending.commit_ts > self._taken_ts, "a pending transaction is not resolved")
             self._match(
@@ -344,5 +348,5 @@ class Pairing:
             self._wait(pending)
 
 
-def _conflict(known: LedgerEntry | Pending, reason: str) -> TransactionConflictError:
+def _conflict(known: LedgerEntry | PendingTransactions, reason: str) -> TransactionConflictError:
     return TransactionConflictError(known.start_ts, known.commit_ts, reason)

@@ -48,7 +48,7 @@ from pyspark_theflash.cluster.wire import (
     PUMP_SERVICE,
     PulledBinlog,
     PullRequest,
-    WriteRequest,
+    WriteBinlogRequest,
     encode_write_response,
 )
 from pyspark_theflash.net.channel import grpc
@@ -205,14 +205,14 @@ class PumpServer:
         # A caller who has stopped waiting sends it again, or never meant it: written then, it could
         # come behind its own commit, or be a prewrite that never ends. gRPC cancels this for him.
         try:
-            await self._take(WriteRequest.from_bytes(request))
+            await self._take(WriteBinlogRequest.from_bytes(request))
         except TheFlashError as error:
             self._counters = replace(self._counters, errors=self._counters.errors + 1)
             _log.warning("binlog refused: %s", error)
             return encode_write_response(str(error))
         return _DURABLE
 
-    async def _take(self, request: WriteRequest) -> None:
+    async def _take(self, request: WriteBinlogRequest) -> None:
         """Make a binlog durable, or raise why not."""
         size_bytes = len(request.payload)
         if size_bytes > self._max_payload_bytes:

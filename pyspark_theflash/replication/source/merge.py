@@ -49,7 +49,7 @@ class Part(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class PartPosition:
     """How far one part is read. `trouble` says why nothing comes from it, if there is a reason."""
 
     name: str
@@ -63,7 +63,7 @@ def is_merged(position: str | None) -> bool:
     return position is not None and position.startswith(_MARK)
 
 
-def places_of(position: str | None) -> list[Place]:
+def places_of(position: str | None) -> list[PartPosition]:
     """How far each part is read by a position of several; none for any other.
 
     Raises:
@@ -73,7 +73,7 @@ def places_of(position: str | None) -> list[Place]:
         return []
     with shaped("position of several sources"):
         return [
-            Place(
+            PartPosition(
                 text(name),
                 None if at is None else text(at),
                 TimeStamp(uint64(seen_ts)),
@@ -100,7 +100,7 @@ class MergedSource:
     def __init__(self, parts: Mapping[str, Part], check: Callable[[], None]) -> None:
         """`parts` by name; `check` raises if there are others that are not followed."""
         self._parts, self._check = parts, check
-        self._places = [Place(name) for name in parts]
+        self._places = [PartPosition(name) for name in parts]
         self.is_full: Callable[[], bool] | None = None
         """Where they are followed: whether no part may run further ahead of the others."""
 
@@ -126,7 +126,7 @@ class MergedSource:
             self._check()
         # From the beginning, where only one source was followed before: what is applied is known.
         known = {place.name: place for place in places_of(after)}
-        self._places = [replace(known.get(n, Place(n)), trouble="") for n in self._parts]
+        self._places = [replace(known.get(n, PartPosition(n)), trouble="") for n in self._parts]
         parts = list(self._parts.values())
         streams = [
             part.entities(place.position) for part, place in zip(parts, self._places, strict=True)
@@ -151,7 +151,7 @@ class MergedSource:
                 continue
             if entity is not None:
                 seen_ts = max(seen_ts, entity.commit_ts)
-                self._places[number] = Place(
+                self._places[number] = PartPosition(
                     self._places[number].name, parts[number].position, seen_ts
                 )
                 heapq.heappush(lowest, (seen_ts, number))

@@ -10,7 +10,7 @@ from pyspark_theflash.base.errors import CommandTimeoutError, StoreInUseError
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.store.command import Argument, Command, Mailbox, State, Verb
+from pyspark_theflash.storage.store.command import Argument, Mailbox, State, StoreCommand, Verb
 from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, open_manifest
 from pyspark_theflash.storage.store.manifest import Manifest
 
@@ -60,7 +60,7 @@ class _Asker:
 
     def run(self, verb: Verb, argument: Argument, deadline_ms: int) -> str:
         """See `administer`."""
-        asked: Command | None = None
+        asked: StoreCommand | None = None
         try:
             while (told := self._here(verb, argument)) is None:
                 self._on_progress(f"waiting for {self._holder}")
@@ -91,7 +91,7 @@ class _Asker:
             )
             return maintenance.execute(verb, argument)
 
-    def _await(self, command: Command, deadline_ms: int) -> str | None:
+    def _await(self, command: StoreCommand, deadline_ms: int) -> str | None:
         """Look for the answer for a moment."""
         until_ms = min(self._clock.boottime_ms() + RETRY_MS, deadline_ms)
         while (answer := self._mailbox.answer(command)) is None:
@@ -100,7 +100,7 @@ class _Asker:
             self._clock.sleep_ms(LOOK_MS)
         return answer
 
-    def _late(self, command: Command) -> CommandTimeoutError:
+    def _late(self, command: StoreCommand) -> CommandTimeoutError:
         is_running = self._mailbox.state(command) is State.RUNNING
         state = "is still at it" if is_running else "did not begin it in time"
         return CommandTimeoutError(command.verb.value, self._holder, state)

@@ -12,7 +12,7 @@ from pyspark_theflash.replication.upkeep.orphans import OpenTransactions
 from pyspark_theflash.replication.upkeep.safe_point import SafePoint
 from pyspark_theflash.storage.engine.api import CompactionReport, Engine, Publication
 from pyspark_theflash.storage.store.feed import MAIN, SIDE, FeedRecords
-from pyspark_theflash.storage.store.manifest import Change, Record, View
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record, View
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 
@@ -98,7 +98,7 @@ def raise_oldest_ts(
     if forgotten or before != progress:
         records = [Record(kind, f"{n:012d}", body) for n, body in enumerate(kept)]
         deletes = [(kind, key) for key in ledger]
-        change = Change([progress.to_record(feed), *records], deletes)
+        change = ManifestChange([progress.to_record(feed), *records], deletes)
         engine.publish(Publication((), change))
         if memory is not None and feed is MAIN:
             memory.collected(progress, len(records))

@@ -25,7 +25,7 @@ Beside the writer
     below PD's safe point where PD is known: others may read what that holds.
 
 Commands
-    `poll` executes what other processes have left on the store's board
+    `poll` executes what other processes have left in the store's transient records
     (`storage/store/command.py`).
 """
 
@@ -58,8 +58,8 @@ from pyspark_theflash.replication.upkeep.collection import (
 )
 from pyspark_theflash.replication.upkeep.orphans import decide
 from pyspark_theflash.replication.upkeep.safe_point import (
-    Bound,
     SafePoint,
+    SafePointLimit,
     choose_safe_point,
     pinned_bounds,
     retention_bound,
@@ -83,7 +83,7 @@ from pyspark_theflash.storage.store.feed import MAIN, SCHEMA_KINDS, SIDE
 from pyspark_theflash.storage.store.gap import GAP_KIND, Gap, gaps_of
 from pyspark_theflash.storage.store.latch.latch import LatchKind
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
-from pyspark_theflash.storage.store.manifest import Change, Manifest, Record, View
+from pyspark_theflash.storage.store.manifest import Manifest, ManifestChange, Record, View
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress, store_progress
 from pyspark_theflash.storage.store.purged import purged_record
 from pyspark_theflash.storage.store.setting import (
@@ -323,10 +323,10 @@ class Maintenance:
         return (yield from self._each("compact", self._all_stored(), merging))
 
     def flush(self) -> CompactionReport:
-        """Divide what came lately among the regions of all tables.
+        """Split what came lately among the regions of all tables.
 
         Raises:
-            UpkeepError: some could not be divided; the others were.
+            UpkeepError: some could not be split; the others were.
         """
 
         def flushing(physical_id: PhysicalTableID) -> Pieces[CompactionReport]:
@@ -336,7 +336,7 @@ class Maintenance:
         return ended(self._each("flush", self._all_stored(), flushing))
 
     def split(self, order: SplitOrder) -> CompactionReport:
-        """Divide a region.
+        """Split a region.
 
         Raises:
             RegionNotFoundError, OptionError: see `Engine.split`.
@@ -347,7 +347,7 @@ class Maintenance:
         return self._engine.split(order.physical_id, order.region_id, order.at, columns)
 
     def merge(self, order: MergeOrder) -> CompactionReport:
-        """Unite two regions.
+        """Merge two regions.
 
         Raises:
             RegionNotFoundError, OptionError: see `Engine.merge`.
@@ -387,7 +387,7 @@ class Maintenance:
                 raise RegionNotFoundError(order.physical_id, order.region_id)
             self._check_no_pin(order)
             gap = Gap(order.physical_id, order.region_id, region.start, region.end)
-            others = Change([gap.to_record()])
+            others = ManifestChange([gap.to_record()])
         columns = self._all_stored().get(order.physical_id)
         if columns is None:  # All of the table went with an earlier purge.
             return "purged 0 versions"
@@ -473,7 +473,10 @@ class Maintenance:
 
     def _safe_point(self, view: View, progress: Progress, wanted: TimeStamp | None) -> SafePoint:
         newest_ts = progress.resolved_ts
-        bounds = [Bound(newest_ts, "resolved_ts"), *pinned_bounds(self._leases, self._clock)]
+        bounds = [
+            SafePointLimit(newest_ts, "resolved_ts"),
+            *pinned_bounds(self._leases, self._clock),
+        ]
         if wanted is None:
             kept_ms = retention_ms(view)
             kept_ms = DEFAULT_RETENTION_MS if kept_ms is None else kept_ms
@@ -537,4 +540,4 @@ class Maintenance:
         return self._columns[1].of(physical_id)
 
     def _publish(self, puts: Iterable[Record], deletes: Iterable[tuple[str, str]] = ()) -> None:
-        self._engine.publish(Publication((), Change(tuple(puts), tuple(deletes))))
+        self._engine.publish(Publication((), ManifestChange(tuple(puts), tuple(deletes))))

@@ -30,10 +30,10 @@ from pyspark_theflash.base.errors import InternalError, OptionError, TheFlashErr
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.types import TimeStamp, from_physical_ms
 from pyspark_theflash.replication.apply.state import WriterState
-from pyspark_theflash.replication.pairing.pending import PENDING_KIND, Pending
+from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransactions
 from pyspark_theflash.storage.engine.api import Engine, Publication, WriterEngine
 from pyspark_theflash.storage.store.command import ResolveOrder
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.storage.store.orphan import (
     BY_HAND,
     NO_ANSWER,
@@ -86,11 +86,11 @@ class OrphanWatch:
                 _log.warning(text, orphan.start_ts, orphan.known, orphan.commit_ts)
         if news:
             records = [orphan.to_record() for orphan in news]
-            self._engine.publish(Publication((), Change(records)))
+            self._engine.publish(Publication((), ManifestChange(records)))
             self._state.orphans.update((orphan.start_ts, orphan) for orphan in news)
             fail_point("orphans.decided")
 
-    def _told(self, found: list[Pending]) -> list[Orphan]:
+    def _told(self, found: list[PendingTransactions]) -> list[Orphan]:
         """Ask about each; after one question without an answer, no other is asked."""
         orphans, answers = [], True
         for pending in found:
@@ -143,11 +143,11 @@ def decide(order: ResolveOrder, engine: Engine, running: OpenTransactions | None
     progress = Progress.of(view)
     _check(orphan, order.commit_ts, progress.resolved_ts if progress else TimeStamp(0))
     body = view.of_kind(PENDING_KIND).get(orphan.key)
-    has_arrived = body is not None and Pending.from_bytes(body).commit_ts
+    has_arrived = body is not None and PendingTransactions.from_bytes(body).commit_ts
     if has_arrived or (running is not None and not running.is_open(start_ts)):
         raise OptionError("start_ts", f"the commit or rollback of {start_ts} has arrived")
     decided = replace(orphan, known=BY_HAND, commit_ts=order.commit_ts, by_hand=True)
-    engine.publish(Publication((), Change([decided.to_record()])))
+    engine.publish(Publication((), ManifestChange([decided.to_record()])))
     fail_point("orphans.by_hand")
     if running is not None:
         running.decided(decided)

@@ -20,7 +20,7 @@ from pyspark_theflash.storage.store.latch.lease import LeaseTable
 
 
 @dataclass(frozen=True, slots=True)
-class Bound:
+class SafePointLimit:
     """A safe point is not above `ts`, because of `what`."""
 
     ts: TimeStamp
@@ -40,7 +40,7 @@ class SafePoint:
 
 
 def choose_safe_point(
-    oldest_ts: TimeStamp, wanted: TimeStamp | None, bounds: Iterable[Bound]
+    oldest_ts: TimeStamp, wanted: TimeStamp | None, bounds: Iterable[SafePointLimit]
 ) -> SafePoint:
     """The highest safe point within the bounds, of which there is one at least.
 
@@ -58,21 +58,23 @@ def choose_safe_point(
     return SafePoint(ts, held_by)
 
 
-def retention_bound(newest_ts: TimeStamp, retention_ms: int) -> Bound:
+def retention_bound(newest_ts: TimeStamp, retention_ms: int) -> SafePointLimit:
     """The bound of a safe point that keeps `retention_ms` before the newest timestamp."""
     ts = TimeStamp(max(newest_ts - (retention_ms << LOGICAL_BITS), 0))
-    return Bound(ts, f"the retention of {retention_ms / 1000:g} s")
+    return SafePointLimit(ts, f"the retention of {retention_ms / 1000:g} s")
 
 
-def pinned_bounds(leases: LeaseTable, clock: Clock) -> list[Bound]:
+def pinned_bounds(leases: LeaseTable, clock: Clock) -> list[SafePointLimit]:
     """The bounds that readers and pins set; see `LeaseTable.oldest_snapshot_ts`."""
     oldest = leases.oldest_snapshot_ts()
     if oldest is None:
         return []
     holders = [x for x in leases.living() if x.kind.pins_snapshot and x.snapshot_ts == oldest]
     if not holders:
-        return [Bound(oldest, "a reader that cannot write to the store, or has just ended")]
-    return [Bound(oldest, _described(holder, clock)) for holder in holders]
+        return [
+            SafePointLimit(oldest, "a reader that cannot write to the store, or has just ended")
+        ]
+    return [SafePointLimit(oldest, _described(holder, clock)) for holder in holders]
 
 
 def _described(latch: Latch, clock: Clock) -> str:

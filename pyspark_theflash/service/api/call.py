@@ -13,7 +13,7 @@ def _never() -> bool:
     return False
 
 
-class Call:
+class CallContext:
     """Made when a call begins; `method` is its name. Deadlines are on the boot-time clock."""
 
     def __init__(

@@ -10,7 +10,7 @@ from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import OptionError, RegionNotFoundError, RoleError
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TableID, TimeStamp
-from pyspark_theflash.service.api.call import Call
+from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.status import told_latch
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.method import Role
@@ -22,8 +22,8 @@ from pyspark_theflash.storage.store.latch.latch import (
     NAME_CHARS_MAX,
     Latch,
     LatchKind,
+    LatchRequest,
     LatchScope,
-    Wanted,
 )
 from pyspark_theflash.storage.store.latch.lease import LEASE_TTL_MS
 from pyspark_theflash.storage.store.manifest import Manifest
@@ -49,7 +49,7 @@ class LatchDesk:
         self,
         request: message.AcquireRequest,
         ttl_ms: int,
-        call: Call,
+        call: CallContext,
         snapshot_ts: TimeStamp | None = None,
     ) -> Latch:
         """Wait for a latch and take it; `snapshot_ts` is what a read latch pins.
@@ -62,7 +62,7 @@ class LatchDesk:
         kind = kind_of(request, call)
         with closing(open_manifest(self._path, self._fs)) as manifest:
             scope = self._scope(request.scope, manifest)
-            wanted = Wanted(kind, scope, ttl_ms, request.name, call.identity, request.mutates)
+            wanted = LatchRequest(kind, scope, ttl_ms, request.name, call.identity, request.mutates)
             return Grants(manifest, self._clock).acquire(
                 wanted,
                 wait_ms=min(request.wait_ms, call.left_ms()),
@@ -70,7 +70,7 @@ class LatchDesk:
                 snapshot_ts=snapshot_ts,
             )
 
-    def renew(self, request: message.LatchRequest, call: Call) -> message.Latch:
+    def renew(self, request: message.LatchRequest, call: CallContext) -> message.Latch:
         """Start a latch's time over. Raises `LatchLostError`."""
 
         def renewed(grants: Grants) -> message.Latch:
@@ -78,7 +78,7 @@ class LatchDesk:
 
         return self._own(request, call, renewed)
 
-    def release(self, request: message.LatchRequest, call: Call) -> message.Done:
+    def release(self, request: message.LatchRequest, call: CallContext) -> message.Done:
         """End a latch. Raises `LatchLostError`."""
 
         def released(grants: Grants) -> message.Done:
@@ -88,7 +88,7 @@ class LatchDesk:
         return self._own(request, call, released)
 
     def _own(
-        self, request: message.LatchRequest, call: Call, act: Callable[[Grants], _Told]
+        self, request: message.LatchRequest, call: CallContext, act: Callable[[Grants], _Told]
     ) -> _Told:
         with closing(open_manifest(self._path, self._fs)) as manifest:
             grants = Grants(manifest, self._clock)
@@ -135,7 +135,7 @@ def latch_ttl_ms(wanted_ms: int, max_ms: int = TTL_MS_MAX) -> int:
     return ttl_ms
 
 
-def kind_of(request: message.AcquireRequest, call: Call) -> LatchKind:
+def kind_of(request: message.AcquireRequest, call: CallContext) -> LatchKind:
     """Which latch is asked for, if the caller may and has said all that it takes.
 
     Raises:
@@ -157,7 +157,7 @@ def kind_of(request: message.AcquireRequest, call: Call) -> LatchKind:
     return kind
 
 
-def check_role(call: Call, kind: LatchKind) -> None:
+def check_role(call: CallContext, kind: LatchKind) -> None:
     """Raise `RoleError` unless the caller may hold a latch of that kind."""
     needed = _ROLES.get(kind, Role.ADMIN)
     if call.role < needed:

@@ -1,4 +1,4 @@
-"""What a plan's request has done beside the data: the API's messages <-> `read.pushdown.pushed`."""
+"""Convert a plan request's filter, aggregation and order from the API's messages and back."""
 
 import base64
 import re
@@ -10,15 +10,15 @@ from typing import Any, Final
 import numpy as np
 
 from pyspark_theflash.base.errors import OptionError, UnsupportedError
-from pyspark_theflash.read.pushdown.pushed import Pushed
+from pyspark_theflash.read.pushdown.pushdown import Pushdown
 from pyspark_theflash.read.pushdown.term import (
     Aggregate,
+    AggregateFunction,
     Aggregation,
-    Call,
-    Column,
-    Function,
-    Kind,
-    Literal,
+    ColumnTerm,
+    FunctionTerm,
+    LiteralKind,
+    LiteralTerm,
     SortKey,
     Term,
 )
@@ -34,7 +34,7 @@ _DECIMAL: Final = re.compile(r"[+-]?(?=\.?[0-9])[0-9]{0,100}(\.[0-9]{0,100})?")
 _TRUTHS: Final = {"true": True, "false": False}
 
 
-def pushed_of(request: message.PlanRequest) -> Pushed:
+def pushed_of(request: message.PlanRequest) -> Pushdown:
     """What a request has done.
 
     Raises:
@@ -49,7 +49,7 @@ def pushed_of(request: message.PlanRequest) -> Pushed:
         keys = tuple(map(_term, request.aggregation.keys))
         aggregation = Aggregation(request.aggregation.groups, aggregates, keys)
     order = tuple(SortKey(k.column, k.descending, k.nulls_first) for k in request.order)
-    return Pushed(filter, aggregation, request.limit, order)
+    return Pushdown(filter, aggregation, request.limit, order)
 
 
 @lru_cache(16)
@@ -71,25 +71,25 @@ def sealed_request(text: str) -> message.PlanRequest:
 
 
 def _aggregate(told: message.Aggregate) -> Aggregate:
-    if told.function not in {function.value for function in Function}:
+    if told.function not in {function.value for function in AggregateFunction}:
         raise UnsupportedError(f"the aggregate {told.function[:40]!r}", "aggregation")
     argument = None if told.argument is None else _term(told.argument)
-    return Aggregate(Function(told.function), argument)
+    return Aggregate(AggregateFunction(told.function), argument)
 
 
 def _term(told: message.Expression) -> Term:
     if told.name == "column":
-        return Column(told.column)
+        return ColumnTerm(told.column)
     if told.name != "literal":
-        return Call(told.name[:40], tuple(map(_term, told.arguments)))
+        return FunctionTerm(told.name[:40], tuple(map(_term, told.arguments)))
     if told.literal is None:
         raise OptionError(WHERE, "a literal without a value")
     literal = told.literal
-    if literal.type not in {kind.value for kind in Kind}:
+    if literal.type not in {kind.value for kind in LiteralKind}:
         raise UnsupportedError(f"a literal of type {literal.type[:40]!r}", WHERE)
-    kind = Kind(literal.type)
+    kind = LiteralKind(literal.type)
     try:
-        return Literal(kind, _READ.get(kind, _integer)(literal))
+        return LiteralTerm(kind, _READ.get(kind, _integer)(literal))
     except (ValueError, LookupError):
         raise OptionError(WHERE, f"a literal that is no {kind.value}") from None
 
@@ -118,12 +118,12 @@ def _matching(pattern: "re.Pattern[str]", text: str) -> str:
     return text
 
 
-_READ: Final[dict[Kind, Callable[[message.Literal], Any]]] = {
-    Kind.NULL: lambda literal: None,
-    Kind.BOOL: lambda literal: _TRUTHS[literal.text],
-    Kind.FLOAT: _float,
-    Kind.DOUBLE: _double,
-    Kind.DECIMAL: _decimal,
-    Kind.STRING: lambda literal: literal.text,
-    Kind.BINARY: lambda literal: literal.bytes,
+_READ: Final[dict[LiteralKind, Callable[[message.Literal], Any]]] = {
+    LiteralKind.NULL: lambda literal: None,
+    LiteralKind.BOOL: lambda literal: _TRUTHS[literal.text],
+    LiteralKind.FLOAT: _float,
+    LiteralKind.DOUBLE: _double,
+    LiteralKind.DECIMAL: _decimal,
+    LiteralKind.STRING: lambda literal: literal.text,
+    LiteralKind.BINARY: lambda literal: literal.bytes,
 }

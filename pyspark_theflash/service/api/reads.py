@@ -20,23 +20,23 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.options import STORE, ScanOptions
-from pyspark_theflash.base.options import Moment as WantedMoment
+from pyspark_theflash.base.options import ReadPoint as WantedMoment
 from pyspark_theflash.base.types import TimeStamp, from_physical_ms
 from pyspark_theflash.read.plan.open_store import OpenStore
 from pyspark_theflash.read.plan.origin import FILES, Origin
 from pyspark_theflash.read.plan.read import no_more_than_stored
 from pyspark_theflash.read.plan.scan_plan import ScanPlan, ScanTask, native_strings
-from pyspark_theflash.read.plan.snapshot import Snapshot
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot
 from pyspark_theflash.read.plan.wait import wait_until
 from pyspark_theflash.read.present import Presentation, ZeroDates
-from pyspark_theflash.service.api.call import Call
+from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.latches import PIN_MS_MAX, latch_ttl_ms
 from pyspark_theflash.service.api.plans import RecentPlans
 from pyspark_theflash.service.api.pushed import pushed_of
 from pyspark_theflash.service.api.rows import Batches, RowStream, rows_schema, with_dictionaries
 from pyspark_theflash.service.api.seal import (
+    SealedScan,
     Sealer,
-    Shape,
     StoreSealer,
     Ticket,
     new_key,
@@ -86,26 +86,28 @@ class Reads:
 
     # -- snapshots
 
-    def take_snapshot(self, request: message.Moment, call: Call) -> message.Snapshot:
+    def take_snapshot(self, request: message.Moment, call: CallContext) -> message.Snapshot:
         with self.opened(request, call) as snapshot:
             # Leaving the block would end the latch.
             if not request.handle:
                 snapshot.keep_lease()
             return self._told_snapshot(snapshot.lease)
 
-    def renew_snapshot(self, request: message.SnapshotRequest, call: Call) -> message.Snapshot:
+    def renew_snapshot(
+        self, request: message.SnapshotRequest, call: CallContext
+    ) -> message.Snapshot:
         lease = self._lease_of(request.handle)
         with closing(open_manifest(self._path, self._fs)) as manifest:
             LeaseTable(manifest, self._clock).renew(lease)
         return self._told_snapshot(lease)
 
-    def release_snapshot(self, request: message.SnapshotRequest, call: Call) -> message.Done:
+    def release_snapshot(self, request: message.SnapshotRequest, call: CallContext) -> message.Done:
         lease = self._lease_of(request.handle)
         with closing(open_manifest(self._path, self._fs)) as manifest:
             LeaseTable(manifest, self._clock).release(lease)
         return message.Done("released")
 
-    def pin(self, request: message.Moment, call: Call) -> message.Snapshot:
+    def pin(self, request: message.Moment, call: CallContext) -> message.Snapshot:
         ttl_ms = latch_ttl_ms(request.ttl_ms, PIN_MS_MAX)
         with (
             self.opened(replace(request, ttl_ms=0), call) as snapshot,
@@ -115,7 +117,7 @@ class Reads:
             leases = LeaseTable(manifest, self._clock)
             return self._told_snapshot(leases.take(snapshot.snapshot_ts, ttl_ms, LatchKind.PIN))
 
-    def list_tables(self, request: message.TablesRequest, call: Call) -> message.Tables:
+    def list_tables(self, request: message.TablesRequest, call: CallContext) -> message.Tables:
         with self.opened(request.moment, call) as snapshot:
             tables = tuple(
                 message.TableName(
@@ -130,13 +132,13 @@ class Reads:
             )
             return message.Tables(snapshot.snapshot_ts, tables)
 
-    def describe_table(self, request: message.TableRequest, call: Call) -> message.Table:
+    def describe_table(self, request: message.TableRequest, call: CallContext) -> message.Table:
         presentation = _presentation(request.presentation)
         with self.opened(request.moment, call) as snapshot:
             table = snapshot.table(request.table)
             return _told_table(table, table.public_columns, snapshot, presentation)
 
-    def prepare_read(self, request: message.ReadOptions, call: Call) -> message.Reading:
+    def prepare_read(self, request: message.ReadOptions, call: CallContext) -> message.Reading:
         texts = {setting.name: setting.value for setting in request.settings}
         asked = _plan_request(ScanOptions.parse({**texts, STORE.name: str(self._path)}))
         with self.opened(asked.moment, call) as snapshot:
@@ -148,7 +150,7 @@ class Reads:
                 _told_table(plan.table, plan.columns, snapshot, presentation),
             )
 
-    def plan_scan(self, request: message.PlanRequest, call: Call) -> message.Plan:
+    def plan_scan(self, request: message.PlanRequest, call: CallContext) -> message.Plan:
         shape = _shape(request)
         with self.opened(request.moment, call) as snapshot:
             plan = _planned(snapshot, shape)
@@ -174,7 +176,7 @@ class Reads:
                 sum(split.versions for split in splits),
             )
 
-    def scan(self, request: message.ScanRequest, call: Call) -> RowStream:
+    def scan(self, request: message.ScanRequest, call: CallContext) -> RowStream:
         ticket, *more = (Ticket.opened(t, self._sealer) for t in (request.ticket, *request.more))
         self._check_store(ticket.store_id, "ticket")
         if any(replace(each, region=ticket.region) != ticket for each in more):
@@ -189,7 +191,7 @@ class Reads:
         known = () if task.pushed.aggregation else native_strings(task.output, task.presentation)
         return with_dictionaries(rows, {c.name for c in task.output if c.id in known})
 
-    def compute_digest(self, request: message.TableRequest, call: Call) -> message.Digest:
+    def compute_digest(self, request: message.TableRequest, call: CallContext) -> message.Digest:
         with self.opened(request.moment, call) as snapshot:
             digest = TableDigest()
             for texts in snapshot.texts(snapshot.plan(request.table)):
@@ -200,7 +202,7 @@ class Reads:
     # -- parts
 
     @contextmanager
-    def opened(self, moment: message.Moment, call: Call) -> Iterator[Snapshot]:
+    def opened(self, moment: message.Moment, call: CallContext) -> Iterator[ReadSnapshot]:
         """The store as of a moment; ends the latch unless somebody else holds it."""
         lease, ts, ttl_ms = None, moment.snapshot_ts, moment.ttl_ms
         if moment.handle:
@@ -217,12 +219,12 @@ class Reads:
 
     def _snapshot(
         self, ts: int | None, lease: ReadLease | None, origin: Origin, ttl_ms: int = LEASE_TTL_MS
-    ) -> Snapshot:
+    ) -> ReadSnapshot:
         at = None if ts is None else TimeStamp(ts)
         place = self._path, at, self._fs, self._clock
-        return Snapshot(*place, ttl_ms=ttl_ms, lease=lease, origin=origin)
+        return ReadSnapshot(*place, ttl_ms=ttl_ms, lease=lease, origin=origin)
 
-    def _origin(self, wait_ms: int, call: Call) -> Origin:
+    def _origin(self, wait_ms: int, call: CallContext) -> Origin:
         """Where the rows of one snapshot come from."""
         replica = self._replica
         if replica is None:
@@ -230,7 +232,7 @@ class Reads:
         within_ms = min(wait_ms or replica.wait_ms, call.left_ms())
         return replica.origin(Deadline(self._clock, within_ms), may_wait=wait_ms > 0)
 
-    def _wait(self, moment: message.Moment, call: Call) -> None:
+    def _wait(self, moment: message.Moment, call: CallContext) -> None:
         """Until the moment can be answered, somebody still wants it, or its time is over."""
         staleness_ms = moment.max_staleness_ms
         wanted = moment.snapshot_ts
@@ -257,7 +259,7 @@ class Reads:
                 return
 
     def _splits(
-        self, snapshot: Snapshot, shape: Shape, plan: ScanPlan
+        self, snapshot: ReadSnapshot, shape: SealedScan, plan: ScanPlan
     ) -> tuple[message.Split, ...]:
         told = snapshot.region_stats(plan.table)
         stored = [told[task.region.physical_id, task.region.region_id] for task in plan.tasks]
@@ -272,10 +274,10 @@ class Reads:
             for task, found in zip(plan.tasks, stored, strict=True)
         )
 
-    def _ticket(self, shape: Shape, task: ScanTask) -> bytes:
+    def _ticket(self, shape: SealedScan, task: ScanTask) -> bytes:
         return Ticket(self._store_id, task.lease, shape, task.region).sealed(self._sealer)
 
-    def _task(self, ticket: Ticket, call: Call) -> ScanTask:
+    def _task(self, ticket: Ticket, call: CallContext) -> ScanTask:
         """The ticket's task: of a plan that was made here, or of the same one made again."""
         task = self._plans.get((ticket.lease.id, ticket.shape))
         if task is None:
@@ -285,7 +287,7 @@ class Reads:
             self._plans.put((ticket.lease.id, ticket.shape), task)
         return replace(task, region=ticket.region)
 
-    def _batches(self, task: ScanTask, regions: Sequence[RegionScan], call: Call) -> Batches:
+    def _batches(self, task: ScanTask, regions: Sequence[RegionScan], call: CallContext) -> Batches:
         yield from self._open_store.read(task, regions, call.check)
 
     def _lease_of(self, handle: bytes) -> ReadLease:
@@ -315,7 +317,7 @@ class Reads:
 
 
 def _planned(
-    snapshot: Snapshot, shape: Shape, regions: Sequence[RegionScan] | None = None
+    snapshot: ReadSnapshot, shape: SealedScan, regions: Sequence[RegionScan] | None = None
 ) -> ScanPlan:
     """With all splits, or of these regions."""
     presentation = Presentation(ZeroDates(shape.zero_dates), shape.as_text)
@@ -323,7 +325,7 @@ def _planned(
     return snapshot.plan(shape.table, shape.columns, presentation, shape.where, regions, pushed)
 
 
-def _shape(request: message.PlanRequest) -> Shape:
+def _shape(request: message.PlanRequest) -> SealedScan:
     if request.columns and request.no_columns:
         raise OptionError("no_columns", "cannot be given together with columns")
     pushed = message.PlanRequest(
@@ -334,7 +336,7 @@ def _shape(request: message.PlanRequest) -> Shape:
     )
     every = not request.columns and not request.no_columns
     presentation = _presentation(request.presentation)
-    return Shape(
+    return SealedScan(
         request.table,
         None if every else request.columns,
         request.where or None,
@@ -369,7 +371,10 @@ def _plan_request(options: ScanOptions) -> message.PlanRequest:
 
 
 def _told_table(
-    table: TableInfo, columns: Sequence[ColumnInfo], snapshot: Snapshot, presentation: Presentation
+    table: TableInfo,
+    columns: Sequence[ColumnInfo],
+    snapshot: ReadSnapshot,
+    presentation: Presentation,
 ) -> message.Table:
     return message.Table(
         table.id,

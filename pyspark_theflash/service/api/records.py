@@ -9,7 +9,7 @@ import pyarrow as pa
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import Generation
 from pyspark_theflash.service.api.rows import RowStream
-from pyspark_theflash.storage.store.manifest import Change, Record, View
+from pyspark_theflash.storage.store.manifest import ManifestChange, Record, View
 
 _SCHEMA: Final = pa.schema([("kind", pa.string()), ("key", pa.string()), ("body", pa.binary())])
 _BATCHES: Final = pa.schema([("batch", pa.binary())])
@@ -19,18 +19,18 @@ _LAYER: Final = "records"
 _Row = tuple[str, str, bytes | None]
 
 
-def change_table(change: Change) -> pa.Table:
+def change_table(change: ManifestChange) -> pa.Table:
     """Build a table of the records that a commit puts and deletes; deleted ones have no body."""
     puts = ((record.kind, record.key, record.body) for record in change.puts)
     deletes = ((kind, key, None) for kind, key in change.deletes)
     return pa.Table.from_batches(_record_batches(chain(puts, deletes)), _SCHEMA)
 
 
-def change_of(table: pa.Table) -> Change:
+def change_of(table: pa.Table) -> ManifestChange:
     """Inverse of `change_table`. Raises `CodecError`."""
     rows = list(_rows(table))
     puts = [Record(kind, key, body) for kind, key, body in rows if body is not None]
-    return Change(puts, [(kind, key) for kind, key, body in rows if body is None])
+    return ManifestChange(puts, [(kind, key) for kind, key, body in rows if body is None])
 
 
 def view_rows(view: View, kinds: Iterable[str]) -> RowStream:

@@ -134,7 +134,7 @@ def _make_key(file: Path, fs: FileSystem) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class SealedScan:
     """What is the same in all splits of a scan, as it was asked for."""
 
     table: str
@@ -152,7 +152,7 @@ class Ticket:
 
     store_id: str
     lease: ReadLease
-    shape: Shape
+    shape: SealedScan
     region: RegionScan
 
     def sealed(self, sealer: Sealer) -> bytes:
@@ -175,7 +175,7 @@ class Ticket:
                 return cls(
                     text(store_id),
                     _lease(lease),
-                    Shape(
+                    SealedScan(
                         text(table),
                         None if columns is None else texts(columns),
                         None if where is None else text(where),

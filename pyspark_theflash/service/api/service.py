@@ -18,7 +18,7 @@ from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import LatchNotFoundError
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
-from pyspark_theflash.service.api.call import Call
+from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.latches import LatchDesk, kind_of, latch_ttl_ms
 from pyspark_theflash.service.api.status import read_latches, read_regions, read_status, told_latch
 from pyspark_theflash.service.wire import message
@@ -94,21 +94,23 @@ class Service:
 
     # -- snapshots
 
-    def take_snapshot(self, request: message.Moment, call: Call) -> message.Snapshot:
+    def take_snapshot(self, request: message.Moment, call: CallContext) -> message.Snapshot:
         return self._reads.take_snapshot(request, call)
 
-    def renew_snapshot(self, request: message.SnapshotRequest, call: Call) -> message.Snapshot:
+    def renew_snapshot(
+        self, request: message.SnapshotRequest, call: CallContext
+    ) -> message.Snapshot:
         return self._reads.renew_snapshot(request, call)
 
-    def release_snapshot(self, request: message.SnapshotRequest, call: Call) -> message.Done:
+    def release_snapshot(self, request: message.SnapshotRequest, call: CallContext) -> message.Done:
         return self._reads.release_snapshot(request, call)
 
-    def pin(self, request: message.Moment, call: Call) -> message.Snapshot:
+    def pin(self, request: message.Moment, call: CallContext) -> message.Snapshot:
         return self._reads.pin(request, call)
 
     # -- latches
 
-    def acquire_latch(self, request: message.AcquireRequest, call: Call) -> message.Latch:
+    def acquire_latch(self, request: message.AcquireRequest, call: CallContext) -> message.Latch:
         ttl_ms = latch_ttl_ms(request.ttl_ms)
         if kind_of(request, call) is not LatchKind.READ:
             return told_latch(self._desk.acquire(request, ttl_ms, call), self._clock)
@@ -118,34 +120,34 @@ class Service:
         lease = ReadLease(latch.id, latch.snapshot_ts, latch.generation, ttl_ms)
         return replace(told_latch(latch, self._clock), handle=self._reads.handle(lease))
 
-    def renew_latch(self, request: message.LatchRequest, call: Call) -> message.Latch:
+    def renew_latch(self, request: message.LatchRequest, call: CallContext) -> message.Latch:
         return self._desk.renew(request, call)
 
-    def release_latch(self, request: message.LatchRequest, call: Call) -> message.Done:
+    def release_latch(self, request: message.LatchRequest, call: CallContext) -> message.Done:
         return self._desk.release(request, call)
 
     # -- tables and rows
 
-    def list_tables(self, request: message.TablesRequest, call: Call) -> message.Tables:
+    def list_tables(self, request: message.TablesRequest, call: CallContext) -> message.Tables:
         return self._reads.list_tables(request, call)
 
-    def describe_table(self, request: message.TableRequest, call: Call) -> message.Table:
+    def describe_table(self, request: message.TableRequest, call: CallContext) -> message.Table:
         return self._reads.describe_table(request, call)
 
-    def prepare_read(self, request: message.ReadOptions, call: Call) -> message.Reading:
+    def prepare_read(self, request: message.ReadOptions, call: CallContext) -> message.Reading:
         return self._reads.prepare_read(request, call)
 
-    def plan_scan(self, request: message.PlanRequest, call: Call) -> message.Plan:
+    def plan_scan(self, request: message.PlanRequest, call: CallContext) -> message.Plan:
         return self._reads.plan_scan(request, call)
 
-    def scan(self, request: message.ScanRequest, call: Call) -> "RowStream":
+    def scan(self, request: message.ScanRequest, call: CallContext) -> "RowStream":
         return self._reads.scan(request, call)
 
-    def compute_digest(self, request: message.TableRequest, call: Call) -> message.Digest:
+    def compute_digest(self, request: message.TableRequest, call: CallContext) -> message.Digest:
         return self._reads.compute_digest(request, call)
 
     def write(
-        self, request: message.WriteRequest, call: Call, tables: "Sequence[pa.Table]" = ()
+        self, request: message.WriteRequest, call: CallContext, tables: "Sequence[pa.Table]" = ()
     ) -> message.Written:
         """`tables`: the rows of each of the request's tables, in order."""
         # Brings in what only writes need.
@@ -167,24 +169,26 @@ class Service:
 
     # -- a stream's writer on another machine
 
-    def open_writer(self, request: message.WriterRequest, call: Call) -> message.Done:
+    def open_writer(self, request: message.WriterRequest, call: CallContext) -> message.Done:
         return self._writers.open(request, call)
 
-    def read_records(self, request: message.RecordsRequest, call: Call) -> "RowStream":
+    def read_records(self, request: message.RecordsRequest, call: CallContext) -> "RowStream":
         return self._writers.read_records(request, call)
 
-    def read_versions(self, request: message.VersionsRequest, call: Call) -> "RowStream":
+    def read_versions(self, request: message.VersionsRequest, call: CallContext) -> "RowStream":
         return self._writers.read_versions(request, call)
 
     def publish(
-        self, request: message.PublishRequest, call: Call, tables: "Sequence[pa.Table]" = ()
+        self, request: message.PublishRequest, call: CallContext, tables: "Sequence[pa.Table]" = ()
     ) -> message.Published:
         return self._writers.publish(request, call, tables)
 
-    def compact_tables(self, request: message.CompactTablesRequest, call: Call) -> message.Done:
+    def compact_tables(
+        self, request: message.CompactTablesRequest, call: CallContext
+    ) -> message.Done:
         return self._writers.compact_tables(request, call)
 
-    def maintain(self, request: message.MaintainRequest, call: Call) -> message.Maintained:
+    def maintain(self, request: message.MaintainRequest, call: CallContext) -> message.Maintained:
         return self._writers.maintain(request, call)
 
     def writer_gone(self, latch_id: str) -> None:
@@ -193,60 +197,60 @@ class Service:
 
     # -- the store
 
-    def get_status(self, request: message.StatusRequest, call: Call) -> message.Status:
+    def get_status(self, request: message.StatusRequest, call: CallContext) -> message.Status:
         return read_status(self._path, self._fs, self._clock)
 
-    def list_regions(self, request: message.RegionsRequest, call: Call) -> message.Regions:
+    def list_regions(self, request: message.RegionsRequest, call: CallContext) -> message.Regions:
         return read_regions(self._path, request.table, self._fs, self._clock)
 
-    def list_latches(self, request: message.LatchesRequest, call: Call) -> message.Latches:
+    def list_latches(self, request: message.LatchesRequest, call: CallContext) -> message.Latches:
         return read_latches(self._path, self._fs, self._clock)
 
-    def remove_latch(self, request: message.LatchRequest, call: Call) -> message.Done:
+    def remove_latch(self, request: message.LatchRequest, call: CallContext) -> message.Done:
         if not request.id:
             raise LatchNotFoundError(request.id)
         with closing(open_manifest(self._path, self._fs)) as manifest:
             LeaseTable(manifest, self._clock).remove(request.id)
         return message.Done("removed")
 
-    def compact(self, request: message.CompactRequest, call: Call) -> message.Done:
+    def compact(self, request: message.CompactRequest, call: CallContext) -> message.Done:
         return self._command(Verb.COMPACT, None, call)
 
-    def flush(self, request: message.FlushRequest, call: Call) -> message.Done:
+    def flush(self, request: message.FlushRequest, call: CallContext) -> message.Done:
         return self._command(Verb.FLUSH, None, call)
 
-    def split_region(self, request: message.SplitRequest, call: Call) -> message.Done:
+    def split_region(self, request: message.SplitRequest, call: CallContext) -> message.Done:
         physical_id, region_id = PhysicalTableID(request.physical_id), RegionID(request.region_id)
         order = SplitOrder(physical_id, region_id, handle_of(request.at))
         return self._command(Verb.SPLIT, order.to_text(), call)
 
-    def merge_regions(self, request: message.MergeRequest, call: Call) -> message.Done:
+    def merge_regions(self, request: message.MergeRequest, call: CallContext) -> message.Done:
         regions = RegionID(request.left_id), RegionID(request.right_id)
         order = MergeOrder(PhysicalTableID(request.physical_id), *regions)
         return self._command(Verb.MERGE, order.to_text(), call)
 
-    def move_region(self, request: message.MoveRequest, call: Call) -> message.Done:
+    def move_region(self, request: message.MoveRequest, call: CallContext) -> message.Done:
         return self._command(Verb.MOVE, _move_order(request).to_text(), call)
 
-    def copy_region(self, request: message.MoveRequest, call: Call) -> message.Done:
+    def copy_region(self, request: message.MoveRequest, call: CallContext) -> message.Done:
         return self._command(Verb.COPY, _move_order(request).to_text(), call)
 
-    def purge_region(self, request: message.PurgeRequest, call: Call) -> message.Done:
+    def purge_region(self, request: message.PurgeRequest, call: CallContext) -> message.Done:
         order = PurgeOrder(PhysicalTableID(request.physical_id), RegionID(request.region_id))
         return self._command(Verb.PURGE, order.to_text(), call)
 
-    def collect_garbage(self, request: message.CollectRequest, call: Call) -> message.Done:
+    def collect_garbage(self, request: message.CollectRequest, call: CallContext) -> message.Done:
         safe_point = None if request.safe_point is None else TimeStamp(request.safe_point)
         order = CollectOrder(safe_point, request.dry_run)
         return self._command(Verb.GC, order.to_text(), call)
 
-    def set_retention(self, request: message.RetentionRequest, call: Call) -> message.Done:
+    def set_retention(self, request: message.RetentionRequest, call: CallContext) -> message.Done:
         return self._command(Verb.RETENTION, request.retention_ms, call)
 
-    def set_interval(self, request: message.IntervalRequest, call: Call) -> message.Done:
+    def set_interval(self, request: message.IntervalRequest, call: CallContext) -> message.Done:
         return self._command(Verb.INTERVAL, request.interval_ms, call)
 
-    def stop_writer(self, request: message.StopRequest, call: Call) -> message.Done:
+    def stop_writer(self, request: message.StopRequest, call: CallContext) -> message.Done:
         return self._command(Verb.STOP, None, call)
 
     # -- parts
@@ -286,7 +290,7 @@ class Service:
                 self._writers_made = Writers(self._path, self._fs, self._clock)
             return self._writers_made
 
-    def _command(self, verb: Verb, argument: Argument, call: Call) -> message.Done:
+    def _command(self, verb: Verb, argument: Argument, call: CallContext) -> message.Done:
         # Brings in what a writer is made of.
         from pyspark_theflash.replication.upkeep.admin import administer
 

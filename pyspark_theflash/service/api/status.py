@@ -11,7 +11,7 @@ from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.base.types import PhysicalTableID, physical_ms
 from pyspark_theflash.replication.pairing.ledger import ENTRY
-from pyspark_theflash.replication.pairing.pending import PENDING_KIND, Pending
+from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransactions
 from pyspark_theflash.replication.source.merge import places_of
 from pyspark_theflash.service.wire.message import (
     FeedStatus,
@@ -40,7 +40,7 @@ from pyspark_theflash.storage.store.folder import (
 )
 from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.holder import Holder
-from pyspark_theflash.storage.store.latch.latch import Latch, Wanted
+from pyspark_theflash.storage.store.latch.latch import Latch, LatchRequest
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.storage.store.orphan import ORPHAN_KIND, orphans_of
@@ -120,7 +120,7 @@ def read_latches(path: Path, fs: FileSystem, clock: Clock) -> Latches:
 
 
 def read_regions(path: Path, table: str, fs: FileSystem, clock: Clock) -> Regions:
-    """How the physical tables of `table`, as it is at `resolved_ts`, are divided.
+    """How the physical tables of `table`, as it is at `resolved_ts`, are split.
 
     Raises:
         TableNotFoundError: no table is called so.
@@ -181,7 +181,7 @@ def told_latch(latch: Latch, clock: Clock) -> LatchMessage:
     return replace(_told_wanted(told, latch.grant.wanted), token=latch.grant.token)
 
 
-def _told_wanted(told: LatchMessage, wanted: Wanted) -> LatchMessage:
+def _told_wanted(told: LatchMessage, wanted: LatchRequest) -> LatchMessage:
     scope = wanted.scope
     levels = LatchScope("", scope.table_id or 0, scope.physical_id or 0, scope.region_id or 0)
     return replace(
@@ -221,7 +221,7 @@ def _feeds(view: View) -> tuple[FeedStatus, ...]:
 
 
 def _transactions(view: View) -> _Transactions:
-    pending = [Pending.from_bytes(body) for body in view.of_kind(PENDING_KIND).values()]
+    pending = [PendingTransactions.from_bytes(body) for body in view.of_kind(PENDING_KIND).values()]
     holding = [p for p in pending if p.hold_ts]
     ledgers = [view.of_kind(feed.ledger_kind) for feed in (MAIN, SIDE)]
     ledger_bytes = sum(len(body) for ledger in ledgers for body in ledger.values())

@@ -33,7 +33,7 @@ _OPTION: Final = "tokens"
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class AccessToken:
     """A caller's token. It is never shown."""
 
     value: str = field(repr=False)
@@ -45,7 +45,7 @@ class Token:
             raise OptionError("token", reason)
 
     @classmethod
-    def from_file(cls, path: Path) -> "Token":
+    def from_file(cls, path: Path) -> "AccessToken":
         """The first line of a file that only we can read. Raises `OptionError`."""
         return cls(_read_private(path).partition("\n")[0].strip())
 

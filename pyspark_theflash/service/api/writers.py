@@ -45,7 +45,7 @@ from pyspark_theflash.replication.incoming import checked_versions
 from pyspark_theflash.replication.opening import open_when_free
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
 from pyspark_theflash.replication.writer import WRITER_KINDS
-from pyspark_theflash.service.api.call import Call
+from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.records import batch_rows, change_of, view_rows
 from pyspark_theflash.service.api.rows import RowStream
 from pyspark_theflash.service.wire import message
@@ -56,10 +56,10 @@ from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.holder import Holder
 from pyspark_theflash.storage.store.latch.latch import STORE, LatchKind
-from pyspark_theflash.storage.store.manifest import Change, Manifest, Record, View
+from pyspark_theflash.storage.store.manifest import Manifest, ManifestChange, Record, View
 from pyspark_theflash.storage.store.orphan import Orphan
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND, check_not_learned
+from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, check_not_learned
 
 _LOOK_S: Final = 0.5
 _STOP_S: Final = 5.0
@@ -138,7 +138,7 @@ class Writers:
 
     # -- the calls
 
-    def open(self, request: message.WriterRequest, call: Call) -> message.Done:
+    def open(self, request: message.WriterRequest, call: CallContext) -> message.Done:
         """Open the engine.
 
         Raises:
@@ -162,7 +162,7 @@ class Writers:
                 check=call.check,
             )
             undo.enter_context(closing(engine))
-            check_not_learned(engine.read([LEARNED_KIND]))
+            check_not_learned(engine.read([RAFT_FED_KIND]))
             # What is open here ends with us, so nobody has to wait for the latch's time then.
             grants.hold_by(*latch, Holder.here(self._clock))
             memory = _Elsewhere()
@@ -175,11 +175,11 @@ class Writers:
             self._looker.start()
         return message.Done("opened")
 
-    def read_records(self, request: message.RecordsRequest, call: Call) -> RowStream:
+    def read_records(self, request: message.RecordsRequest, call: CallContext) -> RowStream:
         with self._held(request.latch, call) as opened:
             return view_rows(opened.engine.read(request.kinds), request.kinds)
 
-    def read_versions(self, request: message.VersionsRequest, call: Call) -> RowStream:
+    def read_versions(self, request: message.VersionsRequest, call: CallContext) -> RowStream:
         physical_id = PhysicalTableID(request.physical_id)
         with self._held(request.latch, call) as opened:
             engine, view = opened.engine, opened.engine.read([])
@@ -191,7 +191,7 @@ class Writers:
         return batch_rows(batch for scan in scans for batch in scan)
 
     def publish(
-        self, request: message.PublishRequest, call: Call, tables: Sequence[pa.Table]
+        self, request: message.PublishRequest, call: CallContext, tables: Sequence[pa.Table]
     ) -> message.Published:
         records, *rows = tables
         change = change_of(records)
@@ -215,14 +215,16 @@ class Writers:
                 raise CodecError("number of a publication", reason)
             return message.Published(opened.generation)
 
-    def compact_tables(self, request: message.CompactTablesRequest, call: Call) -> message.Done:
+    def compact_tables(
+        self, request: message.CompactTablesRequest, call: CallContext
+    ) -> message.Done:
         with self._held(request.latch, call) as opened:
             opened.maintenance.touched(PhysicalTableID(i) for i in request.physical_ids)
             if request.drain:
                 opened.maintenance.drain()
         return message.Done("drained" if request.drain else "noted")
 
-    def maintain(self, request: message.MaintainRequest, call: Call) -> message.Maintained:
+    def maintain(self, request: message.MaintainRequest, call: CallContext) -> message.Maintained:
         with self._held(request.latch, call) as opened:
             memory, maintenance = opened.memory, opened.maintenance
             memory.open = frozenset(request.open_orphans)
@@ -246,7 +248,7 @@ class Writers:
     # --
 
     @contextmanager
-    def _held(self, latch: message.LatchRequest, call: Call) -> Iterator[_Opened]:
+    def _held(self, latch: message.LatchRequest, call: CallContext) -> Iterator[_Opened]:
         """The engine that is open for that latch, one call at a time."""
         with self._alone(call):
             if self._opened is None or self._opened.latch != (latch.id, latch.token):
@@ -254,7 +256,7 @@ class Writers:
             yield self._opened
 
     @contextmanager
-    def _alone(self, call: Call) -> Iterator[None]:
+    def _alone(self, call: CallContext) -> Iterator[None]:
         while not self._mutex.acquire(timeout=_LOOK_S):
             call.check()
         try:
@@ -284,7 +286,7 @@ class Writers:
                     _log.warning("the latch of a writer cannot be looked at: %s", error)
 
 
-def _check_progress(manifest: Manifest, change: Change) -> None:
+def _check_progress(manifest: Manifest, change: ManifestChange) -> None:
     """Raise `CodecError` where a writer would take back what readers rely on."""
     known = Progress.of(manifest.read([PROGRESS_KIND])) or Progress(TimeStamp(0), TimeStamp(0))
     for record in change.puts:

@@ -29,7 +29,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.tls import TlsFiles, TlsMaterial, client_context
 from pyspark_theflash.net.address import UNIX, is_host_port, split_host_port
 from pyspark_theflash.service.api.error import heard_error
-from pyspark_theflash.service.api.token import Token
+from pyspark_theflash.service.api.token import AccessToken
 from pyspark_theflash.service.api.write import check_size
 from pyspark_theflash.service.client.rows import Rows
 from pyspark_theflash.service.wire.frame import (
@@ -74,7 +74,7 @@ class RemoteTransport:
         address: str,
         *,
         clock: Clock,
-        token: Token | None = None,
+        token: AccessToken | None = None,
         tls: TlsFiles | TlsMaterial | None = None,
     ) -> None:
         """Raises `OptionError`: the address or the certificates cannot be used."""
@@ -189,7 +189,7 @@ class Connection:
     """One connection, greeted."""
 
     def __init__(
-        self, address: str, clock: Clock, token: Token | None, tls: ssl.SSLContext | None
+        self, address: str, clock: Clock, token: AccessToken | None, tls: ssl.SSLContext | None
     ) -> None:
         self.address, self._clock = address, clock
         self._calls = 0
@@ -308,7 +308,7 @@ class Connection:
 
     # -- parts
 
-    def _greet(self, token: Token | None) -> None:
+    def _greet(self, token: AccessToken | None) -> None:
         try:
             with _unless_refused():
                 self._link.send_raw(PREFACE, CONNECT_MS)

@@ -22,7 +22,7 @@ from pyspark_theflash.base.options import timestamp_option
 from pyspark_theflash.base.timestamp import AnyTimestamp
 from pyspark_theflash.base.tls import TlsFiles, TlsMaterial
 from pyspark_theflash.net.address import SCHEME, is_address
-from pyspark_theflash.service.api.token import Token
+from pyspark_theflash.service.api.token import AccessToken
 from pyspark_theflash.service.client.rows import Rows
 from pyspark_theflash.service.client.transport import FramedTransport, LocalTransport, Transport
 from pyspark_theflash.service.wire import message
@@ -41,7 +41,7 @@ NATIVE: Final = Presentation()
 def connect(
     where: str | Path,
     *,
-    token: Token | None = None,
+    token: AccessToken | None = None,
     tls: TlsFiles | TlsMaterial | None = None,
     fs: FileSystem | None = None,
     clock: Clock | None = None,
@@ -60,7 +60,7 @@ def connect(
 def transport_to(
     where: str | Path,
     *,
-    token: Token | None = None,
+    token: AccessToken | None = None,
     tls: TlsFiles | TlsMaterial | None = None,
     fs: FileSystem | None = None,
     clock: Clock | None = None,
@@ -157,7 +157,7 @@ class TheFlash:
         order: Sequence[message.SortKey] = (),
         timeout_ms: int = SHORT_MS,
     ) -> message.Plan:
-        """Divide a scan into splits; `columns` as for `planner.Snapshot.plan`.
+        """Split a scan into splits; `columns` as for `planner.Snapshot.plan`.
 
         Takes a snapshot unless `moment` is one, which lasts while splits are read, or its `ttl_ms`.
         What is done beside the data (`filter` and so on) is explained with the messages; each split
@@ -259,17 +259,17 @@ class TheFlash:
         return self._told("Compact", message.CompactRequest(), timeout_ms)
 
     def regions(self, table: str) -> message.Regions:
-        """How a table is divided and stored now. Raises `TableNotFoundError`."""
+        """How a table is split into regions and stored now. Raises `TableNotFoundError`."""
         return self._call("ListRegions", message.RegionsRequest(table))  # type: ignore[no-any-return]
 
     def flush(self, *, timeout_ms: int = LONG_MS) -> str:
-        """Divide what came lately among the regions of all tables; what was done."""
+        """Split what came lately among the regions of all tables; what was done."""
         return self._told("Flush", message.FlushRequest(), timeout_ms)
 
     def split_region(
         self, physical_id: int, region_id: int, at: str, *, timeout_ms: int = LONG_MS
     ) -> str:
-        """Divide a region at a handle, as `regions` shows them; what was done.
+        """Split a region at a handle, as `regions` shows them; what was done.
 
         It is one step, while reads go on; doing it again does nothing.
 
@@ -283,7 +283,7 @@ class TheFlash:
     def merge_regions(
         self, physical_id: int, left_id: int, right_id: int, *, timeout_ms: int = LONG_MS
     ) -> str:
-        """Unite two neighbours. Otherwise like `split_region`."""
+        """Merge two neighbours. Otherwise like `split_region`."""
         request = message.MergeRequest(physical_id, left_id, right_id)
         return self._told("MergeRegions", request, timeout_ms)
 

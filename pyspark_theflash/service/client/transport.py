@@ -8,7 +8,7 @@ import pyarrow as pa
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.fs import FileSystem
-from pyspark_theflash.service.api.call import Call
+from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.client.rows import Rows
 from pyspark_theflash.service.wire.message import ScanRequest, WriteRequest, Written
@@ -66,11 +66,11 @@ class LocalTransport:
         self._service, self._clock = Service(path, fs=fs, clock=clock), clock
 
     def call(self, method: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
-        call = Call(method.name, timeout_ms, self._clock)
+        call = CallContext(method.name, timeout_ms, self._clock)
         return getattr(self._service, method.attribute)(request, call)
 
     def scan(self, request: Any, timeout_ms: int, called: Method = SCAN) -> Rows:  # noqa: ANN401
-        call = Call(called.name, timeout_ms, self._clock)
+        call = CallContext(called.name, timeout_ms, self._clock)
         rows = getattr(self._service, called.attribute)(request, call)
         return Rows(rows.schema, rows.batches, rows.batches.close)
 
@@ -85,7 +85,7 @@ class LocalTransport:
         from pyspark_theflash.service.api.write import check_size
 
         check_size(sum(table.nbytes for table in tables), called)
-        call = Call(called.name, timeout_ms, self._clock)
+        call = CallContext(called.name, timeout_ms, self._clock)
         return getattr(self._service, called.attribute)(request, call, tables)
 
     def close(self) -> None:

@@ -10,9 +10,9 @@ from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import bind, check_names, check_safe
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens
-from pyspark_theflash.service.server.patience import CONNECTIONS_MAX, DRAIN_MS, Patience
+from pyspark_theflash.service.server.reject import reject
 from pyspark_theflash.service.server.sessions import Sessions
-from pyspark_theflash.service.server.turn_away import turn_away
+from pyspark_theflash.service.server.timeouts import CONNECTIONS_MAX, DRAIN_MS, Timeouts
 from pyspark_theflash.service.wire.link import Link
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class SocketServer:
         tls: ServerTls | None = None,
         allowed_names: tuple[str, ...] = (),
         connections_max: int = CONNECTIONS_MAX,
-        patience: Patience | None = None,
+        timeouts: Timeouts | None = None,
     ) -> None:
         """Listen on `address`, and answer from `start` on.
 
@@ -59,7 +59,7 @@ class SocketServer:
             tokens=tokens,
             tls=context,
             allowed_names=allowed_names,
-            patience=patience or Patience(),
+            timeouts=timeouts or Timeouts(),
         )
         self._acceptor = threading.Thread(target=self._accept, name="accept", daemon=True)
 
@@ -98,4 +98,4 @@ class SocketServer:
             self._sessions.take(sock)
         else:
             link = Link(sock, self._clock)
-            turn_away(link, self.address, self._connections_max, has_tls=self._has_tls)
+            reject(link, self.address, self._connections_max, has_tls=self._has_tls)

@@ -8,7 +8,8 @@ Tokens come as `authorization: Bearer TOKEN` with each call. An error's extra in
 
 Flight is a gRPC service, and this is that service. Arrow's own server reads a message whole, of any
 size, before it asks who sent it, and cannot be told not to; here a message has a limit, and nothing
-of it is read of who shows no token (`door.py`). What is in messages is left to Arrow, but for rows:
+of it is read of who shows no token (`listener.py`). What is in messages is left to Arrow, but for
+rows:
 
     FlightData   data_header (2): the flatbuffer of an IPC message   data_body (1000): its buffers
 """
@@ -24,10 +25,10 @@ from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import CodecError, UnsupportedError
 from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.channel import grpc
-from pyspark_theflash.service.api.call import Call
+from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens
-from pyspark_theflash.service.server.door import Dialect, Door
+from pyspark_theflash.service.server.listener import Dialect, Listener
 from pyspark_theflash.service.wire.message import Plan, PlanRequest, ScanRequest
 from pyspark_theflash.service.wire.method import METHODS, SCAN, Method, method
 from pyspark_theflash.service.wire.protobuf import decode, encode
@@ -48,7 +49,7 @@ _HEADER_TAG: Final = b"\x12"
 _BODY_TAG: Final = b"\xc2\x3e"
 
 
-class FlightServer(Door):
+class FlightServer(Listener):
     """A service over Flight at `HOST:PORT` or `unix:PATH`. Answers from the beginning."""
 
     def __init__(
@@ -147,7 +148,7 @@ class FlightServer(Door):
         size_bytes = sum(split.size_bytes for split in plan.splits)
         return flight.FlightInfo(schema, descriptor, endpoints, -1, size_bytes)
 
-    def _answer(self, called: Method, request: Any, call: Call) -> Any:  # noqa: ANN401
+    def _answer(self, called: Method, request: Any, call: CallContext) -> Any:  # noqa: ANN401
         return getattr(self.service, called.attribute)(request, call)
 
 

@@ -20,7 +20,7 @@ from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens
-from pyspark_theflash.service.server.door import Dialect, Door
+from pyspark_theflash.service.server.listener import Dialect, Listener
 from pyspark_theflash.service.wire.frame import RESPONSE_BYTES_MAX
 from pyspark_theflash.service.wire.method import METHODS, Method, Role, method
 from pyspark_theflash.service.wire.protobuf import SERVICE, decode, encode
@@ -34,7 +34,7 @@ _DIALECT: Final = Dialect(
 )
 
 
-class RpcServer(Door):
+class RpcServer(Listener):
     """A service over gRPC at `unix:PATH` or `HOST:PORT`. Answers from `start` on."""
 
     def __init__(

@@ -18,14 +18,14 @@ from pyspark_theflash.base.errors import (
     ProtocolError,
     TheFlashError,
 )
-from pyspark_theflash.service.api.call import Call
+from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.error import told_error
 from pyspark_theflash.service.api.rows import Batches, RowStream
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens, identity_of
 from pyspark_theflash.service.api.write import Incoming, bytes_max_of
-from pyspark_theflash.service.server.note import Greeted
-from pyspark_theflash.service.server.patience import Patience
+from pyspark_theflash.service.server.control import Greeted
+from pyspark_theflash.service.server.timeouts import Timeouts
 from pyspark_theflash.service.wire.frame import (
     DATA_BYTES_MAX,
     GREETING_BYTES_MAX,
@@ -51,7 +51,7 @@ _LOST: Final = (OSError, EOFError)
 """What a connection that is no more raises; `TimeoutError` is an `OSError`."""
 
 
-class Session:
+class ConnectionSession:
     """A connection, once its TLS, if any, is set up. `run` returns when it is over."""
 
     def __init__(
@@ -62,7 +62,7 @@ class Session:
         *,
         clock: Clock,
         address: str,
-        patience: Patience,
+        timeouts: Timeouts,
         peer: str = "this machine",
         greeted: Greeted | None = None,
         linger_ms: Callable[[], int] | None = None,
@@ -77,7 +77,7 @@ class Session:
         """
         self._peer = peer
         self._link, self._service, self._tokens = link, service, tokens
-        self._clock, self._address, self._patience = clock, address, patience
+        self._clock, self._address, self._timeouts = clock, address, timeouts
         self._stored = None if greeted is None else greeted.stored
         self._is_greeted, self._linger_ms = greeted is not None, linger_ms
         self._call = 0
@@ -122,7 +122,7 @@ class Session:
         return not self._link.has_input(self._linger_ms())
 
     def _greet(self) -> None:
-        wait_ms = self._patience.greeting_ms
+        wait_ms = self._timeouts.greeting_ms
         check_preface(self._link.receive(len(PREFACE), wait_ms))
         nonce = secrets.token_bytes(NONCE_BYTES)
         hello = Hello(self._tokens is not None, nonce).to_bytes()
@@ -160,11 +160,11 @@ class Session:
     def _answer_next(self) -> bool:
         """Answer one call; whether there may be another."""
         try:
-            header = self._link.header(REQUEST_BYTES_MAX, self._patience.idle_ms)
+            header = self._link.header(REQUEST_BYTES_MAX, self._timeouts.idle_ms)
         except EOFError:
             self._link.close()
             return False
-        body = self._link.receive(header.length, self._patience.frame_ms)
+        body = self._link.receive(header.length, self._timeouts.frame_ms)
         if header.type is FrameType.CANCEL:
             return True  # of a call that has ended meanwhile
         if header.type is not FrameType.REQUEST:
@@ -184,7 +184,7 @@ class Session:
             called = method(request.method)
             called.check(role)
             value: Any = decode(called.request, request.body, as_json=self._is_json)
-            call = Call(
+            call = CallContext(
                 called.name,
                 request.timeout_ms,
                 self._clock,
@@ -212,7 +212,7 @@ class Session:
             if called is not None and called.takes_rows and not self._has_all:
                 self._skip_rows(called)
 
-    def _with_rows(self, called: Method, request: Any, call: Call) -> Any:  # noqa: ANN401
+    def _with_rows(self, called: Method, request: Any, call: CallContext) -> Any:  # noqa: ANN401
         """Take in the rows of a call, all of them, and only then answer it."""
         with _own_failures():
             incoming = Incoming(self._service.path, called)
@@ -227,9 +227,9 @@ class Session:
                     raise CodecError("end", "other rows were announced than came")
                 return getattr(self._service, called.attribute)(request, call, tables)
 
-    def _next_data(self, call: Call) -> bytes | None:
+    def _next_data(self, call: CallContext) -> bytes | None:
         """The next bytes of rows; None after the last of them."""
-        wait_ms = min(self._patience.send_ms, call.left_ms())
+        wait_ms = min(self._timeouts.send_ms, call.left_ms())
         try:
             header, body = self._link.frame(DATA_BYTES_MAX, wait_ms)
         except TimeoutError:
@@ -249,10 +249,10 @@ class Session:
 
     def _skip_rows(self, called: Method) -> None:
         """Pass over what the caller had sent before it could know that it is of no use."""
-        deadline_ms = self._clock.boottime_ms() + self._patience.frame_ms
+        deadline_ms = self._clock.boottime_ms() + self._timeouts.frame_ms
         left_bytes = bytes_max_of(called)
         while left_bytes > 0 and self._clock.boottime_ms() < deadline_ms:
-            header, body = self._link.frame(DATA_BYTES_MAX, self._patience.frame_ms)
+            header, body = self._link.frame(DATA_BYTES_MAX, self._timeouts.frame_ms)
             if header.type in (FrameType.END, FrameType.CANCEL):
                 return
             if header.type is not FrameType.DATA or header.call != self._call:
@@ -269,9 +269,9 @@ class Session:
             (self._header(FrameType.RESPONSE, len(body)), body),
             (self._header(FrameType.END, len(end)), end),
         ]
-        self._link.send_all(frames, self._patience.send_ms)
+        self._link.send_all(frames, self._timeouts.send_ms)
 
-    def _stream(self, rows: RowStream, call: Call) -> None:
+    def _stream(self, rows: RowStream, call: CallContext) -> None:
         """Rows as an Arrow IPC stream; the socket holds us back where the caller is slow."""
         pieces = Pieces()
         batches = row_count = size_bytes = 0
@@ -286,16 +286,16 @@ class Session:
                 call.check()
         size_bytes += self._send(pieces)
         end = End(batches, row_count, size_bytes).to_bytes()
-        self._link.send(self._header(FrameType.END, len(end)), end, self._patience.rows_ms)
+        self._link.send(self._header(FrameType.END, len(end)), end, self._timeouts.rows_ms)
 
     def _send(self, pieces: Pieces) -> int:
-        return self._link.send_data(self._call, pieces.taken(), self._patience.rows_ms)
+        return self._link.send_data(self._call, pieces.taken(), self._timeouts.rows_ms)
 
     def _is_cancelled(self) -> bool:
         """Whether the caller has said CANCEL, or is gone."""
         if not self._link.has_input():
             return False
-        header, _ = self._link.frame(0, self._patience.frame_ms)
+        header, _ = self._link.frame(0, self._timeouts.frame_ms)
         if header.type is not FrameType.CANCEL:
             raise ProtocolError(self._address, f"{header.type.name} in the middle of a call")
         return header.call == self._call
@@ -304,7 +304,7 @@ class Session:
         if isinstance(error, CallCancelledError):
             _log.debug("cancelled: %s", error)
         body = encode(told_error(error), as_json=self._is_json)
-        self._link.send(self._header(FrameType.ERROR, len(body)), body, self._patience.send_ms)
+        self._link.send(self._header(FrameType.ERROR, len(body)), body, self._timeouts.send_ms)
 
     def _refuse(self, error: TheFlashError) -> None:
         """Say why, and hang up."""

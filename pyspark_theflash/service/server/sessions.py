@@ -12,10 +12,10 @@ from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import AuthenticationError
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens
-from pyspark_theflash.service.server.note import Greeted
-from pyspark_theflash.service.server.patience import Patience
-from pyspark_theflash.service.server.session import Session
-from pyspark_theflash.service.server.turn_away import tell_error
+from pyspark_theflash.service.server.control import Greeted
+from pyspark_theflash.service.server.reject import tell_error
+from pyspark_theflash.service.server.session import ConnectionSession
+from pyspark_theflash.service.server.timeouts import Timeouts
 from pyspark_theflash.service.wire.link import Link
 
 _log = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class Sessions:
         tokens: Tokens | None,
         tls: ssl.SSLContext | None,
         allowed_names: tuple[str, ...],
-        patience: Patience,
+        timeouts: Timeouts,
         linger_ms: int | None = None,
     ) -> None:
         """`linger_ms`: how long one that is alone here waits for its next call; None: they stay.
@@ -48,11 +48,11 @@ class Sessions:
         self._service, self._address, self._clock, self._tokens = service, address, clock, tokens
         self._tls = tls
         self._allowed = frozenset(allowed_names)
-        self._patience = patience
+        self._timeouts = timeouts
         self._stay = linger_ms is None or tls is not None
         self._linger_ms = linger_ms or 0
         self._mutex = threading.Lock()
-        self._sessions: dict[Link, Session | None] = {}
+        self._sessions: dict[Link, ConnectionSession | None] = {}
         self._threads: set[threading.Thread] = set()
         self._idle_since_ms = clock.boottime_ms()
 
@@ -77,7 +77,8 @@ class Sessions:
 
         Args:
             greeted: of a connection that was answered before.
-            ended: called when it is answered here no more, with what `Session.run` returned.
+            ended: called when it is answered here no more, with what `ConnectionSession.run`
+            returned.
         """
         link = Link(sock, self._clock)
         thread = threading.Thread(target=self._serve, args=(sock, link, greeted, ended))
@@ -126,13 +127,13 @@ class Sessions:
                 secured = self._secured(sock, self._tls)
                 own = Link(secured, self._clock)
                 self._check_name(own, secured)
-            session = Session(
+            session = ConnectionSession(
                 own,
                 self._service,
                 self._tokens,
                 clock=self._clock,
                 address=self._address,
-                patience=self._patience,
+                timeouts=self._timeouts,
                 peer=_peer(sock),
                 greeted=greeted,
                 linger_ms=None if self._stay else self._linger,
@@ -160,7 +161,7 @@ class Sessions:
             raise ConnectionAbortedError(str(error))
 
     def _secured(self, sock: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
-        sock.settimeout(self._patience.greeting_ms / 1000)
+        sock.settimeout(self._timeouts.greeting_ms / 1000)
         secured = tls.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
         try:
             secured.do_handshake()

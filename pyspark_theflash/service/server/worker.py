@@ -4,7 +4,7 @@
 
 FD is its end of a pair of sockets. That ends with the front however that dies, and so does this
 process; signals that are meant for the front, which reach all of a terminal or a service, it leaves
-to the front.
+to the router.
 """
 
 import logging
@@ -20,15 +20,15 @@ from typing import Final
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import TheFlashError
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.service.server.lean import leave_out_pandas
-from pyspark_theflash.service.server.note import (
+from pyspark_theflash.service.server.control import (
+    ControlMessage,
+    ControlOp,
     Greeted,
-    Note,
-    Word,
     WorkerSettings,
-    receive_note,
-    send_note,
+    receive_control,
+    send_control,
 )
+from pyspark_theflash.service.server.lean import leave_out_pandas
 
 FAILED: Final = 7
 _log = logging.getLogger(__name__)
@@ -73,38 +73,42 @@ def _work(control: socket.socket, settings: WorkerSettings, clock: Clock) -> boo
             tokens=None if settings.tokens is None else Tokens(settings.tokens),
             tls=None if settings.tls is None else settings.tls.context(),
             allowed_names=settings.allowed_names,
-            patience=settings.patience,
+            timeouts=settings.timeouts,
             linger_ms=settings.linger_ms,
         )
-        front = _Front(control)
-        front.tell(Note(Word.READY))
-        while (received := receive_note(control)) is not None:
-            note, connection = received
-            if note.word is Word.STOP:
-                sessions.stop(note.number)
+        router = _Router(control)
+        router.tell(ControlMessage(ControlOp.READY))
+        while (received := receive_control(control)) is not None:
+            message, connection = received
+            if message.op is ControlOp.STOP:
+                sessions.stop(message.number)
                 return True
             if connection is None:
                 # There was no descriptor left for it; its caller is told by its end.
-                front.give_back(note.number, None)
+                router.give_back(message.number, None)
             else:
-                sessions.take(connection, note.greeted, partial(front.give_back, note.number))
+                sessions.take(
+                    connection, message.greeted, partial(router.give_back, message.number)
+                )
     return False
 
 
-class _Front:
+class _Router:
     """Whom this process works for; used by many threads."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control, self._mutex = control, threading.Lock()
 
-    def tell(self, note: Note) -> None:
+    def tell(self, message: ControlMessage) -> None:
         # One that is gone is seen by who listens to it.
         with suppress(OSError), self._mutex:
-            send_note(self._control, note)
+            send_control(self._control, message)
 
     def give_back(self, number: int, greeted: Greeted | None) -> None:
         """A connection that is answered here no more."""
-        self.tell(Note(Word.OVER if greeted is None else Word.WAITS, number, greeted))
+        self.tell(
+            ControlMessage(ControlOp.OVER if greeted is None else ControlOp.WAITS, number, greeted)
+        )
 
 
 if __name__ == "__main__":

@@ -543,7 +543,7 @@ class CompactRequest:
 
 @dataclass(frozen=True, slots=True)
 class RegionsRequest:
-    """For how a table is divided."""
+    """For how a table is split."""
 
     table: str = ""
 
@@ -565,7 +565,7 @@ class Region:
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """How a table is divided now."""
+    """How a table is split now."""
 
     regions: tuple[Region, ...] = ()
 

@@ -24,7 +24,7 @@ import pyarrow as pa
 from pyspark_theflash.base.errors import CorruptionError
 from pyspark_theflash.base.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.mvcc.project import ScanColumn
-from pyspark_theflash.storage.store.manifest import Change, View
+from pyspark_theflash.storage.store.manifest import ManifestChange, View
 from pyspark_theflash.storage.store.partition import HOME, Partitions
 
 Handle: TypeAlias = int | bytes
@@ -48,7 +48,7 @@ class Publication:
     """What becomes visible in one step."""
 
     versions: Sequence[VersionBatch]
-    change: Change
+    change: ManifestChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class RegionStats:
     """A region as it is stored: the handles from `start` to before `end`, None for no bound.
 
     `files`, `rows` (versions) and `bytes` are the region's own; `deltas` are recent files of the
-    table, not yet divided among its regions, that reach into this one, `shared_*` what of them it
+    table, not yet split among its regions, that reach into this one, `shared_*` what of them it
     has if they are spread evenly. Each of `partitions` has all of the region's own files.
     """
 
@@ -340,7 +340,7 @@ class Engine(EngineReader, Protocol):
     def flush(
         self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
     ) -> CompactionReport:
-        """Divide what was published lately among the regions. Otherwise like `compact`."""
+        """Split what was published lately among the regions. Otherwise like `compact`."""
 
     def split(
         self,
@@ -421,7 +421,7 @@ class Engine(EngineReader, Protocol):
         start: Handle | None,
         end: Handle | None,
         columns: Sequence[ScanColumn],
-        others: Change | None = None,
+        others: ManifestChange | None = None,
     ) -> CompactionReport:
         """Remove all versions of the rows from `start` to before `end`, with `others` in one step.
 

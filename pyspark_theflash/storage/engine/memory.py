@@ -27,11 +27,11 @@ from pyspark_theflash.storage.engine.api import (
     RowCondition,
     TableStats,
 )
-from pyspark_theflash.storage.mvcc.choose import those_of
+from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, project
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name
 from pyspark_theflash.storage.mvcc.visibility import visible_rows
-from pyspark_theflash.storage.store.manifest import Change, View
+from pyspark_theflash.storage.store.manifest import ManifestChange, View
 
 Place = tuple[int, int]
 """Which of the table's batches, and which row there."""
@@ -125,7 +125,7 @@ class MemoryEngine:
         right_id: RegionID,
         columns: Sequence[ScanColumn],
     ) -> CompactionReport:
-        raise UnsupportedError("uniting regions", "the engine in memory")
+        raise UnsupportedError("merging regions", "the engine in memory")
 
     def move(
         self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
@@ -152,13 +152,13 @@ class MemoryEngine:
         start: Handle | None,
         end: Handle | None,
         columns: Sequence[ScanColumn],
-        others: Change | None = None,
+        others: ManifestChange | None = None,
     ) -> CompactionReport:
         before = self._versions.get(physical_id, [])
         kept = [v for v in before if not _lies_within(v[0], start, end)]
         if physical_id in self._versions:
             self._versions[physical_id] = kept
-        self.publish(Publication((), others or Change()))
+        self.publish(Publication((), others or ManifestChange()))
         rows, left = len(before), len(kept)
         return CompactionReport(rows_read=rows, rows_written=left, rows_dropped=rows - left)
 
@@ -222,7 +222,7 @@ class MemoryEngine:
                 gone = pc.is_in(rows.column(HANDLE), value_set=without.handles)
                 rows = rows.filter(pc.invert(gone))
             if condition is not None:
-                rows = those_of(rows, condition.rows(_shown(rows, condition.columns)))
+                rows = filter_rows(rows, condition.rows(_shown(rows, condition.columns)))
             stored = dict(zip(rows.schema.names, rows.columns, strict=True))
             handles = [stored[HANDLE]] * with_handle
             values = project(stored, columns, rows.num_rows)

@@ -31,11 +31,11 @@ from pyspark_theflash.base.errors import (
     UnsupportedError,
 )
 from pyspark_theflash.base.types import ColumnID
-from pyspark_theflash.storage.mvcc.choose import those_of
+from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.version import absence, column_name
 from pyspark_theflash.tidb.codec.array import joined
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.change import Session
+from pyspark_theflash.tidb.codec.change import ReorgSession
 from pyspark_theflash.tidb.codec.convert import convert_column
 from pyspark_theflash.tidb.codec.field_type import DATETIME_TYPES, STRING_TYPES, FieldType
 from pyspark_theflash.tidb.codec.time import packed_times
@@ -93,7 +93,7 @@ class Converted:
     from_type: FieldType
     to_type: FieldType
     where: str
-    session: Session | None = None
+    session: ReorgSession | None = None
     rows_untouched: bool = False
     """No DDL for other columns has written `source` into rows that did not hold it."""
 
@@ -155,7 +155,7 @@ class Rewritten:
         found = self.value.values({}, count)
         if count == rows:
             return found
-        others = {name: those_of(values, ~mask) for name, values in stored.items()}
+        others = {name: filter_rows(values, ~mask) for name, values in stored.items()}
         rest = self.otherwise.values(others, rows - count)
         places = np.empty(rows, np.int64)
         places[mask], places[~mask] = np.arange(count), np.arange(count, rows)
@@ -401,7 +401,7 @@ def _column(stored: Stored, column: ScanColumn, rows: int) -> pa.Array:
     if not count:
         return values
     others = {
-        name: those_of(stored[name], is_absent)
+        name: filter_rows(stored[name], is_absent)
         for name in stored_names(list(column.fill.needs()))
         if name in stored
     }

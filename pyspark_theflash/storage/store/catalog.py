@@ -21,7 +21,7 @@ from pyspark_theflash.base.types import SchemaVersion, TableID, TimeStamp
 from pyspark_theflash.storage.store.feed import MAIN, SCHEMA_KINDS, SIDE, FeedRecords
 from pyspark_theflash.storage.store.manifest import Record, View
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, store_progress
-from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND, Learned
+from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, RaftFedMarker
 from pyspark_theflash.tidb.codec.document import (
     SHAPE_ERRORS,
     boolean,
@@ -41,7 +41,7 @@ from pyspark_theflash.tidb.schema.history import (
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 
 SCHEMA_KIND: Final = MAIN.schema_kind
-NOW_KINDS: Final = (*SCHEMA_KINDS, PROGRESS_KIND, LEARNED_KIND)
+NOW_KINDS: Final = (*SCHEMA_KINDS, PROGRESS_KIND, RAFT_FED_KIND)
 MAX_TABLE_BYTES: Final = 1 << 26
 """TiDB itself refuses entries of more than some megabytes."""
 _SPAN_KEY: Final = "span"
@@ -114,7 +114,7 @@ def history_now(view: View) -> tuple[SchemaHistory, TimeStamp] | None:
     if history is None or progress is None:
         return None
     # TiKV's commits are readable as they come, the history follows them.
-    is_learned = Learned.of(view) is not None
+    is_learned = RaftFedMarker.of(view) is not None
     return history, history.end_ts if is_learned else min(progress.resolved_ts, history.end_ts)
 
 

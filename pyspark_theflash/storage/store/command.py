@@ -1,7 +1,7 @@
-"""Commands for whoever holds the writer's lock, left on the store's board.
+"""Commands for whoever holds the writer's lock, left in the store's transient records.
 
-Only that process changes a store. Another that wants it compacted puts a command on the board and
-looks for the answer; the holder looks for commands between two batches of its own work.
+Only that process changes a store. Another that wants it compacted puts a command in the transient
+records and looks for the answer; the holder looks for commands between two batches of its own work.
 
     waiting ──► running ──► done | failed       the asker then takes the row away
 
@@ -27,10 +27,10 @@ from pyspark_theflash.base.errors import (
     rebuilt,
 )
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
-from pyspark_theflash.storage.store import board
-from pyspark_theflash.storage.store.board import COMMAND_KIND, Board
+from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.latch.holder import Holder
 from pyspark_theflash.storage.store.manifest import DATABASE, Manifest
+from pyspark_theflash.storage.store.transient import COMMAND_KIND, TransientRecords
 from pyspark_theflash.tidb.codec.document import (
     SHAPE_ERRORS,
     boolean,
@@ -58,11 +58,11 @@ class Verb(Enum):
     STOP = "stop"
     """End the writer after what it is at. No argument."""
     FLUSH = "flush"
-    """Divide what came lately among the regions of all tables. No argument."""
+    """Split what came lately among the regions of all tables. No argument."""
     SPLIT = "split"
-    """Divide a region. `SplitOrder` as text."""
+    """Split a region. `SplitOrder` as text."""
     MERGE = "merge"
-    """Unite two regions. `MergeOrder` as text."""
+    """Merge two regions. `MergeOrder` as text."""
     MOVE = "move"
     """Have a region's files in another partition. `MoveOrder` as text."""
     COPY = "copy"
@@ -104,7 +104,7 @@ class CollectOrder:
 
 @dataclass(frozen=True, slots=True)
 class SplitOrder:
-    """Which region is to be divided, and where: a number, or a clustered key's bytes."""
+    """Which region is to be split, and where: a number, or a clustered key's bytes."""
 
     physical_id: PhysicalTableID
     region_id: RegionID
@@ -126,7 +126,7 @@ class SplitOrder:
 
 @dataclass(frozen=True, slots=True)
 class MergeOrder:
-    """Which neighbours are to be united."""
+    """Which neighbours are to be merged."""
 
     physical_id: PhysicalTableID
     left_id: RegionID
@@ -228,7 +228,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class StoreCommand:
     """A command and, once there is one, its answer.
 
     `text` is what to tell the asker; of a failed command, the error: its class and arguments.
@@ -243,12 +243,12 @@ class Command:
     text: str = ""
 
     def to_body(self) -> bytes:
-        """Encode the row that the board has under `id`."""
+        """Encode the row that the transient records has under `id`."""
         fields = [self.verb.value, self.argument, self.deadline_ms, self.state.value, self.text]
         return json.dumps([*fields, astuple(self.asker)]).encode()
 
     @classmethod
-    def from_body(cls, id: str, body: bytes) -> "Command":
+    def from_body(cls, id: str, body: bytes) -> "StoreCommand":
         """Inverse of `to_body`. Raises `CodecError` on anything else."""
         with shaped("command"):
             verb, argument, deadline_ms, state, answer, asker = load(body)
@@ -299,22 +299,22 @@ class Mailbox:
 
     # -- the asker
 
-    def ask(self, verb: Verb, argument: Argument, timeout_ms: int) -> Command:
+    def ask(self, verb: Verb, argument: Argument, timeout_ms: int) -> StoreCommand:
         """Leave a command; whoever holds the writer's lock will see it."""
         asker = Holder.here(self._clock)
         deadline_ms = self._clock.boottime_ms() + timeout_ms
-        command = Command(self._new_id(), verb, argument, asker, deadline_ms)
-        with board.opened(self._manifest, write=True) as rows:
+        command = StoreCommand(self._new_id(), verb, argument, asker, deadline_ms)
+        with transient.opened(self._manifest, write=True) as rows:
             rows.put(COMMAND_KIND, command.id, command.to_body())
         return command
 
-    def state(self, command: Command) -> State:
+    def state(self, command: StoreCommand) -> State:
         """How far a command is; WAITING if it has vanished, for then nobody has taken it."""
-        with board.opened(self._manifest, write=False) as rows:
+        with transient.opened(self._manifest, write=False) as rows:
             found = self._find(rows, command.id)
         return State.WAITING if found is None else found.state
 
-    def answer(self, command: Command) -> str | None:
+    def answer(self, command: StoreCommand) -> str | None:
         """The answer, which is taken away with this; None if there is none yet.
 
         Raises:
@@ -322,21 +322,21 @@ class Mailbox:
         """
         if self.state(command) not in (State.DONE, State.FAILED):
             return None
-        with board.opened(self._manifest, write=True) as rows:
+        with transient.opened(self._manifest, write=True) as rows:
             found = self._find(rows, command.id)
             rows.remove(COMMAND_KIND, command.id)
         if found is not None and found.state is State.FAILED:
             raise found.error(str(self._manifest.folder))
         return found.text if found is not None else None
 
-    def withdraw(self, command: Command) -> None:
+    def withdraw(self, command: StoreCommand) -> None:
         """Take a command back, begun or not."""
-        with board.opened(self._manifest, write=True) as rows:
+        with transient.opened(self._manifest, write=True) as rows:
             rows.remove(COMMAND_KIND, command.id)
 
     # -- the holder of the writer's lock
 
-    def take(self, begun: Collection[str] = ()) -> Command | None:
+    def take(self, begun: Collection[str] = ()) -> StoreCommand | None:
         """The next command to execute, marked as running; cheap where there is none.
 
         `begun` are the ids of those that the holder is at. Another that is running already was
@@ -345,24 +345,24 @@ class Mailbox:
         seen = self._manifest.others_wrote()
         if seen == self._seen:
             return None
-        with board.opened(self._manifest, write=False) as rows:
+        with transient.opened(self._manifest, write=False) as rows:
             is_empty = rows.rows(COMMAND_KIND).keys() <= set(begun)
         if is_empty:
             self._seen = seen
             return None
-        with board.opened(self._manifest, write=True) as rows:
+        with transient.opened(self._manifest, write=True) as rows:
             return self._take(rows, begun)
 
-    def done(self, command: Command, text: str) -> None:
+    def done(self, command: StoreCommand, text: str) -> None:
         """Answer a command."""
         self._close(replace(command, state=State.DONE, text=text))
 
-    def failed(self, command: Command, error: TheFlashError) -> None:
+    def failed(self, command: StoreCommand, error: TheFlashError) -> None:
         """Answer that a command came to this error."""
         text = json.dumps([type(error).__name__, *error.args])
         self._close(replace(command, state=State.FAILED, text=text))
 
-    def _take(self, rows: Board, begun: Collection[str]) -> Command | None:
+    def _take(self, rows: TransientRecords, begun: Collection[str]) -> StoreCommand | None:
         open_commands = []
         for id, body in rows.rows(COMMAND_KIND).items():
             if id in begun:
@@ -379,19 +379,19 @@ class Mailbox:
         rows.put(COMMAND_KIND, taken.id, taken.to_body())
         return taken
 
-    def _close(self, command: Command) -> None:
+    def _close(self, command: StoreCommand) -> None:
         """Leave an answer where somebody still waits for it."""
-        with board.opened(self._manifest, write=True) as rows:
+        with transient.opened(self._manifest, write=True) as rows:
             if self._find(rows, command.id) is not None:
                 rows.put(COMMAND_KIND, command.id, command.to_body())
 
-    def _find(self, rows: Board, id: str) -> Command | None:
+    def _find(self, rows: TransientRecords, id: str) -> StoreCommand | None:
         body = rows.row(COMMAND_KIND, id)
         return None if body is None else self._command(id, body)
 
-    def _command(self, id: str, body: bytes) -> Command:
+    def _command(self, id: str, body: bytes) -> StoreCommand:
         try:
-            return Command.from_body(id, body)
+            return StoreCommand.from_body(id, body)
         except CodecError as error:
             raise CorruptionError(
                 str(self._manifest.folder / DATABASE), 0, f"command {id} is not one"

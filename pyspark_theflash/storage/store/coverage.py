@@ -26,8 +26,8 @@ from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.storage.store.aside import ASIDE_KIND, asides_of, set_aside
 from pyspark_theflash.storage.store.feed import SIDE, Feed, main_feed, records_of
 from pyspark_theflash.storage.store.manifest import Record, View
-from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND
-from pyspark_theflash.storage.store.scope import Scope, ScopedTables, fits
+from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND
+from pyspark_theflash.storage.store.scope import ScopedTables, TableScope, fits
 from pyspark_theflash.tidb.schema.history import SYSTEM_DATABASES, SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.lineage import moves
 from pyspark_theflash.tidb.schema.model import TableInfo
@@ -36,7 +36,7 @@ BASE_KIND: Final = "base"
 ASSUMED_KIND: Final = "assumed-empty"
 RECOVERED_KIND: Final = "recovered"
 _EVERYTHING: Final = "*"
-COVERAGE_KINDS: Final = (BASE_KIND, ASSUMED_KIND, RECOVERED_KIND, LEARNED_KIND, ASIDE_KIND)
+COVERAGE_KINDS: Final = (BASE_KIND, ASSUMED_KIND, RECOVERED_KIND, RAFT_FED_KIND, ASIDE_KIND)
 
 
 def assumed_record(pattern: str) -> Record:
@@ -54,9 +54,9 @@ class Coverage:
 
     def __init__(self, view: View, history: SchemaHistory) -> None:
         self._view, self._history = view, history
-        scope = Scope.of(view) or Scope()
-        self._scope, self._has_all = ScopedTables(scope, history), scope == Scope()
-        self._is_told = main_feed(view) is Feed.API or bool(view.of_kind(LEARNED_KIND))
+        scope = TableScope.of(view) or TableScope()
+        self._scope, self._has_all = ScopedTables(scope, history), scope == TableScope()
+        self._is_told = main_feed(view) is Feed.API or bool(view.of_kind(RAFT_FED_KIND))
         self._loaded = {name.lower() for name in view.of_kind(BASE_KIND)}
         self._assumed = tuple(view.of_kind(ASSUMED_KIND))
         self._recovered = {TableID(int(key)) for key in view.of_kind(RECOVERED_KIND)}

@@ -18,14 +18,14 @@ from typing import Final
 from pyspark_theflash.base.errors import CodecError, FeedConflictError
 from pyspark_theflash.base.types import TableID
 from pyspark_theflash.storage.store.manifest import Guard, Manifest, Record, View
-from pyspark_theflash.storage.store.raft_fed import LEARNED_KIND
+from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND
 from pyspark_theflash.storage.store.scope import SCOPE_KIND
 
 FEED_KIND: Final = "feed"
 SIDE_IDS_FROM: Final = 1 << 48
 WRITTEN_KIND: Final = "written"
 _MAIN_KEY: Final = "main"
-STREAM_KINDS: Final = (SCOPE_KIND, "base", "pending", LEARNED_KIND)
+STREAM_KINDS: Final = (SCOPE_KIND, "base", "pending", RAFT_FED_KIND)
 """Kinds of records that only a stream writes."""
 
 

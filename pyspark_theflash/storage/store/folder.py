@@ -20,9 +20,9 @@ Bringing one up to date
     upgrade       is made: from now on, it is not done before it is done
     format        says 4: from now on, versions of older formats refuse the store
     readers.lock  is made
-    theflash.db   gets the board, or of it what format 2 lacks: tickets and fences; the latches of
-                  format 1's table come onto it, and the table goes; then the record of the main
-                  feed, which format 3 lacks
+    theflash.db   gets the tables of transient records, or the kinds that format 2 lacks (tickets
+                  and fences); the latches of format 1 are copied and their table is dropped;
+                  then the record of the main feed, which format 3 lacks
     upgrade       is removed
 
     Each step may be done again, so a crash anywhere costs nothing but another attempt.
@@ -48,7 +48,6 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.fs import FileSystem, file_stamp
 from pyspark_theflash.base.types import Generation, TimeStamp
-from pyspark_theflash.storage.store.board import LATCH_KIND, Board, create_board
 from pyspark_theflash.storage.store.feed import inferred_feed
 from pyspark_theflash.storage.store.latch.latch import Latch, LatchKind
 from pyspark_theflash.storage.store.latch.readers_lock import READERS_LOCK_FILE
@@ -56,12 +55,13 @@ from pyspark_theflash.storage.store.manifest import (
     ACK,
     DATABASE,
     SCRATCH_ACK,
-    Change,
     Manifest,
+    ManifestChange,
     Record,
     View,
     file_errors,
 )
+from pyspark_theflash.storage.store.transient import LATCH_KIND, TransientRecords, create_board
 from pyspark_theflash.storage.store.writer_lock import LOCK_FILE, WriterLock
 from pyspark_theflash.tidb.codec.document import int64, load, shaped, text, uint64
 
@@ -225,7 +225,7 @@ def _upgrade(path: Path, fs: FileSystem) -> None:
             with contextlib.closing(_open(path, fs)) as manifest:
                 _upgrade_database(manifest)
                 if (record := inferred_feed(manifest)) is not None:
-                    manifest.commit(Change([record]), manifest.take_token())
+                    manifest.commit(ManifestChange([record]), manifest.take_token())
             fail_point("upgrade.after_database")
             fs.unlink(marker)
             fs.sync_folder(path)
@@ -236,7 +236,7 @@ def _upgrade(path: Path, fs: FileSystem) -> None:
 def _upgrade_database(manifest: Manifest) -> None:
     with manifest.beside(write=True) as db:
         create_board(db)
-        rows = Board(manifest, db)
+        rows = TransientRecords(manifest, db)
         try:
             leases = _format1_leases(db)
         except CodecError as error:

@@ -2,7 +2,7 @@
 
     record   (kind, key) -> body      "file", "schema", ...; what each means is its writer's matter
     head     generation, token, sums  one row, replaced by every commit
-    board    latches and commands     beside the map: they come and go between commits (`board.py`)
+    board    latches and commands     transient records, changed between commits (`transient.py`)
 
 A commit puts and deletes records and raises the generation in one SQLite transaction (WAL,
 synchronous=FULL), so all tables, the schema history and the writer's progress move together or not
@@ -110,7 +110,7 @@ def record_hash(kind: str, key: str, body: bytes) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ManifestChange:
     """The changes of one commit: records to put (new or replaced) and (kind, key) to delete."""
 
     puts: Sequence[Record] = ()
@@ -215,7 +215,7 @@ class Manifest:
                     manifest._db.execute(statement)
                 manifest._replace_head(empty)
                 also(manifest._db)
-            manifest.commit(Change(tuple(records)), empty.token)
+            manifest.commit(ManifestChange(tuple(records)), empty.token)
 
     def close(self) -> None:
         """Let go of the database, then of what `at_close` was told."""
@@ -278,15 +278,16 @@ class Manifest:
             records = {kind: self._verified(head, kind) for kind in kinds}
         return View(head.generation, records)
 
-    def commit(self, change: Change, token: FencingToken, guard: Guard | None = None) -> Generation:
+    def commit(
+        self, change: ManifestChange, token: FencingToken, guard: Guard | None = None
+    ) -> Generation:
         """Apply `change` in one step; when this returns, it is durable and acknowledged.
 
         Raises:
             StaleTokenError: another writer has taken the store since `token` was granted.
-            TheFlashError: what `guard` raises, which looks at the board within the same step;
-            nothing has changed.
-            StoreFullError: no room; nothing has changed.
-            EngineError: the disk failed; what is found after opening the manifest anew, holds.
+            TheFlashError: what `guard` raises, which looks at the transient records within the same
+            step; nothing has changed. StoreFullError: no room; nothing has changed. EngineError:
+            the disk failed; what is found after opening the manifest anew, holds.
         """
         with self._state("IMMEDIATE") as head:
             if token != head.token:
@@ -336,7 +337,7 @@ class Manifest:
             raise self._corrupt("the head is missing or fails its checksum")
         return Head.from_json(row[0])
 
-    def _apply(self, sums: Mapping[str, int], change: Change) -> dict[str, int]:
+    def _apply(self, sums: Mapping[str, int], change: ManifestChange) -> dict[str, int]:
         result = dict(sums)
         for kind, key in change.deletes:
             removed = self._remove(kind, key)

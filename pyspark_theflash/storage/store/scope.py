@@ -20,7 +20,7 @@ SCOPE_KIND: Final = "scope"
 
 
 @dataclass(frozen=True, slots=True)
-class Scope:
+class TableScope:
     """The patterns of a store."""
 
     include: tuple[str, ...] = ()
@@ -36,7 +36,7 @@ class Scope:
         return Record(SCOPE_KIND, "scope", json.dumps(asdict(self)).encode())
 
     @classmethod
-    def of(cls, view: View) -> "Scope | None":
+    def of(cls, view: View) -> "TableScope | None":
         """None before the first publication. Raises `CodecError`."""
         body = view.of_kind(SCOPE_KIND).get("scope")
         if body is None:
@@ -46,14 +46,14 @@ class Scope:
             return cls(texts(patterns["include"]), texts(patterns["exclude"]))
 
 
-def continued(stored: Scope | None, given: Scope | None) -> Scope:
+def continued(stored: TableScope | None, given: TableScope | None) -> TableScope:
     """The scope of a run: the store's, once it has one.
 
     Raises:
         OptionError: the run asks for another one; rows from before would be missing.
     """
     if stored is None:
-        return given or Scope()
+        return given or TableScope()
     if given is not None and given != stored:
         kept = f"--include {list(stored.include)} --exclude {list(stored.exclude)}"
         raise OptionError("include", f"this store was begun with {kept}, which cannot change")
@@ -63,13 +63,13 @@ def continued(stored: Scope | None, given: Scope | None) -> Scope:
 class ScopedTables:
     """Table ids in a scope, as a history knows them."""
 
-    def __init__(self, scope: Scope, history: SchemaHistory) -> None:
+    def __init__(self, scope: TableScope, history: SchemaHistory) -> None:
         self._scope, self._history = scope, history
         self._known: dict[TableID, bool] = {}
 
     def contains(self, table_id: TableID) -> bool:
         """Whether the table's changes are replicated."""
-        if self._scope == Scope():
+        if self._scope == TableScope():
             return True
         if table_id not in self._known:
             self._known[table_id] = self._scope.contains(self._history.first_name(table_id))

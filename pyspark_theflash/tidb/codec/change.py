@@ -11,7 +11,7 @@ _ALLOW_INVALID_DATES: Final = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
-class Session:
+class ReorgSession:
     """What TiDB kept of the session that changed a column, and when it did so (Unix time).
 
     With an offset, which is in seconds east of UTC, `zone` is of no importance. `sql_mode` has
@@ -26,7 +26,7 @@ class Session:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class TypeChange:
     """What a conversion goes from and to; `where` names the column in errors.
 
     `session`: None if nothing is known of it.
@@ -35,7 +35,7 @@ class Change:
     old: FieldType
     new: FieldType
     where: str
-    session: Session | None = None
+    session: ReorgSession | None = None
 
     @property
     def keeps_invalid_dates(self) -> bool:

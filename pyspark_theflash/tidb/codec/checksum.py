@@ -32,7 +32,7 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import invariant
 from pyspark_theflash.tidb.codec.array import ArrowArray, join_bytes, primitive, take
-from pyspark_theflash.tidb.codec.field_type import STRING_TYPES, FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import STRING_TYPES, ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.handle import decode_common_handles
 from pyspark_theflash.tidb.codec.key import HANDLE_AT
 from pyspark_theflash.tidb.codec.reader import Mask, Positions, Reader
@@ -125,7 +125,7 @@ def _check_columns(
     checkable = ~content.has_unknown[rows]
     if keys is None:
         for spec, column in specs:
-            if spec.type.flag & Flag.PRI_KEY and column.absent is not None:
+            if spec.type.flag & ColumnFlag.PRI_KEY and column.absent is not None:
                 checkable &= ~column.absent[rows]
     rows, at = rows[checkable], at[checkable]
     from_keys = _from_keys(keys, rows) if keys is not None else {}

@@ -33,7 +33,7 @@ import pyarrow.compute
 from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.tidb.codec.array import ArrowArray, nulls, take
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.change import Change, Session
+from pyspark_theflash.tidb.codec.change import ReorgSession, TypeChange
 from pyspark_theflash.tidb.codec.convert_choice import to_enum, to_set
 from pyspark_theflash.tidb.codec.convert_json import from_json, to_json
 from pyspark_theflash.tidb.codec.convert_number import (
@@ -68,7 +68,7 @@ _REFUSED: Final[Mapping[MySQLType, frozenset[MySQLType]]] = {
     **dict.fromkeys(DATETIME_TYPES, _FRACTIONS | _CHOICES | _BIT),
     MySQLType.TIME: _CHOICES | _BIT,
 }
-_CONVERTERS: Final[Mapping[MySQLType, Callable[[Change, ArrowArray], ArrowArray]]] = {
+_CONVERTERS: Final[Mapping[MySQLType, Callable[[TypeChange, ArrowArray], ArrowArray]]] = {
     **dict.fromkeys(INTEGER_TYPES, to_integer),
     **dict.fromkeys(STRING_TYPES, to_string),
     **dict.fromkeys(DATETIME_TYPES, to_datetime),
@@ -89,7 +89,7 @@ def convert_column(
     from_type: FieldType,
     to_type: FieldType,
     where: str,
-    session: Session | None = None,
+    session: ReorgSession | None = None,
 ) -> ArrowArray:
     """Stored values of one type as TiDB shows them after the column has become another.
 
@@ -108,7 +108,7 @@ def convert_column(
         UnsupportedError: a pair of types that TiDB refuses or that is not known here; a value that
             cannot be told from the old one.
     """
-    change = Change(from_type, to_type, where, session)
+    change = TypeChange(from_type, to_type, where, session)
     wanted = arrow_type(to_type)
     if _keeps_rows(from_type, to_type):
         result: ArrowArray = pc.cast(values, wanted)
@@ -121,7 +121,7 @@ def convert_column(
     return _converted(change, values)
 
 
-def _check_pair(change: Change) -> None:
+def _check_pair(change: TypeChange) -> None:
     old, new = change.old, change.new
     if old.tp in _REFUSED.get(new.tp, ()) or not {old.tp, new.tp} <= _CONVERTERS.keys():
         raise UnsupportedError(
@@ -129,7 +129,7 @@ def _check_pair(change: Change) -> None:
         )
 
 
-def _converted(change: Change, values: ArrowArray) -> ArrowArray:
+def _converted(change: TypeChange, values: ArrowArray) -> ArrowArray:
     present = values.drop_null()
     if change.old.tp == MySQLType.TIMESTAMP:
         change, present = as_shown(change, present)

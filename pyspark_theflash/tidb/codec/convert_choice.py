@@ -15,7 +15,7 @@ import pyarrow.compute
 
 from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.tidb.codec.array import ArrowArray, map_distinct, primitive
-from pyspark_theflash.tidb.codec.change import Change
+from pyspark_theflash.tidb.codec.change import TypeChange
 from pyspark_theflash.tidb.codec.collation import sort_keys
 from pyspark_theflash.tidb.codec.convert_string import string_form
 from pyspark_theflash.tidb.codec.field_type import INTEGER_TYPES, MySQLType
@@ -29,7 +29,7 @@ _NUMBER: Final = re.compile(
 _MAX_NUMBER_LENGTH: Final = 200
 
 
-def to_enum(change: Change, values: ArrowArray) -> ArrowArray:
+def to_enum(change: TypeChange, values: ArrowArray) -> ArrowArray:
     """The old values as indexes of elements, from 1.
 
     Raises:
@@ -58,7 +58,7 @@ def to_enum(change: Change, values: ArrowArray) -> ArrowArray:
     return result
 
 
-def to_set(change: Change, values: ArrowArray) -> ArrowArray:
+def to_set(change: TypeChange, values: ArrowArray) -> ArrowArray:
     """The old values as bit masks of elements.
 
     Raises:
@@ -84,7 +84,7 @@ def to_set(change: Change, values: ArrowArray) -> ArrowArray:
 class _Names:
     """The new elements by what they compare by."""
 
-    def __init__(self, change: Change) -> None:
+    def __init__(self, change: TypeChange) -> None:
         self._change = change
         keys = self._keys(list(change.new.elems))
         self._indexes = {key: i for i, key in reversed(list(enumerate(keys)))}

@@ -28,7 +28,7 @@ import pyarrow.compute
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.tidb.codec.array import ArrowArray, map_distinct
 from pyspark_theflash.tidb.codec.arrow import arrow_type, decimal_type
-from pyspark_theflash.tidb.codec.change import Change
+from pyspark_theflash.tidb.codec.change import TypeChange
 from pyspark_theflash.tidb.codec.convert_number import (
     fit_decimal,
     integer_range,
@@ -73,7 +73,7 @@ _ESCAPE: Final = re.compile(rb"\\(u(?P<code>[\s\S]{0,4})|[\s\S]|\Z)")
 _ESCAPED: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
-def to_json(change: Change, values: ArrowArray) -> ArrowArray:
+def to_json(change: TypeChange, values: ArrowArray) -> ArrowArray:
     """The old values as binary JSON; null for texts that are none."""
     old = change.old
     if old.tp in _NAMED_TYPES:
@@ -122,7 +122,7 @@ def _core(packed: int) -> int:
     return ((((day << 5 | hour) << 6 | minute) << 6 | second) << 20 | micro) << 4
 
 
-def from_json(change: Change, values: ArrowArray) -> ArrowArray:
+def from_json(change: TypeChange, values: ArrowArray) -> ArrowArray:
     """JSON values as another type than strings.
 
     Raises:

@@ -17,7 +17,7 @@ import pyarrow.compute
 
 from pyspark_theflash.tidb.codec.array import ArrowArray, map_distinct, primitive
 from pyspark_theflash.tidb.codec.arrow import arrow_type, decimal_type
-from pyspark_theflash.tidb.codec.change import Change
+from pyspark_theflash.tidb.codec.change import TypeChange
 from pyspark_theflash.tidb.codec.convert_time import times_as_integers, times_as_numbers, years
 from pyspark_theflash.tidb.codec.field_type import (
     DATETIME_TYPES,
@@ -60,7 +60,7 @@ _WIDE: Final = Context(prec=400, rounding=ROUND_HALF_UP)
 _Floats = npt.NDArray[np.float64]
 
 
-def to_integer(change: Change, values: ArrowArray) -> ArrowArray:
+def to_integer(change: TypeChange, values: ArrowArray) -> ArrowArray:
     """The old values as TINYINT to BIGINT; null where TiDB stores NULL.
 
     Raises:
@@ -82,7 +82,7 @@ def integer_range(tp: FieldType) -> tuple[int, int]:
     return (0, 2**bits - 1) if tp.is_unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-def _signed(change: Change, values: ArrowArray, low: int, high: int) -> ArrowArray:
+def _signed(change: TypeChange, values: ArrowArray, low: int, high: int) -> ArrowArray:
     old = change.old
     if old.tp in STRING_TYPES:
         numbers = map_distinct(pc.cast(values, pa.binary()), loose_int64, pa.int64())
@@ -93,7 +93,7 @@ def _signed(change: Change, values: ArrowArray, low: int, high: int) -> ArrowArr
     return _clamp(numbers, low, high)
 
 
-def _unsigned(change: Change, values: ArrowArray, high: int) -> ArrowArray:
+def _unsigned(change: TypeChange, values: ArrowArray, high: int) -> ArrowArray:
     old = change.old
     if old.tp in STRING_TYPES:
         numbers = map_distinct(pc.cast(values, pa.binary()), loose_uint64, pa.uint64())
@@ -153,7 +153,7 @@ def _round(numbers: ArrowArray, scale: int) -> ArrowArray:
     return result
 
 
-def to_bit(change: Change, values: ArrowArray) -> ArrowArray:
+def to_bit(change: TypeChange, values: ArrowArray) -> ArrowArray:
     """The old values as BIT; negative integers as their two's complement."""
     width = max(change.new.flen, 1)
     if pa.types.is_signed_integer(values.type):
@@ -165,7 +165,7 @@ def to_bit(change: Change, values: ArrowArray) -> ArrowArray:
     return result
 
 
-def to_year(change: Change, values: ArrowArray) -> ArrowArray:
+def to_year(change: TypeChange, values: ArrowArray) -> ArrowArray:
     """The old values as YEAR: two digits get a century, what is no year 0, 1901 or 2155."""
     old = change.old
     if old.tp in STRING_TYPES:
@@ -194,7 +194,7 @@ def _year_of_text(text: bytes) -> int:
     return number
 
 
-def to_decimal(change: Change, values: ArrowArray) -> ArrowArray:
+def to_decimal(change: TypeChange, values: ArrowArray) -> ArrowArray:
     """The old values as DECIMAL, rounded to its scale."""
     old, new = change.old, change.new
     wanted = decimal_type(new)
@@ -239,7 +239,7 @@ def _fit_decimals(numbers: ArrowArray, new: FieldType) -> ArrowArray:
     return result
 
 
-def to_float(change: Change, values: ArrowArray) -> ArrowArray:
+def to_float(change: TypeChange, values: ArrowArray) -> ArrowArray:
     """The old values as FLOAT or DOUBLE, rounded where these have a scale."""
     new = change.new
     floats = _floats(values, change.old)

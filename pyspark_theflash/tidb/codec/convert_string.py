@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from pyspark_theflash.tidb.codec.array import ArrowArray, join_bytes, map_distinct
-from pyspark_theflash.tidb.codec.change import Change
+from pyspark_theflash.tidb.codec.change import TypeChange
 from pyspark_theflash.tidb.codec.field_type import INTEGER_TYPES, STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.text import format_column
 
@@ -32,7 +32,7 @@ _LOB_TYPES: Final = STRING_TYPES - {MySQLType.VARCHAR, MySQLType.VARSTRING, MySQ
 _LACKING: Final = {"ascii": "[\u0080-\U0010ffff]", "utf8": "[\U00010000-\U0010ffff]"}
 
 
-def to_string(change: Change, values: ArrowArray) -> ArrowArray:
+def to_string(change: TypeChange, values: ArrowArray) -> ArrowArray:
     """The old values as strings of the new type.
 
     Raises:
@@ -83,7 +83,7 @@ def _float_digits(values: ArrowArray) -> ArrowArray:
     return result
 
 
-def _decoded(change: Change, values: ArrowArray) -> ArrowArray:
+def _decoded(change: TypeChange, values: ArrowArray) -> ArrowArray:
     """Bytes as texts of the new charset, as far as they are."""
     charset = change.new.charset
     texts = map_distinct(values, lambda raw: _longest_text(raw, charset), pa.string())

@@ -17,7 +17,7 @@ import pyarrow.compute
 
 from pyspark_theflash.tidb.codec.array import ArrowArray, map_distinct, nulls, primitive
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.change import Change
+from pyspark_theflash.tidb.codec.change import TypeChange
 from pyspark_theflash.tidb.codec.convert_string import string_form
 from pyspark_theflash.tidb.codec.field_type import (
     DATETIME_TYPES,
@@ -65,7 +65,7 @@ _FIRST_TIMESTAMP_US: Final = _SECOND_US
 _END_TIMESTAMP_US: Final = (1 << 31) * _SECOND_US
 
 
-def to_datetime(change: Change, values: ArrowArray) -> ArrowArray:
+def to_datetime(change: TypeChange, values: ArrowArray) -> ArrowArray:
     """The old values as DATE, DATETIME or TIMESTAMP; null where TiDB stores NULL.
 
     Raises:
@@ -90,14 +90,14 @@ def to_datetime(change: Change, values: ArrowArray) -> ArrowArray:
     return _timestamps(change, packed) if is_timestamp else _stored_times(change, packed)
 
 
-def _packed(change: Change, values: ArrowArray) -> Words:
+def _packed(change: TypeChange, values: ArrowArray) -> Words:
     if change.old.tp != MySQLType.TIME:
         return packed_times(values)
     at = day_of_change(change) * DAY_US + _microseconds(values)
     return pack(at // DAY_US, at % DAY_US)
 
 
-def _moved(change: Change, packed: Words, rounded: Words) -> ArrowArray:
+def _moved(change: TypeChange, packed: Words, rounded: Words) -> ArrowArray:
     """Times by the session's clock as TIMESTAMP. Those out of its range stay, and unrounded."""
     unrounded_us, local = _local_us(change, packed), _local_us(change, rounded)
     is_time = packed != 0
@@ -116,7 +116,7 @@ def _has_left_calendar(times_us: Int64s) -> bool:
     return bool(((days < FIRST_DAY) | (days > LAST_DAY)).any())
 
 
-def _timestamps(change: Change, packed: Words) -> ArrowArray:
+def _timestamps(change: TypeChange, packed: Words) -> ArrowArray:
     """Times that were read, by the session's clock; zero for those that are no TIMESTAMP."""
     local = _local_us(change, packed)
     is_day = local < _ZERO_US
@@ -132,7 +132,7 @@ def _in_range(utc_us: Int64s) -> Mask:
     return mask
 
 
-def _local_us(change: Change, packed: Words) -> Int64s:
+def _local_us(change: TypeChange, packed: Words) -> Int64s:
     """Packed times as they are stored: microseconds, impossible ones behind all others."""
     days, well_formed = unpack_dates(packed)
     if not well_formed.all():
@@ -140,7 +140,7 @@ def _local_us(change: Change, packed: Words) -> Int64s:
     return days * DAY_US + unpack_times_of_day(packed)[0]
 
 
-def as_shown(change: Change, values: ArrowArray) -> tuple[Change, ArrowArray]:
+def as_shown(change: TypeChange, values: ArrowArray) -> tuple[TypeChange, ArrowArray]:
     """A change from TIMESTAMP to another type: values by the session's clock, mostly as DATETIME.
 
     JSON has a TIMESTAMP of its own.
@@ -158,7 +158,7 @@ def as_shown(change: Change, values: ArrowArray) -> tuple[Change, ArrowArray]:
     return change if is_json else replace(change, old=old), shown
 
 
-def _stored_times(change: Change, packed: Words) -> ArrowArray:
+def _stored_times(change: TypeChange, packed: Words) -> ArrowArray:
     """Packed times in the form they are stored in."""
     new, times_us = change.new, _local_us(change, packed)
     if new.tp in _DATE_TYPES:
@@ -166,7 +166,7 @@ def _stored_times(change: Change, packed: Words) -> ArrowArray:
     return primitive(times_us, arrow_type(new))
 
 
-def _rounded(change: Change, packed: Words, fsp: int) -> Words:
+def _rounded(change: TypeChange, packed: Words, fsp: int) -> Words:
     """Rounded to `fsp` digits: a second later is later by the session's clock, which may jump."""
     rounded = _round_packed(packed, change.old.fsp, fsp)
     is_carried = (rounded >> _SECOND_BITS != packed >> _SECOND_BITS) & (rounded != packed)
@@ -205,7 +205,7 @@ def _round_up(microseconds: Int64s, fsp: int) -> Int64s:
     return result
 
 
-def to_time(change: Change, values: ArrowArray) -> ArrowArray:
+def to_time(change: TypeChange, values: ArrowArray) -> ArrowArray:
     """The old values as TIME; null where TiDB stores NULL, for numbers far out of range.
 
     Raises:
@@ -227,7 +227,7 @@ def to_time(change: Change, values: ArrowArray) -> ArrowArray:
     return times
 
 
-def _time_of_number(text: str, change: Change) -> int | None:
+def _time_of_number(text: str, change: TypeChange) -> int | None:
     """Of the digits of a number; None for NULL."""
     if change.old.tp in (MySQLType.FLOAT, MySQLType.DOUBLE):
         number, largest = round(float(text)), MAX_INT64 + 1
@@ -260,7 +260,7 @@ def times_as_numbers(values: ArrowArray, old: FieldType) -> ArrowArray:
     return _decimals(_date_number(packed) * _SECOND_US + _clock_number(seconds), fraction)
 
 
-def times_as_integers(change: Change, values: ArrowArray) -> Int64s:
+def times_as_integers(change: TypeChange, values: ArrowArray) -> Int64s:
     """The same rounded to a second, as a time and not as a number: 59.5 s become one minute.
 
     What cannot be rounded, an impossible date at the end of its day, becomes 0.

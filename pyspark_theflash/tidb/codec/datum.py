@@ -24,7 +24,7 @@ from pyspark_theflash.tidb.codec.reader import Positions, Reader, Words
 Numbers = npt.NDArray[np.int64] | npt.NDArray[np.uint64] | npt.NDArray[np.float64]
 
 
-class Flag(IntEnum):
+class DatumFlag(IntEnum):
     """The first byte of a datum."""
 
     NULL = 0
@@ -88,26 +88,26 @@ def values_at(
     Raises:
         CodecError: one reaches beyond its `limit`, or the flag is not one that rows hold.
     """
-    if flag == Flag.NULL:
+    if flag == DatumFlag.NULL:
         return Values(Form.NULL, at, at)
-    if flag == Flag.VARINT:
+    if flag == DatumFlag.VARINT:
         signed, ends = varints_at(reader, at, limit, words)
         return Values(Form.INT, at, ends, signed)
-    if flag == Flag.UVARINT:
+    if flag == DatumFlag.UVARINT:
         unsigned, ends = uvarints_at(reader, at, limit, words)
         return Values(Form.UINT, at, ends, unsigned)
-    if flag == Flag.COMPACT_BYTES:
+    if flag == DatumFlag.COMPACT_BYTES:
         return _compact_bytes_at(reader, at, limit, words)
-    if flag == Flag.DECIMAL:
+    if flag == DatumFlag.DECIMAL:
         reader.check_ends(at + 2, limit, at)
         headers, sizes = decimal.headers_at(reader, at)
         reader.check_ends(at + sizes, limit, at)
         return Values(Form.DECIMAL, at, at + sizes, headers)
-    if flag == Flag.JSON:
+    if flag == DatumFlag.JSON:
         return Values(Form.JSON, at, json.ends_at(reader, at, limit))
-    if flag == Flag.VECTOR:
+    if flag == DatumFlag.VECTOR:
         return Values(Form.VECTOR, at, vector.ends_at(reader, at, limit))
-    if flag in (Flag.INT, Flag.UINT, Flag.FLOAT, Flag.DURATION):
+    if flag in (DatumFlag.INT, DatumFlag.UINT, DatumFlag.FLOAT, DatumFlag.DURATION):
         return _comparable_at(reader, flag, at, limit)
     raise reader.error(f"a value of flag {flag}", int(at[0]) - 1)
 
@@ -126,8 +126,8 @@ def _comparable_at(reader: Reader, flag: int, at: Positions, limit: Positions) -
     ends = at + 8
     reader.check_ends(ends, limit, at)
     words = reader.big_endian_at(at, 8)
-    if flag == Flag.UINT:
+    if flag == DatumFlag.UINT:
         return Values(Form.UINT, at, ends, words)
-    if flag == Flag.FLOAT:
+    if flag == DatumFlag.FLOAT:
         return Values(Form.FLOAT, at, ends, floats_from_comparable(words))
     return Values(Form.INT, at, ends, (words ^ np.uint64(1 << 63)).view(np.int64))

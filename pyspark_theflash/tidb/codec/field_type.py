@@ -41,7 +41,7 @@ class MySQLType(IntEnum):
     STRING = 0xFE
 
 
-class Flag(IntFlag):
+class ColumnFlag(IntFlag):
     """Column flags of MySQL's protocol."""
 
     NOT_NULL = 1
@@ -97,11 +97,11 @@ class FieldType:
 
     @property
     def is_unsigned(self) -> bool:
-        return bool(self.flag & Flag.UNSIGNED)
+        return bool(self.flag & ColumnFlag.UNSIGNED)
 
     @property
     def is_not_null(self) -> bool:
-        return bool(self.flag & Flag.NOT_NULL)
+        return bool(self.flag & ColumnFlag.NOT_NULL)
 
     @property
     def is_binary_string(self) -> bool:

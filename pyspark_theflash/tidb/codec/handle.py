@@ -25,7 +25,7 @@ from pyspark_theflash.tidb.codec.array import ArrowArray, binary, join_bytes, va
 from pyspark_theflash.tidb.codec.bytes import bytes_at, encode_bytes_array
 from pyspark_theflash.tidb.codec.collation import is_bytewise, sort_keys
 from pyspark_theflash.tidb.codec.column import Piece, assemble
-from pyspark_theflash.tidb.codec.datum import Flag, values_at
+from pyspark_theflash.tidb.codec.datum import DatumFlag, values_at
 from pyspark_theflash.tidb.codec.decimal import encode_decimals
 from pyspark_theflash.tidb.codec.field_type import (
     DATETIME_TYPES,
@@ -107,36 +107,36 @@ def key_strings(strings: ArrowArray, field_type: FieldType, prefix_length: int) 
     return sort_keys(strings, field_type)
 
 
-def _key_flag(field_type: FieldType) -> Flag:
+def _key_flag(field_type: FieldType) -> DatumFlag:
     """The form in which a key holds values of a type."""
     tp = field_type.tp
     if tp in INTEGER_TYPES:
-        return Flag.UINT if field_type.is_unsigned and tp != MySQLType.YEAR else Flag.INT
+        return DatumFlag.UINT if field_type.is_unsigned and tp != MySQLType.YEAR else DatumFlag.INT
     if tp in _UINT_TYPES:
-        return Flag.UINT
+        return DatumFlag.UINT
     if tp in _FLOAT_TYPES:
-        return Flag.FLOAT
+        return DatumFlag.FLOAT
     if tp == MySQLType.TIME:
-        return Flag.DURATION
+        return DatumFlag.DURATION
     if tp == MySQLType.NEWDECIMAL:
-        return Flag.DECIMAL
+        return DatumFlag.DECIMAL
     if tp in STRING_TYPES:
-        return Flag.BYTES
+        return DatumFlag.BYTES
     raise UnsupportedError(f"type {tp.name} in a clustered key", "table")
 
 
 def _encode(column: ArrowArray, field_type: FieldType, prefix_length: int) -> ArrowArray:
     flag = _key_flag(field_type)
-    if flag == Flag.BYTES:
+    if flag == DatumFlag.BYTES:
         encoded = encode_bytes_array(key_strings(column, field_type, prefix_length))
         return join_bytes(bytes([flag]), encoded)
-    if flag == Flag.DECIMAL:
+    if flag == DatumFlag.DECIMAL:
         return _fixed_size(flag, encode_decimals(column))
     words = _comparable(column, field_type, flag)
     return _fixed_size(flag, words.astype(">u8").view(np.uint8).reshape(-1, 8))
 
 
-def _fixed_size(flag: Flag, contents: npt.NDArray[np.uint8]) -> ArrowArray:
+def _fixed_size(flag: DatumFlag, contents: npt.NDArray[np.uint8]) -> ArrowArray:
     """Contents of one size, each behind its flag."""
     count, size = contents.shape
     data = np.empty((count, size + 1), np.uint8)
@@ -144,18 +144,18 @@ def _fixed_size(flag: Flag, contents: npt.NDArray[np.uint8]) -> ArrowArray:
     return binary(data, np.arange(count + 1) * (size + 1))
 
 
-def _comparable(column: ArrowArray, field_type: FieldType, flag: Flag) -> Words:
+def _comparable(column: ArrowArray, field_type: FieldType, flag: DatumFlag) -> Words:
     """The 8-byte numbers that stand in the key."""
-    if flag == Flag.FLOAT:
+    if flag == DatumFlag.FLOAT:
         return comparable_from_floats(column.cast(pa.float64()).to_numpy())
     if field_type.tp in DATETIME_TYPES:
         return packed_times(column)
     words: Words
-    if flag == Flag.UINT:
+    if flag == DatumFlag.UINT:
         words = column.cast(pa.uint64()).to_numpy()
     else:
         signed = column.cast(pa.int64()).to_numpy()
-        words = (signed * 1000 if flag == Flag.DURATION else signed).view(np.uint64) ^ _SIGN
+        words = (signed * 1000 if flag == DatumFlag.DURATION else signed).view(np.uint64) ^ _SIGN
     return words
 
 
@@ -166,7 +166,7 @@ def _decode(
     flag = _key_flag(field_type)
     reader.check_ends(at + 1, reader.ends, at)
     reader.check(reader.bytes_at(at) == flag, f"another flag than {flag}", at)
-    if flag == Flag.BYTES:
+    if flag == DatumFlag.BYTES:
         raw, after = bytes_at(reader, at + 1, reader.ends)
         return _as_text(reader, raw, field_type), after
     values = values_at(reader, flag, at + 1, reader.ends)

@@ -22,7 +22,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from pyspark_theflash.tidb.codec.change import Change
+from pyspark_theflash.tidb.codec.change import TypeChange
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.loose_number import MAX_INT64, trim
 from pyspark_theflash.tidb.codec.time import DAY_US, Int64s, pack, unpack_dates
@@ -119,7 +119,7 @@ class _Fields(NamedTuple):
         days, _ = unpack_dates(np.array([self.packed], np.uint64))
         return days * DAY_US + _time_of_day(self.packed)
 
-    def checked(self, change: Change) -> int:
+    def checked(self, change: TypeChange) -> int:
         """Packed, as far as TiDB lets it be stored."""
         if not self.is_well_formed:
             return 0
@@ -130,7 +130,7 @@ class _Fields(NamedTuple):
         return self.packed
 
 
-def loose_datetime(text: bytes, fsp: int, change: Change) -> int:
+def loose_datetime(text: bytes, fsp: int, change: TypeChange) -> int:
     """A date and time from a text, rounded to `fsp` digits of a second; packed.
 
     Raises:
@@ -157,7 +157,7 @@ def loose_datetime(text: bytes, fsp: int, change: Change) -> int:
     return fields.checked(change)
 
 
-def _carried(fields: _Fields, zone: "re.Match[str] | None", change: Change) -> int:
+def _carried(fields: _Fields, zone: "re.Match[str] | None", change: TypeChange) -> int:
     """One second later by the session's clock; the zone, if there is one, comes after that."""
     if not fields.exists:
         return 0
@@ -166,7 +166,7 @@ def _carried(fields: _Fields, zone: "re.Match[str] | None", change: Change) -> i
     return _shifted(_unpack(later), zone, change) if zone and later else later
 
 
-def _shifted(fields: _Fields, zone: "re.Match[str]", change: Change) -> int:
+def _shifted(fields: _Fields, zone: "re.Match[str]", change: TypeChange) -> int:
     """A time of another zone by the session's clock."""
     if not (fields.exists and _is_zone(zone)):
         return 0
@@ -314,7 +314,7 @@ def _offset_minutes(zone: "re.Match[str]") -> int:
     return -minutes if zone["sign"] == "-" else minutes
 
 
-def loose_datetime_of_number(number: int, change: Change) -> int:
+def loose_datetime_of_number(number: int, change: TypeChange) -> int:
     """A date and time from its digits, YYMMDD, YYYYMMDD or either with hhmmss; packed.
 
     Raises:
@@ -330,7 +330,7 @@ def loose_datetime_of_number(number: int, change: Change) -> int:
     return _Fields(year, month, day, hour, minute, second).checked(change)
 
 
-def loose_time(text: bytes, fsp: int, change: Change) -> int:
+def loose_time(text: bytes, fsp: int, change: TypeChange) -> int:
     """A time from a text, rounded to `fsp` digits of a second; microseconds.
 
     Raises:

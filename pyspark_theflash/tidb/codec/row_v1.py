@@ -39,7 +39,7 @@ from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import ColumnID
 from pyspark_theflash.tidb.codec.collation import is_bytewise
 from pyspark_theflash.tidb.codec.column import Piece, PiecesByID, assemble, decode_pieces
-from pyspark_theflash.tidb.codec.datum import Flag, values_at
+from pyspark_theflash.tidb.codec.datum import DatumFlag, values_at
 from pyspark_theflash.tidb.codec.field_type import STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.number import decode_varint, varints_at
 from pyspark_theflash.tidb.codec.reader import Positions, Reader, Words, groups
@@ -120,7 +120,7 @@ def _pieces(reader: Reader, at: Positions) -> PiecesByID:
     rows: Positions = np.arange(len(at))
     limit = reader.ends
     reader.check(at < limit, "no row", reader.starts)
-    left = (at + 1 != limit) | (reader.bytes_at(at) != Flag.NULL)
+    left = (at + 1 != limit) | (reader.bytes_at(at) != DatumFlag.NULL)
     result: dict[ColumnID, list[Piece]] = defaultdict(list)
     for step in range(_MAX_PAIRS):
         if not left.all():
@@ -151,7 +151,7 @@ def _heads(
         beyond = ~np.uint64(0) << np.uint64(8 * (8 - size))
         yield column_id, flag, None, value_at, words >> np.uint64(8 * size) | beyond
         return
-    reader.check((words & np.uint64(0xFF)) == Flag.VARINT, "no column id", at)
+    reader.check((words & np.uint64(0xFF)) == DatumFlag.VARINT, "no column id", at)
     ids, flag_at = varints_at(reader, at + 1, limit)
     possible = (ids > -(1 << _ID_BITS)) & (ids < 1 << _ID_BITS)
     reader.check(possible, "an impossible column id", at)
@@ -163,7 +163,7 @@ def _heads(
 def _shared_head(words: Words) -> tuple[ColumnID, int, int] | None:
     """(column id, flag, size) if all rows' next bytes hold the same ones, and short ones."""
     first = int(words[0]).to_bytes(8, "little")
-    if first[0] != Flag.VARINT:
+    if first[0] != DatumFlag.VARINT:
         return None
     try:
         column_id, flag_at = decode_varint(first[:7], 1)

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.compute
 
 from pyspark_theflash.tidb.codec.array import primitive
-from pyspark_theflash.tidb.codec.change import Change, Session
+from pyspark_theflash.tidb.codec.change import ReorgSession, TypeChange
 from pyspark_theflash.tidb.codec.reader import Mask
 from pyspark_theflash.tidb.codec.time import DAY_US, Int64s
 
@@ -21,7 +21,7 @@ _SECOND_US: Final = 1_000_000
 _NAMELESS: Final = ("", "Local", "SYSTEM")
 
 
-def local_of(change: Change, utc_us: Int64s) -> Int64s:
+def local_of(change: TypeChange, utc_us: Int64s) -> Int64s:
     """Microseconds since 1970 in UTC as the session's clock showed them.
 
     Raises:
@@ -31,7 +31,7 @@ def local_of(change: Change, utc_us: Int64s) -> Int64s:
     return result
 
 
-def utc_of(change: Change, local_us: Int64s) -> tuple[Int64s, Mask]:
+def utc_of(change: TypeChange, local_us: Int64s) -> tuple[Int64s, Mask]:
     """Inverse of `local_of`, and which times the session's clock shows at all.
 
     Raises:
@@ -42,7 +42,7 @@ def utc_of(change: Change, local_us: Int64s) -> tuple[Int64s, Mask]:
     return result, result + _offsets(change, result) == local_us
 
 
-def day_of_change(change: Change) -> int:
+def day_of_change(change: TypeChange) -> int:
     """The day on which a column was changed, counted from 1970, by the session's clock.
 
     Raises:
@@ -56,13 +56,13 @@ def day_of_change(change: Change) -> int:
     return int(first)
 
 
-def _session(change: Change) -> Session:
+def _session(change: TypeChange) -> ReorgSession:
     if change.session is None:
         raise change.unsupported("the time zone of the session decided about them")
     return change.session
 
 
-def _offsets(change: Change, utc_us: Int64s) -> Int64s:
+def _offsets(change: TypeChange, utc_us: Int64s) -> Int64s:
     session = _session(change)
     if session.offset_s or session.zone == "UTC":
         return np.full(len(utc_us), session.offset_s * _SECOND_US, np.int64)

@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyspark_theflash.base.errors import UnrepresentableValueError, UnsupportedError, invariant
 from pyspark_theflash.tidb.codec.array import nulls
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.reader import Mask
 from pyspark_theflash.tidb.expression.cast import cast
 from pyspark_theflash.tidb.expression.choice import Rows, assemble, truth_rows
@@ -121,7 +121,7 @@ def evaluate(
     if rows == 0:
         return nulls(0, arrow_type(result_type))
     with _named(where):
-        vector = _full(expression.tree, Scope(columns, rows))
+        vector = _full(expression.tree, RowScope(columns, rows))
         result: pa.Array[Any] = store_column(vector, result_type)
     return result
 
@@ -139,7 +139,7 @@ def evaluate_integers(
         UnrepresentableValueError: a result out of its range.
     """
     with _named(where):
-        whole = to_integer(_full(expression.tree, Scope(columns, rows)))
+        whole = to_integer(_full(expression.tree, RowScope(columns, rows)))
     return whole.data, whole.null
 
 
@@ -154,7 +154,7 @@ def _named(where: str) -> Iterator[None]:
         raise UnrepresentableValueError(where, "a value out of range", str(error)) from None
 
 
-class Scope:
+class RowScope:
     """The columns of some rows, loaded when they are first asked for."""
 
     def __init__(self, columns: Mapping[str, TypedArray], rows: int) -> None:
@@ -176,19 +176,19 @@ class Scope:
             return False
         tp = self._columns[node.name][1]
         is_named = tp.tp in (MySQLType.ENUM, MySQLType.SET)
-        return bool(tp.flag & Flag.NOT_NULL) and not is_named
+        return bool(tp.flag & ColumnFlag.NOT_NULL) and not is_named
 
-    def take(self, rows: Rows) -> "Scope":
+    def take(self, rows: Rows) -> "RowScope":
         """Some of the rows."""
         chosen = pa.array(rows)
-        return Scope({n: (v.take(chosen), t) for n, (v, t) in self._columns.items()}, len(rows))
+        return RowScope({n: (v.take(chosen), t) for n, (v, t) in self._columns.items()}, len(rows))
 
-    def nulls(self) -> "Scope":
+    def nulls(self) -> "RowScope":
         """One row of nothing but NULL."""
-        return Scope({n: (nulls(1, v.type), t) for n, (v, t) in self._columns.items()}, 1)
+        return RowScope({n: (nulls(1, v.type), t) for n, (v, t) in self._columns.items()}, 1)
 
 
-def _full(node: Node, scope: Scope) -> Vector:
+def _full(node: Node, scope: RowScope) -> Vector:
     """A node's values, one for each row."""
     if scope.rows == 0:
         # A branch that no row takes still has a say in the result's type.
@@ -197,7 +197,7 @@ def _full(node: Node, scope: Scope) -> Vector:
     return vector.spread(scope.rows) if vector.is_constant else vector
 
 
-def _evaluate(node: Node, scope: Scope) -> Vector:
+def _evaluate(node: Node, scope: RowScope) -> Vector:
     """A node's values; of a constant one only."""
     if isinstance(node, Literal):
         return load_literal(node)
@@ -218,7 +218,7 @@ def _evaluate(node: Node, scope: Scope) -> Vector:
     return replace(applied, is_constant=is_constant, is_column=False, is_choice=is_choice)
 
 
-def _is_folded(node: Call, scope: Scope) -> bool:
+def _is_folded(node: Call, scope: RowScope) -> bool:
     """Whether TiDB makes a constant of a choice, since what decides and what is chosen are some."""
     if _is_constant(node):
         return True
@@ -247,7 +247,7 @@ def _apply(node: Call, operands: Sequence[Vector]) -> Vector:
     return replace(FUNCTIONS[node.name].apply(operands), is_year=False)
 
 
-def _branch(node: Call, scope: Scope) -> Vector:
+def _branch(node: Call, scope: RowScope) -> Vector:
     if node.name == "ifnull" and scope.is_not_null(node.arguments[0]):
         # As for TiDB, the other argument has no say in the type.
         return _full(node.arguments[0], scope)
@@ -276,7 +276,7 @@ def _branch(node: Call, scope: Scope) -> Vector:
     return assemble(pieces, scope.rows)
 
 
-def _coalesce(arguments: Sequence[Node], scope: Scope) -> Vector:
+def _coalesce(arguments: Sequence[Node], scope: RowScope) -> Vector:
     pieces: list[tuple[Rows, Vector]] = []
     remaining, within = np.arange(scope.rows), scope
     for argument in arguments:

@@ -51,14 +51,14 @@ class TokenKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Token:
+class SqlToken:
     """A piece of the text. `value` is the number, string, bytes or name; words are lower case."""
 
     kind: TokenKind
     value: str | int | Decimal | float | bytes
 
 
-def tokenize(text: str) -> list[Token]:
+def tokenize(text: str) -> list[SqlToken]:
     """The tokens of an expression, the last of kind END.
 
     Raises:
@@ -66,7 +66,7 @@ def tokenize(text: str) -> list[Token]:
     """
     if len(text) > MAX_LENGTH:
         raise LackingError(f"an expression of {len(text)} characters")
-    tokens: list[Token] = []
+    tokens: list[SqlToken] = []
     at, end, introducer = 0, len(text.rstrip()), ""
     while at < end:
         match = _TOKEN.match(text, at)
@@ -78,11 +78,11 @@ def tokenize(text: str) -> list[Token]:
         else:
             tokens.append(_token(match, introducer))
             introducer = ""
-    tokens.append(Token(TokenKind.END, ""))
+    tokens.append(SqlToken(TokenKind.END, ""))
     return tokens
 
 
-def _token(match: "re.Match[str]", introducer: str) -> Token:
+def _token(match: "re.Match[str]", introducer: str) -> SqlToken:
     kind, text = str(match.lastgroup), match[str(match.lastgroup)]
     if kind == "hex":
         digits = text[2:] if text[0] == "0" else text[2:-1]
@@ -95,24 +95,24 @@ def _token(match: "re.Match[str]", introducer: str) -> Token:
         return _literal_bytes(int(digits or "0", 2).to_bytes(size, "big"), introducer)
     if kind in ("single", "double"):
         string = _unescape(text, "'" if kind == "single" else '"')
-        return Token(TokenKind.STRING, string.encode() if introducer == "_binary" else string)
+        return SqlToken(TokenKind.STRING, string.encode() if introducer == "_binary" else string)
     if kind == "number":
-        return Token(TokenKind.NUMBER, _number(text))
+        return SqlToken(TokenKind.NUMBER, _number(text))
     if kind == "name":
-        return Token(TokenKind.NAME, text.replace("``", "`"))
+        return SqlToken(TokenKind.NAME, text.replace("``", "`"))
     if kind == "word":
-        return Token(TokenKind.WORD, text.lower())
-    return Token(TokenKind.SYMBOL, text)
+        return SqlToken(TokenKind.WORD, text.lower())
+    return SqlToken(TokenKind.SYMBOL, text)
 
 
-def _literal_bytes(value: bytes, introducer: str) -> Token:
+def _literal_bytes(value: bytes, introducer: str) -> SqlToken:
     """`x'41'` alone may be a number; after an introducer it is a string."""
     if not introducer:
-        return Token(TokenKind.HEX, value)
+        return SqlToken(TokenKind.HEX, value)
     if introducer == "_binary":
-        return Token(TokenKind.STRING, value)
+        return SqlToken(TokenKind.STRING, value)
     try:
-        return Token(TokenKind.STRING, value.decode())
+        return SqlToken(TokenKind.STRING, value.decode())
     except UnicodeDecodeError:
         raise LackingError(f"a {introducer} string that is not UTF-8") from None
 

@@ -10,9 +10,9 @@ are bounded, so that neither parsing nor evaluating exhausts the stack.
 from functools import lru_cache
 from typing import Final
 
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.expression.failure import LackingError
-from pyspark_theflash.tidb.expression.lexer import Token, TokenKind, tokenize
+from pyspark_theflash.tidb.expression.lexer import SqlToken, TokenKind, tokenize
 from pyspark_theflash.tidb.expression.syntax import Call, Column, Literal, Node
 
 MAX_DEPTH: Final = 40
@@ -61,7 +61,7 @@ _NOT, _COMPARISON, _BITS, _UNARY, _COLLATE = 4, 5, 6, 12, 13
 _SAME: Final = {"||": "or", "&&": "and", "!=": "<>", "mod": "%", "rlike": "regexp"}
 _CAST_TYPES: Final = {
     "signed": FieldType(MySQLType.LONGLONG),
-    "unsigned": FieldType(MySQLType.LONGLONG, Flag.UNSIGNED),
+    "unsigned": FieldType(MySQLType.LONGLONG, ColumnFlag.UNSIGNED),
     "double": FieldType(MySQLType.DOUBLE),
     "float": FieldType(MySQLType.FLOAT),
     "year": FieldType(MySQLType.YEAR),
@@ -86,14 +86,14 @@ def parse_text(text: str) -> Node:
 
 
 class _Parser:
-    def __init__(self, tokens: list[Token]) -> None:
+    def __init__(self, tokens: list[SqlToken]) -> None:
         self._tokens = tokens
         self._at = 0
         self._depth = 0
         self._calls = 0
 
     @property
-    def current(self) -> Token:
+    def current(self) -> SqlToken:
         return self._tokens[self._at]
 
     def place(self) -> str:

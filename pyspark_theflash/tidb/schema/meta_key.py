@@ -18,7 +18,7 @@ from typing import Any, Final, Protocol
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import SchemaVersion, TableID, TimeStamp, physical_ms
 from pyspark_theflash.tidb.codec.bytes import decode_bytes, encode_bytes
-from pyspark_theflash.tidb.codec.change import Session
+from pyspark_theflash.tidb.codec.change import ReorgSession
 from pyspark_theflash.tidb.codec.number import encode_uint
 from pyspark_theflash.tidb.schema.model import STATE_PUBLIC
 
@@ -159,7 +159,7 @@ class FinishedJob:
     database_id: int
     database: str
     tables: Mapping[TableID, Mapping[str, Any]]
-    session: Session | None = None
+    session: ReorgSession | None = None
     """Of a job that rewrote rows: the time zone and sql_mode that it went by, when it began."""
 
 
@@ -202,14 +202,14 @@ def finished_job(job: Mapping[str, Any]) -> FinishedJob:
     )
 
 
-def _session(job: Mapping[str, Any]) -> Session | None:
+def _session(job: Mapping[str, Any]) -> ReorgSession | None:
     """`to_ms` is left open: the job's end is the commit of its schema version."""
     reorg = job.get("reorg_meta") or {}
     location, mode = reorg.get("location"), reorg.get("sql_mode")
     if not location:
         return None
     from_ms = physical_ms(TimeStamp(int(job["start_ts"])))
-    return Session(
+    return ReorgSession(
         str(location["name"]),
         int(location["offset"]),
         from_ms,

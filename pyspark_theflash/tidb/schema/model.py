@@ -14,9 +14,9 @@ from typing import Any, Final
 
 from pyspark_theflash.base.errors import SchemaFileError
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TableID
-from pyspark_theflash.tidb.codec.change import Session
+from pyspark_theflash.tidb.codec.change import ReorgSession
 from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS, brief, int64, items, text, texts
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 
 STATE_LOST: Final = -1
 """Of partitions that are changed: none of TiDB's states, but one that nobody knows any more."""
@@ -28,7 +28,7 @@ SESSION: Final = "theflash_session"
 """A key that a schema source adds to a column in TableInfo's JSON; TiDB keeps it in the DDL job."""
 ROWID_COLUMN_ID: Final = ColumnID(-1)
 ROWID_NAME: Final = "_tidb_rowid"
-ROWID_TYPE: Final = FieldType(MySQLType.LONGLONG, Flag.NOT_NULL, 20, 0, "binary", "binary")
+ROWID_TYPE: Final = FieldType(MySQLType.LONGLONG, ColumnFlag.NOT_NULL, 20, 0, "binary", "binary")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class ColumnInfo:
     comment: str = ""
     changing_offset: int | None = None
     """Of the hidden column that MODIFY COLUMN fills: the offset of the column it will replace."""
-    session: Session | None = None
+    session: ReorgSession | None = None
     """The session whose MODIFY COLUMN made it, where a schema source has added that (`SESSION`)."""
     rows_untouched: bool = False
     """Of the source of another column: from when it was added to when it was replaced, DDL has
@@ -190,7 +190,7 @@ class TableInfo:
     def handle_columns(self) -> tuple[ColumnInfo, ...]:
         """The columns that make the handle, in key order; empty where rows have a `_tidb_rowid`."""
         if self.pk_is_handle:
-            return tuple(c for c in self.columns if c.type.flag & Flag.PRI_KEY)
+            return tuple(c for c in self.columns if c.type.flag & ColumnFlag.PRI_KEY)
         if self.is_common_handle and self.primary_key is not None:
             by_offset = {c.offset: c for c in self.columns}
             return tuple(by_offset[part.offset] for part in self.primary_key.columns)
@@ -273,7 +273,13 @@ def _column(info: Mapping[str, Any]) -> ColumnInfo:
         name=text(info["name"]["O"]),
         offset=int64(info["offset"]),
         type=_field_type(
-            tp["Tp"], tp["Flag"], tp["Flen"], tp["Decimal"], tp["Charset"], tp["Collate"], elems
+            tp["Tp"],
+            tp["Flag"],
+            tp["Flen"],
+            tp["Decimal"],
+            tp["Charset"],
+            tp["Collate"],
+            elems,
         ),
         state=int64(info["state"]),
         origin_default=_text(info.get("origin_default")),
@@ -288,9 +294,9 @@ def _column(info: Mapping[str, Any]) -> ColumnInfo:
     )
 
 
-def _session(info: Mapping[str, Any]) -> Session:
+def _session(info: Mapping[str, Any]) -> ReorgSession:
     mode = info.get("sql_mode")
-    return Session(
+    return ReorgSession(
         text(info["zone"]),
         int64(info["offset_s"]),
         int64(info["from_ms"]),
@@ -299,7 +305,7 @@ def _session(info: Mapping[str, Any]) -> Session:
     )
 
 
-def with_sessions(table: "TableInfo", sessions: Mapping[ColumnID, Session]) -> "TableInfo":
+def with_sessions(table: "TableInfo", sessions: Mapping[ColumnID, ReorgSession]) -> "TableInfo":
     """A table of which it is known who made some columns; its JSON says so, too."""
     info = json.loads(table.json_text)
     for column in info["cols"]:

@@ -21,7 +21,7 @@ from functools import cached_property
 from typing import Final
 
 from pyspark_theflash.base.types import MAX_TS, ColumnID, PhysicalTableID, TableID, TimeStamp
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.lineage import moves
 from pyspark_theflash.tidb.schema.model import ColumnInfo, TableInfo
@@ -142,7 +142,7 @@ class Past:
 
 def _stored_type(info: ColumnInfo) -> FieldType:
     """The type without the flags that say nothing of how values are stored."""
-    return replace(info.type, flag=info.type.flag & Flag.UNSIGNED)
+    return replace(info.type, flag=info.type.flag & ColumnFlag.UNSIGNED)
 
 
 class Owners:

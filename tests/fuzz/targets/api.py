@@ -14,10 +14,16 @@ from pyspark_theflash.base.types import Generation, PhysicalTableID, RegionID, T
 from pyspark_theflash.service.api import seal, token
 from pyspark_theflash.service.api.error import heard_error, told_error
 from pyspark_theflash.service.api.rows import RowStream
-from pyspark_theflash.service.api.seal import Sealer, Shape, Ticket, opened_handle, sealed_handle
+from pyspark_theflash.service.api.seal import (
+    SealedScan,
+    Sealer,
+    Ticket,
+    opened_handle,
+    sealed_handle,
+)
 from pyspark_theflash.service.client.remote import Connection, RemoteTransport
-from pyspark_theflash.service.server.patience import Patience
-from pyspark_theflash.service.server.session import Session
+from pyspark_theflash.service.server.session import ConnectionSession
+from pyspark_theflash.service.server.timeouts import Timeouts
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.frame import (
     PREFACE,
@@ -123,7 +129,9 @@ def served_connection(_: Path) -> Target:
     def parse(data: bytes) -> None:
         link = cast("Link", _HeardLink(data))
         service = cast("Any", _EmptyService())
-        Session(link, service, None, clock=SystemClock(), address="fuzz", patience=Patience()).run()
+        ConnectionSession(
+            link, service, None, clock=SystemClock(), address="fuzz", patience=Timeouts()
+        ).run()
 
     return Target(seeds, bytes_like(seeds), parse)
 
@@ -183,7 +191,7 @@ def sealed_ticket(_: Path) -> Target:
     """Tickets and handles that were sealed with our key, whatever is in them."""
     key = bytes(32)
     sealer = Sealer(key)
-    shape = Shape("d.t", ("a",), "a > 1", "raise", False, message.PlanRequest())
+    shape = SealedScan("d.t", ("a",), "a > 1", "raise", False, message.PlanRequest())
     region = RegionScan(PhysicalTableID(108), RegionID(3), ("one", "two"))
     bodies = [
         Ticket("id", _LEASE, shape, region).sealed(sealer),

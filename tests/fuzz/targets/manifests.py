@@ -11,7 +11,7 @@ from typing import Final
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.storage.store import board
+from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.command import Mailbox, Verb
 from pyspark_theflash.storage.store.folder import (
     FORMAT_FILE,
@@ -22,7 +22,7 @@ from pyspark_theflash.storage.store.folder import (
 )
 from pyspark_theflash.storage.store.latch.latch import LatchKind
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
-from pyspark_theflash.storage.store.manifest import ACK, DATABASE, Change, Record
+from pyspark_theflash.storage.store.manifest import ACK, DATABASE, ManifestChange, Record
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.fuzz.mutate import bytes_like, json_like, patch_like, patched
@@ -73,7 +73,7 @@ def database_log(folder: Path) -> Target:
         token = manifest.take_token()
         for n in range(3):
             LeaseTable(manifest, _CLOCK, lambda: "later").take(TimeStamp(n), _TTL_MS)
-            manifest.commit(Change([Record("other", "key", bytes([n]))]), token)
+            manifest.commit(ManifestChange([Record("other", "key", bytes([n]))]), token)
         log = (store / _LOG).read_bytes()
 
     def parse(data: bytes) -> None:
@@ -151,8 +151,8 @@ def _read_all(store: Path) -> None:
     with closing(open_manifest(store, _FS)) as manifest:
         manifest.read(tuple(manifest.head().sums))
         LeaseTable(manifest, _CLOCK).living()
-        with board.opened(manifest, write=False) as rows:
-            for kind in board.KINDS:
+        with transient.opened(manifest, write=False) as rows:
+            for kind in transient.KINDS:
                 rows.rows(kind)
 
 

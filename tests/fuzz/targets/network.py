@@ -28,10 +28,10 @@ from tests.fuzz.targets.captured import steps
 def write_request(_: Path) -> Target:
     """What TiDB, or anybody, sends to our pump."""
     payloads = [p for step in steps()[:20] for p in step.payloads]
-    seeds = [wire.WriteRequest(7, payload).to_bytes() for payload in payloads]
+    seeds = [wire.WriteBinlogRequest(7, payload).to_bytes() for payload in payloads]
 
     def parse(data: bytes) -> None:
-        request = wire.WriteRequest.from_bytes(data)
+        request = wire.WriteBinlogRequest.from_bytes(data)
         if not is_probe(request.payload):
             decode_entities(request.payload, "fuzz", 0)
 

@@ -9,12 +9,12 @@ from pyspark_theflash.cluster.write import decode_write
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tikv.command import Applied
 from pyspark_theflash.tikv.pending import Delta, decode_delta, encode_delta
-from pyspark_theflash.tikv.region import ApplyState, Peer, Region, RegionState, prepare_merge
+from pyspark_theflash.tikv.region import ApplyState, Peer, RaftRegion, RegionState, prepare_merge
 from pyspark_theflash.tikv.region_snapshot import SnapshotBuilder
 from pyspark_theflash.tikv.region_store import RegionStore
 from pyspark_theflash.tikv.request import Family, sort_requests
 from pyspark_theflash.tikv.rows import by_table, version_batches
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import (
     decode_commands,
     decode_region_state,
@@ -27,10 +27,10 @@ from tests.fuzz.run import Target
 from tests.support.kv_table import HISTORY, commit, key, locked
 from tests.support.percolator_records import LockRecord
 from tests.support.percolator_records import write_record as encode_write
-from tests.support.raft_tikv import FakeTikv, batch
+from tests.support.raft_tikv import FakeRaftCluster, batch
 
 LONG = "long" * 100
-REGION = Region(RegionID(1), b"", b"\xff", RegionEpoch(2, 3), (Peer(11, 1), Peer(12, 77, 1)))
+REGION = RaftRegion(RegionID(1), b"", b"\xff", RegionEpoch(2, 3), (Peer(11, 1), Peer(12, 77, 1)))
 STATE = RegionState(REGION, ApplyState(5, 5, 5, 5), REGION.peers[1])
 
 
@@ -94,7 +94,7 @@ def command_batch(_: Path) -> Target:
     tikv = _tikv()
     entries = [entry for _, _, entry in tikv.log]
     seeds = [batch(entries), *(batch([entry]) for entry in entries)]
-    tables = Tables(HISTORY)
+    tables = PhysicalTables(HISTORY)
 
     def parse(data: bytes) -> None:
         store = RegionStore()
@@ -125,8 +125,8 @@ def snapshot(_: Path) -> Target:
     return Target(chunks, bytes_like(seeds), parse)
 
 
-def _tikv() -> FakeTikv:
-    tikv = FakeTikv()
+def _tikv() -> FakeRaftCluster:
+    tikv = FakeRaftCluster()
     commit(tikv, 1, 10, "a")
     commit(tikv, 2, 12, LONG)
     tikv.write(locked(3, 20, "c"))

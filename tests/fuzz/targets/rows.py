@@ -12,7 +12,7 @@ from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
 from pyspark_theflash.tidb.codec.checksum import RecordKeys
 from pyspark_theflash.tidb.codec.collation import sort_keys
 from pyspark_theflash.tidb.codec.digest import TableDigest
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.handle import decode_common_handles, encode_common_handles
 from pyspark_theflash.tidb.codec.key import (
     MvccKey,
@@ -172,7 +172,7 @@ def checksummed_row(_: Path) -> Target:
     """Key and row with a checksum, some made right after the change: u8 length | key | row."""
     specs = [
         ColumnSpec(ColumnID(1), "a", _INT),
-        ColumnSpec(ColumnID(2), "k", FieldType(MySQLType.LONGLONG, Flag.PRI_KEY)),
+        ColumnSpec(ColumnID(2), "k", FieldType(MySQLType.LONGLONG, ColumnFlag.PRI_KEY)),
         ColumnSpec(ColumnID(3), "b", FieldType(MySQLType.BLOB, charset="binary")),
         ColumnSpec(ColumnID(300), "c", _INT),
     ]

@@ -37,14 +37,20 @@ from pyspark_theflash.storage.store.catalog import (
     schema_history,
     unpack_event,
 )
-from pyspark_theflash.storage.store.command import Command, State, Verb
+from pyspark_theflash.storage.store.command import State, StoreCommand, Verb
 from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity
 from pyspark_theflash.storage.store.latch.holder import Holder
-from pyspark_theflash.storage.store.latch.latch import Grant, Latch, LatchKind, LatchScope, Wanted
+from pyspark_theflash.storage.store.latch.latch import (
+    Grant,
+    Latch,
+    LatchKind,
+    LatchRequest,
+    LatchScope,
+)
 from pyspark_theflash.storage.store.manifest import Head, View
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.purged import PURGED_KIND, purged_at
-from pyspark_theflash.storage.store.scope import SCOPE_KIND, Scope
+from pyspark_theflash.storage.store.scope import SCOPE_KIND, TableScope
 from pyspark_theflash.storage.store.setting import SETTING_KIND, interval_ms
 from pyspark_theflash.storage.store.writer_lock import LOCK_FILE, current_writer
 from pyspark_theflash.tidb.schema.history import TableEvent
@@ -110,7 +116,7 @@ def progress_record(_: Path) -> Target:
 
 def scope_record(_: Path) -> Target:
     def parse(data: bytes) -> None:
-        scope = Scope.of(_view(SCOPE_KIND, {"scope": data}))
+        scope = TableScope.of(_view(SCOPE_KIND, {"scope": data}))
         if scope is not None:
             scope.contains("a.b")
 
@@ -191,7 +197,9 @@ def latch_row(_: Path) -> Target:
         Latch("x", kind, TimeStamp(5), Generation(7), clock.boot_id(), 2**60, holder)
         for kind in LatchKind
     ]
-    wanted = Wanted(LatchKind.WRITE, LatchScope(7, 7, RegionID(3)), 60_000, "loader", "user 0")
+    wanted = LatchRequest(
+        LatchKind.WRITE, LatchScope(7, 7, RegionID(3)), 60_000, "loader", "user 0"
+    )
     latches.append(replace(latches[0], holder=None, grant=Grant(FencingToken(9), wanted)))
     documents = [json.loads(latch.to_body()) for latch in latches] + [
         json.loads(replace(latches[0], holder=None).to_body())
@@ -208,7 +216,7 @@ def latch_row(_: Path) -> Target:
 def command_row(_: Path) -> Target:
     clock = SystemClock()
     failed = json.dumps(["NotCaughtUpError", 5, 7])
-    command = Command("x", Verb.GC, 5, _holder(clock), 2**60)
+    command = StoreCommand("x", Verb.GC, 5, _holder(clock), 2**60)
     commands = [command, replace(command, state=State.FAILED, text=failed)]
     documents = [json.loads(each.to_body()) for each in commands]
     answers = json_like([json.loads(failed), ["OSError", 5], ["EngineError", "a", "b"]])
@@ -222,7 +230,7 @@ def command_row(_: Path) -> Target:
     whole = json_like(documents)
 
     def parse(data: bytes) -> None:
-        found = Command.from_body("x", data)
+        found = StoreCommand.from_body("x", data)
         found.is_abandoned(clock)
         min(found.deadline_ms, 0)
         if found.state is State.FAILED:

@@ -11,7 +11,12 @@ from pyspark_theflash.replication.incoming import IncomingRows, checked_rows
 from pyspark_theflash.service.api.write import read_tables
 from pyspark_theflash.storage.mvcc.fingerprint import row_fingerprints
 from pyspark_theflash.storage.store.command import MergeOrder, SplitOrder
-from pyspark_theflash.storage.store.latch.latch import LatchKind, LatchScope, Ticket, Wanted
+from pyspark_theflash.storage.store.latch.latch import (
+    LatchKind,
+    LatchRequest,
+    LatchScope,
+    LatchWaiter,
+)
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from tests.fuzz.mutate import bytes_like, json_like
@@ -70,11 +75,11 @@ def merge_order(_: Path) -> Target:
 
 def ticket_row(_: Path) -> Target:
     scope = LatchScope(7, 7, RegionID(3))
-    wanted = Wanted(LatchKind.ADMIN, scope, 60_000, "mover", "user 0", mutates=True)
-    body = Ticket("x", 9, "a run", 99, wanted).to_body()
+    wanted = LatchRequest(LatchKind.ADMIN, scope, 60_000, "mover", "user 0", mutates=True)
+    body = LatchWaiter("x", 9, "a run", 99, wanted).to_body()
 
     def parse(data: bytes) -> None:
-        ticket = Ticket.from_body("x", data)
+        ticket = LatchWaiter.from_body("x", data)
         ticket.wanted.conflicts(wanted)
         str(ticket.wanted)
 

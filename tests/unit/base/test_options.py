@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pyspark_theflash.base.errors import OptionError
-from pyspark_theflash.base.options import SCAN_OPTIONS, Moment, ScanOptions
+from pyspark_theflash.base.options import SCAN_OPTIONS, ReadPoint, ScanOptions
 from pyspark_theflash.base.timestamp import parse_timestamp
 
 
@@ -20,7 +20,7 @@ def test_defaults():
 
 def test_all_given():
     options = parse(snapshot_ts=" 470613569635876866 ", columns="id, name")
-    assert options == ScanOptions(Path("/s"), "d.t", Moment(470613569635876866), ("id", "name"))
+    assert options == ScanOptions(Path("/s"), "d.t", ReadPoint(470613569635876866), ("id", "name"))
     assert pickle.loads(pickle.dumps(options)) == options
 
 
@@ -28,15 +28,15 @@ def test_all_of_the_rest():
     options = parse(
         versionAsOf="7", wait_for_ts="1.5", where=" id > 1 ", zero_dates="NULL", all_as_text="FALSE"
     )
-    moment = Moment(7, 1.5)
+    moment = ReadPoint(7, 1.5)
     assert options == ScanOptions(Path("/s"), "d.t", moment, None, "id > 1", "null", False)
-    assert parse(max_staleness="60", wait_for_ts="1").moment == Moment(None, 1.0, 60.0)
+    assert parse(max_staleness="60", wait_for_ts="1").moment == ReadPoint(None, 1.0, 60.0)
 
 
 def test_names_count_whatever_their_case():
-    assert ScanOptions.parse({"STORE": "/s", "Table": "d.t", "SNAPSHOT_TS": "5"}).moment == Moment(
-        5
-    )
+    assert ScanOptions.parse(
+        {"STORE": "/s", "Table": "d.t", "SNAPSHOT_TS": "5"}
+    ).moment == ReadPoint(5)
 
 
 def test_path_is_the_table():

@@ -6,7 +6,7 @@ import pytest
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import PhysicalTableID
-from pyspark_theflash.cluster.key_range import KeyRange, handle_bounds, record_range
+from pyspark_theflash.cluster.key_range import EncodedKeyRange, handle_bounds, record_range
 from pyspark_theflash.tidb.codec.bytes import encode_bytes
 from pyspark_theflash.tidb.codec.key import encode_record_key
 
@@ -23,10 +23,10 @@ def test_records_of_a_table() -> None:
 
 
 def test_what_ranges_have_in_common() -> None:
-    a, b = KeyRange(b"b", b"d"), KeyRange(b"c", b"")
-    assert a.within(b) == b.within(a) == KeyRange(b"c", b"d")
-    assert KeyRange(b"", b"").within(KeyRange(b"", b"")) == KeyRange(b"", b"")
-    assert a.within(KeyRange(b"d", b"")) is None
+    a, b = EncodedKeyRange(b"b", b"d"), EncodedKeyRange(b"c", b"")
+    assert a.within(b) == b.within(a) == EncodedKeyRange(b"c", b"d")
+    assert EncodedKeyRange(b"", b"").within(EncodedKeyRange(b"", b"")) == EncodedKeyRange(b"", b"")
+    assert a.within(EncodedKeyRange(b"d", b"")) is None
 
 
 @pytest.mark.parametrize("is_common", [False, True])
@@ -40,9 +40,9 @@ def test_bounds_agree_with_keys(is_common: bool) -> None:
     bounds += [encode_record_key(PhysicalTableID(n), 5) for n in (6, 8)]
     for _ in range(300):
         start, end = sorted(rng.sample(bounds, 2))
-        keys = KeyRange(encode_bytes(start) if start else b"", encode_bytes(end))
+        keys = EncodedKeyRange(encode_bytes(start) if start else b"", encode_bytes(end))
         if rng.random() < 0.2:
-            keys = KeyRange(keys.start, b"")
+            keys = EncodedKeyRange(keys.start, b"")
         found = handle_bounds(TABLE, keys, is_common=is_common)
         for handle, raw in zip(handles, raws, strict=True):
             inside = found is not None
@@ -56,4 +56,4 @@ def test_bounds_agree_with_keys(is_common: bool) -> None:
 def test_a_bound_that_is_no_key() -> None:
     start = record_range(TABLE).start
     with pytest.raises(CodecError):
-        handle_bounds(TABLE, KeyRange(start + b"\x01", b""), is_common=False)
+        handle_bounds(TABLE, EncodedKeyRange(start + b"\x01", b""), is_common=False)

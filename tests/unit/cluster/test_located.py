@@ -3,21 +3,21 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyspark_theflash.cluster.located import KeyRange, first_gap
+from pyspark_theflash.cluster.located import RawKeyRange, first_gap
 
 LETTERS = [bytes([n]) for n in range(12)]
 bounds = st.sampled_from([b"", *LETTERS])
-ranges = st.builds(KeyRange, bounds, bounds)
+ranges = st.builds(RawKeyRange, bounds, bounds)
 
 
-def keys_of(keys: KeyRange) -> set[bytes]:
+def keys_of(keys: RawKeyRange) -> set[bytes]:
     return {key for key in LETTERS if key in keys}
 
 
 @given(ranges, bounds, bounds)
 def test_clipping(keys, start, end):
     clipped = keys.clip(start, end)
-    expected = keys_of(keys) & keys_of(KeyRange(start, end))
+    expected = keys_of(keys) & keys_of(RawKeyRange(start, end))
     assert (keys_of(clipped) if clipped else set()) == expected
     if clipped is not None:
         assert not clipped.end or clipped.start < clipped.end

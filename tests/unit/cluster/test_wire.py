@@ -12,8 +12,8 @@ U64, I64 = st.integers(0, 2**64 - 1), st.integers(-(2**63), 2**63 - 1)
 
 @given(U64, st.binary())
 def test_write_requests(cluster_id, payload):
-    request = wire.WriteRequest(cluster_id, payload)
-    assert wire.WriteRequest.from_bytes(request.to_bytes()) == request
+    request = wire.WriteBinlogRequest(cluster_id, payload)
+    assert wire.WriteBinlogRequest.from_bytes(request.to_bytes()) == request
 
 
 @given(U64, U64, I64)
@@ -36,7 +36,7 @@ def test_write_responses(text):
 @pytest.mark.parametrize(
     "decode",
     [
-        wire.WriteRequest.from_bytes,
+        wire.WriteBinlogRequest.from_bytes,
         wire.PullRequest.from_bytes,
         wire.PulledBinlog.from_bytes,
         wire.decode_write_response,
@@ -52,7 +52,7 @@ def test_garbage(decode):
 
 
 def test_payloads_are_not_shown():
-    assert "secret" not in repr(wire.WriteRequest(1, b"secret"))
+    assert "secret" not in repr(wire.WriteBinlogRequest(1, b"secret"))
     assert "secret" not in repr(wire.PulledBinlog(1, 1, b"secret", merged=False))
 
 

@@ -13,14 +13,14 @@ from pyspark_theflash.replication import writer_latch
 from pyspark_theflash.replication.writer_latch import WriterLatch
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Publication
-from pyspark_theflash.storage.store import board
+from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.folder import open_manifest, read_identity
 from pyspark_theflash.storage.store.latch.grants import Grants
-from pyspark_theflash.storage.store.latch.latch import STORE, LatchKind, Wanted
-from pyspark_theflash.storage.store.manifest import Change, Manifest, Record
+from pyspark_theflash.storage.store.latch.latch import STORE, LatchKind, LatchRequest
+from pyspark_theflash.storage.store.manifest import Manifest, ManifestChange, Record
 
 FS, CLOCK = LocalFileSystem(), SystemClock()
-OTHER = Wanted(LatchKind.WRITE, STORE, 60_000, "loader", "user 0")
+OTHER = LatchRequest(LatchKind.WRITE, STORE, 60_000, "loader", "user 0")
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def manifest(path: Path) -> Iterator[Manifest]:
 
 
 def publication(n: int) -> Publication:
-    return Publication((), Change([Record("note", "n", str(n).encode())]))
+    return Publication((), ManifestChange([Record("note", "n", str(n).encode())]))
 
 
 def test_writers_and_callers_keep_each_other_out(path: Path, manifest: Manifest) -> None:
@@ -90,6 +90,6 @@ def test_nothing_is_published_without_it(
 
 def _end(manifest: Manifest) -> None:
     """Let the latch be gone, as after a long sleep."""
-    with board.opened(manifest, write=True) as rows:
-        for id in rows.rows(board.LATCH_KIND):
-            rows.remove(board.LATCH_KIND, id)
+    with transient.opened(manifest, write=True) as rows:
+        for id in rows.rows(transient.LATCH_KIND):
+            rows.remove(transient.LATCH_KIND, id)

@@ -6,7 +6,7 @@ from pyspark.sql.types import IntegerType, LongType, StringType, StructField, St
 from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.read.present import NATIVE, TEXT, Presentation, ZeroDates
 from pyspark_theflash.spark.schema import columns_of, spark_schema
-from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from tests.support import every_type
 from tests.support.stores import column, id_column, table_info
 
@@ -32,7 +32,7 @@ def test_nullability_and_comment():
 
 
 def test_what_becomes_of_impossible_dates_shows_in_the_schema():
-    dates = table_info(1, "d.t", [column("d", MySQLType.DATE, flag=Flag.NOT_NULL)])
+    dates = table_info(1, "d.t", [column("d", MySQLType.DATE, flag=ColumnFlag.NOT_NULL)])
     (native,) = schema_of(dates)
     assert (native.dataType.simpleString(), native.nullable) == ("date", False)
     (as_null,) = schema_of(dates, presentation=Presentation(ZeroDates.NULL))

@@ -39,12 +39,12 @@ from pyspark_theflash.tikv.flush import FlushLimits, OwnThread, SameThread
 from pyspark_theflash.tikv.learner import Learner
 from pyspark_theflash.tikv.read import open_tables, read_rows
 from pyspark_theflash.tikv.region_snapshot import SnapshotBuilder
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import decode_commands
 from tests.support.kv_table import HISTORY, TABLE, commit, committed, key, locked
 from tests.support.learning import Learning
 from tests.support.percolator_records import write_record
-from tests.support.raft_tikv import Change, FakeTikv, at_ts, batch, ts_of
+from tests.support.raft_tikv import Change, FakeRaftCluster, at_ts, batch, ts_of
 from tests.support.row_oracle import decode_row_v2
 
 LONG = "long" * 100
@@ -54,7 +54,7 @@ CLOCK = SystemClock()
 @pytest.fixture(params=["memory", "magic"])
 def learning(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Learning]:
     folder = tmp_path / "store" if request.param == "magic" else None
-    made = Learning(FakeTikv(), HISTORY, folder)
+    made = Learning(FakeRaftCluster(), HISTORY, folder)
     yield made
     made.close()
 
@@ -308,13 +308,13 @@ def test_a_snapshot_over_older_rows(learning: Learning) -> None:
     assert texts(learning, 60) == {1: "stays", 2: "again", 3: "back", 4: "short", 6: "new"}
 
 
-def _collected(tikv: FakeTikv, safe_point: int) -> list[Change]:
+def _collected(tikv: FakeRaftCluster, safe_point: int) -> list[Change]:
     """Commits were written without transactions, so the fake is told of them first."""
     _learn_writes(tikv)
     return tikv.collect(safe_point)
 
 
-def _learn_writes(tikv: FakeTikv) -> None:
+def _learn_writes(tikv: FakeRaftCluster) -> None:
     tikv.writes.clear()
     for write_key, record in tikv.cfs["write"].items():
         ts = ts_of(write_key)
@@ -322,7 +322,7 @@ def _learn_writes(tikv: FakeTikv) -> None:
         tikv.writes.setdefault(write_key[:-8], []).append(entry)
 
 
-def _truth(tikv: FakeTikv, ts: int) -> dict[int, str]:
+def _truth(tikv: FakeRaftCluster, ts: int) -> dict[int, str]:
     _learn_writes(tikv)
     rows = tikv.read(b"t", ts)
     types = {2: TABLE.columns[1].type}
@@ -387,7 +387,7 @@ def test_snapshots_that_do_not_fit(learning: Learning) -> None:
     tikv = learning.tikv
     tikv.split([key(3)])
     send(learning)
-    whole = FakeTikv()
+    whole = FakeRaftCluster()
     whole.regions[1].id = 7
     with pytest.raises(RaftCommandError, match="has keys of region"):
         learning.install(whole.regions[1])
@@ -440,7 +440,7 @@ def test_a_file_of_a_bulk_load(learning: Learning) -> None:
 
 
 def test_a_bulk_load_that_cannot_be_followed() -> None:
-    learning = Learning(FakeTikv(), HISTORY, None)
+    learning = Learning(FakeRaftCluster(), HISTORY, None)
     learner = Learner(SameThread(MemoryEngine()), lambda _: learning.tables, CLOCK)
     builder = SnapshotBuilder()
     for chunk in learning.tikv.snapshot(learning.tikv.regions[1]):
@@ -456,7 +456,7 @@ def test_a_bulk_load_that_cannot_be_followed() -> None:
 
 
 def test_a_full_disk_loses_nothing(tmp_path: Path) -> None:
-    learning = Learning(FakeTikv(), HISTORY, tmp_path / "store")
+    learning = Learning(FakeRaftCluster(), HISTORY, tmp_path / "store")
     commit(learning.tikv, 1, 10, "a")
     send(learning)
 
@@ -497,9 +497,9 @@ def test_compaction_changes_nothing(learning: Learning) -> None:
 
 
 def test_a_schema_that_is_not_there_yet() -> None:
-    learning = Learning(FakeTikv(), HISTORY, None)
-    known = [Tables(SchemaHistory(HISTORY.start_ts, TimeStamp(15), HISTORY.events, ()))]
-    published = [manifest.Change([manifest.Record("schema", "k", b"v")])]
+    learning = Learning(FakeRaftCluster(), HISTORY, None)
+    known = [PhysicalTables(SchemaHistory(HISTORY.start_ts, TimeStamp(15), HISTORY.events, ()))]
+    published = [manifest.ManifestChange([manifest.Record("schema", "k", b"v")])]
     engine = MemoryEngine()
     learner = Learner(SameThread(engine), lambda _: known[-1], CLOCK, also=lambda: published[0])
     builder = SnapshotBuilder()
@@ -510,7 +510,7 @@ def test_a_schema_that_is_not_there_yet() -> None:
     learner.apply(decode_commands(batch(entry for _, _, entry in learning.tikv.log)))
     with pytest.raises(SchemaOutdatedError):
         learner.flush()
-    known.append(Tables(HISTORY))
+    known.append(PhysicalTables(HISTORY))
     learner.flush()
     assert engine.stats(engine.read([]), TABLE.physical_ids[0]).rows == 1
     assert engine.read(["schema"]).of_kind("schema") == {"k": b"v"}
@@ -529,13 +529,13 @@ def test_a_schema_that_is_not_there_yet() -> None:
     ids=lambda e: type(e).__name__,
 )
 def test_a_schema_that_nobody_can_be_asked_for(failure: TheFlashError) -> None:
-    learning, failures = Learning(FakeTikv(), HISTORY, None), [failure, failure]
+    learning, failures = Learning(FakeRaftCluster(), HISTORY, None), [failure, failure]
     engine = MemoryEngine()
 
-    def schema(ts: TimeStamp) -> Tables:
+    def schema(ts: TimeStamp) -> PhysicalTables:
         if ts == 20 and failures:
             raise failures.pop()
-        return Tables(HISTORY)
+        return PhysicalTables(HISTORY)
 
     learner = Learner(SameThread(engine), schema, CLOCK, limits=FlushLimits(rows_bytes=1))
     builder = SnapshotBuilder()
@@ -556,7 +556,7 @@ def test_a_schema_that_nobody_can_be_asked_for(failure: TheFlashError) -> None:
 
 def test_memory_is_bounded() -> None:
     limits = FlushLimits(rows_bytes=1 << 40, memory_bytes=20_000)
-    learning = Learning(FakeTikv(), HISTORY, None, limits)
+    learning = Learning(FakeRaftCluster(), HISTORY, None, limits)
     for handle in range(100):
         commit(learning.tikv, handle, 10 + handle, LONG)
         send(learning)
@@ -584,10 +584,10 @@ def _lock_ever_more(learning: Learning) -> None:
 def test_an_engine_in_a_thread_of_its_own(tmp_path: Path) -> None:
     fs, path = LocalFileSystem(), tmp_path / "store"
     identity = registry.create(path, registry.MAGIC, fs)
-    tikv = FakeTikv()
+    tikv = FakeRaftCluster()
     worker = OwnThread(lambda: registry.open_engine(path, identity, fs, CLOCK))
     limits = FlushLimits(rows_bytes=5_000, delay_ms=20)
-    learner = Learner(worker, lambda _: Tables(HISTORY), CLOCK, limits=limits)
+    learner = Learner(worker, lambda _: PhysicalTables(HISTORY), CLOCK, limits=limits)
     builder = SnapshotBuilder()
     for chunk in tikv.snapshot(tikv.regions[1]):
         builder.add(chunk)
@@ -602,7 +602,7 @@ def test_an_engine_in_a_thread_of_its_own(tmp_path: Path) -> None:
     learner.close()
     assert learner.flusher.rows == 300
     again = OwnThread(lambda: registry.open_engine(path, identity, fs, CLOCK))
-    second = Learner(again, lambda _: Tables(HISTORY), CLOCK)
+    second = Learner(again, lambda _: PhysicalTables(HISTORY), CLOCK)
     state = second.store.region(RegionID(1))
     assert state is not None
     assert state.applied.applied_index == tikv.regions[1].index
@@ -614,7 +614,7 @@ def _handles(learner: Learner, path: Path, identity: StoreIdentity, ts: int) -> 
     reader = registry.open_reader(path, identity, LocalFileSystem(), CLOCK)
     (view,) = open_tables(learner.store, TABLE.physical_ids, TimeStamp(ts))
     stored, columns = reader.read([]), [scan_column(TABLE, TABLE.columns[0])]
-    batches = read_rows(view, reader, stored, Tables(HISTORY), columns)
+    batches = read_rows(view, reader, stored, PhysicalTables(HISTORY), columns)
     found = [handle for each in batches for handle in each.column(0).to_pylist()]
     reader.close()
     return sorted(found)

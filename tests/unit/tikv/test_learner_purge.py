@@ -12,7 +12,7 @@ from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.types import TimeStamp
 from tests.support.kv_table import HISTORY, TABLE, commit, key
 from tests.support.learning import Learning
-from tests.support.raft_tikv import FakeRegion, FakeTikv
+from tests.support.raft_tikv import FakeRaftCluster, FakeRegion
 from tests.support.victims import Victim
 
 STAMPS = (10, 15, 25, 50)
@@ -40,7 +40,7 @@ def learning(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Learnin
 
 def learning_at(folder: Path | None) -> Learning:
     """Three regions with rows in files that they share, and some that are in memory only."""
-    made = Learning(FakeTikv(), HISTORY, folder)
+    made = Learning(FakeRaftCluster(), HISTORY, folder)
     made.tikv.split([key(3), key(6)])
     for handle in range(9):
         commit(made.tikv, handle, 10 + handle, f"old {handle}")
@@ -129,7 +129,7 @@ def test_nothing_is_published_where_a_region_leaves_no_rows(learning: Learning) 
 
 def test_rows_that_a_failed_flush_holds_go_too(tmp_path: Path) -> None:
     """They are published by the next one, after their region has left."""
-    learning = Learning(FakeTikv(), HISTORY, tmp_path / "store")
+    learning = Learning(FakeRaftCluster(), HISTORY, tmp_path / "store")
     learning.tikv.split([key(3), key(6)])
     for handle in range(9):
         commit(learning.tikv, handle, 10 + handle, f"old {handle}")

@@ -12,7 +12,7 @@ from pyspark_theflash.base.errors import (
     TiKVUnavailableError,
 )
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cluster.located import KeyRange
+from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.lock import Lock, LockKind
 from pyspark_theflash.cluster.resolve import LockPolicy, LockResolver
 from pyspark_theflash.tidb.codec.key import RawKey
@@ -21,7 +21,7 @@ from tests.support.manual_clock import ManualClock
 from tests.support.sim_learner import LoggedCluster, LoggedTransactions, Pairs, SimReplica
 
 KEYS = [b"m%d" % n for n in range(9)]
-ALL = [KeyRange(RawKey(b"m"), RawKey(b"n"))]
+ALL = [RawKeyRange(RawKey(b"m"), RawKey(b"n"))]
 
 
 class Scene:
@@ -35,7 +35,7 @@ class Scene:
             self.cluster.split(key)
         self.replica.apply_all()
         self.cluster.known = [region.located() for region in self.cluster.sorted()]
-        self.reads: list[list[KeyRange]] = []
+        self.reads: list[list[RawKeyRange]] = []
         self.asleep = lambda _: None
         self.reading = lambda: None
 
@@ -143,8 +143,8 @@ def test_only_what_was_not_read_is_read_again(new_is_left):
     scene.reading = reading
     assert scene.pairs() == values()
     assert scene.reads[3:] == [
-        [KeyRange(KEYS[3], KEYS[4])],
-        [KeyRange(KEYS[4], KEYS[6])],
+        [RawKeyRange(KEYS[3], KEYS[4])],
+        [RawKeyRange(KEYS[4], KEYS[6])],
     ]
 
 

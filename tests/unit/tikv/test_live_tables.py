@@ -16,7 +16,7 @@ from pyspark_theflash.tikv.read import open_tables
 from tests.support.golden_vectors import live_tables
 from tests.support.learning import Learning
 from tests.support.percolator_records import write_record
-from tests.support.raft_tikv import Change, FakeTikv, at_ts, encoded
+from tests.support.raft_tikv import Change, FakeRaftCluster, at_ts, encoded
 
 TS = TimeStamp(50)
 
@@ -63,7 +63,7 @@ def test_what_select_shows(captured: dict[str, Any]) -> None:
     table = parse_table_info(captured["db"], captured["table_info"])
     event = TableEvent(TimeStamp(1), table.db, table.id, table)
     history = SchemaHistory(TimeStamp(1), TimeStamp(100), [event], ())
-    learning = Learning(FakeTikv(), history, None, FlushLimits())
+    learning = Learning(FakeRaftCluster(), history, None, FlushLimits())
     learning.tikv.write(_changes(captured))
     learning.send(entry for _, _, entry in learning.tikv.log)
     by_name = {column.name: column.type for column in table.columns}

@@ -12,9 +12,9 @@ from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.mvcc.version import HANDLE, Op, column_name
 from pyspark_theflash.storage.store.folder import read_identity
 from pyspark_theflash.storage.store.latch.lease import ReadLease
-from pyspark_theflash.tikv.newest import Newest
+from pyspark_theflash.tikv.memory_versions import MemoryVersions
 from pyspark_theflash.tikv.overlay import MEMORY_REGION, OverlaidReader, Overlay, Overlays
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.versions import Versions
 from tests.support.kv_table import HISTORY, TABLE, row
 from tests.support.manual_clock import ManualClock
@@ -37,7 +37,7 @@ def overlay(rows: dict[int, str | None], lease: ReadLease = LEASE) -> Overlay:
         np.array([Op.DELETE if text is None else Op.PUT for text in texts], np.uint8),
         pa.array([b"" if text is None else row(text) for text in texts], pa.binary()),
     )
-    return Overlay(lease, Newest(ID, newest, Tables(HISTORY)))
+    return Overlay(lease, MemoryVersions(ID, newest, PhysicalTables(HISTORY)))
 
 
 @pytest.fixture

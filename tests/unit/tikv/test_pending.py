@@ -5,18 +5,18 @@ import random
 import pytest
 
 from pyspark_theflash.base.errors import CodecError
-from pyspark_theflash.tikv.pending import Delta, Pending, decode_delta, encode_delta
+from pyspark_theflash.tikv.pending import Delta, PendingEntries, decode_delta, encode_delta
 from pyspark_theflash.tikv.request import Family
 
 
-def everything(pending: Pending) -> dict[bytes, bytes]:
+def everything(pending: PendingEntries) -> dict[bytes, bytes]:
     return dict(pending.within(b"", b""))
 
 
 def test_against_a_dictionary() -> None:
     """Any changes, publications and restarts: the same entries, and the size that they have."""
     rng = random.Random(3)
-    pending, model = Pending(), dict[bytes, bytes]()
+    pending, model = PendingEntries(), dict[bytes, bytes]()
     records: list[bytes] = []
     for _ in range(400):
         changes: dict[bytes, bytes | None] = {}
@@ -36,7 +36,7 @@ def test_against_a_dictionary() -> None:
             records.append(encode_delta(Family.LOCK, pending.freeze(whole=whole)))
         if rng.random() < 0.1:
             records.append(encode_delta(Family.LOCK, pending.freeze(whole=False)))
-            pending = Pending()
+            pending = PendingEntries()
             for record in records:
                 family, delta = decode_delta(record)
                 assert family is Family.LOCK
@@ -51,7 +51,7 @@ def test_against_a_dictionary() -> None:
 
 
 def test_what_came_and_went_is_never_written() -> None:
-    pending = Pending()
+    pending = PendingEntries()
     pending.apply({b"a": b"1", b"b": b"2"})
     pending.apply({b"a": None})
     assert pending.freeze(whole=False) == Delta({b"b": b"2"}, set())
@@ -62,7 +62,7 @@ def test_what_came_and_went_is_never_written() -> None:
 
 
 def test_ranges() -> None:
-    pending = Pending()
+    pending = PendingEntries()
     pending.apply({b"a": b"", b"b": b"", b"c": b""})
     assert dict(pending.within(b"b", b"c")) == {b"b": b""}
     assert dict(pending.within(b"b", b"")) == {b"b": b"", b"c": b""}

@@ -20,7 +20,7 @@ from pyspark_theflash.tikv.read import Resolve, open_tables
 from tests.support.kv_table import HISTORY, TABLE, key, row
 from tests.support.learning import Learning, ResolvedAs
 from tests.support.percolator_records import LockRecord, write_record
-from tests.support.raft_tikv import Change, FakeTikv, at_ts
+from tests.support.raft_tikv import Change, FakeRaftCluster, at_ts
 
 TS = 50
 LOCKED = "locked"
@@ -216,7 +216,7 @@ def _resolver(ended: int | None) -> Resolve:
 
 def _learning(folder: Path | None, *, by_snapshot: bool) -> Learning:
     """All cases of one kind in a store."""
-    tikv = FakeTikv()
+    tikv = FakeRaftCluster()
     learning = Learning(tikv, HISTORY, folder)
     for number, case in enumerate(CASES):
         # One change a command, as if each had come by itself.

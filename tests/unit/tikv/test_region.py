@@ -10,7 +10,7 @@ from pyspark_theflash.tikv.region import (
     ApplyState,
     Peer,
     PeerState,
-    Region,
+    RaftRegion,
     RegionState,
     child_of,
     commit_merge,
@@ -23,8 +23,10 @@ from pyspark_theflash.tikv.wire import decode_region_state, encode_region_state
 PEERS = (Peer(11, 1), Peer(12, 77, 1, is_witness=True))
 
 
-def region(region_id: int, start: bytes, end: bytes, conf_ver: int = 3, version: int = 5) -> Region:
-    return Region(RegionID(region_id), start, end, RegionEpoch(conf_ver, version), PEERS)
+def region(
+    region_id: int, start: bytes, end: bytes, conf_ver: int = 3, version: int = 5
+) -> RaftRegion:
+    return RaftRegion(RegionID(region_id), start, end, RegionEpoch(conf_ver, version), PEERS)
 
 
 STATE = RegionState(region(1, b"b", b"d"), ApplyState(20, 6, 10, 5), PEERS[1])

@@ -12,7 +12,7 @@ from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.number import encode_uint_desc
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tikv.rows import decode_versions, newest_places, version_batches
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.versions import Versions, concat, versions_of
 from tests.support.kv_table import key, raw_key
 from tests.support.raft_tikv import encoded
@@ -96,7 +96,7 @@ def test_rows_from_before_the_history_may_hold_anything() -> None:
     """A partition may have been another table's, whose ids were higher."""
     types = TYPES | {9: TABLE.columns[2].type}
     event = TableEvent(TimeStamp(20), "d", TABLE.id, TABLE)
-    tables = Tables(SchemaHistory(TimeStamp(20), TimeStamp(30), [event], ()))
+    tables = PhysicalTables(SchemaHistory(TimeStamp(20), TimeStamp(30), [event], ()))
     rows = [version(1, ts, encode_row_v2({2: "a", 9: 1}, types)) for ts in (10, 25)]
     (batch,) = version_batches(ID, rows[0], tables)
     assert batch.batch.column("c2").to_pylist() == ["a"]

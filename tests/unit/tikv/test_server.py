@@ -17,17 +17,17 @@ from pyspark_theflash.tikv.flush import FlushLimits, OwnThread
 from pyspark_theflash.tikv.learner import Learner
 from pyspark_theflash.tikv.read import open_tables, read_rows
 from pyspark_theflash.tikv.server import EngineServer
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 from tests.support.engine_client import EngineClient
 from tests.support.kv_table import HISTORY, TABLE, commit
-from tests.support.raft_tikv import FakeTikv, batch
+from tests.support.raft_tikv import FakeRaftCluster, batch
 
-TABLES = Tables(HISTORY)
+TABLES = PhysicalTables(HISTORY)
 FS, CLOCK = LocalFileSystem(), SystemClock()
 EMPTY = b""
 
 
-def put(tikv: FakeTikv, handle: int, ts: int) -> None:
+def put(tikv: FakeRaftCluster, handle: int, ts: int) -> None:
     commit(tikv, handle, ts, f"{handle}@{ts}")
 
 
@@ -75,7 +75,7 @@ def _index(answer: Applied) -> int:
 
 
 def test_a_region_from_its_snapshot_on(learner: Learner, server: EngineServer, path: Path) -> None:
-    tikv = FakeTikv()
+    tikv = FakeRaftCluster()
     put(tikv, 1, 10)
     with EngineClient(server.address) as client:
         assert client.install(tikv.snapshot(tikv.regions[1])) == EMPTY
@@ -99,7 +99,7 @@ def test_a_region_from_its_snapshot_on(learner: Learner, server: EngineServer, p
 
 
 def test_what_must_be_durable_is(learner: Learner, server: EngineServer) -> None:
-    tikv = FakeTikv()
+    tikv = FakeRaftCluster()
     with EngineClient(server.address) as client:
         client.install(tikv.snapshot(tikv.regions[1]))
         put(tikv, 1, 10)
@@ -115,7 +115,7 @@ def test_what_must_be_durable_is(learner: Learner, server: EngineServer) -> None
 
 
 def test_unknown_regions_are_gone(server: EngineServer) -> None:
-    tikv = FakeTikv()
+    tikv = FakeRaftCluster()
     put(tikv, 1, 10)
     with EngineClient(server.address) as client:
         stream = client.commands()
@@ -140,7 +140,7 @@ def test_refused_batches(server: EngineServer, message: bytes, code: grpc.Status
 
 
 def test_refused_snapshots(learner: Learner, server: EngineServer) -> None:
-    tikv = FakeTikv()
+    tikv = FakeRaftCluster()
     put(tikv, 1, 10)
     head, *rest = tikv.snapshot(tikv.regions[1])
     with EngineClient(server.address) as client:

@@ -7,11 +7,11 @@ import pytest
 
 from pyspark_theflash.base.errors import SchemaOutdatedError
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
-from pyspark_theflash.cluster.key_range import KeyRange, record_range
+from pyspark_theflash.cluster.key_range import EncodedKeyRange, record_range
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import PartitionDefinition, PartitionInfo, TableInfo
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 from tests.support.stores import column, id_column, table_info
 
 PLAIN = table_info(20, "d.plain", [id_column(), column("a", MySQLType.LONG)])
@@ -31,11 +31,13 @@ def event(ts: int, table: TableInfo, table_id: int | None = None) -> TableEvent:
     return TableEvent(TimeStamp(ts), "d", TableID(table_id or table.id), table)
 
 
-def tables(*events: TableEvent) -> Tables:
-    return Tables(SchemaHistory(TimeStamp(1), TimeStamp(100), events, ()))
+def tables(*events: TableEvent) -> PhysicalTables:
+    return PhysicalTables(SchemaHistory(TimeStamp(1), TimeStamp(100), events, ()))
 
 
-def shown(found: Tables, physical_id: int, *commits: int) -> list[tuple[int, int, list[int]]]:
+def shown(
+    found: PhysicalTables, physical_id: int, *commits: int
+) -> list[tuple[int, int, list[int]]]:
     """(table, how many columns, which commits) for each definition."""
     commit_ts = np.array(commits, np.uint64)
     return [
@@ -77,14 +79,16 @@ def test_commits_beyond_the_history() -> None:
 
 def test_tables_in_a_range() -> None:
     found = tables(*(event(5, replace(PLAIN, id=TableID(n))) for n in (3, 20, 30)))
-    everything = KeyRange(b"", b"")
+    everything = EncodedKeyRange(b"", b"")
     assert list(found.within(everything)) == [3, 20, 30]
-    middle = KeyRange(record_range(PhysicalTableID(4)).start, record_range(PhysicalTableID(20)).end)
+    middle = EncodedKeyRange(
+        record_range(PhysicalTableID(4)).start, record_range(PhysicalTableID(20)).end
+    )
     assert list(found.within(middle)) == [20]
-    assert list(found.within(KeyRange(b"", b"m"))) == []
-    assert list(found.within(KeyRange(b"u", b""))) == []
+    assert list(found.within(EncodedKeyRange(b"", b"m"))) == []
+    assert list(found.within(EncodedKeyRange(b"u", b""))) == []
 
 
 def test_tables_that_are_left_out() -> None:
     history = SchemaHistory(TimeStamp(1), TimeStamp(100), [event(5, PLAIN)], ())
-    assert not Tables(history, lambda table_id: table_id != 20).has(PhysicalTableID(20))
+    assert not PhysicalTables(history, lambda table_id: table_id != 20).has(PhysicalTableID(20))

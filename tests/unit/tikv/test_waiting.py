@@ -11,13 +11,13 @@ from pyspark_theflash.tikv import region_store as store_module
 from pyspark_theflash.tikv.request import Requests
 from tests.support.kv_table import HISTORY, TABLE, commit
 from tests.support.learning import Learning
-from tests.support.raft_tikv import FakeTikv
+from tests.support.raft_tikv import FakeRaftCluster
 
 
 @pytest.fixture(params=["memory", "magic"])
 def learning(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Learning]:
     folder = tmp_path / "store" if request.param == "magic" else None
-    made = Learning(FakeTikv(), HISTORY, folder)
+    made = Learning(FakeRaftCluster(), HISTORY, folder)
     yield made
     made.close()
 

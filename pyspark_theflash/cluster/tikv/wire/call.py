@@ -13,7 +13,7 @@ from google.protobuf.message import DecodeError, Message
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cluster.located import KeyRange, LocatedRegion, Peer
+from pyspark_theflash.cluster.located import LocatedPeer, LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.lock import Lock, LockKind
 from pyspark_theflash.cluster.resolve import (
     ResolvedLocks,
@@ -74,7 +74,7 @@ class RegionError:
 
     fault: RegionFault
     reason: str
-    leader: Peer | None = None
+    leader: LocatedPeer | None = None
     regions: tuple[LocatedRegion, ...] = ()
     backoff_ms: int = 0
 
@@ -124,7 +124,7 @@ class MvccKeyInfo:
 
 
 def context_of(
-    region: LocatedRegion, peer: Peer, through: ResolvedLocks = _NO_LOCKS, max_ms: int = 0
+    region: LocatedRegion, peer: LocatedPeer, through: ResolvedLocks = _NO_LOCKS, max_ms: int = 0
 ) -> Context:
     """What a request says of the region that it is for, and of locks that do not block it."""
     epoch = region.epoch
@@ -163,7 +163,7 @@ def decode_batch_get(data: bytes) -> Answer[Found]:
     return _answer(message, _found_pairs(message.pairs, message.error))
 
 
-def encode_scan(context: Context, keys: KeyRange, ts: TimeStamp, limit: int) -> bytes:
+def encode_scan(context: Context, keys: RawKeyRange, ts: TimeStamp, limit: int) -> bytes:
     """Asks for the first keys of a range within one region."""
     request = kvrpcpb_pb2.ScanRequest(
         context=context, start_key=keys.start, end_key=keys.end, version=ts, limit=limit
@@ -177,7 +177,7 @@ def decode_scan(data: bytes) -> Answer[Found]:
     return _answer(message, _found_pairs(message.pairs, message.error))
 
 
-def encode_scan_lock(context: Context, keys: KeyRange, max_ts: TimeStamp, limit: int) -> bytes:
+def encode_scan_lock(context: Context, keys: RawKeyRange, max_ts: TimeStamp, limit: int) -> bytes:
     """Asks for the first locks of a range whose transactions began at or below a timestamp."""
     request = kvrpcpb_pb2.ScanLockRequest(
         context=context,
@@ -258,7 +258,9 @@ def decode_resolve(data: bytes, _: int) -> Answer[bool]:
     return _answer(message, True)
 
 
-def encode_read_index(context: Context, ranges: Iterable[KeyRange], start_ts: TimeStamp) -> bytes:
+def encode_read_index(
+    context: Context, ranges: Iterable[RawKeyRange], start_ts: TimeStamp
+) -> bytes:
     """Asks how far a region must be applied for a snapshot. Ranges have ends."""
     pairs = [kvrpcpb_pb2.KeyRange(start_key=r.start, end_key=r.end) for r in ranges]
     request = kvrpcpb_pb2.ReadIndexRequest(context=context, start_ts=start_ts, ranges=pairs)

@@ -7,7 +7,7 @@ from google.protobuf.message import DecodeError, Message
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import RegionEpoch, RegionID, TimeStamp
-from pyspark_theflash.cluster.located import KeyRange, LocatedRegion, Peer
+from pyspark_theflash.cluster.located import LocatedPeer, LocatedRegion, RawKeyRange
 from pyspark_theflash.tidb.codec.bytes import decode_bytes, encode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import metapb_pb2
@@ -79,7 +79,7 @@ def decode_region(data: bytes) -> LocatedRegion | None:
     return region_from(message.region, message.leader) if message.region.id else None
 
 
-def encode_scan_request(cluster_id: int, keys: KeyRange, limit: int) -> bytes:
+def encode_scan_request(cluster_id: int, keys: RawKeyRange, limit: int) -> bytes:
     """Asks for the regions of a range, from its start."""
     request = pdpb_pb2.ScanRegionsRequest(
         header=_header(cluster_id),
@@ -195,20 +195,20 @@ def region_from(region: metapb_pb2.Region, leader: metapb_pb2.Peer | None) -> Lo
     """Raises `CodecError` for bounds that are no keys."""
     return LocatedRegion(
         RegionID(region.id),
-        KeyRange(_decode(region.start_key), _decode(region.end_key)),
+        RawKeyRange(_decode(region.start_key), _decode(region.end_key)),
         RegionEpoch(region.region_epoch.conf_ver, region.region_epoch.version),
         tuple(map(peer_from, region.peers)),
         peer_from(leader) if leader is not None and leader.id else None,
     )
 
 
-def peer_from(peer: metapb_pb2.Peer) -> Peer:
+def peer_from(peer: metapb_pb2.Peer) -> LocatedPeer:
     """One copy of a region."""
     is_learner = peer.role == metapb_pb2.PeerRole.Learner
-    return Peer(peer.id, peer.store_id, is_learner, peer.is_witness)
+    return LocatedPeer(peer.id, peer.store_id, is_learner, peer.is_witness)
 
 
-def peer_to(peer: Peer) -> metapb_pb2.Peer:
+def peer_to(peer: LocatedPeer) -> metapb_pb2.Peer:
     """The inverse of `peer_from`; a voter's role is the one it has most of the time."""
     role = metapb_pb2.PeerRole.Learner if peer.is_learner else metapb_pb2.PeerRole.Voter
     return metapb_pb2.Peer(

@@ -10,7 +10,7 @@ Only the newest files of a range of handles are ever merged: layers when no delt
 stable file together with all its layers. So no other file that was there when a step was planned
 points into those merged. What is published while they are merged may; `rebase.py` corrects that.
 
-Neighbours that a safe point has left little of are united, but not where an operator has divided.
+Neighbours that a safe point has left little of are merged, but not where an operator has split.
 
 Everything goes piece by piece (`merge.py`): memory holds one file's worth of rows and one row group
 of each file that is read.
@@ -41,10 +41,10 @@ PIECES_A_FILE: Final = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
+class CompactionLimits:
     """When a compaction does what.
 
-    A region is divided above `region_rows` or `region_bytes` (in memory). Deltas are merged when
+    A region is split above `region_rows` or `region_bytes` (in memory). Deltas are merged when
     there are `deltas` of them and a region gets `layer_rows` on average, at the latest when there
     are `most_deltas`. A region's layers are merged when there are `layers` of them, and with its
     stable file when they have a `share` of its rows: at 50% each row is rewritten about twice over
@@ -86,7 +86,7 @@ class Task:
     files: Sequence[DataFile]
     cuts: Sequence[Handle]
     file_rows: int
-    united: Sequence[Region] = ()
+    merged_regions: Sequence[Region] = ()
     """Regions that are in the map until now, where `region` takes the place of several."""
 
 
@@ -105,7 +105,7 @@ class Compaction:
         self,
         folder: Path,
         columns: Sequence[ScanColumn],
-        limits: Limits,
+        limits: CompactionLimits,
         *,
         safe_point: TimeStamp | None = None,
         everything_to: TimeStamp | None = None,
@@ -141,7 +141,7 @@ class Compaction:
 
     def _uniting(self, layout: Layout) -> Step | None:
         groups = small_neighbours(layout, self._limits)
-        return partial(self.unite, layout, groups[0]) if groups else None
+        return partial(self.merge_regions, layout, groups[0]) if groups else None
 
     def _run_region(
         self, layout: Layout, region: Region, own: Sequence[DataFile], depth: Depth
@@ -187,7 +187,7 @@ class Compaction:
         if mixed and mixed >= self._limits.share * rows:
             return Depth.ALL
         if rows > self._limits.region_rows and any(f.min_handle is None for f in own):
-            return Depth.ALL  # of format 1, which did not divide
+            return Depth.ALL  # of format 1, which did not split
         is_merged = not delta_rows and _are_apart(layers)
         is_long = len(layers) + bool(delta_rows) >= max(self._limits.layers, 2) and not is_merged
         if is_long and recent >= self._limits.share * rows:
@@ -248,7 +248,9 @@ class Compaction:
         limits = self._limits
         return max(-(-rows // limits.region_rows), -(-size // limits.region_bytes), 1)
 
-    def unite(self, layout: Layout, regions: Sequence[Region], *, by_hand: bool = False) -> Merged:
+    def merge_regions(
+        self, layout: Layout, regions: Sequence[Region], *, by_hand: bool = False
+    ) -> Merged:
         """Neighbours become one region. Where only one has files, they stay as they are."""
         own = [(r, files) for r, files in layout.by_region() if r in regions]
         first, last = regions[0], regions[-1]
@@ -318,7 +320,7 @@ def next_id(layout: Layout) -> RegionID:
     return RegionID(max(region.region_id for region in layout.regions) + 1)
 
 
-def small_neighbours(layout: Layout, limits: Limits) -> list[Sequence[Region]]:
+def small_neighbours(layout: Layout, limits: CompactionLimits) -> list[Sequence[Region]]:
     """Neighbours that together are half a region at most, or of which all but one are empty.
 
     All of them are in the same partitions.
@@ -346,7 +348,7 @@ def small_neighbours(layout: Layout, limits: Limits) -> list[Sequence[Region]]:
 class _Output:
     """Pieces of one task in handle order, as files of about the task's `file_rows`."""
 
-    def __init__(self, task: Task, limits: Limits, write: Write) -> None:
+    def __init__(self, task: Task, limits: CompactionLimits, write: Write) -> None:
         self._task, self._limits, self._write = task, limits, write
         self._kind = FileKind.STABLE if task.depth is Depth.ALL else FileKind.LAYER
         self._file = FileEncoder(self._kind)
@@ -369,20 +371,24 @@ class _Output:
 
     def finish(self, next_id: RegionID) -> LayoutChange:
         """What has become of the region; new ones are numbered from `next_id` on."""
-        region, replaced, united = self._task.region, self._task.files, self._task.united
+        region, replaced, merged_regions = (
+            self._task.region,
+            self._task.files,
+            self._task.merged_regions,
+        )
         if self._file.rows:
             self._flush()
-        if not united and (self._task.depth is not Depth.ALL or len(self._files) < 2):
+        if not merged_regions and (self._task.depth is not Depth.ALL or len(self._files) < 2):
             files = [replace(f, region_id=region.region_id) for f in self._files]
             return LayoutChange(files, replaced)
-        regions = region.divided([end for end in self._ends[:-1] if end is not None], next_id)
+        regions = region.split_at([end for end in self._ends[:-1] if end is not None], next_id)
         if len(regions) == 1:
             regions = [replace(regions[0], made_of=region.made_of)]
-        # A safe point may leave nothing of regions that are united.
+        # A safe point may leave nothing of regions that are merged.
         files = [
             replace(f, region_id=r.region_id) for f, r in zip(self._files, regions, strict=False)
         ]
-        return LayoutChange(files, replaced, regions, united or [region])
+        return LayoutChange(files, replaced, regions, merged_regions or [region])
 
     def _flush(self) -> None:
         self._files.append(self._write(self._file, self._task.region.partitions))

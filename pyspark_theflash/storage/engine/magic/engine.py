@@ -6,7 +6,7 @@
     scan         `scan.py`
     compact      `compaction.py`
     flush        leave no files across regions: `compaction.py`
-    split, merge divide a region, unite two: `divide.py`
+    split, merge split a region, merge two: `split.py`
     move, copy   have a region's files in another partition: `move.py`
     purge        forget all files and regions of physical tables, or the rows of a range: `purge.py`
 
@@ -52,9 +52,8 @@ from pyspark_theflash.storage.engine.api import (
     Publication,
     VersionBatch,
 )
-from pyspark_theflash.storage.engine.magic.compaction import Compaction, Limits, Step
+from pyspark_theflash.storage.engine.magic.compaction import Compaction, CompactionLimits, Step
 from pyspark_theflash.storage.engine.magic.delta import delta_table
-from pyspark_theflash.storage.engine.magic.divide import divide, to_divide, to_unite
 from pyspark_theflash.storage.engine.magic.file import (
     DataFile,
     FileKind,
@@ -71,9 +70,14 @@ from pyspark_theflash.storage.engine.magic.placement import place
 from pyspark_theflash.storage.engine.magic.purge import has_rows, without_range
 from pyspark_theflash.storage.engine.magic.rebase import Rebase
 from pyspark_theflash.storage.engine.magic.region import NO_REGION, Region
+from pyspark_theflash.storage.engine.magic.split import (
+    region_to_split,
+    regions_to_merge,
+    split_region,
+)
 from pyspark_theflash.storage.engine.magic.writing import MagicStore, Merge, exclusive
 from pyspark_theflash.storage.mvcc.project import ScanColumn
-from pyspark_theflash.storage.store.manifest import Change, Guard, file_errors
+from pyspark_theflash.storage.store.manifest import Guard, ManifestChange, file_errors
 from pyspark_theflash.storage.store.partition import (
     Partitions,
     partition_key,
@@ -95,13 +99,13 @@ class MagicEngine(MagicStore):
         fs: FileSystem,
         clock: Clock,
         *,
-        limits: Limits | None = None,
+        limits: CompactionLimits | None = None,
         lookup_bytes: int = LOOKUP_BYTES,
         guard: Guard | None = None,
     ) -> None:
         """`guard`: looks, in the transaction of each publication, whether it may be done."""
         super().__init__(path, fs, clock, lookup_bytes, guard)
-        self._limits = limits or Limits()
+        self._limits = limits or CompactionLimits()
 
     @exclusive
     def publish(self, publication: Publication) -> Generation:
@@ -167,7 +171,7 @@ class MagicEngine(MagicStore):
         start: Handle | None,
         end: Handle | None,
         columns: Sequence[ScanColumn],
-        others: Change | None = None,
+        others: ManifestChange | None = None,
     ) -> CompactionReport:
         purged, done = Region(physical_id, NO_REGION, start, end), CompactionReport()
         if any(has_rows(self._data, f, purged) for f in self._layouts[physical_id].files):
@@ -206,16 +210,16 @@ class MagicEngine(MagicStore):
         at: Handle,
         columns: Sequence[ScanColumn],
     ) -> CompactionReport:
-        if to_divide(self._layouts[physical_id], region_id, at) is None:
+        if region_to_split(self._layouts[physical_id], region_id, at) is None:
             return CompactionReport()
         done = self.flush(physical_id, columns)
         layout = self._layouts[physical_id]
-        region = to_divide(layout, region_id, at)
+        region = region_to_split(layout, region_id, at)
         if region is None:
             return done
         with self._writing():
             writer = partial(self._write, physical_id)
-            change, report = divide(self._data, layout, region, at, columns, writer)
+            change, report = split_region(self._data, layout, region, at, columns, writer)
             self._replace(physical_id, change, "split")
             self._remove_retired()
         return done.plus(report)
@@ -228,17 +232,17 @@ class MagicEngine(MagicStore):
         right_id: RegionID,
         columns: Sequence[ScanColumn],
     ) -> CompactionReport:
-        if to_unite(self._layouts[physical_id], left_id, right_id, self._limits) is None:
+        if regions_to_merge(self._layouts[physical_id], left_id, right_id, self._limits) is None:
             return CompactionReport()
         done = self.flush(physical_id, columns)
         layout = self._layouts[physical_id]
         # What lay across regions counts, too, now.
-        regions = to_unite(layout, left_id, right_id, self._limits)
+        regions = regions_to_merge(layout, left_id, right_id, self._limits)
         if regions is None:
             return done
         with self._writing():
             compaction = self._compaction(self._merge(physical_id), columns)
-            change, report = compaction.unite(layout, regions, by_hand=True)
+            change, report = compaction.merge_regions(layout, regions, by_hand=True)
             self._replace(physical_id, change, "merge")
             self._remove_retired()
         return done.plus(report)
@@ -264,7 +268,7 @@ class MagicEngine(MagicStore):
             record = self._partitions.prepare(folder, self._fs)
         with self._writing():
             fail_point("partition.before_commit")
-            self._advance(self._manifest.commit(Change([record]), self._token, self._guard))
+            self._advance(self._manifest.commit(ManifestChange([record]), self._token, self._guard))
             fail_point("partition.after_commit")
             self._load()
         return int(record.key)
@@ -275,7 +279,7 @@ class MagicEngine(MagicStore):
             self._remove_retired()
         check_unused(partition, self._partitions, self._layouts, self._retired())
         with self._writing():
-            change, before = Change(deletes=[partition_key(partition)]), self._partitions
+            change, before = ManifestChange(deletes=[partition_key(partition)]), self._partitions
             self._advance(self._manifest.commit(change, self._token, self._guard))
             fail_point("partition.after_removal")
             self._load()

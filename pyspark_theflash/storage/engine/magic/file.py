@@ -395,11 +395,11 @@ def is_text(tp: pa.DataType) -> bool:
 
 def numpy_column(table: pa.Table, name: str) -> npt.NDArray[Any]:
     """A column without nulls as NumPy, in its own type."""
-    values: npt.NDArray[Any] = one_array(table.column(name)).to_numpy(zero_copy_only=True)
+    values: npt.NDArray[Any] = combine_chunks(table.column(name)).to_numpy(zero_copy_only=True)
     return values
 
 
-def one_array(column: pa.ChunkedArray) -> pa.Array:
+def combine_chunks(column: pa.ChunkedArray) -> pa.Array:
     """A column's values; unlike `combine_chunks` without a copy where they are in one array."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 

@@ -24,9 +24,9 @@ from pyspark_theflash.storage.engine.magic.file import (
     UNREADABLE,
     DataFile,
     FileKind,
+    combine_chunks,
     is_text,
     never_null,
-    one_array,
     open_file,
     read_row_group,
     warn_of_copy,
@@ -111,7 +111,7 @@ class OpenFile:
             for name, column in zip(lacking, table.columns, strict=True):
                 if is_whole or (_is_of_numbers(column.type) and kept.admits(column.nbytes)):
                     if not is_whole:
-                        column = pa.chunked_array([narrowed(one_array(column))])
+                        column = pa.chunked_array([narrowed(combine_chunks(column))])
                     kept.put(keys[name], column, column.get_total_buffer_size())
                 found[name] = column
         return pa.table(found)

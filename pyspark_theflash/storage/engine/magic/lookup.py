@@ -18,8 +18,8 @@ import pyarrow as pa
 
 from pyspark_theflash.storage.engine.magic.file import (
     DataFile,
+    combine_chunks,
     numpy_column,
-    one_array,
     read_columns,
 )
 from pyspark_theflash.storage.engine.magic.handles import SortedHandles, first_from
@@ -102,7 +102,7 @@ class HandleLookup:
             if info.has_deletes
             else np.zeros(0, np.int64)
         )
-        loaded = _Loaded(SortedHandles(one_array(table.column(HANDLE))), deletes)
+        loaded = _Loaded(SortedHandles(combine_chunks(table.column(HANDLE))), deletes)
         self._kept[info.number] = loaded
         self._kept_bytes += loaded.nbytes
         while self._kept_bytes > self._budget_bytes:

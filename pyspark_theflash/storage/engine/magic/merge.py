@@ -23,9 +23,9 @@ from pyspark_theflash.storage.engine.magic.file import (
     PREVIOUS_FILE,
     PREVIOUS_ROW,
     DataFile,
+    combine_chunks,
     from_any_copy,
     numpy_column,
-    one_array,
     open_file,
     read_row_group,
     stored_columns,
@@ -33,7 +33,7 @@ from pyspark_theflash.storage.engine.magic.file import (
 )
 from pyspark_theflash.storage.engine.magic.handles import first_from
 from pyspark_theflash.storage.engine.magic.region import Region, is_below
-from pyspark_theflash.storage.mvcc.choose import those_of
+from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import ScanColumn, carried, stored_names
 from pyspark_theflash.storage.mvcc.version import (
     COMMIT_TS,
@@ -65,7 +65,7 @@ class Cursor:
             return taken
         while self._rest is not None or self._next_group < self._groups:
             rest = self._read_group() if self._rest is None else self._rest
-            handles = one_array(rest.column(HANDLE))
+            handles = combine_chunks(rest.column(HANDLE))
             stop = len(rest) if end is None else first_from(handles, end)
             taken.append(rest.slice(0, stop))
             self._rest = rest.slice(stop) if stop < len(rest) else None
@@ -87,7 +87,7 @@ class Cursor:
 
         stored = from_any_copy(self.info, read)
         self._next_group += 1
-        found = {name: one_array(stored.column(name)) for name in stored.column_names}
+        found = {name: combine_chunks(stored.column(name)) for name in stored.column_names}
         columns = carried(found, self._columns, stored.num_rows)
         return pa.table({name: found[name] for name in _SYSTEM} | columns)
 
@@ -102,12 +102,12 @@ def merged(
     """
     table = _sorted(pa.concat_tables(tables, promote_options="permissive"))
     commit_ts = numpy_column(table, COMMIT_TS)
-    superseded_ts = superseded_within(one_array(table.column(HANDLE)), commit_ts)
+    superseded_ts = superseded_within(combine_chunks(table.column(HANDLE)), commit_ts)
     outside = pc.invert(
         pc.is_in(table.column(PREVIOUS_FILE), pa.array(sorted(numbers), pa.uint64()))
     )
     previous = [
-        one_array(pc.if_else(outside, table.column(name), None))
+        combine_chunks(pc.if_else(outside, table.column(name), None))
         for name in (PREVIOUS_FILE, PREVIOUS_ROW)
     ]
     table = with_ends(table.drop_columns([PREVIOUS_FILE, PREVIOUS_ROW]), superseded_ts, *previous)
@@ -115,12 +115,15 @@ def merged(
         return table
     deleted = (numpy_column(table, OP) == Op.DELETE) & (commit_ts <= np.uint64(safe_point))
     kept = ~deleted & (superseded_ts > np.uint64(safe_point))
-    return those_of(table, kept).combine_chunks()
+    return filter_rows(table, kept).combine_chunks()
 
 
 def _sorted(table: pa.Table) -> pa.Table:
     table = table.combine_chunks()
-    handles, commit_ts = one_array(table.column(HANDLE)), one_array(table.column(COMMIT_TS))
+    handles, commit_ts = (
+        combine_chunks(table.column(HANDLE)),
+        combine_chunks(table.column(COMMIT_TS)),
+    )
     order = (
         np.lexsort((np.asarray(commit_ts), np.asarray(handles)))
         if pa.types.is_int64(handles.type)

@@ -20,9 +20,9 @@ import pyarrow as pa
 
 from pyspark_theflash.base.types import RegionID
 from pyspark_theflash.storage.engine.api import Handle
-from pyspark_theflash.storage.engine.magic.compaction import Limits, Write, next_id
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits, Write, next_id
 from pyspark_theflash.storage.engine.magic.encode import FileEncoder
-from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind, one_array
+from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind, combine_chunks
 from pyspark_theflash.storage.engine.magic.handles import first_above, first_from
 from pyspark_theflash.storage.engine.magic.layout import Layout, LayoutChange
 from pyspark_theflash.storage.engine.magic.region import Region
@@ -33,7 +33,9 @@ _LEAST_SHARE: Final = 16
 """What begins a region is at least one part in so many of a whole one."""
 
 
-def place(layout: Layout, versions: pa.Table, limits: Limits | None, write: Write) -> LayoutChange:
+def place(
+    layout: Layout, versions: pa.Table, limits: CompactionLimits | None, write: Write
+) -> LayoutChange:
     """Write the versions of a publication, at least one; without `limits` as one delta."""
     if limits is not None and not layout.deltas:
         parts = [(r, own, _part(versions, r.start, r.end)) for r, own in layout.by_region()]
@@ -51,7 +53,7 @@ def _into_region(
     region: Region,
     own: Sequence[DataFile],
     part: pa.Table,
-    limits: Limits,
+    limits: CompactionLimits,
     write: Write,
     new_id: RegionID,
 ) -> LayoutChange:
@@ -62,7 +64,7 @@ def _into_region(
         bounds = [*([tail.column(HANDLE)[0].as_py()] if own else []), *_cuts(tail, limits)]
     regions, moved = [region], list(own)
     if bounds:
-        regions = region.divided(bounds, new_id)
+        regions = region.split_at(bounds, new_id)
         moved = [replace(info, region_id=regions[0].region_id) for info in own]
     files: list[DataFile] = []
     for one in regions:
@@ -76,7 +78,7 @@ def _into_region(
 
 def _tail(own: Sequence[DataFile], part: pa.Table) -> pa.Table:
     """What lies above all that a region's files hold; nothing where that is not known."""
-    handles, at = one_array(part.column(HANDLE)), 0
+    handles, at = combine_chunks(part.column(HANDLE)), 0
     for info in own:
         at = max(
             at, len(part) if info.max_handle is None else first_above(handles, info.max_handle)
@@ -84,15 +86,15 @@ def _tail(own: Sequence[DataFile], part: pa.Table) -> pa.Table:
     return part.slice(at)
 
 
-def _begins_region(own: Sequence[DataFile], tail: pa.Table, limits: Limits) -> bool:
-    """Whether the tail is large enough, and would not be united with its neighbour right away."""
+def _begins_region(own: Sequence[DataFile], tail: pa.Table, limits: CompactionLimits) -> bool:
+    """Whether the tail is large enough, and would not be merged with its neighbour right away."""
     rows, size = len(tail), tail.nbytes
     all_rows, all_size = rows + sum(f.rows for f in own), size + sum(f.data_bytes for f in own)
     is_large = _LEAST_SHARE * rows > limits.region_rows or _LEAST_SHARE * size > limits.region_bytes
     return is_large and (2 * all_rows > limits.region_rows or 2 * all_size > limits.region_bytes)
 
 
-def _cuts(versions: pa.Table, limits: Limits) -> list[Handle]:
+def _cuts(versions: pa.Table, limits: CompactionLimits) -> list[Handle]:
     """Handles, growing, that cut versions into parts of about a region each."""
     count = max(-(-len(versions) // limits.region_rows), -(-versions.nbytes // limits.region_bytes))
     places = (len(versions) * n // count for n in range(1, count))
@@ -103,7 +105,7 @@ def _cuts(versions: pa.Table, limits: Limits) -> list[Handle]:
 
 def _part(versions: pa.Table, start: Handle | None, end: Handle | None) -> pa.Table:
     """What lies from `start` to before `end`."""
-    handles = one_array(versions.column(HANDLE))
+    handles = combine_chunks(versions.column(HANDLE))
     first = first_from(handles, start)
     return versions.slice(
         first, (len(handles) if end is None else first_from(handles, end)) - first

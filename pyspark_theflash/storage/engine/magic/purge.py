@@ -14,7 +14,12 @@ from pathlib import Path
 from pyspark_theflash.storage.engine.api import CompactionReport, Handle
 from pyspark_theflash.storage.engine.magic.compaction import PIECES_A_FILE, Write
 from pyspark_theflash.storage.engine.magic.encode import FileEncoder
-from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind, one_array, read_columns
+from pyspark_theflash.storage.engine.magic.file import (
+    DataFile,
+    FileKind,
+    combine_chunks,
+    read_columns,
+)
 from pyspark_theflash.storage.engine.magic.handles import first_from
 from pyspark_theflash.storage.engine.magic.layout import Layout, LayoutChange
 from pyspark_theflash.storage.engine.magic.merge import Cursor, merged, sample_of
@@ -29,7 +34,7 @@ def has_rows(folder: Path, info: DataFile, purged: Region) -> bool:
         return True
     if not purged.reaches(info.min_handle, info.max_handle):
         return False
-    handles = one_array(read_columns(folder, info, [HANDLE]).column(HANDLE))
+    handles = combine_chunks(read_columns(folder, info, [HANDLE]).column(HANDLE))
     last = len(handles) if purged.end is None else first_from(handles, purged.end)
     return first_from(handles, purged.start) < last
 

@@ -28,7 +28,7 @@ from pyspark_theflash.storage.engine.magic.check import check_table
 from pyspark_theflash.storage.engine.magic.file import (
     FILE_KIND,
     DataFile,
-    one_array,
+    combine_chunks,
     read_columns,
     repeating_columns,
 )
@@ -108,7 +108,7 @@ class MagicReader:
         for info in self._layouts_of(view)[physical_id].files:
             if asked.reaches(info.min_handle, info.max_handle):
                 table = read_columns(self._data, info, [HANDLE, COMMIT_TS, OP])
-                handles = one_array(table.column(HANDLE))
+                handles = combine_chunks(table.column(HANDLE))
                 first = first_from(handles, start)
                 last = len(handles) if end is None else first_from(handles, end)
                 yield from table.slice(first, last - first).to_batches()

@@ -28,8 +28,8 @@ from pyspark_theflash.storage.engine.magic.file import (
     PREVIOUS_ROW,
     DataFile,
     FileKind,
+    combine_chunks,
     from_any_copy,
-    one_array,
     open_file,
     read_row_group,
 )
@@ -85,9 +85,9 @@ class Rebase:
         return from_any_copy(info, read)
 
     def _pointed_anew(self, table: pa.Table) -> pa.Table:
-        is_absent = np.asarray(one_array(table.column(PREVIOUS_FILE).is_null()))
+        is_absent = np.asarray(combine_chunks(table.column(PREVIOUS_FILE).is_null()))
         numbers, rows = (
-            np.array(one_array(table.column(name).fill_null(0)))
+            np.array(combine_chunks(table.column(name).fill_null(0)))
             for name in (PREVIOUS_FILE, PREVIOUS_ROW)
         )
         into_moved = [np.flatnonzero(~is_absent & (numbers == old)) for old in self._moved]
@@ -95,7 +95,7 @@ class Rebase:
         for at, moved in zip(into_moved, self._moved.values(), strict=True):
             numbers[at] = moved.number
         if len(into_gone):
-            handles = one_array(table.column(HANDLE)).take(pa.array(into_gone))
+            handles = combine_chunks(table.column(HANDLE)).take(pa.array(into_gone))
             places = self._lookup.find(self._merged, handles)
             if not places.found.all():
                 raise InternalError("a version that a newer one supersedes was lost in a merge")

@@ -27,7 +27,7 @@ NO_REGION: Final = RegionID(0)
 class Region:
     """The handles of a physical table from `start` to before `end`; None is no bound.
 
-    `is_fixed`: an operator has divided here, so compaction does not unite it with the one before.
+    `is_fixed`: an operator has split here, so compaction does not merge it with the one before.
     `made_of`: the regions in whose place an operator has put it; shows that this was done.
     `partitions`: each of them has all of the region's own files.
     """
@@ -87,7 +87,7 @@ class Region:
                 partitions,
             )
 
-    def divided(self, bounds: Sequence[Handle], first_id: int) -> list["Region"]:
+    def split_at(self, bounds: Sequence[Handle], first_id: int) -> list["Region"]:
         """The regions in its place, cut at growing `bounds`; numbered from `first_id` on."""
         return [
             Region(

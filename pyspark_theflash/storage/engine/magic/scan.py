@@ -30,15 +30,15 @@ from pyspark_theflash.storage.engine.magic.file import (
     PREVIOUS_FILE,
     PREVIOUS_ROW,
     DataFile,
+    combine_chunks,
     is_text,
     numpy_column,
-    one_array,
 )
 from pyspark_theflash.storage.engine.magic.handles import first_above, first_from
 from pyspark_theflash.storage.engine.magic.kept import KeptFiles, OpenFile, opened
 from pyspark_theflash.storage.engine.magic.region import Region
 from pyspark_theflash.storage.engine.magic.visible import Mask, VisibleRows
-from pyspark_theflash.storage.mvcc.choose import those_of
+from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import (
     ScanColumn,
     Stored,
@@ -195,7 +195,7 @@ class RegionReader:
         mask = None if mask is None else mask[start : start + rows]
         mask = self._visible(table, system, mask)
         if self._without is not None and HANDLE in system:
-            mask = _left(one_array(table.column(HANDLE)), self._without, mask)
+            mask = _left(combine_chunks(table.column(HANDLE)), self._without, mask)
         mask = _unless_all(mask)
         seen[start : start + rows] = True if mask is None else mask
         yield from self._chosen(file, group, table, names, mask, start)
@@ -236,12 +236,12 @@ class RegionReader:
                 columns[name] = column.slice(start, rows)
         chosen = pa.table(columns)
         if mask is not None and columns:
-            chosen = those_of(chosen, mask)
+            chosen = filter_rows(chosen, mask)
         yield from self._batches(chosen, count)
 
     def _part(self, table: pa.Table) -> tuple[int, int]:
         """Where the region's rows begin, and how many they are."""
-        handles = one_array(table.column(HANDLE))
+        handles = combine_chunks(table.column(HANDLE))
         first = first_from(handles, self._region.start)
         end = self._region.end
         return first, (len(table) if end is None else first_from(handles, end)) - first
@@ -250,10 +250,10 @@ class RegionReader:
         """Those of the visible rows that the condition keeps."""
         asked = table.select([name for name in self._asked if name in table.schema.names])
         names = [column_name(c.id) for c in condition.columns]
-        found = {name: one_array(asked.column(name)) for name in asked.schema.names}
+        found = {name: combine_chunks(asked.column(name)) for name in asked.schema.names}
         if mask is not None and not all(_is_stored(found, c) for c in condition.columns):
             # To make a column of others may fail, and shall not for rows that nobody sees.
-            seen = {name: those_of(column, mask) for name, column in found.items()}
+            seen = {name: filter_rows(column, mask) for name, column in found.items()}
             count = int(np.count_nonzero(mask))
             arrays = self._projected(seen, condition.columns, count, as_stored=True)
             kept = np.zeros(len(mask), np.bool_)
@@ -275,7 +275,7 @@ class RegionReader:
         if SUPERSEDED_TS in system:
             masks.append(numpy_column(table, SUPERSEDED_TS) > at)
         if PREVIOUS_FILE in system:
-            self._hide(table if reached is None else those_of(table, reached))
+            self._hide(table if reached is None else filter_rows(table, reached))
         return np.logical_and.reduce(masks) if masks else None
 
     def _hide(self, newer: pa.Table) -> None:

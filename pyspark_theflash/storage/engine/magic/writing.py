@@ -48,7 +48,7 @@ from pyspark_theflash.storage.engine.magic.lookup import HandleLookup
 from pyspark_theflash.storage.engine.magic.numbers import FileNumbers
 from pyspark_theflash.storage.engine.magic.reader import MagicReader
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
-from pyspark_theflash.storage.store.manifest import Change, Guard, View, file_errors
+from pyspark_theflash.storage.store.manifest import Guard, ManifestChange, View, file_errors
 from pyspark_theflash.storage.store.partition import (
     Partitions,
     PartitionTable,
@@ -168,20 +168,22 @@ class MagicStore(MagicReader):
         fail_point("magic.after_file")
 
     def _commit(
-        self, changes: Mapping[PhysicalTableID, LayoutChange], others: Change | None = None
+        self, changes: Mapping[PhysicalTableID, LayoutChange], others: ManifestChange | None = None
     ) -> Generation:
         """Commit what has become of some tables, and other records with it."""
         written = [p for change in changes.values() for f in change.files for p in f.paths]
         for folder in sorted({(self._data / path).parent for path in written}):
             self._fs.sync_folder(folder)
         fail_point("magic.before_commit")
-        others = others or Change()
+        others = others or ManifestChange()
         puts, deletes = list(others.puts), list(others.deletes)
         for change in changes.values():
             records, gone = change.records(self._generation)
             puts += records
             deletes += gone
-        self._advance(self._manifest.commit(Change(puts, deletes), self._token, self._guard))
+        self._advance(
+            self._manifest.commit(ManifestChange(puts, deletes), self._token, self._guard)
+        )
         for physical_id, change in changes.items():
             self._layouts.replace(change.apply(self._layouts[physical_id]))
             self._lookup.forget(f.number for f in change.replaced)
@@ -275,7 +277,7 @@ class MagicStore(MagicReader):
         ]
         if not free:
             return
-        change = Change(deletes=[(RETIRED_KIND, path) for path in free])
+        change = ManifestChange(deletes=[(RETIRED_KIND, path) for path in free])
         self._advance(self._manifest.commit(change, self._token))
         fail_point("magic.before_unlink")
         for path in free:

@@ -34,11 +34,16 @@ from pyspark_theflash.base.errors import (
     LatchOrderError,
 )
 from pyspark_theflash.base.types import FencingToken, TimeStamp
-from pyspark_theflash.storage.store import board
-from pyspark_theflash.storage.store.board import FENCE_KIND, LATCH_KIND, TICKET_KIND, Board
+from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.latch.holder import Holder
-from pyspark_theflash.storage.store.latch.latch import Grant, Latch, Ticket, Wanted
+from pyspark_theflash.storage.store.latch.latch import Grant, Latch, LatchRequest, LatchWaiter
 from pyspark_theflash.storage.store.manifest import DATABASE, Guard, Manifest
+from pyspark_theflash.storage.store.transient import (
+    FENCE_KIND,
+    LATCH_KIND,
+    TICKET_KIND,
+    TransientRecords,
+)
 from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS, load, uint64
 
 TICKET_MS: Final = 3_000
@@ -56,7 +61,7 @@ class Grants:
 
     def acquire(
         self,
-        wanted: Wanted,
+        wanted: LatchRequest,
         *,
         wait_ms: int = 0,
         check: Callable[[], None] = lambda: None,
@@ -75,10 +80,10 @@ class Grants:
             LatchOrderError: waiting could end in a deadlock.
         """
         deadline_ms = self._clock.boottime_ms() + wait_ms
-        ticket: Ticket | None = None
+        ticket: LatchWaiter | None = None
         try:
             while True:
-                with board.opened(self._manifest, write=True) as rows:
+                with transient.opened(self._manifest, write=True) as rows:
                     in_the_way = self._in_the_way(rows, wanted, ticket)
                     if in_the_way is None:
                         latch = self._grant(rows, wanted, snapshot_ts, holder)
@@ -90,12 +95,12 @@ class Grants:
                 self._wait(wanted, ticket, deadline_ms, check)
         finally:
             if ticket is not None:
-                with board.opened(self._manifest, write=True) as rows:
+                with transient.opened(self._manifest, write=True) as rows:
                     self._drop(rows, ticket)
 
     def renew(self, id: str, token: int) -> Latch:
         """Start a latch's time over. Raises `LatchLostError`: it has ended."""
-        with board.opened(self._manifest, write=True) as rows:
+        with transient.opened(self._manifest, write=True) as rows:
             latch = self._living(rows, id, token)
             ttl_ms = latch.grant.wanted.ttl_ms if latch.grant else 0
             latch = replace(latch, expires_ms=self._clock.boottime_ms() + ttl_ms)
@@ -104,7 +109,7 @@ class Grants:
 
     def hold_by(self, id: str, token: int, holder: Holder) -> None:
         """Have a latch end with a process, too. Raises `LatchLostError`: it has ended."""
-        with board.opened(self._manifest, write=True) as rows:
+        with transient.opened(self._manifest, write=True) as rows:
             latch = replace(self._living(rows, id, token), holder=holder)
             rows.put(LATCH_KIND, id, latch.to_body())
 
@@ -113,33 +118,35 @@ class Grants:
 
         What was done under it until its end was done.
         """
-        with board.opened(self._manifest, write=True) as rows:
+        with transient.opened(self._manifest, write=True) as rows:
             self._living(rows, id, token)
             rows.remove(LATCH_KIND, id)
 
     def look(self, id: str, token: int) -> Grant:
         """Return the grant of a latch that is held. Raises `LatchLostError`."""
-        with board.opened(self._manifest, write=False) as rows:
+        with transient.opened(self._manifest, write=False) as rows:
             return self._granted(rows, id, token)
 
     def guard(self, latches: Sequence[tuple[str, int]]) -> Guard:
         """Raises `LatchLostError` unless all of these, (id, token), are held."""
 
         def check(db: sqlite3.Connection) -> None:
-            rows = Board(self._manifest, db)
+            rows = TransientRecords(self._manifest, db)
             for id, token in latches:
                 self._granted(rows, id, token)
 
         return check
 
-    def waiting(self) -> list[Ticket]:
+    def waiting(self) -> list[LatchWaiter]:
         """The requests that wait, in the order of the queue."""
-        with board.opened(self._manifest, write=False) as rows:
+        with transient.opened(self._manifest, write=False) as rows:
             return [ticket for ticket in self._tickets(rows) if ticket.is_alive(self._clock)]
 
     # -- who comes next
 
-    def _in_the_way(self, rows: Board, wanted: Wanted, own: Ticket | None) -> Wanted | None:
+    def _in_the_way(
+        self, rows: TransientRecords, wanted: LatchRequest, own: LatchWaiter | None
+    ) -> LatchRequest | None:
         """Return the request that must go before; None if there is none."""
         if not wanted.excludes:
             return None
@@ -160,7 +167,9 @@ class Grants:
                 return ticket.wanted
         return None
 
-    def _queued(self, rows: Board, wanted: Wanted, ticket: Ticket | None) -> Ticket:
+    def _queued(
+        self, rows: TransientRecords, wanted: LatchRequest, ticket: LatchWaiter | None
+    ) -> LatchWaiter:
         """The ticket, made or given new time; one that has become void loses its place."""
         now_ms = self._clock.boottime_ms()
         if ticket is None or rows.row(TICKET_KIND, ticket.id) is None:
@@ -168,13 +177,13 @@ class Grants:
                 if held.owner == wanted.owner and held.scope.path >= wanted.scope.path:
                     raise LatchOrderError(str(wanted.scope), str(held.scope))
             number, boot_id = self._next_token(rows), self._clock.boot_id()
-            ticket = Ticket(self._new_id(), number, boot_id, 0, wanted)
+            ticket = LatchWaiter(self._new_id(), number, boot_id, 0, wanted)
         ticket = replace(ticket, expires_ms=now_ms + TICKET_MS)
         rows.put(TICKET_KIND, ticket.id, ticket.to_body())
         return ticket
 
     def _wait(
-        self, wanted: Wanted, ticket: Ticket, deadline_ms: int, check: Callable[[], None]
+        self, wanted: LatchRequest, ticket: LatchWaiter, deadline_ms: int, check: Callable[[], None]
     ) -> None:
         """Until nobody seems to be in the way, the ticket needs new time, or all time is over."""
         until_ms = min(deadline_ms, ticket.expires_ms - TICKET_MS // 2)
@@ -184,12 +193,16 @@ class Grants:
             if left_ms <= 0:
                 return
             self._clock.sleep_ms(min(LOOK_MS, left_ms))
-            with board.opened(self._manifest, write=False) as rows:
+            with transient.opened(self._manifest, write=False) as rows:
                 if self._in_the_way(rows, wanted, ticket) is None:
                     return
 
     def _grant(
-        self, rows: Board, wanted: Wanted, snapshot_ts: TimeStamp | None, holder: Holder | None
+        self,
+        rows: TransientRecords,
+        wanted: LatchRequest,
+        snapshot_ts: TimeStamp | None,
+        holder: Holder | None,
     ) -> Latch:
         self._sweep(rows)
         latch = Latch(
@@ -207,7 +220,7 @@ class Grants:
 
     # -- rows
 
-    def _next_token(self, rows: Board) -> FencingToken:
+    def _next_token(self, rows: TransientRecords) -> FencingToken:
         try:
             token = FencingToken(uint64(load(rows.row(FENCE_KIND, _FENCE_KEY) or b"0")) + 1)
         except SHAPE_ERRORS as error:
@@ -215,24 +228,26 @@ class Grants:
         rows.put(FENCE_KIND, _FENCE_KEY, str(token).encode())
         return token
 
-    def _held(self, rows: Board) -> list[Wanted]:
+    def _held(self, rows: TransientRecords) -> list[LatchRequest]:
         """The latches that are held now and exclude others."""
         latches = (self._latch(id, body) for id, body in rows.rows(LATCH_KIND).items())
         living = (latch for latch in latches if latch.is_alive(self._clock))
         return [x.grant.wanted for x in living if x.grant is not None and x.grant.wanted.excludes]
 
-    def _tickets(self, rows: Board) -> list[Ticket]:
+    def _tickets(self, rows: TransientRecords) -> list[LatchWaiter]:
         try:
-            tickets = [Ticket.from_body(id, body) for id, body in rows.rows(TICKET_KIND).items()]
+            tickets = [
+                LatchWaiter.from_body(id, body) for id, body in rows.rows(TICKET_KIND).items()
+            ]
         except CodecError as error:
             raise self._corrupt("a ticket of a waiter is not one") from error
         return sorted(tickets, key=lambda ticket: ticket.number)
 
-    def _drop(self, rows: Board, ticket: Ticket | None) -> None:
+    def _drop(self, rows: TransientRecords, ticket: LatchWaiter | None) -> None:
         if ticket is not None:
             rows.remove(TICKET_KIND, ticket.id)
 
-    def _sweep(self, rows: Board) -> None:
+    def _sweep(self, rows: TransientRecords) -> None:
         """Remove tickets of those who are gone, and latches that have run out."""
         for ticket in self._tickets(rows):
             if not ticket.is_alive(self._clock):
@@ -241,13 +256,13 @@ class Grants:
             if not self._latch(id, body).is_alive(self._clock):
                 rows.remove(LATCH_KIND, id)
 
-    def _granted(self, rows: Board, id: str, token: int) -> Grant:
+    def _granted(self, rows: TransientRecords, id: str, token: int) -> Grant:
         grant = self._living(rows, id, token).grant
         if grant is None:
             raise LatchLostError(id, token)
         return grant
 
-    def _living(self, rows: Board, id: str, token: int) -> Latch:
+    def _living(self, rows: TransientRecords, id: str, token: int) -> Latch:
         body = rows.row(LATCH_KIND, id)
         latch = None if body is None else self._latch(id, body)
         if latch is None or latch.grant is None or latch.grant.token != token:

@@ -1,4 +1,4 @@
-"""Latches: rows of the store's board that say who may count on what, and until when.
+"""Latches: rows of the store's transient records that say who may count on what, and until when.
 
 kind    pins                    excludes                 taken by
 read    timestamp, generation   nothing                  a planner, before it plans; `AcquireLatch`
@@ -108,7 +108,7 @@ STORE: Final = LatchScope()
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
+class LatchRequest:
     """A request for a latch. `name` is the caller's own, `identity` what the server saw of it."""
 
     kind: LatchKind
@@ -128,7 +128,7 @@ class Wanted:
         """Whether it is one of those that exclude each other."""
         return self.kind is LatchKind.WRITE or (self.kind is LatchKind.ADMIN and self.mutates)
 
-    def conflicts(self, other: "Wanted") -> bool:
+    def conflicts(self, other: "LatchRequest") -> bool:
         """Whether both cannot be held at once: the matrix of the module."""
         return self.excludes and other.excludes and self.scope.overlaps(other.scope)
 
@@ -137,7 +137,7 @@ class Wanted:
         return [self.kind.value, list(self.scope.path), self.ttl_ms, *who, self.mutates]
 
     @classmethod
-    def from_json(cls, fields: Any) -> "Wanted":  # noqa: ANN401 (JSON)
+    def from_json(cls, fields: Any) -> "LatchRequest":  # noqa: ANN401 (JSON)
         """Inverse of `to_json`. Raises one of `SHAPE_ERRORS`."""
         kind, path, ttl_ms, name, identity, mutates = fields
         return cls(
@@ -158,7 +158,7 @@ class Grant:
     """A latch that was granted, and its fencing token."""
 
     token: FencingToken
-    wanted: Wanted
+    wanted: LatchRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +175,7 @@ class Latch:
     grant: Grant | None = None
 
     def to_body(self) -> bytes:
-        """Encode the row that the board has under `id`."""
+        """Encode the row that the transient records has under `id`."""
         holder = None if self.holder is None else astuple(self.holder)
         body = [self.kind.value, self.snapshot_ts, self.generation, self.boot_id, self.expires_ms]
         granted = [] if self.grant is None else [[self.grant.token, *self.grant.wanted.to_json()]]
@@ -189,7 +189,7 @@ class Latch:
             grant = None
             if granted:
                 ((token, *wanted),) = granted
-                grant = Grant(FencingToken(uint64(token)), Wanted.from_json(wanted))
+                grant = Grant(FencingToken(uint64(token)), LatchRequest.from_json(wanted))
             return cls(
                 id,
                 LatchKind(kind),
@@ -210,7 +210,7 @@ class Latch:
 
 
 @dataclass(frozen=True, slots=True)
-class Ticket:
+class LatchWaiter:
     """A place in the queue of those who wait; `number` is from the same sequence as tokens.
 
     Its owner says again and again that it is still there; otherwise it soon counts for nothing.
@@ -220,20 +220,20 @@ class Ticket:
     number: int
     boot_id: str
     expires_ms: int
-    wanted: Wanted
+    wanted: LatchRequest
 
     def to_body(self) -> bytes:
-        """Encode the row that the board has under `id`."""
+        """Encode the row that the transient records has under `id`."""
         fields = [self.number, self.boot_id, self.expires_ms, self.wanted.to_json()]
         return json.dumps(fields).encode()
 
     @classmethod
-    def from_body(cls, id: str, body: bytes) -> "Ticket":
+    def from_body(cls, id: str, body: bytes) -> "LatchWaiter":
         """Inverse of `to_body`. Raises `CodecError` on anything else."""
         with shaped("ticket of a waiter"):
             number, boot_id, expires_ms, wanted = load(body)
             return cls(
-                id, uint64(number), text(boot_id), int64(expires_ms), Wanted.from_json(wanted)
+                id, uint64(number), text(boot_id), int64(expires_ms), LatchRequest.from_json(wanted)
             )
 
     def is_alive(self, clock: Clock) -> bool:

@@ -8,9 +8,9 @@ A timestamp is pinned against garbage collection, a manifest generation against 
 files it names.
 
 A folder that cannot be written and a full disk take no rows. There a reader holds `readers.lock`
-(`readers_lock.py`), which pins everything; its lease is `shared`. The floor, a row of the board, is
-the newest generation whose predecessors may have lost files: a shared lease of an older one may
-have had a gap in which files went, so it has expired.
+(`readers_lock.py`), which pins everything; its lease is `shared`. The floor, a row of the transient
+records, is the newest generation whose predecessors may have lost files: a shared lease of an older
+one may have had a gap in which files went, so it has expired.
 
     remover   shuts readers out, reads the latches, raises the floor, lets readers in, then removes
     reader    locks, reads the head (at or above any floor), plans      pinned since before the head
@@ -32,12 +32,12 @@ from pyspark_theflash.base.errors import (
     StoreFullError,
 )
 from pyspark_theflash.base.types import Generation, TimeStamp
-from pyspark_theflash.storage.store import board
-from pyspark_theflash.storage.store.board import FLOOR_KIND, LATCH_KIND, Board
+from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.latch.holder import Holder
 from pyspark_theflash.storage.store.latch.latch import Grant, Latch, LatchKind
 from pyspark_theflash.storage.store.latch.readers_lock import ReadersLock, readers_shut_out
 from pyspark_theflash.storage.store.manifest import DATABASE, Manifest
+from pyspark_theflash.storage.store.transient import FLOOR_KIND, LATCH_KIND, TransientRecords
 
 LEASE_TTL_MS: Final = 600_000
 """How long a read latch lives that is not renewed, unless its owner says."""
@@ -100,7 +100,7 @@ class LeaseTable:
             self._share_again(lease)
             return
         try:
-            with board.opened(self._manifest, write=True) as rows:
+            with transient.opened(self._manifest, write=True) as rows:
                 latch = self._find(rows, lease.id)
                 if latch is None or not latch.is_alive(self._clock):
                     raise LeaseExpiredError(lease.id, lease.snapshot_ts)
@@ -110,7 +110,7 @@ class LeaseTable:
 
     def check(self, lease: ReadLease) -> None:
         """Raise `LeaseExpiredError` if the lease has ended. Writes nothing, so it costs little."""
-        with board.opened(self._manifest, write=False) as rows:
+        with transient.opened(self._manifest, write=False) as rows:
             latch = self._find(rows, lease.id)
         if latch is None or not latch.is_alive(self._clock):
             raise LeaseExpiredError(lease.id, lease.snapshot_ts)
@@ -120,7 +120,7 @@ class LeaseTable:
         # A shared one ends with the manifest that is open here, the lock being closed with it;
         # one that cannot be removed for lack of room runs out.
         if not lease.shared:
-            with suppress(StoreFullError), board.opened(self._manifest, write=True) as rows:
+            with suppress(StoreFullError), transient.opened(self._manifest, write=True) as rows:
                 rows.remove(LATCH_KIND, lease.id)
 
     def remove(self, id: str) -> None:
@@ -129,7 +129,7 @@ class LeaseTable:
         Raises:
             LatchNotFoundError: there is none of that id, or it has run out.
         """
-        with board.opened(self._manifest, write=True) as rows:
+        with transient.opened(self._manifest, write=True) as rows:
             latch = self._find(rows, id)
             if latch is None or not latch.is_alive(self._clock):
                 raise LatchNotFoundError(id)
@@ -137,7 +137,7 @@ class LeaseTable:
 
     def living(self) -> list[Latch]:
         """The latches that pin something now, those that end first at the front."""
-        with board.opened(self._manifest, write=False) as rows:
+        with transient.opened(self._manifest, write=False) as rows:
             living = (latch for latch in self._all(rows) if latch.is_alive(self._clock))
             return sorted(living, key=lambda latch: (latch.expires_ms, latch.id))
 
@@ -153,7 +153,7 @@ class LeaseTable:
         with readers_shut_out(self._manifest.folder) as alone:
             if not alone:
                 return Generation(_EVERYTHING)
-            with board.opened(self._manifest, write=True) as rows:
+            with transient.opened(self._manifest, write=True) as rows:
                 living = self._sweep(rows)
                 pinned = [x.generation for x in living if x.kind.pins_generation]
                 oldest = min(pinned, default=None)
@@ -172,14 +172,14 @@ class LeaseTable:
         with readers_shut_out(self._manifest.folder) as alone:
             if not alone:
                 return TimeStamp(_EVERYTHING)
-            with board.opened(self._manifest, write=True) as rows:
+            with transient.opened(self._manifest, write=True) as rows:
                 living = self._sweep(rows)
         return min((x.snapshot_ts for x in living if x.kind.pins_snapshot), default=None)
 
     # -- rows
 
     def _insert(self, snapshot_ts: TimeStamp, ttl_ms: int, kind: LatchKind) -> ReadLease:
-        with board.opened(self._manifest, write=True) as rows:
+        with transient.opened(self._manifest, write=True) as rows:
             generation = self._manifest.head().generation
             lease = ReadLease(self._new_id(), snapshot_ts, generation, ttl_ms)
             self._put(rows, lease, kind, Holder.here(self._clock))
@@ -187,7 +187,7 @@ class LeaseTable:
 
     def _put(
         self,
-        rows: Board,
+        rows: TransientRecords,
         lease: ReadLease,
         kind: LatchKind,
         holder: Holder | None,
@@ -205,14 +205,14 @@ class LeaseTable:
         )
         rows.put(LATCH_KIND, latch.id, latch.to_body())
 
-    def _find(self, rows: Board, id: str) -> Latch | None:
+    def _find(self, rows: TransientRecords, id: str) -> Latch | None:
         body = rows.row(LATCH_KIND, id)
         return None if body is None else self._latch(id, body)
 
-    def _all(self, rows: Board) -> list[Latch]:
+    def _all(self, rows: TransientRecords) -> list[Latch]:
         return [self._latch(id, body) for id, body in rows.rows(LATCH_KIND).items()]
 
-    def _sweep(self, rows: Board) -> list[Latch]:
+    def _sweep(self, rows: TransientRecords) -> list[Latch]:
         """The living latches; the others are removed."""
         living = []
         for latch in self._all(rows):
@@ -240,7 +240,7 @@ class LeaseTable:
     def _share_again(self, lease: ReadLease) -> None:
         """Pin everything from now on, if what `lease` pinned is still there."""
         self._hold_readers_lock()
-        with board.opened(self._manifest, write=False) as rows:
+        with transient.opened(self._manifest, write=False) as rows:
             floor = int(rows.row(FLOOR_KIND, _FLOOR_KEY) or 0)
         if lease.generation < floor:
             raise LeaseExpiredError(lease.id, lease.snapshot_ts)
@@ -250,7 +250,7 @@ class LeaseTable:
             self._readers_lock = ReadersLock(self._manifest.folder, self._clock)
             self._manifest.at_close(self._readers_lock.release)
 
-    def _raise_floor(self, rows: Board, oldest: Generation | None) -> None:
+    def _raise_floor(self, rows: TransientRecords, oldest: Generation | None) -> None:
         floor = self._manifest.head().generation if oldest is None else oldest
         if floor > int(rows.row(FLOOR_KIND, _FLOOR_KEY) or 0):
             rows.put(FLOOR_KIND, _FLOOR_KEY, str(floor).encode())

@@ -14,7 +14,7 @@ from pyspark_theflash.base.errors import (
     TableNotFoundError,
     UnknownMethodError,
 )
-from pyspark_theflash.cli.capi.stores import Stores
+from pyspark_theflash.cli.capi.stores import OpenStores
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 
@@ -30,7 +30,7 @@ def shop(tmp_path):
 
 @pytest.fixture
 def opened(shop):
-    stores = Stores()
+    stores = OpenStores()
     return stores, stores.open(str(shop.path), "")
 
 
@@ -71,7 +71,7 @@ def test_a_plan_and_its_splits_are_the_same_rows(opened):
 )
 def test_options_that_are_none(shop, options, said):
     with pytest.raises(OptionError, match=said):
-        Stores().open(str(shop.path), options)
+        OpenStores().open(str(shop.path), options)
 
 
 def test_what_is_not_there(opened, tmp_path):

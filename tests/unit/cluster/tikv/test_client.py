@@ -12,7 +12,7 @@ from pyspark_theflash.base.errors import (
     TiKVUnavailableError,
 )
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cluster.located import KeyRange
+from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.lock import Lock, LockKind
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.tikv.client import TiKVClient
@@ -23,7 +23,7 @@ from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2, metap
 from tests.support.fake_tikv import FakeTiKV
 from tests.support.tls import tls, trust
 
-EVERYTHING = KeyRange(RawKey(b""), RawKey(b""))
+EVERYTHING = RawKeyRange(RawKey(b""), RawKey(b""))
 KEYS = [RawKey(b"k%02d" % n) for n in range(20)]
 
 
@@ -34,7 +34,7 @@ def fill(tikv: FakeTiKV) -> TimeStamp:
     return tikv.cluster.tikv.tso()
 
 
-def scanned(client: TiKVClient, keys: KeyRange, ts: int, deadline: Deadline, **limits: int):
+def scanned(client: TiKVClient, keys: RawKeyRange, ts: int, deadline: Deadline, **limits: int):
     pages = client.scan(keys, TimeStamp(ts), deadline, **limits)
     return [pair for page in pages for pair in page]
 
@@ -61,8 +61,8 @@ def test_scans_over_regions(tikv, client, soon):
     assert scanned(client, EVERYTHING, ts, soon) == values()
     for limit in (1, 3, 5, 20):
         assert scanned(client, EVERYTHING, ts, soon, limit=limit) == values()
-    assert scanned(client, KeyRange(KEYS[4], KEYS[11]), ts, soon, limit=2) == values(KEYS[4:11])
-    assert scanned(client, KeyRange(KEYS[5], KEYS[5]), ts, soon) == []
+    assert scanned(client, RawKeyRange(KEYS[4], KEYS[11]), ts, soon, limit=2) == values(KEYS[4:11])
+    assert scanned(client, RawKeyRange(KEYS[5], KEYS[5]), ts, soon) == []
     tikv.page = 2  # fewer than were asked for are not the end
     assert scanned(client, EVERYTHING, ts, soon) == values()
 
@@ -196,13 +196,13 @@ def test_no_pd(tikv, client):
 
 def test_covering(tikv, client, soon):
     fill(tikv)
-    wanted = [KeyRange(KEYS[3], KEYS[7]), KeyRange(KEYS[14], KEYS[19])]
+    wanted = [RawKeyRange(KEYS[3], KEYS[7]), RawKeyRange(KEYS[14], KEYS[19])]
     parts = [part for _, each in client.regions.cover(wanted, soon) for part in each]
     assert parts == [
-        KeyRange(KEYS[3], KEYS[5]),
-        KeyRange(KEYS[5], KEYS[7]),
-        KeyRange(KEYS[14], KEYS[15]),
-        KeyRange(KEYS[15], KEYS[19]),
+        RawKeyRange(KEYS[3], KEYS[5]),
+        RawKeyRange(KEYS[5], KEYS[7]),
+        RawKeyRange(KEYS[14], KEYS[15]),
+        RawKeyRange(KEYS[15], KEYS[19]),
     ]
     asked = len(tikv.pd.calls)
     client.regions.cover(wanted, soon)
@@ -308,7 +308,7 @@ def test_scanning_locks(tikv, client, soon):
         (KEYS[7], LockKind.PUT, KEYS[0]),
         (KEYS[16], LockKind.DELETE, KEYS[0]),
     ]
-    within = client.scan_locks(KeyRange(KEYS[1], KEYS[8]), model.tso(), soon)
+    within = client.scan_locks(RawKeyRange(KEYS[1], KEYS[8]), model.tso(), soon)
     assert [(lock.key, lock.kind) for lock in within] == [
         (KEYS[1], LockKind.PESSIMISTIC),
         (KEYS[7], LockKind.PUT),
@@ -320,7 +320,7 @@ def test_scanning_locks(tikv, client, soon):
 
 def test_read_index(tikv, client, soon):
     ts = fill(tikv)
-    ((region, ranges),) = client.regions.cover([KeyRange(KEYS[11], KEYS[12])], soon)
+    ((region, ranges),) = client.regions.cover([RawKeyRange(KEYS[11], KEYS[12])], soon)
     answer = client.read_index(region, ranges, ts, soon)
     assert answer.value.index == tikv.cluster.region_of(KEYS[11]).index
     held = Lock(KEYS[11], LockKind.PUT, KEYS[0], TimeStamp(ts - 1), min_commit_ts=TimeStamp(ts))

@@ -10,7 +10,7 @@ from pyspark_theflash.base.errors import (
     SnapshotTooOldError,
 )
 from pyspark_theflash.base.types import RegionEpoch, RegionID, TimeStamp
-from pyspark_theflash.cluster.located import KeyRange
+from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.cluster.tikv.directory import Directory
 from pyspark_theflash.cluster.tikv.safe_point import SafePointHold
@@ -27,17 +27,17 @@ def directory(client: TiKVClient) -> Directory:
 def test_regions(tikv, directory, soon):
     tikv.cluster.split(b"m")
     left = directory.region_of(RawKey(b"a"), soon)
-    assert (left.range, left.epoch) == (KeyRange(b"", b"m"), RegionEpoch(1, 2))
+    assert (left.range, left.epoch) == (RawKeyRange(b"", b"m"), RegionEpoch(1, 2))
     assert [p.store_id for p in left.peers] == [1, 2, 3]
     assert left.leader == left.peers[0]
     right = directory.region_of(RawKey(b"m"), soon)
-    assert right.range == KeyRange(b"m", b"")
+    assert right.range == RawKeyRange(b"m", b"")
     assert directory.region_before(RawKey(b"x"), soon) == left
     assert directory.region_before(RawKey(b"a"), soon) is None
     assert directory.region(right.id, soon) == right
     assert directory.region(RegionID(99), soon) is None
-    assert directory.scan_regions(KeyRange(RawKey(b""), RawKey(b"")), soon) == [left, right]
-    assert directory.scan_regions(KeyRange(RawKey(b"n"), RawKey(b"o")), soon) == [right]
+    assert directory.scan_regions(RawKeyRange(RawKey(b""), RawKey(b"")), soon) == [left, right]
+    assert directory.scan_regions(RawKeyRange(RawKey(b"n"), RawKey(b"o")), soon) == [right]
     tikv.cluster.move_leader(b"a", 0)
     assert directory.region_of(RawKey(b"a"), soon).leader is None
 
@@ -74,7 +74,7 @@ def test_a_cluster_without_stores(tikv, directory, soon):
     directory.tso(soon)
     tikv.pd.header_error, tikv.pd.header_error_type = "cluster is not bootstrapped", 2
     assert directory.region_of(RawKey(b"a"), soon) is None
-    assert directory.scan_regions(KeyRange(RawKey(b""), RawKey(b"")), soon) == []
+    assert directory.scan_regions(RawKeyRange(RawKey(b""), RawKey(b"")), soon) == []
 
 
 def test_calls_end_by_their_deadline(tikv, directory):

@@ -14,10 +14,10 @@ from pyspark_theflash.base.types import PhysicalTableID
 from pyspark_theflash.read.plan.condition import Condition
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.read.present import Presentation, ZeroDates
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.mvcc.project import scan_column
-from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.codec.time import IMPOSSIBLE_DAY
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 
@@ -33,7 +33,7 @@ TABLE = table_info(
         column("code", MySQLType.VARCHAR, collate="utf8mb4_bin"),
         column("price", MySQLType.NEWDECIMAL, flen=10, decimal=2),
         column("day", MySQLType.DATE),
-        column("big", MySQLType.LONGLONG, flag=Flag.UNSIGNED),
+        column("big", MySQLType.LONGLONG, flag=ColumnFlag.UNSIGNED),
         column("kind", MySQLType.ENUM, elems=["b", "a"], collate="utf8mb4_bin"),
         column("twice", MySQLType.LONGLONG, generated_expr_string="`id` * 2"),
         column("body", MySQLType.JSON),
@@ -145,7 +145,9 @@ def test_regions_out_of_reach_are_not_planned(tmp_path: Path) -> None:
     rows = [(number, 150, [number]) for number in range(-50, 50)]
     path = StoreBuilder(tmp_path / "store", item).publish(300, {item: rows}).path
     columns = [scan_column(item, each) for each in item.public_columns]
-    engine = MagicEngine(path, LocalFileSystem(), SystemClock(), limits=Limits(region_rows=10))
+    engine = MagicEngine(
+        path, LocalFileSystem(), SystemClock(), limits=CompactionLimits(region_rows=10)
+    )
     engine.compact(PhysicalTableID(8), columns, everything=True)
     engine.close()
     with open_snapshot(path) as snapshot:

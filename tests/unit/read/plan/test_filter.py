@@ -9,8 +9,14 @@ import pytest
 from pyspark_theflash.base.errors import SqlOverflowError, UnrepresentableValueError
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.read.plan.snapshot import open_snapshot
-from pyspark_theflash.read.pushdown.pushed import Pushed
-from pyspark_theflash.read.pushdown.term import Call, Column, Kind, Literal, Term
+from pyspark_theflash.read.pushdown.pushdown import Pushdown
+from pyspark_theflash.read.pushdown.term import (
+    ColumnTerm,
+    FunctionTerm,
+    LiteralKind,
+    LiteralTerm,
+    Term,
+)
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.time import IMPOSSIBLE_DAY
 from tests.support.stores import StoreBuilder, column, id_column, table_info
@@ -24,9 +30,13 @@ TABLE = table_info(
         column("price", MySQLType.NEWDECIMAL, flen=38, decimal=0),
     ],
 )
-LATER = Call(">", (Column("day"), Literal(Kind.DATE, 5)))
-DOUBLED = Call(
-    ">", (Call("+", (Column("price"), Column("price"))), Literal(Kind.DECIMAL, Decimal(0)))
+LATER = FunctionTerm(">", (ColumnTerm("day"), LiteralTerm(LiteralKind.DATE, 5)))
+DOUBLED = FunctionTerm(
+    ">",
+    (
+        FunctionTerm("+", (ColumnTerm("price"), ColumnTerm("price"))),
+        LiteralTerm(LiteralKind.DECIMAL, Decimal(0)),
+    ),
 )
 BEFORE, AFTER = 200, 300
 
@@ -44,7 +54,7 @@ def store(tmp_path: Path) -> Path:
 
 def ids(store: Path, ts: int, filter: Term) -> list[Any]:
     with open_snapshot(store, TimeStamp(ts)) as snapshot:
-        plan = snapshot.plan("shop.orders", ["id"], pushed=Pushed(filter))
+        plan = snapshot.plan("shop.orders", ["id"], pushed=Pushdown(filter))
         return sorted(n for batch in snapshot.held(plan) for n in batch.column("id").to_pylist())
 
 
@@ -62,5 +72,5 @@ def test_visible_rows_do(store: Path) -> None:
 
 def test_rows_that_are_left_out_before_do_not_raise(store: Path) -> None:
     """Of a sum that does not fit, as of any conjunct, only rows that the others leave are asked."""
-    small = Call("<", (Column("price"), Literal(Kind.INT, 100)))
-    assert ids(store, BEFORE, Call("and", (DOUBLED, small))) == [2]
+    small = FunctionTerm("<", (ColumnTerm("price"), LiteralTerm(LiteralKind.INT, 100)))
+    assert ids(store, BEFORE, FunctionTerm("and", (DOUBLED, small))) == [2]

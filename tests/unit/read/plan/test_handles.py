@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from pyspark_theflash.read.plan.condition import Condition
 from pyspark_theflash.read.plan.handles import HandleRanges, node_of
 from pyspark_theflash.read.pushdown import term
-from pyspark_theflash.read.pushdown.term import Kind, Term
-from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.read.pushdown.term import LiteralKind, Term
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from tests.support.stores import column, id_column, table_info
 
 NAME = column("name", MySQLType.VARCHAR, collate="utf8mb4_bin")
 SIGNED = table_info(1, "d.signed", [id_column(), NAME])
-UNSIGNED_KEY = column("id", MySQLType.LONGLONG, flag=Flag.NOT_NULL | Flag.PRI_KEY | Flag.UNSIGNED)
+UNSIGNED_KEY = column(
+    "id", MySQLType.LONGLONG, flag=ColumnFlag.NOT_NULL | ColumnFlag.PRI_KEY | ColumnFlag.UNSIGNED
+)
 UNSIGNED = table_info(2, "d.unsigned", [UNSIGNED_KEY, NAME])
 WITHOUT = table_info(3, "d.without", [id_column(), NAME], has_rowid=True)
 
@@ -108,15 +110,15 @@ def test_unsigned_keys_are_as_the_condition_says(text: str, values: list[int]) -
 
 
 def column_(name: str) -> Term:
-    return term.Column(name)
+    return term.ColumnTerm(name)
 
 
-def number(value: Any, kind: Kind = Kind.INT) -> Term:
-    return term.Literal(kind, value)
+def number(value: Any, kind: LiteralKind = LiteralKind.INT) -> Term:
+    return term.LiteralTerm(kind, value)
 
 
 def told(name: str, *arguments: Term) -> Term:
-    return term.Call(name, arguments)
+    return term.FunctionTerm(name, arguments)
 
 
 ID = column_("ID")
@@ -140,10 +142,10 @@ ID = column_("ID")
         ),
         (told("or", *(told("=", ID, number(n)) for n in (1, 5, 9))), [(5, 6)], [(2, 5), (6, 9)]),
         (told("not", told("=", ID, number(1))), [(1, 2)], []),
-        (told("=", ID, number(None, Kind.NULL)), [(1, 2)], []),
-        (told("in", ID, number(1), number(None, Kind.NULL)), [(5, 6)], []),
-        (told("=", ID, number(1.0, Kind.DOUBLE)), [(5, 6)], []),
-        (told("=", ID, number(True, Kind.BOOL)), [(5, 6)], []),
+        (told("=", ID, number(None, LiteralKind.NULL)), [(1, 2)], []),
+        (told("in", ID, number(1), number(None, LiteralKind.NULL)), [(5, 6)], []),
+        (told("=", ID, number(1.0, LiteralKind.DOUBLE)), [(5, 6)], []),
+        (told("=", ID, number(True, LiteralKind.BOOL)), [(5, 6)], []),
         (told("is not null", ID), [(5, 6)], []),
         (told(">", ID, number(2**70)), [], [(None, None)]),
     ],

@@ -9,7 +9,7 @@ import pytest
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import CorruptionError, LeaseExpiredError
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.read.plan.snapshot import Snapshot, open_snapshot
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.read.present import TEXT
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.lease import LEASE_TTL_MS, LeaseTable
@@ -92,7 +92,7 @@ def test_a_stream_that_fails_lets_go(store: Path) -> None:
 
 def test_reading_renews_the_latch(store: Path) -> None:
     clock = ManualClock()
-    with Snapshot(store, None, LocalFileSystem(), clock) as snapshot:
+    with ReadSnapshot(store, None, LocalFileSystem(), clock) as snapshot:
         for _ in range(4):
             clock.now_ms += LEASE_TTL_MS // 2
             assert pa.table(snapshot.reader("shop.item")).num_rows == 1

@@ -9,10 +9,16 @@ import pytest
 
 from pyspark_theflash.base.errors import SqlOverflowError
 from pyspark_theflash.read.pushdown.fold import Folding
-from pyspark_theflash.read.pushdown.term import Aggregate, Aggregation, Call, Column, Function
+from pyspark_theflash.read.pushdown.term import (
+    Aggregate,
+    AggregateFunction,
+    Aggregation,
+    ColumnTerm,
+    FunctionTerm,
+)
 
 WIDE = pa.decimal128(38, 0)
-SUM = (Aggregate(Function.SUM, Column("v")),)
+SUM = (Aggregate(AggregateFunction.SUM, ColumnTerm("v")),)
 
 
 def folded(aggregation: Aggregation, *columns: Sequence[pa.Array]) -> pa.RecordBatch:
@@ -65,7 +71,7 @@ def test_what_fits_nowhere_raises() -> None:
     with pytest.raises(SqlOverflowError):
         folded(Aggregation((), SUM), [largest], [largest])
     large = pa.array([6 * 10**37], WIDE)
-    twice = Aggregate(Function.MAX, Call("+", (Column("v"), Column("v"))))
+    twice = Aggregate(AggregateFunction.MAX, FunctionTerm("+", (ColumnTerm("v"), ColumnTerm("v"))))
     with pytest.raises(SqlOverflowError):
         folded(Aggregation((), (twice,)), [large])
 
@@ -116,7 +122,10 @@ def test_few_groups_of_many_rows_come_once() -> None:
 
 
 def test_least_and_largest_conditions() -> None:
-    ends = tuple(Aggregate(function, Column("v")) for function in (Function.MIN, Function.MAX))
+    ends = tuple(
+        Aggregate(function, ColumnTerm("v"))
+        for function in (AggregateFunction.MIN, AggregateFunction.MAX)
+    )
     keys = pa.array(["a", "b", "a", "b", "c", "d"])
     values = pa.array([True, False, None, True, None, False])
     rows = folded(Aggregation(("k",), ends), [keys, values], [keys, values]).to_pylist()

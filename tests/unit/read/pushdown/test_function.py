@@ -14,39 +14,39 @@ from pyspark_theflash.read.pushdown.fold import Folding
 from pyspark_theflash.read.pushdown.function import named_type
 from pyspark_theflash.read.pushdown.term import (
     Aggregate,
+    AggregateFunction,
     Aggregation,
-    Call,
-    Column,
-    Function,
-    Kind,
-    Literal,
+    ColumnTerm,
+    FunctionTerm,
+    LiteralKind,
+    LiteralTerm,
 )
 from pyspark_theflash.read.pushdown.value import Batch
 
 UTC = timezone.utc
-X, Y = Column("x"), Column("y")
+X, Y = ColumnTerm("x"), ColumnTerm("y")
 DAYS = [date(1, 1, 1), date(1582, 10, 10), date(1969, 12, 31), date(2024, 2, 29), None]
 DAYS += [date(2021, 1, 3) + timedelta(n) for n in range(800)] + [date(9999, 12, 31)]
 TIMES = [datetime(1900, 2, 28, 23, 59, 59, 999999), datetime(2024, 12, 30, 5, 7, 9, 1), None]
 
 
 def text(words):
-    return Literal(Kind.STRING, words)
+    return LiteralTerm(LiteralKind.STRING, words)
 
 
 def whole(number):
-    return Literal(Kind.INT, number)
+    return LiteralTerm(LiteralKind.INT, number)
 
 
 def call(name, *arguments):
-    return Call(name, arguments)
+    return FunctionTerm(name, arguments)
 
 
 def keys(term, **columns):
     """What a term is of these rows, as groups have it; one may come in several parts."""
     arrays = list(columns.values())
     rows = pa.RecordBatch.from_arrays(arrays, names=list(columns))
-    folding = Folding(Aggregation((), (Aggregate(Function.COUNT),), (term,)), rows.schema)
+    folding = Folding(Aggregation((), (Aggregate(AggregateFunction.COUNT),), (term,)), rows.schema)
     counts = Counter[Any]()
     for part in folding.of([rows]):
         for row in part.to_pylist():
@@ -184,13 +184,13 @@ REFUSED = [
     call("double /", Y, Y),
     call("as decimal(39,0)", X),
     call("as tinyint(1)", X),
-    call("as int", Column("t")),
+    call("as int", ColumnTerm("t")),
     call("year", X),
-    call("trunc", text("hour"), Column("d")),
-    call("substring", Column("t"), whole(-1)),
+    call("trunc", text("hour"), ColumnTerm("d")),
+    call("substring", ColumnTerm("t"), whole(-1)),
     call("coalesce", X, Y),
     call("case", X),
-    call("upper", Column("t")),
+    call("upper", ColumnTerm("t")),
     whole(1),
 ]
 

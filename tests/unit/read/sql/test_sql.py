@@ -20,13 +20,13 @@ from pyspark_theflash.base.errors import (
     TheFlashError,
     UnsupportedError,
 )
-from pyspark_theflash.read.sql.connection import Limits
+from pyspark_theflash.read.sql.connection import QueryLimits
 from pyspark_theflash.read.sql.sql import run_sql
 
 ENDLESS = (
     "SELECT count(*) FROM range(1000000) a, range(1000000) b WHERE (a.range * b.range) % 7 = 1"
 )
-TWO = Limits(threads=2)
+TWO = QueryLimits(threads=2)
 
 
 class Source:
@@ -85,7 +85,7 @@ def tables(items: Source) -> Tables:
 
 
 def rows(
-    text: str, tables: Tables, parameters: Sequence[object] = (), limits: Limits = TWO
+    text: str, tables: Tables, parameters: Sequence[object] = (), limits: QueryLimits = TWO
 ) -> list:
     with run_sql(text, tables, parameters, limits) as result:
         return [tuple(row.values()) for batch in result for row in batch.to_pylist()]
@@ -284,12 +284,12 @@ def test_an_error_of_a_table_keeps_its_type(tables: Tables) -> None:
 
 def test_memory_is_bounded(tables: Tables) -> None:
     with pytest.raises(SqlMemoryError, match="20 MiB"):
-        rows("SELECT list(range) FROM range(100000000)", tables, limits=Limits(20, 2))
+        rows("SELECT list(range) FROM range(100000000)", tables, limits=QueryLimits(20, 2))
 
 
 def test_time_is_bounded(tables: Tables) -> None:
     with pytest.raises(SqlTimeoutError):
-        rows(ENDLESS, tables, limits=Limits(threads=1, timeout_ms=200))
+        rows(ENDLESS, tables, limits=QueryLimits(threads=1, timeout_ms=200))
 
 
 @pytest.fixture
@@ -306,7 +306,7 @@ def test_an_interrupt_ends_the_query(tables: Tables) -> None:
     timer.start()
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        rows(ENDLESS, tables, limits=Limits(threads=1))
+        rows(ENDLESS, tables, limits=QueryLimits(threads=1))
     timer.join()
     assert time.monotonic() - started < 30
 

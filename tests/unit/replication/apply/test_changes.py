@@ -13,7 +13,7 @@ from pyspark_theflash.base.types import TableID, TimeStamp
 from pyspark_theflash.replication.apply import changes as changes_module
 from pyspark_theflash.replication.apply.changes import TableChanges
 from pyspark_theflash.replication.source.prewrite import DELETE_ROW, INSERT, UPDATE, TableMutations
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.schema.model import (
     ROWID_COLUMN_ID,
     IndexColumn,
@@ -27,7 +27,9 @@ from tests.support.stores import column, id_column, table_info
 BIGINT = FieldType(MySQLType.LONGLONG)
 BIN = "utf8mb4_bin"
 PLAIN = table_info(7, "shop.item", [id_column(), column("name", MySQLType.VARCHAR)])
-UNSIGNED_KEY = column("id", MySQLType.LONGLONG, flag=Flag.NOT_NULL | Flag.PRI_KEY | Flag.UNSIGNED)
+UNSIGNED_KEY = column(
+    "id", MySQLType.LONGLONG, flag=ColumnFlag.NOT_NULL | ColumnFlag.PRI_KEY | ColumnFlag.UNSIGNED
+)
 UNSIGNED = table_info(8, "shop.big", [UNSIGNED_KEY])
 HIDDEN = table_info(9, "shop.log", [column("line", MySQLType.VARCHAR)], has_rowid=True)
 
@@ -191,13 +193,13 @@ def test_a_default_that_rows_lack_places_them() -> None:
 
 def test_integers_beyond_their_type_are_kept() -> None:
     """Without strict SQL mode TiDB stores 2^64 - 1 in any unsigned column."""
-    unsigned = Flag.UNSIGNED
+    unsigned = ColumnFlag.UNSIGNED
     byte = column("b", MySQLType.TINY, flag=unsigned)
     table = table_info(7, "shop.item", [id_column(), byte])
     wide = table_info(7, "shop.item", [id_column(), column("b", MySQLType.LONGLONG, flag=unsigned)])
     rows = [insert(wide, 1, 1, 255), insert(wide, 2, 2, 2**64 - 1), insert(wide, 3, 3, None)]
     assert [found[-1] for found in versions(table, rows)] == [255, 2**64 - 1, None]
-    key = column("id", MySQLType.LONG, flag=unsigned | Flag.NOT_NULL | Flag.PRI_KEY)
+    key = column("id", MySQLType.LONG, flag=unsigned | ColumnFlag.NOT_NULL | ColumnFlag.PRI_KEY)
     keyed = table_info(8, "shop.key", [key])
     assert versions(keyed, [(INSERT, encode_insert_v1([-1], [BIGINT], b"\0"))]) == [
         (8, -1, 11, 10, 1, 2**64 - 1)
@@ -208,7 +210,7 @@ def test_rows_that_do_not_fit_the_schema_say_what_is_missing() -> None:
     narrow = table_info(7, "shop.item", [id_column()])
     with pytest.raises(SchemaOutdatedError, match=r"column 2 in shop\.item"):
         versions(narrow, [insert(PLAIN, 1, 1, "one")])
-    strict = column("name", MySQLType.VARCHAR, flag=Flag.NOT_NULL)
+    strict = column("name", MySQLType.VARCHAR, flag=ColumnFlag.NOT_NULL)
     table = table_info(7, "shop.item", [id_column(), strict])
     with pytest.raises(SchemaOutdatedError, match="NOT NULL column name"):
         versions(table, [(INSERT, encode_insert_v1([1], [BIGINT], b"\0"))])
@@ -216,7 +218,9 @@ def test_rows_that_do_not_fit_the_schema_say_what_is_missing() -> None:
 
 def clustered_by_text(collate: str, length: int = -1) -> TableInfo:
     """A table whose only column is its clustered key."""
-    code = column("code", MySQLType.VARCHAR, flag=Flag.NOT_NULL | Flag.PRI_KEY, collate=collate)
+    code = column(
+        "code", MySQLType.VARCHAR, flag=ColumnFlag.NOT_NULL | ColumnFlag.PRI_KEY, collate=collate
+    )
     return replace(
         table_info(7, "shop.item", [code]),
         pk_is_handle=False,

@@ -16,13 +16,13 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.service.client.transport import LocalTransport
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.method import METHODS
-from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from tests.support.stores import StoreBuilder, column, id_column, table_info
 
 T = table_info(
     1,
     "d.t",
-    [id_column(), column("day", MySQLType.DATE, flag=Flag.NOT_NULL, comment="when")],
+    [id_column(), column("day", MySQLType.DATE, flag=ColumnFlag.NOT_NULL, comment="when")],
 )
 LONG = table_info(2, "d.long", [column("text", MySQLType.LONG_BLOB, flen=2**32 - 1)])
 

@@ -91,7 +91,9 @@ def test_a_literal_without_a_value():
 def test_what_is_not_known_stays_a_call():
     """Whether it is told, the types of its arguments say."""
     pushed = pushed_of(PlanRequest(filter=call("sounds like", column("a"), column("b"))))
-    assert pushed.filter == term.Call("sounds like", (term.Column("a"), term.Column("b")))
+    assert pushed.filter == term.FunctionTerm(
+        "sounds like", (term.ColumnTerm("a"), term.ColumnTerm("b"))
+    )
 
 
 def test_sealed_requests_come_back():

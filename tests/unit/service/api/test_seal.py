@@ -10,8 +10,8 @@ from pyspark_theflash.base.types import Generation, PhysicalTableID, RegionID, T
 from pyspark_theflash.service.api.seal import (
     KEY_FILE,
     Purpose,
+    SealedScan,
     Sealer,
-    Shape,
     StoreSealer,
     Ticket,
     new_key,
@@ -31,7 +31,7 @@ PUSHED = PlanRequest(
 TICKET = Ticket(
     "store",
     LEASE,
-    Shape("db.table", ("a", "\N{SNOWMAN}"), None, "raise", False, PUSHED),
+    SealedScan("db.table", ("a", "\N{SNOWMAN}"), None, "raise", False, PUSHED),
     RegionScan(PhysicalTableID(1), RegionID(2), ("{}", "x")),
 )
 SEALER = Sealer(b"k" * 32)

@@ -6,7 +6,7 @@ import pytest
 
 from pyspark_theflash.base.errors import AuthenticationError, OptionError
 from pyspark_theflash.net.channel import grpc
-from pyspark_theflash.service.server.door import CALLS_MAX
+from pyspark_theflash.service.server.listener import CALLS_MAX
 from pyspark_theflash.service.server.rpc import ERROR_KEY
 from pyspark_theflash.service.wire.frame import REQUEST_BYTES_MAX
 from pyspark_theflash.service.wire.message import Error

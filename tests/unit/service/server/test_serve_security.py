@@ -24,10 +24,10 @@ from pyspark_theflash.base.errors import (
     TicketError,
     UnknownMethodError,
 )
-from pyspark_theflash.service.api.token import Token, Tokens
+from pyspark_theflash.service.api.token import AccessToken, Tokens
 from pyspark_theflash.service.client.remote import RemoteTransport
 from pyspark_theflash.service.client.theflash import TheFlash, connect
-from pyspark_theflash.service.server.patience import Patience
+from pyspark_theflash.service.server.timeouts import Timeouts
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire import protobuf as wire
 from pyspark_theflash.service.wire.frame import (
@@ -93,7 +93,7 @@ def test_methods_are_those_of_the_protocol():
 
 
 @pytest.mark.parametrize("name", METHODS)
-@pytest.mark.parametrize("token", [None, Token("not-one-of-the-tokens")])
+@pytest.mark.parametrize("token", [None, AccessToken("not-one-of-the-tokens")])
 def test_no_method_without_a_token(plain, name, token):
     transport = RemoteTransport(plain, clock=CLOCK, token=token)
     asked = METHODS[name]
@@ -163,9 +163,9 @@ def test_a_token_that_is_taken_back(store, tmp_path):
 
 def test_files_of_tokens(tmp_path):
     file = write_tokens(tmp_path / "tokens")
-    assert Token.from_file(write_private(tmp_path / "one", "a-token-in-its-file\n")) == Token(
-        "a-token-in-its-file"
-    )
+    assert AccessToken.from_file(
+        write_private(tmp_path / "one", "a-token-in-its-file\n")
+    ) == AccessToken("a-token-in-its-file")
     file.chmod(0o640)
     assert "chmod 600" in refused(OptionError, lambda: Tokens(file))
     assert "cannot read" in refused(OptionError, lambda: Tokens(tmp_path / "none"))
@@ -191,7 +191,7 @@ def test_a_hashed_token(store, tmp_path):
     digits = outer.stdout.decode().split()[-1]
     file = write_private(tmp_path / "tokens", f"read sha256d:{digits}")
     with serving(store, "127.0.0.1:0", tokens=Tokens(file)) as server:
-        assert status(server.address, token=Token("a-secret-for-a-test")).resolved_ts == 200
+        assert status(server.address, token=AccessToken("a-secret-for-a-test")).resolved_ts == 200
 
 
 def test_secrets_are_not_shown(store, tmp_path):
@@ -433,8 +433,8 @@ def test_json_is_enough(plain):
 
 
 def test_who_says_nothing_is_sent_away(store, tmp_path):
-    patience = Patience(greeting_ms=100, idle_ms=100, frame_ms=100)
-    settings = {"tokens": tokens(tmp_path), "patience": patience}
+    timeouts = Timeouts(greeting_ms=100, idle_ms=100, frame_ms=100)
+    settings = {"tokens": tokens(tmp_path), "timeouts": timeouts}
     with serving(store, "127.0.0.1:0", **settings) as server:
         for begun in (b"", PREFACE[:3]):
             with dial(server.address) as sock:
@@ -449,9 +449,9 @@ def test_who_says_nothing_is_sent_away(store, tmp_path):
 
 def test_connections_that_were_idle_for_too_long(store, tmp_path):
     """A client learns of it when it calls again, and calls once more."""
-    patience = Patience(idle_ms=50)
+    timeouts = Timeouts(idle_ms=50)
     with (
-        serving(store, f"unix:{tmp_path}/s", patience=patience) as server,
+        serving(store, f"unix:{tmp_path}/s", timeouts=timeouts) as server,
         connect(server.address) as api,
     ):
         ticket = api.plan("shop.items").splits[0].ticket
@@ -470,9 +470,9 @@ def test_who_takes_nothing_is_sent_away(tmp_path):
     )
     made = StoreBuilder(tmp_path / "store", wide)
     made.publish(200, {wide: [(n, 110, [n, bytes(1 << 14)]) for n in range(1000)]})
-    patience = Patience(rows_ms=100)
+    timeouts = Timeouts(rows_ms=100)
     with (
-        serving(made.path, f"unix:{tmp_path}/s", patience=patience) as server,
+        serving(made.path, f"unix:{tmp_path}/s", timeouts=timeouts) as server,
         connect(server.address) as api,
     ):
         rows = api.scan(api.plan("shop.wide").splits[0].ticket)

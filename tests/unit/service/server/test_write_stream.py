@@ -11,7 +11,7 @@ import pytest
 from pyspark_theflash.base.errors import RoleError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.service.client.theflash import connect
-from pyspark_theflash.service.server.patience import Patience
+from pyspark_theflash.service.server.timeouts import Timeouts
 from pyspark_theflash.service.wire import protobuf as wire
 from pyspark_theflash.service.wire.frame import DATA_BYTES_MAX, End, FrameType, Header, Request
 from pyspark_theflash.service.wire.message import Error, StatusRequest, WriteRequest
@@ -40,8 +40,8 @@ def store(tmp_path):
 
 @pytest.fixture
 def address(store, tmp_path):
-    patience = Patience(send_ms=2_000, frame_ms=2_000)
-    settings = {"tokens": tokens(tmp_path), "patience": patience}
+    timeouts = Timeouts(send_ms=2_000, frame_ms=2_000)
+    settings = {"tokens": tokens(tmp_path), "timeouts": timeouts}
     with serving(tmp_path / "store", "127.0.0.1:0", **settings) as server:
         yield server.address
 

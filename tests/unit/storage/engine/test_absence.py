@@ -1,6 +1,6 @@
 """Rows that lack a column: copied as they are, whatever can be told of the column's value.
 
-A file is read, merged and divided with others; only a scan that asks for a value which nobody knows
+A file is read, merged and split with others; only a scan that asks for a value which nobody knows
 fails, and the engine goes on.
 """
 
@@ -25,7 +25,7 @@ from pyspark_theflash.storage.engine.api import Engine, Publication, VersionBatc
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.mvcc.project import Converted, Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import Op
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from tests.support.histories import version_batch
 
@@ -57,7 +57,7 @@ def engine(tmp_path: Path) -> Iterator[MagicEngine]:
 def put(engine: Engine, rows: list[tuple[object, ...]], columns: list[object]) -> None:
     whole = [(*row, *[None] * (4 + len(columns) - len(row))) for row in rows]
     batch = version_batch([(*r[:3], int(r[3]), *r[4:]) for r in whole], columns)  # type: ignore[call-overload, arg-type]
-    engine.publish(Publication([VersionBatch(TABLE, batch)], Change()))
+    engine.publish(Publication([VersionBatch(TABLE, batch)], ManifestChange()))
 
 
 def read(engine: Engine, ts: int, *columns: ScanColumn) -> list[tuple[object, ...]]:
@@ -141,7 +141,7 @@ def test_a_file_that_cannot_be_read_does_not_stop_the_engine(
         engine.compact(TABLE, COLUMNS, everything=True)
     other = PhysicalTableID(8)
     batch = version_batch([(1, 40, 39, 1, 1, 65)], BEFORE)
-    engine.publish(Publication([VersionBatch(other, batch)], Change()))
+    engine.publish(Publication([VersionBatch(other, batch)], ManifestChange()))
     damaged.write_bytes(content)
     engine.compact(TABLE, COLUMNS, everything=True)
     assert read(engine, 30, KEY, KNOWN) == [(1, "65"), (2, "66"), (3, "67")]

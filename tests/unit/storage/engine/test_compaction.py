@@ -16,21 +16,21 @@ from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Handle, Publication, RegionStats, VersionBatch
 from pyspark_theflash.storage.engine.magic import compaction, encode
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile, FileKind
 from pyspark_theflash.storage.mvcc.version import Op
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from tests.support.histories import COLUMNS, scan_columns, version_batch
 
 TABLE = PhysicalTableID(1)
-LIMITS = Limits(region_rows=100, deltas=4, most_deltas=12, layer_rows=10, layers=3)
+LIMITS = CompactionLimits(region_rows=100, deltas=4, most_deltas=12, layer_rows=10, layers=3)
 
 
 class Store:
     """A store with one table, and a timestamp that grows with every publication."""
 
-    def __init__(self, path: Path, limits: Limits = LIMITS) -> None:
+    def __init__(self, path: Path, limits: CompactionLimits = LIMITS) -> None:
         registry.create(path, registry.MAGIC, LocalFileSystem())
         self.engine = MagicEngine(path, LocalFileSystem(), SystemClock(), limits=limits)
         self.ts = 0
@@ -40,7 +40,7 @@ class Store:
         rows = [(h, self.ts, self.ts - 1, int(Op.PUT), self.ts, text) for h in handles]
         tp = pa.binary() if isinstance(handles[0], bytes) else pa.int64()
         batch = version_batch(rows, COLUMNS, tp)
-        self.engine.publish(Publication([VersionBatch(TABLE, batch)], Change()))
+        self.engine.publish(Publication([VersionBatch(TABLE, batch)], ManifestChange()))
 
     def compact(self, **options: Any) -> Any:
         return self.engine.compact(TABLE, scan_columns(), **options)
@@ -163,7 +163,7 @@ def test_a_row_of_many_versions_is_not_divided(store: Store) -> None:
         batch = [(7, store.ts + n + 1, store.ts + n, 1, n, "") for n in range(200)]
         store.ts += 300
         versions = VersionBatch(TABLE, version_batch(batch, COLUMNS))
-        store.engine.publish(Publication([versions], Change()))
+        store.engine.publish(Publication([versions], ManifestChange()))
     assert store.compact(everything=True).rows_written == 600
     assert [region.rows for region in store.regions()] == [600]
     assert store.compact().files_written == 0
@@ -174,7 +174,7 @@ def test_a_commit_rewrites_a_bounded_share(tmp_path: Path) -> None:
     """A table that is due everywhere is rewritten in several commits."""
     store = Store(
         tmp_path / "store",
-        Limits(region_rows=100, deltas=1, layer_rows=1, share=0.25, commit_rows=250),
+        CompactionLimits(region_rows=100, deltas=1, layer_rows=1, share=0.25, commit_rows=250),
     )
     store.put(range(1000))
     store.compact()
@@ -196,7 +196,7 @@ def test_memory_is_bounded_by_a_region(tmp_path: Path, monkeypatch: pytest.Monke
 
     def peak(rows: int) -> int:
         path = tmp_path / f"{rows}"
-        store = Store(path, Limits(region_rows=2000, deltas=99))
+        store = Store(path, CompactionLimits(region_rows=2000, deltas=99))
         for start in range(0, rows, 1000):
             store.put(range(start, start + 1000), "some text")
         found = []
@@ -242,7 +242,7 @@ def delete(store: Store, handles: Sequence[int]) -> None:
     store.ts += 10
     rows = [(h, store.ts, store.ts - 1, int(Op.DELETE), None, None) for h in handles]
     versions = VersionBatch(TABLE, version_batch(rows, COLUMNS))
-    store.engine.publish(Publication([versions], Change()))
+    store.engine.publish(Publication([versions], ManifestChange()))
 
 
 def test_regions_that_have_lost_their_rows_are_united(store: Store) -> None:

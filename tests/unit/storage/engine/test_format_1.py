@@ -1,4 +1,4 @@
-"""A store of format 1, which had no regions: it is read, written on and divided."""
+"""A store of format 1, which had no regions: it is read, written on and split."""
 
 from contextlib import closing
 from pathlib import Path
@@ -10,12 +10,12 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import MAX_TS, PhysicalTableID, TimeStamp
 from pyspark_theflash.read.plan.snapshot import open_snapshot, read_progress
 from pyspark_theflash.storage.engine.api import Publication, VersionBatch
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.mvcc.rows import stored_columns
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.support.archives import unpack
 from tests.support.histories import version_batch
@@ -27,7 +27,7 @@ DIGESTS = {
     "bank.acc_u": (241, "b3047372d5407ac51cf826e0bc928429"),
     "bank.acc_nopk": (230, "31b672250c1209d419439ad824fb3066"),
 }
-LIMITS = Limits(region_rows=100, deltas=2)
+LIMITS = CompactionLimits(region_rows=100, deltas=2)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_it_is_read_compacted_and_divided(store: Path) -> None:
     assert progress is not None
     middle = TimeStamp((progress.oldest_ts + progress.resolved_ts) // 2)
     before = answers(store, middle)
-    divided = 0
+    split = 0
     infos = tables(store)
     with closing(MagicEngine(store, LocalFileSystem(), SystemClock(), limits=LIMITS)) as engine:
         assert list(engine.check(engine.read([]))) == []
@@ -61,9 +61,9 @@ def test_it_is_read_compacted_and_divided(store: Path) -> None:
             columns = [scan_column(table, column) for column in stored_columns(table)]
             for physical_id in table.physical_ids:
                 engine.compact(physical_id, columns, everything=True)
-                divided += len(engine.regions(engine.read([]), physical_id)) > 1
+                split += len(engine.regions(engine.read([]), physical_id)) > 1
         assert list(engine.check(engine.read([]))) == []
-    assert divided >= 3
+    assert split >= 3
     assert answers(store) == DIGESTS
     assert answers(store, middle) == before
 
@@ -81,7 +81,7 @@ def test_it_is_written_on(store: Path) -> None:
     with closing(MagicEngine(store, LocalFileSystem(), SystemClock())) as engine:
         batch = version_batch(deletes, [(c.id, c.type) for c in columns])
         physical_id = PhysicalTableID(table.id)
-        engine.publish(Publication([VersionBatch(physical_id, batch)], Change()))
+        engine.publish(Publication([VersionBatch(physical_id, batch)], ManifestChange()))
         left = [
             b.num_rows
             for region in engine.plan(engine.read([]), physical_id)

@@ -15,7 +15,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.store.folder import DATA_FOLDER, StoreIdentity
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
@@ -25,7 +25,7 @@ from tests.support.manual_clock import ManualClock
 
 TABLE = PhysicalTableID(1)
 FS = LocalFileSystem()
-EAGER = Limits(deltas=1)
+EAGER = CompactionLimits(deltas=1)
 HISTORY = tuple(publications(random.Random(3), rounds=4, keys=4, tables=1))
 
 

@@ -16,7 +16,7 @@ from pyspark_theflash.storage.engine.magic.file import number_of
 from pyspark_theflash.storage.engine.magic.numbers import BLOCK, FileNumbers
 from pyspark_theflash.storage.mvcc.project import Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import Op
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from tests.support.histories import version_batch
 
 TABLE = PhysicalTableID(7)
@@ -29,7 +29,7 @@ def opened(path: Path) -> MagicEngine:
 
 def put(engine: MagicEngine, ts: int, value: int) -> None:
     batch = version_batch([(1, ts, ts - 1, int(Op.PUT), value)], [(VALUE.id, VALUE.type)])
-    engine.publish(Publication([VersionBatch(TABLE, batch)], Change()))
+    engine.publish(Publication([VersionBatch(TABLE, batch)], ManifestChange()))
 
 
 def numbers(engine: MagicEngine) -> list[int]:

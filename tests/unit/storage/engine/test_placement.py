@@ -13,15 +13,15 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Handle, Publication, RegionStats, VersionBatch
-from pyspark_theflash.storage.engine.magic.compaction import Limits
+from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile, FileKind
 from pyspark_theflash.storage.mvcc.version import Op
-from pyspark_theflash.storage.store.manifest import Change
+from pyspark_theflash.storage.store.manifest import ManifestChange
 from tests.support.histories import COLUMNS, scan_columns, version_batch
 
 TABLE = PhysicalTableID(1)
-LIMITS = Limits(region_rows=100, direct_rows=20, deltas=4, layers=3)
+LIMITS = CompactionLimits(region_rows=100, direct_rows=20, deltas=4, layers=3)
 
 
 class Store:
@@ -34,7 +34,7 @@ class Store:
 
     def put(self, *batches: Sequence[int]) -> None:
         """One publication, each batch under a timestamp of its own."""
-        self.engine.publish(Publication([self._versions(b) for b in batches], Change()))
+        self.engine.publish(Publication([self._versions(b) for b in batches], ManifestChange()))
 
     def _versions(self, numbers: Sequence[int]) -> VersionBatch:
         self.ts += 10

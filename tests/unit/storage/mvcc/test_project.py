@@ -21,7 +21,7 @@ from pyspark_theflash.storage.mvcc.project import (
     scan_column,
     stored_names,
 )
-from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.codec.text import format_column
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tidb.schema.owners import Past
@@ -101,7 +101,7 @@ def test_a_type_that_does_not_fit_is_corruption() -> None:
 
 
 def test_an_integer_beyond_its_type_fails_who_asks_for_it() -> None:
-    table = _table(T.TINY, flag=Flag.UNSIGNED)
+    table = _table(T.TINY, flag=ColumnFlag.UNSIGNED)
     stored = {"c1": pa.array([1, 2**64 - 1], pa.uint64())}
     (wanted,) = (scan_column(table, table.columns[0]),)
     with pytest.raises(UnrepresentableValueError, match=r"d\.t\.c: 18446744073709551615"):

@@ -14,8 +14,8 @@ from pyspark_theflash.base.errors import (
     TheFlashError,
 )
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.storage.store import board
-from pyspark_theflash.storage.store.command import Command, Mailbox, State, Verb
+from pyspark_theflash.storage.store import transient
+from pyspark_theflash.storage.store.command import Mailbox, State, StoreCommand, Verb
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.holder import Holder
 from pyspark_theflash.storage.store.manifest import Manifest
@@ -45,8 +45,8 @@ def holder(manifests: tuple[Manifest, Manifest], clock: ManualClock) -> Mailbox:
 
 
 def rows(manifest: Manifest) -> dict[str, bytes]:
-    with board.opened(manifest, write=False) as found:
-        return found.rows(board.COMMAND_KIND)
+    with transient.opened(manifest, write=False) as found:
+        return found.rows(transient.COMMAND_KIND)
 
 
 def test_a_command_is_taken_and_answered(
@@ -98,7 +98,7 @@ def test_looking_for_commands_is_cheap_until_somebody_writes(
 ) -> None:
     assert holder.take() is None
     with monkeypatch.context() as patch:
-        patch.setattr(board, "opened", None)
+        patch.setattr(transient, "opened", None)
         assert holder.take() is None
     asker.ask(Verb.COMPACT, None, 100)
     assert holder.take() is not None
@@ -130,8 +130,8 @@ def test_an_error_of_another_version(
 ) -> None:
     command = asker.ask(Verb.COMPACT, None, 100)
     failed = dataclasses.replace(command, state=State.FAILED, text=json.dumps([name, 1, 2, 3]))
-    with board.opened(manifests[0], write=True) as found:
-        found.put(board.COMMAND_KIND, failed.id, failed.to_body())
+    with transient.opened(manifests[0], write=True) as found:
+        found.put(transient.COMMAND_KIND, failed.id, failed.to_body())
     with pytest.raises(EngineError, match=name):
         asker.answer(command)
 
@@ -146,9 +146,9 @@ def test_what_nobody_waits_for_is_cleared(
     clock.boot = "the next run"
     assert holder.take() is None
     dead = dataclasses.replace(Holder.here(clock), pid=2**22 + 1)
-    command = Command("x", Verb.STOP, None, dead, clock.now_ms + 100)
-    with board.opened(manifests[0], write=True) as found:
-        found.put(board.COMMAND_KIND, command.id, command.to_body())
+    command = StoreCommand("x", Verb.STOP, None, dead, clock.now_ms + 100)
+    with transient.opened(manifests[0], write=True) as found:
+        found.put(transient.COMMAND_KIND, command.id, command.to_body())
     assert holder.take() is None
     assert rows(manifests[0]) == {}
 
@@ -178,7 +178,7 @@ def test_a_command_whose_holder_died_is_taken_again(
 def test_a_row_that_is_no_command(
     holder: Mailbox, manifests: tuple[Manifest, Manifest], body: bytes
 ) -> None:
-    with board.opened(manifests[0], write=True) as found:
-        found.put(board.COMMAND_KIND, "x", body)
+    with transient.opened(manifests[0], write=True) as found:
+        found.put(transient.COMMAND_KIND, "x", body)
     with pytest.raises(CorruptionError, match="command x"):
         holder.take()

@@ -16,8 +16,8 @@ from pyspark_theflash.storage.store.coverage import (
 )
 from pyspark_theflash.storage.store.feed import SIDE_IDS_FROM, Feed, feed_record
 from pyspark_theflash.storage.store.manifest import Record, View
-from pyspark_theflash.storage.store.raft_fed import Learned
-from pyspark_theflash.storage.store.scope import Scope
+from pyspark_theflash.storage.store.raft_fed import RaftFedMarker
+from pyspark_theflash.storage.store.scope import TableScope
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent, UnreadTable
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
@@ -78,7 +78,7 @@ def test_tables_that_were_there_and_new_ones() -> None:
     assert lacking(renamed, 40, events, STREAM, assumed_record("d.renamed")) == "d.old"
     assert lacking(renamed, 40, events, STREAM, Record("base", "d.OLD", b"{}")) is None
     assert lacking(renamed, 40, events, feed_record(Feed.API)) is None
-    assert lacking(renamed, 40, events, STREAM, Learned(7).to_record()) is None
+    assert lacking(renamed, 40, events, STREAM, RaftFedMarker(7).to_record()) is None
     assert lacking(new, 40, events, STREAM, recovered_record(TableID(3))) == "d.new"
 
 
@@ -101,7 +101,7 @@ def test_reorganised_partitions_lack_what_the_old_ones_did() -> None:
 
 def test_partitions_that_come_from_a_table_which_is_left_out() -> None:
     """And one that goes there and comes back."""
-    scope = Scope(exclude=("d.x",)).to_record()
+    scope = TableScope(exclude=("d.x",)).to_record()
     p, x = parts([11, 12]), table_info(20, "d.x", COLUMNS)
     swapped, back = parts([11, 20]), parts([11, 12])
     x_after = table_info(12, "d.x", COLUMNS)

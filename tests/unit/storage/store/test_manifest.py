@@ -18,7 +18,7 @@ from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.storage.store.folder import DATA_FOLDER, open_manifest
 from pyspark_theflash.storage.store.latch.readers_lock import READERS_LOCK_FILE
-from pyspark_theflash.storage.store.manifest import ACK, DATABASE, Change, Manifest, Record
+from pyspark_theflash.storage.store.manifest import ACK, DATABASE, Manifest, ManifestChange, Record
 from pyspark_theflash.storage.store.writer_lock import LOCK_FILE, WriterLock
 
 FS = LocalFileSystem()
@@ -31,7 +31,7 @@ def opened(store: Path) -> "closing[Manifest]":
 def put(manifest: Manifest, *bodies: str) -> int:
     """Put records 0, 1, ... of kind `k`."""
     records = [Record("k", str(n), body.encode()) for n, body in enumerate(bodies)]
-    return manifest.commit(Change(records), manifest.head().token)
+    return manifest.commit(ManifestChange(records), manifest.head().token)
 
 
 def run_sql(store: Path, *statements: str) -> None:
@@ -45,7 +45,7 @@ def test_commits_add_up_however_they_come(store: Path) -> None:
     with opened(store) as manifest:
         first = put(manifest, "a", "b")
         assert put(manifest, "a", "c", "d") == first + 1
-        manifest.commit(Change(deletes=[("k", "0"), ("k", "2")]), manifest.head().token)
+        manifest.commit(ManifestChange(deletes=[("k", "0"), ("k", "2")]), manifest.head().token)
         assert manifest.read(["k", "no such kind"]).records == {
             "k": {"1": b"c"},
             "no such kind": {},
@@ -159,7 +159,7 @@ def test_a_damaged_ack(store: Path, content: bytes | None) -> None:
 def test_records_by_the_start_of_their_keys(store: Path) -> None:
     with opened(store) as manifest:
         records = [Record("k", key, key.encode()) for key in ("a", "b-1", "b-2", "b", "c-1")]
-        manifest.commit(Change(records), manifest.head().token)
+        manifest.commit(ManifestChange(records), manifest.head().token)
         view = manifest.read(["k"])
     for prefix, found in [("b-", [b"b-1", b"b-2"]), ("c", [b"c-1"]), ("d", []), ("A", [])]:
         assert view.starting("k", prefix) == found
@@ -172,8 +172,8 @@ def test_a_stale_token_is_refused(store: Path) -> None:
         old, new = manifest.take_token(), other.take_token()
         assert new > old
         with pytest.raises(StaleTokenError):
-            manifest.commit(Change([Record("k", "0", b"")]), old)
-        other.commit(Change([Record("k", "1", b"")]), new)
+            manifest.commit(ManifestChange([Record("k", "0", b"")]), old)
+        other.commit(ManifestChange([Record("k", "1", b"")]), new)
         assert list(manifest.read(["k"]).of_kind("k")) == ["1"]
 
 
@@ -186,7 +186,7 @@ def test_a_commit_that_fails_changes_nothing(store: Path) -> None:
         with pytest.raises(ArithmeticError), armed("manifest.before_commit", fail):
             put(manifest, "b")
         with pytest.raises(InternalError):
-            manifest.commit(Change(deletes=[("k", "no such")]), manifest.head().token)
+            manifest.commit(ManifestChange(deletes=[("k", "no such")]), manifest.head().token)
         assert manifest.read(["k"]).of_kind("k") == {"0": b"a"}
         assert put(manifest, "c") == generation + 1
 

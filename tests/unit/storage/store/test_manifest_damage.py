@@ -20,7 +20,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
-from pyspark_theflash.storage.store.manifest import ACK, DATABASE, Change, Record
+from pyspark_theflash.storage.store.manifest import ACK, DATABASE, ManifestChange, Record
 
 FS = LocalFileSystem()
 KINDS = ("store", "a", "b")
@@ -41,7 +41,7 @@ def read(store: Path) -> Mapping[str, Mapping[str, bytes]]:
 
 def commit(store: Path, key: str) -> None:
     with closing(open_manifest(store, FS)) as manifest:
-        manifest.commit(Change([Record("a", key, b"x" * 40)]), manifest.take_token())
+        manifest.commit(ManifestChange([Record("a", key, b"x" * 40)]), manifest.take_token())
 
 
 @pytest.fixture(params=["checkpointed", "in the log"])
@@ -50,7 +50,7 @@ def files(request: pytest.FixtureRequest, store: Path) -> Files:
         commit(store, f"key {number}")
     with closing(open_manifest(store, FS)) as manifest:
         LeaseTable(manifest, SystemClock()).take(TimeStamp(1), 1000)
-        change = Change([Record("b", "k", b"y" * 500)], [("a", "key 3")])
+        change = ManifestChange([Record("b", "k", b"y" * 500)], [("a", "key 3")])
         manifest.commit(change, manifest.head().token)
         as_a_crash_leaves_it = snapshot(store)
     return as_a_crash_leaves_it if request.param == "in the log" else snapshot(store)

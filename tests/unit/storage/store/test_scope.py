@@ -7,7 +7,7 @@ import pytest
 from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.base.types import Generation, TableID, TimeStamp
 from pyspark_theflash.storage.store.manifest import View
-from pyspark_theflash.storage.store.scope import SCOPE_KIND, Scope, ScopedTables, continued
+from pyspark_theflash.storage.store.scope import SCOPE_KIND, ScopedTables, TableScope, continued
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from tests.support.stores import column, table_info
@@ -26,28 +26,28 @@ from tests.support.stores import column, table_info
 def test_patterns(
     include: tuple[str, ...], exclude: tuple[str, ...], inside: list[str], outside: list[str]
 ) -> None:
-    scope = Scope(include, exclude)
+    scope = TableScope(include, exclude)
     assert [n for n in inside if not scope.contains(n)] == []
     assert [n for n in outside if scope.contains(n)] == []
 
 
 @pytest.mark.parametrize("pattern", ["[", "*[", "*a", "?*", "*?a"])
 def test_long_patterns_take_no_time(pattern: str) -> None:
-    scope = Scope((pattern * (20_000 // len(pattern)),))
+    scope = TableScope((pattern * (20_000 // len(pattern)),))
     before = time.process_time()
     assert not scope.contains("a" * 129 + ".b")
     assert time.process_time() - before < 1
 
 
 def test_a_store_keeps_its_scope() -> None:
-    scope = Scope(("a.*",))
+    scope = TableScope(("a.*",))
     view = View(Generation(1), {SCOPE_KIND: {"scope": scope.to_record().body}})
-    assert Scope.of(view) == scope
+    assert TableScope.of(view) == scope
     assert continued(scope, None) == scope
-    assert continued(scope, Scope(("a.*",))) == scope
-    assert continued(None, None) == Scope()
+    assert continued(scope, TableScope(("a.*",))) == scope
+    assert continued(None, None) == TableScope()
     with pytest.raises(OptionError, match="cannot change"):
-        continued(scope, Scope(("a.*", "b.*")))
+        continued(scope, TableScope(("a.*", "b.*")))
 
 
 def test_the_first_name_decides() -> None:
@@ -58,5 +58,5 @@ def test_the_first_name_decides() -> None:
         for n, name in enumerate(names, 1)
     ]
     history = SchemaHistory(TimeStamp(1), TimeStamp(9), events, ())
-    assert ScopedTables(Scope(("shop.*",)), history).contains(TableID(7))
-    assert not ScopedTables(Scope(("other.*",)), history).contains(TableID(7))
+    assert ScopedTables(TableScope(("shop.*",)), history).contains(TableID(7))
+    assert not ScopedTables(TableScope(("other.*",)), history).contains(TableID(7))

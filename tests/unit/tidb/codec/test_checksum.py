@@ -10,7 +10,7 @@ import pytest
 from pyspark_theflash.base.errors import CodecError, InternalError
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID
 from pyspark_theflash.tidb.codec.checksum import RecordKeys
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.handle import encode_common_handles
 from pyspark_theflash.tidb.codec.key import encode_record_key
 from pyspark_theflash.tidb.codec.row import ColumnSpec, RowBuffer
@@ -119,7 +119,7 @@ def test_version_0_as_tidb_writes_it(vector: dict[str, Any]) -> None:
     row, columns = bytes.fromhex(vector["hex"]), _covered(vector)
     if all(spec.id != 2 for spec in columns):
         columns.append(_spec(2, FieldType(MySQLType.TINY)))
-    handle = tuple(spec for spec in columns if spec.type.flag & Flag.PRI_KEY)
+    handle = tuple(spec for spec in columns if spec.type.flag & ColumnFlag.PRI_KEY)
     right = _keys(encode_record_key(TABLE, -7), handle=handle)
     for keys in (right, None):
         decode_rows_v2(RowBuffer.from_list([row]), columns, keys)
@@ -143,9 +143,11 @@ def test_version_0_as_tidb_writes_it(vector: dict[str, Any]) -> None:
 
 def test_version_0_of_a_clustered_key() -> None:
     """The key's columns, where the row lacks them, come from the key."""
-    text = FieldType(MySQLType.VARCHAR, Flag.PRI_KEY, 9, -1, "utf8mb4", "utf8mb4_bin")
-    unsigned = FieldType(MySQLType.LONGLONG, Flag.PRI_KEY | Flag.UNSIGNED)
-    folded = FieldType(MySQLType.VARCHAR, Flag.PRI_KEY, 9, -1, "utf8mb4", "utf8mb4_general_ci")
+    text = FieldType(MySQLType.VARCHAR, ColumnFlag.PRI_KEY, 9, -1, "utf8mb4", "utf8mb4_bin")
+    unsigned = FieldType(MySQLType.LONGLONG, ColumnFlag.PRI_KEY | ColumnFlag.UNSIGNED)
+    folded = FieldType(
+        MySQLType.VARCHAR, ColumnFlag.PRI_KEY, 9, -1, "utf8mb4", "utf8mb4_general_ci"
+    )
     columns = [_spec(1, unsigned), _spec(2, text), _spec(3, INT), _spec(4, folded)]
     arrays = [pa.array([b"\0A"]), pa.array([2**64 - 1], pa.uint64()), pa.array(["é "])]
     (handle,) = encode_common_handles(arrays, [BYTES, unsigned, text], [-1] * 3).to_pylist()
@@ -165,7 +167,7 @@ def test_version_0_of_a_clustered_key() -> None:
 
 
 def test_version_0_of_an_unsigned_key() -> None:
-    unsigned = FieldType(MySQLType.LONGLONG, Flag.PRI_KEY | Flag.UNSIGNED)
+    unsigned = FieldType(MySQLType.LONGLONG, ColumnFlag.PRI_KEY | ColumnFlag.UNSIGNED)
     columns = [_spec(1, unsigned), _spec(2, FieldType(MySQLType.VECTOR))]
     body = encode_row_v2({2: [0.5]}, {2: FieldType(MySQLType.VECTOR)}, bytes(5))[:-4]
     covered = b"\xff" * 8 + _le32(1) + bytes.fromhex("0000003f")

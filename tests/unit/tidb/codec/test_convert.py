@@ -11,16 +11,16 @@ import pytest
 
 from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.change import Session
+from pyspark_theflash.tidb.codec.change import ReorgSession
 from pyspark_theflash.tidb.codec.convert import convert_column
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 
 T = MySQLType
 INT = FieldType(T.LONG, 0, 11, 0, "binary", "binary")
-INT_UNSIGNED = FieldType(T.LONG, Flag.UNSIGNED, 10, 0, "binary", "binary")
-TINYINT_UNSIGNED = FieldType(T.TINY, Flag.UNSIGNED, 3, 0, "binary", "binary")
+INT_UNSIGNED = FieldType(T.LONG, ColumnFlag.UNSIGNED, 10, 0, "binary", "binary")
+TINYINT_UNSIGNED = FieldType(T.TINY, ColumnFlag.UNSIGNED, 3, 0, "binary", "binary")
 BIGINT = FieldType(T.LONGLONG, 0, 20, 0, "binary", "binary")
-YEAR = FieldType(T.YEAR, Flag.UNSIGNED, 4, 0, "binary", "binary")
+YEAR = FieldType(T.YEAR, ColumnFlag.UNSIGNED, 4, 0, "binary", "binary")
 DOUBLE = FieldType(T.DOUBLE, 0, 22, -1, "binary", "binary")
 DATE = FieldType(T.DATE, 0, 10, 0, "binary", "binary")
 TIME = FieldType(T.TIME, 0, 10, 0, "binary", "binary")
@@ -50,11 +50,11 @@ def char(length: int) -> FieldType:
 
 
 def binary(length: int) -> FieldType:
-    return FieldType(T.STRING, Flag.BINARY, length, 0, "binary", "binary")
+    return FieldType(T.STRING, ColumnFlag.BINARY, length, 0, "binary", "binary")
 
 
 def varbinary(length: int) -> FieldType:
-    return FieldType(T.VARCHAR, Flag.BINARY, length, 0, "binary", "binary")
+    return FieldType(T.VARCHAR, ColumnFlag.BINARY, length, 0, "binary", "binary")
 
 
 def tiny_text(charset: str = "utf8mb4") -> FieldType:
@@ -69,11 +69,11 @@ def set_of(*elements: str) -> FieldType:
     return FieldType(T.SET, 0, 1, 0, "utf8mb4", "utf8mb4_bin", elements)
 
 
-UTC = Session("UTC", 0, 0, 0, 0)
+UTC = ReorgSession("UTC", 0, 0, 0, 0)
 
 
 def convert(
-    values: Sequence[Any], old: FieldType, new: FieldType, session: Session | None = UTC
+    values: Sequence[Any], old: FieldType, new: FieldType, session: ReorgSession | None = UTC
 ) -> list[Any]:
     result = convert_column(pa.array(values, arrow_type(old)), old, new, "column d.t.c", session)
     assert result.type == arrow_type(new)
@@ -192,7 +192,7 @@ def test_what_the_session_tells(
 ) -> None:
     """The column was changed at 2020-01-01 23:00 in UTC."""
     at_ms = 1577919600_000
-    session = Session(*zone, at_ms, at_ms + 1000)
+    session = ReorgSession(*zone, at_ms, at_ms + 1000)
     if isinstance(value, str) and old.tp != T.VARCHAR:
         value = datetime.fromisoformat(value.replace("Z", "+00:00"))
     old_values = pa.array([value, None], arrow_type(old))
@@ -205,17 +205,23 @@ def test_what_the_session_tells(
 @pytest.mark.parametrize(
     ("old", "new", "value", "why", "session"),
     [
-        (DATETIME, TIMESTAMP, "2021-03-14T02:30:00", "no time", Session(*NEW_YORK, 0, 0)),
-        (DATETIME6, TIMESTAMP, "1960-01-01T00:00:00.5", "more digits", Session(*EAST, 0, 0)),
-        (DATETIME, TIMESTAMP, "9999-12-31T23:00:00", "no time", Session(*NEW_YORK, 0, 0)),
+        (DATETIME, TIMESTAMP, "2021-03-14T02:30:00", "no time", ReorgSession(*NEW_YORK, 0, 0)),
+        (DATETIME6, TIMESTAMP, "1960-01-01T00:00:00.5", "more digits", ReorgSession(*EAST, 0, 0)),
+        (DATETIME, TIMESTAMP, "9999-12-31T23:00:00", "no time", ReorgSession(*NEW_YORK, 0, 0)),
         (DATETIME6, DATETIME, "9999-12-31T23:59:59.999999", "year 10000", UTC),
-        (DATETIME, TIMESTAMP, "2020-01-01T00:00:00", "its server", Session("Local", 0, 0, 0)),
-        (DATETIME, TIMESTAMP, "2020-01-01T00:00:00", "not known", Session("Mars/Base", 0, 0, 0)),
-        (TIME, DATETIME, timedelta(0), "two days", Session("UTC", 0, 0, 86_400_000)),
+        (DATETIME, TIMESTAMP, "2020-01-01T00:00:00", "its server", ReorgSession("Local", 0, 0, 0)),
+        (
+            DATETIME,
+            TIMESTAMP,
+            "2020-01-01T00:00:00",
+            "not known",
+            ReorgSession("Mars/Base", 0, 0, 0),
+        ),
+        (TIME, DATETIME, timedelta(0), "two days", ReorgSession("UTC", 0, 0, 86_400_000)),
     ],
 )
 def test_what_not_even_the_session_tells(
-    old: FieldType, new: FieldType, value: Any, why: str, session: Session
+    old: FieldType, new: FieldType, value: Any, why: str, session: ReorgSession
 ) -> None:
     moment = datetime.fromisoformat(value) if isinstance(value, str) else value
     with pytest.raises(UnsupportedError, match=why):
@@ -309,7 +315,7 @@ def test_what_the_values_do_not_tell(old: FieldType, new: FieldType, value: Any,
 
 
 def test_null_became_a_time_in_timestamp_not_null() -> None:
-    new = FieldType(T.TIMESTAMP, Flag.NOT_NULL, 19, 0)
+    new = FieldType(T.TIMESTAMP, ColumnFlag.NOT_NULL, 19, 0)
     with pytest.raises(UnsupportedError, match="NULL became the time of the change"):
         convert([None], DATETIME, new)
     assert convert([None], TIMESTAMP, new) == [None]

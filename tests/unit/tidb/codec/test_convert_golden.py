@@ -9,7 +9,7 @@ import pytest
 
 from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.change import Session
+from pyspark_theflash.tidb.codec.change import ReorgSession
 from pyspark_theflash.tidb.codec.collation import sort_keys
 from pyspark_theflash.tidb.codec.convert import convert_column
 from pyspark_theflash.tidb.codec.field_type import (
@@ -30,10 +30,10 @@ from tests.support.conversions import (
     stored_value,
 )
 
-SOME_SESSION = Session("UTC", 0, 0, 0, 0)
+SOME_SESSION = ReorgSession("UTC", 0, 0, 0, 0)
 
 
-def convert(pair: Pair, old_values: Sequence[Any], session: Session | None = None) -> Any:
+def convert(pair: Pair, old_values: Sequence[Any], session: ReorgSession | None = None) -> Any:
     column = pa.array(old_values, arrow_type(pair.old))
     return convert_column(column, pair.old, pair.new, "column c", session)
 
@@ -126,7 +126,7 @@ def test_what_depends_on_the_session_is_right_or_refused(
 
 
 def test_values_are_what_each_session_made_of_them() -> None:
-    groups = defaultdict[tuple[str, Session], list[SessionCase]](list)
+    groups = defaultdict[tuple[str, ReorgSession], list[SessionCase]](list)
     for case in session_cases():
         if UNSTORABLE not in (case.value, case.wanted) and case.wanted is not FAILS:
             groups[case.pair, case.session].append(case)

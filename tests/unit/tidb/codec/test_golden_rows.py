@@ -12,7 +12,7 @@ import pytest
 from pyspark_theflash.base.types import ColumnID
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.collation import is_bytewise
-from pyspark_theflash.tidb.codec.field_type import STRING_TYPES, FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import STRING_TYPES, ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.handle import decode_common_handles
 from pyspark_theflash.tidb.codec.key import RawKey, decode_record_key
 from pyspark_theflash.tidb.codec.row import ColumnSpec, DecodedRows, RowBuffer
@@ -33,7 +33,7 @@ from tests.support.row_oracle import (
 )
 
 INT = FieldType(MySQLType.LONGLONG)
-UINT = FieldType(MySQLType.LONGLONG, Flag.UNSIGNED)
+UINT = FieldType(MySQLType.LONGLONG, ColumnFlag.UNSIGNED)
 TEXT = FieldType(MySQLType.VARCHAR, 0, 64, -1, "utf8mb4", "utf8mb4_bin")
 
 
@@ -106,7 +106,7 @@ SINGLE_VALUES: dict[str, tuple[FieldType, Any]] = {
     "set value 5": (FieldType(MySQLType.SET), 5),
     "bit(9) 0x1ff": (FieldType(MySQLType.BIT, flen=9), 0x1FF),
     # TiDB flags YEAR as unsigned and writes it signed.
-    "year 2020 (int64)": (FieldType(MySQLType.YEAR, Flag.UNSIGNED), 2020),
+    "year 2020 (int64)": (FieldType(MySQLType.YEAR, ColumnFlag.UNSIGNED), 2020),
     "str 'abc'": (TEXT, "abc"),
     "str ''": (TEXT, ""),
     'json {"a":[1,"x",null],"b":1.5}': (JSON, encode_json({"a": [1, "x", None], "b": 1.5})),

@@ -8,7 +8,7 @@ import pytest
 
 from pyspark_theflash.base.errors import CodecError, InternalError, UnsupportedError
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.handle import decode_common_handles, encode_common_handles
 from tests.support.row_oracle import encode_handle
 
@@ -148,6 +148,6 @@ def test_strings_must_be_utf8() -> None:
 
 
 def test_a_slice_of_handles() -> None:
-    unsigned = FieldType(MySQLType.LONGLONG, Flag.UNSIGNED)
+    unsigned = FieldType(MySQLType.LONGLONG, ColumnFlag.UNSIGNED)
     handles = pa.array([encode_handle([i], [unsigned]) for i in (1, 2, 2**64 - 1)])
     assert decode_common_handles(handles[1:], [unsigned])[0].to_pylist() == [2, 2**64 - 1]

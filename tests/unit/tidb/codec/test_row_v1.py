@@ -10,7 +10,7 @@ import pytest
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import ColumnID
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.number import encode_varint
 from pyspark_theflash.tidb.codec.row import ColumnSpec, DecodedRows, RowBuffer
 from pyspark_theflash.tidb.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
@@ -129,7 +129,7 @@ def test_common_handles() -> None:
         FieldType(MySQLType.TIME, decimal=6),
         FieldType(MySQLType.DATE),
         FieldType(MySQLType.DOUBLE),
-        FieldType(MySQLType.LONGLONG, Flag.UNSIGNED),
+        FieldType(MySQLType.LONGLONG, ColumnFlag.UNSIGNED),
     ]
     value = [
         "k",
@@ -214,9 +214,9 @@ def test_not_utf8() -> None:
     [
         (FieldType(MySQLType.TINY), "088002"),  # 128
         (FieldType(MySQLType.TINY), "09ff01"),  # 255
-        (FieldType(MySQLType.TINY, Flag.UNSIGNED), "0801"),  # -1
+        (FieldType(MySQLType.TINY, ColumnFlag.UNSIGNED), "0801"),  # -1
         (INT, "09" + "ff" * 9 + "01"),  # 2**64 - 1
-        (FieldType(MySQLType.LONGLONG, Flag.UNSIGNED), "0801"),
+        (FieldType(MySQLType.LONGLONG, ColumnFlag.UNSIGNED), "0801"),
         (INT, "020261"),  # a string
         (INT, "05bff8000000000000"),
         (TEXT, "0802"),
@@ -239,7 +239,7 @@ def test_values_that_the_column_cannot_hold(field_type: FieldType, value: str) -
 
 def test_either_signedness_on_the_wire() -> None:
     rows = RowBuffer.from_list([bytes.fromhex("08020902"), bytes.fromhex("08020804")])
-    for flag in (0, Flag.UNSIGNED):
+    for flag in (0, ColumnFlag.UNSIGNED):
         column = ColumnSpec(ColumnID(1), "c", FieldType(MySQLType.TINY, flag))
         assert decode_rows_v1(rows, [column]).columns[0].values.to_pylist() == [2, 2]
 

@@ -6,7 +6,7 @@ import pytest
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import ColumnID
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.row import ColumnSpec, DecodedRows, RowBuffer
 from pyspark_theflash.tidb.codec.row_v2 import decode_rows_v2
 from tests.support.json_oracle import encode_json
@@ -96,7 +96,7 @@ def test_bytes_that_are_no_row(row: str, offset: int) -> None:
     ("field_type", "cell"),
     [
         (FieldType(MySQLType.TINY), "8000"),
-        (FieldType(MySQLType.TINY, Flag.UNSIGNED), "0001"),
+        (FieldType(MySQLType.TINY, ColumnFlag.UNSIGNED), "0001"),
         (FieldType(MySQLType.DOUBLE), "80000000"),
         (FieldType(MySQLType.NEWDECIMAL, 0, 15, 2), "0f028000"),
         (FieldType(MySQLType.NEWDECIMAL, 0, 15, 2), ""),
@@ -113,7 +113,7 @@ def test_values_that_the_column_cannot_hold(field_type: FieldType, cell: str) ->
 
 def test_signedness_is_the_columns() -> None:
     row = RowBuffer.from_list([bytes.fromhex("80000100000001" + "0100" + "ff")])
-    for flag, value in ((0, -1), (Flag.UNSIGNED, 255)):
+    for flag, value in ((0, -1), (ColumnFlag.UNSIGNED, 255)):
         column = ColumnSpec(ColumnID(1), "c", FieldType(MySQLType.SHORT, flag))
         assert decode_rows_v2(row, [column]).columns[0].values.to_pylist() == [value]
 

@@ -9,7 +9,7 @@ import pytest
 
 from pyspark_theflash.base.errors import CodecError, UnsupportedError
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.text import format_column, parse_column
 from tests.support.json_oracle import encode_json
 
@@ -23,8 +23,8 @@ SECONDS = 1_000_000
 # (type, stored value, text): the same both ways.
 FORMS = [
     (FieldType(T.TINY), -128, "-128"),
-    (FieldType(T.LONGLONG, Flag.UNSIGNED), 2**64 - 1, "18446744073709551615"),
-    (FieldType(T.LONG, Flag.UNSIGNED | Flag.ZEROFILL, flen=10), 7, "7"),
+    (FieldType(T.LONGLONG, ColumnFlag.UNSIGNED), 2**64 - 1, "18446744073709551615"),
+    (FieldType(T.LONG, ColumnFlag.UNSIGNED | ColumnFlag.ZEROFILL, flen=10), 7, "7"),
     (FieldType(T.YEAR), 0, "0000"),
     (FieldType(T.YEAR), 2155, "2155"),
     (FieldType(T.DOUBLE), 0.0, "0"),
@@ -146,7 +146,7 @@ def test_fewer_digits_than_the_type_has() -> None:
             FieldType(T.TINY),
             ["", " 1", "1 ", "1\n", "+1", "0x1F", "1.0", "128", "-129", "٣", "secret"],
         ),
-        (FieldType(T.LONGLONG, Flag.UNSIGNED), ["-1", "18446744073709551616"]),
+        (FieldType(T.LONGLONG, ColumnFlag.UNSIGNED), ["-1", "18446744073709551616"]),
         (FieldType(T.DOUBLE), ["", "nan", "inf", "1e999", "0x1p3", ".5", "5.", "1e+5", "1E5"]),
         (FieldType(T.FLOAT), ["3.5e38"]),
         (FieldType(T.NEWDECIMAL, flen=4, decimal=2), ["1e1", "100", "0.001", ".5", "1,0", ""]),

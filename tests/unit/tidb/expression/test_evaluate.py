@@ -7,11 +7,11 @@ import pyarrow as pa
 import pytest
 
 from pyspark_theflash.base.errors import InternalError, UnrepresentableValueError, UnsupportedError
-from pyspark_theflash.tidb.codec.field_type import FieldType, Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.expression.evaluate import evaluate, evaluate_integers, parse
 
 BIGINT = FieldType(MySQLType.LONGLONG)
-UNSIGNED = FieldType(MySQLType.LONGLONG, Flag.UNSIGNED)
+UNSIGNED = FieldType(MySQLType.LONGLONG, ColumnFlag.UNSIGNED)
 WIDE = FieldType(MySQLType.NEWDECIMAL, 0, 65, 0)
 TEXT = FieldType(MySQLType.VARCHAR, 0, 40, -1, "utf8mb4", "utf8mb4_bin")
 GENERAL_CI = FieldType(MySQLType.VARCHAR, 0, 40, -1, "utf8mb4", "utf8mb4_general_ci")

@@ -2,14 +2,14 @@
 
 from random import Random
 
-from pyspark_theflash.tidb.codec.change import Change, Session
+from pyspark_theflash.tidb.codec.change import ReorgSession, TypeChange
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.tidb.codec.loose_time import loose_datetime
 from pyspark_theflash.tidb.expression.times import is_no_date
 
 DATETIME = FieldType(MySQLType.DATETIME, 0, 26, 6, "binary", "binary")
 # ALLOW_INVALID_DATES: zero is for what is no date at all.
-CHANGE = Change(DATETIME, DATETIME, "c", Session("UTC", 0, 0, 0, 1 << 32))
+CHANGE = TypeChange(DATETIME, DATETIME, "c", ReorgSession("UTC", 0, 0, 0, 1 << 32))
 
 
 def test_what_is_no_date_is_none_to_tidb() -> None:

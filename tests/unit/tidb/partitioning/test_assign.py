@@ -9,7 +9,7 @@ import pytest
 
 from pyspark_theflash.base.errors import NoPartitionError, UnsupportedError
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID
-from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.partitioning import assign
 from pyspark_theflash.tidb.partitioning.assign import assign_partitions, partition_columns
 from pyspark_theflash.tidb.schema.model import (
@@ -52,7 +52,7 @@ def test_hash_of_a_signed_column() -> None:
 
 def test_hash_of_an_unsigned_column_goes_by_its_bits() -> None:
     values = pa.array([3, 2**64 - 1, 2**63 + 1], pa.uint64())
-    assert place(partitioned(flag=Flag.UNSIGNED), values) == [104, 102, 104]
+    assert place(partitioned(flag=ColumnFlag.UNSIGNED), values) == [104, 102, 104]
 
 
 def test_without_partitions_the_table_is_the_place() -> None:
@@ -75,7 +75,7 @@ def test_range_bounds_beyond_the_values() -> None:
     values = pa.array([-(2**63), -1, 0, 9, 10, 2**63 - 1, None], pa.int64())
     table = partitioned(kind=PartitionType.RANGE, less_than=bounds)
     assert place(table, values) == [102, 102, 103, 103, 104, 104, 101]
-    table = partitioned(kind=PartitionType.RANGE, flag=Flag.UNSIGNED, less_than=bounds)
+    table = partitioned(kind=PartitionType.RANGE, flag=ColumnFlag.UNSIGNED, less_than=bounds)
     values = pa.array([0, 9, 10, 2**64 - 2], pa.uint64())
     assert place(table, values) == [103, 103, 104, 104]
     with pytest.raises(NoPartitionError):

@@ -10,7 +10,7 @@ import pytest
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.tidb.codec.arrow import arrow_type
-from pyspark_theflash.tidb.codec.field_type import Flag, MySQLType
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, MySQLType
 from pyspark_theflash.tidb.codec.text import format_column
 from pyspark_theflash.tidb.schema.default import origin_value
 from pyspark_theflash.tidb.schema.model import ColumnInfo, parse_table_info
@@ -64,7 +64,7 @@ def test_none() -> None:
         (T.LONG, {}, " -5 ", -5),
         (T.LONG, {}, "1.5", 2),
         (T.LONG, {}, "-1.5", -2),
-        (T.LONGLONG, {"flag": Flag.UNSIGNED}, "1e3", 1000),
+        (T.LONGLONG, {"flag": ColumnFlag.UNSIGNED}, "1e3", 1000),
         (T.LONGLONG, {}, "-9223372036854775808", -(2**63)),
         (T.YEAR, {}, "5", 2005),
         (T.YEAR, {}, "70", 1970),
@@ -73,18 +73,23 @@ def test_none() -> None:
         (T.YEAR, {}, "2155", 2155),
         (T.YEAR, {}, "1800", 1901),
         (T.YEAR, {}, "-1", 0),
-        (T.TINY, {"flag": Flag.UNSIGNED}, "10000000000", 255),
-        (T.TINY, {"flag": Flag.UNSIGNED}, "-1", None),
+        (T.TINY, {"flag": ColumnFlag.UNSIGNED}, "10000000000", 255),
+        (T.TINY, {"flag": ColumnFlag.UNSIGNED}, "-1", None),
         (T.TINY, {}, "-300", -128),
-        (T.INT24, {"flag": Flag.UNSIGNED}, "20000000", 2**24 - 1),
-        (T.LONGLONG, {"flag": Flag.UNSIGNED}, "1" + "0" * 30, None),
+        (T.INT24, {"flag": ColumnFlag.UNSIGNED}, "20000000", 2**24 - 1),
+        (T.LONGLONG, {"flag": ColumnFlag.UNSIGNED}, "1" + "0" * 30, None),
         (T.LONGLONG, {}, "1" + "0" * 30, 2**63 - 1),
         (T.LONG, {}, "12x", 12),
         (T.NEWDECIMAL, {"flen": 3, "decimal": 1}, "99.99", Decimal("99.9")),
-        (T.NEWDECIMAL, {"flen": 3, "decimal": 1, "flag": Flag.UNSIGNED}, "-5", Decimal("0.0")),
+        (
+            T.NEWDECIMAL,
+            {"flen": 3, "decimal": 1, "flag": ColumnFlag.UNSIGNED},
+            "-5",
+            Decimal("0.0"),
+        ),
         (T.NEWDECIMAL, {"flen": 5, "decimal": 1}, "x", Decimal("0.0")),
         (T.FLOAT, {}, "1e300", 3.4028234663852886e38),
-        (T.DOUBLE, {"flag": Flag.UNSIGNED}, "-5", 0.0),
+        (T.DOUBLE, {"flag": ColumnFlag.UNSIGNED}, "-5", 0.0),
         (T.DOUBLE, {"flen": 5, "decimal": 1}, "99999", 9999.9),
         (T.NEWDECIMAL, {"flen": 5, "decimal": 2}, "1.555", Decimal("1.56")),
         (T.NEWDECIMAL, {"flen": 5, "decimal": 2}, "-1e2", Decimal("-100.00")),

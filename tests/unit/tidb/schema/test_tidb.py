@@ -13,7 +13,7 @@ from pyspark_theflash.base.errors import (
     UnsupportedError,
 )
 from pyspark_theflash.base.types import SchemaVersion, TableID, TimeStamp, physical_ms
-from pyspark_theflash.tidb.codec.change import Session
+from pyspark_theflash.tidb.codec.change import ReorgSession
 from pyspark_theflash.tidb.schema.history import SchemaHistory, SchemaVersionAt
 from pyspark_theflash.tidb.schema.lineage import Lineage, double_writes
 from pyspark_theflash.tidb.schema.meta_key import (
@@ -526,21 +526,21 @@ def modified(cluster: MetaCluster) -> TimeStamp:
     return cluster.step(MODIFY_COLUMN, [(SHOP, 11, info(11, "t", "b-a"))], ends=False)
 
 
-def session_of(history: SchemaHistory, ts: TimeStamp) -> Session | None:
+def session_of(history: SchemaHistory, ts: TimeStamp) -> ReorgSession | None:
     return history.table_by_name("shop.t", ts).columns[0].session
 
 
 def test_the_session_of_a_changed_column_is_waited_for(cluster: MetaCluster) -> None:
     history = read(cluster)
     commit_ts = modified(cluster)
-    session = Session("Asia/Kolkata", 0, 7, 7, 1 << 32)
+    session = ReorgSession("Asia/Kolkata", 0, 7, 7, 1 << 32)
     job = FinishedJob(SchemaVersion(cluster.version), SHOP, "shop", {}, session)
     clock = ManualClock(lambda _: cluster.jobs.append(job))
     at_least = cluster.tso()
     source = TidbSchemaSource(cluster, clock)
     found = source.read(at_least, history)
     assert clock.now_ms == 1_000_050
-    assert session_of(found, at_least) == Session(
+    assert session_of(found, at_least) == ReorgSession(
         "Asia/Kolkata", 0, 7, physical_ms(commit_ts), 1 << 32
     )
 

@@ -19,19 +19,19 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import FencingToken, RegionID, TimeStamp
-from pyspark_theflash.storage.store import board
+from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.grants import TICKET_MS, Grants
 from pyspark_theflash.storage.store.latch.latch import (
     STORE,
     Latch,
     LatchKind,
+    LatchRequest,
     LatchScope,
-    Ticket,
-    Wanted,
+    LatchWaiter,
 )
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
-from pyspark_theflash.storage.store.manifest import Change, Manifest
+from pyspark_theflash.storage.store.manifest import Manifest, ManifestChange
 from tests.support.manual_clock import ManualClock
 
 TABLE, OTHER = LatchScope(7), LatchScope(8)
@@ -40,12 +40,12 @@ REGION = LatchScope(7, 71, RegionID(3))
 SCOPES = (STORE, TABLE, PARTITION, REGION, OTHER)
 
 
-def write(scope: LatchScope = STORE, name: str = "a", ttl_ms: int = 100) -> Wanted:
-    return Wanted(LatchKind.WRITE, scope, ttl_ms, name, "user 0")
+def write(scope: LatchScope = STORE, name: str = "a", ttl_ms: int = 100) -> LatchRequest:
+    return LatchRequest(LatchKind.WRITE, scope, ttl_ms, name, "user 0")
 
 
-def admin(scope: LatchScope, *, mutates: bool, name: str = "b") -> Wanted:
-    return Wanted(LatchKind.ADMIN, scope, 100, name, "user 0", mutates)
+def admin(scope: LatchScope, *, mutates: bool, name: str = "b") -> LatchRequest:
+    return LatchRequest(LatchKind.ADMIN, scope, 100, name, "user 0", mutates)
 
 
 @pytest.fixture
@@ -65,7 +65,7 @@ def grants(open_again: Callable[[], Manifest], clock: ManualClock) -> Grants:
     return Grants(open_again(), clock)
 
 
-def held(grants: Grants, wanted: Wanted, wait_ms: int = 0) -> Latch:
+def held(grants: Grants, wanted: LatchRequest, wait_ms: int = 0) -> Latch:
     return grants.acquire(wanted, wait_ms=wait_ms)
 
 
@@ -97,7 +97,7 @@ def test_the_matrix(
         "mutating": LatchKind.ADMIN,
     }
     wanted = [
-        Wanted(kinds[kind], scope, 100, name, "", kind == "mutating")
+        LatchRequest(kinds[kind], scope, 100, name, "", kind == "mutating")
         for kind, scope, name in ((first, one, "a"), (second, two, "b"))
     ]
     held(grants, wanted[0])
@@ -146,12 +146,12 @@ def test_a_commit_under_a_latch_that_has_ended(
     manifest = open_again()
     latch = held(grants, write())
     guard = grants.guard([(latch.id, token(latch))])
-    before = manifest.commit(Change(), FencingToken(0), guard)
+    before = manifest.commit(ManifestChange(), FencingToken(0), guard)
     clock.now_ms += 100
     with pytest.raises(LatchLostError):
-        manifest.commit(Change(), FencingToken(0), guard)
+        manifest.commit(ManifestChange(), FencingToken(0), guard)
     with pytest.raises(StaleTokenError):
-        manifest.commit(Change(), FencingToken(9), guard)
+        manifest.commit(ManifestChange(), FencingToken(9), guard)
     assert manifest.head().generation == before
 
 
@@ -175,7 +175,7 @@ def test_first_come_first_served(store: Path) -> None:
             tickets += 1
             while len(grants.waiting()) < tickets:
                 clock.sleep_ms(2)
-        held(grants, Wanted(LatchKind.READ, TABLE, 100))
+        held(grants, LatchRequest(LatchKind.READ, TABLE, 100))
         with pytest.raises(LatchHeldError):
             held(grants, write(TABLE, "late"))
         held(grants, write(OTHER, "elsewhere"))
@@ -211,9 +211,9 @@ def test_who_died_waiting_is_passed(grants: Grants, clock: ManualClock) -> None:
     latch = held(grants, write(ttl_ms=100_000))
     with pytest.raises(SystemExit):
         grants.acquire(write(name="b"), wait_ms=50_000, check=die)
-    ticket = Ticket("dead", 99, clock.boot_id(), clock.now_ms + TICKET_MS, write(name="b"))
-    with board.opened(grants._manifest, write=True) as rows:
-        rows.put(board.TICKET_KIND, ticket.id, ticket.to_body())
+    ticket = LatchWaiter("dead", 99, clock.boot_id(), clock.now_ms + TICKET_MS, write(name="b"))
+    with transient.opened(grants._manifest, write=True) as rows:
+        rows.put(transient.TICKET_KIND, ticket.id, ticket.to_body())
     grants.release(latch.id, token(latch))
     with pytest.raises(LatchHeldError):
         held(grants, write(name="c"))
@@ -255,7 +255,7 @@ def test_nobody_waits_for_who_waits_for_him(
 
 def test_what_pins_pins(grants: Grants, clock: ManualClock) -> None:
     leases = LeaseTable(grants._manifest, clock)
-    wanted = Wanted(LatchKind.READ, TABLE, 100, "r", "")
+    wanted = LatchRequest(LatchKind.READ, TABLE, 100, "r", "")
     latch = grants.acquire(wanted, snapshot_ts=TimeStamp(5))
     held(grants, write())
     assert leases.oldest_snapshot_ts() == 5
@@ -264,9 +264,11 @@ def test_what_pins_pins(grants: Grants, clock: ManualClock) -> None:
     assert leases.oldest_snapshot_ts() is None
 
 
-@pytest.mark.parametrize("kind", [board.TICKET_KIND, board.FENCE_KIND, board.LATCH_KIND])
+@pytest.mark.parametrize(
+    "kind", [transient.TICKET_KIND, transient.FENCE_KIND, transient.LATCH_KIND]
+)
 def test_a_row_that_is_none(grants: Grants, kind: str) -> None:
-    with board.opened(grants._manifest, write=True) as rows:
+    with transient.opened(grants._manifest, write=True) as rows:
         rows.put(kind, "token", b"[1, 2]")
     with pytest.raises(CorruptionError):
         held(grants, write())

@@ -19,13 +19,13 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import MAX_TS, FencingToken, Generation, TimeStamp
-from pyspark_theflash.storage.store import board
+from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.holder import Holder
 from pyspark_theflash.storage.store.latch.latch import Latch, LatchKind
 from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
 from pyspark_theflash.storage.store.latch.readers_lock import readers_shut_out
-from pyspark_theflash.storage.store.manifest import DATABASE, Change, Manifest
+from pyspark_theflash.storage.store.manifest import DATABASE, Manifest, ManifestChange
 from tests.support.manual_clock import ManualClock
 
 
@@ -50,7 +50,7 @@ def test_a_lease_pins_the_generation_it_was_taken_in(
 ) -> None:
     assert leases.oldest_generation() is None
     first = leases.take(MAX_TS, 100)
-    manifest.commit(Change(), FencingToken(0))
+    manifest.commit(ManifestChange(), FencingToken(0))
     second = leases.take(TimeStamp(0), 100)
     assert second.generation == first.generation + 1
     assert leases.oldest_generation() == first.generation
@@ -88,9 +88,9 @@ def test_a_lease_ends_with_the_machines_run(leases: LeaseTable, clock: ManualClo
 
 
 def test_the_block_of_a_lease_is_one_transaction(manifest: Manifest, leases: LeaseTable) -> None:
-    with contextlib.suppress(ArithmeticError), board.opened(manifest, write=True) as rows:
+    with contextlib.suppress(ArithmeticError), transient.opened(manifest, write=True) as rows:
         latch = Latch("x", LatchKind.READ, TimeStamp(1), Generation(0), "this run", 9999, None)
-        rows.put(board.LATCH_KIND, latch.id, latch.to_body())
+        rows.put(transient.LATCH_KIND, latch.id, latch.to_body())
         raise ArithmeticError
     assert leases.oldest_generation() is None
 
@@ -137,8 +137,8 @@ def test_which_latches_end_with_their_process(
 ) -> None:
     dead = dataclasses.replace(Holder.here(SystemClock()), pid=2**22 + 1, boot_id="this run")
     latch = Latch("x", kind, TimeStamp(5), Generation(1), "this run", 1_009_999, dead)
-    with board.opened(manifest, write=True) as rows:
-        rows.put(board.LATCH_KIND, latch.id, latch.to_body())
+    with transient.opened(manifest, write=True) as rows:
+        rows.put(transient.LATCH_KIND, latch.id, latch.to_body())
     ends = kind in (LatchKind.ADMIN, LatchKind.WRITE)
     assert [x.id for x in leases.living()] == ([] if ends else ["x"])
     lease = ReadLease("x", TimeStamp(5), Generation(1), 100)
@@ -152,8 +152,8 @@ def test_which_latches_end_with_their_process(
 
 @pytest.mark.parametrize("body", [b"", b"[]", b'["read"]', b'["who", 1, 1, "", 1, null]', b"\xff"])
 def test_a_row_that_is_no_latch(manifest: Manifest, leases: LeaseTable, body: bytes) -> None:
-    with board.opened(manifest, write=True) as rows:
-        rows.put(board.LATCH_KIND, "x", body)
+    with transient.opened(manifest, write=True) as rows:
+        rows.put(transient.LATCH_KIND, "x", body)
     for ask in (leases.living, leases.oldest_generation, leases.oldest_snapshot_ts):
         with pytest.raises(CorruptionError, match="latch x"):
             ask()
@@ -190,7 +190,7 @@ def full(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     def put(*_: object) -> None:
         raise StoreFullError("disk")
 
-    return lambda: monkeypatch.setattr(board.Board, "put", put)
+    return lambda: monkeypatch.setattr(transient.TransientRecords, "put", put)
 
 
 def test_a_full_disk_can_be_read_and_keeps_all(
@@ -200,7 +200,7 @@ def test_a_full_disk_can_be_read_and_keeps_all(
     clock: ManualClock,
     full: Callable[[], None],
 ) -> None:
-    manifest.commit(Change(), FencingToken(0))
+    manifest.commit(ManifestChange(), FencingToken(0))
     full()
     with closing(open_manifest(store, LocalFileSystem())) as opened:
         reader = LeaseTable(opened, clock)
@@ -232,7 +232,7 @@ def test_a_folder_that_cannot_be_written_can_be_read(
     store: Path, clock: ManualClock, read_only: Callable[[Path], None]
 ) -> None:
     with closing(open_manifest(store, LocalFileSystem())) as writer:
-        writer.commit(Change(), FencingToken(0))
+        writer.commit(ManifestChange(), FencingToken(0))
     before = {p.name: p.read_bytes() for p in store.iterdir() if p.is_file()}
     read_only(store)
     with closing(open_manifest(store, LocalFileSystem())) as manifest:
@@ -271,7 +271,7 @@ def test_a_shared_lease_ends_where_files_may_have_gone(
     leases.renew(lease)
     with closing(open_manifest(store, LocalFileSystem())) as other:
         assert LeaseTable(other, clock).oldest_generation() == 0
-    manifest.commit(Change(), FencingToken(0))
+    manifest.commit(ManifestChange(), FencingToken(0))
     with closing(open_manifest(store, LocalFileSystem())) as task:
         LeaseTable(task, clock).renew(lease)
     manifest.close()

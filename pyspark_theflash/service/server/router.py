@@ -34,15 +34,15 @@ from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import ServiceUnavailableError
 from pyspark_theflash.net.bind import bind, check_names, check_safe
 from pyspark_theflash.service.client.process import python_environment, python_module
-from pyspark_theflash.service.server.note import (
+from pyspark_theflash.service.server.control import (
+    ControlMessage,
+    ControlOp,
     Greeted,
-    Note,
-    Word,
     WorkerSettings,
-    receive_note,
-    send_note,
+    receive_control,
+    send_control,
 )
-from pyspark_theflash.service.server.patience import CONNECTIONS_MAX, DRAIN_MS
+from pyspark_theflash.service.server.timeouts import CONNECTIONS_MAX, DRAIN_MS
 
 _log = logging.getLogger(__name__)
 
@@ -80,10 +80,10 @@ class _Worker:
     is_ready: bool = False
     connections: dict[int, _Connection] = field(default_factory=dict)
 
-    def tell(self, note: Note, connection: socket.socket | None = None) -> bool:
+    def tell(self, message: ControlMessage, connection: socket.socket | None = None) -> bool:
         """Whether it is still there to be told."""
         try:
-            send_note(self.control, note, connection)
+            send_control(self.control, message, connection)
         except OSError:
             return False
         return True
@@ -99,7 +99,7 @@ class _Worker:
         return None
 
 
-class Front:
+class ConnectionRouter:
     """The API's own protocol over one listening socket; see `SocketServer`."""
 
     def __init__(
@@ -175,7 +175,7 @@ class Front:
             if not any(connection.number in worker.connections for worker in self._workers):
                 self._drop(connection)
         for worker in self._workers:
-            worker.tell(Note(Word.STOP, drain_ms))
+            worker.tell(ControlMessage(ControlOp.STOP, drain_ms))
         deadline_ms = self._clock.boottime_ms() + drain_ms + _STOP_MS
         while self._workers and self._clock.boottime_ms() < deadline_ms:
             self._handle_events()
@@ -230,7 +230,7 @@ class Front:
         if len(self._connections) >= self._connections_max:
             self._turn_away(sock)
             return
-        deadline_ms = self._clock.boottime_ms() + self._settings.patience.greeting_ms
+        deadline_ms = self._clock.boottime_ms() + self._settings.timeouts.greeting_ms
         connection = _Connection(next(self._numbers), sock, deadline_ms)
         self._idle_since_ms = None
         self._connections.add(connection)
@@ -238,11 +238,11 @@ class Front:
 
     def _turn_away(self, sock: socket.socket) -> None:
         # Who never does this need not have what it takes.
-        from pyspark_theflash.service.server.turn_away import turn_away
+        from pyspark_theflash.service.server.reject import reject
         from pyspark_theflash.service.wire.link import Link
 
         has_tls = self._settings.tls is not None
-        turn_away(Link(sock, self._clock), self.address, self._connections_max, has_tls=has_tls)
+        reject(Link(sock, self._clock), self.address, self._connections_max, has_tls=has_tls)
 
     def _wait_for(self, connection: _Connection) -> None:
         handle = partial(self._called, connection)
@@ -268,8 +268,8 @@ class Front:
             self._unanswered.append(connection)
             return
         worker = self._chosen(ready)
-        note = Note(Word.TAKE, connection.number, connection.greeted)
-        if not worker.tell(note, connection.sock):
+        message = ControlMessage(ControlOp.TAKE, connection.number, connection.greeted)
+        if not worker.tell(message, connection.sock):
             self._buried(worker)
             self._have_answered(connection)
             return
@@ -321,25 +321,25 @@ class Front:
     def _heard(self, worker: _Worker) -> None:
         if worker not in self._workers:
             return  # what it said before it ended is of no use
-        received = receive_note(worker.control)
+        received = receive_control(worker.control)
         if received is None:
             self._buried(worker)
             return
-        note, _ = received
-        if note.word is Word.READY:
+        message, _ = received
+        if message.op is ControlOp.READY:
             worker.is_ready = True
             unanswered, self._unanswered = self._unanswered, []
             for connection in unanswered:
                 self._have_answered(connection)
             return
-        connection = worker.connections.pop(note.number)
-        if note.greeted is None or self._drain_ms is not None:
+        connection = worker.connections.pop(message.number)
+        if message.greeted is None or self._drain_ms is not None:
             # What the worker has sent last is on its way: it has ended the connection itself.
             self._drop(connection)
             return
-        connection.greeted = note.greeted
-        patience = self._settings.patience
-        connection.deadline_ms = self._clock.boottime_ms() + patience.idle_ms
+        connection.greeted = message.greeted
+        timeouts = self._settings.timeouts
+        connection.deadline_ms = self._clock.boottime_ms() + timeouts.idle_ms
         self._wait_for(connection)
 
     def _buried(self, worker: _Worker) -> None:

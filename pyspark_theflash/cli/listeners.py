@@ -56,7 +56,7 @@ def server_tls(arguments: argparse.Namespace) -> ServerTls | None:
     return ServerTls(arguments.cert, arguments.key, arguments.ca)
 
 
-class Doors:
+class Listeners:
     """See the module. What is needed for each is imported only where it is opened."""
 
     def __init__(

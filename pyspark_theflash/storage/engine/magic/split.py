@@ -1,4 +1,4 @@
-"""Dividing a region where an operator says, and uniting two.
+"""Splitting a region where an operator says, and merging two.
 
     files       1 ──────────┬──────────     a file that lies on one side of the cut goes there as
                 stable      │               it is; the others are merged and written anew, one for
@@ -22,7 +22,7 @@ from pyspark_theflash.base.types import RegionID
 from pyspark_theflash.storage.engine.api import CompactionReport, Handle
 from pyspark_theflash.storage.engine.magic.compaction import (
     PIECES_A_FILE,
-    Limits,
+    CompactionLimits,
     Write,
     next_id,
 )
@@ -34,8 +34,8 @@ from pyspark_theflash.storage.engine.magic.region import Region, is_below
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 
 
-def to_divide(layout: Layout, region_id: RegionID, at: Handle) -> Region | None:
-    """The region that is to be divided; None if that was done.
+def region_to_split(layout: Layout, region_id: RegionID, at: Handle) -> Region | None:
+    """The region that is to be split; None if that was done.
 
     Raises:
         RegionNotFoundError: it is not there, or not any more.
@@ -52,10 +52,10 @@ def to_divide(layout: Layout, region_id: RegionID, at: Handle) -> Region | None:
     return region
 
 
-def to_unite(
-    layout: Layout, left_id: RegionID, right_id: RegionID, limits: Limits
+def regions_to_merge(
+    layout: Layout, left_id: RegionID, right_id: RegionID, limits: CompactionLimits
 ) -> Sequence[Region] | None:
-    """The neighbours that are to be united; None if that was done.
+    """The neighbours that are to be merged; None if that was done.
 
     Raises:
         RegionNotFoundError: one is not there, or not any more.
@@ -72,12 +72,12 @@ def to_unite(
     files = [f for f in layout.files if f.region_id in (left_id, right_id)]
     rows, size = sum(f.rows for f in files), sum(f.data_bytes for f in files)
     if rows > limits.region_rows or size > limits.region_bytes:
-        reason = f"both have {rows} versions of {size} bytes, and would be divided again at once"
+        reason = f"both have {rows} versions of {size} bytes, and would be split again at once"
         raise OptionError("right", reason)
     return regions
 
 
-def divide(
+def split_region(
     folder: Path,
     layout: Layout,
     region: Region,
@@ -87,7 +87,8 @@ def divide(
 ) -> tuple[LayoutChange, CompactionReport]:
     """What has become of a region that is cut at `at`; there is no delta."""
     lower, upper = (
-        replace(half, made_of=(region.region_id,)) for half in region.divided([at], next_id(layout))
+        replace(half, made_of=(region.region_id,))
+        for half in region.split_at([at], next_id(layout))
     )
     upper = replace(upper, is_fixed=True)
     own = [f for f in layout.files if f.region_id == region.region_id]

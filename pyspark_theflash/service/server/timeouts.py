@@ -9,7 +9,7 @@ DRAIN_MS: Final = 5_000
 
 
 @dataclass(frozen=True, slots=True)
-class Patience:
+class Timeouts:
     """How long a server waits for callers, in ms."""
 
     greeting_ms: int = 3_000

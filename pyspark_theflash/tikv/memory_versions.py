@@ -29,7 +29,7 @@ from pyspark_theflash.tidb.codec.array import joined
 from pyspark_theflash.tidb.codec.reader import Positions
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tikv.rows import decode_versions, newest_places
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.versions import Versions, concat
 
 _BATCH_ROWS: Final = 1 << 16
@@ -52,14 +52,14 @@ class _Earlier:
     origin: Positions
 
 
-class Newest:
+class MemoryVersions:
     """The newest version of each row, deletes among them; used by many threads."""
 
     def __init__(
         self,
         physical_id: PhysicalTableID,
         versions: Versions,
-        tables: Tables,
+        tables: PhysicalTables,
         earlier: _Earlier | None = None,
     ) -> None:
         """`versions`: at least one, sorted by handle, no two of a row."""
@@ -101,7 +101,7 @@ class Newest:
                 arrays = [*system, *project(part, columns, rows)]
                 yield batch_of(names, arrays, rows)
 
-    def take_up(self, tables: Tables) -> bool:
+    def take_up(self, tables: PhysicalTables) -> bool:
         """Go by these tables from now on; False: rows are not decoded alike under them."""
         with self._mutex:
             mine = self._tables.history
@@ -111,7 +111,7 @@ class Newest:
                 self._tables = tables
             return True
 
-    def with_more(self, parts: Sequence[Versions], tables: Tables) -> "Newest":
+    def with_more(self, parts: Sequence[Versions], tables: PhysicalTables) -> "MemoryVersions":
         """Versions that came later laid over these."""
         whole = concat([self._versions, *parts])
         places = newest_places(whole)
@@ -122,7 +122,7 @@ class Newest:
                 known = self._decoded or {}
                 kept = {i: _Decoded(d.table, d.places, dict(d.columns)) for i, d in known.items()}
             earlier = _Earlier(kept, origin)
-        return Newest(self._physical_id, whole.select(places), tables, earlier)
+        return MemoryVersions(self._physical_id, whole.select(places), tables, earlier)
 
     def _stored(self, wanted: Collection[str]) -> list[tuple[Positions, dict[str, pa.Array]]]:
         """For each definition the places of its rows, and those of their columns that it has."""
@@ -190,7 +190,7 @@ class _Known:
     """The newest versions in some parts; None: nothing of the table is in them."""
 
     parts: Sequence[Versions]
-    newest: Newest | None
+    newest: MemoryVersions | None
 
 
 class NewestRows:
@@ -206,8 +206,8 @@ class NewestRows:
         parts: Sequence[Versions],
         resolved: Sequence[Versions],
         snapshot_ts: TimeStamp,
-        tables: Tables,
-    ) -> Newest | None:
+        tables: PhysicalTables,
+    ) -> MemoryVersions | None:
         """Return the newest rows at a timestamp; None where nothing of the table is there.
 
         Args:
@@ -231,8 +231,8 @@ class NewestRows:
         physical_id: PhysicalTableID,
         parts: Sequence[Versions],
         snapshot_ts: TimeStamp,
-        tables: Tables,
-    ) -> tuple[Newest | None, int]:
+        tables: PhysicalTables,
+    ) -> tuple[MemoryVersions | None, int]:
         """Return the rows of the first parts, at least of all reached in whole, and their count."""
         with self._mutex:
             known = self._known.get(physical_id)
@@ -254,15 +254,18 @@ def _is_same(known: Sequence[Versions], parts: Sequence[Versions]) -> bool:
 
 
 def _laid_over(
-    physical_id: PhysicalTableID, before: Newest | None, more: Sequence[Versions], tables: Tables
-) -> Newest | None:
+    physical_id: PhysicalTableID,
+    before: MemoryVersions | None,
+    more: Sequence[Versions],
+    tables: PhysicalTables,
+) -> MemoryVersions | None:
     """Return the newest rows with more versions laid over them; None where there are none."""
     if before is not None:
         return before.with_more(more, tables) if more or not before.take_up(tables) else before
     if not more:
         return None
     versions = concat(more)
-    return Newest(physical_id, versions.select(newest_places(versions)), tables)
+    return MemoryVersions(physical_id, versions.select(newest_places(versions)), tables)
 
 
 def _up_to(versions: Versions, snapshot_ts: TimeStamp) -> Versions:

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from pyspark_theflash.base.tls import ServerTls
-from pyspark_theflash.service.server.patience import Patience
+from pyspark_theflash.service.server.timeouts import Timeouts
 
-_NOTE: Final = struct.Struct(">BBQ32s")
+_MESSAGE: Final = struct.Struct(">BBQ32s")
 
 
-class Word(IntEnum):
+class ControlOp(IntEnum):
     """What a note says; the value is in it."""
 
     TAKE = 1
@@ -43,10 +43,10 @@ class Greeted:
 
 
 @dataclass(frozen=True, slots=True)
-class Note:
-    """`number` is a connection's unless the word says otherwise."""
+class ControlMessage:
+    """`number` is a connection's unless `op` says otherwise."""
 
-    word: Word
+    op: ControlOp
     number: int = 0
     greeted: Greeted | None = None
 
@@ -54,37 +54,39 @@ class Note:
         greeted = self.greeted
         stored = greeted.stored if greeted is not None else None
         state = (greeted is not None) + (stored is not None)
-        return _NOTE.pack(self.word, state, self.number, stored or b"")
+        return _MESSAGE.pack(self.op, state, self.number, stored or b"")
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "Note":
+    def from_bytes(cls, data: bytes) -> "ControlMessage":
         """Inverse of `to_bytes`."""
-        word, state, number, stored = _NOTE.unpack(data)
+        op, state, number, stored = _MESSAGE.unpack(data)
         greeted = Greeted(stored if state > 1 else None) if state else None
-        return cls(Word(word), number, greeted)
+        return cls(ControlOp(op), number, greeted)
 
 
-def send_note(control: socket.socket, note: Note, connection: socket.socket | None = None) -> None:
+def send_control(
+    control: socket.socket, message: ControlMessage, connection: socket.socket | None = None
+) -> None:
     """Raises `OSError`: the other end is gone."""
     if connection is None:
-        control.sendall(note.to_bytes())
+        control.sendall(message.to_bytes())
     else:
-        socket.send_fds(control, [note.to_bytes()], [connection.fileno()])
+        socket.send_fds(control, [message.to_bytes()], [connection.fileno()])
 
 
-def receive_note(control: socket.socket) -> tuple[Note, socket.socket | None] | None:
-    """The next note, and the connection that came with it; None if the other end is gone."""
+def receive_control(control: socket.socket) -> tuple[ControlMessage, socket.socket | None] | None:
+    """The next message, and the connection that came with it; None if the other end is gone."""
     try:
-        data, fds, _, _ = socket.recv_fds(control, _NOTE.size, 1)
+        data, fds, _, _ = socket.recv_fds(control, _MESSAGE.size, 1)
     except ConnectionError:
         return None
     # A note is written in one piece, so there is no half of one to read.
-    if len(data) < _NOTE.size:
+    if len(data) < _MESSAGE.size:
         return None
     connection = socket.socket(fileno=fds[0]) if fds else None
     if connection is not None:
         connection.set_inheritable(False)
-    return Note.from_bytes(data), connection
+    return ControlMessage.from_bytes(data), connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +100,7 @@ class WorkerSettings:
     allowed_names: tuple[str, ...] = ()
     spare_key: bytes = b""
     """See `Service`."""
-    patience: Patience = field(default_factory=Patience)
+    timeouts: Timeouts = field(default_factory=Timeouts)
     linger_ms: int = 50
     """How long a worker keeps its only connection for the next call: giving one back and forth
     takes about a millisecond, and more where processors are busy."""
@@ -113,7 +115,7 @@ class WorkerSettings:
             "tls": None if tls is None else [_text(p) for p in (tls.cert, tls.key, tls.ca)],
             "allowed_names": self.allowed_names,
             "spare_key": self.spare_key.hex(),
-            "patience": astuple(self.patience),
+            "timeouts": astuple(self.timeouts),
             "linger_ms": self.linger_ms,
         }
         return json.dumps(told).encode()
@@ -130,7 +132,7 @@ class WorkerSettings:
             tls=None if tls is None else ServerTls(Path(tls[0]), Path(tls[1]), _path(tls[2])),
             allowed_names=tuple(told["allowed_names"]),
             spare_key=bytes.fromhex(told["spare_key"]),
-            patience=Patience(*told["patience"]),
+            timeouts=Timeouts(*told["timeouts"]),
             linger_ms=told["linger_ms"],
         )
 

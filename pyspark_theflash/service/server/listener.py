@@ -24,7 +24,7 @@ from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import check_names, check_safe
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.net.listen import bind_server
-from pyspark_theflash.service.api.call import Call
+from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.error import told_error
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens, identity_of
@@ -62,7 +62,7 @@ class Dialect:
     metadata: tuple[tuple[str, str], ...] = ()
 
 
-class Door:
+class Listener:
     """A gRPC server in front of a service. `offer` says what it answers."""
 
     def __init__(
@@ -118,7 +118,7 @@ class Door:
         self._server.stop(_STOP_S).wait()
         self._workers.shutdown(wait=False)
 
-    def call(self, name: str, context: grpc.ServicerContext) -> Call:
+    def call(self, name: str, context: grpc.ServicerContext) -> CallContext:
         """A call that has come in. Raises `AuthenticationError`.
 
         Its token is looked at once more: it may have been taken back while the message came.
@@ -128,7 +128,7 @@ class Door:
             raise AuthenticationError(self.address, "this certificate's name may not call")
         role, identity = self.caller(context.invocation_metadata())
         left_s = context.time_remaining()
-        return Call(
+        return CallContext(
             name,
             0 if left_s is None else max(int(left_s * 1000), 1),
             self._clock,
@@ -187,18 +187,18 @@ class Door:
 class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc] # grpc has no types
     """Lets those in who show a token that is good for what they ask."""
 
-    def __init__(self, door: Door) -> None:
-        self._door = door
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
 
     def intercept_service(self, continuation: Any, details: Any) -> Any:  # noqa: ANN401
         try:
-            role, _ = self._door.caller(details.invocation_metadata)
-            self._door.check_before(details.method.rpartition("/")[2], role)
+            role, _ = self._listener.caller(details.invocation_metadata)
+            self._listener.check_before(details.method.rpartition("/")[2], role)
         except (AuthenticationError, RoleError) as error:
             refused = error  # `error` is gone when the handler is called
 
             def refuse(_: object, context: grpc.ServicerContext) -> None:
-                self._door.abort(context, refused)
+                self._listener.abort(context, refused)
 
             return grpc.stream_unary_rpc_method_handler(refuse)
         return continuation(details)

@@ -35,7 +35,7 @@ _TABLES: Final = (
 )
 
 
-class Board:
+class TransientRecords:
     """The board within one transaction; see `opened`."""
 
     def __init__(self, manifest: Manifest, db: sqlite3.Connection) -> None:
@@ -108,10 +108,10 @@ class Board:
 
 
 @contextlib.contextmanager
-def opened(manifest: Manifest, *, write: bool) -> Iterator[Board]:
+def opened(manifest: Manifest, *, write: bool) -> Iterator[TransientRecords]:
     """The board of a store, in a transaction of its own."""
     with manifest.beside(write=write) as db:
-        yield Board(manifest, db)
+        yield TransientRecords(manifest, db)
 
 
 def create_board(db: sqlite3.Connection) -> None:

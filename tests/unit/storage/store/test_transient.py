@@ -1,4 +1,4 @@
-"""The board: what was put there, or an error; never a row less."""
+"""The transient records: what was put there, or an error; never a row less."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -9,10 +9,10 @@ import pytest
 
 from pyspark_theflash.base.errors import CorruptionError
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.storage.store import board
-from pyspark_theflash.storage.store.board import COMMAND_KIND, LATCH_KIND
+from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.manifest import DATABASE, Manifest
+from pyspark_theflash.storage.store.transient import COMMAND_KIND, LATCH_KIND
 
 ROWS = {"a": b"first", "b": b"second"}
 
@@ -20,7 +20,7 @@ ROWS = {"a": b"first", "b": b"second"}
 @pytest.fixture
 def manifest(store: Path) -> Iterator[Manifest]:
     with closing(open_manifest(store, LocalFileSystem())) as opened:
-        with board.opened(opened, write=True) as rows:
+        with transient.opened(opened, write=True) as rows:
             for key, body in ROWS.items():
                 rows.put(LATCH_KIND, key, body)
         yield opened
@@ -33,13 +33,13 @@ def run_sql(store: Path, statement: str, *values: object) -> None:
 
 def test_rows_come_and_go(manifest: Manifest) -> None:
     generation = manifest.head().generation
-    with board.opened(manifest, write=True) as rows:
+    with transient.opened(manifest, write=True) as rows:
         assert rows.rows(LATCH_KIND) == ROWS
         assert (rows.row(LATCH_KIND, "a"), rows.row(COMMAND_KIND, "a")) == (b"first", None)
         rows.put(LATCH_KIND, "a", b"other")
         assert rows.remove(LATCH_KIND, "b")
         assert not rows.remove(LATCH_KIND, "b")
-    with board.opened(manifest, write=False) as rows:
+    with transient.opened(manifest, write=False) as rows:
         assert rows.rows(LATCH_KIND) == {"a": b"other"}
         assert rows.rows(COMMAND_KIND) == {}
     assert manifest.head().generation == generation
@@ -60,13 +60,13 @@ def test_every_bit_of_a_row_counts(store: Path, manifest: Manifest, column: str)
         which = ROWS["a"] if column == "key" else "a"
         statement = f"UPDATE board SET {column} = {as_stored} {where}"
         run_sql(store, statement, bytes(damaged), which)
-        with pytest.raises(CorruptionError), board.opened(manifest, write=False) as rows:
+        with pytest.raises(CorruptionError), transient.opened(manifest, write=False) as rows:
             rows.rows(LATCH_KIND)
         if column != "key":
-            with pytest.raises(CorruptionError), board.opened(manifest, write=False) as rows:
+            with pytest.raises(CorruptionError), transient.opened(manifest, write=False) as rows:
                 rows.row(LATCH_KIND, "a")
         run_sql(store, statement, value, which)
-    with board.opened(manifest, write=False) as rows:
+    with transient.opened(manifest, write=False) as rows:
         assert rows.rows(LATCH_KIND) == ROWS
 
 
@@ -89,15 +89,15 @@ def test_what_was_changed_behind_its_back_shows(
     store: Path, manifest: Manifest, statement: str
 ) -> None:
     run_sql(store, statement)
-    with pytest.raises(CorruptionError), board.opened(manifest, write=False) as rows:
+    with pytest.raises(CorruptionError), transient.opened(manifest, write=False) as rows:
         rows.rows(LATCH_KIND)
 
 
 def test_damage_to_one_row_leaves_the_others(store: Path, manifest: Manifest) -> None:
     run_sql(store, "UPDATE board SET body = x'00' WHERE key = 'a'")
-    with board.opened(manifest, write=True) as rows:
+    with transient.opened(manifest, write=True) as rows:
         assert rows.row(LATCH_KIND, "b") == b"second"
         rows.put(LATCH_KIND, "c", b"third")
         assert rows.remove(LATCH_KIND, "b")
-    with pytest.raises(CorruptionError), board.opened(manifest, write=False) as rows:
+    with pytest.raises(CorruptionError), transient.opened(manifest, write=False) as rows:
         rows.rows(LATCH_KIND)

@@ -14,9 +14,14 @@ from pyspark_theflash.base.errors import (
     StreamCutError,
 )
 from pyspark_theflash.service.client.theflash import connect
-from pyspark_theflash.service.server.front import Front
-from pyspark_theflash.service.server.note import Greeted, Note, Word, WorkerSettings
-from pyspark_theflash.service.server.patience import Patience
+from pyspark_theflash.service.server.control import (
+    ControlMessage,
+    ControlOp,
+    Greeted,
+    WorkerSettings,
+)
+from pyspark_theflash.service.server.router import ConnectionRouter
+from pyspark_theflash.service.server.timeouts import Timeouts
 from pyspark_theflash.service.wire.frame import PREFACE
 from pyspark_theflash.service.wire.message import AcquireRequest, Moment
 from pyspark_theflash.service.wire.method import Role
@@ -40,9 +45,9 @@ def store(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def front(store, tmp_path_factory):
+def router(store, tmp_path_factory):
     """Two processes at most, with the default settings."""
-    address = f"unix:{tmp_path_factory.mktemp('front')}/s"
+    address = f"unix:{tmp_path_factory.mktemp('router')}/s"
     with serving_workers(store, address, workers=2) as made:
         yield made
 
@@ -59,42 +64,42 @@ def unread(api):
     return api.scan(api.plan("shop.wide").splits[0].ticket)
 
 
-def busy(front):
-    return sorted(front.answering.values())
+def busy(router):
+    return sorted(router.answering.values())
 
 
-def both_ready(front):
+def both_ready(router):
     """See to it that both workers are there: one is started when a call comes while one answers."""
-    with connect(front.address) as one, connect(front.address) as two:
+    with connect(router.address) as one, connect(router.address) as two:
         seen = []
         while seen != [1, 1]:
             held = [unread(one), unread(two)]
-            seen = busy(front)
+            seen = busy(router)
             for rows in held:
                 rows.close()
-    wait_until(lambda: busy(front) == [0, 0])
+    wait_until(lambda: busy(router) == [0, 0])
 
 
-def test_calls_at_the_same_time(front):
+def test_calls_at_the_same_time(router):
     """One caller has one worker; the call decides which one, and not the connection."""
-    both_ready(front)
-    with connect(front.address) as one, connect(front.address) as two:
+    both_ready(router)
+    with connect(router.address) as one, connect(router.address) as two:
         one.status()
         two.status()
-        wait_until(lambda: busy(front) == [0, 0])
+        wait_until(lambda: busy(router) == [0, 0])
         for _ in range(3):
             held = [unread(one), unread(two)]
-            assert busy(front) == [1, 1]
+            assert busy(router) == [1, 1]
             assert [rows.read_all().num_rows for rows in held] == [ROWS, ROWS]
-            wait_until(lambda: busy(front) == [0, 0])
+            wait_until(lambda: busy(router) == [0, 0])
 
 
-def test_a_worker_that_is_killed(front):
+def test_a_worker_that_is_killed(router):
     """Its callers see their rows end; the others do not notice; another one comes."""
-    both_ready(front)
-    with connect(front.address) as one, connect(front.address) as two:
+    both_ready(router)
+    with connect(router.address) as one, connect(router.address) as two:
         first = unread(one)
-        (victim,) = (pid for pid, count in front.answering.items() if count)
+        (victim,) = (pid for pid, count in router.answering.items() if count)
         second = unread(two)
         os.kill(victim, signal.SIGKILL)
         with pytest.raises(StreamCutError) as caught:
@@ -102,67 +107,67 @@ def test_a_worker_that_is_killed(front):
         assert caught.value.retryable
         assert second.read_all().num_rows == ROWS
         assert unread(one).read_all().num_rows == ROWS
-    both_ready(front)
-    assert victim not in front.answering
+    both_ready(router)
+    assert victim not in router.answering
 
 
-def test_connections_outlive_workers(front):
+def test_connections_outlive_workers(router):
     """One that has no call is nobody's, so that even what must not be repeated goes through."""
-    with connect(front.address) as api:
+    with connect(router.address) as api:
         api.status()
-        wait_until(lambda: not any(busy(front)))
-        victims = set(front.answering)
+        wait_until(lambda: not any(busy(router)))
+        victims = set(router.answering)
         for pid in victims:
             os.kill(pid, signal.SIGKILL)
-        wait_until(lambda: victims.isdisjoint(front.answering))
+        wait_until(lambda: victims.isdisjoint(router.answering))
         assert api.compact()
-        assert not front.idle_ms()
+        assert not router.idle_ms()
 
 
-def test_nothing_is_left_of_connections(front):
+def test_nothing_is_left_of_connections(router):
     def files():
         return len(os.listdir("/proc/self/fd"))
 
-    both_ready(front)
-    wait_until(lambda: front.idle_ms() > 0)
+    both_ready(router)
+    wait_until(lambda: router.idle_ms() > 0)
     before = files()
     for _ in range(5):
-        with connect(front.address) as api:
+        with connect(router.address) as api:
             unread(api).close()
     wait_until(lambda: files() <= before)
 
 
 @pytest.mark.slow
 def test_too_many_connections(store, tmp_path):
-    with serving_workers(store, f"unix:{tmp_path}/s", workers=2, connections_max=2) as front:
-        with connect(front.address) as one, connect(front.address) as two:
+    with serving_workers(store, f"unix:{tmp_path}/s", workers=2, connections_max=2) as router:
+        with connect(router.address) as one, connect(router.address) as two:
             one.status()
             two.status()
             with (
-                connect(front.address) as three,
+                connect(router.address) as three,
                 pytest.raises(ServiceUnavailableError, match="2 connections"),
             ):
                 three.status()
             one.status()
-        wait_until(lambda: front.idle_ms() > 0)
-        with connect(front.address) as again:
+        wait_until(lambda: router.idle_ms() > 0)
+        with connect(router.address) as again:
             again.status()
 
 
 @pytest.mark.slow
 def test_who_says_nothing_is_sent_away(store, tmp_path):
-    patience = Patience(greeting_ms=100, idle_ms=100, frame_ms=100)
-    with serving_workers(store, f"unix:{tmp_path}/s", workers=2, patience=patience) as front:
+    patience = Timeouts(greeting_ms=100, idle_ms=100, frame_ms=100)
+    with serving_workers(store, f"unix:{tmp_path}/s", workers=2, patience=patience) as router:
         for begun in (b"", PREFACE[:3]):
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(5)
                 sock.connect(str(tmp_path / "s"))
                 sock.sendall(begun)
                 assert sock.recv(1) == b""
-        with connect(front.address) as api:
+        with connect(router.address) as api:
             api.status()
-            assert not front.idle_ms()
-            wait_until(lambda: front.idle_ms() > 0)
+            assert not router.idle_ms()
+            wait_until(lambda: router.idle_ms() > 0)
             # It learns of it when it calls again, and calls once more.
             api.status()
 
@@ -171,8 +176,8 @@ def test_who_calls_is_known_to_every_worker(store, tmp_path):
     """By turns; a latch of one is renewed and released in the other, a token taken back in all."""
     file = write_tokens(tmp_path / "tokens")
     with (
-        serving_workers(store, f"unix:{tmp_path}/s", tokens=file) as front,
-        connect(front.address, token=TOKENS[Role.ADMIN]) as api,
+        serving_workers(store, f"unix:{tmp_path}/s", tokens=file) as router,
+        connect(router.address, token=TOKENS[Role.ADMIN]) as api,
     ):
         ticket = api.plan("shop.wide", ["id"], moment=Moment(ttl_ms=60_000)).splits[0].ticket
         for _ in range(2):
@@ -183,7 +188,7 @@ def test_who_calls_is_known_to_every_worker(store, tmp_path):
             assert latch.id in {held.id for held in api.latches().latches}
         assert api.renew_latch(latch).id == latch.id
         api.release_latch(latch)
-        assert len(front.answering) == 2
+        assert len(router.answering) == 2
         write_tokens(file, {TOKENS[Role.READ].value: "read"})
         for _ in range(2):
             with pytest.raises((AuthenticationError, ServiceUnavailableError)):
@@ -198,32 +203,32 @@ def test_certificates(store, tmp_path):
         "tls": server_tls(),
         "allowed_names": ("tidb",),
     }
-    with serving_workers(store, "127.0.0.1:0", workers=2, **settings) as front:
-        address = f"theflash://{front.address}"
+    with serving_workers(store, "127.0.0.1:0", workers=2, **settings) as router:
+        address = f"theflash://{router.address}"
         with connect(address, token=TOKENS[Role.READ], tls=tls("client")) as api:
             for _ in range(2):
                 CLOCK.sleep_ms(20)
                 assert unread(api).read_all().num_rows == ROWS
-            assert busy(front) == [0, 1]
+            assert busy(router) == [0, 1]
             with connect(address, token=TOKENS[Role.READ], tls=tls("client")) as other:
                 other.status()
-                assert busy(front) == [1, 1]
-        wait_until(lambda: front.idle_ms() > 0)
+                assert busy(router) == [1, 1]
+        wait_until(lambda: router.idle_ms() > 0)
 
 
 def test_calls_that_have_begun_are_finished(store, tmp_path):
     with (
-        serving_workers(store, f"unix:{tmp_path}/s", workers=2) as front,
-        connect(front.address) as api,
-        connect(front.address) as idle,
+        serving_workers(store, f"unix:{tmp_path}/s", workers=2) as router,
+        connect(router.address) as api,
+        connect(router.address) as idle,
     ):
         idle.status()
         rows = unread(api)
-        stopping = threading.Thread(target=front.stop)
+        stopping = threading.Thread(target=router.stop)
         stopping.start()
         assert rows.read_all().num_rows == ROWS
         stopping.join()
-        assert not front.answering
+        assert not router.answering
         assert not (tmp_path / "s").exists()
         for each in (api, idle):
             with pytest.raises(ServiceUnavailableError):
@@ -231,11 +236,13 @@ def test_calls_that_have_begun_are_finished(store, tmp_path):
 
 
 def test_a_worker_that_does_not_start(tmp_path):
-    """It says why, and the front does not try for ever."""
-    front = Front(WorkerSettings(tmp_path, f"unix:{tmp_path}/s"), workers=2, clock=CLOCK)
+    """It says why, and the router does not try for ever."""
+    router = ConnectionRouter(
+        WorkerSettings(tmp_path, f"unix:{tmp_path}/s"), workers=2, clock=CLOCK
+    )
     with pytest.raises(ServiceUnavailableError, match="does not start"):
-        front.start()
-    front.stop(0)
+        router.start()
+    router.stop(0)
     assert not (tmp_path / "s").exists()
 
 
@@ -247,13 +254,13 @@ def test_what_it_does_not_begin_with(tmp_path):
         (f"unix:{tmp_path}/s", {"tls": server_tls()}),
     ):
         with pytest.raises(OptionError):
-            Front(WorkerSettings(tmp_path, address, **settings), workers=2, clock=CLOCK)
+            ConnectionRouter(WorkerSettings(tmp_path, address, **settings), workers=2, clock=CLOCK)
 
 
 @pytest.mark.parametrize("greeted", [None, Greeted(None), Greeted(bytes(range(32)))])
 def test_notes(greeted):
-    note = Note(Word.WAITS, 1 << 40, greeted)
-    assert Note.from_bytes(note.to_bytes()) == note
+    message = ControlMessage(ControlOp.WAITS, 1 << 40, greeted)
+    assert ControlMessage.from_bytes(message.to_bytes()) == message
 
 
 def test_settings(tmp_path):
@@ -264,7 +271,7 @@ def test_settings(tmp_path):
         server_tls(),
         ("a", "b"),
         bytes(32),
-        Patience(1, 2, 3, 4),
+        Timeouts(1, 2, 3, 4),
         0,
     )
     for each in (settings, WorkerSettings(tmp_path, "a:1")):

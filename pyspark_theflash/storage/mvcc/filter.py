@@ -9,7 +9,7 @@ import pyarrow as pa
 _Rows = TypeVar("_Rows", pa.Array, pa.RecordBatch, pa.Table)
 
 
-def those_of(rows: _Rows, mask: npt.NDArray[np.bool_]) -> _Rows:
+def filter_rows(rows: _Rows, mask: npt.NDArray[np.bool_]) -> _Rows:
     """The rows of a mask, in their order."""
     count = np.count_nonzero(mask)
     if count == len(mask):

@@ -27,7 +27,7 @@ from pyspark_theflash.read.pushdown.predicate import rows_for_which
 from pyspark_theflash.read.pushdown.term import Aggregation, SortKey, Term, column_names, distinct
 from pyspark_theflash.read.pushdown.top import check_order, first_rows, limited
 from pyspark_theflash.read.pushdown.value import Batch, Mask
-from pyspark_theflash.storage.mvcc.choose import those_of
+from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.version import column_name
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.narrow import widened
@@ -35,7 +35,7 @@ from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnI
 
 
 @dataclass(frozen=True, slots=True)
-class Pushed:
+class Pushdown:
     """See the module. A `limit` of 0 is none. Survives pickle."""
 
     filter: Term | None = None
@@ -96,7 +96,7 @@ class Pushed:
             yield batch if shown is None else batch.select(list(range(shown)))
 
 
-NOTHING: Final = Pushed()
+NOTHING: Final = Pushdown()
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class Filter:
                 raise
             # It may be of one of the other rows.
             found = np.zeros(len(among), np.bool_)
-            found[among] = self.rows(those_of(batch, among))
+            found[among] = self.rows(filter_rows(batch, among))
             return found
         return rows_for_which(self.term, shown, among)
 

@@ -11,9 +11,9 @@ from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.storage.mvcc.project import ScanColumn, scan_column
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo
-from pyspark_theflash.tikv import newest as newest_module
-from pyspark_theflash.tikv.newest import Newest, NewestRows
-from pyspark_theflash.tikv.tables import Tables
+from pyspark_theflash.tikv import memory_versions as newest_module
+from pyspark_theflash.tikv.memory_versions import MemoryVersions, NewestRows
+from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.versions import Versions, concat
 from tests.support.row_oracle import encode_row_v2
 from tests.unit.tikv.test_rows import ID, TABLE, TYPES, version
@@ -23,7 +23,7 @@ WITH_W = TimeStamp(40)
 """When the table got its third column."""
 
 
-def tables(end_ts: int) -> Tables:
+def tables(end_ts: int) -> PhysicalTables:
     """A history that ends there, read anew."""
     before = replace(TABLE, columns=TABLE.columns[:2])
     events = [
@@ -31,7 +31,7 @@ def tables(end_ts: int) -> Tables:
         TableEvent(WITH_W, TABLE.db, TABLE.id, TABLE),
     ]
     shown = [event for event in events if event.ts <= end_ts]
-    return Tables(SchemaHistory(TimeStamp(1), TimeStamp(end_ts), shown, ()))
+    return PhysicalTables(SchemaHistory(TimeStamp(1), TimeStamp(end_ts), shown, ()))
 
 
 def row(handle: int, ts: int) -> dict[int, object]:
@@ -51,7 +51,9 @@ def expected(
     return {handle: found for handle, found in newest.items() if found is not None}
 
 
-def read(found: Newest | None, columns: Sequence[ScanColumn]) -> dict[int, tuple[object, ...]]:
+def read(
+    found: MemoryVersions | None, columns: Sequence[ScanColumn]
+) -> dict[int, tuple[object, ...]]:
     rows = {}
     for batch in found.batches(columns, with_handle=True) if found else ():
         for handle, *cells in zip(*(c.to_pylist() for c in batch.columns), strict=True):
@@ -134,7 +136,7 @@ def test_what_rows_lack_is_told_by_the_table_that_is_read() -> None:
 
     written, shown = with_default("5"), with_default("7")
     event = TableEvent(TimeStamp(1), TABLE.db, TABLE.id, written)
-    known = Tables(SchemaHistory(TimeStamp(1), TimeStamp(90), [event], ()))
+    known = PhysicalTables(SchemaHistory(TimeStamp(1), TimeStamp(90), [event], ()))
     rows = ({2: "a"}, {2: "b", 3: 3})
     parts = [version(n, 50, encode_row_v2(row, TYPES)) for n, row in enumerate(rows, 1)]
     found = NewestRows().at(ID, [concat(parts)], [], TimeStamp(90), known)

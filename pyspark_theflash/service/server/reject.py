@@ -19,7 +19,7 @@ def tell_error(link: Link, error: Exception) -> None:
         link.send(Header(FrameType.ERROR, 0, len(body)), body, _SEND_MS)
 
 
-def turn_away(link: Link, address: str, connections_max: int, *, has_tls: bool) -> None:
+def reject(link: Link, address: str, connections_max: int, *, has_tls: bool) -> None:
     """End a connection that is one too many."""
     # Of a TLS connection only the end is seen: a handshake is too much for who is full.
     if not has_tls:
