@@ -56,7 +56,7 @@ def serving(store: Path, address: str, **settings: Any) -> Iterator[SocketServer
 
 
 class Alternating(ConnectionRouter):
-    """Gives each call to another worker than the one before, as no front would."""
+    """Gives each call to another worker than the one before, as no router would."""
 
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         super().__init__(*arguments, workers=2, **settings)
@@ -79,7 +79,7 @@ def serving_workers(
     """The same with several processes; call after call goes to another one if not told how many."""
     known: dict[str, Any] = {"clock": CLOCK, "connections_max": connections_max}
     if workers is None:
-        front: ConnectionRouter = Alternating(
+        router: ConnectionRouter = Alternating(
             WorkerSettings(store, address, linger_ms=0, **settings), **known
         )
     else:
@@ -88,7 +88,7 @@ def serving_workers(
         )
     try:
         router.start()
-        yield front
+        yield router
     finally:
         router.stop(0)
 

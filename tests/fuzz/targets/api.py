@@ -130,7 +130,7 @@ def served_connection(_: Path) -> Target:
         link = cast("Link", _HeardLink(data))
         service = cast("Any", _EmptyService())
         ConnectionSession(
-            link, service, None, clock=SystemClock(), address="fuzz", patience=Timeouts()
+            link, service, None, clock=SystemClock(), address="fuzz", timeouts=Timeouts()
         ).run()
 
     return Target(seeds, bytes_like(seeds), parse)

@@ -156,8 +156,8 @@ def test_too_many_connections(store, tmp_path):
 
 @pytest.mark.slow
 def test_who_says_nothing_is_sent_away(store, tmp_path):
-    patience = Timeouts(greeting_ms=100, idle_ms=100, frame_ms=100)
-    with serving_workers(store, f"unix:{tmp_path}/s", workers=2, patience=patience) as router:
+    timeouts = Timeouts(greeting_ms=100, idle_ms=100, frame_ms=100)
+    with serving_workers(store, f"unix:{tmp_path}/s", workers=2, timeouts=timeouts) as router:
         for begun in (b"", PREFACE[:3]):
             with socket.socket(socket.AF_UNIX) as sock:
                 sock.settimeout(5)
