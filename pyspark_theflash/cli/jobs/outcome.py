@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from pyspark_theflash import errors
+from pyspark_theflash.base import errors
 from pyspark_theflash.base.errors import (
     CodecError,
     ColumnNotFoundError,

@@ -47,6 +47,8 @@ def decode(kind: type[_Value], body: bytes, *, as_json: bool = False) -> _Value:
     try:
         if as_json:
             document = json.loads(body.decode(), object_pairs_hook=_json_object)
+            # Of half a surrogate pair (`"\\ud800"`) protobuf makes a SystemError.
+            json.dumps(document, ensure_ascii=False).encode()
             json_format.ParseDict(document, found, max_recursion_depth=_DEPTH_MAX)
         else:
             found.ParseFromString(body)
