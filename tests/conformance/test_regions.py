@@ -128,7 +128,7 @@ def test_what_an_operator_divides_stays_divided(engine: MagicEngine) -> None:
     assert len(regions(engine)) == 1
 
 
-def test_what_would_be_divided_at_once_is_not_united(store: Path, history: Any) -> None:
+def test_what_would_be_split_at_once_is_not_merged(store: Path, history: Any) -> None:
     tiny = CompactionLimits(region_rows=6, direct_rows=2, deltas=2, layer_rows=1, layers=2)
     with closing(MagicEngine(store, LOCAL, CLOCK, limits=tiny)) as engine:
         for publication in history:
@@ -136,7 +136,7 @@ def test_what_would_be_divided_at_once_is_not_united(store: Path, history: Any) 
         engine.compact(TABLE, scan_columns(), everything=True)
         pairs = pairwise(regions(engine))
         left, right = max(pairs, key=lambda pair: pair[0].rows + pair[1].rows)
-        with pytest.raises(OptionError, match="divided again"):
+        with pytest.raises(OptionError, match="split again"):
             engine.merge(TABLE, left.region_id, right.region_id, scan_columns())
 
 

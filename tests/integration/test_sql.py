@@ -264,11 +264,11 @@ def test_ctrl_c_ends_a_query_quietly(workload_store: Stores) -> None:
         "from pyspark_theflash.cli.main import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "import pyspark_theflash.read.sql.worker as worker\n"
-        "begin = worker.Worker.call\n"
+        "begin = worker.QueryThread.call\n"
         "def call(self, action):\n"
         "    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"
         "    return begin(self, action)\n"
-        "worker.Worker.call = call\n"
+        "worker.QueryThread.call = call\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
     begun = time.monotonic()
