@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pyspark_theflash.replication.pairing.ledger import LedgerEntry, TransactionLedger
 from pyspark_theflash.replication.pairing.pairing import Pairing
-from pyspark_theflash.replication.pairing.pending import PendingTransactions
+from pyspark_theflash.replication.pairing.pending import PendingTransaction
 from pyspark_theflash.replication.source.event import Entity, EntityKind, Transaction
 
 randoms = st.randoms(use_true_random=False)
@@ -92,7 +92,7 @@ class Writer:
             resolved_ts=store.resolved_ts,
             max_commit_ts=store.max_commit_ts,
             streams=[0] * pumps,
-            pending=map(PendingTransactions.from_bytes, store.pending),
+            pending=map(PendingTransaction.from_bytes, store.pending),
         )
 
     def publish(self, position, resolved_ts):

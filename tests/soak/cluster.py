@@ -239,6 +239,13 @@ class Pump:
 
     def send(self, message: bytes) -> None:
         self.messages.append(message)
+        self.send_again(message)
+
+    def send_again(self, message: bytes) -> None:
+        """Not one of `messages`: TiDB sends a prewrite again before its commit, not for ever.
+
+        A writer whose ledger has forgotten a transaction would wait for a second commit of it.
+        """
         self._waiting += frame(message)
 
     def write(self, rng: Random) -> None:
@@ -302,7 +309,7 @@ class Cluster:
             # TiDB got no answer, and sends it again, wherever.
             pump = self._rng.choice(self.pumps)
             if pump.messages:
-                self._rng.choice(self.pumps).send(self._rng.choice(pump.messages[-20:]))
+                self._rng.choice(self.pumps).send_again(self._rng.choice(pump.messages[-20:]))
 
     def beat(self) -> None:
         """Each pump says how late it is."""

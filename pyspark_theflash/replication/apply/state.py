@@ -30,7 +30,7 @@ from pyspark_theflash.replication.apply.columns import StoredColumns
 from pyspark_theflash.replication.apply.move import MOVE_KIND, move_record
 from pyspark_theflash.replication.pairing.ledger import LedgerEntry, TransactionLedger, pack_entries
 from pyspark_theflash.replication.pairing.pairing import Pairing
-from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransactions
+from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransaction
 from pyspark_theflash.replication.pairing.spill import Spill
 from pyspark_theflash.replication.source.event import DdlInfo, Transaction
 from pyspark_theflash.replication.source.merge import places_of
@@ -223,7 +223,7 @@ class WriterState:
         """The source of the schema, which may know the cluster's rows."""
         return self._schema
 
-    def outcome(self, pending: PendingTransactions) -> Outcome | None:
+    def outcome(self, pending: PendingTransaction) -> Outcome | None:
         """How a transaction ended, as the source of the schema knows it, if it can be asked."""
         return self._schema.outcome(pending.primary, pending.start_ts)
 
@@ -360,7 +360,7 @@ class WriterState:
 
     def _start_pairing(self, spill: Spill | None, streams: Sequence[str]) -> Pairing:
         """Pending transactions that an interrupted run has finished since are done."""
-        pending = (PendingTransactions.from_bytes(body) for body in self._pending.values())
+        pending = (PendingTransaction.from_bytes(body) for body in self._pending.values())
         # The position, what waits and how far each source has come are published together.
         seen = {place.name: place.seen_ts for place in places_of(self.position)}
         pairing = Pairing(

@@ -81,7 +81,7 @@ from pyspark_theflash.base.errors import TransactionConflictError, UnmatchedPrew
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.replication.pairing.hold import Holds
 from pyspark_theflash.replication.pairing.ledger import Ledger, LedgerEntry
-from pyspark_theflash.replication.pairing.pending import PendingTransactions
+from pyspark_theflash.replication.pairing.pending import PendingTransaction
 from pyspark_theflash.replication.pairing.spill import (
     BUDGET_BYTES,
     WORTH_BYTES,
@@ -118,7 +118,7 @@ class Pairing:
         max_commit_ts: TimeStamp = _ZERO,
         oldest_ts: TimeStamp = _ZERO,
         streams: Sequence[TimeStamp] = (_ZERO,),
-        pending: Iterable[PendingTransactions] = (),
+        pending: Iterable[PendingTransaction] = (),
         spill: Spill | None = None,
     ) -> None:
         """Start anew, or where a store stands that has published up to `resolved_ts`.
@@ -129,7 +129,7 @@ class Pairing:
         self._oldest_ts = oldest_ts
         self._taken_ts = max(resolved_ts, oldest_ts)
         self._seen = [max(seen_ts, max_commit_ts, self._taken_ts) for seen_ts in streams]
-        self._waiting: dict[int, PendingTransactions] = {}
+        self._waiting: dict[int, PendingTransaction] = {}
         self._holds = Holds()
         self._matched: dict[int, Transaction] = {}
         self._commit_order: list[tuple[int, int]] = []
@@ -227,7 +227,7 @@ class Pairing:
             raise UnmatchedPrewriteError(until_ts, unmatched[0].start_ts, len(unmatched))
         self._seen = [max(seen_ts, until_ts) for seen_ts in self._seen]
 
-    def unmatched_below(self, ts: TimeStamp) -> list[PendingTransactions]:
+    def unmatched_below(self, ts: TimeStamp) -> list[PendingTransaction]:
         """What is waiting and may have committed at or below `ts`, by start_ts."""
         lowest = self._holds.lowest()
         if lowest is None or lowest >= ts:
@@ -235,10 +235,10 @@ class Pairing:
         found = (each for each in self._waiting.values() if each.hold_ts < ts)
         return sorted(found, key=lambda pending: pending.start_ts)
 
-    def pending(self) -> list[PendingTransactions]:
+    def pending(self) -> list[PendingTransaction]:
         """All that is waiting or not taken: what must survive a restart."""
         matched = (
-            PendingTransactions(each.start_ts, each.commit_ts, _ZERO, each.payload, each.ddl)
+            PendingTransaction(each.start_ts, each.commit_ts, _ZERO, each.payload, each.ddl)
             for each in self._matched.values()
         )
         return [*self._waiting.values(), *matched]
@@ -257,7 +257,7 @@ class Pairing:
             hold_ts = max(self._seen[entity.stream], start_ts)
             payload = self._kept(entity.payload)
             self._wait(
-                PendingTransactions(start_ts, _ZERO, hold_ts, payload, entity.ddl, entity.primary)
+                PendingTransaction(start_ts, _ZERO, hold_ts, payload, entity.ddl, entity.primary)
             )
         elif waiting.payload is None:
             self._stop_waiting(start_ts)
@@ -287,7 +287,7 @@ class Pairing:
             raise TransactionConflictError(start_ts, commit_ts, reason)
         elif known is None:
             self._wait(
-                PendingTransactions(start_ts, commit_ts, TimeStamp(commit_ts - 1), None, None)
+                PendingTransaction(start_ts, commit_ts, TimeStamp(commit_ts - 1), None, None)
             )
         elif known.payload is not None:
             self._stop_waiting(start_ts)
@@ -311,7 +311,7 @@ class Pairing:
             return LedgerEntry.rolled_back(start_ts)
         return self._ledger.lookup(start_ts)
 
-    def _wait(self, pending: PendingTransactions) -> None:
+    def _wait(self, pending: PendingTransaction) -> None:
         self._waiting[pending.start_ts] = pending
         self._holds.hold(pending.start_ts, pending.hold_ts)
         self._buffered_bytes += _ENTITY_BYTES + memory_bytes(pending.payload)
@@ -338,7 +338,7 @@ class Pairing:
             self._stop_waiting(start_ts)
         self._rolled_back[start_ts] = None
 
-    def _restore(self, pending: PendingTransactions) -> None:
+    def _restore(self, pending: PendingTransaction) -> None:
         if pending.commit_ts and pending.payload is not None:
             invariant(pending.commit_ts > self._taken_ts, "a pending transaction is not resolved")
             self._match(
@@ -348,5 +348,5 @@ class Pairing:
             self._wait(pending)
 
 
-def _conflict(known: LedgerEntry | PendingTransactions, reason: str) -> TransactionConflictError:
+def _conflict(known: LedgerEntry | PendingTransaction, reason: str) -> TransactionConflictError:
     return TransactionConflictError(known.start_ts, known.commit_ts, reason)

@@ -21,7 +21,7 @@ _LAYER: Final = "pending transaction"
 
 
 @dataclass(frozen=True, slots=True)
-class PendingTransactions:
+class PendingTransaction:
     """A transaction that is not taken yet, as far as it is known.
 
     `commit_ts` is 0 as long as there is no commit, `payload` is None as long as there is no
@@ -49,7 +49,7 @@ class PendingTransactions:
         return head + _ddl_bytes(self.ddl) + key + payload_bytes(self.payload or b"")
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> "PendingTransactions":
+    def from_bytes(cls, data: bytes) -> "PendingTransaction":
         """Raises `CodecError`."""
         try:
             flags, start_ts, commit_ts, hold_ts = _HEAD.unpack_from(data)

@@ -30,7 +30,7 @@ from pyspark_theflash.base.errors import InternalError, OptionError, TheFlashErr
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.types import TimeStamp, from_physical_ms
 from pyspark_theflash.replication.apply.state import WriterState
-from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransactions
+from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransaction
 from pyspark_theflash.storage.engine.api import Engine, Publication, WriterEngine
 from pyspark_theflash.storage.store.command import ResolveOrder
 from pyspark_theflash.storage.store.manifest import ManifestChange
@@ -90,7 +90,7 @@ class OrphanWatch:
             self._state.orphans.update((orphan.start_ts, orphan) for orphan in news)
             fail_point("orphans.decided")
 
-    def _told(self, found: list[PendingTransactions]) -> list[Orphan]:
+    def _told(self, found: list[PendingTransaction]) -> list[Orphan]:
         """Ask about each; after one question without an answer, no other is asked."""
         orphans, answers = [], True
         for pending in found:
@@ -143,7 +143,7 @@ def decide(order: ResolveOrder, engine: Engine, running: OpenTransactions | None
     progress = Progress.of(view)
     _check(orphan, order.commit_ts, progress.resolved_ts if progress else TimeStamp(0))
     body = view.of_kind(PENDING_KIND).get(orphan.key)
-    has_arrived = body is not None and PendingTransactions.from_bytes(body).commit_ts
+    has_arrived = body is not None and PendingTransaction.from_bytes(body).commit_ts
     if has_arrived or (running is not None and not running.is_open(start_ts)):
         raise OptionError("start_ts", f"the commit or rollback of {start_ts} has arrived")
     decided = replace(orphan, known=BY_HAND, commit_ts=order.commit_ts, by_hand=True)

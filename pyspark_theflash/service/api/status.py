@@ -11,7 +11,7 @@ from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.base.types import PhysicalTableID, physical_ms
 from pyspark_theflash.replication.pairing.ledger import ENTRY
-from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransactions
+from pyspark_theflash.replication.pairing.pending import PENDING_KIND, PendingTransaction
 from pyspark_theflash.replication.source.merge import places_of
 from pyspark_theflash.service.wire.message import (
     FeedStatus,
@@ -221,7 +221,7 @@ def _feeds(view: View) -> tuple[FeedStatus, ...]:
 
 
 def _transactions(view: View) -> _Transactions:
-    pending = [PendingTransactions.from_bytes(body) for body in view.of_kind(PENDING_KIND).values()]
+    pending = [PendingTransaction.from_bytes(body) for body in view.of_kind(PENDING_KIND).values()]
     holding = [p for p in pending if p.hold_ts]
     ledgers = [view.of_kind(feed.ledger_kind) for feed in (MAIN, SIDE)]
     ledger_bytes = sum(len(body) for ledger in ledgers for body in ledger.values())

@@ -16,7 +16,7 @@ from pyspark_theflash.replication.pairing.ledger import (
     unpack_entries,
 )
 from pyspark_theflash.replication.pairing.pairing import Pairing
-from pyspark_theflash.replication.pairing.pending import PendingTransactions
+from pyspark_theflash.replication.pairing.pending import PendingTransaction
 from pyspark_theflash.replication.pump.spool import Spool
 from pyspark_theflash.replication.source.event import EntityKind
 from pyspark_theflash.replication.source.file import FileSource
@@ -91,7 +91,7 @@ def pairing(_: Path) -> Target:
         for transaction in pairing.take_resolved(pairing.resolved_ts):
             transaction.digest()
         for pending in pairing.pending():
-            PendingTransactions.from_bytes(pending.to_bytes())
+            PendingTransaction.from_bytes(pending.to_bytes())
 
     return Target([_framed(*pair) for pair in transactions], mutate, parse)
 
@@ -99,11 +99,11 @@ def pairing(_: Path) -> Target:
 def pending_transaction(_: Path) -> Target:
     entities = [e for step in steps() for e in step.entities if e.kind is EntityKind.PREWRITE]
     seeds = [
-        PendingTransactions(e.start_ts, TimeStamp(0), e.start_ts, e.payload[:200], e.ddl).to_bytes()
+        PendingTransaction(e.start_ts, TimeStamp(0), e.start_ts, e.payload[:200], e.ddl).to_bytes()
         for e in entities[:100]
     ]
     return Target(
-        seeds, bytes_like(seeds), lambda data: PendingTransactions.from_bytes(data).to_bytes()
+        seeds, bytes_like(seeds), lambda data: PendingTransaction.from_bytes(data).to_bytes()
     )
 
 

@@ -9,7 +9,7 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.replication.pairing.ledger import LedgerEntry, TransactionLedger
 from pyspark_theflash.replication.pairing.pairing import Pairing
-from pyspark_theflash.replication.pairing.pending import PendingTransactions
+from pyspark_theflash.replication.pairing.pending import PendingTransaction
 from pyspark_theflash.replication.source.event import DdlInfo, Entity, EntityKind, Transaction
 
 JOB = DdlInfo("create table t(a int)", 9, 5)
@@ -251,7 +251,7 @@ def test_only_what_is_resolved_can_be_taken():
 def test_taking_less_than_what_is_resolved():
     pairing = Writer().add(prewrite(1), commit(1, 3), prewrite(4), commit(4, 6)).pairing
     assert pairing.take_resolved(3) == [transaction(1, 3)]
-    assert pairing.pending() == [PendingTransactions(4, 6, 0, b"value", None)]
+    assert pairing.pending() == [PendingTransaction(4, 6, 0, b"value", None)]
     assert pairing.take_resolved(6) == [transaction(4, 6)]
 
 
@@ -261,7 +261,7 @@ def test_restart_keeps_what_waits_and_how_it_holds():
     again = Writer(
         resolved_ts=pairing.resolved_ts,
         max_commit_ts=pairing.max_commit_ts,
-        pending=[PendingTransactions.from_bytes(each.to_bytes()) for each in pairing.pending()],
+        pending=[PendingTransaction.from_bytes(each.to_bytes()) for each in pairing.pending()],
     )
     assert again.pairing.buffered_bytes == pairing.buffered_bytes > 0
     assert (again.pairing.resolved_ts, again.pairing.max_commit_ts) == (9, 14)
@@ -271,7 +271,7 @@ def test_restart_keeps_what_waits_and_how_it_holds():
 
 def test_restart_above_what_is_pending_is_refused():
     with pytest.raises(InternalError):
-        Writer(resolved_ts=3, pending=[PendingTransactions(1, 3, 0, b"", None)])
+        Writer(resolved_ts=3, pending=[PendingTransaction(1, 3, 0, b"", None)])
 
 
 def test_what_others_tell_does_not_say_how_far_the_input_has_come():
@@ -305,12 +305,12 @@ def test_what_others_tell_before_and_after_the_frames():
 
 
 def test_the_primary_key_is_kept_and_completed():
-    old = PendingTransactions(1, 0, 1, b"value", None)
+    old = PendingTransaction(1, 0, 1, b"value", None)
     told = Entity(EntityKind.PREWRITE, 1, 0, b"value", None, "f", 0, b"key")
     pairing = Writer(pending=[old]).add(told).pairing
     (kept,) = pairing.pending()
     assert kept.primary == b"key"
-    assert PendingTransactions.from_bytes(kept.to_bytes()) == kept
+    assert PendingTransaction.from_bytes(kept.to_bytes()) == kept
 
 
 def test_a_prewrite_is_held_by_what_came_from_its_own_pump():

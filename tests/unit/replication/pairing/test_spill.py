@@ -18,7 +18,7 @@ from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.replication.pairing import pairing as pairing_module
 from pyspark_theflash.replication.pairing.ledger import TransactionLedger
 from pyspark_theflash.replication.pairing.pairing import Pairing
-from pyspark_theflash.replication.pairing.pending import PendingTransactions
+from pyspark_theflash.replication.pairing.pending import PendingTransaction
 from pyspark_theflash.replication.pairing.spill import Spill, SpilledPayload, payload_bytes
 from pyspark_theflash.replication.source.event import Entity, EntityKind
 
@@ -101,7 +101,7 @@ def test_more_waits_than_memory_holds(pairing: Pairing) -> None:
 
 
 def test_it_survives_a_restart_and_is_compared(pairing: Pairing) -> None:
-    again = [PendingTransactions.from_bytes(p.to_bytes()) for p in pairing.pending()]
+    again = [PendingTransaction.from_bytes(p.to_bytes()) for p in pairing.pending()]
     assert [p.payload for p in again] == list(PAYLOADS.values())
     pairing.add(entity(EntityKind.PREWRITE, 8, payload=PAYLOADS[8]))
     with pytest.raises(TransactionConflictError, match="another content"):
