@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pyspark.sql import SparkSession
 
-from pyspark_theflash.cli.jobs import writer
+from pyspark_theflash.jobs import writer
 
 _FOREIGN = ("SPARK_HOME", "SPARK_CONF_DIR", "SPARK_REMOTE", "PYSPARK_DRIVER_PYTHON")
 SPARK_SUBMIT = Path(sys.executable).parent / "spark-submit"

@@ -17,6 +17,23 @@ def test_public_names():
     assert pyspark_theflash.DefaultSource.__name__ == "TheFlashDataSource"
 
 
+def test_import_paths_of_users():
+    """They are documented, and stay where the code behind them moves."""
+    from pyspark_theflash.client.theflash import connect
+    from pyspark_theflash.errors import NotCaughtUpError
+
+    assert connect is pyspark_theflash.connect
+    assert NotCaughtUpError.__module__ == "pyspark_theflash.errors"
+
+
+def test_the_script_for_spark_submit():
+    script = PROJECT / "pyspark_theflash" / "jobs" / "writer.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--help"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.startswith("usage: writer")
+
+
 def test_other_names_do_not_exist():
     with pytest.raises(AttributeError, match="'nothing'"):
         _ = pyspark_theflash.nothing
