@@ -7,6 +7,7 @@ from pyspark_theflash.base.clock import SystemClock
 from tests.soak.outcome import Outcome
 from tests.support.live_where import LiveWhere, live_where
 from tests.support.live_writer import following
+from tests.support.peer import Peer
 from tests.support.where_cases import condition
 
 CLOCK = SystemClock()
@@ -17,15 +18,31 @@ CONDITIONS = 1000
 def run(folder: Path, *, first_seed: int, seconds: float, outcome: Outcome) -> None:
     """Seeds from `first_seed` on until the time is up, at least one."""
     end_ms = CLOCK.boottime_ms() + round(1000 * seconds)
-    store = folder / "store"
-    with following(folder, store) as peer:
-        seed = first_seed
-        while seed == first_seed or CLOCK.boottime_ms() < end_ms:
-            with live_where(peer, store, str(seed)) as live:
-                for number in range(CONDITIONS):
-                    text = condition(Random(f"{seed} {number}"))
-                    _compare(live, f"seed {seed}, condition {number}", text, outcome)
-            seed += 1
+    seed = first_seed
+    while seed == first_seed or CLOCK.boottime_ms() < end_ms:
+        of_one = folder / str(seed)
+        of_one.mkdir()
+        with following(of_one, of_one / "store") as peer:
+            while seed == first_seed or CLOCK.boottime_ms() < end_ms:
+                seed += 1
+                if not _compare_seed(peer, of_one / "store", seed - 1, outcome):
+                    break
+
+
+def _compare_seed(peer: Peer, store: Path, seed: int, outcome: Outcome) -> bool:
+    """Compare all conditions of a seed; return whether the TiDB still runs.
+
+    Some conditions end it; the seeds after that one get another.
+    """
+    with live_where(peer, store, str(seed)) as live:
+        for number in range(CONDITIONS):
+            text = condition(Random(f"{seed} {number}"))
+            try:
+                _compare(live, f"seed {seed}, condition {number}", text, outcome)
+            except ConnectionError:
+                outcome.counts["ended the TiDB"] += 1
+                return False
+    return True
 
 
 def _compare(live: LiveWhere, name: str, text: str, outcome: Outcome) -> None:
