@@ -1,4 +1,4 @@
-"""Split what was written lately among the regions of a store's tables.
+"""Distribute the recently written rows of a store's tables among their regions.
 
 A writer that runs is asked to do it.
 """

@@ -29,7 +29,7 @@ COMMANDS = {
     "unpin": "end a pin",
     "interval": "set how often a store's writer looks for new input",
     "compact": "rewrite a store into the form that reads fastest",
-    "flush": "split what was written lately among the regions",
+    "flush": "distribute recently written rows among the regions",
     "split": "split a region in two",
     "merge": "merge two neighbouring regions",
     "move": "have a region's files in another partition",

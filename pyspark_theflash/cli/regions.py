@@ -1,6 +1,6 @@
 """List the regions of a store: how each table's rows are split into regions and stored.
 
-`rows` counts versions. `deltas` are recent files that are not yet split among the table's
+`rows` counts versions. `deltas` are recent files that are not yet distributed among the table's
 regions, and are not in the other figures. Tables that are gone, and whose rows only older
 timestamps still need, are listed as well. Each of `partitions` has the region's files, see
 `theflash partitions`. Ranges that were purged come last.

@@ -1,6 +1,6 @@
 """TheFlash API, the same over every way to a store.
 
-What a way hands out is compared with `planner.Snapshot`, which knows nothing of it, and with what
+What a way hands out is compared with `ReadSnapshot`, which knows nothing of it, and with what
 TiDB answered while the workload was captured.
 """
 

@@ -18,15 +18,16 @@ CONDITIONS = 1000
 def run(folder: Path, *, first_seed: int, seconds: float, outcome: Outcome) -> None:
     """Seeds from `first_seed` on until the time is up, at least one."""
     end_ms = CLOCK.boottime_ms() + round(1000 * seconds)
-    seed = first_seed
-    while seed == first_seed or CLOCK.boottime_ms() < end_ms:
+    seed, is_over = first_seed, False
+    while not is_over:
         of_one = folder / str(seed)
         of_one.mkdir()
         with following(of_one, of_one / "store") as peer:
-            while seed == first_seed or CLOCK.boottime_ms() < end_ms:
+            is_running = True
+            while is_running and not is_over:
+                is_running = _compare_seed(peer, of_one / "store", seed, outcome)
                 seed += 1
-                if not _compare_seed(peer, of_one / "store", seed - 1, outcome):
-                    break
+                is_over = CLOCK.boottime_ms() >= end_ms
 
 
 def _compare_seed(peer: Peer, store: Path, seed: int, outcome: Outcome) -> bool:

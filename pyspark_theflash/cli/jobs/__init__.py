@@ -1,1 +1,1 @@
-"""What runs on its own: the writer, and how every command ends."""
+"""Processes that run for long: the writer and the learner, and the exit status of every command."""

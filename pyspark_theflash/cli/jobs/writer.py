@@ -278,7 +278,7 @@ class _Job:
         self._input.applied(self.writer.position)
 
     def _trying(self, step: Callable[[], None]) -> None:
-        """What may pass, a full disk or a service that is away, is waited out."""
+        """Run a step; after a transient error, such as a full disk, log it and try again later."""
         try:
             step()
         except TheFlashError as error:

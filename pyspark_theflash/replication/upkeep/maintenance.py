@@ -323,7 +323,7 @@ class Maintenance:
         return (yield from self._each("compact", self._all_stored(), merging))
 
     def flush(self) -> CompactionReport:
-        """Split what came lately among the regions of all tables.
+        """Distribute recently written rows among the regions of all tables.
 
         Raises:
             UpkeepError: some could not be split; the others were.

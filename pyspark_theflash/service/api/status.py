@@ -110,7 +110,7 @@ def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
 
 
 def read_latches(path: Path, fs: FileSystem, clock: Clock) -> Latches:
-    """Who pins what of the store at `path`, those first whose time ends first."""
+    """Return the active latches on the store at `path`, the first to end first."""
     with closing(open_manifest(path, fs)) as manifest:
         living = LeaseTable(manifest, clock).living()
         waiting = Grants(manifest, clock).waiting()

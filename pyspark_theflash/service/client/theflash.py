@@ -157,7 +157,7 @@ class TheFlash:
         order: Sequence[message.SortKey] = (),
         timeout_ms: int = SHORT_MS,
     ) -> message.Plan:
-        """Split a scan into splits; `columns` as for `planner.Snapshot.plan`.
+        """Split a scan into splits; `columns` as for `ReadSnapshot.plan`.
 
         Takes a snapshot unless `moment` is one, which lasts while splits are read, or its `ttl_ms`.
         What is done beside the data (`filter` and so on) is explained with the messages; each split
@@ -247,7 +247,7 @@ class TheFlash:
         return self._call("Pin", _moment(moment))  # type: ignore[no-any-return]
 
     def latches(self) -> message.Latches:
-        """Who pins what."""
+        """Return the active latches and their holders."""
         return self._call("ListLatches", message.LatchesRequest())  # type: ignore[no-any-return]
 
     def remove_latch(self, id: str) -> None:
@@ -263,7 +263,7 @@ class TheFlash:
         return self._call("ListRegions", message.RegionsRequest(table))  # type: ignore[no-any-return]
 
     def flush(self, *, timeout_ms: int = LONG_MS) -> str:
-        """Split what came lately among the regions of all tables; what was done."""
+        """Distribute recently written rows among the regions of all tables; what was done."""
         return self._told("Flush", message.FlushRequest(), timeout_ms)
 
     def split_region(

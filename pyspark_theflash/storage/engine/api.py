@@ -65,8 +65,8 @@ class RegionStats:
     """A region as it is stored: the handles from `start` to before `end`, None for no bound.
 
     `files`, `rows` (versions) and `bytes` are the region's own; `deltas` are recent files of the
-    table, not yet split among its regions, that reach into this one, `shared_*` what of them it
-    has if they are spread evenly. Each of `partitions` has all of the region's own files.
+    table, not yet distributed among its regions, that reach into this one, `shared_*` what of them
+    it has if they are spread evenly. Each of `partitions` has all of the region's own files.
     """
 
     region_id: RegionID
@@ -340,7 +340,7 @@ class Engine(EngineReader, Protocol):
     def flush(
         self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
     ) -> CompactionReport:
-        """Split what was published lately among the regions. Otherwise like `compact`."""
+        """Distribute recently published rows among the regions. Otherwise like `compact`."""
 
     def split(
         self,

@@ -58,7 +58,7 @@ class Verb(Enum):
     STOP = "stop"
     """End the writer after what it is at. No argument."""
     FLUSH = "flush"
-    """Split what came lately among the regions of all tables. No argument."""
+    """Distribute recently written rows among the regions of all tables. No argument."""
     SPLIT = "split"
     """Split a region. `SplitOrder` as text."""
     MERGE = "merge"
@@ -243,7 +243,7 @@ class StoreCommand:
     text: str = ""
 
     def to_body(self) -> bytes:
-        """Encode the row that the transient records has under `id`."""
+        """Encode the transient record of this `id`."""
         fields = [self.verb.value, self.argument, self.deadline_ms, self.state.value, self.text]
         return json.dumps([*fields, astuple(self.asker)]).encode()
 

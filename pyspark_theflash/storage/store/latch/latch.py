@@ -175,7 +175,7 @@ class Latch:
     grant: Grant | None = None
 
     def to_body(self) -> bytes:
-        """Encode the row that the transient records has under `id`."""
+        """Encode the transient record of this `id`."""
         holder = None if self.holder is None else astuple(self.holder)
         body = [self.kind.value, self.snapshot_ts, self.generation, self.boot_id, self.expires_ms]
         granted = [] if self.grant is None else [[self.grant.token, *self.grant.wanted.to_json()]]
@@ -223,7 +223,7 @@ class LatchWaiter:
     wanted: LatchRequest
 
     def to_body(self) -> bytes:
-        """Encode the row that the transient records has under `id`."""
+        """Encode the transient record of this `id`."""
         fields = [self.number, self.boot_id, self.expires_ms, self.wanted.to_json()]
         return json.dumps(fields).encode()
 
