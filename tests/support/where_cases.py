@@ -140,6 +140,9 @@ FOUND: Final = (
     "IFNULL(NULLIF(NULL, ts), f) > 0b101",
     "la <= IF(b'0' IS NULL, d6, en)",
     "(CAST(iu AS FLOAT) DIV NULLIF(se, dw)) <=> bb",
+    "(~ 0.5) <=> x'ffffffffffffffff'",
+    "9007199254740993 <=> 0x20000000000000",
+    "9007199254740992.5 >= 0x20000000000001",
 )
 """Conditions of which the answer was once another one, or which are close to such."""
 

@@ -1,8 +1,9 @@
 """What operands that are compared become first, after `builtin_compare.go` in TiDB.
 
 Texts compare by their collation; times with times, and with texts, which are read as times;
-integers and decimals exactly; all else as DOUBLE. A constant beside integers, decimals or a column
-of TIME becomes what stands beside it. The three operands of BETWEEN are converted together.
+integers and decimals exactly; all else as DOUBLE, also `0x41` beside a constant number. A constant
+beside integers, decimals or a column of TIME becomes what stands beside it. The three operands of
+BETWEEN are converted together.
 """
 
 from collections.abc import Sequence
@@ -32,7 +33,6 @@ from pyspark_theflash.tidb.expression.failure import LackingError, refuse_in_con
 from pyspark_theflash.tidb.expression.vector import EXPLICIT, INTEGERS, Kind, Vector
 
 _EXACT: Final = INTEGERS | {Kind.DECIMAL}
-_WITH_POINT: Final = frozenset({Kind.DECIMAL, Kind.REAL})
 _TIMES: Final = frozenset({Kind.TIME, Kind.DURATION})
 _STRINGS: Final = _TIMES | {Kind.TEXT, Kind.NULL}
 # Up to here each integer is a DOUBLE.
@@ -59,10 +59,10 @@ def common(left: Vector, right: Vector) -> tuple[Vector, Vector]:
         return to_time(left), to_time(right)
     if kind is Kind.DURATION:
         return to_duration(left), to_duration(right)
-    if left.is_constant and right.is_constant and {left.kind, right.kind} & _WITH_POINT:
-        _refuse_hexadecimal([left, right])
+    of_constants = left.is_constant and right.is_constant
+    is_real = of_constants and (left.is_hexadecimal or right.is_hexadecimal)
     left, right = _as_number(left), _as_number(right)
-    if kind is Kind.REAL:
+    if kind is Kind.REAL or is_real:
         return to_real(left), to_real(right)
     if left.kind in INTEGERS and right.kind in INTEGERS:
         return left, right
@@ -151,7 +151,7 @@ def _refuse_named(operands: Sequence[Vector]) -> None:
 
 
 def _refuse_hexadecimal(operands: Sequence[Vector]) -> None:
-    """Raise for `0x41` or `b'1'` beside a constant with a point, or in a list of several kinds."""
+    """Raise for `0x41` or `b'1'` in a list of several kinds."""
     if any(v.is_hexadecimal for v in operands):
         refuse_in_condition("a number in hexadecimal or bits beside other kinds")
 
