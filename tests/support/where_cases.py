@@ -143,6 +143,10 @@ FOUND: Final = (
     "(~ 0.5) <=> x'ffffffffffffffff'",
     "9007199254740993 <=> 0x20000000000000",
     "9007199254740992.5 >= 0x20000000000001",
+    "CAST((tu ^ de) AS DATETIME(3)) <= 18446744073709551615.5",
+    "CAST(tu + 99999999 AS DATETIME) IS NULL",
+    "CAST(tu + 699999 AS DATETIME) IS NULL",
+    "CAST(tu + 700000000000 AS DATETIME) IS NULL",
 )
 """Conditions of which the answer was once another one, or which are close to such."""
 

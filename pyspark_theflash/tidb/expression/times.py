@@ -217,12 +217,20 @@ def is_no_date(text: str) -> bool:
     return _NO_DATE.fullmatch(text) is not None
 
 
+_NO_DATES: Final = (
+    (691231, 700101),
+    (99991231, 101000000),
+    (691231235959, 700101000000),
+)
+"""Between these numbers, TiDB reads none as a date: see `parseDateTimeFromNum`."""
+
+
 def parse_time_number(number: int) -> int | None:
     """`parse_time` of 20240229 or 20240229123456, with or without the century; 0 is 0000-00-00."""
     if number == 0:
         return 0
     digits = str(number)
-    if number < 101 or len(digits) > 14:
+    if number < 101 or len(digits) > 14 or any(low < number < high for low, high in _NO_DATES):
         return None
     width = 6 if len(digits) <= 6 else 8 if len(digits) <= 8 else 12 if len(digits) <= 12 else 14
     return parse_time(digits.zfill(width))
