@@ -1,11 +1,15 @@
-"""Rebuild the Python stubs of every `.proto` file beside this script.
+"""Generate the Python code of every `.proto` file beside this script.
 
-    python protos/generate.py            write them into pyspark_theflash/tidb/protocol/_generated
-    python protos/generate.py --check    write nothing; exit 1 if what is there differs
+    python protos/generate.py            write the files below
+    python protos/generate.py --check    write nothing; exit 1 if a file differs
 
-Stubs run on the protobuf runtime they were generated for and newer ones; they name that version
-themselves. protoc makes them import each other as if `_generated` were on the path; here they do so
-by their full names.
+Files:
+    pyspark_theflash/tidb/protocol/_generated      protoc's modules and type stubs
+    pyspark_theflash/service/wire/message.py       the API's messages as dataclasses (messages.py)
+
+protoc's modules require the protobuf runtime that they were generated for, or a newer one; each
+names that version. They import each other as if `_generated` were on the path; this script replaces
+those imports by absolute ones.
 """
 
 import argparse
@@ -15,28 +19,40 @@ import tempfile
 from pathlib import Path
 
 from grpc_tools import protoc
+from messages import message_module
 
 PROTOS = Path(__file__).resolve().parent
-GENERATED = PROTOS.parent / "pyspark_theflash" / "tidb" / "protocol" / "_generated"
+PACKAGE = PROTOS.parent / "pyspark_theflash"
+GENERATED = PACKAGE / "tidb" / "protocol" / "_generated"
+MESSAGES = PACKAGE / "service" / "wire" / "message.py"
 
 _IMPORT = re.compile(rb"^from (?=\w+ import \w+_pb2 as )", re.MULTILINE)
 _FULL_IMPORT = b"from pyspark_theflash.tidb.protocol._generated."
 
 
 def generate() -> dict[Path, bytes]:
-    """What belongs into `_generated`, by relative path. Raises `SystemExit` if protoc refuses."""
+    """Generate all files, by path. Raises `SystemExit` if protoc fails."""
     sources = sorted(str(path) for path in PROTOS.rglob("*.proto"))
     with tempfile.TemporaryDirectory() as scratch:
         arguments = ["protoc", f"-I{PROTOS}", f"--python_out={scratch}", f"--pyi_out={scratch}"]
         if protoc.main([*arguments, *sources]):
             raise SystemExit("protoc failed")
-        made = stubs(Path(scratch))
-    folders = {folder for path in made for folder in path.parents}
-    return made | {folder / "__init__.py": b"" for folder in folders}
+        made = {GENERATED / path: content for path, content in stubs(Path(scratch)).items()}
+    folders = {
+        folder for path in made for folder in path.parents if folder.is_relative_to(GENERATED)
+    }
+    packages = {folder / "__init__.py": b"" for folder in folders}
+    return made | packages | {MESSAGES: message_module(PROTOS).encode()}
+
+
+def existing() -> dict[Path, bytes]:
+    """The generated files that exist, by path."""
+    modules = {GENERATED / path: content for path, content in stubs(GENERATED).items()}
+    return modules | ({MESSAGES: MESSAGES.read_bytes()} if MESSAGES.exists() else {})
 
 
 def stubs(folder: Path) -> dict[Path, bytes]:
-    """Every Python file and type stub below a folder, as protoc made them or as they stand."""
+    """The Python files and type stubs below a folder, by relative path, with absolute imports."""
     return {
         path.relative_to(folder): _IMPORT.sub(_FULL_IMPORT, path.read_bytes())
         for path in folder.rglob("*.py*")
@@ -45,16 +61,16 @@ def stubs(folder: Path) -> dict[Path, bytes]:
 
 
 def main() -> int:
-    """Write, or compare; the exit status."""
+    """Write the files, or compare them; return the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--check", action="store_true", help="compare instead of write")
     check = parser.parse_args().check
-    wanted, found = generate(), stubs(GENERATED)
-    stale = sorted(p for p in wanted | found if wanted.get(p) != found.get(p))
+    wanted, current = generate(), existing()
+    stale = sorted(p for p in wanted | current if wanted.get(p) != current.get(p))
     for path in stale:
-        print(f"{'differs' if check else 'written'}: {path}")
+        print(f"{'differs' if check else 'written'}: {path.relative_to(PACKAGE)}")
         if not check:
-            _put(GENERATED / path, wanted.get(path))
+            _put(path, wanted.get(path))
     return 1 if check and stale else 0
 
 

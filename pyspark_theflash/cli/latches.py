@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.cli.jobs.arguments import add_json
 from pyspark_theflash.cli.place import add_place, opened
-from pyspark_theflash.cli.show import print_json, print_table
+from pyspark_theflash.cli.show import print_json, print_table, process_text
 from pyspark_theflash.service.wire.message import Latch
 
 
@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
         for latch in found.latches
     ]
     if found.writer is not None:
-        rows.insert(0, ["writer", *[""] * 6, str(found.writer)])
+        rows.insert(0, ["writer", *[""] * 6, process_text(found.writer)])
     rows += [
         [latch.kind, "waiting", "", "", _scope(latch), "", "", _holder(latch)]
         for latch in found.waiting
@@ -61,7 +61,7 @@ def _scope(latch: Latch) -> str:
 
 def _holder(latch: Latch) -> str:
     if latch.holder is not None:
-        return str(latch.holder)
+        return process_text(latch.holder)
     return f"{latch.name or 'somebody'} ({latch.identity})"
 
 

@@ -1,6 +1,7 @@
-"""`theflash`: the command line. One module a command; each has `add_arguments` and `run`.
+"""The command line of `theflash`.
 
-A command brings in its own module only: some begin in a twentieth of the time that others need.
+Each command is a module with `add_arguments` and `run`, or an entry of `admin.ADMIN`. Only the
+command's own module is imported: some start in a twentieth of the time that others need.
 """
 
 import logging
@@ -14,38 +15,44 @@ from pyspark_theflash.cli.jobs.outcome import run_command
 from pyspark_theflash.version import __version__
 
 COMMANDS = {
-    "init": "make an empty store",
+    "init": "create an empty store",
     "writer": "apply a binlog to a store",
     "learn": "have TiKV feed a store, and serve it",
     "tables": "list the tables of a store",
-    "scan": "print a table's rows as of a timestamp",
-    "sql": "run a query over a store's tables as of a timestamp",
-    "digest": "print a table's row count and checksum as of a timestamp",
+    "scan": "print a table's rows at a timestamp",
+    "sql": "run a query over a store's tables at a timestamp",
+    "digest": "print a table's row count and checksum at a timestamp",
     "serve": "serve a store to other processes and machines",
-    "status": "tell how a store is",
-    "regions": "list how a store's tables are split into regions and stored",
-    "latches": "list who pins what of a store",
+    "status": "print a store's status",
+    "regions": "list the regions of a store's tables and their files",
+    "latches": "list a store's active latches and their holders",
     "pin": "keep a timestamp readable for a while",
     "unpin": "end a pin",
-    "interval": "set how often a store's writer looks for new input",
+    "interval": "set the polling interval of a store's writer",
     "compact": "rewrite a store into the form that reads fastest",
     "flush": "distribute recently written rows among the regions",
     "split": "split a region in two",
     "merge": "merge two neighbouring regions",
-    "move": "have a region's files in another partition",
-    "copy": "have a region's files in one more partition",
+    "move": "move a region's files to another partition",
+    "copy": "copy a region's files to one more partition",
     "purge": "remove a region's rows from disk",
     "partitions": "list, add and remove the folders that hold a store's files",
-    "resolve": "decide how a transaction ended whose commit was lost",
+    "resolve": "decide the outcome of a transaction whose commit was lost",
     "gc": "drop old versions from a store",
     "retention": "set how much history garbage collection keeps",
-    "stop": "end a store's writer",
-    "fsck": "read all of a store and name every damage",
+    "stop": "stop a store's writer",
+    "fsck": "check all of a store and list every damage",
 }
+_ADMIN = frozenset(
+    "compact flush split merge move copy purge gc retention interval stop".split()  # noqa: SIM905
+)
+"""The commands of `admin.ADMIN`, which is imported only for one of them."""
 
 
-def command(name: str) -> Any:  # noqa: ANN401 (a module)
-    """The module of one of `COMMANDS`."""
+def command(name: str) -> Any:  # noqa: ANN401 (a module or an AdminCommand)
+    """Import one of `COMMANDS`: its description, `add_arguments` and `run`."""
+    if name in _ADMIN:
+        return import_module("pyspark_theflash.cli.admin").ADMIN[name]
     return import_module(f"pyspark_theflash.cli.{'jobs.' if name == 'writer' else ''}{name}")
 
 
@@ -65,7 +72,7 @@ def _dispatch(argv: Sequence[str] | None) -> int:
     for name, summary in COMMANDS.items():
         if name in words:
             module = command(name)
-            description = module.__doc__
+            description = module.description if name in _ADMIN else module.__doc__
             module.add_arguments(commands.add_parser(name, help=summary, description=description))
         else:
             commands.add_parser(name, help=summary)

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, islice
 from typing import Any, Final, TextIO
 
+from pyspark_theflash.service.wire.message import Process
+
 SAMPLE_ROWS: Final = 1000
 """How many rows are looked at for the widths; what is wider further down stands out."""
 _WIDE: Final = frozenset("WF")
@@ -34,6 +36,11 @@ def print_json(document: Mapping[str, Any]) -> None:
         else:
             lines.append(f"  {encode(name)}: {encode(value)}")
     print("{\n" + ",\n".join(lines) + "\n}")
+
+
+def process_text(process: Process) -> str:
+    """Describe a process that holds a lock or latch."""
+    return f"process {process.pid} on {process.host} ({process.program})"
 
 
 def _padded(text: str, width: int) -> str:

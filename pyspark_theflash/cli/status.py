@@ -15,7 +15,7 @@ from typing import Any
 from pyspark_theflash.base.timestamp import utc
 from pyspark_theflash.cli.jobs.arguments import add_json
 from pyspark_theflash.cli.place import add_place, opened
-from pyspark_theflash.cli.show import print_json
+from pyspark_theflash.cli.show import print_json, process_text
 from pyspark_theflash.service.wire.message import Orphan, Source, Status
 
 
@@ -36,8 +36,8 @@ def run(arguments: argparse.Namespace) -> int:
     facts["orphans"], facts["sources"] = len(status.orphans), len(status.sources)
     for name, value in facts.items():
         shown = value if value is not None else "none"
-        if isinstance(value, dict):
-            shown = str(status.writer)
+        if status.writer is not None and name == "writer":
+            shown = process_text(status.writer)
         if isinstance(value, tuple):
             shown = "; ".join(map(_told, value)) or "none"
         print(f"{name:24} {shown}")

@@ -6,12 +6,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 GENERATED = ROOT / "pyspark_theflash" / "tidb" / "protocol" / "_generated"
+MESSAGES = ROOT / "pyspark_theflash" / "service" / "wire" / "message.py"
+"""Generated from `protos/theflash/v1/theflash.proto`."""
 
 
 def modules() -> list[Path]:
     """Every module of the package that a person wrote."""
     package = ROOT / "pyspark_theflash"
-    return [p for p in sorted(package.rglob("*.py")) if not p.is_relative_to(GENERATED)]
+    modules = sorted(package.rglob("*.py"))
+    return [p for p in modules if p != MESSAGES and not p.is_relative_to(GENERATED)]
 
 
 def name(path: Path) -> str:

@@ -17,21 +17,11 @@ from typing import TYPE_CHECKING, Final
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import LatchNotFoundError
 from pyspark_theflash.base.fs import FileSystem
-from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.service.api.call import CallContext
+from pyspark_theflash.service.api.commands import CommandRequest, command_of
 from pyspark_theflash.service.api.latches import LatchDesk, kind_of, latch_ttl_ms
 from pyspark_theflash.service.api.status import read_latches, read_regions, read_status, told_latch
 from pyspark_theflash.service.wire import message
-from pyspark_theflash.storage.store.command import (
-    Argument,
-    CollectOrder,
-    MergeOrder,
-    MoveOrder,
-    PurgeOrder,
-    SplitOrder,
-    Verb,
-    handle_of,
-)
 from pyspark_theflash.storage.store.folder import CurrentIdentity, open_manifest
 from pyspark_theflash.storage.store.latch.latch import LatchKind
 from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
@@ -213,45 +203,21 @@ class Service:
             LeaseTable(manifest, self._clock).remove(request.id)
         return message.Done("removed")
 
-    def compact(self, request: message.CompactRequest, call: CallContext) -> message.Done:
-        return self._command(Verb.COMPACT, None, call)
+    def command(self, request: CommandRequest, call: CallContext) -> message.Done:
+        """Execute a command, or have the store's writer execute it; see `commands.py`."""
+        # Imports the writer's modules.
+        from pyspark_theflash.replication.upkeep.admin import administer
 
-    def flush(self, request: message.FlushRequest, call: CallContext) -> message.Done:
-        return self._command(Verb.FLUSH, None, call)
-
-    def split_region(self, request: message.SplitRequest, call: CallContext) -> message.Done:
-        physical_id, region_id = PhysicalTableID(request.physical_id), RegionID(request.region_id)
-        order = SplitOrder(physical_id, region_id, handle_of(request.at))
-        return self._command(Verb.SPLIT, order.to_text(), call)
-
-    def merge_regions(self, request: message.MergeRequest, call: CallContext) -> message.Done:
-        regions = RegionID(request.left_id), RegionID(request.right_id)
-        order = MergeOrder(PhysicalTableID(request.physical_id), *regions)
-        return self._command(Verb.MERGE, order.to_text(), call)
-
-    def move_region(self, request: message.MoveRequest, call: CallContext) -> message.Done:
-        return self._command(Verb.MOVE, _move_order(request).to_text(), call)
-
-    def copy_region(self, request: message.MoveRequest, call: CallContext) -> message.Done:
-        return self._command(Verb.COPY, _move_order(request).to_text(), call)
-
-    def purge_region(self, request: message.PurgeRequest, call: CallContext) -> message.Done:
-        order = PurgeOrder(PhysicalTableID(request.physical_id), RegionID(request.region_id))
-        return self._command(Verb.PURGE, order.to_text(), call)
-
-    def collect_garbage(self, request: message.CollectRequest, call: CallContext) -> message.Done:
-        safe_point = None if request.safe_point is None else TimeStamp(request.safe_point)
-        order = CollectOrder(safe_point, request.dry_run)
-        return self._command(Verb.GC, order.to_text(), call)
-
-    def set_retention(self, request: message.RetentionRequest, call: CallContext) -> message.Done:
-        return self._command(Verb.RETENTION, request.retention_ms, call)
-
-    def set_interval(self, request: message.IntervalRequest, call: CallContext) -> message.Done:
-        return self._command(Verb.INTERVAL, request.interval_ms, call)
-
-    def stop_writer(self, request: message.StopRequest, call: CallContext) -> message.Done:
-        return self._command(Verb.STOP, None, call)
+        verb, argument = command_of(call.method, request)
+        report = administer(
+            self._path,
+            verb,
+            argument,
+            timeout_ms=call.left_ms(),
+            fs=self._fs,
+            clock=self._clock,
+        )
+        return message.Done(report)
 
     # -- parts
 
@@ -289,22 +255,3 @@ class Service:
 
                 self._writers_made = Writers(self._path, self._fs, self._clock)
             return self._writers_made
-
-    def _command(self, verb: Verb, argument: Argument, call: CallContext) -> message.Done:
-        # Brings in what a writer is made of.
-        from pyspark_theflash.replication.upkeep.admin import administer
-
-        told = administer(
-            self._path,
-            verb,
-            argument,
-            timeout_ms=call.left_ms(),
-            fs=self._fs,
-            clock=self._clock,
-        )
-        return message.Done(told)
-
-
-def _move_order(request: message.MoveRequest) -> MoveOrder:
-    physical_id, region_id = PhysicalTableID(request.physical_id), RegionID(request.region_id)
-    return MoveOrder(physical_id, region_id, request.partition)

@@ -19,7 +19,7 @@ from pyspark_theflash.base.errors import CodecError, OptionError
 from pyspark_theflash.base.types import PhysicalTableID, TableID, TimeStamp
 from pyspark_theflash.replication.incoming import IncomingRows
 from pyspark_theflash.replication.ingest import Ingestion
-from pyspark_theflash.service.wire.message import SchemaChange, WriteRequest
+from pyspark_theflash.service.wire.message import PublishRequest, SchemaChange, WriteRequest
 from pyspark_theflash.service.wire.method import WRITE, Method
 from pyspark_theflash.storage.store.manifest import file_errors
 from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS, load
@@ -33,6 +33,13 @@ POSITION_CHARS_MAX: Final = 4096
 LATCHES_MAX: Final = 1000
 _BATCHES_MAX: Final = 1 << 16
 _LAYER: Final = "rows to write"
+
+
+def stream_count(request: WriteRequest | PublishRequest) -> int:
+    """The number of Arrow streams that follow a request."""
+    if isinstance(request, PublishRequest):
+        return 1 + len(request.physical_ids)
+    return len(request.tables)
 
 
 class Incoming:

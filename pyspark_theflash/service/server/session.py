@@ -23,7 +23,7 @@ from pyspark_theflash.service.api.error import told_error
 from pyspark_theflash.service.api.rows import Batches, RowStream
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens, identity_of
-from pyspark_theflash.service.api.write import Incoming, bytes_max_of
+from pyspark_theflash.service.api.write import Incoming, bytes_max_of, stream_count
 from pyspark_theflash.service.server.control import Greeted
 from pyspark_theflash.service.server.timeouts import Timeouts
 from pyspark_theflash.service.wire.frame import (
@@ -221,7 +221,7 @@ class ConnectionSession:
                 with _own_failures():
                     incoming.add(data)
             with _own_failures():
-                tables, batches = incoming.tables(request.streams)
+                tables, batches = incoming.tables(stream_count(request))
                 came = End(batches, sum(map(len, tables)), incoming.size_bytes)
                 if came != self._end:
                     raise CodecError("end", "other rows were announced than came")

@@ -1,20 +1,18 @@
-"""The API's messages as values: see `protos/theflash/v1/theflash.proto`, which explains each field.
+"""The messages of the TheFlash API and the types of its calls.
 
-`service/wire/protobuf.py` finds a class by the message's name and its attributes by the fields'
-names; what is optional there is None here.
+Generated from `protos/theflash/v1/theflash.proto` by `make proto`. Do not edit.
 """
 
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, Final, TypeAlias
 
 from pyspark_theflash.base.options import timestamp_option
 
 _Bytes: TypeAlias = bytes
-"""For a message that has a field of that name."""
 
 
 def _check_timestamps(request: object, *names: str) -> None:
-    """Raise `OptionError` unless what is given for these attributes are timestamps."""
+    """Raise `OptionError` if one of these attributes is neither None nor a timestamp."""
     for name in names:
         if (value := getattr(request, name)) is not None:
             timestamp_option(name, value)
@@ -22,13 +20,21 @@ def _check_timestamps(request: object, *names: str) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Which moment to read."""
+    """A timestamp to read at. Without any field: the newest that can be read."""
 
     snapshot_ts: int | None = None
+    """A TSO of TiDB.
+
+    In JSON, in this and all other requests, also a text: a TSO, or a time with its zone (RFC 3339).
+    """
     max_staleness_ms: int | None = None
+    """Read the newest timestamp, if it is at most this old."""
     wait_ms: int = 0
+    """How long to wait until the timestamp can be read."""
     ttl_ms: int = 0
+    """How long the read latch lives without being renewed; 0: ten minutes."""
     handle: bytes = field(default=b"", repr=False)
+    """The handle of a snapshot that was taken before. No other field may be set with it."""
 
     def __post_init__(self) -> None:
         _check_timestamps(self, "snapshot_ts")
@@ -36,16 +42,17 @@ class Moment:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotRequest:
-    """A snapshot taken before."""
+    """A request about a snapshot that was taken before."""
 
     handle: bytes = field(default=b"", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A moment that is kept readable."""
+    """A timestamp that is kept readable by a latch."""
 
     handle: bytes = field(default=b"", repr=False)
+    """Identifies the snapshot in other calls. Sealed by the server: opaque to clients."""
     latch_id: str = ""
     snapshot_ts: int = 0
     ttl_ms: int = 0
@@ -53,14 +60,14 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """What was done, for people."""
+    """A report of what was done, for people."""
 
     text: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class TablesRequest:
-    """For the tables of a moment."""
+    """A request for the tables at a timestamp."""
 
     moment: Moment = Moment()
 
@@ -71,14 +78,19 @@ class TableName:
 
     id: int = 0
     name: str = ""
+    """DB.TABLE."""
     columns: int = 0
     partitions: int = 0
     not_loaded: str = ""
+    """Why the table cannot be read: its earlier rows were not loaded, or it is set aside.
+
+    Empty if it can be read.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The tables of a moment."""
+    """The tables at a timestamp."""
 
     snapshot_ts: int = 0
     tables: tuple[TableName, ...] = ()
@@ -86,15 +98,19 @@ class Tables:
 
 @dataclass(frozen=True, slots=True)
 class Presentation:
-    """The form that values are handed out in."""
+    """The form in which values are returned."""
 
     zero_dates: str = ""
+    """How to return dates that no calendar has: "raise" (or ""), "null", or "string" (all dates as
+    TiDB's texts).
+    """
     as_text: bool = False
+    """Return every column as TiDB prints it: texts; BIT and binary strings as bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class TableRequest:
-    """For one table of a moment."""
+    """A request for one table at a timestamp."""
 
     moment: Moment = Moment()
     table: str = ""
@@ -108,56 +124,106 @@ class Column:
     id: int = 0
     name: str = ""
     type: str = ""
+    """TiDB's name of the type: LONGLONG, NEWDECIMAL, VARCHAR, ..."""
     unsigned: bool = False
-    flen: int = -1
-    decimal: int = -1
+    flen: int = 0
+    """The display width or precision (2^32 - 1 for LONGTEXT); -1: none."""
+    decimal: int = 0
+    """The scale; -1: none."""
     nullable: bool = False
     in_handle: bool = False
+    """Whether the column is part of the row's handle."""
     comment: str = ""
     collation: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table as of a moment."""
+    """A table's definition at a timestamp."""
 
     id: int = 0
     name: str = ""
     snapshot_ts: int = 0
     columns: tuple[Column, ...] = ()
     arrow_schema: bytes = field(default=b"", repr=False)
+    """The columns as an Arrow schema (an IPC message)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One option of a Spark read."""
+
+    name: str = ""
+    value: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOptions:
+    """The options of a Spark read.
+
+    Their names are those of pyspark_theflash.base.options, without those of the server and its
+    token.
+    """
+
+    settings: tuple[Setting, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A value by its type's name and its text."""
+    """A constant: the name of its type and its text."""
 
     type: str = ""
+    """"null", "bool", "int" (any integer), "float" (32 bits), "double", "decimal", "string",
+    "binary", "date" (days since 1970-01-01), "timestamp" (microseconds since 1970, UTC),
+    "timestamp_ntz" (the same without a zone), or "duration" (microseconds).
+    """
     text: str = ""
-    bytes: _Bytes = b""
+    """true or false; digits; a float as Java or Python prints it (NaN, Infinity); digits with a
+    point; the string.
+    """
+    bytes: _Bytes = field(default=b"", repr=False)
+    """The value of a "binary" literal."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A column, a literal, or something of arguments."""
+    """A node of an expression. At most 64 levels deep, and 10,000 nodes in a request."""
 
     name: str = ""
+    """"column", "literal", "and", "or", "not", "=", "<>", "<", "<=", ">", ">=", "<=>", "in", "is
+    null", "is not null", "starts with", "ends with", "contains", "+", "-", "*", with arguments in
+    Spark's order; "and" and "or" take two or more. Also "case" (conditions and values by turns,
+    then an optional value otherwise), "coalesce", and the functions of read/pushdown/function.py.
+    Values are cast only by "as TYPE".
+    """
     column: str = ""
+    """The column's name, if `name` is "column"."""
     literal: Literal | None = None
+    """The value, if `name` is "literal"."""
     arguments: tuple["Expression", ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """A function of an argument; "count" of none counts rows."""
+    """An aggregate function.
+
+    "count" returns int64; "sum" decimal(38, 0) of integers, decimal(38, s) of decimals and double
+    of floats; "min" and "max" the argument's type.
+    """
 
     function: str = ""
     argument: Expression | None = None
+    """Without an argument, "count" counts rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
-    """Aggregates by groups, and by keys."""
+    """Aggregates by groups: columns by name, and `keys`, which are expressions.
+
+    The rows have the groups, then the keys `k0`, `k1` ..., then the aggregates `a0`, `a1` .... A
+    group may have several rows, which the caller combines: counts and sums are added, minima and
+    maxima compared.
+    """
 
     groups: tuple[str, ...] = ()
     aggregates: tuple[Aggregate, ...] = ()
@@ -166,7 +232,7 @@ class Aggregation:
 
 @dataclass(frozen=True, slots=True)
 class SortKey:
-    """A column to sort by."""
+    """A column to sort by, in Spark's order: texts by their bytes, NaN as the largest number."""
 
     column: str = ""
     descending: bool = False
@@ -175,73 +241,86 @@ class SortKey:
 
 @dataclass(frozen=True, slots=True)
 class PlanRequest:
-    """For the rows of a table."""
+    """A request for a plan of a scan."""
 
     moment: Moment = Moment()
     table: str = ""
     columns: tuple[str, ...] = ()
+    """Columns by name, in output order.
+
+    Empty without `no_columns`: the columns of SELECT *. `_tidb_rowid` is allowed where the table
+    has one.
+    """
     no_columns: bool = False
+    """Return the number of rows only."""
     where: str = ""
+    """A condition that is evaluated by TiDB's rules."""
     presentation: Presentation = Presentation()
     filter: Expression | None = None
+    """Return only rows for which this is true by Spark's rules, applied to the values that the scan
+    returns: texts compare by their bytes, a comparison with NULL is unknown. An expression without
+    an exact answer raises UnsupportedError.
+    """
     aggregation: Aggregation | None = None
+    """Return partial aggregates of each split instead of rows. `columns` is empty then."""
     limit: int = 0
+    """The maximal number of rows of a split; 0: no limit.
+
+    With `order`, the first rows in that order.
+    """
     order: tuple[SortKey, ...] = ()
     no_splits: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Split:
-    """A part of a plan."""
-
-    ticket: bytes = field(default=b"", repr=False)
-    physical_id: int = 0
-    region_id: int = 0
-    versions: int = 0
-    size_bytes: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One setting of a Spark read."""
-
-    name: str = ""
-    value: str = field(default="", repr=False)
-
-
-@dataclass(frozen=True, slots=True)
-class ReadOptions:
-    """The settings of a Spark read."""
-
-    settings: tuple[Setting, ...] = ()
+    """Check the request and return the schema, without splits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """What a Spark read comes to."""
+    """A Spark read whose timestamp is fixed."""
 
     request: PlanRequest = PlanRequest()
     table: Table = Table()
+    """The table, with only those columns that are read, in their order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A part of a plan, read by one Scan call."""
+
+    ticket: bytes = field(default=b"", repr=False)
+    """Opaque; valid as long as the plan's snapshot."""
+    physical_id: int = 0
+    region_id: int = 0
+    versions: int = 0
+    """The approximate number of row versions that are read; 0 if unknown."""
+    size_bytes: int = 0
+    """The approximate number of bytes that are read; 0 if unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Splits that together are a table's rows."""
+    """A scan, divided into splits."""
 
     snapshot: Snapshot = Snapshot()
     table: str = ""
     arrow_schema: bytes = field(default=b"", repr=False)
+    """The schema of every split's rows or partial aggregates (an IPC message)."""
     splits: tuple[Split, ...] = ()
     rows: int = 0
+    """The number of row versions in all splits: an upper bound of the number of rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScanRequest:
-    """For the rows of a split, and of more of the same plan."""
+    """A request for the rows of one or more splits."""
 
     ticket: bytes = field(default=b"", repr=False)
     dictionaries: bool = False
+    """Return strings of few different values as Arrow dictionaries."""
     more: tuple[bytes, ...] = field(default=(), repr=False)
+    """The tickets of further splits of the same plan.
+
+    Aggregates and limits apply to the rows of all of them.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -255,30 +334,31 @@ class Digest:
 
 @dataclass(frozen=True, slots=True)
 class StatusRequest:
-    """For how the store is."""
+    """A request for the store's status."""
 
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """Who holds something."""
+    """A process that holds a lock or latch."""
 
     pid: int = 0
     host: str = ""
     program: str = ""
 
-    def __str__(self) -> str:
-        return f"process {self.pid} on {self.host} ({self.program})"
-
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A transaction whose commit or prewrite has not come, or that an operator decided."""
+    """A transaction whose commit or prewrite has not arrived, or that an operator decided."""
 
     start_ts: int = 0
     age_ms: int = 0
+    """How long it has been pending, by the clock of the server."""
     bytes: int = 0
+    """The size of its changes."""
     known: str = ""
+    """What TiKV or an operator has reported about it."""
     commit_ts: int | None = None
+    """Not set: undecided. 0: rolled back."""
     by_hand: bool = False
 
 
@@ -287,16 +367,23 @@ class Source:
     """One of several sources that a store follows."""
 
     name: str = ""
+    """The source as it was passed to the writer."""
     position: str = ""
     seen_ts: int = 0
+    """The newest commit_ts that this source has delivered.
+
+    resolved_ts cannot pass the lowest of all sources.
+    """
     trouble: str = ""
+    """Why the last poll returned nothing; empty if there was no error."""
 
 
 @dataclass(frozen=True, slots=True)
 class FeedStatus:
-    """How far one feed of the store is: `stream` or `api`."""
+    """The progress of one feed."""
 
     feed: str = ""
+    """stream or api."""
     oldest_ts: int = 0
     resolved_ts: int = 0
     position: str | None = None
@@ -304,15 +391,17 @@ class FeedStatus:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """How the store is."""
+    """The store's status. Fields that are not set have no value yet."""
 
     store_id: str = ""
     engine: str = ""
     format: int = 0
     generation: int = 0
     resolved_ts: int | None = None
+    """The newest timestamp at which the tables of all feeds can be read."""
     lag_ms: int | None = None
     oldest_ts: int | None = None
+    """The oldest timestamp at which the tables of all feeds can be read."""
     position: str | None = None
     writer: Process | None = None
     interval_ms: int | None = None
@@ -327,136 +416,182 @@ class Status:
     rows: int = 0
     bytes: int = 0
     retention_ms: int | None = None
+    """How much history garbage collection keeps.
+
+    Not set: a day, and garbage is collected by command only.
+    """
     orphans: tuple[Orphan, ...] = ()
+    """Transactions whose commit or prewrite has not arrived, and those that an operator decided."""
     sources: tuple[Source, ...] = ()
+    """The sources, if there are several."""
     feeds: tuple[FeedStatus, ...] = ()
     assumed_empty: tuple[str, ...] = ()
+    """Patterns of tables that were declared to have had no rows before their changes were followed.
+    """
     set_aside: tuple[str, ...] = ()
+    """Tables that are set aside because their content is unknown, and since when."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatchesRequest:
-    """For who pins what."""
+    """A request for the active latches."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatchScope:
-    """What a latch is about; nothing: the store."""
+    """What a latch covers. Without any field: the store."""
 
     table: str = ""
+    """DB.TABLE by its current name. Either this or `table_id`."""
     table_id: int = 0
     physical_id: int = 0
+    """A partition of the table; for a table without partitions, its own id."""
     region_id: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class AcquireRequest:
-    """For a latch."""
-
-    kind: str = ""
-    scope: LatchScope = LatchScope()
-    ttl_ms: int = 0
-    wait_ms: int = 0
-    name: str = ""
-    mutates: bool = False
-    moment: Moment = Moment()
+    """A region of that partition."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latch:
-    """Who may count on what."""
+    """A latch."""
 
     id: str = ""
     kind: str = ""
+    """"read", "pin", "write" or "admin"."""
     snapshot_ts: int | None = None
     generation: int | None = None
     expires_in_ms: int = 0
     holder: Process | None = None
+    """The process, if it took the latch for itself."""
     token: int | None = None
+    """The fencing token, if the latch was granted to a caller: greater than those of all earlier
+    grants.
+    """
     scope: LatchScope = LatchScope()
     name: str = ""
     identity: str = ""
+    """The identity of the caller as the server sees it."""
     mutates: bool = False
     handle: bytes = field(default=b"", repr=False)
+    """For an acquired "read" latch: the handle of its snapshot, as in Snapshot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Latches:
-    """The store's latches, the writer's too, and who waits for one."""
+    """The store's active latches, the writer's included, and the queue of waiters."""
 
     writer: Process | None = None
     latches: tuple[Latch, ...] = ()
     waiting: tuple[Latch, ...] = ()
+    """The queue, first in line first. Only kind, scope, name, identity and mutates are set."""
+
+
+@dataclass(frozen=True, slots=True)
+class AcquireRequest:
+    """A request to acquire a latch."""
+
+    kind: str = ""
+    """"read", "write" or "admin"."""
+    scope: LatchScope = LatchScope()
+    ttl_ms: int = 0
+    """How long the latch lives without being renewed; 0: ten minutes."""
+    wait_ms: int = 0
+    """How long to wait for conflicting latches; at most until the call's deadline."""
+    name: str = ""
+    """The caller's own name; with the identity that the server sees, the holder.
+
+    Required unless `kind` is "read".
+    """
+    mutates: bool = False
+    """For "admin": whether the holder changes the store, so that no writer may run at the same
+    time.
+    """
+    moment: Moment = Moment()
+    """For "read": the timestamp to keep readable."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatchRequest:
-    """A latch by its id; its fencing token shows that one holds it."""
+    """A request about a latch that is held."""
 
     id: str = ""
     token: int = 0
+    """The fencing token. Not required by RemoveLatch."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriteTable:
-    """Whose versions come."""
+    """A physical table whose row versions follow.
+
+    The rows are sorted by _handle and _commit_ts, which are unique together. Columns: _handle
+    (int64; binary for clustered keys that are no integer), _commit_ts, _start_ts (uint64), _op
+    (uint8: 0 delete, 1 put), then c<column id> for each stored column, of the types of
+    tidb/codec/arrow.py.
+    """
 
     table_id: int = 0
     physical_id: int = 0
+    """0: the table has no partitions."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaChange:
-    """A table's definition from `ts` on; of one that went, none."""
+    """A table's definition from `ts` on."""
 
     ts: int = 0
     db: str = ""
     table_id: int = 0
     table_info: str = field(default="", repr=False)
+    """TiDB's TableInfo as JSON; empty if the table was dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class WriteRequest:
-    """What is written at once, apart from the rows."""
+    """A request to write schema changes, progress and rows. The rows follow as Arrow streams."""
 
     latches: tuple[LatchRequest, ...] = ()
+    """Write latches, by id and token, that together cover all that is written."""
     tables: tuple[WriteTable, ...] = ()
     schema: tuple[SchemaChange, ...] = ()
+    """Events to append to the schema history.
+
+    This and all following fields require a latch on the store.
+    """
     resolved_ts: int | None = None
+    """The new newest timestamp at which tables that are written through the API can be read."""
     position: str | None = None
+    """The caller's position in its source, stored with the data."""
     start_ts: int | None = None
+    """The oldest timestamp that a new store can answer. Only for the first write."""
 
     def __post_init__(self) -> None:
         _check_timestamps(self, "resolved_ts", "start_ts")
 
-    @property
-    def streams(self) -> int:
-        """How many Arrow streams follow."""
-        return len(self.tables)
-
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """What was written, durably; `known` transactions had been before."""
+    """A report of a durable write."""
 
     generation: int = 0
     rows: int = 0
     transactions: int = 0
     known: int = 0
+    """Transactions that had been applied before and were skipped."""
     resolved_ts: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class WriterRequest:
-    """To open the engine for a writer that is elsewhere."""
+    """A request to open the engine for a remote writer."""
 
     latch: LatchRequest = LatchRequest()
+    """A latch of kind "write" on the store."""
     wait_ms: int = 0
+    """How long to wait until another process releases the store."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecordsRequest:
-    """For records of the manifest."""
+    """A request for records of the manifest."""
 
     latch: LatchRequest = LatchRequest()
     kinds: tuple[str, ...] = ()
@@ -464,12 +599,16 @@ class RecordsRequest:
 
 @dataclass(frozen=True, slots=True)
 class VersionsRequest:
-    """For stored rows of a physical table."""
+    """A request for stored rows of a physical table."""
 
     latch: LatchRequest = LatchRequest()
     physical_id: int = 0
     snapshot_ts: int | None = None
-    arrow_schema: bytes = b""
+    """Return the rows visible at this timestamp as they are stored: `_handle` and the columns of
+    `arrow_schema`. Not set: return `_handle`, `_commit_ts` and `_op` of all versions.
+    """
+    arrow_schema: bytes = field(default=b"", repr=False)
+    """The columns (an IPC message), named as in WriteTable; empty: handles only."""
 
     def __post_init__(self) -> None:
         _check_timestamps(self, "snapshot_ts")
@@ -477,16 +616,19 @@ class VersionsRequest:
 
 @dataclass(frozen=True, slots=True)
 class PublishRequest:
-    """The request for a publication; its rows and records follow as Arrow streams."""
+    """A publication.
+
+    Arrow streams follow: records (kind and key as texts, body as binary; a NULL body removes the
+    record), then rows as in WriteTable for each physical table.
+    """
 
     latch: LatchRequest = LatchRequest()
     number: int = 0
-    physical_ids: tuple[int, ...] = ()
+    """Counts from 1 since OpenWriter.
 
-    @property
-    def streams(self) -> int:
-        """How many Arrow streams follow."""
-        return 1 + len(self.physical_ids)
+    A repeated number gets the earlier answer and publishes nothing.
+    """
+    physical_ids: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,21 +640,25 @@ class Published:
 
 @dataclass(frozen=True, slots=True)
 class CompactTablesRequest:
-    """For physical tables in the form that pays by now; with `drain`, wait for it."""
+    """A request to compact physical tables as far as it pays."""
 
     latch: LatchRequest = LatchRequest()
     physical_ids: tuple[int, ...] = ()
     drain: bool = False
+    """Return only when all compactions requested since OpenWriter are done."""
 
 
 @dataclass(frozen=True, slots=True)
 class MaintainRequest:
-    """For a piece of the store's upkeep."""
+    """A request for one round of the store's maintenance."""
 
     latch: LatchRequest = LatchRequest()
     open_orphans: tuple[int, ...] = ()
+    """The start_ts of transactions that are recorded as orphans and still pending."""
     interval_ms: int | None = None
+    """The writer's new polling interval."""
     has_pd: bool = False
+    """Whether PD is known. If so, garbage is collected automatically only once PD has answered."""
     pd_safe_point: int | None = None
 
 
@@ -527,66 +673,79 @@ class ManifestRecord:
 
 @dataclass(frozen=True, slots=True)
 class Maintained:
-    """The answer to `MaintainRequest`: changes that the writer takes over into its memory."""
+    """The changes made by maintenance that the writer takes over into its memory."""
 
     interval_ms: int | None = None
     is_stopping: bool = False
     changed: tuple[ManifestRecord, ...] = ()
+    """Changed records of progress and orphans."""
     ledger_records: int = 0
+    """The number of ledger records, if the progress has changed."""
     discarded: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class CompactRequest:
-    """For the form that reads fastest."""
+    """The number of compaction pieces that were discarded since OpenWriter."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegionsRequest:
-    """For how a table is split."""
+    """A request for the regions of a table."""
 
     table: str = ""
+    """DB.TABLE by its current name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A range of handles of a physical table; its id stands for it for ever."""
+    """A range of handles of a physical table and its files."""
 
     physical_id: int = 0
     region_id: int = 0
+    """Identifies one range for ever: a region whose range changes gets a new id."""
     start: str = ""
+    """The first handle: a number, or 0x and the bytes of a clustered key in hexadecimal; empty:
+    unbounded.
+    """
     end: str = ""
+    """The end of the range, exclusive, in the same form."""
     files: int = 0
+    """Files of this region only."""
     versions: int = 0
     size_bytes: int = 0
     deltas: int = 0
+    """Recent files, shared by several regions, that contain rows of this one."""
     partitions: tuple[int, ...] = ()
+    """The store's partitions; each has all of this region's files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Regions:
-    """How a table is split now."""
+    """The current regions of a table."""
 
     regions: tuple[Region, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
+class CompactRequest:
+    """A request to rewrite all tables into their most compact form."""
+
+
+@dataclass(frozen=True, slots=True)
 class FlushRequest:
-    """For recent rows in their regions."""
+    """A request to distribute recently written rows among the regions of all tables."""
 
 
 @dataclass(frozen=True, slots=True)
 class SplitRequest:
-    """For two regions in the place of one."""
+    """A request to split a region in two."""
 
     physical_id: int = 0
     region_id: int = 0
     at: str = ""
+    """The first handle of the upper half, in the form of Region.start."""
 
 
 @dataclass(frozen=True, slots=True)
 class MergeRequest:
-    """For one region in the place of two neighbours."""
+    """A request to merge two neighbouring regions."""
 
     physical_id: int = 0
     left_id: int = 0
@@ -595,7 +754,7 @@ class MergeRequest:
 
 @dataclass(frozen=True, slots=True)
 class MoveRequest:
-    """For a region's files in another partition, or in one more."""
+    """A request to move a region to a partition, or to copy it there."""
 
     physical_id: int = 0
     region_id: int = 0
@@ -604,7 +763,7 @@ class MoveRequest:
 
 @dataclass(frozen=True, slots=True)
 class PurgeRequest:
-    """For a region's rows to go from disk."""
+    """A request to remove a region's rows from disk."""
 
     physical_id: int = 0
     region_id: int = 0
@@ -612,10 +771,12 @@ class PurgeRequest:
 
 @dataclass(frozen=True, slots=True)
 class CollectRequest:
-    """For less garbage."""
+    """A request to collect garbage."""
 
     safe_point: int | None = None
+    """The oldest timestamp to keep readable. Not set: the store's retention before resolved_ts."""
     dry_run: bool = False
+    """Report what would be dropped, and drop nothing."""
 
     def __post_init__(self) -> None:
         _check_timestamps(self, "safe_point")
@@ -623,28 +784,72 @@ class CollectRequest:
 
 @dataclass(frozen=True, slots=True)
 class RetentionRequest:
-    """For how much history garbage collection keeps."""
+    """A request to set how much history garbage collection keeps."""
 
     retention_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class IntervalRequest:
-    """For another polling interval."""
+    """A request to set the writer's polling interval."""
 
     interval_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class StopRequest:
-    """For the writer's end."""
+    """A request to stop the writer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Error:
-    """Why a call failed."""
+    """The error of a failed call."""
 
     name: str = ""
+    """The name of a class of pyspark_theflash.errors."""
     text: str = ""
+    """The error's text, for clients that do not have the class."""
     arguments: str = ""
+    """The constructor arguments of the class, as a JSON list."""
     retryable: bool = False
+    """Whether the same call may succeed later."""
+
+
+SIGNATURES: Final[dict[str, tuple[type[Any], type[Any]]]] = {
+    "TakeSnapshot": (Moment, Snapshot),
+    "RenewSnapshot": (SnapshotRequest, Snapshot),
+    "ReleaseSnapshot": (SnapshotRequest, Done),
+    "ListTables": (TablesRequest, Tables),
+    "DescribeTable": (TableRequest, Table),
+    "PrepareRead": (ReadOptions, Reading),
+    "PlanScan": (PlanRequest, Plan),
+    "Scan": (ScanRequest, Done),
+    "ComputeDigest": (TableRequest, Digest),
+    "GetStatus": (StatusRequest, Status),
+    "ListRegions": (RegionsRequest, Regions),
+    "AcquireLatch": (AcquireRequest, Latch),
+    "RenewLatch": (LatchRequest, Latch),
+    "ReleaseLatch": (LatchRequest, Done),
+    "Write": (WriteRequest, Written),
+    "OpenWriter": (WriterRequest, Done),
+    "ReadRecords": (RecordsRequest, Done),
+    "ReadVersions": (VersionsRequest, Done),
+    "Publish": (PublishRequest, Published),
+    "CompactTables": (CompactTablesRequest, Done),
+    "Maintain": (MaintainRequest, Maintained),
+    "Pin": (Moment, Snapshot),
+    "ListLatches": (LatchesRequest, Latches),
+    "RemoveLatch": (LatchRequest, Done),
+    "Compact": (CompactRequest, Done),
+    "Flush": (FlushRequest, Done),
+    "SplitRegion": (SplitRequest, Done),
+    "MergeRegions": (MergeRequest, Done),
+    "MoveRegion": (MoveRequest, Done),
+    "CopyRegion": (MoveRequest, Done),
+    "PurgeRegion": (PurgeRequest, Done),
+    "CollectGarbage": (CollectRequest, Done),
+    "SetRetention": (RetentionRequest, Done),
+    "SetInterval": (IntervalRequest, Done),
+    "StopWriter": (StopRequest, Done),
+}
+"""The types of request and response of each call."""

@@ -1,20 +1,20 @@
-"""The calls there are, by name: who may make them, and what goes in and comes out.
+"""The calls of the API by name: the role they require, their request and their response.
 
-Whatever carries calls (a socket, Flight, nothing at all) goes through `METHODS`, so the role of a
-caller is checked in one place: `Method.check`.
+Every transport (a socket, Flight, gRPC, in process) goes through `METHODS`, so a caller's role is
+checked in one place: `Method.check`.
 """
 
+import re
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import partial
-from typing import Final
+from typing import Any, Final
 
 from pyspark_theflash.base.errors import RoleError, UnknownMethodError
-from pyspark_theflash.service.wire import message
+from pyspark_theflash.service.wire.message import SIGNATURES
 
 
 class Role(IntEnum):
-    """What a caller may do; each may do what those below may. The value is on the wire."""
+    """The role of a caller; each includes those below it. The value is on the wire."""
 
     READ = 1
     WRITE = 2
@@ -23,125 +23,104 @@ class Role(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A call; `attribute` is the method of `Service` that answers it.
+    """A call of the API.
 
-    Some are answered with rows, or have some besides their request. Those `of_writer` come on one
-    connection, which stays with the process that answers them.
+    Attributes:
+        name: the call's name in `protos/theflash/v1/theflash.proto`.
+        role: the role that it requires.
+        request: the class of its request.
+        response: the class of its response.
+        attribute: the method of `Service` that answers it.
+        gives_rows: rows are returned, as a stream.
+        takes_rows: rows follow the request.
+        of_writer: it belongs to a writer elsewhere, whose calls come on one connection.
+        is_latch: it acquires, renews or releases a latch.
     """
 
     name: str
     role: Role
-    request: type
-    response: type
+    request: type[Any]
+    response: type[Any]
     attribute: str
     gives_rows: bool = False
     takes_rows: bool = False
     of_writer: bool = False
+    is_latch: bool = False
 
     @property
     def is_unary(self) -> bool:
-        """Whether one message goes in, and one comes out, whatever carries it."""
+        """Whether it has one request, one response and no rows."""
         return not (self.gives_rows or self.takes_rows or self.of_writer)
 
     @property
     def may_repeat(self) -> bool:
-        """Whether it does no harm to make the call again where nobody knows what it came to."""
-        return self.role is Role.READ and self not in _LATCHES
+        """Whether the call may be repeated after an error whose outcome is unknown."""
+        return self.role is Role.READ and not self.is_latch
 
     def check(self, role: Role) -> None:
-        """Raise `RoleError` unless a caller of that role may make the call."""
+        """Raise `RoleError` unless the role includes the call's."""
         if role < self.role:
             raise RoleError(self.name, self.role.name.lower(), role.name.lower())
 
 
 def method(name: str) -> Method:
-    """The call of that name. Raises `UnknownMethodError`."""
-    found = METHODS.get(name)
-    if found is None:
+    """Return the call of that name. Raises `UnknownMethodError`."""
+    if name not in METHODS:
         raise UnknownMethodError(name[:80])
-    return found
+    return METHODS[name]
 
 
+def _method(name: str, role: Role, attribute: str = "", **flags: bool) -> Method:
+    snake_case = re.sub("(?<!^)(?=[A-Z])", "_", name).lower()
+    request, response = SIGNATURES[name]
+    return Method(name, role, request, response, attribute or snake_case, **flags)
+
+
+COMMAND: Final = "command"
+"""The method of `Service` that answers all calls that are commands to the store's writer."""
 _READ: Final = (
-    Method("TakeSnapshot", Role.READ, message.Moment, message.Snapshot, "take_snapshot"),
-    Method("RenewSnapshot", Role.READ, message.SnapshotRequest, message.Snapshot, "renew_snapshot"),
-    Method("ReleaseSnapshot", Role.READ, message.SnapshotRequest, message.Done, "release_snapshot"),
-    Method("ListTables", Role.READ, message.TablesRequest, message.Tables, "list_tables"),
-    Method("DescribeTable", Role.READ, message.TableRequest, message.Table, "describe_table"),
-    Method("PrepareRead", Role.READ, message.ReadOptions, message.Reading, "prepare_read"),
-    Method("PlanScan", Role.READ, message.PlanRequest, message.Plan, "plan_scan"),
-    Method("Scan", Role.READ, message.ScanRequest, message.Done, "scan", gives_rows=True),
-    Method("ComputeDigest", Role.READ, message.TableRequest, message.Digest, "compute_digest"),
-    Method("GetStatus", Role.READ, message.StatusRequest, message.Status, "get_status"),
-    Method("ListRegions", Role.READ, message.RegionsRequest, message.Regions, "list_regions"),
+    "TakeSnapshot",
+    "RenewSnapshot",
+    "ReleaseSnapshot",
+    "ListTables",
+    "DescribeTable",
+    "PrepareRead",
+    "PlanScan",
+    "ComputeDigest",
+    "GetStatus",
+    "ListRegions",
 )
-# Whoever may read may ask; what for is looked at where it is answered (`latches.py`).
-_LATCHES: Final = (
-    Method("AcquireLatch", Role.READ, message.AcquireRequest, message.Latch, "acquire_latch"),
-    Method("RenewLatch", Role.READ, message.LatchRequest, message.Latch, "renew_latch"),
-    Method("ReleaseLatch", Role.READ, message.LatchRequest, message.Done, "release_latch"),
+# The role of a latch's kind is checked where the call is answered (`service/api/latches.py`).
+_LATCHES: Final = ("AcquireLatch", "RenewLatch", "ReleaseLatch")
+_ADMIN: Final = ("Pin", "ListLatches", "RemoveLatch")
+_COMMANDS: Final = (
+    "Compact",
+    "Flush",
+    "SplitRegion",
+    "MergeRegions",
+    "MoveRegion",
+    "CopyRegion",
+    "PurgeRegion",
+    "CollectGarbage",
+    "SetRetention",
+    "SetInterval",
+    "StopWriter",
 )
-WRITE: Final = Method(
-    "Write", Role.WRITE, message.WriteRequest, message.Written, "write", takes_rows=True
-)
-_of_writer = partial(Method, role=Role.WRITE, of_writer=True)
-OPEN_WRITER: Final = _of_writer(
-    "OpenWriter", request=message.WriterRequest, response=message.Done, attribute="open_writer"
-)
-READ_RECORDS: Final = _of_writer(
-    "ReadRecords",
-    request=message.RecordsRequest,
-    response=message.Done,
-    attribute="read_records",
-    gives_rows=True,
-)
-READ_VERSIONS: Final = _of_writer(
-    "ReadVersions",
-    request=message.VersionsRequest,
-    response=message.Done,
-    attribute="read_versions",
-    gives_rows=True,
-)
-PUBLISH: Final = _of_writer(
-    "Publish",
-    request=message.PublishRequest,
-    response=message.Published,
-    attribute="publish",
-    takes_rows=True,
-)
-COMPACT_TABLES: Final = _of_writer(
-    "CompactTables",
-    request=message.CompactTablesRequest,
-    response=message.Done,
-    attribute="compact_tables",
-)
-MAINTAIN: Final = _of_writer(
-    "Maintain", request=message.MaintainRequest, response=message.Maintained, attribute="maintain"
-)
-_WRITE: Final = (
-    WRITE,
-    OPEN_WRITER,
-    READ_RECORDS,
-    READ_VERSIONS,
-    PUBLISH,
-    COMPACT_TABLES,
-    MAINTAIN,
-)
-_ADMIN: Final = (
-    Method("Pin", Role.ADMIN, message.Moment, message.Snapshot, "pin"),
-    Method("ListLatches", Role.ADMIN, message.LatchesRequest, message.Latches, "list_latches"),
-    Method("RemoveLatch", Role.ADMIN, message.LatchRequest, message.Done, "remove_latch"),
-    Method("Compact", Role.ADMIN, message.CompactRequest, message.Done, "compact"),
-    Method("Flush", Role.ADMIN, message.FlushRequest, message.Done, "flush"),
-    Method("SplitRegion", Role.ADMIN, message.SplitRequest, message.Done, "split_region"),
-    Method("MergeRegions", Role.ADMIN, message.MergeRequest, message.Done, "merge_regions"),
-    Method("MoveRegion", Role.ADMIN, message.MoveRequest, message.Done, "move_region"),
-    Method("CopyRegion", Role.ADMIN, message.MoveRequest, message.Done, "copy_region"),
-    Method("PurgeRegion", Role.ADMIN, message.PurgeRequest, message.Done, "purge_region"),
-    Method("CollectGarbage", Role.ADMIN, message.CollectRequest, message.Done, "collect_garbage"),
-    Method("SetRetention", Role.ADMIN, message.RetentionRequest, message.Done, "set_retention"),
-    Method("SetInterval", Role.ADMIN, message.IntervalRequest, message.Done, "set_interval"),
-    Method("StopWriter", Role.ADMIN, message.StopRequest, message.Done, "stop_writer"),
-)
-METHODS: Final = {each.name: each for each in (*_READ, *_LATCHES, *_WRITE, *_ADMIN)}
-SCAN: Final = METHODS["Scan"]
+SCAN: Final = _method("Scan", Role.READ, gives_rows=True)
+WRITE: Final = _method("Write", Role.WRITE, takes_rows=True)
+OPEN_WRITER: Final = _method("OpenWriter", Role.WRITE, of_writer=True)
+READ_RECORDS: Final = _method("ReadRecords", Role.WRITE, of_writer=True, gives_rows=True)
+READ_VERSIONS: Final = _method("ReadVersions", Role.WRITE, of_writer=True, gives_rows=True)
+PUBLISH: Final = _method("Publish", Role.WRITE, of_writer=True, takes_rows=True)
+COMPACT_TABLES: Final = _method("CompactTables", Role.WRITE, of_writer=True)
+MAINTAIN: Final = _method("Maintain", Role.WRITE, of_writer=True)
+METHODS: Final = {
+    each.name: each
+    for each in (
+        *(_method(name, Role.READ) for name in _READ),
+        *(_method(name, Role.READ, is_latch=True) for name in _LATCHES),
+        *(SCAN, WRITE, OPEN_WRITER, READ_RECORDS, READ_VERSIONS, PUBLISH, COMPACT_TABLES, MAINTAIN),
+        *(_method(name, Role.ADMIN) for name in _ADMIN),
+        *(_method(name, Role.ADMIN, COMMAND) for name in _COMMANDS),
+    )
+}

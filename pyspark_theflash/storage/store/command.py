@@ -13,9 +13,9 @@ holder.
 import json
 import uuid
 from collections.abc import Callable, Collection
-from dataclasses import astuple, dataclass, replace
+from dataclasses import astuple, dataclass, fields, replace
 from enum import Enum
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias, TypeVar
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import (
@@ -42,6 +42,7 @@ from pyspark_theflash.tidb.codec.document import (
 )
 
 _EXCERPT: Final = 500
+_Order = TypeVar("_Order", bound="Order")
 
 
 class Verb(Enum):
@@ -80,126 +81,94 @@ class Verb(Enum):
 Argument: TypeAlias = int | str | None
 
 
-@dataclass(frozen=True, slots=True)
-class CollectOrder:
-    """The order for a garbage collection."""
+class Order:
+    """The argument of a command that has several: the fields of a dataclass, in a JSON list."""
 
-    safe_point: TimeStamp | None = None
-    """Keep what can be read from here on; None: the store's retention decides."""
-    dry_run: bool = False
-    """Only tell what would be done."""
-
-    def to_text(self) -> str:
-        """As a command's argument."""
-        return json.dumps([self.safe_point, self.dry_run])
+    __slots__ = ()
 
     @classmethod
-    def from_text(cls, argument: Argument) -> "CollectOrder":
+    def names(cls) -> list[str]:
+        """The names of the fields, in their order."""
+        return [field.name for field in fields(cls)]  # type: ignore[arg-type]
+
+    def to_text(self) -> str:
+        """Encode the order as a command's argument."""
+        values = {name: getattr(self, name) for name in self.names()}
+        if "at" in values:
+            values["at"] = handle_text(values["at"])
+        return json.dumps(list(values.values()))
+
+    @classmethod
+    def from_text(cls: type[_Order], argument: Argument) -> _Order:
         """Inverse of `to_text`. Raises `CodecError`."""
-        with shaped("garbage collection order"):
-            safe_point, dry_run = load(text(argument))
-            wanted = None if safe_point is None else TimeStamp(uint64(safe_point))
-            return cls(wanted, boolean(dry_run))
+        with shaped(cls.__name__):
+            values = zip(cls.names(), load(text(argument)), strict=True)
+            return cls(*(_READ[name](value) for name, value in values))
 
 
 @dataclass(frozen=True, slots=True)
-class SplitOrder:
-    """Which region is to be split, and where: a number, or a clustered key's bytes."""
+class CollectOrder(Order):
+    """A garbage collection."""
+
+    safe_point: TimeStamp | None = None
+    """The oldest timestamp to keep readable; None: by the store's retention."""
+    dry_run: bool = False
+    """Report what would be dropped, and drop nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class SplitOrder(Order):
+    """A split of a region at a handle: a number, or a clustered key's bytes."""
 
     physical_id: PhysicalTableID
     region_id: RegionID
     at: int | bytes
 
-    def to_text(self) -> str:
-        """As a command's argument."""
-        return json.dumps([self.physical_id, self.region_id, handle_text(self.at)])
-
-    @classmethod
-    def from_text(cls, argument: Argument) -> "SplitOrder":
-        """Inverse of `to_text`. Raises `CodecError`."""
-        with shaped("split order"):
-            physical_id, region_id, at = load(text(argument))
-            return cls(
-                PhysicalTableID(int64(physical_id)), RegionID(int64(region_id)), handle_of(text(at))
-            )
-
 
 @dataclass(frozen=True, slots=True)
-class MergeOrder:
-    """Which neighbours are to be merged."""
+class MergeOrder(Order):
+    """A merge of two neighbouring regions."""
 
     physical_id: PhysicalTableID
     left_id: RegionID
     right_id: RegionID
 
-    def to_text(self) -> str:
-        """As a command's argument."""
-        return json.dumps([self.physical_id, self.left_id, self.right_id])
-
-    @classmethod
-    def from_text(cls, argument: Argument) -> "MergeOrder":
-        """Inverse of `to_text`. Raises `CodecError`."""
-        with shaped("merge order"):
-            physical_id, left_id, right_id = map(int64, load(text(argument)))
-            return cls(PhysicalTableID(physical_id), RegionID(left_id), RegionID(right_id))
-
 
 @dataclass(frozen=True, slots=True)
-class MoveOrder:
-    """Which region is to be moved or copied, and to which partition."""
+class MoveOrder(Order):
+    """A move of a region to a partition, or a copy."""
 
     physical_id: PhysicalTableID
     region_id: RegionID
     partition: int
 
-    def to_text(self) -> str:
-        """As a command's argument."""
-        return json.dumps([self.physical_id, self.region_id, self.partition])
-
-    @classmethod
-    def from_text(cls, argument: Argument) -> "MoveOrder":
-        """Inverse of `to_text`. Raises `CodecError`."""
-        with shaped("move order"):
-            physical_id, region_id, partition = map(int64, load(text(argument)))
-            return cls(PhysicalTableID(physical_id), RegionID(region_id), partition)
-
 
 @dataclass(frozen=True, slots=True)
-class ResolveOrder:
+class ResolveOrder(Order):
     """An operator's decision about an orphan; `commit_ts` 0: it was rolled back."""
 
     start_ts: TimeStamp
     commit_ts: TimeStamp
 
-    def to_text(self) -> str:
-        """As a command's argument."""
-        return json.dumps([self.start_ts, self.commit_ts])
-
-    @classmethod
-    def from_text(cls, argument: Argument) -> "ResolveOrder":
-        """Inverse of `to_text`. Raises `CodecError`."""
-        with shaped("resolve order"):
-            start_ts, commit_ts = map(uint64, load(text(argument)))
-            return cls(TimeStamp(start_ts), TimeStamp(commit_ts))
-
 
 @dataclass(frozen=True, slots=True)
-class PurgeOrder:
-    """Which region's rows are to be removed."""
+class PurgeOrder(Order):
+    """A removal of a region's rows."""
 
     physical_id: PhysicalTableID
     region_id: RegionID
 
-    def to_text(self) -> str:
-        """As a command's argument."""
-        return json.dumps([self.physical_id, self.region_id])
 
-    @classmethod
-    def from_text(cls, argument: Argument) -> "PurgeOrder":
-        """Inverse of `to_text`. Raises `CodecError`."""
-        with shaped("purge order"):
-            physical_id, region_id = map(int64, load(text(argument)))
-            return cls(PhysicalTableID(physical_id), RegionID(region_id))
+ORDERS: Final[dict[Verb, type[Order]]] = {
+    Verb.GC: CollectOrder,
+    Verb.SPLIT: SplitOrder,
+    Verb.MERGE: MergeOrder,
+    Verb.MOVE: MoveOrder,
+    Verb.COPY: MoveOrder,
+    Verb.PURGE: PurgeOrder,
+    Verb.RESOLVE: ResolveOrder,
+}
+"""The commands whose argument is an order, as text."""
 
 
 def handle_text(handle: int | bytes) -> str:
@@ -216,6 +185,20 @@ def handle_of(shown: str) -> int | bytes:
     except ValueError:
         reason = "is neither a number of 64 bits nor 0x and the bytes of a key in hex"
         raise OptionError("at", reason) from None
+
+
+def _safe_point(value: object) -> TimeStamp | None:
+    return None if value is None else TimeStamp(uint64(value))
+
+
+_READ: Final[dict[str, Callable[[object], Any]]] = {
+    "safe_point": _safe_point,
+    "dry_run": boolean,
+    "at": lambda value: handle_of(text(value)),
+    "start_ts": uint64,
+    "commit_ts": uint64,
+    **dict.fromkeys(["physical_id", "region_id", "left_id", "right_id", "partition"], int64),
+}
 
 
 class State(Enum):

@@ -1,0 +1,53 @@
+"""The calls of the API that are commands to the store's writer: which command each gives."""
+
+from dataclasses import fields
+from typing import Any, Final, TypeAlias
+
+from pyspark_theflash.service.wire import message
+from pyspark_theflash.storage.store.command import ORDERS, Argument, Verb, handle_of
+
+CommandRequest: TypeAlias = (
+    message.CompactRequest
+    | message.FlushRequest
+    | message.SplitRequest
+    | message.MergeRequest
+    | message.MoveRequest
+    | message.PurgeRequest
+    | message.CollectRequest
+    | message.RetentionRequest
+    | message.IntervalRequest
+    | message.StopRequest
+)
+VERBS: Final = {
+    "Compact": Verb.COMPACT,
+    "Flush": Verb.FLUSH,
+    "SplitRegion": Verb.SPLIT,
+    "MergeRegions": Verb.MERGE,
+    "MoveRegion": Verb.MOVE,
+    "CopyRegion": Verb.COPY,
+    "PurgeRegion": Verb.PURGE,
+    "CollectGarbage": Verb.GC,
+    "SetRetention": Verb.RETENTION,
+    "SetInterval": Verb.INTERVAL,
+    "StopWriter": Verb.STOP,
+}
+"""The command of each call that `Service.command` answers."""
+
+
+def command_of(method: str, request: CommandRequest) -> tuple[Verb, Argument]:
+    """The command that a call gives, and its argument.
+
+    A command's order has the fields of the request. Without an order, the argument is the value of
+    the request's only field.
+
+    Raises:
+        OptionError: the text of a handle is invalid.
+    """
+    verb = VERBS[method]
+    values: dict[str, Any] = {field.name: getattr(request, field.name) for field in fields(request)}
+    if verb in ORDERS:
+        if verb is Verb.SPLIT:
+            values["at"] = handle_of(values["at"])
+        return verb, ORDERS[verb](**values).to_text()
+    (argument,) = values.values() or (None,)
+    return verb, argument
