@@ -15,10 +15,10 @@ export PYSPARK_PYTHON := $(CURDIR)/$(python)
 unexport SPARK_HOME SPARK_CONF_DIR SPARK_REMOTE HADOOP_CONF_DIR PYSPARK_SUBMIT_ARGS
 unexport PYSPARK_DRIVER_PYTHON PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup jar lib wheel demo test test-all fuzz peer bank soak check format bench bench-rivals proto lock notebooks clean help java
+.PHONY: setup jar lib wheel demo test test-all golden-rewrite fuzz peer bank soak check format bench bench-rivals proto lock notebooks clean help java
 
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-12s %s\n", $$1, $$2}'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-14s %s\n", $$1, $$2}'
 
 setup: .venv/.package ## Make .venv from the locks (every other target does it by itself)
 
@@ -53,6 +53,9 @@ test: jar ## Run the tests, the slow ones left out
 
 test-all: jar ## Run all tests
 	$(python) -m pytest
+
+golden-rewrite: setup ## Replace expected by actual output in the golden scripts
+	@$(python) -m tests.golden.rewrite
 
 # Inputs a parser: make fuzz N=1000000
 N := 100000

@@ -58,6 +58,26 @@ def table_info(
     return parse_table_info(db, info)
 
 
+def publication(
+    tables: Sequence[TableInfo],
+    resolved_ts: int,
+    versions: Mapping[TableInfo, Sequence[Version]],
+    *,
+    oldest_ts: TimeStamp = OLDEST_TS,
+    feed: Feed = Feed.API,
+) -> Publication:
+    """Versions of these tables, with the records of a store that has the tables from the start."""
+    batches = [_batch(table, rows) for table, rows in versions.items()]
+    now = TimeStamp(resolved_ts)
+    events = [TableEvent(OLDEST_TS, table.db, table.id, table) for table in tables]
+    records = [
+        feed_record(feed),
+        *schema_records(SchemaHistory(OLDEST_TS, now, events, ())),
+        Progress(oldest_ts, now).to_record(),
+    ]
+    return Publication(batches, ManifestChange(records))
+
+
 class StoreBuilder:
     """A store that holds `tables` from `OLDEST_TS` on, and nothing in them until `publish`.
 
@@ -78,17 +98,10 @@ class StoreBuilder:
         self, resolved_ts: int, versions: Mapping[TableInfo, Sequence[Version]] | None = None
     ) -> "StoreBuilder":
         """Make these versions visible and `resolved_ts` the newest readable moment."""
-        batches = [_batch(table, rows) for table, rows in (versions or {}).items()]
-        now = TimeStamp(resolved_ts)
-        events = [TableEvent(OLDEST_TS, table.db, table.id, table) for table in self._tables]
-        records = [
-            feed_record(self._feed),
-            *schema_records(SchemaHistory(OLDEST_TS, now, events, ())),
-            Progress(OLDEST_TS, now).to_record(),
-        ]
+        change = publication(self._tables, resolved_ts, versions or {}, feed=self._feed)
         engine = registry.open_engine(self.path, self._identity, self._fs, self._clock)
         try:
-            engine.publish(Publication(batches, ManifestChange(records)))
+            engine.publish(change)
         finally:
             engine.close()
         return self
