@@ -1,9 +1,14 @@
-"""Which server has a store, and who we are there, as values: executors do not have our files."""
+"""The store of a read: a folder or a server, with its credentials as values.
 
-from collections.abc import Mapping
+Executors do not have the driver's token and certificate files, so their contents are pickled.
+"""
+
+import atexit
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.base.options import (
@@ -16,47 +21,76 @@ from pyspark_theflash.base.options import (
     TOKEN_FILE,
 )
 from pyspark_theflash.base.tls import TlsMaterial
-from pyspark_theflash.net.address import SCHEME, UNIX
+from pyspark_theflash.net.address import is_address
 from pyspark_theflash.service.api.token import AccessToken
+from pyspark_theflash.service.client.theflash import TheFlash, connect
 
-if TYPE_CHECKING:
-    from pyspark_theflash.service.client.theflash import TheFlash
+_FOLDERS_MAX = 4
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
-    """`unix:PATH` or `theflash://HOST:PORT`; survives pickle, and shows no secret."""
+class Place:
+    """A folder, `unix:PATH` or `theflash://HOST:PORT`; can be pickled, and shows no secret."""
 
     address: str
     token: AccessToken | None = None
     tls: TlsMaterial | None = None
 
     @classmethod
-    def of(cls, options: Mapping[str, str]) -> "Server | None":
-        """The server that a read's options name; None where its store is a folder.
+    def of(cls, options: Mapping[str, str]) -> "Place":
+        """The place that the options of a read name.
 
         Raises:
-            OptionError: token or certificates cannot be read, or do not go together.
+            OptionError: There is no store, token or certificates cannot be read, do not go
+                together, or are for a server and the store is a folder.
         """
         given = {name.lower(): text for name, text in options.items()}
         address = given.get(STORE.name, "").strip()
-        if not address.startswith((SCHEME, UNIX)):
-            return None
-        return cls(address, _token(given), _tls(given))
+        if is_address(address):
+            return cls(address, _token(given), _tls(given))
+        for option in (each for each in SERVER_OPTIONS if each.name in given):
+            raise OptionError(option.name, "is for servers, and the store is a folder")
+        folder = STORE.value_in(given)
+        if folder is None:
+            raise OptionError(STORE.name, "is missing; it names the store's folder")
+        return cls(str(folder.absolute()))
 
-    def connect(self) -> "TheFlash":
-        """The store there, which is called when something is asked of it.
+    @property
+    def is_folder(self) -> bool:
+        """Whether the store is read in this process."""
+        return not is_address(self.address)
 
-        Raises `OptionError`: address or certificates do not fit.
+    def connect(self) -> TheFlash:
+        """A connection of its own, which the caller closes.
+
+        Raises:
+            OptionError: Address or certificates are not valid.
+            StoreNotFoundError: There is no store in the folder.
         """
-        # Brings in all that reads stores, which tasks that read a folder do without.
-        from pyspark_theflash.service.client.theflash import connect
+        where = Path(self.address) if self.is_folder else self.address
+        return connect(where, token=self.token, tls=self.tls)
 
-        return connect(self.address, token=self.token, tls=self.tls)
+    @contextmanager
+    def opened(self) -> Iterator[TheFlash]:
+        """A connection for one task. A folder stays open for later tasks of this process."""
+        if self.is_folder:
+            yield _opened_folder(self.address)
+        else:
+            with self.connect() as store:
+                yield store
+
+
+@lru_cache(_FOLDERS_MAX)
+def _opened_folder(folder: str) -> TheFlash:
+    return connect(Path(folder))
+
+
+# Else their destructors would run when the interpreter has cleared its modules.
+atexit.register(_opened_folder.cache_clear)
 
 
 def without_secrets(options: Mapping[str, str]) -> dict[str, str]:
-    """The options that a server is told."""
+    """The options without those of the server and its token."""
     ours = {option.name for option in SERVER_OPTIONS}
     return {name: text for name, text in options.items() if name.lower() not in ours}
 

@@ -1,108 +1,159 @@
-"""The read of a table: planned on the driver, run on executors.
+"""A read of a table: planned on the driver, run on executors, through one client.
 
-Spark plans a DataFrame's read once, at its first action, and keeps the partitions for all later
-ones. The plan's read latch ends when nothing has been read for a while, and the files it pinned may
-go; a task that comes later plans anew. Timestamp and rows are the same then, only the files differ.
+Spark plans a DataFrame's read once, at its first action, and keeps the partitions for later ones.
+The plan's read latch expires when nothing has been read for a while, and the plan's files may then
+be removed. A task that starts later plans the read again at the same timestamp: the rows are the
+same, only the files differ.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
-from pathlib import Path
+from typing import Final
 
 import pyarrow as pa
 from pyspark.sql.datasource import DataSourceReader, InputPartition
 from pyspark.sql.types import StructType
 
-from pyspark_theflash.base.errors import LeaseExpiredError
-from pyspark_theflash.base.types import RegionID, TimeStamp
-from pyspark_theflash.read.plan.read import read_task
-from pyspark_theflash.read.plan.scan_plan import ScanTask
-from pyspark_theflash.read.plan.snapshot import open_snapshot
-from pyspark_theflash.read.present import Presentation
+from pyspark_theflash.base.errors import LeaseExpiredError, UnsupportedError
+from pyspark_theflash.base.options import WAIT, ScanOptions
+from pyspark_theflash.base.types import ColumnID
+from pyspark_theflash.read.present import Presentation, ZeroDates
+from pyspark_theflash.service.client.theflash import TheFlash
+from pyspark_theflash.service.wire.message import (
+    Column,
+    Plan,
+    PlanRequest,
+    Reading,
+    ReadOptions,
+    Setting,
+    Split,
+)
+from pyspark_theflash.service.wire.method import method
 from pyspark_theflash.spark.convert import arrow_schema, spark_batches
-from pyspark_theflash.spark.partition import ScanPartition
+from pyspark_theflash.spark.place import Place, without_secrets
+from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.schema.model import ColumnInfo
+
+_SHORT_MS: Final = 60_000
 
 
 @dataclass(frozen=True, slots=True)
 class ScanTarget:
-    """What is read, with nothing left open; `columns` are those that the options ask for."""
+    """A table at a fixed timestamp; `columns` are those that the options name."""
 
-    store: Path
+    place: Place
+    request: PlanRequest
     table: str
-    snapshot_ts: TimeStamp
     columns: tuple[ColumnInfo, ...]
     presentation: Presentation
-    where: str | None
 
-    def reader(self, columns: Sequence[ColumnInfo], schema: StructType) -> DataSourceReader:
-        """A reader of these columns."""
-        return TheFlashReader(self, columns, schema)
+    @classmethod
+    def look_up(cls, options: Mapping[str, str]) -> "ScanTarget":
+        """Resolve the options of a read.
+
+        Raises:
+            OptionError: An option is missing, unknown or invalid.
+            TheFlashError: The timestamp or table cannot be read, or the server not be reached.
+        """
+        place = Place.of(options)
+        if place.is_folder:
+            ScanOptions.parse(options)
+        settings = without_secrets(options)
+        wait_s = WAIT.value_in({name.lower(): text for name, text in settings.items()}) or 0.0
+        request = ReadOptions(tuple(Setting(*each) for each in sorted(settings.items())))
+        with place.connect() as store:
+            timeout_ms = _SHORT_MS + round(wait_s * 1000)
+            reading: Reading = store.call(method("PrepareRead"), request, timeout_ms)
+        schema = pa.ipc.read_schema(pa.py_buffer(reading.table.arrow_schema))
+        shown = reading.request.presentation
+        return cls(
+            place,
+            reading.request,
+            reading.table.name,
+            tuple(map(_column, reading.table.columns, schema)),
+            Presentation(ZeroDates(shown.zero_dates or "raise"), shown.as_text),
+        )
+
+
+class SplitPartition(InputPartition):
+    """A split of a plan.
+
+    `regions` are the ids of all regions that the plan has of the split's physical table.
+    """
+
+    value: Split
+
+    def __init__(self, split: Split, regions: frozenset[int]) -> None:
+        super().__init__(split)
+        self.regions = regions
 
 
 class TheFlashReader(DataSourceReader):
-    """A table as of a timestamp. Pickled to every task, so it holds values only.
+    """A reader of some columns of a table. Pickled to every task, so it holds values only.
 
-    It takes no filters from Spark. Spark 4.2 keeps what a reader with filters has planned for the
-    next query on the same DataFrame, whose filters are others: rows would be missing. Whoever wants
-    rows left out early says so by the option `where`.
+    It accepts no filters from Spark. Spark 4.2 reuses what a reader with filters has planned for
+    the next query on the same DataFrame, whose filters differ: rows would be missing. The option
+    `where` filters rows before Spark.
     """
 
     def __init__(
         self, target: ScanTarget, columns: Sequence[ColumnInfo], schema: StructType
     ) -> None:
-        self._target, self._columns, self._schema = target, columns, schema
+        self._place, self._columns, self._schema = target.place, columns, schema
+        names = tuple(column.name for column in columns)
+        self._request = replace(target.request, columns=names, no_columns=not names)
 
     def partitions(self) -> Sequence[InputPartition]:
-        """One partition a task."""
-        tasks = self._plan()
-        return [ScanPartition(task, frozenset(_like(task, tasks))) for task in tasks]
+        """One partition for each split."""
+        with self._place.opened() as store:
+            plan = self._plan(store)
+            if not plan.splits:
+                store.release(plan.snapshot)
+        return [SplitPartition(s, frozenset(_like(s, plan.splits))) for s in plan.splits]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        """The rows of a partition. Where there is none, Spark makes one itself, without a task."""
-        if not isinstance(partition, ScanPartition):
+        """The rows of a partition. Of a plan without partitions, Spark passes one of its own."""
+        if not isinstance(partition, SplitPartition):
             return
         schema = arrow_schema(self._schema)
-        for batch in self._scan(partition):
-            yield from spark_batches(batch, self._columns, schema)
+        with self._place.opened() as store:
+            for batch in self._scan(store, partition):
+                yield from spark_batches(batch, self._columns, schema)
 
-    def _scan(self, partition: ScanPartition) -> Iterator[pa.RecordBatch]:
-        batches = read_task(partition.value)
+    def _scan(self, store: TheFlash, partition: SplitPartition) -> Iterator[pa.RecordBatch]:
+        batches = store.read(Plan(splits=(partition.value,)))
         try:
             first = next(batches, None)
-        except LeaseExpiredError:
-            batches = read_task(self._plan_again(partition))
+        except LeaseExpiredError as error:
+            again = _like(partition.value, self._plan(store).splits)
+            if again.keys() != partition.regions:
+                # The regions have changed: splits of both plans together are not the table.
+                raise error from None
+            batches = store.read(Plan(splits=(again[partition.value.region_id],)))
             first = next(batches, None)
         return iter(()) if first is None else chain([first], batches)
 
-    def _plan(self) -> Sequence[ScanTask]:
-        """The tasks, to which the read latch taken here is left."""
-        with ExitStack() as latch:
-            target = self._target
-            snapshot = latch.enter_context(open_snapshot(target.store, target.snapshot_ts))
-            names = [column.name for column in self._columns]
-            tasks = snapshot.plan(target.table, names, target.presentation, target.where).tasks
-            if tasks:
-                latch.pop_all()
-                snapshot.detach()
-        return tasks
-
-    def _plan_again(self, partition: ScanPartition) -> ScanTask:
-        """The partition's task in a plan of today.
-
-        Raises:
-            LeaseExpiredError: the regions have changed, and tasks of both plans do not mix.
-        """
-        planned = partition.value
-        tasks = _like(planned, self._plan())
-        if tasks.keys() != partition.regions:
-            raise LeaseExpiredError(planned.lease.id, self._target.snapshot_ts)
-        return tasks[planned.region.region_id]
+    def _plan(self, store: TheFlash) -> Plan:
+        """Plan the read; the plan's read latch stays for its tasks."""
+        plan: Plan = store.call(method("PlanScan"), self._request, _SHORT_MS)
+        return plan
 
 
-def _like(task: ScanTask, tasks: Sequence[ScanTask]) -> Mapping[RegionID, ScanTask]:
-    """The tasks that read the same physical table as `task`, by region."""
-    physical_id = task.region.physical_id
-    return {t.region.region_id: t for t in tasks if t.region.physical_id == physical_id}
+def _like(split: Split, splits: Sequence[Split]) -> Mapping[int, Split]:
+    """The splits of the same physical table, by region."""
+    return {s.region_id: s for s in splits if s.physical_id == split.physical_id}
+
+
+def _column(column: Column, field: "pa.Field[pa.DataType]") -> ColumnInfo:
+    """A column of the API as a reader's; only what a reader needs is set."""
+    try:
+        tp = MySQLType[column.type]
+    except KeyError:
+        raise UnsupportedError(f"type {column.type}", f"column {column.name}") from None
+    flag = (ColumnFlag.UNSIGNED if column.unsigned else 0) | (
+        0 if column.nullable else ColumnFlag.NOT_NULL
+    )
+    charset = "binary" if pa.types.is_binary(field.type) else "utf8mb4"
+    kind = FieldType(tp, int(flag), column.flen, column.decimal, charset, column.collation)
+    return ColumnInfo(ColumnID(column.id), column.name, 0, kind, comment=column.comment)

@@ -10,11 +10,11 @@ from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.base.options import STORE, ReadPoint, timestamp_option
 from pyspark_theflash.base.timestamp import AnyTimestamp
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.service.client.theflash import SHORT_MS, connect
+from pyspark_theflash.service.client.theflash import SHORT_MS
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.message import Tables, TablesRequest
 from pyspark_theflash.service.wire.method import method
-from pyspark_theflash.spark.place import Server
+from pyspark_theflash.spark.place import Place
 
 if TYPE_CHECKING:
     from pyspark.sql.connect.session import SparkSession as ConnectSession
@@ -60,12 +60,13 @@ class SparkSnapshot:
         wanted = None if snapshot_ts is None else timestamp_option("snapshot_ts", snapshot_ts)
         moment = ReadPoint(wanted, wait_for_ts, max_staleness)
         texts = {STORE.name: str(store), **{name: str(value) for name, value in options.items()}}
-        server = Server.of(texts)
-        self._store = str(store) if server is not None else str(Path(store).absolute())
-        with connect(Path(self._store)) if server is None else server.connect() as opened:
-            told: Tables = opened.call(method("ListTables"), _asked(moment), _timeout_ms(moment))
-        self.snapshot_ts = TimeStamp(told.snapshot_ts)
-        self._names = [table.name for table in told.tables]
+        place = Place.of(texts)
+        self._store = place.address
+        request, timeout_ms = _request(moment), SHORT_MS + round(moment.wait_s * 1000)
+        with place.connect() as opened:
+            listed: Tables = opened.call(method("ListTables"), request, timeout_ms)
+        self.snapshot_ts = TimeStamp(listed.snapshot_ts)
+        self._names = [table.name for table in listed.tables]
         self._spark, self._options = spark, options
 
     @property
@@ -98,13 +99,9 @@ class SparkSnapshot:
             self.table(name).createOrReplaceTempView(f"`{quoted}`")
 
 
-def _asked(moment: ReadPoint) -> TablesRequest:
+def _request(moment: ReadPoint) -> TablesRequest:
     staleness_s = moment.max_staleness_s
     staleness_ms = None if staleness_s is None else round(staleness_s * 1000)
     return TablesRequest(
         message.Moment(moment.snapshot_ts, staleness_ms, round(moment.wait_s * 1000))
     )
-
-
-def _timeout_ms(moment: ReadPoint) -> int:
-    return SHORT_MS + round(moment.wait_s * 1000)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import pyarrow as pa
 
@@ -58,12 +58,17 @@ class FramedTransport(Protocol):
     def close(self) -> None: ...
 
 
+_SPARE_KEY: Final = bytes(32)
+"""Seals tickets of stores without a key file, which any process that reads the folder may use."""
+
+
 class LocalTransport:
     """To a service in this process."""
 
     def __init__(self, path: Path, *, fs: FileSystem, clock: Clock) -> None:
         """Raises `StoreNotFoundError`."""
-        self._service, self._clock = Service(path, fs=fs, clock=clock), clock
+        self._service = Service(path, fs=fs, clock=clock, spare_key=_SPARE_KEY)
+        self._clock = clock
 
     def call(self, method: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
         call = CallContext(method.name, timeout_ms, self._clock)

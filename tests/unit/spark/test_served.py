@@ -17,7 +17,7 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.spark.convert import arrow_schema
-from pyspark_theflash.spark.place import Server
+from pyspark_theflash.spark.place import Place
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support import every_type
 from tests.support.serving import ROLES_TOKEN, serving, serving_secured
@@ -137,7 +137,7 @@ def test_who_is_not_let_in_is_told_why(place, changed, error, text):
 def test_secrets_are_not_shown(place, tmp_path):
     made = source(place)
     key = Path(place["tls_key"]).read_text().splitlines()[1]
-    target = made._found
+    target = made._looked_up
     assert ROLES_TOKEN not in repr(target)
     assert key not in repr(target)
     token = tmp_path / "token"
@@ -151,4 +151,4 @@ def test_secrets_are_not_shown(place, tmp_path):
 def test_a_unix_socket(builder, tmp_path):
     with serving(builder.path, f"unix:{tmp_path}/s"):
         assert read(source({"store": f"unix:{tmp_path}/s"})) == [{"id": 2, "name": "two"}]
-    assert Server.of({"store": str(builder.path)}) is None
+    assert Place.of({"store": str(builder.path)}).is_folder
