@@ -1,21 +1,23 @@
-"""What commands that hand out rows have in common: `scan` and `sql`."""
+"""Options and output of the commands that print rows: `scan` and `sql`."""
 
 import argparse
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import UsageError
-from pyspark_theflash.base.fs import FileSystem
-from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.jobs.arguments import seconds
 from pyspark_theflash.cli.jobs.ticker import Ticker
-from pyspark_theflash.read.plan.wait import wait_until
+from pyspark_theflash.cli.place import opened
+from pyspark_theflash.service.client.theflash import SHORT_MS, TheFlash
+from pyspark_theflash.service.wire.message import Moment, Snapshot
+
+_ANY_AGE_MS: Final = 1 << 48
 
 
 def add_wait(parser: argparse.ArgumentParser) -> None:
@@ -28,12 +30,25 @@ def add_wait(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def wait_as_asked(arguments: argparse.Namespace, clock: Clock, fs: FileSystem) -> None:
-    """Do what `--wait` says. Raises `NotCaughtUpError`."""
-    if arguments.wait is not None:
-        deadline_ms = clock.boottime_ms() + arguments.wait
-        wanted = TimeStamp(0) if arguments.at is None else arguments.at
-        wait_until(arguments.store, wanted, deadline_ms, clock=clock, fs=fs)
+def moment_of(arguments: argparse.Namespace) -> Moment:
+    """The timestamp to read at, by `--at` and `--wait`."""
+    if arguments.wait is None:
+        return Moment(arguments.at)
+    # Without a timestamp, `--wait` waits until the store can answer at all.
+    staleness_ms = _ANY_AGE_MS if arguments.at is None else None
+    return Moment(arguments.at, staleness_ms, arguments.wait)
+
+
+@contextmanager
+def opened_snapshot(arguments: argparse.Namespace) -> Iterator[tuple[TheFlash, Snapshot]]:
+    """The store that the command line names, and a snapshot that lasts as long as the block."""
+    moment = moment_of(arguments)
+    with opened(arguments) as store:
+        snapshot = store.snapshot(moment, timeout_ms=SHORT_MS + moment.wait_ms)
+        try:
+            yield store, snapshot
+        finally:
+            store.release(snapshot)
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:

@@ -1,46 +1,47 @@
-"""Print a table's rows as of a timestamp, in no particular order.
+"""Print a table's rows at a timestamp, in no particular order.
 
-Formats: `table` for people; `jsonl`, where a row is one JSON array of strings, null, and
-{"x":"hex"} for binary strings and BIT; `arrow`, an Arrow IPC stream; `parquet`, a file. The values
-of the first two are in TiDB's own text form at time zone +00:00, those of the others have types.
+Formats: `table` for people; `jsonl`, one JSON array a row, of strings, null, and {"x":"hex"} for
+binary strings and BIT; `arrow`, an Arrow IPC stream; `parquet`, a file. The values of the first two
+are in TiDB's text form at time zone +00:00, those of the others are typed.
 
-With `--output` the rows go into a new file, which is there when it is whole. An existing file is
-not overwritten.
+With `--output`, the rows are written to a new file, which appears when it is complete. An existing
+file is not overwritten.
 """
 
 import argparse
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from typing import IO, TextIO
+from typing import IO
 
 import pyarrow as pa
 
 from pyspark_theflash.base.clock import SystemClock
-from pyspark_theflash.base.errors import UsageError
+from pyspark_theflash.base.errors import ColumnNotFoundError, UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.cli.jobs.arguments import add_at, add_store
+from pyspark_theflash.cli.jobs.arguments import add_at
 from pyspark_theflash.cli.jobs.ticker import Ticker, ticking
 from pyspark_theflash.cli.output import new_file
+from pyspark_theflash.cli.place import add_place
 from pyspark_theflash.cli.rows import (
     add_output,
     add_wait,
     check_output,
+    opened_snapshot,
     printable,
-    wait_as_asked,
     write_batches,
 )
 from pyspark_theflash.cli.show import print_table
-from pyspark_theflash.read.plan.scan_plan import ScanPlan
-from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
+from pyspark_theflash.service.client.theflash import TheFlash
+from pyspark_theflash.service.wire.message import Moment, Plan, Presentation, Snapshot
 from pyspark_theflash.tidb.codec.jsonl import format_jsonl
 from pyspark_theflash.tidb.schema.model import ROWID_NAME
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `scan`."""
-    add_store(parser)
+    add_place(parser)
     parser.add_argument("table", metavar="DB.TABLE")
     add_at(parser)
     parser.add_argument(
@@ -56,72 +57,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the rows, or write them into a file."""
+    """Print the rows, or write them to a file."""
     check_output(arguments)
-    fs, clock = LocalFileSystem(), SystemClock()
-    wait_as_asked(arguments, clock, fs)
     with ExitStack() as stack:
-        snapshot = stack.enter_context(open_snapshot(arguments.store, arguments.at))
-        plan = snapshot.plan(arguments.table, _columns(snapshot, arguments))
+        store, snapshot = stack.enter_context(opened_snapshot(arguments))
+        plan = _plan(store, snapshot, arguments)
         if arguments.output is None:
             sys.stdout.flush()
-            _write(arguments.format, snapshot, plan, sys.stdout.buffer, None)
+            _write(arguments.format, store, plan, sys.stdout.buffer, None)
         else:
-            file = stack.enter_context(new_file(arguments.output, fs))
-            ticker = stack.enter_context(ticking("scan", clock))
-            _write(arguments.format, snapshot, plan, file, ticker)
+            file = stack.enter_context(new_file(arguments.output, LocalFileSystem()))
+            ticker = stack.enter_context(ticking("scan", SystemClock()))
+            _write(arguments.format, store, plan, file, ticker)
     return 0
 
 
-def _columns(snapshot: ReadSnapshot, arguments: argparse.Namespace) -> list[str] | None:
-    """The columns by name, or None for all that `SELECT *` shows."""
-    named = arguments.columns.split(",") if arguments.columns else None
-    if named and len({name.lower() for name in named}) < len(named):
+def _plan(store: TheFlash, snapshot: Snapshot, arguments: argparse.Namespace) -> Plan:
+    moment = Moment(handle=snapshot.handle)
+    presentation = Presentation(as_text=arguments.format in ("table", "jsonl"))
+
+    def planned(columns: Sequence[str] | None) -> Plan:
+        return store.plan(arguments.table, columns, moment=moment, presentation=presentation)
+
+    names = arguments.columns.split(",") if arguments.columns else None
+    if names and len({name.lower() for name in names}) < len(names):
         raise UsageError("--columns: names a column twice")
-    if not arguments.rowid:
-        return named
-    table = snapshot.table(arguments.table)
-    names = [c.name for c in table.public_columns] if named is None else named
-    wanted = table.has_rowid and ROWID_NAME not in (name.lower() for name in names)
-    return [*names, ROWID_NAME] if wanted else names
+    if not arguments.rowid or ROWID_NAME in [name.lower() for name in names or ()]:
+        return planned(names)
+    if names is None:
+        names = [column.name for column in store.table(arguments.table, moment).columns]
+    try:
+        return planned([*names, ROWID_NAME])
+    except ColumnNotFoundError:
+        return planned(names)
 
 
-def _write(
-    form: str, snapshot: ReadSnapshot, plan: ScanPlan, out: IO[bytes], ticker: Ticker | None
-) -> None:
+def _write(form: str, store: TheFlash, plan: Plan, out: IO[bytes], ticker: Ticker | None) -> None:
+    schema = pa.ipc.read_schema(pa.py_buffer(plan.arrow_schema))
     if form in ("arrow", "parquet"):
-        _write_batches(form, snapshot, plan, out, ticker)
+        write_batches(form, schema, store.read(plan), out, ticker)
         return
     text = io.TextIOWrapper(out, "utf-8", write_through=True)
+    columns = (batch.columns for batch in _noted(store.read(plan), ticker))
     try:
         if form == "jsonl":
-            for texts in _noted(snapshot.texts(plan), ticker):
+            for texts in columns:
                 text.writelines(f"{line}\n" for line in format_jsonl(texts))
         else:
-            _write_table(snapshot, plan, text, ticker)
+            print_table(schema.names, (row for texts in columns for row in printable(texts)), text)
     finally:
         text.detach()
 
 
-def _write_table(
-    snapshot: ReadSnapshot, plan: ScanPlan, out: TextIO, ticker: Ticker | None
-) -> None:
-    rows = (row for texts in _noted(snapshot.texts(plan), ticker) for row in printable(texts))
-    print_table([c.name for c in plan.columns], rows, out)
-
-
-def _write_batches(
-    form: str, snapshot: ReadSnapshot, plan: ScanPlan, out: IO[bytes], ticker: Ticker | None
-) -> None:
-    names = [c.name for c in plan.columns]
-    batches = snapshot.scan(plan.table.full_name, names)
-    write_batches(form, plan.schema, batches, out, ticker)
-
-
-def _noted(batches: Iterator[list[pa.Array]], ticker: Ticker | None) -> Iterator[list[pa.Array]]:
+def _noted(batches: Iterator[pa.RecordBatch], ticker: Ticker | None) -> Iterator[pa.RecordBatch]:
     rows = 0
-    for columns in batches:
-        yield columns
-        rows += len(columns[0])
+    for batch in batches:
+        yield batch
+        rows += batch.num_rows
         if ticker is not None:
             ticker.note(f"{rows:,} rows")

@@ -1,14 +1,15 @@
-"""Run a query over the tables of a store, all as of one timestamp and called DB.TABLE.
+"""Run a query over the tables of a store, all at one timestamp and named DB.TABLE.
 
-The SQL is DuckDB's, and it reads: SELECT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN. Only the tables and
-columns that it names are read. What differs from TiDB: texts compare and sort by their bytes,
-whatever their collation; ENUM, SET and JSON are texts, BIT is bytes, TIME is an interval; x / 0 and
-the like are DuckDB's; the average of decimals is a double. TIMESTAMPs are in UTC. A result that
-would not be exact (an overflow, a DECIMAL of more than 38 digits) is an error.
+The SQL is DuckDB's, read only: SELECT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN. Only the tables and
+columns that it names are read. Differences from TiDB: texts compare and sort by their bytes, not by
+their collation; ENUM, SET and JSON are texts, BIT is bytes, TIME is an interval; x / 0 and the like
+are DuckDB's; the average of decimals is a double. TIMESTAMPs are in UTC. A result that would not be
+exact (an overflow, a DECIMAL of more than 38 digits) is an error. With a server, the query runs
+here, over the rows that the server sends.
 
-Formats: `table` for people; `jsonl`, where a row is one JSON array of strings, null, and
-{"x":"hex"} for bytes; `arrow`, an Arrow IPC stream; `parquet`, a file. With `--output` the rows go
-into a new file, which is there when it is whole. An existing file is not overwritten.
+Formats: `table` for people; `jsonl`, one JSON array a row, of strings, null, and {"x":"hex"} for
+bytes; `arrow`, an Arrow IPC stream; `parquet`, a file. With `--output`, the rows are written to a
+new file, which appears when it is complete. An existing file is not overwritten.
 """
 
 import argparse
@@ -16,34 +17,38 @@ import io
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import IO
 
 import pyarrow as pa
 
-from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.cli.jobs.arguments import add_at, add_store, seconds
+from pyspark_theflash.cli.jobs.arguments import add_at, seconds
 from pyspark_theflash.cli.output import new_file
+from pyspark_theflash.cli.place import add_place
 from pyspark_theflash.cli.rows import (
     add_output,
     add_wait,
     check_output,
+    opened_snapshot,
     printable,
-    wait_as_asked,
     write_batches,
 )
 from pyspark_theflash.cli.show import print_table
+from pyspark_theflash.net.address import is_address
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.read.present import Presentation, ZeroDates
 from pyspark_theflash.read.sql.connection import QueryLimits
-from pyspark_theflash.read.sql.sql import SqlResult
+from pyspark_theflash.read.sql.sql import SqlResult, run_sql
 from pyspark_theflash.read.sql.texts import result_texts
+from pyspark_theflash.service.client.sql_tables import ServedTables
+from pyspark_theflash.service.wire import message
 from pyspark_theflash.tidb.codec.jsonl import format_jsonl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The command line of `sql`."""
-    add_store(parser)
+    add_place(parser)
     parser.add_argument("query", metavar="QUERY", help="one statement that reads")
     add_at(parser)
     add_wait(parser)
@@ -51,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--zero-dates",
         choices=[choice.value for choice in ZeroDates],
         default=ZeroDates.RAISE.value,
-        help="what becomes of dates that no calendar has, as 0000-00-00 (default: raise; string: "
+        help="how to return dates that no calendar has, as 0000-00-00 (default: raise; string: "
         "all dates are texts)",
     )
     parser.add_argument(
@@ -59,32 +64,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_megabytes,
         default=QueryLimits().memory_mb,
         metavar="MB",
-        help="how much memory the query may take (default: %(default)s)",
+        help="memory limit of the query (default: %(default)s)",
     )
     parser.add_argument(
-        "--timeout", type=seconds, metavar="S", help="stop the query after so many seconds"
+        "--timeout", type=seconds, metavar="S", help="stop the query after S seconds"
     )
     add_output(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print the rows, or write them into a file."""
+    """Print the rows, or write them to a file."""
     check_output(arguments)
-    fs, clock = LocalFileSystem(), SystemClock()
-    wait_as_asked(arguments, clock, fs)
-    limits = QueryLimits(memory_mb=arguments.memory, timeout_ms=arguments.timeout)
-    presentation = Presentation(ZeroDates(arguments.zero_dates))
     with ExitStack() as stack:
-        snapshot = stack.enter_context(open_snapshot(arguments.store, arguments.at))
-        result = stack.enter_context(
-            snapshot.sql(arguments.query, presentation=presentation, limits=limits)
-        )
+        result = stack.enter_context(_result(arguments, stack))
         if arguments.output is None:
             sys.stdout.flush()
             _write(arguments.format, result, sys.stdout.buffer)
         else:
-            _write(arguments.format, result, stack.enter_context(new_file(arguments.output, fs)))
+            file = stack.enter_context(new_file(arguments.output, LocalFileSystem()))
+            _write(arguments.format, result, file)
     return 0
+
+
+def _result(arguments: argparse.Namespace, stack: ExitStack) -> SqlResult:
+    """Start the query: beside the files of a folder, or here over the rows of a server."""
+    limits = QueryLimits(memory_mb=arguments.memory, timeout_ms=arguments.timeout)
+    zero_dates: str = arguments.zero_dates
+    store, taken = stack.enter_context(opened_snapshot(arguments))
+    if is_address(arguments.store):
+        tables = ServedTables(store, taken.handle, message.Presentation(zero_dates))
+        return run_sql(arguments.query, tables, limits=limits)
+    snapshot = stack.enter_context(open_snapshot(Path(arguments.store), taken.snapshot_ts))
+    presentation = Presentation(ZeroDates(zero_dates))
+    return snapshot.sql(arguments.query, presentation=presentation, limits=limits)
 
 
 def _write(form: str, result: SqlResult, out: IO[bytes]) -> None:

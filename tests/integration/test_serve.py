@@ -276,7 +276,16 @@ def test_commands_that_ask_a_server(store, tmp_path):
     token.write_text(TOKENS[Role.READ].value)
     with served(store, "--listen", "127.0.0.1:0", "--tokens", tokens) as (_, address):
         place = f"theflash://{address}"
-        for name, *arguments in (["digest", "shop.items"], ["tables"], ["tables", "--json"]):
+        for name, *arguments in (
+            ["digest", "shop.items"],
+            ["tables"],
+            ["tables", "--json"],
+            ["scan", "shop.items"],
+            ["scan", "shop.items", "--rowid", "--format", "jsonl", "--wait", "1"],
+            ["scan", "shop.items", "--format", "arrow"],
+            ["sql", "SELECT * FROM shop.items ORDER BY 1"],
+            ["sql", "SELECT count(*) FROM shop.items", "--format", "jsonl"],
+        ):
             here = told(name, store, *arguments)
             assert here.returncode == 0
             assert told(name, place, *arguments, "--token-file", token).stdout == here.stdout
@@ -291,4 +300,6 @@ def test_commands_that_ask_a_server(store, tmp_path):
 
 
 def told(*arguments):
-    return subprocess.run(command(*arguments), capture_output=True, text=True)
+    done = subprocess.run(command(*arguments), capture_output=True)
+    done.stdout, done.stderr = done.stdout.decode("latin-1"), done.stderr.decode()
+    return done

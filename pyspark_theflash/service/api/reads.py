@@ -126,6 +126,7 @@ class Reads:
                     shape.columns,
                     shape.partitions,
                     str(snapshot.lacking(e) or ""),
+                    e.db,
                 )
                 for e in snapshot.listed()
                 if (shape := e.shape) is not None

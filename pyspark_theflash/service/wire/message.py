@@ -86,6 +86,8 @@ class TableName:
 
     Empty if it can be read.
     """
+    db: str = ""
+    """The database's name, which `name` begins with."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,18 +59,20 @@ class Tables(_message.Message):
     def __init__(self, snapshot_ts: _Optional[int] = ..., tables: _Optional[_Iterable[_Union[TableName, _Mapping]]] = ...) -> None: ...
 
 class TableName(_message.Message):
-    __slots__ = ("id", "name", "columns", "partitions", "not_loaded")
+    __slots__ = ("id", "name", "columns", "partitions", "not_loaded", "db")
     ID_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     COLUMNS_FIELD_NUMBER: _ClassVar[int]
     PARTITIONS_FIELD_NUMBER: _ClassVar[int]
     NOT_LOADED_FIELD_NUMBER: _ClassVar[int]
+    DB_FIELD_NUMBER: _ClassVar[int]
     id: int
     name: str
     columns: int
     partitions: int
     not_loaded: str
-    def __init__(self, id: _Optional[int] = ..., name: _Optional[str] = ..., columns: _Optional[int] = ..., partitions: _Optional[int] = ..., not_loaded: _Optional[str] = ...) -> None: ...
+    db: str
+    def __init__(self, id: _Optional[int] = ..., name: _Optional[str] = ..., columns: _Optional[int] = ..., partitions: _Optional[int] = ..., not_loaded: _Optional[str] = ..., db: _Optional[str] = ...) -> None: ...
 
 class TableRequest(_message.Message):
     __slots__ = ("moment", "table", "presentation")

@@ -1,0 +1,51 @@
+"""The tables of a server as a SQL query sees them: the query runs here, over the rows it needs."""
+
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+
+from pyspark_theflash.read.plan.sql_tables import narrowed, sql_type
+from pyspark_theflash.service.client.theflash import TheFlash
+from pyspark_theflash.service.wire.message import Moment, Presentation
+from pyspark_theflash.storage.mvcc.project import batch_of
+
+
+class ServedTable:
+    """A table of a snapshot; implements `read.sql.lazy.SqlTable`."""
+
+    def __init__(
+        self, store: TheFlash, name: str, moment: Moment, presentation: Presentation
+    ) -> None:
+        self._store, self._name = store, name
+        self._moment, self._presentation = moment, presentation
+        table = store.table(name, moment, presentation)
+        fields = pa.ipc.read_schema(pa.py_buffer(table.arrow_schema))
+        self._schema = pa.schema([(field.name, sql_type(field.type)) for field in fields])
+
+    @property
+    def schema(self) -> pa.Schema:
+        return self._schema
+
+    def read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        types = [self._schema.field(name).type for name in columns]
+        plan = self._store.plan(
+            self._name, columns, moment=self._moment, presentation=self._presentation
+        )
+        for batch in self._store.read(plan):
+            arrays = map(narrowed, batch.columns, types, columns)
+            yield batch_of(columns, list(arrays), batch.num_rows)
+
+
+class ServedTables:
+    """All tables of a snapshot; implements `read.sql.sql.Catalog`."""
+
+    def __init__(self, store: TheFlash, handle: bytes, presentation: Presentation) -> None:
+        self._store, self._moment = store, Moment(handle=handle)
+        self._presentation = presentation
+
+    def names(self) -> Sequence[tuple[str, str]]:
+        tables = self._store.tables(self._moment).tables
+        return [(table.db, table.name.removeprefix(f"{table.db}.")) for table in tables]
+
+    def open(self, db: str, table: str) -> ServedTable:
+        return ServedTable(self._store, f"{db}.{table}", self._moment, self._presentation)
