@@ -1,1 +1,1 @@
-"""Tables and columns as of a schema version."""
+"""Table and column definitions of TiDB, by schema version."""

@@ -1,11 +1,11 @@
-"""Reading a base: the rows that tables had when the binlog begins.
+"""Reader of base data: the table rows that existed before the first binlog.
 
     DIR/base.json    [{db, table, table_id, columns, file, rows, checksum, ...}]
     DIR/<file>       gzipped JSON lines (`codec.jsonl`) of texts (`codec.text`), one value a column
 
-A table whose rows have a hidden `_tidb_rowid` names it as its last column. `checksum` is that of
-`tidb.codec.digest` over all columns. Rows are checked after they were parsed, by printing them
-again: what is stored then says, byte for byte, what TiDB said.
+If a table has the hidden column `_tidb_rowid`, it is the last one in `columns`. `checksum` is the
+`tidb.codec.digest` of all columns. It is computed by formatting the parsed values as text again, so
+a match also proves that parsing lost nothing.
 """
 
 import gzip
@@ -30,7 +30,7 @@ from pyspark_theflash.tidb.schema.model import ROWID_NAME, ROWID_TYPE, TableInfo
 
 INDEX_NAME: Final = "base.json"
 MAX_INDEX_BYTES: Final = 1 << 28
-# TiDB takes rows of at most 120 MiB; bytes come as hex.
+# TiDB limits a row to 120 MiB; bytes are written as hex.
 MAX_LINE_BYTES: Final = 1 << 28
 _BATCH_BYTES: Final = 1 << 26
 
@@ -50,16 +50,16 @@ class BaseTable:
 
 @dataclass(frozen=True, slots=True)
 class Base:
-    """All tables that had rows, or could have had."""
+    """The tables listed in `base.json`; a table may have no rows."""
 
     tables: tuple[BaseTable, ...]
 
 
 def read_base(folder: Path) -> Base:
-    """What `base.json` of a folder lists; no rows are read.
+    """Read `base.json` in a folder. Rows are not read.
 
     Raises:
-        SchemaFileError: there is no such file, or it is not an index of base tables.
+        SchemaFileError: The file does not exist or is not an index of base tables.
     """
     index = folder / INDEX_NAME
     try:
@@ -76,15 +76,16 @@ def read_base(folder: Path) -> Base:
 def read_base_rows(
     base_table: BaseTable, table_info: TableInfo, batch_rows: int
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a base table in storage form, at most `batch_rows` at once (and 64 MiB of text).
+    """Yield the rows of a base table in storage form.
 
-    Batches have the columns of the base, by name; `_tidb_rowid` is int64. Row count and checksum
-    are compared after the last batch: publish nothing before the end.
+    A batch has at most `batch_rows` rows, and stops at 64 MiB of text. Its columns are those of
+    the base, by name; `_tidb_rowid` is int64. Row count and checksum are compared after the last
+    batch, so nothing may be published before the iterator is exhausted.
 
     Raises:
-        SchemaFileError: the columns are not the table's, or the file is not there.
-        CorruptionError: the file cannot be read, holds something else, or fails its checksum.
-        UnsupportedError: a column is of a type that TiDB does not store.
+        SchemaFileError: The columns differ from the table's, or the file does not exist.
+        CorruptionError: The file cannot be read or parsed, or its row count or checksum differs.
+        UnsupportedError: A column has a type that TiDB does not store.
     """
     types = _column_types(base_table, table_info)
     digest = TableDigest()
@@ -111,18 +112,18 @@ def _base_table(folder: Path, entry: Mapping[str, Any]) -> BaseTable:
 
 
 def _column_types(base_table: BaseTable, table_info: TableInfo) -> dict[str, FieldType]:
-    """The type of each column; all that TiDB stores for a row must be there."""
-    known = {column.name: column.type for column in table_info.public_columns}
-    needed = {column.name for column in table_info.public_columns if not column.is_virtual}
+    """Return the type of each base column; every stored column of the table must be present."""
+    types = {column.name: column.type for column in table_info.public_columns}
+    required = {column.name for column in table_info.public_columns if not column.is_virtual}
     if table_info.has_rowid:
-        known[ROWID_NAME] = ROWID_TYPE
-        needed.add(ROWID_NAME)
-    found = set(base_table.columns)
-    if len(found) < len(base_table.columns) or not needed <= found <= known.keys():
-        odd = sorted((needed - found) | (found - known.keys())) or ["one named twice"]
+        types[ROWID_NAME] = ROWID_TYPE
+        required.add(ROWID_NAME)
+    names = set(base_table.columns)
+    if len(names) < len(base_table.columns) or not required <= names <= types.keys():
+        odd = sorted((required - names) | (names - types.keys())) or ["a name listed twice"]
         reason = f"columns differ from those of {table_info.full_name}: {', '.join(odd)}"
         raise SchemaFileError(str(base_table.file), reason)
-    return {name: known[name] for name in base_table.columns}
+    return {name: types[name] for name in base_table.columns}
 
 
 @contextmanager
@@ -148,7 +149,7 @@ def _parse_batch(
 
 
 def _read_lines(file: Path, batch_rows: int) -> Iterator[tuple[int, list[str]]]:
-    """Batches of lines, each with its offset in the unpacked text."""
+    """Yield batches of lines, each with its offset in the uncompressed text."""
     offset = end = 0
     try:
         with gzip.open(file) as stream:
@@ -179,7 +180,7 @@ def _read_batch(stream: gzip.GzipFile, batch_rows: int) -> list[bytes]:
 
 def _check(base_table: BaseTable, digest: TableDigest) -> None:
     if digest.rows != base_table.rows:
-        reason = f"{digest.rows} rows where {base_table.rows} were announced"
+        reason = f"the file has {digest.rows} rows, base.json says {base_table.rows}"
     elif digest.hexdigest() != base_table.checksum:
         reason = "the rows do not match their checksum"
     else:

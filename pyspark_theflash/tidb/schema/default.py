@@ -1,20 +1,20 @@
-"""Origin defaults: what rows hold that are older than their column.
+"""Origin defaults: values of columns that were added after a row was written.
 
-ADD COLUMN rewrites no row. It writes down, as text, the default of that moment, and whoever reads
-an older row puts it in. The text is what TiDB would cast, not always what it prints:
+ADD COLUMN does not rewrite rows. TiDB stores the column's default at that time as text, and fills
+it in when it reads an older row. The text is cast to the column's type, by type:
 
-    integers, DECIMAL, FLOAT,      as a text that becomes a number (`codec.convert`): clamped and
+    integers, DECIMAL, FLOAT,      as text converted to a number (`codec.convert`): clamped and
     YEAR                           rounded; NULL for -1 in an unsigned column, zero for `x`
-    TIMESTAMP                      in UTC (columns of old TiDBs, of version 0: in the zone of the
-                                   server, which nobody tells; taken for UTC, too)
-    BIT                            bytes, in a field of their own, or text like b'101'; what is too
-                                   large for the column is all ones
+    TIMESTAMP                      in UTC; columns of version 0 (old TiDB) are in the server's time
+                                   zone, which is not recorded: read as UTC, too
+    BIT                            bytes, in a separate field, or text like b'101'; a value too
+                                   large for the column becomes all ones
     BINARY(n)                      padded with zeros to n bytes
     CHAR                           without trailing spaces
     CHAR.., BINARY..               cut at the column's length
-    BINARY.., BLOB                 as the JSON text has them: bytes that are no UTF-8 became U+FFFD
-                                   when TiDB wrote it, and that is what TiDB itself reads
-    others                         their text form (`tidb.codec.text`)
+    BINARY.., BLOB                 as in the JSON text, where TiDB replaced invalid UTF-8 by U+FFFD;
+                                   TiDB reads the same
+    others                         the text form of `tidb.codec.text`
 
 As in TiDB's `table/column.go` (`getColDefaultValue`).
 """
@@ -40,11 +40,11 @@ _TEXT: Final = FieldType(MySQLType.VARCHAR, 0, -1, 0, "utf8mb4", "utf8mb4_bin")
 
 
 def origin_value(info: ColumnInfo) -> pa.Scalar:
-    """What a row holds that does not hold the column, in the type `arrow_type(info.type)`.
+    """Return the value of a column for rows without it, in the type `arrow_type(info.type)`.
 
     Raises:
-        CodecError: the text is no value of the type.
-        UnsupportedError: a type that TiDB does not store.
+        CodecError: The text is not a value of the type.
+        UnsupportedError: TiDB does not store the type.
     """
     tp, text = arrow_type(info.type), info.origin_default
     if text is None:
@@ -52,7 +52,7 @@ def origin_value(info: ColumnInfo) -> pa.Scalar:
     try:
         return _value(info, text, tp)
     except (ValueError, OverflowError):
-        reason = f"column {info.name}: its default is no {info.type.tp.name}"
+        reason = f"column {info.name}: its default is not a valid {info.type.tp.name}"
         raise CodecError("origin default", reason) from None
 
 
@@ -67,8 +67,8 @@ def _value(info: ColumnInfo, text: str, tp: pa.DataType) -> pa.Scalar:
     if field_type.is_binary_string:
         return pa.scalar(_binary(text, field_type), tp)
     if kind in STRING_TYPES:
-        kept = text[: field_type.flen] if field_type.flen >= 0 else text
-        return pa.scalar(kept.rstrip(" ") if kind == MySQLType.STRING else kept, tp)
+        cut = text[: field_type.flen] if field_type.flen >= 0 else text
+        return pa.scalar(cut.rstrip(" ") if kind == MySQLType.STRING else cut, tp)
     return parse_column(pa.array([text], pa.string()), field_type, info.name)[0]
 
 

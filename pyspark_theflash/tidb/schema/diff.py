@@ -1,11 +1,11 @@
-"""SchemaDiff: what TiDB writes beside each schema version, to say which tables it changed.
+"""SchemaDiff: the record of the tables that a schema version changed.
 
-One transaction writes it together with the tables, so its commit is the moment of the change:
+TiDB writes it in the transaction that changes the tables, so its commit_ts is that of the change:
 
     version V raised (commit c1)  <  Diff:V, DB:x/Table:y, DDL binlog, all in one commit c2
 
-A version without a SchemaDiff is one whose transaction has not committed yet, or never will. As in
-TiDB's `parser/model/ddl.go` and `updateSchemaVersion` in `ddl/ddl_worker.go`.
+A version without a SchemaDiff belongs to a transaction that is not committed yet, or that failed.
+As in TiDB's `parser/model/ddl.go` and `updateSchemaVersion` in `ddl/ddl_worker.go`.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from pyspark_theflash.tidb.schema.meta_key import MetaWrite
 
 
 class Action(IntEnum):
-    """Some kinds of DDL: of whole databases, those that drop, those that rewrite rows."""
+    """DDL job types that are handled specially; values as in TiDB's `ActionType`."""
 
     CREATE_DATABASE = 1
     DROP_DATABASE = 2
@@ -33,16 +33,16 @@ class Action(IntEnum):
 
 _DROPS: Final = (Action.DROP_TABLE, Action.DROP_VIEW, Action.DROP_SEQUENCE)
 Place: TypeAlias = tuple[int, TableID]
-"""Where a table is: its database's id and its own."""
+"""Location of a table: (database id, table id)."""
 
 
 @dataclass(frozen=True, slots=True)
 class SchemaDiff:
-    """What one schema version changed, by a transaction of `start_ts` and `commit_ts`.
+    """Tables changed by one schema version, in the transaction `start_ts` .. `commit_ts`.
 
-    `places` are those of the tables that changed. `left` are those where in the end none is: of
-    dropped tables, of truncated ones, which go on under another id, of ones that move to another
-    database. The tables of a dropped database are not named. With `rebuilds_all`, everything may
+    `places` are the changed tables. `left` are the places that have no table afterwards: of dropped
+    tables, of truncated tables (which continue under another id) and of tables moved to another
+    database. The tables of a dropped database are not listed. With `rebuilds_all`, any table may
     have changed.
     """
 
@@ -57,7 +57,11 @@ class SchemaDiff:
 
 
 def parse_diff(version: SchemaVersion, write: MetaWrite) -> SchemaDiff:
-    """Raises one of `SHAPE_ERRORS` for anything but a SchemaDiff."""
+    """Parse the diff of a version.
+
+    Raises:
+        One of `SHAPE_ERRORS`: The value is not a SchemaDiff.
+    """
     diff = load(write.value or b"")
     action = int(diff["type"])
     places: set[Place] = set()
@@ -84,5 +88,5 @@ def parse_diff(version: SchemaVersion, write: MetaWrite) -> SchemaDiff:
 
 
 def _with_key(places: set[Place]) -> frozenset[Place]:
-    """Without partitions, which come as tables of no database, and changes of no table."""
+    """Return the places of tables: without partitions (database id 0) and empty entries."""
     return frozenset(place for place in places if min(place) > 0)

@@ -1,4 +1,4 @@
-"""Reading a schema file: JSON, plain or gzipped.
+"""Schema source that reads a schema file: JSON, plain or gzipped.
 
     start_ts, end_ts
     initial          [{ts, db, table}]     the tables at start_ts
@@ -6,7 +6,7 @@
                      op is put or drop, kind is table or db
     schema_versions  [[ts, version]]                    when the cluster's schema version was raised
 
-`end_ts` vouches that nothing else happened up to there.
+The file is complete up to `end_ts`: there are no other changes at or below it.
 """
 
 import gzip
@@ -31,7 +31,7 @@ _GZIP_MAGIC: Final = b"\x1f\x8b"
 
 
 class FileSchema:
-    """A schema file as a source of the history: read anew when it has changed."""
+    """Schema source over a file, which is read again when it has changed."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -40,53 +40,54 @@ class FileSchema:
     def read(
         self, after: SchemaHistory | None = None, at_least: TimeStamp | None = None
     ) -> SchemaHistory:
-        """The file's history, which must continue `after`.
+        """Return the file's history, which must continue `after`.
 
         Raises:
-            OptionError, SchemaFileError: there is no such file, or it is none.
-            SchemaConflictError: it tells something else than `after` about the same time.
+            OptionError: The file does not exist.
+            SchemaFileError: The file is not a schema file.
+            SchemaConflictError: The file contradicts `after` in the time that both cover.
         """
         state = self._state()
         if after is not None and self._read is not None and self._read == state:
             return after
         source = _digest(self._path)
         if after is not None and source is not None and source == after.source:
-            # It takes long to read, and says nothing else than it did then.
+            # The content is the same: skip parsing, which is slow.
             self._read = state
             return after
         history = read_schema_file(self._path, source)
         self._read = self._state()
         if self._read != state:
-            # Somebody writes it; what was read may not be what has this digest.
+            # The file changed while it was read: the digest may not be that of the parsed content.
             history = history.without_source()
         return history if after is None else after.extend(history)
 
     def outcome(self, _primary: RawKey, _start_ts: TimeStamp) -> Outcome | None:
-        """A file knows nothing of transactions."""
+        """Return None: a schema file has no transaction records."""
         return None
 
     def has_written(self, _key: RawKey, _start_ts: TimeStamp) -> bool | None:
-        """A file knows nothing of rows."""
+        """Return None: a schema file has no rows."""
         return None
 
     def had_row(self, _key: RawKey, _ts: TimeStamp) -> bool | None:
-        """A file knows nothing of rows."""
+        """Return None: a schema file has no rows."""
         return None
 
     def _state(self) -> tuple[int, int] | None:
         try:
-            found = self._path.stat()
+            status = self._path.stat()
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size
+        return status.st_mtime_ns, status.st_size
 
 
 def read_schema_file(path: Path, source: str | None = None) -> SchemaHistory:
-    """The schema history of a file, whose content is named `source`.
+    """Read the schema history of a file; `source` is the digest of its content.
 
     Raises:
-        OptionError: there is no such file.
-        SchemaFileError: it is not a schema file.
+        OptionError: The file does not exist.
+        SchemaFileError: The file is not a schema file.
     """
     document = _load_json(path)
     try:
@@ -105,7 +106,7 @@ def read_schema_file(path: Path, source: str | None = None) -> SchemaHistory:
 
 
 def _digest(path: Path) -> str | None:
-    """Names the content of a file; None where that is too much, or cannot be read."""
+    """Return the digest of a file's content; None if it is too large or cannot be read."""
     hashed = hashlib.blake2b(digest_size=16)
     try:
         if path.stat().st_size > MAX_SCHEMA_BYTES:

@@ -1,7 +1,7 @@
-"""Virtual generated columns: never in a row, so computed from the columns that are.
+"""Virtual generated columns: not stored in rows, computed from the stored columns.
 
-A generated column may read other generated columns; stored ones are read, virtual ones computed in
-their turn.
+A generated column may refer to other generated columns; stored ones are read, virtual ones are
+computed recursively.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -16,13 +16,13 @@ Columns = Mapping[ColumnID, ArrowArray]
 
 
 def stored_inputs(table: TableInfo, names: Iterable[str]) -> tuple[ColumnInfo, ...]:
-    """The stored columns that the named ones are or are computed from, in the table's order.
+    """Return the stored columns that the named columns are or depend on, in table order.
 
     Raises:
-        UnsupportedError: a generated column's expression is not evaluated here.
+        UnsupportedError: The expression of a generated column is not supported.
     """
-    found = {column.id for name in names for column in _stored(table, name, ())}
-    return tuple(c for c in table.columns if c.id in found)
+    ids = {column.id for name in names for column in _stored(table, name, ())}
+    return tuple(c for c in table.columns if c.id in ids)
 
 
 def _stored(table: TableInfo, name: str, path: tuple[str, ...]) -> Iterator[ColumnInfo]:
@@ -37,14 +37,17 @@ def _stored(table: TableInfo, name: str, path: tuple[str, ...]) -> Iterator[Colu
 
 
 def compute_column(table: TableInfo, column: ColumnInfo, columns: Columns, rows: int) -> ArrowArray:
-    """A virtual column of `rows` rows, in its stored form.
+    """Compute a virtual column for `rows` rows, in storage form.
 
     Args:
-        columns: at least `stored_inputs` of the column.
+        table: The table of the column.
+        column: The virtual column.
+        columns: At least the `stored_inputs` of the column.
+        rows: The number of rows.
 
     Raises:
-        UnsupportedError: the expression is not evaluated here.
-        UnrepresentableValueError: it has no value in the range of its type.
+        UnsupportedError: The expression is not supported.
+        UnrepresentableValueError: A value is outside the range of its type.
     """
     expression = _expression(table, column)
     inputs = typed_columns(table, expression.columns, columns, rows)
@@ -54,7 +57,7 @@ def compute_column(table: TableInfo, column: ColumnInfo, columns: Columns, rows:
 def typed_columns(
     table: TableInfo, names: Iterable[str], columns: Columns, rows: int
 ) -> dict[str, TypedArray]:
-    """The named columns, computed where they are virtual, by name in lower case."""
+    """Return the named columns by lower-case name; virtual ones are computed."""
     result = {}
     for name in names:
         column = _column(table, name)
@@ -71,7 +74,7 @@ def _column(table: TableInfo, name: str) -> ColumnInfo:
     for column in table.columns:
         if column.name.lower() == name.lower():
             return column
-    raise UnsupportedError(f"an expression of column {name}, which is not there,", table.full_name)
+    raise UnsupportedError(f"an expression of the missing column {name}", table.full_name)
 
 
 def _expression(table: TableInfo, column: ColumnInfo) -> Expression:

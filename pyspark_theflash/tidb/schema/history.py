@@ -1,35 +1,35 @@
-"""Every TableInfo a cluster has had, by timestamp.
+"""All TableInfos that a cluster has had, by timestamp.
 
-A row is decoded by the TableInfo it was *written* under and read with the one valid at the *scan's*
-timestamp (promise P8), so a replica keeps them all. An event is a change of one meta key: its `ts`
-is that change's commit timestamp, and `table` is None where the table was dropped.
+A row is decoded with the TableInfo it was *written* under and read with the one valid at the
+*scan's* timestamp (promise P8), so a replica retains all of them. An event is a change of one meta
+key: its `ts` is the commit_ts of the change; its `table` is None if the table was dropped.
 
 Schema versions
-    A binlog names the schema version its rows were encoded under. TiDB raises the version and
-    writes the TableInfo in one transaction step after the other, so version V's TableInfo is
-    committed a little *after* V itself:
+    A binlog names the schema version its rows were encoded under. TiDB first raises the version and
+    then writes the TableInfo, in another transaction, so version V's TableInfo is committed a
+    little *after* V itself:
 
         ts      100        102          200        202
                 version 7  table a      version 8  table a'
                            └── what version 7 means ──┘
 
-    Version V therefore means "the newest event below the moment of version V + 1". A version from
-    before the history means the tables at its start: TiDB refuses to commit what was written to a
-    table that has changed since.
+    Version V therefore means "the newest event before version V + 1 was raised". A version from
+    before the history means the tables at its start: TiDB refuses to commit writes to a table
+    that has changed since.
 
-What a row was written under
-    With metadata locks (on by default since TiDB 6.5) that version is not the row's. It is the one
-    that BEGIN met, while a table is taken as it is when a statement first meets it, any number of
-    versions later. Of a statement that is a transaction of its own, it is the one that TiDB has at
-    the statement's end, which may be too new. What holds of every transaction is that DDL makes no
-    step while a state of the table from before the last one is in use:
+The TableInfo a row was written under
+    With metadata locks (on by default since TiDB 6.5) the version in the binlog is not the one the
+    row was written under. It is the version at BEGIN, but a transaction uses each table as of its
+    first statement on that table, any number of versions later. For an autocommit statement, it is
+    the version at the statement's end, which may be too new. For every transaction, a DDL job makes
+    no step while a transaction still uses the table's state before the previous step:
 
         table     S1 ───────────── S2 ───────────── S3
         commits      under S1         S1 or S2         S2 or S3
 
-    So a row is read by what was there when it was committed, and by the state before. That is
-    enough to read it: in the last state that has both, a row has the values of a column that goes
-    and of one that comes.
+    So a row is decoded with the state in force at its commit and the state before that. This is
+    sufficient: in the last state that has both columns, a row has the values of the column being
+    dropped and of the column being added.
 """
 
 import bisect
@@ -50,16 +50,16 @@ from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 
 SYSTEM_DATABASES: Final = frozenset({"mysql"})
 _PARTITIONED: Final = '"partition":{'
-"""In the JSON of a table with partitions; within a text its quotes would be escaped."""
+"""Part of the JSON of every partitioned table; in a JSON string its quotes would be escaped."""
 
 
 class TableShape(NamedTuple):
-    """How large a definition is, as lists of tables show it."""
+    """Size of a table definition, as shown in lists of tables."""
 
     columns: int
     partitions: int
     is_listed: bool
-    """Whether statements can name it, and it holds rows."""
+    """Whether statements can name the table, and it holds rows."""
 
     @classmethod
     def of(cls, table: TableInfo) -> "TableShape":
@@ -68,10 +68,10 @@ class TableShape(NamedTuple):
 
 
 class UnreadTable(NamedTuple):
-    """A TableInfo that was not read yet; `unpack` makes its JSON of `definition`.
+    """TableInfo that is not parsed yet; `unpack` converts `definition` to its JSON text.
 
-    The last three are its shape, where `columns` is not None. They stand here, and not in a value
-    of their own, because each object takes Python's garbage collector time.
+    The last three fields are its shape, unless `columns` is None. They are stored here instead of
+    in a nested value because each object adds work for Python's garbage collector.
     """
 
     db: str
@@ -84,7 +84,7 @@ class UnreadTable(NamedTuple):
 
     @property
     def shape(self) -> TableShape | None:
-        """How large the definition is; None if that is not known."""
+        """Size of the definition; None if unknown."""
         if self.columns is None:
             return None
         return TableShape(self.columns, self.partitions, self.is_listed)
@@ -99,10 +99,10 @@ class UnreadTable(NamedTuple):
 
 
 class TableEvent:
-    """A table's definition from `ts` on; `table` is None where `table_id` left database `db`.
+    """Definition of a table from `ts` on; `table` is None if `table_id` left database `db`.
 
-    Immutable. A definition that is stored is read when it is first asked for: a history has tens of
-    thousands of them, of which a scan needs one.
+    Immutable. A stored definition is parsed on first use: a history has tens of thousands of them,
+    of which a scan needs one.
     """
 
     __slots__ = ("_physical_ids", "_table", "db", "name", "table_id", "ts")
@@ -125,39 +125,39 @@ class TableEvent:
 
     @property
     def full_name(self) -> str:
-        """`db.table`; of a table that went, as `db.`."""
+        """`db.table`; `db.` for a dropped table."""
         return f"{self.db}.{self.name or ''}"
 
     @property
     def shape(self) -> TableShape | None:
-        """How large the definition is, read only where that is not known; None: the table went."""
+        """Size of the definition, parsed only if the size is not stored; None if dropped."""
         if isinstance(self._table, UnreadTable) and (shape := self._table.shape) is not None:
             return shape
         return None if self.table is None else TableShape.of(self.table)
 
     @property
     def json_text(self) -> str | None:
-        """TiDB's own form of the table, without reading it."""
+        """JSON text of the TableInfo, without parsing it."""
         if isinstance(self._table, UnreadTable):
             return self._table.read_text()
         return None if self._table is None else self._table.json_text
 
     @property
     def physical_ids(self) -> Sequence[PhysicalTableID]:
-        """Where the table's rows are; without reading a definition that has no partitions."""
+        """Physical ids that hold the table's rows; parses only definitions with partitions."""
         if self._physical_ids is None:
             self._physical_ids = self._find_physical_ids()
         return self._physical_ids
 
     @property
     def stored_ids(self) -> Sequence[PhysicalTableID]:
-        """Where rows may be, those partitions included that DDL is bringing or taking away."""
+        """Physical ids that may hold rows, including partitions that DDL is adding or dropping."""
         if list(self.physical_ids) == [PhysicalTableID(self.table_id)] or self.table is None:
             return self.physical_ids
         return self.table.stored_ids
 
     def stores(self, physical_id: PhysicalTableID) -> bool:
-        """Whether rows may be under a physical id; see `stored_ids`."""
+        """Return whether rows may be stored under a physical id; see `stored_ids`."""
         if list(self.physical_ids) == [PhysicalTableID(self.table_id)]:
             return int(physical_id) == int(self.table_id)
         return self.table is not None and physical_id in self.table.stored_id_set
@@ -177,7 +177,7 @@ class TableEvent:
         return f"TableEvent({self.ts}, {self.db!r}, {self.table_id}, {self.name!r})"
 
     def _identity(self) -> tuple[TimeStamp, str, TableID, str | None]:
-        """A TableInfo is what its text says."""
+        """Return the fields to compare; a TableInfo is compared by its JSON text."""
         return self.ts, self.db, self.table_id, self.json_text
 
 
@@ -192,9 +192,9 @@ class SchemaVersionAt:
 class SchemaHistory:
     """All table definitions between `start_ts` and `end_ts`, both included. Immutable.
 
-    Invariant: events are in the order of their timestamps, drops before definitions at the same one
-    (a table that moves to another database leaves one and enters the other); those at `start_ts`
-    are the tables that existed then.
+    Invariant: events are ordered by timestamp, drops before definitions at the same one (a table
+    that moves to another database has both). The events at `start_ts` are the tables that existed
+    at that time.
     """
 
     def __init__(
@@ -205,7 +205,7 @@ class SchemaHistory:
         versions: Iterable[SchemaVersionAt],
         source: str | None = None,
     ) -> None:
-        """`source` names the content that it was read from, if that is all of it."""
+        """`source` is the digest of the content that the whole history was read from, or None."""
         self.start_ts: Final = start_ts
         self.end_ts: Final = end_ts
         self.source: Final = source
@@ -218,42 +218,42 @@ class SchemaHistory:
 
     @cached_property
     def _ids_by_name(self) -> Mapping[str, set[TableID]]:
-        found: dict[str, set[TableID]] = defaultdict(set)
+        ids: dict[str, set[TableID]] = defaultdict(set)
         for event in self.events:
             if (name := _name_key(event)) is not None:
-                found[name].add(event.table_id)
-        return found
+                ids[name].add(event.table_id)
+        return ids
 
     def tables_at(self, ts: TimeStamp) -> Sequence[TableInfo]:
-        """The tables that statements can name at `ts`, by full name.
+        """Return the tables that statements can name at `ts`, by full name.
 
-        System tables are not among them: TiDB itself changes these without a binlog.
+        System tables are excluded: TiDB changes them without a binlog.
         """
-        found = (self._table_in_force(table_id, ts) for table_id in self._by_id)
-        tables = (t for t in found if t and t.is_public and t.db not in SYSTEM_DATABASES)
+        states = (self._table_in_force(table_id, ts) for table_id in self._by_id)
+        tables = (t for t in states if t and t.is_public and t.db not in SYSTEM_DATABASES)
         return sorted(tables, key=lambda t: t.full_name)
 
     def listed_at(self, ts: TimeStamp) -> Sequence[TableEvent]:
-        """The definitions of `tables_at`, of those tables that hold rows, without reading them."""
-        found = (self._event_in_force(table_id, ts) for table_id in self._by_id)
-        listed = (e for e in found if e and e.db not in SYSTEM_DATABASES and _is_listed(e))
+        """Return the events of the tables in `tables_at` that hold rows, without parsing them."""
+        events = (self._event_in_force(table_id, ts) for table_id in self._by_id)
+        listed = (e for e in events if e and e.db not in SYSTEM_DATABASES and _is_listed(e))
         return sorted(listed, key=lambda e: e.full_name)
 
     def physical_ids_from(self, ts: TimeStamp) -> set[PhysicalTableID]:
-        """Where the rows are that a read at or above `ts` may look for."""
-        found = [self._event_in_force(table_id, ts) for table_id in self._by_id]
-        found += self.events[len(self.until(ts)) :]
-        return {i for e in found if e and e.name is not None for i in e.stored_ids}
+        """Return the physical ids of rows that a scan at or above `ts` may read."""
+        events = [self._event_in_force(table_id, ts) for table_id in self._by_id]
+        events += self.events[len(self.until(ts)) :]
+        return {i for e in events if e and e.name is not None for i in e.stored_ids}
 
     def first_name(self, table_id: TableID) -> str:
-        """`db.table` as a table of the history was called first."""
+        """Return `db.table` as a table was first called in the history."""
         return next(e.full_name for e in self._by_id[table_id] if e.name is not None)
 
     def table_by_name(self, full_name: str, ts: TimeStamp) -> TableInfo:
-        """The table called `db.table` at `ts`; names are compared without case, as TiDB does.
+        """Return the table called `db.table` at `ts`, ignoring case as TiDB does.
 
         Raises:
-            TableNotFoundError: none is called so then.
+            TableNotFoundError: No table has this name at `ts`.
         """
         wanted = full_name.lower()
         for table_id in sorted(self._ids_by_name.get(wanted, ())):
@@ -264,16 +264,16 @@ class SchemaHistory:
 
     @property
     def table_ids(self) -> Iterable[TableID]:
-        """All tables that there have been."""
+        """Ids of all tables in the history, including dropped ones."""
         return self._by_id.keys()
 
     def first_event(self, table_id: TableID) -> TableEvent | None:
-        """The first definition of a table that there has been; None if there is none."""
+        """Return the first definition of a table, or None if the history has none."""
         events = self._by_id.get(table_id, ())
         return next((event for event in events if event.name is not None), None)
 
     def appearing_at(self, ts: TimeStamp) -> Sequence[TableID]:
-        """The tables that statements can name since `ts`, and never before."""
+        """Return the tables that statements can name from `ts` on, but not before."""
         return [
             event.table_id
             for event in self.events
@@ -287,14 +287,14 @@ class SchemaHistory:
         ]
 
     def table_by_version(self, table_id: TableID, version: SchemaVersion) -> TableInfo | None:
-        """What `table_id` was under schema `version`; a table dropped since is still found.
+        """Return the definition of `table_id` under schema `version`.
 
         Returns:
-            None where there was no such table: a transaction may write to a table that was made
+            None if there was no such table: a transaction may write to a table that was created
             after it began.
 
         Raises:
-            SchemaOutdatedError: this history knows no such version.
+            SchemaOutdatedError: The version is newer than this history.
         """
         newest = self.versions[-1] if self.versions else None
         if newest is not None and version > newest.version:
@@ -302,45 +302,45 @@ class SchemaHistory:
         return self._table_in_force(table_id, TimeStamp(self._end_of_version(version) - 1))
 
     def table_at_commit(self, table_id: TableID, commit_ts: TimeStamp) -> TableInfo:
-        """What rows committed at `commit_ts` were written under, whichever version they name.
+        """Return the definition that rows committed at `commit_ts` were written under.
 
-        Columns that the table has just lost, which such rows may have, are there, not public. Of a
-        dropped table it is the last state.
+        It has, as not public, the columns that the table has just lost and that such rows may have.
+        For a dropped table, it is the last definition.
 
         Raises:
-            SchemaOutdatedError: this history ends before, or knows no such table then.
+            SchemaOutdatedError: The history ends before `commit_ts` or has no such table then.
         """
         if commit_ts > self.end_ts:
             raise SchemaOutdatedError("schema", commit_ts)
         events = self._by_id.get(table_id, [])
         at = bisect.bisect_right(events, commit_ts, key=lambda e: e.ts)
-        found = self._at_commit.get((table_id, at))
-        if found is None:
+        table = self._at_commit.get((table_id, at))
+        if table is None:
             states = (e.table for e in reversed(events[:at]) if e.table is not None)
-            found, before = next(states, None), next(states, None)
-            if found is None:
+            table, before = next(states, None), next(states, None)
+            if table is None:
                 raise SchemaOutdatedError(f"table with id {table_id}", commit_ts)
             if before is not None:
-                found = found.with_columns_of(before)
-            self._at_commit[table_id, at] = found
-        return found
+                table = table.with_columns_of(before)
+            self._at_commit[table_id, at] = table
+        return table
 
     def table_before_commit(self, table_id: TableID, commit_ts: TimeStamp) -> TableInfo | None:
-        """The state before the one in force at `commit_ts`: rows may have been written under it."""
+        """Return the definition before the one in force at `commit_ts`; rows may be under it."""
         events = self._by_id.get(table_id, [])
         at = bisect.bisect_right(events, commit_ts, key=lambda e: e.ts)
         return events[at - 2].table if at > 1 else None
 
     def state_ts(self, table_id: TableID, commit_ts: TimeStamp) -> TimeStamp:
-        """Since when a table is what it is at `commit_ts`; 0 where there is none."""
+        """Return the timestamp of the event in force at `commit_ts`; 0 if there is none."""
         event = self._event_in_force(table_id, commit_ts)
         return TimeStamp(0) if event is None else event.ts
 
     def extend(self, other: "SchemaHistory") -> "SchemaHistory":
-        """This history continued by `other`, which must tell the same about the time both cover.
+        """Return this history continued by `other`.
 
         Raises:
-            SchemaConflictError: it tells something else.
+            SchemaConflictError: `other` differs in the time that both cover.
         """
         if other.start_ts != self.start_ts:
             raise SchemaConflictError(f"start_ts {other.start_ts}", self.start_ts)
@@ -350,30 +350,30 @@ class SchemaHistory:
                 raise SchemaConflictError(f"table {theirs.table_id}", theirs.ts)
         if len(self.until(until)) != len(other.until(until)):
             raise SchemaConflictError("the number of schema changes", until)
-        is_news = other.source is not None and other.source != self.source
-        continues = other.end_ts > self.end_ts or (other.end_ts == self.end_ts and is_news)
+        is_new_source = other.source is not None and other.source != self.source
+        continues = other.end_ts > self.end_ts or (other.end_ts == self.end_ts and is_new_source)
         return other if continues else self
 
     def without_source(self) -> "SchemaHistory":
-        """The same, of nobody knows what content."""
+        """Return a copy without the digest of the source."""
         return SchemaHistory(self.start_ts, self.end_ts, self.events, self.versions)
 
     def events_of(self, table_id: TableID) -> Sequence[TableEvent]:
-        """All that a table has been, in order."""
+        """Return all events of a table, in order."""
         return self._by_id.get(table_id, ())
 
     def events_at(self, ts: TimeStamp) -> Sequence[TableEvent]:
-        """What was changed at `ts`."""
+        """Return the events at exactly `ts`."""
         begin = bisect.bisect_left(self.events, ts, key=lambda e: e.ts)
         end = bisect.bisect_right(self.events, ts, key=lambda e: e.ts)
         return self.events[begin:end]
 
     def until(self, ts: TimeStamp) -> Sequence[TableEvent]:
-        """The events at or below `ts`."""
+        """Return the events at or below `ts`."""
         return self.events[: bisect.bisect_right(self.events, ts, key=lambda e: e.ts)]
 
     def version_at(self, ts: TimeStamp) -> SchemaVersion:
-        """The newest version that was there at `ts`; 0 where none is known."""
+        """Return the newest schema version at `ts`; 0 if unknown."""
         at = bisect.bisect_right(self.versions, ts, key=lambda v: v.ts)
         return self.versions[at - 1].version if at else SchemaVersion(0)
 
@@ -402,5 +402,5 @@ def _can_be_named(table: TableInfo | None) -> TypeGuard[TableInfo]:
 
 
 def _name_key(event: TableEvent) -> str | None:
-    """What names are compared by; None where the table went."""
+    """Return the name for comparisons; None if the table was dropped."""
     return None if event.name is None else f"{event.db}.{event.name}".lower()

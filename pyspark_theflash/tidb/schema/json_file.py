@@ -1,4 +1,4 @@
-"""Reading JSON files of others: no more of them than is there, and nothing else than JSON."""
+"""Bounded reader of untrusted JSON files."""
 
 from typing import Any, Final, Protocol
 
@@ -9,20 +9,20 @@ _PIECE_BYTES: Final = 1 << 20
 
 
 class Readable(Protocol):
-    """A file, plain or being unpacked."""
+    """File object, plain or decompressing."""
 
     def read(self, size: int, /) -> bytes:
-        """The next bytes, `size` at most; none at the end."""
+        """Return up to `size` next bytes; none at the end."""
 
 
 def read_json(source: Readable, most_bytes: int, where: str) -> Any:  # noqa: ANN401 (JSON)
-    """The JSON in a file.
+    """Parse a JSON file.
 
     Raises:
-        SchemaFileError: it has more than `most_bytes`, or is not JSON; `where` is named.
+        SchemaFileError: The file `where` has more than `most_bytes` bytes, or is not JSON.
     """
     pieces, size = [], 0
-    # Python's `read` takes as much memory as it is asked for, whatever there is.
+    # `read(size)` allocates `size` bytes even if fewer are available.
     while piece := source.read(_PIECE_BYTES):
         pieces.append(piece)
         size += len(piece)

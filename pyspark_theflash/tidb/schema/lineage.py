@@ -1,23 +1,22 @@
-"""What DDL does to rows that are already there, told by the TableInfos before and after.
+"""Effects of DDL on existing rows, derived from the TableInfos before and after.
 
-A binlog carries no rows for it: TiDB rewrites them below the binlog.
+TiDB rewrites rows for DDL without a binlog, so these changes must be derived:
 
-    MODIFY COLUMN with reorganisation    a new column id takes the old one's place, its values are
-                                         the old ones converted
-    REORGANIZE PARTITION                 new partition ids take the place of old ones, their rows
-                                         are the old ones'
+    MODIFY COLUMN with reorganisation    a new column id replaces the old one; its values are the
+                                         old ones, converted
+    REORGANIZE PARTITION                 new partition ids replace old ones and hold their rows
 
 Columns
-    While TiDB fills the new column it stands hidden at the table's end and names the offset of the
-    one it will replace; what that means for older rows, `tidb.schema.owners` says:
+    While TiDB fills the new column, it is hidden at the table's end and records the offset of the
+    column it will replace. `tidb.schema.owners` derives from this the values of older rows:
 
-        a id 2, public                                       `_Col$_a_0` id 24, hidden, offset of a
-        a id 24, public
+        during    a id 2, public      `_Col$_a_0` id 24, hidden, offset of a
+        after     a id 24, public
 
 Partitions
-    In between, the new ones are `adding` and the old ones `dropping`, and what is written to one
-    kind is written to the other as well. DROP, TRUNCATE and ADD PARTITION have but one of the two,
-    and move nothing. EXCHANGE swaps ids: rows stay where they are.
+    Meanwhile, the new partitions are `adding` and the old ones `dropping`; writes to either set
+    also go to the other. DROP, TRUNCATE and ADD PARTITION have only one of the two sets and move
+    no rows. EXCHANGE swaps ids and moves no rows.
 """
 
 from collections import defaultdict
@@ -39,14 +38,14 @@ from pyspark_theflash.tidb.schema.model import (
 
 
 def changed_columns(before: TableInfo, after: TableInfo) -> Sequence[ColumnID]:
-    """The columns that MODIFY COLUMN has finished from one state of a table to the next."""
+    """Return the columns that MODIFY COLUMN completed between two states of a table."""
     changing = {c.id for c in before.columns if c.changing_offset is not None}
     return [c.id for c in after.columns if c.id in changing and c.is_public]
 
 
 @dataclass(frozen=True, slots=True)
 class DoubleWrites:
-    """Rows that go to `twice` partitions of `first` go to a partition of `second` as well."""
+    """Rows written to the `twice` partitions of `first` also go to a partition of `second`."""
 
     first: TableInfo
     second: TableInfo
@@ -55,24 +54,23 @@ class DoubleWrites:
 
 
 def double_writes(table: TableInfo) -> DoubleWrites | None:
-    """What a running REORGANIZE PARTITION makes TiDB write twice under `table`.
+    """Return the double writes of a running REORGANIZE PARTITION under `table`.
 
-    None where it writes nothing twice, and where rows have a clustered key: what it writes then is
-    the same row again.
+    None if there are none, or if rows have a clustered key: the second write is then the same row.
 
     Raises:
-        UnsupportedError: rows have no clustered key, and how far it is cannot be told any more.
+        UnsupportedError: Rows have no clustered key, and the progress of the DDL job is unknown.
     """
     partition = table.partition
     if partition is None or not table.has_rowid:
         return None
     if partition.ddl_state == STATE_LOST:
-        what = "writing while REORGANIZE PARTITION ran, in a state of it that was not read in time,"
+        what = "writing while REORGANIZE PARTITION ran, in a state that was not read in time,"
         raise UnsupportedError(what, table.full_name)
     if not (partition.adding and partition.dropping):
         return None
     readable = frozenset(table.physical_ids)
-    # At first the old partitions are read, in the end the new ones.
+    # Reads use the old partitions at first, the new ones at the end.
     is_first = not readable.isdisjoint(_ids(partition.dropping))
     twice, others = partition.dropping, partition.adding
     if not is_first:
@@ -88,9 +86,9 @@ def double_writes(table: TableInfo) -> DoubleWrites | None:
 
 @dataclass(frozen=True, slots=True)
 class Move:
-    """At `ts` the rows of `from_ids` became rows of `after`'s partitions `to_ids`.
+    """Rows of the partitions `from_ids` moved to the partitions `to_ids` of `after` at `ts`.
 
-    TiDB copies them after `since`, one batch after the other.
+    TiDB copied them in batches after `since`.
     """
 
     since: TimeStamp
@@ -106,19 +104,19 @@ class Move:
 
 
 def moves(events: Sequence[TableEvent]) -> list[Move]:
-    """What the events of one table move, in order. The only state of a table is not read."""
+    """Return the moves among the events of one table, in order. Does not parse a single event."""
     if len(events) < 2:
         return []
     defined = [(event.ts, event.table) for event in events if event.table is not None]
-    found, since = [], TimeStamp(0)
+    result, since = [], TimeStamp(0)
     for (began, before), (ts, after) in pairwise(defined):
-        # Where the state in which it begins is not known, it may have begun in the one before.
+        # If the first state of the copy is unknown, it may have begun in the previous state.
         copied_since = since if _is_copying(before) else began
         if (move := _move(copied_since, ts, before, after)) is not None:
-            found.append(move)
+            result.append(move)
         if not _is_copying(before):
             since = ts
-    return found
+    return result
 
 
 def _is_copying(table: TableInfo) -> bool:
@@ -142,7 +140,7 @@ def _ids(definitions: Sequence[PartitionDefinition]) -> frozenset[PhysicalTableI
 
 
 class Lineage:
-    """What DDL did to rows, over a whole history."""
+    """Partition moves of a whole history."""
 
     def __init__(self, history: SchemaHistory) -> None:
         by_table: dict[TableID, list[TableEvent]] = defaultdict(list)
@@ -155,10 +153,10 @@ class Lineage:
             self._moves_of[move.table_id].append(move)
 
     def placement(self, table: TableInfo, commit_ts: TimeStamp) -> TableInfo:
-        """Whose partitions hold what commits at `commit_ts` and was written under `table`.
+        """Return the definition whose partitions hold rows of `table` committed at `commit_ts`.
 
-        A transaction that began before partitions were reorganised and committed after it was
-        written to the old ones and the new ones, which `double_writes` tells apart where it must.
+        A transaction that began before a reorganisation and committed after it wrote to both the
+        old and the new partitions; `double_writes` separates the two where necessary.
         """
         if table.has_rowid:
             return table

@@ -1,15 +1,15 @@
-"""States of tables that garbage collection has taken from TiKV, as far as they can be told.
+"""Reconstruction of table states that TiKV has garbage collected.
 
-The end of a DDL job is kept for good, in the job. A state in the middle of one is not; what was
-written then has the columns from before, and may have those from after:
+The result of a DDL job is retained permanently in the job record; an intermediate state is not.
+Rows written in a lost state have the columns from before, and may have those from after:
 
     state      public    (lost)                 public
     columns    a, b      a, b and maybe c       a, c
-    bridged              a, b*, c*              * not public: rows may lack it
+    bridged              a, b*, c*              * not public: rows may omit it
 
-REORGANIZE PARTITION copies rows in its middle states. The partitions before and after show which
-ones were copied to which. How far it was in a lost state is not known; such a state is marked with
-`STATE_LOST`.
+REORGANIZE PARTITION copies rows in its intermediate states. Which partitions were copied to which
+follows from the states before and after. The progress in a lost state is unknown; such a state is
+marked `STATE_LOST`.
 """
 
 import json
@@ -31,7 +31,7 @@ from pyspark_theflash.tidb.schema.model import (
 
 @dataclass(frozen=True, slots=True)
 class LostState:
-    """A state of a table that is known only to have begun at `ts`, by a DDL of kind `action`."""
+    """Table state of unknown content that a DDL job of type `action` wrote at `ts`."""
 
     ts: TimeStamp
     db: str
@@ -40,35 +40,35 @@ class LostState:
 
 
 class FinishedJobs:
-    """The DDL jobs above a schema version, fetched when they are first asked for."""
+    """Finished DDL jobs above a schema version, fetched on first use."""
 
     def __init__(self, reader: MetaReader, above: SchemaVersion) -> None:
         self._reader, self._above = reader, above
         self._jobs: dict[SchemaVersion, FinishedJob] | None = None
 
     def at(self, version: SchemaVersion) -> FinishedJob | None:
-        """The job that ended with this version; None where the version was no end."""
+        """Return the job that ended with this version, or None if no job did."""
         return self._by_version().get(version)
 
     def database_name(self, database_id: int) -> str | None:
-        """What one of the jobs calls a database."""
+        """Return the name of a database, if one of the jobs has it."""
         jobs = self._by_version().values()
         return next((j.database for j in jobs if j.database_id == database_id), None)
 
     def _by_version(self) -> dict[SchemaVersion, FinishedJob]:
         if self._jobs is None:
-            found = self._reader.finished_jobs(self._above)
-            self._jobs = {job.version: job for job in found}
+            jobs = self._reader.finished_jobs(self._above)
+            self._jobs = {job.version: job for job in jobs}
         return self._jobs
 
 
 def job_result(
     job: FinishedJob, diff: SchemaDiff, place: Place, database: str
 ) -> TableEvent | None:
-    """What was at a place when a job had ended; None if the job does not say.
+    """Return the event at a place from the finished job, or None if the job does not show it.
 
     Raises:
-        SchemaFileError: it holds something else than a TableInfo.
+        SchemaFileError: The job's table is not a TableInfo.
     """
     _, table_id = place
     if place not in diff.places:
@@ -80,34 +80,34 @@ def job_result(
 
 
 def bridged(events: Sequence[TableEvent], gaps: Sequence[LostState]) -> list[TableEvent]:
-    """Return for each lost state an event with a table of what rows may hold then."""
-    found: list[TableEvent] = []
+    """Return an event for each lost state, with all columns that its rows may have."""
+    result: list[TableEvent] = []
     for gap in gaps:
-        states = [e for e in [*events, *found] if e.table_id == gap.table_id]
+        states = [e for e in [*events, *result] if e.table_id == gap.table_id]
         states.sort(key=lambda e: e.ts)
         before = next((e.table for e in reversed(states) if e.ts < gap.ts), None)
         after = next((e.table for e in states if e.ts > gap.ts), None)
         if before is not None and after is not None:
             table = _bridge(before, after, gap.action)
-            found.append(TableEvent(gap.ts, gap.db, gap.table_id, table))
-    return found
+            result.append(TableEvent(gap.ts, gap.db, gap.table_id, table))
+    return result
 
 
 def _bridge(before: TableInfo, after: TableInfo, action: int) -> TableInfo:
-    """`before` with the columns of `after` too, those that come or go not public.
+    """Return `before` plus the columns of `after`; those not in both are not public.
 
-    A column of the same name and another id is the one that MODIFY COLUMN made of it: one job
-    cannot both drop and add a name.
+    A column with the same name and another id was created from the old one by MODIFY COLUMN: a
+    single job cannot both drop and add a name.
     """
     info, later = json.loads(before.json_text), json.loads(after.json_text)
-    columns, known = info["cols"], {column["id"] for column in info["cols"]}
+    columns, column_ids = info["cols"], {column["id"] for column in info["cols"]}
     ids, names = ({c["id"] for c in later["cols"]}, {c["name"]["L"] for c in later["cols"]})
     offsets = {column["name"]["L"]: column["offset"] for column in columns}
     for column in columns:
         if column["id"] not in ids and column["name"]["L"] not in names:
             column["state"] = STATE_WRITE_ONLY
     for column in later["cols"]:
-        if column["id"] not in known:
+        if column["id"] not in column_ids:
             added = column | {"state": STATE_WRITE_ONLY, "offset": len(columns)}
             if (source := offsets.get(column["name"]["L"])) is not None:
                 added["change_state_info"] = {"relative_col_offset": source}
@@ -118,11 +118,11 @@ def _bridge(before: TableInfo, after: TableInfo, action: int) -> TableInfo:
 
 
 def _reorganized(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """What a lost state's partitions have that those of `before` lack."""
+    """Return the partition fields of a lost state that `before` does not have."""
     kinds = ("adding_definitions", "dropping_definitions")
-    known = next((p for p in (before, after) if all(p.get(kind) for kind in kinds)), None)
-    if known is not None:
-        changing = {kind: known[kind] for kind in kinds}
+    complete = next((p for p in (before, after) if all(p.get(kind) for kind in kinds)), None)
+    if complete is not None:
+        changing = {kind: complete[kind] for kind in kinds}
     else:
         old, new = before["definitions"], after["definitions"]
         changing = dict(zip(kinds, (_without(new, old), _without(old, new)), strict=True))

@@ -1,13 +1,13 @@
-"""The keys under which TiDB keeps its schema in TiKV, and how one of them has changed.
+"""Meta keys: where TiDB stores its schema in TiKV, and the versions of such a key.
 
     schema version    m SchemaVersionKey s      a decimal number
-    difference        m Diff:VERSION s          JSON: which tables a version changed
+    difference        m Diff:VERSION s          JSON: SchemaDiff
     database          m DBs h DB:ID             JSON: DBInfo
     table             m DB:ID h Table:ID        JSON: TableInfo
-    DDL job           m DDLJobHistory h int(ID) JSON: Job, once it has ended
+    DDL job           m DDLJobHistory h int(ID) JSON: Job, after it has finished
 
-Names are memcomparable, `s` (a string) and `h` (a field of a hash) 8-byte integers. As in TiDB's
-`meta/meta.go` and `structure/type.go`.
+Names are memcomparable; `s` (a string) and `h` (a field of a hash) are 8-byte integers. As in
+TiDB's `meta/meta.go` and `structure/type.go`.
 """
 
 from collections.abc import Mapping
@@ -33,37 +33,37 @@ SCHEMA_VERSION_KEY: Final = b"m" + encode_bytes(b"SchemaVersionKey") + _STRING
 
 
 def diff_key(version: SchemaVersion) -> bytes:
-    """Where the difference between a schema version and the one before is."""
+    """Return the key of the SchemaDiff of a schema version."""
     return b"m" + encode_bytes(b"Diff:%d" % version) + _STRING
 
 
 def database_key(database_id: int) -> bytes:
-    """Where a DBInfo is."""
+    """Return the key of a DBInfo."""
     return b"m" + encode_bytes(b"DBs") + _HASH + encode_bytes(b"DB:%d" % database_id)
 
 
 def table_key(database_id: int, table_id: TableID) -> bytes:
-    """Where a TableInfo is; a table that moves to another database has another key."""
+    """Return the key of a TableInfo; it changes when the table moves to another database."""
     return (
         b"m" + encode_bytes(b"DB:%d" % database_id) + _HASH + encode_bytes(b"Table:%d" % table_id)
     )
 
 
 def hash_prefix(name: bytes) -> bytes:
-    """What the keys of a hash begin with: `DBS`, `JOB_HISTORY` or `database_hash`."""
+    """Return the key prefix of a hash: `DBS`, `JOB_HISTORY` or `database_hash`."""
     return b"m" + encode_bytes(name) + _HASH
 
 
 def database_hash(database_id: int) -> bytes:
-    """The hash of a database's tables."""
+    """Return the name of the hash of a database's tables."""
     return b"DB:%d" % database_id
 
 
 def hash_field(key: bytes, prefix: bytes) -> bytes:
-    """The field of a hash that a key is of.
+    """Return the hash field of a key with the prefix `prefix`.
 
     Raises:
-        CodecError: it is no such key.
+        CodecError: The key is not a field of this hash.
     """
     field, end = decode_bytes(key, len(prefix))
     if not key.startswith(prefix) or end != len(key):
@@ -73,7 +73,7 @@ def hash_field(key: bytes, prefix: bytes) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class MetaWrite:
-    """One committed change of a key; `value` is None where the key was deleted."""
+    """One committed write of a key; `value` is None if the key was deleted."""
 
     start_ts: TimeStamp
     commit_ts: TimeStamp
@@ -81,19 +81,19 @@ class MetaWrite:
 
 
 class OutcomeState(Enum):
-    """What TiKV says of a transaction."""
+    """State of a transaction in TiKV."""
 
     COMMITTED = "committed"
     ROLLED_BACK = "rolled back"
     OPEN = "open"
-    """Its primary key is locked: it may still commit."""
+    """The primary key is locked: the transaction may still commit."""
     UNKNOWN = "unknown to TiKV"
-    """It has neither a lock nor a record: not there yet, or collected as garbage since."""
+    """There is neither a lock nor a record: not written yet, or garbage collected."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a transaction ended. `commit_ts` is 0 if it was rolled back, None if it has not ended."""
+    """Final state of a transaction; `commit_ts` is 0 if rolled back, None if not ended."""
 
     state: OutcomeState
     commit_ts: TimeStamp | None
@@ -101,11 +101,11 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class MetaKey:
-    """A key's committed changes, oldest first, as far back as garbage collection has left them.
+    """Committed writes of a key, oldest first, except those garbage collected.
 
-    `locked_ts` is the start_ts of a transaction that is about to change the key: it may commit, or
-    have committed, at any timestamp above. `ends` has the commit_ts, by start_ts, of all
-    transactions that have left a record, also of those that changed nothing; 0 if rolled back.
+    `locked_ts` is the start_ts of a transaction that has locked the key: it may commit, or have
+    committed, at any timestamp above. `ends` maps the start_ts of all transactions with a write
+    record (also those without a change of value) to their commit_ts; 0 if rolled back.
     """
 
     writes: tuple[MetaWrite, ...]
@@ -113,15 +113,15 @@ class MetaKey:
     ends: Mapping[TimeStamp, TimeStamp] = field(default_factory=dict)
 
     def at(self, ts: TimeStamp) -> MetaWrite | None:
-        """The newest change at or below `ts`."""
+        """Return the newest write at or below `ts`."""
         return next((w for w in reversed(self.writes) if w.commit_ts <= ts), None)
 
     def of(self, start_ts: TimeStamp) -> MetaWrite | None:
-        """The change that one transaction made."""
+        """Return the write of the transaction `start_ts`."""
         return next((w for w in self.writes if w.start_ts == start_ts), None)
 
     def outcome(self, start_ts: TimeStamp) -> "Outcome":
-        """What this key, as a transaction's primary key, says of the transaction."""
+        """Return the outcome of the transaction whose primary key this is."""
         if (commit_ts := self.ends.get(start_ts)) is not None:
             state = OutcomeState.COMMITTED if commit_ts else OutcomeState.ROLLED_BACK
             return Outcome(state, commit_ts)
@@ -131,7 +131,7 @@ class MetaKey:
 
 @dataclass(frozen=True, slots=True)
 class ListedTable:
-    """A table as a TiDB server has it loaded; `update_ts` tells two states of it apart."""
+    """Table loaded by a TiDB server; `update_ts` differs between states of the same table."""
 
     id: TableID
     is_public: bool
@@ -140,7 +140,7 @@ class ListedTable:
 
 @dataclass(frozen=True, slots=True)
 class ListedDatabase:
-    """A database as a TiDB server has it loaded."""
+    """Database loaded by a TiDB server."""
 
     id: int
     name: str
@@ -149,10 +149,10 @@ class ListedDatabase:
 
 @dataclass(frozen=True, slots=True)
 class FinishedJob:
-    """A DDL job that reached its end with schema `version`.
+    """DDL job that finished with schema `version`.
 
-    `tables` are those it was about as it left them, or as they were when it dropped them: their
-    TableInfo as JSON, by table id.
+    `tables` has the TableInfo, as JSON, of the tables that it changed: as it left them or, if it
+    dropped them, as they were before.
     """
 
     version: SchemaVersion
@@ -160,24 +160,24 @@ class FinishedJob:
     database: str
     tables: Mapping[TableID, Mapping[str, Any]]
     session: ReorgSession | None = None
-    """Of a job that rewrote rows: the time zone and sql_mode that it went by, when it began."""
+    """Time zone and sql_mode of a job that rewrote rows, from when the job began."""
 
 
 class MetaReader(Protocol):
-    """Where a cluster's schema is read from. All raise what the network makes them raise."""
+    """Reader of a cluster's meta keys. Every method may raise network errors."""
 
     def read_key(self, key: bytes) -> MetaKey:
-        """All changes of a key that were committed before the call, and its lock."""
+        """Return all writes of a key committed before the call, and its lock."""
 
     def list_databases(self) -> list[ListedDatabase]:
-        """What one TiDB server has loaded, which may be behind the keys for a moment."""
+        """Return what one TiDB server has loaded; it may be slightly behind the keys."""
 
     def finished_jobs(self, above: SchemaVersion) -> list[FinishedJob]:
-        """The DDL jobs that ended with a schema version above; these are kept for good."""
+        """Return the DDL jobs with a schema version above `above`; TiDB retains all of them."""
 
 
 def listed_table(info: Mapping[str, Any]) -> ListedTable:
-    """A table out of its TableInfo as JSON; raises one of `SHAPE_ERRORS` where it is none."""
+    """Convert TableInfo JSON; raises one of `SHAPE_ERRORS` if it is not one."""
     return ListedTable(
         TableID(int(info["id"])),
         info["state"] == STATE_PUBLIC,
@@ -186,15 +186,15 @@ def listed_table(info: Mapping[str, Any]) -> ListedTable:
 
 
 def finished_job(job: Mapping[str, Any]) -> FinishedJob:
-    """A job out of JSON; raises one of `SHAPE_ERRORS` where it is none.
+    """Convert Job JSON; raises one of `SHAPE_ERRORS` if it is not one.
 
-    Jobs that failed have version 0.
+    Failed jobs have version 0.
     """
-    left = job["binlog"] or {}
-    tables = [left.get("TableInfo"), *(left.get("MultipleTableInfos") or ())]
-    database = (left.get("DBInfo") or {}).get("db_name", {}).get("O")
+    result = job["binlog"] or {}
+    tables = [result.get("TableInfo"), *(result.get("MultipleTableInfos") or ())]
+    database = (result.get("DBInfo") or {}).get("db_name", {}).get("O")
     return FinishedJob(
-        SchemaVersion(int(left.get("SchemaVersion", 0))),
+        SchemaVersion(int(result.get("SchemaVersion", 0))),
         int(job["schema_id"]),
         str(database or job["schema_name"]),
         {TableID(int(info["id"])): info for info in tables if info},
@@ -203,7 +203,7 @@ def finished_job(job: Mapping[str, Any]) -> FinishedJob:
 
 
 def _session(job: Mapping[str, Any]) -> ReorgSession | None:
-    """`to_ms` is left open: the job's end is the commit of its schema version."""
+    """Return the job's session; the caller sets `to_ms` to the commit of the schema version."""
     reorg = job.get("reorg_meta") or {}
     location, mode = reorg.get("location"), reorg.get("sql_mode")
     if not location:

@@ -1,7 +1,7 @@
-"""TableInfo and its parts, as TiDB keeps them in its meta keys.
+"""TableInfo and its parts, as stored in TiDB's meta keys.
 
-Only what a replica needs is kept. Columns are identified by id; `offset` gives their order; names
-are for people.
+Only the fields that a replica needs are read. A column is identified by its id, not by its name;
+`offset` gives the order of columns.
 """
 
 import base64
@@ -19,13 +19,13 @@ from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS, brief, int64, ite
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 
 STATE_LOST: Final = -1
-"""Of partitions that are changed: none of TiDB's states, but one that nobody knows any more."""
+"""`ddl_state` of partitions whose actual state is unknown; not a state of TiDB."""
 STATE_DELETE_ONLY: Final = 1
 STATE_WRITE_ONLY: Final = 2
 STATE_WRITE_REORGANIZATION: Final = 3
 STATE_PUBLIC: Final = 5
 SESSION: Final = "theflash_session"
-"""A key that a schema source adds to a column in TableInfo's JSON; TiDB keeps it in the DDL job."""
+"""Key that a schema source adds to a column in TableInfo's JSON; TiDB has it in the DDL job."""
 ROWID_COLUMN_ID: Final = ColumnID(-1)
 ROWID_NAME: Final = "_tidb_rowid"
 ROWID_TYPE: Final = FieldType(MySQLType.LONGLONG, ColumnFlag.NOT_NULL, 20, 0, "binary", "binary")
@@ -35,8 +35,8 @@ ROWID_TYPE: Final = FieldType(MySQLType.LONGLONG, ColumnFlag.NOT_NULL, 20, 0, "b
 class ColumnInfo:
     """One column.
 
-    `origin_default`, as text, is what rows from before ADD COLUMN hold (`tidb.schema.default`); of
-    a BIT column, `origin_default_bit` is.
+    `origin_default` is the value, as text, of rows from before ADD COLUMN (`tidb.schema.default`);
+    for a BIT column, `origin_default_bit` is.
     """
 
     id: ColumnID
@@ -52,12 +52,12 @@ class ColumnInfo:
     hidden: bool = False
     comment: str = ""
     changing_offset: int | None = None
-    """Of the hidden column that MODIFY COLUMN fills: the offset of the column it will replace."""
+    """For a hidden column filled by MODIFY COLUMN: offset of the column that it will replace."""
     session: ReorgSession | None = None
-    """The session whose MODIFY COLUMN made it, where a schema source has added that (`SESSION`)."""
+    """Session of the MODIFY COLUMN that created it, if a schema source has added it (`SESSION`)."""
     rows_untouched: bool = False
-    """Of the source of another column: from when it was added to when it was replaced, DDL has
-    rewritten no rows for any other column, as far as is known."""
+    """For the source of another column: DDL is known not to have rewritten rows for any other
+    column between the time it was added and the time it was replaced."""
 
     @property
     def is_public(self) -> bool:
@@ -65,17 +65,17 @@ class ColumnInfo:
 
     @property
     def is_virtual(self) -> bool:
-        """Computed on read by TiDB, so never in a row."""
+        """Whether TiDB computes the column on read instead of storing it in rows."""
         return bool(self.generated) and not self.generated_stored
 
 
 ROWID_COLUMN: Final = ColumnInfo(ROWID_COLUMN_ID, ROWID_NAME, -1, ROWID_TYPE)
-"""The hidden column of tables whose primary key, if any, is not their handle."""
+"""Hidden column of tables whose handle is not their primary key."""
 
 
 @dataclass(frozen=True, slots=True)
 class IndexColumn:
-    """A column of an index; `length` is the prefix length in characters, -1 for the whole value."""
+    """Column of an index; `length` is the prefix length in characters, -1 for the whole value."""
 
     offset: int
     length: int = -1
@@ -83,13 +83,13 @@ class IndexColumn:
 
 @dataclass(frozen=True, slots=True)
 class PrimaryKey:
-    """The columns of the primary key, in key order."""
+    """Columns of the primary key, in key order."""
 
     columns: tuple[IndexColumn, ...]
 
 
 class PartitionType(IntEnum):
-    """The `type` of a PartitionInfo."""
+    """Value of `type` in a PartitionInfo."""
 
     NONE = 0
     RANGE = 1
@@ -100,10 +100,10 @@ class PartitionType(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class PartitionDefinition:
-    """One partition: its rows are stored under `id`.
+    """One partition; its rows are stored under `id`.
 
-    Its bounds are SQL texts: of RANGE the upper one, excluded, one text for each column; of LIST
-    its values, each a tuple of texts.
+    Bounds are SQL texts. `less_than` is the excluded upper bound of RANGE, one text per column;
+    `in_values` are the values of LIST, each a tuple of texts.
     """
 
     id: PhysicalTableID
@@ -114,10 +114,10 @@ class PartitionDefinition:
 
 @dataclass(frozen=True, slots=True)
 class PartitionInfo:
-    """How a table is partitioned: by `expr`, or by `columns`.
+    """Partitioning of a table, by `expr` or by `columns`.
 
-    While a DDL changes partitions, those it makes are `adding` and those it takes away `dropping`.
-    `ddl_state` says how far it is; after its end, TiDB leaves it as it was last.
+    While DDL changes partitions, `adding` are the new ones and `dropping` the old ones. `ddl_state`
+    is the progress of the DDL job; TiDB does not reset it afterwards.
     """
 
     type: int
@@ -131,9 +131,9 @@ class PartitionInfo:
 
 @dataclass(frozen=True)
 class TableInfo:
-    """A table as of one schema version. `json_text` is TiDB's own form, with all that it has.
+    """Table definition under one schema version. `json_text` is TiDB's JSON with all fields.
 
-    Column ids grow: one up to `max_column_id` that is not among `columns` was dropped.
+    Column ids only grow: an id up to `max_column_id` that is not in `columns` was dropped.
     """
 
     id: TableID
@@ -153,23 +153,23 @@ class TableInfo:
 
     @property
     def is_public(self) -> bool:
-        """Whether statements can name it; one that is being made or dropped is there before."""
+        """Whether statements can name it; false while it is being created or dropped."""
         return self.state == STATE_PUBLIC
 
     @cached_property
     def public_columns(self) -> tuple[ColumnInfo, ...]:
-        """What `SELECT *` shows, in its order."""
+        """Columns of `SELECT *`, in order."""
         visible = (c for c in self.columns if c.is_public and not c.hidden)
         return tuple(sorted(visible, key=lambda c: c.offset))
 
     @cached_property
     def column_by_id(self) -> Mapping[ColumnID, ColumnInfo]:
-        """All columns, those of unfinished DDL included."""
+        """All columns by id, including those of unfinished DDL."""
         return {column.id: column for column in self.columns}
 
     @cached_property
     def changing_columns(self) -> tuple[ColumnInfo, ...]:
-        """The hidden columns that MODIFY COLUMN is filling."""
+        """Hidden columns that MODIFY COLUMN is filling."""
         return tuple(c for c in self.columns if c.changing_offset is not None)
 
     @property
@@ -178,17 +178,17 @@ class TableInfo:
 
     @property
     def holds_rows(self) -> bool:
-        """Neither a view nor a sequence."""
+        """Whether it is neither a view nor a sequence."""
         return not (self.is_view or self.is_sequence)
 
     @property
     def has_rowid(self) -> bool:
-        """Rows are told apart by a hidden `_tidb_rowid`, not by their primary key."""
+        """Whether the handle is a hidden `_tidb_rowid` instead of the primary key."""
         return not (self.pk_is_handle or self.is_common_handle)
 
     @cached_property
     def handle_columns(self) -> tuple[ColumnInfo, ...]:
-        """The columns that make the handle, in key order; empty where rows have a `_tidb_rowid`."""
+        """Columns of the handle, in key order; empty if rows have a `_tidb_rowid`."""
         if self.pk_is_handle:
             return tuple(c for c in self.columns if c.type.flag & ColumnFlag.PRI_KEY)
         if self.is_common_handle and self.primary_key is not None:
@@ -197,9 +197,9 @@ class TableInfo:
         return ()
 
     def with_columns_of(self, other: "TableInfo") -> "TableInfo":
-        """This table, and behind its own columns those that only `other` has, not public."""
-        known = {c.id for c in self.columns}
-        missing = [c for c in other.columns if c.id not in known]
+        """Return this table with the columns that only `other` has appended, as not public."""
+        ids = {c.id for c in self.columns}
+        missing = [c for c in other.columns if c.id not in ids]
         if not missing:
             return self
         added = (
@@ -210,14 +210,14 @@ class TableInfo:
 
     @cached_property
     def physical_ids(self) -> tuple[PhysicalTableID, ...]:
-        """Where the rows are: the partitions, or the table itself."""
+        """Physical ids of the rows: the partitions, or the table itself."""
         if self.partition is None:
             return (PhysicalTableID(self.id),)
         return tuple(d.id for d in self.partition.definitions)
 
     @property
     def stored_ids(self) -> tuple[PhysicalTableID, ...]:
-        """Where rows may be, those partitions included that DDL is bringing or taking away."""
+        """Physical ids that may hold rows, including partitions that DDL is adding or dropping."""
         if self.partition is None:
             return self.physical_ids
         changing = (*self.partition.adding, *self.partition.dropping)
@@ -225,15 +225,15 @@ class TableInfo:
 
     @cached_property
     def stored_id_set(self) -> frozenset[PhysicalTableID]:
-        """`stored_ids`, to look for one of many."""
+        """`stored_ids` as a set, for lookups."""
         return frozenset(self.stored_ids)
 
 
 def parse_table_info(db: str, info: Mapping[str, Any], json_text: str | None = None) -> TableInfo:
-    """TiDB's TableInfo JSON as a value; `json_text` is what `info` was read from, if it is kept.
+    """Parse a TableInfo; `json_text` is the text of `info`, if the caller has it.
 
     Raises:
-        SchemaFileError: the JSON is not a TableInfo.
+        SchemaFileError: The JSON is not a TableInfo.
     """
     try:
         columns = tuple(_column(c) for c in items(info["cols"]))
@@ -306,7 +306,7 @@ def _session(info: Mapping[str, Any]) -> ReorgSession:
 
 
 def with_sessions(table: "TableInfo", sessions: Mapping[ColumnID, ReorgSession]) -> "TableInfo":
-    """A table of which it is known who made some columns; its JSON says so, too."""
+    """Return the table with sessions added to columns, in its JSON as well."""
     info = json.loads(table.json_text)
     for column in info["cols"]:
         if (session := sessions.get(ColumnID(column["id"]))) is not None:
@@ -318,7 +318,7 @@ def with_sessions(table: "TableInfo", sessions: Mapping[ColumnID, ReorgSession])
 def _field_type(
     tp: int, flag: int, flen: int, decimal: int, charset: str, collate: str, elems: tuple[str, ...]
 ) -> FieldType:
-    """The same value for the same type: tables have many columns and few types."""
+    """Return a cached FieldType: tables have many columns and few types."""
     return FieldType(
         MySQLType(tp), int64(flag), int64(flen), int64(decimal), text(charset), text(collate), elems
     )
@@ -327,7 +327,7 @@ def _field_type(
 def _check_changing(columns: Sequence[ColumnInfo]) -> None:
     offsets = {column.offset for column in columns}
     if not offsets.issuperset(c.changing_offset for c in columns if c.changing_offset is not None):
-        raise ValueError("a column that replaces none")
+        raise ValueError("a column that replaces a missing column")
 
 
 def _text(value: object) -> str | None:
@@ -335,7 +335,7 @@ def _text(value: object) -> str | None:
 
 
 def _bytes(value: str | None) -> bytes | None:
-    """Bytes as Go's JSON has them."""
+    """Decode bytes from Go's JSON (base64)."""
     return None if value is None else base64.b64decode(value, validate=True)
 
 
@@ -345,7 +345,7 @@ def _primary_key(info: Mapping[str, Any], offsets: set[int]) -> PrimaryKey | Non
             parts = items(index["idx_cols"])
             columns = tuple(IndexColumn(int64(c["offset"]), int64(c["length"])) for c in parts)
             if not offsets.issuperset(column.offset for column in columns):
-                raise ValueError("a primary key of columns that are not there")
+                raise ValueError("a primary key with missing columns")
             return PrimaryKey(columns)
     return None
 

@@ -1,17 +1,17 @@
-"""To which tables a physical table has belonged, and what that made of its columns.
+"""Tables that a physical table has belonged to, and the history of its columns.
 
-Rows belong to a physical table. EXCHANGE PARTITION gives it to another table, whose columns have
-the same ids and may have come another way:
+Rows belong to a physical table. EXCHANGE PARTITION assigns it to another table, whose columns have
+the same ids but may have a different history:
 
-    physical table 108     table 104: a id 2, MODIFY COLUMN made a id 5 of it ─┬─ partition of 110
-    physical table 111     partition of 110: ADD COLUMN a id 5 DEFAULT 'x' ────┴─ table 111
+    physical table 108     table 104: a id 2, MODIFY COLUMN turns it into id 5 ─┬─ partition of 110
+    physical table 111     partition of 110: ADD COLUMN a id 5 DEFAULT 'x' ──────┴─ table 111
 
-A row of 108 that has no column 5 had column 2, although table 110 never had one. So the past of a
-column is looked up by physical table, owner after owner:
+A row of 108 without column 5 has column 2, although table 110 never had a column 2. So the history
+of a column is looked up by physical table, from owner to owner:
 
-    MODIFY COLUMN with reorganisation rewrites the rows of the table that it is done to. Such a row
-    has the new column, and all others, those included that it had left out.
-    What a row leaves out otherwise is what the table says that owns it now (origin defaults).
+    MODIFY COLUMN with reorganisation rewrites the rows of its table. A rewritten row has the new
+    column and all other columns, including those that it omitted before.
+    Other omitted columns have the origin default of the current owner.
 """
 
 import bisect
@@ -29,9 +29,10 @@ from pyspark_theflash.tidb.schema.model import ColumnInfo, TableInfo
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """A MODIFY COLUMN that has rewritten the rows which did not have its column `made` yet.
+    """A MODIFY COLUMN that rewrote the rows without its new column `made`.
 
-    `column` is another one as it was then. One that TiDB gave up may have rewritten some rows.
+    `column` is another column of the table at that time. If TiDB gave the job up (not
+    `is_finished`), it may have rewritten only some rows.
     """
 
     made: ColumnInfo
@@ -41,40 +42,40 @@ class Rewrite:
 
 @dataclass(frozen=True, slots=True)
 class Past:
-    """What the tables that a physical table belonged to were, in order; at least one.
+    """Definitions of the tables that a physical table belonged to, in order; at least one.
 
-    `has_base`: the physical table has rows of which only values are known, and not what they left
-    out.
+    `has_base`: the physical table has rows from a base, of which only the values are known and not
+    which columns they omitted.
     """
 
     tables: tuple[TableInfo, ...]
     has_base: bool = False
     moved_from: tuple["Past", ...] = ()
-    """Those of partitions whose rows REORGANIZE PARTITION has moved here, where others had them."""
+    """Pasts of partitions that REORGANIZE PARTITION moved rows from, if other tables owned them."""
 
     def source(self, column_id: ColumnID) -> tuple[ColumnInfo, "Past"] | None:
-        """The column that MODIFY COLUMN made one from, as it was last, and the past until then.
+        """Return the column that MODIFY COLUMN created this one from, and the past until then.
 
-        It has the session that did so, where that is known, and whether it did so before DDL wrote
-        its values into rows (`rows_untouched`). None where it was made from none.
+        The column is as in its last state, with the session of the MODIFY COLUMN, if known, and
+        `rows_untouched`. None if the column was not created from another one.
         """
-        found, session = None, None
+        match, session = None, None
         for at in range(self._since(column_id), len(self.tables)):
             column = self.tables[at].column_by_id[column_id]
             if column.changing_offset is not None:
                 columns, offset = self.tables[at].columns, column.changing_offset
-                found = next(c for c in columns if c.offset == offset), at
+                match = next(c for c in columns if c.offset == offset), at
             elif column.session is not None:
                 session = column.session
-        if found is None:
+        if match is None:
             return None
-        source, at = found
+        source, at = match
         untouched = self._rows_untouched(source.id, column_id)
-        told = replace(source, session=session, rows_untouched=untouched)
-        return told, replace(self, tables=self.tables[: at + 1])
+        described = replace(source, session=session, rows_untouched=untouched)
+        return described, replace(self, tables=self.tables[: at + 1])
 
     def rewrites(self, column_id: ColumnID) -> Iterator[Rewrite]:
-        """What may have made rows hold a column that they had left out, in order."""
+        """Yield the rewrites that may have stored a column that rows had omitted, in order."""
         last: dict[ColumnID, tuple[int, ColumnInfo]] = {}
         for at in range(self._since(column_id), len(self.tables)):
             last |= {c.id: (at, c) for c in self.tables[at].changing_columns}
@@ -84,18 +85,18 @@ class Past:
                 yield Rewrite(made, column, self.is_finished(made.id))
 
     def is_finished(self, column_id: ColumnID, end: int | None = None) -> bool:
-        """Whether a column was ever public, among the first `end` tables."""
+        """Return whether a column was public in any of the first `end` tables."""
         columns = (table.column_by_id.get(column_id) for table in self.tables[:end])
         return any(column.is_public for column in columns if column is not None)
 
     def first(self, column_id: ColumnID) -> ColumnInfo | None:
-        """The column as the first owner had it; None where that had none."""
+        """Return the column in the first table, or None if a later one does not have it."""
         return None if self._since(column_id) else self.tables[0].column_by_id[column_id]
 
     def may_leave_out_null(self, info: ColumnInfo) -> bool:
-        """Whether rows may lack a column that was NULL, which is another value now.
+        """Return whether rows may omit a column that was NULL, but now has another default.
 
-        TiDB leaves such a NULL out of a row where a column has no default.
+        TiDB omits NULL from a row if the column has no default.
         """
         pasts = (self, *self.moved_from)
         defined = (t.column_by_id.get(info.id) for past in pasts for t in past.tables)
@@ -103,9 +104,10 @@ class Past:
         return has_default and any(c is not None and c.origin_default is None for c in defined)
 
     def is_reused(self, info: ColumnInfo) -> bool:
-        """Whether rows may hold another column under the id, which a former owner had dropped.
+        """Return whether rows may have a column of a former owner under the same id.
 
-        TiDB then shows the other column's bytes. Where both are of one type, these are its values.
+        TiDB then reads the bytes as the current type, which is correct only if both types are the
+        same.
         """
         end = self._since(info.id)
         had = [at for at in range(end) if info.id in self.tables[at].column_by_id]
@@ -118,22 +120,24 @@ class Past:
 
     @property
     def is_exchanged(self) -> bool:
-        """Whether rows were rewritten after the first owner had given them away."""
+        """Whether rows were rewritten after EXCHANGE PARTITION gave them to another table."""
         first = self.tables[0].id
-        given = next((n for n, table in enumerate(self.tables) if table.id != first), None)
-        return given is not None and any(t.changing_columns for t in self.tables[given:])
+        exchanged_at = next((n for n, table in enumerate(self.tables) if table.id != first), None)
+        return exchanged_at is not None and any(
+            t.changing_columns for t in self.tables[exchanged_at:]
+        )
 
     def _rows_untouched(self, source_id: ColumnID, column_id: ColumnID) -> bool:
-        """Whether MODIFY COLUMN met rows as they were written.
+        """Return whether MODIFY COLUMN read rows as they were originally written.
 
-        False as well where the first state known has the column already.
+        Also false if the first known state already has the column.
         """
         states = [t for t in self.tables if not {source_id, column_id}.isdisjoint(t.column_by_id)]
         changing = {c.id for t in states for c in t.changing_columns}
         return changing <= {column_id} and states[0] is not self.tables[0]
 
     def _since(self, column_id: ColumnID) -> int:
-        """From which of the tables on each has the column."""
+        """Return the index of the first table since which all tables have the column."""
         at = len(self.tables)
         while at and column_id in self.tables[at - 1].column_by_id:
             at -= 1
@@ -141,20 +145,20 @@ class Past:
 
 
 def _stored_type(info: ColumnInfo) -> FieldType:
-    """The type without the flags that say nothing of how values are stored."""
+    """Return the type without the flags that do not affect how values are stored."""
     return replace(info.type, flag=info.type.flag & ColumnFlag.UNSIGNED)
 
 
 class Owners:
-    """The pasts of the physical tables of a history."""
+    """Pasts of the physical tables of a history."""
 
     def __init__(self, history: SchemaHistory) -> None:
         self._history: Final = history
 
     def past(self, table: TableInfo, physical_id: PhysicalTableID, ts: TimeStamp = MAX_TS) -> Past:
-        """What a physical table was until `ts`, when it was one of `table`'s.
+        """Return the past until `ts` of a physical table of `table`.
 
-        Only definitions of tables that it belonged to are read.
+        Only definitions of tables that it belonged to are parsed.
         """
         events = self._before(table.id, physical_id, ts)
         tables = tuple(t for e in events if (t := e.table) is not None)
@@ -168,7 +172,7 @@ class Owners:
         return Past(tables or (table,), moved_from=moved)
 
     def past_of(self, table: TableInfo, ts: TimeStamp) -> Past:
-        """What a table was until `ts`: the past of those physical tables that are its own."""
+        """Return the past until `ts` of a table, regardless of physical tables."""
         events = self._history.events_of(table.id)
         end = bisect.bisect_right(events, ts, key=lambda e: e.ts)
         tables = tuple(t for e in events[:end] if (t := e.table) is not None)
@@ -176,16 +180,16 @@ class Owners:
 
     @cached_property
     def last(self) -> Mapping[PhysicalTableID, TableEvent]:
-        """The last definition of a table that each physical table has belonged to."""
-        found: dict[PhysicalTableID, TableEvent] = {}
+        """The last event of any owner, by physical table."""
+        last: dict[PhysicalTableID, TableEvent] = {}
         for event in self._history.events:
-            found.update(dict.fromkeys(event.stored_ids, event))
-        return found
+            last.update(dict.fromkeys(event.stored_ids, event))
+        return last
 
     def _before(
         self, table_id: TableID, physical_id: PhysicalTableID, ts: TimeStamp
     ) -> list[TableEvent]:
-        """The events that define its owners, in order, the last of them of a table at `ts`."""
+        """Return the events of the owners of a physical table until `ts`, in order."""
         events = self._history.events_of(table_id)
         end = bisect.bisect_right(events, ts, key=lambda e: e.ts)
         begin = end
@@ -202,7 +206,7 @@ class Owners:
                 return [*earlier, *owned]
         defined = [event for event in events[:begin] if event.name is not None]
         if defined and defined[-1].stores(physical_id):
-            # It was recovered, or renamed into another database.
+            # The table was recovered, or renamed into another database.
             return [*self._before(table_id, physical_id, defined[-1].ts), *owned]
         # REORGANIZE PARTITION may have filled it.
         return [*defined, *owned]

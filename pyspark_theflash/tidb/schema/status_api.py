@@ -1,12 +1,12 @@
-"""TiDB's status API over HTTP: the tables it has loaded, and the changes of its meta keys.
+"""Client of TiDB's status API over HTTP: loaded tables, and versions of meta keys.
 
-    /schema           databases             /mvcc/hex/KEY    every committed version of a key, and
-    /schema/NAME      a database's tables                    its lock, as TiKV has them
+    /schema           databases             /mvcc/hex/KEY    all committed versions of a key and
+    /schema/NAME      a database's tables                    its lock, from TiKV
     /ddl/history      finished DDL jobs, newest first
     /info/all         the TiDB servers of the cluster
 
-Answers are JSON, capped in size before they are parsed; every call ends by its deadline. Requests
-carry no secrets and errors name host and port only.
+Responses are JSON; their size is limited before they are parsed. Every call ends by its deadline.
+Requests contain no secrets, and errors name only host and port.
 """
 
 import base64
@@ -40,7 +40,7 @@ MAX_ANSWER_BYTES: Final = 1 << 28
 TIMEOUT_MS: Final = 30_000
 _CHUNK_BYTES: Final = 1 << 16
 _EXCERPT: Final = 200
-# INFORMATION_SCHEMA and the like, which have no keys.
+# INFORMATION_SCHEMA and similar databases, which have no meta keys.
 _FIRST_MEMORY_DATABASE: Final = 1 << 62
 _PUT, _DELETE, _LOCK, _ROLLBACK = range(4)
 _JOBS_PAGE: Final = 100
@@ -48,7 +48,7 @@ _JOBS_PAGE: Final = 100
 
 @dataclass(frozen=True, slots=True)
 class TidbServer:
-    """One TiDB server of a cluster. What it commits without a binlog, a replica never hears of."""
+    """One TiDB server of a cluster. Without `writes_binlog`, its commits are not replicated."""
 
     address: str
     version: str
@@ -56,20 +56,24 @@ class TidbServer:
 
 
 class StatusApi:
-    """One TiDB server's status API; a `MetaReader`. For one thread.
+    """Client of one TiDB server's status API; a `MetaReader`. For one thread.
 
-    A connection is kept between calls and made anew when the server has closed it.
+    The connection is reused between calls, and opened again if the server has closed it.
     """
 
     def __init__(
         self, url: str, clock: Clock, tls: TlsFiles | None = None, timeout_ms: int = TIMEOUT_MS
     ) -> None:
-        """`url` is `http[s]://HOST:PORT`, with or without `tidb:` before it. Nothing is sent yet.
+        """Configure the client; the connection is opened by the first call.
 
-        Without `tls`, an https server is trusted as far as the system trusts it.
+        Args:
+            url: `http[s]://HOST:PORT`, optionally with the prefix `tidb:`.
+            clock: The clock for deadlines.
+            tls: CA and client certificate for https; by default, the system's CA certificates.
+            timeout_ms: The deadline of each call.
 
         Raises:
-            OptionError: it is no such URL, or a TLS file cannot be used.
+            OptionError: The URL is invalid, or a TLS file cannot be used.
         """
         self.address, secure = _parse_url(url)
         self._tls = _tls_context(tls) if secure else None
@@ -77,58 +81,58 @@ class StatusApi:
         self._connection: http.client.HTTPConnection | None = None
 
     def close(self) -> None:
-        """Close the connection; the next call makes another."""
+        """Close the connection; the next call opens a new one."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def read_key(self, key: bytes) -> MetaKey:
-        """All committed changes of a key, and its lock.
+        """Return all committed writes of a key, and its lock.
 
         Raises:
-            ServiceUnavailableError: TiDB, or the TiKV behind it, does not answer.
-            SchemaSourceError: what answers is not a TiDB.
+            ServiceUnavailableError: TiDB, or the TiKV behind it, does not respond.
+            SchemaSourceError: The server is not a TiDB server.
         """
         path = f"/mvcc/hex/{key.hex()}"
         answer = self.get(path)
         try:
             value = answer["value"]
-            trouble = value.get("region_error") or value.get("error")
-            if trouble:
-                raise ServiceUnavailableError(self.address, f"TiKV: {str(trouble)[:_EXCERPT]}")
+            error_text = value.get("region_error") or value.get("error")
+            if error_text:
+                raise ServiceUnavailableError(self.address, f"TiKV: {str(error_text)[:_EXCERPT]}")
             return _meta_key(value.get("info") or {})
         except SHAPE_ERRORS as error:
-            raise self._strange(path, error) from error
+            raise self._unexpected(path, error) from error
 
     def list_databases(self) -> list[ListedDatabase]:
-        """The databases and tables that this server has loaded.
+        """Return the databases and tables that this server has loaded.
 
         Raises:
-            ServiceUnavailableError: TiDB does not answer, or a database was dropped meanwhile.
-            SchemaSourceError: what answers is not a TiDB.
-            UnsupportedError: a database has a name that the status API cannot be asked for.
+            ServiceUnavailableError: TiDB does not respond, or a database was dropped meanwhile.
+            SchemaSourceError: The server is not a TiDB server.
+            UnsupportedError: A database name cannot be part of a URL path.
         """
         path = "/schema"
         try:
             databases = [(int(db["id"]), str(db["db_name"]["O"])) for db in self.get(path)]
-            found = []
+            listed = []
             for database_id, name in databases:
                 if database_id < _FIRST_MEMORY_DATABASE:
                     path = self._database_path(name)
                     tables = tuple(map(listed_table, self.get(path)))
-                    found.append(ListedDatabase(database_id, name, tables))
+                    listed.append(ListedDatabase(database_id, name, tables))
         except SHAPE_ERRORS as error:
-            raise self._strange(path, error) from error
-        return found
+            raise self._unexpected(path, error) from error
+        return listed
 
     def finished_jobs(self, above: SchemaVersion) -> list[FinishedJob]:
-        """The DDL jobs that ended with a schema version above, newest first.
+        """Return the DDL jobs with a schema version above `above`, newest first.
 
         Raises:
-            ServiceUnavailableError: TiDB, or the TiKV behind it, does not answer.
-            SchemaSourceError: what answers is not a TiDB.
+            ServiceUnavailableError: TiDB, or the TiKV behind it, does not respond.
+            SchemaSourceError: The server is not a TiDB server.
         """
-        found: list[FinishedJob] = []
+        finished: list[FinishedJob] = []
         start = ""
         while True:
             path = f"/ddl/history?limit={_JOBS_PAGE}{start}"
@@ -137,20 +141,20 @@ class StatusApi:
                 page = list(map(finished_job, jobs))
                 oldest = min((int(job["id"]) for job in jobs), default=1)
             except SHAPE_ERRORS as error:
-                raise self._strange(path, error) from error
+                raise self._unexpected(path, error) from error
             new = [job for job in page if job.version > above]
-            found += new
-            # Jobs that run side by side may end in another order than they began.
+            finished += new
+            # Concurrent jobs may end in a different order than they began.
             if oldest <= 1 or not new:
-                return found
+                return finished
             start = f"&start_job_id={oldest - 1}"
 
     def servers(self) -> list[TidbServer]:
-        """All TiDB servers of the cluster.
+        """Return all TiDB servers of the cluster.
 
         Raises:
-            ServiceUnavailableError: TiDB does not answer.
-            SchemaSourceError: what answers is not a TiDB.
+            ServiceUnavailableError: TiDB does not respond.
+            SchemaSourceError: The server is not a TiDB server.
         """
         path = "/info/all"
         answer = self.get(path)
@@ -164,14 +168,14 @@ class StatusApi:
                 for server in answer["all_servers_info"].values()
             ]
         except SHAPE_ERRORS as error:
-            raise self._strange(path, error) from error
+            raise self._unexpected(path, error) from error
 
     def get(self, path: str) -> Any:  # noqa: ANN401 (JSON)
-        """The JSON at a path.
+        """Return the JSON at a path.
 
         Raises:
-            ServiceUnavailableError: nothing answers in time, or the server says that it cannot.
-            SchemaSourceError: it has no such path, or answers with something else.
+            ServiceUnavailableError: There is no response in time, or it has an error status.
+            SchemaSourceError: The path does not exist, or the response is not JSON.
         """
         deadline_ms = self._clock.boottime_ms() + self._timeout_ms
         try:
@@ -184,17 +188,17 @@ class StatusApi:
                 self.address, str(error) or type(error).__name__
             ) from error
         if status == http.HTTPStatus.NOT_FOUND:
-            raise SchemaSourceError(self.address, f"not a TiDB status port: it has no {path}")
+            raise SchemaSourceError(self.address, f"not a TiDB status port: no path {path}")
         if status != http.HTTPStatus.OK:
             reason = body[:_EXCERPT].decode(errors="replace")
             raise ServiceUnavailableError(self.address, f"HTTP status {status}: {reason}")
         try:
             return load(body)
         except SHAPE_ERRORS as error:
-            raise self._strange(path, error) from error
+            raise self._unexpected(path, error) from error
 
     def _request(self, path: str, deadline_ms: int) -> tuple[int, bytes]:
-        """One exchange; once more on a new connection where the old one turns out to be closed."""
+        """Send a request; repeat it once on a new connection if the reused one is closed."""
         is_old = self._connection is not None
         try:
             return self._exchange(path, deadline_ms)
@@ -217,11 +221,11 @@ class StatusApi:
             body += chunk
             if len(body) > MAX_ANSWER_BYTES:
                 self.close()
-                reason = f"an answer of more than {MAX_ANSWER_BYTES} bytes to {path}"
+                reason = f"a response of more than {MAX_ANSWER_BYTES} bytes to {path}"
                 raise SchemaSourceError(self.address, reason)
         if answer.length:
             raise http.client.IncompleteRead(b"", answer.length)
-        # `read1` leaves an answer open that it has read to its end.
+        # `read1` does not close a response that is read to its end.
         answer.close()
         return answer.status, bytes(body)
 
@@ -240,7 +244,7 @@ class StatusApi:
         return self._connection
 
     def _limit(self, connection: http.client.HTTPConnection, deadline_ms: int) -> None:
-        """Let the next wait for the network end by the deadline."""
+        """Set the socket timeout so that the next network operation ends by the deadline."""
         left_ms = deadline_ms - self._clock.boottime_ms()
         if left_ms <= 0:
             raise TimeoutError(f"no answer within {self._timeout_ms} ms")
@@ -249,18 +253,18 @@ class StatusApi:
             connection.sock.settimeout(left_ms / 1000)
 
     def _database_path(self, name: str) -> str:
-        # TiDB takes paths apart after it has unquoted them.
+        # TiDB splits paths after unquoting them.
         if "/" in name or name in (".", ".."):
-            raise UnsupportedError("a database name that is no part of a path", self.address)
+            raise UnsupportedError("a database name that cannot be part of a URL", self.address)
         return f"/schema/{quote(name, safe='')}"
 
-    def _strange(self, path: str, error: Exception) -> SchemaSourceError:
+    def _unexpected(self, path: str, error: Exception) -> SchemaSourceError:
         return SchemaSourceError(self.address, f"not TiDB's answer to {path}: {brief(error)}")
 
 
 def _parse_url(url: str) -> tuple[str, bool]:
-    """(`HOST:PORT`, whether by TLS)."""
-    form = "TiDB's status API is given as http[s]://HOST:PORT"
+    """Return (`HOST:PORT`, whether to use TLS)."""
+    form = "expected TiDB's status API as http[s]://HOST:PORT"
     try:
         parts = urlsplit(url.removeprefix("tidb:"))
         port = parts.port
@@ -269,7 +273,7 @@ def _parse_url(url: str) -> tuple[str, bool]:
     if parts.scheme not in ("http", "https") or not parts.hostname or port is None:
         raise OptionError("schema", form)
     if parts.username or parts.password or parts.path.strip("/") or parts.query or parts.fragment:
-        raise OptionError("schema", "a TiDB status URL has nothing but a host and a port")
+        raise OptionError("schema", "expected a TiDB status URL with only a host and a port")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     return f"{host}:{port}", parts.scheme == "https"
 
@@ -278,8 +282,8 @@ def _read1(answer: http.client.HTTPResponse) -> bytes:
     try:
         return answer.read1(_CHUNK_BYTES)
     except (OverflowError, ValueError) as error:
-        # http.client takes a chunk's size for a number whatever its sign and length.
-        raise http.client.HTTPException("an answer in chunks of impossible sizes") from error
+        # http.client accepts chunk sizes of any sign and length.
+        raise http.client.HTTPException("invalid chunk size") from error
 
 
 def _tls_context(files: TlsFiles | None) -> ssl.SSLContext:
@@ -294,7 +298,7 @@ def _tls_context(files: TlsFiles | None) -> ssl.SSLContext:
 
 
 def _no_password() -> str:
-    """Keys with a password are refused: OpenSSL would ask for it at the terminal."""
+    """Reject keys with a password: OpenSSL would prompt for it on the terminal."""
     raise ValueError("the key has a password")
 
 

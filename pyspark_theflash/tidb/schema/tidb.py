@@ -1,8 +1,8 @@
-"""The schema history of a running cluster, from the changes of TiDB's own meta keys.
+"""Schema source that reads the history of a running cluster from TiDB's meta keys.
 
-TiKV keeps old versions of meta keys as it keeps those of rows, so each state that a table went
-through stands there with the commit_ts it holds from, those in the middle of a DDL job included:
-what a schema file says can be said of a live cluster.
+TiKV retains old versions of meta keys as it does those of rows. So every state of a table is stored
+with the commit_ts from which it is valid, including those in the middle of a DDL job, and the
+history of a live cluster has the same content as a schema file.
 
     SchemaVersionKey   every version, and when it was raised
         │ for each version
@@ -10,30 +10,30 @@ what a schema file says can be said of a live cluster.
         │ for each table
     DB:ID/Table:ID     the state that this transaction wrote
 
-Up to where it is vouched for
------------------------------
+End of the history
+------------------
 
-`read(at_least)` is given a timestamp that the cluster has handed out *before* the call: a TSO of
-PD, or the commit_ts of a binlog that has arrived. A DDL transaction that commits at or below it has
-already locked its keys by the time these are read (DDL uses neither async commit nor 1PC, whose
-commit_ts can be lower: they need a session, and the DDL owner's have none). So a key shows the
-change, or shows the lock. Where one is locked, the history ends at the lock's start_ts, and is read
-again a little later.
+`read(at_least)` takes a timestamp that the cluster allocated *before* the call: a TSO of PD, or the
+commit_ts of a received binlog. A DDL transaction that commits at or below it has already locked its
+keys when they are read. (DDL uses neither async commit nor 1PC, whose commit_ts can be lower: they
+require a session setting that the DDL owner's sessions do not have.) So a key shows either the
+change or the lock. If a key is locked, the history ends at the lock's start_ts, and is read again a
+little later.
 
-The beginning
--------------
+Start of the history
+--------------------
 
-At first there is no version to start from: the databases and tables are those that a TiDB server
-has loaded. It may be a moment behind, so the newest SchemaDiff must show in what it lists, and the
-history begins at that change or above. The state of each table then comes from its key.
+A new history starts from the databases and tables that a TiDB server has loaded. The server may be
+slightly behind, so the newest SchemaDiff must be visible in its list, and the history starts at
+that change or above. The state of each table is then read from its key.
 
-What garbage collection takes away
-----------------------------------
+Garbage collection
+------------------
 
 TiKV drops versions below the cluster's GC safe point (10 minutes back, by default), except the
-newest of each key. Whoever reads more seldom and does not hold a service safe point at PD misses
-states. `lost` tells what they were, as far as that is possible; rows of a state that it cannot tell
-decode under the one before, or are refused if they hold a column that it lacks.
+newest of each key. A reader that runs less often and holds no service safe point at PD misses
+states. `lost` reconstructs them as far as possible. Rows of a state that cannot be reconstructed
+are decoded under the one before, or rejected if they have a column that it does not have.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -70,17 +70,17 @@ from pyspark_theflash.tidb.schema.model import STATE_PUBLIC, parse_table_info, w
 TIMEOUT_MS: Final = 30_000
 _RETRY_MS: Final = 50
 _JOB_WAIT_MS: Final = 20_000
-# A version whose transaction failed has no SchemaDiff. They come alone.
+# A version without a SchemaDiff belongs to a failed transaction; long runs of them do not occur.
 _MAX_HOLES: Final = 1000
-# TiDB takes no shorter one.
+# The shortest GC life time that TiDB accepts.
 _GC_LIFE_MS_MIN: Final = 600_000
 _CLOCKS_DIFFER_MS: Final = 60_000
 
 
 class TidbSchemaSource:
-    """Reads the schema history of one cluster, at first whole, then what is new.
+    """Reader of one cluster's schema history: first all of it, then increments.
 
-    `timeout_ms` is for waiting, not for reading: a first look takes one call a table.
+    `timeout_ms` limits waiting, not reading: the first read takes one call per table.
     """
 
     def __init__(self, reader: MetaReader, clock: Clock, timeout_ms: int = TIMEOUT_MS) -> None:
@@ -88,23 +88,25 @@ class TidbSchemaSource:
         self._missed_ms: dict[SchemaVersion, int] = {}
 
     def read(self, at_least: TimeStamp, after: SchemaHistory | None = None) -> SchemaHistory:
-        """The history of `after` continued, or a new one that begins now.
+        """Return `after` continued, or a new history that starts now.
 
-        `at_least` is a timestamp handed out before this call; the history ends there or later. A
-        new one begins there too, so then it is not below the newest schema change.
+        Args:
+            at_least: A timestamp allocated before this call. The history ends there or later; a new
+                one also starts there or later, so it is not below the newest schema change.
+            after: The history to continue.
 
         Raises:
-            NotCaughtUpError: until the timeout, a DDL transaction kept its locks, or, at the
-            beginning, the server's tables stayed behind the keys.
+            NotCaughtUpError: Until the timeout, a DDL transaction held its locks or, for a new
+                history, the server's tables were behind the keys.
             SchemaConflictError: `after` is not of this cluster.
-            UnsupportedError: the cluster was restored as a whole, which no binlog tells.
-            SchemaFileError: a key holds something else than it should.
-            ServiceUnavailableError, SchemaSourceError: as the reader says.
+            UnsupportedError: The cluster was restored as a whole, which the binlog does not have.
+            SchemaFileError: A key has unexpected content.
+            ServiceUnavailableError, SchemaSourceError: As raised by the reader.
         """
         deadline_ms = self._clock.boottime_ms() + self._timeout_ms
         while True:
-            look = _Look(self._reader, at_least, self._may_wait)
-            history = look.continue_from(after) if after else look.begin()
+            scan = _MetaScan(self._reader, at_least, self._may_wait)
+            history = scan.continue_from(after) if after else scan.begin()
             if history is not None and history.end_ts >= at_least:
                 return history
             if self._clock.boottime_ms() >= deadline_ms:
@@ -112,62 +114,62 @@ class TidbSchemaSource:
             self._clock.sleep_ms(_RETRY_MS)
 
     def _may_wait(self, version: SchemaVersion) -> bool:
-        """Whether a job that ended with this version may still turn up among the finished ones.
+        """Return whether to wait for a finished job with this version.
 
-        TiDB puts it there some moments after the version. It may also never do so.
+        TiDB stores the finished job some time after the version, or never.
         """
         now_ms = self._clock.boottime_ms()
         return now_ms < self._missed_ms.setdefault(version, now_ms) + _JOB_WAIT_MS
 
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool | None:
-        """Whether a transaction which has committed wrote a key.
+        """Return whether a committed transaction wrote a key.
 
         Returns:
-            None where it is not known: TiKV has no such write, and may have collected it.
+            None if unknown: TiKV has no such write, but may have garbage collected it.
 
         Raises:
-            ServiceUnavailableError, SchemaSourceError: as the reader says.
+            ServiceUnavailableError, SchemaSourceError: As raised by the reader.
         """
-        found = self._reader.read_key(key)
-        if found.of(start_ts) is not None or found.locked_ts == start_ts:
+        state = self._reader.read_key(key)
+        if state.of(start_ts) is not None or state.locked_ts == start_ts:
             return True
         return None if self._may_be_collected(start_ts) else False
 
     def had_row(self, key: RawKey, ts: TimeStamp) -> bool | None:
-        """Whether a record was there at `ts`, which is not above what the cluster has handed out.
+        """Return whether a record existed at `ts`, a timestamp that the cluster has allocated.
 
         Returns:
-            None where it is not known: a transaction that began before has left its lock until the
-            timeout, or nothing is left from then and garbage may have been collected since.
+            None if unknown: an older transaction held its lock until the timeout, or no version
+            from that time is left and it may have been garbage collected.
 
         Raises:
-            ServiceUnavailableError, SchemaSourceError: as the reader says.
+            ServiceUnavailableError, SchemaSourceError: As raised by the reader.
         """
         deadline_ms = self._clock.boottime_ms() + self._timeout_ms
-        while (found := self._reader.read_key(key)).locked_ts is not None and found.locked_ts < ts:
+        while (state := self._reader.read_key(key)).locked_ts is not None and state.locked_ts < ts:
             if self._clock.boottime_ms() >= deadline_ms:
                 return None
             self._clock.sleep_ms(_RETRY_MS)
-        if (write := found.at(ts)) is not None:
+        if (write := state.at(ts)) is not None:
             return write.value is not None
         return None if self._may_be_collected(ts) else False
 
     def _may_be_collected(self, ts: TimeStamp) -> bool:
-        """Whether versions from `ts` on may be gone as garbage."""
+        """Return whether versions from `ts` on may have been garbage collected."""
         age_ms = self._clock.wall_ms() - physical_ms(ts)
         return age_ms > _GC_LIFE_MS_MIN - _CLOCKS_DIFFER_MS
 
     def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome:
-        """How a transaction ended, as TiKV knows it by the transaction's primary key.
+        """Return the outcome of a transaction, read from its primary key.
 
         Raises:
-            ServiceUnavailableError, SchemaSourceError: as the reader says.
+            ServiceUnavailableError, SchemaSourceError: As raised by the reader.
         """
         return self._reader.read_key(primary).outcome(start_ts)
 
 
-class _Look:
-    """One look at a cluster's keys, each of which is read once."""
+class _MetaScan:
+    """One pass over a cluster's meta keys; each key is read once."""
 
     def __init__(
         self, reader: MetaReader, at_least: TimeStamp, may_wait: Callable[[SchemaVersion], bool]
@@ -185,21 +187,21 @@ class _Look:
 
     @property
     def _end_ts(self) -> TimeStamp:
-        """Up to where nothing has happened but what the keys that were read show."""
+        """The timestamp up to which the keys that were read show all changes."""
         return min(self._wanted_ts, self._locked_ts)
 
     def begin(self) -> SchemaHistory | None:
-        """All tables as of one moment; None if that cannot be told now."""
+        """Return a history of the current tables; None if it must be tried again."""
         listed = self._reader.list_databases()
         newest = next(self._diffs(TimeStamp(0), self._newest.version), None)
         if not self._shows_newest(listed):
             return None
         if self._reader.read_key(SCHEMA_VERSION_KEY) != self._key(SCHEMA_VERSION_KEY):
             return None
-        # What was listed lacks the tables that the newest change has dropped.
+        # The list does not have the tables that the newest change dropped.
         oldest_ts = max(self._newest.ts, newest.commit_ts if newest else TimeStamp(0))
         self._wanted_ts = max(self._wanted_ts, oldest_ts)
-        # TiDB may list a table twice.
+        # TiDB may list the same table twice.
         names = {(db.id, table.id): db.name for db in listed for table in db.tables}
         keys = {place: self._table_key(*place) for place in names}
         start_ts = self._end_ts
@@ -213,7 +215,7 @@ class _Look:
         return SchemaHistory(start_ts, start_ts, events, [self._newest])
 
     def continue_from(self, history: SchemaHistory) -> SchemaHistory:
-        """`history` and what came after it."""
+        """Return `history` extended by all later changes."""
         self._check_same_cluster(history)
         known = history.versions[-1].version if history.versions else SchemaVersion(0)
         diffs = list(self._diffs(history.end_ts, known))[::-1]
@@ -230,7 +232,7 @@ class _Look:
             seen |= {(e.ts, e.db, e.table_id) for e in changed}
             gaps += lost
         events += bridged(events, gaps)
-        # A version that is lost counts from its tables on, which is where it begins to matter.
+        # For a lost version, the commit of its tables replaces its own.
         raised = {d.version: d.commit_ts for d in diffs} | {v.version: v.ts for v in self._versions}
         versions = [SchemaVersionAt(ts, v) for v, ts in raised.items() if v > known]
         end_ts = max(self._end_ts, history.end_ts)
@@ -250,12 +252,12 @@ class _Look:
             raise SchemaConflictError(f"schema version {last.version}", last.ts)
 
     def _key(self, key: bytes) -> MetaKey:
-        found = self._keys.get(key)
-        if found is None:
-            found = self._keys[key] = self._reader.read_key(key)
-            if found.locked_ts is not None:
-                self._locked_ts = min(self._locked_ts, found.locked_ts)
-        return found
+        state = self._keys.get(key)
+        if state is None:
+            state = self._keys[key] = self._reader.read_key(key)
+            if state.locked_ts is not None:
+                self._locked_ts = min(self._locked_ts, state.locked_ts)
+        return state
 
     def _table_key(self, database_id: int, table_id: TableID) -> MetaKey:
         return self._key(table_key(database_id, table_id))
@@ -271,19 +273,19 @@ class _Look:
             raise SchemaFileError(f"Diff:{version}", reason) from error
 
     def _diffs(self, above_ts: TimeStamp, known: SchemaVersion) -> Iterator[SchemaDiff]:
-        """What was committed above a timestamp, newest first.
+        """Yield the diffs committed above a timestamp, newest first.
 
-        Known versions may be among it, whose transactions have been committed since.
+        They may include versions up to `known`, whose transactions committed meanwhile.
 
         Raises:
-            SchemaFileError: so many versions without a SchemaDiff that the newest cannot be one.
+            SchemaFileError: More than `_MAX_HOLES` consecutive versions have no SchemaDiff.
         """
         holes = 0
         for version in range(self._newest.version, max(known - _MAX_HOLES, 0), -1):
             diff = self._diff(SchemaVersion(version))
             holes = 0 if diff is not None else holes + 1
             if version > known and holes > _MAX_HOLES:
-                reason = f"says {self._newest.version}, and there is nothing down to {version}"
+                reason = f"is {self._newest.version}, but no SchemaDiff exists down to {version}"
                 raise SchemaFileError("SchemaVersionKey", reason)
             if diff is not None:
                 if diff.commit_ts <= above_ts:
@@ -293,7 +295,7 @@ class _Look:
     def _changes(
         self, diff: SchemaDiff, before: Sequence[TableEvent], jobs: FinishedJobs
     ) -> tuple[list[TableEvent], list[LostState]]:
-        """(what one schema version changed, what of it is lost), after all of `before`."""
+        """Return (events of one schema version, its lost states); `before` are earlier events."""
         if diff.rebuilds_all:
             what = "a cluster restored as a whole (FLASHBACK CLUSTER, point-in-time recovery)"
             raise UnsupportedError(what, f"schema version {diff.version}")
@@ -308,7 +310,7 @@ class _Look:
             if write is not None:
                 changed.append(_event(diff.commit_ts, name, table_id, write))
             elif key.at(diff.commit_ts) is None:
-                # Not even what was there before is left.
+                # The previous state was garbage collected as well.
                 job = jobs.at(diff.version)
                 if job is None:
                     lost.append(LostState(diff.commit_ts, name, table_id, diff.action))
@@ -319,7 +321,7 @@ class _Look:
     def _with_sessions(
         self, event: TableEvent, diff: SchemaDiff, before: Sequence[TableEvent], jobs: FinishedJobs
     ) -> TableEvent:
-        """An event with the session whose MODIFY COLUMN ends with it; until TiDB tells, none."""
+        """Return the event with the session of the MODIFY COLUMN that it ends, if available."""
         if event.table is None or diff.action not in (Action.MODIFY_COLUMN, Action.MULTI):
             return event
         states = (e.table for e in reversed(before) if e.table_id == event.table_id)
@@ -339,7 +341,7 @@ class _Look:
     def _places(
         self, diff: SchemaDiff, before: Sequence[TableEvent], jobs: FinishedJobs
     ) -> frozenset[Place]:
-        """Where a schema version may have changed tables, after all of `before`."""
+        """Return the places a schema version may have changed; `before` are earlier events."""
         places = diff.places | diff.left
         if diff.action != Action.DROP_DATABASE:
             return places
@@ -352,7 +354,7 @@ class _Look:
         }
 
     def _database_name(self, database_id: int, jobs: FinishedJobs) -> str | None:
-        """A database's name, which never changes; None if nothing is left that says it."""
+        """Return a database's name, which never changes; None if it is no longer stored."""
         for write in self._key(database_key(database_id)).writes:
             if write.value is not None:
                 try:
@@ -363,7 +365,7 @@ class _Look:
         return jobs.database_name(database_id)
 
     def _shows_newest(self, listed: Sequence[ListedDatabase]) -> bool:
-        """Whether a server's tables show the newest schema change."""
+        """Return whether a server's list of tables includes the newest schema change."""
         tables = {
             (db.id, t.id): t.update_ts if t.is_public else None for db in listed for t in db.tables
         }
@@ -397,7 +399,7 @@ def _event(ts: TimeStamp, database: str, table_id: TableID, write: MetaWrite) ->
 
 
 def _update_ts(place: Place, key: MetaKey) -> TimeStamp | None:
-    """When the table at a place was changed last, None if it is not there to be used."""
+    """Return when the table at a place was last changed; None if it is not public."""
     value = key.writes[-1].value if key.writes else None
     if value is None:
         return None
