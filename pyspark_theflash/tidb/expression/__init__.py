@@ -1,1 +1,1 @@
-"""TiDB's SQL expressions over Arrow columns: generated columns and partition functions."""
+"""Evaluation of TiDB's SQL expressions over Arrow columns."""

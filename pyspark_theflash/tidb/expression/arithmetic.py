@@ -1,8 +1,7 @@
-"""+ - * / DIV % and the bit operators.
+"""Arithmetic and bit operators: + - * / DIV % & | ^ ~ << >>.
 
 The result is DOUBLE if either operand is, else DECIMAL if either is, else an integer, unsigned if
-either operand is. An integer result beyond its range is an error in TiDB, so it is one here;
-division by zero is NULL.
+either operand is. An integer result out of range is an error, as in TiDB; division by zero is NULL.
 """
 
 import operator
@@ -54,7 +53,7 @@ def _common_kind(left: Vector, right: Vector) -> Kind:
 def _ring(
     on_reals: Callable[[Any, Any], Any], on_integers: Callable[[Any, Any], Any]
 ) -> Callable[[Sequence[Vector]], Vector]:
-    """+, - or *, which are the same on integers of any size."""
+    """Return the function of `+`, `-` or `*`, which are exact on integers of any size."""
 
     def apply(operands: Sequence[Vector]) -> Vector:
         left, right = (to_number(v) for v in operands)
@@ -73,7 +72,7 @@ def _ring(
 
 
 def _is_small(vector: Vector) -> bool:
-    """Whether sums and products with others like it fit int64."""
+    """Return whether the sum and product of two such vectors fit in int64."""
     return bool((np.abs(vector.data) < 2**31).all()) and bool((vector.data != INT64_MIN).all())
 
 
@@ -89,8 +88,8 @@ def _ring_decimals(
         digits = left.digits + right.digits
         product = on_integers(*values)
         if digits > MAX_SCALE:
-            # TiDB cuts what a product has beyond its scale.
-            product = _cut(product, digits - MAX_SCALE)
+            # TiDB truncates a product to its scale.
+            product = _truncated(product, digits - MAX_SCALE)
         result = decimals(product, null, min(digits, MAX_SCALE), _shown(operator.add, left, right))
         return replace(result, is_mixed=left.is_mixed or right.is_mixed)
     digits = max(left.digits, right.digits)
@@ -100,13 +99,13 @@ def _ring_decimals(
 
 
 def _shown(combine: Callable[[int, int], int], left: Vector, right: Vector) -> int:
-    """Digits of a result that a quotient is part of; -1 where none is."""
+    """Return the displayed digits of a result if an operand is a quotient, else -1."""
     if left.shown < 0 and right.shown < 0:
         return -1
     return min(combine(left.shown_digits, right.shown_digits), MAX_SCALE)
 
 
-def _cut(unscaled: Objects, digits: int) -> Objects:
+def _truncated(unscaled: Objects, digits: int) -> Objects:
     magnitude = np.abs(unscaled) // 10**digits
     result: Objects = np.where(unscaled < 0, -magnitude, magnitude)
     return result
@@ -134,7 +133,7 @@ def divide(operands: Sequence[Vector]) -> Vector:
 
 
 def _quotient_digits(left: int, right: int) -> int:
-    """TiDB divides groups of nine digits, and keeps all that it gets."""
+    """Return the digits of a quotient: TiDB divides groups of nine digits and retains all."""
     groups = -(-left // _GROUP_DIGITS), -(-right // _GROUP_DIGITS)
     spare = sum(groups) * _GROUP_DIGITS - left - right
     wanted = sum(groups) * _GROUP_DIGITS + max(_DIVISION_DIGITS - spare, 0)
@@ -142,7 +141,7 @@ def _quotient_digits(left: int, right: int) -> int:
 
 
 def _divided(left: Vector, right: Vector, digits: int, null: Mask) -> tuple[Objects, Mask]:
-    """The quotient cut to `digits`, NULL where the divisor is zero."""
+    """Return the quotient truncated to `digits`, NULL where the divisor is zero."""
     divisor = to_objects(right.data, null)
     null = null | np.asarray(divisor == 0, np.bool_)
     divisor = np.where(null, 1, divisor)
@@ -157,7 +156,7 @@ def divide_whole(operands: Sequence[Vector]) -> Vector:
     """`DIV`.
 
     Raises:
-        LackingError: a text that is not a constant.
+        LackingError: An operand is a text that is not a constant.
     """
     if any(v.kind is Kind.TEXT and v.number is None and not v.is_constant for v in operands):
         raise LackingError("DIV of a text, whose digits depend on its type")
@@ -168,7 +167,7 @@ def divide_whole(operands: Sequence[Vector]) -> Vector:
 
 
 def remainder(operands: Sequence[Vector]) -> Vector:
-    """`%`: with the dividend's sign, and unsigned if the dividend is."""
+    """`%`: has the sign of the dividend, and is unsigned if the dividend is."""
     left, right = (to_number(v) for v in operands)
     null, kind = null_of(operands), _common_kind(left, right)
     if kind is Kind.REAL:
@@ -185,7 +184,7 @@ def remainder(operands: Sequence[Vector]) -> Vector:
         return replace(result, is_mixed=left.is_mixed or right.is_mixed)
     if left.kind is right.kind is Kind.INT:
         null = null | (right.data == 0)
-        # -2^63 % -1 traps.
+        # -2^63 % -1 overflows.
         divisor = np.where(null | (right.data == -1), 1, right.data)
         return integers(np.fmod(left.data, divisor), null)
     values = _modulo(objects_of(left), objects_of(right), null)
@@ -212,7 +211,7 @@ def negate(operands: Sequence[Vector]) -> Vector:
 
 
 def _words(vector: Vector) -> Words:
-    """The 64 bits of an integer."""
+    """Return the 64 bits of integers."""
     whole = to_integer(vector)
     data: Words = whole.data.view(np.uint64)
     return data

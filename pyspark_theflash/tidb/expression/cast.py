@@ -31,10 +31,10 @@ from pyspark_theflash.tidb.expression.vector import Kind, Vector, integers, noth
 
 
 def cast(vector: Vector, target: FieldType) -> Vector:
-    """The value as `target`; what does not fit becomes the nearest that does.
+    """Convert values to type `target`; a value out of range becomes the nearest one in range.
 
     Raises:
-        LackingError: JSON.
+        LackingError: The conversion is not supported.
     """
     tp = target.tp
     if tp == MySQLType.STRING:
@@ -48,7 +48,7 @@ def cast(vector: Vector, target: FieldType) -> Vector:
     if tp == MySQLType.DOUBLE:
         return replace(to_real(vector), single=False)
     if tp == MySQLType.FLOAT:
-        # It keeps all digits until it is shown.
+        # The value keeps its DOUBLE digits until it is printed.
         return replace(to_real(vector), single=True)
     if tp == MySQLType.DATE:
         return to_time(vector, is_date=True)
@@ -63,15 +63,15 @@ def cast(vector: Vector, target: FieldType) -> Vector:
     if tp == MySQLType.JSON:
         raise LackingError("CAST as JSON")
     if tp == MySQLType.YEAR:
-        # Not even a year of two digits becomes another.
+        # Unlike in a column, two-digit years are not expanded.
         whole = _to_integer(vector, Kind.INT)
         years = whole.data[~whole.null]
         if ((years < 0) | (years > times.MAX_YEAR)).any():
-            raise LackingError("CAST of a number that is no year as YEAR")
+            raise LackingError("CAST of a number out of range as YEAR")
         return replace(integers(whole.data.view(np.uint64), whole.null), is_year=True)
     if vector.is_bit and tp == MySQLType.STRING:
         raise LackingError("CAST of a BIT as BINARY of a length")
-    # Here, unlike in a column, a BIT as text is bytes.
+        # Unlike a BIT stored in a column, a BIT cast to a text is its bytes.
     source = replace(vector, number=None) if tp in STRING_TYPES else vector
     result = load_column(store_column(source, target), target)
     if tp == MySQLType.NEWDECIMAL:
@@ -90,5 +90,5 @@ def _to_integer(vector: Vector, kind: Kind) -> Vector:
         low, high = (0, UINT64_MAX) if kind is Kind.UINT else (INT64_MIN, INT64_MAX)
         return whole_numbers(np.clip(values, low, high), vector.null, kind)
     whole = to_integer(vector)
-    wanted = np.dtype(np.uint64 if kind is Kind.UINT else np.int64)
-    return integers(whole.data.view(wanted), whole.null)
+    target = np.dtype(np.uint64 if kind is Kind.UINT else np.int64)
+    return integers(whole.data.view(target), whole.null)

@@ -1,4 +1,4 @@
-"""One type for several operands, and one vector out of several: for CASE, IF, GREATEST."""
+"""Common type of several operands, and assembly of one vector from parts: CASE, IF, GREATEST."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -30,31 +30,31 @@ Rows = npt.NDArray[np.int64]
 
 
 def common_kind(vectors: Sequence[Vector]) -> Kind:
-    """The kind that all of them become; NULL fits any."""
+    """Return the kind that all vectors are converted to; NULL converts to any."""
     kinds = {Kind.INT if v.is_bit else v.kind for v in vectors} - {Kind.NULL}
     if any(v.is_hexadecimal for v in vectors):
-        raise LackingError("a choice of a number in hexadecimal or something else")
+        raise LackingError("mixing a hexadecimal number with others in IF, CASE or similar")
     others = {v.kind for v in vectors if not v.is_bit} - {Kind.NULL, Kind.TEXT}
     large = any((v.number.data > INT64_MAX).any() for v in vectors if v.is_bit and v.number)
     if any(v.is_bit for v in vectors) and (others or large):
-        raise LackingError("a choice of BIT or something else")
+        raise LackingError("mixing BIT with other types in IF, CASE or similar")
     if kinds == INTEGERS and any((v.data > INT64_MAX).any() for v in vectors):
-        raise LackingError("a choice of BIGINT or something beyond it")
+        raise LackingError("mixing BIGINT and larger values in IF, CASE or similar")
     if kinds == {Kind.TIME, Kind.DURATION}:
-        raise LackingError("a choice of DATETIME or TIME, which needs today's date")
+        raise LackingError("mixing DATETIME and TIME in IF, CASE or similar")
     if len(kinds) <= 1:
         return next(iter(kinds), Kind.NULL)
     if kinds & {Kind.TEXT, Kind.TIME, Kind.DURATION}:
         if any(v.single for v in vectors):
-            refuse_in_condition("a choice of FLOAT or text")
+            refuse_in_condition("mixing FLOAT and text in IF, CASE or similar")
         if any(v.is_named for v in vectors) and kinds != {Kind.TEXT}:
-            refuse_in_condition("a choice of ENUM, SET or something else")
+            refuse_in_condition("mixing ENUM or SET with other types in IF, CASE or similar")
         return Kind.TEXT
     return Kind.REAL if Kind.REAL in kinds else Kind.DECIMAL
 
 
 def unify(vectors: Sequence[Vector]) -> list[Vector]:
-    """The vectors as their common kind, with the same digits."""
+    """Convert the vectors to their common kind and scale."""
     kind = common_kind(vectors)
     years = {v.is_year for v in vectors if v.kind is not Kind.NULL}
     is_year = years.pop() if len(years) == 1 else None
@@ -103,20 +103,20 @@ def _unify_decimals(vectors: Sequence[Vector]) -> list[Vector]:
 
 def _unify_texts(vectors: Sequence[Vector]) -> list[Vector]:
     merged = as_texts(vectors)
-    named = [v.is_named for v in vectors]
-    if len(vectors) == 1 or (not any(named) and _are_one(vectors)):
+    are_named = [v.is_named for v in vectors]
+    if len(vectors) == 1 or (not any(are_named) and _all_null_but_one(vectors)):
         return merged
-    is_mixed = any(named) or any(v.is_mixed for v in vectors)
+    is_mixed = any(are_named) or any(v.is_mixed for v in vectors)
     return [replace(m, number=None, is_mixed=is_mixed) for m in merged]
 
 
-def _are_one(vectors: Sequence[Vector]) -> bool:
-    """Whether all but one are nothing but NULL."""
+def _all_null_but_one(vectors: Sequence[Vector]) -> bool:
+    """Return whether all vectors but one are NULL throughout."""
     return sum(v.kind is not Kind.NULL for v in vectors) == 1
 
 
 def assemble(pieces: Sequence[tuple[Rows, Vector]], row_count: int) -> Vector:
-    """One vector of values for some rows each; rows in no piece are NULL."""
+    """Assemble one vector from (row indices, values) pieces; other rows are NULL."""
     unified = unify([vector for _, vector in pieces])
     pieces = [
         (rows, vector)
@@ -176,6 +176,6 @@ least: Final = _extreme(greatest=False)
 
 
 def truth_rows(condition: Vector) -> tuple[Rows, Rows]:
-    """The rows where a truth value holds, and all others."""
+    """Return the indices of the rows where a condition is true, and of all others."""
     holds = (condition.data != 0) & ~condition.null
     return np.flatnonzero(holds), np.flatnonzero(~holds)

@@ -1,8 +1,8 @@
-"""Which collation texts have together, and the texts in its charset.
+"""Collation of several text operands, and their conversion to its charset.
 
-As `util/collate` and `expression/collation.go` in TiDB: of two operands the one with the lower
-coercibility decides, of two columns `binary` before `_bin` before a refusal. Bytes beside a text
-that decides are read as UTF-8; a text beside bytes that decide is its own UTF-8 bytes.
+As `util/collate` and `expression/collation.go` in TiDB: the operand with the lower coercibility
+determines the collation; among columns, `binary` precedes `_bin`, and others conflict. Bytes are
+decoded as UTF-8 if the collation is that of a text; texts are encoded as UTF-8 if it is `binary`.
 """
 
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ from pyspark_theflash.tidb.expression.vector import (
 )
 
 _Derived: TypeAlias = tuple[int, FieldType]
-"""A coercibility and a collation."""
+"""Coercibility and collation."""
 
 _BINARY: Final = "binary"
 _UNICODE: Final = ("utf8", "utf8mb4")
@@ -38,11 +38,10 @@ _BIN: Final = frozenset({"ascii_bin", "latin1_bin", "utf8_bin", "utf8mb4_bin", "
 
 
 def derive_collation(operands: Sequence[Vector]) -> tuple[FieldType, int]:
-    """The collation that the operands compare by or that a text made of them has; coercibility.
+    """Return the collation and coercibility of a comparison of operands, or of a text made of them.
 
     Raises:
-        LackingError: the operands have collations between which TiDB, or this function, does not
-            decide.
+        LackingError: The collations conflict, or their combination is not supported.
     """
     coercibility, collation = reduce(_of_two, [_own(operand) for operand in operands])
     if coercibility == NUMERIC:
@@ -52,10 +51,10 @@ def derive_collation(operands: Sequence[Vector]) -> tuple[FieldType, int]:
 
 
 def as_texts(operands: Sequence[Vector], deciding: Sequence[Vector] = ()) -> list[Vector]:
-    """The operands as texts with the collation and charset that `deciding` (or they) have together.
+    """Convert operands to texts with the common collation and charset of `deciding` (or of them).
 
     Raises:
-        LackingError: see `derive_collation`; or bytes that are no text of the charset.
+        LackingError: As in `derive_collation`, or bytes cannot be decoded in the charset.
     """
     collation, coercibility = derive_collation(deciding or operands)
     return [
@@ -79,8 +78,8 @@ def _of_two(left: _Derived, right: _Derived) -> _Derived:
     if left[1].charset == right[1].charset:
         if left[0] != right[0]:
             return min(left, right, key=lambda each: each[0])
-        if left[0] != EXPLICIT and (found := [d for d in (left, right) if d[1].collate in _BIN]):
-            return found[0]
+        if left[0] != EXPLICIT and (binaries := [d for d in (left, right) if d[1].collate in _BIN]):
+            return binaries[0]
     else:
         firm, loose = sorted((left, right), key=lambda each: (each[0], _rank(each[1])))
         if firm[1].charset in _UNICODE or (firm[0] < loose[0] and loose[0] >= SYSTEM):
@@ -89,7 +88,7 @@ def _of_two(left: _Derived, right: _Derived) -> _Derived:
 
 
 def _rank(collation: FieldType) -> int:
-    """utf8mb4 takes up all other charsets, utf8 all but that."""
+    """Return the rank of a charset: utf8mb4 includes all others, utf8 all others but utf8mb4."""
     return -_UNICODE.index(collation.charset) if collation.charset in _UNICODE else 1
 
 
@@ -98,16 +97,16 @@ def _in_charset(text: Vector, collation: FieldType) -> Vector:
         return text
     charset = text.collation.charset if collation.collate == _BINARY else collation.charset
     if charset == "gbk":
-        raise LackingError("bytes beside a text of charset gbk")
+        raise LackingError("mixing bytes and a text of charset gbk")
     if not text.is_bytes:
         return replace(text, data=pc.cast(text.data, pa.binary()))
     try:
         data = pc.cast(text.data, pa.string())
     except pa.ArrowInvalid:
-        raise LackingError("bytes that are not UTF-8 beside a text") from None
+        raise LackingError("mixing a text and bytes that are not UTF-8") from None
     if (
         charset not in _UNICODE
         and not np.asarray(pc.fill_null(pc.string_is_ascii(data), True)).all()
     ):
-        raise LackingError(f"bytes beyond ASCII beside a text of charset {charset}")
+        raise LackingError(f"mixing non-ASCII bytes and a text of charset {charset}")
     return replace(text, data=data)

@@ -1,4 +1,4 @@
-"""Comparisons and logic, with NULL as the third truth value."""
+"""Comparison and logical operators, with three-valued logic."""
 
 import re
 from collections.abc import Callable, Sequence
@@ -30,7 +30,7 @@ from pyspark_theflash.tidb.expression.vector import (
 
 
 def _keys(left: Vector, right: Vector) -> tuple[Any, Any]:
-    """Arrays that order as operands of a common kind do: NumPy's, or Arrow's for texts."""
+    """Return arrays that order like operands of a common kind: NumPy, or Arrow for texts."""
     if left.kind is Kind.TEXT:
         return _text_keys(left, right)
     if left.kind is Kind.DECIMAL:
@@ -58,18 +58,18 @@ _ON_ARRAYS: Final[dict[str, Callable[[Any, Any], Any]]] = {
 
 
 def compare(name: str, left: Vector, right: Vector) -> Vector:
-    """`equal`, `less` or `less_equal`; NULL where either operand is."""
+    """Compute `equal`, `less` or `less_equal`; NULL where either operand is NULL."""
     left, right = common(left, right)
     keys = _keys(left, right)
     if isinstance(keys[0], np.ndarray):
-        found = np.asarray(_ON_ARRAYS[name](*keys), np.bool_)
+        result = np.asarray(_ON_ARRAYS[name](*keys), np.bool_)
     else:
-        found = np.asarray(pc.fill_null(getattr(pc, name)(*keys), False))
-    return booleans(found, left.null | right.null)
+        result = np.asarray(pc.fill_null(getattr(pc, name)(*keys), False))
+    return booleans(result, left.null | right.null)
 
 
 def _null_result(operands: Sequence[Vector]) -> Vector | None:
-    """NULL for all rows where an operand is nothing but NULL."""
+    """Return NULL for all rows if an operand is NULL throughout, else None."""
     if not any(v.kind is Kind.NULL for v in operands):
         return None
     null = np.ones(len(operands[0]), np.bool_)
@@ -83,8 +83,8 @@ def _comparison(
         if (nothing := _null_result(operands)) is not None:
             return nothing
         left, right = reversed(operands) if swapped else operands
-        found = compare(name, left, right)
-        return logical_not([found]) if negated else found
+        result = compare(name, left, right)
+        return logical_not([result]) if negated else result
 
     return apply
 
@@ -104,13 +104,13 @@ greater_equal: Final = _comparison("less_equal", swapped=True)
 
 
 def null_safe_equal(operands: Sequence[Vector]) -> Vector:
-    """`<=>`: two NULLs are equal, and nothing is NULL."""
+    """`<=>`: two NULLs are equal, and the result is never NULL."""
     left, right = operands
     if Kind.NULL not in (left.kind, right.kind):
         left, right = common(left, right)
-    found = equal([left, right])
+    equality = equal([left, right])
     both = left.null & right.null
-    return booleans((found.data != 0) & ~found.null | both, np.zeros(len(both), np.bool_))
+    return booleans((equality.data != 0) & ~equality.null | both, np.zeros(len(both), np.bool_))
 
 
 def logical_and(operands: Sequence[Vector]) -> Vector:
@@ -153,10 +153,10 @@ def is_false(operands: Sequence[Vector]) -> Vector:
 def is_in(operands: Sequence[Vector]) -> Vector:
     """`IN`."""
     value, *candidates = among_operands(operands)
-    found = equal([value, candidates[0]])
+    result = equal([value, candidates[0]])
     for candidate in candidates[1:]:
-        found = logical_or([found, equal([value, candidate])])
-    return found
+        result = logical_or([result, equal([value, candidate])])
+    return result
 
 
 def between(operands: Sequence[Vector]) -> Vector:
@@ -169,7 +169,7 @@ def like(operands: Sequence[Vector]) -> Vector:
     """`LIKE` with a constant pattern.
 
     Raises:
-        LackingError: a collation under which different bytes are equal; a pattern from a column.
+        LackingError: The pattern is not a constant, or the collation equates different bytes.
     """
     value, pattern = as_texts(operands[:2])
     escape = to_text(operands[2])
@@ -181,23 +181,23 @@ def like(operands: Sequence[Vector]) -> Vector:
     if value.is_bytes:
         return booleans(_bytes_like(value, pattern.constant(), escape.constant()), null)
     expression = _like_expression(pattern.constant(), escape.constant())
-    found = pc.match_substring_regex(value.data, expression)
-    return booleans(np.asarray(pc.fill_null(found, False)), null)
+    matches = pc.match_substring_regex(value.data, expression)
+    return booleans(np.asarray(pc.fill_null(matches, False)), null)
 
 
 def _bytes_like(value: Vector, pattern: bytes, escape: str) -> Mask:
-    """Where bytes are like a pattern in which characters and bytes are one.
+    """Match bytes with a pattern, if characters and bytes are the same for it.
 
-    `_` is a character to TiDB, which takes bytes for UTF-8, and a byte to TiKV.
+    `_` is a character to TiDB, which decodes the bytes as UTF-8, and a byte to TiKV.
     """
     if not pattern.isascii() or b"_" in pattern:
-        raise LackingError("LIKE on bytes with `_` or beyond ASCII")
+        raise LackingError("LIKE on bytes with `_` or with non-ASCII characters")
     expression = re.compile(_like_expression(pattern.decode(), escape))
-    found = [
+    matches = [
         each is not None and expression.fullmatch(each.decode("latin-1")) is not None
         for each in value.data.to_pylist()
     ]
-    return np.array(found, np.bool_)
+    return np.array(matches, np.bool_)
 
 
 def _like_expression(pattern: str, escape: str) -> str:

@@ -1,7 +1,7 @@
-"""Implicit conversions: what a value is where a function wants a number, a text, a time.
+"""Implicit conversions of values to a number, text, time or duration.
 
-Text becomes the number it begins with. A time among numbers is 20240229123456. Numbers round to
-integers half to even from DOUBLE, half away from zero from DECIMAL (TiDB's `types/convert.go`).
+A text is converted to the number at its start, a time to the number 20240229123456. DOUBLE is
+rounded to integers half to even, DECIMAL half away from zero (TiDB's `types/convert.go`).
 """
 
 import re
@@ -40,16 +40,16 @@ Objects = npt.NDArray[np.object_]
 INT64_MIN, INT64_MAX, UINT64_MAX = -(2**63), 2**63 - 1, 2**64 - 1
 MAX_SCALE: Final = 30
 MAX_PRECISION: Final = 65
-# What stands behind as many changes no rounding, and Python's `int` takes only some thousand.
+# Later digits do not affect rounding, and Python's `int` accepts only some thousand.
 _MAX_FIGURES: Final = 200
-# What is out of range is so with less of its exponent too, of which `Decimal` takes 18 digits.
+# `Decimal` accepts 18 exponent digits; a longer exponent is out of range when truncated, too.
 _EXPONENT_DIGITS: Final = 9
 _NUMBER: Final = re.compile(r"([-+]?(?:\d+\.?\d*|\.\d+))(?:[eE]([-+]?)0*(\d+))?", re.ASCII)
 _INTEGER: Final = re.compile(r"([-+]?)(\d+)", re.ASCII)
 
 
 def number_prefix(text: str | bytes) -> Decimal:
-    """The number that a text begins with, 0 for none."""
+    """Return the number that a text starts with, or 0."""
     match = _NUMBER.match(_as_str(text).strip(times.SPACES))
     if match is None:
         return Decimal(0)
@@ -58,13 +58,13 @@ def number_prefix(text: str | bytes) -> Decimal:
 
 
 def text_number(text: str | bytes) -> Decimal | None:
-    """The number that a text is, None where it is more or less than that."""
+    """Return the number that a text consists of, or None if it has other characters."""
     whole = _NUMBER.fullmatch(_as_str(text).strip(times.SPACES))
     return number_prefix(text) if whole else None
 
 
 def full_years(values: Objects) -> Objects:
-    """Years with their century: 1 to 69 are 2001 to 2069, 70 to 99 are 1970 to 1999."""
+    """Expand two-digit years: 1 to 69 are 2001 to 2069, 70 to 99 are 1970 to 1999."""
     values = np.where((values > 0) & (values < 70), values + 2000, values)
     return np.where((values >= 70) & (values < 100), values + 1900, values)
 
@@ -73,8 +73,8 @@ def _integer_prefix(text: str | bytes) -> int:
     match = _INTEGER.match(_as_str(text).strip(times.SPACES))
     if match is None:
         return 0
-    # What is out of range is out of range with a few digits more or less, and Python's `int` takes
-    # no more than some thousand.
+    # A number that is out of range remains so when truncated, and Python's `int` accepts only some
+    # thousand digits.
     sign, digits = match[1], match[2].lstrip("0")[:MAX_PRECISION]
     return int(f"{sign}{digits or 0}")
 
@@ -84,44 +84,44 @@ def _as_str(text: str | bytes) -> str:
 
 
 def _readable(vector: Vector) -> Vector:
-    """A TEXT that is to be read as a number.
+    """Return a TEXT to be parsed as a number.
 
     Raises:
-        LackingError: some rows are of an ENUM or SET, others are not.
+        LackingError: Some rows come from an ENUM or SET, others do not.
     """
     if vector.is_mixed:
-        raise LackingError("a choice of ENUM or something else as a number")
+        raise LackingError("mixing ENUM and other types in IF, CASE or similar, as a number")
     return vector
 
 
 def plain(vector: Vector) -> Vector:
-    """A BIT column as the number that it is wherever it is not a text."""
+    """Return the number of a BIT column; other vectors are returned unchanged."""
     return vector.number if vector.is_bit and vector.number is not None else vector
 
 
 def objects_of(vector: Vector) -> Objects:
-    """Python ints of INT or UINT."""
+    """Return INT or UINT as Python ints."""
     result: Objects = vector.data.astype(object)
     return result
 
 
 def to_objects(values: Array, null: Mask) -> Objects:
-    """Values with 0 in place of NULL."""
+    """Return values with 0 in place of NULL."""
     result: Objects = np.where(null, 0, values)
     return result
 
 
 def to_python_ints(values: npt.NDArray[np.float64]) -> Objects:
-    """Whole DOUBLEs as ints of any size."""
+    """Convert integral DOUBLEs to Python ints."""
     result: Objects = np.array([int(value) for value in values.tolist()], object)
     return result
 
 
 def whole_numbers(values: Objects, null: Mask, kind: Kind) -> Vector:
-    """INT or UINT of Python ints.
+    """Convert Python ints to INT or UINT.
 
     Raises:
-        OutOfRangeError: one does not fit.
+        OutOfRangeError: A value is out of range.
     """
     values = to_objects(values, null)
     low, high = (0, UINT64_MAX) if kind is Kind.UINT else (INT64_MIN, INT64_MAX)
@@ -131,7 +131,7 @@ def whole_numbers(values: Objects, null: Mask, kind: Kind) -> Vector:
 
 
 def rescale(unscaled: Objects, have: int, want: int) -> Objects:
-    """DECIMALs at another scale, rounded half away from zero."""
+    """Convert unscaled DECIMALs to another scale, rounding half away from zero."""
     result: Objects
     if want >= have:
         result = unscaled * 10 ** (want - have)
@@ -143,10 +143,10 @@ def rescale(unscaled: Objects, have: int, want: int) -> Objects:
 
 
 def to_integer(vector: Vector) -> Vector:
-    """INT or UINT, as for an argument that must be an integer.
+    """Convert to INT or UINT, as for an integer argument.
 
     Raises:
-        OutOfRangeError: a number beyond BIGINT.
+        OutOfRangeError: A number is out of range of BIGINT.
     """
     vector = vector.number or vector
     if vector.kind in INTEGERS:
@@ -156,7 +156,7 @@ def to_integer(vector: Vector) -> Vector:
     if vector.kind is Kind.TEXT:
         values = map_rows(_integer_prefix, [_readable(vector)], vector.null)
         clipped = np.clip(to_objects(values, vector.null), INT64_MIN, UINT64_MAX)
-        # What only BIGINT UNSIGNED holds is the negative number of the same bits.
+        # Values above BIGINT become the negative numbers with the same bits.
         signed = np.where(clipped > INT64_MAX, clipped - 2**64, clipped)
         return integers(signed.astype(np.int64), vector.null)
     if vector.kind is Kind.TIME:
@@ -170,7 +170,7 @@ def to_integer(vector: Vector) -> Vector:
 
 
 def rounded_objects(vector: Vector) -> Objects:
-    """Python ints nearest to DECIMAL or REAL."""
+    """Round DECIMAL or REAL to Python ints."""
     if vector.kind is Kind.DECIMAL:
         return rescale(to_objects(vector.data, vector.null), vector.digits, 0)
     whole = np.rint(np.where(vector.null, 0, vector.data))
@@ -178,13 +178,13 @@ def rounded_objects(vector: Vector) -> Objects:
 
 
 def to_signed(vector: Vector) -> Int64s:
-    """int64 of an argument such as a length; a UINT beyond it is the negative of the same bits."""
+    """Convert an argument such as a length to int64; a large UINT is reinterpreted as negative."""
     data: Int64s = to_integer(vector).data.view(np.int64)
     return data
 
 
 def to_decimal(vector: Vector) -> Vector:
-    """DECIMAL with as many fractional digits as the values need."""
+    """Convert to DECIMAL with as many fractional digits as the values need."""
     vector = vector.number or vector
     if vector.kind is Kind.DECIMAL:
         return vector
@@ -200,7 +200,7 @@ def to_decimal(vector: Vector) -> Vector:
 
 
 def decimals_of(values: Objects, null: Mask) -> Vector:
-    """DECIMAL of `decimal.Decimal`s; digits beyond the 30th are rounded off."""
+    """Convert `decimal.Decimal`s to DECIMAL, rounded to at most 30 fractional digits."""
     digits = max((-_exponent(v) for v in values[~null]), default=0)
     digits = min(max(digits, 0), MAX_SCALE)
     unscaled = np.zeros(len(null), object)
@@ -228,25 +228,25 @@ def _unscaled(value: Decimal, digits: int) -> int:
     if shift >= 0:
         magnitude *= int(10**shift)
     else:
-        # Beyond this many digits nothing is left to round.
+        # A shift by more digits than there are gives 0.
         power: int = 10 ** min(-shift, len(figures) + 1)
         magnitude = (magnitude + power // 2) // power
     return -magnitude if sign else magnitude
 
 
 def known_date(vector: Vector) -> bool:
-    """Whether a TIME is a DATE.
+    """Return whether a TIME vector is a DATE.
 
     Raises:
-        LackingError: some rows are, others are not.
+        LackingError: Some rows are DATE, others are not.
     """
     if vector.is_date is None:
-        raise LackingError("a choice of DATE or DATETIME as a number or text")
+        raise LackingError("mixing DATE and DATETIME in IF, CASE or similar, as a number or text")
     return vector.is_date
 
 
 def _time_decimal(vector: Vector) -> Vector:
-    """20240229123456.789 with as many digits as the type has."""
+    """Convert to 20240229123456.789, with the fractional digits of the type."""
     if vector.kind is Kind.TIME:
         whole = times.time_number(vector.data, is_date=known_date(vector))
         micro = times.parts(vector.data).micro
@@ -258,10 +258,10 @@ def _time_decimal(vector: Vector) -> Vector:
 
 
 def to_real(vector: Vector) -> Vector:
-    """DOUBLE.
+    """Convert to DOUBLE.
 
     Raises:
-        LackingError: a DECIMAL of a CAST that took digits.
+        LackingError: A DECIMAL comes from a CAST that rounded digits off.
     """
     vector = vector.number or vector
     if vector.is_cut:
@@ -276,13 +276,13 @@ def to_real(vector: Vector) -> Vector:
         doubles = np.clip(to_objects(values, vector.null).astype(np.float64), -most, most)
         return reals(doubles, vector.null)
     decimal = to_decimal(vector)
-    # Python divides ints with one rounding.
+    # Python's division of ints rounds once.
     quotients: Objects = to_objects(decimal.data, decimal.null) / 10**decimal.digits
     return reals(quotients.astype(np.float64), decimal.null)
 
 
 def to_number(vector: Vector) -> Vector:
-    """INT, UINT, DECIMAL or REAL: what the value is in arithmetic."""
+    """Convert to the kind used in arithmetic: INT, UINT, DECIMAL or REAL."""
     if vector.number is not None:
         return vector.number
     if vector.kind is Kind.TEXT:
@@ -293,10 +293,10 @@ def to_number(vector: Vector) -> Vector:
 
 
 def to_text(vector: Vector) -> Vector:
-    """The value as it is printed.
+    """Convert to the text that TiDB prints.
 
     Raises:
-        LackingError: a kind whose text is not known here.
+        LackingError: The conversion is not supported.
     """
     if vector.kind is Kind.TEXT:
         return vector
@@ -310,7 +310,7 @@ def _printer(vector: Vector) -> Array:
     digits = vector.digits
     if vector.kind is Kind.DECIMAL:
         if vector.is_mixed:
-            raise LackingError("a choice of DECIMALs of different scales as text")
+            raise LackingError("mixing DECIMAL scales in IF, CASE or similar, as text")
         if vector.shown >= 0:
             raise LackingError("a quotient as text")
         return lambda unscaled: _decimal_text(unscaled, digits)
@@ -332,16 +332,16 @@ def _decimal_text(unscaled: int, digits: int) -> str:
 
 
 def to_truth(vector: Vector) -> Vector:
-    """1 where the value is not zero, else 0."""
+    """Return 1 where the value is not zero, else 0."""
     number = to_number(vector)
     return booleans(np.asarray(to_objects(number.data, number.null) != 0, np.bool_), number.null)
 
 
 def to_time(vector: Vector, *, is_date: bool = False) -> Vector:
-    """DATETIME, or DATE, which is midnight.
+    """Convert to DATETIME, or to DATE, which is represented as midnight.
 
     Raises:
-        LackingError: a TIME, which would need today's date; a text of an unusual form.
+        LackingError: A TIME, which requires today's date, or a text in an unsupported format.
     """
     vector = plain(vector)
     if vector.kind is Kind.TIME:
@@ -352,43 +352,43 @@ def to_time(vector: Vector, *, is_date: bool = False) -> Vector:
         raise LackingError("a TIME used as a DATETIME")
     elif vector.is_year is not False:
         if vector.is_year is None:
-            raise LackingError("a choice of YEAR or another number as a date")
+            raise LackingError("mixing YEAR and other numbers in IF, CASE or similar, as a date")
         if (vector.data[~vector.null] > times.MAX_YEAR).any():
             raise LackingError("a YEAR of more than four digits as a date")
-        # The month and the day are 0.
+        # Month and day are 0.
         converted = Vector(Kind.TIME, times.pack_years(vector.data.astype(np.int64)), vector.null)
     elif vector.kind in INTEGERS:
-        found = map_rows(times.parse_time_number, [vector], vector.null)
-        converted = Vector(Kind.TIME, *times.packed_array(found, vector.null))
+        parsed = map_rows(times.parse_time_number, [vector], vector.null)
+        converted = Vector(Kind.TIME, *times.packed_array(parsed, vector.null))
     else:
         text = to_text(vector)
-        # A text: of other numbers TiDB reads the digits before the point, as of integers.
+        # Other numbers are parsed as text: TiDB uses the digits before the point, as of integers.
         is_text = vector.kind is Kind.TEXT
 
         def read(value: str | bytes) -> int | None:
             shown = _as_str(value)
             return None if is_text and times.is_no_date(shown) else times.parse_time(shown)
 
-        found = map_rows(read, [text], text.null)
-        packed, null = times.packed_array(found, text.null)
+        parsed = map_rows(read, [text], text.null)
+        packed, null = times.packed_array(parsed, text.null)
         zero = ~null & (packed == 0)
         if zero.any() and not vector.is_constant:
             refuse_in_condition("a text 0000-00-00 as a date")
-        # The default SQL mode has NO_ZERO_DATE.
+        # NO_ZERO_DATE is in the default SQL mode.
         converted = Vector(Kind.TIME, packed, null | zero, digits=6)
     if not is_date:
         return converted
-    # Only a text is rounded, and may become the next day.
+    # Only a text is rounded, possibly up to the next day.
     is_text = vector.kind is Kind.TEXT
     whole = times.round_times(converted.data, 0) if is_text else converted.data
     return replace(converted, data=times.dates_only(whole), digits=0, is_date=True)
 
 
 def to_duration(vector: Vector) -> Vector:
-    """TIME; of a DATETIME its time of day.
+    """Convert to TIME; a DATETIME is converted to its time of day.
 
     Raises:
-        LackingError: a text of an unusual form.
+        LackingError: A text has an unsupported format.
     """
     vector = plain(vector)
     if vector.kind is Kind.DURATION:
@@ -399,7 +399,7 @@ def to_duration(vector: Vector) -> Vector:
         clock = times.time_of_day(vector.data)
         return Vector(Kind.DURATION, clock, vector.null, digits=vector.digits)
     text = to_text(vector)
-    found = map_rows(lambda value: times.parse_duration(_as_str(value)), [text], text.null)
-    missing = times.missing_in(found, text.null)
+    parsed = map_rows(lambda value: times.parse_duration(_as_str(value)), [text], text.null)
+    missing = times.missing_in(parsed, text.null)
     digits = 0 if vector.kind in INTEGERS else 6
-    return Vector(Kind.DURATION, to_objects(found, missing).astype(np.int64), missing, digits)
+    return Vector(Kind.DURATION, to_objects(parsed, missing).astype(np.int64), missing, digits)

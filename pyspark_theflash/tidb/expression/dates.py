@@ -1,7 +1,7 @@
-"""Functions of dates and times.
+"""Date and time functions.
 
-An argument is read as DATETIME, or as TIME by the functions of the clock. A date with a zero month
-or day has a year, a month and a day, and no weekday or day number: those are NULL.
+Arguments are converted to DATETIME, or to TIME for functions such as HOUR. A date with month 0 or
+day 0 has a year, a month and a day, but no weekday and no day number: these are NULL.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,17 +17,17 @@ from pyspark_theflash.tidb.expression.failure import LackingError, refuse_in_con
 from pyspark_theflash.tidb.expression.vector import Kind, Vector, decimals, integers
 
 _DAY_SECONDS: Final = 86_400
-# day_number of 1970-01-01.
+# `day_number` of 1970-01-01.
 _EPOCH_DAY: Final = 719_528
 _EPOCH_WEEKDAY: Final = 4
 _MAX_DIGITS: Final = 6
-# TiDB's answer where a week lies in the year -1.
+# TiDB's result if the week is in the year -1.
 _NO_YEAR_WEEK: Final = 2**32 - 1
 _MONDAY_FIRST, _FIRST_WEEKDAY = 1, 4
 
 
 def _of_date(function: Callable[[times.Parts], Int64s]) -> Callable[[Sequence[Vector]], Vector]:
-    """A function of a date's parts, zero parts included."""
+    """Return a function of date parts, zero parts included."""
 
     def apply(operands: Sequence[Vector]) -> Vector:
         time = to_time(operands[0])
@@ -37,25 +37,25 @@ def _of_date(function: Callable[[times.Parts], Int64s]) -> Callable[[Sequence[Ve
 
 
 def _of_day(function: Callable[[Words], Int64s]) -> Callable[[Sequence[Vector]], Vector]:
-    """A function of a date that has a month and a day."""
+    """Return a function that is NULL for dates with month 0 or day 0."""
 
     def apply(operands: Sequence[Vector]) -> Vector:
         time = to_time(operands[0])
-        return integers(function(time.data), time.null | _lacks_parts(time))
+        return integers(function(time.data), time.null | _is_partial(time))
 
     return apply
 
 
-def _lacks_parts(time: Vector) -> Mask:
+def _is_partial(time: Vector) -> Mask:
     p = times.parts(time.data)
-    lacks: Mask = (p.month == 0) | (p.day == 0)
-    if (lacks & ~time.null & (time.data != 0)).any():
+    partial: Mask = (p.month == 0) | (p.day == 0)
+    if (partial & ~time.null & (time.data != 0)).any():
         refuse_in_condition("a date without a month or day")
-    return lacks
+    return partial
 
 
 def _of_clock(function: Callable[[Int64s], Int64s]) -> Callable[[Sequence[Vector]], Vector]:
-    """A function of a TIME's magnitude in microseconds."""
+    """Return a function of the magnitude of a TIME, in microseconds."""
 
     def apply(operands: Sequence[Vector]) -> Vector:
         duration = to_duration(operands[0])
@@ -65,7 +65,7 @@ def _of_clock(function: Callable[[Int64s], Int64s]) -> Callable[[Sequence[Vector
 
 
 def _weekday(packed: Words) -> Int64s:
-    """0 is Sunday. February 31st is March 3rd, and the year 0 is a leap year, as Go counts them."""
+    """Return 0 for Sunday; as in Go, February 31st is March 3rd and the year 0 a leap year."""
     p = times.parts(packed)
     months = ((p.year - 1970) * 12 + p.month - 1).astype("M8[M]")
     days = months.astype("M8[D]").astype(np.int64) + p.day - 1
@@ -96,7 +96,7 @@ def to_seconds(operands: Sequence[Vector]) -> Vector:
     time = to_time(operands[0])
     clock = times.time_of_day(time.data) // times.SECOND_US
     seconds = times.day_number(time.data) * _DAY_SECONDS + clock
-    return integers(seconds, time.null | _lacks_parts(time))
+    return integers(seconds, time.null | _is_partial(time))
 
 
 def time_to_sec(operands: Sequence[Vector]) -> Vector:
@@ -110,7 +110,7 @@ def date(operands: Sequence[Vector]) -> Vector:
     """`DATE`.
 
     Raises:
-        LackingError: of 0000-00-00, which is NULL only where the SQL mode is known.
+        LackingError: A date is 0000-00-00, whose result depends on the SQL mode.
     """
     day = to_time(operands[0], is_date=True)
     if (day.data[~day.null] == 0).any():
@@ -121,12 +121,12 @@ def date(operands: Sequence[Vector]) -> Vector:
 def date_diff(operands: Sequence[Vector]) -> Vector:
     """`DATEDIFF`."""
     left, right = (to_time(v) for v in operands)
-    null = left.null | right.null | _lacks_parts(left) | _lacks_parts(right)
+    null = left.null | right.null | _is_partial(left) | _is_partial(right)
     return integers(times.day_number(left.data) - times.day_number(right.data), null)
 
 
 def unix_timestamp(operands: Sequence[Vector]) -> Vector:
-    """`UNIX_TIMESTAMP` in UTC; 0 for what is not in 1970 to 2038 or on no calendar."""
+    """`UNIX_TIMESTAMP` in UTC; 0 for invalid dates and outside 1970 to 2038."""
     digits = _timestamp_digits(operands[0])
     time = to_time(operands[0])
     seconds = (times.day_number(time.data) - _EPOCH_DAY) * _DAY_SECONDS
@@ -140,7 +140,7 @@ def unix_timestamp(operands: Sequence[Vector]) -> Vector:
 
 
 def _timestamp_digits(value: Vector) -> int:
-    """How many fractional digits the result has."""
+    """Return the number of fractional digits of the result."""
     if value.kind is Kind.TEXT:
         if not value.is_constant or value.null[0]:
             return _MAX_DIGITS
@@ -152,14 +152,14 @@ def year_week(operands: Sequence[Vector]) -> Vector:
     """`YEARWEEK(date[, mode])`."""
     time = to_time(operands[0])
     mode = to_integer(operands[1]).constant() if len(operands) > 1 else 0
-    null = time.null | _lacks_parts(time)
+    null = time.null | _is_partial(time)
     return integers(_year_week(time.data, int(mode or 0) & 7), null)
 
 
 def _year_week(packed: Words, mode: int) -> Int64s:
-    """The week and the year it belongs to, 202401, as MySQL's `calc_week` counts them."""
+    """Return year and week as 202401, computed as in MySQL's `calc_week`."""
     monday_first = bool(mode & _MONDAY_FIRST)
-    # The flag means the opposite where weeks begin on Sunday.
+    # The flag has the opposite meaning if weeks begin on Sunday.
     by_first_weekday = bool(mode & _FIRST_WEEKDAY) == monday_first
     p = times.parts(packed)
     number, year = times.day_number(packed), p.year
@@ -173,11 +173,11 @@ def _year_week(packed: Words, mode: int) -> Int64s:
     weekday = np.where(before, (weekday + 53 * 7 - days) % 7, weekday)
 
     belongs_later = weekday != 0 if by_first_weekday else weekday >= 4
-    passed = number - np.where(belongs_later, first + 7 - weekday, first - weekday)
+    days_passed = number - np.where(belongs_later, first + 7 - weekday, first - weekday)
     next_weekday = (weekday + _days_in_year(year)) % 7
     in_next = next_weekday == 0 if by_first_weekday else next_weekday < 4
-    in_next &= passed >= 52 * 7
-    week = np.where(in_next, 1, passed // 7 + 1)
+    in_next &= days_passed >= 52 * 7
+    week = np.where(in_next, 1, days_passed // 7 + 1)
     result = week + np.where(in_next, year + 1, year) * 100
     return np.where(result < 0, _NO_YEAR_WEEK, result)
 
@@ -202,7 +202,7 @@ _DATE_UNITS: Final[dict[str, Callable[[times.Parts], Int64s]]] = {
     ),
 }
 _CLOCK_UNITS: Final[dict[str, tuple[int, int]]] = {
-    # HHMMSSuuuuuu divided by the first, modulo the second.
+    # HHMMSSuuuuuu divided by the first number, modulo the second.
     "microsecond": (1, 10**6),
     "second": (10**6, 10**2),
     "minute": (10**8, 10**2),
@@ -224,17 +224,17 @@ def extract(operands: Sequence[Vector]) -> Vector:
     """`EXTRACT(unit FROM value)`, as `(unit, value)`.
 
     Raises:
-        LackingError: WEEK; a unit of days and clock out of a text or number.
+        LackingError: The unit is WEEK, or combines days and time for a text or a number.
     """
     unit, value = str(operands[0].constant()), operands[1]
     if unit in _DATE_UNITS and unit in _CLOCK_UNITS:
         if value.kind not in (Kind.TIME, Kind.DURATION, Kind.NULL):
-            raise LackingError(f"EXTRACT({unit.upper()}) of what is no date or time")
+            raise LackingError(f"EXTRACT({unit.upper()}) from a value that is no date or time")
         is_clock = value.kind is Kind.DURATION
     else:
         is_clock = unit in _CLOCK_UNITS
     if value.kind not in (Kind.TIME, Kind.DURATION, Kind.TEXT, Kind.NULL):
-        refuse_in_condition("EXTRACT of a number")
+        refuse_in_condition("EXTRACT from a number")
     if not is_clock:
         if unit not in _DATE_UNITS:
             raise LackingError(f"EXTRACT({unit.upper()})")

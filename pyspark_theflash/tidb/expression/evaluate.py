@@ -1,11 +1,11 @@
-"""Evaluating an expression for all rows of a batch.
+"""Evaluation of an expression for all rows of a batch.
 
-One allow-listed evaluator serves partition functions and generated columns. What it lacks raises;
-nothing is approximated. Time zone and session variables are those of a replica: UTC, TiDB's default
-SQL mode.
+One evaluator, with an allow-list of functions, serves partition functions, generated columns and
+conditions. It raises for unsupported operations and never approximates. Time zone and session
+variables are those of a replica: UTC and TiDB's default SQL mode.
 
-IF, CASE, IFNULL and COALESCE choose rows first and evaluate each branch for its own rows only, so
-that a branch not taken cannot fail.
+IF, CASE, IFNULL and COALESCE evaluate each branch only for the rows that select it, so an
+unselected branch cannot fail.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -40,7 +40,7 @@ from pyspark_theflash.tidb.expression.syntax import Call, Column, Literal, Node,
 from pyspark_theflash.tidb.expression.vector import Kind, Vector
 
 TypedArray: TypeAlias = tuple["pa.Array[Any]", FieldType]
-"""A column in its stored form (`tidb/codec/arrow.py`) and its type."""
+"""Column in storage form (`tidb/codec/arrow.py`) and its type."""
 
 _BRANCHING: Final = {
     "if": (3, 3),
@@ -53,7 +53,7 @@ _BRANCHING: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """A parsed expression. `columns` are the names it reads, lower case, each once."""
+    """Parsed expression. `columns` are the distinct names it refers to, in lower case."""
 
     text: str
     tree: Node
@@ -61,10 +61,10 @@ class Expression:
 
 
 def parse(text: str, where: str = "expression") -> Expression:
-    """An expression as TiDB stores it in TableInfo. Parsed once for each text.
+    """Parse an expression as TiDB stores it in TableInfo. Results are cached by text.
 
     Raises:
-        UnsupportedError: it says something that is not evaluated here; `where` is named.
+        UnsupportedError: The expression is not supported; the message starts with `where`.
     """
     with _named(where):
         return _parse(text)
@@ -78,7 +78,7 @@ def _parse(text: str) -> Expression:
 
 
 def _check_known(tree: Node) -> None:
-    """Raise for what `_evaluate` would not find."""
+    """Raise for calls of unknown functions or with a wrong number of arguments."""
     pending = [tree]
     while pending:
         node = pending.pop()
@@ -104,19 +104,21 @@ def evaluate(
     where: str,
     rows: int | None = None,
 ) -> "pa.Array[Any]":
-    """The expression for each row, as a stored column of `result_type`.
+    """Evaluate an expression for each row, as a column of `result_type` in storage form.
 
     Args:
-        columns: at least `expression.columns`, by name in lower case.
-        where: the table and column, for errors.
-        rows: how many; needed only where there is no column.
+        expression: The expression.
+        columns: At least `expression.columns`, by lower-case name.
+        result_type: The type that results are cast to.
+        where: The table and column, for error messages.
+        rows: The number of rows; required only if there are no columns.
 
     Raises:
-        UnsupportedError: something is not evaluated here.
-        UnrepresentableValueError: a result out of its range, which TiDB refuses too.
+        UnsupportedError: An operation is not supported.
+        UnrepresentableValueError: A result is out of range, which is an error in TiDB as well.
     """
     if rows is None:
-        invariant(bool(columns), "rows are given by columns or by number")
+        invariant(bool(columns), "the number of rows needs columns or `rows`")
         rows = len(next(iter(columns.values()))[0])
     if rows == 0:
         return nulls(0, arrow_type(result_type))
@@ -129,14 +131,14 @@ def evaluate(
 def evaluate_integers(
     expression: Expression, columns: Mapping[str, TypedArray], rows: int, where: str
 ) -> tuple[npt.NDArray[np.int64] | npt.NDArray[np.uint64], Mask]:
-    """The expression for each of `rows` > 0 rows as an integer, signed or not as it is by itself.
+    """Evaluate an expression as integers, for `rows` > 0 rows.
 
     Returns:
-        int64[rows] or uint64[rows], and bool[rows]: which are NULL.
+        int64[rows] or uint64[rows], by the expression's own type; and bool[rows], true for NULL.
 
     Raises:
-        UnsupportedError: something is not evaluated here.
-        UnrepresentableValueError: a result out of its range.
+        UnsupportedError: An operation is not supported.
+        UnrepresentableValueError: A result is out of range.
     """
     with _named(where):
         whole = to_integer(_full(expression.tree, RowScope(columns, rows)))
@@ -145,7 +147,7 @@ def evaluate_integers(
 
 @contextmanager
 def _named(where: str) -> Iterator[None]:
-    """Failures with where they were met."""
+    """Convert internal errors to public ones that name `where`."""
     try:
         yield
     except LackingError as error:
@@ -155,7 +157,7 @@ def _named(where: str) -> Iterator[None]:
 
 
 class RowScope:
-    """The columns of some rows, loaded when they are first asked for."""
+    """Columns of a set of rows, loaded on first use."""
 
     def __init__(self, columns: Mapping[str, TypedArray], rows: int) -> None:
         self.rows = rows
@@ -163,7 +165,7 @@ class RowScope:
         self._loaded: dict[str, Vector] = {}
 
     def column(self, name: str) -> Vector:
-        """A column's values."""
+        """Return the values of a column."""
         if name not in self._loaded:
             if name not in self._columns:
                 raise LackingError(f"column {name}, which the table does not have,")
@@ -171,7 +173,7 @@ class RowScope:
         return self._loaded[name]
 
     def is_not_null(self, node: Node) -> bool:
-        """Whether this is a column that is declared NOT NULL, and is no ENUM or SET."""
+        """Return whether a node is a column declared NOT NULL, and not ENUM or SET."""
         if not isinstance(node, Column) or node.name not in self._columns:
             return False
         tp = self._columns[node.name][1]
@@ -179,26 +181,26 @@ class RowScope:
         return bool(tp.flag & ColumnFlag.NOT_NULL) and not is_named
 
     def take(self, rows: Rows) -> "RowScope":
-        """Some of the rows."""
+        """Return the scope of the selected rows."""
         chosen = pa.array(rows)
         return RowScope({n: (v.take(chosen), t) for n, (v, t) in self._columns.items()}, len(rows))
 
     def nulls(self) -> "RowScope":
-        """One row of nothing but NULL."""
+        """Return a scope of one row in which all columns are NULL."""
         return RowScope({n: (nulls(1, v.type), t) for n, (v, t) in self._columns.items()}, 1)
 
 
 def _full(node: Node, scope: RowScope) -> Vector:
-    """A node's values, one for each row."""
+    """Evaluate a node to one value per row."""
     if scope.rows == 0:
-        # A branch that no row takes still has a say in the result's type.
+        # A branch that no row selects still contributes to the result type.
         return _full(node, scope.nulls()).take(np.zeros(0, np.int64))
     vector = _evaluate(node, scope)
     return vector.spread(scope.rows) if vector.is_constant else vector
 
 
 def _evaluate(node: Node, scope: RowScope) -> Vector:
-    """A node's values; of a constant one only."""
+    """Evaluate a node to one value per row, or to a single value if it is constant."""
     if isinstance(node, Literal):
         return load_literal(node)
     if isinstance(node, Column):
@@ -207,7 +209,7 @@ def _evaluate(node: Node, scope: RowScope) -> Vector:
         is_constant = _is_folded(node, scope)
         branched = _branch(node, scope.nulls() if is_constant else scope)
         if branched.kind is Kind.NULL:
-            refuse_in_condition("a choice of nothing but NULL")
+            refuse_in_condition("IF, CASE or similar with only NULL")
         return replace(branched, is_constant=is_constant, is_column=False, is_choice=True)
     operands = [_evaluate(argument, scope) for argument in node.arguments]
     is_constant = all(v.is_constant for v in operands)
@@ -219,7 +221,7 @@ def _evaluate(node: Node, scope: RowScope) -> Vector:
 
 
 def _is_folded(node: Call, scope: RowScope) -> bool:
-    """Whether TiDB makes a constant of a choice, since what decides and what is chosen are some."""
+    """Return whether TiDB folds a branching call: the conditions and the result are constant."""
     if _is_constant(node):
         return True
     first, *others = node.arguments
@@ -249,7 +251,7 @@ def _apply(node: Call, operands: Sequence[Vector]) -> Vector:
 
 def _branch(node: Call, scope: RowScope) -> Vector:
     if node.name == "ifnull" and scope.is_not_null(node.arguments[0]):
-        # As for TiDB, the other argument has no say in the type.
+        # As in TiDB, the other argument does not contribute to the type.
         return _full(node.arguments[0], scope)
     if node.name == "coalesce" or node.name == "ifnull":
         return _coalesce(node.arguments, scope)
@@ -258,11 +260,11 @@ def _branch(node: Call, scope: RowScope) -> Vector:
         years = value.is_year is not False or other.is_year is not False
         if years and (value.is_constant or other.is_constant):
             refuse_in_condition("NULLIF of a YEAR and a constant")
-        found = equal([value, other])
-        chosen = value.with_null((found.data != 0) & ~found.null)
+        equality = equal([value, other])
+        chosen = value.with_null((equality.data != 0) & ~equality.null)
         if value.is_named:
             return replace(chosen, number=None, is_mixed=True)
-        # `0x41` among numbers is what it is as a literal only.
+        # `0x41` converts to a number only as a literal, not as a result.
         is_cut = value.is_hexadecimal and not other.is_constant
         return replace(chosen, number=None) if is_cut else chosen
     pieces: list[tuple[Rows, Vector]] = []
@@ -281,7 +283,7 @@ def _coalesce(arguments: Sequence[Node], scope: RowScope) -> Vector:
     remaining, within = np.arange(scope.rows), scope
     for argument in arguments:
         value = _full(argument, within)
-        found, missing = np.flatnonzero(~value.null), np.flatnonzero(value.null)
-        pieces.append((remaining[found], value.take(found)))
+        present, missing = np.flatnonzero(~value.null), np.flatnonzero(value.null)
+        pieces.append((remaining[present], value.take(present)))
         remaining, within = remaining[missing], within.take(missing)
     return replace(assemble(pieces, scope.rows), single=False)

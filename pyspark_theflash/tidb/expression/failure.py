@@ -1,6 +1,6 @@
-"""Why an expression is not evaluated, before it is known where it stands.
+"""Internal errors of expressions, raised where the table and column are not available.
 
-`evaluate` makes `UnsupportedError` and `UnrepresentableValueError` of these.
+`evaluate` converts them to `UnsupportedError` and `UnrepresentableValueError`.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ _in_condition: Final = ContextVar("in_condition", default=False)
 
 @contextmanager
 def in_condition() -> Iterator[None]:
-    """Evaluate a WHERE, which TiDB and TiKV may each do, and not a column that TiDB computes."""
+    """Context of evaluating a WHERE condition, which TiDB or TiKV may evaluate."""
     token = _in_condition.set(True)
     try:
         yield
@@ -22,18 +22,18 @@ def in_condition() -> Iterator[None]:
 
 
 def refuse_in_condition(what: str) -> None:
-    """Raise for a value that TiDB and TiKV take differently.
+    """Reject a case that TiDB and TiKV evaluate differently, if it is in a WHERE condition.
 
     Raises:
-        LackingError: a WHERE is evaluated.
+        LackingError: A WHERE condition is being evaluated.
     """
     if _in_condition.get():
-        raise LackingError(f"{what}, which TiDB and TiKV take differently,")
+        raise LackingError(f"{what}, which TiDB and TiKV evaluate differently,")
 
 
 class LackingError(Exception):
-    """Something that is not evaluated here; its text names it, never a value."""
+    """Unsupported operation; the message names the operation and never contains a value."""
 
 
 class OutOfRangeError(Exception):
-    """A result that TiDB refuses too, an integer overflow for one; its text names the type."""
+    """Result out of range, an error in TiDB as well; the message names the type."""

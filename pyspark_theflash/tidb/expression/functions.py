@@ -1,4 +1,4 @@
-"""Every function and operator that is evaluated, by name, with how many arguments it takes."""
+"""Table of the supported functions and operators, with their numbers of arguments."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ MAX_ARGUMENTS: Final = 4096
 
 
 class Function(NamedTuple):
-    """What computes the function from its evaluated arguments, `fewest` to `most` of them."""
+    """Implementation over evaluated arguments; it takes `fewest` to `most` of them."""
 
     apply: Callable[[Sequence[Vector]], Vector]
     fewest: int
@@ -30,7 +30,7 @@ class Function(NamedTuple):
 def _collate(operands: Sequence[Vector]) -> Vector:
     text, name = operands[0], str(operands[1].constant())
     if text.kind is not Kind.TEXT or text.is_bytes or text.number is not None:
-        raise LackingError("COLLATE of what is no text")
+        raise LackingError("COLLATE of a value that is no text")
     charset = name.partition("_")[0]
     if charset != text.collation.charset:
         raise LackingError(f"COLLATE {name} of a text of charset {text.collation.charset}")

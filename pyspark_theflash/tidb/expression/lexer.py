@@ -1,10 +1,10 @@
-"""SQL text cut into tokens, by MySQL's rules under TiDB's default SQL mode.
+"""Tokenizer for SQL expressions, by MySQL's rules under TiDB's default SQL mode.
 
     `a` + 1                NAME a (quoted), SYMBOL +, NUMBER 1
     concat(_utf8mb4'v')    WORD concat, SYMBOL (, STRING v, SYMBOL )
     x'4142', 0x4142, b'1'  HEX
 
-A charset introducer goes with its string: the text is UTF-8 already. `_binary` makes bytes of it.
+A charset introducer is part of its string, which is UTF-8 already; `_binary` makes it bytes.
 """
 
 import math
@@ -17,7 +17,7 @@ from typing import Final
 from pyspark_theflash.tidb.expression.failure import LackingError
 
 MAX_LENGTH: Final = 1 << 16
-# TiDB computes with up to 81 digits.
+# TiDB computes with at most 81 digits.
 _MAX_DIGITS: Final = 81
 
 _TOKEN: Final = re.compile(
@@ -39,7 +39,7 @@ _ESCAPES: Final = {"0": "\0", "b": "\b", "n": "\n", "r": "\r", "t": "\t", "Z": "
 
 
 class TokenKind(Enum):
-    """What a token is."""
+    """Kind of a token."""
 
     NUMBER = "number"
     STRING = "string"
@@ -52,17 +52,17 @@ class TokenKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class SqlToken:
-    """A piece of the text. `value` is the number, string, bytes or name; words are lower case."""
+    """Token; `value` is the number, string, bytes or name, with words in lower case."""
 
     kind: TokenKind
     value: str | int | Decimal | float | bytes
 
 
 def tokenize(text: str) -> list[SqlToken]:
-    """The tokens of an expression, the last of kind END.
+    """Split an expression into tokens, the last one of kind END.
 
     Raises:
-        LackingError: the text is too long, or not made of tokens known here.
+        LackingError: The text is too long or contains an unsupported token.
     """
     if len(text) > MAX_LENGTH:
         raise LackingError(f"an expression of {len(text)} characters")
@@ -106,7 +106,7 @@ def _token(match: "re.Match[str]", introducer: str) -> SqlToken:
 
 
 def _literal_bytes(value: bytes, introducer: str) -> SqlToken:
-    """`x'41'` alone may be a number; after an introducer it is a string."""
+    """Return a HEX token, or a string if there is an introducer."""
     if not introducer:
         return SqlToken(TokenKind.HEX, value)
     if introducer == "_binary":
@@ -122,7 +122,7 @@ def _unescape(text: str, quote: str) -> str:
         following = match[1]
         if following is None:
             return quote
-        # In LIKE patterns \% and \_ keep their backslash.
+        # \% and \_ keep their backslash, for LIKE patterns.
         return match[0] if following in "%_" else _ESCAPES.get(following, following)
 
     return re.sub(rf"\\(.)|{quote}{quote}", replacement, text, flags=re.DOTALL)
@@ -130,10 +130,10 @@ def _unescape(text: str, quote: str) -> str:
 
 def _number(text: str) -> int | Decimal | float:
     if len(text) > _MAX_DIGITS:
-        raise LackingError("a number of this many digits")
+        raise LackingError(f"a number of more than {_MAX_DIGITS} characters")
     if "e" in text.lower():
         number = float(text)
         if math.isinf(number):
-            raise LackingError("a number this large")
+            raise LackingError("a number out of range of DOUBLE")
         return number
     return Decimal(text) if "." in text else int(text)

@@ -1,4 +1,4 @@
-"""From stored Arrow columns and literals to vectors."""
+"""Conversion of stored Arrow columns and of literals to vectors."""
 
 from dataclasses import replace
 from decimal import Decimal
@@ -35,10 +35,10 @@ from pyspark_theflash.tidb.expression.vector import (
 
 
 def load_column(values: Array, field_type: FieldType) -> Vector:
-    """A column in its stored form.
+    """Convert a column in storage form to a vector.
 
     Raises:
-        LackingError: JSON, vectors.
+        LackingError: The column is JSON or VECTOR.
     """
     tp = field_type.tp
     null = np.asarray(values.is_null())
@@ -73,14 +73,14 @@ def load_column(values: Array, field_type: FieldType) -> Vector:
 
 
 def _fill(values: Array, null: Mask) -> Array:
-    """Zeros in place of nulls, in an array of any fixed-width type."""
+    """Replace nulls by zeros, in an array of any fixed-width type."""
     rows = fixed_width(values, values.type.bit_width // 8).copy()
     rows[null] = 0
     return primitive(rows, values.type)
 
 
 def _unscaled(values: Array) -> npt.NDArray[np.object_]:
-    """Python ints of an Arrow decimal array without nulls."""
+    """Convert an Arrow decimal array without nulls to unscaled Python ints."""
     words = fixed_width(values, values.type.byte_width).view(np.int64)
     low, high = words[:, 0], words[:, 1:]
     if (high == (low >> 63)[:, None]).all():
@@ -92,12 +92,12 @@ def _unscaled(values: Array) -> npt.NDArray[np.object_]:
 
 
 def load_literal(literal: Literal) -> Vector:
-    """A literal, as one row."""
+    """Convert a literal to a vector of one row."""
     return replace(_literal(literal), is_constant=True)
 
 
 def _literal(literal: Literal) -> Vector:
-    value, some = literal.value, np.zeros(1, np.bool_)
+    value, not_null = literal.value, np.zeros(1, np.bool_)
     if value is None:
         return nothing(1)
     if isinstance(value, str):
@@ -106,12 +106,12 @@ def _literal(literal: Literal) -> Vector:
         text = texts(pa.array([value], pa.binary()))
         return replace(text, number=_hex_number(value)) if literal.is_number else text
     if isinstance(value, float):
-        return reals(np.array([value]), some)
+        return reals(np.array([value]), not_null)
     if isinstance(value, int):
         if value > UINT64_MAX:
-            return decimals_of(np.array([Decimal(value)], object), some)
-        return integers(np.array([value], np.uint64 if value > INT64_MAX else np.int64), some)
-    return decimals_of(np.array([value], object), some)
+            return decimals_of(np.array([Decimal(value)], object), not_null)
+        return integers(np.array([value], np.uint64 if value > INT64_MAX else np.int64), not_null)
+    return decimals_of(np.array([value], object), not_null)
 
 
 def _hex_number(value: bytes) -> Vector:

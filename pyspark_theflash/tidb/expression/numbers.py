@@ -34,7 +34,7 @@ from pyspark_theflash.tidb.expression.vector import (
 
 
 def _numeric(vector: Vector) -> Vector:
-    """Unlike in arithmetic, what is not a number counts as DOUBLE, times too."""
+    """Convert to a number; unlike in arithmetic, times also become DOUBLE."""
     if vector.is_bit and vector.number is not None:
         if (vector.number.data[~vector.null] > INT64_MAX).any():
             raise LackingError("a function of a BIT beyond BIGINT")
@@ -99,15 +99,15 @@ def round_number(operands: Sequence[Vector]) -> Vector:
 
 def _round_decimals(number: Vector, places: Vector | None, null: Mask) -> Vector:
     if places is None:
-        kept = 0
+        digits = 0
     elif places.is_constant:
-        kept = max(-MAX_PRECISION, min(int(to_signed(places)[0]), MAX_SCALE))
+        digits = max(-MAX_PRECISION, min(int(to_signed(places)[0]), MAX_SCALE))
     else:
         raise LackingError("ROUND of a DECIMAL to a number of digits that is not a constant")
-    rounded = rescale(to_objects(number.data, null), number.digits, kept)
-    if kept < 0:
-        rounded = rounded * 10**-kept
-    return decimals(rounded, null, max(kept, 0))
+    rounded = rescale(to_objects(number.data, null), number.digits, digits)
+    if digits < 0:
+        rounded = rounded * 10**-digits
+    return decimals(rounded, null, max(digits, 0))
 
 
 def sign(operands: Sequence[Vector]) -> Vector:

@@ -1,9 +1,9 @@
-"""What operands that are compared become first, after `builtin_compare.go` in TiDB.
+"""Conversion of operands before a comparison, as in TiDB's `builtin_compare.go`.
 
-Texts compare by their collation; times with times, and with texts, which are read as times;
-integers and decimals exactly; all else as DOUBLE, also `0x41` beside a constant number. A constant
-beside integers, decimals or a column of TIME becomes what stands beside it. The three operands of
-BETWEEN are converted together.
+Texts compare by their collation; times with times, and with texts, which are parsed as times;
+integers and decimals exactly; anything else as DOUBLE, including `0x41` with a constant number. A
+constant compared with integers, decimals or a TIME column is converted to the type of the other
+operand. The three operands of BETWEEN are converted together.
 """
 
 from collections.abc import Sequence
@@ -35,18 +35,18 @@ from pyspark_theflash.tidb.expression.vector import EXPLICIT, INTEGERS, Kind, Ve
 _EXACT: Final = INTEGERS | {Kind.DECIMAL}
 _TIMES: Final = frozenset({Kind.TIME, Kind.DURATION})
 _STRINGS: Final = _TIMES | {Kind.TEXT, Kind.NULL}
-# Up to here each integer is a DOUBLE.
+# Every integer up to this bound is exact as DOUBLE.
 _EXACT_DOUBLE: Final = 2**53
 _CENTURY: Final = 100
 
 
 def common(left: Vector, right: Vector) -> tuple[Vector, Vector]:
-    """Two operands, neither of them NULL throughout, as what they are compared as.
+    """Convert two operands, neither of them NULL throughout, to a common kind.
 
-    A text that is no time is NULL among times.
+    A text that is not a time is NULL when compared with times.
 
     Raises:
-        LackingError: what TiDB makes of a constant is not known here.
+        LackingError: The conversion of a constant is not supported.
     """
     left, right = plain(left), plain(right)
     left, right = _refined(left, right), _refined(right, left)
@@ -59,8 +59,8 @@ def common(left: Vector, right: Vector) -> tuple[Vector, Vector]:
         return to_time(left), to_time(right)
     if kind is Kind.DURATION:
         return to_duration(left), to_duration(right)
-    of_constants = left.is_constant and right.is_constant
-    is_real = of_constants and (left.is_hexadecimal or right.is_hexadecimal)
+    are_constants = left.is_constant and right.is_constant
+    is_real = are_constants and (left.is_hexadecimal or right.is_hexadecimal)
     left, right = _as_number(left), _as_number(right)
     if kind is Kind.REAL or is_real:
         return to_real(left), to_real(right)
@@ -70,10 +70,10 @@ def common(left: Vector, right: Vector) -> tuple[Vector, Vector]:
 
 
 def between_operands(operands: Sequence[Vector]) -> list[Vector]:
-    """The operands of BETWEEN as the one kind that all three are compared as.
+    """Convert the operands of BETWEEN to the kind that all three are compared as.
 
     Raises:
-        LackingError: a conversion that is not known here.
+        LackingError: The conversion is not supported.
     """
     operands = [plain(operand) for operand in operands]
     if operands[0].is_constant and any(v.is_year is not False for v in operands):
@@ -83,7 +83,7 @@ def between_operands(operands: Sequence[Vector]) -> list[Vector]:
     _refuse_chosen_texts(operands)
     has_times = any(v.kind in _TIMES for v in operands)
     if has_times and any(v.kind not in _STRINGS and not v.is_constant for v in operands):
-        refuse_in_condition("times and numbers of columns in one BETWEEN")
+        refuse_in_condition("BETWEEN with columns of both times and numbers")
     kind = reduce(_kind_of_two, [_string_or_number(v) for v in operands])
     if kind is Kind.TEXT:
         if operands[0].kind is Kind.DURATION:
@@ -102,10 +102,10 @@ def between_operands(operands: Sequence[Vector]) -> list[Vector]:
 
 
 def among_operands(operands: Sequence[Vector]) -> list[Vector]:
-    """The value and candidates of IN, with the collation that all of them have together.
+    """Convert the value and candidates of IN, using the common collation of all of them.
 
     Raises:
-        LackingError: a YEAR, small integers, and something else.
+        LackingError: A YEAR is compared with small integers and other types.
     """
     value, *candidates = operands = [plain(operand) for operand in operands]
     others = [v for v in candidates if not (v.is_bytes and v.is_constant)]
@@ -113,21 +113,21 @@ def among_operands(operands: Sequence[Vector]) -> list[Vector]:
     if has_number and any(v.kind in _TIMES or v.kind is Kind.TEXT for v in others):
         _refuse_hexadecimal(operands)
     if value.kind is Kind.TEXT:
-        of_text = [v for v in operands if v.kind is Kind.TEXT]
-        _refuse_named(of_text)
-        found = iter(as_texts(of_text, operands))
+        text_operands = [v for v in operands if v.kind is Kind.TEXT]
+        _refuse_named(text_operands)
+        converted = iter(as_texts(text_operands, operands))
         if all(v.kind is Kind.TEXT or v.kind is Kind.NULL for v in operands):
-            operands = [next(found) if v.kind is Kind.TEXT else v for v in operands]
+            operands = [next(converted) if v.kind is Kind.TEXT else v for v in operands]
         else:
-            # TiDB makes `=` of it, and casts the candidates of other collations only.
-            casts = [(v, next(found) if v.kind is Kind.TEXT else v) for v in operands]
+            # TiDB expands it to `=`, casting only candidates that have other collations.
+            casts = [(v, next(converted) if v.kind is Kind.TEXT else v) for v in operands]
             operands = [value, *(_recast(*pair) for pair in casts[1:])]
     if len(candidates) > 1 and any(v.is_year for v in operands):
-        # Integers are compared as they are then, with 70 for one, unless there is something else.
+        # All integers: compared without expanding two-digit years.
         if all(v.kind in INTEGERS or v.kind is Kind.NULL for v in operands):
             return [replace(v, is_year=False) for v in operands]
         if any(v.kind in INTEGERS and v.is_constant and v.data[0] < _CENTURY for v in operands):
-            raise LackingError("a YEAR IN small integers and something else")
+            raise LackingError("a YEAR IN small integers and other types")
     return operands
 
 
@@ -137,34 +137,34 @@ def _recast(candidate: Vector, cast: Vector) -> Vector:
 
 
 def _refuse_chosen_texts(operands: Sequence[Vector]) -> None:
-    """Raise for a text that IF, CASE or the like has chosen, compared with a time."""
+    """Reject the comparison of a time with a text from IF, CASE or similar."""
     has_times = any(v.kind in _TIMES for v in operands)
     if has_times and any(v.kind is Kind.TEXT and v.is_choice for v in operands):
-        refuse_in_condition("a choice of texts beside a time")
+        refuse_in_condition("comparing a time with a text from IF, CASE or similar")
 
 
 def _refuse_named(operands: Sequence[Vector]) -> None:
-    """Raise for an ENUM or SET compared with bytes, where TiDB and TiKV differ."""
+    """Reject the comparison of an ENUM or SET with bytes, where TiDB and TiKV differ."""
     has_names = any(v.is_named for v in operands)
     if has_names and any(v.is_bytes for v in operands):
         raise LackingError("an ENUM or SET compared with bytes")
 
 
 def _refuse_hexadecimal(operands: Sequence[Vector]) -> None:
-    """Raise for `0x41` or `b'1'` in a list of several kinds."""
+    """Reject `0x41` or `b'1'` in a list of several kinds."""
     if any(v.is_hexadecimal for v in operands):
-        refuse_in_condition("a number in hexadecimal or bits beside other kinds")
+        refuse_in_condition("a hexadecimal or bit literal among other types")
 
 
 def _as_number(vector: Vector) -> Vector:
-    """An ENUM or SET beside a number is its index."""
+    """Return the index of an ENUM or SET that is compared with a number."""
     if vector.is_named and not vector.is_column:
-        refuse_in_condition("an ENUM or SET of a choice beside a number")
+        refuse_in_condition("comparing a number with an ENUM or SET from IF, CASE or similar")
     return vector.number if vector.number is not None else vector
 
 
 def _as_literal_number(vector: Vector) -> Vector:
-    """`0x41` is a number where all others are integers."""
+    """Return the number of `0x41`, which is one if all other operands are integers."""
     return _as_number(vector) if vector.is_hexadecimal else vector
 
 
@@ -192,9 +192,9 @@ def _common_kind(left: Vector, right: Vector) -> Kind:
 
 
 def _refined(value: Vector, other: Vector) -> Vector:
-    """A constant as what it is beside integers that are not."""
+    """Convert a constant that is compared with integers of rows."""
     if value.is_constant and other.is_year is None:
-        raise LackingError("a constant beside a choice of YEAR or another number")
+        raise LackingError("comparing a constant with mixed YEARs and numbers")
     if not value.is_constant or other.kind not in INTEGERS or value.null[0]:
         return value
     if other.is_year:
@@ -202,7 +202,7 @@ def _refined(value: Vector, other: Vector) -> Vector:
     if other.is_constant:
         return value
     if other.kind is Kind.UINT and value.kind not in INTEGERS and to_real(value).data[0] < 0:
-        raise LackingError("a negative constant that is no integer beside unsigned integers")
+        raise LackingError("comparing unsigned integers with a negative non-integer constant")
     if value.kind is Kind.REAL:
         return _beside_integers(value, Decimal(float(value.data[0])), other)
     if value.kind is Kind.TEXT and value.number is None:
@@ -212,42 +212,42 @@ def _refined(value: Vector, other: Vector) -> Vector:
 
 
 def _beside_integers(value: Vector, number: Decimal, other: Vector) -> Vector:
-    """A constant that is an integer as one, so that no digit is lost.
+    """Convert an integral constant to an integer, so that no digit is lost.
 
     Raises:
-        LackingError: it is as large as some of the integers, but not one of them: whether TiDB
-            compares all digits depends on the column.
+        LackingError: It is large and, as DOUBLE, in the range of the integers, but not one of
+            them; whether TiDB compares all digits depends on the column.
     """
     low, high = (0, UINT64_MAX) if other.kind is Kind.UINT else (INT64_MIN, INT64_MAX)
     if low <= number <= high and number == number.to_integral_value():
         integers = np.full(len(value), int(number), object)
         return replace(whole_numbers(integers, value.null, other.kind), is_constant=True)
     if abs(number) >= _EXACT_DOUBLE and float(low) <= float(number) <= float(high):
-        raise LackingError("a constant that is none of the large integers beside it")
+        raise LackingError("comparing integers with a large constant that is not of their type")
     return value
 
 
 def _beside_year(value: Vector) -> Vector:
-    """A constant integer of up to two digits is a year of 1970 to 2069.
+    """Expand a constant integer of up to two digits to a year from 1970 to 2069.
 
     Raises:
-        LackingError: a time, or what may be a year of two digits and is no integer.
+        LackingError: It is a time, or a non-integer that may be a two-digit year.
     """
     if value.kind in INTEGERS:
         years = full_years(value.data.astype(object))
         return replace(value, data=years.astype(value.data.dtype))
     if value.kind in _TIMES:
-        raise LackingError("a constant time beside a YEAR")
+        raise LackingError("comparing a YEAR with a constant time")
     number = to_real(value).data[0]
     if value.kind is Kind.TEXT and abs(number) >= _EXACT_DOUBLE:
-        refuse_in_condition("a text of a large number beside a YEAR")
+        refuse_in_condition("comparing a YEAR with a text of a large number")
     if -1 < number < _CENTURY:
-        raise LackingError("a constant of up to two digits that is no integer beside a YEAR")
+        raise LackingError("comparing a YEAR with a non-integer constant of up to two digits")
     return value
 
 
 def _string_or_number(vector: Vector) -> Kind:
-    """What BETWEEN takes an operand for."""
+    """Return the kind of an operand for BETWEEN: TEXT, INT or another number."""
     if vector.kind in _STRINGS:
         return Kind.TEXT
     return Kind.INT if vector.kind in INTEGERS else vector.kind

@@ -1,10 +1,10 @@
-"""The text of an expression as a tree, by MySQL's precedence.
+"""Parser of SQL expressions, by MySQL's operator precedence.
 
     or ||  <  xor  <  and &&  <  not  <  comparison, IS, LIKE, IN, BETWEEN
            <  |  <  &  <  << >>  <  + -  <  * / DIV % MOD  <  ^  <  unary - ~ !  <  COLLATE
 
-Recursive descent, in which binary operators climb precedences. Nesting and the number of operations
-are bounded, so that neither parsing nor evaluating exhausts the stack.
+Recursive descent with precedence climbing for binary operators. Nesting depth and the number of
+operations are limited, so that neither parsing nor evaluation exhausts the stack.
 """
 
 from functools import lru_cache
@@ -18,9 +18,9 @@ from pyspark_theflash.tidb.expression.syntax import Call, Column, Literal, Node
 MAX_DEPTH: Final = 40
 MAX_CALLS: Final = 200
 MAX_SIZE: Final = 1 << 16
-"""How long a CAST may make a string: BINARY(n) is filled up to it, in every row."""
+"""Maximum length of a string in a CAST: BINARY(n) is padded to it in every row."""
 MAX_FRACTION: Final = 6
-"""Digits of a second."""
+"""Maximum number of fractional-second digits."""
 
 _BINARY: Final = {
     "or": 1,
@@ -73,10 +73,10 @@ _TIME_TYPES: Final = {"datetime": MySQLType.DATETIME, "time": MySQLType.TIME}
 
 @lru_cache(maxsize=1024)
 def parse_text(text: str) -> Node:
-    """The tree of an expression.
+    """Parse an expression.
 
     Raises:
-        LackingError: the text is not an expression known here, or too large.
+        LackingError: The text is not a supported expression, or too large.
     """
     parser = _Parser(tokenize(text))
     node = parser.expression(0)
@@ -97,16 +97,16 @@ class _Parser:
         return self._tokens[self._at]
 
     def place(self) -> str:
-        """For errors. Strings and numbers are left out: they may be values of rows."""
+        """Describe the current token for errors, without literals, which may be row values."""
         token = self.current
         shown = token.kind in (TokenKind.WORD, TokenKind.SYMBOL, TokenKind.NAME)
         return repr(token.value) if shown else f"a {token.kind.value}"
 
     def expression(self, lowest: int) -> Node:
-        """Operands joined by operators that bind at least as tight as `lowest`."""
+        """Parse operands joined by operators that bind at least as tightly as `lowest`."""
         self._depth += 1
         if self._depth > MAX_DEPTH:
-            raise LackingError("an expression nested this deep")
+            raise LackingError(f"an expression nested more than {MAX_DEPTH} deep")
         left = self._operand(lowest)
         while (operator := self._operator()) and _BINARY[operator] >= max(lowest, 1):
             self._at += 1
@@ -153,7 +153,7 @@ class _Parser:
         return self._call("not", test) if negated else test
 
     def _operand(self, lowest: int) -> Node:
-        """What stands before the first binary operator."""
+        """Parse what precedes the first binary operator."""
         token = self.current
         if token.kind is TokenKind.SYMBOL and token.value in ("-", "+", "~", "!"):
             self._at += 1
@@ -185,12 +185,12 @@ class _Parser:
         raise LackingError(f"expression text at {self.place()}")
 
     def _column(self, name: str) -> Node:
-        """A column, of whose qualified name the last part counts: there is one table only."""
+        """Parse a column name; qualifiers are ignored, since there is only one table."""
         while self._accept("."):
             token = self.current
             self._at += 1
             if token.kind not in (TokenKind.NAME, TokenKind.WORD):
-                raise LackingError("a column name of this form")
+                raise LackingError("this form of a column name")
             name = str(token.value)
         if self.current.value in ("->", "->>"):
             raise LackingError("the JSON operator ->")
@@ -224,7 +224,7 @@ class _Parser:
         return special() if special else self._call(word, *self._arguments())
 
     def _arguments(self) -> list[Node]:
-        """What follows an opening parenthesis, with the closing one."""
+        """Parse arguments after an opening parenthesis, up to and including the closing one."""
         arguments: list[Node] = []
         if self._accept(")"):
             return arguments
@@ -269,7 +269,7 @@ class _Parser:
         return self._call("cast", node, type=target)
 
     def _type(self) -> FieldType:
-        """The type of a CAST."""
+        """Parse the type of a CAST."""
         word = self._word()
         if word in ("signed", "unsigned"):
             self._accept("integer")
@@ -297,14 +297,14 @@ class _Parser:
         raise LackingError(f"CAST as {word}")
 
     def _sizes(self, most: int) -> list[int]:
-        """The numbers in parentheses behind a type's name, if there are any."""
+        """Parse the optional numbers in parentheses after a type name."""
         if self.current.value != "(":
             return []
         sizes = [n.value if isinstance(n, Literal) else None for n in self._list()]
-        known = [n for n in sizes if isinstance(n, int) and n <= most]
-        if len(known) < len(sizes):
+        valid = [n for n in sizes if isinstance(n, int) and n <= most]
+        if len(valid) < len(sizes):
             raise LackingError("a type of this size")
-        return known
+        return valid
 
     def _extract(self) -> Node:
         unit = self._word()
@@ -328,7 +328,7 @@ class _Parser:
         return self._call("trim", node, removed, Literal(direction))
 
     def _substring(self) -> Node:
-        """Also `SUBSTRING(text FROM start FOR length)`."""
+        """Parse SUBSTRING, including `SUBSTRING(text FROM start FOR length)`."""
         arguments = [self.expression(0)]
         if self._accept(",") or self._accept("from"):
             arguments.append(self.expression(0))
@@ -345,14 +345,14 @@ class _Parser:
         return str(token.value).lower()
 
     def _charset(self) -> str:
-        """A charset's name, which TiDB writes as a string after USING."""
+        """Parse a charset name, which TiDB writes as a string after USING."""
         if self.current.kind is TokenKind.STRING:
             self._at += 1
             return str(self._tokens[self._at - 1].value)
         return self._word()
 
     def _accept(self, value: str) -> bool:
-        """Go past a word or symbol if it comes next."""
+        """Consume the current token if it is the word or symbol `value`."""
         token = self.current
         if token.value != value or token.kind not in (TokenKind.WORD, TokenKind.SYMBOL):
             return False
@@ -366,7 +366,7 @@ class _Parser:
     def _call(self, name: str, *arguments: Node, type: FieldType | None = None) -> Call:
         self._calls += 1
         if self._calls > MAX_CALLS:
-            raise LackingError("an expression of this many operations")
+            raise LackingError(f"an expression of more than {MAX_CALLS} operations")
         return Call(name, arguments, type)
 
 

@@ -1,7 +1,7 @@
-"""From a vector to a stored Arrow column, as TiDB's CAST to a column's type does on reading.
+"""Conversion of vectors to stored Arrow columns, like TiDB's CAST to a column type on read.
 
-What the type cannot hold becomes the nearest that it can: virtual columns are cast without
-complaint when they are read.
+Values out of range become the nearest value in range: TiDB casts virtual columns without an error
+when it reads them.
 """
 
 from collections.abc import Mapping
@@ -50,11 +50,11 @@ _BITS: Final[Mapping[MySQLType, int]] = {
 
 
 def store_column(vector: Vector, field_type: FieldType) -> Array:
-    """The values as a column of this type holds them.
+    """Convert a vector to an Arrow column of `field_type`, in storage form.
 
     Raises:
-        LackingError: a type that expressions are not converted to here.
-        OutOfRangeError: a date that no calendar has.
+        LackingError: The conversion is not supported.
+        OutOfRangeError: A DOUBLE is out of range of an unsigned integer type.
     """
     tp = field_type.tp
     if vector.null.all():
@@ -89,7 +89,7 @@ def _whole_numbers(vector: Vector, field_type: FieldType) -> Array:
     if field_type.tp == MySQLType.YEAR:
         whole = _years(whole)
     elif low == 0 and vector.kind is Kind.INT:
-        # TiDB takes a negative integer for the large one of the same bits.
+        # TiDB reinterprets a negative integer as a large unsigned one, which is then clipped.
         whole = np.where(whole < 0, high, whole)
     elif low == 0 and vector.kind is Kind.REAL and ((whole < low) | (whole > high)).any():
         raise OutOfRangeError(f"{field_type.tp.name} UNSIGNED")
@@ -109,7 +109,7 @@ def _bounds(field_type: FieldType) -> tuple[int, int]:
 
 
 def _nearest(vector: Vector) -> Objects:
-    """Python ints; of a text those nearest to its number, where CAST would cut it off."""
+    """Convert to Python ints; a text is rounded, where CAST would truncate it."""
     number = vector.number or vector
     if number.kind is Kind.TEXT:
         decimal = to_decimal(number)
@@ -120,7 +120,7 @@ def _nearest(vector: Vector) -> Objects:
 
 
 def _years(values: Objects) -> Objects:
-    """With their century; others the nearest, 0 from below."""
+    """Expand two-digit years, and clip others to the range of YEAR."""
     values = full_years(values)
     return np.where(values <= 0, 0, np.clip(values, _MIN_YEAR, _MAX_YEAR))
 
@@ -157,7 +157,7 @@ def _floats(vector: Vector, field_type: FieldType) -> Array:
 
 
 def _strings(vector: Vector, field_type: FieldType) -> Array:
-    # A BIT becomes the digits of its number, though it is bytes to every function.
+    # In a column, a BIT becomes the digits of its number; in functions, it is bytes.
     source = vector.number if vector.is_bit and vector.number else vector
     if source.kind is Kind.DECIMAL:
         shown = source.shown_digits
@@ -182,7 +182,7 @@ def _strings(vector: Vector, field_type: FieldType) -> Array:
 
 
 def _padded(data: Array, width: int) -> Array:
-    """BINARY(n) ends in zero bytes."""
+    """Pad to BINARY(n) with zero bytes."""
     missing = pc.subtract(width, pc.binary_length(data))
     zeros = pc.binary_repeat(pa.scalar(b"\0", pa.binary()), missing)
     return pc.binary_join_element_wise(data, zeros, pa.scalar(b"", pa.binary()))
@@ -192,7 +192,7 @@ def _times(vector: Vector, field_type: FieldType) -> Array:
     tp = arrow_type(field_type)
     converted = to_time(vector, is_date=tp == pa.date32())
     if vector.kind is not Kind.TIME:
-        # What is no date becomes 0000-00-00.
+        # A value that is not a date becomes 0000-00-00.
         unreadable = converted.null & ~vector.null
         data = np.where(unreadable, 0, converted.data).astype(np.uint64)
         converted = replace(converted, data=data, null=vector.null)

@@ -1,4 +1,4 @@
-"""Functions of texts. Positions count characters, bytes where there is no charset."""
+"""Text functions. Positions count characters, or bytes in a text without a charset."""
 
 import hashlib
 import zlib
@@ -23,7 +23,7 @@ from pyspark_theflash.tidb.expression.vector import (
     texts,
 )
 
-# Where a length is left out: to the end.
+# Length of a substring without a length argument.
 _UNLIMITED: Final = 2**62
 _SHARP_S: Final = "ß"
 
@@ -37,17 +37,17 @@ def concat(operands: Sequence[Vector]) -> Vector:
 
 
 def concat_ws(operands: Sequence[Vector]) -> Vector:
-    """`CONCAT_WS`: NULLs are left out."""
+    """`CONCAT_WS`: NULLs are skipped."""
     parts = as_texts(operands)
     separator, *arrays = [part.data for part in parts]
     empty = pa.scalar(b"" if parts[0].is_bytes else "", separator.type)
-    # Arrow's join that skips nulls leaves out rows of nothing else (seen in 26.0.1).
-    follows, pieces = pa.scalar(False), []
+    # Arrow's join with null_handling="skip" drops all-null rows (observed in 26.0.1).
+    has_value, pieces = pa.scalar(False), []
     for values in arrays:
-        before = pc.if_else(follows, separator, empty)
+        before = pc.if_else(has_value, separator, empty)
         piece = pc.binary_join_element_wise(before, values, empty)
         pieces.append(pc.fill_null(piece, empty))
-        follows = pc.or_(follows, pc.is_valid(values))
+        has_value = pc.or_(has_value, pc.is_valid(values))
     joined = pc.binary_join_element_wise(*pieces, empty)
     return texts(pc.if_else(pc.is_valid(separator), joined, None), parts[0])
 
@@ -59,9 +59,9 @@ def upper(operands: Sequence[Vector]) -> Vector:
         return texts(text.data, text)
     if not pc.any(pc.match_substring(text.data, _SHARP_S)).as_py():
         return texts(pc.utf8_upper(text.data), text)
-    # It has no simple upper case in Unicode; Arrow gives it a capital all the same.
-    raised = map_rows(_upper_keeping_sharp_s, [text], text.null)
-    return texts(pa.array(raised, pa.string()), text)
+    # ß has no simple upper case in Unicode, but Arrow converts it to a capital.
+    uppercase = map_rows(_upper_keeping_sharp_s, [text], text.null)
+    return texts(pa.array(uppercase, pa.string()), text)
 
 
 def _upper_keeping_sharp_s(value: str) -> str:
@@ -96,7 +96,7 @@ def _counts(values: Array, null: Mask) -> Vector:
 
 
 def substring(operands: Sequence[Vector]) -> Vector:
-    """`SUBSTRING(text, position[, length])`; a position below 0 counts from the end."""
+    """`SUBSTRING(text, position[, length])`; a negative position counts from the end."""
     text, null = to_text(operands[0]), null_of(operands)
     position = to_signed(operands[1])
     count = to_signed(operands[2]) if len(operands) > 2 else np.full(len(null), _UNLIMITED)
@@ -123,12 +123,12 @@ def right(operands: Sequence[Vector]) -> Vector:
 
 
 def _sliced(text: Vector, start: Int64s, stop: Int64s, null: Mask) -> Vector:
-    """The characters from `start` up to `stop` of each row: one call of Arrow for each pair."""
+    """Slice each row from `start` to `stop`: one Arrow call per distinct pair."""
     slice_text = pc.binary_slice if text.is_bytes else pc.utf8_slice_codeunits
-    pairs, members = np.unique(np.stack([start, stop], axis=1), axis=0, return_inverse=True)
-    members = members.reshape(-1)
-    order = np.argsort(members, kind="stable")
-    ends = np.searchsorted(members[order], np.arange(len(pairs) + 1))
+    pairs, codes = np.unique(np.stack([start, stop], axis=1), axis=0, return_inverse=True)
+    codes = codes.reshape(-1)
+    order = np.argsort(codes, kind="stable")
+    ends = np.searchsorted(codes[order], np.arange(len(pairs) + 1))
     shuffled = text.data.take(pa.array(order))
     pieces = [
         slice_text(shuffled.slice(ends[n], ends[n + 1] - ends[n]), int(first), int(last))
@@ -155,7 +155,7 @@ def rtrim(operands: Sequence[Vector]) -> Vector:
 
 
 def _trimmed(text: Vector, removed: Vector | None, direction: str) -> Vector:
-    """A prefix or suffix taken away as often as it is there; spaces if none is given."""
+    """Remove a prefix or suffix as often as it occurs; spaces by default."""
 
     def cut(value: Array, repeated: Array) -> Array:
         if not repeated:
@@ -171,19 +171,19 @@ def _trimmed(text: Vector, removed: Vector | None, direction: str) -> Vector:
 
     if removed is None:
         space = b" " if text.is_bytes else " "
-        found = map_rows(lambda value: cut(value, space), [text], text.null)
+        trimmed = map_rows(lambda value: cut(value, space), [text], text.null)
     else:
-        found = map_rows(cut, [text, removed], null_of([text, removed]))
-    return texts(pa.array(found, text.data.type), text)
+        trimmed = map_rows(cut, [text, removed], null_of([text, removed]))
+    return texts(pa.array(trimmed, text.data.type), text)
 
 
 def replace_text(operands: Sequence[Vector]) -> Vector:
-    """`REPLACE`: case counts."""
+    """`REPLACE`, which is case-sensitive."""
     parts = as_texts(operands, operands[:1])
-    found = map_rows(
+    replaced = map_rows(
         lambda text, old, new: text.replace(old, new) if old else text, parts, null_of(parts)
     )
-    return texts(pa.array(found, parts[0].data.type), parts[0])
+    return texts(pa.array(replaced, parts[0].data.type), parts[0])
 
 
 def _hashed(function: Callable[[bytes], Any]) -> Callable[[Sequence[Vector]], Any]:
@@ -213,12 +213,12 @@ def sha1(operands: Sequence[Vector]) -> Vector:
 
 def crc32(operands: Sequence[Vector]) -> Vector:
     """`CRC32`."""
-    found, null = _crc32(operands)
-    return integers(np.where(null, 0, found).astype(np.uint64), null)
+    sums, null = _crc32(operands)
+    return integers(np.where(null, 0, sums).astype(np.uint64), null)
 
 
 def hexadecimal(operands: Sequence[Vector]) -> Vector:
-    """`HEX` of a number's 64 bits, or of a text's bytes."""
+    """`HEX` of the 64 bits of a number, or of the bytes of a text."""
     value = operands[0]
     if value.is_bit and value.number is not None:
         value = value.number

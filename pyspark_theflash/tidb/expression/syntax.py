@@ -1,7 +1,7 @@
-"""What an expression says: a tree of literals, columns and calls.
+"""Syntax tree of an expression: literals, columns and calls.
 
-Operators are calls too (`+`, `and`, `in`), as are CASE and CAST, so that one table of functions
-evaluates all of them.
+Operators (`+`, `and`, `in`), CASE and CAST are calls as well, so one table of functions evaluates
+all of them.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ from pyspark_theflash.tidb.codec.field_type import FieldType
 
 @dataclass(frozen=True, slots=True)
 class Literal:
-    """A value. Bytes with `is_number` are `0x41` or `b'01'`: a number among numbers."""
+    """A value. Bytes with `is_number` are `0x41` or `b'01'`, numbers in numeric contexts."""
 
     value: int | Decimal | float | str | bytes | None
     is_number: bool = False
@@ -22,17 +22,17 @@ class Literal:
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column by its name in lower case."""
+    """A column, by lower-case name."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A function or operator by its name in lower case; `type` is what CAST converts to.
+    """A function or operator, by lower-case name; `type` is the target of a CAST.
 
-    CASE is `case(condition, result, ..., otherwise)`, without an operand: `CASE a WHEN b` has
-    become `a = b`.
+    CASE is `case(condition, result, ..., otherwise)`; `CASE a WHEN b` is converted to the condition
+    `a = b`.
     """
 
     name: str
@@ -44,7 +44,7 @@ Node: TypeAlias = Literal | Column | Call
 
 
 def column_names(node: Node) -> Iterator[str]:
-    """Names of the columns, in order of appearance, repeated where they are."""
+    """Yield the names of the columns in order of appearance, with repetitions."""
     pending = [node]
     while pending:
         current = pending.pop()

@@ -1,7 +1,7 @@
-"""Packed times taken apart and put together, and the texts and numbers they are written as.
+"""Arithmetic, parsing and formatting of packed times and durations.
 
-Everything works on packed values (`tidb/codec/time.py`), where 0000-00-00 and 2020-02-31 are values
-like any other; only what asks for a weekday or a day count has to ask whether there is such a day.
+All functions work on packed values (`tidb/codec/time.py`), which include 0000-00-00 and 2020-02-31;
+only functions that compute a weekday or day count need to check whether the date exists.
 """
 
 import re
@@ -21,11 +21,11 @@ from pyspark_theflash.tidb.codec.time import (
 from pyspark_theflash.tidb.expression.failure import LackingError
 
 SECOND_US: Final = 1_000_000
-# What Go takes for space around a text; Python's strip() would take more.
+# The space characters that Go trims; Python's strip() removes more.
 SPACES: Final = "\t\n\v\f\r \u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
-# 838:59:59, the longest TIME.
+# 838:59:59, the largest TIME.
 MAX_DURATION_US: Final = ((838 * 60 + 59) * 60 + 59) * SECOND_US
 _FRACTION_DIGITS: Final = 6
 MAX_YEAR: Final = 9999
@@ -40,9 +40,8 @@ _DATE_TEXT: Final = re.compile(
 _DATE_DIGITS: Final = re.compile(
     r"(\d{4}|\d{2})(\d\d)(\d\d)(?:(\d\d)(\d\d)(\d\d))?(?:\.(\d*))?", re.ASCII
 )
-# Too few numbers for a date, and too few or too many digits for one without separators; a space
-# before the day.
-# TiDB and TiKV make NULL of these.
+# Too few numbers for a date, or too few or too many digits for one without separators, or a space
+# before the day. TiDB and TiKV convert such a text to NULL.
 _NO_DATE: Final = re.compile(r"\d{1,4}(?:\.\d*|\D+(?:\d{1,4}\D*)?|\s+\d[\d:]*)?|\d{15,}", re.ASCII)
 _DATE_AND_MORE: Final = re.compile(r"\d{1,4}[:/-](\d{1,2})[:/-](\d{1,2})\.\d+", re.ASCII)
 _CLOCK_TEXT: Final = re.compile(
@@ -52,7 +51,7 @@ _CLOCK_DIGITS: Final = re.compile(r"(-?)(\d{1,7})(?:\.(\d*))?", re.ASCII)
 
 
 class Parts(NamedTuple):
-    """The fields of packed times."""
+    """Fields of packed times."""
 
     year: Int64s
     month: Int64s
@@ -64,7 +63,7 @@ class Parts(NamedTuple):
 
 
 def parts(packed: Words) -> Parts:
-    """The fields of each time."""
+    """Return the fields of packed times."""
     micro = (packed & np.uint64((1 << 24) - 1)).view(np.int64)
     clock = (packed >> np.uint64(24)).view(np.int64)
     date = clock >> 17
@@ -73,7 +72,7 @@ def parts(packed: Words) -> Parts:
 
 
 def day_exists(packed: Words) -> Mask:
-    """Whether the calendar has the date."""
+    """Return whether the date exists in the calendar."""
     p = parts(packed)
     is_leap = (p.year % 4 == 0) & ((p.year % 100 != 0) | (p.year % 400 == 0))
     length = _MONTH_DAYS[p.month] + (is_leap & (p.month == 2))
@@ -82,18 +81,18 @@ def day_exists(packed: Words) -> Mask:
 
 
 def dates_only(packed: Words) -> Words:
-    """Midnight of the same day."""
+    """Return midnight of the same day."""
     midnight: Words = packed >> np.uint64(41) << np.uint64(41)
     return midnight
 
 
 def time_of_day(packed: Words) -> Int64s:
-    """Microseconds since midnight."""
+    """Return the microseconds since midnight."""
     return unpack_times_of_day(packed)[0]
 
 
 def day_number(packed: Words) -> Int64s:
-    """Days since 0000-00-00 as MySQL counts them (`calc_daynr`), invalid days counted on."""
+    """Return MySQL's day number (`calc_daynr`); days past a month's end count on."""
     p = parts(packed)
     delta = 365 * p.year + 31 * (p.month - 1) + p.day
     early = p.month <= 2
@@ -104,19 +103,19 @@ def day_number(packed: Words) -> Int64s:
 
 
 def first_of_year(year: Int64s) -> Words:
-    """January 1st."""
+    """Return January 1st of a year."""
     packed: Words = pack_years(year) + np.uint64((1 << 5 | 1) << 41)
     return packed
 
 
 def pack_years(year: Int64s) -> Words:
-    """Years without a month and a day."""
+    """Return packed years with month 0 and day 0."""
     packed: Words = (year * 13 << 46).astype(np.uint64)
     return packed
 
 
 def round_times(packed: Words, digits: int) -> Words:
-    """Times rounded half up to so many fractional digits."""
+    """Round times half up to `digits` fractional digits."""
     unit = 10 ** (_FRACTION_DIGITS - digits)
     micro = (packed & np.uint64((1 << 24) - 1)).view(np.int64)
     rounded = (micro + unit // 2) // unit * unit
@@ -130,14 +129,14 @@ def round_times(packed: Words, digits: int) -> Words:
 
 
 def round_durations(micros: Int64s, digits: int) -> Int64s:
-    """Durations rounded half up, also below zero, to so many fractional digits."""
+    """Round durations half up (towards positive) to `digits` fractional digits."""
     unit = 10 ** (_FRACTION_DIGITS - digits)
     rounded: Int64s = (micros + unit // 2) // unit * unit
     return rounded
 
 
 def time_number(packed: Words, *, is_date: bool) -> Int64s:
-    """20240229, or 20240229123456, without the fraction."""
+    """Return the number 20240229 or 20240229123456, without the fraction."""
     p = parts(packed)
     date = (p.year * 100 + p.month) * 100 + p.day
     clock = (p.hour * 100 + p.minute) * 100 + p.second
@@ -146,7 +145,7 @@ def time_number(packed: Words, *, is_date: bool) -> Int64s:
 
 
 def duration_number(micros: Int64s) -> Int64s:
-    """-8385959: signed HHMMSS, without the fraction."""
+    """Return the number [-]HHMMSS, e.g. -8385959, without the fraction."""
     minutes, second = np.divmod(np.abs(micros) // SECOND_US, 60)
     hour, minute = np.divmod(minutes, 60)
     number: Int64s = np.sign(micros) * ((hour * 100 + minute) * 100 + second)
@@ -154,7 +153,7 @@ def duration_number(micros: Int64s) -> Int64s:
 
 
 def time_text(packed: int, digits: int, *, is_date: bool) -> str:
-    """A time as TiDB prints it."""
+    """Format a time as TiDB does."""
     year, month = divmod(packed >> 46, 13)
     text = f"{year:04}-{month:02}-{packed >> 41 & 31:02}"
     if is_date:
@@ -165,7 +164,7 @@ def time_text(packed: int, digits: int, *, is_date: bool) -> str:
 
 
 def duration_text(micros: int, digits: int) -> str:
-    """A duration as TiDB prints it."""
+    """Format a duration as TiDB does."""
     seconds, micro = divmod(abs(micros), SECOND_US)
     minutes, second = divmod(seconds, 60)
     text = f"{'-' if micros < 0 else ''}{minutes // 60:02}:{minutes % 60:02}:{second:02}"
@@ -173,10 +172,10 @@ def duration_text(micros: int, digits: int) -> str:
 
 
 def parse_time(text: str) -> int | None:
-    """A date with or without a time of day, packed; None for what TiDB makes NULL of.
+    """Parse a date with optional time of day to a packed time; None where TiDB returns NULL.
 
     Raises:
-        LackingError: a text that TiDB may understand and this function does not.
+        LackingError: The text has an unsupported format, which TiDB may accept.
     """
     text = text.strip(SPACES)
     match = _DATE_TEXT.fullmatch(text) or (
@@ -195,7 +194,7 @@ def parse_time(text: str) -> int | None:
 def _packed(
     year: int, month: int, day: int, hour: int, minute: int, second: int, fraction: str
 ) -> int | None:
-    """None where a field is out of range, or the day of a real month is."""
+    """Pack the fields; None if one is out of range or the day does not exist."""
     if month > 12 or day > _MAX_DAY or hour > 23 or minute > 59 or second > 59:
         return None
     micro = int(fraction[:7].ljust(7, "0"))
@@ -210,7 +209,7 @@ def _packed(
 
 
 def is_no_date(text: str) -> bool:
-    """Whether a text that begins with a number is none, or not told (see `parse_time`): False."""
+    """Return whether a text is no date to TiDB and TiKV; False if that is not certain."""
     text = text.strip(SPACES)
     if more := _DATE_AND_MORE.fullmatch(text):
         return int(more[1]) > 12 or int(more[2]) > _MAX_DAY
@@ -226,7 +225,7 @@ _NO_DATES: Final = (
 
 
 def parse_time_number(number: int) -> int | None:
-    """`parse_time` of 20240229 or 20240229123456, with or without the century; 0 is 0000-00-00."""
+    """Parse 20240229 or 20240229123456, with or without century; 0 is 0000-00-00."""
     if number == 0:
         return 0
     digits = str(number)
@@ -237,10 +236,10 @@ def parse_time_number(number: int) -> int | None:
 
 
 def parse_duration(text: str) -> int | None:
-    """A TIME in microseconds, cut to its range; the time of day if there is a date.
+    """Parse a TIME to microseconds, clipped to its range; a date is reduced to its time of day.
 
     Raises:
-        LackingError: a text that TiDB may understand and this function does not.
+        LackingError: The text has an unsupported format, which TiDB may accept.
     """
     text = text.strip(SPACES)
     if _DATE_TEXT.fullmatch(text) and ":" in text and not _CLOCK_TEXT.fullmatch(text):
@@ -268,11 +267,11 @@ def _duration(sign: str, hour: int, minute: int, second: int, fraction: str) -> 
 
 
 def packed_array(values: npt.NDArray[np.object_], null: Mask) -> tuple[Words, Mask]:
-    """What a parser gave for each row that is not `null`: packed times, and NULLs with its own."""
+    """Convert parser results to (packed times, NULL mask); rows in `null` were not parsed."""
     missing = missing_in(values, null)
     return np.where(missing, 0, values).astype(np.uint64), missing
 
 
 def missing_in(values: npt.NDArray[np.object_], null: Mask) -> Mask:
-    """Where a parser gave None, and where there was nothing to parse."""
+    """Return the rows that were not parsed, or for which the parser returned None."""
     return null | np.array([value is None for value in values], np.bool_)

@@ -1,4 +1,4 @@
-"""Values of one expression for all rows of a batch, in the forms that expressions compute in.
+"""Values of one expression for all rows of a batch, in the representations used to compute.
 
 INT, UINT    int64, uint64
 DECIMAL      Python ints in an object array: the value times 10^digits. Exact at any precision
@@ -6,7 +6,7 @@ REAL         float64
 TEXT         an Arrow array of strings, or of binary for bytes without a charset
 TIME         DATE, DATETIME, TIMESTAMP: packed uint64 (`codec/time.py`), so zero dates are values
 DURATION     int64 microseconds
-NULL         nothing but NULL, which fits every type
+NULL         NULL in every row; converts to any type
 """
 
 from collections.abc import Callable, Sequence
@@ -23,10 +23,10 @@ from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.tidb.codec.reader import Mask
 from pyspark_theflash.tidb.expression.failure import LackingError, OutOfRangeError
 
-# pyarrow-stubs know too little of the compute functions.
+# pyarrow-stubs have incomplete types of the compute functions.
 pc: Final[Any] = pyarrow.compute
 Array: TypeAlias = Any
-"""Of Arrow, or of NumPy where it says so."""
+"""An Arrow array, or a NumPy array where stated."""
 
 TEXT_TYPE: Final = FieldType(MySQLType.VARCHAR, charset="utf8mb4", collate="utf8mb4_bin")
 BYTES_TYPE: Final = FieldType(MySQLType.VARCHAR, charset="binary", collate="binary")
@@ -36,7 +36,7 @@ EXPLICIT, IMPLICIT, SYSTEM, COERCIBLE, NUMERIC, IGNORABLE = 0, 2, 3, 4, 5, 6
 
 
 class Kind(Enum):
-    """The form of a vector's values."""
+    """Representation of a vector's values."""
 
     NULL = "NULL"
     INT = "BIGINT"
@@ -53,24 +53,25 @@ INTEGERS: Final = frozenset({Kind.INT, Kind.UINT})
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """Values of one kind; `data` means nothing where `null` holds.
+    """Values of one kind; `data` is undefined where `null` is true.
 
     Attributes:
-        digits: of DECIMAL, the scale; of TIME and DURATION, the fractional-second digits.
-        shown: of a DECIMAL made of a quotient, the digits that a column of text gets. Functions of
-            text get as many as fit a display width, which is not known here.
-        is_date: of TIME, a DATE; None where some rows are one.
-        is_cut: of DECIMAL, a CAST has taken digits, which TiDB keeps where it makes a DOUBLE of it.
-        is_mixed: of DECIMAL, rows differ in the digits that their text has; of TEXT, some rows are
-            of an ENUM or SET, so that it is not known what they are among numbers.
-        collation: of TEXT, how it compares; where nothing says so, as `TEXT_TYPE` does.
-        coercibility: of TEXT, how firmly the collation is set (`tidb/expression/collation.py`).
-        number: what a TEXT is among numbers: of ENUM, SET, BIT and `0x41`.
-        is_constant: all rows are equal, whatever the columns hold.
-        is_column: a column as it is stored.
-        is_choice: the result of IF, CASE, NULLIF or the like.
-        is_year: of UINT, a YEAR; None where some rows are one.
-        single: of REAL, a FLOAT: it prints as one.
+        digits: Scale of DECIMAL; fractional-second digits of TIME and DURATION.
+        shown: For a DECIMAL computed from a quotient, the fractional digits in a text column. In
+            text functions the digits depend on a display width, which is not available here.
+        is_date: For TIME, whether it is DATE; None if only some rows are.
+        is_cut: For DECIMAL, a CAST rounded digits off, which TiDB retains when converting it to
+            DOUBLE.
+        is_mixed: For DECIMAL, the scale of the text differs between rows; for TEXT, some rows
+            come from an ENUM or SET, so their numeric value is unknown.
+        collation: Collation of TEXT; `TEXT_TYPE` by default.
+        coercibility: Coercibility of the collation of TEXT (`tidb/expression/collation.py`).
+        number: Numeric value of a TEXT: of ENUM, SET, BIT and `0x41`.
+        is_constant: All rows are equal and do not depend on columns.
+        is_column: A stored column, unchanged.
+        is_choice: The result of IF, CASE, NULLIF or similar.
+        is_year: For UINT, whether it is YEAR; None if only some rows are.
+        single: For REAL, a FLOAT, which is printed with fewer digits.
     """
 
     kind: Kind
@@ -95,44 +96,44 @@ class Vector:
 
     @property
     def shown_digits(self) -> int:
-        """Digits after the point in a column of text."""
+        """Number of fractional digits in a text column."""
         return self.digits if self.shown < 0 else self.shown
 
     @property
     def is_bit(self) -> bool:
-        """A BIT column: a number wherever that is possible."""
+        """Whether it is a BIT column, a number in all contexts that accept one."""
         return self.number is not None and self.is_bytes and not self.is_constant
 
     @property
     def is_hexadecimal(self) -> bool:
-        """A literal such as `0x41` or `b'1'`, which is bytes and a number."""
+        """Whether it is a literal such as `0x41` or `b'1'`, both bytes and a number."""
         return self.number is not None and self.is_bytes and self.is_constant
 
     @property
     def is_named(self) -> bool:
-        """An ENUM or SET: a text, and a number."""
+        """Whether it is an ENUM or SET, both a text and a number."""
         return self.number is not None and not self.is_bytes
 
     @property
     def is_bytes(self) -> bool:
-        """TEXT without a charset."""
+        """Whether it is TEXT without a charset."""
         return self.kind is Kind.TEXT and bool(pa.types.is_binary(self.data.type))
 
     def take(self, rows: npt.NDArray[np.int64]) -> "Vector":
-        """The values of some rows, in their order."""
+        """Return the rows selected by index."""
         data = self.data.take(pa.array(rows)) if self.kind is Kind.TEXT else self.data[rows]
         number = self.number.take(rows) if self.number is not None else None
         return replace(self, data=data, null=self.null[rows], number=number)
 
     def spread(self, row_count: int) -> "Vector":
-        """A constant's one value for all rows."""
+        """Repeat the value of a constant for all rows."""
         return self.take(np.zeros(row_count, np.int64))
 
     def constant(self) -> Array:
-        """A constant's value, None for NULL.
+        """Return the value of a constant, None for NULL.
 
         Raises:
-            LackingError: it is not a constant.
+            LackingError: The vector is not a constant.
         """
         if not self.is_constant:
             raise LackingError("an argument that is not a constant")
@@ -141,7 +142,7 @@ class Vector:
         return self.data[0].as_py() if self.kind is Kind.TEXT else self.data[0]
 
     def with_null(self, null: Mask) -> "Vector":
-        """NULL also where `null` holds."""
+        """Return the vector with NULL where `null` is true."""
         if self.kind is Kind.TEXT:
             data = pc.if_else(pa.array(null), pa.scalar(None, self.data.type), self.data)
             number = self.number.with_null(null) if self.number is not None else None
@@ -150,25 +151,25 @@ class Vector:
 
 
 def integers(data: npt.NDArray[Any], null: Mask) -> Vector:
-    """INT or UINT, by the array's type."""
+    """Return INT or UINT, by the array's type."""
     return Vector(Kind.UINT if data.dtype == np.uint64 else Kind.INT, data, null)
 
 
 def booleans(data: Mask, null: Mask) -> Vector:
-    """1 or 0."""
+    """Return INT with 1 for true and 0 for false."""
     return Vector(Kind.INT, data.astype(np.int64), null)
 
 
 def decimals(unscaled: npt.NDArray[np.object_], null: Mask, digits: int, shown: int = -1) -> Vector:
-    """DECIMAL of which the values are `unscaled / 10^digits`."""
+    """Return DECIMAL with the values `unscaled / 10^digits`."""
     return Vector(Kind.DECIMAL, unscaled, null, digits, shown)
 
 
 def reals(data: npt.NDArray[np.float64], null: Mask) -> Vector:
-    """REAL; TiDB has neither infinities nor NaN.
+    """Return REAL; TiDB has neither infinities nor NaN.
 
     Raises:
-        OutOfRangeError: a value is not finite.
+        OutOfRangeError: A value is not finite.
     """
     if not np.isfinite(data[~null]).all():
         raise OutOfRangeError(Kind.REAL.value)
@@ -176,7 +177,7 @@ def reals(data: npt.NDArray[np.float64], null: Mask) -> Vector:
 
 
 def texts(data: Array, like: Vector | None = None) -> Vector:
-    """TEXT, which compares as the text `like` that it was made of."""
+    """Return TEXT, with the collation of the text `like` that it is derived from."""
     null = np.asarray(data.is_null())
     if like is not None:
         collation, coercibility = like.collation, like.coercibility
@@ -186,12 +187,12 @@ def texts(data: Array, like: Vector | None = None) -> Vector:
 
 
 def nothing(row_count: int) -> Vector:
-    """NULL for every row."""
+    """Return NULL for every row."""
     return Vector(Kind.NULL, np.zeros(row_count, np.int64), np.ones(row_count, np.bool_))
 
 
 def null_of(operands: Sequence[Vector]) -> Mask:
-    """Where any operand is NULL."""
+    """Return where any operand is NULL."""
     null: Mask = np.logical_or.reduce([v.null for v in operands])
     return null
 
@@ -199,9 +200,9 @@ def null_of(operands: Sequence[Vector]) -> Mask:
 def map_rows(
     function: Callable[..., Any], operands: Sequence[Vector], null: Mask
 ) -> npt.NDArray[np.object_]:
-    """`function` of the Python values of each row that is not `null`, once a different row.
+    """Apply a Python function to the rows that are not `null`, once per distinct row.
 
-    For what has no vectorised form: hashes, parsing text.
+    For functions that have no vectorised form, such as hashing and parsing.
     """
     result = np.empty(len(null), object)
     rows = np.flatnonzero(~null)
@@ -221,16 +222,16 @@ def map_rows(
 
 
 def _codes(operand: Vector, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], int]:
-    """A number for each value, equal where values are, and one above the largest."""
+    """Return a code for each row, equal for equal values, and an exclusive upper bound of codes."""
     chosen = operand.take(rows)
     if operand.kind is Kind.TEXT:
         encoded = chosen.data.dictionary_encode(null_encoding="encode")
         codes = np.asarray(encoded.indices).astype(np.int64)
         return codes, len(encoded.dictionary) or 1
-    # By their bits, which tell -0.0 from 0.0.
+    # Compare bits, so that -0.0 and 0.0 differ.
     bits = chosen.data.view(np.int64) if operand.kind is Kind.REAL else chosen.data
     values, codes = np.unique(bits, return_inverse=True)
-    # NULL apart from the value that stands in its place.
+    # Distinguish NULL from the placeholder value in its row.
     return codes * 2 + chosen.null, 2 * len(values)
 
 

@@ -28,8 +28,8 @@ TABLE = parse_table_info("x", CAPTURED["table_info"])
 STORED = stored_columns(TABLE, CAPTURED["columns"], CAPTURED["rows"])
 VIRTUAL = [column for column in TABLE.columns if column.is_virtual]
 LACKING = {
-    "concat(if(`i` > 0, `dt`, `dt0`))": "a choice of DATE or DATETIME",
-    "ifnull(`dt`, `dt0`)": "a choice of DATE or DATETIME",
+    "concat(if(`i` > 0, `dt`, `dt0`))": "mixing DATE and DATETIME",
+    "ifnull(`dt`, `dt0`)": "mixing DATE and DATETIME",
     "concat(`d` / 3)": "a quotient as text",
     "concat(`i` / 3)": "a quotient as text",
     "unhex(_utf8mb4'41')": "function UNHEX",
