@@ -1,1 +1,1 @@
-"""Definitions that every package uses: errors, types, timestamps, files, settings, TLS."""
+"""Definitions that every package uses: errors, types, timestamps, files, options, TLS."""

@@ -1,7 +1,7 @@
-"""The only reader of time.
+"""Clocks; no other module reads the time.
 
-Leases are measured on the boot-time clock, which goes on while the machine sleeps and never jumps;
-the wall clock is for people and for turning a time of day into a timestamp.
+Leases are measured on the boot-time clock, which continues while the machine sleeps and never
+jumps. The wall clock is used for display and to convert a time of day to a timestamp.
 """
 
 import time
@@ -13,23 +13,23 @@ _T = TypeVar("_T")
 
 
 class Clock(Protocol):
-    """Where time comes from. Passed in, so that tests can jump it."""
+    """Source of time, passed in so that tests can control it."""
 
     def wall_ms(self) -> int:
-        """Milliseconds since 1970 UTC; may jump."""
+        """Return the milliseconds since 1970 UTC; may jump."""
 
     def boottime_ms(self) -> int:
-        """Milliseconds since the machine started; never jumps, means nothing after a restart."""
+        """Return the milliseconds since boot; never jumps, and restarts at each boot."""
 
     def boot_id(self) -> str:
-        """Names this run of the machine: boot-time readings of two runs do not compare."""
+        """Return an id of the current boot; boot times of different boots are not comparable."""
 
     def sleep_ms(self, duration_ms: int) -> None:
-        """Block for a while."""
+        """Block for `duration_ms`."""
 
 
 class SystemClock:
-    """The machine's own clocks."""
+    """Clocks of the operating system."""
 
     def wall_ms(self) -> int:
         return time.time_ns() // 1_000_000
@@ -43,7 +43,7 @@ class SystemClock:
         try:
             return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         except OSError:
-            # No such file outside Linux: the moment of the start, to the minute, will do.
+            # The file exists on Linux only. Elsewhere, use the time of the boot, to the minute.
             return f"boot-{(self.wall_ms() - self.boottime_ms()) // 60_000}"
 
     def sleep_ms(self, duration_ms: int) -> None:
@@ -51,25 +51,26 @@ class SystemClock:
 
 
 class Deadline:
-    """Until when something may take, on the boot-time clock."""
+    """Time limit of an operation, on the boot-time clock."""
 
     def __init__(self, clock: Clock, timeout_ms: int) -> None:
         self.timeout_ms = timeout_ms
         self._clock, self._end_ms = clock, clock.boottime_ms() + timeout_ms
 
     def left_ms(self) -> int:
-        """How long it may still take; 0 if not at all."""
+        """Return the remaining time; 0 if the deadline has passed."""
         return max(0, self._end_ms - self._clock.boottime_ms())
 
     def sleep_ms(self, duration_ms: int) -> bool:
-        """Block for a while, or until the deadline; whether any time is left after that."""
+        """Block for `duration_ms` or until the deadline; return whether any time is left."""
         self._clock.sleep_ms(min(duration_ms, self.left_ms()))
         return self.left_ms() > 0
 
     def retried(self, step: Callable[[], _T], *errors: type[Exception], pause_ms: int) -> _T:
-        """What `step` returns, called again after one of `errors` as long as there is time.
+        """Return the result of `step`, which is repeated after one of `errors` until the deadline.
 
-        Raises what it has raised then, and at once any other error.
+        Raises:
+            The error of the last attempt, or at once any other error.
         """
         while True:
             try:

@@ -1,7 +1,7 @@
-"""Named places at which a test can make the program fail.
+"""Named points at which tests inject failures.
 
-Each durable step calls `fail_point("area.step")`. Nothing is armed outside tests, so a call costs
-one look at an empty dictionary.
+Each durable step calls `fail_point("area.step")`. Outside tests nothing is armed, so a call costs
+one check of an empty dictionary.
 """
 
 from collections.abc import Callable, Iterator
@@ -11,14 +11,14 @@ _armed: dict[str, Callable[[], None]] = {}
 
 
 def fail_point(name: str) -> None:
-    """Run what a test has armed under this name, if anything."""
+    """Run the action that a test has armed under this name, if any."""
     if _armed and (action := _armed.get(name)) is not None:
         action()
 
 
 @contextmanager
 def armed(name: str, action: Callable[[], None]) -> Iterator[None]:
-    """Within the block, `fail_point(name)` runs `action` (which usually raises or exits)."""
+    """Make `fail_point(name)` run `action`, which usually raises or exits, within the block."""
     _armed[name] = action
     try:
         yield

@@ -1,8 +1,8 @@
-"""The few file operations a store makes, each with its durability said.
+"""File operations of a store, with their durability.
 
-A file is durable when its bytes *and* its folder's entry are synced: `write_new` does the first,
-`sync_folder` the second, so that many files can share one sync of their folder. Files are 0600,
-folders 0700 (promise S10).
+A file is durable when its bytes *and* its folder entry are synced. `write_new` syncs the bytes,
+`sync_folder` the entries, so that many files can share one sync of their folder. Files have mode
+0600, folders 0700 (promise S10).
 """
 
 import os
@@ -12,57 +12,54 @@ from typing import Protocol
 
 
 class AppendFile(Protocol):
-    """A file that grows at its end."""
+    """File opened for appending."""
 
     def append(self, data: memoryview) -> None:
-        """Write all of `data` behind what is there; part of it may be, if this raises."""
+        """Append all of `data`; if this raises, part of it may be written."""
 
     def sync(self) -> None:
-        """Make the file's bytes and its length durable."""
+        """Make the file's content and size durable."""
 
     def truncate(self, size_bytes: int) -> None:
-        """Cut off what is behind the first `size_bytes`; durable with the next `sync`."""
+        """Truncate to `size_bytes`; durable after the next `sync`."""
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
 
 
 class FileSystem(Protocol):
-    """What a store asks of a file system. Passed in, so that tests can fail the Nth call."""
+    """File system of a store, passed in so that tests can make the Nth call fail."""
 
     def make_folder(self, path: Path) -> None:
-        """Create one folder where there is none; in any case sync it into its parent.
+        """Create a folder if it does not exist, and sync its parent in any case.
 
-        Whoever created it may have died before the sync.
+        An earlier process may have created it and stopped before the sync.
         """
 
     def write_new(self, path: Path, data: memoryview) -> None:
-        """Create `path`, write and sync it. Raises `FileExistsError` rather than overwrite."""
+        """Create `path`, write and sync it. Raises `FileExistsError` if it exists."""
 
     def open_append(self, path: Path) -> AppendFile:
-        """Open a file to append to; make an empty one, not yet durable, where there is none."""
+        """Open a file for appending; create it, not yet durable, if it does not exist."""
 
     def rename(self, path: Path, target: Path) -> None:
-        """Put a synced file in the place of `target` durably: old content or new, nothing between.
-
-        Both are in one folder.
-        """
+        """Replace `target` by a synced file of the same folder, atomically and durably."""
 
     def link(self, path: Path, target: Path) -> None:
-        """Make `path` a symbolic link to `target` durably, in place of a link that is there."""
+        """Durably make `path` a symbolic link to `target`, replacing an existing link."""
 
     def sync_folder(self, path: Path) -> None:
         """Make the entries of a folder durable."""
 
     def unlink(self, path: Path) -> None:
-        """Remove a file if it is there; the removal itself need not be durable."""
+        """Remove a file if it exists; the removal need not be durable."""
 
     def walk(self, path: Path) -> Iterator[Path]:
-        """All files below a folder, in sorted order."""
+        """Return all files below a folder, sorted."""
 
 
 class LocalAppendFile:
-    """A POSIX file opened with `O_APPEND`."""
+    """POSIX file opened with `O_APPEND`."""
 
     def __init__(self, path: Path) -> None:
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
@@ -82,7 +79,7 @@ class LocalAppendFile:
 
 
 class LocalFileSystem:
-    """POSIX files."""
+    """POSIX file system."""
 
     def make_folder(self, path: Path) -> None:
         path.mkdir(mode=0o700, exist_ok=True)
@@ -128,15 +125,16 @@ def _write_all(fd: int, data: memoryview) -> None:
 
 
 def file_stamp(path: Path) -> tuple[int, int, int] | None:
-    """What tells a file that is never written again from another at its path; None: there is none.
+    """Return (device, inode, change time), or None if the file does not exist.
 
-    Its device, its number there and its time of change: a number may be used again.
+    It identifies a file that is never modified; the change time is included because inode numbers
+    are reused.
 
     Raises:
-        OSError: it cannot be told.
+        OSError: The file's status cannot be read.
     """
     try:
-        found = path.stat()
+        status = path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_dev, found.st_ino, found.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_ctime_ns

@@ -1,8 +1,7 @@
-"""The settings of a read, and the one place where their texts become values.
+"""Options of a read, and their parsing.
 
-Spark hands options over as lower-cased names and texts; a name counts whatever its case. Each
-setting is one `Option`, and a name that is none is refused rather than ignored: a misspelt
-`snapshot_ts` must not turn into a read of another moment.
+Spark passes options as lower-cased names and texts; names are case-insensitive. An unknown name is
+rejected and not ignored: a misspelt `snapshot_ts` must not lead to a read at another timestamp.
 """
 
 import math
@@ -22,20 +21,20 @@ ZERO_DATES: Final = ("raise", "null", "string")
 
 @dataclass(frozen=True, slots=True)
 class Option(Generic[T]):
-    """One setting. `type` makes a value of a text, or raises a ValueError that says why not."""
+    """One option. `type` parses its text, or raises a ValueError with the reason."""
 
     name: str
     type: Callable[[str], T]
     default: T | None
     doc: str
 
-    def value_in(self, given: Mapping[str, str]) -> T | None:
-        """The value that `given` (by lower-case name) has for this setting, else the default.
+    def value_in(self, texts: Mapping[str, str]) -> T | None:
+        """Return the value of this option in `texts` (by lower-case name), or its default.
 
         Raises:
-            OptionError: its text is not a value.
+            OptionError: The text is not a valid value.
         """
-        text = given.get(self.name.lower())
+        text = texts.get(self.name.lower())
         if text is None:
             return self.default
         try:
@@ -45,14 +44,14 @@ class Option(Generic[T]):
 
 
 def folder(text: str) -> Path:
-    """A local folder. Made absolute, for processes do not share a working directory."""
+    """Parse a local folder; made absolute, as processes do not share a working directory."""
     if not text or "://" in text:
         raise ValueError(f"{text!r} is not a folder of this machine")
     return Path(text.removeprefix("file:")).absolute()
 
 
 def table_name(text: str) -> str:
-    """`db.table`."""
+    """Parse `db.table`."""
     database, dot, table = text.partition(".")
     if not (database and dot and table):
         raise ValueError(f"{text!r} is not of the form DB.TABLE")
@@ -60,7 +59,7 @@ def table_name(text: str) -> str:
 
 
 def column_names(text: str) -> tuple[str, ...]:
-    """Column names, separated by commas."""
+    """Parse column names separated by commas."""
     names = tuple(name.strip() for name in text.split(","))
     if not all(names):
         raise ValueError("a column name is empty")
@@ -70,7 +69,7 @@ def column_names(text: str) -> tuple[str, ...]:
 
 
 def seconds(text: str) -> float:
-    """A number of seconds, fractions allowed."""
+    """Parse a number of seconds, fractions allowed."""
     try:
         value = float(text)
     except ValueError:
@@ -81,21 +80,21 @@ def seconds(text: str) -> float:
 
 
 def flag(text: str) -> bool:
-    """`true` or `false`."""
+    """Parse `true` or `false`."""
     if text.lower() not in ("true", "false"):
         raise ValueError(f"{text!r} is neither true nor false")
     return text.lower() == "true"
 
 
 def expression(text: str) -> str:
-    """An expression; what it says is looked at where its table is known."""
+    """Check that an expression is not empty; it is parsed together with its table."""
     if not text:
         raise ValueError("there is no expression")
     return text
 
 
 def zero_dates(text: str) -> str:
-    """One of `ZERO_DATES`."""
+    """Parse one of `ZERO_DATES`."""
     if text.lower() not in ZERO_DATES:
         raise ValueError(f"{text!r} is none of {', '.join(ZERO_DATES)}")
     return text.lower()
@@ -110,14 +109,14 @@ STORE: Final = Option(
 TABLE: Final = Option(
     "table", table_name, None, "The table to read. Required, here or as the path."
 )
-PATH: Final = Option("path", table_name, None, "The table, as given to `.load(...)`.")
+PATH: Final = Option("path", table_name, None, "The table, as passed to `.load(...)`.")
 SNAPSHOT_TS: Final = Option(
     "snapshot_ts",
     parse_timestamp,
     None,
     "The timestamp to read at: a TSO, or a time with its zone such as `2024-02-03T04:05:06.123Z`, "
-    "which reads the state before the commits of that millisecond. Without it: the newest that the "
-    "store can answer, fixed at `load()`.",
+    "which reads the state before the commits of that millisecond. Default: the newest timestamp "
+    "that the store can read, fixed at `load()`.",
 )
 VERSION_AS_OF: Final = Option(
     "versionAsOf", parse_timestamp, None, "Another name of `snapshot_ts`."
@@ -129,36 +128,36 @@ COLUMNS: Final = Option(
     "columns",
     column_names,
     None,
-    "The columns to read, in this order; `_tidb_rowid` may be one. Without it: all that "
-    "`SELECT *` shows.",
+    "The columns to read, in this order; may include `_tidb_rowid`. Default: the columns of "
+    "`SELECT *`.",
 )
 WAIT: Final = Option(
     "wait_for_ts",
     seconds,
     0.0,
-    "For how many seconds to wait until the store has come to the timestamp, before "
-    "`NotCaughtUpError`.",
+    "How many seconds to wait for the store to reach the timestamp before `NotCaughtUpError` is "
+    "raised.",
 )
 MAX_STALENESS: Final = Option(
     "max_staleness",
     seconds,
     None,
-    "Without a timestamp: how many seconds the newest that the store can answer may lie behind "
-    "this machine's clock.",
+    "Without a timestamp: by how many seconds the newest timestamp that the store can read may be "
+    "behind this machine's clock.",
 )
 WHERE: Final = Option(
     "where",
     expression,
     None,
-    "An expression in TiDB's SQL, `id >= 100 AND name LIKE 'a%'`: only the rows for which TiDB "
-    "would find it true. The others are left out beside the data.",
+    "A condition in TiDB's SQL, `id >= 100 AND name LIKE 'a%'`: reads only the rows for which it "
+    "is true. Other rows are filtered out by the store.",
 )
 ZERO_DATES_OPTION: Final = Option(
     "zero_dates",
     zero_dates,
     "raise",
-    "What becomes of dates that no calendar has, 0000-00-00 for one: `raise`, `null`, or `string`, "
-    "by which all DATE, DATETIME and TIMESTAMP columns come as text.",
+    "How to read dates that do not exist, such as 0000-00-00: `raise`, `null`, or `string`, which "
+    "returns all DATE, DATETIME and TIMESTAMP columns as text.",
 )
 ALL_AS_TEXT: Final = Option(
     "all_as_text",
@@ -170,16 +169,14 @@ PUSHDOWN: Final = Option(
     "pushdown",
     flag,
     True,
-    "With the jar: whether filters, aggregates and limits that the store answers exactly as Spark "
-    "would are left to it.",
+    "With the jar: whether the store evaluates filters, aggregates and limits that it computes "
+    "exactly as Spark.",
 )
-TOKEN: Final = Option("token", str, None, "What a server asks for.")
-TOKEN_FILE: Final = Option("token_file", str, None, "The same, in a file of the driver's machine.")
-TLS_CA: Final = Option(
-    "tls_ca", str, None, "Who signs a server's certificate, a PEM file; speaks TLS."
-)
-TLS_CERT: Final = Option("tls_cert", str, None, "Our certificate for a server, a PEM file.")
-TLS_KEY: Final = Option("tls_key", str, None, "Its key.")
+TOKEN: Final = Option("token", str, None, "The authentication token for a server.")
+TOKEN_FILE: Final = Option("token_file", str, None, "A file on the driver with the token.")
+TLS_CA: Final = Option("tls_ca", str, None, "CA certificates for servers, a PEM file; enables TLS.")
+TLS_CERT: Final = Option("tls_cert", str, None, "The client certificate, a PEM file.")
+TLS_KEY: Final = Option("tls_key", str, None, "The private key of the client certificate.")
 SERVER_OPTIONS: Final = (TOKEN, TOKEN_FILE, TLS_CA, TLS_CERT, TLS_KEY)
 SCAN_OPTIONS: Final[tuple[Option[Any], ...]] = (
     STORE,
@@ -201,10 +198,10 @@ SCAN_OPTIONS: Final[tuple[Option[Any], ...]] = (
 
 @dataclass(frozen=True, slots=True)
 class ReadPoint:
-    """Which moment to read: a timestamp, or the newest there is, and what that may cost.
+    """Timestamp to read at, or the newest one, with limits on waiting and staleness.
 
     Raises:
-        OptionError: its parts contradict each other.
+        OptionError: The fields contradict each other.
     """
 
     snapshot_ts: TimeStamp | None = None
@@ -216,13 +213,13 @@ class ReadPoint:
         if has_ts and has_bound:
             raise OptionError(MAX_STALENESS.name, "cannot be given together with a timestamp")
         if self.wait_s and not has_ts and not has_bound:
-            reason = f"waits for nothing without a timestamp or {MAX_STALENESS.name}"
+            reason = f"has no effect without a timestamp or {MAX_STALENESS.name}"
             raise OptionError(WAIT.name, reason)
 
 
 @dataclass(frozen=True, slots=True)
 class ScanOptions:
-    """What to read; without `columns` all of them, without `where` all rows."""
+    """Options of a scan; by default, of all columns and all rows."""
 
     store: Path
     table: str
@@ -234,42 +231,44 @@ class ScanOptions:
 
     @classmethod
     def parse(cls, texts: Mapping[str, str]) -> "ScanOptions":
-        """The options of a read.
+        """Parse the options of a scan.
 
         Raises:
-            OptionError: one is missing, unknown, has no usable value, or contradicts another.
+            OptionError: An option is missing, unknown, invalid, or contradicts another.
         """
-        given = {name.lower(): text for name, text in texts.items()}
-        _refuse_unknown(given)
-        for option in (each for each in SERVER_OPTIONS if each.name in given):
+        by_name = {name.lower(): text for name, text in texts.items()}
+        _refuse_unknown(by_name)
+        for option in (each for each in SERVER_OPTIONS if each.name in by_name):
             raise OptionError(option.name, "is for servers, and the store is a folder")
-        PUSHDOWN.value_in(given)
-        store = STORE.value_in(given)
+        PUSHDOWN.value_in(by_name)
+        store = STORE.value_in(by_name)
         if store is None:
             raise OptionError(STORE.name, "is missing; it names the store's folder")
-        zero_dates = ZERO_DATES_OPTION.value_in(given) or "raise"
-        all_as_text = bool(ALL_AS_TEXT.value_in(given))
+        zero_dates = ZERO_DATES_OPTION.value_in(by_name) or "raise"
+        all_as_text = bool(ALL_AS_TEXT.value_in(by_name))
         if all_as_text and zero_dates == "null":
-            reason = f"cannot be null together with {ALL_AS_TEXT.name}, which shows them"
+            reason = f"cannot be null together with {ALL_AS_TEXT.name}, which shows such dates"
             raise OptionError(ZERO_DATES_OPTION.name, reason)
         return cls(
             store,
-            _table(given),
+            _table(by_name),
             ReadPoint(
-                _snapshot_ts(given), WAIT.value_in(given) or 0.0, MAX_STALENESS.value_in(given)
+                _snapshot_ts(by_name),
+                WAIT.value_in(by_name) or 0.0,
+                MAX_STALENESS.value_in(by_name),
             ),
-            COLUMNS.value_in(given),
-            WHERE.value_in(given),
+            COLUMNS.value_in(by_name),
+            WHERE.value_in(by_name),
             zero_dates,
             all_as_text,
         )
 
 
 def timestamp_option(key: str, value: AnyTimestamp) -> TimeStamp:
-    """The TSO that the value of a setting stands for; see `timestamp`.
+    """Parse the timestamp of an option; see `parse_timestamp`.
 
     Raises:
-        OptionError: it stands for none.
+        OptionError: The value is not a timestamp.
     """
     try:
         return parse_timestamp(value)
@@ -277,27 +276,27 @@ def timestamp_option(key: str, value: AnyTimestamp) -> TimeStamp:
         raise OptionError(key, str(error)) from None
 
 
-def _refuse_unknown(given: Mapping[str, str]) -> None:
-    known = {option.name.lower() for option in SCAN_OPTIONS}
-    for name in sorted(given.keys() - known):
+def _refuse_unknown(by_name: Mapping[str, str]) -> None:
+    option_names = {option.name.lower() for option in SCAN_OPTIONS}
+    for name in sorted(by_name.keys() - option_names):
         names = ", ".join(option.name for option in SCAN_OPTIONS)
         raise OptionError(name, f"there is no such option; there are {names}")
 
 
-def _table(given: Mapping[str, str]) -> str:
-    table, path = TABLE.value_in(given), PATH.value_in(given)
+def _table(by_name: Mapping[str, str]) -> str:
+    table, path = TABLE.value_in(by_name), PATH.value_in(by_name)
     if table is not None and path is not None and table.lower() != path.lower():
-        raise OptionError(TABLE.name, f"says {table!r}, load() says {path!r}")
+        raise OptionError(TABLE.name, f"is {table!r}, but load() has {path!r}")
     name = table or path
     if name is None:
         raise OptionError(TABLE.name, "is missing; it names a table as DB.TABLE")
     return name
 
 
-def _snapshot_ts(given: Mapping[str, str]) -> TimeStamp | None:
-    """Of the three ways to name a moment, the one that was used."""
+def _snapshot_ts(by_name: Mapping[str, str]) -> TimeStamp | None:
+    """Return the timestamp from the one of its three options that is used."""
     ways = (SNAPSHOT_TS, VERSION_AS_OF, TIMESTAMP_AS_OF)
-    found = [(option.name, ts) for option in ways if (ts := option.value_in(given)) is not None]
-    if len(found) > 1:
-        raise OptionError(found[1][0], f"cannot be given together with {found[0][0]}")
-    return found[0][1] if found else None
+    used = [(option.name, ts) for option in ways if (ts := option.value_in(by_name)) is not None]
+    if len(used) > 1:
+        raise OptionError(used[1][0], f"cannot be given together with {used[0][0]}")
+    return used[0][1] if used else None

@@ -1,13 +1,13 @@
-"""TiDB timestamps as people write and read them: the one parser, and the one printed form.
+"""Parsing and formatting of TiDB timestamps in user input and output.
 
-A timestamp is given as
+A timestamp is passed as
 
     a TSO       470613571969220631, as a number or as text
     a time      '2026-11-21T09:05:30.250+08:00', '2026-11-21 01:05:30Z'; a time zone is required
     a datetime  with a time zone
 
 A time means the first TSO of its millisecond. A read there returns what was committed *before* that
-millisecond, as TiDB's `AS OF TIMESTAMP` does.
+millisecond, like TiDB's `AS OF TIMESTAMP`.
 """
 
 import operator
@@ -18,7 +18,7 @@ from typing import Final, SupportsIndex, TypeAlias
 from pyspark_theflash.base.types import MAX_TS, TimeStamp, from_physical_ms, physical_ms
 
 AnyTimestamp: TypeAlias = int | str | datetime
-"""What every function that takes a timestamp accepts; see the module."""
+"""Type of a timestamp argument; see the module docstring."""
 
 _TIME: Final = re.compile(
     r"(\d{4})-(\d{1,2})-(\d{1,2})"
@@ -29,15 +29,15 @@ _TIME: Final = re.compile(
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=timezone.utc)
 _MILLISECOND: Final = timedelta(milliseconds=1)
 _PLAUSIBLE_S: Final = range(1_262_304_000, 4_102_444_800)
-"""2010 to 2100. No TSO of a cluster is as small as a count of (milli-, micro-)seconds in there."""
+"""2010 to 2100. TSOs are larger than counts of seconds, milli- or microseconds in this range."""
 _UNITS: Final = (("seconds", 1), ("milliseconds", 10**3), ("microseconds", 10**6))
 
 
 def parse_timestamp(value: AnyTimestamp | SupportsIndex) -> TimeStamp:
-    """The TSO that `value` stands for; see the module.
+    """Convert `value` to a TSO; see the module docstring.
 
     Raises:
-        ValueError: it is no timestamp, or most likely not the one that was meant.
+        ValueError: It is not a timestamp, or looks like a Unix time.
     """
     if isinstance(value, datetime):
         return _of_datetime(value)
@@ -53,18 +53,18 @@ def parse_timestamp(value: AnyTimestamp | SupportsIndex) -> TimeStamp:
 
 
 def utc(ts: TimeStamp | int) -> str:
-    """The time of a TSO in UTC, with milliseconds."""
+    """Format the time of a TSO in UTC, with milliseconds."""
     moment = _EPOCH + timedelta(milliseconds=physical_ms(TimeStamp(ts)))
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def shown(ts: TimeStamp | int) -> str:
-    """A timestamp for people: the TSO and its time in UTC."""
+    """Format a timestamp for display: the TSO and its time in UTC."""
     return f"{ts} ({utc(ts)})"
 
 
 def _is_number(text: str) -> bool:
-    # Longer ones are no TSO; converting a text takes the square of its length.
+    # Longer numbers are not TSOs, and converting a text takes quadratic time.
     return text.isascii() and text.isdigit() and len(text) <= 30
 
 
@@ -104,8 +104,7 @@ def _of_datetime(moment: datetime) -> TimeStamp:
     offset = moment.utcoffset()
     if offset is None:
         raise ValueError(
-            f"{moment.isoformat()} has no time zone: "
-            "give the datetime one, such as tzinfo=timezone.utc"
+            f"{moment.isoformat()} has no time zone: set one, such as tzinfo=timezone.utc"
         )
     elapsed = moment.replace(tzinfo=timezone.utc) - _EPOCH - offset
     return _of_elapsed(elapsed, 0, moment.isoformat())
@@ -114,12 +113,12 @@ def _of_datetime(moment: datetime) -> TimeStamp:
 def _of_elapsed(elapsed: timedelta, more_ms: int, text: str) -> TimeStamp:
     milliseconds = elapsed // _MILLISECOND + more_ms
     if not 0 <= milliseconds <= physical_ms(MAX_TS):
-        raise ValueError(f"{text!r} lies outside of what a TSO can hold")
+        raise ValueError(f"{text!r} is outside the range of a TSO")
     return from_physical_ms(milliseconds)
 
 
 def _offset(zone: str) -> timedelta:
-    """Of `Z`, `UTC`, `+08`, `-0330` or `+05:30`."""
+    """Return the offset of `Z`, `UTC`, `+08`, `-0330` or `+05:30`."""
     digits = re.sub(r"\D", "", zone).ljust(4, "0")
     hours, minutes = int(digits[:2]), int(digits[2:])
     if hours > 23 or minutes > 59:

@@ -1,4 +1,4 @@
-"""Certificates and keys for connections, given as files as TiDB's components take them."""
+"""TLS certificates and keys, configured as files like in TiDB's components."""
 
 import ssl
 import tempfile
@@ -10,7 +10,7 @@ from pyspark_theflash.base.errors import OptionError
 
 @dataclass(frozen=True, slots=True)
 class TlsMaterial:
-    """The content of the files, PEM. Nothing of it is shown."""
+    """Content of the files, in PEM; never shown."""
 
     ca: bytes = field(repr=False)
     cert: bytes | None = field(repr=False)
@@ -19,9 +19,9 @@ class TlsMaterial:
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Whom to trust (`ca`), and who we are (`cert` with its `key`), which a server must say.
+    """CA certificates (`ca`) and own certificate (`cert`, `key`), which is required for a server.
 
-    Read when a server or a connection is opened, so that certificates can be renewed.
+    The files are read when a server or a connection is opened, so certificates can be renewed.
     """
 
     ca: Path
@@ -29,22 +29,22 @@ class TlsFiles:
     key: Path | None = field(default=None, repr=False)
 
     def read(self) -> TlsMaterial:
-        """The files' content.
+        """Read the files.
 
         Raises:
-            OptionError: a file cannot be read, or of `cert` and `key` only one is given.
+            OptionError: A file cannot be read, or only one of `cert` and `key` is set.
         """
         if (self.cert is None) != (self.key is None):
-            raise OptionError("tls", "a certificate and its key are given together")
+            raise OptionError("tls", "a certificate and its key must be given together")
         cert, key = (None if path is None else _read(path) for path in (self.cert, self.key))
         return TlsMaterial(_read(self.ca), cert, key)
 
 
 def client_context(tls: TlsFiles | TlsMaterial) -> ssl.SSLContext:
-    """For connections to servers that `tls` trusts, whose names are checked.
+    """Return the SSL context of a client, which verifies the server's certificate and host name.
 
     Raises:
-        OptionError: there are no certificates, or a key is not the certificate's.
+        OptionError: A certificate is invalid, or the key does not match it.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     if isinstance(tls, TlsFiles):
@@ -56,20 +56,20 @@ def client_context(tls: TlsFiles | TlsMaterial) -> ssl.SSLContext:
 
 @dataclass(frozen=True, slots=True)
 class ServerTls:
-    """What a server shows; with `ca`, callers show a certificate that it has signed."""
+    """Certificate of a server; with `ca`, client certificates signed by it are required."""
 
     cert: Path
     key: Path = field(repr=False)
     ca: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """For connections that are taken.
+        """Return the SSL context for accepted connections.
 
         Raises:
-            OptionError: the files are no certificates, or the key is not the certificate's.
+            OptionError: A certificate is invalid, or the key does not match it.
         """
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        # Who comes back shows its certificate again.
+        # Session resumption is off, so that every connection presents a certificate.
         context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_NO_TICKET
         context.num_tickets = 0
         if self.ca is not None:
@@ -78,22 +78,22 @@ class ServerTls:
         return context
 
     def read(self) -> tuple[bytes, bytes, bytes | None]:
-        """The files' content, as text in PEM: certificate, key, authority. Raises `OptionError`."""
-        self.context()  # which says what is wrong with them
+        """Return the PEM content of certificate, key and CA. Raises `OptionError` as `context`."""
+        self.context()  # validates the files
         return _read(self.cert), _read(self.key), None if self.ca is None else _read(self.ca)
 
 
 def _load(context: ssl.SSLContext, cert: Path | None, key: Path | None, ca: Path | None) -> None:
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     if (cert is None) != (key is None):
-        raise OptionError("tls", "a certificate and its key are given together")
+        raise OptionError("tls", "a certificate and its key must be given together")
     try:
         if ca is not None:
             context.load_verify_locations(ca)
         if cert is not None:
-            # An encrypted key would be asked for on the terminal.
+            # The empty password prevents a prompt on the terminal for an encrypted key.
             context.load_cert_chain(cert, key, password="")
-    except OSError as error:  # which ssl.SSLError is, too
+    except OSError as error:  # includes ssl.SSLError
         files = ", ".join(str(path) for path in (ca, cert, key) if path is not None)
         raise OptionError("tls", f"cannot use {files}: {error.strerror or error}") from error
 
@@ -103,7 +103,7 @@ def _load_material(context: ssl.SSLContext, tls: TlsMaterial) -> None:
     try:
         context.load_verify_locations(cadata=tls.ca.decode("ascii"))
         if tls.cert is not None and tls.key is not None:
-            # Python takes these from a file only; nobody else can read it.
+            # Python loads these from files only. The temporary file has mode 0600.
             with tempfile.NamedTemporaryFile() as file:
                 file.write(tls.cert + b"\n" + tls.key)
                 file.flush()

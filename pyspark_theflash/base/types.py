@@ -1,7 +1,7 @@
-"""Identifiers and timestamps that every layer shares.
+"""Identifiers and timestamps shared by all packages.
 
-A TiDB timestamp (TSO) is one 64-bit number: `physical milliseconds << 18 | logical`. It is a plain
-`int` in Python and `uint64` in Arrow; the split into its two parts lives here and nowhere else.
+A TiDB timestamp (TSO) is a 64-bit number: `physical milliseconds << 18 | logical`. It is a plain
+`int` in Python and `uint64` in Arrow; only this module splits it into its two parts.
 """
 
 from dataclasses import dataclass
@@ -12,35 +12,35 @@ TimeStamp = NewType("TimeStamp", int)
 
 SchemaVersion = NewType("SchemaVersion", int)
 TableID = NewType("TableID", int)
-"""A logical table, as TiDB's TableInfo names it."""
+"""Id of a logical table in TiDB's TableInfo."""
 PhysicalTableID = NewType("PhysicalTableID", int)
-"""What rows are stored under: a table without partitions, or one TiDB partition."""
+"""Id under which rows are stored: a table without partitions, or one TiDB partition."""
 ColumnID = NewType("ColumnID", int)
-"""A column for life: a rename keeps it, dropping and adding the same name makes a new one."""
+"""Id of a column: kept by a rename; dropping a column and adding one by its name makes a new id."""
 RegionID = NewType("RegionID", int)
 Generation = NewType("Generation", int)
-"""How many publications the store has seen; grows by one with each."""
+"""Number of publications of a store; increases by one with each."""
 FencingToken = NewType("FencingToken", int)
-"""Grows with every grant of a latch, so that a holder from before can be refused."""
+"""Increases with every grant of a latch, so that a previous holder can be rejected."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegionEpoch:
-    """A region of TiKV in time: one of another epoch may be of other keys or peers."""
+    """Version of a TiKV region; another epoch may have other keys or peers."""
 
     conf_ver: int
-    """Grows when a peer comes or goes."""
+    """Increases when a peer is added or removed."""
     version: int
-    """Grows with a split or a merge."""
+    """Increases with a split or a merge."""
 
 
 LOGICAL_BITS: Final = 18
 MAX_TS: Final = TimeStamp(2**64 - 1)
-"""Above every commit: the `superseded_ts` of a row that nothing has superseded."""
+"""Above every commit_ts: the `superseded_ts` of a row version that is not superseded."""
 
 
 def from_physical_ms(physical_ms: int) -> TimeStamp:
-    """The first timestamp of a millisecond: a read there sees what was committed *before* it.
+    """Return the first timestamp of a millisecond: a read there sees earlier commits only.
 
     TiDB's `AS OF TIMESTAMP` rounds the same way.
     """
@@ -48,5 +48,5 @@ def from_physical_ms(physical_ms: int) -> TimeStamp:
 
 
 def physical_ms(ts: TimeStamp) -> int:
-    """Milliseconds since 1970 UTC at which PD handed out `ts`."""
+    """Return the milliseconds since 1970 UTC at which PD allocated `ts`."""
     return ts >> LOGICAL_BITS

@@ -172,7 +172,7 @@ def test_staleness_is_bounded(load, tmp_path):
         ({"snapshot_ts": 150, "versionAsOf": 150}, "'versionAsOf': cannot be given together"),
         ({"versionAsOf": 1, "timestampAsOf": "2024-01-01Z"}, "'timestampAsOf': cannot be given"),
         ({"snapshot_ts": 150, "max_staleness": 1}, "'max_staleness': cannot be given together"),
-        ({"wait_for_ts": 1}, "'wait_for_ts': waits for nothing without a timestamp"),
+        ({"wait_for_ts": 1}, "'wait_for_ts': has no effect without a timestamp"),
         ({"all_as_text": True, "zero_dates": "null"}, "'zero_dates': cannot be null together"),
         ({"zero_dates": "ignore"}, "'zero_dates': 'ignore' is none of raise, null, string"),
         ({"all_as_text": "yes"}, "'all_as_text': 'yes' is neither true nor false"),

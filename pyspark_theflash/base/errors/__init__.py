@@ -1,12 +1,12 @@
-"""Every error a user can meet.
+"""All errors that this package raises for users.
 
-One root, `TheFlashError`. Two class attributes tell a caller what to do with an instance without
-knowing its class: `retryable` (the same request may succeed later) and `deterministic` (every
-replica of the same input would fail the same way, so trying elsewhere is pointless).
+The root is `TheFlashError`. Two class attributes describe an instance without its class:
+`retryable` (the same request may succeed later) and `deterministic` (every replica of the same
+input fails in the same way, so another replica is no alternative).
 
-Errors cross process borders (Spark workers, spark-submit), so every class hands its constructor's
-arguments unchanged to `Exception.__init__` and formats itself in `__str__`; anything else comes
-back from pickle garbled.
+Errors are pickled between processes (Spark workers, spark-submit). Pickle calls the class with
+`args` again, so every class passes its constructor arguments unchanged to `Exception.__init__` and
+formats the message in `__str__`.
 """
 
 from collections.abc import Iterable
@@ -194,14 +194,14 @@ __all__ = [
 
 
 def rebuilt(name: str, arguments: Iterable[object]) -> TheFlashError | None:
-    """The error of one of these classes that was told as its name and arguments; None if none is.
+    """Construct an error from its class name and arguments; None if there is no such class.
 
     Raises:
-        TypeError, ValueError: these are not the arguments of that class.
+        TypeError, ValueError: The arguments do not fit the class.
     """
-    known = globals().get(name)
-    if not (isinstance(known, type) and issubclass(known, TheFlashError)):
+    error_class = globals().get(name)
+    if not (isinstance(error_class, type) and issubclass(error_class, TheFlashError)):
         return None
-    error = known(*(tuple(each) if isinstance(each, list) else each for each in arguments))
-    str(error)  # which fails if these are not its arguments
+    error = error_class(*(tuple(each) if isinstance(each, list) else each for each in arguments))
+    str(error)  # raises if the arguments do not fit
     return error

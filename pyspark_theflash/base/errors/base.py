@@ -1,4 +1,4 @@
-"""What all errors have in common, and those that any part may raise."""
+"""Root of all errors, and errors that are raised in several packages."""
 
 from typing import ClassVar
 
@@ -10,13 +10,13 @@ class TheFlashError(Exception):
     deterministic: ClassVar[bool] = False
 
     def __init_subclass__(cls) -> None:
-        # Tracebacks and pickles name the module that users import errors from.
+        # Show the public module in tracebacks and pickles.
         if cls.__module__.startswith(__package__):
             cls.__module__ = "pyspark_theflash.errors"
 
 
 class InternalError(TheFlashError):
-    """One of our own invariants is broken: a bug in this package, never the user's input."""
+    """Violation of an internal invariant: a bug in this package, independent of the input."""
 
 
 def invariant(condition: bool, message: str) -> None:
@@ -26,7 +26,7 @@ def invariant(condition: bool, message: str) -> None:
 
 
 class OptionError(TheFlashError):
-    """A setting that is missing, unknown or has a value that cannot be used."""
+    """An option is missing, unknown or has an invalid value."""
 
     deterministic = True
 
@@ -39,13 +39,13 @@ class OptionError(TheFlashError):
 
 
 class UsageError(TheFlashError):
-    """A command line that says too little, too much, or something else."""
+    """Invalid command line."""
 
     deterministic = True
 
 
 class UnsupportedError(TheFlashError):
-    """What TiDB has and this version does not handle; `where` names the table, column or file."""
+    """A feature of TiDB is not supported; `where` names the table, column or file."""
 
     deterministic = True
 
@@ -58,7 +58,7 @@ class UnsupportedError(TheFlashError):
 
 
 class MissingExtraError(TheFlashError):
-    """A package that only some uses need is not installed."""
+    """A package of an optional extra is not installed."""
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(package, extra)
@@ -66,13 +66,13 @@ class MissingExtraError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"{self.package} is not installed; get it with: "
+            f"{self.package} is not installed; install it with: "
             f"pip install 'pyspark-theflash[{self.extra}]'"
         )
 
 
 class LibraryBuildError(TheFlashError):
-    """The C library cannot be made here."""
+    """The C library cannot be built on this machine."""
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
@@ -83,10 +83,10 @@ class LibraryBuildError(TheFlashError):
 
 
 class CodecError(TheFlashError):
-    """Bytes that are not what their encoding says they should be.
+    """Bytes do not conform to their encoding.
 
     `layer` is the encoding ("row v1", "memcomparable bytes"), `offset` the byte at which decoding
-    stopped, `context` a short hex excerpt from there (key and framing bytes, cut to 16) or "".
+    stopped, `context` a short hex excerpt from there (key and framing bytes, at most 16) or "".
     """
 
     deterministic = True
@@ -101,7 +101,7 @@ class CodecError(TheFlashError):
 
 
 class CorruptionError(TheFlashError):
-    """Bytes that fail their checksum or contradict themselves. Nothing is repaired or skipped."""
+    """Stored bytes fail their checksum or are inconsistent. Nothing is repaired or skipped."""
 
     deterministic = True
 
@@ -114,11 +114,11 @@ class CorruptionError(TheFlashError):
 
 
 class BinlogCorruptionError(CorruptionError):
-    """A bad frame in a binlog: wrong magic or checksum, impossible length, unreadable message."""
+    """A bad frame in a binlog: wrong magic or checksum, impossible length, invalid message."""
 
 
 class UnrepresentableValueError(TheFlashError):
-    """A value that TiDB holds and the asked-for form cannot: a zero date as a date, say."""
+    """A value of TiDB cannot be represented in the requested form, e.g. a zero date as a date."""
 
     deterministic = True
 

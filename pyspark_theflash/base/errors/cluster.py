@@ -1,19 +1,19 @@
-"""TiDB's cluster: pumps, PD, TiKV and its regions."""
+"""Errors of TiDB's cluster: pumps, PD, TiKV and its regions."""
 
 from pyspark_theflash.base.errors.base import TheFlashError
 from pyspark_theflash.base.errors.service import ServiceRefusedError, ServiceUnavailableError
 
 
 class PumpUnavailableError(ServiceUnavailableError):
-    """The pump that binlogs are pulled from does not answer."""
+    """The pump that binlogs are pulled from does not respond."""
 
 
 class PumpRefusedError(ServiceRefusedError):
-    """The pump does not give out its binlogs: another cluster, an unknown position, no right to."""
+    """The pump rejects the request: another cluster, an unknown position or no permission."""
 
 
 class OtherPumpError(TheFlashError):
-    """Another pump is registered, so that part of the binlog goes there and not here."""
+    """Another pump is registered, so part of the binlog is written there."""
 
     def __init__(self, node_id: str, state: str) -> None:
         super().__init__(node_id, state)
@@ -22,29 +22,29 @@ class OtherPumpError(TheFlashError):
     def __str__(self) -> str:
         return (
             f"pump {self.node_id} is {self.state}: TiDB writes some of its transactions there, "
-            "and they would be missing here; take it offline, or follow it too, named as it is "
-            "registered in PD"
+            "and they would be missing here; take it offline, or follow it too, under the name "
+            "that it is registered with in PD"
         )
 
 
 class PDUnavailableError(ServiceUnavailableError):
-    """No member of PD answers, or PD has no leader."""
+    """No member of PD responds, or PD has no leader."""
 
 
 class PDRefusedError(ServiceRefusedError):
-    """PD answers with an error."""
+    """PD responds with an error."""
 
 
 class TiKVUnavailableError(ServiceUnavailableError):
-    """A store of TiKV does not answer, or none serves a region, until the deadline."""
+    """A TiKV store does not respond, or no store serves a region, until the deadline."""
 
 
 class TiKVRefusedError(ServiceRefusedError):
-    """A store of TiKV answers with an error that asking again does not mend."""
+    """A TiKV store responds with an error that a retry does not resolve."""
 
 
 class RegionGapError(TheFlashError):
-    """Part of a key range that no region covers: rows there would be missing."""
+    """A part of a key range is not covered by any region, so its rows would be missing."""
 
     retryable = True
 
@@ -58,9 +58,9 @@ class RegionGapError(TheFlashError):
 
 
 class KeyIsLockedError(TheFlashError):
-    """A transaction that began before the snapshot, and of which it is not known how it ended.
+    """A key is locked by a transaction from before the snapshot whose outcome is unknown.
 
-    `where` is the table of a row that it has locked.
+    `where` is the table of the locked row.
     """
 
     retryable = True
@@ -74,7 +74,7 @@ class KeyIsLockedError(TheFlashError):
 
 
 class LockResolveError(TheFlashError):
-    """TiKV says of a transaction what cannot be true of one; nothing was read past its locks."""
+    """TiKV reports an inconsistent transaction; its locks were not skipped."""
 
     def __init__(self, start_ts: int, reason: str) -> None:
         super().__init__(start_ts, reason)
@@ -85,7 +85,7 @@ class LockResolveError(TheFlashError):
 
 
 class RegionNotReadableError(TheFlashError):
-    """A region of TiKV that this store does not have, or that is not to be read just now."""
+    """A TiKV region is not in this store, or cannot be read at present."""
 
     retryable = True
 
@@ -98,7 +98,7 @@ class RegionNotReadableError(TheFlashError):
 
 
 class RegionEpochNotMatchError(TheFlashError):
-    """A region was split or merged since it was looked up; look it up again."""
+    """A region was split or merged since it was looked up; the caller must look it up again."""
 
     retryable = True
 
@@ -111,7 +111,7 @@ class RegionEpochNotMatchError(TheFlashError):
 
 
 class RegionBehindError(TheFlashError):
-    """A region that has not applied its log up to the wanted index in time."""
+    """A region did not apply its log up to the required index in time."""
 
     retryable = True
 
@@ -120,11 +120,11 @@ class RegionBehindError(TheFlashError):
         self.region_id, self.applied, self.wanted = region_id, applied, wanted
 
     def __str__(self) -> str:
-        return f"region {self.region_id} has applied index {self.applied}, {self.wanted} is wanted"
+        return f"region {self.region_id} has applied index {self.applied}, need {self.wanted}"
 
 
 class RaftCommandError(TheFlashError):
-    """A raft command or snapshot that does not follow from what was applied before."""
+    """A raft command or snapshot is inconsistent with what was applied before."""
 
     deterministic = True
 
@@ -137,7 +137,7 @@ class RaftCommandError(TheFlashError):
 
 
 class CacheFullError(TheFlashError):
-    """What waits in memory is more than it may be, and not for the engine to take."""
+    """Open transactions use more memory than the limit, and cannot be written to the engine."""
 
     retryable = True
 
@@ -147,6 +147,6 @@ class CacheFullError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"{self.size_bytes} bytes of transactions that have not ended wait in memory, "
-            f"{self.limit_bytes} are allowed: raise the limit, or commit in smaller pieces"
+            f"{self.size_bytes} bytes of transactions that have not ended are held in memory, "
+            f"the limit is {self.limit_bytes}: raise the limit, or commit in smaller transactions"
         )

@@ -1,11 +1,11 @@
-"""Latches and the tokens that fence."""
+"""Errors of latches and their fencing tokens."""
 
 from pyspark_theflash.base.errors.base import TheFlashError
 from pyspark_theflash.base.timestamp import shown
 
 
 class StaleTokenError(TheFlashError):
-    """A writer whose latch has gone to somebody else tried to write."""
+    """A writer tried to write after its latch was granted to another holder."""
 
     def __init__(self, held: int, current: int) -> None:
         super().__init__(held, current)
@@ -16,7 +16,7 @@ class StaleTokenError(TheFlashError):
 
 
 class LeaseExpiredError(TheFlashError):
-    """A read latch ran out before the read was done; what it pinned may be gone."""
+    """A read latch expired before the read completed; the files it protected may be deleted."""
 
     retryable = True
 
@@ -29,18 +29,18 @@ class LeaseExpiredError(TheFlashError):
 
 
 class LatchNotFoundError(TheFlashError):
-    """No latch of that id, or not any more."""
+    """There is no latch with this id, or it has ended."""
 
     def __init__(self, latch_id: str) -> None:
         super().__init__(latch_id)
         self.latch_id = latch_id
 
     def __str__(self) -> str:
-        return f"no latch {self.latch_id}; it may have run out"
+        return f"no latch {self.latch_id}; it may have expired"
 
 
 class LatchHeldError(TheFlashError):
-    """Somebody else holds what was asked for, or has asked for it earlier, until the wait ended."""
+    """Another holder has the scope, or an earlier request for it, until the wait timed out."""
 
     retryable = True
 
@@ -49,11 +49,11 @@ class LatchHeldError(TheFlashError):
         self.scope, self.holder = scope, holder
 
     def __str__(self) -> str:
-        return f"no latch on {self.scope}: there is the {self.holder}"
+        return f"no latch on {self.scope}: blocked by the {self.holder}"
 
 
 class LatchOrderError(TheFlashError):
-    """A wait that could last for ever: who holds a latch waits only for scopes behind it."""
+    """A potential deadlock: a latch holder may only wait for scopes that are ordered later."""
 
     deterministic = True
 
@@ -63,13 +63,13 @@ class LatchOrderError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"while {self.held} is held, {self.wanted} cannot be waited for, as others may wait "
-            "the other way round: release it first, or take latches in the order of their scopes"
+            f"cannot wait for {self.wanted} while holding {self.held}, as others may wait in the "
+            "opposite order: release it first, or acquire latches in the order of their scopes"
         )
 
 
 class LatchLostError(TheFlashError):
-    """What was to be done under a latch came after the latch had ended; nothing was done."""
+    """An operation under a latch came after the latch had ended; it was not executed."""
 
     def __init__(self, latch_id: str, token: int) -> None:
         super().__init__(latch_id, token)
@@ -77,6 +77,6 @@ class LatchLostError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"latch {self.latch_id} with fencing token {self.token} has ended, and somebody else "
-            "may hold what it was for: take another"
+            f"latch {self.latch_id} with fencing token {self.token} has ended, and its scope may "
+            "have another holder: acquire a new latch"
         )

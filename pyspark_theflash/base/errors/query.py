@@ -1,10 +1,10 @@
-"""Queries."""
+"""Errors of SQL queries."""
 
 from pyspark_theflash.base.errors.base import TheFlashError
 
 
 class SqlError(TheFlashError):
-    """A query that the SQL engine refuses, or fails to run."""
+    """The SQL engine rejected a query, or failed to run it."""
 
     deterministic = True
 
@@ -17,11 +17,11 @@ class SqlError(TheFlashError):
 
 
 class SqlOverflowError(SqlError):
-    """A number in a query that does not fit the type it is computed in."""
+    """A number in a query is out of range of the type it is computed in."""
 
 
 class SqlMemoryError(TheFlashError):
-    """A query that needs more memory than it may take."""
+    """A query needs more memory than its limit."""
 
     def __init__(self, memory_mb: int) -> None:
         super().__init__(memory_mb)
@@ -29,17 +29,17 @@ class SqlMemoryError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"the query needs more than the {self.memory_mb} MiB of memory that it may take; "
-            "allow it more, or ask for fewer rows or groups"
+            f"the query needs more memory than its limit of {self.memory_mb} MiB; "
+            "raise the limit, or query fewer rows or groups"
         )
 
 
 class SqlTimeoutError(TheFlashError):
-    """A query that was not done in the time it was given."""
+    """A query did not complete within its timeout."""
 
     def __init__(self, timeout_ms: int) -> None:
         super().__init__(timeout_ms)
         self.timeout_ms = timeout_ms
 
     def __str__(self) -> str:
-        return f"the query was not done within {self.timeout_ms / 1000:g} s, and was stopped"
+        return f"the query did not complete within {self.timeout_ms / 1000:g} s and was stopped"

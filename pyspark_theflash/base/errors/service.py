@@ -1,10 +1,10 @@
-"""Calls of services, and what becomes of them."""
+"""Errors of service calls."""
 
 from pyspark_theflash.base.errors.base import TheFlashError
 
 
 class ServiceUnavailableError(TheFlashError):
-    """A server that does not answer, or says itself that it cannot just now."""
+    """A server does not respond, or reports that it is temporarily unavailable."""
 
     retryable = True
 
@@ -17,7 +17,7 @@ class ServiceUnavailableError(TheFlashError):
 
 
 class ServiceRefusedError(TheFlashError):
-    """A server that answers, with an error that asking again does not mend."""
+    """A server responds with an error that a retry does not resolve."""
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(address, reason)
@@ -28,11 +28,11 @@ class ServiceRefusedError(TheFlashError):
 
 
 class StreamCutError(ServiceUnavailableError):
-    """Rows that stopped before their end was told; what came is not the whole answer."""
+    """A stream of rows ended before its end marker; the received rows are incomplete."""
 
 
 class ProtocolError(TheFlashError):
-    """What comes over a connection is not what was agreed on: no frame, a wrong one, too large."""
+    """Data on a connection violates the protocol: no frame, an unexpected or too large one."""
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(address, reason)
@@ -43,7 +43,7 @@ class ProtocolError(TheFlashError):
 
 
 class AuthenticationError(TheFlashError):
-    """A server that does not know who is calling: no token, or not one of its own."""
+    """A server cannot authenticate the caller: the token is missing or unknown."""
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(address, reason)
@@ -54,29 +54,29 @@ class AuthenticationError(TheFlashError):
 
 
 class RoleError(TheFlashError):
-    """A call that the caller's token is not good for."""
+    """The role of the caller's token does not permit a call."""
 
     def __init__(self, method: str, needed: str, role: str) -> None:
         super().__init__(method, needed, role)
         self.method, self.needed, self.role = method, needed, role
 
     def __str__(self) -> str:
-        return f"{self.method} needs a token with role {self.needed}, and this one has {self.role}"
+        return f"{self.method} needs a token with role {self.needed}, this one has {self.role}"
 
 
 class UnknownMethodError(TheFlashError):
-    """A call that the server does not have; it may be of another version."""
+    """The server does not have a method; it may be another version."""
 
     def __init__(self, method: str) -> None:
         super().__init__(method)
         self.method = method
 
     def __str__(self) -> str:
-        return f"there is no call {self.method!r}"
+        return f"there is no method {self.method!r}"
 
 
 class TicketError(TheFlashError):
-    """A ticket or handle that this store did not give out, or not as it is now."""
+    """A ticket or handle was not issued by this store, or was modified."""
 
     def __init__(self, what: str, reason: str) -> None:
         super().__init__(what, reason)
@@ -87,7 +87,7 @@ class TicketError(TheFlashError):
 
 
 class DeadlineExceededError(TheFlashError):
-    """A call that was not done by its deadline."""
+    """A call did not complete by its deadline."""
 
     retryable = True
 
@@ -100,7 +100,7 @@ class DeadlineExceededError(TheFlashError):
 
 
 class CallCancelledError(TheFlashError):
-    """A call that its caller gave up."""
+    """A call was cancelled by its caller."""
 
     def __init__(self, method: str) -> None:
         super().__init__(method)

@@ -1,11 +1,11 @@
-"""What a writer is told: binlogs, schemas, transactions, rows."""
+"""Errors of the replicated data: binlogs, schemas, transactions, rows."""
 
 from pyspark_theflash.base.errors.base import TheFlashError
 from pyspark_theflash.base.timestamp import shown
 
 
 class ClusterMismatchError(TheFlashError):
-    """A binlog, or a server, of another TiDB cluster than the one this is for."""
+    """A binlog or server belongs to another TiDB cluster than expected."""
 
     deterministic = True
 
@@ -18,7 +18,7 @@ class ClusterMismatchError(TheFlashError):
 
 
 class NoPartitionError(TheFlashError):
-    """Rows that no partition of their table takes, by the partitions of the schema at hand."""
+    """Rows do not belong to any partition of their table in the current schema."""
 
     deterministic = True
 
@@ -34,7 +34,7 @@ class NoPartitionError(TheFlashError):
 
 
 class UnknownPartitionError(TheFlashError):
-    """A transaction from around a change of partitions, of which nobody can tell where it wrote."""
+    """It is unknown to which partitions a transaction around a change of partitions wrote."""
 
     deterministic = True
 
@@ -45,14 +45,15 @@ class UnknownPartitionError(TheFlashError):
     def __str__(self) -> str:
         return (
             f"{self.table}: transaction start_ts={self.start_ts} commit_ts={self.commit_ts} wrote "
-            "by the partitions before a change of them or by those after, and the binlog does not "
-            "tell; with --schema tidb:... TiKV is asked while it remembers, --guess-partitions "
-            "takes the likelier ones, and --exclude leaves the table out of a new store"
+            "either by the partitions before a change or by those after it, which the binlog does "
+            "not record; --schema tidb:... looks it up in TiKV unless garbage collected, "
+            "--guess-partitions assumes the likelier ones, and --exclude leaves the table out of a "
+            "new store"
         )
 
 
 class UnknownCopyError(TheFlashError):
-    """Nobody can tell which rows REORGANIZE PARTITION copied of those written while it ran."""
+    """It is unknown which rows written during REORGANIZE PARTITION were also copied by it."""
 
     deterministic = True
 
@@ -63,15 +64,15 @@ class UnknownCopyError(TheFlashError):
     def __str__(self) -> str:
         return (
             f"{self.table}: REORGANIZE PARTITION ended at {self.ts}; {self.rows} rows without a "
-            "clustered key were written while it ran, and the binlog does not tell which of them "
-            "TiDB copied to the new partitions beside the second row that it wrote there; with "
-            "--schema tidb:... TiKV is asked while it remembers, --guess-partitions takes it that "
-            "none was, and --exclude leaves the table out of a new store"
+            "clustered key were written while it ran, and the binlog does not record which of them "
+            "TiDB also copied to the new partitions, besides writing them there a second time; "
+            "--schema tidb:... looks it up in TiKV unless garbage collected, --guess-partitions "
+            "assumes that none was copied, and --exclude leaves the table out of a new store"
         )
 
 
 class UnmatchedPrewriteError(TheFlashError):
-    """Input vouched complete up to `until_ts` holds a transaction from before without its end."""
+    """Input that is declared complete up to `until_ts` has transactions without their end."""
 
     def __init__(self, until_ts: int, start_ts: int, count: int) -> None:
         super().__init__(until_ts, start_ts, count)
@@ -79,14 +80,14 @@ class UnmatchedPrewriteError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"{self.count} transaction(s) below {shown(self.until_ts)} have a prewrite or a commit "
-            f"only, the first at start_ts {shown(self.start_ts)}: the input is not complete up to "
-            "there"
+            f"{self.count} transaction(s) below {shown(self.until_ts)} have only a prewrite or "
+            f"only a commit, the first at start_ts {shown(self.start_ts)}: the input is not "
+            "complete up to that timestamp"
         )
 
 
 class SchemaOutdatedError(TheFlashError):
-    """The schema history lacks what a row needs: its table, a column, its schema version."""
+    """The schema history does not have the table, column or schema version of a row."""
 
     def __init__(self, what: str, ts: int) -> None:
         super().__init__(what, ts)
@@ -100,7 +101,7 @@ class SchemaOutdatedError(TheFlashError):
 
 
 class SchemaConflictError(TheFlashError):
-    """A schema file that contradicts the schema history the store already has."""
+    """A schema source contradicts the schema history in the store."""
 
     deterministic = True
 
@@ -113,7 +114,7 @@ class SchemaConflictError(TheFlashError):
 
 
 class SchemaFileError(TheFlashError):
-    """A schema or base file that cannot be read as one."""
+    """A schema or base file cannot be read or parsed."""
 
     deterministic = True
 
@@ -126,7 +127,7 @@ class SchemaFileError(TheFlashError):
 
 
 class SchemaSourceError(TheFlashError):
-    """What answers at an address is not the TiDB that the schema was to come from."""
+    """The server at an address is not the expected source of the schema."""
 
     def __init__(self, address: str, reason: str) -> None:
         super().__init__(address, reason)
@@ -137,7 +138,7 @@ class SchemaSourceError(TheFlashError):
 
 
 class TransactionConflictError(TheFlashError):
-    """A transaction came again, and not as it was applied before."""
+    """A transaction was received again with different content."""
 
     deterministic = True
 
@@ -150,7 +151,7 @@ class TransactionConflictError(TheFlashError):
 
 
 class RowMissingError(TheFlashError):
-    """A commit whose row has not come yet: a snapshot takes its parts at different moments."""
+    """The row of a commit is not received yet: parts of a snapshot arrive at different times."""
 
     retryable = True
 
@@ -159,4 +160,4 @@ class RowMissingError(TheFlashError):
         self.table, self.commit_ts = table, commit_ts
 
     def __str__(self) -> str:
-        return f"table {self.table}: the row of the commit at {self.commit_ts} is yet to come"
+        return f"table {self.table}: the row of the commit at {self.commit_ts} has not arrived"

@@ -1,26 +1,26 @@
-"""Stores: where they are, who holds them, what can be read of them."""
+"""Errors of stores: opening them, writing to them, reading tables."""
 
 from typing import Final
 
 from pyspark_theflash.base.errors.base import TheFlashError
 from pyspark_theflash.base.timestamp import shown
 
-_MOST_TOLD: Final = 10
+_MAX_LISTED: Final = 10
 
 
 class StoreNotFoundError(TheFlashError):
-    """No store at that path."""
+    """There is no store at the path."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
         self.path = path
 
     def __str__(self) -> str:
-        return f"no store at {self.path}; make one with: theflash init {self.path}"
+        return f"no store at {self.path}; create one with: theflash init {self.path}"
 
 
 class StoreExistsError(TheFlashError):
-    """`init` on a path that already holds something."""
+    """The path for a new store exists and is not an empty folder."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -44,7 +44,7 @@ class StoreInUseError(TheFlashError):
 
 
 class RaftFedError(TheFlashError):
-    """A store that TiKV feeds, met without the process that it feeds it through."""
+    """A store that TiKV feeds was opened without the process that serves it."""
 
     def __init__(self, path: str) -> None:
         super().__init__(path)
@@ -52,13 +52,13 @@ class RaftFedError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"{self.path} is fed by TiKV, and its files are not all of it: read it through the "
+            f"{self.path} is fed by TiKV, and its files do not have all rows: read it through the "
             "address that theflash learn serves"
         )
 
 
 class FeedConflictError(TheFlashError):
-    """A write of what another feed writes, or a read where it is not known which one did.
+    """A write conflicts with another feed, or it is unknown which feed wrote.
 
     `subject` is the store or a table.
     """
@@ -74,7 +74,7 @@ class FeedConflictError(TheFlashError):
 
 
 class StoreFormatError(TheFlashError):
-    """The store was written in a format that this version does not know. Nothing was changed."""
+    """The store has a format that this version does not support. Nothing was changed."""
 
     deterministic = True
 
@@ -90,7 +90,7 @@ class StoreFormatError(TheFlashError):
 
 
 class StoreMismatchError(TheFlashError):
-    """A scan task met another store, or another state of it, than the one it was planned on."""
+    """A scan task was run on another store, or another state of it, than it was planned on."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -101,7 +101,7 @@ class StoreMismatchError(TheFlashError):
 
 
 class StoreReplacedError(TheFlashError):
-    """Another store, or an older state of it, came in the place of one that was open."""
+    """An open store was replaced by another store or by an older state of it."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -112,7 +112,7 @@ class StoreReplacedError(TheFlashError):
 
 
 class StoreFullError(TheFlashError):
-    """No room on the store's disk. Reads go on; writes may be tried again when there is room."""
+    """The store's disk is full. Reads continue; writes can be retried when there is space."""
 
     retryable = True
 
@@ -125,7 +125,7 @@ class StoreFullError(TheFlashError):
 
 
 class SpoolFullError(TheFlashError):
-    """The spool has its limit's worth of binlogs that are not applied yet: back-pressure."""
+    """The spool has reached its size limit of unapplied binlogs; used for back-pressure."""
 
     retryable = True
 
@@ -135,13 +135,13 @@ class SpoolFullError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"{self.path} holds {self.size_bytes} bytes of binlog, and may hold {self.limit_bytes}:"
+            f"{self.path} holds {self.size_bytes} bytes of binlog, the limit is {self.limit_bytes}:"
             " is the writer running?"
         )
 
 
 class EngineError(TheFlashError):
-    """The storage engine could not do its work, an I/O error for example."""
+    """The storage engine failed, for example with an I/O error."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -152,7 +152,7 @@ class EngineError(TheFlashError):
 
 
 class TableNotFoundError(TheFlashError):
-    """No such table at that timestamp."""
+    """The table does not exist at the timestamp."""
 
     def __init__(self, table: str, snapshot_ts: int) -> None:
         super().__init__(table, snapshot_ts)
@@ -163,7 +163,7 @@ class TableNotFoundError(TheFlashError):
 
 
 class TableNotReplicatedError(TheFlashError):
-    """A table that TiDB has and the store was told to leave out."""
+    """The table exists in TiDB, but the store is configured to exclude it."""
 
     def __init__(self, table: str) -> None:
         super().__init__(table)
@@ -172,14 +172,14 @@ class TableNotReplicatedError(TheFlashError):
     def __str__(self) -> str:
         return (
             f"{self.table} is not replicated: the writer's --include and --exclude left it out "
-            "under its first name; to read it, make the store anew with patterns that include it"
+            "under its first name; to read it, create a new store with patterns that include it"
         )
 
 
 class TableNotLoadedError(TheFlashError):
-    """A table with rows from before its changes were followed, which nobody has loaded.
+    """A table has rows from before its changes were replicated, which were not loaded.
 
-    They are those of `source`, which is the table or one whose partition it has taken.
+    They are the rows of `source`: the table, or the former owner of one of its partitions.
     """
 
     deterministic = True
@@ -190,14 +190,14 @@ class TableNotLoadedError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"{self.table} lacks the rows from before: {self.source} {self.reason}; make the store "
-            f"anew with a --base that has {self.source} and patterns that include it, or, if it "
-            f"had no rows, give the writer --assume-empty {self.source}"
+            f"{self.table} is missing its initial rows: {self.source} {self.reason}; create a new "
+            f"store with a --base that has {self.source} and patterns that include it or, if it "
+            f"had no rows, start the writer with --assume-empty {self.source}"
         )
 
 
 class TableSetAsideError(TheFlashError):
-    """A read of a table at or above the commit from which on its rows are not known."""
+    """A read at or above the commit from which on a table's rows are unknown."""
 
     deterministic = True
 
@@ -207,16 +207,16 @@ class TableSetAsideError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"{self.table} is set aside from {shown(self.ts)} on, and can be read below that only: "
-            f"{self.reason}; to have all of it again, make the store anew, or let TiDB copy its "
-            "rows to a table made for that (CREATE TABLE ... LIKE, INSERT ... SELECT, RENAME TABLE)"
+            f"{self.table} is set aside from {shown(self.ts)} on, and can be read only below that: "
+            f"{self.reason}; to read all of it again, create a new store, or copy its rows in TiDB "
+            "to a new table (CREATE TABLE ... LIKE, INSERT ... SELECT, RENAME TABLE)"
         )
 
 
 class RegionNotFoundError(TheFlashError):
-    """A region that is not there, or not any more: it was split, merged with another or purged.
+    """A region does not exist, or no longer: it was split, merged with another or purged.
 
-    A region's id stands for one range of handles for ever.
+    A region id always stands for the same range of handles.
     """
 
     def __init__(self, physical_id: int, region_id: int) -> None:
@@ -225,13 +225,13 @@ class RegionNotFoundError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"physical table {self.physical_id} has no region {self.region_id}, or has it no "
-            "longer: look at its regions again"
+            f"physical table {self.physical_id} has no region {self.region_id}, or no longer: "
+            "list its regions again"
         )
 
 
 class ColumnNotFoundError(TheFlashError):
-    """A column that the table does not have at that timestamp."""
+    """The table does not have the column at the timestamp."""
 
     def __init__(self, table: str, column: str, known: tuple[str, ...]) -> None:
         super().__init__(table, column, known)
@@ -242,7 +242,7 @@ class ColumnNotFoundError(TheFlashError):
 
 
 class NotCaughtUpError(TheFlashError):
-    """The store has not applied everything up to the wanted timestamp yet."""
+    """The store has not applied everything up to the requested timestamp yet."""
 
     retryable = True
 
@@ -258,7 +258,7 @@ class NotCaughtUpError(TheFlashError):
 
 
 class SnapshotTooOldError(TheFlashError):
-    """The timestamp lies below the oldest one the store can answer."""
+    """The timestamp is below the oldest one that the store can read."""
 
     deterministic = True
 
@@ -274,7 +274,7 @@ class SnapshotTooOldError(TheFlashError):
 
 
 class PurgedError(TheFlashError):
-    """A table that TiDB recovered after its rows had been collected as garbage here."""
+    """TiDB recovered a table whose rows were already garbage collected here."""
 
     deterministic = True
 
@@ -284,15 +284,15 @@ class PurgedError(TheFlashError):
 
     def __str__(self) -> str:
         return (
-            f"{self.table} was dropped, and its rows went with the garbage collection up to "
-            f"{shown(self.safe_point)}; TiDB has recovered it since, this store cannot"
+            f"{self.table} was dropped, and garbage collection up to {shown(self.safe_point)} "
+            "removed its rows; TiDB has recovered it since, this store cannot"
         )
 
 
 class UpkeepError(TheFlashError):
-    """A command over all tables that failed for some of them; the others are done.
+    """A command over all tables failed for some of them; it is done for the others.
 
-    `first` is the name of the first error, `failures` are one text a table.
+    `first` is the class name of the first error; `failures` has one text per failed table.
     """
 
     def __init__(self, verb: str, first: str, failures: tuple[str, ...]) -> None:
@@ -301,13 +301,13 @@ class UpkeepError(TheFlashError):
 
     def __str__(self) -> str:
         count = len(self.failures)
-        told = "; ".join(self.failures[:_MOST_TOLD])
-        more = f"; and {count - _MOST_TOLD} more" if count > _MOST_TOLD else ""
-        return f"{self.verb} failed for {count} table(s), and is done for all others: {told}{more}"
+        listed = "; ".join(self.failures[:_MAX_LISTED])
+        more = f"; and {count - _MAX_LISTED} more" if count > _MAX_LISTED else ""
+        return f"{self.verb} failed for {count} table(s); it is done for others: {listed}{more}"
 
 
 class PurgedRangeError(TheFlashError):
-    """A read that reaches into a range of handles whose rows an operator has purged."""
+    """A read includes a range of handles whose rows an operator has purged."""
 
     deterministic = True
 
@@ -319,12 +319,12 @@ class PurgedRangeError(TheFlashError):
         start, end = self.start or "the first", self.end or "the last"
         return (
             f"{self.table}: the rows of physical table {self.physical_id} with handles from "
-            f"{start} to {end} were purged; a condition on the primary key can leave them out"
+            f"{start} to {end} were purged; a condition on the primary key can exclude them"
         )
 
 
 class CommandTimeoutError(TheFlashError):
-    """The store's writer did not answer a command in time."""
+    """The store's writer did not respond to a command in time."""
 
     retryable = True
 
@@ -333,4 +333,4 @@ class CommandTimeoutError(TheFlashError):
         self.verb, self.holder, self.state = verb, holder, state
 
     def __str__(self) -> str:
-        return f"{self.verb} was handed to {self.holder}, which {self.state}"
+        return f"{self.verb} was sent to {self.holder}, which {self.state}"

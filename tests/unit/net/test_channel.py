@@ -22,5 +22,5 @@ def test_without_grpcio(module):
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True
     )
-    hint = "grpcio is not installed; get it with: pip install 'pyspark-theflash[server]'"
+    hint = "grpcio is not installed; install it with: pip install 'pyspark-theflash[server]'"
     assert done.stdout.strip() == hint
