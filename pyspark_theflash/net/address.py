@@ -1,4 +1,4 @@
-"""Where a server is: `unix:PATH` or `HOST:PORT`, which users write as `theflash://HOST:PORT`."""
+"""Server addresses: `unix:PATH` or `HOST:PORT`, which users write as `theflash://HOST:PORT`."""
 
 import os
 import stat
@@ -9,17 +9,17 @@ from pyspark_theflash.base.errors import OptionError
 
 UNIX: Final = "unix:"
 SCHEME: Final = "theflash://"
-# What fits into a socket's address, its end included.
+# Capacity of a unix socket address without its terminating zero.
 PATH_BYTES_MAX: Final = 107
 
 
 def is_address(place: str) -> bool:
-    """Whether a store's place is a server's address, as users write it, and no folder."""
+    """Return whether the location of a store is a server address and not a folder."""
     return place.startswith((SCHEME, UNIX))
 
 
 def is_host_port(address: str) -> bool:
-    """Whether an address is of the form HOST:PORT; whether there is such a host is not known."""
+    """Return whether an address has the form HOST:PORT; the host is not looked up."""
     host, _, port = address.rpartition(":")
     if not (host.isascii() and host.isprintable() and port.isascii() and port.isdigit()):
         return False
@@ -27,13 +27,13 @@ def is_host_port(address: str) -> bool:
 
 
 def split_host_port(address: str) -> tuple[str, int]:
-    """Host, without an IPv6 address's brackets, and port of a HOST:PORT."""
+    """Split HOST:PORT into the host, without the brackets of an IPv6 address, and the port."""
     host, _, port = address.rpartition(":")
     return host.strip("[]"), int(port)
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `OptionError` unless nobody else could put a socket of theirs in the place of ours."""
+    """Raise `OptionError` if another user could replace a socket in `folder`."""
     try:
         status = folder.stat()
     except OSError as error:

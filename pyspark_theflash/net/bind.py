@@ -1,8 +1,8 @@
-"""Sockets that are safe to listen on.
+"""Listening sockets with access control.
 
-unix:PATH     a socket of mode 0600, in a folder that is ours and that others cannot write to: who
-              can open it may do everything, unless there are tokens
-HOST:PORT     with tokens; of this machine only, unless there are certificates too
+unix:PATH     a socket of mode 0600, in a folder that is owned by this user and that others cannot
+              write to: whoever can open it has full access, unless there are tokens
+HOST:PORT     requires tokens; on the loopback interface only, unless there are certificates too
 """
 
 import contextlib
@@ -30,7 +30,7 @@ _BACKLOG: Final = 128
 
 
 def check_safe(address: str, *, has_tls: bool, has_tokens: bool) -> None:
-    """Raise `OptionError` unless only those can come in at `address` who show who they are."""
+    """Raise `OptionError` unless callers must authenticate to connect to `address`."""
     if address.startswith(UNIX):
         if has_tls:
             raise OptionError(_OPTION, "a unix socket takes no certificates")
@@ -39,29 +39,29 @@ def check_safe(address: str, *, has_tls: bool, has_tokens: bool) -> None:
         raise OptionError(_OPTION, f"{address!r} is not of the form HOST:PORT or unix:PATH")
     host, _ = split_host_port(address)
     if not has_tokens:
-        raise OptionError(_OPTION, f"{address} is open to everybody on a machine: give tokens")
+        raise OptionError(_OPTION, f"{address} is open to all users of a machine: give tokens")
     if not has_tls and not is_loopback(host):
         reason = f"{host} is open to other machines: give certificates, or listen on 127.0.0.1"
         raise OptionError(_OPTION, reason)
 
 
 def check_names(allowed: Sequence[str], tls: ServerTls | None) -> None:
-    """Raise `OptionError` where names of callers are wanted that nobody shows."""
+    """Raise `OptionError` if caller names are required, but client certificates are not."""
     if allowed and (tls is None or tls.ca is None):
         raise OptionError("allow", "names are in callers' certificates: give --ca")
 
 
 @dataclass(frozen=True, slots=True)
 class BoundSocket:
-    """A listening socket, and its address with the port that was chosen for port 0."""
+    """Listening socket, and its address with the port that was chosen for port 0."""
 
     sock: socket.socket
     address: str
     inode: int | None = None
-    """Of a unix socket: what is at its path is ours only if it is this."""
+    """Inode of a unix socket, to recognise whether the file at its path is still this socket."""
 
     def close(self) -> None:
-        """Listen no more."""
+        """Stop listening, and remove a unix socket."""
         self.sock.close()
         if self.inode is not None:
             path = Path(self.address.removeprefix(UNIX))
@@ -71,17 +71,17 @@ class BoundSocket:
 
 
 def bind(address: str) -> BoundSocket:
-    """Listen on an address that `check_safe` has let pass.
+    """Listen on an address that `check_safe` has accepted.
 
     Raises:
-        OptionError: the address is taken or is not one of ours.
+        OptionError: The address is in use or cannot be used.
     """
     if address.startswith(UNIX):
         return _bind_unix(Path(address.removeprefix(UNIX)).absolute())
     host, port = split_host_port(address)
     try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, place = found[0]
+        infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        family, _, _, _, place = infos[0]
         sock = socket.create_server(place[:2], family=family, backlog=_BACKLOG)
     except OSError as error:
         raise OptionError(_OPTION, f"cannot listen on {address}: {error.strerror}") from error
@@ -89,19 +89,19 @@ def bind(address: str) -> BoundSocket:
 
 
 def make_way(path: Path) -> None:
-    """Check that a unix socket may be made at `path`, and remove one that nobody listens on.
+    """Check that a unix socket can be created at `path`, and remove a stale one.
 
     Raises:
-        OptionError: it may not.
+        OptionError: The path cannot be used, or a process listens on it.
     """
     if len(os.fsencode(path)) > PATH_BYTES_MAX:
-        raise OptionError(_OPTION, f"{path} is longer than the {PATH_BYTES_MAX} bytes of a socket")
+        raise OptionError(_OPTION, f"{path} exceeds the {PATH_BYTES_MAX} bytes of a socket address")
     check_folder(path.parent)
     _remove_stale(path)
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches it."""
+    """Return whether a host is reachable from this machine only."""
     if host == "localhost":
         return True
     with contextlib.suppress(ValueError):
@@ -111,11 +111,11 @@ def is_loopback(host: str) -> bool:
 
 def _bind_unix(path: Path) -> BoundSocket:
     check_folder(path.parent)
-    # Of several that begin at once, each must see what the one before has made.
+    # Serialize processes that start at the same time, so that each sees the others' sockets.
     with _folder_locked(path.parent):
         make_way(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # The socket must not be open to others for a moment.
+        # Restrict the mode at creation, so that the socket is never accessible to others.
         mask = os.umask(0o177)
         try:
             sock.bind(str(path))
@@ -139,10 +139,10 @@ def _folder_locked(folder: Path) -> Iterator[None]:
 
 
 def _remove_stale(path: Path) -> None:
-    """Make way for a new socket, but not in the place of one that is in use."""
+    """Remove an unused socket at `path`; raise if it is in use."""
     if not path.is_socket():
         if path.exists():
-            raise OptionError(_OPTION, f"{path} is there already, and is no socket")
+            raise OptionError(_OPTION, f"{path} exists and is not a socket")
         return
     with socket.socket(socket.AF_UNIX) as probe:
         try:

@@ -1,6 +1,6 @@
-"""Connections to gRPC servers, and what their failures mean.
+"""gRPC channels, and classification of their errors.
 
-Everything that needs `grpcio` gets it from here, so that its absence is one error.
+All modules import `grpc` from here, so that a missing `grpcio` raises one error.
 """
 
 from typing import Final
@@ -32,10 +32,10 @@ _TRANSIENT: Final = frozenset(
 
 
 def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) -> grpc.Channel:
-    """A channel to `unix:PATH` or `HOST:PORT`, which connects when it is first used.
+    """Return a channel to `unix:PATH` or `HOST:PORT`, which connects on first use.
 
     Raises:
-        OptionError: the address or the certificates cannot be used.
+        OptionError: The address or the certificates are invalid.
     """
     is_socket = address.startswith(UNIX)
     if not (address.isprintable() and tls is None if is_socket else is_host_port(address)):
@@ -45,10 +45,10 @@ def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) 
         ("grpc.max_receive_message_length", max_message_bytes),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.initial_reconnect_backoff_ms", 100),
-        # The least time that connecting may take, in spite of its name.
+        # Despite its name, this is the minimum connect timeout.
         ("grpc.min_reconnect_backoff_ms", _CONNECT_MS),
         ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS_MAX),
-        # Channels to one server would share a connection, and a dead one with it.
+        # Otherwise channels to the same server share a connection, even a dead one.
         ("grpc.use_local_subchannel_pool", 1),
         ("grpc.enable_http_proxy", 0),
     ]
@@ -60,10 +60,10 @@ def open_channel(address: str, tls: TlsFiles | None, *, max_message_bytes: int) 
 
 
 def connects(channel: grpc.Channel, timeout_ms: int) -> bool:
-    """Whether a server answers within a time.
+    """Return whether a server responds within the timeout.
 
-    It is asked for something that it does not have, and that it says so is the answer. (A channel
-    tells its state only through a thread of its own, which outlives the channel and complains.)
+    Calls a method that does not exist: an error about that is a response. (Watching the channel's
+    state needs a gRPC thread that outlives the channel and logs errors.)
     """
     try:
         channel.unary_unary(_NO_METHOD)(b"", timeout=timeout_ms / 1000, wait_for_ready=True)
@@ -73,10 +73,10 @@ def connects(channel: grpc.Channel, timeout_ms: int) -> bool:
 
 
 def is_transient(error: grpc.RpcError) -> bool:
-    """Whether the same call may succeed later, or on another connection."""
+    """Return whether the same call may succeed later, or on another connection."""
     return error.code() in _TRANSIENT
 
 
 def describe(error: grpc.RpcError) -> str:
-    """What a failed call says, cut to a length fit for an error."""
+    """Format the error of a failed call, truncated for use in an error message."""
     return f"{error.code().name}: {error.details()}"[:_REASON_CHARS]

@@ -1,7 +1,8 @@
-"""Where a server may listen: only where nobody comes in who has not shown who he is.
+"""Listening addresses of gRPC servers, restricted to authenticated callers.
 
-unix:PATH     a socket of mode 0600, in a folder that is ours and that others cannot write to
-HOST:PORT     of this machine only, unless there are certificates; then callers show theirs too
+unix:PATH     a socket of mode 0600, in a folder that is owned by this user and that others cannot
+              write to
+HOST:PORT     on the loopback interface only, unless there are certificates; then clients need one
 """
 
 import os
@@ -18,10 +19,10 @@ _OPTION: Final = "listen"
 
 
 def listen(server: grpc.Server, address: str, tls: TlsFiles | None) -> str:
-    """Bind `server`; returns the address with the port that was chosen for port 0.
+    """Bind `server`; return the address with the port that was chosen for port 0.
 
     Raises:
-        OptionError: the address is not one, is taken, or is not safe to listen on.
+        OptionError: The address is invalid, in use, or not safe to listen on.
     """
     if address.startswith(UNIX):
         if tls is not None:
@@ -39,10 +40,10 @@ def listen(server: grpc.Server, address: str, tls: TlsFiles | None) -> str:
 def bind_server(
     server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None
 ) -> str:
-    """Bind `server` to an address that is known to be safe; returns it as `listen` does.
+    """Bind `server` to an address that was checked to be safe; return it as `listen` does.
 
     Raises:
-        OptionError: the address is taken.
+        OptionError: The address is in use.
     """
     if address.startswith(UNIX):
         path = Path(address.removeprefix(UNIX)).absolute()
@@ -72,7 +73,7 @@ def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
 
 def _listen_unix(server: grpc.Server, path: Path) -> None:
     make_way(path)
-    # gRPC makes the socket; it must not be open to others for a moment.
+    # gRPC creates the socket. Restrict the mode at creation, so that others never have access.
     mask = os.umask(0o177)
     try:
         server.add_insecure_port(f"{UNIX}{path}")

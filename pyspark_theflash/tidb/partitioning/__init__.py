@@ -1,1 +1,1 @@
-"""Where rows are placed."""
+"""Partition of each row by TiDB's partitioning: RANGE, LIST, HASH, KEY."""

@@ -1,6 +1,6 @@
-"""Which TiDB partition a row belongs to, computed from the table's partition definition.
+"""TiDB partition of each row, computed from the table's partition definition.
 
-A binlog names the logical table only, so this is what decides where a row is stored.
+A binlog contains only the logical table id, so the physical table of a row is computed here.
 """
 
 import weakref
@@ -22,15 +22,15 @@ from pyspark_theflash.tidb.partitioning.placement import NO_PARTITION, Placement
 from pyspark_theflash.tidb.schema.generated import stored_inputs, typed_columns
 from pyspark_theflash.tidb.schema.model import ColumnInfo, PartitionInfo, PartitionType, TableInfo
 
-# By identity: a TableInfo is large, and the same object for all rows written under it.
+# By object id: a TableInfo is large, and all rows written under it share one object.
 _PLACEMENTS: dict[int, Placement | None] = {}
 
 
 def partition_columns(table: TableInfo) -> tuple[ColumnInfo, ...]:
-    """The stored columns that place the table's rows; none where it has no partitions.
+    """Return the stored columns that determine the partition; none for an unpartitioned table.
 
     Raises:
-        UnsupportedError: the table is partitioned in a way that is not understood.
+        UnsupportedError: The partitioning is not supported.
     """
     placement = _placement(table)
     return stored_inputs(table, placement.columns) if placement else ()
@@ -39,26 +39,28 @@ def partition_columns(table: TableInfo) -> tuple[ColumnInfo, ...]:
 def assign_partitions(
     table: TableInfo, columns: Mapping[ColumnID, ArrowArray], rows: int
 ) -> npt.NDArray[np.int64]:
-    """The physical table id of each row. `columns` holds at least the `partition_columns`.
+    """Return the physical table id of each row, as int64[rows].
+
+    `columns` has at least the `partition_columns`, in storage form.
 
     Raises:
-        NoPartitionError: rows that no partition takes.
-        UnsupportedError: the table is partitioned in a way that is not understood.
+        NoPartitionError: Rows do not belong to any partition.
+        UnsupportedError: The partitioning is not supported.
     """
     ids = np.array(table.physical_ids, np.int64)
     placement = _placement(table)
     if placement is None or not rows:
         return np.full(rows, ids[0], np.int64)
     places = placement.locate(typed_columns(table, placement.columns, columns, rows), rows)
-    homeless = int(np.count_nonzero(places == NO_PARTITION))
-    if homeless:
-        raise NoPartitionError(table.full_name, homeless)
-    chosen: npt.NDArray[np.int64] = ids[places]
-    return chosen
+    unmatched = int(np.count_nonzero(places == NO_PARTITION))
+    if unmatched:
+        raise NoPartitionError(table.full_name, unmatched)
+    physical_ids: npt.NDArray[np.int64] = ids[places]
+    return physical_ids
 
 
 def _placement(table: TableInfo) -> Placement | None:
-    """The table's placement, None where all rows are in one place."""
+    """Return the table's placement, None if it has no partitions."""
     key = id(table)
     if key not in _PLACEMENTS:
         _PLACEMENTS[key] = _build(table, table.partition) if table.partition else None
@@ -70,12 +72,12 @@ def _columns(table: TableInfo, partition: PartitionInfo) -> list[tuple[str, Fiel
     types = {c.name.lower(): c.type for c in table.columns}
     names = [name.lower() for name in partition.columns]
     if not types.keys() >= set(names):
-        raise UnsupportedError("partitioning by a column that is not there", table.full_name)
+        raise UnsupportedError("partitioning by a missing column", table.full_name)
     return [(name, types[name]) for name in names]
 
 
 def _check_bounds(partition: PartitionInfo, width: int, where: str) -> None:
-    """That there are partitions, and each bound is for as many columns as they are made by."""
+    """Raise unless there are partitions, and each bound has as many values as there are columns."""
     bounds: list[tuple[str, ...]] = []
     if partition.type == PartitionType.RANGE:
         bounds = [d.less_than for d in partition.definitions]
@@ -83,7 +85,7 @@ def _check_bounds(partition: PartitionInfo, width: int, where: str) -> None:
         values = (v for d in partition.definitions for v in d.in_values)
         bounds = [v for v in values if not (len(v) == 1 and is_word(v[0], DEFAULT))]
     if not partition.definitions or any(len(bound) != width for bound in bounds):
-        raise UnsupportedError("partitions without their bounds", where)
+        raise UnsupportedError("partitions with missing bounds", where)
 
 
 def _build(table: TableInfo, partition: PartitionInfo) -> Placement | None:

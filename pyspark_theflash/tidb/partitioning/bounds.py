@@ -1,7 +1,7 @@
-"""What rows and partition bounds are compared by.
+"""Partition bounds, and values in a form that can be compared with them.
 
-Bounds are SQL texts in TableInfo (`10`, `'x'`, `'2020-01-01'`, `NULL`). They are evaluated once for
-a table, as values of the type that they bound.
+Bounds are SQL texts in TableInfo (`10`, `'x'`, `'2020-01-01'`, `NULL`). They are evaluated once per
+table, as values of the column's type.
 """
 
 from collections.abc import Sequence
@@ -29,25 +29,25 @@ DEFAULT: Final = "DEFAULT"
 
 
 def is_word(text: str, word: str) -> bool:
-    """Whether a bound is MAXVALUE or DEFAULT, which are no values."""
+    """Return whether a bound is the keyword MAXVALUE or DEFAULT instead of a value."""
     return text.upper() == word
 
 
 def integer_bound(text: str, where: str) -> int | None:
-    """The integer that a bound is, None for NULL.
+    """Return the integer value of a bound, None for NULL.
 
     Raises:
-        UnsupportedError: the bound is not evaluated here.
+        UnsupportedError: The expression of the bound is not supported.
     """
     values, null = evaluate_integers(parse(text, where), {}, 1, where)
     return None if null[0] else int(values[0])
 
 
 def typed_bounds(texts: Sequence[str], field_type: FieldType, where: str) -> ArrowArray:
-    """Bounds as `comparable` values of a column; NULL is null.
+    """Return bounds of a column as `comparable` values; NULL is null.
 
     Raises:
-        UnsupportedError: a bound is not evaluated here, or the type is not partitioned by.
+        UnsupportedError: A bound is not supported, or the type cannot be partitioned by.
     """
     if field_type.tp in INTEGER_TYPES:
         wide = replace(field_type, tp=MySQLType.LONGLONG)
@@ -61,10 +61,10 @@ def typed_bounds(texts: Sequence[str], field_type: FieldType, where: str) -> Arr
 
 
 def comparable(values: ArrowArray, field_type: FieldType, where: str) -> ArrowArray:
-    """Integers or bytes that order and are equal as the column's values are; nulls stay.
+    """Convert values to integers or bytes that compare as the column's values; nulls stay null.
 
     Raises:
-        UnsupportedError: RANGE and LIST COLUMNS of the type, or of its collation, are not known.
+        UnsupportedError: RANGE and LIST COLUMNS are not supported for the type or its collation.
     """
     if field_type.tp in STRING_TYPES:
         try:

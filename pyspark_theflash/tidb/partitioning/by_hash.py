@@ -1,8 +1,8 @@
-"""HASH and KEY, which spread rows over partitions by a number made of them.
+"""HASH and KEY partitioning, which distribute rows by a number computed from their columns.
 
-HASH takes `abs(value % partitions)`, of an unsigned value by its int64 bits, and 0 for NULL. KEY
-takes the CRC-32 of its columns' texts, one after the other, modulo the partitions: strings as they
-are in keys, so that equal ones meet; NULL as one zero byte. As `LocateKeyPartition` in TiDB.
+HASH uses `abs(value % partitions)`, with unsigned values reinterpreted as int64, and 0 for NULL.
+KEY uses the CRC-32 of its columns' concatenated texts, modulo the partitions: strings as collation
+sort keys, so that equal ones share a partition; NULL as a zero byte (`LocateKeyPartition` in TiDB).
 """
 
 import zlib
@@ -63,10 +63,10 @@ class KeyPlacement:
 
 
 def key_placement(columns: Sequence[tuple[str, FieldType]], count: int, where: str) -> KeyPlacement:
-    """KEY, of columns given by name and type.
+    """Return the placement of KEY, for columns by name and type.
 
     Raises:
-        UnsupportedError: a TIMESTAMP, which TiDB takes in the time zone of the session that writes.
+        UnsupportedError: A column is TIMESTAMP, which TiDB formats in the session's time zone.
     """
     if any(field_type.tp == MySQLType.TIMESTAMP for _, field_type in columns):
         raise UnsupportedError("partitioning by key of a TIMESTAMP", where)

@@ -1,7 +1,7 @@
-"""LIST: the partition that names the row's value. NULL and DEFAULT have to be named too.
+"""LIST partitioning: the partition that lists the row's value; NULL and DEFAULT are listed, too.
 
-Several columns are looked up one after the other: what the columns before have matched, and the
-value of the next, give a step that leads further or nowhere.
+LIST COLUMNS is evaluated column by column as a state machine: the state reached by the previous
+columns and the value of the next one give the next state, or no match.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,12 +28,12 @@ from pyspark_theflash.tidb.partitioning.bounds import (
 from pyspark_theflash.tidb.partitioning.placement import NO_PARTITION, Indexes
 from pyspark_theflash.tidb.schema.model import PartitionDefinition
 
-_NOWHERE = -1
+_NO_MATCH = -1
 
 
 @dataclass(frozen=True, slots=True)
 class ListPlacement:
-    """LIST (expr): the partition of each value, of NULL, and of all others."""
+    """LIST (expr): partition by value, of NULL, and of all other values (DEFAULT)."""
 
     expression: Expression
     partition_of: Mapping[int, int]
@@ -48,24 +48,24 @@ class ListPlacement:
     def locate(self, columns: Mapping[str, TypedArray], rows: int) -> Indexes:
         values, null = evaluate_integers(self.expression, columns, rows, self.where)
         limits = np.iinfo(values.dtype)
-        named = sorted(v for v in self.partition_of if limits.min <= v <= limits.max)
-        partitions = np.array([self.partition_of[v] for v in named] + [NO_PARTITION], np.int64)
-        listed = np.array(named, values.dtype)
+        keys = sorted(v for v in self.partition_of if limits.min <= v <= limits.max)
+        partitions = np.array([self.partition_of[v] for v in keys] + [NO_PARTITION], np.int64)
+        listed = np.array(keys, values.dtype)
         slots = np.searchsorted(listed, values)
-        is_named = np.zeros(rows, np.bool_)
-        inside = slots < len(listed)
-        is_named[inside] = listed[slots[inside]] == values[inside]
-        places = np.where(is_named, partitions[slots], self.other_partition)
+        is_listed = np.zeros(rows, np.bool_)
+        in_range = slots < len(listed)
+        is_listed[in_range] = listed[slots[in_range]] == values[in_range]
+        places = np.where(is_listed, partitions[slots], self.other_partition)
         return np.where(null, self.null_partition, places)
 
 
 def list_placement(
     expr: str, definitions: Sequence[PartitionDefinition], where: str
 ) -> ListPlacement:
-    """LIST (expr).
+    """Return the placement of LIST (expr).
 
     Raises:
-        UnsupportedError: the expression or a value is not evaluated here.
+        UnsupportedError: The expression or a value is not supported.
     """
     partition_of: dict[int, int] = {}
     null, other = None, NO_PARTITION
@@ -83,7 +83,7 @@ def list_placement(
 def _values(
     definitions: Sequence[PartitionDefinition],
 ) -> list[tuple[int, tuple[str, ...]]]:
-    """Every value of every partition, with the partition's place."""
+    """Return every value of every partition, with the index of the partition."""
     return [(n, values) for n, d in enumerate(definitions) for values in d.in_values]
 
 
@@ -92,28 +92,28 @@ class _Step:
     """One column of LIST COLUMNS.
 
     Attributes:
-        values: its different values in the definitions, one of which may be null.
-        known: sorted `state * (len(values) + 1) + value`: which values follow which state, where a
-            state stands for what the columns before have matched.
+        values: The distinct values in the definitions, one of which may be null.
+        known: The sorted valid transitions `state * (len(values) + 1) + value`. The index of a
+            transition is the next state.
     """
 
     values: ArrowArray
     known: Indexes
 
     def follow(self, states: Indexes, values: ArrowArray) -> Indexes:
-        """The next state of each row: its place in `known`, or nowhere."""
-        found = pc.index_in(values, value_set=self.values)
-        codes = np.asarray(pc.fill_null(found, len(self.values))).astype(np.int64)
-        keys = np.where(states < 0, _NOWHERE, states * (len(self.values) + 1) + codes)
+        """Return the next state of each row, or `_NO_MATCH`."""
+        matches = pc.index_in(values, value_set=self.values)
+        codes = np.asarray(pc.fill_null(matches, len(self.values))).astype(np.int64)
+        keys = np.where(states < 0, _NO_MATCH, states * (len(self.values) + 1) + codes)
         slots = np.minimum(np.searchsorted(self.known, keys), len(self.known) - 1)
-        return np.where(self.known[slots] == keys, slots, _NOWHERE)
+        return np.where(self.known[slots] == keys, slots, _NO_MATCH)
 
 
 @dataclass(frozen=True, slots=True)
 class ListColumnsPlacement:
-    """LIST COLUMNS: steps, and the partition of each state that the last one leads to.
+    """LIST COLUMNS: steps, and the partition of each state after the last step.
 
-    Without any value, of DEFAULT alone, there are no steps.
+    There are no steps if DEFAULT is the only value.
     """
 
     columns: tuple[str, ...]
@@ -138,24 +138,24 @@ def list_columns_placement(
     definitions: Sequence[PartitionDefinition],
     where: str,
 ) -> ListColumnsPlacement:
-    """LIST COLUMNS, of columns given by name and type.
+    """Return the placement of LIST COLUMNS, for columns by name and type.
 
     Raises:
-        UnsupportedError: a value or a column's type.
+        UnsupportedError: A value or the type of a column is not supported.
     """
-    other, places, named = NO_PARTITION, [], []
+    other, places, listed_values = NO_PARTITION, [], []
     for place, values in _values(definitions):
         if len(values) == 1 and is_word(values[0], DEFAULT):
             other = place
         else:
             places.append(place)
-            named.append(values)
+            listed_values.append(values)
     names = tuple(name for name, _ in columns)
-    if not named:
+    if not listed_values:
         return ListColumnsPlacement(names, (), np.zeros(0, np.int64), other, where)
-    steps, states = [], np.zeros(len(named), np.int64)
+    steps, states = [], np.zeros(len(listed_values), np.int64)
     for column, (_, field_type) in enumerate(columns):
-        bounds = typed_bounds([values[column] for values in named], field_type, where)
+        bounds = typed_bounds([values[column] for values in listed_values], field_type, where)
         distinct = bounds.unique()
         codes = np.asarray(pc.index_in(bounds, value_set=distinct)).astype(np.int64)
         known, states = np.unique(states * (len(distinct) + 1) + codes, return_inverse=True)

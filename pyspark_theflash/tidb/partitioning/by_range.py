@@ -1,7 +1,7 @@
-"""RANGE: the first partition whose upper bound lies above the row. NULL lies below everything.
+"""RANGE partitioning: the first partition whose upper bound is above the row; NULL is lowest.
 
-Several columns compare as a tuple. Each column's values are ranked together with the bounds, NULL
-first and MAXVALUE last, so that tuples of ranks are left to compare.
+RANGE COLUMNS compares tuples. The values of each column are ranked together with the bounds, NULL
+first and MAXVALUE last, and then tuples of ranks are compared.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,7 +32,7 @@ from pyspark_theflash.tidb.schema.model import PartitionDefinition
 
 @dataclass(frozen=True, slots=True)
 class RangePlacement:
-    """RANGE (expr). `upper` are the bounds below MAXVALUE, which `is_open` says is there."""
+    """RANGE (expr). `upper` are the bounds without MAXVALUE; `is_open` is true if there is one."""
 
     expression: Expression
     upper: tuple[int, ...]
@@ -45,22 +45,22 @@ class RangePlacement:
 
     def locate(self, columns: Mapping[str, TypedArray], rows: int) -> Indexes:
         values, null = evaluate_integers(self.expression, columns, rows, self.where)
-        # Bounds outside the values' type are as good as its ends.
+        # Clip bounds to the range of the values' type.
         limits = np.iinfo(values.dtype)
         reachable = [max(bound, int(limits.min)) for bound in self.upper if bound <= limits.max]
-        found = np.searchsorted(np.array(reachable, values.dtype), values, side="right")
+        indexes = np.searchsorted(np.array(reachable, values.dtype), values, side="right")
         count = len(self.upper) + self.is_open
-        places = np.where(found < count, found, NO_PARTITION)
+        places = np.where(indexes < count, indexes, NO_PARTITION)
         return np.where(null, 0, places)
 
 
 def range_placement(
     expr: str, definitions: Sequence[PartitionDefinition], where: str
 ) -> RangePlacement:
-    """RANGE (expr).
+    """Return the placement of RANGE (expr).
 
     Raises:
-        UnsupportedError: the expression or a bound is not evaluated here.
+        UnsupportedError: The expression or a bound is not supported.
     """
     upper = []
     for definition in definitions:
@@ -77,7 +77,7 @@ class RangeColumnsPlacement:
     """RANGE COLUMNS.
 
     Attributes:
-        bounds: for each column, the bounds of all partitions; null for MAXVALUE.
+        bounds: For each column, the bounds of all partitions; null for MAXVALUE.
     """
 
     columns: tuple[str, ...]
@@ -89,14 +89,14 @@ class RangeColumnsPlacement:
         for name, bounds in zip(self.columns, self.bounds, strict=True):
             values, field_type = columns[name]
             ranks = _ranks(comparable(values, field_type, self.where), bounds)
-            # Small again after every column, so that nothing overflows.
+            # `unique` renumbers the keys after every column, so that they do not overflow.
             _, keys = np.unique(keys * (len(keys) + 2) + ranks, return_inverse=True)
-        found = np.searchsorted(keys[rows:], keys[:rows], side="right")
-        return np.where(found < len(self.bounds[0]), found, NO_PARTITION)
+        indexes = np.searchsorted(keys[rows:], keys[:rows], side="right")
+        return np.where(indexes < len(self.bounds[0]), indexes, NO_PARTITION)
 
 
 def _ranks(values: ArrowArray, bounds: ArrowArray) -> Indexes:
-    """Ranks of values and bounds among each other: 0 for NULL, the largest for MAXVALUE."""
+    """Return the common ranks of values and bounds: 0 for NULL, the largest for MAXVALUE."""
     joined = pa.concat_arrays([values, bounds])
     ranks = np.asarray(pc.rank(joined, "ascending", tiebreaker="dense")).astype(np.int64)
     ranks[: len(values)][np.asarray(values.is_null())] = 0
@@ -109,15 +109,15 @@ def range_columns_placement(
     definitions: Sequence[PartitionDefinition],
     where: str,
 ) -> RangeColumnsPlacement:
-    """RANGE COLUMNS, of columns given by name and type.
+    """Return the placement of RANGE COLUMNS, for columns by name and type.
 
     Raises:
-        UnsupportedError: a bound or a column's type.
+        UnsupportedError: A bound or the type of a column is not supported.
     """
     bounds = []
     for place, (_, field_type) in enumerate(columns):
         texts = [definition.less_than[place] for definition in definitions]
-        # NULL cannot be a bound, so it can stand for MAXVALUE.
+        # NULL cannot be a bound, so it represents MAXVALUE.
         texts = ["NULL" if is_word(text, MAXVALUE) else text for text in texts]
         bounds.append(typed_bounds(texts, field_type, where))
     return RangeColumnsPlacement(tuple(name for name, _ in columns), tuple(bounds), where)

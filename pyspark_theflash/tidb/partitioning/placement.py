@@ -1,4 +1,4 @@
-"""How the rows of one table find their partition."""
+"""Interface that computes the partition of each row of a table."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -13,18 +13,18 @@ NO_PARTITION = -1
 
 
 class Placement(Protocol):
-    """Made once of a table's partition definitions."""
+    """Partitioning of a table, built once from its partition definitions."""
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Names of the columns that decide, in lower case."""
+        """Names of the columns that determine the partition, in lower case."""
         ...
 
     def locate(self, columns: Mapping[str, TypedArray], rows: int) -> Indexes:
-        """For each of `rows` > 0 rows the place of its partition, or NO_PARTITION.
+        """Return the partition index of each of `rows` > 0 rows, or NO_PARTITION.
 
         Raises:
-            UnsupportedError: something is not evaluated here.
-            UnrepresentableValueError: an expression's value is out of range.
+            UnsupportedError: An expression is not supported.
+            UnrepresentableValueError: The value of an expression is out of range.
         """
         ...

@@ -272,7 +272,7 @@ def test_port_in_use(spool):
 def test_something_else_in_the_place_of_the_socket(tmp_path, spool):
     path = tmp_path / "pump.sock"
     path.write_text("mine")
-    assert "is no socket" in refusal(spool, f"unix:{path}")
+    assert "is not a socket" in refusal(spool, f"unix:{path}")
     assert path.read_text() == "mine"
 
 
