@@ -136,8 +136,8 @@ def _quotient_digits(left: int, right: int) -> int:
     """Return the digits of a quotient: TiDB divides groups of nine digits and retains all."""
     groups = -(-left // _GROUP_DIGITS), -(-right // _GROUP_DIGITS)
     spare = sum(groups) * _GROUP_DIGITS - left - right
-    wanted = sum(groups) * _GROUP_DIGITS + max(_DIVISION_DIGITS - spare, 0)
-    return -(-wanted // _GROUP_DIGITS) * _GROUP_DIGITS
+    digits = sum(groups) * _GROUP_DIGITS + max(_DIVISION_DIGITS - spare, 0)
+    return -(-digits // _GROUP_DIGITS) * _GROUP_DIGITS
 
 
 def _divided(left: Vector, right: Vector, digits: int, null: Mask) -> tuple[Objects, Mask]:

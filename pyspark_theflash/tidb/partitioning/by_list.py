@@ -93,20 +93,20 @@ class _Step:
 
     Attributes:
         values: The distinct values in the definitions, one of which may be null.
-        known: The sorted valid transitions `state * (len(values) + 1) + value`. The index of a
+        transitions: Sorted valid transitions `state * (len(values) + 1) + value`. The index of a
             transition is the next state.
     """
 
     values: ArrowArray
-    known: Indexes
+    transitions: Indexes
 
     def follow(self, states: Indexes, values: ArrowArray) -> Indexes:
         """Return the next state of each row, or `_NO_MATCH`."""
         matches = pc.index_in(values, value_set=self.values)
         codes = np.asarray(pc.fill_null(matches, len(self.values))).astype(np.int64)
         keys = np.where(states < 0, _NO_MATCH, states * (len(self.values) + 1) + codes)
-        slots = np.minimum(np.searchsorted(self.known, keys), len(self.known) - 1)
-        return np.where(self.known[slots] == keys, slots, _NO_MATCH)
+        slots = np.minimum(np.searchsorted(self.transitions, keys), len(self.transitions) - 1)
+        return np.where(self.transitions[slots] == keys, slots, _NO_MATCH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,8 +158,8 @@ def list_columns_placement(
         bounds = typed_bounds([values[column] for values in listed_values], field_type, where)
         distinct = bounds.unique()
         codes = np.asarray(pc.index_in(bounds, value_set=distinct)).astype(np.int64)
-        known, states = np.unique(states * (len(distinct) + 1) + codes, return_inverse=True)
-        steps.append(_Step(distinct, known))
-    partitions = np.full(len(steps[-1].known), NO_PARTITION, np.int64)
+        transitions, states = np.unique(states * (len(distinct) + 1) + codes, return_inverse=True)
+        steps.append(_Step(distinct, transitions))
+    partitions = np.full(len(steps[-1].transitions), NO_PARTITION, np.int64)
     partitions[states] = places
     return ListColumnsPlacement(names, tuple(steps), partitions, other, where)

@@ -255,10 +255,10 @@ class SchemaHistory:
         Raises:
             TableNotFoundError: No table has this name at `ts`.
         """
-        wanted = full_name.lower()
-        for table_id in sorted(self._ids_by_name.get(wanted, ())):
+        name_key = full_name.lower()
+        for table_id in sorted(self._ids_by_name.get(name_key, ())):
             event = self._event_in_force(table_id, ts)
-            if event is not None and _name_key(event) == wanted and _can_be_named(event.table):
+            if event is not None and _name_key(event) == name_key and _can_be_named(event.table):
                 return event.table
         raise TableNotFoundError(full_name, ts)
 

@@ -94,9 +94,9 @@ class StatusApi:
             SchemaSourceError: The server is not a TiDB server.
         """
         path = f"/mvcc/hex/{key.hex()}"
-        answer = self.get(path)
+        response = self.get(path)
         try:
-            value = answer["value"]
+            value = response["value"]
             error_text = value.get("region_error") or value.get("error")
             if error_text:
                 raise ServiceUnavailableError(self.address, f"TiKV: {str(error_text)[:_EXCERPT]}")
@@ -157,7 +157,7 @@ class StatusApi:
             SchemaSourceError: The server is not a TiDB server.
         """
         path = "/info/all"
-        answer = self.get(path)
+        response = self.get(path)
         try:
             return [
                 TidbServer(
@@ -165,7 +165,7 @@ class StatusApi:
                     str(server["version"]),
                     server["binlog_status"] == "On",
                 )
-                for server in answer["all_servers_info"].values()
+                for server in response["all_servers_info"].values()
             ]
         except SHAPE_ERRORS as error:
             raise self._unexpected(path, error) from error
@@ -211,11 +211,11 @@ class StatusApi:
     def _exchange(self, path: str, deadline_ms: int) -> tuple[int, bytes]:
         connection = self._connect(deadline_ms)
         connection.request("GET", path)
-        answer = connection.getresponse()
+        response = connection.getresponse()
         body = bytearray()
         while True:
             self._limit(connection, deadline_ms)
-            chunk = _read1(answer)
+            chunk = _read1(response)
             if not chunk:
                 break
             body += chunk
@@ -223,11 +223,11 @@ class StatusApi:
                 self.close()
                 reason = f"a response of more than {MAX_ANSWER_BYTES} bytes to {path}"
                 raise SchemaSourceError(self.address, reason)
-        if answer.length:
-            raise http.client.IncompleteRead(b"", answer.length)
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
         # `read1` does not close a response that is read to its end.
-        answer.close()
-        return answer.status, bytes(body)
+        response.close()
+        return response.status, bytes(body)
 
     def _connect(self, deadline_ms: int) -> http.client.HTTPConnection:
         if self._connection is None:
@@ -247,7 +247,7 @@ class StatusApi:
         """Set the socket timeout so that the next network operation ends by the deadline."""
         left_ms = deadline_ms - self._clock.boottime_ms()
         if left_ms <= 0:
-            raise TimeoutError(f"no answer within {self._timeout_ms} ms")
+            raise TimeoutError(f"no response within {self._timeout_ms} ms")
         connection.timeout = left_ms / 1000
         if connection.sock is not None:
             connection.sock.settimeout(left_ms / 1000)
@@ -259,7 +259,7 @@ class StatusApi:
         return f"/schema/{quote(name, safe='')}"
 
     def _unexpected(self, path: str, error: Exception) -> SchemaSourceError:
-        return SchemaSourceError(self.address, f"not TiDB's answer to {path}: {brief(error)}")
+        return SchemaSourceError(self.address, f"unexpected response to {path}: {brief(error)}")
 
 
 def _parse_url(url: str) -> tuple[str, bool]:
@@ -278,9 +278,9 @@ def _parse_url(url: str) -> tuple[str, bool]:
     return f"{host}:{port}", parts.scheme == "https"
 
 
-def _read1(answer: http.client.HTTPResponse) -> bytes:
+def _read1(response: http.client.HTTPResponse) -> bytes:
     try:
-        return answer.read1(_CHUNK_BYTES)
+        return response.read1(_CHUNK_BYTES)
     except (OverflowError, ValueError) as error:
         # http.client accepts chunk sizes of any sign and length.
         raise http.client.HTTPException("invalid chunk size") from error

@@ -217,10 +217,10 @@ class _MetaScan:
     def continue_from(self, history: SchemaHistory) -> SchemaHistory:
         """Return `history` extended by all later changes."""
         self._check_same_cluster(history)
-        known = history.versions[-1].version if history.versions else SchemaVersion(0)
-        diffs = list(self._diffs(history.end_ts, known))[::-1]
+        last_version = history.versions[-1].version if history.versions else SchemaVersion(0)
+        diffs = list(self._diffs(history.end_ts, last_version))[::-1]
         jobs = FinishedJobs(
-            self._reader, min([known, *(SchemaVersion(d.version - 1) for d in diffs)])
+            self._reader, min([last_version, *(SchemaVersion(d.version - 1) for d in diffs)])
         )
         events, gaps = list(history.events), list[LostState]()
         seen = set[tuple[TimeStamp, str, TableID]]()
@@ -232,9 +232,9 @@ class _MetaScan:
             seen |= {(e.ts, e.db, e.table_id) for e in changed}
             gaps += lost
         events += bridged(events, gaps)
-        # For a lost version, the commit of its tables replaces its own.
+        # A version whose own write was garbage collected starts at the commit of its tables.
         raised = {d.version: d.commit_ts for d in diffs} | {v.version: v.ts for v in self._versions}
-        versions = [SchemaVersionAt(ts, v) for v, ts in raised.items() if v > known]
+        versions = [SchemaVersionAt(ts, v) for v, ts in raised.items() if v > last_version]
         end_ts = max(self._end_ts, history.end_ts)
         return SchemaHistory(
             history.start_ts,
@@ -272,19 +272,19 @@ class _MetaScan:
             reason = f"not a SchemaDiff: {brief(error)}"
             raise SchemaFileError(f"Diff:{version}", reason) from error
 
-    def _diffs(self, above_ts: TimeStamp, known: SchemaVersion) -> Iterator[SchemaDiff]:
+    def _diffs(self, above_ts: TimeStamp, last_version: SchemaVersion) -> Iterator[SchemaDiff]:
         """Yield the diffs committed above a timestamp, newest first.
 
-        They may include versions up to `known`, whose transactions committed meanwhile.
+        They may include versions up to `last_version`, whose transactions committed meanwhile.
 
         Raises:
             SchemaFileError: More than `_MAX_HOLES` consecutive versions have no SchemaDiff.
         """
         holes = 0
-        for version in range(self._newest.version, max(known - _MAX_HOLES, 0), -1):
+        for version in range(self._newest.version, max(last_version - _MAX_HOLES, 0), -1):
             diff = self._diff(SchemaVersion(version))
             holes = 0 if diff is not None else holes + 1
-            if version > known and holes > _MAX_HOLES:
+            if version > last_version and holes > _MAX_HOLES:
                 reason = f"is {self._newest.version}, but no SchemaDiff exists down to {version}"
                 raise SchemaFileError("SchemaVersionKey", reason)
             if diff is not None:

@@ -280,7 +280,7 @@ def test_folder_that_others_can_write_to(tmp_path, spool):
     folder = tmp_path / "open"
     folder.mkdir()
     folder.chmod(0o777)
-    assert "must be ours" in refusal(spool, f"unix:{folder}/pump.sock")
+    assert "must be owned by this user" in refusal(spool, f"unix:{folder}/pump.sock")
     assert "cannot use" in refusal(spool, f"unix:{tmp_path}/none/pump.sock")
 
 
@@ -289,7 +289,7 @@ def test_folder_of_somebody_else(tmp_path, spool):
     folder = tmp_path / "theirs"
     folder.mkdir()
     os.chown(folder, 1, 1)
-    assert "must be ours" in refusal(spool, f"unix:{folder}/pump.sock")
+    assert "must be owned by this user" in refusal(spool, f"unix:{folder}/pump.sock")
 
 
 def test_path_that_is_too_long_for_a_socket(tmp_path, spool):

@@ -287,7 +287,7 @@ def test_old_tls(secured):
         ("0.0.0.0:0", ["tls"], "give tokens"),
         ("127.0.0.1:0", [], "give tokens"),
         ("unix:{}/s", ["tls"], "takes no certificates"),
-        ("unix:/tmp/s", [], "nobody else may write"),
+        ("unix:/tmp/s", [], "not writable by others"),
         ("unix:{}/" + "x" * 120, [], "bytes of a socket"),
         ("nonsense", ["tokens", "tls"], "not of the form"),
     ],
