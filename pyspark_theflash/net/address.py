@@ -39,6 +39,4 @@ def check_folder(folder: Path) -> None:
     except OSError as error:
         raise OptionError("listen", f"cannot use {folder}: {error.strerror}") from error
     if status.st_uid != os.geteuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise OptionError(
-            "listen", f"{folder} must be owned by this user and not writable by others"
-        )
+        raise OptionError("listen", f"{folder} must be owned by this user, not writable by others")

@@ -1,7 +1,7 @@
 """Listening sockets with access control.
 
-unix:PATH     a socket of mode 0600, in a folder that is owned by this user and that others cannot
-              write to: whoever can open it has full access, unless there are tokens
+unix:PATH     a socket of mode 0600, in a folder of this user that others cannot write to; a process
+              that can open it has full access, unless there are tokens
 HOST:PORT     requires tokens; on the loopback interface only, unless there are certificates too
 """
 

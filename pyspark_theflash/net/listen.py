@@ -1,7 +1,6 @@
 """Listening addresses of gRPC servers, restricted to authenticated callers.
 
-unix:PATH     a socket of mode 0600, in a folder that is owned by this user and that others cannot
-              write to
+unix:PATH     a socket of mode 0600, in a folder of this user that others cannot write to
 HOST:PORT     on the loopback interface only, unless there are certificates; then clients need one
 """
 

@@ -107,11 +107,10 @@ def evaluate(
     """Evaluate an expression for each row, as a column of `result_type` in storage form.
 
     Args:
-        expression: The expression.
         columns: At least `expression.columns`, by lower-case name.
         result_type: The type that results are cast to.
         where: The table and column, for error messages.
-        rows: The number of rows; required only if there are no columns.
+        rows: The number of rows; required only without columns.
 
     Raises:
         UnsupportedError: An operation is not supported.

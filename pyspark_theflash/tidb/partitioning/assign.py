@@ -39,9 +39,7 @@ def partition_columns(table: TableInfo) -> tuple[ColumnInfo, ...]:
 def assign_partitions(
     table: TableInfo, columns: Mapping[ColumnID, ArrowArray], rows: int
 ) -> npt.NDArray[np.int64]:
-    """Return the physical table id of each row, as int64[rows].
-
-    `columns` has at least the `partition_columns`, in storage form.
+    """Return each row's physical table id; `columns` has at least the `partition_columns`.
 
     Raises:
         NoPartitionError: Rows do not belong to any partition.

@@ -57,11 +57,7 @@ class SchemaDiff:
 
 
 def parse_diff(version: SchemaVersion, write: MetaWrite) -> SchemaDiff:
-    """Parse the diff of a version.
-
-    Raises:
-        One of `SHAPE_ERRORS`: The value is not a SchemaDiff.
-    """
+    """Parse the diff of a version; raises one of `SHAPE_ERRORS` if it is not a SchemaDiff."""
     diff = load(write.value or b"")
     action = int(diff["type"])
     places: set[Place] = set()

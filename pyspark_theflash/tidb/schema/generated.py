@@ -40,10 +40,7 @@ def compute_column(table: TableInfo, column: ColumnInfo, columns: Columns, rows:
     """Compute a virtual column for `rows` rows, in storage form.
 
     Args:
-        table: The table of the column.
-        column: The virtual column.
         columns: At least the `stored_inputs` of the column.
-        rows: The number of rows.
 
     Raises:
         UnsupportedError: The expression is not supported.

@@ -31,8 +31,7 @@ from pyspark_theflash.tidb.schema.model import ColumnInfo, TableInfo
 class Rewrite:
     """A MODIFY COLUMN that rewrote the rows without its new column `made`.
 
-    `column` is another column of the table at that time. If TiDB gave the job up (not
-    `is_finished`), it may have rewritten only some rows.
+    `column` is another column at that time. An unfinished job may have rewritten only some rows.
     """
 
     made: ColumnInfo
@@ -90,7 +89,7 @@ class Past:
         return any(column.is_public for column in columns if column is not None)
 
     def first(self, column_id: ColumnID) -> ColumnInfo | None:
-        """Return the column in the first table, or None if a later one does not have it."""
+        """Return the column in the first table, or None unless all tables have it."""
         return None if self._since(column_id) else self.tables[0].column_by_id[column_id]
 
     def may_leave_out_null(self, info: ColumnInfo) -> bool:
@@ -106,8 +105,7 @@ class Past:
     def is_reused(self, info: ColumnInfo) -> bool:
         """Return whether rows may have a column of a former owner under the same id.
 
-        TiDB then reads the bytes as the current type, which is correct only if both types are the
-        same.
+        TiDB reads such bytes as the current type; the values are the same if the types are.
         """
         end = self._since(info.id)
         had = [at for at in range(end) if info.id in self.tables[at].column_by_id]
@@ -122,10 +120,8 @@ class Past:
     def is_exchanged(self) -> bool:
         """Whether rows were rewritten after EXCHANGE PARTITION gave them to another table."""
         first = self.tables[0].id
-        exchanged_at = next((n for n, table in enumerate(self.tables) if table.id != first), None)
-        return exchanged_at is not None and any(
-            t.changing_columns for t in self.tables[exchanged_at:]
-        )
+        start = next((n for n, table in enumerate(self.tables) if table.id != first), None)
+        return start is not None and any(t.changing_columns for t in self.tables[start:])
 
     def _rows_untouched(self, source_id: ColumnID, column_id: ColumnID) -> bool:
         """Return whether MODIFY COLUMN read rows as they were originally written.

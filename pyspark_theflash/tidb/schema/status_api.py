@@ -68,9 +68,7 @@ class StatusApi:
 
         Args:
             url: `http[s]://HOST:PORT`, optionally with the prefix `tidb:`.
-            clock: The clock for deadlines.
             tls: CA and client certificate for https; by default, the system's CA certificates.
-            timeout_ms: The deadline of each call.
 
         Raises:
             OptionError: The URL is invalid, or a TLS file cannot be used.
@@ -97,9 +95,9 @@ class StatusApi:
         response = self.get(path)
         try:
             value = response["value"]
-            error_text = value.get("region_error") or value.get("error")
-            if error_text:
-                raise ServiceUnavailableError(self.address, f"TiKV: {str(error_text)[:_EXCERPT]}")
+            tikv_error = value.get("region_error") or value.get("error")
+            if tikv_error:
+                raise ServiceUnavailableError(self.address, f"TiKV: {str(tikv_error)[:_EXCERPT]}")
             return _meta_key(value.get("info") or {})
         except SHAPE_ERRORS as error:
             raise self._unexpected(path, error) from error
