@@ -237,7 +237,7 @@ class ScanOptions:
             OptionError: An option is missing, unknown, invalid, or contradicts another.
         """
         by_name = {name.lower(): text for name, text in texts.items()}
-        _refuse_unknown(by_name)
+        _reject_unknown(by_name)
         for option in (each for each in SERVER_OPTIONS if each.name in by_name):
             raise OptionError(option.name, "is for servers, and the store is a folder")
         PUSHDOWN.value_in(by_name)
@@ -276,7 +276,7 @@ def timestamp_option(key: str, value: AnyTimestamp) -> TimeStamp:
         raise OptionError(key, str(error)) from None
 
 
-def _refuse_unknown(by_name: Mapping[str, str]) -> None:
+def _reject_unknown(by_name: Mapping[str, str]) -> None:
     option_names = {option.name.lower() for option in SCAN_OPTIONS}
     for name in sorted(by_name.keys() - option_names):
         names = ", ".join(option.name for option in SCAN_OPTIONS)

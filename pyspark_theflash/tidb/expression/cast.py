@@ -24,7 +24,7 @@ from pyspark_theflash.tidb.expression.convert import (
     to_time,
     whole_numbers,
 )
-from pyspark_theflash.tidb.expression.failure import LackingError, refuse_in_condition
+from pyspark_theflash.tidb.expression.failure import LackingError, reject_in_condition
 from pyspark_theflash.tidb.expression.load import load_column
 from pyspark_theflash.tidb.expression.store import store_column
 from pyspark_theflash.tidb.expression.vector import Kind, Vector, integers, nothing
@@ -38,10 +38,10 @@ def cast(vector: Vector, target: FieldType) -> Vector:
     """
     tp = target.tp
     if tp == MySQLType.STRING:
-        refuse_in_condition("CAST as BINARY of a length")
+        reject_in_condition("CAST as BINARY of a length")
     if vector.kind is Kind.NULL:
         if tp in DATETIME_TYPES or tp == MySQLType.TIME:
-            refuse_in_condition("CAST of NULL as a date or time")
+            reject_in_condition("CAST of NULL as a date or time")
         return nothing(len(vector))
     if tp == MySQLType.LONGLONG:
         return _to_integer(vector, Kind.UINT if target.is_unsigned else Kind.INT)

@@ -17,7 +17,7 @@ from pyspark_theflash.tidb.expression.convert import (
     to_objects,
     to_real,
 )
-from pyspark_theflash.tidb.expression.failure import LackingError, refuse_in_condition
+from pyspark_theflash.tidb.expression.failure import LackingError, reject_in_condition
 from pyspark_theflash.tidb.expression.vector import (
     INTEGERS,
     Kind,
@@ -46,9 +46,9 @@ def common_kind(vectors: Sequence[Vector]) -> Kind:
         return next(iter(kinds), Kind.NULL)
     if kinds & {Kind.TEXT, Kind.TIME, Kind.DURATION}:
         if any(v.single for v in vectors):
-            refuse_in_condition("mixing FLOAT and text in IF, CASE or similar")
+            reject_in_condition("mixing FLOAT and text in IF, CASE or similar")
         if any(v.is_named for v in vectors) and kinds != {Kind.TEXT}:
-            refuse_in_condition("mixing ENUM or SET with other types in IF, CASE or similar")
+            reject_in_condition("mixing ENUM or SET with other types in IF, CASE or similar")
         return Kind.TEXT
     return Kind.REAL if Kind.REAL in kinds else Kind.DECIMAL
 

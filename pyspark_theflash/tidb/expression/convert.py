@@ -19,7 +19,7 @@ from pyspark_theflash.tidb.expression import times
 from pyspark_theflash.tidb.expression.failure import (
     LackingError,
     OutOfRangeError,
-    refuse_in_condition,
+    reject_in_condition,
 )
 from pyspark_theflash.tidb.expression.vector import (
     INTEGERS,
@@ -373,7 +373,7 @@ def to_time(vector: Vector, *, is_date: bool = False) -> Vector:
         packed, null = times.packed_array(parsed, text.null)
         zero = ~null & (packed == 0)
         if zero.any() and not vector.is_constant:
-            refuse_in_condition("a text 0000-00-00 as a date")
+            reject_in_condition("a text 0000-00-00 as a date")
         # NO_ZERO_DATE is in the default SQL mode.
         converted = Vector(Kind.TIME, packed, null | zero, digits=6)
     if not is_date:

@@ -13,7 +13,7 @@ from pyspark_theflash.tidb.codec.reader import Mask, Words
 from pyspark_theflash.tidb.codec.time import Int64s
 from pyspark_theflash.tidb.expression import times
 from pyspark_theflash.tidb.expression.convert import to_duration, to_integer, to_time
-from pyspark_theflash.tidb.expression.failure import LackingError, refuse_in_condition
+from pyspark_theflash.tidb.expression.failure import LackingError, reject_in_condition
 from pyspark_theflash.tidb.expression.vector import Kind, Vector, decimals, integers
 
 _DAY_SECONDS: Final = 86_400
@@ -50,7 +50,7 @@ def _is_partial(time: Vector) -> Mask:
     p = times.parts(time.data)
     partial: Mask = (p.month == 0) | (p.day == 0)
     if (partial & ~time.null & (time.data != 0)).any():
-        refuse_in_condition("a date without a month or day")
+        reject_in_condition("a date without a month or day")
     return partial
 
 
@@ -234,7 +234,7 @@ def extract(operands: Sequence[Vector]) -> Vector:
     else:
         is_clock = unit in _CLOCK_UNITS
     if value.kind not in (Kind.TIME, Kind.DURATION, Kind.TEXT, Kind.NULL):
-        refuse_in_condition("EXTRACT from a number")
+        reject_in_condition("EXTRACT from a number")
     if not is_clock:
         if unit not in _DATE_UNITS:
             raise LackingError(f"EXTRACT({unit.upper()})")

@@ -30,7 +30,7 @@ from pyspark_theflash.tidb.expression.convert import to_integer, to_truth
 from pyspark_theflash.tidb.expression.failure import (
     LackingError,
     OutOfRangeError,
-    refuse_in_condition,
+    reject_in_condition,
 )
 from pyspark_theflash.tidb.expression.functions import FUNCTIONS, MAX_ARGUMENTS
 from pyspark_theflash.tidb.expression.load import load_column, load_literal
@@ -208,7 +208,7 @@ def _evaluate(node: Node, scope: RowScope) -> Vector:
         is_constant = _is_folded(node, scope)
         branched = _branch(node, scope.nulls() if is_constant else scope)
         if branched.kind is Kind.NULL:
-            refuse_in_condition("IF, CASE or similar with only NULL")
+            reject_in_condition("IF, CASE or similar with only NULL")
         return replace(branched, is_constant=is_constant, is_column=False, is_choice=True)
     operands = [_evaluate(argument, scope) for argument in node.arguments]
     is_constant = all(v.is_constant for v in operands)
@@ -258,7 +258,7 @@ def _branch(node: Call, scope: RowScope) -> Vector:
         value, other = (_full(argument, scope) for argument in node.arguments)
         years = value.is_year is not False or other.is_year is not False
         if years and (value.is_constant or other.is_constant):
-            refuse_in_condition("NULLIF of a YEAR and a constant")
+            reject_in_condition("NULLIF of a YEAR and a constant")
         equality = equal([value, other])
         chosen = value.with_null((equality.data != 0) & ~equality.null)
         if value.is_named:

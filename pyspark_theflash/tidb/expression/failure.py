@@ -21,7 +21,7 @@ def in_condition() -> Iterator[None]:
         _in_condition.reset(token)
 
 
-def refuse_in_condition(what: str) -> None:
+def reject_in_condition(what: str) -> None:
     """Reject a case that TiDB and TiKV evaluate differently, if it is in a WHERE condition.
 
     Raises:

@@ -29,7 +29,7 @@ from pyspark_theflash.tidb.expression.convert import (
     to_time,
     whole_numbers,
 )
-from pyspark_theflash.tidb.expression.failure import LackingError, refuse_in_condition
+from pyspark_theflash.tidb.expression.failure import LackingError, reject_in_condition
 from pyspark_theflash.tidb.expression.vector import EXPLICIT, INTEGERS, Kind, Vector
 
 _EXACT: Final = INTEGERS | {Kind.DECIMAL}
@@ -51,9 +51,9 @@ def common(left: Vector, right: Vector) -> tuple[Vector, Vector]:
     left, right = plain(left), plain(right)
     left, right = _refined(left, right), _refined(right, left)
     kind = _common_kind(left, right)
-    _refuse_chosen_texts([left, right])
+    _reject_chosen_texts([left, right])
     if kind is Kind.TEXT:
-        _refuse_named([left, right])
+        _reject_named([left, right])
         return to_text(left), to_text(right)
     if kind is Kind.TIME:
         return to_time(left), to_time(right)
@@ -77,13 +77,13 @@ def between_operands(operands: Sequence[Vector]) -> list[Vector]:
     """
     operands = [plain(operand) for operand in operands]
     if operands[0].is_constant and any(v.is_year is not False for v in operands):
-        refuse_in_condition("a constant BETWEEN YEARs")
+        reject_in_condition("a constant BETWEEN YEARs")
     if all(_as_literal_number(v).kind in INTEGERS for v in operands):
         return [_as_literal_number(v) for v in operands]
-    _refuse_chosen_texts(operands)
+    _reject_chosen_texts(operands)
     has_times = any(v.kind in _TIMES for v in operands)
     if has_times and any(v.kind not in _STRINGS and not v.is_constant for v in operands):
-        refuse_in_condition("BETWEEN with columns of both times and numbers")
+        reject_in_condition("BETWEEN with columns of both times and numbers")
     kind = reduce(_kind_of_two, [_string_or_number(v) for v in operands])
     if kind is Kind.TEXT:
         if operands[0].kind is Kind.DURATION:
@@ -91,7 +91,7 @@ def between_operands(operands: Sequence[Vector]) -> list[Vector]:
         elif has_times:
             converted = [to_time(v) for v in operands]
         else:
-            _refuse_named(operands)
+            _reject_named(operands)
             converted = as_texts(operands)
     else:
         converted = [to_real(v) if kind is Kind.REAL else to_decimal(v) for v in operands]
@@ -111,10 +111,10 @@ def among_operands(operands: Sequence[Vector]) -> list[Vector]:
     others = [v for v in candidates if not (v.is_bytes and v.is_constant)]
     has_number = any(v.kind not in (Kind.TEXT, Kind.NULL) for v in operands)
     if has_number and any(v.kind in _TIMES or v.kind is Kind.TEXT for v in others):
-        _refuse_hexadecimal(operands)
+        _reject_hexadecimal(operands)
     if value.kind is Kind.TEXT:
         text_operands = [v for v in operands if v.kind is Kind.TEXT]
-        _refuse_named(text_operands)
+        _reject_named(text_operands)
         converted = iter(as_texts(text_operands, operands))
         if all(v.kind is Kind.TEXT or v.kind is Kind.NULL for v in operands):
             operands = [next(converted) if v.kind is Kind.TEXT else v for v in operands]
@@ -136,30 +136,30 @@ def _recast(candidate: Vector, cast: Vector) -> Vector:
     return candidate if is_same else replace(cast, coercibility=EXPLICIT)
 
 
-def _refuse_chosen_texts(operands: Sequence[Vector]) -> None:
+def _reject_chosen_texts(operands: Sequence[Vector]) -> None:
     """Reject the comparison of a time with a text from IF, CASE or similar."""
     has_times = any(v.kind in _TIMES for v in operands)
     if has_times and any(v.kind is Kind.TEXT and v.is_choice for v in operands):
-        refuse_in_condition("comparing a time with a text from IF, CASE or similar")
+        reject_in_condition("comparing a time with a text from IF, CASE or similar")
 
 
-def _refuse_named(operands: Sequence[Vector]) -> None:
+def _reject_named(operands: Sequence[Vector]) -> None:
     """Reject the comparison of an ENUM or SET with bytes, where TiDB and TiKV differ."""
     has_names = any(v.is_named for v in operands)
     if has_names and any(v.is_bytes for v in operands):
         raise LackingError("an ENUM or SET compared with bytes")
 
 
-def _refuse_hexadecimal(operands: Sequence[Vector]) -> None:
+def _reject_hexadecimal(operands: Sequence[Vector]) -> None:
     """Reject `0x41` or `b'1'` in a list of several kinds."""
     if any(v.is_hexadecimal for v in operands):
-        refuse_in_condition("a hexadecimal or bit literal among other types")
+        reject_in_condition("a hexadecimal or bit literal among other types")
 
 
 def _as_number(vector: Vector) -> Vector:
     """Return the index of an ENUM or SET that is compared with a number."""
     if vector.is_named and not vector.is_column:
-        refuse_in_condition("comparing a number with an ENUM or SET from IF, CASE or similar")
+        reject_in_condition("comparing a number with an ENUM or SET from IF, CASE or similar")
     return vector.number if vector.number is not None else vector
 
 
@@ -240,7 +240,7 @@ def _beside_year(value: Vector) -> Vector:
         raise LackingError("comparing a YEAR with a constant time")
     number = to_real(value).data[0]
     if value.kind is Kind.TEXT and abs(number) >= _EXACT_DOUBLE:
-        refuse_in_condition("comparing a YEAR with a text of a large number")
+        reject_in_condition("comparing a YEAR with a text of a large number")
     if -1 < number < _CENTURY:
         raise LackingError("comparing a YEAR with a non-integer constant of up to two digits")
     return value

@@ -1,4 +1,4 @@
-"""LIST partitioning: the partition that lists the row's value; NULL and DEFAULT are listed, too.
+"""LIST partitioning: the partition that lists the row's value or NULL, or else the DEFAULT one.
 
 LIST COLUMNS is evaluated column by column as a state machine: the state reached by the previous
 columns and the value of the next one give the next state, or no match.

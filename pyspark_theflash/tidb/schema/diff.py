@@ -40,17 +40,17 @@ Place: TypeAlias = tuple[int, TableID]
 class SchemaDiff:
     """Tables changed by one schema version, in the transaction `start_ts` .. `commit_ts`.
 
-    `places` are the changed tables. `left` are the places that have no table afterwards: of dropped
-    tables, of truncated tables (which continue under another id) and of tables moved to another
-    database. The tables of a dropped database are not listed. With `rebuilds_all`, any table may
-    have changed.
+    `places` are the changed tables. `removed` are the places that have no table afterwards: those
+    of dropped tables, of truncated ones (which continue under another id) and of tables moved to
+    another database. The tables of a dropped database are not listed. With `rebuilds_all`, any
+    table may have changed.
     """
 
     version: SchemaVersion
     action: int
     database_id: int
     places: frozenset[Place]
-    left: frozenset[Place]
+    removed: frozenset[Place]
     rebuilds_all: bool
     start_ts: TimeStamp
     commit_ts: TimeStamp
@@ -61,22 +61,22 @@ def parse_diff(version: SchemaVersion, write: MetaWrite) -> SchemaDiff:
     diff = load(write.value or b"")
     action = int(diff["type"])
     places: set[Place] = set()
-    left: set[Place] = set()
+    removed: set[Place] = set()
     for change in (diff, *(diff.get("affected_options") or ())):
         database_id, table_id = int(change.get("schema_id") or 0), int(change.get("table_id") or 0)
         old_database_id = int(change.get("old_schema_id") or 0) or database_id
         old_table_id = int(change.get("old_table_id") or 0) or table_id
         place = database_id, TableID(table_id)
         old_place = old_database_id, TableID(old_table_id)
-        (left if action in _DROPS else places).add(place)
+        (removed if action in _DROPS else places).add(place)
         if old_place != place:
-            left.add(old_place)
+            removed.add(old_place)
     return SchemaDiff(
         version,
         action,
         int(diff["schema_id"]),
         _with_key(places),
-        _with_key(left),
+        _with_key(removed),
         bool(diff.get("regenerate_schema_map")),
         write.start_ts,
         write.commit_ts,

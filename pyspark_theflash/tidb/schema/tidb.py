@@ -16,9 +16,9 @@ End of the history
 `read(at_least)` takes a timestamp that the cluster allocated *before* the call: a TSO of PD, or the
 commit_ts of a received binlog. A DDL transaction that commits at or below it has already locked its
 keys when they are read. (DDL uses neither async commit nor 1PC, whose commit_ts can be lower: they
-require a session setting that the DDL owner's sessions do not have.) So a key shows either the
-change or the lock. If a key is locked, the history ends at the lock's start_ts, and is read again a
-little later.
+require a session, and the DDL owner's transactions have none.) So a key shows either the change or
+the lock. If a key is locked, the history ends at the lock's start_ts, and is read again a little
+later.
 
 Start of the history
 --------------------
@@ -342,7 +342,7 @@ class _MetaScan:
         self, diff: SchemaDiff, before: Sequence[TableEvent], jobs: FinishedJobs
     ) -> frozenset[Place]:
         """Return the places a schema version may have changed; `before` are earlier events."""
-        places = diff.places | diff.left
+        places = diff.places | diff.removed
         if diff.action != Action.DROP_DATABASE:
             return places
         name = self._database_name(diff.database_id, jobs)
@@ -375,7 +375,7 @@ class _MetaScan:
                 return diff.database_id not in databases
             if diff.action in (Action.CREATE_DATABASE, Action.RECOVER_DATABASE):
                 return diff.database_id in databases
-            if places := diff.places | diff.left:
+            if places := diff.places | diff.removed:
                 return all(tables.get(p) == _update_ts(p, self._table_key(*p)) for p in places)
         return True
 
