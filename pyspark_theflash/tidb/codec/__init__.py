@@ -1,1 +1,1 @@
-"""TiDB's bytes and texts to and from Arrow columns. No I/O."""
+"""Conversion between Arrow columns and TiDB's binary encodings and text forms. No I/O."""

@@ -1,4 +1,4 @@
-"""Arrow arrays made of NumPy buffers, without a copy where Arrow's layout allows it."""
+"""Build Arrow arrays from NumPy buffers and read their buffers, without copies where possible."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
@@ -8,10 +8,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-# A generic class to the type checker only.
+# `pa.Array` is generic for the type checker only.
 ArrowArray: TypeAlias = "pa.Array[Any]"
 
-# pyarrow's stubs know neither NumPy arrays as buffers nor some of the compute functions' arguments.
+# pyarrow's stubs reject NumPy arrays as buffers and some arguments of the compute functions.
 _pa: Final[Any] = pa
 _pc: Final[Any] = pc
 
@@ -19,9 +19,9 @@ _pc: Final[Any] = pc
 def primitive(
     data: npt.NDArray[Any], tp: pa.DataType, valid: npt.NDArray[np.bool_] | None = None
 ) -> ArrowArray:
-    """`data`, whose bytes are values of the fixed-width type `tp`, one a row.
+    """Build an array of the fixed-width type `tp` from the bytes of `data`, one row per value.
 
-    Rows where `valid` is false are null; None: all are valid.
+    Rows where `valid` is false are null. None means that all rows are valid.
     """
     bits = None if valid is None else _pa.array(valid).buffers()[1]
     buffer = _pa.py_buffer(np.ascontiguousarray(data))
@@ -29,27 +29,27 @@ def primitive(
 
 
 def binary(data: npt.NDArray[np.uint8], bounds: npt.NDArray[np.integer[Any]]) -> ArrowArray:
-    """The values that lie between each two of the n + 1 `bounds` in `data`."""
+    """Build a binary array of n values from `data`, cut at the n + 1 offsets `bounds`."""
     buffers = [None, _pa.py_buffer(bounds.astype(np.int32)), _pa.py_buffer(data)]
     return pa.Array.from_buffers(pa.binary(), len(bounds) - 1, buffers)
 
 
 def nulls(row_count: int, tp: pa.DataType) -> ArrowArray:
-    """Nothing but nulls."""
+    """Return an array of nulls."""
     result: ArrowArray = _pa.nulls(row_count, tp)
     return result
 
 
 def take(values: ArrowArray, indices: npt.NDArray[np.int64]) -> ArrowArray:
-    """The values at `indices`, null where an index is negative."""
+    """Select values by index; a negative index selects null."""
     missing = indices < 0
-    chosen = _pa.array(indices, mask=missing if missing.any() else None)
-    result: ArrowArray = values.take(chosen)
+    arrow_indices = _pa.array(indices, mask=missing if missing.any() else None)
+    result: ArrowArray = values.take(arrow_indices)
     return result
 
 
 def joined(chunks: Sequence[ArrowArray]) -> ArrowArray:
-    """Arrays one after the other; integers of several widths in the widest."""
+    """Concatenate arrays. If their integer types differ, the result has the widest of them."""
     widest = chunks[0].type
     for chunk in chunks:
         if chunk.type != widest and chunk.type.bit_width > widest.bit_width:
@@ -61,7 +61,10 @@ def joined(chunks: Sequence[ArrowArray]) -> ArrowArray:
 
 
 def map_distinct(values: ArrowArray, function: Callable[[Any], Any], to: pa.DataType) -> ArrowArray:
-    """`function` on each different value once; for types that have few, or values that are rare."""
+    """Map values to type `to`, with one call of `function` per distinct value.
+
+    Intended for arrays with few distinct values.
+    """
     encoded = _pc.dictionary_encode(values)
     mapped = _pa.array([function(value) for value in encoded.dictionary.to_pylist()], to)
     result: ArrowArray = mapped.take(encoded.indices)
@@ -69,14 +72,14 @@ def map_distinct(values: ArrowArray, function: Callable[[Any], Any], to: pa.Data
 
 
 def join_bytes(*parts: "ArrowArray | bytes") -> ArrowArray:
-    """Binary arrays (or the same bytes for every row) joined row by row."""
+    """Concatenate binary arrays row by row. A `bytes` part is repeated for every row."""
     operands = [pa.scalar(p, pa.binary()) if isinstance(p, bytes) else p for p in parts]
     result: ArrowArray = _pc.binary_join_element_wise(*operands, pa.scalar(b"", pa.binary()))
     return result
 
 
 def fixed_width(values: ArrowArray, width: int) -> npt.NDArray[np.uint8]:
-    """The bytes of an array of a fixed-width type: uint8[n, width]. The array has no nulls."""
+    """Return the bytes of a fixed-width array without nulls as uint8[n, width]."""
     data: Any = values.buffers()[1]
     rows = np.frombuffer(data if data is not None else b"", np.uint8).reshape(-1, width)
     return rows[values.offset : values.offset + len(values)]
@@ -85,13 +88,10 @@ def fixed_width(values: ArrowArray, width: int) -> npt.NDArray[np.uint8]:
 def variable_width(
     values: ArrowArray,
 ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64]]:
-    """The bytes of a binary or string array without nulls, and the n + 1 bounds of its values."""
-    _, bounds, data = (buffer if buffer is not None else b"" for buffer in _buffers(values))
+    """Return the data buffer of a binary or string array without nulls, and its n + 1 offsets."""
+    buffers: list[Any] = list(values.buffers())
+    _, offsets, data = (buffer if buffer is not None else b"" for buffer in buffers)
     large = pa.types.is_large_binary(values.type) or pa.types.is_large_string(values.type)
     width = np.int64 if large else np.int32
-    ends = np.frombuffer(bounds, width)[values.offset :][: len(values) + 1]
-    return np.frombuffer(data, np.uint8), ends.astype(np.int64)
-
-
-def _buffers(values: ArrowArray) -> list[Any]:
-    return list(values.buffers())
+    bounds = np.frombuffer(offsets, width)[values.offset :][: len(values) + 1]
+    return np.frombuffer(data, np.uint8), bounds.astype(np.int64)

@@ -1,4 +1,4 @@
-"""Which Arrow type holds which TiDB column, in the store and in a scan's batches.
+"""Arrow types of TiDB columns, in the store and in the batches of a scan.
 
     TINYINT..BIGINT        int8 int16 int32 int32 int64, and their unsigned forms
     YEAR                   int16
@@ -10,14 +10,14 @@
     TIME                   duration[us]
     CHAR, VARCHAR, TEXT    string
     BINARY.., BLOB         binary
-    BIT                    uint64, as it is stored
-    ENUM, SET              uint64: the index, the bit mask
-    JSON                   binary: TiDB's own form, type byte and content (`json`)
+    BIT                    uint64, as TiDB stores it
+    ENUM, SET              uint64: element index, bit mask
+    JSON                   binary: TiDB's binary JSON, type byte and content (`json`)
     VECTOR                 list<float32>
 
-Every TiDB value has a place in these. A zero or impossible date (0000-00-00, 2020-02-31) is a day
-beyond the end of TiDB's calendar, from `IMPOSSIBLE_DAY` on: see `time`. Whoever hands out dates to
-something that does not know this calls `resolve_impossible` first.
+These types represent every TiDB value. A zero or impossible date (0000-00-00, 2020-02-31) is stored
+as a day after the end of TiDB's calendar, from `time.IMPOSSIBLE_DAY` on. Code that passes dates to
+a consumer without this convention calls `time.resolve_impossible` first.
 """
 
 from typing import Final
@@ -37,7 +37,7 @@ MAX_PRECISION: Final = 65
 MAX_SCALE: Final = 30
 _MAX_FSP: Final = 6
 _MAX_BITS: Final = 64
-# DECIMAL without a length, as MySQL defines it.
+# MySQL's defaults for DECIMAL without a precision.
 _DEFAULT_PRECISION, _DEFAULT_SCALE = 10, 0
 
 _SIGNED: Final = {
@@ -72,11 +72,10 @@ _OTHER: Final = {
 
 
 def arrow_type(field_type: FieldType) -> pa.DataType:
-    """The Arrow type that holds every value of a TiDB type.
+    """Return the Arrow type that represents every value of a TiDB type.
 
     Raises:
-        UnsupportedError: the type has none (`NULL`, a type byte of a later TiDB, or a size that no
-            TiDB gives it).
+        UnsupportedError: The type is `NULL` or `UNSPECIFIED`, or has a size TiDB does not allow.
     """
     tp = field_type.tp
     _check_size(field_type)
@@ -92,10 +91,10 @@ def arrow_type(field_type: FieldType) -> pa.DataType:
 
 
 def decimal_type(field_type: FieldType) -> pa.DataType:
-    """decimal128 or decimal256 for DECIMAL(flen, decimal).
+    """Return decimal128 or decimal256 for DECIMAL(flen, decimal).
 
     Raises:
-        UnsupportedError: there is no such DECIMAL.
+        UnsupportedError: MySQL does not allow this precision and scale.
     """
     precision = field_type.flen if field_type.flen > 0 else _DEFAULT_PRECISION
     scale = field_type.decimal if field_type.decimal >= 0 else _DEFAULT_SCALE
@@ -107,10 +106,13 @@ def decimal_type(field_type: FieldType) -> pa.DataType:
 
 
 def _check_size(field_type: FieldType) -> None:
-    """Raise for what others rely on: digits of a second, bits and elements of a number."""
+    """Raise if fractional digits, BIT width or number of SET elements exceed MySQL's limits.
+
+    The decoders rely on these limits.
+    """
     tp = field_type.tp
-    times = tp == MySQLType.TIME or tp in DATETIME_TYPES
-    if times and field_type.fsp > _MAX_FSP:
+    has_fsp = tp == MySQLType.TIME or tp in DATETIME_TYPES
+    if has_fsp and field_type.fsp > _MAX_FSP:
         raise UnsupportedError(f"{tp.name}({field_type.fsp})", "column")
     if tp == MySQLType.BIT and field_type.flen > _MAX_BITS:
         raise UnsupportedError(f"BIT({field_type.flen})", "column")

@@ -1,4 +1,4 @@
-"""A column's change of type: the two types, and how errors name the column."""
+"""Change of a column's type by MODIFY COLUMN: both types and the session that ran the DDL."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,16 +6,16 @@ from typing import Final
 from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.tidb.codec.field_type import FieldType
 
-# ALLOW_INVALID_DATES among the bits of TiDB's sql_mode.
+# The bit of ALLOW_INVALID_DATES in TiDB's sql_mode.
 _ALLOW_INVALID_DATES: Final = 1 << 32
 
 
 @dataclass(frozen=True, slots=True)
 class ReorgSession:
-    """What TiDB kept of the session that changed a column, and when it did so (Unix time).
+    """Settings of the session that changed a column, as recorded in TiDB's DDL job.
 
-    With an offset, which is in seconds east of UTC, `zone` is of no importance. `sql_mode` has
-    TiDB's bits; None where it was not kept.
+    A nonzero `offset_s` (seconds east of UTC) takes precedence over `zone`. The change ran from
+    `from_ms` to `to_ms` (Unix time). `sql_mode` has TiDB's bits; None if it was not recorded.
     """
 
     zone: str
@@ -27,9 +27,9 @@ class ReorgSession:
 
 @dataclass(frozen=True, slots=True)
 class TypeChange:
-    """What a conversion goes from and to; `where` names the column in errors.
+    """Old and new type of a column. `where` names the column in errors.
 
-    `session`: None if nothing is known of it.
+    `session` is None if it was not recorded.
     """
 
     old: FieldType
@@ -39,16 +39,16 @@ class TypeChange:
 
     @property
     def keeps_invalid_dates(self) -> bool:
-        """Whether texts and numbers like February 30 became dates (else they became zero).
+        """Whether texts and numbers like February 30 became dates; otherwise they became zero.
 
         Raises:
-            UnsupportedError: the sql_mode of the session is not known.
+            UnsupportedError: The sql_mode of the session was not recorded.
         """
         if self.session is None or self.session.sql_mode is None:
-            raise self.unsupported("the sql_mode of the session decided about one")
+            raise self.unsupported("the result depends on the session's unknown sql_mode")
         return bool(self.session.sql_mode & _ALLOW_INVALID_DATES)
 
     def unsupported(self, why: str) -> UnsupportedError:
-        """The error for values of which nobody but the DDL's session knows what they became."""
-        what = f"{self.old.tp.name} values from before the column became {self.new.tp.name} ({why})"
-        return UnsupportedError(what, self.where)
+        """Return the error for a value whose converted form cannot be determined."""
+        types = f"from {self.old.tp.name} to {self.new.tp.name}"
+        return UnsupportedError(f"conversion of old values {types} ({why})", self.where)

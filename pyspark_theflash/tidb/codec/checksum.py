@@ -1,22 +1,23 @@
-"""Row checksums: what TiDB's `tidb_enable_row_level_checksum` puts behind rows of format v2.
+"""Row checksums, which `tidb_enable_row_level_checksum` appends to rows of format v2.
 
-    u8 header | u32 CRC-32 (IEEE) | another u32 where bit 3 of the header is set
+    u8 header | u32 CRC-32 (IEEE) | second u32 CRC-32, if bit 3 of the header is set
 
-The lowest three bits of the header are the version, which says what the sum covers:
+The low three bits of the header are the version, which defines the bytes that the checksum covers:
 
-    0, TiDB 7.1 to 8.2   the values, column by column in the order of ids, the key's too
+    0, TiDB 7.1 to 8.2   the values of all columns in order of column id, key columns included
     1, TiDB 8.3          the row from its first byte to the header, then its record key
-    2, since TiDB 8.4    the row from its first byte to the header, then what its key has as handle
+    2, since TiDB 8.4    the row from its first byte to the header, then the handle of its key
 
-Values, of version 0: integers, YEAR, ENUM, SET and BIT as 8 bytes, FLOAT and DOUBLE as a double,
-VECTOR as it is in the row, all others as their text behind its u32 length; all little-endian. NULL
-and virtual columns do not count. While a column is being added, dropped or changed there are two
-sums: with the table as it was and as it will be, so that one of both matches what one column more
-or less gives.
+Version 0 encodes integers, YEAR, ENUM, SET and BIT as 8 bytes, FLOAT and DOUBLE as a double, VECTOR
+as in the row, and all other types as u32 length and text; all little-endian. NULL and virtual
+columns are skipped. While a column is added, dropped or changed, rows have two checksums, for the
+old and the new state of the table. Such a row is accepted if its values match one of them, with all
+columns or with one column left out.
 
-A sum that covers what is not at hand cannot be checked: those of versions 1 and 2 without the keys;
-that of version 0 where the row holds a column that was not asked for, or lacks one of the primary
-key and there are no keys. As in TiDB's `util/rowcodec` (`row.go`, `common.go`).
+A checksum is not checked if part of the covered data is not available: for versions 1 and 2 the
+record keys; for version 0, if the row has a column that was not requested, or if a column of the
+primary key is neither in the row nor in a record key. See TiDB's `util/rowcodec` (`row.go`,
+`common.go`).
 """
 
 import struct
@@ -56,9 +57,9 @@ _TEXTS: Final = STRING_TYPES | {
 
 @dataclass(frozen=True, slots=True)
 class RecordKeys:
-    """Where rows are: one record key a row, as TiDB makes it (`key.RawKey`).
+    """Record keys (`key.RawKey`) of rows, one per row.
 
-    `handle` are the columns of a clustered primary key, in key order; none where rows have a
+    `handle` has the columns of a clustered primary key, in key order; empty for tables with
     `_tidb_rowid`.
     """
 
@@ -68,9 +69,9 @@ class RecordKeys:
 
 @dataclass(frozen=True, slots=True)
 class Content:
-    """What rows were decoded to: what a checksum of version 0 covers.
+    """Decoded columns of rows, which a checksum of version 0 covers.
 
-    `has_unknown` is bool[n]: which rows hold columns besides these.
+    `has_unknown` is bool[n]: the rows that hold columns not in `specs`.
     """
 
     specs: Sequence[ColumnSpec]
@@ -81,39 +82,40 @@ class Content:
 def check_checksums(
     reader: Reader, rows: Positions, at: Positions, content: Content, keys: RecordKeys | None
 ) -> None:
-    """That the checksums (their headers) at the given places are those of the given rows.
+    """Check the checksums of `rows`, whose headers are at the positions `at`.
 
     Raises:
-        CodecError: one is wrong, or of a version that is not known.
+        CodecError: A checksum does not match, or its version is unknown.
     """
     versions = reader.bytes_at(at) & _VERSION_MASK
-    reader.check(versions <= _HANDLE, "a checksum of an unknown version", at)
+    reader.check(versions <= _HANDLE, "unknown checksum version", at)
     if keys is not None:
-        invariant(len(keys.raw) == len(reader.starts), "there is one key a row")
+        invariant(len(keys.raw) == len(reader.starts), "there is one key per row")
         for version, key_from in ((_KEY, 0), (_HANDLE, HANDLE_AT)):
-            same = np.flatnonzero(versions == version)
-            _check_bytes(reader, rows[same], at[same], keys.raw, key_from)
-    same = np.flatnonzero(versions == _COLUMNS)
-    if len(same):
-        _check_columns(reader, rows[same], at[same], content, keys)
+            members = np.flatnonzero(versions == version)
+            _check_bytes(reader, rows[members], at[members], keys.raw, key_from)
+    members = np.flatnonzero(versions == _COLUMNS)
+    if len(members):
+        _check_columns(reader, rows[members], at[members], content, keys)
 
 
 def _check_bytes(
     reader: Reader, rows: Positions, at: Positions, keys: RowBuffer, key_from: int
 ) -> None:
+    """Check checksums of versions 1 and 2; `key_from` is where the covered part of a key begins."""
     data, key_data = reader.view(), np.ascontiguousarray(keys.buffer).data
-    places = zip(
+    bounds = zip(
         reader.starts[rows].tolist(),
         (at + 1).tolist(),
         (keys.offsets[rows] + key_from).tolist(),
         keys.offsets[rows + 1].tolist(),
         strict=True,
     )
-    sums = [crc32(key_data[k:end], crc32(data[i:j])) for i, j, k, end in places]
-    reader.check(np.array(sums, np.int64) == _stored(reader, at + 1), "a wrong checksum", at)
+    sums = [crc32(key_data[k:end], crc32(data[i:j])) for i, j, k, end in bounds]
+    reader.check(np.array(sums, np.int64) == _stored_sums(reader, at + 1), "wrong checksum", at)
 
 
-def _stored(reader: Reader, at: Positions) -> Positions:
+def _stored_sums(reader: Reader, at: Positions) -> Positions:
     sums: Positions = (reader.words_at(at) & np.uint64(0xFFFFFFFF)).view(np.int64)
     return sums
 
@@ -121,6 +123,7 @@ def _stored(reader: Reader, at: Positions) -> Positions:
 def _check_columns(
     reader: Reader, rows: Positions, at: Positions, content: Content, keys: RecordKeys | None
 ) -> None:
+    """Check checksums of version 0."""
     specs = sorted(zip(content.specs, content.columns, strict=True), key=lambda pair: pair[0].id)
     checkable = ~content.has_unknown[rows]
     if keys is None:
@@ -128,21 +131,21 @@ def _check_columns(
             if spec.type.flag & ColumnFlag.PRI_KEY and column.absent is not None:
                 checkable &= ~column.absent[rows]
     rows, at = rows[checkable], at[checkable]
-    from_keys = _from_keys(keys, rows) if keys is not None else {}
+    key_columns = _key_columns(keys, rows) if keys is not None else {}
     parts = []
     for spec, column in specs:
         values = take(column.values, rows)
-        if spec.id in from_keys and column.absent is not None:
-            values = pc.if_else(column.absent[rows], from_keys[spec.id], values)
-        parts.append(_datums(values, spec.type))
-    first, extra = _stored(reader, at + 1), _stored(reader, at + 5)
+        if spec.id in key_columns and column.absent is not None:
+            values = pc.if_else(column.absent[rows], key_columns[spec.id], values)
+        parts.append(_covered_bytes(values, spec.type))
+    first, extra = _stored_sums(reader, at + 1), _stored_sums(reader, at + 5)
     has_extra = reader.bytes_at(at) & EXTRA != 0
     sums = _sums(parts, len(rows))
-    right = (sums == first) | (has_extra & (sums == extra))
-    for left_out in range(len(parts) if (has_extra & ~right).any() else 0):
+    matches = (sums == first) | (has_extra & (sums == extra))
+    for left_out in range(len(parts) if (has_extra & ~matches).any() else 0):
         sums = _sums(parts[:left_out] + parts[left_out + 1 :], len(rows))
-        right |= has_extra & ((sums == first) | (sums == extra))
-    reader.check(right, "a wrong checksum", at)
+        matches |= has_extra & ((sums == first) | (sums == extra))
+    reader.check(matches, "wrong checksum", at)
 
 
 def _sums(parts: Sequence[ArrowArray], row_count: int) -> Positions:
@@ -151,12 +154,12 @@ def _sums(parts: Sequence[ArrowArray], row_count: int) -> Positions:
     return np.array([crc32(row) for row in join_bytes(*parts).to_pylist()], np.int64)
 
 
-def _from_keys(keys: RecordKeys, rows: Positions) -> dict[int, ArrowArray]:
-    """The columns of the primary key, as far as keys hold them, by id."""
+def _key_columns(keys: RecordKeys, rows: Positions) -> dict[int, ArrowArray]:
+    """Decode the columns of the clustered primary key from the record keys, by column id."""
     raw = keys.raw.select(rows)
     reader = Reader(raw, "record key")
     sizes = reader.ends - reader.starts
-    reader.check(sizes >= _INT_KEY_BYTES, "a key without a handle", reader.starts)
+    reader.check(sizes >= _INT_KEY_BYTES, "key without a handle", reader.starts)
     if not keys.handle or not len(rows):
         return {}
     if len(keys.handle) == 1 and (sizes == _INT_KEY_BYTES).all():
@@ -170,14 +173,17 @@ def _from_keys(keys: RecordKeys, rows: Positions) -> dict[int, ArrowArray]:
 
 
 def _as_bytes(field_type: FieldType) -> FieldType:
-    """Strings as what keys hold; where those are weights the row has the string itself."""
+    """Return the type of a key's column as stored: strings are plain bytes.
+
+    Under collations with weights the row stores the string itself, and the key's value is not used.
+    """
     if field_type.tp not in STRING_TYPES:
         return field_type
     return replace(field_type, charset="binary", collate="binary")
 
 
-def _datums(values: ArrowArray, field_type: FieldType) -> ArrowArray:
-    """Each value as its bytes that are summed up; none for a null."""
+def _covered_bytes(values: ArrowArray, field_type: FieldType) -> ArrowArray:
+    """Encode each value for a checksum of version 0; a null has no bytes."""
     encoded: ArrowArray
     if field_type.tp in _TEXTS:
         texts = format_column(values, field_type).cast(pa.binary())

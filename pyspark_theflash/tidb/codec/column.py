@@ -1,7 +1,8 @@
-"""From values found in rows to Arrow columns.
+"""Arrow columns from values located in encoded rows.
 
-A decoder leaves `Piece`s: for some rows, the values of one column in one form. `assemble` makes the
-column of them: values by the column's type, checked; nulls for NULL and for rows without it.
+A row decoder produces `Piece`s: for some of the rows, the values of one column in one form.
+`assemble` combines the pieces of a column into an Arrow array of the column's type and checks the
+values. NULL and rows that do not hold the column become null.
 """
 
 from collections.abc import Mapping, Sequence
@@ -26,15 +27,15 @@ from pyspark_theflash.tidb.codec.time import DAY_US, unpack_dates, unpack_times_
 from pyspark_theflash.tidb.codec.vector import vectors_at
 
 _WHOLE_NUMBER_TYPES: Final = INTEGER_TYPES | {MySQLType.BIT, MySQLType.ENUM, MySQLType.SET}
-# 838:59:59.999999, beyond what a TIME can hold.
-_MAX_DURATION_NS: Final = (838 * 3600 + 3600) * 1_000_000_000
+# 839 hours. The largest TIME is 838:59:59.999999.
+_END_DURATION_NS: Final = (838 * 3600 + 3600) * 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Values of one column at `rows` (ascending, none twice).
+    """Values of one column in `rows` (ascending, distinct row numbers).
 
-    `step` is the place of the pair within those rows.
+    `step` is the index of the column's pair within those rows, in row format v1.
     """
 
     rows: Positions
@@ -42,42 +43,42 @@ class Piece:
     step: int = 0
 
     def take(self, members: Positions) -> "Piece":
-        """Some of the rows."""
+        """Select rows of the piece by index."""
         return Piece(self.rows[members], self.values.take(members), self.step)
 
 
 PiecesByID: TypeAlias = Mapping[ColumnID, Sequence[Piece]]
 
 
-def decode_pieces(reader: Reader, found: PiecesByID, columns: Sequence[ColumnSpec]) -> DecodedRows:
-    """The columns asked for, out of all pieces found.
+def decode_pieces(reader: Reader, pieces: PiecesByID, columns: Sequence[ColumnSpec]) -> DecodedRows:
+    """Assemble the requested columns from the pieces of all columns of the rows.
 
     Raises:
-        CodecError: a row holds a column twice, or a value that its type cannot have.
-        UnsupportedError: a type that TiDB does not store.
+        CodecError: A row holds a column twice, or a value that is invalid for its type.
+        UnsupportedError: TiDB does not store columns of this type.
     """
     row_count = len(reader.starts)
     if not row_count:
-        return DecodedRows(tuple(map(_no_values, columns)), frozenset())
-    unknown = frozenset(found) - {spec.id for spec in columns}
+        return DecodedRows(tuple(map(_empty_column, columns)), frozenset())
+    unknown = frozenset(pieces) - {spec.id for spec in columns}
     for column_id in unknown:
-        _rows_present(reader, found[column_id], row_count)
-    decoded = (assemble(reader, spec, found.get(spec.id, ()), row_count) for spec in columns)
+        _rows_present(reader, pieces[column_id], row_count)
+    decoded = (assemble(reader, spec, pieces.get(spec.id, ()), row_count) for spec in columns)
     return DecodedRows(tuple(decoded), unknown)
 
 
-def _no_values(spec: ColumnSpec) -> DecodedColumn:
+def _empty_column(spec: ColumnSpec) -> DecodedColumn:
     return DecodedColumn(nulls(0, arrow_type(spec.type)), None)
 
 
 def assemble(
     reader: Reader, spec: ColumnSpec, pieces: Sequence[Piece], row_count: int
 ) -> DecodedColumn:
-    """The column that the pieces make.
+    """Assemble one column from its pieces.
 
     Raises:
-        CodecError: a row holds the column twice, or a value that the type cannot have.
-        UnsupportedError: a type that TiDB does not store.
+        CodecError: A row holds the column twice, or a value that is invalid for its type.
+        UnsupportedError: TiDB does not store columns of this type.
     """
     tp = arrow_type(spec.type)
     if len(pieces) == 1 and len(pieces[0].rows) == row_count:
@@ -101,20 +102,20 @@ def assemble(
 
 
 def _rows_present(reader: Reader, pieces: Sequence[Piece], row_count: int) -> Mask:
-    """bool[n]: which rows hold the column.
+    """Return which rows hold the column: bool[n].
 
     Raises:
-        CodecError: one holds it twice.
+        CodecError: A row holds the column twice.
     """
     present = np.zeros(row_count, np.bool_)
     for piece in pieces:
-        reader.check(~present[piece.rows], "a column for the second time", piece.values.start - 1)
+        reader.check(~present[piece.rows], "duplicate column", piece.values.start - 1)
         present[piece.rows] = True
     return present
 
 
 def _to_arrow(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
-    """The values as an Arrow array without nulls."""
+    """Convert values to an Arrow array without nulls, checking them against the column's type."""
     tp = spec.type.tp
     if tp in _WHOLE_NUMBER_TYPES:
         return _whole_numbers(reader, spec, values)
@@ -142,7 +143,7 @@ def _to_arrow(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
 
 
 def _expect(reader: Reader, spec: ColumnSpec, values: Values, *forms: Form) -> npt.NDArray[Any]:
-    """The numbers of values that must be of one of `forms`."""
+    """Check that the form is one of `forms`, and return the numbers."""
     if values.form not in forms:
         reason = f"{values.form.value} in column {spec.name} of type {spec.type.tp.name}"
         raise reader.error(reason, int(values.start[0]) - 1)
@@ -150,28 +151,28 @@ def _expect(reader: Reader, spec: ColumnSpec, values: Values, *forms: Form) -> n
 
 
 def _whole_numbers(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
-    """Integers in the column's type.
+    """Convert integers to the column's type.
 
-    In an unsigned column without strict SQL mode TiDB stores 2^64 - 1 for what is too large,
-    whatever the column's width. Such numbers come as uint64.
+    For an unsigned column without strict SQL mode TiDB stores 2^64 - 1 in place of a number that is
+    too large, whatever the column's width. An array with such numbers is returned as uint64.
     """
     numbers = _expect(reader, spec, values, Form.INT, Form.UINT)
     tp = arrow_type(spec.type)
-    wanted = np.dtype(tp.to_pandas_dtype())
-    if wanted != numbers.dtype:
-        # NumPy compares across signedness exactly for Python ints, so each bound is asked only
-        # where it can matter.
-        have, want = np.iinfo(numbers.dtype), np.iinfo(wanted.name)
-        if wanted.kind == "u" and spec.type.tp in INTEGER_TYPES and have.min == 0:
-            largest = numbers == have.max
-            if largest.any() and (largest | (numbers <= want.max)).all():
+    target = np.dtype(tp.to_pandas_dtype())
+    if target != numbers.dtype:
+        # NumPy compares integers of any type with Python ints exactly. A bound is checked only
+        # where it restricts the type of the numbers.
+        own, bounds = np.iinfo(numbers.dtype), np.iinfo(target.name)
+        if target.kind == "u" and spec.type.tp in INTEGER_TYPES and own.min == 0:
+            largest = numbers == own.max
+            if largest.any() and (largest | (numbers <= bounds.max)).all():
                 return primitive(numbers, pa.uint64())
-        reason = f"an integer that column {spec.name} cannot hold"
-        if want.min > have.min:
-            reader.check(numbers >= want.min, reason, values.start)
-        if want.max < have.max:
-            reader.check(numbers <= want.max, reason, values.start)
-    return primitive(numbers.astype(wanted, copy=False), tp)
+        reason = f"integer out of range of column {spec.name}"
+        if bounds.min > own.min:
+            reader.check(numbers >= bounds.min, reason, values.start)
+        if bounds.max < own.max:
+            reader.check(numbers <= bounds.max, reason, values.start)
+    return primitive(numbers.astype(target, copy=False), tp)
 
 
 def _strings(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
@@ -182,26 +183,26 @@ def _strings(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
     try:
         return raw.cast(pa.string())
     except pa.ArrowInvalid as error:
-        reason = f"bytes that are not UTF-8 in column {spec.name}"
+        reason = f"invalid UTF-8 in column {spec.name}"
         raise reader.error(reason, int(values.start[0])) from error
 
 
 def _floats(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
     numbers = _expect(reader, spec, values, Form.FLOAT)
     tp = arrow_type(spec.type)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+    with np.errstate(over="ignore", invalid="ignore"):  # Values that are not finite raise below.
         result = numbers.astype(tp.to_pandas_dtype())
-    reason = f"a float that column {spec.name} cannot hold"
+    reason = f"float not finite or out of range of column {spec.name}"
     reader.check(np.isfinite(result), reason, values.start)
     return primitive(result, tp)
 
 
 def _durations(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
-    """Nanoseconds to microseconds."""
+    """Convert nanoseconds to microseconds."""
     ns = _expect(reader, spec, values, Form.INT)
     us, rest = np.divmod(ns, 1000)
-    fits = (rest == 0) & (ns < _MAX_DURATION_NS) & (ns > -_MAX_DURATION_NS)
-    reader.check(fits, f"a duration that column {spec.name} cannot hold", values.start)
+    fits = (rest == 0) & (ns < _END_DURATION_NS) & (ns > -_END_DURATION_NS)
+    reader.check(fits, f"invalid duration in column {spec.name}", values.start)
     return primitive(us, arrow_type(spec.type))
 
 
@@ -209,7 +210,7 @@ def _dates(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
     packed = _expect(reader, spec, values, Form.UINT)
     days, well_formed = unpack_dates(packed)
     well_formed &= (packed & np.uint64((1 << 41) - 1)) == 0
-    reader.check(well_formed, f"no date that column {spec.name} can hold", values.start)
+    reader.check(well_formed, f"invalid date in column {spec.name}", values.start)
     return primitive(days.astype(np.int32), pa.date32())
 
 
@@ -218,5 +219,5 @@ def _timestamps(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
     days, date_is_well_formed = unpack_dates(packed)
     micros, time_is_well_formed = unpack_times_of_day(packed)
     well_formed = date_is_well_formed & time_is_well_formed
-    reader.check(well_formed, f"no time that column {spec.name} can hold", values.start)
+    reader.check(well_formed, f"invalid date and time in column {spec.name}", values.start)
     return primitive(days * DAY_US + micros, arrow_type(spec.type))

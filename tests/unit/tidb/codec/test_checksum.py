@@ -44,7 +44,7 @@ def test_version_2_as_tidb_writes_it() -> None:
     columns = [_spec(1, INT), _spec(3, BYTES), _spec(300, INT)]
     decode_rows_v2(RowBuffer.from_list(rows), columns, _keys(*keys))
     decode_rows_v2(RowBuffer.from_list(rows), [], _keys(*keys))
-    with pytest.raises(CodecError, match="a wrong checksum"):
+    with pytest.raises(CodecError, match="wrong checksum"):
         decode_rows_v2(RowBuffer.from_list(rows), columns, _keys(*keys[1:], keys[0]))
     for row, key in zip(rows, keys, strict=True):
         for at in range(len(row)):
@@ -73,7 +73,7 @@ def test_versions_and_rows_without_any_together() -> None:
     assert decoded.columns[0].values.to_pylist() == [1, 2, 3, None]
     for n in (0, 2, 3):
         wrong = [*rows[:n], rows[n][:-1] + bytes([rows[n][-1] ^ 1]), *rows[n + 1 :]]
-        with pytest.raises(CodecError, match="a wrong checksum"):
+        with pytest.raises(CodecError, match="wrong checksum"):
             decode_rows_v2(RowBuffer.from_list(wrong), columns, _keys(*keys))
         decode_rows_v2(RowBuffer.from_list(wrong), columns)
     with pytest.raises(InternalError):
@@ -93,7 +93,7 @@ def test_rows_within_a_larger_buffer() -> None:
 @pytest.mark.parametrize("version", range(3, 8))
 def test_an_unknown_version(version: int) -> None:
     row = _with_raw_checksum({1: 1}, version, b"")
-    with pytest.raises(CodecError, match="unknown version"):
+    with pytest.raises(CodecError, match="unknown checksum version"):
         decode_rows_v2(RowBuffer.from_list([row]), [_spec(1, INT)])
 
 
@@ -130,12 +130,12 @@ def test_version_0_as_tidb_writes_it(vector: dict[str, Any]) -> None:
         if place == -1 and row[-9] & 8:
             changed[-8] ^= 1
         rows = RowBuffer.from_list([changed])
-        with pytest.raises(CodecError, match="a wrong checksum"):
+        with pytest.raises(CodecError, match="wrong checksum"):
             decode_rows_v2(rows, columns, right)
         if handle:
             decode_rows_v2(rows, columns)
             other = _keys(encode_record_key(TABLE, -8), handle=handle)
-            with pytest.raises(CodecError, match="a wrong checksum"):
+            with pytest.raises(CodecError, match="wrong checksum"):
                 decode_rows_v2(RowBuffer.from_list([row]), columns, other)
         # A row with columns that were not asked for cannot be checked.
         decode_rows_v2(rows, columns[:-1], right)
@@ -159,7 +159,7 @@ def test_version_0_of_a_clustered_key() -> None:
     keys = _keys(encode_record_key(TABLE, handle), handle=key)
     decode_rows_v2(RowBuffer.from_list([row]), columns, keys)
     wrong = body + _le32(crc32(b"".join(parts)) ^ 1)
-    with pytest.raises(CodecError, match="a wrong checksum"):
+    with pytest.raises(CodecError, match="wrong checksum"):
         decode_rows_v2(RowBuffer.from_list([wrong]), columns, keys)
     for bad_key in (PREFIX, encode_record_key(TABLE, 1)):
         with pytest.raises(CodecError):
@@ -174,5 +174,5 @@ def test_version_0_of_an_unsigned_key() -> None:
     keys = _keys(encode_record_key(TABLE, -1), handle=(columns[0],))
     row = body + _le32(crc32(covered))
     decode_rows_v2(RowBuffer.from_list([row]), columns, keys)
-    with pytest.raises(CodecError, match="a wrong checksum"):
+    with pytest.raises(CodecError, match="wrong checksum"):
         decode_rows_v2(RowBuffer.from_list([body + _le32(0)]), columns, keys)

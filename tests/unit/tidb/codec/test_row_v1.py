@@ -188,7 +188,7 @@ def test_bytes_that_are_no_row(row: str, offset: int) -> None:
 
 
 def test_an_unknown_column_twice() -> None:
-    with pytest.raises(CodecError, match="second time"):
+    with pytest.raises(CodecError, match="duplicate column"):
         decode_rows_v1(RowBuffer.from_list([bytes.fromhex("081208020812080a")]), COLUMNS)
 
 
