@@ -1,27 +1,28 @@
-"""What TiDB makes of a column's old values when MODIFY COLUMN changes its type.
+"""Conversion of a column's old values when MODIFY COLUMN changes its type.
 
-TiDB either leaves the rows as they are, because the new type reads them as well (INT to BIGINT, a
-longer VARCHAR, further ENUM elements), or writes every row anew with the converted value. A replica
-sees neither: it has the values of the old type, and converts them when they are read as the new
-one. What a strict sql_mode refuses makes the DDL fail, so whatever is met here and does not fit is
-converted as without strict mode: clamped, cut, zero, or NULL.
+TiDB either leaves the rows unchanged, because they are valid under the new type too (INT to BIGINT,
+a longer VARCHAR, additional ENUM elements), or rewrites every row with the converted value. A
+replica does not see the rewrite: it stores the values of the old type and converts them when they
+are read as the new type. Under a strict sql_mode a value that does not fit makes the DDL fail, so
+values that do not fit are converted by the rules without strict mode: clamped, cut, zero, or NULL.
 
-Some results depend on the session that changed the column:
+Some results depend on the session that changed the column. TiDB records its time zone and sql_mode
+in the DDL job:
 
-    TIMESTAMP to or from any type, TIMESTAMP        its time zone, which TiDB keeps in the DDL job
-    with fewer fractional digits included
+    TIMESTAMP to or from any type (also to          its time zone
+    TIMESTAMP with fewer fractional digits)
     TIME to a date                                  its time zone, and the day of the change
-    text with a zone to a date                      its time zone
-    date and time that is rounded up to a second    its time zone, if clocks are changed just then
-    dates like February 30 out of text or numbers   its sql_mode, which TiDB keeps there, too
-    NULL to TIMESTAMP NOT NULL                      the time at which a row was rewritten
+    text with a time zone to a date                 its time zone
+    date and time rounded up to the next second     its time zone, near a change of the clocks
+    dates like February 30 from text or numbers     its sql_mode
+    NULL to TIMESTAMP NOT NULL                      the time at which the row was rewritten
 
-Where what matters is not known, values raise `UnsupportedError`; zero dates, for one, have no time
-zone.
+If the required setting is unknown, the conversion raises `UnsupportedError` for values that depend
+on it. A zero date, for example, does not depend on the time zone.
 
 The rules are those of TiDB 6.6 (`ConvertTo` in types/datum.go, `CastValue` in table/column.go,
-`needChangeColumnData` in ddl/column.go). They are spread over the modules `convert_*` by the kind
-of the new type; `loose_number` and `loose_time` read what people write.
+`needChangeColumnData` in ddl/column.go). The modules `convert_*` implement them, by kind of the new
+type; `loose_number` and `loose_time` parse numbers, dates and times in free-form text.
 """
 
 from collections.abc import Callable, Mapping
@@ -44,7 +45,7 @@ from pyspark_theflash.tidb.codec.convert_number import (
     to_year,
 )
 from pyspark_theflash.tidb.codec.convert_string import to_string
-from pyspark_theflash.tidb.codec.convert_time import as_shown, to_datetime, to_time
+from pyspark_theflash.tidb.codec.convert_time import to_datetime, to_session_time, to_time
 from pyspark_theflash.tidb.codec.field_type import (
     DATETIME_TYPES,
     INTEGER_TYPES,
@@ -61,8 +62,8 @@ _TIMES: Final = DATETIME_TYPES | {MySQLType.TIME}
 _BIT: Final = frozenset({MySQLType.BIT})
 _YEAR: Final = frozenset({MySQLType.YEAR})
 _JSON: Final = frozenset({MySQLType.JSON})
-# From which types TiDB refuses to change, by the new type.
-_REFUSED: Final[Mapping[MySQLType, frozenset[MySQLType]]] = {
+# Old types from which TiDB rejects a change, by new type.
+_REJECTED: Final[Mapping[MySQLType, frozenset[MySQLType]]] = {
     MySQLType.BIT: _TIMES | STRING_TYPES | _YEAR | _JSON,
     **dict.fromkeys(_CHOICES, _TIMES | _FRACTIONS | _BIT | _YEAR | _JSON),
     **dict.fromkeys(DATETIME_TYPES, _FRACTIONS | _CHOICES | _BIT),
@@ -91,48 +92,48 @@ def convert_column(
     where: str,
     session: ReorgSession | None = None,
 ) -> ArrowArray:
-    """Stored values of one type as TiDB shows them after the column has become another.
+    """Convert stored values from a column's old type to its new type, as MODIFY COLUMN does.
 
     Args:
-        values: in the type that `arrow_type(from_type)` names.
-        from_type: as the column was when the values were written.
-        to_type: as it is now.
-        where: names the column in errors.
-        session: the one that changed the column, where it is known.
+        values: Values of type `arrow_type(from_type)`.
+        from_type: The column's type when the values were written.
+        to_type: The column's new type.
+        where: Name of the column for errors.
+        session: Session that changed the column, if recorded.
 
     Returns:
-        As many values, in the type that `arrow_type(to_type)` names. Nulls stay, and a value that
-        TiDB cannot convert may become one, in a NOT NULL column too.
+        As many values, of type `arrow_type(to_type)`. Nulls remain null. A value that TiDB cannot
+        convert may become null, also in a NOT NULL column.
 
     Raises:
-        UnsupportedError: a pair of types that TiDB refuses or that is not known here; a value that
-            cannot be told from the old one.
+        UnsupportedError: TiDB rejects the pair of types or it is not implemented, or the result
+            depends on information that is not recorded.
     """
     change = TypeChange(from_type, to_type, where, session)
-    wanted = arrow_type(to_type)
+    target = arrow_type(to_type)
     if _keeps_rows(from_type, to_type):
-        result: ArrowArray = pc.cast(values, wanted)
+        result: ArrowArray = pc.cast(values, target)
         return result
     _check_pair(change)
     if values.null_count and to_type.tp == MySQLType.TIMESTAMP and to_type.is_not_null:
-        raise change.unsupported("NULL became the time of the change")
+        raise change.unsupported("NULL became the time at which the row was rewritten")
     if values.null_count == len(values):
-        return nulls(len(values), wanted)
-    return _converted(change, values)
+        return nulls(len(values), target)
+    return _convert(change, values)
 
 
 def _check_pair(change: TypeChange) -> None:
     old, new = change.old, change.new
-    if old.tp in _REFUSED.get(new.tp, ()) or not {old.tp, new.tp} <= _CONVERTERS.keys():
+    if old.tp in _REJECTED.get(new.tp, ()) or not {old.tp, new.tp} <= _CONVERTERS.keys():
         raise UnsupportedError(
             f"a change of type from {old.tp.name} to {new.tp.name}", change.where
         )
 
 
-def _converted(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def _convert(change: TypeChange, values: ArrowArray) -> ArrowArray:
     present = values.drop_null()
     if change.old.tp == MySQLType.TIMESTAMP:
-        change, present = as_shown(change, present)
+        change, present = to_session_time(change, present)
     from_json_value = change.old.tp == MySQLType.JSON and change.new.tp not in STRING_TYPES
     converted = (from_json if from_json_value else _CONVERTERS[change.new.tp])(change, present)
     if len(present) == len(values):
@@ -143,9 +144,9 @@ def _converted(change: TypeChange, values: ArrowArray) -> ArrowArray:
 
 
 def _keeps_rows(old: FieldType, new: FieldType) -> bool:
-    """Whether TiDB leaves the rows as they are, and reading them as the new type is all there is.
+    """Whether TiDB leaves the rows unchanged, and casting the values suffices.
 
-    Integers are left out, for converting them comes to the same.
+    False for integers, for which the conversion gives the same result as a cast.
     """
     if old.tp in STRING_TYPES and new.tp in STRING_TYPES:
         if old.is_binary_string != new.is_binary_string:

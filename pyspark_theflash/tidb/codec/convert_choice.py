@@ -1,8 +1,9 @@
-"""Changes of type to ENUM and SET.
+"""Conversion to ENUM and SET.
 
-From integers: the index, the bit mask. From strings, also those that an old ENUM or SET has for its
-numbers: by name, equal under the new collation; a text that is no name may be a number as Go writes
-them. 0 where there is no such element. As `ParseEnum` and `ParseSet` in TiDB's types package.
+An integer is the element's index or the bit mask. A string, also the name of an old ENUM or SET
+value, is compared with the element names under the new collation; a string that matches no name may
+be an integer literal of Go. The result is 0 if there is no such element. See `ParseEnum` and
+`ParseSet` in TiDB's types package.
 """
 
 import re
@@ -23,6 +24,7 @@ from pyspark_theflash.tidb.codec.loose_number import MAX_UINT64
 
 pc: Any = pyarrow.compute
 
+# An integer literal in Go's syntax, without a sign.
 _NUMBER: Final = re.compile(
     r"0[xX](_?[0-9a-fA-F])+|0[bB](_?[01])+|0[oO](_?[0-7])+|0(_?[0-7])*|[1-9](_?\d)*", re.ASCII
 )
@@ -30,26 +32,26 @@ _MAX_NUMBER_LENGTH: Final = 200
 
 
 def to_enum(change: TypeChange, values: ArrowArray) -> ArrowArray:
-    """The old values as indexes of elements, from 1.
+    """Convert values to ENUM: indexes of elements, from 1.
 
     Raises:
-        UnsupportedError: a collation that is not known here.
+        UnsupportedError: The new collation is unknown.
     """
     count = len(change.new.elems)
     if change.old.tp in INTEGER_TYPES:
         numbers = values.to_numpy()
-        return _where((numbers >= 1) & (numbers <= count), numbers)
-    names = _Names(change)
+        return _zero_unless((numbers >= 1) & (numbers <= count), numbers)
+    elements = _Elements(change)
 
     def index(text: str | bytes) -> int:
-        name = _text(text)
+        name = _decode(text)
         if name is None:
             return 0
-        (found,) = names.indexes([name])
-        number = _number(name) if found is None else found + 1
+        (position,) = elements.find([name])
+        number = _parse_number(name) if position is None else position + 1
         return number if number <= count else 0
 
-    # Index 0 has the name '', which may be that of an element too.
+    # An old index 0 prints as '', which may also be the name of an element.
     result = map_distinct(string_form(values, change.old), index, pa.uint64())
     if change.old.tp == MySQLType.ENUM:
         is_element = pc.less_equal(values, len(change.old.elems))
@@ -59,41 +61,43 @@ def to_enum(change: TypeChange, values: ArrowArray) -> ArrowArray:
 
 
 def to_set(change: TypeChange, values: ArrowArray) -> ArrowArray:
-    """The old values as bit masks of elements.
+    """Convert values to SET: bit masks of elements.
 
     Raises:
-        UnsupportedError: a collation that is not known here.
+        UnsupportedError: The new collation is unknown.
     """
     highest = 2 ** len(change.new.elems) - 1
     if change.old.tp in INTEGER_TYPES:
         numbers = values.to_numpy()
-        return _where((numbers >= 0) & (numbers <= highest), numbers)
-    names = _Names(change)
+        return _zero_unless((numbers >= 0) & (numbers <= highest), numbers)
+    elements = _Elements(change)
 
     def mask(text: str | bytes) -> int:
-        name = _text(text)
-        if not name:
+        names = _decode(text)
+        if not names:
             return 0
-        found = names.indexes(list(dict.fromkeys(name.split(","))))
-        number = _number(name) if None in found else sum(1 << i for i in found if i is not None)
+        bits = elements.find(list(dict.fromkeys(names.split(","))))
+        number = (
+            _parse_number(names) if None in bits else sum(1 << i for i in bits if i is not None)
+        )
         return number if number <= highest else 0
 
     return map_distinct(string_form(values, change.old), mask, pa.uint64())
 
 
-class _Names:
-    """The new elements by what they compare by."""
+class _Elements:
+    """Positions of the new type's elements by sort key."""
 
     def __init__(self, change: TypeChange) -> None:
         self._change = change
-        keys = self._keys(list(change.new.elems))
-        self._indexes = {key: i for i, key in reversed(list(enumerate(keys)))}
+        keys = self._sort_keys(list(change.new.elems))
+        self._positions = {key: i for i, key in reversed(list(enumerate(keys)))}
 
-    def indexes(self, names: list[str]) -> set[int | None]:
-        """Those of all names, from 0; with None where there is no such element."""
-        return {self._indexes.get(key) for key in self._keys(names)}
+    def find(self, names: list[str]) -> set[int | None]:
+        """Return the positions of the named elements, from 0; None if a name matches no element."""
+        return {self._positions.get(key) for key in self._sort_keys(names)}
 
-    def _keys(self, names: list[str]) -> list[object]:
+    def _sort_keys(self, names: list[str]) -> list[object]:
         try:
             keys: list[object] = sort_keys(
                 pa.array(names, pa.string()), self._change.new
@@ -103,12 +107,12 @@ class _Names:
         return keys
 
 
-def _where(is_valid: npt.NDArray[np.bool_], numbers: npt.NDArray[Any]) -> ArrowArray:
+def _zero_unless(is_valid: npt.NDArray[np.bool_], numbers: npt.NDArray[Any]) -> ArrowArray:
     return primitive(np.where(is_valid, numbers, 0).astype(np.uint64), pa.uint64())
 
 
-def _text(text: str | bytes) -> str | None:
-    """None for bytes that are no text and so no name."""
+def _decode(text: str | bytes) -> str | None:
+    """Decode UTF-8; return None for invalid UTF-8, which matches no name."""
     if isinstance(text, str):
         return text
     try:
@@ -117,8 +121,8 @@ def _text(text: str | bytes) -> str | None:
         return None
 
 
-def _number(text: str) -> int:
-    """0 for what is none or does not fit 64 bits."""
+def _parse_number(text: str) -> int:
+    """Parse an integer literal; return 0 if it is invalid or exceeds 64 bits."""
     if len(text) > _MAX_NUMBER_LENGTH or not _NUMBER.fullmatch(text):
         return 0
     digits = text.replace("_", "")

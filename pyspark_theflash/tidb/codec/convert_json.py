@@ -1,18 +1,20 @@
-"""Changes of type to and from JSON.
+"""Conversion to and from JSON.
 
-To JSON, as `convertToMysqlJSON` of TiDB's types/datum.go:
+To JSON, as `convertToMysqlJSON` in TiDB's types/datum.go:
 
-    strings, names of ENUM and SET      what they say as JSON; NULL where they are none
+    strings, names of ENUM and SET      parsed as JSON text; NULL if they are not valid JSON
     integers, YEAR                      integers
     DECIMAL, FLOAT, DOUBLE              doubles
-    DATE, DATETIME, TIMESTAMP, TIME     JSON's dates and times
-    BIT                                 a string of its bytes
+    DATE, DATETIME, TIMESTAMP, TIME     JSON dates and times
+    BIT                                 a string of the bytes
 
-From JSON, as `ConvertJSONToInt`, `ConvertJSONToFloat` and `ConvertJSONToDecimal`: true is 1, and
-containers, null, dates and the like are 0. A string is read as other texts are, but it is not
-clamped to an integer type, so that TINYINT may come to hold 300. For dates and times, JSON is the
-text that it prints as, but a string is without its quotes and, if there are quotes inside it,
-without these as well. So JSON's own dates, which print with quotes, become zero.
+From JSON to numbers, as `ConvertJSONToInt`, `ConvertJSONToFloat` and `ConvertJSONToDecimal`: true
+is 1; containers, null, dates and all other types are 0. A string is parsed like other text, but it
+is not clamped to an integer type, so TiDB may store 300 in a TINYINT.
+
+From JSON to dates and times: the printed JSON text is parsed. A string is parsed without its
+quotes, and without a second pair of quotes inside the string. JSON dates print with quotes, so they
+become zero.
 """
 
 import re
@@ -74,15 +76,15 @@ _ESCAPED: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\
 
 
 def to_json(change: TypeChange, values: ArrowArray) -> ArrowArray:
-    """The old values as binary JSON; null for texts that are none."""
+    """Convert values to binary JSON; null for texts that are not valid JSON."""
     old = change.old
     if old.tp in _NAMED_TYPES:
         raw = pc.cast(string_form(values, old), pa.binary())
-        return map_distinct(raw, _parsed, pa.binary())
+        return map_distinct(raw, _parse, pa.binary())
     if old.tp in _DATE_CODES:
         code = _DATE_CODES[old.tp]
         packed = pa.array(packed_times(values), pa.uint64())
-        return map_distinct(packed, lambda p: struct.pack("<BQ", code, _core(p)), pa.binary())
+        return map_distinct(packed, lambda p: struct.pack("<BQ", code, _core_time(p)), pa.binary())
     if old.tp == MySQLType.BIT:
         size = (max(old.flen, 1) + 7) // 8
         return map_distinct(values, lambda n: _string(n.to_bytes(size, "big")), pa.binary())
@@ -100,8 +102,8 @@ def to_json(change: TypeChange, values: ArrowArray) -> ArrowArray:
     )
 
 
-def _parsed(raw: bytes) -> bytes | None:
-    """A byte that is no UTF-8 is U+FFFD, as Go reads it."""
+def _parse(raw: bytes) -> bytes | None:
+    """Parse JSON text. As in Go, an invalid UTF-8 byte is U+FFFD."""
     text = raw.decode("utf-8", "surrogateescape")
     try:
         return parse_json(re.sub("[\udc80-\udcff]", "\ufffd", text))
@@ -113,8 +115,8 @@ def _string(raw: bytes) -> bytes:
     return bytes([JSONType.STRING]) + encode_uvarint(len(raw)) + raw
 
 
-def _core(packed: int) -> int:
-    """TiDB's in-memory form of a packed time (see `json_text`)."""
+def _core_time(packed: int) -> int:
+    """Convert a packed time to TiDB's in-memory form, CoreTime (see `json_text`)."""
     date, clock, micro = packed >> 41, packed >> 24, packed & 0xFFFFFF
     year, month = divmod(date >> 5, 13)
     hour, minute, second = clock >> 12 & 31, clock >> 6 & 63, clock & 63
@@ -123,49 +125,51 @@ def _core(packed: int) -> int:
 
 
 def from_json(change: TypeChange, values: ArrowArray) -> ArrowArray:
-    """JSON values as another type than strings.
+    """Convert JSON values to a type other than a string type.
 
     Raises:
-        UnsupportedError: one that TiDB stores outside the column's type; a date or time about
-            which a session decided that is not known.
+        UnsupportedError: TiDB stores a value outside the range of the column's type, or a date or
+            time depends on unknown settings of the session.
     """
     new = change.new
     if new.tp in DATETIME_TYPES or new.tp == MySQLType.TIME:
-        texts, old = map_distinct(values, _unquoted, pa.binary()), replace(change, old=_TEXT)
-        # Where quotes cannot be removed, a date is zero as for other texts that are none.
-        is_time = new.tp == MySQLType.TIME
-        return to_time(old, texts) if is_time else to_datetime(old, pc.fill_null(texts, b""))
+        texts, from_text = map_distinct(values, _unquote, pa.binary()), replace(change, old=_TEXT)
+        if new.tp == MySQLType.TIME:
+            return to_time(from_text, texts)
+        # A text whose quotes cannot be removed becomes the zero date, like any invalid text.
+        return to_datetime(from_text, pc.fill_null(texts, b""))
     if new.tp in (MySQLType.FLOAT, MySQLType.DOUBLE):
-        floats = map_distinct(values, _number_of(loose_float, float), pa.float64())
+        floats = map_distinct(values, _number_reader(loose_float, float), pa.float64())
         return to_float(replace(change, old=_DOUBLE), floats)
     if new.tp == MySQLType.NEWDECIMAL:
-        read = _number_of(loose_decimal, _decimal)
+        read = _number_reader(loose_decimal, _decimal)
         return map_distinct(values, lambda raw: fit_decimal(read(raw), new), decimal_type(new))
     if new.tp == MySQLType.YEAR:
-        numbers = map_distinct(values, _integer_of(_BIGINT), pa.int64())
+        numbers = map_distinct(values, _integer_reader(_BIGINT), pa.int64())
         return to_year(replace(change, old=_BIGINT), numbers)
-    wanted = pa.uint64() if new.is_unsigned else pa.int64()
-    numbers = map_distinct(values, _integer_of(new), wanted)
+    wide = pa.uint64() if new.is_unsigned else pa.int64()
+    numbers = map_distinct(values, _integer_reader(new), wide)
     try:
         result: ArrowArray = pc.cast(numbers, arrow_type(new))
     except pa.ArrowInvalid:
-        raise change.unsupported("one was stored outside the range of the column") from None
+        raise change.unsupported("TiDB stored a value outside the column's range") from None
     return result
 
 
-def _unquoted(raw: bytes) -> bytes | None:
-    found = json_scalar(raw)
-    if not isinstance(found, bytes):
+def _unquote(raw: bytes) -> bytes | None:
+    """Return the text of a JSON value without quotes; None if it has an invalid escape."""
+    scalar = json_scalar(raw)
+    if not isinstance(scalar, bytes):
         return print_json(raw).encode()
-    if len(found) < 2 or not (found.startswith(b'"') and found.endswith(b'"')):
-        return found
+    if len(scalar) < 2 or not (scalar.startswith(b'"') and scalar.endswith(b'"')):
+        return scalar
     try:
-        return _ESCAPE.sub(_unescaped, found[1:-1])
+        return _ESCAPE.sub(_unescape, scalar[1:-1])
     except ValueError:
         return None
 
 
-def _unescaped(match: "re.Match[bytes]") -> bytes:
+def _unescape(match: "re.Match[bytes]") -> bytes:
     char, code = match[1], match["code"]
     if code is not None:
         if len(code) < 4:
@@ -176,12 +180,12 @@ def _unescaped(match: "re.Match[bytes]") -> bytes:
     return _ESCAPED.get(char, char)
 
 
-def _number_of(
+def _number_reader(
     read_text: Callable[[bytes], _Number], convert: Callable[[float], _Number]
 ) -> Callable[[bytes], _Number]:
     def read(raw: bytes) -> _Number:
-        found = json_scalar(raw)
-        return read_text(found) if isinstance(found, bytes) else convert(found or 0)
+        scalar = json_scalar(raw)
+        return read_text(scalar) if isinstance(scalar, bytes) else convert(scalar or 0)
 
     return read
 
@@ -190,20 +194,20 @@ def _decimal(number: float) -> Decimal:
     return Decimal(repr(number) if isinstance(number, float) else number)
 
 
-def _integer_of(new: FieldType) -> Callable[[bytes], int]:
+def _integer_reader(new: FieldType) -> Callable[[bytes], int]:
     low, high = integer_range(new)
 
     def read(raw: bytes) -> int:
-        found = json_scalar(raw)
-        if isinstance(found, bytes):
-            return _unsigned(found) if new.is_unsigned else loose_int64(found)
-        if isinstance(found, float) and new.is_unsigned and round(found) >= high:
+        scalar = json_scalar(raw)
+        if isinstance(scalar, bytes):
+            return _unsigned(scalar) if new.is_unsigned else loose_int64(scalar)
+        if isinstance(scalar, float) and new.is_unsigned and round(scalar) >= high:
             return MAX_UINT64
-        return min(max(round(found or 0), low), high)
+        return min(max(round(scalar or 0), low), high)
 
     return read
 
 
 def _unsigned(text: bytes) -> int:
-    """Not clamped to narrower types; 0 for a negative one."""
+    """Parse a text for an unsigned column: clamped to 0..2^64 - 1, whatever the column's width."""
     return min(max(loose_integer(text) or 0, 0), MAX_UINT64)

@@ -1,10 +1,10 @@
-"""Changes of type to integers, BIT, YEAR, DECIMAL, FLOAT and DOUBLE.
+"""Conversion to integers, BIT, YEAR, DECIMAL, FLOAT and DOUBLE.
 
-A number out of range becomes the nearest in range. Floats are rounded half to even, decimals and
-texts half away from zero. ENUM and SET count as DOUBLE. As in TiDB's types/datum.go and
-types/convert.go, with two of its ways that are easily taken for mistakes here: a float at or above
-the largest value of an unsigned type below BIGINT is stored as 2^64 - 1, which no such column can
-hold (so it is refused here), and a negative text becomes NULL in an unsigned column.
+A number out of range becomes the nearest number in range. Floats are rounded half to even, decimals
+and texts half away from zero. ENUM and SET are converted like DOUBLE. The rules are those of TiDB's
+types/datum.go and types/convert.go, including two that look like mistakes: a float at or above the
+largest value of an unsigned type narrower than BIGINT is stored as 2^64 - 1, which is out of range
+of the column (here it raises an error), and a negative text becomes NULL in an unsigned column.
 """
 
 from decimal import ROUND_HALF_UP, Context, Decimal
@@ -47,24 +47,24 @@ _BITS: Final = {
     MySQLType.LONGLONG: 64,
 }
 _TIME_TYPES: Final = DATETIME_TYPES | {MySQLType.TIME}
-# What counts as float64.
+# Types whose values are converted as float64.
 _FLOAT_TYPES: Final = frozenset({MySQLType.FLOAT, MySQLType.DOUBLE, MySQLType.ENUM, MySQLType.SET})
 _MIN_YEAR: Final = 1901
 _MAX_YEAR: Final = 2155
 _MAX_FLOAT32: Final = float(np.finfo(np.float32).max)
-# Of Arrow's widest decimal.
+# Precision of Arrow's widest decimal type.
 _MAX_DIGITS: Final = 76
-# For any double with all its digits and those of a DECIMAL's fraction.
+# Enough for all digits of any double, with the fraction of any DECIMAL.
 _WIDE: Final = Context(prec=400, rounding=ROUND_HALF_UP)
 
 _Floats = npt.NDArray[np.float64]
 
 
 def to_integer(change: TypeChange, values: ArrowArray) -> ArrowArray:
-    """The old values as TINYINT to BIGINT; null where TiDB stores NULL.
+    """Convert values to TINYINT to BIGINT; null where TiDB stores NULL.
 
     Raises:
-        UnsupportedError: a float that TiDB stores as more than the column can hold.
+        UnsupportedError: TiDB stores a float as a number that is out of the column's range.
     """
     new = change.new
     low, high = integer_range(new)
@@ -77,7 +77,7 @@ def to_integer(change: TypeChange, values: ArrowArray) -> ArrowArray:
 
 
 def integer_range(tp: FieldType) -> tuple[int, int]:
-    """The lowest and the highest value of TINYINT to BIGINT."""
+    """Return the lowest and the highest value of TINYINT to BIGINT."""
     bits = _BITS[tp.tp]
     return (0, 2**bits - 1) if tp.is_unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
@@ -101,14 +101,14 @@ def _unsigned(change: TypeChange, values: ArrowArray, high: int) -> ArrowArray:
         result: ArrowArray = pc.min_element_wise(numbers, limit, skip_nulls=False)
         return result
     numbers = _as_numbers(values, old)
-    is_wrong_beyond = old.tp in _FLOAT_TYPES and high < MAX_UINT64
-    if is_wrong_beyond and (np.rint(numbers.to_numpy()) >= high).any():
-        raise change.unsupported("one was stored as 2^64 - 1")
+    overflows = old.tp in _FLOAT_TYPES and high < MAX_UINT64
+    if overflows and (np.rint(numbers.to_numpy()) >= high).any():
+        raise change.unsupported("TiDB stored a value out of range as 2^64 - 1")
     return _clamp(numbers, 0, high)
 
 
 def _as_numbers(values: ArrowArray, old: FieldType) -> ArrowArray:
-    """All but strings as int64, uint64, float64 or decimals, without loss but for a SET's."""
+    """Convert all but strings to int64, uint64, float64 or decimals, exactly except large SETs."""
     numbers: ArrowArray
     if old.tp in _TIME_TYPES:
         return times_as_numbers(values, old)
@@ -123,9 +123,9 @@ def _as_numbers(values: ArrowArray, old: FieldType) -> ArrowArray:
 
 
 def _clamp(numbers: ArrowArray, low: int, high: int) -> ArrowArray:
-    """Rounded to integers in [low, high]: int64, or uint64 where that can be needed."""
-    wanted = pa.uint64() if high > MAX_INT64 else pa.int64()
-    lowest, highest = pa.scalar(low, wanted), pa.scalar(high, wanted)
+    """Round to integers and clamp to [low, high]; return int64, or uint64 if `high` requires it."""
+    target = pa.uint64() if high > MAX_INT64 else pa.int64()
+    lowest, highest = pa.scalar(low, target), pa.scalar(high, target)
     if pa.types.is_decimal(numbers.type):
         rounded = _round(numbers, 0)
         is_under = pc.less(rounded, pa.scalar(Decimal(low), rounded.type))
@@ -134,18 +134,18 @@ def _clamp(numbers: ArrowArray, low: int, high: int) -> ArrowArray:
         data = numbers.to_numpy()
         if pa.types.is_floating(numbers.type):
             data = np.rint(data)
-        # Exact for integers. A float is over at 2^63, the nearest to a `high` of 2^63 - 1.
+        # Exact for integers. For floats, a `high` of 2^63 - 1 is compared as 2^63.
         is_over = pa.array(data >= high)
         is_under = pa.array(data < low)
         rounded = pa.array(data)
     inside = pc.invert(pc.or_(is_under, is_over))
-    kept = pc.cast(pc.if_else(inside, rounded, pa.scalar(0, rounded.type)), wanted)
-    result: ArrowArray = pc.case_when(pc.make_struct(is_under, is_over), lowest, highest, kept)
+    in_range = pc.cast(pc.if_else(inside, rounded, pa.scalar(0, rounded.type)), target)
+    result: ArrowArray = pc.case_when(pc.make_struct(is_under, is_over), lowest, highest, in_range)
     return result
 
 
 def _round(numbers: ArrowArray, scale: int) -> ArrowArray:
-    """Decimals half away from zero, in a type where there is room for one digit more."""
+    """Round decimals half away from zero, in a wider type so that rounding up cannot overflow."""
     wide = pc.cast(numbers, pa.decimal256(_MAX_DIGITS, numbers.type.scale))
     if scale >= numbers.type.scale:
         return wide
@@ -154,7 +154,7 @@ def _round(numbers: ArrowArray, scale: int) -> ArrowArray:
 
 
 def to_bit(change: TypeChange, values: ArrowArray) -> ArrowArray:
-    """The old values as BIT; negative integers as their two's complement."""
+    """Convert values to BIT; negative integers as two's complement."""
     width = max(change.new.flen, 1)
     if pa.types.is_signed_integer(values.type):
         signed = pc.cast(values, pa.int64()).to_numpy()
@@ -166,7 +166,7 @@ def to_bit(change: TypeChange, values: ArrowArray) -> ArrowArray:
 
 
 def to_year(change: TypeChange, values: ArrowArray) -> ArrowArray:
-    """The old values as YEAR: two digits get a century, what is no year 0, 1901 or 2155."""
+    """Convert values to YEAR: 1-99 become 1970-2069, numbers out of range 0, 1901 or 2155."""
     old = change.old
     if old.tp in STRING_TYPES:
         numbers = map_distinct(pc.cast(values, pa.binary()), _year_of_text, pa.int64()).to_numpy()
@@ -175,7 +175,7 @@ def to_year(change: TypeChange, values: ArrowArray) -> ArrowArray:
     elif old.tp == MySQLType.TIME:
         numbers = times_as_integers(change, values)
     else:
-        # What even a BIGINT cannot hold is no number to TiDB; to a float 2^63 is one that can.
+        # A number out of range of BIGINT becomes 0; of the floats, 2^63 is still in range.
         limit = MAX_INT64 + (old.tp in _FLOAT_TYPES)
         unsigned = _clamp(_as_numbers(values, old), 0, MAX_UINT64).to_numpy()
         numbers = np.where(unsigned > limit, 0, np.minimum(unsigned, MAX_INT64)).astype(np.int64)
@@ -188,59 +188,59 @@ def _year_of_text(text: bytes) -> int:
     number = loose_integer(text)
     if number is None or not MIN_INT64 <= number <= MAX_INT64:
         return 0
-    # '0' and '00' are 2000, '0000' is no year.
+    # '0' and '00' are 2000, '0000' is 0.
     if number == 0 and len(text) != 4 and trim(text).startswith(b"0"):
         return 2000
     return number
 
 
 def to_decimal(change: TypeChange, values: ArrowArray) -> ArrowArray:
-    """The old values as DECIMAL, rounded to its scale."""
+    """Convert values to DECIMAL, rounded to its scale."""
     old, new = change.old, change.new
-    wanted = decimal_type(new)
+    target = decimal_type(new)
     if old.tp in STRING_TYPES:
         raw = pc.cast(values, pa.binary())
-        return map_distinct(raw, lambda text: fit_decimal(loose_decimal(text), new), wanted)
+        return map_distinct(raw, lambda text: fit_decimal(loose_decimal(text), new), target)
     numbers = _as_numbers(values, old)
     if old.tp in _FLOAT_TYPES:
-        return map_distinct(numbers, lambda number: fit_decimal(Decimal(repr(number)), new), wanted)
+        return map_distinct(numbers, lambda number: fit_decimal(Decimal(repr(number)), new), target)
     return _fit_decimals(numbers, new)
 
 
 def fit_decimal(number: Decimal, new: FieldType) -> Decimal:
-    """The nearest that a DECIMAL holds."""
-    wanted = decimal_type(new)
-    most = Decimal((0, (9,) * wanted.precision, -wanted.scale))
-    rounded = number.quantize(Decimal((0, (1,), -wanted.scale)), context=_WIDE)
-    return min(max(rounded, Decimal(0) if new.is_unsigned else most.copy_negate()), most)
+    """Round a number to a DECIMAL type and clamp it to its range."""
+    target = decimal_type(new)
+    largest = Decimal((0, (9,) * target.precision, -target.scale))
+    rounded = number.quantize(Decimal((0, (1,), -target.scale)), context=_WIDE)
+    return min(max(rounded, Decimal(0) if new.is_unsigned else largest.copy_negate()), largest)
 
 
 def _fit_decimals(numbers: ArrowArray, new: FieldType) -> ArrowArray:
-    """Integers or decimals; the same as `fit_decimal` on each."""
-    wanted = decimal_type(new)
+    """Apply `fit_decimal` to an array of integers or decimals."""
+    target = decimal_type(new)
     if pa.types.is_integer(numbers.type):
         numbers = pc.cast(numbers, pa.decimal128(len(str(MAX_UINT64)), 0))
-    given = numbers.type
-    rounded = _round(numbers, wanted.scale)
+    source = numbers.type
+    rounded = _round(numbers, target.scale)
     zero = pa.scalar(Decimal(0), rounded.type)
     if new.is_unsigned:
         rounded = pc.if_else(pc.less(rounded, zero), zero, rounded)
-    whole_digits = wanted.precision - wanted.scale
-    if whole_digits > given.precision - given.scale:
-        rescaled: ArrowArray = pc.cast(rounded, wanted)
+    whole_digits = target.precision - target.scale
+    if whole_digits > source.precision - source.scale:
+        rescaled: ArrowArray = pc.cast(rounded, target)
         return rescaled
     is_over = pc.greater_equal(pc.abs(rounded), pa.scalar(Decimal(10**whole_digits), rounded.type))
-    most = Decimal((0, (9,) * wanted.precision, -wanted.scale))
+    largest = Decimal((0, (9,) * target.precision, -target.scale))
     nearest = pc.if_else(
-        pc.less(rounded, zero), pa.scalar(most.copy_negate(), wanted), pa.scalar(most, wanted)
+        pc.less(rounded, zero), pa.scalar(largest.copy_negate(), target), pa.scalar(largest, target)
     )
-    kept = pc.cast(pc.if_else(is_over, zero, rounded), wanted)
-    result: ArrowArray = pc.if_else(is_over, nearest, kept)
+    in_range = pc.cast(pc.if_else(is_over, zero, rounded), target)
+    result: ArrowArray = pc.if_else(is_over, nearest, in_range)
     return result
 
 
 def to_float(change: TypeChange, values: ArrowArray) -> ArrowArray:
-    """The old values as FLOAT or DOUBLE, rounded where these have a scale."""
+    """Convert values to FLOAT or DOUBLE, rounded if the type has a scale."""
     new = change.new
     floats = _floats(values, change.old)
     if new.flen >= 0 and new.decimal >= 0:
@@ -249,9 +249,9 @@ def to_float(change: TypeChange, values: ArrowArray) -> ArrowArray:
         floats = np.maximum(floats, 0)
     if new.tp == MySQLType.FLOAT:
         floats = np.clip(floats, -_MAX_FLOAT32, _MAX_FLOAT32)
-    wanted = arrow_type(new)
-    # Rows have no negative zero.
-    return primitive((floats + 0.0).astype(wanted.to_pandas_dtype()), wanted)
+    target = arrow_type(new)
+    # Adding 0.0 turns negative zero, which rows do not have, into zero.
+    return primitive((floats + 0.0).astype(target.to_pandas_dtype()), target)
 
 
 def _floats(values: ArrowArray, old: FieldType) -> _Floats:
@@ -260,7 +260,7 @@ def _floats(values: ArrowArray, old: FieldType) -> _Floats:
     else:
         numbers = _as_numbers(values, old)
         if pa.types.is_decimal(numbers.type):
-            # Read back from digits: the nearest double, which a cast need not find.
+            # Parsing the digits gives the nearest double; a direct cast may not.
             numbers = pc.cast(numbers, pa.string())
         numbers = pc.cast(numbers, pa.float64(), safe=False)
     result: _Floats = numbers.to_numpy()
@@ -268,9 +268,10 @@ def _floats(values: ArrowArray, old: FieldType) -> _Floats:
 
 
 def _round_floats(floats: _Floats, flen: int, scale: int) -> _Floats:
+    """Round to `scale` digits and clamp to the range of FLOAT(flen, scale)."""
     shift = 10.0**scale
-    most = 10.0 ** (flen - scale) - float(f"1e-{scale}")
-    with np.errstate(over="ignore"):  # what overflows has no fraction
+    largest = 10.0 ** (flen - scale) - float(f"1e-{scale}")
+    with np.errstate(over="ignore"):  # A number that overflows has no fraction.
         shifted = floats * shift
     rounded = np.where(np.isinf(shifted), floats, np.rint(shifted) / shift)
-    return np.clip(rounded, -most, most)
+    return np.clip(rounded, -largest, largest)

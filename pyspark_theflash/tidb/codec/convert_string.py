@@ -1,13 +1,14 @@
-"""Changes of type to CHAR, VARCHAR, TEXT and their binary kin.
+"""Conversion to CHAR, VARCHAR, TEXT and the binary string types.
 
-    numbers             their digits, never an exponent; YEAR 0 is `0`, BIT is a number too
+    numbers             digits without an exponent; YEAR 0 is `0`; BIT is printed as a number
     dates, ENUM, SET    as `tidb.codec.text` prints them
-    strings             charset first, then length
+    strings             the charset is converted first, then the length is limited
 
-A string longer than the column is cut: at characters; TEXT at the last character that fits its
-bytes; binary strings at bytes. BINARY(n) is filled up with zeros, CHAR loses spaces at its end.
-What the new charset lacks becomes `?`; in bytes, which had no charset, it ends the text. Such texts
-are not cut. As `convertToString` and `ProduceStrWithSpecifiedTp` of TiDB's types/datum.go.
+The length of CHAR and VARCHAR counts characters, that of binary strings bytes. A TEXT is cut after
+the last character that fits its size in bytes. BINARY(n) is padded with zero bytes; CHAR loses
+trailing spaces. A character that the new charset does not have becomes `?`; in a binary string, the
+text ends before it. Such texts are not cut. See `convertToString` and `ProduceStrWithSpecifiedTp`
+in TiDB's types/datum.go.
 """
 
 import re
@@ -26,26 +27,26 @@ pc: Any = pyarrow.compute
 
 _WHOLE_NUMBER_TYPES: Final = INTEGER_TYPES | {MySQLType.BIT}
 _FLOAT_TYPES: Final = frozenset({MySQLType.FLOAT, MySQLType.DOUBLE})
-# TiDB counts the length of these in bytes, also where they have a charset.
+# Types whose length is in bytes, also with a charset.
 _LOB_TYPES: Final = STRING_TYPES - {MySQLType.VARCHAR, MySQLType.VARSTRING, MySQLType.STRING}
-# Characters of Unicode that a charset lacks. TiDB's latin1 takes them all.
-_LACKING: Final = {"ascii": "[\u0080-\U0010ffff]", "utf8": "[\U00010000-\U0010ffff]"}
+# Unicode characters missing from a charset. TiDB's latin1 accepts all of them.
+_MISSING: Final = {"ascii": "[\u0080-\U0010ffff]", "utf8": "[\U00010000-\U0010ffff]"}
 
 
 def to_string(change: TypeChange, values: ArrowArray) -> ArrowArray:
-    """The old values as strings of the new type.
+    """Convert values to a string type.
 
     Raises:
-        UnsupportedError: bytes that TiDB stores in a latin1 text as they are.
+        UnsupportedError: Bytes that are not UTF-8 become latin1 text; TiDB stores them unchanged.
     """
     old, new = change.old, change.new
     if old.is_binary_string and not new.is_binary_string:
-        result = _decoded(change, values)
-    elif old.tp in STRING_TYPES and new.charset in _LACKING:
-        lacking = _LACKING[new.charset]
-        is_spoilt = pc.match_substring_regex(values, lacking)
-        replaced = pc.replace_substring_regex(values, lacking, "?")
-        result = pc.if_else(is_spoilt, replaced, _cut(values, new))
+        result = _decode(change, values)
+    elif old.tp in STRING_TYPES and new.charset in _MISSING:
+        missing = _MISSING[new.charset]
+        has_missing = pc.match_substring_regex(values, missing)
+        replaced = pc.replace_substring_regex(values, missing, "?")
+        result = pc.if_else(has_missing, replaced, _cut(values, new))
     else:
         texts = string_form(values, old)
         result = _cut(pc.cast(texts, pa.binary()) if new.is_binary_string else texts, new)
@@ -55,7 +56,7 @@ def to_string(change: TypeChange, values: ArrowArray) -> ArrowArray:
 
 
 def string_form(values: ArrowArray, field_type: FieldType) -> ArrowArray:
-    """Values as TiDB makes strings of them inside: unlike what it prints, without exponents."""
+    """Format values as TiDB's internal casts do: like `format_column`, but without exponents."""
     texts: ArrowArray
     if field_type.tp in STRING_TYPES:
         return values
@@ -68,7 +69,7 @@ def string_form(values: ArrowArray, field_type: FieldType) -> ArrowArray:
 
 
 def _float_digits(values: ArrowArray) -> ArrowArray:
-    """The shortest digits that read back, with as many zeros as it takes."""
+    """Format floats with the fewest digits that parse back to the value, without exponents."""
     texts: ArrowArray = pc.cast(values, pa.string())
     exponential = pc.match_substring(texts, "e")
     if not pc.any(exponential).as_py():
@@ -83,29 +84,29 @@ def _float_digits(values: ArrowArray) -> ArrowArray:
     return result
 
 
-def _decoded(change: TypeChange, values: ArrowArray) -> ArrowArray:
-    """Bytes as texts of the new charset, as far as they are."""
+def _decode(change: TypeChange, values: ArrowArray) -> ArrowArray:
+    """Decode bytes to texts of the new charset, up to the first invalid character."""
     charset = change.new.charset
-    texts = map_distinct(values, lambda raw: _longest_text(raw, charset), pa.string())
-    is_spoilt = pc.not_equal(pc.binary_length(texts), pc.binary_length(values))
-    if charset == "latin1" and pc.any(is_spoilt).as_py():
-        raise change.unsupported("bytes that are not UTF-8")
-    result: ArrowArray = pc.if_else(is_spoilt, texts, _cut(texts, change.new))
+    texts = map_distinct(values, lambda raw: _valid_prefix(raw, charset), pa.string())
+    is_invalid = pc.not_equal(pc.binary_length(texts), pc.binary_length(values))
+    if charset == "latin1" and pc.any(is_invalid).as_py():
+        raise change.unsupported("a value is not valid UTF-8")
+    result: ArrowArray = pc.if_else(is_invalid, texts, _cut(texts, change.new))
     return result
 
 
-def _longest_text(raw: bytes, charset: str) -> str:
+def _valid_prefix(raw: bytes, charset: str) -> str:
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
         text = raw[: error.start].decode()
-    if charset not in _LACKING:
+    if charset not in _MISSING:
         return text
-    return re.split(_LACKING[charset], text, maxsplit=1)[0]
+    return re.split(_MISSING[charset], text, maxsplit=1)[0]
 
 
 def _cut(values: ArrowArray, new: FieldType) -> ArrowArray:
-    """At the length of the new type."""
+    """Cut strings to the length of the new type."""
     length, result = new.flen, values
     if length < 0:
         return values
@@ -126,6 +127,6 @@ def _cut_bytes(text: str, length: int) -> str:
 
 
 def _pad(values: ArrowArray, length: int) -> ArrowArray:
-    """Zeros at the end of shorter ones."""
-    missing = pc.max_element_wise(pc.subtract(length, pc.binary_length(values)), 0)
-    return join_bytes(values, pc.binary_repeat(pa.scalar(b"\0"), missing))
+    """Append zero bytes up to `length`."""
+    pad_size = pc.max_element_wise(pc.subtract(length, pc.binary_length(values)), 0)
+    return join_bytes(values, pc.binary_repeat(pa.scalar(b"\0"), pad_size))

@@ -1,10 +1,11 @@
-"""Changes of type to DATE, DATETIME, TIMESTAMP and TIME, and these as numbers.
+"""Conversion to DATE, DATETIME, TIMESTAMP and TIME, and of these types to numbers.
 
-All dates go through their packed form, which has zero and impossible ones too; `_stored_times` is
-the one place that makes stored dates of it. A DATETIME that becomes a DATE is cut. One that loses
-fractional digits is rounded half up, into the next year if need be; so is a TIME: -1.5 s become
--1 s. As numbers, dates are YYYYMMDD, with a time of day YYYYMMDDhhmmss.ffffff; times hhmmss.ffffff.
-As `ConvertTo` in TiDB's types/datum.go and `RoundFrac`, `ToNumber` in types/time.go.
+All dates pass through the packed form, which also represents zero and impossible dates;
+`_stored_times` converts it to the stored form. A DATETIME that becomes a DATE is cut. A DATETIME
+that loses fractional digits is rounded half up, if necessary into the next year. So is a TIME:
+-1.5 s become -1 s. As a number, a date is YYYYMMDD, a date and time YYYYMMDDhhmmss.ffffff, and a
+time hhmmss.ffffff. See `ConvertTo` in TiDB's types/datum.go, and `RoundFrac` and `ToNumber` in
+types/time.go.
 """
 
 from dataclasses import replace
@@ -53,12 +54,12 @@ _SECOND_US: Final = 1_000_000
 _CLOCK_BITS: Final = np.uint64(41)
 _CLOCK_MASK: Final = np.uint64((1 << 41) - 1)
 _SECOND_BITS: Final = np.uint64(24)
-# Minutes, seconds and microseconds.
+# The bits of minutes, seconds and microseconds.
 _HOUR_MASK: Final = np.uint64((1 << 36) - 1)
 _MICROSECOND_MASK: Final = np.uint64((1 << 24) - 1)
 _MAX_TIME_NUMBER: Final = 838_59_59
-# From here on a number is a date and time, not a time.
-_LEAST_DATETIME_NUMBER: Final = 10**10
+# A number from here on is converted to TIME as a date and time.
+_MIN_DATETIME_NUMBER: Final = 10**10
 _ZERO_US: Final = IMPOSSIBLE_DAY * DAY_US
 # TIMESTAMP: 1970-01-01 00:00:01 to 2038-01-19 03:14:07.999999.
 _FIRST_TIMESTAMP_US: Final = _SECOND_US
@@ -66,58 +67,62 @@ _END_TIMESTAMP_US: Final = (1 << 31) * _SECOND_US
 
 
 def to_datetime(change: TypeChange, values: ArrowArray) -> ArrowArray:
-    """The old values as DATE, DATETIME or TIMESTAMP; null where TiDB stores NULL.
+    """Convert values to DATE, DATETIME or TIMESTAMP; null where TiDB stores NULL.
 
     Raises:
-        UnsupportedError: what became of a value depends on the session that changed the column.
+        UnsupportedError: The result depends on unknown settings of the session.
     """
     old, new = change.old, change.new
     if old.tp in DATETIME_TYPES or old.tp == MySQLType.TIME:
         packed = _packed(change, values)
-        rounded = _rounded(change, packed, old.fsp if new.tp in _DATE_TYPES else new.fsp)
+        rounded = _round_by_clock(change, packed, old.fsp if new.tp in _DATE_TYPES else new.fsp)
         if new.tp == MySQLType.TIMESTAMP:
-            return _moved(change, packed, rounded)
+            return _local_to_timestamps(change, packed, rounded)
         return _stored_times(change, rounded)
     if new.tp == MySQLType.TIMESTAMP and pa.types.is_unsigned_integer(values.type):
         return nulls(len(values), arrow_type(new))
     if old.tp in STRING_TYPES:
         raw = pc.cast(values, pa.binary())
-        read = map_distinct(raw, lambda text: loose_datetime(text, new.fsp, change), pa.uint64())
+        parsed = map_distinct(raw, lambda text: loose_datetime(text, new.fsp, change), pa.uint64())
     else:
-        read = map_distinct(values, lambda n: loose_datetime_of_number(n, change), pa.uint64())
-    packed = read.to_numpy()
+        parsed = map_distinct(values, lambda n: loose_datetime_of_number(n, change), pa.uint64())
+    packed = parsed.to_numpy()
     is_timestamp = new.tp == MySQLType.TIMESTAMP
-    return _timestamps(change, packed) if is_timestamp else _stored_times(change, packed)
+    return _parsed_to_timestamps(change, packed) if is_timestamp else _stored_times(change, packed)
 
 
 def _packed(change: TypeChange, values: ArrowArray) -> Words:
+    """Pack dates; a TIME is added to the day of the change."""
     if change.old.tp != MySQLType.TIME:
         return packed_times(values)
     at = day_of_change(change) * DAY_US + _microseconds(values)
     return pack(at // DAY_US, at % DAY_US)
 
 
-def _moved(change: TypeChange, packed: Words, rounded: Words) -> ArrowArray:
-    """Times by the session's clock as TIMESTAMP. Those out of its range stay, and unrounded."""
+def _local_to_timestamps(change: TypeChange, packed: Words, rounded: Words) -> ArrowArray:
+    """Convert local times to TIMESTAMP. Times out of its range are kept, and not rounded."""
     unrounded_us, local = _local_us(change, packed), _local_us(change, rounded)
     is_time = packed != 0
     utc, exists = utc_of(change, unrounded_us[is_time])
     in_range = _in_range(utc)
     local[is_time] = np.where(in_range, utc_of(change, local[is_time])[0], utc)
     if (utc[~in_range] % 10 ** (6 - change.new.fsp)).any():
-        raise change.unsupported("one that is no TIMESTAMP kept more digits than the column has")
-    if not (exists & (unrounded_us[is_time] < _ZERO_US)).all() or _has_left_calendar(utc):
-        raise change.unsupported("one is no time in the session's time zone")
+        reason = (
+            "a value out of range of TIMESTAMP keeps more fractional digits than the column has"
+        )
+        raise change.unsupported(reason)
+    if not (exists & (unrounded_us[is_time] < _ZERO_US)).all() or _leaves_calendar(utc):
+        raise change.unsupported("a value is not a valid time in the session's time zone")
     return primitive(local, arrow_type(change.new))
 
 
-def _has_left_calendar(times_us: Int64s) -> bool:
+def _leaves_calendar(times_us: Int64s) -> bool:
     days = times_us // DAY_US
     return bool(((days < FIRST_DAY) | (days > LAST_DAY)).any())
 
 
-def _timestamps(change: TypeChange, packed: Words) -> ArrowArray:
-    """Times that were read, by the session's clock; zero for those that are no TIMESTAMP."""
+def _parsed_to_timestamps(change: TypeChange, packed: Words) -> ArrowArray:
+    """Convert parsed local times to TIMESTAMP; zero for times out of its range."""
     local = _local_us(change, packed)
     is_day = local < _ZERO_US
     result = np.full_like(local, _ZERO_US)
@@ -133,58 +138,59 @@ def _in_range(utc_us: Int64s) -> Mask:
 
 
 def _local_us(change: TypeChange, packed: Words) -> Int64s:
-    """Packed times as they are stored: microseconds, impossible ones behind all others."""
+    """Convert packed times to stored microseconds; impossible dates are after all others."""
     days, well_formed = unpack_dates(packed)
     if not well_formed.all():
-        raise change.unsupported("one was rounded up to the year 10000")
+        raise change.unsupported("a value is rounded up to the year 10000")
     return days * DAY_US + unpack_times_of_day(packed)[0]
 
 
-def as_shown(change: TypeChange, values: ArrowArray) -> tuple[TypeChange, ArrowArray]:
-    """A change from TIMESTAMP to another type: values by the session's clock, mostly as DATETIME.
+def to_session_time(change: TypeChange, values: ArrowArray) -> tuple[TypeChange, ArrowArray]:
+    """Convert TIMESTAMPs to local times of the session.
 
-    JSON has a TIMESTAMP of its own.
+    The old type of the returned change is DATETIME, or still TIMESTAMP if the new type is JSON,
+    which distinguishes the two.
 
     Raises:
-        UnsupportedError: the session's time zone is not known.
+        UnsupportedError: The session's time zone is unknown.
     """
     utc, is_time = pc.cast(values, pa.int64()).to_numpy(), packed_times(values) != 0
     local = utc.copy()
     if is_time.any():
         local[is_time] = local_of(change, utc[is_time])
     old = replace(change.old, tp=MySQLType.DATETIME)
-    shown = primitive(local, arrow_type(old))
+    datetimes = primitive(local, arrow_type(old))
     is_json = change.new.tp == MySQLType.JSON
-    return change if is_json else replace(change, old=old), shown
+    return change if is_json else replace(change, old=old), datetimes
 
 
 def _stored_times(change: TypeChange, packed: Words) -> ArrowArray:
-    """Packed times in the form they are stored in."""
+    """Convert packed times to the stored form of the new type."""
     new, times_us = change.new, _local_us(change, packed)
     if new.tp in _DATE_TYPES:
         return primitive((times_us // DAY_US).astype(np.int32), arrow_type(new))
     return primitive(times_us, arrow_type(new))
 
 
-def _rounded(change: TypeChange, packed: Words, fsp: int) -> Words:
-    """Rounded to `fsp` digits: a second later is later by the session's clock, which may jump."""
+def _round_by_clock(change: TypeChange, packed: Words, fsp: int) -> Words:
+    """Round to `fsp` digits by the session's clock, which may jump at the next full second."""
     rounded = _round_packed(packed, change.old.fsp, fsp)
     is_carried = (rounded >> _SECOND_BITS != packed >> _SECOND_BITS) & (rounded != packed)
     if change.session is None:
-        # Clocks jump at full hours.
+        # Clocks change only at full hours, so the time zone does not matter elsewhere.
         is_carried &= (rounded & _HOUR_MASK) == 0
     exists = unpack_dates(packed)[0] < IMPOSSIBLE_DAY
-    (places,) = np.nonzero(is_carried & exists)
-    if len(places):
-        utc, is_shown = utc_of(change, _local_us(change, packed[places]))
+    (carried,) = np.nonzero(is_carried & exists)
+    if len(carried):
+        utc, is_valid = utc_of(change, _local_us(change, packed[carried]))
         unit = 10 ** (6 - fsp)
         days, time_of_day = np.divmod(local_of(change, (utc + unit // 2) // unit * unit), DAY_US)
-        rounded[places] = np.where(is_shown, pack(days, time_of_day), rounded[places])
+        rounded[carried] = np.where(is_valid, pack(days, time_of_day), rounded[carried])
     return rounded
 
 
 def _round_packed(packed: Words, old_fsp: int, fsp: int) -> Words:
-    """Rounded to `fsp` digits. Impossible dates that would become another day stay as they are."""
+    """Round to `fsp` digits. Impossible dates that would carry into the next day are unchanged."""
     if fsp >= old_fsp:
         return packed
     days, _ = unpack_dates(packed)
@@ -199,17 +205,17 @@ def _round_packed(packed: Words, old_fsp: int, fsp: int) -> Words:
 
 
 def _round_up(microseconds: Int64s, fsp: int) -> Int64s:
-    """Half up, which is towards later also below zero."""
+    """Round half up (towards later times) to `fsp` digits, also below zero."""
     unit = 10 ** (6 - fsp)
     result: Int64s = (microseconds + unit // 2) // unit * unit
     return result
 
 
 def to_time(change: TypeChange, values: ArrowArray) -> ArrowArray:
-    """The old values as TIME; null where TiDB stores NULL, for numbers far out of range.
+    """Convert values to TIME; null where TiDB stores NULL, for numbers far out of range.
 
     Raises:
-        UnsupportedError: what became of a value depends on the session that changed the column.
+        UnsupportedError: The result depends on unknown settings of the session.
     """
     old, fsp = change.old, change.new.fsp
     if old.tp in DATETIME_TYPES:
@@ -228,26 +234,26 @@ def to_time(change: TypeChange, values: ArrowArray) -> ArrowArray:
 
 
 def _time_of_number(text: str, change: TypeChange) -> int | None:
-    """Of the digits of a number; None for NULL."""
+    """Convert the digits of a number to TIME; return None for NULL."""
     if change.old.tp in (MySQLType.FLOAT, MySQLType.DOUBLE):
         number, largest = round(float(text)), MAX_INT64 + 1
     else:
         number, largest = int(Decimal(text).to_integral_value(ROUND_HALF_UP)), MAX_INT64
     if number < -_MAX_TIME_NUMBER or number > largest:
         return None
-    if _MAX_TIME_NUMBER < number < _LEAST_DATETIME_NUMBER:
+    if _MAX_TIME_NUMBER < number < _MIN_DATETIME_NUMBER:
         return MAX_TIME_US
     return loose_time(text.encode(), change.new.fsp, change)
 
 
 def years(values: ArrowArray) -> Int64s:
-    """The years of stored dates."""
+    """Return the years of stored dates."""
     result: Int64s = (packed_times(values) >> _CLOCK_BITS).view(np.int64) // (13 << 5)
     return result
 
 
 def times_as_numbers(values: ArrowArray, old: FieldType) -> ArrowArray:
-    """Dates and times as the numbers that their digits make: int64 for DATE, else decimals."""
+    """Convert dates and times to the numbers of their digits: int64 for DATE, else decimals."""
     if old.tp == MySQLType.TIME:
         microseconds = _microseconds(values)
         sign = np.sign(microseconds)
@@ -261,15 +267,16 @@ def times_as_numbers(values: ArrowArray, old: FieldType) -> ArrowArray:
 
 
 def times_as_integers(change: TypeChange, values: ArrowArray) -> Int64s:
-    """The same rounded to a second, as a time and not as a number: 59.5 s become one minute.
+    """Round dates and times to full seconds and convert them to the numbers of their digits.
 
-    What cannot be rounded, an impossible date at the end of its day, becomes 0.
+    The time is rounded, not the number: 59.5 s become one minute. An impossible date that would
+    carry into the next day cannot be rounded and becomes 0.
     """
     old = change.old
     if old.tp == MySQLType.TIME:
         seconds = _round_up(_microseconds(values), 0) // _SECOND_US
         return np.sign(seconds) * _clock_number(np.abs(seconds))
-    packed = _rounded(change, packed_times(values), 0)
+    packed = _round_by_clock(change, packed_times(values), 0)
     date = _date_number(packed)
     if old.tp in _DATE_TYPES:
         return date

@@ -1,7 +1,8 @@
-"""Times of day in the time zone of a session, as Go's `time` has them.
+"""Conversion between UTC and the local time of a session, with the rules of Go's `time` package.
 
-Of a local time that comes twice, when clocks are put back, Go takes the one that it finds by the
-offset which holds at that time of day in UTC; `utc_of` does the same.
+A local time occurs twice when clocks are set back. Go's `time.Date` then applies the offset that
+results from two lookups: first the offset at that local time taken as UTC, then the offset at the
+UTC time that the first offset gives. `utc_of` does the same.
 """
 
 from typing import Any, Final
@@ -18,24 +19,25 @@ from pyspark_theflash.tidb.codec.time import DAY_US, Int64s
 pc: Any = pyarrow.compute
 
 _SECOND_US: Final = 1_000_000
-_NAMELESS: Final = ("", "Local", "SYSTEM")
+# Names of Go and TiDB for the server's own time zone.
+_SERVER_ZONES: Final = ("", "Local", "SYSTEM")
 
 
 def local_of(change: TypeChange, utc_us: Int64s) -> Int64s:
-    """Microseconds since 1970 in UTC as the session's clock showed them.
+    """Convert UTC times to local times of the session; both in microseconds since 1970.
 
     Raises:
-        UnsupportedError: the session's time zone is not known.
+        UnsupportedError: The session's time zone is unknown.
     """
     result: Int64s = utc_us + _offsets(change, utc_us)
     return result
 
 
 def utc_of(change: TypeChange, local_us: Int64s) -> tuple[Int64s, Mask]:
-    """Inverse of `local_of`, and which times the session's clock shows at all.
+    """Convert local times to UTC; also return which local times exist in the time zone.
 
     Raises:
-        UnsupportedError: the session's time zone is not known.
+        UnsupportedError: The session's time zone is unknown.
     """
     near = local_us - _offsets(change, local_us)
     result: Int64s = local_us - _offsets(change, near)
@@ -43,22 +45,22 @@ def utc_of(change: TypeChange, local_us: Int64s) -> tuple[Int64s, Mask]:
 
 
 def day_of_change(change: TypeChange) -> int:
-    """The day on which a column was changed, counted from 1970, by the session's clock.
+    """Return the local day on which a column was changed, in days since 1970.
 
     Raises:
-        UnsupportedError: it is not known, or the change went on over midnight.
+        UnsupportedError: The time zone is unknown, or the change ran past midnight.
     """
     session = _session(change)
     times = np.array([session.from_ms, session.to_ms], np.int64) * 1000
     first, last = (local_of(change, times) // DAY_US).tolist()
     if first != last:
-        raise change.unsupported("they got the date of the change, which took place on two days")
+        raise change.unsupported("the result has the day of the change, which ran on two days")
     return int(first)
 
 
 def _session(change: TypeChange) -> ReorgSession:
     if change.session is None:
-        raise change.unsupported("the time zone of the session decided about them")
+        raise change.unsupported("the result depends on the session's unknown time zone")
     return change.session
 
 
@@ -66,12 +68,12 @@ def _offsets(change: TypeChange, utc_us: Int64s) -> Int64s:
     session = _session(change)
     if session.offset_s or session.zone == "UTC":
         return np.full(len(utc_us), session.offset_s * _SECOND_US, np.int64)
-    if session.zone in _NAMELESS:
-        raise change.unsupported("the session had the time zone of its server")
+    if session.zone in _SERVER_ZONES:
+        raise change.unsupported("the session used its server's time zone, which is unknown")
     try:
-        moments = primitive(utc_us, pa.timestamp("us", session.zone))
-        local = pc.cast(pc.local_timestamp(moments), pa.int64())
+        timestamps = primitive(utc_us, pa.timestamp("us", session.zone))
+        local = pc.cast(pc.local_timestamp(timestamps), pa.int64())
     except pa.ArrowException as error:
-        raise change.unsupported(f"the time zone {session.zone} is not known here") from error
+        raise change.unsupported(f"unknown time zone {session.zone}") from error
     result: Int64s = local.to_numpy() - utc_us
     return result

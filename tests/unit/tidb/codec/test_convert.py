@@ -205,16 +205,16 @@ def test_what_the_session_tells(
 @pytest.mark.parametrize(
     ("old", "new", "value", "why", "session"),
     [
-        (DATETIME, TIMESTAMP, "2021-03-14T02:30:00", "no time", ReorgSession(*NEW_YORK, 0, 0)),
-        (DATETIME6, TIMESTAMP, "1960-01-01T00:00:00.5", "more digits", ReorgSession(*EAST, 0, 0)),
-        (DATETIME, TIMESTAMP, "9999-12-31T23:00:00", "no time", ReorgSession(*NEW_YORK, 0, 0)),
+        (DATETIME, TIMESTAMP, "2021-03-14T02:30:00", "valid time", ReorgSession(*NEW_YORK, 0, 0)),
+        (DATETIME6, TIMESTAMP, "1960-01-01T00:00:00.5", "more frac", ReorgSession(*EAST, 0, 0)),
+        (DATETIME, TIMESTAMP, "9999-12-31T23:00:00", "valid time", ReorgSession(*NEW_YORK, 0, 0)),
         (DATETIME6, DATETIME, "9999-12-31T23:59:59.999999", "year 10000", UTC),
-        (DATETIME, TIMESTAMP, "2020-01-01T00:00:00", "its server", ReorgSession("Local", 0, 0, 0)),
+        (DATETIME, TIMESTAMP, "2020-01-01T00:00:00", "server's", ReorgSession("Local", 0, 0, 0)),
         (
             DATETIME,
             TIMESTAMP,
             "2020-01-01T00:00:00",
-            "not known",
+            "unknown time zone",
             ReorgSession("Mars/Base", 0, 0, 0),
         ),
         (TIME, DATETIME, timedelta(0), "two days", ReorgSession("UTC", 0, 0, 86_400_000)),
@@ -294,12 +294,12 @@ def test_from_json(text: str, new: FieldType, wanted: Any) -> None:
         (INT, DATE, 20210229, "sql_mode"),
         (TIME, DATETIME, timedelta(hours=1), "time zone"),
         (DOUBLE, TINYINT_UNSIGNED, 255.0, "2^64 - 1"),
-        (varbinary(9), varchar(9, "latin1"), b"\xff", "not UTF-8"),
+        (varbinary(9), varchar(9, "latin1"), b"\xff", "not valid UTF-8"),
         (varchar(30), DATETIME, "2020-01-02 03:04:05.5", "time zone"),
         (DATETIME6, DATETIME, datetime(2020, 1, 2, 3, 59, 59, 500000), "time zone"),
         (DATETIME6, BIGINT, datetime(2020, 1, 2, 3, 59, 59, 500000), "time zone"),
         (TIMESTAMP, JSON, datetime(2020, 1, 2, tzinfo=timezone.utc), "time zone"),
-        (JSON, TINYINT_UNSIGNED, b"\x0c\x03300", "outside the range"),
+        (JSON, TINYINT_UNSIGNED, b"\x0c\x03300", "outside the column's range"),
         (JSON, DATE, b"\x0c\x0a2020-02-30", "sql_mode"),
         (JSON, FieldType(T.BIT, 0, 3), b"\x04\x00", "a change of type from JSON to BIT"),
         (JSON, enum("a"), b"\x04\x00", "a change of type from JSON to ENUM"),
@@ -316,7 +316,7 @@ def test_what_the_values_do_not_tell(old: FieldType, new: FieldType, value: Any,
 
 def test_null_became_a_time_in_timestamp_not_null() -> None:
     new = FieldType(T.TIMESTAMP, ColumnFlag.NOT_NULL, 19, 0)
-    with pytest.raises(UnsupportedError, match="NULL became the time of the change"):
+    with pytest.raises(UnsupportedError, match="NULL became the time at which"):
         convert([None], DATETIME, new)
     assert convert([None], TIMESTAMP, new) == [None]
 
