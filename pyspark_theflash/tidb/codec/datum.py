@@ -1,14 +1,14 @@
-"""Datums: a flag byte that names the form, then the value.
+"""Datums: a flag byte, which identifies the encoding, followed by the value.
 
     00 NULL                    06 decimal: precision, fraction digits, binary
     01 memcomparable bytes     07 duration: comparable int, nanoseconds
     02 compact bytes           08 varint
     03 comparable int          09 uvarint
-    04 comparable uint         0a JSON: as in `json`, no length in front
+    04 comparable uint         0a JSON: as in `json`, without a length prefix
     05 comparable float        14 vector: u32 count, count * float32, little-endian
 
 Keys use 01 03 04 05 06 07, rows of format v1 and binlog handles mostly 00 02 05 06 07 08 09 0a 14.
-As in TiDB's `util/codec/codec.go`.
+See TiDB's `util/codec/codec.go`.
 """
 
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class DatumFlag(IntEnum):
 
 
 class Form(Enum):
-    """What a value is on the wire, however it is written."""
+    """Kind of an encoded value, independent of its encoding. The values are used in errors."""
 
     NULL = "NULL"
     INT = "a signed integer"
@@ -56,11 +56,11 @@ class Form(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Values:
-    """Values of one form found at many places.
+    """Encoded values of one form, located in a buffer.
 
-    `start` and `end` bound the content: for DECIMAL from the precision byte on, for BYTES the bytes
-    themselves, for JSON from the type on, for VECTOR from the count on. Numbers are already read:
-    int64, uint64 or float64 for INT, UINT, FLOAT. For DECIMAL `numbers` are the headers.
+    `start` and `end` bound the content: a DECIMAL begins at its precision byte, BYTES at the first
+    byte, JSON at its type byte, a VECTOR at its count. `numbers` are the values of INT (int64),
+    UINT (uint64) and FLOAT (float64), and the headers of DECIMAL.
     """
 
     form: Form
@@ -72,7 +72,7 @@ class Values:
         return len(self.start)
 
     def take(self, members: Positions) -> "Values":
-        """Some of the values."""
+        """Select values by index."""
         numbers = None if self.numbers is None else self.numbers[members]
         return Values(self.form, self.start[members], self.end[members], numbers)
 
@@ -80,13 +80,13 @@ class Values:
 def values_at(
     reader: Reader, flag: int, at: Positions, limit: Positions, words: Words | None = None
 ) -> Values:
-    """The values behind the flag byte `flag`, at each position.
+    """Read the values at the positions `at`, which follow the flag byte `flag`.
 
     Args:
-        words: the first bytes at `at` where they are at hand, filled up to eight with 0xFF.
+        words: The first bytes at `at`, if already loaded, padded to eight with 0xFF.
 
     Raises:
-        CodecError: one reaches beyond its `limit`, or the flag is not one that rows hold.
+        CodecError: A value extends beyond its `limit`, or the flag is unknown.
     """
     if flag == DatumFlag.NULL:
         return Values(Form.NULL, at, at)
@@ -109,16 +109,16 @@ def values_at(
         return Values(Form.VECTOR, at, vector.ends_at(reader, at, limit))
     if flag in (DatumFlag.INT, DatumFlag.UINT, DatumFlag.FLOAT, DatumFlag.DURATION):
         return _comparable_at(reader, flag, at, limit)
-    raise reader.error(f"a value of flag {flag}", int(at[0]) - 1)
+    raise reader.error(f"unknown datum flag {flag}", int(at[0]) - 1)
 
 
 def _compact_bytes_at(
     reader: Reader, at: Positions, limit: Positions, words: Words | None
 ) -> Values:
     lengths, start = varints_at(reader, at, limit, words)
-    # Compared before they are added, so that no length can overflow.
+    # Compared before the addition, which could overflow.
     fits = (lengths >= 0) & (lengths <= limit - start)
-    reader.check(fits, "a length that the row does not have", at)
+    reader.check(fits, "length exceeds the row", at)
     return Values(Form.BYTES, start, start + lengths)
 
 

@@ -1,20 +1,20 @@
-"""MyDecimal: TiDB's binary form of DECIMAL, to and from Arrow decimals.
+"""MyDecimal, TiDB's binary form of DECIMAL, and its conversion to and from Arrow decimals.
 
     precision u8 | fraction digits u8 | digit groups, big-endian
 
-Digits are cut into groups of nine from the point outwards, four bytes each; the outermost group on
-either side has what is left, in 0, 1, 1, 2, 2, 3, 3, 4, 4 bytes for 0 to 8 digits.
+From the decimal point outwards, digits are cut into groups of nine, in four bytes each. The
+outermost group on either side has the remaining 0 to 8 digits, in 0, 1, 1, 2, 2, 3, 3, 4, 4 bytes.
 
     DECIMAL(15,2)  1.10    0f 02 | 80 00 | 00 00 00 01 | 0a
                    4 + 9 + 2 digits: 2 bytes, 4 bytes, 1 byte
                   -1.10    0f 02 | 7f ff | ff ff ff fe | f5
 
-The first bit is set for a number >= 0; for a negative one all bits are inverted, so that bytes of
-one (precision, fraction) order as numbers. TiDB's reader lets the outermost integer group have one
-digit more than the precision says; so does this one, and then asks whether the number fits the
-column. As in TiDB's `types/mydecimal.go`.
+The first bit is set for a number >= 0. For a negative number all bits are inverted, so that the
+byte order of values with the same precision and fraction is their numeric order. Like TiDB, the
+decoder accepts one digit more than the precision in the outermost integer group; it then checks
+that the number fits the column. See TiDB's `types/mydecimal.go`.
 
-Up to 18 digits are computed in int64, more in 32-bit limbs.
+Up to 18 digits are computed in int64, more digits in 32-bit limbs.
 """
 
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ _LIMB_MASK: Final = np.uint64(0xFFFFFFFF)
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """Some digits: `size` bytes at `offset` from the first digit byte."""
+    """A group of digits in `size` bytes, `offset` bytes after the first digit byte."""
 
     digits: int
     offset: int
@@ -47,7 +47,7 @@ class _Group:
 
 @cache
 def _layout(precision: int, fraction: int) -> tuple[_Group, ...]:
-    """The digit groups of DECIMAL(precision, fraction), outermost integer group first."""
+    """Return the digit groups of DECIMAL(precision, fraction), outermost integer group first."""
     whole = precision - fraction
     counts = [whole % _GROUP_DIGITS] + [_GROUP_DIGITS] * (whole // _GROUP_DIGITS)
     counts += [_GROUP_DIGITS] * (fraction // _GROUP_DIGITS) + [fraction % _GROUP_DIGITS]
@@ -60,7 +60,7 @@ def _layout(precision: int, fraction: int) -> tuple[_Group, ...]:
 
 @cache
 def _sizes() -> npt.NDArray[np.int64]:
-    """Bytes of a decimal, header included, by `precision | fraction << 8`; 0 for no decimal."""
+    """Return encoded sizes, header included, by `precision | fraction << 8`; 0 if invalid."""
     table = np.zeros(1 << 16, np.int64)
     for precision in range(1, MAX_PRECISION + 1):
         for fraction in range(min(precision, MAX_SCALE) + 1):
@@ -70,26 +70,26 @@ def _sizes() -> npt.NDArray[np.int64]:
 
 
 def headers_at(reader: Reader, at: Positions) -> tuple[Positions, Positions]:
-    """Of the decimal at each position, `precision | fraction << 8`, and how many bytes it has.
+    """Return the header (`precision | fraction << 8`) and the size in bytes of each decimal.
 
     Raises:
-        CodecError: a precision or fraction that does not exist.
+        CodecError: A precision or fraction is invalid.
     """
     headers = reader.words_at(at).view(np.int64) & 0xFFFF
     sizes = _sizes()[headers]
-    reader.check(sizes > 0, "a precision that no decimal has", at)
+    reader.check(sizes > 0, "invalid precision or fraction of a decimal", at)
     return headers, sizes
 
 
 def decimals_at(
     reader: Reader, at: Positions, headers: npt.NDArray[np.int64], target: pa.DataType
 ) -> ArrowArray:
-    """The decimals at the given positions (of their headers) as an array of type `target`.
+    """Decode the decimals whose headers are at the positions `at` into an array of type `target`.
 
-    A value with another precision or fraction than the target's is rescaled exactly.
+    A value whose precision or fraction differs from the target's is rescaled exactly.
 
     Raises:
-        CodecError: digits that are none, or a value that `target` cannot hold exactly.
+        CodecError: A digit group is invalid, or `target` cannot represent a value exactly.
     """
     parts, order = [], []
     for header, members in groups(headers):
@@ -103,13 +103,13 @@ def decimals_at(
 def _decode(
     reader: Reader, at: Positions, precision: int, fraction: int, target: pa.DataType
 ) -> ArrowArray:
-    """Decimals that share one header."""
+    """Decode decimals of the same precision and fraction."""
     layout = _layout(precision, fraction)
     negative, values = _digit_groups(reader, at + 2, layout)
     for group, value in zip(layout, values, strict=True):
         whole = group is layout[0] and precision > fraction and group.digits < _GROUP_DIGITS
         limit = 10 ** (group.digits + whole)
-        reader.check(value < np.uint64(limit), "a digit group that is too large", at)
+        reader.check(value < np.uint64(limit), "digit group out of range", at)
     digits = precision + bool(values[0].size and int(values[0].max()) >= 10 ** layout[0].digits)
     powers = [10**group.digits for group in layout]
     limbs: npt.NDArray[Any]
@@ -117,19 +117,19 @@ def _decode(
         limbs = _small(values, powers, negative)
     else:
         limbs = _large(values, powers, negative, 4 if digits <= DECIMAL128_DIGITS else 8)
-    make = pa.decimal128 if digits <= DECIMAL128_DIGITS else pa.decimal256
-    natural = primitive(limbs, make(digits, fraction))
+    make_type = pa.decimal128 if digits <= DECIMAL128_DIGITS else pa.decimal256
+    decoded = primitive(limbs, make_type(digits, fraction))
     try:
-        return natural if natural.type == target else natural.cast(target)
+        return decoded if decoded.type == target else decoded.cast(target)
     except pa.ArrowInvalid as error:
-        reason = f"a value of precision {precision}, {fraction} that does not fit {target}"
+        reason = f"a value of DECIMAL({precision}, {fraction}) does not fit {target}"
         raise reader.error(reason, int(at[0])) from error
 
 
 def _digit_groups(
     reader: Reader, at: Positions, layout: tuple[_Group, ...]
 ) -> tuple[Mask, list[Words]]:
-    """Which numbers are negative, and the digit groups of their magnitudes."""
+    """Return which numbers are negative, and the digit groups of their absolute values."""
     loaded = min(layout[-1].offset + layout[-1].size, 8)
     word = reader.big_endian_at(at, loaded)
     sign = np.uint64(1 << (8 * loaded - 1))
@@ -148,7 +148,7 @@ def _digit_groups(
 
 
 def _small(values: list[Words], powers: list[int], negative: Mask) -> npt.NDArray[np.int64]:
-    """128-bit two's complement, as (low, high) pairs of int64, of numbers that fit 64 bits."""
+    """Combine groups of at most 18 digits to 128-bit two's complement: int64[n, 2], low first."""
     total = values[0]
     for value, power in zip(values[1:], powers[1:], strict=True):
         total = total * np.uint64(power) + value
@@ -162,7 +162,7 @@ def _small(values: list[Words], powers: list[int], negative: Mask) -> npt.NDArra
 def _large(
     values: list[Words], powers: list[int], negative: Mask, limb_count: int
 ) -> npt.NDArray[np.uint32]:
-    """Two's complement of `limb_count` 32-bit limbs, lowest first."""
+    """Combine digit groups to two's complement of `limb_count` 32-bit limbs, lowest first."""
     limbs = [np.zeros(len(negative), np.uint64) for _ in range(limb_count)]
     for value, power in zip(values, powers, strict=True):
         carry = value
@@ -173,7 +173,7 @@ def _large(
 
 
 def _negate_where(limbs: list[Words], negative: Mask) -> list[Words]:
-    """Two's complement negation of some numbers, given as limbs, lowest first."""
+    """Negate the numbers selected by `negative`; limbs are lowest first."""
     inverted = np.where(negative, _LIMB_MASK, np.uint64(0))
     carry = negative.astype(np.uint64)
     result = []
@@ -185,9 +185,10 @@ def _negate_where(limbs: list[Words], negative: Mask) -> list[Words]:
 
 
 def encode_decimals(values: ArrowArray) -> npt.NDArray[np.uint8]:
-    """The binary form, header included, in the array's own precision and scale: uint8[n, size].
+    """Encode decimals without nulls, in the array's precision and scale.
 
-    The array has no nulls.
+    Returns:
+        uint8[n, size], header included.
     """
     precision, fraction = values.type.precision, values.type.scale
     layout = _layout(precision, fraction)
@@ -207,7 +208,7 @@ def encode_decimals(values: ArrowArray) -> npt.NDArray[np.uint8]:
 
 
 def _divide(limbs: list[Words], divisor: int) -> tuple[list[Words], Words]:
-    """Quotient (as limbs, lowest first) and remainder."""
+    """Return quotient (as limbs, lowest first) and remainder."""
     quotient = list(limbs)
     remainder = np.zeros_like(limbs[0])
     for i in range(len(limbs) - 1, -1, -1):

@@ -1,9 +1,9 @@
-"""Taking apart what others wrote: JSON whose shape is only hoped for.
+"""Parsing of JSON documents that may not have the expected structure.
 
-A document that is not what it should be makes Python raise whatever the code that reads it meets
-first: a missing key, a list where a number was, `Infinity` as a table id, brackets without end. All
-of that is `SHAPE_ERRORS`, and means the same: the document is wrong. The functions here fail in
-these ways too, so that a wrong type is found where the document is read and not where it is used.
+Code that reads a malformed document raises different exceptions: for a missing key, a list in place
+of a number, `Infinity` as a table id, or too deeply nested brackets. `SHAPE_ERRORS` lists them; all
+of them mean that the document is invalid. The functions here raise them too, so that a wrong type
+is detected when the document is read and not when the value is used.
 """
 
 import json
@@ -26,13 +26,13 @@ _decode: Final = json.JSONDecoder().decode
 
 
 def brief(error: Exception) -> str:
-    """An error in a line. Its `repr` may hold all of what could not be decoded."""
+    """Format an error in one line. Its `repr` may contain the whole document."""
     return f"{type(error).__name__}: {str(error)[:_EXCERPT]}"
 
 
 @contextmanager
 def shaped(layer: str) -> Iterator[None]:
-    """A block that takes a document apart; raises `CodecError` where that fails."""
+    """Context manager for parsing a document; converts `SHAPE_ERRORS` to `CodecError`."""
     try:
         yield
     except SHAPE_ERRORS as error:
@@ -40,55 +40,55 @@ def shaped(layer: str) -> Iterator[None]:
 
 
 def load(body: bytes | str) -> Any:  # noqa: ANN401 (JSON)
-    """The JSON of a text that must be Unicode. Raises one of `SHAPE_ERRORS`."""
-    # Given bytes, `json` would look for UTF-16 and UTF-32 as well.
+    """Parse JSON text; bytes must be UTF-8. Raises one of `SHAPE_ERRORS`."""
+    # `json.loads` would also detect UTF-16 and UTF-32 in bytes.
     return _decode(body.decode() if isinstance(body, bytes) else body)
 
 
 def int64(value: object) -> int:
-    """A whole number of 64 bits with a sign."""
-    return _whole(value, -(1 << 63), (1 << 63) - 1)
+    """Check that a value is a signed 64-bit integer, and return it."""
+    return _integer(value, -(1 << 63), (1 << 63) - 1)
 
 
 def uint64(value: object) -> int:
-    """A whole number of 64 bits without a sign."""
-    return _whole(value, 0, (1 << 64) - 1)
+    """Check that a value is an unsigned 64-bit integer, and return it."""
+    return _integer(value, 0, (1 << 64) - 1)
 
 
-def _whole(value: object, low: int, high: int) -> int:
-    # A bool is an int, too, but not of that type; looked at once a value, since there are many.
+def _integer(value: object, low: int, high: int) -> int:
+    # `type` excludes bool, a subclass of int, with one test: this function is called often.
     if type(value) is not int:
-        raise TypeError(f"{type(value).__name__} where a whole number should be")
+        raise TypeError(f"{type(value).__name__} instead of an integer")
     if not low <= value <= high:
-        raise ValueError("a number that is out of range")
+        raise ValueError("integer out of range")
     return value
 
 
 def boolean(value: object) -> bool:
-    """True or false, nothing that counts as one of them."""
+    """Check that a value is `True` or `False`, and return it."""
     if not isinstance(value, bool):
-        raise TypeError(f"{type(value).__name__} where true or false should be")
+        raise TypeError(f"{type(value).__name__} instead of a boolean")
     return value
 
 
 def text(value: object) -> str:
-    """A text, of characters that UTF-8 can hold."""
+    """Check that a value is a string that UTF-8 can encode, and return it."""
     if not isinstance(value, str):
-        raise TypeError(f"{type(value).__name__} where a text should be")
+        raise TypeError(f"{type(value).__name__} instead of a string")
     if not value.isascii():
         value.encode()
     return value
 
 
 def texts(value: object) -> tuple[str, ...]:
-    """A list of texts; none for null."""
+    """Check that a value is a list of strings or null, and return it; null is an empty list."""
     return tuple(text(each) for each in items(value))
 
 
 def items(value: object) -> list[Any]:
-    """A list; an empty one for null."""
+    """Check that a value is a list or null, and return it; null is an empty list."""
     if value is None:
         return []
     if not isinstance(value, list | tuple):
-        raise TypeError(f"{type(value).__name__} where a list should be")
+        raise TypeError(f"{type(value).__name__} instead of a list")
     return list(value)

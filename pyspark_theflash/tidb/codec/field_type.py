@@ -1,6 +1,6 @@
-"""What a column holds: MySQL's type, flags, length, charset.
+"""Column types: MySQL's type byte, flags, length and charset.
 
-Mirrors TiDB's `types.FieldType` and its JSON form inside TableInfo.
+Corresponds to TiDB's `types.FieldType` and its JSON form in TableInfo.
 """
 
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from typing import Final
 
 
 class MySQLType(IntEnum):
-    """The type byte of MySQL's protocol, as TableInfo's `Tp` holds it."""
+    """Type byte of MySQL's protocol, as in the field `Tp` of TableInfo."""
 
     UNSPECIFIED = 0
     TINY = 1
@@ -82,9 +82,10 @@ DATETIME_TYPES: Final = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class FieldType:
-    """A column's type. `flen` and `decimal` are -1 where TiDB leaves them unspecified.
+    """A column's type.
 
-    `decimal` is the scale of a DECIMAL and the fractional-second digits (0-6) of time types.
+    `decimal` is the scale of a DECIMAL or the fractional-second digits (0-6) of a time type. `flen`
+    and `decimal` are -1 if TiDB leaves them unspecified.
     """
 
     tp: MySQLType
@@ -105,7 +106,7 @@ class FieldType:
 
     @property
     def is_binary_string(self) -> bool:
-        """BINARY, VARBINARY and the BLOBs: bytes without a charset."""
+        """Whether this is BINARY, VARBINARY or a BLOB: bytes without a charset."""
         return self.tp in STRING_TYPES and self.charset == "binary"
 
     @property

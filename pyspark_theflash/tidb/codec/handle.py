@@ -1,14 +1,14 @@
-"""Common handles: the row identity in keys of tables clustered by something other than one integer.
+"""Common handles: row handles of tables whose clustered primary key is not a single integer.
 
-    datum | datum | ...  one a primary-key column, in key form; padded with zeros to 9 bytes
+    datum | datum | ...  one per primary-key column, in key form; padded with zeros to 9 bytes
 
     (5, 'ab', 1998-12-01)   03 8000000000000005 | 01 6162000000000000f9 | 04 1960820000000000
 
-Nine bytes at least, so that no common handle looks like the 8 bytes of an integer one. Byte order
-is key order. As in TiDB's `kv.CommonHandle` and `codec.EncodeKey`.
+A common handle has at least nine bytes, which distinguishes it from the 8 bytes of an integer
+handle. Byte order is key order. See TiDB's `kv.CommonHandle` and `codec.EncodeKey`.
 
-Strings are there as what they compare by (see `collation`): under a collation that does not compare
-bytes these are weights, which the string cannot be read back from.
+Strings are stored as sort keys (see `collation`). Under a collation that is not bytewise these are
+weights, from which the string cannot be restored.
 """
 
 from collections.abc import Sequence
@@ -49,13 +49,16 @@ _FLOAT_TYPES: Final = frozenset({MySQLType.FLOAT, MySQLType.DOUBLE})
 def encode_common_handles(
     columns: Sequence[ArrowArray], types: Sequence[FieldType], prefix_lengths: Sequence[int]
 ) -> ArrowArray:
-    """The handle of each row as a binary array.
+    """Encode the handles of rows as a binary array.
 
-    `columns` are the key columns, in key order, without nulls, of the Arrow types of `types`. A
-    prefix length counts characters (bytes for binary strings); -1 takes the whole value.
+    Args:
+        columns: The key columns in key order, without nulls, of the Arrow types of `types`.
+        types: The types of the key columns.
+        prefix_lengths: The length of each column's indexed prefix, in characters (for binary
+            strings in bytes), or -1 for the whole value.
 
     Raises:
-        UnsupportedError: a collation that is not known here, or a type that cannot be in a key.
+        UnsupportedError: A collation is unknown, or a type cannot be in a key.
     """
     invariant(all(column.null_count == 0 for column in columns), "a handle holds no NULL")
     parts = [
@@ -63,29 +66,28 @@ def encode_common_handles(
         for column, field_type, prefix_length in zip(columns, types, prefix_lengths, strict=True)
     ]
     joined = join_bytes(*parts)
-    missing = MIN_BYTES - np.diff(variable_width(joined)[1])
-    if not (missing > 0).any():
+    pad_sizes = np.maximum(MIN_BYTES - np.diff(variable_width(joined)[1]), 0)
+    if not pad_sizes.any():
         return joined
-    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(np.maximum(missing, 0))])
+    bounds = np.concatenate([np.zeros(1, np.int64), np.cumsum(pad_sizes)])
     return join_bytes(joined, binary(np.zeros(bounds[-1], np.uint8), bounds))
 
 
 def decode_common_handles(
     handles: ArrowArray, types: Sequence[FieldType]
 ) -> tuple[ArrowArray, ...]:
-    """The columns that the handles were made from, of the Arrow types of `types`.
+    """Decode handles into the key columns, of the Arrow types of `types`.
 
-    Strings under a collation that does not compare bytes come back as their weights, which are
-    binary. Trailing spaces of PAD SPACE strings, and what lay beyond a prefix, are not in a handle
-    and do not come back.
+    Strings under a collation that is not bytewise are decoded as weights, of type binary. A handle
+    does not hold trailing spaces of PAD SPACE strings, nor the part of a value after its prefix.
 
     Raises:
-        CodecError: bytes that are no such handles.
-        UnsupportedError: a type that cannot be in a key.
+        CodecError: A handle is invalid.
+        UnsupportedError: A type cannot be in a key.
     """
     reader = Reader(RowBuffer.from_arrow(handles), _LAYER)
     long_enough = reader.ends - reader.starts >= MIN_BYTES
-    reader.check(long_enough, f"less than {MIN_BYTES} bytes", reader.starts)
+    reader.check(long_enough, f"fewer than {MIN_BYTES} bytes", reader.starts)
     at = reader.starts
     columns = []
     for number, field_type in enumerate(types, 1):
@@ -96,10 +98,10 @@ def decode_common_handles(
 
 
 def key_strings(strings: ArrowArray, field_type: FieldType, prefix_length: int) -> ArrowArray:
-    """What a key holds of strings, as a binary array; prefix lengths as above.
+    """Encode strings as in a key; the prefix length is as in `encode_common_handles`.
 
     Raises:
-        UnsupportedError: a collation that is not known here.
+        UnsupportedError: The collation is unknown.
     """
     if prefix_length >= 0:
         cut = pc.binary_slice if field_type.is_binary_string else pc.utf8_slice_codeunits
@@ -108,7 +110,7 @@ def key_strings(strings: ArrowArray, field_type: FieldType, prefix_length: int) 
 
 
 def _key_flag(field_type: FieldType) -> DatumFlag:
-    """The form in which a key holds values of a type."""
+    """Return the datum flag of values of a type in keys."""
     tp = field_type.tp
     if tp in INTEGER_TYPES:
         return DatumFlag.UINT if field_type.is_unsigned and tp != MySQLType.YEAR else DatumFlag.INT
@@ -137,7 +139,7 @@ def _encode(column: ArrowArray, field_type: FieldType, prefix_length: int) -> Ar
 
 
 def _fixed_size(flag: DatumFlag, contents: npt.NDArray[np.uint8]) -> ArrowArray:
-    """Contents of one size, each behind its flag."""
+    """Prefix values of the same size with their flag."""
     count, size = contents.shape
     data = np.empty((count, size + 1), np.uint8)
     data[:, 0], data[:, 1:] = flag, contents
@@ -145,7 +147,7 @@ def _fixed_size(flag: DatumFlag, contents: npt.NDArray[np.uint8]) -> ArrowArray:
 
 
 def _comparable(column: ArrowArray, field_type: FieldType, flag: DatumFlag) -> Words:
-    """The 8-byte numbers that stand in the key."""
+    """Encode numbers and times as comparable 64-bit words."""
     if flag == DatumFlag.FLOAT:
         return comparable_from_floats(column.cast(pa.float64()).to_numpy())
     if field_type.tp in DATETIME_TYPES:
@@ -162,13 +164,13 @@ def _comparable(column: ArrowArray, field_type: FieldType, flag: DatumFlag) -> W
 def _decode(
     reader: Reader, at: Positions, name: str, field_type: FieldType
 ) -> tuple[ArrowArray, Positions]:
-    """One column, and the positions behind it."""
+    """Decode one column; also return the positions after it."""
     flag = _key_flag(field_type)
     reader.check_ends(at + 1, reader.ends, at)
-    reader.check(reader.bytes_at(at) == flag, f"another flag than {flag}", at)
+    reader.check(reader.bytes_at(at) == flag, f"datum flag is not {flag}", at)
     if flag == DatumFlag.BYTES:
-        raw, after = bytes_at(reader, at + 1, reader.ends)
-        return _as_text(reader, raw, field_type), after
+        raw, end = bytes_at(reader, at + 1, reader.ends)
+        return _as_text(reader, raw, field_type), end
     values = values_at(reader, flag, at + 1, reader.ends)
     spec = ColumnSpec(ColumnID(0), name, field_type)
     pieces = [Piece(np.arange(len(at)), values)]
@@ -181,14 +183,14 @@ def _as_text(reader: Reader, raw: ArrowArray, field_type: FieldType) -> ArrowArr
     try:
         return raw.cast(pa.string())
     except pa.ArrowInvalid as error:
-        raise CodecError(reader.layer, "bytes that are not UTF-8") from error
+        raise CodecError(reader.layer, "string is not valid UTF-8") from error
 
 
 def _check_padding(reader: Reader, at: Positions) -> None:
-    """Nothing but zeros up to the ninth byte may follow the last datum."""
+    """Check that only zeros up to the ninth byte follow the last datum."""
     padded = (at < reader.ends) & (reader.ends - reader.starts == MIN_BYTES)
-    reader.check((at == reader.ends) | padded, "bytes behind the last column", at)
+    reader.check((at == reader.ends) | padded, "trailing bytes after the last column", at)
     rest = (8 * (reader.ends - at)[padded]).astype(np.uint64)
     words = reader.big_endian_at(reader.ends[padded] - 8, 8)
-    zero = (words << (np.uint64(64) - rest)) == 0
-    reader.check(zero, "padding that is not zero", at[padded])
+    is_zero = (words << (np.uint64(64) - rest)) == 0
+    reader.check(is_zero, "padding is not zero", at[padded])

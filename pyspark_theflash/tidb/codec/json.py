@@ -1,22 +1,22 @@
-"""Binary JSON: how rows and the store hold JSON values.
+"""Binary JSON, the form of JSON values in rows and in the store.
 
     value      u8 type | content
     object     u32 count | u32 size | count * (u32 key offset, u16 key length)
                                     | count * (u8 type, u32 offset) | keys | contents
     array      u32 count | u32 size | count * (u8 type, u32 offset) | contents
-    literal    u8: 0 null, 1 true, 2 false; inside a container it stands in place of its offset
+    literal    u8: 0 null, 1 true, 2 false; inside a container it is stored in place of the offset
     int64, uint64, double           8 bytes, little-endian
     date, datetime, timestamp       u64, TiDB's in-memory form (see `json_text`)
     time                            i64 nanoseconds | u32 fractional digits
     string     uvarint length | bytes
     opaque     u8 MySQL type | uvarint length | bytes
 
-`size` counts the container from its count on, and offsets begin there. Contents lie in the order of
-their entries, which is asked for here: values that shared bytes would let a short one unfold into
-an endless text. As in TiDB's `types/json_binary.go`.
+Sizes and offsets of a container start at its count. Contents must be in the order of their entries
+and must not overlap: a short value with shared contents could expand to an extremely long text. See
+TiDB's `types/json_binary.go`.
 
-All values of a batch are walked together, one level of nesting at a time, so that what a check
-costs is a matter of levels, not of values.
+All values of a batch are checked together, one level of nesting at a time, so that the number of
+NumPy calls depends on the number of levels and not on the number of values.
 """
 
 from enum import IntEnum
@@ -29,7 +29,7 @@ from pyspark_theflash.tidb.codec.number import uvarints_at
 from pyspark_theflash.tidb.codec.reader import Positions, Reader
 
 MAX_DEPTH: Final = 101
-"""Values inside each other, the outermost and the innermost one counted: TiDB's limit."""
+"""TiDB's limit of nested values, including the outermost and the innermost value."""
 HEADER_BYTES: Final = 8
 KEY_ENTRY_BYTES: Final = 6
 VALUE_ENTRY_BYTES: Final = 5
@@ -38,7 +38,7 @@ _LITERALS: Final = 3
 
 
 class JSONType(IntEnum):
-    """The first byte of a value."""
+    """Type byte of a value."""
 
     OBJECT = 0x01
     ARRAY = 0x03
@@ -67,7 +67,7 @@ _FIXED_SIZES: Final = {
 
 
 class _Values(NamedTuple):
-    """Values at many places: their types, and where their contents begin and end."""
+    """Types of values, and the start and end of their contents."""
 
     types: npt.NDArray[np.uint8]
     start: Positions
@@ -75,7 +75,7 @@ class _Values(NamedTuple):
 
 
 def _sizes() -> npt.NDArray[np.int64]:
-    """Bytes of a content by its type: 0 where it tells itself, -1 where there is no such type."""
+    """Return the content size of each type: 0 if it is variable, -1 if the type is unknown."""
     sizes = np.full(256, -1)
     sizes[list(JSONType)] = 0
     for tp, size in _FIXED_SIZES.items():
@@ -87,22 +87,22 @@ _SIZES: Final = _sizes()
 
 
 def ends_at(reader: Reader, at: Positions, limit: Positions) -> Positions:
-    """The positions behind the values (of their type bytes) at the given ones.
+    """Return the end positions of the values whose type bytes are at the positions `at`.
 
     Raises:
-        CodecError: one reaches beyond its `limit`, or is of no type.
+        CodecError: A value extends beyond its `limit`, or its type is unknown.
     """
     return _values_at(reader, at, limit).end
 
 
 def check_values(reader: Reader, at: Positions, end: Positions) -> None:
-    """That what lies from each position to its end is one value, in all its parts.
+    """Check that the bytes from each position to its end are one valid value.
 
     Raises:
-        CodecError: it is not, or it is nested deeper than TiDB lets it be.
+        CodecError: They are not, or values are nested more than `MAX_DEPTH` deep.
     """
     values = _values_at(reader, at, end)
-    reader.check(values.end == end, "bytes behind a JSON value", at)
+    reader.check(values.end == end, "trailing bytes after a JSON value", at)
     for _ in range(MAX_DEPTH):
         _check_scalars(reader, values)
         is_object = values.types == JSONType.OBJECT
@@ -123,23 +123,23 @@ def _values_at(reader: Reader, at: Positions, limit: Positions) -> _Values:
 def _content_ends(
     reader: Reader, types: npt.NDArray[np.uint8], at: Positions, limit: Positions
 ) -> Positions:
-    """Where the contents that begin at `at` end, each within its `limit`."""
+    """Return the ends of the contents at the positions `at`, checking them against `limit`."""
     sizes = _SIZES[types]
-    reader.check(sizes >= 0, "a JSON value of no type", at - 1)
+    reader.check(sizes >= 0, "unknown JSON type", at - 1)
     ends = at + sizes
-    in_container = (types == JSONType.OBJECT) | (types == JSONType.ARRAY)
-    if in_container.any():
-        which = np.flatnonzero(in_container)
-        reader.check_ends(at[which] + HEADER_BYTES, limit[which], at[which])
-        ends[which] += (reader.words_at(at[which]) >> np.uint64(32)).view(np.int64)
-    for tp, before in ((JSONType.STRING, 0), (JSONType.OPAQUE, 1)):
-        which = np.flatnonzero(types == tp)
-        if len(which):
-            lengths, start = uvarints_at(reader, at[which] + before, limit[which])
-            # Compared before they are added, so that no length can overflow.
-            fits = lengths <= (limit[which] - start).view(np.uint64)
-            reader.check(fits, "a JSON string that ends outside", at[which])
-            ends[which] = start + lengths.view(np.int64)
+    is_container = (types == JSONType.OBJECT) | (types == JSONType.ARRAY)
+    if is_container.any():
+        members = np.flatnonzero(is_container)
+        reader.check_ends(at[members] + HEADER_BYTES, limit[members], at[members])
+        ends[members] += (reader.words_at(at[members]) >> np.uint64(32)).view(np.int64)
+    for tp, length_offset in ((JSONType.STRING, 0), (JSONType.OPAQUE, 1)):
+        members = np.flatnonzero(types == tp)
+        if len(members):
+            lengths, start = uvarints_at(reader, at[members] + length_offset, limit[members])
+            # Compared before the addition, which could overflow.
+            fits = lengths <= (limit[members] - start).view(np.uint64)
+            reader.check(fits, "JSON string extends beyond its limit", at[members])
+            ends[members] = start + lengths.view(np.int64)
     reader.check_ends(ends, limit, at)
     return ends
 
@@ -147,18 +147,18 @@ def _content_ends(
 def _check_scalars(reader: Reader, values: _Values) -> None:
     literals = values.start[values.types == JSONType.LITERAL]
     if len(literals):
-        known = reader.bytes_at(literals) < _LITERALS
-        reader.check(known, "a JSON literal that there is not", literals)
+        is_known = reader.bytes_at(literals) < _LITERALS
+        reader.check(is_known, "unknown JSON literal", literals)
     doubles = values.start[values.types == JSONType.DOUBLE]
     if len(doubles):
         finite = np.isfinite(reader.words_at(doubles).view(np.float64))
-        reader.check(finite, "a JSON number that is not finite", doubles)
+        reader.check(finite, "JSON number is not finite", doubles)
 
 
 def _members(
     reader: Reader, is_object: npt.NDArray[np.bool_], at: Positions, limit: Positions
 ) -> _Values:
-    """The values in the containers at `at`, container by container, in their order."""
+    """Return the members of the containers at the positions `at`, in order."""
     counts = (reader.words_at(at) & _U32).view(np.int64)
     values_at = at + HEADER_BYTES + KEY_ENTRY_BYTES * counts * is_object
     contents_at = values_at + VALUE_ENTRY_BYTES * counts
@@ -173,15 +173,15 @@ def _members(
     offsets = (reader.words_at(entry_at + 1) & _U32).view(np.int64)
     is_inline = types == JSONType.LITERAL
     start = np.where(is_inline, entry_at + 1, at[parent] + offsets)
-    reader.check(start <= limit[parent], "a JSON offset that points outside", entry_at)
+    reader.check(start <= limit[parent], "JSON offset is beyond the container", entry_at)
     end = _content_ends(reader, types, start, limit[parent])
-    apart = np.flatnonzero(~is_inline)
-    _check_order(reader, parent[apart], start[apart], end[apart], contents_at)
+    outside = np.flatnonzero(~is_inline)
+    _check_order(reader, parent[outside], start[outside], end[outside], contents_at)
     return _Values(types, start, end)
 
 
 def _keys_end(reader: Reader, counts: Positions, at: Positions, keys_at: Positions) -> Positions:
-    """Where the keys of each object end; those of an empty one end where they would begin."""
+    """Return where the keys of each object end; for an empty object, where they would begin."""
     parent, nth = _expand(counts)
     entries = reader.words_at(at[parent] + HEADER_BYTES + KEY_ENTRY_BYTES * nth)
     start = at[parent] + (entries & _U32).view(np.int64)
@@ -194,7 +194,7 @@ def _keys_end(reader: Reader, counts: Positions, at: Positions, keys_at: Positio
 
 
 def _expand(counts: Positions) -> tuple[Positions, Positions]:
-    """For each member of containers of so many its container, and its place in it."""
+    """Return the container and the index within it of each member, from the members' counts."""
     parent: Positions = np.repeat(np.arange(len(counts)), counts)
     nth: Positions = np.arange(len(parent)) - (np.cumsum(counts) - counts)[parent]
     return parent, nth
@@ -203,8 +203,11 @@ def _expand(counts: Positions) -> tuple[Positions, Positions]:
 def _check_order(
     reader: Reader, parent: Positions, start: Positions, end: Positions, first: Positions
 ) -> None:
-    """Each part begins behind the one before, the first one of a container not before `first`."""
-    free = first[parent]
-    follows = parent[1:] == parent[:-1]
-    free[1:] = np.where(follows, end[:-1], free[1:])
-    reader.check(start >= free, "JSON parts that overlap", free)
+    """Check that parts do not overlap and are in order.
+
+    `first` is the lowest position of a part of each container.
+    """
+    lowest = first[parent]
+    has_previous = parent[1:] == parent[:-1]
+    lowest[1:] = np.where(has_previous, end[:-1], lowest[1:])
+    reader.check(start >= lowest, "JSON parts overlap", lowest)

@@ -1,23 +1,23 @@
-r"""JSON as text: what TiDB prints of a binary value, and the binary value of a text.
+r"""JSON text: printing of binary values as TiDB does, and parsing into binary values.
 
     {"a": [1, 2.5, null], "b": "é\n"}
 
-Separators are ", " and ": ", keys come as they are stored. Numbers print as Go prints them:
+Separators are ", " and ": "; keys are in stored order. Numbers print as in Go:
 
     1, -1, 18446744073709551615     integers
     0.000001, 100000000000000000000 doubles from 1e-6 on and below 1e21, the shortest digits
     1e-7, 1e+21                     other doubles
 
-Strings escape `"`, `\`, what is below U+0020, U+2028 and U+2029; a byte that is no UTF-8 prints as
-`\ufffd`. What JSON itself lacks prints as a string:
+Strings escape `"`, `\`, characters below U+0020, U+2028 and U+2029; a byte that is invalid UTF-8
+prints as `\ufffd`. Types that JSON does not have print as strings:
 
     date                            "2020-02-29"
     datetime, timestamp             "2020-02-29 12:00:00.000000"
     time                            "-01:02:03.500000"
     opaque: other MySQL types       "base64:type253:AAE="
 
-Such a text reads back as a string, and 2.0, which prints as 2, as an integer: the text is the same
-again, the binary value need not be. As in TiDB's `types/json_binary.go`.
+Such a text is parsed as a string, and 2.0, which prints as 2, as an integer: parsing and printing
+restores the text, but not always the binary value. See TiDB's `types/json_binary.go`.
 """
 
 import base64
@@ -57,12 +57,12 @@ _Parsed: TypeAlias = Any
 
 
 def print_json(value: bytes) -> str:
-    """The text of one binary value that `check_values` has found to be one."""
+    """Format one binary value, which `check_values` has accepted, as text."""
     return _print(value, value[0], 1)
 
 
 def json_scalar(value: bytes) -> bytes | float | None:
-    """A string's bytes, a number, or a truth value; None for null and all other binary values."""
+    """Return a string as bytes, a number, or a boolean; None for all other binary values."""
     tp = value[0]
     if tp == JSONType.STRING:
         return _bytes_at(value, 1)
@@ -76,7 +76,7 @@ def json_scalar(value: bytes) -> bytes | float | None:
 
 
 def _print(data: bytes, tp: int, at: int) -> str:
-    """The text of the value of type `tp` whose content begins at `at`."""
+    """Format the value of type `tp` whose content begins at `at`."""
     if tp == JSONType.STRING:
         return _quote(_bytes_at(data, at))
     if tp == JSONType.INT64:
@@ -125,7 +125,7 @@ def _bytes_at(data: bytes, at: int) -> bytes:
 
 
 def _quote(raw: bytes) -> str:
-    # Each byte that is no UTF-8 becomes a code point of its own, from U+DC80 on.
+    # Each invalid UTF-8 byte becomes a lone surrogate, U+DC80 to U+DCFF.
     return f'"{_NOT_PLAIN.sub(_escape, raw.decode("utf-8", "surrogateescape"))}"'
 
 
@@ -139,13 +139,16 @@ def _escape(match: re.Match[str]) -> str:
 def _print_double(value: float) -> str:
     if value == 0 or 1e-6 <= abs(value) < 1e21:
         return np.format_float_positional(value, trim="-")
-    # Go writes two digits of an exponent at least, but for a negative one.
+    # As Go's JSON encoder: `1e-7`, not `1e-07`. Positive exponents are at least 21.
     digits, exponent = np.format_float_scientific(value, trim="-", exp_digits=1).split("e")
     return f"{digits}e{exponent}"
 
 
 def _print_core_time(core: int, *, with_time: bool) -> str:
-    """From the top: year 14 bits, month 4, day 5, hour 5, minute 6, second 6, microsecond 20."""
+    """Format a CoreTime.
+
+    From the highest bit: year 14 bits, month 4, day 5, hour 5, minute 6, second 6, microsecond 20.
+    """
     date = f"{core >> 50:04}-{core >> 46 & 15:02}-{core >> 41 & 31:02}"
     if not with_time:
         return f'"{date}"'
@@ -162,20 +165,20 @@ def _print_time(nanoseconds: int) -> str:
 
 
 def parse_json(text: str) -> bytes:
-    """The binary value of a JSON text, as TiDB makes it.
+    """Parse JSON text into a binary value, as TiDB does.
 
-    Keys are sorted by their bytes, of equal ones the last is kept. Numbers with a point or an
-    exponent become doubles, others int64, uint64 or, where neither holds them, doubles.
+    Keys are sorted by their bytes; of equal keys the last one is used. Numbers with a point or an
+    exponent become doubles, others int64, uint64 or, if out of range of both, doubles.
 
     Raises:
-        CodecError: the text is not JSON, a number is too large, a key too long, or values are
-            nested too deep.
+        CodecError: The text is not valid JSON, a number is too large, a key is too long, or values
+            are nested too deep.
     """
     try:
         tp, content = _encode(_loads(text), 1)
     except (ValueError, OverflowError, RecursionError):
-        # Not chained: Python's message shows the text.
-        raise CodecError(_LAYER, "a text that is no JSON value of TiDB's") from None
+        # Not chained, because Python's message contains the text.
+        raise CodecError(_LAYER, "text is not valid JSON or exceeds TiDB's limits") from None
     return bytes([tp]) + content
 
 
@@ -222,7 +225,7 @@ def _encode_integer(value: int) -> tuple[JSONType, bytes]:
 
 
 def _encode_container(keys: "list[bytes] | tuple[()]", values: list[_Parsed], depth: int) -> bytes:
-    """`keys` are those of an object; an array has none."""
+    """Encode an object with `keys`, or an array, without keys."""
     at = HEADER_BYTES + KEY_ENTRY_BYTES * len(keys) + VALUE_ENTRY_BYTES * len(values)
     key_entries, value_entries, contents = [], [], []
     for key in keys:

@@ -1,7 +1,6 @@
-"""Files of rows: one compact JSON array a line, one value a column.
+"""JSON Lines files of rows: one compact JSON array per row, one element per column.
 
-A value is a string in the form of `tidb.codec.text`, `null`, or `{"x": hex}` where the column is
-bytes.
+An element is `null`, a string in the form of `tidb.codec.text`, or `{"x": hex}` in a binary column.
 """
 
 import json
@@ -15,19 +14,21 @@ from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS, load
 
 
 def format_jsonl(columns: Sequence["pa.Array[Any]"]) -> Iterator[str]:
-    """Columns from `format_column` as lines, without line ends."""
+    """Format columns from `format_column` as lines, without line ends."""
     encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
     for row in zip(*map(_json_values, columns), strict=True):
         yield encode(row)
 
 
 def parse_jsonl(lines: Iterable[str]) -> list["pa.Array[Any]"]:
-    """Lines as columns for `parse_column`: `binary` where there are bytes, else `string`.
+    """Parse lines into columns for `parse_column`.
 
-    Columns without a value are `string`; without lines there are no columns.
+    Returns:
+        `binary` arrays for columns with bytes, and `string` arrays for others, also for columns of
+        nulls. Without lines there are no columns.
 
     Raises:
-        CodecError: a line is not a row, or rows differ in their number of columns.
+        CodecError: A line is not a row, or rows differ in their number of columns.
     """
     try:
         rows = [load(line) for line in lines]
@@ -35,7 +36,7 @@ def parse_jsonl(lines: Iterable[str]) -> list["pa.Array[Any]"]:
             raise ValueError
         return [_text_array(column) for column in zip(*rows, strict=True)]
     except SHAPE_ERRORS:
-        raise CodecError("JSON lines", "a line is not a row of text forms") from None
+        raise CodecError("JSON lines", "a line is not a valid row") from None
 
 
 def _json_values(column: "pa.Array[Any]") -> list[object]:

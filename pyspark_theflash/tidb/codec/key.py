@@ -1,11 +1,13 @@
-"""Keys of TiDB in TiKV.
+"""Record and index keys of TiDB in TiKV.
 
-    record key    't' int(table id) "_r" handle       handle: int (8 bytes), or a common handle (9
-    or more) index key     't' int(table id) "_i" int(index id) datums TiKV's key
-    memcomparable(raw key)  desc(ts)    ts: commit_ts in write, start_ts in default, none in lock
+    record key    't' int(table id) "_r" handle
+    index key     't' int(table id) "_i" int(index id) datums
+    TiKV key      memcomparable(raw key) desc(ts)
 
-`int` is comparable. A table id in a key is the physical one: a partition's, where a table has
-partitions. As in TiDB's `tablecodec` and TiKV's `txn_types::Key`.
+A handle is an `int` (8 bytes) or a common handle (9 or more bytes). `int` is a comparable integer.
+`ts` is the commit_ts in column family write and the start_ts in default; keys in lock have no `ts`.
+The table id is the physical one: the partition's id if the table is partitioned. See TiDB's
+`tablecodec` and TiKV's `txn_types::Key`.
 """
 
 from dataclasses import dataclass
@@ -22,71 +24,72 @@ from pyspark_theflash.tidb.codec.number import (
 )
 
 RawKey = NewType("RawKey", bytes)
-"""A key as TiDB makes it."""
+"""A key as TiDB encodes it."""
 MvccKey = NewType("MvccKey", bytes)
-"""A key of TiKV's write or default column family: memcomparable, with a timestamp, newest first."""
+"""A key of TiKV's write or default column family: memcomparable, with a descending timestamp."""
 
 _LAYER: Final = "key"
 _TABLE, _RECORD, _INDEX = b"t", b"_r", b"_i"
 HANDLE_AT: Final = 1 + 8 + 2
+"""Offset of the handle in a record key."""
 _INT_HANDLE_BYTES: Final = 8
 
 
 @dataclass(frozen=True, slots=True)
 class RecordKey:
-    """Where a row is. The handle is an int, or the bytes of a common handle."""
+    """Decoded record key. The handle is an int, or the bytes of a common handle."""
 
     table_id: PhysicalTableID
     handle: int | bytes
 
 
 def encode_record_key(table_id: PhysicalTableID, handle: int | bytes) -> RawKey:
-    """The key of a row. An unsigned handle is given as the int64 of the same bits."""
+    """Encode the key of a row. An unsigned handle is passed as the int64 with the same bits."""
     encoded = encode_int(handle) if isinstance(handle, int) else handle
     return RawKey(_TABLE + encode_int(table_id) + _RECORD + encoded)
 
 
 def decode_record_key(key: RawKey) -> RecordKey:
-    """The inverse of `encode_record_key`.
+    """Decode the key of a row.
 
     Raises:
-        CodecError: it is not the key of a row.
+        CodecError: The bytes are not a record key.
     """
     if key[:1] != _TABLE or key[HANDLE_AT - 2 : HANDLE_AT] != _RECORD:
         raise CodecError(_LAYER, "not a record key", 0, key[:16].hex())
     table_id = PhysicalTableID(decode_int(key, 1))
     handle = key[HANDLE_AT:]
     if len(handle) < _INT_HANDLE_BYTES:
-        raise CodecError(_LAYER, "the handle ends early", len(key), key[:16].hex())
+        raise CodecError(_LAYER, "the handle is too short", len(key), key[:16].hex())
     if len(handle) == _INT_HANDLE_BYTES:
         return RecordKey(table_id, decode_int(handle))
     return RecordKey(table_id, handle)
 
 
 def encode_index_prefix(table_id: PhysicalTableID, index_id: int) -> RawKey:
-    """What all keys of an index begin with; the indexed datums follow."""
+    """Return the common prefix of all keys of an index; the indexed datums follow it."""
     return RawKey(_TABLE + encode_int(table_id) + _INDEX + encode_int(index_id))
 
 
 def encode_mvcc_key(key: RawKey, ts: TimeStamp) -> MvccKey:
-    """One version of a key."""
+    """Encode the key of one version of a raw key."""
     return MvccKey(encode_bytes(key) + encode_uint_desc(ts))
 
 
 def decode_mvcc_key(key: MvccKey) -> tuple[RawKey, TimeStamp]:
-    """The inverse of `encode_mvcc_key`.
+    """Decode the key of a version into raw key and timestamp.
 
     Raises:
-        CodecError: the bytes are no such key.
+        CodecError: The bytes are not such a key.
     """
     raw, end = decode_bytes(key)
     if len(key) != end + 8:
-        raise CodecError(_LAYER, "no timestamp behind the key", end, key[end : end + 16].hex())
+        raise CodecError(_LAYER, "no timestamp after the key", end, key[end : end + 16].hex())
     return RawKey(raw), TimeStamp(decode_uint_desc(key, end))
 
 
 def table_of(key: RawKey) -> str:
-    """Whose key it is, in words that tell nothing of a row."""
+    """Describe the owner of a key for messages, without data of the row."""
     if key[:1] == _TABLE and len(key) >= HANDLE_AT - 2:
         return f"table {decode_int(key, 1)}"
     return "a meta key" if key[:1] == b"m" else "a key of no table"

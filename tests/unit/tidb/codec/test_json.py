@@ -39,7 +39,7 @@ def test_every_cut_is_refused() -> None:
     for end in range(len(value)):
         with pytest.raises(CodecError):
             _check(encode_json(1), value[:end], encode_json([]))
-    with pytest.raises(CodecError, match="behind a JSON value"):
+    with pytest.raises(CodecError, match="after a JSON value"):
         _check(value + b"\0")
 
 
