@@ -1,8 +1,8 @@
-"""Numbers at the start of texts, as TiDB reads them when a text column becomes a number.
+"""Parsing of numbers at the start of texts, as TiDB does when a text column becomes a number.
 
-A text is a number as far as it looks like one: `12abc` is 12, `abc` is 0. What does not fit becomes
-the nearest number that does, unless a function says otherwise. Texts are bytes, for TiDB looks at
-single bytes. As `StrToInt`, `StrToFloat` (types/convert.go) and `FromString` (types/mydecimal.go).
+The longest numeric prefix is parsed: `12abc` is 12, `abc` is 0. A number out of range becomes the
+nearest number in range unless stated otherwise. Texts are bytes, because TiDB examines single
+bytes. See TiDB's `StrToInt`, `StrToFloat` (types/convert.go) and `FromString` (types/mydecimal.go).
 """
 
 import math
@@ -13,7 +13,7 @@ from typing import Final
 MIN_INT64: Final = -(2**63)
 MAX_INT64: Final = 2**63 - 1
 MAX_UINT64: Final = 2**64 - 1
-# What Go calls space.
+# The characters that Go's `unicode.IsSpace` accepts.
 _SPACES: Final = "\t\n\v\f\r \u0085\u00a0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(
     map(chr, range(0x2000, 0x200B))
 )
@@ -22,44 +22,47 @@ _DECIMAL: Final = re.compile(
     rb"[ \t]*(?P<sign>[+-]?)(?P<whole>\d*)(\.(?P<part>\d*))?([eE](?P<exponent>.*))?", re.DOTALL
 )
 _EXPONENT: Final = re.compile(rb"(?P<sign>[+-]?)0*(?P<digits>\d*)")
-# More characters before the point, sign included, are too many for an exponent.
+# TiDB ignores an exponent that gives more characters than this before the point, sign included.
 _MAX_WHOLE: Final = 21
 _INT64_DIGITS: Final = 19
-# More than any integer type holds.
-_BEYOND: Final = 10**20
-# MyDecimal has nine words of nine digits.
+# A number out of range of all integer types.
+_OUT_OF_RANGE: Final = 10**20
+# MyDecimal has nine words of nine digits each.
 _WORDS: Final = 9
 _WORD_DIGITS: Final = 9
 _DECIMAL_DIGITS: Final = _WORDS * _WORD_DIGITS
-# Beyond, even a zero counts as too large.
+# A number with a larger exponent, even a zero, becomes the largest decimal.
 _MAX_SHIFT: Final = (2**31 - 1) // 2
 _MAX_DECIMAL: Final = Decimal(10**_DECIMAL_DIGITS - 1)
 _WIDE: Final = Context(prec=4 * _DECIMAL_DIGITS)
 
 
 def trim(text: bytes) -> bytes:
-    """Without the spaces around it, those outside ASCII included."""
+    """Remove leading and trailing spaces, including those outside ASCII."""
     return text.decode("utf-8", "surrogateescape").strip(_SPACES).encode("utf-8", "surrogateescape")
 
 
 def loose_integer(text: bytes) -> int | None:
-    """Rounded half away from zero, not clamped. None where TiDB finds a number it cannot read."""
+    """Parse an integer, rounded half away from zero and not clamped.
+
+    Return None if TiDB cannot parse the number.
+    """
     mantissa, _, exponent = _prefix(text).partition("e")
-    shift = _shift_of(exponent)
+    shift = _parse_exponent(exponent)
     if shift is None:
         return None
     whole, point, part = mantissa.partition(".")
     sign = -1 if whole.startswith("-") else 1
     digits = whole.lstrip("+-")
     if exponent and shift >= 0 and len(whole) + shift > _MAX_WHOLE:
-        # The exponent is dropped, and a point is met only where the digits before it fit.
+        # TiDB drops the exponent, and fails at the point if the digits before it fit.
         number = _round_half_up(digits, len(digits))
         return None if point and number <= MAX_UINT64 else sign * number
     return sign * _round_half_up(digits + part, len(digits) + shift)
 
 
-def _shift_of(exponent: str) -> int | None:
-    """None where it does not fit 64 bits. There may be thousands of zeros at its start."""
+def _parse_exponent(exponent: str) -> int | None:
+    """Parse an exponent, which may have thousands of leading zeros; None if it exceeds 64 bits."""
     digits = exponent.lstrip("+-0")
     if len(digits) > _INT64_DIGITS or int(digits or 0) > MAX_INT64:
         return None
@@ -67,78 +70,83 @@ def _shift_of(exponent: str) -> int | None:
 
 
 def _round_half_up(digits: str, point: int) -> int:
-    """The number whose point stands after `point` digits, or something beyond all integer types."""
+    """Round a number with the decimal point after `point` digits.
+
+    The result is exact, or out of range of all integer types.
+    """
     if point < 0:
         return 0
-    kept = digits[:point].ljust(point, "0").lstrip("0")
-    if len(kept) > len(str(MAX_UINT64)):
-        return _BEYOND
-    return int(kept or 0) + (digits[point : point + 1] >= "5")
+    whole = digits[:point].ljust(point, "0").lstrip("0")
+    if len(whole) > len(str(MAX_UINT64)):
+        return _OUT_OF_RANGE
+    return int(whole or 0) + (digits[point : point + 1] >= "5")
 
 
 def loose_int64(text: bytes) -> int:
-    """For a signed column, narrower ones included."""
+    """Parse an integer for a signed column, clamped to 64 bits also for narrower types."""
     number = loose_integer(text)
     return 0 if number is None else min(max(number, MIN_INT64), MAX_INT64)
 
 
 def loose_uint64(text: bytes) -> int | None:
-    """For an unsigned column. None, which is NULL, for a negative one and one that is too large."""
+    """Parse an integer for an unsigned column.
+
+    Return None, for NULL, if the number is negative or too large.
+    """
     number = loose_integer(text)
     if number is None or not 0 <= number <= MAX_UINT64:
         return None
-    return None if number == 0 and _keeps_minus(_prefix(text)) else number
+    return None if number == 0 and _is_negative_zero(_prefix(text)) else number
 
 
-def _keeps_minus(zero: str) -> bool:
-    """Whether a text of a zero is `-0` once TiDB has made it an integer's."""
+def _is_negative_zero(zero: str) -> bool:
+    """Whether TiDB converts the text of a zero to the integer text `-0`."""
     mantissa, _, exponent = zero.partition("e")
     whole, point, _ = mantissa.partition(".")
     if not whole.startswith("-"):
         return False
     if exponent:
-        return len(whole) + (_shift_of(exponent) or 0) > 1
+        return len(whole) + (_parse_exponent(exponent) or 0) > 1
     return whole != "-" and not (whole == "-0" and point)
 
 
 def loose_float(text: bytes) -> float:
-    """For FLOAT and DOUBLE."""
+    """Parse a number for FLOAT and DOUBLE."""
     number = float(_prefix(text))
     largest = math.nextafter(math.inf, 0)
     return min(max(number, -largest), largest)
 
 
 def _prefix(text: bytes) -> str:
-    found = _NUMBER.match(trim(text))
-    return found.group().decode().lower() if found else "0"
+    """Return the numeric prefix of a text, or "0"."""
+    match = _NUMBER.match(trim(text))
+    return match.group().decode().lower() if match else "0"
 
 
 def loose_decimal(text: bytes) -> Decimal:
-    """For DECIMAL: up to 81 digits, not rounded."""
-    found = _DECIMAL.match(text)
-    whole, part = (found["whole"], found["part"] or b"") if found else (b"", b"")
-    if found is None or not whole + part:
+    """Parse a number for DECIMAL: up to 81 digits, not rounded."""
+    match = _DECIMAL.match(text)
+    whole, part = (match["whole"], match["part"] or b"") if match else (b"", b"")
+    if match is None or not whole + part:
         return Decimal(0)
     whole = whole[-_DECIMAL_DIGITS:]
     part = part[: (_WORDS - -(-len(whole) // _WORD_DIGITS)) * _WORD_DIGITS]
-    number = Decimal(f"{found['sign'].decode()}{whole.decode()}.{part.decode()}")
-    return _shift(number, _decimal_exponent(found["exponent"] or b""))
+    number = Decimal(f"{match['sign'].decode()}{whole.decode()}.{part.decode()}")
+    return _shift(number, _decimal_exponent(match["exponent"] or b""))
 
 
 def _decimal_exponent(text: bytes) -> int | None:
-    """None where it does not fit 64 bits, which makes the number 0.
-
-    From 2^63 on it makes the number the largest, whatever its sign.
-    """
-    found = _EXPONENT.match(trim(text))
-    if found is None or not found["digits"]:
+    """Parse an exponent; return None if it exceeds 64 bits."""
+    match = _EXPONENT.match(trim(text))
+    if match is None or not match["digits"]:
         return 0
-    if len(found["digits"]) > _INT64_DIGITS + 1 or int(found["digits"]) > MAX_UINT64:
+    if len(match["digits"]) > _INT64_DIGITS + 1 or int(match["digits"]) > MAX_UINT64:
         return None
-    return int(found["sign"] + found["digits"])
+    return int(match["sign"] + match["digits"])
 
 
 def _shift(number: Decimal, exponent: int | None) -> Decimal:
+    """Apply an exponent as TiDB does: None gives 0, 2^63 and above the largest decimal."""
     if exponent is None:
         return Decimal(0)
     if exponent > MAX_INT64:

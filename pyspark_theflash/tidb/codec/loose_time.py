@@ -1,18 +1,20 @@
-"""Dates and times out of texts and numbers that are not in TiDB's own form.
+"""Parsing of dates and times from texts and numbers that are not in TiDB's own form.
 
     20-1-2, 2020/01/02 03.04, 20200102T030405, 200102          text -> date and time
     20200102, 200102, 20200102030405                           number -> date and time
     1 12:30, 12:30:45.5, 123045, 2020-01-02T12:30:45           text -> time
 
-Dates and times are packed (`tidb.codec.time`), times are microseconds. Of what cannot be read, TiDB
-without a strict sql_mode makes zero, or as much as could be read of a time, and so do these
-functions. The session decides about the rest, and they raise `UnsupportedError` where it is not
-known: a time with a zone is shifted to the session's; one that is rounded up to the next second
-becomes zero where the session's clock does not show it; a date like February 30 stays under
-ALLOW_INVALID_DATES only.
+Dates and times are returned packed (`tidb.codec.time`), times in microseconds. Like TiDB without a
+strict sql_mode, the functions return zero for text that cannot be parsed, or the parsed part of a
+time. These results depend on the session, and raise `UnsupportedError` if its settings are unknown:
 
-As `ParseTime`, `ParseTimeFromNum` and `ParseDuration` of TiDB's types/time.go. Texts are bytes, for
-TiDB looks at single bytes; in here they are decoded one to one.
+- A time with a time zone is converted to the session's time zone.
+- A time that is rounded up to the next second becomes zero if it does not exist in the session's
+  time zone.
+- A date like February 30 is valid only under ALLOW_INVALID_DATES.
+
+See `ParseTime`, `ParseTimeFromNum` and `ParseDuration` in TiDB's types/time.go. Texts are bytes,
+because TiDB examines single bytes; they are decoded as Latin-1 here.
 """
 
 import re
@@ -31,27 +33,27 @@ from pyspark_theflash.tidb.codec.zone import local_of, utc_of
 MAX_TIME_US: Final = (838 * 3600 + 59 * 60 + 59) * 1_000_000
 _MAX_HOURS: Final = 838
 _MAX_YEAR: Final = 9999
-# 0000-01-01 and 9999-12-31, counted from 1970.
+# 0000-01-01 and 9999-12-31 in days since 1970.
 FIRST_DAY: Final = -719_528
 LAST_DAY: Final = 2_932_896
 _FRACTION_DIGITS: Final = 6
 _SECOND_US: Final = 10**_FRACTION_DIGITS
 _MAX_ZONE_MINUTES: Final = 14 * 60
-# Any number with more digits is too large to be a part of a date.
-_LONGEST_PART: Final = 9
+# A number with more digits is out of range for every part of a date.
+_MAX_PART_DIGITS: Final = 9
 _INT64_DIGITS: Final = 19
-# From this length on a text with something behind the time is no time but a date and time.
+# A text of at least this length with trailing characters is a date and time, not a time.
 _DATETIME_DIGITS: Final = 12
 
 _PUNCTUATION: Final = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
-# What Go's unicode has for punctuation among single bytes.
-_NARROW_PUNCTUATION: Final = "!\"#%&'()*,-./:;?@[\\]_{}\xa1\xa7\xab\xb6\xb7\xbb\xbf"
+# The single bytes that Go's `unicode.IsPunct` accepts.
+_GO_PUNCTUATION: Final = "!\"#%&'()*,-./:;?@[\\]_{}\xa1\xa7\xab\xb6\xb7\xbb\xbf"
 _DATE_TIME_SEPARATORS: Final = "T \t\n\v\f\r"
 _ZONE: Final = re.compile(
     r"(Z|(?P<sign>[+-])(?P<hour>\d\d)((?P<colon>:?)(?P<minute>\d\d))?)\Z", re.A
 )
 _DIGITS: Final = re.compile(r"\d+", re.A)
-# The widths of the parts of a date without separators, by its length.
+# Widths of the parts of a date without separators, by its length.
 _COMPACT: Final = {
     14: (4, 2, 2, 2, 2, 2),
     12: (2, 2, 2, 2, 2, 2),
@@ -63,19 +65,19 @@ _COMPACT: Final = {
     6: (2, 2, 2),
     5: (2, 2, 1),
 }
-# What Go calls space among single bytes.
+# The single bytes that Go's `unicode.IsSpace` accepts.
 _SPACES: Final = "\t\n\v\f\r \x85\xa0"
 _COLON: Final = re.compile(rf"[{_SPACES}]*:[{_SPACES}]*")
 _GAP: Final = re.compile(rf"[{_SPACES}]+")
 _FRACTION: Final = re.compile(r"\.(\d*)", re.A)
 _LIKE_DATETIME: Final = re.compile(
-    r"(\d{{12}}|\d{{14}})(?!\d)|\d+[{0}]\d+[{0}]\d+[ T]".format(re.escape(_NARROW_PUNCTUATION)),
+    r"(\d{{12}}|\d{{14}})(?!\d)|\d+[{0}]\d+[{0}]\d+[ T]".format(re.escape(_GO_PUNCTUATION)),
     re.A,
 )
 
 
 class _Fields(NamedTuple):
-    """Year to microsecond, whether or not there is such a moment."""
+    """Year to microsecond. The date and time need not exist."""
 
     year: int = 0
     month: int = 0
@@ -108,38 +110,39 @@ class _Fields(NamedTuple):
 
     @property
     def packed(self) -> int:
-        """The packed form of a well-formed moment: date, clock and microseconds."""
+        """The packed form: date, time of day and microseconds. The fields must be well formed."""
         date = (self.year * 13 + self.month) << 5 | self.day
         clock = self.hour << 12 | self.minute << 6 | self.second
         return (date << 17 | clock) << 24 | self.microsecond
 
     @property
     def since_1970_us(self) -> Int64s:
-        """Microseconds, in an array, of a moment that exists."""
+        """Microseconds since 1970, as an array of one. The date and time must exist."""
         days, _ = unpack_dates(np.array([self.packed], np.uint64))
         return days * DAY_US + _time_of_day(self.packed)
 
     def checked(self, change: TypeChange) -> int:
-        """Packed, as far as TiDB lets it be stored."""
+        """Return the packed form, or 0 if TiDB does not store this date and time."""
         if not self.is_well_formed:
             return 0
         if self.month > 0 and self.day > self.days_in_month:
-            # No TIMESTAMP is such a date.
-            keeps = change.new.tp != MySQLType.TIMESTAMP and change.keeps_invalid_dates
-            return self.packed if keeps else 0
+            # TIMESTAMP does not allow such a date.
+            is_valid = change.new.tp != MySQLType.TIMESTAMP and change.keeps_invalid_dates
+            return self.packed if is_valid else 0
         return self.packed
 
 
 def loose_datetime(text: bytes, fsp: int, change: TypeChange) -> int:
-    """A date and time from a text, rounded to `fsp` digits of a second; packed.
+    """Parse a date and time, rounded to `fsp` fractional digits; return it packed.
 
     Raises:
-        UnsupportedError: the session that decides about it is not known.
+        UnsupportedError: The result depends on unknown settings of the session.
     """
     pieces, fraction, zone = _split(text.decode("latin-1"))
-    if fraction and _takes_more(pieces):
+    if fraction and _is_incomplete(pieces):
         pieces, fraction = [*pieces, fraction], ""
-    if zone and zone["sign"] and _takes_more(pieces) and not (zone["minute"] and not zone["colon"]):
+    has_bare_minute = zone and zone["minute"] and not zone["colon"]
+    if zone and zone["sign"] and _is_incomplete(pieces) and not has_bare_minute:
         pieces, zone = [*pieces, *filter(None, (zone["hour"], zone["minute"]))], None
     fields = _fields(pieces, fraction)
     if fields is None:
@@ -151,30 +154,30 @@ def loose_datetime(text: bytes, fsp: int, change: TypeChange) -> int:
         microsecond, carry = _microseconds(fraction, fsp)
         fields = fields._replace(microsecond=microsecond)
         if carry:
-            return _carried(fields, zone, change)
+            return _add_second(fields, zone, change)
     if zone:
-        return _shifted(fields, zone, change) if has_seconds else 0
+        return _to_session_zone(fields, zone, change) if has_seconds else 0
     return fields.checked(change)
 
 
-def _carried(fields: _Fields, zone: "re.Match[str] | None", change: TypeChange) -> int:
-    """One second later by the session's clock; the zone, if there is one, comes after that."""
+def _add_second(fields: _Fields, zone: "re.Match[str] | None", change: TypeChange) -> int:
+    """Add one second in the session's time zone, then apply the time zone of the text, if any."""
     if not fields.exists:
         return 0
     utc, exists = utc_of(change, fields.since_1970_us)
     later = _pack(local_of(change, utc + _SECOND_US)) if exists[0] else 0
-    return _shifted(_unpack(later), zone, change) if zone and later else later
+    return _to_session_zone(_unpack(later), zone, change) if zone and later else later
 
 
-def _shifted(fields: _Fields, zone: "re.Match[str]", change: TypeChange) -> int:
-    """A time of another zone by the session's clock."""
+def _to_session_zone(fields: _Fields, zone: "re.Match[str]", change: TypeChange) -> int:
+    """Convert a date and time from the time zone `zone` to the session's."""
     if not (fields.exists and _is_zone(zone)):
         return 0
     return _pack(local_of(change, fields.since_1970_us - _offset_minutes(zone) * 60 * _SECOND_US))
 
 
 def _pack(since_1970_us: Int64s) -> int:
-    """Zero for years that TiDB does not have."""
+    """Pack a date and time; return 0 for years before 0 or after 9999."""
     days, time_of_day = np.divmod(since_1970_us, DAY_US)
     return int(pack(days, time_of_day)[0]) if FIRST_DAY <= days[0] <= LAST_DAY else 0
 
@@ -186,13 +189,13 @@ def _unpack(packed: int) -> _Fields:
     return _Fields(year, month, date & 31, hour, minute, second, packed & 0xFFFFFF)
 
 
-def _takes_more(pieces: Sequence[str]) -> bool:
-    """Whether what looks like a fraction or a zone is a further part of the date or the time."""
+def _is_incomplete(pieces: Sequence[str]) -> bool:
+    """Whether what follows is a part of the date or time, though it looks like fraction or zone."""
     return len(pieces) <= 5 and not (len(pieces) == 1 and len(pieces[0]) > 4)
 
 
 def _split(text: str) -> tuple[list[str], str, "re.Match[str] | None"]:
-    """The numbers of date and time, the digits after the point, the zone at the end."""
+    """Split a text into the numbers of date and time, the fraction's digits, and the time zone."""
     zone = _ZONE.search(text)
     start = _zone_start(text, zone)
     if zone and start == 0:
@@ -207,7 +210,7 @@ def _split(text: str) -> tuple[list[str], str, "re.Match[str] | None"]:
 
 
 def _zone_start(text: str, zone: "re.Match[str] | None") -> int:
-    """At the last Z, also where an offset follows it; else at the offset, or at the end."""
+    """Return where the zone begins: at the last Z, else at the offset; without a zone, the end."""
     if zone is None:
         return len(text)
     z = text.rfind("Z")
@@ -215,14 +218,14 @@ def _zone_start(text: str, zone: "re.Match[str] | None") -> int:
 
 
 def _point(text: str) -> int:
-    """Where the fraction begins: at the last punctuation before a zone, if that is a point."""
+    """Return the position of the last punctuation before the zone if it is a point, else -1."""
     before = text[: _zone_start(text, _ZONE.search(text))]
-    last = max(before.rfind(char) for char in _NARROW_PUNCTUATION)
+    last = max(before.rfind(char) for char in _GO_PUNCTUATION)
     return last if last >= 0 and before[last] == "." else -1
 
 
 def _pieces(text: str) -> list[str]:
-    """Cut at separators. The last character belongs to the last piece, whatever it is."""
+    """Split a text at separators. The last character, of any kind, belongs to the last piece."""
     text = trim(text.encode("latin-1")).decode("latin-1")
     if not _DIGITS.match(text):
         return []
@@ -257,7 +260,7 @@ def _fields(pieces: Sequence[str], fraction: str) -> _Fields | None:
 
 
 def _compact_fields(piece: str, fraction: str) -> _Fields | None:
-    """Without separators; the fraction goes on where the digits stop before the seconds."""
+    """Parse a date without separators; digits of the fraction may supply the missing parts."""
     parts = []
     start = 0
     for width in _COMPACT.get(len(piece), ()):
@@ -281,7 +284,7 @@ def _part(piece: str) -> int | None:
     if not _DIGITS.fullmatch(piece):
         return None
     digits = piece.lstrip("0")
-    return int(digits or 0) if len(digits) <= _LONGEST_PART else 10**_LONGEST_PART
+    return int(digits or 0) if len(digits) <= _MAX_PART_DIGITS else 10**_MAX_PART_DIGITS
 
 
 def _full_year(year: int) -> int:
@@ -291,7 +294,7 @@ def _full_year(year: int) -> int:
 
 
 def _microseconds(fraction: str, fsp: int) -> tuple[int, bool]:
-    """Rounded to `fsp` digits, and whether that made it a whole second."""
+    """Round a fraction to `fsp` digits; also return whether it became a full second."""
     if len(fraction) <= fsp:
         return int(fraction.ljust(_FRACTION_DIGITS, "0")), False
     rounded = (int(fraction[: fsp + 1]) + 5) // 10
@@ -309,16 +312,16 @@ def _is_zone(zone: "re.Match[str]") -> bool:
 
 
 def _offset_minutes(zone: "re.Match[str]") -> int:
-    """East of UTC."""
+    """Return the offset in minutes east of UTC."""
     minutes = int(zone["hour"] or 0) * 60 + int(zone["minute"] or 0)
     return -minutes if zone["sign"] == "-" else minutes
 
 
 def loose_datetime_of_number(number: int, change: TypeChange) -> int:
-    """A date and time from its digits, YYMMDD, YYYYMMDD or either with hhmmss; packed.
+    """Convert a number (YYMMDD or YYYYMMDD, optionally with hhmmss) to a packed date and time.
 
     Raises:
-        UnsupportedError: the session that decides about it is not known.
+        UnsupportedError: The result depends on unknown settings of the session.
     """
     date, clock = (number, 0) if number <= 99991231 else divmod(number, 1_000000)
     if date < 101 or 691231 < date < 700101:
@@ -331,15 +334,15 @@ def loose_datetime_of_number(number: int, change: TypeChange) -> int:
 
 
 def loose_time(text: bytes, fsp: int, change: TypeChange) -> int:
-    """A time from a text, rounded to `fsp` digits of a second; microseconds.
+    """Parse a time, rounded to `fsp` fractional digits; return microseconds.
 
     Raises:
-        UnsupportedError: the session that decides about it is not known.
+        UnsupportedError: The result depends on unknown settings of the session.
     """
     trimmed = trim(text)
     rest = trimmed.decode("latin-1")
-    time_us, is_whole = _time(rest, fsp)
-    if is_whole or not _LIKE_DATETIME.match(rest):
+    time_us, is_complete = _time(rest, fsp)
+    if is_complete or not _LIKE_DATETIME.match(rest):
         return time_us
     point = _point(rest)
     packed = loose_datetime(trimmed, min(len(rest) - point - 1, 6) if point >= 0 else 0, change)
@@ -354,10 +357,10 @@ def _time_of_day(packed: int) -> int:
 
 
 def _time(text: str, fsp: int) -> tuple[int, bool]:
-    """As much of the text as is a time, and whether that is all of it."""
+    """Parse the time at the start of a text; also return whether it is the whole text."""
     sign = -1 if text.startswith("-") else 1
     body = text.removeprefix("-").lstrip(_SPACES)
-    clock = _clock_after_days(body) or _clock(body, 0, least=2) or _compact_clock(body)
+    clock = _clock_after_days(body) or _clock(body, 0, min_parts=2) or _compact_clock(body)
     if clock is None:
         return 0, False
     rest = body[clock.end :].lstrip(_SPACES)
@@ -374,7 +377,7 @@ def _time(text: str, fsp: int) -> tuple[int, bool]:
 
 
 class _Clock(NamedTuple):
-    """What stands before `end`."""
+    """Time parsed from a text up to the offset `end`."""
 
     hour: int
     minute: int
@@ -383,56 +386,56 @@ class _Clock(NamedTuple):
 
 
 def _clock_after_days(text: str) -> _Clock | None:
-    """`1 12:30`: one day and twelve and a half hours."""
+    """Parse a time after a number of days: `1 12:30` is 36 hours and 30 minutes."""
     days = _number(text, 0)
     gap = _GAP.match(text, days[1]) if days else None
-    clock = _clock(text, gap.end(), least=1) if gap else None
+    clock = _clock(text, gap.end(), min_parts=1) if gap else None
     if days is None or clock is None:
         return None
     return clock._replace(hour=clock.hour + 24 * days[0])
 
 
-def _clock(text: str, at: int, *, least: int) -> _Clock | None:
-    """At least so many numbers with colons between; none after a colon spoils it."""
+def _clock(text: str, at: int, *, min_parts: int) -> _Clock | None:
+    """Parse `min_parts` to 3 numbers separated by colons; a colon without a number is an error."""
     numbers: list[int] = []
     while len(numbers) < 3:
-        found = _number(text, at)
-        if found is None:
+        parsed = _number(text, at)
+        if parsed is None:
             return None
-        numbers.append(found[0])
-        at = found[1]
+        number, at = parsed
+        numbers.append(number)
         colon = _COLON.match(text, at)
         if colon is None or len(numbers) == 3:
             break
         at = colon.end()
-    if len(numbers) < least:
+    if len(numbers) < min_parts:
         return None
     hour, minute, second = [*numbers, 0, 0][:3]
     return _Clock(hour, minute, second, at)
 
 
 def _compact_clock(text: str) -> _Clock | None:
-    """hhmmss, or as many of its last digits as there are."""
-    found = _number(text, 0)
-    if found is None:
+    """Parse hhmmss, or a number of fewer digits, which are the last ones of hhmmss."""
+    parsed = _number(text, 0)
+    if parsed is None:
         return None
-    number, end = found
+    number, end = parsed
     return _Clock(number // 10000, number // 100 % 100, number % 100, end)
 
 
 def _number(text: str, at: int) -> tuple[int, int] | None:
-    """A number that fits 64 bits, and where it ends."""
-    found = _DIGITS.match(text, at)
-    if found is None:
+    """Parse a number of up to 63 bits at the offset `at`; also return its end."""
+    match = _DIGITS.match(text, at)
+    if match is None:
         return None
-    digits = found.group().lstrip("0")
+    digits = match.group().lstrip("0")
     if len(digits) > _INT64_DIGITS or int(digits or 0) > MAX_INT64:
         return None
-    return int(digits or 0), found.end()
+    return int(digits or 0), match.end()
 
 
 def _one_second_later(hour: int, minute: int, second: int) -> tuple[int, int, int]:
-    """Parts beyond 59 stay beyond."""
+    """Add one second; minutes and seconds above 59 are not normalized."""
     if second != 59:
         return hour, minute, second + 1
     if minute != 59:

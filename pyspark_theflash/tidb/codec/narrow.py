@@ -1,7 +1,7 @@
-"""Decimals in as few bits as their values take: 32 or 64, where columns of them have 128.
+"""Narrow decimals: decimal128 columns as decimal32 or decimal64 while their values fit.
 
-Only memory has them so, never a file or a reader: a value is a quarter of its size there, and is
-compared and computed with as the whole number that it is without its point.
+Narrow decimals are used in memory only, never in files or in results. They take a quarter or half
+of the memory, and are compared and computed as their unscaled integers.
 """
 
 from typing import Any, Final
@@ -17,12 +17,12 @@ _NARROW: Final = (pa.Decimal32Type, pa.Decimal64Type)
 
 
 def is_narrow(tp: pa.DataType) -> bool:
-    """Whether values of a type are such decimals."""
+    """Whether a type is decimal32 or decimal64."""
     return isinstance(tp, _NARROW)
 
 
 def narrow_ints(values: pa.Array) -> npt.NDArray[Any]:
-    """The whole numbers of narrow decimals, int32 or int64; of nulls, any."""
+    """Return the unscaled values of narrow decimals, int32 or int64; undefined for nulls."""
     data: Any = values.buffers()[1]
     is_32 = isinstance(values.type, pa.Decimal32Type)
     numbers = np.frombuffer(data, np.int32 if is_32 else np.int64)
@@ -30,7 +30,7 @@ def narrow_ints(values: pa.Array) -> npt.NDArray[Any]:
 
 
 def narrowed(values: pa.Array) -> pa.Array:
-    """The same values with fewer bits, if they are decimals of 128 bits that fit."""
+    """Convert decimal128 values to decimal32 or decimal64 if they fit; else return them as is."""
     tp = values.type
     if not pa.types.is_decimal128(tp) or tp.precision > _DIGITS_64 or not len(values):
         return values
@@ -40,7 +40,7 @@ def narrowed(values: pa.Array) -> pa.Array:
     valid = _valid(values)
     if valid is not None:
         ints = np.where(valid, ints, 0)
-    # Never more digits than the type has: what is computed of them depends on how many there are.
+    # The precision must not grow: result types of computations depend on it.
     if tp.scale <= _DIGITS_32 and max(-int(ints.min()), int(ints.max())) < 10**_DIGITS_32:
         to = pa.decimal32(min(tp.precision, _DIGITS_32), tp.scale)
         return primitive(ints.astype(np.int32), to, valid)
@@ -48,7 +48,7 @@ def narrowed(values: pa.Array) -> pa.Array:
 
 
 def widened(values: pa.Array, to: pa.DataType) -> pa.Array:
-    """Narrow decimals in `to`, the type of 128 bits that they are of; other values as they are."""
+    """Convert narrow decimals to `to`, their decimal128 type; return other values unchanged."""
     if not is_narrow(values.type):
         return values
     words = np.empty((len(values), 2), np.int64)
