@@ -1,13 +1,14 @@
-"""Integers and floats: comparable (fixed 8 bytes) and variable-length forms.
+"""Comparable (fixed 8 bytes) and variable-length encodings of integers and floats.
 
-    comparable int     big-endian of the two's complement with the sign bit flipped: byte order is
-    number order comparable uint    big-endian comparable float   big-endian IEEE double; positive:
-    sign bit set, negative: all bits inverted descending         any of these with all bits inverted
-    uvarint            7 bits a byte, lowest first, high bit = more follows; at most 10 bytes varint
-    zigzag (0, -1, 1, -2 ... as 0, 1, 2, 3 ...) as a uvarint
+    comparable int     big-endian two's complement with the sign bit flipped
+    comparable uint    big-endian
+    comparable float   big-endian IEEE double; positive: sign bit set, negative: all bits inverted
+    descending         any of these with all bits inverted
+    uvarint            7 bits per byte, lowest first, high bit = more follows; at most 10 bytes
+    varint             zigzag (0, -1, 1, -2 ... as 0, 1, 2, 3 ...) as a uvarint
 
-As in TiDB's `util/codec/number.go`. Single-value functions serve keys; the `_at` functions serve
-rows, a column at a time.
+The byte order of comparable numbers is their numeric order. See TiDB's `util/codec/number.go`. The
+functions for single values are used for keys, the `_at` functions for rows, a column at a time.
 """
 
 import struct
@@ -26,8 +27,8 @@ _MAX_VARINT_BYTES: Final = 10
 _ONE: Final = np.uint64(1)
 _CONTINUES: Final = np.uint64(0x8080808080808080)
 _PAYLOAD: Final = np.uint64(0x7F7F7F7F7F7F7F7F)
-# Three rounds that close the gaps between 7-bit groups: pairs, then pairs of pairs. (kept, moved,
-# by)
+# (kept, moved, by) of three rounds that close the gaps between 7-bit groups: between the groups,
+# then between pairs, then between quadruples.
 _SQUEEZE: Final = tuple(
     (np.uint64(kept), np.uint64(moved), np.uint64(by))
     for kept, moved, by in (
@@ -39,70 +40,52 @@ _SQUEEZE: Final = tuple(
 
 
 def encode_int(value: int) -> bytes:
-    """A signed 64-bit integer, comparable."""
+    """Encode a signed 64-bit integer as comparable."""
     return struct.pack(">Q", (value & _U64) ^ _SIGN)
 
 
 def decode_int(data: bytes, offset: int = 0) -> int:
-    """The inverse of `encode_int`; reads 8 bytes from `offset`.
+    """Decode the comparable signed integer at `offset`.
 
     Raises:
-        CodecError: fewer than 8 bytes are left.
+        CodecError: The data has fewer than 8 bytes from `offset` on.
     """
     value = decode_uint(data, offset) ^ _SIGN
     return value - (1 << 64) if value & _SIGN else value
 
 
 def encode_uint(value: int) -> bytes:
-    """An unsigned 64-bit integer, comparable."""
+    """Encode an unsigned 64-bit integer as comparable."""
     return struct.pack(">Q", value)
 
 
 def decode_uint(data: bytes, offset: int = 0) -> int:
-    """The inverse of `encode_uint`; reads 8 bytes from `offset`.
+    """Decode the comparable unsigned integer at `offset`.
 
     Raises:
-        CodecError: fewer than 8 bytes are left.
+        CodecError: The data has fewer than 8 bytes from `offset` on.
     """
     if len(data) < offset + 8:
-        raise CodecError("comparable number", "8 bytes are needed", offset)
+        raise CodecError("comparable number", "fewer than 8 bytes", offset)
     return int.from_bytes(data[offset : offset + 8], "big")
 
 
 def encode_uint_desc(value: int) -> bytes:
-    """An unsigned 64-bit integer, greater values first."""
+    """Encode an unsigned 64-bit integer as descending."""
     return struct.pack(">Q", value ^ _U64)
 
 
 def decode_uint_desc(data: bytes, offset: int = 0) -> int:
-    """The inverse of `encode_uint_desc`; reads 8 bytes from `offset`.
+    """Decode the descending unsigned integer at `offset`.
 
     Raises:
-        CodecError: fewer than 8 bytes are left.
+        CodecError: The data has fewer than 8 bytes from `offset` on.
     """
     return decode_uint(data, offset) ^ _U64
 
 
-def encode_float(value: float) -> bytes:
-    """A double, comparable. -0.0 becomes 0.0, as TiDB's own encoder does it."""
-    (bits,) = struct.unpack(">Q", struct.pack(">d", value))
-    return struct.pack(">Q", bits | _SIGN if value >= 0 else bits ^ _U64)
-
-
-def decode_float(data: bytes, offset: int = 0) -> float:
-    """The inverse of `encode_float`; reads 8 bytes from `offset`.
-
-    Raises:
-        CodecError: fewer than 8 bytes are left.
-    """
-    bits = decode_uint(data, offset)
-    value: float
-    (value,) = struct.unpack(">d", struct.pack(">Q", bits ^ (_SIGN if bits & _SIGN else _U64)))
-    return value
-
-
 def encode_uvarint(value: int) -> bytes:
-    """An unsigned integer in as few bytes as it takes."""
+    """Encode an unsigned integer as a uvarint."""
     out = bytearray()
     while value >= 0x80:
         out.append(value & 0x7F | 0x80)
@@ -112,10 +95,10 @@ def encode_uvarint(value: int) -> bytes:
 
 
 def decode_uvarint(data: bytes, offset: int = 0) -> tuple[int, int]:
-    """The value at `offset` and the offset behind it.
+    """Decode the uvarint at `offset`; return it and the offset after it.
 
     Raises:
-        CodecError: the bytes end within it, or it does not fit 64 bits.
+        CodecError: The data ends within the number, or it exceeds 64 bits.
     """
     value = 0
     for i, byte in enumerate(data[offset : offset + _MAX_VARINT_BYTES]):
@@ -126,20 +109,20 @@ def decode_uvarint(data: bytes, offset: int = 0) -> tuple[int, int]:
             return value, offset + i + 1
     else:
         if len(data) - offset < _MAX_VARINT_BYTES:
-            raise CodecError("varint", "the bytes end within it", offset)
+            raise CodecError("varint", "data ends within the number", offset)
     raise CodecError("varint", "more than 64 bits", offset)
 
 
 def encode_varint(value: int) -> bytes:
-    """A signed 64-bit integer, zigzag."""
+    """Encode a signed 64-bit integer as a varint."""
     return encode_uvarint((value << 1 ^ value >> 63) & _U64)
 
 
 def decode_varint(data: bytes, offset: int = 0) -> tuple[int, int]:
-    """The value at `offset` and the offset behind it.
+    """Decode the varint at `offset`; return it and the offset after it.
 
     Raises:
-        CodecError: the bytes end within it, or it does not fit 64 bits.
+        CodecError: The data ends within the number, or it exceeds 64 bits.
     """
     value, end = decode_uvarint(data, offset)
     return value >> 1 ^ -(value & 1), end
@@ -148,19 +131,19 @@ def decode_varint(data: bytes, offset: int = 0) -> tuple[int, int]:
 def uvarints_at(
     reader: Reader, at: Positions, limit: Positions, words: Words | None = None
 ) -> tuple[Words, Positions]:
-    """The uvarint at each position, and the positions behind them.
+    """Decode the uvarint at each position; also return the end positions.
 
     Args:
-        words: the first bytes at `at` where they are at hand, filled up to eight with 0xFF.
+        words: The first bytes at `at`, if already loaded, padded to eight with 0xFF.
 
     Raises:
-        CodecError: one reaches beyond its `limit`, or does not fit 64 bits.
+        CodecError: A number extends beyond its `limit`, or exceeds 64 bits.
     """
     stops = None if words is None else ~words & _CONTINUES
     if words is None or stops is None or not stops.all():
         words = reader.words_at(at)
         stops = ~words & _CONTINUES
-    # All bits below the stop bit of the last byte; all 64 where no byte of the eight is the last.
+    # All bits below the last byte's high bit; all 64 bits if the number has more than eight bytes.
     below = (stops & (~stops + _ONE)) - _ONE
     values = words & below & _PAYLOAD
     ends: Positions = at + (np.bitwise_count(below) >> 3) + 1
@@ -176,11 +159,11 @@ def uvarints_at(
 def _add_ninth_byte(
     reader: Reader, at: Positions, values: Words, ends: Positions, long: Positions
 ) -> None:
-    """Complete, in place, the varints of 9 or 10 bytes."""
+    """Add the last bytes to varints of 9 or 10 bytes, in place."""
     ninth = reader.bytes_at(at[long] + 8).astype(np.uint64)
     tenth = reader.bytes_at(at[long] + 9).astype(np.uint64)
     more = ninth >= 0x80
-    reader.check(~more | (tenth <= 1), "a varint of more than 64 bits", at[long])
+    reader.check(~more | (tenth <= 1), "varint exceeds 64 bits", at[long])
     values[long] |= (ninth & np.uint64(0x7F)) << np.uint64(56)
     values[long] |= np.where(more, tenth, np.uint64(0)) << np.uint64(63)
     ends[long] += more
@@ -189,26 +172,19 @@ def _add_ninth_byte(
 def varints_at(
     reader: Reader, at: Positions, limit: Positions, words: Words | None = None
 ) -> tuple[npt.NDArray[np.int64], Positions]:
-    """The zigzag varint at each position, and the positions behind them.
-
-    Args:
-        words: as for `uvarints_at`.
-
-    Raises:
-        CodecError: one reaches beyond its `limit`, or does not fit 64 bits.
-    """
+    """Decode the varint at each position; arguments and errors are as for `uvarints_at`."""
     values, ends = uvarints_at(reader, at, limit, words)
     halves = (values >> _ONE).view(np.int64)
     return halves ^ -(values & _ONE).view(np.int64), ends
 
 
 def floats_from_comparable(words: Words) -> npt.NDArray[np.float64]:
-    """Doubles out of their comparable form (already read as big-endian numbers)."""
+    """Decode comparable doubles, which are already loaded as big-endian integers."""
     sign = np.uint64(_SIGN)
     return np.where(words & sign, words ^ sign, ~words).view(np.float64)
 
 
 def comparable_from_floats(values: npt.NDArray[np.float64]) -> Words:
-    """The comparable form of doubles; -0.0 becomes 0.0."""
+    """Encode doubles as comparable. As in TiDB's encoder, -0.0 becomes 0.0."""
     bits = values.view(np.uint64)
     return np.where(values >= 0, bits | np.uint64(_SIGN), ~bits)

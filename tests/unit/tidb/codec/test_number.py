@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 
 from pyspark_theflash.base.errors import CodecError
@@ -20,7 +21,6 @@ Function = Callable[..., Any]
         ("codec.EncodeInt", number.encode_int, number.decode_int, int),
         ("codec.EncodeUint", number.encode_uint, number.decode_uint, int),
         ("codec.EncodeUintDesc(ts)", number.encode_uint_desc, number.decode_uint_desc, int),
-        ("codec.EncodeFloat", number.encode_float, number.decode_float, float),
     ],
 )
 def test_comparable(kind: str, encode: Function, decode: Function, of: Function) -> None:
@@ -29,6 +29,14 @@ def test_comparable(kind: str, encode: Function, decode: Function, of: Function)
         assert decode(bytes.fromhex("ff" + vector["hex"]), 1) == of(vector["in"])
     with pytest.raises(CodecError):
         decode(bytes(8), 1)
+
+
+def test_comparable_floats() -> None:
+    vectors = codec_vectors("codec.EncodeFloat")
+    values = np.array([float(vector["in"]) for vector in vectors])
+    words = np.array([int(vector["hex"], 16) for vector in vectors], np.uint64)
+    assert number.comparable_from_floats(values).tolist() == words.tolist()
+    assert number.floats_from_comparable(words).tolist() == values.tolist()
 
 
 @pytest.mark.parametrize(
