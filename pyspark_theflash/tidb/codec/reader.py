@@ -1,8 +1,7 @@
-"""Loads at many places of a buffer at once.
+"""Vectorized loads from a buffer of encoded rows.
 
-`Reader` is what all vectorised decoders share: bytes and 8-byte words gathered at an array of
-positions, and the way to report that something is wrong at one of them. Positions are absolute in
-the buffer; errors name the offset within the row.
+All vectorized decoders use `Reader` to load bytes and 8-byte words at an array of positions, and to
+report errors. Positions are absolute in the buffer; errors contain the offset within the row.
 """
 
 from collections.abc import Iterator
@@ -23,9 +22,9 @@ WORD_BYTES: Final = 8
 
 
 class Reader:
-    """A RowBuffer under a decoder. `layer` is the encoding's name in errors.
+    """Access to a RowBuffer for a decoder. `layer` is the name of the encoding in errors.
 
-    Loads need not be aligned and may begin at the very end of the last row: spare bytes follow it.
+    Loads need not be aligned, and may begin at the end of the last row, which spare bytes follow.
     """
 
     __slots__ = ("_big", "_bytes", "_little", "ends", "layer", "starts")
@@ -37,7 +36,7 @@ class Reader:
         if len(data) < total + SPARE_BYTES:
             data = np.concatenate([data[:total], np.zeros(SPARE_BYTES, np.uint8)])
         self._bytes = np.ascontiguousarray(data)
-        # Overlapping views, one word for each byte position: indexing them is an unaligned load.
+        # Overlapping views with one word per byte position: indexing them is an unaligned load.
         shape = (len(data) - WORD_BYTES + 1,)
         self._little = np.ndarray(shape, "<u8", self._bytes, 0, (1,))
         self._big = np.ndarray(shape, ">u8", self._bytes, 0, (1,))
@@ -46,68 +45,69 @@ class Reader:
         self.ends: Positions = rows.offsets[1:]
 
     def view(self) -> memoryview:
-        """All bytes, to cut slices out of."""
+        """Return all bytes of the buffer."""
         return self._bytes.data
 
     def bytes_at(self, at: Positions) -> npt.NDArray[np.uint8]:
         return self._bytes[at]
 
     def words_at(self, at: Positions) -> Words:
-        """Eight bytes from each position, the first one lowest."""
+        """Load eight bytes from each position as a little-endian number."""
         words: Words = self._little[at]
         return words
 
     def big_endian_at(self, at: Positions, size: int) -> Words:
-        """`size` bytes (1 to 8) from each position as a big-endian number."""
+        """Load `size` bytes (1 to 8) from each position as a big-endian number."""
         words: Words = self._big[at].astype(np.uint64)
         words >>= np.uint64(8 * (WORD_BYTES - size))
         return words
 
     def matrix_at(self, at: Positions, count: int, size: int) -> npt.NDArray[np.int64]:
-        """`count` unsigned integers of `size` bytes, lowest first, from each position.
+        """Load `count` little-endian unsigned integers of `size` bytes from each position.
 
-        int64[count, n]: each row has the numbers of one place.
+        Returns:
+            int64[count, n]: row i has the i-th number of each position.
         """
         view = np.ndarray((len(self._bytes) - WORD_BYTES,), f"<u{size}", self._bytes, 0, (1,))
         numbers: Positions = view[at + size * np.arange(count)[:, np.newaxis]].astype(np.int64)
         return numbers
 
     def slices(self, start: Positions, end: Positions) -> ArrowArray:
-        """The bytes from each start to its end as a binary array.
+        """Copy the bytes from each start to its end into a binary array.
 
-        Slices must ascend and not overlap. To Arrow the buffer is shown as 2n values, the wanted
-        ones and the gaps behind them; it then copies the wanted ones.
+        Slices must ascend and not overlap. The buffer is viewed as an array of 2n values, which are
+        the slices and the gaps after them; Arrow then selects the slices.
         """
         bounds = np.empty(2 * len(start) + 1, np.int32)
         bounds[0:-1:2], bounds[1::2], bounds[-1] = start, end, end[-1] if len(end) else 0
         return take(binary(self._bytes, bounds), np.arange(0, 2 * len(start), 2))
 
     def check(self, ok: Mask, reason: str, at: Positions) -> None:
-        """Raise `CodecError` for the first place where `ok` is False."""
+        """Raise `CodecError` for the first position where `ok` is False."""
         if not ok.all():
             raise self.error(reason, int(at[int(np.argmin(ok))]))
 
     def check_ends(self, ends: Positions, limit: Positions, at: Positions) -> None:
-        """Raise `CodecError` where what begins at `at` ends beyond its row's `limit`."""
+        """Raise `CodecError` if a value that begins at `at` ends beyond its row's `limit`."""
         if (ends > limit).any():
-            # Named by its last possible byte where it begins at the limit: that position is already
-            # the next row's.
+            # A value that begins at the limit is reported at the byte before it, since the limit is
+            # a position of the next row.
             self.check(ends <= limit, "the row ends within a value", np.minimum(at, limit - 1))
 
     def error(self, reason: str, at: int) -> CodecError:
-        """The error for a fault at one absolute position."""
+        """Return the error for an absolute position."""
         row = int(np.searchsorted(self.starts, at, side="right")) - 1
         return CodecError(self.layer, reason, at - int(self.starts[max(row, 0)]))
 
 
 def groups(keys: npt.NDArray[np.int64]) -> Iterator[tuple[int, Positions]]:
-    """Each distinct key with the indices that hold it, ascending.
+    """Yield each distinct key with the ascending indices of its occurrences.
 
-    Meant for few distinct keys: it costs one pass over what is left for each.
+    Intended for few distinct keys: each costs one pass over the remaining indices.
     """
-    left: Positions = np.arange(len(keys))
-    while len(left):
-        key = keys[left[0]]
-        same = keys[left] == key
-        yield int(key), left[same]
-        left = left[~same]
+    remaining: Positions = np.arange(len(keys))
+    while len(remaining):
+        key = keys[remaining[0]]
+        same = keys[remaining] == key
+        yield int(key), remaining[same]
+        remaining = remaining[~same]

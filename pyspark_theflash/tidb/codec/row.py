@@ -1,8 +1,7 @@
-"""Rows on their way in and out: encoded values in one buffer, and the columns decoded from them.
+"""Buffers of encoded rows, and the columns decoded from them.
 
-A batch of rows is one joined byte buffer and n + 1 offsets (Arrow's layout of a binary column), so
-that a decoder can work on all rows at once, one column at a time, and never makes a Python object
-per row.
+A batch of rows is one byte buffer and n + 1 offsets (Arrow's layout of a binary column), so that a
+decoder can process all rows at once, one column at a time, without a Python object per row.
 
     buffer   | row 0 .... | row 1 .. | row 2 ...... | spare |
     offsets  0            12         20             33
@@ -19,17 +18,16 @@ from pyspark_theflash.base.types import ColumnID
 from pyspark_theflash.tidb.codec.array import ArrowArray, binary, take, variable_width
 from pyspark_theflash.tidb.codec.field_type import FieldType
 
-# Decoders load 8 bytes at a time, so they may look a little past the last row.
 SPARE_BYTES: Final = 32
+"""Bytes after the last row, because decoders load 8 bytes at a time and may read past its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class RowBuffer:
-    """n encoded values laid end to end.
+    """n encoded values, less than 2 GiB in total.
 
-    `buffer` is uint8 and may hold more than the values: with `SPARE_BYTES` after the last one
-    decoders need not copy it. `offsets` is int64[n + 1], growing; value i is
-    `buffer[offsets[i]:offsets[i + 1]]`. Less than 2 GiB in all.
+    `offsets` is int64[n + 1], ascending; value i is `buffer[offsets[i]:offsets[i + 1]]`. `buffer`
+    is uint8; if `SPARE_BYTES` follow the last value, decoders need not copy it.
     """
 
     buffer: npt.NDArray[np.uint8]
@@ -37,7 +35,7 @@ class RowBuffer:
 
     @classmethod
     def from_list(cls, values: Sequence[bytes]) -> "RowBuffer":
-        """The values joined, with spare bytes behind them."""
+        """Concatenate values, followed by spare bytes."""
         offsets = np.zeros(len(values) + 1, np.int64)
         np.cumsum(np.fromiter(map(len, values), np.int64, len(values)), out=offsets[1:])
         joined = b"".join([*values, bytes(SPARE_BYTES)])
@@ -45,20 +43,20 @@ class RowBuffer:
 
     @classmethod
     def from_arrow(cls, values: ArrowArray) -> "RowBuffer":
-        """The values of a binary or string array without NULLs, not copied."""
+        """Refer to the values of a binary or string array without nulls; nothing is copied."""
         return cls(*variable_width(values))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
     def select(self, indices: npt.NDArray[np.int64]) -> "RowBuffer":
-        """The values at `indices`, copied together."""
+        """Copy the values at `indices`."""
         return RowBuffer.from_arrow(take(binary(self.buffer, self.offsets), indices))
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnSpec:
-    """A column to decode. `name` is for error texts only."""
+    """A column to decode. `name` is used in errors only."""
 
     id: ColumnID
     name: str
@@ -69,10 +67,10 @@ class ColumnSpec:
 class DecodedColumn:
     """One column of n rows.
 
-    `values` has the type `arrow_type(spec.type)`, or is uint64 where an unsigned integer is larger
-    than its column's type. It is null where the row says NULL or says
-    nothing. `absent` is bool[n], True where the row does not hold the column at all (so that a
-    default may apply); None where no row lacks it.
+    `values` has the type `arrow_type(spec.type)`, or uint64 if an unsigned integer exceeds the
+    column's type. A value is null if it is NULL or the row does not hold the column. `absent` is
+    bool[n], True for rows that do not hold the column, to which a default value may apply; None if
+    all rows hold it.
     """
 
     values: ArrowArray
@@ -81,9 +79,9 @@ class DecodedColumn:
 
 @dataclass(frozen=True, slots=True)
 class DecodedRows:
-    """The columns asked for, in that order.
+    """The requested columns, in the requested order.
 
-    `unknown_ids` are the columns that rows hold besides; their values were skipped.
+    `unknown_ids` are the ids of other columns in the rows, whose values were skipped.
     """
 
     columns: tuple[DecodedColumn, ...]

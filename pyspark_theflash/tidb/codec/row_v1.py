@@ -1,30 +1,30 @@
-"""Row format v1: a run of (column id, value) datums, in TiDB's binlog and older tables.
+"""Row format v1: a sequence of (column id, value) datums, in TiDB's binlog and older tables.
 
     row               08 varint(column id) flag value | 08 varint(column id) flag value | ...
     no columns        a single 00
     inserted row      handle datum(s), then a row
     updated row       the old row, then the new row, with nothing between
 
-Columns come in the table's order, which need not be the order of their ids; NULLs may be left out.
-The updated and deleted rows of a table whose rows have a `_tidb_rowid` end with it, as column -1.
-As in TiDB's `tablecodec.EncodeOldRow` and `table/tables/tables.go` (`addInsertBinlog`,
+Columns are in the table's order, which may differ from the order of their ids; NULLs may be
+omitted. In updated and deleted rows of a table with `_tidb_rowid`, this id is the last column, with
+column id -1. See TiDB's `tablecodec.EncodeOldRow` and `table/tables/tables.go` (`addInsertBinlog`,
 `addUpdateBinlog`).
 
 How a batch is decoded
 ----------------------
 
-One cursor a row. At each step every row reads one pair. Most often all rows meet the same column id
-and the same flag, which one masked comparison of the first eight bytes shows; otherwise the rows
-are parted by (id, flag) and each part is read alone. Steps therefore are as many as a row has
-columns, not as there are rows.
+Each row has a cursor. In each step every row reads one pair. Usually all rows have the same column
+id and flag, which one masked comparison of the first eight bytes detects; otherwise the rows are
+grouped by (id, flag) and each group is read separately. The number of steps is the number of
+columns in a row.
 
-Where the new half of an update begins
---------------------------------------
+How an update is split
+----------------------
 
-TiDB writes both halves from one list of columns. So the new half begins at the first id that the
-row has met before, and the id right before it, the last of the old half, must come again too. A
-column in the middle may lack on either side; where the last id does not come again, nobody can tell
-whose it is, and the row is refused.
+TiDB writes both halves of an update from the same list of columns. So the new half begins at the
+first column id that repeats, and the id right before it, the last one of the old half, must repeat
+too. Other columns may be missing in one of the halves. If the last id does not repeat, it may
+belong to either half, and the row is rejected.
 """
 
 from collections import defaultdict
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from pyspark_theflash.tidb.codec.array import ArrowArray
 
 _LAYER: Final = "row v1"
-# TiDB's own limit of columns a table is 4096; an update holds each twice.
+# TiDB limits a table to 4096 columns; an update holds each of them twice.
 _MAX_PAIRS: Final = 2 * 4096
 _ID_BITS: Final = 48
 _INT_HANDLE: Final = ColumnSpec(ColumnID(-1), "handle", FieldType(MySQLType.LONGLONG))
@@ -58,90 +58,101 @@ Handles: TypeAlias = "ArrowArray | tuple[ArrowArray, ...]"
 
 
 def decode_rows_v1(rows: RowBuffer, columns: Sequence[ColumnSpec]) -> DecodedRows:
-    """Rows as they are in a deleted row of a binlog, or under a record key.
+    """Decode rows of TiKV, or deleted rows of a binlog.
 
     Raises:
-        CodecError: bytes that are no such rows.
+        CodecError: A row is invalid.
     """
     reader = Reader(rows, _LAYER)
-    return decode_pieces(reader, _pieces(reader, reader.starts.copy()), columns)
+    return decode_pieces(reader, _read_pairs(reader, reader.starts.copy()), columns)
 
 
 def decode_updates_v1(
     rows: RowBuffer, columns: Sequence[ColumnSpec]
 ) -> tuple[DecodedRows, DecodedRows]:
-    """(old, new) out of updated rows of a binlog.
+    """Decode updated rows of a binlog into old and new rows.
 
     Raises:
-        CodecError: bytes that are no such rows, or a place of the new half that cannot be told.
+        CodecError: A row is invalid, or the beginning of its new half is ambiguous.
     """
     reader = Reader(rows, _LAYER)
-    old, new = _split(reader, _pieces(reader, reader.starts.copy()))
+    old, new = _split_updates(reader, _read_pairs(reader, reader.starts.copy()))
     return decode_pieces(reader, old, columns), decode_pieces(reader, new, columns)
 
 
 def decode_inserts_v1(
     rows: RowBuffer, columns: Sequence[ColumnSpec], handle: Sequence[ColumnSpec]
 ) -> tuple[Handles, DecodedRows]:
-    """(handles, rows) out of inserted rows of a binlog.
+    """Decode inserted rows of a binlog into handles and rows.
 
-    With `handle` empty the handle is one integer: int64, the bits of an unsigned one too. Otherwise
-    there is one array for each column of `handle`: a string column's is binary unless its collation
-    compares bytes, since what the handle then holds are the collation's weights, not the string.
+    Args:
+        rows: The inserted rows.
+        columns: The columns to decode.
+        handle: The columns of the common handle; empty if the handle is an integer.
+
+    Returns:
+        The handles and the rows. An integer handle is int64; an unsigned one has the same bits. A
+        common handle is one array per column; a string column is binary unless its collation is
+        bytewise, because the handle then holds weights in place of the string.
 
     Raises:
-        CodecError: bytes that are no such rows, or a NULL in a handle.
+        CodecError: A row is invalid, or a handle contains NULL.
     """
     reader = Reader(rows, _LAYER)
-    reader.check(reader.starts < reader.ends, "no row", reader.starts)
+    reader.check(reader.starts < reader.ends, "empty row", reader.starts)
     at = reader.starts
     handles = []
-    for spec in map(_as_handle, handle or (_INT_HANDLE,)):
-        pieces, at = _datums(reader, at)
+    for spec in map(_handle_spec, handle or (_INT_HANDLE,)):
+        pieces, at = _read_datums(reader, at)
         column = assemble(reader, spec, pieces, len(rows))
-        reader.check(np.asarray(column.values.is_valid()), "a NULL in the handle", reader.starts)
+        reader.check(np.asarray(column.values.is_valid()), "NULL in the handle", reader.starts)
         handles.append(column.values)
-    decoded = decode_pieces(reader, _pieces(reader, at), columns)
+    decoded = decode_pieces(reader, _read_pairs(reader, at), columns)
     return (tuple(handles) if handle else handles[0]), decoded
 
 
-def _as_handle(spec: ColumnSpec) -> ColumnSpec:
-    """The column as a handle holds it: weights, where the collation does not compare bytes."""
+def _handle_spec(spec: ColumnSpec) -> ColumnSpec:
+    """Return a column as stored in a handle: binary weights unless the collation is bytewise."""
     if spec.type.tp not in STRING_TYPES or is_bytewise(spec.type):
         return spec
     return replace(spec, type=replace(spec.type, charset="binary"))
 
 
-def _pieces(reader: Reader, at: Positions) -> PiecesByID:
-    """All pairs from the positions `at` to the rows' ends, by column id and as they were met.
+def _read_pairs(reader: Reader, at: Positions) -> PiecesByID:
+    """Read all pairs from the positions `at` to the ends of the rows, by column id and in order.
 
-    `at` is consumed.
+    `at` is modified.
     """
     rows: Positions = np.arange(len(at))
     limit = reader.ends
-    reader.check(at < limit, "no row", reader.starts)
-    left = (at + 1 != limit) | (reader.bytes_at(at) != DatumFlag.NULL)
+    reader.check(at < limit, "empty row", reader.starts)
+    is_unfinished = (at + 1 != limit) | (reader.bytes_at(at) != DatumFlag.NULL)
     result: dict[ColumnID, list[Piece]] = defaultdict(list)
     for step in range(_MAX_PAIRS):
-        if not left.all():
-            rows, at, limit = rows[left], at[left], limit[left]
+        if not is_unfinished.all():
+            rows, at, limit = rows[is_unfinished], at[is_unfinished], limit[is_unfinished]
         if not len(rows):
             return result
-        for column_id, flag, members, value_at, words in _heads(reader, at, limit):
+        for column_id, flag, members, value_at, words in _read_heads(reader, at, limit):
             part = slice(None) if members is None else members
             values = values_at(reader, flag, value_at, limit[part], words)
             at[part] = values.end
             result[column_id].append(Piece(rows[part], values, step))
         if step >= 2 * len(result):
-            raise reader.error("a column for the third time", int(at[0]) - 1)
-        left = at < limit
+            raise reader.error("third occurrence of a column", int(at[0]) - 1)
+        is_unfinished = at < limit
     raise reader.error(f"more than {_MAX_PAIRS} columns", int(at[0]))
 
 
-def _heads(
+def _read_heads(
     reader: Reader, at: Positions, limit: Positions
 ) -> Iterator[tuple[ColumnID, int, Positions | None, Positions, Words | None]]:
-    """Column id, flag, indices into `at` (None: all), places and bytes behind the flags."""
+    """Read column ids and flags, grouped by both.
+
+    Yields:
+        Column id, flag, the group's indices into `at` (None: all), the positions of its values, and
+        the first bytes of the values if they are already loaded.
+    """
     words = reader.words_at(at)
     shared = _shared_head(words)
     if shared is not None:
@@ -151,17 +162,20 @@ def _heads(
         beyond = ~np.uint64(0) << np.uint64(8 * (8 - size))
         yield column_id, flag, None, value_at, words >> np.uint64(8 * size) | beyond
         return
-    reader.check((words & np.uint64(0xFF)) == DatumFlag.VARINT, "no column id", at)
+    reader.check((words & np.uint64(0xFF)) == DatumFlag.VARINT, "missing column id", at)
     ids, flag_at = varints_at(reader, at + 1, limit)
-    possible = (ids > -(1 << _ID_BITS)) & (ids < 1 << _ID_BITS)
-    reader.check(possible, "an impossible column id", at)
+    in_range = (ids > -(1 << _ID_BITS)) & (ids < 1 << _ID_BITS)
+    reader.check(in_range, "column id out of range", at)
     reader.check_ends(flag_at + 1, limit, at)
     for key, members in groups(ids << 8 | reader.bytes_at(flag_at)):
         yield ColumnID(key >> 8), key & 0xFF, members, flag_at[members] + 1, None
 
 
 def _shared_head(words: Words) -> tuple[ColumnID, int, int] | None:
-    """(column id, flag, size) if all rows' next bytes hold the same ones, and short ones."""
+    """Return (column id, flag, size) if the next pair of all rows begins with the same bytes.
+
+    Return None if they differ or the id is too long for one word.
+    """
     first = int(words[0]).to_bytes(8, "little")
     if first[0] != DatumFlag.VARINT:
         return None
@@ -175,37 +189,37 @@ def _shared_head(words: Words) -> tuple[ColumnID, int, int] | None:
     return ColumnID(column_id), first[flag_at], flag_at + 1
 
 
-def _datums(reader: Reader, at: Positions) -> tuple[list[Piece], Positions]:
-    """One datum of each row, and the positions behind them."""
+def _read_datums(reader: Reader, at: Positions) -> tuple[list[Piece], Positions]:
+    """Read one datum of each row; also return the end positions."""
     reader.check_ends(at + 1, reader.ends, at)
-    pieces, after = [], at.copy()
+    pieces, ends = [], at.copy()
     for flag, members in groups(reader.bytes_at(at).astype(np.int64)):
         values = values_at(reader, flag, at[members] + 1, reader.ends[members])
-        after[members] = values.end
+        ends[members] = values.end
         pieces.append(Piece(members, values))
-    return pieces, after
+    return pieces, ends
 
 
-def _split(reader: Reader, found: PiecesByID) -> tuple[PiecesByID, PiecesByID]:
-    """The pieces of the old and of the new half of updated rows."""
+def _split_updates(reader: Reader, all_pieces: PiecesByID) -> tuple[PiecesByID, PiecesByID]:
+    """Split the pieces of updated rows into old and new half."""
     row_count = len(reader.starts)
     split = np.full(row_count, _MAX_PAIRS)
-    times: dict[ColumnID, npt.NDArray[np.uint8]] = {}
-    for column_id, pieces in found.items():
-        met = times[column_id] = np.zeros(row_count, np.uint8)
+    counts: dict[ColumnID, npt.NDArray[np.uint8]] = {}
+    for column_id, pieces in all_pieces.items():
+        count = counts[column_id] = np.zeros(row_count, np.uint8)
         for piece in pieces:
-            again = piece.rows[met[piece.rows] > 0]
-            split[again] = np.minimum(split[again], piece.step)
-            met[piece.rows] = np.minimum(met[piece.rows] + 1, 2)
+            repeats = piece.rows[count[piece.rows] > 0]
+            split[repeats] = np.minimum(split[repeats], piece.step)
+            count[piece.rows] = np.minimum(count[piece.rows] + 1, 2)
     reader.check(split < _MAX_PAIRS, "an update without a new row", reader.starts)
     old: dict[ColumnID, list[Piece]] = defaultdict(list)
     new: dict[ColumnID, list[Piece]] = defaultdict(list)
-    for column_id, pieces in found.items():
+    for column_id, pieces in all_pieces.items():
         for piece in pieces:
             begin = split[piece.rows]
-            last_is_sure = (begin != piece.step + 1) | (times[column_id][piece.rows] == 2)
-            reason = "a column of which cannot be told whether it is old or new"
-            reader.check(last_is_sure, reason, piece.values.start - 1)
+            is_clear = (begin != piece.step + 1) | (counts[column_id][piece.rows] == 2)
+            reason = "ambiguous column, of the old or new half of an update"
+            reader.check(is_clear, reason, piece.values.start - 1)
             for half, members in ((old, begin > piece.step), (new, begin <= piece.step)):
                 if members.all():
                     half[column_id].append(piece)

@@ -1,27 +1,28 @@
-"""Row format v2: column ids and end offsets, then the values; TiKV's since TiDB 4.
+"""Row format v2: column ids and end offsets, then the values; the format in TiKV since TiDB 4.
 
     u8 128 | u8 flags | u16 not-null count | u16 null count
     ids of not-null columns, sorted | ids of NULL columns, sorted
     end offsets of the not-null values | values | checksum
 
-Small: u8 ids and u16 offsets. Big (flag 1), when an id is above 255 or the values take more than
-65535 bytes: u32 and u32. One table has both. Everything is little-endian but floats and decimals.
+A small row has u8 ids and u16 offsets. A big row (flag 1) has u32 ids and u32 offsets, because an
+id exceeds 255 or the values exceed 65535 bytes. A table may have rows of both kinds. All numbers
+are little-endian, except floats and decimals.
 
     integers, times, ENUM, SET, BIT     1, 2, 4 or 8 bytes, as few as hold the value
     FLOAT, DOUBLE                       comparable, 8 bytes big-endian
     DECIMAL                             precision, fraction digits, binary
-    strings                             as they are
+    strings                             the bytes
     JSON                                type, content: see `json`
     VECTOR                              u32 count, float32s
 
-Checksum (flag 2): see `checksum`. As in TiDB's `util/rowcodec`.
+A checksum (flag 2) is described in `checksum`. See TiDB's `util/rowcodec`.
 
 How a batch is decoded
 ----------------------
 
-Rows with the same size and counts have their ids and offsets at the same places, so these are read
-as matrices, a row of the batch each. Mostly the ids are the same in all of them and each column
-of the matrix is a column of the table; otherwise the ids' places are looked up.
+Rows with the same flags and counts have their ids and offsets at the same places, so these are read
+as matrices with one column per row. Usually all rows have the same ids, and each row of the matrix
+is a column of the table; otherwise the entries are sorted by id.
 """
 
 from collections import defaultdict
@@ -64,32 +65,34 @@ _Matrix = npt.NDArray[np.int64]
 def decode_rows_v2(
     rows: RowBuffer, columns: Sequence[ColumnSpec], keys: RecordKeys | None = None
 ) -> DecodedRows:
-    """Rows as they are under a record key.
+    """Decode rows of TiKV.
 
     Args:
-        keys: what the rows are under, to check their checksums with.
+        rows: The encoded rows.
+        columns: The columns to decode.
+        keys: The record keys of the rows, to check their checksums.
 
     Raises:
-        CodecError: bytes that are no such rows, or that fail their checksum.
+        CodecError: A row is invalid, or a checksum is wrong.
     """
     reader = Reader(rows, _LAYER)
-    wanted = {spec.id: spec for spec in columns}
-    found: dict[ColumnID, list[Piece]] = defaultdict(list)
+    specs = {spec.id: spec for spec in columns}
+    pieces: dict[ColumnID, list[Piece]] = defaultdict(list)
     with_checksum: list[tuple[Positions, Positions]] = []
     has_header = reader.ends - reader.starts >= _HEADER_BYTES
-    reader.check(has_header, "no room for a header", reader.starts)
+    reader.check(has_header, "row is shorter than its header", reader.starts)
     headers = reader.words_at(reader.starts).view(np.int64) & (1 << 8 * _HEADER_BYTES) - 1
-    reader.check(headers & 0xFF == VERSION, "another version", reader.starts)
+    reader.check(headers & 0xFF == VERSION, f"row version is not {VERSION}", reader.starts)
     for header, members in groups(headers):
-        ends = _read_group(reader, header >> 8, members, wanted, found)
+        ends = _read_group(reader, header >> 8, members, specs, pieces)
         if header >> 8 & _CHECKSUM:
             with_checksum.append((members, ends))
-    decoded = decode_pieces(reader, found, columns)
+    decoded = decode_pieces(reader, pieces, columns)
     if with_checksum:
         members, ends = map(np.concatenate, zip(*with_checksum, strict=True))
         has_unknown = np.zeros(len(rows), np.bool_)
         for column_id in decoded.unknown_ids:
-            for piece in found[column_id]:
+            for piece in pieces[column_id]:
                 has_unknown[piece.rows] = True
         content = Content(columns, decoded.columns, has_unknown)
         check_checksums(reader, members, ends, content, keys)
@@ -97,7 +100,7 @@ def decode_rows_v2(
 
 
 def has_checksums(data: npt.NDArray[np.uint8], bounds: Positions) -> bool:
-    """Whether any row of this format that lies between each two of the bounds has a checksum."""
+    """Whether any of the rows, cut from `data` at the n + 1 `bounds`, is in v2 with a checksum."""
     is_long = np.diff(bounds) >= _HEADER_BYTES
     at = bounds[:-1][is_long]
     return bool(((data[at] == VERSION) & (data[at + 1] & _CHECKSUM != 0)).any())
@@ -107,13 +110,10 @@ def _read_group(
     reader: Reader,
     header: int,
     rows: Positions,
-    wanted: dict[ColumnID, ColumnSpec],
-    found: dict[ColumnID, list[Piece]],
+    specs: dict[ColumnID, ColumnSpec],
+    pieces: dict[ColumnID, list[Piece]],
 ) -> Positions:
-    """Add the pieces of rows that share flags and counts.
-
-    Returns: where their values end.
-    """
+    """Add the pieces of rows with the same flags and counts, and return where the values end."""
     flags, present, null = header & 0xFF, header >> 8 & 0xFFFF, header >> 24
     at = reader.starts[rows]
     if flags & ~(_BIG | _CHECKSUM):
@@ -129,41 +129,42 @@ def _read_group(
     bounds = np.zeros((present + 1, len(rows)), np.int64)
     bounds[1:] = reader.matrix_at(offsets_at, present, offset_size)
     for numbers, step in ((ids, 1), (null_ids, 1), (bounds, 0)):
-        ascend: Mask = np.logical_and.reduce(np.diff(numbers, axis=0) >= step, axis=0)
-        reader.check(ascend, "column ids or offsets that do not ascend", ids_at)
+        ascends: Mask = np.logical_and.reduce(np.diff(numbers, axis=0) >= step, axis=0)
+        reader.check(ascends, "column ids or offsets are not ascending", ids_at)
     bounds += data_at
     _check_end(reader, bounds[-1], reader.ends[rows], flags)
 
     for column_id, members, start, end in _by_id(ids, bounds[:-1], bounds[1:]):
-        spec = wanted.get(column_id)
+        spec = specs.get(column_id)
         values = _values(reader, spec, start, end) if spec else Values(Form.BYTES, start, end)
-        found[column_id].append(Piece(rows[members], values))
-    nowhere = np.broadcast_to(ids_at, null_ids.shape)
-    for column_id, members, start, end in _by_id(null_ids, nowhere, nowhere):
-        found[column_id].append(Piece(rows[members], Values(Form.NULL, start, end)))
+        pieces[column_id].append(Piece(rows[members], values))
+    # NULLs have no bytes; errors report the position of the ids.
+    null_at = np.broadcast_to(ids_at, null_ids.shape)
+    for column_id, members, start, end in _by_id(null_ids, null_at, null_at):
+        pieces[column_id].append(Piece(rows[members], Values(Form.NULL, start, end)))
     ends: Positions = bounds[-1]
     return ends
 
 
 def _check_end(reader: Reader, end: Positions, limit: Positions, flags: int) -> None:
-    """Nothing but a checksum may follow the last value."""
+    """Check that only a checksum follows the last value."""
     if flags & _CHECKSUM:
         reader.check_ends(end + 1, limit, end)
         extra = reader.bytes_at(end) & EXTRA != 0
         end = end + 5 + 4 * extra
-    reader.check(end == limit, "values that do not end where the row does", limit - 1)
+    reader.check(end == limit, "the last value does not end at the end of the row", limit - 1)
 
 
 def _by_id(
     ids: _Matrix, start: _Matrix, end: _Matrix
 ) -> Iterator[tuple[ColumnID, Positions, Positions, Positions]]:
-    """For each column id the rows that hold it, and where its values start and end in them."""
-    everyone = np.arange(ids.shape[1])
+    """Yield each column id with the rows that hold it, and the start and end of their values."""
+    all_rows = np.arange(ids.shape[1])
     if (ids == ids[:, :1]).all():
         for column_id, *bounds in zip(ids[:, 0].tolist(), start, end, strict=True):
-            yield ColumnID(column_id), everyone, *bounds
+            yield ColumnID(column_id), all_rows, *bounds
         return
-    # Sorted by id, and by row within an id. Sorting 16 bits is several times faster.
+    # Sort by id, then by row. Sorting 16-bit numbers is several times faster.
     flat = ids.T.ravel()
     narrow = flat.astype(np.uint16) if flat.max() < 1 << 16 else flat
     order = np.argsort(narrow, kind="stable")
@@ -184,22 +185,22 @@ def _values(reader: Reader, spec: ColumnSpec, start: Positions, end: Positions) 
     if tp in INTEGER_TYPES or tp == MySQLType.TIME:
         return _whole_numbers(reader, start, end, Form.INT)
     if tp in (MySQLType.FLOAT, MySQLType.DOUBLE):
-        reader.check(end - start == 8, "a float that does not have 8 bytes", end - 1)
+        reader.check(end - start == 8, "float is not 8 bytes long", end - 1)
         return Values(
             Form.FLOAT, start, end, floats_from_comparable(reader.big_endian_at(start, 8))
         )
     if tp == MySQLType.NEWDECIMAL:
         headers, sizes = headers_at(reader, start)
-        reader.check(end - start == sizes, "a decimal that does not fill its place", end - 1)
+        reader.check(end - start == sizes, "decimal size does not match its header", end - 1)
         return Values(Form.DECIMAL, start, end, headers)
     raise UnsupportedError(f"type {tp.name}", f"column {spec.name}")
 
 
 def _whole_numbers(reader: Reader, start: Positions, end: Positions, form: Form) -> Values:
     size = end - start
-    powers_of_two = (size == 1) | (size == 2) | (size == 4) | (size == 8)
-    reader.check(powers_of_two, "an integer that does not have 1, 2, 4 or 8 bytes", end - 1)
-    # Shifted up and down again, the bytes behind the value fall out and a sign spreads.
+    is_valid = (size == 1) | (size == 2) | (size == 4) | (size == 8)
+    reader.check(is_valid, "integer is not 1, 2, 4 or 8 bytes long", end - 1)
+    # Shifting left and right removes the bytes after the value and extends the sign.
     unused = 64 - 8 * size
     words = reader.words_at(start) << unused.view(np.uint64)
     if form is Form.UINT:

@@ -1,8 +1,8 @@
-"""VECTOR: a list of float32.
+"""Binary form of VECTOR, a list of float32.
 
     u32 count | count * float32, all little-endian
 
-As in TiDB's `types/vector.go`.
+See TiDB's `types/vector.go`.
 """
 
 from typing import Any, Final
@@ -15,15 +15,15 @@ from pyspark_theflash.tidb.codec.reader import Positions, Reader
 
 _COUNT_BYTES: Final = 4
 _FLOAT_BYTES: Final = 4
-# The stubs do not know NumPy arrays as offsets.
+# pyarrow's stubs reject NumPy arrays as offsets.
 _pa: Final[Any] = pa
 
 
 def ends_at(reader: Reader, at: Positions, limit: Positions) -> Positions:
-    """The positions behind the vectors at the given ones.
+    """Return the end positions of the vectors at the positions `at`.
 
     Raises:
-        CodecError: one reaches beyond its `limit`.
+        CodecError: A vector extends beyond its `limit`.
     """
     reader.check_ends(at + _COUNT_BYTES, limit, at)
     counts = (reader.words_at(at) & np.uint64(0xFFFFFFFF)).view(np.int64)
@@ -33,12 +33,12 @@ def ends_at(reader: Reader, at: Positions, limit: Positions) -> Positions:
 
 
 def vectors_at(reader: Reader, at: Positions, end: Positions) -> ArrowArray:
-    """What lies from each position to its end as list<float32>.
+    """Decode the vectors from each position to its end as list<float32>.
 
     Raises:
-        CodecError: it is not one vector, or holds a number that is not finite.
+        CodecError: The bytes are not one vector, or an element is not finite.
     """
-    reader.check(ends_at(reader, at, end) == end, "bytes behind a vector", at)
+    reader.check(ends_at(reader, at, end) == end, "trailing bytes after a vector", at)
     content = reader.slices(at + _COUNT_BYTES, end)
     data, bounds = variable_width(content)
     floats = data[bounds[0] : bounds[-1]].view("<f4")
@@ -46,7 +46,7 @@ def vectors_at(reader: Reader, at: Positions, end: Positions) -> ArrowArray:
     if not np.isfinite(floats).all():
         place = int(np.flatnonzero(~np.isfinite(floats))[0])
         row = int(np.searchsorted(bounds, place, side="right")) - 1
-        raise reader.error("a number in a vector that is not finite", int(at[row]))
+        raise reader.error("vector element is not finite", int(at[row]))
     result: ArrowArray = _pa.ListArray.from_arrays(
         _pa.array(bounds.astype(np.int32)), primitive(floats, pa.float32())
     )

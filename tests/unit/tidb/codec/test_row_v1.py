@@ -107,7 +107,7 @@ def test_updates_of_which_the_halves_cannot_be_told(
 
 def test_a_third_row_in_an_update() -> None:
     row = encode_row_v1({1: 1}, TYPES) * 3
-    with pytest.raises(CodecError, match="third time"):
+    with pytest.raises(CodecError, match="third occurrence"):
         decode_updates_v1(RowBuffer.from_list([row]), COLUMNS)
 
 
@@ -200,7 +200,7 @@ def test_too_many_columns() -> None:
 
 def test_columns_that_come_for_ever_are_not_read_for_long() -> None:
     row = bytes.fromhex("080200080400") * 100_000
-    with pytest.raises(CodecError, match="third time at byte 14"):
+    with pytest.raises(CodecError, match="third occurrence of a column at byte 14"):
         decode_rows_v1(RowBuffer.from_list([row]), COLUMNS)
 
 
