@@ -1,28 +1,28 @@
-"""Values as TiDB's text protocol prints them, and back.
+"""Text forms of values: formatting as in TiDB's text protocol, and parsing.
 
-A replica shows that it is right by printing what TiDB prints. The forms, at time zone +00:00:
+A replica can be verified by comparing its text with TiDB's. The forms, at time zone +00:00:
 
-    TINYINT..BIGINT      -128         never padded: ZEROFILL is a flag that TiDB keeps and ignores
+    TINYINT..BIGINT      -128         never padded: TiDB ignores the flag ZEROFILL
     YEAR                 2024, 0000
-    FLOAT, DOUBLE        0.1, 1e15    the shortest digits that read back; an exponent below 1e-15
-                                      and from 1e15 on, where a FLOAT has 6 digits only, so that
-                                      its text need not read back. FLOAT(M,D) prints like FLOAT:
-                                      TiDB fixes the digits of expressions, not of columns
+    FLOAT, DOUBLE        0.1, 1e15    the fewest digits that parse back to the value; an exponent
+                                      below 1e-15 and from 1e15 on, where a FLOAT has 6 digits only,
+                                      which may not parse back to the value. FLOAT(M,D) prints like
+                                      FLOAT: TiDB rounds expressions to D digits, but not columns
     DECIMAL(p, s)        -0.0712      always s digits after the point
     DATE                 2024-02-29
     DATETIME, TIMESTAMP  2024-02-29 12:00:00.500      as many fractional digits as the type has
     TIME                 -838:59:59.000000
-    ENUM, SET            b; a,c       '' for index 0 of an ENUM: what TiDB stores for bad input
-    CHAR, VARCHAR, TEXT  as they are
-    BINARY.., BLOB       as they are, as bytes
+    ENUM, SET            b; a,c       '' for index 0 of an ENUM, which TiDB stores for invalid input
+    CHAR, VARCHAR, TEXT  unchanged
+    BINARY.., BLOB       unchanged, as bytes
     BIT(n)               (n + 7) // 8 bytes, big-endian
     JSON                 {"a": [1, null]}             see `json_text`
-    VECTOR               [1,0.5]      the shortest digits, never an exponent
+    VECTOR               [1,0.5]      the fewest digits, never an exponent
 
-Zero and impossible dates print like all others: 0000-00-00, 2020-02-31 10:00:00.500.
+Zero and impossible dates print like other dates: 0000-00-00, 2020-02-31 10:00:00.500.
 
-Sources: `DumpTextRow` and `AppendFormatFloat` in TiDB's server (pkg/server/internal), and rows
-captured from a real one.
+The forms follow `DumpTextRow` and `AppendFormatFloat` in TiDB's pkg/server/internal, and rows
+captured from a TiDB server.
 """
 
 from collections.abc import Callable, Mapping
@@ -33,7 +33,6 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute
 
-# pyarrow-stubs know neither Python scalars as arguments of these functions nor results of which the
 from pyspark_theflash.base.errors import CodecError, UnsupportedError
 from pyspark_theflash.tidb.codec.array import map_distinct
 from pyspark_theflash.tidb.codec.arrow import arrow_type, decimal_type
@@ -51,8 +50,8 @@ from pyspark_theflash.tidb.codec.time import (
     unpack_dates,
 )
 
-# pyarrow-stubs know neither Python scalars as arguments of these functions nor results of which the
-# type depends on the column, so the arrays in here go untyped.
+# pyarrow-stubs reject Python scalars as arguments of these functions and cannot express results
+# whose type depends on the column, so the arrays in this module are untyped.
 pc: Any = pyarrow.compute
 _Array: TypeAlias = Any
 
@@ -68,14 +67,18 @@ _TIME: Final = (
 
 
 def format_column(values: "pa.Array[Any]", field_type: FieldType) -> "pa.Array[Any]":
-    """Stored values as text; as bytes for binary strings and BIT. Nulls stay.
+    """Format stored values as text, or as bytes for binary strings and BIT. Nulls remain null.
 
     Args:
-        values: in the type that `arrow_type(field_type)` names.
+        values: Values of type `arrow_type(field_type)`.
+        field_type: The column's type.
+
+    Returns:
+        An array of type `string`, or `binary` for binary strings and BIT.
 
     Raises:
-        CodecError: a value that the type cannot have.
-        UnsupportedError: a type that TiDB does not store.
+        CodecError: A value is invalid for the type.
+        UnsupportedError: TiDB does not store columns of this type.
     """
     texts: pa.Array[Any] = _form(field_type).format(values, field_type)
     return texts
@@ -84,15 +87,20 @@ def format_column(values: "pa.Array[Any]", field_type: FieldType) -> "pa.Array[A
 def parse_column(
     texts: "pa.Array[Any]", field_type: FieldType, column_name: str
 ) -> "pa.Array[Any]":
-    """What `format_column` printed, as stored values. Missing fractional digits count as zeros.
+    """Parse texts of `format_column` into stored values. Missing fractional digits are zeros.
 
     Args:
-        texts: `string`, or `binary` for binary strings and BIT; all-null arrays of either.
-        column_name: for errors, which never show a value.
+        texts: An array of type `string`, or `binary` for binary strings and BIT. An array of nulls
+            may be of any type.
+        field_type: The column's type.
+        column_name: Name of the column for errors, which never contain a value.
+
+    Returns:
+        An array of type `arrow_type(field_type)`.
 
     Raises:
-        CodecError: a text is not a value of the type.
-        UnsupportedError: a type that TiDB does not store.
+        CodecError: A text is not a valid value of the type.
+        UnsupportedError: TiDB does not store columns of this type.
     """
     form, stored = _form(field_type), arrow_type(field_type)
     values: pa.Array[Any]
@@ -104,14 +112,14 @@ def parse_column(
         else:
             values = form.parse(texts, field_type)
     except (ValueError, KeyError, CodecError):
-        # Not chained: Arrow's message shows the value.
-        reason = f"column {column_name}: a text is no {field_type.tp.name}"
+        # Not chained, because Arrow's message contains the value.
+        reason = f"column {column_name}: a text is not a valid {field_type.tp.name}"
         raise CodecError("text form", reason) from None
     return values
 
 
-# The functions below need not look at nulls, Arrow's functions keep them. Those that parse raise
-# ValueError, of which pa.ArrowInvalid is one, on a text that is not of the form.
+# The functions below do not handle nulls: Arrow's functions preserve them. The parsers raise
+# ValueError, the base class of pa.ArrowInvalid, for an invalid text.
 
 
 def _require(texts: _Array, pattern: str) -> None:
@@ -138,7 +146,7 @@ def _format_year(values: _Array, _: FieldType) -> _Array:
 
 
 def _format_float(values: _Array, _: FieldType) -> _Array:
-    """Arrow prints zero and magnitudes in [1e-6, 1e14) as TiDB does; the rest goes one by one."""
+    """Format floats. Arrow prints zero and magnitudes in [1e-6, 1e14) as TiDB does."""
     texts = pc.cast(values, pa.string())
     exponential = pc.fill_null(pc.match_substring(texts, "e"), False)
     if not pc.any(exponential, min_count=0).as_py():
@@ -153,7 +161,7 @@ def _format_float(values: _Array, _: FieldType) -> _Array:
 
 
 def _format_extreme_float(value: np.floating[Any]) -> str:
-    """Go's format 'f' or 'e', less the exponent's '+' and, in a FLOAT, trailing zeros."""
+    """Format as Go's 'f' or 'e', without the exponent's '+' and, in a FLOAT, trailing zeros."""
     to_scalar = type(value)
     if to_scalar(1e-15) <= abs(value) < to_scalar(1e15):
         return np.format_float_positional(value, trim="-")
@@ -170,7 +178,7 @@ def _parse_float(texts: _Array, field_type: FieldType) -> _Array:
 
 
 def _format_decimal(values: _Array, _: FieldType) -> _Array:
-    """The unscaled integers with a point put in: Arrow's own cast prints small values as 1E-7."""
+    """Format the unscaled integers and insert the point: Arrow's cast prints 1E-7."""
     scale = values.type.scale
     make_type = pa.decimal128 if values.type.bit_width == 128 else pa.decimal256
     unscaled = pa.Array.from_buffers(
@@ -213,7 +221,7 @@ def _parse_datetime(texts: _Array, field_type: FieldType) -> _Array:
 
 
 def _print_times(values: _Array, print_packed: Callable[[int], str]) -> _Array:
-    """Arrow prints the days of its calendar; the others go one by one."""
+    """Format dates with Arrow's cast, and impossible dates with `print_packed`."""
     if not has_impossible(values):
         return pc.cast(values, pa.string())
     mask = pc.fill_null(impossible(values), False)
@@ -223,7 +231,7 @@ def _print_times(values: _Array, print_packed: Callable[[int], str]) -> _Array:
 
 
 def _parse_times(texts: _Array, to: pa.DataType) -> _Array:
-    """Texts of the right shape: what makes Arrow's cast fail can only be an impossible date."""
+    """Parse texts of valid syntax, for which Arrow's cast fails only at impossible dates."""
     try:
         return pc.cast(texts, to)
     except pa.ArrowInvalid:
@@ -279,14 +287,14 @@ def _parse_time(texts: _Array, _: FieldType) -> _Array:
 
 
 def _format_enum(values: _Array, field_type: FieldType) -> _Array:
-    """An index without an element reads as 0 in TiDB too."""
+    """Format element names. As in TiDB, an index without an element prints as index 0."""
     names = pa.array(["", *field_type.elems], pa.string())
-    last, none = (pa.scalar(n, pa.uint64()) for n in (len(field_type.elems), 0))
-    return names.take(pc.if_else(pc.less_equal(values, last), values, none))
+    last, zero = (pa.scalar(n, pa.uint64()) for n in (len(field_type.elems), 0))
+    return names.take(pc.if_else(pc.less_equal(values, last), values, zero))
 
 
 def _parse_enum(texts: _Array, field_type: FieldType) -> _Array:
-    """'' is index 0, unless it is an element too: the text cannot tell, the element is taken."""
+    """Parse element names; '' is index 0, unless it is the name of an element."""
     elements = pa.array(field_type.elems, pa.string())
     element_index = pc.add(pc.index_in(texts, value_set=elements), 1)
     zero = pa.scalar(0, pa.int32())
@@ -301,7 +309,7 @@ def _format_set(values: _Array, field_type: FieldType) -> _Array:
 
     def names(mask: int) -> str:
         if mask >> len(elements):
-            raise CodecError("text form", f"a SET of {len(elements)} elements has further bits")
+            raise CodecError("text form", f"SET value has bits beyond its {len(elements)} elements")
         return ",".join(name for bit, name in enumerate(elements) if mask >> bit & 1)
 
     return map_distinct(values, names, pa.string())

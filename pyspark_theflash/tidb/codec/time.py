@@ -1,23 +1,22 @@
-"""Packed time: how rows hold DATE, DATETIME and TIMESTAMP, and how the store does.
+"""Packed and stored forms of DATE, DATETIME and TIMESTAMP.
 
     ((year * 13 + month) << 5 | day) << 41 | hour << 36 | minute << 30 | second << 24 | microsecond
 
-One uint64, ordered as time is. DATE has no time of day; TIMESTAMP is in UTC. As in TiDB's
-`types/time.go` (`ToPackedUint`).
+Rows hold the packed form, a uint64 whose order is the order of time. A DATE has no time of day; a
+TIMESTAMP is in UTC. See `ToPackedUint` in TiDB's `types/time.go`.
 
 Impossible dates
 ----------------
 
-Zero parts (0000-00-00, 2020-00-10) and days that no calendar has (2020-02-31, under
-ALLOW_INVALID_DATES) are values in TiDB. The store keeps days since 1970, which have no room for
-them, so such a date is kept as a day beyond the calendar: TiDB's years end at 9999 (day 2,932,896),
-and what follows is free.
+TiDB has dates with zero parts (0000-00-00, 2020-00-10) and, under ALLOW_INVALID_DATES, days that do
+not exist (2020-02-31). The store holds days since 1970, which cannot represent them, so it uses
+days after the end of TiDB's calendar, which ends with year 9999 (day 2,932,896):
 
     day on the calendar          days since 1970
-    any other                    IMPOSSIBLE_DAY + ((year * 13 + month) << 5 | day)
+    any other day                IMPOSSIBLE_DAY + ((year * 13 + month) << 5 | day)
 
-A time of day is added to either in the same way. So impossible dates sort among themselves as TiDB
-sorts them, behind all others; one comparison finds them; and nothing is lost.
+The time of day is added to either in the same way. Impossible dates sort after all other dates, and
+among themselves as in TiDB. One comparison detects them, and the conversion is lossless.
 """
 
 from enum import Enum
@@ -35,7 +34,7 @@ from pyspark_theflash.tidb.codec.reader import Mask, Words
 
 DAY_US: Final = 86_400_000_000
 IMPOSSIBLE_DAY: Final = 10_000_000
-"""The first stored day that stands for an impossible one, in the year 29349."""
+"""The first stored day that represents an impossible date, in the year 29349."""
 _MAX_YEAR: Final = 9999
 _LAST_MONTH: Final = _MAX_YEAR * 13 + 12
 
@@ -43,7 +42,7 @@ Int64s = npt.NDArray[np.int64]
 
 
 class ImpossibleDates(Enum):
-    """What becomes of impossible dates where a type without room for them is asked for."""
+    """Policy for impossible dates if the target type cannot represent them."""
 
     RAISE = "raise"
     NULL = "null"
@@ -51,7 +50,7 @@ class ImpossibleDates(Enum):
 
 @cache
 def _months() -> tuple[Int64s, Int64s]:
-    """By `year * 13 + month`: days from 1970 to its first day, and its length (0 for month 0)."""
+    """Return first day (since 1970) and length (0 for month 0), by `year * 13 + month`."""
     numbers = np.arange(_LAST_MONTH + 1)
     year, month = numbers // 13, numbers % 13
     since_1970 = (year - 1970) * 12 + month - 1
@@ -61,7 +60,7 @@ def _months() -> tuple[Int64s, Int64s]:
 
 
 def unpack_dates(packed: Words) -> tuple[Int64s, Mask]:
-    """The date parts as stored days, and whether well formed: no year is above 9999."""
+    """Return the dates as stored days, and which are well formed: their years are up to 9999."""
     date = (packed >> np.uint64(41)).view(np.int64)
     day, month = date & 31, date >> 5
     well_formed = month <= _LAST_MONTH
@@ -73,7 +72,7 @@ def unpack_dates(packed: Words) -> tuple[Int64s, Mask]:
 
 
 def unpack_times_of_day(packed: Words) -> tuple[Int64s, Mask]:
-    """The times of day: microseconds since midnight, and whether well formed."""
+    """Return the times of day in microseconds since midnight, and which are well formed."""
     micro = (packed & np.uint64((1 << 24) - 1)).view(np.int64)
     clock = (packed >> np.uint64(24)).view(np.int64)
     second, minute, hour = clock & 63, (clock >> 6) & 63, (clock >> 12) & 31
@@ -82,7 +81,7 @@ def unpack_times_of_day(packed: Words) -> tuple[Int64s, Mask]:
 
 
 def pack(days: Int64s, time_of_day_us: Int64s) -> Words:
-    """The packed form of stored days plus microseconds since midnight."""
+    """Pack stored days and microseconds since midnight."""
     is_impossible = days >= IMPOSSIBLE_DAY
     on_calendar = np.where(is_impossible, 0, days) if is_impossible.any() else days
     dates = on_calendar.astype("M8[D]")
@@ -101,7 +100,7 @@ def pack(days: Int64s, time_of_day_us: Int64s) -> Words:
 
 
 def packed_times(values: ArrowArray) -> Words:
-    """The packed form of stored DATEs, DATETIMEs or TIMESTAMPs without nulls."""
+    """Pack stored DATEs, DATETIMEs or TIMESTAMPs without nulls."""
     if pa.types.is_date32(values.type):
         days = stored_numbers(values).to_numpy().astype(np.int64)
         return pack(days, np.zeros_like(days))
@@ -110,24 +109,24 @@ def packed_times(values: ArrowArray) -> Words:
 
 
 def is_stored_time(tp: pa.DataType) -> bool:
-    """Whether a stored column of this type holds DATEs, DATETIMEs or TIMESTAMPs."""
+    """Whether this is the Arrow type of a DATE, DATETIME or TIMESTAMP."""
     return bool(pa.types.is_date32(tp) or pa.types.is_timestamp(tp))
 
 
 def stored_numbers(values: ArrowArray) -> ArrowArray:
-    """Stored times as the integers that they are: int32 days of a DATE, int64 microseconds."""
+    """View stored times as integers: int32 days of a DATE, int64 microseconds of others."""
     numbers: ArrowArray = values.view(pa.int32() if pa.types.is_date32(values.type) else pa.int64())
     return numbers
 
 
 def impossible(values: ArrowArray) -> ArrowArray:
-    """bool[n]: which stored times are no day of any calendar; null where the value is."""
+    """Return which stored times are impossible dates: bool[n]; null for null."""
     mask: ArrowArray = pc.greater_equal(stored_numbers(values), _first_impossible(values.type))
     return mask
 
 
 def has_impossible(values: ArrowArray) -> bool:
-    """Whether any of the stored times is no day of any calendar."""
+    """Whether any stored time is an impossible date."""
     last = pc.max(stored_numbers(values)).as_py()
     return last is not None and bool(last >= _first_impossible(values.type))
 
@@ -137,13 +136,13 @@ def _first_impossible(tp: pa.DataType) -> int:
 
 
 def resolve_impossible(values: ArrowArray, policy: ImpossibleDates, column_name: str) -> ArrowArray:
-    """Stored times with nothing but days of the calendar in them.
+    """Apply the policy for impossible dates to stored times.
 
-    Arrays of any other type come back as they are. (To show impossible dates there is
-    `format_column`, which prints them as TiDB does.)
+    Arrays of other types are returned unchanged. To print impossible dates as TiDB does, use
+    `text.format_column`.
 
     Raises:
-        UnrepresentableValueError: one is impossible, and the policy is to raise.
+        UnrepresentableValueError: A date is impossible, and the policy is `RAISE`.
     """
     if not is_stored_time(values.type) or not has_impossible(values):
         return values
@@ -157,10 +156,12 @@ def resolve_impossible(values: ArrowArray, policy: ImpossibleDates, column_name:
 
 
 def packed_text(packed: int, *, with_time: bool, fsp: int | None = None) -> str:
-    """The value as TiDB writes it, whether or not such a day exists.
+    """Format a packed time as TiDB does; the day need not exist.
 
     Args:
-        fsp: how many fractional digits; None: 6 where there are any, else none.
+        packed: The packed time.
+        with_time: Whether to print the time of day.
+        fsp: Number of fractional digits; None means 6 if the fraction is not zero, else 0.
     """
     date, clock, micro = packed >> 41, packed >> 24, packed & ((1 << 24) - 1)
     year, month = divmod(date >> 5, 13)
