@@ -14,14 +14,13 @@ in TiDB's types/datum.go.
 import re
 from typing import Any, Final
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute
 
 from pyspark_theflash.tidb.codec.array import ArrowArray, join_bytes, map_distinct
 from pyspark_theflash.tidb.codec.change import TypeChange
 from pyspark_theflash.tidb.codec.field_type import INTEGER_TYPES, STRING_TYPES, FieldType, MySQLType
-from pyspark_theflash.tidb.codec.text import format_column
+from pyspark_theflash.tidb.codec.text import format_column, format_floats
 
 pc: Any = pyarrow.compute
 
@@ -64,24 +63,8 @@ def string_form(values: ArrowArray, field_type: FieldType) -> ArrowArray:
         texts = pc.cast(values, pa.string())
         return texts
     if field_type.tp in _FLOAT_TYPES:
-        return _float_digits(values)
+        return format_floats(values)
     return format_column(values, field_type)
-
-
-def _float_digits(values: ArrowArray) -> ArrowArray:
-    """Format floats with the fewest digits that parse back to the value, without exponents."""
-    texts: ArrowArray = pc.cast(values, pa.string())
-    exponential = pc.match_substring(texts, "e")
-    if not pc.any(exponential).as_py():
-        return texts
-    to_scalar = np.float32 if values.type == pa.float32() else np.float64
-    rest = map_distinct(
-        values.filter(exponential),
-        lambda value: np.format_float_positional(to_scalar(value), trim="-"),
-        pa.string(),
-    )
-    result: ArrowArray = pc.replace_with_mask(texts, exponential, rest)
-    return result
 
 
 def _decode(change: TypeChange, values: ArrowArray) -> ArrowArray:

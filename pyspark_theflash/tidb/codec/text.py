@@ -145,26 +145,37 @@ def _format_year(values: _Array, _: FieldType) -> _Array:
     return pc.ascii_lpad(pc.cast(values, pa.string()), 4, "0")
 
 
-def _format_float(values: _Array, _: FieldType) -> _Array:
-    """Format floats. Arrow prints zero and magnitudes in [1e-6, 1e14) as TiDB does."""
+def _format_positional(value: np.floating[Any]) -> str:
+    return np.format_float_positional(value, trim="-")
+
+
+def format_floats(
+    values: "pa.Array[Any]", format_extreme: Callable[[np.floating[Any]], str] = _format_positional
+) -> "pa.Array[Any]":
+    """Format floats with the fewest digits that parse back to the value.
+
+    Arrow formats zero and magnitudes in [1e-6, 1e14), `format_extreme` all others; by default
+    without an exponent.
+    """
     texts = pc.cast(values, pa.string())
     exponential = pc.fill_null(pc.match_substring(texts, "e"), False)
-    if not pc.any(exponential, min_count=0).as_py():
-        return texts
-    to_scalar = np.float32 if values.type == pa.float32() else np.float64
-    rest = map_distinct(
-        values.filter(exponential),
-        lambda value: _format_extreme_float(to_scalar(value)),
-        pa.string(),
-    )
-    return pc.replace_with_mask(texts, exponential, rest)
+    if pc.any(exponential, min_count=0).as_py():
+        to_scalar = np.float32 if values.type == pa.float32() else np.float64
+        extremes = values.filter(exponential)
+        rest = map_distinct(extremes, lambda value: format_extreme(to_scalar(value)), pa.string())
+        texts = pc.replace_with_mask(texts, exponential, rest)
+    return texts
+
+
+def _format_float(values: _Array, _: FieldType) -> _Array:
+    return format_floats(values, _format_extreme_float)
 
 
 def _format_extreme_float(value: np.floating[Any]) -> str:
     """Format as Go's 'f' or 'e', without the exponent's '+' and, in a FLOAT, trailing zeros."""
     to_scalar = type(value)
     if to_scalar(1e-15) <= abs(value) < to_scalar(1e15):
-        return np.format_float_positional(value, trim="-")
+        return _format_positional(value)
     single = to_scalar is np.float32
     text = f"{value:.6g}" if single else np.format_float_scientific(value, trim="-")
     return text.replace("+", "")
@@ -358,16 +369,7 @@ def _parse_json(texts: _Array, _: FieldType) -> _Array:
 
 
 def _format_vector(values: _Array, _: FieldType) -> _Array:
-    floats = values.flatten()
-    texts = pc.cast(floats, pa.string())
-    exponential = pc.match_substring(texts, "e")
-    if pc.any(exponential, min_count=0).as_py():
-        rest = map_distinct(
-            floats.filter(exponential),
-            lambda value: np.format_float_positional(np.float32(value), trim="-"),
-            pa.string(),
-        )
-        texts = pc.replace_with_mask(texts, exponential, rest)
+    texts = format_floats(values.flatten())
     lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy()
     bounds = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
     joined = pc.binary_join(pa.ListArray.from_arrays(bounds, texts), ",")
