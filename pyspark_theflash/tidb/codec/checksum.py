@@ -173,10 +173,7 @@ def _key_columns(keys: RecordKeys, rows: Positions) -> dict[int, ArrowArray]:
 
 
 def _as_bytes(field_type: FieldType) -> FieldType:
-    """Return the type of a key's column as stored: strings are plain bytes.
-
-    Under collations with weights the row stores the string itself, and the key's value is not used.
-    """
+    """Treat strings as bytes. Weights are decoded but not used, because rows store the string."""
     if field_type.tp not in STRING_TYPES:
         return field_type
     return replace(field_type, charset="binary", collate="binary")

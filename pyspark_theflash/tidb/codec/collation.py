@@ -58,7 +58,7 @@ def is_bytewise(field_type: FieldType) -> bool:
 def sort_keys(values: ArrowArray, field_type: FieldType) -> ArrowArray:
     """Encode strings or bytes as binary sort keys; nulls remain null.
 
-    Two keys are equal, or less, exactly if the strings are under the type's collation.
+    The byte order of the keys is the order of the strings under the type's collation.
 
     Raises:
         CodecError: Text is not valid UTF-8, under a collation with weights.

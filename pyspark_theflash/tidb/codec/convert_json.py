@@ -55,7 +55,7 @@ from pyspark_theflash.tidb.codec.loose_number import (
     loose_integer,
 )
 from pyspark_theflash.tidb.codec.number import encode_uvarint
-from pyspark_theflash.tidb.codec.time import packed_times
+from pyspark_theflash.tidb.codec.time import packed_times, unpack_fields
 
 pc: Any = pyarrow.compute
 
@@ -117,11 +117,9 @@ def _string(raw: bytes) -> bytes:
 
 def _core_time(packed: int) -> int:
     """Convert a packed time to TiDB's in-memory form, CoreTime (see `json_text`)."""
-    date, clock, micro = packed >> 41, packed >> 24, packed & 0xFFFFFF
-    year, month = divmod(date >> 5, 13)
-    hour, minute, second = clock >> 12 & 31, clock >> 6 & 63, clock & 63
-    day = (year << 4 | month) << 5 | date & 31
-    return ((((day << 5 | hour) << 6 | minute) << 6 | second) << 20 | micro) << 4
+    year, month, day, hour, minute, second, micro = unpack_fields(packed)
+    date = (year << 4 | month) << 5 | day
+    return ((((date << 5 | hour) << 6 | minute) << 6 | second) << 20 | micro) << 4
 
 
 def from_json(change: TypeChange, values: ArrowArray) -> ArrowArray:

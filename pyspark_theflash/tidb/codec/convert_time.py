@@ -148,8 +148,7 @@ def _local_us(change: TypeChange, packed: Words) -> Int64s:
 def to_session_time(change: TypeChange, values: ArrowArray) -> tuple[TypeChange, ArrowArray]:
     """Convert TIMESTAMPs to local times of the session.
 
-    The old type of the returned change is DATETIME, or still TIMESTAMP if the new type is JSON,
-    which distinguishes the two.
+    The old type becomes DATETIME, except for conversions to JSON, which has its own TIMESTAMP.
 
     Raises:
         UnsupportedError: The session's time zone is unknown.
@@ -267,10 +266,9 @@ def times_as_numbers(values: ArrowArray, old: FieldType) -> ArrowArray:
 
 
 def times_as_integers(change: TypeChange, values: ArrowArray) -> Int64s:
-    """Round dates and times to full seconds and convert them to the numbers of their digits.
+    """Round times to full seconds (59.5 s become one minute) and convert them to their digits.
 
-    The time is rounded, not the number: 59.5 s become one minute. An impossible date that would
-    carry into the next day cannot be rounded and becomes 0.
+    An impossible date that would carry into the next day becomes 0.
     """
     old = change.old
     if old.tp == MySQLType.TIME:

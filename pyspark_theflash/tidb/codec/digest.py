@@ -64,10 +64,7 @@ class TableDigest:
 
 
 def _value_parts(column: _Array, is_first: bool) -> tuple[_Array, _Array]:
-    """Return the headers of the values, and the values.
-
-    A header begins with the ";" of the previous value.
-    """
+    """Return the headers, which begin with the ";" of the previous value, and the values."""
     previous_end = b"" if is_first else b";"
     tag = b"X" if pa.types.is_binary(column.type) else b"S"
     # There are few distinct lengths, so build one header per length.

@@ -203,10 +203,7 @@ def _expand(counts: Positions) -> tuple[Positions, Positions]:
 def _check_order(
     reader: Reader, parent: Positions, start: Positions, end: Positions, first: Positions
 ) -> None:
-    """Check that parts do not overlap and are in order.
-
-    `first` is the lowest position of a part of each container.
-    """
+    """Check that parts are in order without overlap, from position `first` of each container on."""
     lowest = first[parent]
     has_previous = parent[1:] == parent[:-1]
     lowest[1:] = np.where(has_previous, end[:-1], lowest[1:])

@@ -145,10 +145,7 @@ def _print_double(value: float) -> str:
 
 
 def _print_core_time(core: int, *, with_time: bool) -> str:
-    """Format a CoreTime.
-
-    From the highest bit: year 14 bits, month 4, day 5, hour 5, minute 6, second 6, microsecond 20.
-    """
+    # From the highest bit: year 14 bits, month 4, day 5, hour 5, minute 6, second 6, micro 20.
     date = f"{core >> 50:04}-{core >> 46 & 15:02}-{core >> 41 & 31:02}"
     if not with_time:
         return f'"{date}"'

@@ -43,10 +43,7 @@ def trim(text: bytes) -> bytes:
 
 
 def loose_integer(text: bytes) -> int | None:
-    """Parse an integer, rounded half away from zero and not clamped.
-
-    Return None if TiDB cannot parse the number.
-    """
+    """Parse an integer, rounded half away from zero, not clamped; None if TiDB cannot parse it."""
     mantissa, _, exponent = _prefix(text).partition("e")
     shift = _parse_exponent(exponent)
     if shift is None:
@@ -70,10 +67,7 @@ def _parse_exponent(exponent: str) -> int | None:
 
 
 def _round_half_up(digits: str, point: int) -> int:
-    """Round a number with the decimal point after `point` digits.
-
-    The result is exact, or out of range of all integer types.
-    """
+    """Round the number with its point after `point` digits; huge numbers give `_OUT_OF_RANGE`."""
     if point < 0:
         return 0
     whole = digits[:point].ljust(point, "0").lstrip("0")
@@ -89,10 +83,7 @@ def loose_int64(text: bytes) -> int:
 
 
 def loose_uint64(text: bytes) -> int | None:
-    """Parse an integer for an unsigned column.
-
-    Return None, for NULL, if the number is negative or too large.
-    """
+    """Parse an integer for an unsigned column. None (NULL) if it is negative or too large."""
     number = loose_integer(text)
     if number is None or not 0 <= number <= MAX_UINT64:
         return None

@@ -27,7 +27,7 @@ import numpy as np
 from pyspark_theflash.tidb.codec.change import TypeChange
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from pyspark_theflash.tidb.codec.loose_number import MAX_INT64, trim
-from pyspark_theflash.tidb.codec.time import DAY_US, Int64s, pack, unpack_dates
+from pyspark_theflash.tidb.codec.time import DAY_US, Int64s, pack, unpack_dates, unpack_fields
 from pyspark_theflash.tidb.codec.zone import local_of, utc_of
 
 MAX_TIME_US: Final = (838 * 3600 + 59 * 60 + 59) * 1_000_000
@@ -166,7 +166,9 @@ def _add_second(fields: _Fields, zone: "re.Match[str] | None", change: TypeChang
         return 0
     utc, exists = utc_of(change, fields.since_1970_us)
     later = _pack(local_of(change, utc + _SECOND_US)) if exists[0] else 0
-    return _to_session_zone(_unpack(later), zone, change) if zone and later else later
+    if not (zone and later):
+        return later
+    return _to_session_zone(_Fields(*unpack_fields(later)), zone, change)
 
 
 def _to_session_zone(fields: _Fields, zone: "re.Match[str]", change: TypeChange) -> int:
@@ -180,13 +182,6 @@ def _pack(since_1970_us: Int64s) -> int:
     """Pack a date and time; return 0 for years before 0 or after 9999."""
     days, time_of_day = np.divmod(since_1970_us, DAY_US)
     return int(pack(days, time_of_day)[0]) if FIRST_DAY <= days[0] <= LAST_DAY else 0
-
-
-def _unpack(packed: int) -> _Fields:
-    clock, date = packed >> 24, packed >> 41
-    year, month = divmod(date >> 5, 13)
-    hour, minute, second = clock >> 12 & 31, clock >> 6 & 63, clock & 63
-    return _Fields(year, month, date & 31, hour, minute, second, packed & 0xFFFFFF)
 
 
 def _is_incomplete(pieces: Sequence[str]) -> bool:
@@ -351,9 +346,8 @@ def loose_time(text: bytes, fsp: int, change: TypeChange) -> int:
 
 
 def _time_of_day(packed: int) -> int:
-    clock = packed >> 24
-    seconds = ((clock >> 12 & 31) * 60 + (clock >> 6 & 63)) * 60 + (clock & 63)
-    return seconds * _SECOND_US + (packed & 0xFFFFFF)
+    *_, hour, minute, second, microsecond = unpack_fields(packed)
+    return ((hour * 60 + minute) * 60 + second) * _SECOND_US + microsecond
 
 
 def _time(text: str, fsp: int) -> tuple[int, bool]:

@@ -1,4 +1,4 @@
-"""Narrow decimals: decimal128 columns as decimal32 or decimal64 while their values fit.
+"""Narrow decimals: decimal128 values as decimal32 or decimal64, if they fit.
 
 Narrow decimals are used in memory only, never in files or in results. They take a quarter or half
 of the memory, and are compared and computed as their unscaled integers.

@@ -85,15 +85,9 @@ def decode_inserts_v1(
 ) -> tuple[Handles, DecodedRows]:
     """Decode inserted rows of a binlog into handles and rows.
 
-    Args:
-        rows: The inserted rows.
-        columns: The columns to decode.
-        handle: The columns of the common handle; empty if the handle is an integer.
-
-    Returns:
-        The handles and the rows. An integer handle is int64; an unsigned one has the same bits. A
-        common handle is one array per column; a string column is binary unless its collation is
-        bytewise, because the handle then holds weights in place of the string.
+    `handle` has the columns of the common handle; if it is empty, the handle is an integer. Integer
+    handles are int64, with the same bits for unsigned ones. Common handles are one array per
+    column; strings are binary unless their collation is bytewise, since handles then hold weights.
 
     Raises:
         CodecError: A row is invalid, or a handle contains NULL.
@@ -172,10 +166,7 @@ def _read_heads(
 
 
 def _shared_head(words: Words) -> tuple[ColumnID, int, int] | None:
-    """Return (column id, flag, size) if the next pair of all rows begins with the same bytes.
-
-    Return None if they differ or the id is too long for one word.
-    """
+    """Return the (column id, flag, size) of all rows' next pairs, or None if they differ."""
     first = int(words[0]).to_bytes(8, "little")
     if first[0] != DatumFlag.VARINT:
         return None

@@ -68,8 +68,6 @@ def decode_rows_v2(
     """Decode rows of TiKV.
 
     Args:
-        rows: The encoded rows.
-        columns: The columns to decode.
         keys: The record keys of the rows, to check their checksums.
 
     Raises:
@@ -170,8 +168,8 @@ def _by_id(
     order = np.argsort(narrow, kind="stable")
     cuts = np.flatnonzero(np.diff(flat[order])) + 1
     for part in np.split(order, cuts):
-        rows, place = np.divmod(part, len(ids))
-        yield ColumnID(int(flat[part[0]])), rows, start[place, rows], end[place, rows]
+        rows, entry = np.divmod(part, len(ids))
+        yield ColumnID(int(flat[part[0]])), rows, start[entry, rows], end[entry, rows]
 
 
 def _values(reader: Reader, spec: ColumnSpec, start: Positions, end: Positions) -> Values:

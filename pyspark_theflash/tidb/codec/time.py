@@ -59,6 +59,13 @@ def _months() -> tuple[Int64s, Int64s]:
     return start, np.where(month == 0, 0, end - start)
 
 
+def unpack_fields(packed: int) -> tuple[int, int, int, int, int, int, int]:
+    """Split a packed time into year, month, day, hour, minute, second and microsecond."""
+    date, clock = packed >> 41, packed >> 24
+    year, month = divmod(date >> 5, 13)
+    return year, month, date & 31, clock >> 12 & 31, clock >> 6 & 63, clock & 63, packed & 0xFFFFFF
+
+
 def unpack_dates(packed: Words) -> tuple[Int64s, Mask]:
     """Return the dates as stored days, and which are well formed: their years are up to 9999."""
     date = (packed >> np.uint64(41)).view(np.int64)
@@ -159,15 +166,12 @@ def packed_text(packed: int, *, with_time: bool, fsp: int | None = None) -> str:
     """Format a packed time as TiDB does; the day need not exist.
 
     Args:
-        packed: The packed time.
-        with_time: Whether to print the time of day.
         fsp: Number of fractional digits; None means 6 if the fraction is not zero, else 0.
     """
-    date, clock, micro = packed >> 41, packed >> 24, packed & ((1 << 24) - 1)
-    year, month = divmod(date >> 5, 13)
-    text = f"{year:04}-{month:02}-{date & 31:02}"
+    year, month, day, hour, minute, second, micro = unpack_fields(packed)
+    text = f"{year:04}-{month:02}-{day:02}"
     if not with_time:
         return text
-    text += f" {clock >> 12 & 31:02}:{clock >> 6 & 63:02}:{clock & 63:02}"
+    text += f" {hour:02}:{minute:02}:{second:02}"
     digits = (6 if micro else 0) if fsp is None else fsp
     return f"{text}.{micro:06}"[: len(text) + digits + 1] if digits else text

@@ -44,8 +44,8 @@ def vectors_at(reader: Reader, at: Positions, end: Positions) -> ArrowArray:
     floats = data[bounds[0] : bounds[-1]].view("<f4")
     bounds = (bounds - bounds[0]) // _FLOAT_BYTES
     if not np.isfinite(floats).all():
-        place = int(np.flatnonzero(~np.isfinite(floats))[0])
-        row = int(np.searchsorted(bounds, place, side="right")) - 1
+        index = int(np.flatnonzero(~np.isfinite(floats))[0])
+        row = int(np.searchsorted(bounds, index, side="right")) - 1
         raise reader.error("vector element is not finite", int(at[row]))
     result: ArrowArray = _pa.ListArray.from_arrays(
         _pa.array(bounds.astype(np.int32)), primitive(floats, pa.float32())

@@ -39,8 +39,8 @@ def utc_of(change: TypeChange, local_us: Int64s) -> tuple[Int64s, Mask]:
     Raises:
         UnsupportedError: The session's time zone is unknown.
     """
-    near = local_us - _offsets(change, local_us)
-    result: Int64s = local_us - _offsets(change, near)
+    guess = local_us - _offsets(change, local_us)
+    result: Int64s = local_us - _offsets(change, guess)
     return result, result + _offsets(change, result) == local_us
 
 
