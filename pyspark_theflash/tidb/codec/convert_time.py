@@ -107,9 +107,7 @@ def _local_to_timestamps(change: TypeChange, packed: Words, rounded: Words) -> A
     in_range = _in_range(utc)
     local[is_time] = np.where(in_range, utc_of(change, local[is_time])[0], utc)
     if (utc[~in_range] % 10 ** (6 - change.new.fsp)).any():
-        reason = (
-            "a value out of range of TIMESTAMP keeps more fractional digits than the column has"
-        )
+        reason = "an out-of-range TIMESTAMP keeps more fractional digits than the column has"
         raise change.unsupported(reason)
     if not (exists & (unrounded_us[is_time] < _ZERO_US)).all() or _leaves_calendar(utc):
         raise change.unsupported("a value is not a valid time in the session's time zone")

@@ -53,7 +53,6 @@ def encode_common_handles(
 
     Args:
         columns: The key columns in key order, without nulls, of the Arrow types of `types`.
-        types: The types of the key columns.
         prefix_lengths: The length of each column's indexed prefix, in characters (for binary
             strings in bytes), or -1 for the whole value.
 

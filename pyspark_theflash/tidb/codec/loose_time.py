@@ -31,7 +31,6 @@ from pyspark_theflash.tidb.codec.time import DAY_US, Int64s, pack, unpack_dates,
 from pyspark_theflash.tidb.codec.zone import local_of, utc_of
 
 MAX_TIME_US: Final = (838 * 3600 + 59 * 60 + 59) * 1_000_000
-_MAX_HOURS: Final = 838
 _MAX_YEAR: Final = 9999
 # 0000-01-01 and 9999-12-31 in days since 1970.
 FIRST_DAY: Final = -719_528
@@ -276,6 +275,7 @@ def _compact_fields(piece: str, fraction: str) -> _Fields | None:
 
 
 def _part(piece: str) -> int | None:
+    """Parse a part of a date; None if it has other characters than digits."""
     if not _DIGITS.fullmatch(piece):
         return None
     digits = piece.lstrip("0")

@@ -71,7 +71,6 @@ def format_column(values: "pa.Array[Any]", field_type: FieldType) -> "pa.Array[A
 
     Args:
         values: Values of type `arrow_type(field_type)`.
-        field_type: The column's type.
 
     Returns:
         An array of type `string`, or `binary` for binary strings and BIT.
@@ -92,7 +91,6 @@ def parse_column(
     Args:
         texts: An array of type `string`, or `binary` for binary strings and BIT. An array of nulls
             may be of any type.
-        field_type: The column's type.
         column_name: Name of the column for errors, which never contain a value.
 
     Returns:
