@@ -76,6 +76,8 @@ def between_operands(operands: Sequence[Vector]) -> list[Vector]:
         LackingError: The conversion is not supported.
     """
     operands = [plain(operand) for operand in operands]
+    if any(v.is_year is not False for v in operands[1:]):
+        _reject_chosen_number(operands[0])
     if operands[0].is_constant and any(v.is_year is not False for v in operands):
         reject_in_condition("a constant BETWEEN YEARs")
     if all(_as_literal_number(v).kind in INTEGERS for v in operands):
@@ -122,6 +124,10 @@ def among_operands(operands: Sequence[Vector]) -> list[Vector]:
             # TiDB expands it to `=`, casting only candidates that have other collations.
             casts = [(v, next(converted) if v.kind is Kind.TEXT else v) for v in operands]
             operands = [value, *(_recast(*pair) for pair in casts[1:])]
+    if value.is_constant and value.kind in INTEGERS:
+        # Unlike `=`, IN converts the candidates to the type of a constant.
+        of_rows = replace(value, is_constant=False)
+        operands = [value, *(_refined(_as_literal_number(v), of_rows) for v in operands[1:])]
     if len(candidates) > 1 and any(v.is_year for v in operands):
         # All integers: compared without expanding two-digit years.
         if all(v.kind in INTEGERS or v.kind is Kind.NULL for v in operands):
@@ -141,6 +147,17 @@ def _reject_chosen_texts(operands: Sequence[Vector]) -> None:
     has_times = any(v.kind in _TIMES for v in operands)
     if has_times and any(v.kind is Kind.TEXT and v.is_choice for v in operands):
         reject_in_condition("comparing a time with a text from IF, CASE or similar")
+
+
+def _reject_chosen_number(value: Vector) -> None:
+    """Reject a number chosen by IF, CASE or similar and compared with a YEAR.
+
+    TiDB expands two-digit years of constants only, which is what it makes of a choice that it can
+    decide when it plans.
+    """
+    is_number = value.kind in _EXACT or value.kind is Kind.REAL
+    if is_number and value.is_choice and not value.is_constant and value.is_year is False:
+        reject_in_condition("a choice of numbers compared with a YEAR")
 
 
 def _reject_named(operands: Sequence[Vector]) -> None:
@@ -193,6 +210,8 @@ def _common_kind(left: Vector, right: Vector) -> Kind:
 
 def _refined(value: Vector, other: Vector) -> Vector:
     """Convert a constant that is compared with integers of rows."""
+    if other.is_year is not False:
+        _reject_chosen_number(value)
     if value.is_constant and other.is_year is None:
         raise LackingError("comparing a constant with mixed YEARs and numbers")
     if not value.is_constant or other.kind not in INTEGERS or value.null[0]:
