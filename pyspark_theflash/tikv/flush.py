@@ -91,9 +91,9 @@ class Flusher:
         change = ManifestChange(
             [*frozen.change.puts, *also.puts], [*frozen.change.deletes, *also.deletes]
         )
-        fail_point("kvstore.before_publish")
+        fail_point("tikv.before_publish")
         engine.publish(Publication(versions, change))
-        fail_point("kvstore.after_publish")
+        fail_point("tikv.after_publish")
         self._store.published(frozen)
         self._published()
         self.touched.update(v.physical_id for v in versions)
@@ -148,7 +148,7 @@ class OwnThread:
         self._is_closing = False
         opened: Future[None] = Future()
         self._thread: Final = Thread(
-            target=self._serve, args=(open_engine, opened), name="kvstore-engine", daemon=True
+            target=self._serve, args=(open_engine, opened), name="tikv-engine", daemon=True
         )
         self._thread.start()
         opened.result()

@@ -209,7 +209,7 @@ class Learner:
                 self._worker.run(lambda engine: _has_rows(engine, tables, left))
             ):
                 self.flush()
-                fail_point("kvstore.before_purge")
+                fail_point("tikv.before_purge")
                 purge = partial(_purge, tables=tables, left=left, columns_of=columns_of(tables))
                 self._result(self._worker.run(purge))
             self._purged = removals
@@ -365,7 +365,7 @@ def _purge(
     """Remove what the engine has in ranges that no region covers."""
     for physical_id, bounds in _stored_in(engine, tables, left):
         _purge_one(engine, physical_id, bounds, columns_of(physical_id))
-        fail_point("kvstore.after_purge")
+        fail_point("tikv.after_purge")
 
 
 def _stored_in(

@@ -96,8 +96,8 @@ def test_truth_while_regions_change_often(seed: int, tmp_path: Path) -> None:
 
 
 POINTS = (
-    "kvstore.before_publish",
-    "kvstore.after_publish",
+    "tikv.before_publish",
+    "tikv.after_publish",
     "magic.before_file",
     "magic.after_file",
     "magic.before_commit",

@@ -17,7 +17,7 @@ from tests.support.victims import Victim
 
 STAMPS = (10, 15, 25, 50)
 STEPS = (
-    "kvstore.before_purge",
+    "tikv.before_purge",
     "magic.before_file",
     "magic.after_file",
     "magic.before_flush_commit",
@@ -27,7 +27,7 @@ STEPS = (
     "manifest.after_commit",
     "magic.after_purge_commit",
     "magic.before_unlink",
-    "kvstore.after_purge",
+    "tikv.after_purge",
 )
 
 
