@@ -1,9 +1,7 @@
 """The messages of enginepb, and of a region's record, as bytes, from and into values."""
 
 from collections.abc import Iterable
-from typing import Final, TypeVar
-
-from google.protobuf.message import DecodeError, Message
+from typing import Final
 
 from pyspark_theflash.base.errors import CodecError, UnsupportedError
 from pyspark_theflash.base.types import RegionEpoch, RegionID
@@ -15,6 +13,7 @@ from pyspark_theflash.tidb.protocol._generated.kvproto import (
     raw_enginepb_pb2,
 )
 from pyspark_theflash.tidb.protocol._generated.theflash.v1 import region_pb2
+from pyspark_theflash.tidb.protocol.message import parse_message
 from pyspark_theflash.tikv.command import (
     Admin,
     Applied,
@@ -38,8 +37,6 @@ from pyspark_theflash.tikv.region import (
     RaftRegion,
     RegionState,
 )
-
-M = TypeVar("M", bound=Message)
 
 SERVICE: Final = "enginepb.Engine"
 APPLY_COMMAND_BATCH: Final = f"/{SERVICE}/ApplyCommandBatch"
@@ -71,7 +68,8 @@ def decode_commands(data: bytes) -> list[RaftCommand]:
         UnsupportedError: an admin command that TiKV has and this version does not know.
     """
     return [
-        _command(message) for message in _parse(raw_enginepb_pb2.CommandRequestBatch, data).requests
+        _command(message)
+        for message in parse_message(raw_enginepb_pb2.CommandRequestBatch, data).requests
     ]
 
 
@@ -93,8 +91,8 @@ def _command(message: raw_enginepb_pb2.CommandRequest) -> RaftCommand:
 
 
 def _admin(request: bytes, response: bytes, where: str) -> Admin:
-    asked = _parse(raft_cmdpb_pb2.AdminRequest, request)
-    done = _parse(raft_cmdpb_pb2.AdminResponse, response)
+    asked = parse_message(raft_cmdpb_pb2.AdminRequest, request)
+    done = parse_message(raft_cmdpb_pb2.AdminResponse, response)
     kind = asked.cmd_type
     if kind in _WITHOUT_EFFECT:
         return NoChange()
@@ -123,7 +121,7 @@ def decode_other_request(data: bytes) -> DeleteRange | IngestFile | None:
 
     Raises `CodecError`.
     """
-    message = _parse(raft_cmdpb_pb2.Request, data)
+    message = parse_message(raft_cmdpb_pb2.Request, data)
     if message.cmd_type == raft_cmdpb_pb2.DeleteRange:
         found = message.delete_range
         return DeleteRange(found.cf or "default", found.start_key, found.end_key)
@@ -138,7 +136,7 @@ def canonical_request(data: bytes) -> bytes:
 
     Raises `CodecError`.
     """
-    message = _parse(raft_cmdpb_pb2.Request, data)
+    message = parse_message(raft_cmdpb_pb2.Request, data)
     message.DiscardUnknownFields()
     return message.SerializeToString(deterministic=True)
 
@@ -169,7 +167,7 @@ def decode_responses(data: bytes) -> list[Applied]:
             RegionID(each.header.region_id),
             None if each.header.destroyed else _applied(each.apply_state, each.applied_term),
         )
-        for each in _parse(enginepb_pb2.CommandResponseBatch, data).responses
+        for each in parse_message(enginepb_pb2.CommandResponseBatch, data).responses
     ]
 
 
@@ -183,7 +181,7 @@ def decode_snapshot_chunk(data: bytes) -> SnapshotHead | tuple[str, list[bytes]]
 
     Raises `CodecError`.
     """
-    message = _parse(raw_enginepb_pb2.SnapshotRequest, data)
+    message = parse_message(raw_enginepb_pb2.SnapshotRequest, data)
     if message.HasField("state"):
         state = message.state
         peer = _peer(state.peer) if state.peer.id else None
@@ -224,7 +222,7 @@ def encode_region_state(state: RegionState) -> bytes:
 
 def decode_region_state(data: bytes) -> RegionState:
     """The inverse of `encode_region_state`. Raises `CodecError`."""
-    record = _parse(region_pb2.RegionRecord, data)
+    record = parse_message(region_pb2.RegionRecord, data)
     local = record.local_state
     if local.state not in _PEER_STATES:
         raise CodecError("region record", f"no peer state {local.state}")
@@ -291,10 +289,3 @@ def _peer_message(peer: Peer) -> metapb_pb2.Peer:
         role=peer.role,  # type: ignore[arg-type]
         is_witness=peer.is_witness,
     )
-
-
-def _parse(kind: type[M], data: bytes) -> M:
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise CodecError(kind.DESCRIPTOR.full_name, f"not a message: {error}") from error

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.cluster.wire import PUMP_SERVICE, encode_write_response
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.replication.pump.server import PumpServer
 from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.replication.pump.wire import PUMP_SERVICE, encode_write_response
 from tests.benchmark.report import Line, interval
 from tests.benchmark.served import Served, serving, tell
 from tests.support import binlog_writer

@@ -1,8 +1,8 @@
 """TiDB's side of a pump: writes binlogs to it."""
 
 from pyspark_theflash.base.tls import TlsFiles
-from pyspark_theflash.cluster.wire import WriteBinlogRequest, decode_write_response
 from pyspark_theflash.net.channel import grpc, open_channel
+from pyspark_theflash.replication.pump.wire import WriteBinlogRequest, decode_write_response
 
 CLUSTER = 7_480_000_000_000_000_001
 WRITE_BINLOG = "/binlog.Pump/WriteBinlog"

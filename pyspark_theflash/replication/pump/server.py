@@ -44,17 +44,17 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cluster.wire import (
+from pyspark_theflash.net.channel import grpc
+from pyspark_theflash.net.listen import listen
+from pyspark_theflash.replication.pump.group_commit import GroupCommit
+from pyspark_theflash.replication.pump.spool import Spool, number_of
+from pyspark_theflash.replication.pump.wire import (
     PUMP_SERVICE,
     PulledBinlog,
     PullRequest,
     WriteBinlogRequest,
     encode_write_response,
 )
-from pyspark_theflash.net.channel import grpc
-from pyspark_theflash.net.listen import listen
-from pyspark_theflash.replication.pump.group_commit import GroupCommit
-from pyspark_theflash.replication.pump.spool import Spool, number_of
 from pyspark_theflash.replication.source.event import Entity, EntityKind
 from pyspark_theflash.replication.source.frame import FRAME_OVERHEAD_BYTES, MAX_FRAME_BYTES
 from pyspark_theflash.replication.source.wire import decode_entities, is_probe

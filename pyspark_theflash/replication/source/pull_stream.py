@@ -17,8 +17,8 @@ from pyspark_theflash.base.errors import (
     ServiceUnavailableError,
 )
 from pyspark_theflash.base.tls import TlsFiles
-from pyspark_theflash.cluster.wire import PULL_BINLOGS, PulledBinlog, PullRequest
 from pyspark_theflash.net.channel import connects, describe, grpc, is_transient, open_channel
+from pyspark_theflash.replication.pump.wire import PULL_BINLOGS, PulledBinlog, PullRequest
 
 BUFFER_BYTES: Final = 16 << 20
 

@@ -22,7 +22,7 @@ from typing import Final
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import OptionError, PumpUnavailableError
 from pyspark_theflash.base.tls import TlsFiles
-from pyspark_theflash.cluster.wire import PulledBinlog, PullRequest
+from pyspark_theflash.replication.pump.wire import PulledBinlog, PullRequest
 from pyspark_theflash.replication.source.event import Entity
 from pyspark_theflash.replication.source.frame import MAX_FRAME_BYTES
 from pyspark_theflash.replication.source.pull_stream import PullStream

@@ -10,9 +10,10 @@ from typing import Any, BinaryIO, cast
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import PDRefusedError
 from pyspark_theflash.cli.jobs import metrics
-from pyspark_theflash.cluster import wire
+from pyspark_theflash.cluster import wire as pd_wire
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.net.listen import listen
+from pyspark_theflash.replication.pump import wire
 from pyspark_theflash.replication.source.pump import PullLimits, PumpSource, parse_position
 from pyspark_theflash.replication.source.registry import PUMPS, PumpRegistry
 from pyspark_theflash.replication.source.wire import decode_entities, is_probe
@@ -110,9 +111,9 @@ def pd_answer(_: Path) -> Target:
 
     def parse(data: bytes) -> None:
         pd = _AnsweringPD(data)
-        pd.ask(wire.decode_members, data)
-        pd.ask(wire.decode_tso, data)
-        pd.ask(wire.decode_safe_point, data)
+        pd.ask(pd_wire.decode_members, data)
+        pd.ask(pd_wire.decode_tso, data)
+        pd.ask(pd_wire.decode_safe_point, data)
         pd.cluster_id()
 
     return Target([texts[0]], bytes_like(texts, (*TEXT_WORDS, b"https://", b"x://")), parse)
@@ -148,7 +149,7 @@ def etcd_answer(_: Path) -> Target:
     seeds = [answer.SerializeToString(), kv_pb2.RangeResponse(more=True).SerializeToString()]
 
     def parse(data: bytes) -> None:
-        PumpRegistry(_Listed(wire.decode_range(data)), "b", "h:1").check_alone()
+        PumpRegistry(_Listed(pd_wire.decode_range(data)), "b", "h:1").check_alone()
 
     return Target([seeds[0]], bytes_like(seeds), parse)
 

@@ -13,8 +13,8 @@ from pyspark_theflash.base.options import ScanOptions
 from pyspark_theflash.cli.jobs import writer
 from pyspark_theflash.cli.jobs.arguments import ArgumentParser, split_scheme
 from pyspark_theflash.cli.main import COMMANDS, command
-from pyspark_theflash.cluster.wire import PullRequest
 from pyspark_theflash.read.plan.condition import Condition
+from pyspark_theflash.replication.pump.wire import PullRequest
 from pyspark_theflash.storage.mvcc.version import column_name
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.convert import convert_column

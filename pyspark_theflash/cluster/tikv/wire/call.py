@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Final, Generic, TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import TimeStamp
@@ -25,9 +25,9 @@ from pyspark_theflash.cluster.resolve import (
 from pyspark_theflash.cluster.tikv.wire.region import peer_from, peer_to, region_from
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2, kvrpcpb_pb2, metapb_pb2
+from pyspark_theflash.tidb.protocol.message import parse_message
 
 Context = kvrpcpb_pb2.Context
-M = TypeVar("M", bound=Message)
 T = TypeVar("T")
 
 KV_GET: Final = "KvGet"
@@ -146,7 +146,7 @@ def encode_get(context: Context, key: RawKey, ts: TimeStamp) -> bytes:
 
 def decode_get(key: RawKey, data: bytes) -> Answer[Found]:
     """No pair where the key does not exist; TiDB has no empty values."""
-    message = _parse(kvrpcpb_pb2.GetResponse, data)
+    message = parse_message(kvrpcpb_pb2.GetResponse, data)
     exists = not message.not_found and message.value
     pairs = ((key, message.value),) if exists else ()
     return _answer(message, _found(pairs, [message.error]))
@@ -159,7 +159,7 @@ def encode_batch_get(context: Context, keys: Sequence[RawKey], ts: TimeStamp) ->
 
 def decode_batch_get(data: bytes) -> Answer[Found]:
     """Keys that do not exist are left out."""
-    message = _parse(kvrpcpb_pb2.BatchGetResponse, data)
+    message = parse_message(kvrpcpb_pb2.BatchGetResponse, data)
     return _answer(message, _found_pairs(message.pairs, message.error))
 
 
@@ -173,7 +173,7 @@ def encode_scan(context: Context, keys: RawKeyRange, ts: TimeStamp, limit: int) 
 
 def decode_scan(data: bytes) -> Answer[Found]:
     """In the order of keys."""
-    message = _parse(kvrpcpb_pb2.ScanResponse, data)
+    message = parse_message(kvrpcpb_pb2.ScanResponse, data)
     return _answer(message, _found_pairs(message.pairs, message.error))
 
 
@@ -191,7 +191,7 @@ def encode_scan_lock(context: Context, keys: RawKeyRange, max_ts: TimeStamp, lim
 
 def decode_scan_lock(data: bytes) -> Answer[Found]:
     """In the order of keys."""
-    message = _parse(kvrpcpb_pb2.ScanLockResponse, data)
+    message = parse_message(kvrpcpb_pb2.ScanLockResponse, data)
     met = _found((), [message.error])
     locks = (*met.locks, *map(lock_from, message.locks))
     return _answer(message, Found((), locks, met.failure))
@@ -214,7 +214,7 @@ def encode_check_status(context: Context, check: StatusCheck) -> bytes:
 
 def decode_check_status(data: bytes) -> Answer[TxnStatus]:
     """Raises `CodecError` where the answer is none of those that TiKV gives."""
-    message = _parse(kvrpcpb_pb2.CheckTxnStatusResponse, data)
+    message = parse_message(kvrpcpb_pb2.CheckTxnStatusResponse, data)
     if message.HasField("region_error"):
         return _answer(message, TxnStatus(TxnState.UNDECIDED))
     return Answer(_status(message))
@@ -232,7 +232,7 @@ def encode_check_secondaries(
 
 def decode_check_secondaries(data: bytes, asked: int) -> Answer[SecondaryLocks]:
     """Raises `CodecError` for an error."""
-    message = _parse(kvrpcpb_pb2.CheckSecondaryLocksResponse, data)
+    message = parse_message(kvrpcpb_pb2.CheckSecondaryLocksResponse, data)
     _refuse(message.error)
     locks = tuple(map(lock_from, message.locks))
     return _answer(message, SecondaryLocks(asked, locks, TimeStamp(message.commit_ts)))
@@ -253,7 +253,7 @@ def encode_resolve(
 
 def decode_resolve(data: bytes, _: int) -> Answer[bool]:
     """Raises `CodecError` for an error."""
-    message = _parse(kvrpcpb_pb2.ResolveLockResponse, data)
+    message = parse_message(kvrpcpb_pb2.ResolveLockResponse, data)
     _refuse(message.error)
     return _answer(message, True)
 
@@ -269,7 +269,7 @@ def encode_read_index(
 
 def decode_read_index(data: bytes) -> Answer[ReadIndex]:
     """Raises `CodecError`."""
-    message = _parse(kvrpcpb_pb2.ReadIndexResponse, data)
+    message = parse_message(kvrpcpb_pb2.ReadIndexResponse, data)
     locked = lock_from(message.locked) if message.HasField("locked") else None
     return _answer(message, ReadIndex(message.read_index, locked))
 
@@ -281,7 +281,7 @@ def encode_mvcc_get(context: Context, key: RawKey) -> bytes:
 
 def decode_mvcc_get(data: bytes) -> Answer[MvccKeyInfo]:
     """Raises `CodecError` for an error, and where a value is missing."""
-    message = _parse(kvrpcpb_pb2.MvccGetByKeyResponse, data)
+    message = parse_message(kvrpcpb_pb2.MvccGetByKeyResponse, data)
     if message.error:
         raise CodecError("MvccGetByKey", message.error)
     info = message.info
@@ -417,10 +417,3 @@ _FAULTS: Final = {
         "mismatch_peer_id",
     },
 }
-
-
-def _parse(kind: type[M], data: bytes) -> M:
-    try:
-        return kind.FromString(data)
-    except DecodeError as error:
-        raise CodecError(kind.DESCRIPTOR.full_name, f"not a message: {error}") from error

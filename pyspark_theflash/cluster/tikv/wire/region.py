@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import RegionEpoch, RegionID, TimeStamp
@@ -12,6 +12,7 @@ from pyspark_theflash.tidb.codec.bytes import decode_bytes, encode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import metapb_pb2
 from pyspark_theflash.tidb.protocol._generated.pd import pdpb_pb2
+from pyspark_theflash.tidb.protocol.message import parse_message
 
 M = TypeVar("M", bound=Message)
 
@@ -248,13 +249,9 @@ def _decode(key: bytes) -> RawKey:
 
 def _parse(kind: type[M], data: bytes) -> M:
     """Raises `CodecError`, also for an answer that is an error."""
-    name = kind.DESCRIPTOR.full_name
-    try:
-        message = kind.FromString(data)
-    except DecodeError as error:
-        raise CodecError(name, f"not a message: {error}") from error
+    message = parse_message(kind, data)
     failure = message.header.error  # type: ignore[attr-defined]
     # Before the first store is there, PD knows of nothing.
     if failure.type not in (_NONE, _NOT_BOOTSTRAPPED):
-        raise CodecError(name, f"error {failure.type}: {failure.message}")
+        raise CodecError(kind.DESCRIPTOR.full_name, f"error {failure.type}: {failure.message}")
     return message

@@ -9,10 +9,10 @@ import pytest
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import ClusterMismatchError, OptionError
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.cluster.wire import PULL_BINLOGS, PulledBinlog, PullRequest
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.replication.pump.server import PumpCounters, PumpServer
 from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.replication.pump.wire import PULL_BINLOGS, PulledBinlog, PullRequest
 from tests.support import binlog_writer
 from tests.support.pump_client import CLUSTER, WRITE_BINLOG, PumpWriter, RpcError
 

@@ -10,9 +10,9 @@ from pyspark_theflash.base.errors import (
     PumpUnavailableError,
 )
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.cluster.wire import PullRequest
 from pyspark_theflash.replication.pump.server import PumpServer
 from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.replication.pump.wire import PullRequest
 from pyspark_theflash.replication.source.pull_stream import PullStream
 from pyspark_theflash.replication.source.pump import PullLimits, PumpSource
 from tests.support import binlog_writer
