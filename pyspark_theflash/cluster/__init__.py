@@ -1,1 +1,1 @@
-"""Clients of PD and TiKV: regions, locks, key ranges, and the resolution of locks."""
+"""Clients of PD and TiKV, lock and write records, key ranges, and lock resolution."""

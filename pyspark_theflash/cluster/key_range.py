@@ -1,7 +1,7 @@
-"""Ranges of keys, and what they are as handles of one table.
+"""Ranges of memcomparable keys, and their conversion to ranges of handles of one table.
 
-Regions are bounded by memcomparable keys, which need not be keys of rows: `t{id}`, a table's end,
-or a handle cut short. The engine knows handles only.
+The bounds of regions are memcomparable keys that need not be keys of rows: a table prefix `t{id}`,
+the end of a table, or a truncated handle. The engine addresses rows by handle only.
 """
 
 from dataclasses import dataclass
@@ -18,17 +18,17 @@ _INT_HANDLE_BYTES: Final = 8
 
 @dataclass(frozen=True, slots=True)
 class EncodedKeyRange:
-    """Memcomparable keys from `start` to before `end`, which is behind all keys if it is empty."""
+    """Memcomparable keys in [start, end). An empty `end` means no upper bound."""
 
     start: bytes
     end: bytes
 
     def contains(self, key: bytes) -> bool:
-        """Whether a key is in the range."""
+        """Return whether a key is in the range."""
         return self.start <= key and (not self.end or key < self.end)
 
     def within(self, other: "EncodedKeyRange") -> "EncodedKeyRange | None":
-        """Return the common part of both; None where there is none."""
+        """Return the intersection of two ranges; None if it is empty."""
         start = max(self.start, other.start)
         ends = [end for end in (self.end, other.end) if end]
         end = min(ends) if ends else b""
@@ -36,7 +36,7 @@ class EncodedKeyRange:
 
 
 def record_range(physical_id: PhysicalTableID) -> EncodedKeyRange:
-    """The keys of all rows of a physical table."""
+    """Return the range of all row keys of a physical table."""
     prefix = encode_record_key(physical_id, b"")
     end = prefix[:-1] + bytes([prefix[-1] + 1])
     return EncodedKeyRange(encode_bytes(prefix), encode_bytes(end))
@@ -45,10 +45,12 @@ def record_range(physical_id: PhysicalTableID) -> EncodedKeyRange:
 def handle_bounds(
     physical_id: PhysicalTableID, keys: EncodedKeyRange, *, is_common: bool
 ) -> tuple[Handle | None, Handle | None] | None:
-    """The handles of a physical table in a range, None for no bound; None where there are none.
+    """Convert a range of keys to bounds [start, end) of handles of a physical table.
+
+    Returns None if the range contains no row key of the table. A bound that is None is unlimited.
 
     Raises:
-        CodecError: a bound is not memcomparable.
+        CodecError: A bound is not a memcomparable key.
     """
     shared = keys.within(record_range(physical_id))
     if shared is None:
@@ -62,19 +64,19 @@ def handle_bounds(
 
 
 _BEYOND: Final = 1 << 63
-"""Above every integer handle."""
+"""Greater than every integer handle."""
 
 
 def _handle(key: bytes, *, is_common: bool) -> Handle:
-    """The smallest handle whose key is not below a key within a table's records."""
-    raw, behind = decode_bytes(key)
-    if behind != len(key):
-        raise CodecError("region bound", "bytes behind the key", behind)
-    part = raw[HANDLE_AT:]
+    """Return the smallest handle whose key is at or above a key in a table's records."""
+    raw, key_end = decode_bytes(key)
+    if key_end != len(key):
+        raise CodecError("region bound", "bytes after the key", key_end)
+    encoded = raw[HANDLE_AT:]
     if is_common:
-        return part
-    padded = part[:_INT_HANDLE_BYTES].ljust(_INT_HANDLE_BYTES, b"\0")
+        return encoded
+    padded = encoded[:_INT_HANDLE_BYTES].ljust(_INT_HANDLE_BYTES, b"\0")
     handle = decode_record_key(encode_record_key(PhysicalTableID(0), padded)).handle
     if not isinstance(handle, int):
         return handle
-    return handle + (len(part) > _INT_HANDLE_BYTES)
+    return handle + (len(encoded) > _INT_HANDLE_BYTES)

@@ -1,7 +1,7 @@
-"""Where keys are: ranges of them, and the regions of TiKV that PD or a store says they are in.
+"""Ranges of raw keys, and regions with their ranges, peers and leaders.
 
-All keys here are TiDB's own; memcomparable ones, as TiKV and PD have them, stay in messages. An
-empty end is behind all keys, an empty start is the first one.
+All keys here are raw keys of TiDB. Memcomparable keys, as TiKV and PD use them, occur in messages
+only. An empty start is the first key; an empty end means no upper bound.
 """
 
 from collections.abc import Iterable
@@ -13,7 +13,7 @@ from pyspark_theflash.tidb.codec.key import RawKey
 
 @dataclass(frozen=True, slots=True, order=True)
 class RawKeyRange:
-    """The keys from `start` up to `end`, which is not one of them."""
+    """Raw keys in [start, end)."""
 
     start: RawKey
     end: RawKey
@@ -22,19 +22,19 @@ class RawKeyRange:
         return self.start <= key and (not self.end or key < self.end)
 
     def clip(self, start: RawKey, end: RawKey) -> "RawKeyRange | None":
-        """Return the part from `start` up to `end`; None if there is none."""
+        """Return the intersection with [start, end); None if it is empty."""
         low = max(self.start, start)
         high = self.end if not end else end if not self.end else min(self.end, end)
         return None if high and low >= high else RawKeyRange(low, high)
 
     def rest(self, start: RawKey) -> "RawKeyRange | None":
-        """Return the part from `start` on; None if there is none."""
+        """Return the part at or above `start`; None if it is empty."""
         return self.clip(start, self.end)
 
 
 @dataclass(frozen=True, slots=True)
 class LocatedPeer:
-    """A region's copy on a store."""
+    """A replica of a region on a store."""
 
     id: int
     store_id: int
@@ -44,7 +44,7 @@ class LocatedPeer:
 
 @dataclass(frozen=True, slots=True)
 class LocatedRegion:
-    """A region as it was when somebody said so; `leader` is None where that is not known."""
+    """A region as last reported by PD or a store. `leader` is None if it is unknown."""
 
     id: RegionID
     range: RawKeyRange
@@ -56,18 +56,18 @@ class LocatedRegion:
         return self.range.clip(other.range.start, other.range.end) is not None
 
     def parts_of(self, ranges: Iterable[RawKeyRange]) -> list[RawKeyRange]:
-        """Return the parts of the ranges that lie in the region."""
+        """Return the intersections of the ranges with the region."""
         clipped = (each.clip(self.range.start, self.range.end) for each in ranges)
         return [part for part in clipped if part is not None]
 
 
-def first_gap(wanted: RawKeyRange, parts: Iterable[RawKeyRange]) -> RawKeyRange | None:
-    """The first stretch of a range that none of the parts has; None if they have all of it."""
-    at = wanted.start
+def first_gap(keys: RawKeyRange, parts: Iterable[RawKeyRange]) -> RawKeyRange | None:
+    """Return the first subrange that no part covers; None if the parts cover the whole range."""
+    covered_end = keys.start
     for part in sorted(parts):
-        if part.start > at:
-            return wanted.clip(at, part.start)
-        if not part.end or (wanted.end and part.end >= wanted.end):
+        if part.start > covered_end:
+            return keys.clip(covered_end, part.start)
+        if not part.end or (keys.end and part.end >= keys.end):
             return None
-        at = max(at, part.end)
-    return wanted.rest(at)
+        covered_end = max(covered_end, part.end)
+    return keys.rest(covered_end)

@@ -1,28 +1,28 @@
-"""Lock records: what a transaction that is not through yet has put on a key.
+"""Lock records: values of TiKV's lock column family.
 
     u8 kind | compact bytes primary | uvarint start_ts | uvarint ttl_ms | tagged fields
 
     kind  P put   D delete   L lock only   S pessimistic   H shared by several transactions
     tags  v u8 size, short value        f u64 for_update_ts       t u64 transaction's size in keys
           c u64 min_commit_ts           a uvarint n, n keys: async commit, with its secondaries
-          r uvarint n, n u64: start_ts of transactions rolled back on this key meanwhile
+          r uvarint n, n u64: start_ts of transactions rolled back on this key since the prewrite
           l u64, uvarint: last change   s uvarint source          F locked with conflict
-          g u64 generation (pipelined)  h uvarint n, n lock records: who shares the lock
+          g u64 generation (pipelined)  h uvarint n, n lock records: holders of a shared lock
           i u8 flags of a shared lock
 
-Fields come in a fixed order, and an unknown tag ends the record: TiKV appends new ones at the end.
-A shared lock is either like the others, with an empty primary, or `H` followed by its tags at once
-(TiKV has changed it). Keys and primaries are TiDB's own, not memcomparable ones. As in TiKV's
-`txn_types::Lock`.
+Fields have a fixed order, and an unknown tag ends the record: TiKV appends new fields at the end.
+A shared lock has either the common header with an empty primary, or `H` followed immediately by
+its tags (the format differs by TiKV version). Keys and primaries are raw, not memcomparable. See
+TiKV's `txn_types::Lock`.
 
-Which locks keep a snapshot from being read is `Lock.blocks`. Of a percolator transaction only a put
-or a delete can change what a snapshot sees, and only one that began at or below it:
+`Lock.blocks` determines whether a lock blocks a snapshot read. In percolator, only a put or a
+delete whose start_ts is at or below the snapshot can change what the snapshot sees:
 
-    kind L, S, H                       no data: never in the way
-    start_ts > snapshot_ts             commits above the snapshot
-    min_commit_ts > snapshot_ts        commits above the snapshot: a reader has pushed it, or async
-                                       commit calculated it
-    else                               nobody but the transaction's primary knows
+    kind L, S, H                   does not block: no data
+    start_ts > snapshot_ts         does not block: commits above the snapshot
+    min_commit_ts > snapshot_ts    does not block: commits above the snapshot; a reader has pushed
+                                   min_commit_ts, or async commit has calculated it
+    otherwise                      blocks: only the primary tells the transaction's state
 """
 
 from dataclasses import dataclass, field
@@ -51,7 +51,7 @@ _SHARED_FLAGS: Final = ord("i")
 
 
 class LockKind(Enum):
-    """The kind of change that a lock announces; the value is the byte on the wire."""
+    """The kind of a lock; the value is its byte in the record."""
 
     PUT = ord("P")
     DELETE = ord("D")
@@ -62,11 +62,11 @@ class LockKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Lock:
-    """A lock record and the key that it is on. Zero and empty fields are not there.
+    """A lock record with its key. Absent fields are zero or empty.
 
-    `short_value` is the row where it is short enough to be kept here; a put without one has it in
-    the default column family at `start_ts`. `secondaries` are only told by an async-commit
-    transaction's primary. `shared_by` are the locks that make up a shared one.
+    `short_value` is the row, if it is short; the row of a put without it is in the default column
+    family at `start_ts`. Only the primary of an async-commit transaction has `secondaries`.
+    `shared_by` are the locks of the holders of a shared lock.
     """
 
     key: RawKey
@@ -90,19 +90,19 @@ class Lock:
 
     @property
     def has_data(self) -> bool:
-        """Whether committing it makes a version of the row."""
+        """Whether a commit creates a version of the row."""
         return self.kind in (LockKind.PUT, LockKind.DELETE)
 
     def blocks(self, snapshot_ts: TimeStamp) -> bool:
-        """Whether a snapshot cannot be read before it is known what has become of this lock."""
+        """Return whether the lock must be resolved before a snapshot is read."""
         return self.has_data and max(self.start_ts, self.min_commit_ts) <= snapshot_ts
 
 
 def decode_lock(key: RawKey, data: bytes) -> Lock:
-    """The lock that a value of the lock column family says.
+    """Decode a value of the lock column family.
 
     Raises:
-        CodecError: the bytes are no lock record.
+        CodecError: The bytes are not a lock record.
     """
     reader = RecordReader(_LAYER, data)
     kind = _kind(reader)
@@ -112,10 +112,10 @@ def decode_lock(key: RawKey, data: bytes) -> Lock:
         primary, start_ts = reader.compact_bytes(), reader.uvarint()
         ttl_ms = 0 if reader.is_at_end else reader.uvarint()
     fields: dict[str, object] = {}
-    while not reader.is_at_end and (found := _tagged(reader, key)) is not None:
-        fields.update(found)
-    head = (key, kind, RawKey(primary), TimeStamp(start_ts), ttl_ms)
-    return Lock(*head, **fields)  # type: ignore[arg-type]
+    while not reader.is_at_end and (tagged := _tagged_field(reader, key)) is not None:
+        fields.update(tagged)
+    header = (key, kind, RawKey(primary), TimeStamp(start_ts), ttl_ms)
+    return Lock(*header, **fields)  # type: ignore[arg-type]
 
 
 def _kind(reader: RecordReader) -> LockKind:
@@ -123,11 +123,11 @@ def _kind(reader: RecordReader) -> LockKind:
     try:
         return LockKind(code)
     except ValueError as error:
-        raise CodecError(_LAYER, f"no lock is of kind {code:#04x}") from error
+        raise CodecError(_LAYER, f"unknown lock kind {code:#04x}") from error
 
 
-def _tagged(reader: RecordReader, key: RawKey) -> dict[str, object] | None:
-    """The field that comes next, by its name in `Lock`; None for an unknown one."""
+def _tagged_field(reader: RecordReader, key: RawKey) -> dict[str, object] | None:
+    """Read the next tagged field, by its name in `Lock`; None if the tag is unknown."""
     tag = reader.u8()
     if tag == _SHORT_VALUE:
         return {"short_value": reader.take(reader.u8())}
@@ -147,13 +147,13 @@ def _tagged(reader: RecordReader, key: RawKey) -> dict[str, object] | None:
     if tag == _SHARED_BY:
         return {"shared_by": tuple(_holder(reader, key) for _ in range(reader.count()))}
     if tag == _SHARED_FLAGS:
-        reader.u8()  # whether others may still join, which no reader asks
+        reader.u8()  # whether more holders may join; not used
         return {}
     return None
 
 
 def _holder(reader: RecordReader, key: RawKey) -> Lock:
-    """One of those who share a lock. They hold no shared lock in turn, so this ends."""
+    """Read the lock of one holder of a shared lock. It cannot be shared, so recursion ends."""
     record = reader.compact_bytes()
     if record[:1] == bytes([LockKind.SHARED.value]):
         raise reader.error("a shared lock within a shared lock")

@@ -1,7 +1,7 @@
-"""PD: the cluster's clock, its safe point, and the etcd inside of it, where pumps are registered.
+"""A client of PD: timestamps, the GC safe point, and its embedded etcd, where pumps register.
 
-PD has several members. Any of them says who the leader is; timestamps come from the leader only, so
-a call that fails is tried again with whoever leads by then, until its deadline.
+Every member of PD reports the leader, and only the leader allocates timestamps. A failed call is
+retried on the current leader until its deadline.
 """
 
 import threading
@@ -30,10 +30,10 @@ _MESSAGE_BYTES: Final = 4 << 20
 
 
 class PDClient:
-    """A cluster's PD. Safe to use from many threads; one call is made at a time.
+    """A client of one cluster's PD. Thread-safe; calls are serialized.
 
-    Every method raises `PDUnavailableError` after its deadline, `PDRefusedError` where PD answers
-    with an error, and `ClusterMismatchError` where the members are another cluster's by now.
+    Every method raises `PDUnavailableError` after its deadline, `PDRefusedError` if PD returns an
+    error, and `ClusterMismatchError` if the members now belong to another cluster.
     """
 
     def __init__(
@@ -44,12 +44,13 @@ class PDClient:
         clock: Clock,
         timeout_ms: int = TIMEOUT_MS,
     ) -> None:
-        """`addresses`: members' client urls, HOST:PORT with or without a scheme; one is enough.
+        """Create a client, which connects on the first call.
 
-        Connects with the first call. Raises `OptionError` for addresses that cannot be used.
+        `addresses` are client URLs of members, HOST:PORT with or without a scheme; one is enough.
+        Raises `OptionError` if an address is invalid, or needs certificates.
         """
         if not addresses:
-            raise OptionError("pd", "names no address")
+            raise OptionError("pd", "contains no address")
         self._addresses = tuple(_address(url, tls) for url in addresses)
         self._tls, self._clock, self._timeout_ms = tls, clock, timeout_ms
         self._mutex = threading.Lock()
@@ -64,17 +65,17 @@ class PDClient:
         self.close()
 
     def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
         with self._mutex:
             while self._channels:
                 self._channels.popitem()[1].close()
 
     def cluster_id(self) -> int:
-        """The cluster's id, which every TiDB of it gives with its binlogs."""
+        """Return the id of the cluster, which its TiDB servers send with their binlogs."""
         return self._on_leader(lambda _channel, cluster_id, _timeout_s: cluster_id)
 
     def tso(self, timeout_ms: int | None = None) -> TimeStamp:
-        """A timestamp above every one handed out before this call."""
+        """Return a timestamp greater than all that PD has allocated before this call."""
 
         def ask(channel: grpc.Channel, cluster_id: int, timeout_s: float) -> bytes:
             requests = iter([wire.encode_tso_request(cluster_id)])
@@ -89,7 +90,7 @@ class PDClient:
         return self._decoded(wire.decode_tso, self._on_leader(ask, timeout_ms))
 
     def gc_safe_point(self) -> TimeStamp:
-        """Up to where TiKV may have dropped old versions."""
+        """Return the safe point, below which TiKV may have removed old versions."""
         method = wire.GET_GC_SAFE_POINT
         return self.call(method, wire.encode_safe_point_request, wire.decode_safe_point)
 
@@ -100,9 +101,9 @@ class PDClient:
         decode: Callable[[bytes], R],
         timeout_ms: int | None = None,
     ) -> R:
-        """Any other unary call: `encode` makes the request for a cluster's id.
+        """Make any other unary call: `encode` encodes the request for a cluster id.
 
-        `decode` raises `CodecError` for an answer that is an error.
+        `decode` decodes the response, and raises `CodecError` if it contains an error.
         """
         answer = self._on_leader(
             lambda channel, cluster_id, timeout_s: _unary(
@@ -120,7 +121,7 @@ class PDClient:
         )
 
     def list_keys(self, prefix: str, limit: int) -> dict[str, bytes]:
-        """Keys of etcd that begin with `prefix`, at most `limit`, and their values."""
+        """Return etcd's keys that begin with `prefix`, at most `limit`, with their values."""
         request = wire.encode_range(prefix, limit)
         answer = self._on_leader(
             lambda channel, _, timeout_s: _unary(channel, wire.ETCD_RANGE, request, timeout_s)
@@ -140,11 +141,11 @@ class PDClient:
     def _on_leader(
         self, ask: Callable[[grpc.Channel, int, float], R], timeout_ms: int | None = None
     ) -> R:
-        """What the leader answers; `ask` gets its channel, the cluster's id and its seconds."""
+        """Call `ask` with the leader's channel, the cluster id and a timeout in seconds."""
         timeout_ms = self._timeout_ms if timeout_ms is None else min(timeout_ms, self._timeout_ms)
         deadline_ms = self._clock.boottime_ms() + timeout_ms
         if not self._mutex.acquire(timeout=timeout_ms / 1000):
-            raise PDUnavailableError(self._name, "other calls were not done in time")
+            raise PDUnavailableError(self._name, "timed out waiting for other calls")
         try:
             while True:
                 try:
@@ -152,7 +153,7 @@ class PDClient:
                     left_s = max(1, deadline_ms - self._clock.boottime_ms()) / 1000
                     return ask(self._channel(leader), cluster_id, left_s)
                 except grpc.RpcError as error:
-                    # PD says UNKNOWN where it means that it does not lead, or not yet.
+                    # PD returns UNKNOWN if it is not the leader, or not yet.
                     if not is_transient(error) and error.code() is not grpc.StatusCode.UNKNOWN:
                         raise PDRefusedError(self._name, describe(error)) from error
                     reason = describe(error)
@@ -166,7 +167,7 @@ class PDClient:
             self._mutex.release()
 
     def _find_leader(self, deadline_ms: int) -> tuple[str, int]:
-        """The leader's address and the cluster's id. Raises `PDUnavailableError`."""
+        """Return the leader's address and the cluster id. Raises `PDUnavailableError`."""
         if self._leader is not None and self._cluster_id is not None:
             return self._leader, self._cluster_id
         reasons = []
@@ -213,9 +214,9 @@ def _unary(channel: grpc.Channel, method: str, request: bytes, timeout_s: float)
 
 
 def _address(url: str, tls: TlsFiles | None) -> str:
-    """HOST:PORT of a client url."""
-    scheme, found, rest = url.strip().rpartition("://")
-    if found and scheme not in ("http", "https"):
+    """Return HOST:PORT of a client URL."""
+    scheme, separator, rest = url.strip().rpartition("://")
+    if separator and scheme not in ("http", "https"):
         raise OptionError("pd", f"{url!r} is not of the form HOST:PORT")
     if scheme == "https" and tls is None:
         raise OptionError("pd", f"{url} needs certificates")

@@ -21,32 +21,32 @@ ETCD_PUT: Final = "/etcdserverpb.KV/Put"
 
 @dataclass(frozen=True, slots=True)
 class Members:
-    """PD's cluster, and where its leader is; no urls while there is none."""
+    """The cluster id and the client URLs of PD's leader; no URLs if there is no leader."""
 
     cluster_id: int
     leader_urls: tuple[str, ...]
 
 
 def encode_members_request() -> bytes:
-    """Needs no cluster's id: the answer tells it."""
+    """Encode a request for the members. It needs no cluster id; the response contains it."""
     return pdpb_pb2.GetMembersRequest().SerializeToString()
 
 
 def decode_members(data: bytes) -> Members:
-    """Raises `CodecError`, also for an answer that is an error: no member of a cluster."""
+    """Decode the members. Raises `CodecError`, also if the response contains an error."""
     message = parse_message(pdpb_pb2.GetMembersResponse, data)
     _check("PD's members", message.header)
     return Members(message.header.cluster_id, tuple(message.leader.client_urls))
 
 
 def encode_tso_request(cluster_id: int) -> bytes:
-    """Asks for one timestamp."""
+    """Encode a request for one timestamp."""
     header = pdpb_pb2.RequestHeader(cluster_id=cluster_id)
     return pdpb_pb2.TsoRequest(header=header, count=1).SerializeToString()
 
 
 def decode_tso(data: bytes) -> TimeStamp:
-    """Raises `CodecError`, also for an answer that is an error."""
+    """Decode a timestamp. Raises `CodecError`, also if the response contains an error."""
     message = parse_message(pdpb_pb2.TsoResponse, data)
     _check("PD's timestamp", message.header)
     physical, logical = message.timestamp.physical, message.timestamp.logical
@@ -58,13 +58,13 @@ def decode_tso(data: bytes) -> TimeStamp:
 
 
 def encode_safe_point_request(cluster_id: int) -> bytes:
-    """Asks up to where garbage may be collected."""
+    """Encode a request for the GC safe point."""
     header = pdpb_pb2.RequestHeader(cluster_id=cluster_id)
     return pdpb_pb2.GetGCSafePointRequest(header=header).SerializeToString()
 
 
 def decode_safe_point(data: bytes) -> TimeStamp:
-    """Raises `CodecError`, also for an answer that is an error."""
+    """Decode the GC safe point. Raises `CodecError`, also if the response contains an error."""
     message = parse_message(pdpb_pb2.GetGCSafePointResponse, data)
     _check("PD's safe point", message.header)
     return TimeStamp(message.safe_point)
@@ -79,19 +79,19 @@ def _check(what: str, header: pdpb_pb2.ResponseHeader) -> None:
 
 
 def encode_put(key: str, value: bytes) -> bytes:
-    """Sets a key, for as long as nobody changes it: there is no lease."""
+    """Encode a request to set a key, without a lease."""
     return kv_pb2.PutRequest(key=key.encode(), value=value).SerializeToString()
 
 
 def encode_range(prefix: str, limit: int) -> bytes:
-    """Asks for every key that begins with `prefix`, which ends in an ASCII character."""
+    """Encode a request for the keys with a prefix, whose last character must be ASCII."""
     key = prefix.encode()
     end = key[:-1] + bytes([key[-1] + 1])
     return kv_pb2.RangeRequest(key=key, range_end=end, limit=limit).SerializeToString()
 
 
 def decode_range(data: bytes) -> dict[str, bytes]:
-    """Raises `CodecError`, also where there are more keys than were asked for."""
+    """Decode keys and values. Raises `CodecError`, also if the keys exceed the limit."""
     message = parse_message(kv_pb2.RangeResponse, data)
     if message.more:
         raise CodecError("etcd's keys", f"more than {len(message.kvs)}")

@@ -1,22 +1,24 @@
-"""Write records: what has become of a transaction on a key, at its commit_ts.
+"""Write records: values of TiKV's write column family, a transaction's outcome on a key.
 
     u8 kind | uvarint start_ts | tagged fields
 
-    kind  P put   D delete   L lock only   R rolled back (commit_ts is the start_ts here; with the
-          short value `p` it is not to be forgotten)
-    tags  v u8 size, short value    R the key's transaction of this very timestamp was rolled back
+    kind  P put   D delete   L lock only   R rollback (commit_ts equals start_ts; short value `p`
+          marks a protected rollback)
+    tags  v u8 size, short value    R a transaction with start_ts = this commit_ts was rolled back
           F u64 gc_fence            l u64, uvarint: last change    S uvarint source
 
-Fields come in a fixed order, and an unknown tag ends the record. As in TiKV's `txn_types::Write`.
+Fields have a fixed order, and an unknown tag ends the record. See TiKV's `txn_types::Write`.
 
-**The fence.** Where a rollback of one transaction falls on the commit of another, TiKV writes the
-commit again, with an `R`. That would bring back a version which garbage collection has dropped on
-one replica and not yet on another, so the rewritten record names the next version: `gc_fence`, or 0
-where there is none. Whoever finds the record as the newest at a snapshot, and the fence at or below
-that snapshot, knows that the version at the fence was collected, and this one with it.
+**gc_fence.** If the rollback of one transaction has the same key and timestamp as the commit of
+another, TiKV writes the commit again with an `R`. This could restore a version that garbage
+collection has already removed on one replica and not yet on another. Therefore the rewritten record
+contains the commit_ts of the next version as `gc_fence`, or 0 if there is none. If this record is
+the newest at a snapshot and its fence is at or below the snapshot, the version at the fence has
+been collected, and this version is not valid either.
 
-    k@100 put, k@120 delete   ->  rollback of a transaction 100  ->  k@100 put R F=120
-    collected up to 130       ->  the rewrite arrives late: k@100 put R F=120; at 140 k is gone
+    k@100 put, k@120 delete   ->  rollback of transaction 100     ->  k@100 put R F=120
+    collected up to 130       ->  the rewrite is applied later    ->  k@100 put R F=120: at 140, k
+                                                                      does not exist
 """
 
 from dataclasses import dataclass, field
@@ -37,7 +39,7 @@ _TXN_SOURCE: Final = ord("S")
 
 
 class WriteKind(Enum):
-    """The kind of a write; the value is the byte on the wire."""
+    """The kind of a write; the value is its byte in the record."""
 
     PUT = ord("P")
     DELETE = ord("D")
@@ -47,7 +49,7 @@ class WriteKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Write:
-    """A write record. `gc_fence` is None unless the record was written again."""
+    """A write record. `gc_fence` is None unless the record was rewritten by a rollback."""
 
     kind: WriteKind
     start_ts: TimeStamp
@@ -60,7 +62,7 @@ class Write:
 
     @property
     def has_data(self) -> bool:
-        """Whether it makes a version of the row."""
+        """Whether the record is a version of the row."""
         return self.kind in (WriteKind.PUT, WriteKind.DELETE)
 
 
@@ -68,23 +70,23 @@ def decode_write(data: bytes) -> Write:
     """Decode a value of the write column family.
 
     Raises:
-        CodecError: the bytes are no write record.
+        CodecError: The bytes are not a write record.
     """
     reader = RecordReader(_LAYER, data)
     code = reader.u8()
     try:
         kind = WriteKind(code)
     except ValueError as error:
-        raise CodecError(_LAYER, f"no write is of kind {code:#04x}") from error
+        raise CodecError(_LAYER, f"unknown write kind {code:#04x}") from error
     start_ts = TimeStamp(reader.uvarint())
     fields: dict[str, object] = {}
-    while not reader.is_at_end and (found := _tagged(reader)) is not None:
-        fields.update(found)
+    while not reader.is_at_end and (tagged := _tagged_field(reader)) is not None:
+        fields.update(tagged)
     return Write(kind, start_ts, **fields)  # type: ignore[arg-type]
 
 
-def _tagged(reader: RecordReader) -> dict[str, object] | None:
-    """The field that comes next, by its name in `Write`; None for an unknown one."""
+def _tagged_field(reader: RecordReader) -> dict[str, object] | None:
+    """Read the next tagged field, by its name in `Write`; None if the tag is unknown."""
     tag = reader.u8()
     if tag == _SHORT_VALUE:
         return {"short_value": reader.take(reader.u8())}

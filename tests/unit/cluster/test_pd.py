@@ -132,7 +132,7 @@ def test_members_of_another_cluster(pd):
 @pytest.mark.parametrize(
     ("addresses", "files", "reason"),
     [
-        ((), None, "names no address"),
+        ((), None, "contains no address"),
         (("https://127.0.0.1:80",), None, "needs certificates"),
         (("ftp://127.0.0.1:80",), None, "is not of the form HOST:PORT"),
     ],

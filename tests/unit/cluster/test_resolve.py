@@ -353,4 +353,4 @@ def test_what_is_known_does_not_change() -> None:
     resolver = LockResolver(scene.tikv, WAIT)
     scene.read(resolver)
     with pytest.raises(LockResolveError, match="ended both at"):
-        resolver._remember(scene.start, TimeStamp(0))
+        resolver._cache(scene.start, TimeStamp(0))
