@@ -138,7 +138,7 @@ class KvWriter:
 
     def _ask(self, keys: Sequence[RawKey], method: str, encode: object, decode: object) -> None:
         deadline = Deadline(_CLOCK, _TIMEOUT_MS)
-        self.client._router.ask_groups(keys, method, encode, decode, deadline)  # type: ignore[arg-type]
+        self.client._router.call_groups(keys, method, encode, decode, deadline)  # type: ignore[arg-type]
 
 
 def dies_at(stage: str, pd_address: str, keys: Sequence[RawKey], ttl_ms: int) -> int | None:

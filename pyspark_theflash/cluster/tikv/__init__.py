@@ -1,1 +1,1 @@
-"""A client of TiKV: regions and their stores, snapshot reads, transactions' ends, read indices."""
+"""A client of TiKV: regions, stores, snapshot reads, transaction status, read index."""

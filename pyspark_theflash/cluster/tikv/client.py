@@ -1,11 +1,11 @@
-"""A client of TiKV: snapshot reads, and what is asked about transactions.
+"""A client of TiKV: snapshot reads, transaction status, read index.
 
     with TiKVClient(pd, clock=clock) as tikv:
         value = tikv.get(key, ts, Deadline(clock, 10_000))
 
-Every call ends by its deadline, with the whole answer or a typed error. What a region refuses is
-asked again, of the region that the keys are in by then; what a lock blocks is asked again once the
-lock's transaction is known to have ended, by the client's `LockPolicy` (`cluster/resolve.py`).
+Every call ends by its deadline, with a complete result or a typed error. After a region error, the
+request is retried on the region that contains the keys by then. After a lock, it is retried when
+the lock is resolved according to the client's `LockPolicy` (`cluster/resolve.py`).
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -33,7 +33,7 @@ from pyspark_theflash.cluster.tikv.regions import RegionCache
 from pyspark_theflash.cluster.tikv.router import RETRY_MS, Router
 from pyspark_theflash.cluster.tikv.stores import StoreConnections
 from pyspark_theflash.cluster.tikv.wire import call as wire
-from pyspark_theflash.cluster.tikv.wire.call import Answer, Found, MvccKeyInfo
+from pyspark_theflash.cluster.tikv.wire.call import Answer, MvccKeyInfo, ReadResult
 from pyspark_theflash.tidb.codec.key import RawKey
 
 SCAN_KEYS: Final = 512
@@ -41,14 +41,14 @@ _LOCKS: Final = 4096
 
 
 class TiKVClient:
-    """Safe to use from many threads. Also the `Transactions` of its own lock resolver.
+    """A client of one cluster's TiKV. Thread-safe. Implements `Transactions` for its resolver.
 
-    Every method that asks raises:
-        TiKVUnavailableError: until the deadline, no store served the region.
-        TiKVRefusedError: a store answers with an error that asking again does not mend.
-        RegionGapError: until the deadline, PD knew no region for a key.
-        PDUnavailableError, PDRefusedError: as PD says.
-    Those that read at a timestamp also `KeyIsLockedError` and `LockResolveError`.
+    Every method that makes a call raises:
+        TiKVUnavailableError: No store served the region before the deadline.
+        TiKVRefusedError: A store returned an error that a retry does not fix.
+        RegionGapError: PD returned no region for a key before the deadline.
+        PDUnavailableError, PDRefusedError: PD did not respond, or returned an error.
+    Methods that read at a timestamp also raise `KeyIsLockedError` and `LockResolveError`.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class TiKVClient:
         clock: Clock,
         policy: LockPolicy = LockPolicy.WAIT,
     ) -> None:
-        """`pd` stays the caller's to close. Connects with the first call."""
+        """Create a client, which connects on the first call. It does not close `pd`."""
         self.clock: Final = clock
         self.directory: Final = Directory(pd)
         self.regions: Final = RegionCache(self.directory)
@@ -74,96 +74,95 @@ class TiKVClient:
         self.close()
 
     def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
         self._stores.close()
 
     # Snapshot reads.
 
     def get(self, key: RawKey, ts: TimeStamp, deadline: Deadline) -> bytes | None:
-        """A key's value at a timestamp, None if it does not exist then."""
+        """Return a key's value at a timestamp; None if the key does not exist."""
         encode, decode = partial(_get_request, key=key, ts=ts), partial(wire.decode_get, key)
-        through = ResolvedLocks()
+        resolved = ResolvedLocks()
         while True:
-            _, found = self._router.ask(key, wire.KV_GET, encode, decode, deadline, through)
-            if not found.locks:
-                return found.pairs[0][1] if found.pairs else None
-            through = self._through(through, found.locks, ts, deadline)
+            _, read = self._router.call(key, wire.KV_GET, encode, decode, deadline, resolved)
+            if not read.locks:
+                return read.pairs[0][1] if read.pairs else None
+            resolved = self._resolve(resolved, read.locks, ts, deadline)
 
     def batch_get(
         self, keys: Iterable[RawKey], ts: TimeStamp, deadline: Deadline
     ) -> dict[RawKey, bytes]:
-        """The values of those keys that exist at a timestamp."""
+        """Return the values of the keys that exist at a timestamp."""
         values: dict[RawKey, bytes] = {}
-        left, through = list(dict.fromkeys(keys)), ResolvedLocks()
+        left, resolved = list(dict.fromkeys(keys)), ResolvedLocks()
         while left:
             locked: list[RawKey] = []
             locks: list[Lock] = []
-            for group, found in self._router.ask_groups(
+            for group, read in self._router.call_groups(
                 left,
                 wire.KV_BATCH_GET,
                 partial(wire.encode_batch_get, ts=ts),
                 _decode_batch_get,
                 deadline,
-                through,
+                resolved,
             ):
-                if found.locks:
+                if read.locks:
                     locked += group
-                    locks += found.locks
+                    locks += read.locks
                 else:
-                    values.update(found.pairs)
-            through = self._through(through, locks, ts, deadline)
+                    values.update(read.pairs)
+            resolved = self._resolve(resolved, locks, ts, deadline)
             left = locked
         return values
 
     def scan(
         self, keys: RawKeyRange, ts: TimeStamp, deadline: Deadline, limit: int = SCAN_KEYS
     ) -> Iterator[tuple[tuple[RawKey, bytes], ...]]:
-        """All keys of a range that exist at a timestamp, and their values, some at a time.
+        """Yield batches of the keys of a range that exist at a timestamp, with their values.
 
-        In order. Whoever reaches the end has had all of them; an error may come at any time before.
+        Keys are in order. The scan is complete if the iterator ends without an error.
         """
-        through, left = ResolvedLocks(), keys.rest(keys.start)
+        resolved, left = ResolvedLocks(), keys.rest(keys.start)
         while left is not None:
             encode = partial(_scan_request, keys=left, ts=ts, limit=limit)
-            region, found = self._router.ask(
-                left.start, wire.KV_SCAN, encode, wire.decode_scan, deadline, through
+            region, read = self._router.call(
+                left.start, wire.KV_SCAN, encode, wire.decode_scan, deadline, resolved
             )
-            if found.locks:
-                through = self._through(through, found.locks, ts, deadline)
+            if read.locks:
+                resolved = self._resolve(resolved, read.locks, ts, deadline)
                 continue
-            # Only an empty answer ends a region: a store may send less than it was asked for.
+            # Only an empty response ends a region: a store may return fewer keys than the limit.
             start = region.range.end
-            if found.pairs:
-                _check_order([key for key, _ in found.pairs], left, region)
-                yield found.pairs
-                start = RawKey(found.pairs[-1][0] + b"\0")
+            if read.pairs:
+                _check_order([key for key, _ in read.pairs], left, region)
+                yield read.pairs
+                start = RawKey(read.pairs[-1][0] + b"\0")
             left = left.rest(start) if start else None
 
     def scan_locks(self, keys: RawKeyRange, max_ts: TimeStamp, deadline: Deadline) -> list[Lock]:
-        """All locks of a range whose transactions began at or below a timestamp, by key."""
+        """Return the locks of a range with start_ts at or below a timestamp, ordered by key."""
         locks: list[Lock] = []
         left = keys.rest(keys.start)
         while left is not None:
             encode = partial(_scan_lock_request, keys=left, max_ts=max_ts)
-            region, found = self._router.ask(
+            region, read = self._router.call(
                 left.start, wire.KV_SCAN_LOCK, encode, wire.decode_scan_lock, deadline
             )
-            new = [lock for lock in found.locks if lock.key in left]
+            new = [lock for lock in read.locks if lock.key in left]
             locks += new
             start = region.range.end
-            if len(found.locks) >= _LOCKS:
+            if len(read.locks) >= _LOCKS:
                 if not new:
-                    raise TiKVRefusedError(f"region {region.id}", "locks that were not asked for")
+                    raise TiKVRefusedError(f"region {region.id}", "returned locks out of range")
                 start = RawKey(new[-1].key + b"\0")
             left = left.rest(start) if start else None
         return locks
 
     def mvcc_get(self, key: RawKey, deadline: Deadline) -> MvccKeyInfo:
-        """All committed changes of a key that garbage collection has left, and its lock."""
+        """Return a key's lock and its committed changes that are not garbage-collected yet."""
         encode = partial(_mvcc_get_request, key=key)
-        return self._router.ask(key, wire.MVCC_GET_BY_KEY, encode, wire.decode_mvcc_get, deadline)[
-            1
-        ]
+        method, decode = wire.MVCC_GET_BY_KEY, wire.decode_mvcc_get
+        return self._router.call(key, method, encode, decode, deadline)[1]
 
     # Learner reads.
 
@@ -174,13 +173,13 @@ class TiKVClient:
         start_ts: TimeStamp,
         deadline: Deadline,
     ) -> Answer[wire.ReadIndex]:
-        """How far a region must be applied for a snapshot; asked once, of its leader.
+        """Request a region's read index for a snapshot from its leader, without a retry.
 
-        The answer is a region error where the region is another one by now, and the cache has
-        learned from it. Ranges have ends and lie in the region.
+        If the region has changed, the result is a region error, and the region cache is updated.
+        The ranges have ends and lie in the region.
         """
         encode = partial(_read_index_request, ranges=ranges, start_ts=start_ts)
-        return self._router.ask_once(
+        return self._router.call_once(
             region, wire.READ_INDEX, encode, wire.decode_read_index, deadline
         )
 
@@ -192,15 +191,15 @@ class TiKVClient:
     def check_status(self, check: StatusCheck, deadline: Deadline) -> TxnStatus:
         encode = partial(_check_status_request, check=check)
         method, decode = wire.KV_CHECK_TXN_STATUS, wire.decode_check_status
-        return self._router.ask(check.primary, method, encode, decode, deadline)[1]
+        return self._router.call(check.primary, method, encode, decode, deadline)[1]
 
     def check_secondaries(
         self, keys: Sequence[RawKey], start_ts: TimeStamp, deadline: Deadline
     ) -> list[SecondaryLocks]:
         encode = partial(wire.encode_check_secondaries, start_ts=start_ts)
         method, decode = wire.KV_CHECK_SECONDARY_LOCKS, wire.decode_check_secondaries
-        groups = self._router.ask_groups(keys, method, encode, decode, deadline)
-        return [answer for _, answer in groups]
+        groups = self._router.call_groups(keys, method, encode, decode, deadline)
+        return [locks for _, locks in groups]
 
     def resolve(
         self,
@@ -210,26 +209,26 @@ class TiKVClient:
         deadline: Deadline,
     ) -> None:
         encode = partial(wire.encode_resolve, start_ts=start_ts, commit_ts=commit_ts)
-        self._router.ask_groups(keys, wire.KV_RESOLVE_LOCK, encode, wire.decode_resolve, deadline)
+        self._router.call_groups(keys, wire.KV_RESOLVE_LOCK, encode, wire.decode_resolve, deadline)
 
-    def _through(
+    def _resolve(
         self, before: ResolvedLocks, locks: Sequence[Lock], ts: TimeStamp, deadline: Deadline
     ) -> ResolvedLocks:
-        """What is known to be no obstacle, once these locks are not."""
+        """Resolve locks that block a read, and add them to those resolved before."""
         if not locks:
             return before
-        now = before | self.resolver.resolve(locks, ts, deadline)
-        if now == before and not deadline.sleep_ms(RETRY_MS):
-            # By our rules they do not block; asked for again, they are gone or show it.
+        resolved = before | self.resolver.resolve(locks, ts, deadline)
+        if resolved == before and not deadline.sleep_ms(RETRY_MS):
+            # `Lock.blocks` is false for these locks, so a retry succeeds when they are gone.
             raise TiKVUnavailableError("a snapshot read", "met locks that should not block it")
-        return now
+        return resolved
 
 
 def _get_request(context: wire.Context, _: LocatedRegion, *, key: RawKey, ts: TimeStamp) -> bytes:
     return wire.encode_get(context, key, ts)
 
 
-def _decode_batch_get(data: bytes, _: int) -> Answer[Found]:
+def _decode_batch_get(data: bytes, _: int) -> Answer[ReadResult]:
     return wire.decode_batch_get(data)
 
 
@@ -264,12 +263,13 @@ def _read_index_request(
 
 
 def _part(region: LocatedRegion, keys: RawKeyRange) -> RawKeyRange:
-    """What of the range is in the region that its start is in."""
+    """Return the part of a range in the region that contains its start."""
     return region.parts_of([keys])[0]
 
 
-def _check_order(keys: Sequence[RawKey], asked: RawKeyRange, region: LocatedRegion) -> None:
-    """A scan must never skip or repeat. Raises `TiKVRefusedError`."""
-    ordered = all(a < b for a, b in pairwise(keys))
-    if not ordered or keys[0] not in asked or keys[-1] not in asked:
-        raise TiKVRefusedError(f"region {region.id}", "keys that were not asked for")
+def _check_order(keys: Sequence[RawKey], requested: RawKeyRange, region: LocatedRegion) -> None:
+    """Check that keys are in order and in the range. Raises `TiKVRefusedError`."""
+    is_ordered = all(a < b for a, b in pairwise(keys))
+    if not is_ordered or keys[0] not in requested or keys[-1] not in requested:
+        reason = "returned keys out of order or outside the requested range"
+        raise TiKVRefusedError(f"region {region.id}", reason)

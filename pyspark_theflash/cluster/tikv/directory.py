@@ -1,4 +1,4 @@
-"""PD's regions and stores, and our own entry among the stores."""
+"""PD's calls about regions, stores and service safe points."""
 
 from typing import Final
 
@@ -11,21 +11,21 @@ from pyspark_theflash.cluster.tikv.wire.region import Store, StoreStats
 from pyspark_theflash.tidb.codec.key import RawKey
 
 SCAN_LIMIT: Final = 128
-"""Regions an answer of `scan_regions` has at most."""
+"""The maximum number of regions that `scan_regions` returns."""
 
 
 class Directory:
-    """Asks PD. Methods raise as `PDClient` does, and end by the deadline they are given."""
+    """Regions and stores in PD. Methods raise the errors of `PDClient`, and end by the deadline."""
 
     def __init__(self, pd: PDClient) -> None:
         self._pd = pd
 
     def tso(self, deadline: Deadline) -> TimeStamp:
-        """A timestamp above every one handed out before this call."""
+        """Return a timestamp greater than all that PD has allocated before this call."""
         return self._pd.tso(deadline.left_ms())
 
     def region_of(self, key: RawKey, deadline: Deadline) -> LocatedRegion | None:
-        """The region that a key is in; None while PD knows none."""
+        """Return the region that contains a key; None if PD has none."""
         return self._pd.call(
             wire.GET_REGION,
             lambda cluster: wire.encode_region_request(cluster, key),
@@ -34,7 +34,7 @@ class Directory:
         )
 
     def region_before(self, key: RawKey, deadline: Deadline) -> LocatedRegion | None:
-        """The region before the one that a key is in; None if that is the first."""
+        """Return the region before the one that contains a key; None if there is none."""
         return self._pd.call(
             wire.GET_PREV_REGION,
             lambda cluster: wire.encode_region_request(cluster, key),
@@ -43,7 +43,7 @@ class Directory:
         )
 
     def region(self, region_id: RegionID, deadline: Deadline) -> LocatedRegion | None:
-        """A region by its id."""
+        """Return a region by id; None if PD has none."""
         return self._pd.call(
             wire.GET_REGION_BY_ID,
             lambda cluster: wire.encode_region_by_id_request(cluster, region_id),
@@ -52,7 +52,7 @@ class Directory:
         )
 
     def scan_regions(self, keys: RawKeyRange, deadline: Deadline) -> list[LocatedRegion]:
-        """The first `SCAN_LIMIT` regions of a range, by key. There may be gaps between them."""
+        """Return the first `SCAN_LIMIT` regions of a range, by key, possibly with gaps."""
         return self._pd.call(
             wire.SCAN_REGIONS,
             lambda cluster: wire.encode_scan_request(cluster, keys, SCAN_LIMIT),
@@ -61,7 +61,7 @@ class Directory:
         )
 
     def store(self, store_id: int, deadline: Deadline) -> Store:
-        """A store by its id."""
+        """Return a store by id."""
         return self._pd.call(
             wire.GET_STORE,
             lambda cluster: wire.encode_store_request(cluster, store_id),
@@ -70,7 +70,7 @@ class Directory:
         )
 
     def stores(self, deadline: Deadline) -> list[Store]:
-        """All stores but those that have left for good."""
+        """Return all stores except tombstones."""
         return self._pd.call(
             wire.GET_ALL_STORES,
             wire.encode_stores_request,
@@ -79,13 +79,13 @@ class Directory:
         )
 
     def new_id(self, deadline: Deadline) -> int:
-        """A number that no store, region or peer of the cluster has."""
+        """Allocate an id that no store, region or peer of the cluster has."""
         return self._pd.call(
             wire.ALLOC_ID, wire.encode_alloc_id, wire.decode_alloc_id, deadline.left_ms()
         )
 
     def put_store(self, store: Store, deadline: Deadline) -> None:
-        """Register a store, under a `new_id`, or change what PD has of it."""
+        """Register a store under an id from `new_id`, or update its record."""
         self._pd.call(
             wire.PUT_STORE,
             lambda cluster: wire.encode_put_store(cluster, store),
@@ -94,7 +94,7 @@ class Directory:
         )
 
     def heartbeat(self, stats: StoreStats, deadline: Deadline) -> str:
-        """Say that a store is alive, every ten seconds or so; the cluster's version."""
+        """Send a store's heartbeat, due about every ten seconds. Returns the cluster's version."""
         return self._pd.call(
             wire.STORE_HEARTBEAT,
             lambda cluster: wire.encode_heartbeat(cluster, stats),
@@ -105,10 +105,10 @@ class Directory:
     def hold_safe_point(
         self, service: str, safe_point: TimeStamp, ttl_s: int, deadline: Deadline
     ) -> TimeStamp:
-        """Keep garbage collection below a timestamp for a while, 0 to let go.
+        """Set a service safe point, which keeps TiKV's GC at or below it for `ttl_s`; 0 removes it.
 
-        Returns the lowest that any service holds: if it is above `safe_point`, that came too late,
-        and nothing is held.
+        Returns the lowest safe point of all services. If it is above `safe_point`, the request was
+        too late, and nothing is held.
         """
         return self._pd.call(
             wire.UPDATE_SERVICE_SAFE_POINT,

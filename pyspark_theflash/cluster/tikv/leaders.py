@@ -1,4 +1,4 @@
-"""The cluster's side of a learner read (`tikv/learner_read.py`), asked over the network."""
+"""The `RegionLeaders` of a learner read (`tikv/learner_read.py`), over the network."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from pyspark_theflash.cluster.tikv.client import TiKVClient
 
 
 class TiKVLeaders:
-    """A `Leaders`. Methods raise what `TiKVClient` does."""
+    """A `RegionLeaders` that calls PD and TiKV. Methods raise the errors of `TiKVClient`."""
 
     def __init__(self, client: TiKVClient) -> None:
         self._client = client
@@ -27,7 +27,7 @@ class TiKVLeaders:
         snapshot_ts: TimeStamp,
         deadline: Deadline,
     ) -> int | Lock | None:
-        found = self._client.read_index(region, ranges, snapshot_ts, deadline).value
-        if found is None:
+        read_index = self._client.read_index(region, ranges, snapshot_ts, deadline).value
+        if read_index is None:
             return None
-        return found.index if found.locked is None else found.locked
+        return read_index.index if read_index.locked is None else read_index.locked

@@ -1,7 +1,8 @@
-"""A cluster's meta keys, read from TiKV itself: a `MetaReader` that needs no TiDB server.
+"""Read a cluster's meta keys from TiKV: a `MetaReader` that needs no TiDB server.
 
-Old versions of a key come by the call that TiDB's status port answers `/mvcc` with. What is listed
-is a snapshot at a fresh timestamp, so, unlike what a TiDB server has loaded, it is never behind.
+Old versions of a key are read with MvccGetByKey, as TiDB's status port does for `/mvcc`. Listings
+are read from a snapshot at a new timestamp, so they are never stale, unlike the schema that a TiDB
+server has loaded.
 """
 
 from collections.abc import Iterator
@@ -36,59 +37,59 @@ TIMEOUT_MS: Final = 30_000
 
 
 class TiKVMeta:
-    """A `MetaReader`. Methods raise what `TiKVClient` does, and end within `timeout_ms`."""
+    """A `MetaReader`. Methods raise the errors of `TiKVClient`, and end within `timeout_ms`."""
 
     def __init__(self, client: TiKVClient, timeout_ms: int = TIMEOUT_MS) -> None:
         self._client, self._timeout_ms = client, timeout_ms
 
     def read_key(self, key: bytes) -> MetaKey:
-        """All committed changes of a key, and its lock.
+        """Return all committed changes of a key, and its lock.
 
         Raises:
-            ServiceUnavailableError: it is the schema version, and no TiDB has made a schema yet.
+            ServiceUnavailableError: The key is the schema version, and the cluster has no schema.
         """
-        found = self._client.mvcc_get(RawKey(key), self._deadline())
-        if key == SCHEMA_VERSION_KEY and not found.writes:
+        info = self._client.mvcc_get(RawKey(key), self._deadline())
+        if key == SCHEMA_VERSION_KEY and not info.writes:
             raise ServiceUnavailableError("TiKV", "it has no schema; has a TiDB ever started?")
-        writes = tuple(MetaWrite(w.start_ts, w.commit_ts, w.value) for w in found.writes)
-        return MetaKey(writes, found.locked_ts, found.ends)
+        writes = tuple(MetaWrite(w.start_ts, w.commit_ts, w.value) for w in info.writes)
+        return MetaKey(writes, info.locked_ts, info.ends)
 
     def list_databases(self) -> list[ListedDatabase]:
-        """All databases and tables as of now.
+        """Return the current databases and tables.
 
         Raises:
-            SchemaFileError: a key holds something else than it should.
+            SchemaFileError: A value is malformed.
         """
         deadline = self._deadline()
         ts = self._client.now(deadline)
-        found = []
+        databases = []
         for field, value in self._fields(DBS, ts, deadline):
             if field.startswith(DATABASE_FIELD):
                 try:
                     info = load(value)
                     database_id, name = int(info["id"]), str(info["db_name"]["O"])
                 except SHAPE_ERRORS as error:
-                    raise _strange(field, "a DBInfo", error) from error
+                    raise _malformed(field, "a DBInfo", error) from error
                 tables = tuple(self._tables(database_id, ts, deadline))
-                found.append(ListedDatabase(database_id, name, tables))
-        return found
+                databases.append(ListedDatabase(database_id, name, tables))
+        return databases
 
     def finished_jobs(self, above: SchemaVersion) -> list[FinishedJob]:
-        """The DDL jobs that ended with a schema version above, newest first.
+        """Return the finished DDL jobs above a schema version, newest first.
 
         Raises:
-            SchemaFileError: a key holds something else than it should.
+            SchemaFileError: A value is malformed.
         """
         deadline = self._deadline()
-        found = []
+        jobs = []
         for field, value in self._fields(JOB_HISTORY, self._client.now(deadline), deadline):
             try:
                 job = finished_job(load(value))
             except SHAPE_ERRORS as error:
-                raise _strange(b"DDL job " + field.hex().encode(), "a job", error) from error
+                raise _malformed(b"DDL job " + field.hex().encode(), "a job", error) from error
             if job.version > above:
-                found.append(job)
-        return sorted(found, key=lambda job: job.version, reverse=True)
+                jobs.append(job)
+        return sorted(jobs, key=lambda job: job.version, reverse=True)
 
     def _tables(self, database_id: int, ts: TimeStamp, deadline: Deadline) -> Iterator[ListedTable]:
         for field, value in self._fields(database_hash(database_id), ts, deadline):
@@ -96,12 +97,12 @@ class TiKVMeta:
                 try:
                     yield listed_table(load(value))
                 except SHAPE_ERRORS as error:
-                    raise _strange(field, "a TableInfo", error) from error
+                    raise _malformed(field, "a TableInfo", error) from error
 
     def _fields(
         self, name: bytes, ts: TimeStamp, deadline: Deadline
     ) -> Iterator[tuple[bytes, bytes]]:
-        """The fields of a hash at a timestamp, and their values."""
+        """Yield the fields of a hash at a timestamp, with their values."""
         prefix = hash_prefix(name)
         keys = RawKeyRange(RawKey(prefix), RawKey(prefix[:-1] + bytes([prefix[-1] + 1])))
         for page in self._client.scan(keys, ts, deadline):
@@ -112,5 +113,5 @@ class TiKVMeta:
         return Deadline(self._client.clock, self._timeout_ms)
 
 
-def _strange(field: bytes, expected: str, error: Exception) -> SchemaFileError:
+def _malformed(field: bytes, expected: str, error: Exception) -> SchemaFileError:
     return SchemaFileError(field.decode(errors="replace"), f"not {expected}: {brief(error)}")

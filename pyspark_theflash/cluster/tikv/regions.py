@@ -1,13 +1,13 @@
-"""Which region a key is in, remembered.
+"""A cache of regions by key range.
 
-What is remembered may be wrong at any time: a region splits, merges, gets other peers or another
-leader. Nobody tells; the store that is asked refuses the request, as region and epoch are part of
-it, and often says how things are now. So an answer always comes from the right region, and a wrong
-entry costs a call.
+An entry can be stale at any time: regions split and merge, and change their peers and leaders. A
+stale entry costs a call, but never leads to a wrong result: each request contains the region's id
+and epoch, and a store rejects a mismatch with a region error, which often contains the current
+state:
 
-    NotLeader        go to the leader that is named; else ask PD
-    EpochNotMatch    take the regions that the store names
-    all others       ask PD, which may itself be a moment behind: wait between two tries
+    NotLeader        use the leader in the error; otherwise look the region up in PD
+    EpochNotMatch    use the regions in the error
+    all others       look the region up in PD; PD may lag behind, so wait between attempts
 """
 
 import bisect
@@ -26,80 +26,80 @@ from pyspark_theflash.tidb.codec.key import RawKey
 
 _RETRY_MS: Final = 50
 _EXCERPT_BYTES: Final = 9
-"""Enough of a key to name its table, not its row."""
+"""The length of a prefix that identifies a key's table, but not its row."""
 
 
 class RegionCache:
-    """A cache of regions. Safe to use from many threads."""
+    """A thread-safe cache of regions."""
 
     def __init__(self, directory: Directory) -> None:
         self._directory = directory
         self._mutex = threading.Lock()
-        # Sorted by start; no two overlap.
+        # Sorted by start, without overlaps.
         self._starts: list[RawKey] = []
         self._regions: list[LocatedRegion] = []
         self._by_id: dict[RegionID, LocatedRegion] = {}
 
     def locate(self, key: RawKey, deadline: Deadline) -> LocatedRegion:
-        """The region that a key is in, with its leader.
+        """Return the region that contains a key, with its leader.
 
         Raises:
-            RegionGapError: until the deadline, PD knows none.
-            TiKVUnavailableError: until the deadline, it has no leader.
-            PDUnavailableError, PDRefusedError: as PD says.
+            RegionGapError: PD has no such region until the deadline.
+            TiKVUnavailableError: The region has no leader until the deadline.
+            PDUnavailableError, PDRefusedError: PD does not respond, or returns an error.
         """
         has_gap = False
         while True:
-            found = self._cached(key)
-            if found is None:
+            region = self._cached(key)
+            if region is None:
                 try:
-                    found = self._directory.region_of(key, deadline)
+                    region = self._directory.region_of(key, deadline)
                 except PDUnavailableError as error:
                     if has_gap and not deadline.left_ms():
-                        # What it said before the time was over.
+                        # PD's last response before the deadline was a gap.
                         raise _gap(key) from error
                     raise
-                has_gap = found is None or key not in found.range
-                if found is not None and key in found.range and found.leader is not None:
-                    self.learn([found])
-                    return found
-            elif found.leader is not None:
-                return found
+                has_gap = region is None or key not in region.range
+                if region is not None and key in region.range and region.leader is not None:
+                    self.learn([region])
+                    return region
+            elif region.leader is not None:
+                return region
             else:
-                self._find_leader(found, deadline)
-                found = self._cached(key)
-                if found is not None and found.leader is not None:
-                    return found
+                self._find_leader(region, deadline)
+                region = self._cached(key)
+                if region is not None and region.leader is not None:
+                    return region
             if not deadline.sleep_ms(_RETRY_MS):
-                if found is None or key not in found.range:
+                if region is None or key not in region.range:
                     raise _gap(key)
-                raise TiKVUnavailableError(f"region {found.id}", "has no leader")
+                raise TiKVUnavailableError(f"region {region.id}", "has no leader")
 
     def cover(
         self, ranges: Iterable[RawKeyRange], deadline: Deadline
     ) -> list[tuple[LocatedRegion, list[RawKeyRange]]]:
-        """Regions that together have all of the ranges, each with its part of them.
+        """Return regions that cover the ranges, each with its intersections.
 
         Raises:
-            RegionGapError: they do not, until the deadline.
-            TiKVUnavailableError, PDUnavailableError, PDRefusedError: as `locate`.
+            RegionGapError: A part of the ranges is not covered until the deadline.
+            TiKVUnavailableError, PDUnavailableError, PDRefusedError: As in `locate`.
         """
         parts: dict[tuple[RegionID, RegionEpoch], tuple[LocatedRegion, list[RawKeyRange]]] = {}
-        for wanted in ranges:
-            self._load(wanted, deadline)
-            left = wanted.rest(wanted.start)
+        for keys in ranges:
+            self._load(keys, deadline)
+            left = keys.rest(keys.start)
             while left is not None:
                 region = self.locate(left.start, deadline)
-                _, mine = parts.setdefault((region.id, region.epoch), (region, []))
-                mine += region.parts_of([left])
+                _, covered = parts.setdefault((region.id, region.epoch), (region, []))
+                covered += region.parts_of([left])
                 end = region.range.end
                 left = left.rest(end) if end else None
         return list(parts.values())
 
     def learn(self, regions: Sequence[LocatedRegion]) -> None:
-        """Take over what PD or a store has said; what overlaps it is forgotten.
+        """Cache regions reported by PD or a store, and remove entries that overlap them.
 
-        A region's older epoch does not replace a newer one.
+        An older epoch of a region does not replace a newer one.
         """
         with self._mutex:
             for region in regions:
@@ -108,49 +108,49 @@ class RegionCache:
                     self._put(region)
 
     def forget(self, region: LocatedRegion) -> None:
-        """Ask PD about it next time."""
+        """Remove a region, so that it is looked up in PD next time."""
         with self._mutex:
             self._remove(region.id)
 
     def failed(self, region: LocatedRegion, error: RegionError) -> None:
-        """A request was refused: learn from it."""
+        """Update the cache after a region error."""
         is_behind = any(
             each.id == region.id and each.epoch.version < region.epoch.version
             for each in error.regions
         )
-        # A store that has not heard of a split or merge yet knows nothing better.
+        # A store that has not applied a split or merge yet reports older regions than these.
         if error.fault is RegionFault.BUSY or is_behind:
             return
         self.forget(region)
         if error.fault is RegionFault.NOT_LEADER and error.leader in region.peers:
             self.learn([replace(region, leader=error.leader)])
-        # Stores do not say who leads a region; most often it is the same store as before.
+        # A store does not report leaders; most often the leader stays on the same store.
         self.learn([_led_by_same_store(each, region) for each in error.regions])
 
     def _cached(self, key: RawKey) -> LocatedRegion | None:
         with self._mutex:
             at = bisect.bisect_right(self._starts, key) - 1
-            found = self._regions[at] if at >= 0 else None
-        return found if found is not None and key in found.range else None
+            region = self._regions[at] if at >= 0 else None
+        return region if region is not None and key in region.range else None
 
-    def _load(self, wanted: RawKeyRange, deadline: Deadline) -> None:
-        """Ask PD for many regions at once, where the first is not known."""
-        if self._cached(wanted.start) is not None:
+    def _load(self, keys: RawKeyRange, deadline: Deadline) -> None:
+        """Load the regions of a range from PD in batches, unless the first one is cached."""
+        if self._cached(keys.start) is not None:
             return
-        left: RawKeyRange | None = wanted
+        left: RawKeyRange | None = keys
         while left is not None:
-            found = self._directory.scan_regions(left, deadline)
-            self.learn([region for region in found if region.leader is not None])
-            if len(found) < SCAN_LIMIT or not found[-1].range.end:
+            regions = self._directory.scan_regions(left, deadline)
+            self.learn([region for region in regions if region.leader is not None])
+            if len(regions) < SCAN_LIMIT or not regions[-1].range.end:
                 return
-            left = left.rest(found[-1].range.end)
+            left = left.rest(regions[-1].range.end)
 
     def _find_leader(self, region: LocatedRegion, deadline: Deadline) -> None:
-        found = self._directory.region(region.id, deadline)
-        if found is None:
+        current = self._directory.region(region.id, deadline)
+        if current is None:
             self.forget(region)
         else:
-            self.learn([found])
+            self.learn([current])
 
     def _put(self, new: LocatedRegion) -> None:
         self._remove(new.id)

@@ -1,4 +1,4 @@
-"""Getting a request to the region that its keys are in, however often that changes meanwhile."""
+"""Send requests to the regions that contain their keys, and retry after region errors."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,7 +13,7 @@ from pyspark_theflash.cluster.tikv.stores import StoreConnections
 from pyspark_theflash.cluster.tikv.wire.call import (
     Answer,
     Context,
-    Found,
+    ReadResult,
     RegionError,
     RegionFault,
     context_of,
@@ -29,39 +29,39 @@ _NO_LOCKS: Final = ResolvedLocks()
 
 
 class Router:
-    """Asks regions. Methods raise what `TiKVClient` says, for an answer's `CodecError` too."""
+    """Calls regions. Methods raise the errors of `TiKVClient`, also for undecodable responses."""
 
     def __init__(self, regions: RegionCache, stores: StoreConnections) -> None:
         self._regions, self._stores = regions, stores
 
-    def ask(
+    def call(
         self,
         key: RawKey,
         method: str,
         encode: Callable[[Context, LocatedRegion], bytes],
         decode: Callable[[bytes], Answer[T]],
         deadline: Deadline,
-        through: ResolvedLocks = _NO_LOCKS,
+        resolved: ResolvedLocks = _NO_LOCKS,
     ) -> tuple[LocatedRegion, T]:
-        """The region that a key is in, and what it answers."""
+        """Call the region that contains a key; return the region and its result."""
         retry = _Retry(deadline)
         while True:
             region = self._regions.locate(key, deadline)
-            value = self._attempt(region, method, encode, decode, retry, through)
+            value = self._attempt(region, method, encode, decode, retry, resolved)
             if value is not None:
                 return region, value
 
-    def ask_groups(
+    def call_groups(
         self,
         keys: Sequence[RawKey],
         method: str,
         encode: Callable[[Context, Sequence[RawKey]], bytes],
         decode: Callable[[bytes, int], Answer[T]],
         deadline: Deadline,
-        through: ResolvedLocks = _NO_LOCKS,
+        resolved: ResolvedLocks = _NO_LOCKS,
     ) -> list[tuple[list[RawKey], T]]:
-        """What regions answer about keys, each about its own; `decode` is told how many."""
-        answers: list[tuple[list[RawKey], T]] = []
+        """Call each region with its keys; `decode` gets the response and the number of keys."""
+        results: list[tuple[list[RawKey], T]] = []
         left, retry = sorted(keys), _Retry(deadline)
         while left:
             region = self._regions.locate(left[0], deadline)
@@ -72,33 +72,33 @@ class Router:
                 partial(_encode_group, encode, group),
                 partial(_decode_group, decode, len(group)),
                 retry,
-                through,
+                resolved,
             )
             if value is not None:
-                answers.append((group, value))
+                results.append((group, value))
                 left = left[len(group) :]
-        return answers
+        return results
 
-    def ask_once(
+    def call_once(
         self,
         region: LocatedRegion,
         method: str,
         encode: Callable[[Context, LocatedRegion], bytes],
         decode: Callable[[bytes], Answer[T]],
         deadline: Deadline,
-        through: ResolvedLocks = _NO_LOCKS,
+        resolved: ResolvedLocks = _NO_LOCKS,
     ) -> Answer[T]:
-        """What a region answers. An error of the region comes back, and is learned from."""
+        """Call a region's leader once. A region error updates the caches and is returned."""
         leader = region.leader
         if leader is None:
             self._regions.forget(region)
             return Answer(None, RegionError(RegionFault.NOT_LEADER, "has no leader"))
-        request = encode(context_of(region, leader, through), region)
+        request = encode(context_of(region, leader, resolved), region)
         try:
             store = self._stores.get(leader.store_id, deadline)
             data = self._stores.call(store, method, request, deadline)
         except TiKVUnavailableError as error:
-            # The store may be elsewhere, and the region led by another.
+            # The store may have another address, or the region another leader.
             self._stores.forget(leader.store_id)
             self._regions.forget(region)
             return Answer(None, RegionError(RegionFault.BUSY, str(error)))
@@ -107,7 +107,7 @@ class Router:
         except CodecError as error:
             raise TiKVRefusedError(store.address, f"{method}: {error.reason}") from error
         failure = answer.region_error
-        if isinstance(answer.value, Found) and answer.value.failure:
+        if isinstance(answer.value, ReadResult) and answer.value.failure:
             raise TiKVRefusedError(store.address, f"{method}: {answer.value.failure}")
         if failure is None:
             return answer
@@ -125,10 +125,10 @@ class Router:
         encode: Callable[[Context, LocatedRegion], bytes],
         decode: Callable[[bytes], Answer[T]],
         retry: "_Retry",
-        through: ResolvedLocks,
+        resolved: ResolvedLocks,
     ) -> T | None:
-        """What the region answers; None if it is to be asked again, for which it is time now."""
-        answer = self.ask_once(region, method, encode, decode, retry.deadline, through)
+        """Call a region once; after a region error, wait and return None."""
+        answer = self.call_once(region, method, encode, decode, retry.deadline, resolved)
         if answer.region_error is not None:
             retry.wait(region, answer.region_error)
         return answer.value
@@ -143,22 +143,22 @@ def _encode_group(
     return encode(context, group)
 
 
-def _decode_group(decode: Callable[[bytes, int], Answer[T]], asked: int, data: bytes) -> Answer[T]:
-    return decode(data, asked)
+def _decode_group(decode: Callable[[bytes, int], Answer[T]], count: int, data: bytes) -> Answer[T]:
+    return decode(data, count)
 
 
 class _Retry:
-    """Waits between tries, longer each time, until the deadline."""
+    """Exponential backoff between attempts, until the deadline."""
 
     def __init__(self, deadline: Deadline) -> None:
         self.deadline = deadline
         self._wait_ms = 0
 
     def wait(self, region: LocatedRegion, error: RegionError) -> None:
-        """The first time that a region has moved, the next try is made at once.
+        """Wait before the next attempt; not after the first error, unless the store is busy.
 
         Raises:
-            TiKVUnavailableError: the time is up.
+            TiKVUnavailableError: The deadline has passed.
         """
         wait_ms = max(self._wait_ms, error.backoff_ms)
         if error.fault is RegionFault.BUSY:

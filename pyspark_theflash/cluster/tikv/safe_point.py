@@ -1,12 +1,12 @@
-"""Old versions that TiKV's garbage collection leaves where they are while they are being read.
+"""A service safe point, which keeps TiKV from collecting versions while they are read.
 
     with SafePointHold(directory, "theflash-7", ts, clock=clock) as hold:
         ...  # read at ts
         hold.check()
 
-PD keeps the hold for a time to live and forgets it then, so a reader that dies blocks nobody for
-ever; a thread renews it at a third of that time. A read that outlives its hold must not be
-believed: ask `check` when it is done.
+PD drops the safe point after its TTL, so a reader that dies does not block GC for ever. A thread
+renews it after a third of the TTL. Call `check` after a read: if the hold was lost meanwhile, the
+result may miss versions and must be discarded.
 """
 
 import logging
@@ -30,7 +30,7 @@ _CALL_MS: Final = 10_000
 
 
 class SafePointHold:
-    """A service safe point at PD, from `with` to its end. `service` is of this reader alone."""
+    """A service safe point in PD during a `with` block. `service` is unique to this reader."""
 
     def __init__(
         self,
@@ -48,32 +48,32 @@ class SafePointHold:
         self._thread = threading.Thread(target=self._keep, name="safe-point", daemon=True)
 
     def __enter__(self) -> "SafePointHold":
-        """Take it.
+        """Set the safe point.
 
         Raises:
-            SnapshotTooOldError: versions of that timestamp may be gone already.
-            PDUnavailableError, PDRefusedError: as PD says.
+            SnapshotTooOldError: Versions at the timestamp may have been collected already.
+            PDUnavailableError, PDRefusedError: PD does not respond, or returns an error.
         """
         self._renew()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go; PD forgets it by itself where that fails."""
+        """Remove the safe point. If that fails, PD drops it after its TTL."""
         self._over.set()
         self._thread.join()
         try:
             self._hold(0)
         except (ServiceUnavailableError, ServiceRefusedError) as error:
             _log.warning(
-                "safe point of %s stays for up to %s s: %s", self._service, self._ttl_s, error
+                "safe point of %s remains for up to %s s: %s", self._service, self._ttl_s, error
             )
 
     def check(self) -> None:
-        """Whether it has been held all the time.
+        """Check that the safe point has been held without interruption.
 
         Raises:
-            LeaseExpiredError: PD could not be told in time; what was read may lack versions.
+            LeaseExpiredError: It was not renewed in time; the read may have missed versions.
         """
         if self._clock.boottime_ms() >= self._held_until_ms:
             raise LeaseExpiredError(self._service, self._ts)
@@ -94,7 +94,7 @@ class SafePointHold:
             _log.warning("safe point of %s was not renewed: %s", self._service, error)
 
     def _renew(self) -> None:
-        # Counted from before the call: PD's own count begins later.
+        # The TTL is counted from before the call, so it ends here before it ends in PD.
         until_ms = self._clock.boottime_ms() + 1000 * self._ttl_s
         lowest = self._hold(self._ttl_s)
         if lowest > self._ts:

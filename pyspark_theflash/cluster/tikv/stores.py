@@ -1,4 +1,4 @@
-"""Connections to TiKV's stores, one each, kept until a call on it fails."""
+"""Connections to TiKV's stores: one per store, kept until a call fails."""
 
 import threading
 from typing import Final
@@ -15,30 +15,30 @@ _SERVICE: Final = "/tikvpb.Tikv/"
 
 
 class StoreConnections:
-    """Stores by id. Safe to use from many threads."""
+    """Connections by store id. Thread-safe."""
 
     def __init__(self, directory: Directory, tls: TlsFiles | None) -> None:
         self._directory, self._tls = directory, tls
         self._mutex = threading.Lock()
-        self._known: dict[int, Store] = {}
+        self._stores: dict[int, Store] = {}
         self._channels: dict[str, grpc.Channel] = {}
 
     def close(self) -> None:
-        """Give up the connections."""
+        """Close the connections."""
         with self._mutex:
             while self._channels:
                 self._channels.popitem()[1].close()
 
     def get(self, store_id: int, deadline: Deadline) -> Store:
-        """Raises `PDUnavailableError`, `PDRefusedError`."""
-        store = self._known.get(store_id)
+        """Return a store. Raises `PDUnavailableError`, `PDRefusedError`."""
+        store = self._stores.get(store_id)
         if store is None:
-            store = self._known[store_id] = self._directory.store(store_id, deadline)
+            store = self._stores[store_id] = self._directory.store(store_id, deadline)
         return store
 
     def forget(self, store_id: int) -> None:
-        """Its address may be another one by now."""
-        store = self._known.pop(store_id, None)
+        """Close the connection to a store, whose address may have changed."""
+        store = self._stores.pop(store_id, None)
         if store is not None:
             with self._mutex:
                 channel = self._channels.pop(store.address, None)
@@ -46,20 +46,20 @@ class StoreConnections:
                 channel.close()
 
     def call(self, store: Store, method: str, request: bytes, deadline: Deadline) -> bytes:
-        """One unary call.
+        """Make a unary call.
 
         Raises:
-            TiKVUnavailableError: it does not answer, by the deadline or at all.
-            TiKVRefusedError: it answers that it never will.
+            TiKVUnavailableError: The store is unreachable, or did not respond by the deadline.
+            TiKVRefusedError: The store returned a gRPC status that a retry does not fix.
         """
         left_ms = deadline.left_ms()
         if not left_ms:
-            raise TiKVUnavailableError(store.address, "the time for it is up")
+            raise TiKVUnavailableError(store.address, "the deadline has passed")
         call = self._channel(store.address).unary_unary(_SERVICE + method)
         try:
             return bytes(call(request, timeout=left_ms / 1000))
         except ValueError as error:
-            # Another thread has given up the connection meanwhile.
+            # Another thread has closed the connection.
             raise TiKVUnavailableError(store.address, str(error)) from error
         except grpc.RpcError as error:
             if is_transient(error) or error.code() is grpc.StatusCode.UNKNOWN:

@@ -1,11 +1,11 @@
-"""What a store of ours owes the cluster while it runs: its safe point, and signs of life.
+"""A running store's service safe point and heartbeats in PD.
 
     hold = SharedHold(directory, "theflash-7", clock=clock)
     hold.ensure(ts)                  before a read at ts
-    hold.follow(lowest)              every now and then
+    hold.follow(lowest)              periodically
 
-One service safe point stands for all that read: it is the lowest of their timestamps, and goes when
-nobody reads. PD forgets it by itself after its time to live.
+All reads share one service safe point: the lowest of their timestamps. It is removed when there is
+no read. PD drops it after its TTL.
 """
 
 import logging
@@ -30,14 +30,14 @@ _log = logging.getLogger(__name__)
 
 HEARTBEAT_MS: Final = 10_000
 LABEL: Final = ("engine", "theflash")
-"""PD keeps regions from stores with an engine that no placement rule names."""
+"""PD places no regions on stores with an `engine` label that no placement rule matches."""
 VERSION: Final = "6.6.0"
-"""Of the protocol that is spoken; PD refuses a store that is older than the cluster's oldest."""
+"""The protocol version. PD rejects a store whose version is below the cluster's."""
 _CALL_MS: Final = 10_000
 
 
 class SharedHold:
-    """See the module. Thread-safe."""
+    """A service safe point shared by all reads of a store. Thread-safe."""
 
     def __init__(
         self, directory: Directory, service: str, *, clock: Clock, ttl_s: int = TTL_S
@@ -46,20 +46,22 @@ class SharedHold:
         self._clock, self._ttl_s = clock, ttl_s
         self._mutex = threading.Lock()
         self._held: TimeStamp | None = None
-        self._told_ms = self._held_until_ms = 0
+        self._renewed_ms = self._held_until_ms = 0
 
     @property
     def held(self) -> TimeStamp | None:
-        """What is held now; None if nothing is."""
+        """The current safe point; None if there is none."""
         with self._mutex:
             return self._held if self._clock.boottime_ms() < self._held_until_ms else None
 
     def ensure(self, snapshot_ts: TimeStamp) -> None:
-        """Hold what a read at that timestamp needs; its latch, which `follow` sees, comes first.
+        """Lower the safe point to a timestamp, if needed.
+
+        The caller must have taken the read's latch before, so that `follow` takes it into account.
 
         Raises:
-            SnapshotTooOldError: versions of that timestamp may be gone already.
-            PDUnavailableError, PDRefusedError: as PD says.
+            SnapshotTooOldError: Versions at the timestamp may have been collected already.
+            PDUnavailableError, PDRefusedError: PD does not respond, or returns an error.
         """
         with self._mutex:
             is_held = self._held is not None and self._clock.boottime_ms() < self._held_until_ms
@@ -68,56 +70,56 @@ class SharedHold:
             self._hold(min(self._held, snapshot_ts) if self._held and is_held else snapshot_ts)
 
     def follow(self, lowest: Callable[[], TimeStamp | None]) -> None:
-        """Hold the lowest timestamp that is read now, or what of it PD still has; None: nothing.
+        """Move the safe point to the lowest timestamp that is being read; remove it if None.
 
         Raises `PDUnavailableError`, `PDRefusedError`.
         """
         with self._mutex:
-            # Within the mutex: a read that takes its latch behind this look comes to `ensure`.
-            wanted = lowest()
-            if wanted is None:
+            # Called within the mutex: a read that takes its latch after this calls `ensure` later.
+            lowest_ts = lowest()
+            if lowest_ts is None:
                 self._release()
                 return
-            due_ms = self._told_ms + 1000 * self._ttl_s // 3
-            if wanted != self._held or self._clock.boottime_ms() >= due_ms:
+            due_ms = self._renewed_ms + 1000 * self._ttl_s // 3
+            if lowest_ts != self._held or self._clock.boottime_ms() >= due_ms:
                 try:
-                    self._hold(wanted)
+                    self._hold(lowest_ts)
                 except SnapshotTooOldError as error:
-                    # Held too late, after PD was away for long: the others are not to be lost, too.
+                    # The hold has expired because PD was unavailable. Protect the newer reads.
                     _log.error("safe point of %s is lost: %s", self._service, error)
                     self._hold(TimeStamp(error.oldest))
 
     def close(self) -> None:
-        """Let go; PD forgets it by itself where that fails."""
+        """Remove the safe point. If that fails, PD drops it after its TTL."""
         with self._mutex:
             try:
                 self._release()
             except (ServiceUnavailableError, ServiceRefusedError) as error:
                 _log.warning(
-                    "safe point of %s stays for %s s: %s", self._service, self._ttl_s, error
+                    "safe point of %s remains for %s s: %s", self._service, self._ttl_s, error
                 )
 
-    def _hold(self, wanted: TimeStamp) -> None:
-        # Counted from before the call: PD's own count begins later.
+    def _hold(self, safe_point: TimeStamp) -> None:
+        # The TTL is counted from before the call, so it ends here before it ends in PD.
         now_ms = self._clock.boottime_ms()
-        lowest = self._tell(wanted, self._ttl_s)
-        if lowest > wanted:
-            raise SnapshotTooOldError(wanted, lowest)
-        self._held, self._told_ms = wanted, now_ms
+        lowest = self._update(safe_point, self._ttl_s)
+        if lowest > safe_point:
+            raise SnapshotTooOldError(safe_point, lowest)
+        self._held, self._renewed_ms = safe_point, now_ms
         self._held_until_ms = now_ms + 1000 * self._ttl_s
 
     def _release(self) -> None:
         if self._held is not None:
-            self._tell(self._held, 0)
+            self._update(self._held, 0)
             self._held = None
 
-    def _tell(self, safe_point: TimeStamp, ttl_s: int) -> TimeStamp:
+    def _update(self, safe_point: TimeStamp, ttl_s: int) -> TimeStamp:
         deadline = Deadline(self._clock, min(_CALL_MS, 1000 * self._ttl_s))
         return self._directory.hold_safe_point(self._service, safe_point, ttl_s, deadline)
 
 
 class Heartbeat:
-    """A store of ours among PD's: registered once, then heard of every ten seconds or so."""
+    """The registration and the heartbeats of a store of this package in PD."""
 
     def __init__(
         self,
@@ -127,17 +129,17 @@ class Heartbeat:
         regions: Callable[[], int],
         clock: Clock,
     ) -> None:
-        """`folder`: whose disk PD is told of; `regions`: how many there are now."""
+        """`folder` is on the disk whose usage is reported; `regions` returns their number."""
         self._directory, self._store, self._folder = directory, store, folder
         self._regions, self._clock = regions, clock
         self._due_ms = 0
 
     def register(self) -> None:
-        """Raises `PDUnavailableError`, `PDRefusedError`."""
+        """Register the store. Raises `PDUnavailableError`, `PDRefusedError`."""
         self._directory.put_store(self._store, Deadline(self._clock, _CALL_MS))
 
     def beat(self) -> None:
-        """Tell PD if it is time to. Raises as `register` does."""
+        """Send a heartbeat if one is due. Raises as `register` does."""
         now_ms = self._clock.boottime_ms()
         if now_ms < self._due_ms:
             return
@@ -150,7 +152,7 @@ class Heartbeat:
 
 
 def store_of_ours(store_id: int, address: str, clock: Clock) -> Store:
-    """How a store that listens at an address is told to PD."""
+    """Return the record with which a store at an address is registered in PD."""
     started_s = clock.wall_ms() // 1000
     return Store(
         store_id,

@@ -1,1 +1,1 @@
-"""The messages of TiKV, and PD's about regions, as bytes, from and into values."""
+"""Messages of TiKV's and PD's gRPC services."""

@@ -1,7 +1,7 @@
-"""TiKV's calls: a request goes to one region as the caller knows it, an answer may refuse that.
+"""Messages of TiKV's gRPC service, each about one region.
 
-Every request carries a `Context`, every answer a region error if the region is not, or no longer,
-what the context says; then nothing else in the answer counts.
+Every request contains a `Context` with the region's id, epoch and peer. If it does not match the
+store's state, the response contains a region error, and its other fields are meaningless.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,20 +57,20 @@ _RECORDS: Final = frozenset(map(kvrpcpb_pb2.Op.Value, ("Put", "Del", "Lock", "Ro
 
 
 class RegionFault(Enum):
-    """Why a region did not serve a request, by what is to be done about it."""
+    """Kinds of region errors, by how the client handles them."""
 
-    NOT_LEADER = "another peer leads"
-    MOVED = "the region is another one by now"
-    """Split, merged, or its peers have changed: look it up anew."""
-    WRONG_STORE = "the store is another one"
-    BUSY = "not now"
-    REFUSED = "not at all"
-    """Flashback and the like: asking again does not help."""
+    NOT_LEADER = "another peer is the leader"
+    MOVED = "the region has changed"
+    """It was split or merged, or its peers have changed: look it up again."""
+    WRONG_STORE = "another store is at this address"
+    BUSY = "the store is busy"
+    REFUSED = "the region is not available"
+    """For instance during a flashback: a retry does not help."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegionError:
-    """A region error. `leader` and `regions` are what the store knows better, if anything."""
+    """A region error. `leader` and `regions` are the current state, if the store reports it."""
 
     fault: RegionFault
     reason: str
@@ -88,8 +88,8 @@ class Answer(Generic[T]):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
-    """What a snapshot read found: keys with their values, and locks that were in the way."""
+class ReadResult:
+    """The result of a snapshot read: keys with their values, and blocking locks."""
 
     pairs: tuple[tuple[RawKey, bytes], ...] = field(default=(), repr=False)
     locks: tuple[Lock, ...] = ()
@@ -98,7 +98,7 @@ class Found:
 
 @dataclass(frozen=True, slots=True)
 class ReadIndex:
-    """The index up to which a region must be applied, or a lock that is not applied yet."""
+    """The index up to which a region must be applied, or an in-memory lock of its leader."""
 
     index: int
     locked: Lock | None = None
@@ -106,7 +106,7 @@ class ReadIndex:
 
 @dataclass(frozen=True, slots=True)
 class MvccWrite:
-    """A committed change of a key; `value` is None where it was deleted."""
+    """A committed change of a key; `value` is None if it is a delete."""
 
     start_ts: TimeStamp
     commit_ts: TimeStamp
@@ -115,70 +115,70 @@ class MvccWrite:
 
 @dataclass(frozen=True, slots=True)
 class MvccKeyInfo:
-    """All that TiKV has of a key. Changes are sorted by commit_ts."""
+    """The MVCC records of a key. Changes are sorted by commit_ts."""
 
     writes: tuple[MvccWrite, ...]
     locked_ts: TimeStamp | None
     ends: Mapping[TimeStamp, TimeStamp]
-    """start_ts -> commit_ts of every transaction with a record of any kind; 0: rolled back."""
+    """start_ts -> commit_ts of every transaction with a write record; 0 if rolled back."""
 
 
 def context_of(
-    region: LocatedRegion, peer: LocatedPeer, through: ResolvedLocks = _NO_LOCKS, max_ms: int = 0
+    region: LocatedRegion, peer: LocatedPeer, resolved: ResolvedLocks = _NO_LOCKS, max_ms: int = 0
 ) -> Context:
-    """What a request says of the region that it is for, and of locks that do not block it."""
+    """Return a request's context: the region, its peer, and the resolved locks."""
     epoch = region.epoch
     return Context(
         region_id=region.id,
         region_epoch=metapb_pb2.RegionEpoch(conf_ver=epoch.conf_ver, version=epoch.version),
         peer=peer_to(peer),
-        resolved_locks=sorted(through.ignored),
-        committed_locks=sorted(through.committed),
+        resolved_locks=sorted(resolved.ignored),
+        committed_locks=sorted(resolved.committed),
         max_execution_duration_ms=max_ms,
         request_source=_SOURCE,
     )
 
 
 def encode_get(context: Context, key: RawKey, ts: TimeStamp) -> bytes:
-    """Asks for a key's value at a timestamp."""
+    """Encode a request for a key's value at a timestamp."""
     return kvrpcpb_pb2.GetRequest(context=context, key=key, version=ts).SerializeToString()
 
 
-def decode_get(key: RawKey, data: bytes) -> Answer[Found]:
-    """No pair where the key does not exist; TiDB has no empty values."""
+def decode_get(key: RawKey, data: bytes) -> Answer[ReadResult]:
+    """Decode a key's value. An empty value means that the key does not exist."""
     message = parse_message(kvrpcpb_pb2.GetResponse, data)
     exists = not message.not_found and message.value
     pairs = ((key, message.value),) if exists else ()
-    return _answer(message, _found(pairs, [message.error]))
+    return _answer(message, _read_result(pairs, [message.error]))
 
 
 def encode_batch_get(context: Context, keys: Sequence[RawKey], ts: TimeStamp) -> bytes:
-    """Asks for the values of keys of one region."""
+    """Encode a request for the values of keys of one region."""
     return kvrpcpb_pb2.BatchGetRequest(context=context, keys=keys, version=ts).SerializeToString()
 
 
-def decode_batch_get(data: bytes) -> Answer[Found]:
-    """Keys that do not exist are left out."""
+def decode_batch_get(data: bytes) -> Answer[ReadResult]:
+    """Decode the values of the keys that exist."""
     message = parse_message(kvrpcpb_pb2.BatchGetResponse, data)
-    return _answer(message, _found_pairs(message.pairs, message.error))
+    return _answer(message, _pairs_result(message.pairs, message.error))
 
 
 def encode_scan(context: Context, keys: RawKeyRange, ts: TimeStamp, limit: int) -> bytes:
-    """Asks for the first keys of a range within one region."""
+    """Encode a request for the first keys of a range within one region."""
     request = kvrpcpb_pb2.ScanRequest(
         context=context, start_key=keys.start, end_key=keys.end, version=ts, limit=limit
     )
     return request.SerializeToString()
 
 
-def decode_scan(data: bytes) -> Answer[Found]:
-    """In the order of keys."""
+def decode_scan(data: bytes) -> Answer[ReadResult]:
+    """Decode keys and values, ordered by key."""
     message = parse_message(kvrpcpb_pb2.ScanResponse, data)
-    return _answer(message, _found_pairs(message.pairs, message.error))
+    return _answer(message, _pairs_result(message.pairs, message.error))
 
 
 def encode_scan_lock(context: Context, keys: RawKeyRange, max_ts: TimeStamp, limit: int) -> bytes:
-    """Asks for the first locks of a range whose transactions began at or below a timestamp."""
+    """Encode a request for the first locks of a range with start_ts at or below a timestamp."""
     request = kvrpcpb_pb2.ScanLockRequest(
         context=context,
         start_key=keys.start,
@@ -189,16 +189,16 @@ def encode_scan_lock(context: Context, keys: RawKeyRange, max_ts: TimeStamp, lim
     return request.SerializeToString()
 
 
-def decode_scan_lock(data: bytes) -> Answer[Found]:
-    """In the order of keys."""
+def decode_scan_lock(data: bytes) -> Answer[ReadResult]:
+    """Decode locks, ordered by key."""
     message = parse_message(kvrpcpb_pb2.ScanLockResponse, data)
-    met = _found((), [message.error])
-    locks = (*met.locks, *map(lock_from, message.locks))
-    return _answer(message, Found((), locks, met.failure))
+    error = _read_result((), [message.error])
+    locks = (*error.locks, *map(lock_from, message.locks))
+    return _answer(message, ReadResult((), locks, error.failure))
 
 
 def encode_check_status(context: Context, check: StatusCheck) -> bytes:
-    """Asks what has become of a transaction."""
+    """Encode a request for a transaction's state."""
     request = kvrpcpb_pb2.CheckTxnStatusRequest(
         context=context,
         primary_key=check.primary,
@@ -213,7 +213,7 @@ def encode_check_status(context: Context, check: StatusCheck) -> bytes:
 
 
 def decode_check_status(data: bytes) -> Answer[TxnStatus]:
-    """Raises `CodecError` where the answer is none of those that TiKV gives."""
+    """Decode a transaction's state. Raises `CodecError` for an invalid combination of fields."""
     message = parse_message(kvrpcpb_pb2.CheckTxnStatusResponse, data)
     if message.HasField("region_error"):
         return _answer(message, TxnStatus(TxnState.UNDECIDED))
@@ -223,7 +223,7 @@ def decode_check_status(data: bytes) -> Answer[TxnStatus]:
 def encode_check_secondaries(
     context: Context, keys: Sequence[RawKey], start_ts: TimeStamp
 ) -> bytes:
-    """Asks for an async-commit transaction's locks in one region."""
+    """Encode a request for an async-commit transaction's secondary locks in one region."""
     request = kvrpcpb_pb2.CheckSecondaryLocksRequest(
         context=context, keys=keys, start_version=start_ts
     )
@@ -231,9 +231,9 @@ def encode_check_secondaries(
 
 
 def decode_check_secondaries(data: bytes, asked: int) -> Answer[SecondaryLocks]:
-    """Raises `CodecError` for an error."""
+    """Decode the state of `asked` secondaries. Raises `CodecError` for an error."""
     message = parse_message(kvrpcpb_pb2.CheckSecondaryLocksResponse, data)
-    _refuse(message.error)
+    _raise_failure(message.error)
     locks = tuple(map(lock_from, message.locks))
     return _answer(message, SecondaryLocks(asked, locks, TimeStamp(message.commit_ts)))
 
@@ -244,7 +244,7 @@ def encode_resolve(
     start_ts: TimeStamp,
     commit_ts: TimeStamp,
 ) -> bytes:
-    """Commits or rolls back a transaction's locks on keys of one region."""
+    """Encode a request to commit or roll back a transaction's locks on keys of one region."""
     request = kvrpcpb_pb2.ResolveLockRequest(
         context=context, start_version=start_ts, commit_version=commit_ts, keys=keys
     )
@@ -252,35 +252,35 @@ def encode_resolve(
 
 
 def decode_resolve(data: bytes, _: int) -> Answer[bool]:
-    """Raises `CodecError` for an error."""
+    """Decode the response of a lock resolution. Raises `CodecError` for an error."""
     message = parse_message(kvrpcpb_pb2.ResolveLockResponse, data)
-    _refuse(message.error)
+    _raise_failure(message.error)
     return _answer(message, True)
 
 
 def encode_read_index(
     context: Context, ranges: Iterable[RawKeyRange], start_ts: TimeStamp
 ) -> bytes:
-    """Asks how far a region must be applied for a snapshot. Ranges have ends."""
+    """Encode a request for a region's read index. The ranges must have ends."""
     pairs = [kvrpcpb_pb2.KeyRange(start_key=r.start, end_key=r.end) for r in ranges]
     request = kvrpcpb_pb2.ReadIndexRequest(context=context, start_ts=start_ts, ranges=pairs)
     return request.SerializeToString()
 
 
 def decode_read_index(data: bytes) -> Answer[ReadIndex]:
-    """Raises `CodecError`."""
+    """Decode a read index. Raises `CodecError`."""
     message = parse_message(kvrpcpb_pb2.ReadIndexResponse, data)
     locked = lock_from(message.locked) if message.HasField("locked") else None
     return _answer(message, ReadIndex(message.read_index, locked))
 
 
 def encode_mvcc_get(context: Context, key: RawKey) -> bytes:
-    """Asks for all that there is of a key."""
+    """Encode a request for the MVCC records of a key."""
     return kvrpcpb_pb2.MvccGetByKeyRequest(context=context, key=key).SerializeToString()
 
 
 def decode_mvcc_get(data: bytes) -> Answer[MvccKeyInfo]:
-    """Raises `CodecError` for an error, and where a value is missing."""
+    """Decode MVCC records. Raises `CodecError` for an error, and if a value is missing."""
     message = parse_message(kvrpcpb_pb2.MvccGetByKeyResponse, data)
     if message.error:
         raise CodecError("MvccGetByKey", message.error)
@@ -288,7 +288,7 @@ def decode_mvcc_get(data: bytes) -> Answer[MvccKeyInfo]:
     values = {value.start_ts: value.value for value in info.values}
     writes, ends = [], dict[TimeStamp, TimeStamp]()
     for write in info.writes:
-        # A record with a fence was written anew for a rollback; the commit itself is there too.
+        # A record with a gc_fence was rewritten for a rollback; the commit itself is there too.
         if write.type not in _RECORDS or write.gc_fence:
             continue
         is_rollback = write.type == kvrpcpb_pb2.Op.Rollback
@@ -299,7 +299,7 @@ def decode_mvcc_get(data: bytes) -> Answer[MvccKeyInfo]:
         if write.type == kvrpcpb_pb2.Op.Put:
             value = write.short_value or values.get(write.start_ts)
             if value is None:
-                raise CodecError("MvccGetByKey", f"no value of start_ts {write.start_ts}")
+                raise CodecError("MvccGetByKey", f"no value for start_ts={write.start_ts}")
         start_ts, commit_ts = TimeStamp(write.start_ts), TimeStamp(write.commit_ts)
         writes.append(MvccWrite(start_ts, commit_ts, value))
     locked_ts = TimeStamp(info.lock.start_ts) if info.HasField("lock") else None
@@ -308,7 +308,7 @@ def decode_mvcc_get(data: bytes) -> Answer[MvccKeyInfo]:
 
 
 def lock_from(info: kvrpcpb_pb2.LockInfo) -> Lock:
-    """A lock as TiKV shows it to clients. A kind that is not known is taken for one that blocks."""
+    """Convert a LockInfo to a lock. An unknown kind becomes a put, which blocks reads."""
     return Lock(
         RawKey(info.key),
         _KINDS.get(info.lock_type, LockKind.PUT),
@@ -330,31 +330,31 @@ def _status(message: kvrpcpb_pb2.CheckTxnStatusResponse) -> TxnStatus:
         return TxnStatus(TxnState.NOT_FOUND)
     if error.HasField("primary_mismatch"):
         return TxnStatus(TxnState.MISMATCH, lock=lock_from(error.primary_mismatch.lock_info))
-    _refuse(error)
+    _raise_failure(error)
     if message.HasField("lock_info"):
         return TxnStatus(TxnState.LOCKED, lock=lock_from(message.lock_info))
     if message.commit_version:
         return TxnStatus(TxnState.COMMITTED, TimeStamp(message.commit_version))
     action = kvrpcpb_pb2.Action
     if message.lock_ttl:
-        raise CodecError("CheckTxnStatus", "a lock that is not shown")
+        raise CodecError("CheckTxnStatus", "lock_ttl is set, but lock_info is missing")
     ended = (action.NoAction, action.TTLExpireRollback, action.LockNotExistRollback)
     return TxnStatus(TxnState.ROLLED_BACK if message.action in ended else TxnState.UNDECIDED)
 
 
-def _found_pairs(pairs: Iterable[kvrpcpb_pb2.KvPair], error: kvrpcpb_pb2.KeyError) -> Found:
-    good, errors = [], [error]
+def _pairs_result(pairs: Iterable[kvrpcpb_pb2.KvPair], error: kvrpcpb_pb2.KeyError) -> ReadResult:
+    values, errors = [], [error]
     for pair in pairs:
         if pair.HasField("error"):
             errors.append(pair.error)
         elif pair.value:
-            good.append((RawKey(pair.key), pair.value))
-    return _found(tuple(good), errors)
+            values.append((RawKey(pair.key), pair.value))
+    return _read_result(tuple(values), errors)
 
 
-def _found(
+def _read_result(
     pairs: tuple[tuple[RawKey, bytes], ...], errors: Iterable[kvrpcpb_pb2.KeyError]
-) -> Found:
+) -> ReadResult:
     locks: dict[tuple[bytes, int], Lock] = {}
     failure = ""
     for error in errors:
@@ -362,20 +362,20 @@ def _found(
             locks[error.locked.key, error.locked.lock_version] = lock_from(error.locked)
         else:
             failure = failure or _failure(error)
-    return Found(pairs, tuple(locks.values()), failure)
+    return ReadResult(pairs, tuple(locks.values()), failure)
 
 
 def _failure(error: kvrpcpb_pb2.KeyError) -> str:
-    """What else is wrong; "" for an empty error. It names no key."""
+    """Return a description of a key error other than a lock, without keys; "" if it is empty."""
     if not error.ByteSize():
         return ""
     names = [descriptor.name for descriptor, _ in error.ListFields()]
-    return error.abort or error.retryable or ", ".join(names) or "an error of another kind"
+    return error.abort or error.retryable or ", ".join(names) or "unknown error"
 
 
-def _refuse(error: kvrpcpb_pb2.KeyError) -> None:
+def _raise_failure(error: kvrpcpb_pb2.KeyError) -> None:
     if failure := _failure(error):
-        raise CodecError("a key error", failure)
+        raise CodecError("key error", failure)
 
 
 def _answer(message: Message, value: T) -> Answer[T]:
@@ -385,26 +385,26 @@ def _answer(message: Message, value: T) -> Answer[T]:
 
 
 def region_error_from(error: errorpb_pb2.Error) -> RegionError:
-    """Raises `CodecError` for bounds of regions that are no keys."""
+    """Decode a region error. Raises `CodecError` if a region's bound is not a key."""
     reason = error.message[:200]
     if error.HasField("not_leader"):
         leader = error.not_leader.leader
-        known = peer_from(leader) if leader.id else None
-        return RegionError(RegionFault.NOT_LEADER, reason or "not the leader", known)
+        peer = peer_from(leader) if leader.id else None
+        return RegionError(RegionFault.NOT_LEADER, reason or "not the leader", peer)
     if error.HasField("epoch_not_match"):
         regions = tuple(region_from(r, None) for r in error.epoch_not_match.current_regions)
-        return RegionError(RegionFault.MOVED, reason or "another epoch", regions=regions)
+        return RegionError(RegionFault.MOVED, reason or "the epoch does not match", regions=regions)
     if error.HasField("server_is_busy"):
         busy = error.server_is_busy
-        why = busy.reason or reason or "busy"
-        return RegionError(RegionFault.BUSY, why, backoff_ms=min(busy.backoff_ms, 10_000))
+        reason = busy.reason or reason or "busy"
+        return RegionError(RegionFault.BUSY, reason, backoff_ms=min(busy.backoff_ms, 10_000))
     if error.HasField("store_not_match"):
-        return RegionError(RegionFault.WRONG_STORE, reason or "another store")
+        return RegionError(RegionFault.WRONG_STORE, reason or "the store does not match")
     names = {descriptor.name for descriptor, _ in error.ListFields()} - {"message"}
     for fault, kinds in _FAULTS.items():
         if names & kinds:
             return RegionError(fault, reason or ", ".join(sorted(names)))
-    return RegionError(RegionFault.BUSY, reason or "an error of another kind")
+    return RegionError(RegionFault.BUSY, reason or "unknown error")
 
 
 _FAULTS: Final = {

@@ -1,4 +1,4 @@
-"""PD's messages about regions, stores and who still reads old versions."""
+"""PD's messages about regions, stores and service safe points."""
 
 from dataclasses import dataclass
 from typing import Final, TypeVar
@@ -32,7 +32,7 @@ _NONE, _NOT_BOOTSTRAPPED = 0, 2
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A store of the cluster. `is_up`: it takes part; one that leaves still serves."""
+    """A store of the cluster. A store that is going offline is not `is_up`, but still serves."""
 
     id: int
     address: str
@@ -42,17 +42,17 @@ class Store:
     version: str = ""
     peer_address: str = ""
     start_s: int = 0
-    """When it was started, in seconds since 1970."""
+    """The time of its start in seconds since 1970."""
 
     @property
     def is_tiflash(self) -> bool:
-        """It holds columns, and answers no requests for keys."""
+        """Whether it is a TiFlash store, which serves no key-value requests."""
         return ("engine", "tiflash") in self.labels
 
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
-    """What a store's heartbeat says."""
+    """The content of a store's heartbeat."""
 
     store_id: int
     capacity_bytes: int
@@ -63,25 +63,25 @@ class StoreStats:
 
 
 def encode_region_request(cluster_id: int, key: RawKey) -> bytes:
-    """Asks for the region that a key is in, or for the one before that."""
+    """Encode a request for the region that contains a key, or for the one before it."""
     request = pdpb_pb2.GetRegionRequest(header=_header(cluster_id), region_key=_encode(key))
     return request.SerializeToString()
 
 
 def encode_region_by_id_request(cluster_id: int, region_id: RegionID) -> bytes:
-    """Asks for a region."""
+    """Encode a request for a region by id."""
     header = _header(cluster_id)
     return pdpb_pb2.GetRegionByIDRequest(header=header, region_id=region_id).SerializeToString()
 
 
 def decode_region(data: bytes) -> LocatedRegion | None:
-    """None where PD knows no such region. Raises `CodecError`, also for an error of PD."""
+    """Decode a region; None if PD has none. Raises `CodecError`, also for an error of PD."""
     message = _parse(pdpb_pb2.GetRegionResponse, data)
     return region_from(message.region, message.leader) if message.region.id else None
 
 
 def encode_scan_request(cluster_id: int, keys: RawKeyRange, limit: int) -> bytes:
-    """Asks for the regions of a range, from its start."""
+    """Encode a request for the first regions of a range."""
     request = pdpb_pb2.ScanRegionsRequest(
         header=_header(cluster_id),
         start_key=_encode(keys.start),
@@ -92,19 +92,19 @@ def encode_scan_request(cluster_id: int, keys: RawKeyRange, limit: int) -> bytes
 
 
 def decode_regions(data: bytes) -> list[LocatedRegion]:
-    """Raises `CodecError`, also for an error of PD."""
+    """Decode regions. Raises `CodecError`, also for an error of PD."""
     message = _parse(pdpb_pb2.ScanRegionsResponse, data)
     return [region_from(each.region, each.leader) for each in message.regions]
 
 
 def encode_store_request(cluster_id: int, store_id: int) -> bytes:
-    """Asks for a store."""
+    """Encode a request for a store by id."""
     header = _header(cluster_id)
     return pdpb_pb2.GetStoreRequest(header=header, store_id=store_id).SerializeToString()
 
 
 def decode_store(data: bytes) -> Store:
-    """Raises `CodecError`, also for an error of PD: there is no such store."""
+    """Decode a store. Raises `CodecError`, also for an error of PD or if there is no store."""
     message = _parse(pdpb_pb2.GetStoreResponse, data)
     if not message.store.id:
         raise CodecError("pdpb.GetStoreResponse", "no store")
@@ -112,25 +112,25 @@ def decode_store(data: bytes) -> Store:
 
 
 def encode_stores_request(cluster_id: int) -> bytes:
-    """Asks for all stores but those that have left for good."""
+    """Encode a request for all stores except tombstones."""
     header = _header(cluster_id)
     request = pdpb_pb2.GetAllStoresRequest(header=header, exclude_tombstone_stores=True)
     return request.SerializeToString()
 
 
 def decode_stores(data: bytes) -> list[Store]:
-    """Raises `CodecError`, also for an error of PD."""
+    """Decode stores. Raises `CodecError`, also for an error of PD."""
     message = _parse(pdpb_pb2.GetAllStoresResponse, data)
     return [_store_from(each) for each in message.stores]
 
 
 def encode_alloc_id(cluster_id: int) -> bytes:
-    """Asks for a number that nothing in the cluster has."""
+    """Encode a request for an id that is unique in the cluster."""
     return pdpb_pb2.AllocIDRequest(header=_header(cluster_id)).SerializeToString()
 
 
 def decode_alloc_id(data: bytes) -> int:
-    """Raises `CodecError`, also for an error of PD."""
+    """Decode an id. Raises `CodecError`, also for an error of PD."""
     message = _parse(pdpb_pb2.AllocIDResponse, data)
     if not message.id:
         raise CodecError("pdpb.AllocIDResponse", "no id")
@@ -138,7 +138,7 @@ def decode_alloc_id(data: bytes) -> int:
 
 
 def encode_put_store(cluster_id: int, store: Store) -> bytes:
-    """Registers a store, or says what has changed about it."""
+    """Encode a request to register or update a store."""
     message = metapb_pb2.Store(
         id=store.id,
         address=store.address,
@@ -152,12 +152,12 @@ def encode_put_store(cluster_id: int, store: Store) -> bytes:
 
 
 def decode_put_store(data: bytes) -> None:
-    """Raises `CodecError`, also for an error of PD."""
+    """Check the response. Raises `CodecError`, also for an error of PD."""
     _parse(pdpb_pb2.PutStoreResponse, data)
 
 
 def encode_heartbeat(cluster_id: int, stats: StoreStats) -> bytes:
-    """Says that a store is there."""
+    """Encode a store's heartbeat."""
     message = pdpb_pb2.StoreStats(
         store_id=stats.store_id,
         capacity=stats.capacity_bytes,
@@ -171,7 +171,7 @@ def encode_heartbeat(cluster_id: int, stats: StoreStats) -> bytes:
 
 
 def decode_heartbeat(data: bytes) -> str:
-    """The cluster's version. Raises `CodecError`, also for an error of PD."""
+    """Decode the cluster's version. Raises `CodecError`, also for an error of PD."""
     message = _parse(pdpb_pb2.StoreHeartbeatResponse, data)
     return message.cluster_version
 
@@ -179,7 +179,7 @@ def decode_heartbeat(data: bytes) -> str:
 def encode_service_safe_point(
     cluster_id: int, service: str, safe_point: TimeStamp, ttl_s: int
 ) -> bytes:
-    """Holds garbage collection below a timestamp for a while; `ttl_s` 0 lets go."""
+    """Encode a request to set a service safe point for `ttl_s`; 0 removes it."""
     request = pdpb_pb2.UpdateServiceGCSafePointRequest(
         header=_header(cluster_id), service_id=service.encode(), TTL=ttl_s, safe_point=safe_point
     )
@@ -187,13 +187,13 @@ def encode_service_safe_point(
 
 
 def decode_service_safe_point(data: bytes) -> TimeStamp:
-    """The lowest that any service holds. Raises `CodecError`, also for an error of PD."""
+    """Decode the lowest service safe point. Raises `CodecError`, also for an error of PD."""
     message = _parse(pdpb_pb2.UpdateServiceGCSafePointResponse, data)
     return TimeStamp(message.min_safe_point)
 
 
 def region_from(region: metapb_pb2.Region, leader: metapb_pb2.Peer | None) -> LocatedRegion:
-    """Raises `CodecError` for bounds that are no keys."""
+    """Convert a region. Raises `CodecError` if a bound is not a key."""
     return LocatedRegion(
         RegionID(region.id),
         RawKeyRange(_decode(region.start_key), _decode(region.end_key)),
@@ -204,13 +204,13 @@ def region_from(region: metapb_pb2.Region, leader: metapb_pb2.Peer | None) -> Lo
 
 
 def peer_from(peer: metapb_pb2.Peer) -> LocatedPeer:
-    """One copy of a region."""
+    """Convert a peer."""
     is_learner = peer.role == metapb_pb2.PeerRole.Learner
     return LocatedPeer(peer.id, peer.store_id, is_learner, peer.is_witness)
 
 
 def peer_to(peer: LocatedPeer) -> metapb_pb2.Peer:
-    """The inverse of `peer_from`; a voter's role is the one it has most of the time."""
+    """Convert a peer to a message. Every peer that is not a learner becomes a Voter."""
     role = metapb_pb2.PeerRole.Learner if peer.is_learner else metapb_pb2.PeerRole.Voter
     return metapb_pb2.Peer(
         id=peer.id, store_id=peer.store_id, role=role, is_witness=peer.is_witness
@@ -243,15 +243,15 @@ def _decode(key: bytes) -> RawKey:
         return RawKey(b"")
     raw, end = decode_bytes(key)
     if end != len(key):
-        raise CodecError("a region's bound", "more than one key", end)
+        raise CodecError("region bound", "bytes after the key", end)
     return RawKey(raw)
 
 
 def _parse(kind: type[M], data: bytes) -> M:
-    """Raises `CodecError`, also for an answer that is an error."""
+    """Parse a response. Raises `CodecError`, also if it contains an error."""
     message = parse_message(kind, data)
     failure = message.header.error  # type: ignore[attr-defined]
-    # Before the first store is there, PD knows of nothing.
+    # Until the first store bootstraps the cluster, PD has no data.
     if failure.type not in (_NONE, _NOT_BOOTSTRAPPED):
         raise CodecError(kind.DESCRIPTOR.full_name, f"error {failure.type}: {failure.message}")
     return message
