@@ -1,11 +1,14 @@
-"""TiKV's side: what a raft learner is sent of regions, and reading it as TiDB would.
+"""A raft learner of TiKV's regions, and snapshot reads from it.
 
-wire, request          messages of enginepb and raft_cmdpb, taken apart
-lock, write, record    the values of TiKV's column families
-region, command        what regions are, and what is done to them
-cache, store           all regions in memory: versions, locks, long rows
-snapshot               a region's whole content, in the place of what was there
-flush, learner         from memory into the engine; the whole, with its errors and limits
-tables, rows           whose rows they are, and their columns
-read, resolve          a table at a timestamp; locks in the way
+wire, request              messages of enginepb and raft_cmdpb
+command, region            raft commands, and their effect on regions
+versions, pending          decoded commits; entries of column families without an outcome yet
+cache, region_store        all regions in memory: versions, locks, long rows
+region_snapshot            a region's raft snapshot, which replaces the region's content
+flush, learner             publications to the engine; the learner as a whole
+tables, schema, rows       physical tables, their definitions and columns
+read, memory_versions      reads of a table at a timestamp
+learner_read               read index, waiting, locks and validation of a read
+origin, overlay            scans planned over the files and the memory
+server, upkeep, metadata   TiKV's gRPC service; background work; metadata tables
 """

@@ -1,19 +1,19 @@
-"""The data that is applied and not yet in the engine, of all regions together.
+"""Applied data of all regions that is not in the engine yet.
 
-    versions   committed rows, ready for the engine: chunks of columns, one a piece of a batch
-    locks      what transactions that have not ended hold: lock column family
-    defaults   their rows, where these are long: default column family
-    orphans    commits of a snapshot whose long rows are yet to come: write column family
+    versions   committed rows in columnar form, ready for the engine; one chunk per run of requests
+    locks      entries of the lock column family: locks of open transactions
+    defaults   entries of the default column family: long rows of open transactions
+    orphans    entries of the write column family: commits whose long rows have not arrived yet
 
-A commit finds its row when it is applied: short ones are in the write record, long ones are taken
-out of `defaults`. So what remains in `defaults` belongs to transactions that have not ended.
+When a commit is applied, its row is in the write record if it is short; a long row is moved out of
+`defaults`. So the remaining `defaults` belong to open transactions.
 
-Only in snapshots may a commit come before its row (TiKV may take the column families of a snapshot
-at different moments). Such an orphan waits here, and holds back later commits of the same row, for
-the engine takes versions of a row in the order of their commits.
+Only in a snapshot can a commit precede its row, because TiKV may read the column families of a
+snapshot at different times. Such an orphan waits here and delays later commits of the same row,
+because the engine requires the versions of a row in commit order.
 
-Keys are unique over all regions, so it does not matter which region one belongs to; ranges are cut
-out when a region goes.
+Keys are unique across regions, so entries are not grouped by region. When a region is removed, its
+key range is deleted.
 """
 
 from collections.abc import Iterable, Mapping
@@ -49,7 +49,7 @@ Changes = dict[bytes, bytes | None]
 
 @dataclass(slots=True)
 class _Parsed:
-    """The changes of some requests; the last one of each key."""
+    """Parsed changes of a run of requests; the last change of each key."""
 
     locks: Changes
     defaults: Changes
@@ -59,14 +59,14 @@ class _Parsed:
 
 
 class Cache:
-    """See the module. Not thread-safe: the store that has it is."""
+    """The cache of one `RegionStore`, which synchronizes access to it."""
 
     def __init__(self) -> None:
         self.families: Final = {family: PendingEntries() for family in Family}
         self.versions: list[Versions] = []
         self.version_bytes = 0
-        self._waiting: dict[bytes, set[bytes]] = {}
-        """Memcomparable key -> its keys among the orphans."""
+        self._orphan_keys: dict[bytes, set[bytes]] = {}
+        """Memcomparable key -> its write keys in `orphans`."""
 
     @property
     def locks(self) -> PendingEntries:
@@ -82,56 +82,56 @@ class Cache:
 
     @property
     def size_bytes(self) -> int:
-        """About what it takes in memory."""
+        """The approximate size in memory."""
         return self.version_bytes + sum(each.size_bytes for each in self.families.values())
 
     def apply(self, requests: Requests) -> None:
-        """Puts and deletes, in the order of their commands. If it raises, nothing has changed.
+        """Apply puts and deletes in command order. The cache is unchanged after an error.
 
         Raises:
-            CodecError: a key or record that is none.
-            CorruptionError: a commit whose row is nowhere.
+            CodecError: A key or record is malformed.
+            CorruptionError: The row of a commit is missing.
         """
         self._apply(self._parse(requests))
 
     def add(self, versions: Iterable[Versions]) -> None:
-        """Versions that are ready for the engine."""
+        """Add versions for the engine."""
         for each in versions:
             if len(each):
                 self.versions.append(each)
                 self.version_bytes += each.size_bytes
 
     def adopt(self, locks: Changes, defaults: Changes, orphans: Changes) -> None:
-        """Take over what a snapshot holds besides versions."""
+        """Add the entries of a snapshot other than versions."""
         self._apply(_Parsed(locks, defaults, [], [], orphans))
 
     def cut(self, start: bytes, end: bytes) -> None:
-        """Forget all that waits in a range of memcomparable keys; versions stay."""
+        """Delete the entries of all families in a range of memcomparable keys, but no versions."""
         for family in self.families.values():
             family.drop([key for key, _ in family.within(start, end)])
-        for key in [k for k in self._waiting if start <= k and (not end or k < end)]:
-            del self._waiting[key]
+        for key in [k for k in self._orphan_keys if start <= k and (not end or k < end)]:
+            del self._orphan_keys[key]
 
     def cut_family(self, family: Family, start: bytes, end: bytes) -> None:
-        """Forget what waits in a range of one column family."""
+        """Delete the entries of one column family in a range."""
         pending = self.families[family]
         pending.drop([key for key, _ in pending.within(start, end)])
 
     def take_versions(self) -> list[Versions]:
-        """All versions, which the caller has from now on."""
-        taken, self.versions, self.version_bytes = self.versions, [], 0
-        return taken
+        """Remove and return all versions."""
+        versions, self.versions, self.version_bytes = self.versions, [], 0
+        return versions
 
     def restore(self, family: Family, delta: Delta) -> None:
-        """Take over what was published, one record after the other."""
+        """Restore a published delta. Deltas must be restored in the order of their records."""
         self.families[family].restore(delta)
         if family is Family.WRITE:
             for write_key in delta.deletes:
                 self._forget_orphan(write_key)
             for write_key in delta.puts:
-                self._waiting.setdefault(write_key[:-TS_BYTES], set()).add(write_key)
+                self._orphan_keys.setdefault(write_key[:-TS_BYTES], set()).add(write_key)
 
-    # -- one piece
+    # -- one run of requests
 
     def _parse(self, requests: Requests) -> _Parsed:
         lock_keys, lock_values = self._entries(requests, Family.LOCK)
@@ -141,15 +141,15 @@ class Cache:
             if record.gc_fence is not None:
                 return False
             key, start_ts = write_key[:-TS_BYTES], record.start_ts
-            held = [v for k, v in zip(lock_keys, lock_values, strict=True) if k == key]
-            return any(_is_of(v, start_ts) for v in [*held, self.locks.get(key)])
+            values = [v for k, v in zip(lock_keys, lock_values, strict=True) if k == key]
+            return any(_is_of(v, start_ts) for v in [*values, self.locks.get(key)])
 
         writes = np.flatnonzero((requests.family == Family.WRITE) & requests.is_put)
-        held: Changes = {}
-        if self._waiting:
-            writes, held = self._held_back(requests, writes)
+        orphans: Changes = {}
+        if self._orphan_keys:
+            writes, orphans = self._split_delayed(requests, writes)
         commits = decode_commits(requests, writes, is_version)
-        # Garbage collection may take a row again that was put, and committed, right before.
+        # TiKV's GC may delete a row that was put and committed earlier in the same run.
         entries = zip(default_keys, default_values, strict=True)
         puts = {key: row for key, row in entries if row is not None} if commits.long else {}
         rows = [self._row_of(commit, puts) for commit in commits.long]
@@ -157,12 +157,12 @@ class Cache:
         locks = dict(zip(lock_keys, lock_values, strict=True))
         defaults = dict(zip(default_keys, default_values, strict=True))
         consumed = [commit.key for commit in commits.long]
-        return _Parsed(locks, defaults, versions, consumed, held)
+        return _Parsed(locks, defaults, versions, consumed, orphans)
 
     def _entries(
         self, requests: Requests, family: Family
     ) -> tuple[list[bytes], list[bytes | None]]:
-        """Return what is put into a column family under record keys, or deleted there (None)."""
+        """Return the record keys changed in a column family, and their values or None (delete)."""
         rows = np.flatnonzero(requests.family == family)
         rows = record_keys(requests, rows).rows
         is_put = requests.is_put[rows]
@@ -190,37 +190,39 @@ class Cache:
             if record is None:
                 self._forget_orphan(write_key)
             else:
-                self._waiting.setdefault(write_key[:-TS_BYTES], set()).add(write_key)
-        if self._waiting:
+                self._orphan_keys.setdefault(write_key[:-TS_BYTES], set()).add(write_key)
+        if self._orphan_keys:
             touched = {key[:-TS_BYTES] for key in (*parsed.defaults, *parsed.orphans)}
-            for key in sorted(touched & self._waiting.keys()):
+            for key in sorted(touched & self._orphan_keys.keys()):
                 self._release(key)
 
     # -- orphans
 
-    def _held_back(self, requests: Requests, writes: Positions) -> tuple[Positions, Changes]:
-        """The writes of rows that no orphan holds back, and the others as orphans."""
+    def _split_delayed(self, requests: Requests, writes: Positions) -> tuple[Positions, Changes]:
+        """Split writes into those of rows without an orphan, and those delayed by one."""
         keys = requests.keys(writes)
-        is_held = np.fromiter((k[:-TS_BYTES] in self._waiting for k in keys), np.bool_, len(keys))
-        rows = writes[is_held]
-        held: Changes = dict(zip(requests.keys(rows), requests.values(rows), strict=True))
+        is_late = np.fromiter(
+            (k[:-TS_BYTES] in self._orphan_keys for k in keys), np.bool_, len(keys)
+        )
+        rows = writes[is_late]
+        late: Changes = dict(zip(requests.keys(rows), requests.values(rows), strict=True))
         deletes = np.flatnonzero((requests.family == Family.WRITE) & ~requests.is_put)
-        held.update((k, None) for k in requests.keys(deletes) if self.orphans.get(k) is not None)
-        return writes[~is_held], held
+        late.update((k, None) for k in requests.keys(deletes) if self.orphans.get(k) is not None)
+        return writes[~is_late], late
 
     def _release(self, key: bytes) -> None:
-        """Make versions of the commits of a row, oldest first, up to one whose row is missing."""
+        """Convert delayed commits of a row to versions, oldest first, until a row is missing."""
         ready: list[tuple[bytes, Write, bytes]] = []
         consumed, done = [], []
-        for write_key in sorted(self._waiting[key], reverse=True):
+        for write_key in sorted(self._orphan_keys[key], reverse=True):
             record = decode_write(self.orphans.get(write_key) or b"")
             row = record.short_value or b""
             if record.kind is WriteKind.PUT and record.short_value is None:
                 default_key = key + encode_uint_desc(record.start_ts)
-                found = self.defaults.get(default_key)
-                if found is None:
+                long_row = self.defaults.get(default_key)
+                if long_row is None:
                     break
-                row = found
+                row = long_row
                 consumed.append(default_key)
             done.append(write_key)
             if record.has_data and record.gc_fence is None:
@@ -232,15 +234,15 @@ class Cache:
             self._forget_orphan(write_key)
 
     def _forget_orphan(self, write_key: bytes) -> None:
-        left = self._waiting.get(write_key[:-TS_BYTES], set())
-        left.discard(write_key)
-        if not left:
-            self._waiting.pop(write_key[:-TS_BYTES], None)
+        write_keys = self._orphan_keys.get(write_key[:-TS_BYTES], set())
+        write_keys.discard(write_key)
+        if not write_keys:
+            self._orphan_keys.pop(write_key[:-TS_BYTES], None)
 
     def orphans_at(self, start: bytes, end: bytes, snapshot_ts: TimeStamp) -> list[TimeStamp]:
-        """Commits at or below a snapshot, in a range, whose rows are yet to come."""
-        found = (split_write_key(key)[1] for key, _ in self.orphans.within(start, end))
-        return sorted(commit_ts for commit_ts in found if commit_ts <= snapshot_ts)
+        """Return the commit_ts of orphans in a range at or below a snapshot, in order."""
+        orphans = (split_write_key(key)[1] for key, _ in self.orphans.within(start, end))
+        return sorted(commit_ts for commit_ts in orphans if commit_ts <= snapshot_ts)
 
 
 def _is_of(lock: bytes | None, start_ts: TimeStamp) -> bool:

@@ -1,4 +1,4 @@
-"""Raft commands as a learner gets them: what was done to a region, at which index of its log."""
+"""Raft commands and snapshots as TiKV sends them to a learner, decoded."""
 
 from dataclasses import dataclass, field
 from typing import TypeAlias
@@ -9,21 +9,21 @@ from pyspark_theflash.tikv.region import ApplyState, Peer, RaftRegion
 
 @dataclass(frozen=True, slots=True)
 class SplitRegion:
-    """A region became these, its own id among them."""
+    """A split of a region into `regions`, one of which keeps its id."""
 
     regions: tuple[RaftRegion, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class ChangePeers:
-    """A region has other peers now."""
+    """A change of a region's peers."""
 
     region: RaftRegion
 
 
 @dataclass(frozen=True, slots=True)
 class PrepareMerge:
-    """A region is to become part of `target`."""
+    """The start of a merge of the region into `target`."""
 
     min_index: int
     target: RaftRegion
@@ -31,7 +31,7 @@ class PrepareMerge:
 
 @dataclass(frozen=True, slots=True)
 class CommitMerge:
-    """`source`, applied up to its index `commit`, becomes part of the region."""
+    """The merge of `source`, applied up to its index `commit`, into the region."""
 
     source: RaftRegion
     commit: int
@@ -39,12 +39,12 @@ class CommitMerge:
 
 @dataclass(frozen=True, slots=True)
 class RollbackMerge:
-    """A prepared merge came to nothing."""
+    """The cancellation of a prepared merge."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompactLog:
-    """The log up to here is no longer needed by those who have applied it."""
+    """A truncation of the raft log up to an index."""
 
     index: int
     term: int
@@ -52,7 +52,7 @@ class CompactLog:
 
 @dataclass(frozen=True, slots=True)
 class NoChange:
-    """A command without effect here: elections, checks of hashes, witnesses, flashback's marks."""
+    """A command without effect here: leader transfer, hash checks, witnesses, flashback."""
 
 
 Admin: TypeAlias = (
@@ -62,11 +62,12 @@ Admin: TypeAlias = (
 
 @dataclass(slots=True)
 class RaftCommand:
-    """One entry of a region's log. `requests` are raft_cmdpb.Request messages, as bytes.
+    """One entry of a region's raft log. `requests` are serialized raft_cmdpb.Request messages.
 
-    `must_sync`: the sender waits for it to be durable. `destroys`: the replica is to go. Not
-    frozen, for there are hundreds of thousands a second, and a frozen one takes three times as long
-    to make; once made, nobody changes one.
+    `must_sync`: The sender waits until the entry is durable. `destroys`: The replica is destroyed.
+
+    Instances are not modified, but the class is not frozen: there are hundreds of thousands per
+    second, and creating a frozen one takes three times as long.
     """
 
     region_id: RegionID
@@ -80,7 +81,7 @@ class RaftCommand:
 
 @dataclass(frozen=True, slots=True)
 class Applied:
-    """A store's answer for a region: how far it is *durably* applied, or that it is gone."""
+    """A region's *durable* apply state, reported to TiKV; None if the region is destroyed."""
 
     region_id: RegionID
     state: ApplyState | None
@@ -88,7 +89,7 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class SnapshotHead:
-    """The head of a snapshot: the region as it is after it, and the store's own peer."""
+    """The header of a snapshot: the region and its apply state after it, and the local peer."""
 
     region: RaftRegion
     applied: ApplyState
@@ -97,7 +98,7 @@ class SnapshotHead:
 
 @dataclass(frozen=True, slots=True)
 class DeleteRange:
-    """All keys of a column family in [start, end) are gone."""
+    """A deletion of all keys of a column family in [start, end)."""
 
     cf: str
     start: bytes
@@ -106,7 +107,7 @@ class DeleteRange:
 
 @dataclass(frozen=True, slots=True)
 class IngestFile:
-    """A bulk load's file is part of the region now; its content is not in the command."""
+    """An ingestion of an SST file of a bulk load. The command does not contain the data."""
 
     uuid: bytes
     cf: str

@@ -1,7 +1,8 @@
-"""From the cache into the engine: frozen state -> one publication.
+"""Publish the cache of applied data to the engine.
 
-A publication has the rows of all regions up to one moment and how far the regions were then, in one
-step, so what a crash leaves is a prefix of what was applied. The rows are decoded on the way.
+One publication contains the rows of all regions at one point of the apply order, together with the
+regions' apply states, and is atomic. So the durable state is always a prefix of the applied
+commands. Rows are decoded when they are published.
 """
 
 from collections import deque
@@ -22,20 +23,20 @@ from pyspark_theflash.tikv.tables import SchemaAt
 
 T = TypeVar("T")
 MEMORY_BYTES_MAX: Final = 1 << 30
-"""The rows of a table are put into one Arrow array, which ends at 2 GiB."""
+"""The rows of a table become one Arrow array, which is limited to 2 GiB."""
 Also = Callable[[], ManifestChange]
-"""The records to be published with the next rows: the schema history they were decoded under."""
+"""Returns records to publish with the rows: the schema history used to decode them."""
 
 
 @dataclass(frozen=True, slots=True)
 class FlushLimits:
-    """When the cache is written out.
+    """Thresholds for publishing the cache.
 
-    `rows_bytes` of committed rows are worth a publication; none waits longer than `delay_ms`. With
-    more than `memory_bytes` in all nothing more is applied until the engine has taken some.
+    A publication starts when `rows_bytes` of committed rows are cached, or after `delay_ms`. If the
+    cache exceeds `memory_bytes`, commands are applied only after a publication.
 
     Raises:
-        OptionError: more than `MEMORY_BYTES_MAX`.
+        OptionError: `memory_bytes` is not between 1 and `MEMORY_BYTES_MAX`.
     """
 
     rows_bytes: int = 32 << 20
@@ -48,7 +49,7 @@ class FlushLimits:
 
 
 class Flusher:
-    """Publishes what a store has applied. One thread at a time."""
+    """Publishes the applied data of a `RegionStore`. Not thread-safe."""
 
     def __init__(
         self,
@@ -57,33 +58,33 @@ class Flusher:
         also: Also = ManifestChange,
         published: Callable[[], None] = lambda: None,
     ) -> None:
-        """`published` is called when what `also` said last is durable."""
+        """`published` is called when the records last returned by `also` are durable."""
         self._store, self._schema = store, schema
         self._also, self._published = also, published
         self._frozen: Frozen | None = None
         self.touched: set[PhysicalTableID] = set()
-        """Physical tables that rows were published of; whoever compacts empties it."""
+        """Physical tables with published rows that have not been compacted since."""
         self.rows = 0
 
     def flush(self, engine: Engine) -> bool:
-        """Publish all that was applied when this was called; whether there was anything.
+        """Publish everything applied before the call; return whether there was anything.
 
         Raises:
-            SchemaOutdatedError: the schema history ends before some of the rows; they stay, and it
-                may be tried again. `StoreFullError` likewise.
+            SchemaOutdatedError: The schema history ends before some of the rows.
+            StoreFullError: The disk is full. After both errors the rows are kept for a retry.
         """
-        done = False
+        is_published = False
         while True:
-            # What could not be published the last time comes first, and is not all there is.
+            # State frozen by a failed call is published first, then the state applied since.
             is_left_over = self._frozen is not None
             frozen = self._frozen or self._store.freeze()
             if not frozen.is_empty:
                 self._frozen = frozen
                 self._publish(engine, frozen)
                 self._frozen = None
-                done = True
+                is_published = True
             if not is_left_over:
-                return done
+                return is_published
 
     def _publish(self, engine: Engine, frozen: Frozen) -> None:
         versions = list(self._batches(frozen))
@@ -109,17 +110,17 @@ class Flusher:
 
 
 class EngineThread(Protocol):
-    """Where the engine lives: all that is done to it is done in one thread."""
+    """Executes all work on the engine in one thread."""
 
     def run(self, work: Callable[[Engine], T]) -> "Future[T]":
-        """Do this as soon as what was asked for before is done."""
+        """Schedule work after all work scheduled before."""
 
     def close(self) -> None:
-        """Finish what was asked for, then let go of the engine."""
+        """Finish the scheduled work, then release the engine."""
 
 
 class SameThread:
-    """The engine of the caller's own thread; `run` is done when it returns."""
+    """Executes work in the caller's thread, before `run` returns."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
@@ -135,15 +136,15 @@ class SameThread:
         return done
 
     def close(self) -> None:
-        """The engine stays its owner's."""
+        """Do nothing: the caller owns the engine."""
 
 
 class OwnThread:
-    """A thread that opens the engine, and closes it at the end."""
+    """A thread that opens the engine, executes work, and closes the engine."""
 
     def __init__(self, open_engine: Callable[[], Engine]) -> None:
-        """Raises what `open_engine` raises."""
-        self._waiting: deque[Callable[[], None]] = deque()
+        """Start the thread. Raises the errors of `open_engine`."""
+        self._tasks: deque[Callable[[], None]] = deque()
         self._wake = Condition()
         self._is_closing = False
         opened: Future[None] = Future()
@@ -163,7 +164,7 @@ class OwnThread:
                 done.set_exception(error)
 
         with self._wake:
-            self._waiting.append(task)
+            self._tasks.append(task)
             self._wake.notify()
         return done
 
@@ -188,6 +189,6 @@ class OwnThread:
 
     def _next(self) -> Callable[[], None] | None:
         with self._wake:
-            while not self._waiting and not self._is_closing:
+            while not self._tasks and not self._is_closing:
                 self._wake.wait()
-            return self._waiting.popleft() if self._waiting else None
+            return self._tasks.popleft() if self._tasks else None

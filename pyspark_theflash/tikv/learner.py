@@ -1,15 +1,14 @@
-"""A store that learns TiKV's regions: commands and snapshots in, answers out, rows to the engine.
+"""A raft learner: applies commands and snapshots of regions, and publishes rows to the engine.
 
     learner = Learner(SameThread(engine), schema, clock)
-    answers = learner.apply(batch)         commands, in the order they come
+    applied = learner.apply(batch)         commands, in the order of their arrival
     learner.install(builder.finish())      a region's snapshot
-    learner.tick()                         often: writes out what is due
+    learner.tick()                         periodically: publishes when due
 
-Answers tell what is durable, not what is applied: whoever sends the commands keeps them up to
-there, and sends them again after a restart. A full disk, a full cache, a schema that does not reach
-far enough or that nobody can be asked for, and what is not supported may be tried again. After any
-other error the learner takes nothing more; opened anew on the same engine it goes on from what is
-durable.
+`apply` returns what is durable, not what is applied: the sender keeps the commands above it, and
+sends them again after a restart. After these errors a call may be retried: full disk, full cache,
+a schema history that is too old or unavailable, unsupported command. After any other error the
+learner rejects all calls; a new one on the same engine continues from the durable state.
 """
 
 import logging
@@ -56,7 +55,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 T = TypeVar("T")
 ColumnsOf: TypeAlias = Callable[[PhysicalTableID], Sequence[ScanColumn]]
-"""All columns that rows of a physical table have ever had."""
+"""Returns all columns that rows of a physical table have ever had."""
 _Bounds: TypeAlias = tuple[Handle | None, Handle | None]
 _NO_SCHEMA: Final = (
     SchemaOutdatedError,
@@ -64,26 +63,26 @@ _NO_SCHEMA: Final = (
     RegionGapError,
     ServiceUnavailableError,
 )
-_HARMLESS: Final = (StoreFullError, CacheFullError, UnsupportedError, *_NO_SCHEMA)
+_RETRYABLE: Final = (StoreFullError, CacheFullError, UnsupportedError, *_NO_SCHEMA)
 
 
 class IngestSource(Protocol):
-    """Where the files of bulk loads are."""
+    """Access to the SST files of bulk loads."""
 
     def read(self, file: IngestFile) -> Iterable[tuple[bytes, bytes]]:
-        """The pairs of a file, keys as in raft commands: without RocksDB's `z`."""
+        """Return a file's keys and values; keys as in raft commands, without TiKV's prefix `z`."""
 
 
 class NoFiles:
-    """No bulk load can be followed."""
+    """An `IngestSource` without files: bulk loads are not supported."""
 
     def read(self, file: IngestFile) -> Iterable[tuple[bytes, bytes]]:
-        """Raises `UnsupportedError`."""
+        """Raise `UnsupportedError`."""
         raise UnsupportedError("a bulk load's file", f"file {file.uuid.hex()}")
 
 
 class Learner:
-    """See the module. Commands and snapshots come from one thread at a time; reads from any."""
+    """A learner. Commands and snapshots must come from one thread at a time; reads from any."""
 
     def __init__(
         self,
@@ -96,10 +95,10 @@ class Learner:
         also: Also = ManifestChange,
         published: Callable[[], None] = lambda: None,
     ) -> None:
-        """Take up what is durable in the worker's engine.
+        """Recover the durable state from the worker's engine.
 
-        `schema` is asked for definitions that reach a timestamp; `also` for what else is to be
-        published with the rows that were decoded under them, `published` told when it is.
+        `schema` returns table definitions up to a timestamp. `also` returns further records to
+        publish with the rows decoded under them; `published` is called when they are durable.
         """
         self._worker, self._schema, self._clock = worker, schema, clock
         self._limits, self._files = limits or FlushLimits(), files or NoFiles()
@@ -109,24 +108,24 @@ class Learner:
         self.flusher: Final = Flusher(self.store, schema, also, published)
         self._flushed_ms = clock.boottime_ms()
         self._running: Future[bool] | None = None
-        self._broken: str | None = None
+        self._failure: str | None = None
         self._purged: int | None = None
-        """Up to which removal of a region the rows are gone from disk; None: nobody has looked."""
+        """The number of removals whose rows are purged from disk; None before the first check."""
 
     @property
     def failure(self) -> str | None:
-        """Why it takes nothing more; None as long as it does."""
-        return self._broken
+        """The error after which the learner rejects all calls; None if there is none."""
+        return self._failure
 
     def apply(self, commands: Sequence[RaftCommand]) -> list[Applied]:
-        """Apply commands, and say how far their regions are durable.
+        """Apply commands, and return the durable apply states of their regions.
 
-        Waits while the cache is full and the engine still takes something.
+        If the cache is full, it is published first.
 
         Raises:
-            CacheFullError: the cache is full of what the engine cannot take.
-            SchemaOutdatedError, StoreFullError: it cannot take it just now.
-            CodecError, CorruptionError, RaftCommandError: see `RegionStore.apply`.
+            CacheFullError: The cache is full of data that cannot be published, like open locks.
+            SchemaOutdatedError, StoreFullError: The cache cannot be published now.
+            CodecError, CorruptionError, RaftCommandError: See `RegionStore.apply`.
         """
         with self._mutex:
             self._check()
@@ -139,31 +138,31 @@ class Learner:
             return self.store.answers(c.region_id for c in commands)
 
     def install(self, snapshot: RegionSnapshot) -> None:
-        """Put a region's snapshot in the place of what was there; durable when it returns.
+        """Replace a region's content by a snapshot, durably.
 
-        One that is no newer than the region changes nothing.
+        A snapshot that is not newer than the region's apply state changes nothing.
 
         Raises:
-            RaftCommandError: another region has some of its keys, and is not older.
-            SchemaOutdatedError, StoreFullError: as for `apply`.
+            RaftCommandError: The range overlaps another region that is not older.
+            SchemaOutdatedError, StoreFullError: As in `apply`.
         """
         with self._mutex:
             self._check()
             head = snapshot.head
-            known = self.store.region(head.region.id)
-            if known and known.applied.applied_index >= head.applied.applied_index:
-                # It may be here since a try whose publication failed.
+            current = self.store.region(head.region.id)
+            if current and current.applied.applied_index >= head.applied.applied_index:
+                # It may have been installed by a call whose publication failed.
                 self.flush()
                 return
             covered = self._covered(head)
             self.flush()
             keys = EncodedKeyRange(head.region.start, head.region.end)
             versions = self._replace(keys, snapshot.versions)
-            self._whole(lambda: self._take(snapshot, versions, covered))
+            self._change(lambda: self._install(snapshot, versions, covered))
             self.flush()
 
     def flush(self) -> None:
-        """Publish all that is applied; durable when it returns. Raises as `apply` does."""
+        """Publish everything applied, durably. Raises as `apply` does."""
         with self._mutex:
             self._check()
             self._finish_flush()
@@ -171,7 +170,7 @@ class Learner:
             self._flushed_ms = self._clock.boottime_ms()
 
     def tick(self) -> None:
-        """Begin to publish what has waited long enough. Raises what the last time has failed of."""
+        """Start a publication if one is due. Raises the error of the previous publication."""
         with self._mutex:
             self._check()
             if self._running is not None and self._running.done():
@@ -181,7 +180,7 @@ class Learner:
                 self._start_flush()
 
     def compact(self, columns_of: ColumnsOf) -> None:
-        """Let the engine rewrite what was published since the last call into its fastest form."""
+        """Compact the tables with rows published since the last call."""
         with self._mutex:
             self._check()
             self._finish_flush()
@@ -191,11 +190,11 @@ class Learner:
                 self._result(self._worker.run(_compaction(physical_id, columns)))
 
     def purge_left(self, columns_of: Callable[[PhysicalTables], ColumnsOf]) -> None:
-        """Remove the rows of regions that have left from disk. Cheap where none has.
+        """Purge the rows of removed regions from disk. Cheap if no region was removed.
 
-        Where rows are stored that no region covers, it is published that their regions have left,
-        and only then they go: what a crash leaves is found again by looking at the regions. A
-        region that comes again brings all of its rows.
+        If there are stored rows that no region covers, the removal of their regions is published
+        before the rows are purged. So after a crash in between, they are found again by the same
+        check. A region that returns is sent with all of its rows.
         """
         with self._mutex:
             self._check()
@@ -204,7 +203,7 @@ class Learner:
                 return
             self._finish_flush()
             tables, left = self._schema(TimeStamp(0)), self.store.uncovered()
-            # What a flush that failed holds may have rows of them, and will be published.
+            # State frozen by a failed flush may contain such rows, and will be published.
             if self.store.is_frozen or self._result(
                 self._worker.run(lambda engine: _has_rows(engine, tables, left))
             ):
@@ -215,10 +214,10 @@ class Learner:
             self._purged = removals
 
     def close(self) -> None:
-        """Publish what is applied, if possible, and let go of the engine."""
+        """Publish everything applied, if possible, and release the engine."""
         with self._mutex:
             try:
-                if self._broken is None:
+                if self._failure is None:
                     self.flush()
             finally:
                 self._worker.close()
@@ -242,7 +241,7 @@ class Learner:
         self._running = self._worker.run(self.flusher.flush)
 
     def _finish_flush(self) -> None:
-        """Wait for the flush that is going on."""
+        """Wait for the running flush, if any."""
         running, self._running = self._running, None
         if running is not None:
             self._result(running)
@@ -250,7 +249,7 @@ class Learner:
     # -- snapshots and ranges
 
     def _covered(self, head: SnapshotHead) -> list[RegionID]:
-        """The regions whose place a snapshot takes."""
+        """Return the regions that a snapshot replaces: those that overlap it and are older."""
         covered = []
         region = head.region
         for other in self.store.within(EncodedKeyRange(region.start, region.end)):
@@ -265,13 +264,16 @@ class Learner:
         return covered
 
     def _replace(self, keys: EncodedKeyRange, versions: Sequence[Versions]) -> list[Versions]:
-        """Return what the engine lacks to answer as these versions do, once all is published."""
+        """Return versions whose publication makes the engine's range equal to `versions`.
+
+        Everything applied to the range before must have been published.
+        """
         newest = max((int(v.commit_ts.max()) for v in versions if len(v)), default=0)
         tables = self._schema(TimeStamp(newest))
         by_id = dict(by_table(versions, tables))
         return self._result(self._worker.run(lambda engine: _missing(engine, tables, keys, by_id)))
 
-    def _take(
+    def _install(
         self, snapshot: RegionSnapshot, versions: Iterable[Versions], covered: Iterable[RegionID]
     ) -> None:
         head = snapshot.head
@@ -289,13 +291,13 @@ class Learner:
     def _apply(self, commands: Sequence[RaftCommand]) -> None:
         done = 0
         while done < len(commands):
-            done += self._whole(partial(self.store.apply, commands[done:]))
+            done += self._change(partial(self.store.apply, commands[done:]))
             if done < len(commands):
-                self._apply_more(commands[done])
+                self._apply_other(commands[done])
                 done += 1
 
-    def _apply_more(self, command: RaftCommand) -> None:
-        """A command that asks for what takes the engine, or a file."""
+    def _apply_other(self, command: RaftCommand) -> None:
+        """Apply a command that deletes a range or ingests a file."""
         if not self.store.is_new(command):
             return
         parts: list[Part] = []
@@ -311,32 +313,32 @@ class Learner:
                     if any(isinstance(each, list) for each in parts):
                         where = f"region {command.region_id} index {command.index}"
                         raise UnsupportedError("a command that puts and deletes a range", where)
-                    # What was applied before must be where the range is deleted.
+                    # Everything applied before must be in the engine, where the range is deleted.
                     self.flush()
                     parts += self._replace(EncodedKeyRange(part.start, part.end), [])
-        self._whole(lambda: self.store.apply_parts(command, parts))
+        self._change(lambda: self.store.apply_parts(command, parts))
 
     # -- errors
 
     def _check(self) -> None:
-        if self._broken is not None:
-            raise InternalError(f"the learner takes nothing more since: {self._broken}")
+        if self._failure is not None:
+            raise InternalError(f"the learner has failed; open the store again: {self._failure}")
 
-    def _whole(self, change: Callable[[], T]) -> T:
-        """A change of what is in memory: after a failure nothing there is believed."""
+    def _change(self, change: Callable[[], T]) -> T:
+        """Change the state in memory; after any error, that state is not used any more."""
         try:
             return change()
         except BaseException as error:
-            self._broken = str(error) if isinstance(error, TheFlashError) else repr(error)
+            self._failure = str(error) if isinstance(error, TheFlashError) else repr(error)
             raise
 
     def _result(self, future: "Future[T]") -> T:
         try:
             return future.result()
-        except _HARMLESS:
+        except _RETRYABLE:
             raise
         except BaseException as error:
-            self._broken = str(error) if isinstance(error, TheFlashError) else repr(error)
+            self._failure = str(error) if isinstance(error, TheFlashError) else repr(error)
             raise
 
 
@@ -347,7 +349,7 @@ def _compaction(
 
 
 def _has_rows(engine: Engine, tables: PhysicalTables, left: Sequence[EncodedKeyRange]) -> bool:
-    """Whether the engine has rows in ranges that no region covers, as far as they can be read."""
+    """Return whether the engine has rows in ranges without a region, or cannot read them."""
     view = engine.read([])
     try:
         return any(
@@ -362,7 +364,7 @@ def _has_rows(engine: Engine, tables: PhysicalTables, left: Sequence[EncodedKeyR
 def _purge(
     engine: Engine, tables: PhysicalTables, left: Sequence[EncodedKeyRange], columns_of: ColumnsOf
 ) -> None:
-    """Remove what the engine has in ranges that no region covers."""
+    """Purge the engine's rows in ranges without a region."""
     for physical_id, bounds in _stored_in(engine, tables, left):
         _purge_one(engine, physical_id, bounds, columns_of(physical_id))
         fail_point("tikv.after_purge")
@@ -371,7 +373,7 @@ def _purge(
 def _stored_in(
     engine: Engine, tables: PhysicalTables, ranges: Iterable[EncodedKeyRange]
 ) -> Iterator[tuple[PhysicalTableID, _Bounds]]:
-    """The parts of stored tables that lie in ranges, as bounds of handles."""
+    """Yield stored tables that intersect the ranges, with the bounds of their handles."""
     stored = set(engine.tables(engine.read([])))
     for keys in ranges:
         for physical_id in sorted(stored.intersection(tables.within(keys))):
@@ -386,7 +388,7 @@ def _purge_one(
     try:
         engine.purge_range(physical_id, *bounds, columns)
     except CorruptionError as error:
-        # Nobody reads these rows, and the others are no worse off.
+        # The rows are not readable through a region, so they do no harm.
         _log.warning("not purged: physical_table=%d: %s", physical_id, error)
 
 
@@ -396,12 +398,12 @@ def _missing(
     keys: EncodedKeyRange,
     by_id: Mapping[PhysicalTableID, Versions],
 ) -> list[Versions]:
-    """Return what the engine lacks to answer, in a range, as these versions do."""
+    """Return versions whose publication makes the engine's range equal to those by table."""
     view = engine.read([])
-    found: list[Versions] = []
+    missing: list[Versions] = []
     for physical_id in sorted({*tables.within(keys), *by_id}):
         bounds = handle_bounds(physical_id, keys, is_common=tables.is_common(physical_id))
         if bounds is not None:
             stored = list(engine.keys(view, physical_id, *bounds))
-            found += missing_versions(physical_id, by_id.get(physical_id), stored)
-    return found
+            missing += missing_versions(physical_id, by_id.get(physical_id), stored)
+    return missing

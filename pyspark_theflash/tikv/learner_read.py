@@ -1,23 +1,23 @@
-"""Reading a snapshot of regions from a replica that applies their logs by itself: a learner.
+"""Snapshot reads of regions from a raft learner, which applies the regions' logs asynchronously.
 
-What has been acknowledged before a snapshot's timestamp was given out is in the leaders' logs, and
-not yet in the replica. So, for every region of the ranges:
+Data acknowledged before the snapshot's timestamp was allocated is in the leaders' logs, but perhaps
+not applied by the replica yet. So, for every region of the ranges:
 
-    read index    the leader says up to where its log is committed. It is told snapshot_ts, and no
-                  transaction that calculates its own commit_ts gets one at or below it from then
-                  on; one that is about to is answered as a lock
-    wait          until the replica has applied the log up to there
-    locks         what the replica has of transactions that have not ended is resolved
+    read index    The leader returns the index up to which its log is committed. The request
+                  contains snapshot_ts: from then on, async commit and 1PC choose a commit_ts above
+                  it. A transaction that is already choosing one is returned as a lock.
+    wait          Wait until the replica has applied that index.
+    locks         Resolve the locks of open transactions in the replica.
     read
-    validate      the region is still the same: a split or merge meanwhile means that keys may have
-                  gone elsewhere, before or after they were read
+    validate      Check the region's epoch: after a split or merge, keys may have moved to another
+                  region before or after they were read.
 
-A region of which any of this fails is looked up again, which may give several; only what has not
-been read is. In the end every key of the ranges has been read once, from its own region, or there
-is an error. As TiFlash's `LearnerRead` does.
+If a step fails, the region is looked up again, possibly as several regions, and its unread ranges
+are retried. So a read without an error has read every key of the ranges once, from its region. See
+TiFlash's `LearnerRead`.
 
-`LearnerRead` does all of it for one region after the other. `CatchUp` is for a replica that can
-keep one moment of all regions: locks and rows come from there, and nothing can move under them.
+`LearnerRead` processes one region at a time. `CatchUp` is for a replica that provides a consistent
+view of all regions, with locks and rows of the same point in time.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -44,14 +44,14 @@ _BACKOFF_MS_MAX: Final = 500
 
 
 class RegionLeaders(Protocol):
-    """The cluster's side. Methods end by the deadline."""
+    """Regions and their leaders in the cluster. Methods end by the deadline."""
 
     def cover(
         self, ranges: Sequence[RawKeyRange], deadline: Deadline
     ) -> Sequence[tuple[LocatedRegion, Sequence[RawKeyRange]]]:
-        """Regions that together have all of the ranges, each with its part of them.
+        """Return regions that cover the ranges, each with its intersections.
 
-        They may be out of date; raises `RegionGapError` rather than leave something out.
+        They may be stale. Raises `RegionGapError` if a part of the ranges is not covered.
         """
 
     def read_index(
@@ -61,50 +61,51 @@ class RegionLeaders(Protocol):
         snapshot_ts: TimeStamp,
         deadline: Deadline,
     ) -> "int | Lock | None":
-        """Up to where the log is committed, or a lock that is not in it yet.
+        """Return the committed index of a region's log, or a lock that is not in the log yet.
 
-        None if the region is another one by now, which `cover` knows from then on, or cannot say.
+        None if the leader does not respond, or if the region has changed; then the next `cover`
+        returns the current regions.
         """
 
 
 class AppliedLog(Protocol):
-    """Our side: `tikv.region_store.RegionStore` is one."""
+    """The replica's apply progress, implemented by `tikv.region_store.RegionStore`."""
 
     def wait_applied(self, region_id: RegionID, index: int, deadline: Deadline) -> None:
         """Wait until a region has applied its log up to an index.
 
-        Raises `RegionNotReadableError` if it is not here, `RegionBehindError` at the deadline.
+        Raises `RegionNotReadableError` if the replica does not have the region,
+        `RegionBehindError` at the deadline.
         """
 
 
 class RegionReplica(AppliedLog, Protocol):
-    """Our side, for reads of one region after the other."""
+    """The replica, for reads of one region at a time."""
 
     def version_of(self, region_id: RegionID) -> int | None:
-        """The version in a region's epoch; None if it is not here, or not to be read just now."""
+        """Return the version of a region's epoch; None if the region is missing or not readable."""
 
     def locks(self, region_id: RegionID, ranges: Sequence[RawKeyRange]) -> Iterable[Lock]:
-        """The locks that a region has on keys of the ranges."""
+        """Return a region's locks on keys of the ranges."""
 
 
 Read = Callable[[LocatedRegion, Sequence[RawKeyRange], ResolvedLocks], T]
-"""Reads ranges of a region whole, past and through these locks, before it returns.
+"""Reads ranges of a region completely, with the resolved locks, before it returns.
 
-It may raise `RegionNotReadableError`, `RegionEpochNotMatchError` and `RegionGapError` to be asked
-again.
+It may raise `RegionNotReadableError`, `RegionEpochNotMatchError`, `RegionGapError` to be retried.
 """
 
 
 OpenAt = Callable[[dict[RegionID, int]], T]
-"""Opens a view of regions that are of these versions, which it keeps whatever happens later.
+"""Opens a consistent view of regions at these epoch versions, unaffected by later changes.
 
-It raises `RegionNotReadableError`, `RegionEpochNotMatchError` or `RegionGapError` if they are not.
+It raises `RegionNotReadableError`, `RegionEpochNotMatchError` or `RegionGapError` on a mismatch.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class RegionRead(Generic[T]):
-    """What was read of one region: all rows of `ranges`."""
+    """The result of reading `ranges` of one region."""
 
     region: LocatedRegion
     ranges: tuple[RawKeyRange, ...]
@@ -112,7 +113,7 @@ class RegionRead(Generic[T]):
 
 
 class _Regions:
-    """What both kinds of reads ask of one region after the other."""
+    """Read index and waiting for each region, shared by `CatchUp` and `LearnerRead`."""
 
     def __init__(
         self,
@@ -129,10 +130,10 @@ class _Regions:
     def catch_up(
         self, region: LocatedRegion, ranges: Sequence[RawKeyRange], deadline: Deadline
     ) -> bool:
-        """Whether a region has all that a snapshot needs of it; if not, look it up again."""
+        """Wait until a region is applied far enough; return False to look it up again."""
         index = self.leaders.read_index(region, ranges, self.snapshot_ts, deadline)
         if isinstance(index, Lock):
-            # Its transaction is about to write it, and then it is in the log, or not.
+            # The transaction is being prewritten. Once it is resolved, its outcome is in the log.
             self.resolver.resolve([index], self.snapshot_ts, deadline)
             index = None
         if index is None:
@@ -146,14 +147,14 @@ class _Regions:
         return True
 
     def wait(self, deadline: Deadline) -> None:
-        """Between two looks. Raises why the last one failed if the time is up."""
+        """Wait before the next attempt. After the deadline, raise the error of the last one."""
         if not deadline.sleep_ms(self._backoff_ms):
             raise self.failure or TiKVUnavailableError("a region", "cannot be read")
         self._backoff_ms = min(2 * self._backoff_ms, _BACKOFF_MS_MAX)
 
 
 class CatchUp:
-    """Regions brought to where their leaders are, to be read at one moment of all of them."""
+    """Waits for all regions of a snapshot, then opens one consistent view of them."""
 
     def __init__(
         self,
@@ -165,13 +166,13 @@ class CatchUp:
         self._regions = _Regions(leaders, log, resolver, snapshot_ts)
 
     def open(self, ranges: Sequence[RawKeyRange], open_at: OpenAt[T], deadline: Deadline) -> T:
-        """What `open_at` makes of the ranges, once all of their regions have come far enough.
+        """Return the result of `open_at` once all regions of the ranges are applied far enough.
 
-        It is given the version of each region's epoch, and says if one is another by now; then
-        only such regions are asked anew.
+        `open_at` gets the version of each region's epoch, and raises an error on a mismatch; then
+        the read index is requested again for the mismatching regions only.
 
         Raises:
-            As `LearnerRead.run`, and what `open_at` raises besides.
+            As `LearnerRead.run`, and other errors of `open_at`.
         """
         regions, caught = self._regions, dict[RegionID, int]()
         while True:
@@ -188,7 +189,7 @@ class CatchUp:
                     return open_at(versions)
                 except (RegionNotReadableError, RegionEpochNotMatchError) as error:
                     regions.failure = error
-                    # One that nobody has asked of comes from a region that was split.
+                    # A region without a read index comes from the split of another region.
                     if caught.pop(RegionID(error.region_id), None) is None:
                         caught.clear()
                 except RegionGapError as error:
@@ -198,7 +199,7 @@ class CatchUp:
 
 
 class LearnerRead(Generic[T]):
-    """One snapshot's reads, a region at a time."""
+    """Reads one snapshot, a region at a time."""
 
     def __init__(
         self,
@@ -212,25 +213,25 @@ class LearnerRead(Generic[T]):
         self._replica, self._read = replica, read
 
     def run(self, ranges: Sequence[RawKeyRange], deadline: Deadline) -> list[RegionRead[T]]:
-        """All of the ranges, in the order of their keys.
+        """Read the ranges, and return the results in key order.
 
         Raises:
-            KeyIsLockedError: a transaction in the way has not ended, by the resolver's policy.
-            RegionBehindError: the replica has not come far enough by the deadline.
-            RegionNotReadableError, RegionEpochNotMatchError, TiKVUnavailableError: until the
-            deadline, a region was not here, was changing, or had no leader.
-            RegionGapError: no region has some of the keys.
+            KeyIsLockedError: A blocking transaction has not ended, by the resolver's policy.
+            RegionBehindError: The replica has not applied the read index by the deadline.
+            RegionNotReadableError, RegionEpochNotMatchError, TiKVUnavailableError: Until the
+                deadline, a region was missing in the replica, was changing, or had no leader.
+            RegionGapError: No region covers some of the keys.
         """
         done: list[RegionRead[T]] = []
         left = [keys for each in ranges if (keys := each.rest(each.start)) is not None]
         while left:
             again: list[RawKeyRange] = []
             for region, parts in self._regions.leaders.cover(left, deadline):
-                found = self._region(region, parts, deadline)
-                if found is None:
+                result = self._region(region, parts, deadline)
+                if result is None:
                     again += parts
                 else:
-                    done.append(found)
+                    done.append(result)
             left = again
             if left:
                 self._regions.wait(deadline)
@@ -241,15 +242,15 @@ class LearnerRead(Generic[T]):
     def _region(
         self, region: LocatedRegion, ranges: Sequence[RawKeyRange], deadline: Deadline
     ) -> RegionRead[T] | None:
-        """What a region has; None if it is to be looked up again."""
+        """Read a region; None if it must be looked up again."""
         regions = self._regions
         if not regions.catch_up(region, ranges, deadline):
             return None
         try:
             self._validate(region)
             locks = self._replica.locks(region.id, ranges)
-            through = regions.resolver.resolve(locks, regions.snapshot_ts, deadline)
-            value = self._read(region, ranges, through)
+            resolved = regions.resolver.resolve(locks, regions.snapshot_ts, deadline)
+            value = self._read(region, ranges, resolved)
             self._validate(region)
         except (RegionNotReadableError, RegionEpochNotMatchError, RegionGapError) as error:
             regions.failure = error
@@ -259,7 +260,7 @@ class LearnerRead(Generic[T]):
     def _validate(self, region: LocatedRegion) -> None:
         version = self._replica.version_of(region.id)
         if version is None:
-            raise RegionNotReadableError(region.id, "is not to be read now")
+            raise RegionNotReadableError(region.id, "is missing or not readable")
         if version != region.epoch.version:
             raise RegionEpochNotMatchError(region.id, region.epoch.version, version)
 

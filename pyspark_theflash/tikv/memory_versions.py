@@ -1,11 +1,11 @@
-"""The newest versions in memory of each table's rows, decoded once for all reads.
+"""The newest version in memory of each row, decoded incrementally and shared by reads.
 
-    parts of the cache    a ── b ── c ── d        each some commits, in the order they came
-    what a read had       ───────────┤            the newest version of each row up to c, and the
-                                     │            columns that were asked for
-    the next read                    └── d        is that with d laid over it; d is decoded
+    chunks in the cache   a ── b ── c ── d        commits, in apply order
+    cached by a read      ───────────┤            the newest version of each row up to c, and the
+                                     │            columns that it decoded
+    the next read                    └── d        merges d into them, and decodes only d
 
-Parts never change. Once the engine has some of them, what is left is looked at anew.
+Chunks are immutable. When some of them have been published, the cached versions are dropped.
 """
 
 import threading
@@ -37,7 +37,7 @@ _BATCH_ROWS: Final = 1 << 16
 
 @dataclass(frozen=True, slots=True)
 class _Decoded:
-    """Rows that were written under one definition: where they are, and their columns so far."""
+    """Rows written under one table definition: their places, and the columns decoded so far."""
 
     table: TableInfo
     places: Positions
@@ -46,14 +46,14 @@ class _Decoded:
 
 @dataclass(frozen=True, slots=True)
 class _Earlier:
-    """The rows decoded for an earlier read: `origin` of each version there, -1 if it is new."""
+    """Columns decoded by an earlier read; `origin`: each version's place there, -1 if new."""
 
     decoded: dict[int, _Decoded]
     origin: Positions
 
 
 class MemoryVersions:
-    """The newest version of each row, deletes among them; used by many threads."""
+    """The newest version of each row, including deletes. Thread-safe."""
 
     def __init__(
         self,
@@ -62,21 +62,21 @@ class MemoryVersions:
         tables: PhysicalTables,
         earlier: _Earlier | None = None,
     ) -> None:
-        """`versions`: at least one, sorted by handle, no two of a row."""
+        """`versions` is not empty, sorted by handle, with one version per row."""
         self._physical_id, self._versions, self._tables = physical_id, versions, tables
         self.handles: Final = HandleSet(versions.handles)
-        """The handles of all rows that memory decides about."""
+        """The handles of all rows that have a version in memory."""
         self.newest_ts: Final = versions.newest_ts
         self._is_put = versions.op == Op.PUT
         self.rows: Final[int] = int(np.count_nonzero(self._is_put))
-        """How many of the versions are rows."""
+        """The number of versions that are not deletes."""
         self._mutex = threading.Lock()
         self._earlier = earlier
         self._decoded: dict[int, _Decoded] | None = None
 
     @property
     def size_bytes(self) -> int:
-        """The size in memory, about."""
+        """The approximate size in memory."""
         parts = list((self._decoded or {}).values())
         decoded: int = sum(
             column.nbytes for part in parts for column in list(part.columns.values())
@@ -86,180 +86,187 @@ class MemoryVersions:
     def batches(
         self, columns: Sequence[ScanColumn], *, with_handle: bool = False
     ) -> Iterator[pa.RecordBatch]:
-        """The rows, in bounded batches, with columns as `EngineReader.scan` gives them.
+        """Yield the rows in bounded batches, with columns as in `EngineReader.scan`.
 
         Raises:
-            SchemaOutdatedError: the schema history lacks what a row needs.
+            SchemaOutdatedError: The schema history does not contain a row's definition.
         """
         names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
-        wanted = [*[HANDLE] * with_handle, *stored_names(columns)]
-        for places, found in self._stored(wanted):
+        needed = [*[HANDLE] * with_handle, *stored_names(columns)]
+        for places, stored in self._stored(needed):
             for start in range(0, len(places), _BATCH_ROWS):
-                part = {name: each.slice(start, _BATCH_ROWS) for name, each in found.items()}
+                chunk = {name: each.slice(start, _BATCH_ROWS) for name, each in stored.items()}
                 rows = min(_BATCH_ROWS, len(places) - start)
-                system = [part[HANDLE]] if with_handle else []
-                arrays = [*system, *project(part, columns, rows)]
+                system = [chunk[HANDLE]] if with_handle else []
+                arrays = [*system, *project(chunk, columns, rows)]
                 yield batch_of(names, arrays, rows)
 
     def take_up(self, tables: PhysicalTables) -> bool:
-        """Go by these tables from now on; False: rows are not decoded alike under them."""
+        """Use newer tables; return False if rows may be decoded differently under them."""
         with self._mutex:
-            mine = self._tables.history
-            if tables.history.events != mine.events:
+            current = self._tables.history
+            if tables.history.events != current.events:
                 return False
-            if tables.history.end_ts > mine.end_ts:
+            if tables.history.end_ts > current.end_ts:
                 self._tables = tables
             return True
 
-    def with_more(self, parts: Sequence[Versions], tables: PhysicalTables) -> "MemoryVersions":
-        """Versions that came later laid over these."""
-        whole = concat([self._versions, *parts])
-        places = newest_places(whole)
+    def with_more(self, chunks: Sequence[Versions], tables: PhysicalTables) -> "MemoryVersions":
+        """Return the newest versions of these and of later ones."""
+        merged = concat([self._versions, *chunks])
+        places = newest_places(merged)
         earlier = None
         if self.take_up(tables):
             origin = np.where(places < len(self._versions), places, -1)
             with self._mutex:
-                known = self._decoded or {}
-                kept = {i: _Decoded(d.table, d.places, dict(d.columns)) for i, d in known.items()}
-            earlier = _Earlier(kept, origin)
-        return MemoryVersions(self._physical_id, whole.select(places), tables, earlier)
+                decoded = {
+                    i: _Decoded(d.table, d.places, dict(d.columns))
+                    for i, d in (self._decoded or {}).items()
+                }
+            earlier = _Earlier(decoded, origin)
+        return MemoryVersions(self._physical_id, merged.select(places), tables, earlier)
 
-    def _stored(self, wanted: Collection[str]) -> list[tuple[Positions, dict[str, pa.Array]]]:
-        """For each definition the places of its rows, and those of their columns that it has."""
+    def _stored(self, names: Collection[str]) -> list[tuple[Positions, dict[str, pa.Array]]]:
+        """Return, for each definition, the places of its rows and its columns of those names."""
         with self._mutex:
             if self._decoded is None:
                 self._decoded = self._by_definition()
             for part in self._decoded.values():
-                if lacking := [name for name in wanted if name not in part.columns]:
-                    part.columns.update(self._decode(part, lacking))
+                if missing := [name for name in names if name not in part.columns]:
+                    part.columns.update(self._decode(part, missing))
             return [
-                (part.places, {name: part.columns[name] for name in wanted if name in part.columns})
+                (part.places, {name: part.columns[name] for name in names if name in part.columns})
                 for part in self._decoded.values()
             ]
 
     def _by_definition(self) -> dict[int, _Decoded]:
         puts = np.flatnonzero(self._is_put)
-        found: dict[int, tuple[TableInfo, list[Positions]]] = {}
+        by_table: dict[int, tuple[TableInfo, list[Positions]]] = {}
         commit_ts = self._versions.commit_ts[puts]
         for table, places in self._tables.definitions(self._physical_id, commit_ts):
-            # A definition may be in force more than once.
-            found.setdefault(id(table), (table, []))[1].append(puts[places])
+            # A definition may be valid for several intervals.
+            by_table.setdefault(id(table), (table, []))[1].append(puts[places])
         return {
             i: _Decoded(table, np.sort(np.concatenate(places)), {})
-            for i, (table, places) in found.items()
+            for i, (table, places) in by_table.items()
         }
 
     def _decode(self, part: _Decoded, names: Sequence[str]) -> dict[str, pa.Array]:
-        """Columns of rows under one definition, those taken over that were decoded before."""
+        """Return columns of rows under one definition, reusing those decoded by an earlier read."""
         before = None
         if self._earlier is not None:
             before = self._earlier.decoded.get(id(part.table))
         if before is None or self._earlier is None:
             return self._decode_rows(part.table, part.places, names)
-        taken = {name: before.columns.pop(name) for name in names if name in before.columns}
-        others = [name for name in names if name not in taken]
-        found = self._decode_rows(part.table, part.places, others) if others else {}
-        if taken:
+        reused = {name: before.columns.pop(name) for name in names if name in before.columns}
+        others = [name for name in names if name not in reused]
+        columns = self._decode_rows(part.table, part.places, others) if others else {}
+        if reused:
             origin = self._earlier.origin[part.places]
             is_new = origin < 0
-            new = self._decode_rows(part.table, part.places[is_new], list(taken))
+            new = self._decode_rows(part.table, part.places[is_new], list(reused))
             at = np.empty(len(origin), np.int64)
             at[~is_new] = np.searchsorted(before.places, origin[~is_new])
             at[is_new] = len(before.places) + np.arange(np.count_nonzero(is_new))
             places = pa.array(at)
-            for name, column in taken.items():
-                found[name] = joined([column, new[name]]).take(places)
-        return found
+            for name, column in reused.items():
+                columns[name] = joined([column, new[name]]).take(places)
+        return columns
 
     def _decode_rows(
         self, table: TableInfo, places: Positions, names: Sequence[str]
     ) -> dict[str, pa.Array]:
         versions = self._versions
         chosen = versions if len(places) == len(versions) else versions.select(places)
-        wanted = {absence_name(name) if is_absence(name) else name for name in names}
-        batch = decode_versions(self._physical_id, chosen, table, wanted)
-        found = dict(zip(batch.schema.names, batch.columns, strict=True))
-        # A column that all rows hold comes without its absence.
-        held = pa.repeat(pa.scalar(False), batch.num_rows)
-        found |= {n: held for n in names if n not in found and absence_name(n) in found}
-        return {name: found[name] for name in names if name in found}
+        needed = {absence_name(name) if is_absence(name) else name for name in names}
+        batch = decode_versions(self._physical_id, chosen, table, needed)
+        columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+        # A column that is present in all rows has no absence column.
+        present = pa.repeat(pa.scalar(False), batch.num_rows)
+        columns |= {n: present for n in names if n not in columns and absence_name(n) in columns}
+        return {name: columns[name] for name in names if name in columns}
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
-    """The newest versions in some parts; None: nothing of the table is in them."""
+class _Cached:
+    """The newest versions in some chunks; None if the chunks do not contain the table."""
 
-    parts: Sequence[Versions]
+    chunks: Sequence[Versions]
     newest: MemoryVersions | None
 
 
 class NewestRows:
-    """The newest rows of each table; used by many threads."""
+    """A cache of the newest versions in memory of each table's rows. Thread-safe."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
-        self._known: dict[PhysicalTableID, _Known] = {}
+        self._cached: dict[PhysicalTableID, _Cached] = {}
 
     def at(
         self,
         physical_id: PhysicalTableID,
-        parts: Sequence[Versions],
+        chunks: Sequence[Versions],
         resolved: Sequence[Versions],
         snapshot_ts: TimeStamp,
         tables: PhysicalTables,
     ) -> MemoryVersions | None:
-        """Return the newest rows at a timestamp; None where nothing of the table is there.
+        """Return the newest versions of a table at a timestamp; None if there are none in memory.
 
         Args:
-            parts: all that is in memory, of all tables.
-            resolved: rows of this one that are in no part: committed, and still locked.
+            physical_id: The table.
+            chunks: All versions in memory, of all tables.
+            resolved: Rows of the table that are not in the chunks: committed, but still locked.
+            snapshot_ts: The timestamp.
+            tables: Table definitions.
         """
-        whole, count = self._whole(physical_id, parts, snapshot_ts, tables)
-        if whole is not None and whole.newest_ts > snapshot_ts:
-            whole, count = None, 0
-        rest = [_up_to(part, snapshot_ts) for part in of_table(parts[count:], physical_id)]
-        more = [part for part in (*rest, *resolved) if len(part)]
-        return _laid_over(physical_id, whole, more, tables)
+        newest, count = self._extended(physical_id, chunks, snapshot_ts, tables)
+        if newest is not None and newest.newest_ts > snapshot_ts:
+            newest, count = None, 0
+        rest = [_up_to(chunk, snapshot_ts) for chunk in of_table(chunks[count:], physical_id)]
+        more = [chunk for chunk in (*rest, *resolved) if len(chunk)]
+        return _merged(physical_id, newest, more, tables)
 
     def forget(self) -> None:
-        """Forget all, for the parts are gone."""
+        """Drop all cached versions, because the chunks have been published."""
         with self._mutex:
-            self._known.clear()
+            self._cached.clear()
 
-    def _whole(
+    def _extended(
         self,
         physical_id: PhysicalTableID,
-        parts: Sequence[Versions],
+        chunks: Sequence[Versions],
         snapshot_ts: TimeStamp,
         tables: PhysicalTables,
     ) -> tuple[MemoryVersions | None, int]:
-        """Return the rows of the first parts, at least of all reached in whole, and their count."""
+        """Extend the cached versions by the next chunks that lie at or below a timestamp.
+
+        Returns the newest versions in the first chunks, and the number of those chunks.
+        """
         with self._mutex:
-            known = self._known.get(physical_id)
-        if known is None or not _is_same(known.parts, parts[: len(known.parts)]):
-            known = _Known((), None)
-        before = count = len(known.parts)
-        while count < len(parts) and parts[count].newest_ts <= snapshot_ts:
+            cached = self._cached.get(physical_id)
+        if cached is None or not _is_same(cached.chunks, chunks[: len(cached.chunks)]):
+            cached = _Cached((), None)
+        before = count = len(cached.chunks)
+        while count < len(chunks) and chunks[count].newest_ts <= snapshot_ts:
             count += 1
-        newest = _laid_over(
-            physical_id, known.newest, of_table(parts[before:count], physical_id), tables
-        )
+        added = of_table(chunks[before:count], physical_id)
+        newest = _merged(physical_id, cached.newest, added, tables)
         with self._mutex:
-            self._known[physical_id] = _Known(parts[:count], newest)
+            self._cached[physical_id] = _Cached(chunks[:count], newest)
         return newest, count
 
 
-def _is_same(known: Sequence[Versions], parts: Sequence[Versions]) -> bool:
-    return len(known) == len(parts) and all(a is b for a, b in zip(known, parts, strict=True))
+def _is_same(cached: Sequence[Versions], chunks: Sequence[Versions]) -> bool:
+    return len(cached) == len(chunks) and all(a is b for a, b in zip(cached, chunks, strict=True))
 
 
-def _laid_over(
+def _merged(
     physical_id: PhysicalTableID,
     before: MemoryVersions | None,
     more: Sequence[Versions],
     tables: PhysicalTables,
 ) -> MemoryVersions | None:
-    """Return the newest rows with more versions laid over them; None where there are none."""
+    """Merge more versions into the newest ones; None if there are none."""
     if before is not None:
         return before.with_more(more, tables) if more or not before.take_up(tables) else before
     if not more:
@@ -273,11 +280,11 @@ def _up_to(versions: Versions, snapshot_ts: TimeStamp) -> Versions:
     return versions if is_reached.all() else versions.select(np.flatnonzero(is_reached))
 
 
-def of_table(parts: Sequence[Versions], physical_id: PhysicalTableID) -> list[Versions]:
-    """The versions of one table."""
-    found = []
-    for part in parts:
-        rows = np.flatnonzero(part.table_id == physical_id)
+def of_table(chunks: Sequence[Versions], physical_id: PhysicalTableID) -> list[Versions]:
+    """Return the versions of one table."""
+    selected = []
+    for chunk in chunks:
+        rows = np.flatnonzero(chunk.table_id == physical_id)
         if len(rows):
-            found.append(part if len(rows) == len(part) else part.select(rows))
-    return found
+            selected.append(chunk if len(rows) == len(chunk) else chunk.select(rows))
+    return selected

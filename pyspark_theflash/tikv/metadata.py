@@ -1,4 +1,4 @@
-"""Rows of `table$raft` and `table$locks`: regions in memory, and locks on a table's rows."""
+"""Rows of the metadata tables `table$raft` (regions) and `table$locks` (locks on rows)."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -15,29 +15,29 @@ from pyspark_theflash.tikv.region_store import RegionStore
 
 
 def regions_of(store: RegionStore, physical_id: PhysicalTableID) -> list[tuple[RegionState, int]]:
-    """The regions that have rows of a table, in key order, and up to where each is durable."""
+    """Return the regions of a table in key order, each with its durable applied index."""
     with store.mutex:
-        found = store.within(record_range(physical_id))
-        durable = store.answers(state.id for state in found)
+        states = store.within(record_range(physical_id))
+        durable = store.answers(state.id for state in states)
     return [
-        (state, answer.state.applied_index if answer.state else 0)
-        for state, answer in zip(found, durable, strict=True)
+        (state, applied.state.applied_index if applied.state else 0)
+        for state, applied in zip(states, durable, strict=True)
     ]
 
 
 def locks_of(
     store: RegionStore, physical_id: PhysicalTableID
 ) -> list[tuple[Lock, RegionID | None]]:
-    """The locks on rows of a table, in key order, and the region of each."""
+    """Return the locks on rows of a table in key order, each with its region."""
     keys = record_range(physical_id)
     with store.mutex:
         regions = [state.region for state in store.within(keys)]
-        held = list(store.cache.locks.within(keys.start, keys.end))
-    found = []
-    for key, value in sorted(held):
+        entries = list(store.cache.locks.within(keys.start, keys.end))
+    locks = []
+    for key, value in sorted(entries):
         region_id = next((region.id for region in regions if region.contains(key)), None)
-        found.append((decode_lock(RawKey(decode_bytes(key)[0]), value), region_id))
-    return found
+        locks.append((decode_lock(RawKey(decode_bytes(key)[0]), value), region_id))
+    return locks
 
 
 def raft_rows(store: RegionStore, table: TableInfo) -> Iterator[tuple[Any, ...]]:
@@ -86,4 +86,4 @@ ROWS: Final[Mapping[str, Callable[[RegionStore, TableInfo], Iterator[tuple[Any, 
     "raft": raft_rows,
     "locks": lock_rows,
 }
-"""By the kind of metadata."""
+"""Functions that return the rows, by the kind of metadata."""

@@ -1,12 +1,13 @@
-"""Snapshots of a store that TiKV feeds: what a learner has applied, in files and in memory.
+"""Plan snapshots of a store replicated by a learner, from its files and its memory.
 
-    timestamp   given, or PD's newest; PD keeps what it needs from then on (`ServiceSafePoint`)
-    schema      that of the cluster, read up to the timestamp
-    rows        for each table that is planned: a read index of every region, waited for; the
-                cache at one moment, locks in the way resolved; and, taken after it, the files
+    timestamp   the requested one, or a new one of PD; a service safe point in PD protects it from
+                TiKV's GC (`ServiceSafePoint`)
+    schema      the cluster's, read up to the timestamp
+    rows        for each planned table: wait for the read index of every region, take a consistent
+                view of the cache, resolve blocking locks, and then take a view of the files
 
-Everything a scan needs is settled when it is planned. Its tasks read files and what was in memory
-then (`tikv.overlay`), however long they take and whatever is applied meanwhile.
+A planned scan is fixed: its tasks read the files and the memory as of planning (`tikv.overlay`),
+regardless of how long they take and of what is applied later.
 """
 
 from collections.abc import Callable, Sequence
@@ -42,35 +43,35 @@ from pyspark_theflash.tikv.read import Resolved, newest_rows, open_tables
 from pyspark_theflash.tikv.region_store import RegionStore
 from pyspark_theflash.tikv.tables import PhysicalTables, SchemaAt
 
-_LOOK_MS: Final = 50
+_POLL_MS: Final = 50
 READ_WAIT_MS: Final = 30_000
 
 
 class Tso(Protocol):
-    """PD's clock."""
+    """PD's timestamp oracle."""
 
     def tso(self, deadline: Deadline) -> TimeStamp:
-        """A timestamp above every one handed out before this call."""
+        """Return a timestamp greater than all that PD has allocated before this call."""
 
 
 class ServiceSafePoint(Protocol):
-    """What keeps TiKV from collecting what is being read."""
+    """The service safe point in PD, which protects versions that are read from TiKV's GC."""
 
     def ensure(self, snapshot_ts: TimeStamp) -> None:
-        """Held from now on, as long as the latch on that timestamp lives.
+        """Protect a timestamp until its read latch is released.
 
         Raises:
-            SnapshotTooOldError: it comes too late.
-            PDUnavailableError, PDRefusedError: as PD says.
+            SnapshotTooOldError: Versions at the timestamp may have been collected already.
+            PDUnavailableError, PDRefusedError: PD does not respond, or returns an error.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A learner and the cluster that it follows, as reads need them.
+    """A learner and its cluster, as needed by reads.
 
-    `memory_bytes`: with more than that kept for scans that are being read, memory is written out
-    (`flush`) before the next is planned.
+    If overlays of open scans exceed `memory_bytes`, `flush` publishes the cache before the next
+    scan is planned.
     """
 
     regions: RegionStore
@@ -83,26 +84,26 @@ class Replica:
     flush: Callable[[], None]
     memory_bytes: int
     wait_ms: int = READ_WAIT_MS
-    """How long a read may take to be planned where its caller does not say."""
+    """The default deadline for planning a read."""
 
     def reader(self, stored: EngineReader) -> EngineReader:
-        """What reads the tasks of all scans that were planned here."""
+        """Return a reader for the tasks of all scans planned here."""
         return OverlaidReader(stored, self.overlays)
 
     def origin(self, deadline: Deadline, *, may_wait: bool) -> "RaftReplicaSource":
-        """Where the rows of one snapshot come from; see there."""
+        """Return an origin for one snapshot."""
         return RaftReplicaSource(self, deadline, may_wait=may_wait)
 
 
 class RaftReplicaSource:
-    """An `Origin`, of one snapshot, for which there is time until the deadline.
+    """An `Origin` of one snapshot, which must be planned by the deadline.
 
-    It waits for a timestamp that PD has not given out yet only with `may_wait`.
+    With `may_wait`, it waits for a timestamp that PD has not allocated yet.
     """
 
     def __init__(self, replica: Replica, deadline: Deadline, *, may_wait: bool = False) -> None:
         self._replica, self._deadline, self._may_wait = replica, deadline, may_wait
-        self._taken: dict[PhysicalTableID, Overlay] = {}
+        self._overlays: dict[PhysicalTableID, Overlay] = {}
 
     def check_store(self, view: View, path: str) -> None:
         if not view.of_kind(RAFT_FED_KIND):
@@ -111,7 +112,7 @@ class RaftReplicaSource:
     def choose(self, view: View, wanted: TimeStamp | None) -> TimeStamp:
         now = self._replica.clock.tso(self._deadline)
         while wanted is not None and now < wanted:
-            if not (self._may_wait and self._deadline.sleep_ms(_LOOK_MS)):
+            if not (self._may_wait and self._deadline.sleep_ms(_POLL_MS)):
                 raise NotCaughtUpError(now, wanted)
             now = self._replica.clock.tso(self._deadline)
         chosen = now if wanted is None else wanted
@@ -119,7 +120,7 @@ class RaftReplicaSource:
         return chosen
 
     def reader(self, stored: EngineReader) -> EngineReader:
-        return OverlaidReader(stored, self._replica.overlays, self._taken)
+        return OverlaidReader(stored, self._replica.overlays, self._overlays)
 
     def confirm(self, view: View, lease: ReadLease) -> None:
         _check_not_collected(view, lease.snapshot_ts)
@@ -129,16 +130,16 @@ class RaftReplicaSource:
         return self._replica.schema(snapshot_ts).history
 
     def check_table(self, view: View, table: TableInfo, snapshot_ts: TimeStamp) -> None:
-        """TiKV feeds them all."""
+        """Accept every table: TiKV replicates all of them."""
 
     def view(self, table: TableInfo, view: View, engine: EngineReader, lease: ReadLease) -> View:
-        """Of the files, once what they lack is in hand.
+        """Create overlays of the rows in memory, then return a view of the files.
 
         Raises:
-            KeyIsLockedError: a transaction in the way has not ended, by the policy.
+            KeyIsLockedError: A blocking transaction has not ended, by the resolver's policy.
             RegionBehindError, RegionNotReadableError, RegionEpochNotMatchError, RegionGapError,
-            TiKVUnavailableError, PDUnavailableError: until the deadline, a region could not be
-            read here.
+            TiKVUnavailableError, PDUnavailableError: A region could not be read in this replica
+                until the deadline.
         """
         replica, ts = self._replica, lease.snapshot_ts
         if replica.overlays.size_bytes > replica.memory_bytes:
@@ -146,13 +147,13 @@ class RaftReplicaSource:
         tables = replica.schema(ts)
         while True:
             removals = replica.regions.removals
-            found = self._view_of(table, tables, engine, lease)
-            # Of a region that leaves meanwhile, the files may have lost rows, though it was here
-            # when the cache was looked at.
+            files_view = self._view_of(table, tables, engine, lease)
+            # If a region was removed after the view of the cache was taken, its rows may have been
+            # purged from the files.
             if replica.regions.removals == removals:
-                return found
+                return files_view
             if not self._deadline.left_ms():
-                raise TiKVUnavailableError("a region", "one leaves whenever it is read")
+                raise TiKVUnavailableError("a region", "was removed during each attempt to read")
 
     def metadata(self, kind: str, table: TableInfo, schema: pa.Schema) -> pa.RecordBatch:
         return batch_of(ROWS[kind](self._replica.regions, table), schema)
@@ -171,12 +172,12 @@ class RaftReplicaSource:
         )
         for each in views:
             newest = newest_rows(each, tables, self._resolve)
-            self._taken.pop(each.physical_id, None)
+            self._overlays.pop(each.physical_id, None)
             if newest is not None:
                 overlay = Overlay(lease, newest)
                 replica.overlays.add(overlay)
-                self._taken[each.physical_id] = overlay
-        # After the cache's moment: what was written out in between is in both.
+                self._overlays[each.physical_id] = overlay
+        # Taken after the view of the cache, so that rows published in between are in both.
         return engine.read([])
 
     def _resolve(self, locks: Sequence[Lock], snapshot_ts: TimeStamp) -> Resolved:
@@ -192,6 +193,6 @@ def _check_not_collected(view: View, snapshot_ts: TimeStamp) -> None:
 
 
 def _records(physical_id: PhysicalTableID) -> RawKeyRange:
-    """The keys of all rows of a physical table."""
+    """Return the range of all row keys of a physical table."""
     start = encode_record_key(physical_id, b"")
     return RawKeyRange(start, RawKey(start[:-1] + bytes([start[-1] + 1])))

@@ -1,12 +1,12 @@
-"""A replica's rows that the files do not have yet, laid over those that they have.
+"""Overlays: rows in a learner's memory, merged with the files when a scan is read.
 
-    region of the files    its rows without those of which there is a newer version in memory
-    region 0               the newest versions in memory, where they are rows
+    region of the files    its rows except those with a version in memory
+    region 0               the newest versions in memory that are not deletes
 
-What was in memory when a scan was planned is kept under an id, which the scan's regions carry, for
-as long as the scan's read latch lives. It is in this process alone: once that has ended, who comes
-with such a region is told that the latch has run out, and plans anew. Regions of which nothing is
-in memory carry no id, and are read as the files have them.
+The versions in memory at planning are retained under an id, which is part of the scan's regions,
+until the scan's read latch is released. They exist in this process only: after a restart, a task
+with such an id fails with `LeaseExpiredError`, and its scan must be planned again. A region without
+rows in memory has no id, and is read from the files alone.
 """
 
 import threading
@@ -40,101 +40,101 @@ from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.tikv.memory_versions import MemoryVersions
 
 MEMORY_REGION: Final = RegionID(0)
-"""No region of an engine has it."""
+"""The id of the region in memory; engines do not use it."""
 _MARK: Final = "memory:"
 
 
 @dataclass(frozen=True, slots=True)
 class Overlay:
-    """The newest versions of rows of a physical table, for the scans of one latch."""
+    """The newest versions in memory of a physical table, for scans under one read latch."""
 
     lease: ReadLease
     newest: MemoryVersions
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def reaches(self, start: Handle | None, end: Handle | None) -> bool:
-        """Whether there is any from `start` to before `end`; None for no bound."""
+        """Return whether a handle is in [start, end); None means no bound."""
         handles = self.newest.handles.handles
-        low = 0 if start is None else _place(handles, start)
-        return low < (len(handles) if end is None else _place(handles, end))
+        low = 0 if start is None else _count_below(handles, start)
+        return low < (len(handles) if end is None else _count_below(handles, end))
 
 
 class Overlays:
-    """Those of all scans that somebody may still read. Thread-safe."""
+    """The overlays of all open scans, by id. Thread-safe."""
 
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
         self._mutex = threading.Lock()
-        self._known: dict[str, Overlay] = {}
+        self._by_id: dict[str, Overlay] = {}
         self._used_ms: dict[str, int] = {}
 
     @property
     def size_bytes(self) -> int:
-        """What they take in memory."""
+        """The size in memory of all overlays."""
         with self._mutex:
-            kept = {id(each.newest): each.newest for each in self._known.values()}
-            return sum(newest.size_bytes for newest in kept.values())
+            distinct = {id(each.newest): each.newest for each in self._by_id.values()}
+            return sum(newest.size_bytes for newest in distinct.values())
 
     def add(self, overlay: Overlay) -> None:
-        """Keep one for its latch."""
+        """Retain an overlay for its latch."""
         with self._mutex:
-            self._known[overlay.id] = overlay
+            self._by_id[overlay.id] = overlay
             self._used_ms[overlay.id] = self._clock.boottime_ms()
 
     def get(self, id: str, snapshot_ts: TimeStamp) -> Overlay:
-        """Raises `LeaseExpiredError`: it is not there, or not any more."""
+        """Return an overlay. Raises `LeaseExpiredError` if it does not exist any more."""
         with self._mutex:
-            found = self._known.get(id)
-            if found is None:
+            overlay = self._by_id.get(id)
+            if overlay is None:
                 raise LeaseExpiredError(id, snapshot_ts)
             self._used_ms[id] = self._clock.boottime_ms()
-            return found
+            return overlay
 
     def forget(self, living: Callable[[], Collection[str]]) -> None:
-        """Forget what is kept for latches that are not among the living ones, which this asks for.
+        """Drop the overlays of released latches; `living` returns the ids of active latches.
 
-        Where the store has no room for latches, what nobody has used for as long as one lives.
+        If the store has no room for latch records, drop those not used for a latch's TTL.
         """
-        # In this order: a scan that is planned in between has its latch before its memory.
+        # In this order, because a scan takes its latch before it adds its overlay.
         with self._mutex:
-            known = list(self._known.values())
-        ids = living() if known else ()
+            overlays = list(self._by_id.values())
+        ids = living() if overlays else ()
         now_ms = self._clock.boottime_ms()
         with self._mutex:
-            for each in known:
+            for each in overlays:
                 lease = each.lease
                 is_used = lease.shared and now_ms < self._used_ms[each.id] + lease.ttl_ms
                 if lease.id not in ids and not is_used:
-                    del self._known[each.id], self._used_ms[each.id]
+                    del self._by_id[each.id], self._used_ms[each.id]
 
 
 class OverlaidReader:
-    """An `EngineReader`. `taken`: what was in memory of the tables that are planned with it."""
+    """An `EngineReader` that merges overlays; `planned` are those of tables planned with it."""
 
     def __init__(
         self,
         stored: EngineReader,
         overlays: Overlays,
-        taken: "dict[PhysicalTableID, Overlay] | None" = None,
+        planned: "dict[PhysicalTableID, Overlay] | None" = None,
     ) -> None:
         self._stored, self._overlays = stored, overlays
-        self._taken = {} if taken is None else taken
+        self._planned = {} if planned is None else planned
 
     def read(self, kinds: Sequence[str]) -> View:
         return self._stored.read(kinds)
 
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
-        found = self._stored.plan(view, physical_id)
-        overlay = self._taken.get(physical_id)
+        stored = self._stored.plan(view, physical_id)
+        overlay = self._planned.get(physical_id)
         if overlay is None:
-            return found
+            return stored
         mark = _MARK + overlay.id
         bounds = {r.region_id: (r.start, r.end) for r in self._stored.regions(view, physical_id)}
         regions = [
             replace(region, parts=(mark, *region.parts))
             if overlay.reaches(*bounds[region.region_id])
             else region
-            for region in found
+            for region in stored
         ]
         if overlay.newest.rows:
             regions.append(RegionScan(physical_id, MEMORY_REGION, (mark,)))
@@ -152,7 +152,7 @@ class OverlaidReader:
         condition: RowCondition | None = None,
         without: HandleSet | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        invariant(without is None, "rows are left out of files only")
+        invariant(without is None, "an overlay excludes rows of files by itself")
         id, own = _split(region)
         newest = None if id is None else self._overlays.get(id, snapshot_ts).newest
         if newest is None or own.region_id != MEMORY_REGION:
@@ -167,13 +167,13 @@ class OverlaidReader:
                 without=newest.handles if newest else None,
             )
             return
-        asked = {c.id: c for c in (*columns, *(condition.columns if condition else ()))}
+        needed = {c.id: c for c in (*columns, *(condition.columns if condition else ()))}
         names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
-        for batch in newest.batches(list(asked.values()), with_handle=with_handle):
-            kept = batch if condition is None else _kept(batch, condition)
-            if kept.num_rows:
-                arrays = [kept.column(name) for name in names]
-                yield _encoded(batch_of(names, arrays, kept.num_rows), columns, dictionaries)
+        for batch in newest.batches(list(needed.values()), with_handle=with_handle):
+            matching = batch if condition is None else _matching(batch, condition)
+            if matching.num_rows:
+                arrays = [matching.column(name) for name in names]
+                yield _encoded(batch_of(names, arrays, matching.num_rows), columns, dictionaries)
 
     def keys(
         self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
@@ -189,17 +189,17 @@ class OverlaidReader:
         return () if own.region_id == MEMORY_REGION else self._stored.never_null(own, columns)
 
     def tables(self, view: View) -> Sequence[PhysicalTableID]:
-        taken = [physical_id for physical_id in self._taken if self.regions(view, physical_id)]
-        return sorted({*self._stored.tables(view), *taken})
+        planned = [physical_id for physical_id in self._planned if self.regions(view, physical_id)]
+        return sorted({*self._stored.tables(view), *planned})
 
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
-        found = self._stored.regions(view, physical_id)
-        overlay = self._taken.get(physical_id)
+        stored = self._stored.regions(view, physical_id)
+        overlay = self._planned.get(physical_id)
         newest = None if overlay is None else overlay.newest
         if newest is None or not newest.rows:
-            return found
-        inside = RegionStats(MEMORY_REGION, None, None, 0, newest.rows, newest.size_bytes, 0)
-        return [*found, inside]
+            return stored
+        in_memory = RegionStats(MEMORY_REGION, None, None, 0, newest.rows, newest.size_bytes, 0)
+        return [*stored, in_memory]
 
     def collectable(
         self, view: View, physical_id: PhysicalTableID, safe_point: TimeStamp
@@ -223,26 +223,25 @@ class OverlaidReader:
 
 
 def _split(region: RegionScan) -> tuple[str | None, RegionScan]:
-    """The id that a region carries, and the region without it."""
+    """Return the overlay id in a region, if any, and the region without it."""
     if region.parts and region.parts[0].startswith(_MARK):
         own = replace(region, parts=region.parts[1:])
         return region.parts[0].removeprefix(_MARK), own
     return None, region
 
 
-def _kept(batch: pa.RecordBatch, condition: RowCondition) -> pa.RecordBatch:
+def _matching(batch: pa.RecordBatch, condition: RowCondition) -> pa.RecordBatch:
     if not batch.num_rows:
         return batch
     names = [column_name(column.id) for column in condition.columns]
     arrays = [batch.column(name) for name in names]
-    kept = condition.rows(batch_of(names, arrays, batch.num_rows))
-    return filter_rows(batch, kept)
+    return filter_rows(batch, condition.rows(batch_of(names, arrays, batch.num_rows)))
 
 
 def _encoded(
     batch: pa.RecordBatch, columns: Sequence[ScanColumn], dictionaries: Collection[ColumnID]
 ) -> pa.RecordBatch:
-    """The batch with those columns as dictionaries that are asked for so."""
+    """Dictionary-encode the columns in `dictionaries`."""
     for column in columns:
         name = column_name(column.id)
         values = batch.column(name)
@@ -252,8 +251,8 @@ def _encoded(
     return batch
 
 
-def _place(handles: pa.Array, handle: Handle) -> int:
-    """How many of the sorted handles lie below."""
+def _count_below(handles: pa.Array, handle: Handle) -> int:
+    """Return the number of sorted handles below a handle."""
     low, high = 0, len(handles)
     while low < high:
         middle = (low + high) // 2
