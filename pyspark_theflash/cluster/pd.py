@@ -24,7 +24,7 @@ from pyspark_theflash.net.channel import describe, grpc, is_transient, open_chan
 R = TypeVar("R")
 
 TIMEOUT_MS: Final = 10_000
-_ASK_MS: Final = 3000
+_MEMBERS_MS: Final = 3000
 _BACKOFF_MS: Final = 100
 _MESSAGE_BYTES: Final = 4 << 20
 
@@ -77,7 +77,7 @@ class PDClient:
     def tso(self, timeout_ms: int | None = None) -> TimeStamp:
         """Return a timestamp greater than all that PD has allocated before this call."""
 
-        def ask(channel: grpc.Channel, cluster_id: int, timeout_s: float) -> bytes:
+        def request(channel: grpc.Channel, cluster_id: int, timeout_s: float) -> bytes:
             requests = iter([wire.encode_tso_request(cluster_id)])
             call = channel.stream_stream(wire.TSO)(requests, timeout=timeout_s)
             try:
@@ -87,7 +87,7 @@ class PDClient:
             finally:
                 call.cancel()
 
-        return self._decoded(wire.decode_tso, self._on_leader(ask, timeout_ms))
+        return self._decoded(wire.decode_tso, self._on_leader(request, timeout_ms))
 
     def gc_safe_point(self) -> TimeStamp:
         """Return the safe point, below which TiKV may have removed old versions."""
@@ -139,9 +139,9 @@ class PDClient:
         return f"PD at {self._leader or ', '.join(self._addresses)}"
 
     def _on_leader(
-        self, ask: Callable[[grpc.Channel, int, float], R], timeout_ms: int | None = None
+        self, call: Callable[[grpc.Channel, int, float], R], timeout_ms: int | None = None
     ) -> R:
-        """Call `ask` with the leader's channel, the cluster id and a timeout in seconds."""
+        """Make a call with the leader's channel, the cluster id and a timeout in seconds."""
         timeout_ms = self._timeout_ms if timeout_ms is None else min(timeout_ms, self._timeout_ms)
         deadline_ms = self._clock.boottime_ms() + timeout_ms
         if not self._mutex.acquire(timeout=timeout_ms / 1000):
@@ -151,7 +151,7 @@ class PDClient:
                 try:
                     leader, cluster_id = self._find_leader(deadline_ms)
                     left_s = max(1, deadline_ms - self._clock.boottime_ms()) / 1000
-                    return ask(self._channel(leader), cluster_id, left_s)
+                    return call(self._channel(leader), cluster_id, left_s)
                 except grpc.RpcError as error:
                     # PD returns UNKNOWN if it is not the leader, or not yet.
                     if not is_transient(error) and error.code() is not grpc.StatusCode.UNKNOWN:
@@ -172,7 +172,7 @@ class PDClient:
             return self._leader, self._cluster_id
         reasons = []
         for address in self._addresses:
-            left_ms = max(1, min(_ASK_MS, deadline_ms - self._clock.boottime_ms()))
+            left_ms = max(1, min(_MEMBERS_MS, deadline_ms - self._clock.boottime_ms()))
             try:
                 members = self._members(address, left_ms / 1000)
             except grpc.RpcError as error:

@@ -117,11 +117,11 @@ class StatusCheck:
 class SecondaryLocks:
     """One region's response about secondaries: their locks, or the transaction's outcome.
 
-    Fewer locks than `asked` (the number of keys in the request) means that the transaction has
+    Fewer locks than `key_count` (the number of keys in the request) means that the transaction has
     ended: committed at `commit_ts`, or rolled back if that is 0.
     """
 
-    asked: int
+    key_count: int
     locks: tuple[Lock, ...]
     commit_ts: TimeStamp
 
@@ -340,7 +340,7 @@ class _TransactionCheck:
             if primary.secondaries
             else ()
         )
-        outcomes = {each.commit_ts for each in responses if len(each.locks) < each.asked}
+        outcomes = {each.commit_ts for each in responses if len(each.locks) < each.key_count}
         if len(outcomes) > 1 or any(_NO_TS < ts < primary.min_commit_ts for ts in outcomes):
             reason = f"its secondaries ended at {sorted(outcomes)}, its min_commit_ts is "
             raise LockResolveError(start_ts, f"{reason}{primary.min_commit_ts}")

@@ -1,17 +1,17 @@
-"""Entries of a column family that wait for the end of their transaction: keys with values.
+"""Entries of a column family that belong to open transactions: keys with values.
 
     fresh   put since the last publication
-    kept    published, and so on disk
-    dead    published and deleted since
+    stored  published, hence durable
+    dead    published, and deleted since
 
-Most transactions end soon after they begin, so most keys come and go in `fresh` and are never
-written. A publication writes what is fresh and which keys are dead; a large transaction that stays
-is written once, and not again with each publication.
+Most transactions are short, so most keys are put and deleted in `fresh` and never written. A
+publication writes the fresh entries and the dead keys. An entry of a long transaction is written
+once, not by each publication.
 
     record   u8 version | u8 family | u32 puts | u32 deletes
              u32 key sizes of puts | u32 value sizes | u32 key sizes of deletes | the bytes of each
 
-All little-endian. Records of a family are read in the order in which they were written.
+Integers are little-endian. Records of a family must be read in the order of writing.
 """
 
 import struct
@@ -29,83 +29,83 @@ _HEAD: Final = struct.Struct("<BBII")
 _VERSION: Final = 1
 _LAYER: Final = "pending record"
 _ENTRY_BYTES: Final = 128
-"""The size of an entry besides its bytes."""
+"""The overhead of an entry in memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """The changes that a publication is to write."""
+    """Changes of one column family for a publication."""
 
     puts: Mapping[bytes, bytes]
     deletes: Collection[bytes]
 
 
 class PendingEntries:
-    """The entries of one column family. `size_bytes`: about what they take in memory."""
+    """The entries of one column family. `size_bytes` is their approximate size in memory."""
 
     def __init__(self) -> None:
         self._fresh: dict[bytes, bytes] = {}
-        self._kept: dict[bytes, bytes] = {}
+        self._stored: dict[bytes, bytes] = {}
         self._dead: set[bytes] = set()
         self.size_bytes = 0
 
     def __len__(self) -> int:
-        return len(self._kept) + sum(key not in self._kept for key in self._fresh)
+        return len(self._stored) + sum(key not in self._stored for key in self._fresh)
 
     def get(self, key: bytes) -> bytes | None:
-        """The value of a key; None where there is none."""
-        found = self._fresh.get(key)
-        return self._kept.get(key) if found is None else found
+        """Return the value of a key; None if there is none."""
+        value = self._fresh.get(key)
+        return self._stored.get(key) if value is None else value
 
     def apply(self, changes: Mapping[bytes, bytes | None]) -> None:
-        """Put values, and delete the keys that have None."""
-        gone = [key for key, value in changes.items() if value is None]
+        """Put values, and delete the keys whose value is None."""
+        deleted = [key for key, value in changes.items() if value is None]
         self._grow(changes)
-        if not gone:
+        if not deleted:
             self._fresh.update(changes)  # type: ignore[arg-type]
             return
         self._fresh.update({k: v for k, v in changes.items() if v is not None})
-        self.drop(gone)
+        self.drop(deleted)
 
     def drop(self, keys: Iterable[bytes]) -> None:
-        """Delete keys, whether they are there or not."""
-        fresh, kept = self._fresh, self._kept
+        """Delete keys; missing keys are ignored."""
+        fresh, stored = self._fresh, self._stored
         for key in keys:
             value = fresh.pop(key, None)
             if value is not None:
                 self.size_bytes -= len(key) + len(value) + _ENTRY_BYTES
-            if kept and (value := kept.pop(key, None)) is not None:
+            if stored and (value := stored.pop(key, None)) is not None:
                 self.size_bytes -= len(key) + len(value) + _ENTRY_BYTES
                 self._dead.add(key)
 
     def within(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        """The entries in [start, end), in no order; an empty `end` is behind all keys."""
+        """Yield the entries in [start, end), unordered; an empty `end` means no upper bound."""
         for key, value in self._fresh.items():
             if start <= key and (not end or key < end):
                 yield key, value
-        for key, value in self._kept.items():
+        for key, value in self._stored.items():
             if start <= key and (not end or key < end) and key not in self._fresh:
                 yield key, value
 
     def freeze(self, *, whole: bool) -> Delta:
-        """Return what is to be published, as if it were; with `whole`, to replace all before."""
+        """Return the delta to publish, and mark it as stored; `whole` returns all entries."""
         puts, deletes = self._fresh, self._dead
-        if self._kept:
-            replaced = self._kept.keys() & puts.keys()
+        if self._stored:
+            replaced = self._stored.keys() & puts.keys()
             for key in replaced:
-                self.size_bytes -= len(key) + len(self._kept[key]) + _ENTRY_BYTES
-            self._kept.update(puts)
+                self.size_bytes -= len(key) + len(self._stored[key]) + _ENTRY_BYTES
+            self._stored.update(puts)
         else:
-            self._kept = dict(puts)
+            self._stored = dict(puts)
         self._fresh, self._dead = {}, set()
-        return Delta(dict(self._kept), ()) if whole else Delta(puts, deletes)
+        return Delta(dict(self._stored), ()) if whole else Delta(puts, deletes)
 
     def restore(self, delta: Delta) -> None:
-        """Take over a record, in the order of records."""
+        """Restore a published delta; deltas must be restored in the order of their records."""
         for key in delta.deletes:
-            self._kept.pop(key, None)
-        self._kept.update(delta.puts)
-        self.size_bytes = sum(len(k) + len(v) + _ENTRY_BYTES for k, v in self._kept.items())
+            self._stored.pop(key, None)
+        self._stored.update(delta.puts)
+        self.size_bytes = sum(len(k) + len(v) + _ENTRY_BYTES for k, v in self._stored.items())
 
     def _grow(self, changes: Mapping[bytes, bytes | None]) -> None:
         fresh, size = self._fresh, 0
@@ -118,7 +118,7 @@ class PendingEntries:
 
 
 def encode_delta(family: Family, delta: Delta) -> bytes:
-    """A record."""
+    """Encode a record."""
     keys, values = list(delta.puts), list(delta.puts.values())
     deletes = sorted(delta.deletes)
     sizes = [_sizes(each) for each in (keys, values, deletes)]
@@ -127,27 +127,27 @@ def encode_delta(family: Family, delta: Delta) -> bytes:
 
 
 def decode_delta(data: bytes) -> tuple[Family, Delta]:
-    """The inverse of `encode_delta`.
+    """Decode a record.
 
     Raises:
-        CodecError: the bytes are no record.
+        CodecError: The bytes are not a record.
     """
     if len(data) < _HEAD.size:
-        raise CodecError(_LAYER, "no room for a head")
+        raise CodecError(_LAYER, "the header is cut off")
     version, family, puts, deletes = _HEAD.unpack_from(data)
     if version != _VERSION or family not in set(Family):
-        raise CodecError(_LAYER, f"version {version}, family {family}")
+        raise CodecError(_LAYER, f"unknown version {version} or family {family}")
     counts = (puts, puts, deletes)
     at = _HEAD.size + 4 * sum(counts)
     if at > len(data):
-        raise CodecError(_LAYER, "the bytes end within the sizes", len(data))
+        raise CodecError(_LAYER, "the sizes are cut off", len(data))
     sizes = np.frombuffer(data, "<u4", sum(counts), _HEAD.size).astype(np.int64)
     bounds = [at, *(at + np.cumsum(sizes)).tolist()]
     if bounds[-1] != len(data):
-        raise CodecError(_LAYER, f"{bounds[-1]} bytes announced, {len(data)} are there")
+        raise CodecError(_LAYER, f"{bounds[-1]} bytes expected, {len(data)} present")
     parts = [data[a:b] for a, b in pairwise(bounds)]
-    found = dict(zip(parts[:puts], parts[puts : 2 * puts], strict=True))
-    return Family(family), Delta(found, parts[2 * puts :])
+    entries = dict(zip(parts[:puts], parts[puts : 2 * puts], strict=True))
+    return Family(family), Delta(entries, parts[2 * puts :])
 
 
 def _sizes(parts: Sequence[bytes]) -> bytes:

@@ -1,8 +1,8 @@
-"""The records that say what is pending in the column families: written one after the other.
+"""Manifest records of the pending entries of the column families, written incrementally.
 
     kv-pending  sequence  entries of a column family (`pending`)
 
-When most of what they say is no longer true, one that says all there is takes their place.
+When most of their content is obsolete, they are replaced by records of all current entries.
 """
 
 from collections.abc import Mapping
@@ -29,10 +29,10 @@ class PendingRecords:
         return len(self._sizes)
 
     def restore(self, records: Mapping[str, bytes]) -> None:
-        """Take up what was published.
+        """Restore the cache's entries from published records.
 
         Raises:
-            CodecError: a record that is none.
+            CodecError: A record is malformed.
         """
         for key, body in records.items():
             family, delta = decode_delta(body)
@@ -41,7 +41,7 @@ class PendingRecords:
             self._next = int(key) + 1
 
     def freeze(self) -> tuple[list[Record], list[tuple[str, str]]]:
-        """The records to be put and those to be deleted for what has changed since the last one."""
+        """Return the records to put and the keys of those to delete for the next publication."""
         families = self._cache.families
         needed = sum(pending.size_bytes for pending in families.values())
         whole = sum(self._sizes.values()) > 2 * needed + _SPARE_BYTES

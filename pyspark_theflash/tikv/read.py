@@ -1,20 +1,20 @@
-"""Reading tables at a timestamp: the engine's rows, and over them what it does not have yet.
+"""Read tables at a timestamp: versions in the cache take precedence over the engine's.
 
-    1  wait_applied     the regions have come to where their leaders were when the read began
-    2  open_tables      one moment of the cache: versions, locks in the way; regions without a gap
-    3  resolve          what has become of the transactions that hold these locks
-    4  read_rows        newest version at or below snapshot_ts of each row: cache over engine
+    1  wait_applied     wait until the regions have applied their read indexes
+    2  open_tables      a consistent view of the cache: versions, blocking locks; no missing region
+    3  resolve          the outcome of the transactions that hold these locks
+    4  read_rows        the newest version of each row at or below snapshot_ts
 
-For a row that the cache has any version of at or below the timestamp, the cache decides: it holds
-what was applied last. So it does not matter whether the engine gets these versions while it is
-read, as long as its view is taken *after* the cache's.
+If the cache has a version of a row at or below the timestamp, it has the newest one. So it does not
+matter whether these versions are published to the engine during the read, provided that the
+engine's view is taken *after* the cache's.
 
 Locks
-    put or delete, start_ts and min_commit_ts at or below the snapshot   in the way (`Lock.blocks`)
-    in the way, its transaction committed at or below the snapshot       its row is a version
-    in the way, rolled back or committed above                           as if it were not there
-    in the way, undecided                                                `KeyIsLockedError`
-    every other lock                                                     never hides a row
+    put or delete, start_ts and min_commit_ts at or below the snapshot   blocking (`Lock.blocks`)
+    blocking, transaction committed at or below the snapshot             its row is a version
+    blocking, rolled back or committed above the snapshot                ignored
+    blocking, undecided                                                  `KeyIsLockedError`
+    any other lock                                                       ignored
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -42,11 +42,11 @@ from pyspark_theflash.tikv.versions import Versions, versions_of
 
 
 class Resolved(Protocol):
-    """The ends of transactions, by start_ts; `resolve.ResolvedLocks` is one."""
+    """Outcomes of transactions, by start_ts, like `resolve.ResolvedLocks`."""
 
     @property
     def ignored(self) -> AbstractSet[TimeStamp]:
-        """Rolled back, or committed above the snapshot."""
+        """start_ts of transactions rolled back, or committed above the snapshot."""
 
     @property
     def committed(self) -> Mapping[TimeStamp, TimeStamp]:
@@ -54,12 +54,12 @@ class Resolved(Protocol):
 
 
 Resolve = Callable[[Sequence[Lock], TimeStamp], Resolved]
-"""(locks in the way, snapshot_ts) -> what has become of their transactions."""
+"""(blocking locks, snapshot_ts) -> the outcomes of their transactions."""
 
 
 @dataclass(frozen=True, slots=True)
-class HeldRow:
-    """A lock in the way, where it is, and the row that it would put."""
+class LockedRow:
+    """A blocking lock, its memcomparable key, and the row that it puts."""
 
     key: bytes
     lock: Lock
@@ -68,19 +68,19 @@ class HeldRow:
 
 @dataclass(frozen=True, slots=True)
 class TableView:
-    """The cache's part of a physical table for a snapshot, of one moment."""
+    """A consistent view of the cache for a snapshot of a physical table."""
 
     physical_id: PhysicalTableID
     snapshot_ts: TimeStamp
-    parts: Sequence[Versions]
+    chunks: Sequence[Versions]
     """The versions in memory, of all tables."""
-    held: Sequence[HeldRow]
-    known: NewestRows
+    locked: Sequence[LockedRow]
+    newest: NewestRows
 
     @property
     def locks(self) -> list[Lock]:
-        """The locks that are in the way."""
-        return [each.lock for each in self.held]
+        """The blocking locks."""
+        return [each.lock for each in self.locked]
 
 
 def open_tables(
@@ -90,36 +90,39 @@ def open_tables(
     *,
     versions: dict[RegionID, int] | None = None,
 ) -> list[TableView]:
-    """Return the cache's part of some physical tables, all of one moment.
+    """Return views of physical tables in the cache, consistent with each other.
 
     Args:
-        versions: of which epoch's version the tables' regions were when their read indexes were
-            asked for; what was split or merged since must be asked again.
+        store: The regions and their cache.
+        physical_ids: The tables.
+        snapshot_ts: The timestamp of the read.
+        versions: The epoch versions of the regions when their read indexes were requested. The
+            read index of a region that has been split or merged since must be requested again.
 
     Raises:
-        RegionGapError, RegionNotReadableError, RegionEpochNotMatchError: see `check_covered`.
-        RowMissingError: a commit of a snapshot whose row is yet to come.
+        RegionGapError, RegionNotReadableError, RegionEpochNotMatchError: See `check_covered`.
+        RowMissingError: The row of a commit from a raft snapshot has not arrived yet.
     """
     with store.mutex:
         unflushed = store.unflushed()
-        held = {i: _held(store, i, snapshot_ts, versions) for i in physical_ids}
+        locked = {i: _locked_rows(store, i, snapshot_ts, versions) for i in physical_ids}
     return [
-        TableView(physical_id, snapshot_ts, unflushed, held[physical_id], store.newest)
+        TableView(physical_id, snapshot_ts, unflushed, locked[physical_id], store.newest)
         for physical_id in physical_ids
     ]
 
 
-def _held(
+def _locked_rows(
     store: RegionStore,
     physical_id: PhysicalTableID,
     snapshot_ts: TimeStamp,
     versions: dict[RegionID, int] | None,
-) -> list[HeldRow]:
+) -> list[LockedRow]:
     keys, cache = record_range(physical_id), store.cache
     store.check_covered(keys, versions)
     if missing := cache.orphans_at(keys.start, keys.end, snapshot_ts):
         raise RowMissingError(physical_id, missing[0])
-    found = []
+    rows = []
     for key, value in cache.locks.within(keys.start, keys.end):
         lock = decode_lock(RawKey(decode_bytes(key)[0]), value)
         if not lock.blocks(snapshot_ts):
@@ -132,23 +135,23 @@ def _held(
             if row is None:
                 reason = f"no row for the lock of start_ts={lock.start_ts}"
                 raise CorruptionError("default column family", 0, reason)
-        found.append(HeldRow(key, lock, row or b""))
-    return found
+        rows.append(LockedRow(key, lock, row or b""))
+    return rows
 
 
-def resolve_held(view: TableView, resolve: Resolve | None) -> list[Versions]:
-    """The rows that locks in the way hold of transactions committed at or below the snapshot.
+def resolve_locked(view: TableView, resolve: Resolve | None) -> list[Versions]:
+    """Return the rows in blocking locks whose transactions committed at or below the snapshot.
 
     Raises:
-        KeyIsLockedError: it is not known of a transaction how it ended.
+        KeyIsLockedError: A transaction is undecided.
     """
-    if not view.held:
+    if not view.locked:
         return []
     if resolve is None:
-        raise _is_locked(view.held[0].lock)
+        raise _is_locked(view.locked[0].lock)
     resolved = resolve(view.locks, view.snapshot_ts)
     rows: list[tuple[bytes, Write, bytes]] = []
-    for each in view.held:
+    for each in view.locked:
         start_ts = each.lock.start_ts
         commit_ts = resolved.committed.get(start_ts)
         if commit_ts is not None:
@@ -174,15 +177,15 @@ def read_rows(
     resolve: Resolve | None = None,
     with_handle: bool = False,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a physical table at the view's timestamp, in bounded batches, in no order.
+    """Yield a physical table's rows at the view's timestamp, in bounded batches, unordered.
 
-    Columns are as `EngineReader.scan` gives them. `stored` is the engine's view, taken after the
-    cache's. The history of `tables` must reach the timestamp.
+    Columns are as in `EngineReader.scan`. `stored` is the engine's view, which must be taken after
+    the cache's. The history of `tables` must reach the timestamp.
 
     Raises:
-        KeyIsLockedError: a lock is in the way, and nobody can tell what has become of it.
-        SchemaOutdatedError: the schema history lacks what a row needs.
-        CorruptionError: stored data fails its checksum.
+        KeyIsLockedError: The transaction of a blocking lock is undecided.
+        SchemaOutdatedError: The schema history does not contain a row's definition.
+        CorruptionError: Stored data fails its checksum.
     """
     memory = newest_rows(view, tables, resolve)
     if memory is not None:
@@ -197,14 +200,14 @@ def read_rows(
 def newest_rows(
     view: TableView, tables: PhysicalTables, resolve: Resolve | None = None
 ) -> MemoryVersions | None:
-    """The newest version at the view's timestamp of each row that the cache has one of.
+    """Return the newest versions at the view's timestamp in the cache; None if there are none.
 
-    Locks that are in the way included; None if there are none.
+    They include the rows of blocking locks whose transactions have committed.
 
     Raises:
-        KeyIsLockedError: a lock is in the way, and nobody can tell what has become of it.
+        KeyIsLockedError: The transaction of a blocking lock is undecided.
     """
-    resolved = resolve_held(view, resolve)
+    resolved = resolve_locked(view, resolve)
     if not tables.has(view.physical_id):
         return None
-    return view.known.at(view.physical_id, view.parts, resolved, view.snapshot_ts, tables)
+    return view.newest.at(view.physical_id, view.chunks, resolved, view.snapshot_ts, tables)

@@ -1,15 +1,15 @@
-"""Regions: ranges of keys that TiKV replicates together, and how far each has been applied.
+"""Regions and their apply states, and the effect of raft admin commands on them.
 
-    Region        id, range [start, end), epoch, peers     what everybody agrees on; immutable
-    ApplyState    applied_index, applied_term, truncated   how far this replica is
-    RegionState   both, and whether it is merging          what a store keeps of a region
+    RaftRegion    id, range [start, end), epoch, peers     the same in all replicas; immutable
+    ApplyState    applied_index, applied_term, truncated   progress of this replica
+    RegionState   both, the peer, and the merge state      the state of this replica
 
-Keys here are memcomparable, as in TiKV's column families, without a timestamp; an empty `end` is
-behind every key. A region's rows are not in it: a store keeps those of all regions together (see
-`cache`), so a split or a merge moves no row, and costs the same however large the regions are.
+Keys are memcomparable, as in TiKV's column families, without a timestamp; an empty `end` means no
+upper bound. A region does not contain its rows: the rows of all regions are stored together (see
+`cache`), so the cost of a split or merge does not depend on the size of the regions.
 
-The functions are what the admin commands of raft do to regions, as in raftstore's
-`exec_prepare_merge`, `exec_rollback_merge` and `exec_commit_merge`.
+The functions implement admin commands as raftstore's `exec_prepare_merge`, `exec_rollback_merge`
+and `exec_commit_merge` do.
 """
 
 from collections.abc import Iterable
@@ -20,11 +20,11 @@ from typing import Final
 from pyspark_theflash.base.types import RegionEpoch, RegionID
 
 RAFT_INIT_INDEX: Final = 5
-"""Where the log of a region begins that a split has made; its term likewise."""
+"""The first index, and the first term, of the log of a region created by a split."""
 
 
 class PeerState(Enum):
-    """The state of a replica; the value is the number on the wire."""
+    """The state of a replica; the value is the number in the message."""
 
     NORMAL = 0
     APPLYING = 1
@@ -35,7 +35,7 @@ class PeerState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Peer:
-    """One replica of a region."""
+    """A replica of a region."""
 
     id: int
     store_id: int
@@ -54,17 +54,17 @@ class RaftRegion:
     peers: tuple[Peer, ...] = ()
 
     def contains(self, key: bytes) -> bool:
-        """Whether a key is in the region."""
+        """Return whether a key is in the region."""
         return self.start <= key and (not self.end or key < self.end)
 
     def peer_on(self, store_id: int) -> Peer | None:
-        """The replica that a store has of it."""
+        """Return the replica on a store; None if there is none."""
         return next((peer for peer in self.peers if peer.store_id == store_id), None)
 
 
 @dataclass(frozen=True, slots=True)
 class ApplyState:
-    """How far a replica has applied its log, and from where on the log still exists."""
+    """The applied index of a replica, and the index up to which its log is truncated."""
 
     applied_index: int
     applied_term: int
@@ -74,7 +74,7 @@ class ApplyState:
 
 @dataclass(frozen=True, slots=True)
 class MergeState:
-    """A region is about to become part of `target`; its log ends at `commit`."""
+    """The state of a merge source: its log ends at `commit`, and `target` will absorb it."""
 
     min_index: int
     target: RaftRegion
@@ -83,7 +83,7 @@ class MergeState:
 
 @dataclass(frozen=True, slots=True)
 class RegionState:
-    """A region as a store keeps it. `peer` is the store's own; None where it is not known."""
+    """The state of this replica of a region. `peer` is this replica; None if it is unknown."""
 
     region: RaftRegion
     applied: ApplyState
@@ -97,12 +97,12 @@ class RegionState:
 
     @property
     def is_readable(self) -> bool:
-        """Whether its keys are complete up to its applied index, and stay its own."""
+        """Whether the region has all of its data up to its applied index, and is not merging."""
         return self.state is PeerState.NORMAL
 
 
 def child_of(parent: RegionState, region: RaftRegion) -> RegionState:
-    """A region that a split of `parent` has made."""
+    """Return the state of a region created by a split of `parent`."""
     peer = region.peer_on(parent.peer.store_id) if parent.peer else None
     first = ApplyState(RAFT_INIT_INDEX, RAFT_INIT_INDEX, RAFT_INIT_INDEX, RAFT_INIT_INDEX)
     return RegionState(region, first, peer)
@@ -111,23 +111,23 @@ def child_of(parent: RegionState, region: RaftRegion) -> RegionState:
 def prepare_merge(
     before: RegionState, min_index: int, target: RaftRegion, index: int
 ) -> RegionState:
-    """The source of a merge from its prepare command at `index` on."""
+    """Return the source of a merge after its PrepareMerge command at `index`."""
     epoch = before.region.epoch
-    # A change of peers is not allowed from here on, and would be refused by this version, too.
+    # raftstore increments both, so that a later change of peers fails the epoch check.
     region = replace(before.region, epoch=RegionEpoch(epoch.conf_ver + 1, epoch.version + 1))
     merge = MergeState(min_index, target, index)
     return replace(before, region=region, state=PeerState.MERGING, merge=merge)
 
 
 def rollback_merge(before: RegionState) -> RegionState:
-    """The source of a merge that came to nothing."""
+    """Return the source of a merge after its RollbackMerge command."""
     epoch = before.region.epoch
     region = replace(before.region, epoch=RegionEpoch(epoch.conf_ver, epoch.version + 1))
     return replace(before, region=region, state=PeerState.NORMAL, merge=None)
 
 
 def commit_merge(target: RaftRegion, source: RaftRegion) -> RaftRegion | None:
-    """The target of a merge with the source's range; None where they are no neighbours."""
+    """Return the target of a merge with the source's range added; None if not adjacent."""
     version = max(target.epoch.version, source.epoch.version) + 1
     epoch = RegionEpoch(target.epoch.conf_ver, version)
     if target.end and target.end == source.start:
@@ -138,14 +138,14 @@ def commit_merge(target: RaftRegion, source: RaftRegion) -> RaftRegion | None:
 
 
 def gap(regions: Iterable[RaftRegion], start: bytes, end: bytes) -> tuple[bytes, bytes] | None:
-    """The first part of [start, end) that none of `regions`, in key order, covers."""
-    reached = start
+    """Return the first subrange of [start, end) not covered by `regions`, in key order, if any."""
+    covered_end = start
     for region in regions:
-        if region.start > reached:
-            return reached, min(region.start, end) if end else region.start
+        if region.start > covered_end:
+            return covered_end, min(region.start, end) if end else region.start
         if not region.end:
             return None
-        reached = max(reached, region.end)
-        if end and reached >= end:
+        covered_end = max(covered_end, region.end)
+        if end and covered_end >= end:
             return None
-    return reached, end
+    return covered_end, end

@@ -1,15 +1,15 @@
-"""A region's snapshot: chunks in any order of column families, then versions, locks and long rows.
+"""Raft snapshots of regions: chunks by column family, decoded to versions, locks and long rows.
 
-A snapshot replaces what a replica has of a region's range. What the engine holds there need not be
-removed, for it is what was committed, as far as it was known; but three things keep it from being
-what the snapshot says, and are mended by versions that are written beside the snapshot's own:
+A snapshot replaces a replica's content of a region's range. The engine's versions in the range need
+not be removed, because they were committed; but the range must read as the snapshot does. So the
+versions of the snapshot are adjusted:
 
-    the engine has the version               it is not written again
-    its newest put is not in the snapshot    it was superseded, and what superseded it was collected
-                                             as garbage: a delete right behind it. Reads that are
-                                             still allowed lie above both
-    a commit with a `gc_fence`               a delete at the fence, if no version is there: that is
-                                             what the fence says (see `write`)
+    The engine has the version.          It is not written again.
+    The engine's newest version of a     It was superseded by a version that TiKV has collected: a
+    row is a put that is not in the      delete at its commit_ts + 1 is added. Reads are allowed
+    snapshot.                            only above both.
+    A commit has a `gc_fence`.           A delete at the fence is added, unless there is a version
+                                         at that timestamp (see `cluster.write`).
 """
 
 from collections.abc import Iterator, Sequence
@@ -43,12 +43,12 @@ from pyspark_theflash.tikv.versions import (
 from pyspark_theflash.tikv.wire import decode_snapshot_chunk
 
 SNAPSHOT_BYTES: Final = 1 << 30
-"""More than a region should ever have; TiKV splits them long before."""
+"""A limit far above the size at which TiKV splits a region."""
 
 
 @dataclass(frozen=True, slots=True)
 class RegionSnapshot:
-    """A whole snapshot. `orphans` are commits whose rows are not in it."""
+    """A complete snapshot. `orphans` are write records whose rows are missing or delayed."""
 
     head: SnapshotHead
     versions: Sequence[Versions]
@@ -58,7 +58,7 @@ class RegionSnapshot:
 
 
 class SnapshotBuilder:
-    """Takes the chunks of one snapshot."""
+    """Assembles a snapshot from its chunks."""
 
     def __init__(self, limit_bytes: int = SNAPSHOT_BYTES) -> None:
         self._limit_bytes, self._size_bytes = limit_bytes, 0
@@ -70,26 +70,26 @@ class SnapshotBuilder:
         self._defaults: Changes = {}
 
     def add(self, chunk: bytes) -> None:
-        """The next chunk; the first one says what the snapshot is of.
+        """Add the next chunk; the first one must be the header.
 
         Raises:
-            CodecError: a chunk, key or record that is none.
-            RaftCommandError: chunks in another order.
-            CacheFullError: more than may be held.
+            CodecError: A chunk, key or record is malformed.
+            RaftCommandError: The header is missing or repeated.
+            CacheFullError: The snapshot exceeds the size limit.
         """
         self._size_bytes += len(chunk)
         if self._size_bytes > self._limit_bytes:
             raise CacheFullError(self._size_bytes, self._limit_bytes)
-        found = decode_snapshot_chunk(chunk)
-        if isinstance(found, SnapshotHead):
+        decoded = decode_snapshot_chunk(chunk)
+        if isinstance(decoded, SnapshotHead):
             if self._head is not None:
-                index = found.applied.applied_index
-                raise RaftCommandError(found.region.id, index, "a snapshot that begins twice")
-            self._head = found
+                index = decoded.applied.applied_index
+                raise RaftCommandError(decoded.region.id, index, "the snapshot has two headers")
+            self._head = decoded
             return
         if self._head is None:
-            raise RaftCommandError(0, 0, "a snapshot that does not say what it is of")
-        name, pairs = found
+            raise RaftCommandError(0, 0, "the snapshot does not begin with a header")
+        name, pairs = decoded
         family = FAMILIES.get(name)
         if family is not None and pairs:
             self._add(family, pairs)
@@ -112,58 +112,58 @@ class SnapshotBuilder:
         return True
 
     def finish(self) -> RegionSnapshot:
-        """The snapshot, after its last chunk.
+        """Return the snapshot after its last chunk.
 
         Raises:
-            RaftCommandError: there was no chunk.
+            RaftCommandError: There was no chunk.
         """
         if self._head is None:
-            raise RaftCommandError(0, 0, "a snapshot that does not say what it is of")
-        found = [c for c in self._long if c.key in self._defaults]
+            raise RaftCommandError(0, 0, "the snapshot is empty")
+        complete = [c for c in self._long if c.key in self._defaults]
         orphans = [c for c in self._long if c.key not in self._defaults]
-        held: Changes = {}
+        delayed: Changes = {}
         if orphans:
-            found = self._hold_back(found, orphans, held)
+            complete = self._delay(complete, orphans, delayed)
         rows = [
             (c.write_key, Write(WriteKind.PUT, c.start_ts), self._defaults.pop(c.key) or b"")
-            for c in found
+            for c in complete
         ]
         versions = [*self._versions, *versions_of(rows), *versions_of(list(self._at_fences()))]
-        return RegionSnapshot(self._head, versions, self._locks, self._defaults, held)
+        return RegionSnapshot(self._head, versions, self._locks, self._defaults, delayed)
 
     def _at_fences(self) -> Iterator[tuple[bytes, Write, bytes]]:
-        """Deletes where fences are. Behind all others, so that a version that is there stays."""
+        """Yield deletes at fences. They are added last, so a version at the same place wins."""
         for write_key, record in self._fences:
             key = write_key[:-TS_BYTES] + encode_uint_desc(record.gc_fence or 0)
             yield key, Write(WriteKind.DELETE, record.start_ts), b""
 
-    def _hold_back(
-        self, found: list[LongCommit], orphans: list[LongCommit], held: Changes
+    def _delay(
+        self, complete: list[LongCommit], orphans: list[LongCommit], delayed: Changes
     ) -> list[LongCommit]:
-        """Move orphans, and later commits of their rows, to `held`; returns what is left."""
+        """Move orphans, and later commits of their rows, to `delayed`; return the others."""
         first: dict[bytes, TimeStamp] = {}
         for commit in orphans:
             key = commit.write_key[:-TS_BYTES]
             first[key] = min(first.get(key, commit.commit_ts), commit.commit_ts)
-            held[commit.write_key] = _record(WriteKind.PUT, commit.start_ts, None)
-        left = []
-        for commit in found:
+            delayed[commit.write_key] = _record(WriteKind.PUT, commit.start_ts, None)
+        others = []
+        for commit in complete:
             if commit.commit_ts > first.get(commit.write_key[:-TS_BYTES], commit.commit_ts):
-                held[commit.write_key] = _record(WriteKind.PUT, commit.start_ts, None)
+                delayed[commit.write_key] = _record(WriteKind.PUT, commit.start_ts, None)
             else:
-                left.append(commit)
-        self._versions = [_without(each, first, held) for each in self._versions]
-        return left
+                others.append(commit)
+        self._versions = [_without(each, first, delayed) for each in self._versions]
+        return others
 
 
 def _record(kind: WriteKind, start_ts: int, row: bytes | None) -> bytes:
-    """A write record, as far as a version needs one."""
+    """Encode a write record with the fields that a version needs."""
     short = b"" if row is None else b"v" + bytes([len(row)]) + row
     return bytes([kind.value]) + encode_uvarint(start_ts) + short
 
 
-def _without(versions: Versions, first: dict[bytes, TimeStamp], held: Changes) -> Versions:
-    """The versions without those of rows that are held back from `first` on."""
+def _without(versions: Versions, first: dict[bytes, TimeStamp], delayed: Changes) -> Versions:
+    """Move versions after the first orphan of their row to `delayed`; return the others."""
     keys = zip(versions.table_id.tolist(), versions.handles.to_pylist(), strict=True)
     stay = np.ones(len(versions), np.bool_)
     for n, (table_id, handle) in enumerate(keys):
@@ -174,23 +174,25 @@ def _without(versions: Versions, first: dict[bytes, TimeStamp], held: Changes) -
             is_put = versions.op[n] == Op.PUT
             kind = WriteKind.PUT if is_put else WriteKind.DELETE
             row = versions.values[n].as_py() if is_put else None
-            held[key + encode_uint_desc(commit_ts)] = _record(kind, int(versions.start_ts[n]), row)
+            record = _record(kind, int(versions.start_ts[n]), row)
+            delayed[key + encode_uint_desc(commit_ts)] = record
     return versions.select(np.flatnonzero(stay))
 
 
 def missing_versions(
     physical_id: PhysicalTableID, versions: Versions | None, stored: Sequence[pa.RecordBatch]
 ) -> list[Versions]:
-    """Return what the engine, which has `stored`, lacks to answer as a snapshot does.
+    """Return versions whose publication makes a range of the engine equal to a snapshot.
 
     Args:
-        versions: the snapshot's of one physical table, sorted by (handle, commit_ts), if any.
-        stored: what the engine has of that range, see `EngineReader.keys`.
+        physical_id: The table.
+        versions: The table's versions in the snapshot, sorted by (handle, commit_ts), if any.
+        stored: The engine's keys in the range, see `EngineReader.keys`.
     """
-    known = pa.Table.from_batches(stored) if stored else None
-    if known is None or not known.num_rows:
+    keys = pa.Table.from_batches(stored) if stored else None
+    if keys is None or not keys.num_rows:
         return [] if versions is None else [versions]
-    newest = _newest(known)
+    newest = _newest(keys)
     if versions is None:
         return _deletes(physical_id, newest, np.arange(newest.num_rows))
     place = pc.index_in(versions.handles, value_set=newest.column(HANDLE))
@@ -202,9 +204,9 @@ def missing_versions(
     return [new, *_deletes(physical_id, newest, np.flatnonzero(~is_stored))]
 
 
-def _newest(known: pa.Table) -> pa.RecordBatch:
-    """The newest version of each row."""
-    ordered = known.sort_by([(HANDLE, "ascending"), (COMMIT_TS, "ascending")]).combine_chunks()
+def _newest(keys: pa.Table) -> pa.RecordBatch:
+    """Return the newest version of each row."""
+    ordered = keys.sort_by([(HANDLE, "ascending"), (COMMIT_TS, "ascending")]).combine_chunks()
     batch = ordered.to_batches()[0]
     is_last = np.ones(batch.num_rows, np.bool_)
     if batch.num_rows > 1:
@@ -215,7 +217,7 @@ def _newest(known: pa.Table) -> pa.RecordBatch:
 def _deletes(
     physical_id: PhysicalTableID, newest: pa.RecordBatch, rows: npt.NDArray[np.int64]
 ) -> list[Versions]:
-    """Deletes right behind those of some rows that are puts."""
+    """Return a delete at commit_ts + 1 for each of the rows that is a put."""
     is_put = newest.column(OP).to_numpy()[rows] == Op.PUT
     chosen = rows[is_put]
     if not len(chosen):

@@ -1,16 +1,16 @@
-"""Puts and deletes of raft commands, taken apart many at a time.
+"""Vectorized decoding of the puts and deletes in raft commands.
 
     raft_cmdpb.Request   08 kind | 22 size | 0a size cf | 12 size key | 1a size value     put
                          08 kind | 2a size | 0a size cf | 12 size key                     delete
 
-A batch has tens of thousands of them, some hundred bytes each. Every encoder writes fields in the
-order of their numbers, so where a message's parts lie follows from a few bytes of it, which are
-looked at in all messages at once. A message that is written otherwise is brought into that order.
+A batch has tens of thousands of requests of some hundred bytes each. Encoders write fields in the
+order of their numbers, so the positions of a message's fields follow from a few bytes, which are
+read from all messages at once. A message with another order is re-encoded first.
 
-Only keys of rows are kept: index entries, and TiDB's own meta keys, are nobody's rows.
+Only record keys are used. Index entries and meta keys are skipped.
 
     memcomparable record key   't' id id id id id id id FF   id '_' 'r' h h h h h FF   h h h 0 .. FA
-    common handles             longer; see `tidb.codec.bytes`
+    with a common handle       longer; see `tidb.codec.bytes`
 """
 
 from collections.abc import Sequence
@@ -37,10 +37,10 @@ _FULL_GROUP: Final = 0xFF
 _RECORD: Final = 0x5F72
 _GROUP: Final = 9
 PIECE_REQUESTS: Final = 1 << 14
-"""So many are decoded together: more do not fit the processor's cache, and take no less."""
+"""The number of requests decoded at once. More exceed the CPU cache, and are not faster."""
 _INT_KEY_END: Final = _FULL_GROUP - 5
 INT_KEY_BYTES: Final = 3 * _GROUP
-"""A record key with an integer handle, memcomparable."""
+"""The length of a memcomparable record key with an integer handle."""
 
 
 RequestPart: TypeAlias = list[bytes] | DeleteRange | IngestFile
@@ -59,9 +59,9 @@ FAMILIES: Final = {"default": Family.DEFAULT, "lock": Family.LOCK, "write": Fami
 
 @dataclass(frozen=True, slots=True)
 class Requests:
-    """Parts of n puts and deletes, by their positions in `reader`; in the order they came.
+    """The fields of n puts and deletes, as positions in `reader`, in their original order.
 
-    `family` and `is_put` say what is done; a value goes from `value_at` to the end of the message.
+    A value extends from `value_at` to the end of the message.
     """
 
     messages: Sequence[bytes]
@@ -73,26 +73,26 @@ class Requests:
     value_at: Positions
 
     def keys(self, rows: Positions) -> list[bytes]:
-        """The keys of some, as they came."""
+        """Return the keys of some requests, as encoded."""
         first = self.reader.starts[rows]
         begin, end = (self.key_at[rows] - first).tolist(), (self.key_end[rows] - first).tolist()
         messages = self.messages
         return [messages[n][a:b] for n, a, b in zip(rows.tolist(), begin, end, strict=True)]
 
     def values(self, rows: Positions) -> list[bytes]:
-        """The values of some."""
+        """Return the values of some requests."""
         begin = (self.value_at[rows] - self.reader.starts[rows]).tolist()
         messages = self.messages
         return [messages[n][a:] for n, a in zip(rows.tolist(), begin, strict=True)]
 
 
 def are_plain(messages: Sequence[bytes]) -> bool:
-    """Whether they begin as puts and deletes that `decode_requests` takes apart."""
+    """Return whether all messages begin like puts and deletes that `decode_requests` accepts."""
     return all(message[:3] in _HEADS for message in messages)
 
 
 def decode_pieces(messages: Sequence[bytes]) -> list[Requests]:
-    """Take puts and deletes apart, a convenient number at a time; see `decode_requests`."""
+    """Decode puts and deletes, `PIECE_REQUESTS` at a time; see `decode_requests`."""
     return [
         decode_requests(messages[first : first + PIECE_REQUESTS])
         for first in range(0, len(messages), PIECE_REQUESTS)
@@ -100,10 +100,10 @@ def decode_pieces(messages: Sequence[bytes]) -> list[Requests]:
 
 
 def decode_requests(messages: Sequence[bytes]) -> Requests:
-    """Take puts and deletes apart that are written in order; `sort_requests` sees to the others.
+    """Decode puts and deletes with fields in order; for other messages, see `sort_requests`.
 
     Raises:
-        CodecError: a message that is neither, or is written otherwise.
+        CodecError: A message is neither a put nor a delete, or its fields are not in order.
     """
     reader = Reader(RowBuffer.from_list(messages), _LAYER)
     starts, ends = reader.starts, reader.ends
@@ -111,7 +111,7 @@ def decode_requests(messages: Sequence[bytes]) -> Requests:
     is_put, is_delete = kind == _PUT_HEAD, kind == _DELETE_HEAD
     reader.check(is_put | is_delete, "neither a put nor a delete", starts)
     size, at = _sizes(reader, starts + 3, ends)
-    reader.check(at + size == ends, "fields behind the request's", at)
+    reader.check(at + size == ends, "bytes after the request", at)
     family, at = _families(reader, at)
     reader.check(reader.bytes_at(at) == _KEY_TAG, "no key", at)
     size, key_at = _sizes(reader, at + 1, ends)
@@ -122,7 +122,7 @@ def decode_requests(messages: Sequence[bytes]) -> Requests:
 
 
 def _values(reader: Reader, key_at: Positions, key_end: Positions, tag: int) -> Positions:
-    """Where the values begin that reach from behind the keys to the ends; at these if none does."""
+    """Return the positions of the values after the keys; the messages' ends if there is none."""
     ends = reader.ends
     reader.check_ends(key_end, ends, key_at)
     value_at: Positions = ends.copy()
@@ -131,37 +131,38 @@ def _values(reader: Reader, key_at: Positions, key_end: Positions, tag: int) -> 
         at, limit = key_end[with_value], ends[with_value]
         reader.check(reader.bytes_at(at) == tag, "no value", at)
         size, at = _sizes(reader, at + 1, limit)
-        reader.check(at + size == limit, "fields behind the value", at)
+        reader.check(at + size == limit, "bytes after the value", at)
         value_at[with_value] = at
     return value_at
 
 
 def sort_requests(messages: Sequence[bytes]) -> Sequence[RequestPart]:
-    """Requests of any kind and form: runs of puts and deletes, and what stands between them.
+    """Split requests into runs of puts and deletes, and other requests, in their order.
 
-    Those without effect are left out.
+    Puts and deletes are re-encoded with their fields in order. Requests without effect are
+    omitted.
 
     Raises:
-        CodecError: a message that is no request.
+        CodecError: A message is not a request.
     """
-    found: list[RequestPart] = []
+    parts: list[RequestPart] = []
     run: list[bytes] = []
     for message in map(canonical_request, messages):
         if message[:3] in _HEADS:
             if not run:
-                found.append(run)
+                parts.append(run)
             run.append(message)
         elif (other := decode_other_request(message)) is not None:
-            found.append(other)
+            parts.append(other)
             run = []
-    return found
+    return parts
 
 
 def decode_pairs(messages: Sequence[bytes], family: Family) -> Requests:
-    """raft_serverpb.KeyValue messages of one column family, as puts.
+    """Decode raft_serverpb.KeyValue messages of one column family as puts.
 
     Raises:
-        CodecError: a message that is none.
+        CodecError: A message is malformed.
     """
     reader = Reader(RowBuffer.from_list(messages), "snapshot pair")
     starts, ends = reader.starts, reader.ends
@@ -175,16 +176,16 @@ def decode_pairs(messages: Sequence[bytes], family: Family) -> Requests:
 
 
 def _sizes(reader: Reader, at: Positions, limit: Positions) -> tuple[Positions, Positions]:
-    """The sizes that stand at some places, and the places behind them."""
+    """Return the varint sizes at positions, and the positions after them."""
     words = reader.words_at(at)
     size = (words & np.uint64(0x7F)).view(np.int64)
     two = words & np.uint64(0x80) != 0
     if not two.any():
         return size, at + 1
     if (two & (words & np.uint64(0x8000) != 0)).any():
-        values, behind = uvarints_at(reader, at, limit)
-        reader.check(values < 1 << 31, "an impossible size", at)
-        return values.view(np.int64), behind
+        values, value_ends = uvarints_at(reader, at, limit)
+        reader.check(values < 1 << 31, "a size above 2 GiB", at)
+        return values.view(np.int64), value_ends
     high = (words >> np.uint64(8) & np.uint64(0x7F)).view(np.int64) << 7
     return np.where(two, size | high, size), at + 1 + two
 
@@ -195,27 +196,27 @@ _LOCK_HEAD: Final = int.from_bytes(b"\x0a\x04lock", "little")
 
 
 def _families(reader: Reader, at: Positions) -> tuple[npt.NDArray[np.uint8], Positions]:
-    """The column family named at each place (none means the default one), and what is behind."""
+    """Return the column family at each position (default if absent), and the position after it."""
     head = reader.words_at(at)
     is_write = head & np.uint64((1 << 56) - 1) == _WRITE_HEAD
     is_lock = head & np.uint64((1 << 48) - 1) == _LOCK_HEAD
     is_named = head == _DEFAULT_HEAD
     is_default = (head & np.uint64(0xFF) == _KEY_TAG) | is_named
-    reader.check(is_write | is_lock | is_default, "another column family", at)
+    reader.check(is_write | is_lock | is_default, "unknown column family", at)
     family = (is_lock * np.uint8(Family.LOCK) + is_write * np.uint8(Family.WRITE)).astype(np.uint8)
     return family, at + 7 * is_write + 6 * is_lock + 9 * is_named
 
 
 @dataclass(frozen=True, slots=True)
 class RowKeyPositions:
-    """Which of some keys are of rows, and of which tables."""
+    """The positions of record keys among keys, and their table ids."""
 
     rows: Positions
     table_id: npt.NDArray[np.int64]
     _second: Words
 
     def have_int_handles(self, requests: "Requests", ts_bytes: int) -> Mask:
-        """Which of the keys, behind which a timestamp stands, have integers: 19 bytes each."""
+        """Return which keys, each followed by a timestamp, have integer handles."""
         at, end = requests.key_at[self.rows], requests.key_end[self.rows]
         has_size = end - at == INT_KEY_BYTES + ts_bytes
         last = requests.reader.bytes_at(at + INT_KEY_BYTES - 1)
@@ -223,26 +224,26 @@ class RowKeyPositions:
         return result
 
     def int_handles(self, reader: Reader, at: Positions) -> npt.NDArray[np.int64]:
-        """The handles of keys that have integers, at `at`, as many as `rows`.
+        """Decode the integer handles of the keys at `at`, one for each of `rows`.
 
         Raises:
-            CodecError: the keys are not what `INT_KEY_BYTES` of a record key must be.
+            CodecError: A key is not memcomparable.
         """
         third = reader.big_endian_at(at + 2 * _GROUP, 8)
         is_full = reader.bytes_at(at + 2 * _GROUP - 1) == _FULL_GROUP
         is_padded = third & np.uint64((1 << 40) - 1) == 0
-        reader.check(is_full & is_padded, "no memcomparable key", at)
+        reader.check(is_full & is_padded, "not a memcomparable key", at)
         high = (self._second & np.uint64((1 << 40) - 1)) << np.uint64(24)
         bits: Words = (high | third >> np.uint64(40)) ^ np.uint64(1 << 63)
         return bits.view(np.int64)
 
     def select(self, chosen: Positions) -> "RowKeyPositions":
-        """Some of them, by their places among `rows`."""
+        """Select keys by their positions in `rows`."""
         return RowKeyPositions(self.rows[chosen], self.table_id[chosen], self._second[chosen])
 
 
 def record_keys(requests: Requests, rows: Positions) -> RowKeyPositions:
-    """Those of some requests whose memcomparable keys are of rows of tables."""
+    """Select the requests whose memcomparable keys are record keys."""
     reader, at = requests.reader, requests.key_at[rows]
     first, second = reader.big_endian_at(at, 8), reader.big_endian_at(at + _GROUP, 8)
     is_record = (first >> np.uint64(56) == ord("t")) & (

@@ -1,4 +1,4 @@
-"""Committed rows as TiKV has them -> versions as the engine takes them, many at a time."""
+"""Convert committed rows in TiKV's format to version batches of the engine."""
 
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Final
@@ -36,19 +36,19 @@ from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.versions import Versions, concat
 
 CHUNK_ROWS: Final = 1 << 15
-"""Decoding is at its best with some megabytes of rows: what it holds then stays in the cache."""
+"""The number of rows decoded at once; some megabytes, which fit the CPU cache."""
 
 
 def by_table(
-    parts: Iterable[Versions], tables: PhysicalTables
+    chunks: Iterable[Versions], tables: PhysicalTables
 ) -> Iterator[tuple[PhysicalTableID, Versions]]:
-    """Versions of each physical table that is replicated, sorted by (handle, commit_ts).
+    """Yield the versions of each replicated physical table, sorted by (handle, commit_ts).
 
-    Of versions with the same handle and commit_ts, which are the same version, the first stays.
+    Of duplicates with the same handle and commit_ts, the first is used.
     """
-    whole = list(parts)
+    every = list(chunks)
     for is_common in (False, True):
-        chosen = [part for part in whole if part.has_common_handles is is_common]
+        chosen = [chunk for chunk in every if chunk.has_common_handles is is_common]
         if not chosen:
             continue
         versions = concat(chosen)
@@ -73,18 +73,18 @@ def _sorted(versions: Versions) -> Versions:
 def _order(versions: Versions) -> Positions:
     if not versions.has_common_handles:
         return np.lexsort((versions.commit_ts, versions.handles.to_numpy()))
-    # What comes later stays behind what it equals: `sort_indices` says nothing of that.
+    # Sort by position last, because `sort_indices` does not guarantee a stable sort.
     place = pa.array(np.arange(len(versions)))
     columns = {"handle": versions.handles, "commit_ts": versions.commit_ts, "place": place}
     keys = [(name, "ascending") for name in columns]
-    found = pc.sort_indices(pa.table(columns), sort_keys=keys)
-    return np.asarray(found.to_numpy(), np.int64)
+    order = pc.sort_indices(pa.table(columns), sort_keys=keys)
+    return np.asarray(order.to_numpy(), np.int64)
 
 
 def newest_places(versions: Versions) -> Positions:
-    """Where the newest version of each row of one table is, by handle.
+    """Return the positions of the newest version of each row of one table, sorted by handle.
 
-    Of versions with the same handle and commit_ts, which are the same, any.
+    Of duplicates with the same handle and commit_ts, any is returned.
     """
     order = _order(versions)
     if len(order) > 1:
@@ -97,11 +97,11 @@ def newest_places(versions: Versions) -> Positions:
 def version_batches(
     physical_id: PhysicalTableID, versions: Versions, tables: PhysicalTables
 ) -> Iterator[VersionBatch]:
-    """Sorted versions of one physical table, decoded: one batch a definition, by time.
+    """Decode sorted versions of one physical table to one batch per definition, by time.
 
     Raises:
-        CodecError: a row is not what its encoding says.
-        SchemaOutdatedError: the schema history lacks what a row needs.
+        CodecError: A row is malformed.
+        SchemaOutdatedError: The schema history does not contain a row's definition.
     """
     for table, places in tables.definitions(physical_id, versions.commit_ts):
         chosen = versions if len(places) == len(versions) else versions.select(places)
@@ -114,17 +114,23 @@ def decode_versions(
     table: TableInfo,
     names: Collection[str] | None = None,
 ) -> pa.RecordBatch:
-    """Versions written under one definition, in their order; see `storage.mvcc.version`.
+    """Decode versions written under one definition, in their order.
 
     Args:
-        names: which of the table's columns, by their names in the batch; all if None.
+        physical_id: The physical table.
+        versions: The versions.
+        table: The definition.
+        names: The columns to decode, by their names in the batch; all if None.
+
+    Returns:
+        A batch of versions, see `storage.mvcc.version`.
     """
     infos = [c for c in stored_columns(table) if names is None or column_name(c.id) in names]
     if versions.has_common_handles != table.is_common_handle:
-        raise CodecError("record key", f"{table.full_name} has handles of another kind")
+        raise CodecError("record key", f"{table.full_name} has handles of another type")
     parts = list(_chunks(versions))
-    found = [_columns(physical_id, part, table, infos) for part in parts]
-    columns = found[0] if len(parts) == 1 else aligned(found, list(map(len, parts)))
+    decoded = [_columns(physical_id, part, table, infos) for part in parts]
+    columns = decoded[0] if len(parts) == 1 else aligned(decoded, list(map(len, parts)))
     schema = version_schema(handle_type(table), [(i, c.type) for i, c in columns.items()])
     system = map(pa.array, (versions.commit_ts, versions.start_ts, versions.op))
     arrays = [versions.handles, *system, *columns.values()]
@@ -145,14 +151,14 @@ def _columns(
     table: TableInfo,
     infos: Sequence[ColumnInfo],
 ) -> Columns:
-    """The columns of `infos` by id, those of deletes null; with absence where rows lack some."""
+    """Decode columns by id; null for deletes; with absence columns where rows omit a value."""
     puts = np.flatnonzero(versions.op == Op.PUT)
     if not len(puts):
         return {c.id: pa.nulls(len(versions), arrow_type(c.type)) for c in infos}
     rows = versions if len(puts) == len(versions) else versions.select(puts)
-    found = _decoded(physical_id, rows, table, infos)
-    wanted = {i for c in infos for i in (c.id, absence(c.id))}
-    columns = {i: values for i, values in found.items() if i in wanted}
+    decoded = _decoded(physical_id, rows, table, infos)
+    ids = {i for c in infos for i in (c.id, absence(c.id))}
+    columns = {i: values for i, values in decoded.items() if i in ids}
     if len(puts) == len(versions):
         return columns
     places = np.full(len(versions), -1, np.int64)
@@ -167,12 +173,12 @@ def _decoded(
     table: TableInfo,
     infos: Sequence[ColumnInfo],
 ) -> Columns:
-    """The columns of puts, by id: those of `infos` at least."""
+    """Decode the columns of puts, by id: at least those of `infos`."""
     data, bounds = variable_width(rows.values)
     if (np.diff(bounds) < 1).any():
-        raise CodecError("row", f"an empty row of {table.full_name}")
+        raise CodecError("row", f"empty row of {table.full_name}")
     if has_checksums(data, bounds):
-        # They are over all columns.
+        # A checksum covers all columns.
         infos = stored_columns(table)
     from_key = _from_key(table, rows.handles, infos)
     is_new = data[bounds[:-1]] == VERSION
@@ -209,7 +215,7 @@ def _decode_v2(
 
 
 def _raw_keys(physical_id: PhysicalTableID, handles: ArrowArray) -> ArrowArray:
-    """The record keys of rows."""
+    """Encode the record keys of rows."""
     prefix = encode_record_key(physical_id, b"")
     if pa.types.is_binary(handles.type):
         return join_bytes(bytes(prefix), handles)
@@ -221,9 +227,9 @@ def _raw_keys(physical_id: PhysicalTableID, handles: ArrowArray) -> ArrowArray:
 
 
 def _from_key(table: TableInfo, handles: ArrowArray, infos: Sequence[ColumnInfo]) -> Columns:
-    """Return the columns that rows may leave out because their keys have them.
+    """Decode the handle columns, which rows may omit, from the handles.
 
-    Of strings under a collation keys have weights, and rows the strings; of prefixes likewise.
+    Columns whose keys contain collation weights or prefixes are not included: rows contain them.
     """
     if table.pk_is_handle:
         return {c.id: from_int_handle(handles, c) for c in table.handle_columns}

@@ -1,8 +1,8 @@
-"""The schema history of a store that TiKV feeds: read from the cluster, published with rows.
+"""The schema history of a store fed by TiKV: read from the cluster, published with rows.
 
-Rows are decoded under the definitions that were in force when they were committed, and snapshots
-are read under those of their timestamp, so both ask for a history that reaches so far. What the
-store does not have of it yet is published with the next rows.
+Rows are decoded under the table definitions at their commit, and snapshots are read under those at
+their timestamp. Both require a history up to that timestamp. The part of the history that is not
+stored yet is published with the next rows.
 """
 
 import threading
@@ -17,32 +17,32 @@ from pyspark_theflash.tikv.tables import PhysicalTables
 
 
 class HistorySource(Protocol):
-    """Where the history comes from: `replication.apply.state.SchemaSource` is one."""
+    """A source of the schema history, like `replication.apply.state.SchemaSource`."""
 
     def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
-        """The history of `after` continued, to `at_least` or later where it can be waited for."""
+        """Return the continuation of `after`, up to `at_least` or later if the source can wait."""
 
 
 class SchemaKeeper:
-    """The history up to now. Thread-safe; `change` and `published` are of the engine's thread."""
+    """The current history. Thread-safe, but the engine's thread calls `change` and `published`."""
 
     def __init__(self, source: HistorySource, stored: SchemaHistory | None) -> None:
-        """`stored`: what the store has. Raises what the source raises."""
+        """`stored` is the history in the store. Raises the errors of the source."""
         self._source, self._stored = source, stored
         self._mutex = threading.Lock()
         self._tables = PhysicalTables(source.read(stored, None))
-        self._told: SchemaHistory | None = None
+        self._publishing: SchemaHistory | None = None
 
     @property
     def history(self) -> SchemaHistory:
-        """As far as it has been read."""
+        """The history read so far."""
         return self._tables.history
 
     def tables(self, at_least: TimeStamp) -> PhysicalTables:
-        """The tables by a history that reaches a timestamp; a `SchemaAt`.
+        """Return the tables of a history that extends to a timestamp; a `SchemaAt`.
 
         Raises:
-            SchemaOutdatedError: the source's ends before.
+            SchemaOutdatedError: The source's history ends before the timestamp.
         """
         tables = self._tables
         if tables.history.end_ts >= at_least:
@@ -58,13 +58,13 @@ class SchemaKeeper:
             return self._tables
 
     def change(self) -> ManifestChange:
-        """Return the records that the store does not have yet; an `Also`."""
+        """Return the records of the history that are not stored yet; an `Also`."""
         history = self._tables.history
         if history is self._stored:
             return ManifestChange()
-        self._told = history
+        self._publishing = history
         return ManifestChange(schema_records(history, self._stored))
 
     def published(self) -> None:
-        """The store has what `change` said last."""
-        self._stored = self._told or self._stored
+        """Note that the records last returned by `change` are stored."""
+        self._stored = self._publishing or self._stored

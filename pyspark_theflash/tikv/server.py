@@ -1,12 +1,12 @@
-"""enginepb's service: where a TiKV sends what its raft learners apply.
+"""The gRPC service enginepb.Engine, to which TiKV sends the commands of its raft learners.
 
-    ApplyCommandBatch   batches of commands in, how far regions are durable out, for as long as the
-                        sender likes. An answer comes for each batch, and whenever rows have become
-                        durable since
-    ApplySnapshot       chunks in, one answer when the snapshot is durable
+    ApplyCommandBatch   A bidirectional stream: batches of commands in, durable apply states of
+                        regions out. A response is sent for each batch, and whenever further
+                        commands have become durable.
+    ApplySnapshot       Chunks in, one response when the snapshot is durable.
 
-An answer tells what survives a crash, so the sender may forget commands up to there and no
-further. After an error the stream ends; the sender begins anew from what was last answered.
+A response contains the durable state, so the sender must keep the commands above it. After an error
+the stream ends, and the sender starts again from the last response.
 """
 
 import logging
@@ -41,18 +41,18 @@ from pyspark_theflash.tikv.wire import (
 _log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES: Final = 128 << 20
-"""A batch, or a chunk of a snapshot."""
+"""The maximum size of a batch or of a chunk of a snapshot."""
 _STREAMS: Final = 16
 _CALLS_MAX: Final = 64
-_ANSWERS_MAX: Final = 1024
-"""So many answers wait for a sender that does not read them; beyond, no more is taken of it."""
+_RESPONSES_MAX: Final = 1024
+"""The maximum number of queued responses of a stream. Beyond it, no batches are read."""
 _POLL_MS: Final = 100
 _STOP_MS: Final = 10_000
-_Answers: TypeAlias = "SimpleQueue[bytes | TheFlashError | None]"
+_Responses: TypeAlias = "SimpleQueue[bytes | TheFlashError | None]"
 
 
 class EngineServer:
-    """The service over one learner, which outlives it."""
+    """The service of one learner, which the caller opens and closes."""
 
     def __init__(
         self,
@@ -65,21 +65,21 @@ class EngineServer:
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         max_snapshot_bytes: int = SNAPSHOT_BYTES,
     ) -> None:
-        """Listen on `address` (see `listen`), and answer from `start` on.
+        """Bind `address` (see `listen`); `start` begins to serve.
 
-        `allowed_names`: with `tls`, common names of callers' certificates, if not every one that
-        the authority has signed.
+        `allowed_names` are common names of callers' certificates (with `tls`); if it is empty,
+        every certificate signed by the authority is accepted.
 
         Raises:
-            OptionError: the address or the certificates cannot be used.
+            OptionError: The address or the certificates are invalid.
         """
         if allowed_names and tls is None:
-            raise OptionError("allowed_names", "names are in certificates, and there are none")
+            raise OptionError("allowed_names", "requires TLS: the names are those of certificates")
         self._learner, self._clock = learner, clock
         self._allowed_names = frozenset(name.encode() for name in allowed_names)
         self._max_snapshot_bytes = max_snapshot_bytes
         self._mutex = threading.Lock()
-        self._open: list[_Answers] = []
+        self._streams: list[_Responses] = []
         self._stopping = threading.Event()
         self._workers = ThreadPoolExecutor(2 * _STREAMS, thread_name_prefix="engine")
         self._server = grpc.server(
@@ -98,17 +98,17 @@ class EngineServer:
         service = grpc.method_handlers_generic_handler(SERVICE, calls)
         self._server.add_generic_rpc_handlers((service,))
         self.address = listen(self._server, address, tls)
-        """Where it listens, with the port that port 0 became."""
+        """The bound address, with the actual port if the port was 0."""
         self._ticker = threading.Thread(target=self._tick, name="engine-ticker", daemon=True)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Begin to serve."""
         self._server.start()
         self._ticker.start()
-        _log.info("engine listens: address=%s", self.address)
+        _log.info("serving TiKV: address=%s", self.address)
 
     def stop(self) -> None:
-        """Finish what has begun, and close. The learner stays open."""
+        """Finish running calls, and stop. The learner remains open."""
         self._stopping.set()
         self._server.stop(_STOP_MS / 1000).wait()
         if self._ticker.ident is not None:
@@ -117,42 +117,41 @@ class EngineServer:
 
     def _apply(self, requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         self._check_caller(context)
-        answers: _Answers = SimpleQueue()
+        responses: _Responses = SimpleQueue()
         with self._mutex:
-            self._open.append(answers)
-        # Answers come of batches and of time, so the batches are taken by a thread of their own.
-        taking = requests, answers, context
-        taker = threading.Thread(target=self._take, args=taking, daemon=True)
-        taker.start()
+            self._streams.append(responses)
+        # The ticker sends responses too, so a separate thread reads the batches.
+        arguments = requests, responses, context
+        threading.Thread(target=self._apply_batches, args=arguments, daemon=True).start()
         try:
-            while (answer := answers.get()) is not None:
-                if isinstance(answer, TheFlashError):
-                    context.abort(_status(answer), str(answer))
+            while (response := responses.get()) is not None:
+                if isinstance(response, TheFlashError):
+                    context.abort(_status(response), str(response))
                 else:
-                    yield answer
+                    yield response
         finally:
             with self._mutex:
-                self._open.remove(answers)
+                self._streams.remove(responses)
 
-    def _take(
-        self, requests: Iterator[bytes], answers: _Answers, context: grpc.ServicerContext
+    def _apply_batches(
+        self, requests: Iterator[bytes], responses: _Responses, context: grpc.ServicerContext
     ) -> None:
-        """Apply batches until their stream ends, and say how it went."""
+        """Apply batches until their stream ends; queue responses, and an error or None last."""
         end: TheFlashError | None = None
         try:
             for request in requests:
-                answers.put(encode_responses(self._learner.apply(decode_commands(request))))
-                while answers.qsize() >= _ANSWERS_MAX and context.is_active():
+                responses.put(encode_responses(self._learner.apply(decode_commands(request))))
+                while responses.qsize() >= _RESPONSES_MAX and context.is_active():
                     self._clock.sleep_ms(_POLL_MS)
         except TheFlashError as error:
-            _log.warning("commands refused: %s", error)
+            _log.warning("commands rejected: %s", error)
             end = error
         except grpc.RpcError:
-            _log.info("commands end: the caller has hung up")
-        except Exception as error:  # noqa: BLE001 (told to the caller)
-            _log.exception("commands end")
+            _log.info("stream of commands ended: the caller has disconnected")
+        except Exception as error:  # noqa: BLE001 (returned to the caller)
+            _log.exception("stream of commands ended")
             end = InternalError(repr(error))
-        answers.put(end)
+        responses.put(end)
 
     def _install(self, chunks: Iterator[bytes], context: grpc.ServicerContext) -> bytes:
         self._check_caller(context)
@@ -162,33 +161,34 @@ class EngineServer:
                 builder.add(chunk)
             self._learner.install(builder.finish())
         except TheFlashError as error:
-            _log.warning("snapshot refused: %s", error)
+            _log.warning("snapshot rejected: %s", error)
             context.abort(_status(error), str(error))
         return encode_snapshot_done()
 
     def _tick(self) -> None:
-        """Write out what is due, and tell senders what has become durable."""
+        """Publish when due, and send responses for what has become durable."""
         while not self._stopping.is_set():
             self._clock.sleep_ms(_POLL_MS)
             try:
                 self._learner.tick()
             except TheFlashError as error:
-                _log.warning("not written out: %s", error)
-            if news := self._learner.store.take_news():
-                self._tell(encode_responses(news))
+                _log.warning("publication failed: %s", error)
+            if progress := self._learner.store.take_progress():
+                self._send_to_all(encode_responses(progress))
 
-    def _tell(self, answer: bytes) -> None:
+    def _send_to_all(self, response: bytes) -> None:
         with self._mutex:
-            for answers in self._open:
-                if answers.qsize() < _ANSWERS_MAX:
-                    answers.put(answer)
+            for responses in self._streams:
+                if responses.qsize() < _RESPONSES_MAX:
+                    responses.put(response)
 
     def _check_caller(self, context: grpc.ServicerContext) -> None:
         if not self._allowed_names:
             return
         names = context.auth_context().get("x509_common_name", ())
         if self._allowed_names.isdisjoint(names):
-            context.abort(grpc.StatusCode.PERMISSION_DENIED, "this certificate's name may not call")
+            reason = "the certificate's common name is not allowed"
+            context.abort(grpc.StatusCode.PERMISSION_DENIED, reason)
 
 
 def _status(error: TheFlashError) -> grpc.StatusCode:

@@ -1,7 +1,7 @@
-"""Whose rows are under a key: physical tables to table definitions, by the time of their commits.
+"""Map physical tables to table definitions, by commit_ts.
 
-A partition belongs to its table from the moment that DDL begins to make it, and to another table
-after EXCHANGE PARTITION. So what rows are decoded under depends on when they were committed:
+A partition belongs to a table from the start of the DDL that creates it, and to another table after
+EXCHANGE PARTITION. So the definition under which a row is decoded depends on its commit_ts:
 
     physical table 108     table 104 ────────┬ table 108 (exchanged) ────────
                            104's columns     │ columns of 108 as of each commit
@@ -24,11 +24,11 @@ from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
 
 SchemaAt = Callable[[TimeStamp], "PhysicalTables"]
-"""The tables by a history that reaches a timestamp; raises `SchemaOutdatedError` without one."""
+"""Returns tables of a history that extends to a timestamp, or raises `SchemaOutdatedError`."""
 
 
 class PhysicalTables:
-    """All tables of a schema history that are replicated. Immutable."""
+    """The replicated tables of a schema history. Immutable."""
 
     def __init__(
         self, history: SchemaHistory, replicates: Callable[[TableID], bool] = lambda _: True
@@ -44,24 +44,24 @@ class PhysicalTables:
                     if not owners or owners[-1][1] != event.table_id:
                         owners.append((event.ts, event.table_id))
         self._changes = changes
-        self._from_before: dict[TableID, TableInfo] = {}
+        self._unlimited_tables: dict[TableID, TableInfo] = {}
         self._ids = sorted(self._owners)
 
     def has(self, physical_id: PhysicalTableID) -> bool:
-        """Whether rows of a physical table are wanted."""
+        """Return whether a physical table is replicated."""
         return physical_id in self._owners
 
     def is_common(self, physical_id: PhysicalTableID) -> bool:
-        """Whether handles of a physical table are bytes; a table keeps the kind it has."""
+        """Return whether a physical table has common handles, which never changes."""
         _, table_id = self._owners[physical_id][0]
         first = self._changes[table_id][0]
         return self.history.table_at_commit(table_id, first).is_common_handle
 
     def within(self, keys: EncodedKeyRange) -> Iterator[PhysicalTableID]:
-        """The physical tables that have records in a range."""
+        """Yield the physical tables whose record keys intersect a range."""
         low = bisect.bisect_left(self._ids, _table_id(keys.start, 0))
         for physical_id in self._ids[low:]:
-            if keys.end and physical_id > _table_id(keys.end, _MOST):
+            if keys.end and physical_id > _table_id(keys.end, _MAX_ID):
                 return
             if keys.within(record_range(physical_id)) is not None:
                 yield physical_id
@@ -69,10 +69,10 @@ class PhysicalTables:
     def definitions(
         self, physical_id: PhysicalTableID, commit_ts: npt.NDArray[np.uint64]
     ) -> Iterator[tuple[TableInfo, npt.NDArray[np.int64]]]:
-        """Return the definitions that rows were written under, and the places of commits, by time.
+        """Yield the definitions of a table at commits, each with the commits' positions, by time.
 
         Raises:
-            SchemaOutdatedError: the history ends before one of the commits.
+            SchemaOutdatedError: The history ends before one of the commits.
         """
         if len(commit_ts) and (newest := int(commit_ts.max())) > self.history.end_ts:
             raise SchemaOutdatedError("schema", newest)
@@ -88,23 +88,26 @@ class PhysicalTables:
     def _definition(self, physical_id: PhysicalTableID, ts: TimeStamp) -> TableInfo:
         owners = self._owners[physical_id]
         table_id = next((i for begin, i in reversed(owners) if begin <= ts), owners[0][1])
-        # Rows may come a moment before their table's definition is public.
+        # Rows may be committed shortly before their table's definition becomes public.
         first = self._changes[table_id][0]
         table = self.history.table_at_commit(table_id, max(ts, first))
-        return self._before(table) if ts < self.history.start_ts else table
+        return self._unlimited(table) if ts < self.history.start_ts else table
 
-    def _before(self, table: TableInfo) -> TableInfo:
-        """For rows from before the history, which may hold what any former owner has dropped."""
-        found = self._from_before.get(table.id)
-        if found is None:
-            found = self._from_before[table.id] = replace(table, max_column_id=_MOST)
-        return found
+    def _unlimited(self, table: TableInfo) -> TableInfo:
+        """Return a definition for rows older than the history.
+
+        They may contain columns dropped by any former owner, so no column id is too large.
+        """
+        unlimited = self._unlimited_tables.get(table.id)
+        if unlimited is None:
+            unlimited = self._unlimited_tables[table.id] = replace(table, max_column_id=_MAX_ID)
+        return unlimited
 
 
-_MOST: Final = (1 << 63) - 1
+_MAX_ID: Final = (1 << 63) - 1
 
 
-def _table_id(key: bytes, otherwise: int) -> int:
-    """The table that a memcomparable key begins with; `otherwise` if it does with none."""
+def _table_id(key: bytes, default: int) -> int:
+    """Return the table id in a memcomparable key; `default` if there is none."""
     raw = key[:8] + key[9:10]
-    return decode_int(raw, 1) if raw[:1] == b"t" and len(raw) > 8 else otherwise
+    return decode_int(raw, 1) if raw[:1] == b"t" and len(raw) > 8 else default

@@ -1,8 +1,8 @@
-"""Upkeep of a store that TiKV feeds, in the thread of its engine.
+"""Maintenance of a store fed by TiKV, in the engine's thread.
 
-As for any store (`maintenance`), with two differences. What waits in memory is written out before
-anything is split or collected. And no garbage is collected that TiKV may still be asked for: the
-bound is PD's safe point, which no reader's service safe point is above.
+It differs from that of other stores (`maintenance`) in two ways. The cache is published before
+regions are split or garbage is collected. And the GC bound is PD's safe point, which is at or below
+every service safe point, because versions above it may still be read.
 """
 
 from collections.abc import Callable, Generator
@@ -21,7 +21,7 @@ from pyspark_theflash.tikv.flush import Flusher
 
 
 class RaftFedMaintenance(Maintenance):
-    """See the module."""
+    """Maintenance of a store fed by TiKV."""
 
     def __init__(
         self,
@@ -33,16 +33,16 @@ class RaftFedMaintenance(Maintenance):
         safe_point: Callable[[], TimeStamp],
         thread: Executor | None = None,
     ) -> None:
-        """`safe_point` asks PD up to where TiKV may have dropped old versions."""
+        """`safe_point` returns PD's GC safe point, below which TiKV may have removed versions."""
         super().__init__(engine, manifest, clock, thread=thread)
         self._flusher, self._learned_ts = flusher, safe_point
 
     def set_interval(self, interval_ms: int) -> None:
-        """Raises `UnsupportedError`: commands come when TiKV sends them."""
-        raise UnsupportedError("an interval of polls", "a store that TiKV feeds")
+        """Raise `UnsupportedError`: TiKV pushes commands, so there is no polling."""
+        raise UnsupportedError("a polling interval", "a store that TiKV feeds")
 
     def purge(self, order: PurgeOrder) -> str:
-        """Raises `UnsupportedError`: what no region of TiKV covers goes by itself."""
+        """Raise `UnsupportedError`: rows without a region are purged automatically."""
         raise UnsupportedError("purging by hand", "a store that TiKV feeds")
 
     def _compacting(self) -> Generator[Piece, CompactionReport, CompactionReport]:
@@ -64,6 +64,6 @@ class RaftFedMaintenance(Maintenance):
         return max(progress.resolved_ts, self._learned_ts())
 
     def compact_published(self) -> None:
-        """Compact what pays by now of the tables that rows were published of."""
+        """Compact the tables with newly published rows, where it is worthwhile."""
         touched, self._flusher.touched = self._flusher.touched, set()
         self.touched(touched)

@@ -1,13 +1,14 @@
-"""Versions of rows out of the write column family, as columns: what is committed, not yet decoded.
+"""Columnar versions of rows, built from records of the write column family. Rows stay encoded.
 
-A commit has its row in the write record where that is short (up to 255 bytes), else under the
-transaction's start_ts in the default column family. Of the records only puts and deletes are
-versions: locks that changed nothing and rollbacks tell a reader nothing.
+The row of a commit is in the write record if it is short (up to 255 bytes); otherwise it is in the
+default column family under the transaction's start_ts. Only puts and deletes are versions; lock
+records and rollbacks are skipped.
 
-**Records that come again.** TiKV writes a commit anew, with a `gc_fence`, where the rollback of
-another transaction falls on it (see `write`). Its first form came before, by the same log or in the
-snapshot that the region began with, so it is left out. An `R` without a fence stands on a commit
-that met the rollback in its own lock, so there it is a version if its transaction held a lock.
+**Rewritten records.** TiKV rewrites a commit record with a `gc_fence` if the rollback of another
+transaction has the same key and timestamp (see `cluster.write`). The original record has already
+been received in the log or in the region's first snapshot, so the rewritten one is skipped. An `R`
+without a fence is on the original record of a commit whose lock contained the rollback's timestamp;
+it is a version if its transaction held a lock.
 """
 
 from collections.abc import Callable, Sequence
@@ -40,9 +41,9 @@ TimeStamps = npt.NDArray[np.uint64]
 
 @dataclass(frozen=True, slots=True)
 class Versions:
-    """n versions of rows, in no order. `handles` is int64, or binary for common handles.
+    """n versions of rows, unordered. `handles` is int64, or binary for common handles.
 
-    `values` are rows as TiKV has them (format v2, or v1), empty for deletes.
+    `values` are rows in TiKV's row format (v2 or v1), empty for deletes.
     """
 
     table_id: Ints
@@ -57,22 +58,22 @@ class Versions:
 
     @property
     def has_common_handles(self) -> bool:
-        """Whether the handles are bytes."""
+        """Whether the handles are common handles."""
         return bool(pa.types.is_binary(self.handles.type))
 
     @property
     def newest_ts(self) -> TimeStamp:
-        """The newest commit, of at least one."""
+        """The newest commit_ts. There must be a version."""
         return TimeStamp(int(self.commit_ts.max()))
 
     @property
     def size_bytes(self) -> int:
-        """The size in memory, about."""
+        """The approximate size in memory."""
         columns = (self.table_id, self.commit_ts, self.start_ts, self.op)
         return int(sum(c.nbytes for c in (*columns, self.handles, self.values)))
 
     def select(self, chosen: Positions) -> "Versions":
-        """Some of them."""
+        """Return the versions at some positions."""
         places = pa.array(chosen)
         return Versions(
             self.table_id[chosen],
@@ -85,15 +86,15 @@ class Versions:
 
 
 def concat(parts: Sequence[Versions]) -> Versions:
-    """At least one, all of one table or of tables with handles of one type, as one.
+    """Concatenate at least one chunk; all must have handles of one type.
 
     Raises:
-        CodecError: they have handles of two types.
+        CodecError: The handles have two types.
     """
     if len(parts) == 1:
         return parts[0]
     if len({part.has_common_handles for part in parts}) > 1:
-        raise CodecError("record key", f"handles of two kinds in table {parts[0].table_id[0]}")
+        raise CodecError("record key", f"handles of two types in table {parts[0].table_id[0]}")
     return Versions(
         np.concatenate([part.table_id for part in parts]),
         pa.concat_arrays([part.handles for part in parts]),
@@ -106,7 +107,7 @@ def concat(parts: Sequence[Versions]) -> Versions:
 
 @dataclass(frozen=True, slots=True)
 class LongCommit:
-    """A put whose row is in the default column family, at `key` there."""
+    """A put whose row is in the default column family under `key`."""
 
     write_key: bytes
     key: bytes
@@ -116,21 +117,21 @@ class LongCommit:
 
 @dataclass(frozen=True, slots=True)
 class Commits:
-    """The result of some write records."""
+    """Decoded write records: versions, and puts whose rows are elsewhere."""
 
     versions: list[Versions]
     long: list[LongCommit]
 
 
 IsVersion = Callable[[bytes, Write], bool]
-"""(key in the write column family, record) -> whether a record that may have come before counts."""
+"""(write key, record with `R` or a gc_fence) -> whether the record is a version."""
 
 
 def decode_commits(requests: Requests, rows: Positions, is_version: IsVersion) -> Commits:
-    """The versions in some puts into the write column family, and those still without rows.
+    """Decode puts into the write column family.
 
     Raises:
-        CodecError: a key or a record that is none.
+        CodecError: A key or a record is malformed.
     """
     keys = record_keys(requests, rows)
     kinds = requests.reader.bytes_at(requests.value_at[keys.rows])
@@ -139,68 +140,68 @@ def decode_commits(requests: Requests, rows: Positions, is_version: IsVersion) -
         _check_kinds(requests, keys, kinds)
         keys, kinds = keys.select(np.flatnonzero(is_data)), kinds[is_data]
     is_int = keys.have_int_handles(requests, TS_BYTES)
-    found = Commits([], [])
+    commits = Commits([], [])
     for chosen, decode in (
         (np.flatnonzero(is_int), _int_handles),
         (np.flatnonzero(~is_int), _common_handles),
     ):
         if len(chosen):
-            _add(found, requests, keys.select(chosen), kinds[chosen], decode, is_version)
-    return found
+            _add(commits, requests, keys.select(chosen), kinds[chosen], decode, is_version)
+    return commits
 
 
 def _check_kinds(requests: Requests, keys: RowKeyPositions, kinds: npt.NDArray[np.uint8]) -> None:
-    known = np.isin(kinds, np.array([kind.value for kind in WriteKind], np.uint8))
-    requests.reader.check(known, "no write record", requests.value_at[keys.rows])
+    is_known = np.isin(kinds, np.array([kind.value for kind in WriteKind], np.uint8))
+    requests.reader.check(is_known, "not a write record", requests.value_at[keys.rows])
 
 
 HandlesOf = Callable[[Requests, RowKeyPositions], tuple[ArrowArray, Positions]]
 
 
 def _int_handles(requests: Requests, keys: RowKeyPositions) -> tuple[ArrowArray, Positions]:
-    """The handles of some keys, and the places behind the keys proper."""
+    """Decode the handles of keys, and return the positions of the timestamps after them."""
     at = requests.key_at[keys.rows]
     return pa.array(keys.int_handles(requests.reader, at)), at + INT_KEY_BYTES
 
 
 def _common_handles(requests: Requests, keys: RowKeyPositions) -> tuple[ArrowArray, Positions]:
-    raw, behind = bytes_at(requests.reader, requests.key_at[keys.rows], requests.key_end[keys.rows])
+    raw, ts_at = bytes_at(requests.reader, requests.key_at[keys.rows], requests.key_end[keys.rows])
     data, bounds = variable_width(raw)
-    # To Arrow the buffer is shown as 2n values, heads and handles; it then copies the handles.
+    # Interpret the buffer as 2n values, alternating prefixes and handles, and take the handles.
     cut = np.empty(2 * len(raw) + 1, np.int64)
     cut[::2], cut[1::2] = bounds, bounds[:-1] + HANDLE_AT
     handles = binary(data, cut).take(pa.array(np.arange(1, 2 * len(raw), 2)))
-    return handles, behind
+    return handles, ts_at
 
 
 def _add(
-    found: Commits,
+    commits: Commits,
     requests: Requests,
     keys: RowKeyPositions,
     kinds: npt.NDArray[np.uint8],
     decode: HandlesOf,
     is_version: IsVersion,
 ) -> None:
-    """Add the commits of keys whose handles are of one type."""
+    """Decode and add the commits of keys whose handles have one type."""
     reader, ends = requests.reader, requests.reader.ends[keys.rows]
     handles, ts_at = decode(requests, keys)
     is_whole = ts_at + TS_BYTES == requests.key_end[keys.rows]
-    reader.check(is_whole, "no timestamp behind the key", ts_at)
+    reader.check(is_whole, "no timestamp after the key", ts_at)
     commit_ts = ~reader.big_endian_at(ts_at, TS_BYTES)
     start_ts, at = uvarints_at(reader, requests.value_at[keys.rows] + 1, ends)
     tags = np.where(at < ends, reader.bytes_at(at), 0)
     has_value = tags == _SHORT_VALUE
     begin = np.where(has_value, at + 2, at)
-    behind = np.where(has_value, begin + reader.bytes_at(at + 1), at)
-    reader.check_ends(behind, ends, at)
-    counts = _counting(requests, keys, behind, ends, is_version)
+    value_end = np.where(has_value, begin + reader.bytes_at(at + 1), at)
+    reader.check_ends(value_end, ends, at)
+    is_commit = _are_commits(requests, keys, value_end, ends, is_version)
     is_put = kinds == WriteKind.PUT.value
-    is_here = counts & (has_value | ~is_put)
+    is_complete = is_commit & (has_value | ~is_put)
     op = np.where(is_put, np.uint8(Op.PUT), np.uint8(Op.DELETE))
-    chosen = np.flatnonzero(is_here)
+    chosen = np.flatnonzero(is_complete)
     if len(chosen):
-        end = np.where(is_put, behind, begin)[chosen]
-        found.versions.append(
+        end = np.where(is_put, value_end, begin)[chosen]
+        commits.versions.append(
             Versions(
                 keys.table_id[chosen],
                 handles if len(chosen) == len(handles) else handles.take(pa.array(chosen)),
@@ -210,25 +211,25 @@ def _add(
                 reader.slices(begin[chosen], end),
             )
         )
-    elsewhere = np.flatnonzero(counts & is_put & ~has_value)
-    write_keys = requests.keys(keys.rows[elsewhere])
-    for n, write_key in zip(elsewhere.tolist(), write_keys, strict=True):
+    long = np.flatnonzero(is_commit & is_put & ~has_value)
+    write_keys = requests.keys(keys.rows[long])
+    for n, write_key in zip(long.tolist(), write_keys, strict=True):
         start = TimeStamp(int(start_ts[n]))
         key = write_key[:-TS_BYTES] + encode_uint_desc(start)
-        found.long.append(LongCommit(write_key, key, start, TimeStamp(int(commit_ts[n]))))
+        commits.long.append(LongCommit(write_key, key, start, TimeStamp(int(commit_ts[n]))))
 
 
-def _counting(
+def _are_commits(
     requests: Requests,
     keys: RowKeyPositions,
-    behind: Positions,
+    value_end: Positions,
     ends: Positions,
     is_version: IsVersion,
 ) -> Mask:
-    """Which records count as commits, where tags that tell of a rollback may follow the value."""
-    result = np.ones(len(behind), np.bool_)
-    more = np.flatnonzero(behind < ends)
-    rare = more[np.isin(requests.reader.bytes_at(behind[more]), _REWRITTEN)]
+    """Return which records are versions; those with an `R` or `F` tag are decoded to decide."""
+    result = np.ones(len(value_end), np.bool_)
+    more = np.flatnonzero(value_end < ends)
+    rare = more[np.isin(requests.reader.bytes_at(value_end[more]), _REWRITTEN)]
     records = requests.values(keys.rows[rare])
     write_keys = requests.keys(keys.rows[rare])
     for n, record, write_key in zip(rare.tolist(), records, write_keys, strict=True):
@@ -237,22 +238,22 @@ def _counting(
 
 
 def versions_of(rows: Sequence[tuple[bytes, Write, bytes]]) -> list[Versions]:
-    """Versions a row at a time: key in the write column family, record, and the row of a put.
+    """Convert (write key, record, row of a put) to versions, one row at a time.
 
     Raises:
-        CodecError: a key that is not a record's.
+        CodecError: A key is not a record key.
     """
     by_type: dict[type, list[tuple[int, object, int, int, int, bytes]]] = {}
     for write_key, record, value in rows:
         key, commit_ts = decode_mvcc_key(MvccKey(write_key))
-        place = decode_record_key(key)
+        record_key = decode_record_key(key)
         op = Op.PUT if record.kind is WriteKind.PUT else Op.DELETE
-        row = (place.table_id, place.handle, commit_ts, record.start_ts, op, value)
-        by_type.setdefault(type(place.handle), []).append(row)
-    found = []
+        row = (record_key.table_id, record_key.handle, commit_ts, record.start_ts, op, value)
+        by_type.setdefault(type(record_key.handle), []).append(row)
+    versions = []
     for parts in by_type.values():
         columns = list(zip(*parts, strict=True))
-        found.append(
+        versions.append(
             Versions(
                 np.array(columns[0], np.int64),
                 pa.array(columns[1]),
@@ -262,9 +263,9 @@ def versions_of(rows: Sequence[tuple[bytes, Write, bytes]]) -> list[Versions]:
                 pa.array(columns[5], pa.binary()),
             )
         )
-    return found
+    return versions
 
 
 def split_write_key(key: bytes) -> tuple[bytes, TimeStamp]:
-    """The memcomparable key and the commit_ts of a key of the write column family."""
+    """Split a key of the write column family into its memcomparable key and its commit_ts."""
     return key[:-TS_BYTES], TimeStamp(decode_uint_desc(key, len(key) - TS_BYTES))

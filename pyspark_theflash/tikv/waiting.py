@@ -1,8 +1,8 @@
-"""Commands that come alone and wait to be decoded with others.
+"""A buffer of commands in small batches, to decode them together.
 
-Decoding takes about as long for one request as for a hundred, and the answer to a command tells
-what is durable, not what it says. So small batches of plain puts and deletes wait until there are
-many of them, or until somebody asks for what is applied.
+Decoding a hundred requests takes about as long as decoding one, and the response to a command
+contains only the durable state. So small batches of plain puts and deletes are buffered until there
+are many of them, or until the applied state is read.
 """
 
 from collections.abc import Sequence
@@ -12,25 +12,25 @@ from pyspark_theflash.tikv.command import RaftCommand
 from pyspark_theflash.tikv.request import are_plain
 
 _REQUESTS_FEW: Final = 32
-"""More are decoded at once."""
+"""Larger batches are decoded immediately."""
 _REQUESTS_MAX: Final = 512
 _BYTES_MAX: Final = 1 << 20
 
 
 class Waiting:
-    """See the module. Not thread-safe."""
+    """A buffer of commands. Not thread-safe."""
 
     def __init__(self) -> None:
         self._commands: list[RaftCommand] = []
         self._requests = 0
         self.size_bytes = 0
-        """The size in memory, about."""
+        """The approximate size in memory."""
 
     def __len__(self) -> int:
         return len(self._commands)
 
     def add(self, commands: Sequence[RaftCommand]) -> bool:
-        """Keep some commands, behind those that wait; False where they should be applied now."""
+        """Append commands; return False if they must be applied now instead."""
         if self._requests > _REQUESTS_MAX or self.size_bytes > _BYTES_MAX:
             return False
         requests: list[bytes] = []
@@ -48,6 +48,6 @@ class Waiting:
         return True
 
     def take(self) -> list[RaftCommand]:
-        """All that wait, in the order they came, which do not any more."""
-        taken, self._commands, self._requests, self.size_bytes = self._commands, [], 0, 0
-        return taken
+        """Remove and return all commands, in their order."""
+        commands, self._commands, self._requests, self.size_bytes = self._commands, [], 0, 0
+        return commands

@@ -1,4 +1,4 @@
-"""The messages of enginepb, and of a region's record, as bytes, from and into values."""
+"""Messages of enginepb and raft_cmdpb, and the record of a region's state."""
 
 from collections.abc import Iterable
 from typing import Final
@@ -61,11 +61,11 @@ _PEER_STATES: Final = frozenset(state.value for state in PeerState)
 
 
 def decode_commands(data: bytes) -> list[RaftCommand]:
-    """A CommandRequestBatch.
+    """Decode a CommandRequestBatch.
 
     Raises:
-        CodecError: the bytes are none.
-        UnsupportedError: an admin command that TiKV has and this version does not know.
+        CodecError: The bytes are not a CommandRequestBatch.
+        UnsupportedError: An admin command is not supported.
     """
     return [
         _command(message)
@@ -84,47 +84,47 @@ def _command(message: raw_enginepb_pb2.CommandRequest) -> RaftCommand:
         header.sync_log,
         header.destroy,
     )
-    if asked := message.admin_request:
+    if admin := message.admin_request:
         where = f"region {command.region_id} index {command.index}"
-        command.admin = _admin(asked, message.admin_response, where)
+        command.admin = _admin(admin, message.admin_response, where)
     return command
 
 
-def _admin(request: bytes, response: bytes, where: str) -> Admin:
-    asked = parse_message(raft_cmdpb_pb2.AdminRequest, request)
-    done = parse_message(raft_cmdpb_pb2.AdminResponse, response)
-    kind = asked.cmd_type
+def _admin(request_bytes: bytes, response_bytes: bytes, where: str) -> Admin:
+    request = parse_message(raft_cmdpb_pb2.AdminRequest, request_bytes)
+    response = parse_message(raft_cmdpb_pb2.AdminResponse, response_bytes)
+    kind = request.cmd_type
     if kind in _WITHOUT_EFFECT:
         return NoChange()
     if kind == raft_cmdpb_pb2.CompactLog:
-        return CompactLog(asked.compact_log.compact_index, asked.compact_log.compact_term)
+        return CompactLog(request.compact_log.compact_index, request.compact_log.compact_term)
     if kind == raft_cmdpb_pb2.BatchSplit:
-        return SplitRegion(tuple(map(_region, done.splits.regions)))
+        return SplitRegion(tuple(map(_region, response.splits.regions)))
     if kind == raft_cmdpb_pb2.Split:
-        return SplitRegion((_region(done.split.left), _region(done.split.right)))
+        return SplitRegion((_region(response.split.left), _region(response.split.right)))
     if kind == raft_cmdpb_pb2.ChangePeer:
-        return ChangePeers(_region(done.change_peer.region))
+        return ChangePeers(_region(response.change_peer.region))
     if kind == raft_cmdpb_pb2.ChangePeerV2:
-        return ChangePeers(_region(done.change_peer_v2.region))
+        return ChangePeers(_region(response.change_peer_v2.region))
     if kind == raft_cmdpb_pb2.PrepareMerge:
-        merge = asked.prepare_merge
+        merge = request.prepare_merge
         return PrepareMerge(merge.min_index, _region(merge.target))
     if kind == raft_cmdpb_pb2.CommitMerge:
-        return CommitMerge(_region(asked.commit_merge.source), asked.commit_merge.commit)
+        return CommitMerge(_region(request.commit_merge.source), request.commit_merge.commit)
     if kind == raft_cmdpb_pb2.RollbackMerge:
         return RollbackMerge()
     raise UnsupportedError(f"admin command {kind}", where)
 
 
 def decode_other_request(data: bytes) -> DeleteRange | IngestFile | None:
-    """A raft_cmdpb.Request that is neither a put nor a delete; None for one without effect.
+    """Decode a raft_cmdpb.Request other than a put or delete; None if it has no effect.
 
     Raises `CodecError`.
     """
     message = parse_message(raft_cmdpb_pb2.Request, data)
     if message.cmd_type == raft_cmdpb_pb2.DeleteRange:
-        found = message.delete_range
-        return DeleteRange(found.cf or "default", found.start_key, found.end_key)
+        deleted = message.delete_range
+        return DeleteRange(deleted.cf or "default", deleted.start_key, deleted.end_key)
     if message.cmd_type == raft_cmdpb_pb2.IngestSST:
         sst = message.ingest_sst.sst
         return IngestFile(sst.uuid, sst.cf_name or "default", sst.range.start, sst.range.end)
@@ -132,9 +132,9 @@ def decode_other_request(data: bytes) -> DeleteRange | IngestFile | None:
 
 
 def canonical_request(data: bytes) -> bytes:
-    """A raft_cmdpb.Request with its fields in the order of their numbers, and no others.
+    """Re-encode a raft_cmdpb.Request with fields in the order of their numbers.
 
-    Raises `CodecError`.
+    Unknown fields are dropped. Raises `CodecError`.
     """
     message = parse_message(raft_cmdpb_pb2.Request, data)
     message.DiscardUnknownFields()
@@ -142,26 +142,26 @@ def canonical_request(data: bytes) -> bytes:
 
 
 def put_request(cf: str, key: bytes, value: bytes) -> bytes:
-    """A raft_cmdpb.Request that puts a value; the default column family is called "default"."""
+    """Encode a raft_cmdpb.Request that puts a value into a column family."""
     put = raft_cmdpb_pb2.PutRequest(cf="" if cf == "default" else cf, key=key, value=value)
     return raft_cmdpb_pb2.Request(cmd_type=raft_cmdpb_pb2.Put, put=put).SerializeToString()
 
 
-def encode_responses(answers: Iterable[Applied]) -> bytes:
-    """A CommandResponseBatch."""
+def encode_responses(regions: Iterable[Applied]) -> bytes:
+    """Encode a CommandResponseBatch."""
     batch = enginepb_pb2.CommandResponseBatch()
-    for answer in answers:
+    for applied in regions:
         response = batch.responses.add()
-        response.header.region_id = answer.region_id
-        response.header.destroyed = answer.state is None
-        if answer.state is not None:
-            response.apply_state.CopyFrom(_apply_message(answer.state))
-            response.applied_term = answer.state.applied_term
+        response.header.region_id = applied.region_id
+        response.header.destroyed = applied.state is None
+        if applied.state is not None:
+            response.apply_state.CopyFrom(_apply_message(applied.state))
+            response.applied_term = applied.state.applied_term
     return batch.SerializeToString()
 
 
 def decode_responses(data: bytes) -> list[Applied]:
-    """The inverse of `encode_responses`. Raises `CodecError`."""
+    """Decode a CommandResponseBatch. Raises `CodecError`."""
     return [
         Applied(
             RegionID(each.header.region_id),
@@ -175,26 +175,25 @@ def decode_responses(data: bytes) -> list[Applied]:
 
 
 def decode_snapshot_chunk(data: bytes) -> SnapshotHead | tuple[str, list[bytes]]:
-    """A SnapshotRequest: what the snapshot is of, or a column family and KeyValue messages of it.
+    """Decode a SnapshotRequest: the header, or a column family with KeyValue messages.
 
-    Its checksum is that of a file of the sender's, so there is nothing here to compare it with.
-
-    Raises `CodecError`.
+    The checksum in the message is that of a file of the sender, so it is not verified. Raises
+    `CodecError`.
     """
     message = parse_message(raw_enginepb_pb2.SnapshotRequest, data)
     if message.HasField("state"):
         state = message.state
         peer = _peer(state.peer) if state.peer.id else None
-        # The term of a snapshot's last entry is only in what was cut off of the log before it.
+        # The message contains the term of the snapshot's last entry only as the truncated term.
         applied = _applied(state.apply_state, state.apply_state.truncated_state.term)
         return SnapshotHead(_region(state.region), applied, peer)
     if not message.HasField("data"):
-        raise CodecError("snapshot", "a chunk that is empty")
+        raise CodecError("snapshot", "the chunk is empty")
     return message.data.cf or "default", list(message.data.data)
 
 
 def encode_snapshot_done() -> bytes:
-    """The answer to a snapshot that is durable."""
+    """Encode the response to a snapshot, sent when it is durable."""
     return enginepb_pb2.SnapshotDone().SerializeToString()
 
 
@@ -202,7 +201,7 @@ def encode_snapshot_done() -> bytes:
 
 
 def encode_region_state(state: RegionState) -> bytes:
-    """A RegionRecord."""
+    """Encode a RegionRecord."""
     record = region_pb2.RegionRecord(
         local_state=raft_serverpb_pb2.RegionLocalState(
             state=state.state.value,  # type: ignore[arg-type]
@@ -221,15 +220,15 @@ def encode_region_state(state: RegionState) -> bytes:
 
 
 def decode_region_state(data: bytes) -> RegionState:
-    """The inverse of `encode_region_state`. Raises `CodecError`."""
+    """Decode a RegionRecord. Raises `CodecError`."""
     record = parse_message(region_pb2.RegionRecord, data)
     local = record.local_state
     if local.state not in _PEER_STATES:
-        raise CodecError("region record", f"no peer state {local.state}")
+        raise CodecError("region record", f"unknown peer state {local.state}")
     merge = None
     if local.HasField("merge_state"):
-        found = local.merge_state
-        merge = MergeState(found.min_index, _region(found.target), found.commit)
+        state = local.merge_state
+        merge = MergeState(state.min_index, _region(state.target), state.commit)
     return RegionState(
         _region(local.region),
         _applied(record.apply_state, record.applied_term),
@@ -240,8 +239,8 @@ def decode_region_state(data: bytes) -> RegionState:
 
 
 def _applied(message: raft_serverpb_pb2.RaftApplyState, term: int) -> ApplyState:
-    cut = message.truncated_state
-    return ApplyState(message.applied_index, term, cut.index, cut.term)
+    truncated = message.truncated_state
+    return ApplyState(message.applied_index, term, truncated.index, truncated.term)
 
 
 def _apply_message(state: ApplyState) -> raft_serverpb_pb2.RaftApplyState:
@@ -255,7 +254,7 @@ def _apply_message(state: ApplyState) -> raft_serverpb_pb2.RaftApplyState:
 
 def _region(message: metapb_pb2.Region) -> RaftRegion:
     if not message.id:
-        raise CodecError("region", "it has no id")
+        raise CodecError("region", "the id is missing")
     epoch = RegionEpoch(message.region_epoch.conf_ver, message.region_epoch.version)
     return RaftRegion(
         RegionID(message.id),

@@ -177,7 +177,7 @@ class SimReplica:
         while True:
             region = self.regions.get(region_id)
             if region is None:
-                raise RegionNotReadableError(region_id, "is not here")
+                raise RegionNotReadableError(region_id, "is not in this store")
             if region.applied >= index:
                 return
             if not deadline.sleep_ms(5):

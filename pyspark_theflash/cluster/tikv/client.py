@@ -220,7 +220,9 @@ class TiKVClient:
         resolved = before | self.resolver.resolve(locks, ts, deadline)
         if resolved == before and not deadline.sleep_ms(RETRY_MS):
             # `Lock.blocks` is false for these locks, so a retry succeeds when they are gone.
-            raise TiKVUnavailableError("a snapshot read", "met locks that should not block it")
+            raise TiKVUnavailableError(
+                "a snapshot read", "was blocked by locks that do not conflict with it"
+            )
         return resolved
 
 

@@ -232,20 +232,20 @@ def _learning(folder: Path | None, *, by_snapshot: bool) -> Learning:
 def _compare(learning: Learning, *, by_snapshot: bool) -> None:
     (view,) = open_tables(learning.learner.store, TABLE.physical_ids, TimeStamp(TS))
     chosen = [(n, case) for n, case in enumerate(CASES) if case.by_snapshot is by_snapshot]
-    held = {each.key: each for each in view.held}
+    held = {each.key: each for each in view.locked}
     for ended in {case.ended for _, case in chosen}:
         together = [(n, c) for n, c in chosen if c.ended == ended and c.answer != LOCKED]
         own = [held[key(n)] for n, _ in together if key(n) in held]
-        rows = learning.view_rows(TABLE, replace(view, held=own), _resolver(ended))
+        rows = learning.view_rows(TABLE, replace(view, locked=own), _resolver(ended))
         for number, case in together:
             assert rows.get(number, (number, None))[1] == case.answer, case
     for number, case in chosen:
         if case.answer == LOCKED:
             own = [held[key(number)]]
             with pytest.raises(KeyIsLockedError):
-                learning.view_rows(TABLE, replace(view, held=own), _resolver(case.ended))
+                learning.view_rows(TABLE, replace(view, locked=own), _resolver(case.ended))
             with pytest.raises(KeyIsLockedError):
-                learning.view_rows(TABLE, replace(view, held=own), None)
+                learning.view_rows(TABLE, replace(view, locked=own), None)
 
 
 def test_there_are_enough() -> None:

@@ -78,7 +78,7 @@ def test_newest_of_each_row() -> None:
 def test_handles_of_two_kinds() -> None:
     common = encoded(raw_key(1) + b"more") + encode_uint_desc(10)
     (other,) = versions_of([(common, Write(WriteKind.PUT, TimeStamp(9)), b"r")])
-    with pytest.raises(CodecError, match="two kinds in table 1"):
+    with pytest.raises(CodecError, match="two types in table 1"):
         concat([version(1, 10, b"r"), other])
 
 

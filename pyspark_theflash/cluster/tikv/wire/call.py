@@ -230,12 +230,12 @@ def encode_check_secondaries(
     return request.SerializeToString()
 
 
-def decode_check_secondaries(data: bytes, asked: int) -> Answer[SecondaryLocks]:
-    """Decode the state of `asked` secondaries. Raises `CodecError` for an error."""
+def decode_check_secondaries(data: bytes, key_count: int) -> Answer[SecondaryLocks]:
+    """Decode the state of `key_count` secondaries. Raises `CodecError` for an error."""
     message = parse_message(kvrpcpb_pb2.CheckSecondaryLocksResponse, data)
     _raise_failure(message.error)
     locks = tuple(map(lock_from, message.locks))
-    return _answer(message, SecondaryLocks(asked, locks, TimeStamp(message.commit_ts)))
+    return _answer(message, SecondaryLocks(key_count, locks, TimeStamp(message.commit_ts)))
 
 
 def encode_resolve(
@@ -288,7 +288,7 @@ def decode_mvcc_get(data: bytes) -> Answer[MvccKeyInfo]:
     values = {value.start_ts: value.value for value in info.values}
     writes, ends = [], dict[TimeStamp, TimeStamp]()
     for write in info.writes:
-        # A record with a gc_fence was rewritten for a rollback; the commit itself is there too.
+        # A record with a gc_fence is valid only if the version at the fence still exists: skip it.
         if write.type not in _RECORDS or write.gc_fence:
             continue
         is_rollback = write.type == kvrpcpb_pb2.Op.Rollback
