@@ -21,7 +21,7 @@ from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.cluster.tikv.meta import TiKVMeta
-from pyspark_theflash.cluster.tikv.safe_point import SafePointHold
+from pyspark_theflash.cluster.tikv.upkeep import SharedHold
 from pyspark_theflash.cluster.tikv.wire.region import Store, StoreStats
 from pyspark_theflash.tidb.codec.key import RawKey, decode_record_key, encode_record_key
 from pyspark_theflash.tidb.codec.row import ColumnSpec, RowBuffer
@@ -142,24 +142,23 @@ def transfer(peer: Peer, seed: int, over: threading.Event) -> None:
 def test_what_pd_says(peer: Peer, pd: PDClient, client: TiKVClient, bank: TableInfo) -> None:
     directory = client.directory
     (store,) = directory.stores(soon())
-    assert (store.address, store.is_up, store.is_tiflash) == (peer.kv_address, True, False)
+    assert (store.address, store.is_up) == (peer.kv_address, True)
     assert directory.store(store.id, soon()) == store
     parts = client.regions.cover([records(bank)], soon())
     assert len(parts) >= 8
     for region, _ in parts:
         assert directory.region(region.id, soon()) == region
         assert directory.region_of(region.range.start, soon()) == region
-    before = directory.region_before(parts[1][0].range.start, soon())
-    assert before is not None
-    assert before.range.end == parts[1][0].range.start
 
 
 def test_holding_a_safe_point(peer: Peer, pd: PDClient, client: TiKVClient) -> None:
     ts = pd.tso()
-    with SafePointHold(client.directory, "theflash-test", ts, clock=CLOCK) as hold:
-        # PD's own answer: nobody may hold less than what is held least.
-        assert client.directory.hold_safe_point("other", TimeStamp(ts + 1), 60, soon()) <= ts
-        hold.check()
+    hold = SharedHold(client.directory, "theflash-test", clock=CLOCK)
+    hold.ensure(ts)
+    # PD returns the lowest service safe point.
+    assert client.directory.hold_safe_point("other", TimeStamp(ts + 1), 60, soon()) <= ts
+    assert hold.held == ts
+    hold.close()
     client.directory.hold_safe_point("other", TimeStamp(0), 0, soon())
 
 

@@ -57,7 +57,6 @@ class ClusterPD(FakePD):
         services = super()._services()
         services["pdpb.PD"] |= {
             "GetRegion": unary(self._region, pdpb_pb2.GetRegionRequest),
-            "GetPrevRegion": unary(self._prev_region, pdpb_pb2.GetRegionRequest),
             "GetRegionByID": unary(self._region_by_id, pdpb_pb2.GetRegionByIDRequest),
             "ScanRegions": unary(self._scan_regions, pdpb_pb2.ScanRegionsRequest),
             "GetStore": unary(self._store, pdpb_pb2.GetStoreRequest),
@@ -98,15 +97,6 @@ class ClusterPD(FakePD):
         key = request.region_key
         found = [(r, p) for r, p in self._regions() if r.start_key <= key]
         return self._answer([(r, p) for r, p in found if not r.end_key or key < r.end_key])
-
-    def _prev_region(
-        self, request: pdpb_pb2.GetRegionRequest, context: grpc.ServicerContext
-    ) -> pdpb_pb2.GetRegionResponse:
-        self._called("GetPrevRegion", request.header.cluster_id, context)
-        found = [
-            (r, p) for r, p in self._regions() if r.end_key and r.end_key <= request.region_key
-        ]
-        return self._answer(found[-1:])
 
     def _region_by_id(
         self, request: pdpb_pb2.GetRegionByIDRequest, context: grpc.ServicerContext

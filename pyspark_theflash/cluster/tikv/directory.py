@@ -33,15 +33,6 @@ class Directory:
             deadline.left_ms(),
         )
 
-    def region_before(self, key: RawKey, deadline: Deadline) -> LocatedRegion | None:
-        """Return the region before the one that contains a key; None if there is none."""
-        return self._pd.call(
-            wire.GET_PREV_REGION,
-            lambda cluster: wire.encode_region_request(cluster, key),
-            wire.decode_region,
-            deadline.left_ms(),
-        )
-
     def region(self, region_id: RegionID, deadline: Deadline) -> LocatedRegion | None:
         """Return a region by id; None if PD has none."""
         return self._pd.call(

@@ -23,12 +23,12 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster.tikv.directory import Directory
-from pyspark_theflash.cluster.tikv.safe_point import TTL_S
 from pyspark_theflash.cluster.tikv.wire.region import Store, StoreStats
 
 _log = logging.getLogger(__name__)
 
 HEARTBEAT_MS: Final = 10_000
+TTL_S: Final = 300
 LABEL: Final = ("engine", "theflash")
 """PD places no regions on stores with an `engine` label that no placement rule matches."""
 VERSION: Final = "6.6.0"

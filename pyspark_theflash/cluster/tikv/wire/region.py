@@ -17,7 +17,6 @@ from pyspark_theflash.tidb.protocol.message import parse_message
 M = TypeVar("M", bound=Message)
 
 GET_REGION: Final = "/pdpb.PD/GetRegion"
-GET_PREV_REGION: Final = "/pdpb.PD/GetPrevRegion"
 GET_REGION_BY_ID: Final = "/pdpb.PD/GetRegionByID"
 SCAN_REGIONS: Final = "/pdpb.PD/ScanRegions"
 GET_STORE: Final = "/pdpb.PD/GetStore"
@@ -44,11 +43,6 @@ class Store:
     start_s: int = 0
     """The time of its start in seconds since 1970."""
 
-    @property
-    def is_tiflash(self) -> bool:
-        """Whether it is a TiFlash store, which serves no key-value requests."""
-        return ("engine", "tiflash") in self.labels
-
 
 @dataclass(frozen=True, slots=True)
 class StoreStats:
@@ -63,7 +57,7 @@ class StoreStats:
 
 
 def encode_region_request(cluster_id: int, key: RawKey) -> bytes:
-    """Encode a request for the region that contains a key, or for the one before it."""
+    """Encode a request for the region that contains a key."""
     request = pdpb_pb2.GetRegionRequest(header=_header(cluster_id), region_key=_encode(key))
     return request.SerializeToString()
 

@@ -4,19 +4,15 @@ import pytest
 
 from pyspark_theflash.base.clock import Deadline, SystemClock
 from pyspark_theflash.base.errors import (
-    LeaseExpiredError,
     PDRefusedError,
     PDUnavailableError,
-    SnapshotTooOldError,
 )
-from pyspark_theflash.base.types import RegionEpoch, RegionID, TimeStamp
+from pyspark_theflash.base.types import RegionEpoch, RegionID
 from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.cluster.tikv.directory import Directory
-from pyspark_theflash.cluster.tikv.safe_point import SafePointHold
 from pyspark_theflash.cluster.tikv.wire.region import Store, StoreStats
 from pyspark_theflash.tidb.codec.key import RawKey
-from tests.support.manual_clock import ManualClock
 
 
 @pytest.fixture
@@ -32,8 +28,6 @@ def test_regions(tikv, directory, soon):
     assert left.leader == left.peers[0]
     right = directory.region_of(RawKey(b"m"), soon)
     assert right.range == RawKeyRange(b"m", b"")
-    assert directory.region_before(RawKey(b"x"), soon) == left
-    assert directory.region_before(RawKey(b"a"), soon) is None
     assert directory.region(right.id, soon) == right
     assert directory.region(RegionID(99), soon) is None
     assert directory.scan_regions(RawKeyRange(RawKey(b""), RawKey(b"")), soon) == [left, right]
@@ -56,7 +50,6 @@ def test_stores(tikv, directory, soon):
     stores = directory.stores(soon)
     assert [s.address for s in stores[:3]] == list(tikv.pd.addresses.values())
     assert stores[3] == ours
-    assert [s.is_tiflash for s in stores] == [False, False, False, True]
     assert directory.store(2, soon) == stores[1]
     stats = StoreStats(9, 1000, 400, 600, 3, 5)
     assert directory.heartbeat(stats, soon) == "6.6.0"
@@ -84,35 +77,3 @@ def test_calls_end_by_their_deadline(tikv, directory):
     with pytest.raises(PDUnavailableError):
         directory.stores(Deadline(clock, 200))
     assert clock.boottime_ms() - before_ms < 1500
-
-
-def test_holding_a_safe_point(tikv, directory):
-    held = tikv.pd.service_safe_points
-    with SafePointHold(directory, "us", TimeStamp(50), clock=SystemClock()) as hold:
-        assert held == {b"gc_worker": 0, b"us": 50}
-        hold.check()
-    assert held == {b"gc_worker": 0}
-
-
-def test_a_safe_point_that_has_passed(tikv, directory):
-    tikv.pd.service_safe_points[b"gc_worker"] = 51
-    with (
-        pytest.raises(SnapshotTooOldError),
-        SafePointHold(directory, "us", TimeStamp(50), clock=SystemClock()),
-    ):
-        pass
-
-
-def test_a_hold_is_renewed(tikv, directory):
-    with SafePointHold(directory, "us", TimeStamp(50), clock=SystemClock(), ttl_s=1) as hold:
-        SystemClock().sleep_ms(1200)
-        hold.check()
-    assert tikv.pd.calls.count("UpdateServiceGCSafePoint") >= 4
-
-
-def test_a_hold_that_runs_out_is_noticed(directory):
-    clock = ManualClock()
-    with SafePointHold(directory, "us", TimeStamp(50), clock=clock, ttl_s=300) as hold:
-        clock.now_ms += 300_000
-        with pytest.raises(LeaseExpiredError):
-            hold.check()
