@@ -59,15 +59,3 @@ class LocatedRegion:
         """Return the intersections of the ranges with the region."""
         clipped = (each.clip(self.range.start, self.range.end) for each in ranges)
         return [part for part in clipped if part is not None]
-
-
-def first_gap(keys: RawKeyRange, parts: Iterable[RawKeyRange]) -> RawKeyRange | None:
-    """Return the first subrange that no part covers; None if the parts cover the whole range."""
-    covered_end = keys.start
-    for part in sorted(parts):
-        if part.start > covered_end:
-            return keys.clip(covered_end, part.start)
-        if not part.end or (keys.end and part.end >= keys.end):
-            return None
-        covered_end = max(covered_end, part.end)
-    return keys.rest(covered_end)

@@ -16,7 +16,7 @@ from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.lock import Lock, LockKind
 from pyspark_theflash.cluster.resolve import LockPolicy, LockResolver
 from pyspark_theflash.tidb.codec.key import RawKey
-from pyspark_theflash.tikv.learner_read import CatchUp, LearnerRead
+from pyspark_theflash.tikv.learner_read import CatchUp
 from tests.support.manual_clock import ManualClock
 from tests.support.percolator_owner import MODES, TTL_MS, Owner
 from tests.support.sim_learner import LoggedCluster, LoggedTransactions, SimReplica
@@ -120,13 +120,10 @@ class World:
 
 @given(
     st.sampled_from(LockPolicy),
-    st.booleans(),
     st.lists(events, max_size=40),
     st.lists(events, max_size=60),
 )
-def test_learner_reads(
-    policy: LockPolicy, at_one_moment: bool, before: list[tuple], meanwhile: list[tuple]
-) -> None:
+def test_learner_reads(policy: LockPolicy, before: list[tuple], meanwhile: list[tuple]) -> None:
     world = World(iter(meanwhile))
     for event in before:
         world.happens(*event)
@@ -140,10 +137,7 @@ def test_learner_reads(
     resolver = LockResolver(world.transactions, policy)
     wanted = [key for key in KEYS if any(key in keys for keys in RANGES)]
     try:
-        if at_one_moment:
-            pairs = read_at_one_moment(world, resolver, ts, wanted, deadline)
-        else:
-            pairs = read_by_region(world, resolver, ts, deadline)
+        pairs = read(world, resolver, ts, wanted, deadline)
     except KeyIsLockedError:
         assert policy is not LockPolicy.RESOLVE
         return
@@ -152,20 +146,7 @@ def test_learner_reads(
     assert pairs == [(key, value) for key, value in values.items() if value is not None]
 
 
-def read_by_region(
-    world: World, resolver: LockResolver, ts: TimeStamp, deadline: Deadline
-) -> list[tuple[bytes, bytes]]:
-    read = LearnerRead(
-        world.cluster,
-        world.replica,
-        resolver,
-        ts,
-        lambda region, *rest: list(world.replica.read(region.id, ts, *rest)),
-    )
-    return [pair for each in read.run(RANGES, deadline) for pair in each.value]
-
-
-def read_at_one_moment(
+def read(
     world: World, resolver: LockResolver, ts: TimeStamp, wanted: list[bytes], deadline: Deadline
 ) -> list[tuple[bytes, bytes]]:
     def open_at(versions):

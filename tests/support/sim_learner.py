@@ -5,7 +5,7 @@ entry too, and only the replica's copies are read.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -17,10 +17,9 @@ from pyspark_theflash.base.errors import (
     RegionNotReadableError,
 )
 from pyspark_theflash.base.types import RegionID, TimeStamp
-from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange, first_gap
+from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.lock import Lock
 from pyspark_theflash.cluster.resolve import (
-    ResolvedLocks,
     SecondaryLocks,
     StatusCheck,
     TxnStatus,
@@ -53,7 +52,7 @@ class SplitEntry:
 
 
 class LoggedCluster(SimCluster):
-    """Also a `Leaders`, with a cache of regions that is only mended when a leader refuses."""
+    """Also a `RegionLeaders`, with a cache of regions that is only mended when a leader refuses."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,7 +154,7 @@ class AppliedRegion:
 
 @dataclass
 class SimReplica:
-    """A `Replica`. Begins with the cluster's first region, before anything was written."""
+    """An `AppliedLog`. Begins with the cluster's first region, before anything was written."""
 
     cluster: LoggedCluster
     regions: dict[int, AppliedRegion] = field(
@@ -183,35 +182,6 @@ class SimReplica:
             if not deadline.sleep_ms(5):
                 raise RegionBehindError(region_id, region.applied, index)
 
-    def version_of(self, region_id: RegionID) -> int | None:
-        region = self.regions.get(region_id)
-        return None if region is None else region.version
-
-    def locks(self, region_id: RegionID, ranges: Sequence[RawKeyRange]) -> Iterable[Lock]:
-        return [
-            lock
-            for key, lock in sorted(self.keys.locks.items())
-            if any(RawKey(key) in keys for keys in ranges)
-        ]
-
-    def read(
-        self,
-        region_id: int,
-        ts: TimeStamp,
-        ranges: Sequence[RawKeyRange],
-        through: ResolvedLocks,
-    ) -> Iterator[tuple[bytes, bytes]]:
-        """What the region has now; raises `Locked` for a lock that was not resolved."""
-        self.cluster.tick()
-        region = self.regions[region_id]
-        for key in sorted(self.keys.records.keys() | self.keys.locks.keys()):
-            is_here = region.start <= key and (not region.end or key < region.end)
-            if is_here and any(RawKey(key) in keys for keys in ranges):
-                value = self.keys.get(key, ts, through.ignored, through.committed)
-                if value is not None:
-                    yield key, value
-        self.cluster.tick()
-
     def open_at(self, ranges: Sequence[RawKeyRange], versions: dict[RegionID, int]) -> Percolator:
         """All keys as they are now, if the ranges' regions are of these versions."""
         parts = []
@@ -224,7 +194,7 @@ class SimReplica:
                 raise RegionEpochNotMatchError(region_id, wanted or 0, region.version)
             parts.append(keys)
         for each in ranges:
-            gap = first_gap(each, parts)
+            gap = _first_gap(each, parts)
             if gap is not None:
                 raise RegionGapError(gap.start.hex(), gap.end.hex())
         return copy.deepcopy(self.keys)
@@ -246,3 +216,15 @@ class SimReplica:
             self.keys.locks.pop(entry.key, None)
             if entry.lock is not None:
                 self.keys.locks[entry.key] = entry.lock
+
+
+def _first_gap(keys: RawKeyRange, parts: Iterable[RawKeyRange]) -> RawKeyRange | None:
+    """Return the first subrange that no part covers; None if the parts cover the whole range."""
+    covered_end = keys.start
+    for part in sorted(parts):
+        if part.start > covered_end:
+            return keys.clip(covered_end, part.start)
+        if not part.end or (keys.end and part.end >= keys.end):
+            return None
+        covered_end = max(covered_end, part.end)
+    return keys.rest(covered_end)

@@ -11,12 +11,12 @@ from pyspark_theflash.base.errors import (
     RegionNotReadableError,
     TiKVUnavailableError,
 )
-from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.base.types import RegionID, TimeStamp
 from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.lock import Lock, LockKind
 from pyspark_theflash.cluster.resolve import LockPolicy, LockResolver
 from pyspark_theflash.tidb.codec.key import RawKey
-from pyspark_theflash.tikv.learner_read import LearnerRead, RegionRead
+from pyspark_theflash.tikv.learner_read import CatchUp
 from tests.support.manual_clock import ManualClock
 from tests.support.sim_learner import LoggedCluster, LoggedTransactions, Pairs, SimReplica
 
@@ -35,9 +35,10 @@ class Scene:
             self.cluster.split(key)
         self.replica.apply_all()
         self.cluster.known = [region.located() for region in self.cluster.sorted()]
-        self.reads: list[list[RawKeyRange]] = []
+        self.opened: list[dict[RegionID, int]] = []
+        """The arguments of each attempt to open a view."""
         self.asleep = lambda _: None
-        self.reading = lambda: None
+        self.opening = lambda: None
 
     def put(self, *keys: bytes) -> int:
         tikv = self.cluster.tikv
@@ -47,33 +48,31 @@ class Scene:
         self.cluster.run(lambda: tikv.commit(start, commit, keys))
         return commit
 
-    def run(self, ts: int | None = None, policy=LockPolicy.WAIT) -> list[RegionRead[Pairs]]:
+    def run(self, ts: int | None = None, policy=LockPolicy.WAIT) -> Pairs:
         at = self.cluster.tikv.tso() if ts is None else TimeStamp(ts)
 
-        def read(region, ranges, through):
-            self.reads.append(list(ranges))
-            pairs = list(self.replica.read(region.id, at, ranges, through))
-            self.reading()
-            return pairs
+        def open_at(versions):
+            self.opened.append(versions)
+            self.opening()
+            return self.replica.open_at(ALL, versions)
 
         resolver = LockResolver(LoggedTransactions(self.cluster), policy)
-        learner = LearnerRead(self.cluster, self.replica, resolver, at, read)
-        return learner.run(ALL, Deadline(ManualClock(lambda ms: self.asleep(ms)), 2000))
-
-    def pairs(self, **options) -> Pairs:
-        return [pair for each in self.run(**options) for pair in each.value]
+        deadline = Deadline(ManualClock(lambda ms: self.asleep(ms)), 2000)
+        view = CatchUp(self.cluster, self.replica, resolver, at).open(ALL, open_at, deadline)
+        resolved = resolver.resolve(list(view.locks.values()), at, deadline)
+        keys = sorted(view.records.keys() | view.locks.keys())
+        pairs = [(key, view.get(key, at, resolved.ignored, resolved.committed)) for key in keys]
+        return [(key, value) for key, value in pairs if value is not None]
 
 
 def values(keys=KEYS):
     return [(key, b"v" + key) for key in keys]
 
 
-def test_reads_each_region_once():
+def test_opens_a_view_of_all_regions():
     scene = Scene()
-    found = scene.run()
-    assert [len(each.value) for each in found] == [3, 3, 3]
-    assert [each.region.range.start for each in found] == [b"", KEYS[3], KEYS[6]]
-    assert len(scene.reads) == 3
+    assert scene.run() == values()
+    assert scene.opened == [{region.id: region.epoch.version for region in scene.cluster.sorted()}]
 
 
 def test_waits_for_the_log():
@@ -87,7 +86,7 @@ def test_waits_for_the_log():
             scene.replica.apply_all()
 
     scene.asleep = asleep
-    assert scene.pairs() == sorted([*values(), (b"m31", b"vm31"), (b"m71", b"vm71")])
+    assert scene.run() == sorted([*values(), (b"m31", b"vm31"), (b"m71", b"vm71")])
     assert len(waited) > 20
 
 
@@ -113,8 +112,7 @@ def test_a_replica_that_knows_nothing_of_a_split():
     scene.cluster.region_of(KEYS[1]).index -= 1
     with pytest.raises((RegionEpochNotMatchError, RegionNotReadableError)):
         scene.run()
-    # What is of another version is not even read.
-    assert all(keys.start >= KEYS[3] for ranges in scene.reads for keys in ranges)
+    assert scene.opened == []
 
 
 def test_no_leader():
@@ -126,44 +124,50 @@ def test_no_leader():
 
 def test_a_gap():
     scene = Scene()
-    del scene.cluster.known[1]
+    del scene.replica.regions[scene.cluster.known.pop(1).id]
     with pytest.raises(RegionGapError, match=KEYS[3].hex()):
         scene.run()
 
 
 @pytest.mark.parametrize("new_is_left", [False, True])
-def test_only_what_was_not_read_is_read_again(new_is_left):
+def test_only_read_indexes_of_changed_regions_are_requested_again(new_is_left, monkeypatch):
     scene = Scene()
+    requested = []
+    read_index = scene.cluster.read_index
 
-    def reading():
-        if len(scene.reads) == 2:
+    def spy(region, *rest):
+        requested.append(region.range.start)
+        return read_index(region, *rest)
+
+    monkeypatch.setattr(scene.cluster, "read_index", spy)
+
+    def opening():
+        if len(scene.opened) == 1:
             scene.cluster.split(KEYS[4], new_is_left=new_is_left)
             scene.replica.apply_all()
 
-    scene.reading = reading
-    assert scene.pairs() == values()
-    assert scene.reads[3:] == [
-        [RawKeyRange(KEYS[3], KEYS[4])],
-        [RawKeyRange(KEYS[4], KEYS[6])],
-    ]
+    scene.opening = opening
+    assert scene.run() == values()
+    assert requested[:3] == [b"", KEYS[3], KEYS[6]]
+    assert requested[3:] == [KEYS[3], KEYS[3], KEYS[4]]
 
 
-@pytest.mark.parametrize("when", ["before", "while"])
-def test_a_split_that_takes_keys_away(when):
+@pytest.mark.parametrize("number", [2, 3, 4])
+def test_a_split_that_takes_keys_away(number):
     scene = Scene()
     ticks = 0
 
     def tick():
         nonlocal ticks
         ticks += 1
-        if ticks == (2 if when == "before" else 3):
+        if ticks == number:
             scene.cluster.split(KEYS[1])
             scene.put(KEYS[2])
             scene.replica.apply_all()
 
     at = scene.cluster.tikv.tso()
     scene.cluster.tick = tick
-    assert scene.pairs(ts=at) == values()
+    assert scene.run(ts=at) == values()
     assert ticks > 5
 
 
@@ -200,7 +204,7 @@ def test_a_lock_in_memory_is_waited_for_and_then_the_log():
 
     scene.asleep = asleep
     expected = [*values(KEYS[:7]), (KEYS[7], b"new"), (KEYS[8], b"new")]
-    assert scene.pairs(ts=ts) == expected
+    assert scene.run(ts=ts) == expected
     assert slept > 30
 
 
@@ -213,5 +217,5 @@ def test_a_lock_that_is_committed_is_read_through():
     scene.replica.apply_all()
     cluster.run(lambda: tikv.commit(start, tikv.tso(), [KEYS[0]]))
     scene.asleep = lambda _: scene.replica.apply_all()
-    assert dict(scene.pairs()) == {**dict(values()), **new}
+    assert dict(scene.run()) == {**dict(values()), **new}
     assert KEYS[4] in tikv.locks
