@@ -24,7 +24,7 @@ from pyspark_theflash.tikv.tables import SchemaAt
 T = TypeVar("T")
 MEMORY_BYTES_MAX: Final = 1 << 30
 """The rows of a table become one Arrow array, which is limited to 2 GiB."""
-Also = Callable[[], ManifestChange]
+ExtraRecords = Callable[[], ManifestChange]
 """Returns records to publish with the rows: the schema history used to decode them."""
 
 
@@ -55,12 +55,12 @@ class Flusher:
         self,
         store: RegionStore,
         schema: SchemaAt,
-        also: Also = ManifestChange,
-        published: Callable[[], None] = lambda: None,
+        extra: ExtraRecords = ManifestChange,
+        on_published: Callable[[], None] = lambda: None,
     ) -> None:
-        """`published` is called when the records last returned by `also` are durable."""
+        """`on_published` is called when the records last returned by `extra` are durable."""
         self._store, self._schema = store, schema
-        self._also, self._published = also, published
+        self._extra, self._on_published = extra, on_published
         self._frozen: Frozen | None = None
         self.touched: set[PhysicalTableID] = set()
         """Physical tables with published rows that have not been compacted since."""
@@ -88,15 +88,15 @@ class Flusher:
 
     def _publish(self, engine: Engine, frozen: Frozen) -> None:
         versions = list(self._batches(frozen))
-        also = self._also()
+        extra = self._extra()
         change = ManifestChange(
-            [*frozen.change.puts, *also.puts], [*frozen.change.deletes, *also.deletes]
+            [*frozen.change.puts, *extra.puts], [*frozen.change.deletes, *extra.deletes]
         )
         fail_point("tikv.before_publish")
         engine.publish(Publication(versions, change))
         fail_point("tikv.after_publish")
         self._store.published(frozen)
-        self._published()
+        self._on_published()
         self.touched.update(v.physical_id for v in versions)
         self.rows += sum(v.batch.num_rows for v in versions)
 

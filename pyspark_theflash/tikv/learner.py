@@ -38,7 +38,7 @@ from pyspark_theflash.storage.engine.api import CompactionReport, Engine, Handle
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tikv.command import Applied, IngestFile, RaftCommand, SnapshotHead
-from pyspark_theflash.tikv.flush import Also, EngineThread, Flusher, FlushLimits
+from pyspark_theflash.tikv.flush import EngineThread, ExtraRecords, Flusher, FlushLimits
 from pyspark_theflash.tikv.pending_records import PENDING_RECORD
 from pyspark_theflash.tikv.region import RegionState
 from pyspark_theflash.tikv.region_snapshot import RegionSnapshot, missing_versions
@@ -92,20 +92,20 @@ class Learner:
         *,
         limits: FlushLimits | None = None,
         files: IngestSource | None = None,
-        also: Also = ManifestChange,
-        published: Callable[[], None] = lambda: None,
+        extra: ExtraRecords = ManifestChange,
+        on_published: Callable[[], None] = lambda: None,
     ) -> None:
         """Recover the durable state from the worker's engine.
 
-        `schema` returns table definitions up to a timestamp. `also` returns further records to
-        publish with the rows decoded under them; `published` is called when they are durable.
+        `schema` returns table definitions up to a timestamp. `extra` returns further records to
+        publish with the rows decoded under them; `on_published` is called when they are durable.
         """
         self._worker, self._schema, self._clock = worker, schema, clock
         self._limits, self._files = limits or FlushLimits(), files or NoFiles()
         self._mutex = threading.RLock()
         view = worker.run(lambda engine: engine.read([REGION_RECORD, PENDING_RECORD])).result()
         self.store: Final = RegionStore.recover(view)
-        self.flusher: Final = Flusher(self.store, schema, also, published)
+        self.flusher: Final = Flusher(self.store, schema, extra, on_published)
         self._flushed_ms = clock.boottime_ms()
         self._running: Future[bool] | None = None
         self._failure: str | None = None
@@ -135,7 +135,7 @@ class Learner:
                 self.flush()
             elif self.store.version_bytes >= self._limits.rows_bytes:
                 self._start_flush()
-            return self.store.answers(c.region_id for c in commands)
+            return self.store.durable_states(c.region_id for c in commands)
 
     def install(self, snapshot: RegionSnapshot) -> None:
         """Replace a region's content by a snapshot, durably.

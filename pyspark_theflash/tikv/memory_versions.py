@@ -101,7 +101,7 @@ class MemoryVersions:
                 arrays = [*system, *project(chunk, columns, rows)]
                 yield batch_of(names, arrays, rows)
 
-    def take_up(self, tables: PhysicalTables) -> bool:
+    def use_tables(self, tables: PhysicalTables) -> bool:
         """Use newer tables; return False if rows may be decoded differently under them."""
         with self._mutex:
             current = self._tables.history
@@ -116,7 +116,7 @@ class MemoryVersions:
         merged = concat([self._versions, *chunks])
         places = newest_places(merged)
         earlier = None
-        if self.take_up(tables):
+        if self.use_tables(tables):
             origin = np.where(places < len(self._versions), places, -1)
             with self._mutex:
                 decoded = {
@@ -213,11 +213,8 @@ class NewestRows:
         """Return the newest versions of a table at a timestamp; None if there are none in memory.
 
         Args:
-            physical_id: The table.
             chunks: All versions in memory, of all tables.
             resolved: Rows of the table that are not in the chunks: committed, but still locked.
-            snapshot_ts: The timestamp.
-            tables: Table definitions.
         """
         newest, count = self._extended(physical_id, chunks, snapshot_ts, tables)
         if newest is not None and newest.newest_ts > snapshot_ts:
@@ -268,7 +265,7 @@ def _merged(
 ) -> MemoryVersions | None:
     """Merge more versions into the newest ones; None if there are none."""
     if before is not None:
-        return before.with_more(more, tables) if more or not before.take_up(tables) else before
+        return before.with_more(more, tables) if more or not before.use_tables(tables) else before
     if not more:
         return None
     versions = concat(more)

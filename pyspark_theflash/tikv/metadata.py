@@ -18,7 +18,7 @@ def regions_of(store: RegionStore, physical_id: PhysicalTableID) -> list[tuple[R
     """Return the regions of a table in key order, each with its durable applied index."""
     with store.mutex:
         states = store.within(record_range(physical_id))
-        durable = store.answers(state.id for state in states)
+        durable = store.durable_states(state.id for state in states)
     return [
         (state, applied.state.applied_index if applied.state else 0)
         for state, applied in zip(states, durable, strict=True)

@@ -93,9 +93,6 @@ def open_tables(
     """Return views of physical tables in the cache, consistent with each other.
 
     Args:
-        store: The regions and their cache.
-        physical_ids: The tables.
-        snapshot_ts: The timestamp of the read.
         versions: The epoch versions of the regions when their read indexes were requested. The
             read index of a region that has been split or merged since must be requested again.
 

@@ -185,7 +185,6 @@ def missing_versions(
     """Return versions whose publication makes a range of the engine equal to a snapshot.
 
     Args:
-        physical_id: The table.
         versions: The table's versions in the snapshot, sorted by (handle, commit_ts), if any.
         stored: The engine's keys in the range, see `EngineReader.keys`.
     """

@@ -179,7 +179,6 @@ class RegionStore:
         """Return the regions that intersect a range, after checking that they cover it.
 
         Args:
-            keys: The range.
             versions: The expected epoch versions of the regions; None for no check.
 
         Raises:
@@ -219,7 +218,7 @@ class RegionStore:
                     raise RegionBehindError(region_id, state.applied.applied_index, index)
                 self._progress.wait(left_ms / 1000)
 
-    def answers(self, region_ids: Iterable[RegionID]) -> list[Applied]:
+    def durable_states(self, region_ids: Iterable[RegionID]) -> list[Applied]:
         """Return the durable apply states of regions; None for a missing one."""
         with self.mutex:
             return [
@@ -231,7 +230,7 @@ class RegionStore:
         """Return the durable apply states that have advanced since the last call."""
         with self.mutex:
             advanced, self._advanced = self._advanced, set()
-            return self.answers(sorted(advanced))
+            return self.durable_states(sorted(advanced))
 
     # -- applying
 

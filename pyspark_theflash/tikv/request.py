@@ -215,7 +215,7 @@ class RowKeyPositions:
     table_id: npt.NDArray[np.int64]
     _second: Words
 
-    def have_int_handles(self, requests: "Requests", ts_bytes: int) -> Mask:
+    def has_int_handle(self, requests: "Requests", ts_bytes: int) -> Mask:
         """Return which keys, each followed by a timestamp, have integer handles."""
         at, end = requests.key_at[self.rows], requests.key_end[self.rows]
         has_size = end - at == INT_KEY_BYTES + ts_bytes

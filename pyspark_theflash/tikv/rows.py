@@ -114,16 +114,9 @@ def decode_versions(
     table: TableInfo,
     names: Collection[str] | None = None,
 ) -> pa.RecordBatch:
-    """Decode versions written under one definition, in their order.
+    """Decode versions written under one definition, in their order; see `storage.mvcc.version`.
 
-    Args:
-        physical_id: The physical table.
-        versions: The versions.
-        table: The definition.
-        names: The columns to decode, by their names in the batch; all if None.
-
-    Returns:
-        A batch of versions, see `storage.mvcc.version`.
+    `names` are the columns to decode, by their names in the batch; all if None.
     """
     infos = [c for c in stored_columns(table) if names is None or column_name(c.id) in names]
     if versions.has_common_handles != table.is_common_handle:

@@ -58,7 +58,7 @@ class SchemaKeeper:
             return self._tables
 
     def change(self) -> ManifestChange:
-        """Return the records of the history that are not stored yet; an `Also`."""
+        """Return the records of the history that are not stored yet; an `ExtraRecords`."""
         history = self._tables.history
         if history is self._stored:
             return ManifestChange()

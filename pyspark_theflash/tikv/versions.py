@@ -139,7 +139,7 @@ def decode_commits(requests: Requests, rows: Positions, is_version: IsVersion) -
     if not is_data.all():
         _check_kinds(requests, keys, kinds)
         keys, kinds = keys.select(np.flatnonzero(is_data)), kinds[is_data]
-    is_int = keys.have_int_handles(requests, TS_BYTES)
+    is_int = keys.has_int_handle(requests, TS_BYTES)
     commits = Commits([], [])
     for chosen, decode in (
         (np.flatnonzero(is_int), _int_handles),

@@ -220,8 +220,8 @@ class LearnerProcess:
             self._schema.tables,
             clock,
             limits=settings.limits,
-            also=self._schema.change,
-            published=self._schema.published,
+            extra=self._schema.change,
+            on_published=self._schema.published,
         )
         self._close_worker.pop_all()
         undo.callback(self._close_learner)

@@ -76,7 +76,7 @@ def applied(learning: Learning, region: int = 1) -> int:
 
 
 def durable(learning: Learning, region: int = 1) -> int:
-    (answer,) = learning.learner.store.answers([RegionID(region)])
+    (answer,) = learning.learner.store.durable_states([RegionID(region)])
     assert answer.state is not None
     return answer.state.applied_index
 
@@ -501,7 +501,7 @@ def test_a_schema_that_is_not_there_yet() -> None:
     known = [PhysicalTables(SchemaHistory(HISTORY.start_ts, TimeStamp(15), HISTORY.events, ()))]
     published = [manifest.ManifestChange([manifest.Record("schema", "k", b"v")])]
     engine = MemoryEngine()
-    learner = Learner(SameThread(engine), lambda _: known[-1], CLOCK, also=lambda: published[0])
+    learner = Learner(SameThread(engine), lambda _: known[-1], CLOCK, extra=lambda: published[0])
     builder = SnapshotBuilder()
     for chunk in learning.tikv.snapshot(learning.tikv.regions[1]):
         builder.add(chunk)

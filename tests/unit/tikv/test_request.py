@@ -123,7 +123,7 @@ def test_keys_of_rows() -> None:
     found = record_keys(requests, np.arange(len(messages)))
     expected = [place for place in raws.values() if place is not None]
     assert found.table_id.tolist() == [table_id for table_id, _ in expected]
-    is_int = found.have_int_handles(requests, 8)
+    is_int = found.has_int_handle(requests, 8)
     assert is_int.tolist() == [handle is not None for _, handle in expected]
     ints = found.select(np.flatnonzero(is_int))
     handles = ints.int_handles(requests.reader, requests.key_at[ints.rows])

@@ -110,7 +110,7 @@ def test_what_must_be_durable_is(learner: Learner, server: EngineServer) -> None
         while _index(answer) < 6:
             (answer,) = stream.next()
         list(stream.end())
-    (answer,) = learner.store.answers([RegionID(1)])
+    (answer,) = learner.store.durable_states([RegionID(1)])
     assert _index(answer) == 6
 
 
