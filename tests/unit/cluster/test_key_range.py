@@ -1,4 +1,4 @@
-"""Ranges of keys as handles: every key of a table is on the right side of its bounds."""
+"""Conversion of key ranges to handle bounds, checked for every key of a table."""
 
 import random
 

@@ -1,4 +1,4 @@
-"""Lock records: every field, what is no record, and which ones stand in a reader's way."""
+"""Lock records: all fields, malformed records, and which locks block a read."""
 
 import pytest
 

@@ -1,7 +1,7 @@
-"""Every state that a transaction can be met in, under every policy, against a table of answers.
+"""Lock resolution in every state of a transaction and under every policy.
 
-The table says what must come out, by the rules of Percolator; the model (`tests/support/
-percolator.py`) plays TiKV.
+A table contains the expected results by the rules of percolator; TiKV is the model in
+`tests/support/percolator.py`.
 """
 
 import itertools
@@ -32,7 +32,7 @@ TTL_MS = 3000
 
 IGNORED, COMMITTED, BLOCKED, ERROR = "ignored", "committed", "blocked", "error"
 
-# How the primary is met: what a reader that writes nothing gets, and what one that resolves.
+# State of the primary: result of a read that writes nothing, and of one that resolves.
 EXPECTED = {
     "live": (BLOCKED, BLOCKED),
     "live, may be pushed": (BLOCKED, IGNORED),
@@ -159,7 +159,7 @@ class Scene:
 
 
 def possible(state: str, kind: LockKind) -> bool:
-    """Async commit and its secondaries are prewritten; the same state is one state."""
+    """Return whether a state and a lock kind can be combined."""
     return not (state == "async, expired, secondaries do not agree" and kind is not LockKind.PUT)
 
 
@@ -179,7 +179,7 @@ def test_every_state(state: str, kind: LockKind, policy: LockPolicy) -> None:
     if policy is not RESOLVE:
         assert scene.tikv.state() == before
         return
-    # What was read past cannot become visible below the snapshot any more.
+    # An ignored transaction cannot become visible below the snapshot later.
     if EXPECTED[state][1] == IGNORED:
         with_lock = scene.tikv.locks.get(PRIMARY)
         if with_lock is not None and with_lock.start_ts == scene.start:
@@ -217,7 +217,7 @@ def test_resolving_twice_ends_the_same(state: str) -> None:
     first.tikv.locks.setdefault(KEY, lock)
     assert first.read(resolver) == found == second.read(LockResolver(second.tikv, RESOLVE))
     again = [c for c in first.tikv.calls[asked:] if c != "resolve"]
-    # Only what may still change is asked for again.
+    # Only undecided transactions are checked again.
     assert again in ([], ["now", "check_status"])
 
 
@@ -246,7 +246,7 @@ def test_waiting_ends_when_time_is_up() -> None:
 
 
 def test_resolving_waits_for_the_owner_to_die() -> None:
-    """An owner that keeps its primary alive is waited for, however old its other locks are."""
+    """The resolver waits for a live primary, regardless of the age of its other locks."""
     scene = Scene("live")
     alive_until = scene.tikv.now_ms + 20_000
 
@@ -289,7 +289,7 @@ def test_many_locks_of_some_transactions() -> None:
 
 
 class Slow(Percolator):
-    """Every question takes a while, and ends with the deadline."""
+    """Every call takes some time, and ends at the deadline."""
 
     clock = ManualClock()
 

@@ -1,4 +1,4 @@
-"""Write records: TiDB's own vectors, every field, and what is no record."""
+"""Write records: TiDB's test vectors, all fields, and malformed records."""
 
 import pytest
 

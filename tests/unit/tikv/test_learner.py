@@ -1,4 +1,4 @@
-"""A learner's life with a small table: regions, flushes, snapshots, full disks, lost schemas."""
+"""The learner with a small table: regions, flushes, snapshots, full disks, missing schemas."""
 
 import random
 from collections.abc import Iterator
@@ -64,7 +64,7 @@ def texts(learning: Learning, ts: int) -> dict[int, str]:
 
 
 def send(learning: Learning) -> None:
-    """Everything that was written since the last time."""
+    """Send all commands since the last call."""
     learning.send(entry for _, _, entry in learning.tikv.log[learning.sent :])
     learning.sent = len(learning.tikv.log)
 
@@ -122,7 +122,7 @@ def test_what_was_not_flushed_is_sent_again(learning: Learning) -> None:
 
 
 def committed_of(handle: int, start_ts: int, ts: int, text: str | None) -> list[Change]:
-    """What committing a lock writes; a long row is where it is."""
+    """Return the changes that commit a lock; a long row stays in the default column family."""
     short = None if text is None else committed(handle, ts, text)[0][2]
     record = write_record("P", start_ts)
     if short is not None:
@@ -282,7 +282,7 @@ def test_a_peer_that_is_taken_away(learning: Learning) -> None:
 
 
 def test_a_snapshot_over_older_rows(learning: Learning) -> None:
-    """What was collected as garbage in between is gone here, too."""
+    """Versions collected by TiKV before a snapshot are not visible here either."""
     tikv = learning.tikv
     for handle, text in ((1, "stays"), (2, "goes"), (3, "goes, comes back"), (4, LONG), (5, "a")):
         commit(tikv, handle, 10, text)
@@ -309,7 +309,7 @@ def test_a_snapshot_over_older_rows(learning: Learning) -> None:
 
 
 def _collected(tikv: FakeRaftCluster, safe_point: int) -> list[Change]:
-    """Commits were written without transactions, so the fake is told of them first."""
+    """Return the changes of a GC, after registering commits without transactions in the fake."""
     _learn_writes(tikv)
     return tikv.collect(safe_point)
 
@@ -344,7 +344,7 @@ def test_garbage_collected_through_raft_hides_nothing(learning: Learning) -> Non
 
 
 def test_a_snapshot_of_parts_of_different_moments(learning: Learning) -> None:
-    """The commit is in the snapshot, its row comes by the log; later commits wait for it."""
+    """A commit is in the snapshot, its row in the log; later commits are delayed until then."""
     tikv = learning.tikv
     tikv.write(locked(1, 9, LONG))
     tikv.write(committed_of(1, 9, 10, None))
@@ -610,7 +610,7 @@ def test_an_engine_in_a_thread_of_its_own(tmp_path: Path) -> None:
 
 
 def _handles(learner: Learner, path: Path, identity: StoreIdentity, ts: int) -> list[int]:
-    """What a reader sees while the engine's thread publishes."""
+    """Reads while the engine's thread publishes."""
     reader = registry.open_reader(path, identity, LocalFileSystem(), CLOCK)
     (view,) = open_tables(learner.store, TABLE.physical_ids, TimeStamp(ts))
     stored, columns = reader.read([]), [scan_column(TABLE, TABLE.columns[0])]

@@ -1,4 +1,4 @@
-"""A region that leaves a learner: its rows go from disk, and all of them come again with it."""
+"""Purging a removed region's rows from disk, and restoring them with a new snapshot."""
 
 import os
 from collections.abc import Iterator
@@ -39,7 +39,7 @@ def learning(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Learnin
 
 
 def learning_at(folder: Path | None) -> Learning:
-    """Three regions with rows in files that they share, and some that are in memory only."""
+    """Three regions with rows in shared files, and some in memory only."""
     made = Learning(FakeRaftCluster(), HISTORY, folder)
     made.tikv.split([key(3), key(6)])
     for handle in range(9):
@@ -67,7 +67,7 @@ def answers(learning: Learning) -> dict[int, Any]:
 
 
 def stored(learning: Learning) -> set[int]:
-    """The handles that the engine has versions of."""
+    """Return the handles of the engine's versions."""
     view = learning.engine.read([])
     batches = learning.engine.keys(view, TABLE.physical_ids[0], None, None)
     return {handle for batch in batches for handle in batch.column(0).to_pylist()}
@@ -128,7 +128,7 @@ def test_nothing_is_published_where_a_region_leaves_no_rows(learning: Learning) 
 
 
 def test_rows_that_a_failed_flush_holds_go_too(tmp_path: Path) -> None:
-    """They are published by the next one, after their region has left."""
+    """Rows frozen by a failed flush are published by the next one, after the removal."""
     learning = Learning(FakeRaftCluster(), HISTORY, tmp_path / "store")
     learning.tikv.split([key(3), key(6)])
     for handle in range(9):
@@ -167,7 +167,7 @@ def test_a_damaged_file_stops_no_learner(tmp_path: Path) -> None:
 
 
 def purge_and_die(folder: Path, step: str) -> None:
-    """A victim's target."""
+    """Run in a process that is killed at a failpoint."""
     learning = learning_at(folder)
     learning.send([learning.tikv.destroy(middle(learning))])
     learning.learner.flush()
@@ -177,7 +177,7 @@ def purge_and_die(folder: Path, step: str) -> None:
 
 @pytest.mark.parametrize("step", STEPS)
 def test_killed_at_every_step(tmp_path: Path, step: str) -> None:
-    """Begun again, it finds what is left to do; the region's rows come again as they were."""
+    """After a restart, the purge is completed, and the region's snapshot restores its rows."""
     twin = learning_at(None)
     before = answers(twin)
     assert Victim(purge_and_die, tmp_path / "store", step).exit_code() == 9

@@ -1,4 +1,4 @@
-"""A learner read, one thing going wrong at a time."""
+"""Learner reads with one failure at a time."""
 
 import pytest
 
@@ -25,7 +25,7 @@ ALL = [RawKeyRange(RawKey(b"m"), RawKey(b"n"))]
 
 
 class Scene:
-    """Nine keys in three regions, all of it applied."""
+    """Nine keys in three regions, completely applied."""
 
     def __init__(self) -> None:
         self.cluster = LoggedCluster()
@@ -172,7 +172,7 @@ def test_a_split_that_takes_keys_away(number):
 
 
 def test_a_lock_in_memory_is_waited_for_and_then_the_log():
-    """Async commit: the last key is not in the log yet when the read index is asked for."""
+    """Async commit: the last key is not in the log yet when the read index is requested."""
     scene = Scene()
     cluster, tikv = scene.cluster, scene.cluster.tikv
     start = tikv.tso()

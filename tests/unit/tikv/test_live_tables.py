@@ -1,4 +1,4 @@
-"""Tables of every type and kind of key, as TiKV has them: rows as TiDB's SELECT shows them."""
+"""Captured tables with all types and kinds of keys, compared with TiDB's SELECT."""
 
 from collections import Counter
 from typing import Any
@@ -22,7 +22,7 @@ TS = TimeStamp(50)
 
 
 def _changes(captured: dict[str, Any]) -> list[Change]:
-    """Each record, and each index entry, as if it had been committed."""
+    """Return all records and index entries as committed changes."""
     changes: list[Change] = []
     for pair in [*captured["records"], *captured["index_kvs"]]:
         raw, value = map(bytes.fromhex, pair)
@@ -35,7 +35,7 @@ def _changes(captured: dict[str, Any]) -> list[Change]:
 
 
 def _shown(learning: Learning, table: TableInfo, names: list[str]) -> Counter[tuple[Any, ...]]:
-    """The rows in TiDB's text forms."""
+    """Return the rows in TiDB's text format."""
     found: Counter[tuple[Any, ...]] = Counter()
     for view in open_tables(learning.learner.store, table.physical_ids, TS):
         for each in learning.read(table, view, None):
@@ -50,7 +50,7 @@ def _shown(learning: Learning, table: TableInfo, names: list[str]) -> Counter[tu
 
 
 def _as_shown(text: Any, field_type: FieldType | None) -> str | bytes | None:
-    """A cell of the capture: bytes where the column is of bytes."""
+    """Decode a captured cell; bytes if the column has bytes."""
     if text is None or field_type is None:
         return text if text is None else str(text)
     is_bytes = field_type.is_binary_string or field_type.tp == MySQLType.BIT

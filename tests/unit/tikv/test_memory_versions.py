@@ -1,4 +1,4 @@
-"""The newest rows in memory are those that one finds from scratch, whatever was read before."""
+"""Cached newest versions equal those computed from scratch, for any order of reads."""
 
 import random
 from collections.abc import Sequence
@@ -20,11 +20,11 @@ from tests.unit.tikv.test_rows import ID, TABLE, TYPES, version
 
 COLUMNS = [scan_column(TABLE, column) for column in TABLE.public_columns]
 WITH_W = TimeStamp(40)
-"""When the table got its third column."""
+"""The timestamp at which the third column was added."""
 
 
 def tables(end_ts: int) -> PhysicalTables:
-    """A history that ends there, read anew."""
+    """Return a new history that ends at a timestamp."""
     before = replace(TABLE, columns=TABLE.columns[:2])
     events = [
         TableEvent(TimeStamp(1), TABLE.db, TABLE.id, before),
@@ -35,14 +35,14 @@ def tables(end_ts: int) -> PhysicalTables:
 
 
 def row(handle: int, ts: int) -> dict[int, object]:
-    """The columns of a version, of which the third came later."""
+    """Return the columns of a version; the third was added later."""
     return {2: f"v{handle}@{ts}"} | ({3: handle * ts} if ts >= WITH_W else {})
 
 
 def expected(
     commits: Sequence[tuple[int, int, bool]], ts: int, columns: Sequence[ScanColumn]
 ) -> dict[int, tuple[object, ...]]:
-    """Looked up one after the other."""
+    """Return the newest versions, computed one by one."""
     newest = {}
     for handle, commit_ts, is_put in sorted(commits, key=lambda commit: commit[1]):
         if commit_ts <= ts:
@@ -78,7 +78,7 @@ def test_reads_among_commits(seed: int) -> None:
         if piece:
             parts.append(concat(piece))
         if rng.random() < 0.1:
-            # The engine has it.
+            # The chunk has been published.
             flushed = rng.randrange(len(parts) + 1)
             gone = sum(len(part) for part in parts[:flushed])
             parts, commits = parts[flushed:], commits[gone:]
@@ -128,7 +128,7 @@ def test_what_cannot_be_decoded_is_told_each_time() -> None:
 
 
 def test_what_rows_lack_is_told_by_the_table_that_is_read() -> None:
-    """After EXCHANGE PARTITION it has other origin defaults than the one they were written to."""
+    """After EXCHANGE PARTITION, a table can have other origin defaults than the rows' table."""
 
     def with_default(text: str) -> TableInfo:
         columns = (*TABLE.columns[:2], replace(TABLE.columns[2], origin_default=text))

@@ -1,4 +1,4 @@
-"""Rows in memory over those in files, at the engine's interface."""
+"""Overlays of rows in memory over rows in files, through the engine's interface."""
 
 import numpy as np
 import pyarrow as pa
@@ -68,7 +68,7 @@ def scanned(reader, columns=COLUMNS, **options):
 
 
 class Like:
-    """A condition that must see no row that memory has changed."""
+    """A condition that must not see stored rows with a version in memory."""
 
     columns = COLUMNS[1:]
 

@@ -1,4 +1,4 @@
-"""Entries that wait: what is written of them, and what comes back."""
+"""Pending entries: their records, and their recovery."""
 
 import random
 
@@ -14,7 +14,7 @@ def everything(pending: PendingEntries) -> dict[bytes, bytes]:
 
 
 def test_against_a_dictionary() -> None:
-    """Any changes, publications and restarts: the same entries, and the size that they have."""
+    """Entries and sizes after random changes, publications and restarts."""
     rng = random.Random(3)
     pending, model = PendingEntries(), dict[bytes, bytes]()
     records: list[bytes] = []

@@ -1,8 +1,8 @@
-"""Every state that a row's lock and records can be in, and what TiKV answers a reader then.
+"""Reads of rows in every state of lock and records, compared with TiKV's result.
 
-Each case is a row, written by transactions as TiKV writes them; the rule that decides it has a
-name. Cases whose locks end alike are read together; all from the cache, from the engine, and after
-a restart.
+Each case is a row with changes as TiKV writes them, and the name of the rule that determines the
+result. Cases with the same outcome of their locks are read together: from the cache, from the
+engine, and after a restart.
 """
 
 from collections import Counter
@@ -26,29 +26,29 @@ TS = 50
 LOCKED = "locked"
 OLD, NEW, LONG = "old", "new", "long" * 100
 Answer = str | None
-"""The row's text; None where there is no row; `LOCKED`."""
+"""The row's text; None if there is no row; or `LOCKED`."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A row: its changes in order, how its lock's transaction ended, and what is to be seen."""
+    """A row: its changes in order, the outcome of its lock's transaction, the expected result."""
 
     rule: str
     changes: tuple[tuple[str, int, bytes | None], ...]
     """(column family, timestamp in the key, value); no timestamp in keys of locks."""
     answer: Answer
     ended: int | None = None
-    """The commit_ts of the transaction in the lock, 0 if rolled back; None: nobody can tell."""
+    """The commit_ts of the lock's transaction, 0 if rolled back, None if undecided."""
     by_snapshot: bool = False
 
 
 def base(text: str = OLD) -> tuple[tuple[str, int, bytes | None], ...]:
-    """A row committed long ago."""
+    """Return a row committed long before the snapshot."""
     return (("write", 10, write_record("P", 5, short_value=row(text))),)
 
 
 def locked_cases() -> Iterator[Case]:
-    """A committed row, and a lock over it."""
+    """Return a committed row with a lock."""
     minimum = {"no min_commit_ts": 0, "below": 45, "at": TS, "above": TS + 1}
     ends = {
         "committed below": 47,
@@ -87,7 +87,7 @@ def locked_cases() -> Iterator[Case]:
 
 
 def _rule(kind: str, start_ts: int, least: int, end: str, text: str) -> tuple[str, Answer]:
-    """TiKV's rules for a lock that a snapshot meets, in their order."""
+    """TiKV's rules for locks in a snapshot read, in their order."""
     if kind in "LSH":
         return "a lock without data hides nothing", OLD
     if start_ts > TS:
@@ -144,7 +144,7 @@ def record_cases() -> Iterator[Case]:
 
 
 def fence_cases() -> Iterator[Case]:
-    """Commits that a rollback at their timestamp had TiKV write again."""
+    """Commits rewritten because of a rollback at the same timestamp."""
     for by_snapshot, text in product((False, True), (NEW, None)):
         again = (("default", 39, row(LONG)), *base(), put(40, 39, text))
         value = text or LONG
@@ -215,11 +215,11 @@ def _resolver(ended: int | None) -> Resolve:
 
 
 def _learning(folder: Path | None, *, by_snapshot: bool) -> Learning:
-    """All cases of one kind in a store."""
+    """Return a learner with all cases, sent as commands or as a snapshot."""
     tikv = FakeRaftCluster()
     learning = Learning(tikv, HISTORY, folder)
     for number, case in enumerate(CASES):
-        # One change a command, as if each had come by itself.
+        # One change per command.
         for change in _changes(number, case) if case.by_snapshot is by_snapshot else ():
             tikv.write([change])
     if by_snapshot:

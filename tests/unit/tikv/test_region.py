@@ -1,4 +1,4 @@
-"""What admin commands make of regions, and where ranges have gaps."""
+"""Admin commands on regions, and gaps between regions."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Requests taken apart many at a time: the same as protobuf does one by one."""
+"""Vectorized decoding of requests equals protobuf's."""
 
 import random
 
@@ -69,7 +69,7 @@ def _put(key: bytes = b"k", value: bytes = b"v") -> bytes:
         b"\x08\x03",
         _put()[:-1],
         _put() + b"\x08\x03",
-        b"\x22" + _put()[3:] + b"\x08\x03",  # the kind behind what it is the kind of
+        b"\x22" + _put()[3:] + b"\x08\x03",  # the kind after the request
         b"\x08\x03\x22\x03\x0a\x01x",  # another column family
         b"\x08\x04\x2a\x06\x12\x01k\x1a\x01v",  # a delete with a value
         b"\x08\x03\x22\x02\x1a\x00",

@@ -1,4 +1,4 @@
-"""Versions of TiKV's rows as columns: all of them or some, the newest of each row."""
+"""Decoding of versions to columns, in whole or in part, and the newest of each row."""
 
 from dataclasses import replace
 from zlib import crc32
@@ -56,7 +56,7 @@ def test_some_columns_are_as_among_all(names: list[str]) -> None:
 
 @pytest.mark.parametrize("names", [None, [], ["c2"]])
 def test_checksums_are_of_all_columns(names: list[str] | None) -> None:
-    # Version 1: of the row as it is, and its key.
+    # Version 1: a checksum of the encoded row and its key.
     data = encode_row_v2({2: "a", 3: 7}, TYPES, b"\1" + bytes(4))[:-4]
     right = data + crc32(data + raw_key(1)).to_bytes(4, "little")
     decode_versions(ID, concat([version(1, 10, right)]), TABLE, names)
@@ -83,7 +83,7 @@ def test_handles_of_two_kinds() -> None:
 
 
 def test_columns_that_were_dropped_are_left_out() -> None:
-    """A table's ids grow: one that it does not have is newer than the table, or was dropped."""
+    """Column ids increase: an unknown id is newer than the definition, or was dropped."""
     types = TYPES | {9: TABLE.columns[2].type}
     rows = concat([version(1, 10, encode_row_v2({2: "a", 9: 1}, types))])
     with pytest.raises(SchemaOutdatedError, match="column 9"):
@@ -93,7 +93,7 @@ def test_columns_that_were_dropped_are_left_out() -> None:
 
 
 def test_rows_from_before_the_history_may_hold_anything() -> None:
-    """A partition may have been another table's, whose ids were higher."""
+    """A partition may have belonged to another table with higher column ids."""
     types = TYPES | {9: TABLE.columns[2].type}
     event = TableEvent(TimeStamp(20), "d", TABLE.id, TABLE)
     tables = PhysicalTables(SchemaHistory(TimeStamp(20), TimeStamp(30), [event], ()))

@@ -1,4 +1,4 @@
-"""The schema history of a store that TiKV feeds."""
+"""The schema history of a store fed by TiKV."""
 
 import pytest
 
@@ -15,7 +15,7 @@ def history(end_ts: int, *at: int) -> SchemaHistory:
 
 
 class Source:
-    """A history that goes on to whatever is asked for, up to an end."""
+    """A history source that extends to the requested timestamp, up to an end."""
 
     def __init__(self, end_ts: int) -> None:
         self.end_ts = end_ts
@@ -47,7 +47,7 @@ def test_what_the_store_lacks_is_told_until_it_has_it():
     first = [record.key for record in keeper.change().puts]
     assert first == ["event-00000001", "span"]
     keeper.tables(TimeStamp(35))
-    # Nothing came of the publication.
+    # The publication failed.
     again = [record.key for record in keeper.change().puts]
     assert again == ["event-00000001", "event-00000002", "span"]
     keeper.published()

@@ -1,4 +1,4 @@
-"""enginepb's service over a real channel: commands, snapshots, answers, and what is refused."""
+"""The enginepb service over gRPC: commands, snapshots, responses, rejected calls."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -58,7 +58,7 @@ def server(learner: Learner) -> Iterator[EngineServer]:
 
 
 def rows(learner: Learner, path: Path, ts: int) -> dict[int, str]:
-    """What a reader beside the server sees."""
+    """Return the rows that a concurrent reader sees."""
     reader = registry.open_reader(path, _identity(), FS, CLOCK)
     (view,) = open_tables(learner.store, TABLE.physical_ids, TimeStamp(ts))
     columns = [scan_column(TABLE, c) for c in TABLE.public_columns]
@@ -87,7 +87,7 @@ def test_a_region_from_its_snapshot_on(learner: Learner, server: EngineServer, p
         learner.store.wait_applied(RegionID(1), 8, Deadline(CLOCK, 10_000))
         assert rows(learner, path, 50) == {1: "1@20", 2: "2@30"}
         assert rows(learner, path, 19) == {1: "1@10"}
-        # The snapshot's index first: commands are not durable at once.
+        # The first response has the snapshot's index: commands are not durable immediately.
         indexes = [_index(answer)]
         while indexes[-1] < 8:
             (answer,) = stream.next()

@@ -1,4 +1,4 @@
-"""Whose rows are under a physical table, by the time of their commits."""
+"""Table definitions of a physical table's rows, by commit_ts."""
 
 from dataclasses import replace
 
@@ -38,7 +38,7 @@ def tables(*events: TableEvent) -> PhysicalTables:
 def shown(
     found: PhysicalTables, physical_id: int, *commits: int
 ) -> list[tuple[int, int, list[int]]]:
-    """(table, how many columns, which commits) for each definition."""
+    """Return (table, number of columns, commits) for each definition."""
     commit_ts = np.array(commits, np.uint64)
     return [
         (d.id, len(d.columns), commit_ts[places].tolist())

@@ -1,4 +1,4 @@
-"""Commands that come alone are applied together, and before anybody sees the difference."""
+"""Buffered commands are applied together, before the state is read."""
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def texts(learning: Learning, ts: int) -> dict[int, str]:
 
 
 def send_apart(learning: Learning) -> None:
-    """All that was written since the last time, a command at a time."""
+    """Send all commands since the last call, one by one."""
     for _, _, entry in learning.tikv.log[learning.sent :]:
         learning.send([entry])
     learning.sent = len(learning.tikv.log)
@@ -36,7 +36,7 @@ def send_apart(learning: Learning) -> None:
 def test_lone_commands_wait_until_somebody_asks(
     learning: Learning, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And then all of them are decoded together, as in one batch."""
+    """Afterwards all of them are decoded together, as in one batch."""
     decoded: list[int] = []
     decode = store_module.decode_pieces
 

@@ -35,5 +35,5 @@ def resolving(pd: PDClient) -> Iterator[TiKVClient]:
 
 @pytest.fixture
 def soon() -> Deadline:
-    """Enough for any call that works, and the end of one that does not."""
+    """A deadline long enough for any successful call."""
     return Deadline(SystemClock(), 3000)

@@ -1,4 +1,4 @@
-"""The client against stores that split, move, die and lie, over gRPC."""
+"""The client against a fake TiKV over gRPC: splits, moves, failures, wrong responses."""
 
 import pytest
 
@@ -63,7 +63,7 @@ def test_scans_over_regions(tikv, client, soon):
         assert scanned(client, EVERYTHING, ts, soon, limit=limit) == values()
     assert scanned(client, RawKeyRange(KEYS[4], KEYS[11]), ts, soon, limit=2) == values(KEYS[4:11])
     assert scanned(client, RawKeyRange(KEYS[5], KEYS[5]), ts, soon) == []
-    tikv.page = 2  # fewer than were asked for are not the end
+    tikv.page = 2  # fewer keys than the limit do not end a region
     assert scanned(client, EVERYTHING, ts, soon) == values()
 
 
@@ -276,7 +276,7 @@ def test_locks_of_a_dead_client(tikv, client, resolving, soon):
         scanned(client, EVERYTHING, ts, Deadline(SystemClock(), 200))
     tikv.cluster.tikv.pass_ms(101)
     assert scanned(resolving, EVERYTHING, ts, soon) == values()
-    # The others were read past without being met.
+    # The other locks were ignored without a call.
     assert tikv.cluster.tikv.locks.keys() == {KEYS[7], KEYS[16]}
     assert resolving.batch_get(KEYS, ts, soon) == dict(values())
     assert tikv.cluster.tikv.locks == {}
@@ -353,7 +353,7 @@ def test_all_versions_of_a_key(tikv, client, soon):
 
 
 def test_no_answer_is_ever_partial(tikv, client):
-    """Whatever fails, what came is a prefix, and the end is an error."""
+    """After a failure, the yielded keys are a prefix, followed by an error."""
     ts = fill(tikv)
     for served in (0, 1, 3, 6):
         calls = 0

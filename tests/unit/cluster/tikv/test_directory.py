@@ -1,4 +1,4 @@
-"""What PD says about regions and stores, and what we tell it."""
+"""PD's calls about regions and stores, against a fake PD."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The schema out of a fake TiKV's meta keys, against a model of a cluster that runs DDL."""
+"""The schema read from a fake TiKV's meta keys, against a model of a cluster with DDL."""
 
 import json
 
@@ -25,7 +25,7 @@ from tests.support.percolator import Record
 
 
 def mirror(model: MetaCluster, tikv: FakeTiKV) -> None:
-    """All that the model has, and what else stands beside it in a real cluster."""
+    """Write the model's meta keys, and other keys that a real cluster has."""
     keys = tikv.cluster.tikv.records
     for key, writes in model.keys.items():
         keys[key] = [

@@ -1,4 +1,4 @@
-"""What a store of ours owes PD."""
+"""A store's service safe point and heartbeats, against a fake PD."""
 
 import pytest
 
@@ -49,7 +49,7 @@ def test_what_comes_too_late(tikv, directory):
     with pytest.raises(SnapshotTooOldError):
         hold.ensure(TimeStamp(50))
     assert hold.held is None
-    # A latch that was lost does not cost the others theirs.
+    # The safe point still protects the newer latches.
     hold.follow(lambda: TimeStamp(50))
     assert tikv.pd.service_safe_points[b"us"] == 60
     with pytest.raises(SnapshotTooOldError):
