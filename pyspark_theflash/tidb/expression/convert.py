@@ -315,6 +315,8 @@ def _printer(vector: Vector) -> Array:
             raise LackingError("a quotient as text")
         return lambda unscaled: _decimal_text(unscaled, digits)
     if vector.kind is Kind.REAL:
+        if vector.single and (np.abs(vector.data[~vector.null]) > np.finfo(np.float32).max).any():
+            raise LackingError("a FLOAT beyond 32 bits as text")
         to_scalar = np.float32 if vector.single else np.float64
         return lambda value: np.format_float_positional(to_scalar(value), trim="-")
     if vector.kind is Kind.TIME:

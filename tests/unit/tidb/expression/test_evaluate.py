@@ -83,6 +83,7 @@ def test_strings_compare_by_their_collation() -> None:
         ("extract(week from s)", "EXTRACT(WEEK)"),
         ("round(cast(a as decimal(20)), a)", "ROUND"),
         ("to_days('2020-01-01 + 1')", "a date text"),
+        ("concat(cast(1e300 as float))", "a FLOAT beyond 32 bits as text"),
     ],
 )
 def test_what_is_lacking_is_named_with_its_place(text: str, what: str) -> None:
