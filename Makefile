@@ -15,7 +15,7 @@ export PYSPARK_PYTHON := $(CURDIR)/$(python)
 unexport SPARK_HOME SPARK_CONF_DIR SPARK_REMOTE HADOOP_CONF_DIR PYSPARK_SUBMIT_ARGS
 unexport PYSPARK_DRIVER_PYTHON PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup jar lib wheel demo test test-all golden-rewrite fuzz peer bank soak check format bench bench-rivals proto lock notebooks clean help java
+.PHONY: setup jar lib wheel demo test test-all golden-rewrite fuzz peer bank soak check format bench bench-rivals docs proto lock notebooks clean help java
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -110,6 +110,14 @@ bench-rivals: jar ## Measure Spark beside Delta and Iceberg, which come from Mav
 		--only-binary :all: -r requirements/bench.txt
 	@touch $@
 
+docs: setup .venv/.docs ## Build the documentation into build/site (Python 3.11 or later)
+	@$(bin)/sphinx-build --quiet --fail-on-warning --keep-going -c docs -d build/doctrees . build/site
+
+.venv/.docs: .venv/.stamp requirements/docs.txt
+	@$(python) -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps \
+		--only-binary :all: -r requirements/docs.txt
+	@touch $@
+
 proto: setup ## Generate the Python code of protos/
 	$(python) protos/generate.py
 
@@ -122,6 +130,7 @@ lock: setup ## Resolve the dependencies of pyproject.toml anew into requirements
 	$(compile_lock) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
 	$(compile_lock) --group uv --output-file requirements/uv.txt
 	$(compile_lock) --group bench --output-file requirements/bench.txt
+	$(compile_lock) --group docs --constraints requirements/dev.txt --output-file requirements/docs.txt
 	$(compile_lock) --group iceberg --output-file requirements/iceberg.txt
 
 notebooks: java setup ## Run the notebooks, writing their output into them
