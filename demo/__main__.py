@@ -150,13 +150,13 @@ The stores stay in {shown(FOLDER)}. Try next:
 
 
 def load(spark: SparkSession, chosen: Workload, table: str, snapshot_ts: TimeStamp) -> DataFrame:
-    """What all this is about."""
+    """Load a table at a timestamp with the `theflash` source."""
     reader = spark.read.format("theflash").option("store", str(store_of(chosen)))
     return reader.option("snapshot_ts", snapshot_ts).load(table)
 
 
 def store_of(chosen: Workload) -> Path:
-    """Where a history is replicated to."""
+    """Folder of the store that a workload is replicated to."""
     return FOLDER / chosen.name
 
 

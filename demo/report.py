@@ -1,4 +1,4 @@
-"""What the demonstration prints, and its verdict."""
+"""Output and verdict of the demonstration."""
 
 import textwrap
 import time
@@ -20,7 +20,7 @@ class Report:
 
     @property
     def seconds(self) -> float:
-        """How long it has been running."""
+        """Seconds since the start."""
         return time.perf_counter() - self._start
 
     @contextmanager
@@ -44,7 +44,7 @@ class Report:
 
 
 def time_of_day(ts: TimeStamp) -> str:
-    """When PD handed out a timestamp, in UTC."""
+    """Format the physical time of a timestamp, in UTC."""
     seconds, milliseconds = divmod(physical_ms(ts), 1000)
     moment = datetime.fromtimestamp(seconds, timezone.utc)
     return f"{moment:%Y-%m-%d %H:%M:%S}.{milliseconds:03}"

@@ -56,7 +56,7 @@ def _sources() -> list[Path]:
 
 
 def _stamp(spark: Path) -> bytes:
-    """What the jar is made of."""
+    """Hash the inputs of the jar."""
     digest = hashlib.sha256(repr((sorted(p.name for p in spark.iterdir()), OPTIONS)).encode())
     for path in [*_sources(), *sorted(p for p in RESOURCES.rglob("*") if p.is_file())]:
         digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes() + b"\0")
@@ -89,7 +89,7 @@ def _entries(classes: Path) -> dict[str, bytes]:
 
 
 def _write_jar(entries: dict[str, bytes], stamp: bytes) -> None:
-    """Whole or not at all, whoever else builds at the same time."""
+    """Write the jar atomically, also beside other builds."""
     partial = JAR.with_suffix(f".{os.getpid()}")
     first = [("META-INF/MANIFEST.MF", b"Manifest-Version: 1.0\r\n\r\n"), (_STAMP, stamp)]
     with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as jar:
