@@ -1,9 +1,9 @@
-"""Ask TiDB's own collators for the weights that the package ships, and for keys to test against.
+"""Generate the weights that the package ships, and keys for tests, with TiDB's own collators.
 
     python tools/collations/generate.py      needs Go, which downloads TiDB as a module on first use
 
-`keys.go` beside this script prints `Collator.Key` of strings. TiDB gives each character weights of
-its own, whatever stands around it, so the keys of single characters say everything:
+`keys.go` beside this script prints `Collator.Key` of strings. In TiDB the weights of a character do
+not depend on its neighbors, so the keys of single characters are sufficient:
 
     pyspark_theflash/tidb/codec/collations/NAME.npz    read by `pyspark_theflash.tidb.codec.weights`
       counts  uint8, one a code point: how many units its key has; the last code point stands for

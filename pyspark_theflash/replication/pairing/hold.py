@@ -20,6 +20,7 @@ class Holds:
         self._heap: list[tuple[TimeStamp, int]] = []
 
     def hold(self, start_ts: TimeStamp, hold_ts: TimeStamp) -> None:
+        """Add a transaction's timestamp."""
         self._held[start_ts] = hold_ts
         heapq.heappush(self._heap, (hold_ts, start_ts))
 

@@ -59,6 +59,7 @@ class Default:
         return _unpickled_default, (self.values({}, 1),)
 
     def needs(self) -> Iterator["ScanColumn"]:
+        """Yield the columns that the values are computed from."""
         return iter(())
 
     def values(self, stored: Stored, rows: int) -> pa.Array:
