@@ -1,4 +1,4 @@
-# `make demo` and `make test` set everything up by themselves; `make help` lists the rest.
+# `make demo` and `make test` include the set-up; `make help` lists all targets.
 #
 # Needed: Python 3.10-3.13 (PYTHON=... to choose one), Java 17 or 21 (JAVA_HOME is honoured) and a package registry.
 
@@ -6,12 +6,12 @@ PYTHON ?=
 bin := .venv/bin
 python := $(bin)/python
 
-# Spark stays on this machine, and its Python workers run the interpreter that has the package.
+# Spark listens on loopback only, and its Python workers run the interpreter of .venv.
 export SPARK_LOCAL_IP := 127.0.0.1
 export PYSPARK_PYTHON := $(CURDIR)/$(python)
 
-# A Spark or a Python path of the user's own would be run instead of the locked one; and without
-# byte code every process of the tests compiles Spark's library anew, 2 s each.
+# Settings of the user's own would replace the locked Spark and Python. Without byte code, every
+# process of the tests compiles Spark's Python library again, which takes 2 s.
 unexport SPARK_HOME SPARK_CONF_DIR SPARK_REMOTE HADOOP_CONF_DIR PYSPARK_SUBMIT_ARGS
 unexport PYSPARK_DRIVER_PYTHON PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
@@ -20,13 +20,13 @@ unexport PYSPARK_DRIVER_PYTHON PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-14s %s\n", $$1, $$2}'
 
-setup: .venv/.package ## Make .venv from the locks (every other target does it by itself)
+setup: .venv/.package ## Create .venv from the locks (all other targets include this)
 
 .venv/.stamp: requirements/build.txt requirements/uv.txt requirements/dev.txt requirements/setup.sh
 	@PYTHON="$(PYTHON)" sh requirements/setup.sh
 	@touch $@
 
-# Rebuilt when the package's name, scripts or dependencies change, without fetching anything.
+# Runs again when the package's name, scripts or dependencies change; downloads nothing.
 .venv/.package: .venv/.stamp pyproject.toml
 	@$(python) -m pip install --quiet --disable-pip-version-check --no-index --no-deps \
 		--no-build-isolation --editable .
@@ -35,7 +35,7 @@ setup: .venv/.package ## Make .venv from the locks (every other target does it b
 java:
 	@sh requirements/java.sh
 
-jar: java setup ## Build the jar of Spark's source, which is part of the wheel
+jar: java setup ## Build the jar of the Spark source, which the wheel contains
 	@$(python) jvm-shim/build.py
 
 wheel: jar ## Build the package with its jar, into dist
@@ -45,10 +45,10 @@ wheel: jar ## Build the package with its jar, into dist
 demo: java setup ## Replicate a TiDB history and read it with Spark
 	@$(python) -m demo
 
-# Two processes side by side, one of which has all tests of Spark.
+# Two processes in parallel; one of them runs all tests of Spark.
 side_by_side := -n 2 --dist loadgroup
 
-test: jar ## Run the tests, the slow ones left out
+test: jar ## Run the tests, except those marked slow
 	$(python) -m pytest -m "not slow" $(side_by_side)
 
 test-all: jar ## Run all tests
@@ -57,31 +57,31 @@ test-all: jar ## Run all tests
 golden-rewrite: setup ## Replace expected by actual output in the golden scripts
 	@$(python) -m tests.golden.rewrite
 
-# Inputs a parser: make fuzz N=1000000
+# Number of inputs for each parser: make fuzz N=1000000
 N := 100000
 
 fuzz: setup ## Feed mutated inputs to every parser
 	$(python) -m tests.fuzz --inputs $(N)
 
-peer: setup ## Build a real TiDB for the tests, where Go is installed
+peer: setup ## Build a real TiDB for the tests (needs Go)
 	@$(python) -m tests.peer.build
 
-# How long, in minutes: make bank MINUTES=60
+# Duration in minutes: make bank MINUTES=60
 MINUTES := 10
 
 bank: peer ## Compare a bank on a real TiDB with a learner of its regions
 	$(python) -m tests.bank --minutes $(MINUTES)
 
-# What (KIND=ddl, histories, queries, reorganize or where), how long, and from which seed:
-# make soak MINUTES=60 SEED=7. Only ddl, reorganize and where need a TiDB, only queries the jar.
+# KIND=ddl, histories, queries, reorganize or where; duration and first seed: make soak MINUTES=60 SEED=7.
+# Only ddl, reorganize and where need a TiDB, only queries needs the jar.
 KIND := ddl
 SEED :=
 soak_needs := $(if $(filter histories,$(KIND)),setup,$(if $(filter queries,$(KIND)),jar,jar peer))
 
-soak: $(soak_needs) ## Compare random histories, queries or conditions with answers from elsewhere
+soak: $(soak_needs) ## Compare random histories, queries or conditions with independent answers
 	$(python) -m tests.soak --kind $(KIND) --minutes $(MINUTES) $(if $(SEED),--seed $(SEED))
 
-lib: setup ## Build the C library into build/lib, where there is a C compiler
+lib: setup ## Build the C library into build/lib (needs a C compiler)
 	@$(python) -m pyspark_theflash.cli.capi.build build/lib
 
 check: setup ## Check format, lint, types, layers and generated code, changing nothing
@@ -91,18 +91,18 @@ check: setup ## Check format, lint, types, layers and generated code, changing n
 	$(bin)/lint-imports
 	$(python) protos/generate.py --check
 
-format: setup ## Format the code and mend what ruff can mend
+format: setup ## Format the code and apply ruff's automatic fixes
 	$(bin)/ruff check --fix
 	$(bin)/ruff format
 
-# All, or some, or in full sizes: make bench BENCH="spark tpch --full"
+# Which benchmarks, and full sizes: make bench BENCH="spark tpch --full"
 BENCH :=
 
 bench: jar .venv/.bench ## Measure speed on this machine
 	$(python) -m tests.benchmark $(BENCH)
 
-# Small, or in full size: make bench-rivals BENCH=--full
-bench-rivals: jar ## Measure Spark beside Delta and Iceberg, which come from Maven Central
+# Full size: make bench-rivals BENCH=--full
+bench-rivals: jar ## Compare with Delta and Iceberg, which are downloaded from Maven Central
 	$(python) -m tests.benchmark.spark --beside delta,iceberg $(BENCH)
 
 .venv/.bench: .venv/.stamp requirements/bench.txt
@@ -121,11 +121,11 @@ docs: setup .venv/.docs ## Build the documentation into build/site (Python 3.11 
 proto: setup ## Generate the Python code of protos/
 	$(python) protos/generate.py
 
-# Pins stay unless asked to move: make lock UPGRADE=--upgrade
+# Existing pins are kept; to raise them: make lock UPGRADE=--upgrade
 compile_lock := $(bin)/uv pip compile --universal --python-version 3.10 --generate-hashes \
 	--system-certs --no-emit-index-url --no-header --no-annotate --quiet $(UPGRADE)
 
-lock: setup ## Resolve the dependencies of pyproject.toml anew into requirements/*.txt
+lock: setup ## Resolve the dependencies of pyproject.toml into requirements/*.txt
 	$(compile_lock) pyproject.toml --all-extras --group dev --output-file requirements/dev.txt
 	$(compile_lock) --group build --constraints requirements/dev.txt --output-file requirements/build.txt
 	$(compile_lock) --group uv --output-file requirements/uv.txt
@@ -133,10 +133,10 @@ lock: setup ## Resolve the dependencies of pyproject.toml anew into requirements
 	$(compile_lock) --group docs --constraints requirements/dev.txt --output-file requirements/docs.txt
 	$(compile_lock) --group iceberg --output-file requirements/iceberg.txt
 
-notebooks: java setup ## Run the notebooks, writing their output into them
+notebooks: java setup ## Run the notebooks and save their output in them
 	$(bin)/jupyter-execute --inplace notebooks/*.ipynb
 
-clean: ## Remove everything that make made
+clean: ## Remove everything that make created
 	rm -rf .venv build dist artifacts pyspark_theflash/jars target project/target project/project jvm-shim/target
 	rm -rf metastore_db spark-warehouse derby.log
 	rm -rf .hypothesis .mypy_cache .pytest_cache .ruff_cache .import_linter_cache

@@ -1,5 +1,5 @@
 #!/bin/sh
-# Succeeds where Spark's Java is found: that of JAVA_HOME, or else of the PATH. Says what is missing otherwise.
+# Succeeds if the Java of JAVA_HOME, or else of the PATH, can run Spark; otherwise prints what is missing.
 java=${JAVA_HOME:+$JAVA_HOME/bin/}java
 found=$("$java" -version 2>&1 | sed -n 's/.* version "\([0-9.]*\).*/\1/p')
 case $found in
