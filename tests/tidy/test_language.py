@@ -33,7 +33,6 @@ LIMITS = {
     "base": 41,
     "cli": 63,
     "cluster": 64,
-    "jvm-shim": 58,
     "net": 10,
     "read": 98,
     "replication": 177,

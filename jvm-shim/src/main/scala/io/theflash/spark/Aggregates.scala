@@ -9,11 +9,11 @@ import org.apache.spark.sql.types.{DataType, Decimal, DecimalType, LongType, Str
 import org.apache.spark.sql.vectorized.{ColumnVector, ColumnarArray, ColumnarBatch, ColumnarMap}
 import org.apache.spark.unsafe.types.UTF8String
 
-/** What a region adds to aggregates, in rows that Spark puts together.
+/** Reader of the partial aggregates of a region, as rows that Spark combines.
   *
-  * Spark takes the part of a decimal sum in the type of the summands, where it need not fit: beyond
-  * it would be an error, or NULL without one. So a part that is too large comes in several rows,
-  * never more than it was added up from. The later ones count nothing and have no least or largest.
+  * Spark reads a partial decimal sum in the type of the summands. A sum that exceeds this type
+  * would be an error or NULL, so it is split over several rows, at most as many as it has summands.
+  * The additional rows have a count of 0 and no minimum or maximum.
   */
 private[spark] final class AggregatesReader(
     partition: SplitPartition,
@@ -35,7 +35,7 @@ private[spark] final class AggregatesReader(
       nextBatch() match {
         case Some(root) => if (root.getRowCount > 0) add(root)
         case None =>
-          // Over nothing there is a row all the same, unless there are groups.
+          // Aggregates without groups have one row also when there is no input.
           if (groups > 0 || hasRows) return false
           add(nothing, 1)
       }
@@ -56,7 +56,7 @@ private[spark] final class AggregatesReader(
       new Values(schema(n).dataType, Array(none(n))): ColumnVector
     }.toArray
 
-  /** What an aggregate of no rows is. */
+  /** Value of an aggregate without rows. */
   private def none(column: Int): Any =
     if (functions(column - groups) == PushedAggregation.Count) 0L else null
 
@@ -108,7 +108,7 @@ private[spark] final class AggregatesReader(
     }
   }
 
-  /** As much of a sum as its type holds. */
+  /** The part of a sum that fits its type. */
   private def head(value: JavaDecimal, dataType: DataType): Any =
     if (value == null) null
     else {
@@ -127,7 +127,7 @@ private[spark] final class AggregatesReader(
       value.subtract(value.max(most.negate()).min(most))
     }
 
-  /** Values that were made here. */
+  /** A column of computed values. */
   private final class Values(dataType: DataType, values: Array[Any])
       extends ColumnVector(dataType) {
     override def close(): Unit = ()
@@ -151,7 +151,7 @@ private[spark] final class AggregatesReader(
     private def none(): Nothing = throw new UnsupportedOperationException("there are only nulls")
   }
 
-  /** Some rows of another column. */
+  /** Rows of another column, selected by index. */
   private final class Chosen(from: ColumnVector, rows: Array[Int])
       extends ColumnVector(from.dataType()) {
     override def close(): Unit = ()

@@ -2,7 +2,7 @@ package io.theflash.spark
 
 import java.util.concurrent.{ScheduledFuture, ScheduledThreadPoolExecutor, TimeUnit}
 
-/** One thread for what happens later. It keeps no JVM alive. */
+/** A daemon thread for delayed and periodic tasks. */
 private[spark] object Background {
   private lazy val executor = {
     val made = new ScheduledThreadPoolExecutor(

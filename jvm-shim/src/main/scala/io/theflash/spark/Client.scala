@@ -7,7 +7,7 @@ import scala.collection.mutable
 
 import com.fasterxml.jackson.databind.JsonNode
 
-/** Calls to one place. Connections that are not in use wait in a pool, for a while. */
+/** Client of one place, with a pool of idle connections that are closed after a while. */
 private[spark] final class Client(place: Place) {
   import Client._
 
@@ -17,14 +17,14 @@ private[spark] final class Client(place: Place) {
     case _: Folder      => None
   }
 
-  /** The answer to a call that only reads, so it may be asked again. */
+  /** Executes a read-only call, which is repeated if a pooled connection is dead. */
   def call(method: String, request: JsonNode, timeoutMs: Int = ShortMs): JsonNode =
     asked { connection =>
       try connection.call(method, request, timeoutMs)
       finally giveBack(connection)
     }
 
-  /** The rows of a split; whoever takes them gives the connection back. */
+  /** Starts reading the rows of a split. The caller returns the connection with `giveBack`. */
   def scan(request: JsonNode): DataChannel =
     asked { connection =>
       try {
@@ -48,10 +48,10 @@ private[spark] final class Client(place: Place) {
     if (!isKept) connection.close()
   }
 
-  /** Whether a call needs nobody to be woken. */
+  /** Whether a call can be made without starting a process. */
   def isConnected: Boolean = synchronized(pool.nonEmpty)
 
-  /** Close connections that were not used for a while: an engine process ends without any. */
+  /** Closes idle connections, so that an unused engine process can end. */
   def sweep(): Unit = {
     val now = System.nanoTime()
     val old = synchronized {
@@ -85,7 +85,8 @@ private[spark] final class Client(place: Place) {
     }
   }
 
-  /** A process that is there when we ask may just be about to end, for nobody has used it. */
+  /** Connects to the engine process. A process that is idle may end meanwhile, hence the retries.
+    */
   private def started(folder: Folder, triesLeft: Int = StartTries): Connection = {
     val server = Server(Engine.address(folder), None, None)
     synchronized { known = Some(server) }
@@ -107,7 +108,7 @@ private[spark] object Client {
 
   private lazy val sweeper = Background.every(SweepMs)(() => clients.values().forEach(_.sweep()))
 
-  /** The client of a place, one in this JVM. */
+  /** The client of a place; there is one in a JVM. */
   def of(place: Place): Client = {
     val _ = sweeper
     clients.computeIfAbsent(place, new Client(_))

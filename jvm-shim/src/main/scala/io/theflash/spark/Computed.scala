@@ -13,24 +13,24 @@ import org.apache.spark.sql.connector.expressions.{
 }
 import org.apache.spark.sql.types._
 
-/** Values that groups and aggregates are made of, computed beside the data.
+/** Translator of expressions in groups and aggregates, which the store evaluates.
   *
-  * The store is told the type of each: where Spark computes with another than a column has, or a
-  * literal has none, there is a cast. What may raise (arithmetic, most casts) is only looked at for
-  * the rows that Spark computes it of, and is not offered within conditions, for it is not known
-  * there which these are.
+  * A request contains the type of each value: a cast is added where Spark computes with another
+  * type than the column's, or a literal has none. Operations that may raise (arithmetic, most
+  * casts) are evaluated only for the rows for which Spark evaluates them. They are not translated
+  * within conditions, where these rows are unknown.
   */
 private[spark] final class Computed(expressions: Expressions) {
   import Computed._
   import Expressions.{Value, all, call}
 
-  /** A value in just its type, if it can be told; of a column, the column. */
+  /** A value in exactly its type, or a column unchanged; None if it cannot be translated. */
   def value(expression: Expression): Option[Value] = expression match {
     case column: NamedReference => expressions.value(column)
     case other                  => made(other).flatMap(typed)
   }
 
-  /** A value to add up, in a type that may be narrower than its own. */
+  /** A summand, in a type that may be narrower than its own. */
   def summand(expression: Expression): Option[Value] =
     expressions.value(expression).orElse(value(expression))
 
@@ -68,7 +68,7 @@ private[spark] final class Computed(expressions: Expressions) {
     case _ => None
   }
 
-  /** All of these in the one type that they have to Spark; NULL has any. */
+  /** All arguments in their common Spark type, which NULL adopts; None if the types differ. */
   private def alike(arguments: Seq[Expression]): Option[(Seq[JsonNode], DataType)] =
     all(arguments.map(made)).flatMap { found =>
       found.map(_.dataType).filter(_ != NullType).distinct match {
@@ -110,7 +110,7 @@ private[spark] final class Computed(expressions: Expressions) {
           if a.dataType == b.dataType
           name <- named(a.dataType)
           if Operators.get(a.dataType).exists(_.contains(operation.name()))
-          // Of nothing but literals Spark has made one.
+          // Spark folds operations of literals only.
           x <- operand(left, a)
           y <- operand(right, b)
         } yield Value(call(s"$name ${operation.name()}", Seq(x, y)), a.dataType)
@@ -231,7 +231,7 @@ private[spark] object Computed {
     case other                => Names.get(other)
   }
 
-  /** Casts that change values, and are known. */
+  /** Supported casts that change values. */
   private def isExact(from: DataType, to: DataType): Boolean = (from, to) match {
     case (whole, DoubleType) if Expressions.isWhole(whole)   => true
     case (decimal: DecimalType, DoubleType)                  => decimal.precision <= DoubleDigits

@@ -42,10 +42,10 @@ private[spark] object Frame {
     Array("?", "HELLO", "AUTH", "READY", "REQUEST", "RESPONSE", "DATA", "END", "ERROR", "CANCEL")
 }
 
-/** The connection ended before anything of an answer came; `seen` is what to raise of it. */
+/** The connection ended before the first byte of an answer; `seen` is the error to raise. */
 private[spark] final class DeadConnection(val seen: TheFlashException) extends Exception(seen)
 
-/** One connection, greeted. Serves one call at a time. */
+/** A connection after the handshake. It executes one call at a time. */
 private[spark] final class Connection(link: Link, val address: String, token: Option[Token]) {
   import Connection._
 
@@ -58,7 +58,7 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
   /** Whether another call can follow. */
   var usable = false
 
-  /** When a call has last ended, of `System.nanoTime`. */
+  /** End of the last call, by `System.nanoTime`. */
   var idleSince: Long = System.nanoTime()
 
   try greet()
@@ -69,7 +69,7 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
   }
   usable = true
 
-  /** A call that is answered by one message. */
+  /** Executes a call with a single response message. */
   def call(name: String, request: JsonNode, timeoutMs: Int): JsonNode = {
     begin(name, request, timeoutMs)
     val body = expected(Frame.Response, Frame.ResponseBytesMax, isFirst = true)
@@ -78,13 +78,15 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
     parsed(body)
   }
 
-  /** The rows of a split, as bytes of an Arrow stream. The connection is theirs until they end. */
+  /** Starts reading the rows of a split as an Arrow stream, which uses the connection until its
+    * end.
+    */
   def scan(request: JsonNode): DataChannel = {
     begin("Scan", request, 0)
     new DataChannel(this)
   }
 
-  /** How many bytes of DATA come next, which are to be received; or, below 0, that the end has. */
+  /** Size of the next DATA frame, to be received by the caller; negative at the end. */
   def nextData(isFirst: Boolean): Int = {
     val (kind, length) = frameHeader(Frame.DataBytesMax, isFirst)
     if (kind == Frame.Data) length
@@ -101,7 +103,7 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
   /** The body of END. */
   var end: ByteBuffer = ByteBuffer.allocate(0)
 
-  /** The next bytes of DATA. The time starts over with each: whoever takes rows may be slow. */
+  /** Receives bytes of DATA. The deadline restarts each time, since the consumer may be slow. */
   def receive(buffer: ByteBuffer): Unit = {
     deadline = after(StallMs)
     try link.receive(buffer, deadline)
@@ -111,10 +113,10 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
   def close(): Unit = {
     usable = false
     try link.close()
-    catch { case _: IOException => } // it is gone either way
+    catch { case _: IOException => } // it is closed in either case
   }
 
-  /** What to raise where the server says what it should not. */
+  /** The error for an invalid message of the server. */
   def broken(reason: String): TheFlashException = {
     usable = false
     Errors.protocol(address, reason)
@@ -156,7 +158,7 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
       case error: IOException  => throw Errors.unavailable(address, said(error), error)
     }
 
-  /** Whoever hangs up while we send may have said why before. */
+  /** Sends; ignores a closed connection, since the server may have sent an error before. */
   private def unlessRefused(sending: => Unit): Unit =
     try sending
     catch {
@@ -201,7 +203,7 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
     body
   }
 
-  /** Type and length of the next frame. What it says is looked at before anything is made of it. */
+  /** Type and length of the next frame, both checked. */
   private def readHeader(lengthMax: Int): (Int, Int) = {
     header.clear()
     link.receive(header, deadline)
@@ -212,7 +214,7 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
       throw broken("frame: not a frame")
     if (length < 0 || length > lengthMax)
       throw broken(s"frame: ${length & 0xffffffffL} bytes, and $lengthMax may be")
-    // What is of no call is the server's last word.
+    // A frame of no call is the server's final error.
     if (call != calls && call != 0) throw broken(s"an answer to call $call and not to $calls")
     (kind, length)
   }
@@ -229,7 +231,7 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
     try Mapper.readTree(body)
     catch { case _: JsonProcessingException => throw broken("what it sends is no message") }
 
-  /** Before the first call a server speaks protobuf's binary form: the error's name and text. */
+  /** Decodes an error before the first call, in protobuf's binary form: name and text. */
   private def refusal(body: Array[Byte]): TheFlashException = {
     val fields = Wire.strings(body)
     new TheFlashException(
@@ -239,7 +241,7 @@ private[spark] final class Connection(link: Link, val address: String, token: Op
     )
   }
 
-  /** What to raise where the connection ended, or nothing comes. */
+  /** The error for a connection that ended or timed out. */
   private def lost(error: IOException, isFirst: Boolean): Exception = {
     usable = false
     error match {
@@ -259,7 +261,7 @@ private[spark] object Connection {
   val SendMs = 30000L
   val GraceMs = 2000L
 
-  /** For how long nothing may come of a stream of rows. */
+  /** Longest pause in a stream of rows. */
   val StallMs = 600000L
 
   def open(server: Server): Connection = {
@@ -324,7 +326,7 @@ private[spark] object Connection {
   private def after(ms: Long): Long = System.nanoTime() + MILLISECONDS.toNanos(ms)
 }
 
-/** What is read of protobuf's binary form: fields that are strings. */
+/** Decoder of string fields in protobuf's binary form. */
 private[spark] object Wire {
   def strings(body: Array[Byte]): Map[Int, String] = {
     val buffer = ByteBuffer.wrap(body)
@@ -358,13 +360,13 @@ private[spark] object Wire {
   }
 }
 
-/** The bytes of DATA, for Arrow to read as from a file. */
+/** The bytes of DATA frames as a channel for Arrow's reader. */
 private[spark] final class DataChannel(val connection: Connection) extends ReadableByteChannel {
   private var left = 0
   private var isOver = false
   private var isFirst = true
 
-  /** How many bytes have come. */
+  /** Number of bytes received. */
   var sizeBytes = 0L
 
   override def read(buffer: ByteBuffer): Int =

@@ -6,10 +6,10 @@ import org.apache.spark.sql.catalyst.InternalRow
 import org.apache.spark.sql.connector.read.{LocalScan, Statistics, SupportsReportStatistics}
 import org.apache.spark.sql.types.StructType
 
-/** A scan that comes to a few rows, which the driver has sooner than Spark has begun a task. They
-  * are read when Spark makes its physical plan, once.
+/** A scan with few rows, which the driver reads in less time than Spark needs to start a task. They
+  * are read once, when Spark creates its physical plan.
   *
-  * @param most so many rows, or fewer
+  * @param most upper bound of the number of rows
   */
 private[spark] final class DriverScan(scan: TheFlashScan, most: Long, read: => Array[InternalRow])
     extends LocalScan
@@ -30,11 +30,11 @@ private[spark] final class DriverScan(scan: TheFlashScan, most: Long, read: => A
 
 private[spark] object DriverScan {
 
-  /** A driver hands out no more rows than these. */
+  /** Largest number of rows that the driver reads. */
   val RowsMax = 1000
 
-  /** Nor does it count more: what is visible of so many versions is known in no time only where
-    * the store remembers it.
+  /** Largest number of versions that the driver counts; counting more is fast only if the store has
+    * their visibility cached.
     */
   val VersionsMax: Long = 1L << 26
 }

@@ -9,15 +9,15 @@ import com.fasterxml.jackson.core.JsonProcessingException
 
 /** The private engine process of a store of this machine.
   *
-  * Python finds or starts it and says where it listens, so that all users of a store share one,
-  * whatever they are written in. Executors do the same as the driver.
+  * Python finds or starts it and returns its address, so that all users of a store share one, in
+  * any language. Executors do the same as the driver.
   */
 private[spark] object Engine {
   private val Module = "pyspark_theflash.service.client.engine_process"
   private val StartMs = 60000L
   private val OutputChars = 2000
 
-  /** Where the process of `folder` listens, started if it must be. */
+  /** Address of the process of `folder`, which is started if necessary. */
   def address(folder: Folder): String = {
     val output = Files.createTempFile("theflash", ".out").toFile
     val errors = Files.createTempFile("theflash", ".err").toFile

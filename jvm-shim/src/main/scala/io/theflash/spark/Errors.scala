@@ -3,8 +3,8 @@ package io.theflash.spark
 import com.fasterxml.jackson.databind.JsonNode
 import org.apache.spark.sql.AnalysisException
 
-/** An error of TheFlash: `kind` is a class of pyspark_theflash.errors, `text` is what it says.
-  * Spark serialises what a task fails with, and shows the message.
+/** An error of TheFlash: `kind` is a class of pyspark_theflash.errors, `text` its message.
+  * Spark serializes the exception of a failed task and shows the message.
   */
 class TheFlashException(
     val kind: String,
@@ -13,7 +13,7 @@ class TheFlashException(
     cause: Throwable = null
 ) extends RuntimeException(s"$kind: $text", cause)
 
-/** What was wrong before a query began: Spark and PySpark know the class. */
+/** An error before the start of a query, of a class that Spark and PySpark support. */
 final class TheFlashAnalysisException(cause: TheFlashException)
     extends AnalysisException(
       cause.getMessage,
@@ -25,7 +25,7 @@ final class TheFlashAnalysisException(cause: TheFlashException)
       Array.empty
     )
 
-/** The errors that are found on this side, in the words of pyspark_theflash.errors. */
+/** Errors detected in the JVM, with the texts of pyspark_theflash.errors. */
 private[spark] object Errors {
   val LeaseExpired = "LeaseExpiredError"
   val TableNotFound = "TableNotFoundError"
@@ -76,7 +76,7 @@ private[spark] object Errors {
       retryable = false
     )
 
-  /** What an Error message of the API tells. */
+  /** Converts an Error message of the API. */
   def heard(told: JsonNode): TheFlashException =
     new TheFlashException(
       told.path("name").asText("InternalError").take(80),
@@ -84,7 +84,7 @@ private[spark] object Errors {
       told.path("retryable").asBoolean(false)
     )
 
-  /** `body`, its errors as those of an analysis. */
+  /** Evaluates `body`; converts its errors to analysis errors. */
   def planning[T](body: => T): T =
     try body
     catch {

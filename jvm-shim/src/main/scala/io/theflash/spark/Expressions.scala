@@ -13,17 +13,17 @@ import org.apache.spark.sql.connector.expressions.{
 }
 import org.apache.spark.sql.types._
 
-/** Spark's expressions as those of the API: only what is known to mean the same there.
+/** Translator of Spark's expressions to those of the API, if both are known to be equivalent.
   *
-  * A cast is left out where it changes no value; any other, and whatever else is not in these
-  * lists, stays with Spark.
+  * A cast that changes no value is omitted. Other casts, and expressions that are not listed here,
+  * are left to Spark.
   *
-  * @param columns the table's, by name
+  * @param columns the table's columns, by name
   */
 private[spark] final class Expressions(columns: Map[String, StructField]) {
   import Expressions._
 
-  /** A condition, if it can be told. */
+  /** A condition; None if it cannot be translated. */
   def condition(predicate: Predicate): Option[JsonNode] = predicate.name() match {
     case "AND" | "OR" | "NOT" =>
       all(predicate.children().toSeq.map {
@@ -35,7 +35,7 @@ private[spark] final class Expressions(columns: Map[String, StructField]) {
     case _ => None
   }
 
-  /** A value, if it can be told. */
+  /** A value; None if it cannot be translated. */
   def value(expression: Expression): Option[Value] = expression match {
     case reference: NamedReference if reference.fieldNames().length == 1 =>
       columns.get(reference.fieldNames()(0)).map { field =>
@@ -60,7 +60,7 @@ private[spark] final class Expressions(columns: Map[String, StructField]) {
 
 private[spark] object Expressions {
 
-  /** An expression of the API, and Spark's type of it. */
+  /** An expression of the API with its Spark type. */
   final case class Value(told: JsonNode, dataType: DataType)
 
   private val Conditions = Map(
@@ -92,7 +92,7 @@ private[spark] object Expressions {
   )
   private val MinScale = 6
 
-  /** All of these, or nothing. */
+  /** All values, or None if one is missing. */
   def all[T](options: Seq[Option[T]]): Option[Seq[T]] =
     Option.when(options.forall(_.isDefined))(options.flatten)
 

@@ -10,8 +10,8 @@ import javax.net.ssl.{SSLContext, SSLSocket}
 
 /** A connected socket. Every send and receive ends by a time of `System.nanoTime`.
   *
-  * Besides what the socket itself raises: `SocketTimeoutException` when the time is over,
-  * `EOFException` when the other side has ended the connection.
+  * Raises, besides the socket's own errors, `SocketTimeoutException` after the deadline and
+  * `EOFException` if the peer has closed the connection.
   */
 private[spark] trait Link {
 
@@ -32,7 +32,7 @@ private[spark] object Link {
   }
 }
 
-/** Over a unix socket or TCP. */
+/** Link over a unix socket or TCP. */
 private[spark] final class ChannelLink(channel: SocketChannel) extends Link {
   private val selector = Selector.open()
   channel.configureBlocking(false)
@@ -65,7 +65,7 @@ private[spark] final class ChannelLink(channel: SocketChannel) extends Link {
   }
 }
 
-/** Over TLS. A socket of Java has no time limit for sending, so a watchman closes it. */
+/** Link over TLS. Java's sockets have no timeout for sending, so a background task closes them. */
 private[spark] final class TlsLink(socket: SSLSocket) extends Link {
   private val input = socket.getInputStream
   private val output = socket.getOutputStream

@@ -7,7 +7,7 @@ import com.fasterxml.jackson.databind.node.{JsonNodeFactory, ObjectNode}
 import org.apache.arrow.vector.types.pojo.Field
 import org.apache.spark.sql.types.{MetadataBuilder, StructField, StructType}
 
-/** Messages of the API in protobuf's JSON form, as far as they are looked into here. */
+/** Messages of the API in protobuf's JSON form, as far as the jar reads them. */
 private[spark] object Messages {
   private val make = JsonNodeFactory.instance
 
@@ -29,16 +29,14 @@ private[spark] object Messages {
     made
   }
 
-  /** The settings of a read, as texts: Python says what they come to. */
+  /** Encodes the settings of a read as strings, which Python interprets. */
   def readOptions(options: Map[String, String]): JsonNode =
     message("settings" -> list(options.toSeq.sorted.map { case (name, value) =>
       message("name" -> text(name), "value" -> text(value))
     }))
 }
 
-/** What a Spark read comes to: the request that plans all of it, at a moment that is fixed, and its
-  * columns.
-  */
+/** A resolved read: the request that plans all of it, at a fixed timestamp, and its columns. */
 private[spark] final case class Reading(
     request: ObjectNode,
     table: String,
@@ -52,7 +50,7 @@ private[spark] final case class TableColumn(field: StructField, isInHandle: Bool
 
 private[spark] object Reading {
 
-  /** Ask a place what `options` come to. */
+  /** Has a place resolve `options`. */
   def of(client: Client, options: Map[String, String], timeoutMs: Int): Reading = {
     val told = client.call("PrepareRead", Messages.readOptions(options), timeoutMs)
     val table = told.path("table")
@@ -91,7 +89,7 @@ private[spark] final case class Split(
     sizeBytes: Long
 )
 
-/** A scan, divided. */
+/** The splits of a scan. */
 private[spark] final case class Plan(
     handle: String,
     latchId: String,

@@ -12,10 +12,10 @@ import org.apache.spark.sql.connector.read.{InputPartition, PartitionReader, Par
 import org.apache.spark.sql.types.StructType
 import org.apache.spark.sql.vectorized.{ColumnVector, ColumnarBatch}
 
-/** What Spark carries to an executor: splits, and how to plan them anew, as JSON.
+/** Task input that Spark sends to an executor: splits, and the request to plan them again, as JSON.
   *
-  * `regions` are all that the plan has of each physical table, the splits' own among them. Without
-  * a split it is the one row of aggregates over nothing.
+  * `regions` are all regions of the plan by physical table, including those of the splits. A
+  * partition without splits has the one row of aggregates without input.
   */
 private[spark] final case class SplitPartition(
     place: Place,
@@ -31,13 +31,13 @@ private[spark] final case class SplitPartition(
 
 private[spark] object SplitPartition {
 
-  /** So many row versions are worth a task of their own; a region alone is less. */
+  /** Number of row versions for a task; a single region has fewer. */
   private val TaskVersions = 1L << 22
 
-  /** A request has no more than so many characters of tickets. */
+  /** Largest number of characters of tickets in a request. */
   private val TicketChars = 1 << 20
 
-  /** Splits in the order given, as many at a time as a request has room for. */
+  /** Groups splits, in order, into requests of limited size. */
   def asked(splits: Seq[Split]): Iterator[Seq[Split]] = {
     val groups = mutable.ArrayBuffer.empty[Vector[Split]]
     var room = 0
@@ -52,7 +52,7 @@ private[spark] object SplitPartition {
     groups.iterator
   }
 
-  /** Which splits are read by one task: about equally much each, and enough for every slot. */
+  /** Groups splits into tasks of about equal size, with at least one for each slot if possible. */
   def grouped(splits: Seq[Split], slots: Int): Seq[Seq[Split]] = {
     val wanted = math.max(splits.map(_.versions).sum / TaskVersions, slots.toLong)
     val groups = Array.fill(math.min(wanted, splits.length.toLong).toInt)(Vector.empty[Split])
@@ -66,7 +66,7 @@ private[spark] object SplitPartition {
   }
 }
 
-/** @param functions of aggregates, which the last columns are the parts of */
+/** @param functions aggregate functions of the last columns */
 private[spark] final case class ReaderFactory(schema: StructType, functions: Option[Seq[String]])
     extends PartitionReaderFactory {
 
@@ -84,7 +84,7 @@ private[spark] final case class ReaderFactory(schema: StructType, functions: Opt
     throw new UnsupportedOperationException("theflash reads columns")
 }
 
-/** The batches of a partition's splits, which are asked for some at a time. */
+/** Reader of the batches of a partition's splits, which it requests in groups. */
 private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
     extends PartitionReader[ColumnarBatch] {
   private val left = SplitPartition.asked(partition.splits)
@@ -151,7 +151,7 @@ private[spark] class RowsReader(partition: SplitPartition, schema: StructType)
 
 private[spark] object RowsReader {
 
-  /** All that a reader has, copied; closes it. */
+  /** Copies all rows of a reader and closes it. */
   def all(reader: PartitionReader[ColumnarBatch], kept: UnsafeProjection): Seq[InternalRow] =
     try {
       val found = mutable.ArrayBuffer.empty[InternalRow]
@@ -160,9 +160,9 @@ private[spark] object RowsReader {
     } finally reader.close()
 }
 
-/** A plan's latch ends when nothing has been read for a while; Spark keeps plans for longer.
+/** Plans a scan again after its latch has expired; Spark retains plans for longer than latches.
   *
-  * A plan of today at the same timestamp has the same rows, in other files.
+  * A new plan at the same timestamp has the same rows, possibly in other files.
   */
 private[spark] object Replanning {
   def tickets(
@@ -175,7 +175,7 @@ private[spark] object Replanning {
     val planned = Plan.of(client.call("PlanScan", request)).splits
     splits.map { split =>
       val now = planned.filter(_.physicalId == split.physicalId)
-      // Regions that have changed: splits of both plans do not mix.
+      // The regions have changed, so splits of both plans cannot be combined.
       if (now.map(_.regionId).toSet != partition.regions(split.physicalId)) throw error
       now.find(_.regionId == split.regionId).fold(throw error)(_.ticket)
     }
@@ -184,7 +184,7 @@ private[spark] object Replanning {
 
 private[spark] final case class TaskMetric(name: String, value: Long) extends CustomTaskMetric
 
-/** Spark makes these by their class's name. */
+/** Spark instantiates metrics by class name. */
 final class RowsMetric extends CustomSumMetric {
   override def name(): String = RowsMetric.Name
   override def description(): String = "rows sent by theflash"

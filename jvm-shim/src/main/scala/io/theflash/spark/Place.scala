@@ -7,7 +7,7 @@ import java.security.MessageDigest
 import javax.crypto.Mac
 import javax.crypto.spec.SecretKeySpec
 
-/** Where a store is, and who we are there. Goes to executors, and is shown nowhere. */
+/** Location of a store, with credentials. It is sent to executors and never printed. */
 private[spark] sealed trait Place extends Serializable
 
 /** A folder of this machine, read through its engine process. `idle`: see [[Engine]]. */
@@ -21,10 +21,10 @@ private[spark] final case class Server(
     tls: Option[TlsMaterial]
 ) extends Place
 
-/** A token; it is proved, never sent and never shown. */
+/** A token. Only a proof of it is sent; it is never printed. */
 private[spark] final case class Token(value: String) {
 
-  /** What shows that we have the token, once: see protos/theflash/v1/theflash.proto. */
+  /** Proof of possession of the token for one nonce: see protos/theflash/v1/theflash.proto. */
   def proof(nonce: Array[Byte]): Array[Byte] = {
     val key = sha256(value.getBytes(US_ASCII))
     val mac = Mac.getInstance("HmacSHA256")
@@ -38,7 +38,7 @@ private[spark] final case class Token(value: String) {
   private def sha256(data: Array[Byte]) = MessageDigest.getInstance("SHA-256").digest(data)
 }
 
-/** Certificates and our key, PEM: their content, for executors do not have the files. */
+/** Certificates and key as the content of PEM files, which executors do not have. */
 private[spark] final case class TlsMaterial(ca: String, cert: Option[String], key: Option[String]) {
   override def toString: String = "TlsMaterial(...)"
 }
@@ -48,10 +48,9 @@ private[spark] object Place {
   private val Unix = "unix:"
   private val TokenChars = 16
 
-  /** The place that a read's options name, and those options that are not about it.
+  /** The place that the options of a read name.
     *
-    * A server reads the rest of them. A folder has no server yet, so whether all options are known
-    * is found by whoever answers, in the same words.
+    * The engine process or server validates the remaining options, with the same error messages.
     */
   def of(options: Map[String, String], python: => String, idle: => Option[String]): Place = {
     val store = options.getOrElse(
@@ -70,7 +69,7 @@ private[spark] object Place {
     }
   }
 
-  /** Options that are for us alone. */
+  /** Options that are not sent to the store. */
   val Secrets: Seq[String] = Seq("token", "token_file", "tls_ca", "tls_cert", "tls_key")
 
   private def token(options: Map[String, String]): Option[Token] = {

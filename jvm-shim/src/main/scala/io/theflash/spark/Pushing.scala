@@ -17,10 +17,10 @@ import org.apache.spark.sql.connector.expressions.{
 import org.apache.spark.sql.connector.read._
 import org.apache.spark.sql.types._
 
-/** What may be done beside the data, is: filters, parts of aggregates, the first rows.
+/** Scan builder that pushes down filters, partial aggregates, limits and orders.
   *
-  * The store has the last word on each: PlanScan refuses what it cannot answer as Spark would, and
-  * then Spark does it.
+  * The store decides about each: PlanScan rejects operations whose result might differ from
+  * Spark's, and Spark then executes them.
   */
 private[spark] final class PushingScanBuilder(
     settings: Settings,
@@ -58,11 +58,12 @@ private[spark] final class PushingScanBuilder(
 
   override def pushedPredicates(): Array[Predicate] = pushed
 
-  /** Where there are no groups, so that it is one row, which the driver or one task puts together.
-    * Else Spark does, of what each region adds.
+  /** True without groups: the driver or one task combines the single row. Otherwise Spark combines
+    * the partial aggregates of the regions.
     *
-    * Spark asks this before it makes SUM and COUNT of an AVG, which for longs is not what Spark sums
-    * itself (doubles, which do not overflow), and once more after that, when no AVG can be seen.
+    * Spark calls this before it replaces AVG by SUM and COUNT, and again afterwards, when the AVG
+    * is no longer visible. For longs, that sum differs from Spark's own, which adds doubles and
+    * does not overflow.
     */
   override def supportCompletePushDown(wanted: Aggregation): Boolean = {
     val averages = wanted.aggregateExpressions().collect { case average: Avg => average.column() }
@@ -96,7 +97,7 @@ private[spark] final class PushingScanBuilder(
     val isAccepted = limit > 0 && accepts(filter ++ told)
     if (isAccepted) {
       first = told
-      // With a filter, all rows may have to be looked at.
+      // With a filter, all rows may have to be read.
       if (filter.isEmpty && limit <= DriverScan.RowsMax) fewRows = limit
       shown += s"PushedLimit: $limit"
     }
@@ -126,7 +127,7 @@ private[spark] final class PushingScanBuilder(
     else scan
   }
 
-  /** Whether the filters leave a row at most, or one of each partition: they say what its key is. */
+  /** Whether the filters determine the key, so that each partition has one row at most. */
   private def isOneRow: Boolean = {
     val equal = pushed.toSeq.filter(_.name() == "=").map(_.children().toSeq).collect {
       case Seq(column: NamedReference, _: Literal[_]) => column.fieldNames().mkString(".")
@@ -136,7 +137,7 @@ private[spark] final class PushingScanBuilder(
     handle.nonEmpty && handle.forall(equal.contains)
   }
 
-  /** Each region hands out its first rows; which are the first of all is Spark's to say. */
+  /** Each region returns its first rows; Spark selects the first of all. */
   override def isPartiallyPushed(): Boolean = true
 
   override protected def spec: ScanSpec = aggregation match {
@@ -154,11 +155,11 @@ private[spark] final class PushingScanBuilder(
     case several  => Seq("filter" -> Expressions.call("and", several))
   }
 
-  /** Whether the store takes this, and its answer has the form that is wanted. */
+  /** Whether the store accepts this, and its answer has the expected form. */
   private def accepts(fields: Seq[(String, JsonNode)], fits: Plan => Boolean = _ => true): Boolean =
     isSupported(fits(planner.plan(fields)))
 
-  /** Whether the store takes these conditions. What is planned is mostly something else. */
+  /** Whether the store accepts these conditions; most plans contain other fields as well. */
   private def filters(conditions: Seq[JsonNode]): Boolean =
     isSupported { planner.check(filtered(conditions)); true }
 
@@ -180,10 +181,10 @@ private[spark] final class PushingScanBuilder(
   }
 }
 
-/** What each region adds to some aggregates.
+/** Partial aggregates that each region returns.
   *
-  * @param schema the groups, then the parts, in the types that Spark puts them together in
-  * @param totals the types of the whole aggregates, if without groups they are made here
+  * @param schema the groups, then the partial aggregates, in the types in which Spark combines them
+  * @param totals the types of the complete aggregates, if they have no groups and are combined here
   */
 private[spark] final case class PushedAggregation(
     fields: Seq[(String, JsonNode)],
@@ -193,11 +194,11 @@ private[spark] final case class PushedAggregation(
 ) {
   val groups: Int = schema.length - functions.length
 
-  /** Whether the rows of a plan are so few that they may as well be counted while planning. */
+  /** Whether a plan has few enough rows to count them during planning. */
   def isCheap(plan: Plan): Boolean =
     fits(plan) && plan.splits.map(_.versions).sum <= DriverScan.VersionsMax
 
-  /** Whether what the store would send can be read as `schema`. */
+  /** Whether the store's answer can be read as `schema`. */
   def fits(plan: Plan): Boolean =
     plan.fields.length == schema.length &&
       plan.fields.zip(schema).drop(groups).forall { case (field, part) =>
@@ -232,7 +233,7 @@ private[spark] object PushedAggregation {
       val schema = keys ++ named(parts.map(_.dataType))
       val totals = parts.flatMap(_.total)
       val isTold = groups.isEmpty && totals.length == parts.length
-      // It says itself what it reads, whatever columns were asked for.
+      // The aggregation determines the columns to read.
       val asked = Seq("columns" -> Messages.list(Nil), "aggregation" -> told)
       PushedAggregation(
         asked,
@@ -245,7 +246,7 @@ private[spark] object PushedAggregation {
   private def named(dataTypes: Seq[DataType]): Seq[StructField] =
     dataTypes.zipWithIndex.map { case (dataType, n) => StructField(s"a$n", dataType) }
 
-  /** @param dataType of what is added, and `total` of the whole, where it is made here */
+  /** @param dataType type of the partial value; `total`: of the combined one, if combined here */
   private final case class Part(
       function: String,
       argument: Option[JsonNode],
@@ -258,7 +259,7 @@ private[spark] object PushedAggregation {
     case _                                             => true
   }
 
-  /** To group by what tells all rows apart is work for nothing. */
+  /** Whether each row is a group of its own, so that grouping saves nothing. */
   private def isOneRowEach(groups: Seq[Expression], reading: Reading): Boolean = {
     val handle = reading.columns.filter(_.isInHandle).map(_.field.name)
     val names = groups.collect { case column: NamedReference => column.fieldNames().mkString(".") }
@@ -285,7 +286,7 @@ private[spark] object PushedAggregation {
     }
   }
 
-  /** In which type Spark takes the parts of a sum: that of the summands where they are decimals. */
+  /** The type in which Spark reads a partial sum: for decimals, the type of the summands. */
   private def summed(dataType: DataType): Option[DataType] = dataType match {
     case whole if Expressions.isWhole(whole) => Some(LongType)
     case decimal: DecimalType   => Some(decimal)

@@ -7,14 +7,15 @@ import org.apache.spark.sql.catalyst.rules.Rule
 import org.apache.spark.sql.execution.datasources.v2.DataSourceV2Relation
 import org.apache.spark.sql.types._
 
-/** Aggregates of our tables in forms that Spark offers to sources.
+/** Rewrites aggregates of theflash tables into forms that Spark offers to sources.
   *
-  * Spark does not offer DISTINCT. So what is distinct becomes a group of its own, of which the other
-  * aggregates are partial, and all is put together above that, as Spark itself would in more stages:
+  * Spark does not offer DISTINCT. The distinct expressions become groups of an inner aggregation,
+  * the other aggregates are partial there, and an outer aggregation combines them, as Spark itself
+  * would with more stages:
   * {{{
   * count(DISTINCT x), sum(y) by g  =  count(x), sum(s) by g  over  x, g, sum(y) s by x, g
   * }}}
-  * An average of BIGINT is one of DOUBLE to Spark, which it shows only while it computes it.
+  * Spark computes an average of BIGINT from DOUBLE values, and does not show this to sources.
   */
 private[spark] object Regrouped extends Rule[LogicalPlan] {
   override def apply(plan: LogicalPlan): LogicalPlan = plan.transform {
@@ -54,7 +55,7 @@ private[spark] object Regrouped extends Rule[LogicalPlan] {
       case _                              => false
     }) && each.aggregateFunction.children.forall(child => child.deterministic && !child.foldable)
 
-  /** Whether its parts are put together by aggregates without another type or another overflow. */
+  /** Whether partial results can be combined with the same type and overflow behavior. */
   private def isPutTogether(each: AggregateExpression): Boolean = each.aggregateFunction match {
     case _: Count | _: Min | _: Max => true
     case sum: Sum => sum.child.dataType match {
@@ -111,6 +112,6 @@ private[spark] object Regrouped extends Rule[LogicalPlan] {
     }
   }
 
-  /** A sum of sums has 20 digits more. */
+  /** Most digits of summands; a sum of sums has 20 digits more. */
   private val SumDigits = 18
 }

@@ -10,8 +10,7 @@ import org.apache.arrow.vector.VectorSchemaRoot
 import org.apache.arrow.vector.dictionary.DictionaryProvider
 import org.apache.arrow.vector.ipc.ArrowStreamReader
 
-/** The rows of splits of one plan, batch by batch. An iteration that comes to its end has handed out all rows;
-  * one that does not raises.
+/** The rows of splits of one plan, batch by batch. An iteration either returns all rows or raises.
   */
 private[spark] final class Rows(client: Client, tickets: Seq[String]) extends AutoCloseable {
   private val data = client.scan(
@@ -28,7 +27,7 @@ private[spark] final class Rows(client: Client, tickets: Seq[String]) extends Au
   private var allocator: BufferAllocator = _
   private var reader: ArrowStreamReader = _
 
-  /** The next batch, which is there until the one after it is asked for. */
+  /** The next batch, valid until the following call. */
   def next(): Option[VectorSchemaRoot] =
     try {
       if (reader == null) {
@@ -54,14 +53,14 @@ private[spark] final class Rows(client: Client, tickets: Seq[String]) extends Au
 
   def sizeBytes: Long = data.sizeBytes
 
-  /** Give up the rest; harmless the second time. */
+  /** Discards the rest. May be called twice. */
   override def close(): Unit = if (isOpen) {
     isOpen = false
     try {
       if (reader != null) reader.close(false)
       if (allocator != null) allocator.close()
     } finally {
-      // A stream that was not taken to its end ends with its connection, which the server sees.
+      // The connection of a stream that was not read to its end is closed, which stops the server.
       client.giveBack(connection)
     }
   }
@@ -82,15 +81,14 @@ private[spark] final class Rows(client: Client, tickets: Seq[String]) extends Au
 
 private[spark] object Rows {
 
-  /** More than a batch has; what a server says it sends is not believed beyond. */
+  /** Memory limit for a batch, independent of the announced size. */
   private val MemoryMax = 4L << 30
   private lazy val root = new RootAllocator()
   private val Tries = 3
 
-  /** The rows of splits, begun: those that fail before the first batch, with an error that may
-    * pass, are tried again.
+  /** Starts reading the rows of splits. Retryable errors before the first batch are retried.
     *
-    * @param again other tickets for the same rows, where a plan's latch has ended
+    * @param again returns other tickets for the same rows, if the plan's latch has expired
     */
   def begun(client: Client, tickets: Seq[String])(
       again: TheFlashException => Seq[String]

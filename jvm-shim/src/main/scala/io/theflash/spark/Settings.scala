@@ -6,8 +6,8 @@ import scala.util.Try
 
 import org.apache.spark.SparkEnv
 
-/** The options of a read, by lower-case name. Python says what they come to, and which are none;
-  * here are only those that say how to reach it, and that change how much is pushed down.
+/** The options of a read, by lower-case name. Python validates and interprets them; the jar uses
+  * only those that locate the store and that control push-down.
   */
 private[spark] final class Settings private (val texts: Map[String, String]) {
   lazy val place: Place =
@@ -15,22 +15,22 @@ private[spark] final class Settings private (val texts: Map[String, String]) {
 
   lazy val client: Client = Client.of(place)
 
-  /** Whether filters, aggregates and limits may be left to the store. */
+  /** Whether filters, aggregates and limits may be pushed down. */
   def pushdown: Boolean = !texts.get("pushdown").exists(_.trim.equalsIgnoreCase("false"))
 
-  /** What is read, as of now. */
+  /** Resolves the options at the present time. */
   def reading(): Reading = Reading.of(client, told, timeoutMs)
 
-  /** For a call that may wait as long as the read is to wait for its timestamp. */
+  /** Timeout of a call that includes the wait for the timestamp (`wait_for_ts`). */
   private def timeoutMs: Int = {
     val waitS = texts.get("wait_for_ts").flatMap(text => Try(text.trim.toDouble).toOption)
     Client.ShortMs + (math.max(0.0, math.min(waitS.getOrElse(0.0), 1e6)) * 1000).toInt
   }
 
-  /** What the store's process is told: nothing secret. */
+  /** The options that are sent to the store's process, without secrets. */
   private def told: Map[String, String] = texts -- Place.Secrets
 
-  /** A value for each of these names, or what there was. */
+  /** A copy with these options replaced or added. */
   def updated(others: Map[String, String]): Settings = Settings(texts ++ others)
 
   override def toString: String = s"Settings(${told.keys.toSeq.sorted.mkString(", ")})"
@@ -40,7 +40,7 @@ private[spark] object Settings {
   def apply(options: Map[String, String]): Settings =
     new Settings(options.map { case (name, text) => name.toLowerCase(Locale.ROOT) -> text })
 
-  /** The Python that has the package: that of `configure_spark`, or the one that Spark's workers run. */
+  /** The Python that has the package: that of `configure_spark`, or that of Spark's workers. */
   def python(): String =
     conf("spark.theflash.python")
       .orElse(conf("spark.pyspark.python"))

@@ -18,9 +18,9 @@ import org.apache.spark.sql.util.CaseInsensitiveStringMap
 
 /** A store in SQL: `SELECT ... FROM theflash.db.table VERSION AS OF 470613571969220631`.
   *
-  * Set `spark.sql.catalog.NAME` to this class, and the source's options after it:
-  * `spark.sql.catalog.NAME.store`, and what else all tables are read with. Tables of one statement
-  * that name no moment of their own are of one.
+  * Set `spark.sql.catalog.NAME` to this class, and the source's options with this prefix:
+  * `spark.sql.catalog.NAME.store` and others that apply to all tables. Tables of one statement
+  * without a timestamp of their own are read at the same one.
   */
 class TheFlashCatalog extends TableCatalog with SupportsNamespaces {
   import TheFlashCatalog._
@@ -73,7 +73,7 @@ class TheFlashCatalog extends TableCatalog with SupportsNamespaces {
   override def loadTable(ident: Identifier, version: String): Table =
     table(ident, at("versionAsOf", version))
 
-  /** `TIMESTAMP AS OF`: Spark has read the text in the session's time zone.
+  /** Handles `TIMESTAMP AS OF`, whose text Spark parses in the session's time zone.
     *
     * @param timestamp
     *   microseconds since 1970 UTC
@@ -108,7 +108,7 @@ class TheFlashCatalog extends TableCatalog with SupportsNamespaces {
 
   private def refuse(): Nothing = Errors.planning(throw Errors.writing())
 
-  /** The settings of a read at a moment of its own, instead of the catalog's. */
+  /** The settings of a read at a timestamp of its own instead of the catalog's. */
   private def at(name: String, text: String): Settings =
     Settings(settings.texts -- Moments - "max_staleness" - "wait_for_ts" + (name -> text))
 
@@ -158,7 +158,7 @@ private object TheFlashCatalog {
     DateTimeFormatter.ofPattern("uuuu-MM-dd HH:mm:ss.SSSSSSX").withZone(ZoneOffset.UTC)
 }
 
-/** A table of a catalog, found already. */
+/** A resolved table of a catalog. */
 private[spark] final class CatalogTable(settings: Settings, reading: Reading)
     extends TheFlashTable(settings, () => reading, None) {
   val snapshotTs: String = reading.snapshotTs
@@ -166,9 +166,9 @@ private[spark] final class CatalogTable(settings: Settings, reading: Reading)
   override def name(): String = reading.table
 }
 
-/** The moment of each statement that is analysed: that of the first table that was looked up.
+/** Timestamps of the statements being analyzed: each is that of the first table looked up.
   *
-  * Spark has a cache of relations for each; which one it is tells them apart.
+  * Statements are identified by Spark's relation cache, of which each has its own.
   */
 private final class StatementMoments {
   private val Most = 100

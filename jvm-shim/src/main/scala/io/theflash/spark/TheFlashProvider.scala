@@ -10,11 +10,11 @@ import org.apache.spark.sql.sources.DataSourceRegister
 import org.apache.spark.sql.types.StructType
 import org.apache.spark.sql.util.CaseInsensitiveStringMap
 
-/** `spark.read.format("theflash")`: what the Python data source of this name does, in columns.
+/** Columnar implementation of `spark.read.format("theflash")`, like the Python data source.
   *
-  * Spark makes one of these for each `load()`, and asks it for the schema and then for the table:
-  * the timestamp is fixed with the first of them. A failure waits until somebody reads, for writing
-  * makes a table too and has its own refusal.
+  * Spark creates an instance for each `load()` and requests the schema and then the table; the
+  * first request fixes the timestamp. An error is reported when the table is read, because writing
+  * also creates a table and is rejected with an error of its own.
   */
 class TheFlashProvider extends TableProvider with DataSourceRegister {
   private var read: Option[(Map[String, String], Reading)] = None

@@ -16,8 +16,8 @@ import org.apache.spark.sql.connector.read._
 import org.apache.spark.sql.internal.SQLConf
 import org.apache.spark.sql.types.StructType
 
-/** A timestamp that is kept readable while somebody here holds this: a latch of the store. It ends
-  * with its holder, or when nothing has been read through it for its time to live.
+/** A latch of the store that keeps a timestamp readable while this object is referenced. It ends
+  * with this process, or when nothing has been read through it for its time to live.
   */
 private[spark] final class Snapshot private (val handle: String)
 
@@ -34,7 +34,7 @@ private[spark] object Snapshot {
     taken
   }
 
-  /** Does not wake anybody for it: an engine process that has ended does not need to come back. */
+  /** Releases a snapshot without starting an engine process that has ended. */
   private final class Release(client: Client, handle: String) extends Runnable {
     override def run(): Unit =
       try if (client.isConnected) {
@@ -44,12 +44,12 @@ private[spark] object Snapshot {
   }
 }
 
-/** Plans requests of one read, all through one snapshot. */
+/** Planner of the requests of one read, all with one snapshot. */
 private[spark] final class Planner(val settings: Settings, val reading: Reading) {
   private lazy val snapshot = Snapshot.take(settings.client, reading.snapshotTs)
   private var last: Option[(JsonNode, Plan)] = None
 
-  /** The plan of what `reading` asks for with these fields instead of its own. */
+  /** Plans the request of `reading` with these fields replaced. */
   def plan(fields: Seq[(String, JsonNode)]): Plan = {
     val wanted = request(fields, Messages.message("handle" -> Messages.text(snapshot.handle)))
     last match {
@@ -61,14 +61,14 @@ private[spark] final class Planner(val settings: Settings, val reading: Reading)
     }
   }
 
-  /** Raises as `plan` does, and takes less time. */
+  /** Raises like `plan`, in less time. */
   def check(fields: Seq[(String, JsonNode)]): Unit = {
     val asked = fields :+ ("noSplits" -> Messages.flag(true))
     val handle = Messages.message("handle" -> Messages.text(snapshot.handle))
     val _ = settings.client.call("PlanScan", request(asked, handle))
   }
 
-  /** The same request for somebody who does not have the snapshot. */
+  /** The same request by timestamp, independent of the snapshot. */
   def lasting(fields: Seq[(String, JsonNode)]): ObjectNode =
     request(fields, Messages.message("snapshotTs" -> Messages.text(reading.snapshotTs)))
 
@@ -80,10 +80,10 @@ private[spark] final class Planner(val settings: Settings, val reading: Reading)
   }
 }
 
-/** What a scan is, and how `explain` shows it.
+/** Definition of a scan, and its description for `explain`.
   *
-  * @param functions of aggregates, which the last columns are the parts of
-  * @param isTotal whether all parts become the one row that the aggregation is
+  * @param functions aggregate functions of the last columns
+  * @param isTotal whether the partial aggregates are combined into a single row
   */
 private[spark] final case class ScanSpec(
     schema: StructType,
@@ -95,14 +95,14 @@ private[spark] final case class ScanSpec(
 
 private[spark] object ScanSpec {
 
-  /** The fields of a PlanRequest that ask for the columns of `schema`. */
+  /** The fields of a PlanRequest for the columns of `schema`. */
   def columns(schema: StructType): Seq[(String, JsonNode)] =
     if (schema.isEmpty) Seq("columns" -> Messages.list(Nil), "noColumns" -> Messages.flag(true))
     else Seq("columns" -> Messages.list(schema.fieldNames.map(Messages.text)))
 }
 
-/** A scan that Spark has decided on. It is planned when it runs, or when somebody asks how much it
-  * is, and holds its snapshot as long as Spark holds it.
+/** A scan chosen by Spark. It is planned when it runs or when its statistics are requested, and
+  * holds its snapshot while Spark references it.
   */
 private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
     extends Scan
@@ -129,7 +129,7 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
   override def planInputPartitions(): Array[InputPartition] = {
     val slots = SparkSession.active.sparkContext.defaultParallelism
     val groups = SplitPartition.grouped(plan.splits, slots)
-    // An aggregate over nothing is a row all the same.
+    // Aggregates without groups have one row also when there is no input.
     val isOne = spec.functions.exists(_.length == spec.schema.length)
     val needed = if (groups.isEmpty && isOne) Seq(Seq.empty[Split]) else groups
     val parts = needed.map(partition(_, regions))
@@ -142,16 +142,16 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
   override def createReaderFactory(): PartitionReaderFactory =
     if (spec.isTotal) TotalFactory(spec.schema, spec.functions.get, isAnsi) else factory
 
-  /** At least the first rows, as many as are wanted, read here; fewer: these are all. */
+  /** Reads at least `wanted` first rows, or all if there are fewer. */
   def firstRows(wanted: Int): Array[InternalRow] = {
     val found = mutable.ArrayBuffer.empty[InternalRow]
     val left = plan.splits.sortBy(-_.versions).iterator
-    // To give up a stream costs its connection, so each is read to its end.
+    // A stream that is not read to its end closes its connection, so read all.
     while (found.length < wanted && left.hasNext) found ++= rows(Seq(left.next()))
     found.toArray
   }
 
-  /** The one row of counts, added up here. */
+  /** The single row of counts, summed in the driver. */
   def counts(): Array[InternalRow] = {
     val parts = rows(plan.splits)
     Array(InternalRow.fromSeq(spec.schema.indices.map(n => parts.map(_.getLong(n)).sum)))
@@ -162,7 +162,7 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
     RowsReader.all(reader, UnsafeProjection.create(spec.schema))
   }
 
-  /** Of tables about tables nothing is known, and Spark must not take them for small ones. */
+  /** Metadata tables have unknown statistics, so that Spark does not treat them as small. */
   override def estimateStatistics(): Statistics = {
     def known(count: Long) =
       if (count > 0 || plan.splits.isEmpty) OptionalLong.of(count) else OptionalLong.empty()
@@ -180,7 +180,7 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
   override def reportDriverMetrics(): Array[CustomTaskMetric] =
     Array(TaskMetric(SplitsMetric.Name, plan.splits.length.toLong))
 
-  /** Scans of the same rows are one to Spark, which reads them once. */
+  /** Scans of the same rows are equal, so that Spark reads them once. */
   override def equals(other: Any): Boolean = other match {
     case that: TheFlashScan => key == that.key
     case _                  => false
@@ -202,7 +202,7 @@ private[spark] final class TheFlashScan(planner: Planner, spec: ScanSpec)
     )
 }
 
-/** Which columns a query needs; all else is left to Spark. */
+/** Scan builder that only selects columns; the rest is left to Spark. */
 private[spark] class TheFlashScanBuilder(
     settings: Settings,
     reading: Reading,

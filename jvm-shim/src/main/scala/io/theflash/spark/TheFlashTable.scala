@@ -11,9 +11,9 @@ import org.apache.spark.sql.connector.write.{LogicalWriteInfo, WriteBuilder}
 import org.apache.spark.sql.types.{StructField, StructType}
 import org.apache.spark.sql.util.CaseInsensitiveStringMap
 
-/** A table as of one timestamp. That it takes writes is said so that they are refused in our words.
+/** A table at one timestamp. It declares support for writes to reject them with its own error.
   *
-  * @param userSchema the schema that Spark counts on, which may be a user's `.schema(...)`
+  * @param userSchema the schema that Spark expects, which may be a user's `.schema(...)`
   */
 private[spark] class TheFlashTable(
     settings: Settings,
@@ -39,15 +39,15 @@ private[spark] class TheFlashTable(
     else new TheFlashScanBuilder(settings, reading, chosen)
   }
 
-  /** Whether a scan with these options leaves work to the store. */
+  /** Whether a scan with these options pushes work down. */
   def isPushedTo(options: CaseInsensitiveStringMap): Boolean =
     settings.pushdown && options.getBoolean("pushdown", true)
 
   override def newWriteBuilder(info: LogicalWriteInfo): WriteBuilder =
     Errors.planning(throw Errors.writing())
 
-  /** Those of the table's columns that a schema names, in its order. A field may be nullable where
-    * the column is not, never the other way round.
+  /** The table's columns that a schema names, in its order. A field may be nullable if the column
+    * is not, but not vice versa.
     */
   private def chosenColumns(schema: StructType): Seq[TableColumn] = {
     if (schema.isEmpty) throw Errors.option("schema", "names no column")

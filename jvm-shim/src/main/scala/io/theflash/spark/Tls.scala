@@ -12,7 +12,7 @@ import scala.util.Try
 
 import javax.net.ssl.{KeyManagerFactory, SSLContext, TrustManagerFactory}
 
-/** TLS from PEM, as TiDB's components have it. */
+/** TLS settings from PEM files, as in TiDB's components. */
 private[spark] object Tls {
   private val Algorithms = Seq("EC", "RSA", "Ed25519")
   private val NoPassword = Array.emptyCharArray
@@ -57,7 +57,9 @@ private[spark] object Tls {
     store
   }
 
-  /** A key of `BEGIN PRIVATE KEY` (PKCS8), `BEGIN EC PRIVATE KEY` or `BEGIN RSA PRIVATE KEY`. */
+  /** Parses a key of `BEGIN PRIVATE KEY` (PKCS8), `BEGIN EC PRIVATE KEY` or `BEGIN RSA PRIVATE
+    * KEY`.
+    */
   private def privateKey(pem: String): PrivateKey = {
     val spec = new PKCS8EncodedKeySpec(
       section(pem, "PRIVATE KEY")
@@ -80,7 +82,7 @@ private[spark] object Tls {
   }
 }
 
-/** What is needed of DER to put a key of its own form into PKCS8's, the one that Java reads. */
+/** Encoder of the DER elements that convert other key formats to PKCS8, which Java reads. */
 private object Der {
   val EcKey: Array[Byte] = bytes(0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01)
   val RsaKey: Array[Byte] =

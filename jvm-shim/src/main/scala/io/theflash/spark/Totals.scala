@@ -9,14 +9,14 @@ import org.apache.spark.sql.connector.metric.CustomTaskMetric
 import org.apache.spark.sql.connector.read.{InputPartition, PartitionReader, PartitionReaderFactory}
 import org.apache.spark.sql.types.{DataType, Decimal, DecimalType, DoubleType, LongType, StructType}
 
-/** All of an aggregation without groups, for one task: what would be several, it reads at once, and
-  * adds up their few rows. To send these to another stage takes Spark longer than that.
+/** An aggregation without groups in one task, which reads all partitions concurrently and combines
+  * their few rows. Sending them to another stage takes Spark longer.
   */
 private[spark] final case class TotalPartition(parts: Seq[SplitPartition]) extends InputPartition {
   override def toString: String = parts.mkString("; ")
 }
 
-/** @param isAnsi whether a sum that does not fit is an error, not NULL */
+/** @param isAnsi whether an overflow of a sum is an error and not NULL */
 private[spark] final case class TotalFactory(
     schema: StructType,
     functions: Seq[String],
@@ -39,7 +39,7 @@ private[spark] final class TotalReader(parts: Seq[SplitPartition], factory: Tota
 
   override def get(): InternalRow = total.get
 
-  /** Each reader is closed by who reads it. */
+  /** The readers are closed by the threads that read them. */
   override def close(): Unit = ()
 
   override def currentMetricsValues(): Array[CustomTaskMetric] =
@@ -48,7 +48,7 @@ private[spark] final class TotalReader(parts: Seq[SplitPartition], factory: Tota
     }.toArray
 
   private def rows(): Seq[InternalRow] = {
-    // Threads end by themselves when the task is killed, for they are interrupted then.
+    // The threads are interrupted, and so end, when the task is killed.
     val pool = Executors.newFixedThreadPool(
       readers.length,
       (body: Runnable) => {
@@ -75,7 +75,7 @@ private[spark] final class TotalReader(parts: Seq[SplitPartition], factory: Tota
         if (known.isEmpty) null else added(known, function, field.dataType)
     })
 
-  /** The values of all parts as one. */
+  /** Combines the values of all parts. */
   private def added(values: Seq[Any], function: String, dataType: DataType): Any =
     (function, dataType) match {
       case ("min", _)                => values.min(TypeUtils.getInterpretedOrdering(dataType))
@@ -95,7 +95,7 @@ private[spark] final class TotalReader(parts: Seq[SplitPartition], factory: Tota
 
 private[spark] object Totals {
 
-  /** Of which type the sum of such values is, where it fits, or Spark says what becomes of it. */
+  /** Type of the sum of such values; None if the sum is left to Spark. */
   def summed(dataType: DataType): Option[DataType] = dataType match {
     case LongType                           => None
     case _ if Expressions.isWhole(dataType) => Some(LongType)
@@ -105,6 +105,6 @@ private[spark] object Totals {
     case _ => Some(DoubleType)
   }
 
-  /** A sum of decimals has so many digits more than they, to Spark. */
+  /** Digits that Spark adds to the type of a sum of decimals. */
   private val MoreDigits = 10
 }

@@ -11,10 +11,10 @@ import org.apache.arrow.vector.types.pojo.{ArrowType, Field, Schema}
 import org.apache.arrow.vector.types.{DateUnit, FloatingPointPrecision, TimeUnit}
 import org.apache.spark.sql.types._
 
-/** Which Spark type shows which Arrow type, as pyspark_theflash/spark/schema.py has it. */
+/** Mapping of Arrow types to Spark types, as in pyspark_theflash/spark/schema.py. */
 private[spark] object Types {
 
-  /** An Arrow schema in the form of an IPC message, as text. */
+  /** Decodes an Arrow schema from the text of an IPC message. */
   def schema(base64: String): Seq[Field] = {
     val bytes = new java.io.ByteArrayInputStream(Base64.getDecoder.decode(base64))
     val channel = new ReadChannel(Channels.newChannel(bytes))

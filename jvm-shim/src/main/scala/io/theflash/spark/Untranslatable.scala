@@ -24,7 +24,7 @@ import org.apache.spark.sql.execution.datasources.v2.DataSourceV2Relation
 import org.apache.spark.sql.types.BooleanType
 import org.apache.spark.sql.{SparkSessionExtensions, SparkSessionExtensionsProvider}
 
-/** What every session gets that is made with the jar: META-INF/services names it. */
+/** Extensions of every session with the jar, registered in META-INF/services. */
 final class Extensions extends SparkSessionExtensionsProvider {
   override def apply(extensions: SparkSessionExtensions): Unit = {
     extensions.injectPreCBORule(_ => Regrouped)
@@ -32,13 +32,13 @@ final class Extensions extends SparkSessionExtensionsProvider {
   }
 }
 
-/** Keeps with Spark what it fails to translate for a source.
+/** Optimizer rule that leaves expressions to Spark that it fails to translate for a source.
   *
-  * Spark translates filters, aggregates and orders before it asks the source. It raises where an
-  * operand of AND, OR or NOT is no predicate to it (a NULL, a cast to BOOLEAN), and does not come to
-  * an end where the optimizer could not compute a constant (`1 / 0` in a branch of a CASE). It takes
-  * the count of a literal for that of all rows, also where it is DISTINCT. This rule runs right
-  * before that, over the plans of our tables, and puts such expressions into a `Kept`, which is not
+  * Spark translates filters, aggregates and orders before it calls the source. It raises if an
+  * operand of AND, OR or NOT is not a predicate (a NULL, a cast to BOOLEAN), and does not terminate
+  * if the optimizer could not compute a constant (`1 / 0` in a branch of a CASE). It treats the
+  * count of a literal as the count of all rows, even with DISTINCT. This rule runs immediately
+  * before, on plans with theflash tables, and wraps such expressions in `Kept`, which is not
   * translated.
   */
 private[spark] object KeepUntranslatable extends Rule[LogicalPlan] {
@@ -77,9 +77,9 @@ private[spark] object KeepUntranslatable extends Rule[LogicalPlan] {
       }
   }
 
-  /** Whether Spark translates all of it; None: it does not, and does not fail. */
+  /** Whether Spark translates all of an expression; None: it does not, without failing. */
   private def translated(expression: Expression): Option[Boolean] = {
-    // The definition of a window has no type, and says so by raising.
+    // The definition of a window has no type and raises.
     val isCondition = expression.resolved && Try(expression.dataType).toOption.contains(BooleanType)
     try
       new V2ExpressionBuilder(expression, isCondition).build().map { made =>
@@ -89,7 +89,7 @@ private[spark] object KeepUntranslatable extends Rule[LogicalPlan] {
   }
 }
 
-/** Its child, which sources do not get to see. */
+/** Wrapper that hides its child from sources. */
 private[spark] final case class Kept(child: Expression) extends TaggingExpression {
   override def foldable: Boolean = false
 

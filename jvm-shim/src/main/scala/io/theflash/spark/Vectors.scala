@@ -10,14 +10,14 @@ import org.apache.spark.sql.vectorized.{ColumnVector, ColumnarArray, ColumnarMap
 import org.apache.spark.unsafe.Platform
 import org.apache.spark.unsafe.types.UTF8String
 
-/** Arrow vectors as Spark's, read where they are: half of the time of Spark's own for decimals, and
-  * dictionaries of texts, which those do not know.
+/** Spark columns over Arrow vectors, without copying. They read decimals in half the time of
+  * Spark's own, and support dictionaries of strings, which Spark's do not.
   *
-  * Good until the reader that owns the memory goes on to its next batch.
+  * They are valid until the reader that owns the memory reads its next batch.
   */
 private[spark] object Vectors {
 
-  /** A column of `dataType`; `nullable` and `name` are what the plan says of it. */
+  /** A column of `dataType`; `nullable` and `name` are those of the plan. */
   def column(
       vector: FieldVector,
       dataType: DataType,
@@ -38,7 +38,8 @@ private[spark] object Vectors {
     } else plain(vector, dataType)
   }
 
-  /** Sums of 128 bits in `dataType`, longs or decimals of their scale, if all fit it. */
+  /** Sums of 128 bits as `dataType`, longs or decimals of the same scale; None if one does not fit.
+    */
   def sums(vector: FieldVector, dataType: DataType): Option[ColumnVector] =
     (vector, dataType) match {
       case (decimals: DecimalVector, to: DecimalType) if decimals.getScale == to.scale =>
@@ -50,7 +51,7 @@ private[spark] object Vectors {
       case _ => None
     }
 
-  /** Whether no number without its point is further from 0. */
+  /** Whether all unscaled values are between -`most` and `most`. */
   private def fit(vector: DecimalVector, most: Long): Boolean = {
     val data = vector.getDataBufferAddress
     var row = 0
@@ -91,7 +92,7 @@ private[spark] object Vectors {
       s"${vector.getField.getType} where ${dataType.simpleString} should be"
     )
 
-  /** Nulls, and nothing else until a class says more. */
+  /** Base class, which implements NULLs only. */
   private abstract class Values(vector: FieldVector, dataType: DataType)
       extends ColumnVector(dataType) {
     private val nulls = vector.getNullCount
@@ -120,7 +121,7 @@ private[spark] object Vectors {
       throw new UnsupportedOperationException(s"${dataType.simpleString} has no such form")
   }
 
-  /** Numbers that are as wide here as in Spark. */
+  /** Numbers of the same width in Arrow and Spark. */
   private final class Fixed(vector: FieldVector, dataType: DataType)
       extends Values(vector, dataType) {
     private val data = vector.getDataBufferAddress
@@ -133,7 +134,7 @@ private[spark] object Vectors {
     override def getDouble(row: Int): Double = Platform.getDouble(null, data + 8L * row)
   }
 
-  /** Truths, eight to a byte. */
+  /** Booleans, eight to a byte. */
   private final class Bits(vector: FieldVector) extends Values(vector, BooleanType) {
     private val data = vector.getDataBufferAddress
 
@@ -141,7 +142,7 @@ private[spark] object Vectors {
       (Platform.getByte(null, data + (row >> 3)) >> (row & 7) & 1) != 0
   }
 
-  /** Numbers without a sign, which Spark has in the next wider type. */
+  /** Unsigned integers, as Spark's next wider type. */
   private final class Unsigned(vector: FieldVector, dataType: DataType)
       extends Values(vector, dataType) {
     private val data = vector.getDataBufferAddress
@@ -158,7 +159,7 @@ private[spark] object Vectors {
     }
   }
 
-  /** Decimals of 128 bits; up to 18 digits they are longs to Spark. */
+  /** Decimals of 128 bits; Spark stores those of up to 18 digits as longs. */
   private final class Decimals(vector: FieldVector, dataType: DecimalType)
       extends Values(vector, dataType) {
     private val data = vector.getDataBufferAddress
@@ -178,20 +179,20 @@ private[spark] object Vectors {
       }
   }
 
-  /** Decimals of 128 bits without a point, which all are longs. */
+  /** Decimals of 128 bits and scale 0, all within long. */
   private final class Longs(vector: DecimalVector) extends Values(vector, LongType) {
     private val data = vector.getDataBufferAddress
 
     override def getLong(row: Int): Long = Platform.getLong(null, data + 16L * row)
   }
 
-  /** Decimals that are too long for Spark, as texts with all their digits. */
+  /** Decimals with too many digits for Spark, as strings. */
   private final class DecimalTexts(vector: FieldVector) extends Values(vector, StringType) {
     override def getUTF8String(row: Int): UTF8String =
       UTF8String.fromString(vector.asInstanceOf[Decimal256Vector].getObject(row).toPlainString)
   }
 
-  /** Texts, or bytes, one after the other. */
+  /** Strings or bytes, stored consecutively. */
   private final class Texts(vector: FieldVector, dataType: DataType)
       extends Values(vector, dataType) {
     private val data = vector.getDataBufferAddress
@@ -217,7 +218,7 @@ private[spark] object Vectors {
     }
   }
 
-  /** Texts by their place in a dictionary. */
+  /** Dictionary-encoded strings. */
   private final class IndexedTexts(indices: IntVector, texts: VarCharVector)
       extends Values(indices, StringType) {
     private val data = indices.getDataBufferAddress
@@ -227,7 +228,7 @@ private[spark] object Vectors {
     override def getUTF8String(row: Int): UTF8String = words(Platform.getInt(null, data + 4L * row))
   }
 
-  /** Bytes by their place in a dictionary. */
+  /** Dictionary-encoded bytes. */
   private final class IndexedBytes(indices: IntVector, bytes: VarBinaryVector)
       extends Values(indices, BinaryType) {
     private val data = indices.getDataBufferAddress

@@ -11,11 +11,12 @@ import org.apache.spark.sql.catalyst.util.DateTimeUtils
 import org.apache.spark.sql.connector.catalog.functions.ScalarFunction
 import org.apache.spark.sql.types._
 
-/** A function of a timestamp in a time zone, for sources to see.
+/** A function of a timestamp in a time zone, in a form that Spark passes to sources.
   *
-  * Spark does not translate `date_trunc`, and of hours and casts to dates it does not tell the zone,
-  * which need not be the session's. So `original` stands in a call of a function that Spark
-  * translates, whose name tells both. Whoever evaluates it evaluates `original`.
+  * Spark does not translate `date_trunc`, and omits the time zone of hours and casts to dates,
+  * which may differ from the session's. `original` is therefore wrapped in a call of a function
+  * that Spark translates, whose name encodes function and zone. Evaluating the call evaluates
+  * `original`.
   */
 private[spark] final class Zoned(function: ZonedFunction, val original: Expression)
     extends StaticInvoke(
@@ -62,7 +63,7 @@ private[spark] object Zoned {
   private val Known =
     Days ++ Set("microsecond", "millisecond", "second", "minute", "hour", "day")
 
-  /** The expression as a call that is translated, where the zone is at one offset for ever. */
+  /** Wraps an expression in a translatable call if its zone has a constant offset. */
   def of(expression: Expression): Option[Expression] = expression match {
     case TruncTimestamp(Literal(format, _: StringType), _, Some(zone)) =>
       unit(format).flatMap(made(expression, "date_trunc", _, zone))
@@ -83,7 +84,7 @@ private[spark] object Zoned {
     case _                                 => None
   }
 
-  /** A unit of `date_trunc` by the one name that the store knows. */
+  /** Normalizes a unit of `date_trunc` to the name that the store uses. */
   def unit(format: Any): Option[String] = Option(format).map { text =>
     val name = text.toString.toLowerCase(Locale.ROOT)
     Units.getOrElse(name, name)
