@@ -55,7 +55,7 @@ class Counter:
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    """Where a script is written."""
+    """A path for a script."""
     return tmp_path / "counter.txt"
 
 

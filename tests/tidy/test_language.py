@@ -37,7 +37,7 @@ LIMITS = {
     "read": 98,
     "replication": 177,
     "service": 188,
-    "spark": 15,
+    "spark": 3,
     "storage": 243,
     "tests": 478,
     "tidb": 156,
