@@ -1,1 +1,1 @@
-"""Versions of rows: which are visible, the manifest, and the engines that keep them."""
+"""Row versions: visibility, the manifest, and the storage engines."""

@@ -150,9 +150,9 @@ SCENARIOS: Final[Mapping[str, Sequence[str]]] = {
     ],
 }
 """By database."""
-_NULL: Final = "a NULL that rows may have left out"
+_NULL: Final = "a NULL that may have been absent"
 REFUSED: Final = {
-    ("reused_otherwise", "c"): "another one had",
+    ("reused_otherwise", "c"): "belonged to another",
     ("added", "d"): _NULL,
     ("nulls", "d"): _NULL,
     ("nulls", "e"): _NULL,

@@ -1,1 +1,1 @@
-"""Where versions live: one contract, several engines."""
+"""Storage engines for row versions, and the interface they implement."""

@@ -1,14 +1,14 @@
-"""What an engine is: the one contract between replication and the planner.
+"""Interface of a storage engine, between replication and the scan planner.
 
                 publish(versions, change)           plan(view, physical table) -> RegionScan ...
     replication  ───────────────────────►  Engine  ◄───────────────────────  planner (driver)
                                              ▲
                                              └───  scan(RegionScan, columns, ts)  a task, elsewhere
 
-An engine stores row versions (`storage.mvcc.version`) by physical table and gives them back as of a
-snapshot. Beside them it keeps the *records* of those above it (progress, schema history, ledger)
-and changes both in one atomic step: that is what makes a transaction over many tables, and the
-writer's progress, one thing.
+An engine stores row versions (`storage.mvcc.version`) by physical table and returns those visible
+at a snapshot. It also stores the *records* of the layers above (progress, schema history, ledger)
+and changes versions and records in one atomic commit. So a transaction over several tables and the
+writer's progress are committed together.
 """
 
 import uuid
@@ -35,8 +35,8 @@ Handle: TypeAlias = int | bytes
 class VersionBatch:
     """Versions of rows of one physical table, `storage.mvcc.version.version_schema`.
 
-    Invariants: sorted by (_handle, _commit_ts); no two versions share both; within one publication
-    and from one to the next, versions of a row come with growing `_commit_ts`.
+    Invariants: sorted by (_handle, _commit_ts), which are unique together. Within a publication and
+    across publications, the versions of a row have increasing `_commit_ts`.
     """
 
     physical_id: PhysicalTableID
@@ -45,7 +45,7 @@ class VersionBatch:
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What becomes visible in one step."""
+    """Versions and record changes that become visible in one atomic commit."""
 
     versions: Sequence[VersionBatch]
     change: ManifestChange
@@ -53,7 +53,7 @@ class Publication:
 
 @dataclass(frozen=True, slots=True)
 class RegionScan:
-    """One region's share of a scan; survives pickle. `parts` is the engine's own."""
+    """The part of a scan in one region; can be pickled. `parts` is private to the engine."""
 
     physical_id: PhysicalTableID
     region_id: RegionID
@@ -62,11 +62,12 @@ class RegionScan:
 
 @dataclass(frozen=True, slots=True)
 class RegionStats:
-    """A region as it is stored: the handles from `start` to before `end`, None for no bound.
+    """Storage statistics of a region: handles from `start` to before `end`, None for no bound.
 
-    `files`, `rows` (versions) and `bytes` are the region's own; `deltas` are recent files of the
-    table, not yet distributed among its regions, that reach into this one, `shared_*` what of them
-    it has if they are spread evenly. Each of `partitions` has all of the region's own files.
+    `files`, `rows` (versions) and `bytes` count the region's own files. `deltas` counts the recent
+    files of the table, not distributed among its regions yet, that overlap this region;
+    `shared_rows` and `shared_bytes` estimate its part of them, assuming evenly distributed handles.
+    Each of `partitions` has all of the region's own files.
     """
 
     region_id: RegionID
@@ -81,14 +82,17 @@ class RegionStats:
     partitions: Partitions = HOME
 
     def covers(self, low: Handle, high: Handle) -> bool:
-        """Whether all handles from `low` to `high` lie here; all are of one type."""
+        """Return whether the region contains all handles from `low` to `high`, both inclusive."""
         is_above = self.start is None or low >= self.start  # type: ignore[operator]
         return is_above and (self.end is None or high < self.end)  # type: ignore[operator]
 
 
 @dataclass(frozen=True, slots=True)
 class FileStats:
-    """A file of a physical table: of one region, or None. `rows` are versions."""
+    """Statistics of a file of a physical table. `rows` are versions.
+
+    `region_id` is None for a file that belongs to no single region.
+    """
 
     region_id: RegionID | None
     path: str
@@ -101,7 +105,7 @@ class FileStats:
 
 @dataclass(frozen=True, slots=True)
 class PartitionStats:
-    """A partition: its folder, what of the store it holds, and why it cannot be used if so."""
+    """A partition: its folder, its share of the store, and why it is unusable (None: it is not)."""
 
     partition: int
     folder: str
@@ -112,7 +116,7 @@ class PartitionStats:
 
 @dataclass(frozen=True, slots=True)
 class TableStats:
-    """A physical table as it is stored; `rows` are versions."""
+    """Storage statistics of a physical table; `rows` are versions."""
 
     files: int
     rows: int
@@ -121,7 +125,7 @@ class TableStats:
 
 @dataclass(frozen=True, slots=True)
 class CompactionReport:
-    """What a compaction did. Versions were read, written again, or dropped by the safe point."""
+    """Work done by a compaction. `rows_dropped` counts versions removed below the safe point."""
 
     rows_read: int = 0
     rows_written: int = 0
@@ -130,50 +134,53 @@ class CompactionReport:
     files_written: int = 0
     bytes_written: int = 0
     discarded: int = 0
-    """How often what was written was dropped, since its table had changed meanwhile."""
+    """Number of merges discarded because the table had changed before the commit."""
 
     def plus(self, other: "CompactionReport") -> "CompactionReport":
-        """Both together."""
+        """Return the sum of both reports."""
         return CompactionReport(
             *(getattr(self, f.name) + getattr(other, f.name) for f in fields(self))
         )
 
 
 Piece: TypeAlias = Callable[[], CompactionReport]
-"""A piece of a compaction: a callable, which fails like `Engine.publish`. To be run once."""
+"""One commit's worth of a compaction: a callable to run once. Raises what `Engine.publish` does."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HandleSet:
-    """Handles of rows of one physical table, sorted, all different; `id` is of these alone."""
+    """Sorted, distinct row handles of one physical table; `id` identifies this set."""
 
     handles: pa.Array
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
 
 class RowCondition(Protocol):
-    """Which rows a scan keeps. Only of those that it does, the other columns are of interest."""
+    """Row filter of a scan, evaluated before the scan reads its other columns."""
 
     @property
     def columns(self) -> Sequence[ScanColumn]:
-        """The columns that it reads."""
+        """The columns that the condition reads."""
 
     def rows(
         self, batch: pa.RecordBatch, visible: npt.NDArray[np.bool_] | None = None
     ) -> npt.NDArray[np.bool_]:
-        """Which of the visible rows (None: all are) are kept.
+        """Return a mask of the rows to return, among the visible ones.
 
-        `batch` has the columns as with `as_stored`; what the other rows hold makes no difference.
-        Each row is asked about once, for the answer may depend on the rows before. May raise, which
-        ends the scan.
+        Called once for each row, since the result may depend on earlier rows. An exception ends the
+        scan.
+
+        Args:
+            batch: the condition's columns, as read with `as_stored`.
+            visible: the mask of visible rows, None if all are; other rows may hold any values.
         """
 
 
 class WriterEngine(Protocol):
-    """The engine as the writer of a stream uses it, in this process or behind a server.
+    """The part of `Engine` that the writer of a change stream uses, in process or over a server.
 
-    Each does what that of `Engine` does. Whoever calls again after an error has made a new writer,
-    which begins with what `read` says.
+    Methods behave as those of `Engine`. After an error, the caller creates a new writer, which
+    resumes from the state that `read` returns.
     """
 
     def read(self, kinds: Sequence[str]) -> View: ...
@@ -199,16 +206,16 @@ class WriterEngine(Protocol):
 
 
 class EngineReader(Protocol):
-    """The reading half, any number at a time.
+    """The read methods of an engine. Any number of readers may be open at the same time.
 
     `read` and `plan` are called on the driver, `scan` on any executor.
     """
 
     def read(self, kinds: Sequence[str]) -> View:
-        """The records of these kinds and of the engine's own, of one generation, verified."""
+        """Return the verified records of these kinds and the engine's own, of one generation."""
 
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
-        """The regions of a physical table as of `view`; none where it holds nothing."""
+        """Return the regions of a physical table in `view`; none if the table has no versions."""
 
     def scan(
         self,
@@ -222,76 +229,93 @@ class EngineReader(Protocol):
         condition: RowCondition | None = None,
         without: HandleSet | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of a region visible at `snapshot_ts`, which is below MAX_TS.
+        """Read the rows of a region that are visible at `snapshot_ts`.
 
-        They come in no particular order, in bounded batches, with the columns as asked, named
-        `column_name(id)`; `_handle` first where asked for. Those of `dictionaries` come as
-        `dictionary_of` their type, each batch with its own; with `as_stored`, others may, too, and
-        decimals may be narrow (`tidb.codec.narrow`), as it is least work. Rows `without` are left
-        out; of the others, a condition is asked which to keep. Corrupt data raises
-        `CorruptionError` before any row of the damaged part is handed out.
+        The iterator may be consumed in any thread, and after the engine is closed.
 
-        Safe in any thread and, since a stream may outlive what it was begun from, after `close`.
+        Args:
+            columns: the columns to return.
+            snapshot_ts: the read timestamp, below MAX_TS.
+            with_handle: return `_handle` as the first column.
+            dictionaries: columns to return as `dictionary_of` their type; each batch has its own
+                dictionary.
+            as_stored: other columns may be dictionaries, too, and decimals may be narrow
+                (`tidb.codec.narrow`), whichever needs no conversion.
+            condition: returns which of the remaining rows to return.
+            without: rows to leave out, before `condition`.
+
+        Returns:
+            Batches of bounded size in no particular order, with columns named `column_name(id)`.
+
+        Raises:
+            CorruptionError: Data is damaged. No row of the damaged part has been returned.
         """
 
     def keys(
         self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
     ) -> Iterator[pa.RecordBatch]:
-        """All versions stored of rows from `start` to before `end`: `_handle`, `_commit_ts`, `_op`.
+        """Read `_handle`, `_commit_ts`, `_op` of all versions of rows from `start` to before `end`.
 
-        They come in no particular order; None for no bound. For those who must know what is there
-        before they write: snapshots see less. Corrupt data raises `CorruptionError`.
+        Includes versions that no snapshot sees, for writers that check what is stored. Batches are
+        in no particular order. A bound of None is open.
+
+        Raises:
+            CorruptionError: Data is damaged.
         """
 
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
-        """Columns of strings that cost less as dictionaries, as most of the region is stored."""
+        """Return the string columns that most of the region stores with dictionary encoding.
+
+        They are cheaper to scan as dictionaries.
+        """
 
     def never_null(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
-        """Those of `columns` that no row of the region has NULL in, where that is known.
+        """Return those of `columns` that are known to have no NULL in any row of the region.
 
-        Raises `CorruptionError`.
+        Raises:
+            CorruptionError: A file's footer is damaged.
         """
 
     def tables(self, view: View) -> Sequence[PhysicalTableID]:
-        """The physical tables that hold versions as of `view`, in order of their ids."""
+        """Return the physical tables that have versions in `view`, in order of their ids."""
 
     def regions(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionStats]:
-        """How a physical table is stored as of `view`, in handle order; none where it is not."""
+        """Return the regions of a physical table in `view`, in handle order; maybe none."""
 
     def stats(self, view: View, physical_id: PhysicalTableID) -> TableStats:
-        """How much a physical table takes as of `view`; nothing where it is not."""
+        """Return the size of a physical table in `view`; zeros if it is not stored."""
 
     def collectable(
         self, view: View, physical_id: PhysicalTableID, safe_point: TimeStamp
     ) -> TableStats:
-        """What of a physical table a compaction of everything at `safe_point` would rewrite."""
+        """Return what a garbage collection of a physical table at `safe_point` would rewrite."""
 
     def files(self, view: View, physical_id: PhysicalTableID) -> Sequence[FileStats]:
-        """The files of a physical table as of `view`; none where it is not, or not in files."""
+        """Return the files of a physical table in `view`; none if the engine uses no files."""
 
     def partitions(self, view: View) -> Sequence[PartitionStats]:
-        """The partitions as of `view`; none where the engine has no files."""
+        """Return the partitions in `view`; none if the engine uses no files."""
 
     def check(self, view: View) -> Iterator[CorruptionError]:
-        """Every damage in what `view` names, found by reading all of it. Repairs nothing."""
+        """Read everything that `view` names and yield each damage. Repairs nothing."""
 
     def close(self) -> None:
-        """Let go of everything; closing twice is an error."""
+        """Release all resources; closing twice is an error."""
 
 
 class Engine(EngineReader, Protocol):
-    """The writing half as well. One at a time per store, on the writer.
+    """A storage engine with its write methods. A store has at most one open at a time.
 
-    One thread uses it, but for the pieces of compactions, which may run in another one.
+    One thread uses it, except for pieces of compactions (`begin`), which may run in another.
     """
 
     def publish(self, publication: Publication) -> Generation:
-        """Make versions and records durable, then visible, in one step.
+        """Commit versions and records atomically. Everything is durable when this returns.
 
-        When it returns, everything is on disk. After `EngineError`, `StaleTokenError`,
-        `InternalError` and what is no error of this package the engine takes no more writes; opened
-        anew, it has all of the publication or nothing. After any other error nothing has changed,
-        and the engine goes on; after `StoreFullError` the same may be tried again.
+        After `EngineError`, `StaleTokenError`, `InternalError` or an exception from outside this
+        package, the engine rejects further writes. When the store is opened again, it has the whole
+        publication or nothing of it. After any other error nothing has changed and the engine
+        remains usable; after `StoreFullError` the same publication may be retried.
         """
 
     def compact(
@@ -302,15 +326,17 @@ class Engine(EngineReader, Protocol):
         safe_point: TimeStamp | None = None,
         everything: bool = False,
     ) -> CompactionReport:
-        """Rewrite a physical table into the form that reads fastest.
+        """Merge the files of a physical table for faster reads.
 
-        Does what pays by now, and costs next to nothing where nothing does: call it after each
-        publication. With `everything` it leaves neither recent files nor garbage. Invisible to
-        every scan, but for this: of the versions at or below `safe_point`, what is rewritten keeps
-        of each row only the newest, and not that one either if it is a delete. No snapshot below
-        `safe_point` may be read any more. `columns` are all that the table has ever had.
+        Does the merges that are worth their cost at present. A call without any is cheap, so it can
+        be made after each publication. Raises what `publish` does; commits before the error remain.
 
-        Fails like `publish`; of several steps, those before the failed one stand.
+        Args:
+            columns: all columns that the table has ever had.
+            safe_point: no snapshot below it is read any more. Of each rewritten row, the versions
+                at or below it are dropped, except the newest, unless that is a delete. Scans at or
+                above it are unaffected.
+            everything: merge all recent files and drop all garbage, whatever it costs.
         """
 
     def begin(
@@ -321,21 +347,21 @@ class Engine(EngineReader, Protocol):
         everything_to: TimeStamp | None = None,
         garbage_to: TimeStamp | None = None,
     ) -> Piece | None:
-        """A piece of what `compact` would do, to be run in another thread; None: nothing to do.
+        """Plan one piece of a compaction, to be run in another thread; None: nothing to do.
 
-        Called by whoever publishes, in the midst of no scan of this engine's that has no lease.
-        Until None comes, a piece is run, and the next one begun; in between and beside a piece,
-        anything may be done. A piece takes as long as rewriting a few regions, and publications
-        wait for its commit only.
+        Called in the publishing thread, while no scan of this engine without a lease is running.
+        Run each piece before planning the next, until None is returned. Anything else may be done
+        between pieces and while one runs. A piece takes as long as rewriting a few regions;
+        publications wait only for its commit.
 
         Args:
-            everything_to: leave no recent files of what commits up to there; None: what pays.
-            garbage_to: a safe point; only drop what no snapshot at or above it sees, until there
-                is none.
+            everything_to: also merge recent files with commits up to this timestamp, whatever it
+                costs; None: only the merges that are worth it.
+            garbage_to: a safe point; only drop versions that no snapshot at or above it sees.
         """
 
     def is_behind(self, physical_id: PhysicalTableID) -> bool:
-        """Whether so much of a physical table is to be compacted that publishers should wait."""
+        """Return whether compaction lags so far behind that publishers should wait."""
 
     def flush(
         self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
@@ -349,15 +375,15 @@ class Engine(EngineReader, Protocol):
         at: Handle,
         columns: Sequence[ScanColumn],
     ) -> CompactionReport:
-        """Put two regions in the place of one, in one step: below `at`, and from it on.
+        """Split a region into two, below `at` and from `at` on, in one commit.
 
-        They get ids of their own, and stay two. Invisible to every scan; does nothing where it was
-        done before. Fails like `publish`, and
+        Both get new ids and are never merged automatically. Scans are unaffected. Does nothing if
+        this split was done before. Raises what `publish` does, and
 
         Raises:
-            RegionNotFoundError: the region is not there, or not any more.
-            OptionError: `at` is not inside it.
-            UnsupportedError: this engine has no regions.
+            RegionNotFoundError: The region does not exist (any more).
+            OptionError: `at` is not inside the region.
+            UnsupportedError: The engine has no regions.
         """
 
     def merge(
@@ -367,52 +393,54 @@ class Engine(EngineReader, Protocol):
         right_id: RegionID,
         columns: Sequence[ScanColumn],
     ) -> CompactionReport:
-        """Put one region in the place of two neighbours, in one step. Otherwise like `split`.
+        """Merge two adjacent regions into one, in one commit. Otherwise like `split`.
 
         Raises:
-            OptionError: they are no neighbours, or too large for one.
+            OptionError: The regions are not adjacent, or are too large for one region.
         """
 
     def move(
         self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
     ) -> CompactionReport:
-        """Have a region's own files in this partition alone, in one step.
+        """Move a region's own files to this partition, in one commit.
 
-        Invisible to every scan; does nothing where it was done before. Fails like `publish`, and
+        Scans are unaffected. Does nothing if the files are only there. Raises what `publish` does,
+        and
 
         Raises:
-            RegionNotFoundError: the region is not there, or not any more.
-            OptionError: there is no such partition, or it is missing.
-            CorruptionError: a file of the region is damaged in all partitions that have it.
-            UnsupportedError: this engine has no regions.
+            RegionNotFoundError: The region does not exist (any more).
+            OptionError: The partition does not exist or its folder is missing.
+            CorruptionError: A file of the region is damaged in all partitions that have it.
+            UnsupportedError: The engine has no regions.
         """
 
     def copy(
         self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
     ) -> CompactionReport:
-        """Have a region's own files in this partition as well, now and from now on.
+        """Store a region's own files in this partition as well, present and future ones.
 
-        A scan reads whichever copy is sound. Otherwise like `move`.
+        A scan reads another copy if one is damaged. Otherwise like `move`.
         """
 
     def add_partition(self, folder: Path) -> int:
-        """Make an empty folder a partition; the number of the one in it where that was done before.
+        """Make an empty folder a partition, and return the partition's number.
 
-        Fails like `publish`, and
+        Does nothing but return the number if the folder already is one of the store's partitions.
+        Raises what `publish` does, and
 
         Raises:
-            OptionError: the folder is not there, not empty, or inside the store.
-            UnsupportedError: this engine has no files.
+            OptionError: The folder does not exist, is not empty, or is inside the store.
+            UnsupportedError: The engine uses no files.
         """
 
     def remove_partition(self, partition: int) -> None:
-        """Give a partition's folder back.
+        """Remove a partition, and the store's marks from its folder.
 
-        Fails like `publish`, and
+        Raises what `publish` does, and
 
         Raises:
-            OptionError: there is no such partition, or it still has regions or files to be read.
-            UnsupportedError: this engine has no files.
+            OptionError: The partition does not exist, or regions or pinned files are still in it.
+            UnsupportedError: The engine uses no files.
         """
 
     def purge_range(
@@ -423,15 +451,15 @@ class Engine(EngineReader, Protocol):
         columns: Sequence[ScanColumn],
         others: ManifestChange | None = None,
     ) -> CompactionReport:
-        """Remove all versions of the rows from `start` to before `end`, with `others` in one step.
+        """Remove all versions of rows from `start` to before `end`, and commit `others` with it.
 
-        None is no bound. Does nothing where nothing is there and no record changes. Scans that were
-        planned under a read latch go on; later ones find nothing there, so whoever plans them must
-        know. Otherwise like `compact`.
+        A bound of None is open. Does nothing if there are no such rows and `others` is None. Scans
+        planned under a read latch still return the rows; later scans do not, so their planner has
+        to check for purged ranges. Otherwise like `compact`.
         """
 
     def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
-        """Remove all versions of physical tables in one step. Fails like `publish`.
+        """Remove all versions of physical tables in one commit. Raises what `publish` does.
 
-        Scans that were planned under a read latch go on.
+        Scans that were planned under a read latch still return the rows.
         """

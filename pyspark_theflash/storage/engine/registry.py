@@ -1,4 +1,4 @@
-"""The engines by name, each imported only when it is used."""
+"""Registry of the on-disk engines by name; each is imported when it is first used."""
 
 import uuid
 from collections.abc import Callable, Iterable
@@ -14,7 +14,7 @@ from pyspark_theflash.storage.store.manifest import Guard, Record
 
 MAGIC: Final = "magic"
 ENGINES: Final = (MAGIC,)
-"""The engines that keep a store on disk. `memory` keeps none: it is made directly."""
+"""The engines that store on disk. `MemoryEngine` does not and is constructed directly."""
 
 
 def create(
@@ -24,11 +24,11 @@ def create(
     new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     settings: Iterable[Record] = (),
 ) -> StoreIdentity:
-    """Make an empty store of an engine, with these settings.
+    """Create an empty store with this engine and these settings.
 
     Raises:
-        OptionError: there is no such engine.
-        StoreExistsError: there is something at `path`.
+        OptionError: `engine` is not the name of an engine.
+        StoreExistsError: `path` exists already.
     """
     if engine not in ENGINES:
         raise OptionError("engine", f"no engine {engine!r}; there is {', '.join(ENGINES)}")
@@ -38,7 +38,7 @@ def create(
 
 
 def open_reader(path: Path, identity: StoreIdentity, fs: FileSystem, clock: Clock) -> EngineReader:
-    """The reading half of the store's engine."""
+    """Open the store's engine for reading."""
     _check(path, identity)
     from pyspark_theflash.storage.engine.magic.reader import MagicReader
 
@@ -52,12 +52,13 @@ def open_engine(
     clock: Clock,
     guard: Guard | None = None,
 ) -> Engine:
-    """The store's engine, as its one writer.
+    """Open the store's engine as its only writer.
 
-    `guard` looks, in the transaction of each publication, whether it may be done.
+    Args:
+        guard: called in the transaction of each commit; raises to reject the commit.
 
     Raises:
-        StoreInUseError: another process is writing.
+        StoreInUseError: Another process has the store open for writing.
     """
     _check(path, identity)
     from pyspark_theflash.storage.engine.magic.engine import MagicEngine

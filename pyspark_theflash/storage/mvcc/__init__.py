@@ -1,1 +1,1 @@
-"""Versions of rows and which of them a snapshot sees. No I/O."""
+"""Row versions, and which of them a snapshot sees. No I/O."""

@@ -1,11 +1,11 @@
-"""What a transaction wrote, in 16 bytes, whatever order or batches its rows come in.
+"""Fingerprint (16 bytes) of a transaction's rows, independent of their order and batches.
 
-    value       64 bits: the bytes of a number, a hash of a text's or a list's, a constant for NULL
-    row         two sums of its values, each multiplied by an odd number of its column's, and mixed
-    transaction the sums of its rows, modulo 2**64 each
+    value       64 bits: the bytes of a number, a hash of a string or list, a constant for NULL
+    row         two sums of its mixed values, each times an odd factor of its column, mixed again
+    transaction the two sums of its rows' words, modulo 2**64
 
-It tells a second delivery from another content; it does not withstand somebody who looks for two
-contents of one fingerprint.
+It distinguishes a repeated delivery of a transaction from different content. It is not collision
+resistant against deliberately constructed content.
 """
 
 import hashlib
@@ -25,7 +25,12 @@ _SHIFTS: Final = (np.uint64(30), np.uint64(27), np.uint64(31))
 
 
 def row_fingerprints(place: int, columns: Mapping[str, pa.Array]) -> Words:
-    """A pair of words for each row, one or more columns of one length; `place` is its table."""
+    """Return the fingerprints of rows, an array of shape (rows, 2).
+
+    Args:
+        place: the id of the table.
+        columns: at least one, all of one length.
+    """
     sums = [np.zeros(len(next(iter(columns.values()))), np.uint64) for _ in range(LANES)]
     for name, column in columns.items():
         words = _words(column)
@@ -36,21 +41,21 @@ def row_fingerprints(place: int, columns: Mapping[str, pa.Array]) -> Words:
 
 
 def transaction_fingerprints(start_ts: Words, rows: Words) -> dict[int, tuple[int, ...]]:
-    """The sums of the rows of each transaction; to be added up over batches by `added`."""
+    """Sum row fingerprints by `start_ts`. `added` adds the sums of several batches."""
     order = np.argsort(start_ts, kind="stable")
-    found, first = np.unique(start_ts[order], return_index=True)
+    distinct_ts, first = np.unique(start_ts[order], return_index=True)
     sums = [np.add.reduceat(rows[order, lane], first) for lane in range(LANES)]
     pairs = zip(*(lane.tolist() for lane in sums), strict=True)
-    return dict(zip(found.tolist(), pairs, strict=True)) if len(found) else {}
+    return dict(zip(distinct_ts.tolist(), pairs, strict=True)) if len(distinct_ts) else {}
 
 
 def added(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
-    """Both together."""
+    """Add two fingerprints."""
     return tuple((a + b) % (1 << 64) for a, b in zip(left, right, strict=True))
 
 
 def digest(fingerprint: tuple[int, ...]) -> bytes:
-    """As 16 bytes."""
+    """Encode a fingerprint as 16 bytes."""
     return b"".join(word.to_bytes(8, "little") for word in fingerprint)
 
 
@@ -62,7 +67,7 @@ def _words(column: pa.Array) -> Words:
 
 
 def _of_values(column: pa.Array) -> Words:
-    """A word a value; anything where it is NULL."""
+    """Return one word for each value; undefined for NULL."""
     tp = column.type
     if pa.types.is_list(tp):
         lists = (np.array(v or (), "<f8").tobytes() for v in column.to_pylist())
@@ -71,8 +76,8 @@ def _of_values(column: pa.Array) -> Words:
         encoded = column.cast(pa.binary()).dictionary_encode()
         distinct = [_hash(value) for value in encoded.dictionary.to_pylist()]
         hashes: Words = np.array(distinct or [0], np.uint64)
-        found: Words = hashes[np.asarray(pc.fill_null(encoded.indices, 0))]
-        return found
+        words: Words = hashes[np.asarray(pc.fill_null(encoded.indices, 0))]
+        return words
     if pa.types.is_boolean(tp):
         column, tp = column.cast(pa.uint8()), pa.uint8()
     width = tp.bit_width // 8
@@ -88,7 +93,7 @@ def _of_values(column: pa.Array) -> Words:
 
 
 def _mixed(words: Words) -> Words:
-    """Each word another that hangs on all of its bits (the end of SplitMix64)."""
+    """Mix the bits of each word, with the finalizer of SplitMix64."""
     first, second, third = _SHIFTS
     words = (words ^ (words >> first)) * _MIX[0]
     words = (words ^ (words >> second)) * _MIX[1]

@@ -1,18 +1,18 @@
-"""Turning stored columns into the ones a scan asked for.
+"""Convert stored columns to the columns of a scan.
 
-A file holds the columns that its rows had when they were written. A scan may ask for one that the
-file lacks, or that some of its rows do not hold (`storage.mvcc.version`). Its value is then
+A file has the columns that its rows had when they were written. A scan may read a column that is
+missing in the file, or absent from some of its rows (`storage.mvcc.version`). Its value is then
 
     Default     ADD COLUMN came later, or NULL    the column's origin default, the same for all rows
-    Converted   MODIFY COLUMN made a new one      the old column's value in the new type
-    Rewritten   MODIFY COLUMN wrote rows anew     the origin default of that time in those rows
+    Converted   MODIFY COLUMN made a new column   the old column's value in the new type
+    Rewritten   MODIFY COLUMN rewrote the rows    the origin default of that time in those rows
     Computed    a virtual generated column        its expression over the row's other columns
 
-A scan works these out. What copies rows (a compaction, a move to other partitions) copies absence
-as well: `carried` and `kept_columns`. So a value that cannot be worked out fails the scans that ask
-for its column and nothing else, and a partition that is exchanged takes the defaults of its new
-table. Only what MODIFY COLUMN has made is written down by a compaction, all of it: TiDB has
-rewritten those rows, too, and each scan would convert them again.
+Scans compute these values. Operations that copy rows (compaction, a move to other partitions) copy
+the absence instead: `carried` and `kept_columns`. So a value that cannot be computed fails only the
+scans that read its column, and an exchanged partition gets the defaults of its new table. A
+compaction stores only the results of MODIFY COLUMN: TiDB has rewritten those rows, too, and each
+scan would have to convert them again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -49,13 +49,13 @@ Stored: TypeAlias = Mapping[str, pa.Array]
 
 @dataclass(frozen=True, slots=True)
 class Default:
-    """One value for every row."""
+    """The same value for every row."""
 
     value: pa.Scalar = field(repr=False)
 
     def __reduce__(self) -> tuple[object, ...]:
-        # Arrow pickles and prints a scalar as Python's value, and Python's dates end at year 9999,
-        # where impossible ones begin.
+        # Arrow pickles and prints a scalar as a Python value, and Python's dates end at year 9999,
+        # but the encoding of invalid dates such as zero dates begins there.
         return _unpickled_default, (self.values({}, 1),)
 
     def needs(self) -> Iterator["ScanColumn"]:
@@ -63,7 +63,7 @@ class Default:
         return iter(())
 
     def values(self, stored: Stored, rows: int) -> pa.Array:
-        # Arrow does not repeat a list that is null, nor any list zero times.
+        # pa.repeat fails for a null list, and for any list repeated zero times.
         if rows == 0 or not self.value.is_valid:
             return pa.nulls(rows, self.value.type)
         return pa.repeat(self.value, rows)
@@ -75,7 +75,7 @@ def _unpickled_default(value: pa.Array) -> Default:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """No value at all: an origin default that is none of its type, for example."""
+    """Raises `error` when read: the origin default is not a value of the column's type, say."""
 
     error: TheFlashError
 
@@ -88,7 +88,7 @@ class Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Converted:
-    """The value of `source`, which has `from_type`, as MODIFY COLUMN converts it to `to_type`."""
+    """The value of `source`, converted from `from_type` to `to_type` as by MODIFY COLUMN."""
 
     source: "ScanColumn"
     from_type: FieldType
@@ -96,7 +96,7 @@ class Converted:
     where: str
     session: ReorgSession | None = None
     rows_untouched: bool = False
-    """No DDL for other columns has written `source` into rows that did not hold it."""
+    """DDL on other columns has not written `source` into rows where it was absent."""
 
     def needs(self) -> Iterator["ScanColumn"]:
         yield self.source
@@ -112,10 +112,9 @@ class Converted:
         return convert_column(old, from_type, self.to_type, self.where, self.session)
 
     def _is_zero_text(self) -> bool:
-        """Whether a default is printed that has no fraction, though its type has one.
+        """Return whether a zero default of a DATETIME(n), n > 0, is converted to a string.
 
-        The zero default of a DATETIME(n) has none in TiDB until its row is rewritten, for any
-        reason.
+        TiDB prints it without a fraction until the row is rewritten for any reason.
         """
         old, fill = self.from_type, self.source.fill
         is_text = old.fsp > 0 and old.tp in DATETIME_TYPES and self.to_type.tp in STRING_TYPES
@@ -124,55 +123,55 @@ class Converted:
         return bool(packed_times(pa.repeat(fill.value, 1))[0] == 0)
 
     def _without_fraction(self, values: pa.Array, old: pa.Array, stored: Stored) -> pa.Array:
-        """Where rows do not hold the default, its text without a fraction."""
+        """Replace the strings of rows where the source is absent by ones without a fraction."""
         _, absence = kept_columns(self.source.id, self.source.type)
         is_absent = project(stored, [absence], len(old))[0]
         if not pc.any(is_absent).as_py():
             return values
         if not self.rows_untouched:
-            what = "text made of the zero default of a time with a fraction"
+            what = "converting the zero default of a DATETIME with a fraction to a string"
             raise UnsupportedError(what, self.where)
         return pc.if_else(is_absent, self._convert(old, replace(self.from_type, decimal=0)), values)
 
 
 @dataclass(frozen=True, slots=True)
 class Rewritten:
-    """`value` where `is_meant`, a column of booleans, is true; elsewhere what `otherwise` gives."""
+    """`value` where `is_rewritten`, a boolean column, is true; `otherwise` in the other rows."""
 
-    is_meant: "ScanColumn"
+    is_rewritten: "ScanColumn"
     value: Default | Unreadable
     otherwise: "Default | Unreadable | Rewritten | Kept"
 
     def needs(self) -> Iterator["ScanColumn"]:
-        yield self.is_meant
+        yield self.is_rewritten
         yield from self.otherwise.needs()
 
     def values(self, stored: Stored, rows: int) -> pa.Array:
-        (meant,) = project(stored, [self.is_meant], rows)
-        mask = meant.to_numpy(zero_copy_only=False)
+        (is_rewritten,) = project(stored, [self.is_rewritten], rows)
+        mask = is_rewritten.to_numpy(zero_copy_only=False)
         count = int(np.count_nonzero(mask))
         if not count:
             return self.otherwise.values(stored, rows)
-        found = self.value.values({}, count)
+        rewritten = self.value.values({}, count)
         if count == rows:
-            return found
+            return rewritten
         others = {name: filter_rows(values, ~mask) for name, values in stored.items()}
         rest = self.otherwise.values(others, rows - count)
         places = np.empty(rows, np.int64)
         places[mask], places[~mask] = np.arange(count), np.arange(count, rows)
-        return pa.concat_arrays([found, rest]).take(pa.array(places))
+        return pa.concat_arrays([rewritten, rest]).take(pa.array(places))
 
-    def are_others(self, stored: Stored, rows: int) -> pa.Array:
-        """Which rows are meant neither here nor in `otherwise`."""
-        (meant,) = project(stored, [self.is_meant], rows)
+    def not_rewritten(self, stored: Stored, rows: int) -> pa.Array:
+        """Return a mask of the rows rewritten neither here nor in `otherwise`."""
+        (is_rewritten,) = project(stored, [self.is_rewritten], rows)
         if isinstance(self.otherwise, Rewritten):
-            return pc.and_not(self.otherwise.are_others(stored, rows), meant)
-        return pc.invert(meant)
+            return pc.and_not(self.otherwise.not_rewritten(stored, rows), is_rewritten)
+        return pc.invert(is_rewritten)
 
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """The virtual generated `column` of `table`, out of the stored columns `inputs`."""
+    """The virtual generated `column` of `table`, computed from the stored columns `inputs`."""
 
     table: TableInfo
     column: ColumnInfo
@@ -189,7 +188,7 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """Nothing: a copy of the rows does not hold the column either."""
+    """NULL: the column remains absent in a copy of the rows."""
 
     type: pa.DataType
 
@@ -202,7 +201,7 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Absence:
-    """Whether rows do not hold `column`, where a file does not say it of each row."""
+    """Absence mask of `column` for a file without one: false if the file has the column."""
 
     column: "ScanColumn"
 
@@ -216,30 +215,30 @@ class Absence:
 
 @dataclass(frozen=True, slots=True)
 class ScanColumn:
-    """A column to read: the type wanted, and what it is where a file does not hold it."""
+    """A column to read: its result type, and its value in rows where it is absent."""
 
     id: ColumnID
     type: pa.DataType
     fill: Default | Unreadable | Converted | Rewritten | Computed | Kept | Absence
     where: str = ""
-    """Names the column in errors."""
+    """The column's name in errors."""
     is_held: bool = True
-    """Whether what files have under the id is this column."""
+    """Whether the stored column with this id is this column."""
     doubts_null: bool = False
-    """Whether a stored NULL may stand for a column that TiDB's row does not hold."""
+    """Whether a stored NULL may be a column that is absent from TiDB's row."""
 
 
 def scan_column(
     table: TableInfo, info: ColumnInfo, past: Past | None = None, *, for_copy: bool = False
 ) -> ScanColumn:
-    """How to read a column of `table` as `info` has it, in a physical table with this past.
+    """Return how to read the column `info` of `table` from a physical table.
 
     Args:
-        past: None where the table has always been as it is now.
-        for_copy: tell what `carried` shall write down.
+        past: the definitions of the tables that owned the physical table; None: only `table`.
+        for_copy: return the column for `carried`, which copies rows.
 
     Raises:
-        UnsupportedError: a virtual column whose expression is not evaluated here.
+        UnsupportedError: A virtual column's expression is not supported.
     """
     past = past or Past((table,))
     tp, where = arrow_type(info.type), f"{table.full_name}.{info.name}"
@@ -248,17 +247,17 @@ def scan_column(
         read = tuple(scan_column(table, column, past) for column in inputs)
         return ScanColumn(info.id, tp, Computed(table, info, read), where)
     if not for_copy and past.is_reused(info):
-        what = "a column whose id another one had in the former table of an exchanged partition"
+        what = "a column whose id belonged to another in the former table of an exchanged partition"
         return ScanColumn(info.id, tp, Unreadable(UnsupportedError(what, where)), where, False)
     if for_copy and not past.is_finished(info.id):
-        # TiDB may yet leave rows as they are.
+        # The DDL is not finished: TiDB may still cancel it and leave the rows unchanged.
         return ScanColumn(info.id, tp, Kept(tp), where)
     doubts = not for_copy and past.may_leave_out_null(info)
-    found = past.source(info.id)
-    if found is None:
-        fill = _left_out(info, past, where, for_copy=for_copy)
+    source_and_past = past.source(info.id)
+    if source_and_past is None:
+        fill = _absent_fill(info, past, where, for_copy=for_copy)
         return ScanColumn(info.id, tp, fill, where, doubts_null=doubts)
-    source, earlier = found
+    source, earlier = source_and_past
     read_source = scan_column(table, source, earlier)
     converted = Converted(
         read_source, source.type, info.type, where, source.session, source.rows_untouched
@@ -266,24 +265,24 @@ def scan_column(
     return ScanColumn(info.id, tp, converted, where, doubts_null=doubts)
 
 
-def _left_out(
+def _absent_fill(
     info: ColumnInfo, past: Past, where: str, *, for_copy: bool
 ) -> Default | Unreadable | Rewritten | Kept:
-    """What rows have that were written without a column."""
+    """Return the value of a column, which MODIFY COLUMN has not made, in rows without it."""
     fill: Default | Unreadable | Rewritten | Kept = _default(info)
     if for_copy:
         fill = Kept(arrow_type(info.type))
     rewrites = [r for r in past.rewrites(info.id) if r.is_finished or not for_copy]
     first = past.first(info.id) if past.has_base and not for_copy else None
     if first is not None and not _has_default_of(info, first):
-        what = "a column that rows of a base may have left out before EXCHANGE PARTITION"
+        what = "a column that may be absent from rows of a base loaded before EXCHANGE PARTITION"
         fill = Unreadable(UnsupportedError(what, where))
     elif not for_copy and all(_has_default_of(info, r.column) for r in rewrites):
         return fill
     for rewrite in reversed(rewrites):
         value = _default(_with_default_of(info, rewrite.column))
         if not rewrite.is_finished:
-            what = "a column that a refused MODIFY COLUMN may have filled before EXCHANGE PARTITION"
+            what = "a column that a failed MODIFY COLUMN may have filled before EXCHANGE PARTITION"
             value = Unreadable(UnsupportedError(what, where))
         _, not_made = kept_columns(rewrite.made.id, arrow_type(rewrite.made.type))
         fill = Rewritten(not_made, value, fill)
@@ -307,13 +306,13 @@ def _default(info: ColumnInfo) -> Default | Unreadable:
 
 
 def kept_columns(id: ColumnID, tp: pa.DataType) -> tuple[ScanColumn, ScanColumn]:
-    """How to read a column for a copy of the rows: as it is stored, and which rows lack it."""
+    """Return how to read a column as stored, and its absence mask, to copy rows."""
     column = ScanColumn(id, tp, Kept(tp))
     return column, ScanColumn(absence(id), pa.bool_(), Absence(column))
 
 
 def stored_names(columns: Sequence[ScanColumn]) -> list[str]:
-    """The stored columns that `project` may need for these, each once."""
+    """Return the names of the stored columns that `project` may need, without duplicates."""
     names: dict[str, None] = {}
     for column in columns:
         if not isinstance(column.fill, Computed):
@@ -325,28 +324,33 @@ def stored_names(columns: Sequence[ScanColumn]) -> list[str]:
 
 
 def project(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> list[pa.Array]:
-    """The columns as asked for, out of those of `stored_names` that a file has.
+    """Compute the columns of a scan.
+
+    Args:
+        stored: those of `stored_names(columns)` that the file has, by name.
+        rows: the number of rows.
 
     Raises:
-        UnsupportedError: a value that only TiDB could work out.
-        UnrepresentableValueError: an unsigned integer that is larger than its type.
-        CodecError: an origin default that is no value of its type.
-        CorruptionError: a stored column of a type that the wanted one cannot come from.
+        UnsupportedError: A value cannot be determined without TiDB.
+        UnrepresentableValueError: An unsigned integer exceeds its type.
+        CodecError: An origin default is not a value of its type.
+        CorruptionError: A stored column cannot be cast to the type of the scan.
     """
     return [_column(stored, column, rows) for column in columns]
 
 
 def carried(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> dict[str, pa.Array]:
-    """The columns as files are to have them that rows are copied into, with their absence, by name.
+    """Compute the columns to store in a copy of the rows, with their absence masks, by name.
 
     Raises:
-        CorruptionError: as `project`.
+        CorruptionError: A stored column cannot be cast to the type in `columns`.
     """
     copied: dict[str, pa.Array] = {}
     for column in columns:
         values, is_absent = project(stored, kept_columns(column.id, column.type), rows)
         copied |= {column_name(column.id): values, column_name(absence(column.id)): is_absent}
-    # What tells of a row that it was rewritten is written down last, and not without the others.
+    # The absence of a made (Converted) column shows which rows were rewritten. So it is replaced
+    # last, and not at all if a Rewritten column, which depends on it, cannot be computed.
     for kind in (Rewritten, Converted):
         for column in columns:
             name = column_name(absence(column.id))
@@ -364,35 +368,35 @@ def carried(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> dict[st
 def _filled(
     stored: Stored, column: ScanColumn, is_absent: pa.Array, rows: int
 ) -> tuple[pa.Array, pa.Array]:
-    """A column with what MODIFY COLUMN has made of it, and which rows do not hold it yet."""
-    left = pa.repeat(pa.scalar(False), rows)
+    """Return a column with the results of MODIFY COLUMN, and the rows where it remains absent."""
+    still_absent = pa.repeat(pa.scalar(False), rows)
     if isinstance(column.fill, Rewritten):
-        left = pc.and_(is_absent, column.fill.are_others(stored, rows))
-    return _column(stored, column, rows), left
+        still_absent = pc.and_(is_absent, column.fill.not_rewritten(stored, rows))
+    return _column(stored, column, rows), still_absent
 
 
 def is_whole(stored: Stored, column: ScanColumn) -> bool:
-    """Whether a column is stored, and of each row what is stored is its value."""
+    """Return whether a column is stored and the stored value of every row is its value."""
     if not column.is_held or column.doubts_null or column_name(column.id) not in stored:
         return False
     return _holds_all(stored, column)
 
 
 def _holds_all(stored: Stored, column: ScanColumn) -> bool:
-    is_told = isinstance(column.fill, Absence) or _is_null(column.fill)
-    return is_told or column_name(absence(column.id)) not in stored
+    needs_no_fill = isinstance(column.fill, Absence) or _is_null(column.fill)
+    return needs_no_fill or column_name(absence(column.id)) not in stored
 
 
 def _is_null(fill: object) -> bool:
-    """Whether rows that do not hold a column have NULL, as it is stored."""
+    """Return whether an absent value is NULL, as it is stored anyway."""
     return isinstance(fill, Default) and not fill.value.is_valid
 
 
 def _column(stored: Stored, column: ScanColumn, rows: int) -> pa.Array:
-    found = stored.get(column_name(column.id)) if column.is_held else None
-    if found is None:
+    held = stored.get(column_name(column.id)) if column.is_held else None
+    if held is None:
         return column.fill.values(stored, rows)
-    values = _cast(found, column)
+    values = _cast(held, column)
     if column.doubts_null:
         _check_nulls(stored, column, values)
     if _holds_all(stored, column):
@@ -417,33 +421,33 @@ def _check_nulls(stored: Stored, column: ScanColumn, values: pa.Array) -> None:
     if (is_absent := stored.get(column_name(absence(column.id)))) is not None:
         is_doubtful = pc.and_not(is_doubtful, is_absent)
     if pc.any(is_doubtful).as_py():
-        what = "a NULL that rows may have left out before EXCHANGE PARTITION"
+        what = "a NULL that may have been absent from the row before EXCHANGE PARTITION"
         raise UnsupportedError(what, column.where)
 
 
-def _cast(found: pa.Array, column: ScanColumn) -> pa.Array:
-    """A column keeps its id while it is widened (INT to BIGINT): its stored type may be older."""
-    if found.type == column.type:
-        return found
+def _cast(held: pa.Array, column: ScanColumn) -> pa.Array:
+    """Cast a stored column, whose type may be older: widening (INT to BIGINT) retains the id."""
+    if held.type == column.type:
+        return held
     try:
-        return pc.cast(found, column.type)
+        return pc.cast(held, column.type)
     except pa.ArrowException as error:
-        if pa.types.is_uint64(found.type) and pa.types.is_unsigned_integer(column.type):
+        if pa.types.is_uint64(held.type) and pa.types.is_unsigned_integer(column.type):
             if isinstance(column.fill, Kept):
-                return found
-            value = str(pc.max(found).as_py())
+                return held
+            value = str(pc.max(held).as_py())
             raise UnrepresentableValueError(column.where, value, str(column.type)) from error
-        reason = f"{found.type} does not fit {column.type}"
+        reason = f"{held.type} cannot be cast to {column.type}"
         raise CorruptionError("stored column", 0, reason) from error
 
 
 def dictionary_of(tp: pa.DataType) -> pa.DictionaryType:
-    """The type in which a column of `tp` comes that is asked for as a dictionary."""
+    """Return the Arrow type of a column of `tp` that is read as a dictionary."""
     return pa.dictionary(pa.int32(), tp)
 
 
 def batch_of(names: Sequence[str], columns: Sequence[pa.Array], rows: int) -> pa.RecordBatch:
-    """A record batch that keeps its row count even without columns."""
+    """Return a record batch that has its row count even without columns."""
     if columns:
         return pa.RecordBatch.from_arrays(list(columns), names=list(names))
     empty = pa.StructArray.from_arrays([pa.nulls(rows)], names=["rows"])

@@ -1,9 +1,9 @@
-"""From decoded rows to the columns that a version stores.
+"""Convert decoded rows to the stored columns of versions.
 
-A row leaves out what is in its key, what its table got later, and NULLs without a default. What is
-in the key and NULLs are written down; whether a row holds a column that has another default, or
-that MODIFY COLUMN is filling, is kept as it is (`storage.mvcc.version`), for `storage.mvcc.project`
-to read.
+A TiDB row does not contain columns that are in its key, columns added later, and NULLs of columns
+without a default. Values in the key and NULLs are stored. If the column has another default or
+MODIFY COLUMN is filling it, an absence mask is stored (`storage.mvcc.version`), which
+`storage.mvcc.project` evaluates.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,17 +24,17 @@ Columns = Mapping[ColumnID, pa.Array]
 
 
 def stored_columns(table: TableInfo) -> tuple[ColumnInfo, ...]:
-    """The columns whose values a row holds, those of unfinished DDL included."""
+    """Return the columns that rows contain, including those of unfinished DDL."""
     return tuple(c for c in table.columns if not c.is_virtual)
 
 
 def handle_type(table: TableInfo) -> pa.DataType:
-    """How handles of the table are stored."""
+    """Return the Arrow type of the table's handles."""
     return pa.binary() if table.is_common_handle else pa.int64()
 
 
 def column_specs(table: TableInfo, columns: Sequence[ColumnInfo]) -> list[ColumnSpec]:
-    """What to decode; errors name the column with its table."""
+    """Return the row decoder's specifications of the columns, named with their table."""
     return [ColumnSpec(c.id, f"{table.full_name}.{c.name}", c.type) for c in columns]
 
 
@@ -45,18 +45,18 @@ def held_columns(
     from_key: Columns,
     ts: TimeStamp,
 ) -> dict[ColumnID, pa.Array]:
-    """Decoded columns by id; with one that some rows do not hold, its absence.
+    """Return decoded columns by id, with absence masks where some rows do not have a column.
 
     Args:
-        infos: what was decoded, in that order; columns behind the decoded ones are left out.
-        from_key: what rows leave out because their keys have it.
-        ts: when one of the rows was committed, for errors.
+        infos: the decoded columns, in order; additional ones at the end are ignored.
+        from_key: columns decoded from the keys, for rows that do not contain them.
+        ts: a commit_ts of the rows, for errors.
 
     Raises:
-        SchemaOutdatedError: rows hold columns that `table` does not have yet, or lack ones they
-            must have.
+        SchemaOutdatedError: Rows have columns that `table` does not, or a NOT NULL column is
+            missing.
     """
-    # Rows may hold columns that were dropped, and virtual ones, which are computed and not stored.
+    # Rows may have dropped columns, and virtual ones, which are computed and not stored.
     if unknown := {i for i in rows.unknown_ids if i > table.max_column_id}:
         named = ", ".join(str(i) for i in sorted(unknown))
         raise SchemaOutdatedError(f"column {named} in {table.full_name}", ts)
@@ -73,7 +73,7 @@ def _held(
     from_key: pa.Array | None,
     ts: TimeStamp,
 ) -> Columns:
-    """The column, with its absence if that is not the same as NULL."""
+    """Return the column, with its absence mask if being absent is different from NULL."""
     if column.absent is None or not column.absent.any():
         return {info.id: column.values}
     is_absent = pa.array(column.absent)
@@ -90,10 +90,10 @@ def _held(
 def with_defaults(
     table: TableInfo, infos: Sequence[ColumnInfo], columns: Columns, rows: int
 ) -> Columns:
-    """Some columns of a table whose rows may lack them, as a scan shows them.
+    """Replace absent values by those that a scan returns.
 
     Raises:
-        CodecError: an origin default that is no value of its type.
+        CodecError: An origin default is not a value of its type.
     """
     if not any(absence(info.id) in columns for info in infos):
         return columns
@@ -103,7 +103,7 @@ def with_defaults(
 
 
 def aligned(parts: Sequence[Columns], rows: Sequence[int]) -> dict[ColumnID, pa.Array]:
-    """Parts with the same columns put together; any may say what its rows lack."""
+    """Concatenate parts with the same columns; each part may have absence masks."""
     ids = dict.fromkeys(id for part in parts for id in part)
     return {
         id: joined(
@@ -117,7 +117,7 @@ def aligned(parts: Sequence[Columns], rows: Sequence[int]) -> dict[ColumnID, pa.
 
 
 def from_int_handle(handles: pa.Array, column: ColumnInfo) -> pa.Array:
-    """Integer handles as values of the column that they are: an unsigned one has their bits."""
+    """Convert integer handles to values of the primary key; unsigned values have the same bits."""
     tp = arrow_type(column.type)
     if not pa.types.is_unsigned_integer(tp):
         return handles.cast(tp)

@@ -1,14 +1,14 @@
-"""Which versions a snapshot sees.
+"""Visibility of versions at a snapshot.
 
-The rule: for each row the newest version with `commit_ts <= snapshot_ts`, unless it is a delete.
-`visible_rows` says it a row at a time and is what tests believe. Scans need no merge and no order,
-because each version carries its `superseded_ts`, the smallest commit_ts above its own: it is seen
-if `commit_ts <= snapshot_ts < superseded_ts`.
+Of each row, a snapshot sees the newest version with `commit_ts <= snapshot_ts`, unless that is a
+delete. `visible_rows` is the reference implementation for tests. Scans need neither a merge nor
+sorted input, because each version has its `superseded_ts`, the smallest commit_ts above its own of
+the same row. It is visible if `commit_ts <= snapshot_ts < superseded_ts` and it is not a delete:
 
     handle 1    put@10 (superseded 30)      put@30 (superseded 40)      delete@40
-    at 20       10<=20<30: seen             30>20: not yet              not yet
-    at 35       30<=35: gone                30<=35<40: seen             not yet
-    at 50       gone                        gone                        a delete: nothing
+    at 20       10 <= 20 < 30: visible      30 > 20: too new            too new
+    at 35       30 <= 35: superseded        30 <= 35 < 40: visible      too new
+    at 50       superseded                  superseded                  no row
 """
 
 from collections.abc import Iterable
@@ -30,7 +30,7 @@ Positions = npt.NDArray[np.int64]
 def visible_rows(
     versions: Iterable[tuple[Any, TimeStamp, Op, Any]], snapshot_ts: TimeStamp
 ) -> dict[Any, Any]:
-    """The rule, a row at a time: (handle, commit_ts, op, row) in any order -> {handle: row}."""
+    """Return the visible rows by handle, of (handle, commit_ts, op, row) in any order."""
     newest: dict[Any, tuple[TimeStamp, Op, Any]] = {}
     for handle, commit_ts, op, row in versions:
         if commit_ts <= snapshot_ts and (handle not in newest or commit_ts >= newest[handle][0]):
@@ -39,7 +39,7 @@ def visible_rows(
 
 
 def superseded_within(handles: pa.Array, commit_ts: TimeStamps) -> TimeStamps:
-    """`superseded_ts` of versions sorted by (handle, commit_ts), as far as these versions tell."""
+    """Return `superseded_ts` within these versions, which are sorted by (handle, commit_ts)."""
     result = np.full(len(commit_ts), MAX_TS, np.uint64)
     if len(commit_ts) > 1:
         same = same_as_next(handles)
@@ -48,13 +48,13 @@ def superseded_within(handles: pa.Array, commit_ts: TimeStamps) -> TimeStamps:
 
 
 def same_as_next(handles: pa.Array) -> Bools:
-    """For sorted handles: whether each but the last equals the one after it."""
+    """Compare each handle but the last with the next one, for sorted handles."""
     equal = pc.equal(handles.slice(0, len(handles) - 1), handles.slice(1))
     return np.asarray(equal.to_numpy(zero_copy_only=False), dtype=np.bool_)
 
 
 def sort_order(handles: pa.Array, *keys: pa.Array) -> Positions:
-    """Positions that sort by handle, then by `keys`."""
+    """Return the positions that sort by handle, then by `keys`."""
     names = ["handle", *(f"key{i}" for i in range(len(keys)))]
     table = pa.table(dict(zip(names, [handles, *keys], strict=True)))
     order = pc.sort_indices(table, sort_keys=[(name, "ascending") for name in names])
