@@ -188,7 +188,7 @@ def go_on(engine: Engine, error: TheFlashError, fs: FaultyFileSystem, acknowledg
     assert state(engine) == STATES[found]
     fs.heal()
     if expected is EngineError:
-        with pytest.raises(EngineError, match="takes no more writes since"):
+        with pytest.raises(EngineError, match="rejects writes after an error"):
             engine.publish(HISTORY[-1])
         return acknowledged
     for publication in HISTORY[found:]:

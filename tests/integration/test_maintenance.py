@@ -519,7 +519,7 @@ def test_a_disk_that_fails_ends_whoever_writes(
         fs.fail_from_now()
         with pytest.raises(EngineError):
             work_off(upkeep)
-        with pytest.raises(EngineError, match="takes no more writes"):
+        with pytest.raises(EngineError, match="rejects writes after an error"):
             upkeep.compact()
         if asked is not None:
             assert mailbox.state(asked) is State.FAILED

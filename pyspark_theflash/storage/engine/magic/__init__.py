@@ -1,1 +1,1 @@
-"""The default engine: Parquet files under the store's manifest."""
+"""The default engine: Parquet files and the store's manifest."""

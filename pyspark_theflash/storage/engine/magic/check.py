@@ -1,9 +1,9 @@
-"""Checking data files beyond what a scan must: every byte, and what files say of each other.
+"""Full integrity check of data files, including the invariants between files.
 
-A scan verifies what it reads. This reads everything, and holds it against what the writer promised:
-regions that cover each handle once; rows inside their region, sorted by (handle, commit_ts); ends
-of versions right; and that each version points at the one it supersedes in another file, if there
-is one, and at nothing else. Holds the keys of a region and of the deltas in memory.
+A scan verifies only what it reads. This reads everything and checks that regions cover each handle
+once, rows are inside their region and sorted by (handle, commit_ts), `_superseded_ts` is right, and
+each version points at the version it supersedes in another file, if any, and at no other. The keys
+of one region and of all deltas are in memory at a time.
 """
 
 import zlib
@@ -38,10 +38,10 @@ _ROW: Final = "row"
 
 
 def check_table(folder: Path, layout: Layout) -> Iterator[CorruptionError]:
-    """Every damage in a physical table, as the error a reader would get.
+    """Check a physical table and yield an error for each damage.
 
-    A file's first damage is named, then the next file is checked; what files say of each other is
-    checked in regions whose files are all sound.
+    Yields the first damage of each file. Pointers between files are checked only in regions whose
+    files are all intact.
     """
     if (reason := misfit(layout.regions)) is not None:
         yield CorruptionError(str(folder / str(layout.physical_id)), 0, reason)
@@ -56,7 +56,7 @@ def check_table(folder: Path, layout: Layout) -> Iterator[CorruptionError]:
                 damaged.add(info.number)
                 yield error
         if region is not None and tuple(map(partition_of, info.paths)) != region.partitions:
-            reason = f"is in other partitions than region {info.region_id}"
+            reason = f"is not in the partitions of region {info.region_id}"
             yield CorruptionError(str(folder / info.path), 0, reason)
     deltas = {f.number: _keys(folder, f) for f in layout.deltas if f.number not in damaged}
     for region in layout.regions:
@@ -66,7 +66,7 @@ def check_table(folder: Path, layout: Layout) -> Iterator[CorruptionError]:
 
 
 def _damage(folder: Path, info: DataFile, region: Region | None) -> CorruptionError | None:
-    """What is wrong with a file by itself, also if its partition is missing."""
+    """Return the first damage of a file, or that its partition is missing."""
     try:
         _check_file(folder, info, region)
     except CorruptionError as error:
@@ -79,16 +79,16 @@ def _damage(folder: Path, info: DataFile, region: Region | None) -> CorruptionEr
 
 
 def _check_file(folder: Path, info: DataFile, region: Region | None) -> None:
-    """Raise what is wrong with a file by itself."""
+    """Raise `CorruptionError` for the first damage of a file."""
     path = folder / info.path
     if region is None:
-        raise CorruptionError(str(path), 0, f"is of region {info.region_id}, which is not known")
+        raise CorruptionError(str(path), 0, f"belongs to an unknown region {info.region_id}")
     with open_file(folder, info) as file:
         table = file.read()
     if zlib.crc32(path.read_bytes()) != info.crc:
         raise CorruptionError(str(path), 0, "fails its checksum")
     if not _is_described(info, table):
-        raise CorruptionError(str(path), 0, "is not the file that the manifest describes")
+        raise CorruptionError(str(path), 0, "does not match its manifest record")
     commit_ts = numpy_column(table, COMMIT_TS)
     handles = table.column(HANDLE).combine_chunks()
     if not _is_sorted(handles, commit_ts):
@@ -98,11 +98,11 @@ def _check_file(folder: Path, info: DataFile, region: Region | None) -> None:
     if not np.array_equal(
         numpy_column(table, SUPERSEDED_TS), superseded_within(handles, commit_ts)
     ):
-        raise CorruptionError(str(path), 0, "versions end at another commit than the next one's")
+        raise CorruptionError(str(path), 0, f"has a wrong {SUPERSEDED_TS}")
 
 
 def _is_described(info: DataFile, table: pa.Table) -> bool:
-    """Whether a scan may rely on the file's record."""
+    """Return whether the file matches what its record says about the rows."""
     if table.num_rows != info.rows:
         return False
     commit_ts, superseded_ts = numpy_column(table, COMMIT_TS), numpy_column(table, SUPERSEDED_TS)
@@ -142,9 +142,9 @@ def _check_region(
     deltas: Sequence[DataFile],
     delta_keys: Mapping[int, pa.Table],
 ) -> Iterator[CorruptionError]:
-    """Hold the versions of a region against each other: name files that do not fit the rest."""
+    """Check the pointers between the files of a region; yield an error for each bad file."""
     if sum(f.kind is FileKind.STABLE for f in own) > 1:
-        yield CorruptionError(str(folder / own[0].path), 0, "is not the only stable of its region")
+        yield CorruptionError(str(folder / own[0].path), 0, "is not its region's only stable file")
     tables = [_keys(folder, f) for f in own]
     tables += [_inside(delta_keys[f.number], region) for f in deltas]
     if not sum(map(len, tables)):
@@ -157,9 +157,9 @@ def _check_region(
     for info in [*own, *deltas]:
         path, mine = str(folder / info.path), numbers == info.number
         if (mine & wrong).any():
-            yield CorruptionError(path, 0, "points at versions that its own do not supersede")
+            yield CorruptionError(path, 0, "points to versions that it does not supersede")
         elif (mine & missing).any():
-            yield CorruptionError(path, 0, "does not point at versions that its own supersede")
+            yield CorruptionError(path, 0, "does not point to the versions that it supersedes")
 
 
 def _inside(keys: pa.Table, region: Region) -> pa.Table:
@@ -171,7 +171,7 @@ def _inside(keys: pa.Table, region: Region) -> pa.Table:
 
 
 def _misplaced(keys: pa.Table) -> tuple[np.ndarray, np.ndarray]:
-    """Sorted versions of a region: which point where they must not, and which do not but must."""
+    """Return masks of sorted versions: with a wrong pointer, and with a missing one."""
     again = np.zeros(len(keys), np.bool_)
     again[1:] = same_as_next(keys.column(HANDLE).combine_chunks()) if len(keys) > 1 else []
     file, row = numpy_column(keys, _FILE), numpy_column(keys, _ROW)

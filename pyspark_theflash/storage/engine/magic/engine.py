@@ -142,7 +142,7 @@ class MagicEngine(MagicStore):
             return self._next_step(physical_id, columns, None, everything_to)
         merge = self._merge(physical_id)
         compaction = self._compaction(merge, columns, garbage_to)
-        return self._begun(merge, compaction.collection(merge.started, garbage_to))
+        return self._begun(merge, compaction.collection(merge.planned, garbage_to))
 
     @exclusive
     def is_behind(self, physical_id: PhysicalTableID) -> bool:
@@ -312,7 +312,7 @@ class MagicEngine(MagicStore):
         layout = before.apply(self._layouts[physical_id])
         table = delta_table(versions, layout.files, self._lookup)
         # One commit cuts a table's regions once.
-        is_merged = any(m.started.physical_id == physical_id for m in self._merges)
+        is_merged = any(m.planned.physical_id == physical_id for m in self._merges)
         is_open = self._partitions.is_whole and not (before.files or is_merged)
         limits = self._limits if is_open else None
         change = place(layout, table, limits, partial(self._write, physical_id))
@@ -352,7 +352,7 @@ class MagicEngine(MagicStore):
         """The next piece that pays; planned and numbered while nothing is published."""
         merge = self._merge(physical_id)
         compaction = self._compaction(merge, columns, safe_point, everything_to=everything_to)
-        return self._begun(merge, compaction.step(merge.started))
+        return self._begun(merge, compaction.step(merge.planned))
 
     def _begun(self, merge: Merge, step: Step | None) -> Piece | None:
         """The piece that does a step; nobody reads what is retired by now but under a lease."""
@@ -386,7 +386,7 @@ class MagicEngine(MagicStore):
         rebase = Rebase(self._data, change, partial(self._write_rebased, merge))
         for further in reversed(range(SWAP_ROUNDS)):
             with self._mutex:
-                if (newer := self._published_since(merge.started)) is None:
+                if (newer := self._published_since(merge.planned)) is None:
                     self._discard(merge)
                     _log.warning("a compaction was in vain: its files have changed meanwhile")
                     return CompactionReport(rows_read=report.rows_read, discarded=1)
@@ -395,15 +395,15 @@ class MagicEngine(MagicStore):
                     with self._writing():
                         rebase.take(left)
                         both = change.plus(rebase.change)
-                        self._replace(merge.started.physical_id, both, "compaction")
+                        self._replace(merge.planned.physical_id, both, "compaction")
                     return report
             rebase.take(left)
         raise InternalError("a swap has a last round")
 
-    def _published_since(self, started: Layout) -> Sequence[DataFile] | None:
+    def _published_since(self, planned: Layout) -> Sequence[DataFile] | None:
         """The deltas that a table has got; None where anything else of it has changed."""
-        now = self._layouts[started.physical_id]
-        newer = now.files[len(started.files) :]
-        if now.regions != started.regions or now.files[: len(started.files)] != started.files:
+        now = self._layouts[planned.physical_id]
+        newer = now.files[len(planned.files) :]
+        if now.regions != planned.regions or now.files[: len(planned.files)] != planned.files:
             return None
         return newer if all(f.kind is FileKind.DELTA for f in newer) else None

@@ -1,23 +1,23 @@
-"""A data file of the magic engine: Parquet that checks itself.
+"""Data files of the magic engine: Parquet with checksums, and their manifest records.
 
-    delta    what one publication wrote of a physical table, across its regions
-    layer    deltas merged and cut by region
-    stable   the bulk of a region, at most one each: never points into another file
+    delta    the versions that one publication wrote to a physical table, across regions
+    layer    merged deltas, one file for each region
+    stable   most versions of a region; at most one for each region, without pointers to other files
 
 Columns: `_handle _commit_ts _start_ts _op`, then
 
     _superseded_ts   uint64   the smallest commit_ts above this version's own of the same row
                               *in this file*, or MAX_TS
-    _previous_file   uint64   where the version stands that this one supersedes in another file:
-    _previous_row    uint32   the file's number and the row there; null where there is none
+    _previous_file   uint64   position of the version in another file that this one supersedes:
+    _previous_row    uint32   the file's number and its row there; null if there is none
 
 then the table's columns (`c1`, ...), each with its TiDB column id as Parquet field id. Rows are
 sorted by (_handle, _commit_ts).
 
-Checksums: every page carries one, verified on read; the manifest holds one of the footer, which no
-page covers, and one of the whole file, verified where the file is small enough to be read whole.
-Headers of pages are covered by neither in a larger file. So a column has one page a row group, but
-for its dictionary, and a header that lies of its page comes to too few rows, which shows.
+Checksums: Every page has one, verified on read. The manifest has one of the footer, which no page
+checksum covers, and one of the whole file, verified if the file is small enough to be read whole.
+In larger files no checksum covers the page headers. Therefore a column has only one data page in
+each row group; if its header is damaged, too few rows are read, which is detected.
 """
 
 import json
@@ -62,7 +62,7 @@ FILE_KIND: Final = "file"
 PREVIOUS_FILE: Final = "_previous_file"
 PREVIOUS_ROW: Final = "_previous_row"
 NEVER_NULL: Final = b"theflash.never_null"
-"""In the footer's metadata: the user's columns, joined by commas, that no row has NULL in."""
+"""Key in the footer's metadata: the user columns without NULLs, separated by commas."""
 SYSTEM_COLUMNS: Final = (
     HANDLE,
     COMMIT_TS,
@@ -75,11 +75,11 @@ SYSTEM_COLUMNS: Final = (
 
 WHOLE_CHECK_BYTES: Final = 1 << 20
 COMPRESSION: Final = 4
-"""How many bytes in memory a byte of a file is taken for, where only the file's size is known."""
+"""Assumed ratio of size in memory to file size, if only the latter is known."""
 
 
 class FileKind(str, Enum):
-    """Who a file's rows belong to; see the module."""
+    """Kind of a data file; see the module docstring."""
 
     DELTA = "delta"
     LAYER = "layer"
@@ -88,13 +88,13 @@ class FileKind(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class DataFile:
-    """What the manifest knows of a file. `path` is relative to the store's data folder.
+    """Manifest record of a data file. `path` is relative to the store's data folder.
 
-    `copies` are further paths, in other partitions, of files with the same bytes. `region_id` is
-    `NO_REGION` for a delta. `data_bytes` is the size of its rows in memory. Handles are unknown
-    (None) in files of format 1. Below `garbage_ts` no version is superseded in the file and no
-    delete is reached: from there on a safe point may drop something. `has_*` tell a scan which
-    system columns it need not read.
+    `copies` are the paths of identical files in other partitions. `region_id` is `NO_REGION` for a
+    delta. `data_bytes` is the size of its rows in memory. `min_handle` and `max_handle` are None in
+    files of format 1. `garbage_ts` is the smallest `_superseded_ts` or commit_ts of a delete in the
+    file, MAX_TS if none: a lower safe point drops nothing. A scan need not read the system columns
+    whose `has_*` is false.
     """
 
     number: int
@@ -120,22 +120,22 @@ class DataFile:
 
     @property
     def paths(self) -> tuple[str, ...]:
-        """Where it is, all of them."""
+        """The paths of all copies."""
         return (self.path, *self.copies)
 
     @property
     def each(self) -> list["DataFile"]:
-        """The file and each of its copies, as files by themselves."""
+        """One `DataFile` without copies for each path."""
         return [replace(self, path=path, copies=()) for path in self.paths]
 
     def within(self, partitions: Partitions) -> "DataFile":
-        """The same file as it is when each of these partitions has it."""
+        """Return the file with one copy in each of these partitions."""
         path, *copies = (path_in(partition, name_of(self.path)) for partition in partitions)
         return replace(self, path=path, copies=tuple(copies))
 
     @property
     def content(self) -> tuple[int, int, int]:
-        """What tells the file's content from any other's: a replaced store repeats numbers."""
+        """Identifies the content. The number alone does not: a replaced store may reuse it."""
         return self.number, self.crc, self.footer_crc
 
     def to_json(self) -> str:
@@ -148,7 +148,7 @@ class DataFile:
 
     @classmethod
     def from_json(cls, body: str | bytes) -> "DataFile":
-        """Inverse of `to_json`, also of format 1. Raises `CodecError`."""
+        """Decode `to_json` or format 1. Raises `CodecError`."""
         with shaped(f"{FILE_KIND} record"):
             values = load(body)
             if "is_stable" in values:
@@ -160,12 +160,12 @@ class DataFile:
 
     @property
     def key(self) -> str:
-        """The record's key: files of a table stand together, in the order they were written."""
+        """The record's key, which sorts by table, then in write order."""
         return f"{self.physical_id:020d}-{self.number:020d}"
 
     @property
     def is_small(self) -> bool:
-        """Whether it is read and checked whole."""
+        """Whether the file is always read whole, with its checksum verified."""
         return self.size_bytes <= WHOLE_CHECK_BYTES
 
     def to_record(self) -> Record:
@@ -182,11 +182,11 @@ _FIELDS: Final[tuple[tuple[str, Callable[[object], Any]], ...]] = (
     *((name, uint64) for name in ("min_commit_ts", "max_commit_ts", "garbage_ts")),
     *((name, boolean) for name in ("has_deletes", "has_superseded", "has_previous")),
 )
-"""How each is read from JSON."""
+"""Decoders of the JSON fields, by name."""
 
 
 def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
-    """Format 1 had one region a table, and stable files of any size."""
+    """Convert the fields of format 1, which had one region for each table."""
     is_stable = values.pop("is_stable")
     has_garbage = values["has_deletes"] or values["has_superseded"]
     return {
@@ -201,7 +201,7 @@ def _from_format_1(values: dict[str, Any]) -> dict[str, Any]:
 
 
 def read_whole(folder: Path, info: DataFile) -> bytes:
-    """All bytes of a file, or of its first copy that is sound; raises as `open_file` does."""
+    """Read and verify all bytes of a file or its next intact copy. Raises as `open_file` does."""
 
     def read(one: DataFile) -> bytes:
         path = folder / one.path
@@ -215,20 +215,20 @@ def read_whole(folder: Path, info: DataFile) -> bytes:
 
 
 def file_path(physical_id: PhysicalTableID, number: int) -> str:
-    """Where a file is kept, relative to the store's data folder."""
+    """Return the path of a file in partition 0, relative to the store's data folder."""
     return f"{physical_id}/{number:016x}.parquet"
 
 
 def number_of(path: str) -> int:
-    """Return the number of the file at a path that `file_path` made."""
+    """Return the file number in a path."""
     return int(path.rpartition("/")[2].removesuffix(".parquet"), 16)
 
 
 def from_any_copy(info: DataFile, read: Callable[[DataFile], T]) -> T:
-    """What `read` gives for a file, or for the next of its copies where that one is damaged.
+    """Call `read` with the file, or its next copy if that one is unreadable.
 
     Raises:
-        CorruptionError, EngineError: what the last copy fails with.
+        CorruptionError, EngineError: No copy is readable; the error of the last one.
     """
     try:
         return read(info)
@@ -241,12 +241,12 @@ def from_any_copy(info: DataFile, read: Callable[[DataFile], T]) -> T:
 
 
 UNREADABLE: Final = (CorruptionError, EngineError)
-"""What a copy fails with that is damaged, or on a disk that is gone or broken."""
+"""Errors of a copy that is damaged, or on a disk that is missing or broken."""
 
 
 def warn_of_copy(error: Exception) -> None:
-    """Log that another copy is read, since nobody gets this error."""
-    _log.warning("another copy is read: %s", error)
+    """Log the error of an unreadable copy, since it is not raised."""
+    _log.warning("reading another copy of a file: %s", error)
 
 
 @contextmanager
@@ -257,15 +257,16 @@ def open_file(
     as_dictionaries: Collection[str] = (),
     metadata: pq.FileMetaData | None = None,
 ) -> Iterator[pq.ParquetFile]:
-    """An open file whose footer is the one that was written; pages are checked when they are read.
+    """Open a file and verify its footer. Pages are verified when they are read.
 
-    Strings in the columns `as_dictionaries` come as dictionaries where the file has them so.
-    `metadata`: the footer, of a large file that was opened before.
+    Args:
+        as_dictionaries: string columns to read as dictionaries if the file stores them so.
+        metadata: the verified footer of a large file that was opened before.
 
     Raises:
-        CorruptionError: the file is missing or not what the manifest says; also for what the block
-        reads.
-        EngineError: the system could not read it.
+        CorruptionError: The file is missing or does not match the manifest. Errors of the block's
+            reads are raised like this, too.
+        EngineError: The operating system cannot read the file.
     """
     path = folder / info.path
     try:
@@ -273,14 +274,14 @@ def open_file(
         if size != info.size_bytes:
             reason = f"has {size} bytes, not {info.size_bytes}"
             raise CorruptionError(str(path), min(size, info.size_bytes), reason)
-        # Read, not mapped: a failing disk shall be an error and not a signal.
+        # Not memory-mapped: an I/O error must raise, not send SIGBUS.
         with pa.OSFile(str(path)) if metadata else _checked(path, info) as source:
             yield pq.ParquetFile(
                 source,
                 metadata=(known := metadata or pq.read_metadata(source)),
                 read_dictionary=_dictionaries(known, as_dictionaries),
                 page_checksum_verification=True,
-                # Reading ahead is for what is far away.
+                # Pre-buffering is for remote file systems.
                 pre_buffer=False,
             )
     except FileNotFoundError as error:
@@ -295,7 +296,7 @@ def open_file(
 
 
 def repeating_columns(folder: Path, info: DataFile, names: Sequence[str]) -> Sequence[str]:
-    """Those of `names` that are strings which the file has as dictionaries; see `open_file`."""
+    """Return the string columns among `names` that the file stores as dictionaries."""
 
     def read(one: DataFile) -> Sequence[str]:
         with open_file(folder, one) as file:
@@ -305,13 +306,13 @@ def repeating_columns(folder: Path, info: DataFile, names: Sequence[str]) -> Seq
 
 
 def never_null(metadata: pq.FileMetaData) -> frozenset[str]:
-    """The user's columns of which the file says that no row has NULL in them."""
-    said = (metadata.metadata or {}).get(NEVER_NULL, b"").decode(errors="replace")
-    return frozenset(name for name in said.split(",") if name)
+    """Return the user columns that have no NULLs according to the footer."""
+    names = (metadata.metadata or {}).get(NEVER_NULL, b"").decode(errors="replace")
+    return frozenset(name for name in names.split(",") if name)
 
 
 def _dictionaries(metadata: pq.FileMetaData, names: Collection[str]) -> list[str]:
-    """Those of `names` whose values are strings, written as dictionaries in every row group."""
+    """Return the string columns among `names` with dictionaries in every row group."""
     if not names:
         return []
     schema = metadata.schema.to_arrow_schema()
@@ -326,7 +327,7 @@ def _dictionaries(metadata: pq.FileMetaData, names: Collection[str]) -> list[str
 
 
 def _checked(path: Path, info: DataFile) -> pa.NativeFile:
-    """The file, checked whole if it is small, else its footer."""
+    """Open a file and verify all of it if it is small, else its footer."""
     if info.is_small:
         data = path.read_bytes()
         if zlib.crc32(data) != info.crc:
@@ -342,7 +343,7 @@ def _checked(path: Path, info: DataFile) -> pa.NativeFile:
 
 
 def read_columns(folder: Path, info: DataFile, columns: Sequence[str]) -> pa.Table:
-    """Whole columns of a file; those it does not have are left out."""
+    """Read columns of a file; those that it does not have are left out."""
 
     def read(one: DataFile) -> pa.Table:
         with open_file(folder, one) as file:
@@ -354,25 +355,27 @@ def read_columns(folder: Path, info: DataFile, columns: Sequence[str]) -> pa.Tab
 
 
 def read_row_group(file: pq.ParquetFile, group: int, columns: Sequence[str]) -> pa.Table:
-    """Columns of a row group of an open file, which has all of them.
+    """Read columns of a row group, all of which the file has, and check their row count.
 
-    The header of a page has no checksum: if it tells of fewer values, or of a kind of page that
-    nobody knows, rows are missing, which no other column shows where only one is read. If it tells
-    of more, they are left out, as long as no other row group is read with this one.
+    Page headers have no checksum. If one has too few values or an unknown page type, pyarrow
+    returns fewer rows, without an error if no other column is read. If one has too many, pyarrow
+    ignores the excess as long as each row group is read by itself.
     """
-    table, known = file.read_row_group(group, columns=columns), file.metadata.row_group(group)
-    if table.num_rows != known.num_rows:
-        raise pa.ArrowInvalid(f"a row group has {table.num_rows} rows instead of {known.num_rows}")
+    table, expected = file.read_row_group(group, columns=columns), file.metadata.row_group(group)
+    if table.num_rows != expected.num_rows:
+        reason = f"a row group has {table.num_rows} rows instead of {expected.num_rows}"
+        raise pa.ArrowInvalid(reason)
     for name in columns:
         if pa.types.is_list(table.schema.field(name).type):
-            _check_elements(name, table.column(name), known)
+            _check_elements(name, table.column(name), expected)
     return table
 
 
 def _check_elements(name: str, column: pa.ChunkedArray, group: pq.RowGroupMetaData) -> None:
-    """Raise if a list lacks some: Parquet counts every element, and an empty list and null as one.
+    """Check the number of elements of a list column.
 
-    Pages of lists hold elements, so what is missing may be the last row's and no row.
+    A damaged page header may lose elements of the last row only, without changing the row count.
+    Parquet's value count has one for each element, and one for each empty or null list.
     """
     lengths = pc.fill_null(pc.list_value_length(column), 0)
     values = pc.sum(pc.max_element_wise(lengths, 1)).as_py()
@@ -383,24 +386,24 @@ def _check_elements(name: str, column: pa.ChunkedArray, group: pq.RowGroupMetaDa
 
 
 def stored_columns(file: pq.ParquetFile, names: Sequence[str]) -> list[str]:
-    """Those of `names` that the file has."""
-    known = set(file.schema_arrow.names)
-    return [name for name in names if name in known]
+    """Return the columns among `names` that the file has."""
+    present = set(file.schema_arrow.names)
+    return [name for name in names if name in present]
 
 
 def is_text(tp: pa.DataType) -> bool:
-    """Whether values are strings or bytes."""
+    """Return whether values are strings or bytes."""
     return bool(pa.types.is_string(tp) or pa.types.is_binary(tp))
 
 
 def numpy_column(table: pa.Table, name: str) -> npt.NDArray[Any]:
-    """A column without nulls as NumPy, in its own type."""
+    """Return a column without nulls as a NumPy array."""
     values: npt.NDArray[Any] = combine_chunks(table.column(name)).to_numpy(zero_copy_only=True)
     return values
 
 
 def combine_chunks(column: pa.ChunkedArray) -> pa.Array:
-    """A column's values; unlike `combine_chunks` without a copy where they are in one array."""
+    """Combine a column's chunks; unlike pyarrow's method, does not copy a single chunk."""
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
@@ -410,7 +413,7 @@ def with_ends(
     previous_file: pa.Array,
     previous_row: pa.Array,
 ) -> pa.Table:
-    """Versions with the system columns that stored files have besides."""
+    """Append the system columns that only stored files have."""
     return (
         table.append_column(SUPERSEDED_TS, pa.array(superseded_ts))
         .append_column(PREVIOUS_FILE, previous_file)

@@ -1,16 +1,16 @@
 """Moving and copying a region's files between partitions.
 
-    files copied   every file of the region that a partition lacks is read whole, checked, and
-                   written there under the same name
-    committed      the region's record and its files' name the new partitions, in one commit; paths
-                   that are no longer named are retired, and removed when no scan needs them
+    copy       each file of the region that is missing in a partition is read, verified, and written
+               there under the same name
+    commit     one commit changes the partitions in the records of the region and its files; paths
+               no longer used are retired, and removed when no scan needs them
 
-The region keeps its id and its files their numbers, because rows and pointers stay the same. From
-now on everything that is written of the region goes to its partitions. Deltas belong to no region,
-and stay in partition 0 until a compaction divides them.
+The region's id and its files' numbers do not change, since rows and pointers are the same. New
+files of the region are written to its partitions, too. Deltas belong to no region and remain in
+partition 0 until a compaction distributes them.
 
-A process that dies before the commit leaves files that the manifest does not name, which the next
-writer sweeps; after it, the paths to be removed are in the manifest.
+A crash before the commit leaves files that are not in the manifest; the next writer removes them.
+After the commit, the manifest has the paths to remove.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -24,7 +24,7 @@ from pyspark_theflash.storage.engine.magic.region import Region
 from pyspark_theflash.storage.store.partition import Partitions
 
 WriteBytes = Callable[[str, bytes], None]
-"""Makes a file durable at a path that has none, relative to the data folder."""
+"""Write and sync a new file at a path relative to the data folder."""
 
 
 def keep_in(
@@ -35,14 +35,13 @@ def keep_in(
     retired: Collection[str],
     write: WriteBytes,
 ) -> tuple[LayoutChange, CompactionReport]:
-    """What becomes of a region when these partitions, and no others, are to have its own files.
+    """Store a region's own files in exactly these partitions.
 
     Args:
-        retired: paths that are no longer named; the files are still there.
-        write: is given the files that are to be made.
+        retired: retired paths, whose files still exist.
 
     Raises:
-        CorruptionError, EngineError: a file cannot be read from any partition.
+        CorruptionError, EngineError: A file cannot be read from any partition.
     """
     moved: list[DataFile] = []
     vacated: list[str] = []
@@ -54,7 +53,7 @@ def keep_in(
             if path in info.paths:
                 continue
             if path in retired:
-                # It is the same file, which some scan still needs.
+                # The same file is still there for a running scan.
                 read_whole(folder, replace(info, path=path, copies=()))
                 resumed.append(path)
                 continue

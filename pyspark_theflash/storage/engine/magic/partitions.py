@@ -1,4 +1,4 @@
-"""What a store's files and regions say of its partitions."""
+"""Statistics and use of a store's partitions."""
 
 from collections import Counter
 from collections.abc import Collection, Sequence
@@ -10,7 +10,7 @@ from pyspark_theflash.storage.store.partition import PartitionTable, partition_o
 
 
 def partition_stats(table: PartitionTable, layouts: Layouts) -> Sequence[PartitionStats]:
-    """Each partition with what the files of these layouts take in it."""
+    """Return each partition's statistics of the files in these layouts."""
     files, size_bytes = Counter[int](), Counter[int]()
     for info in (f for i in layouts.tables() for f in layouts[i].files):
         for path in info.paths:
@@ -25,12 +25,12 @@ def partition_stats(table: PartitionTable, layouts: Layouts) -> Sequence[Partiti
 def check_unused(
     partition: int, table: PartitionTable, layouts: Layouts, retired: Collection[str]
 ) -> None:
-    """Raise `OptionError` unless a partition is there and nobody needs it any more."""
+    """Raise `OptionError` unless a partition exists and is not in use."""
     if not partition or partition not in table.numbers():
-        raise OptionError("partition", f"there is no partition {partition} to be removed")
+        raise OptionError("partition", f"there is no partition {partition} to remove")
     regions = (region for i in layouts.tables() for region in layouts[i].regions)
     if any(partition in region.partitions for region in regions):
         reason = "still has regions: theflash regions lists them, theflash move moves them"
         raise OptionError("partition", f"{partition} {reason}")
     if any(partition_of(path) == partition for path in (*layouts.paths(), *retired)):
-        raise OptionError("partition", f"{partition} still has files that a scan reads")
+        raise OptionError("partition", f"{partition} still has files that running scans need")

@@ -1,8 +1,8 @@
 """Regions: contiguous, disjoint ranges of handles that cover a physical table.
 
-A table begins as one region without bounds, of which the manifest needs no record. A region that
-has grown too large is cut: new regions with new ids take its place, in the commit that brings their
-files. An id therefore stands for the same range for ever.
+A new table has one region without bounds, which needs no record in the manifest. A region that has
+become too large is split: new regions with new ids replace it in the commit that adds their files.
+So the range of a region id never changes.
 """
 
 import json
@@ -20,16 +20,16 @@ from pyspark_theflash.tidb.codec.document import boolean, int64, load, shaped
 REGION_KIND: Final = "region"
 FIRST_REGION: Final = RegionID(1)
 NO_REGION: Final = RegionID(0)
-"""Where a file stands that belongs to none."""
+"""`region_id` of files that belong to no region."""
 
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """The handles of a physical table from `start` to before `end`; None is no bound.
+    """A range of handles of a physical table, from `start` to before `end`; None is no bound.
 
-    `is_fixed`: an operator has split here, so compaction does not merge it with the one before.
-    `made_of`: the regions in whose place an operator has put it; shows that this was done.
-    `partitions`: each of them has all of the region's own files.
+    `is_fixed`: an operator has split at `start`, so compaction does not merge it with the region
+    before. `made_of`: the regions that it replaced in a split or merge by an operator; makes
+    repeated requests idempotent. `partitions`: each has all of the region's own files.
     """
 
     physical_id: PhysicalTableID
@@ -41,12 +41,12 @@ class Region:
     partitions: Partitions = HOME
 
     def reaches(self, low: Handle | None, high: Handle | None) -> bool:
-        """Whether a file whose handles go from `low` to `high` may have rows here."""
+        """Return whether a file with handles from `low` to `high` may have rows in the region."""
         ends_before = low is not None and self.end is not None and not is_below(low, self.end)
         return not ends_before and not is_below(high, self.start)
 
     def covers(self, low: Handle | None, high: Handle | None) -> bool:
-        """Whether all handles from `low` to `high` lie here."""
+        """Return whether all handles from `low` to `high` are in the region."""
         if self.start is None and self.end is None:
             return True
         if low is None or high is None:
@@ -55,9 +55,9 @@ class Region:
 
     @property
     def is_recorded(self) -> bool:
-        """Whether the manifest has a record of it.
+        """Whether the manifest has a record of the region.
 
-        The first region of a table needs none, unless it was moved.
+        The first region of a table has one only after it was moved.
         """
         return self.region_id != FIRST_REGION or self.partitions != HOME
 
@@ -88,7 +88,7 @@ class Region:
             )
 
     def split_at(self, bounds: Sequence[Handle], first_id: int) -> list["Region"]:
-        """The regions in its place, cut at growing `bounds`; numbered from `first_id` on."""
+        """Split the region at ascending `bounds`; new ids start at `first_id`."""
         return [
             Region(
                 self.physical_id,
@@ -111,22 +111,22 @@ class Region:
 
 
 def first_region(physical_id: PhysicalTableID) -> Region:
-    """The region that a table begins with."""
+    """Return the initial region of a table."""
     return Region(physical_id, FIRST_REGION, None, None)
 
 
 def in_order(regions: Iterable[Region]) -> Sequence[Region]:
-    """Regions by their start, the one without a start first."""
-    known = list(regions)
-    unbounded = [r for r in known if r.start is None]
+    """Sort regions by start, None first."""
+    all_regions = list(regions)
+    unbounded = [r for r in all_regions if r.start is None]
     return unbounded + sorted(
-        (r for r in known if r.start is not None),
+        (r for r in all_regions if r.start is not None),
         key=lambda r: r.start,  # type: ignore[arg-type,return-value]
     )
 
 
 def misfit(regions: Sequence[Region]) -> str | None:
-    """What keeps these regions, in order, from covering each handle once; None if they do."""
+    """Return why sorted regions do not cover each handle exactly once; None if they do."""
     if not regions or regions[0].start is not None or regions[-1].end is not None:
         return "the regions do not cover all handles"
     for region, after in pairwise(regions):
@@ -138,7 +138,7 @@ def misfit(regions: Sequence[Region]) -> str | None:
 
 
 def is_below(handle: Handle | None, bound: Handle | None) -> bool:
-    """Whether both are known and `handle` is the smaller one."""
+    """Return whether both are known and `handle < bound`."""
     if isinstance(handle, int) and isinstance(bound, int):
         return handle < bound
     if isinstance(handle, bytes) and isinstance(bound, bytes):
@@ -147,12 +147,12 @@ def is_below(handle: Handle | None, bound: Handle | None) -> bool:
 
 
 def handle_to_json(handle: Handle | None) -> int | str | None:
-    """A number, the bytes in hex, or null."""
+    """Encode a handle as a number, bytes in hex, or null."""
     return handle.hex() if isinstance(handle, bytes) else handle
 
 
 def handle_from_json(value: object) -> Handle | None:
-    """The reverse of `handle_to_json`. Raises one of `SHAPE_ERRORS`."""
+    """Decode `handle_to_json`. Raises one of `SHAPE_ERRORS`."""
     if isinstance(value, str):
         return bytes.fromhex(value)
     return None if value is None else int64(value)

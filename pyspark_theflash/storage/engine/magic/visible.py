@@ -1,8 +1,7 @@
-"""Which rows of which files scans have found to be visible, so that the next one need not look.
+"""LRU cache of the visible rows of a region's files, as found by scans.
 
-For one region: a mask of each file, which depends on the region's files and on the snapshot only as
-far as there are newer versions than it. A bit a row; the regions that were asked for least lately
-are forgotten first.
+An entry has a bitmap for each file of a region. It depends on the region's files, and on the
+snapshot only if there are versions newer than that.
 """
 
 import hashlib
@@ -24,9 +23,10 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class VisibleRows:
-    """Of a file's rows, those that are visible: `count` of the ones from `start` to before `end`.
+    """Bitmap of a file's visible rows: `count` rows from `start` to before `end`.
 
-    No `bits`: all of these. A region's own rows stand together in a file of several regions.
+    `bits` is None if all rows in that range are visible. It is short for a delta, too, because the
+    rows of one region are contiguous in it.
     """
 
     start: int
@@ -36,7 +36,7 @@ class VisibleRows:
 
     @classmethod
     def of(cls, mask: Mask | None, rows: int) -> "VisibleRows":
-        """`mask` is of all `rows` rows of the file; None: all are."""
+        """Convert a mask of all `rows` rows of the file; None: all are visible."""
         if mask is None:
             return cls(0, rows, rows, None)
         places = np.flatnonzero(mask)
@@ -48,30 +48,30 @@ class VisibleRows:
 
     @property
     def mask(self) -> Mask | None:
-        """Of the rows from `start` to `end`; None: all."""
+        """Mask of the rows from `start` to before `end`; None: all are visible."""
         if self.bits is None:
             return None
         return np.unpackbits(self.bits, count=self.end - self.start).view(np.bool_)
 
 
 class VisibleCache:
-    """The masks of regions, each of files by number; used by many threads."""
+    """Thread-safe cache: the key of a region's scan -> file number -> visible rows."""
 
     def __init__(self, size_bytes: int = CACHE_BYTES) -> None:
-        self._kept = LeastRecent[bytes, Mapping[int, VisibleRows]](size_bytes)
+        self._entries = LeastRecent[bytes, Mapping[int, VisibleRows]](size_bytes)
 
     @staticmethod
     def key(parts: Sequence[str], files: Sequence[DataFile], snapshot_ts: TimeStamp) -> bytes:
-        """Of a region's scan: two scans of one key see the same rows."""
+        """Return the key of a region's scan; scans with the same key see the same rows."""
         newest = max((f.max_commit_ts for f in files), default=snapshot_ts)
-        said = repr((*parts, min(snapshot_ts, newest)))
-        return hashlib.sha256(said.encode()).digest()
+        identity = repr((*parts, min(snapshot_ts, newest)))
+        return hashlib.sha256(identity.encode()).digest()
 
     def get(self, key: bytes) -> Mapping[int, VisibleRows] | None:
-        """What was put for this key, if it is still there. A file that lacks has no such rows."""
-        return self._kept.get(key)
+        """Return the entry of a key, if cached. A file that is not in it has no visible rows."""
+        return self._entries.get(key)
 
-    def put(self, key: bytes, found: Mapping[int, VisibleRows]) -> None:
-        """Keep what a whole scan has found."""
-        sizes = (0 if v.bits is None else v.bits.nbytes for v in found.values())
-        self._kept.put(key, found, _ENTRY_BYTES + sum(_ENTRY_BYTES + size for size in sizes))
+    def put(self, key: bytes, visible: Mapping[int, VisibleRows]) -> None:
+        """Cache the result of a complete scan."""
+        sizes = (0 if v.bits is None else v.bits.nbytes for v in visible.values())
+        self._entries.put(key, visible, _ENTRY_BYTES + sum(_ENTRY_BYTES + size for size in sizes))

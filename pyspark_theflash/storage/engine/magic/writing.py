@@ -1,13 +1,13 @@
-"""Commits to a store that is open for writing, and what becomes of files.
+"""Write path of the magic engine: data files, manifest commits, error handling, file removal.
 
-    write      a file gets a number, is written and synced; nobody knows of it yet
-    commit     folders are synced; the manifest names the files, in one step with all that goes with
-               them; then memory follows
-    fail       memory is read anew, and files that no commit names are removed, or nothing is
-               written any more: `MagicStore._writing`
-    retire     a file that a commit replaces stays as long as somebody may read it
+    write      a file gets a number, is written and synced; it is not committed yet
+    commit     folders are synced; one manifest transaction adds the files and all other records;
+               then the state in memory is updated
+    error      the state in memory is read again from the manifest and uncommitted files are
+               removed, or the engine rejects further writes: `MagicStore._writing`
+    retire     a replaced file remains on disk until no reader's lease needs it
 
-Files are written in any thread; a mutex keeps all else apart.
+Files may be written in any thread. A mutex serializes everything else.
 """
 
 import contextlib
@@ -63,12 +63,13 @@ _Store = TypeVar("_Store", bound="MagicStore")
 
 @dataclass(eq=False, slots=True)
 class Merge:
-    """A piece of a compaction that was begun: the table as it was planned on, and what it writes.
+    """A compaction step in progress.
 
-    Files that no commit names yet are in `paths`.
+    `planned`: the table's layout when the step was planned. `numbers`: numbers for the files that
+    it writes. `paths`: those files, which are not committed yet.
     """
 
-    started: Layout
+    planned: Layout
     numbers: Iterator[int]
     paths: set[str] = field(default_factory=set)
 
@@ -76,18 +77,18 @@ class Merge:
 def exclusive(
     method: Callable[Concatenate[_Store, _P], _R],
 ) -> Callable[Concatenate[_Store, _P], _R]:
-    """A method in the midst of which no other such one runs."""
+    """Decorate a method to run with the store's mutex held."""
 
     @functools.wraps(method)
-    def alone(self: _Store, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    def locked(self: _Store, /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
         with self._mutex:
             return method(self, *args, **kwargs)
 
-    return alone
+    return locked
 
 
 class MagicStore(MagicReader):
-    """A store that this process writes; holds its writer lock."""
+    """A store open for writing; holds the writer lock."""
 
     def __init__(
         self, path: Path, fs: FileSystem, clock: Clock, lookup_bytes: int, guard: Guard | None
@@ -109,7 +110,7 @@ class MagicStore(MagicReader):
             known = self._known_paths()
             self._numbers.above(max(map(number_of, known), default=0))
             self._partitions.claim(fs)
-            self._remove_others(known)
+            self._remove_uncommitted(known)
             self._remove_retired()
             undo.pop_all()
 
@@ -135,11 +136,11 @@ class MagicStore(MagicReader):
         return self._write_numbered(self._numbers.take(), physical_id, file, partitions, set())
 
     def _write_merged(self, merge: Merge, file: FileEncoder, partitions: Partitions) -> DataFile:
-        number, physical_id = next(merge.numbers), merge.started.physical_id
+        number, physical_id = next(merge.numbers), merge.planned.physical_id
         return self._write_numbered(number, physical_id, file, partitions, merge.paths)
 
     def _write_rebased(self, merge: Merge, file: FileEncoder, partitions: Partitions) -> DataFile:
-        number, physical_id = self._numbers.take(), merge.started.physical_id
+        number, physical_id = self._numbers.take(), merge.planned.physical_id
         return self._write_numbered(number, physical_id, file, partitions, merge.paths)
 
     def _write_numbered(
@@ -158,7 +159,7 @@ class MagicStore(MagicReader):
         return info
 
     def _write_bytes(self, path: str, data: bytes | pa.Buffer) -> None:
-        """Make a file of these bytes, in a folder that `_commit` syncs."""
+        """Write and sync a new file; `_commit` syncs its folder."""
         folder = (self._data / path).parent
         if folder not in self._folders:
             self._fs.make_folder(folder)
@@ -170,7 +171,7 @@ class MagicStore(MagicReader):
     def _commit(
         self, changes: Mapping[PhysicalTableID, LayoutChange], others: ManifestChange | None = None
     ) -> Generation:
-        """Commit what has become of some tables, and other records with it."""
+        """Commit layout changes of tables together with other records."""
         written = [p for change in changes.values() for f in change.files for p in f.paths]
         for folder in sorted({(self._data / path).parent for path in written}):
             self._fs.sync_folder(folder)
@@ -191,12 +192,12 @@ class MagicStore(MagicReader):
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[None]:
-        """What every write has in common: after a failure nothing in memory is believed.
+        """Hold the mutex for a write, and discard the state in memory if the write fails.
 
-        After a failed write or sync nobody knows what the disk holds, after a bug nobody knows
-        anything, and another writer may have taken over: then the engine stops. All other errors (a
-        full disk, a latch that has ended, a file that cannot be read) leave the disk as the
-        manifest says, and the engine goes on from there.
+        After a failed write or sync, an unexpected exception, or when another writer has taken
+        over, the state on disk is unknown and the engine rejects further writes. After any other
+        error (disk full, latch expired, unreadable file) the disk matches the manifest, so the
+        state is loaded from there and the engine remains usable.
         """
         with self._mutex:
             try:
@@ -204,17 +205,17 @@ class MagicStore(MagicReader):
                     yield
             except TheFlashError as error:
                 if self._broken is None:
-                    # Until it is known again what the disk holds.
+                    # Reject writes if loading the state fails.
                     self._broken = str(error) or repr(error)
                     with file_errors(self._path):
                         self._load()
-                        self._remove_others(self._known_paths())
+                        self._remove_uncommitted(self._known_paths())
                     self._broken = None
                 raise
 
     @contextlib.contextmanager
     def _breaking(self) -> Iterator[None]:
-        """After a final error of the block, nothing is written any more."""
+        """Reject further writes after the block fails with the state on disk unknown."""
         self._check_sound()
         try:
             with file_errors(self._path):
@@ -229,10 +230,11 @@ class MagicStore(MagicReader):
     @exclusive
     def _check_sound(self) -> None:
         if self._broken is not None:
-            raise EngineError(str(self._path), f"takes no more writes since: {self._broken}")
+            reason = f"rejects writes after an error, open it again: {self._broken}"
+            raise EngineError(str(self._path), reason)
 
     def _load(self) -> None:
-        """Take over what the manifest has."""
+        """Load the state in memory from the manifest."""
         self._layouts = Layouts(self.read([]))
         self._partitions = PartitionTable(self._data, self._layouts.view)
         self._lookup.clear()
@@ -243,37 +245,37 @@ class MagicStore(MagicReader):
         self._generation = generation
         self._numbers.advance(generation)
 
-    # -- files that nobody needs
+    # -- removing files
 
-    def _remove_others(self, known: set[str]) -> None:
-        """Remove files that no manifest has named: their write never came to its commit.
+    def _remove_uncommitted(self, known: set[str]) -> None:
+        """Remove files that were written but never committed.
 
-        A merge that runs meanwhile notes each path before it makes the file, so what was found
-        before the notes are read is noted if it is a merge's.
+        A concurrent merge adds each path to `Merge.paths` before creating the file. So the folders
+        are listed first, and `Merge.paths` is read afterwards.
         """
-        found = list(self._partitions.files(self._fs))
-        named = known.union(*(merge.paths for merge in self._merges))
-        for path in found:
-            if path not in named:
+        existing = list(self._partitions.files(self._fs))
+        in_use = known.union(*(merge.paths for merge in self._merges))
+        for path in existing:
+            if path not in in_use:
                 self._fs.unlink(self._data / path)
 
     def _known_paths(self) -> set[str]:
-        """The paths of the files that the manifest names, and of those that it has retired."""
+        """Return the paths of all current and retired files in the manifest."""
         return {*self._layouts.paths(), *self._retired()}
 
     def _retired(self) -> Mapping[str, bytes]:
-        """The paths that some older generation names, and the last one of these."""
+        """Return the retired paths, each with the last generation that names it."""
         return self._manifest.read([RETIRED_KIND]).of_kind(RETIRED_KIND)
 
     def _remove_retired(self) -> None:
-        """Remove files that have been replaced and that no reader and no merge can still want."""
+        """Remove retired files that no lease and no running merge needs."""
         pinned = LeaseTable(self._manifest, self._clock).oldest_generation()
         retired, self._has_retired = self._retired(), False
-        merged = tuple(f"{merge.started.physical_id}/" for merge in self._merges)
+        merging = tuple(f"{merge.planned.physical_id}/" for merge in self._merges)
         free = [
             path
             for path, last in retired.items()
-            if (pinned is None or pinned > int(last)) and not name_of(path).startswith(merged)
+            if (pinned is None or pinned > int(last)) and not name_of(path).startswith(merging)
         ]
         if not free:
             return
@@ -285,10 +287,10 @@ class MagicStore(MagicReader):
 
     @exclusive
     def _discard(self, merge: Merge) -> None:
-        """Remove the files of a merge that comes to nothing, unless the disk is not believed."""
+        """Remove the files of a failed or discarded merge, unless the engine rejects writes."""
         if self._broken is not None:
             return
-        # Paths in a folder that another store has taken the place of are not ours.
+        # If the folder was replaced by another store, the paths belong to that store.
         self._manifest.check_in_place()
         with file_errors(self._path):
             for path in merge.paths:

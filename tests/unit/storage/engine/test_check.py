@@ -86,8 +86,8 @@ def test_files_as_the_writer_makes_them_are_sound(tmp_path: Path) -> None:
     [
         ({"_handle": [2, 1, 1]}, "not sorted"),
         ({"_commit_ts": [10, 20, 20]}, "not sorted"),
-        ({SUPERSEDED_TS: [NEVER, NEVER, NEVER]}, "end at another commit"),
-        ({SUPERSEDED_TS: [15, 20, NEVER]}, "end at another commit"),
+        ({SUPERSEDED_TS: [NEVER, NEVER, NEVER]}, "has a wrong _superseded_ts"),
+        ({SUPERSEDED_TS: [15, 20, NEVER]}, "has a wrong _superseded_ts"),
     ],
 )
 def test_rows_that_contradict_each_other(
@@ -100,13 +100,13 @@ def test_rows_that_contradict_each_other(
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({PREVIOUS_FILE: [9]}, "do not supersede"),
-        ({PREVIOUS_ROW: [0]}, "do not supersede"),
-        ({PREVIOUS_ROW: [3]}, "do not supersede"),
-        ({"_handle": [3]}, "do not supersede"),
-        ({"_commit_ts": [20]}, "do not supersede"),
-        ({"_commit_ts": [15]}, "do not supersede"),
-        ({PREVIOUS_FILE: [None], PREVIOUS_ROW: [None]}, "does not point at"),
+        ({PREVIOUS_FILE: [9]}, "does not supersede"),
+        ({PREVIOUS_ROW: [0]}, "does not supersede"),
+        ({PREVIOUS_ROW: [3]}, "does not supersede"),
+        ({"_handle": [3]}, "does not supersede"),
+        ({"_commit_ts": [20]}, "does not supersede"),
+        ({"_commit_ts": [15]}, "does not supersede"),
+        ({PREVIOUS_FILE: [None], PREVIOUS_ROW: [None]}, "does not point to"),
     ],
 )
 def test_pointers_that_lead_astray(
@@ -122,7 +122,7 @@ def test_nothing_points_at_a_delete(tmp_path: Path) -> None:
     files = [write(tmp_path, 1, FIRST), write(tmp_path, 2, SECOND)]
     third = {**SECOND, "_commit_ts": [40], PREVIOUS_FILE: [2], PREVIOUS_ROW: [0]}
     (found,) = damages(tmp_path, *files, write(tmp_path, 3, third))
-    assert "do not supersede" in found
+    assert "does not supersede" in found
     third = {**third, PREVIOUS_FILE: [None], PREVIOUS_ROW: [None]}
     assert damages(tmp_path, *files, write(tmp_path, 4, third)) == []
 
@@ -141,14 +141,14 @@ def test_nothing_points_at_a_delete(tmp_path: Path) -> None:
 )
 def test_a_description_of_another_file(change: dict[str, Any], tmp_path: Path) -> None:
     info = replace(write(tmp_path, 1, FIRST), **change)
-    assert damages(tmp_path, info) == ["is not the file that the manifest describes"]
+    assert damages(tmp_path, info) == ["does not match its manifest record"]
 
 
 def test_a_description_that_hides_something(tmp_path: Path) -> None:
     first, second = write(tmp_path, 1, FIRST), write(tmp_path, 2, SECOND)
     for change in ({"has_deletes": False}, {"has_previous": False}):
         assert damages(tmp_path, first, replace(second, **change)) == [
-            "is not the file that the manifest describes"
+            "does not match its manifest record"
         ]
 
 
@@ -165,10 +165,10 @@ def test_files_of_divided_tables(tmp_path: Path) -> None:
         found = damages(tmp_path, stable, delta, regions=narrower)
         assert found[0] == "has rows outside of region 3"
     regions = [region(2, None, 1), region(5, 1, None)]
-    assert damages(tmp_path, stable, regions=regions) == ["is of region 3, which is not known"]
+    assert damages(tmp_path, stable, regions=regions) == ["belongs to an unknown region 3"]
     other = write(tmp_path, 5, {**FIRST, "_handle": [6, 7, 7]}, FileKind.STABLE, 3)
     found = damages(tmp_path, stable, other, regions=[region(3, None, None)])
-    assert found == ["is not the only stable of its region"]
+    assert found == ["is not its region's only stable file"]
 
 
 @pytest.mark.parametrize(
