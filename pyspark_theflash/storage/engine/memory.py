@@ -1,8 +1,7 @@
-"""The reference engine: the shortest code that is right.
+"""Reference engine for tests: a simple implementation in memory.
 
-Versions are Python tuples in a list, each with its place in the batch it came in; a scan applies
-the rule of `storage.mvcc.visibility.visible_rows` to all of them. It keeps nothing on disk. Tests
-believe it; the other engines are compared with it.
+Versions are Python tuples in a list, each with its position in the published batches. A scan
+applies `storage.mvcc.visibility.visible_rows` to all of them. Other engines are compared with it.
 """
 
 from collections.abc import Collection, Iterator, Sequence
@@ -34,12 +33,12 @@ from pyspark_theflash.storage.mvcc.visibility import visible_rows
 from pyspark_theflash.storage.store.manifest import ManifestChange, View
 
 Place = tuple[int, int]
-"""Which of the table's batches, and which row there."""
+"""Position of a version: index of the table's batch, and row in the batch."""
 Version = tuple[Any, TimeStamp, Op, Place]
 
 
 class MemoryEngine:
-    """See the module."""
+    """Reference implementation of `Engine`."""
 
     def __init__(self) -> None:
         self._generation = Generation(0)
@@ -78,15 +77,15 @@ class MemoryEngine:
         safe_point: TimeStamp | None = None,
         everything: bool = False,
     ) -> CompactionReport:
-        """One form is all there is: a compaction only drops, and always everything it may."""
+        """Drop all garbage; there are no files to merge."""
         versions = self._versions.get(physical_id, [])
-        kept = versions if safe_point is None else list(_above(versions, safe_point))
+        retained = versions if safe_point is None else list(_needed(versions, safe_point))
         if physical_id in self._versions:
-            self._versions[physical_id] = kept
+            self._versions[physical_id] = retained
         return CompactionReport(
             rows_read=len(versions),
-            rows_written=len(kept),
-            rows_dropped=len(versions) - len(kept),
+            rows_written=len(retained),
+            rows_dropped=len(versions) - len(retained),
         )
 
     def begin(
@@ -97,9 +96,9 @@ class MemoryEngine:
         everything_to: TimeStamp | None = None,
         garbage_to: TimeStamp | None = None,
     ) -> Piece | None:
-        """All is done at once; nothing is left to the piece."""
-        done = self.compact(physical_id, columns, safe_point=garbage_to)
-        return (lambda: done) if done.rows_dropped else None
+        """Compact at once; the piece only returns the report."""
+        report = self.compact(physical_id, columns, safe_point=garbage_to)
+        return (lambda: report) if report.rows_dropped else None
 
     def is_behind(self, physical_id: PhysicalTableID) -> bool:
         return False
@@ -116,7 +115,7 @@ class MemoryEngine:
         at: Handle,
         columns: Sequence[ScanColumn],
     ) -> CompactionReport:
-        raise UnsupportedError("dividing regions", "the engine in memory")
+        raise UnsupportedError("splitting regions", "the engine in memory")
 
     def merge(
         self,
@@ -155,11 +154,11 @@ class MemoryEngine:
         others: ManifestChange | None = None,
     ) -> CompactionReport:
         before = self._versions.get(physical_id, [])
-        kept = [v for v in before if not _lies_within(v[0], start, end)]
+        retained = [v for v in before if not _lies_within(v[0], start, end)]
         if physical_id in self._versions:
-            self._versions[physical_id] = kept
+            self._versions[physical_id] = retained
         self.publish(Publication((), others or ManifestChange()))
-        rows, left = len(before), len(kept)
+        rows, left = len(before), len(retained)
         return CompactionReport(rows_read=rows, rows_written=left, rows_dropped=rows - left)
 
     def purge(self, physical_ids: Sequence[PhysicalTableID]) -> Generation:
@@ -185,8 +184,8 @@ class MemoryEngine:
         return self.stats(view, physical_id)
 
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
-        known = bool(self._versions.get(physical_id))
-        return [RegionScan(physical_id, RegionID(1), ())] if known else []
+        has_rows = bool(self._versions.get(physical_id))
+        return [RegionScan(physical_id, RegionID(1), ())] if has_rows else []
 
     def keys(
         self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
@@ -219,18 +218,18 @@ class MemoryEngine:
         for number, batch in enumerate(self._batches[region.physical_id]):
             rows = batch.take(pa.array([row for at, row in places if at == number], pa.int64()))
             if without is not None:
-                gone = pc.is_in(rows.column(HANDLE), value_set=without.handles)
-                rows = rows.filter(pc.invert(gone))
+                excluded = pc.is_in(rows.column(HANDLE), value_set=without.handles)
+                rows = rows.filter(pc.invert(excluded))
             if condition is not None:
-                rows = filter_rows(rows, condition.rows(_shown(rows, condition.columns)))
+                rows = filter_rows(rows, condition.rows(_projected(rows, condition.columns)))
             stored = dict(zip(rows.schema.names, rows.columns, strict=True))
             handles = [stored[HANDLE]] * with_handle
             values = project(stored, columns, rows.num_rows)
-            shown = (
+            encoded = (
                 v.dictionary_encode() if c.id in dictionaries else v
                 for c, v in zip(columns, values, strict=True)
             )
-            arrays = [*handles, *shown]
+            arrays = [*handles, *encoded]
             yield batch_of(names, arrays, rows.num_rows)
 
     def never_null(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
@@ -250,15 +249,15 @@ def _lies_within(handle: Any, start: Handle | None, end: Handle | None) -> bool:
     return (start is None or handle >= start) and (end is None or handle < end)
 
 
-def _shown(rows: pa.RecordBatch, columns: Sequence[ScanColumn]) -> pa.RecordBatch:
-    """The columns of a condition."""
+def _projected(rows: pa.RecordBatch, columns: Sequence[ScanColumn]) -> pa.RecordBatch:
+    """Return the columns of a condition."""
     stored = dict(zip(rows.schema.names, rows.columns, strict=True))
     arrays = project(stored, columns, rows.num_rows)
     return batch_of([column_name(column.id) for column in columns], arrays, rows.num_rows)
 
 
-def _above(versions: list[Version], safe_point: TimeStamp) -> Iterator[Version]:
-    """Those that a read at or above the safe point can need."""
+def _needed(versions: list[Version], safe_point: TimeStamp) -> Iterator[Version]:
+    """Yield the versions that a snapshot at or above the safe point may see."""
     newest: dict[Any, TimeStamp] = {}
     for handle, commit_ts, _, _ in versions:
         if commit_ts <= safe_point:

@@ -1,19 +1,20 @@
-"""Compaction: deltas become layers, layers join the stable file of their region.
+"""Compaction: merge deltas into layers, and layers into their region's stable file.
 
-    deltas   ──┬──────────┬──────────┬──   when there are some: all of them, cut by region, in one
-               ▼          ▼          ▼     commit
-    layers   region 1 │ region 2 │ region 3     while they are few
-               ▼          ▼          ▼     when they are a quarter of the region, or the region has
-    stable   region 1 │ 2a │ 2b  │ region 3     garbage to lose: cut where it has grown too large
+    deltas   ──┬──────────┬──────────┬──   All deltas are merged in one commit, cut by region.
+               ▼          ▼          ▼
+    layers   region 1 │ region 2 │ region 3     A region's layers are merged with its stable file
+               ▼          ▼          ▼     when they have a large share of its rows, or to drop
+    stable   region 1 │ 2a │ 2b  │ region 3     garbage. The region is split if it is too large.
 
-Only the newest files of a range of handles are ever merged: layers when no delta is left, the
-stable file together with all its layers. So no other file that was there when a step was planned
-points into those merged. What is published while they are merged may; `rebase.py` corrects that.
+Only the newest files of a range of handles are merged: layers only while there are no deltas, the
+stable file only together with all layers. So no other file that existed when the step was planned
+has pointers into the merged files. Deltas published during the merge may; `rebase.py` rewrites
+them.
 
-Neighbours that a safe point has left little of are merged, but not where an operator has split.
+Adjacent regions that garbage collection has left small are merged, except at an operator's split.
 
-Everything goes piece by piece (`merge.py`): memory holds one file's worth of rows and one row group
-of each file that is read.
+Rows are merged in pieces (`merge.py`): memory holds the rows of one output file and one row group
+of each input file.
 """
 
 from collections.abc import Callable, Sequence
@@ -37,21 +38,22 @@ from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.store.partition import Partitions
 
 PIECES_A_FILE: Final = 4
-"""A safe point may leave little of a piece, so several make up a file."""
+"""Pieces merged into one file, as garbage collection may drop most of a piece."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompactionLimits:
-    """When a compaction does what.
+    """Thresholds of compaction and placement.
 
     A region is split above `region_rows` or `region_bytes` (in memory). Deltas are merged when
-    there are `deltas` of them and a region gets `layer_rows` on average, at the latest when there
-    are `most_deltas`. A region's layers are merged when there are `layers` of them, and with its
-    stable file when they have a `share` of its rows: at 50% each row is rewritten about twice over
-    a table's growth, at 1% a hundred times. Layers that lie above all that is older do not count,
-    since merging them saves nobody anything. A commit rewrites about `commit_rows` rows of stable
-    files. A publication that has `direct_rows` for each region it reaches makes no delta; deltas of
-    four times as many are merged, so that it can.
+    there are at least `deltas` of them with at least `layer_rows` rows per region on average, or
+    `most_deltas` of them. A region's layers are merged when there are `layers` of them, and with
+    the stable file when they have a `share` of its rows: at 50% each row is rewritten about twice
+    while a table grows, at 1% a hundred times. Layers above all older rows do not count, since
+    merging them saves no work. A commit rewrites about `commit_rows` rows of stable files. A
+    publication with `direct_rows` rows for each region that it overlaps is written by region
+    instead of as a delta. Deltas with four times as many rows are merged, since that requires that
+    there are none.
     """
 
     region_rows: int = 400_000
@@ -65,12 +67,12 @@ class CompactionLimits:
     commit_rows: int = 1_600_000
 
     def due_rows(self, regions: Sequence[Region]) -> int:
-        """How many rows of deltas are merged, however few files they are in."""
+        """Return the number of rows at which deltas are merged, however few files they are."""
         return 4 * self.direct_rows * len(regions)
 
 
 class Depth(IntEnum):
-    """How much of a region takes part, besides the deltas."""
+    """Which of a region's own files are merged, besides the deltas."""
 
     DELTAS = 0
     LAYERS = 1
@@ -79,7 +81,7 @@ class Depth(IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A region's part in a commit: its own files that take part, and how its rows are cut."""
+    """One region's part of a step: its own files to merge, and the cuts between pieces."""
 
     region: Region
     depth: Depth
@@ -87,15 +89,15 @@ class Task:
     cuts: Sequence[Handle]
     file_rows: int
     merged_regions: Sequence[Region] = ()
-    """Regions that are in the map until now, where `region` takes the place of several."""
+    """The existing regions that `region` replaces, if several are merged into one."""
 
 
 Write: TypeAlias = Callable[[FileEncoder, Partitions], DataFile]
-"""Makes a file durable in each of these partitions."""
+"""Write and sync a file in each of these partitions."""
 Merged: TypeAlias = tuple[LayoutChange, CompactionReport]
-"""The change to commit, whose files are written, and the report of the work."""
+"""The change to commit, whose files have been written, and the report of the work."""
 Step: TypeAlias = Callable[[], Merged]
-"""The work of one commit, planned on one layout; it reads and writes when it is called."""
+"""The work of one commit, planned for one layout; reads and writes files when called."""
 
 
 class Compaction:
@@ -111,12 +113,12 @@ class Compaction:
         everything_to: TimeStamp | None = None,
         write: Write,
     ) -> None:
-        """`everything_to`: merge also what does not pay, of all that commits up to there."""
+        """See `Engine.compact` and `Engine.begin`; `write` writes each output file."""
         self._folder, self._columns, self._limits = folder, columns, limits
         self._safe_point, self._everything_to, self._write = safe_point, everything_to, write
 
     def step(self, layout: Layout) -> Step | None:
-        """The next step that pays. To find out that there is none takes no look into files."""
+        """Return the next worthwhile step, or None. Reads no files."""
         if layout.deltas:
             if not self._deltas_are_due(layout):
                 return None
@@ -124,22 +126,22 @@ class Compaction:
         for region, own in layout.by_region():
             if (depth := self._depth(own)) is not Depth.DELTAS:
                 return partial(self._run_region, layout, region, own, depth)
-        return self._uniting(layout)
+        return self._merging_small(layout)
 
     def collection(self, layout: Layout, safe_point: TimeStamp) -> Step | None:
-        """Drop what the safe point allows of one region; None where no region has garbage."""
+        """Return a step that drops one region's garbage; None if no region has any."""
         for region, own in layout.by_region():
             if layout.has_garbage(region, own, safe_point):
                 if layout.deltas:
                     return partial(self._run_deltas_and, layout, region)
                 return partial(self._run_region, layout, region, own, Depth.ALL)
-        return self._uniting(layout)
+        return self._merging_small(layout)
 
     def flush(self, layout: Layout) -> Merged:
-        """Divide the deltas, of which there are some, among the regions, which stay as they are."""
+        """Distribute the deltas, at least one, among the regions, which do not change."""
         return self._run(layout, layout.deltas, self._tasks(layout, most=Depth.DELTAS))
 
-    def _uniting(self, layout: Layout) -> Step | None:
+    def _merging_small(self, layout: Layout) -> Step | None:
         groups = small_neighbours(layout, self._limits)
         return partial(self.merge_regions, layout, groups[0]) if groups else None
 
@@ -149,25 +151,25 @@ class Compaction:
         return self._run(layout, (), [self._task(region, depth, own, Sample(()))])
 
     def _run_deltas_and(self, layout: Layout, whole: Region) -> Merged:
-        """Nothing older is merged without what is newer, so all regions take part."""
+        """Merge all of a region. The newer deltas must be merged, too, and so into all regions."""
         tasks = self._tasks(layout, most=Depth.DELTAS, whole=whole)
         return self._run(layout, layout.deltas, tasks)
 
-    # -- what pays
+    # -- choosing files
 
     def _deltas_are_due(self, layout: Layout) -> bool:
         deltas, limits = layout.deltas, self._limits
         rows = sum(f.rows for f in deltas)
         enough = rows >= limits.layer_rows * (len(layout.regions) - 1)
         return (
-            any(self._is_asked(own, deltas) for _, own in layout.by_region())
+            any(self._is_forced(own, deltas) for _, own in layout.by_region())
             or len(deltas) >= limits.most_deltas
             or rows >= limits.due_rows(layout.regions)
             or (len(deltas) >= limits.deltas and enough)
         )
 
-    def _is_asked(self, own: Sequence[DataFile], deltas: Sequence[DataFile]) -> bool:
-        """Whether everything of a region is to be merged, with the deltas that reach into it."""
+    def _is_forced(self, own: Sequence[DataFile], deltas: Sequence[DataFile]) -> bool:
+        """Return whether `everything_to` requires to merge a region with these deltas."""
         to = self._everything_to
         if to is None:
             return False
@@ -177,32 +179,32 @@ class Compaction:
     def _depth(
         self, own: Sequence[DataFile], delta_rows: int = 0, deltas: Sequence[DataFile] = ()
     ) -> Depth:
-        """What pays in a region that gets some rows of the deltas."""
+        """Choose what to merge in a region that gets `delta_rows` rows of the deltas."""
         layers = [f for f in own if f.kind is FileKind.LAYER]
         recent = sum(f.rows for f in layers) + delta_rows
-        if self._is_asked(own, deltas if delta_rows else ()):
+        if self._is_forced(own, deltas if delta_rows else ()):
             return Depth.ALL
         rows = sum(f.rows for f in own) + delta_rows
         mixed = mixed_rows(own) + delta_rows
         if mixed and mixed >= self._limits.share * rows:
             return Depth.ALL
         if rows > self._limits.region_rows and any(f.min_handle is None for f in own):
-            return Depth.ALL  # of format 1, which did not split
-        is_merged = not delta_rows and _are_apart(layers)
-        is_long = len(layers) + bool(delta_rows) >= max(self._limits.layers, 2) and not is_merged
-        if is_long and recent >= self._limits.share * rows:
+            return Depth.ALL  # Format 1 did not split regions.
+        is_merged = not delta_rows and _are_disjoint(layers)
+        has_many = len(layers) + bool(delta_rows) >= max(self._limits.layers, 2) and not is_merged
+        if has_many and recent >= self._limits.share * rows:
             return Depth.ALL
-        return Depth.LAYERS if is_long else Depth.DELTAS
+        return Depth.LAYERS if has_many else Depth.DELTAS
 
     def _has_garbage(self, own: Sequence[DataFile]) -> bool:
         return self._safe_point is not None and any(f.garbage_ts <= self._safe_point for f in own)
 
-    # -- what to do
+    # -- planning tasks
 
     def _tasks(
         self, layout: Layout, most: Depth = Depth.ALL, whole: Region | None = None
     ) -> list[Task]:
-        """Every region's part in merging the deltas; `whole` is merged with all its files."""
+        """Plan every region's part in merging the deltas; `whole` is merged with all its files."""
         deltas = layout.deltas
         rows = sum(f.rows for f in layout.files)
         needs_sample = len(layout.regions) > 1 or self._files_for(rows, layout.files) > 1
@@ -230,8 +232,8 @@ class Compaction:
         delta_rows: int = 0,
         deltas: Sequence[DataFile] = (),
     ) -> Task:
-        wanted = {Depth.DELTAS: (), Depth.LAYERS: (FileKind.LAYER,), Depth.ALL: tuple(FileKind)}
-        files = [f for f in own if f.kind in wanted[depth]]
+        kinds = {Depth.DELTAS: (), Depth.LAYERS: (FileKind.LAYER,), Depth.ALL: tuple(FileKind)}
+        files = [f for f in own if f.kind in kinds[depth]]
         rows = sum(f.rows for f in files) + delta_rows
         count = self._files_for(rows, [*files, *deltas])
         if count == 1:
@@ -242,28 +244,28 @@ class Compaction:
         return Task(region, depth, files, cuts, rows // count)
 
     def _files_for(self, rows: int, files: Sequence[DataFile]) -> int:
-        """How many files of the wanted size so many rows make, which are like those in `files`."""
-        known = max(sum(f.rows for f in files), 1)
-        size = rows * sum(f.data_bytes for f in files) // known
+        """Return into how many files to cut rows that are as large as those of `files`."""
+        sample_rows = max(sum(f.rows for f in files), 1)
+        size = rows * sum(f.data_bytes for f in files) // sample_rows
         limits = self._limits
         return max(-(-rows // limits.region_rows), -(-size // limits.region_bytes), 1)
 
     def merge_regions(
         self, layout: Layout, regions: Sequence[Region], *, by_hand: bool = False
     ) -> Merged:
-        """Neighbours become one region. Where only one has files, they stay as they are."""
+        """Merge adjacent regions into one. Files are not rewritten if only one region has any."""
         own = [(r, files) for r, files in layout.by_region() if r in regions]
         first, last = regions[0], regions[-1]
         new_id, made_of = next_id(layout), tuple(r.region_id for r in regions) if by_hand else ()
         both = replace(first, region_id=new_id, end=last.end, made_of=made_of)
-        files = [f for _, found in own for f in found]
-        if sum(bool(found) for _, found in own) < 2:
+        files = [f for _, region_files in own for f in region_files]
+        if sum(bool(region_files) for _, region_files in own) < 2:
             moved = [replace(f, region_id=both.region_id) for f in files]
             return LayoutChange(moved, (), [both], regions), CompactionReport()
         rows = sum(f.rows for f in files)
         return self._run(layout, (), [Task(both, Depth.ALL, files, [], rows, regions)])
 
-    # -- doing it
+    # -- merging
 
     def _run(self, layout: Layout, deltas: Sequence[DataFile], tasks: Sequence[Task]) -> Merged:
         recent = [Cursor(self._folder, f, self._columns) for f in deltas]
@@ -288,18 +290,18 @@ class Compaction:
     def _merge_piece(
         self, task: Task, cursors: Sequence[Cursor], end: Handle | None, output: "_Output"
     ) -> int:
-        """Merge what lies below `end`; returns how many versions were read."""
+        """Merge the rows below `end`. Returns the number of versions read."""
         tables = [table for cursor in cursors for table in cursor.take_below(end)]
         rows = sum(map(len, tables))
         if rows:
-            # Only where all files of a region take part are these all the versions of their rows.
+            # Dropping needs all versions of a row, so all files of the region.
             safe_point = self._safe_point if task.depth is Depth.ALL else None
             output.add(merged(tables, {c.info.number for c in cursors}, safe_point), end)
         return rows
 
 
 def mixed_rows(own: Sequence[DataFile]) -> int:
-    """How many rows a region's layers have, without those that lie above all that is older."""
+    """Count the rows of a region's layers, except layers above all older rows."""
     top, rows = None, 0
     for info in own:
         if info.kind is FileKind.LAYER and not is_below(top, info.min_handle):
@@ -309,21 +311,22 @@ def mixed_rows(own: Sequence[DataFile]) -> int:
     return rows
 
 
-def _are_apart(files: Sequence[DataFile]) -> bool:
-    """Whether each file ends before the next one by handle begins, as merged ones do."""
+def _are_disjoint(files: Sequence[DataFile]) -> bool:
+    """Return whether the handle ranges of files are known to be disjoint, as after a merge."""
     in_order = sorted(files, key=lambda f: (f.min_handle is not None, f.min_handle))
     return all(is_below(f.max_handle, after.min_handle) for f, after in pairwise(in_order))
 
 
 def next_id(layout: Layout) -> RegionID:
-    """An id that none of the table's regions has, nor had."""
+    """Return a region id that the table has never used."""
     return RegionID(max(region.region_id for region in layout.regions) + 1)
 
 
 def small_neighbours(layout: Layout, limits: CompactionLimits) -> list[Sequence[Region]]:
-    """Neighbours that together are half a region at most, or of which all but one are empty.
+    """Return groups of adjacent regions to merge.
 
-    All of them are in the same partitions.
+    A group has at most half the size of a full region in total, or only one that is not empty. All
+    of its regions are in the same partitions.
     """
     if layout.deltas:
         return []
@@ -335,8 +338,8 @@ def small_neighbours(layout: Layout, limits: CompactionLimits) -> list[Sequence[
             2 * (rows + more_rows) <= limits.region_rows
             and 2 * (size + more_size) <= limits.region_bytes
         )
-        is_beside = groups and groups[-1][0].partitions == region.partitions
-        if is_beside and not region.is_fixed and (is_small or not rows or not more_rows):
+        is_mergeable = groups and groups[-1][0].partitions == region.partitions
+        if is_mergeable and not region.is_fixed and (is_small or not rows or not more_rows):
             groups[-1].append(region)
             rows, size = rows + more_rows, size + more_size
         else:
@@ -346,7 +349,7 @@ def small_neighbours(layout: Layout, limits: CompactionLimits) -> list[Sequence[
 
 
 class _Output:
-    """Pieces of one task in handle order, as files of about the task's `file_rows`."""
+    """Writer of one task's pieces, in handle order, to files of about `file_rows` rows."""
 
     def __init__(self, task: Task, limits: CompactionLimits, write: Write) -> None:
         self._task, self._limits, self._write = task, limits, write
@@ -357,12 +360,12 @@ class _Output:
         self._ends: list[Handle | None] = []
 
     def add(self, piece: pa.Table, end: Handle | None) -> None:
-        """A piece that ends below `end`."""
+        """Append a piece, whose handles are below `end`."""
         if not len(piece):
             return
         rows = self._file.rows + len(piece)
         size = self._file.data_bytes + piece.nbytes
-        # A piece is rarely just as large as it was meant to be.
+        # The size of pieces is only approximate.
         most_rows = self._task.file_rows + self._task.file_rows // (2 * PIECES_A_FILE)
         if self._file.rows and (rows > most_rows or size > self._limits.region_bytes):
             self._flush()
@@ -370,7 +373,7 @@ class _Output:
         self._end = end
 
     def finish(self, next_id: RegionID) -> LayoutChange:
-        """What has become of the region; new ones are numbered from `next_id` on."""
+        """Write the last file. Return the change of the region; new ids start at `next_id`."""
         region, replaced, merged_regions = (
             self._task.region,
             self._task.files,
@@ -384,7 +387,7 @@ class _Output:
         regions = region.split_at([end for end in self._ends[:-1] if end is not None], next_id)
         if len(regions) == 1:
             regions = [replace(regions[0], made_of=region.made_of)]
-        # A safe point may leave nothing of regions that are merged.
+        # There is no file if garbage collection has dropped all rows of the merged regions.
         files = [
             replace(f, region_id=r.region_id) for f, r in zip(self._files, regions, strict=False)
         ]

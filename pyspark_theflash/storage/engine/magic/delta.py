@@ -1,4 +1,4 @@
-"""What a batch of new versions supersedes: the columns that make it a data file."""
+"""Add the system columns of data files to a batch of new versions."""
 
 from collections.abc import Iterable
 
@@ -15,22 +15,22 @@ from pyspark_theflash.storage.mvcc.visibility import same_as_next, superseded_wi
 def delta_table(
     versions: VersionBatch, files: Iterable[DataFile], lookup: HandleLookup
 ) -> pa.Table:
-    """The versions with their ends, and where the first of each row supersedes one of `files`."""
+    """Add `_superseded_ts`, and pointers to the versions in `files` that are superseded."""
     batch = versions.batch
     handles = batch.column(HANDLE)
     superseded_ts = superseded_within(handles, batch.column(COMMIT_TS).to_numpy())
-    again = same_as_next(handles) if batch.num_rows > 1 else np.zeros(0, np.bool_)
-    firsts = np.flatnonzero(np.concatenate([[True], ~again]))
+    is_repeated = same_as_next(handles) if batch.num_rows > 1 else np.zeros(0, np.bool_)
+    firsts = np.flatnonzero(np.concatenate([[True], ~is_repeated]))
     distinct = handles if len(firsts) == batch.num_rows else handles.take(pa.array(firsts))
     places = lookup.find(files, distinct)
-    previous = firsts[places.found]
-    absent = np.ones(batch.num_rows, np.bool_)
-    absent[previous] = False
+    previous = firsts[places.is_live]
+    no_previous = np.ones(batch.num_rows, np.bool_)
+    no_previous[previous] = False
     numbers, rows = np.zeros(batch.num_rows, np.uint64), np.zeros(batch.num_rows, np.uint32)
-    numbers[previous], rows[previous] = places.files[places.found], places.rows[places.found]
+    numbers[previous], rows[previous] = places.files[places.is_live], places.rows[places.is_live]
     return with_ends(
         pa.Table.from_batches([batch]),
         superseded_ts,
-        pa.array(numbers, mask=absent),
-        pa.array(rows, mask=absent),
+        pa.array(numbers, mask=no_previous),
+        pa.array(rows, mask=no_previous),
     )

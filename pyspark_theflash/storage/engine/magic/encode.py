@@ -1,19 +1,19 @@
-"""Making data files: how versions become Parquet; see `storage.engine.magic.file`.
+"""Encode versions as Parquet data files (`storage.engine.magic.file`).
 
-    texts that repeat         dictionary, lz4
-    other texts               lz4
-    numbers of few values     dictionary, lz4
-    other numbers             split bytes, zstd
+    strings that repeat           dictionary, lz4
+    other strings                 lz4
+    numbers with few values       dictionary, lz4
+    other numbers                 BYTE_STREAM_SPLIT, zstd
 
-Split bytes (BYTE_STREAM_SPLIT): the first bytes of all numbers, then all second ones and so on.
-What stands in the upper bytes hardly changes from row to row, so together they become smaller than
-by any codec alone, and are read in half the time of plain ones. Texts would take half the space by
-zstd, and one and a half times to twice as long to read.
+BYTE_STREAM_SPLIT stores the first bytes of all numbers, then all second bytes, and so on. Upper
+bytes rarely change from row to row, so the result is smaller than with any codec alone, and is read
+in half the time of PLAIN encoding. Strings would take half the space with zstd, but 1.5 to 2 times
+as long to read.
 
-A column without NULLs is REQUIRED in Parquet, and read in two thirds of the time. One that no row
-holds is left out, and so is the absence of one that all rows hold (`storage.mvcc.version`). If a
-row comes to which that does not apply after some were written, these are written anew, with all
-columns, which may have NULLs.
+A column without NULLs is REQUIRED in Parquet, which is read in two thirds of the time. A column
+absent from all rows is omitted, and so is the absence mask of a column that all rows have
+(`storage.mvcc.version`). If later rows of the file do not match this choice, the rows written so
+far are rewritten with all columns, as OPTIONAL.
 """
 
 import zlib
@@ -55,31 +55,31 @@ ROW_GROUP_ROWS: Final = 1 << 18
 ROW_GROUP_BYTES: Final = 64 << 20
 SAMPLE_ROWS: Final = 4096
 WRITE_BATCH_ROWS: Final = 1 << 14
-"""Rows that are encoded in one go; with Arrow's 1024 a file takes 6% longer."""
+"""Arrow's write_batch_size; with the default of 1024 a file takes 6% longer."""
 NUMBERS_MAX: Final = 256
-"""Up to so many numbers are a dictionary, whose places take a byte at most."""
+"""Maximum distinct numbers for a dictionary, so that an index takes at most one byte."""
 INT64_DIGITS: Final = 18
 ONE_PAGE: Final = {
     "data_page_size": 1 << 29,
     "dictionary_pagesize_limit": 1 << 29,
     "max_rows_per_page": 1 << 29,
 }
-"""Parquet's options for one page a column and row group: what one of several says wrong of itself
-could be made up for by the next, with as many rows as there should be, and others."""
+"""Writer options for one page per column chunk. With several, the excess rows of a damaged page
+header could replace the missing ones of another, and the row count would still be right."""
 
 
 @dataclass(frozen=True, slots=True)
 class EncodedFile:
-    """A file's bytes, ready to be written, and its description."""
+    """The bytes of a file, and its manifest record."""
 
     info: DataFile
     data: pa.Buffer
 
 
 class FileEncoder:
-    """Parquet of sorted versions with all system columns, made of one piece after another.
+    """Encoder of sorted versions with all system columns, added in pieces.
 
-    Only what a row group still lacks is held as versions; the rest as Parquet.
+    Memory holds the rows of an incomplete row group, and the encoded Parquet of all others.
     """
 
     def __init__(self, kind: FileKind) -> None:
@@ -94,7 +94,7 @@ class FileEncoder:
         self.rows, self.data_bytes = 0, 0
 
     def add(self, piece: pa.Table) -> None:
-        """Append versions, at least one, that come after all before."""
+        """Append versions, at least one, which sort after all earlier ones."""
         handles, commit_ts = piece.column(HANDLE), numpy_column(piece, COMMIT_TS)
         deletes = numpy_column(piece, OP) == Op.DELETE
         self._bounds = [*self._bounds[:1], handles[0].as_py(), handles[-1].as_py()]
@@ -110,17 +110,17 @@ class FileEncoder:
         self.rows += piece.num_rows
         self.data_bytes += piece.nbytes
         self._waiting.append(piece)
-        # Small row groups are slow to read, and to wait for whole ones takes memory.
+        # Small row groups are slow to read, and buffering full ones takes memory.
         if 2 * sum(map(len, self._waiting)) >= _group_rows(self.rows, self.data_bytes):
             self._flush()
 
     def finish(
         self, *, number: int, physical_id: PhysicalTableID, region_id: RegionID = NO_REGION
     ) -> EncodedFile:
-        """The file, of at least one row."""
+        """Return the file, which has at least one row."""
         self._flush()
         if self._written is None:
-            raise InternalError("a file has at least one row")
+            raise InternalError("a data file without rows")
         names = self._written.names - self._nullable - set(SYSTEM_COLUMNS)
         data = self._written.finish(sorted(n for n in names if not is_absence(n)))
         # The footer's length, and Parquet's closing magic.
@@ -160,12 +160,12 @@ class FileEncoder:
             chosen = table.select(needed)
             self._written = _Written(chosen.schema, nulls, _repeating(chosen))
         elif not (nulls <= self._written.nullable and self._written.holds(table, needed)):
-            self._written = self._written.anew(table.schema)
+            self._written = self._written.with_schema(table.schema)
         self._written.add(table)
 
 
 class _Written:
-    """The Parquet of some rows."""
+    """A Parquet file being written to memory."""
 
     def __init__(
         self,
@@ -173,9 +173,9 @@ class _Written:
         nullable: Collection[str],
         repeating: Collection[str],
     ) -> None:
-        """`nullable`: the columns that may have NULLs; `repeating`: those to write as dictionaries.
+        """Start a file; `nullable` and `repeating` are names of OPTIONAL and dictionary columns.
 
-        System columns are always the same.
+        The repetition of system columns is fixed.
         """
         self._schema = pa.schema([_stored_field(field, nullable) for field in schema])
         self.names: Final = frozenset(self._schema.names)
@@ -187,7 +187,7 @@ class _Written:
             self._schema,
             use_dictionary=repeating,
             **_encodings(schema, repeating),
-            # Nobody asks them, and they take a sixth of the time.
+            # Not used by scans, and they take a sixth of the time.
             write_statistics=False,
             write_batch_size=WRITE_BATCH_ROWS,
             write_page_checksum=True,
@@ -201,25 +201,25 @@ class _Written:
         self._writer.write_table(chosen, row_group_size=group_rows)
 
     def holds(self, table: pa.Table, names: Collection[str]) -> bool:
-        """Whether these columns of `table` are among its own, and as wide."""
+        """Return whether the file has these columns of `table`, in types at least as wide."""
         own = {name: self._schema.field(name).type for name in self.names}
         types = {name: table.field(name).type for name in names}
         return all(n in own and own[n] == _wider(own[n], tp) for n, tp in types.items())
 
-    def anew(self, schema: pa.Schema) -> "_Written":
-        """The same rows with all columns, which may have NULLs and are as wide as needed."""
+    def with_schema(self, schema: pa.Schema) -> "_Written":
+        """Rewrite the rows with all columns of `schema`, as OPTIONAL and in the wider types."""
         for at, field in enumerate(schema):
             if field.name in self.names:
                 tp = _wider(self._schema.field(field.name).type, field.type)
                 schema = schema.set(at, field.with_type(tp))
-        other = _Written(schema, schema.names, self._repeating)
+        rewritten = _Written(schema, schema.names, self._repeating)
         with pq.ParquetFile(self.finish(())) as file:
             for group in range(file.num_row_groups):
-                other.add(_completed(file.read_row_group(group), schema))
-        return other
+                rewritten.add(_completed(file.read_row_group(group), schema))
+        return rewritten
 
     def finish(self, never_null: Collection[str]) -> pa.Buffer:
-        """The bytes; nothing can be added any more."""
+        """Close the file and return its bytes."""
         self._writer.add_key_value_metadata({NEVER_NULL: ",".join(never_null)})
         self._writer.close()
         return self._sink.getvalue()
@@ -233,19 +233,19 @@ def encode_file(
     kind: FileKind,
     region_id: RegionID = NO_REGION,
 ) -> EncodedFile:
-    """Parquet of sorted versions, at least one, with all system columns."""
+    """Encode sorted versions, at least one, with all system columns."""
     encoder = FileEncoder(kind)
     encoder.add(table)
     return encoder.finish(number=number, physical_id=physical_id, region_id=region_id)
 
 
 def _group_rows(rows: int, size_bytes: int) -> int:
-    """How many rows a row group has at most, where `rows` of them take `size_bytes`."""
+    """Return the maximum rows of a row group, if `rows` rows take `size_bytes`."""
     return max(1, min(rows * ROW_GROUP_BYTES // max(size_bytes, 1), ROW_GROUP_ROWS))
 
 
 def _has_null(column: pa.ChunkedArray, deletes: npt.NDArray[np.bool_]) -> bool:
-    """Whether a row that is no delete has NULL there; a delete may have values or not."""
+    """Return whether a version other than a delete has NULL."""
     if not column.null_count:
         return False
     is_null = column.is_null().to_numpy()
@@ -253,31 +253,31 @@ def _has_null(column: pa.ChunkedArray, deletes: npt.NDArray[np.bool_]) -> bool:
 
 
 def _wider(tp: pa.DataType, other: pa.DataType) -> pa.DataType:
-    """The type with more bits, of two that are the same or of integers (`tidb.codec.row`)."""
+    """Return the wider of two integer types, or the type if both are the same."""
     if tp == other or not pa.types.is_integer(tp):
         return other
     return tp if tp.bit_width > other.bit_width else other
 
 
 def _needed(table: pa.Table) -> list[str]:
-    """The columns without which something of the rows would be lost."""
-    needless = set()
+    """Return the columns to store: no column absent from all rows, no mask that is all false."""
+    omitted = set()
     for name in filter(is_absence, table.column_names):
         if not pc.any(table.column(name)).as_py():
-            needless.add(name)
+            omitted.add(name)
         elif pc.all(table.column(name)).as_py():
-            needless |= {name, absence_name(name)}
-    return [name for name in table.column_names if name not in needless]
+            omitted |= {name, absence_name(name)}
+    return [name for name in table.column_names if name not in omitted]
 
 
 def _completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
-    """Rows that were written without some columns, with all of them."""
-    rows, known = len(table), set(table.column_names)
+    """Add the columns of `schema` that were omitted from these rows."""
+    rows, present = len(table), set(table.column_names)
     for field in schema:
-        if field.name not in known and is_absence(field.name):
-            is_absent = absence_name(field.name) not in known
+        if field.name not in present and is_absence(field.name):
+            is_absent = absence_name(field.name) not in present
             table = table.append_column(field, pa.repeat(pa.scalar(is_absent), rows))
-        elif field.name not in known:
+        elif field.name not in present:
             table = table.append_column(field, pa.nulls(rows, field.type))
     return table
 
@@ -285,23 +285,23 @@ def _completed(table: pa.Table, schema: pa.Schema) -> pa.Table:
 def _stored_field(field: pa.Field, nullable: Collection[str]) -> pa.Field:
     if field.name in SYSTEM_COLUMNS:
         return field.with_nullable(field.name in (PREVIOUS_FILE, PREVIOUS_ROW))
-    told = field.with_nullable(field.name in nullable)
+    field = field.with_nullable(field.name in nullable)
     if is_absence(field.name):
-        return told.remove_metadata()
-    return told.with_metadata({"PARQUET:field_id": field.name[1:]})
+        return field.remove_metadata()
+    return field.with_metadata({"PARQUET:field_id": field.name[1:]})
 
 
 def _repeating(table: pa.Table) -> list[str]:
-    """The columns to write as dictionaries, as a sample tells."""
+    """Choose the columns to store as dictionaries, by a sample."""
     step = max(1, table.num_rows // SAMPLE_ROWS)
     candidates = [field.name for field in table.schema if _may_repeat(field)]
     if step == 1:
         return candidates
     rows = pa.array(np.arange(0, table.num_rows, step))
     sample = table.select(candidates).take(rows)
-    found = {name: pc.count_distinct(sample.column(name)).as_py() for name in candidates}
+    counts = {name: pc.count_distinct(sample.column(name)).as_py() for name in candidates}
     most = {f.name: len(rows) // 2 if is_text(f.type) else NUMBERS_MAX for f in table.schema}
-    return [name for name, distinct in found.items() if distinct <= most[name]]
+    return [name for name, distinct in counts.items() if distinct <= most[name]]
 
 
 def _may_repeat(field: pa.Field) -> bool:
@@ -313,7 +313,7 @@ def _may_repeat(field: pa.Field) -> bool:
 
 
 def _encodings(schema: pa.Schema, repeating: Collection[str]) -> Mapping[str, Mapping[str, str]]:
-    """What Parquet's writer is told of each column."""
+    """Return the Parquet writer's options of codecs and encodings by column."""
     codecs, encodings = {}, {}
     for field in schema:
         name, tp = field.name, field.type

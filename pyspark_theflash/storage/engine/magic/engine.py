@@ -1,27 +1,27 @@
 """The default engine: Parquet files of versions under one transactional manifest.
 
-    publish      find what each version supersedes, write and sync the files, commit the manifest
-    place        which files those are: `placement.py`
-    plan         the regions of a physical table, each with the files that reach into it
+    publish      look up superseded versions, write and sync files, commit the manifest
+    place        choose the files of a publication: `placement.py`
+    plan         the regions of a physical table, each with the files that overlap it
     scan         `scan.py`
     compact      `compaction.py`
-    flush        leave no files across regions: `compaction.py`
-    split, merge split a region, merge two: `split.py`
-    move, copy   have a region's files in another partition: `move.py`
-    purge        forget all files and regions of physical tables, or the rows of a range: `purge.py`
+    flush        distribute deltas among the regions: `compaction.py`
+    split, merge split a region, merge two regions: `split.py`
+    move, copy   store a region's files in another partition: `move.py`
+    purge        remove physical tables, or the rows of a range: `purge.py`
 
-A file that the manifest does not name does not exist: what a crash leaves behind is swept when the
-next writer opens. A file that has been replaced or purged stays until no reader's lease pins a
-generation that still names it.
+Files that are not in the manifest are remains of a crash, and removed when the next writer opens
+the store. A replaced or purged file remains until no reader's lease pins a generation that has it.
 
-Two threads may use an engine that writes: one that publishes and reads, and one in which pieces of
-compactions run (`begin`). A mutex keeps everything apart but the merging itself:
+Two threads may use an engine open for writing: one publishes and reads, the other runs pieces of
+compactions (`begin`). A mutex serializes everything but the merging itself:
 
     publisher   ──begin──┬─publish─publish──────────publish─┐ waits ┌──publish
-    compaction           └ merges files of the plan ────────┴ swap ─┘
+    compaction           └ merges the planned files ────────┴ swap ─┘
 
-The swap looks whether the table is what was planned on, with new deltas at most, has these point
-into the merged files (`rebase.py`), and commits. If it is not, the merge was in vain.
+The swap checks that the table has not changed since planning, except for new deltas, rewrites those
+so that they point into the merged files (`rebase.py`), and commits. If the table has changed in
+another way, the merge is discarded.
 """
 
 import logging
@@ -64,7 +64,7 @@ from pyspark_theflash.storage.engine.magic.layout import (
     LayoutChange,
 )
 from pyspark_theflash.storage.engine.magic.lookup import LOOKUP_BYTES
-from pyspark_theflash.storage.engine.magic.move import keep_in
+from pyspark_theflash.storage.engine.magic.move import move_files
 from pyspark_theflash.storage.engine.magic.partitions import check_unused
 from pyspark_theflash.storage.engine.magic.placement import place
 from pyspark_theflash.storage.engine.magic.purge import has_rows, without_range
@@ -84,14 +84,14 @@ from pyspark_theflash.storage.store.partition import (
 )
 
 SWAP_FILES: Final = 2
-"""With so many new deltas at most, a swap has them written anew while publications wait."""
+"""Maximum number of new deltas that a swap rewrites while publications wait."""
 SWAP_ROUNDS: Final = 8
-"""How often deltas are written anew before a swap, while more are published."""
+"""Maximum rounds of rewriting new deltas; only the last one rewrites any number under the mutex."""
 _log = logging.getLogger(__name__)
 
 
 class MagicEngine(MagicStore):
-    """Both halves."""
+    """The magic engine, open for writing. Implements `Engine`."""
 
     def __init__(
         self,
@@ -103,7 +103,7 @@ class MagicEngine(MagicStore):
         lookup_bytes: int = LOOKUP_BYTES,
         guard: Guard | None = None,
     ) -> None:
-        """`guard`: looks, in the transaction of each publication, whether it may be done."""
+        """Open a store; `guard` is called in the transaction of each commit and may reject it."""
         super().__init__(path, fs, clock, lookup_bytes, guard)
         self._limits = limits or CompactionLimits()
 
@@ -124,10 +124,10 @@ class MagicEngine(MagicStore):
         safe_point: TimeStamp | None = None,
         everything: bool = False,
     ) -> CompactionReport:
-        done, to = CompactionReport(), MAX_TS if everything else None
+        report, to = CompactionReport(), MAX_TS if everything else None
         while (piece := self._next_step(physical_id, columns, safe_point, to)) is not None:
-            done = done.plus(piece())
-        return done
+            report = report.plus(piece())
+        return report
 
     @exclusive
     def begin(
@@ -142,7 +142,7 @@ class MagicEngine(MagicStore):
             return self._next_step(physical_id, columns, None, everything_to)
         merge = self._merge(physical_id)
         compaction = self._compaction(merge, columns, garbage_to)
-        return self._begun(merge, compaction.collection(merge.planned, garbage_to))
+        return self._start(merge, compaction.collection(merge.planned, garbage_to))
 
     @exclusive
     def is_behind(self, physical_id: PhysicalTableID) -> bool:
@@ -175,7 +175,7 @@ class MagicEngine(MagicStore):
     ) -> CompactionReport:
         purged, done = Region(physical_id, NO_REGION, start, end), CompactionReport()
         if any(has_rows(self._data, f, purged) for f in self._layouts[physical_id].files):
-            # Deltas may point into files that go.
+            # Deltas may point into files that are removed.
             done = self.flush(physical_id, columns)
         elif others is None:
             return done
@@ -236,7 +236,7 @@ class MagicEngine(MagicStore):
             return CompactionReport()
         done = self.flush(physical_id, columns)
         layout = self._layouts[physical_id]
-        # What lay across regions counts, too, now.
+        # Check again: the regions have got rows of deltas.
         regions = regions_to_merge(layout, left_id, right_id, self._limits)
         if regions is None:
             return done
@@ -251,19 +251,19 @@ class MagicEngine(MagicStore):
     def move(
         self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
     ) -> CompactionReport:
-        return self._keep(self._layouts[physical_id].known_region(region_id), (partition,))
+        return self._move(self._layouts[physical_id].known_region(region_id), (partition,))
 
     @exclusive
     def copy(
         self, physical_id: PhysicalTableID, region_id: RegionID, partition: int
     ) -> CompactionReport:
         region = self._layouts[physical_id].known_region(region_id)
-        return self._keep(region, tuple(dict.fromkeys([*region.partitions, partition])))
+        return self._move(region, tuple(dict.fromkeys([*region.partitions, partition])))
 
     @exclusive
     def add_partition(self, folder: Path) -> int:
-        if (known := self._partitions.at(folder)) is not None:
-            return known
+        if (existing := self._partitions.at(folder)) is not None:
+            return existing
         with file_errors(folder):
             record = self._partitions.prepare(folder, self._fs)
         with self._writing():
@@ -285,11 +285,11 @@ class MagicEngine(MagicStore):
             self._load()
             before.forget(partition, self._fs)
 
-    def _keep(self, region: Region, partitions: Partitions) -> CompactionReport:
-        """Have a region's files in these partitions; see `Engine.move`."""
+    def _move(self, region: Region, partitions: Partitions) -> CompactionReport:
+        """Store a region's files in exactly these partitions; see `Engine.move`."""
         if region.partitions == partitions:
             return CompactionReport()
-        # One that has it already may be missing: the others are as good.
+        # Partitions that already have the region may be missing if another has an intact copy.
         for partition in (p for p in partitions if p not in region.partitions):
             if (fault := self._partitions.fault(partition)) is not None:
                 raise OptionError("partition", fault)
@@ -297,31 +297,31 @@ class MagicEngine(MagicStore):
             f for f in self._layouts[region.physical_id].files if f.region_id == region.region_id
         ]
         for info in own:
-            read_whole(self._data, info)  # What is damaged shows before anything is written.
+            read_whole(self._data, info)  # Raises if damaged, before anything is written.
         with self._writing():
             retired, write = self._retired(), self._write_bytes
-            change, report = keep_in(self._data, region, own, partitions, retired, write)
+            change, report = move_files(self._data, region, own, partitions, retired, write)
             self._replace(region.physical_id, change, "move")
             self._remove_retired()
         return report
 
     def _place(self, versions: VersionBatch, changes: dict[PhysicalTableID, LayoutChange]) -> None:
-        """Write versions, beside `changes` of the same commit, and add them to these."""
+        """Write versions to files, and add these to the `changes` of the same commit."""
         physical_id = versions.physical_id
         before = changes.get(physical_id, LayoutChange())
         layout = before.apply(self._layouts[physical_id])
         table = delta_table(versions, layout.files, self._lookup)
-        # One commit cuts a table's regions once.
-        is_merged = any(m.planned.physical_id == physical_id for m in self._merges)
-        is_open = self._partitions.is_whole and not (before.files or is_merged)
-        limits = self._limits if is_open else None
+        # Only write by region if no other change of this commit or running merge changes regions.
+        is_merging = any(m.planned.physical_id == physical_id for m in self._merges)
+        may_place = self._partitions.is_whole and not (before.files or is_merging)
+        limits = self._limits if may_place else None
         change = place(layout, table, limits, partial(self._write, physical_id))
         changes[physical_id] = before.plus(change)
 
     # -- compactions, in pieces
 
     def _merge(self, physical_id: PhysicalTableID) -> Merge:
-        """A merge that takes its numbers as it writes, until it is begun beside others."""
+        """Return a merge that numbers its files as it writes; `_start` reserves a block instead."""
         return Merge(self._layouts[physical_id], iter(self._numbers.take, None))
 
     def _compaction(
@@ -349,13 +349,13 @@ class MagicEngine(MagicStore):
         safe_point: TimeStamp | None,
         everything_to: TimeStamp | None,
     ) -> Piece | None:
-        """The next piece that pays; planned and numbered while nothing is published."""
+        """Plan the next piece and reserve its file numbers, while nothing is published."""
         merge = self._merge(physical_id)
         compaction = self._compaction(merge, columns, safe_point, everything_to=everything_to)
-        return self._begun(merge, compaction.step(merge.planned))
+        return self._start(merge, compaction.step(merge.planned))
 
-    def _begun(self, merge: Merge, step: Step | None) -> Piece | None:
-        """The piece that does a step; nobody reads what is retired by now but under a lease."""
+    def _start(self, merge: Merge, step: Step | None) -> Piece | None:
+        """Return the piece that runs a step. Removes retired files that no lease pins."""
         self._check_sound()
         if self._has_retired:
             with self._writing():
@@ -382,26 +382,26 @@ class MagicEngine(MagicStore):
     def _swap(
         self, merge: Merge, change: LayoutChange, report: CompactionReport
     ) -> CompactionReport:
-        """Commit a merge; see the module."""
+        """Commit a merge; see the module docstring."""
         rebase = Rebase(self._data, change, partial(self._write_rebased, merge))
-        for further in reversed(range(SWAP_ROUNDS)):
+        for rounds_left in reversed(range(SWAP_ROUNDS)):
             with self._mutex:
                 if (newer := self._published_since(merge.planned)) is None:
                     self._discard(merge)
-                    _log.warning("a compaction was in vain: its files have changed meanwhile")
+                    _log.warning("compaction discarded: the table has changed during the merge")
                     return CompactionReport(rows_read=report.rows_read, discarded=1)
-                left = rebase.left(newer)
-                if not further or len(left) <= SWAP_FILES:
+                pending = rebase.pending(newer)
+                if not rounds_left or len(pending) <= SWAP_FILES:
                     with self._writing():
-                        rebase.take(left)
+                        rebase.add(pending)
                         both = change.plus(rebase.change)
                         self._replace(merge.planned.physical_id, both, "compaction")
                     return report
-            rebase.take(left)
-        raise InternalError("a swap has a last round")
+            rebase.add(pending)
+        raise InternalError("the last round of a swap did not commit")
 
     def _published_since(self, planned: Layout) -> Sequence[DataFile] | None:
-        """The deltas that a table has got; None where anything else of it has changed."""
+        """Return the deltas added to a table; None if anything else of it has changed."""
         now = self._layouts[planned.physical_id]
         newer = now.files[len(planned.files) :]
         if now.regions != planned.regions or now.files[: len(planned.files)] != planned.files:

@@ -1,9 +1,10 @@
-"""Searching handles: where a range begins, and where a file has the rows of many handles.
+"""Binary search of sorted handles: range bounds, and the rows of many handles at once.
 
-Integers are searched in NumPy as they are. Handles as bytes are put into fixed-width NumPy strings,
-cut where a few long ones would make all others wide; what the cut leaves undecided is searched one
-by one. NumPy ignores zero bytes at the end of such strings. That is safe because encoded handles of
-a table are prefix-free: no two differ only in zero bytes at the end, and none begins another.
+Integers are searched as a NumPy array. Handles in bytes are copied to fixed-width NumPy strings,
+truncated if a few long ones would make all of them wide; handles longer than that are compared in
+full one by one. NumPy ignores trailing zero bytes of such strings. That is safe, since the encoded
+handles of a table are prefix-free: none is a prefix of another, so no two differ only in trailing
+zero bytes.
 """
 
 from bisect import bisect_left, bisect_right
@@ -21,7 +22,7 @@ Positions = npt.NDArray[np.int64]
 
 
 def first_from(handles: pa.Array, bound: Handle | None) -> int:
-    """The position of the first of sorted handles that is not below `bound`; None is below all."""
+    """Return the position of the first handle at or above `bound`; 0 if that is None."""
     if bound is None:
         return 0
     if pa.types.is_int64(handles.type):
@@ -30,14 +31,14 @@ def first_from(handles: pa.Array, bound: Handle | None) -> int:
 
 
 def first_above(handles: pa.Array, bound: Handle) -> int:
-    """The position of the first of sorted handles that is above `bound`."""
+    """Return the position of the first handle above `bound`."""
     if pa.types.is_int64(handles.type):
         return int(np.searchsorted(np.asarray(handles), bound, side="right"))
     return bisect_right(range(len(handles)), bound, key=lambda at: handles[at].as_py())
 
 
 class SortedHandles:
-    """Sorted handles, equal ones perhaps side by side, in which many can be found at once."""
+    """Index of sorted handles, maybe with duplicates, for searching many at once."""
 
     def __init__(self, handles: pa.Array) -> None:
         self._is_int = pa.types.is_int64(handles.type)
@@ -54,7 +55,7 @@ class SortedHandles:
         self.nbytes = self._keys.nbytes + (handles.nbytes if self._all is not None else 0)
 
     def last_rows(self, wanted: pa.Array) -> Positions:
-        """For each of `wanted`, all different, the last position that holds it, or -1."""
+        """Return the last position of each of the distinct handles `wanted`, or -1."""
         if not len(self._keys):
             return np.full(len(wanted), -1, np.int64)
         keys = np.asarray(wanted) if self._is_int else _fixed_width(wanted, self._width)
@@ -63,7 +64,7 @@ class SortedHandles:
         return rows if self._is_int else self._decide_long(wanted, keys, rows)
 
     def _decide_long(self, wanted: pa.Array, keys: npt.NDArray[Any], rows: Positions) -> Positions:
-        """Find in full what is equal as far as the cut, and longer."""
+        """Compare in full the handles that match but are longer than the truncated keys."""
         is_long = np.asarray(pc.binary_length(wanted)) > self._width
         for at in np.flatnonzero(is_long & (rows >= 0)):
             rows[at] = self._find(wanted[at].as_py(), keys[at], int(rows[at]))
@@ -80,7 +81,7 @@ class SortedHandles:
 
 
 def _fixed_width(handles: pa.Array, width: int) -> npt.NDArray[np.bytes_]:
-    """The first `width` bytes of each, padded with zeros."""
+    """Return the first `width` bytes of each handle, padded with zeros."""
     cut = pc.binary_slice(handles, 0, width)
     if len(cut) == 0:
         return np.zeros(0, f"S{width}")

@@ -1,4 +1,4 @@
-"""The files and regions of physical tables, as one generation has them."""
+"""Layouts: the files and regions of physical tables in one generation, and their changes."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from pyspark_theflash.storage.store.manifest import Record, View
 from pyspark_theflash.storage.store.partition import LINK_MARK
 
 RETIRED_KIND: Final = "retired"
-# Scan after scan asks for the same ones.
+# Cached, since successive scans decode the same records.
 _region: Final = lru_cache(1 << 13)(Region.from_json)
 _file: Final = lru_cache(1 << 13)(DataFile.from_json)
 _file_text: Final = lru_cache(1 << 13)(DataFile.to_json)
@@ -22,7 +22,10 @@ _file_text: Final = lru_cache(1 << 13)(DataFile.to_json)
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Invariants: `regions` cover all handles, in order; `files` are in the order of writing."""
+    """Layout of a physical table.
+
+    Invariants: `regions` are sorted and cover all handles; `files` are sorted by number.
+    """
 
     physical_id: PhysicalTableID
     regions: tuple[Region, ...]
@@ -32,7 +35,7 @@ class Layout:
     def of(
         cls, physical_id: PhysicalTableID, regions: Iterable[Region], files: Iterable[DataFile]
     ) -> "Layout":
-        """Of what the manifest has."""
+        """Return the layout of these regions and files of the manifest, in any order."""
         return cls(
             physical_id,
             tuple(in_order(regions)) or (first_region(physical_id),),
@@ -45,17 +48,17 @@ class Layout:
         return [f for f in self.files if f.kind is FileKind.DELTA]
 
     def region(self, region_id: RegionID) -> Region | None:
-        """The region of that id, if there is one."""
+        """Return a region by id, or None."""
         return next((r for r in self.regions if r.region_id == region_id), None)
 
     def known_region(self, region_id: RegionID) -> Region:
-        """The same; raises `RegionNotFoundError` where there is none."""
-        if (found := self.region(region_id)) is None:
+        """Return a region by id. Raises `RegionNotFoundError` if there is none."""
+        if (region := self.region(region_id)) is None:
             raise RegionNotFoundError(self.physical_id, region_id)
-        return found
+        return region
 
     def by_region(self) -> list[tuple[Region, list[DataFile]]]:
-        """Each region with its own files: the stable one, then layers."""
+        """Return each region with its own files: the stable file, then layers."""
         own: dict[RegionID, list[DataFile]] = {region.region_id: [] for region in self.regions}
         for info in self.files:
             if info.kind is not FileKind.DELTA:
@@ -63,7 +66,7 @@ class Layout:
         return [(region, own[region.region_id]) for region in self.regions]
 
     def scans(self) -> Sequence[RegionScan]:
-        """One scan a region; none where there is no file."""
+        """Return one scan for each region; none if there are no files."""
         if not self.files:
             return []
         deltas = self.deltas
@@ -73,7 +76,7 @@ class Layout:
         ]
 
     def stats(self) -> Sequence[RegionStats]:
-        """What each region holds; none where there is no file."""
+        """Return the statistics of each region; none if there are no files."""
         if not self.files:
             return []
         deltas = self.deltas
@@ -95,24 +98,25 @@ class Layout:
         ]
 
     def _reached(self, delta: DataFile) -> int:
-        """How many regions a delta reaches into."""
+        """Return the number of regions that a delta overlaps."""
         return sum(r.reaches(delta.min_handle, delta.max_handle) for r in self.regions)
 
     def collectable(self, safe_point: TimeStamp) -> list[DataFile]:
-        """The files that have, or may have, versions which a safe point drops.
+        """Return the files that may have versions to drop at a safe point.
 
-        What a version supersedes in another file is known when both are merged.
+        This is an upper bound: whether recent files supersede versions of others is only determined
+        by merging them.
         """
-        found = {
+        collectable = {
             f.number: f
             for region, own in self.by_region()
             if self.has_garbage(region, own, safe_point)
             for f in [*own, *_reaching(region, self.deltas)]
         }
-        return list(found.values())
+        return list(collectable.values())
 
     def has_garbage(self, region: Region, own: Sequence[DataFile], safe_point: TimeStamp) -> bool:
-        """Whether a region may have versions that a safe point drops; `own` are its files."""
+        """Return whether a region with the files `own` may have versions to drop."""
         recent = [f for f in own if f.kind is not FileKind.STABLE]
         recent += _reaching(region, self.deltas)
         return any(f.garbage_ts <= safe_point for f in [*own, *recent]) or any(
@@ -120,7 +124,7 @@ class Layout:
         )
 
     def file_stats(self) -> Sequence[FileStats]:
-        """Each file, in the order of writing."""
+        """Return the statistics of each file, in write order."""
         return [
             FileStats(
                 None if f.kind is FileKind.DELTA else f.region_id,
@@ -136,7 +140,7 @@ class Layout:
 
 
 def _parts(region: Region, own: Sequence[DataFile], deltas: Sequence[DataFile]) -> tuple[str, ...]:
-    """What a scan of the region needs to know: its range, and the files that reach into it."""
+    """Return `RegionScan.parts`: the region, and the files that overlap it, as JSON."""
     return (region.to_json(), *map(_file_text, [*own, *_reaching(region, deltas)]))
 
 
@@ -145,66 +149,66 @@ def _reaching(region: Region, deltas: Sequence[DataFile]) -> list[DataFile]:
 
 
 def scanned(parts: Sequence[str]) -> tuple[Region, list[DataFile]]:
-    """The reverse: the region and the files of a scan."""
+    """Decode `RegionScan.parts`: return the region and the files of a scan."""
     return _region(parts[0]), [_file(part) for part in parts[1:]]
 
 
 class Layouts:
-    """The layouts of all physical tables of one view, each made when it is asked for."""
+    """Layouts of all physical tables in one view, each decoded on first access."""
 
     def __init__(self, view: View) -> None:
         self.view: Final = view
         self._files = _by_table(view.of_kind(FILE_KIND))
         self._regions = _by_table(view.of_kind(REGION_KIND))
-        self._made: dict[PhysicalTableID, Layout] = {}
+        self._decoded: dict[PhysicalTableID, Layout] = {}
 
     def __getitem__(self, physical_id: PhysicalTableID) -> Layout:
-        if physical_id not in self._made:
-            self._made[physical_id] = Layout.of(
+        if physical_id not in self._decoded:
+            self._decoded[physical_id] = Layout.of(
                 physical_id,
                 map(_region, self._regions.get(physical_id, ())),
                 map(_file, self._files.get(physical_id, ())),
             )
-        return self._made[physical_id]
+        return self._decoded[physical_id]
 
     def replace(self, layout: Layout) -> None:
-        """What a commit has made of a table."""
-        self._made[layout.physical_id] = layout
+        """Set a table's layout after a commit."""
+        self._decoded[layout.physical_id] = layout
 
     def tables(self) -> Sequence[PhysicalTableID]:
-        """The physical tables that have files in the view."""
+        """Return the physical tables that have files in the view."""
         return sorted(self._files)
 
     def recorded(self) -> Sequence[PhysicalTableID]:
-        """The physical tables that have files or regions in the view."""
+        """Return the physical tables that have files or regions in the view."""
         return sorted({*self._files, *self._regions})
 
     def paths(self) -> Iterator[str]:
-        """Where the files of the view are."""
+        """Yield the paths of all files in the view."""
         records = self.view.of_kind(FILE_KIND)
         for key in records:
             physical_id, number = map(int, key.split("-"))
             body = records[key]
             if LINK_MARK.encode() in body:
                 yield from _file(body).paths
-            else:  # There may be a hundred thousand: the key says enough.
+            else:  # Not decoded, for speed: there may be 100,000 files, and the key suffices.
                 yield file_path(PhysicalTableID(physical_id), number)
 
 
 def _by_table(records: Mapping[str, bytes]) -> Mapping[PhysicalTableID, Sequence[bytes]]:
-    """Records of files or regions by physical table, with which their keys begin."""
-    found: dict[PhysicalTableID, list[bytes]] = {}
+    """Group file or region records by physical table, the prefix of their keys."""
+    groups: dict[PhysicalTableID, list[bytes]] = {}
     for key, body in records.items():
-        found.setdefault(PhysicalTableID(int(key[:20])), []).append(body)
-    return found
+        groups.setdefault(PhysicalTableID(int(key[:20])), []).append(body)
+    return groups
 
 
 @dataclass(frozen=True, slots=True)
 class LayoutChange:
-    """What one commit changes of a table's layout: what comes, and what goes.
+    """Changes of one commit to a table's layout.
 
-    `vacated` are paths that files of `files` had until now; `resumed`, paths that they had once,
-    were vacated, and have again.
+    `files` and `regions` are added, `replaced` and `dropped` are removed. `vacated` are former
+    paths of `files`; `resumed` are current paths of `files` that were vacated before.
     """
 
     files: Sequence[DataFile] = ()
@@ -215,7 +219,7 @@ class LayoutChange:
     resumed: Sequence[str] = ()
 
     def plus(self, other: "LayoutChange") -> "LayoutChange":
-        """Both in one commit."""
+        """Return both changes, to be made in one commit."""
         return LayoutChange(
             [*self.files, *other.files],
             [*self.replaced, *other.replaced],
@@ -226,7 +230,7 @@ class LayoutChange:
         )
 
     def records(self, generation: Generation) -> tuple[Sequence[Record], Sequence[tuple[str, str]]]:
-        """The records to put and to delete; `generation` is the last that names the old files."""
+        """Return the records to put and to delete; `generation` is the one before the commit."""
         gone = [*(path for f in self.replaced for path in f.paths), *self.vacated]
         retired = [Record(RETIRED_KIND, path, str(generation).encode()) for path in gone]
         recorded = (r for r in self.regions if r.is_recorded)
@@ -239,7 +243,7 @@ class LayoutChange:
         return [*puts, *retired], deletes
 
     def apply(self, layout: Layout) -> Layout:
-        """The layout after the commit."""
+        """Return the layout after the commit."""
         gone, dropped = {f.number for f in [*self.replaced, *self.files]}, set(self.dropped)
         return Layout.of(
             layout.physical_id,

@@ -1,9 +1,9 @@
-"""Which stored version a new one supersedes: handle -> (file, row).
+"""Look up the stored versions that new versions supersede: handle -> (file, row).
 
-The newest file that has a handle decides; if that file ends the row with a delete, there is nothing
-to supersede. Files are left out by the smallest and largest handle in their record, so appending
-rows with growing handles reads nothing. Of the others the handles are read when they are needed and
-kept while there is room: a table larger than that works too, only slower.
+The newest file that has a handle is decisive. If its last version of the row is a delete, there is
+nothing to supersede. Files are skipped by the handle range in their record, so appending rows with
+increasing handles reads nothing. The handles of other files are read on demand and cached up to a
+size limit, which a table may exceed; lookups are slower then.
 """
 
 from collections import OrderedDict
@@ -30,16 +30,16 @@ LOOKUP_BYTES: Final = 64 << 20
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """For each handle asked for: whether it is alive, and where."""
+    """For each handle: whether it has a live version, and the file and row of that."""
 
-    found: npt.NDArray[np.bool_]
+    is_live: npt.NDArray[np.bool_]
     files: npt.NDArray[np.uint64]
     rows: npt.NDArray[np.uint32]
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
-    """A file's handles, and which of its rows are deletes."""
+    """A file's handles, and the positions of its deletes."""
 
     handles: SortedHandles
     deletes: npt.NDArray[np.int64]
@@ -50,15 +50,15 @@ class _Loaded:
 
 
 class HandleLookup:
-    """Finds handles in files, and keeps up to `budget_bytes` of what it has read."""
+    """Finds handles in files, with an LRU cache of `budget_bytes`."""
 
     def __init__(self, folder: Path, budget_bytes: int = LOOKUP_BYTES) -> None:
         self._folder, self._budget_bytes = folder, budget_bytes
-        self._kept: OrderedDict[int, _Loaded] = OrderedDict()
-        self._kept_bytes = 0
+        self._cached: OrderedDict[int, _Loaded] = OrderedDict()
+        self._cached_bytes = 0
 
     def find(self, files: Iterable[DataFile], handles: pa.Array) -> Places:
-        """Where these handles, sorted and all different, stand in files of one physical table."""
+        """Find sorted, distinct handles in files of one physical table."""
         places = Places(
             np.zeros(len(handles), np.bool_),
             np.zeros(len(handles), np.uint64),
@@ -66,34 +66,34 @@ class HandleLookup:
         )
         undecided = np.arange(len(handles))
         for info in sorted(files, key=lambda f: f.number, reverse=True):
-            asked = undecided[_within(info, handles, undecided)]
-            if not len(asked):
+            near = undecided[_within(info, handles, undecided)]
+            if not len(near):
                 continue
             loaded = self._load(info)
-            wanted = handles if len(asked) == len(handles) else handles.take(pa.array(asked))
-            rows = loaded.handles.last_rows(wanted)
-            found = rows >= 0
-            alive = found & ~np.isin(rows, loaded.deletes)
-            places.found[asked[alive]] = True
-            places.files[asked[alive]] = info.number
-            places.rows[asked[alive]] = rows[alive]
-            undecided = np.setdiff1d(undecided, asked[found], assume_unique=True)
+            keys = handles if len(near) == len(handles) else handles.take(pa.array(near))
+            rows = loaded.handles.last_rows(keys)
+            in_file = rows >= 0
+            live = in_file & ~np.isin(rows, loaded.deletes)
+            places.is_live[near[live]] = True
+            places.files[near[live]] = info.number
+            places.rows[near[live]] = rows[live]
+            undecided = np.setdiff1d(undecided, near[in_file], assume_unique=True)
         return places
 
     def forget(self, numbers: Iterable[int]) -> None:
-        """Files that are no more."""
+        """Drop removed files from the cache."""
         for number in numbers:
-            if (loaded := self._kept.pop(number, None)) is not None:
-                self._kept_bytes -= loaded.nbytes
+            if (loaded := self._cached.pop(number, None)) is not None:
+                self._cached_bytes -= loaded.nbytes
 
     def clear(self) -> None:
-        """Forget all files."""
-        self._kept.clear()
-        self._kept_bytes = 0
+        """Clear the cache."""
+        self._cached.clear()
+        self._cached_bytes = 0
 
     def _load(self, info: DataFile) -> _Loaded:
-        if (loaded := self._kept.get(info.number)) is not None:
-            self._kept.move_to_end(info.number)
+        if (loaded := self._cached.get(info.number)) is not None:
+            self._cached.move_to_end(info.number)
             return loaded
         names = [HANDLE, OP] if info.has_deletes else [HANDLE]
         table = read_columns(self._folder, info, names)
@@ -103,16 +103,16 @@ class HandleLookup:
             else np.zeros(0, np.int64)
         )
         loaded = _Loaded(SortedHandles(combine_chunks(table.column(HANDLE))), deletes)
-        self._kept[info.number] = loaded
-        self._kept_bytes += loaded.nbytes
-        while self._kept_bytes > self._budget_bytes:
-            _, dropped = self._kept.popitem(last=False)
-            self._kept_bytes -= dropped.nbytes
+        self._cached[info.number] = loaded
+        self._cached_bytes += loaded.nbytes
+        while self._cached_bytes > self._budget_bytes:
+            _, dropped = self._cached.popitem(last=False)
+            self._cached_bytes -= dropped.nbytes
         return loaded
 
 
 def _within(info: DataFile, handles: pa.Array, undecided: npt.NDArray[np.int64]) -> slice:
-    """Which of the positions in `undecided` hold handles that the file may have."""
+    """Return the slice of `undecided` whose handles are in the file's handle range."""
     first = first_from(handles, info.min_handle)
     if info.max_handle is None:
         last = len(handles)

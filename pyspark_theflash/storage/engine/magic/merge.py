@@ -1,11 +1,11 @@
-"""Merging files by handle, a bounded piece at a time.
+"""Merge sorted files by handle, in pieces of bounded size.
 
-    delta 1   ──────a──────b────────        a cursor a file; `take_below(a)` gives what is left of
-    delta 2   ──────a──────b────────        it below a, reading each row group once. A piece is what
-    stable    ──────a──────b────────        all cursors have up to the next cut, sorted anew.
+    delta 1   ──────a──────b────────        One cursor for each file. `take_below(a)` returns its
+    delta 2   ──────a──────b────────        remaining rows below a, reading each row group once. The
+    stable    ──────a──────b────────        rows of all cursors below the next cut are one piece.
 
-Cuts come from a sample of the handles, so that a piece is about as large as it is meant to be,
-however the rows are spread over the files.
+Cuts are chosen from a sample of the handles, so that pieces are about equal in size, whatever the
+distribution of rows over the files.
 """
 
 from bisect import bisect_left
@@ -45,12 +45,12 @@ from pyspark_theflash.storage.mvcc.version import (
 from pyspark_theflash.storage.mvcc.visibility import sort_order, superseded_within
 
 SAMPLES: Final = 1024
-"""Handles looked at in each file: a cut is wrong by less than a thousandth of its rows."""
+"""Handles sampled in each file: the error of a cut is below a thousandth of the file's rows."""
 _SYSTEM: Final = (HANDLE, COMMIT_TS, START_TS, OP, PREVIOUS_FILE, PREVIOUS_ROW)
 
 
 class Cursor:
-    """A file's versions in order, its columns as `carried`; holds one row group at a time."""
+    """Cursor over a file's versions, with columns as of `carried`; one row group in memory."""
 
     def __init__(self, folder: Path, info: DataFile, columns: Sequence[ScanColumn]) -> None:
         self.info = info
@@ -59,7 +59,7 @@ class Cursor:
         self._rest: pa.Table | None = None
 
     def take_below(self, end: Handle | None) -> list[pa.Table]:
-        """What has not been taken yet and lies below `end`, or all of it."""
+        """Return the remaining rows below `end`, or all remaining ones if None."""
         taken: list[pa.Table] = []
         if end is not None and self._rest is None and self._is_at_or_above(end):
             return taken
@@ -74,7 +74,7 @@ class Cursor:
         return taken
 
     def _is_at_or_above(self, end: Handle) -> bool:
-        """Whether the file begins there, as far as its record tells."""
+        """Return whether the file's record says that all its rows are at or above `end`."""
         low = self.info.min_handle
         return self._next_group == 0 and low is not None and not is_below(low, end)
 
@@ -87,18 +87,21 @@ class Cursor:
 
         stored = from_any_copy(self.info, read)
         self._next_group += 1
-        found = {name: combine_chunks(stored.column(name)) for name in stored.column_names}
-        columns = carried(found, self._columns, stored.num_rows)
-        return pa.table({name: found[name] for name in _SYSTEM} | columns)
+        arrays = {name: combine_chunks(stored.column(name)) for name in stored.column_names}
+        columns = carried(arrays, self._columns, stored.num_rows)
+        return pa.table({name: arrays[name] for name in _SYSTEM} | columns)
 
 
 def merged(
     tables: Sequence[pa.Table], numbers: Collection[int], safe_point: TimeStamp | None
 ) -> pa.Table:
-    """Versions of one range of handles out of the files `numbers`, as they go into one file.
+    """Merge versions of one range of handles, to be stored in one file.
 
-    With a `safe_point`, what no snapshot at or above it sees is left out: these must be all the
-    versions of their rows.
+    Args:
+        tables: the versions, from different files.
+        numbers: the numbers of all files that are merged; pointers into them are removed.
+        safe_point: drop versions that no snapshot at or above it sees. Requires that `tables` has
+            all versions of their rows.
     """
     table = _sorted(pa.concat_tables(tables, promote_options="permissive"))
     commit_ts = numpy_column(table, COMMIT_TS)
@@ -135,47 +138,45 @@ def _sorted(table: pa.Table) -> pa.Table:
 
 
 class Sample:
-    """Some handles of some files, each standing for a number of rows."""
+    """Sampled handles of files, each with the number of rows that it represents."""
 
-    def __init__(self, found: Iterable[tuple[Handle, int]]) -> None:
-        self._found = sorted(found)
-        self._rows = np.cumsum([0, *(rows for _, rows in self._found)])
+    def __init__(self, weighted: Iterable[tuple[Handle, int]]) -> None:
+        self._weighted = sorted(weighted)
+        self._rows = np.cumsum([0, *(rows for _, rows in self._weighted)])
 
     def plus(self, other: "Sample") -> "Sample":
-        """Both together."""
-        return Sample([*self._found, *other._found])
+        """Return the union of both samples."""
+        return Sample([*self._weighted, *other._weighted])
 
     def rows_in(self, region: Region) -> int:
-        """About how many rows lie there."""
+        """Estimate the number of rows in a region."""
         first, last = self._bounds(region)
         return int(self._rows[last] - self._rows[first])
 
     def cuts(self, region: Region, pieces: int) -> list[Handle]:
-        """Handles, growing and inside the region, that cut its rows into about equal pieces."""
+        """Return ascending handles that cut the region's rows into about equal pieces."""
         first, last = self._bounds(region)
         total = self.rows_in(region)
         at = self._rows[first] + total * np.arange(1, pieces) // pieces
         places = np.searchsorted(self._rows[first : last + 1], at) + first
-        found = sorted({self._found[place][0] for place in places if place < last})
-        return [
-            handle for handle in found if region.start is None or is_below(region.start, handle)
-        ]
+        cuts = sorted({self._weighted[place][0] for place in places if place < last})
+        return [handle for handle in cuts if region.start is None or is_below(region.start, handle)]
 
     def _bounds(self, region: Region) -> tuple[int, int]:
         low = 0 if region.start is None else self._position(region.start)
-        return low, len(self._found) if region.end is None else self._position(region.end)
+        return low, len(self._weighted) if region.end is None else self._position(region.end)
 
     def _position(self, bound: Handle) -> int:
-        return bisect_left(self._found, True, key=lambda one: not is_below(one[0], bound))
+        return bisect_left(self._weighted, True, key=lambda one: not is_below(one[0], bound))
 
 
 def sample_of(folder: Path, files: Sequence[DataFile]) -> Sample:
-    """A sample of these files."""
+    """Sample the handles of these files."""
     return Sample([one for info in files for one in _sampled(folder, info)])
 
 
 def _sampled(folder: Path, info: DataFile) -> list[tuple[Handle, int]]:
-    """Some handles, with how many rows each stands for; a row group in memory at a time."""
+    """Sample a file's handles with their weights; one row group in memory at a time."""
     step = max(1, info.rows // SAMPLES)
 
     def read(one: DataFile) -> list[Handle]:

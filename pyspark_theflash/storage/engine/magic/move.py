@@ -27,7 +27,7 @@ WriteBytes = Callable[[str, bytes], None]
 """Write and sync a new file at a path relative to the data folder."""
 
 
-def keep_in(
+def move_files(
     folder: Path,
     region: Region,
     own: Sequence[DataFile],

@@ -1,9 +1,10 @@
-"""Numbers of data files: they grow, and none is given twice.
+"""File numbers: increasing and unique.
 
-    number = (generation << 24 | ordinal)   at least; where more are taken, the next ones follow
+    number = generation << 24 | ordinal     or higher, if earlier numbers reached beyond that
 
-A merge takes a block before it begins, so that its files come before whatever is published until
-it ends. Blocks may reach beyond a generation, so whoever opens a store goes on above all files.
+A merge reserves a block of numbers before it starts, so that its files sort before those published
+until it ends. Blocks may extend into the numbers of later generations, so a writer that opens a
+store continues above the numbers of all existing files.
 """
 
 import threading
@@ -14,31 +15,31 @@ from pyspark_theflash.base.types import Generation
 
 ORDINAL_BITS: Final = 24
 BLOCK: Final = 1 << 20
-"""More files than one merge writes."""
+"""Size of a reserved block; more files than one merge writes."""
 
 
 class FileNumbers:
-    """Give out file numbers; safe in any thread."""
+    """Thread-safe allocator of file numbers."""
 
     def __init__(self) -> None:
         self._next, self._mutex = 0, threading.Lock()
 
     def take(self) -> int:
-        """A number above all that were taken."""
+        """Return a number above all allocated ones."""
         return self._take(1)
 
     def block(self) -> Iterator[int]:
-        """Numbers above all that were taken, which nobody else gets."""
+        """Reserve a block of numbers above all allocated ones."""
         first = self._take(BLOCK)
         return iter(range(first, first + BLOCK))
 
     def advance(self, generation: Generation) -> None:
-        """Files of later generations than this one come now."""
+        """Continue with the numbers of the generation after this one."""
         with self._mutex:
             self._next = max(self._next, (generation + 1) << ORDINAL_BITS)
 
     def above(self, number: int) -> None:
-        """Only numbers above this one come now."""
+        """Continue above this number."""
         with self._mutex:
             self._next = max(self._next, number + 1)
 

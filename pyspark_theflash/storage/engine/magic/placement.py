@@ -1,15 +1,15 @@
-"""Where the versions of a publication go.
+"""Choose the files of a publication's versions.
 
-Few of them become one delta, across all regions of their table. Many are cut by region at once, so
-that nothing has to write them a second time just for that; and what lies above all that a region
-holds begins regions of its own, where it is stable from the start:
+A small publication becomes one delta across all regions of its table. A large one is cut by region
+when it is written, which saves a compaction from rewriting it. Rows above all existing ones of a
+region become the stable files of new regions, so that appended rows are written only once:
 
-    regions       1 ────────────┬ 2 ─────────────────────      rows that are appended are
-    before        stable, layers│ stable, layers               written once and for all
+    regions       1 ────────────┬ 2 ─────────────────────
+    before        stable, layers│ stable, layers
     publication   ▒▒ layer      │ ▒▒ layer   ██ stable
     after         1 ────────────┼ 3 ─────────┬ 4 ────────
 
-Only the newest files of a region may be merged, so this way is open only while no delta is left.
+Only the newest files of a region may be merged, so this requires that the table has no deltas.
 """
 
 from collections.abc import Sequence
@@ -30,23 +30,23 @@ from pyspark_theflash.storage.mvcc.version import HANDLE
 from pyspark_theflash.storage.store.partition import HOME, Partitions
 
 _LEAST_SHARE: Final = 16
-"""What begins a region is at least one part in so many of a whole one."""
+"""A new region has at least this fraction (1/n) of a full region."""
 
 
 def place(
     layout: Layout, versions: pa.Table, limits: CompactionLimits | None, write: Write
 ) -> LayoutChange:
-    """Write the versions of a publication, at least one; without `limits` as one delta."""
+    """Write the versions of a publication, at least one; as one delta if `limits` is None."""
     if limits is not None and not layout.deltas:
         parts = [(r, own, _part(versions, r.start, r.end)) for r, own in layout.by_region()]
-        reached = [one for one in parts if len(one[2])]
-        if len(versions) >= limits.direct_rows * len(reached):
+        overlapping = [one for one in parts if len(one[2])]
+        if len(versions) >= limits.direct_rows * len(overlapping):
             change = LayoutChange()
-            for region, own, part in reached:
+            for region, own, part in overlapping:
                 new_id = RegionID(next_id(layout) + len(change.regions))
                 change = change.plus(_into_region(region, own, part, limits, write, new_id))
             return change
-    return LayoutChange([_written(versions, FileKind.DELTA, HOME, write)])
+    return LayoutChange([_write_file(versions, FileKind.DELTA, HOME, write)])
 
 
 def _into_region(
@@ -57,7 +57,7 @@ def _into_region(
     write: Write,
     new_id: RegionID,
 ) -> LayoutChange:
-    """Write versions of one region; what it may become is numbered from `new_id` on."""
+    """Write the versions of one region; the ids of new regions start at `new_id`."""
     bounds: list[Handle] = []
     tail = _tail(own, part)
     if not own or _begins_region(own, tail, limits):
@@ -71,13 +71,13 @@ def _into_region(
         versions = _part(part, one.start, one.end)
         if len(versions):
             kind = FileKind.LAYER if own and one is regions[0] else FileKind.STABLE
-            file = _written(versions, kind, one.partitions, write)
+            file = _write_file(versions, kind, one.partitions, write)
             files.append(replace(file, region_id=one.region_id))
     return LayoutChange([*moved, *files], (), regions, [region]) if bounds else LayoutChange(files)
 
 
 def _tail(own: Sequence[DataFile], part: pa.Table) -> pa.Table:
-    """What lies above all that a region's files hold; nothing where that is not known."""
+    """Return the rows above all handles in a region's files; none if those are unknown."""
     handles, at = combine_chunks(part.column(HANDLE)), 0
     for info in own:
         at = max(
@@ -87,7 +87,7 @@ def _tail(own: Sequence[DataFile], part: pa.Table) -> pa.Table:
 
 
 def _begins_region(own: Sequence[DataFile], tail: pa.Table, limits: CompactionLimits) -> bool:
-    """Whether the tail is large enough, and would not be merged with its neighbour right away."""
+    """Return whether the tail is large enough not to be merged with the region before."""
     rows, size = len(tail), tail.nbytes
     all_rows, all_size = rows + sum(f.rows for f in own), size + sum(f.data_bytes for f in own)
     is_large = _LEAST_SHARE * rows > limits.region_rows or _LEAST_SHARE * size > limits.region_bytes
@@ -95,16 +95,16 @@ def _begins_region(own: Sequence[DataFile], tail: pa.Table, limits: CompactionLi
 
 
 def _cuts(versions: pa.Table, limits: CompactionLimits) -> list[Handle]:
-    """Handles, growing, that cut versions into parts of about a region each."""
+    """Return ascending handles that cut versions into parts of about one region each."""
     count = max(-(-len(versions) // limits.region_rows), -(-versions.nbytes // limits.region_bytes))
     places = (len(versions) * n // count for n in range(1, count))
     handles = versions.column(HANDLE)
-    found = dict.fromkeys(handles[place].as_py() for place in places)
-    return [handle for handle in found if handle != handles[0].as_py()]
+    cuts = dict.fromkeys(handles[place].as_py() for place in places)
+    return [handle for handle in cuts if handle != handles[0].as_py()]
 
 
 def _part(versions: pa.Table, start: Handle | None, end: Handle | None) -> pa.Table:
-    """What lies from `start` to before `end`."""
+    """Return the versions from `start` to before `end`."""
     handles = combine_chunks(versions.column(HANDLE))
     first = first_from(handles, start)
     return versions.slice(
@@ -112,7 +112,9 @@ def _part(versions: pa.Table, start: Handle | None, end: Handle | None) -> pa.Ta
     )
 
 
-def _written(versions: pa.Table, kind: FileKind, partitions: Partitions, write: Write) -> DataFile:
+def _write_file(
+    versions: pa.Table, kind: FileKind, partitions: Partitions, write: Write
+) -> DataFile:
     file = FileEncoder(kind)
     file.add(versions)
     return write(file, partitions)

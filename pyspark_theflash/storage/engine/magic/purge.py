@@ -1,10 +1,10 @@
-"""Removing the rows of a range of handles from a physical table's files.
+"""Remove the rows of a range of handles from a physical table's files.
 
     range             ├───────────────┤
-    regions    1 ────────┬ 2 ───────┬ 3 ─────     a region's files that lie inside go as they are;
-    files      rewritten │ dropped  │ rewritten   others are written anew without the range
+    regions    1 ────────┬ 2 ───────┬ 3 ─────     files inside the range are dropped; other files
+    files      rewritten │ dropped  │ rewritten   of the region are merged and rewritten
 
-Regions stay as they are. No delta may be there: it would point into files that go.
+Regions do not change. There must not be any deltas, since they could point into removed files.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ from pyspark_theflash.storage.mvcc.version import HANDLE
 
 
 def has_rows(folder: Path, info: DataFile, purged: Region) -> bool:
-    """Whether a file has rows in a range."""
+    """Return whether a file has rows in the range of `purged`."""
     if purged.covers(info.min_handle, info.max_handle):
         return True
     if not purged.reaches(info.min_handle, info.max_handle):
@@ -42,7 +42,7 @@ def has_rows(folder: Path, info: DataFile, purged: Region) -> bool:
 def without_range(
     folder: Path, layout: Layout, purged: Region, columns: Sequence[ScanColumn], write: Write
 ) -> tuple[LayoutChange, CompactionReport]:
-    """What becomes of a table that loses the rows of `purged`, of which only the range counts."""
+    """Remove the rows in the range of `purged` from a table's files."""
     files: list[DataFile] = []
     replaced: list[DataFile] = []
     for region, own in layout.by_region():
@@ -50,11 +50,11 @@ def without_range(
             replaced += own
             if not all(purged.covers(info.min_handle, info.max_handle) for info in own):
                 files += _rest(folder, region, own, purged, columns, write)
-    rows, kept = sum(f.rows for f in replaced), sum(f.rows for f in files)
+    rows, retained = sum(f.rows for f in replaced), sum(f.rows for f in files)
     report = CompactionReport(
         rows_read=rows,
-        rows_written=kept,
-        rows_dropped=rows - kept,
+        rows_written=retained,
+        rows_dropped=rows - retained,
         files_replaced=len(replaced),
         files_written=len(files),
         bytes_written=sum(f.size_bytes for f in files),
@@ -70,7 +70,7 @@ def _rest(
     columns: Sequence[ScanColumn],
     write: Write,
 ) -> list[DataFile]:
-    """A region's versions outside of a range, merged, as its file; none where it has none."""
+    """Merge a region's versions outside the range into one file; no file if there are none."""
     encoder, numbers = FileEncoder(FileKind.STABLE), {info.number for info in own}
     cursors = [Cursor(folder, info, columns) for info in own]
     low = region.start
@@ -85,7 +85,7 @@ def _rest(
 
 
 def _cuts(folder: Path, region: Region, own: Sequence[DataFile], purged: Region) -> list[Handle]:
-    """Handles inside a region, growing, between which all or nothing is purged."""
+    """Return ascending handles inside a region; between two of them all or no rows are purged."""
     cuts = set(sample_of(folder, own).cuts(region, PIECES_A_FILE))
     for bound in (purged.start, purged.end):
         is_above = bound is not None and (region.start is None or is_below(region.start, bound))
@@ -95,7 +95,7 @@ def _cuts(folder: Path, region: Region, own: Sequence[DataFile], purged: Region)
 
 
 def _is_inside(low: Handle | None, high: Handle | None, purged: Region) -> bool:
-    """Whether all handles from `low` to before `high` are purged."""
+    """Return whether all handles from `low` to before `high` are purged."""
     is_above = purged.start is None or (low is not None and not is_below(low, purged.start))
     return is_above and (
         purged.end is None or (high is not None and not is_below(purged.end, high))

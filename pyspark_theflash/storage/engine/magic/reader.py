@@ -1,4 +1,4 @@
-"""The reading half of the engine."""
+"""The magic engine's `EngineReader`."""
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
@@ -32,8 +32,8 @@ from pyspark_theflash.storage.engine.magic.file import (
     read_columns,
     repeating_columns,
 )
+from pyspark_theflash.storage.engine.magic.file_cache import FileCache, opened
 from pyspark_theflash.storage.engine.magic.handles import first_from
-from pyspark_theflash.storage.engine.magic.kept import KeptFiles, opened
 from pyspark_theflash.storage.engine.magic.layout import (
     Layouts,
     scanned,
@@ -53,14 +53,14 @@ from pyspark_theflash.storage.store.partition import (
 
 
 class MagicReader:
-    """The reading half; opens no file for writing."""
+    """Reader of a store; opens no file for writing."""
 
     def __init__(self, path: Path, fs: FileSystem, clock: Clock) -> None:
         self._path, self._fs, self._clock = path, fs, clock
         self._data = path / DATA_FOLDER
         self._manifest = open_manifest(path, fs)
         self._planned: Layouts | None = None
-        self._visible, self._kept = VisibleCache(), KeptFiles()
+        self._visible, self._file_cache = VisibleCache(), FileCache()
 
     def read(self, kinds: Sequence[str]) -> View:
         return self._manifest.read([*kinds, FILE_KIND, REGION_KIND, PARTITION_KIND])
@@ -83,7 +83,7 @@ class MagicReader:
         bounds, files = scanned(region.parts)
         parts = region.parts if without is None else (without.id, *region.parts)
         key = self._visible.key(parts, files, snapshot_ts)
-        known = self._visible.get(key)
+        cached = self._visible.get(key)
         reader = RegionReader(
             self._data,
             bounds,
@@ -94,19 +94,19 @@ class MagicReader:
             as_stored=as_stored,
             condition=condition,
             without=without,
-            known=known,
-            kept=self._kept,
+            cached=cached,
+            file_cache=self._file_cache,
         )
         yield from reader.rows(files)
-        if known is None:
-            self._visible.put(key, reader.found)
+        if cached is None:
+            self._visible.put(key, reader.visible)
 
     def keys(
         self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
     ) -> Iterator[pa.RecordBatch]:
-        asked = Region(physical_id, RegionID(0), start, end)
+        requested = Region(physical_id, RegionID(0), start, end)
         for info in self._layouts_of(view)[physical_id].files:
-            if asked.reaches(info.min_handle, info.max_handle):
+            if requested.reaches(info.min_handle, info.max_handle):
                 table = read_columns(self._data, info, [HANDLE, COMMIT_TS, OP])
                 handles = combine_chunks(table.column(HANDLE))
                 first = first_from(handles, start)
@@ -123,11 +123,11 @@ class MagicReader:
 
     def never_null(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         _, files = scanned(region.parts)
-        left = {column_name(c.id): c.id for c in columns if isinstance(c.fill, Default)}
+        ids = {column_name(c.id): c.id for c in columns if isinstance(c.fill, Default)}
         for info in files:
-            with opened(self._kept, self._data, info) as file:
-                left = {name: left[name] for name in left.keys() & file.footer.never_null}
-        return left.values()
+            with opened(self._file_cache, self._data, info) as file:
+                ids = {name: ids[name] for name in ids.keys() & file.footer.never_null}
+        return ids.values()
 
     def tables(self, view: View) -> Sequence[PhysicalTableID]:
         return self._layouts_of(view).tables()
@@ -162,7 +162,7 @@ class MagicReader:
         self._manifest.close()
 
     def _layouts_of(self, view: View) -> Layouts:
-        """The view's layouts; a view is mostly asked for several tables in turn."""
+        """Return the layouts of a view; caches those of the last one."""
         planned = self._planned
         if planned is None or planned.view is not view:
             planned = self._planned = Layouts(view)

@@ -1,18 +1,18 @@
-"""Reading a region as of a snapshot: visibility is computed, not merged.
+"""Scan a region at a snapshot, without merging its files.
 
-From the system columns each file gets a mask of its visible rows, and the user's columns come
-through it, file by file, in no particular order. A version is hidden by a newer one in its own file
-(`_superseded_ts`) or in a newer file, whose `_previous_file`, `_previous_row` point back at it:
+For each file, a mask of its visible rows is computed from the system columns and applied to the
+user columns, file by file, in no particular order. A version is hidden by a newer one in its own
+file (`_superseded_ts`), or in a newer file whose `_previous_file`, `_previous_row` point to it:
 
     file 1   handle 7 put@10                                          <──┐  hidden at 20 and above
     file 2   handle 7 put@20, superseded 25, previous = (file 1, row 0) ─┘
              handle 7 delete@25
 
-Pointers lead to older files only, so one pass from the newest file to the oldest is enough. A file
-in which nothing is ever hidden (a bulk load that nothing has touched) is read without a mask.
+Pointers lead to older files only, so one pass from the newest file to the oldest suffices. A file
+without hidden rows (an unmodified bulk load) is read without a mask.
 
-Rows that the caller wants left out are not visible either. A condition says which of the
-visible rows it keeps; the columns that it does not read are read where it keeps any.
+Rows in `without` are masked, too. A condition filters the visible rows; the columns that it does
+not read are read only for row groups with remaining rows.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -34,8 +34,8 @@ from pyspark_theflash.storage.engine.magic.file import (
     is_text,
     numpy_column,
 )
+from pyspark_theflash.storage.engine.magic.file_cache import FileCache, OpenFile, opened
 from pyspark_theflash.storage.engine.magic.handles import first_above, first_from
-from pyspark_theflash.storage.engine.magic.kept import KeptFiles, OpenFile, opened
 from pyspark_theflash.storage.engine.magic.region import Region
 from pyspark_theflash.storage.engine.magic.visible import Mask, VisibleRows
 from pyspark_theflash.storage.mvcc.filter import filter_rows
@@ -63,7 +63,7 @@ BATCH_ROWS: Final = 1 << 16
 
 
 class RegionReader:
-    """One scan of one region; `rows` goes through its files once."""
+    """One scan of one region; `rows` is called once."""
 
     def __init__(
         self,
@@ -77,29 +77,29 @@ class RegionReader:
         as_stored: bool = False,
         condition: RowCondition | None = None,
         without: HandleSet | None = None,
-        known: Mapping[int, VisibleRows] | None = None,
-        kept: KeptFiles | None = None,
+        cached: Mapping[int, VisibleRows] | None = None,
+        file_cache: FileCache | None = None,
     ) -> None:
-        """`known`: what an earlier scan of the same rows has found visible."""
+        """Prepare a scan; `cached` has the visible rows as found by an earlier scan."""
         self._folder, self._region, self._columns = folder, region, columns
         self._snapshot_ts, self._with_handle = snapshot_ts, with_handle
         self._dictionaries, self._as_stored, self._condition = dictionaries, as_stored, condition
         self._hidden: dict[int, list[npt.NDArray[np.uint32]]] = {}
         self._without = None if without is None else without.handles
-        self._known, self._files = known, kept or KeptFiles()
-        self.found: dict[int, VisibleRows] = {}
-        """What is visible of each file, when all rows have been taken."""
-        self._wanted = [*[HANDLE] * with_handle, *stored_names(columns)]
-        asked = [] if condition is None else condition.columns
-        self._asked = stored_names(asked)
-        self._strings = {column_name(c.id) for c in [*columns, *asked] if is_text(c.type)}
+        self._cached, self._files = cached, file_cache or FileCache()
+        self.visible: dict[int, VisibleRows] = {}
+        """The visible rows of each file, complete when `rows` is exhausted."""
+        self._output_names = [*[HANDLE] * with_handle, *stored_names(columns)]
+        filtered = [] if condition is None else condition.columns
+        self._filter_names = stored_names(filtered)
+        self._strings = {column_name(c.id) for c in [*columns, *filtered] if is_text(c.type)}
 
     def rows(self, files: Sequence[DataFile]) -> Iterator[pa.RecordBatch]:
-        """The rows of these files, all that reach into the region, visible at the snapshot."""
+        """Read the visible rows of these files, which are all that overlap the region."""
         for info in sorted(files, key=lambda f: f.number, reverse=True):
-            if self._known is not None:
-                if info.number in self._known:
-                    yield from self._known_file(info, self._known[info.number])
+            if self._cached is not None:
+                if info.number in self._cached:
+                    yield from self._file_with_mask(info, self._cached[info.number])
             elif info.min_commit_ts <= self._snapshot_ts:
                 yield from self._file(info)
 
@@ -108,60 +108,60 @@ class RegionReader:
         is_part = not self._region.covers(info.min_handle, info.max_handle)
         system = self._system_columns(info, is_part=is_part)
         if not system:
-            found = VisibleRows.of(None if hidden is None else ~hidden, info.rows)
-            self.found[info.number] = found
-            yield from self._known_file(info, found)
+            visible_rows = VisibleRows.of(None if hidden is None else ~hidden, info.rows)
+            self.visible[info.number] = visible_rows
+            yield from self._file_with_mask(info, visible_rows)
             return
         visible = np.zeros(info.rows, np.bool_)
         with opened(self._files, self._folder, info, self._strings) as file:
             start = 0
             for group, rows in enumerate(file.footer.group_rows):
-                seen = visible[start : start + rows]
+                group_visible = visible[start : start + rows]
                 mask = None if hidden is None else ~hidden[start : start + rows]
                 start += rows
-                yield from self._group(file, group, system, mask, seen, is_part=is_part)
-        self.found[info.number] = VisibleRows.of(visible, info.rows)
+                yield from self._group(file, group, system, mask, group_visible, is_part=is_part)
+        self.visible[info.number] = VisibleRows.of(visible, info.rows)
 
-    def _known_file(self, info: DataFile, known: VisibleRows) -> Iterator[pa.RecordBatch]:
-        """The rows of a file of which it is known which are visible."""
-        if not self._wanted and self._condition is None:
-            # All that is asked is how many rows there are.
-            yield batch_of([], [], known.count)
+    def _file_with_mask(self, info: DataFile, visible: VisibleRows) -> Iterator[pa.RecordBatch]:
+        """Read the rows of a file whose visible rows have been determined."""
+        if not self._output_names and self._condition is None:
+            # Only the number of rows is needed.
+            yield batch_of([], [], visible.count)
             return
-        if not known.count:
+        if not visible.count:
             return
-        visible = known.mask
+        visible_mask = visible.mask
         with opened(self._files, self._folder, info, self._strings) as file:
             end = 0
             for group, rows in enumerate(file.footer.group_rows):
                 start, end = end, end + rows
-                low, high = max(start, known.start), min(end, known.end)
+                low, high = max(start, visible.start), min(end, visible.end)
                 if low >= high:
                     continue
                 mask = None
-                if visible is not None:
-                    mask = _unless_all(visible[low - known.start : high - known.start])
+                if visible_mask is not None:
+                    mask = _unless_all(visible_mask[low - visible.start : high - visible.start])
                 if mask is None or mask.any():
-                    names = file.those_of(self._first)
+                    names = file.existing(self._first_names)
                     as_stored = self._as_stored or self._condition is not None
                     table = file.read(group, names or [HANDLE], as_stored=as_stored)
                     table = table.slice(low - start, high - low)
-                    yield from self._chosen(file, group, table, names, mask, low - start)
+                    yield from self._filtered(file, group, table, names, mask, low - start)
 
     def _hidden_rows(self, info: DataFile) -> Mask | None:
-        """Which rows of the file newer files have superseded; None means none."""
-        found = self._hidden.pop(info.number, None)
-        if found is None:
+        """Return a mask of the rows that newer files supersede; None if there are none."""
+        positions = self._hidden.pop(info.number, None)
+        if positions is None:
             return None
         hidden = np.zeros(info.rows, np.bool_)
-        hidden[np.concatenate(found)] = True
+        hidden[np.concatenate(positions)] = True
         return hidden
 
     def _system_columns(self, info: DataFile, *, is_part: bool) -> list[str]:
-        """What has to be read to know which rows are visible, and which they hide."""
+        """Return the system columns needed for the mask and for the rows that the file hides."""
         has_garbage = info.garbage_ts <= self._snapshot_ts
         needed = {
-            HANDLE: is_part or self._lacks_some(info),
+            HANDLE: is_part or self._may_exclude(info),
             COMMIT_TS: info.max_commit_ts > self._snapshot_ts,
             OP: has_garbage and info.has_deletes,
             SUPERSEDED_TS: has_garbage and info.has_superseded,
@@ -170,8 +170,8 @@ class RegionReader:
         }
         return [name for name, is_needed in needed.items() if is_needed]
 
-    def _lacks_some(self, info: DataFile) -> bool:
-        """Whether there may be rows in the file that are to be left out."""
+    def _may_exclude(self, info: DataFile) -> bool:
+        """Return whether the file may have rows in `without`."""
         low, high = info.min_handle, info.max_handle
         if self._without is None or high is None:
             return self._without is not None
@@ -183,32 +183,29 @@ class RegionReader:
         group: int,
         system: Sequence[str],
         mask: Mask | None,
-        seen: Mask,
+        visible: Mask,
         *,
         is_part: bool,
     ) -> Iterator[pa.RecordBatch]:
-        """One row group; notes in `seen` what is visible. pyarrow decodes columns in parallel."""
-        names = file.those_of(dict.fromkeys([*system, *self._first]))
+        """Read one row group and set its mask `visible`. pyarrow decodes columns in parallel."""
+        names = file.existing(dict.fromkeys([*system, *self._first_names]))
         table = file.read(group, names or [HANDLE])
         start, rows = self._part(table) if is_part else (0, len(table))
         table = table.slice(start, rows)
         mask = None if mask is None else mask[start : start + rows]
         mask = self._visible(table, system, mask)
         if self._without is not None and HANDLE in system:
-            mask = _left(combine_chunks(table.column(HANDLE)), self._without, mask)
+            mask = _excluding(combine_chunks(table.column(HANDLE)), self._without, mask)
         mask = _unless_all(mask)
-        seen[start : start + rows] = True if mask is None else mask
-        yield from self._chosen(file, group, table, names, mask, start)
+        visible[start : start + rows] = True if mask is None else mask
+        yield from self._filtered(file, group, table, names, mask, start)
 
     @property
-    def _first(self) -> Sequence[str]:
-        """The columns to read of every row group.
+    def _first_names(self) -> Sequence[str]:
+        """The columns to read first: those of the condition, or all if there is none."""
+        return self._output_names if self._condition is None else self._filter_names
 
-        What a condition does not read waits until it is known whether any row is wanted.
-        """
-        return self._wanted if self._condition is None else self._asked
-
-    def _chosen(
+    def _filtered(
         self,
         file: OpenFile,
         group: int,
@@ -217,76 +214,76 @@ class RegionReader:
         mask: Mask | None,
         start: int,
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of `mask` that the condition keeps.
+        """Return the rows of `mask` that satisfy the condition.
 
-        `table` has the columns `names` of the row group from row `start` on; one that the file is
-        older than must still come with the right number of rows.
+        `table` has the columns `names` of the row group from row `start` on. Its row count counts
+        even if the file, being older, has none of the columns.
         """
         rows = len(table)
         if self._condition is not None:
-            mask = self._kept(table, mask, self._condition)
+            mask = self._evaluate(table, mask, self._condition)
         count = rows if mask is None else int(np.count_nonzero(mask))
         if not count:
             return
-        wanted = file.those_of(self._wanted)
-        columns = {name: table.column(name) for name in wanted if name in names}
-        if rest := [name for name in wanted if name not in names]:
+        output = file.existing(self._output_names)
+        columns = {name: table.column(name) for name in output if name in names}
+        if rest := [name for name in output if name not in names]:
             read = file.read(group, rest, as_stored=self._as_stored)
             for name, column in zip(rest, read.columns, strict=True):
                 columns[name] = column.slice(start, rows)
-        chosen = pa.table(columns)
+        selected = pa.table(columns)
         if mask is not None and columns:
-            chosen = filter_rows(chosen, mask)
-        yield from self._batches(chosen, count)
+            selected = filter_rows(selected, mask)
+        yield from self._batches(selected, count)
 
     def _part(self, table: pa.Table) -> tuple[int, int]:
-        """Where the region's rows begin, and how many they are."""
+        """Return the position and the number of the region's rows."""
         handles = combine_chunks(table.column(HANDLE))
         first = first_from(handles, self._region.start)
         end = self._region.end
         return first, (len(table) if end is None else first_from(handles, end)) - first
 
-    def _kept(self, table: pa.Table, mask: Mask | None, condition: RowCondition) -> Mask | None:
-        """Those of the visible rows that the condition keeps."""
-        asked = table.select([name for name in self._asked if name in table.schema.names])
+    def _evaluate(self, table: pa.Table, mask: Mask | None, condition: RowCondition) -> Mask | None:
+        """Return a mask of the visible rows that satisfy the condition."""
+        present = [name for name in self._filter_names if name in table.schema.names]
         names = [column_name(c.id) for c in condition.columns]
-        found = {name: combine_chunks(asked.column(name)) for name in asked.schema.names}
-        if mask is not None and not all(_is_stored(found, c) for c in condition.columns):
-            # To make a column of others may fail, and shall not for rows that nobody sees.
-            seen = {name: filter_rows(column, mask) for name, column in found.items()}
+        stored = {name: combine_chunks(table.column(name)) for name in present}
+        if mask is not None and not all(_is_stored(stored, c) for c in condition.columns):
+            # Computing a column may fail, which must not happen for invisible rows.
+            visible = {name: filter_rows(column, mask) for name, column in stored.items()}
             count = int(np.count_nonzero(mask))
-            arrays = self._projected(seen, condition.columns, count, as_stored=True)
-            kept = np.zeros(len(mask), np.bool_)
-            kept[mask] = condition.rows(batch_of(names, arrays, count))
-            return kept
-        arrays = self._projected(found, condition.columns, len(table), as_stored=True)
+            arrays = self._projected(visible, condition.columns, count, as_stored=True)
+            result = np.zeros(len(mask), np.bool_)
+            result[mask] = condition.rows(batch_of(names, arrays, count))
+            return result
+        arrays = self._projected(stored, condition.columns, len(table), as_stored=True)
         return _unless_all(condition.rows(batch_of(names, arrays, len(table)), mask))
 
     def _visible(self, table: pa.Table, system: Sequence[str], mask: Mask | None) -> Mask | None:
-        """Which rows of `mask` are visible, None being all; remembers what the rows hide."""
+        """Return which rows of `mask` (None: all) are visible; record the rows that they hide."""
         at = np.uint64(self._snapshot_ts)
         masks = [] if mask is None else [mask]
-        reached = None
+        is_committed = None
         if COMMIT_TS in system:
-            reached = numpy_column(table, COMMIT_TS) <= at
-            masks.append(reached)
+            is_committed = numpy_column(table, COMMIT_TS) <= at
+            masks.append(is_committed)
         if OP in system:
             masks.append(numpy_column(table, OP) == Op.PUT)
         if SUPERSEDED_TS in system:
             masks.append(numpy_column(table, SUPERSEDED_TS) > at)
         if PREVIOUS_FILE in system:
-            self._hide(table if reached is None else filter_rows(table, reached))
+            self._hide(table if is_committed is None else filter_rows(table, is_committed))
         return np.logical_and.reduce(masks) if masks else None
 
     def _hide(self, newer: pa.Table) -> None:
-        """Remember what these versions, all reached, supersede in older files."""
+        """Record the rows in older files that these versions supersede."""
         pointing = newer.filter(newer.column(PREVIOUS_FILE).is_valid())
         numbers, rows = numpy_column(pointing, PREVIOUS_FILE), numpy_column(pointing, PREVIOUS_ROW)
         for number in np.unique(numbers):
             self._hidden.setdefault(int(number), []).append(rows[numbers == number])
 
     def _batches(self, table: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:
-        """The columns asked for, from those that the file has, in batches of bounded size."""
+        """Compute the output columns from the file's columns, in batches of bounded size."""
         names = [*[HANDLE] * self._with_handle, *(column_name(c.id) for c in self._columns)]
         if not names:
             yield batch_of([], [], rows)
@@ -298,69 +295,69 @@ class RegionReader:
                 yield batch_of(names, arrays, size)
         else:
             for batch in table.to_batches(max_chunksize=BATCH_ROWS):
-                found = dict(zip(batch.schema.names, batch.columns, strict=True))
+                stored = dict(zip(batch.schema.names, batch.columns, strict=True))
                 arrays = self._projected(
-                    found, self._columns, batch.num_rows, as_stored=self._as_stored
+                    stored, self._columns, batch.num_rows, as_stored=self._as_stored
                 )
                 if self._with_handle:
-                    arrays.insert(0, _dense(found[HANDLE]))
+                    arrays.insert(0, _dense(stored[HANDLE]))
                 yield batch_of(names, arrays, batch.num_rows)
 
     def _projected(
-        self, found: Stored, columns: Sequence[ScanColumn], rows: int, *, as_stored: bool
+        self, stored: Stored, columns: Sequence[ScanColumn], rows: int, *, as_stored: bool
     ) -> list[pa.Array]:
-        """Columns as they are wanted; only what must not be a dictionary is decoded."""
+        """Compute columns; only those that may not be returned as stored are decoded."""
         ready: dict[ColumnID, pa.Array] = {}
         for column in columns:
-            if not _is_stored(found, column):
+            if not _is_stored(stored, column):
                 continue
-            stored = found[column_name(column.id)]
+            values = stored[column_name(column.id)]
             if as_stored:
-                ready[column.id] = stored
-            elif is_narrow(stored.type):
-                # It was looked at, and is handed out, too.
-                ready[column.id] = widened(stored, column.type)
-            elif column.id in self._dictionaries and pa.types.is_dictionary(stored.type):
-                ready[column.id] = stored
-        wanted = [c for c in columns if c.id not in ready]
-        dense = {name: _dense(found[name]) for name in stored_names(wanted) if name in found}
-        for column, values in zip(wanted, project(dense, wanted, rows), strict=True):
+                ready[column.id] = values
+            elif is_narrow(values.type):
+                # The condition's columns were read narrow, and this one is returned, too.
+                ready[column.id] = widened(values, column.type)
+            elif column.id in self._dictionaries and pa.types.is_dictionary(values.type):
+                ready[column.id] = values
+        others = [c for c in columns if c.id not in ready]
+        dense = {name: _dense(stored[name]) for name in stored_names(others) if name in stored}
+        for column, values in zip(others, project(dense, others, rows), strict=True):
             is_dictionary = not as_stored and column.id in self._dictionaries
             ready[column.id] = values.dictionary_encode() if is_dictionary else values
         return [ready[column.id] for column in columns]
 
 
-def _is_stored(found: Stored, column: ScanColumn) -> bool:
-    """Whether a column is one of those found, as it is and in all rows."""
-    if not is_whole(found, column):
+def _is_stored(stored: Stored, column: ScanColumn) -> bool:
+    """Return whether a column is stored in all rows, in a form of its type."""
+    if not is_whole(stored, column):
         return False
-    return _stands_for(found[column_name(column.id)].type, column.type)
+    return _is_form_of(stored[column_name(column.id)].type, column.type)
 
 
-def _stands_for(stored: pa.DataType, tp: pa.DataType) -> bool:
-    """Whether values of a type say the same as those of another."""
+def _is_form_of(stored: pa.DataType, tp: pa.DataType) -> bool:
+    """Return whether `stored` is `tp`, its dictionary or its narrow decimal."""
     if is_narrow(stored):
         return bool(pa.types.is_decimal128(tp) and stored.scale == tp.scale)
     return stored in (tp, dictionary_of(tp))
 
 
-def _left(handles: pa.Array, without: pa.Array, mask: Mask | None) -> Mask:
-    """The rows of `mask` whose handles, which are sorted, are not among those of `without`."""
-    left = np.ones(len(handles), np.bool_) if mask is None else mask
+def _excluding(handles: pa.Array, without: pa.Array, mask: Mask | None) -> Mask:
+    """Return the rows of `mask` whose handles (sorted) are not in `without`."""
+    remaining = np.ones(len(handles), np.bool_) if mask is None else mask
     if not len(handles):
-        return left
+        return remaining
     start = first_from(without, handles[0].as_py())
     near = without.slice(start, first_above(without, handles[-1].as_py()) - start)
     if pa.types.is_int64(handles.type):
-        # They are mostly few, and to look for each of the many rows takes longer.
-        rows, gone = np.asarray(handles), np.asarray(near)
+        # Usually `near` has few handles; searching for each of the many rows would take longer.
+        rows, excluded = np.asarray(handles), np.asarray(near)
         ends = np.zeros(len(rows) + 1, np.int64)
-        np.add.at(ends, np.searchsorted(rows, gone), 1)
-        np.add.at(ends, np.searchsorted(rows, gone, side="right"), -1)
-        is_gone: Mask = np.cumsum(ends[:-1]) > 0
+        np.add.at(ends, np.searchsorted(rows, excluded), 1)
+        np.add.at(ends, np.searchsorted(rows, excluded, side="right"), -1)
+        is_excluded: Mask = np.cumsum(ends[:-1]) > 0
     else:
-        is_gone = pc.is_in(handles, value_set=near).to_numpy(zero_copy_only=False)
-    return left & ~is_gone
+        is_excluded = pc.is_in(handles, value_set=near).to_numpy(zero_copy_only=False)
+    return remaining & ~is_excluded
 
 
 def _unless_all(mask: Mask | None) -> Mask | None:
@@ -368,10 +365,7 @@ def _unless_all(mask: Mask | None) -> Mask | None:
 
 
 def _dense(column: pa.Array) -> pa.Array:
-    """The values of a column that came as a dictionary, which is quicker to decode and filter.
-
-    Narrow decimals come in 128 bits.
-    """
+    """Decode a dictionary, or widen narrow decimals to 128 bits."""
     if is_narrow(column.type):
         return widened(column, pa.decimal128(DECIMAL128_DIGITS, column.type.scale))
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column

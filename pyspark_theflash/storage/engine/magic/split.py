@@ -1,16 +1,15 @@
-"""Splitting a region where an operator says, and merging two.
+"""Split and merge regions at an operator's request.
 
-    files       1 ──────────┬──────────     a file that lies on one side of the cut goes there as
-                stable      │               it is; the others are merged and written anew, one for
-                   layer    │    layer      each side
-    afterwards  2 ──────────┼ 3 ────────
+    before      1 ──────────┬──────────     If every file is on one side of the cut, the files are
+                stable      │               assigned to the new regions unchanged. Otherwise all are
+                   layer    │    layer      merged and rewritten, as one file for each side.
+    after       2 ──────────┼ 3 ────────
                 stable, new │ stable, new
 
-Either way the new map takes the place of the old one in one commit. A region's id is given once and
-stands for one range, so an id from before is refused; what has the same effect and was done already
-is not done again: the new regions say what they were made of.
+One commit replaces the regions. Region ids are never reused, so a request with an old id is
+rejected. A repeated request does nothing: new regions have `made_of`, the ids that they replaced.
 
-No delta may be there: it would point into files that are merged.
+There must not be any deltas, since they could point into files that are merged.
 """
 
 from collections.abc import Sequence
@@ -35,11 +34,11 @@ from pyspark_theflash.storage.mvcc.project import ScanColumn
 
 
 def region_to_split(layout: Layout, region_id: RegionID, at: Handle) -> Region | None:
-    """The region that is to be split; None if that was done.
+    """Return the region to split; None if this split was done before.
 
     Raises:
-        RegionNotFoundError: it is not there, or not any more.
-        OptionError: the cut is not inside it.
+        RegionNotFoundError: The region does not exist (any more).
+        OptionError: `at` is not inside the region.
     """
     region = layout.region(region_id)
     if region is None:
@@ -55,11 +54,11 @@ def region_to_split(layout: Layout, region_id: RegionID, at: Handle) -> Region |
 def regions_to_merge(
     layout: Layout, left_id: RegionID, right_id: RegionID, limits: CompactionLimits
 ) -> Sequence[Region] | None:
-    """The neighbours that are to be merged; None if that was done.
+    """Return the two adjacent regions to merge; None if this merge was done before.
 
     Raises:
-        RegionNotFoundError: one is not there, or not any more.
-        OptionError: they are no neighbours, or would be too large for one region.
+        RegionNotFoundError: A region does not exist (any more).
+        OptionError: The regions are not adjacent, or are too large for one region.
     """
     if any(r.made_of == (left_id, right_id) for r in layout.regions):
         return None
@@ -68,11 +67,12 @@ def regions_to_merge(
     if left.end is None or left.end != right.start:
         raise OptionError("right", f"region {right_id} does not begin where {left_id} ends")
     if left.partitions != right.partitions:
-        raise OptionError("right", "is in another partition: theflash move one of them first")
+        reason = f"is in another partition than {left_id}; use theflash move on one of them first"
+        raise OptionError("right", reason)
     files = [f for f in layout.files if f.region_id in (left_id, right_id)]
     rows, size = sum(f.rows for f in files), sum(f.data_bytes for f in files)
     if rows > limits.region_rows or size > limits.region_bytes:
-        reason = f"both have {rows} versions of {size} bytes, and would be split again at once"
+        reason = f"both have {rows} versions, {size} bytes in total, more than one region can hold"
         raise OptionError("right", reason)
     return regions
 
@@ -85,7 +85,7 @@ def split_region(
     columns: Sequence[ScanColumn],
     write: Write,
 ) -> tuple[LayoutChange, CompactionReport]:
-    """What has become of a region that is cut at `at`; there is no delta."""
+    """Split a region at `at`; the table has no deltas."""
     lower, upper = (
         replace(half, made_of=(region.region_id,))
         for half in region.split_at([at], next_id(layout))
@@ -101,23 +101,23 @@ def split_region(
         ]
         return LayoutChange(moved, (), [lower, upper], [region]), CompactionReport()
     cursors = [Cursor(folder, info, columns) for info in own]
-    files = [_written(folder, own, cursors, half, write) for half in (lower, upper)]
-    kept = [info for info in files if info is not None]
+    halves = [_merge_half(folder, own, cursors, half, write) for half in (lower, upper)]
+    files = [info for info in halves if info is not None]
     rows = sum(info.rows for info in own)
     report = CompactionReport(
         rows_read=rows,
-        rows_written=sum(info.rows for info in kept),
+        rows_written=sum(info.rows for info in files),
         files_replaced=len(own),
-        files_written=len(kept),
-        bytes_written=sum(info.size_bytes for info in kept),
+        files_written=len(files),
+        bytes_written=sum(info.size_bytes for info in files),
     )
-    return LayoutChange(kept, own, [lower, upper], [region]), report
+    return LayoutChange(files, own, [lower, upper], [region]), report
 
 
-def _written(
+def _merge_half(
     folder: Path, own: Sequence[DataFile], cursors: Sequence[Cursor], half: Region, write: Write
 ) -> DataFile | None:
-    """All versions of one half, merged, as its file; None where it has none."""
+    """Merge all versions of one half into a file; None if there are none."""
     encoder, numbers = FileEncoder(FileKind.STABLE), {info.number for info in own}
     for end in [*sample_of(folder, own).cuts(half, PIECES_A_FILE), half.end]:
         tables = [table for cursor in cursors for table in cursor.take_below(end)]
@@ -129,7 +129,7 @@ def _written(
 
 
 def _side(info: DataFile, lower: Region, upper: Region) -> Region | None:
-    """The half that has all of a file; None if both have some, or it is not known."""
+    """Return the half that contains a file; None if both have rows of it, or it is unknown."""
     for half in (lower, upper):
         if half.covers(info.min_handle, info.max_handle):
             return half

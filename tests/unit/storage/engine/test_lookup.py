@@ -52,7 +52,7 @@ class Files:
     def place(self, handle: int) -> tuple[int, int] | None:
         """Where the lookup has a living row."""
         places = self.lookup.find(self.files, pa.array([handle]))
-        return (int(places.files[0]), int(places.rows[0])) if places.found[0] else None
+        return (int(places.files[0]), int(places.rows[0])) if places.is_live[0] else None
 
 
 def test_growing_handles_read_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,8 +101,8 @@ def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
             model.pop(handle, None)
             if op is Op.PUT:
                 model[handle] = number, row
-        assert sum(kept.nbytes for kept in files.lookup._kept.values()) <= budget
-        assert files.lookup._kept_bytes == sum(k.nbytes for k in files.lookup._kept.values())
+        assert sum(c.nbytes for c in files.lookup._cached.values()) <= budget
+        assert files.lookup._cached_bytes == sum(k.nbytes for k in files.lookup._cached.values())
     assert len(files.read) > len(set(files.read))
 
 
@@ -111,6 +111,6 @@ def test_forgotten_files_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     files.write(range(100), 10)
     assert files.place(5) == (1, 5)
     files.lookup.forget([1, 77])
-    assert files.lookup._kept_bytes == 0
+    assert files.lookup._cached_bytes == 0
     places = files.lookup.find([], pa.array(np.arange(5)))
-    assert not places.found.any()
+    assert not places.is_live.any()

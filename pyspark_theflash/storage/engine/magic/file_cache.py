@@ -1,13 +1,13 @@
-"""What is kept of data files that were read, so that the next scan need not read it again.
+"""Cache of data files in memory.
 
-    small files    their columns, decoded: the newest rows, which every scan looks at, stand in many
-                   of them, and to open one takes longer than to read its rows
-    deltas         the same, for the scan of every region looks into them
-    other files    their footers, checked and parsed; of what scans look at without handing it
-                   out, the columns of numbers and of dictionaries, decimals in few bits
+    small files    decoded columns: the newest rows are in many small files, and opening one takes
+                   longer than reading its rows
+    deltas         the same, since the scan of every region reads them
+    other files    verified, parsed footers; of the columns that filters and aggregates read, those
+                   of numbers and dictionaries, with decimals in the narrow form
 
-A file never changes, and is known by its number and its checksums, so what is kept of it holds for
-as long as anybody asks, whatever becomes of the store's folder.
+Files never change. Entries are identified by the file's number and checksums, so they remain valid
+even if the store's folder is replaced.
 """
 
 import os
@@ -37,94 +37,94 @@ from pyspark_theflash.tidb.codec.narrow import narrowed
 COLUMNS_BYTES: Final = 128 << 20
 NUMBERS_BYTES: Final = 256 << 20
 _MEMORY_PART: Final = 16
-"""Of the machine's memory, what the processes on all its cores take for numbers."""
+"""The number caches of one process per core take 1/n of the machine's memory in total."""
 DELTA_BYTES: Final = 16 << 20
-"""Larger deltas would leave no room for much else."""
+"""Maximum size of a cached delta; larger ones would evict too much."""
 FOOTERS_BYTES: Final = 16 << 20
 _FOOTER_BYTES: Final = 500
 _Content: TypeAlias = tuple[int, int, int]
-"""A file, as `DataFile.content` has it."""
+"""`DataFile.content`."""
 _PARSED: Final = 4
-"""How many bytes a parsed footer takes for each that is written, roughly."""
+"""Approximate ratio of a parsed footer's size to its encoded size."""
 
 
 @dataclass(frozen=True, slots=True)
 class Footer:
-    """What a file has: its columns, and how many rows in each row group."""
+    """Columns and row groups of a file."""
 
     names: frozenset[str]
     never_null: frozenset[str]
-    """The user's columns that no row has NULL in, as far as the file says so."""
+    """The user columns without NULLs according to the footer."""
     group_rows: Sequence[int]
     metadata: pq.FileMetaData | None
-    """Of a file that is opened again and again."""
+    """The parsed footer; None for a small file, whose columns are cached."""
 
 
-class KeptFiles:
-    """What is kept of the files of a store."""
+class FileCache:
+    """Caches of footers and columns for the files of a store."""
 
     def __init__(self) -> None:
         self.footers: Final = LeastRecent[_Content, Footer](FOOTERS_BYTES)
         self.columns: Final = LeastRecent[tuple[_Content, int, str], pa.ChunkedArray](COLUMNS_BYTES)
-        """By the file, the row group's number and the column's name."""
+        """Columns of small files and deltas, by file, row group number and column name."""
         self.numbers: Final = LeastRecent[tuple[_Content, int, str], pa.ChunkedArray](
             _numbers_bytes()
         )
-        """The same, of the other files."""
+        """Columns of other files."""
 
 
 class OpenFile:
-    """A data file to read columns of; made by `opened`."""
+    """A data file open for reading; created by `opened`."""
 
     def __init__(
         self,
-        kept: KeptFiles,
+        cache: FileCache,
         folder: Path,
         info: DataFile,
         strings: Collection[str],
         closing: ExitStack,
     ) -> None:
-        self._kept, self._folder, self._info, self._strings = kept, folder, info, strings
+        self._cache, self._folder, self._info, self._strings = cache, folder, info, strings
         self._closing = closing
         self._file: pq.ParquetFile | None = None
         self._copies = info.each
-        known = kept.footers.get(info.content)
-        self.footer: Final = self._read_footer() if known is None else known
+        cached = cache.footers.get(info.content)
+        self.footer: Final = self._read_footer() if cached is None else cached
 
-    def those_of(self, names: Iterable[str]) -> list[str]:
-        """The columns among `names` that the file has."""
+    def existing(self, names: Iterable[str]) -> list[str]:
+        """Return the columns among `names` that the file has."""
         return [name for name in names if name in self.footer.names]
 
     def read(self, group: int, names: Sequence[str], *, as_stored: bool = False) -> pa.Table:
-        """Columns of a row group, at least one, all of which the file has.
+        """Read columns of a row group, at least one, all of which the file has.
 
         With `as_stored`, decimals may be narrow (`tidb.codec.narrow`).
         """
-        is_whole = _is_kept(self._info)
-        if not is_whole and not as_stored:
+        caches_all = _caches_all(self._info)
+        if not caches_all and not as_stored:
             return self._read_group(group, names)
-        kept = self._kept.columns if is_whole else self._kept.numbers
+        cache = self._cache.columns if caches_all else self._cache.numbers
         keys = {name: (self._info.content, group, name) for name in names}
-        found = {name: kept.get(key) for name, key in keys.items()}
-        if lacking := [name for name, column in found.items() if column is None]:
-            table = self._read_group(group, lacking)
-            for name, column in zip(lacking, table.columns, strict=True):
-                if is_whole or (_is_of_numbers(column.type) and kept.admits(column.nbytes)):
-                    if not is_whole:
+        columns = {name: cache.get(key) for name, key in keys.items()}
+        if missing := [name for name, column in columns.items() if column is None]:
+            table = self._read_group(group, missing)
+            for name, column in zip(missing, table.columns, strict=True):
+                if caches_all or (_is_of_numbers(column.type) and cache.admits(column.nbytes)):
+                    if not caches_all:
                         column = pa.chunked_array([narrowed(combine_chunks(column))])
-                    kept.put(keys[name], column, column.get_total_buffer_size())
-                found[name] = column
-        return pa.table(found)
+                    cache.put(keys[name], column, column.get_total_buffer_size())
+                columns[name] = column
+        return pa.table(columns)
 
     def _read_group(self, group: int, names: Sequence[str]) -> pa.Table:
         try:
             return read_row_group(self._parquet(), group, names)
         except (pa.ArrowException, OSError, *UNREADABLE) as error:
-            self._leave_copy(error)
+            self._next_copy(error)
         return self._read_group(group, names)
 
-    def _leave_copy(self, error: Exception) -> None:
-        """Go on with the next copy of the file; raise the error where there is none."""
+    def _next_copy(self, error: Exception) -> None:
+        """Continue with the next copy of the file; raise `error` if there is none."""
         if len(self._copies) == 1:
             raise error
         warn_of_copy(error)
@@ -132,9 +132,9 @@ class OpenFile:
         del self._copies[0]
 
     def _parquet(self) -> pq.ParquetFile:
-        """The file itself, opened when something is read of it first."""
+        """Return the Parquet file, opened at the first read that is not cached."""
         if self._file is None:
-            footer = self._kept.footers.get(self._info.content)
+            footer = self._cache.footers.get(self._info.content)
             self._file = self._closing.enter_context(
                 open_file(
                     self._folder,
@@ -149,7 +149,7 @@ class OpenFile:
         try:
             file = self._parquet()
         except UNREADABLE as error:
-            self._leave_copy(error)
+            self._next_copy(error)
             return self._read_footer()
         metadata = file.metadata
         footer = Footer(
@@ -159,11 +159,12 @@ class OpenFile:
             None if self._info.is_small else metadata,
         )
         parsed = 0 if self._info.is_small else self._info.footer_bytes * _PARSED
-        self._kept.footers.put(self._info.content, footer, _FOOTER_BYTES + parsed)
+        self._cache.footers.put(self._info.content, footer, _FOOTER_BYTES + parsed)
         return footer
 
 
-def _is_kept(info: DataFile) -> bool:
+def _caches_all(info: DataFile) -> bool:
+    """Return whether all columns of a file are cached."""
     return info.is_small or (info.kind is FileKind.DELTA and info.size_bytes <= DELTA_BYTES)
 
 
@@ -172,18 +173,18 @@ def _is_of_numbers(tp: pa.DataType) -> bool:
 
 
 def _numbers_bytes() -> int:
-    """How much of the numbers of large files this process keeps."""
+    """Return the size of this process's cache of numbers of large files."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     return min(NUMBERS_BYTES, memory // _MEMORY_PART // (os.cpu_count() or 1))
 
 
 @contextmanager
 def opened(
-    kept: KeptFiles, folder: Path, info: DataFile, strings: Collection[str] = ()
+    cache: FileCache, folder: Path, info: DataFile, strings: Collection[str] = ()
 ) -> Iterator[OpenFile]:
-    """A file to read; `strings` are the names of columns that may come as dictionaries.
+    """Open a file for reading. The columns `strings` may be returned as dictionaries.
 
-    Raises what `open_file` does, also for what the block reads.
+    Raises what `open_file` does, also for reads in the block.
     """
     with ExitStack() as closing:
-        yield OpenFile(kept, folder, info, strings, closing)
+        yield OpenFile(cache, folder, info, strings, closing)
