@@ -31,20 +31,10 @@ from pathlib import Path
 from typing import Final
 
 from pyspark_theflash.base.clock import Clock
-from pyspark_theflash.base.errors import (
-    InternalError,
-    OptionError,
-    TheFlashError,
-)
+from pyspark_theflash.base.errors import InternalError, OptionError, TheFlashError
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.fs import FileSystem
-from pyspark_theflash.base.types import (
-    MAX_TS,
-    Generation,
-    PhysicalTableID,
-    RegionID,
-    TimeStamp,
-)
+from pyspark_theflash.base.types import MAX_TS, Generation, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.engine.api import (
     CompactionReport,
     Handle,
@@ -54,15 +44,8 @@ from pyspark_theflash.storage.engine.api import (
 )
 from pyspark_theflash.storage.engine.magic.compaction import Compaction, CompactionLimits, Step
 from pyspark_theflash.storage.engine.magic.delta import delta_table
-from pyspark_theflash.storage.engine.magic.file import (
-    DataFile,
-    FileKind,
-    read_whole,
-)
-from pyspark_theflash.storage.engine.magic.layout import (
-    Layout,
-    LayoutChange,
-)
+from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind, read_whole
+from pyspark_theflash.storage.engine.magic.layout import Layout, LayoutChange
 from pyspark_theflash.storage.engine.magic.lookup import LOOKUP_BYTES
 from pyspark_theflash.storage.engine.magic.move import move_files
 from pyspark_theflash.storage.engine.magic.partitions import check_unused
@@ -78,10 +61,7 @@ from pyspark_theflash.storage.engine.magic.split import (
 from pyspark_theflash.storage.engine.magic.writing import MagicStore, Merge, exclusive
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.store.manifest import Guard, ManifestChange, file_errors
-from pyspark_theflash.storage.store.partition import (
-    Partitions,
-    partition_key,
-)
+from pyspark_theflash.storage.store.partition import Partitions, partition_key
 
 SWAP_FILES: Final = 2
 """Maximum number of new deltas that a swap rewrites while publications wait."""

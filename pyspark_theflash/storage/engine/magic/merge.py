@@ -35,13 +35,7 @@ from pyspark_theflash.storage.engine.magic.handles import first_from
 from pyspark_theflash.storage.engine.magic.region import Region, is_below
 from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import ScanColumn, carried, stored_names
-from pyspark_theflash.storage.mvcc.version import (
-    COMMIT_TS,
-    HANDLE,
-    OP,
-    START_TS,
-    Op,
-)
+from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, Op
 from pyspark_theflash.storage.mvcc.visibility import sort_order, superseded_within
 
 SAMPLES: Final = 1024

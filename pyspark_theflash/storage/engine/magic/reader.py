@@ -8,12 +8,7 @@ import pyarrow as pa
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import CorruptionError
 from pyspark_theflash.base.fs import FileSystem
-from pyspark_theflash.base.types import (
-    ColumnID,
-    PhysicalTableID,
-    RegionID,
-    TimeStamp,
-)
+from pyspark_theflash.base.types import ColumnID, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.engine.api import (
     FileStats,
     Handle,
@@ -34,10 +29,7 @@ from pyspark_theflash.storage.engine.magic.file import (
 )
 from pyspark_theflash.storage.engine.magic.file_cache import FileCache, opened
 from pyspark_theflash.storage.engine.magic.handles import first_from
-from pyspark_theflash.storage.engine.magic.layout import (
-    Layouts,
-    scanned,
-)
+from pyspark_theflash.storage.engine.magic.layout import Layouts, scanned
 from pyspark_theflash.storage.engine.magic.partitions import partition_stats
 from pyspark_theflash.storage.engine.magic.region import REGION_KIND, Region
 from pyspark_theflash.storage.engine.magic.scan import RegionReader
@@ -46,10 +38,7 @@ from pyspark_theflash.storage.mvcc.project import Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, column_name
 from pyspark_theflash.storage.store.folder import DATA_FOLDER, open_manifest
 from pyspark_theflash.storage.store.manifest import View
-from pyspark_theflash.storage.store.partition import (
-    PARTITION_KIND,
-    PartitionTable,
-)
+from pyspark_theflash.storage.store.partition import PARTITION_KIND, PartitionTable
 
 
 class MagicReader:

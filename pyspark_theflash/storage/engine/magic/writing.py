@@ -21,39 +21,19 @@ from typing import Concatenate, ParamSpec, TypeVar
 import pyarrow as pa
 
 from pyspark_theflash.base.clock import Clock
-from pyspark_theflash.base.errors import (
-    EngineError,
-    InternalError,
-    StaleTokenError,
-    TheFlashError,
-)
+from pyspark_theflash.base.errors import EngineError, InternalError, StaleTokenError, TheFlashError
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.fs import FileSystem
-from pyspark_theflash.base.types import (
-    Generation,
-    PhysicalTableID,
-)
+from pyspark_theflash.base.types import Generation, PhysicalTableID
 from pyspark_theflash.storage.engine.magic.encode import FileEncoder
-from pyspark_theflash.storage.engine.magic.file import (
-    DataFile,
-    number_of,
-)
-from pyspark_theflash.storage.engine.magic.layout import (
-    RETIRED_KIND,
-    Layout,
-    LayoutChange,
-    Layouts,
-)
+from pyspark_theflash.storage.engine.magic.file import DataFile, number_of
+from pyspark_theflash.storage.engine.magic.layout import RETIRED_KIND, Layout, LayoutChange, Layouts
 from pyspark_theflash.storage.engine.magic.lookup import HandleLookup
 from pyspark_theflash.storage.engine.magic.numbers import FileNumbers
 from pyspark_theflash.storage.engine.magic.reader import MagicReader
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from pyspark_theflash.storage.store.manifest import Guard, ManifestChange, View, file_errors
-from pyspark_theflash.storage.store.partition import (
-    Partitions,
-    PartitionTable,
-    name_of,
-)
+from pyspark_theflash.storage.store.partition import Partitions, PartitionTable, name_of
 from pyspark_theflash.storage.store.writer_lock import WriterLock
 
 _P = ParamSpec("_P")
