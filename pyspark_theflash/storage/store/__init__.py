@@ -1,1 +1,1 @@
-"""The local manifest: identity, schema history, progress, leases."""
+"""The local manifest and its records: identity, schema history, progress, latches, commands."""

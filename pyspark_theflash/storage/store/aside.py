@@ -1,12 +1,12 @@
-"""Physical tables that are set aside: what they hold from a commit on is not known.
+"""Physical tables that are set aside: their rows are unknown from some commit on.
 
-A binlog may leave open what a transaction did to a table, and whoever could tell may not know any
-more. The writer then goes on without: it publishes a record for each physical table that the
-transaction may have written to, together with what else was committed. A read of such a table at or
-above that commit raises; one before it is as exact as ever, and so is one of any other table.
+Sometimes the effect of a transaction on a table cannot be determined from its binlog, nor by other
+means. The writer then continues without it: it publishes a record for each physical table that the
+transaction may have written to, together with its other changes. Reads of such a table at or above
+that commit raise an error. Earlier reads, and reads of other tables, are exact.
 
-A record is of a physical table, so EXCHANGE PARTITION takes it to another table, and TRUNCATE,
-which gives out a new one, leaves it behind. REORGANIZE PARTITION passes it on, as it does the rows.
+A record belongs to a physical table, so EXCHANGE PARTITION moves it to another table, and TRUNCATE,
+which creates a new physical table, ends it. REORGANIZE PARTITION copies it along with the rows.
 """
 
 import json
@@ -26,7 +26,7 @@ Asides = Mapping[PhysicalTableID, "Aside"]
 
 @dataclass(frozen=True, slots=True)
 class Aside:
-    """A physical table, set aside from `ts` on; it was one of `table` then."""
+    """A physical table set aside from `ts` on, when it belonged to `table`."""
 
     physical_id: PhysicalTableID
     ts: TimeStamp
@@ -39,32 +39,32 @@ class Aside:
 
 
 def asides_of(view: View) -> dict[PhysicalTableID, Aside]:
-    """All that are set aside; `view` has `ASIDE_KIND`. Raises `CodecError`."""
-    found = {}
+    """Return the physical tables set aside; `view` has `ASIDE_KIND`. Raises `CodecError`."""
+    asides = {}
     for key, body in view.of_kind(ASIDE_KIND).items():
         with shaped(f"{ASIDE_KIND} record"):
             ts, table, reason = load(body)
             id = PhysicalTableID(int(key))
-            found[id] = Aside(id, TimeStamp(uint64(ts)), text(table), text(reason))
-    return found
+            asides[id] = Aside(id, TimeStamp(uint64(ts)), text(table), text(reason))
+    return asides
 
 
 def set_aside(
     asides: Asides, table: str, physical_ids: Sequence[PhysicalTableID], ts: TimeStamp
 ) -> TableSetAsideError | None:
-    """Return what a read of `table` at `ts` raises; None where all of its rows are known."""
-    found = [aside for i in physical_ids if (aside := asides.get(i)) and aside.ts <= ts]
-    if not found:
+    """Return the error of reading `table` at `ts`; None if it is not set aside."""
+    matches = [aside for i in physical_ids if (aside := asides.get(i)) and aside.ts <= ts]
+    if not matches:
         return None
-    first = min(found, key=lambda aside: aside.ts)
+    first = min(matches, key=lambda aside: aside.ts)
     return TableSetAsideError(table, first.ts, first.reason)
 
 
 def check_asides(view: View, history: SchemaHistory | None) -> Iterator[CorruptionError]:
-    """Every record of a physical table that no table has had. Raises `CodecError`."""
+    """Yield an error for each record of an unknown physical table. Raises `CodecError`."""
     events = () if history is None else history.events
-    known = {physical_id for event in events for physical_id in event.stored_ids}
+    physical_ids = {physical_id for event in events for physical_id in event.stored_ids}
     for aside in asides_of(view).values():
-        if aside.physical_id not in known:
-            reason = f"{aside.table} is set aside, and is none of the stream's tables"
+        if aside.physical_id not in physical_ids:
+            reason = f"{aside.table} is set aside, but is not a table of the stream"
             yield CorruptionError(f"record {ASIDE_KIND} {aside.physical_id}", 0, reason)

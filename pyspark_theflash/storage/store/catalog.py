@@ -1,15 +1,15 @@
-"""The schema history inside the manifest.
+"""Records of the schema history in the manifest.
 
-An event's record is its head and TiDB's TableInfo, compressed: a history may have tens of thousands
-of them, of which a scan needs one.
+An event's record has a head and TiDB's TableInfo, compressed. A history may have tens of thousands
+of events, and a scan decodes the TableInfo of only one.
 
     {"ts": 7, "db": "shop", "table_id": 108, "name": "orders", "shape": [16, 1, true]}    one line
     zlib of the TableInfo's JSON                                          after the line feed
 
-`name` is null where the table went. `shape` is its number of columns and of partitions, and whether
-it is listed: for lists of tables, which read no definition.
+`name` is null if the table was dropped. `shape` has its number of columns, its number of
+partitions, and whether it is listed; lists of tables need no TableInfo.
 
-Format 1 had all of it in one JSON object and no line feed; such records are still read.
+Records of format 1, one JSON object without a line feed, are still decoded.
 """
 
 import json
@@ -43,7 +43,7 @@ from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 SCHEMA_KIND: Final = MAIN.schema_kind
 NOW_KINDS: Final = (*SCHEMA_KINDS, PROGRESS_KIND, RAFT_FED_KIND)
 MAX_TABLE_BYTES: Final = 1 << 26
-"""TiDB itself refuses entries of more than some megabytes."""
+"""TiDB limits entries to a few megabytes."""
 _SPAN_KEY: Final = "span"
 _END_OF_HEAD: Final = b"\n"
 
@@ -51,9 +51,9 @@ _END_OF_HEAD: Final = b"\n"
 def schema_records(
     history: SchemaHistory, stored: SchemaHistory | None = None, feed: FeedRecords = MAIN
 ) -> list[Record]:
-    """The history of a feed as records: one an event, and one for the time it covers.
+    """Encode a feed's history: one record for each event, and one for the time that it covers.
 
-    Of a history that continues the `stored` one, only those that the store does not have.
+    Returns only the events that follow those of `stored`, which `history` continues.
     """
     first = 0 if stored is None else len(stored.events)
     span = {
@@ -70,9 +70,9 @@ def schema_records(
 
 
 def schema_history(view: View) -> SchemaHistory | None:
-    """The tables of all feeds; None before the first publication. `view` has `SCHEMA_KINDS`.
+    """Return the history of all feeds; None before the first publication. Raises `CodecError`.
 
-    Raises `CodecError`.
+    `view` has `SCHEMA_KINDS`.
     """
     main, side = (feed_history(view, feed) for feed in (MAIN, SIDE))
     if main is None or side is None:
@@ -86,7 +86,7 @@ def schema_history(view: View) -> SchemaHistory | None:
 
 
 def feed_history(view: View, feed: FeedRecords = MAIN) -> SchemaHistory | None:
-    """The history of one feed, or None before its first publication. Raises `CodecError`."""
+    """Return the history of a feed; None before its first publication. Raises `CodecError`."""
     records = dict(view.of_kind(feed.schema_kind))
     if not records:
         return None
@@ -105,32 +105,32 @@ def feed_history(view: View, feed: FeedRecords = MAIN) -> SchemaHistory | None:
 
 
 def history_now(view: View) -> tuple[SchemaHistory, TimeStamp] | None:
-    """The history of a store, and the newest timestamp that it answers at; None before the first.
+    """Return the history of a store and its newest readable timestamp; None if it is empty.
 
-    The history may go further: what it says of later belongs to commits that are yet to be applied.
-    `view` has `NOW_KINDS`. Raises `CodecError`.
+    Later events of the history belong to commits that are not applied yet. `view` has `NOW_KINDS`.
+    Raises `CodecError`.
     """
     history, progress = schema_history(view), store_progress(view)
     if history is None or progress is None:
         return None
-    # TiKV's commits are readable as they come, the history follows them.
+    # Commits of TiKV are readable at once; the history follows them.
     is_learned = RaftFedMarker.of(view) is not None
     return history, history.end_ts if is_learned else min(progress.resolved_ts, history.end_ts)
 
 
 def table_now(view: View, full_name: str) -> TableInfo:
-    """The table called `db.table` at the newest timestamp that a store answers at.
+    """Return the table `db.table` at the newest readable timestamp. Raises `TableNotFoundError`.
 
-    `view` has `NOW_KINDS`. Raises `TableNotFoundError`.
+    `view` has `NOW_KINDS`.
     """
-    if (found := history_now(view)) is None:
+    if (current := history_now(view)) is None:
         raise TableNotFoundError(full_name, 0)
-    history, ts = found
+    history, ts = current
     return history.table_by_name(full_name, ts)
 
 
 def pack_event(event: TableEvent) -> bytes:
-    """An event as the store keeps it."""
+    """Encode an event as the body of its record."""
     head = {"ts": event.ts, "db": event.db, "table_id": event.table_id, "name": event.name}
     if (shape := event.shape) is not None:
         head["shape"] = tuple(shape)
@@ -140,11 +140,11 @@ def pack_event(event: TableEvent) -> bytes:
 
 
 def unpack_event(body: bytes) -> TableEvent:
-    """Inverse of `pack_event`. The TableInfo is read when it is asked for.
+    """Inverse of `pack_event`. The TableInfo is decoded on first access.
 
     Raises:
-        CodecError: it is no such record.
-        SchemaFileError: the TableInfo of a format 1 record is none.
+        CodecError: The record is malformed.
+        SchemaFileError: The TableInfo of a format 1 record is malformed.
     """
     head, line_feed, definition = body.partition(_END_OF_HEAD)
     try:
@@ -172,7 +172,7 @@ def _inflate(definition: bytes) -> str:
     try:
         raw = stream.decompress(definition, MAX_TABLE_BYTES)
         if not stream.eof:
-            raise CodecError("table definition", "is cut short or too long", len(raw))
+            raise CodecError("table definition", "is truncated or too long", len(raw))
         return raw.decode()
     except (zlib.error, UnicodeDecodeError) as error:
         raise CodecError("table definition", brief(error)) from error

@@ -1,13 +1,12 @@
-"""Commands for whoever holds the writer's lock, left in the store's transient records.
+"""Commands to the process that holds the writer's lock, passed as transient records.
 
-Only that process changes a store. Another that wants it compacted puts a command in the transient
-records and looks for the answer; the holder looks for commands between two batches of its own work.
+Only that process changes a store. Another process that requests a compaction, say, inserts a
+command and polls for its result. The lock's holder polls for commands between batches of its work.
 
-    waiting ──► running ──► done | failed       the asker then takes the row away
+    waiting ──► running ──► done | failed       the requester then deletes the row
 
-The asker waits on the boot-time clock until its deadline. At the deadline it takes back what was
-not begun. What is left of askers that died, and of an earlier run of the machine, is cleared by the
-holder.
+The requester waits until its deadline on the boot-time clock, and then withdraws a command that has
+not started. The holder removes commands of requesters that have ended, and of an earlier boot.
 """
 
 import json
@@ -46,18 +45,18 @@ _Order = TypeVar("_Order", bound="Order")
 
 
 class Verb(Enum):
-    """The commands that can be given, and their arguments."""
+    """The commands and their arguments."""
 
     COMPACT = "compact"
-    """Rewrite all tables into the form that reads fastest. No argument."""
+    """Compact all tables completely. No argument."""
     GC = "collect"
-    """Drop what no timestamp from the safe point on needs. `CollectOrder` as text."""
+    """Collect garbage below a safe point. `CollectOrder` as text."""
     RETENTION = "retention"
-    """Keep that much history when garbage is collected. Milliseconds."""
+    """Set the history that garbage collection retains. Milliseconds."""
     INTERVAL = "interval"
-    """Poll the source that often. Milliseconds."""
+    """Set the interval at which the writer polls its source. Milliseconds."""
     STOP = "stop"
-    """End the writer after what it is at. No argument."""
+    """Stop the writer after its current batch. No argument."""
     FLUSH = "flush"
     """Distribute recently written rows among the regions of all tables. No argument."""
     SPLIT = "split"
@@ -65,30 +64,30 @@ class Verb(Enum):
     MERGE = "merge"
     """Merge two regions. `MergeOrder` as text."""
     MOVE = "move"
-    """Have a region's files in another partition. `MoveOrder` as text."""
+    """Move a region's files to another partition. `MoveOrder` as text."""
     COPY = "copy"
-    """Have a region's files in one more partition. `MoveOrder` as text."""
+    """Copy a region's files to one more partition. `MoveOrder` as text."""
     PURGE = "purge"
     """Remove a region's rows. `PurgeOrder` as text."""
     ADD_PARTITION = "add partition"
-    """Make a folder a partition. Its absolute path."""
+    """Add a folder as a partition. Its absolute path."""
     REMOVE_PARTITION = "remove partition"
-    """Give a partition's folder back. The partition's number."""
+    """Remove a partition. Its number."""
     RESOLVE = "resolve"
-    """Decide how an orphan ended. `ResolveOrder` as text."""
+    """Decide the outcome of an orphan. `ResolveOrder` as text."""
 
 
 Argument: TypeAlias = int | str | None
 
 
 class Order:
-    """The argument of a command that has several: the fields of a dataclass, in a JSON list."""
+    """Base class of arguments with several fields: a dataclass, encoded as a JSON list."""
 
     __slots__ = ()
 
     @classmethod
     def names(cls) -> list[str]:
-        """The names of the fields, in their order."""
+        """Return the names of the fields, in order."""
         return [field.name for field in fields(cls)]  # type: ignore[arg-type]
 
     def to_text(self) -> str:
@@ -108,17 +107,17 @@ class Order:
 
 @dataclass(frozen=True, slots=True)
 class CollectOrder(Order):
-    """A garbage collection."""
+    """Argument of a garbage collection."""
 
     safe_point: TimeStamp | None = None
-    """The oldest timestamp to keep readable; None: by the store's retention."""
+    """The oldest timestamp that remains readable; None: use the store's retention."""
     dry_run: bool = False
-    """Report what would be dropped, and drop nothing."""
+    """Only report what would be dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class SplitOrder(Order):
-    """A split of a region at a handle: a number, or a clustered key's bytes."""
+    """Argument of a split: the region, and the handle (a number, or a clustered key's bytes)."""
 
     physical_id: PhysicalTableID
     region_id: RegionID
@@ -127,7 +126,7 @@ class SplitOrder(Order):
 
 @dataclass(frozen=True, slots=True)
 class MergeOrder(Order):
-    """A merge of two neighbouring regions."""
+    """Argument of a merge: two adjacent regions."""
 
     physical_id: PhysicalTableID
     left_id: RegionID
@@ -136,7 +135,7 @@ class MergeOrder(Order):
 
 @dataclass(frozen=True, slots=True)
 class MoveOrder(Order):
-    """A move of a region to a partition, or a copy."""
+    """Argument of a move or copy: the region and the target partition."""
 
     physical_id: PhysicalTableID
     region_id: RegionID
@@ -145,7 +144,7 @@ class MoveOrder(Order):
 
 @dataclass(frozen=True, slots=True)
 class ResolveOrder(Order):
-    """An operator's decision about an orphan; `commit_ts` 0: it was rolled back."""
+    """An operator's decision about an orphan; `commit_ts` 0 means rolled back."""
 
     start_ts: TimeStamp
     commit_ts: TimeStamp
@@ -153,7 +152,7 @@ class ResolveOrder(Order):
 
 @dataclass(frozen=True, slots=True)
 class PurgeOrder(Order):
-    """A removal of a region's rows."""
+    """Argument of a purge: the region."""
 
     physical_id: PhysicalTableID
     region_id: RegionID
@@ -168,22 +167,22 @@ ORDERS: Final[dict[Verb, type[Order]]] = {
     Verb.PURGE: PurgeOrder,
     Verb.RESOLVE: ResolveOrder,
 }
-"""The commands whose argument is an order, as text."""
+"""The commands whose argument is an `Order`, as text."""
 
 
 def handle_text(handle: int | bytes) -> str:
-    """A handle for people: a number, or 0x and the bytes of a clustered key in hex."""
+    """Format a handle as a number, or as 0x and the bytes of a clustered key in hex."""
     return f"0x{handle.hex()}" if isinstance(handle, bytes) else str(handle)
 
 
-def handle_of(shown: str) -> int | bytes:
+def handle_of(handle: str) -> int | bytes:
     """Inverse of `handle_text`. Raises `OptionError`."""
     try:
-        if shown.startswith("0x"):
-            return bytes.fromhex(shown[2:])
-        return int64(int(shown))
+        if handle.startswith("0x"):
+            return bytes.fromhex(handle[2:])
+        return int64(int(handle))
     except ValueError:
-        reason = "is neither a number of 64 bits nor 0x and the bytes of a key in hex"
+        reason = "is neither a 64-bit number nor 0x and the bytes of a key in hex"
         raise OptionError("at", reason) from None
 
 
@@ -202,7 +201,7 @@ _READ: Final[dict[str, Callable[[object], Any]]] = {
 
 
 class State(Enum):
-    """Where a command is."""
+    """State of a command."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -212,9 +211,9 @@ class State(Enum):
 
 @dataclass(frozen=True, slots=True)
 class StoreCommand:
-    """A command and, once there is one, its answer.
+    """A command and its result.
 
-    `text` is what to tell the asker; of a failed command, the error: its class and arguments.
+    `text` is the result's text, or the class and arguments of the error of a failed command.
     """
 
     id: str
@@ -232,7 +231,7 @@ class StoreCommand:
 
     @classmethod
     def from_body(cls, id: str, body: bytes) -> "StoreCommand":
-        """Inverse of `to_body`. Raises `CodecError` on anything else."""
+        """Inverse of `to_body`. Raises `CodecError`."""
         with shaped("command"):
             verb, argument, deadline_ms, state, answer, asker = load(body)
             return cls(
@@ -246,9 +245,9 @@ class StoreCommand:
             )
 
     def error(self, path: str) -> TheFlashError:
-        """The error of a failed command: by the name of its class, if this is one of ours.
+        """Return the error of a failed command.
 
-        `path`: the store's, for an error that is not.
+        An error whose class is not of this package becomes an `EngineError` of `path`.
         """
         try:
             name, *arguments = load(self.text)
@@ -259,7 +258,7 @@ class StoreCommand:
         return EngineError(path, f"the writer failed with {self.text[:_EXCERPT]}")
 
     def is_abandoned(self, clock: Clock) -> bool:
-        """Whether nobody waits for the answer any more."""
+        """Return whether the requester does not wait any more."""
         if self.asker.boot_id != clock.boot_id() or self.deadline_ms <= clock.boottime_ms():
             return True
         return self.asker.is_gone(clock)
@@ -272,7 +271,7 @@ def _argument(value: object) -> Argument:
 
 
 class Mailbox:
-    """The commands on one store's board. The asker's half and the holder's."""
+    """The commands of a store: the requester's methods and those of the lock's holder."""
 
     def __init__(
         self, manifest: Manifest, clock: Clock, new_id: Callable[[], str] = lambda: uuid.uuid4().hex
@@ -280,10 +279,10 @@ class Mailbox:
         self._manifest, self._clock, self._new_id = manifest, clock, new_id
         self._seen: int | None = None
 
-    # -- the asker
+    # -- the requester
 
     def ask(self, verb: Verb, argument: Argument, timeout_ms: int) -> StoreCommand:
-        """Leave a command; whoever holds the writer's lock will see it."""
+        """Insert a command for the holder of the writer's lock."""
         asker = Holder.here(self._clock)
         deadline_ms = self._clock.boottime_ms() + timeout_ms
         command = StoreCommand(self._new_id(), verb, argument, asker, deadline_ms)
@@ -292,38 +291,38 @@ class Mailbox:
         return command
 
     def state(self, command: StoreCommand) -> State:
-        """How far a command is; WAITING if it has vanished, for then nobody has taken it."""
+        """Return a command's state; WAITING if it was removed, since it was never started then."""
         with transient.opened(self._manifest, write=False) as rows:
-            found = self._find(rows, command.id)
-        return State.WAITING if found is None else found.state
+            current = self._find(rows, command.id)
+        return State.WAITING if current is None else current.state
 
     def answer(self, command: StoreCommand) -> str | None:
-        """The answer, which is taken away with this; None if there is none yet.
+        """Return and delete the result; None if there is none yet.
 
         Raises:
-            TheFlashError: the command failed, with this.
+            TheFlashError: The command failed with this error.
         """
         if self.state(command) not in (State.DONE, State.FAILED):
             return None
         with transient.opened(self._manifest, write=True) as rows:
-            found = self._find(rows, command.id)
+            finished = self._find(rows, command.id)
             rows.remove(COMMAND_KIND, command.id)
-        if found is not None and found.state is State.FAILED:
-            raise found.error(str(self._manifest.folder))
-        return found.text if found is not None else None
+        if finished is not None and finished.state is State.FAILED:
+            raise finished.error(str(self._manifest.folder))
+        return finished.text if finished is not None else None
 
     def withdraw(self, command: StoreCommand) -> None:
-        """Take a command back, begun or not."""
+        """Delete a command, started or not."""
         with transient.opened(self._manifest, write=True) as rows:
             rows.remove(COMMAND_KIND, command.id)
 
     # -- the holder of the writer's lock
 
     def take(self, begun: Collection[str] = ()) -> StoreCommand | None:
-        """The next command to execute, marked as running; cheap where there is none.
+        """Return the next command to execute, marked as running; cheap if there is none.
 
-        `begun` are the ids of those that the holder is at. Another that is running already was
-        begun by a holder that died.
+        `begun` are the ids of the commands that this holder is executing. Other running commands
+        were started by a holder that has ended, and are executed again.
         """
         seen = self._manifest.others_wrote()
         if seen == self._seen:
@@ -337,11 +336,11 @@ class Mailbox:
             return self._take(rows, begun)
 
     def done(self, command: StoreCommand, text: str) -> None:
-        """Answer a command."""
+        """Store the result of a command."""
         self._close(replace(command, state=State.DONE, text=text))
 
     def failed(self, command: StoreCommand, error: TheFlashError) -> None:
-        """Answer that a command came to this error."""
+        """Store the error of a command."""
         text = json.dumps([type(error).__name__, *error.args])
         self._close(replace(command, state=State.FAILED, text=text))
 
@@ -358,12 +357,12 @@ class Mailbox:
         if not open_commands:
             return None
         first = min(open_commands, key=lambda command: command.deadline_ms)
-        taken = replace(first, state=State.RUNNING)
-        rows.put(COMMAND_KIND, taken.id, taken.to_body())
-        return taken
+        running = replace(first, state=State.RUNNING)
+        rows.put(COMMAND_KIND, running.id, running.to_body())
+        return running
 
     def _close(self, command: StoreCommand) -> None:
-        """Leave an answer where somebody still waits for it."""
+        """Store a finished command unless it was withdrawn."""
         with transient.opened(self._manifest, write=True) as rows:
             if self._find(rows, command.id) is not None:
                 rows.put(COMMAND_KIND, command.id, command.to_body())
@@ -376,6 +375,5 @@ class Mailbox:
         try:
             return StoreCommand.from_body(id, body)
         except CodecError as error:
-            raise CorruptionError(
-                str(self._manifest.folder / DATABASE), 0, f"command {id} is not one"
-            ) from error
+            path = str(self._manifest.folder / DATABASE)
+            raise CorruptionError(path, 0, f"command {id} is malformed") from error

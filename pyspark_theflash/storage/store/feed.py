@@ -1,12 +1,12 @@
-"""The feed of a table: a stream of changes, or callers of the API; never both.
+"""The feed of a table: a stream of changes, or the API, but never both.
 
-    main   the feed that the store began with; its tables have any id
-    side   the API, beside a stream; its tables have ids from 2**48 on, which TiDB never gives out
+    main   the store's first feed; its tables have any id
+    side   the API, in a store with a stream; its tables have ids from 2**48 on, unused by TiDB
 
-The feed of a table is known by its id, from when it is created, and cannot change. Each feed has a
-schema history, progress and a ledger of its own, so `resolved_ts` of one says nothing of the other.
-The record `feed/main` names the main feed. Each writer claims it before it publishes anything, and
-each commit of a writer looks at it again, within its transaction (`feed_guard`).
+The feed of a table follows from its id, so it cannot change. Each feed has its own schema history,
+progress and ledger, so their `resolved_ts` are independent. The record `feed/main` names the main
+feed. A writer claims it before its first publication, and each of its commits checks it in the same
+transaction (`feed_guard`).
 """
 
 import sqlite3
@@ -26,14 +26,14 @@ SIDE_IDS_FROM: Final = 1 << 48
 WRITTEN_KIND: Final = "written"
 _MAIN_KEY: Final = "main"
 STREAM_KINDS: Final = (SCOPE_KIND, "base", "pending", RAFT_FED_KIND)
-"""Kinds of records that only a stream writes."""
+"""Record kinds that only a stream writes."""
 
 
 class Feed(Enum):
-    """The main feed of a store, as its record says.
+    """The main feed of a store.
 
-    `BOTH` is of a store that a stream and the API wrote under an earlier format, which did not tell
-    them apart: its `resolved_ts` may be that of either, so nothing can be read from it.
+    `BOTH` marks a store that both a stream and the API wrote under an earlier format, which did not
+    separate them. Its `resolved_ts` may be of either, so the store cannot be read.
     """
 
     STREAM = "stream"
@@ -43,7 +43,7 @@ class Feed(Enum):
 
 @dataclass(frozen=True, slots=True)
 class FeedRecords:
-    """The kinds and keys of one feed's records in the manifest."""
+    """The kinds and keys of a feed's manifest records."""
 
     progress_key: str
     schema_kind: str
@@ -56,17 +56,17 @@ SCHEMA_KINDS: Final = (MAIN.schema_kind, SIDE.schema_kind)
 
 
 def main_feed(view: View) -> Feed | None:
-    """The main feed; None before the first write. Raises `CodecError`."""
+    """Return the main feed; None before the first write. Raises `CodecError`."""
     return _parsed(view.of_kind(FEED_KIND).get(_MAIN_KEY))
 
 
 def feed_record(feed: Feed) -> Record:
-    """Names the main feed."""
+    """Return the record of the main feed."""
     return Record(FEED_KIND, _MAIN_KEY, feed.value.encode())
 
 
 def records_of(view: View, table_id: TableID) -> FeedRecords:
-    """Return the feed of a table; `view` has `FEED_KIND`. Raises `CodecError`."""
+    """Return the record kinds of a table's feed; `view` has `FEED_KIND`. Raises `CodecError`."""
     is_side = table_id >= SIDE_IDS_FROM and main_feed(view) is Feed.STREAM
     return SIDE if is_side else MAIN
 
@@ -74,27 +74,27 @@ def records_of(view: View, table_id: TableID) -> FeedRecords:
 def claim(view: View, feed: Feed) -> list[Record]:
     """Return the records to publish before or with a writer's first rows; `view` has `FEED_KIND`.
 
-    Raises `FeedConflictError`: the main feed is another one.
+    Raises `FeedConflictError` if the store has another main feed.
     """
-    found = main_feed(view)
-    check_main_feed(found, feed)
-    return [] if found is feed else [feed_record(feed)]
+    current = main_feed(view)
+    check_main_feed(current, feed)
+    return [] if current is feed else [feed_record(feed)]
 
 
-def check_main_feed(found: Feed | None, wanted: Feed) -> None:
-    """Raise `FeedConflictError` where the main feed is another than `wanted`."""
-    if found not in (None, wanted):
-        raise FeedConflictError("the store", _WRITTEN_BY[found])
+def check_main_feed(current: Feed | None, wanted: Feed) -> None:
+    """Raise `FeedConflictError` if there is a main feed other than `wanted`."""
+    if current not in (None, wanted):
+        raise FeedConflictError("the store", _WRITTEN_BY[current])
 
 
 def check_not_both(view: View) -> None:
-    """Raise `FeedConflictError` where nothing can be read; `view` has `FEED_KIND`."""
+    """Raise `FeedConflictError` if the main feed is `BOTH`; `view` has `FEED_KIND`."""
     if main_feed(view) is Feed.BOTH:
         raise FeedConflictError("the store", _WRITTEN_BY[Feed.BOTH])
 
 
 def feed_guard(feed: Feed) -> Guard:
-    """Raises `FeedConflictError`, in a commit's transaction, unless that is the main feed."""
+    """Return a guard that raises `FeedConflictError` if the store has another main feed."""
 
     def check(db: sqlite3.Connection) -> None:
         statement = "SELECT body FROM record WHERE kind = ? AND key = ?"
@@ -105,7 +105,7 @@ def feed_guard(feed: Feed) -> Guard:
 
 
 def all_guards(*guards: Callable[[sqlite3.Connection], None]) -> Guard:
-    """One guard that asks each of these."""
+    """Return a guard that calls each of these."""
 
     def check(db: sqlite3.Connection) -> None:
         for guard in guards:
@@ -115,9 +115,9 @@ def all_guards(*guards: Callable[[sqlite3.Connection], None]) -> Guard:
 
 
 def inferred_feed(manifest: Manifest) -> Record | None:
-    """The record that a store of format 3 or earlier lacks; None where there is nothing to say.
+    """Return the main feed's record for a store of format 3 or earlier; None if not needed.
 
-    A store without any trace of a stream has been written through the API, if at all.
+    A store without records of a stream can only have been written through the API.
     """
     ledger = MAIN.ledger_kind
     view = manifest.read([FEED_KIND, WRITTEN_KIND, "progress", ledger, *STREAM_KINDS])
@@ -135,12 +135,13 @@ def _parsed(body: bytes | None) -> Feed | None:
     try:
         return Feed(body.decode())
     except ValueError as error:
-        raise CodecError(f"{FEED_KIND} record", "names no feed") from error
+        raise CodecError(f"{FEED_KIND} record", "does not name a feed") from error
 
 
 _WRITTEN_BY: Final = {
     Feed.STREAM: "is written by a stream (theflash writer or theflash learn)",
-    Feed.API: "is written through the API, and no stream goes on from there: theflash init another",
-    Feed.BOTH: "was written by a stream and through the API with an earlier version, and rows may "
-    "be missing from it: theflash init another, and load it anew",
+    Feed.API: "is written through the API, so a stream cannot write it: create another one with "
+    "theflash init",
+    Feed.BOTH: "was written by a stream and through the API with an earlier version, and may miss "
+    "rows: create another one with theflash init and load it again",
 }

@@ -1,4 +1,4 @@
-"""Whether the records of a store agree on which feed writes which table."""
+"""Check that the records of a store agree on the feed of each table."""
 
 from collections.abc import Iterator
 
@@ -19,19 +19,20 @@ from pyspark_theflash.tidb.schema.history import SchemaHistory
 
 
 def check_feeds(view: View) -> Iterator[FeedConflictError]:
-    """Every contradiction; `view` has the records of all kinds. Raises `CodecError`."""
+    """Yield every contradiction; `view` has the records of all kinds. Raises `CodecError`."""
     main = main_feed(view)
     if main is Feed.BOTH:
         yield FeedConflictError("the store", "was written by a stream and through the API")
         return
-    traces = [kind for kind in STREAM_KINDS if view.of_kind(kind)]
-    if main is Feed.API and traces:
-        yield FeedConflictError("the store", f"is of the API, and has records {traces[0]}")
+    stream_kinds = [kind for kind in STREAM_KINDS if view.of_kind(kind)]
+    if main is Feed.API and stream_kinds:
+        reason = f"is written through the API, but has {stream_kinds[0]} records of a stream"
+        yield FeedConflictError("the store", reason)
     if main is None and any(Progress.of(view, feed) for feed in (MAIN, SIDE)):
-        yield FeedConflictError("the store", "has progress, and no record of the feed it is of")
+        yield FeedConflictError("the store", "has progress, but no record of the main feed")
     side = feed_history(view, SIDE)
     if side is not None and main is not Feed.STREAM:
-        yield FeedConflictError("the store", "has tables beside a stream, and no stream")
+        yield FeedConflictError("the store", "has API tables beside a stream, but no stream")
     yield from _check_tables(view, main, side)
     for feed in (MAIN, SIDE):
         progress = Progress.of(view, feed)
@@ -48,8 +49,8 @@ def _check_tables(
             yield FeedConflictError(f"table {event.table_id}", "has an id of the stream's tables")
     api = feed_history(view, MAIN) if main is Feed.API else side
     events = () if api is None else api.events
-    known = {physical_id for event in events for physical_id in event.physical_ids}
+    physical_ids = {physical_id for event in events for physical_id in event.physical_ids}
     for key in view.of_kind(WRITTEN_KIND):
-        if int(key) not in known:
-            reason = "was written through the API, and is none of the API's tables"
+        if int(key) not in physical_ids:
+            reason = "was written through the API, but does not belong to an API table"
             yield FeedConflictError(f"physical table {int(key)}", reason)

@@ -1,31 +1,31 @@
-"""A store's folder: what is where, how one is made, recognised and brought up to date.
+"""A store's folder: its files, creation, identification and format upgrades.
 
 STORE/
   format        "theflash-store 4": checked before anything else is opened, so that a later
-                format is refused before a byte changes
+                format is rejected before anything changes
   theflash.db   the manifest (SQLite, with -wal and -shm beside it)
   ack           the newest acknowledged manifest
   writer.lock   held by the one process that writes
   readers.lock  held by readers that cannot write (`readers_lock.py`)
   data/         the engine's files
-  upgrade       there while a store of an older format is brought up to date
+  upgrade       exists during an upgrade from an older format
 
-Making one
-    The format file comes last: without it there is no store. What a crash leaves before is files of
-    our names and no data, which the next attempt clears away.
+Creation
+    The format file is written last; without it there is no store. A crash before that leaves only
+    files with the names above and no data, which the next attempt removes.
 
-Bringing one up to date
-    Whoever opens it first does it, holding the writer's lock:
+Upgrade
+    The first process that opens a store of an older format upgrades it, with the writer's lock:
 
-    upgrade       is made: from now on, it is not done before it is done
-    format        says 4: from now on, versions of older formats refuse the store
-    readers.lock  is made
-    theflash.db   gets the tables of transient records, or the kinds that format 2 lacks (tickets
+    upgrade       is created: the upgrade has begun and must be completed
+    format        is set to 4: older versions of the program reject the store from now on
+    readers.lock  is created
+    theflash.db   gets the tables of transient records, or the kinds missing in format 2 (tickets
                   and fences); the latches of format 1 are copied and their table is dropped;
-                  then the record of the main feed, which format 3 lacks
+                  then the record of the main feed, missing in format 3, is added
     upgrade       is removed
 
-    Each step may be done again, so a crash anywhere costs nothing but another attempt.
+    All steps are idempotent, so a crashed upgrade is repeated.
 """
 
 import contextlib
@@ -80,12 +80,12 @@ _HALF_MADE: Final = (
     READERS_LOCK_FILE,
     _SCRATCH_FORMAT,
 )
-"""The files that `create_store` makes first, apart from the lock and the data folder."""
+"""The files that `create_store` creates before `format`, except the lock and the data folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoreIdentity:
-    """Which store this is, and which engine keeps its rows."""
+    """The id of a store and the name of its engine."""
 
     store_id: str
     engine: str
@@ -95,7 +95,7 @@ class StoreIdentity:
 
     @classmethod
     def of(cls, view: View) -> "StoreIdentity":
-        """Raises `CodecError`."""
+        """Decode the identity in a view. Raises `CodecError`."""
         with shaped(f"{IDENTITY_KIND} record"):
             body = load(view.of_kind(IDENTITY_KIND)["identity"])
             return cls(text(body["store_id"]), text(body["engine"]))
@@ -104,20 +104,20 @@ class StoreIdentity:
 def create_store(
     path: Path, identity: StoreIdentity, fs: FileSystem, settings: Iterable[Record] = ()
 ) -> None:
-    """Make an empty store at `path`, durably, with these settings.
+    """Create an empty store at `path` durably, with these settings.
 
     Raises:
-        StoreExistsError: there is something at `path` already.
-        StoreInUseError: another process is making a store there.
+        StoreExistsError: `path` exists and is not an empty folder.
+        StoreInUseError: Another process is creating a store there.
     """
     with file_errors(path):
-        if not _may_become_a_store(path):
+        if not _is_free(path):
             raise StoreExistsError(str(path))
         fs.make_folder(path)
         path.chmod(0o700)
         lock = WriterLock(path)
         try:
-            if not _may_become_a_store(path):
+            if not _is_free(path):
                 raise StoreExistsError(str(path))
             for name in _HALF_MADE:
                 fs.unlink(path / name)
@@ -129,8 +129,8 @@ def create_store(
             lock.release()
 
 
-def _may_become_a_store(path: Path) -> bool:
-    """Whether there is nothing, an empty folder, or what an interrupted attempt has left."""
+def _is_free(path: Path) -> bool:
+    """Return whether a path does not exist, or is an empty or partly created store folder."""
     if not path.exists():
         return True
     if not path.is_dir() or any((path / DATA_FOLDER).glob("*")):
@@ -139,13 +139,13 @@ def _may_become_a_store(path: Path) -> bool:
 
 
 def open_manifest(path: Path, fs: FileSystem) -> Manifest:
-    """The manifest of the store at `path`, which is brought up to date if it is of an older format.
+    """Open the manifest of the store at `path`, and upgrade the store if it has an older format.
 
     Raises:
-        StoreNotFoundError: there is no store.
-        StoreFormatError: it is of a later format.
-        StoreInUseError: it is of an older format, and another process is writing it.
-        CorruptionError: it is damaged.
+        StoreNotFoundError: There is no store at `path`.
+        StoreFormatError: The store has a later format.
+        StoreInUseError: The store has an older format and another process has its writer's lock.
+        CorruptionError: The store is damaged.
     """
     if _format_of(path) < FORMAT or (path / _UPGRADE_FILE).exists():
         _upgrade(path, fs)
@@ -153,26 +153,26 @@ def open_manifest(path: Path, fs: FileSystem) -> Manifest:
 
 
 def read_identity(path: Path, fs: FileSystem) -> StoreIdentity:
-    """Which store is at `path`; raises like `open_manifest`."""
+    """Read the identity of the store at `path`. Raises what `open_manifest` does."""
     with contextlib.closing(open_manifest(path, fs)) as manifest:
         return StoreIdentity.of(manifest.read([IDENTITY_KIND]))
 
 
 class CurrentIdentity:
-    """Which store is at `path`, looked at anew when another has come there. Thread-safe."""
+    """Cached identity of the store at `path`; read again if the store was replaced. Thread-safe."""
 
     def __init__(self, path: Path, fs: FileSystem) -> None:
         self._path, self._fs = path, fs
-        self._known: tuple[object, StoreIdentity] | None = None
+        self._cached: tuple[object, StoreIdentity] | None = None
 
     def get(self) -> StoreIdentity:
-        """Raises like `open_manifest`."""
+        """Return the identity. Raises what `open_manifest` does."""
         with file_errors(self._path):
             stamp = file_stamp(self._path / FORMAT_FILE)
-        known = self._known
-        if known is None or known[0] != stamp:
-            known = self._known = stamp, read_identity(self._path, self._fs)
-        return known[1]
+        cached = self._cached
+        if cached is None or cached[0] != stamp:
+            cached = self._cached = stamp, read_identity(self._path, self._fs)
+        return cached[1]
 
 
 def _open(path: Path, fs: FileSystem) -> Manifest:
@@ -203,9 +203,9 @@ def _write_format(path: Path, fs: FileSystem) -> None:
 
 
 def _upgrade(path: Path, fs: FileSystem) -> None:
-    """See the module. A second process finds nothing left to do."""
+    """Upgrade a store; see the module docstring. Does nothing if another process has done so."""
     if not os.access(path, os.W_OK):
-        reason = "is of an older format, and its folder cannot be written: open it where it can be"
+        reason = "has an older format and cannot be written: open it once with write permission"
         raise EngineError(str(path), reason)
     lock = WriterLock(path)
     marker = path / _UPGRADE_FILE
@@ -241,16 +241,16 @@ def _upgrade_database(manifest: Manifest) -> None:
             leases = _format1_leases(db)
         except CodecError as error:
             path = str(manifest.folder / DATABASE)
-            raise CorruptionError(path, 0, "a lease of format 1 is not one") from error
+            raise CorruptionError(path, 0, "a lease of format 1 is malformed") from error
         for latch in leases:
             rows.put(LATCH_KIND, latch.id, latch.to_body())
         db.execute("DROP TABLE IF EXISTS lease")
 
 
 def _format1_leases(db: sqlite3.Connection) -> list[Latch]:
-    """Return what is left of the leases of a store's last users; they pinned both, as readers.
+    """Return the leases of format 1, as read latches. Raises `CodecError`: they have no checksums.
 
-    Raises `CodecError`: these rows have no checksums.
+    Each pinned a timestamp and a generation.
     """
     if not db.execute("SELECT 1 FROM sqlite_master WHERE name = 'lease'").fetchall():
         return []

@@ -1,7 +1,7 @@
-"""Ranges of handles whose rows an operator has purged.
+"""Gaps: ranges of handles whose rows an operator has purged.
 
-Their rows are gone at every timestamp, and those that are written there later are not all that TiDB
-has. So a scan that reaches into a gap raises instead of answering as if nothing had been there.
+The rows are removed at every timestamp, and rows written there later are not all that TiDB has. So
+a scan that overlaps a gap raises an error instead of returning incomplete rows.
 """
 
 import json
@@ -21,7 +21,7 @@ _DIGITS: Final = 20
 class Gap:
     """A purged range of a physical table: the handles from `start` to before `end`.
 
-    None is no bound. `region_id` is the region's that had this range then.
+    None is no bound. `region_id` is the region that had this range when it was purged.
     """
 
     physical_id: PhysicalTableID
@@ -30,7 +30,7 @@ class Gap:
     end: int | bytes | None
 
     def contains(self, handle: int | bytes) -> bool:
-        """Whether a handle lies in it; handles of one table are of one type."""
+        """Return whether the gap contains a handle."""
         is_above = self.start is None or handle >= self.start  # type: ignore[operator]
         return is_above and (self.end is None or handle < self.end)  # type: ignore[operator]
 
@@ -41,12 +41,12 @@ class Gap:
 
 
 def all_gaps(view: View) -> list[Gap]:
-    """The gaps of all physical tables; `view` has `GAP_KIND`. Raises `CodecError`."""
+    """Return the gaps of all physical tables; `view` has `GAP_KIND`. Raises `CodecError`."""
     return [_gap(key, body) for key, body in view.of_kind(GAP_KIND).items()]
 
 
 def gaps_of(view: View, physical_id: PhysicalTableID) -> list[Gap]:
-    """All gaps of a physical table, likewise."""
+    """Return the gaps of a physical table; `view` has `GAP_KIND`. Raises `CodecError`."""
     prefix, records = _prefix(physical_id), view.of_kind(GAP_KIND).items()
     return [_gap(key, body) for key, body in records if key.startswith(prefix)]
 

@@ -1,33 +1,31 @@
-"""The manifest: one small, checksummed, transactional map that says what a store holds.
+"""The manifest: a checksummed, transactional map of records, which describes a store's state.
 
-    record   (kind, key) -> body      "file", "schema", ...; what each means is its writer's matter
+    record   (kind, key) -> body      "file", "schema", ...; decoded by the module of the kind
     head     generation, token, sums  one row, replaced by every commit
     board    latches and commands     transient records, changed between commits (`transient.py`)
 
-A commit puts and deletes records and raises the generation in one SQLite transaction (WAL,
-synchronous=FULL), so all tables, the schema history and the writer's progress move together or not
-at all.
+A commit puts and deletes records and increments the generation in one SQLite transaction (WAL,
+synchronous=FULL), so all tables, the schema history and the writer's progress change atomically.
 
 Integrity
-    SQLite has no checksums: a flipped bit in its file is read as a value or hides a row, and one in
-    its log is taken for the end of the log, which silently gives an *older state*. Two things stand
-    against that.
+    SQLite has no checksums. A flipped bit in the database changes a value or hides a row; a flipped
+    bit in the WAL ends it early, which silently restores an *older state*. Both are detected:
 
-    - The head holds, for each kind, the sum of the hashes of its records modulo 2**128, and a hash
-      of itself. A reader adds up what it found: a changed, missing or extra record shows. A sum
-      lets a commit add and subtract only what it changes.
-    - `ack`, a file of its own, names the newest acknowledged state. A manifest that is older than
-      its `ack`, or of the same generation and with other sums, is corrupt.
+    - The head has, for each kind, the sum of the hashes of its records modulo 2**128, and a hash of
+      itself. A reader compares the sum with the records read, which shows changed, missing and
+      extra records. A commit updates the sum by the records that it changes.
+    - The file `ack` identifies the newest acknowledged state. A manifest is corrupt if it is older
+      than its `ack`, or has the same generation and other sums.
 
-    prepared            SQLite: n      ack: n      ack.new: n + 1   the room that n + 1 needs is had
-    after commit        SQLite: n + 1  ack: n      a crash here: n + 1 is whole, not acknowledged
-    after acknowledge   SQLite: n + 1  ack: n + 1  only now does `commit` return
+    prepared            SQLite: n      ack: n      ack.new: n + 1   its disk space is allocated
+    committed           SQLite: n + 1  ack: n      after a crash, n + 1 is complete and valid
+    acknowledged        SQLite: n + 1  ack: n + 1  `commit` returns
 
-Folders that cannot be written, and full disks
-    SQLite keeps a log and an index of it beside the database while anyone has it open, and a reader
-    writes into the index. Where there is no room for that, or no permission, the files are used if
-    a writer has made them (a read-only mount of its folder, say); if there are none, nobody writes,
-    and the database is read as it stands. Should a writer come meanwhile, that shows afterwards.
+Read-only folders and full disks
+    SQLite has a WAL and its index beside an open database, and readers write to the index. Without
+    space or permission for that, existing files are used (on a read-only mount of a writer's
+    folder, say). If there are none, there is no writer, and the database is opened as immutable. A
+    writer that starts meanwhile is detected after the read.
 """
 
 import bisect
@@ -79,7 +77,7 @@ _SYSTEM_FAILURES: Final = (
 )
 
 Guard: TypeAlias = Callable[[sqlite3.Connection], None]
-"""Looks, within the transaction of a commit, whether that may be done; raises if not."""
+"""Called in the transaction of a commit; raises to reject the commit."""
 
 _TABLES: Final = (
     "CREATE TABLE record (kind TEXT NOT NULL, key TEXT NOT NULL, body BLOB NOT NULL)",
@@ -91,19 +89,19 @@ _TABLES: Final = (
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One entry of the manifest."""
+    """An entry of the manifest."""
 
     kind: str
     key: str
     body: bytes
 
     def hash(self) -> int:
-        """128 bits that change when anything in the record does."""
+        """Return the record's 128-bit hash."""
         return record_hash(self.kind, self.key, self.body)
 
 
 def record_hash(kind: str, key: str, body: bytes) -> int:
-    """The hash of the record made of these."""
+    """Return the 128-bit hash of a record."""
     kind_bytes, key_bytes = kind.encode(), key.encode()
     lengths = _LENGTHS.pack(len(kind_bytes), len(key_bytes), len(body))
     return int.from_bytes(_hash(lengths + kind_bytes + key_bytes + body), "big")
@@ -119,7 +117,7 @@ class ManifestChange:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The manifest's state as a whole. `sums`: kind -> sum of its records' hashes."""
+    """Head of the manifest. `sums`: kind -> sum of its records' hashes."""
 
     generation: Generation
     token: FencingToken
@@ -149,26 +147,26 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """Records of one generation, verified: all of those kinds that were asked for."""
+    """The verified records of the requested kinds in one generation."""
 
     generation: Generation
     records: Mapping[str, Mapping[str, bytes]] = field(repr=False)
     _keys: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of_kind(self, kind: str) -> Mapping[str, bytes]:
-        """All records of a kind, key -> body, in key order."""
+        """Return all records of a kind, key -> body, in key order."""
         return self.records.get(kind, {})
 
     def starting(self, kind: str, prefix: str) -> list[bytes]:
-        """The bodies of a kind whose keys start so, in key order, without looking at the others."""
-        found = self.of_kind(kind)
+        """Return the bodies of a kind's records by key prefix, in key order, by binary search."""
+        records = self.of_kind(kind)
         if kind not in self._keys:
-            self._keys[kind] = list(found)
+            self._keys[kind] = list(records)
         keys = self._keys[kind]
         first = end = bisect.bisect_left(keys, prefix)
         while end < len(keys) and keys[end].startswith(prefix):
             end += 1
-        return [found[key] for key in keys[first:end]]
+        return [records[key] for key in keys[first:end]]
 
 
 class Manifest:
@@ -203,7 +201,7 @@ class Manifest:
         *,
         also: Callable[[sqlite3.Connection], None],
     ) -> None:
-        """Make the manifest of a new store, durably; `also` makes what stands beside it."""
+        """Create the manifest of a new store durably; `also` creates further tables."""
         empty = Head(Generation(0), FencingToken(0), {})
         fs.write_new(folder / DATABASE, memoryview(b""))
         fs.write_new(folder / ACK, memoryview(empty.ack()))
@@ -218,7 +216,7 @@ class Manifest:
             manifest.commit(ManifestChange(tuple(records)), empty.token)
 
     def close(self) -> None:
-        """Let go of the database, then of what `at_close` was told."""
+        """Close the database, then call the functions registered by `at_close`."""
         with self._closing:
             self._db.close()
 
@@ -228,7 +226,7 @@ class Manifest:
 
     @property
     def is_writable(self) -> bool:
-        """Whether anything can be written; if not, only what reads works."""
+        """Whether the manifest can be written; if not, only reads work."""
         return self._may_write and not self._is_full
 
     def _connect(self) -> sqlite3.Connection:
@@ -241,19 +239,19 @@ class Manifest:
                 uri=True,
                 isolation_level=None,
                 timeout=_BUSY_MS / 1000,
-                # Rows are taken in one thread after the other: whoever reads an Arrow stream.
+                # An Arrow stream may be consumed in several threads, one after the other.
                 check_same_thread=False,
             )
 
     def _has_log(self) -> bool:
-        """Whether anyone has written, or died, since the log was last brought into the database."""
+        """Return whether there is a WAL that has not been checkpointed completely."""
         try:
             return self._path.with_name(f"{DATABASE}-wal").stat().st_size > 0
         except OSError:
             return False
 
     def _opens(self) -> bool:
-        """Make commits durable; False if there is no room for SQLite's log and index."""
+        """Make commits durable. Returns False if there is no space for the WAL and its index."""
         try:
             with self._errors():
                 self._db.execute("PRAGMA synchronous=FULL")
@@ -268,11 +266,11 @@ class Manifest:
         return True
 
     def read(self, kinds: Sequence[str]) -> View:
-        """All records of these kinds, of one generation, verified.
+        """Read and verify all records of these kinds in the current generation.
 
         Raises:
-            CorruptionError: the manifest contradicts its checksums or its `ack`.
-            StoreReplacedError: the folder has another manifest, or an older state of it.
+            CorruptionError: The manifest does not match its checksums or its `ack`.
+            StoreReplacedError: The folder now has another manifest, or an older state of it.
         """
         with self._state("DEFERRED") as head:
             records = {kind: self._verified(head, kind) for kind in kinds}
@@ -281,13 +279,13 @@ class Manifest:
     def commit(
         self, change: ManifestChange, token: FencingToken, guard: Guard | None = None
     ) -> Generation:
-        """Apply `change` in one step; when this returns, it is durable and acknowledged.
+        """Commit `change` atomically; when this returns, it is durable and acknowledged.
 
         Raises:
-            StaleTokenError: another writer has taken the store since `token` was granted.
-            TheFlashError: what `guard` raises, which looks at the transient records within the same
-            step; nothing has changed. StoreFullError: no room; nothing has changed. EngineError:
-            the disk failed; what is found after opening the manifest anew, holds.
+            StaleTokenError: Another writer has taken over the store since `token` was granted.
+            TheFlashError: `guard` rejects the commit; nothing has changed.
+            StoreFullError: The disk is full; nothing has changed.
+            EngineError: An I/O error; whether the change is committed is known after reopening.
         """
         with self._state("IMMEDIATE") as head:
             if token != head.token:
@@ -306,12 +304,12 @@ class Manifest:
         try:
             self._fs.rename(self._scratch, self._ack)
         except OSError as error:
-            # Even if the disk is full: the change stands, so it must not be tried again.
+            # No StoreFullError, which means that a retry is possible: the change is committed.
             raise EngineError(str(self._ack), f"committed but not acknowledged: {error}") from error
         return generation
 
     def take_token(self) -> FencingToken:
-        """A new fencing token; every older one is refused from now on."""
+        """Return a new fencing token. Commits with older ones are rejected from now on."""
         with self._state("IMMEDIATE") as head:
             token = FencingToken(head.token + 1)
             self._replace_head(Head(head.generation, token, head.sums))
@@ -319,18 +317,18 @@ class Manifest:
 
     @contextlib.contextmanager
     def beside(self, *, write: bool) -> Iterator[sqlite3.Connection]:
-        """A transaction for the tables that stand beside the map."""
+        """Open a transaction on the tables other than the records."""
         with self._unchanged(), self._transaction("IMMEDIATE" if write else "DEFERRED"):
             yield self._db
 
     def others_wrote(self) -> int:
-        """A number that changes when another connection has written; asking is cheap."""
+        """Return SQLite's data_version, which changes when another connection commits; cheap."""
         with self._errors():
             (version,) = self._db.execute("PRAGMA data_version").fetchone()
         return int(version)
 
     def head(self) -> Head:
-        """The state as a whole, within a `beside` block that of its transaction."""
+        """Read the head; in a `beside` block, within its transaction."""
         with self._errors():
             row = self._db.execute("SELECT body, checksum FROM head").fetchone()
         if row is None or not isinstance(row[0], bytes) or _hash(row[0]) != row[1]:
@@ -346,20 +344,19 @@ class Manifest:
         for record in change.puts:
             added = record.hash() - (self._remove(record.kind, record.key) or 0)
             result[record.kind] = (result.get(record.kind, 0) + added) % _MODULUS
-            self._db.execute(
-                "INSERT INTO record VALUES (?, ?, ?)", (record.kind, record.key, record.body)
-            )
+            row = record.kind, record.key, record.body
+            self._db.execute("INSERT INTO record VALUES (?, ?, ?)", row)
         return result
 
     def _remove(self, kind: str, key: str) -> int | None:
-        """Delete a record; returns its hash, or None if there is none."""
+        """Delete a record. Returns its hash, or None if there is none."""
         where = "FROM record WHERE kind = ? AND key = ?"
         row = self._db.execute(f"SELECT body {where}", (kind, key)).fetchone()
         if row is None:
             return None
         self._db.execute(f"DELETE {where}", (kind, key))
         if not isinstance(row[0], bytes):
-            raise self._corrupt("a record is not one")
+            raise self._corrupt("a record is malformed")
         return record_hash(kind, key, row[0])
 
     def _replace_head(self, head: Head) -> None:
@@ -367,36 +364,38 @@ class Manifest:
         self._db.execute("INSERT OR REPLACE INTO head VALUES (1, ?, ?)", (body, _hash(body)))
 
     def _verified(self, head: Head, kind: str) -> dict[str, bytes]:
-        """The records of a kind, if they add up; there may be a hundred thousand of them."""
-        found: dict[str, bytes] = {}
+        """Read the records of a kind, maybe 100,000, and verify their sum."""
+        records: dict[str, bytes] = {}
         total = 0
         for key, body in self._db.execute("SELECT key, body FROM record WHERE kind = ?", (kind,)):
-            # A damaged row may hold values of any type.
+            # A damaged row may have values of any type.
             if not (isinstance(key, str) and isinstance(body, bytes)):
-                raise self._corrupt("a record is not one")
-            found[key] = body
+                raise self._corrupt("a record is malformed")
+            records[key] = body
             total += record_hash(kind, key, body)
         if total % _MODULUS != head.sums.get(kind, 0):
-            raise self._corrupt(f"the {kind} records of generation {head.generation} do not add up")
-        return dict(sorted(found.items()))
+            reason = f"the {kind} records of generation {head.generation} fail their checksum"
+            raise self._corrupt(reason)
+        return dict(sorted(records.items()))
 
     @contextlib.contextmanager
     def _state(self, mode: str) -> Iterator[Head]:
-        """A transaction and the state it begins with, which no acknowledged one is newer than."""
+        """Open a transaction, and yield the head after comparing it with `ack`."""
         with self._unchanged():
-            acknowledged = self._read_ack()  # before the transaction: a commit may move it on
+            # Read before the transaction, since another commit may advance it at any time.
+            acknowledged = self._read_ack()
             with self._transaction(mode):
                 head = self.head()
                 self._check_acknowledged(head, acknowledged)
                 if head.generation < self._newest:
-                    reason = f"generation {self._newest} was here, {head.generation} is"
+                    reason = f"it went back from generation {self._newest} to {head.generation}"
                     raise StoreReplacedError(str(self.folder), reason)
                 self._newest = head.generation
                 yield head
 
     @contextlib.contextmanager
     def _unchanged(self) -> Iterator[None]:
-        """In a folder that cannot be written: what is read stands there from start to end."""
+        """Check that the manifest is in place, and, if read-only, unchanged during the block."""
         self.check_in_place()
         if self.is_writable:
             yield
@@ -407,38 +406,37 @@ class Manifest:
         try:
             yield
         finally:
-            # Even after an error, which may come of this.
+            # Also after another error, which a concurrent write may have caused.
             if before is not None and self._stamp() != before:
-                reason = "was written while it was read from a folder that cannot be: try again"
+                reason = "was written while it was read without a lock: try again"
                 raise EngineError(str(self._path), reason)
 
     def _stamp(self) -> tuple[int, int] | None:
-        """Return what changes of a database without a log when a writer comes to it."""
+        """Return the mtime and size of a database without WAL, which a write changes."""
         if self._has_log():
             return None
         with self._errors():
-            found = self._path.stat()
-        return found.st_mtime_ns, found.st_size
+            status = self._path.stat()
+        return status.st_mtime_ns, status.st_size
 
     def _file_id(self) -> tuple[int, ...] | None:
-        """Return what tells the open database's file from another at its path."""
+        """Return the identity of the file at the database's path."""
         with file_errors(self._path):
             stamp = file_stamp(self._path)
         return None if stamp is None else stamp[:2]
 
     def check_in_place(self) -> None:
-        """Return if the manifest is still the folder's. Raises `StoreReplacedError`."""
+        """Raise `StoreReplacedError` if the folder's manifest is not the open one any more."""
         if self._file_id() != self._file:
-            raise StoreReplacedError(str(self.folder), "the manifest is another file")
+            raise StoreReplacedError(str(self.folder), "its manifest is another file")
 
     def _check_acknowledged(self, head: Head, acknowledged: bytes) -> None:
         (generation, _) = _ACK_BODY.unpack_from(acknowledged)
         if head.generation < generation:
-            raise self._corrupt(
-                f"generation {generation} was acknowledged, {head.generation} is here"
-            )
+            reason = f"has generation {head.generation}, but generation {generation}"
+            raise self._corrupt(f"{reason} was acknowledged")
         if head.generation == generation and head.ack() != acknowledged:
-            raise self._corrupt(f"generation {generation} is not the one that was acknowledged")
+            raise self._corrupt(f"generation {generation} differs from what was acknowledged")
 
     def _read_ack(self) -> bytes:
         try:
@@ -460,8 +458,7 @@ class Manifest:
                 yield
                 self._db.execute("COMMIT")
             except BaseException:
-                # After some failures SQLite has rolled back by itself; the first error is the one
-                # to tell.
+                # After some errors SQLite has rolled back itself. Report the original error.
                 with contextlib.suppress(sqlite3.Error):
                     self._db.execute("ROLLBACK")
                 raise
@@ -471,7 +468,7 @@ class Manifest:
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:
-        """SQLite's and the system's errors as ours."""
+        """Convert errors of SQLite and the operating system."""
         try:
             with file_errors(self._path):
                 yield
@@ -481,18 +478,18 @@ class Manifest:
             message = str(error)
             if _FULL in message or (self._is_full and _READ_ONLY in message):
                 raise StoreFullError(str(self._path)) from error
-            if any(known in message for known in _SYSTEM_FAILURES):
+            if any(failure in message for failure in _SYSTEM_FAILURES):
                 raise EngineError(str(self._path), message + self._advice()) from error
             raise self._corrupt(f"not readable as a manifest ({error})") from error
 
     def _advice(self) -> str:
         if self._may_write:
             return ""
-        return "; its folder cannot be written: open the store once where it can be"
+        return "; its folder cannot be written: open the store once with write permission"
 
 
 def os_error(error: OSError, path: Path) -> EngineError | StoreFullError:
-    """A failed file operation as one of our errors."""
+    """Convert the error of a file operation."""
     if error.errno in _FULL_ERRNOS:
         return StoreFullError(str(path))
     return EngineError(str(path), str(error))
@@ -500,7 +497,7 @@ def os_error(error: OSError, path: Path) -> EngineError | StoreFullError:
 
 @contextlib.contextmanager
 def file_errors(path: Path) -> Iterator[None]:
-    """Failed file operations of the block as our errors, named by `path`."""
+    """Convert errors of file operations in the block; they name `path`."""
     try:
         yield
     except OSError as error:

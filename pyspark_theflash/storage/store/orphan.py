@@ -1,8 +1,8 @@
-"""Transactions of which one half is missing, and what became of them.
+"""Orphans: transactions whose prewrite or commit is missing.
 
-An orphan is a prewrite that has waited for its commit, or a commit for its prewrite, longer than
-the writer's deadline. It gets a record, by which `theflash status` lists it. A decision about it,
-TiKV's or an operator's, becomes durable in that record before it is applied.
+A prewrite without a commit, or a commit without a prewrite, becomes an orphan after the writer's
+deadline. It gets a record, which `theflash status` lists. Its outcome, determined by TiKV or an
+operator, is stored in that record before it is applied.
 """
 
 import json
@@ -23,11 +23,11 @@ BY_HAND: Final = "by hand"
 
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """One orphan.
+    """An orphan.
 
-    `resolved_ts` cannot pass `hold_ts` while it waits. `size_bytes` is that of its changes.
-    `commit_ts` is None as long as nothing is decided, 0 if it was rolled back; `by_hand` tells an
-    operator's decision from TiKV's. `known` is for people.
+    `hold_ts`: `resolved_ts` remains below it while the outcome is unknown. `size_bytes`: the size
+    of the transaction's changes. `commit_ts`: None while the outcome is unknown, 0 if rolled back.
+    `by_hand`: whether an operator decided. `known`: the state as text, to be displayed.
     """
 
     start_ts: TimeStamp
@@ -43,7 +43,7 @@ class Orphan:
         return f"{self.start_ts:020d}"
 
     def to_record(self) -> Record:
-        """Return the record that the manifest keeps."""
+        """Encode the manifest record."""
         fields = [self.hold_ts, self.size_bytes, self.known, self.commit_ts, self.by_hand]
         return Record(ORPHAN_KIND, self.key, json.dumps(fields).encode())
 
@@ -63,6 +63,6 @@ class Orphan:
 
 
 def orphans_of(view: View) -> dict[TimeStamp, Orphan]:
-    """All orphans in the manifest, by start_ts. Raises `CodecError`."""
-    found = (Orphan.from_record(*item) for item in sorted(view.of_kind(ORPHAN_KIND).items()))
-    return {orphan.start_ts: orphan for orphan in found}
+    """Return all orphans in the manifest by start_ts. Raises `CodecError`."""
+    orphans = (Orphan.from_record(*item) for item in sorted(view.of_kind(ORPHAN_KIND).items()))
+    return {orphan.start_ts: orphan for orphan in orphans}

@@ -1,18 +1,17 @@
-"""Partitions: the folders that hold a store's data files, so that a store can use several disks.
+"""Partitions: the folders of a store's data files, on several disks if desired.
 
     data/             partition 0, which every store has
     data/@1 -> DIR    partition 1: a symbolic link to a folder, usually on another disk
 
-A file keeps its name in every partition: `<physical table id>/<number>.parquet`.
+A file has the same name in every partition: `<physical table id>/<number>.parquet`.
 
-A partition has a record in the manifest, of kind `partition`. Its body is repeated in the file
-`theflash-partition` in the partition's folder. If the disk is not mounted, or another one is
-mounted in its place, the two differ: the partition is then *missing*, nothing is written to it,
-and nothing in it is swept.
+A partition has a manifest record of kind `partition`. The file `theflash-partition` in its folder
+has the same content as the record's body. If the disk is not mounted, or another one is mounted
+there, the two differ: the partition is *missing*, and no file in it is written or removed.
 
-The file `theflash-owner` in the folder names the store's folder. A copy of the store's folder uses
-the same partitions as the original, and each would delete the files that only the other one
-names. So a writer refuses a partition whose owner is another folder in which there is a store.
+The file `theflash-owner` in its folder has the path of the store's folder. A copy of the store's
+folder would use the same partitions as the original, and each would remove the files that only the
+other one has in its manifest. So a writer rejects a partition owned by another existing store.
 """
 
 import json
@@ -31,79 +30,79 @@ from pyspark_theflash.storage.store.manifest import DATABASE, Record, View
 PARTITION_KIND: Final = "partition"
 Partitions: TypeAlias = tuple[int, ...]
 HOME: Final[Partitions] = (0,)
-"""Where a region's files are unless somebody has moved or copied it."""
+"""Partitions of a region that was neither moved nor copied."""
 LINK_MARK: Final = "@"
 _MARKER: Final = "theflash-partition"
 _OWNER: Final = "theflash-owner"
 
 
 def path_in(partition: int, name: str) -> str:
-    """The path of a file in a partition, relative to the store's data folder."""
+    """Return the path of a file in a partition, relative to the store's data folder."""
     return f"{LINK_MARK}{partition}/{name}" if partition else name
 
 
 def partition_of(path: str) -> int:
-    """Inverse of `path_in`, without the name."""
+    """Return the partition of a path."""
     if not path.startswith(LINK_MARK):
         return 0
     return int(path[1 : path.index("/")])
 
 
 def name_of(path: str) -> str:
-    """The name that a file has in every partition."""
+    """Return the part of a path that is the same in every partition."""
     return path.split("/", 1)[1] if path.startswith(LINK_MARK) else path
 
 
 def is_missing(data: Path, path: str) -> bool:
-    """Whether a file's path leads to a partition whose folder is not there."""
+    """Return whether a path is in a partition whose folder does not exist."""
     partition = partition_of(path)
     return bool(partition) and not (data / path_in(partition, _MARKER)).exists()
 
 
 class PartitionTable:
-    """The partitions of one store, as one generation of its manifest has them."""
+    """The partitions of a store in one generation of its manifest."""
 
     def __init__(self, data: Path, view: View) -> None:
         self._data = data
-        self._known: Mapping[int, bytes] = {
+        self._bodies: Mapping[int, bytes] = {
             int(key): body for key, body in view.of_kind(PARTITION_KIND).items()
         }
 
     def numbers(self) -> list[int]:
-        """All partitions, with 0."""
-        return [0, *self._known]
+        """Return all partitions, including 0."""
+        return [0, *self._bodies]
 
     def folder(self, partition: int) -> Path:
-        """Where a partition is."""
+        """Return a partition's path in the data folder."""
         return self._data / path_in(partition, "") if partition else self._data
 
     def target(self, partition: int) -> str:
-        """The folder that a partition's link leads to; of partition 0 the data folder."""
+        """Return the target of a partition's link; for partition 0, the data folder."""
         folder = self.folder(partition)
         return os.readlink(folder) if folder.is_symlink() else str(folder.absolute())
 
     def fault(self, partition: int) -> str | None:
-        """Why a partition cannot be used; None if it can."""
+        """Return why a partition cannot be used; None if it can."""
         if not partition:
             return None
-        if partition not in self._known:
+        if partition not in self._bodies:
             return f"the store has no partition {partition}"
         try:
-            found = (self.folder(partition) / _MARKER).read_bytes()
+            marker = (self.folder(partition) / _MARKER).read_bytes()
         except OSError as error:
             return f"partition {partition} is missing, is its disk mounted? ({error})"
-        if found != self._known[partition]:
+        if marker != self._bodies[partition]:
             return f"partition {partition} is missing, {_MARKER} in its folder is of another one"
         return None
 
     @property
     def is_whole(self) -> bool:
         """Whether no partition is missing."""
-        return all(self.fault(partition) is None for partition in self._known)
+        return all(self.fault(partition) is None for partition in self._bodies)
 
     def files(self, fs: FileSystem) -> Iterator[str]:
-        """The paths of all files in all partitions that are not missing, but for their markers."""
-        markers = {path_in(n, name) for n in self._known for name in (_MARKER, _OWNER)}
+        """Yield the paths of all data files in partitions that are not missing."""
+        markers = {path_in(n, name) for n in self._bodies for name in (_MARKER, _OWNER)}
         for partition in self.numbers():
             if self.fault(partition) is None:
                 for path in fs.walk(self.folder(partition)):
@@ -112,41 +111,41 @@ class PartitionTable:
                         yield name
 
     def claim(self, fs: FileSystem) -> None:
-        """Have every partition name this store's folder as its owner, for a writer.
+        """Write this store's folder to the owner file of every partition that is not missing.
 
         Raises:
-            StoreMismatchError: a copy of this store uses it.
+            StoreMismatchError: A copy of this store owns a partition.
         """
         here = str(self._data.parent.absolute())
-        for partition in self._known:
+        for partition in self._bodies:
             if self.fault(partition) is not None:
                 continue
             owner = self.folder(partition) / _OWNER
-            found = owner.read_text() if owner.exists() else ""
-            if found == here:
+            current = owner.read_text() if owner.exists() else ""
+            if current == here:
                 continue
-            other = Path(found) / DATABASE
-            if found and other.exists() and not other.samefile(self._data.parent / DATABASE):
-                reason = f"the store in {found} uses it, too, of which this one is a copy"
+            other = Path(current) / DATABASE
+            if current and other.exists() and not other.samefile(self._data.parent / DATABASE):
+                reason = f"the store in {current} uses it, too, of which this one is a copy"
                 raise StoreMismatchError(f"partition {partition}, {self.target(partition)}", reason)
             fs.unlink(owner)
             fs.write_new(owner, memoryview(here.encode()))
 
     def at(self, folder: Path) -> int | None:
-        """The partition that is in a folder, if there is one."""
-        return next((n for n in self._known if _is_same(self.folder(n), folder)), None)
+        """Return the partition in a folder, or None."""
+        return next((n for n in self._bodies if _is_same(self.folder(n), folder)), None)
 
     def prepare(self, folder: Path, fs: FileSystem) -> Record:
-        """Make an empty folder the next partition's, durably; the record makes it one.
+        """Write the markers and the link of a new partition, and return the record to commit.
 
         Raises:
-            OptionError: it is no empty folder, or part of the store.
+            OptionError: `folder` is not an empty folder, or is inside the store.
         """
         if not folder.is_absolute() or not folder.is_dir():
             raise OptionError("folder", f"{folder} is not the absolute path of a folder")
         if _is_inside(folder, self._data.parent):
             raise OptionError("folder", f"{folder} is inside the store's own folder")
-        # An attempt that was interrupted has left no more than these.
+        # An interrupted attempt may have left the markers.
         if {path.name for path in folder.rglob("*") if not path.is_dir()} - {_MARKER, _OWNER}:
             raise OptionError("folder", f"{folder} is not empty")
         number = max(self.numbers()) + 1
@@ -162,7 +161,7 @@ class PartitionTable:
         return Record(PARTITION_KIND, f"{number:04d}", body)
 
     def forget(self, partition: int, fs: FileSystem) -> None:
-        """Remove what `prepare` has made of a folder, after its record is gone."""
+        """Remove the markers and the link of a partition, after its record was deleted."""
         folder = self.folder(partition)
         with suppress(OSError):  # The disk may be gone for good.
             for name in (_MARKER, _OWNER):
@@ -171,7 +170,7 @@ class PartitionTable:
 
 
 def partition_key(partition: int) -> tuple[str, str]:
-    """The kind and key of a partition's record."""
+    """Return the kind and key of a partition's record."""
     return PARTITION_KIND, f"{partition:04d}"
 
 

@@ -1,4 +1,4 @@
-"""How far each feed of a store has come, published together with the rows it is about."""
+"""Progress of each feed of a store, committed together with the rows."""
 
 import json
 from dataclasses import asdict, dataclass
@@ -14,10 +14,10 @@ PROGRESS_KIND: Final = "progress"
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """The durable state of a feed. `position` is where in its source the next writer goes on.
+    """Progress of a feed. `position` is the position in its source where the next writer resumes.
 
     Invariants: `oldest_ts <= resolved_ts`; the feed's tables can be read from `oldest_ts` to
-    `resolved_ts`, both included; both only grow.
+    `resolved_ts`, both inclusive; neither ever decreases.
     """
 
     oldest_ts: TimeStamp
@@ -29,7 +29,7 @@ class Progress:
 
     @classmethod
     def of(cls, view: View, feed: FeedRecords = MAIN) -> "Progress | None":
-        """A feed's; None before its first publication. Raises `CodecError`."""
+        """Decode a feed's progress; None before its first publication. Raises `CodecError`."""
         body = view.of_kind(PROGRESS_KIND).get(feed.progress_key)
         if body is None:
             return None
@@ -44,13 +44,13 @@ class Progress:
 
 
 def every_progress(view: View) -> list[Progress]:
-    """The progress of each feed that has published, the main one's first. Raises `CodecError`."""
-    found = (Progress.of(view, feed) for feed in (MAIN, SIDE))
-    return [progress for progress in found if progress is not None]
+    """Return the progress of each feed that has any, the main feed first. Raises `CodecError`."""
+    by_feed = (Progress.of(view, feed) for feed in (MAIN, SIDE))
+    return [progress for progress in by_feed if progress is not None]
 
 
 def store_progress(view: View) -> Progress | None:
-    """How far the whole store is: the range in which all tables can be read, if they existed then.
+    """Return the range of timestamps at which the tables of all feeds can be read.
 
     None before the first publication. `position` is the main feed's. Raises `CodecError`.
     """

@@ -1,7 +1,7 @@
-"""Physical tables whose rows garbage collection has removed, for their table was dropped.
+"""Physical tables of dropped tables whose rows garbage collection has removed.
 
-TiDB can still bring such a table back (RECOVER, FLASHBACK), under the same id and without a binlog
-of its rows. Who reads it then must be told that they are not here any more.
+TiDB can restore such a table (RECOVER, FLASHBACK) with the same id and without a binlog of its
+rows. Reading it then raises an error.
 """
 
 from typing import Final
@@ -14,12 +14,12 @@ PURGED_KIND: Final = "purged"
 
 
 def purged_record(physical_id: PhysicalTableID, safe_point: TimeStamp) -> Record:
-    """Says that the rows went with the collection up to `safe_point`."""
+    """Return the record of a physical table removed by the garbage collection at `safe_point`."""
     return Record(PURGED_KIND, f"{physical_id:020d}", str(safe_point).encode())
 
 
 def purged_at(view: View, physical_id: PhysicalTableID) -> TimeStamp | None:
-    """The safe point with which a physical table went, or None. Raises `CodecError`."""
+    """Return the safe point at which a physical table was removed, or None. Raises `CodecError`."""
     body = view.of_kind(PURGED_KIND).get(f"{physical_id:020d}")
     with shaped(f"{PURGED_KIND} record"):
         return None if body is None else TimeStamp(uint64(load(body)))

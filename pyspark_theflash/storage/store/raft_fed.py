@@ -1,8 +1,8 @@
-"""The mark of a store that TiKV feeds through raft.
+"""Marker record of a store that replicates from TiKV through raft.
 
-What its tables hold is in the process that applies the commands as much as in the files: it has
-what was not written out yet, the locks, and knows how far its regions are. So whoever finds the
-mark reads through that process, and nobody else writes.
+The process that applies the raft commands has rows that are not flushed to files yet, locks, and
+the applied index of its regions. So such a store must be read through that process, and no other
+process writes it.
 """
 
 import json
@@ -19,7 +19,7 @@ _KEY: Final = "tikv"
 
 @dataclass(frozen=True, slots=True)
 class RaftFedMarker:
-    """Which cluster feeds a store, and as which of its stores PD knows it; 0: as none."""
+    """The TiKV cluster of a store, and its store id in PD (0: not registered)."""
 
     cluster_id: int
     pd_store_id: int = 0
@@ -29,7 +29,7 @@ class RaftFedMarker:
 
     @classmethod
     def of(cls, view: View) -> "RaftFedMarker | None":
-        """None where no TiKV feeds the store. Raises `CodecError`."""
+        """Decode the marker in a view; None if there is none. Raises `CodecError`."""
         body = view.of_kind(RAFT_FED_KIND).get(_KEY)
         if body is None:
             return None
@@ -39,12 +39,12 @@ class RaftFedMarker:
 
 
 def check_readable_alone(view: View, path: str) -> None:
-    """Raise `RaftFedError` where the files of a store, of whose mark this is, are not all of it."""
+    """Raise `RaftFedError` if a store must be read through the process that TiKV feeds."""
     if view.of_kind(RAFT_FED_KIND):
         raise RaftFedError(path)
 
 
 def check_not_learned(view: View) -> None:
-    """Raise `OptionError` where a store, of whose mark this is, is fed by TiKV."""
+    """Raise `OptionError` if a store is fed by TiKV."""
     if view.of_kind(RAFT_FED_KIND):
         raise OptionError("store", "is fed by TiKV: only theflash learn writes it")

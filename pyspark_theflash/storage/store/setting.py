@@ -1,4 +1,4 @@
-"""Settings of an operator, which the writer keeps to until they are changed."""
+"""Settings of the writer, stored by an operator."""
 
 from typing import Final
 
@@ -12,22 +12,22 @@ DEFAULT_RETENTION_MS: Final = 86_400_000
 
 
 def interval_record(interval_ms: int) -> Record:
-    """How often the writer looks for new input, as a record."""
+    """Return the record of the writer's poll interval."""
     return Record(SETTING_KIND, _INTERVAL_KEY, str(interval_ms).encode())
 
 
 def interval_ms(view: View) -> int | None:
-    """How often the writer looks for new input; None if nobody has said. Raises `CodecError`."""
+    """Return the writer's poll interval; None if it is not set. Raises `CodecError`."""
     return _number(view, _INTERVAL_KEY)
 
 
 def retention_record(retention_ms: int) -> Record:
-    """How much history garbage collection keeps, as a record."""
+    """Return the record of the history that garbage collection retains."""
     return Record(SETTING_KIND, _RETENTION_KEY, str(retention_ms).encode())
 
 
 def retention_ms(view: View) -> int | None:
-    """How much history garbage collection keeps; None if nobody has said. Raises `CodecError`."""
+    """Return the history that garbage collection retains; None if not set. Raises `CodecError`."""
     return _number(view, _RETENTION_KEY)
 
 

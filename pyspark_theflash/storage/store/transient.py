@@ -1,15 +1,15 @@
-"""The board: small rows beside the manifest's map, for what comes and goes between commits.
+"""Transient records: rows in the manifest's database that change without a manifest commit.
 
     board        kind, key -> body, checksum     a latch, a command, ...
     board_sum    kind -> total, checksum         the sum of the checksums of its rows, mod 2**128
 
-A row's checksum is the hash of the record of the same kind, key and body. It shows a row that was
-changed; the sum shows one that is missing or too many. Both are needed by `rows`, which tells
-whether something is *not* there; whoever asks for one row needs that row's checksum only, so damage
-to one latch stops what would remove files and none of the other readers.
+A row's checksum is the hash of the record with the same kind, key and body, and shows changed rows.
+The sum shows missing and extra rows. `rows` verifies both, since its callers rely on the absence of
+rows. `row` verifies only the row's checksum. So damage to one latch prevents the removal of files,
+but does not affect other readers.
 
-The board has no `ack`: after a damaged log it may stand a moment further back than it did. Latches
-that were put on it in that moment end early, and their holders learn so when they renew.
+There is no `ack`: after damage to SQLite's WAL, the latest changes may be lost. Latches granted by
+them end early, and their holders get an error when they renew them.
 """
 
 import contextlib
@@ -36,34 +36,34 @@ _TABLES: Final = (
 
 
 class TransientRecords:
-    """The board within one transaction; see `opened`."""
+    """Transient records in one transaction; see `opened`."""
 
     def __init__(self, manifest: Manifest, db: sqlite3.Connection) -> None:
         self._path, self._db = str(manifest.folder / DATABASE), db
 
     def rows(self, kind: str) -> dict[str, bytes]:
-        """All rows of a kind, key -> body, by key.
+        """Return all rows of a kind, key -> body, in key order.
 
         Raises:
-            CorruptionError: one is damaged or missing.
+            CorruptionError: A row is damaged, missing or extra.
         """
-        found: dict[str, bytes] = {}
+        bodies: dict[str, bytes] = {}
         total = 0
         statement = "SELECT key, body, checksum FROM board WHERE kind = ? ORDER BY key"
         for key, body, checksum in self._db.execute(statement, (kind,)):
             total += self._checked(kind, key, body, checksum)
-            found[key] = body
+            bodies[key] = body
         if total % _MODULUS != self._total(kind):
-            raise CorruptionError(self._path, 0, f"the {kind} rows of the board do not add up")
-        return found
+            raise CorruptionError(self._path, 0, f"the {kind} rows fail their checksum")
+        return bodies
 
     def row(self, kind: str, key: str) -> bytes | None:
-        """One row's body; None if there is none. Raises `CorruptionError`."""
-        found = self._row(kind, key)
-        return None if found is None else found[0]
+        """Return a row's body; None if there is none. Raises `CorruptionError`."""
+        row = self._row(kind, key)
+        return None if row is None else row[0]
 
     def put(self, kind: str, key: str, body: bytes) -> None:
-        """Add a row, or replace the one of this key."""
+        """Insert or replace a row."""
         old = self._row(kind, key)
         new = record_hash(kind, key, body)
         self._db.execute(
@@ -72,7 +72,7 @@ class TransientRecords:
         self._add(kind, new - (old[1] if old else 0))
 
     def remove(self, kind: str, key: str) -> bool:
-        """Take a row away; whether there was one."""
+        """Delete a row. Returns whether there was one."""
         old = self._row(kind, key)
         if old is None:
             return False
@@ -87,16 +87,16 @@ class TransientRecords:
 
     def _checked(self, kind: str, key: object, body: object, checksum: object) -> int:
         if isinstance(key, str) and isinstance(body, bytes):
-            found = record_hash(kind, key, body)
-            if checksum == _bytes(found):
-                return found
-        raise CorruptionError(self._path, 0, f"a {kind} row of the board fails its checksum")
+            row_hash = record_hash(kind, key, body)
+            if checksum == _bytes(row_hash):
+                return row_hash
+        raise CorruptionError(self._path, 0, f"a {kind} row fails its checksum")
 
     def _total(self, kind: str) -> int:
         statement = "SELECT total, checksum FROM board_sum WHERE kind = ?"
         row = self._db.execute(statement, (kind,)).fetchone()
         if row is None or not isinstance(row[0], bytes) or row[1] != _sum_check(kind, row[0]):
-            raise CorruptionError(self._path, 0, f"the sum of the {kind} rows is damaged")
+            raise CorruptionError(self._path, 0, f"the checksum of the {kind} rows is damaged")
         return int.from_bytes(row[0], "big")
 
     def _add(self, kind: str, change: int) -> None:
@@ -109,13 +109,13 @@ class TransientRecords:
 
 @contextlib.contextmanager
 def opened(manifest: Manifest, *, write: bool) -> Iterator[TransientRecords]:
-    """The board of a store, in a transaction of its own."""
+    """Open a transaction on a store's transient records."""
     with manifest.beside(write=write) as db:
         yield TransientRecords(manifest, db)
 
 
 def create_board(db: sqlite3.Connection) -> None:
-    """Make the board where it is missing; what is there stays."""
+    """Create the tables of transient records if they do not exist."""
     for statement in _TABLES:
         db.execute(statement)
     zero = bytes(16)

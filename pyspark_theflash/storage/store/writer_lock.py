@@ -1,8 +1,7 @@
-"""One writer per store (promise P14).
+"""File lock that allows one writer per store.
 
-The lock is the operating system's: it goes when its holder dies, however it dies, and nobody can
-take it before. The fencing token that comes with it is the second line: the manifest refuses a
-commit under any but the newest.
+It is an operating system lock (`flock`), released when its holder ends in any way, and not before.
+In addition, the writer takes a fencing token, and the manifest rejects commits with an older one.
 """
 
 import contextlib
@@ -24,13 +23,13 @@ _TEXT_BYTES: Final = 4096
 
 
 class WriterLock:
-    """Held from construction to `release`. The file's text says by whom."""
+    """The writer's lock, held from construction to `release`. The file names the holder."""
 
     def __init__(self, folder: Path, name: str = LOCK_FILE, *, clock: Clock | None = None) -> None:
-        """Take the lock, which is the file `name`.
+        """Acquire the lock on the file `name`.
 
         Raises:
-            StoreInUseError: another process has it; says which.
+            StoreInUseError: Another process has the lock; the error names it.
         """
         path = folder / name
         with contextlib.ExitStack() as undo, file_errors(path):
@@ -46,20 +45,20 @@ class WriterLock:
             undo.pop_all()
 
     def release(self) -> None:
-        """Let another writer in; harmless the second time."""
+        """Release the lock; may be called again."""
         if not self._file.closed:
             with contextlib.closing(self._file), contextlib.suppress(OSError):
                 self._file.truncate(0)
 
 
 def current_writer(folder: Path, clock: Clock) -> Holder | None:
-    """Tell who writes the store, as far as can be seen without the lock: for people."""
+    """Return the process that writes the store, for display: read without taking the lock."""
     holder = _holder_in(folder / LOCK_FILE)
     return None if holder is None or holder.is_gone(clock) else holder
 
 
 def _holder_in(path: Path) -> Holder | None:
-    """The text is a courtesy, so one that cannot be read is as good as none."""
+    """Read the holder from a lock file; None if unreadable, since it is only for display."""
     try:
         with open(path, "rb") as file:
             return Holder.from_fields(load(file.read(_TEXT_BYTES)))

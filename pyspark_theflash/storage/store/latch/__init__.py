@@ -1,1 +1,1 @@
-"""Latches: leases on a store with fencing tokens, and the queue that grants them."""
+"""Latches: leases with fencing tokens on parts of a store, and the queue that grants them."""

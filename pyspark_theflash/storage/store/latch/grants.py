@@ -1,22 +1,22 @@
-"""Granting latches: one queue for the store, on its board.
+"""Acquire, renew and release latches, with one fair queue per store.
 
-    acquire ──► nobody in the way ──────────────────────────────► latch, with the next token
-          └───► somebody holds it, or has waited longer: ticket ──┘   │
-                                      └── time is over ► LatchHeldError│ renew, release, time
-                                                                       ▼
-                                                                      gone
+    acquire ──► no conflict ──────────────────────────────────► latch, with the next token
+          └───► conflict with a latch or earlier ticket: wait ──┘   │
+                                    └── timeout ► LatchHeldError    │ release, or expiry
+                                                                    ▼
+                                                                   end
 
-Fair: who waits has a ticket, and nobody with a later one, or none, passes where both want what
-cannot be held together. A ticket whose owner has stopped looking is void after `TICKET_MS`.
+Fairness: A waiting request has a ticket, and no conflicting request with a later ticket, or none,
+is granted before it. A ticket that its owner does not renew expires after `TICKET_MS`.
 
-No deadlock: a latch has one scope, and who holds some that exclude others waits only for a scope
-behind all of them (store, then tables, each with what it contains, by their ids). So among those
-who wait for each other somebody holds the last scope, and waits for none of the others; the ticket
-of somebody who waits for what one holds oneself does not count, since that wait ends after ours.
-Every wait has an end anyway.
+Deadlocks: An owner of exclusive latches may only wait for a scope that sorts after all of theirs
+(the store, then tables, each followed by the scopes in it, by id). So in any group of owners that
+wait for each other, the owner of the last scope waits for none of the others. The ticket of an
+owner who waits for one's own latch is ignored, since that wait ends later. Besides, every wait has
+a timeout.
 
-Everything here is one transaction on the manifest's database each, as is a commit: between the look
-at a latch (`check`) and the commit that it is for, nobody can be granted another.
+Every method is one transaction on the manifest's database, and so is a commit with its `guard`. So
+no conflicting latch can be granted between the check of a latch and the commit under it.
 """
 
 import sqlite3
@@ -52,7 +52,7 @@ _FENCE_KEY: Final = "token"
 
 
 class Grants:
-    """The latches of one store that are granted to callers."""
+    """The granted latches of a store."""
 
     def __init__(
         self, manifest: Manifest, clock: Clock, new_id: Callable[[], str] = lambda: uuid.uuid4().hex
@@ -68,29 +68,29 @@ class Grants:
         snapshot_ts: TimeStamp | None = None,
         holder: Holder | None = None,
     ) -> Latch:
-        """Wait for a latch, and take it.
+        """Acquire a latch; wait up to `wait_ms` for conflicting ones.
 
         Args:
-            check: called again and again while waiting; ends the wait by raising.
-            snapshot_ts: what a latch pins that pins one.
-            holder: the process that it ends with, if it does.
+            check: called repeatedly while waiting; an exception ends the wait.
+            snapshot_ts: the timestamp to pin, for the kinds that pin one.
+            holder: the process with which the latch ends, or None.
 
         Raises:
-            LatchHeldError: somebody was in the way until the wait ended.
-            LatchOrderError: waiting could end in a deadlock.
+            LatchHeldError: A conflicting latch or request remained until the timeout.
+            LatchOrderError: Waiting could result in a deadlock.
         """
         deadline_ms = self._clock.boottime_ms() + wait_ms
         ticket: LatchWaiter | None = None
         try:
             while True:
                 with transient.opened(self._manifest, write=True) as rows:
-                    in_the_way = self._in_the_way(rows, wanted, ticket)
-                    if in_the_way is None:
+                    conflict = self._conflict(rows, wanted, ticket)
+                    if conflict is None:
                         latch = self._grant(rows, wanted, snapshot_ts, holder)
                         self._drop(rows, ticket)
                         return latch
                     if self._clock.boottime_ms() >= deadline_ms:
-                        raise LatchHeldError(str(wanted.scope), str(in_the_way))
+                        raise LatchHeldError(str(wanted.scope), str(conflict))
                     ticket = self._queued(rows, wanted, ticket)
                 self._wait(wanted, ticket, deadline_ms, check)
         finally:
@@ -99,7 +99,7 @@ class Grants:
                     self._drop(rows, ticket)
 
     def renew(self, id: str, token: int) -> Latch:
-        """Start a latch's time over. Raises `LatchLostError`: it has ended."""
+        """Extend a latch by its TTL from now. Raises `LatchLostError` if it has ended."""
         with transient.opened(self._manifest, write=True) as rows:
             latch = self._living(rows, id, token)
             ttl_ms = latch.grant.wanted.ttl_ms if latch.grant else 0
@@ -108,27 +108,29 @@ class Grants:
         return latch
 
     def hold_by(self, id: str, token: int, holder: Holder) -> None:
-        """Have a latch end with a process, too. Raises `LatchLostError`: it has ended."""
+        """Make a latch end with a process, too. Raises `LatchLostError` if it has ended."""
         with transient.opened(self._manifest, write=True) as rows:
             latch = replace(self._living(rows, id, token), holder=holder)
             rows.put(LATCH_KIND, id, latch.to_body())
 
     def release(self, id: str, token: int) -> None:
-        """End a latch. Raises `LatchLostError`: it has ended before, so it may have been too late.
+        """Release a latch.
 
-        What was done under it until its end was done.
+        Raises:
+            LatchLostError: The latch had ended before, so the last writes under it may have been
+                rejected.
         """
         with transient.opened(self._manifest, write=True) as rows:
             self._living(rows, id, token)
             rows.remove(LATCH_KIND, id)
 
     def look(self, id: str, token: int) -> Grant:
-        """Return the grant of a latch that is held. Raises `LatchLostError`."""
+        """Return the grant of a latch. Raises `LatchLostError` if it has ended."""
         with transient.opened(self._manifest, write=False) as rows:
             return self._granted(rows, id, token)
 
     def guard(self, latches: Sequence[tuple[str, int]]) -> Guard:
-        """Raises `LatchLostError` unless all of these, (id, token), are held."""
+        """Return a guard that raises `LatchLostError` unless all latches (id, token) are held."""
 
         def check(db: sqlite3.Connection) -> None:
             rows = TransientRecords(self._manifest, db)
@@ -138,16 +140,16 @@ class Grants:
         return check
 
     def waiting(self) -> list[LatchWaiter]:
-        """The requests that wait, in the order of the queue."""
+        """Return the waiting requests in the order of the queue."""
         with transient.opened(self._manifest, write=False) as rows:
             return [ticket for ticket in self._tickets(rows) if ticket.is_alive(self._clock)]
 
-    # -- who comes next
+    # -- queue
 
-    def _in_the_way(
+    def _conflict(
         self, rows: TransientRecords, wanted: LatchRequest, own: LatchWaiter | None
     ) -> LatchRequest | None:
-        """Return the request that must go before; None if there is none."""
+        """Return a held latch or an earlier request that conflicts; None if there is none."""
         if not wanted.excludes:
             return None
         held = self._held(rows)
@@ -170,7 +172,7 @@ class Grants:
     def _queued(
         self, rows: TransientRecords, wanted: LatchRequest, ticket: LatchWaiter | None
     ) -> LatchWaiter:
-        """The ticket, made or given new time; one that has become void loses its place."""
+        """Create or renew a ticket. An expired one that was removed loses its place."""
         now_ms = self._clock.boottime_ms()
         if ticket is None or rows.row(TICKET_KIND, ticket.id) is None:
             for held in self._held(rows):
@@ -185,7 +187,7 @@ class Grants:
     def _wait(
         self, wanted: LatchRequest, ticket: LatchWaiter, deadline_ms: int, check: Callable[[], None]
     ) -> None:
-        """Until nobody seems to be in the way, the ticket needs new time, or all time is over."""
+        """Wait until there is no conflict, the ticket must be renewed, or the timeout."""
         until_ms = min(deadline_ms, ticket.expires_ms - TICKET_MS // 2)
         while True:
             check()
@@ -194,7 +196,7 @@ class Grants:
                 return
             self._clock.sleep_ms(min(LOOK_MS, left_ms))
             with transient.opened(self._manifest, write=False) as rows:
-                if self._in_the_way(rows, wanted, ticket) is None:
+                if self._conflict(rows, wanted, ticket) is None:
                     return
 
     def _grant(
@@ -224,12 +226,12 @@ class Grants:
         try:
             token = FencingToken(uint64(load(rows.row(FENCE_KIND, _FENCE_KEY) or b"0")) + 1)
         except SHAPE_ERRORS as error:
-            raise self._corrupt("the fencing token is not one") from error
+            raise self._corrupt("the fencing token is malformed") from error
         rows.put(FENCE_KIND, _FENCE_KEY, str(token).encode())
         return token
 
     def _held(self, rows: TransientRecords) -> list[LatchRequest]:
-        """The latches that are held now and exclude others."""
+        """Return the requests of the current latches that exclude others."""
         latches = (self._latch(id, body) for id, body in rows.rows(LATCH_KIND).items())
         living = (latch for latch in latches if latch.is_alive(self._clock))
         return [x.grant.wanted for x in living if x.grant is not None and x.grant.wanted.excludes]
@@ -240,7 +242,7 @@ class Grants:
                 LatchWaiter.from_body(id, body) for id, body in rows.rows(TICKET_KIND).items()
             ]
         except CodecError as error:
-            raise self._corrupt("a ticket of a waiter is not one") from error
+            raise self._corrupt("the ticket of a waiting request is malformed") from error
         return sorted(tickets, key=lambda ticket: ticket.number)
 
     def _drop(self, rows: TransientRecords, ticket: LatchWaiter | None) -> None:
@@ -248,7 +250,7 @@ class Grants:
             rows.remove(TICKET_KIND, ticket.id)
 
     def _sweep(self, rows: TransientRecords) -> None:
-        """Remove tickets of those who are gone, and latches that have run out."""
+        """Remove expired tickets and latches."""
         for ticket in self._tickets(rows):
             if not ticket.is_alive(self._clock):
                 rows.remove(TICKET_KIND, ticket.id)
@@ -275,7 +277,7 @@ class Grants:
         try:
             return Latch.from_body(id, body)
         except CodecError as error:
-            raise self._corrupt(f"latch {id} is not one") from error
+            raise self._corrupt(f"latch {id} is malformed") from error
 
     def _corrupt(self, reason: str) -> CorruptionError:
         return CorruptionError(str(self._manifest.folder / DATABASE), 0, reason)

@@ -1,9 +1,9 @@
-"""The identity of a holder: one run of one process, told apart from every other.
+"""Identity of the process that holds a latch or lock.
 
-A process id alone says little: it is given out again, and means another process in another
-container. So a holder also names the machine's run, the container's process table and the moment
-its process started (Linux counts it in clock ticks since the machine's start); only where the first
-two are our own can a holder be *proved* gone. Everywhere else time must tell.
+A process id is not unique: it is reused, and means another process in another container. So a
+holder also has the boot id, the PID namespace and the start time of the process (in Linux, clock
+ticks since boot). Only a process with the same boot id and namespace as ours can be checked for
+having ended; others are considered alive until their latches expire.
 """
 
 import os
@@ -18,12 +18,12 @@ from pyspark_theflash.tidb.codec.document import int64, text
 
 _PROC: Final = Path("/proc")
 _DEAD_STATES: Final = frozenset("ZX")
-"""Linux's letters for a process that has ended and was not reaped yet."""
+"""Linux's state letters of a process that has ended but was not reaped yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """A process. `started` and `namespace` are "" where the system does not tell."""
+    """Identity of a process. `started` and `namespace` are "" if the system has no /proc."""
 
     pid: int
     started: str
@@ -34,7 +34,7 @@ class Holder:
 
     @classmethod
     def here(cls, clock: Clock) -> "Holder":
-        """This process."""
+        """Return the identity of this process."""
         pid = os.getpid()
         return cls(
             pid,
@@ -47,12 +47,12 @@ class Holder:
 
     @classmethod
     def from_fields(cls, fields: Sequence[object]) -> "Holder":
-        """Inverse of `dataclasses.astuple`. Raises one of `SHAPE_ERRORS` on anything else."""
+        """Inverse of `dataclasses.astuple`. Raises one of `SHAPE_ERRORS`."""
         pid, *others = fields
         return cls(int64(pid), *map(text, others))
 
     def is_gone(self, clock: Clock) -> bool:
-        """Whether the process has provably ended; False where this machine cannot tell."""
+        """Return whether the process has certainly ended; False if this cannot be determined."""
         if not (self.started and self.namespace):
             return False
         if (self.boot_id, self.namespace) != (clock.boot_id(), _namespace()):
@@ -65,7 +65,7 @@ class Holder:
 
 
 def _namespace() -> str:
-    """Names the table that process ids are looked up in."""
+    """Return the id of this process's PID namespace."""
     try:
         return os.readlink(_PROC / "self/ns/pid")
     except OSError:
@@ -73,16 +73,16 @@ def _namespace() -> str:
 
 
 def _state_and_start(pid: int) -> tuple[str, str]:
-    """A process's state and start; ("", "") if there is none."""
+    """Return a process's state and start time; ("", "") if there is no such process."""
     try:
         text = (_PROC / str(pid) / "stat").read_text("ascii", "replace")
     except OSError:
         return "", ""
-    # The second field is the program's name in parentheses, which may hold any character.
+    # The second field is the program's name in parentheses, which may contain any character.
     fields = text.rpartition(")")[2].split()
     return fields[0], fields[19]
 
 
 def _program(argv: list[str]) -> str:
-    """`theflash gc`: the program and its command; further arguments are nobody's business."""
+    """Return the program and its command (`theflash gc`); arguments may be confidential."""
     return " ".join([Path(argv[0]).name, *(word for word in argv[1:2] if word.isalpha())])

@@ -1,30 +1,30 @@
-"""Latches: rows of the store's transient records that say who may count on what, and until when.
+"""Latches: transient records that pin or lock a part of a store for a limited time.
 
-kind    pins                    excludes                 taken by
-read    timestamp, generation   nothing                  a planner, before it plans; `AcquireLatch`
+kind    pins                    excludes                 used by
+read    timestamp, generation   nothing                  planners, before planning; `AcquireLatch`
 pin     timestamp               nothing                  `theflash pin`
-write   nothing                 write, mutating admin    who writes through the API; a writer
-admin   generation              the same, if it mutates  what reads all files, as `fsck`; operators
+write   nothing                 write, mutating admin    writers, in process or through the API
+admin   generation              the same, if mutating    operators; commands that read all files
 
-Which may be held at the same time, where their scopes overlap:
+Compatibility of latches with overlapping scopes:
 
                       read, pin   write   admin   mutating admin
-    read, pin         yes         yes     yes     yes             versions stay where they are:
-    write             yes         no      yes     no              readers wait for nobody, and
-    admin             yes         yes     yes     yes             nobody waits for readers
+    read, pin         yes         yes     yes     yes             Versions do not change in place,
+    write             yes         no      yes     no              so readers wait for nobody, and
+    admin             yes         yes     yes     yes             nobody waits for readers.
     mutating admin    yes         no      yes     no
 
-Scopes that do not overlap never matter to each other. A scope is a store, one of its tables, a
-physical table (partition) of that, or a region of that; it overlaps what it contains.
+Latches whose scopes do not overlap are always compatible. A scope is a store, a table, a physical
+table (partition) of a table, or a region of a physical table; it overlaps what it contains.
 
-A latch ends when it is released, when it runs out on the boot-time clock, or when the machine
-restarts. One that a process holds for itself (`holder`) also ends with that process, a `read` and a
-`pin` excepted; one that was granted to a caller (`grant`) does not end with a connection or a
-process: it is the caller's for its time.
+A latch ends when it is released, when it expires on the boot-time clock, or when the machine
+restarts. A write or admin latch with a `holder` also ends with that process. A latch granted to a
+caller (`grant`) without a holder does not end with a connection or a process.
 
-Each grant has a fencing token, larger than that of every grant before, over restarts too. Whoever
-writes under a latch shows its id and token, and they are looked at in the transaction that commits
-(`grants.py`), so what comes after its time is refused even if nobody else has been granted it.
+Each grant has a fencing token larger than those of all earlier grants, also across restarts. A
+write under a latch passes its id and token, which are checked in the transaction of the commit
+(`grants.py`). So a write after its latch has ended is rejected, even if nobody else has acquired it
+since.
 """
 
 import json
@@ -41,7 +41,7 @@ NAME_CHARS_MAX: Final = 100
 
 
 class LatchKind(Enum):
-    """See the module."""
+    """Kind of a latch; see the module docstring."""
 
     READ = "read"
     PIN = "pin"
@@ -63,9 +63,9 @@ class LatchKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LatchScope:
-    """The scope of a latch; each level needs those before it, and without any it is the store.
+    """Scope of a latch. Each level requires those before it; with none, it is the whole store.
 
-    A region's id stands for one range of handles for ever, so it is its epoch, too.
+    The range of a region id never changes, so no epoch is needed.
     """
 
     table_id: int | None = None
@@ -74,7 +74,7 @@ class LatchScope:
 
     @property
     def path(self) -> tuple[int, ...]:
-        """From the table down; scopes are in the order of these."""
+        """The ids from the table down. Scopes are ordered by path."""
         levels = (self.table_id, self.physical_id, self.region_id)
         return tuple(level for level in levels if level is not None)
 
@@ -83,11 +83,11 @@ class LatchScope:
         return self.table_id is None
 
     def covers(self, other: "LatchScope") -> bool:
-        """Whether all of `other` lies in it."""
+        """Return whether the scope contains `other`."""
         return other.path[: len(self.path)] == self.path
 
     def overlaps(self, other: "LatchScope") -> bool:
-        """Whether one of them covers the other."""
+        """Return whether one of the scopes contains the other."""
         return self.covers(other) or other.covers(self)
 
     def __str__(self) -> str:
@@ -97,9 +97,9 @@ class LatchScope:
 
     @classmethod
     def of_path(cls, path: object) -> "LatchScope":
-        """The reverse of `path`. Raises one of `SHAPE_ERRORS`."""
+        """Return the scope of a path. Raises one of `SHAPE_ERRORS`."""
         if not isinstance(path, list | tuple) or len(path) > 3:
-            raise TypeError("no path of a scope")
+            raise TypeError("not the path of a scope")
         levels = [*map(int64, path), None, None, None][:3]
         return cls(levels[0], levels[1], None if levels[2] is None else RegionID(levels[2]))
 
@@ -109,7 +109,10 @@ STORE: Final = LatchScope()
 
 @dataclass(frozen=True, slots=True)
 class LatchRequest:
-    """A request for a latch. `name` is the caller's own, `identity` what the server saw of it."""
+    """A request for a latch.
+
+    `name` is chosen by the caller; `identity` is the caller's identity as seen by the server.
+    """
 
     kind: LatchKind
     scope: LatchScope
@@ -117,7 +120,7 @@ class LatchRequest:
     name: str = ""
     identity: str = ""
     mutates: bool = False
-    """Whether what is done under an admin latch changes anything."""
+    """Whether the operation under an admin latch changes anything."""
 
     @property
     def owner(self) -> tuple[str, str]:
@@ -125,11 +128,11 @@ class LatchRequest:
 
     @property
     def excludes(self) -> bool:
-        """Whether it is one of those that exclude each other."""
+        """Whether the latch can exclude others at all."""
         return self.kind is LatchKind.WRITE or (self.kind is LatchKind.ADMIN and self.mutates)
 
     def conflicts(self, other: "LatchRequest") -> bool:
-        """Whether both cannot be held at once: the matrix of the module."""
+        """Return whether the latches are incompatible; see the module docstring."""
         return self.excludes and other.excludes and self.scope.overlaps(other.scope)
 
     def to_json(self) -> list[object]:
@@ -150,12 +153,12 @@ class LatchRequest:
         )
 
     def __str__(self) -> str:
-        return f"{self.kind.value} latch of {self.name or 'somebody'} ({self.identity})"
+        return f"{self.kind.value} latch of {self.name or 'an unnamed caller'} ({self.identity})"
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A latch that was granted, and its fencing token."""
+    """The fencing token of a granted latch, and its request."""
 
     token: FencingToken
     wanted: LatchRequest
@@ -163,7 +166,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class Latch:
-    """A latch as the store has it. `expires_ms` is on the boot-time clock of `boot_id`."""
+    """A latch as stored. `expires_ms` is on the boot-time clock of `boot_id`."""
 
     id: str
     kind: LatchKind
@@ -183,7 +186,7 @@ class Latch:
 
     @classmethod
     def from_body(cls, id: str, body: bytes) -> "Latch":
-        """Inverse of `to_body`. Raises `CodecError` on anything else."""
+        """Inverse of `to_body`. Raises `CodecError`."""
         with shaped("latch"):
             kind, snapshot_ts, generation, boot_id, expires_ms, holder, *granted = load(body)
             grant = None
@@ -202,7 +205,7 @@ class Latch:
             )
 
     def is_alive(self, clock: Clock) -> bool:
-        """Whether it still stands for anything."""
+        """Return whether the latch has not ended."""
         if self.boot_id != clock.boot_id() or self.expires_ms <= clock.boottime_ms():
             return False
         holder = self.holder if self.kind.ends_with_process else None
@@ -211,9 +214,10 @@ class Latch:
 
 @dataclass(frozen=True, slots=True)
 class LatchWaiter:
-    """A place in the queue of those who wait; `number` is from the same sequence as tokens.
+    """A ticket in the queue of waiting requests.
 
-    Its owner says again and again that it is still there; otherwise it soon counts for nothing.
+    `number` is from the same sequence as fencing tokens. The ticket expires unless its owner renews
+    it while waiting.
     """
 
     id: str
@@ -229,7 +233,7 @@ class LatchWaiter:
 
     @classmethod
     def from_body(cls, id: str, body: bytes) -> "LatchWaiter":
-        """Inverse of `to_body`. Raises `CodecError` on anything else."""
+        """Inverse of `to_body`. Raises `CodecError`."""
         with shaped("ticket of a waiter"):
             number, boot_id, expires_ms, wanted = load(body)
             return cls(
@@ -237,5 +241,5 @@ class LatchWaiter:
             )
 
     def is_alive(self, clock: Clock) -> bool:
-        """Whether its owner still waits."""
+        """Return whether the owner still waits."""
         return self.boot_id == clock.boot_id() and self.expires_ms > clock.boottime_ms()

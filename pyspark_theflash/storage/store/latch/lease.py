@@ -1,20 +1,18 @@
-"""Leases: who still needs which state of the store.
+"""Leases of readers, which pin timestamps and generations of a store.
 
-A latch (`latch.py`) is held as a lease: it ends when it is released, when it runs out on the
-boot-time clock, or when the machine restarts; wall-clock jumps mean nothing to it. What excludes
-others is granted by `grants.py`; here is what pins.
+A lease is a latch (`latch.py`) that pins: a timestamp against garbage collection, and a manifest
+generation against the removal of its files. It ends when it is released, when it expires on the
+boot-time clock, or when the machine restarts; changes of the wall clock do not matter. Latches that
+exclude others are granted by `grants.py`.
 
-A timestamp is pinned against garbage collection, a manifest generation against the removal of the
-files it names.
+In a read-only folder or on a full disk no latch can be written. There a reader locks `readers.lock`
+(`readers_lock.py`), which pins everything; its lease is `shared`. The floor, a transient record, is
+the newest generation whose predecessors may have lost files. A shared lease of an older generation
+may not have been locked at that time, so it has expired.
 
-A folder that cannot be written and a full disk take no rows. There a reader holds `readers.lock`
-(`readers_lock.py`), which pins everything; its lease is `shared`. The floor, a row of the transient
-records, is the newest generation whose predecessors may have lost files: a shared lease of an older
-one may have had a gap in which files went, so it has expired.
-
-    remover   shuts readers out, reads the latches, raises the floor, lets readers in, then removes
-    reader    locks, reads the head (at or above any floor), plans      pinned since before the head
-    its task  locks, compares its lease with the floor                  nothing went, or it raises
+    remover   locks readers out, reads the latches, raises the floor, unlocks, removes files
+    reader    locks, reads the head (at or above any floor), plans      pinned before the head
+    its task  locks, compares its lease with the floor                  raises if files may be gone
 """
 
 import uuid
@@ -40,7 +38,7 @@ from pyspark_theflash.storage.store.manifest import DATABASE, Manifest
 from pyspark_theflash.storage.store.transient import FLOOR_KIND, LATCH_KIND, TransientRecords
 
 LEASE_TTL_MS: Final = 600_000
-"""How long a read latch lives that is not renewed, unless its owner says."""
+"""Default time after which a read latch expires unless it is renewed."""
 _FLOOR_KEY: Final = "generation"
 _EVERYTHING: Final = 0
 """Below every timestamp and generation that can be read."""
@@ -48,9 +46,9 @@ _EVERYTHING: Final = 0
 
 @dataclass(frozen=True, slots=True)
 class ReadLease:
-    """A granted latch; survives pickle. `ttl_ms` is how long it lives after being taken or renewed.
+    """A lease; can be pickled. `ttl_ms` is its time to live after each renewal.
 
-    A `shared` one is the lock on the store's readers.lock, held by each process that uses it.
+    A `shared` lease is a lock on the store's readers.lock, taken by each process that uses it.
     """
 
     id: str
@@ -61,7 +59,7 @@ class ReadLease:
 
 
 class LeaseTable:
-    """The latches of one store."""
+    """The latches of a store, for readers and for the removal of old versions and files."""
 
     def __init__(
         self, manifest: Manifest, clock: Clock, new_id: Callable[[], str] = lambda: uuid.uuid4().hex
@@ -72,14 +70,14 @@ class LeaseTable:
     def take(
         self, snapshot_ts: TimeStamp, ttl_ms: int, kind: LatchKind = LatchKind.READ
     ) -> ReadLease:
-        """Pin a snapshot, and the manifest's generation so that what is read next is pinned.
+        """Pin a timestamp and the manifest's current generation.
 
-        Whoever means to read at `snapshot_ts` must see *after* this that it still can be: garbage
+        The caller must check *afterwards* that `snapshot_ts` is still readable, since garbage
         collection may have passed it just before.
 
         Raises:
-            StoreFullError: a pin needs room; other kinds do without.
-            EngineError: the store cannot be written, and has no readers.lock either.
+            StoreFullError: The disk is full and `kind` is `PIN`; other kinds use readers.lock.
+            EngineError: The store cannot be written and has no readers.lock.
         """
         if not self._manifest.is_writable and kind is not LatchKind.PIN:
             return self._share(snapshot_ts, ttl_ms)
@@ -91,10 +89,10 @@ class LeaseTable:
             return self._share(snapshot_ts, ttl_ms)
 
     def renew(self, lease: ReadLease) -> None:
-        """Start the lease's time over.
+        """Extend a lease by its TTL from now.
 
         Raises:
-            LeaseExpiredError: it has ended; what it pinned may be gone.
+            LeaseExpiredError: The lease has ended; what it pinned may have been removed.
         """
         if lease.shared:
             self._share_again(lease)
@@ -109,25 +107,24 @@ class LeaseTable:
             self._share_again(lease)
 
     def check(self, lease: ReadLease) -> None:
-        """Raise `LeaseExpiredError` if the lease has ended. Writes nothing, so it costs little."""
+        """Raise `LeaseExpiredError` if the lease has ended. Writes nothing."""
         with transient.opened(self._manifest, write=False) as rows:
             latch = self._find(rows, lease.id)
         if latch is None or not latch.is_alive(self._clock):
             raise LeaseExpiredError(lease.id, lease.snapshot_ts)
 
     def release(self, lease: ReadLease) -> None:
-        """End the lease; ending it twice is harmless, it may have run out by itself."""
-        # A shared one ends with the manifest that is open here, the lock being closed with it;
-        # one that cannot be removed for lack of room runs out.
+        """End a lease; does nothing if it has ended."""
+        # A shared lease ends when the manifest is closed. If the disk is full, the row expires.
         if not lease.shared:
             with suppress(StoreFullError), transient.opened(self._manifest, write=True) as rows:
                 rows.remove(LATCH_KIND, lease.id)
 
     def remove(self, id: str) -> None:
-        """End a latch of which only the id is known.
+        """End a latch by id.
 
         Raises:
-            LatchNotFoundError: there is none of that id, or it has run out.
+            LatchNotFoundError: There is no such latch, or it has ended.
         """
         with transient.opened(self._manifest, write=True) as rows:
             latch = self._find(rows, id)
@@ -136,22 +133,22 @@ class LeaseTable:
             rows.remove(LATCH_KIND, id)
 
     def living(self) -> list[Latch]:
-        """The latches that pin something now, those that end first at the front."""
+        """Return the current latches, sorted by expiry."""
         with transient.opened(self._manifest, write=False) as rows:
             living = (latch for latch in self._all(rows) if latch.is_alive(self._clock))
             return sorted(living, key=lambda latch: (latch.expires_ms, latch.id))
 
     def oldest_generation(self) -> Generation | None:
-        """The oldest generation that is pinned; None if none is, so that all but the newest may go.
+        """Return the oldest pinned generation; None if none is, so that only the newest is needed.
 
-        Only for who is about to remove files that older generations name: shared leases of
-        those are void from now on.
+        Call this only before removing files of older generations: it invalidates shared leases of
+        those.
 
         Raises:
-            CorruptionError: a latch is damaged, so what is pinned cannot be told.
+            CorruptionError: A latch is damaged, so what is pinned is unknown.
         """
-        with readers_shut_out(self._manifest.folder) as alone:
-            if not alone:
+        with readers_shut_out(self._manifest.folder) as is_locked:
+            if not is_locked:
                 return Generation(_EVERYTHING)
             with transient.opened(self._manifest, write=True) as rows:
                 living = self._sweep(rows)
@@ -161,16 +158,16 @@ class LeaseTable:
         return oldest
 
     def oldest_snapshot_ts(self) -> TimeStamp | None:
-        """The oldest timestamp that is pinned; None if none is.
+        """Return the oldest pinned timestamp; None if none is.
 
-        Only for who collects garbage: what it answers holds for those who take a latch from now on
-        only if they look at the store's `oldest_ts` afterwards.
+        Call this only for garbage collection. A lease taken later may pin an older timestamp, so
+        its owner has to check the store's `oldest_ts` afterwards.
 
         Raises:
-            CorruptionError: a latch is damaged, so what is pinned cannot be told.
+            CorruptionError: A latch is damaged, so what is pinned is unknown.
         """
-        with readers_shut_out(self._manifest.folder) as alone:
-            if not alone:
+        with readers_shut_out(self._manifest.folder) as is_locked:
+            if not is_locked:
                 return TimeStamp(_EVERYTHING)
             with transient.opened(self._manifest, write=True) as rows:
                 living = self._sweep(rows)
@@ -213,7 +210,7 @@ class LeaseTable:
         return [self._latch(id, body) for id, body in rows.rows(LATCH_KIND).items()]
 
     def _sweep(self, rows: TransientRecords) -> list[Latch]:
-        """The living latches; the others are removed."""
+        """Remove ended latches and return the others."""
         living = []
         for latch in self._all(rows):
             if latch.is_alive(self._clock):
@@ -226,9 +223,8 @@ class LeaseTable:
         try:
             return Latch.from_body(id, body)
         except CodecError as error:
-            raise CorruptionError(
-                str(self._manifest.folder / DATABASE), 0, f"latch {id} is not one"
-            ) from error
+            path = str(self._manifest.folder / DATABASE)
+            raise CorruptionError(path, 0, f"latch {id} is malformed") from error
 
     # -- without rows
 
@@ -238,7 +234,7 @@ class LeaseTable:
         return ReadLease(self._new_id(), snapshot_ts, generation, ttl_ms, shared=True)
 
     def _share_again(self, lease: ReadLease) -> None:
-        """Pin everything from now on, if what `lease` pinned is still there."""
+        """Take the shared lock, and raise if files of the lease's generation may be gone."""
         self._hold_readers_lock()
         with transient.opened(self._manifest, write=False) as rows:
             floor = int(rows.row(FLOOR_KIND, _FLOOR_KEY) or 0)

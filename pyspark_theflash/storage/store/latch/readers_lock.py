@@ -1,14 +1,13 @@
-"""A read latch that needs no room: for readers of a full disk and of a folder nobody may write.
+"""Read latch for readers that cannot write: on a full disk or in a read-only folder.
 
-A latch is a row in the manifest's database, and a row needs a disk that takes it. Where it does
-not, a reader locks `readers.lock` for sharing instead (`flock`, which works on any file that can be
-opened) and so pins *everything* for as long as it lives. Whoever is about to remove something
-locks the file for itself first, for the moment in which it looks at the rows; if it cannot, it
-removes nothing.
+A latch is a row in the manifest's database, which must be written. A reader that cannot write it
+takes a shared lock on `readers.lock` instead (`flock`, which works on any file that can be opened),
+and so pins *everything* as long as it holds the lock. A process that is about to remove files first
+takes the exclusive lock while it reads the latches; if it cannot, it removes nothing.
 
-Unlike a row, this lock does not outlive its process. Between the end of a planner and the first of
-its tasks nothing is pinned; a task therefore takes the lock and then looks at the *floor*, the
-generation up to which something may have been removed (`lease.py`).
+Unlike a row, the lock ends with its process. Between the end of a planner and the start of its
+first task, nothing is pinned. So a task takes the lock and then checks the *floor*, the generation
+up to which files may have been removed (`lease.py`).
 """
 
 import contextlib
@@ -30,11 +29,11 @@ class ReadersLock:
     """The shared lock, held from construction to `release`."""
 
     def __init__(self, folder: Path, clock: Clock) -> None:
-        """Take the lock.
+        """Acquire the lock.
 
         Raises:
-            StoreInUseError: someone has been about to remove files for seconds.
-            EngineError: the file cannot be opened.
+            StoreInUseError: Another process has held the exclusive lock for `_PATIENCE_MS`.
+            EngineError: The file cannot be opened.
         """
         path = folder / READERS_LOCK_FILE
         deadline_ms = clock.boottime_ms() + _PATIENCE_MS
@@ -47,19 +46,19 @@ class ReadersLock:
             undo.pop_all()
 
     def release(self) -> None:
-        """Stop pinning."""
+        """Release the lock."""
         self._file.close()
 
 
 @contextlib.contextmanager
 def readers_shut_out(folder: Path) -> Iterator[bool]:
-    """Whether nobody holds the shared lock; if so, nobody gets it within the block."""
+    """Try to take the exclusive lock for the block; yield whether it was acquired."""
     path = folder / READERS_LOCK_FILE
     with contextlib.ExitStack() as undo:
         with file_errors(path):
             file = undo.enter_context(open(path, "rb"))
-            alone = _lock(file, fcntl.LOCK_EX)
-        yield alone
+            is_locked = _lock(file, fcntl.LOCK_EX)
+        yield is_locked
 
 
 def _lock(file: IO[bytes], kind: int) -> bool:

@@ -46,7 +46,7 @@ def test_fsck_knows_records_of_no_table() -> None:
     history = SchemaHistory(TimeStamp(10), TimeStamp(90), [event], ())
     records = view(LATE.to_record(), EARLY.to_record())
     assert [str(damage) for damage in check_asides(records, history)] == [
-        "record aside 2: d.old is set aside, and is none of the stream's tables at byte 0"
+        "record aside 2: d.old is set aside, but is not a table of the stream at byte 0"
     ]
 
 

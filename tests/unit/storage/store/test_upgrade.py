@@ -99,7 +99,7 @@ def test_latches_of_format_1_go_on(format1: Path) -> None:
 def test_damaged_latches_of_format_1(format1: Path, row: tuple[object, ...]) -> None:
     with closing(sqlite3.connect(format1 / DATABASE, isolation_level=None)) as db:
         db.execute("INSERT INTO lease VALUES (?, ?, ?, ?, ?)", row)
-    with pytest.raises(CorruptionError, match="a lease of format 1 is not one"):
+    with pytest.raises(CorruptionError, match="a lease of format 1 is malformed"):
         open_manifest(format1, FS)
 
 
