@@ -110,7 +110,7 @@ def look(store: Path, watch: Watch, ended: threading.Event) -> None:
     seen, read_at_ms, end_ts = None, CLOCK.boottime_ms(), workload("tpch").end_ts
     with closing(open_manifest(store, LocalFileSystem())) as manifest:
         while not ended.is_set():
-            if (stamp := manifest.others_wrote()) != seen:
+            if (stamp := manifest.data_version()) != seen:
                 seen, progress = stamp, Progress.of(manifest.read([PROGRESS_KIND]))
                 if progress and progress.resolved_ts > max(
                     [0, *(t for _, t in watch.reached[-1:])]

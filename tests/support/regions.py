@@ -12,7 +12,7 @@ from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine.api import EngineReader, RegionScan, RegionStats
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
-from pyspark_theflash.storage.engine.magic.region import Region, misfit
+from pyspark_theflash.storage.engine.magic.region import Region, regions_error
 from tests.support.histories import scan_columns
 
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))
@@ -40,7 +40,7 @@ def rows(engine: EngineReader, table: PhysicalTableID, ts: int) -> Counter[Any]:
 def regions(engine: EngineReader, table: PhysicalTableID = TABLE) -> list[RegionStats]:
     found = list(engine.regions(engine.read([]), table))
     known = [Region(table, r.region_id, r.start, r.end) for r in found]
-    assert not found or misfit(known) is None
+    assert not found or regions_error(known) is None
     return found
 
 

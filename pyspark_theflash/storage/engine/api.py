@@ -336,7 +336,7 @@ class Engine(EngineReader, Protocol):
             safe_point: no snapshot below it is read any more. Of each rewritten row, the versions
                 at or below it are dropped, except the newest, unless that is a delete. Scans at or
                 above it are unaffected.
-            everything: merge all recent files and drop all garbage, whatever it costs.
+            everything: merge all recent files and drop all garbage, regardless of cost.
         """
 
     def begin(
@@ -355,8 +355,8 @@ class Engine(EngineReader, Protocol):
         publications wait only for its commit.
 
         Args:
-            everything_to: also merge recent files with commits up to this timestamp, whatever it
-                costs; None: only the merges that are worth it.
+            everything_to: also merge recent files with commits up to this timestamp, regardless of
+                cost; None: only the merges that are worth it.
             garbage_to: a safe point; only drop versions that no snapshot at or above it sees.
         """
 
@@ -404,8 +404,8 @@ class Engine(EngineReader, Protocol):
     ) -> CompactionReport:
         """Move a region's own files to this partition, in one commit.
 
-        Scans are unaffected. Does nothing if the files are only there. Raises what `publish` does,
-        and
+        Scans are unaffected. Does nothing if the files are in this partition only. Raises what
+        `publish` does, and
 
         Raises:
             RegionNotFoundError: The region does not exist (any more).

@@ -63,6 +63,7 @@ class Default:
         return iter(())
 
     def values(self, stored: Stored, rows: int) -> pa.Array:
+        """Return the column's values in rows where it is absent, from the stored columns."""
         # pa.repeat fails for a null list, and for any list repeated zero times.
         if rows == 0 or not self.value.is_valid:
             return pa.nulls(rows, self.value.type)

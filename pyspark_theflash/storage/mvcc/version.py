@@ -9,7 +9,7 @@ so that renaming a column does not change stored data:
     _op         uint8            DELETE 0, PUT 1; a delete's columns are null
     c1, c2 ...                   one per column, `tidb.codec.arrow.arrow_type`
     a1, a2 ...        bool       absence mask: true where the row does not contain the column, which
-                                 is null there; omitted if no row of the batch lacks the column
+                                 is null there; omitted if all rows of the batch have the column
 
 Stored files have one more, `_superseded_ts` (uint64): the smallest commit_ts above the version's
 own of the same row, among the versions available to the file's writer, or MAX_TS.

@@ -219,7 +219,7 @@ class StoreCommand:
     id: str
     verb: Verb
     argument: Argument
-    asker: Holder
+    requester: Holder
     deadline_ms: int
     state: State = State.WAITING
     text: str = ""
@@ -227,18 +227,18 @@ class StoreCommand:
     def to_body(self) -> bytes:
         """Encode the transient record of this `id`."""
         fields = [self.verb.value, self.argument, self.deadline_ms, self.state.value, self.text]
-        return json.dumps([*fields, astuple(self.asker)]).encode()
+        return json.dumps([*fields, astuple(self.requester)]).encode()
 
     @classmethod
     def from_body(cls, id: str, body: bytes) -> "StoreCommand":
         """Inverse of `to_body`. Raises `CodecError`."""
         with shaped("command"):
-            verb, argument, deadline_ms, state, answer, asker = load(body)
+            verb, argument, deadline_ms, state, answer, requester = load(body)
             return cls(
                 id,
                 Verb(verb),
                 _argument(argument),
-                Holder.from_fields(asker),
+                Holder.from_fields(requester),
                 int64(deadline_ms),
                 State(state),
                 text(answer),
@@ -259,9 +259,9 @@ class StoreCommand:
 
     def is_abandoned(self, clock: Clock) -> bool:
         """Return whether the requester does not wait any more."""
-        if self.asker.boot_id != clock.boot_id() or self.deadline_ms <= clock.boottime_ms():
+        if self.requester.boot_id != clock.boot_id() or self.deadline_ms <= clock.boottime_ms():
             return True
-        return self.asker.is_gone(clock)
+        return self.requester.is_gone(clock)
 
 
 def _argument(value: object) -> Argument:
@@ -277,15 +277,15 @@ class Mailbox:
         self, manifest: Manifest, clock: Clock, new_id: Callable[[], str] = lambda: uuid.uuid4().hex
     ) -> None:
         self._manifest, self._clock, self._new_id = manifest, clock, new_id
-        self._seen: int | None = None
+        self._polled_version: int | None = None
 
     # -- the requester
 
     def ask(self, verb: Verb, argument: Argument, timeout_ms: int) -> StoreCommand:
         """Insert a command for the holder of the writer's lock."""
-        asker = Holder.here(self._clock)
+        requester = Holder.here(self._clock)
         deadline_ms = self._clock.boottime_ms() + timeout_ms
-        command = StoreCommand(self._new_id(), verb, argument, asker, deadline_ms)
+        command = StoreCommand(self._new_id(), verb, argument, requester, deadline_ms)
         with transient.opened(self._manifest, write=True) as rows:
             rows.put(COMMAND_KIND, command.id, command.to_body())
         return command
@@ -324,13 +324,13 @@ class Mailbox:
         `begun` are the ids of the commands that this holder is executing. Other running commands
         were started by a holder that has ended, and are executed again.
         """
-        seen = self._manifest.others_wrote()
-        if seen == self._seen:
+        version = self._manifest.data_version()
+        if version == self._polled_version:
             return None
         with transient.opened(self._manifest, write=False) as rows:
             is_empty = rows.rows(COMMAND_KIND).keys() <= set(begun)
         if is_empty:
-            self._seen = seen
+            self._polled_version = version
             return None
         with transient.opened(self._manifest, write=True) as rows:
             return self._take(rows, begun)

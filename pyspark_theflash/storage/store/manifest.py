@@ -321,7 +321,7 @@ class Manifest:
         with self._unchanged(), self._transaction("IMMEDIATE" if write else "DEFERRED"):
             yield self._db
 
-    def others_wrote(self) -> int:
+    def data_version(self) -> int:
         """Return SQLite's data_version, which changes when another connection commits; cheap."""
         with self._errors():
             (version,) = self._db.execute("PRAGMA data_version").fetchone()

@@ -163,7 +163,7 @@ class PartitionTable:
     def forget(self, partition: int, fs: FileSystem) -> None:
         """Remove the markers and the link of a partition, after its record was deleted."""
         folder = self.folder(partition)
-        with suppress(OSError):  # The disk may be gone for good.
+        with suppress(OSError):  # The disk may have been removed.
             for name in (_MARKER, _OWNER):
                 fs.unlink(folder / name)
         fs.unlink(self._data / f"{LINK_MARK}{partition}")

@@ -26,9 +26,9 @@ from pyspark_theflash.storage.engine.magic.file import (
     DataFile,
     FileKind,
     open_file,
-    with_ends,
+    with_stored_columns,
 )
-from pyspark_theflash.storage.engine.magic.layout import Layouts, scanned
+from pyspark_theflash.storage.engine.magic.layout import Layouts, decode_parts
 from pyspark_theflash.storage.engine.magic.region import Region
 from pyspark_theflash.storage.mvcc.version import version_schema
 from pyspark_theflash.storage.store.catalog import (
@@ -172,7 +172,7 @@ def file_record(_: Path) -> Target:
         layout = layouts[_TABLE]
         layout.scans()
         layout.stats()
-        scanned([region, data.decode()])
+        decode_parts([region, data.decode()])
 
     seeds = [json.dumps(document).encode() for document in documents]
     return Target(seeds, json_like(documents), parse)
@@ -308,7 +308,7 @@ def _data_file() -> EncodedFile:
         pa.array([[0.5, 1.0]] * rows, pa.list_(pa.float32())),
     ]
     arrays = [pa.array(c).cast(f.type) for c, f in zip(columns, schema, strict=True)]
-    table = with_ends(
+    table = with_stored_columns(
         pa.Table.from_arrays(arrays, schema=schema),
         np.full(rows, 2**64 - 1, np.uint64),
         pa.nulls(rows, pa.uint64()),

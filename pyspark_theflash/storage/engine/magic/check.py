@@ -27,7 +27,7 @@ from pyspark_theflash.storage.engine.magic.file import (
 )
 from pyspark_theflash.storage.engine.magic.handles import first_from
 from pyspark_theflash.storage.engine.magic.layout import Layout
-from pyspark_theflash.storage.engine.magic.region import FIRST_REGION, Region, misfit
+from pyspark_theflash.storage.engine.magic.region import FIRST_REGION, Region, regions_error
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, SUPERSEDED_TS, Op
 from pyspark_theflash.storage.mvcc.visibility import same_as_next, sort_order, superseded_within
 from pyspark_theflash.storage.store.partition import is_missing, partition_of
@@ -43,15 +43,15 @@ def check_table(folder: Path, layout: Layout) -> Iterator[CorruptionError]:
     Yields the first damage of each file. Pointers between files are checked only in regions whose
     files are all intact.
     """
-    if (reason := misfit(layout.regions)) is not None:
+    if (reason := regions_error(layout.regions)) is not None:
         yield CorruptionError(str(folder / str(layout.physical_id)), 0, reason)
         return
     damaged: set[int] = set()
-    known = {region.region_id: region for region in layout.regions}
+    by_id = {region.region_id: region for region in layout.regions}
     whole = Region(layout.physical_id, FIRST_REGION, None, None)
     for info in layout.files:
-        region = whole if info.kind is FileKind.DELTA else known.get(info.region_id)
-        for one in info.each:
+        region = whole if info.kind is FileKind.DELTA else by_id.get(info.region_id)
+        for one in info.single_copies:
             if (error := _damage(folder, one, region)) is not None:
                 damaged.add(info.number)
                 yield error
@@ -172,13 +172,13 @@ def _inside(keys: pa.Table, region: Region) -> pa.Table:
 
 def _misplaced(keys: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     """Return masks of sorted versions: with a wrong pointer, and with a missing one."""
-    again = np.zeros(len(keys), np.bool_)
-    again[1:] = same_as_next(keys.column(HANDLE).combine_chunks()) if len(keys) > 1 else []
+    is_repeated = np.zeros(len(keys), np.bool_)
+    is_repeated[1:] = same_as_next(keys.column(HANDLE).combine_chunks()) if len(keys) > 1 else []
     file, row = numpy_column(keys, _FILE), numpy_column(keys, _ROW)
-    before = np.arange(len(keys)) - again
-    lives = numpy_column(keys, OP) == Op.PUT
-    must = again & (file[before] != file) & lives[before]
-    does = np.asarray(keys.column(PREVIOUS_FILE).is_valid().combine_chunks())
+    before = np.arange(len(keys)) - is_repeated
+    is_put = numpy_column(keys, OP) == Op.PUT
+    must_point = is_repeated & (file[before] != file) & is_put[before]
+    points = np.asarray(keys.column(PREVIOUS_FILE).is_valid().combine_chunks())
     points_at = [
         np.asarray(pc.fill_null(keys.column(name), 0).combine_chunks())
         for name in (PREVIOUS_FILE, PREVIOUS_ROW)
@@ -186,4 +186,4 @@ def _misplaced(keys: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     commit_ts = numpy_column(keys, COMMIT_TS)
     is_right = (points_at[0] == file[before]) & (points_at[1] == row[before])
     is_right &= commit_ts > commit_ts[before]
-    return does & ~(must & is_right), must & ~does
+    return points & ~(must_point & is_right), must_point & ~points

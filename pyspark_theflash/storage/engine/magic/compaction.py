@@ -72,7 +72,7 @@ class CompactionLimits:
 
 
 class Depth(IntEnum):
-    """Which of a region's own files are merged, besides the deltas."""
+    """Kinds of a region's own files to merge, besides the deltas."""
 
     DELTAS = 0
     LAYERS = 1

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 
 from pyspark_theflash.storage.engine.api import VersionBatch
-from pyspark_theflash.storage.engine.magic.file import DataFile, with_ends
+from pyspark_theflash.storage.engine.magic.file import DataFile, with_stored_columns
 from pyspark_theflash.storage.engine.magic.lookup import HandleLookup
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE
 from pyspark_theflash.storage.mvcc.visibility import same_as_next, superseded_within
@@ -28,7 +28,7 @@ def delta_table(
     no_previous[previous] = False
     numbers, rows = np.zeros(batch.num_rows, np.uint64), np.zeros(batch.num_rows, np.uint32)
     numbers[previous], rows[previous] = places.files[places.is_live], places.rows[places.is_live]
-    return with_ends(
+    return with_stored_columns(
         pa.Table.from_batches([batch]),
         superseded_ts,
         pa.array(numbers, mask=no_previous),

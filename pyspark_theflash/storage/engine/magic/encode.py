@@ -87,7 +87,7 @@ class FileEncoder:
         self._written: _Written | None = None
         self._waiting: list[pa.Table] = []
         self._bounds: list[int | bytes] = []
-        self._reached: list[tuple[int, int]] = []
+        self._ts_ranges: list[tuple[int, int]] = []
         self._garbage_ts, self._superseded_ts = int(MAX_TS), int(MAX_TS)
         self._has_deletes, self._has_previous = False, False
         self._nullable: set[str] = set()
@@ -98,7 +98,7 @@ class FileEncoder:
         handles, commit_ts = piece.column(HANDLE), numpy_column(piece, COMMIT_TS)
         deletes = numpy_column(piece, OP) == Op.DELETE
         self._bounds = [*self._bounds[:1], handles[0].as_py(), handles[-1].as_py()]
-        self._reached.append((int(commit_ts.min()), int(commit_ts.max())))
+        self._ts_ranges.append((int(commit_ts.min()), int(commit_ts.max())))
         superseded_ts = int(numpy_column(piece, SUPERSEDED_TS).min())
         deleted_ts = int(commit_ts[deletes].min(initial=MAX_TS))
         self._superseded_ts = min(self._superseded_ts, superseded_ts)
@@ -125,7 +125,7 @@ class FileEncoder:
         data = self._written.finish(sorted(n for n in names if not is_absence(n)))
         # The footer's length, and Parquet's closing magic.
         footer_bytes = int.from_bytes(data[-8:-4], "little") + 8
-        min_commit_ts, max_commit_ts = zip(*self._reached, strict=True)
+        min_commit_ts, max_commit_ts = zip(*self._ts_ranges, strict=True)
         info = DataFile(
             number=number,
             physical_id=physical_id,

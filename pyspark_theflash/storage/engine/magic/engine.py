@@ -66,7 +66,7 @@ from pyspark_theflash.storage.store.partition import Partitions, partition_key
 SWAP_FILES: Final = 2
 """Maximum number of new deltas that a swap rewrites while publications wait."""
 SWAP_ROUNDS: Final = 8
-"""Maximum rounds of rewriting new deltas; only the last one rewrites any number under the mutex."""
+"""Maximum rounds of rewriting new deltas; the last one rewrites all of them under the mutex."""
 _log = logging.getLogger(__name__)
 
 

@@ -124,7 +124,7 @@ class DataFile:
         return (self.path, *self.copies)
 
     @property
-    def each(self) -> list["DataFile"]:
+    def single_copies(self) -> list["DataFile"]:
         """One `DataFile` without copies for each path."""
         return [replace(self, path=path, copies=()) for path in self.paths]
 
@@ -278,8 +278,8 @@ def open_file(
         with pa.OSFile(str(path)) if metadata else _checked(path, info) as source:
             yield pq.ParquetFile(
                 source,
-                metadata=(known := metadata or pq.read_metadata(source)),
-                read_dictionary=_dictionaries(known, as_dictionaries),
+                metadata=(footer := metadata or pq.read_metadata(source)),
+                read_dictionary=_dictionaries(footer, as_dictionaries),
                 page_checksum_verification=True,
                 # Pre-buffering is for remote file systems.
                 pre_buffer=False,
@@ -407,7 +407,7 @@ def combine_chunks(column: pa.ChunkedArray) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def with_ends(
+def with_stored_columns(
     table: pa.Table,
     superseded_ts: npt.NDArray[np.uint64],
     previous_file: pa.Array,

@@ -87,7 +87,7 @@ class OpenFile:
         self._cache, self._folder, self._info, self._strings = cache, folder, info, strings
         self._closing = closing
         self._file: pq.ParquetFile | None = None
-        self._copies = info.each
+        self._copies = info.single_copies
         cached = cache.footers.get(info.content)
         self.footer: Final = self._read_footer() if cached is None else cached
 

@@ -9,7 +9,12 @@ from pyspark_theflash.base.errors import RegionNotFoundError
 from pyspark_theflash.base.types import Generation, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.engine.api import FileStats, RegionScan, RegionStats
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile, FileKind, file_path
-from pyspark_theflash.storage.engine.magic.region import REGION_KIND, Region, first_region, in_order
+from pyspark_theflash.storage.engine.magic.region import (
+    REGION_KIND,
+    Region,
+    first_region,
+    sorted_regions,
+)
 from pyspark_theflash.storage.store.manifest import Record, View
 from pyspark_theflash.storage.store.partition import LINK_MARK
 
@@ -38,7 +43,7 @@ class Layout:
         """Return the layout of these regions and files of the manifest, in any order."""
         return cls(
             physical_id,
-            tuple(in_order(regions)) or (first_region(physical_id),),
+            tuple(sorted_regions(regions)) or (first_region(physical_id),),
             tuple(sorted(files, key=lambda f: f.number)),
         )
 
@@ -80,7 +85,7 @@ class Layout:
         if not self.files:
             return []
         deltas = self.deltas
-        reached = {f.number: self._reached(f) for f in deltas}
+        counts = {f.number: self._overlap_count(f) for f in deltas}
         return [
             RegionStats(
                 region_id=region.region_id,
@@ -89,17 +94,17 @@ class Layout:
                 files=len(own),
                 rows=sum(f.rows for f in own),
                 bytes=sum(f.size_bytes for f in own),
-                deltas=len(reaching := _reaching(region, deltas)),
+                deltas=len(overlapping := _overlapping(region, deltas)),
                 partitions=region.partitions,
-                shared_rows=sum(f.rows // reached[f.number] for f in reaching),
-                shared_bytes=sum(f.size_bytes // reached[f.number] for f in reaching),
+                shared_rows=sum(f.rows // counts[f.number] for f in overlapping),
+                shared_bytes=sum(f.size_bytes // counts[f.number] for f in overlapping),
             )
             for region, own in self.by_region()
         ]
 
-    def _reached(self, delta: DataFile) -> int:
+    def _overlap_count(self, delta: DataFile) -> int:
         """Return the number of regions that a delta overlaps."""
-        return sum(r.reaches(delta.min_handle, delta.max_handle) for r in self.regions)
+        return sum(r.overlaps(delta.min_handle, delta.max_handle) for r in self.regions)
 
     def collectable(self, safe_point: TimeStamp) -> list[DataFile]:
         """Return the files that may have versions to drop at a safe point.
@@ -111,14 +116,14 @@ class Layout:
             f.number: f
             for region, own in self.by_region()
             if self.has_garbage(region, own, safe_point)
-            for f in [*own, *_reaching(region, self.deltas)]
+            for f in [*own, *_overlapping(region, self.deltas)]
         }
         return list(collectable.values())
 
     def has_garbage(self, region: Region, own: Sequence[DataFile], safe_point: TimeStamp) -> bool:
         """Return whether a region with the files `own` may have versions to drop."""
         recent = [f for f in own if f.kind is not FileKind.STABLE]
-        recent += _reaching(region, self.deltas)
+        recent += _overlapping(region, self.deltas)
         return any(f.garbage_ts <= safe_point for f in [*own, *recent]) or any(
             f.min_commit_ts <= safe_point for f in recent
         )
@@ -141,14 +146,14 @@ class Layout:
 
 def _parts(region: Region, own: Sequence[DataFile], deltas: Sequence[DataFile]) -> tuple[str, ...]:
     """Return `RegionScan.parts`: the region, and the files that overlap it, as JSON."""
-    return (region.to_json(), *map(_file_text, [*own, *_reaching(region, deltas)]))
+    return (region.to_json(), *map(_file_text, [*own, *_overlapping(region, deltas)]))
 
 
-def _reaching(region: Region, deltas: Sequence[DataFile]) -> list[DataFile]:
-    return [f for f in deltas if region.reaches(f.min_handle, f.max_handle)]
+def _overlapping(region: Region, deltas: Sequence[DataFile]) -> list[DataFile]:
+    return [f for f in deltas if region.overlaps(f.min_handle, f.max_handle)]
 
 
-def scanned(parts: Sequence[str]) -> tuple[Region, list[DataFile]]:
+def decode_parts(parts: Sequence[str]) -> tuple[Region, list[DataFile]]:
     """Decode `RegionScan.parts`: return the region and the files of a scan."""
     return _region(parts[0]), [_file(part) for part in parts[1:]]
 
@@ -231,8 +236,8 @@ class LayoutChange:
 
     def records(self, generation: Generation) -> tuple[Sequence[Record], Sequence[tuple[str, str]]]:
         """Return the records to put and to delete; `generation` is the one before the commit."""
-        gone = [*(path for f in self.replaced for path in f.paths), *self.vacated]
-        retired = [Record(RETIRED_KIND, path, str(generation).encode()) for path in gone]
+        old_paths = [*(path for f in self.replaced for path in f.paths), *self.vacated]
+        retired = [Record(RETIRED_KIND, path, str(generation).encode()) for path in old_paths]
         recorded = (r for r in self.regions if r.is_recorded)
         puts = [*(f.to_record() for f in self.files), *(r.to_record() for r in recorded)]
         deletes = [
@@ -244,9 +249,9 @@ class LayoutChange:
 
     def apply(self, layout: Layout) -> Layout:
         """Return the layout after the commit."""
-        gone, dropped = {f.number for f in [*self.replaced, *self.files]}, set(self.dropped)
+        changed, dropped = {f.number for f in [*self.replaced, *self.files]}, set(self.dropped)
         return Layout.of(
             layout.physical_id,
             [*(r for r in layout.regions if r not in dropped), *self.regions],
-            [*(f for f in layout.files if f.number not in gone), *self.files],
+            [*(f for f in layout.files if f.number not in changed), *self.files],
         )

@@ -4,7 +4,7 @@
     delta 2   ──────a──────b────────        remaining rows below a, reading each row group once. The
     stable    ──────a──────b────────        rows of all cursors below the next cut are one piece.
 
-Cuts are chosen from a sample of the handles, so that pieces are about equal in size, whatever the
+Cuts are chosen from a sample of the handles, so that pieces are about equal in size for any
 distribution of rows over the files.
 """
 
@@ -29,7 +29,7 @@ from pyspark_theflash.storage.engine.magic.file import (
     open_file,
     read_row_group,
     stored_columns,
-    with_ends,
+    with_stored_columns,
 )
 from pyspark_theflash.storage.engine.magic.handles import first_from
 from pyspark_theflash.storage.engine.magic.region import Region, is_below
@@ -54,18 +54,18 @@ class Cursor:
 
     def take_below(self, end: Handle | None) -> list[pa.Table]:
         """Return the remaining rows below `end`, or all remaining ones if None."""
-        taken: list[pa.Table] = []
+        tables: list[pa.Table] = []
         if end is not None and self._rest is None and self._is_at_or_above(end):
-            return taken
+            return tables
         while self._rest is not None or self._next_group < self._groups:
             rest = self._read_group() if self._rest is None else self._rest
             handles = combine_chunks(rest.column(HANDLE))
             stop = len(rest) if end is None else first_from(handles, end)
-            taken.append(rest.slice(0, stop))
+            tables.append(rest.slice(0, stop))
             self._rest = rest.slice(stop) if stop < len(rest) else None
             if self._rest is not None:
                 break
-        return taken
+        return tables
 
     def _is_at_or_above(self, end: Handle) -> bool:
         """Return whether the file's record says that all its rows are at or above `end`."""
@@ -76,8 +76,8 @@ class Cursor:
         def read(one: DataFile) -> pa.Table:
             with open_file(self._folder, one) as file:
                 self._groups = file.num_row_groups
-                wanted = stored_columns(file, [*_SYSTEM, *stored_names(self._columns)])
-                return read_row_group(file, self._next_group, wanted)
+                names = stored_columns(file, [*_SYSTEM, *stored_names(self._columns)])
+                return read_row_group(file, self._next_group, names)
 
         stored = from_any_copy(self.info, read)
         self._next_group += 1
@@ -107,12 +107,14 @@ def merged(
         combine_chunks(pc.if_else(outside, table.column(name), None))
         for name in (PREVIOUS_FILE, PREVIOUS_ROW)
     ]
-    table = with_ends(table.drop_columns([PREVIOUS_FILE, PREVIOUS_ROW]), superseded_ts, *previous)
+    table = with_stored_columns(
+        table.drop_columns([PREVIOUS_FILE, PREVIOUS_ROW]), superseded_ts, *previous
+    )
     if safe_point is None:
         return table
     deleted = (numpy_column(table, OP) == Op.DELETE) & (commit_ts <= np.uint64(safe_point))
-    kept = ~deleted & (superseded_ts > np.uint64(safe_point))
-    return filter_rows(table, kept).combine_chunks()
+    is_needed = ~deleted & (superseded_ts > np.uint64(safe_point))
+    return filter_rows(table, is_needed).combine_chunks()
 
 
 def _sorted(table: pa.Table) -> pa.Table:

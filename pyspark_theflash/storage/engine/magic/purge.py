@@ -32,7 +32,7 @@ def has_rows(folder: Path, info: DataFile, purged: Region) -> bool:
     """Return whether a file has rows in the range of `purged`."""
     if purged.covers(info.min_handle, info.max_handle):
         return True
-    if not purged.reaches(info.min_handle, info.max_handle):
+    if not purged.overlaps(info.min_handle, info.max_handle):
         return False
     handles = combine_chunks(read_columns(folder, info, [HANDLE]).column(HANDLE))
     last = len(handles) if purged.end is None else first_from(handles, purged.end)

@@ -29,7 +29,7 @@ from pyspark_theflash.storage.engine.magic.file import (
 )
 from pyspark_theflash.storage.engine.magic.file_cache import FileCache, opened
 from pyspark_theflash.storage.engine.magic.handles import first_from
-from pyspark_theflash.storage.engine.magic.layout import Layouts, scanned
+from pyspark_theflash.storage.engine.magic.layout import Layouts, decode_parts
 from pyspark_theflash.storage.engine.magic.partitions import partition_stats
 from pyspark_theflash.storage.engine.magic.region import REGION_KIND, Region
 from pyspark_theflash.storage.engine.magic.scan import RegionReader
@@ -69,7 +69,7 @@ class MagicReader:
         condition: RowCondition | None = None,
         without: HandleSet | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        bounds, files = scanned(region.parts)
+        bounds, files = decode_parts(region.parts)
         parts = region.parts if without is None else (without.id, *region.parts)
         key = self._visible.key(parts, files, snapshot_ts)
         cached = self._visible.get(key)
@@ -95,7 +95,7 @@ class MagicReader:
     ) -> Iterator[pa.RecordBatch]:
         requested = Region(physical_id, RegionID(0), start, end)
         for info in self._layouts_of(view)[physical_id].files:
-            if requested.reaches(info.min_handle, info.max_handle):
+            if requested.overlaps(info.min_handle, info.max_handle):
                 table = read_columns(self._data, info, [HANDLE, COMMIT_TS, OP])
                 handles = combine_chunks(table.column(HANDLE))
                 first = first_from(handles, start)
@@ -103,7 +103,7 @@ class MagicReader:
                 yield from table.slice(first, last - first).to_batches()
 
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
-        _, files = scanned(region.parts)
+        _, files = decode_parts(region.parts)
         if not files:
             return ()
         largest = max(files, key=lambda f: f.rows)
@@ -111,7 +111,7 @@ class MagicReader:
         return [names[name] for name in repeating_columns(self._data, largest, list(names))]
 
     def never_null(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
-        _, files = scanned(region.parts)
+        _, files = decode_parts(region.parts)
         ids = {column_name(c.id): c.id for c in columns if isinstance(c.fill, Default)}
         for info in files:
             with opened(self._file_cache, self._data, info) as file:

@@ -40,7 +40,7 @@ class Region:
     made_of: tuple[RegionID, ...] = ()
     partitions: Partitions = HOME
 
-    def reaches(self, low: Handle | None, high: Handle | None) -> bool:
+    def overlaps(self, low: Handle | None, high: Handle | None) -> bool:
         """Return whether a file with handles from `low` to `high` may have rows in the region."""
         ends_before = low is not None and self.end is not None and not is_below(low, self.end)
         return not ends_before and not is_below(high, self.start)
@@ -115,7 +115,7 @@ def first_region(physical_id: PhysicalTableID) -> Region:
     return Region(physical_id, FIRST_REGION, None, None)
 
 
-def in_order(regions: Iterable[Region]) -> Sequence[Region]:
+def sorted_regions(regions: Iterable[Region]) -> Sequence[Region]:
     """Sort regions by start, None first."""
     all_regions = list(regions)
     unbounded = [r for r in all_regions if r.start is None]
@@ -125,7 +125,7 @@ def in_order(regions: Iterable[Region]) -> Sequence[Region]:
     )
 
 
-def misfit(regions: Sequence[Region]) -> str | None:
+def regions_error(regions: Sequence[Region]) -> str | None:
     """Return why sorted regions do not cover each handle exactly once; None if they do."""
     if not regions or regions[0].start is not None or regions[-1].end is not None:
         return "the regions do not cover all handles"

@@ -25,8 +25,8 @@ Mask = npt.NDArray[np.bool_]
 class VisibleRows:
     """Bitmap of a file's visible rows: `count` rows from `start` to before `end`.
 
-    `bits` is None if all rows in that range are visible. It is short for a delta, too, because the
-    rows of one region are contiguous in it.
+    `bits` is None if all rows in that range are visible. In a delta the range has only the rows of
+    one region, which are contiguous.
     """
 
     start: int

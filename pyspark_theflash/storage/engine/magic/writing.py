@@ -87,10 +87,10 @@ class MagicStore(MagicReader):
             undo.callback(self._lock.release)
             self._token = self._manifest.take_token()
             self._load()
-            known = self._known_paths()
-            self._numbers.above(max(map(number_of, known), default=0))
+            paths = self._committed_paths()
+            self._numbers.above(max(map(number_of, paths), default=0))
             self._partitions.claim(fs)
-            self._remove_uncommitted(known)
+            self._remove_uncommitted(paths)
             self._remove_retired()
             undo.pop_all()
 
@@ -159,9 +159,9 @@ class MagicStore(MagicReader):
         others = others or ManifestChange()
         puts, deletes = list(others.puts), list(others.deletes)
         for change in changes.values():
-            records, gone = change.records(self._generation)
+            records, deleted = change.records(self._generation)
             puts += records
-            deletes += gone
+            deletes += deleted
         self._advance(
             self._manifest.commit(ManifestChange(puts, deletes), self._token, self._guard)
         )
@@ -189,7 +189,7 @@ class MagicStore(MagicReader):
                     self._broken = str(error) or repr(error)
                     with file_errors(self._path):
                         self._load()
-                        self._remove_uncommitted(self._known_paths())
+                        self._remove_uncommitted(self._committed_paths())
                     self._broken = None
                 raise
 
@@ -227,19 +227,19 @@ class MagicStore(MagicReader):
 
     # -- removing files
 
-    def _remove_uncommitted(self, known: set[str]) -> None:
+    def _remove_uncommitted(self, committed: set[str]) -> None:
         """Remove files that were written but never committed.
 
         A concurrent merge adds each path to `Merge.paths` before creating the file. So the folders
         are listed first, and `Merge.paths` is read afterwards.
         """
         existing = list(self._partitions.files(self._fs))
-        in_use = known.union(*(merge.paths for merge in self._merges))
+        in_use = committed.union(*(merge.paths for merge in self._merges))
         for path in existing:
             if path not in in_use:
                 self._fs.unlink(self._data / path)
 
-    def _known_paths(self) -> set[str]:
+    def _committed_paths(self) -> set[str]:
         """Return the paths of all current and retired files in the manifest."""
         return {*self._layouts.paths(), *self._retired()}
 

@@ -10,8 +10,8 @@ Compatibility of latches with overlapping scopes:
 
                       read, pin   write   admin   mutating admin
     read, pin         yes         yes     yes     yes             Versions do not change in place,
-    write             yes         no      yes     no              so readers wait for nobody, and
-    admin             yes         yes     yes     yes             nobody waits for readers.
+    write             yes         no      yes     no              so readers neither wait nor block
+    admin             yes         yes     yes     yes             others.
     mutating admin    yes         no      yes     no
 
 Latches whose scopes do not overlap are always compatible. A scope is a store, a table, a physical
@@ -23,8 +23,8 @@ caller (`grant`) without a holder does not end with a connection or a process.
 
 Each grant has a fencing token larger than those of all earlier grants, also across restarts. A
 write under a latch passes its id and token, which are checked in the transaction of the commit
-(`grants.py`). So a write after its latch has ended is rejected, even if nobody else has acquired it
-since.
+(`grants.py`). So a write after its latch has ended is rejected, even if the latch has not been
+granted again.
 """
 
 import json

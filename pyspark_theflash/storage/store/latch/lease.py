@@ -33,7 +33,7 @@ from pyspark_theflash.base.types import Generation, TimeStamp
 from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.latch.holder import Holder
 from pyspark_theflash.storage.store.latch.latch import Grant, Latch, LatchKind
-from pyspark_theflash.storage.store.latch.readers_lock import ReadersLock, readers_shut_out
+from pyspark_theflash.storage.store.latch.readers_lock import ReadersLock, exclusive_readers_lock
 from pyspark_theflash.storage.store.manifest import DATABASE, Manifest
 from pyspark_theflash.storage.store.transient import FLOOR_KIND, LATCH_KIND, TransientRecords
 
@@ -147,7 +147,7 @@ class LeaseTable:
         Raises:
             CorruptionError: A latch is damaged, so what is pinned is unknown.
         """
-        with readers_shut_out(self._manifest.folder) as is_locked:
+        with exclusive_readers_lock(self._manifest.folder) as is_locked:
             if not is_locked:
                 return Generation(_EVERYTHING)
             with transient.opened(self._manifest, write=True) as rows:
@@ -166,7 +166,7 @@ class LeaseTable:
         Raises:
             CorruptionError: A latch is damaged, so what is pinned is unknown.
         """
-        with readers_shut_out(self._manifest.folder) as is_locked:
+        with exclusive_readers_lock(self._manifest.folder) as is_locked:
             if not is_locked:
                 return TimeStamp(_EVERYTHING)
             with transient.opened(self._manifest, write=True) as rows:

@@ -51,7 +51,7 @@ class ReadersLock:
 
 
 @contextlib.contextmanager
-def readers_shut_out(folder: Path) -> Iterator[bool]:
+def exclusive_readers_lock(folder: Path) -> Iterator[bool]:
     """Try to take the exclusive lock for the block; yield whether it was acquired."""
     path = folder / READERS_LOCK_FILE
     with contextlib.ExitStack() as undo:

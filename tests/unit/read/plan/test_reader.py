@@ -13,7 +13,7 @@ from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.read.present import TEXT
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.lease import LEASE_TTL_MS, LeaseTable
-from pyspark_theflash.storage.store.latch.readers_lock import readers_shut_out
+from pyspark_theflash.storage.store.latch.readers_lock import exclusive_readers_lock
 from pyspark_theflash.storage.store.manifest import Manifest
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.manual_clock import ManualClock
@@ -108,8 +108,8 @@ def test_a_folder_that_takes_no_latch_is_pinned_by_each_stream(
     monkeypatch.setattr(Manifest, "is_writable", False)
     with open_snapshot(store) as snapshot:
         reader = snapshot.reader("shop.item").to_reader()
-    with readers_shut_out(store) as alone:
+    with exclusive_readers_lock(store) as alone:
         assert not alone
     assert reader.read_all().num_rows == 1
-    with readers_shut_out(store) as alone:
+    with exclusive_readers_lock(store) as alone:
         assert alone

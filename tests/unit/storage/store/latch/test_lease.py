@@ -24,7 +24,7 @@ from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.holder import Holder
 from pyspark_theflash.storage.store.latch.latch import Latch, LatchKind
 from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
-from pyspark_theflash.storage.store.latch.readers_lock import readers_shut_out
+from pyspark_theflash.storage.store.latch.readers_lock import exclusive_readers_lock
 from pyspark_theflash.storage.store.manifest import DATABASE, Manifest, ManifestChange
 from tests.support.manual_clock import ManualClock
 
@@ -283,10 +283,10 @@ def test_a_shared_lease_ends_where_files_may_have_gone(
 
 def test_who_removes_files_for_too_long(store: Path, leases: LeaseTable) -> None:
     lease = ReadLease("x", TimeStamp(7), Generation(1), 100, shared=True)
-    with readers_shut_out(store) as alone:
+    with exclusive_readers_lock(store) as alone:
         assert alone
         with pytest.raises(StoreInUseError):
             leases.renew(lease)
     leases.renew(lease)
-    with readers_shut_out(store) as alone:
+    with exclusive_readers_lock(store) as alone:
         assert not alone
