@@ -46,7 +46,7 @@ from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Publication, VersionBatch
 from pyspark_theflash.storage.engine.magic import engine as magic
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
-from pyspark_theflash.storage.mvcc.project import kept_columns
+from pyspark_theflash.storage.mvcc.project import columns_to_copy
 from pyspark_theflash.storage.store.catalog import feed_history
 from pyspark_theflash.storage.store.command import CollectOrder, Mailbox, ResolveOrder, Verb
 from pyspark_theflash.storage.store.feed import MAIN, SIDE
@@ -452,7 +452,7 @@ def test_reads_what_the_engine_does(workload_store: Callable[[str], Path], tmp_p
             stored = StoredColumns(history)
             rows = 0
             for physical_id in local.tables(view):
-                columns = [k for c in stored.of(physical_id) for k in kept_columns(c.id, c.type)]
+                columns = [k for c in stored.of(physical_id) for k in columns_to_copy(c.id, c.type)]
                 for ts in (TimeStamp(progress.resolved_ts - 1), TimeStamp(progress.resolved_ts)):
                     for wanted in ([], columns):
                         here, there = (

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID
-from pyspark_theflash.storage.mvcc.project import ScanColumn, kept_columns, scan_column
+from pyspark_theflash.storage.mvcc.project import ScanColumn, columns_to_copy, scan_column
 from pyspark_theflash.storage.mvcc.rows import stored_columns
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.owners import Owners
@@ -40,5 +40,5 @@ class StoredColumns:
             newest.update((column.id, (table, column)) for column in stored_columns(table))
         columns = [scan_column(t, c, past, for_copy=True) for t, c in newest.values()]
         if past.is_exchanged and not is_moved:
-            return [kept_columns(c.id, c.type)[0] for c in columns]
+            return [columns_to_copy(c.id, c.type)[0] for c in columns]
         return columns

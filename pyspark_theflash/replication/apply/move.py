@@ -22,7 +22,7 @@ from pyspark_theflash.base.errors import UnknownCopyError
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.replication.apply.changes import physical_ids, split_by_partition
 from pyspark_theflash.storage.engine.api import VersionBatch, WriterEngine
-from pyspark_theflash.storage.mvcc.project import ScanColumn, carried, kept_columns
+from pyspark_theflash.storage.mvcc.project import ScanColumn, columns_to_copy, copied_columns
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, Op, column_id
 from pyspark_theflash.storage.mvcc.visibility import sort_order
 from pyspark_theflash.storage.store.gap import GAP_KIND, Gap, gaps_of
@@ -144,12 +144,12 @@ def _rows(
     columns: Sequence[ScanColumn],
 ) -> Iterator[dict[str, pa.Array]]:
     before = TimeStamp(move.ts - 1)
-    kept = [each for c in columns for each in kept_columns(c.id, c.type)]
+    kept = [each for c in columns for each in columns_to_copy(c.id, c.type)]
     for region in engine.plan(engine.read([]), physical_id):
         for batch in engine.scan(region, kept, before, with_handle=True):
             if batch.num_rows:
                 stored = dict(zip(batch.schema.names, batch.columns, strict=True))
-                yield {HANDLE: stored[HANDLE], **carried(stored, columns, batch.num_rows)}
+                yield {HANDLE: stored[HANDLE], **copied_columns(stored, columns, batch.num_rows)}
 
 
 def _placed(move: Move, rows: Mapping[str, pa.Array]) -> list[VersionBatch]:

@@ -50,7 +50,7 @@ from pyspark_theflash.service.api.records import batch_rows, change_of, view_row
 from pyspark_theflash.service.api.rows import RowStream
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.storage.engine.api import Engine, Publication, VersionBatch
-from pyspark_theflash.storage.mvcc.project import Absence, Kept, ScanColumn
+from pyspark_theflash.storage.mvcc.project import Absence, ScanColumn, StillAbsent
 from pyspark_theflash.storage.mvcc.version import absence, column_id
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.grants import Grants
@@ -309,10 +309,10 @@ def _kept_columns(schema: bytes) -> list[ScanColumn]:
         raise CodecError("columns to read", f"no schema ({type(error).__name__})") from error
     types = dict(fields)
     return [
-        ScanColumn(id, tp, Kept(tp))
+        ScanColumn(id, tp, StillAbsent(tp))
         if id >= 0
         else ScanColumn(
-            id, tp, Absence(ScanColumn(absence(id), types.get(absence(id), tp), Kept(tp)))
+            id, tp, Absence(ScanColumn(absence(id), types.get(absence(id), tp), StillAbsent(tp)))
         )
         for id, tp in fields
     ]

@@ -35,7 +35,7 @@ from pyspark_theflash.service.wire.method import (
     method,
 )
 from pyspark_theflash.storage.engine.api import Handle, Publication, RegionScan
-from pyspark_theflash.storage.mvcc.project import Absence, Kept, ScanColumn
+from pyspark_theflash.storage.mvcc.project import Absence, ScanColumn, StillAbsent
 from pyspark_theflash.storage.mvcc.version import column_name
 from pyspark_theflash.storage.store.latch.latch import LatchKind
 from pyspark_theflash.storage.store.manifest import View
@@ -106,7 +106,7 @@ class RemoteEngine:
         *,
         with_handle: bool = False,
     ) -> Iterator[pa.RecordBatch]:
-        if not (with_handle and all(isinstance(c.fill, Kept | Absence) for c in columns)):
+        if not (with_handle and all(isinstance(c.fill, StillAbsent | Absence) for c in columns)):
             raise UnsupportedError("columns that are not as stored", "a store behind a server")
         schema = pa.schema([(column_name(c.id), c.type) for c in columns])
         told = bytes(schema.serialize()) if columns else b""

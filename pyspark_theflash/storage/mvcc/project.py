@@ -9,10 +9,10 @@ missing in the file, or absent from some of its rows (`storage.mvcc.version`). I
     Computed    a virtual generated column        its expression over the row's other columns
 
 Scans compute these values. Operations that copy rows (compaction, a move to other partitions) copy
-the absence instead: `carried` and `kept_columns`. So a value that cannot be computed fails only the
-scans that read its column, and an exchanged partition gets the defaults of its new table. A
-compaction stores only the results of MODIFY COLUMN: TiDB has rewritten those rows, too, and each
-scan would have to convert them again.
+the absence instead: `columns_to_copy` and `copied_columns`. So a value that cannot be computed
+fails only the scans that read its column, and an exchanged partition gets the defaults of its new
+table. A compaction stores only the results of MODIFY COLUMN: TiDB has rewritten those rows, too,
+and each scan would have to convert them again.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -125,7 +125,7 @@ class Converted:
 
     def _without_fraction(self, values: pa.Array, old: pa.Array, stored: Stored) -> pa.Array:
         """Replace the strings of rows where the source is absent by ones without a fraction."""
-        _, absence = kept_columns(self.source.id, self.source.type)
+        _, absence = columns_to_copy(self.source.id, self.source.type)
         is_absent = project(stored, [absence], len(old))[0]
         if not pc.any(is_absent).as_py():
             return values
@@ -141,7 +141,7 @@ class Rewritten:
 
     is_rewritten: "ScanColumn"
     value: Default | Unreadable
-    otherwise: "Default | Unreadable | Rewritten | Kept"
+    otherwise: "Default | Unreadable | Rewritten | StillAbsent"
 
     def needs(self) -> Iterator["ScanColumn"]:
         yield self.is_rewritten
@@ -188,7 +188,7 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class StillAbsent:
     """NULL: the column remains absent in a copy of the rows."""
 
     type: pa.DataType
@@ -220,7 +220,7 @@ class ScanColumn:
 
     id: ColumnID
     type: pa.DataType
-    fill: Default | Unreadable | Converted | Rewritten | Computed | Kept | Absence
+    fill: Default | Unreadable | Converted | Rewritten | Computed | StillAbsent | Absence
     where: str = ""
     """The column's name in errors."""
     is_held: bool = True
@@ -236,7 +236,7 @@ def scan_column(
 
     Args:
         past: the definitions of the tables that owned the physical table; None: only `table`.
-        for_copy: return the column for `carried`, which copies rows.
+        for_copy: return the column for `copied_columns`, which copies rows.
 
     Raises:
         UnsupportedError: A virtual column's expression is not supported.
@@ -252,7 +252,7 @@ def scan_column(
         return ScanColumn(info.id, tp, Unreadable(UnsupportedError(what, where)), where, False)
     if for_copy and not past.is_finished(info.id):
         # The DDL is not finished: TiDB may still cancel it and leave the rows unchanged.
-        return ScanColumn(info.id, tp, Kept(tp), where)
+        return ScanColumn(info.id, tp, StillAbsent(tp), where)
     doubts = not for_copy and past.may_leave_out_null(info)
     source_and_past = past.source(info.id)
     if source_and_past is None:
@@ -268,11 +268,11 @@ def scan_column(
 
 def _absent_fill(
     info: ColumnInfo, past: Past, where: str, *, for_copy: bool
-) -> Default | Unreadable | Rewritten | Kept:
+) -> Default | Unreadable | Rewritten | StillAbsent:
     """Return the value of a column, which MODIFY COLUMN has not made, in rows without it."""
-    fill: Default | Unreadable | Rewritten | Kept = _default(info)
+    fill: Default | Unreadable | Rewritten | StillAbsent = _default(info)
     if for_copy:
-        fill = Kept(arrow_type(info.type))
+        fill = StillAbsent(arrow_type(info.type))
     rewrites = [r for r in past.rewrites(info.id) if r.is_finished or not for_copy]
     first = past.first(info.id) if past.has_base and not for_copy else None
     if first is not None and not _has_default_of(info, first):
@@ -285,7 +285,7 @@ def _absent_fill(
         if not rewrite.is_finished:
             what = "a column that a failed MODIFY COLUMN may have filled before EXCHANGE PARTITION"
             value = Unreadable(UnsupportedError(what, where))
-        _, not_made = kept_columns(rewrite.made.id, arrow_type(rewrite.made.type))
+        _, not_made = columns_to_copy(rewrite.made.id, arrow_type(rewrite.made.type))
         fill = Rewritten(not_made, value, fill)
     return fill
 
@@ -306,9 +306,9 @@ def _default(info: ColumnInfo) -> Default | Unreadable:
         return Unreadable(error)
 
 
-def kept_columns(id: ColumnID, tp: pa.DataType) -> tuple[ScanColumn, ScanColumn]:
+def columns_to_copy(id: ColumnID, tp: pa.DataType) -> tuple[ScanColumn, ScanColumn]:
     """Return how to read a column as stored, and its absence mask, to copy rows."""
-    column = ScanColumn(id, tp, Kept(tp))
+    column = ScanColumn(id, tp, StillAbsent(tp))
     return column, ScanColumn(absence(id), pa.bool_(), Absence(column))
 
 
@@ -340,7 +340,7 @@ def project(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> list[pa
     return [_column(stored, column, rows) for column in columns]
 
 
-def carried(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> dict[str, pa.Array]:
+def copied_columns(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> dict[str, pa.Array]:
     """Compute the columns to store in a copy of the rows, with their absence masks, by name.
 
     Raises:
@@ -348,7 +348,7 @@ def carried(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> dict[st
     """
     copied: dict[str, pa.Array] = {}
     for column in columns:
-        values, is_absent = project(stored, kept_columns(column.id, column.type), rows)
+        values, is_absent = project(stored, columns_to_copy(column.id, column.type), rows)
         copied |= {column_name(column.id): values, column_name(absence(column.id)): is_absent}
     # The absence of a made (Converted) column shows which rows were rewritten. So it is replaced
     # last, and not at all if a Rewritten column, which depends on it, cannot be computed.
@@ -434,7 +434,7 @@ def _cast(held: pa.Array, column: ScanColumn) -> pa.Array:
         return pc.cast(held, column.type)
     except pa.ArrowException as error:
         if pa.types.is_uint64(held.type) and pa.types.is_unsigned_integer(column.type):
-            if isinstance(column.fill, Kept):
+            if isinstance(column.fill, StillAbsent):
                 return held
             value = str(pc.max(held).as_py())
             raise UnrepresentableValueError(column.where, value, str(column.type)) from error

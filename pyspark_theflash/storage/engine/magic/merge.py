@@ -34,7 +34,7 @@ from pyspark_theflash.storage.engine.magic.file import (
 from pyspark_theflash.storage.engine.magic.handles import first_from
 from pyspark_theflash.storage.engine.magic.region import Region, is_below
 from pyspark_theflash.storage.mvcc.filter import filter_rows
-from pyspark_theflash.storage.mvcc.project import ScanColumn, carried, stored_names
+from pyspark_theflash.storage.mvcc.project import ScanColumn, copied_columns, stored_names
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, Op
 from pyspark_theflash.storage.mvcc.visibility import sort_order, superseded_within
 
@@ -44,7 +44,7 @@ _SYSTEM: Final = (HANDLE, COMMIT_TS, START_TS, OP, PREVIOUS_FILE, PREVIOUS_ROW)
 
 
 class Cursor:
-    """Cursor over a file's versions, with columns as of `carried`; one row group in memory."""
+    """Cursor over a file's versions, with `copied_columns`; holds one row group in memory."""
 
     def __init__(self, folder: Path, info: DataFile, columns: Sequence[ScanColumn]) -> None:
         self.info = info
@@ -82,7 +82,7 @@ class Cursor:
         stored = from_any_copy(self.info, read)
         self._next_group += 1
         arrays = {name: combine_chunks(stored.column(name)) for name in stored.column_names}
-        columns = carried(arrays, self._columns, stored.num_rows)
+        columns = copied_columns(arrays, self._columns, stored.num_rows)
         return pa.table({name: arrays[name] for name in _SYSTEM} | columns)
 
 

@@ -16,7 +16,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.storage.mvcc.project import (
     Converted,
     ScanColumn,
-    carried,
+    copied_columns,
     project,
     scan_column,
     stored_names,
@@ -106,7 +106,7 @@ def test_an_integer_beyond_its_type_fails_who_asks_for_it() -> None:
     (wanted,) = (scan_column(table, table.columns[0]),)
     with pytest.raises(UnrepresentableValueError, match=r"d\.t\.c: 18446744073709551615"):
         project(stored, [wanted], 2)
-    assert carried(stored, [wanted], 2)["c1"] == stored["c1"]
+    assert copied_columns(stored, [wanted], 2)["c1"] == stored["c1"]
     assert project({"c1": stored["c1"].slice(0, 1)}, [wanted], 1)[0].to_pylist() == [1]
 
 
@@ -167,7 +167,7 @@ def test_rows_that_were_written_anew_keep_the_default_of_that_time() -> None:
     columns = [
         scan_column(last, c, past, for_copy=True) for c in (last.columns[0], last.columns[2])
     ]
-    copied = carried(stored, columns, 3)
+    copied = copied_columns(stored, columns, 3)
     assert copied["c1"].to_pylist() == [7, None, 5]
     assert copied["a1"].to_pylist() == [False, True, False]
     assert copied["c3"].to_pylist() == ["1", "new", "3"]
