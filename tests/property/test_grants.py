@@ -118,7 +118,7 @@ class Callers(RuleBasedStateMachine):
     def a_commit_is_let_through_while_all_its_latches_live(self) -> None:
         living = self.living()
         for key in self.held:
-            with self.manifests[0].beside(write=True) as db:
+            with self.manifests[0].transient_transaction(write=True) as db:
                 try:
                     self.services[0].guard([key])(db)
                     assert key in living

@@ -350,7 +350,7 @@ def copied_columns(stored: Stored, columns: Sequence[ScanColumn], rows: int) -> 
     for column in columns:
         values, is_absent = project(stored, columns_to_copy(column.id, column.type), rows)
         copied |= {column_name(column.id): values, column_name(absence(column.id)): is_absent}
-    # The absence of a made (Converted) column shows which rows were rewritten. So it is replaced
+    # The absence mask of a Converted column shows which rows were rewritten. So it is replaced
     # last, and not at all if a Rewritten column, which depends on it, cannot be computed.
     for kind in (Rewritten, Converted):
         for column in columns:
@@ -394,10 +394,10 @@ def _is_null(fill: object) -> bool:
 
 
 def _column(stored: Stored, column: ScanColumn, rows: int) -> pa.Array:
-    held = stored.get(column_name(column.id)) if column.is_held else None
-    if held is None:
+    array = stored.get(column_name(column.id)) if column.is_held else None
+    if array is None:
         return column.fill.values(stored, rows)
-    values = _cast(held, column)
+    values = _cast(array, column)
     if column.doubts_null:
         _check_nulls(stored, column, values)
     if _holds_all(stored, column):
@@ -426,19 +426,19 @@ def _check_nulls(stored: Stored, column: ScanColumn, values: pa.Array) -> None:
         raise UnsupportedError(what, column.where)
 
 
-def _cast(held: pa.Array, column: ScanColumn) -> pa.Array:
+def _cast(array: pa.Array, column: ScanColumn) -> pa.Array:
     """Cast a stored column, whose type may be older: widening (INT to BIGINT) retains the id."""
-    if held.type == column.type:
-        return held
+    if array.type == column.type:
+        return array
     try:
-        return pc.cast(held, column.type)
+        return pc.cast(array, column.type)
     except pa.ArrowException as error:
-        if pa.types.is_uint64(held.type) and pa.types.is_unsigned_integer(column.type):
+        if pa.types.is_uint64(array.type) and pa.types.is_unsigned_integer(column.type):
             if isinstance(column.fill, StillAbsent):
-                return held
-            value = str(pc.max(held).as_py())
+                return array
+            value = str(pc.max(array).as_py())
             raise UnrepresentableValueError(column.where, value, str(column.type)) from error
-        reason = f"{held.type} cannot be cast to {column.type}"
+        reason = f"{array.type} cannot be cast to {column.type}"
         raise CorruptionError("stored column", 0, reason) from error
 
 

@@ -318,22 +318,22 @@ class Mailbox:
 
     # -- the holder of the writer's lock
 
-    def take(self, begun: Collection[str] = ()) -> StoreCommand | None:
+    def take(self, running_ids: Collection[str] = ()) -> StoreCommand | None:
         """Return the next command to execute, marked as running; cheap if there is none.
 
-        `begun` are the ids of the commands that this holder is executing. Other running commands
-        were started by a holder that has ended, and are executed again.
+        `running_ids` are the commands that this holder is executing. Other running commands were
+        started by a holder that has ended, and are executed again.
         """
         version = self._manifest.data_version()
         if version == self._polled_version:
             return None
         with transient.opened(self._manifest, write=False) as rows:
-            is_empty = rows.rows(COMMAND_KIND).keys() <= set(begun)
+            is_empty = rows.rows(COMMAND_KIND).keys() <= set(running_ids)
         if is_empty:
             self._polled_version = version
             return None
         with transient.opened(self._manifest, write=True) as rows:
-            return self._take(rows, begun)
+            return self._take(rows, running_ids)
 
     def done(self, command: StoreCommand, text: str) -> None:
         """Store the result of a command."""
@@ -344,10 +344,10 @@ class Mailbox:
         text = json.dumps([type(error).__name__, *error.args])
         self._close(replace(command, state=State.FAILED, text=text))
 
-    def _take(self, rows: TransientRecords, begun: Collection[str]) -> StoreCommand | None:
+    def _take(self, rows: TransientRecords, running_ids: Collection[str]) -> StoreCommand | None:
         open_commands = []
         for id, body in rows.rows(COMMAND_KIND).items():
-            if id in begun:
+            if id in running_ids:
                 continue
             command = self._command(id, body)
             if command.is_abandoned(self._clock):

@@ -234,7 +234,7 @@ def _upgrade(path: Path, fs: FileSystem) -> None:
 
 
 def _upgrade_database(manifest: Manifest) -> None:
-    with manifest.beside(write=True) as db:
+    with manifest.transient_transaction(write=True) as db:
         create_board(db)
         rows = TransientRecords(manifest, db)
         try:

@@ -316,7 +316,7 @@ class Manifest:
         return token
 
     @contextlib.contextmanager
-    def beside(self, *, write: bool) -> Iterator[sqlite3.Connection]:
+    def transient_transaction(self, *, write: bool) -> Iterator[sqlite3.Connection]:
         """Open a transaction on the tables other than the records."""
         with self._unchanged(), self._transaction("IMMEDIATE" if write else "DEFERRED"):
             yield self._db
@@ -328,7 +328,7 @@ class Manifest:
         return int(version)
 
     def head(self) -> Head:
-        """Read the head; in a `beside` block, within its transaction."""
+        """Read the head; in a `transient_transaction` block, within its transaction."""
         with self._errors():
             row = self._db.execute("SELECT body, checksum FROM head").fetchone()
         if row is None or not isinstance(row[0], bytes) or _hash(row[0]) != row[1]:

@@ -110,7 +110,7 @@ class TransientRecords:
 @contextlib.contextmanager
 def opened(manifest: Manifest, *, write: bool) -> Iterator[TransientRecords]:
     """Open a transaction on a store's transient records."""
-    with manifest.beside(write=write) as db:
+    with manifest.transient_transaction(write=write) as db:
         yield TransientRecords(manifest, db)
 
 

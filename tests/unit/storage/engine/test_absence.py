@@ -1,7 +1,6 @@
-"""Rows that lack a column: copied as they are, whatever can be told of the column's value.
+"""Rows without a column: copied unchanged, even if the column's value is unknown.
 
-A file is read, merged and split with others; only a scan that asks for a value which nobody knows
-fails, and the engine goes on.
+Files are read, merged and split; only a scan that reads an unknown value fails.
 """
 
 from collections.abc import Iterator

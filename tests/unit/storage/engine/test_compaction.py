@@ -1,4 +1,4 @@
-"""What a compaction rewrites, when, and how much of it at a time."""
+"""Files and rows that a compaction rewrites, and in which steps."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -261,7 +261,7 @@ def test_regions_that_have_lost_their_rows_are_united(store: Store) -> None:
     assert regions[0].region_id not in ids
     assert len(store.numbers(FileKind.STABLE) & kept) == 4
     assert store.rows() == 460
-    # So have regions with few rows, which are written anew.
+    # Regions with few rows are merged, too, and rewritten.
     delete(store, [n for n in range(540, 1000) if n % 10])
     store.compact(safe_point=TimeStamp(store.ts), everything=True)
     assert [(region.rows, region.files) for region in store.regions()] == [(46, 1)]

@@ -175,7 +175,7 @@ def test_flipped_bits_of_a_large_file(
 def test_flipped_bits_of_the_headers_of_pages(
     large: tuple[Path, DataFile], name: str, every: int
 ) -> None:
-    """Which no page's checksum covers; in a column that is read by itself."""
+    """Page headers have no checksum; the column is read by itself."""
     folder, info = large
     metadata = pq.read_metadata(folder / info.path)
     paths = [metadata.row_group(0).column(n).path_in_schema for n in range(metadata.num_columns)]
@@ -242,7 +242,7 @@ def test_others_can_read_the_files(tmp_path: Path) -> None:
 
 
 def test_a_null_that_comes_late(tmp_path: Path) -> None:
-    """A column without NULLs is REQUIRED; what was written so is written anew."""
+    """A column without NULLs is REQUIRED; a later NULL causes a rewrite."""
     pieces = [versions(rows) for rows in (ROW_GROUP_ROWS, ROW_GROUP_ROWS, 1000)]
     filled = [piece.set_column(7, "c1", pc.fill_null(piece["c1"], 0)) for piece in pieces]
     handles = [pa.array(np.arange(len(p)) + n * ROW_GROUP_ROWS) for n, p in enumerate(pieces)]

@@ -25,7 +25,7 @@ BINARIES = st.builds(
 def check(stored: list[object], wanted: set[object], tp: pa.DataType) -> None:
     stored = sorted(stored)  # type: ignore[type-var]
     asked = sorted(wanted)  # type: ignore[type-var]
-    # Slices of longer arrays: what comes out of a record batch may start anywhere.
+    # Slices of longer arrays: a column of a record batch may have any offset.
     handles = pa.array(stored[:1] + stored, tp)[bool(stored) :]
     rows = SortedHandles(handles).last_rows(pa.array(asked[:1] + asked, tp)[bool(asked) :])
     last = {handle: row for row, handle in enumerate(stored)}

@@ -50,7 +50,7 @@ class Files:
         return table
 
     def place(self, handle: int) -> tuple[int, int] | None:
-        """Where the lookup has a living row."""
+        """Return the file and row of a live handle."""
         places = self.lookup.find(self.files, pa.array([handle]))
         return (int(places.files[0]), int(places.rows[0])) if places.is_live[0] else None
 

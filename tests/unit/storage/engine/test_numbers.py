@@ -1,4 +1,4 @@
-"""Numbers of data files grow, whatever has taken some of them, and across openings."""
+"""File numbers increase across publications, merges and reopening."""
 
 from contextlib import closing
 from pathlib import Path

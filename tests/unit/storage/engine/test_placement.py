@@ -1,4 +1,4 @@
-"""Where a publication's versions go: deltas, layers of regions, or regions of their own."""
+"""Files of a publication: deltas, layers of regions, or new regions."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -52,7 +52,7 @@ class Store:
         return self.engine.regions(self.engine.read([]), TABLE)
 
     def files(self, kind: FileKind) -> dict[int, int]:
-        """How many rows are in each file of a kind."""
+        """Return the number of rows in each file of a kind."""
         records = self.engine.read([]).of_kind(FILE_KIND).values()
         return {f.number: f.rows for f in map(DataFile.from_json, records) if f.kind is kind}
 

@@ -1,4 +1,4 @@
-"""How a column is to be read: what older rows hold, and that it travels to other processes."""
+"""Projection of stored columns: values of older rows, pickling of scan columns."""
 
 import pickle
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ def _table(tp: MySQLType, **properties: Any) -> TableInfo:
 
 
 def _modified(old: dict[str, Any], new: dict[str, Any]) -> ScanColumn:
-    """How a column is read that MODIFY COLUMN has made of the first one."""
+    """Return the scan column that MODIFY COLUMN has made from the old one."""
     changing = {**new, "state": 3, "change_state_info": {"relative_col_offset": 0}}
     before, after = (table_info(1, "d.t", columns) for columns in ([old, changing], [old, new]))
     return scan_column(after, after.columns[1], Past((before, after)))
@@ -162,7 +162,7 @@ def test_rows_that_were_written_anew_keep_the_default_of_that_time() -> None:
         "c2": pa.array([1, 2, 3], pa.int32()),
     }
     assert project(stored, [_of_last(past, "d")], 3)[0].to_pylist() == [7, None, 5]
-    # A copy holds what TiDB has written anew, and leaves out what is left out there.
+    # A copy has the values that TiDB has rewritten, and the same absent ones.
     last = past.tables[-1]
     columns = [
         scan_column(last, c, past, for_copy=True) for c in (last.columns[0], last.columns[2])

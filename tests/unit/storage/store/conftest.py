@@ -18,7 +18,7 @@ def store(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def read_only(monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], None]:
-    """Let the system say that a folder cannot be written, whoever runs the tests."""
+    """Make folders read-only for `os.access`, also if root runs the tests."""
     access = os.access
 
     def deny(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which physical tables lack rows from before, as small histories tell."""
+"""Coverage of physical tables in small histories."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -120,7 +120,7 @@ def test_the_error_says_what_to_do() -> None:
 
 
 class Looked(tuple[TableEvent, ...]):
-    """Events that count how often somebody goes over all of them."""
+    """Events that count how often they are iterated."""
 
     times = 0
 

@@ -35,7 +35,7 @@ def put(manifest: Manifest, *bodies: str) -> int:
 
 
 def run_sql(store: Path, *statements: str) -> None:
-    """Change the database as nobody should."""
+    """Change the database without the manifest."""
     with closing(sqlite3.connect(store / DATABASE, isolation_level=None)) as db:
         for statement in statements:
             db.execute(statement)
@@ -209,7 +209,7 @@ def test_a_full_database_can_be_tried_again(store: Path) -> None:
 def test_a_database_that_is_not_there_or_locked(store: Path) -> None:
     with opened(store) as manifest, opened(store) as other:
         manifest._db.execute("PRAGMA busy_timeout = 1")
-        with other.beside(write=True), pytest.raises(EngineError, match="locked"):
+        with other.transient_transaction(write=True), pytest.raises(EngineError, match="locked"):
             put(manifest, "a")
         put(manifest, "a")
     (store / DATABASE).unlink()

@@ -1,4 +1,4 @@
-"""What stands in records comes back as it was."""
+"""Records are decoded to the values that were encoded."""
 
 import re
 import zlib
@@ -125,7 +125,7 @@ def listed(history: SchemaHistory, ts: TimeStamp) -> list[tuple[object, ...]]:
 
 
 def test_a_list_of_tables_reads_no_definition() -> None:
-    """Nor does it need one that is damaged; a record of before, which lacks the shape, is read."""
+    """A damaged definition does not matter; a record without the shape is still decoded."""
     captured = read_schema_file(VECTORS / "ddl_schema.json.gz")
     records = schema_records(captured)
     broken = [Record(r.kind, r.key, r.body.partition(b"\n")[0] + b"\nx") for r in records]

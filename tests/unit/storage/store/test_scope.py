@@ -1,4 +1,4 @@
-"""Which tables a store replicates."""
+"""The scope of a store: the tables that it replicates."""
 
 import time
 

@@ -1,4 +1,4 @@
-"""Who is granted a latch, who waits, and what a latch that has ended is good for."""
+"""Granting, waiting for and ending of latches."""
 
 import itertools
 import threading
@@ -142,7 +142,7 @@ def test_time_ends_a_latch(grants: Grants, clock: ManualClock) -> None:
 def test_a_commit_under_a_latch_that_has_ended(
     grants: Grants, clock: ManualClock, open_again: Callable[[], Manifest]
 ) -> None:
-    """Nobody else has been granted it, and still nothing is written."""
+    """Writes are rejected although the latch was not granted again."""
     manifest = open_again()
     latch = held(grants, write())
     guard = grants.guard([(latch.id, token(latch))])
@@ -156,7 +156,7 @@ def test_a_commit_under_a_latch_that_has_ended(
 
 
 def test_first_come_first_served(store: Path) -> None:
-    """Five wait in turn; each is granted after the one before, and readers wait for nobody."""
+    """Five waiting requests are granted in order; readers do not wait."""
     clock, order, tickets = SystemClock(), [], 0
 
     def wait(name: str) -> None:
@@ -222,7 +222,7 @@ def test_who_died_waiting_is_passed(grants: Grants, clock: ManualClock) -> None:
 
 
 def test_who_holds_waits_only_for_what_is_behind(grants: Grants) -> None:
-    """So two who hold and wait crosswise do not wait for each other for ever."""
+    """So two owners cannot wait for each other's latches."""
     held(grants, write(TABLE, "a"))
     held(grants, write(OTHER, "b"))
     with pytest.raises(LatchOrderError):

@@ -96,7 +96,7 @@ def test_the_block_of_a_lease_is_one_transaction(manifest: Manifest, leases: Lea
 
 
 def test_a_lease_table_that_is_gone(manifest: Manifest, leases: LeaseTable) -> None:
-    with manifest.beside(write=True) as db:
+    with manifest.transient_transaction(write=True) as db:
         db.execute("DROP TABLE board")
     with pytest.raises(CorruptionError, match="no such table"):
         leases.take(TimeStamp(1), 1)
@@ -256,7 +256,10 @@ def test_a_writer_that_comes_while_a_folder_is_read_that_cannot_be_written(
     with closing(open_manifest(store, LocalFileSystem())) as reader:
         assert not reader.is_writable
         writer = sqlite3.connect(store / DATABASE)
-        with pytest.raises(EngineError, match="try again"), reader.beside(write=False):
+        with (
+            pytest.raises(EngineError, match="try again"),
+            reader.transient_transaction(write=False),
+        ):
             writer.execute("CREATE TABLE other (x)")
         writer.close()
         assert reader.read(["store"]).records
@@ -265,7 +268,7 @@ def test_a_writer_that_comes_while_a_folder_is_read_that_cannot_be_written(
 def test_a_shared_lease_ends_where_files_may_have_gone(
     store: Path, manifest: Manifest, leases: LeaseTable, clock: ManualClock
 ) -> None:
-    """Between a planner's end and its tasks nobody holds the lock."""
+    """The lock is not held between a planner's end and its tasks."""
     lease = ReadLease("x", TimeStamp(7), manifest.head().generation, 100, shared=True)
     leases.oldest_generation()
     leases.renew(lease)
