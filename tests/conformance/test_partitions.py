@@ -328,6 +328,22 @@ def test_a_copied_store_does_not_share_its_partitions(
         assert answers(engine) == before
 
 
+def test_a_partition_with_a_new_table_is_in_use(tmp_path: Path) -> None:
+    """A table that was created after the partition was added."""
+    store, disk = tmp_path / "store", tmp_path / "disk"
+    disk.mkdir()
+    registry.create(store, "magic", LOCAL)
+    with closing(open_engine(store)) as engine:
+        assert engine.add_partition(disk) == 1
+        fill(engine)
+        engine.flush(TABLE, scan_columns())
+        for region in regions(engine, TABLE):
+            engine.move(TABLE, region.region_id, 1)
+        with pytest.raises(OptionError, match="still has regions"):
+            engine.remove_partition(1)
+        assert sound(engine)
+
+
 def test_memory_has_no_partitions(tmp_path: Path) -> None:
     memory = MemoryEngine()
     for act in (

@@ -257,6 +257,7 @@ class MagicEngine(MagicStore):
     def remove_partition(self, partition: int) -> None:
         with self._writing():
             self._remove_retired()
+            self._load()  # The layouts of tables that were created since are not in the old view.
         check_unused(partition, self._partitions, self._layouts, self._retired())
         with self._writing():
             change, before = ManifestChange(deletes=[partition_key(partition)]), self._partitions
