@@ -157,7 +157,7 @@ def test_a_torn_tail_is_warned_about_and_not_an_error(
     torn = binlog(tmp_path, CONTENT[: len(CONTENT) // 2])
     arguments = BANK.writer_arguments(store, torn)[:-2]
     assert main(["writer", *arguments]) == 0
-    assert "cut short" in caplog.text
+    assert "truncated frame" in caplog.text
     assert "kept for the next run" in capsys.readouterr().out
     assert_right_input_applies(store)
 

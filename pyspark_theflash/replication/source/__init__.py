@@ -1,1 +1,1 @@
-"""Change streams: binlog files and pumps as sources of prewrites and commits."""
+"""Sources of binlog messages: files and pumps."""

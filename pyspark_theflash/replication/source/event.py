@@ -1,7 +1,7 @@
-"""What a binlog says: entities as they arrive, transactions once they are matched.
+"""Binlog messages as values: entities as they arrive, transactions once they are matched.
 
-TiDB writes two messages a transaction: a prewrite with the changes before it locks them in TiKV,
-and a commit or a rollback when it knows how that ended. `pairing` puts them together again.
+TiDB writes two messages per transaction: a prewrite with the changes before it locks the keys in
+TiKV, and a commit or a rollback when the outcome is decided. `pairing` matches the two.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ NO_KEY: Final = RawKey(b"")
 
 
 class EntityKind(Enum):
-    """What a message is about; the value is tipb's `BinlogType`, whose 3 and 4 are obsolete."""
+    """Type of a message; the value is tipb's `BinlogType`, whose 3 and 4 are obsolete."""
 
     PREWRITE = 0
     COMMIT = 1
@@ -28,10 +28,10 @@ class EntityKind(Enum):
 
 @dataclass(frozen=True, slots=True)
 class DdlInfo:
-    """The DDL job of which a transaction is one step.
+    """DDL job that a transaction is one step of.
 
-    A hint that the schema changed, no more: jobs that failed are sent too. `query` is for people;
-    bytes of it that are no UTF-8 are replaced.
+    Only a hint that the schema may have changed: failed jobs are sent too. `query` is for display;
+    bytes that are not UTF-8 are replaced.
     """
 
     query: str
@@ -41,11 +41,12 @@ class DdlInfo:
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """One binlog message. `payload` is the prewrite's changes, unparsed; b"" for every other kind.
+    """One binlog message.
 
-    `commit_ts` is 0 where the message has none: in a prewrite, and in most rollbacks. `file` and
-    `offset` say where it stood, for errors. `primary` is the primary key of a prewrite's
-    transaction, b"" if the message has none. `stream` numbers the pump that it comes from.
+    `payload` is the unparsed `prewrite_value` of a prewrite, b"" for other kinds. `commit_ts` is 0
+    in a prewrite and in most rollbacks. `file` and `offset` locate the message in error messages.
+    `primary` is the primary key of a prewrite's transaction, b"" if the message has none. `stream`
+    is the number of the pump that the message comes from.
     """
 
     kind: EntityKind
@@ -61,7 +62,7 @@ class Entity:
 
 @dataclass(frozen=True, slots=True)
 class Transaction:
-    """A prewrite and its commit. `payload` is for `parse_prewrite`; b"" where it is a DDL job's."""
+    """A prewrite with its commit. `payload` is input of `parse_prewrite`; b"" for a DDL job."""
 
     start_ts: TimeStamp
     commit_ts: TimeStamp
@@ -69,12 +70,12 @@ class Transaction:
     ddl: DdlInfo | None
 
     def digest(self) -> bytes:
-        """Tells whether another prewrite of this transaction has the same content."""
+        """Hash the content, to compare it with another delivery of this transaction."""
         return content_digest(payload_bytes(self.payload), self.ddl)
 
 
 def content_digest(payload: bytes, ddl: DdlInfo | None) -> bytes:
-    """`DIGEST_BYTES` bytes of BLAKE2b over a prewrite's payload and its DDL job, if it has one."""
+    """Hash a prewrite's payload and its DDL job, if any, with BLAKE2b of `DIGEST_BYTES` bytes."""
     digest = hashlib.blake2b(payload, digest_size=DIGEST_BYTES)
     if ddl is not None:
         digest.update(struct.pack("<qi", ddl.job_id, ddl.schema_state) + ddl.query.encode())

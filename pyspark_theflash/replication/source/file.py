@@ -1,4 +1,4 @@
-"""A source of entities: binlog files on disk, as pump writes them."""
+"""Source that reads binlog files as pump writes them."""
 
 import logging
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ _BUFFER_BYTES: Final = 1 << 18
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One message where it stands: `file` and `offset` of its frame, and the place behind it."""
+    """One undecoded message: `file` and `offset` of its frame, and the position after it."""
 
     file: str
     offset: int
@@ -28,18 +28,18 @@ class Frame:
 
 
 class FileSource:
-    """One file, or the files of one folder by name; hidden files and folders in it do not count.
+    """Entities of one file, or of a folder's files in the order of their names.
 
-    Which files, and how much of each, is fixed at construction: what is written later is for the
-    next source, which goes on at the `position` of this one. A frame cut short at the end of the
-    last file is not passed by any position, so the next source reads it again. Names that end in
-    `.gz` are inflated.
+    Hidden files and subfolders are ignored. The list of files and their sizes is fixed at
+    construction: data appended later is read by the next source, which continues at this one's
+    `position`. No position is after a truncated frame at the end of the last file, so the next
+    source reads that frame again. Files with a name ending in `.gz` are decompressed.
     """
 
     def __init__(self, path: Path, end: FilePosition | None = None) -> None:
-        """`end`: read nothing behind this place, which is in a file that is not compressed.
+        """List the files; raise `OptionError` if `path` cannot be read.
 
-        Raises `OptionError` where there is nothing to read.
+        `end` is the position to stop at, in a file that is not compressed; None reads all files.
         """
         try:
             self._sizes = {file: file.stat().st_size for file in _files(path)}
@@ -53,22 +53,24 @@ class FileSource:
             }
         self._position: str | None = None
         self.torn_tails: list[tuple[str, int]] = []
-        """(file, offset) of a frame cut short: at most one, known when `entities` has ended."""
+        """(file, offset) of a truncated frame: at most one, set when `entities` has ended."""
 
     @property
     def position(self) -> str | None:
-        """Where to go on: behind the last entity, or where `entities` began; None at the start.
+        """Position after the last entity, or where `entities` started; None at the beginning.
 
-        Of the two entities that one message may be, the first does not move it.
+        If one message yields two entities, the position advances with the second.
         """
         return self._position
 
     def entities(self, after: str | None = None) -> Iterator[Entity]:
-        """Every entity behind the position `after`, else every one, in order.
+        """Yield the entities after position `after` in order; all of them if it is None.
 
-        Raises `OptionError` for a position in a file that is not there, `BinlogCorruptionError` for
-        one that is not at the border of a frame, and `BinlogCorruptionError` and `UnsupportedError`
-        for what it reads; what came before in the same file is sound.
+        Raises:
+            OptionError: The file of `after` does not exist or cannot be read.
+            BinlogCorruptionError: `after` is not on a frame boundary, or a frame or message is
+                corrupt; the entities yielded before are valid.
+            UnsupportedError: A message is of an unknown kind.
         """
         self._position = after
         for frame in self.frames(after):
@@ -78,7 +80,7 @@ class FileSource:
             yield last
 
     def frames(self, after: str | None = None) -> Iterator[Frame]:
-        """As `entities`, but not decoded; does not move `position`."""
+        """Yield the frames like `entities`, but do not decode them or advance `position`."""
         self.torn_tails.clear()
         begin = self._begin(after)
         for path, size_bytes in self._sizes.items():
@@ -87,25 +89,25 @@ class FileSource:
                 offset = begin.offset if path.name == begin.name else 0
                 yield from self._frames_of(path, size_bytes, offset)
         for name, torn_at in self.torn_tails:
-            _log.warning("binlog ends in a frame cut short: file=%s offset=%d", name, torn_at)
+            _log.warning("binlog ends in a truncated frame: file=%s offset=%d", name, torn_at)
 
     def _begin(self, after: str | None) -> FilePosition:
         if after is None:
             return FilePosition("", 0)
         position = FilePosition.parse(after)
         if position.name not in {path.name for path in self._sizes}:
-            reason = f"{after} was applied last, and {position.name} is not there any more"
+            reason = f"cannot continue after position {after}: file {position.name} does not exist"
             raise OptionError("source", reason)
         return position
 
     def _check_whole(self) -> None:
-        """Pump begins a next file after a whole frame only, so just the last one's tail is torn."""
+        """Reject a torn tail before the last file: pump rotates files after whole frames only."""
         for name, offset in self.torn_tails:
-            reason = "frame cut short in a file that is not the last"
+            reason = "truncated frame in a file that is not the last"
             raise BinlogCorruptionError(name, offset, reason)
 
     def _frames_of(self, path: Path, size_bytes: int, begin: int) -> Iterator[Frame]:
-        """The frames behind byte `begin`; what follows it tells whether a frame ended there."""
+        """Yield the frames of a file after byte `begin`, which has to be a frame boundary."""
         file = str(path)
         with _open(path) as raw:
             if path.suffix == ".gz":
@@ -121,7 +123,7 @@ class FileSource:
                 if offset >= begin:
                     yield Frame(file, offset, end, payload)
                 elif end.offset > begin:
-                    raise BinlogCorruptionError(file, begin, "no frame ends")
+                    raise BinlogCorruptionError(file, begin, "position is inside a frame")
             _check_reaches(file, frames.offset, begin)
             if frames.torn or (isinstance(stream, GzipStream) and stream.truncated):
                 self.torn_tails.append((file, frames.offset))
@@ -129,7 +131,7 @@ class FileSource:
 
 def _check_reaches(file: str, size_bytes: int, begin: int) -> None:
     if size_bytes < begin:
-        reason = f"the file has been read up to byte {begin} before, and now ends"
+        reason = f"the file, read up to byte {begin} before, now ends"
         raise BinlogCorruptionError(file, size_bytes, reason)
 
 

@@ -1,22 +1,22 @@
-"""Frames: how pump and drainer put messages into a file.
+"""Frames of the binlog files that pump and drainer write.
 
-    4 bytes   magic   471532804, little-endian, as all numbers here
-    8 bytes   length  of the payload
-    n bytes   payload one message
-    4 bytes   CRC32C  (Castagnoli) of the payload
+    4 bytes   magic    471532804; all numbers are little-endian
+    8 bytes   length   of the payload
+    n bytes   payload  one message
+    4 bytes   CRC32C   (Castagnoli) of the payload
 
-Layout after tidb-binlog's `pkg/binlogfile`. A writer that dies leaves its last frame *cut short*: a
-torn tail, which is the end of the file and not an error. Whatever else does not fit is corruption,
-and nothing is skipped to find the next good frame.
+The layout is that of tidb-binlog's `pkg/binlogfile`. A writer that crashes may leave its last frame
+truncated: such a torn tail ends the file and is not an error. Every other mismatch is corruption;
+the reader never skips bytes to find the next valid frame.
 
-    [frame][frame][magic, length = 90, 40 bytes]     torn: the 40 bytes are the beginning of 90
-    [frame][frame][magic, length = 2**62 ...         corrupt: no frame is that long
-    [frame][magic, length = 90][20 bytes, CRC][...   corrupt: the length is a lie, for the first 20
-                                                     of what would be 90 bytes satisfy a checksum
+    [frame][frame][magic, length = 90, 40 bytes]     torn: the first 40 of 90 bytes
+    [frame][frame][magic, length = 2**62 ...         corrupt: above the maximum frame length
+    [frame][magic, length = 90][20 bytes, CRC][...   corrupt: the length is wrong, because the
+                                                     first 20 bytes match the checksum after them
 
-The last case is why a frame that reaches beyond the end of its file is searched for a place where
-it may have ended: one flipped bit in a length must not hide the rest of a file behind the word
-"torn".
+Because of the last case, a frame that extends past the end of its file is searched for an earlier
+end with a matching checksum. Otherwise one flipped bit in a length field would make the rest of the
+file look like a torn tail.
 """
 
 import struct
@@ -30,38 +30,38 @@ from pyspark_theflash.base.errors import BinlogCorruptionError
 MAGIC: Final = 471532804
 MAX_FRAME_BYTES: Final = 1 << 30
 FRAME_OVERHEAD_BYTES: Final = 16
-"""How much longer a frame is than its payload."""
+"""Size of a frame without its payload."""
 _MAGIC_BYTES: Final = MAGIC.to_bytes(4, "little")
 _HEADER: Final = struct.Struct("<IQ")
 _CRC: Final = struct.Struct("<I")
 
 
 def encode_frame(payload: bytes) -> tuple[bytes, bytes, bytes]:
-    """The frame around a payload, in three pieces to be written one behind the other."""
+    """Encode a payload as a frame: header, payload and checksum, to be written in this order."""
     header = _HEADER.pack(MAGIC, len(payload))
     return header, payload, _CRC.pack(google_crc32c.value(payload))
 
 
 class ByteStream(Protocol):
-    """What frames are read from."""
+    """Byte stream that frames are read from."""
 
     def read(self, size: int, /) -> bytes:
-        """The next `size` bytes; fewer only at the end. Allocates no more than there is."""
+        """Read `size` bytes; fewer only at the end. Allocates no more than the data available."""
 
 
 class FrameReader:
-    """The frames of one file, in order. To be iterated once; then its fields are final."""
+    """Iterator over the frames of one file; single use. Its fields are final after the last."""
 
     def __init__(self, stream: ByteStream, file: str, offset: int = 0) -> None:
-        """The next byte of `stream` is that at `offset`, where a frame begins."""
+        """Read frames from `stream`, whose next byte is at `offset`, the start of a frame."""
         self._stream, self._file = stream, file
         self.offset = offset
-        """Where the next frame begins, in bytes of the stream."""
+        """Offset of the next frame in bytes of the stream."""
         self.torn = False
-        """Whether a frame cut short stands at `offset`."""
+        """Whether the frame at `offset` is truncated."""
 
     def __iter__(self) -> Iterator[tuple[int, bytes]]:
-        """(offset, payload) of each whole frame. Raises `BinlogCorruptionError`."""
+        """Yield (offset, payload) of each whole frame; raise `BinlogCorruptionError`."""
         while header := self._stream.read(_HEADER.size):
             self._check_magic(header)
             if len(header) < _HEADER.size:
@@ -79,7 +79,7 @@ class FrameReader:
             raise self._corrupt(f"wrong magic {header[:4].hex()}")
 
     def _payload(self, length: int) -> bytes | None:
-        """A frame's payload; None where the stream ends before it does."""
+        """Read a frame's payload; None if the stream ends inside the frame."""
         if length > MAX_FRAME_BYTES:
             raise self._corrupt(f"impossible frame length {length}")
         body = self._stream.read(length + _CRC.size)
@@ -97,7 +97,7 @@ class FrameReader:
 
 
 def _holds_whole_payload(body: bytes) -> bool:
-    """Whether `body` begins with a payload and its checksum, up to its end or to a next frame."""
+    """Return whether a payload and its checksum end `body` or precede another frame in it."""
     crc, summed = 0, 0
     for end in _possible_ends(body):
         crc = google_crc32c.extend(crc, body[summed : end - _CRC.size])
@@ -108,7 +108,7 @@ def _holds_whole_payload(body: bytes) -> bool:
 
 
 def _possible_ends(body: bytes) -> Iterator[int]:
-    """Where a frame may end, in growing order: before a magic, itself cut short perhaps."""
+    """Yield possible frame ends in ascending order: before each magic, also a truncated one."""
     at = body.find(_MAGIC_BYTES, _CRC.size)
     while at >= 0:
         yield at

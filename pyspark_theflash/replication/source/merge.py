@@ -1,23 +1,23 @@
-"""The binlogs of several pumps as one source.
+"""Several pumps' binlogs merged into one source.
 
-TiDB chooses a pump for each transaction, and its commit may go to another pump than its prewrite.
-The pairing (`replication.pairing.pairing`) matches them wherever they come from. It needs to know
-which stream an entity is of, because only the order within one pump says how far that pump's binlog
-is complete.
+TiDB chooses a pump for each transaction, and the commit may go to another pump than the prewrite.
+The pairing (`replication.pairing.pairing`) matches them across pumps. Each entity carries the
+number of its stream, because only the order within one pump tells up to which timestamp that pump's
+binlog is complete.
 
-Which part is read next
-    The one whose newest commit_ts is the lowest, so that little waits for the others. A part that
-    has nothing new is left alone until the next poll; the others may run ahead of it as long as
-    there is room for what waits.
+Order of reading
+    The part with the lowest newest commit_ts is read next, which keeps the number of pending
+    transactions small. A part without new messages is skipped until the next poll; the others may
+    run ahead of it as long as the buffer for pending transactions is not full.
 
-A part that does not answer
-    A writer that follows them reads the others on. The part holds `resolved_ts` meanwhile, and the
-    position says what is wrong. Where the parts are read once, any failure is an error: what is
-    read counts as all there is.
+Failing parts
+    While following, the other parts are read on; the failing part holds back `resolved_ts`, and the
+    position records the error. If the parts are read only once, any failure is raised, because the
+    messages read count as complete.
 
 Position
-    The names, positions and newest commit_ts of all parts, as JSON. A run that goes on there must
-    name all of them, or the transactions of one would be missing (`check_named`).
+    Names, positions and newest commit_ts of all parts, as JSON. A run that continues there must
+    name all of the parts; otherwise transactions would be missing (`check_named`).
 """
 
 import heapq
@@ -38,19 +38,19 @@ _ZERO: Final = TimeStamp(0)
 
 
 class Part(Protocol):
-    """One of several sources; see `replication.writer.EntitySource`."""
+    """One of the merged sources; see `replication.writer.EntitySource`."""
 
     def entities(self, after: str | None = None) -> Iterator[Entity]:
-        """What is behind that position."""
+        """Yield the entities after a position."""
 
     @property
     def position(self) -> str | None:
-        """Where to go on."""
+        """Position to continue at."""
 
 
 @dataclass(frozen=True, slots=True)
 class PartPosition:
-    """How far one part is read. `trouble` says why nothing comes from it, if there is a reason."""
+    """Read position of one part. `trouble` is the error that it failed with last, or ""."""
 
     name: str
     position: str | None = None
@@ -59,15 +59,15 @@ class PartPosition:
 
 
 def is_merged(position: str | None) -> bool:
-    """Whether a position is one of several sources."""
+    """Return whether a position is one of merged sources."""
     return position is not None and position.startswith(_MARK)
 
 
 def places_of(position: str | None) -> list[PartPosition]:
-    """How far each part is read by a position of several; none for any other.
+    """Decode a position of merged sources; [] for the position of a single source.
 
     Raises:
-        CodecError: it begins like one and is none.
+        CodecError: The position begins like one of merged sources but cannot be decoded.
     """
     if position is None or not is_merged(position):
         return []
@@ -84,49 +84,50 @@ def places_of(position: str | None) -> list[PartPosition]:
 
 
 def check_named(position: str | None, names: Collection[str], gone: Collection[str]) -> None:
-    """Raise `OptionError` unless all sources that were followed are named, or said to be gone."""
+    """Raise `OptionError` unless each source in `position` is in `names` or in `gone`."""
     for place in places_of(position):
         if place.name not in names and place.name not in gone:
             reason = (
-                f"{place.name} was followed before, and its transactions would be missing: name it "
-                f"too, or gone:{place.name} if all that it ever had is applied"
+                f"{place.name} was followed before and is missing now: add it to the sources, or "
+                f"add gone:{place.name} if all of its transactions are applied"
             )
             raise OptionError("source", reason)
 
 
 class MergedSource:
-    """Several sources as one, for one poll. The number of an entity's stream is its part's."""
+    """Merged source for one poll. An entity's `stream` is the index of its part."""
 
     def __init__(self, parts: Mapping[str, Part], check: Callable[[], None]) -> None:
-        """`parts` by name; `check` raises if there are others that are not followed."""
+        """Merge `parts`, sources by name; `check` raises if another source is not among them."""
         self._parts, self._check = parts, check
         self._places = [PartPosition(name) for name in parts]
         self.is_full: Callable[[], bool] | None = None
-        """Where they are followed: whether no part may run further ahead of the others."""
+        """While following: returns whether no part may run further ahead of the others."""
 
     @property
     def position(self) -> str | None:
-        """Where to go on, behind the last entity of each part.
+        """Position after the last entity of each part.
 
-        It is asked for before anything that was read is published, so this is where `check` is
-        called: a pump that did not exist then has no transaction that commits below what was read.
+        The writer reads this before it publishes, so `check` is called here: a pump that does not
+        exist at this time has no transaction that commits below those already read.
         """
         self._check()
         return json.dumps([astuple(place) for place in self._places])
 
     def entities(self, after: str | None = None) -> Iterator[Entity]:
-        """What is behind the position `after`, each part in its order.
+        """Yield the entities after position `after`, each part's in its order.
 
         Raises:
-            TheFlashError: all parts fail, or one with an error that trying again does not mend;
-            any, if they are not followed but read once.
+            TheFlashError: All parts failed, or one with an error that is not retryable; any
+                failure if the parts are read only once.
         """
         is_followed = self.is_full is not None
         if not is_followed:
             self._check()
-        # From the beginning, where only one source was followed before: what is applied is known.
-        known = {place.name: place for place in places_of(after)}
-        self._places = [replace(known.get(n, PartPosition(n)), trouble="") for n in self._parts]
+        # A position of a single source is ignored and all parts are read from the beginning: the
+        # ledger recognises the transactions that are applied.
+        previous = {place.name: place for place in places_of(after)}
+        self._places = [replace(previous.get(n, PartPosition(n)), trouble="") for n in self._parts]
         parts = list(self._parts.values())
         streams = [
             part.entities(place.position) for part, place in zip(parts, self._places, strict=True)
@@ -161,5 +162,5 @@ class MergedSource:
 
     def _note(self, number: int, error: TheFlashError) -> None:
         place = self._places[number]
-        _log.warning("%s gives nothing: %s", place.name, error)
+        _log.warning("cannot read source %s: %s", place.name, error)
         self._places[number] = replace(place, trouble=str(error))

@@ -1,9 +1,9 @@
-"""Where to go on in a folder of binlog files, as values and as text.
+"""Positions in a folder of binlog files.
 
     binlog-0000000000000007:1234
 
-is behind the frame that ends with byte 1234 of that file (of its inflated bytes, where it is
-compressed). The text is what a store keeps; nobody but the source it came from reads it.
+is the position after the first 1234 bytes of that file (of the decompressed bytes if it is
+compressed). The store keeps this text and treats it as opaque.
 """
 
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pyspark_theflash.base.errors import OptionError
 
 @dataclass(frozen=True, slots=True, order=True)
 class FilePosition:
-    """Ordered as the files are read: by name, then by offset. `name` is relative to the folder."""
+    """Position in a file, ordered by name, then offset. `name` is relative to the folder."""
 
     name: str
     offset: int
@@ -23,9 +23,9 @@ class FilePosition:
 
     @classmethod
     def parse(cls, text: str) -> "FilePosition":
-        """Raises `OptionError` for what is no such position."""
+        """Parse NAME:OFFSET; raise `OptionError` if the text is of another form."""
         name, _, offset = text.rpartition(":")
-        # 2**63 has 19 digits: no file is that long, and int() of a huge text takes its time.
+        # 2**63 has 19 digits: no file is that long, and int() of a huge text is slow.
         if not name or not (offset.isascii() and offset.isdigit() and len(offset) < 20):
             raise OptionError("position", f"{text[:80]!r} is not of the form FILE:OFFSET")
         return cls(name, int(offset))

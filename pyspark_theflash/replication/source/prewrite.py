@@ -1,12 +1,12 @@
-"""A prewrite's changes: per table, lists of encoded rows and the order they happened in.
+"""Changes of a prewrite: encoded rows per table, and the order of the changes.
 
     inserted   handle datums, then the new row       [I1, I2]
     updated    the old row, then the new row         [U1]
     deleted    the old row                           [D1]
-    sequence   Insert Update Insert DeleteRow        meaning I1, U1, I2, D1
+    sequence   Insert Update Insert DeleteRow        means I1, U1, I2, D1
 
-Each list is one cursor; `sequence` says which one moves next. Rows stay encoded: `codec` knows
-their format, and the table's schema as of `schema_version` is needed to read them.
+Each entry of `sequence` takes the next row of the list it names. Rows stay encoded: decoding them
+with `tidb.codec` takes the table's schema at `schema_version`.
 """
 
 from dataclasses import dataclass, field
@@ -31,10 +31,10 @@ _LAYER: Final = "prewrite value"
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TableMutations:
-    """What one transaction does to one logical table.
+    """Changes of one transaction to one logical table.
 
-    Invariant: `sequence` (uint8) holds INSERT, UPDATE and DELETE_ROW only, each as often as its
-    list is long.
+    Invariant: `sequence` (uint8) contains only INSERT, UPDATE and DELETE_ROW, each as often as its
+    list has rows.
     """
 
     table_id: TableID
@@ -53,17 +53,17 @@ class Prewrite:
 
 
 def parse_prewrite(payload: bytes) -> Prewrite:
-    """Raises `CodecError` for anything but current mutations, whole: no change is skipped."""
+    """Decode a payload; raise `CodecError` rather than skip a change of an unknown kind."""
     value = decode_prewrite_value(payload)
     if has_unknown_fields(value):
-        raise CodecError(_LAYER, "fields of an unknown kind")
+        raise CodecError(_LAYER, "unknown fields")
     mutations = tuple(_table_mutations(mutation) for mutation in value.mutations)
     return Prewrite(SchemaVersion(value.schema_version), mutations)
 
 
 def _table_mutations(message: TableMutation) -> TableMutations:
     if message.deleted_ids or message.deleted_pks or has_unknown_fields(message):
-        reason = f"changes of table {message.table_id} of an obsolete or unknown kind"
+        reason = f"table {message.table_id} has changes of an obsolete or unknown kind"
         raise CodecError(_LAYER, reason)
     inserted, updated = message.inserted_rows[:], message.updated_rows[:]
     deleted = message.deleted_rows[:]
@@ -71,7 +71,7 @@ def _table_mutations(message: TableMutation) -> TableMutations:
     counts = kinds.count(INSERT), kinds.count(UPDATE), kinds.count(DELETE_ROW)
     lengths = len(inserted), len(updated), len(deleted)
     if counts != lengths or sum(counts) != len(kinds):
-        reason = f"sequence of table {message.table_id} has {counts} for {lengths} rows"
+        reason = f"table {message.table_id}: sequence has {counts} changes for {lengths} rows"
         raise CodecError(_LAYER, reason)
     sequence = np.frombuffer(kinds, np.uint8)
     return TableMutations(TableID(message.table_id), inserted, updated, deleted, sequence)

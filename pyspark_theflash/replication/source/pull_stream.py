@@ -1,8 +1,8 @@
-"""One stream of binlogs out of a pump.
+"""Stream of binlogs pulled from a pump.
 
-gRPC's stream blocks until something comes. A thread of its own reads it into a buffer of bounded
-size, so that whoever takes from the buffer can stop waiting; when the buffer is full the thread
-stops reading, and HTTP/2's flow control stops the pump.
+Reading a gRPC stream blocks until a message arrives. A separate thread reads it into a bounded
+buffer, so that the consumer can wait with a timeout. When the buffer is full the thread stops
+reading, and HTTP/2 flow control stops the pump.
 """
 
 import threading
@@ -24,7 +24,7 @@ BUFFER_BYTES: Final = 16 << 20
 
 
 class PullStream:
-    """An open stream, on a connection of its own."""
+    """Open stream on its own connection."""
 
     def __init__(
         self,
@@ -35,21 +35,21 @@ class PullStream:
         connect_ms: int,
         max_message_bytes: int,
     ) -> None:
-        """Connect and begin.
+        """Connect and start the stream.
 
         Raises:
-            PumpUnavailableError: there is no connection within `connect_ms`.
+            PumpUnavailableError: No connection within `connect_ms`.
         """
         self._address = address
         self._channel = open_channel(address, tls, max_message_bytes=max_message_bytes)
         if not connects(self._channel, connect_ms):
             self._channel.close()
-            reason = f"no answer within {connect_ms} ms (certificates that do not fit, or one side"
-            raise PumpUnavailableError(address, f"{reason} without, look the same)")
+            reason = f"no connection within {connect_ms} ms; if it runs, compare the TLS settings"
+            raise PumpUnavailableError(address, f"{reason} and certificates of both sides")
         self._changed = threading.Condition()
         self._buffer: deque[bytes] = deque()
         self.buffered_bytes = 0
-        """Less than `BUFFER_BYTES` and one message."""
+        """Size of the buffer: less than `BUFFER_BYTES` plus one message."""
         self._end: ServiceUnavailableError | ServiceRefusedError | None = None
         self._closed = False
         self._call = self._channel.unary_stream(PULL_BINLOGS)(request.to_bytes())
@@ -57,10 +57,11 @@ class PullStream:
         self._thread.start()
 
     def next(self, timeout_ms: int) -> PulledBinlog | None:
-        """The next binlog; None if nothing comes for a while.
+        """Return the next binlog; None if none arrives within `timeout_ms`.
 
         Raises:
-            PumpUnavailableError, PumpRefusedError: the stream has ended; it never does by itself.
+            PumpUnavailableError: The connection was lost, or the pump ended the stream.
+            PumpRefusedError: The pump rejected the request, or sent an invalid message.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._buffer or self._end is not None, timeout_ms / 1000)
@@ -74,10 +75,10 @@ class PullStream:
         try:
             return PulledBinlog.from_bytes(data)
         except CodecError as error:
-            raise PumpRefusedError(self._address, f"sends what is no binlog: {error}") from error
+            raise PumpRefusedError(self._address, f"sent an invalid message: {error}") from error
 
     def close(self) -> None:
-        """Give up the connection."""
+        """Close the connection."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
@@ -91,7 +92,7 @@ class PullStream:
             for data in self._call:
                 if not self._put(data):
                     return
-            end = PumpUnavailableError(self._address, "it has ended the stream")
+            end = PumpUnavailableError(self._address, "the pump ended the stream")
         except grpc.RpcError as error:
             kind = PumpUnavailableError if is_transient(error) else PumpRefusedError
             end = kind(self._address, describe(error))
@@ -100,7 +101,7 @@ class PullStream:
             self._changed.notify_all()
 
     def _put(self, data: bytes) -> bool:
-        """Whether it was put into the buffer: not if the stream was closed meanwhile."""
+        """Append a message to the buffer; return False if the stream is closed."""
         with self._changed:
             self._changed.wait_for(lambda: self._closed or self.buffered_bytes < BUFFER_BYTES)
             if self._closed:

@@ -1,17 +1,19 @@
-"""A source of entities: a pump, tidb-binlog's or our own.
+"""Source that pulls from a pump: tidb-binlog's or our own.
 
-Both speak one protocol and mean different things by it:
+Both use the same protocol, with different contents:
 
-    pump                what it sends                                  position
-    tidb-binlog's       commits in order of commit_ts, each with its   0:commit_ts of the last one
-                        prewrite in it; rollbacks and heartbeats
-    our own (`server`)  what TiDB sent, in order of arrival            suffix:offset behind it
+    pump                             messages                              position
+    tidb-binlog's                    commits in order of commit_ts, each   0:commit_ts of the last
+                                     containing its prewrite; rollbacks
+                                     and heartbeats
+    our own                          TiDB's messages in order of arrival   suffix:offset after the
+    (`replication.pump.server`)                                            last message
 
-The entities are the same: a commit with its prewrite in it becomes both. Which pump it is shows in
-every message: the former leaves the position in it empty.
+The entities are the same: a commit that contains its prewrite is decoded into both. Messages of a
+tidb-binlog pump have an empty position, which tells the two apart.
 
-What a tidb-binlog pump has deleted by its own age limit it skips, and says so in its log only: a
-store must not fall behind that limit.
+A tidb-binlog pump skips messages that it has deleted by age, and reports this only in its own log:
+a store must not fall behind the pump's retention.
 """
 
 import logging
@@ -35,11 +37,11 @@ _BACKOFF_MS_MAX: Final = 2000
 
 @dataclass(frozen=True, slots=True)
 class PullLimits:
-    """How long to wait for a pump, and how much to take from it at once.
+    """Time limits of a poll, and the maximum message size.
 
-    A poll ends when nothing has come for `idle_ms`, or after `poll_ms`; the stream stays open. One
-    that is silent for `silence_ms` is opened anew, for a dead connection is silent too. After
-    `deadline_ms` without a stream the poll fails.
+    A poll ends when no message arrives for `idle_ms`, or after `poll_ms`; the stream stays open. A
+    stream without messages for `silence_ms` is reopened, since its connection may be dead. The poll
+    fails if no stream can be opened for `deadline_ms`.
     """
 
     idle_ms: int = 500
@@ -50,7 +52,7 @@ class PullLimits:
 
 
 class PumpSource:
-    """The binlog of one pump. A context manager: it keeps a connection."""
+    """Binlog of one pump. A context manager that closes the connection."""
 
     def __init__(
         self,
@@ -61,13 +63,13 @@ class PumpSource:
         clock: Clock,
         limits: PullLimits | None = None,
     ) -> None:
-        """`address`: HOST:PORT, or unix:PATH. Connects with the first poll."""
+        """Set up the source for `address`, HOST:PORT or unix:PATH. The first poll connects."""
         self._address, self._cluster_id, self._tls = address, cluster_id, tls
         self._clock, self._limits = clock, limits or PullLimits()
         self._stream: PullStream | None = None
-        self._heard_ms = 0
+        self._received_ms = 0
         self._position: str | None = None
-        self._taken: str | None = None
+        self._received: str | None = None
 
     def __enter__(self) -> "PumpSource":
         return self
@@ -77,38 +79,38 @@ class PumpSource:
 
     @property
     def position(self) -> str | None:
-        """Where to go on: behind the last entity, or where `entities` began; None at the start.
+        """Position after the last entity, or where `entities` started; None at the beginning.
 
-        Of the two entities that one message may be, the first does not move it.
+        If one message yields two entities, the position advances with the second.
         """
         return self._position
 
     def entities(self, after: str | None = None) -> Iterator[Entity]:
-        """What comes behind the position `after`, until nothing more comes.
+        """Yield the entities after position `after` until no more arrive.
 
         Raises:
-            PumpUnavailableError: there was no stream for too long.
-            PumpRefusedError: it is another cluster's pump, or has no such position.
-            OptionError: `after` is no position of a pump.
-            BinlogCorruptionError, UnsupportedError: the next message cannot be read.
+            PumpUnavailableError: No stream could be opened within `deadline_ms`.
+            PumpRefusedError: The pump belongs to another cluster, or does not have the position.
+            OptionError: `after` is not a position of a pump.
+            BinlogCorruptionError, UnsupportedError: The next message cannot be decoded.
         """
-        if after != self._taken:
+        if after != self._received:
             self.close()
-        self._position = self._taken = after
+        self._position = self._received = after
         end_ms = self._clock.boottime_ms() + self._limits.poll_ms
         while entities := self._next(end_ms):
             yield from entities[:-1]
-            self._position = self._taken
+            self._position = self._received
             yield entities[-1]
 
     def close(self) -> None:
-        """Give up the connection; the next poll makes another."""
+        """Close the connection; the next poll opens another."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
 
     def _next(self, end_ms: int) -> tuple[Entity, ...]:
-        """The entities of the next message; none if none comes in time."""
+        """Return the entities of the next message; () if none arrives in time."""
         failing_since, backoff_ms = self._clock.boottime_ms(), _BACKOFF_MS
         while True:
             now_ms = self._clock.boottime_ms()
@@ -116,7 +118,7 @@ class PumpSource:
             try:
                 stream = self._stream or self._open(max(left_ms, 1))
                 pulled = stream.next(max(0, min(self._limits.idle_ms, end_ms - now_ms)))
-                return self._heard(pulled)
+                return self._decode(pulled)
             except PumpUnavailableError as error:
                 self.close()
                 if left_ms <= backoff_ms:
@@ -128,21 +130,21 @@ class PumpSource:
                 self.close()
                 raise
 
-    def _heard(self, pulled: PulledBinlog | None) -> tuple[Entity, ...]:
+    def _decode(self, pulled: PulledBinlog | None) -> tuple[Entity, ...]:
         now_ms = self._clock.boottime_ms()
         if pulled is None:
-            if now_ms - self._heard_ms > self._limits.silence_ms:
+            if now_ms - self._received_ms > self._limits.silence_ms:
                 self.close()
             return ()
-        self._heard_ms = now_ms
-        # A message may have no timestamp to go on behind; the next one will.
+        self._received_ms = now_ms
+        # A message may have no timestamp to continue after; then the position stays.
         if pulled.offset:
-            self._taken = f"{pulled.suffix}:{pulled.offset}"
+            self._received = f"{pulled.suffix}:{pulled.offset}"
         where = f"pump {self._address}"
         return decode_entities(pulled.payload, where, pulled.offset, merged=pulled.merged)
 
     def _open(self, connect_ms: int) -> PullStream:
-        suffix, offset = parse_position(self._taken)
+        suffix, offset = parse_position(self._received)
         self._stream = PullStream(
             self._address,
             PullRequest(self._cluster_id, suffix, offset),
@@ -150,18 +152,18 @@ class PumpSource:
             connect_ms=connect_ms,
             max_message_bytes=self._limits.max_message_bytes,
         )
-        self._heard_ms = self._clock.boottime_ms()
+        self._received_ms = self._clock.boottime_ms()
         return self._stream
 
 
 def parse_position(text: str | None) -> tuple[int, int]:
-    """(suffix, offset) of a position; the start for None. Raises `OptionError`."""
+    """Parse SUFFIX:OFFSET; (0, 0), the start, for None. Raises `OptionError`."""
     if text is None:
         return 0, 0
     suffix, _, offset = text.partition(":")
     for part, limit in ((suffix, 2**64), (offset, 2**63)):
-        # 20 digits are enough for both, and int() of a huge text takes its time.
-        number = part.isascii() and part.isdigit() and len(part) <= 20
-        if not number or int(part) >= limit:
+        # 20 digits are enough for both, and int() of a huge text is slow.
+        is_number = part.isascii() and part.isdigit() and len(part) <= 20
+        if not is_number or int(part) >= limit:
             raise OptionError("position", f"{text[:80]!r} is not of the form SUFFIX:OFFSET")
     return int(suffix), int(offset)

@@ -1,9 +1,9 @@
-"""The pumps of a cluster, as PD's etcd knows them, which is where TiDB looks for them.
+"""Registration of pumps in PD's etcd, where TiDB discovers them.
 
     /tidb-binlog/v1/pumps/NODE_ID    {"nodeId": ..., "host": "HOST:PORT", "state": "online", ...}
 
-As tidb-binlog keeps them: without a lease, so that a pump that died stays `online`, and TiDB goes
-on trying to reach it instead of forgetting it with its open transactions.
+The entries have no lease, as in tidb-binlog: a pump that died stays `online`, so TiDB keeps trying
+to reach it instead of dropping it together with its open transactions.
 """
 
 import json
@@ -22,7 +22,7 @@ _PUMPS_MAX: Final = 1000
 
 
 class PumpState(Enum):
-    """What a pump is registered as; the value is tidb-binlog's word. TiDB writes to ONLINE ones."""
+    """State of a pump; the values are tidb-binlog's. TiDB writes to ONLINE pumps only."""
 
     ONLINE = "online"
     PAUSING = "pausing"
@@ -32,24 +32,24 @@ class PumpState(Enum):
 
 @dataclass(frozen=True, slots=True)
 class PumpRegistry:
-    """One pump's entry. `host` is the HOST:PORT that every TiDB of the cluster reaches it under."""
+    """Registry entry of one pump. Every TiDB of the cluster must be able to reach `host`."""
 
     pd: PDClient
     node_id: str
     host: str
 
     def check_alone(self) -> None:
-        """Raise `OtherPumpError` if there is another pump that has, or may get, a part of it all.
+        """Raise `OtherPumpError` if another pump of the cluster is not offline.
 
-        Two pumps are written to by turns. Each has half of the transactions then, and heartbeats
-        that know nothing of the other half.
+        TiDB distributes transactions over all pumps. Each would have only part of them, and its
+        heartbeats would be wrong for the rest.
         """
         for node_id, _, state in _pumps(self.pd):
             if node_id != self.node_id:
                 raise OtherPumpError(node_id, state)
 
     def register(self, state: PumpState, *, now_ts: TimeStamp, max_commit_ts: TimeStamp) -> None:
-        """Write the entry."""
+        """Write the entry with this state."""
         status = {
             "nodeId": self.node_id,
             "host": self.host,
@@ -64,19 +64,19 @@ class PumpRegistry:
 
 
 def check_followed(pd: PDClient, hosts: Collection[str]) -> None:
-    """Raise `OtherPumpError` if there is a pump at another HOST:PORT than these."""
+    """Raise `OtherPumpError` if a pump that is not offline is not among `hosts` (HOST:PORT)."""
     for _, host, state in _pumps(pd):
         if host not in hosts:
             raise OtherPumpError(host, state)
 
 
 def _pumps(pd: PDClient) -> Iterator[tuple[str, str, str]]:
-    """(node id, HOST:PORT, state) of every pump that is not offline."""
+    """Yield (node id, HOST:PORT, state) of each pump that is not offline."""
     for key, value in sorted(pd.list_keys(PUMPS, _PUMPS_MAX).items()):
         try:
             status = load(value)
             host, state = text(status.get("host", "")), text(status["state"])
         except SHAPE_ERRORS as error:
-            raise PDRefusedError("etcd", f"{key[:200]} is not the status of a pump") from error
+            raise PDRefusedError("etcd", f"value of {key[:200]} is not a pump's status") from error
         if state != PumpState.OFFLINE.value:
             yield key.removeprefix(PUMPS), host, state

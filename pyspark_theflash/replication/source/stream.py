@@ -1,8 +1,8 @@
-"""The bytes of one binlog file, of a length that is fixed when its reading is planned.
+"""Byte streams of binlog files, plain or gzip.
 
-A file may grow while it is read; what is appended later belongs to the next reading. `.gz` files
-are inflated on the way, and positions in them are those of the inflated bytes. Both kinds are read
-in pieces of `CHUNK_BYTES`.
+The length to read is fixed in advance: a file may grow meanwhile, and data appended later is left
+for the next source. Positions in a `.gz` file are offsets of decompressed bytes. Compressed data is
+read and decompressed in chunks of `CHUNK_BYTES`.
 """
 
 import zlib
@@ -17,7 +17,7 @@ _EXTRA_FLAG: Final = 4
 
 
 class PlainStream:
-    """The first `size_bytes` of a file, from `offset` on, where `raw` stands."""
+    """Bytes `offset` to `size_bytes` of a file; `raw` is positioned at `offset`."""
 
     def __init__(self, raw: BinaryIO, file: str, size_bytes: int, offset: int = 0) -> None:
         self._raw, self._file = raw, file
@@ -25,23 +25,23 @@ class PlainStream:
         self._left = size_bytes - offset
 
     def read(self, size: int, /) -> bytes:
-        """As `ByteStream`. Raises `BinlogCorruptionError` if the file has shrunk."""
-        wanted = min(size, self._left)
-        data = self._raw.read(wanted)
+        """Read like `ByteStream`; raise `BinlogCorruptionError` if the file has shrunk."""
+        expected = min(size, self._left)
+        data = self._raw.read(expected)
         self._left -= len(data)
-        if len(data) < wanted:
+        if len(data) < expected:
             raise BinlogCorruptionError(
                 self._file,
                 self._size_bytes - self._left,
-                f"the file was cut below its {self._size_bytes} bytes while it was read",
+                f"the file was truncated below its {self._size_bytes} bytes while it was read",
             )
         return data
 
 
 class GzipStream:
-    """What a gzip file of any number of members inflates to.
+    """Decompressed bytes of a gzip file with any number of members.
 
-    `truncated` tells at the end whether the file was cut short.
+    After the end, `truncated` is whether the file ended inside a member.
     """
 
     def __init__(self, raw: ByteStream, file: str) -> None:
@@ -53,7 +53,7 @@ class GzipStream:
         self.truncated = False
 
     def read(self, size: int, /) -> bytes:
-        """As `ByteStream`. Raises `BinlogCorruptionError` for what is not gzip."""
+        """Read like `ByteStream`; raise `BinlogCorruptionError` if the data is not gzip."""
         parts = []
         while size and (self._at < len(self._chunk) or self._refill()):
             part = self._chunk[self._at : self._at + size]
@@ -63,7 +63,7 @@ class GzipStream:
         return b"".join(parts)
 
     def _refill(self) -> bool:
-        """Put the next inflated bytes into `_chunk`; False at the end."""
+        """Decompress the next bytes into `_chunk`; return False at the end."""
         self._chunk, self._at = b"", 0
         while not self._chunk and not self._ended:
             if self._inflater.eof:
@@ -96,16 +96,17 @@ class GzipStream:
         self._in_header = self._in_header and not self._chunk
 
     def _end_early(self) -> None:
-        """The file ends before its member does.
+        """Handle a file that ends inside a member.
 
-        The header's extra field, which `gzip` never writes, has a length and no checksum: a flipped
-        flag turns the content into one that reaches beyond the end, and the file into an empty one.
+        The header's extra field, which `gzip` never writes, has a length but no checksum. If its
+        flag bit was flipped, the content would be parsed as an extra field longer than the file,
+        and the file would seem empty; this is reported as corruption.
         """
         self._chunk = self._inflater.flush()
         flags = self._header[3] if len(self._header) > 3 else 0
         if self._in_header and not self._chunk and flags & _EXTRA_FLAG:
-            raise self._corrupt("its header reaches beyond its end")
+            raise self._corrupt("the header extends past the end of the file")
         self._ended = self.truncated = True
 
     def _corrupt(self, reason: str) -> BinlogCorruptionError:
-        return BinlogCorruptionError(self._file, self._inflated, f"not a sound gzip file: {reason}")
+        return BinlogCorruptionError(self._file, self._inflated, f"invalid gzip data: {reason}")

@@ -1,4 +1,4 @@
-"""tipb's messages, as bytes, into values. Nothing else in this package knows generated stubs."""
+"""Decode and encode tipb's binlog messages; the only user of their generated code here."""
 
 from dataclasses import replace
 from typing import Final
@@ -21,13 +21,16 @@ TableMutation = binlog_pb2.TableMutation
 def decode_entities(
     payload: bytes, file: str, offset: int, *, merged: bool = False
 ) -> tuple[Entity, ...]:
-    """What a message says: one entity, or a prewrite and its commit.
+    """Decode a message into one entity, or into a prewrite and its commit.
 
-    TiDB sends the two halves of a transaction apart. Pump puts them together for who pulls from it:
-    a commit that has the prewrite's changes and DDL job in it. In such a `merged` stream every
-    commit is whole, elsewhere one is that has a `prewrite_value`.
+    TiDB sends prewrite and commit as separate messages. tidb-binlog's pump merges them for its
+    clients into a commit that contains the prewrite's changes and DDL job.
 
-    Raises `BinlogCorruptionError`, or `UnsupportedError` for a kind.
+    With `merged`, every commit contains its prewrite; otherwise one with a `prewrite_value` does.
+
+    Raises:
+        BinlogCorruptionError: The message or its timestamps are invalid.
+        UnsupportedError: The message is of an unknown type.
     """
     try:
         message = binlog_pb2.Binlog.FromString(payload)
@@ -36,10 +39,10 @@ def decode_entities(
     kind = _KINDS.get(message.tp)
     if kind is None or (not message.HasField("tp") and has_unknown_fields(message)):
         raise UnsupportedError(f"a binlog message of type {message.tp}", f"{file} at byte {offset}")
-    # int64 in the message, unsigned everywhere else.
+    # The fields are int64, but hold unsigned timestamps.
     start_ts, commit_ts = message.start_ts & _UNSIGNED, message.commit_ts & _UNSIGNED
     if not start_ts or (kind is EntityKind.COMMIT and commit_ts < start_ts):
-        reason = f"impossible timestamps: start_ts={start_ts} commit_ts={commit_ts}"
+        reason = f"invalid timestamps: start_ts={start_ts} commit_ts={commit_ts}"
         raise BinlogCorruptionError(file, offset, reason)
     ddl = _ddl_info(message) if message.ddl_job_id > 0 else None
     is_prewrite = kind is EntityKind.PREWRITE
@@ -66,7 +69,7 @@ def _prewrite_of(commit: Entity, message: binlog_pb2.Binlog) -> Entity:
 
 
 def is_probe(payload: bytes) -> bool:
-    """Whether this is a message without content, by which TiDB asks whether a pump works."""
+    """Return whether this is a message without content, TiDB's check that a pump works."""
     try:
         message = binlog_pb2.Binlog.FromString(payload)
     except DecodeError:
@@ -76,7 +79,7 @@ def is_probe(payload: bytes) -> bool:
 
 
 def encode_heartbeat(ts: TimeStamp) -> bytes:
-    """A message that says "that late is it now" and nothing else: a commit of nothing."""
+    """Encode a heartbeat: a commit without changes, with `ts` as start_ts and commit_ts."""
     signed = ts - (ts >> 63 << 64)
     message = binlog_pb2.Binlog(tp=binlog_pb2.Commit, start_ts=signed, commit_ts=signed)
     return message.SerializeToString()
@@ -88,7 +91,7 @@ def _ddl_info(message: binlog_pb2.Binlog) -> DdlInfo:
 
 
 def decode_prewrite_value(payload: bytes) -> binlog_pb2.PrewriteValue:
-    """Raises `CodecError` for bytes that are no such message."""
+    """Decode a `prewrite_value`; raise `CodecError` if the bytes are not such a message."""
     try:
         return binlog_pb2.PrewriteValue.FromString(payload)
     except DecodeError as error:
@@ -96,5 +99,5 @@ def decode_prewrite_value(payload: bytes) -> binlog_pb2.PrewriteValue:
 
 
 def has_unknown_fields(message: Message) -> bool:
-    """Whether a message has fields, or values of an enum, that its definition lacks."""
+    """Return whether a message has fields or enum values that are not in its definition."""
     return len(UnknownFieldSet(message)) > 0

@@ -200,5 +200,5 @@ def test_pd_that_is_gone(pd, server, node):
 
 def test_status_that_is_none(pd, node):
     pd.keys[f"{PUMPS}there:2".encode()] = b"[]"
-    with pytest.raises(PDRefusedError, match="is not the status of a pump"):
+    with pytest.raises(PDRefusedError, match="is not a pump's status"):
         node.start()

@@ -79,7 +79,7 @@ def test_eight_at_once(spool):
 def test_no_binlog(spool):
     with serving(spool) as server, PumpWriter(server.address) as writer:
         assert "not a binlog message" in writer.write(b"\xff\xff")
-        assert "impossible timestamps" in writer.write(binlog_writer.commit(5, 4))
+        assert "invalid timestamps" in writer.write(binlog_writer.commit(5, 4))
         assert server.counters().errors == 2
     assert content(spool) == []
 

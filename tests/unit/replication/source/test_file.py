@@ -112,7 +112,7 @@ def test_polling_a_folder_that_grows(tmp_path):
 def test_position_whose_file_is_gone(tmp_path):
     binlog_writer.write_file(tmp_path / "b", MESSAGES)
     for name in ("a", "c"):
-        with pytest.raises(OptionError, match=f"{name} is not there any more"):
+        with pytest.raises(OptionError, match=f"file {name} does not exist"):
             list(FileSource(tmp_path).entities(f"{name}:0"))
 
 

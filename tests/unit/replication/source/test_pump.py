@@ -255,5 +255,5 @@ def test_message_that_cannot_be_read():
     bad = binlog_writer.commit(4, 3)
     with FakePump(CLUSTER, [bad]) as pump, source_of(pump) as source:
         for _ in range(2):
-            with pytest.raises(BinlogCorruptionError, match="impossible timestamps"):
+            with pytest.raises(BinlogCorruptionError, match="invalid timestamps"):
                 list(source.entities())
