@@ -286,7 +286,7 @@ def test_other_content_above_the_safe_point_is_still_noticed(store: Path) -> Non
     prewrites = [e for e in FileSource(BANK.binlog).entities() if e.payload]
     last, other = prewrites[-1], prewrites[0]
     assert last.start_ts > MIDDLE
-    with pytest.raises(TransactionConflictError, match="another content"):
+    with pytest.raises(TransactionConflictError, match="different content"):
         run(store, [frames([prewrite(last.start_ts, other.payload)])])
 
 

@@ -146,7 +146,7 @@ def test_another_content_under_an_applied_transaction_raises(store: Path) -> Non
     prewrites = [e for e in FileSource(BANK.binlog).entities() if e.payload]
     first, other = prewrites[0], next(p for p in prewrites if p.payload != prewrites[0].payload)
     forged = frames([prewrite(first.start_ts, other.payload)])
-    with pytest.raises(TransactionConflictError, match="another content"):
+    with pytest.raises(TransactionConflictError, match="different content"):
         run(store, [forged])
     start_ts = BANK.end_ts - 20
     late = frames([prewrite(start_ts, other.payload), commit(start_ts, start_ts + 10)])

@@ -1,1 +1,1 @@
-"""Match prewrites with commits, and track what is pending or finished."""
+"""Matching of prewrites and commits; pending and finished transactions."""

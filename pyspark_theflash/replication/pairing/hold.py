@@ -1,4 +1,4 @@
-"""The lowest of many timestamps that come and go: what `resolved_ts` has to wait for."""
+"""Minimum of the timestamps of pending transactions, an upper bound of `resolved_ts`."""
 
 import heapq
 from typing import Final
@@ -9,10 +9,10 @@ _STALE_MAX: Final = 1024
 
 
 class Holds:
-    """A timestamp for each waiting transaction, and the lowest of them at once.
+    """Hold timestamps of pending transactions, with fast access to the lowest.
 
-    A heap whose entries of released transactions are dropped when they come up, or when they are
-    most of it.
+    A heap with lazy deletion: entries of released transactions are removed when they reach the top,
+    or when they are the majority.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Holds:
             heapq.heapify(self._heap)
 
     def lowest(self) -> TimeStamp | None:
-        """None where nothing is held."""
+        """Return the lowest timestamp; None if there is none."""
         while self._heap:
             hold_ts, start_ts = self._heap[0]
             if self._held.get(start_ts) == hold_ts:

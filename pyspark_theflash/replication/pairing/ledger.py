@@ -1,13 +1,13 @@
-"""Which transactions are finished, so that a second delivery is compared and not applied again.
+"""Ledger of finished transactions, which detects repeated deliveries.
 
 One entry is 32 bytes, on disk and in memory:
 
     start_ts u64 | commit_ts u64 | digest 16 bytes        commit_ts 0: rolled back
 
-Memory is what matters: a million transactions are 32 MB here and would be a quarter of a gigabyte
-as a `dict`. So entries are kept in sorted NumPy arrays, newest in a small `dict`, and an array is
-merged into its neighbour as soon as it is at least half as long: there are about log2(n) of them,
-and as start_ts grows with time, a lookup mostly searches none.
+A million transactions take 32 MB, where a `dict` would take 250 MB. The entries are in sorted NumPy
+arrays, the newest in a small `dict`. An array is merged into its predecessor as soon as it is at
+least half as long, so there are about log2(n) arrays. As start_ts grows with time, most lookups
+search none of them.
 """
 
 from bisect import bisect_left
@@ -29,7 +29,7 @@ _RECENT_MAX: Final = 1 << 14
 
 @dataclass(frozen=True, slots=True)
 class LedgerEntry:
-    """How a transaction ended. `commit_ts` is 0 if it changed nothing; `digest` is void then."""
+    """Outcome of a transaction. If it was rolled back, `commit_ts` is 0 and `digest` all zeros."""
 
     start_ts: TimeStamp
     commit_ts: TimeStamp
@@ -45,14 +45,14 @@ class LedgerEntry:
 
 
 class Ledger(Protocol):
-    """What `Pairing` asks."""
+    """Ledger as `Pairing` uses it."""
 
     def lookup(self, start_ts: TimeStamp) -> LedgerEntry | None:
-        """How that transaction ended; None if that is not known. Called for every entity."""
+        """Return the outcome of a transaction; None if there is no entry. Called per entity."""
 
 
 class TransactionLedger:
-    """A ledger in memory. An entry is added once and stays until it is forgotten."""
+    """Ledger in memory. An entry is added once and stays until `forget` removes it."""
 
     def __init__(self) -> None:
         self._recent: dict[int, LedgerEntry] = {}
@@ -62,14 +62,14 @@ class TransactionLedger:
         return len(self._recent) + sum(map(len, self._sorted))
 
     def add(self, entries: Iterable[LedgerEntry]) -> None:
-        """Remember finished transactions."""
+        """Add finished transactions."""
         self._recent.update((entry.start_ts, entry) for entry in entries)
         if len(self._recent) >= _RECENT_MAX:
             self._add_array(_to_array(self._recent.values()))
             self._recent.clear()
 
     def add_packed(self, packed: bytes) -> None:
-        """Remember what `pack_entries` made, no Python object an entry. Raises `CodecError`."""
+        """Add entries of `pack_entries` without a Python object per entry. Raises `CodecError`."""
         self._add_array(_from_bytes(packed))
 
     def lookup(self, start_ts: TimeStamp) -> LedgerEntry | None:
@@ -78,14 +78,14 @@ class TransactionLedger:
         for entries in reversed(self._sorted):
             column = entries["start_ts"]
             if column[0] <= start_ts <= column[-1]:
-                # Not `searchsorted`, which would copy the whole column: it has gaps.
-                found = entries[bisect_left(column, start_ts)]
-                if found["start_ts"] == start_ts:
-                    return _entry(found)
+                # Not `searchsorted`, which would copy the whole column, as it is not contiguous.
+                entry_row = entries[bisect_left(column, start_ts)]
+                if entry_row["start_ts"] == start_ts:
+                    return _entry(entry_row)
         return None
 
     def forget(self, safe_point: TimeStamp) -> None:
-        """Drop what ended at or below the safe point; see `pruned_entries`."""
+        """Remove the transactions that ended at or below the safe point; see `pruned_entries`."""
         recent = self._recent.values()
         self._recent = {e.start_ts: e for e in recent if (e.commit_ts or e.start_ts) > safe_point}
         kept = [_above(entries, safe_point) for entries in self._sorted]
@@ -101,29 +101,32 @@ class TransactionLedger:
 
 
 def pack_entries(entries: Iterable[LedgerEntry]) -> bytes:
-    """Entries as bytes, 32 each."""
+    """Encode entries, 32 bytes each."""
     return _to_array(entries).tobytes()
 
 
 def unpack_entries(packed: bytes) -> list[LedgerEntry]:
-    """The entries of `pack_entries`. Raises `CodecError`."""
+    """Decode the bytes of `pack_entries`. Raises `CodecError`."""
     return [_entry(entry) for entry in _from_bytes(packed)]
 
 
 def pruned_entries(
     packed: Iterable[bytes], safe_point: TimeStamp, record_entries: int
 ) -> tuple[list[bytes], int]:
-    """What is left of a ledger above a safe point, in bodies of so many entries; how many went.
+    """Remove a ledger's entries at or below a safe point.
 
-    A transaction that committed at or below it would be passed over as early if it came again, and
-    so needs no entry. One that was rolled back is dropped with its start_ts: if it comes again, it
-    is rolled back again.
+    A repeated delivery of a transaction that committed at or below it is skipped as early, so it
+    needs no entry. A rolled back transaction is removed by its start_ts: if it is delivered again,
+    it is rolled back again.
+
+    Returns:
+        The remaining entries, packed in bodies of `record_entries` each, and the number removed.
     """
-    every = [_from_bytes(body) for body in packed]
-    entries = np.concatenate([np.zeros(0, ENTRY), *(_above(e, safe_point) for e in every)])
+    before = [_from_bytes(body) for body in packed]
+    entries = np.concatenate([np.zeros(0, ENTRY), *(_above(e, safe_point) for e in before)])
     starts = range(0, len(entries), record_entries)
     bodies = [entries[at : at + record_entries].tobytes() for at in starts]
-    return bodies, sum(map(len, every)) - len(entries)
+    return bodies, sum(map(len, before)) - len(entries)
 
 
 def _above(entries: NDArray[np.void], safe_point: TimeStamp) -> NDArray[np.void]:
@@ -138,7 +141,7 @@ def _to_array(entries: Iterable[LedgerEntry]) -> NDArray[np.void]:
 
 def _from_bytes(packed: bytes) -> NDArray[np.void]:
     if len(packed) % ENTRY.itemsize:
-        raise CodecError("ledger", f"{len(packed)} bytes are no whole entries")
+        raise CodecError("ledger", f"{len(packed)} bytes are not a multiple of {ENTRY.itemsize}")
     return np.frombuffer(packed, ENTRY)
 
 

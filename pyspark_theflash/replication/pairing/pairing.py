@@ -1,75 +1,73 @@
-"""Prewrites and commits in, whole transactions in commit order out.
+"""Matching of prewrites with commits, into transactions in commit order.
 
-The two halves of a transaction are matched by `start_ts`; a rollback drops its prewrite. The order
-in which entities arrive means nothing for that: a commit may come before its prewrite, anything may
-come again at any time, a stream may start over from any earlier point. What arrival order does tell
-is how far the input is *complete*.
+Prewrite and commit of a transaction are matched by `start_ts`; a rollback discards its prewrite.
+Matching does not depend on the order of arrival: a commit may arrive before its prewrite, any
+entity may be delivered again, and a stream may restart from any earlier position. The order of
+arrival determines only up to which timestamp the input is *complete*.
 
 resolved_ts
-    No transaction that is still to come commits at or below `resolved_ts`. TiDB asks for a
-    commit_ts after its prewrite was delivered, and PD's timestamps only grow. So a prewrite that
-    arrives when M is the newest commit_ts seen will commit above M (and above its own start_ts,
-    always), one that arrives later will as well, and a commit without its prewrite will be found at
-    its commit_ts. Each waiting half therefore holds `resolved_ts` down:
+    No transaction that is still to arrive commits at or below `resolved_ts`. TiDB gets a commit_ts
+    after the prewrite was delivered, and PD's timestamps are monotonic. Let M be the newest
+    commit_ts seen. A prewrite that arrives now or later commits above M, and always above its own
+    start_ts; a commit whose prewrite is missing happened at its commit_ts. So each incomplete
+    transaction limits `resolved_ts`:
 
         prewrite without commit     max(M at its arrival, start_ts)
         commit without prewrite     commit_ts - 1
-        nothing waiting             M
+        nothing pending             M
 
-    `resolved_ts` is the lowest of them, and grows with every arrival. (Should a commit come without
-    its prewrite and from further back, against that order, it falls again, but not below what has
-    been taken.) Times are small numbers here:
+    `resolved_ts` is the minimum of these, and advances with the input. (A commit without its
+    prewrite that arrives out of order may lower it again, but not below what has been taken.)
+    Example, with P = prewrite, C = commit, R = rollback:
 
         arrives          M    holds             resolved_ts    can be taken
         P start 1        0    {1: 1}            0
         P start 2        0    {1: 1, 2: 2}      0
         C start 2 at 5   5    {1: 1}            1              nothing: 1 may commit at 2, 3, 4, 5
-        P start 3        5    {1: 1, 3: 5}      1              began below 5, will commit above it
+        P start 3        5    {1: 1, 3: 5}      1              3 will commit above 5
         C start 1 at 6   6    {3: 5}            5              2 at 5; 3 may commit at 6 as 1 did
         R start 3        6    {}                6              1 at 6
         C start 9 at 9   9    {}                9              a heartbeat, see below
 
-    Ordering by arrival would have published commit 5 at once, and a reader at 5 could have missed
-    the change of 1.
+    In order of arrival, commit 5 would have been published at once, and a reader at 5 could have
+    missed the change of transaction 1.
 
 Several pumps
-    Each pump's binlog is a stream with an M of its own: a commit that arrives from one pump says
-    nothing of the prewrites that are still to come from another. With nothing waiting,
-    `resolved_ts` is the lowest M. What waits is the same as before, whichever streams its halves
-    come from: where M of a prewrite's stream has reached its commit_ts, the prewrite has arrived.
+    Each pump's binlog is a stream with its own M: a commit from one pump implies nothing about the
+    prewrites still to arrive from another. With nothing pending, `resolved_ts` is the lowest M. The
+    holds are the same as for one pump, whichever streams prewrite and commit come from: once M of
+    a prewrite's stream has reached its commit_ts, the prewrite has arrived.
 
 Heartbeats
-    A commit, or an empty prewrite, of start_ts == commit_ts says "that late is it now": M grows,
-    nothing else happens. Pump itself writes one as a *rollback* with both equal when it has been
-    idle. The kind decides: it is the rollback of a transaction that never was, and its commit_ts
-    counts as seen. Rollbacks that TiDB sends have commit_ts 0.
+    A commit, or an empty prewrite, with start_ts == commit_ts only advances M. An idle tidb-binlog
+    pump writes a *rollback* with both equal: it rolls back a transaction that does not exist, and
+    its commit_ts advances M. Rollbacks sent by TiDB have commit_ts 0.
 
-Re-delivery
-    What is taken gets into the writer's ledger in the same step that publishes it, and `Pairing`
-    looks every entity up there first. One of a finished transaction is compared and dropped. So a
-    second prewrite of it does not hold `resolved_ts` back, and the same content under another
-    commit_ts, other content under the same start_ts, or a commit of what was rolled back raise
-    `TransactionConflictError` instead of being half-applied. Transactions that are matched but not
-    yet taken are compared the same way.
+Repeated delivery
+    Transactions taken are added to the writer's ledger in the same publication, and `Pairing` looks
+    up every entity there first. An entity of a finished transaction is compared and discarded, so a
+    repeated prewrite does not hold back `resolved_ts`. The same content with another commit_ts,
+    other content with the same start_ts, or a commit of a rolled back transaction raise
+    `TransactionConflictError`. Transactions that are matched but not taken are compared likewise.
 
-Late and early
-    A commit at or below what has been taken, unknown to the ledger, is *late*: a reader may have
-    been told what that timestamp looks like, so it raises. One at or below `oldest_ts`, the oldest
-    snapshot the store can answer, is *early*: its change is part of the base that the store began
-    with, or the ledger has forgotten it since. It is dropped unread, as a rolled back one is.
+Late and early commits
+    A commit at or below what has been taken that is not in the ledger is *late*: a snapshot at its
+    timestamp may have been read without it, so it raises. A commit at or below `oldest_ts`, the
+    oldest readable snapshot, is *early*: its change is part of the base that the store began with,
+    or its ledger entry was removed. It is discarded like a rolled back one.
 
-Told by others
-    How a transaction ended whose commit is lost may be known from elsewhere (`settle`). That is
-    taken like its commit or rollback, with one difference: M stays. A commit that arrives shows
-    that the input has come so far; what TiKV says of a transaction shows nothing of the kind.
+External outcomes
+    If the commit of a transaction is lost, its outcome may come from TiKV or an operator
+    (`settle`). It is handled like the commit or rollback, except that M does not advance: unlike
+    a commit in the stream, it does not show that the input is complete up to there.
 
 Memory
-    What waits for its commit may be more than memory holds; beyond a budget, payloads wait in a
-    file (`replication.pairing.spill`).
+    Payloads of pending transactions above a memory budget are written to a file
+    (`replication.pairing.spill`).
 
 Restart
-    `pending()`, `resolved_ts` and `max_commit_ts`, published with what was taken, are the whole
-    state.
+    `pending()`, `resolved_ts` and `max_commit_ts`, published together with the transactions taken,
+    are the complete state.
 """
 
 import heapq
@@ -99,15 +97,15 @@ from pyspark_theflash.replication.source.event import (
 
 _ZERO: Final = TimeStamp(0)
 _ENTITY_BYTES: Final = 400
-"""What a buffered transaction costs beside its payload, roughly."""
+"""Approximate memory of a buffered transaction without its payload."""
 
 
 class Pairing:
-    """The state machine. Pure; not thread-safe.
+    """State machine that matches entities. Not thread-safe.
 
     Invariants: a start_ts is in at most one of `_waiting`, `_matched` and `_rolled_back`, and in
-    none of them when the ledger has it; `_waiting` and `_holds` have the same keys; everything in
-    `_matched` commits above `_taken_ts`.
+    none of them if it is in the ledger; `_waiting` and `_holds` have the same keys; all of
+    `_matched` commit above `_taken_ts`.
     """
 
     def __init__(
@@ -121,9 +119,9 @@ class Pairing:
         pending: Iterable[PendingTransaction] = (),
         spill: Spill | None = None,
     ) -> None:
-        """Start anew, or where a store stands that has published up to `resolved_ts`.
+        """Start empty, or from the state of a store that has published up to `resolved_ts`.
 
-        `streams`: the newest commit_ts that is known to have come from each, 0 if none is.
+        `streams` has the newest commit_ts seen of each stream, 0 if there is none.
         """
         self._ledger, self._spill = ledger, spill or Spill()
         self._oldest_ts = oldest_ts
@@ -140,23 +138,23 @@ class Pairing:
 
     @property
     def resolved_ts(self) -> TimeStamp:
-        """No transaction still to come commits at or below this. Never below what was taken."""
+        """No transaction still to arrive commits at or below this. Never below what was taken."""
         lowest = self._holds.lowest()
         reached = min(self._seen) if lowest is None else min(*self._seen, lowest)
         return max(self._taken_ts, reached)
 
     @property
     def max_commit_ts(self) -> TimeStamp:
-        """The newest commit_ts seen, heartbeats included; of several streams, the lowest."""
+        """Newest commit_ts seen, heartbeats included; of several streams, the lowest of these."""
         return min(self._seen)
 
     @property
     def buffered_bytes(self) -> int:
-        """Memory held by what is waiting or not taken, roughly."""
+        """Approximate memory of pending transactions."""
         return self._buffered_bytes
 
     def add(self, entity: Entity) -> None:
-        """Take in the next entity.
+        """Process the next entity.
 
         Raises `TransactionConflictError`, and has then changed nothing but `max_commit_ts`.
         """
@@ -171,12 +169,12 @@ class Pairing:
             self._rollback(entity.start_ts)
 
     def settle(self, start_ts: TimeStamp, commit_ts: TimeStamp) -> None:
-        """Be told from outside of the input how a transaction ended; `commit_ts` 0: rolled back.
+        """Apply a transaction's outcome from another source; `commit_ts` 0 means rolled back.
 
-        Its commit or rollback may still arrive, and is compared then.
+        If its commit or rollback still arrives, it is compared with the outcome.
 
         Raises:
-            TransactionConflictError: it contradicts what is known; nothing has changed.
+            TransactionConflictError: It contradicts earlier input; nothing has changed.
         """
         if commit_ts:
             self._commit(start_ts, commit_ts)
@@ -184,19 +182,19 @@ class Pairing:
             self._rollback(start_ts)
 
     def is_open(self, start_ts: TimeStamp) -> bool:
-        """Whether a prewrite waits for its commit or rollback."""
+        """Return whether a prewrite is pending without commit or rollback."""
         waiting = self._waiting.get(start_ts)
         return waiting is not None and waiting.payload is not None
 
     def has_resolved(self, up_to: TimeStamp) -> bool:
-        """Whether `take_resolved` would find anything."""
+        """Return whether `take_resolved` would return any transaction."""
         return bool(self._commit_order) and self._commit_order[0][0] <= up_to
 
     def take_resolved(self, up_to: TimeStamp) -> list[Transaction]:
-        """Remove and return what committed at or below `up_to`, by (commit_ts, start_ts).
+        """Remove and return the transactions up to `up_to`, ordered by (commit_ts, start_ts).
 
         `up_to` is at most `resolved_ts`. The caller publishes the transactions and adds them to
-        the ledger before it adds another entity here.
+        the ledger before it adds another entity.
         """
         invariant(up_to <= self.resolved_ts, "only what is resolved can be taken")
         self._taken_ts = max(self._taken_ts, up_to)
@@ -208,35 +206,35 @@ class Pairing:
         return taken
 
     def forget(self, oldest_ts: TimeStamp) -> None:
-        """Be told that the oldest snapshot is another now, and the ledger ends there."""
+        """Raise the oldest readable snapshot, up to which the ledger has been pruned."""
         invariant(oldest_ts <= self._taken_ts, "only what was taken can be forgotten")
         self._oldest_ts = max(self._oldest_ts, oldest_ts)
 
     def take_rolled_back(self) -> list[TimeStamp]:
-        """start_ts of what was rolled back, or early, since the last call: for the ledger, too."""
+        """Return start_ts of transactions rolled back or early since the last call."""
         taken = [TimeStamp(start_ts) for start_ts in self._rolled_back]
         self._rolled_back.clear()
         return taken
 
     def vouch(self, until_ts: TimeStamp) -> None:
-        """Be told that the input is complete up to `until_ts`: `resolved_ts` gets there at least.
+        """Declare the input complete up to `until_ts`, and raise `resolved_ts` to it.
 
-        Raises `UnmatchedPrewriteError` if what arrived says otherwise.
+        Raises `UnmatchedPrewriteError` if a pending transaction may commit at or below it.
         """
         if unmatched := self.unmatched_below(until_ts):
             raise UnmatchedPrewriteError(until_ts, unmatched[0].start_ts, len(unmatched))
         self._seen = [max(seen_ts, until_ts) for seen_ts in self._seen]
 
     def unmatched_below(self, ts: TimeStamp) -> list[PendingTransaction]:
-        """What is waiting and may have committed at or below `ts`, by start_ts."""
+        """Return the incomplete transactions that may commit at or below `ts`, by start_ts."""
         lowest = self._holds.lowest()
         if lowest is None or lowest >= ts:
             return []
-        found = (each for each in self._waiting.values() if each.hold_ts < ts)
-        return sorted(found, key=lambda pending: pending.start_ts)
+        unmatched = (each for each in self._waiting.values() if each.hold_ts < ts)
+        return sorted(unmatched, key=lambda pending: pending.start_ts)
 
     def pending(self) -> list[PendingTransaction]:
-        """All that is waiting or not taken: what must survive a restart."""
+        """Return all transactions not taken yet, which must survive a restart."""
         matched = (
             PendingTransaction(each.start_ts, each.commit_ts, _ZERO, each.payload, each.ddl)
             for each in self._matched.values()
@@ -250,12 +248,12 @@ class Pairing:
             return
         if (known := self._finished(start_ts)) is not None:
             if known.commit_ts and known.digest != content_digest(entity.payload, entity.ddl):
-                raise _conflict(known, "its prewrite came again with another content")
+                raise _conflict(known, "its prewrite was delivered again with different content")
             return
         waiting = self._waiting.get(start_ts)
         if waiting is None:
             hold_ts = max(self._seen[entity.stream], start_ts)
-            payload = self._kept(entity.payload)
+            payload = self._buffer(entity.payload)
             self._wait(
                 PendingTransaction(start_ts, _ZERO, hold_ts, payload, entity.ddl, entity.primary)
             )
@@ -263,27 +261,27 @@ class Pairing:
             self._stop_waiting(start_ts)
             self._match(Transaction(start_ts, waiting.commit_ts, entity.payload, entity.ddl))
         elif (payload_bytes(waiting.payload), waiting.ddl) != (entity.payload, entity.ddl):
-            raise _conflict(waiting, "its prewrite came again with another content")
+            raise _conflict(waiting, "its prewrite was delivered again with different content")
         elif not waiting.primary:
-            # Kept by a version that did not note it.
+            # The pending record is of a version that did not store the primary key.
             self._waiting[start_ts] = replace(waiting, primary=entity.primary)
 
     def _commit(self, start_ts: TimeStamp, commit_ts: TimeStamp) -> None:
         if commit_ts == start_ts:
             if (waiting := self._waiting.get(start_ts)) is not None:
-                raise _conflict(waiting, "its commit has its start_ts")
+                raise _conflict(waiting, "it was committed with its start_ts as commit_ts")
             return
         early = commit_ts <= self._oldest_ts
         known = self._finished(start_ts) or self._waiting.get(start_ts)
         if known is not None and known.commit_ts not in (commit_ts, _ZERO):
-            raise _conflict(known, f"it came again as committed at {commit_ts}")
+            raise _conflict(known, f"it was delivered again as committed at {commit_ts}")
         if isinstance(known, LedgerEntry):
             if not known.commit_ts and not early:
                 raise _conflict(known, f"it was rolled back, and is now committed at {commit_ts}")
         elif early:
             self._drop(start_ts)
         elif commit_ts <= self._taken_ts:
-            reason = f"it is late: the store has answered up to {self._taken_ts} without it"
+            reason = f"it is late: the store is readable up to {self._taken_ts} without it"
             raise TransactionConflictError(start_ts, commit_ts, reason)
         elif known is None:
             self._wait(
@@ -296,7 +294,7 @@ class Pairing:
     def _rollback(self, start_ts: TimeStamp) -> None:
         known = self._finished(start_ts) or self._waiting.get(start_ts)
         if known is not None and known.commit_ts:
-            raise _conflict(known, "it came again as rolled back")
+            raise _conflict(known, "it was delivered again as rolled back")
         if not isinstance(known, LedgerEntry):
             self._drop(start_ts)
 
@@ -304,7 +302,7 @@ class Pairing:
         self._seen[entity.stream] = max(self._seen[entity.stream], entity.commit_ts)
 
     def _finished(self, start_ts: TimeStamp) -> LedgerEntry | None:
-        """How a transaction ended that waits for nothing any more."""
+        """Return the outcome of a transaction that is complete; None for others."""
         if (transaction := self._matched.get(start_ts)) is not None:
             return LedgerEntry.committed(transaction)
         if start_ts in self._rolled_back:
@@ -316,8 +314,8 @@ class Pairing:
         self._holds.hold(pending.start_ts, pending.hold_ts)
         self._buffered_bytes += _ENTITY_BYTES + memory_bytes(pending.payload)
 
-    def _kept(self, payload: bytes) -> Payload:
-        """A payload that is to wait: on disk, where memory is full of others."""
+    def _buffer(self, payload: bytes) -> Payload:
+        """Return a pending payload, spilled to disk if the memory budget is used up."""
         is_worth = len(payload) >= WORTH_BYTES
         if not is_worth or self._buffered_bytes + len(payload) <= BUDGET_BYTES:
             return payload

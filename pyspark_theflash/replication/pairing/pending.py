@@ -1,4 +1,4 @@
-"""What a pairing must carry over a restart, as values and as bytes."""
+"""Pending transactions, and their encoding in the manifest."""
 
 import struct
 from dataclasses import dataclass, field
@@ -22,11 +22,11 @@ _LAYER: Final = "pending transaction"
 
 @dataclass(frozen=True, slots=True)
 class PendingTransaction:
-    """A transaction that is not taken yet, as far as it is known.
+    """Transaction that is not applied yet.
 
-    `commit_ts` is 0 as long as there is no commit, `payload` is None as long as there is no
-    prewrite; at least one of the two is there. `hold_ts`: while one is missing, `resolved_ts` must
-    not pass this. `primary` is the transaction's primary key, b"" where it is not known.
+    `commit_ts` is 0 without a commit, `payload` is None without a prewrite; at least one of the two
+    has arrived. While the other is missing, `resolved_ts` is at most `hold_ts`. `primary` is the
+    transaction's primary key, b"" if it is not known.
     """
 
     start_ts: TimeStamp
@@ -37,10 +37,12 @@ class PendingTransaction:
     primary: RawKey = field(default=NO_KEY, repr=False)
 
     def to_bytes(self) -> bytes:
-        """Flags, timestamps, the DDL job if it is one, the primary key if known, the payload.
+        """Encode the transaction; numbers are little-endian.
 
-        u8 flags, u64 start_ts, commit_ts, hold_ts; job_id i64, schema_state i32, u32 length, query;
-        u32 length, key.
+        u8 flags | u64 start_ts | u64 commit_ts | u64 hold_ts
+        i64 job_id | i32 schema_state | u32 length | query     if it is a DDL job
+        u32 length | primary key                               if the key is known
+        payload
         """
         flags = _PREWRITTEN * (self.payload is not None) | _DDL * (self.ddl is not None)
         flags |= _PRIMARY * bool(self.primary)
@@ -50,7 +52,7 @@ class PendingTransaction:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "PendingTransaction":
-        """Raises `CodecError`."""
+        """Decode a transaction. Raises `CodecError`."""
         try:
             flags, start_ts, commit_ts, hold_ts = _HEAD.unpack_from(data)
             at = _HEAD.size

@@ -1,9 +1,8 @@
-"""Payloads that wait on disk, where too many wait for their commit to be held in memory.
+"""Spill file for payloads of pending transactions that do not fit in memory.
 
-A file without a name in some folder: it is gone with its process, and nothing in it has to last,
-for what waits is read again from the source or is among the store's pending transactions. It
-starts over from its beginning whenever nobody needs anything in it any more. What is read is what
-was written: its checksum stays in memory.
+The file is unnamed and disappears with its process. Its contents need not be durable: pending
+transactions are read again from the source, or are in the manifest. The file is truncated whenever
+no payload in it is in use. Checksums in memory verify what is read back.
 """
 
 import os
@@ -17,13 +16,13 @@ from pyspark_theflash.base.errors import CorruptionError
 from pyspark_theflash.storage.store.manifest import file_errors
 
 BUDGET_BYTES: Final = 64 << 20
-"""What may wait in memory."""
+"""Memory budget of pending payloads."""
 WORTH_BYTES: Final = 1 << 16
-"""Smaller payloads stay in memory: they cost little, and the file more."""
+"""Minimum size of a spilled payload: smaller ones save too little memory for the I/O."""
 
 
 class SpilledPayload:
-    """A payload in the file, of which only the length is at hand."""
+    """Payload in the spill file; memory has its length and checksum."""
 
     __slots__ = ("__weakref__", "_crc", "_offset", "_size", "_spill")
 
@@ -34,11 +33,11 @@ class SpilledPayload:
         return self._size
 
     def read(self) -> bytes:
-        """The payload itself.
+        """Read the payload.
 
         Raises:
-            CorruptionError: it is not what was written.
-            EngineError: the disk failed.
+            CorruptionError: The checksum does not match.
+            EngineError: The disk failed.
         """
         return self._spill.read(self._offset, self._size, self._crc)
 
@@ -47,20 +46,20 @@ Payload: TypeAlias = bytes | SpilledPayload
 
 
 def payload_bytes(payload: Payload) -> bytes:
-    """A payload in memory, wherever it is."""
+    """Return a payload's bytes, from memory or from the spill file."""
     return payload.read() if isinstance(payload, SpilledPayload) else payload
 
 
 def memory_bytes(payload: Payload | None) -> int:
-    """How much memory a payload takes."""
+    """Return the memory that a payload takes, in bytes."""
     return len(payload) if isinstance(payload, bytes) else 0
 
 
 class Spill:
-    """The file; made with the first payload."""
+    """Spill file, created with the first payload."""
 
     def __init__(self, folder: Path | None = None) -> None:
-        """`folder`: where there is room; None for the system's folder of temporary files."""
+        """Create the file in `folder` when needed; None is the system's temporary folder."""
         self._folder = folder or Path(tempfile.gettempdir())
         self._file: IO[bytes] | None = None
         self._end = self._live = 0
@@ -69,7 +68,7 @@ class Spill:
         """Write a payload.
 
         Raises:
-            StoreFullError, EngineError: the disk is full, or failed.
+            StoreFullError, EngineError: The disk is full, or failed.
         """
         with file_errors(self._folder):
             fd = self._opened()
@@ -84,7 +83,7 @@ class Spill:
         return spilled
 
     def read(self, offset: int, size: int, crc: int) -> bytes:
-        """What was written there; raises as `SpilledPayload.read`."""
+        """Read a payload; raises the errors of `SpilledPayload.read`."""
         parts, at, end = [], offset, offset + size
         with file_errors(self._folder):
             while at < end and (part := os.pread(self._opened(), end - at, at)):
@@ -97,7 +96,7 @@ class Spill:
 
     def _opened(self) -> int:
         if self._file is None:
-            # Closed by the finalizer, for it lives as long as what is in it.
+            # Not a `with` block: the finalizer closes it when no payload refers to it any more.
             self._file = tempfile.TemporaryFile(dir=self._folder, buffering=0)  # noqa: SIM115
             weakref.finalize(self, self._file.close)
         return self._file.fileno()

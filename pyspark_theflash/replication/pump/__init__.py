@@ -1,1 +1,1 @@
-"""A pump: the server that TiDB writes its binlog to, and its spool on disk."""
+"""Pump: the server that TiDB writes its binlog to, and its spool on disk."""

@@ -1,9 +1,9 @@
 """Group commit: append the payloads of many callers to a spool with one sync.
 
-A sync takes as long for many payloads as for one, and as much of the processor as a call. While one
-is under way callers gather. After it there may be up to as many as were in the last group and have
-come since, for each of those that it answered is likely to call again; they are waited for, but not
-for long. A caller who is alone never waits.
+A sync takes as long for many payloads as for one, and as much CPU as a call. Callers that arrive
+during a sync form the next group. Each caller of the last group is likely to call again, so before
+it is written the next group waits up to `GATHER_MS` for as many callers as were in the last group
+plus those that arrived since. A single caller never waits.
 
     A   join . write, sync . return   join ....... write, sync . return
     B      join ............................... .  write, sync . return
@@ -30,7 +30,7 @@ class _Caller:
 
 
 class GroupCommit:
-    """Appends to one spool. To be used in one event loop, where it was made."""
+    """Group commit for one spool. Use it only in the event loop that it was created in."""
 
     def __init__(self, spool: Spool) -> None:
         self._spool = spool
@@ -42,9 +42,9 @@ class GroupCommit:
         self._timer: asyncio.TimerHandle | None = None
 
     async def append(self, payload: bytes, spare_bytes: int = 0) -> None:
-        """Add a message; it is durable when this returns. Raises what `Spool.append` raises.
+        """Append a message durably. Raises the errors of `Spool.append`.
 
-        Cancelled before its group is written, it leaves nothing behind.
+        If the call is cancelled before its group is written, the message is not written.
         """
         caller = _Caller(payload, spare_bytes, self._loop.create_future())
         self._waiting.append(caller)
@@ -52,11 +52,11 @@ class GroupCommit:
         await caller.done
 
     def close(self) -> None:
-        """End the thread, after the group that it writes."""
+        """Stop the thread after the group that it is writing."""
         self._thread.shutdown()
 
     def _gather(self) -> None:
-        """Write what is there, or wait for more."""
+        """Write the waiting group if it is complete; otherwise start the timer for more callers."""
         if self._is_writing:
             return
         if len(self._waiting) >= self._expected:
@@ -78,14 +78,14 @@ class GroupCommit:
             )
 
     def _append(self, group: Sequence[_Caller]) -> Sequence[TheFlashError | None]:
-        """The error of each, None for those that are durable. Runs in the thread."""
+        """Append a group in the thread; return each caller's error, None if it succeeded."""
         try:
             self._spool.append(
                 [caller.payload for caller in group],
                 spare_bytes=max(caller.spare_bytes for caller in group),
             )
         except SpoolFullError as error:
-            # There may be room for some.
+            # There may be room for some of them.
             return [error] if len(group) == 1 else [self._append([each])[0] for each in group]
         except TheFlashError as error:
             return [error] * len(group)

@@ -1,27 +1,27 @@
-"""What a pump does besides being written to: it says that it is there, and how late it is.
+"""Registration and heartbeats of a pump.
 
 Heartbeats
-    `resolved_ts` grows with what arrives (see `replication.pairing.pairing`). Where nothing is
-    committed nothing arrives, and readers of "now" would wait for ever. So after an interval in
-    which nothing came, the node asks PD for a timestamp T and appends it to the spool as a commit
-    of nothing.
+    `resolved_ts` advances with each message (see `replication.pairing.pairing`). Without commits
+    there are no messages, and a reader at the current time would wait forever. So after an interval
+    without messages, the node gets a timestamp T from PD and appends it to the spool as a commit
+    without changes.
 
-    That claims: what comes behind it commits above T. It holds because of this order:
+    A heartbeat asserts that every later prewrite in the spool commits above T. This follows from
+    the order
 
-        PD hands out T  <  heartbeat is appended  <  prewrite P is appended behind it
-                        <  P is acknowledged  <  TiDB asks PD for P's commit_ts
+        PD allocates T  <  heartbeat is appended  <  prewrite P is appended after it
+                        <  P is acknowledged  <  TiDB gets P's commit_ts from PD
 
-    and PD's timestamps only grow. P may have been under way long before, may have waited in a queue
-    or have begun below T: its place in the spool, which readers go by, decides. A prewrite *before*
-    the heartbeat holds `resolved_ts` back on its own until its commit is there, and a commit behind
-    the heartbeat is of such a prewrite. So a heartbeat is true at any time, also between others;
-    that it is written only when nothing came is to save room.
+    and from PD's timestamps being monotonic. Only P's place in the spool counts, not when it was
+    sent or its start_ts. A prewrite *before* the heartbeat holds back `resolved_ts` until its
+    commit arrives, and a commit after the heartbeat belongs to one of these prewrites or a later
+    one. So a heartbeat is valid at any time; it is written only when idle to save space.
 
-    What it needs: that *every* transaction comes through this pump, and gets its commit_ts after
-    its prewrite is acknowledged. The latter is how TiDB commits with binlog on: neither in one
-    phase nor asynchronously. The former fails with a second pump in the cluster, so each round
-    looks for one first and writes no heartbeat if there is; and with TiDB's `ignore-error`, or a
-    TiDB without binlog, which nobody here can see.
+    Preconditions: *every* transaction goes through this pump, and gets its commit_ts after its
+    prewrite is acknowledged. TiDB guarantees the latter when binlog is on, since it then uses
+    neither one-phase nor asynchronous commit. The former is violated by a second pump in the
+    cluster, so each round checks for one first and then writes no heartbeat. It is also violated by
+    TiDB's `ignore-error`, and by a TiDB with binlog off; neither can be detected here.
 """
 
 import logging
@@ -40,9 +40,9 @@ INTERVAL_MS: Final = 3000
 
 
 class PumpNode:
-    """Registers a server and keeps time for its spool, in a thread of its own.
+    """Thread that registers a server and writes heartbeats to its spool.
 
-    Without a `registry` it keeps time only: TiDB is told of the server's socket otherwise.
+    Without a `registry` it only writes heartbeats: TiDB's configuration names the server's socket.
     """
 
     def __init__(
@@ -62,26 +62,26 @@ class PumpNode:
         self._thread = threading.Thread(target=self._run, name="pump node", daemon=True)
 
     def start(self) -> None:
-        """Go online; the server answers already.
+        """Register as online and start the rounds; the server must be running.
 
         Raises:
-            OtherPumpError: there is another pump; this one is not registered.
-            PDUnavailableError, PDRefusedError: PD cannot be told.
+            OtherPumpError: The cluster has another pump.
+            PDUnavailableError, PDRefusedError: The registration failed.
         """
         if self._registry is not None:
             self._registry.check_alone()
             self._register(PumpState.ONLINE)
-            # Who did the same at the same time sees it now, or we do.
+            # Of two pumps that register at the same time, at least one sees the other now.
             self._registry.check_alone()
         self._thread.start()
 
     def check(self) -> None:
-        """Raise what has ended the rounds, if anything has: nothing is complete from there on."""
+        """Raise the error that ended the rounds, if any: the binlog may be incomplete after it."""
         if self._failure is not None:
             raise self._failure
 
     def round(self) -> None:
-        """What is done every interval: look for other pumps, register, and write a heartbeat."""
+        """Check for other pumps, register, and write a heartbeat if the spool did not grow."""
         if self._registry is not None:
             self._registry.check_alone()
             self._register(PumpState.ONLINE)
@@ -92,11 +92,11 @@ class PumpNode:
         self._seen = position
 
     def stop(self, leave_as: PumpState = PumpState.ONLINE, *, drain_ms: int = DRAIN_MS) -> None:
-        """End the rounds and the server, after `drain_ms` in which it takes commits only.
+        """Stop the rounds and the server, which accepts commits only for the last `drain_ms`.
 
-        `leave_as` is what TiDB finds then. ONLINE: it tries to reach this pump for a while, so this
-        is for a restart. PAUSED or OFFLINE: it does not try, and where there is no other pump, its
-        next transaction ends the TiDB server.
+        `leave_as` is the state registered at the end. ONLINE is for a restart: TiDB keeps trying to
+        reach this pump. With PAUSED or OFFLINE it does not, and if there is no other pump, the
+        TiDB server exits at its next transaction.
         """
         self._ended.set()
         if self._thread.ident is not None:

@@ -1,27 +1,27 @@
-"""A pump: where TiDB writes its binlog to.
+"""gRPC server of a pump, to which TiDB writes its binlog.
 
-TiDB sends each half of a transaction as one call, waits for the answer to a prewrite before it asks
-for the commit_ts, and lets the transaction fail where there is none. So an answer without an error
-means durable: it comes after the spool's sync, which calls that wait at the same time share. One
-event loop in a thread of its own answers all calls; the disk is left to other threads.
+TiDB sends prewrite and commit of a transaction as separate calls. It waits for the response to the
+prewrite before it gets the commit_ts, and fails the transaction if there is none. So a response
+without an error means that the message is durable: it follows the spool's sync, which concurrent
+calls share. One event loop in its own thread answers all calls; other threads do the disk I/O.
 
-What TiDB makes of an error
-    prewrite           tries again for `binlog.write-timeout` (15 s), then *ends its own process*, a
-                       payload that is too large excepted: that fails the transaction only, if the
-                       text says so in gRPC's words. With `ignore-error` it goes on and loses data
-                       for its binlog, so that must be off.
-    commit, rollback   tries again for ten minutes, then forgets it
+TiDB's reaction to an error
+    prewrite           Retries for `binlog.write-timeout` (15 s), then *exits the TiDB process*. An
+                       oversized payload fails only the transaction, if the error text is that of
+                       gRPC. With `ignore-error` TiDB continues and its binlog loses data, so
+                       `ignore-error` must be off.
+    commit, rollback   Retries for ten minutes, then drops it.
 
-    A lost commit leaves its prewrite waiting and holds `resolved_ts` where it is. So prewrites are
-    refused while there is still room for the commits of those that came before, and when the server
-    is about to stop it takes commits a while longer.
+    A lost commit leaves its prewrite pending and holds back `resolved_ts`. So prewrites are
+    rejected while there is still space for the commits of earlier ones, and a server that is
+    stopping accepts commits a while longer.
 
 Pulling
-    Whoever pulls gets what TiDB sent, in order of arrival, from the position on that it gives: our
-    own client, or another reader of raw binlogs. Not tidb-binlog's drainer, which leaves the
-    matching of commits to the pump; its positions are refused.
+    Clients of `PullBinlogs` get TiDB's messages in order of arrival, starting at the requested
+    position. They are our own client or other readers of raw binlogs. tidb-binlog's drainer is not
+    supported, since it relies on the pump to match commits; its positions are rejected.
 
-Only the shape of a message is checked: what a prewrite's changes mean takes the schema.
+Only the format of a message is checked: the changes of a prewrite need the schema to be decoded.
 """
 
 import asyncio
@@ -62,9 +62,9 @@ from pyspark_theflash.replication.source.wire import decode_entities, is_probe
 _log = logging.getLogger(__name__)
 
 MAX_PAYLOAD_BYTES: Final = 128 << 20
-"""More than TiDB's `txn-total-size-limit` (100 MiB by default) lets a transaction have."""
+"""Above the transaction size that TiDB's `txn-total-size-limit` (default 100 MiB) allows."""
 SPARE_BYTES: Final = 64 << 20
-"""Room in the spool for commits and rollbacks of prewrites that were taken."""
+"""Space in the spool reserved for commits and rollbacks of accepted prewrites."""
 DRAIN_MS: Final = 1000
 
 _ZERO: Final = TimeStamp(0)
@@ -73,7 +73,7 @@ _PULLERS: Final = 4
 _PULL_BYTES: Final = 1 << 20
 _CALLS_MAX: Final = 4096
 _STREAMS_MAX: Final = 128
-# Up to this many times the limit, a payload is refused in words that TiDB knows; beyond, by gRPC.
+# Payloads up to this multiple of the limit get an error that TiDB recognises; gRPC rejects others.
 _OVERSIZE: Final = 4
 _POLL_MS: Final = 200
 _STOP_MS: Final = 10_000
@@ -83,7 +83,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class PumpCounters:
-    """What a server has done since it was made; timestamps are 0 before the first."""
+    """Counters of a server since its creation; timestamps are 0 before the first message."""
 
     payloads: int = 0
     payload_bytes: int = 0
@@ -92,7 +92,7 @@ class PumpCounters:
     max_commit_ts: TimeStamp = _ZERO
 
     def counting(self, entity: Entity, size_bytes: int) -> "PumpCounters":
-        """One payload later."""
+        """Return the counters with one more payload."""
         return replace(
             self,
             payloads=self.payloads + 1,
@@ -103,7 +103,7 @@ class PumpCounters:
 
 
 class PumpServer:
-    """A pump over one spool, which outlives it."""
+    """Pump server that writes to one spool. Closing the spool is up to the caller."""
 
     def __init__(
         self,
@@ -117,19 +117,19 @@ class PumpServer:
         max_payload_bytes: int = MAX_PAYLOAD_BYTES,
         spare_bytes: int = SPARE_BYTES,
     ) -> None:
-        """Listen on `address` (see `listen`), and answer from `start` to `stop`.
+        """Bind `address` (see `listen`); calls are answered from `start` to `stop`.
 
-        `allowed_names`: with `tls`, common names of callers' certificates, if not every one that
-        the authority has signed. `cluster_id`: None for that of the first write, or of the spool.
+        `allowed_names` are accepted common names of client certificates; () accepts all that the
+        authority has signed. `cluster_id` None stands for that of the spool, or of the first write.
 
         Raises:
-            OptionError: the address or the certificates cannot be used.
-            ClusterMismatchError: the spool is another cluster's.
+            OptionError: The address or the certificates cannot be used.
+            ClusterMismatchError: The spool belongs to another cluster.
         """
         if not 0 < max_payload_bytes <= MAX_FRAME_BYTES - FRAME_OVERHEAD_BYTES:
             raise OptionError("max_payload_bytes", f"is not between 1 and {MAX_FRAME_BYTES}")
         if allowed_names and tls is None:
-            raise OptionError("allowed_names", "names are in certificates, and there are none")
+            raise OptionError("allowed_names", "needs TLS: the names are those of certificates")
         if cluster_id is not None:
             spool.check_cluster(cluster_id)
         self._spool, self._clock = spool, clock
@@ -145,7 +145,7 @@ class PumpServer:
         self._thread.start()
         try:
             self.address = self._run(self._listen(address, tls))
-            """Where it listens, with the port that port 0 became."""
+            """Address that it listens on, with the port chosen for port 0."""
         except BaseException:
             self._end()
             raise
@@ -164,18 +164,18 @@ class PumpServer:
         return listen(self._server, address, tls)
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Start answering calls."""
         self._run(self._server.start())
         _log.info("pump listens: address=%s", self.address)
 
     def pause(self) -> None:
-        """Refuse prewrites from now on, so that what is open comes to its end."""
+        """Reject prewrites from now on, so that open transactions finish."""
         self._pausing = True
 
     def stop(self, drain_ms: int = DRAIN_MS) -> None:
-        """Refuse prewrites, take commits for `drain_ms` more, finish what has begun, and close.
+        """Reject prewrites, accept commits for another `drain_ms`, finish open calls, and close.
 
-        Does nothing the second time.
+        Does nothing if it is stopped already.
         """
         if self._loop.is_closed():
             return
@@ -186,14 +186,14 @@ class PumpServer:
         self._end()
 
     def counters(self) -> PumpCounters:
-        """What has been done until now."""
+        """Return the current counters."""
         return self._counters
 
     def _run(self, call: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(call, self._loop).result()
 
     def _end(self) -> None:
-        """End all threads."""
+        """Stop all threads."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._group.close()
@@ -202,18 +202,18 @@ class PumpServer:
 
     async def _write(self, request: bytes, context: grpc.aio.ServicerContext) -> bytes:
         await self._check_caller(context)
-        # A caller who has stopped waiting sends it again, or never meant it: written then, it could
-        # come behind its own commit, or be a prewrite that never ends. gRPC cancels this for him.
+        # gRPC cancels this coroutine when the caller stops waiting. The caller retries, or has
+        # given up: a late write could follow its own commit, or be a prewrite that never ends.
         try:
-            await self._take(WriteBinlogRequest.from_bytes(request))
+            await self._store(WriteBinlogRequest.from_bytes(request))
         except TheFlashError as error:
             self._counters = replace(self._counters, errors=self._counters.errors + 1)
-            _log.warning("binlog refused: %s", error)
+            _log.warning("binlog rejected: %s", error)
             return encode_write_response(str(error))
         return _DURABLE
 
-    async def _take(self, request: WriteBinlogRequest) -> None:
-        """Make a binlog durable, or raise why not."""
+    async def _store(self, request: WriteBinlogRequest) -> None:
+        """Check a binlog and append it durably."""
         size_bytes = len(request.payload)
         if size_bytes > self._max_payload_bytes:
             reason = (
@@ -228,7 +228,7 @@ class PumpServer:
         spare_bytes = 0
         if entity.kind is EntityKind.PREWRITE:
             if self._pausing:
-                raise ServiceUnavailableError(self.address, "it is about to stop")
+                raise ServiceUnavailableError(self.address, "the pump is stopping")
             spare_bytes = self._spare_bytes
         await self._group.append(request.payload, spare_bytes)
         self._counters = self._counters.counting(entity, size_bytes)
@@ -238,8 +238,8 @@ class PumpServer:
     ) -> AsyncIterator[bytes]:
         await self._check_caller(context)
         if self._pulls == _PULLERS:
-            # One that has hung up is noticed at once, so trying again helps.
-            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{_PULLERS} pull already")
+            # A closed connection frees its slot at once, so a retry can succeed.
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"{_PULLERS} clients pull already")
         self._pulls += 1
         try:
             position = self._position(PullRequest.from_bytes(request))
@@ -259,7 +259,7 @@ class PumpServer:
         return self._spool.position_of(request.suffix, request.offset)
 
     def _read_beyond(self, position: str) -> tuple[list[bytes], str]:
-        """Some messages behind a position, and the position behind them; waits a while for one."""
+        """Read messages after a position, waiting `_POLL_MS` for one; return the new position."""
         messages: list[bytes] = []
         size_bytes = 0
         self._spool.wait_beyond(position, _POLL_MS)
@@ -273,7 +273,7 @@ class PumpServer:
                 if size_bytes >= _PULL_BYTES:
                     break
         except TheFlashError:
-            # What came before the error is sent first.
+            # Messages before the error are sent first.
             if not messages:
                 raise
         return messages, position
@@ -291,7 +291,7 @@ class PumpServer:
         names = context.auth_context().get("x509_common_name", ())
         if self._allowed_names.isdisjoint(names):
             await context.abort(
-                grpc.StatusCode.PERMISSION_DENIED, "this certificate's name may not call"
+                grpc.StatusCode.PERMISSION_DENIED, "the certificate's name is not allowed"
             )
 
 
@@ -299,7 +299,7 @@ def _options(max_payload_bytes: int) -> list[tuple[str, int]]:
     return [
         ("grpc.max_receive_message_length", min(_OVERSIZE * max_payload_bytes, 2**31 - 1)),
         ("grpc.max_send_message_length", -1),
-        # What is above waits with its sender; gRPC's own refusal would end a TiDB.
+        # Calls above this wait at the sender. If gRPC rejected them, TiDB would exit.
         ("grpc.max_concurrent_streams", _STREAMS_MAX),
         ("grpc.so_reuseport", 0),
     ]

@@ -1,31 +1,31 @@
-"""Binlogs on disk, between the network and the writer.
+"""Durable queue of binlogs on disk, between the pump's server and the writer.
 
     spool/
-      .cluster                   the cluster whose binlogs these are
+      .cluster                   id of the cluster that the binlogs belong to
       .lock                      held by the process that appends
-      binlog-0000000000000001    frames, as pump writes them (see `frame`)
+      binlog-0000000000000001    frames as pump writes them (see `source.frame`)
       binlog-0000000000000002
 
-What is here was acknowledged to TiDB, which keeps no copy: a file goes when what is in it has been
-applied, not before.
+The contents are acknowledged to TiDB, which keeps no copy: a file is deleted only after all of its
+transactions are applied.
 
-Durable
-    `append` returns when its payloads are synced. One thread appends at a time; whoever has many
-    callers gives it their payloads together (see `replication.pump.group_commit`).
+Durability
+    `append` returns when its payloads are synced. One thread appends at a time; group commit
+    (`replication.pump.group_commit`) combines the payloads of concurrent callers.
 
-    `position` is behind what is durable, and `source()` reads up to there only: a reader that saw
-    more could apply what a crash takes away again.
+    `position` is the end of the durable data, and `source()` reads only up to it: a reader of later
+    data could apply changes that a crash removes.
 
-After a crash
-    Only the newest payloads can have been cut off, and it is at the end of the last file: files are
-    begun after the sync of what is before them. Opening cuts a torn frame off, which nobody was
-    told about. Anything else that is wrong there is corruption, as everywhere.
+Crash recovery
+    Only the newest payloads can be truncated, at the end of the last file, since a new file is
+    begun after the sync of the previous one. Opening truncates a torn frame, which was never
+    acknowledged. Any other damage is corruption.
 
-When the disk fails
-    A full disk is not the end: what was half written is cut off, callers get `StoreFullError`, and
-    the next append tries again. After any other failed write, and any failed sync, nobody knows
-    what is on disk (the kernel has dropped the dirty pages and says so once), so nothing more is
-    written until the spool is opened anew.
+Disk failures
+    When the disk is full, the partial write is truncated, callers get `StoreFullError`, and the
+    next append tries again. After any other failed write or sync the contents of the disk are
+    unknown (the kernel drops dirty pages and reports the error only once), so the spool accepts no
+    more writes until it is reopened.
 """
 
 import itertools
@@ -67,11 +67,11 @@ _NAME: Final = re.compile(r"binlog-(\d{16})", re.ASCII)
 
 
 class Spool:
-    """The folder, open for appending. Safe to use from many threads.
+    """Spool folder, open for appending. Thread-safe.
 
-    Invariants: the files are numbered without a gap, there is at least one, and every one but the
-    last is whole and durable. `_turn` is held while files change; `_mutex`, never for long, while
-    fields do, and inside `_turn` only.
+    Invariants: there is at least one file, the files are numbered without gaps, and all but the
+    last are complete and durable. `_turn` is held while files change; `_mutex`, acquired after it,
+    is held briefly while fields change.
     """
 
     def __init__(
@@ -82,15 +82,15 @@ class Spool:
         file_bytes: int = FILE_BYTES,
         max_bytes: int = MAX_BYTES,
     ) -> None:
-        """Open the spool in `folder`, or make it: the folder above must be there.
+        """Open the spool in `folder`, or create it: the parent folder must exist.
 
-        A file is followed by the next when it has `file_bytes`; the spool takes no more than
-        `max_bytes` in all.
+        A new file is begun when the last one has `file_bytes`. The total size is limited to
+        `max_bytes`.
 
         Raises:
-            StoreInUseError: another process appends to it.
-            CorruptionError, BinlogCorruptionError: it is damaged, or not a spool.
-            EngineError, StoreFullError: the disk fails.
+            StoreInUseError: Another process has it open for appending.
+            CorruptionError, BinlogCorruptionError: The folder is damaged, or not a spool.
+            EngineError, StoreFullError: The disk failed, or is full.
         """
         self._folder, self._fs = folder, fs
         self._file_bytes, self._max_bytes = file_bytes, max_bytes
@@ -114,9 +114,9 @@ class Spool:
         durable_bytes = sound_bytes(last) if sizes else 0
         self._file = self._fs.open_append(last)
         if durable_bytes < sizes.get(self._number, 0):
-            _log.warning("spool: torn frame cut off: file=%s offset=%d", last, durable_bytes)
+            _log.warning("spool: torn frame truncated: file=%s offset=%d", last, durable_bytes)
             self._file.truncate(durable_bytes)
-        # Also where nothing was cut: whoever wrote this may have died before the sync.
+        # Also if nothing was truncated: the last process may have died before its sync.
         self._file.sync()
         self._fs.sync_folder(self._folder)
         self._durable_bytes = durable_bytes
@@ -125,49 +125,49 @@ class Spool:
 
     @property
     def position(self) -> str:
-        """Behind all that is durable."""
+        """Position after the durable data."""
         with self._mutex:
             return str(self._end())
 
     @property
     def size_bytes(self) -> int:
-        """How long all files are together."""
+        """Total size of all files."""
         with self._mutex:
             return self._held_bytes
 
     def cluster_id(self) -> int | None:
-        """The cluster whose binlogs these are; None as long as nobody has said."""
+        """Return the id of the cluster that the binlogs belong to; None if it is not set yet."""
         path = self._folder / _CLUSTER_FILE
         with file_errors(path):
             text = path.read_bytes()[:32] if path.exists() else None
         if text is not None and not text.isdigit():
-            raise CorruptionError(str(path), 0, "not a cluster's id")
+            raise CorruptionError(str(path), 0, "not a cluster id")
         return None if text is None else int(text)
 
     def check_cluster(self, cluster_id: int) -> None:
-        """Keep whose binlogs these are, durably, the first time.
+        """Compare the cluster's id with the spool's; the first call stores it durably.
 
         Raises:
-            ClusterMismatchError: they are another cluster's.
+            ClusterMismatchError: The spool belongs to another cluster.
         """
         path = self._folder / _CLUSTER_FILE
         with self._turn, file_errors(path):
-            known = self.cluster_id()
-            if known is None:
+            stored_id = self.cluster_id()
+            if stored_id is None:
                 scratch = path.with_suffix(".new")
                 self._fs.unlink(scratch)
                 self._fs.write_new(scratch, memoryview(str(cluster_id).encode()))
                 self._fs.rename(scratch, path)
-        if known not in (None, cluster_id):
-            raise ClusterMismatchError(str(self._folder), cluster_id, known)
+        if stored_id not in (None, cluster_id):
+            raise ClusterMismatchError(str(self._folder), cluster_id, stored_id)
 
     def append(self, payloads: Iterable[bytes], *, spare_bytes: int = 0) -> None:
-        """Add messages; they are durable when this returns. All of them, or none if it raises.
+        """Append messages durably: all of them, or none if it raises.
 
         Raises:
-            SpoolFullError: less than `spare_bytes` below the limit would be left.
-            StoreFullError: the disk is full.
-            EngineError: the disk fails; from now on every call raises this.
+            SpoolFullError: Less than `spare_bytes` would be left below the size limit.
+            StoreFullError: The disk is full.
+            EngineError: The disk failed; every later call raises this, too.
         """
         data = b"".join(piece for payload in payloads for piece in _checked_frame(payload))
         with self._turn:
@@ -204,7 +204,7 @@ class Spool:
             self._mutex.notify_all()
 
     def _begin_next_file(self) -> None:
-        """Raises `StoreFullError` and has changed nothing, or `OSError`."""
+        """Create the next file. Raises `StoreFullError` with no change made, or `OSError`."""
         path = self._path(self._number + 1)
         try:
             file = self._fs.open_append(path)
@@ -219,34 +219,34 @@ class Spool:
             self._durable_bytes = 0
 
     def _failed(self, error: BaseException) -> TheFlashError:
-        """Take no more writes: what is on disk behind `position` is unknown."""
-        reason = f"{error!r}; nothing more is written until it is opened anew"
+        """Reject writes from now on: the contents of the disk after `position` are unknown."""
+        reason = f"{error!r}; the spool accepts no more writes until it is reopened"
         with self._mutex:
             self._failure = EngineError(str(self._folder), reason)
             return self._failure
 
     def source(self) -> FileSource:
-        """What is durable now, to be read by the writer or whoever pulls."""
+        """Return a source of the messages that are durable now."""
         with self._mutex:
             end = self._end()
         return FileSource(self._folder, end)
 
     def wait_beyond(self, position: str | None, timeout_ms: int) -> bool:
-        """Wait until `position` is not the last one; whether it is not."""
+        """Wait until the end of the spool is not at `position`; return False on timeout."""
         with self._mutex:
             return self._mutex.wait_for(lambda: str(self._end()) != position, timeout_ms / 1000)
 
     def position_of(self, number: int, offset: int) -> str:
-        """The position in file `number`, as pump's protocol names it; the start for 0 and 0."""
+        """Convert a position of the pump protocol, (file number, offset); (0, 0) is the start."""
         if (number, offset) == (0, 0):
             number = min(number_of(path.name) for path in _files(self._folder))
         return str(FilePosition(_name(number), offset))
 
     def drop_before(self, position: str) -> None:
-        """Delete the files that are behind `position` as a whole. The file it is in stays.
+        """Delete all files before the one that `position` is in.
 
         Raises:
-            OptionError: the position is not one of this spool's.
+            OptionError: The file of `position` is not in this spool.
         """
         keep = FilePosition.parse(position)
         with self._turn, file_errors(self._folder):
@@ -256,19 +256,19 @@ class Spool:
             for name, path in files.items():
                 if name < keep.name:
                     size_bytes = path.stat().st_size
-                    # Oldest first and each for good, so that a crash leaves no gap.
+                    # Oldest first, each durably, so that a crash leaves no gap.
                     self._fs.unlink(path)
                     self._fs.sync_folder(self._folder)
                     with self._mutex:
                         self._held_bytes -= size_bytes
 
     def close(self) -> None:
-        """Let another process append. What comes later raises `EngineError`."""
+        """Release the lock and the file. Later appends raise `EngineError`."""
         with self._turn:
             self._file.close()
             self._lock.release()
             with self._mutex:
-                self._failure = EngineError(str(self._folder), "is closed")
+                self._failure = EngineError(str(self._folder), "the spool is closed")
                 self._mutex.notify_all()
 
     def _end(self) -> FilePosition:
@@ -279,17 +279,17 @@ class Spool:
 
 
 def number_of(name: str) -> int:
-    """The number in a file's name. Raises `CorruptionError` for a name that has none."""
+    """Return the number in a file name; raise `CorruptionError` if it is not a spool file's."""
     match = _NAME.fullmatch(name)
     if match is None:
-        raise CorruptionError(name, 0, "not a file of a spool")
+        raise CorruptionError(name, 0, "not a spool file")
     return int(match[1])
 
 
 def sound_bytes(path: Path) -> int:
-    """How much of a file is whole frames. Raises `BinlogCorruptionError` for what is no torn tail.
+    """Read a file and return the length of its complete frames, without a torn tail.
 
-    Reads all of it.
+    Raises `BinlogCorruptionError`.
     """
     end = 0
     for frame in FileSource(path).frames():
@@ -298,7 +298,7 @@ def sound_bytes(path: Path) -> int:
 
 
 def _full(error: OSError, path: Path) -> StoreFullError:
-    """That the disk is full, if this is what `error` says; raises it if it says anything else."""
+    """Convert an error of a full disk to `StoreFullError`; raise any other error."""
     typed = os_error(error, path)
     if not isinstance(typed, StoreFullError):
         raise error

@@ -46,7 +46,7 @@ def test_packed_entries_have_32_bytes():
 
 
 def test_packed_entries_cut_short():
-    with pytest.raises(CodecError, match="31 bytes are no whole entries"):
+    with pytest.raises(CodecError, match="31 bytes are not a multiple of 32"):
         unpack_entries(pack_entries([ROLLED_BACK])[:-1])
     with pytest.raises(CodecError):
         TransactionLedger().add_packed(b"x")

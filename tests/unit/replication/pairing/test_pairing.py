@@ -178,7 +178,7 @@ def test_conflict_is_found_after_a_restart():
 @pytest.mark.parametrize("before", [[], [prewrite(1)]])
 def test_late_transaction(before):
     writer = Writer(resolved_ts=5).add(*before)
-    with pytest.raises(TransactionConflictError, match="the store has answered up to 5 without it"):
+    with pytest.raises(TransactionConflictError, match="the store is readable up to 5 without it"):
         writer.add(commit(1, 5))
 
 

@@ -104,5 +104,5 @@ def test_it_survives_a_restart_and_is_compared(pairing: Pairing) -> None:
     again = [PendingTransaction.from_bytes(p.to_bytes()) for p in pairing.pending()]
     assert [p.payload for p in again] == list(PAYLOADS.values())
     pairing.add(entity(EntityKind.PREWRITE, 8, payload=PAYLOADS[8]))
-    with pytest.raises(TransactionConflictError, match="another content"):
+    with pytest.raises(TransactionConflictError, match="different content"):
         pairing.add(entity(EntityKind.PREWRITE, 8, payload=PAYLOADS[7]))

@@ -137,7 +137,7 @@ def test_pausing_takes_commits_only(spool):
     with serving(spool) as server, PumpWriter(server.address) as writer:
         assert writer.write(MESSAGES[0]) == ""
         server.pause()
-        assert "it is about to stop" in writer.write(MESSAGES[2])
+        assert "the pump is stopping" in writer.write(MESSAGES[2])
         assert writer.write(MESSAGES[1]) == ""
     assert content(spool) == MESSAGES[:2]
 

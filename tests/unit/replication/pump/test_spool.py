@@ -173,7 +173,7 @@ def test_missing_file(folder):
 def test_strange_file(folder, name):
     filled(folder)
     (folder / name).touch()
-    with pytest.raises(CorruptionError, match="not a file of a spool"):
+    with pytest.raises(CorruptionError, match="not a spool file"):
         opened(folder)
 
 
@@ -213,7 +213,7 @@ def test_a_disk_that_fails_at_any_call(tmp_path, failure, lasting, count):
             spool.append([more])
             acknowledged.append(more)
         elif expected in results:
-            with pytest.raises(EngineError, match="nothing more is written until it is opened"):
+            with pytest.raises(EngineError, match="no more writes until it is reopened"):
                 spool.append([more])
         spool.close()
         again = opened(folder)
@@ -335,7 +335,7 @@ def test_one_cluster(folder):
     assert (caught.value.found, caught.value.expected) == (7, 2**64 - 1)
     assert content(spool) == []
     (folder / ".cluster").write_bytes(b"")
-    with pytest.raises(CorruptionError, match="not a cluster's id"):
+    with pytest.raises(CorruptionError, match="not a cluster id"):
         spool.check_cluster(7)
     spool.close()
 
