@@ -136,7 +136,7 @@ class Tidb:
             except RpcError:
                 self.sent_again += 1
                 return
-            if answer.endswith("it is about to stop"):
+            if answer.endswith("the pump is stopping"):
                 # The pump of a writer that ends with an error, as TiDB would see it.
                 self.sent_again += 1
                 return
