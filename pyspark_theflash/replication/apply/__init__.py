@@ -1,1 +1,1 @@
-"""Transactions to publications: decode changes, find their partitions, keep the writer's state."""
+"""Conversion of transactions to publications: decoding, partition assignment, writer state."""

@@ -1,15 +1,16 @@
-"""Matched transactions -> one publication after another.
+"""Apply matched transactions as a series of publications.
 
-Transactions come sorted by (commit_ts, start_ts), all of (old resolved_ts, new resolved_ts]. They
-are cut into batches small enough to decode in memory; each is published with the resolved_ts it
-reaches, so a crash between two batches leaves a prefix. A batch also ends
+The input of `Applier.apply` is all transactions with a commit_ts in (old resolved_ts, new
+resolved_ts], sorted by (commit_ts, start_ts). They are cut into batches that fit in memory when
+decoded. Each batch is published with the resolved_ts that it reaches, so a crash between two
+batches leaves a prefix. A batch also ends
 
-    where DDL moves rows                    they are read as of right before, and published alone
-    before what the schema history lacks    what comes before is published, then the error is raised
+    where DDL moves rows               they are read at the timestamp before, and published alone
+    at the end of the schema history   earlier transactions are published, then the error is raised
 
-What cannot be told of one table stops no other: the table is set aside (`storage/store/aside.py`)
-in the publication that it would have been part of, and what comes later goes on. Input that is
-damaged, or a schema that is not its, still ends the writer.
+If the rows or partitions of one table cannot be determined, the other tables are still applied:
+the table is set aside (`storage/store/aside.py`) in the publication that the rows would have been
+part of. Damaged input, or a schema that does not belong to it, ends the writer.
 """
 
 import logging
@@ -40,20 +41,20 @@ from pyspark_theflash.tidb.schema.lineage import Move
 from pyspark_theflash.tidb.schema.model import TableInfo
 
 BATCH_BYTES: Final = 32 << 20
-"""Row bytes a batch: what a publication of a backlog has, and what memory must have room for."""
+"""Maximum size of a batch in bytes of encoded rows, which must fit in memory."""
 COLUMN_BYTES: Final = 2 * BATCH_BYTES
-"""How much a batch's rows may take as columns, where these are much wider than rows."""
+"""Maximum size of a batch in bytes of decoded columns, if these are much wider than the rows."""
 Compact: TypeAlias = Callable[[Iterable[PhysicalTableID]], None]
-"""Has tables compacted that rows were published of."""
+"""Callback that compacts tables after rows of them were published."""
 STAGES: Final = ("parse", "decode", "publish", "compact")
-_UNTOLD: Final = UnknownPartitionError, UnknownCopyError, UnsupportedError
-"""What leaves open what one table holds, and nothing else."""
+_TABLE_ERRORS: Final = UnknownPartitionError, UnknownCopyError, UnsupportedError
+"""Errors after which only the contents of one table are unknown."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
 class ApplyReport:
-    """Counts of what was applied, and `seconds` by stage, as `timer` counts them."""
+    """Numbers of applied transactions and rows, and the `seconds` of `timer` by stage."""
 
     transactions: int = 0
     rows: int = 0
@@ -64,7 +65,7 @@ class ApplyReport:
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
-        """Add the block's time to a stage."""
+        """Add the duration of the block to a stage."""
         started = self.timer()
         yield
         self.seconds[stage] += self.timer() - started
@@ -82,21 +83,21 @@ class _Batch:
 
     @property
     def is_full(self) -> bool:
-        """Whether it is as much as memory should hold."""
+        """Whether it should be published before more is added."""
         return self.row_bytes >= BATCH_BYTES or self.column_bytes >= COLUMN_BYTES
 
     def changes_of(self, table: TableInfo, placement: TableInfo) -> TableChanges:
-        """The changes to which the next rows of a table are added: new for another definition."""
-        known = self._open.get(table.id)
-        # By identity: a history hands out the same definition every time, and they are large.
-        if known is None or known.table is not table or known.placement is not placement:
-            known = self._open[table.id] = TableChanges(table, placement)
-            self.changes.append(known)
-        return known
+        """Return the changes to append a table's rows to; new ones if its definition changed."""
+        changes = self._open.get(table.id)
+        # Compared by identity: definitions are large, and a history always returns the same object.
+        if changes is None or changes.table is not table or changes.placement is not placement:
+            changes = self._open[table.id] = TableChanges(table, placement)
+            self.changes.append(changes)
+        return changes
 
 
 class Applier:
-    """Applies transactions to an engine, in order. After an error, make another."""
+    """Applies transactions to an engine in order. Not usable after an error."""
 
     def __init__(
         self,
@@ -106,9 +107,9 @@ class Applier:
         may_guess: bool = False,
         compact: Compact | None = None,
     ) -> None:
-        """`may_guess`: a partition that nobody can tell is guessed instead of refused.
+        """With `may_guess`, guess unknown partitions instead of setting the table aside.
 
-        `compact` is told which tables were published; None: they are compacted here.
+        `compact` is called with the tables published; None compacts them synchronously.
         """
         self._engine, self._state, self._may_guess = engine, state, may_guess
         self._compact = compact or self._compact_here
@@ -125,14 +126,14 @@ class Applier:
         keep_pending: bool = False,
         position: str | None = None,
     ) -> None:
-        """Publish all of `transactions`, after which the store can answer at `resolved_ts`.
+        """Publish `transactions`, after which the store is readable up to `resolved_ts`.
 
-        With `keep_pending`, what is seen but not applied is kept for another run, which goes on at
+        With `keep_pending`, pending transactions are stored for the next run, which continues at
         `position` in the source.
 
         Raises:
-            SchemaOutdatedError: a transaction needs a newer schema history; all before it are
-            applied.
+            SchemaOutdatedError: A transaction needs a newer schema history; all before it are
+                applied.
         """
         batch = _Batch()
         for transaction in transactions:
@@ -144,16 +145,16 @@ class Applier:
                     self._publish(self._move_rows(batch, before), before)
                 raise
             batch = self._move_rows(batch, transaction.commit_ts)
-            told = [m.told(self._state.cluster.has_written) for m in mutations]
-            if batch.is_full or (None in told and batch.transactions):
+            placements = [m.determine(self._state.cluster.has_written) for m in mutations]
+            if batch.is_full or (None in placements and batch.transactions):
                 self._publish(batch, before)
                 batch = _Batch()
-            self._add(batch, transaction, mutations, told)
+            self._add(batch, transaction, mutations, placements)
         batch = self._move_rows(batch, resolved_ts)
         self._publish(batch, resolved_ts, keep_pending=keep_pending, position=position)
 
     def compact(self) -> None:
-        """Have what was touched since the last call rewritten into its fastest form."""
+        """Compact the tables that were published since the last call."""
         with self.report.timed("compact"):
             touched, self._touched = sorted(self._touched), set()
             self._compact(touched)
@@ -163,7 +164,7 @@ class Applier:
             self._engine.compact(physical_id, self._state.columns_of(physical_id))
 
     def _mutations(self, transaction: Transaction) -> list[AmbiguousPlacement]:
-        """The changes of a transaction, and the definitions that may have placed them."""
+        """Decode a transaction's changes, with the definitions that may have placed them."""
         if transaction.ddl is not None:
             self._state.require_schema(transaction.ddl, transaction.commit_ts)
         if not transaction.payload:
@@ -171,36 +172,38 @@ class Applier:
         with self.report.timed("parse"):
             prewrite = parse_prewrite(payload_bytes(transaction.payload))
             version = prewrite.schema_version
-            self._state.named(version, transaction.commit_ts)
-            found = []
+            self._state.observe_version(version, transaction.commit_ts)
+            placements = []
             for rows in prewrite.mutations:
                 table = self._state.table(rows.table_id, transaction.commit_ts)
                 if not self._state.replicates(table.id):
                     continue
                 try:
                     candidates, is_likely = self._state.placements(table, version, transaction)
-                except _UNTOLD as error:
+                except _TABLE_ERRORS as error:
                     self._set_aside(table, table.stored_id_set, transaction.commit_ts, str(error))
                 else:
-                    found.append(
+                    placements.append(
                         AmbiguousPlacement(table, candidates, rows, transaction, is_likely)
                     )
-        return found
+        return placements
 
     def _add(
         self,
         batch: _Batch,
         transaction: Transaction,
         mutations: Sequence[AmbiguousPlacement],
-        told: Sequence[TableInfo | None],
+        placements: Sequence[TableInfo | None],
     ) -> None:
-        """Add a transaction to a batch; what has come before is published where it must tell."""
-        for doubt, placement in zip(mutations, told, strict=True):
-            table, rows = doubt.table, doubt.mutations
+        """Add a transaction to a batch, which is empty if a placement is None."""
+        for unplaced, placement in zip(mutations, placements, strict=True):
+            table, rows = unplaced.table, unplaced.mutations
             try:
-                placed = placement or doubt.guessed(self._engine, may_guess=self._may_guess)
-            except _UNTOLD as error:
-                ids = _stored_ids(table, *doubt.candidates)
+                placed = placement or unplaced.determine_by_rows(
+                    self._engine, may_guess=self._may_guess
+                )
+            except _TABLE_ERRORS as error:
+                ids = _stored_ids(table, *unplaced.candidates)
                 self._set_aside(table, ids, transaction.commit_ts, str(error))
                 continue
             changes = batch.changes_of(table, placed)
@@ -229,10 +232,10 @@ class Applier:
         self.report.row_bytes += batch.row_bytes
 
     def _versions(self, changes: TableChanges) -> list[VersionBatch]:
-        """The versions of changes; those of before, if the table is to be set aside."""
+        """Decode changes; on an error set the table aside and return the versions before it."""
         try:
             return changes.to_versions()
-        except _UNTOLD as error:
+        except _TABLE_ERRORS as error:
             ts, table = changes.first_ts, changes.table
             if isinstance(error, UnknownPartitionError):
                 ts = TimeStamp(error.commit_ts)
@@ -242,7 +245,7 @@ class Applier:
     def _set_aside(
         self, table: TableInfo, ids: Set[PhysicalTableID], ts: TimeStamp, reason: str
     ) -> None:
-        """Have the next publication say that physical tables are not known from `ts` on."""
+        """Record in the next publication that physical tables are set aside from `ts` on."""
         new = [i for i in sorted(ids) if i not in self._asides or self._asides[i].ts > ts]
         for physical_id in new:
             aside = Aside(physical_id, ts, table.full_name, reason)
@@ -260,21 +263,21 @@ class Applier:
         self.report.publications += 1
 
     def _move_rows(self, batch: _Batch, ts: TimeStamp) -> _Batch:
-        """Carry out what DDL moves at or below `ts`; returns the batch that is open then."""
+        """Apply the moves of rows at or below `ts`; return the batch to add the next rows to."""
         while (move := self._state.next_move(ts)) is not None:
             self._publish(batch, TimeStamp(move.ts - 1))
             batch = _Batch()
             versions = self._moved(move)
             records = [move_record(move), *moved_gaps(self._engine, move)]
             self._publish_versions(versions, ManifestChange(records))
-            self._state.moved(move)
+            self._state.finish_move(move)
         return batch
 
     def _moved(self, move: Move) -> list[VersionBatch]:
-        """The rows that DDL moves; none where these are not known."""
-        known = [self._asides[i] for i in sorted(move.from_ids) if i in self._asides]
-        if known:
-            self._set_aside(move.after, move.to_ids, move.ts, known[0].reason)
+        """Return the rows that DDL moves; [] if the new partitions have to be set aside."""
+        asides = [self._asides[i] for i in sorted(move.from_ids) if i in self._asides]
+        if asides:
+            self._set_aside(move.after, move.to_ids, move.ts, asides[0].reason)
             return []
         try:
             return moved_versions(
@@ -284,11 +287,11 @@ class Applier:
                 self._state.cluster.had_row,
                 may_guess=self._may_guess,
             )
-        except _UNTOLD as error:
+        except _TABLE_ERRORS as error:
             self._set_aside(move.after, move.to_ids, move.ts, str(error))
             return []
 
 
 def _stored_ids(*tables: TableInfo) -> Set[PhysicalTableID]:
-    """Where rows may be that were written under one of some definitions."""
+    """Return the physical tables that rows written under any of the definitions may be in."""
     return {physical_id for table in tables for physical_id in table.stored_ids}

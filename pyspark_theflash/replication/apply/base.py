@@ -1,8 +1,8 @@
-"""Loading what the tables held before the binlog begins.
+"""Load a base: the rows that the tables had before the binlog begins.
 
-The rows of a base become versions committed at the schema history's `start_ts`, the first readable
-timestamp. Each table is one publication with a record of what was loaded, so that giving the base
-again is a no-op and an interrupted load goes on where it stopped.
+The rows become versions committed at the schema history's `start_ts`, the first readable timestamp.
+Each table is one publication with a record of the rows loaded, so that loading the same base again
+does nothing, and an interrupted load is resumed.
 """
 
 import json
@@ -45,13 +45,13 @@ def load_base(
     history: SchemaHistory,
     replicates: Callable[[TableID], bool],
 ) -> int:
-    """Load the tables of a base folder that are not loaded yet; returns how many rows.
+    """Load the tables of a base folder that are not loaded yet; return the number of rows.
 
-    Tables that the store does not replicate are left out.
+    Tables that the store does not replicate are skipped.
 
     Raises:
-        OptionError: the store has gone on without this base, so it cannot be put under it any more.
-        SchemaConflictError: another base was loaded before.
+        OptionError: A table is not loaded, but changes after the base have been applied.
+        SchemaConflictError: Another base was loaded before.
     """
     view = engine.read([BASE_KIND, PROGRESS_KIND])
     loaded = view.of_kind(BASE_KIND)
@@ -64,7 +64,7 @@ def load_base(
             _check_same(table, known, history)
         elif started:
             raise OptionError(
-                "base", f"{table.db}.{table.table} is not part of the base this store began with"
+                "base", f"{table.db}.{table.table} is not in the base that this store began with"
             )
         else:
             rows += _load_table(engine, table, history)
@@ -74,7 +74,7 @@ def load_base(
 def _load_table(engine: WriterEngine, table: BaseTable, history: SchemaHistory) -> int:
     info = history.table_by_name(_key(table), history.start_ts)
     if info.id != table.table_id:
-        reason = f"has id {table.table_id} for {_key(table)}, the schema says {info.id}"
+        reason = f"{_key(table)} has id {table.table_id} here, but {info.id} in the schema"
         raise SchemaFileError(str(table.file), reason)
     versions = [
         version
@@ -96,16 +96,17 @@ def _versions(info: TableInfo, rows: pa.RecordBatch, ts: TimeStamp) -> Sequence[
         np.full(rows.num_rows, Op.PUT, np.uint8),
     ]
     physical = assign_partitions(info, columns, rows.num_rows)
-    columns |= _perhaps_left_out(info, columns)
+    columns |= _absences(info, columns)
     return split_by_partition(info, system, columns, physical, sort_order(handles))
 
 
-def _perhaps_left_out(info: TableInfo, columns: Columns) -> Columns:
-    """Which rows have in a column what rows show that do not hold it.
+def _absences(info: TableInfo, columns: Columns) -> Columns:
+    """Mark the values that equal the column's origin default as absent.
 
-    A base does not tell these apart, and nothing needs to before EXCHANGE PARTITION.
+    A base does not distinguish a stored value from an absent one, which reads as the origin
+    default. The difference matters only after EXCHANGE PARTITION.
     """
-    found: dict[ColumnID, pa.Array] = {}
+    absences: dict[ColumnID, pa.Array] = {}
     for column in stored_columns(info):
         if column.id not in columns or column in info.handle_columns:
             continue
@@ -116,8 +117,8 @@ def _perhaps_left_out(info: TableInfo, columns: Columns) -> Columns:
                 continue
             is_same = pc.equal(values, default)
             if pc.any(is_same).as_py():
-                found[absence(column.id)] = pc.fill_null(is_same, False)
-    return found
+                absences[absence(column.id)] = pc.fill_null(is_same, False)
+    return absences
 
 
 def _key(table: BaseTable) -> str:

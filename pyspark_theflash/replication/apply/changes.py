@@ -1,12 +1,12 @@
-"""From the raw rows of many transactions to the versions of one table.
+"""Convert the encoded rows of many transactions to versions of one table.
 
-A row's handle is in front of an insert, and nowhere as such in updates and deletes:
+An insert is prefixed with the row's handle; updates and deletes are not. The handle comes from
 
     integer or clustered primary key   the key's columns; an insert may have them in its handle only
     `_tidb_rowid`                      an insert's handle; updates and deletes hold it as column -1
 
-Several changes of one row in one transaction share a commit_ts; the last of them, in the order of
-the transaction's `sequence`, is the version.
+Several changes of one row in one transaction have the same commit_ts. The last of them, in the
+order of the transaction's `sequence`, becomes the version.
 """
 
 import bisect
@@ -49,21 +49,20 @@ from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ROWID_COLUMN_ID, Co
 Ints = npt.NDArray[np.int64]
 
 CHUNK_ROWS: Final = 1 << 15
-"""Decoding is at its best with some megabytes of rows: what it holds then stays in the cache."""
+"""Rows decoded together: some megabytes, which stay in the CPU's cache."""
 OFFSET_BYTES: Final = 4
 _OTHER_COLLATION: Final = (
-    "another collation than this version's, or a cluster without "
-    "new_collations_enabled_on_first_bootstrap,"
+    "a cluster without new_collations_enabled_on_first_bootstrap, or with an unknown collation,"
 )
 
 
 @dataclass(slots=True)
 class TableChanges:
-    """Changes of one table under one TableInfo, in commit order: filled, then made versions.
+    """Changes of one table under one TableInfo, in commit order, to be converted to versions.
 
-    `placement` is the TableInfo whose partitions the rows go to, a later one than `table` where a
-    reorganisation has moved on what was written under that; None: `table`. Where TiDB writes rows
-    twice under it (`double_write`), both are versions, each in its partition.
+    `placement` is the TableInfo that assigns rows to partitions; None is `table`. It may be a later
+    state of the table, whose reorganisation moved rows written under `table`. If TiDB writes rows
+    twice under it (`double_write`), both writes become versions, each in its partition.
     """
 
     table: TableInfo
@@ -72,7 +71,7 @@ class TableChanges:
     updated: list[bytes] = field(default_factory=list)
     deleted: list[bytes] = field(default_factory=list)
     row_bytes: int = field(init=False)
-    """How much a row takes in columns at least: a NULL takes its type's width."""
+    """Minimum size of a decoded row; a NULL takes the width of its type."""
     _sequences: list[npt.NDArray[np.uint8]] = field(default_factory=list)
     _commit_ts: list[TimeStamp] = field(default_factory=list)
     _start_ts: list[TimeStamp] = field(default_factory=list)
@@ -81,7 +80,7 @@ class TableChanges:
         self.row_bytes = sum(_width(arrow_type(c.type)) for c in stored_columns(self.table))
 
     def add(self, mutations: TableMutations, start_ts: TimeStamp, commit_ts: TimeStamp) -> None:
-        """Append what one transaction did to the table."""
+        """Append one transaction's changes of the table."""
         self.inserted += mutations.inserted
         self.updated += mutations.updated
         self.deleted += mutations.deleted
@@ -91,30 +90,29 @@ class TableChanges:
 
     @property
     def first_ts(self) -> TimeStamp:
-        """The first commit."""
+        """The lowest commit_ts."""
         return self._commit_ts[0]
 
     def below(self, ts: TimeStamp) -> "TableChanges":
-        """The same without what committed at `ts` or above."""
+        """Return the changes that committed below `ts`."""
         count = bisect.bisect_left(self._commit_ts, ts)
         kinds = np.concatenate([np.empty(0, np.uint8), *self._sequences[:count]])
-        found = TableChanges(self.table, self.placement)
-        for kind, rows in found._rows.items():
+        below = TableChanges(self.table, self.placement)
+        for kind, rows in below._rows.items():
             rows += islice(self._rows[kind], int((kinds == kind).sum()))
-        found._sequences = self._sequences[:count]
-        found._commit_ts, found._start_ts = self._commit_ts[:count], self._start_ts[:count]
-        return found
+        below._sequences = self._sequences[:count]
+        below._commit_ts, below._start_ts = self._commit_ts[:count], self._start_ts[:count]
+        return below
 
     def to_versions(self) -> list[VersionBatch]:
-        """The versions, one batch a physical table; the rows are used up.
+        """Decode the versions, one batch per physical table; the rows are consumed.
 
         Raises:
-            CodecError: a row is not what its encoding says.
-            SchemaOutdatedError: rows hold columns that `table` does not have, or lack ones they
-            must have.
-            UnknownPartitionError: they are not written twice as they should be; `below` its commit
-            they are.
-            UnsupportedError: where they go is not worked out here, or cannot be told any more.
+            CodecError: A row is not correctly encoded.
+            SchemaOutdatedError: Rows have columns that are not in `table`, or required ones are
+                missing.
+            UnknownPartitionError: From its commit_ts on, rows are not written twice as expected.
+            UnsupportedError: The rows' partitions cannot be determined.
         """
         if (double := double_writes(self.placement or self.table)) is not None:
             return [v for c in self._written_to(double) for v in c.to_versions()]
@@ -123,7 +121,7 @@ class TableChanges:
             *map(self._updated, _chunks(self.updated)),
             *map(self._deleted, _chunks(self.deleted)),
         ]
-        # What is held now is held twice: as rows, and as columns.
+        # The rows are decoded into columns and not needed any more.
         for rows in (self.inserted, self.updated, self.deleted):
             rows.clear()
         return self._assemble(parts)
@@ -133,7 +131,7 @@ class TableChanges:
         return {INSERT: self.inserted, UPDATE: self.updated, DELETE_ROW: self.deleted}
 
     def _written_to(self, double: DoubleWrites) -> list["TableChanges"]:
-        """The same changes, first and second writes apart."""
+        """Split the changes into first and second writes."""
         rows = {
             INSERT: zip(self.inserted, self._located(INSERT, double), strict=True),
             UPDATE: zip(self.updated, self._located(UPDATE, double), strict=True),
@@ -150,13 +148,13 @@ class TableChanges:
             )
             if is_second is None:
                 raise UnknownPartitionError(self.table.full_name, start_ts, commit_ts)
-            is_first = [not again for again in is_second]
-            for part, chosen in zip(parts, (is_first, is_second), strict=True):
-                part.add(_mutations(self.table, compress(changes, chosen)), start_ts, commit_ts)
+            is_first = [not second for second in is_second]
+            for part, selected in zip(parts, (is_first, is_second), strict=True):
+                part.add(_mutations(self.table, compress(changes, selected)), start_ts, commit_ts)
         return [part for part in parts if any(map(len, part._sequences))]
 
     def _located(self, kind: int, double: DoubleWrites) -> Iterator[RowChange]:
-        """Where each row of one kind goes, once and again."""
+        """Yield the changes of one kind, with the partitions of their first and second write."""
         for chunk in filter(None, _chunks(self._rows[kind])):
             specs = column_specs(self.table, self._row_columns())
             buffer = RowBuffer.from_list(chunk)
@@ -168,9 +166,9 @@ class TableChanges:
                 sides = [self._columns(side) for side in decode_updates_v1(buffer, specs)]
             else:
                 sides = [self._columns(decode_rows_v1(buffer, specs)), None]
-            known = next(side for side in sides if side is not None)
-            handles = known[ROWID_COLUMN_ID].to_pylist()
-            (old, old_again), (new, new_again) = (_twice(s, len(chunk), double) for s in sides)
+            decoded = next(side for side in sides if side is not None)
+            handles = decoded[ROWID_COLUMN_ID].to_pylist()
+            (old, old_again), (new, new_again) = (_both_ids(s, len(chunk), double) for s in sides)
             places = zip(old, new, old_again, new_again, strict=True)
             for body, handle, place in zip(bodies, handles, places, strict=True):
                 yield RowChange(kind, body, handle, *place)
@@ -186,7 +184,7 @@ class TableChanges:
         if not self._handles(old).equals(part.handles):
             raise UnsupportedError("an update that changes the row's handle", self.table.full_name)
         if not np.array_equal(self._physical_ids(old, len(rows)), part.physical):
-            # TiDB writes it as a delete and an insert.
+            # TiDB writes such an update as a delete and an insert.
             raise UnsupportedError(
                 "an update that moves a row to another partition", self.table.full_name
             )
@@ -205,11 +203,11 @@ class TableChanges:
         return _Part(columns, handles, physical, np.full(rows, op, np.uint8))
 
     def _row_columns(self) -> tuple[ColumnInfo, ...]:
-        """The columns of updated and deleted rows."""
+        """Return the columns of updated and deleted rows."""
         return stored_columns(self.table) + ((ROWID_COLUMN,) if self.table.has_rowid else ())
 
     def _inserts(self, inserted: Sequence[bytes]) -> dict[ColumnID, pa.Array]:
-        """The columns of inserted rows, with those that only the handle has."""
+        """Decode inserted rows, including columns that only the handle contains."""
         key = self.table.handle_columns if self.table.is_common_handle else ()
         handles, rows = decode_inserts_v1(
             RowBuffer.from_list(inserted),
@@ -230,24 +228,25 @@ class TableChanges:
     def _columns(
         self, rows: DecodedRows, from_key: Columns | None = None
     ) -> dict[ColumnID, pa.Array]:
-        """Decoded columns by id, with what only the key has filled in."""
+        """Return decoded columns by id, with missing key columns taken from `from_key`."""
         return held_columns(
             self.table, self._row_columns(), rows, from_key or {}, self._commit_ts[0]
         )
 
     def _check_key_strings(self, in_handle: Columns, in_row: Columns) -> None:
-        """Handles are made from values, so strings must weigh here what they weighed in TiDB.
+        """Check that the collation keys in handles are those computed from the values here.
 
-        They do not in a cluster that runs without the new collations: it keeps the strings as they
-        are, and tells 'a' from 'a ' and 'A'. Nothing but an insert's own handle shows which kind of
-        cluster wrote it.
+        They differ in a cluster without the new collations, whose keys are the strings themselves,
+        so that 'a', 'a ' and 'A' are different. Only an insert's handle shows which kind of cluster
+        wrote it.
         """
         key = self.table.primary_key
         for part, column in zip(key.columns if key else (), self.table.handle_columns, strict=True):
             if column.type.tp not in STRING_TYPES:
                 continue
             values = in_row[column.id]
-            # Rows repeat what weights stand for, but in such a cluster: then these came for values.
+            # With new collations a row has the string as well as its collation key in the handle.
+            # Without, the handle has the string, and `values` may be taken from there.
             is_value = values.type == arrow_type(column.type)
             if not is_value or not key_strings(values, column.type, part.length).equals(
                 in_handle[column.id].cast(pa.binary())
@@ -263,7 +262,7 @@ class TableChanges:
         return physical_ids(self.placement or self.table, columns, rows)
 
     def _assemble(self, parts: Sequence["_Part"]) -> list[VersionBatch]:
-        """Rows of the three kinds back in one order, as version batches."""
+        """Merge inserts, updates and deletes into version batches, in the order of `sequence`."""
         kinds = np.concatenate(self._sequences)
         places = np.concatenate(
             [np.flatnonzero(kinds == kind) for kind in (INSERT, UPDATE, DELETE_ROW)]
@@ -280,18 +279,18 @@ class TableChanges:
         return split_by_partition(self.table, system, columns, physical, order[is_last])
 
 
-def _twice(
+def _both_ids(
     columns: Columns | None, rows: int, double: DoubleWrites
 ) -> tuple[list[PhysicalTableID], list[PhysicalTableID]]:
-    """The partitions of rows, and those that they are written to again; 0 for none."""
-    again = np.zeros(rows, np.int64)
+    """Return the partitions of each row's first and second write; 0 for none."""
+    second = np.zeros(rows, np.int64)
     if columns is None:
-        return again.tolist(), again.tolist()
-    once = physical_ids(double.first, columns, rows)
-    is_twice = np.isin(once, sorted(double.twice))
-    taken = {i: column.filter(pa.array(is_twice)) for i, column in columns.items()}
-    again[is_twice] = physical_ids(double.second, taken, int(is_twice.sum()))
-    return once.tolist(), again.tolist()
+        return second.tolist(), second.tolist()
+    first = physical_ids(double.first, columns, rows)
+    is_twice = np.isin(first, sorted(double.twice))
+    filtered = {i: column.filter(pa.array(is_twice)) for i, column in columns.items()}
+    second[is_twice] = physical_ids(double.second, filtered, int(is_twice.sum()))
+    return first.tolist(), second.tolist()
 
 
 def _mutations(table: TableInfo, changes: Iterable[tuple[bytes, RowChange]]) -> TableMutations:
@@ -305,7 +304,7 @@ def _mutations(table: TableInfo, changes: Iterable[tuple[bytes, RowChange]]) -> 
 
 
 def _width(tp: pa.DataType) -> int:
-    """Bytes of each value of a column, besides those that differ from row to row."""
+    """Return the fixed bytes per value of a column, without the data of variable-width values."""
     try:
         return int(tp.bit_width) // 8
     except ValueError:
@@ -314,7 +313,7 @@ def _width(tp: pa.DataType) -> int:
 
 @dataclass(frozen=True, slots=True)
 class _Part:
-    """Decoded rows of one kind: what they become; the columns of deletes are null."""
+    """Decoded rows of one kind; the columns of deletes are null."""
 
     columns: dict[ColumnID, pa.Array]
     handles: pa.Array
@@ -323,13 +322,13 @@ class _Part:
 
 
 def _chunks(rows: list[bytes]) -> Iterator[list[bytes]]:
-    """Rows as many at a time as are decoded together; once also where there are none."""
+    """Yield rows in chunks of `CHUNK_ROWS`; one empty chunk if there are none."""
     for start in range(0, max(len(rows), 1), CHUNK_ROWS):
         yield rows[start : start + CHUNK_ROWS]
 
 
 def key_handles(table: TableInfo, columns: Columns) -> pa.Array:
-    """The handles of rows of a table whose primary key is the handle."""
+    """Compute handles from the primary key's columns, of a table with clustered primary key."""
     key = table.handle_columns
     if table.pk_is_handle:
         return _to_int_handle(columns[key[0].id])
@@ -338,11 +337,11 @@ def key_handles(table: TableInfo, columns: Columns) -> pa.Array:
 
 
 def physical_ids(table: TableInfo, columns: Columns, rows: int) -> Ints:
-    """The physical table id of each row; `columns` may tell what of them the rows lack.
+    """Return the physical table id of each row; `columns` may include absences of values.
 
     Raises:
-        NoPartitionError, UnsupportedError: see `assign_partitions`.
-        CodecError: an origin default that is no value of its type.
+        NoPartitionError, UnsupportedError: See `assign_partitions`.
+        CodecError: An origin default is not a value of its type.
     """
     whole = with_defaults(table, partition_columns(table), columns, rows)
     return assign_partitions(table, whole, rows)
@@ -351,15 +350,15 @@ def physical_ids(table: TableInfo, columns: Columns, rows: int) -> Ints:
 def split_by_partition(
     table: TableInfo, system: Sequence[pa.Array], columns: Columns, physical: Ints, order: Ints
 ) -> list[VersionBatch]:
-    """Version batches from unsorted columns: rows in `order`, one batch a physical table."""
+    """Build version batches from unsorted columns: rows in `order`, one batch per partition."""
     schema = version_schema(handle_type(table), [(i, c.type) for i, c in columns.items()])
     batches = []
     for physical_id in np.unique(physical):
-        chosen = order[physical[order] == physical_id]
-        taken = list(map(pa.array, [*system, *columns.values()]))
-        if not np.array_equal(chosen, np.arange(len(physical))):
-            taken = [pc.take(array, pa.array(chosen)) for array in taken]
-        batch = pa.RecordBatch.from_arrays(taken, schema=schema)
+        indices = order[physical[order] == physical_id]
+        arrays = list(map(pa.array, [*system, *columns.values()]))
+        if not np.array_equal(indices, np.arange(len(physical))):
+            arrays = [pc.take(array, pa.array(indices)) for array in arrays]
+        batch = pa.RecordBatch.from_arrays(arrays, schema=schema)
         batches.append(VersionBatch(PhysicalTableID(int(physical_id)), batch))
     return batches
 
@@ -367,7 +366,7 @@ def split_by_partition(
 def _last_of_each(
     handles: pa.Array, physical: Ints, commit_ts: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.bool_]:
-    """Mark the last version of each (handle, physical, commit_ts), of versions sorted so."""
+    """Mark the last version of each (handle, physical, commit_ts); the input is sorted by these."""
     last = np.ones(len(handles), np.bool_)
     if len(handles) > 1:
         same = np.asarray(pc.equal(handles.slice(0, len(handles) - 1), handles.slice(1)))
@@ -379,12 +378,12 @@ def _last_of_each(
 def _spread(
     values: Sequence[int], sequences: Sequence[npt.NDArray[np.uint8]]
 ) -> npt.NDArray[np.uint64]:
-    """One value a transaction -> one a row."""
+    """Repeat one value per transaction for each of its rows."""
     return np.repeat(np.array(values, np.uint64), [len(s) for s in sequences])
 
 
 def _to_int_handle(values: pa.Array) -> pa.Array:
-    """A primary key column as handles: an unsigned key keeps its bits."""
+    """Convert a primary key column to handles; unsigned values are reinterpreted as int64."""
     if pa.types.is_uint64(values.type):
         return pa.array(values.to_numpy().view(np.int64))
     return values.cast(pa.int64())

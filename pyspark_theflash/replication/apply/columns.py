@@ -1,4 +1,4 @@
-"""Which columns rows of a physical table have ever had: what a compaction must keep."""
+"""Columns that rows of a physical table have ever had, which a compaction must keep."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
 
 
 class StoredColumns:
-    """By physical table; one may have belonged to several tables (EXCHANGE PARTITION)."""
+    """Columns by physical table, which EXCHANGE PARTITION may have moved between tables."""
 
     def __init__(self, history: SchemaHistory) -> None:
         self._owners = Owners(history)
 
     @property
     def physical_ids(self) -> Sequence[PhysicalTableID]:
-        """All that there are."""
+        """All physical tables in the schema history."""
         return sorted(self._owners.last)
 
     def of(self, physical_id: PhysicalTableID, *, is_moved: bool = False) -> Sequence[ScanColumn]:
-        """Each column as its newest definition has it.
+        """Return each column with its newest definition.
 
-        With `is_moved` for the rows that another physical table gets, which no earlier snapshot
-        reads there. In one that was exchanged before MODIFY COLUMN, earlier snapshots see other
-        values in the same rows, so nothing that it has made may be written down.
+        `is_moved` is for copies of the rows in another physical table, where no earlier snapshot
+        reads them. Without it, a physical table that was exchanged before MODIFY COLUMN gets no
+        converted values: earlier snapshots see other values in the same rows.
         """
         event = self._owners.last.get(physical_id)
         if event is None or event.table is None:

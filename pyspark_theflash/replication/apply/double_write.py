@@ -1,8 +1,8 @@
-"""Rows that TiDB writes twice while REORGANIZE PARTITION runs, as its binlog has them.
+"""Detect the double writes of TiDB during REORGANIZE PARTITION in its binlog.
 
-What is done to a partition that is being reorganised is done again to the one that will have the
-row. A binlog has both, one after the other, and names neither partition. Where rows have a
-`_tidb_rowid`, the second insert has another than the first, so the two are two rows:
+TiDB repeats each write to a partition that is being reorganised in the new partition of the row. A
+binlog contains both writes in sequence, and names neither partition. In tables with `_tidb_rowid`
+the second insert gets another id than the first, so the two are different rows:
 
     INSERT                          insert 7 (old partition)    insert 8 (new partition)
     UPDATE                          update 7                    update 7
@@ -11,16 +11,16 @@ row. A binlog has both, one after the other, and names neither partition. Where 
     DELETE                          delete 7                    delete 7
 
 In the first state of the DDL, delete-only, an update that moves a row to another new partition only
-deletes there. In the last state the new partitions come first and the old ones second. As in
-TiDB's `table/tables/partition.go` (6.6 to 7.0). Rows with a clustered key have one key in both
-partitions; there nothing needs to be told apart.
+deletes there. In the last state the new partitions are written first and the old ones second. See
+TiDB's `table/tables/partition.go` (6.6 to 7.0). Rows with a clustered key have the same key in both
+partitions, so the two writes need not be distinguished.
 
-Where a table has a unique key, two statements may leave out the second write, so that TiDB itself
-has the row in one partition only:
+In a table with a unique key, some statements may omit the second write, so that TiDB itself has the
+row in one partition only:
 
-    REPLACE           deletes the rows that are in its way in the partition where it finds them
-    UPDATE IGNORE,    make a warning of a key that is there already in the other partition, and
-    INSERT IGNORE     keep what they have done in the first
+    REPLACE           deletes conflicting rows in the partition where it finds them
+    UPDATE IGNORE,    report a duplicate key in the other partition as a warning, and keep the
+    INSERT IGNORE     write to the first
      ... ON DUPLICATE KEY UPDATE
 """
 
@@ -39,10 +39,10 @@ NOWHERE: Final = PhysicalTableID(0)
 
 @dataclass(frozen=True, slots=True)
 class RowChange:
-    """One change as the binlog has it, and where it goes.
+    """One change of the binlog, and its partitions.
 
     `body` is the encoded row without an insert's handle. `old` and `new` are the partitions of the
-    row before and after; `old_again` and `new_again` those that it is written to a second time, or
+    row before and after the change; `old_again` and `new_again` those of its second write, or
     NOWHERE.
     """
 
@@ -58,30 +58,31 @@ class RowChange:
 def second_writes(
     changes: Sequence[RowChange], *, is_delete_only: bool, has_unique_key: bool
 ) -> list[bool] | None:
-    """Which changes of one transaction are second writes; None if they fit no such transaction.
+    """Return for each change of a transaction whether it is a second write.
 
-    What fits a second write is one, also where it may be left out: a row that is gone is not
-    changed again, and no row comes twice where a unique key is in the way of one.
+    None if the changes do not match the pattern of double writes. Changes that match the expected
+    second writes are second writes, even if these may be omitted: a deleted row is not changed
+    again, and a unique key prevents inserting a row twice.
     """
-    found: list[bool] = []
-    while (at := len(found)) < len(changes):
-        once = _is_move(changes[at : at + 2]) + 1
-        expected = _again(changes[at : at + once], is_delete_only=is_delete_only)
-        again = changes[at + once : at + once + len(expected)]
-        if len(again) < len(expected) or not all(map(_fits, again, expected)):
-            is_insert = once == 1 and changes[at].kind == INSERT
+    is_second: list[bool] = []
+    while (at := len(is_second)) < len(changes):
+        count = _is_move(changes[at : at + 2]) + 1
+        expected = _second_of(changes[at : at + count], is_delete_only=is_delete_only)
+        actual = changes[at + count : at + count + len(expected)]
+        if len(actual) < len(expected) or not all(map(_matches, actual, expected)):
+            is_insert = count == 1 and changes[at].kind == INSERT
             if is_insert or not has_unique_key or _IMPOSSIBLE in expected:
                 return None
             expected = []
-        found += [False] * once + [True] * len(expected)
-    return found
+        is_second += [False] * count + [True] * len(expected)
+    return is_second
 
 
 def repeats_itself(table: TableInfo, mutations: TableMutations) -> bool:
-    """Whether a transaction does what is possible only where rows are written twice.
+    """Return whether a transaction contains a change that proves double writes.
 
-    An update that changes a row, or its deletion, does not happen twice in a row, nor is a row
-    inserted again that has a primary key.
+    Without double writes, the same update or delete does not occur twice in succession, nor the
+    same insert into a table with a primary key.
     """
     rows = {
         INSERT: map(body_of_insert, mutations.inserted),
@@ -96,53 +97,53 @@ def repeats_itself(table: TableInfo, mutations: TableMutations) -> bool:
 
 
 def body_of_insert(insert: bytes) -> bytes:
-    """An inserted row without the `_tidb_rowid` before it, a flag and a varint.
+    """Return an inserted row without its `_tidb_rowid` prefix, a flag and a varint.
 
     Raises:
-        CodecError: the bytes end within it.
+        CodecError: The bytes end within the prefix.
     """
     return insert[decode_varint(insert, 1)[1] :]
 
 
 def handle_of_insert(insert: bytes) -> int:
-    """The `_tidb_rowid` before an inserted row.
+    """Decode the `_tidb_rowid` that prefixes an inserted row.
 
     Raises:
-        CodecError: the bytes end within it.
+        CodecError: The bytes end within the prefix.
     """
     return decode_varint(insert, 1)[0]
 
 
 def _is_move(pair: Sequence[RowChange]) -> bool:
-    """Whether a row is inserted that an update has moved there from another old partition.
+    """Return whether two changes are an update that moves a row to another old partition.
 
-    Any other insert into a partition that is reorganised is followed by the second one. Where the
-    row goes to a partition that is not, the two are the same as an insert and a deletion.
+    Any other insert into a partition being reorganised is followed by its second write. If the new
+    partition is not reorganised, the pair is handled as an insert and an independent delete.
     """
     kinds = [change.kind for change in pair]
     return kinds == [INSERT, DELETE_ROW] and pair[0].new_again != NOWHERE
 
 
-def _again(once: Sequence[RowChange], *, is_delete_only: bool) -> list[RowChange]:
-    """The writes that follow a row's first one."""
-    change = once[-1]
-    old_again, new_again = change.old_again, once[0].new_again
-    is_update = len(once) > 1 or change.kind == UPDATE
-    if len(once) == 1 and is_update and change.old != change.new:
+def _second_of(first: Sequence[RowChange], *, is_delete_only: bool) -> list[RowChange]:
+    """Return the expected second writes of a row's first write."""
+    change = first[-1]
+    old_again, new_again = change.old_again, first[0].new_again
+    is_update = len(first) > 1 or change.kind == UPDATE
+    if len(first) == 1 and is_update and change.old != change.new:
         return [_IMPOSSIBLE]
     if old_again == new_again != NOWHERE:
         body = change.body if change.kind == UPDATE else b""
         return [RowChange(UPDATE, body, change.handle, old_again=old_again, new_again=new_again)]
-    found = []
+    second = []
     if new_again != NOWHERE and not (is_delete_only and is_update):
-        body = once[0].body if once[0].kind == INSERT else b""
-        found.append(RowChange(INSERT, body, 0, new_again=new_again))
+        body = first[0].body if first[0].kind == INSERT else b""
+        second.append(RowChange(INSERT, body, 0, new_again=new_again))
     if old_again != NOWHERE:
-        found.append(RowChange(DELETE_ROW, b"", change.handle, old_again=old_again))
-    return found
+        second.append(RowChange(DELETE_ROW, b"", change.handle, old_again=old_again))
+    return second
 
 
-def _fits(change: RowChange, expected: RowChange) -> bool:
+def _matches(change: RowChange, expected: RowChange) -> bool:
     return (
         (change.kind, change.old_again, change.new_again)
         == (expected.kind, expected.old_again, expected.new_again)

@@ -1,12 +1,12 @@
-"""Rows that DDL moves: when partitions are reorganised, the new ones begin with the old ones' rows.
+"""Copy rows to new partitions after REORGANIZE PARTITION, as TiDB does.
 
-The binlog has none of them. At the moment of the change they become versions in the new partitions,
-committed at that moment; the old partitions keep theirs, for reads from before.
+The binlog does not contain the copied rows. They become versions in the new partitions, with the
+timestamp of the schema change as commit_ts; the old partitions keep theirs for earlier snapshots.
 
-Rows with a `_tidb_rowid` that are written while TiDB copies are in the new partitions already, as
-`double_write` says: an update under the same id, an insert under another. So a row that was
-inserted meanwhile is there once if it was not copied, and twice if it was; TiDB shows both. Which
-it is, only TiKV knows.
+In a table with `_tidb_rowid`, rows written while TiDB copies are in the new partitions already (see
+`double_write`): an update with the same id, an insert with another. So a row inserted meanwhile is
+in the new partition once if TiDB has not copied it, and twice if it has; TiDB shows both. Only TiKV
+can tell which.
 """
 
 import logging
@@ -32,13 +32,13 @@ from pyspark_theflash.tidb.schema.lineage import Move
 
 MOVE_KIND: Final = "move"
 HadRow: TypeAlias = Callable[[RawKey, TimeStamp], bool | None]
-"""(record key, ts) -> whether the record was there at ts; None: nobody knows."""
+"""(record key, ts) -> whether the record existed at ts; None if that is unknown."""
 ColumnsOf: TypeAlias = Callable[[PhysicalTableID], Sequence[ScanColumn]]
 _log = logging.getLogger(__name__)
 
 
 def move_record(move: Move) -> Record:
-    """Says that a move is done."""
+    """Return the record of a completed move."""
     return Record(MOVE_KIND, f"{move.ts:020d}-{move.table_id}", b"")
 
 
@@ -50,21 +50,22 @@ def moved_versions(
     *,
     may_guess: bool = False,
 ) -> list[VersionBatch]:
-    """The rows of the old partitions, as they were right before, as versions in the new ones.
+    """Return the old partitions' rows right before the move, as versions in the new ones.
 
-    They are held in memory, all of them. `columns_of` a partition are all that its rows have ever
-    had. What MODIFY COLUMN has made of them is written down: the new partitions have another past.
+    All of them are held in memory. `columns_of` returns all columns that the rows of a partition
+    have ever had. Values converted by MODIFY COLUMN are stored as such, since the new partitions do
+    not share the history of the old ones.
 
     Raises:
-        UnknownCopyError: nobody knows which rows TiDB has copied, and it may not be guessed.
-        ServiceUnavailableError: who can be asked does not answer.
+        UnknownCopyError: It is unknown which rows TiDB has copied, and guessing is not allowed.
+        ServiceUnavailableError: TiKV does not answer.
     """
-    found: dict[PhysicalTableID, list[VersionBatch]] = defaultdict(list)
+    by_partition: dict[PhysicalTableID, list[VersionBatch]] = defaultdict(list)
     for physical_id in sorted(move.from_ids):
         for batch in _rows(engine, move, physical_id, columns_of(physical_id)):
             for versions in _placed(move, batch):
-                found[versions.physical_id].append(versions)
-    moved = [_joined(physical_id, parts) for physical_id, parts in sorted(found.items())]
+                by_partition[versions.physical_id].append(versions)
+    moved = [_joined(physical_id, parts) for physical_id, parts in sorted(by_partition.items())]
     if not move.after.has_rowid:
         return moved
     return _copied(engine, move, moved, had_row, may_guess=may_guess)
@@ -78,9 +79,9 @@ def _copied(
     *,
     may_guess: bool,
 ) -> list[VersionBatch]:
-    """Return, of rows with a `_tidb_rowid`, those that TiDB has copied and that are missing."""
+    """Return the rows with a `_tidb_rowid` that TiDB copied and the new partitions do not have."""
     changed = _changed_meanwhile(engine, move)
-    kept, unknown = [], 0
+    copied, unknown = [], 0
     for versions in moved:
         handles = versions.batch.column(HANDLE)
         is_new = pc.invert(
@@ -93,43 +94,43 @@ def _copied(
         )
         answers = [had_row(key, move.ts) for key in keys]
         unknown += answers.count(None)
-        chosen = np.array(is_new)
-        chosen[np.flatnonzero(is_in_doubt)] = [answer is True for answer in answers]
-        kept.append(VersionBatch(versions.physical_id, versions.batch.filter(pa.array(chosen))))
+        mask = np.array(is_new)
+        mask[np.flatnonzero(is_in_doubt)] = [answer is True for answer in answers]
+        copied.append(VersionBatch(versions.physical_id, versions.batch.filter(pa.array(mask))))
     if unknown and not may_guess:
         raise UnknownCopyError(move.after.full_name, move.ts, unknown)
     if unknown:
         text = "guessed that REORGANIZE PARTITION of %s at %d copied none of %d rows"
         _log.warning(text, move.after.full_name, move.ts, unknown)
-    return [versions for versions in kept if versions.batch.num_rows]
+    return [versions for versions in copied if versions.batch.num_rows]
 
 
 def _changed_meanwhile(engine: WriterEngine, move: Move) -> pa.Array:
-    """Handles of rows in the old partitions that were changed while TiDB copied."""
+    """Return the handles of rows changed in the old partitions while TiDB copied."""
     view = engine.read([])
-    found = [pa.array([], pa.int64())]
+    handles = [pa.array([], pa.int64())]
     for physical_id in move.from_ids:
         for batch in engine.keys(view, physical_id, None, None):
             commit_ts = batch.column(COMMIT_TS).to_numpy()
-            is_meant = (commit_ts > move.since) & (commit_ts < move.ts)
-            found.append(batch.column(HANDLE).filter(pa.array(is_meant)))
-    return pa.concat_arrays(found)
+            is_meanwhile = (commit_ts > move.since) & (commit_ts < move.ts)
+            handles.append(batch.column(HANDLE).filter(pa.array(is_meanwhile)))
+    return pa.concat_arrays(handles)
 
 
 def _visible(engine: WriterEngine, physical_id: PhysicalTableID, move: Move) -> pa.Array:
-    """Handles of the rows that a new partition has before it is read."""
+    """Return the handles of a new partition's rows right before the move."""
     before = TimeStamp(move.ts - 1)
-    found = [pa.array([], pa.int64())]
+    handles = [pa.array([], pa.int64())]
     for region in engine.plan(engine.read([]), physical_id):
         scan = engine.scan(region, [], before, with_handle=True)
-        found += [batch.column(HANDLE) for batch in scan]
-    return pa.concat_arrays(found)
+        handles += [batch.column(HANDLE) for batch in scan]
+    return pa.concat_arrays(handles)
 
 
 def moved_gaps(engine: WriterEngine, move: Move) -> list[Record]:
-    """Where rows of the old partitions were purged: which of the new ones lack them is not known.
+    """Return gaps of the new partitions if rows of the old ones were purged.
 
-    So all of the new ones do, as a whole.
+    It is unknown which new partition the purged rows belong to, so each one is a gap as a whole.
     """
     view = engine.read([GAP_KIND])
     if not any(gaps_of(view, physical_id) for physical_id in move.from_ids):

@@ -1,24 +1,24 @@
-"""Into which partitions a transaction wrote, where its binlog leaves that open.
+"""Determine the partitions that a transaction wrote to if its binlog is ambiguous.
 
-A binlog names the table, not the partition, and the schema version that BEGIN met. With metadata
-locks a table is taken as it is when a statement first meets it. A statement that is a transaction
-of its own names the version that TiDB has when the statement ends, so maybe one that TiDB loaded
-while it ran. So what commits after TRUNCATE, DROP or EXCHANGE PARTITION and began before every TiDB
-had loaded it may have gone by the old definition or by the new one:
+A binlog contains the table id, not the partition's, and the schema version at BEGIN. With metadata
+locks, a transaction uses the table's definition at its first statement on the table. An autocommit
+statement records the version at its end, which TiDB may have loaded while it ran. So a transaction
+that commits after TRUNCATE, DROP or EXCHANGE PARTITION, and began before every TiDB had loaded the
+change, may have used the old definition or the new one:
 
-    BEGIN (59) ── UPDATE other ─────────────────────── INSERT part ── COMMIT     by 60, names 59
-    BEGIN (59) ── UPDATE part ─────────────────────────────────────── COMMIT     by 59, names 59
-                                      INSERT part ───────────────────            by 59, names 60
+    BEGIN (59) ── UPDATE other ─────────────────────── INSERT part ── COMMIT   used 60, records 59
+    BEGIN (59) ── UPDATE part ─────────────────────────────────────── COMMIT   used 59, records 59
+                                      INSERT part ───────────────────          used 59, records 60
                                  TRUNCATE: version 60 ── loaded here
 
-Who can tell, in this order:
+The definition is determined by, in this order:
 
-    TiKV, where the schema comes from a running cluster: the row's key has the transaction's write
-    under one of the two
-    the rows from before: what is updated or deleted was there, what is inserted was not
+    TiKV              if the schema comes from a running cluster: the row's key has a write of the
+                      transaction under one of the definitions
+    the stored rows   an updated or deleted row existed before, an inserted one did not
 
-A table is met once, so one row that is placed differently answers for all. Where REORGANIZE
-PARTITION has rows written twice under one of the two only, what a transaction does may tell, too.
+A transaction uses one definition of a table, so one row placed differently decides for all. If only
+one definition has double writes (REORGANIZE PARTITION), the changes themselves may decide, too.
 """
 
 import logging
@@ -45,21 +45,21 @@ from pyspark_theflash.tidb.schema.lineage import double_writes
 from pyspark_theflash.tidb.schema.model import TableInfo
 
 HasWritten: TypeAlias = Callable[[RawKey, TimeStamp], bool | None]
-"""(record key, start_ts) -> whether the transaction wrote there; None: nobody knows."""
+"""(record key, start_ts) -> whether the transaction wrote the key; None if that is unknown."""
 Places: TypeAlias = Mapping[int | bytes, Set[PhysicalTableID]]
-"""Rows by handle, and where they would be: in two places while partitions are reorganised."""
+"""Physical tables of each row by handle; two of them with double writes."""
 
-# Of many rows that come and go in a transaction each may say nothing.
+# Not only one: rows inserted and deleted in the same transaction decide nothing.
 _MOST_ROWS: Final = 16
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class AmbiguousPlacement:
-    """The changes of a transaction to a table, and the definitions that may have placed them.
+    """Changes of a transaction to a table, and the definitions that it may have used.
 
-    `table` is the one to decode the rows under, the first of `candidates` the likeliest. With
-    `is_likely` that one is taken where nobody can tell, unless it may hide second writes.
+    `table` is the definition to decode the rows with. The first of `candidates` is the most likely.
+    With `is_likely` it is used if nothing decides, unless another one has double writes.
     """
 
     table: TableInfo
@@ -68,54 +68,54 @@ class AmbiguousPlacement:
     transaction: Transaction
     is_likely: bool = False
 
-    def told(self, has_written: HasWritten) -> TableInfo | None:
-        """The definition that did, as the rows themselves tell, or TiKV; None if these do not.
+    def determine(self, has_written: HasWritten) -> TableInfo | None:
+        """Return the definition used, by the changes themselves or TiKV; None if unknown.
 
         Raises:
-            CodecError, SchemaOutdatedError: the rows cannot be read, as `to_versions` says.
-            ServiceUnavailableError: who can be asked does not answer.
+            CodecError, SchemaOutdatedError: The rows cannot be decoded; see `to_versions`.
+            ServiceUnavailableError: TiKV does not answer.
         """
         if len(self.candidates) == 1 or not self._possible:
-            return self.candidates[0]  # and what is wrong with it will be said
+            return self.candidates[0]  # If its rows have no partition, decoding them raises.
         if len(self._possible) == 1 or not self._differing:
             return self._possible[0][0]
-        return self._asked(self._possible, self._differing, has_written)
+        return self._determine_by_tikv(self._possible, self._differing, has_written)
 
-    def guessed(self, engine: WriterEngine, *, may_guess: bool) -> TableInfo:
-        """The definition that did, as the rows from before tell, or the likeliest.
+    def determine_by_rows(self, engine: WriterEngine, *, may_guess: bool) -> TableInfo:
+        """Return the definition used, by the rows stored before, or the most likely one.
 
-        `engine` holds all that was committed before; called after `told`.
+        All earlier commits must be in `engine`. Called after `determine` has returned None.
 
         Raises:
-            UnknownPartitionError: nobody knows, and the likeliest may not be taken instead.
+            UnknownPartitionError: The rows do not decide, and guessing is not allowed.
         """
         possible, differing = self._possible, self._differing
         start_ts, commit_ts = self.transaction.start_ts, self.transaction.commit_ts
-        # What is written twice is there or not in the second place for reasons of its own.
-        was_there = {} if self._is_double else self._were_there(possible[0][0])
+        # With double writes, whether the row exists in the second partition decides nothing.
+        existed = {} if self._is_double else self._existed(possible[0][0])
         view = engine.read([GAP_KIND])
-        for handle in filter(was_there.__contains__, differing):
+        for handle in filter(existed.__contains__, differing):
             places = {i for _, p in possible for i in p[handle]}
             if any(gap.contains(handle) for i in places for gap in gaps_of(view, i)):
                 continue
-            fitting = [
+            matching = [
                 definition
                 for definition, places in possible
-                if self._is_there(engine, min(places[handle]), handle) == was_there[handle]
+                if self._is_stored(engine, min(places[handle]), handle) == existed[handle]
             ]
-            if len(fitting) == 1:
-                return fitting[0]
+            if len(matching) == 1:
+                return matching[0]
         if self.is_likely and not any(double_writes(definition) for definition, _ in possible[1:]):
             return possible[0][0]
         if not may_guess:
             raise UnknownPartitionError(self.table.full_name, start_ts, commit_ts)
-        text = "guessed in which partition of %s the transaction start_ts=%d commit_ts=%d wrote"
+        text = "guessed the partitions of %s that transaction start_ts=%d commit_ts=%d wrote to"
         _log.warning(text, self.table.full_name, start_ts, commit_ts)
         return possible[0][0]
 
     @cached_property
     def _possible(self) -> Sequence[tuple[TableInfo, Places]]:
-        """The candidates under which the rows have a place, and those places."""
+        """The candidates under which every row has a partition, and these partitions."""
         possible = [(c, p) for c in self.candidates if (p := self._places(c))]
         is_double = any(double_writes(definition) for definition, _ in possible)
         if is_double and repeats_itself(self.table, self.mutations):
@@ -130,17 +130,17 @@ class AmbiguousPlacement:
     def _differing(self) -> Sequence[int | bytes]:
         return _differing([places for _, places in self._possible])
 
-    def _asked(
+    def _determine_by_tikv(
         self,
         possible: Sequence[tuple[TableInfo, Places]],
         differing: Sequence[int | bytes],
         has_written: HasWritten,
     ) -> TableInfo | None:
-        """The definition that TiKV tells: it has a write, or all others have one that is not there.
+        """Return the definition with a write in TiKV, or the only one without a missing write.
 
-        A row that comes and goes in one transaction leaves nothing, so it excludes none.
+        A row inserted and deleted in the same transaction leaves no write, so it excludes nothing.
         """
-        fresh = set(map(handle_of_insert, self.mutations.inserted)) if self.table.has_rowid else ()
+        new = set(map(handle_of_insert, self.mutations.inserted)) if self.table.has_rowid else ()
         excluded: list[TableInfo] = []
         for handle in differing:
             for definition, places in possible:
@@ -150,13 +150,13 @@ class AmbiguousPlacement:
                     is_written = has_written(key, self.transaction.start_ts)
                     if is_written:
                         return definition
-                    if is_written is False and self.table.has_rowid and handle not in fresh:
+                    if is_written is False and self.table.has_rowid and handle not in new:
                         excluded.append(definition)
-        left = [d for d, _ in possible if all(d is not other for other in excluded)]
-        return left[0] if len(left) == 1 else None
+        remaining = [d for d, _ in possible if all(d is not other for other in excluded)]
+        return remaining[0] if len(remaining) == 1 else None
 
     def _places(self, candidate: TableInfo) -> Places:
-        """Where each row would be; nothing if one has no place."""
+        """Return the partitions of each row under a definition; {} if a row has none."""
         places: dict[int | bytes, set[PhysicalTableID]] = defaultdict(set)
         try:
             for handle, physical_id in self._rows(candidate, self.mutations):
@@ -174,18 +174,18 @@ class AmbiguousPlacement:
             for handle in version.batch.column(HANDLE).to_pylist():
                 yield handle, version.physical_id
 
-    def _were_there(self, definition: TableInfo) -> Mapping[int | bytes, bool]:
-        """Which rows were there before the transaction, where its kinds of changes tell."""
-        whole, is_new = self.mutations, self.mutations.sequence == INSERT
-        came = replace(whole, updated=[], deleted=[], sequence=whole.sequence[is_new])
-        stayed = replace(whole, inserted=[], sequence=whole.sequence[~is_new])
+    def _existed(self, definition: TableInfo) -> Mapping[int | bytes, bool]:
+        """Return whether rows existed before the transaction, if the kinds of changes tell."""
+        whole, is_insert = self.mutations, self.mutations.sequence == INSERT
+        inserts = replace(whole, updated=[], deleted=[], sequence=whole.sequence[is_insert])
+        others = replace(whole, inserted=[], sequence=whole.sequence[~is_insert])
         new, old = (
             {handle for handle, _ in self._rows(definition, part)} if len(part.sequence) else set()
-            for part in (came, stayed)
+            for part in (inserts, others)
         )
         return dict.fromkeys(new - old, False) | dict.fromkeys(old - new, True)
 
-    def _is_there(
+    def _is_stored(
         self, engine: WriterEngine, physical_id: PhysicalTableID, handle: int | bytes
     ) -> bool:
         view, before = engine.read([]), TimeStamp(self.transaction.commit_ts - 1)
@@ -197,6 +197,6 @@ class AmbiguousPlacement:
 
 
 def _differing(possible: Sequence[Places]) -> Sequence[int | bytes]:
-    """Rows that are not in the same partition in all, some of them."""
+    """Return up to `_MOST_ROWS` rows whose partitions differ between the definitions."""
     first = possible[0]
     return [h for h in first if any(p[h] != first[h] for p in possible)][:_MOST_ROWS]

@@ -1,16 +1,16 @@
-"""The writer's state beside the rows, as records that are published with them.
+"""State of the writer, as manifest records that are published together with rows.
 
-    progress   how far the store can answer, and where to go on in the source
-    schema     the schema history, again whenever it has grown
-    scope      which tables are replicated
-    ledger     32 bytes for each finished transaction: what a second delivery is compared with
-    pending    transactions that were seen but not applied, for the next run
-    move       which moves of rows by DDL are done
-    orphan     transactions of which one half is missing, and decisions about them
+    progress   resolved_ts, oldest_ts, and the position in the source
+    schema     the schema history, written again whenever it has grown
+    scope      the tables to replicate
+    ledger     32 bytes per finished transaction, to recognise repeated deliveries
+    pending    transactions received but not applied, for the next run
+    move       completed moves of rows by DDL
+    orphan     transactions without a commit or prewrite, and decisions about them
 
-A run that ends in the middle need not keep its pending transactions: it reads its source again from
-the position of before, and the ledger tells what is done. For the same reason the newest commit
-seen is not kept; starting from resolved_ts is always right, only slower to resolve.
+Pending transactions need not be stored when a run is interrupted: the next one reads the source
+again from the last position, and the ledger tells what is applied. For the same reason the newest
+commit_ts seen is not stored: resolved_ts is a correct start, but then takes longer to advance.
 """
 
 import bisect
@@ -51,36 +51,36 @@ from pyspark_theflash.tidb.schema.model import TableInfo
 
 LEDGER_KIND: Final = MAIN.ledger_kind
 MOST_PENDING_BYTES: Final = 8 << 20
-"""More than this is not kept for the next run, which then reads it again from the source."""
+"""Above this size pending transactions are not stored; the next run reads the source again."""
 _LEASE: Final = from_physical_ms(45_000)
 _LAG: Final = from_physical_ms(1_000)
 _BRINGS_ROWS: Final = re.compile(
     r"(\s|/\*.*?\*/)*(RECOVER|FLASHBACK|ALTER)\b", re.IGNORECASE | re.DOTALL
 )
-"""Statements after which tables may be there whose rows no binlog has."""
+"""Statements after which tables may exist whose rows are in no binlog."""
 
 
 class SchemaSource(Protocol):
-    """Where the schema history comes from: a file, or a live TiDB."""
+    """Source of the schema history: a file, or a running cluster."""
 
     def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
-        """The history of `after` continued, or the whole where there is none.
+        """Return the history `after` with newer events, or all of it for None.
 
-        Where the source can wait for it, the history ends at `at_least` or later; None: as it is.
+        If the source can wait, it returns a history that ends at `at_least` or later.
         """
 
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool | None:
-        """Whether a transaction which has committed wrote a record's key; None: not known."""
+        """Return whether a committed transaction wrote a record's key; None if unknown."""
 
     def had_row(self, key: RawKey, ts: TimeStamp) -> bool | None:
-        """Whether a record was there at `ts`; None where that is not known."""
+        """Return whether a record existed at `ts`; None if unknown."""
 
     def outcome(self, primary: RawKey, start_ts: TimeStamp) -> Outcome | None:
-        """How a transaction ended, by its primary key; None where nobody can be asked."""
+        """Return a transaction's outcome by its primary key; None if there is no TiKV to ask."""
 
 
 class WriterState:
-    """The writer's side of the manifest: read once, then moved on with each publication."""
+    """The writer's records of the manifest: read once, then updated with each publication."""
 
     history: SchemaHistory
     lineage: Lineage
@@ -94,11 +94,11 @@ class WriterState:
         spill: Spill | None = None,
         streams: Sequence[str] = ("",),
     ) -> None:
-        """Read the state of a store, and continue its schema history by that of `schema`.
+        """Read the state of a store, and update its schema history from `schema`.
 
         Raises:
-            SchemaConflictError: the store was written under another history.
-            OptionError: it was written under another scope.
+            SchemaConflictError: The store was written with another schema history.
+            OptionError: The store was written with another scope.
         """
         kinds = [PROGRESS_KIND, SCHEMA_KIND, SCOPE_KIND, LEDGER_KIND, PENDING_KIND, MOVE_KIND]
         view = engine.read([*kinds, ORPHAN_KIND])
@@ -111,8 +111,8 @@ class WriterState:
         self._progress = Progress.of(view)
         self._recovered: list[Record] = []
         self._done_moves = set(view.of_kind(MOVE_KIND))
-        self._named: list[tuple[SchemaVersion, TimeStamp]] = []
-        self._take_history(schema.read(self._stored_history, None))
+        self._observed: list[tuple[SchemaVersion, TimeStamp]] = []
+        self._set_history(schema.read(self._stored_history, None))
         self._ledger = TransactionLedger()
         for body in view.of_kind(LEDGER_KIND).values():
             self._ledger.add_packed(body)
@@ -120,43 +120,43 @@ class WriterState:
         self._pending = dict(view.of_kind(PENDING_KIND))
         self._staged: tuple[list[LedgerEntry], Progress, dict[str, bytes]] | None = None
         self.orphans: Final = orphans_of(view)
-        """By start_ts: those that wait, and those that were decided by hand."""
+        """Orphans by start_ts: those that are pending, and those decided by an operator."""
         self.pairing: Final = self._start_pairing(spill, streams)
 
-    # -- what is known
+    # -- progress
 
     @property
     def resolved_ts(self) -> TimeStamp:
-        """Up to where the store can answer; 0 before the first publication."""
+        """Newest readable timestamp of the store; 0 before the first publication."""
         return self._progress.resolved_ts if self._progress else TimeStamp(0)
 
     @property
     def position(self) -> str | None:
-        """Where in the source to go on; None at its beginning."""
+        """Position in the source to continue at; None is its beginning."""
         return self._progress.position if self._progress else None
 
     @property
     def is_full(self) -> bool:
-        """Whether more that waits would not be kept for the next run."""
+        """Whether pending transactions use over 3/4 of the size up to which they are stored."""
         return 4 * self.pairing.buffered_bytes > 3 * MOST_PENDING_BYTES
 
     def has_news(self, position: str | None) -> bool:
-        """Whether a publication without rows would change anything."""
+        """Return whether a publication without rows would change anything."""
         return (
             self.pairing.resolved_ts > self.resolved_ts
             or bool(self._new_schema)
             or bool(self._new_scope)
-            or (position is not None and position != self.position and self._keeps_pending())
+            or (position is not None and position != self.position and self._can_store_pending())
             or self._pending_bodies() != self._pending
         )
 
     # -- schema
 
     def require_schema(self, ddl: DdlInfo, commit_ts: TimeStamp) -> None:
-        """Have the schema history reach the commit of a schema change.
+        """Make sure that the schema history includes the commit of a schema change.
 
         Raises:
-            SchemaOutdatedError: its source does not.
+            SchemaOutdatedError: The schema source does not include it.
         """
         if commit_ts > self.history.end_ts:
             self._refresh(commit_ts)
@@ -166,52 +166,51 @@ class WriterState:
             self._recovered += map(recovered_record, self.history.appearing_at(commit_ts))
 
     def reach(self, ts: TimeStamp) -> None:
-        """Have the history reach `ts`, which the cluster has handed out, if its source can."""
+        """Extend the history to `ts`, a timestamp that PD has allocated, if the source can."""
         if ts > self.history.end_ts:
             self._refresh(ts)
 
     def table(self, table_id: TableID, commit_ts: TimeStamp) -> TableInfo:
-        """Return the definition under which rows that commit at `commit_ts` are decoded.
+        """Return the definition to decode rows with that commit at `commit_ts`.
 
         Raises:
-            SchemaOutdatedError: the history does not know the table.
+            SchemaOutdatedError: The table is not in the history.
         """
         return self.history.table_at_commit(table_id, min(commit_ts, self.history.end_ts))
 
-    def named(self, version: SchemaVersion, commit_ts: TimeStamp) -> None:
-        """A transaction has named a schema version; called in the order of commits."""
-        if not self._named or version > self._named[-1][0]:
-            self._named.append((version, commit_ts))
+    def observe_version(self, version: SchemaVersion, commit_ts: TimeStamp) -> None:
+        """Note the schema version that a transaction records; called in order of commit."""
+        if not self._observed or version > self._observed[-1][0]:
+            self._observed.append((version, commit_ts))
 
     def placements(
         self, table: TableInfo, version: SchemaVersion, transaction: Transaction
     ) -> tuple[Sequence[TableInfo], bool]:
-        """Whose partitions may hold what a transaction that names a schema version did to `table`.
+        """Return the definitions whose partitions a transaction's changes of `table` may be in.
 
-        It may have been written to the table as it is at its commit or as it was one state before.
-        The version is the one that BEGIN met, or, where a statement is a transaction, the one that
-        its end met. So the state before is certain to be a candidate where it is named; that at the
-        commit, where it is named, is the only one if the transaction began when TiDB had loaded it.
-        A table may be younger than the transaction; then its first state is the only one until the
-        second.
+        The transaction used the table's state at its commit or the one before. `version` is the
+        schema version at BEGIN, or at the end of an autocommit statement. If it is that of the
+        state before, both states are candidates. If it is that of the state at the commit, this one
+        is the only candidate if every TiDB had loaded it when the transaction began. If the table
+        has only one state so far, that is the only candidate.
 
         Returns:
-            The candidates, the likelier first, and whether that one is to be taken where nobody can
-            tell: it is named, and the transaction began later than it.
+            The candidates, the more likely first, and whether that one is used if nothing else
+            decides: `version` is its version, and the transaction began after it.
 
         Raises:
-            SchemaOutdatedError: the history does not know the version.
+            SchemaOutdatedError: The version is not in the history.
         """
         commit_ts = transaction.commit_ts
-        named = self.history.table_by_version(table.id, version)
+        recorded = self.history.table_by_version(table.id, version)
         before = self.history.table_before_commit(table.id, commit_ts)
         now = self.lineage.placement(table, commit_ts)
         if before is None:
             return [now], True
         then = self.lineage.placement(before, commit_ts)
-        if _written(then) == _written(now):
-            return [then if named is before else now], True
-        if named is before:
+        if _targets(then) == _targets(now):
+            return [then if recorded is before else now], True
+        if recorded is before:
             return [then, now], False
         since = self.history.state_ts(table.id, commit_ts)
         if transaction.start_ts >= self._loaded_by(since):
@@ -220,31 +219,31 @@ class WriterState:
 
     @property
     def cluster(self) -> SchemaSource:
-        """The source of the schema, which may know the cluster's rows."""
+        """The schema source, which can look up rows if it is a running cluster."""
         return self._schema
 
     def outcome(self, pending: PendingTransaction) -> Outcome | None:
-        """How a transaction ended, as the source of the schema knows it, if it can be asked."""
+        """Look up a transaction's outcome in TiKV; None if there is no TiKV to ask."""
         return self._schema.outcome(pending.primary, pending.start_ts)
 
     def replicates(self, table_id: TableID) -> bool:
-        """Whether a table is in the store's scope."""
+        """Return whether a table is in the store's scope."""
         return self._tables.contains(table_id)
 
     def columns_of(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
-        """All columns that rows of a physical table have ever had."""
+        """Return all columns that rows of a physical table have ever had."""
         return self._columns.of(physical_id)
 
     def columns_moved_from(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
-        """The same for their copies in another physical table."""
+        """Return `columns_of` for copies of the rows in another physical table."""
         return self._columns.of(physical_id, is_moved=True)
 
     def next_move(self, ts: TimeStamp) -> Move | None:
-        """The first move of rows at or below `ts` that is not done."""
+        """Return the first pending move of rows at or below `ts`; None if there is none."""
         return self._moves[0] if self._moves and self._moves[0].ts <= ts else None
 
-    def moved(self, move: Move) -> None:
-        """A move is done and published."""
+    def finish_move(self, move: Move) -> None:
+        """Mark a move as published."""
         self._done_moves.add(move_record(move).key)
         self._moves.remove(move)
 
@@ -258,13 +257,14 @@ class WriterState:
         keep_pending: bool,
         position: str | None = None,
     ) -> ManifestChange:
-        """The change to publish with the rows of `transactions`; `published` makes it the present.
+        """Return the manifest change to publish with the rows of `transactions`.
 
-        With `keep_pending`, whatever the pairing still holds is kept for another run, which then
-        goes on at `position` in the source; unless it is so much that reading again is better. A
-        source without a position may not be there again, so of it everything is kept.
+        Call `published` when it is durable. With `keep_pending`, pending transactions are stored
+        for the next run, which then continues at `position` in the source; if they are above
+        `MOST_PENDING_BYTES`, it reads the source again instead. A source without positions may not
+        be readable again, so its pending transactions are always stored.
         """
-        keep_pending = keep_pending and (position is None or self._keeps_pending())
+        keep_pending = keep_pending and (position is None or self._can_store_pending())
         progress = Progress(
             self._oldest_ts,
             max(resolved_ts, self.resolved_ts, self._oldest_ts),
@@ -274,19 +274,19 @@ class WriterState:
         entries += [LedgerEntry.rolled_back(ts) for ts in self.pairing.take_rolled_back()]
         puts = [progress.to_record(), *self._new_schema, *self._new_scope, *self._recovered]
         puts += self._ledger_record(entries)
-        wanted = self._pending_bodies() if keep_pending else self._without(entries)
-        puts += [Record(PENDING_KIND, k, v) for k, v in wanted.items() if self._pending.get(k) != v]
-        self._staged = entries, progress, wanted
-        deletes = [(PENDING_KIND, k) for k in self._pending if k not in wanted]
-        deletes += [(ORPHAN_KIND, orphan.key) for orphan in self._adopted(entries)]
+        bodies = self._pending_bodies() if keep_pending else self._without(entries)
+        puts += [Record(PENDING_KIND, k, v) for k, v in bodies.items() if self._pending.get(k) != v]
+        self._staged = entries, progress, bodies
+        deletes = [(PENDING_KIND, k) for k in self._pending if k not in bodies]
+        deletes += [(ORPHAN_KIND, orphan.key) for orphan in self._finished_orphans(entries)]
         return ManifestChange(puts, deletes)
 
     def published(self) -> None:
-        """The change of the last `advance` is durable."""
+        """Adopt the change of the last `advance`, which is durable now."""
         if self._staged is None:
             return
         entries, self._progress, self._pending = self._staged
-        for orphan in self._adopted(entries):
+        for orphan in self._finished_orphans(entries):
             del self.orphans[orphan.start_ts]
         self._ledger.add(entries)
         self._next_ledger += bool(entries)
@@ -295,17 +295,17 @@ class WriterState:
         self._recovered.clear()
 
     def is_open(self, start_ts: TimeStamp) -> bool:
-        """Whether a prewrite waits for its commit or rollback."""
+        """Return whether a prewrite is pending without commit or rollback."""
         return self.pairing.is_open(start_ts)
 
     def decided(self, orphan: Orphan) -> None:
-        """How an orphan ended is durable."""
+        """Adopt a decision about an orphan, which is durable now."""
         if orphan.commit_ts is not None:
             self.pairing.settle(orphan.start_ts, orphan.commit_ts)
         self.orphans[orphan.start_ts] = orphan
 
     def collected(self, progress: Progress, ledger_records: int) -> None:
-        """A garbage collection has published a new `oldest_ts`, and a ledger pruned by it."""
+        """Adopt the `oldest_ts` that a garbage collection published, and prune the ledger."""
         self._progress = progress
         self._ledger.forget(progress.oldest_ts)
         self._next_ledger = ledger_records
@@ -314,29 +314,29 @@ class WriterState:
     # --
 
     def _loaded_by(self, ts: TimeStamp) -> int:
-        """From when on every TiDB knows a schema change of `ts`.
+        """Return the timestamp from which every TiDB has loaded a schema change of `ts`.
 
-        A TiDB that has not loaded it within a lease takes no more statements. The owner of the DDL
-        tells all of them at once, so when a transaction names it, the others are not far behind.
+        A TiDB that has not loaded it within a lease (45 s) accepts no statements. The DDL owner
+        notifies all TiDB servers at once, so 1 s after a transaction with the version is enough.
         """
-        wanted = self.history.version_at(ts)
-        at = bisect.bisect_left(self._named, wanted, key=lambda seen: seen[0])
-        seen = self._named[at : at + 1] if wanted else []
-        return min([ts + _LEASE, *(commit_ts + _LAG for _, commit_ts in seen)])
+        version = self.history.version_at(ts)
+        at = bisect.bisect_left(self._observed, version, key=lambda observed: observed[0])
+        observed = self._observed[at : at + 1] if version else []
+        return min([ts + _LEASE, *(commit_ts + _LAG for _, commit_ts in observed)])
 
     @property
     def _oldest_ts(self) -> TimeStamp:
         return self._progress.oldest_ts if self._progress else self.history.start_ts
 
     def _refresh(self, at_least: TimeStamp) -> bool:
-        """Ask the source of the schema history again; returns whether it knows more now."""
+        """Read the schema source again; return whether the history has grown."""
         history = self._schema.read(self.history, at_least)
         if history.end_ts <= self.history.end_ts:
             return False
-        self._take_history(history)
+        self._set_history(history)
         return True
 
-    def _take_history(self, history: SchemaHistory) -> None:
+    def _set_history(self, history: SchemaHistory) -> None:
         self.history = history
         self.lineage = Lineage(history)
         self._tables = ScopedTables(self._scope, history)
@@ -351,17 +351,17 @@ class WriterState:
         is_stored = history is self._stored_history
         self._new_schema = () if is_stored else tuple(schema_records(history, self._stored_history))
 
-    def _adopted(self, entries: Sequence[LedgerEntry]) -> list[Orphan]:
-        """Orphans that are none any more with these entries; those decided by hand stay listed."""
+    def _finished_orphans(self, entries: Sequence[LedgerEntry]) -> list[Orphan]:
+        """Return the orphans among ledger entries, except those that an operator decided."""
         if not self.orphans:
             return []
-        found = (self.orphans.get(entry.start_ts) for entry in entries)
-        return [orphan for orphan in found if orphan is not None and not orphan.by_hand]
+        orphans = (self.orphans.get(entry.start_ts) for entry in entries)
+        return [orphan for orphan in orphans if orphan is not None and not orphan.by_hand]
 
     def _start_pairing(self, spill: Spill | None, streams: Sequence[str]) -> Pairing:
-        """Pending transactions that an interrupted run has finished since are done."""
+        """Create the pairing from the records, without transactions that the ledger has."""
         pending = (PendingTransaction.from_bytes(body) for body in self._pending.values())
-        # The position, what waits and how far each source has come are published together.
+        # The position has the newest commit_ts seen of each source when `pending` was stored.
         seen = {place.name: place.seen_ts for place in places_of(self.position)}
         pairing = Pairing(
             self._ledger,
@@ -372,14 +372,14 @@ class WriterState:
             spill=spill,
         )
         for orphan in self.orphans.values():
-            # Below the oldest timestamp, it is applied and the ledger has forgotten it.
+            # If it ended below `oldest_ts`, it is applied and its ledger entry was removed.
             is_recent = (orphan.commit_ts or orphan.hold_ts) >= self._oldest_ts
             is_applied = self._ledger.lookup(orphan.start_ts) is not None
             if orphan.commit_ts is not None and is_recent and not is_applied:
                 pairing.settle(orphan.start_ts, orphan.commit_ts)
         return pairing
 
-    def _keeps_pending(self) -> bool:
+    def _can_store_pending(self) -> bool:
         return self.pairing.buffered_bytes <= MOST_PENDING_BYTES
 
     def _pending_bodies(self) -> dict[str, bytes]:
@@ -395,8 +395,8 @@ class WriterState:
         return [Record(LEDGER_KIND, f"{self._next_ledger:012d}", pack_entries(entries))]
 
 
-def _written(table: TableInfo) -> tuple[object, ...]:
-    """Where rows go that are written under a definition."""
+def _targets(table: TableInfo) -> tuple[object, ...]:
+    """Return the partitions that rows written under a definition go to, for comparison."""
     double = double_writes(table)
     again = (double.second.physical_ids, double.is_delete_only) if double else None
     return table.physical_ids, again
