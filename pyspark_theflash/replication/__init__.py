@@ -1,1 +1,1 @@
-"""The write path: binlog in, publications out."""
+"""Write path: applies binlogs and API writes to a store as publications."""

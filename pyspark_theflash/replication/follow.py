@@ -1,7 +1,7 @@
-"""Following a source: poll, then wait out the interval, again and again.
+"""Loop that polls a source at an interval.
 
-Between polls, and while it waits, the writer looks after what else it is asked to do, so a command
-or a new interval takes effect at once and not at the end of a long wait.
+Between polls and while waiting, the writer handles commands, so that a command or a new interval
+takes effect at once and not at the end of a long wait.
 """
 
 from collections.abc import Callable
@@ -20,11 +20,11 @@ def follow(
     is_stopped: Callable[[], bool],
     clock: Clock,
 ) -> None:
-    """Poll until `is_stopped`; a poll that has begun is finished.
+    """Poll until `is_stopped`; a running poll is finished first.
 
     Args:
-        between: called after each poll and every `STEP_MS` while waiting.
-        interval_ms: from the beginning of one poll to that of the next; asked again and again.
+        between: Called after each poll and every `STEP_MS` while waiting.
+        interval_ms: Returns the time between the starts of two polls; called at every step.
     """
     while not is_stopped():
         started_ms = clock.boottime_ms()

@@ -1,7 +1,7 @@
-"""Row versions that a caller brings: looked at before anything is made of them.
+"""Validation of row versions passed by a caller.
 
-What an engine may rely on (`storage.engine.api.VersionBatch`), and what the table says of its rows,
-is checked here, a column at a time; a value never gets into an error.
+Checks the guarantees that engines rely on (`storage.engine.api.VersionBatch`) and the table's
+constraints on its rows, column by column. Errors never contain values.
 """
 
 import re
@@ -40,7 +40,7 @@ _COLUMN: Final = re.compile("[ac][0-9]{1,18}", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class IncomingRows:
-    """Versions of rows of one physical table, as `storage.mvcc.version` has them, from outside."""
+    """Unchecked versions of one physical table's rows; columns as in `storage.mvcc.version`."""
 
     table_id: TableID
     physical_id: PhysicalTableID
@@ -48,13 +48,13 @@ class IncomingRows:
 
     @property
     def name(self) -> str:
-        """For errors."""
+        """Name in error messages."""
         return f"rows of physical table {self.physical_id}"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedRows:
-    """The same as one batch, about which all is known that an engine relies on."""
+    """Validated versions of rows of one physical table, in one batch."""
 
     table_id: TableID
     physical_id: PhysicalTableID
@@ -70,12 +70,12 @@ class CheckedRows:
 
 
 def checked_rows(incoming: IncomingRows, history: SchemaHistory) -> CheckedRows:
-    """The rows, if they are such as the table may have.
+    """Validate rows against their table's definition.
 
     Raises:
-        CodecError: they are not.
-        SchemaOutdatedError: the history does not know the table then.
-        NoPartitionError, UnsupportedError: see `assign_partitions` and `key_handles`.
+        CodecError: The rows are invalid.
+        SchemaOutdatedError: The table is not in the history at the rows' commit_ts.
+        NoPartitionError, UnsupportedError: See `assign_partitions` and `key_handles`.
     """
     check = _Check(incoming)
     batch = check.batch()
@@ -96,12 +96,12 @@ def checked_rows(incoming: IncomingRows, history: SchemaHistory) -> CheckedRows:
 
 
 def checked_versions(physical_id: PhysicalTableID, rows: pa.Table) -> pa.RecordBatch:
-    """Rows of a stream that were made elsewhere, if they are such as an engine may take.
+    """Validate rows of a stream that another process decoded, without their table's definition.
 
-    Whether they are the table's is for the writer to know that has made them.
+    That process is responsible for the rows' agreement with the definition.
 
     Raises:
-        CodecError: they are not.
+        CodecError: The rows do not meet an engine's requirements.
     """
     check = _Check(IncomingRows(TableID(physical_id), physical_id, rows))
     batch = check.batch()
@@ -117,23 +117,23 @@ class _Check:
         self._incoming = incoming
 
     def batch(self) -> pa.RecordBatch:
-        """All of it in one, every buffer looked at."""
+        """Combine the rows into one batch, and validate all buffers and the system columns."""
         rows = self._incoming.rows
         names = rows.schema.names
         if tuple(names[: len(_SYSTEM)]) != _SYSTEM:
             raise self._wrong(f"the first columns are not {', '.join(_SYSTEM)}")
         if len({*names}) < len(names):
-            raise self._wrong("two columns have one name")
-        wanted = version_schema(pa.int64(), [])
+            raise self._wrong("two columns have the same name")
+        expected = version_schema(pa.int64(), [])
         for name in _SYSTEM[1:]:
-            if rows.schema.field(name).type != wanted.field(name).type:
-                raise self._wrong(f"{name} is not of type {wanted.field(name).type}")
+            if rows.schema.field(name).type != expected.field(name).type:
+                raise self._wrong(f"{name} is not of type {expected.field(name).type}")
         try:
             for batch in rows.to_batches():
                 batch.validate(full=True)
-            arrays = [_one(column) for column in rows.columns]
+            arrays = [_combined(column) for column in rows.columns]
         except (pa.ArrowException, pa.ArrowInvalid) as error:
-            raise self._wrong(f"its buffers are damaged ({type(error).__name__})") from error
+            raise self._wrong(f"the buffers are damaged ({type(error).__name__})") from error
         for name, array in zip(_SYSTEM, arrays, strict=False):
             if array.null_count:
                 raise self._wrong(f"{name} has NULLs")
@@ -141,12 +141,12 @@ class _Check:
         return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
     def names(self, batch: pa.RecordBatch) -> None:
-        """Handles are of a type that there is, and columns are called as ours are."""
+        """Check the type of handles and the names of columns."""
         if batch.schema.field(HANDLE).type not in (pa.int64(), pa.binary()):
             raise self._wrong(f"{HANDLE} is neither int64 nor binary")
         for name in batch.schema.names[len(_SYSTEM) :]:
             if not _COLUMN.fullmatch(name):
-                raise self._wrong("a column has no name of a column")
+                raise self._wrong("a column's name is neither c<id> nor a<id>")
             if is_absence(name) and batch.schema.field(name).type != pa.bool_():
                 raise self._wrong(f"{name} is not of type bool")
 
@@ -155,14 +155,14 @@ class _Check:
         if (start_ts > commit_ts).any() or not start_ts.all() or (commit_ts == MAX_TS).any():
             raise self._wrong("a _start_ts is 0 or above its _commit_ts")
         order = np.argsort(start_ts, kind="stable")
-        again = start_ts[order][1:] == start_ts[order][:-1]
-        if (commit_ts[order][1:] != commit_ts[order][:-1])[again].any():
+        is_same = start_ts[order][1:] == start_ts[order][:-1]
+        if (commit_ts[order][1:] != commit_ts[order][:-1])[is_same].any():
             raise self._wrong("one _start_ts has several _commit_ts")
         if not np.isin(_numbers(batch, OP), list(Op)).all():
-            raise self._wrong(f"{OP} is neither of {[int(op) for op in Op]}")
+            raise self._wrong(f"{OP} is none of {[int(op) for op in Op]}")
 
     def table(self, batch: pa.RecordBatch, history: SchemaHistory) -> TableInfo:
-        """The table of the rows, in one state for all of them."""
+        """Return the table's definition, which must be the same for all of the rows."""
         table_id, commit_ts = self._incoming.table_id, _numbers(batch, COMMIT_TS)
         first, last = TimeStamp(int(commit_ts.min())), TimeStamp(int(commit_ts.max()))
         events = [e for e in history.events if e.table_id == table_id and e.ts <= last]
@@ -170,33 +170,31 @@ class _Check:
             raise SchemaOutdatedError(f"table with id {table_id}", first)
         if changes := [e.ts for e in events if first < e.ts]:
             raise self._wrong(
-                f"the table changes at {changes[0]}: what is from before goes on its own"
+                f"the table changes at {changes[0]}: write rows from before separately"
             )
         table = history.table_at_commit(table_id, min(first, history.end_ts))
         if self._incoming.physical_id not in table.physical_ids:
-            raise self._wrong(f"table {table_id} has no such partition at {first}")
+            raise self._wrong(f"it is not a partition of table {table_id} at {first}")
         if not table.holds_rows:
             raise self._wrong("a view or a sequence has no rows")
         return table
 
     def schema(self, batch: pa.RecordBatch, table: TableInfo) -> None:
-        known = {column_name(c.id): arrow_type(c.type) for c in stored_columns(table)}
+        types = {column_name(c.id): arrow_type(c.type) for c in stored_columns(table)}
         names = batch.schema.names[len(_SYSTEM) :]
-        if len(set(names)) < len(names):
-            raise self._wrong("a column is there twice")
-        if unknown := [name for name in names if name not in known]:
-            raise self._wrong(f"{len(unknown)} columns are none of the table's, as {unknown[0]!r}")
+        if unknown := [name for name in names if name not in types]:
+            raise self._wrong(f"{len(unknown)} columns are not in the table, e.g. {unknown[0]!r}")
         public = [column_name(c.id) for c in stored_columns(table) if c.is_public]
         if missing := [name for name in public if name not in names]:
             raise self._wrong(f"column {missing[0]} is missing")
         if batch.schema.field(HANDLE).type != handle_type(table):
             raise self._wrong(f"{HANDLE} is not of type {handle_type(table)}")
         for name in names:
-            if batch.schema.field(name).type != known[name]:
-                raise self._wrong(f"{name} is not of type {known[name]}")
+            if batch.schema.field(name).type != types[name]:
+                raise self._wrong(f"{name} is not of type {types[name]}")
 
     def order(self, batch: pa.RecordBatch) -> None:
-        """Sorted by handle and commit_ts, and none of these twice."""
+        """Check that rows are sorted by (handle, commit_ts), without duplicates."""
         if batch.num_rows < 2:
             return
         handles, commit_ts = batch.column(HANDLE), _numbers(batch, COMMIT_TS)
@@ -204,7 +202,7 @@ class _Check:
         below = pc.less(handles.slice(0, len(handles) - 1), handles.slice(1))
         grows = np.asarray(below.to_numpy(zero_copy_only=False), np.bool_)
         if not (grows | (same & (commit_ts[:-1] < commit_ts[1:]))).all():
-            raise self._wrong(f"it is not sorted by {HANDLE} and {COMMIT_TS}, each pair once")
+            raise self._wrong(f"not sorted by {HANDLE} and {COMMIT_TS} without duplicates")
 
     def deletes(self, batch: pa.RecordBatch, columns: Mapping[ColumnID, pa.Array]) -> None:
         is_delete = _numbers(batch, OP) == Op.DELETE
@@ -217,13 +215,13 @@ class _Check:
     def puts(
         self, batch: pa.RecordBatch, columns: Mapping[ColumnID, pa.Array], table: TableInfo
     ) -> None:
-        """NULLs, the handle, and the partition are what the table makes of the values."""
+        """Check NULLs, and that handle and partition are those of the row's values."""
         is_put = pa.array(_numbers(batch, OP) == Op.PUT)
         rows = batch.filter(is_put)
         puts = {column_id: column.filter(is_put) for column_id, column in columns.items()}
         for info in stored_columns(table):
             if info.is_public and info.type.is_not_null and puts[info.id].null_count:
-                raise self._wrong(f"column {column_name(info.id)} has NULLs, and may not")
+                raise self._wrong(f"column {column_name(info.id)} has NULLs, but is NOT NULL")
         if not rows.num_rows:
             return
         if not table.has_rowid and not key_handles(table, puts).equals(rows.column(HANDLE)):
@@ -237,10 +235,10 @@ class _Check:
 
 
 def check_disjoint(rows: Sequence[CheckedRows]) -> None:
-    """Raise `CodecError` where a physical table is there twice: each comes in one piece."""
-    ids = sorted(one.physical_id for one in rows)
+    """Raise `CodecError` if a physical table occurs twice: all of its rows must be in one batch."""
+    ids = sorted(each.physical_id for each in rows)
     if any(left == right for left, right in pairwise(ids)):
-        raise CodecError("write", "a physical table is there twice")
+        raise CodecError("write", "two batches are of the same physical table")
 
 
 def _numbers(batch: pa.RecordBatch, name: str) -> TimeStamps:
@@ -248,7 +246,7 @@ def _numbers(batch: pa.RecordBatch, name: str) -> TimeStamps:
     return values
 
 
-def _one(column: pa.ChunkedArray) -> pa.Array:
+def _combined(column: pa.ChunkedArray) -> pa.Array:
     if column.num_chunks == 1:
         return column.chunk(0)
     return column.combine_chunks() if column.num_chunks else pa.array([], column.type)

@@ -1,4 +1,4 @@
-"""Opening a store for writing, as soon as whoever has it is through."""
+"""Opening of a store for writing, waiting for another writer to finish."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -25,13 +25,13 @@ def open_when_free(
     wait_ms: int,
     check: Callable[[], None] = lambda: None,
 ) -> Engine:
-    """The engine of a store that a stream feeds, or will.
+    """Open the engine of a store that a stream feeds or will feed.
 
-    `check` is called while it waits, and ends that by raising.
+    `check` is called repeatedly while waiting; an error that it raises ends the wait.
 
     Raises:
-        StoreNotFoundError: there is no store.
-        StoreInUseError: after `wait_ms`, another process is still writing it.
+        StoreNotFoundError: There is no store at `path`.
+        StoreInUseError: Another process is still writing the store after `wait_ms`.
     """
     identity = read_identity(path, fs)
     guards = all_guards(guard, feed_guard(Feed.STREAM))

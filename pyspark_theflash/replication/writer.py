@@ -1,8 +1,8 @@
-"""The writer: a source in, publications out.
+"""Writer: applies a source's transactions to a store.
 
     source ─ entities ─► Pairing ─ transactions, resolved ─► Applier ─ publications ─► engine
 
-It takes from the pairing whenever enough has gathered, and once more at the end of the source.
+Resolved transactions are applied when enough of them are buffered, and at the end of the source.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -44,22 +44,22 @@ WRITER_KINDS: Final = frozenset(
         *(PROGRESS_KIND, LEDGER_KIND, PENDING_KIND, ORPHAN_KIND, MOVE_KIND, GAP_KIND, ASIDE_KIND),
     }
 )
-"""The kinds of the records that a writer publishes."""
+"""Kinds of the records that a writer publishes."""
 
 
 class EntitySource(Protocol):
-    """Where entities come from: files, or a pump."""
+    """Source of entities: files or a pump."""
 
     def entities(self, after: str | None = None) -> Iterator[Entity]:
-        """All that is there, in order of arrival; with `after`, what is behind that position."""
+        """Yield the available entities in order of arrival, those after position `after` if set."""
 
     @property
     def position(self) -> str | None:
-        """Where to go on, behind the last entity that was taken; None at the very start."""
+        """Position to continue at, after the last entity yielded; None at the beginning."""
 
 
 class Writer:
-    """Applies sources to one store. `engine` is the store's, open for writing."""
+    """Writer of one store. `engine` is the store's, open for writing."""
 
     def __init__(
         self,
@@ -75,25 +75,27 @@ class Writer:
         streams: Sequence[str] = ("",),
         compact: Compact | None = None,
     ) -> None:
-        """Go on where the store is; `spill` takes what waits and does not fit into memory.
+        """Continue from the state of the store.
 
-        With `may_guess`, partitions that nobody can tell are guessed (`placement.py`), and logged.
-        `streams`: the names of a source's parts, where it has several.
-        Tables that fit a pattern of `assume_empty`, now or in an earlier run, had no rows before
-        their changes were followed (`storage/store/coverage.py`).
-        `compact` is told which tables were published; None: they are compacted here.
-        A prewrite that has waited `orphan_ms` for its commit is looked up in TiKV (`orphans.py`).
+        Args:
+            spill: File for pending payloads that do not fit in memory.
+            may_guess: Guess partitions that cannot be determined (`placement.py`), with a warning.
+            assume_empty: Patterns of tables that had no rows before their changes were followed,
+                in addition to those of earlier runs (`storage/store/coverage.py`).
+            orphan_ms: Age at which a prewrite without commit is looked up in TiKV (`orphans.py`).
+            streams: Names of the source's parts if it is merged.
+            compact: Called with the tables published; None compacts them synchronously.
 
         Raises:
-            FeedConflictError: the store is written through the API.
-            SchemaConflictError: the store was written under another schema history.
-            OptionError: it was written under another scope.
+            FeedConflictError: The store is written through the API.
+            SchemaConflictError: The store was written with another schema history.
+            OptionError: The store was written with another scope.
         """
         self._engine = engine
         view = engine.read([FEED_KIND, ASSUMED_KIND])
         claims = claim(view, Feed.STREAM)
-        known = view.of_kind(ASSUMED_KIND)
-        claims += [assumed_record(p) for p in dict.fromkeys(assume_empty) if p not in known]
+        stored = view.of_kind(ASSUMED_KIND)
+        claims += [assumed_record(p) for p in dict.fromkeys(assume_empty) if p not in stored]
         self._state = WriterState(engine, schema, scope, spill, streams)
         if claims:
             engine.publish(Publication((), ManifestChange(claims)))
@@ -102,42 +104,42 @@ class Writer:
 
     @property
     def resolved_ts(self) -> TimeStamp:
-        """Up to where the store can answer."""
+        """Newest readable timestamp of the store."""
         return self._state.resolved_ts
 
     @property
     def position(self) -> str | None:
-        """Where in the source a following writer goes on, durably."""
+        """Durable position in the source that the next poll continues at."""
         return self._state.position
 
     @property
     def state(self) -> WriterState:
-        """The manifest's records as the writer holds them."""
+        """The writer's records of the manifest."""
         return self._state
 
     @property
     def pending(self) -> int:
-        """How many transactions are seen but not applied."""
+        """Number of transactions received but not applied."""
         return len(self._state.pairing.pending())
 
     @property
     def report(self) -> ApplyReport:
-        """The counts of everything applied since the writer was made."""
+        """Counts of everything applied since the writer was created."""
         return self._applier.report
 
     def load_base(self, folder: Path) -> int:
-        """Load the rows from before the binlog; returns how many were not there yet."""
+        """Load a base, the rows from before the binlog; return the number of rows loaded."""
         rows = load_base(self._engine, folder, self._state.history, self._state.replicates)
         if self._state.resolved_ts < self._state.history.start_ts:
             self._applier.apply([], self._state.history.start_ts)
         return rows
 
     def poll(self, source: EntitySource, *, until_ts: TimeStamp | None = None) -> int:
-        """Apply what has come since the position of before; returns how many entities that were.
+        """Apply the entities after the last position, up to `until_ts`; return their number.
 
         Raises:
-            SchemaOutdatedError, CodecError, TransactionConflictError: the input is wrong; what came
-            before is applied.
+            SchemaOutdatedError, CodecError, TransactionConflictError: The input is invalid; the
+                transactions before it are applied.
         """
         self._check_base()
         limit = TimeStamp(MAX_TS - 1) if until_ts is None else until_ts
@@ -151,14 +153,14 @@ class Writer:
         return count
 
     def run_once(self, source: EntitySource, *, until_ts: TimeStamp | None = None) -> ApplyReport:
-        """Apply all that the source holds now; with `until_ts`, nothing above it.
+        """Apply all that is in the source, or all up to `until_ts`.
 
-        A source given with `until_ts` is complete up to it.
+        With `until_ts` the source must be complete up to it.
 
         Raises:
-            UnmatchedPrewriteError: it is not complete; what was complete is applied.
-            SchemaOutdatedError, CodecError, TransactionConflictError: the input is wrong; what came
-            before is applied.
+            UnmatchedPrewriteError: The source is not complete; what is resolved is applied.
+            SchemaOutdatedError, CodecError, TransactionConflictError: The input is invalid; the
+                transactions before it are applied.
         """
         self._check_base()
         pairing = self._state.pairing
@@ -173,7 +175,7 @@ class Writer:
             try:
                 pairing.vouch(until_ts)
             except UnmatchedPrewriteError:
-                # What the input began, the next run may complete.
+                # The next run may complete the transactions that are pending.
                 self._finish(limit, None)
                 raise
         self._finish(limit, None)
@@ -182,7 +184,7 @@ class Writer:
     def _gather(
         self, entities: Iterable[Entity], limit: TimeStamp, source: EntitySource | None
     ) -> Iterator[Entity]:
-        """Take entities in, applying whenever enough of them wait; hands them on for a look."""
+        """Pass entities to the pairing and yield them, applying when enough are buffered."""
         pairing = self._state.pairing
         for entity in entities:
             pairing.add(entity)
@@ -191,7 +193,7 @@ class Writer:
                 self._apply(limit, source)
 
     def _apply(self, limit: TimeStamp, source: EntitySource | None) -> None:
-        """Apply what is resolved, if anything is."""
+        """Apply the resolved transactions, if there are any."""
         transactions, resolved_ts = self._take(limit)
         if transactions:
             position = source.position if source else None
@@ -201,37 +203,36 @@ class Writer:
             self._applier.compact()
 
     def _finish(self, limit: TimeStamp, position: str | None) -> None:
-        """Apply what is resolved and keep the rest for the next run, in one publication."""
+        """Apply what is resolved and store the pending transactions, in one publication."""
         transactions, resolved_ts = self._take(limit)
         if transactions or self._state.has_news(position):
             self._applier.apply(transactions, resolved_ts, keep_pending=True, position=position)
         self._applier.compact()
 
     def _take(self, limit: TimeStamp) -> tuple[list[Transaction], TimeStamp]:
-        """Take the transactions that are resolved up to `limit`; return where that ends, too."""
+        """Take the transactions resolved up to `limit`; return them and the resolved_ts."""
         pairing = self._state.pairing
         resolved_ts = min(pairing.resolved_ts, limit)
         if resolved_ts <= self._state.resolved_ts and not pairing.has_resolved(resolved_ts):
             return [], resolved_ts
-        # Before anything is taken: this may fail, and is tried again with the next poll. Readers
-        # are answered up to there also if nothing was committed but a change of the schema.
+        # Before anything is taken: if this fails, the next poll retries it. Also without
+        # transactions, since the schema may have changed up to the new resolved_ts.
         self._state.reach(resolved_ts)
         return pairing.take_resolved(resolved_ts), resolved_ts
 
     def _check_overlap(self, newest: TimeStamp) -> None:
-        """A first source that ends before the schema history begins belongs to another one.
+        """Reject a first source that ends before the schema history begins.
 
-        Everything in it counts as known before the start and is left out, so nothing else would
-        tell.
+        All of its transactions would be skipped as early, without an error.
         """
         start_ts = self._state.history.start_ts
         if newest < start_ts and self._state.resolved_ts < start_ts:
             raise SchemaOutdatedError(f"table (it begins at {start_ts})", newest)
 
     def _check_base(self) -> None:
-        """A base that was begun must be finished before anything goes on top of it."""
+        """Raise `OptionError` if the load of a base was interrupted."""
         view = self._engine.read([BASE_KIND, PROGRESS_KIND])
         if view.of_kind(BASE_KIND) and Progress.of(view) is None:
             raise OptionError(
-                "base", "an earlier load of a base was interrupted; give the same base again"
+                "base", "an earlier load of a base was interrupted; pass the same base again"
             )

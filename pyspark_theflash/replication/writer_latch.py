@@ -1,10 +1,10 @@
-"""The latch that a writer holds on its store while it runs, as everybody else asks for one.
+"""Write latch that a running writer holds on its store.
 
-The writer's lock (`storage/store/writer_lock.py`) keeps other processes from writing; this latch is
-what callers of the API see and wait for, and what they hold keeps a writer out in turn. A thread
-renews it, since a poll may take longer than it lasts. Where it has run out nevertheless, as on a
-machine that slept, the thread takes it again if it is free; until then nothing is published
-(`guard`), and the writer tries again.
+The writer's lock (`storage/store/writer_lock.py`) excludes other processes; the latch excludes
+callers of the API, whose latches in turn exclude a writer. A thread renews it, since a poll may
+take longer than its time to live. If it expires nevertheless, as when the machine is suspended, the
+thread acquires it again if it is free; until then nothing is published (`guard`), and the writer
+retries.
 """
 
 import logging
@@ -29,29 +29,29 @@ _log = logging.getLogger(__name__)
 
 
 class WriterLatch:
-    """Held, and kept alive, from `take` to `close`."""
+    """Latch that is held and renewed from `take` to `close`."""
 
     def __init__(self, path: Path, fs: FileSystem, clock: Clock, *, ttl_ms: int = TTL_MS) -> None:
         self._path, self._fs, self._clock = path, fs, clock
         self._holder = Holder.here(clock)
         identity = f"process {self._holder.pid} on {self._holder.host}"
-        self._wanted = LatchRequest(LatchKind.WRITE, STORE, ttl_ms, self._holder.program, identity)
+        self._request = LatchRequest(LatchKind.WRITE, STORE, ttl_ms, self._holder.program, identity)
         self._manifest = open_manifest(path, fs)
         self._held = ("", 0)
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="writer's latch", daemon=True)
 
     def take(self, wait_ms: int) -> None:
-        """Wait for the latch. Raises `LatchHeldError`: a caller of the API holds one."""
+        """Wait for the latch. Raises `LatchHeldError` if a caller of the API holds one."""
         self._acquire(self._manifest, wait_ms)
         self._thread.start()
 
     def guard(self, db: sqlite3.Connection) -> None:
-        """Raise `LatchLostError` unless it is held, within the transaction of a commit."""
+        """Raise `LatchLostError` if the latch is not held; called in a commit's transaction."""
         Grants(self._manifest, self._clock).guard([self._held])(db)
 
     def close(self) -> None:
-        """Let others have it."""
+        """Release the latch."""
         self._ended.set()
         if self._thread.ident is not None:
             self._thread.join()
@@ -60,7 +60,7 @@ class WriterLatch:
 
     def _acquire(self, manifest: Manifest, wait_ms: int) -> None:
         grants = Grants(manifest, self._clock)
-        latch = grants.acquire(self._wanted, wait_ms=wait_ms, holder=self._holder)
+        latch = grants.acquire(self._request, wait_ms=wait_ms, holder=self._holder)
         self._held = (latch.id, latch.grant.token if latch.grant is not None else 0)
 
     def _keep(self) -> None:
@@ -72,7 +72,7 @@ class WriterLatch:
                 self._renew()
                 due_ms = self._next_ms()
             except TheFlashError as error:
-                # A full disk, say, or somebody who has it now: tried again with the next look.
+                # For example a full disk, or another holder: retried after `_LOOK_S`.
                 _log.warning("the writer's latch cannot be renewed: %s", error)
 
     def _renew(self) -> None:
@@ -83,4 +83,4 @@ class WriterLatch:
                 self._acquire(manifest, 0)
 
     def _next_ms(self) -> int:
-        return self._clock.boottime_ms() + self._wanted.ttl_ms // 3
+        return self._clock.boottime_ms() + self._request.ttl_ms // 3

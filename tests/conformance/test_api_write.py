@@ -247,14 +247,14 @@ def test_what_latches_are_for(way, api):
     with pytest.raises(LatchLostError):
         write(api, api.held, one, resolved_ts=200)
     on_other = latch(api, LatchScope("shop.other"))
-    with pytest.raises(OptionError, match="none is for"):
+    with pytest.raises(OptionError, match="none covers"):
         write(api, on_other, one)
     read = api.acquire_latch(AcquireRequest("read", name="r"))
     with pytest.raises(OptionError, match="read latch"):
         write(api, read, one)
     on_items = latch(api, LatchScope("shop.items"))
     for of_the_store in ({"resolved_ts": 200}, {"position": "x"}, {"schema": START["schema"]}):
-        with pytest.raises(OptionError, match="the store"):
+        with pytest.raises(OptionError, match="whole store"):
             write(api, on_items, one, **of_the_store)
     assert state(api) == before
     both = {**one, OTHER: [(1, 150, 140, [1])]}
@@ -325,7 +325,7 @@ def test_the_first_write_says_where_the_store_begins(way, store):
     api = way.open(store)
     held = latch(api)
     for missing in ({}, {"start_ts": 100}, {"resolved_ts": 100}):
-        with pytest.raises(OptionError, match="begins"):
+        with pytest.raises(OptionError, match="first write needs"):
             write(api, held, {}, **missing)
     base = {ITEMS: [(n, 100, 100, [n, "base"]) for n in range(3)]}
     done = write(api, held, base, resolved_ts=150, **START)
