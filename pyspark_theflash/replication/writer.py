@@ -148,7 +148,7 @@ class Writer:
         count = 0
         for _ in self._gather(source.entities(self.position), limit, source):
             count += 1
-        self._orphans.look()
+        self._orphans.check()
         self._finish(limit, source.position)
         return count
 
@@ -170,7 +170,7 @@ class Writer:
             newest = max(newest, entity.commit_ts)
         self._apply(limit, None)
         self._check_overlap(newest if until_ts is None else until_ts)
-        self._orphans.look()
+        self._orphans.check()
         if until_ts is not None and until_ts > pairing.resolved_ts:
             try:
                 pairing.vouch(until_ts)

@@ -286,8 +286,8 @@ def test_a_writer_waits_for_compactions_that_fall_behind(store: Path) -> None:
             waits.set()
             goes_on()
 
-        goes_on = one.upkeep._works.wait
-        one.upkeep._works.wait = wait  # type: ignore[method-assign]
+        goes_on = one.upkeep._queue.wait
+        one.upkeep._queue.wait = wait  # type: ignore[method-assign]
         with (
             armed("magic.after_file", in_thread(hold)),
             armed("manifest.after_commit", count),

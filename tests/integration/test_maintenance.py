@@ -193,7 +193,7 @@ def test_a_dry_run_changes_nothing(store: Path) -> None:
     assert dry.transactions_forgotten == done.transactions_forgotten > 0
     assert dry.tables_purged == done.tables_purged
     assert dry.compaction.rows_read >= done.compaction.rows_dropped > 0
-    assert dry.told(dry_run=True).startswith(f"dry run: {dry.safe_point}: would drop")
+    assert dry.describe(dry_run=True).startswith(f"dry run: {dry.safe_point}: would drop")
     assert dry.safe_point.held_by == ("resolved_ts",)
 
 
@@ -423,7 +423,7 @@ def automatic(
 
 def work_off(upkeep: Maintenance) -> None:
     upkeep.poll()
-    while upkeep._works:
+    while upkeep._queue:
         upkeep.poll()
 
 
@@ -463,7 +463,7 @@ def test_a_collection_by_itself_waits_for_the_last(
         for retention_ms in (kept_ms, 0):
             upkeep.set_retention(retention_ms)
             upkeep.poll()
-            assert len(upkeep._works) == 1
+            assert len(upkeep._queue) == 1
             clock.sleep_ms(1_000)
         work_off(upkeep)
         assert progress(store).oldest_ts == before.resolved_ts - (kept_ms << 18)

@@ -1,1 +1,1 @@
-"""Compaction, garbage collection, commands and orphans: work that a writer does beside ingest."""
+"""Compaction, garbage collection, commands and orphans, handled by the writer beside ingest."""

@@ -1,4 +1,4 @@
-"""Commands from outside the writer: done here where nobody writes, else handed to who does."""
+"""Commands to a store: executed here if it has no writer, otherwise sent to the writer."""
 
 from collections.abc import Callable
 from contextlib import closing
@@ -16,7 +16,7 @@ from pyspark_theflash.storage.store.manifest import Manifest
 
 LOOK_MS: Final = 20
 RETRY_MS: Final = 500
-"""How often the lock is tried while an answer is awaited: its holder may have gone."""
+"""Interval of trying the lock while waiting for an answer, since the writer may have ended."""
 
 
 def administer(
@@ -29,21 +29,22 @@ def administer(
     clock: Clock,
     on_progress: Callable[[str], None] = lambda _: None,
 ) -> str:
-    """Do a command to the store at `path`, or have its writer do it; returns what was done.
+    """Execute a command on the store at `path`, or let its writer do so; return a description.
 
-    The time is for the writer's answer; what is done here takes as long as it takes.
+    `timeout_ms` limits the wait for the writer's answer, not the execution here.
 
     Raises:
-        CommandTimeoutError: the writer gave no answer in time. What it had not begun, it won't.
-        TheFlashError: what the command failed with, wherever it was done.
+        CommandTimeoutError: No answer in time. If the writer had not begun, the command is
+            withdrawn.
+        TheFlashError: The error of the command, wherever it was executed.
     """
     with closing(open_manifest(path, fs)) as manifest:
-        return _Asker(path, manifest, fs, clock, on_progress).run(
+        return _Administration(path, manifest, fs, clock, on_progress).run(
             verb, argument, clock.boottime_ms() + timeout_ms
         )
 
 
-class _Asker:
+class _Administration:
     def __init__(
         self,
         path: Path,
@@ -60,24 +61,24 @@ class _Asker:
 
     def run(self, verb: Verb, argument: Argument, deadline_ms: int) -> str:
         """See `administer`."""
-        asked: StoreCommand | None = None
+        command: StoreCommand | None = None
         try:
-            while (told := self._here(verb, argument)) is None:
+            while (result := self._execute(verb, argument)) is None:
                 self._on_progress(f"waiting for {self._holder}")
-                if asked is None:
+                if command is None:
                     left_ms = deadline_ms - self._clock.boottime_ms()
-                    asked = self._mailbox.ask(verb, argument, max(left_ms, 0))
-                if (told := self._await(asked, deadline_ms)) is not None:
+                    command = self._mailbox.ask(verb, argument, max(left_ms, 0))
+                if (result := self._await(command, deadline_ms)) is not None:
                     break
                 if self._clock.boottime_ms() >= deadline_ms:
-                    raise self._late(asked)
+                    raise self._late(command)
         finally:
-            if asked is not None:
-                self._mailbox.withdraw(asked)
-        return told
+            if command is not None:
+                self._mailbox.withdraw(command)
+        return result
 
-    def _here(self, verb: Verb, argument: Argument) -> str | None:
-        """Do it, unless another process writes the store."""
+    def _execute(self, verb: Verb, argument: Argument) -> str | None:
+        """Execute a command here; None if another process writes the store."""
         try:
             engine = registry.open_engine(self._path, self._identity, self._fs, self._clock)
         except StoreInUseError as held:
@@ -92,7 +93,7 @@ class _Asker:
             return maintenance.execute(verb, argument)
 
     def _await(self, command: StoreCommand, deadline_ms: int) -> str | None:
-        """Look for the answer for a moment."""
+        """Wait up to `RETRY_MS` for the writer's answer."""
         until_ms = min(self._clock.boottime_ms() + RETRY_MS, deadline_ms)
         while (answer := self._mailbox.answer(command)) is None:
             if self._clock.boottime_ms() >= until_ms:
@@ -102,5 +103,5 @@ class _Asker:
 
     def _late(self, command: StoreCommand) -> CommandTimeoutError:
         is_running = self._mailbox.state(command) is State.RUNNING
-        state = "is still at it" if is_running else "did not begin it in time"
+        state = "is still executing it" if is_running else "did not begin it in time"
         return CommandTimeoutError(command.verb.value, self._holder, state)

@@ -1,7 +1,4 @@
-"""Garbage collection: its safe point in the manifest, and what it comes to.
-
-`maintenance.py` says in which order all is done.
-"""
+"""Records and reports of garbage collection; see `maintenance.py` for its steps."""
 
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -20,17 +17,17 @@ LEDGER_RECORD_ENTRIES: Final = 1 << 15
 
 
 class WriterMemory(OpenTransactions, Protocol):
-    """The records that a collection changes, as a running writer holds them."""
+    """A running writer's copies of records that a collection changes."""
 
     def collected(self, progress: Progress, ledger_records: int) -> None:
-        """`progress.oldest_ts` is durable, and the ledger forgets up to it."""
+        """Adopt `progress.oldest_ts`, which is durable, and prune the ledger up to it."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionReport:
-    """The result of a garbage collection, or of a dry run.
+    """Result of a garbage collection or of a dry run.
 
-    A dry run does not look into files: its `compaction` is what would be rewritten.
+    A dry run does not read data files: its `compaction` is what would be rewritten.
     """
 
     safe_point: SafePoint
@@ -38,8 +35,8 @@ class CollectionReport:
     tables_purged: int
     compaction: CompactionReport
 
-    def told(self, *, dry_run: bool) -> str:
-        """For people."""
+    def describe(self, *, dry_run: bool) -> str:
+        """Describe the result for display."""
         compaction = self.compaction
         if dry_run:
             return (
@@ -50,12 +47,12 @@ class CollectionReport:
         return (
             f"{self.safe_point}: dropped {compaction.rows_dropped:,} versions and "
             f"{self.tables_purged:,} tables, forgot {self.transactions_forgotten:,} transactions; "
-            f"{told(compaction)}"
+            f"{describe(compaction)}"
         )
 
 
-def told(report: CompactionReport) -> str:
-    """For people."""
+def describe(report: CompactionReport) -> str:
+    """Describe the result of a compaction for display."""
     return (
         f"compacted {report.rows_read:,} versions of {report.files_replaced:,} files "
         f"into {report.rows_written:,} of {report.files_written:,}"
@@ -65,15 +62,15 @@ def told(report: CompactionReport) -> str:
 def collectable(
     engine: Engine, view: View, history: SchemaHistory, safe_point: SafePoint
 ) -> CollectionReport:
-    """Report what a collection would do, as far as the manifest tells."""
+    """Report what a collection would do, by the manifest only."""
     ts = safe_point.ts
     ledgers = [view.of_kind(feed.ledger_kind).values() for feed in (MAIN, SIDE)]
     forgotten = sum(pruned_entries(each, ts, LEDGER_RECORD_ENTRIES)[1] for each in ledgers)
     needed, stored = history.physical_ids_from(ts), engine.tables(view)
-    found = [engine.collectable(view, i, ts) for i in needed.intersection(stored)]
+    tables = [engine.collectable(view, i, ts) for i in needed.intersection(stored)]
     rewritten = CompactionReport(
-        rows_read=sum(table.rows for table in found),
-        files_replaced=sum(table.files for table in found),
+        rows_read=sum(table.rows for table in tables),
+        files_replaced=sum(table.files for table in tables),
     )
     return CollectionReport(safe_point, forgotten, len({*stored} - needed), rewritten)
 
@@ -85,18 +82,18 @@ def raise_oldest_ts(
     safe_point: TimeStamp,
     memory: WriterMemory | None,
 ) -> int:
-    """Publish a feed's safe point; returns how many of its transactions are forgotten."""
+    """Publish a feed's safe point; return the number of ledger entries removed."""
     before, kind = Progress.of(view, feed), feed.ledger_kind
     if before is None:
         return 0
     oldest_ts = max(before.oldest_ts, safe_point)
-    # What TiKV feeds is readable further than its record says.
+    # In a store fed by TiKV, snapshots above the recorded resolved_ts are readable, too.
     resolved_ts = max(before.resolved_ts, oldest_ts)
     progress = replace(before, oldest_ts=oldest_ts, resolved_ts=resolved_ts)
     ledger = view.of_kind(kind)
-    kept, forgotten = pruned_entries(ledger.values(), progress.oldest_ts, LEDGER_RECORD_ENTRIES)
+    bodies, forgotten = pruned_entries(ledger.values(), progress.oldest_ts, LEDGER_RECORD_ENTRIES)
     if forgotten or before != progress:
-        records = [Record(kind, f"{n:012d}", body) for n, body in enumerate(kept)]
+        records = [Record(kind, f"{n:012d}", body) for n, body in enumerate(bodies)]
         deletes = [(kind, key) for key in ledger]
         change = ManifestChange([progress.to_record(feed), *records], deletes)
         engine.publish(Publication((), change))

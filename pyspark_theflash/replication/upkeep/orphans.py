@@ -1,24 +1,24 @@
-"""Prewrites whose commit does not come: TiKV is asked about them, or an operator decides.
+"""Resolution of orphans: prewrites whose commit does not arrive.
 
-TiDB sends a commit or a rollback after each prewrite, and forgets it if the pump cannot be reached
-for ten minutes, or if TiDB itself ends in between. `resolved_ts` stays below such a prewrite, so
-after a deadline its transaction is looked up in TiKV by its primary key:
+TiDB sends a commit or rollback after each prewrite. It drops the message if the pump cannot be
+reached for ten minutes, or if TiDB itself ends in between. Such a prewrite holds back
+`resolved_ts`, so after a deadline its transaction is looked up in TiKV by its primary key:
 
-    committed       applied as if the commit had come
-    rolled back     dropped as if the rollback had come
-    open            waits on; it is asked about again
-    unknown         waits on, and for an operator: `theflash resolve`. The transaction may not have
-                    come to TiKV yet, or garbage collection has removed its record
+    committed       applied as if the commit had arrived
+    rolled back     dropped as if the rollback had arrived
+    open            stays pending, and is looked up again
+    unknown         stays pending until an operator decides (`theflash resolve`). The transaction
+                    may not have reached TiKV yet, or garbage collection has removed its record
 
 Nothing is written to TiKV, so a transaction of a client that died stays open until TiDB's garbage
 collector resolves its locks.
 
-A decision gets into the manifest (`storage/store/orphan.py`) before what it decides is published,
-and the pairing takes it like a commit or rollback without the claim that the input has come so far.
-If the real commit arrives later it is compared with the decision, as every second delivery is.
+A decision is stored in the manifest (`storage/store/orphan.py`) before its effects are published.
+The pairing handles it like a commit or rollback, but does not advance the newest commit_ts seen. If
+the real commit arrives later, it is compared with the decision like every repeated delivery.
 
-Age counts from the newest commit that had arrived when the prewrite came, by this machine's clock.
-A wrong clock changes when TiKV is asked, not what comes of it.
+The age of a prewrite counts from the newest commit_ts seen when it arrived, by this machine's
+clock. A wrong clock changes when TiKV is asked, not the result.
 """
 
 import logging
@@ -48,14 +48,14 @@ from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.tidb.schema.meta_key import Outcome, OutcomeState
 
 ORPHAN_MS: Final = 600_000
-"""As tidb-binlog's pump, which asks TiKV after ten minutes."""
+"""Ten minutes, as in tidb-binlog's pump."""
 RETRY_MS: Final = 10_000
 MOST_AT_ONCE: Final = 1024
 _log = logging.getLogger(__name__)
 
 
 class OrphanWatch:
-    """Looks after what one writer waits for. `after_ms` is the deadline."""
+    """Detects and resolves the orphans of one writer. `after_ms` is the deadline."""
 
     def __init__(
         self, engine: WriterEngine, state: WriterState, clock: Clock, after_ms: int = ORPHAN_MS
@@ -64,81 +64,82 @@ class OrphanWatch:
         self._after_ms = after_ms
         self._next_ms = 0
 
-    def look(self) -> None:
-        """Ask TiKV about what is overdue, make the answers durable, and use them.
+    def check(self) -> None:
+        """Look up overdue transactions in TiKV, store the outcomes durably, and apply them.
 
         Raises:
-            TransactionConflictError: TiKV's answer contradicts what is applied.
+            TransactionConflictError: TiKV's answer contradicts an applied transaction.
         """
-        overdue = from_physical_ms(max(self._clock.wall_ms() - self._after_ms, 0))
-        found = self._state.pairing.unmatched_below(overdue)
-        if not found or self._clock.boottime_ms() < self._next_ms:
+        deadline = from_physical_ms(max(self._clock.wall_ms() - self._after_ms, 0))
+        overdue = self._state.pairing.unmatched_below(deadline)
+        if not overdue or self._clock.boottime_ms() < self._next_ms:
             return
         self._next_ms = self._clock.boottime_ms() + RETRY_MS
-        found.sort(key=lambda pending: pending.hold_ts)
-        orphans = self._told(found[:MOST_AT_ONCE])
-        news = [o for o in orphans if o != self._state.orphans.get(o.start_ts)]
-        for orphan in news:
+        overdue.sort(key=lambda pending: pending.hold_ts)
+        orphans = self._look_up(overdue[:MOST_AT_ONCE])
+        changed = [o for o in orphans if o != self._state.orphans.get(o.start_ts)]
+        for orphan in changed:
             if orphan.commit_ts is not None:
-                # Before the record: what contradicts the store must not get into it.
+                # Before the record is published, so that a contradiction is not stored.
                 self._state.pairing.settle(orphan.start_ts, orphan.commit_ts)
                 text = "start_ts=%d: %s at commit_ts=%d, by TiKV"
                 _log.warning(text, orphan.start_ts, orphan.known, orphan.commit_ts)
-        if news:
-            records = [orphan.to_record() for orphan in news]
+        if changed:
+            records = [orphan.to_record() for orphan in changed]
             self._engine.publish(Publication((), ManifestChange(records)))
-            self._state.orphans.update((orphan.start_ts, orphan) for orphan in news)
+            self._state.orphans.update((orphan.start_ts, orphan) for orphan in changed)
             fail_point("orphans.decided")
 
-    def _told(self, found: list[PendingTransaction]) -> list[Orphan]:
-        """Ask about each; after one question without an answer, no other is asked."""
-        orphans, answers = [], True
-        for pending in found:
+    def _look_up(self, overdue: list[PendingTransaction]) -> list[Orphan]:
+        """Look up each transaction in TiKV; after the first failure, no other is looked up."""
+        orphans, is_available = [], True
+        for pending in overdue:
             size_bytes = 0 if pending.payload is None else len(pending.payload)
             orphan = Orphan(pending.start_ts, pending.hold_ts, size_bytes, NO_ANSWER)
             if pending.payload is None:
                 orphan = replace(orphan, known=NO_PREWRITE)
             elif not pending.primary:
                 orphan = replace(orphan, known=NO_KEY)
-            elif answers:
+            elif is_available:
                 try:
-                    orphan = _as_told(orphan, self._state.outcome(pending))
+                    orphan = _with_outcome(orphan, self._state.outcome(pending))
                 except TheFlashError as error:
                     if isinstance(error, InternalError):
                         raise
-                    _log.warning("TiKV was asked about start_ts=%d: %s", pending.start_ts, error)
-                    answers = False
+                    text = "cannot look up start_ts=%d in TiKV: %s"
+                    _log.warning(text, pending.start_ts, error)
+                    is_available = False
             orphans.append(orphan)
         return orphans
 
 
-def _as_told(orphan: Orphan, outcome: Outcome | None) -> Orphan:
+def _with_outcome(orphan: Orphan, outcome: Outcome | None) -> Orphan:
     if outcome is None:
         return replace(orphan, known=NOT_ASKED)
     return replace(orphan, known=outcome.state.value, commit_ts=outcome.commit_ts)
 
 
 class OpenTransactions(Protocol):
-    """The transactions of a running writer that wait for a commit or rollback."""
+    """Transactions of a running writer that wait for a commit or rollback."""
 
     def is_open(self, start_ts: TimeStamp) -> bool:
-        """Whether a prewrite waits."""
+        """Return whether a prewrite is pending without commit or rollback."""
 
     def decided(self, orphan: Orphan) -> None:
-        """How it ended is durable now."""
+        """Adopt a decision, which is durable now."""
 
 
 def decide(order: ResolveOrder, engine: Engine, running: OpenTransactions | None) -> Orphan:
-    """Make an operator's decision durable; a `running` writer goes by it at once.
+    """Store an operator's decision durably; a `running` writer applies it at once.
 
     Raises:
-        OptionError: there is no such orphan, or what is known contradicts the decision.
+        OptionError: There is no such orphan, or its state contradicts the decision.
     """
     view = engine.read([ORPHAN_KIND, PENDING_KIND, PROGRESS_KIND])
     start_ts = order.start_ts
     orphan = orphans_of(view).get(start_ts)
     if orphan is None:
-        reason = f"{start_ts} is no orphan; `theflash status` lists those there are"
+        reason = f"{start_ts} is not an orphan; `theflash status` lists all orphans"
         raise OptionError("start_ts", reason)
     progress = Progress.of(view)
     _check(orphan, order.commit_ts, progress.resolved_ts if progress else TimeStamp(0))
@@ -157,13 +158,13 @@ def decide(order: ResolveOrder, engine: Engine, running: OpenTransactions | None
 def _check(orphan: Orphan, commit_ts: TimeStamp, resolved_ts: TimeStamp) -> None:
     start_ts = orphan.start_ts
     if orphan.commit_ts is not None:
-        known = f"committed at {orphan.commit_ts}" if orphan.commit_ts else "rolled back"
-        raise OptionError("start_ts", f"{start_ts} is known to be {known} ({orphan.known})")
+        outcome = f"committed at {orphan.commit_ts}" if orphan.commit_ts else "rolled back"
+        raise OptionError("start_ts", f"{start_ts} is known to be {outcome} ({orphan.known})")
     if orphan.known == OutcomeState.OPEN.value:
-        raise OptionError("start_ts", f"{start_ts} may still commit, says TiKV")
+        raise OptionError("start_ts", f"{start_ts} is open in TiKV and may still commit")
     if orphan.known == NO_PREWRITE:
-        raise OptionError("start_ts", f"{start_ts}: {NO_PREWRITE}; nobody else has its changes")
-    least = max(orphan.hold_ts, resolved_ts, start_ts)
-    if commit_ts and commit_ts <= least:
-        reason = f"{commit_ts} is impossible: {start_ts} commits above {least}"
+        raise OptionError("start_ts", f"{start_ts}: {NO_PREWRITE}, and so are its changes")
+    lower = max(orphan.hold_ts, resolved_ts, start_ts)
+    if commit_ts and commit_ts <= lower:
+        reason = f"{commit_ts} is impossible: {start_ts} commits above {lower}"
         raise OptionError("committed", reason)

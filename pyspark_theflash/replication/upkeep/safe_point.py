@@ -1,12 +1,12 @@
-"""Which safe point a garbage collection takes, and what held it back.
+"""Safe point of a garbage collection, and what limits it.
 
-The safe point is the oldest timestamp that stays readable: the lowest of several bounds, and never
-below the one of the collection before.
+The safe point is the oldest timestamp that stays readable. It is the lowest of these bounds, and
+never below that of the previous collection:
 
-    asked for      `theflash gc --safe-point`; or without it,
+    requested      `theflash gc --safe-point`; or without it,
     retention      the newest timestamp minus the store's retention
     resolved_ts    the newest timestamp
-    latches        what readers and pins hold
+    latches        the snapshots that readers and pins hold
 """
 
 from collections.abc import Iterable
@@ -21,7 +21,7 @@ from pyspark_theflash.storage.store.latch.lease import LeaseTable
 
 @dataclass(frozen=True, slots=True)
 class SafePointLimit:
-    """A safe point is not above `ts`, because of `what`."""
+    """Upper bound `ts` of a safe point, with its reason `what`."""
 
     ts: TimeStamp
     what: str
@@ -29,7 +29,7 @@ class SafePointLimit:
 
 @dataclass(frozen=True, slots=True)
 class SafePoint:
-    """The oldest timestamp that stays readable, and what it could not go above."""
+    """Oldest timestamp that stays readable, and the reasons why it is not higher."""
 
     ts: TimeStamp
     held_by: tuple[str, ...]
@@ -42,38 +42,36 @@ class SafePoint:
 def choose_safe_point(
     oldest_ts: TimeStamp, wanted: TimeStamp | None, bounds: Iterable[SafePointLimit]
 ) -> SafePoint:
-    """The highest safe point within the bounds, of which there is one at least.
+    """Choose the highest safe point within the bounds.
 
     Args:
-        oldest_ts: the safe point of before.
-        wanted: the one that was asked for; None: as high as may be.
-        bounds: what it must not be above.
+        oldest_ts: The previous safe point.
+        wanted: The requested safe point; None requests the highest possible.
+        bounds: Upper bounds, at least one.
     """
-    found = list(bounds)
-    lowest = min(bound.ts for bound in found)
+    limits = list(bounds)
+    lowest = min(limit.ts for limit in limits)
     ts = lowest if wanted is None else min(wanted, lowest)
-    held_by = tuple(b.what for b in found if b.ts == lowest) if ts != wanted else ()
+    held_by = tuple(limit.what for limit in limits if limit.ts == lowest) if ts != wanted else ()
     if ts < oldest_ts:
-        return SafePoint(oldest_ts, (*held_by, "the safe point of before, which never goes back"))
+        return SafePoint(oldest_ts, (*held_by, "the previous safe point, which never decreases"))
     return SafePoint(ts, held_by)
 
 
 def retention_bound(newest_ts: TimeStamp, retention_ms: int) -> SafePointLimit:
-    """The bound of a safe point that keeps `retention_ms` before the newest timestamp."""
+    """Return the bound for a retention of `retention_ms` before the newest timestamp."""
     ts = TimeStamp(max(newest_ts - (retention_ms << LOGICAL_BITS), 0))
     return SafePointLimit(ts, f"the retention of {retention_ms / 1000:g} s")
 
 
 def pinned_bounds(leases: LeaseTable, clock: Clock) -> list[SafePointLimit]:
-    """The bounds that readers and pins set; see `LeaseTable.oldest_snapshot_ts`."""
+    """Return the bounds of readers and pins; see `LeaseTable.oldest_snapshot_ts`."""
     oldest = leases.oldest_snapshot_ts()
     if oldest is None:
         return []
     holders = [x for x in leases.living() if x.kind.pins_snapshot and x.snapshot_ts == oldest]
     if not holders:
-        return [
-            SafePointLimit(oldest, "a reader that cannot write to the store, or has just ended")
-        ]
+        return [SafePointLimit(oldest, "a reader that has no write access, or has just ended")]
     return [SafePointLimit(oldest, _described(holder, clock)) for holder in holders]
 
 

@@ -1,8 +1,7 @@
-"""What is done in pieces, one after the other: works take turns, a piece each.
+"""Queue of long-running work, which is split into pieces and executed round-robin.
 
-A work is a generator. It hands out a piece, is sent what the piece has come to or thrown its error,
-and hands out the next one. Only pieces run in the thread, where there is one; generators run in the
-caller's.
+A work is a generator that yields a piece, receives the piece's result or error, and yields the next
+piece. Pieces run in a thread if there is one; generators run in the caller's thread.
 """
 
 from collections import deque
@@ -22,45 +21,45 @@ from pyspark_theflash.storage.engine.api import CompactionReport, Piece
 
 _T = TypeVar("_T")
 Pieces: TypeAlias = Generator[Piece, CompactionReport, _T]
-"""What hands out one piece after the other, and is told what each has come to."""
+"""Generator that yields pieces, receives the report of each, and returns a result."""
 FINAL_ERRORS: Final = (EngineError, InternalError, LatchLostError, StaleTokenError)
-"""After one of these the writer must not go on: its engine or its latch is lost."""
+"""Errors after which the writer must stop: its engine or its latch is lost."""
 
 
 @dataclass(eq=False, slots=True)
 class Work:
-    """Pieces, and who is told what they come to. `id`: of the command that asks for it."""
+    """Pieces, with callbacks for their result. `id` is that of the command that requested it."""
 
     pieces: Pieces[str]
     done: Callable[[str], None]
     failed: Callable[[TheFlashError], None]
     id: str | None = None
     last: Future[CompactionReport] | None = None
-    """The last piece."""
+    """The last piece started."""
 
 
-class Works:
-    """All works of one store."""
+class WorkQueue:
+    """Work of one store."""
 
     def __init__(self, thread: Executor | None) -> None:
-        """Pieces run in `thread`, one at a time; None: in the caller's."""
+        """Run pieces in `thread`, one at a time; None runs them in the caller's thread."""
         self._thread = thread
         self._waiting, self._running = deque[Work](), list[Work]()
 
     @property
-    def ids(self) -> set[str]:
-        """The commands that are being worked on."""
+    def command_ids(self) -> set[str]:
+        """Ids of the commands in the queue."""
         return {work.id for work in (*self._running, *self._waiting) if work.id is not None}
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._running)
 
     def add(self, work: Work) -> None:
-        """Have it done as `go_on` is called."""
+        """Append work, to be executed by calls of `run_next`."""
         self._waiting.append(work)
 
-    def go_on(self) -> None:
-        """Run the next piece, unless one is running."""
+    def run_next(self) -> None:
+        """Start the next piece, unless one is running."""
         for work in self._running:
             if work.last is not None and not work.last.done():
                 return
@@ -68,22 +67,22 @@ class Works:
         self._running = []
         while self._waiting and not self._running:
             work = self._waiting.popleft()
-            # It is begun right before it runs: until then, other pieces change its table.
+            # Created right before it runs, since other pieces may change its table until then.
             if (piece := self.next_piece(work)) is not None:
                 self._running = [work]
                 work.last = _run(piece, self._thread)
 
     def wait(self) -> None:
-        """The same, after the running piece."""
+        """Wait for the running piece, then start the next one."""
         for work in self._running:
             if work.last is not None:
                 work.last.exception()
-        self.go_on()
+        self.run_next()
 
     def next_piece(self, work: Work) -> Piece | None:
-        """The next piece of a work; None where it has ended, which is told.
+        """Return the next piece of a work; None, after calling its callback, if it has ended.
 
-        Raises one of `FINAL_ERRORS` if it has ended with one.
+        Raises one of `FINAL_ERRORS` if the work failed with it.
         """
         try:
             return _advance(work.pieces, work.last)
@@ -96,8 +95,8 @@ class Works:
         return None
 
 
-def ended(pieces: Pieces[_T]) -> _T:
-    """What pieces come to that are done at once."""
+def run_all(pieces: Pieces[_T]) -> _T:
+    """Run all pieces in the caller's thread and return the generator's result."""
     last = None
     try:
         while True:
@@ -119,7 +118,7 @@ def _run(piece: Piece, thread: Executor | None) -> Future[CompactionReport]:
 
 
 def _advance(pieces: Pieces[_T], last: Future[CompactionReport] | None) -> Piece:
-    """The next piece after `last`. Raises `StopIteration` where there is none."""
+    """Return the piece after `last`; raises `StopIteration` at the end."""
     if last is None:
         return next(pieces)
     if (error := last.exception()) is not None:
