@@ -80,8 +80,8 @@ class Writer:
         Args:
             spill: File for pending payloads that do not fit in memory.
             may_guess: Guess partitions that cannot be determined (`placement.py`), with a warning.
-            assume_empty: Patterns of tables that had no rows before their changes were followed,
-                in addition to those of earlier runs (`storage/store/coverage.py`).
+            assume_empty: Patterns of tables without rows before their first change, in addition
+                to those of earlier runs (`storage/store/coverage.py`).
             orphan_ms: Age at which a prewrite without commit is looked up in TiKV (`orphans.py`).
             streams: Names of the source's parts if it is merged.
             compact: Called with the tables published; None compacts them synchronously.

@@ -105,11 +105,6 @@ def pack_entries(entries: Iterable[LedgerEntry]) -> bytes:
     return _to_array(entries).tobytes()
 
 
-def unpack_entries(packed: bytes) -> list[LedgerEntry]:
-    """Decode the bytes of `pack_entries`. Raises `CodecError`."""
-    return [_entry(entry) for entry in _from_bytes(packed)]
-
-
 def pruned_entries(
     packed: Iterable[bytes], safe_point: TimeStamp, record_entries: int
 ) -> tuple[list[bytes], int]:
@@ -117,10 +112,8 @@ def pruned_entries(
 
     A repeated delivery of a transaction that committed at or below it is skipped as early, so it
     needs no entry. A rolled back transaction is removed by its start_ts: if it is delivered again,
-    it is rolled back again.
-
-    Returns:
-        The remaining entries, packed in bodies of `record_entries` each, and the number removed.
+    it is rolled back again. Returns the remaining entries, packed in bodies of `record_entries`
+    each, and the number removed.
     """
     before = [_from_bytes(body) for body in packed]
     entries = np.concatenate([np.zeros(0, ENTRY), *(_above(e, safe_point) for e in before)])

@@ -68,8 +68,7 @@ class FileSource:
 
         Raises:
             OptionError: The file of `after` does not exist or cannot be read.
-            BinlogCorruptionError: `after` is not on a frame boundary, or a frame or message is
-                corrupt; the entities yielded before are valid.
+            BinlogCorruptionError: `after` is not on a frame boundary, or a frame is corrupt.
             UnsupportedError: A message is of an unknown kind.
         """
         self._position = after

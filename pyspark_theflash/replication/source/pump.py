@@ -2,12 +2,10 @@
 
 Both use the same protocol, with different contents:
 
-    pump                             messages                              position
-    tidb-binlog's                    commits in order of commit_ts, each   0:commit_ts of the last
-                                     containing its prewrite; rollbacks
-                                     and heartbeats
-    our own                          TiDB's messages in order of arrival   suffix:offset after the
-    (`replication.pump.server`)                                            last message
+    pump                messages                                       position
+    tidb-binlog's       commits in order of commit_ts, each with its   0:commit_ts of the last
+                        prewrite in it; rollbacks and heartbeats
+    our own (`server`)  TiDB's messages in order of arrival            suffix:offset after the last
 
 The entities are the same: a commit that contains its prewrite is decoded into both. Messages of a
 tidb-binlog pump have an empty position, which tells the two apart.

@@ -28,9 +28,7 @@ def decode_entities(
 
     With `merged`, every commit contains its prewrite; otherwise one with a `prewrite_value` does.
 
-    Raises:
-        BinlogCorruptionError: The message or its timestamps are invalid.
-        UnsupportedError: The message is of an unknown type.
+    Raises `BinlogCorruptionError`, or `UnsupportedError` for an unknown type of message.
     """
     try:
         message = binlog_pb2.Binlog.FromString(payload)

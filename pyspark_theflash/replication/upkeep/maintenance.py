@@ -5,11 +5,10 @@ Garbage collection
     the new `oldest_ts`, together with a ledger without the transactions at or below it, before
     anything is dropped:
 
-    published   Reads below it raise SnapshotTooOldError. A snapshot that acquired its latch too
-                late to be counted detects this when it checks `oldest_ts` again.
-    purged      Physical tables that are in no definition at or above the safe point.
-    compacted   Other tables: of versions at or below the safe point, only those visible at it are
-                retained.
+    published   reads below raise SnapshotTooOldError; a snapshot that acquired its latch too late
+                to be counted detects this when it checks `oldest_ts` again
+    purged      physical tables that are in no definition at or above the safe point
+    compacted   the others: versions at or below the safe point are dropped if not visible at it
 
     All steps are idempotent, so the next collection completes an interrupted one. The schema
     history is never pruned: the writer compares all of it with that of its source.
@@ -427,10 +426,7 @@ class Maintenance:
         tables: Collection[PhysicalTableID],
         work: Callable[[PhysicalTableID], Pieces[CompactionReport]],
     ) -> Pieces[CompactionReport]:
-        """Run the same work for all tables; an error that concerns one table is raised at the end.
-
-        Retryable errors and `FINAL_ERRORS` are raised at once.
-        """
+        """Run work for all tables; errors of single tables are raised together at the end."""
         report, failed = CompactionReport(), dict[PhysicalTableID, TheFlashError]()
         for number, physical_id in enumerate(tables, 1):
             self._on_progress(f"{verb}: table {number} of {len(tables)}")

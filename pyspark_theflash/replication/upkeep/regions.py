@@ -28,11 +28,7 @@ def stored_tables(
 
 
 def split_region(engine: Engine, order: SplitOrder) -> CompactionReport:
-    """Split a region.
-
-    Raises:
-        RegionNotFoundError, OptionError: See `Engine.split`.
-    """
+    """Split a region. Raises `RegionNotFoundError` and the errors of `Engine.split`."""
     columns = _columns_of(engine, order.physical_id, order.region_id)
     history = schema_history(engine.read(SCHEMA_KINDS))
     events = () if history is None else history.events
@@ -43,21 +39,13 @@ def split_region(engine: Engine, order: SplitOrder) -> CompactionReport:
 
 
 def merge_regions(engine: Engine, order: MergeOrder) -> CompactionReport:
-    """Merge two adjacent regions.
-
-    Raises:
-        RegionNotFoundError, OptionError: See `Engine.merge`.
-    """
+    """Merge two adjacent regions. Raises `RegionNotFoundError` and the errors of `Engine.merge`."""
     columns = _columns_of(engine, order.physical_id, order.left_id)
     return engine.merge(order.physical_id, order.left_id, order.right_id, columns)
 
 
 def move_region(engine: Engine, order: MoveOrder, *, is_copy: bool) -> str:
-    """Move a region's files to another partition, or copy them to one more.
-
-    Raises:
-        RegionNotFoundError, OptionError: See `Engine.move`.
-    """
+    """Move a region's files to another partition, or copy them. Raises as `Engine.move`."""
     move = engine.copy if is_copy else engine.move
     report = move(order.physical_id, order.region_id, order.partition)
     verb = "copied" if is_copy else "moved"
