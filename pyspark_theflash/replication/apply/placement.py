@@ -79,7 +79,7 @@ class AmbiguousPlacement:
             return self.candidates[0]  # If its rows have no partition, decoding them raises.
         if len(self._possible) == 1 or not self._differing:
             return self._possible[0][0]
-        return self._determine_by_tikv(self._possible, self._differing, has_written)
+        return self._determine_by_tikv(has_written)
 
     def determine_by_rows(self, engine: WriterEngine, *, may_guess: bool) -> TableInfo:
         """Return the definition used, by the rows stored before, or the most likely one.
@@ -130,19 +130,14 @@ class AmbiguousPlacement:
     def _differing(self) -> Sequence[int | bytes]:
         return _differing([places for _, places in self._possible])
 
-    def _determine_by_tikv(
-        self,
-        possible: Sequence[tuple[TableInfo, Places]],
-        differing: Sequence[int | bytes],
-        has_written: HasWritten,
-    ) -> TableInfo | None:
+    def _determine_by_tikv(self, has_written: HasWritten) -> TableInfo | None:
         """Return the definition with a write in TiKV, or the only one without a missing write.
 
         A row inserted and deleted in the same transaction leaves no write, so it excludes nothing.
         """
         new = set(map(handle_of_insert, self.mutations.inserted)) if self.table.has_rowid else ()
-        excluded: list[TableInfo] = []
-        for handle in differing:
+        possible, excluded = self._possible, list[TableInfo]()
+        for handle in self._differing:
             for definition, places in possible:
                 others = {i for d, p in possible if d is not definition for i in p[handle]}
                 for physical_id in sorted(places[handle] - others):

@@ -158,8 +158,7 @@ class WriterState:
         Raises:
             SchemaOutdatedError: The schema source does not include it.
         """
-        if commit_ts > self.history.end_ts:
-            self._refresh(commit_ts)
+        self.reach(commit_ts)
         if commit_ts > self.history.end_ts:
             raise SchemaOutdatedError(f"schema change ({ddl.query})", commit_ts)
         if _BRINGS_ROWS.match(ddl.query):
@@ -168,7 +167,9 @@ class WriterState:
     def reach(self, ts: TimeStamp) -> None:
         """Extend the history to `ts`, a timestamp that PD has allocated, if the source can."""
         if ts > self.history.end_ts:
-            self._refresh(ts)
+            history = self._schema.read(self.history, ts)
+            if history.end_ts > self.history.end_ts:
+                self._set_history(history)
 
     def table(self, table_id: TableID, commit_ts: TimeStamp) -> TableInfo:
         """Return the definition to decode rows with that commit at `commit_ts`.
@@ -327,14 +328,6 @@ class WriterState:
     @property
     def _oldest_ts(self) -> TimeStamp:
         return self._progress.oldest_ts if self._progress else self.history.start_ts
-
-    def _refresh(self, at_least: TimeStamp) -> bool:
-        """Read the schema source again; return whether the history has grown."""
-        history = self._schema.read(self.history, at_least)
-        if history.end_ts <= self.history.end_ts:
-            return False
-        self._set_history(history)
-        return True
 
     def _set_history(self, history: SchemaHistory) -> None:
         self.history = history

@@ -146,7 +146,9 @@ class MergedSource:
                 if not (error.retryable and is_followed):
                     raise
                 failures.append(error)
-                self._note(number, error)
+                place = self._places[number]
+                _log.warning("cannot read source %s: %s", place.name, error)
+                self._places[number] = replace(place, trouble=str(error))
                 if len(failures) == len(parts):
                     raise
                 continue
@@ -159,8 +161,3 @@ class MergedSource:
                 yield replace(entity, stream=number)
         if not is_followed:
             self._check()
-
-    def _note(self, number: int, error: TheFlashError) -> None:
-        place = self._places[number]
-        _log.warning("cannot read source %s: %s", place.name, error)
-        self._places[number] = replace(place, trouble=str(error))
