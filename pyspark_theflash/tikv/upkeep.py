@@ -54,11 +54,11 @@ class RaftFedMaintenance(Maintenance):
         return super().flush()
 
     def _collecting(
-        self, wanted: TimeStamp | None, *, dry_run: bool
+        self, requested: TimeStamp | None, *, dry_run: bool
     ) -> Generator[Piece, CompactionReport, CollectionReport | None]:
         if not dry_run:
             self._flusher.flush(self._engine)
-        return (yield from super()._collecting(wanted, dry_run=dry_run))
+        return (yield from super()._collecting(requested, dry_run=dry_run))
 
     def _newest_ts(self, progress: Progress) -> TimeStamp:
         return max(progress.resolved_ts, self._learned_ts())

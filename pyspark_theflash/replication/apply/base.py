@@ -60,8 +60,8 @@ def load_base(
     for table in read_base(folder).tables:
         if not replicates(table.table_id):
             continue
-        if (known := loaded.get(_key(table))) is not None:
-            _check_same(table, known, history)
+        if (body := loaded.get(_key(table))) is not None:
+            _check_same(table, body, history)
         elif started:
             raise OptionError(
                 "base", f"{table.db}.{table.table} is not in the base that this store began with"
@@ -130,6 +130,6 @@ def _record(table: BaseTable) -> Record:
     return Record(BASE_KIND, _key(table), json.dumps(body).encode())
 
 
-def _check_same(table: BaseTable, known: bytes, history: SchemaHistory) -> None:
-    if _record(table).body != known:
+def _check_same(table: BaseTable, loaded: bytes, history: SchemaHistory) -> None:
+    if _record(table).body != loaded:
         raise SchemaConflictError(f"the base of {_key(table)}", history.start_ts)

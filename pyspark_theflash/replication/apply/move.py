@@ -145,9 +145,9 @@ def _rows(
     columns: Sequence[ScanColumn],
 ) -> Iterator[dict[str, pa.Array]]:
     before = TimeStamp(move.ts - 1)
-    kept = [each for c in columns for each in columns_to_copy(c.id, c.type)]
+    stored_form = [each for c in columns for each in columns_to_copy(c.id, c.type)]
     for region in engine.plan(engine.read([]), physical_id):
-        for batch in engine.scan(region, kept, before, with_handle=True):
+        for batch in engine.scan(region, stored_form, before, with_handle=True):
             if batch.num_rows:
                 stored = dict(zip(batch.schema.names, batch.columns, strict=True))
                 yield {HANDLE: stored[HANDLE], **copied_columns(stored, columns, batch.num_rows)}

@@ -88,9 +88,9 @@ class TransactionLedger:
         """Remove the transactions that ended at or below the safe point; see `pruned_entries`."""
         recent = self._recent.values()
         self._recent = {e.start_ts: e for e in recent if (e.commit_ts or e.start_ts) > safe_point}
-        kept = [_above(entries, safe_point) for entries in self._sorted]
+        remaining = [_above(entries, safe_point) for entries in self._sorted]
         self._sorted = []
-        for entries in kept:
+        for entries in remaining:
             self._add_array(entries)
 
     def _add_array(self, entries: NDArray[np.void]) -> None:
@@ -124,8 +124,8 @@ def pruned_entries(
 
 def _above(entries: NDArray[np.void], safe_point: TimeStamp) -> NDArray[np.void]:
     ended = np.where(entries["commit_ts"] == 0, entries["start_ts"], entries["commit_ts"])
-    kept: NDArray[np.void] = entries[ended > np.uint64(safe_point)]
-    return kept
+    remaining: NDArray[np.void] = entries[ended > np.uint64(safe_point)]
+    return remaining
 
 
 def _to_array(entries: Iterable[LedgerEntry]) -> NDArray[np.void]:

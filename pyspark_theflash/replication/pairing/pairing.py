@@ -66,8 +66,8 @@ Memory
     (`replication.pairing.spill`).
 
 Restart
-    `pending()`, `resolved_ts` and `max_commit_ts`, published together with the transactions taken,
-    are the complete state.
+    `pending()` and `resolved_ts`, published together with the transactions taken, are the state.
+    With `max_commit_ts` as well, `resolved_ts` advances sooner after a restart.
 """
 
 import heapq
@@ -198,12 +198,12 @@ class Pairing:
         """
         invariant(up_to <= self.resolved_ts, "only what is resolved can be taken")
         self._taken_ts = max(self._taken_ts, up_to)
-        taken = []
+        transactions = []
         while self._commit_order and self._commit_order[0][0] <= up_to:
             transaction = self._matched.pop(heapq.heappop(self._commit_order)[1])
             self._buffered_bytes -= _ENTITY_BYTES + memory_bytes(transaction.payload)
-            taken.append(transaction)
-        return taken
+            transactions.append(transaction)
+        return transactions
 
     def forget(self, oldest_ts: TimeStamp) -> None:
         """Raise the oldest readable snapshot, up to which the ledger has been pruned."""
@@ -212,9 +212,9 @@ class Pairing:
 
     def take_rolled_back(self) -> list[TimeStamp]:
         """Return start_ts of transactions rolled back or early since the last call."""
-        taken = [TimeStamp(start_ts) for start_ts in self._rolled_back]
+        rolled_back = [TimeStamp(start_ts) for start_ts in self._rolled_back]
         self._rolled_back.clear()
-        return taken
+        return rolled_back
 
     def vouch(self, until_ts: TimeStamp) -> None:
         """Declare the input complete up to `until_ts`, and raise `resolved_ts` to it.
@@ -246,9 +246,9 @@ class Pairing:
         if entity.commit_ts == start_ts and not entity.payload and entity.ddl is None:
             self._saw(entity)
             return
-        if (known := self._finished(start_ts)) is not None:
-            if known.commit_ts and known.digest != content_digest(entity.payload, entity.ddl):
-                raise _conflict(known, "its prewrite was delivered again with different content")
+        if (earlier := self._finished(start_ts)) is not None:
+            if earlier.commit_ts and earlier.digest != content_digest(entity.payload, entity.ddl):
+                raise _conflict(earlier, "its prewrite was delivered again with different content")
             return
         waiting = self._waiting.get(start_ts)
         if waiting is None:
@@ -271,31 +271,31 @@ class Pairing:
             if (waiting := self._waiting.get(start_ts)) is not None:
                 raise _conflict(waiting, "it was committed with its start_ts as commit_ts")
             return
-        early = commit_ts <= self._oldest_ts
-        known = self._finished(start_ts) or self._waiting.get(start_ts)
-        if known is not None and known.commit_ts not in (commit_ts, _ZERO):
-            raise _conflict(known, f"it was delivered again as committed at {commit_ts}")
-        if isinstance(known, LedgerEntry):
-            if not known.commit_ts and not early:
-                raise _conflict(known, f"it was rolled back, and is now committed at {commit_ts}")
-        elif early:
+        is_early = commit_ts <= self._oldest_ts
+        earlier = self._finished(start_ts) or self._waiting.get(start_ts)
+        if earlier is not None and earlier.commit_ts not in (commit_ts, _ZERO):
+            raise _conflict(earlier, f"it was delivered again as committed at {commit_ts}")
+        if isinstance(earlier, LedgerEntry):
+            if not earlier.commit_ts and not is_early:
+                raise _conflict(earlier, f"it was rolled back, and is now committed at {commit_ts}")
+        elif is_early:
             self._drop(start_ts)
         elif commit_ts <= self._taken_ts:
             reason = f"it is late: the store is readable up to {self._taken_ts} without it"
             raise TransactionConflictError(start_ts, commit_ts, reason)
-        elif known is None:
+        elif earlier is None:
             self._wait(
                 PendingTransaction(start_ts, commit_ts, TimeStamp(commit_ts - 1), None, None)
             )
-        elif known.payload is not None:
+        elif earlier.payload is not None:
             self._stop_waiting(start_ts)
-            self._match(Transaction(start_ts, commit_ts, known.payload, known.ddl))
+            self._match(Transaction(start_ts, commit_ts, earlier.payload, earlier.ddl))
 
     def _rollback(self, start_ts: TimeStamp) -> None:
-        known = self._finished(start_ts) or self._waiting.get(start_ts)
-        if known is not None and known.commit_ts:
-            raise _conflict(known, "it was delivered again as rolled back")
-        if not isinstance(known, LedgerEntry):
+        earlier = self._finished(start_ts) or self._waiting.get(start_ts)
+        if earlier is not None and earlier.commit_ts:
+            raise _conflict(earlier, "it was delivered again as rolled back")
+        if not isinstance(earlier, LedgerEntry):
             self._drop(start_ts)
 
     def _saw(self, entity: Entity) -> None:
@@ -346,5 +346,5 @@ class Pairing:
             self._wait(pending)
 
 
-def _conflict(known: LedgerEntry | PendingTransaction, reason: str) -> TransactionConflictError:
-    return TransactionConflictError(known.start_ts, known.commit_ts, reason)
+def _conflict(earlier: LedgerEntry | PendingTransaction, reason: str) -> TransactionConflictError:
+    return TransactionConflictError(earlier.start_ts, earlier.commit_ts, reason)

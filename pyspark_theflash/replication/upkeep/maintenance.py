@@ -37,12 +37,7 @@ from pathlib import Path
 from typing import Final
 
 from pyspark_theflash.base.clock import Clock
-from pyspark_theflash.base.errors import (
-    InternalError,
-    OptionError,
-    TheFlashError,
-    UpkeepError,
-)
+from pyspark_theflash.base.errors import InternalError, OptionError, TheFlashError, UpkeepError
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.types import LOGICAL_BITS, MAX_TS, PhysicalTableID, TimeStamp
 from pyspark_theflash.replication.apply.columns import StoredColumns
@@ -346,12 +341,12 @@ class Maintenance:
         return purge_region(self._engine, self._leases, order)
 
     def collect(
-        self, wanted: TimeStamp | None = None, *, dry_run: bool = False
+        self, requested: TimeStamp | None = None, *, dry_run: bool = False
     ) -> CollectionReport | None:
         """Drop versions and tables that no read at or above the safe point needs.
 
         Args:
-            wanted: The requested safe point; None uses the store's retention.
+            requested: The requested safe point; None uses the store's retention.
             dry_run: Only report what would be done.
 
         Returns:
@@ -360,10 +355,10 @@ class Maintenance:
         Raises:
             UpkeepError: Some tables could not be rewritten; all other steps are completed.
         """
-        return run_all(self._collecting(wanted, dry_run=dry_run))
+        return run_all(self._collecting(requested, dry_run=dry_run))
 
     def _collecting(
-        self, wanted: TimeStamp | None, *, dry_run: bool
+        self, requested: TimeStamp | None, *, dry_run: bool
     ) -> Pieces[CollectionReport | None]:
         """Collect piece by piece; see `collect`."""
         ledgers = [feed.ledger_kind for feed in (MAIN, SIDE)]
@@ -372,7 +367,7 @@ class Maintenance:
         if progress is None or history is None:
             return None
         progress = replace(progress, resolved_ts=self._newest_ts(progress))
-        safe_point = self._safe_point(view, progress, wanted)
+        safe_point = self._safe_point(view, progress, requested)
         if dry_run:
             return collectable(self._engine, view, history, safe_point)
         forgotten = sum(
@@ -395,17 +390,17 @@ class Maintenance:
         """Return the upper bound of safe points."""
         return progress.resolved_ts
 
-    def _safe_point(self, view: View, progress: Progress, wanted: TimeStamp | None) -> SafePoint:
+    def _safe_point(self, view: View, progress: Progress, requested: TimeStamp | None) -> SafePoint:
         newest_ts = progress.resolved_ts
         bounds = [
             SafePointLimit(newest_ts, "resolved_ts"),
             *pinned_bounds(self._leases, self._clock),
         ]
-        if wanted is None:
+        if requested is None:
             kept_ms = retention_ms(view)
             kept_ms = DEFAULT_RETENTION_MS if kept_ms is None else kept_ms
             bounds.append(retention_bound(newest_ts, kept_ms))
-        return choose_safe_point(progress.oldest_ts, wanted, bounds)
+        return choose_safe_point(progress.oldest_ts, requested, bounds)
 
     def _all_of(
         self,

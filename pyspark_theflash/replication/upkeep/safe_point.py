@@ -40,19 +40,19 @@ class SafePoint:
 
 
 def choose_safe_point(
-    oldest_ts: TimeStamp, wanted: TimeStamp | None, bounds: Iterable[SafePointLimit]
+    oldest_ts: TimeStamp, requested: TimeStamp | None, bounds: Iterable[SafePointLimit]
 ) -> SafePoint:
     """Choose the highest safe point within the bounds.
 
     Args:
         oldest_ts: The previous safe point.
-        wanted: The requested safe point; None requests the highest possible.
+        requested: The requested safe point; None requests the highest possible.
         bounds: Upper bounds, at least one.
     """
     limits = list(bounds)
     lowest = min(limit.ts for limit in limits)
-    ts = lowest if wanted is None else min(wanted, lowest)
-    held_by = tuple(limit.what for limit in limits if limit.ts == lowest) if ts != wanted else ()
+    ts = lowest if requested is None else min(requested, lowest)
+    held_by = tuple(limit.what for limit in limits if limit.ts == lowest) if ts != requested else ()
     if ts < oldest_ts:
         return SafePoint(oldest_ts, (*held_by, "the previous safe point, which never decreases"))
     return SafePoint(ts, held_by)
