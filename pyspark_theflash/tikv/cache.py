@@ -199,13 +199,21 @@ class Cache:
     # -- orphans
 
     def _split_delayed(self, requests: Requests, writes: Positions) -> tuple[Positions, Changes]:
-        """Split writes into those of rows without an orphan, and those delayed by one."""
+        """Split writes into those of rows without an orphan, and those delayed by one.
+
+        A record that was rewritten with a `gc_fence` does not replace a delayed one, whose row is
+        still to come.
+        """
         keys = requests.keys(writes)
         is_late = np.fromiter(
             (k[:-TS_BYTES] in self._orphan_keys for k in keys), np.bool_, len(keys)
         )
         rows = writes[is_late]
-        late: Changes = dict(zip(requests.keys(rows), requests.values(rows), strict=True))
+        late: Changes = {}
+        for key, value in zip(requests.keys(rows), requests.values(rows), strict=True):
+            is_delayed = key in late or self.orphans.get(key) is not None
+            if not is_delayed or decode_write(value).gc_fence is None:
+                late[key] = value
         deletes = np.flatnonzero((requests.family == Family.WRITE) & ~requests.is_put)
         late.update((k, None) for k in requests.keys(deletes) if self.orphans.get(k) is not None)
         return writes[~is_late], late

@@ -303,9 +303,14 @@ def _no_password() -> str:
 def _meta_key(info: Mapping[str, Any]) -> MetaKey:
     values = {int(v["start_ts"]): v.get("value") for v in info.get("values") or ()}
     writes, ends = [], dict[TimeStamp, TimeStamp]()
-    for write in info.get("writes") or ():
+    records = info.get("writes") or ()
+    commits = {0, *(int(write["commit_ts"]) for write in records)}
+    for write in records:
         kind, start_ts = write.get("type", _PUT), int(write["start_ts"])
-        if kind in (_PUT, _DELETE, _LOCK, _ROLLBACK) and not write.get("gc_fence"):
+        # If the version at the fence was collected, this one is not valid: see `cluster.write`.
+        if int(write.get("gc_fence", 0)) not in commits:
+            continue
+        if kind in (_PUT, _DELETE, _LOCK, _ROLLBACK):
             commit_ts = 0 if kind == _ROLLBACK else int(write["commit_ts"])
             ends[TimeStamp(start_ts)] = TimeStamp(commit_ts)
         if kind in (_PUT, _DELETE):

@@ -2,7 +2,9 @@ import pytest
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.cluster import wire
+from pyspark_theflash.cluster.tikv.wire.call import decode_mvcc_get
 from pyspark_theflash.tidb.protocol._generated.etcd import kv_pb2
+from pyspark_theflash.tidb.protocol._generated.kvproto import kvrpcpb_pb2
 from tests.support.protobuf import field_numbers
 
 
@@ -32,3 +34,14 @@ def test_field_numbers_are_etcds():
         "PutRequest.key": 1,
         "PutRequest.value": 2,
     }
+
+
+@pytest.mark.parametrize(("fence", "is_valid"), [(0, True), (21, True), (15, False)])
+def test_a_rewritten_record(fence: int, is_valid: bool) -> None:
+    """It is valid unless the version at its fence was collected."""
+    response = kvrpcpb_pb2.MvccGetByKeyResponse()
+    response.info.writes.add(start_ts=20, commit_ts=21, short_value=b"b")
+    response.info.writes.add(start_ts=10, commit_ts=11, short_value=b"a", gc_fence=fence)
+    info = decode_mvcc_get(response.SerializeToString()).value
+    assert info is not None
+    assert [write.commit_ts for write in info.writes] == ([11, 21] if is_valid else [21])

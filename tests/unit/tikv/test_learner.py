@@ -371,6 +371,31 @@ def test_a_snapshot_of_parts_of_different_moments(learning: Learning) -> None:
     assert len(learning.learner.store.cache.orphans) == 0
 
 
+@pytest.mark.parametrize("is_one_batch", [False, True])
+def test_a_delayed_commit_that_is_rewritten(learning: Learning, is_one_batch: bool) -> None:
+    """The rollback of another transaction rewrites the record before its row has arrived."""
+    tikv = learning.tikv
+    tikv.write(locked(1, 9, LONG))
+    tikv.write(committed_of(1, 9, 10, None))
+    row = tikv.cfs["default"].pop(at_ts(key(1), 9))
+    learning.install(tikv.regions[1])
+    learning.sent = len(tikv.log)
+    commit(tikv, 1, 20, "second")
+    if is_one_batch:
+        tikv.write(locked(1, 29, LONG))
+        tikv.write(committed_of(1, 29, 30, None))
+    for start_ts, fence in ((9, 20), *(((29, 0),) if is_one_batch else ())):
+        record = write_record("P", start_ts, overlapped_rollback=True, gc_fence=fence)
+        tikv.write([("write", at_ts(key(1), start_ts + 1), record)])
+    send(learning)
+    tikv.write([("default", at_ts(key(1), 9), row)])
+    send(learning)
+    assert texts(learning, 15) == {1: LONG}
+    assert texts(learning, 25) == {1: "second"}
+    if is_one_batch:
+        assert texts(learning, 35) == {1: LONG}
+
+
 def test_a_commit_without_its_row(learning: Learning) -> None:
     learning.tikv.write([("write", at_ts(key(1), 10), write_record("P", 9))])
     send(learning)

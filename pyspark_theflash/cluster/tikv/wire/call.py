@@ -287,9 +287,10 @@ def decode_mvcc_get(data: bytes) -> Answer[MvccKeyInfo]:
     info = message.info
     values = {value.start_ts: value.value for value in info.values}
     writes, ends = [], dict[TimeStamp, TimeStamp]()
+    commits = {0, *(write.commit_ts for write in info.writes)}
     for write in info.writes:
-        # A record with a gc_fence is valid only if the version at the fence still exists: skip it.
-        if write.type not in _RECORDS or write.gc_fence:
+        # If the version at the fence was collected, this one is not valid: see `cluster.write`.
+        if write.type not in _RECORDS or write.gc_fence not in commits:
             continue
         is_rollback = write.type == kvrpcpb_pb2.Op.Rollback
         ends[TimeStamp(write.start_ts)] = TimeStamp(0 if is_rollback else write.commit_ts)

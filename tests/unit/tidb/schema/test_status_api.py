@@ -132,6 +132,21 @@ def test_a_keys_writes_come_oldest_first(server: Server, api: StatusApi) -> None
     assert server.paths == ["/mvcc/hex/00ff"]
 
 
+@pytest.mark.parametrize(("fence", "is_valid"), [(0, True), (21, True), (15, False)])
+def test_a_rewritten_record(server: Server, api: StatusApi, fence: int, is_valid: bool) -> None:
+    """It is valid unless the version at its fence was collected."""
+    short = base64.b64encode(b"short").decode()
+    writes = [
+        {"start_ts": 20, "commit_ts": 21, "short_value": short},
+        {"start_ts": 10, "commit_ts": 11, "short_value": short, "gc_fence": fence},
+    ]
+    server.answer = _reply({"key": "00", "value": {"info": {"writes": writes}}})
+    key = api.read_key(b"\x00")
+    expected = [11, 21] if is_valid else [21]
+    assert [write.commit_ts for write in key.writes] == expected
+    assert list(key.ends.values()) == expected[::-1]
+
+
 def test_a_key_without_writes_and_with_a_lock(server: Server, api: StatusApi) -> None:
     server.answer = _reply({"value": {"info": {}}})
     assert api.read_key(b"k") == MetaKey(())
