@@ -25,16 +25,16 @@ from pyspark_theflash.storage.engine.api import (
     EngineReader,
     FileStats,
     Handle,
-    HandleSet,
     PartitionStats,
     RegionScan,
     RegionStats,
     RowCondition,
+    ScanSpec,
     TableStats,
 )
 from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, dictionary_of
-from pyspark_theflash.storage.mvcc.version import HANDLE, column_name
+from pyspark_theflash.storage.mvcc.version import column_name
 from pyspark_theflash.storage.store.latch.lease import ReadLease
 from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.tikv.memory_versions import MemoryVersions
@@ -140,40 +140,22 @@ class OverlaidReader:
             regions.append(RegionScan(physical_id, MEMORY_REGION, (mark,)))
         return regions
 
-    def scan(
-        self,
-        region: RegionScan,
-        columns: Sequence[ScanColumn],
-        snapshot_ts: TimeStamp,
-        *,
-        with_handle: bool = False,
-        dictionaries: Collection[ColumnID] = (),
-        as_stored: bool = False,
-        condition: RowCondition | None = None,
-        without: HandleSet | None = None,
-    ) -> Iterator[pa.RecordBatch]:
-        invariant(without is None, "an overlay excludes rows of files by itself")
+    def scan(self, region: RegionScan, spec: ScanSpec) -> Iterator[pa.RecordBatch]:
+        invariant(spec.without is None, "an overlay excludes rows of files by itself")
         id, own = _split(region)
-        newest = None if id is None else self._overlays.get(id, snapshot_ts).newest
+        newest = None if id is None else self._overlays.get(id, spec.snapshot_ts).newest
         if newest is None or own.region_id != MEMORY_REGION:
-            yield from self._stored.scan(
-                own,
-                columns,
-                snapshot_ts,
-                with_handle=with_handle,
-                dictionaries=dictionaries,
-                as_stored=as_stored,
-                condition=condition,
-                without=newest.handles if newest else None,
-            )
+            without = newest.handles if newest else None
+            yield from self._stored.scan(own, replace(spec, without=without))
             return
-        needed = {c.id: c for c in (*columns, *(condition.columns if condition else ()))}
-        names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
-        for batch in newest.batches(list(needed.values()), with_handle=with_handle):
+        condition = spec.condition
+        needed = {c.id: c for c in (*spec.columns, *(condition.columns if condition else ()))}
+        for batch in newest.batches(list(needed.values()), with_handle=spec.with_handle):
             matching = batch if condition is None else _matching(batch, condition)
             if matching.num_rows:
-                arrays = [matching.column(name) for name in names]
-                yield _encoded(batch_of(names, arrays, matching.num_rows), columns, dictionaries)
+                arrays = [matching.column(name) for name in spec.names]
+                result = batch_of(spec.names, arrays, matching.num_rows)
+                yield _encoded(result, spec.columns, spec.dictionaries)
 
     def keys(
         self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None

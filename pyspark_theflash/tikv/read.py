@@ -29,7 +29,7 @@ from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.cluster.key_range import record_range
 from pyspark_theflash.cluster.lock import Lock, LockKind, decode_lock
 from pyspark_theflash.cluster.write import Write, WriteKind
-from pyspark_theflash.storage.engine.api import EngineReader
+from pyspark_theflash.storage.engine.api import EngineReader, ScanSpec
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.tidb.codec.bytes import decode_bytes
@@ -190,7 +190,7 @@ def read_rows(
     without = None if memory is None else memory.handles
     for region in engine.plan(stored, view.physical_id):
         yield from engine.scan(
-            region, columns, view.snapshot_ts, with_handle=with_handle, without=without
+            region, ScanSpec(columns, view.snapshot_ts, with_handle=with_handle, without=without)
         )
 
 

@@ -22,7 +22,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.api import Engine, Publication, VersionBatch
+from pyspark_theflash.storage.engine.api import Engine, Publication, ScanSpec, VersionBatch
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.mvcc.project import Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import Op, column_name, version_schema
@@ -85,7 +85,7 @@ def _compare(engine: Engine, path: Path, columns: list[ScanColumn], what: str) -
 
 def _scan(engine: Engine, columns: list[ScanColumn]) -> list[pa.RecordBatch]:
     regions = engine.plan(engine.read([]), TABLE)
-    return [batch for region in regions for batch in engine.scan(region, columns, NEWEST)]
+    return [batch for region in regions for batch in engine.scan(region, ScanSpec(columns, NEWEST))]
 
 
 def _publish(

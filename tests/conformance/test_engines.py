@@ -30,6 +30,7 @@ from pyspark_theflash.storage.engine.api import (
     Publication,
     RegionScan,
     RowCondition,
+    ScanSpec,
     VersionBatch,
 )
 from pyspark_theflash.storage.engine.magic import file
@@ -135,7 +136,9 @@ class Subject:
         rows: Counter[tuple[Any, ...]] = Counter()
         for region in regions:
             filled = {column_name(i) for i in self.engine.never_null(region, wanted)}
-            for batch in self.engine.scan(region, wanted, TimeStamp(snapshot_ts), **options):
+            for batch in self.engine.scan(
+                region, ScanSpec(wanted, TimeStamp(snapshot_ts), **options)
+            ):
                 assert not any(batch.column(name).null_count for name in filled)
                 assert batch.schema.names == names
                 shown = batch.schema.types[options["with_handle"] :]
@@ -465,7 +468,7 @@ def test_regions_cover_a_table(subject: Subject) -> None:
         handles = [
             {
                 h
-                for b in subject.engine.scan(s, [], TimeStamp(99), with_handle=True)
+                for b in subject.engine.scan(s, ScanSpec([], TimeStamp(99), with_handle=True))
                 for h in b.column(HANDLE).to_pylist()
             }
             for s in scans
@@ -505,7 +508,7 @@ def test_dates_that_python_has_not(subject: Subject) -> None:
     found = [
         day
         for region in subject.engine.plan(subject.engine.read([]), TABLES[0])
-        for batch in subject.engine.scan(region, subject.columns, TimeStamp(99))
+        for batch in subject.engine.scan(region, ScanSpec(subject.columns, TimeStamp(99)))
         for day in batch.column(0).cast(pa.int32()).to_pylist()
     ]
     assert sorted(found) == [3_000_000] * 3 + [4_000_000] * 3
@@ -550,7 +553,9 @@ def test_values_of_every_kind(subject: Subject) -> None:
     older = [(row[0], *rows[0][1:]) for row in rows]
     for ts, expected in ((9, []), (10, older), (50, older + rows)):
         printed: Counter[tuple[Any, ...]] = Counter()
-        for batch in (b for r in regions for b in subject.engine.scan(r, subject.columns, ts)):
+        for batch in (
+            b for r in regions for b in subject.engine.scan(r, ScanSpec(subject.columns, ts))
+        ):
             columns = map(format_column, batch.columns, types)
             printed.update(zip(*(column.to_pylist() for column in columns), strict=True))
         assert printed == Counter(expected)

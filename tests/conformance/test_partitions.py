@@ -27,6 +27,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.types import RegionID, TimeStamp
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import ScanSpec
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.memory import MemoryEngine
 from pyspark_theflash.storage.store.folder import StoreIdentity, open_manifest
@@ -266,7 +267,8 @@ def test_a_scan_that_was_planned_goes_on(engine: MagicEngine, store: Path) -> No
         for partition in (1, 0, 2, 0, 1):
             engine.move(TABLE, region.region_id, partition)
         streams = [
-            engine.scan(s, scan_columns(), TimeStamp(800), with_handle=True) for s in planned
+            engine.scan(s, ScanSpec(scan_columns(), TimeStamp(800), with_handle=True))
+            for s in planned
         ]
         found = Counter(tuple(r.values()) for s in streams for b in s for r in b.to_pylist())
         assert found == before == rows(engine, TABLE, 800)

@@ -16,6 +16,7 @@ import pytest
 
 from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.storage.engine.api import ScanSpec
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.memory import MemoryEngine
 from pyspark_theflash.storage.store.folder import open_manifest
@@ -139,7 +140,9 @@ def test_a_scan_that_was_planned_goes_on(engine: MagicEngine, store: Path) -> No
     planned = engine.plan(engine.read([]), TABLE)
     engine.purge_range(TABLE, None, None, scan_columns())
     assert not rows(engine, TABLE, 800)
-    streams = [engine.scan(s, scan_columns(), TimeStamp(800), with_handle=True) for s in planned]
+    streams = [
+        engine.scan(s, ScanSpec(scan_columns(), TimeStamp(800), with_handle=True)) for s in planned
+    ]
     assert before == Counter(tuple(r.values()) for s in streams for b in s for r in b.to_pylist())
 
 

@@ -22,7 +22,7 @@ from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.api import Engine, EngineReader, Publication
+from pyspark_theflash.storage.engine.api import Engine, EngineReader, Publication, ScanSpec
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile
@@ -81,7 +81,7 @@ def state(engine: EngineReader) -> State:
         sorted(
             repr(row)
             for region in engine.plan(view, table)
-            for batch in engine.scan(region, scan_columns(), ts, with_handle=True)
+            for batch in engine.scan(region, ScanSpec(scan_columns(), ts, with_handle=True))
             for row in batch.to_pylist()
         )
         for table in TABLES

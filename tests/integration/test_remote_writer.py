@@ -43,7 +43,7 @@ from pyspark_theflash.service.client.theflash import connect, transport_to
 from pyspark_theflash.service.wire.message import PublishRequest
 from pyspark_theflash.service.wire.method import PUBLISH, Role
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.api import Publication, VersionBatch
+from pyspark_theflash.storage.engine.api import Publication, ScanSpec, VersionBatch
 from pyspark_theflash.storage.engine.magic import engine as magic
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.mvcc.project import columns_to_copy
@@ -459,7 +459,9 @@ def test_reads_what_the_engine_does(workload_store: Callable[[str], Path], tmp_p
                             [
                                 batch
                                 for region in one.plan(view, physical_id)
-                                for batch in one.scan(region, wanted, ts, with_handle=True)
+                                for batch in one.scan(
+                                    region, ScanSpec(wanted, ts, with_handle=True)
+                                )
                                 if batch.num_rows
                             ]
                             for one in (local, remote)

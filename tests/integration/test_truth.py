@@ -13,7 +13,7 @@ from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.replication.source.file import FileSource
-from pyspark_theflash.storage.engine.api import Engine
+from pyspark_theflash.storage.engine.api import Engine, ScanSpec
 from pyspark_theflash.storage.engine.memory import MemoryEngine
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.tidb.codec.digest import TableDigest
@@ -126,7 +126,7 @@ def engine_digest(engine: Engine, history: SchemaHistory, answer: Answer) -> tup
         past = owners.past(table, physical_id, answer.snapshot_ts)
         columns = [scan_column(table, c, past) for c in table.public_columns]
         for region in engine.plan(view, physical_id):
-            for batch in engine.scan(region, columns, answer.snapshot_ts):
+            for batch in engine.scan(region, ScanSpec(columns, answer.snapshot_ts)):
                 types = [c.type for c in table.public_columns]
                 digest.update(
                     [format_column(a, t) for a, t in zip(batch.columns, types, strict=True)]

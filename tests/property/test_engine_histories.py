@@ -28,7 +28,13 @@ from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.api import Engine, EngineReader, Publication, VersionBatch
+from pyspark_theflash.storage.engine.api import (
+    Engine,
+    EngineReader,
+    Publication,
+    ScanSpec,
+    VersionBatch,
+)
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.memory import MemoryEngine
@@ -274,7 +280,9 @@ def rows_of(
     found: Rows = Counter()
     try:
         for region in engine.plan(engine.read([]), table):
-            for batch in engine.scan(region, columns, TimeStamp(ts), with_handle=with_handle):
+            for batch in engine.scan(
+                region, ScanSpec(columns, TimeStamp(ts), with_handle=with_handle)
+            ):
                 found.update(zip(*(c.to_pylist() for c in batch.columns), strict=True))
                 found[()] += batch.num_rows
     except UnsupportedError:

@@ -9,7 +9,7 @@ from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import OptionError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
-from pyspark_theflash.storage.engine.api import EngineReader, RegionScan, RegionStats
+from pyspark_theflash.storage.engine.api import EngineReader, RegionScan, RegionStats, ScanSpec
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.region import Region, regions_error
@@ -32,7 +32,7 @@ def rows(engine: EngineReader, table: PhysicalTableID, ts: int) -> Counter[Any]:
     batches = (
         batch
         for scan in scans
-        for batch in engine.scan(scan, scan_columns(), TimeStamp(ts), with_handle=True)
+        for batch in engine.scan(scan, ScanSpec(scan_columns(), TimeStamp(ts), with_handle=True))
     )
     return Counter(tuple(row.values()) for batch in batches for row in batch.to_pylist())
 

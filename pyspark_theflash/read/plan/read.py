@@ -19,7 +19,7 @@ from pyspark_theflash.read.pushdown.pushdown import shown_column
 from pyspark_theflash.read.pushdown.top import LEADERS_MAX, FirstRows
 from pyspark_theflash.read.pushdown.value import Mask
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.api import EngineReader, RegionScan
+from pyspark_theflash.storage.engine.api import EngineReader, RegionScan, ScanSpec
 from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of
 from pyspark_theflash.storage.mvcc.version import HANDLE, column_name
@@ -125,12 +125,14 @@ def _stored(
         return (filter_rows(batch, condition.rows(batch)) for batch in batches)
     return engine.scan(
         task.region,
-        [column for column in task.stored_output if column.id not in unread],
-        task.snapshot_ts,
-        with_handle=ROWID_COLUMN in task.output,
-        dictionaries=task.dictionaries,
-        as_stored=task.pushed.takes_dictionaries,
-        condition=condition,
+        ScanSpec(
+            [column for column in task.stored_output if column.id not in unread],
+            task.snapshot_ts,
+            with_handle=ROWID_COLUMN in task.output,
+            dictionaries=task.dictionaries,
+            as_stored=task.pushed.takes_dictionaries,
+            condition=condition,
+        ),
     )
 
 

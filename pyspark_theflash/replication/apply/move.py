@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from pyspark_theflash.base.errors import UnknownCopyError
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.replication.apply.changes import physical_ids, split_by_partition
-from pyspark_theflash.storage.engine.api import VersionBatch, WriterEngine
+from pyspark_theflash.storage.engine.api import ScanSpec, VersionBatch, WriterEngine
 from pyspark_theflash.storage.mvcc.project import ScanColumn, columns_to_copy, copied_columns
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, Op, column_id
 from pyspark_theflash.storage.mvcc.visibility import sort_order
@@ -122,7 +122,7 @@ def _visible(engine: WriterEngine, physical_id: PhysicalTableID, move: Move) -> 
     before = TimeStamp(move.ts - 1)
     handles = [pa.array([], pa.int64())]
     for region in engine.plan(engine.read([]), physical_id):
-        scan = engine.scan(region, [], before, with_handle=True)
+        scan = engine.scan(region, ScanSpec([], before, with_handle=True))
         handles += [batch.column(HANDLE) for batch in scan]
     return pa.concat_arrays(handles)
 
@@ -147,7 +147,7 @@ def _rows(
     before = TimeStamp(move.ts - 1)
     stored_form = [each for c in columns for each in columns_to_copy(c.id, c.type)]
     for region in engine.plan(engine.read([]), physical_id):
-        for batch in engine.scan(region, stored_form, before, with_handle=True):
+        for batch in engine.scan(region, ScanSpec(stored_form, before, with_handle=True)):
             if batch.num_rows:
                 stored = dict(zip(batch.schema.names, batch.columns, strict=True))
                 yield {HANDLE: stored[HANDLE], **copied_columns(stored, columns, batch.num_rows)}

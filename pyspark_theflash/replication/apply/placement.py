@@ -37,7 +37,7 @@ from pyspark_theflash.replication.apply.changes import TableChanges
 from pyspark_theflash.replication.apply.double_write import handle_of_insert, repeats_itself
 from pyspark_theflash.replication.source.event import Transaction
 from pyspark_theflash.replication.source.prewrite import INSERT, TableMutations
-from pyspark_theflash.storage.engine.api import WriterEngine
+from pyspark_theflash.storage.engine.api import ScanSpec, WriterEngine
 from pyspark_theflash.storage.mvcc.version import HANDLE
 from pyspark_theflash.storage.store.gap import GAP_KIND, gaps_of
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
@@ -187,7 +187,7 @@ class AmbiguousPlacement:
         return any(
             pc.any(pc.equal(batch.column(HANDLE), pa.scalar(handle))).as_py()
             for region in engine.plan(view, physical_id)
-            for batch in engine.scan(region, [], before, with_handle=True)
+            for batch in engine.scan(region, ScanSpec([], before, with_handle=True))
         )
 
 

@@ -49,7 +49,7 @@ from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.records import batch_rows, change_of, view_rows
 from pyspark_theflash.service.api.rows import RowStream
 from pyspark_theflash.service.wire import message
-from pyspark_theflash.storage.engine.api import Engine, Publication, VersionBatch
+from pyspark_theflash.storage.engine.api import Engine, Publication, ScanSpec, VersionBatch
 from pyspark_theflash.storage.mvcc.project import Absence, ScanColumn, StillAbsent
 from pyspark_theflash.storage.mvcc.version import absence, column_id
 from pyspark_theflash.storage.store.folder import open_manifest
@@ -187,7 +187,7 @@ class Writers:
                 return batch_rows(engine.keys(view, physical_id, None, None))
             columns, ts = _kept_columns(request.arrow_schema), TimeStamp(request.snapshot_ts)
             regions = engine.plan(view, physical_id)
-        scans = (engine.scan(r, columns, ts, with_handle=True) for r in regions)
+        scans = (engine.scan(r, ScanSpec(columns, ts, with_handle=True)) for r in regions)
         return batch_rows(batch for scan in scans for batch in scan)
 
     def publish(

@@ -34,7 +34,7 @@ from pyspark_theflash.service.wire.method import (
     Method,
     method,
 )
-from pyspark_theflash.storage.engine.api import Handle, Publication, RegionScan
+from pyspark_theflash.storage.engine.api import Handle, Publication, RegionScan, ScanSpec
 from pyspark_theflash.storage.mvcc.project import Absence, ScanColumn, StillAbsent
 from pyspark_theflash.storage.mvcc.version import column_name
 from pyspark_theflash.storage.store.latch.latch import LatchKind
@@ -45,6 +45,8 @@ CALL_MS: Final = 600_000
 _SHORT_MS: Final = 20_000
 _WAIT_MS_MAX: Final = 86_000_000
 _log = logging.getLogger(__name__)
+
+_STORED: Final = (StillAbsent, Absence)
 
 
 class RemoteEngine:
@@ -98,19 +100,13 @@ class RemoteEngine:
         """All of the table as one region: the server knows which there are."""
         return [RegionScan(physical_id, RegionID(0), ())]
 
-    def scan(
-        self,
-        region: RegionScan,
-        columns: Sequence[ScanColumn],
-        snapshot_ts: TimeStamp,
-        *,
-        with_handle: bool = False,
-    ) -> Iterator[pa.RecordBatch]:
-        if not (with_handle and all(isinstance(c.fill, StillAbsent | Absence) for c in columns)):
+    def scan(self, region: RegionScan, spec: ScanSpec) -> Iterator[pa.RecordBatch]:
+        columns = spec.columns
+        if not spec.with_handle or not all(isinstance(c.fill, _STORED) for c in columns):
             raise UnsupportedError("columns that are not as stored", "a store behind a server")
         schema = pa.schema([(column_name(c.id), c.type) for c in columns])
-        told = bytes(schema.serialize()) if columns else b""
-        return self._versions(region.physical_id, snapshot_ts, told)
+        message = bytes(schema.serialize()) if columns else b""
+        return self._versions(region.physical_id, spec.snapshot_ts, message)
 
     def keys(
         self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None

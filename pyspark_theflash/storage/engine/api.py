@@ -24,6 +24,7 @@ import pyarrow as pa
 from pyspark_theflash.base.errors import CorruptionError
 from pyspark_theflash.base.types import ColumnID, Generation, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.mvcc.project import ScanColumn
+from pyspark_theflash.storage.mvcc.version import HANDLE, column_name
 from pyspark_theflash.storage.store.manifest import ManifestChange, View
 from pyspark_theflash.storage.store.partition import HOME, Partitions
 
@@ -176,6 +177,36 @@ class RowCondition(Protocol):
         """
 
 
+@dataclass(frozen=True, slots=True)
+class ScanSpec:
+    """What a scan of a region returns.
+
+    Attributes:
+        columns: The columns to return.
+        snapshot_ts: The read timestamp, below MAX_TS.
+        with_handle: Return `_handle` as the first column.
+        dictionaries: Columns to return as `dictionary_of` their type; each batch has its own
+            dictionary.
+        as_stored: Other columns may be dictionaries, too, and decimals may be narrow
+            (`tidb.codec.narrow`), whichever needs no conversion.
+        condition: Returns which of the remaining rows to return.
+        without: Rows to leave out, before `condition`.
+    """
+
+    columns: Sequence[ScanColumn]
+    snapshot_ts: TimeStamp
+    with_handle: bool = False
+    dictionaries: Collection[ColumnID] = ()
+    as_stored: bool = False
+    condition: RowCondition | None = None
+    without: HandleSet | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns of the batches."""
+        return [*[HANDLE] * self.with_handle, *(column_name(column.id) for column in self.columns)]
+
+
 class WriterEngine(Protocol):
     """The part of `Engine` that the writer of a change stream uses, in process or over a server.
 
@@ -187,14 +218,7 @@ class WriterEngine(Protocol):
 
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]: ...
 
-    def scan(
-        self,
-        region: RegionScan,
-        columns: Sequence[ScanColumn],
-        snapshot_ts: TimeStamp,
-        *,
-        with_handle: bool = False,
-    ) -> Iterator[pa.RecordBatch]: ...
+    def scan(self, region: RegionScan, spec: ScanSpec) -> Iterator[pa.RecordBatch]: ...
 
     def keys(
         self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
@@ -217,32 +241,10 @@ class EngineReader(Protocol):
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
         """Return the regions of a physical table in `view`; none if the table has no versions."""
 
-    def scan(
-        self,
-        region: RegionScan,
-        columns: Sequence[ScanColumn],
-        snapshot_ts: TimeStamp,
-        *,
-        with_handle: bool = False,
-        dictionaries: Collection[ColumnID] = (),
-        as_stored: bool = False,
-        condition: RowCondition | None = None,
-        without: HandleSet | None = None,
-    ) -> Iterator[pa.RecordBatch]:
-        """Read the rows of a region that are visible at `snapshot_ts`.
+    def scan(self, region: RegionScan, spec: ScanSpec) -> Iterator[pa.RecordBatch]:
+        """Read the visible rows of a region.
 
         The iterator may be consumed in any thread, and after the engine is closed.
-
-        Args:
-            columns: the columns to return.
-            snapshot_ts: the read timestamp, below MAX_TS.
-            with_handle: return `_handle` as the first column.
-            dictionaries: columns to return as `dictionary_of` their type; each batch has its own
-                dictionary.
-            as_stored: other columns may be dictionaries, too, and decimals may be narrow
-                (`tidb.codec.narrow`), whichever needs no conversion.
-            condition: returns which of the remaining rows to return.
-            without: rows to leave out, before `condition`.
 
         Returns:
             Batches of bounded size in no particular order, with columns named `column_name(id)`.

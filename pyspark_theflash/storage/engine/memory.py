@@ -17,13 +17,12 @@ from pyspark_theflash.storage.engine.api import (
     CompactionReport,
     FileStats,
     Handle,
-    HandleSet,
     PartitionStats,
     Piece,
     Publication,
     RegionScan,
     RegionStats,
-    RowCondition,
+    ScanSpec,
     TableStats,
 )
 from pyspark_theflash.storage.mvcc.filter import filter_rows
@@ -201,36 +200,25 @@ class MemoryEngine:
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         return ()
 
-    def scan(
-        self,
-        region: RegionScan,
-        columns: Sequence[ScanColumn],
-        snapshot_ts: TimeStamp,
-        *,
-        with_handle: bool = False,
-        dictionaries: Collection[ColumnID] = (),
-        as_stored: bool = False,
-        condition: RowCondition | None = None,
-        without: HandleSet | None = None,
-    ) -> Iterator[pa.RecordBatch]:
-        places = visible_rows(self._versions[region.physical_id], snapshot_ts).values()
-        names = [*[HANDLE] * with_handle, *(column_name(column.id) for column in columns)]
+    def scan(self, region: RegionScan, spec: ScanSpec) -> Iterator[pa.RecordBatch]:
+        places = visible_rows(self._versions[region.physical_id], spec.snapshot_ts).values()
         for number, batch in enumerate(self._batches[region.physical_id]):
             rows = batch.take(pa.array([row for at, row in places if at == number], pa.int64()))
-            if without is not None:
-                excluded = pc.is_in(rows.column(HANDLE), value_set=without.handles)
+            if spec.without is not None:
+                excluded = pc.is_in(rows.column(HANDLE), value_set=spec.without.handles)
                 rows = rows.filter(pc.invert(excluded))
-            if condition is not None:
-                rows = filter_rows(rows, condition.rows(_projected(rows, condition.columns)))
+            if spec.condition is not None:
+                filtered = _projected(rows, spec.condition.columns)
+                rows = filter_rows(rows, spec.condition.rows(filtered))
             stored = dict(zip(rows.schema.names, rows.columns, strict=True))
-            handles = [stored[HANDLE]] * with_handle
-            values = project(stored, columns, rows.num_rows)
+            handles = [stored[HANDLE]] * spec.with_handle
+            values = project(stored, spec.columns, rows.num_rows)
             encoded = (
-                v.dictionary_encode() if c.id in dictionaries else v
-                for c, v in zip(columns, values, strict=True)
+                v.dictionary_encode() if c.id in spec.dictionaries else v
+                for c, v in zip(spec.columns, values, strict=True)
             )
             arrays = [*handles, *encoded]
-            yield batch_of(names, arrays, rows.num_rows)
+            yield batch_of(spec.names, arrays, rows.num_rows)
 
     def never_null(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         return ()

@@ -8,6 +8,7 @@ from pyspark_theflash.base.errors import LeaseExpiredError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import Generation, PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import ScanSpec
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.mvcc.version import HANDLE, Op, column_name
 from pyspark_theflash.storage.store.folder import read_identity
@@ -62,7 +63,7 @@ def scanned(reader, columns=COLUMNS, **options):
     found = []
     for region in reader.plan(view, ID):
         assert region.region_id in regions
-        for batch in reader.scan(region, columns, TS, **options):
+        for batch in reader.scan(region, ScanSpec(columns, TS, **options)):
             found += zip(*(c.to_pylist() for c in batch.columns), strict=True)
     return sorted(found)
 
@@ -96,7 +97,7 @@ def test_changed_rows_are_read_once(stored):
 def test_dictionaries_are_what_they_are_asked_for(stored):
     reader, _ = laid_over(stored, {1: "new 1"})
     for region in reader.plan(reader.read([]), ID):
-        for batch in reader.scan(region, COLUMNS, TS, dictionaries={COLUMNS[1].id}):
+        for batch in reader.scan(region, ScanSpec(COLUMNS, TS, dictionaries={COLUMNS[1].id})):
             tp = batch.column(column_name(COLUMNS[1].id)).type
             assert tp == pa.dictionary(pa.int32(), pa.string())
 
@@ -107,12 +108,12 @@ def test_regions_that_memory_does_not_reach_carry_no_id(stored):
     (marked,) = reader.plan(view, ID)
     assert MEMORY_REGION not in {r.region_id for r in reader.regions(view, ID)}
     overlays.forget(lambda: {"mine"})
-    assert list(reader.scan(marked, COLUMNS, TS))
+    assert list(reader.scan(marked, ScanSpec(COLUMNS, TS)))
     overlays.forget(lambda: {"another"})
     with pytest.raises(LeaseExpiredError):
-        list(reader.scan(marked, COLUMNS, TS))
+        list(reader.scan(marked, ScanSpec(COLUMNS, TS)))
     (plain,) = stored.plan(stored.read([]), ID)
-    assert sum(b.num_rows for b in reader.scan(plain, COLUMNS, TS, with_handle=True)) == 6
+    assert sum(b.num_rows for b in reader.scan(plain, ScanSpec(COLUMNS, TS, with_handle=True))) == 6
     assert HANDLE not in column_name(COLUMNS[0].id)
 
 

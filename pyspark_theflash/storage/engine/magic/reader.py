@@ -12,11 +12,10 @@ from pyspark_theflash.base.types import ColumnID, PhysicalTableID, RegionID, Tim
 from pyspark_theflash.storage.engine.api import (
     FileStats,
     Handle,
-    HandleSet,
     PartitionStats,
     RegionScan,
     RegionStats,
-    RowCondition,
+    ScanSpec,
     TableStats,
 )
 from pyspark_theflash.storage.engine.magic.check import check_table
@@ -57,35 +56,12 @@ class MagicReader:
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
         return self._layouts_of(view)[physical_id].scans()
 
-    def scan(
-        self,
-        region: RegionScan,
-        columns: Sequence[ScanColumn],
-        snapshot_ts: TimeStamp,
-        *,
-        with_handle: bool = False,
-        dictionaries: Collection[ColumnID] = (),
-        as_stored: bool = False,
-        condition: RowCondition | None = None,
-        without: HandleSet | None = None,
-    ) -> Iterator[pa.RecordBatch]:
+    def scan(self, region: RegionScan, spec: ScanSpec) -> Iterator[pa.RecordBatch]:
         bounds, files = decode_parts(region.parts)
-        parts = region.parts if without is None else (without.id, *region.parts)
-        key = self._visible.key(parts, files, snapshot_ts)
+        parts = region.parts if spec.without is None else (spec.without.id, *region.parts)
+        key = self._visible.key(parts, files, spec.snapshot_ts)
         cached = self._visible.get(key)
-        reader = RegionReader(
-            self._data,
-            bounds,
-            columns,
-            snapshot_ts,
-            with_handle=with_handle,
-            dictionaries=dictionaries,
-            as_stored=as_stored,
-            condition=condition,
-            without=without,
-            cached=cached,
-            file_cache=self._file_cache,
-        )
+        reader = RegionReader(self._data, bounds, spec, cached, self._file_cache)
         yield from reader.rows(files)
         if cached is None:
             self._visible.put(key, reader.visible)

@@ -15,7 +15,7 @@ Rows in `without` are masked, too. A condition filters the visible rows; the col
 not read are read only for row groups with remaining rows.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -24,8 +24,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyspark_theflash.base.types import ColumnID, TimeStamp
-from pyspark_theflash.storage.engine.api import HandleSet, RowCondition
+from pyspark_theflash.storage.engine.api import RowCondition, ScanSpec
 from pyspark_theflash.storage.engine.magic.file import (
     PREVIOUS_FILE,
     PREVIOUS_ROW,
@@ -69,30 +68,21 @@ class RegionReader:
         self,
         folder: Path,
         region: Region,
-        columns: Sequence[ScanColumn],
-        snapshot_ts: TimeStamp,
-        *,
-        with_handle: bool,
-        dictionaries: Collection[ColumnID] = (),
-        as_stored: bool = False,
-        condition: RowCondition | None = None,
-        without: HandleSet | None = None,
+        spec: ScanSpec,
         cached: Mapping[int, VisibleRows] | None = None,
         file_cache: FileCache | None = None,
     ) -> None:
         """Prepare a scan; `cached` has the visible rows as found by an earlier scan."""
-        self._folder, self._region, self._columns = folder, region, columns
-        self._snapshot_ts, self._with_handle = snapshot_ts, with_handle
-        self._dictionaries, self._as_stored, self._condition = dictionaries, as_stored, condition
+        self._folder, self._region, self._spec = folder, region, spec
         self._hidden: dict[int, list[npt.NDArray[np.uint32]]] = {}
-        self._without = None if without is None else without.handles
+        self._without = None if spec.without is None else spec.without.handles
         self._cached, self._files = cached, file_cache or FileCache()
         self.visible: dict[int, VisibleRows] = {}
         """The visible rows of each file, complete when `rows` is exhausted."""
-        self._output_names = [*[HANDLE] * with_handle, *stored_names(columns)]
-        filtered = [] if condition is None else condition.columns
+        self._output_names = [*[HANDLE] * spec.with_handle, *stored_names(spec.columns)]
+        filtered = [] if spec.condition is None else spec.condition.columns
         self._filter_names = stored_names(filtered)
-        self._strings = {column_name(c.id) for c in [*columns, *filtered] if is_text(c.type)}
+        self._strings = {column_name(c.id) for c in [*spec.columns, *filtered] if is_text(c.type)}
 
     def rows(self, files: Sequence[DataFile]) -> Iterator[pa.RecordBatch]:
         """Read the visible rows of these files, which are all that overlap the region."""
@@ -100,7 +90,7 @@ class RegionReader:
             if self._cached is not None:
                 if info.number in self._cached:
                     yield from self._file_with_mask(info, self._cached[info.number])
-            elif info.min_commit_ts <= self._snapshot_ts:
+            elif info.min_commit_ts <= self._spec.snapshot_ts:
                 yield from self._file(info)
 
     def _file(self, info: DataFile) -> Iterator[pa.RecordBatch]:
@@ -124,7 +114,7 @@ class RegionReader:
 
     def _file_with_mask(self, info: DataFile, visible: VisibleRows) -> Iterator[pa.RecordBatch]:
         """Read the rows of a file whose visible rows have been determined."""
-        if not self._output_names and self._condition is None:
+        if not self._output_names and self._spec.condition is None:
             # Only the number of rows is needed.
             yield batch_of([], [], visible.count)
             return
@@ -143,7 +133,7 @@ class RegionReader:
                     mask = _unless_all(visible_mask[low - visible.start : high - visible.start])
                 if mask is None or mask.any():
                     names = file.existing(self._first_names)
-                    as_stored = self._as_stored or self._condition is not None
+                    as_stored = self._spec.as_stored or self._spec.condition is not None
                     table = file.read(group, names or [HANDLE], as_stored=as_stored)
                     table = table.slice(low - start, high - low)
                     yield from self._filtered(file, group, table, names, mask, low - start)
@@ -159,10 +149,10 @@ class RegionReader:
 
     def _system_columns(self, info: DataFile, *, is_part: bool) -> list[str]:
         """Return the system columns needed for the mask and for the rows that the file hides."""
-        has_garbage = info.garbage_ts <= self._snapshot_ts
+        has_garbage = info.garbage_ts <= self._spec.snapshot_ts
         needed = {
             HANDLE: is_part or self._may_exclude(info),
-            COMMIT_TS: info.max_commit_ts > self._snapshot_ts,
+            COMMIT_TS: info.max_commit_ts > self._spec.snapshot_ts,
             OP: has_garbage and info.has_deletes,
             SUPERSEDED_TS: has_garbage and info.has_superseded,
             PREVIOUS_FILE: info.has_previous,
@@ -203,7 +193,7 @@ class RegionReader:
     @property
     def _first_names(self) -> Sequence[str]:
         """The columns to read first: those of the condition, or all if there is none."""
-        return self._output_names if self._condition is None else self._filter_names
+        return self._output_names if self._spec.condition is None else self._filter_names
 
     def _filtered(
         self,
@@ -220,15 +210,15 @@ class RegionReader:
         even if the file, being older, has none of the columns.
         """
         rows = len(table)
-        if self._condition is not None:
-            mask = self._evaluate(table, mask, self._condition)
+        if self._spec.condition is not None:
+            mask = self._evaluate(table, mask, self._spec.condition)
         count = rows if mask is None else int(np.count_nonzero(mask))
         if not count:
             return
         output = file.existing(self._output_names)
         columns = {name: table.column(name) for name in output if name in names}
         if rest := [name for name in output if name not in names]:
-            read = file.read(group, rest, as_stored=self._as_stored)
+            read = file.read(group, rest, as_stored=self._spec.as_stored)
             for name, column in zip(rest, read.columns, strict=True):
                 columns[name] = column.slice(start, rows)
         selected = pa.table(columns)
@@ -261,7 +251,7 @@ class RegionReader:
 
     def _visible(self, table: pa.Table, system: Sequence[str], mask: Mask | None) -> Mask | None:
         """Return which rows of `mask` (None: all) are visible; record the rows that they hide."""
-        at = np.uint64(self._snapshot_ts)
+        at = np.uint64(self._spec.snapshot_ts)
         masks = [] if mask is None else [mask]
         is_committed = None
         if COMMIT_TS in system:
@@ -284,22 +274,24 @@ class RegionReader:
 
     def _batches(self, table: pa.Table, rows: int) -> Iterator[pa.RecordBatch]:
         """Compute the output columns from the file's columns, in batches of bounded size."""
-        names = [*[HANDLE] * self._with_handle, *(column_name(c.id) for c in self._columns)]
+        names = self._spec.names
         if not names:
             yield batch_of([], [], rows)
         elif not table.num_columns:
             # The file is older than the columns.
             for start in range(0, rows, BATCH_ROWS):
                 size = min(BATCH_ROWS, rows - start)
-                arrays = self._projected({}, self._columns, size, as_stored=self._as_stored)
+                arrays = self._projected(
+                    {}, self._spec.columns, size, as_stored=self._spec.as_stored
+                )
                 yield batch_of(names, arrays, size)
         else:
             for batch in table.to_batches(max_chunksize=BATCH_ROWS):
                 stored = dict(zip(batch.schema.names, batch.columns, strict=True))
                 arrays = self._projected(
-                    stored, self._columns, batch.num_rows, as_stored=self._as_stored
+                    stored, self._spec.columns, batch.num_rows, as_stored=self._spec.as_stored
                 )
-                if self._with_handle:
+                if self._spec.with_handle:
                     arrays.insert(0, _dense(stored[HANDLE]))
                 yield batch_of(names, arrays, batch.num_rows)
 
@@ -307,7 +299,7 @@ class RegionReader:
         self, stored: Stored, columns: Sequence[ScanColumn], rows: int, *, as_stored: bool
     ) -> list[pa.Array]:
         """Compute columns; only those that may not be returned as stored are decoded."""
-        ready: dict[ColumnID, pa.Array] = {}
+        ready: dict[int, pa.Array] = {}
         for column in columns:
             if not _is_stored(stored, column):
                 continue
@@ -317,12 +309,12 @@ class RegionReader:
             elif is_narrow(values.type):
                 # The condition's columns were read narrow, and this one is returned, too.
                 ready[column.id] = widened(values, column.type)
-            elif column.id in self._dictionaries and pa.types.is_dictionary(values.type):
+            elif column.id in self._spec.dictionaries and pa.types.is_dictionary(values.type):
                 ready[column.id] = values
         others = [c for c in columns if c.id not in ready]
         dense = {name: _dense(stored[name]) for name in stored_names(others) if name in stored}
         for column, values in zip(others, project(dense, others, rows), strict=True):
-            is_dictionary = not as_stored and column.id in self._dictionaries
+            is_dictionary = not as_stored and column.id in self._spec.dictionaries
             ready[column.id] = values.dictionary_encode() if is_dictionary else values
         return [ready[column.id] for column in columns]
 

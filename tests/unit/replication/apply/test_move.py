@@ -11,6 +11,7 @@ from pyspark_theflash.base.types import PhysicalTableID, SchemaVersion, TimeStam
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.source.prewrite import DELETE_ROW, INSERT, UPDATE
 from pyspark_theflash.replication.writer import Writer
+from pyspark_theflash.storage.engine.api import ScanSpec
 from pyspark_theflash.storage.engine.memory import MemoryEngine
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.store.aside import ASIDE_KIND, asides_of, set_aside
@@ -145,7 +146,7 @@ def _keys(engine: MemoryEngine, ts: TimeStamp) -> list[int]:
         key
         for physical_id in ids
         for region in engine.plan(view, physical_id)
-        for batch in engine.scan(region, read, ts)
+        for batch in engine.scan(region, ScanSpec(read, ts))
         for key in batch.column(0).to_pylist()
     )
 

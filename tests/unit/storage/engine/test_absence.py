@@ -20,7 +20,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.api import Engine, Publication, VersionBatch
+from pyspark_theflash.storage.engine.api import Engine, Publication, ScanSpec, VersionBatch
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.mvcc.project import Converted, Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import Op
@@ -64,7 +64,7 @@ def read(engine: Engine, ts: int, *columns: ScanColumn) -> list[tuple[object, ..
     return sorted(
         row
         for region in engine.plan(view, TABLE)
-        for batch in engine.scan(region, columns, TimeStamp(ts))
+        for batch in engine.scan(region, ScanSpec(columns, TimeStamp(ts)))
         for row in zip(*(c.to_pylist() for c in batch.columns), strict=True)
     )
 

@@ -14,7 +14,13 @@ from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.api import Handle, Publication, RegionStats, VersionBatch
+from pyspark_theflash.storage.engine.api import (
+    Handle,
+    Publication,
+    RegionStats,
+    ScanSpec,
+    VersionBatch,
+)
 from pyspark_theflash.storage.engine.magic import compaction, encode
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
@@ -59,7 +65,7 @@ class Store:
         return sum(
             batch.num_rows
             for region in self.engine.plan(self.engine.read([]), TABLE)
-            for batch in self.engine.scan(region, [], TimeStamp(self.ts))
+            for batch in self.engine.scan(region, ScanSpec([], TimeStamp(self.ts)))
         )
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from pyspark_theflash.base.errors import CorruptionError, EngineError
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
+from pyspark_theflash.storage.engine.api import ScanSpec
 from pyspark_theflash.storage.engine.magic import encode
 from pyspark_theflash.storage.engine.magic import file as file_module
 from pyspark_theflash.storage.engine.magic.encode import ROW_GROUP_ROWS, FileEncoder, encode_file
@@ -81,7 +82,8 @@ def visible(folder: Path, info: DataFile) -> pa.Table:
 def scan(folder: Path, info: DataFile) -> Iterator[pa.RecordBatch]:
     ts = TimeStamp(1 << 49)
     region = first_region(TABLE)
-    return RegionReader(folder, region, COLUMNS, ts, with_handle=True).rows([info])
+    spec = ScanSpec(COLUMNS, ts, with_handle=True)
+    return RegionReader(folder, region, spec).rows([info])
 
 
 def flip_and_read(

@@ -9,7 +9,7 @@ from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import MAX_TS, PhysicalTableID, TimeStamp
 from pyspark_theflash.read.plan.snapshot import open_snapshot, read_progress
-from pyspark_theflash.storage.engine.api import Publication, VersionBatch
+from pyspark_theflash.storage.engine.api import Publication, ScanSpec, VersionBatch
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind
@@ -85,7 +85,7 @@ def test_it_is_written_on(store: Path) -> None:
         left = [
             b.num_rows
             for region in engine.plan(engine.read([]), physical_id)
-            for b in engine.scan(region, columns, TimeStamp(ts))
+            for b in engine.scan(region, ScanSpec(columns, TimeStamp(ts)))
         ]
         assert sum(left) == len(handles) // 2
         assert list(engine.check(engine.read([]))) == []

@@ -15,6 +15,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import ScanSpec
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.store.folder import DATA_FOLDER, StoreIdentity
@@ -60,7 +61,7 @@ def test_a_lease_keeps_what_a_compaction_replaces(
         lease = leases.take(TimeStamp(150), 100)
         view = engine.read([])
         plan = engine.plan(view, TABLE)
-        rows = [b.to_pylist() for r in plan for b in engine.scan(r, [], TimeStamp(150))]
+        rows = [b.to_pylist() for r in plan for b in engine.scan(r, ScanSpec([], TimeStamp(150)))]
         engine.compact(TABLE, scan_columns(), everything=True)
         assert len(files(store)) == len(first) + 1
         assert first < files(store)
@@ -71,7 +72,9 @@ def test_a_lease_keeps_what_a_compaction_replaces(
         leases.renew(lease)
         engine.compact(TABLE, scan_columns(), everything=True)
         assert first | second < files(store)
-        assert rows == [b.to_pylist() for r in plan for b in engine.scan(r, [], TimeStamp(150))]
+        assert rows == [
+            b.to_pylist() for r in plan for b in engine.scan(r, ScanSpec([], TimeStamp(150)))
+        ]
         clock.now_ms += 100  # the first lease runs out, the second pins what came after that
         engine.publish(HISTORY[2])
         engine.compact(TABLE, scan_columns(), everything=True)

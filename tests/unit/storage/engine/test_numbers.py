@@ -10,7 +10,7 @@ from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import ColumnID, Generation, PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.api import Publication, VersionBatch
+from pyspark_theflash.storage.engine.api import Publication, ScanSpec, VersionBatch
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.file import number_of
 from pyspark_theflash.storage.engine.magic.numbers import BLOCK, FileNumbers
@@ -38,7 +38,7 @@ def numbers(engine: MagicEngine) -> list[int]:
 
 def values(engine: MagicEngine, ts: int) -> list[object]:
     (region,) = engine.plan(engine.read([]), TABLE)
-    batches = engine.scan(region, [VALUE], TimeStamp(ts))
+    batches = engine.scan(region, ScanSpec([VALUE], TimeStamp(ts)))
     return [value for batch in batches for value in batch.column(0).to_pylist()]
 
 

@@ -12,7 +12,13 @@ from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.api import Handle, Publication, RegionStats, VersionBatch
+from pyspark_theflash.storage.engine.api import (
+    Handle,
+    Publication,
+    RegionStats,
+    ScanSpec,
+    VersionBatch,
+)
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile, FileKind
@@ -61,7 +67,9 @@ class Store:
         found: dict[Handle, int] = {}
         for region in self.engine.plan(self.engine.read([]), TABLE):
             columns = scan_columns()[:1]
-            for batch in self.engine.scan(region, columns, TimeStamp(ts), with_handle=True):
+            for batch in self.engine.scan(
+                region, ScanSpec(columns, TimeStamp(ts), with_handle=True)
+            ):
                 rows = zip(*(column.to_pylist() for column in batch.columns), strict=True)
                 found.update(rows)  # type: ignore[arg-type]
         return found
