@@ -36,4 +36,4 @@ def resolving(pd: PDClient) -> Iterator[TiKVClient]:
 @pytest.fixture
 def soon() -> Deadline:
     """A deadline long enough for any successful call."""
-    return Deadline(SystemClock(), 3000)
+    return Deadline(SystemClock(), 20_000)

@@ -158,7 +158,7 @@ def test_a_store_that_dies(tikv, client):
     assert client.get(KEYS[0], ts, deadline) == b"vk00"
     tikv.stop_store(1)
     with pytest.raises(TiKVUnavailableError, match="UNAVAILABLE"):
-        client.get(KEYS[0], ts, Deadline(SystemClock(), 150))
+        client.get(KEYS[0], ts, Deadline(SystemClock(), 2000))
     tikv.cluster.move_leader(KEYS[0], 2)
     assert client.get(KEYS[0], ts, deadline) == b"vk00"
 

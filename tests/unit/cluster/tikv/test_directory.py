@@ -39,7 +39,7 @@ def test_regions(tikv, directory, soon):
 def test_a_bound_that_is_no_key(tikv, directory, soon):
     tikv.pd.freeze()
     tikv.pd.stale[0][0].end_key = b"abc"
-    with pytest.raises(PDRefusedError, match="end within a group"):
+    with pytest.raises(PDRefusedError, match="ends within a group"):
         directory.region_of(RawKey(b"a"), soon)
 
 
