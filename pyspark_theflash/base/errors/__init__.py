@@ -5,8 +5,8 @@ The root is `TheFlashError`. Two class attributes describe an instance without i
 input fails in the same way, so another replica is no alternative).
 
 Errors are pickled between processes (Spark workers, spark-submit). Pickle calls the class with
-`args` again, so every class passes its constructor arguments unchanged to `Exception.__init__` and
-formats the message in `__str__`.
+`args` again, so `args` are the constructor arguments unchanged, and the message is formatted when
+it is read.
 """
 
 from collections.abc import Iterable

@@ -1,22 +1,48 @@
 """Root of all errors, and errors that are raised in several packages."""
 
-from typing import ClassVar
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from typing_extensions import dataclass_transform
+else:
+
+    def dataclass_transform(**_: object) -> Callable[[type], type]:
+        """Return the class unchanged; the decorator is for type checkers."""
+        return lambda cls: cls
 
 
+@dataclass_transform(eq_default=False)
 class TheFlashError(Exception):
-    """Root of all errors of this package."""
+    """Root of all errors of this package.
+
+    A subclass declares its constructor arguments as the fields of a dataclass. Its text is
+    `template`, formatted with the fields, or made by its own `__str__`.
+    """
 
     retryable: ClassVar[bool] = False
     deterministic: ClassVar[bool] = False
+    template: ClassVar[str] = ""
 
     def __init_subclass__(cls) -> None:
+        dataclass(eq=False, repr=False)(cls)
         # Show the public module in tracebacks and pickles.
         if cls.__module__.startswith(__package__):
             cls.__module__ = "pyspark_theflash.errors"
 
+    def __post_init__(self) -> None:
+        self.args = tuple(vars(self).values())  # which pickle passes to the constructor
+
+    def __str__(self) -> str:
+        return self.template.format_map(vars(self)) or super().__str__()
+
 
 class InternalError(TheFlashError):
     """Violation of an internal invariant: a bug in this package, independent of the input."""
+
+    reason: str
+    template = "{reason}"
 
 
 def invariant(condition: bool, message: str) -> None:
@@ -29,57 +55,43 @@ class OptionError(TheFlashError):
     """An option is missing, unknown or has an invalid value."""
 
     deterministic = True
-
-    def __init__(self, key: str, reason: str) -> None:
-        super().__init__(key, reason)
-        self.key, self.reason = key, reason
-
-    def __str__(self) -> str:
-        return f"option {self.key!r}: {self.reason}"
+    key: str
+    reason: str
+    template = "option {key!r}: {reason}"
 
 
 class UsageError(TheFlashError):
     """Invalid command line."""
 
     deterministic = True
+    reason: str
+    template = "{reason}"
 
 
 class UnsupportedError(TheFlashError):
     """A feature of TiDB is not supported; `where` names the table, column or file."""
 
     deterministic = True
-
-    def __init__(self, what: str, where: str) -> None:
-        super().__init__(what, where)
-        self.what, self.where = what, where
-
-    def __str__(self) -> str:
-        return f"{self.where}: {self.what} is not supported"
+    what: str
+    where: str
+    template = "{where}: {what} is not supported"
 
 
 class MissingExtraError(TheFlashError):
     """A package of an optional extra is not installed."""
 
-    def __init__(self, package: str, extra: str) -> None:
-        super().__init__(package, extra)
-        self.package, self.extra = package, extra
-
-    def __str__(self) -> str:
-        return (
-            f"{self.package} is not installed; install it with: "
-            f"pip install 'pyspark-theflash[{self.extra}]'"
-        )
+    package: str
+    extra: str
+    template = (
+        "{package} is not installed; install it with: pip install 'pyspark-theflash[{extra}]'"
+    )
 
 
 class LibraryBuildError(TheFlashError):
     """The C library cannot be built on this machine."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"cannot build the C library: {self.reason}"
+    reason: str
+    template = "cannot build the C library: {reason}"
 
 
 class CodecError(TheFlashError):
@@ -90,10 +102,10 @@ class CodecError(TheFlashError):
     """
 
     deterministic = True
-
-    def __init__(self, layer: str, reason: str, offset: int = 0, context: str = "") -> None:
-        super().__init__(layer, reason, offset, context)
-        self.layer, self.reason, self.offset, self.context = layer, reason, offset, context
+    layer: str
+    reason: str
+    offset: int = 0
+    context: str = ""
 
     def __str__(self) -> str:
         at = f" (bytes {self.context})" if self.context else ""
@@ -104,13 +116,10 @@ class CorruptionError(TheFlashError):
     """Stored bytes fail their checksum or are inconsistent. Nothing is repaired or skipped."""
 
     deterministic = True
-
-    def __init__(self, file: str, offset: int, reason: str) -> None:
-        super().__init__(file, offset, reason)
-        self.file, self.offset, self.reason = file, offset, reason
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason} at byte {self.offset}"
+    file: str
+    offset: int
+    reason: str
+    template = "{file}: {reason} at byte {offset}"
 
 
 class BinlogCorruptionError(CorruptionError):
@@ -121,10 +130,7 @@ class UnrepresentableValueError(TheFlashError):
     """A value of TiDB cannot be represented in the requested form, e.g. a zero date as a date."""
 
     deterministic = True
-
-    def __init__(self, column: str, value: str, form: str) -> None:
-        super().__init__(column, value, form)
-        self.column, self.value, self.form = column, value, form
-
-    def __str__(self) -> str:
-        return f"column {self.column}: {self.value} cannot be represented as {self.form}"
+    column: str
+    value: str
+    form: str
+    template = "column {column}: {value} cannot be represented as {form}"

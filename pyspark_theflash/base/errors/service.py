@@ -7,24 +7,17 @@ class ServiceUnavailableError(TheFlashError):
     """A server does not respond, or reports that it is temporarily unavailable."""
 
     retryable = True
-
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(address, reason)
-        self.address, self.reason = address, reason
-
-    def __str__(self) -> str:
-        return f"{self.address} is not available: {self.reason}"
+    address: str
+    reason: str
+    template = "{address} is not available: {reason}"
 
 
 class ServiceRefusedError(TheFlashError):
     """A server responds with an error that a retry does not resolve."""
 
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(address, reason)
-        self.address, self.reason = address, reason
-
-    def __str__(self) -> str:
-        return f"{self.address} refuses: {self.reason}"
+    address: str
+    reason: str
+    template = "{address} refuses: {reason}"
 
 
 class StreamCutError(ServiceUnavailableError):
@@ -34,77 +27,54 @@ class StreamCutError(ServiceUnavailableError):
 class ProtocolError(TheFlashError):
     """Data on a connection violates the protocol: no frame, an unexpected or too large one."""
 
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(address, reason)
-        self.address, self.reason = address, reason
-
-    def __str__(self) -> str:
-        return f"{self.address}: {self.reason}"
+    address: str
+    reason: str
+    template = "{address}: {reason}"
 
 
 class AuthenticationError(TheFlashError):
     """A server cannot authenticate the caller: the token is missing or unknown."""
 
-    def __init__(self, address: str, reason: str) -> None:
-        super().__init__(address, reason)
-        self.address, self.reason = address, reason
-
-    def __str__(self) -> str:
-        return f"{self.address} does not let us in: {self.reason}"
+    address: str
+    reason: str
+    template = "{address} does not let us in: {reason}"
 
 
 class RoleError(TheFlashError):
     """The role of the caller's token does not permit a call."""
 
-    def __init__(self, method: str, needed: str, role: str) -> None:
-        super().__init__(method, needed, role)
-        self.method, self.needed, self.role = method, needed, role
-
-    def __str__(self) -> str:
-        return f"{self.method} needs a token with role {self.needed}, this one has {self.role}"
+    method: str
+    needed: str
+    role: str
+    template = "{method} needs a token with role {needed}, this one has {role}"
 
 
 class UnknownMethodError(TheFlashError):
     """The server does not have a method; it may be another version."""
 
-    def __init__(self, method: str) -> None:
-        super().__init__(method)
-        self.method = method
-
-    def __str__(self) -> str:
-        return f"there is no method {self.method!r}"
+    method: str
+    template = "there is no method {method!r}"
 
 
 class TicketError(TheFlashError):
     """A ticket or handle was not issued by this store, or was modified."""
 
-    def __init__(self, what: str, reason: str) -> None:
-        super().__init__(what, reason)
-        self.what, self.reason = what, reason
-
-    def __str__(self) -> str:
-        return f"this {self.what} cannot be used: {self.reason}"
+    what: str
+    reason: str
+    template = "this {what} cannot be used: {reason}"
 
 
 class DeadlineExceededError(TheFlashError):
     """A call did not complete by its deadline."""
 
     retryable = True
-
-    def __init__(self, method: str, deadline_ms: int) -> None:
-        super().__init__(method, deadline_ms)
-        self.method, self.deadline_ms = method, deadline_ms
-
-    def __str__(self) -> str:
-        return f"{self.method} was not done within {self.deadline_ms} ms"
+    method: str
+    deadline_ms: int
+    template = "{method} was not done within {deadline_ms} ms"
 
 
 class CallCancelledError(TheFlashError):
     """A call was cancelled by its caller."""
 
-    def __init__(self, method: str) -> None:
-        super().__init__(method)
-        self.method = method
-
-    def __str__(self) -> str:
-        return f"{self.method} was cancelled"
+    method: str
+    template = "{method} was cancelled"
