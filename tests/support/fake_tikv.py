@@ -200,17 +200,7 @@ class FakeTiKV:
         server = grpc.server(ThreadPoolExecutor(4))
         calls: dict[str, tuple[Callable[..., Message], Any, Any]] = {
             "KvGet": (self._get, kvrpcpb_pb2.GetRequest, kvrpcpb_pb2.GetResponse),
-            "KvBatchGet": (
-                self._batch_get,
-                kvrpcpb_pb2.BatchGetRequest,
-                kvrpcpb_pb2.BatchGetResponse,
-            ),
             "KvScan": (self._scan, kvrpcpb_pb2.ScanRequest, kvrpcpb_pb2.ScanResponse),
-            "KvScanLock": (
-                self._scan_lock,
-                kvrpcpb_pb2.ScanLockRequest,
-                kvrpcpb_pb2.ScanLockResponse,
-            ),
             "KvCheckTxnStatus": (
                 self._check_status,
                 kvrpcpb_pb2.CheckTxnStatusRequest,
@@ -285,16 +275,12 @@ class FakeTiKV:
     ) -> tuple[SimRegion | None, errorpb_pb2.Error | None]:
         region = self.cluster.regions.get(context.region_id)
         if context.peer.store_id != store:
-            wrong = errorpb_pb2.StoreNotMatch(
-                request_store_id=context.peer.store_id, actual_store_id=store
-            )
-            return None, errorpb_pb2.Error(store_not_match=wrong)
+            return None, errorpb_pb2.Error(store_not_match=errorpb_pb2.StoreNotMatch())
         if region is None:
-            missing = errorpb_pb2.RegionNotFound(region_id=context.region_id)
-            return None, errorpb_pb2.Error(region_not_found=missing)
+            return None, errorpb_pb2.Error(region_not_found=errorpb_pb2.RegionNotFound())
         if region.leader != store:
             leader = leader_message(region)
-            other = errorpb_pb2.NotLeader(region_id=region.id, leader=leader)
+            other = errorpb_pb2.NotLeader(leader=leader)
             return None, errorpb_pb2.Error(not_leader=other)
         # Reads do not mind other peers.
         if context.region_epoch.version != region.epoch.version:
@@ -303,8 +289,7 @@ class FakeTiKV:
             return None, errorpb_pb2.Error(epoch_not_match=moved)
         for key in keys:
             if key not in region:
-                outside = errorpb_pb2.KeyNotInRegion(key=key, region_id=region.id)
-                return None, errorpb_pb2.Error(key_not_in_region=outside)
+                return None, errorpb_pb2.Error(key_not_in_region=errorpb_pb2.KeyNotInRegion())
         return region, None
 
     def _value(self, key: bytes, request: Any) -> bytes | None:
@@ -337,10 +322,6 @@ class FakeTiKV:
                     pairs.append(kvrpcpb_pb2.KvPair(key=key, value=value))
         return pairs
 
-    def _batch_get(self, _: SimRegion, request: kvrpcpb_pb2.BatchGetRequest) -> Message:
-        pairs = self._pairs(request.keys, request, len(request.keys))
-        return kvrpcpb_pb2.BatchGetResponse(pairs=pairs)
-
     def _scan(self, region: SimRegion, request: kvrpcpb_pb2.ScanRequest) -> Message:
         tikv = self.cluster.tikv
         keys = [
@@ -352,17 +333,6 @@ class FakeTiKV:
         ]
         pairs = self._pairs(keys, request, min(request.limit, self.page))
         return kvrpcpb_pb2.ScanResponse(pairs=pairs)
-
-    def _scan_lock(self, region: SimRegion, request: kvrpcpb_pb2.ScanLockRequest) -> Message:
-        locks = [
-            lock_message(lock)
-            for key, lock in sorted(self.cluster.tikv.locks.items())
-            if key in region
-            and key >= request.start_key
-            and (not request.end_key or key < request.end_key)
-            and lock.start_ts <= request.max_version
-        ]
-        return kvrpcpb_pb2.ScanLockResponse(locks=locks[: request.limit])
 
     def _check_status(self, _: SimRegion, request: kvrpcpb_pb2.CheckTxnStatusRequest) -> Message:
         check = StatusCheck(
@@ -377,7 +347,7 @@ class FakeTiKV:
         status = self.cluster.tikv.check_status(check, _NEVER)
         answer = kvrpcpb_pb2.CheckTxnStatusResponse(commit_version=status.commit_ts)
         if status.state is TxnState.NOT_FOUND:
-            answer.error.txn_not_found.start_ts = request.lock_ts
+            answer.error.txn_not_found.SetInParent()
         elif status.state is TxnState.MISMATCH and status.lock is not None:
             answer.error.primary_mismatch.lock_info.CopyFrom(lock_message(status.lock))
         elif status.lock is not None:

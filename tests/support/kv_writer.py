@@ -107,8 +107,8 @@ class KvWriter:
         """Give the keys each other's values, up to a stage; the start_ts."""
         deadline = Deadline(_CLOCK, _TIMEOUT_MS)
         start_ts = self.client.now(deadline)
-        found = self.client.batch_get(keys, start_ts, deadline)
-        values = dict(zip(keys, [found[key] for key in (*keys[1:], keys[0])], strict=True))
+        found = [self.client.get(key, start_ts, deadline) for key in (*keys[1:], keys[0])]
+        values = dict(zip(keys, found, strict=True))
         primary, *others = keys
         rest = {key: values[key] for key in others}
         first = {primary: values[primary]}

@@ -136,7 +136,7 @@ class FakeRaftCluster:
             self.regions[child.id] = child
         self._reorder()
         admin = raft_cmdpb_pb2.AdminRequest(cmd_type=raft_cmdpb_pb2.BatchSplit)
-        done = raft_cmdpb_pb2.AdminResponse(cmd_type=raft_cmdpb_pb2.BatchSplit)
+        done = raft_cmdpb_pb2.AdminResponse()
         regions = sorted([region, *children], key=lambda r: r.start)
         done.splits.regions.extend(r.message() for r in regions)
         self._append(region, self._entry(region, admin_request=admin, admin_response=done))
@@ -152,7 +152,6 @@ class FakeRaftCluster:
         commit = source.index
         if roll_back:
             back = raft_cmdpb_pb2.AdminRequest(cmd_type=raft_cmdpb_pb2.RollbackMerge)
-            back.rollback_merge.commit = commit
             self._append(source, self._entry(source, admin_request=back))
             source.version += 1
             return
@@ -174,7 +173,7 @@ class FakeRaftCluster:
             ["CompactLog", "TransferLeader", "ComputeHash", "VerifyHash", "ChangePeer"]
         )
         admin = raft_cmdpb_pb2.AdminRequest(cmd_type=getattr(raft_cmdpb_pb2, kind))
-        done = raft_cmdpb_pb2.AdminResponse(cmd_type=getattr(raft_cmdpb_pb2, kind))
+        done = raft_cmdpb_pb2.AdminResponse()
         if kind == "CompactLog":
             admin.compact_log.compact_index = max(5, region.index - 3)
             admin.compact_log.compact_term = 6

@@ -8,7 +8,7 @@ request is retried on the region that contains the keys by then. After a lock, i
 the lock is resolved according to the client's `LockPolicy` (`cluster/resolve.py`).
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Final
@@ -33,11 +33,10 @@ from pyspark_theflash.cluster.tikv.regions import RegionCache
 from pyspark_theflash.cluster.tikv.router import RETRY_MS, Router
 from pyspark_theflash.cluster.tikv.stores import StoreConnections
 from pyspark_theflash.cluster.tikv.wire import call as wire
-from pyspark_theflash.cluster.tikv.wire.call import Answer, MvccKeyInfo, ReadResult
+from pyspark_theflash.cluster.tikv.wire.call import Answer, MvccKeyInfo
 from pyspark_theflash.tidb.codec.key import RawKey
 
 SCAN_KEYS: Final = 512
-_LOCKS: Final = 4096
 
 
 class TiKVClient:
@@ -81,39 +80,18 @@ class TiKVClient:
 
     def get(self, key: RawKey, ts: TimeStamp, deadline: Deadline) -> bytes | None:
         """Return a key's value at a timestamp; None if the key does not exist."""
-        encode, decode = partial(_get_request, key=key, ts=ts), partial(wire.decode_get, key)
+
+        def encode(context: wire.Context, _: LocatedRegion) -> bytes:
+            return wire.encode_get(context, key, ts)
+
         resolved = ResolvedLocks()
         while True:
-            _, read = self._router.call(key, wire.KV_GET, encode, decode, deadline, resolved)
+            _, read = self._router.call(
+                key, wire.KV_GET, encode, partial(wire.decode_get, key), deadline, resolved
+            )
             if not read.locks:
                 return read.pairs[0][1] if read.pairs else None
             resolved = self._resolve(resolved, read.locks, ts, deadline)
-
-    def batch_get(
-        self, keys: Iterable[RawKey], ts: TimeStamp, deadline: Deadline
-    ) -> dict[RawKey, bytes]:
-        """Return the values of the keys that exist at a timestamp."""
-        values: dict[RawKey, bytes] = {}
-        left, resolved = list(dict.fromkeys(keys)), ResolvedLocks()
-        while left:
-            locked: list[RawKey] = []
-            locks: list[Lock] = []
-            for group, read in self._router.call_groups(
-                left,
-                wire.KV_BATCH_GET,
-                partial(wire.encode_batch_get, ts=ts),
-                _decode_batch_get,
-                deadline,
-                resolved,
-            ):
-                if read.locks:
-                    locked += group
-                    locks += read.locks
-                else:
-                    values.update(read.pairs)
-            resolved = self._resolve(resolved, locks, ts, deadline)
-            left = locked
-        return values
 
     def scan(
         self, keys: RawKeyRange, ts: TimeStamp, deadline: Deadline, limit: int = SCAN_KEYS
@@ -139,30 +117,15 @@ class TiKVClient:
                 start = RawKey(read.pairs[-1][0] + b"\0")
             left = left.rest(start) if start else None
 
-    def scan_locks(self, keys: RawKeyRange, max_ts: TimeStamp, deadline: Deadline) -> list[Lock]:
-        """Return the locks of a range with start_ts at or below a timestamp, ordered by key."""
-        locks: list[Lock] = []
-        left = keys.rest(keys.start)
-        while left is not None:
-            encode = partial(_scan_lock_request, keys=left, max_ts=max_ts)
-            region, read = self._router.call(
-                left.start, wire.KV_SCAN_LOCK, encode, wire.decode_scan_lock, deadline
-            )
-            new = [lock for lock in read.locks if lock.key in left]
-            locks += new
-            start = region.range.end
-            if len(read.locks) >= _LOCKS:
-                if not new:
-                    raise TiKVRefusedError(f"region {region.id}", "returned locks out of range")
-                start = RawKey(new[-1].key + b"\0")
-            left = left.rest(start) if start else None
-        return locks
-
     def mvcc_get(self, key: RawKey, deadline: Deadline) -> MvccKeyInfo:
         """Return a key's lock and its committed changes that are not garbage-collected yet."""
-        encode = partial(_mvcc_get_request, key=key)
-        method, decode = wire.MVCC_GET_BY_KEY, wire.decode_mvcc_get
-        return self._router.call(key, method, encode, decode, deadline)[1]
+        return self._router.call(
+            key,
+            wire.MVCC_GET_BY_KEY,
+            lambda context, _: wire.encode_mvcc_get(context, key),
+            wire.decode_mvcc_get,
+            deadline,
+        )[1]
 
     # Learner reads.
 
@@ -178,9 +141,12 @@ class TiKVClient:
         If the region has changed, the result is a region error, and the region cache is updated.
         The ranges have ends and lie in the region.
         """
-        encode = partial(_read_index_request, ranges=ranges, start_ts=start_ts)
         return self._router.call_once(
-            region, wire.READ_INDEX, encode, wire.decode_read_index, deadline
+            region,
+            wire.READ_INDEX,
+            lambda context, _: wire.encode_read_index(context, ranges, start_ts),
+            wire.decode_read_index,
+            deadline,
         )
 
     # Transactions.
@@ -189,9 +155,13 @@ class TiKVClient:
         return self.directory.tso(deadline)
 
     def check_status(self, check: StatusCheck, deadline: Deadline) -> TxnStatus:
-        encode = partial(_check_status_request, check=check)
-        method, decode = wire.KV_CHECK_TXN_STATUS, wire.decode_check_status
-        return self._router.call(check.primary, method, encode, decode, deadline)[1]
+        return self._router.call(
+            check.primary,
+            wire.KV_CHECK_TXN_STATUS,
+            lambda context, _: wire.encode_check_status(context, check),
+            wire.decode_check_status,
+            deadline,
+        )[1]
 
     def check_secondaries(
         self, keys: Sequence[RawKey], start_ts: TimeStamp, deadline: Deadline
@@ -226,42 +196,10 @@ class TiKVClient:
         return resolved
 
 
-def _get_request(context: wire.Context, _: LocatedRegion, *, key: RawKey, ts: TimeStamp) -> bytes:
-    return wire.encode_get(context, key, ts)
-
-
-def _decode_batch_get(data: bytes, _: int) -> Answer[ReadResult]:
-    return wire.decode_batch_get(data)
-
-
 def _scan_request(
     context: wire.Context, region: LocatedRegion, *, keys: RawKeyRange, ts: TimeStamp, limit: int
 ) -> bytes:
     return wire.encode_scan(context, _part(region, keys), ts, limit)
-
-
-def _scan_lock_request(
-    context: wire.Context, region: LocatedRegion, *, keys: RawKeyRange, max_ts: TimeStamp
-) -> bytes:
-    return wire.encode_scan_lock(context, _part(region, keys), max_ts, _LOCKS)
-
-
-def _mvcc_get_request(context: wire.Context, _: LocatedRegion, *, key: RawKey) -> bytes:
-    return wire.encode_mvcc_get(context, key)
-
-
-def _check_status_request(context: wire.Context, _: LocatedRegion, *, check: StatusCheck) -> bytes:
-    return wire.encode_check_status(context, check)
-
-
-def _read_index_request(
-    context: wire.Context,
-    _: LocatedRegion,
-    *,
-    ranges: Sequence[RawKeyRange],
-    start_ts: TimeStamp,
-) -> bytes:
-    return wire.encode_read_index(context, ranges, start_ts)
 
 
 def _part(region: LocatedRegion, keys: RawKeyRange) -> RawKeyRange:

@@ -58,7 +58,6 @@ class Router:
         encode: Callable[[Context, Sequence[RawKey]], bytes],
         decode: Callable[[bytes, int], Answer[T]],
         deadline: Deadline,
-        resolved: ResolvedLocks = _NO_LOCKS,
     ) -> list[tuple[list[RawKey], T]]:
         """Call each region with its keys; `decode` gets the response and the number of keys."""
         results: list[tuple[list[RawKey], T]] = []
@@ -72,7 +71,7 @@ class Router:
                 partial(_encode_group, encode, group),
                 partial(_decode_group, decode, len(group)),
                 retry,
-                resolved,
+                _NO_LOCKS,
             )
             if value is not None:
                 results.append((group, value))

@@ -38,7 +38,6 @@ def tikv_answer(_: Path) -> Target:
         kvrpcpb_pb2.GetResponse(error=_KEY_ERROR),
         kvrpcpb_pb2.ScanResponse(pairs=pairs),
         kvrpcpb_pb2.ScanResponse(region_error=_MOVED),
-        kvrpcpb_pb2.ScanLockResponse(locks=[_LOCK]),
         kvrpcpb_pb2.CheckTxnStatusResponse(lock_ttl=5, lock_info=_LOCK),
         kvrpcpb_pb2.CheckTxnStatusResponse(commit_version=10),
         kvrpcpb_pb2.CheckSecondaryLocksResponse(locks=[_LOCK], commit_ts=7),
@@ -47,9 +46,7 @@ def tikv_answer(_: Path) -> Target:
     ]
     decoders = [
         partial(call.decode_get, RawKey(b"a")),
-        call.decode_batch_get,
         call.decode_scan,
-        call.decode_scan_lock,
         call.decode_check_status,
         lambda data: call.decode_check_secondaries(data, 2),
         lambda data: call.decode_resolve(data, 1),

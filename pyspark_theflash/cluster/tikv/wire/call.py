@@ -31,9 +31,7 @@ Context = kvrpcpb_pb2.Context
 T = TypeVar("T")
 
 KV_GET: Final = "KvGet"
-KV_BATCH_GET: Final = "KvBatchGet"
 KV_SCAN: Final = "KvScan"
-KV_SCAN_LOCK: Final = "KvScanLock"
 KV_CHECK_TXN_STATUS: Final = "KvCheckTxnStatus"
 KV_CHECK_SECONDARY_LOCKS: Final = "KvCheckSecondaryLocks"
 KV_RESOLVE_LOCK: Final = "KvResolveLock"
@@ -152,17 +150,6 @@ def decode_get(key: RawKey, data: bytes) -> Answer[ReadResult]:
     return _answer(message, _read_result(pairs, [message.error]))
 
 
-def encode_batch_get(context: Context, keys: Sequence[RawKey], ts: TimeStamp) -> bytes:
-    """Encode a request for the values of keys of one region."""
-    return kvrpcpb_pb2.BatchGetRequest(context=context, keys=keys, version=ts).SerializeToString()
-
-
-def decode_batch_get(data: bytes) -> Answer[ReadResult]:
-    """Decode the values of the keys that exist."""
-    message = parse_message(kvrpcpb_pb2.BatchGetResponse, data)
-    return _answer(message, _pairs_result(message.pairs, message.error))
-
-
 def encode_scan(context: Context, keys: RawKeyRange, ts: TimeStamp, limit: int) -> bytes:
     """Encode a request for the first keys of a range within one region."""
     request = kvrpcpb_pb2.ScanRequest(
@@ -175,26 +162,6 @@ def decode_scan(data: bytes) -> Answer[ReadResult]:
     """Decode keys and values, ordered by key."""
     message = parse_message(kvrpcpb_pb2.ScanResponse, data)
     return _answer(message, _pairs_result(message.pairs, message.error))
-
-
-def encode_scan_lock(context: Context, keys: RawKeyRange, max_ts: TimeStamp, limit: int) -> bytes:
-    """Encode a request for the first locks of a range with start_ts at or below a timestamp."""
-    request = kvrpcpb_pb2.ScanLockRequest(
-        context=context,
-        start_key=keys.start,
-        end_key=keys.end,
-        max_version=max_ts,
-        limit=limit,
-    )
-    return request.SerializeToString()
-
-
-def decode_scan_lock(data: bytes) -> Answer[ReadResult]:
-    """Decode locks, ordered by key."""
-    message = parse_message(kvrpcpb_pb2.ScanLockResponse, data)
-    error = _read_result((), [message.error])
-    locks = (*error.locks, *map(lock_from, message.locks))
-    return _answer(message, ReadResult((), locks, error.failure))
 
 
 def encode_check_status(context: Context, check: StatusCheck) -> bytes:

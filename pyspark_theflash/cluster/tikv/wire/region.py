@@ -31,12 +31,10 @@ _NONE, _NOT_BOOTSTRAPPED = 0, 2
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """A store of the cluster. A store that is going offline is not `is_up`, but still serves."""
+    """A store of the cluster."""
 
     id: int
     address: str
-    is_up: bool = True
-    is_tombstone: bool = False
     labels: tuple[tuple[str, str], ...] = ()
     version: str = ""
     peer_address: str = ""
@@ -215,8 +213,6 @@ def _store_from(store: metapb_pb2.Store) -> Store:
     return Store(
         store.id,
         store.address,
-        store.state == metapb_pb2.StoreState.Up,
-        store.state == metapb_pb2.StoreState.Tombstone,
         tuple((label.key, label.value) for label in store.labels),
         store.version,
         store.peer_address,

@@ -50,9 +50,6 @@ def test_reads_at_timestamps(tikv, client, soon):
     assert client.get(RawKey(b"a"), second, soon) == b"2"
     assert client.get(RawKey(b"a"), TimeStamp(first - 1), soon) is None
     assert client.get(RawKey(b"b"), second, soon) is None
-    keys = [RawKey(b"b"), RawKey(b"a"), RawKey(b"x"), RawKey(b"a")]
-    assert client.batch_get(keys, first, soon) == {b"a": b"1", b"b": b"1"}
-    assert client.batch_get(keys, second, soon) == {b"a": b"2"}
     assert scanned(client, EVERYTHING, second, soon) == [(b"a", b"2")]
 
 
@@ -65,12 +62,6 @@ def test_scans_over_regions(tikv, client, soon):
     assert scanned(client, RawKeyRange(KEYS[5], KEYS[5]), ts, soon) == []
     tikv.page = 2  # fewer keys than the limit do not end a region
     assert scanned(client, EVERYTHING, ts, soon) == values()
-
-
-def test_batches_over_regions(tikv, client, soon):
-    ts = fill(tikv)
-    assert client.batch_get(KEYS[::-1], ts, soon) == dict(values())
-    assert len([c for c in tikv.calls if c[1] == "KvBatchGet"]) == 4
 
 
 @pytest.mark.parametrize("change", ["split", "split, new is left", "merge", "leader", "peers"])
@@ -126,7 +117,7 @@ def test_errors_of_regions(tikv, client, soon, name):
     tikv.faults = [ERRORS[name]] * 3
     assert scanned(client, EVERYTHING, ts, soon) == values()
     tikv.faults = [ERRORS[name]]
-    assert client.batch_get(KEYS, ts, soon) == dict(values())
+    assert client.get(KEYS[0], ts, soon) == b"vk00"
     assert tikv.faults == []
 
 
@@ -261,7 +252,6 @@ def test_locks_of_a_committed_transaction_are_read_through(tikv, client, soon):
     expected = {**dict(values()), KEYS[0]: b"x", KEYS[7]: b"x"}
     del expected[KEYS[16]]
     assert dict(scanned(client, EVERYTHING, commit, soon, limit=4)) == expected
-    assert client.batch_get(KEYS, commit, soon) == expected
     assert client.get(KEYS[7], commit, soon) == b"x"
     assert client.get(KEYS[16], commit, soon) is None
     assert dict(scanned(client, EVERYTHING, commit - 1, soon)) == dict(values())
@@ -278,7 +268,8 @@ def test_locks_of_a_dead_client(tikv, client, resolving, soon):
     assert scanned(resolving, EVERYTHING, ts, soon) == values()
     # The other locks were ignored without a call.
     assert tikv.cluster.tikv.locks.keys() == {KEYS[7], KEYS[16]}
-    assert resolving.batch_get(KEYS, ts, soon) == dict(values())
+    assert resolving.get(KEYS[7], ts, soon) == b"vk07"
+    assert resolving.get(KEYS[16], ts, soon) == b"vk16"
     assert tikv.cluster.tikv.locks == {}
 
 
@@ -295,24 +286,6 @@ def test_locks_of_async_commit_in_many_regions(tikv, resolving, soon):
     assert dict(scanned(resolving, EVERYTHING, model.tso(), soon)) == every
     assert model.locks == {}
     assert scanned(resolving, EVERYTHING, ts, soon) == values()
-
-
-def test_scanning_locks(tikv, client, soon):
-    fill(tikv)
-    start = lock_some(tikv, 100)
-    model = tikv.cluster.tikv
-    model.prewrite(model.tso(), KEYS[1], {KEYS[1]: b"x"}, kind=LockKind.PESSIMISTIC)
-    locks = client.scan_locks(EVERYTHING, TimeStamp(start), soon)
-    assert [(lock.key, lock.kind, lock.primary) for lock in locks] == [
-        (KEYS[0], LockKind.PUT, KEYS[0]),
-        (KEYS[7], LockKind.PUT, KEYS[0]),
-        (KEYS[16], LockKind.DELETE, KEYS[0]),
-    ]
-    within = client.scan_locks(RawKeyRange(KEYS[1], KEYS[8]), model.tso(), soon)
-    assert [(lock.key, lock.kind) for lock in within] == [
-        (KEYS[1], LockKind.PESSIMISTIC),
-        (KEYS[7], LockKind.PUT),
-    ]
 
 
 # Read indices and old versions.

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from pyspark_theflash.tidb.protocol._generated.kvproto import metapb_pb2 as kvproto_dot_metapb__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15kvproto/errorpb.proto\x12\x07\x65rrorpb\x1a\x14kvproto/metapb.proto\"<\n\tNotLeader\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12\x1c\n\x06leader\x18\x02 \x01(\x0b\x32\x0c.metapb.Peer\"B\n\rStoreNotMatch\x12\x18\n\x10request_store_id\x18\x01 \x01(\x04\x12\x17\n\x0f\x61\x63tual_store_id\x18\x02 \x01(\x04\"#\n\x0eRegionNotFound\x12\x11\n\tregion_id\x18\x01 \x01(\x04\")\n\x14RegionNotInitialized\x12\x11\n\tregion_id\x18\x01 \x01(\x04\"T\n\x0eKeyNotInRegion\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\x11\n\tregion_id\x18\x02 \x01(\x04\x12\x11\n\tstart_key\x18\x03 \x01(\x0c\x12\x0f\n\x07\x65nd_key\x18\x04 \x01(\x0c\"8\n\rEpochNotMatch\x12\'\n\x0f\x63urrent_regions\x18\x01 \x03(\x0b\x32\x0e.metapb.Region\"2\n\x0cServerIsBusy\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x12\n\nbackoff_ms\x18\x02 \x01(\x04\"\x0e\n\x0cStaleCommand\"\x17\n\x15MaxTimestampNotSynced\"6\n\x11ReadIndexNotReady\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x11\n\tregion_id\x18\x02 \x01(\x04\"*\n\x15ProposalInMergingMode\x12\x11\n\tregion_id\x18\x01 \x01(\x04\"E\n\x0e\x44\x61taIsNotReady\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12\x0f\n\x07peer_id\x18\x02 \x01(\x04\x12\x0f\n\x07safe_ts\x18\x03 \x01(\x04\",\n\x08\x44iskFull\x12\x10\n\x08store_id\x18\x01 \x03(\x04\x12\x0e\n\x06reason\x18\x02 \x01(\t\"\'\n\x12RecoveryInProgress\x12\x11\n\tregion_id\x18\x01 \x01(\x04\"D\n\x13\x46lashbackInProgress\x12\x11\n\tregion_id\x18\x01 \x01(\x04\x12\x1a\n\x12\x66lashback_start_ts\x18\x02 \x01(\x04\")\n\x14\x46lashbackNotPrepared\x12\x11\n\tregion_id\x18\x01 \x01(\x04\"\x1e\n\tIsWitness\x12\x11\n\tregion_id\x18\x01 \x01(\x04\"@\n\x0eMismatchPeerId\x12\x17\n\x0frequest_peer_id\x18\x01 \x01(\x04\x12\x15\n\rstore_peer_id\x18\x02 \x01(\x04\"\xc9\x07\n\x05\x45rror\x12\x0f\n\x07message\x18\x01 \x01(\t\x12&\n\nnot_leader\x18\x02 \x01(\x0b\x32\x12.errorpb.NotLeader\x12\x31\n\x10region_not_found\x18\x03 \x01(\x0b\x32\x17.errorpb.RegionNotFound\x12\x32\n\x11key_not_in_region\x18\x04 \x01(\x0b\x32\x17.errorpb.KeyNotInRegion\x12/\n\x0f\x65poch_not_match\x18\x05 \x01(\x0b\x32\x16.errorpb.EpochNotMatch\x12-\n\x0eserver_is_busy\x18\x06 \x01(\x0b\x32\x15.errorpb.ServerIsBusy\x12,\n\rstale_command\x18\x07 \x01(\x0b\x32\x15.errorpb.StaleCommand\x12/\n\x0fstore_not_match\x18\x08 \x01(\x0b\x32\x16.errorpb.StoreNotMatch\x12@\n\x18max_timestamp_not_synced\x18\n \x01(\x0b\x32\x1e.errorpb.MaxTimestampNotSynced\x12\x38\n\x14read_index_not_ready\x18\x0b \x01(\x0b\x32\x1a.errorpb.ReadIndexNotReady\x12@\n\x18proposal_in_merging_mode\x18\x0c \x01(\x0b\x32\x1e.errorpb.ProposalInMergingMode\x12\x32\n\x11\x64\x61ta_is_not_ready\x18\r \x01(\x0b\x32\x17.errorpb.DataIsNotReady\x12=\n\x16region_not_initialized\x18\x0e \x01(\x0b\x32\x1d.errorpb.RegionNotInitialized\x12$\n\tdisk_full\x18\x0f \x01(\x0b\x32\x11.errorpb.DiskFull\x12\x37\n\x12RecoveryInProgress\x18\x10 \x01(\x0b\x32\x1b.errorpb.RecoveryInProgress\x12\x39\n\x13\x46lashbackInProgress\x18\x11 \x01(\x0b\x32\x1c.errorpb.FlashbackInProgress\x12;\n\x14\x46lashbackNotPrepared\x18\x12 \x01(\x0b\x32\x1d.errorpb.FlashbackNotPrepared\x12&\n\nis_witness\x18\x13 \x01(\x0b\x32\x12.errorpb.IsWitness\x12\x31\n\x10mismatch_peer_id\x18\x14 \x01(\x0b\x32\x17.errorpb.MismatchPeerIdb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15kvproto/errorpb.proto\x12\x07\x65rrorpb\x1a\x14kvproto/metapb.proto\")\n\tNotLeader\x12\x1c\n\x06leader\x18\x02 \x01(\x0b\x32\x0c.metapb.Peer\"\x0f\n\rStoreNotMatch\"\x10\n\x0eRegionNotFound\"\x16\n\x14RegionNotInitialized\"\x10\n\x0eKeyNotInRegion\"8\n\rEpochNotMatch\x12\'\n\x0f\x63urrent_regions\x18\x01 \x03(\x0b\x32\x0e.metapb.Region\"2\n\x0cServerIsBusy\x12\x0e\n\x06reason\x18\x01 \x01(\t\x12\x12\n\nbackoff_ms\x18\x02 \x01(\x04\"\x0e\n\x0cStaleCommand\"\x17\n\x15MaxTimestampNotSynced\"\x13\n\x11ReadIndexNotReady\"\x17\n\x15ProposalInMergingMode\"\x10\n\x0e\x44\x61taIsNotReady\"\n\n\x08\x44iskFull\"\x14\n\x12RecoveryInProgress\"\x15\n\x13\x46lashbackInProgress\"\x16\n\x14\x46lashbackNotPrepared\"\x0b\n\tIsWitness\"\x10\n\x0eMismatchPeerId\"\xc9\x07\n\x05\x45rror\x12\x0f\n\x07message\x18\x01 \x01(\t\x12&\n\nnot_leader\x18\x02 \x01(\x0b\x32\x12.errorpb.NotLeader\x12\x31\n\x10region_not_found\x18\x03 \x01(\x0b\x32\x17.errorpb.RegionNotFound\x12\x32\n\x11key_not_in_region\x18\x04 \x01(\x0b\x32\x17.errorpb.KeyNotInRegion\x12/\n\x0f\x65poch_not_match\x18\x05 \x01(\x0b\x32\x16.errorpb.EpochNotMatch\x12-\n\x0eserver_is_busy\x18\x06 \x01(\x0b\x32\x15.errorpb.ServerIsBusy\x12,\n\rstale_command\x18\x07 \x01(\x0b\x32\x15.errorpb.StaleCommand\x12/\n\x0fstore_not_match\x18\x08 \x01(\x0b\x32\x16.errorpb.StoreNotMatch\x12@\n\x18max_timestamp_not_synced\x18\n \x01(\x0b\x32\x1e.errorpb.MaxTimestampNotSynced\x12\x38\n\x14read_index_not_ready\x18\x0b \x01(\x0b\x32\x1a.errorpb.ReadIndexNotReady\x12@\n\x18proposal_in_merging_mode\x18\x0c \x01(\x0b\x32\x1e.errorpb.ProposalInMergingMode\x12\x32\n\x11\x64\x61ta_is_not_ready\x18\r \x01(\x0b\x32\x17.errorpb.DataIsNotReady\x12=\n\x16region_not_initialized\x18\x0e \x01(\x0b\x32\x1d.errorpb.RegionNotInitialized\x12$\n\tdisk_full\x18\x0f \x01(\x0b\x32\x11.errorpb.DiskFull\x12\x37\n\x12RecoveryInProgress\x18\x10 \x01(\x0b\x32\x1b.errorpb.RecoveryInProgress\x12\x39\n\x13\x46lashbackInProgress\x18\x11 \x01(\x0b\x32\x1c.errorpb.FlashbackInProgress\x12;\n\x14\x46lashbackNotPrepared\x18\x12 \x01(\x0b\x32\x1d.errorpb.FlashbackNotPrepared\x12&\n\nis_witness\x18\x13 \x01(\x0b\x32\x12.errorpb.IsWitness\x12\x31\n\x10mismatch_peer_id\x18\x14 \x01(\x0b\x32\x17.errorpb.MismatchPeerIdb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,41 +33,41 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvproto.errorpb_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NOTLEADER']._serialized_start=56
-  _globals['_NOTLEADER']._serialized_end=116
-  _globals['_STORENOTMATCH']._serialized_start=118
-  _globals['_STORENOTMATCH']._serialized_end=184
-  _globals['_REGIONNOTFOUND']._serialized_start=186
-  _globals['_REGIONNOTFOUND']._serialized_end=221
-  _globals['_REGIONNOTINITIALIZED']._serialized_start=223
-  _globals['_REGIONNOTINITIALIZED']._serialized_end=264
-  _globals['_KEYNOTINREGION']._serialized_start=266
-  _globals['_KEYNOTINREGION']._serialized_end=350
-  _globals['_EPOCHNOTMATCH']._serialized_start=352
-  _globals['_EPOCHNOTMATCH']._serialized_end=408
-  _globals['_SERVERISBUSY']._serialized_start=410
-  _globals['_SERVERISBUSY']._serialized_end=460
-  _globals['_STALECOMMAND']._serialized_start=462
-  _globals['_STALECOMMAND']._serialized_end=476
-  _globals['_MAXTIMESTAMPNOTSYNCED']._serialized_start=478
-  _globals['_MAXTIMESTAMPNOTSYNCED']._serialized_end=501
-  _globals['_READINDEXNOTREADY']._serialized_start=503
-  _globals['_READINDEXNOTREADY']._serialized_end=557
-  _globals['_PROPOSALINMERGINGMODE']._serialized_start=559
-  _globals['_PROPOSALINMERGINGMODE']._serialized_end=601
-  _globals['_DATAISNOTREADY']._serialized_start=603
-  _globals['_DATAISNOTREADY']._serialized_end=672
-  _globals['_DISKFULL']._serialized_start=674
-  _globals['_DISKFULL']._serialized_end=718
-  _globals['_RECOVERYINPROGRESS']._serialized_start=720
-  _globals['_RECOVERYINPROGRESS']._serialized_end=759
-  _globals['_FLASHBACKINPROGRESS']._serialized_start=761
-  _globals['_FLASHBACKINPROGRESS']._serialized_end=829
-  _globals['_FLASHBACKNOTPREPARED']._serialized_start=831
-  _globals['_FLASHBACKNOTPREPARED']._serialized_end=872
-  _globals['_ISWITNESS']._serialized_start=874
-  _globals['_ISWITNESS']._serialized_end=904
-  _globals['_MISMATCHPEERID']._serialized_start=906
-  _globals['_MISMATCHPEERID']._serialized_end=970
-  _globals['_ERROR']._serialized_start=973
-  _globals['_ERROR']._serialized_end=1942
+  _globals['_NOTLEADER']._serialized_end=97
+  _globals['_STORENOTMATCH']._serialized_start=99
+  _globals['_STORENOTMATCH']._serialized_end=114
+  _globals['_REGIONNOTFOUND']._serialized_start=116
+  _globals['_REGIONNOTFOUND']._serialized_end=132
+  _globals['_REGIONNOTINITIALIZED']._serialized_start=134
+  _globals['_REGIONNOTINITIALIZED']._serialized_end=156
+  _globals['_KEYNOTINREGION']._serialized_start=158
+  _globals['_KEYNOTINREGION']._serialized_end=174
+  _globals['_EPOCHNOTMATCH']._serialized_start=176
+  _globals['_EPOCHNOTMATCH']._serialized_end=232
+  _globals['_SERVERISBUSY']._serialized_start=234
+  _globals['_SERVERISBUSY']._serialized_end=284
+  _globals['_STALECOMMAND']._serialized_start=286
+  _globals['_STALECOMMAND']._serialized_end=300
+  _globals['_MAXTIMESTAMPNOTSYNCED']._serialized_start=302
+  _globals['_MAXTIMESTAMPNOTSYNCED']._serialized_end=325
+  _globals['_READINDEXNOTREADY']._serialized_start=327
+  _globals['_READINDEXNOTREADY']._serialized_end=346
+  _globals['_PROPOSALINMERGINGMODE']._serialized_start=348
+  _globals['_PROPOSALINMERGINGMODE']._serialized_end=371
+  _globals['_DATAISNOTREADY']._serialized_start=373
+  _globals['_DATAISNOTREADY']._serialized_end=389
+  _globals['_DISKFULL']._serialized_start=391
+  _globals['_DISKFULL']._serialized_end=401
+  _globals['_RECOVERYINPROGRESS']._serialized_start=403
+  _globals['_RECOVERYINPROGRESS']._serialized_end=423
+  _globals['_FLASHBACKINPROGRESS']._serialized_start=425
+  _globals['_FLASHBACKINPROGRESS']._serialized_end=446
+  _globals['_FLASHBACKNOTPREPARED']._serialized_start=448
+  _globals['_FLASHBACKNOTPREPARED']._serialized_end=470
+  _globals['_ISWITNESS']._serialized_start=472
+  _globals['_ISWITNESS']._serialized_end=483
+  _globals['_MISMATCHPEERID']._serialized_start=485
+  _globals['_MISMATCHPEERID']._serialized_end=501
+  _globals['_ERROR']._serialized_start=504
+  _globals['_ERROR']._serialized_end=1473
 # @@protoc_insertion_point(module_scope)

@@ -8,44 +8,26 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class NotLeader(_message.Message):
-    __slots__ = ("region_id", "leader")
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("leader",)
     LEADER_FIELD_NUMBER: _ClassVar[int]
-    region_id: int
     leader: _metapb_pb2.Peer
-    def __init__(self, region_id: _Optional[int] = ..., leader: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ...) -> None: ...
+    def __init__(self, leader: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ...) -> None: ...
 
 class StoreNotMatch(_message.Message):
-    __slots__ = ("request_store_id", "actual_store_id")
-    REQUEST_STORE_ID_FIELD_NUMBER: _ClassVar[int]
-    ACTUAL_STORE_ID_FIELD_NUMBER: _ClassVar[int]
-    request_store_id: int
-    actual_store_id: int
-    def __init__(self, request_store_id: _Optional[int] = ..., actual_store_id: _Optional[int] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class RegionNotFound(_message.Message):
-    __slots__ = ("region_id",)
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    region_id: int
-    def __init__(self, region_id: _Optional[int] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class RegionNotInitialized(_message.Message):
-    __slots__ = ("region_id",)
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    region_id: int
-    def __init__(self, region_id: _Optional[int] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class KeyNotInRegion(_message.Message):
-    __slots__ = ("key", "region_id", "start_key", "end_key")
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    START_KEY_FIELD_NUMBER: _ClassVar[int]
-    END_KEY_FIELD_NUMBER: _ClassVar[int]
-    key: bytes
-    region_id: int
-    start_key: bytes
-    end_key: bytes
-    def __init__(self, key: _Optional[bytes] = ..., region_id: _Optional[int] = ..., start_key: _Optional[bytes] = ..., end_key: _Optional[bytes] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class EpochNotMatch(_message.Message):
     __slots__ = ("current_regions",)
@@ -70,70 +52,40 @@ class MaxTimestampNotSynced(_message.Message):
     def __init__(self) -> None: ...
 
 class ReadIndexNotReady(_message.Message):
-    __slots__ = ("reason", "region_id")
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    reason: str
-    region_id: int
-    def __init__(self, reason: _Optional[str] = ..., region_id: _Optional[int] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class ProposalInMergingMode(_message.Message):
-    __slots__ = ("region_id",)
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    region_id: int
-    def __init__(self, region_id: _Optional[int] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class DataIsNotReady(_message.Message):
-    __slots__ = ("region_id", "peer_id", "safe_ts")
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    PEER_ID_FIELD_NUMBER: _ClassVar[int]
-    SAFE_TS_FIELD_NUMBER: _ClassVar[int]
-    region_id: int
-    peer_id: int
-    safe_ts: int
-    def __init__(self, region_id: _Optional[int] = ..., peer_id: _Optional[int] = ..., safe_ts: _Optional[int] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class DiskFull(_message.Message):
-    __slots__ = ("store_id", "reason")
-    STORE_ID_FIELD_NUMBER: _ClassVar[int]
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    store_id: _containers.RepeatedScalarFieldContainer[int]
-    reason: str
-    def __init__(self, store_id: _Optional[_Iterable[int]] = ..., reason: _Optional[str] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class RecoveryInProgress(_message.Message):
-    __slots__ = ("region_id",)
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    region_id: int
-    def __init__(self, region_id: _Optional[int] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class FlashbackInProgress(_message.Message):
-    __slots__ = ("region_id", "flashback_start_ts")
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    FLASHBACK_START_TS_FIELD_NUMBER: _ClassVar[int]
-    region_id: int
-    flashback_start_ts: int
-    def __init__(self, region_id: _Optional[int] = ..., flashback_start_ts: _Optional[int] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class FlashbackNotPrepared(_message.Message):
-    __slots__ = ("region_id",)
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    region_id: int
-    def __init__(self, region_id: _Optional[int] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class IsWitness(_message.Message):
-    __slots__ = ("region_id",)
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    region_id: int
-    def __init__(self, region_id: _Optional[int] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class MismatchPeerId(_message.Message):
-    __slots__ = ("request_peer_id", "store_peer_id")
-    REQUEST_PEER_ID_FIELD_NUMBER: _ClassVar[int]
-    STORE_PEER_ID_FIELD_NUMBER: _ClassVar[int]
-    request_peer_id: int
-    store_peer_id: int
-    def __init__(self, request_peer_id: _Optional[int] = ..., store_peer_id: _Optional[int] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("message", "not_leader", "region_not_found", "key_not_in_region", "epoch_not_match", "server_is_busy", "stale_command", "store_not_match", "max_timestamp_not_synced", "read_index_not_ready", "proposal_in_merging_mode", "data_is_not_ready", "region_not_initialized", "disk_full", "RecoveryInProgress", "FlashbackInProgress", "FlashbackNotPrepared", "is_witness", "mismatch_peer_id")

@@ -90,38 +90,16 @@ class LockInfo(_message.Message):
     def __init__(self, primary_lock: _Optional[bytes] = ..., lock_version: _Optional[int] = ..., key: _Optional[bytes] = ..., lock_ttl: _Optional[int] = ..., txn_size: _Optional[int] = ..., lock_type: _Optional[_Union[Op, str]] = ..., lock_for_update_ts: _Optional[int] = ..., use_async_commit: _Optional[bool] = ..., min_commit_ts: _Optional[int] = ..., secondaries: _Optional[_Iterable[bytes]] = ..., shared_lock_infos: _Optional[_Iterable[_Union[LockInfo, _Mapping]]] = ...) -> None: ...
 
 class WriteConflict(_message.Message):
-    __slots__ = ("start_ts", "conflict_ts", "key", "primary", "conflict_commit_ts")
-    START_TS_FIELD_NUMBER: _ClassVar[int]
-    CONFLICT_TS_FIELD_NUMBER: _ClassVar[int]
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    PRIMARY_FIELD_NUMBER: _ClassVar[int]
-    CONFLICT_COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
-    start_ts: int
-    conflict_ts: int
-    key: bytes
-    primary: bytes
-    conflict_commit_ts: int
-    def __init__(self, start_ts: _Optional[int] = ..., conflict_ts: _Optional[int] = ..., key: _Optional[bytes] = ..., primary: _Optional[bytes] = ..., conflict_commit_ts: _Optional[int] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class CommitTsExpired(_message.Message):
-    __slots__ = ("start_ts", "attempted_commit_ts", "key", "min_commit_ts")
-    START_TS_FIELD_NUMBER: _ClassVar[int]
-    ATTEMPTED_COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    MIN_COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
-    start_ts: int
-    attempted_commit_ts: int
-    key: bytes
-    min_commit_ts: int
-    def __init__(self, start_ts: _Optional[int] = ..., attempted_commit_ts: _Optional[int] = ..., key: _Optional[bytes] = ..., min_commit_ts: _Optional[int] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class TxnNotFound(_message.Message):
-    __slots__ = ("start_ts", "primary_key")
-    START_TS_FIELD_NUMBER: _ClassVar[int]
-    PRIMARY_KEY_FIELD_NUMBER: _ClassVar[int]
-    start_ts: int
-    primary_key: bytes
-    def __init__(self, start_ts: _Optional[int] = ..., primary_key: _Optional[bytes] = ...) -> None: ...
+    __slots__ = ()
+    def __init__(self) -> None: ...
 
 class PrimaryMismatch(_message.Message):
     __slots__ = ("lock_info",)
@@ -187,43 +165,19 @@ class GetResponse(_message.Message):
     not_found: bool
     def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ..., value: _Optional[bytes] = ..., not_found: _Optional[bool] = ...) -> None: ...
 
-class BatchGetRequest(_message.Message):
-    __slots__ = ("context", "keys", "version")
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    KEYS_FIELD_NUMBER: _ClassVar[int]
-    VERSION_FIELD_NUMBER: _ClassVar[int]
-    context: Context
-    keys: _containers.RepeatedScalarFieldContainer[bytes]
-    version: int
-    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., keys: _Optional[_Iterable[bytes]] = ..., version: _Optional[int] = ...) -> None: ...
-
-class BatchGetResponse(_message.Message):
-    __slots__ = ("region_error", "pairs", "error")
-    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
-    PAIRS_FIELD_NUMBER: _ClassVar[int]
-    ERROR_FIELD_NUMBER: _ClassVar[int]
-    region_error: _errorpb_pb2.Error
-    pairs: _containers.RepeatedCompositeFieldContainer[KvPair]
-    error: KeyError
-    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., pairs: _Optional[_Iterable[_Union[KvPair, _Mapping]]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ...) -> None: ...
-
 class ScanRequest(_message.Message):
-    __slots__ = ("context", "start_key", "limit", "version", "key_only", "reverse", "end_key")
+    __slots__ = ("context", "start_key", "limit", "version", "end_key")
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     START_KEY_FIELD_NUMBER: _ClassVar[int]
     LIMIT_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
-    KEY_ONLY_FIELD_NUMBER: _ClassVar[int]
-    REVERSE_FIELD_NUMBER: _ClassVar[int]
     END_KEY_FIELD_NUMBER: _ClassVar[int]
     context: Context
     start_key: bytes
     limit: int
     version: int
-    key_only: bool
-    reverse: bool
     end_key: bytes
-    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., start_key: _Optional[bytes] = ..., limit: _Optional[int] = ..., version: _Optional[int] = ..., key_only: _Optional[bool] = ..., reverse: _Optional[bool] = ..., end_key: _Optional[bytes] = ...) -> None: ...
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., start_key: _Optional[bytes] = ..., limit: _Optional[int] = ..., version: _Optional[int] = ..., end_key: _Optional[bytes] = ...) -> None: ...
 
 class ScanResponse(_message.Message):
     __slots__ = ("region_error", "pairs", "error")
@@ -235,32 +189,8 @@ class ScanResponse(_message.Message):
     error: KeyError
     def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., pairs: _Optional[_Iterable[_Union[KvPair, _Mapping]]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ...) -> None: ...
 
-class ScanLockRequest(_message.Message):
-    __slots__ = ("context", "max_version", "start_key", "limit", "end_key")
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    MAX_VERSION_FIELD_NUMBER: _ClassVar[int]
-    START_KEY_FIELD_NUMBER: _ClassVar[int]
-    LIMIT_FIELD_NUMBER: _ClassVar[int]
-    END_KEY_FIELD_NUMBER: _ClassVar[int]
-    context: Context
-    max_version: int
-    start_key: bytes
-    limit: int
-    end_key: bytes
-    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., max_version: _Optional[int] = ..., start_key: _Optional[bytes] = ..., limit: _Optional[int] = ..., end_key: _Optional[bytes] = ...) -> None: ...
-
-class ScanLockResponse(_message.Message):
-    __slots__ = ("region_error", "error", "locks")
-    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
-    ERROR_FIELD_NUMBER: _ClassVar[int]
-    LOCKS_FIELD_NUMBER: _ClassVar[int]
-    region_error: _errorpb_pb2.Error
-    error: KeyError
-    locks: _containers.RepeatedCompositeFieldContainer[LockInfo]
-    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ..., locks: _Optional[_Iterable[_Union[LockInfo, _Mapping]]] = ...) -> None: ...
-
 class CheckTxnStatusRequest(_message.Message):
-    __slots__ = ("context", "primary_key", "lock_ts", "caller_start_ts", "current_ts", "rollback_if_not_exist", "force_sync_commit", "resolving_pessimistic_lock", "verify_is_primary")
+    __slots__ = ("context", "primary_key", "lock_ts", "caller_start_ts", "current_ts", "rollback_if_not_exist", "force_sync_commit", "verify_is_primary")
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_KEY_FIELD_NUMBER: _ClassVar[int]
     LOCK_TS_FIELD_NUMBER: _ClassVar[int]
@@ -268,7 +198,6 @@ class CheckTxnStatusRequest(_message.Message):
     CURRENT_TS_FIELD_NUMBER: _ClassVar[int]
     ROLLBACK_IF_NOT_EXIST_FIELD_NUMBER: _ClassVar[int]
     FORCE_SYNC_COMMIT_FIELD_NUMBER: _ClassVar[int]
-    RESOLVING_PESSIMISTIC_LOCK_FIELD_NUMBER: _ClassVar[int]
     VERIFY_IS_PRIMARY_FIELD_NUMBER: _ClassVar[int]
     context: Context
     primary_key: bytes
@@ -277,9 +206,8 @@ class CheckTxnStatusRequest(_message.Message):
     current_ts: int
     rollback_if_not_exist: bool
     force_sync_commit: bool
-    resolving_pessimistic_lock: bool
     verify_is_primary: bool
-    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., primary_key: _Optional[bytes] = ..., lock_ts: _Optional[int] = ..., caller_start_ts: _Optional[int] = ..., current_ts: _Optional[int] = ..., rollback_if_not_exist: _Optional[bool] = ..., force_sync_commit: _Optional[bool] = ..., resolving_pessimistic_lock: _Optional[bool] = ..., verify_is_primary: _Optional[bool] = ...) -> None: ...
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., primary_key: _Optional[bytes] = ..., lock_ts: _Optional[int] = ..., caller_start_ts: _Optional[int] = ..., current_ts: _Optional[int] = ..., rollback_if_not_exist: _Optional[bool] = ..., force_sync_commit: _Optional[bool] = ..., verify_is_primary: _Optional[bool] = ...) -> None: ...
 
 class CheckTxnStatusResponse(_message.Message):
     __slots__ = ("region_error", "error", "lock_ttl", "commit_version", "action", "lock_info")
@@ -368,22 +296,18 @@ class MvccGetByKeyRequest(_message.Message):
     def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class MvccWrite(_message.Message):
-    __slots__ = ("type", "start_ts", "commit_ts", "short_value", "has_overlapped_rollback", "has_gc_fence", "gc_fence")
+    __slots__ = ("type", "start_ts", "commit_ts", "short_value", "gc_fence")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     START_TS_FIELD_NUMBER: _ClassVar[int]
     COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
     SHORT_VALUE_FIELD_NUMBER: _ClassVar[int]
-    HAS_OVERLAPPED_ROLLBACK_FIELD_NUMBER: _ClassVar[int]
-    HAS_GC_FENCE_FIELD_NUMBER: _ClassVar[int]
     GC_FENCE_FIELD_NUMBER: _ClassVar[int]
     type: Op
     start_ts: int
     commit_ts: int
     short_value: bytes
-    has_overlapped_rollback: bool
-    has_gc_fence: bool
     gc_fence: int
-    def __init__(self, type: _Optional[_Union[Op, str]] = ..., start_ts: _Optional[int] = ..., commit_ts: _Optional[int] = ..., short_value: _Optional[bytes] = ..., has_overlapped_rollback: _Optional[bool] = ..., has_gc_fence: _Optional[bool] = ..., gc_fence: _Optional[int] = ...) -> None: ...
+    def __init__(self, type: _Optional[_Union[Op, str]] = ..., start_ts: _Optional[int] = ..., commit_ts: _Optional[int] = ..., short_value: _Optional[bytes] = ..., gc_fence: _Optional[int] = ...) -> None: ...
 
 class MvccValue(_message.Message):
     __slots__ = ("start_ts", "value")
@@ -394,12 +318,10 @@ class MvccValue(_message.Message):
     def __init__(self, start_ts: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class MvccLock(_message.Message):
-    __slots__ = ("type", "start_ts")
-    TYPE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("start_ts",)
     START_TS_FIELD_NUMBER: _ClassVar[int]
-    type: Op
     start_ts: int
-    def __init__(self, type: _Optional[_Union[Op, str]] = ..., start_ts: _Optional[int] = ...) -> None: ...
+    def __init__(self, start_ts: _Optional[int] = ...) -> None: ...
 
 class MvccInfo(_message.Message):
     __slots__ = ("lock", "writes", "values")
@@ -432,14 +354,13 @@ class Mutation(_message.Message):
     def __init__(self, op: _Optional[_Union[Op, str]] = ..., key: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class PrewriteRequest(_message.Message):
-    __slots__ = ("context", "mutations", "primary_lock", "start_version", "lock_ttl", "txn_size", "for_update_ts", "min_commit_ts", "use_async_commit", "secondaries")
+    __slots__ = ("context", "mutations", "primary_lock", "start_version", "lock_ttl", "txn_size", "min_commit_ts", "use_async_commit", "secondaries")
     CONTEXT_FIELD_NUMBER: _ClassVar[int]
     MUTATIONS_FIELD_NUMBER: _ClassVar[int]
     PRIMARY_LOCK_FIELD_NUMBER: _ClassVar[int]
     START_VERSION_FIELD_NUMBER: _ClassVar[int]
     LOCK_TTL_FIELD_NUMBER: _ClassVar[int]
     TXN_SIZE_FIELD_NUMBER: _ClassVar[int]
-    FOR_UPDATE_TS_FIELD_NUMBER: _ClassVar[int]
     MIN_COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
     USE_ASYNC_COMMIT_FIELD_NUMBER: _ClassVar[int]
     SECONDARIES_FIELD_NUMBER: _ClassVar[int]
@@ -449,21 +370,18 @@ class PrewriteRequest(_message.Message):
     start_version: int
     lock_ttl: int
     txn_size: int
-    for_update_ts: int
     min_commit_ts: int
     use_async_commit: bool
     secondaries: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., mutations: _Optional[_Iterable[_Union[Mutation, _Mapping]]] = ..., primary_lock: _Optional[bytes] = ..., start_version: _Optional[int] = ..., lock_ttl: _Optional[int] = ..., txn_size: _Optional[int] = ..., for_update_ts: _Optional[int] = ..., min_commit_ts: _Optional[int] = ..., use_async_commit: _Optional[bool] = ..., secondaries: _Optional[_Iterable[bytes]] = ...) -> None: ...
+    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., mutations: _Optional[_Iterable[_Union[Mutation, _Mapping]]] = ..., primary_lock: _Optional[bytes] = ..., start_version: _Optional[int] = ..., lock_ttl: _Optional[int] = ..., txn_size: _Optional[int] = ..., min_commit_ts: _Optional[int] = ..., use_async_commit: _Optional[bool] = ..., secondaries: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class PrewriteResponse(_message.Message):
-    __slots__ = ("region_error", "errors", "min_commit_ts")
+    __slots__ = ("region_error", "errors")
     REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
-    MIN_COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
     region_error: _errorpb_pb2.Error
     errors: _containers.RepeatedCompositeFieldContainer[KeyError]
-    min_commit_ts: int
-    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., errors: _Optional[_Iterable[_Union[KeyError, _Mapping]]] = ..., min_commit_ts: _Optional[int] = ...) -> None: ...
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., errors: _Optional[_Iterable[_Union[KeyError, _Mapping]]] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
     __slots__ = ("context", "start_version", "keys", "commit_version")
@@ -478,51 +396,9 @@ class CommitRequest(_message.Message):
     def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., start_version: _Optional[int] = ..., keys: _Optional[_Iterable[bytes]] = ..., commit_version: _Optional[int] = ...) -> None: ...
 
 class CommitResponse(_message.Message):
-    __slots__ = ("region_error", "error", "commit_version")
+    __slots__ = ("region_error", "error")
     REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
     ERROR_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_VERSION_FIELD_NUMBER: _ClassVar[int]
     region_error: _errorpb_pb2.Error
     error: KeyError
-    commit_version: int
-    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ..., commit_version: _Optional[int] = ...) -> None: ...
-
-class PessimisticLockRequest(_message.Message):
-    __slots__ = ("context", "mutations", "primary_lock", "start_version", "lock_ttl", "for_update_ts")
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    MUTATIONS_FIELD_NUMBER: _ClassVar[int]
-    PRIMARY_LOCK_FIELD_NUMBER: _ClassVar[int]
-    START_VERSION_FIELD_NUMBER: _ClassVar[int]
-    LOCK_TTL_FIELD_NUMBER: _ClassVar[int]
-    FOR_UPDATE_TS_FIELD_NUMBER: _ClassVar[int]
-    context: Context
-    mutations: _containers.RepeatedCompositeFieldContainer[Mutation]
-    primary_lock: bytes
-    start_version: int
-    lock_ttl: int
-    for_update_ts: int
-    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., mutations: _Optional[_Iterable[_Union[Mutation, _Mapping]]] = ..., primary_lock: _Optional[bytes] = ..., start_version: _Optional[int] = ..., lock_ttl: _Optional[int] = ..., for_update_ts: _Optional[int] = ...) -> None: ...
-
-class PessimisticLockResponse(_message.Message):
-    __slots__ = ("region_error", "errors")
-    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
-    ERRORS_FIELD_NUMBER: _ClassVar[int]
-    region_error: _errorpb_pb2.Error
-    errors: _containers.RepeatedCompositeFieldContainer[KeyError]
-    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., errors: _Optional[_Iterable[_Union[KeyError, _Mapping]]] = ...) -> None: ...
-
-class SplitRegionRequest(_message.Message):
-    __slots__ = ("context", "split_keys")
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    SPLIT_KEYS_FIELD_NUMBER: _ClassVar[int]
-    context: Context
-    split_keys: _containers.RepeatedScalarFieldContainer[bytes]
-    def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., split_keys: _Optional[_Iterable[bytes]] = ...) -> None: ...
-
-class SplitRegionResponse(_message.Message):
-    __slots__ = ("region_error", "regions")
-    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
-    REGIONS_FIELD_NUMBER: _ClassVar[int]
-    region_error: _errorpb_pb2.Error
-    regions: _containers.RepeatedCompositeFieldContainer[_metapb_pb2.Region]
-    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., regions: _Optional[_Iterable[_Union[_metapb_pb2.Region, _Mapping]]] = ...) -> None: ...
+    def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ...) -> None: ...

@@ -26,17 +26,17 @@ from pyspark_theflash.tidb.protocol._generated.kvproto import import_sstpb_pb2 a
 from pyspark_theflash.tidb.protocol._generated.kvproto import metapb_pb2 as kvproto_dot_metapb__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kvproto/raft_cmdpb.proto\x12\nraft_cmdpb\x1a\x1akvproto/import_sstpb.proto\x1a\x14kvproto/metapb.proto\"4\n\nPutRequest\x12\n\n\x02\x63\x66\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\"(\n\rDeleteRequest\x12\n\n\x02\x63\x66\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"Y\n\x12\x44\x65leteRangeRequest\x12\n\n\x02\x63\x66\x18\x01 \x01(\t\x12\x11\n\tstart_key\x18\x02 \x01(\x0c\x12\x0f\n\x07\x65nd_key\x18\x03 \x01(\x0c\x12\x13\n\x0bnotify_only\x18\x04 \x01(\x08\"6\n\x10IngestSSTRequest\x12\"\n\x03sst\x18\x01 \x01(\x0b\x32\x15.import_sstpb.SSTMeta\"\xe8\x01\n\x07Request\x12%\n\x08\x63md_type\x18\x01 \x01(\x0e\x32\x13.raft_cmdpb.CmdType\x12#\n\x03put\x18\x04 \x01(\x0b\x32\x16.raft_cmdpb.PutRequest\x12)\n\x06\x64\x65lete\x18\x05 \x01(\x0b\x32\x19.raft_cmdpb.DeleteRequest\x12\x34\n\x0c\x64\x65lete_range\x18\x08 \x01(\x0b\x32\x1e.raft_cmdpb.DeleteRangeRequest\x12\x30\n\ningest_sst\x18\t \x01(\x0b\x32\x1c.raft_cmdpb.IngestSSTRequest\"/\n\x11\x43hangePeerRequest\x12\x1a\n\x04peer\x18\x02 \x01(\x0b\x32\x0c.metapb.Peer\"4\n\x12\x43hangePeerResponse\x12\x1e\n\x06region\x18\x01 \x01(\x0b\x32\x0e.metapb.Region\"E\n\x13\x43hangePeerV2Request\x12.\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1d.raft_cmdpb.ChangePeerRequest\"6\n\x14\x43hangePeerV2Response\x12\x1e\n\x06region\x18\x01 \x01(\x0b\x32\x0e.metapb.Region\"d\n\x0cSplitRequest\x12\x11\n\tsplit_key\x18\x01 \x01(\x0c\x12\x15\n\rnew_region_id\x18\x02 \x01(\x04\x12\x14\n\x0cnew_peer_ids\x18\x03 \x03(\x04\x12\x14\n\x0cright_derive\x18\x04 \x01(\x08\"L\n\rSplitResponse\x12\x1c\n\x04left\x18\x01 \x01(\x0b\x32\x0e.metapb.Region\x12\x1d\n\x05right\x18\x02 \x01(\x0b\x32\x0e.metapb.Region\"U\n\x11\x42\x61tchSplitRequest\x12*\n\x08requests\x18\x01 \x03(\x0b\x32\x18.raft_cmdpb.SplitRequest\x12\x14\n\x0cright_derive\x18\x02 \x01(\x08\"5\n\x12\x42\x61tchSplitResponse\x12\x1f\n\x07regions\x18\x01 \x03(\x0b\x32\x0e.metapb.Region\"@\n\x11\x43ompactLogRequest\x12\x15\n\rcompact_index\x18\x01 \x01(\x04\x12\x14\n\x0c\x63ompact_term\x18\x02 \x01(\x04\"3\n\x15TransferLeaderRequest\x12\x1a\n\x04peer\x18\x01 \x01(\x0b\x32\x0c.metapb.Peer\"%\n\x12\x43omputeHashRequest\x12\x0f\n\x07\x63ontext\x18\x01 \x01(\x0c\"A\n\x11VerifyHashRequest\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04hash\x18\x02 \x01(\x0c\x12\x0f\n\x07\x63ontext\x18\x03 \x01(\x0c\"H\n\x13PrepareMergeRequest\x12\x11\n\tmin_index\x18\x01 \x01(\x04\x12\x1e\n\x06target\x18\x02 \x01(\x0b\x32\x0e.metapb.Region\"D\n\x12\x43ommitMergeRequest\x12\x1e\n\x06source\x18\x01 \x01(\x0b\x32\x0e.metapb.Region\x12\x0e\n\x06\x63ommit\x18\x02 \x01(\x04\"&\n\x14RollbackMergeRequest\x12\x0e\n\x06\x63ommit\x18\x01 \x01(\x04\"\x81\x05\n\x0c\x41\x64minRequest\x12*\n\x08\x63md_type\x18\x01 \x01(\x0e\x32\x18.raft_cmdpb.AdminCmdType\x12\x32\n\x0b\x63hange_peer\x18\x02 \x01(\x0b\x32\x1d.raft_cmdpb.ChangePeerRequest\x12\'\n\x05split\x18\x03 \x01(\x0b\x32\x18.raft_cmdpb.SplitRequest\x12\x32\n\x0b\x63ompact_log\x18\x04 \x01(\x0b\x32\x1d.raft_cmdpb.CompactLogRequest\x12:\n\x0ftransfer_leader\x18\x05 \x01(\x0b\x32!.raft_cmdpb.TransferLeaderRequest\x12\x32\n\x0bverify_hash\x18\x06 \x01(\x0b\x32\x1d.raft_cmdpb.VerifyHashRequest\x12\x36\n\rprepare_merge\x18\x07 \x01(\x0b\x32\x1f.raft_cmdpb.PrepareMergeRequest\x12\x34\n\x0c\x63ommit_merge\x18\x08 \x01(\x0b\x32\x1e.raft_cmdpb.CommitMergeRequest\x12\x38\n\x0erollback_merge\x18\t \x01(\x0b\x32 .raft_cmdpb.RollbackMergeRequest\x12-\n\x06splits\x18\n \x01(\x0b\x32\x1d.raft_cmdpb.BatchSplitRequest\x12\x37\n\x0e\x63hange_peer_v2\x18\x0b \x01(\x0b\x32\x1f.raft_cmdpb.ChangePeerV2Request\x12\x34\n\x0c\x63ompute_hash\x18\x0c \x01(\x0b\x32\x1e.raft_cmdpb.ComputeHashRequest\"\x84\x02\n\rAdminResponse\x12*\n\x08\x63md_type\x18\x01 \x01(\x0e\x32\x18.raft_cmdpb.AdminCmdType\x12\x33\n\x0b\x63hange_peer\x18\x02 \x01(\x0b\x32\x1e.raft_cmdpb.ChangePeerResponse\x12(\n\x05split\x18\x03 \x01(\x0b\x32\x19.raft_cmdpb.SplitResponse\x12.\n\x06splits\x18\n \x01(\x0b\x32\x1e.raft_cmdpb.BatchSplitResponse\x12\x38\n\x0e\x63hange_peer_v2\x18\x0b \x01(\x0b\x32 .raft_cmdpb.ChangePeerV2Response*{\n\x07\x43mdType\x12\x0b\n\x07Invalid\x10\x00\x12\x07\n\x03Get\x10\x01\x12\x07\n\x03Put\x10\x03\x12\n\n\x06\x44\x65lete\x10\x04\x12\x08\n\x04Snap\x10\x05\x12\x0c\n\x08Prewrite\x10\x06\x12\x0f\n\x0b\x44\x65leteRange\x10\x07\x12\r\n\tIngestSST\x10\x08\x12\r\n\tReadIndex\x10\t*\xad\x02\n\x0c\x41\x64minCmdType\x12\x10\n\x0cInvalidAdmin\x10\x00\x12\x0e\n\nChangePeer\x10\x01\x12\t\n\x05Split\x10\x02\x12\x0e\n\nCompactLog\x10\x03\x12\x12\n\x0eTransferLeader\x10\x04\x12\x0f\n\x0b\x43omputeHash\x10\x05\x12\x0e\n\nVerifyHash\x10\x06\x12\x10\n\x0cPrepareMerge\x10\x07\x12\x0f\n\x0b\x43ommitMerge\x10\x08\x12\x11\n\rRollbackMerge\x10\t\x12\x0e\n\nBatchSplit\x10\n\x12\x10\n\x0c\x43hangePeerV2\x10\x0b\x12\x14\n\x10PrepareFlashback\x10\x0c\x12\x13\n\x0f\x46inishFlashback\x10\r\x12\x16\n\x12\x42\x61tchSwitchWitness\x10\x0e\x12\x10\n\x0cUpdateGcPeer\x10\x0f\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18kvproto/raft_cmdpb.proto\x12\nraft_cmdpb\x1a\x1akvproto/import_sstpb.proto\x1a\x14kvproto/metapb.proto\"4\n\nPutRequest\x12\n\n\x02\x63\x66\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\x12\r\n\x05value\x18\x03 \x01(\x0c\"(\n\rDeleteRequest\x12\n\n\x02\x63\x66\x18\x01 \x01(\t\x12\x0b\n\x03key\x18\x02 \x01(\x0c\"Y\n\x12\x44\x65leteRangeRequest\x12\n\n\x02\x63\x66\x18\x01 \x01(\t\x12\x11\n\tstart_key\x18\x02 \x01(\x0c\x12\x0f\n\x07\x65nd_key\x18\x03 \x01(\x0c\x12\x13\n\x0bnotify_only\x18\x04 \x01(\x08\"6\n\x10IngestSSTRequest\x12\"\n\x03sst\x18\x01 \x01(\x0b\x32\x15.import_sstpb.SSTMeta\"\xe8\x01\n\x07Request\x12%\n\x08\x63md_type\x18\x01 \x01(\x0e\x32\x13.raft_cmdpb.CmdType\x12#\n\x03put\x18\x04 \x01(\x0b\x32\x16.raft_cmdpb.PutRequest\x12)\n\x06\x64\x65lete\x18\x05 \x01(\x0b\x32\x19.raft_cmdpb.DeleteRequest\x12\x34\n\x0c\x64\x65lete_range\x18\x08 \x01(\x0b\x32\x1e.raft_cmdpb.DeleteRangeRequest\x12\x30\n\ningest_sst\x18\t \x01(\x0b\x32\x1c.raft_cmdpb.IngestSSTRequest\"4\n\x12\x43hangePeerResponse\x12\x1e\n\x06region\x18\x01 \x01(\x0b\x32\x0e.metapb.Region\"6\n\x14\x43hangePeerV2Response\x12\x1e\n\x06region\x18\x01 \x01(\x0b\x32\x0e.metapb.Region\"L\n\rSplitResponse\x12\x1c\n\x04left\x18\x01 \x01(\x0b\x32\x0e.metapb.Region\x12\x1d\n\x05right\x18\x02 \x01(\x0b\x32\x0e.metapb.Region\"5\n\x12\x42\x61tchSplitResponse\x12\x1f\n\x07regions\x18\x01 \x03(\x0b\x32\x0e.metapb.Region\"@\n\x11\x43ompactLogRequest\x12\x15\n\rcompact_index\x18\x01 \x01(\x04\x12\x14\n\x0c\x63ompact_term\x18\x02 \x01(\x04\"H\n\x13PrepareMergeRequest\x12\x11\n\tmin_index\x18\x01 \x01(\x04\x12\x1e\n\x06target\x18\x02 \x01(\x0b\x32\x0e.metapb.Region\"D\n\x12\x43ommitMergeRequest\x12\x1e\n\x06source\x18\x01 \x01(\x0b\x32\x0e.metapb.Region\x12\x0e\n\x06\x63ommit\x18\x02 \x01(\x04\"\xdc\x01\n\x0c\x41\x64minRequest\x12*\n\x08\x63md_type\x18\x01 \x01(\x0e\x32\x18.raft_cmdpb.AdminCmdType\x12\x32\n\x0b\x63ompact_log\x18\x04 \x01(\x0b\x32\x1d.raft_cmdpb.CompactLogRequest\x12\x36\n\rprepare_merge\x18\x07 \x01(\x0b\x32\x1f.raft_cmdpb.PrepareMergeRequest\x12\x34\n\x0c\x63ommit_merge\x18\x08 \x01(\x0b\x32\x1e.raft_cmdpb.CommitMergeRequest\"\xd8\x01\n\rAdminResponse\x12\x33\n\x0b\x63hange_peer\x18\x02 \x01(\x0b\x32\x1e.raft_cmdpb.ChangePeerResponse\x12(\n\x05split\x18\x03 \x01(\x0b\x32\x19.raft_cmdpb.SplitResponse\x12.\n\x06splits\x18\n \x01(\x0b\x32\x1e.raft_cmdpb.BatchSplitResponse\x12\x38\n\x0e\x63hange_peer_v2\x18\x0b \x01(\x0b\x32 .raft_cmdpb.ChangePeerV2Response*{\n\x07\x43mdType\x12\x0b\n\x07Invalid\x10\x00\x12\x07\n\x03Get\x10\x01\x12\x07\n\x03Put\x10\x03\x12\n\n\x06\x44\x65lete\x10\x04\x12\x08\n\x04Snap\x10\x05\x12\x0c\n\x08Prewrite\x10\x06\x12\x0f\n\x0b\x44\x65leteRange\x10\x07\x12\r\n\tIngestSST\x10\x08\x12\r\n\tReadIndex\x10\t*\xad\x02\n\x0c\x41\x64minCmdType\x12\x10\n\x0cInvalidAdmin\x10\x00\x12\x0e\n\nChangePeer\x10\x01\x12\t\n\x05Split\x10\x02\x12\x0e\n\nCompactLog\x10\x03\x12\x12\n\x0eTransferLeader\x10\x04\x12\x0f\n\x0b\x43omputeHash\x10\x05\x12\x0e\n\nVerifyHash\x10\x06\x12\x10\n\x0cPrepareMerge\x10\x07\x12\x0f\n\x0b\x43ommitMerge\x10\x08\x12\x11\n\rRollbackMerge\x10\t\x12\x0e\n\nBatchSplit\x10\n\x12\x10\n\x0c\x43hangePeerV2\x10\x0b\x12\x14\n\x10PrepareFlashback\x10\x0c\x12\x13\n\x0f\x46inishFlashback\x10\r\x12\x16\n\x12\x42\x61tchSwitchWitness\x10\x0e\x12\x10\n\x0cUpdateGcPeer\x10\x0f\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvproto.raft_cmdpb_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CMDTYPE']._serialized_start=2436
-  _globals['_CMDTYPE']._serialized_end=2559
-  _globals['_ADMINCMDTYPE']._serialized_start=2562
-  _globals['_ADMINCMDTYPE']._serialized_end=2863
+  _globals['_CMDTYPE']._serialized_start=1463
+  _globals['_CMDTYPE']._serialized_end=1586
+  _globals['_ADMINCMDTYPE']._serialized_start=1589
+  _globals['_ADMINCMDTYPE']._serialized_end=1890
   _globals['_PUTREQUEST']._serialized_start=90
   _globals['_PUTREQUEST']._serialized_end=142
   _globals['_DELETEREQUEST']._serialized_start=144
@@ -47,38 +47,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INGESTSSTREQUEST']._serialized_end=331
   _globals['_REQUEST']._serialized_start=334
   _globals['_REQUEST']._serialized_end=566
-  _globals['_CHANGEPEERREQUEST']._serialized_start=568
-  _globals['_CHANGEPEERREQUEST']._serialized_end=615
-  _globals['_CHANGEPEERRESPONSE']._serialized_start=617
-  _globals['_CHANGEPEERRESPONSE']._serialized_end=669
-  _globals['_CHANGEPEERV2REQUEST']._serialized_start=671
-  _globals['_CHANGEPEERV2REQUEST']._serialized_end=740
-  _globals['_CHANGEPEERV2RESPONSE']._serialized_start=742
-  _globals['_CHANGEPEERV2RESPONSE']._serialized_end=796
-  _globals['_SPLITREQUEST']._serialized_start=798
-  _globals['_SPLITREQUEST']._serialized_end=898
-  _globals['_SPLITRESPONSE']._serialized_start=900
-  _globals['_SPLITRESPONSE']._serialized_end=976
-  _globals['_BATCHSPLITREQUEST']._serialized_start=978
-  _globals['_BATCHSPLITREQUEST']._serialized_end=1063
-  _globals['_BATCHSPLITRESPONSE']._serialized_start=1065
-  _globals['_BATCHSPLITRESPONSE']._serialized_end=1118
-  _globals['_COMPACTLOGREQUEST']._serialized_start=1120
-  _globals['_COMPACTLOGREQUEST']._serialized_end=1184
-  _globals['_TRANSFERLEADERREQUEST']._serialized_start=1186
-  _globals['_TRANSFERLEADERREQUEST']._serialized_end=1237
-  _globals['_COMPUTEHASHREQUEST']._serialized_start=1239
-  _globals['_COMPUTEHASHREQUEST']._serialized_end=1276
-  _globals['_VERIFYHASHREQUEST']._serialized_start=1278
-  _globals['_VERIFYHASHREQUEST']._serialized_end=1343
-  _globals['_PREPAREMERGEREQUEST']._serialized_start=1345
-  _globals['_PREPAREMERGEREQUEST']._serialized_end=1417
-  _globals['_COMMITMERGEREQUEST']._serialized_start=1419
-  _globals['_COMMITMERGEREQUEST']._serialized_end=1487
-  _globals['_ROLLBACKMERGEREQUEST']._serialized_start=1489
-  _globals['_ROLLBACKMERGEREQUEST']._serialized_end=1527
-  _globals['_ADMINREQUEST']._serialized_start=1530
-  _globals['_ADMINREQUEST']._serialized_end=2171
-  _globals['_ADMINRESPONSE']._serialized_start=2174
-  _globals['_ADMINRESPONSE']._serialized_end=2434
+  _globals['_CHANGEPEERRESPONSE']._serialized_start=568
+  _globals['_CHANGEPEERRESPONSE']._serialized_end=620
+  _globals['_CHANGEPEERV2RESPONSE']._serialized_start=622
+  _globals['_CHANGEPEERV2RESPONSE']._serialized_end=676
+  _globals['_SPLITRESPONSE']._serialized_start=678
+  _globals['_SPLITRESPONSE']._serialized_end=754
+  _globals['_BATCHSPLITRESPONSE']._serialized_start=756
+  _globals['_BATCHSPLITRESPONSE']._serialized_end=809
+  _globals['_COMPACTLOGREQUEST']._serialized_start=811
+  _globals['_COMPACTLOGREQUEST']._serialized_end=875
+  _globals['_PREPAREMERGEREQUEST']._serialized_start=877
+  _globals['_PREPAREMERGEREQUEST']._serialized_end=949
+  _globals['_COMMITMERGEREQUEST']._serialized_start=951
+  _globals['_COMMITMERGEREQUEST']._serialized_end=1019
+  _globals['_ADMINREQUEST']._serialized_start=1022
+  _globals['_ADMINREQUEST']._serialized_end=1242
+  _globals['_ADMINRESPONSE']._serialized_start=1245
+  _globals['_ADMINRESPONSE']._serialized_end=1461
 # @@protoc_insertion_point(module_scope)

@@ -115,41 +115,17 @@ class Request(_message.Message):
     ingest_sst: IngestSSTRequest
     def __init__(self, cmd_type: _Optional[_Union[CmdType, str]] = ..., put: _Optional[_Union[PutRequest, _Mapping]] = ..., delete: _Optional[_Union[DeleteRequest, _Mapping]] = ..., delete_range: _Optional[_Union[DeleteRangeRequest, _Mapping]] = ..., ingest_sst: _Optional[_Union[IngestSSTRequest, _Mapping]] = ...) -> None: ...
 
-class ChangePeerRequest(_message.Message):
-    __slots__ = ("peer",)
-    PEER_FIELD_NUMBER: _ClassVar[int]
-    peer: _metapb_pb2.Peer
-    def __init__(self, peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ...) -> None: ...
-
 class ChangePeerResponse(_message.Message):
     __slots__ = ("region",)
     REGION_FIELD_NUMBER: _ClassVar[int]
     region: _metapb_pb2.Region
     def __init__(self, region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ...) -> None: ...
 
-class ChangePeerV2Request(_message.Message):
-    __slots__ = ("changes",)
-    CHANGES_FIELD_NUMBER: _ClassVar[int]
-    changes: _containers.RepeatedCompositeFieldContainer[ChangePeerRequest]
-    def __init__(self, changes: _Optional[_Iterable[_Union[ChangePeerRequest, _Mapping]]] = ...) -> None: ...
-
 class ChangePeerV2Response(_message.Message):
     __slots__ = ("region",)
     REGION_FIELD_NUMBER: _ClassVar[int]
     region: _metapb_pb2.Region
     def __init__(self, region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ...) -> None: ...
-
-class SplitRequest(_message.Message):
-    __slots__ = ("split_key", "new_region_id", "new_peer_ids", "right_derive")
-    SPLIT_KEY_FIELD_NUMBER: _ClassVar[int]
-    NEW_REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    NEW_PEER_IDS_FIELD_NUMBER: _ClassVar[int]
-    RIGHT_DERIVE_FIELD_NUMBER: _ClassVar[int]
-    split_key: bytes
-    new_region_id: int
-    new_peer_ids: _containers.RepeatedScalarFieldContainer[int]
-    right_derive: bool
-    def __init__(self, split_key: _Optional[bytes] = ..., new_region_id: _Optional[int] = ..., new_peer_ids: _Optional[_Iterable[int]] = ..., right_derive: _Optional[bool] = ...) -> None: ...
 
 class SplitResponse(_message.Message):
     __slots__ = ("left", "right")
@@ -158,14 +134,6 @@ class SplitResponse(_message.Message):
     left: _metapb_pb2.Region
     right: _metapb_pb2.Region
     def __init__(self, left: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., right: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ...) -> None: ...
-
-class BatchSplitRequest(_message.Message):
-    __slots__ = ("requests", "right_derive")
-    REQUESTS_FIELD_NUMBER: _ClassVar[int]
-    RIGHT_DERIVE_FIELD_NUMBER: _ClassVar[int]
-    requests: _containers.RepeatedCompositeFieldContainer[SplitRequest]
-    right_derive: bool
-    def __init__(self, requests: _Optional[_Iterable[_Union[SplitRequest, _Mapping]]] = ..., right_derive: _Optional[bool] = ...) -> None: ...
 
 class BatchSplitResponse(_message.Message):
     __slots__ = ("regions",)
@@ -180,28 +148,6 @@ class CompactLogRequest(_message.Message):
     compact_index: int
     compact_term: int
     def __init__(self, compact_index: _Optional[int] = ..., compact_term: _Optional[int] = ...) -> None: ...
-
-class TransferLeaderRequest(_message.Message):
-    __slots__ = ("peer",)
-    PEER_FIELD_NUMBER: _ClassVar[int]
-    peer: _metapb_pb2.Peer
-    def __init__(self, peer: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ...) -> None: ...
-
-class ComputeHashRequest(_message.Message):
-    __slots__ = ("context",)
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    context: bytes
-    def __init__(self, context: _Optional[bytes] = ...) -> None: ...
-
-class VerifyHashRequest(_message.Message):
-    __slots__ = ("index", "hash", "context")
-    INDEX_FIELD_NUMBER: _ClassVar[int]
-    HASH_FIELD_NUMBER: _ClassVar[int]
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    index: int
-    hash: bytes
-    context: bytes
-    def __init__(self, index: _Optional[int] = ..., hash: _Optional[bytes] = ..., context: _Optional[bytes] = ...) -> None: ...
 
 class PrepareMergeRequest(_message.Message):
     __slots__ = ("min_index", "target")
@@ -219,50 +165,26 @@ class CommitMergeRequest(_message.Message):
     commit: int
     def __init__(self, source: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., commit: _Optional[int] = ...) -> None: ...
 
-class RollbackMergeRequest(_message.Message):
-    __slots__ = ("commit",)
-    COMMIT_FIELD_NUMBER: _ClassVar[int]
-    commit: int
-    def __init__(self, commit: _Optional[int] = ...) -> None: ...
-
 class AdminRequest(_message.Message):
-    __slots__ = ("cmd_type", "change_peer", "split", "compact_log", "transfer_leader", "verify_hash", "prepare_merge", "commit_merge", "rollback_merge", "splits", "change_peer_v2", "compute_hash")
+    __slots__ = ("cmd_type", "compact_log", "prepare_merge", "commit_merge")
     CMD_TYPE_FIELD_NUMBER: _ClassVar[int]
-    CHANGE_PEER_FIELD_NUMBER: _ClassVar[int]
-    SPLIT_FIELD_NUMBER: _ClassVar[int]
     COMPACT_LOG_FIELD_NUMBER: _ClassVar[int]
-    TRANSFER_LEADER_FIELD_NUMBER: _ClassVar[int]
-    VERIFY_HASH_FIELD_NUMBER: _ClassVar[int]
     PREPARE_MERGE_FIELD_NUMBER: _ClassVar[int]
     COMMIT_MERGE_FIELD_NUMBER: _ClassVar[int]
-    ROLLBACK_MERGE_FIELD_NUMBER: _ClassVar[int]
-    SPLITS_FIELD_NUMBER: _ClassVar[int]
-    CHANGE_PEER_V2_FIELD_NUMBER: _ClassVar[int]
-    COMPUTE_HASH_FIELD_NUMBER: _ClassVar[int]
     cmd_type: AdminCmdType
-    change_peer: ChangePeerRequest
-    split: SplitRequest
     compact_log: CompactLogRequest
-    transfer_leader: TransferLeaderRequest
-    verify_hash: VerifyHashRequest
     prepare_merge: PrepareMergeRequest
     commit_merge: CommitMergeRequest
-    rollback_merge: RollbackMergeRequest
-    splits: BatchSplitRequest
-    change_peer_v2: ChangePeerV2Request
-    compute_hash: ComputeHashRequest
-    def __init__(self, cmd_type: _Optional[_Union[AdminCmdType, str]] = ..., change_peer: _Optional[_Union[ChangePeerRequest, _Mapping]] = ..., split: _Optional[_Union[SplitRequest, _Mapping]] = ..., compact_log: _Optional[_Union[CompactLogRequest, _Mapping]] = ..., transfer_leader: _Optional[_Union[TransferLeaderRequest, _Mapping]] = ..., verify_hash: _Optional[_Union[VerifyHashRequest, _Mapping]] = ..., prepare_merge: _Optional[_Union[PrepareMergeRequest, _Mapping]] = ..., commit_merge: _Optional[_Union[CommitMergeRequest, _Mapping]] = ..., rollback_merge: _Optional[_Union[RollbackMergeRequest, _Mapping]] = ..., splits: _Optional[_Union[BatchSplitRequest, _Mapping]] = ..., change_peer_v2: _Optional[_Union[ChangePeerV2Request, _Mapping]] = ..., compute_hash: _Optional[_Union[ComputeHashRequest, _Mapping]] = ...) -> None: ...
+    def __init__(self, cmd_type: _Optional[_Union[AdminCmdType, str]] = ..., compact_log: _Optional[_Union[CompactLogRequest, _Mapping]] = ..., prepare_merge: _Optional[_Union[PrepareMergeRequest, _Mapping]] = ..., commit_merge: _Optional[_Union[CommitMergeRequest, _Mapping]] = ...) -> None: ...
 
 class AdminResponse(_message.Message):
-    __slots__ = ("cmd_type", "change_peer", "split", "splits", "change_peer_v2")
-    CMD_TYPE_FIELD_NUMBER: _ClassVar[int]
+    __slots__ = ("change_peer", "split", "splits", "change_peer_v2")
     CHANGE_PEER_FIELD_NUMBER: _ClassVar[int]
     SPLIT_FIELD_NUMBER: _ClassVar[int]
     SPLITS_FIELD_NUMBER: _ClassVar[int]
     CHANGE_PEER_V2_FIELD_NUMBER: _ClassVar[int]
-    cmd_type: AdminCmdType
     change_peer: ChangePeerResponse
     split: SplitResponse
     splits: BatchSplitResponse
     change_peer_v2: ChangePeerV2Response
-    def __init__(self, cmd_type: _Optional[_Union[AdminCmdType, str]] = ..., change_peer: _Optional[_Union[ChangePeerResponse, _Mapping]] = ..., split: _Optional[_Union[SplitResponse, _Mapping]] = ..., splits: _Optional[_Union[BatchSplitResponse, _Mapping]] = ..., change_peer_v2: _Optional[_Union[ChangePeerV2Response, _Mapping]] = ...) -> None: ...
+    def __init__(self, change_peer: _Optional[_Union[ChangePeerResponse, _Mapping]] = ..., split: _Optional[_Union[SplitResponse, _Mapping]] = ..., splits: _Optional[_Union[BatchSplitResponse, _Mapping]] = ..., change_peer_v2: _Optional[_Union[ChangePeerV2Response, _Mapping]] = ...) -> None: ...

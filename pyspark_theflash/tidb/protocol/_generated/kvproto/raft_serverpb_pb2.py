@@ -25,23 +25,23 @@ _sym_db = _symbol_database.Default()
 from pyspark_theflash.tidb.protocol._generated.kvproto import metapb_pb2 as kvproto_dot_metapb__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkvproto/raft_serverpb.proto\x12\rraft_serverpb\x1a\x14kvproto/metapb.proto\"1\n\x12RaftTruncatedState\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\"&\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"\xa9\x01\n\x0eRaftApplyState\x12\x15\n\rapplied_index\x18\x01 \x01(\x04\x12\x19\n\x11last_commit_index\x18\x03 \x01(\x04\x12\x14\n\x0c\x63ommit_index\x18\x04 \x01(\x04\x12\x13\n\x0b\x63ommit_term\x18\x05 \x01(\x04\x12:\n\x0ftruncated_state\x18\x02 \x01(\x0b\x32!.raft_serverpb.RaftTruncatedState\"O\n\nMergeState\x12\x11\n\tmin_index\x18\x01 \x01(\x04\x12\x1e\n\x06target\x18\x02 \x01(\x0b\x32\x0e.metapb.Region\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\"\x8b\x01\n\x10RegionLocalState\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.raft_serverpb.PeerState\x12\x1e\n\x06region\x18\x02 \x01(\x0b\x32\x0e.metapb.Region\x12.\n\x0bmerge_state\x18\x03 \x01(\x0b\x32\x19.raft_serverpb.MergeState*R\n\tPeerState\x12\n\n\x06Normal\x10\x00\x12\x0c\n\x08\x41pplying\x10\x01\x12\r\n\tTombstone\x10\x02\x12\x0b\n\x07Merging\x10\x03\x12\x0f\n\x0bUnavailable\x10\x04\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bkvproto/raft_serverpb.proto\x12\rraft_serverpb\x1a\x14kvproto/metapb.proto\"1\n\x12RaftTruncatedState\x12\r\n\x05index\x18\x01 \x01(\x04\x12\x0c\n\x04term\x18\x02 \x01(\x04\"&\n\x08KeyValue\x12\x0b\n\x03key\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"c\n\x0eRaftApplyState\x12\x15\n\rapplied_index\x18\x01 \x01(\x04\x12:\n\x0ftruncated_state\x18\x02 \x01(\x0b\x32!.raft_serverpb.RaftTruncatedState\"O\n\nMergeState\x12\x11\n\tmin_index\x18\x01 \x01(\x04\x12\x1e\n\x06target\x18\x02 \x01(\x0b\x32\x0e.metapb.Region\x12\x0e\n\x06\x63ommit\x18\x03 \x01(\x04\"\x8b\x01\n\x10RegionLocalState\x12\'\n\x05state\x18\x01 \x01(\x0e\x32\x18.raft_serverpb.PeerState\x12\x1e\n\x06region\x18\x02 \x01(\x0b\x32\x0e.metapb.Region\x12.\n\x0bmerge_state\x18\x03 \x01(\x0b\x32\x19.raft_serverpb.MergeState*R\n\tPeerState\x12\n\n\x06Normal\x10\x00\x12\x0c\n\x08\x41pplying\x10\x01\x12\r\n\tTombstone\x10\x02\x12\x0b\n\x07Merging\x10\x03\x12\x0f\n\x0bUnavailable\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'kvproto.raft_serverpb_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_PEERSTATE']._serialized_start=554
-  _globals['_PEERSTATE']._serialized_end=636
+  _globals['_PEERSTATE']._serialized_start=483
+  _globals['_PEERSTATE']._serialized_end=565
   _globals['_RAFTTRUNCATEDSTATE']._serialized_start=68
   _globals['_RAFTTRUNCATEDSTATE']._serialized_end=117
   _globals['_KEYVALUE']._serialized_start=119
   _globals['_KEYVALUE']._serialized_end=157
-  _globals['_RAFTAPPLYSTATE']._serialized_start=160
-  _globals['_RAFTAPPLYSTATE']._serialized_end=329
-  _globals['_MERGESTATE']._serialized_start=331
-  _globals['_MERGESTATE']._serialized_end=410
-  _globals['_REGIONLOCALSTATE']._serialized_start=413
-  _globals['_REGIONLOCALSTATE']._serialized_end=552
+  _globals['_RAFTAPPLYSTATE']._serialized_start=159
+  _globals['_RAFTAPPLYSTATE']._serialized_end=258
+  _globals['_MERGESTATE']._serialized_start=260
+  _globals['_MERGESTATE']._serialized_end=339
+  _globals['_REGIONLOCALSTATE']._serialized_start=342
+  _globals['_REGIONLOCALSTATE']._serialized_end=481
 # @@protoc_insertion_point(module_scope)

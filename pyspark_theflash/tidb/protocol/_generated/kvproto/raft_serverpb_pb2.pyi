@@ -37,18 +37,12 @@ class KeyValue(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class RaftApplyState(_message.Message):
-    __slots__ = ("applied_index", "last_commit_index", "commit_index", "commit_term", "truncated_state")
+    __slots__ = ("applied_index", "truncated_state")
     APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
-    LAST_COMMIT_INDEX_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_INDEX_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_TERM_FIELD_NUMBER: _ClassVar[int]
     TRUNCATED_STATE_FIELD_NUMBER: _ClassVar[int]
     applied_index: int
-    last_commit_index: int
-    commit_index: int
-    commit_term: int
     truncated_state: RaftTruncatedState
-    def __init__(self, applied_index: _Optional[int] = ..., last_commit_index: _Optional[int] = ..., commit_index: _Optional[int] = ..., commit_term: _Optional[int] = ..., truncated_state: _Optional[_Union[RaftTruncatedState, _Mapping]] = ...) -> None: ...
+    def __init__(self, applied_index: _Optional[int] = ..., truncated_state: _Optional[_Union[RaftTruncatedState, _Mapping]] = ...) -> None: ...
 
 class MergeState(_message.Message):
     __slots__ = ("min_index", "target", "commit")

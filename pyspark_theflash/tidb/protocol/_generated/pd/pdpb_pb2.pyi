@@ -8,12 +8,10 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RequestHeader(_message.Message):
-    __slots__ = ("cluster_id", "sender_id")
+    __slots__ = ("cluster_id",)
     CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
-    SENDER_ID_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
-    sender_id: int
-    def __init__(self, cluster_id: _Optional[int] = ..., sender_id: _Optional[int] = ...) -> None: ...
+    def __init__(self, cluster_id: _Optional[int] = ...) -> None: ...
 
 class ResponseHeader(_message.Message):
     __slots__ = ("cluster_id", "error")
@@ -32,16 +30,12 @@ class Error(_message.Message):
     def __init__(self, type: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Member(_message.Message):
-    __slots__ = ("name", "member_id", "peer_urls", "client_urls")
+    __slots__ = ("name", "client_urls")
     NAME_FIELD_NUMBER: _ClassVar[int]
-    MEMBER_ID_FIELD_NUMBER: _ClassVar[int]
-    PEER_URLS_FIELD_NUMBER: _ClassVar[int]
     CLIENT_URLS_FIELD_NUMBER: _ClassVar[int]
     name: str
-    member_id: int
-    peer_urls: _containers.RepeatedScalarFieldContainer[str]
     client_urls: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, name: _Optional[str] = ..., member_id: _Optional[int] = ..., peer_urls: _Optional[_Iterable[str]] = ..., client_urls: _Optional[_Iterable[str]] = ...) -> None: ...
+    def __init__(self, name: _Optional[str] = ..., client_urls: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetMembersRequest(_message.Message):
     __slots__ = ("header",)
@@ -112,16 +106,12 @@ class UpdateServiceGCSafePointRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., service_id: _Optional[bytes] = ..., TTL: _Optional[int] = ..., safe_point: _Optional[int] = ...) -> None: ...
 
 class UpdateServiceGCSafePointResponse(_message.Message):
-    __slots__ = ("header", "service_id", "TTL", "min_safe_point")
+    __slots__ = ("header", "min_safe_point")
     HEADER_FIELD_NUMBER: _ClassVar[int]
-    SERVICE_ID_FIELD_NUMBER: _ClassVar[int]
-    TTL_FIELD_NUMBER: _ClassVar[int]
     MIN_SAFE_POINT_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
-    service_id: bytes
-    TTL: int
     min_safe_point: int
-    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., service_id: _Optional[bytes] = ..., TTL: _Optional[int] = ..., min_safe_point: _Optional[int] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., min_safe_point: _Optional[int] = ...) -> None: ...
 
 class GetRegionRequest(_message.Message):
     __slots__ = ("header", "region_key")
@@ -140,16 +130,14 @@ class GetRegionByIDRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., region_id: _Optional[int] = ...) -> None: ...
 
 class GetRegionResponse(_message.Message):
-    __slots__ = ("header", "region", "leader", "pending_peers")
+    __slots__ = ("header", "region", "leader")
     HEADER_FIELD_NUMBER: _ClassVar[int]
     REGION_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
-    PENDING_PEERS_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     region: _metapb_pb2.Region
     leader: _metapb_pb2.Peer
-    pending_peers: _containers.RepeatedCompositeFieldContainer[_metapb_pb2.Peer]
-    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., leader: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ..., pending_peers: _Optional[_Iterable[_Union[_metapb_pb2.Peer, _Mapping]]] = ...) -> None: ...
+    def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., leader: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ...) -> None: ...
 
 class ScanRegionsRequest(_message.Message):
     __slots__ = ("header", "start_key", "limit", "end_key")
@@ -164,14 +152,12 @@ class ScanRegionsRequest(_message.Message):
     def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., start_key: _Optional[bytes] = ..., limit: _Optional[int] = ..., end_key: _Optional[bytes] = ...) -> None: ...
 
 class Region(_message.Message):
-    __slots__ = ("region", "leader", "pending_peers")
+    __slots__ = ("region", "leader")
     REGION_FIELD_NUMBER: _ClassVar[int]
     LEADER_FIELD_NUMBER: _ClassVar[int]
-    PENDING_PEERS_FIELD_NUMBER: _ClassVar[int]
     region: _metapb_pb2.Region
     leader: _metapb_pb2.Peer
-    pending_peers: _containers.RepeatedCompositeFieldContainer[_metapb_pb2.Peer]
-    def __init__(self, region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., leader: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ..., pending_peers: _Optional[_Iterable[_Union[_metapb_pb2.Peer, _Mapping]]] = ...) -> None: ...
+    def __init__(self, region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., leader: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ...) -> None: ...
 
 class ScanRegionsResponse(_message.Message):
     __slots__ = ("header", "regions")
