@@ -5,7 +5,8 @@
 
 Files:
     pyspark_theflash/tidb/protocol/_generated      protoc's modules and type stubs
-    pyspark_theflash/service/wire/message.py       the API's messages as dataclasses (messages.py)
+    pyspark_theflash/service/wire/message.py       the API's messages as dataclasses (messages.py),
+                                                   which replace the stub of theflash.proto
 
 protoc's modules require the protobuf runtime that they were generated for, or a newer one; each
 names that version. They import each other as if `_generated` were on the path; this script replaces
@@ -26,6 +27,7 @@ PACKAGE = PROTOS.parent / "pyspark_theflash"
 GENERATED = PACKAGE / "tidb" / "protocol" / "_generated"
 MESSAGES = PACKAGE / "service" / "wire" / "message.py"
 
+_UNUSED = Path("theflash", "v1", "theflash_pb2.pyi")
 _IMPORT = re.compile(rb"^from (?=\w+ import \w+_pb2 as )", re.MULTILINE)
 _FULL_IMPORT = b"from pyspark_theflash.tidb.protocol._generated."
 
@@ -37,7 +39,11 @@ def generate() -> dict[Path, bytes]:
         arguments = ["protoc", f"-I{PROTOS}", f"--python_out={scratch}", f"--pyi_out={scratch}"]
         if protoc.main([*arguments, *sources]):
             raise SystemExit("protoc failed")
-        made = {GENERATED / path: content for path, content in stubs(Path(scratch)).items()}
+        made = {
+            GENERATED / path: content
+            for path, content in stubs(Path(scratch)).items()
+            if path != _UNUSED
+        }
     folders = {
         folder for path in made for folder in path.parents if folder.is_relative_to(GENERATED)
     }
