@@ -119,26 +119,6 @@ class EngineThread(Protocol):
         """Finish the scheduled work, then release the engine."""
 
 
-class SameThread:
-    """Executes work in the caller's thread, before `run` returns."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-
-    def run(self, work: Callable[[Engine], T]) -> "Future[T]":
-        done: Future[T] = Future()
-        try:
-            done.set_result(work(self._engine))
-        except BaseException as error:
-            done.set_exception(error)
-            if not isinstance(error, Exception):
-                raise
-        return done
-
-    def close(self) -> None:
-        """Do nothing: the caller owns the engine."""
-
-
 class OwnThread:
     """A thread that opens the engine, executes work, and closes the engine."""
 

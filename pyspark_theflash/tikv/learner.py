@@ -1,6 +1,6 @@
 """A raft learner: applies commands and snapshots of regions, and publishes rows to the engine.
 
-    learner = Learner(SameThread(engine), schema, clock)
+    learner = Learner(OwnThread(open_engine), schema, clock)
     applied = learner.apply(batch)         commands, in the order of their arrival
     learner.install(builder.finish())      a region's snapshot
     learner.tick()                         periodically: publishes when due

@@ -3,7 +3,7 @@
     1  wait_applied     wait until the regions have applied their read indexes
     2  open_tables      a consistent view of the cache: versions, blocking locks; no missing region
     3  resolve          the outcome of the transactions that hold these locks
-    4  read_rows        the newest version of each row at or below snapshot_ts
+    4  newest_rows      the newest version of each row at or below snapshot_ts
 
 If the cache has a version of a row at or below the timestamp, it has the newest one. So it does not
 matter whether these versions are published to the engine during the read, provided that the
@@ -17,21 +17,16 @@ Locks
     any other lock                                                       ignored
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Protocol
-
-import pyarrow as pa
 
 from pyspark_theflash.base.errors import CorruptionError, KeyIsLockedError, RowMissingError
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.cluster.key_range import record_range
 from pyspark_theflash.cluster.lock import Lock, LockKind, decode_lock
 from pyspark_theflash.cluster.write import Write, WriteKind
-from pyspark_theflash.storage.engine.api import EngineReader, ScanSpec
-from pyspark_theflash.storage.mvcc.project import ScanColumn
-from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.tidb.codec.bytes import decode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey, table_of
 from pyspark_theflash.tidb.codec.number import encode_uint_desc
@@ -162,36 +157,6 @@ def resolve_locked(view: TableView, resolve: Resolve | None) -> list[Versions]:
 
 def _is_locked(lock: Lock) -> KeyIsLockedError:
     return KeyIsLockedError(lock.start_ts, table_of(lock.key), "has not ended")
-
-
-def read_rows(
-    view: TableView,
-    engine: EngineReader,
-    stored: View,
-    tables: PhysicalTables,
-    columns: Sequence[ScanColumn],
-    *,
-    resolve: Resolve | None = None,
-    with_handle: bool = False,
-) -> Iterator[pa.RecordBatch]:
-    """Yield a physical table's rows at the view's timestamp, in bounded batches, unordered.
-
-    Columns are as in `EngineReader.scan`. `stored` is the engine's view, which must be taken after
-    the cache's. The history of `tables` must reach the timestamp.
-
-    Raises:
-        KeyIsLockedError: The transaction of a blocking lock is undecided.
-        SchemaOutdatedError: The schema history does not contain a row's definition.
-        CorruptionError: Stored data fails its checksum.
-    """
-    memory = newest_rows(view, tables, resolve)
-    if memory is not None:
-        yield from memory.batches(columns, with_handle=with_handle)
-    without = None if memory is None else memory.handles
-    for region in engine.plan(stored, view.physical_id):
-        yield from engine.scan(
-            region, ScanSpec(columns, view.snapshot_ts, with_handle=with_handle, without=without)
-        )
 
 
 def newest_rows(

@@ -39,8 +39,6 @@ from pyspark_theflash.tikv.region import (
 )
 
 SERVICE: Final = "enginepb.Engine"
-APPLY_COMMAND_BATCH: Final = f"/{SERVICE}/ApplyCommandBatch"
-APPLY_SNAPSHOT: Final = f"/{SERVICE}/ApplySnapshot"
 _WITHOUT_EFFECT: Final = frozenset(
     {
         raft_cmdpb_pb2.TransferLeader,
@@ -158,17 +156,6 @@ def encode_responses(regions: Iterable[Applied]) -> bytes:
             response.apply_state.CopyFrom(_apply_message(applied.state))
             response.applied_term = applied.state.applied_term
     return batch.SerializeToString()
-
-
-def decode_responses(data: bytes) -> list[Applied]:
-    """Decode a CommandResponseBatch. Raises `CodecError`."""
-    return [
-        Applied(
-            RegionID(each.header.region_id),
-            None if each.header.destroyed else _applied(each.apply_state, each.applied_term),
-        )
-        for each in parse_message(enginepb_pb2.CommandResponseBatch, data).responses
-    ]
 
 
 # Snapshots.

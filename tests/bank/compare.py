@@ -24,10 +24,11 @@ from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tikv.learner_read import CatchUp, RegionLeaders
-from pyspark_theflash.tikv.read import TableView, open_tables, read_rows
+from pyspark_theflash.tikv.read import TableView, open_tables
 from pyspark_theflash.tikv.region_store import RegionStore
 from tests.bank.schema import LiveSchema
 from tests.support.mysql import MySqlConnection
+from tests.support.table_rows import read_rows
 
 CLOCK, FS = SystemClock(), LocalFileSystem()
 DATABASE = "bank"

@@ -22,7 +22,7 @@ from pyspark_theflash.tidb.protocol._generated.kvproto import enginepb_pb2, raft
 from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tikv.learner import Learner
-from pyspark_theflash.tikv.read import open_tables, read_rows
+from pyspark_theflash.tikv.read import open_tables
 from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import decode_commands
 from tests.benchmark.raft import learning
@@ -31,6 +31,7 @@ from tests.support.captured_rows import captured_rows
 from tests.support.percolator_records import write_record
 from tests.support.raft_tikv import at_ts, batch, encoded
 from tests.support.row_oracle import decode_insert_v1, encode_row_v2
+from tests.support.table_rows import read_rows
 from tests.support.workloads import workload
 
 TARGET = 1.5

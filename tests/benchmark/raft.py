@@ -24,7 +24,7 @@ from pyspark_theflash.storage.engine.api import Engine
 from pyspark_theflash.tidb.protocol._generated.kvproto import enginepb_pb2, raft_cmdpb_pb2
 from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tidb.schema.history import SchemaHistory
-from pyspark_theflash.tikv.flush import FlushLimits, SameThread
+from pyspark_theflash.tikv.flush import FlushLimits
 from pyspark_theflash.tikv.learner import Learner
 from pyspark_theflash.tikv.region import ApplyState, Peer, RaftRegion, RegionState
 from pyspark_theflash.tikv.request import decode_pieces
@@ -35,6 +35,7 @@ from tests.support.captured_rows import captured_rows
 from tests.support.percolator_records import LockRecord, write_record
 from tests.support.raft_tikv import at_ts, batch, encoded
 from tests.support.row_oracle import decode_insert_v1, encode_row_v2
+from tests.support.same_thread import SameThread
 from tests.support.workloads import workload
 
 T = TypeVar("T")

@@ -22,10 +22,11 @@ from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.tidb.protocol._generated.kvproto import enginepb_pb2
 from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tikv.server import EngineServer
-from pyspark_theflash.tikv.wire import APPLY_COMMAND_BATCH, SERVICE
+from pyspark_theflash.tikv.wire import SERVICE
 from tests.benchmark.raft import command_batches, learning, lineitem_rows
 from tests.benchmark.report import Line, interval
 from tests.benchmark.served import Served, serving, tell
+from tests.support.engine_client import APPLY_COMMAND_BATCH
 from tests.support.raft_tikv import batch
 from tests.support.workloads import workload
 

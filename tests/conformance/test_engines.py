@@ -36,7 +36,6 @@ from pyspark_theflash.storage.engine.api import (
 from pyspark_theflash.storage.engine.magic import file
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
-from pyspark_theflash.storage.engine.memory import MemoryEngine
 from pyspark_theflash.storage.mvcc.project import Default, ScanColumn, dictionary_of
 from pyspark_theflash.storage.mvcc.version import (
     COMMIT_TS,
@@ -51,6 +50,7 @@ from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.tidb.codec.narrow import is_narrow
 from pyspark_theflash.tidb.codec.text import format_column, parse_column
 from tests.support.histories import COLUMNS, publications, scan_columns, version_batch
+from tests.support.memory_engine import MemoryEngine
 
 LARGE = "magic compacted into large files"
 TREATMENTS = ("memory", "magic", "magic reopened", "magic compacted", LARGE)

@@ -27,10 +27,10 @@ from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile
 from pyspark_theflash.storage.engine.magic.layout import RETIRED_KIND
-from pyspark_theflash.storage.engine.memory import MemoryEngine
 from pyspark_theflash.storage.store.folder import DATA_FOLDER, read_identity
 from tests.support.faulty_fs import Failure, FaultyFileSystem
 from tests.support.histories import publications, scan_columns
+from tests.support.memory_engine import MemoryEngine
 from tests.support.victims import Victim
 
 TABLES = (PhysicalTableID(1), PhysicalTableID(2))

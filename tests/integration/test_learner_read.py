@@ -27,12 +27,13 @@ from pyspark_theflash.tidb.codec.bytes import decode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tikv.learner_read import CatchUp
-from pyspark_theflash.tikv.read import TableView, open_tables, read_rows
+from pyspark_theflash.tikv.read import TableView, open_tables
 from tests.integration.test_kv_truth import FIRST_TABLE, HISTORY, SMALL, TABLES, expected
 from tests.support.kv_tap import calls
 from tests.support.learning import Learning
 from tests.support.percolator import Percolator
 from tests.support.raft_tikv import Change, FakeRaftCluster
+from tests.support.table_rows import read_rows
 
 CLOCK = SystemClock()
 CALLS = list(calls())

@@ -5,8 +5,14 @@ from queue import Queue
 
 import grpc
 
+from pyspark_theflash.base.types import RegionID
+from pyspark_theflash.tidb.protocol._generated.kvproto import enginepb_pb2
 from pyspark_theflash.tikv.command import Applied
-from pyspark_theflash.tikv.wire import APPLY_COMMAND_BATCH, APPLY_SNAPSHOT, decode_responses
+from pyspark_theflash.tikv.region import ApplyState
+from pyspark_theflash.tikv.wire import SERVICE
+
+APPLY_COMMAND_BATCH = f"/{SERVICE}/ApplyCommandBatch"
+APPLY_SNAPSHOT = f"/{SERVICE}/ApplySnapshot"
 
 
 class EngineClient:
@@ -68,3 +74,17 @@ class CommandStream:
     def answers(self) -> Iterator[list[Applied]]:
         """The answers from now on, to the end."""
         return map(decode_responses, self._answers)
+
+
+def decode_responses(data: bytes) -> list[Applied]:
+    """Decode a CommandResponseBatch."""
+    responses = enginepb_pb2.CommandResponseBatch.FromString(data).responses
+    return [
+        Applied(RegionID(each.header.region_id), None if each.header.destroyed else _state(each))
+        for each in responses
+    ]
+
+
+def _state(response: enginepb_pb2.CommandResponse) -> ApplyState:
+    applied, cut = response.apply_state, response.apply_state.truncated_state
+    return ApplyState(applied.applied_index, response.applied_term, cut.index, cut.term)

@@ -16,7 +16,6 @@ from pyspark_theflash.cli.jobs.learner import columns_of
 from pyspark_theflash.cluster.lock import Lock
 from pyspark_theflash.read.present import TEXT
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.memory import MemoryEngine
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.mvcc.version import HANDLE
 from pyspark_theflash.storage.store.folder import read_identity
@@ -24,13 +23,16 @@ from pyspark_theflash.tidb.codec.digest import TableDigest
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tikv.command import IngestFile
-from pyspark_theflash.tikv.flush import FlushLimits, SameThread
+from pyspark_theflash.tikv.flush import FlushLimits
 from pyspark_theflash.tikv.learner import Learner
-from pyspark_theflash.tikv.read import Resolve, TableView, open_tables, read_rows
+from pyspark_theflash.tikv.read import Resolve, TableView, open_tables
 from pyspark_theflash.tikv.region_snapshot import SnapshotBuilder
 from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import decode_commands
+from tests.support.memory_engine import MemoryEngine
 from tests.support.raft_tikv import FakeRaftCluster, FakeRegion, batch
+from tests.support.same_thread import SameThread
+from tests.support.table_rows import read_rows
 
 FS = LocalFileSystem()
 

@@ -14,7 +14,6 @@ from pyspark_theflash.storage.store.manifest import Guard, Record
 
 MAGIC: Final = "magic"
 ENGINES: Final = (MAGIC,)
-"""The engines that store on disk. `MemoryEngine` does not and is constructed directly."""
 
 
 def create(

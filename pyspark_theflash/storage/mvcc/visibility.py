@@ -1,9 +1,9 @@
 """Visibility of versions at a snapshot.
 
 Of each row, a snapshot sees the newest version with `commit_ts <= snapshot_ts`, unless that is a
-delete. `visible_rows` is the reference implementation for tests. Scans need neither a merge nor
-sorted input, because each version has its `superseded_ts`, the smallest commit_ts above its own of
-the same row. It is visible if `commit_ts <= snapshot_ts < superseded_ts` and it is not a delete:
+delete. Scans need neither a merge nor sorted input, because each version has its `superseded_ts`,
+the smallest commit_ts above its own of the same row. It is visible if
+`commit_ts <= snapshot_ts < superseded_ts` and it is not a delete:
 
     handle 1    put@10 (superseded 30)      put@30 (superseded 40)      delete@40
     at 20       10 <= 20 < 30: visible      30 > 20: too new            too new
@@ -11,31 +11,16 @@ the same row. It is visible if `commit_ts <= snapshot_ts < superseded_ts` and it
     at 50       superseded                  superseded                  no row
 """
 
-from collections.abc import Iterable
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyspark_theflash.base.types import MAX_TS, TimeStamp
-from pyspark_theflash.storage.mvcc.version import Op
+from pyspark_theflash.base.types import MAX_TS
 
 TimeStamps = npt.NDArray[np.uint64]
 Bools = npt.NDArray[np.bool_]
 Positions = npt.NDArray[np.int64]
-
-
-def visible_rows(
-    versions: Iterable[tuple[Any, TimeStamp, Op, Any]], snapshot_ts: TimeStamp
-) -> dict[Any, Any]:
-    """Return the visible rows by handle, of (handle, commit_ts, op, row) in any order."""
-    newest: dict[Any, tuple[TimeStamp, Op, Any]] = {}
-    for handle, commit_ts, op, row in versions:
-        if commit_ts <= snapshot_ts and (handle not in newest or commit_ts >= newest[handle][0]):
-            newest[handle] = (commit_ts, op, row)
-    return {handle: row for handle, (_, op, row) in newest.items() if op == Op.PUT}
 
 
 def superseded_within(handles: pa.Array, commit_ts: TimeStamps) -> TimeStamps:

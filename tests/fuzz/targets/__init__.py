@@ -24,7 +24,6 @@ _CHEAPEST_FIRST: Final[tuple[Callable[[Path], Target], ...]] = (
     raft.write_record,
     raft.pending_record,
     raft.region_state,
-    raft.responses,
     rows.record_key,
     binlog.file_position,
     network.pull_request,

@@ -7,7 +7,6 @@ from pyspark_theflash.base.types import RegionEpoch, RegionID
 from pyspark_theflash.cluster.lock import decode_lock
 from pyspark_theflash.cluster.write import decode_write
 from pyspark_theflash.tidb.codec.key import RawKey
-from pyspark_theflash.tikv.command import Applied
 from pyspark_theflash.tikv.pending import Delta, decode_delta, encode_delta
 from pyspark_theflash.tikv.region import ApplyState, Peer, RaftRegion, RegionState, prepare_merge
 from pyspark_theflash.tikv.region_snapshot import SnapshotBuilder
@@ -18,9 +17,7 @@ from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import (
     decode_commands,
     decode_region_state,
-    decode_responses,
     encode_region_state,
-    encode_responses,
 )
 from tests.fuzz.mutate import bytes_like
 from tests.fuzz.run import Target
@@ -82,11 +79,6 @@ def region_state(_: Path) -> Target:
     merging = prepare_merge(STATE, 1, replace(REGION, id=RegionID(2)), 9)
     seeds = [encode_region_state(state) for state in (STATE, merging)]
     return Target(seeds, bytes_like(seeds), decode_region_state)
-
-
-def responses(_: Path) -> Target:
-    seeds = [encode_responses([Applied(RegionID(1), STATE.applied), Applied(RegionID(2), None)])]
-    return Target(seeds, bytes_like(seeds), decode_responses)
 
 
 def command_batch(_: Path) -> Target:

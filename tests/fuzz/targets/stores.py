@@ -21,7 +21,7 @@ from pyspark_theflash.base.types import (
     TimeStamp,
 )
 from pyspark_theflash.storage.engine.magic import file as data_file_module
-from pyspark_theflash.storage.engine.magic.encode import EncodedFile, encode_file
+from pyspark_theflash.storage.engine.magic.encode import EncodedFile
 from pyspark_theflash.storage.engine.magic.file import (
     DataFile,
     FileKind,
@@ -57,6 +57,7 @@ from pyspark_theflash.tidb.schema.history import TableEvent
 from pyspark_theflash.tidb.schema.model import parse_table_info
 from tests.fuzz.mutate import bytes_like, json_like, patch_like, patched
 from tests.fuzz.run import Target
+from tests.support.data_files import encode_file
 from tests.support.golden_vectors import live_tables
 
 _TABLE = PhysicalTableID(7)

@@ -30,22 +30,24 @@ from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import RegionID, TimeStamp
 from pyspark_theflash.storage.engine import registry
-from pyspark_theflash.storage.engine.memory import MemoryEngine
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.store import manifest
 from pyspark_theflash.storage.store.folder import StoreIdentity
 from pyspark_theflash.tidb.schema.history import SchemaHistory
-from pyspark_theflash.tikv.flush import FlushLimits, OwnThread, SameThread
+from pyspark_theflash.tikv.flush import FlushLimits, OwnThread
 from pyspark_theflash.tikv.learner import Learner
-from pyspark_theflash.tikv.read import open_tables, read_rows
+from pyspark_theflash.tikv.read import open_tables
 from pyspark_theflash.tikv.region_snapshot import SnapshotBuilder
 from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.wire import decode_commands
 from tests.support.kv_table import HISTORY, TABLE, commit, committed, key, locked
 from tests.support.learning import Learning
+from tests.support.memory_engine import MemoryEngine
 from tests.support.percolator_records import write_record
 from tests.support.raft_tikv import Change, FakeRaftCluster, at_ts, batch, ts_of
 from tests.support.row_oracle import decode_row_v2
+from tests.support.same_thread import SameThread
+from tests.support.table_rows import read_rows
 
 LONG = "long" * 100
 CLOCK = SystemClock()

@@ -15,12 +15,13 @@ from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.tikv.command import Applied
 from pyspark_theflash.tikv.flush import FlushLimits, OwnThread
 from pyspark_theflash.tikv.learner import Learner
-from pyspark_theflash.tikv.read import open_tables, read_rows
+from pyspark_theflash.tikv.read import open_tables
 from pyspark_theflash.tikv.server import EngineServer
 from pyspark_theflash.tikv.tables import PhysicalTables
 from tests.support.engine_client import EngineClient
 from tests.support.kv_table import HISTORY, TABLE, commit
 from tests.support.raft_tikv import FakeRaftCluster, batch
+from tests.support.table_rows import read_rows
 
 TABLES = PhysicalTables(HISTORY)
 FS, CLOCK = LocalFileSystem(), SystemClock()

@@ -225,20 +225,6 @@ class _Written:
         return self._sink.getvalue()
 
 
-def encode_file(
-    table: pa.Table,
-    *,
-    number: int,
-    physical_id: PhysicalTableID,
-    kind: FileKind,
-    region_id: RegionID = NO_REGION,
-) -> EncodedFile:
-    """Encode sorted versions, at least one, with all system columns."""
-    encoder = FileEncoder(kind)
-    encoder.add(table)
-    return encoder.finish(number=number, physical_id=physical_id, region_id=region_id)
-
-
 def _group_rows(rows: int, size_bytes: int) -> int:
     """Return the maximum rows of a row group, if `rows` rows take `size_bytes`."""
     return max(1, min(rows * ROW_GROUP_BYTES // max(size_bytes, 1), ROW_GROUP_ROWS))

@@ -15,7 +15,6 @@ from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.source.prewrite import DELETE_ROW, INSERT, UPDATE
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.engine.api import ScanSpec
-from pyspark_theflash.storage.engine.memory import MemoryEngine
 from pyspark_theflash.storage.mvcc.project import scan_column
 from pyspark_theflash.storage.store.aside import ASIDE_KIND, asides_of, set_aside
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
@@ -29,6 +28,7 @@ from pyspark_theflash.tidb.schema.model import (
     TableInfo,
 )
 from tests.support.binlog_writer import prewrite_value, transaction, write_file
+from tests.support.memory_engine import MemoryEngine
 from tests.support.row_oracle import encode_insert_v1, encode_row_v1
 from tests.support.stores import column, id_column, table_info
 

@@ -10,7 +10,6 @@ import pytest
 
 from pyspark_theflash.base.types import MAX_TS, ColumnID, PhysicalTableID, RegionID
 from pyspark_theflash.storage.engine.magic.check import check_table
-from pyspark_theflash.storage.engine.magic.encode import encode_file
 from pyspark_theflash.storage.engine.magic.file import (
     PREVIOUS_FILE,
     PREVIOUS_ROW,
@@ -20,6 +19,7 @@ from pyspark_theflash.storage.engine.magic.file import (
 from pyspark_theflash.storage.engine.magic.layout import Layout
 from pyspark_theflash.storage.engine.magic.region import NO_REGION, Region
 from pyspark_theflash.storage.mvcc.version import SUPERSEDED_TS, version_schema
+from tests.support.data_files import encode_file
 
 TABLE = PhysicalTableID(7)
 NEVER = int(MAX_TS)

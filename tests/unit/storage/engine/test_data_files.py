@@ -17,7 +17,7 @@ from pyspark_theflash.base.types import ColumnID, PhysicalTableID, TimeStamp
 from pyspark_theflash.storage.engine.api import ScanSpec
 from pyspark_theflash.storage.engine.magic import encode
 from pyspark_theflash.storage.engine.magic import file as file_module
-from pyspark_theflash.storage.engine.magic.encode import ROW_GROUP_ROWS, FileEncoder, encode_file
+from pyspark_theflash.storage.engine.magic.encode import ROW_GROUP_ROWS, FileEncoder
 from pyspark_theflash.storage.engine.magic.file import (
     PREVIOUS_FILE,
     PREVIOUS_ROW,
@@ -31,6 +31,7 @@ from pyspark_theflash.storage.engine.magic.region import FIRST_REGION, first_reg
 from pyspark_theflash.storage.engine.magic.scan import RegionReader
 from pyspark_theflash.storage.mvcc.project import Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, START_TS, SUPERSEDED_TS
+from tests.support.data_files import encode_file
 
 _log = logging.getLogger(__name__)
 TABLE, WHOLE = PhysicalTableID(1), FIRST_REGION

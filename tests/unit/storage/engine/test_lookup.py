@@ -12,10 +12,10 @@ from pyspark_theflash.base.types import PhysicalTableID
 from pyspark_theflash.storage.engine.api import VersionBatch
 from pyspark_theflash.storage.engine.magic import lookup as lookup_module
 from pyspark_theflash.storage.engine.magic.delta import delta_table
-from pyspark_theflash.storage.engine.magic.encode import encode_file
 from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind
 from pyspark_theflash.storage.engine.magic.lookup import HandleLookup
 from pyspark_theflash.storage.mvcc.version import Op
+from tests.support.data_files import encode_file
 from tests.support.histories import COLUMNS, version_batch
 
 TABLE = PhysicalTableID(1)

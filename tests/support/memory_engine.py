@@ -1,10 +1,10 @@
-"""Reference engine for tests: a simple implementation in memory.
+"""Reference engine: a simple implementation in memory.
 
 Versions are Python tuples in a list, each with its position in the published batches. A scan
-applies `storage.mvcc.visibility.visible_rows` to all of them. Other engines are compared with it.
+applies `visible_rows` to all of them. Other engines are compared with it.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,22 @@ from pyspark_theflash.storage.engine.api import (
 from pyspark_theflash.storage.mvcc.filter import filter_rows
 from pyspark_theflash.storage.mvcc.project import ScanColumn, batch_of, project
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, Op, column_name
-from pyspark_theflash.storage.mvcc.visibility import visible_rows
 from pyspark_theflash.storage.store.manifest import ManifestChange, View
 
 Place = tuple[int, int]
 """Position of a version: index of the table's batch, and row in the batch."""
 Version = tuple[Any, TimeStamp, Op, Place]
+
+
+def visible_rows(
+    versions: Iterable[tuple[Any, TimeStamp, Op, Any]], snapshot_ts: TimeStamp
+) -> dict[Any, Any]:
+    """Return the visible rows by handle, of (handle, commit_ts, op, row) in any order."""
+    newest: dict[Any, tuple[TimeStamp, Op, Any]] = {}
+    for handle, commit_ts, op, row in versions:
+        if commit_ts <= snapshot_ts and (handle not in newest or commit_ts >= newest[handle][0]):
+            newest[handle] = (commit_ts, op, row)
+    return {handle: row for handle, (_, op, row) in newest.items() if op == Op.PUT}
 
 
 class MemoryEngine:
@@ -233,7 +243,7 @@ class MemoryEngine:
         self._versions.clear()
 
 
-def _lies_within(handle: Any, start: Handle | None, end: Handle | None) -> bool:  # noqa: ANN401
+def _lies_within(handle: Any, start: Handle | None, end: Handle | None) -> bool:
     return (start is None or handle >= start) and (end is None or handle < end)
 
 
