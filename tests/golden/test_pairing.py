@@ -87,7 +87,7 @@ class PairingScript:
         self._pairing = Pairing(
             self._ledger,
             resolved_ts=before.resolved_ts,
-            max_commit_ts=before.max_commit_ts,
+            streams=[before.max_commit_ts],
             oldest_ts=self._oldest_ts,
             pending=[PendingTransaction.from_bytes(each.to_bytes()) for each in before.pending()],
         )

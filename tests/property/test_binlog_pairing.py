@@ -90,8 +90,7 @@ class Writer:
         self.pairing = Pairing(
             self.ledger,
             resolved_ts=store.resolved_ts,
-            max_commit_ts=store.max_commit_ts,
-            streams=[0] * pumps,
+            streams=[store.max_commit_ts] * pumps,
             pending=map(PendingTransaction.from_bytes, store.pending),
         )
 

@@ -67,7 +67,8 @@ Memory
 
 Restart
     `pending()` and `resolved_ts`, published together with the transactions taken, are the state.
-    With `max_commit_ts` as well, `resolved_ts` advances sooner after a restart.
+    With the newest commit_ts seen of each stream as well, `resolved_ts` advances sooner after a
+    restart.
 """
 
 import heapq
@@ -113,7 +114,6 @@ class Pairing:
         ledger: Ledger,
         *,
         resolved_ts: TimeStamp = _ZERO,
-        max_commit_ts: TimeStamp = _ZERO,
         oldest_ts: TimeStamp = _ZERO,
         streams: Sequence[TimeStamp] = (_ZERO,),
         pending: Iterable[PendingTransaction] = (),
@@ -126,7 +126,7 @@ class Pairing:
         self._ledger, self._spill = ledger, spill or Spill()
         self._oldest_ts = oldest_ts
         self._taken_ts = max(resolved_ts, oldest_ts)
-        self._seen = [max(seen_ts, max_commit_ts, self._taken_ts) for seen_ts in streams]
+        self._seen = [max(seen_ts, self._taken_ts) for seen_ts in streams]
         self._waiting: dict[int, PendingTransaction] = {}
         self._holds = Holds()
         self._matched: dict[int, Transaction] = {}

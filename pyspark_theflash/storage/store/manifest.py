@@ -28,7 +28,6 @@ Read-only folders and full disks
     writer that starts meanwhile is detected after the read.
 """
 
-import bisect
 import contextlib
 import errno
 import hashlib
@@ -151,22 +150,10 @@ class View:
 
     generation: Generation
     records: Mapping[str, Mapping[str, bytes]] = field(repr=False)
-    _keys: dict[str, list[str]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def of_kind(self, kind: str) -> Mapping[str, bytes]:
         """Return all records of a kind, key -> body, in key order."""
         return self.records.get(kind, {})
-
-    def starting(self, kind: str, prefix: str) -> list[bytes]:
-        """Return the bodies of a kind's records by key prefix, in key order, by binary search."""
-        records = self.of_kind(kind)
-        if kind not in self._keys:
-            self._keys[kind] = list(records)
-        keys = self._keys[kind]
-        first = end = bisect.bisect_left(keys, prefix)
-        while end < len(keys) and keys[end].startswith(prefix):
-            end += 1
-        return [records[key] for key in keys[first:end]]
 
 
 class Manifest:

@@ -13,7 +13,6 @@ import base64
 import http.client
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Final
 from urllib.parse import quote, urlsplit
 
@@ -44,15 +43,6 @@ _EXCERPT: Final = 200
 _FIRST_MEMORY_DATABASE: Final = 1 << 62
 _PUT, _DELETE, _LOCK, _ROLLBACK = range(4)
 _JOBS_PAGE: Final = 100
-
-
-@dataclass(frozen=True, slots=True)
-class TidbServer:
-    """One TiDB server of a cluster. Without `writes_binlog`, its commits are not replicated."""
-
-    address: str
-    version: str
-    writes_binlog: bool
 
 
 class StatusApi:
@@ -146,27 +136,6 @@ class StatusApi:
             if oldest <= 1 or not new:
                 return finished
             start = f"&start_job_id={oldest - 1}"
-
-    def servers(self) -> list[TidbServer]:
-        """Return all TiDB servers of the cluster.
-
-        Raises:
-            ServiceUnavailableError: TiDB does not respond.
-            SchemaSourceError: The server is not a TiDB server.
-        """
-        path = "/info/all"
-        response = self.get(path)
-        try:
-            return [
-                TidbServer(
-                    f"{server['ip']}:{server['listening_port']}",
-                    str(server["version"]),
-                    server["binlog_status"] == "On",
-                )
-                for server in response["all_servers_info"].values()
-            ]
-        except SHAPE_ERRORS as error:
-            raise self._unexpected(path, error) from error
 
     def get(self, path: str) -> Any:  # noqa: ANN401 (JSON)
         """Return the JSON at a path.

@@ -150,11 +150,6 @@ def status_answer(_: Path) -> Target:
     answers = _recorded()
     paths = [p for p in answers if len(json.dumps(answers[p])) < 20_000]
     chosen = {path: answers[path] for path in paths}
-    chosen["/info/all"] = {
-        "all_servers_info": {
-            "x": {"ip": "h", "listening_port": 1, "version": "8", "binlog_status": "On"}
-        }
-    }
     by_path = {path: json_like([answer]) for path, answer in chosen.items()}
 
     def mutate(rng: random.Random) -> bytes:
@@ -164,9 +159,7 @@ def status_answer(_: Path) -> Target:
     def parse(data: bytes) -> None:
         path, _, body = data.partition(b"\n")
         api = _Answering(body)
-        if path == b"/info/all":
-            api.servers()
-        elif path.startswith(b"/schema"):
+        if path.startswith(b"/schema"):
             api.list_databases()
         elif path.startswith(b"/ddl"):
             api.finished_jobs(SchemaVersion(MAX_TS))

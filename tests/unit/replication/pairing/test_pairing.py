@@ -260,7 +260,7 @@ def test_restart_keeps_what_waits_and_how_it_holds():
     pairing = Writer().add(*entities).pairing
     again = Writer(
         resolved_ts=pairing.resolved_ts,
-        max_commit_ts=pairing.max_commit_ts,
+        streams=[pairing.max_commit_ts],
         pending=[PendingTransaction.from_bytes(each.to_bytes()) for each in pairing.pending()],
     )
     assert again.pairing.buffered_bytes == pairing.buffered_bytes > 0

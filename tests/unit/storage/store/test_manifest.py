@@ -158,17 +158,6 @@ def test_a_damaged_ack(store: Path, content: bytes | None) -> None:
         manifest.read([])
 
 
-def test_records_by_the_start_of_their_keys(store: Path) -> None:
-    with opened(store) as manifest:
-        records = [Record("k", key, key.encode()) for key in ("a", "b-1", "b-2", "b", "c-1")]
-        manifest.commit(ManifestChange(records), manifest.head().token)
-        view = manifest.read(["k"])
-    for prefix, found in [("b-", [b"b-1", b"b-2"]), ("c", [b"c-1"]), ("d", []), ("A", [])]:
-        assert view.starting("k", prefix) == found
-    assert view.starting("other", "") == []
-    assert view.starting("k", "") == sorted(view.of_kind("k").values())
-
-
 def test_a_stale_token_is_refused(store: Path) -> None:
     with opened(store) as manifest, opened(store) as other:
         old, new = manifest.take_token(), other.take_token()

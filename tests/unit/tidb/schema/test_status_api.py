@@ -33,7 +33,7 @@ from pyspark_theflash.tidb.schema.meta_key import (
     database_key,
     table_key,
 )
-from pyspark_theflash.tidb.schema.status_api import StatusApi, TidbServer
+from pyspark_theflash.tidb.schema.status_api import StatusApi
 from tests.support.golden_vectors import live_meta_keys
 
 
@@ -249,25 +249,6 @@ def test_finished_jobs_come_page_by_page(server: Server, api: StatusApi) -> None
     server.answer = _reply([{"id": 5}])
     with pytest.raises(SchemaSourceError, match="unexpected response to /ddl/history"):
         api.finished_jobs(SchemaVersion(0))
-
-
-def test_servers_say_whether_they_write_a_binlog(server: Server, api: StatusApi) -> None:
-    common = {"ip": "10.0.0.1", "version": "5.7.25-TiDB-v6.5.0"}
-    server.answer = _reply(
-        {
-            "all_servers_info": {
-                "x": {"listening_port": 4000, "binlog_status": "On"} | common,
-                "y": {"listening_port": 4001, "binlog_status": "Skipping"} | common,
-            }
-        }
-    )
-    assert api.servers() == [
-        TidbServer("10.0.0.1:4000", "5.7.25-TiDB-v6.5.0", True),
-        TidbServer("10.0.0.1:4001", "5.7.25-TiDB-v6.5.0", False),
-    ]
-    server.answer = _reply({})
-    with pytest.raises(SchemaSourceError, match="unexpected response to /info/all"):
-        api.servers()
 
 
 @pytest.mark.parametrize("size", [b"-9", b"-99999999999999999999", b"x", b"ffffffffffffffffffff"])
