@@ -10,7 +10,7 @@ Files:
 
 protoc's modules require the protobuf runtime that they were generated for, or a newer one; each
 names that version. They import each other as if `_generated` were on the path; this script replaces
-those imports by absolute ones.
+those imports by absolute ones, and removes the constants of field numbers from the stubs.
 """
 
 import argparse
@@ -30,6 +30,7 @@ MESSAGES = PACKAGE / "service" / "wire" / "message.py"
 _UNUSED = Path("theflash", "v1", "theflash_pb2.pyi")
 _IMPORT = re.compile(rb"^from (?=\w+ import \w+_pb2 as )", re.MULTILINE)
 _FULL_IMPORT = b"from pyspark_theflash.tidb.protocol._generated."
+_FIELD_NUMBER = re.compile(rb"^ +\w+_FIELD_NUMBER: _ClassVar\[int\]\n", re.MULTILINE)
 
 
 def generate() -> dict[Path, bytes]:
@@ -40,7 +41,7 @@ def generate() -> dict[Path, bytes]:
         if protoc.main([*arguments, *sources]):
             raise SystemExit("protoc failed")
         made = {
-            GENERATED / path: content
+            GENERATED / path: _FIELD_NUMBER.sub(b"", _IMPORT.sub(_FULL_IMPORT, content))
             for path, content in stubs(Path(scratch)).items()
             if path != _UNUSED
         }
@@ -58,9 +59,9 @@ def existing() -> dict[Path, bytes]:
 
 
 def stubs(folder: Path) -> dict[Path, bytes]:
-    """The Python files and type stubs below a folder, by relative path, with absolute imports."""
+    """The Python files and type stubs below a folder, by relative path."""
     return {
-        path.relative_to(folder): _IMPORT.sub(_FULL_IMPORT, path.read_bytes())
+        path.relative_to(folder): path.read_bytes()
         for path in folder.rglob("*.py*")
         if path.suffix in (".py", ".pyi")
     }

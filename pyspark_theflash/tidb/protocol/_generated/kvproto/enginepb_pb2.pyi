@@ -11,12 +11,6 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 class CommandRequestHeader(_message.Message):
     __slots__ = ("region_id", "index", "term", "sync_log", "destroy", "context")
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    INDEX_FIELD_NUMBER: _ClassVar[int]
-    TERM_FIELD_NUMBER: _ClassVar[int]
-    SYNC_LOG_FIELD_NUMBER: _ClassVar[int]
-    DESTROY_FIELD_NUMBER: _ClassVar[int]
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
     region_id: int
     index: int
     term: int
@@ -27,10 +21,6 @@ class CommandRequestHeader(_message.Message):
 
 class CommandRequest(_message.Message):
     __slots__ = ("header", "requests", "admin_request", "admin_response")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    REQUESTS_FIELD_NUMBER: _ClassVar[int]
-    ADMIN_REQUEST_FIELD_NUMBER: _ClassVar[int]
-    ADMIN_RESPONSE_FIELD_NUMBER: _ClassVar[int]
     header: CommandRequestHeader
     requests: _containers.RepeatedCompositeFieldContainer[_raft_cmdpb_pb2.Request]
     admin_request: _raft_cmdpb_pb2.AdminRequest
@@ -39,23 +29,17 @@ class CommandRequest(_message.Message):
 
 class CommandRequestBatch(_message.Message):
     __slots__ = ("requests",)
-    REQUESTS_FIELD_NUMBER: _ClassVar[int]
     requests: _containers.RepeatedCompositeFieldContainer[CommandRequest]
     def __init__(self, requests: _Optional[_Iterable[_Union[CommandRequest, _Mapping]]] = ...) -> None: ...
 
 class CommandResponseHeader(_message.Message):
     __slots__ = ("region_id", "destroyed")
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    DESTROYED_FIELD_NUMBER: _ClassVar[int]
     region_id: int
     destroyed: bool
     def __init__(self, region_id: _Optional[int] = ..., destroyed: _Optional[bool] = ...) -> None: ...
 
 class CommandResponse(_message.Message):
     __slots__ = ("header", "apply_state", "applied_term")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    APPLY_STATE_FIELD_NUMBER: _ClassVar[int]
-    APPLIED_TERM_FIELD_NUMBER: _ClassVar[int]
     header: CommandResponseHeader
     apply_state: _raft_serverpb_pb2.RaftApplyState
     applied_term: int
@@ -63,15 +47,11 @@ class CommandResponse(_message.Message):
 
 class CommandResponseBatch(_message.Message):
     __slots__ = ("responses",)
-    RESPONSES_FIELD_NUMBER: _ClassVar[int]
     responses: _containers.RepeatedCompositeFieldContainer[CommandResponse]
     def __init__(self, responses: _Optional[_Iterable[_Union[CommandResponse, _Mapping]]] = ...) -> None: ...
 
 class SnapshotState(_message.Message):
     __slots__ = ("region", "peer", "apply_state")
-    REGION_FIELD_NUMBER: _ClassVar[int]
-    PEER_FIELD_NUMBER: _ClassVar[int]
-    APPLY_STATE_FIELD_NUMBER: _ClassVar[int]
     region: _metapb_pb2.Region
     peer: _metapb_pb2.Peer
     apply_state: _raft_serverpb_pb2.RaftApplyState
@@ -79,9 +59,6 @@ class SnapshotState(_message.Message):
 
 class SnapshotData(_message.Message):
     __slots__ = ("cf", "checksum", "data")
-    CF_FIELD_NUMBER: _ClassVar[int]
-    CHECKSUM_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
     cf: str
     checksum: int
     data: _containers.RepeatedCompositeFieldContainer[_raft_serverpb_pb2.KeyValue]
@@ -89,8 +66,6 @@ class SnapshotData(_message.Message):
 
 class SnapshotRequest(_message.Message):
     __slots__ = ("state", "data")
-    STATE_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
     state: SnapshotState
     data: SnapshotData
     def __init__(self, state: _Optional[_Union[SnapshotState, _Mapping]] = ..., data: _Optional[_Union[SnapshotData, _Mapping]] = ...) -> None: ...

@@ -9,7 +9,6 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 class NotLeader(_message.Message):
     __slots__ = ("leader",)
-    LEADER_FIELD_NUMBER: _ClassVar[int]
     leader: _metapb_pb2.Peer
     def __init__(self, leader: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ...) -> None: ...
 
@@ -31,14 +30,11 @@ class KeyNotInRegion(_message.Message):
 
 class EpochNotMatch(_message.Message):
     __slots__ = ("current_regions",)
-    CURRENT_REGIONS_FIELD_NUMBER: _ClassVar[int]
     current_regions: _containers.RepeatedCompositeFieldContainer[_metapb_pb2.Region]
     def __init__(self, current_regions: _Optional[_Iterable[_Union[_metapb_pb2.Region, _Mapping]]] = ...) -> None: ...
 
 class ServerIsBusy(_message.Message):
     __slots__ = ("reason", "backoff_ms")
-    REASON_FIELD_NUMBER: _ClassVar[int]
-    BACKOFF_MS_FIELD_NUMBER: _ClassVar[int]
     reason: str
     backoff_ms: int
     def __init__(self, reason: _Optional[str] = ..., backoff_ms: _Optional[int] = ...) -> None: ...
@@ -89,25 +85,6 @@ class MismatchPeerId(_message.Message):
 
 class Error(_message.Message):
     __slots__ = ("message", "not_leader", "region_not_found", "key_not_in_region", "epoch_not_match", "server_is_busy", "stale_command", "store_not_match", "max_timestamp_not_synced", "read_index_not_ready", "proposal_in_merging_mode", "data_is_not_ready", "region_not_initialized", "disk_full", "RecoveryInProgress", "FlashbackInProgress", "FlashbackNotPrepared", "is_witness", "mismatch_peer_id")
-    MESSAGE_FIELD_NUMBER: _ClassVar[int]
-    NOT_LEADER_FIELD_NUMBER: _ClassVar[int]
-    REGION_NOT_FOUND_FIELD_NUMBER: _ClassVar[int]
-    KEY_NOT_IN_REGION_FIELD_NUMBER: _ClassVar[int]
-    EPOCH_NOT_MATCH_FIELD_NUMBER: _ClassVar[int]
-    SERVER_IS_BUSY_FIELD_NUMBER: _ClassVar[int]
-    STALE_COMMAND_FIELD_NUMBER: _ClassVar[int]
-    STORE_NOT_MATCH_FIELD_NUMBER: _ClassVar[int]
-    MAX_TIMESTAMP_NOT_SYNCED_FIELD_NUMBER: _ClassVar[int]
-    READ_INDEX_NOT_READY_FIELD_NUMBER: _ClassVar[int]
-    PROPOSAL_IN_MERGING_MODE_FIELD_NUMBER: _ClassVar[int]
-    DATA_IS_NOT_READY_FIELD_NUMBER: _ClassVar[int]
-    REGION_NOT_INITIALIZED_FIELD_NUMBER: _ClassVar[int]
-    DISK_FULL_FIELD_NUMBER: _ClassVar[int]
-    RECOVERYINPROGRESS_FIELD_NUMBER: _ClassVar[int]
-    FLASHBACKINPROGRESS_FIELD_NUMBER: _ClassVar[int]
-    FLASHBACKNOTPREPARED_FIELD_NUMBER: _ClassVar[int]
-    IS_WITNESS_FIELD_NUMBER: _ClassVar[int]
-    MISMATCH_PEER_ID_FIELD_NUMBER: _ClassVar[int]
     message: str
     not_leader: NotLeader
     region_not_found: RegionNotFound

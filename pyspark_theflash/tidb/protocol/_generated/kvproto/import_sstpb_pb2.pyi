@@ -8,22 +8,12 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 class Range(_message.Message):
     __slots__ = ("start", "end")
-    START_FIELD_NUMBER: _ClassVar[int]
-    END_FIELD_NUMBER: _ClassVar[int]
     start: bytes
     end: bytes
     def __init__(self, start: _Optional[bytes] = ..., end: _Optional[bytes] = ...) -> None: ...
 
 class SSTMeta(_message.Message):
     __slots__ = ("uuid", "range", "crc32", "length", "cf_name", "region_id", "region_epoch", "end_key_exclusive")
-    UUID_FIELD_NUMBER: _ClassVar[int]
-    RANGE_FIELD_NUMBER: _ClassVar[int]
-    CRC32_FIELD_NUMBER: _ClassVar[int]
-    LENGTH_FIELD_NUMBER: _ClassVar[int]
-    CF_NAME_FIELD_NUMBER: _ClassVar[int]
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    REGION_EPOCH_FIELD_NUMBER: _ClassVar[int]
-    END_KEY_EXCLUSIVE_FIELD_NUMBER: _ClassVar[int]
     uuid: bytes
     range: Range
     crc32: int

@@ -47,13 +47,6 @@ LockNotExistDoNothing: Action
 
 class Context(_message.Message):
     __slots__ = ("region_id", "region_epoch", "peer", "resolved_locks", "max_execution_duration_ms", "committed_locks", "request_source")
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
-    REGION_EPOCH_FIELD_NUMBER: _ClassVar[int]
-    PEER_FIELD_NUMBER: _ClassVar[int]
-    RESOLVED_LOCKS_FIELD_NUMBER: _ClassVar[int]
-    MAX_EXECUTION_DURATION_MS_FIELD_NUMBER: _ClassVar[int]
-    COMMITTED_LOCKS_FIELD_NUMBER: _ClassVar[int]
-    REQUEST_SOURCE_FIELD_NUMBER: _ClassVar[int]
     region_id: int
     region_epoch: _metapb_pb2.RegionEpoch
     peer: _metapb_pb2.Peer
@@ -65,17 +58,6 @@ class Context(_message.Message):
 
 class LockInfo(_message.Message):
     __slots__ = ("primary_lock", "lock_version", "key", "lock_ttl", "txn_size", "lock_type", "lock_for_update_ts", "use_async_commit", "min_commit_ts", "secondaries", "shared_lock_infos")
-    PRIMARY_LOCK_FIELD_NUMBER: _ClassVar[int]
-    LOCK_VERSION_FIELD_NUMBER: _ClassVar[int]
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    LOCK_TTL_FIELD_NUMBER: _ClassVar[int]
-    TXN_SIZE_FIELD_NUMBER: _ClassVar[int]
-    LOCK_TYPE_FIELD_NUMBER: _ClassVar[int]
-    LOCK_FOR_UPDATE_TS_FIELD_NUMBER: _ClassVar[int]
-    USE_ASYNC_COMMIT_FIELD_NUMBER: _ClassVar[int]
-    MIN_COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
-    SECONDARIES_FIELD_NUMBER: _ClassVar[int]
-    SHARED_LOCK_INFOS_FIELD_NUMBER: _ClassVar[int]
     primary_lock: bytes
     lock_version: int
     key: bytes
@@ -103,19 +85,11 @@ class TxnNotFound(_message.Message):
 
 class PrimaryMismatch(_message.Message):
     __slots__ = ("lock_info",)
-    LOCK_INFO_FIELD_NUMBER: _ClassVar[int]
     lock_info: LockInfo
     def __init__(self, lock_info: _Optional[_Union[LockInfo, _Mapping]] = ...) -> None: ...
 
 class KeyError(_message.Message):
     __slots__ = ("locked", "retryable", "abort", "conflict", "commit_ts_expired", "txn_not_found", "primary_mismatch")
-    LOCKED_FIELD_NUMBER: _ClassVar[int]
-    RETRYABLE_FIELD_NUMBER: _ClassVar[int]
-    ABORT_FIELD_NUMBER: _ClassVar[int]
-    CONFLICT_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_TS_EXPIRED_FIELD_NUMBER: _ClassVar[int]
-    TXN_NOT_FOUND_FIELD_NUMBER: _ClassVar[int]
-    PRIMARY_MISMATCH_FIELD_NUMBER: _ClassVar[int]
     locked: LockInfo
     retryable: str
     abort: str
@@ -127,9 +101,6 @@ class KeyError(_message.Message):
 
 class KvPair(_message.Message):
     __slots__ = ("error", "key", "value")
-    ERROR_FIELD_NUMBER: _ClassVar[int]
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    VALUE_FIELD_NUMBER: _ClassVar[int]
     error: KeyError
     key: bytes
     value: bytes
@@ -137,17 +108,12 @@ class KvPair(_message.Message):
 
 class KeyRange(_message.Message):
     __slots__ = ("start_key", "end_key")
-    START_KEY_FIELD_NUMBER: _ClassVar[int]
-    END_KEY_FIELD_NUMBER: _ClassVar[int]
     start_key: bytes
     end_key: bytes
     def __init__(self, start_key: _Optional[bytes] = ..., end_key: _Optional[bytes] = ...) -> None: ...
 
 class GetRequest(_message.Message):
     __slots__ = ("context", "key", "version")
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    VERSION_FIELD_NUMBER: _ClassVar[int]
     context: Context
     key: bytes
     version: int
@@ -155,10 +121,6 @@ class GetRequest(_message.Message):
 
 class GetResponse(_message.Message):
     __slots__ = ("region_error", "error", "value", "not_found")
-    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
-    ERROR_FIELD_NUMBER: _ClassVar[int]
-    VALUE_FIELD_NUMBER: _ClassVar[int]
-    NOT_FOUND_FIELD_NUMBER: _ClassVar[int]
     region_error: _errorpb_pb2.Error
     error: KeyError
     value: bytes
@@ -167,11 +129,6 @@ class GetResponse(_message.Message):
 
 class ScanRequest(_message.Message):
     __slots__ = ("context", "start_key", "limit", "version", "end_key")
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    START_KEY_FIELD_NUMBER: _ClassVar[int]
-    LIMIT_FIELD_NUMBER: _ClassVar[int]
-    VERSION_FIELD_NUMBER: _ClassVar[int]
-    END_KEY_FIELD_NUMBER: _ClassVar[int]
     context: Context
     start_key: bytes
     limit: int
@@ -181,9 +138,6 @@ class ScanRequest(_message.Message):
 
 class ScanResponse(_message.Message):
     __slots__ = ("region_error", "pairs", "error")
-    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
-    PAIRS_FIELD_NUMBER: _ClassVar[int]
-    ERROR_FIELD_NUMBER: _ClassVar[int]
     region_error: _errorpb_pb2.Error
     pairs: _containers.RepeatedCompositeFieldContainer[KvPair]
     error: KeyError
@@ -191,14 +145,6 @@ class ScanResponse(_message.Message):
 
 class CheckTxnStatusRequest(_message.Message):
     __slots__ = ("context", "primary_key", "lock_ts", "caller_start_ts", "current_ts", "rollback_if_not_exist", "force_sync_commit", "verify_is_primary")
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    PRIMARY_KEY_FIELD_NUMBER: _ClassVar[int]
-    LOCK_TS_FIELD_NUMBER: _ClassVar[int]
-    CALLER_START_TS_FIELD_NUMBER: _ClassVar[int]
-    CURRENT_TS_FIELD_NUMBER: _ClassVar[int]
-    ROLLBACK_IF_NOT_EXIST_FIELD_NUMBER: _ClassVar[int]
-    FORCE_SYNC_COMMIT_FIELD_NUMBER: _ClassVar[int]
-    VERIFY_IS_PRIMARY_FIELD_NUMBER: _ClassVar[int]
     context: Context
     primary_key: bytes
     lock_ts: int
@@ -211,12 +157,6 @@ class CheckTxnStatusRequest(_message.Message):
 
 class CheckTxnStatusResponse(_message.Message):
     __slots__ = ("region_error", "error", "lock_ttl", "commit_version", "action", "lock_info")
-    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
-    ERROR_FIELD_NUMBER: _ClassVar[int]
-    LOCK_TTL_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_VERSION_FIELD_NUMBER: _ClassVar[int]
-    ACTION_FIELD_NUMBER: _ClassVar[int]
-    LOCK_INFO_FIELD_NUMBER: _ClassVar[int]
     region_error: _errorpb_pb2.Error
     error: KeyError
     lock_ttl: int
@@ -227,9 +167,6 @@ class CheckTxnStatusResponse(_message.Message):
 
 class CheckSecondaryLocksRequest(_message.Message):
     __slots__ = ("context", "keys", "start_version")
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    KEYS_FIELD_NUMBER: _ClassVar[int]
-    START_VERSION_FIELD_NUMBER: _ClassVar[int]
     context: Context
     keys: _containers.RepeatedScalarFieldContainer[bytes]
     start_version: int
@@ -237,10 +174,6 @@ class CheckSecondaryLocksRequest(_message.Message):
 
 class CheckSecondaryLocksResponse(_message.Message):
     __slots__ = ("region_error", "error", "locks", "commit_ts")
-    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
-    ERROR_FIELD_NUMBER: _ClassVar[int]
-    LOCKS_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
     region_error: _errorpb_pb2.Error
     error: KeyError
     locks: _containers.RepeatedCompositeFieldContainer[LockInfo]
@@ -249,10 +182,6 @@ class CheckSecondaryLocksResponse(_message.Message):
 
 class ResolveLockRequest(_message.Message):
     __slots__ = ("context", "start_version", "commit_version", "keys")
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    START_VERSION_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_VERSION_FIELD_NUMBER: _ClassVar[int]
-    KEYS_FIELD_NUMBER: _ClassVar[int]
     context: Context
     start_version: int
     commit_version: int
@@ -261,17 +190,12 @@ class ResolveLockRequest(_message.Message):
 
 class ResolveLockResponse(_message.Message):
     __slots__ = ("region_error", "error")
-    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
-    ERROR_FIELD_NUMBER: _ClassVar[int]
     region_error: _errorpb_pb2.Error
     error: KeyError
     def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ...) -> None: ...
 
 class ReadIndexRequest(_message.Message):
     __slots__ = ("context", "start_ts", "ranges")
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    START_TS_FIELD_NUMBER: _ClassVar[int]
-    RANGES_FIELD_NUMBER: _ClassVar[int]
     context: Context
     start_ts: int
     ranges: _containers.RepeatedCompositeFieldContainer[KeyRange]
@@ -279,9 +203,6 @@ class ReadIndexRequest(_message.Message):
 
 class ReadIndexResponse(_message.Message):
     __slots__ = ("region_error", "read_index", "locked")
-    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
-    READ_INDEX_FIELD_NUMBER: _ClassVar[int]
-    LOCKED_FIELD_NUMBER: _ClassVar[int]
     region_error: _errorpb_pb2.Error
     read_index: int
     locked: LockInfo
@@ -289,19 +210,12 @@ class ReadIndexResponse(_message.Message):
 
 class MvccGetByKeyRequest(_message.Message):
     __slots__ = ("context", "key")
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    KEY_FIELD_NUMBER: _ClassVar[int]
     context: Context
     key: bytes
     def __init__(self, context: _Optional[_Union[Context, _Mapping]] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class MvccWrite(_message.Message):
     __slots__ = ("type", "start_ts", "commit_ts", "short_value", "gc_fence")
-    TYPE_FIELD_NUMBER: _ClassVar[int]
-    START_TS_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
-    SHORT_VALUE_FIELD_NUMBER: _ClassVar[int]
-    GC_FENCE_FIELD_NUMBER: _ClassVar[int]
     type: Op
     start_ts: int
     commit_ts: int
@@ -311,23 +225,17 @@ class MvccWrite(_message.Message):
 
 class MvccValue(_message.Message):
     __slots__ = ("start_ts", "value")
-    START_TS_FIELD_NUMBER: _ClassVar[int]
-    VALUE_FIELD_NUMBER: _ClassVar[int]
     start_ts: int
     value: bytes
     def __init__(self, start_ts: _Optional[int] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class MvccLock(_message.Message):
     __slots__ = ("start_ts",)
-    START_TS_FIELD_NUMBER: _ClassVar[int]
     start_ts: int
     def __init__(self, start_ts: _Optional[int] = ...) -> None: ...
 
 class MvccInfo(_message.Message):
     __slots__ = ("lock", "writes", "values")
-    LOCK_FIELD_NUMBER: _ClassVar[int]
-    WRITES_FIELD_NUMBER: _ClassVar[int]
-    VALUES_FIELD_NUMBER: _ClassVar[int]
     lock: MvccLock
     writes: _containers.RepeatedCompositeFieldContainer[MvccWrite]
     values: _containers.RepeatedCompositeFieldContainer[MvccValue]
@@ -335,9 +243,6 @@ class MvccInfo(_message.Message):
 
 class MvccGetByKeyResponse(_message.Message):
     __slots__ = ("region_error", "error", "info")
-    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
-    ERROR_FIELD_NUMBER: _ClassVar[int]
-    INFO_FIELD_NUMBER: _ClassVar[int]
     region_error: _errorpb_pb2.Error
     error: str
     info: MvccInfo
@@ -345,9 +250,6 @@ class MvccGetByKeyResponse(_message.Message):
 
 class Mutation(_message.Message):
     __slots__ = ("op", "key", "value")
-    OP_FIELD_NUMBER: _ClassVar[int]
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    VALUE_FIELD_NUMBER: _ClassVar[int]
     op: Op
     key: bytes
     value: bytes
@@ -355,15 +257,6 @@ class Mutation(_message.Message):
 
 class PrewriteRequest(_message.Message):
     __slots__ = ("context", "mutations", "primary_lock", "start_version", "lock_ttl", "txn_size", "min_commit_ts", "use_async_commit", "secondaries")
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    MUTATIONS_FIELD_NUMBER: _ClassVar[int]
-    PRIMARY_LOCK_FIELD_NUMBER: _ClassVar[int]
-    START_VERSION_FIELD_NUMBER: _ClassVar[int]
-    LOCK_TTL_FIELD_NUMBER: _ClassVar[int]
-    TXN_SIZE_FIELD_NUMBER: _ClassVar[int]
-    MIN_COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
-    USE_ASYNC_COMMIT_FIELD_NUMBER: _ClassVar[int]
-    SECONDARIES_FIELD_NUMBER: _ClassVar[int]
     context: Context
     mutations: _containers.RepeatedCompositeFieldContainer[Mutation]
     primary_lock: bytes
@@ -377,18 +270,12 @@ class PrewriteRequest(_message.Message):
 
 class PrewriteResponse(_message.Message):
     __slots__ = ("region_error", "errors")
-    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
-    ERRORS_FIELD_NUMBER: _ClassVar[int]
     region_error: _errorpb_pb2.Error
     errors: _containers.RepeatedCompositeFieldContainer[KeyError]
     def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., errors: _Optional[_Iterable[_Union[KeyError, _Mapping]]] = ...) -> None: ...
 
 class CommitRequest(_message.Message):
     __slots__ = ("context", "start_version", "keys", "commit_version")
-    CONTEXT_FIELD_NUMBER: _ClassVar[int]
-    START_VERSION_FIELD_NUMBER: _ClassVar[int]
-    KEYS_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_VERSION_FIELD_NUMBER: _ClassVar[int]
     context: Context
     start_version: int
     keys: _containers.RepeatedScalarFieldContainer[bytes]
@@ -397,8 +284,6 @@ class CommitRequest(_message.Message):
 
 class CommitResponse(_message.Message):
     __slots__ = ("region_error", "error")
-    REGION_ERROR_FIELD_NUMBER: _ClassVar[int]
-    ERROR_FIELD_NUMBER: _ClassVar[int]
     region_error: _errorpb_pb2.Error
     error: KeyError
     def __init__(self, region_error: _Optional[_Union[_errorpb_pb2.Error, _Mapping]] = ..., error: _Optional[_Union[KeyError, _Mapping]] = ...) -> None: ...

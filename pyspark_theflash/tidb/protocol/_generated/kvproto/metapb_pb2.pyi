@@ -20,20 +20,12 @@ DemotingVoter: PeerRole
 
 class StoreLabel(_message.Message):
     __slots__ = ("key", "value")
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    VALUE_FIELD_NUMBER: _ClassVar[int]
     key: str
     value: str
     def __init__(self, key: _Optional[str] = ..., value: _Optional[str] = ...) -> None: ...
 
 class Store(_message.Message):
     __slots__ = ("id", "address", "labels", "version", "peer_address", "start_timestamp")
-    ID_FIELD_NUMBER: _ClassVar[int]
-    ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    LABELS_FIELD_NUMBER: _ClassVar[int]
-    VERSION_FIELD_NUMBER: _ClassVar[int]
-    PEER_ADDRESS_FIELD_NUMBER: _ClassVar[int]
-    START_TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     id: int
     address: str
     labels: _containers.RepeatedCompositeFieldContainer[StoreLabel]
@@ -44,19 +36,12 @@ class Store(_message.Message):
 
 class RegionEpoch(_message.Message):
     __slots__ = ("conf_ver", "version")
-    CONF_VER_FIELD_NUMBER: _ClassVar[int]
-    VERSION_FIELD_NUMBER: _ClassVar[int]
     conf_ver: int
     version: int
     def __init__(self, conf_ver: _Optional[int] = ..., version: _Optional[int] = ...) -> None: ...
 
 class Region(_message.Message):
     __slots__ = ("id", "start_key", "end_key", "region_epoch", "peers")
-    ID_FIELD_NUMBER: _ClassVar[int]
-    START_KEY_FIELD_NUMBER: _ClassVar[int]
-    END_KEY_FIELD_NUMBER: _ClassVar[int]
-    REGION_EPOCH_FIELD_NUMBER: _ClassVar[int]
-    PEERS_FIELD_NUMBER: _ClassVar[int]
     id: int
     start_key: bytes
     end_key: bytes
@@ -66,10 +51,6 @@ class Region(_message.Message):
 
 class Peer(_message.Message):
     __slots__ = ("id", "store_id", "role", "is_witness")
-    ID_FIELD_NUMBER: _ClassVar[int]
-    STORE_ID_FIELD_NUMBER: _ClassVar[int]
-    ROLE_FIELD_NUMBER: _ClassVar[int]
-    IS_WITNESS_FIELD_NUMBER: _ClassVar[int]
     id: int
     store_id: int
     role: PeerRole

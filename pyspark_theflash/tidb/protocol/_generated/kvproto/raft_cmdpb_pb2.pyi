@@ -67,9 +67,6 @@ UpdateGcPeer: AdminCmdType
 
 class PutRequest(_message.Message):
     __slots__ = ("cf", "key", "value")
-    CF_FIELD_NUMBER: _ClassVar[int]
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    VALUE_FIELD_NUMBER: _ClassVar[int]
     cf: str
     key: bytes
     value: bytes
@@ -77,18 +74,12 @@ class PutRequest(_message.Message):
 
 class DeleteRequest(_message.Message):
     __slots__ = ("cf", "key")
-    CF_FIELD_NUMBER: _ClassVar[int]
-    KEY_FIELD_NUMBER: _ClassVar[int]
     cf: str
     key: bytes
     def __init__(self, cf: _Optional[str] = ..., key: _Optional[bytes] = ...) -> None: ...
 
 class DeleteRangeRequest(_message.Message):
     __slots__ = ("cf", "start_key", "end_key", "notify_only")
-    CF_FIELD_NUMBER: _ClassVar[int]
-    START_KEY_FIELD_NUMBER: _ClassVar[int]
-    END_KEY_FIELD_NUMBER: _ClassVar[int]
-    NOTIFY_ONLY_FIELD_NUMBER: _ClassVar[int]
     cf: str
     start_key: bytes
     end_key: bytes
@@ -97,17 +88,11 @@ class DeleteRangeRequest(_message.Message):
 
 class IngestSSTRequest(_message.Message):
     __slots__ = ("sst",)
-    SST_FIELD_NUMBER: _ClassVar[int]
     sst: _import_sstpb_pb2.SSTMeta
     def __init__(self, sst: _Optional[_Union[_import_sstpb_pb2.SSTMeta, _Mapping]] = ...) -> None: ...
 
 class Request(_message.Message):
     __slots__ = ("cmd_type", "put", "delete", "delete_range", "ingest_sst")
-    CMD_TYPE_FIELD_NUMBER: _ClassVar[int]
-    PUT_FIELD_NUMBER: _ClassVar[int]
-    DELETE_FIELD_NUMBER: _ClassVar[int]
-    DELETE_RANGE_FIELD_NUMBER: _ClassVar[int]
-    INGEST_SST_FIELD_NUMBER: _ClassVar[int]
     cmd_type: CmdType
     put: PutRequest
     delete: DeleteRequest
@@ -117,60 +102,45 @@ class Request(_message.Message):
 
 class ChangePeerResponse(_message.Message):
     __slots__ = ("region",)
-    REGION_FIELD_NUMBER: _ClassVar[int]
     region: _metapb_pb2.Region
     def __init__(self, region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ...) -> None: ...
 
 class ChangePeerV2Response(_message.Message):
     __slots__ = ("region",)
-    REGION_FIELD_NUMBER: _ClassVar[int]
     region: _metapb_pb2.Region
     def __init__(self, region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ...) -> None: ...
 
 class SplitResponse(_message.Message):
     __slots__ = ("left", "right")
-    LEFT_FIELD_NUMBER: _ClassVar[int]
-    RIGHT_FIELD_NUMBER: _ClassVar[int]
     left: _metapb_pb2.Region
     right: _metapb_pb2.Region
     def __init__(self, left: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., right: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ...) -> None: ...
 
 class BatchSplitResponse(_message.Message):
     __slots__ = ("regions",)
-    REGIONS_FIELD_NUMBER: _ClassVar[int]
     regions: _containers.RepeatedCompositeFieldContainer[_metapb_pb2.Region]
     def __init__(self, regions: _Optional[_Iterable[_Union[_metapb_pb2.Region, _Mapping]]] = ...) -> None: ...
 
 class CompactLogRequest(_message.Message):
     __slots__ = ("compact_index", "compact_term")
-    COMPACT_INDEX_FIELD_NUMBER: _ClassVar[int]
-    COMPACT_TERM_FIELD_NUMBER: _ClassVar[int]
     compact_index: int
     compact_term: int
     def __init__(self, compact_index: _Optional[int] = ..., compact_term: _Optional[int] = ...) -> None: ...
 
 class PrepareMergeRequest(_message.Message):
     __slots__ = ("min_index", "target")
-    MIN_INDEX_FIELD_NUMBER: _ClassVar[int]
-    TARGET_FIELD_NUMBER: _ClassVar[int]
     min_index: int
     target: _metapb_pb2.Region
     def __init__(self, min_index: _Optional[int] = ..., target: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ...) -> None: ...
 
 class CommitMergeRequest(_message.Message):
     __slots__ = ("source", "commit")
-    SOURCE_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_FIELD_NUMBER: _ClassVar[int]
     source: _metapb_pb2.Region
     commit: int
     def __init__(self, source: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., commit: _Optional[int] = ...) -> None: ...
 
 class AdminRequest(_message.Message):
     __slots__ = ("cmd_type", "compact_log", "prepare_merge", "commit_merge")
-    CMD_TYPE_FIELD_NUMBER: _ClassVar[int]
-    COMPACT_LOG_FIELD_NUMBER: _ClassVar[int]
-    PREPARE_MERGE_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_MERGE_FIELD_NUMBER: _ClassVar[int]
     cmd_type: AdminCmdType
     compact_log: CompactLogRequest
     prepare_merge: PrepareMergeRequest
@@ -179,10 +149,6 @@ class AdminRequest(_message.Message):
 
 class AdminResponse(_message.Message):
     __slots__ = ("change_peer", "split", "splits", "change_peer_v2")
-    CHANGE_PEER_FIELD_NUMBER: _ClassVar[int]
-    SPLIT_FIELD_NUMBER: _ClassVar[int]
-    SPLITS_FIELD_NUMBER: _ClassVar[int]
-    CHANGE_PEER_V2_FIELD_NUMBER: _ClassVar[int]
     change_peer: ChangePeerResponse
     split: SplitResponse
     splits: BatchSplitResponse

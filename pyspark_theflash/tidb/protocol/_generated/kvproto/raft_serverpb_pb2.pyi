@@ -22,33 +22,24 @@ Unavailable: PeerState
 
 class RaftTruncatedState(_message.Message):
     __slots__ = ("index", "term")
-    INDEX_FIELD_NUMBER: _ClassVar[int]
-    TERM_FIELD_NUMBER: _ClassVar[int]
     index: int
     term: int
     def __init__(self, index: _Optional[int] = ..., term: _Optional[int] = ...) -> None: ...
 
 class KeyValue(_message.Message):
     __slots__ = ("key", "value")
-    KEY_FIELD_NUMBER: _ClassVar[int]
-    VALUE_FIELD_NUMBER: _ClassVar[int]
     key: bytes
     value: bytes
     def __init__(self, key: _Optional[bytes] = ..., value: _Optional[bytes] = ...) -> None: ...
 
 class RaftApplyState(_message.Message):
     __slots__ = ("applied_index", "truncated_state")
-    APPLIED_INDEX_FIELD_NUMBER: _ClassVar[int]
-    TRUNCATED_STATE_FIELD_NUMBER: _ClassVar[int]
     applied_index: int
     truncated_state: RaftTruncatedState
     def __init__(self, applied_index: _Optional[int] = ..., truncated_state: _Optional[_Union[RaftTruncatedState, _Mapping]] = ...) -> None: ...
 
 class MergeState(_message.Message):
     __slots__ = ("min_index", "target", "commit")
-    MIN_INDEX_FIELD_NUMBER: _ClassVar[int]
-    TARGET_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_FIELD_NUMBER: _ClassVar[int]
     min_index: int
     target: _metapb_pb2.Region
     commit: int
@@ -56,9 +47,6 @@ class MergeState(_message.Message):
 
 class RegionLocalState(_message.Message):
     __slots__ = ("state", "region", "merge_state")
-    STATE_FIELD_NUMBER: _ClassVar[int]
-    REGION_FIELD_NUMBER: _ClassVar[int]
-    MERGE_STATE_FIELD_NUMBER: _ClassVar[int]
     state: PeerState
     region: _metapb_pb2.Region
     merge_state: MergeState

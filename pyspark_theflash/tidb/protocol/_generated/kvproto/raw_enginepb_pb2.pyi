@@ -9,10 +9,6 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 class CommandRequest(_message.Message):
     __slots__ = ("header", "requests", "admin_request", "admin_response")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    REQUESTS_FIELD_NUMBER: _ClassVar[int]
-    ADMIN_REQUEST_FIELD_NUMBER: _ClassVar[int]
-    ADMIN_RESPONSE_FIELD_NUMBER: _ClassVar[int]
     header: _enginepb_pb2.CommandRequestHeader
     requests: _containers.RepeatedScalarFieldContainer[bytes]
     admin_request: bytes
@@ -21,22 +17,17 @@ class CommandRequest(_message.Message):
 
 class CommandRequestBatch(_message.Message):
     __slots__ = ("requests",)
-    REQUESTS_FIELD_NUMBER: _ClassVar[int]
     requests: _containers.RepeatedCompositeFieldContainer[CommandRequest]
     def __init__(self, requests: _Optional[_Iterable[_Union[CommandRequest, _Mapping]]] = ...) -> None: ...
 
 class SnapshotData(_message.Message):
     __slots__ = ("cf", "data")
-    CF_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
     cf: str
     data: _containers.RepeatedScalarFieldContainer[bytes]
     def __init__(self, cf: _Optional[str] = ..., data: _Optional[_Iterable[bytes]] = ...) -> None: ...
 
 class SnapshotRequest(_message.Message):
     __slots__ = ("state", "data")
-    STATE_FIELD_NUMBER: _ClassVar[int]
-    DATA_FIELD_NUMBER: _ClassVar[int]
     state: _enginepb_pb2.SnapshotState
     data: SnapshotData
     def __init__(self, state: _Optional[_Union[_enginepb_pb2.SnapshotState, _Mapping]] = ..., data: _Optional[_Union[SnapshotData, _Mapping]] = ...) -> None: ...

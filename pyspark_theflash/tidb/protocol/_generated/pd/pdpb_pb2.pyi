@@ -9,45 +9,34 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 class RequestHeader(_message.Message):
     __slots__ = ("cluster_id",)
-    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     def __init__(self, cluster_id: _Optional[int] = ...) -> None: ...
 
 class ResponseHeader(_message.Message):
     __slots__ = ("cluster_id", "error")
-    CLUSTER_ID_FIELD_NUMBER: _ClassVar[int]
-    ERROR_FIELD_NUMBER: _ClassVar[int]
     cluster_id: int
     error: Error
     def __init__(self, cluster_id: _Optional[int] = ..., error: _Optional[_Union[Error, _Mapping]] = ...) -> None: ...
 
 class Error(_message.Message):
     __slots__ = ("type", "message")
-    TYPE_FIELD_NUMBER: _ClassVar[int]
-    MESSAGE_FIELD_NUMBER: _ClassVar[int]
     type: int
     message: str
     def __init__(self, type: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Member(_message.Message):
     __slots__ = ("name", "client_urls")
-    NAME_FIELD_NUMBER: _ClassVar[int]
-    CLIENT_URLS_FIELD_NUMBER: _ClassVar[int]
     name: str
     client_urls: _containers.RepeatedScalarFieldContainer[str]
     def __init__(self, name: _Optional[str] = ..., client_urls: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetMembersRequest(_message.Message):
     __slots__ = ("header",)
-    HEADER_FIELD_NUMBER: _ClassVar[int]
     header: RequestHeader
     def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ...) -> None: ...
 
 class GetMembersResponse(_message.Message):
     __slots__ = ("header", "members", "leader")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    MEMBERS_FIELD_NUMBER: _ClassVar[int]
-    LEADER_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     members: _containers.RepeatedCompositeFieldContainer[Member]
     leader: Member
@@ -55,25 +44,18 @@ class GetMembersResponse(_message.Message):
 
 class TsoRequest(_message.Message):
     __slots__ = ("header", "count")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    COUNT_FIELD_NUMBER: _ClassVar[int]
     header: RequestHeader
     count: int
     def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., count: _Optional[int] = ...) -> None: ...
 
 class Timestamp(_message.Message):
     __slots__ = ("physical", "logical")
-    PHYSICAL_FIELD_NUMBER: _ClassVar[int]
-    LOGICAL_FIELD_NUMBER: _ClassVar[int]
     physical: int
     logical: int
     def __init__(self, physical: _Optional[int] = ..., logical: _Optional[int] = ...) -> None: ...
 
 class TsoResponse(_message.Message):
     __slots__ = ("header", "count", "timestamp")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    COUNT_FIELD_NUMBER: _ClassVar[int]
-    TIMESTAMP_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     count: int
     timestamp: Timestamp
@@ -81,24 +63,17 @@ class TsoResponse(_message.Message):
 
 class GetGCSafePointRequest(_message.Message):
     __slots__ = ("header",)
-    HEADER_FIELD_NUMBER: _ClassVar[int]
     header: RequestHeader
     def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ...) -> None: ...
 
 class GetGCSafePointResponse(_message.Message):
     __slots__ = ("header", "safe_point")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    SAFE_POINT_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     safe_point: int
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., safe_point: _Optional[int] = ...) -> None: ...
 
 class UpdateServiceGCSafePointRequest(_message.Message):
     __slots__ = ("header", "service_id", "TTL", "safe_point")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    SERVICE_ID_FIELD_NUMBER: _ClassVar[int]
-    TTL_FIELD_NUMBER: _ClassVar[int]
-    SAFE_POINT_FIELD_NUMBER: _ClassVar[int]
     header: RequestHeader
     service_id: bytes
     TTL: int
@@ -107,33 +82,24 @@ class UpdateServiceGCSafePointRequest(_message.Message):
 
 class UpdateServiceGCSafePointResponse(_message.Message):
     __slots__ = ("header", "min_safe_point")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    MIN_SAFE_POINT_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     min_safe_point: int
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., min_safe_point: _Optional[int] = ...) -> None: ...
 
 class GetRegionRequest(_message.Message):
     __slots__ = ("header", "region_key")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    REGION_KEY_FIELD_NUMBER: _ClassVar[int]
     header: RequestHeader
     region_key: bytes
     def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., region_key: _Optional[bytes] = ...) -> None: ...
 
 class GetRegionByIDRequest(_message.Message):
     __slots__ = ("header", "region_id")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    REGION_ID_FIELD_NUMBER: _ClassVar[int]
     header: RequestHeader
     region_id: int
     def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., region_id: _Optional[int] = ...) -> None: ...
 
 class GetRegionResponse(_message.Message):
     __slots__ = ("header", "region", "leader")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    REGION_FIELD_NUMBER: _ClassVar[int]
-    LEADER_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     region: _metapb_pb2.Region
     leader: _metapb_pb2.Peer
@@ -141,10 +107,6 @@ class GetRegionResponse(_message.Message):
 
 class ScanRegionsRequest(_message.Message):
     __slots__ = ("header", "start_key", "limit", "end_key")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    START_KEY_FIELD_NUMBER: _ClassVar[int]
-    LIMIT_FIELD_NUMBER: _ClassVar[int]
-    END_KEY_FIELD_NUMBER: _ClassVar[int]
     header: RequestHeader
     start_key: bytes
     limit: int
@@ -153,88 +115,64 @@ class ScanRegionsRequest(_message.Message):
 
 class Region(_message.Message):
     __slots__ = ("region", "leader")
-    REGION_FIELD_NUMBER: _ClassVar[int]
-    LEADER_FIELD_NUMBER: _ClassVar[int]
     region: _metapb_pb2.Region
     leader: _metapb_pb2.Peer
     def __init__(self, region: _Optional[_Union[_metapb_pb2.Region, _Mapping]] = ..., leader: _Optional[_Union[_metapb_pb2.Peer, _Mapping]] = ...) -> None: ...
 
 class ScanRegionsResponse(_message.Message):
     __slots__ = ("header", "regions")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    REGIONS_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     regions: _containers.RepeatedCompositeFieldContainer[Region]
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., regions: _Optional[_Iterable[_Union[Region, _Mapping]]] = ...) -> None: ...
 
 class GetStoreRequest(_message.Message):
     __slots__ = ("header", "store_id")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    STORE_ID_FIELD_NUMBER: _ClassVar[int]
     header: RequestHeader
     store_id: int
     def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., store_id: _Optional[int] = ...) -> None: ...
 
 class GetStoreResponse(_message.Message):
     __slots__ = ("header", "store")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    STORE_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     store: _metapb_pb2.Store
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., store: _Optional[_Union[_metapb_pb2.Store, _Mapping]] = ...) -> None: ...
 
 class GetAllStoresRequest(_message.Message):
     __slots__ = ("header", "exclude_tombstone_stores")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    EXCLUDE_TOMBSTONE_STORES_FIELD_NUMBER: _ClassVar[int]
     header: RequestHeader
     exclude_tombstone_stores: bool
     def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., exclude_tombstone_stores: _Optional[bool] = ...) -> None: ...
 
 class GetAllStoresResponse(_message.Message):
     __slots__ = ("header", "stores")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    STORES_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     stores: _containers.RepeatedCompositeFieldContainer[_metapb_pb2.Store]
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., stores: _Optional[_Iterable[_Union[_metapb_pb2.Store, _Mapping]]] = ...) -> None: ...
 
 class AllocIDRequest(_message.Message):
     __slots__ = ("header",)
-    HEADER_FIELD_NUMBER: _ClassVar[int]
     header: RequestHeader
     def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ...) -> None: ...
 
 class AllocIDResponse(_message.Message):
     __slots__ = ("header", "id")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    ID_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     id: int
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., id: _Optional[int] = ...) -> None: ...
 
 class PutStoreRequest(_message.Message):
     __slots__ = ("header", "store")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    STORE_FIELD_NUMBER: _ClassVar[int]
     header: RequestHeader
     store: _metapb_pb2.Store
     def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., store: _Optional[_Union[_metapb_pb2.Store, _Mapping]] = ...) -> None: ...
 
 class PutStoreResponse(_message.Message):
     __slots__ = ("header",)
-    HEADER_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ...) -> None: ...
 
 class StoreStats(_message.Message):
     __slots__ = ("store_id", "capacity", "available", "region_count", "start_time", "used_size")
-    STORE_ID_FIELD_NUMBER: _ClassVar[int]
-    CAPACITY_FIELD_NUMBER: _ClassVar[int]
-    AVAILABLE_FIELD_NUMBER: _ClassVar[int]
-    REGION_COUNT_FIELD_NUMBER: _ClassVar[int]
-    START_TIME_FIELD_NUMBER: _ClassVar[int]
-    USED_SIZE_FIELD_NUMBER: _ClassVar[int]
     store_id: int
     capacity: int
     available: int
@@ -245,16 +183,12 @@ class StoreStats(_message.Message):
 
 class StoreHeartbeatRequest(_message.Message):
     __slots__ = ("header", "stats")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    STATS_FIELD_NUMBER: _ClassVar[int]
     header: RequestHeader
     stats: StoreStats
     def __init__(self, header: _Optional[_Union[RequestHeader, _Mapping]] = ..., stats: _Optional[_Union[StoreStats, _Mapping]] = ...) -> None: ...
 
 class StoreHeartbeatResponse(_message.Message):
     __slots__ = ("header", "cluster_version")
-    HEADER_FIELD_NUMBER: _ClassVar[int]
-    CLUSTER_VERSION_FIELD_NUMBER: _ClassVar[int]
     header: ResponseHeader
     cluster_version: str
     def __init__(self, header: _Optional[_Union[ResponseHeader, _Mapping]] = ..., cluster_version: _Optional[str] = ...) -> None: ...

@@ -35,13 +35,6 @@ PostDDL: BinlogType
 
 class TableMutation(_message.Message):
     __slots__ = ("table_id", "inserted_rows", "updated_rows", "deleted_ids", "deleted_pks", "deleted_rows", "sequence")
-    TABLE_ID_FIELD_NUMBER: _ClassVar[int]
-    INSERTED_ROWS_FIELD_NUMBER: _ClassVar[int]
-    UPDATED_ROWS_FIELD_NUMBER: _ClassVar[int]
-    DELETED_IDS_FIELD_NUMBER: _ClassVar[int]
-    DELETED_PKS_FIELD_NUMBER: _ClassVar[int]
-    DELETED_ROWS_FIELD_NUMBER: _ClassVar[int]
-    SEQUENCE_FIELD_NUMBER: _ClassVar[int]
     table_id: int
     inserted_rows: _containers.RepeatedScalarFieldContainer[bytes]
     updated_rows: _containers.RepeatedScalarFieldContainer[bytes]
@@ -53,22 +46,12 @@ class TableMutation(_message.Message):
 
 class PrewriteValue(_message.Message):
     __slots__ = ("schema_version", "mutations")
-    SCHEMA_VERSION_FIELD_NUMBER: _ClassVar[int]
-    MUTATIONS_FIELD_NUMBER: _ClassVar[int]
     schema_version: int
     mutations: _containers.RepeatedCompositeFieldContainer[TableMutation]
     def __init__(self, schema_version: _Optional[int] = ..., mutations: _Optional[_Iterable[_Union[TableMutation, _Mapping]]] = ...) -> None: ...
 
 class Binlog(_message.Message):
     __slots__ = ("tp", "start_ts", "commit_ts", "prewrite_key", "prewrite_value", "ddl_query", "ddl_job_id", "ddl_schema_state")
-    TP_FIELD_NUMBER: _ClassVar[int]
-    START_TS_FIELD_NUMBER: _ClassVar[int]
-    COMMIT_TS_FIELD_NUMBER: _ClassVar[int]
-    PREWRITE_KEY_FIELD_NUMBER: _ClassVar[int]
-    PREWRITE_VALUE_FIELD_NUMBER: _ClassVar[int]
-    DDL_QUERY_FIELD_NUMBER: _ClassVar[int]
-    DDL_JOB_ID_FIELD_NUMBER: _ClassVar[int]
-    DDL_SCHEMA_STATE_FIELD_NUMBER: _ClassVar[int]
     tp: BinlogType
     start_ts: int
     commit_ts: int

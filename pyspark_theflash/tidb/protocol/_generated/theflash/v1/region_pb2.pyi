@@ -9,10 +9,6 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 class RegionRecord(_message.Message):
     __slots__ = ("local_state", "apply_state", "applied_term", "peer")
-    LOCAL_STATE_FIELD_NUMBER: _ClassVar[int]
-    APPLY_STATE_FIELD_NUMBER: _ClassVar[int]
-    APPLIED_TERM_FIELD_NUMBER: _ClassVar[int]
-    PEER_FIELD_NUMBER: _ClassVar[int]
     local_state: _raft_serverpb_pb2.RegionLocalState
     apply_state: _raft_serverpb_pb2.RaftApplyState
     applied_term: int
