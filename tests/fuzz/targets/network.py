@@ -83,7 +83,7 @@ class _OnePull(PumpSource):
         self._answers = [data]
 
     def _open(self, connect_ms: int) -> Any:
-        parse_position(self._taken)
+        parse_position(self._received)
         self._stream: Any = self
         return self
 
