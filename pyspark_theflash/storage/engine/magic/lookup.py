@@ -6,7 +6,6 @@ increasing handles reads nothing. The handles of other files are read on demand 
 size limit, which a table may exceed; lookups are slower then.
 """
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from pyspark_theflash.storage.engine.magic.file import (
     read_columns,
 )
 from pyspark_theflash.storage.engine.magic.handles import SortedHandles, first_from
+from pyspark_theflash.storage.engine.magic.lru import LeastRecent
 from pyspark_theflash.storage.mvcc.version import HANDLE, OP, Op
 
 LOOKUP_BYTES: Final = 64 << 20
@@ -53,9 +53,8 @@ class HandleLookup:
     """Finds handles in files, with an LRU cache of `budget_bytes`."""
 
     def __init__(self, folder: Path, budget_bytes: int = LOOKUP_BYTES) -> None:
-        self._folder, self._budget_bytes = folder, budget_bytes
-        self._cached: OrderedDict[int, _Loaded] = OrderedDict()
-        self._cached_bytes = 0
+        self._folder = folder
+        self._cached = LeastRecent[int, _Loaded](budget_bytes)
 
     def find(self, files: Iterable[DataFile], handles: pa.Array) -> Places:
         """Find sorted, distinct handles in files of one physical table."""
@@ -83,17 +82,10 @@ class HandleLookup:
     def forget(self, numbers: Iterable[int]) -> None:
         """Drop removed files from the cache."""
         for number in numbers:
-            if (loaded := self._cached.pop(number, None)) is not None:
-                self._cached_bytes -= loaded.nbytes
-
-    def clear(self) -> None:
-        """Clear the cache."""
-        self._cached.clear()
-        self._cached_bytes = 0
+            self._cached.remove(number)
 
     def _load(self, info: DataFile) -> _Loaded:
         if (loaded := self._cached.get(info.number)) is not None:
-            self._cached.move_to_end(info.number)
             return loaded
         names = [HANDLE, OP] if info.has_deletes else [HANDLE]
         table = read_columns(self._folder, info, names)
@@ -103,11 +95,7 @@ class HandleLookup:
             else np.zeros(0, np.int64)
         )
         loaded = _Loaded(SortedHandles(combine_chunks(table.column(HANDLE))), deletes)
-        self._cached[info.number] = loaded
-        self._cached_bytes += loaded.nbytes
-        while self._cached_bytes > self._budget_bytes:
-            _, dropped = self._cached.popitem(last=False)
-            self._cached_bytes -= dropped.nbytes
+        self._cached.put(info.number, loaded, loaded.nbytes)
         return loaded
 
 

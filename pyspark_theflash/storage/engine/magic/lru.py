@@ -49,3 +49,9 @@ class LeastRecent(Generic[K, V]):
             while self._free_bytes < 0:
                 _, (freed_bytes, _) = self._entries.popitem(last=False)
                 self._free_bytes += freed_bytes
+
+    def remove(self, key: K) -> None:
+        """Remove a key and its value, if it is cached."""
+        with self._mutex:
+            if (removed := self._entries.pop(key, None)) is not None:
+                self._free_bytes += removed[0]

@@ -75,7 +75,7 @@ class MagicStore(MagicReader):
     ) -> None:
         super().__init__(path, fs, clock)
         self._guard = guard
-        self._lookup = HandleLookup(self._data, lookup_bytes)
+        self._lookup_bytes = lookup_bytes
         self._folders: set[Path] = set()
         self._broken: str | None = None
         self._mutex, self._numbers = threading.RLock(), FileNumbers()
@@ -217,7 +217,7 @@ class MagicStore(MagicReader):
         """Load the state in memory from the manifest."""
         self._layouts = Layouts(self.read([]))
         self._partitions = PartitionTable(self._data, self._layouts.view)
-        self._lookup.clear()
+        self._lookup = HandleLookup(self._data, self._lookup_bytes)
         self._folders.clear()
         self._advance(self._layouts.view.generation)
 
