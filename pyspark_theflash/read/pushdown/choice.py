@@ -1,8 +1,8 @@
-"""Values that conditions choose: CASE, COALESCE, and conditions themselves as values.
+"""Values of terms, with CASE, COALESCE and conditions as values.
 
-A value is computed, and a condition looked at, of those rows only that Spark computes it of, where
-it may raise. All values of a CASE have one type; texts come as places in a dictionary of all words
-that there are, literals among them, in which words may stand twice.
+A branch is evaluated only for the rows for which Spark evaluates it, if it may raise. All branches
+have one type. String results are dictionary-encoded; the dictionary joins those of the branches and
+may contain duplicates.
 """
 
 from collections.abc import Sequence
@@ -48,12 +48,12 @@ _NEVER_RAISE: Final = frozenset({"case", "coalesce", *_CONDITIONS})
 
 
 def value(term: Term, batch: Batch) -> Value:
-    """What a term is of each row.
+    """Evaluate a term for each row.
 
     Raises:
-        UnsupportedError: it cannot be told exactly as Spark would; the same for no rows at all.
-        ColumnNotFoundError: it names a column that the batch lacks.
-        SqlOverflowError: a result that its type does not hold.
+        UnsupportedError: The result could differ from Spark's. Also raised for an empty batch.
+        ColumnNotFoundError: The term names a column that is not in the batch.
+        SqlOverflowError: A result does not fit its type.
     """
     if isinstance(term, ColumnTerm):
         return batch.column(term.name)
@@ -71,65 +71,65 @@ def value(term: Term, batch: Batch) -> Value:
     return applied(term.name, arguments, batch.rows)
 
 
-def _truths(told: Truth) -> Other:
-    return Other(pa.array(told.true, mask=~(told.true | told.false)), pa.bool_())
+def _truths(truths: Truth) -> Other:
+    return Other(pa.array(truths.true, mask=~(truths.true | truths.false)), pa.bool_())
 
 
 def _case(arguments: Sequence[Term], batch: Batch) -> Rows:
     if len(arguments) < 2:
-        raise UnsupportedError("a CASE of nothing", WHERE)
+        raise UnsupportedError("a CASE without branches", WHERE)
     parts: list[Rows] = []
     chosen = np.full(batch.rows, -1, np.int16)
-    left = np.ones(batch.rows, np.bool_)
+    rest = np.ones(batch.rows, np.bool_)
     for at in range(0, len(arguments) - 1, 2):
         condition = arguments[at]
-        now = left & _among(condition, batch, left)
-        parts.append(_of(arguments[at + 1], batch, now))
-        chosen[now] = at // 2
-        left &= ~now
+        selected = rest & _among(condition, batch, rest)
+        parts.append(_of(arguments[at + 1], batch, selected))
+        chosen[selected] = at // 2
+        rest &= ~selected
     if len(arguments) % 2:
-        parts.append(_of(arguments[-1], batch, left))
-        chosen[left] = len(parts) - 1
+        parts.append(_of(arguments[-1], batch, rest))
+        chosen[rest] = len(parts) - 1
     return _joined(parts, chosen)
 
 
 def _coalesce(arguments: Sequence[Term], batch: Batch) -> Rows:
     if not arguments:
-        raise UnsupportedError("a COALESCE of nothing", WHERE)
+        raise UnsupportedError("a COALESCE without arguments", WHERE)
     parts: list[Rows] = []
     chosen = np.full(batch.rows, -1, np.int16)
-    left = np.ones(batch.rows, np.bool_)
+    rest = np.ones(batch.rows, np.bool_)
     for term in arguments:
-        parts.append(_of(term, batch, left))
+        parts.append(_of(term, batch, rest))
         valid = validity(parts[-1])
-        now = left if valid is None else left & valid
-        chosen[now] = len(parts) - 1
-        left = left & ~now
+        selected = rest if valid is None else rest & valid
+        chosen[selected] = len(parts) - 1
+        rest = rest & ~selected
     return _joined(parts, chosen)
 
 
 def _among(condition: Term, batch: Batch, among: Mask) -> Mask:
-    """The rows, of those `among`, for which a condition is true."""
+    """Return the rows of `among` for which a condition is true."""
     if not _may_raise(condition):
         return truth(condition, batch).true
-    found = np.zeros(batch.rows, np.bool_)
-    places = np.flatnonzero(among)
-    found[places] = truth(condition, _only(condition, batch, places)).true
-    return found
+    mask = np.zeros(batch.rows, np.bool_)
+    indices = np.flatnonzero(among)
+    mask[indices] = truth(condition, _only(condition, batch, indices)).true
+    return mask
 
 
 def _of(term: Term, batch: Batch, among: Mask) -> Rows:
-    """A value of the rows `among`, and anything of the others."""
+    """Evaluate a term for the rows `among`; the values of other rows are arbitrary."""
     if not _may_raise(term):
-        found = value(term, batch)
+        result = value(term, batch)
     else:
-        places = np.flatnonzero(among)
-        found = value(term, _only(term, batch, places))
-        if not isinstance(found, Constant):
-            found = _spread(found, places, batch.rows)
-    if isinstance(found, Constant):
+        indices = np.flatnonzero(among)
+        result = value(term, _only(term, batch, indices))
+        if not isinstance(result, Constant):
+            result = _spread(result, indices, batch.rows)
+    if isinstance(result, Constant):
         raise UnsupportedError("a literal without a type", WHERE)
-    return found
+    return result
 
 
 def _only(term: Term, batch: Batch, places: npt.NDArray[np.int64]) -> Batch:
@@ -137,7 +137,7 @@ def _only(term: Term, batch: Batch, places: npt.NDArray[np.int64]) -> Batch:
 
 
 def _may_raise(term: Term) -> bool:
-    """Whether it computes anything, beyond comparing columns and literals."""
+    """Return whether the term computes anything beyond comparing columns and literals."""
     if not isinstance(term, FunctionTerm):
         return False
     if term.name.startswith("as ") and isinstance(term.arguments[0], LiteralTerm):
@@ -145,24 +145,24 @@ def _may_raise(term: Term) -> bool:
     return term.name not in _NEVER_RAISE or any(map(_may_raise, term.arguments))
 
 
-def _spread(found: Rows, places: npt.NDArray[np.int64], rows: int) -> Rows:
-    """The values at their places."""
+def _spread(values: Rows, indices: npt.NDArray[np.int64], rows: int) -> Rows:
+    """Return the values at their row indices; arbitrary elsewhere."""
     to = np.zeros(rows, np.int64)
-    to[places] = np.arange(len(places))
-    if isinstance(found, Exact | Ordered):
-        if not len(places):
-            return type(found)(np.zeros(rows, np.int64), found.type, np.zeros(rows, np.bool_))
-        valid = None if found.valid is None else found.valid[to]
-        return type(found)(found.ints[to], found.type, valid)
-    if not len(places):
-        return type(found)(pa.nulls(rows, found.values.type), found.type)
-    return type(found)(found.values.take(pa.array(to)), found.type)
+    to[indices] = np.arange(len(indices))
+    if isinstance(values, Exact | Ordered):
+        if not len(indices):
+            return type(values)(np.zeros(rows, np.int64), values.type, np.zeros(rows, np.bool_))
+        valid = None if values.valid is None else values.valid[to]
+        return type(values)(values.ints[to], values.type, valid)
+    if not len(indices):
+        return type(values)(pa.nulls(rows, values.values.type), values.type)
+    return type(values)(values.values.take(pa.array(to)), values.type)
 
 
 def _joined(parts: Sequence[Rows], chosen: npt.NDArray[np.int16]) -> Rows:
-    """Of each row the value of the part that is chosen; NULL where none is."""
+    """Select for each row the value of the part `chosen`; NULL where it is -1."""
     if any(part.type != parts[0].type for part in parts):
-        raise UnsupportedError("values of different types", WHERE)
+        raise UnsupportedError("a choice between values of different types", WHERE)
     texts = [part for part in parts if isinstance(part, Texts)]
     if len(texts) == len(parts):
         return _joined_texts(texts, chosen)

@@ -1,14 +1,13 @@
-"""Partial aggregates: what some rows add to an aggregation, for anybody to put together.
+"""Partial aggregates of batches of rows; the receiver merges them.
 
-batch ──► groups, values ──► a row for each group ─┐
-batch ──► groups, values ──► a row for each group ─┼─► together, again and again ──► the partial
-batch ──► groups, values ──► a row for each group ─┘
+    batch -> groups, values -> a row per group -+
+    batch -> groups, values -> a row per group -+-> merge, repeatedly -> partial aggregate
+    batch -> groups, values -> a row per group -+
 
-Counts and sums are summed, minima and maxima compared. Where there are many groups, more rows are
-grouped at once. Where there are so many that putting together saves little, or takes much memory,
-what there is so far is handed out, and the receiver gets a group in several rows; and where nearly
-each row is a group, so are the next rows, without a look at who is alike: the price of an
-aggregation that should not have been pushed down is about that of the rows.
+Counts and sums are merged by SUM, minima and maxima by MIN and MAX. If there are many groups, more
+rows are grouped at a time. If merging saves little or needs much memory, the current partial is
+emitted, and the receiver gets several rows for a group. If nearly each row is a group of its own,
+the next rows are emitted without grouping, so that aggregation costs little more than reading rows.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -46,7 +45,7 @@ from pyspark_theflash.read.pushdown.value import (
 from pyspark_theflash.storage.mvcc.project import batch_of
 
 GROUPS_MAX: Final = 1 << 19
-"""Of more groups than these the partial comes in pieces."""
+"""A partial with more groups is emitted in pieces."""
 MERGED_ROWS: Final = 1 << 16
 BATCH_ROWS: Final = 1 << 16
 SMALL_ROWS: Final = 1 << 15
@@ -55,7 +54,7 @@ WIDE_BYTES: Final = 1 << 26
 _MANY: Final = 1 / 16
 _NEARLY_ALL: Final = 0.95
 _HALF: Final = 0.5
-"""Of so many groups for each row, more rows are grouped at once; of so many, none."""
+"""Ratios of groups to rows: above `_MANY` more rows are grouped at once, above others none."""
 _MERGED_BY: Final = {
     AggregateFunction.COUNT: AggregateFunction.SUM,
     AggregateFunction.SUM: AggregateFunction.SUM,
@@ -65,36 +64,36 @@ _MERGED_BY: Final = {
 
 
 class Folding:
-    """An aggregation over rows of one schema, in the types of a scan or dictionaries of these."""
+    """Aggregation of rows of one schema; columns may be dictionary-encoded."""
 
     def __init__(self, aggregation: Aggregation, schema: pa.Schema) -> None:
-        """Raises `ColumnNotFoundError`, or `UnsupportedError` where it would not be exact."""
+        """Check the aggregation. Raises `ColumnNotFoundError`, `UnsupportedError`: not exact."""
         if not aggregation.by and not aggregation.aggregates:
-            raise UnsupportedError("an aggregation of nothing", WHERE)
+            raise UnsupportedError("an aggregation without aggregates and groups", WHERE)
         self._aggregation, self._rows = aggregation, schema
-        known = {field.name.lower(): field for field in schema}
+        fields_by_name = {field.name.lower(): field for field in schema}
         fields = []
         for name in aggregation.groups:
-            if name.lower() not in known:
+            if name.lower() not in fields_by_name:
                 raise ColumnNotFoundError(WHERE, name, tuple(schema.names))
-            found = known[name.lower()]
-            fields.append((found.name, group_type(found.type)))
-        nothing = self._batch(self._nothing())
+            field = fields_by_name[name.lower()]
+            fields.append((field.name, group_type(field.type)))
+        empty = self._batch(self._empty())
         for at, key in enumerate(aggregation.keys):
-            fields.append((f"k{at}", group_type(_key(key, nothing).type)))
+            fields.append((f"k{at}", group_type(_key(key, empty).type)))
         for at, aggregate in enumerate(aggregation.aggregates):
-            fields.append((f"a{at}", _type_of(aggregate, nothing)))
+            fields.append((f"a{at}", _type_of(aggregate, empty)))
         self.schema: Final = pa.schema(fields)
-        """Of partials: the groups, then the keys `k0`, `k1` ..., then `a0`, `a1` ..."""
+        """Schema of partials: group columns, keys `k0`, `k1` ..., aggregates `a0`, `a1` ..."""
 
     def of(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The partial of these rows; without groups, one row.
+        """Yield the partial aggregates of the rows; without grouping, one row.
 
         Raises:
-            SqlOverflowError: a number or a sum that does not fit its type.
+            SqlOverflowError: A number or a sum does not fit its type.
         """
         if self._aggregation.is_row_count:
-            # One batch may tell of more rows than there is memory for.
+            # A batch without columns may have more rows than fit in memory.
             rows = pa.array([sum(batch.num_rows for batch in batches)])
             yield batch_of(self.schema.names, [rows] * len(self.schema), 1)
             return
@@ -117,10 +116,10 @@ class Folding:
                 yield from _cut(merged)
                 parts, seen, limit = [], 0, MERGED_ROWS
         if parts or not self._aggregation.by:
-            yield from _cut(self.merged(parts or [self._folded(self._nothing())]))
+            yield from _cut(self.merged(parts or [self._folded(self._empty())]))
 
     def merged(self, parts: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-        """Partials, at least one, as one in which each group is once."""
+        """Merge partials, at least one, so that each group occurs once."""
         if len(parts) == 1:
             return parts[0]
         whole = pa.Table.from_batches(parts).combine_chunks().to_batches()
@@ -129,35 +128,35 @@ class Folding:
         (rows,) = whole
         keys = rows.columns[: len(self._aggregation.by)]
         values = rows.columns[len(keys) :]
-        wanted = [
+        aggregates = [
             (_MERGED_BY[aggregate.function], value_of(column), column.type)
             for aggregate, column in zip(self._aggregation.aggregates, values, strict=True)
         ]
-        return self._reduced(keys, wanted, rows.num_rows)
+        return self._reduced(keys, aggregates, rows.num_rows)
 
     def _folded(self, batch: pa.RecordBatch, *, are_apart: bool = False) -> pa.RecordBatch:
         rows = self._batch(batch)
         keys = [_key(term, rows) for term in self._aggregation.by]
         types = self.schema.types[len(keys) :]
-        wanted = [
+        aggregates = [
             (each.function, _argument(each, rows), tp)
             for each, tp in zip(self._aggregation.aggregates, types, strict=True)
         ]
         groups = groups_apart(keys, batch.num_rows) if are_apart else None
-        return self._reduced(keys, wanted, batch.num_rows, groups)
+        return self._reduced(keys, aggregates, batch.num_rows, groups)
 
     def _reduced(
         self,
         keys: Sequence[pa.Array],
-        wanted: Sequence[tuple[AggregateFunction, Rows | None, pa.DataType]],
+        aggregates: Sequence[tuple[AggregateFunction, Rows | None, pa.DataType]],
         rows: int,
         groups: Groups | None = None,
     ) -> pa.RecordBatch:
         groups = groups or groups_of(keys, rows)
-        arrays = [*groups.keys, *Reduction(groups).run(wanted)]
+        arrays = [*groups.keys, *Reduction(groups).run(aggregates)]
         return batch_of(self.schema.names, arrays, groups.count)
 
-    def _nothing(self) -> pa.RecordBatch:
+    def _empty(self) -> pa.RecordBatch:
         return batch_of(self._rows.names, [pa.array([], tp) for tp in self._rows.types], 0)
 
     def _batch(self, batch: pa.RecordBatch) -> Batch:
@@ -166,53 +165,53 @@ class Folding:
 
 
 def _key(term: Term, rows: Batch) -> pa.Array:
-    """What is grouped by: a column as it came, or values that are made of columns."""
+    """Return a grouping column as passed in, or a computed one."""
     if isinstance(term, ColumnTerm):
         return rows.array(term.name)
-    found = value(term, rows)
-    if isinstance(found, Texts | Other):
-        return found.values
-    if isinstance(found, Exact):
-        return exact_array(found.ints, found.valid, found.type)
-    if isinstance(found, Ordered):
-        return ordered_array(found.ints, found.valid, found.type)
+    key = value(term, rows)
+    if isinstance(key, Texts | Other):
+        return key.values
+    if isinstance(key, Exact):
+        return exact_array(key.ints, key.valid, key.type)
+    if isinstance(key, Ordered):
+        return ordered_array(key.ints, key.valid, key.type)
     raise UnsupportedError("grouping by a literal", WHERE)
 
 
 def _argument(aggregate: Aggregate, rows: Batch) -> Rows | None:
-    """What is aggregated; None: the rows themselves."""
+    """Return the argument of an aggregate; None for COUNT(*)."""
     argument = aggregate.argument
     if aggregate.function is AggregateFunction.COUNT:
         if argument is None:
             return None
         if isinstance(argument, ColumnTerm):
-            # Nothing but its nulls is asked for.
+            # Only the validity is read.
             values = rows.array(argument.name)
             return Other(values, values.type)
-    found = None if argument is None else value(argument, rows)
-    if found is None or isinstance(found, Constant):
-        raise UnsupportedError(f"{aggregate.function.value} of no column", WHERE)
-    return found
+    result = None if argument is None else value(argument, rows)
+    if result is None or isinstance(result, Constant):
+        raise UnsupportedError(f"{aggregate.function.value} of a literal or of no argument", WHERE)
+    return result
 
 
 def _type_of(aggregate: Aggregate, rows: Batch) -> pa.DataType:
-    found = _argument(aggregate, rows)
-    return pa.int64() if found is None else reduced_type(aggregate.function, found.type)
+    argument = _argument(aggregate, rows)
+    return pa.int64() if argument is None else reduced_type(aggregate.function, argument.type)
 
 
 class _Gathering:
-    """Batches to group at once: small ones together, and more where there are many groups."""
+    """Concatenates small batches, more of them if there are many groups."""
 
     def __init__(self) -> None:
         self._wanted, self._apart = SMALL_ROWS, 0
 
     @property
     def are_apart(self) -> bool:
-        """Whether the rows that come now are hardly worth grouping."""
+        """Whether the next rows are emitted without grouping."""
         return self._apart > 0
 
     def learn(self, rows: int, groups: int) -> None:
-        """Decide what to do next, by so many groups of so many rows."""
+        """Adjust the strategy to the number of groups among the last rows."""
         is_wide = self._wanted == WIDE_ROWS
         if groups > (_HALF if is_wide else _NEARLY_ALL) * rows and rows >= SMALL_ROWS:
             self._apart = (8 if is_wide else 1) * WIDE_ROWS
@@ -220,14 +219,14 @@ class _Gathering:
             self._wanted = WIDE_ROWS
 
     def of(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        """The same rows."""
+        """Yield the rows in batches of a suitable size."""
         alike: dict[pa.Schema, list[pa.RecordBatch]] = {}
         for batch in batches:
             if self.are_apart:
                 yield batch
                 self._apart -= batch.num_rows
                 continue
-            if batch.num_rows >= self._wanted or self._is_dear(batch):
+            if batch.num_rows >= self._wanted or self._is_expensive(batch):
                 yield batch
                 continue
             if not batch.num_rows:
@@ -242,14 +241,14 @@ class _Gathering:
                 waiting.clear()
         yield from (_joined(waiting) for waiting in alike.values() if waiting)
 
-    def _is_dear(self, batch: pa.RecordBatch) -> bool:
-        """Whether to join it with others is worth it for many rows only: it has a dictionary."""
+    def _is_expensive(self, batch: pa.RecordBatch) -> bool:
+        """Return whether concatenating is expensive: the batch has a dictionary."""
         has_dictionary = any(map(pa.types.is_dictionary, batch.schema.types))
         return has_dictionary and self._wanted < WIDE_ROWS
 
 
 def _joined(batches: Sequence[pa.RecordBatch]) -> pa.RecordBatch:
-    """The rows of batches of one schema."""
+    """Concatenate batches of one schema."""
     if len(batches) == 1:
         return batches[0]
     (whole,) = pa.Table.from_batches(batches).unify_dictionaries().combine_chunks().to_batches()

@@ -1,23 +1,23 @@
-"""Functions of values by Spark's rules, with ANSI mode on where that makes a difference.
+"""Functions of values by Spark's rules, in ANSI mode.
 
-    tinyint, smallint, int, bigint +, -, *, %   integers of that type; a result that it does not
-                                                hold raises; a divisor is a literal, and not 0
-    double +, -, *, /                           IEEE's, the divisor likewise
-    as TYPE                                     a cast: to a wider type, to DOUBLE, and from DOUBLE
-                                                to INT or BIGINT, which cuts off
-    floor, ceil                                 of a DOUBLE, a BIGINT
-    year, quarter, month, day, day of year,     of a DATE, an INT; weeks are ISO's
+    tinyint, smallint, int, bigint +, -, *, %   integers of that type; raise on overflow; the
+                                                divisor is a literal other than 0
+    double +, -, *, /                           IEEE 754; divisor as above
+    as TYPE                                     cast to a wider type, to DOUBLE, and from DOUBLE to
+                                                INT or BIGINT, which truncates
+    floor, ceil                                 DOUBLE -> BIGINT
+    year, quarter, month, day, day of year,     DATE -> INT; ISO weeks
     day of week, week, year of week
-    hour, minute, second                        of a TIMESTAMP_NTZ, an INT
-    date                                        the DATE of a TIMESTAMP_NTZ
-    trunc, date_trunc                           the begin of the unit, a literal, that comes first
-    local, instant                              TIMESTAMP to and from TIMESTAMP_NTZ, so many
-                                                microseconds, a literal, east of UTC
-    substring                                   from a literal place on, from 1, so many characters
+    hour, minute, second                        TIMESTAMP_NTZ -> INT
+    date                                        TIMESTAMP_NTZ -> DATE
+    trunc, date_trunc                           start of the unit, the first argument, a literal
+    local, instant                              TIMESTAMP to TIMESTAMP_NTZ and back; the second
+                                                argument is a literal UTC offset in microseconds
+    substring                                   literal start, from 1, and literal length
     length                                      in characters
 
-What names a type takes and gives values of just that type. Days are looked up in a table of all
-days between the first and the last, where these are not many.
+A function with a type in its name takes and returns values of exactly that type. Functions of days
+use a lookup table of the days between the smallest and the largest if these are few.
 """
 
 import re
@@ -78,7 +78,7 @@ _KINDS: Final = {
     LiteralKind.TIMESTAMP_NTZ: _NTZ,
 }
 _DOUBLE_DIGITS: Final = 15
-"""A decimal of so many digits divided by a power of ten is the double nearest to it."""
+"""Up to so many digits, unscaled / 10.0 ** scale is the double nearest to the decimal."""
 _LONG_FLOAT: Final = 2.0**63
 _TABLE_DAYS: Final = 1 << 20
 _SECOND_US: Final = 1_000_000
@@ -97,11 +97,11 @@ _PARTS: Final = {"hour": (3_600 * _SECOND_US, 24), "minute": (60 * _SECOND_US, 6
 
 
 def applied(name: str, arguments: Sequence[Value], rows: int) -> Rows:
-    """A function of values, of so many rows.
+    """Apply a function to values of a batch of `rows` rows.
 
     Raises:
-        UnsupportedError: there is none, of such values.
-        SqlOverflowError: a result that its type does not hold.
+        UnsupportedError: There is no such function for values of these types.
+        SqlOverflowError: A result does not fit its type.
     """
     if name.startswith(_CAST) and len(arguments) == 1:
         return _cast(arguments[0], named_type(name.removeprefix(_CAST)), rows)
@@ -112,19 +112,19 @@ def applied(name: str, arguments: Sequence[Value], rows: int) -> Rows:
         return _double(operator, *arguments)
     if name not in _FUNCTIONS:
         raise UnsupportedError(f"{name} as a value", WHERE)
-    function, wanted = _FUNCTIONS[name]
-    if len(arguments) not in wanted:
+    function, counts = _FUNCTIONS[name]
+    if len(arguments) not in counts:
         raise UnsupportedError(f"{name} of {len(arguments)} arguments", WHERE)
     return function(*arguments)
 
 
 def named_type(name: str) -> pa.DataType:
-    """A type by its name in Spark's SQL. Raises `UnsupportedError`."""
-    found = _DECIMAL.fullmatch(name)
-    if found is None and name in _NAMED:
+    """Return the type with a name in Spark's SQL. Raises `UnsupportedError`."""
+    decimal = _DECIMAL.fullmatch(name)
+    if decimal is None and name in _NAMED:
         return _NAMED[name]
-    if found is not None:
-        precision, scale = map(int, found.groups())
+    if decimal is not None:
+        precision, scale = map(int, decimal.groups())
         if scale <= precision and 1 <= precision <= DECIMAL128_DIGITS:
             return pa.decimal128(precision, scale)
     raise UnsupportedError(f"a cast to {name}", WHERE)
@@ -156,22 +156,24 @@ def _repeated(literal: LiteralTerm, to: pa.DataType, rows: int) -> Rows:
     is_null = literal.kind is LiteralKind.NULL
     if pa.types.is_string(to) or pa.types.is_binary(to):
         if not is_null and _KINDS.get(literal.kind) != to:
-            raise UnsupportedError(f"a {literal.kind.value} as {to}", WHERE)
+            raise UnsupportedError(
+                f"a cast of a literal of kind {literal.kind.value} to {to}", WHERE
+            )
         words = pa.array([] if is_null else [literal.value], to)
         places = pa.nulls(rows, pa.int32()) if is_null else pa.array(np.zeros(rows, np.int32))
         return Texts(pa.DictionaryArray.from_arrays(places, words), to)
     valid = np.zeros(rows, np.bool_) if is_null else None
     if pa.types.is_integer(to) or pa.types.is_decimal(to):
         number, scale = (0, 0) if is_null else constant_ints(literal)
-        told = Exact(_ints_of([number]), pa.decimal128(DECIMAL128_DIGITS, scale))
-        ints = _exact_as_decimal(told, to).ints if pa.types.is_decimal(to) else told.ints
+        unscaled = Exact(_ints_of([number]), pa.decimal128(DECIMAL128_DIGITS, scale))
+        ints = _exact_as_decimal(unscaled, to).ints if pa.types.is_decimal(to) else unscaled.ints
         if not pa.types.is_decimal(to):
             if scale:
-                raise UnsupportedError(f"a decimal as {to}", WHERE)
+                raise UnsupportedError(f"a cast of a decimal literal to {to}", WHERE)
             ints = _checked(ints, None, to)
         return Exact(np.broadcast_to(ints, (rows,)), to, valid)
     if not is_null and _KINDS.get(literal.kind) != to:
-        raise UnsupportedError(f"a {literal.kind.value} as {to}", WHERE)
+        raise UnsupportedError(f"a cast of a literal of kind {literal.kind.value} to {to}", WHERE)
     if pa.types.is_floating(to):
         floats = np.array([literal.value or 0.0], np.float64)
         return Ordered.of_floats(np.broadcast_to(floats, (rows,)), to, valid)
@@ -180,8 +182,8 @@ def _repeated(literal: LiteralTerm, to: pa.DataType, rows: int) -> Rows:
 
 
 def _ints_of(numbers: Sequence[int]) -> Ints:
-    found: Ints = np.array(numbers, object)
-    return found.astype(np.int64) if magnitude(found) < 1 << 63 else found
+    ints: Ints = np.array(numbers, object)
+    return ints.astype(np.int64) if magnitude(ints) < 1 << 63 else ints
 
 
 def _exact_as_double(value: Exact) -> Ordered:
@@ -205,7 +207,7 @@ _CUT: Final = {pa.int32(): float(2**31), pa.int64(): _LONG_FLOAT}
 
 
 def _cut(value: Ordered, to: pa.DataType) -> Exact:
-    """The whole part; of 2^63 it is 2^63 - 1, to Spark."""
+    """Truncate to integers; 2^63 becomes 2^63 - 1, as in Spark."""
     floats, most = _floats(value), _CUT[to]
     with np.errstate(invalid="ignore"):
         fits = (np.floor(floats) <= (most - 1 if most < _LONG_FLOAT else most)) & (
@@ -213,13 +215,13 @@ def _cut(value: Ordered, to: pa.DataType) -> Exact:
         )
     if not fits.all():
         if not (fits if value.valid is None else fits | ~value.valid).all():
-            raise SqlOverflowError(f"a number that is no {to}")
+            raise SqlOverflowError(f"a number outside of {to}")
         floats = np.where(fits, floats, 0.0)
     return Exact(_longs(np.trunc(floats)).astype(np.int64, copy=False), to, value.valid)
 
 
 def _longs(floats: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Whole numbers as Java has them as longs: the nearest, and 0 of NaN."""
+    """Convert integral floats to int64 as Java does: saturate, and 0 for NaN."""
     inside = (floats >= -_LONG_FLOAT) & (floats < _LONG_FLOAT)
     if inside.all():
         return floats.astype(np.int64)
@@ -246,9 +248,9 @@ _FLOAT_OPERATORS: Final[dict[str, Callable[..., Any]]] = {
 
 def _whole(operator: str, left: Value, right: Value, tp: pa.DataType) -> Exact:
     if isinstance(left, Constant) and isinstance(right, Constant):
-        raise UnsupportedError(f"{operator} of literals alone", WHERE)
+        raise UnsupportedError(f"{operator} of two literals", WHERE)
     if operator == "%" and not _is_nonzero(right):
-        raise UnsupportedError("% by anything but a literal", WHERE)
+        raise UnsupportedError("% by a divisor other than a literal", WHERE)
     a, b = _integers(left, tp), _integers(right, tp)
     bound = magnitude(a.ints) * magnitude(b.ints) if operator == "*" else 0
     is_small = max(magnitude(a.ints), magnitude(b.ints), bound) < 1 << 62
@@ -256,7 +258,7 @@ def _whole(operator: str, left: Value, right: Value, tp: pa.DataType) -> Exact:
     if is_small or operator != "%":
         ints = _OPERATORS[operator](x, y)
     else:
-        # Python's own has the sign of the divisor.
+        # Python's % has the sign of the divisor, SQL's that of the dividend.
         ints = np.where(x < 0, -(-x % abs(y)), x % abs(y))
     valid = both(a.valid, b.valid)
     return Exact(_checked(ints, valid, tp), tp, valid)
@@ -271,14 +273,14 @@ def _integers(value: Value, tp: pa.DataType) -> Exact:
         return value
     if isinstance(value, Constant) and value.literal.kind is LiteralKind.INT:
         return Exact(_ints_of([constant_ints(value.literal)[0]]), tp)
-    raise UnsupportedError(f"arithmetic of {tp} with anything else", WHERE)
+    raise UnsupportedError(f"arithmetic of {tp} with another type", WHERE)
 
 
 def _double(operator: str, left: Value, right: Value) -> Ordered:
     if operator == "/" and not _is_nonzero(right):
-        raise UnsupportedError("/ by anything but a literal", WHERE)
+        raise UnsupportedError("/ by a divisor other than a literal", WHERE)
     if isinstance(left, Constant) and isinstance(right, Constant):
-        raise UnsupportedError(f"{operator} of literals alone", WHERE)
+        raise UnsupportedError(f"{operator} of two literals", WHERE)
     a, b = _floats(left), _floats(right)
     with np.errstate(all="ignore"):
         floats = _FLOAT_OPERATORS[operator](a, b)
@@ -291,15 +293,15 @@ def _floats(value: Value) -> npt.NDArray[np.float64]:
         return value.floats
     if isinstance(value, Constant) and value.literal.kind is LiteralKind.DOUBLE:
         return np.array([value.literal.value], np.float64)
-    raise UnsupportedError("arithmetic of doubles with anything else", WHERE)
+    raise UnsupportedError("arithmetic of doubles with another type", WHERE)
 
 
 def _checked(ints: Ints, valid: Mask | None, tp: pa.DataType) -> npt.NDArray[np.int64]:
-    """The numbers with 64 bits. Raises `SqlOverflowError`: one that the type does not hold."""
+    """Return the integers as int64. Raises `SqlOverflowError`: One does not fit the type."""
     half = 1 << tp.bit_width - 1
-    told = ints if valid is None else ints[valid]
-    if len(told) and not -half <= int(told.min()) <= int(told.max()) < half:
-        raise SqlOverflowError(f"a number that is no {tp}")
+    valid_ints = ints if valid is None else ints[valid]
+    if len(valid_ints) and not -half <= int(valid_ints.min()) <= int(valid_ints.max()) < half:
+        raise SqlOverflowError(f"a number outside of {tp}")
     if ints.dtype == object and valid is not None:
         ints = np.where(valid, ints, 0)
     return ints.astype(np.int64, copy=False)
@@ -307,7 +309,7 @@ def _checked(ints: Ints, valid: Mask | None, tp: pa.DataType) -> npt.NDArray[np.
 
 def _check_below(ints: Ints, valid: Mask | None, most: int, tp: pa.DataType) -> None:
     if magnitude(ints if valid is None else ints[valid]) >= most:
-        raise SqlOverflowError(f"a number that is no {tp}")
+        raise SqlOverflowError(f"a number outside of {tp}")
 
 
 def _rounded(function: Callable[..., Any]) -> Callable[[Value], Rows]:
@@ -330,18 +332,18 @@ def _months(days: Days) -> Days:
 
 
 def _first_day(units: Days, unit: str) -> Days:
-    """The day that a year or a month, counted from 1970 on, begins with."""
+    """Return the first day of a year or month that is counted from 1970."""
     return units.astype(f"M8[{unit}]").astype("M8[D]").astype(np.int64)
 
 
 def _weekday(days: Days) -> Days:
-    """Of Monday 0; the first day of 1970 was a Thursday."""
-    found: Days = (days + 3) % 7
-    return found
+    """Return the day of the week, Monday is 0; 1970-01-01 was a Thursday."""
+    weekday: Days = (days + 3) % 7
+    return weekday
 
 
 def _thursday(days: Days) -> Days:
-    """The one of the same week, which is of the year that the week is of."""
+    """Return the Thursday of the same ISO week, which is in the year that the week belongs to."""
     return days - _weekday(days) + 3
 
 
@@ -378,8 +380,8 @@ def _each_day(days: Days, function: Callable[[Days], Days]) -> Days:
 
 def _of_day(name: str) -> Callable[[Value], Rows]:
     def of_day(value: Value) -> Rows:
-        found = _times(value, pa.date32())
-        return Exact(_each_day(found.ints.astype(np.int64), _OF_DAY[name]), pa.int32(), found.valid)
+        dates = _times(value, pa.date32())
+        return Exact(_each_day(dates.ints.astype(np.int64), _OF_DAY[name]), pa.int32(), dates.valid)
 
     return of_day
 
@@ -388,58 +390,58 @@ def _part(name: str) -> Callable[[Value], Rows]:
     unit_us, count = _PARTS[name]
 
     def part(value: Value) -> Rows:
-        found = _times(value, _NTZ)
-        return Exact(found.ints // unit_us % count, pa.int32(), found.valid)
+        times = _times(value, _NTZ)
+        return Exact(times.ints // unit_us % count, pa.int32(), times.valid)
 
     return part
 
 
 def _date(value: Value) -> Rows:
-    found = _times(value, _NTZ)
-    return Ordered(found.ints // _DAY_US, pa.date32(), found.valid)
+    times = _times(value, _NTZ)
+    return Ordered(times.ints // _DAY_US, pa.date32(), times.valid)
 
 
 def _trunc(unit: Value, value: Value) -> Rows:
-    found = _times(value, pa.date32())
-    days = _each_day(found.ints.astype(np.int64), _TRUNC[_unit(unit, _TRUNC)])
-    return Ordered(days, found.type, found.valid)
+    dates = _times(value, pa.date32())
+    days = _each_day(dates.ints.astype(np.int64), _TRUNC[_unit(unit, _TRUNC)])
+    return Ordered(days, dates.type, dates.valid)
 
 
 def _date_trunc(unit: Value, value: Value) -> Rows:
-    found, name = _times(value, _NTZ), _unit(unit, _TRUNC | _UNITS_US)
+    times, name = _times(value, _NTZ), _unit(unit, _TRUNC | _UNITS_US)
     if name in _UNITS_US:
-        us = found.ints - found.ints % _UNITS_US[name]
+        us = times.ints - times.ints % _UNITS_US[name]
     else:
-        us = _each_day((found.ints // _DAY_US).astype(np.int64), _TRUNC[name]) * _DAY_US
-    return Ordered(us, found.type, found.valid)
+        us = _each_day((times.ints // _DAY_US).astype(np.int64), _TRUNC[name]) * _DAY_US
+    return Ordered(us, times.type, times.valid)
 
 
-def _unit(value: Value, known: dict[str, Any]) -> str:
-    if isinstance(value, Constant) and value.literal.value in known:
+def _unit(value: Value, units: dict[str, Any]) -> str:
+    if isinstance(value, Constant) and value.literal.value in units:
         return str(value.literal.value)
-    raise UnsupportedError("such a unit of time", WHERE)
+    raise UnsupportedError("another unit of time", WHERE)
 
 
-def _moved(to: pa.DataType) -> Callable[[Value, Value], Rows]:
-    come, sign = (_ZONED, 1) if to == _NTZ else (_NTZ, -1)
+def _shifted(to: pa.DataType) -> Callable[[Value, Value], Rows]:
+    source, sign = (_ZONED, 1) if to == _NTZ else (_NTZ, -1)
 
-    def moved(value: Value, offset: Value) -> Rows:
-        found = _times(value, come)
-        return Ordered(found.ints + sign * _number(offset), to, found.valid)
+    def shifted(value: Value, offset: Value) -> Rows:
+        times = _times(value, source)
+        return Ordered(times.ints + sign * _number(offset), to, times.valid)
 
-    return moved
+    return shifted
 
 
 def _times(value: Value, tp: pa.DataType) -> Ordered:
     if isinstance(value, Ordered) and value.type == tp:
         return value
-    raise UnsupportedError(f"a function of {tp} of anything else", WHERE)
+    raise UnsupportedError(f"a function of {tp} with an argument of another type", WHERE)
 
 
 def _number(value: Value) -> int:
     if isinstance(value, Constant) and value.literal.kind is LiteralKind.INT:
         return constant_ints(value.literal)[0]
-    raise UnsupportedError("anything but a literal here", WHERE)
+    raise UnsupportedError("an argument that must be a literal integer", WHERE)
 
 
 # -- texts
@@ -447,21 +449,21 @@ def _number(value: Value) -> int:
 
 def _substring(value: Value, begin: Value, count: Value | None = None) -> Rows:
     first = _number(begin)
-    wanted = None if count is None else _number(count)
+    length = None if count is None else _number(count)
     if first < 0:
         raise UnsupportedError("a substring from the end", WHERE)
-    # Spark counts from 1, and takes 0 for the same.
+    # Positions start at 1; Spark treats 0 as 1.
     start = max(first - 1, 0)
-    stop = None if wanted is None else start + max(wanted, 0)
+    stop = None if length is None else start + max(length, 0)
     if stop == start:
         raise UnsupportedError("a substring of no characters", WHERE)
     return _each_text(value, lambda texts: pc.utf8_slice_codeunits(texts, start, stop))
 
 
 def _each_text(value: Value, function: Callable[[pa.Array], pa.Array]) -> Texts:
-    """A text of each text, of a dictionary of each word."""
+    """Map strings to strings, or once for each dictionary value."""
     if not isinstance(value, Texts) or not pa.types.is_string(value.type):
-        raise UnsupportedError("a function of texts of anything else", WHERE)
+        raise UnsupportedError("a string function of another type", WHERE)
     values = value.values
     if not pa.types.is_dictionary(values.type):
         return Texts(function(values), value.type)
@@ -474,7 +476,7 @@ def _each_text(value: Value, function: Callable[[pa.Array], pa.Array]) -> Texts:
 
 def _length(value: Value) -> Rows:
     if not isinstance(value, Texts) or not pa.types.is_string(value.type):
-        raise UnsupportedError("the length of anything but a text", WHERE)
+        raise UnsupportedError("the length of another type than a string", WHERE)
     values = value.values
     if pa.types.is_dictionary(values.type):
         lengths = pc.utf8_length(values.dictionary).take(values.indices)
@@ -492,8 +494,8 @@ _FUNCTIONS: Final[dict[str, tuple[Callable[..., Rows], tuple[int, ...]]]] = {
     "date": (_date, (1,)),
     "trunc": (_trunc, (2,)),
     "date_trunc": (_date_trunc, (2,)),
-    "local": (_moved(_NTZ), (2,)),
-    "instant": (_moved(_ZONED), (2,)),
+    "local": (_shifted(_NTZ), (2,)),
+    "instant": (_shifted(_ZONED), (2,)),
     "floor": (_rounded(np.floor), (1,)),
     "ceil": (_rounded(np.ceil), (1,)),
     "substring": (_substring, (2, 3)),

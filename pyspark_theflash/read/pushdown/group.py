@@ -1,4 +1,4 @@
-"""Rows by groups: a number for each row's group, and the groups' values."""
+"""Grouping of rows: a group number for each row, and the keys of each group."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,12 +15,12 @@ from pyspark_theflash.read.pushdown.value import WHERE, floats_of, ordered_float
 Codes = npt.NDArray[np.int64]
 _INT64_MAX = (1 << 63) - 1
 _SPARSE = 4
-"""A table of so many places for each row is quicker than to look for what is there."""
+"""Up to so many table slots per row, a lookup table is faster than hashing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Groups:
-    """The groups of some rows: `codes[row]` is one of `count`; `keys` are the groups' values."""
+    """Groups of rows: `codes[row]` is below `count`; `keys` has one array per grouping column."""
 
     codes: Codes
     count: int
@@ -28,12 +28,12 @@ class Groups:
 
 
 def groups_of(columns: Sequence[pa.Array], rows: int) -> Groups:
-    """The groups that are there. NULL is a value like others, and so is NaN; 0.0 is -0.0.
+    """Group rows. NULL and NaN are keys like others; 0.0 equals -0.0.
 
-    Without columns there is one, whether or not there are rows.
+    Without columns there is one group, even without rows.
 
     Raises:
-        UnsupportedError: a column that has no groups.
+        UnsupportedError: Rows cannot be grouped by the type of a column.
     """
     if not columns:
         return Groups(np.zeros(rows, np.int64), 1, ())
@@ -41,23 +41,25 @@ def groups_of(columns: Sequence[pa.Array], rows: int) -> Groups:
     codes, size, are_places = parts[0][0], len(parts[0][1]), True
     for part, values in parts[1:]:
         if size * len(values) > np.iinfo(np.int64).max:
-            codes, found = _dense(codes, size)
-            size, are_places = len(found), False
+            codes, distinct_codes = _dense(codes, size)
+            size, are_places = len(distinct_codes), False
         codes = codes * len(values) + part
         size *= len(values)
-    codes, found = _dense(codes, size)
+    codes, distinct_codes = _dense(codes, size)
     if are_places:
-        chosen = _places(found, [len(values) for _, values in parts])
+        chosen = _places(distinct_codes, [len(values) for _, values in parts])
     else:
-        some = np.zeros(len(found), np.int64)
-        some[codes] = np.arange(rows)
-        chosen = [part[some] for part, _ in parts]
-    keys = [values.take(pa.array(at)) for at, (_, values) in zip(chosen, parts, strict=True)]
-    return Groups(codes, len(found), tuple(keys))
+        rows_of_groups = np.zeros(len(distinct_codes), np.int64)
+        rows_of_groups[codes] = np.arange(rows)
+        chosen = [part[rows_of_groups] for part, _ in parts]
+    keys = [
+        values.take(pa.array(indices)) for indices, (_, values) in zip(chosen, parts, strict=True)
+    ]
+    return Groups(codes, len(distinct_codes), tuple(keys))
 
 
 def groups_apart(columns: Sequence[pa.Array], rows: int) -> Groups:
-    """A group of each row, alike or not; see `groups_of`."""
+    """Make each row a group of its own, without looking for equal ones; see `groups_of`."""
     return Groups(np.arange(rows), rows, tuple(map(_plain, columns)))
 
 
@@ -68,7 +70,7 @@ def _plain(values: pa.Array) -> pa.Array:
 
 
 def _places(codes: Codes, sizes: Sequence[int]) -> list[Codes]:
-    """The parts that codes were made of, each below its size."""
+    """Split combined codes into the codes of the columns, each below its size."""
     parts: list[Codes] = []
     for size in reversed(sizes):
         parts.insert(0, codes % max(size, 1))
@@ -77,7 +79,7 @@ def _places(codes: Codes, sizes: Sequence[int]) -> list[Codes]:
 
 
 def group_type(tp: pa.DataType) -> pa.DataType:
-    """The type of a group's value. Raises `UnsupportedError`: there are no groups by it."""
+    """Return the type of a group key. Raises `UnsupportedError`."""
     inner = tp.value_type if pa.types.is_dictionary(tp) else tp
     if pa.types.is_nested(inner):
         raise UnsupportedError(f"grouping by {inner}", WHERE)
@@ -85,7 +87,7 @@ def group_type(tp: pa.DataType) -> pa.DataType:
 
 
 def _encoded(values: pa.Array) -> tuple[Codes, pa.Array]:
-    """Each row's place in an array of values, which may have some that no row has."""
+    """Return each row's index into an array of keys, which may contain unused ones."""
     tp = group_type(values.type)
     if pa.types.is_floating(tp):
         values = _normal(values)
@@ -104,7 +106,7 @@ def _encoded(values: pa.Array) -> tuple[Codes, pa.Array]:
 
 
 def _normal(values: pa.Array) -> pa.Array:
-    """Floats with one NaN and one zero."""
+    """Replace all NaNs by one NaN and -0.0 by 0.0."""
     floats = floats_of(ordered_floats(pc.fill_null(values, 0).to_numpy().astype(np.float64)))
     mask = None if not values.null_count else values.is_null().to_numpy(zero_copy_only=False)
     tp = values.type
@@ -112,7 +114,7 @@ def _normal(values: pa.Array) -> pa.Array:
 
 
 def _ranged(values: pa.Array) -> tuple[Codes, pa.Array] | None:
-    """Of numbers that are close together, the distance from the least; None: they are not."""
+    """Encode integers of a small range as the distance from the minimum; else return None."""
     tp = pa.int32() if pa.types.is_date32(values.type) else values.type
     bounds = pc.min_max(values.view(tp))
     if not bounds["min"].is_valid:
@@ -133,15 +135,15 @@ def _ranged(values: pa.Array) -> tuple[Codes, pa.Array] | None:
 
 
 def _dense(codes: Codes, size: int) -> tuple[Codes, Codes]:
-    """Codes below `size` as codes without gaps, and which those were."""
+    """Renumber codes below `size` without gaps; also return the original codes."""
     if size <= max(_SPARSE * len(codes), 1 << 10):
         counts = np.bincount(codes, minlength=size)
-        found = np.flatnonzero(counts)
-        if len(found) == size:
-            return codes, found
+        distinct_codes = np.flatnonzero(counts)
+        if len(distinct_codes) == size:
+            return codes, distinct_codes
         places = np.zeros(size, np.int64)
-        places[found] = np.arange(len(found))
-        return places[codes], found
+        places[distinct_codes] = np.arange(len(distinct_codes))
+        return places[codes], distinct_codes
     encoded = pc.dictionary_encode(pa.array(codes))
     numbers: Codes = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
     return numbers, encoded.dictionary.to_numpy(zero_copy_only=False)

@@ -1,12 +1,11 @@
-"""Which rows a condition is true for, by Spark's rules.
+"""Evaluate conditions by Spark's rules.
 
-A condition is true, false or, where a NULL leaves it open, neither. AND, OR and NOT go by that, so
-`NOT (a = 1)` leaves a NULL out as `a = 1` does; `<=>` and IS NULL are never open. Texts compare by
-their bytes, NaN equals itself and is above all numbers, numbers compare by what they are whatever
-their types. What Spark would first convert to something else (a text to a number, a date to a
-timestamp) is refused.
+Logic has three values: NULL operands make a comparison, and NOT of it, unknown; `<=>` and IS NULL
+never are. Strings compare by their bytes, NaN equals itself and is greater than other numbers, and
+numbers of different types compare by value. Comparisons for which Spark would cast differently (a
+string to a number, a date to a timestamp) are unsupported.
 
-A text column that comes as a dictionary is looked at once for each of its values.
+A function of a dictionary-encoded string column is evaluated once for each dictionary value.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -71,12 +70,12 @@ MATCHES: Final[dict[str, Callable[..., Any]]] = {
     "ends with": pc.ends_with,
     "contains": pc.match_substring,
 }
-_TAKEN_TEXT: Final = 2
-_TAKEN_NUMBER: Final = 32
-"""To take a value from its place takes as long as to compare so many that stand in a row."""
+_TAKE_COST_TEXT: Final = 2
+_TAKE_COST_NUMBER: Final = 32
+"""Selecting one value by index costs as much as comparing this many consecutive ones."""
 _SHORT_BITS: Final = 16
 _FLOAT_EXACT: Final = 1 << 24
-"""Up to here every whole number is a float, too."""
+"""Integers up to this absolute value are exact in float32."""
 _INT64: Final = (-(1 << 63), (1 << 63) - 1)
 _ORDERED_KINDS: Final = {
     LiteralKind.DATE: pa.date32(),
@@ -90,56 +89,56 @@ _ORDERED_KINDS: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """For which rows something is true and for which it is false; for the others it is open."""
+    """Rows for which a condition is true and rows for which it is false; unknown for the others."""
 
     true: Mask
     false: Mask
 
     @classmethod
-    def of(cls, outcome: Mask, known: Mask | None = None) -> "Truth":
-        """`outcome` where it is known; None: everywhere."""
-        return cls(outcome, ~outcome) if known is None else cls(outcome & known, ~outcome & known)
+    def of(cls, outcome: Mask, valid: Mask | None = None) -> "Truth":
+        """Return `outcome`, unknown where `known` is false; `known` None: nowhere unknown."""
+        return cls(outcome, ~outcome) if valid is None else cls(outcome & valid, ~outcome & valid)
 
     @classmethod
     def same(cls, outcome: bool | None, rows: int) -> "Truth":
-        """The same for all rows."""
+        """Return one outcome for all rows."""
         return cls(np.full(rows, outcome is True), np.full(rows, outcome is False))
 
 
 def rows_for_which(term: Term, batch: Batch, among: Mask | None = None) -> Mask:
-    """The rows for which a condition is true, of those `among`; None: of all.
+    """Return the mask of the rows, of those in `among` (None: all), for which a condition is true.
 
-    What others hold may be looked at, but does not raise.
+    Values of rows outside `among` may be evaluated, but raise no errors.
 
     Raises:
-        UnsupportedError: it cannot be told exactly as Spark would; the same for no rows at all.
-        ColumnNotFoundError: it names a column that the batch lacks.
-        SqlOverflowError: a number in it does not fit its type.
+        UnsupportedError: The result could differ from Spark's. Also raised for an empty batch.
+        ColumnNotFoundError: The condition names a column that is not in the batch.
+        SqlOverflowError: A number does not fit its type.
     """
     conjuncts = sorted(_conjuncts(term), key=lambda each: _cost(each, batch))
-    left, found = batch, np.ones(batch.rows, np.bool_) if among is None else among
+    rest, mask = batch, np.ones(batch.rows, np.bool_) if among is None else among
     places: npt.NDArray[np.int64] | None = None
     for at, conjunct in enumerate(conjuncts):
-        count = int(np.count_nonzero(found))
-        if count < left.rows and (_pays(conjunct, left, count) or _is_computed(conjunct)):
-            # Without any rows at all every conjunct is looked at, to be refused.
+        count = int(np.count_nonzero(mask))
+        if count < rest.rows and (_pays(conjunct, rest, count) or _is_computed(conjunct)):
+            # An empty batch evaluates every conjunct, so that unsupported ones raise.
             if not count:
                 break
-            # No others may raise.
-            taken = np.flatnonzero(found)
-            places = taken if places is None else places[taken]
+            # Computed values may raise, so they are computed for the remaining rows only.
+            indices = np.flatnonzero(mask)
+            places = indices if places is None else places[indices]
             names = [name for each in conjuncts[at:] for name in column_names(each)]
-            left, found = left.only(distinct(names), taken), np.ones(count, np.bool_)
-        found = found & truth(conjunct, left).true
+            rest, mask = rest.only(distinct(names), indices), np.ones(count, np.bool_)
+        mask = mask & truth(conjunct, rest).true
     if places is None:
-        return found
-    kept = np.zeros(batch.rows, np.bool_)
-    kept[places[found]] = True
-    return kept
+        return mask
+    result = np.zeros(batch.rows, np.bool_)
+    result[places[mask]] = True
+    return result
 
 
 def _conjuncts(term: Term) -> Iterator[Term]:
-    """What must all be true for a condition to be."""
+    """Yield the operands of nested ANDs."""
     if isinstance(term, FunctionTerm) and term.name == "and" and len(term.arguments) >= 2:
         for argument in term.arguments:
             yield from _conjuncts(argument)
@@ -148,20 +147,20 @@ def _conjuncts(term: Term) -> Iterator[Term]:
 
 
 def _cost(term: Term, batch: Batch) -> tuple[bool, int]:
-    """What is computed comes last, for it may raise; else the widest column tells."""
+    """Return the sort key of a conjunct: computed ones last, as they may raise; then by width."""
     if not isinstance(term, FunctionTerm):
         return False, 0
     return _is_computed(term), _width(term, batch)
 
 
 def _pays(term: Term, batch: Batch, count: int) -> bool:
-    """Whether to take `count` rows and look at these is quicker than to look at all."""
-    taken = _TAKEN_TEXT if _width(term, batch) >= TEXT_BITS else _TAKEN_NUMBER
-    return count * taken < batch.rows
+    """Return whether selecting `count` rows first is faster than evaluating all rows."""
+    take_cost = _TAKE_COST_TEXT if _width(term, batch) >= TEXT_BITS else _TAKE_COST_NUMBER
+    return count * take_cost < batch.rows
 
 
 def _width(term: Term, batch: Batch) -> int:
-    """How many bits the widest of its columns has."""
+    """Return the bits per value of the widest column."""
     return max((batch.width(name) for name in column_names(term)), default=0)
 
 
@@ -172,11 +171,11 @@ def _is_computed(term: Term) -> bool:
 
 
 def value_in(batch: Batch, term: Term) -> Value:
-    """A column, a literal, or what a condition computes of them.
+    """Return the value of a column, a literal or a function within a condition.
 
     Raises:
-        UnsupportedError: it is something else, or not exact.
-        SqlOverflowError: a result that its type does not hold.
+        UnsupportedError: The term is not a value, or could differ from Spark's result.
+        SqlOverflowError: A result does not fit its type.
     """
     if isinstance(term, ColumnTerm):
         return batch.column(term.name)
@@ -189,11 +188,11 @@ def value_in(batch: Batch, term: Term) -> Value:
 
 
 def truth(term: Term, batch: Batch) -> Truth:
-    """See `rows_for_which`."""
+    """Evaluate a condition; see `rows_for_which`."""
     if isinstance(term, LiteralTerm) and term.kind in (LiteralKind.BOOL, LiteralKind.NULL):
         return Truth.same(None if term.value is None else bool(term.value), batch.rows)
     if not isinstance(term, FunctionTerm):
-        raise UnsupportedError("a condition that compares nothing", WHERE)
+        raise UnsupportedError("a column or literal as a condition", WHERE)
     name, arguments = term.name, term.arguments
     if name in ("and", "or"):
         _check_count(term, len(arguments) >= 2)
@@ -244,7 +243,7 @@ def _is_null(term: Term, batch: Batch) -> Mask:
 
 
 def _same(left: Term, right: Term, batch: Batch) -> Truth:
-    """`<=>`: equal, or both NULL."""
+    """Evaluate `<=>`: equal, or both NULL."""
     equal = _compared("=", value_in(batch, left), value_in(batch, right), batch.rows)
     return Truth.of(equal.true | (_is_null(left, batch) & _is_null(right, batch)))
 
@@ -252,12 +251,12 @@ def _same(left: Term, right: Term, batch: Batch) -> Truth:
 def _compared(name: str, left: Value, right: Value, rows: int) -> Truth:
     if isinstance(left, Constant):
         if isinstance(right, Constant):
-            raise UnsupportedError(f"{name} of literals alone", WHERE)
+            raise UnsupportedError(f"{name} of two literals", WHERE)
         return _compared(_SWAPPED.get(name, name), right, left, rows)
     if isinstance(right, Constant):
         return _with_literal(name, left, right.literal, rows)
     if isinstance(left, Texts) and isinstance(right, Texts) and left.type == right.type:
-        return _told(_ARROW[name](_dense(left.values), _dense(right.values)))
+        return _arrow_truth(_ARROW[name](_dense(left.values), _dense(right.values)))
     left, right = _as_floats(left, right.type), _as_floats(right, left.type)
     if isinstance(left, Exact) and isinstance(right, Exact):
         scale = max(left.scale, right.scale)
@@ -271,7 +270,11 @@ def _compared(name: str, left: Value, right: Value, rows: int) -> Truth:
 
 
 def _as_floats(value: Rows, other: pa.DataType) -> Rows:
-    """Integers beside floats become floats, as in Spark, which has `float` beside a `bigint`."""
+    """Convert integers that Spark compares with `other` as doubles.
+
+    That is with doubles, and tinyint and smallint with floats; Spark compares wider integers as
+    float.
+    """
     if not isinstance(value, Exact) or not pa.types.is_integer(value.type):
         return value
     if other != pa.float64() and not (
@@ -291,23 +294,23 @@ def _with_literal(name: str, value: Rows, literal: LiteralTerm, rows: int) -> Tr
         return Truth.same(None, rows)
     value = _as_floats(value, _ORDERED_KINDS.get(literal.kind, pa.null()))
     if isinstance(value, Texts):
-        wanted = _text(literal, value)
-        return _each_text(value, lambda texts: _ARROW[name](texts, wanted))
+        scalar = _text(literal, value)
+        return _each_text(value, lambda texts: _ARROW[name](texts, scalar))
     if isinstance(value, Exact):
         number, scale = constant_ints(literal)
         return Truth.of(_with_number(name, value, number, scale), value.valid)
     if isinstance(value, Ordered):
         return Truth.of(_NUMPY[name](value.ints, _ordered(literal, value)), value.valid)
-    raise UnsupportedError(f"comparing {value.type} with anything", WHERE)
+    raise UnsupportedError(f"comparing {value.type}", WHERE)
 
 
 def _with_number(name: str, value: Exact, number: int, scale: int) -> Mask:
-    """Compare with `number` / 10 ** `scale`, in whole numbers of the column."""
+    """Compare with `number` / 10 ** `scale`, rescaled to the integers of the column."""
     shift = value.scale - scale
     low = number * 10**shift if shift >= 0 else number // 10**-shift
     is_whole = shift >= 0 or not number % 10**-shift
     if not is_whole:
-        # It lies above `low` and below the next: nothing is equal to it.
+        # The literal lies between `low` and `low` + 1, so no value equals it.
         if name in ("=", "<>"):
             return np.full(len(value.ints), name == "<>")
         name = {"<": "<=", ">=": ">"}.get(name, name)
@@ -319,48 +322,52 @@ def _with_number(name: str, value: Exact, number: int, scale: int) -> Mask:
 
 
 def _ordered(literal: LiteralTerm, value: Ordered) -> int:
-    """A literal among such values."""
+    """Return a literal as an integer of `Ordered.ints`."""
     is_float, number = pa.types.is_floating(value.type), literal.value
-    known = _ORDERED_KINDS.get(literal.kind, pa.null())
+    literal_type = _ORDERED_KINDS.get(literal.kind, pa.null())
     is_exact = (
         literal.kind is LiteralKind.INT and isinstance(number, int) and abs(number) <= _FLOAT_EXACT
     )
-    if not _alike(known, value.type) and not (is_float and is_exact):
-        raise UnsupportedError(f"comparing {value.type} with a {literal.kind.value}", WHERE)
+    if not _alike(literal_type, value.type) and not (is_float and is_exact):
+        raise UnsupportedError(
+            f"comparing {value.type} with a literal of kind {literal.kind.value}", WHERE
+        )
     if is_float:
         return int(ordered_floats(np.array([number], np.float64))[0])
     if not isinstance(number, int) or not _INT64[0] <= number <= _INT64[1]:
-        raise UnsupportedError(f"such a {literal.kind.value}", WHERE)
+        raise UnsupportedError(f"a {literal.kind.value} outside of 64 bits", WHERE)
     return number
 
 
 def _text(literal: LiteralTerm, value: Texts) -> pa.Scalar:
     kinds = {LiteralKind.STRING: pa.string(), LiteralKind.BINARY: pa.binary()}
     if kinds.get(literal.kind) != value.type:
-        raise UnsupportedError(f"comparing {value.type} with a {literal.kind.value}", WHERE)
+        raise UnsupportedError(
+            f"comparing {value.type} with a literal of kind {literal.kind.value}", WHERE
+        )
     return pa.scalar(literal.value, value.type)
 
 
 def _matched(name: str, value: Value, pattern: Value, rows: int) -> Truth:
     if not isinstance(value, Texts) or not isinstance(pattern, Constant):
-        raise UnsupportedError(f"{name} of anything but a text and a literal", WHERE)
+        raise UnsupportedError(f"{name} of other arguments than a string and a literal", WHERE)
     if pattern.literal.kind is LiteralKind.NULL:
         return Truth.same(None, rows)
-    wanted = _text(pattern.literal, value).as_py()
-    return _each_text(value, lambda texts: MATCHES[name](texts, wanted))
+    text = _text(pattern.literal, value).as_py()
+    return _each_text(value, lambda texts: MATCHES[name](texts, text))
 
 
 def _is_in(term: Term, choices: Sequence[Term], batch: Batch) -> Truth:
     value = value_in(batch, term)
     literals = [choice for choice in choices if isinstance(choice, LiteralTerm)]
     if len(literals) < len(choices) or isinstance(value, Constant):
-        raise UnsupportedError("in with anything but a value and literals", WHERE)
-    told = [literal for literal in literals if literal.kind is not LiteralKind.NULL]
-    found = _among(value, told, batch.rows) if told else Truth.same(False, batch.rows)
-    if len(told) < len(literals):
-        # The NULL may be equal to what no other was.
-        return Truth(found.true, np.zeros(batch.rows, np.bool_))
-    return found
+        raise UnsupportedError("IN of other arguments than a column and literals", WHERE)
+    non_null = [literal for literal in literals if literal.kind is not LiteralKind.NULL]
+    matches = _among(value, non_null, batch.rows) if non_null else Truth.same(False, batch.rows)
+    if len(non_null) < len(literals):
+        # For rows that equal no other choice, equality with NULL is unknown.
+        return Truth(matches.true, np.zeros(batch.rows, np.bool_))
+    return matches
 
 
 def _among(value: Rows, literals: Sequence[LiteralTerm], rows: int) -> Truth:
@@ -368,16 +375,16 @@ def _among(value: Rows, literals: Sequence[LiteralTerm], rows: int) -> Truth:
         value = _as_floats(value, _ORDERED_KINDS.get(kind, pa.null()))
     if isinstance(value, Texts):
         texts = pa.array([_text(each, value).as_py() for each in literals], value.type)
-        # Of a null it would say false.
+        # pc.is_in is false, not null, for a null.
         return _each_text(
             value, lambda v: pc.if_else(v.is_valid(), pc.is_in(v, value_set=texts), None)
         )
     if isinstance(value, Exact):
         return Truth.of(_among_numbers(value, literals), value.valid)
     if isinstance(value, Ordered):
-        wanted = np.array([_ordered(each, value) for each in literals], np.int64)
-        return Truth.of(np.isin(value.ints, wanted), value.valid)
-    raise UnsupportedError(f"comparing {value.type} with anything", WHERE)
+        choices = np.array([_ordered(each, value) for each in literals], np.int64)
+        return Truth.of(np.isin(value.ints, choices), value.valid)
+    raise UnsupportedError(f"comparing {value.type}", WHERE)
 
 
 def _among_numbers(value: Exact, literals: Sequence[LiteralTerm]) -> Mask:
@@ -389,23 +396,23 @@ def _among_numbers(value: Exact, literals: Sequence[LiteralTerm]) -> Mask:
         elif not number % 10**-shift:
             numbers.append(number // 10**-shift)
     if value.ints.dtype == object:
-        wanted = frozenset(numbers)
-        return np.fromiter((n in wanted for n in value.ints), np.bool_, len(value.ints))
-    known = [n for n in numbers if _INT64[0] <= n <= _INT64[1]]
-    return np.isin(value.ints, np.array(known, np.int64))
+        choices = frozenset(numbers)
+        return np.fromiter((n in choices for n in value.ints), np.bool_, len(value.ints))
+    in_range = [n for n in numbers if _INT64[0] <= n <= _INT64[1]]
+    return np.isin(value.ints, np.array(in_range, np.int64))
 
 
-def _each_text(value: Texts, told: Callable[[pa.Array], pa.Array]) -> Truth:
-    """What `told` says of each text, of a dictionary of each value once."""
+def _each_text(value: Texts, function: Callable[[pa.Array], pa.Array]) -> Truth:
+    """Evaluate `function` for the strings, or once for each dictionary value."""
     values = value.values
     if not pa.types.is_dictionary(values.type):
-        return _told(told(values))
-    once = _told(told(values.dictionary))
+        return _arrow_truth(function(values))
+    by_word = _arrow_truth(function(values.dictionary))
     if not len(values.dictionary):
         return Truth.same(None, len(values))
     at = pc.fill_null(values.indices, 0).to_numpy(zero_copy_only=False)
     valid = valid_of(values)
-    true, false = once.true[at], once.false[at]
+    true, false = by_word.true[at], by_word.false[at]
     return Truth(true, false) if valid is None else Truth(true & valid, false & valid)
 
 
@@ -413,8 +420,8 @@ def _dense(values: pa.Array) -> pa.Array:
     return values.dictionary_decode() if pa.types.is_dictionary(values.type) else values
 
 
-def _told(outcome: pa.Array) -> Truth:
-    """Arrow's truth."""
+def _arrow_truth(outcome: pa.Array) -> Truth:
+    """Convert Arrow booleans."""
     true: npt.NDArray[np.bool_] = pc.fill_null(outcome, False).to_numpy(zero_copy_only=False)
     valid = valid_of(outcome)
     return Truth(true, ~true if valid is None else ~true & valid)

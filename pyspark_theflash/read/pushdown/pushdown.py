@@ -1,12 +1,12 @@
-"""What a scan does beside the data instead of handing out all rows.
+"""Operations that a scan applies next to the data.
 
-    filter         rows for which it is true, told of the values that the scan hands out
-    aggregation    instead of rows, what each region adds to it
-    order, limit   the first rows of each region
+    filter         returns rows for which it is true; evaluated on the values that the scan returns
+    aggregation    returns partial aggregates of each region instead of rows
+    order, limit   return the first rows of each region
 
-Spark's rules are meant (`read.pushdown.predicate`, `read.pushdown.reduce`, `read.pushdown.top`),
-unlike with a WHERE (`read.plan.condition`), which is TiDB's and comes first. A value that cannot be
-handed out cannot be compared either: it raises as if it were read.
+They follow Spark's rules (`read.pushdown.predicate`, `reduce`, `top`). A WHERE
+(`read.plan.condition`) follows TiDB's and is applied first. A value that cannot be returned cannot
+be compared either: it raises as if it were read.
 """
 
 from collections.abc import Iterable, Iterator
@@ -36,7 +36,7 @@ from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnI
 
 @dataclass(frozen=True, slots=True)
 class Pushdown:
-    """See the module. A `limit` of 0 is none. Survives pickle."""
+    """Operations of a scan; see the module docstring. A `limit` of 0 is none. Survives pickle."""
 
     filter: Term | None = None
     aggregation: Aggregation | None = None
@@ -44,28 +44,28 @@ class Pushdown:
     order: tuple[SortKey, ...] = ()
 
     def __post_init__(self) -> None:
-        """Raises `OptionError`: these do not go together."""
+        """Raises `OptionError`: An aggregation is combined with a limit or an order."""
         if self.aggregation is not None and (self.limit or self.order):
-            raise OptionError("limit", "neither it nor an order goes with an aggregation")
+            raise OptionError("limit", "a limit or an order cannot be combined with an aggregation")
 
     @property
     def more_columns(self) -> tuple[str, ...]:
-        """Names of the columns that it reads of each row that passes the filter."""
+        """Columns that it reads of each row that passes the filter."""
         if self.aggregation is not None:
             return self.aggregation.columns
         return distinct([key.column for key in self.order])
 
     @property
     def takes_dictionaries(self) -> bool:
-        """Whether most rows stay where they are, so that there is no use in decoding them."""
+        """Whether most rows are not returned, so that decoding dictionaries would be wasted."""
         return self.aggregation is not None or self.limit > 0
 
     def check(self, schema: pa.Schema) -> None:
-        """Return if rows of this schema can be told so.
+        """Check that the operations are possible on rows of a schema.
 
         Raises:
-            ColumnNotFoundError: it names a column that there is not.
-            UnsupportedError: it would not be exact.
+            ColumnNotFoundError: A column is not in the schema.
+            UnsupportedError: The result would not be exact.
         """
         if self.aggregation is not None:
             Folding(self.aggregation, schema)
@@ -73,7 +73,7 @@ class Pushdown:
             check_order(schema, self.order, self.limit)
 
     def schema(self, schema: pa.Schema, shown: int | None) -> pa.Schema:
-        """Of what comes of rows of this schema, of whose columns so many are asked for."""
+        """Return the result schema; `shown` is the number of returned columns, None: all."""
         if self.aggregation is not None:
             return Folding(self.aggregation, schema).schema
         return schema if shown is None else pa.schema(list(schema)[:shown])
@@ -81,7 +81,7 @@ class Pushdown:
     def of(
         self, batches: Iterable[pa.RecordBatch], schema: pa.Schema, shown: int | None
     ) -> Iterator[pa.RecordBatch]:
-        """What comes of a region's rows that have passed the filter.
+        """Yield the results for a region's rows that have passed the filter.
 
         Strings may be dictionaries where the schema has none, if `takes_dictionaries`.
         """
@@ -101,7 +101,7 @@ NOTHING: Final = Pushdown()
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """A filter of a table, with the columns that it reads; survives pickle."""
+    """Filter of a table, with the columns that it reads. Survives pickle."""
 
     term: Term
     columns: tuple[ColumnInfo, ...]
@@ -111,33 +111,33 @@ class Filter:
     def bound(
         cls, term: Term, columns: tuple[ColumnInfo, ...], presentation: Presentation
     ) -> "Filter":
-        """The filter `term`, which reads these columns.
+        """Check the filter `term`, which reads `columns`.
 
         Raises:
-            UnsupportedError: what is true could not be told exactly.
+            UnsupportedError: The result could differ from Spark's.
         """
         if ROWID_COLUMN in columns:
-            raise UnsupportedError("a filter on it", ROWID_NAME)
-        known = {c.name.lower(): pa.array([], presentation.type_of(c.type)) for c in columns}
-        rows_for_which(term, Batch(known, 0))
+            raise UnsupportedError("a filter on this column", ROWID_NAME)
+        empty = {c.name.lower(): pa.array([], presentation.type_of(c.type)) for c in columns}
+        rows_for_which(term, Batch(empty, 0))
         return cls(term, columns, presentation)
 
     def rows(self, batch: pa.RecordBatch, among: Mask | None = None) -> Mask:
-        """The rows, of those `among`, of a batch with the stored columns for which it is true.
+        """Return the rows, of those in `among`, of a stored batch for which the filter is true.
 
         Raises:
-            UnrepresentableValueError: a value that the scan cannot hand out.
-            SqlOverflowError: a number in it that does not fit its type.
+            UnrepresentableValueError: The scan cannot return a value.
+            SqlOverflowError: A number does not fit its type.
         """
         try:
             shown = self._shown(batch)
         except UnrepresentableValueError:
             if among is None or among.all():
                 raise
-            # It may be of one of the other rows.
-            found = np.zeros(len(among), np.bool_)
-            found[among] = self.rows(filter_rows(batch, among))
-            return found
+            # The value may be in a row outside of `among`.
+            mask = np.zeros(len(among), np.bool_)
+            mask[among] = self.rows(filter_rows(batch, among))
+            return mask
         return rows_for_which(self.term, shown, among)
 
     def _shown(self, batch: pa.RecordBatch) -> Batch:
@@ -151,16 +151,16 @@ class Filter:
 
 
 def filter_names(term: Term) -> tuple[str, ...]:
-    """The columns that a filter reads, each once."""
+    """Return the columns that a filter reads, each once."""
     return distinct(list(column_names(term)))
 
 
 def shown_column(
     values: pa.Array, column: ColumnInfo, presentation: Presentation, *, narrow: bool = False
 ) -> pa.Array:
-    """A stored column, dictionary or not, as it is handed out; dictionaries stay such.
+    """Convert a stored column to the returned form; dictionaries remain dictionaries.
 
-    `narrow`: narrow decimals stay such, too (`tidb.codec.narrow`), if decimals are handed out.
+    With `narrow`, decimals remain narrow (`tidb.codec.narrow`) unless they are returned as text.
     """
     if not narrow or presentation.is_text(column.type):
         values = widened(values, arrow_type(column.type))

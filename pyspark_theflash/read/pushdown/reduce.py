@@ -1,20 +1,19 @@
-"""One value for each group: counts, sums, minima and maxima of what `read.pushdown.value` has.
+"""Aggregate functions of `read.pushdown.value`, one result per group.
 
-    function     of                                   its type
-    count        anything, or rows                    int64
+    function     argument                             result type
+    count        any value, or rows                   int64
     sum          integers                             decimal128(38, 0)
                  DECIMAL(p, s), expressions of them   decimal128(38, s) up to 19 digits,
                                                       decimal256(76, s) above
-                 FLOAT, DOUBLE                        float64, in an order of its own
-    min, max     all but VECTOR                       the same
+                 FLOAT, DOUBLE                        float64; the order of addition is not defined
+    min, max     all but VECTOR                       type of the argument
 
-A sum has room for 2^63 values of its type, so whether it fits another one is for the receiver to
-say: Spark makes an error or NULL of a sum of more than 38 digits.
+A sum has room for 2^63 values of the argument's type. The receiver decides whether the total fits
+its own type: for more than 38 digits Spark raises an error or returns NULL.
 
-NULLs are left out, as in SQL, and NULL is what there is of nothing but them. NumPy adds 64-bit
-numbers without looking whether the sum fits, so it gets those only of which it must; of larger
-numbers it gets the halves. Where most rows have a group of their own, it is several times as fast
-as Arrow's hash tables.
+NULLs are skipped; the result for a group without other values is NULL. NumPy does not check int64
+sums for overflow, so it adds values whose sum certainly fits, and otherwise their upper and lower
+halves. For groups of about one row it is several times as fast as Arrow's hash aggregation.
 """
 
 from collections.abc import Sequence
@@ -47,7 +46,7 @@ from pyspark_theflash.tidb.codec.arrow import DECIMAL128_DIGITS
 _INT64_MAX: Final = (1 << 63) - 1
 _DECIMAL256_DIGITS: Final = 76
 _COUNT_DIGITS: Final = 19
-"""Of the largest number of rows."""
+"""Decimal digits of the largest number of rows."""
 _HALF_BITS: Final = 32
 _HALF: Final = (1 << _HALF_BITS) - 1
 _WORD: Final = (1 << 64) - 1
@@ -59,7 +58,7 @@ _UFUNCS: Final[dict[AggregateFunction, Any]] = {
 
 
 def reduced_type(function: AggregateFunction, tp: pa.DataType) -> pa.DataType:
-    """See the module. Raises `UnsupportedError`."""
+    """Return the result type; see the module docstring. Raises `UnsupportedError`."""
     if function is AggregateFunction.COUNT:
         return pa.int64()
     if function is not AggregateFunction.SUM:
@@ -78,21 +77,21 @@ def reduced_type(function: AggregateFunction, tp: pa.DataType) -> pa.DataType:
 
 
 class Reduction:
-    """Reduces columns by the same groups."""
+    """Aggregates columns by the same groups."""
 
     def __init__(self, groups: Groups) -> None:
         self._groups = groups
         self._rows: pa.Array | None = None
 
     def run(
-        self, wanted: Sequence[tuple[AggregateFunction, Rows | None, pa.DataType]]
+        self, aggregates: Sequence[tuple[AggregateFunction, Rows | None, pa.DataType]]
     ) -> list[pa.Array]:
-        """Functions of columns, each in a type that holds its values; COUNT of None counts rows.
+        """Apply (function, argument, result type) each; COUNT of None counts rows.
 
         Raises:
-            SqlOverflowError: a sum that does not fit its type.
+            SqlOverflowError: A sum does not fit its type.
         """
-        return [self._of(*each) for each in wanted]
+        return [self._of(*each) for each in aggregates]
 
     def _of(self, function: AggregateFunction, value: Rows | None, to: pa.DataType) -> pa.Array:
         if function is AggregateFunction.COUNT:
@@ -108,7 +107,7 @@ class Reduction:
         if value is not None and pa.types.is_boolean(value.type):
             bits = pc.fill_null(value.values, False).to_numpy(zero_copy_only=False).view(np.int8)
             return pc.cast(_arrow(*self._ends(function, bits, valid_of(value.values))), to)
-        raise UnsupportedError(f"{function.value} of such a value", WHERE)
+        raise UnsupportedError(f"{function.value} of a value of this type", WHERE)
 
     def _counts(self, valid: Mask | None) -> pa.Array:
         if self._groups.count == 1:
@@ -123,7 +122,7 @@ class Reduction:
     def _exact(self, function: AggregateFunction, value: Exact, to: pa.DataType) -> pa.Array:
         ints = value.ints
         if ints.dtype == object:
-            return exact_array(*self._slowly(function, ints, value.valid), to)
+            return exact_array(*self._objects(function, ints, value.valid), to)
         if function is not AggregateFunction.SUM:
             return exact_array(*self._ends(function, ints, value.valid), to)
         if magnitude(ints) * max(len(ints), 1) <= _INT64_MAX:
@@ -135,87 +134,87 @@ class Reduction:
     def _sums(
         self, values: npt.NDArray[Any], valid: Mask | None
     ) -> tuple[npt.NDArray[Any], Mask | None]:
-        """Sums of 64-bit numbers, all of which must fit, and which are of anything."""
+        """Add 64-bit numbers, whose sums must fit; also return the groups with values."""
         if valid is not None:
             values = np.where(valid, values, 0)
-        found = np.zeros(self._groups.count, values.dtype)
-        # Infinities of both signs are NaN.
+        sums = np.zeros(self._groups.count, values.dtype)
+        # inf + -inf is NaN, with a warning.
         with np.errstate(all="ignore"):
             if self._groups.count == 1:
-                found[0] = values.sum()
+                sums[0] = values.sum()
             else:
-                np.add.at(found, self._groups.codes, values)
-        return found, self._filled(valid)
+                np.add.at(sums, self._groups.codes, values)
+        return sums, self._filled(valid)
 
     def _ends(
         self, function: AggregateFunction, ints: Ints, valid: Mask | None
     ) -> tuple[npt.NDArray[Any], Mask | None]:
-        """The least or largest numbers, and which are of anything."""
+        """Return minima or maxima, and the groups with values."""
         bounds, chosen = np.iinfo(ints.dtype), _UFUNCS[function]
         end = bounds.max if function is AggregateFunction.MIN else bounds.min
         if valid is not None:
             ints = np.where(valid, ints, end)
-        found = np.full(self._groups.count, end, ints.dtype)
+        ends = np.full(self._groups.count, end, ints.dtype)
         if self._groups.count == 1:
-            found[0] = chosen.reduce(ints, initial=end)
+            ends[0] = chosen.reduce(ints, initial=end)
         else:
-            chosen.at(found, self._groups.codes, ints)
-        return found, self._filled(valid)
+            chosen.at(ends, self._groups.codes, ints)
+        return ends, self._filled(valid)
 
     def _filled(self, valid: Mask | None) -> Mask | None:
-        """The groups with a valid row; None: all."""
+        """Return the groups with a valid row; None: all."""
         codes = self._groups.codes
         if valid is None and len(codes):
             return None
-        found = np.zeros(self._groups.count, np.bool_)
-        found[codes if valid is None else codes[valid]] = True
-        return None if found.all() else found
+        filled = np.zeros(self._groups.count, np.bool_)
+        filled[codes if valid is None else codes[valid]] = True
+        return None if filled.all() else filled
 
     def _text(self, function: AggregateFunction, texts: pa.Array) -> pa.Array:
         if not pa.types.is_dictionary(texts.type):
             return self._plain_text(function, texts)
         order = pc.array_sort_indices(texts.dictionary)
-        # Of no words at all one that nobody gets to see.
+        # A placeholder if the dictionary is empty; no result refers to it.
         ranks = np.zeros(max(len(order), 1), np.int64)
         ranks[order.to_numpy()] = np.arange(len(order))
         places = pc.fill_null(texts.indices, 0).to_numpy(zero_copy_only=False)
-        found, has_any = self._ends(function, ranks[places], valid_of(texts))
-        return texts.dictionary.take(order).take(_arrow(found, has_any))
+        ends, has_any = self._ends(function, ranks[places], valid_of(texts))
+        return texts.dictionary.take(order).take(_arrow(ends, has_any))
 
     def _plain_text(self, function: AggregateFunction, texts: pa.Array) -> pa.Array:
-        """What Arrow says, a value for each group, null where there is none."""
+        """Return Arrow's minima or maxima of strings, null for groups without values."""
         if self._groups.count == 1:
             scalar = (pc.min if function is AggregateFunction.MIN else pc.max)(texts)
             return pa.array([scalar.as_py()], scalar.type)
         codes = pa.array(self._groups.codes)
         grouped = pa.table({"code": codes, "v": texts}).group_by("code", use_threads=False)
-        found = grouped.aggregate([("v", function.value)]).combine_chunks()
-        order = pc.array_sort_indices(_one(found["code"]))
-        return _one(found[f"v_{function.value}"]).take(order)
+        table = grouped.aggregate([("v", function.value)]).combine_chunks()
+        order = pc.array_sort_indices(_one(table["code"]))
+        return _one(table[f"v_{function.value}"]).take(order)
 
-    def _slowly(
+    def _objects(
         self, function: AggregateFunction, ints: Ints, valid: Mask | None
     ) -> tuple[Ints, Mask | None]:
-        """With Python's numbers."""
+        """Aggregate Python integers."""
         codes = self._groups.codes
         if valid is not None:
             codes, ints = codes[valid], ints[valid]
         order = np.argsort(codes, kind="stable")
         codes, ints = codes[order], ints[order]
-        found, starts = np.unique(codes, return_index=True)
+        filled, starts = np.unique(codes, return_index=True)
         result = np.zeros(self._groups.count, object)
         has_any = np.zeros(self._groups.count, np.bool_)
-        if len(found):
-            result[found] = _UFUNCS[function].reduceat(ints, starts)
-            has_any[found] = True
+        if len(filled):
+            result[filled] = _UFUNCS[function].reduceat(ints, starts)
+            has_any[filled] = True
         return result, has_any
 
 
 def exact_array(ints: Ints, valid: Mask | None, to: pa.DataType) -> pa.Array:
-    """Whole numbers as integers, or as decimals without their point.
+    """Convert integers to an Arrow array of integers, or unscaled integers to decimals.
 
     Raises:
-        SqlOverflowError: one does not fit the type's digits.
+        SqlOverflowError: A value has more digits than the type.
     """
     if valid is not None:
         ints = np.where(valid, ints, 0)
@@ -235,7 +234,7 @@ def exact_array(ints: Ints, valid: Mask | None, to: pa.DataType) -> pa.Array:
 
 
 def ordered_array(ints: Ints, valid: Mask | None, to: pa.DataType) -> pa.Array:
-    """Values of `read.pushdown.value.Ordered` in their type."""
+    """Convert integers of `read.pushdown.value.Ordered` to an Arrow array."""
     if pa.types.is_floating(to):
         return pc.cast(_arrow(floats_of(ints), valid), to)
     width = pa.int32() if pa.types.is_date32(to) else pa.int64()

@@ -1,6 +1,6 @@
-"""What is asked of rows, as Spark would say it: values, conditions, aggregates, orders.
+"""Terms of Spark's pushdown: values, conditions, aggregates and sort orders.
 
-All names of columns are those that a scan hands out; they are looked up without regard to case.
+Columns are named as in the output of the scan; names are compared without regard to case.
 """
 
 from collections.abc import Iterator
@@ -14,7 +14,7 @@ ARITHMETIC: Final = ("+", "-", "*")
 
 
 class LiteralKind(str, Enum):
-    """What a literal is; see `protos/theflash/v1/theflash.proto`."""
+    """Type of a literal; see `protos/theflash/v1/theflash.proto`."""
 
     NULL = "null"
     BOOL = "bool"
@@ -32,14 +32,14 @@ class LiteralKind(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class ColumnTerm:
-    """A column by its name."""
+    """Reference to a column by name."""
 
     name: str
 
 
 @dataclass(frozen=True, slots=True)
 class LiteralTerm:
-    """A value: an int for all that is counted, days and microseconds too."""
+    """Constant; dates are int days, timestamps and durations int microseconds."""
 
     kind: LiteralKind
     value: bool | int | float | Decimal | str | bytes | None = None
@@ -47,7 +47,7 @@ class LiteralTerm:
 
 @dataclass(frozen=True, slots=True)
 class FunctionTerm:
-    """An operator of arguments; `and` and `or` take two or more."""
+    """Function or operator with its arguments; `and` and `or` take two or more."""
 
     name: str
     arguments: tuple["Term", ...]
@@ -57,7 +57,7 @@ Term: TypeAlias = ColumnTerm | LiteralTerm | FunctionTerm
 
 
 class AggregateFunction(str, Enum):
-    """What an aggregate does with its values."""
+    """Aggregate functions that can be pushed down."""
 
     COUNT = "count"
     SUM = "sum"
@@ -67,7 +67,7 @@ class AggregateFunction(str, Enum):
 
 @dataclass(frozen=True, slots=True)
 class Aggregate:
-    """A function of an argument; COUNT of None counts rows."""
+    """Aggregate function and its argument; COUNT without an argument counts rows."""
 
     function: AggregateFunction
     argument: Term | None = None
@@ -75,7 +75,7 @@ class Aggregate:
 
 @dataclass(frozen=True, slots=True)
 class Aggregation:
-    """Aggregates by groups, which are columns, then by the values of `keys`."""
+    """Aggregates grouped by the columns `groups` and then by the values of the terms `keys`."""
 
     groups: tuple[str, ...] = ()
     aggregates: tuple[Aggregate, ...] = ()
@@ -83,17 +83,17 @@ class Aggregation:
 
     @property
     def by(self) -> tuple["Term", ...]:
-        """All that it groups by."""
+        """All grouping terms."""
         return (*map(ColumnTerm, self.groups), *self.keys)
 
     @property
     def is_row_count(self) -> bool:
-        """Whether all that is asked is how many rows there are."""
+        """Whether the result is only the number of rows."""
         return not self.by and all(a == _ROWS for a in self.aggregates)
 
     @property
     def counted(self) -> frozenset[str]:
-        """Names, in lower case, of columns of which only the NULLs are of interest."""
+        """Lower-case names of columns of which only the validity is read: `COUNT(column)`."""
         read = {name.lower() for term in self.by for name in column_names(term)}
         counted: set[str] = set()
         for aggregate in self.aggregates:
@@ -112,13 +112,13 @@ class Aggregation:
 
     @property
     def columns_grouped_by(self) -> frozenset[str]:
-        """Names, in lower case, of columns whose values are those of groups."""
+        """Lower-case names of the grouping columns."""
         return frozenset(term.name.lower() for term in self.by if isinstance(term, ColumnTerm))
 
 
 @dataclass(frozen=True, slots=True)
 class SortKey:
-    """A column to sort by."""
+    """Sort column with its direction and the position of NULLs."""
 
     column: str
     descending: bool = False
@@ -129,7 +129,7 @@ _ROWS: Final = Aggregate(AggregateFunction.COUNT)
 
 
 def column_names(term: Term | None) -> Iterator[str]:
-    """Names of the columns of a term, repeated where they are."""
+    """Yield the column names in a term, with repetitions."""
     pending = [] if term is None else [term]
     while pending:
         current = pending.pop()
@@ -140,5 +140,5 @@ def column_names(term: Term | None) -> Iterator[str]:
 
 
 def distinct(names: list[str]) -> tuple[str, ...]:
-    """Names without those that differ from an earlier one in case only."""
+    """Remove names that differ from an earlier one in case only."""
     return tuple({name.lower(): name for name in reversed(names)}.values())[::-1]

@@ -1,4 +1,4 @@
-"""The first rows in an order, as Spark sorts: NaN above all numbers, texts by their bytes."""
+"""First rows in a sort order, by Spark's rules: NaN is the largest number, strings by bytes."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Final
@@ -12,35 +12,35 @@ from pyspark_theflash.read.pushdown.term import SortKey
 from pyspark_theflash.read.pushdown.value import Mask, ordered_floats
 
 ROWS_MAX: Final = 100_000
-"""More rows are not kept to find out which are the first."""
+"""Largest limit that is pushed down with an order: so many rows are kept in memory."""
 LEADERS_MAX: Final = 1_000
-"""Of more first rows, most row groups have some."""
+"""With a larger limit, most row groups contain some of the first rows."""
 WHERE: Final = "order"
 
 
 def first_rows(
     batches: Iterable[pa.RecordBatch], order: Sequence[SortKey], limit: int, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    """The first rows in that order, and in it, with that schema; of equal ones any.
+    """Yield the first rows in sort order, with `schema`; any of equal rows.
 
-    The batches may have dictionaries where the schema has none. Raises what `check_order` does.
+    The batches may have dictionaries where the schema has none. Raises like `check_order`.
     """
     best: pa.Table | None = None
     for batch in batches:
-        found = pa.Table.from_batches([batch])
-        found = found.take(_first(found, order, limit)).cast(schema)
+        rows = pa.Table.from_batches([batch])
+        rows = rows.take(_first(rows, order, limit)).cast(schema)
         if best is not None:
-            found = pa.concat_tables([best, found], promote_options="none").unify_dictionaries()
-            found = found.take(_first(found, order, limit))
-        best = found
+            rows = pa.concat_tables([best, rows], promote_options="none").unify_dictionaries()
+            rows = rows.take(_first(rows, order, limit))
+        best = rows
     if best is not None:
         yield from best.combine_chunks().to_batches()
 
 
 class FirstRows:
-    """Finds among rows, some after others, those that can be the first of all of them.
+    """Selects rows that can be among the first of all rows, batch by batch.
 
-    It is told of nothing but what they are sorted by, so that the rest of most rows is never read.
+    It reads only the sort columns, so that the other columns of most rows are never read.
     """
 
     def __init__(self, order: Sequence[SortKey], limit: int) -> None:
@@ -48,35 +48,35 @@ class FirstRows:
         self._best: pa.Table | None = None
 
     def rows(self, keys: pa.Table) -> Mask:
-        """Which of these are among the first of all rows so far; `keys` has columns to sort by.
+        """Return which rows are among the first so far; `keys` has the sort columns.
 
-        The first of all that were told of so are first rows of all there were.
+        The first of all selected rows are the first of all rows.
         """
-        own = _first(keys, self._order, self._limit).to_numpy()
-        found = _dense(keys.take(pa.array(own)))
+        indices = _first(keys, self._order, self._limit).to_numpy()
+        first = _dense(keys.take(pa.array(indices)))
         chosen = np.zeros(len(keys), np.bool_)
         if self._best is None:
-            chosen[own] = True
-            self._best = found
+            chosen[indices] = True
+            self._best = first
             return chosen
-        before = len(self._best)
-        every = pa.concat_tables([self._best, found])
-        places = _first(every, self._order, self._limit).to_numpy()
-        chosen[own[places[places >= before] - before]] = True
+        kept_count = len(self._best)
+        merged = pa.concat_tables([self._best, first])
+        places = _first(merged, self._order, self._limit).to_numpy()
+        chosen[indices[places[places >= kept_count] - kept_count]] = True
         if chosen.any():
-            self._best = every.take(pa.array(places))
+            self._best = merged.take(pa.array(places))
         return chosen
 
 
 def check_order(schema: pa.Schema, order: Sequence[SortKey], limit: int) -> None:
-    """Return if rows of that schema can be sorted so.
+    """Check that rows of a schema can be sorted.
 
     Raises:
-        ColumnNotFoundError: by a column that there is not.
-        UnsupportedError: without a limit, or with one that is too large, or by a list.
+        ColumnNotFoundError: A sort column is not in the schema.
+        UnsupportedError: There is no limit, it is too large, or a sort column is a list.
     """
     if not 0 < limit <= ROWS_MAX:
-        raise UnsupportedError(f"an order of all rows, or of more than {ROWS_MAX},", WHERE)
+        raise UnsupportedError(f"a sort without a limit, or of more than {ROWS_MAX} rows,", WHERE)
     for key in order:
         if pa.types.is_nested(_field(schema, key).type):
             raise UnsupportedError("sorting by a list", WHERE)
@@ -85,14 +85,14 @@ def check_order(schema: pa.Schema, order: Sequence[SortKey], limit: int) -> None
 def limited(
     batches: Iterable[pa.RecordBatch], limit: int, schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    """No more rows than these, with that schema; no more is read than that takes."""
-    left = limit
+    """Yield at most `limit` rows, with `schema`; no further batch is read."""
+    rest = limit
     for batch in batches:
-        part = batch.slice(0, left)
+        part = batch.slice(0, rest)
         # Arrow's cast loses the row count of a batch without columns.
         yield part.cast(schema) if schema.names else part
-        left -= batch.num_rows
-        if left <= 0:
+        rest -= batch.num_rows
+        if rest <= 0:
             return
 
 
@@ -102,7 +102,7 @@ def _first(rows: pa.Table, order: Sequence[SortKey], limit: int) -> pa.Array:
     for at, key in enumerate(order):
         values = rows.column(_field(rows.schema, key).name)
         if values.null_count:
-            # NULLs are alike, and come first or last whatever the direction.
+            # The position of NULLs does not depend on the direction.
             columns[f"n{at}"] = pc.cast(values.is_valid(), pa.int8())
             keys.append((f"n{at}", "ascending" if key.nulls_first else "descending"))
         columns[f"v{at}"] = _sortable(values)
@@ -111,7 +111,7 @@ def _first(rows: pa.Table, order: Sequence[SortKey], limit: int) -> pa.Array:
 
 
 def _sortable(values: pa.ChunkedArray) -> pa.ChunkedArray:
-    """What sorts like the values, in a type that Arrow sorts."""
+    """Return values with the same order, in a type that Arrow sorts."""
     tp = values.type
     if pa.types.is_dictionary(tp):
         return pc.cast(values, tp.value_type)
@@ -124,14 +124,14 @@ def _sortable(values: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _dense(rows: pa.Table) -> pa.Table:
-    """The rows without dictionaries, of which each batch has its own."""
+    """Decode dictionaries, which differ from batch to batch."""
     types = ((f.name, f.type) for f in rows.schema)
     dense = [(n, tp.value_type if pa.types.is_dictionary(tp) else tp) for n, tp in types]
     return rows.cast(pa.schema(dense))
 
 
 def _field(schema: pa.Schema, key: SortKey) -> pa.Field:
-    found = [field for field in schema if field.name.lower() == key.column.lower()]
-    if not found:
+    matches = [field for field in schema if field.name.lower() == key.column.lower()]
+    if not matches:
         raise ColumnNotFoundError(WHERE, key.column, tuple(schema.names))
-    return found[0]
+    return matches[0]

@@ -1,12 +1,12 @@
-"""Columns as numbers, so that comparing, computing and adding them up is exact and quick.
+"""Columns as numbers, for exact and fast comparison, arithmetic and aggregation.
 
-    Exact      integers and decimals      whole numbers and the digits of them after the point
-    Ordered    floats, dates, times       64-bit numbers in the order of the values
-    Texts      strings and bytes          Arrow's, maybe as a dictionary
+    Exact      integers, decimals      unscaled integers and a scale
+    Ordered    floats, dates, times    64-bit integers in the order of the values
+    Texts      strings, binary         Arrow arrays, possibly dictionary-encoded
 
-Exact numbers are of 64 bits wherever the values there are allow it, whatever their type would
-allow; where one does not fit they are Python's, which are slow and always right. A float is told by
-its bits: `NaN` is one value and the largest, as in Spark, and zero has no sign.
+Exact numbers use int64 if the values in the batch fit, whatever the type allows, and Python
+integers (slow, unbounded) otherwise. Floats compare by their bits, as in Spark: all NaNs are equal
+and greater than other numbers, and 0.0 equals -0.0.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ from pyspark_theflash.tidb.codec.reader import Positions
 
 Mask: TypeAlias = npt.NDArray[np.bool_]
 Ints: TypeAlias = npt.NDArray[Any]
-"""int64, or int32 as long as they are only compared, or objects: Python's whole numbers."""
+"""int64; int32 for values that are only compared; or objects: Python integers."""
 WHERE: Final = "filter"
 _INT64_MAX: Final = (1 << 63) - 1
 _SPARK_MIN_SCALE: Final = 6
@@ -42,7 +42,7 @@ _ARROW_TIMES: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Exact:
-    """`ints` / 10 ** `scale`, with any number where `valid` is false; None: all are valid."""
+    """Values `ints` / 10 ** `scale`; arbitrary where `valid` is false. `valid` None: all valid."""
 
     ints: Ints
     type: pa.DataType
@@ -53,7 +53,7 @@ class Exact:
         return self.type.scale if pa.types.is_decimal(self.type) else 0
 
     def scaled(self, scale: int) -> Ints:
-        """The numbers with so many digits after the point, at least as many as they have."""
+        """Return the unscaled integers at a scale that is not below the current one."""
         factor = 10 ** (scale - self.scale)
         if factor == 1:
             return self.ints
@@ -62,9 +62,9 @@ class Exact:
 
 
 class Ordered:
-    """`ints` in the order of values of the type, of 32 bits if it has so many; `valid` as above.
+    """Integers in the order of the values of `type`, int32 for 32-bit types; `valid` as in `Exact`.
 
-    Floats become such numbers, and these floats, when they are asked for.
+    Floats and integers are converted to each other on first use.
     """
 
     __slots__ = ("_floats", "_ints", "type", "valid")
@@ -83,11 +83,11 @@ class Ordered:
     def of_floats(
         cls, floats: npt.NDArray[np.float64], type: pa.DataType, valid: Mask | None = None
     ) -> "Ordered":
-        """Floats, in which zero may have a sign."""
-        made = cls.__new__(cls)
-        made._ints, made._floats = None, floats
-        made.type, made.valid = type, valid
-        return made
+        """Create from floats, which may contain -0.0."""
+        ordered = cls.__new__(cls)
+        ordered._ints, ordered._floats = None, floats
+        ordered.type, ordered.valid = type, valid
+        return ordered
 
     @property
     def ints(self) -> npt.NDArray[np.int64] | npt.NDArray[np.int32]:
@@ -104,7 +104,7 @@ class Ordered:
 
 @dataclass(frozen=True, slots=True)
 class Texts:
-    """Strings or bytes."""
+    """String or binary values."""
 
     values: pa.Array
     type: pa.DataType
@@ -112,7 +112,7 @@ class Texts:
 
 @dataclass(frozen=True, slots=True)
 class Other:
-    """What is neither compared nor computed with."""
+    """Values that support neither comparison nor arithmetic."""
 
     values: pa.Array
     type: pa.DataType
@@ -120,7 +120,7 @@ class Other:
 
 @dataclass(frozen=True, slots=True)
 class Constant:
-    """One value for all rows; see `LiteralTerm`."""
+    """One literal for all rows."""
 
     literal: LiteralTerm
 
@@ -130,35 +130,35 @@ Value: TypeAlias = Rows | Constant
 
 
 class Batch:
-    """The columns of some rows, each taken apart when it is first needed."""
+    """Columns of a batch of rows, converted on first use."""
 
     def __init__(self, columns: Mapping[str, pa.Array], rows: int) -> None:
-        """`columns` by name, in lower case."""
+        """Wrap arrays by lower-case column name."""
         self._columns, self.rows = columns, rows
         self._values: dict[str, Rows] = {}
 
     def only(self, names: Iterable[str], places: Positions) -> "Batch":
-        """The rows at these places, with these columns."""
-        taken = pa.array(places)
-        columns = {name.lower(): self.array(name).take(taken) for name in names}
+        """Return the rows at `places` with only the named columns."""
+        indices = pa.array(places)
+        columns = {name.lower(): self.array(name).take(indices) for name in names}
         return Batch(columns, len(places))
 
     def column(self, name: str) -> Rows:
-        """Raises `ColumnNotFoundError`."""
+        """Return a converted column. Raises `ColumnNotFoundError`."""
         key = name.lower()
         if key not in self._values:
             self._values[key] = value_of(self.array(name))
         return self._values[key]
 
     def array(self, name: str) -> pa.Array:
-        """The column as it came. Raises `ColumnNotFoundError`."""
-        found = self._columns.get(name.lower())
-        if found is None:
+        """Return a column as passed in. Raises `ColumnNotFoundError`."""
+        values = self._columns.get(name.lower())
+        if values is None:
             raise ColumnNotFoundError(WHERE, name, tuple(self._columns))
-        return found
+        return values
 
     def width(self, name: str) -> int:
-        """How many bits a value of a column has, roughly. Raises `ColumnNotFoundError`."""
+        """Return the approximate bits per value of a column. Raises `ColumnNotFoundError`."""
         tp = self.array(name).type
         tp = tp.index_type if pa.types.is_dictionary(tp) else tp
         is_fixed = pa.types.is_primitive(tp) or pa.types.is_decimal(tp)
@@ -166,19 +166,19 @@ class Batch:
 
 
 def computed(operator: str, left: Value, right: Value) -> Exact:
-    """The sum, difference or product of decimals.
+    """Return the sum, difference or product of decimals.
 
     Raises:
-        UnsupportedError: these are none, or the result is not exact.
-        SqlOverflowError: a result that its type does not hold.
+        UnsupportedError: The operands are not decimals, or Spark would round the result.
+        SqlOverflowError: A result does not fit its type.
     """
     if isinstance(left, Constant) and isinstance(right, Constant):
-        raise UnsupportedError(f"{operator} of literals alone", WHERE)
+        raise UnsupportedError(f"{operator} of two literals", WHERE)
     return _computed(operator, _operand(left), _operand(right))
 
 
 def value_of(values: pa.Array) -> Rows:
-    """A column in the form to compute with."""
+    """Convert an Arrow array."""
     tp = values.type
     inner = tp.value_type if pa.types.is_dictionary(tp) else tp
     if pa.types.is_string(inner) or pa.types.is_binary(inner):
@@ -195,44 +195,44 @@ def value_of(values: pa.Array) -> Rows:
 
 
 def valid_of(values: pa.Array) -> Mask | None:
-    """Which values are not null; None where all are."""
+    """Return the validity mask of an array; None if there are no nulls."""
     if not values.null_count:
         return None
-    found: Mask = values.is_valid().to_numpy(zero_copy_only=False)
-    return found
+    valid: Mask = values.is_valid().to_numpy(zero_copy_only=False)
+    return valid
 
 
 def validity(value: Rows) -> Mask | None:
-    """Which rows are not NULL; None: all."""
+    """Return the validity mask of a value; None if there are no NULLs."""
     return value.valid if isinstance(value, Exact | Ordered) else valid_of(value.values)
 
 
 def ordered_floats(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    """Numbers in the order that Spark has floats in; inverse of `floats_of`."""
+    """Convert floats to integers in Spark's order of floats; inverse of `floats_of`."""
     with np.errstate(invalid="ignore"):
-        # Adding makes of minus zero zero.
+        # -0.0 + 0.0 is 0.0.
         bits = np.where(np.isnan(values), np.nan, values + 0.0).view(np.int64)
     return _mirrored(bits)
 
 
 def floats_of(ordered: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-    """The floats of such numbers."""
+    """Convert the integers of `ordered_floats` back."""
     return _mirrored(ordered).view(np.float64)
 
 
 def _mirrored(bits: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """Negative floats are the larger the smaller they are; twice is the same again."""
+    """Reverse the order of negative numbers; its own inverse."""
     mirrored: npt.NDArray[np.int64] = bits ^ (bits >> 63 & _INT64_MAX)
     return mirrored
 
 
 def magnitude(ints: Ints) -> int:
-    """The largest number there is, without its sign."""
+    """Return the largest absolute value; 0 for no values."""
     return max(abs(int(ints.max())), abs(int(ints.min()))) if len(ints) else 0
 
 
 def constant_ints(literal: LiteralTerm) -> tuple[int, int]:
-    """An exact literal as a whole number and its digits after the point."""
+    """Return an exact literal as an unscaled integer and its scale."""
     value = literal.value
     if isinstance(value, Decimal):
         sign, digits, exponent = value.as_tuple()
@@ -240,21 +240,21 @@ def constant_ints(literal: LiteralTerm) -> tuple[int, int]:
         return -number if sign else number, max(-int(exponent), 0)
     if isinstance(value, int):
         return value, 0
-    raise UnsupportedError(f"a {literal.kind.value} among exact numbers", WHERE)
+    raise UnsupportedError(f"a literal of kind {literal.kind.value} as an exact number", WHERE)
 
 
 def _operand(value: Value) -> Exact:
-    """What is computed with: decimals, and numbers widened to them as Spark does."""
+    """Return a decimal operand; literals become decimals as in Spark."""
     if isinstance(value, Exact) and pa.types.is_decimal(value.type):
         return value
     if isinstance(value, Constant) and value.literal.kind in (LiteralKind.INT, LiteralKind.DECIMAL):
         number, scale = constant_ints(value.literal)
         digits = max(len(str(abs(number))), scale, 1)
         if digits > DECIMAL128_DIGITS:
-            raise UnsupportedError("a number of more than 38 digits", WHERE)
+            raise UnsupportedError("a literal of more than 38 digits", WHERE)
         ints = np.array([number], np.int64 if abs(number) <= _INT64_MAX else object)
         return Exact(ints, pa.decimal128(digits, scale))
-    raise UnsupportedError("arithmetic with anything but decimals", WHERE)
+    raise UnsupportedError("arithmetic on other types than decimals", WHERE)
 
 
 def _computed(operator: str, left: Exact, right: Exact) -> Exact:
@@ -274,7 +274,7 @@ def _computed(operator: str, left: Exact, right: Exact) -> Exact:
 
 
 def result_type(operator: str, left: pa.DataType, right: pa.DataType) -> pa.DataType:
-    """What Spark computes it in: `DecimalType.adjustPrecisionScale`, where it cuts off nothing.
+    """Return Spark's result type: `DecimalType.adjustPrecisionScale`, if it cuts off no digits.
 
     Raises:
         UnsupportedError: Spark would round.
@@ -287,34 +287,34 @@ def result_type(operator: str, left: pa.DataType, right: pa.DataType) -> pa.Data
         precision = whole + scale + 1
     if precision <= DECIMAL128_DIGITS:
         return pa.decimal128(precision, scale)
-    kept = max(DECIMAL128_DIGITS - (precision - scale), min(scale, _SPARK_MIN_SCALE))
-    if kept < scale:
-        raise UnsupportedError(f"{operator} with {scale} digits after the point", WHERE)
+    kept_scale = max(DECIMAL128_DIGITS - (precision - scale), min(scale, _SPARK_MIN_SCALE))
+    if kept_scale < scale:
+        raise UnsupportedError(f"{operator} with a result scale of {scale}", WHERE)
     return pa.decimal128(DECIMAL128_DIGITS, scale)
 
 
 def _check_digits(ints: Ints, valid: Mask | None, tp: pa.DataType) -> None:
-    told = ints if valid is None else ints[np.broadcast_to(valid, ints.shape)]
-    if magnitude(told) >= 10**tp.precision:
-        raise SqlOverflowError(f"a number of more than {tp.precision} digits")
+    valid_ints = ints if valid is None else ints[np.broadcast_to(valid, ints.shape)]
+    if magnitude(valid_ints) >= 10**tp.precision:
+        raise SqlOverflowError(f"a result of more than {tp.precision} digits")
 
 
 def both(left: Mask | None, right: Mask | None) -> Mask | None:
-    """Where both are valid."""
+    """Combine two validity masks."""
     if left is None or right is None:
         return left if right is None else right
     return left & right
 
 
 def _fitting(ints: Ints, bound: int) -> Ints:
-    """The numbers in a form in which one of that size fits."""
+    """Convert to int64, or to Python integers if `bound` exceeds int64."""
     if bound > _INT64_MAX:
         return ints.astype(object)
     return ints if ints.dtype == object else ints.astype(np.int64, copy=False)
 
 
 def _exact_ints(values: pa.Array) -> Ints:
-    """Of integers, their values; of decimals, the numbers without the point; 0 for nulls."""
+    """Return integers, or the unscaled integers of decimals; 0 for nulls."""
     tp = values.type
     if pa.types.is_decimal(tp):
         return _decimal_ints(values, 4 if pa.types.is_decimal256(tp) else 2)
@@ -325,7 +325,7 @@ def _exact_ints(values: pa.Array) -> Ints:
 
 
 def _decimal_ints(values: pa.Array, words: int) -> Ints:
-    """Decimals are whole numbers of 2 or 4 words; mostly the first one says all."""
+    """Return the unscaled integers of decimals of 2 or 4 64-bit words, as int64 if they fit."""
     if not len(values):
         return np.zeros(0, np.int64)
     if is_narrow(values.type):
@@ -346,9 +346,9 @@ def _decimal_ints(values: pa.Array, words: int) -> Ints:
 
 
 def _numpy(values: pa.Array, tp: pa.DataType) -> npt.NDArray[Any]:
-    """Numbers of that type, 0 for nulls."""
-    found = values if values.type == tp else pc.cast(values, tp)
-    if found.null_count:
-        found = pc.fill_null(found, 0)
-    numbers: npt.NDArray[Any] = found.to_numpy(zero_copy_only=False)
+    """Return values cast to `tp`, with 0 for nulls."""
+    casted = values if values.type == tp else pc.cast(values, tp)
+    if casted.null_count:
+        casted = pc.fill_null(casted, 0)
+    numbers: npt.NDArray[Any] = casted.to_numpy(zero_copy_only=False)
     return numbers
