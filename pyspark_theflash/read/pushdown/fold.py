@@ -51,6 +51,7 @@ BATCH_ROWS: Final = 1 << 16
 SMALL_ROWS: Final = 1 << 15
 WIDE_ROWS: Final = 1 << 20
 WIDE_BYTES: Final = 1 << 26
+_LABEL: Final = "aggregation"
 _MANY: Final = 1 / 16
 _NEARLY_ALL: Final = 0.95
 _HALF: Final = 0.5
@@ -68,23 +69,28 @@ class Folding:
 
     def __init__(self, aggregation: Aggregation, schema: pa.Schema) -> None:
         """Check the aggregation. Raises `ColumnNotFoundError`, `UnsupportedError`: not exact."""
-        if not aggregation.by and not aggregation.aggregates:
-            raise UnsupportedError("an aggregation without aggregates and groups", WHERE)
         self._aggregation, self._rows = aggregation, schema
-        fields_by_name = {field.name.lower(): field for field in schema}
-        fields = []
-        for name in aggregation.groups:
-            if name.lower() not in fields_by_name:
-                raise ColumnNotFoundError(WHERE, name, tuple(schema.names))
-            field = fields_by_name[name.lower()]
-            fields.append((field.name, group_type(field.type)))
-        empty = self._batch(self._empty())
-        for at, key in enumerate(aggregation.keys):
-            fields.append((f"k{at}", group_type(_key(key, empty).type)))
-        for at, aggregate in enumerate(aggregation.aggregates):
-            fields.append((f"a{at}", _type_of(aggregate, empty)))
+        try:
+            fields = list(self._fields())
+        except UnsupportedError as error:
+            raise UnsupportedError(error.what, _LABEL) from None
+        except ColumnNotFoundError as error:
+            raise ColumnNotFoundError(_LABEL, error.column, tuple(schema.names)) from None
         self.schema: Final = pa.schema(fields)
         """Schema of partials: group columns, keys `k0`, `k1` ..., aggregates `a0`, `a1` ..."""
+
+    def _fields(self) -> Iterator[tuple[str, pa.DataType]]:
+        """Yield the columns of partials: groups, keys, aggregates."""
+        if not self._aggregation.by and not self._aggregation.aggregates:
+            raise UnsupportedError("an aggregation without aggregates and groups", WHERE)
+        empty = self._batch(self._empty())
+        names = {name.lower(): name for name in self._rows.names}
+        for name in self._aggregation.groups:
+            yield names.get(name.lower(), name), group_type(empty.array(name).type)
+        for at, key in enumerate(self._aggregation.keys):
+            yield f"k{at}", group_type(_key(key, empty).type)
+        for at, aggregate in enumerate(self._aggregation.aggregates):
+            yield f"a{at}", _type_of(aggregate, empty)
 
     def of(self, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         """Yield the partial aggregates of the rows; without grouping, one row.
