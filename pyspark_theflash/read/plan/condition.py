@@ -1,8 +1,8 @@
-"""Which rows a scan keeps: a WHERE, evaluated as TiDB does, beside the data.
+"""WHERE conditions of scans, evaluated by TiDB's rules next to the data.
 
-TiDB's rules are meant: a zero date is a value, texts compare by their collation, TIMESTAMPs are in
-UTC. Evaluated are the stored values, before they become what the reader sees, so a row that is left
-out is never shown, printed or refused.
+A zero date is a value, strings compare by their collation, and TIMESTAMPs are in UTC. Conditions
+are evaluated on stored values, before conversion to the returned form, so a row that is filtered
+out is never converted and cannot raise there.
 """
 
 from collections.abc import Mapping
@@ -28,37 +28,38 @@ WHERE: Final = "where"
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A parsed WHERE of a table; survives pickle. `columns` are those that it reads."""
+    """Parsed WHERE of a table; `columns` are those that it reads. Survives pickle."""
 
     expression: Expression
     columns: tuple[ColumnInfo, ...]
 
     @classmethod
     def parse(cls, text: str, table: TableInfo) -> "Condition":
-        """The condition that `text` is.
+        """Parse a condition.
 
         Raises:
-            OptionError: it is no expression, or one that is not evaluated here.
-            ColumnNotFoundError: it names a column that the table does not have.
+            OptionError: The text is not an expression, or one that is not supported.
+            ColumnNotFoundError: The expression names a column that the table does not have.
         """
-        known = {column.name.lower(): column for column in table.public_columns}
+        columns = {column.name.lower(): column for column in table.public_columns}
         try:
             expression = parse(text, WHERE)
         except UnsupportedError as error:
             raise OptionError(WHERE, f"{error.what} is not supported") from None
         for name in expression.columns:
-            if name not in known:
+            if name not in columns:
                 names = tuple(column.name for column in table.public_columns)
                 raise ColumnNotFoundError(table.full_name, name, names)
-        condition = cls(expression, tuple(known[name] for name in expression.columns))
+        condition = cls(expression, tuple(columns[name] for name in expression.columns))
         condition._try_out()
         return condition
 
     def rows(self, batch: pa.RecordBatch) -> Mask:
-        """The rows of a batch with the stored columns for which the condition is true.
+        """Return the rows of a stored batch for which the condition is true.
 
         Raises:
-            UnsupportedError, UnrepresentableValueError: a value with which only TiDB could tell.
+            UnsupportedError, UnrepresentableValueError: The result for a value could differ from
+                TiDB's.
         """
         if not batch.num_rows:
             return np.zeros(0, np.bool_)
@@ -66,7 +67,7 @@ class Condition:
         return self._is_true(columns, batch.num_rows)
 
     def _try_out(self) -> None:
-        """With NULLs: what cannot be evaluated because of its types should not wait for a task."""
+        """Evaluate on NULLs, so that unsupported types raise when planning and not in a task."""
         columns = {c.name.lower(): nulls(1, arrow_type(c.type)) for c in self.columns}
         try:
             self._is_true(columns, 1)
@@ -79,8 +80,8 @@ class Condition:
         typed = {c.name.lower(): (columns[c.name.lower()], c.type) for c in self.columns}
         with in_condition():
             values, _ = evaluate_integers(truth, typed, rows, WHERE)
-        kept: Mask = values != 0
-        return kept
+        mask: Mask = values != 0
+        return mask
 
 
 def _dense(values: "pa.Array[Any]", column: ColumnInfo) -> "pa.Array[Any]":

@@ -1,7 +1,8 @@
-"""Which handles a condition can hold for, so that regions of other handles are not even planned.
+"""Ranges of handles that can satisfy a condition, to skip regions when planning.
 
-Only what the condition says of an integer primary key that is the handle counts, and every doubt
-keeps a handle in. An unsigned key is stored by its bits: its upper half comes before its lower.
+Only comparisons of an integer primary key that is the handle restrict the ranges; all other
+conditions keep every handle. Unsigned keys are stored as int64 with the same bits: the upper half
+sorts before the lower.
 """
 
 from collections.abc import Iterable, Sequence
@@ -15,7 +16,7 @@ from pyspark_theflash.tidb.expression.syntax import Call, Column, Literal, Node
 from pyspark_theflash.tidb.schema.model import TableInfo
 
 Range: TypeAlias = tuple[int, int]
-"""From the first to before the second."""
+"""Half-open: [first, second)."""
 
 _HALF: Final = 1 << 63
 _ALL: Final[Range] = (-_HALF, _HALF)
@@ -24,22 +25,22 @@ _MIRRORED: Final = {"=": "=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 
 
 class HandleRanges:
-    """Ranges of handles outside of which no row can satisfy all of some conditions."""
+    """Ranges that contain the handles of all rows that satisfy some conditions."""
 
     def __init__(self, conditions: Sequence[Node], table: TableInfo) -> None:
-        """Without any, and where they say nothing of the handle: all handles."""
+        """Intersect the ranges of the conditions; all handles if they do not restrict them."""
         self._ranges: Sequence[Range] | None = None
         if not conditions or not table.pk_is_handle:
             return
         (key,) = table.handle_columns
         whole = _ALL_UNSIGNED if key.type.is_unsigned else _ALL
-        found: Sequence[Range] = [whole]
+        ranges: Sequence[Range] = [whole]
         for condition in conditions:
-            found = _both(found, _ranges(condition, key.name.lower(), whole))
-        self._ranges = _as_stored(found) if key.type.is_unsigned else found
+            ranges = _both(ranges, _ranges(condition, key.name.lower(), whole))
+        self._ranges = _as_stored(ranges) if key.type.is_unsigned else ranges
 
     def reach(self, start: Handle | None, end: Handle | None) -> bool:
-        """Whether any may lie from `start` to before `end`; None is no bound."""
+        """Return whether a range overlaps [start, end); None is unbounded."""
         if self._ranges is None or isinstance(start, bytes) or isinstance(end, bytes):
             return True
         low = -_HALF if start is None else start
@@ -48,33 +49,33 @@ class HandleRanges:
 
 
 def node_of(term: Term) -> Node:
-    """What a filter says of integers, as a condition has it; anything else as something unknown."""
+    """Convert a filter to a condition's syntax; anything but integers becomes an unknown value."""
     if isinstance(term, term_module.ColumnTerm):
         return Column(term.name.lower())
     if isinstance(term, term_module.LiteralTerm):
         is_integer = term.kind is term_module.LiteralKind.INT and isinstance(term.value, int)
         return Literal(term.value if is_integer else None)
-    # A key is never NULL, so both kinds of equality are one.
+    # A key is never NULL, so `<=>` is the same as `=`.
     name = "=" if term.name == "<=>" else term.name
     return Call(name, tuple(map(node_of, term.arguments)))
 
 
 def _as_stored(ranges: Iterable[Range]) -> Sequence[Range]:
-    """Ranges of unsigned values as ranges of signed ones with the same bits."""
+    """Convert ranges of unsigned values to ranges of signed values with the same bits."""
     lower = [(first, min(last, _HALF)) for first, last in ranges if first < _HALF]
     upper = [(max(first, _HALF), last) for first, last in ranges if last > _HALF]
     return [*lower, *((first - 2 * _HALF, last - 2 * _HALF) for first, last in upper)]
 
 
 def _ranges(node: Node, key: str, whole: Range) -> Sequence[Range]:
-    """Where `node` can be true, within `whole`."""
+    """Return the ranges within `whole` in which `node` can be true."""
     if not isinstance(node, Call):
         return [whole]
     if node.name in ("and", "or"):
-        found = [_ranges(argument, key, whole) for argument in node.arguments]
+        parts = [_ranges(argument, key, whole) for argument in node.arguments]
         if node.name == "or":
-            return _merged(each for ranges in found for each in ranges)
-        return reduce(_both, found)
+            return _merged(each for ranges in parts for each in ranges)
+        return reduce(_both, parts)
     return _both([whole], _compared(node, key, whole))
 
 
@@ -83,7 +84,7 @@ def _both(left: Iterable[Range], right: Sequence[Range]) -> Sequence[Range]:
 
 
 def _merged(ranges: Iterable[Range]) -> Sequence[Range]:
-    """The same without overlaps, so that their number stays that of the literals at most."""
+    """Merge overlapping ranges, so that there are at most as many as literals."""
     result: list[Range] = []
     for first, last in sorted(r for r in ranges if r[0] < r[1]):
         if result and first <= result[-1][1]:
@@ -94,7 +95,7 @@ def _merged(ranges: Iterable[Range]) -> Sequence[Range]:
 
 
 def _compared(call: Call, key: str, whole: Range) -> Sequence[Range]:
-    """Of a comparison of the key with integers; of anything else, `whole`."""
+    """Return the ranges of a comparison of the key with integers; otherwise `whole`."""
     name, arguments = call.name, call.arguments
     if name in _MIRRORED and arguments[1] == Column(key):
         name, arguments = _MIRRORED[name], arguments[::-1]
@@ -117,7 +118,7 @@ def _compared(call: Call, key: str, whole: Range) -> Sequence[Range]:
 
 
 def _integer(node: Node) -> int | None:
-    """A literal integer's value."""
+    """Return the value of an integer literal."""
     if isinstance(node, Call) and node.name == "negate":
         value = _integer(node.arguments[0])
         return None if value is None else -value

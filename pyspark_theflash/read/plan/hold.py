@@ -1,8 +1,8 @@
-"""A read latch that several readers share, in whatever threads they are.
+"""A read latch shared by several readers, in any thread.
 
-A snapshot holds its latch until it is left, but a stream begun from it may be read later, by
-another library, in that library's threads. So each stream holds the latch, too: it ends with the
-last of them.
+A snapshot holds its latch until it is closed, but a stream begun from it may be read later, by
+another library in its own threads. Each stream therefore holds the latch too; the last holder
+releases it.
 """
 
 import threading
@@ -21,10 +21,10 @@ from pyspark_theflash.storage.store.latch.readers_lock import ReadersLock
 
 
 class LeaseHold:
-    """A lease with the number of its holders, one at first. Thread-safe.
+    """A lease with a count of holders, initially one. Thread-safe.
 
-    The last one ends it, unless it is borrowed from somebody who will.
-    The manifest is opened anew where it is needed: an open one is not for two threads at once.
+    The last holder releases the lease unless it is borrowed. The manifest is opened for each
+    operation because an open one must not be used by two threads at once.
     """
 
     def __init__(
@@ -44,21 +44,21 @@ class LeaseHold:
         self._due_ms = self._next_ms()
 
     def acquire(self) -> None:
-        """One holder more.
+        """Add a holder.
 
         Raises:
-            LeaseExpiredError: the last one has left.
+            LeaseExpiredError: The last holder has released the lease.
         """
         with self._mutex:
             if not self._holders:
                 raise LeaseExpiredError(self._lease.id, self._lease.snapshot_ts)
             if self._lease.shared and self._lock is None:
-                # The snapshot's own lock goes when it closes its manifest.
+                # The snapshot's own lock ends when it closes its manifest.
                 self._lock = ReadersLock(self._path, self._clock)
             self._holders += 1
 
     def release(self) -> None:
-        """One holder less; the last one ends the lease."""
+        """Remove a holder; the last one releases the lease."""
         with self._mutex:
             self._holders -= 1
             if self._holders:
@@ -70,21 +70,15 @@ class LeaseHold:
                     LeaseTable(manifest, self._clock).release(self._lease)
 
     def lend(self) -> None:
-        """Let it last its time from now on, for others, whoever holds it here."""
+        """Mark the lease as borrowed: the last holder does not release it."""
         with self._mutex:
             self._is_borrowed = True
 
-    def let_go(self) -> None:
-        """Hold it no more, without ending it: others do."""
-        with self._mutex:
-            if self._lock is not None:
-                self._lock.release()
-
     def keep(self) -> None:
-        """Renew the lease if a third of its time is gone; call it often.
+        """Renew the lease if a third of its time has passed; call it often.
 
         Raises:
-            LeaseExpiredError: it has run out, so files may be gone.
+            LeaseExpiredError: It has expired, so files may have been removed.
         """
         with self._mutex:
             is_due = self._clock.boottime_ms() >= self._due_ms
@@ -103,7 +97,7 @@ class LeaseHold:
 
 
 class HeldBatches:
-    """Batches that hold the latch from now until they end, fail, or are let go of."""
+    """Batches that hold the latch until they end, fail, or are closed."""
 
     def __init__(self, hold: LeaseHold, batches: Iterator[pa.RecordBatch]) -> None:
         hold.acquire()
@@ -121,10 +115,10 @@ class HeldBatches:
             raise
 
     def close(self) -> None:
-        """Let go of the latch. More than once is harmless."""
+        """Release the latch. Repeated calls have no effect."""
         hold, self._hold = self._hold, None
         if hold is not None:
-            # A lease that cannot be ended runs out; the rows that were read are right.
+            # A lease that cannot be released expires; the rows read so far are correct.
             with suppress(TheFlashError):
                 hold.release()
 

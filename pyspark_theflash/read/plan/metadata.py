@@ -1,17 +1,17 @@
-"""Tables about tables: `db.table$files` is read like any other table.
+"""Metadata tables: `db.table$files` is read like any other table.
 
-    db.table$regions     how the table is divided, in handle order
-    db.table$partitions  its TiDB partitions; one row for a table that has none
+    db.table$regions     division of the table, in handle order
+    db.table$partitions  its TiDB partitions; one row for an unpartitioned table
     db.table$files       the files that a scan at the timestamp may read
-    db.table$schemas     what the table has been, and from when on
-    db.table$progress    how far the feed of the table is
+    db.table$schemas     its definitions and their first timestamps
+    db.table$progress    progress of the feed of the table
     db.table$latches     active latches on the store and their holders
-    db.table$raft        the regions of TiKV that have some of the table, and how far they are
-    db.table$locks       what transactions that have not ended have locked of its rows
+    db.table$raft        the regions of TiKV that overlap the table, and their progress
+    db.table$locks       locks of running transactions on rows of the table
 
-Regions, partitions and files are those of the plan, so that they say what a scan planned in the
-same snapshot reads. The last two are of the present, and empty where no TiKV feeds the store. A
-real table of such a name goes first.
+Regions, partitions and files are those of plans in the same snapshot. The last two tables are
+current rather than at the timestamp, and empty if no TiKV feeds the store. A real table of the same
+name takes precedence.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -45,7 +45,7 @@ from pyspark_theflash.tidb.schema.model import ColumnInfo, PartitionInfo, Partit
 
 SEPARATOR: Final = "$"
 METADATA_ID: Final = TableID(0)
-"""No table of TiDB has it."""
+"""Table id of metadata tables; TiDB does not assign it."""
 METADATA_REGION: Final = RegionScan(PhysicalTableID(METADATA_ID), RegionID(0), ())
 METADATA_STATS: Final = RegionStats(RegionID(0), None, None, 0, 0, 0, 0)
 _NUMBER: Final = FieldType(MySQLType.LONGLONG, ColumnFlag(0), 20, 0, "binary", "binary")
@@ -59,7 +59,7 @@ _Row = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class MetadataSource:
-    """What a snapshot knows, of which metadata is made."""
+    """Parts of a snapshot from which metadata rows are made."""
 
     engine: EngineReader
     view: View
@@ -69,19 +69,19 @@ class MetadataSource:
     origin: Origin
 
     def progress_of(self, table: TableInfo) -> Progress | None:
-        """How far the table's feed is."""
+        """Return the progress of the table's feed."""
         return Progress.of(self.view, records_of(self.view, table.id))
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """`db.table$files` -> `db.table`, `files`; None where the name is none of metadata."""
+    """Split `db.table$files` into `db.table` and `files`; None if the name is not of metadata."""
     table, separator, kind = name.rpartition(SEPARATOR)
     return (table, kind.lower()) if separator and kind.lower() in _KINDS else None
 
 
 @cache
 def metadata_table(db: str, name: str, kind: str) -> TableInfo:
-    """The columns of the `kind` of a table."""
+    """Return the definition of a metadata table."""
     columns = tuple(
         ColumnInfo(ColumnID(n + 1), name, n, tp)
         for n, (name, tp) in enumerate(_KINDS[kind].columns.items())
@@ -91,7 +91,7 @@ def metadata_table(db: str, name: str, kind: str) -> TableInfo:
 
 
 def metadata_rows(source: MetadataSource, table: TableInfo, kind: str) -> bytes:
-    """The rows, with stored columns' names and types, as an Arrow IPC stream."""
+    """Return the rows as an Arrow IPC stream with the names and types of stored columns."""
     rows = _KINDS[kind].rows(source, table)
     batch = rows if isinstance(rows, pa.RecordBatch) else batch_of(rows, _schema(kind))
     batch = batch.rename_columns([column_name(ColumnID(n + 1)) for n in range(batch.num_columns)])
@@ -103,8 +103,8 @@ def metadata_rows(source: MetadataSource, table: TableInfo, kind: str) -> bytes:
 
 def batch_of(rows: Iterable[_Row], schema: pa.Schema) -> pa.RecordBatch:
     """Return rows of Python values as a batch of a schema."""
-    taken = list(rows)
-    columns = zip(*taken, strict=True) if taken else [()] * len(schema)
+    materialized = list(rows)
+    columns = zip(*materialized, strict=True) if materialized else [()] * len(schema)
     arrays = [pa.array(values, tp) for values, tp in zip(columns, schema.types, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
@@ -114,7 +114,7 @@ def _schema(kind: str) -> pa.Schema:
 
 
 def stated_rows(rows: bytes) -> Iterator[pa.RecordBatch]:
-    """The batches of `metadata_rows`."""
+    """Yield the batches of `metadata_rows`."""
     with pa.ipc.open_stream(rows) as reader:
         yield from reader
 
@@ -144,12 +144,12 @@ def _files(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
 
 def _partitions(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
     partition = table.partition
-    how = None if partition is None else PartitionType(partition.type).name
-    by = None if partition is None else partition.expr or ",".join(partition.columns)
+    method = None if partition is None else PartitionType(partition.type).name
+    expression = None if partition is None else partition.expr or ",".join(partition.columns)
     bounds = () if partition is None else _bounds(partition)
     for (name, physical_id), bound in zip_longest(partitions_of(table), bounds):
         stats = source.engine.stats(source.view, physical_id)
-        yield (name, physical_id, how, by, bound, stats.files, stats.rows, stats.bytes)
+        yield (name, physical_id, method, expression, bound, stats.files, stats.rows, stats.bytes)
 
 
 def _bounds(partition: PartitionInfo) -> Iterator[str | None]:
@@ -179,11 +179,11 @@ def _schemas(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
 
 
 def _progress(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
-    found = source.progress_of(table)
-    if found is not None:
-        oldest, resolved = found.oldest_ts, found.resolved_ts
+    progress = source.progress_of(table)
+    if progress is not None:
+        oldest, resolved = progress.oldest_ts, progress.resolved_ts
         times = (oldest, time_value(oldest), resolved, time_value(resolved))
-        yield (source.view.generation, *times, found.position)
+        yield (source.view.generation, *times, progress.position)
 
 
 def _latches(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
@@ -200,7 +200,7 @@ def _latches(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
 
 
 def _of_origin(kind: str) -> Callable[[MetadataSource, TableInfo], pa.RecordBatch]:
-    """Rows that only the origin of the snapshot knows."""
+    """Return the rows from the snapshot's origin."""
     return lambda source, table: source.origin.metadata(kind, table, _schema(kind))
 
 
@@ -275,5 +275,5 @@ def time_value(ts: TimeStamp) -> int:
 
 
 def kinds() -> Sequence[str]:
-    """All that there are."""
+    """Return the names of all kinds."""
     return tuple(_KINDS)

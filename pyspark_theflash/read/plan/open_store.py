@@ -1,6 +1,6 @@
-"""A store that task after task is read from, with what need not be opened for each of them.
+"""An open store from which many tasks are read.
 
-Opening a manifest and renewing a latch on disk take longer than reading a small region does.
+Opening a manifest and renewing a latch on disk take longer than reading a small region.
 """
 
 import threading
@@ -40,12 +40,12 @@ _LEASES_MAX: Final = 4096
 
 
 class OpenStore:
-    """The store at `path`, opened when it is first read. Used by many threads."""
+    """The store at `path`, opened on first use. Thread-safe."""
 
     def __init__(
         self, path: Path, fs: FileSystem, clock: Clock, over: Over = no_more_than_stored
     ) -> None:
-        """`over` gives all there is, over what the files have."""
+        """Prepare the store. `over` returns the reader of all rows, given that of the files."""
         self._path, self._fs, self._clock, self._over = path, fs, clock, over
         self._mutex = threading.Lock()
         self._manifest: Manifest | None = None
@@ -58,12 +58,12 @@ class OpenStore:
         regions: Sequence[RegionScan],
         check: Callable[[], None] | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of regions of this store in place of the task's; see `read_regions`.
+        """Yield the results of regions of this store in place of the task's; see `read_regions`.
 
-        Raises what `read_task` does, but looks not at whose store it is.
+        Raises like `read_task`, but does not check the identity of the store.
         """
         if task.lease.shared:
-            # What pins it is a lock that goes with the manifest it was renewed in.
+            # It is pinned by a lock that ends with the manifest that it was renewed in.
             for region in regions:
                 one = replace(task, region=region)
                 yield from read_task(
@@ -75,53 +75,53 @@ class OpenStore:
         yield from read_regions(self._reader(), task, regions, keeper)
 
     def with_dictionaries(self, task: ScanTask) -> ScanTask:
-        """See `as_dictionaries`. Raises `LeaseExpiredError`: the task's files may be gone."""
+        """See `as_dictionaries`. Raises `LeaseExpiredError`: Files of the task may be removed."""
         try:
             return as_dictionaries(task, self._reader())
         except CorruptionError:
-            # As in `read_regions`: what looks like damage may be the end of the latch.
+            # As in `read_regions`: after the lease has expired, files may be removed.
             with closing(open_manifest(self._path, self._fs)) as manifest:
                 LeaseTable(manifest, self._clock).renew(task.lease)
             raise
 
     def note(self, lease: ReadLease) -> None:
-        """A lease has just been taken or renewed elsewhere, so that it need not be here."""
+        """Record that a lease was acquired or renewed elsewhere, so that it is not renewed here."""
         with self._mutex:
             self._note(lease)
 
     def renew(self, lease: ReadLease) -> None:
-        """Start a lease's time over. Raises `LeaseExpiredError`."""
+        """Renew a lease. Raises `LeaseExpiredError`."""
         with self._mutex:
-            self._asked(lambda leases: leases.renew(lease))
+            self._with_leases(lambda leases: leases.renew(lease))
             self._note(lease)
 
     def close(self) -> None:
-        """Let go of what is open. What is being read goes on."""
+        """Close the open manifest. Running reads continue."""
         with self._mutex:
-            self._let_go()
+            self._close_manifest()
 
     def __del__(self) -> None:
         if hasattr(self, "_renewed_ms"):
-            self._let_go()
+            self._close_manifest()
 
     def _begin(self, lease: ReadLease) -> None:
-        """Renew a lease if it is time, else see that it is still there: renewing writes."""
+        """Renew a lease if it is due, else check that it exists, which does not write."""
         with self._mutex:
             renewed_ms = self._renewed_ms.get(lease.id, -lease.ttl_ms)
             is_due = self._clock.boottime_ms() >= renewed_ms + lease.ttl_ms // 3
             if not is_due:
-                self._asked(lambda leases: leases.check(lease))
+                self._with_leases(lambda leases: leases.check(lease))
         if is_due:
             self.renew(lease)
 
-    def _asked(self, ask: Callable[[LeaseTable], None]) -> None:
+    def _with_leases(self, use: Callable[[LeaseTable], None]) -> None:
         try:
-            ask(self._leases())
+            use(self._leases())
         except StoreReplacedError:
-            self._let_go()
-            ask(self._leases())
+            self._close_manifest()
+            use(self._leases())
         except TheFlashError:
-            self._let_go()
+            self._close_manifest()
             raise
 
     def _note(self, lease: ReadLease) -> None:
@@ -136,7 +136,7 @@ class OpenStore:
         return LeaseTable(self._manifest, self._clock)
 
     def _reader(self) -> EngineReader:
-        """Of data files alone, so that one is for all threads."""
+        """Return the reader of the data files, which all threads share."""
         with self._mutex:
             if self._engine is None:
                 with closing(open_manifest(self._path, self._fs)) as manifest:
@@ -146,7 +146,7 @@ class OpenStore:
                 self._engine = self._over(engine)
             return self._engine
 
-    def _let_go(self) -> None:
+    def _close_manifest(self) -> None:
         manifest, self._manifest = self._manifest, None
         if manifest is not None:
             with suppress(TheFlashError):

@@ -1,7 +1,7 @@
-"""Where a snapshot's rows come from: the store's files alone, or a replica that is ahead of them.
+"""Origin of a snapshot's rows: the store's files alone, or a replica that is ahead of them.
 
-What a replica adds (`tikv.origin`) is in an `EngineReader` over the files' own, so whoever
-plans and scans does both alike.
+A replica (`tikv.origin`) adds its rows in an `EngineReader` over the one of the files, so plans and
+scans are the same for both.
 """
 
 from collections.abc import Sequence
@@ -23,35 +23,35 @@ from pyspark_theflash.tidb.schema.model import TableInfo
 
 
 class Origin(Protocol):
-    """What a snapshot asks, in this order; one that takes time is made for one snapshot."""
+    """Source of the rows of one snapshot. The methods are called in this order."""
 
     def check_store(self, view: View, path: str) -> None:
-        """Raise `RaftFedError` where the rows of a store are not to be had from here."""
+        """Raise `RaftFedError` if the store's rows cannot be read from here."""
 
     def choose(self, view: View, wanted: TimeStamp | None) -> TimeStamp:
-        """The timestamp to read at; None: the newest.
+        """Return the timestamp to read at: `wanted`, or the newest if None.
 
         Raises:
-            NotCaughtUpError, SnapshotTooOldError: it cannot be read.
+            NotCaughtUpError, SnapshotTooOldError: The timestamp cannot be read.
         """
 
     def reader(self, stored: EngineReader) -> EngineReader:
-        """All there is, over what the files have."""
+        """Return a reader of all rows, given the reader of the files."""
 
     def confirm(self, view: View, lease: ReadLease) -> None:
-        """Raise `SnapshotTooOldError` if the timestamp was passed before the latch was there."""
+        """Raise `SnapshotTooOldError` if garbage was collected before the latch was acquired."""
 
     def history(self, view: View, snapshot_ts: TimeStamp) -> SchemaHistory | None:
-        """The tables there have been, up to the timestamp; None if there never were any."""
+        """Return the schema history up to the timestamp; None if it is empty."""
 
     def check_table(self, view: View, table: TableInfo, snapshot_ts: TimeStamp) -> None:
-        """Raise `NotCaughtUpError` or `SnapshotTooOldError` where others can be read then."""
+        """Raise `NotCaughtUpError` or `SnapshotTooOldError` if this table cannot be read then."""
 
     def view(self, table: TableInfo, view: View, engine: EngineReader, lease: ReadLease) -> View:
-        """What to plan a table's scans by: `view`, or a later one."""
+        """Return the view to plan scans of a table on: `view` or a later one."""
 
     def metadata(self, kind: str, table: TableInfo, schema: pa.Schema) -> pa.RecordBatch:
-        """Return the present rows of `table$raft` or `table$locks`.
+        """Return the current rows of `table$raft` or `table$locks`.
 
         Args:
             kind: `raft` or `locks`.
@@ -60,9 +60,10 @@ class Origin(Protocol):
 
 
 class Files:
-    """The store's files; the progress of each feed says up to when its tables are complete.
+    """Files of the store alone.
 
-    A timestamp can be read at if any feed has come to it. The newest is one that all have come to.
+    The progress of a feed is the timestamp up to which its tables are complete. A timestamp is
+    readable if at least one feed has reached it; the newest is the one that all feeds have reached.
     """
 
     def check_store(self, view: View, path: str) -> None:
@@ -100,9 +101,9 @@ def _readable(feeds: Sequence[Progress], snapshot_ts: TimeStamp | None) -> TimeS
         raise NotCaughtUpError(0, snapshot_ts or 0)
     resolved = [progress.resolved_ts for progress in feeds]
     oldest_ts = min(progress.oldest_ts for progress in feeds)
-    wanted = min(resolved) if snapshot_ts is None else snapshot_ts
-    if wanted > max(resolved):
-        raise NotCaughtUpError(max(resolved), wanted)
-    if wanted < oldest_ts:
-        raise SnapshotTooOldError(wanted, oldest_ts)
-    return wanted
+    ts = min(resolved) if snapshot_ts is None else snapshot_ts
+    if ts > max(resolved):
+        raise NotCaughtUpError(max(resolved), ts)
+    if ts < oldest_ts:
+        raise SnapshotTooOldError(ts, oldest_ts)
+    return ts

@@ -1,4 +1,4 @@
-"""How the columns of a table are read in each of its physical tables."""
+"""Stored columns of a table in each of its physical tables."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +12,7 @@ from pyspark_theflash.tidb.schema.owners import Owners
 
 
 class Pasts:
-    """What physical tables were until a snapshot."""
+    """Former owners of physical tables up to a snapshot."""
 
     def __init__(self, history: SchemaHistory, coverage: Coverage, ts: TimeStamp) -> None:
         self._owners, self._coverage, self._ts = Owners(history), coverage, ts
@@ -20,10 +20,10 @@ class Pasts:
     def columns(
         self, table: TableInfo, infos: Sequence[ColumnInfo]
     ) -> tuple[tuple[ScanColumn, ...], Mapping[PhysicalTableID, tuple[ScanColumn, ...]]]:
-        """How to read columns of a table, and otherwise in physical tables that were another's.
+        """Return how to read columns, and separately for physical tables with another past.
 
         Raises:
-            UnsupportedError: a virtual column whose expression is not evaluated here.
+            UnsupportedError: The expression of a virtual column is not supported.
         """
         usual = self._owners.past_of(table, self._ts)
         exchanged = {}

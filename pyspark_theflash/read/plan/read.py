@@ -1,4 +1,4 @@
-"""Running one task of a plan, on whatever machine and in whatever process it landed."""
+"""Execution of the tasks of a plan, in any process."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing
@@ -29,11 +29,11 @@ from pyspark_theflash.storage.store.manifest import Manifest
 from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ColumnInfo
 
 Over = Callable[[EngineReader], EngineReader]
-"""(what a store's files have) -> all there is."""
+"""Function from the reader of a store's files to the reader of all rows."""
 
 
 def no_more_than_stored(stored: EngineReader) -> EngineReader:
-    """An `Over`: the files have all there is."""
+    """Return the reader of the files: an `Over` for stores without a replica."""
     return stored
 
 
@@ -45,16 +45,16 @@ def read_task(
     check: Callable[[], None] | None = None,
     over: Over = no_more_than_stored,
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a task, or what is made of them, in bounded batches of `task.schema`.
+    """Yield the results of a task, in batches of bounded size with schema `task.schema`.
 
-    Keeps the plan's read latch alive as long as batches are taken. `check` is called often, and
-    may raise.
+    Renews the plan's read latch while batches are consumed. `check` is called often and may raise.
 
     Raises:
-        StoreMismatchError: the store at the task's path is not the one it was planned on.
-        LeaseExpiredError: the read latch has run out, so files of the plan may be gone.
-        CorruptionError: stored data fails its checksum.
-        UnrepresentableValueError: a date that no calendar has, and the task does not say what then.
+        StoreMismatchError: The store at the task's path is not the one it was planned on.
+        LeaseExpiredError: The read latch has expired, so files of the plan may have been removed.
+        CorruptionError: Stored data fails its checksum.
+        UnrepresentableValueError: A date does not exist, and the task does not say how to return
+            it.
     """
     fs, clock = fs or LocalFileSystem(), clock or SystemClock()
     path = Path(task.store_path)
@@ -67,7 +67,7 @@ def read_task(
 
 
 def as_dictionaries(task: ScanTask, engine: EngineReader) -> ScanTask:
-    """The same rows with those strings as dictionaries that cost less so, as most are stored.
+    """Return the task with string columns as dictionaries where most rows are stored so.
 
     Raises `CorruptionError`.
     """
@@ -81,14 +81,14 @@ def as_dictionaries(task: ScanTask, engine: EngineReader) -> ScanTask:
 def read_region(
     engine: EngineReader, task: ScanTask, keeper: "LeaseRenewer"
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of a task whose store is open; see `read_task`."""
+    """Yield the results of a task whose store is open; see `read_task`."""
     return read_regions(engine, task, [task.region], keeper)
 
 
 def read_regions(
     engine: EngineReader, task: ScanTask, regions: Iterable[RegionScan], keeper: "LeaseRenewer"
 ) -> Iterator[pa.RecordBatch]:
-    """The rows of these regions in place of the task's, or what is made of all of them."""
+    """Yield the combined results of `regions`, which replace the task's region."""
     condition = _TaskCondition(task, keeper) if _TaskCondition.has_any(task) else None
     rows = (b for r in regions for b in _rows(engine, replace(task, region=r), keeper, condition))
     return task.pushed.of(rows, task.rows_schema, task.shown)
@@ -97,7 +97,7 @@ def read_regions(
 def _rows(
     engine: EngineReader, task: ScanTask, keeper: "LeaseRenewer", condition: "_TaskCondition | None"
 ) -> Iterator[pa.RecordBatch]:
-    """The rows that pass the task's conditions, as they are handed out."""
+    """Yield the rows that pass the task's conditions, in the returned form."""
     if condition is not None:
         condition.begin(task)
     try:
@@ -107,7 +107,7 @@ def _rows(
                 yield _presented(batch, task, unread)
             keeper.keep()
     except CorruptionError:
-        # Who was stopped for longer than the latch lasts finds no damage, but files gone.
+        # After a pause longer than the lease, files may be removed rather than damaged.
         keeper.renew()
         raise
 
@@ -137,7 +137,7 @@ def _stored(
 
 
 def _unread(engine: EngineReader, task: ScanTask) -> Collection[ColumnID]:
-    """Columns of which only the NULLs are asked for, and the region has none."""
+    """Return columns of which only the validity is read, and that have no NULLs in the region."""
     aggregation = task.pushed.aggregation
     if aggregation is None or task.stated is not None:
         return ()
@@ -151,10 +151,10 @@ def _unread(engine: EngineReader, task: ScanTask) -> Collection[ColumnID]:
 
 
 class _TaskCondition:
-    """A task's conditions as an engine asks for them: TiDB's first, then Spark's of what is left.
+    """A task's conditions for the engine: TiDB's WHERE first, then Spark's filter on the rest.
 
-    Of first rows, those that are behind others seen before are left out, too. As long as nothing is
-    kept, this is where the latch is, too.
+    With a sort order, rows behind enough earlier ones are filtered out too. It also renews the
+    latch, since a scan that returns no rows would not.
     """
 
     def __init__(self, task: ScanTask, keeper: "LeaseRenewer") -> None:
@@ -165,27 +165,27 @@ class _TaskCondition:
         read = [each.columns for each in (task.condition, task.filter) if each is not None]
         self._ids = {column.id for columns in (*read, self._keys) for column in columns}
         self.columns: Sequence[ScanColumn] = ()
-        """How to read what they look at in the region that comes next."""
+        """Stored columns that the conditions read in the current region."""
 
     def begin(self, task: ScanTask) -> None:
-        """Go on to the task's region."""
+        """Start on the task's region."""
         self.columns = [column for column in task.columns if column.id in self._ids]
 
     @staticmethod
     def has_any(task: ScanTask) -> bool:
-        """Whether the task has such conditions."""
+        """Return whether the task has conditions."""
         return bool(task.condition is not None or task.filter is not None or _late_keys(task))
 
     def rows(self, batch: pa.RecordBatch, visible: Mask | None = None) -> Mask:
         self._keeper.keep()
-        kept = np.ones(batch.num_rows, np.bool_) if visible is None else visible.copy()
-        if self._condition is not None and kept.any():
-            kept[kept] = self._condition.rows(filter_rows(batch, kept))
-        if self._filter is not None and kept.any():
-            kept = self._filter.rows(batch, kept)
-        if self._leaders is not None and kept.any():
-            kept[kept] = self._leaders.rows(self._shown_keys(filter_rows(batch, kept)))
-        return kept
+        mask = np.ones(batch.num_rows, np.bool_) if visible is None else visible.copy()
+        if self._condition is not None and mask.any():
+            mask[mask] = self._condition.rows(filter_rows(batch, mask))
+        if self._filter is not None and mask.any():
+            mask = self._filter.rows(batch, mask)
+        if self._leaders is not None and mask.any():
+            mask[mask] = self._leaders.rows(self._shown_keys(filter_rows(batch, mask)))
+        return mask
 
     def _shown_keys(self, batch: pa.RecordBatch) -> pa.Table:
         stored = ((c, batch.column(column_name(c.id))) for c in self._keys)
@@ -193,53 +193,53 @@ class _TaskCondition:
 
 
 def _late_keys(task: ScanTask) -> Sequence[ColumnInfo]:
-    """What first rows are sorted by, where it pays to look at that before the rest of a row."""
+    """Return the sort columns if reading them before the other columns pays off."""
     if not task.pushed.order or task.pushed.limit > LEADERS_MAX:
         return ()
-    known = {column.name.lower(): column for column in task.output}
-    keys = [known[name.lower()] for name in task.pushed.more_columns]
+    columns = {column.name.lower(): column for column in task.output}
+    keys = [columns[name.lower()] for name in task.pushed.more_columns]
     return () if ROWID_COLUMN in keys or len(keys) == len(task.output) else keys
 
 
 def open_store(task: ScanTask, fs: FileSystem) -> Manifest:
-    """The manifest of the task's store.
+    """Open the manifest of the task's store.
 
     Raises:
-        StoreMismatchError: the store at the task's path is not the one it was planned on.
+        StoreMismatchError: The store at the task's path is not the one it was planned on.
     """
     try:
         manifest = open_manifest(Path(task.store_path), fs)
     except StoreNotFoundError as error:
         raise StoreMismatchError(
             task.store_path,
-            "there is no store here; an embedded store is read on the machine that holds it",
+            "no store at this path; an embedded store can only be read on the machine that has it",
         ) from error
     with ExitStack() as undo:
         undo.callback(manifest.close)
         if StoreIdentity.of(manifest.read([IDENTITY_KIND])).store_id != task.store_id:
-            raise StoreMismatchError(task.store_path, "it is another store")
+            raise StoreMismatchError(task.store_path, "a different store is at this path")
         undo.pop_all()
     return manifest
 
 
 class LeaseRenewer(Protocol):
-    """What keeps a read latch alive while batches are read."""
+    """Renews a read latch while batches are read."""
 
     def keep(self) -> None:
-        """Renew the lease if it is time; called after each batch."""
+        """Renew the lease if it is due; called after each batch."""
 
     def renew(self) -> None:
         """Renew the lease now. Raises `LeaseExpiredError`."""
 
 
 class Leases(Protocol):
-    """`storage.store.latch.lease.LeaseTable`, as far as it is needed here."""
+    """The part of `storage.store.latch.lease.LeaseTable` that is used here."""
 
     def renew(self, lease: ReadLease) -> None: ...
 
 
 class LeaseKeeper:
-    """Keeps a lease just taken or renewed: renews it whenever a third of its time is gone."""
+    """Renews a lease whenever a third of its time has passed since it was acquired or renewed."""
 
     def __init__(
         self,
@@ -248,12 +248,12 @@ class LeaseKeeper:
         clock: Clock,
         check: Callable[[], None] | None = None,
     ) -> None:
-        """`check` is called as often as `keep`, and may raise."""
+        """Keep `lease`. `check` is called as often as `keep`, and may raise."""
         self._leases, self._lease, self._clock, self._check = leases, lease, clock, check
         self._due_ms = self._next_ms()
 
     def keep(self) -> None:
-        """Renew the lease if it is time; call it often."""
+        """Renew the lease if it is due; call it often."""
         if self._check is not None:
             self._check()
         if self._clock.boottime_ms() >= self._due_ms:
@@ -271,12 +271,12 @@ class LeaseKeeper:
 def _presented(
     batch: pa.RecordBatch, task: ScanTask, unread: Collection[ColumnID]
 ) -> pa.RecordBatch:
-    """The batch with the columns the user knows, in the order and the form asked for.
+    """Return the batch with the output columns in the returned form.
 
-    For those that were not read there is anything but NULLs.
+    Columns that were not read get arbitrary values other than NULL.
     """
     arrays, aggregation = [], task.pushed.aggregation
-    # Of what is only computed with, decimals are narrow.
+    # Decimals that are only computed with stay narrow.
     groups = aggregation.columns_grouped_by if aggregation is not None else ()
     for column in task.output:
         if column.id in unread:

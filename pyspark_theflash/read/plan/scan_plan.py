@@ -1,4 +1,4 @@
-"""What a planned scan is made of: values that survive pickle, for tasks travel to executors."""
+"""Scan plans and their tasks: values that are pickled to executors."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -18,15 +18,18 @@ from pyspark_theflash.tidb.schema.model import ColumnInfo, TableInfo
 
 @dataclass(frozen=True, slots=True)
 class ScanTask:
-    """One region's share of a scan.
+    """Scan of one region.
 
-    Names the store (by path and id), the state of it (the region's files with their checksums) and
-    the latch that keeps that state, so that a task on a machine where the path means something else
-    raises instead of answering. `output` are the columns in order; `columns` says how to read those
-    of them that are stored, and what `condition` and `filter` read besides; the one that is not
-    stored, if any, is `_tidb_rowid`. In physical tables with another past than most it is
-    `exchanged` that says it. Only the first `shown` of `output` are handed out, all where
-    it is None; the others are for `pushed`, which says what is made of the rows.
+    It identifies the store (path and id), its state (the region's files with their checksums) and
+    the read latch that retains that state, so a task on a machine where the path is another store
+    raises.
+
+    Attributes:
+        output: the columns in order, with those that only `pushed` needs and `_tidb_rowid`.
+        usual_columns: how to read the stored columns of `output`, `condition` and `filter`.
+        exchanged: the same for physical tables with another past (exchanged partitions).
+        pushed: operations on the rows.
+        shown: the number of returned columns of `output`; None: all.
     """
 
     store_path: str
@@ -39,46 +42,46 @@ class ScanTask:
     presentation: Presentation
     condition: Condition | None = None
     dictionaries: frozenset[ColumnID] = frozenset()
-    """Columns of strings that come as dictionaries."""
+    """String columns that are returned as dictionaries."""
     filter: Filter | None = None
     pushed: Pushdown = NOTHING
     shown: int | None = None
     exchanged: Mapping[PhysicalTableID, tuple[ScanColumn, ...]] = field(default_factory=dict)
     stated: bytes | None = None
-    """The rows themselves, where no engine has them; see `read.plan.metadata`."""
+    """Rows of a metadata table; see `read.plan.metadata`."""
 
     @property
     def columns(self) -> tuple[ScanColumn, ...]:
-        """How to read the stored columns in the task's region."""
+        """Stored columns to read in the task's region."""
         return self.exchanged.get(self.region.physical_id, self.usual_columns)
 
     @property
     def rows_schema(self) -> pa.Schema:
-        """Of the rows, before anything is made of them. Raises `UnsupportedError`."""
+        """Schema of the rows before `pushed` is applied. Raises `UnsupportedError`."""
         return _schema(self.output, self.presentation, self.dictionaries)
 
     @property
     def schema(self) -> pa.Schema:
-        """Of the task's batches. Raises `UnsupportedError`."""
+        """Schema of the task's batches. Raises `UnsupportedError`."""
         return self.pushed.schema(self.rows_schema, self.shown)
 
     @property
     def stored_output(self) -> Sequence[ScanColumn]:
-        """How to read those of `output` that are stored."""
+        """Stored columns of `output`."""
         ids = {column.id for column in self.output}
         return [column for column in self.columns if column.id in ids]
 
     def with_dictionaries(self, column_ids: Collection[ColumnID]) -> "ScanTask":
-        """The same with these columns, of native strings, as dictionaries."""
+        """Return the task with these native string columns as dictionaries."""
         ids = frozenset(c.id for c in self.output if c.id in column_ids)
         return replace(self, dictionaries=ids)
 
 
 @dataclass(frozen=True, slots=True)
 class ScanPlan:
-    """A table as of a timestamp: its columns in output order, and tasks that read each row once.
+    """Scan of a table at a timestamp; its tasks together read each row once.
 
-    Of a scan with a condition, the rows for which it is true.
+    `columns` are in output order. With a condition, only rows for which it is true are read.
     """
 
     table: TableInfo
@@ -92,16 +95,16 @@ class ScanPlan:
 
     @property
     def schema(self) -> pa.Schema:
-        """Of the batches that the tasks yield. Raises `UnsupportedError`."""
+        """Schema of the batches of the tasks. Raises `UnsupportedError`."""
         return self.pushed.schema(self.rows_schema, self.shown)
 
     @property
     def rows_schema(self) -> pa.Schema:
-        """Of the rows, before anything is made of them. Raises `UnsupportedError`."""
+        """Schema of the rows before `pushed` is applied. Raises `UnsupportedError`."""
         return _schema(self.columns, self.presentation, self.dictionaries)
 
     def with_dictionaries(self, column_ids: Collection[ColumnID]) -> "ScanPlan":
-        """The same with these columns, of native strings, as dictionaries; see `repeating`."""
+        """Return the plan with these native string columns as dictionaries; see `repeating`."""
         ids = frozenset(c.id for c in self.columns if c.id in column_ids)
         tasks = tuple(task.with_dictionaries(ids) for task in self.tasks)
         return replace(self, tasks=tasks, dictionaries=ids)
@@ -110,7 +113,7 @@ class ScanPlan:
 def native_strings(
     columns: Sequence[ColumnInfo], presentation: Presentation
 ) -> Collection[ColumnID]:
-    """Those that are handed out as the strings or bytes that are stored."""
+    """Return the string columns that are returned as stored."""
     return {c.id for c in columns if c.type.tp in STRING_TYPES and not presentation.is_text(c.type)}
 
 

@@ -1,8 +1,7 @@
-"""Reading a store as of one timestamp.
+"""Snapshots: reads of a store at one timestamp.
 
-A `ReadSnapshot` is where every read begins: it fixes the timestamp, checks that the store can
-answer there, and holds the read latch that keeps the answer. All tables read through it are of the
-same moment, so joins do not tear.
+A `ReadSnapshot` fixes the timestamp, checks that the store can be read there, and holds the read
+latch that retains the versions. All tables are read at the same timestamp, so joins are consistent.
 
     with open_snapshot(Path("store"), ts) as snapshot:
         for batch in snapshot.scan("db.table"):
@@ -95,23 +94,23 @@ def open_snapshot(
     fs: FileSystem | None = None,
     clock: Clock | None = None,
 ) -> "ReadSnapshot":
-    """A snapshot of the store at `path`; without a timestamp, the newest the store can answer.
+    """Open a snapshot of the store at `path`; without a timestamp, at the newest readable one.
 
     Args:
         snapshot_ts: a TSO, a time with its zone as text, or a `datetime` with a time zone.
 
     Raises:
-        OptionError: `snapshot_ts` is no timestamp.
-        StoreNotFoundError: there is no store.
-        NotCaughtUpError: the store has not applied everything up to `snapshot_ts`.
-        SnapshotTooOldError: `snapshot_ts` lies before the store's first.
+        OptionError: `snapshot_ts` is not a timestamp.
+        StoreNotFoundError: There is no store.
+        NotCaughtUpError: The store has not applied everything up to `snapshot_ts`.
+        SnapshotTooOldError: `snapshot_ts` is before the store's oldest readable timestamp.
     """
-    wanted = None if snapshot_ts is None else timestamp_option("snapshot_ts", snapshot_ts)
-    return ReadSnapshot(path, wanted, fs or LocalFileSystem(), clock or SystemClock())
+    ts = None if snapshot_ts is None else timestamp_option("snapshot_ts", snapshot_ts)
+    return ReadSnapshot(path, ts, fs or LocalFileSystem(), clock or SystemClock())
 
 
 def read_progress(path: Path, *, fs: FileSystem | None = None) -> Progress | None:
-    """How far all tables of the store are, or None before anything was applied."""
+    """Return the progress that all tables of the store have reached; None for an empty store."""
     manifest = open_manifest(path, fs or LocalFileSystem())
     try:
         return store_progress(manifest.read([PROGRESS_KIND]))
@@ -120,10 +119,10 @@ def read_progress(path: Path, *, fs: FileSystem | None = None) -> Progress | Non
 
 
 class ReadSnapshot:
-    """A store as of `snapshot_ts`. A context manager: leaving it gives the read latch back.
+    """A store at `snapshot_ts`. A context manager: leaving it releases the read latch.
 
-    With `lease`, a latch on that timestamp that was taken before, it renews that one and leaves it.
-    `origin` is where its rows come from.
+    With `lease`, an existing latch on the timestamp is renewed and not released at the end.
+    `origin` is the source of the rows.
     """
 
     snapshot_ts: Final[TimeStamp]
@@ -144,11 +143,11 @@ class ReadSnapshot:
         is_borrowed = lease is not None
         with ExitStack() as undo:
             self._manifest = undo.enter_context(closing(open_manifest(path, fs)))
-            known = self._manifest.read([IDENTITY_KIND, PROGRESS_KIND, RAFT_FED_KIND, FEED_KIND])
-            self._identity = StoreIdentity.of(known)
-            origin.check_store(known, str(path))
-            self.snapshot_ts = origin.choose(known, snapshot_ts)
-            # The latch first, the view after it: what the view names is pinned from the start.
+            head = self._manifest.read([IDENTITY_KIND, PROGRESS_KIND, RAFT_FED_KIND, FEED_KIND])
+            self._identity = StoreIdentity.of(head)
+            origin.check_store(head, str(path))
+            self.snapshot_ts = origin.choose(head, snapshot_ts)
+            # The latch precedes the view, so that all files of the view are pinned.
             self._leases = LeaseTable(self._manifest, clock)
             if lease is None:
                 lease = self._leases.take(self.snapshot_ts, ttl_ms)
@@ -161,10 +160,10 @@ class ReadSnapshot:
             self._engine = origin.reader(registry.open_reader(path, self._identity, fs, clock))
             undo.callback(self._engine.close)
             self._view = self._engine.read(_KINDS)
-            # Garbage collection may have passed the timestamp just before the latch was there.
+            # Garbage collection may have passed the timestamp before the latch was acquired.
             origin.confirm(self._view, lease)
             history = origin.history(self._view, self.snapshot_ts)
-            # Else the latch would be in one store, and the view of another.
+            # If the store was replaced, latch and view could belong to different stores.
             self._manifest.check_in_place()
             undo.pop_all()
         self._history = history or SchemaHistory(self.snapshot_ts, self.snapshot_ts, (), ())
@@ -174,32 +173,32 @@ class ReadSnapshot:
         self._pasts = Pasts(self._history, self._coverage, self.snapshot_ts)
 
     def tables(self) -> Sequence[TableInfo]:
-        """The tables that exist at `snapshot_ts` and are replicated."""
+        """Return the replicated tables that exist at `snapshot_ts`."""
         return [event.table for event in self.listed() if event.table is not None]
 
     def listed(self) -> Sequence[TableEvent]:
-        """The same as they are listed, without reading their definitions."""
-        found = self._history.listed_at(self.snapshot_ts)
-        return [event for event in found if self._scope.contains(event.table_id)]
+        """Return the events of the same tables, without parsing their definitions."""
+        events = self._history.listed_at(self.snapshot_ts)
+        return [event for event in events if self._scope.contains(event.table_id)]
 
     def lacking(self, table: TableEvent) -> TableNotLoadedError | TableSetAsideError | None:
-        """What reading one of `listed` raises where rows of it are not here."""
+        """Return the error that reading a table raises because of missing rows, or None."""
         return self._coverage.lacking(table, self.snapshot_ts)
 
     def table(self, name: str) -> TableInfo:
-        """The table called `db.table` at `snapshot_ts`, as it was then.
+        """Return the table `db.table` as of `snapshot_ts`.
 
         Or a table about it, such as `db.table$files`: see `read.plan.metadata`.
 
         Raises:
-            TableNotFoundError: there is none.
-            TableNotReplicatedError: there is one that the store leaves out.
-            UnsupportedError: it is a view or a sequence.
-            PurgedError: it was dropped, its rows collected as garbage, and then recovered.
-            NotCaughtUpError, SnapshotTooOldError: its feed cannot answer then; others can.
-            FeedConflictError: a stream and the API have each a table of that name.
-            TableNotLoadedError: it has rows from before the stream, and no base.
-            TableSetAsideError: what it holds then is not known.
+            TableNotFoundError: There is no such table.
+            TableNotReplicatedError: The store's scope excludes the table.
+            UnsupportedError: It is a view or a sequence.
+            PurgedError: It was dropped, collected as garbage, and then recovered.
+            NotCaughtUpError, SnapshotTooOldError: Its feed cannot be read then; other tables can.
+            FeedConflictError: A stream and the API both have a table of that name.
+            TableNotLoadedError: It has rows from before the stream, and no base was loaded.
+            TableSetAsideError: Its contents at the timestamp are not known.
         """
         try:
             table = self._history.table_by_name(name, self.snapshot_ts)
@@ -221,7 +220,7 @@ class ReadSnapshot:
         return table
 
     def _check_name(self, table: TableInfo) -> None:
-        """Raise `FeedConflictError` where a stream has come to call a table as the API's is."""
+        """Raise `FeedConflictError` if a stream and the API both have a table of this name."""
         side = feed_history(self._view, SIDE)
         if side is None or records_of(self._view, table.id) is SIDE:
             return
@@ -239,19 +238,26 @@ class ReadSnapshot:
         regions: Sequence[RegionScan] | None = None,
         pushed: Pushdown = NOTHING,
     ) -> ScanPlan:
-        """Plan a scan: `columns` by name in output order, None for all that `SELECT *` shows.
+        """Plan a scan.
 
-        `_tidb_rowid` may be named where the table has one. With `where`, an expression as TiDB
-        would evaluate it, only the rows for which it is true. `regions`: some of an earlier plan of
-        the same under the same latch, in place of all. `pushed`: what each region makes of those
-        rows; with an aggregation, `columns` is None.
+        Args:
+            name: `db.table`.
+            columns: names in output order, also `_tidb_rowid` if the table has one. None: those of
+                `SELECT *`, or with an aggregation those that it reads.
+            presentation: the returned form.
+            where: an expression, evaluated as in TiDB; only rows for which it is true are returned.
+            regions: the regions to read, from an earlier plan of the same scan under the same
+                latch.
+                None: all.
+            pushed: operations on the rows of each region.
 
         Raises:
-            TableNotFoundError, ColumnNotFoundError: no such table or column at `snapshot_ts`.
-            OptionError: `where` is no expression, or one that is not evaluated here.
-            UnsupportedError: what is pushed could not be answered exactly.
-            StoreReplacedError: another store has come in the place of this one.
-            PurgedRangeError: rows that may be wanted were purged.
+            TableNotFoundError, ColumnNotFoundError: There is no such table or column at
+                `snapshot_ts`.
+            OptionError: `where` is not an expression, or one that is not supported.
+            UnsupportedError: A pushed operation could give other results than Spark.
+            StoreReplacedError: The store was replaced by another one.
+            PurgedRangeError: Rows in the range of the scan were purged.
         """
         self._manifest.check_in_place()
         table = self.table(name)
@@ -299,11 +305,11 @@ class ReadSnapshot:
         presentation: Presentation = NATIVE,
         where: str | None = None,
     ) -> Iterator[pa.RecordBatch]:
-        """The rows of a table, in no particular order; see `plan`.
+        """Yield the rows of a table, in no particular order; see `plan`.
 
         Raises:
-            UnrepresentableValueError: a date that no calendar has, unless `presentation` says what
-                becomes of those.
+            UnrepresentableValueError: A date does not exist, and `presentation` does not allow for
+                it.
         """
         for task in self.plan(name, columns, presentation, where).tasks:
             yield from read_region(self._engine, task, self._keeper)
@@ -315,20 +321,23 @@ class ReadSnapshot:
         presentation: Presentation = NATIVE,
         where: str | None = None,
     ) -> Relation:
-        """The same rows for DuckDB, Polars, pandas and all that reads Arrow streams; see `scan`.
+        """Return the same rows as an Arrow stream for DuckDB, Polars, pandas; see `scan`.
 
-        Each time they are read, the read latch is held until the stream ends or is closed, even
-        if the snapshot is left before. What is begun later raises `LeaseExpiredError`.
+        Each stream holds the read latch until it ends or is closed, even if the snapshot is closed
+        before. A stream that is started after that raises `LeaseExpiredError`.
         """
         plan = self.plan(name, columns, presentation, where)
         return Relation(plan.schema, lambda: self.held(plan))
 
     def held(self, plan: ScanPlan) -> Iterator[pa.RecordBatch]:
-        """The rows of a plan made here, in any thread and beyond the snapshot; see `reader`."""
+        """Yield the rows of a plan of this snapshot, in any thread; see `reader`."""
         return HeldBatches(self._hold, self._held(plan))
 
     def repeating(self, plan: ScanPlan) -> Collection[ColumnID]:
-        """Columns of a plan made here that cost less as dictionaries, as most rows are stored."""
+        """Return the string columns of a plan that are mostly stored as dictionaries.
+
+        The largest region decides.
+        """
         native = native_strings(plan.columns, plan.presentation)
         view = self._view_of(plan.table)
         rows = {
@@ -351,18 +360,18 @@ class ReadSnapshot:
         presentation: Presentation = NATIVE,
         limits: "QueryLimits | None" = None,
     ) -> "SqlResult":
-        """Run a query over all tables of the snapshot, called `db.table`; see `read.sql.sql`.
+        """Run a query over the tables of the snapshot, named `db.table`; see `read.sql.sql`.
 
-        The SQL is DuckDB's: texts compare by their bytes, ENUM, SET and JSON are texts, BIT is
-        bytes, TIME an interval, and the average of decimals a double.
+        The SQL is DuckDB's: strings compare by bytes, ENUM, SET and JSON are strings, BIT is
+        binary, TIME an interval, and the average of decimals a double.
 
         Raises:
             MissingExtraError: DuckDB is not installed.
-            SqlError: it is no SQL, or fails.
-            UnsupportedError: it would do more than read.
-            TableNotFoundError: there is no such table at `snapshot_ts`.
+            SqlError: The text is not valid SQL, or the query fails.
+            UnsupportedError: The statement does more than read.
+            TableNotFoundError: There is no such table at `snapshot_ts`.
         """
-        # Brings in what takes longer to load than most commands run.
+        # Imported here because loading these takes longer than most commands run.
         from pyspark_theflash.read.plan.sql_tables import SnapshotTables
         from pyspark_theflash.read.sql.sql import run_sql
 
@@ -373,14 +382,14 @@ class ReadSnapshot:
             yield from read_region(self._engine, task, self._hold)
 
     def texts(self, plan: ScanPlan) -> Iterator[list[pa.Array]]:
-        """The rows of a plan made here, in batches of columns in TiDB's text forms."""
+        """Yield the columns of the batches of a plan of this snapshot as TiDB's text."""
         for task in plan.tasks:
             as_text = replace(task, presentation=TEXT)
             for batch in read_region(self._engine, as_text, self._keeper):
                 yield batch.columns
 
     def digest(self, name: str) -> TableDigest:
-        """Row count and order-independent checksum of a table's rows, without `_tidb_rowid`."""
+        """Return row count and order-independent checksum of a table, without `_tidb_rowid`."""
         digest = TableDigest()
         for texts in self.texts(self.plan(name)):
             digest.update(texts)
@@ -389,34 +398,34 @@ class ReadSnapshot:
     def _regions(
         self, table: TableInfo, condition: Condition | None, filter: Filter | None
     ) -> Iterator[RegionScan]:
-        """The regions of all its partitions that may have rows which both keep."""
+        """Yield the regions of all partitions that may have rows that pass both conditions."""
         if table.id == METADATA_ID:
             yield METADATA_REGION
             return
         conditions = [] if condition is None else [condition.expression.tree]
         conditions += [] if filter is None else [node_of(filter.term)]
-        wanted, view = HandleRanges(conditions, table), self._view_of(table)
+        ranges, view = HandleRanges(conditions, table), self._view_of(table)
         for physical_id in table.physical_ids:
-            self._check_no_gap(table, physical_id, wanted)
+            self._check_no_gap(table, physical_id, ranges)
             stats = self._engine.regions(view, physical_id)
-            reached = {r.region_id for r in stats if wanted.reach(r.start, r.end)}
+            selected = {r.region_id for r in stats if ranges.reach(r.start, r.end)}
             for region in self._engine.plan(view, physical_id):
-                if region.region_id in reached:
+                if region.region_id in selected:
                     yield region
 
     def _check_no_gap(
-        self, table: TableInfo, physical_id: PhysicalTableID, wanted: HandleRanges
+        self, table: TableInfo, physical_id: PhysicalTableID, ranges: HandleRanges
     ) -> None:
-        """Raise `PurgedRangeError` if rows that may be wanted were purged."""
+        """Raise `PurgedRangeError` if rows in the ranges were purged."""
         for gap in gaps_of(self._view, physical_id):
-            if wanted.reach(gap.start, gap.end):
+            if ranges.reach(gap.start, gap.end):
                 bounds = ("" if b is None else handle_text(b) for b in (gap.start, gap.end))
                 raise PurgedRangeError(table.full_name, physical_id, *bounds)
 
     def region_stats(
         self, table: TableInfo
     ) -> Mapping[tuple[PhysicalTableID, RegionID], RegionStats]:
-        """How the regions of all partitions of a table are stored."""
+        """Return the storage statistics of the regions of all partitions of a table."""
         if table.id == METADATA_ID:
             return {(METADATA_REGION.physical_id, METADATA_REGION.region_id): METADATA_STATS}
         view = self._view_of(table)
@@ -427,13 +436,13 @@ class ReadSnapshot:
         }
 
     def _view_of(self, table: TableInfo) -> View:
-        """What of the store is read of a table: the same each time."""
+        """Return the view to plan scans of a table on; the same for all its scans."""
         if table.id not in self._views:
             self._views[table.id] = self._origin.view(table, self._view, self._engine, self.lease)
         return self._views[table.id]
 
     def _stated(self, metadata: TableInfo) -> bytes:
-        """The rows of a table about another one."""
+        """Return the rows of a metadata table."""
         source = MetadataSource(
             self._engine, self._view, self._history, self._leases, self._clock, self._origin
         )
@@ -441,11 +450,11 @@ class ReadSnapshot:
         return metadata_rows(source, self.table(name), kind)
 
     def keep_lease(self) -> None:
-        """Leave the read latch, which lasts its time, to others when the snapshot is closed."""
+        """Leave the read latch to others: closing the snapshot does not release it."""
         self._hold.lend()
 
     def detach(self) -> None:
-        """Close the snapshot but leave its read latch to the tasks planned here, which renew it."""
+        """Close the snapshot without releasing its read latch, which its tasks renew."""
         self._engine.close()
         self._manifest.close()
 
@@ -465,10 +474,12 @@ class ReadSnapshot:
 def _output(
     table: TableInfo, names: Sequence[str] | None, pushed: Pushdown
 ) -> tuple[tuple[ColumnInfo, ...], int | None]:
-    """The columns to read of each row, and how many of them are handed out; None: all."""
+    """Return the columns to read of each row, and the number of returned ones; None: all."""
     if pushed.aggregation is not None:
         if names is not None:
-            raise OptionError("columns", "an aggregation says itself what it reads")
+            raise OptionError(
+                "columns", "must be None with an aggregation, which names its columns itself"
+            )
         return _choose(table, pushed.more_columns), None
     chosen = _choose(table, names)
     more = [c for c in _choose(table, pushed.more_columns) if c not in chosen]
@@ -484,12 +495,12 @@ def _bound(table: TableInfo, term: Term | None, presentation: Presentation) -> F
 def _choose(table: TableInfo, names: Sequence[str] | None) -> tuple[ColumnInfo, ...]:
     if names is None:
         return table.public_columns
-    known = {c.name.lower(): c for c in table.public_columns}
+    columns = {c.name.lower(): c for c in table.public_columns}
     if table.has_rowid:
-        known[ROWID_NAME] = ROWID_COLUMN
+        columns[ROWID_NAME] = ROWID_COLUMN
     for name in names:
-        if name.lower() not in known:
+        if name.lower() not in columns:
             raise ColumnNotFoundError(
                 table.full_name, name, tuple(c.name for c in table.public_columns)
             )
-    return tuple(known[name.lower()] for name in names)
+    return tuple(columns[name.lower()] for name in names)

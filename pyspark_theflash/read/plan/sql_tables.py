@@ -1,7 +1,7 @@
-"""A snapshot's tables as a query sees them.
+"""Tables of a snapshot for DuckDB.
 
-DuckDB has a type for what a reader gets of most columns (`present.py`). It knows no DECIMAL above
-38 digits: a column of more comes with 38, and a value that needs them all raises.
+DuckDB has a type for the returned form of most columns (`present.py`). It has no DECIMAL of more
+than 38 digits: such columns get 38 digits, and values that need more raise.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 
 class SnapshotTable:
-    """One table; `read.sql.lazy.SqlTable`."""
+    """Table of a snapshot; implements `read.sql.lazy.SqlTable`."""
 
     def __init__(self, snapshot: "ReadSnapshot", name: str, presentation: Presentation) -> None:
-        """Raises what `ReadSnapshot.plan` does; `UnsupportedError` for a type that is not read."""
+        """Plan the table. Raises like `ReadSnapshot.plan`."""
         self._snapshot, self._name, self._presentation = snapshot, name, presentation
         plan = snapshot.plan(name, None, presentation)
         self._dictionaries = snapshot.repeating(plan)
@@ -43,7 +43,7 @@ class SnapshotTable:
 
 
 class SnapshotTables:
-    """All tables of a snapshot; `read.sql.sql.Catalog`."""
+    """All tables of a snapshot; implements `read.sql.sql.Catalog`."""
 
     def __init__(self, snapshot: "ReadSnapshot", presentation: Presentation) -> None:
         self._snapshot, self._presentation = snapshot, presentation
@@ -56,18 +56,18 @@ class SnapshotTables:
 
 
 def sql_type(tp: pa.DataType) -> pa.DataType:
-    """The type in which DuckDB gets a column of `tp`."""
+    """Return the type that DuckDB gets for a column of `tp`."""
     return pa.decimal128(DECIMAL128_DIGITS, tp.scale) if pa.types.is_decimal256(tp) else tp
 
 
 def narrowed(values: pa.Array, tp: pa.DataType, name: str) -> pa.Array:
-    """A column in that type. Raises `UnrepresentableValueError` for a value of too many digits."""
+    """Cast to that type. Raises `UnrepresentableValueError`: A value has too many digits."""
     if values.type == tp:
         return values
     try:
         return pc.cast(values, tp)
     except pa.ArrowInvalid:
-        # Not chained: Arrow's message shows the value.
+        # Not chained, because Arrow's message contains the value.
         raise UnrepresentableValueError(
             name, "a value", f"a DECIMAL of {tp.precision} digits"
         ) from None

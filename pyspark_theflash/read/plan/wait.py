@@ -15,19 +15,19 @@ from pyspark_theflash.storage.store.progress import PROGRESS_KIND, every_progres
 LOOK_MS: Final = 50
 
 
-def wait_for(path: Path, moment: ReadPoint, *, clock: Clock, fs: FileSystem) -> None:
-    """Return as soon as the store can answer at the moment, as it is wanted.
+def wait_for(path: Path, point: ReadPoint, *, clock: Clock, fs: FileSystem) -> None:
+    """Return as soon as the store can be read at the requested timestamp or staleness.
 
     Raises:
-        NotCaughtUpError: it cannot in the time that may be waited.
+        NotCaughtUpError: It cannot within the wait time.
     """
-    wanted = moment.snapshot_ts
-    if moment.max_staleness_s is not None:
-        oldest_ms = clock.wall_ms() - int(moment.max_staleness_s * 1000)
-        wanted = from_physical_ms(max(oldest_ms, 0))
-    if wanted is not None:
-        deadline_ms = clock.boottime_ms() + int(moment.wait_s * 1000)
-        wait_until(path, wanted, deadline_ms, clock=clock, fs=fs)
+    required_ts = point.snapshot_ts
+    if point.max_staleness_s is not None:
+        oldest_ms = clock.wall_ms() - int(point.max_staleness_s * 1000)
+        required_ts = from_physical_ms(max(oldest_ms, 0))
+    if required_ts is not None:
+        deadline_ms = clock.boottime_ms() + int(point.wait_s * 1000)
+        wait_until(path, required_ts, deadline_ms, clock=clock, fs=fs)
 
 
 def wait_until(
@@ -36,7 +36,7 @@ def wait_until(
     """Return as soon as the store has resolved `ts`. `deadline_ms` is on the boot-time clock.
 
     Raises:
-        NotCaughtUpError: it has not by the deadline.
+        NotCaughtUpError: It has not by the deadline.
     """
     with closing(open_manifest(path, fs)) as manifest:
         while True:
@@ -46,7 +46,7 @@ def wait_until(
                 return
             if clock.boottime_ms() >= deadline_ms:
                 if max(resolved) >= ts:
-                    # Tables of a feed that has come so far can be read; others are refused.
+                    # Tables of a feed that has resolved `ts` can be read; others raise later.
                     return
                 raise NotCaughtUpError(max(resolved), ts)
             clock.sleep_ms(min(LOOK_MS, max(deadline_ms - clock.boottime_ms(), 1)))

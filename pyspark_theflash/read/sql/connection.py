@@ -1,8 +1,8 @@
-"""A DuckDB that reaches nothing but what it is given.
+"""DuckDB connections without access to the environment.
 
-In memory, without files, network, extensions, variables of Python or secrets; with bounds on memory
-and threads; and with a configuration that no statement can change. Nothing is spilled to disk: a
-query that needs more memory fails.
+In memory; no access to files, network, extensions, Python variables or secrets; bounded memory and
+threads; no statement can change the configuration. Nothing is spilled to disk: a query that needs
+more memory fails.
 """
 
 import os
@@ -23,7 +23,7 @@ def _threads() -> int:
 
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
-    """What a query may take. `timeout_ms` is None for as long as it needs."""
+    """Limits of a query. `timeout_ms` None: no limit."""
 
     memory_mb: int = 1024
     threads: int = field(default_factory=_threads)
@@ -31,7 +31,7 @@ class QueryLimits:
 
 
 def connect(limits: QueryLimits) -> "duckdb.DuckDBPyConnection":
-    """A new database. `lock` it before it sees a statement from outside.
+    """Open a new database. Call `lock` before executing an untrusted statement.
 
     Raises:
         MissingExtraError: DuckDB is not installed.
@@ -56,17 +56,17 @@ def connect(limits: QueryLimits) -> "duckdb.DuckDBPyConnection":
         },
     )
     connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
-    # As this project's text forms and Spark sessions have it; results are labelled with it, too.
+    # The time zone of TIMESTAMPs in text forms and Spark sessions, and in the types of results.
     connection.execute("SET TimeZone = 'UTC'")
     return connection
 
 
 def lock(connection: "duckdb.DuckDBPyConnection") -> None:
-    """From here on no setting can be changed and nothing written."""
+    """Forbid changes of settings and writes from here on."""
     connection.execute("SET lock_configuration = true")
     connection.execute("BEGIN TRANSACTION READ ONLY")
 
 
 def quoted(identifier: str) -> str:
-    """An identifier as SQL."""
+    """Quote an identifier for SQL."""
     return '"' + identifier.replace('"', '""') + '"'

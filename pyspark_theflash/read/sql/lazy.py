@@ -1,12 +1,12 @@
-"""A table that DuckDB reads as far as a query needs it.
+"""Tables that DuckDB reads on demand.
 
-DuckDB asks a pyarrow Dataset for columns and rows that it wants: `scanner(columns, filter)`. This
-one passes the columns on to whoever has the rows, and applies the filter to what comes. (A Dataset
-can be subclassed, though pyarrow does not say how; Lance does the same.)
+DuckDB calls `scanner(columns, filter)` of a pyarrow Dataset for the columns and rows it needs. This
+one passes the columns on to the table, and applies the filter to the batches. (pyarrow does not
+document how to subclass Dataset; Lance does the same.)
 
-The dataset's columns are called `c0`, `c1` ... in the order of the table's, so that those which a
-filter reads can be told from its text; `view_of` gives them their names back. Before them stands
-`ROWS`, which takes no room: a count asks for the first column, and needs none of the table's.
+The dataset's columns are named `c0`, `c1` ... in the order of the table's, so that those in a
+filter can be found in its text; `view_of` restores the names. The first column, `ROWS`, has no
+data: to count rows, DuckDB reads the first column only.
 """
 
 import re
@@ -24,40 +24,42 @@ _COLUMN: Final = re.compile(r"\bc\d+\b")
 
 
 class SqlTable(Protocol):
-    """Rows for DuckDB, in types that it has."""
+    """Table with types that DuckDB supports."""
 
     @property
     def schema(self) -> pa.Schema:
-        """All columns. Strings may be dictionaries, which DuckDB keeps as such."""
+        """All columns. DuckDB keeps dictionary-encoded strings as such."""
 
     def read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        """The rows with these columns in this order, in batches that know their number of rows.
+        """Yield the rows with these columns in this order.
 
-        Called once for each time that a query reads the table, in DuckDB's threads.
+        Batches without columns have a row count.
+
+        Called once for each read of the table in a query, in DuckDB's threads.
         """
 
 
 class Failures:
-    """The errors that tables raised inside of DuckDB, which makes texts of them."""
+    """Errors that tables raised within DuckDB, which only passes on their text."""
 
     def __init__(self) -> None:
         self._errors: list[Exception] = []
 
     def add(self, error: Exception) -> None:
-        """Remember an error."""
+        """Record an error."""
         self._errors.append(error)
 
     @property
     def first(self) -> Exception | None:
-        """The error that came first."""
+        """The first error."""
         return self._errors[0] if self._errors else None
 
 
 class LazyTable(pyarrow.dataset.Dataset):  # type: ignore[misc]
-    """See the module. Thread-safe as far as its table is."""
+    """Dataset over a `SqlTable`; see the module docstring. Thread-safe if the table is."""
 
     def __init__(self, table: SqlTable, failures: Failures) -> None:
-        # pyarrow's own constructor refuses; nothing of it is used.
+        # pyarrow's constructor always raises, and none of its state is used.
         self._table, self._failures = table, failures
         fields = [pa.field(f"c{at}", f.type) for at, f in enumerate(table.schema)]
         self._schema = pa.schema([pa.field(ROWS, pa.bool_()), *fields])
@@ -72,36 +74,36 @@ class LazyTable(pyarrow.dataset.Dataset):  # type: ignore[misc]
         filter: Any = None,  # noqa: ANN401 (pyarrow's name for its expression)
         **_: object,
     ) -> "_Scanner":
-        """What DuckDB calls: the rows for which `filter` holds, with `columns`."""
-        wanted = self._schema.names if columns is None else list(columns)
+        """Return a scanner of the rows for which `filter` is true. Called by DuckDB."""
+        output = self._schema.names if columns is None else list(columns)
         mentioned = [] if filter is None else _COLUMN.findall(str(filter))
-        known = set(self._schema.names)
-        read = list(dict.fromkeys([*wanted, *(name for name in mentioned if name in known)]))
-        schema = pa.schema([self._schema.field(name) for name in wanted])
-        return _Scanner(schema, self._batches(read, wanted, filter))
+        names = set(self._schema.names)
+        read = list(dict.fromkeys([*output, *(name for name in mentioned if name in names)]))
+        schema = pa.schema([self._schema.field(name) for name in output])
+        return _Scanner(schema, self._batches(read, output, filter))
 
-    def _batches(self, read: list[str], wanted: list[str], condition: Any) -> Iterator[Any]:  # noqa: ANN401 (pyarrow's expression)
+    def _batches(self, read: list[str], output: list[str], condition: Any) -> Iterator[Any]:  # noqa: ANN401 (pyarrow's expression)
         stored = [name for name in read if name != ROWS]
         names = self._table.schema.names
         try:
             for batch in self._table.read([names[int(name[1:])] for name in stored]):
                 arrays = dict(zip(stored, batch.columns, strict=True))
                 for name, values in arrays.items():
-                    # DuckDB believes the schema, and reads other memory where it is wrong.
+                    # DuckDB does not check types; a wrong one would read invalid memory.
                     invariant(values.type == self._schema.field(name).type, f"type of {name}")
                 arrays[ROWS] = pa.nulls(batch.num_rows, pa.bool_())
                 if condition is None:
-                    yield pa.RecordBatch.from_arrays([arrays[n] for n in wanted], names=wanted)
+                    yield pa.RecordBatch.from_arrays([arrays[n] for n in output], names=output)
                 else:
                     whole = pa.table([arrays[name] for name in read], names=read)
-                    yield from whole.filter(condition).select(wanted).to_batches()
+                    yield from whole.filter(condition).select(output).to_batches()
         except Exception as error:
             self._failures.add(error)
             raise
 
 
 class _Scanner:
-    """The one thing that DuckDB does with pyarrow's scanners."""
+    """The part of pyarrow's scanner interface that DuckDB uses."""
 
     def __init__(self, schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> None:
         self._schema, self._batches = schema, batches
@@ -111,6 +113,6 @@ class _Scanner:
 
 
 def view_of(table: SqlTable, dataset: str) -> str:
-    """The SELECT that gives the columns of a registered `LazyTable` their names."""
+    """Return the SELECT that restores the column names of a registered `LazyTable`."""
     names = [f"c{at} AS {quoted(name)}" for at, name in enumerate(table.schema.names)]
     return f"SELECT {', '.join(names or [ROWS])} FROM {quoted(dataset)}"  # noqa: S608 (names are quoted)

@@ -1,4 +1,4 @@
-"""A database in use: calls that can be interrupted, tables, results, and whose error it was."""
+"""DuckDB sessions: interruptible calls, tables, results and error translation."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -17,15 +17,15 @@ from pyspark_theflash.read.sql.worker import QueryThread
 BATCH_ROWS: Final = 1 << 16
 Answer = TypeVar("Answer")
 _OF_THE_TEXT: Final = ("ParserException", "BinderException", "CatalogException", "SyntaxException")
-"""Errors that speak of the query alone. Others may quote values of rows, so those are cut out."""
+"""Errors about the query text only. Others may contain values of rows, which are removed."""
 _VALUE: Final = re.compile(r"'.*'|\".*\"|-?\d[\d.]*", re.DOTALL)
 
 
 class SqlSession:
-    """A confined DuckDB and the thread in which it works. A context manager."""
+    """A confined DuckDB and the thread in which it runs. A context manager."""
 
     def __init__(self, limits: QueryLimits, clock: Clock) -> None:
-        """Raises `MissingExtraError` if DuckDB is not installed."""
+        """Open DuckDB. Raises `MissingExtraError`: It is not installed."""
         self._limits = limits
         self._failures = Failures()
         with ExitStack() as resources:
@@ -36,17 +36,17 @@ class SqlSession:
             self._resources = resources.pop_all()
 
     def register(self, name: str, table: SqlTable) -> str:
-        """Make a table known, in place of one of that name; returns the SELECT that reads it."""
+        """Register or replace a table; return the SELECT that reads it."""
         self.connection.register(name, LazyTable(table, self._failures))
         return view_of(table, name)
 
     def call(self, action: Callable[[], Answer]) -> Answer:
-        """Run something in the session's thread.
+        """Run a function in the session's thread.
 
         Raises:
-            SqlError, SqlMemoryError: DuckDB refuses, or fails.
-            SqlTimeoutError: the time is over.
-            TheFlashError: a table could not be read.
+            SqlError, SqlMemoryError: DuckDB rejects the query, or fails.
+            SqlTimeoutError: The time limit has passed.
+            TheFlashError: A table could not be read.
         """
         import duckdb
 
@@ -58,13 +58,13 @@ class SqlSession:
             raise self._translated(error) from None
 
     def batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:
-        """A result's batches, each read in the session's thread. Raises what `call` does."""
+        """Yield the batches of a result, read in the session's thread. Raises like `call`."""
 
         def following() -> pa.RecordBatch | None:
             batch = next(reader, None)
             for column in () if batch is None else batch.columns:
                 if pa.types.is_decimal(column.type):
-                    # DuckDB's HUGEINT, up to 39 digits, comes as a decimal of 38.
+                    # DuckDB exports HUGEINT, of up to 39 digits, as a decimal of 38.
                     column.validate(full=True)
             return batch
 

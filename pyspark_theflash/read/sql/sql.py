@@ -1,18 +1,18 @@
-"""One SQL query over tables of one moment.
+"""SQL queries over the tables of a snapshot.
 
-    text ──► DuckDB parses it: one statement, reading?  which tables?
-                 │
-                 ▼
-    Catalog.open(db, table) ──► SqlTable ──► LazyTable, and a view `db`.`table` over it
-                 │
-                 ▼
-    DuckDB runs it, asks each LazyTable for the columns and rows it needs ──► Arrow batches
+    text -> DuckDB parses it: is it one reading statement? which tables does it name?
+                 |
+                 v
+    Catalog.open(db, table) -> SqlTable -> LazyTable, and a view `db`.`table` over it
+                 |
+                 v
+    DuckDB runs it and asks each LazyTable for columns and rows -> Arrow batches
 
-Only the tables named are opened; a statement that names none (SHOW ALL TABLES) gets all of them.
-The SQL is DuckDB's, not TiDB's: texts compare by their bytes, whatever their collation is.
+Only named tables are opened; a statement without table names (SHOW ALL TABLES) gets all of them.
+The SQL is DuckDB's, not TiDB's: strings compare by bytes, regardless of their collation.
 
-What fails raises; nothing is rounded, cut or wrapped silently that DuckDB does not define so. What
-Arrow could show only as something else (BIT, BIGNUM, VARIANT, TIME WITH TIME ZONE) is refused.
+Errors raise; values are rounded, cut or wrapped only where DuckDB defines it so. Result types that
+Arrow can only represent by another type (BIT, BIGNUM, VARIANT, TIME WITH TIME ZONE) are rejected.
 """
 
 import re
@@ -35,24 +35,24 @@ _REFUSED_TYPES: Final = re.compile(r"\b(BIT|BIGNUM|VARIANT|TIME WITH TIME ZONE)\
 
 
 class Catalog(Protocol):
-    """The tables there are, all as of one moment."""
+    """The available tables, all at one timestamp."""
 
     def names(self) -> Sequence[tuple[str, str]]:
-        """(database, table) of all."""
+        """Return (database, table) of all tables."""
 
     def open(self, db: str, table: str) -> SqlTable:
-        """A table by its name, in any case.
+        """Open a table by name, in any case.
 
         Raises:
-            TableNotFoundError: there is none.
-            TheFlashError: it cannot be read.
+            TableNotFoundError: There is no such table.
+            TheFlashError: It cannot be read.
         """
 
 
 class SqlResult:
-    """The rows of a query, once, as they are found. A context manager: leaving it ends the query.
+    """Rows of a query, which can be read once. A context manager: leaving it ends the query.
 
-    Iterating stops at Ctrl-C and at the deadline.
+    Iteration stops at Ctrl-C and at the deadline.
     """
 
     def __init__(
@@ -67,11 +67,11 @@ class SqlResult:
         return schema
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
-        """The rows, in the order asked for.
+        """Yield the rows, in the query's order.
 
         Raises:
-            SqlError, SqlMemoryError, SqlTimeoutError: the query failed.
-            TheFlashError: reading a table failed; see `Snapshot.scan`.
+            SqlError, SqlMemoryError, SqlTimeoutError: The query failed.
+            TheFlashError: Reading a table failed; see `Snapshot.scan`.
         """
         return self._session.batches(self._reader)
 
@@ -80,7 +80,7 @@ class SqlResult:
         return reader.__arrow_c_stream__(requested_schema)
 
     def close(self) -> None:
-        """End the query and let go of what it read. More than once is harmless."""
+        """End the query and release its tables. Repeated calls have no effect."""
         self._resources.close()
 
     def __enter__(self) -> "SqlResult":
@@ -102,13 +102,14 @@ def run_sql(
     limits: QueryLimits | None = None,
     clock: Clock | None = None,
 ) -> SqlResult:
-    """Begin a query. `parameters` are the values of its `?`.
+    """Start a query. `parameters` are the values of its `?`.
 
     Raises:
         MissingExtraError: DuckDB is not installed.
-        SqlError: it is no SQL, or DuckDB refuses it.
-        UnsupportedError: it would do more than read, or its result has a type that Arrow lacks.
-        TableNotFoundError: there is no such table.
+        SqlError: The text is not valid SQL, or DuckDB rejects it.
+        UnsupportedError: The statement does more than read, or Arrow has no type for a result
+            column.
+        TableNotFoundError: There is no such table.
     """
     with ExitStack() as resources:
         session = resources.enter_context(
@@ -121,30 +122,30 @@ def run_sql(
 def _begin(
     session: SqlSession, text: str, catalog: Catalog, parameters: Sequence[object]
 ) -> pa.RecordBatchReader:
-    """Parse, open the tables, start."""
+    """Parse the statement, open the tables, and start."""
     check_statement(session.connection, text)
-    known = {(db.lower(), table.lower()): (db, table) for db, table in catalog.names()}
-    for db in sorted({db for db, _ in known.values()}):
+    tables = {(db.lower(), table.lower()): (db, table) for db, table in catalog.names()}
+    for db in sorted({db for db, _ in tables.values()}):
         session.connection.execute(f"CREATE SCHEMA IF NOT EXISTS {quoted(db)}")
-    for db, table in _wanted(named_tables(session.connection, text), known):
+    for db, table in _to_open(named_tables(session.connection, text), tables):
         opened = catalog.open(db, table)
         select = session.register(f"{db}.{table}", opened)
         session.connection.execute(f"CREATE VIEW {quoted(db)}.{quoted(table)} AS {select}")
     lock(session.connection)
     relation = session.connection.sql(text, params=list(parameters) or None)
     for name, tp in zip(relation.columns, relation.types, strict=True):
-        if found := _REFUSED_TYPES.search(str(tp)):
-            raise UnsupportedError(f"a result of type {found[0]}", f"column {name}")
+        if match := _REFUSED_TYPES.search(str(tp)):
+            raise UnsupportedError(f"a result of type {match[0]}", f"column {name}")
     return relation.to_arrow_reader(BATCH_ROWS)
 
 
-def _wanted(
-    names: Sequence[tuple[str, ...]], known: dict[tuple[str, str], tuple[str, str]]
+def _to_open(
+    names: Sequence[tuple[str, ...]], tables: dict[tuple[str, str], tuple[str, str]]
 ) -> Sequence[tuple[str, str]]:
-    """The tables to open, as they are really called; one that is unknown, as it is called."""
+    """Return the tables to open, spelled as in the catalog if they are in it."""
     if not names:
-        return list(known.values())
-    # Of a name without a database DuckDB says what is wrong.
+        return list(tables.values())
+    # DuckDB reports names without a database itself.
     pairs = [(parts[-2], parts[-1]) for parts in names if len(parts) > 1]
     pairs = [pair for pair in pairs if pair[0].lower() not in _SYSTEM_SCHEMAS]
-    return list(dict.fromkeys(known.get((d.lower(), t.lower()), (d, t)) for d, t in pairs))
+    return list(dict.fromkeys(tables.get((d.lower(), t.lower()), (d, t)) for d, t in pairs))

@@ -1,4 +1,4 @@
-"""What a statement is and which tables it names, as DuckDB parses it."""
+"""Kind and table names of a statement, by DuckDB's parser."""
 
 import re
 from typing import TYPE_CHECKING, Final
@@ -14,42 +14,43 @@ _NAME: Final = re.compile(r'"((?:[^"]|"")*)"(\.)?|([^".\s]+)(\.)?')
 
 
 def check_statement(connection: "duckdb.DuckDBPyConnection", text: str) -> None:
-    """Return if `text` is one statement that reads.
+    """Check that `text` is one statement that reads.
 
     Raises:
-        UnsupportedError: it is another, none or several.
-        duckdb.Error: it is no SQL.
+        SqlError: There is no statement, or several.
+        UnsupportedError: The statement does more than read.
+        duckdb.Error: The text is not valid SQL.
     """
     statements = connection.extract_statements(text)
     if len(statements) != 1:
-        raise SqlError(f"one statement is wanted, not {len(statements)}")
+        raise SqlError(f"expected one statement, got {len(statements)}")
     kind = statements[0].type.name
     if kind not in _READING:
         raise UnsupportedError(f"{kind}, or any statement that does more than read,", "SQL")
 
 
 def named_tables(connection: "duckdb.DuckDBPyConnection", text: str) -> list[tuple[str, ...]]:
-    """The tables that a statement names: (table,), (db, table) or (catalog, db, table).
+    """Return the tables of a statement: (table,), (db, table) or (catalog, db, table).
 
-    Empty where there are none, and where only DuckDB itself could tell.
+    Empty if there are none, and if DuckDB can determine them only when binding.
     """
     import duckdb
 
     try:
-        # Not `duckdb.get_table_names`: that asks DuckDB's default database, which nothing confines,
-        # and which would fetch an extension for a URL in the text.
+        # Not `duckdb.get_table_names`, which uses the default database. That is not confined and
+        # would download an extension for a URL in the text.
         names = connection.get_table_names(text, qualified=True)
     except duckdb.Error:
-        # A statement with parameters, for one.
+        # For example a statement with parameters.
         return []
     return [_parts(name) for name in sorted(names)]
 
 
 def _parts(name: str) -> tuple[str, ...]:
-    """Of `db."odd name" AS alias`: db, odd name."""
+    """Split `db."odd name" AS alias` into db, odd name."""
     parts, at, goes_on = [], 0, True
-    while goes_on and (found := _NAME.match(name, at)) is not None:
-        between, dot, plain, plain_dot = found.groups()
+    while goes_on and (match := _NAME.match(name, at)) is not None:
+        between, dot, plain, plain_dot = match.groups()
         parts.append(plain or between.replace('""', '"'))
-        at, goes_on = found.end(), bool(dot or plain_dot)
+        at, goes_on = match.end(), bool(dot or plain_dot)
     return tuple(parts)

@@ -1,10 +1,10 @@
-"""Format query results as text: TiDB's forms (`codec.text`) where a type has one, else plain ones.
+"""Text forms of query results: TiDB's (`codec.text`) for types that TiDB has.
 
-integers, floats, decimals, dates     as TiDB prints them
-times                                 2024-02-29 12:00:00.500000; without a fraction if it is 0
-intervals                             -838:59:59, as TIME; `2 months 1 days 00:00:00` else
-booleans                              true, false
-lists, structs, maps                  JSON
+integers, floats, decimals, dates   as TiDB prints them
+times                               2024-02-29 12:00:00.500000; without a fraction of 0
+intervals                           -838:59:59, as TIME; otherwise `2 months 1 days 00:00:00`
+booleans                            true, false
+lists, structs, maps                JSON
 """
 
 import json
@@ -21,7 +21,7 @@ _MIDNIGHT: Final = r"^(.*)\.0+$"
 
 
 def result_texts(batch: pa.RecordBatch) -> list[pa.Array]:
-    """The columns as `string`, or `binary` where they are bytes. Nulls stay."""
+    """Convert the columns to `string`, or `binary` for bytes. Nulls remain."""
     return [_texts(column) for column in batch.columns]
 
 

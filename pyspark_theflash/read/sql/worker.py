@@ -1,6 +1,6 @@
-"""Calls into an engine that does not look at signals while it works.
+"""Thread for calls to an engine that does not handle signals.
 
-They run in a thread of their own, so that the caller's gets Ctrl-C and sees its deadline.
+The calling thread handles Ctrl-C and the deadline.
 """
 
 from collections.abc import Callable
@@ -16,19 +16,19 @@ _AGAIN_S: Final = 0.05
 
 
 class QueryThread:
-    """One thread. `interrupt` makes a call that is under way end soon, with an error."""
+    """One thread. `interrupt` must end the current call soon, with an error."""
 
     def __init__(self, interrupt: Callable[[], None], timeout_ms: int | None, clock: Clock) -> None:
-        """The time runs from now on, over all calls."""
+        """Start the time limit, which is for all calls together."""
         self._interrupt, self._timeout_ms, self._clock = interrupt, timeout_ms, clock
         self._started_ms = clock.boottime_ms()
         self._pool = ThreadPoolExecutor(1, "theflash-sql")
 
     def call(self, action: Callable[[], Answer]) -> Answer:
-        """What `action` returns or raises.
+        """Return the result of `action`.
 
         Raises:
-            SqlTimeoutError: the time is over.
+            SqlTimeoutError: The time limit has passed.
         """
         future = self._pool.submit(action)
         try:
@@ -36,8 +36,8 @@ class QueryThread:
         except FutureTimeoutError:
             raise SqlTimeoutError(self._timeout_ms or 0) from None
         finally:
-            # On Ctrl-C, too: nobody may be left behind that still uses the engine. What has not
-            # begun to run does not notice, so it is told again.
+            # Also on Ctrl-C: the engine must be idle afterwards. An interrupt before the call has
+            # started has no effect, so it is repeated.
             while not future.done():
                 self._interrupt()
                 wait([future], _AGAIN_S)
@@ -47,7 +47,8 @@ class QueryThread:
         self._pool.shutdown()
 
     def _rest_s(self) -> float | None:
+        """Return the remaining time."""
         if self._timeout_ms is None:
             return None
-        gone_ms = self._clock.boottime_ms() - self._started_ms
-        return max(self._timeout_ms - gone_ms, 0) / 1000
+        elapsed_ms = self._clock.boottime_ms() - self._started_ms
+        return max(self._timeout_ms - elapsed_ms, 0) / 1000

@@ -87,10 +87,10 @@ def test_a_task_on_another_store_raises(store: Path, tmp_path: Path) -> None:
     with open_snapshot(store, TimeStamp(200)) as snapshot:
         (task,) = snapshot.plan("shop.item").tasks
     store.rename(tmp_path / "elsewhere")
-    with pytest.raises(StoreMismatchError, match="no store here"):
+    with pytest.raises(StoreMismatchError, match="no store at this path"):
         next(read_task(task))
     StoreBuilder(store, TABLE).publish(300)
-    with pytest.raises(StoreMismatchError, match="another store"):
+    with pytest.raises(StoreMismatchError, match="different store"):
         next(read_task(task))
 
 
