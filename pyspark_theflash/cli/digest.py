@@ -1,7 +1,7 @@
-"""Print a table's row count and order-independent checksum as of a timestamp: `ROWS HEX32`.
+"""Print a table's row count and order-independent checksum at a timestamp: `ROWS HEX32`.
 
-Two tables with the same rows have the same digest, whatever engine keeps them and in whatever
-order. The rule is in `tidb.codec.digest`; `_tidb_rowid` does not count.
+Tables with the same rows have the same digest, independent of engine and order. The algorithm is
+specified in `tidb.codec.digest`; it does not include `_tidb_rowid`.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pyspark_theflash.service.wire.message import Moment
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `digest`."""
+    """Add the arguments of `digest`."""
     add_place(parser)
     parser.add_argument("table", metavar="DB.TABLE")
     add_at(parser)

@@ -1,7 +1,7 @@
-"""Read all of a store, and name every damage.
+"""Read all of a store and report damage.
 
-Nothing is changed; readers and the writer may go on. The exit status is 1 where a data file is
-damaged, and 6 where the manifest is, for then nothing else can be judged.
+Nothing is changed; readers and the writer can continue. The exit status is 1 if a data file is
+damaged, and 6 if the manifest is, because nothing else can be checked then.
 """
 
 import argparse
@@ -27,21 +27,21 @@ from pyspark_theflash.storage.store.latch.lease import LeaseTable
 
 DAMAGED: Final = 1
 LEASE_TTL_MS: Final = 6 * 3_600_000
-"""Files that a fold replaces meanwhile are kept that long; a check of everything takes its time."""
+"""Files that compaction replaces meanwhile are retained for at most this time."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `fsck`."""
+    """Add the arguments of `fsck`."""
     add_store(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line a damage, then a summary."""
+    """Print a line per damage, then a summary."""
     fs, clock = LocalFileSystem(), SystemClock()
     with closing(open_manifest(arguments.store, fs)) as manifest:
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
         leases = LeaseTable(manifest, clock)
-        leases.living()  # raises where a latch is damaged
+        leases.living()  # raises if a latch is damaged
         lease = leases.take(TimeStamp(0), LEASE_TTL_MS, LatchKind.ADMIN)
         try:
             with (
@@ -63,7 +63,7 @@ def _check(engine: EngineReader, kinds: Sequence[str], ticker: Ticker) -> int:
         damages += 1
     for table, ts in sorted({(aside.table, aside.ts) for aside in asides_of(view).values()}):
         ticker.print(f"{table} is set aside from {shown(ts)} on, which is no damage")
-    records = sum(len(found) for found in view.records.values())
+    records = sum(map(len, view.records.values()))
     verdict = f"{damages} damaged" if damages else "all sound"
     print(f"checked {records} records of generation {view.generation} and their files: {verdict}")
     return damages

@@ -1,4 +1,4 @@
-"""Make an empty store."""
+"""Create an empty store."""
 
 import argparse
 from pathlib import Path
@@ -10,7 +10,7 @@ from pyspark_theflash.storage.store.setting import DEFAULT_RETENTION_MS, retenti
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `init`."""
+    """Add the arguments of `init`."""
     parser.add_argument(
         "store", type=Path, metavar="STORE", help="a folder that does not exist yet, or is empty"
     )
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Make the store."""
+    """Create the store."""
     retention = retention_record(arguments.retention)
     identity = registry.create(
         arguments.store, arguments.engine, LocalFileSystem(), settings=[retention]

@@ -1,8 +1,8 @@
-"""List the latches on a store, who waits for one, and who writes it.
+"""List the latches on a store, the waiting requests for latches, and the writer.
 
 A `read` latch pins a timestamp and the files of a generation, a `pin` a timestamp, an `admin` latch
-files; a `write` latch keeps other writers out of its scope. Readers that cannot write the store pin
-everything while they run, and are not listed.
+files; a `write` latch excludes other writers from its scope. Readers without write access to the
+store pin everything while they run, and are not listed.
 """
 
 import argparse
@@ -16,19 +16,19 @@ from pyspark_theflash.service.wire.message import Latch
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `latches`."""
+    """Add the arguments of `latches`."""
     add_place(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line a latch."""
+    """Print a line per latch."""
     with opened(arguments) as store:
-        found = store.latches()
+        answer = store.latches()
     if arguments.json:
-        document = asdict(found)
+        document = asdict(answer)
         for latch in (*document["latches"], *document["waiting"]):
-            del latch["handle"]  # only who acquires a latch is told
+            del latch["handle"]  # a secret of the holder
         print_json(document)
         return 0
     header = ["kind", "id", "snapshot_ts", "generation", "scope", "token", "expires in", "holder"]
@@ -41,20 +41,20 @@ def run(arguments: argparse.Namespace) -> int:
             f"{latch.expires_in_ms / 1000:.0f} s",
             _holder(latch),
         ]
-        for latch in found.latches
+        for latch in answer.latches
     ]
-    if found.writer is not None:
-        rows.insert(0, ["writer", *[""] * 6, process_text(found.writer)])
+    if answer.writer is not None:
+        rows.insert(0, ["writer", *[""] * 6, process_text(answer.writer)])
     rows += [
         [latch.kind, "waiting", "", "", _scope(latch), "", "", _holder(latch)]
-        for latch in found.waiting
+        for latch in answer.waiting
     ]
     print_table(header, rows)
     return 0
 
 
 def _scope(latch: Latch) -> str:
-    """From the table down, by ids; nothing for the store."""
+    """Return the ids from the table down; empty for the whole store."""
     scope = latch.scope
     return ".".join(str(id) for id in (scope.table_id, scope.physical_id, scope.region_id) if id)
 
@@ -62,7 +62,7 @@ def _scope(latch: Latch) -> str:
 def _holder(latch: Latch) -> str:
     if latch.holder is not None:
         return process_text(latch.holder)
-    return f"{latch.name or 'somebody'} ({latch.identity})"
+    return f"{latch.name or 'unnamed'} ({latch.identity})"
 
 
 def _text(value: object) -> str:

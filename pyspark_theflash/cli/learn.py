@@ -1,10 +1,10 @@
-"""Have TiKV feed a store, and serve it: reads see what TiDB sees, also what is not written out yet.
+"""Have TiKV feed a store, and serve it: reads return what TiDB returns, including rows in memory.
 
-TiKV's learners send to --listen (enginepb over gRPC); readers come to --serve as they come to
-`theflash serve`. A timestamp that is not given is PD's newest. Tokens and certificates are for
-readers as with `serve`; the cluster has its own (--cluster-ca, ...), with which PD, TiKV and who
-sends to us know each other. SIGTERM, SIGINT and `theflash stop STORE` write out what is applied and
-end it; after a kill, TiKV sends again what was not.
+TiKV's learners send to --listen (enginepb over gRPC); readers connect to --serve, as to `theflash
+serve`. The default timestamp of reads is PD's newest. Tokens and certificates are for readers, as
+with `serve`; --cluster-ca and the like are for PD, TiKV and its learners. SIGTERM, SIGINT and
+`theflash stop STORE` write applied rows to files and exit; after a crash, TiKV sends again what was
+not written.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pyspark_theflash.cli.jobs.arguments import add_store, mebibytes, seconds, t
 from pyspark_theflash.cli.jobs.learner import LearnerProcess, LearnerSettings
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.sources import Network
-from pyspark_theflash.cli.listeners import Listeners, add_doors, server_tls
+from pyspark_theflash.cli.listeners import Listeners, add_listeners, server_tls
 from pyspark_theflash.cli.serve import SOCKET
 from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.net.address import UNIX
@@ -31,14 +31,14 @@ _LOOK_S = 0.2
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `learn`."""
+    """Add the arguments of `learn`."""
     add_store(parser)
     parser.add_argument(
         "--serve",
         metavar="ADDRESS",
-        help=f"where readers come: HOST:PORT or unix:PATH (default: unix:STORE/{SOCKET})",
+        help=f"address for readers: HOST:PORT or unix:PATH (default: unix:STORE/{SOCKET})",
     )
-    add_doors(parser)
+    add_listeners(parser)
     _add_cluster(parser.add_argument_group("TiDB's cluster"))
     _add_reads(parser.add_argument_group("reads and memory"))
 
@@ -49,7 +49,7 @@ def _add_cluster(group: argparse._ArgumentGroup) -> None:
         "--listen",
         required=True,
         metavar="ADDRESS",
-        help="where TiKV sends what its learners apply: HOST:PORT or unix:PATH",
+        help="address for TiKV's learners: HOST:PORT or unix:PATH",
     )
     group.add_argument(
         "--schema",
@@ -59,13 +59,13 @@ def _add_cluster(group: argparse._ArgumentGroup) -> None:
         "--start-ts",
         type=timestamp,
         metavar="TS",
-        help="the oldest timestamp that a new store can be read at (default: PD's now)",
+        help="the oldest readable timestamp of a new store (default: PD's current one)",
     )
     group.add_argument(
         "--advertise",
         metavar="HOST:PORT",
         help="register with PD as a store at that address, labelled engine=theflash, and send "
-        "heartbeats (default: PD is not told)",
+        "heartbeats (default: do not register)",
     )
     for name in ("ca", "cert", "key"):
         group.add_argument(
@@ -76,7 +76,7 @@ def _add_cluster(group: argparse._ArgumentGroup) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="a common name that a sender's certificate may have (default: any)",
+        help="an allowed common name of learners' certificates (default: any)",
     )
 
 
@@ -85,39 +85,43 @@ def _add_reads(group: argparse._ArgumentGroup) -> None:
         "--lock-policy",
         choices=[policy.value for policy in LockPolicy],
         default=LockPolicy.WAIT.value,
-        help="what a read does about a lock: wait for its transaction, resolve it as TiDB does, "
-        "which writes to TiKV, or fail (default: wait)",
+        help="on a lock, a read waits for its transaction, resolves it as TiDB does, which "
+        "writes to TiKV, or fails (default: wait)",
     )
     group.add_argument(
         "--read-wait",
         type=seconds,
         default=30_000,
         metavar="S",
-        help="how long a read waits for regions and locks unless it says so itself (default: 30)",
+        help="default time that a read waits for regions and locks (default: 30)",
     )
     group.add_argument(
         "--memory",
         type=mebibytes,
         default=_LIMITS.memory_bytes,
         metavar="MIB",
-        help="with more than this in memory nothing is applied (default: 256)",
+        help="stop applying while more than this is in memory (default: 256)",
     )
     group.add_argument(
         "--flush-size",
         type=mebibytes,
         default=_LIMITS.rows_bytes,
         metavar="MIB",
-        help="committed rows in memory that are written out at once (default: 32)",
+        help="committed rows in memory that are written at once (default: 32)",
     )
     group.add_argument(
         "--flush-delay",
         type=seconds,
         default=_LIMITS.delay_ms,
         metavar="S",
-        help="no committed row waits longer than this to be written out (default: 1)",
+        help="longest time until a committed row is written (default: 1)",
     )
     group.add_argument(
-        "--wait", type=seconds, default=0, metavar="S", help="wait for another writer to end"
+        "--wait",
+        type=seconds,
+        default=0,
+        metavar="S",
+        help="wait up to S seconds for another writer to exit",
     )
 
 

@@ -1,7 +1,7 @@
-"""The ways in to a service, as a command line names them: frames, Arrow Flight, gRPC.
+"""Listeners of a service on the command line: sockets with frames, Arrow Flight, gRPC.
 
-All of them have the same tokens, certificates and allowed names. A unix socket takes no
-certificates, whatever the others do.
+All have the same tokens, certificates and allowed names, except that unix sockets use no
+certificates.
 """
 
 import argparse
@@ -22,33 +22,33 @@ if TYPE_CHECKING:
     from pyspark_theflash.service.server.app import SocketServer
 
 
-def add_doors(parser: argparse.ArgumentParser) -> None:
-    """The other ways in than that of frames, and who may come."""
+def add_listeners(parser: argparse.ArgumentParser) -> None:
+    """Add the options of Flight, gRPC and access control."""
     parser.add_argument(
-        "--flight", metavar="ADDRESS", help="speak Arrow Flight there, too: HOST:PORT or unix:PATH"
+        "--flight", metavar="ADDRESS", help="also serve Arrow Flight at HOST:PORT or unix:PATH"
     )
     parser.add_argument(
-        "--grpc", metavar="ADDRESS", help="speak gRPC there, too: HOST:PORT or unix:PATH"
+        "--grpc", metavar="ADDRESS", help="also serve gRPC at HOST:PORT or unix:PATH"
     )
-    parser.add_argument("--tokens", type=Path, metavar="FILE", help="who may call")
-    parser.add_argument("--cert", type=Path, metavar="FILE", help="our certificate, PEM")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="its key")
+    parser.add_argument("--tokens", type=Path, metavar="FILE", help="tokens of callers")
+    parser.add_argument("--cert", type=Path, metavar="FILE", help="server certificate, PEM")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="its private key, PEM")
     parser.add_argument(
-        "--ca", type=Path, metavar="FILE", help="callers show a certificate that this one signed"
+        "--ca", type=Path, metavar="FILE", help="require client certificates of this CA"
     )
     parser.add_argument(
         "--allow",
         action="append",
         default=[],
         metavar="NAME",
-        help="a common name that callers' certificates may have (default: any)",
+        help="an allowed common name of client certificates (default: any)",
     )
 
 
 def server_tls(arguments: argparse.Namespace) -> ServerTls | None:
-    """Our side of TLS. Raises `UsageError`."""
+    """Return the server's TLS files. Raises `UsageError`."""
     if (arguments.cert is None) != (arguments.key is None):
-        raise UsageError("--cert and --key are given together")
+        raise UsageError("--cert and --key must be used together")
     if arguments.cert is None and arguments.ca is not None:
         raise UsageError("--ca needs --cert and --key")
     if arguments.cert is None:
@@ -57,7 +57,7 @@ def server_tls(arguments: argparse.Namespace) -> ServerTls | None:
 
 
 class Listeners:
-    """See the module. What is needed for each is imported only where it is opened."""
+    """Listeners of one service. Modules are imported only for those that are opened."""
 
     def __init__(
         self,
@@ -66,35 +66,39 @@ class Listeners:
         clock: Clock,
         undo: ExitStack,
     ) -> None:
-        """What is opened is closed by `undo`. Raises what is wrong with tokens or certificates."""
+        """Read tokens and certificates. `undo` closes what is opened.
+
+        Raises:
+            UsageError, OptionError: Tokens or certificates are invalid.
+        """
         self._arguments, self._service, self._clock, self._undo = arguments, service, clock, undo
         self._tls = server_tls(arguments)
         self._tokens = self._read_tokens()
 
     def security(self, address: str) -> tuple[ServerTls | None, tuple[str, ...]]:
-        """Certificates of the way of frames at an address, and the names that may come in there."""
+        """Return the certificates and allowed names of the socket listener at an address."""
         if not address.startswith(UNIX):
             return self._tls, tuple(self._arguments.allow)
         has_others = self._arguments.flight is not None or self._arguments.grpc is not None
-        # If there is no other, they are refused: that nobody would see them is a mistake.
+        # If no other listener uses the certificates, the server rejects them as a mistake.
         return None if has_others else self._tls, ()
 
     def open_frames(self, address: str) -> "SocketServer":
-        """The way of frames, which is to be started.
+        """Open the socket listener without starting it.
 
         Raises:
-            OptionError: the address cannot be used, or not safely.
+            OptionError: The address is invalid, or not secured as it must be.
         """
         from pyspark_theflash.service.server.app import SocketServer
 
         tls, names = self.security(address)
-        known: dict[str, Any] = {"clock": self._clock, "tokens": self._tokens, "tls": tls}
-        server = SocketServer(self._service(), address, allowed_names=names, **known)
+        settings: dict[str, Any] = {"clock": self._clock, "tokens": self._tokens, "tls": tls}
+        server = SocketServer(self._service(), address, allowed_names=names, **settings)
         self._undo.callback(server.stop)
         return server
 
     def open_others(self) -> None:
-        """The other ways that were named, answered by this process. Raises as `open_frames`."""
+        """Open Flight and gRPC, if requested, in this process. Raises like `open_frames`."""
         if self._arguments.flight is not None:
             self._open_flight(self._arguments.flight)
         if self._arguments.grpc is not None:
@@ -116,10 +120,10 @@ class Listeners:
         print(f"serving gRPC at {server.address}", flush=True)
 
     def _settings(self, address: str) -> dict[str, Any]:
-        known: dict[str, Any] = {"clock": self._clock, "tokens": self._tokens}
+        settings: dict[str, Any] = {"clock": self._clock, "tokens": self._tokens}
         if address.startswith(UNIX):
-            return known
-        return {**known, "tls": self._tls, "allowed_names": tuple(self._arguments.allow)}
+            return settings
+        return {**settings, "tls": self._tls, "allowed_names": tuple(self._arguments.allow)}
 
     def _read_tokens(self) -> "Tokens | None":
         if self._arguments.tokens is None:

@@ -1,4 +1,4 @@
-"""A file that a command makes: all of it or none, and never in the place of another."""
+"""Output files that appear complete or not at all, and never overwrite another."""
 
 import os
 from collections.abc import Iterator
@@ -13,16 +13,16 @@ from pyspark_theflash.storage.store.manifest import file_errors
 
 @contextmanager
 def new_file(path: Path, fs: FileSystem) -> Iterator[IO[bytes]]:
-    """A file to write, which is there under its name, and durable, once the block has ended well.
+    """Open a new file, which gets its name, durably, when the block ends without an error.
 
     Raises:
-        UsageError: there is something at `path`, or no folder to put it into.
-        StoreFullError, EngineError: it cannot be written.
+        UsageError: The path exists, or its folder does not.
+        StoreFullError, EngineError: The file cannot be written.
     """
     if path.exists():
-        raise UsageError(f"{path} exists already, and is not overwritten")
+        raise UsageError(f"{path} already exists and is not overwritten")
     if not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}")
+        raise UsageError(f"the folder {path.parent} does not exist")
     scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with file_errors(path):
         try:

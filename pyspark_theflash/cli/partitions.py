@@ -1,8 +1,8 @@
 """List, add and remove the folders that hold a store's files: its partitions.
 
-Partition 0 is the store's own data folder, and takes what is written until a region is moved or
-copied to another one. A folder on another disk lets a store outgrow its disk. The store and its
-partitions belong together: back them up together. A writer that runs is asked to do it.
+Partition 0 is the store's own data folder, and holds a region's files until the region is moved or
+copied to another one. A folder on another disk lets a store outgrow its disk. Back up a store
+together with its partitions. A running writer executes the command.
 """
 
 import argparse
@@ -19,31 +19,31 @@ from pyspark_theflash.storage.store.command import Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `partitions`."""
+    """Add the arguments of `partitions`."""
     add_command(parser, SHORT_MS)
     add_json(parser)
     change = parser.add_mutually_exclusive_group()
     change.add_argument("--add", type=Path, metavar="FOLDER", help="an empty folder")
     change.add_argument(
-        "--remove", type=int, metavar="PARTITION", help="one that no region is in any more"
+        "--remove", type=int, metavar="PARTITION", help="a partition that has no region"
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line a partition, or change them."""
+    """Print a line per partition, or change them."""
     if is_address(arguments.store):
-        raise UsageError("partitions are folders of the machine that has the store: run it there")
+        raise UsageError("partitions are folders on the store's machine: run the command there")
     if arguments.add is not None:
         return run_command(arguments, Verb.ADD_PARTITION, str(arguments.add.absolute()))
     if arguments.remove is not None:
         return run_command(arguments, Verb.REMOVE_PARTITION, max(arguments.remove, 0))
     with opened_reader(Path(arguments.store)) as (_, engine):
-        found = [asdict(each) for each in engine.partitions(engine.read([]))]
+        partitions = [asdict(each) for each in engine.partitions(engine.read([]))]
     if arguments.json:
-        print_json({"partitions": found})
+        print_json({"partitions": partitions})
     else:
         header = ["partition", "files", "bytes", "folder", "fault"]
-        print_table(header, ([_shown(each[name]) for name in header] for each in found))
+        print_table(header, ([_shown(each[name]) for name in header] for each in partitions))
     return 0
 
 

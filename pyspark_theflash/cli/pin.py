@@ -1,7 +1,7 @@
-"""Keep a timestamp readable for a while, and print the pin's id.
+"""Keep a timestamp readable for some time, and print the pin's id.
 
-Garbage collection keeps what a read there needs until the time is over, the pin is ended by
-`unpin`, or the machine restarts.
+Garbage collection retains what a read at the timestamp needs until the time has passed, `unpin`
+ends the pin, or the machine restarts.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from pyspark_theflash.storage.store.latch.lease import LeaseTable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `pin`."""
+    """Add the arguments of `pin`."""
     add_store(parser)
     add_at(parser)
     parser.add_argument(
@@ -27,9 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Pin it while a snapshot holds it, so that nothing can come between."""
+    """Pin the timestamp while a snapshot holds it, so that it stays readable in between."""
     if not arguments.ttl:
-        raise UsageError("--ttl: a pin of no time pins nothing")
+        raise UsageError("--ttl must be greater than 0")
     fs = LocalFileSystem()
     with (
         open_snapshot(arguments.store, arguments.at) as snapshot,

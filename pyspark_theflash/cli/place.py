@@ -1,4 +1,4 @@
-"""A store on the command line that may be behind a server."""
+"""Stores on the command line that may be behind a server."""
 
 import argparse
 from pathlib import Path
@@ -11,7 +11,7 @@ from pyspark_theflash.service.client.theflash import TheFlash, connect
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
-    """Where the store is, and what its server asks for."""
+    """Add the store's address, and the token and certificates for a server."""
     parser.add_argument(
         "store",
         metavar="STORE",
@@ -19,18 +19,18 @@ def add_place(parser: argparse.ArgumentParser) -> None:
     )
     add_token(parser)
     parser.add_argument(
-        "--ca", type=Path, metavar="FILE", help="who signs the server's certificate: speak TLS"
+        "--ca", type=Path, metavar="FILE", help="CA of the server's certificate; enables TLS"
     )
-    parser.add_argument("--cert", type=Path, metavar="FILE", help="our certificate for the server")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="its key")
+    parser.add_argument("--cert", type=Path, metavar="FILE", help="client certificate")
+    parser.add_argument("--key", type=Path, metavar="FILE", help="its private key")
 
 
 def opened(arguments: argparse.Namespace) -> TheFlash:
-    """The store that the command line names.
+    """Open the store that the command line names.
 
     Raises:
-        UsageError, OptionError: what is given for a server is not usable, or there is no server.
-        StoreNotFoundError: there is no store in the folder.
+        UsageError, OptionError: Server options are invalid, or are passed for a folder.
+        StoreNotFoundError: There is no store in the folder.
     """
     place: str = arguments.store
     if not is_address(place):

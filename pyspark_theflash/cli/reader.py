@@ -1,4 +1,4 @@
-"""Opening a store for what the command line tells of it, apart from rows."""
+"""Read access to a store's metadata for commands."""
 
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -13,7 +13,7 @@ from pyspark_theflash.storage.store.folder import StoreIdentity, read_identity
 
 @contextmanager
 def opened_reader(path: Path) -> Iterator[tuple[StoreIdentity, EngineReader]]:
-    """A store's identity and the reading half of its engine."""
+    """Open a store; yield its identity and engine reader."""
     fs = LocalFileSystem()
     identity = read_identity(path, fs)
     with closing(registry.open_reader(path, identity, fs, SystemClock())) as engine:

@@ -1,9 +1,9 @@
-"""List the regions of a store: how each table's rows are split into regions and stored.
+"""List the regions of a store: how each table's rows are divided and stored.
 
 `rows` counts versions. `deltas` are recent files that are not yet distributed among the table's
-regions, and are not in the other figures. Tables that are gone, and whose rows only older
-timestamps still need, are listed as well. Each of `partitions` has the region's files, see
-`theflash partitions`. Ranges that were purged come last.
+regions; the other figures do not include them. Dropped tables are listed while older timestamps
+need their rows. Each partition in `partitions` has the region's files; see `theflash partitions`.
+Purged ranges are listed at the end.
 """
 
 import argparse
@@ -23,13 +23,13 @@ HEADER.append("partitions")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `regions`."""
+    """Add the arguments of `regions`."""
     add_store(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line a region."""
+    """Print a line per region."""
     with opened_reader(arguments.store) as (_, engine):
         view = engine.read([*NOW_KINDS, GAP_KIND])
         regions = [
@@ -60,7 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _bound(handle: int | bytes | None) -> int | str | None:
-    """A handle in JSON; a clustered key is TiDB's encoded key in hex."""
+    """Return a handle for JSON; a clustered key as TiDB's encoded key in hex."""
     return handle_text(handle) if isinstance(handle, bytes) else handle
 
 

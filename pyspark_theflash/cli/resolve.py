@@ -1,9 +1,9 @@
-"""Decide how a transaction ended whose commit was lost, where TiKV cannot tell.
+"""Decide the outcome of a transaction whose commit was lost, if TiKV has no record of it.
 
-The store then goes on without waiting for its commit. A wrong decision makes the store differ from
-TiDB for good. `theflash status` lists the transactions that wait, and afterwards what was decided.
-A decision that contradicts TiKV, or what is applied, is refused. A commit that arrives later and
-differs from the decision ends the writer with an error.
+The store then no longer waits for its commit. A wrong decision makes the store differ from TiDB
+permanently. `theflash status` lists pending transactions and the decisions. A decision that
+contradicts TiKV or applied data is rejected. A commit that arrives later and differs from the
+decision ends the writer with an error.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pyspark_theflash.storage.store.command import ResolveOrder, Verb
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `resolve`."""
+    """Add the arguments of `resolve`."""
     add_command(parser, SHORT_MS)
     parser.add_argument(
         "start_ts", type=timestamp, metavar="START_TS", help="the transaction, as status lists it"
@@ -28,11 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Do it, or have the writer do it."""
+    """Execute the command, or have the writer execute it."""
     if is_address(arguments.store):
-        raise UsageError("resolve takes the store's folder, not a server")
+        raise UsageError("resolve needs the store's folder, not a server's address")
     if arguments.committed == 0:
-        raise UsageError("no transaction commits at 0")
+        raise UsageError("--committed: a commit timestamp is not 0")
     commit_ts = TimeStamp(0) if arguments.rolled_back else arguments.committed
     order = ResolveOrder(arguments.start_ts, commit_ts)
     return run_command(arguments, Verb.RESOLVE, order.to_text())

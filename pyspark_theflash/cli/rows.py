@@ -21,27 +21,27 @@ _ANY_AGE_MS: Final = 1 << 48
 
 
 def add_wait(parser: argparse.ArgumentParser) -> None:
-    """The option of commands that can wait for their timestamp."""
+    """Add `--wait`."""
     parser.add_argument(
         "--wait",
         type=seconds,
         metavar="S",
-        help="wait so many seconds until the timestamp can be read",
+        help="wait up to S seconds until the timestamp can be read",
     )
 
 
 def moment_of(arguments: argparse.Namespace) -> Moment:
-    """The timestamp to read at, by `--at` and `--wait`."""
+    """Return the timestamp to read at, from `--at` and `--wait`."""
     if arguments.wait is None:
         return Moment(arguments.at)
-    # Without a timestamp, `--wait` waits until the store can answer at all.
+    # Without a timestamp, `--wait` waits until the store can be read at all.
     staleness_ms = _ANY_AGE_MS if arguments.at is None else None
     return Moment(arguments.at, staleness_ms, arguments.wait)
 
 
 @contextmanager
 def opened_snapshot(arguments: argparse.Namespace) -> Iterator[tuple[TheFlash, Snapshot]]:
-    """The store that the command line names, and a snapshot that lasts as long as the block."""
+    """Open the store of the command line, and a snapshot for the duration of the block."""
     moment = moment_of(arguments)
     with opened(arguments) as store:
         snapshot = store.snapshot(moment, timeout_ms=SHORT_MS + moment.wait_ms)
@@ -52,7 +52,7 @@ def opened_snapshot(arguments: argparse.Namespace) -> Iterator[tuple[TheFlash, S
 
 
 def add_output(parser: argparse.ArgumentParser) -> None:
-    """The options that say in which form the rows go where."""
+    """Add `--format` and `--output`."""
     parser.add_argument("--format", choices=["table", "jsonl", "arrow", "parquet"], default="table")
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="write a new file (needed for parquet)"
@@ -60,11 +60,13 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def check_output(arguments: argparse.Namespace) -> None:
-    """Raise `UsageError` for a form that cannot go where it would."""
+    """Raise `UsageError` if the format cannot be written to the output."""
     if arguments.output is None and arguments.format == "parquet":
         raise UsageError("--format parquet needs --output FILE")
     if arguments.output is None and arguments.format == "arrow" and sys.stdout.isatty():
-        raise UsageError("--format arrow is not for a terminal: give --output FILE, or a pipe")
+        raise UsageError(
+            "--format arrow cannot be written to a terminal: use --output FILE or a pipe"
+        )
 
 
 def write_batches(
@@ -99,5 +101,5 @@ def _show(value: str | bytes | None) -> str:
         return "NULL"
     if isinstance(value, bytes):
         return "0x" + value.hex()
-    # A line of output is a row: control characters would break it.
+    # Each line is a row; control characters would break it.
     return value if value.isprintable() else value.encode("unicode_escape").decode()

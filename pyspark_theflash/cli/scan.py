@@ -1,6 +1,6 @@
 """Print a table's rows at a timestamp, in no particular order.
 
-Formats: `table` for people; `jsonl`, one JSON array a row, of strings, null, and {"x":"hex"} for
+Formats: `table` for people; `jsonl`, one JSON array per row, of strings, null, and {"x":"hex"} for
 binary strings and BIT; `arrow`, an Arrow IPC stream; `parquet`, a file. The values of the first two
 are in TiDB's text form at time zone +00:00, those of the others are typed.
 
@@ -40,7 +40,7 @@ from pyspark_theflash.tidb.schema.model import ROWID_NAME
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `scan`."""
+    """Add the arguments of `scan`."""
     add_place(parser)
     parser.add_argument("table", metavar="DB.TABLE")
     add_at(parser)
@@ -50,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rowid",
         action="store_true",
-        help="add _tidb_rowid as the last column, where the table has one",
+        help="add _tidb_rowid as the last column, if the table has one",
     )
     add_wait(parser)
     add_output(parser)
@@ -81,7 +81,7 @@ def _plan(store: TheFlash, snapshot: Snapshot, arguments: argparse.Namespace) ->
 
     names = arguments.columns.split(",") if arguments.columns else None
     if names and len({name.lower() for name in names}) < len(names):
-        raise UsageError("--columns: names a column twice")
+        raise UsageError("--columns: a column is named twice")
     if not arguments.rowid or ROWID_NAME in [name.lower() for name in names or ()]:
         return planned(names)
     if names is None:

@@ -1,11 +1,11 @@
 """Serve a store: reads, latches and administration for other processes and machines.
 
-Listens on a unix socket in the store's folder unless told otherwise. TCP needs tokens, and other
-machines than this one need certificates too. The tokens file has lines of a role (read, write,
-admin) and a token; nobody else may be able to read it.
+By default it listens on a unix socket in the store's folder. TCP needs tokens, and from other
+machines certificates too. Each line of the tokens file has a role (read, write, admin) and a token;
+only its owner may be able to read the file.
 
-Calls at the same time are answered by so many processes at most, each of which is started when it
-is needed; with 1, by this one. Flight and gRPC are answered by this one.
+Up to --workers processes answer concurrent calls; each is started when it is needed. With 1, this
+process answers. Flight and gRPC are always answered by this process.
 """
 
 import argparse
@@ -22,7 +22,7 @@ from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs.arguments import add_store, seconds
-from pyspark_theflash.cli.listeners import Listeners, add_doors
+from pyspark_theflash.cli.listeners import Listeners, add_listeners
 from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.service.server.control import WorkerSettings
 from pyspark_theflash.service.server.lean import leave_out_pandas
@@ -40,32 +40,32 @@ _KEY_BYTES = 32
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `serve`."""
+    """Add the arguments of `serve`."""
     add_store(parser)
     parser.add_argument(
         "--listen",
         metavar="ADDRESS",
         help=f"HOST:PORT or unix:PATH (default: unix:STORE/{SOCKET})",
     )
-    add_doors(parser)
+    add_listeners(parser)
     parser.add_argument(
-        "--idle", type=seconds, metavar="S", help="end when nobody has been there for so long"
+        "--idle", type=seconds, metavar="S", help="exit after S seconds without a connection"
     )
     parser.add_argument(
         "--workers",
         type=int,
         default=min(_processors(), _DEFAULT_WORKERS_MAX),
         metavar="N",
-        help="processes that answer, each started when it is needed (default: one a processor,"
+        help="processes that answer calls, started on demand (default: one per processor,"
         f" {_DEFAULT_WORKERS_MAX} at most)",
     )
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Serve until SIGTERM, SIGINT, or nobody is there."""
+    """Serve until SIGTERM, SIGINT, or the idle timeout."""
     leave_out_pandas()
     if not 1 <= arguments.workers <= WORKERS_MAX:
-        raise UsageError(f"--workers is from 1 to {WORKERS_MAX}")
+        raise UsageError(f"--workers must be from 1 to {WORKERS_MAX}")
     stopping = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -75,15 +75,17 @@ def run(arguments: argparse.Namespace) -> int:
         signal.signal(number, stop)
     address = arguments.listen or f"{UNIX}{arguments.store.absolute() / SOCKET}"
     with ExitStack() as undo:
-        own = _OwnService(arguments.store, undo)
-        listeners = Listeners(arguments, own.get, own.clock, undo)
+        service = _OwnService(arguments.store, undo)
+        listeners = Listeners(arguments, service.get, service.clock, undo)
         server: SocketServer | ConnectionRouter
         if arguments.workers == 1:
             server = listeners.open_frames(address)
         else:
             tls, names = listeners.security(address)
-            known = (arguments.tokens, tls, names, own.spare_key)
-            server = _front(arguments, WorkerSettings(arguments.store, address, *known), own.clock)
+            access = (arguments.tokens, tls, names, service.spare_key)
+            server = _front(
+                arguments, WorkerSettings(arguments.store, address, *access), service.clock
+            )
             undo.callback(server.stop)
         listeners.open_others()
         server.start()
@@ -95,7 +97,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _processors() -> int:
-    """How many we may use, where the system tells."""
+    """Return the number of processors that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -112,20 +114,20 @@ def _front(
 
 
 class _OwnService:
-    """The service of this process, if it needs one; it is closed after the ways to it are."""
+    """Service of this process, created on demand and closed after its listeners."""
 
     def __init__(self, store: Path, undo: ExitStack) -> None:
         self.clock = SystemClock()
         self.spare_key = secrets.token_bytes(_KEY_BYTES)
         self._store, self._undo = store, undo
-        self._made: Service | None = None
+        self._service: Service | None = None
 
     def get(self) -> "Service":
-        """Made when it is first asked for."""
-        if self._made is None:
+        """Return the service."""
+        if self._service is None:
             from pyspark_theflash.service.api.service import Service
 
             fs, clock = LocalFileSystem(), self.clock
-            self._made = Service(self._store, fs=fs, clock=clock, spare_key=self.spare_key)
-            self._undo.callback(self._made.close)
-        return self._made
+            self._service = Service(self._store, fs=fs, clock=clock, spare_key=self.spare_key)
+            self._undo.callback(self._service.close)
+        return self._service

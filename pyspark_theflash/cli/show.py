@@ -1,4 +1,4 @@
-"""Rows and documents on a terminal."""
+"""Printing of tables and JSON documents."""
 
 import json
 import unicodedata
@@ -9,24 +9,24 @@ from typing import Any, Final, TextIO
 from pyspark_theflash.service.wire.message import Process
 
 SAMPLE_ROWS: Final = 1000
-"""How many rows are looked at for the widths; what is wider further down stands out."""
+"""Rows that determine the column widths; wider values further down overflow."""
 _WIDE: Final = frozenset("WF")
 
 
 def print_table(
     header: Sequence[str], rows: Iterable[Sequence[str]], out: TextIO | None = None
 ) -> None:
-    """Print rows in aligned columns under a header, as they come."""
-    coming = iter(rows)
-    sample = list(islice(coming, SAMPLE_ROWS))
+    """Print rows in aligned columns under a header, as they arrive."""
+    remaining = iter(rows)
+    sample = list(islice(remaining, SAMPLE_ROWS))
     widths = [max(_width(line[i]) for line in (header, *sample)) for i in range(len(header))]
-    for line in chain((header, ["-" * width for width in widths]), sample, coming):
+    for line in chain((header, ["-" * width for width in widths]), sample, remaining):
         print("  ".join(map(_padded, line, widths)).rstrip(), file=out)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    """Print one JSON document, each entry of its lists in a line."""
-    # `indent` takes six times as long, since what is written in C does not indent.
+    """Print a JSON document, with each list entry on a line of its own."""
+    # `indent` takes six times as long, because the C encoder does not support it.
     encode = json.JSONEncoder(ensure_ascii=False).encode
     lines = []
     for name, value in document.items():
@@ -48,7 +48,7 @@ def _padded(text: str, width: int) -> str:
 
 
 def _width(text: str) -> int:
-    """Terminal columns: East Asian wide characters take two."""
+    """Return the width in terminal columns: East Asian wide characters take two."""
     if text.isascii():
         return len(text)
     return len(text) + sum(unicodedata.east_asian_width(c) in _WIDE for c in text)

@@ -1,13 +1,13 @@
 """Run a query over the tables of a store, all at one timestamp and named DB.TABLE.
 
-The SQL is DuckDB's, read only: SELECT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN. Only the tables and
-columns that it names are read. Differences from TiDB: texts compare and sort by their bytes, not by
-their collation; ENUM, SET and JSON are texts, BIT is bytes, TIME is an interval; x / 0 and the like
-are DuckDB's; the average of decimals is a double. TIMESTAMPs are in UTC. A result that would not be
-exact (an overflow, a DECIMAL of more than 38 digits) is an error. With a server, the query runs
-here, over the rows that the server sends.
+The SQL is DuckDB's, read only: SELECT, DESCRIBE, SHOW, SUMMARIZE, EXPLAIN. Only the named tables
+and columns are read. Differences from TiDB: strings compare and sort by bytes, not by collation;
+ENUM, SET and JSON are strings, BIT is binary, TIME is an interval; x / 0 and the like follow
+DuckDB; the average of decimals is a double. TIMESTAMPs are in UTC. A result that would not be exact
+(an overflow, a DECIMAL of more than 38 digits) is an error. With a server, the query runs in this
+process, on rows that the server sends.
 
-Formats: `table` for people; `jsonl`, one JSON array a row, of strings, null, and {"x":"hex"} for
+Formats: `table` for people; `jsonl`, one JSON array per row, of strings, null, and {"x":"hex"} for
 bytes; `arrow`, an Arrow IPC stream; `parquet`, a file. With `--output`, the rows are written to a
 new file, which appears when it is complete. An existing file is not overwritten.
 """
@@ -47,17 +47,17 @@ from pyspark_theflash.tidb.codec.jsonl import format_jsonl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `sql`."""
+    """Add the arguments of `sql`."""
     add_place(parser)
-    parser.add_argument("query", metavar="QUERY", help="one statement that reads")
+    parser.add_argument("query", metavar="QUERY", help="one reading statement")
     add_at(parser)
     add_wait(parser)
     parser.add_argument(
         "--zero-dates",
         choices=[choice.value for choice in ZeroDates],
         default=ZeroDates.RAISE.value,
-        help="how to return dates that no calendar has, as 0000-00-00 (default: raise; string: "
-        "all dates are texts)",
+        help="how to return dates that do not exist, such as 0000-00-00 (default: raise; string: "
+        "all dates as strings)",
     )
     parser.add_argument(
         "--memory",
@@ -87,14 +87,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _result(arguments: argparse.Namespace, stack: ExitStack) -> SqlResult:
-    """Start the query: beside the files of a folder, or here over the rows of a server."""
+    """Start the query, on the files of a folder or on rows of a server."""
     limits = QueryLimits(memory_mb=arguments.memory, timeout_ms=arguments.timeout)
     zero_dates: str = arguments.zero_dates
-    store, taken = stack.enter_context(opened_snapshot(arguments))
+    store, pinned = stack.enter_context(opened_snapshot(arguments))
     if is_address(arguments.store):
-        tables = ServedTables(store, taken.handle, message.Presentation(zero_dates))
+        tables = ServedTables(store, pinned.handle, message.Presentation(zero_dates))
         return run_sql(arguments.query, tables, limits=limits)
-    snapshot = stack.enter_context(open_snapshot(Path(arguments.store), taken.snapshot_ts))
+    snapshot = stack.enter_context(open_snapshot(Path(arguments.store), pinned.snapshot_ts))
     presentation = Presentation(ZeroDates(zero_dates))
     return snapshot.sql(arguments.query, presentation=presentation, limits=limits)
 

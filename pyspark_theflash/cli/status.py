@@ -1,11 +1,10 @@
-"""Tell how a store is: what it can answer, who writes it, what holds it back, how large it is.
+"""Print a store's status: readable timestamps, writer, pending transactions, size.
 
-`rows` counts versions. The lag is the age of the newest timestamp that can be answered. Where
-transactions are pending, `held_by_start_ts` is the one that keeps `resolved_ts` where it is.
-`sources` are those of a store that follows several, each with the time of the newest commit that
-came from it: the one furthest behind holds `resolved_ts`. `orphans` are transactions of which the
-commit or the prewrite has not come for long, with what TiKV says of them, and those that
-`theflash resolve` decided.
+`rows` counts versions. The lag is the age of the newest readable timestamp. If transactions are
+pending, `held_by_start_ts` is the one that holds back `resolved_ts`. `sources` are those of a store
+with several, each with its newest commit time: the one furthest behind holds back `resolved_ts`.
+`orphans` are transactions whose commit or prewrite has been missing for long, with their state in
+TiKV, and those that `theflash resolve` decided.
 """
 
 import argparse
@@ -20,13 +19,13 @@ from pyspark_theflash.service.wire.message import Orphan, Source, Status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `status`."""
+    """Add the arguments of `status`."""
     add_place(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line a fact."""
+    """Print a line per fact."""
     with opened(arguments) as store:
         status = store.status()
     facts = {"store": arguments.store, **described(status)}
@@ -39,7 +38,7 @@ def run(arguments: argparse.Namespace) -> int:
         if status.writer is not None and name == "writer":
             shown = process_text(status.writer)
         if isinstance(value, tuple):
-            shown = "; ".join(map(_told, value)) or "none"
+            shown = "; ".join(map(_facts_text, value)) or "none"
         print(f"{name:24} {shown}")
     for source in status.sources:
         print(f"  {_source_text(source)}")
@@ -54,7 +53,7 @@ def _source_text(source: Source) -> str:
     return f"{source.name} is {seen}, position {source.position or 'none'}{trouble}"
 
 
-def _told(value: Any) -> str:  # noqa: ANN401 (a message as a dictionary, or a text)
+def _facts_text(value: Any) -> str:  # noqa: ANN401 (a message as a dictionary, or a text)
     if not isinstance(value, dict):
         return str(value)
     return ", ".join(f"{name} {fact}" for name, fact in value.items() if fact is not None)
@@ -68,11 +67,11 @@ def _orphan_text(orphan: Orphan) -> str:
 
 
 def described(status: Status) -> dict[str, Any]:
-    """Every fact by its name, in the order to show them."""
+    """Return the facts by name, in display order."""
     facts: dict[str, Any] = {}
     for name, value in asdict(status).items():
         facts[name] = value
         if name in ("resolved_ts", "oldest_ts", "held_by_start_ts"):
-            moment = None if value is None else utc(value)
-            facts[name.replace("_ts", "_time")] = moment
+            time = None if value is None else utc(value)
+            facts[name.replace("_ts", "_time")] = time
     return facts

@@ -1,4 +1,4 @@
-"""List the tables of a store, as of the newest timestamp it can answer."""
+"""List the tables of a store at its newest readable timestamp."""
 
 import argparse
 from typing import Any
@@ -11,13 +11,13 @@ from pyspark_theflash.service.wire.message import TableName
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `tables`."""
+    """Add the arguments of `tables`."""
     add_place(parser)
     add_json(parser)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Print a line a table, and the timestamps that can be read."""
+    """Print a line per table, and the range of readable timestamps."""
     with opened(arguments) as store:
         status = store.status()
         if status.resolved_ts is None:

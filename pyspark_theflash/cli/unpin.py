@@ -1,4 +1,4 @@
-"""End a pin; or any other latch of `theflash latches`, whose holder learns so when it renews it."""
+"""End a pin, or another latch of `theflash latches`; its holder fails at the next renewal."""
 
 import argparse
 from contextlib import closing
@@ -11,13 +11,13 @@ from pyspark_theflash.storage.store.latch.lease import LeaseTable
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The command line of `unpin`."""
+    """Add the arguments of `unpin`."""
     add_store(parser)
-    parser.add_argument("id", metavar="ID", help="as `pin` has printed it")
+    parser.add_argument("id", metavar="ID", help="the id that `pin` printed")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """End it."""
+    """Remove the latch."""
     with closing(open_manifest(arguments.store, LocalFileSystem())) as manifest:
         LeaseTable(manifest, SystemClock()).remove(arguments.id)
     return 0

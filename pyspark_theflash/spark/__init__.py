@@ -1,1 +1,1 @@
-"""The Spark edge: a Python data source, which translates and calls down."""
+"""Spark integration: the Python data source, which translates and calls lower layers."""

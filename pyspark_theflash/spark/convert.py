@@ -1,7 +1,7 @@
-"""Scanned batches in the form Spark takes: the one place where values are cast for it.
+"""Casts of scanned batches to the types that Spark expects.
 
 Spark compares the first batch of a task with the schema's Arrow form (order, type, unit,
-nullability) and trusts the rest, so every batch goes through here.
+nullability) and trusts the rest, so every batch is cast here.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,17 +20,17 @@ MAX_BATCH_ROWS: Final = 1 << 16
 
 
 def arrow_schema(schema: StructType) -> pa.Schema:
-    """The Arrow schema that Spark expects of batches of `schema`."""
+    """Return the Arrow schema that Spark expects of batches of `schema`."""
     return to_arrow_schema(schema, timezone="UTC")
 
 
 def spark_batches(
     batch: pa.RecordBatch, columns: Sequence[ColumnInfo], schema: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
-    """A scanned batch of `columns` as batches of `schema`, of at most `MAX_BATCH_ROWS` rows each.
+    """Cast a scanned batch and split it into batches of at most `MAX_BATCH_ROWS` rows.
 
     Raises:
-        CorruptionError: a NOT NULL column holds a NULL; Spark would read it as some value.
+        CorruptionError: A NOT NULL column contains a NULL; Spark would read an arbitrary value.
     """
     for start in range(0, batch.num_rows, MAX_BATCH_ROWS):
         part = batch.slice(start, MAX_BATCH_ROWS)

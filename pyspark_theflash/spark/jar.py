@@ -1,11 +1,11 @@
-"""The jar: the source `theflash` in columns, for sessions that Python makes.
+"""Configuration of the jar: the data source `theflash` as a columnar Java source.
 
     spark = configure_spark(SparkSession.builder).getOrCreate()
     spark.read.format("theflash")...
 
-The jar takes over from the Python source when a session begins with it; names and options are the
-same. It starts the engine process of a store with the Python that the session was made by, so that
-both sources share one. What is set here is what `spark-submit --jars JAR --conf ...` would set.
+In a session that starts with the jar, it replaces the Python source; names and options are the
+same. It starts the engine process of a store with the Python interpreter of this session, so that
+both sources share one. `spark-submit --jars JAR --conf ...` can set the same configuration.
 """
 
 import sys
@@ -29,17 +29,17 @@ def configure_spark(
     store: str | Path | None = None,
     options: Mapping[str, str] | None = None,
 ) -> SparkSession.Builder:
-    """Let a session that is made by `builder` read with the jar; no use once there is a session.
+    """Configure a session builder to use the jar; has no effect on an existing session.
 
     Args:
-        builder: as of `SparkSession.builder`.
-        jars: what else `spark.jars` names, separated by commas.
-        catalog: how `store` is called in SQL: `SELECT ... FROM theflash.db.table`.
-        store: makes a catalog of this store; a folder, or a server's address.
-        options: those of the source that the catalog's tables are read with, as `zero_dates`.
+        builder: a `SparkSession.builder`.
+        jars: further entries of `spark.jars`, separated by commas.
+        catalog: the name of `store` in SQL: `SELECT ... FROM theflash.db.table`.
+        store: creates a catalog of this store; a folder, or a server's address.
+        options: options of the source for the catalog's tables, such as `zero_dates`.
 
     Raises:
-        OptionError: this installation has no jar.
+        OptionError: This installation has no jar.
     """
     for name, value in spark_conf(jars, catalog, store, options or {}).items():
         builder = builder.config(name, value)
@@ -49,9 +49,11 @@ def configure_spark(
 def spark_conf(
     jars: str, catalog: str, store: str | Path | None, options: Mapping[str, str]
 ) -> dict[str, str]:
-    """What `configure_spark` sets."""
+    """Return the configuration that `configure_spark` sets."""
     if not JAR.is_file():
-        raise OptionError("spark.jars", f"there is no {JAR}; `make wheel` builds a package with it")
+        raise OptionError(
+            "spark.jars", f"{JAR} does not exist; `make wheel` builds a package with it"
+        )
     conf = {
         "spark.jars": ",".join(filter(None, [jars, str(JAR)])),
         "spark.theflash.python": sys.executable,

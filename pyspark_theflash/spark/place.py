@@ -30,7 +30,10 @@ _FOLDERS_MAX = 4
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A folder, `unix:PATH` or `theflash://HOST:PORT`; can be pickled, and shows no secret."""
+    """Address of a store: a folder, `unix:PATH` or `theflash://HOST:PORT`.
+
+    Picklable; its repr contains no secret.
+    """
 
     address: str
     token: AccessToken | None = None
@@ -38,19 +41,19 @@ class Place:
 
     @classmethod
     def of(cls, options: Mapping[str, str]) -> "Place":
-        """The place that the options of a read name.
+        """Return the store that the options of a read name.
 
         Raises:
-            OptionError: There is no store, token or certificates cannot be read, do not go
-                together, or are for a server and the store is a folder.
+            OptionError: There is no store, the token or certificates cannot be read or are
+                incomplete, or they are for a server and the store is a folder.
         """
-        given = {name.lower(): text for name, text in options.items()}
-        address = given.get(STORE.name, "").strip()
+        lowered = {name.lower(): text for name, text in options.items()}
+        address = lowered.get(STORE.name, "").strip()
         if is_address(address):
-            return cls(address, _token(given), _tls(given))
-        for option in (each for each in SERVER_OPTIONS if each.name in given):
+            return cls(address, _token(lowered), _tls(lowered))
+        for option in (each for each in SERVER_OPTIONS if each.name in lowered):
             raise OptionError(option.name, "is for servers, and the store is a folder")
-        folder = STORE.value_in(given)
+        folder = STORE.value_in(lowered)
         if folder is None:
             raise OptionError(STORE.name, "is missing; it names the store's folder")
         return cls(str(folder.absolute()))
@@ -61,10 +64,10 @@ class Place:
         return not is_address(self.address)
 
     def connect(self) -> TheFlash:
-        """A connection of its own, which the caller closes.
+        """Open a connection, which the caller closes.
 
         Raises:
-            OptionError: Address or certificates are not valid.
+            OptionError: The address or certificates are invalid.
             StoreNotFoundError: There is no store in the folder.
         """
         where = Path(self.address) if self.is_folder else self.address
@@ -72,7 +75,7 @@ class Place:
 
     @contextmanager
     def opened(self) -> Iterator[TheFlash]:
-        """A connection for one task. A folder stays open for later tasks of this process."""
+        """Open a connection for one task. A folder stays open for later tasks of this process."""
         if self.is_folder:
             yield _opened_folder(self.address)
         else:
@@ -85,31 +88,31 @@ def _opened_folder(folder: str) -> TheFlash:
     return connect(Path(folder))
 
 
-# Else their destructors would run when the interpreter has cleared its modules.
+# Otherwise their destructors would run after the interpreter has cleared its modules.
 atexit.register(_opened_folder.cache_clear)
 
 
 def without_secrets(options: Mapping[str, str]) -> dict[str, str]:
-    """The options without those of the server and its token."""
-    ours = {option.name for option in SERVER_OPTIONS}
-    return {name: text for name, text in options.items() if name.lower() not in ours}
+    """Return the options except for the server's token and certificates."""
+    server_options = {option.name for option in SERVER_OPTIONS}
+    return {name: text for name, text in options.items() if name.lower() not in server_options}
 
 
-def _token(given: Mapping[str, str]) -> AccessToken | None:
-    said, file = given.get(TOKEN.name), given.get(TOKEN_FILE.name)
-    if said is not None and file is not None:
+def _token(options: Mapping[str, str]) -> AccessToken | None:
+    token, file = options.get(TOKEN.name), options.get(TOKEN_FILE.name)
+    if token is not None and file is not None:
         raise OptionError(TOKEN_FILE.name, "cannot be given together with token")
     if file is not None:
         try:
             return AccessToken.from_file(Path(file))
         except OptionError as error:
             raise OptionError(TOKEN_FILE.name, error.reason) from error
-    return None if said is None else AccessToken(said.strip())
+    return None if token is None else AccessToken(token.strip())
 
 
-def _tls(given: Mapping[str, str]) -> TlsMaterial | None:
+def _tls(options: Mapping[str, str]) -> TlsMaterial | None:
     ca, cert, key = (
-        _content(option.name, given.get(option.name)) for option in (TLS_CA, TLS_CERT, TLS_KEY)
+        _content(option.name, options.get(option.name)) for option in (TLS_CA, TLS_CERT, TLS_KEY)
     )
     if (cert is None) != (key is None):
         raise OptionError("tls", "a certificate and its key are given together")

@@ -1,4 +1,4 @@
-"""A read of a table: planned on the driver, run on executors, through one client.
+"""Reads of a table: planned on the driver, executed on executors.
 
 Spark plans a DataFrame's read once, at its first action, and keeps the partitions for later ones.
 The plan's read latch expires when nothing has been read for a while, and the plan's files may then
@@ -40,7 +40,7 @@ _SHORT_MS: Final = 60_000
 
 @dataclass(frozen=True, slots=True)
 class ScanTarget:
-    """A table at a fixed timestamp; `columns` are those that the options name."""
+    """Table at a fixed timestamp, with the columns that the options select."""
 
     place: Place
     request: PlanRequest
@@ -54,7 +54,7 @@ class ScanTarget:
 
         Raises:
             OptionError: An option is missing, unknown or invalid.
-            TheFlashError: The timestamp or table cannot be read, or the server not be reached.
+            TheFlashError: The timestamp or table cannot be read, or the server cannot be reached.
         """
         place = Place.of(options)
         if place.is_folder:
@@ -79,7 +79,7 @@ class ScanTarget:
 class SplitPartition(InputPartition):
     """A split of a plan.
 
-    `regions` are the ids of all regions that the plan has of the split's physical table.
+    `regions` are the ids of all regions in the plan of the split's physical table.
     """
 
     value: Split
@@ -90,7 +90,7 @@ class SplitPartition(InputPartition):
 
 
 class TheFlashReader(DataSourceReader):
-    """A reader of some columns of a table. Pickled to every task, so it holds values only.
+    """Reader of some columns of a table. Pickled to every task, so it contains values only.
 
     It accepts no filters from Spark. Spark 4.2 reuses what a reader with filters has planned for
     the next query on the same DataFrame, whose filters differ: rows would be missing. The option
@@ -105,7 +105,7 @@ class TheFlashReader(DataSourceReader):
         self._request = replace(target.request, columns=names, no_columns=not names)
 
     def partitions(self) -> Sequence[InputPartition]:
-        """One partition for each split."""
+        """Return one partition for each split."""
         with self._place.opened() as store:
             plan = self._plan(store)
             if not plan.splits:
@@ -113,7 +113,7 @@ class TheFlashReader(DataSourceReader):
         return [SplitPartition(s, frozenset(_like(s, plan.splits))) for s in plan.splits]
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        """The rows of a partition. Of a plan without partitions, Spark passes one of its own."""
+        """Yield the rows of a partition. For a plan without partitions, Spark passes its own."""
         if not isinstance(partition, SplitPartition):
             return
         schema = arrow_schema(self._schema)
@@ -126,27 +126,27 @@ class TheFlashReader(DataSourceReader):
         try:
             first = next(batches, None)
         except LeaseExpiredError as error:
-            again = _like(partition.value, self._plan(store).splits)
-            if again.keys() != partition.regions:
-                # The regions have changed: splits of both plans together are not the table.
+            new_splits = _like(partition.value, self._plan(store).splits)
+            if new_splits.keys() != partition.regions:
+                # The regions have changed, so splits of both plans would miss or repeat rows.
                 raise error from None
-            batches = store.read(Plan(splits=(again[partition.value.region_id],)))
+            batches = store.read(Plan(splits=(new_splits[partition.value.region_id],)))
             first = next(batches, None)
         return iter(()) if first is None else chain([first], batches)
 
     def _plan(self, store: TheFlash) -> Plan:
-        """Plan the read; the plan's read latch stays for its tasks."""
+        """Plan the read; its tasks use the plan's read latch."""
         plan: Plan = store.call(method("PlanScan"), self._request, _SHORT_MS)
         return plan
 
 
 def _like(split: Split, splits: Sequence[Split]) -> Mapping[int, Split]:
-    """The splits of the same physical table, by region."""
+    """Return the splits of the same physical table, by region."""
     return {s.region_id: s for s in splits if s.physical_id == split.physical_id}
 
 
 def _column(column: Column, field: "pa.Field[pa.DataType]") -> ColumnInfo:
-    """A column of the API as a reader's; only what a reader needs is set."""
+    """Convert a column of the API; sets only what a reader needs."""
     try:
         tp = MySQLType[column.type]
     except KeyError:

@@ -1,4 +1,4 @@
-"""Which Spark type shows which TiDB column.
+"""Spark types of TiDB columns.
 
     TINYINT, SMALLINT, MEDIUMINT, INT, BIGINT    tinyint, smallint, int, int, bigint
     the same UNSIGNED                            smallint, int, int, bigint, decimal(20,0)
@@ -13,8 +13,8 @@
     BINARY, VARBINARY, BLOB, BIT                 binary
     VECTOR                                       array of float
 
-What a reader asks for as text is a string, binary where it is bytes. NOT NULL becomes nullable =
-false (unless dates that no calendar has become NULL), a comment goes into the field's metadata.
+Columns that are read as text are strings, or binary for bytes. NOT NULL becomes nullable = false
+(unless dates that do not exist become NULL). Comments are in the field's metadata.
 """
 
 from collections.abc import Sequence
@@ -75,10 +75,10 @@ _OTHER: Final = {
 
 
 def spark_type(field_type: FieldType, presentation: Presentation = NATIVE) -> DataType:
-    """The Spark type of a TiDB type.
+    """Return the Spark type of a TiDB type.
 
     Raises:
-        UnsupportedError: a type of a later TiDB.
+        UnsupportedError: The type is of a later TiDB.
     """
     tp = field_type.tp
     if tp == MySQLType.BIT or field_type.is_binary_string:
@@ -98,26 +98,26 @@ def spark_type(field_type: FieldType, presentation: Presentation = NATIVE) -> Da
 
 
 def spark_field(column: ColumnInfo, presentation: Presentation) -> StructField:
-    """A column as Spark sees it."""
+    """Return the Spark field of a column."""
     data_type = spark_type(column.type, presentation)
     metadata = {"comment": column.comment} if column.comment else None
     return StructField(column.name, data_type, presentation.may_be_null(column.type), metadata)
 
 
 def spark_schema(columns: Sequence[ColumnInfo], presentation: Presentation) -> StructType:
-    """The schema of a scan of these columns."""
+    """Return the Spark schema of a scan of these columns."""
     return StructType([spark_field(column, presentation) for column in columns])
 
 
 def columns_of(
     schema: StructType, columns: Sequence[ColumnInfo], table: str, presentation: Presentation
 ) -> tuple[ColumnInfo, ...]:
-    """Those of `columns` that a user's `.schema(...)` names, in its order.
+    """Return the columns that a user's `.schema(...)` selects, in its order.
 
-    A field may be nullable where the column is not, never the other way round.
+    A field may be nullable if the column is not, but not vice versa.
 
     Raises:
-        OptionError: it names another column, or another type, or nothing.
+        OptionError: A field differs from the table in name or type, or there are no fields.
     """
     if not schema.fields:
         raise OptionError("schema", "names no column")
@@ -134,9 +134,9 @@ def _column_of(
         raise OptionError("schema", f"names the column {field.name!r}, which is not in {table}")
     real = spark_field(column, presentation)
     if field.dataType != real.dataType:
-        given, known = field.dataType.simpleString(), real.dataType.simpleString()
+        given, actual = field.dataType.simpleString(), real.dataType.simpleString()
         raise OptionError(
-            "schema", f"says that {field.name!r} is {given}; in {table} it is {known}"
+            "schema", f"says that {field.name!r} is {given}; in {table} it is {actual}"
         )
     if real.nullable and not field.nullable:
         raise OptionError("schema", f"says that {field.name!r} is not nullable; in {table} it is")

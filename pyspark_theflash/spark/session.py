@@ -1,4 +1,4 @@
-"""Several tables at one timestamp, for joins that do not tear."""
+"""Several tables at one timestamp, for consistent joins."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -21,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class SparkSnapshot:
-    """The tables of a store as of one timestamp, fixed when this is made.
+    """Tables of a store at one timestamp, which is fixed on creation.
 
         snapshot = SparkSnapshot(spark, "/data/store")
         snapshot.create_views()
         spark.sql("SELECT ... FROM orders JOIN customers ...")
 
-    `spark` may be a session of Spark Connect; a store that is a folder must be on this machine, and
-    at the same path where Spark runs. A writer may go on meanwhile. Nothing is pinned: where
-    garbage is collected, `theflash pin` keeps the timestamp readable.
+    `spark` may be a Spark Connect session; a store that is a folder must be on this machine, and at
+    the same path where Spark runs. A writer can continue meanwhile. Nothing is pinned: if garbage
+    is collected, `theflash pin` keeps the timestamp readable.
     """
 
     snapshot_ts: Final[TimeStamp]
@@ -44,25 +44,27 @@ class SparkSnapshot:
         max_staleness: float | None = None,
         **options: str | bool,
     ) -> None:
-        """Fix the timestamp; without `snapshot_ts`, the newest that the store can answer.
+        """Fix the timestamp; without `snapshot_ts`, the newest that can be read.
 
-        Arguments are called like the options of the source `theflash`; `options` are those that
-        every table is read with, such as `zero_dates`.
+        Arguments are named like the options of the source `theflash`; `options` apply to every
+        table, such as `zero_dates`.
 
         Args:
             snapshot_ts: a TSO, a time with its zone as text, or a `datetime` with a time zone.
 
         Raises:
-            OptionError: they contradict each other.
-            ServiceUnavailableError, AuthenticationError: as the server's answer is.
-            StoreNotFoundError, NotCaughtUpError, SnapshotTooOldError: as `open_snapshot`.
+            OptionError: The options contradict each other.
+            ServiceUnavailableError, AuthenticationError: The server cannot be reached, or rejects
+                the
+                token.
+            StoreNotFoundError, NotCaughtUpError, SnapshotTooOldError: See `open_snapshot`.
         """
-        wanted = None if snapshot_ts is None else timestamp_option("snapshot_ts", snapshot_ts)
-        moment = ReadPoint(wanted, wait_for_ts, max_staleness)
+        ts = None if snapshot_ts is None else timestamp_option("snapshot_ts", snapshot_ts)
+        point = ReadPoint(ts, wait_for_ts, max_staleness)
         texts = {STORE.name: str(store), **{name: str(value) for name, value in options.items()}}
         place = Place.of(texts)
         self._store = place.address
-        request, timeout_ms = _request(moment), SHORT_MS + round(moment.wait_s * 1000)
+        request, timeout_ms = _request(point), SHORT_MS + round(point.wait_s * 1000)
         with place.connect() as opened:
             listed: Tables = opened.call(method("ListTables"), request, timeout_ms)
         self.snapshot_ts = TimeStamp(listed.snapshot_ts)
@@ -71,22 +73,23 @@ class SparkSnapshot:
 
     @property
     def tables(self) -> list[str]:
-        """`db.table` of every table there is at the timestamp."""
+        """`db.table` of every table at the timestamp."""
         return list(self._names)
 
     def table(self, name: str, **options: str | bool) -> DataFrame:
-        """A table, as `db.table`; `options` are its own, such as `columns` and `where`."""
+        """Return a table as a DataFrame; `options` are its own, such as `columns` and `where`."""
         reader = self._spark.read.format("theflash").options(**{**self._options, **options})
         reader = reader.option("store", self._store).option("snapshot_ts", str(self.snapshot_ts))
         return reader.load(name)
 
     def create_views(self, names: Iterable[str] | None = None) -> None:
-        """Make a temporary view of each table (`db.table`; None: of all), called as the table is.
+        """Create or replace a temporary view for each table, with the name of the table.
 
-        A view that is there already is replaced.
+        Args:
+            names: `db.table` each; None: all tables.
 
         Raises:
-            OptionError: tables of two databases have one name; `table` tells them apart.
+            OptionError: Tables of two databases have the same name; use `table` for these.
         """
         views: dict[str, str] = {}
         for name in self._names if names is None else names:

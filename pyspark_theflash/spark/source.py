@@ -1,10 +1,10 @@
-"""`spark.read.format("theflash")`.
+"""Data source of `spark.read.format("theflash")`.
 
 The timestamp of a DataFrame is chosen once: at `load()`, Spark creates the source in a Python
 process, and uses a pickled copy of it later.
 
     load()          __init__, schema()       choose the timestamp, look up the columns
-    first action    reader(), partitions()   plan at that timestamp; kept for later actions
+    first action    reader(), partitions()   plan at that timestamp; reused by later actions
     task            read()
 
 Over Spark Connect, `load()` is lazy, and an action may load again: pass a timestamp if several
@@ -22,7 +22,7 @@ from pyspark_theflash.spark.schema import columns_of, spark_schema
 
 
 class TheFlashDataSource(DataSource):
-    """A table of a store at one timestamp. Its options are in `pyspark_theflash.base.options`."""
+    """A table of a store at one timestamp. The options are in `pyspark_theflash.base.options`."""
 
     def __init__(self, options: Mapping[str, str]) -> None:
         super().__init__(dict(options))

@@ -158,7 +158,7 @@ def test_a_torn_tail_is_warned_about_and_not_an_error(
     arguments = BANK.writer_arguments(store, torn)[:-2]
     assert main(["writer", *arguments]) == 0
     assert "truncated frame" in caplog.text
-    assert "kept for the next run" in capsys.readouterr().out
+    assert "pending for the next run" in capsys.readouterr().out
     assert_right_input_applies(store)
 
 

@@ -30,12 +30,9 @@ CLAUSE = re.compile(r"(?:What|Who|Whoever|Whose|Where|When|How|Which)\s")
 """A docstring whose summary is a clause instead of a noun phrase or an imperative."""
 
 LIMITS = {
-    "cli": 61,
     "cluster": 64,
-    "read": 98,
     "replication": 177,
     "service": 188,
-    "spark": 3,
     "storage": 243,
     "tests": 478,
     "tidb": 2,

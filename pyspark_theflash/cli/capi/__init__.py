@@ -1,1 +1,1 @@
-"""TheFlash API for C: `libtheflash.so`, which `python -m pyspark_theflash.cli.capi.build` makes."""
+"""C API: `libtheflash.so`, which `python -m pyspark_theflash.cli.capi.build` builds."""

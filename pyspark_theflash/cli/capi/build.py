@@ -1,9 +1,9 @@
-"""Make `libtheflash.so` and its header.
+"""Build `libtheflash.so` and its header.
 
     python -m pyspark_theflash.cli.capi.build DIR
 
-Needed: a C compiler (CC, or cc), Python's headers and its shared library, and cffi (the extra
-`lib`). The library runs this very interpreter with its packages.
+It needs a C compiler (CC, or cc), Python's headers and shared library, and cffi (the extra `lib`).
+The library runs this interpreter with its packages.
 """
 
 import argparse
@@ -44,7 +44,7 @@ extern "Python" {
   void py_close(theflash_store store, int *status);
 }
 """
-# The packages of whoever built the library: the interpreter itself knows of no environment.
+# Packages of the build environment, which an embedded interpreter does not find by itself.
 _START: Final = """
 import os, site
 site.addsitedir(os.environ.get("THEFLASH_SITE_PACKAGES") or {packages})
@@ -53,11 +53,11 @@ from pyspark_theflash.cli.capi import embed
 
 
 def build(folder: Path) -> Path:
-    """Make the library and its header in `folder`; the library's path.
+    """Build the library and its header into `folder`; return the library's path.
 
     Raises:
-        MissingExtraError: there is no cffi.
-        LibraryBuildError: there is no compiler, header or library of Python, or it fails.
+        MissingExtraError: cffi is not installed.
+        LibraryBuildError: Compiler, headers or library of Python are missing, or compiling fails.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as scratch:
@@ -81,23 +81,23 @@ def _write_source(source: Path) -> None:
     packages = json.dumps(sysconfig.get_path("purelib"))
     builder.embedding_init_code(_START.format(packages=packages))
     builder.set_source("_theflash", (_HERE / "library.c").read_text())
-    with contextlib.redirect_stdout(io.StringIO()):  # it tells what it does
+    with contextlib.redirect_stdout(io.StringIO()):  # cffi prints progress
         builder.emit_c_code(str(source))
 
 
 def _compile(source: Path, library: Path) -> None:
-    known = sysconfig.get_config_vars()
-    if not known.get("Py_ENABLE_SHARED"):
+    config = sysconfig.get_config_vars()
+    if not config.get("Py_ENABLE_SHARED"):
         raise LibraryBuildError(f"{sys.executable} has no shared library of Python")
-    headers = Path(known["INCLUDEPY"])
+    headers = Path(config["INCLUDEPY"])
     if not (headers / "Python.h").exists():
         raise LibraryBuildError(f"Python's headers are not in {headers}")
-    name = Path(known["LDLIBRARY"]).name.removeprefix("lib").partition(".so")[0]
+    name = Path(config["LDLIBRARY"]).name.removeprefix("lib").partition(".so")[0]
     command = [
         *shlex.split(os.environ.get("CC", "cc")),
         *("-O2", "-shared", "-fPIC", "-fvisibility=hidden", "-pthread", "-std=c11"),
         *("-D_GNU_SOURCE", f"-I{headers}", f"-I{_HERE}", str(source), "-o", str(library)),
-        *(f"-L{known['LIBDIR']}", f"-Wl,-rpath,{known['LIBDIR']}", f"-l{name}"),
+        *(f"-L{config['LIBDIR']}", f"-Wl,-rpath,{config['LIBDIR']}", f"-l{name}"),
     ]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
@@ -108,9 +108,9 @@ def _compile(source: Path, library: Path) -> None:
 
 
 def main() -> int:
-    """Build into the folder that the command line names; the exit status."""
-    parser = argparse.ArgumentParser(description="Make libtheflash.so and theflash.h.")
-    parser.add_argument("folder", type=Path, help="where to")
+    """Build into the folder that the command line names; return the exit status."""
+    parser = argparse.ArgumentParser(description="Build libtheflash.so and theflash.h.")
+    parser.add_argument("folder", type=Path, help="output folder")
     folder: Path = parser.parse_args().folder
 
     def command() -> int:

@@ -1,6 +1,6 @@
-"""The functions that `libtheflash.so` calls: C's values to Python's and back, errors to numbers.
+"""Functions that `libtheflash.so` calls: conversion of C values and errors.
 
-Imported by the library itself, which has the module `_theflash` inside.
+The library imports it; the library contains the module `_theflash`.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ _STORES: Final = OpenStores()
 
 
 def _exported(function: Callable[..., None]) -> Callable[..., None]:
-    """Make the C function of the same name call it; `status` says how it ended."""
+    """Export as the C function of the same name, which sets `status`."""
 
     def run(*arguments: Any) -> None:  # noqa: ANN401 (C's values)
         *inputs, status = arguments
@@ -26,10 +26,10 @@ def _exported(function: Callable[..., None]) -> Callable[..., None]:
             function(*inputs)
             status[0] = 0
         except TheFlashError as error:
-            status[0] = _told(error, exit_status(error))
+            status[0] = _failed(error, exit_status(error))
         except Exception as error:  # noqa: BLE001 (C cannot be raised into)
-            told = InternalError(f"{type(error).__name__}: {error}")
-            status[0] = _told(told, OTHER_FAILURE)
+            bug = InternalError(f"{type(error).__name__}: {error}")
+            status[0] = _failed(bug, OTHER_FAILURE)
 
     exported: Callable[..., None] = ffi.def_extern(name=function.__name__)(run)
     return exported
@@ -44,8 +44,8 @@ def py_open(where: Any, options: Any, store: Any) -> None:  # noqa: ANN401
 @_exported
 def py_call(store: int, method: Any, request: Any, timeout_ms: int, answer: Any) -> None:  # noqa: ANN401
     """See `theflash_call`."""
-    told = _STORES.call(store, _text(method, "method"), _text(request, "request", ""), timeout_ms)
-    answer[0] = _copied(told)
+    text = _STORES.call(store, _text(method, "method"), _text(request, "request", ""), timeout_ms)
+    answer[0] = _copied(text)
 
 
 @_exported
@@ -79,8 +79,8 @@ def py_write(
     with ExitStack() as undo:
         for stream in streams:
             undo.enter_context(stream)
-        told = _STORES.write(store, _text(request, "request"), streams, timeout_ms)
-    written[0] = _copied(told)
+        text = _STORES.write(store, _text(request, "request"), streams, timeout_ms)
+    written[0] = _copied(text)
 
 
 @_exported
@@ -90,7 +90,7 @@ def py_close(store: int) -> None:
 
 
 def _text(pointer: Any, name: str, default: str | None = None) -> str:  # noqa: ANN401
-    """A C string's text; of NULL, the default."""
+    """Return a C string's text, or the default for NULL."""
     if pointer == ffi.NULL:
         if default is None:
             raise OptionError(name, "is NULL")
@@ -101,15 +101,15 @@ def _text(pointer: Any, name: str, default: str | None = None) -> str:  # noqa: 
         raise OptionError(name, "is not UTF-8") from None
 
 
-def _copied(told: str) -> Any:  # noqa: ANN401 (C's)
-    """A text that C is to free."""
-    copied = lib.theflash_copy(told.encode())
+def _copied(text: str) -> Any:  # noqa: ANN401 (C's)
+    """Copy a text to memory that the C caller frees."""
+    copied = lib.theflash_copy(text.encode())
     if copied == ffi.NULL:
         raise MemoryError
     return copied
 
 
-def _told(error: TheFlashError, status: int) -> int:
-    """Keep what went wrong for `theflash_last_error` in this thread."""
+def _failed(error: TheFlashError, status: int) -> int:
+    """Store the error for `theflash_last_error` in this thread."""
     lib.theflash_fail(f"{type(error).__name__}: {error}".encode())
     return status

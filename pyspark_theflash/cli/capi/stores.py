@@ -1,7 +1,6 @@
-"""What the C functions do, on Python's side: texts in, texts and Arrow streams out.
+"""Python side of the C functions: text in, text and Arrow streams out.
 
-A store that is open is a number, so that one which is closed, or never was, is told and not
-followed to wherever it points.
+Open stores are numbers, so that a closed or invalid one is an error and not a dangling pointer.
 """
 
 import base64
@@ -29,7 +28,7 @@ _PLAN: Final = METHODS["PlanScan"]
 
 
 class OpenStores:
-    """The stores that are open, by number. Used by many threads."""
+    """Open stores by number. Thread-safe."""
 
     def __init__(self) -> None:
         self._mutex = threading.Lock()
@@ -40,13 +39,13 @@ class OpenStores:
         """Open a store; see `theflash_open`.
 
         Raises:
-            OptionError: the address or the options do not fit.
-            StoreNotFoundError: there is no store in the folder.
+            OptionError: The address or the options are invalid.
+            StoreNotFoundError: There is no store in the folder.
         """
         given = _options(options)
         ca, cert, key = (_path(given, name) for name in _OPTIONS[1:])
         if ca is None and (cert is not None or key is not None):
-            raise OptionError("tls_ca", "is wanted with tls_cert and tls_key")
+            raise OptionError("tls_ca", "is needed with tls_cert and tls_key")
         file = _path(given, "token_file")
         opened = connect(
             where,
@@ -59,22 +58,22 @@ class OpenStores:
         return number
 
     def call(self, number: int, name: str, request: str, timeout_ms: int) -> str:
-        """Make a call; its answer.
+        """Make a call; return its answer.
 
         Raises:
-            UnknownMethodError, CodecError: the call or its request is none.
-            OptionError: it answers with rows.
-            TheFlashError: what the call fails with.
+            UnknownMethodError, CodecError: The method or its request is invalid.
+            OptionError: The method returns rows.
+            TheFlashError: The call fails.
         """
         called = method(name)
         if called is SCAN:
-            raise OptionError("method", "Scan answers with rows: theflash_scan has them")
-        asked: Any = decode(called.request, (request or "{}").encode(), as_json=True)
-        answer = self._store(number).call(called, asked, timeout_ms)
+            raise OptionError("method", "Scan returns rows: use theflash_scan")
+        decoded: Any = decode(called.request, (request or "{}").encode(), as_json=True)
+        answer = self._store(number).call(called, decoded, timeout_ms)
         return encode(answer, as_json=True).decode()
 
     def scan(self, number: int, ticket: str, *, dictionaries: bool) -> pa.RecordBatchReader:
-        """The rows of a split. Raises what `TheFlash.scan` does."""
+        """Return the rows of a split. Raises like `TheFlash.scan`."""
         try:
             sealed = base64.b64decode(ticket, validate=True)
         except (binascii.Error, ValueError) as error:
@@ -83,13 +82,13 @@ class OpenStores:
         return _stream(rows.schema, _closing(rows))
 
     def read(self, number: int, request: str) -> pa.RecordBatchReader:
-        """All rows of a scan. Raises what `TheFlash.plan` does."""
+        """Return all rows of a scan. Raises like `TheFlash.plan`."""
         store = self._store(number)
-        asked = decode(message.PlanRequest, (request or "{}").encode(), as_json=True)
-        plan: message.Plan = store.call(_PLAN, asked, LONG_MS)
+        decoded = decode(message.PlanRequest, (request or "{}").encode(), as_json=True)
+        plan: message.Plan = store.call(_PLAN, decoded, LONG_MS)
         schema = pa.ipc.read_schema(pa.py_buffer(plan.arrow_schema))
-        is_ours = not asked.moment.handle
-        return _stream(schema, _released(store, plan, is_ours=is_ours))
+        owns_snapshot = not decoded.moment.handle
+        return _stream(schema, _released(store, plan, owns_snapshot=owns_snapshot))
 
     def write(
         self,
@@ -98,19 +97,19 @@ class OpenStores:
         streams: Sequence[pa.RecordBatchReader],
         timeout_ms: int,
     ) -> str:
-        """Write what the streams hand out; see `theflash_write`. Raises what `TheFlash.write` does.
+        """Write the rows of the streams; see `theflash_write`. Raises like `TheFlash.write`.
 
         Raises:
-            CodecError: the request is none, or a stream fails.
-            OptionError: they are more rows than one write may have.
+            CodecError: The request is invalid, or a stream fails.
+            OptionError: There are more rows than one write may have.
         """
         store = self._store(number)
-        asked = decode(message.WriteRequest, request.encode(), as_json=True)
-        written = store.write(asked, _tables(streams), timeout_ms=timeout_ms)
+        decoded = decode(message.WriteRequest, request.encode(), as_json=True)
+        written = store.write(decoded, _tables(streams), timeout_ms=timeout_ms)
         return encode(written, as_json=True).decode()
 
     def close(self, number: int) -> None:
-        """Close a store. Raises `OptionError`: it is not open."""
+        """Close a store. Raises `OptionError`: It is not open."""
         store = self._store(number)
         with self._mutex:
             self._open.pop(number, None)
@@ -118,10 +117,10 @@ class OpenStores:
 
     def _store(self, number: int) -> TheFlash:
         with self._mutex:
-            found = self._open.get(number)
-        if found is None:
+            store = self._open.get(number)
+        if store is None:
             raise OptionError("store", f"{number} is not open")
-        return found
+        return store
 
 
 def _stream(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> pa.RecordBatchReader:
@@ -129,7 +128,7 @@ def _stream(schema: pa.Schema, batches: Iterator[pa.RecordBatch]) -> pa.RecordBa
 
 
 def _failing_in_words(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Whoever reads a C stream gets the text of an error only."""
+    """Convert errors to OSError with the name, because C streams pass on only the text."""
     try:
         yield from batches
     except TheFlashError as error:
@@ -141,17 +140,19 @@ def _closing(rows: Any) -> Iterator[pa.RecordBatch]:  # noqa: ANN401 (Rows)
         yield from rows
 
 
-def _released(store: TheFlash, plan: message.Plan, *, is_ours: bool) -> Iterator[pa.RecordBatch]:
-    """The rows; gives back the snapshot that was taken for them."""
+def _released(
+    store: TheFlash, plan: message.Plan, *, owns_snapshot: bool
+) -> Iterator[pa.RecordBatch]:
+    """Yield the rows, then release the snapshot if it was created for them."""
     try:
         yield from store.read(plan)
     finally:
-        if is_ours:
+        if owns_snapshot:
             store.release(plan.snapshot)
 
 
 def _tables(streams: Sequence[pa.RecordBatchReader]) -> list[pa.Table]:
-    """All that the streams hand out, as long as it is not too much."""
+    """Read the streams to tables, up to the size limit of a write."""
     tables, size_bytes = [], 0
     for stream in streams:
         batches: list[pa.RecordBatch] = []
@@ -161,7 +162,7 @@ def _tables(streams: Sequence[pa.RecordBatchReader]) -> list[pa.Table]:
                 check_size(size_bytes)
                 batches.append(batch)
         except (pa.ArrowException, OSError) as error:
-            # What it says is the caller's own, and may have rows in it.
+            # Not included: the caller's message, which may contain values of rows.
             raise CodecError("rows to write", f"a stream fails ({type(error).__name__})") from error
         tables.append(pa.Table.from_batches(batches, schema=stream.schema))
     return tables
@@ -171,12 +172,12 @@ def _options(text: str) -> dict[str, str]:
     try:
         given = load(text or "{}")
     except (ValueError, RecursionError):
-        raise OptionError("options", "are no JSON") from None
+        raise OptionError("options", "are not JSON") from None
     if not isinstance(given, dict) or not all(isinstance(v, str) for v in given.values()):
-        raise OptionError("options", "are no JSON object of texts")
+        raise OptionError("options", "are not a JSON object of strings")
     for name in given:
         if name not in _OPTIONS:
-            raise OptionError(name[:80], f"is none of {', '.join(_OPTIONS)}")
+            raise OptionError(name[:80], f"is not one of {', '.join(_OPTIONS)}")
     return given
 
 

@@ -1,4 +1,4 @@
-"""Parsing command lines: argparse, with errors in this project's form."""
+"""Command line parsing: argparse with this project's errors."""
 
 import argparse
 import math
@@ -15,14 +15,14 @@ MAX_MEBIBYTES: Final = 1 << 20
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Raises `UsageError` where argparse would print and exit."""
+    """Raises `UsageError` instead of printing and exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise UsageError(f"{message}; see {self.prog} --help")
 
 
 def timestamp(text: str) -> TimeStamp:
-    """A timestamp argument: a TSO, or a time with its zone."""
+    """Parse a timestamp argument: a TSO, or a time with its zone."""
     try:
         return parse_timestamp(text)
     except ValueError as error:
@@ -30,14 +30,14 @@ def timestamp(text: str) -> TimeStamp:
 
 
 def cluster_id(text: str) -> int:
-    """The number by which PD knows a cluster."""
+    """Parse PD's id of a cluster."""
     if not (text.isascii() and text.isdigit() and int(text) < 1 << 64):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number below 2**64")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an integer below 2**64")
     return int(text)
 
 
 def seconds(text: str) -> int:
-    """A duration argument, in seconds with or without decimals; as milliseconds."""
+    """Parse a duration in seconds, with or without decimals, to milliseconds."""
     try:
         number = float(text)
     except ValueError:
@@ -48,19 +48,19 @@ def seconds(text: str) -> int:
 
 
 def mebibytes(text: str) -> int:
-    """A size argument, in MiB; as bytes."""
+    """Parse a size in MiB to bytes."""
     if not (text.isascii() and text.isdigit() and 0 < int(text) <= MAX_MEBIBYTES):
         raise argparse.ArgumentTypeError(f"{text!r} is not a number of MiB")
     return int(text) << 20
 
 
 def add_store(parser: argparse.ArgumentParser) -> None:
-    """The argument that nearly every command begins with."""
+    """Add the store's folder."""
     parser.add_argument("store", type=Path, metavar="STORE", help="the store's folder")
 
 
 def add_at(parser: argparse.ArgumentParser) -> None:
-    """The option of every command that reads rows."""
+    """Add `--at`."""
     parser.add_argument(
         "--at",
         type=timestamp,
@@ -71,29 +71,29 @@ def add_at(parser: argparse.ArgumentParser) -> None:
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:
-    """The option of every command that lists something."""
+    """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")
 
 
 def tls_files(arguments: argparse.Namespace, prefix: str = "") -> TlsFiles | None:
-    """What `--ca`, `--cert` and `--key` name, or options with a prefix; None without `--ca`.
+    """Return the files of `--ca`, `--cert` and `--key` with a prefix; None without `--ca`.
 
     Raises:
-        UsageError: there is a certificate or a key, and nobody to trust.
+        UsageError: A certificate or key is given without a CA.
     """
     ca, cert, key = (getattr(arguments, f"{prefix}{name}") for name in ("ca", "cert", "key"))
     if ca is not None:
         return TlsFiles(ca, cert, key)
     if cert is not None or key is not None:
         option = f"--{prefix.replace('_', '-')}"
-        raise UsageError(f"{option}cert and {option}key need {option}ca, whom to trust")
+        raise UsageError(f"{option}cert and {option}key need {option}ca")
     return None
 
 
-def split_scheme(option: str, value: str, known: tuple[str, ...]) -> tuple[str, str]:
-    """`file:PATH` -> ("file", "PATH")."""
+def split_scheme(option: str, value: str, schemes: tuple[str, ...]) -> tuple[str, str]:
+    """Split `file:PATH` into ("file", "PATH")."""
     scheme, colon, rest = value.partition(":")
-    if not colon or scheme not in known or not rest:
-        forms = ", ".join(f"{name}:..." for name in known)
+    if not colon or scheme not in schemes or not rest:
+        forms = ", ".join(f"{name}:..." for name in schemes)
         raise OptionError(option, f"{value!r} is not of the form {forms}")
     return scheme, rest

@@ -1,7 +1,7 @@
-"""The token that a command shows a server.
+"""Token that a command sends to a server.
 
-It is in a file that nobody else can read, or in the environment as THEFLASH_TOKEN: on the command
-line every process of the machine would see it.
+It is in a file or in the environment variable THEFLASH_TOKEN, because all processes of the machine
+can read command lines.
 """
 
 import argparse
@@ -16,7 +16,7 @@ TOKEN_VARIABLE: Final = "THEFLASH_TOKEN"  # noqa: S105 (its name, not a token)
 
 
 def add_token(parser: argparse._ActionsContainer) -> None:
-    """The option of every command that may call a server."""
+    """Add `--token-file`."""
     parser.add_argument(
         "--token-file",
         type=Path,
@@ -26,11 +26,11 @@ def add_token(parser: argparse._ActionsContainer) -> None:
 
 
 def server_token(file: Path | None) -> "AccessToken | None":
-    """The token in a file, or else in the environment; None if there is none."""
-    # Brings in the API, which the writer of a folder does not call.
+    """Return the token in a file, or else in the environment; None if there is none."""
+    # Imported here because the writer of a folder does not need it.
     from pyspark_theflash.service.api.token import AccessToken
 
     if file is not None:
         return AccessToken.from_file(file)
-    said = os.environ.get(TOKEN_VARIABLE)
-    return None if said is None else AccessToken(said)
+    token = os.environ.get(TOKEN_VARIABLE)
+    return None if token is None else AccessToken(token)

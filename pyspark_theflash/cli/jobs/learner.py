@@ -1,13 +1,13 @@
-"""A store that TiKV feeds, in one process: what is behind `theflash learn`.
+"""Process of `theflash learn`: a store that TiKV feeds.
 
-    TiKV ── enginepb ──► EngineServer ─► Learner ─── flushes ──► engine, in a thread of its own
-                                            │                      ▲ commands, compaction
-    readers ── API ──► Service ─► Replica ──┴── files ─────────────┘
-                                     │
-    PD, TiKV ◄── timestamps, regions, read indexes, locks ── safe point, heartbeats
+    TiKV -- enginepb --> EngineServer -> Learner --- flushes --> engine, in its own thread
+                                            |                      ^ commands, compaction
+    readers -- API --> Service -> Replica --+-- files -------------+
+                                     |
+    PD, TiKV <-- timestamps, regions, read indexes, locks -- safe point, heartbeats
 
-What it has acknowledged to TiKV is durable; the rest TiKV sends again. So it may be killed at any
-time, and started again goes on from there. `close` writes out what is applied.
+Data that is acknowledged to TiKV is durable; TiKV sends the rest again. The process can therefore
+be killed at any time, and continues after a restart. `close` writes applied rows to files.
 """
 
 import logging
@@ -76,15 +76,19 @@ _PASSING: Final = (
     RegionGapError,
     ServiceUnavailableError,
 )
-"""What is waited out: everything stays as it is, and is tried again."""
+"""Transient errors, after which the step is retried without a change of state."""
 
 
 @dataclass(frozen=True, slots=True)
 class LearnerSettings:
-    """How a store is fed and read. `schema` is as `--schema` has it; None: TiKV itself is asked.
+    """Settings of a learner process.
 
-    `listen`: where TiKV sends to. `advertise`: under which HOST:PORT PD is to know this store; None
-    if it is not to. `network` is for PD, TiKV and who sends, `allowed_names` for the latter.
+    Attributes:
+        listen: address for TiKV's learners.
+        network: access to PD, TiKV and its learners.
+        schema: as in `--schema`; None: read from TiKV.
+        advertise: HOST:PORT under which to register with PD; None: do not register.
+        allowed_names: allowed common names of learners' certificates.
     """
 
     listen: str
@@ -99,7 +103,10 @@ class LearnerSettings:
 
 
 class LearnerProcess:
-    """See the module. `start` begins to take commands; `poll` is to be called often."""
+    """Learner, engine and service of a store; see the module docstring.
+
+    Call `start` to accept commands, and then `poll` often.
+    """
 
     service: Service
     server: EngineServer
@@ -113,13 +120,13 @@ class LearnerProcess:
         clock: Clock,
         wait_ms: int = 0,
     ) -> None:
-        """Open the store, in which nothing else may write, once it is free.
+        """Open the store for exclusive writing, once it is free.
 
         Raises:
-            StoreInUseError, LatchHeldError: it is not, for `wait_ms`.
-            OptionError: it is fed by something else, or an address cannot be used.
-            ClusterMismatchError: another cluster has fed it so far.
-            PDUnavailableError, PDRefusedError: as PD says.
+            StoreInUseError, LatchHeldError: It is not free within `wait_ms`.
+            OptionError: Another kind of feed has written it, or an address cannot be used.
+            ClusterMismatchError: Another cluster has written it.
+            PDUnavailableError, PDRefusedError: PD cannot be reached, or rejects a request.
         """
         self._path, self._settings, self._fs, self._clock = path, settings, fs, clock
         self._running: Future[None] | None = None
@@ -130,19 +137,19 @@ class LearnerProcess:
             self._undo = undo.pop_all()
 
     def start(self) -> None:
-        """Take commands, and keep what is promised to PD."""
+        """Accept commands, and start heartbeats and the safe point at PD."""
         self._upkeep.start()
         self.server.start()
 
     @property
     def is_stopping(self) -> bool:
-        """Whether somebody has asked it to end."""
+        """Whether the process has been requested to stop."""
         return self._maintenance.is_stopping
 
     def poll(self) -> None:
-        """Do what others have asked for, and compact what was published.
+        """Execute requested commands, and compact published rows.
 
-        Raises what keeps it from taking anything more; opened anew, it may go on.
+        Raises an error if it cannot accept more data; opening the store again may help.
         """
         if self._learner.failure is not None:
             raise InternalError(f"commands cannot be applied any more: {self._learner.failure}")
@@ -158,10 +165,10 @@ class LearnerProcess:
         try:
             step()
         except _PASSING as error:
-            _log.warning("tried again: %s", error)
+            _log.warning("will retry: %s", error)
 
     def close(self) -> None:
-        """Take nothing more, write out what is applied, and let go of the store."""
+        """Stop accepting data, write applied rows to files, and close the store."""
         self._undo.close()
 
     def _work(self, engine: Engine) -> None:
@@ -171,7 +178,7 @@ class LearnerProcess:
     # -- opening
 
     def _open_engine(self, undo: ExitStack, wait_ms: int) -> View:
-        """Become the store's writer; what it has."""
+        """Become the store's writer; return the current view."""
         path, fs, clock = self._path, self._fs, self._clock
         latch = undo.enter_context(closing(WriterLatch(path, fs, clock)))
         self._worker = OwnThread(
@@ -184,7 +191,7 @@ class LearnerProcess:
         view = self._worker.run(lambda engine: engine.read(kinds)).result()
         claim(view, Feed.STREAM)
         if Progress.of(view) is not None and RaftFedMarker.of(view) is None:
-            reason = "is fed by a binlog, and TiKV cannot go on from there: theflash init another"
+            reason = "is fed by a binlog; TiKV needs another store, created with theflash init"
             raise OptionError("store", reason)
         return view
 
@@ -196,7 +203,7 @@ class LearnerProcess:
         )
 
     def _learned(self, view: View) -> RaftFedMarker:
-        """The store's mark as it is to be, with the cluster that is there."""
+        """Return the store's marker for the connected cluster."""
         cluster_id = self._pd.cluster_id()
         before = RaftFedMarker.of(view)
         if before is not None and before.cluster_id != cluster_id:
@@ -240,7 +247,7 @@ class LearnerProcess:
         undo.callback(self.server.stop)
 
     def _mark(self, engine: Engine, view: View, learned: RaftFedMarker) -> None:
-        """Make the store one that TiKV feeds; it can be read from where its schema begins."""
+        """Mark the store as fed by TiKV; it is readable from the start of its schema."""
         puts = [*claim(view, Feed.STREAM), learned.to_record()]
         if Progress.of(view) is None:
             history = self._schema.history
@@ -292,16 +299,16 @@ class LearnerProcess:
         try:
             self._learner.close()
         except _PASSING as error:
-            _log.warning("not written out, TiKV will send it again: %s", error)
+            _log.warning("applied rows were not written; TiKV will send them again: %s", error)
 
 
 def columns_of(tables: PhysicalTables) -> ColumnsOf:
-    """All columns that rows of a physical table have ever had, by these tables."""
+    """Return all columns that rows of a physical table have ever had."""
     return StoredColumns(tables.history).of
 
 
 class _Upkeep:
-    """What follows the read latches: memory that is kept for scans, and the safe point at PD."""
+    """Tasks that follow the read latches: memory of scans and the safe point at PD."""
 
     def __init__(
         self,
@@ -334,7 +341,7 @@ class _Upkeep:
         try:
             step()
         except TheFlashError as error:
-            _log.warning("tried again: %s", error)
+            _log.warning("will retry: %s", error)
 
     def _living(self) -> set[str]:
         return {latch.id for latch in self._leases.living()}

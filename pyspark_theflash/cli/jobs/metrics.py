@@ -1,7 +1,6 @@
-"""Figures of a running writer for Prometheus, on request: `--metrics 127.0.0.1:PORT`.
+"""Prometheus metrics of a running writer: `--metrics 127.0.0.1:PORT`.
 
-Text exposition format 0.0.4 over HTTP, on a loopback address only: there is nothing secret in the
-figures, but nothing that others need either.
+Text exposition format 0.0.4 over HTTP, on loopback addresses only.
 """
 
 import ipaddress
@@ -18,7 +17,7 @@ Figures = Mapping[str, float]
 
 
 def exposition(figures: Figures) -> str:
-    """Figures by name as Prometheus reads them; names that end in `_total` are counters."""
+    """Format figures in Prometheus's text format; names that end in `_total` are counters."""
     lines = []
     for name, value in sorted(figures.items()):
         kind = "counter" if name.endswith("_total") else "gauge"
@@ -27,25 +26,25 @@ def exposition(figures: Figures) -> str:
 
 
 class MetricsServer:
-    """Answers `GET /metrics` until it is closed. `figures` is called from other threads."""
+    """Serves `GET /metrics` until it is closed. `figures` is called in other threads."""
 
     def __init__(self, address: str, figures: Callable[[], Figures]) -> None:
-        """Raises `OptionError` for an address that is none, or not this machine's own."""
+        """Start listening. Raises `OptionError`: The address is not a loopback address."""
 
         class Handler(BaseHTTPRequestHandler):
             timeout = 5
 
             def do_GET(self) -> None:
-                found = self.path == "/metrics"
-                body = exposition(figures()).encode() if found else b"see /metrics\n"
-                self.send_response(200 if found else 404)
+                is_metrics = self.path == "/metrics"
+                body = exposition(figures()).encode() if is_metrics else b"see /metrics\n"
+                self.send_response(200 if is_metrics else 404)
                 self.send_header("Content-Type", _TYPE)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)
 
             def log_message(self, format: str, *args: object) -> None:
-                """Nothing: requests are not news."""
+                """Do not log requests."""
 
         host, port = _loopback(address)
         try:
@@ -58,7 +57,7 @@ class MetricsServer:
 
     @property
     def port(self) -> int:
-        """Where it listens; useful if it was asked for port 0."""
+        """Listening port, for a requested port of 0."""
         return int(self._server.server_address[1])
 
     def close(self) -> None:
@@ -71,10 +70,10 @@ class MetricsServer:
 def _loopback(address: str) -> tuple[str, int]:
     host, _, port = address.rpartition(":")
     try:
-        is_ours = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+        is_loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
         number = int(port)
     except ValueError:
         raise OptionError("metrics", f"{address!r} is not of the form 127.0.0.1:PORT") from None
-    if not is_ours or not 0 <= number < 1 << 16:
+    if not is_loopback or not 0 <= number < 1 << 16:
         raise OptionError("metrics", f"{address!r} is not a loopback address and port")
     return host.strip("[]"), number

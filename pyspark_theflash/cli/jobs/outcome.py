@@ -1,11 +1,11 @@
-"""How a command ends: its exit status, and one line on stderr when it fails.
+"""Exit statuses of commands, and error output: one line on stderr.
 
 Statuses, the same for every command:
 
-    0  done            4  timestamp not readable (now)
-    1  fsck: damage    5  the store is held by another
+    0  success         4  timestamp not readable (now)
+    1  fsck: damage    5  another process holds the store
     2  usage           6  corruption
-    3  no such store,  7  anything else
+    3  no such store,  7  any other error
        table or latch
 """
 
@@ -67,33 +67,33 @@ _log = logging.getLogger(__name__)
 
 
 def exit_status(error: TheFlashError) -> int:
-    """The exit status that stands for an error."""
+    """Return the exit status of an error."""
     kind = getattr(errors, error.first) if isinstance(error, UpkeepError) else type(error)
     return next((status for kinds, status in _STATUS if issubclass(kind, kinds)), OTHER_FAILURE)
 
 
 def run_command(command: Callable[[], int]) -> int:
-    """Run a command to its exit status; errors become one line on stderr, never a traceback."""
+    """Run a command; errors become one line on stderr and an exit status, without a traceback."""
     try:
         status = command()
-        # Here, where a reader that has left is no error, and not at Python's end.
+        # Flush here, where a closed pipe is handled, rather than at interpreter exit.
         sys.stdout.flush()
         return status
     except TheFlashError as error:
         print_error(type(error).__name__, str(error))
         return exit_status(error)
     except BrokenPipeError:
-        # Whoever read our output has seen enough; keep Python from complaining at its last flush.
+        # The reader has closed the pipe. Without this, Python's flush at exit would fail.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
         return INTERRUPTED
-    except Exception as error:  # noqa: BLE001 (the last resort: a bug of ours, told like any other failure)
+    except Exception as error:  # noqa: BLE001 (bugs are reported like other errors)
         _log.debug("unexpected", exc_info=True)
         print_error(InternalError.__name__, f"{type(error).__name__}: {error}")
         return OTHER_FAILURE
 
 
 def print_error(name: str, text: str) -> None:
-    """`theflash: ErrorName: text`, on one line."""
+    """Print `theflash: ErrorName: text` as one line."""
     print(f"theflash: {name}: {' '.join(text.split())}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The store that a writer writes: in a folder, or behind a server."""
+"""Store of a writer: in a folder, or behind a server."""
 
 import argparse
 from collections.abc import Callable
@@ -32,11 +32,14 @@ _RETRY_MS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class WriterStore:
-    """A store that is open for its writer.
+    """Store that is open for its writer.
 
-    `open_again` is called before another writer goes on after an error; `upkeep` makes what is done
-    between polls, of what the writer has in memory and of who asks PD for its safe point. `folder`
-    takes what waits, and `spool` what TiDB sends.
+    Attributes:
+        open_again: called before another writer continues after an error.
+        upkeep: creates the upkeep from the writer's state and a function that asks PD for its safe
+            point.
+        folder: folder for spilled transactions.
+        spool: folder for binlog that TiDB sends.
     """
 
     engine: WriterEngine
@@ -49,13 +52,13 @@ class WriterStore:
 def open_place(
     arguments: argparse.Namespace, fs: FileSystem, clock: Clock, undo: ExitStack
 ) -> WriterStore:
-    """Open the store that the command line names, until `undo` is.
+    """Open the store that the command line names, until `undo` is closed.
 
     Raises:
-        UsageError: options that do not fit it.
-        StoreInUseError, LatchHeldError: somebody else writes it, also after `--wait`.
-        StoreNotFoundError, RaftFedError: there is none that a stream could feed.
-        ServiceUnavailableError, AuthenticationError, RoleError: the server does not let us.
+        UsageError: Options do not fit the store.
+        StoreInUseError, LatchHeldError: Another writer has the store, also after `--wait`.
+        StoreNotFoundError, RaftFedError: There is no store that a stream can feed.
+        ServiceUnavailableError, AuthenticationError, RoleError: The server denies access.
     """
     if is_address(arguments.store):
         return _served(arguments, clock, undo)
@@ -87,7 +90,7 @@ def _in_folder(
 
 
 def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> WriterStore:
-    # Brings in what calls a server, which the writer of a folder does not.
+    # Imported here because the writer of a folder does not need them.
     from pyspark_theflash.cli.jobs.upkeep import RemoteUpkeep
     from pyspark_theflash.service.client.remote_engine import RemoteEngine
     from pyspark_theflash.service.client.theflash import transport_to

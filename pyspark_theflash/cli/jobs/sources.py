@@ -1,13 +1,13 @@
-"""What a writer follows: its source and its schema, opened as the command line names them.
+"""Sources and schemas of a writer, as the command line names them.
 
---source   file:PATH                 one binlog file or a folder of them
-pump:HOST:PORT            a pump's stream is pulled
-pump-server:unix:PATH     TiDB writes to us; what it sends is kept in STORE/spool, or in
-pump-server:HOST:PORT     the folder of --spool, until it is applied
-gone:SOURCE               one of several that were followed, which has come to its end
+--source   file:PATH                 a binlog file or a folder of them
+           pump:HOST:PORT            a pump, whose stream is pulled
+           pump-server:unix:PATH     TiDB sends to this process, which keeps the binlog in
+           pump-server:HOST:PORT     STORE/spool or the folder of --spool until it is applied
+           gone:SOURCE               one of several former sources, which has ended
 --schema   file:PATH                 a schema file
-tidb:http://HOST:PORT     a TiDB's status address
-tikv:HOST:PORT[,...]      PD's addresses: TiKV itself is read
+           tidb:http://HOST:PORT     a TiDB's status address
+           tikv:HOST:PORT[,...]      PD's addresses; the schema is read from TiKV
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -46,7 +46,7 @@ _RETRY_MS: Final = 200
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """How other services are reached. `advertise`: the HOST:PORT under which TiDB reaches us."""
+    """Access to other services. `advertise` is the HOST:PORT of this process for TiDB."""
 
     pd_addresses: tuple[str, ...] = ()
     tls: TlsFiles | None = None
@@ -58,14 +58,14 @@ class Input(Protocol):
     """A source over many polls."""
 
     def source(self) -> EntitySource:
-        """What to poll next."""
+        """Return the source of the next poll."""
 
     def applied(self, position: str | None) -> None:
-        """Everything up to `position` is in the store, durably."""
+        """Report that everything up to `position` is in the store, durably."""
 
 
 class FileInput:
-    """Files, looked for anew at each poll."""
+    """Files, listed again at each poll."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -74,11 +74,11 @@ class FileInput:
         return FileSource(self._path)
 
     def applied(self, position: str | None) -> None:
-        """They are not ours."""
+        """Do nothing: the files belong to the user."""
 
 
 class StreamInput:
-    """A source that is there all the time; `check` raises if it is not all there is."""
+    """Source with one connection; `check` raises if other pumps exist."""
 
     def __init__(self, source: EntitySource, check: Callable[[], None]) -> None:
         self._source, self._check = source, check
@@ -88,11 +88,11 @@ class StreamInput:
         return self._source
 
     def applied(self, position: str | None) -> None:
-        """A pump keeps its files as long as it was told to."""
+        """Do nothing: a pump keeps its files for a configured time."""
 
 
 class MergedInput:
-    """Several inputs by name, as one; `check` is for `MergedSource`."""
+    """Several inputs by name, merged; `check` is for `MergedSource`."""
 
     def __init__(self, inputs: Mapping[str, Input], check: Callable[[], None]) -> None:
         self._inputs, self._check = inputs, check
@@ -102,11 +102,11 @@ class MergedInput:
         return MergedSource(parts, self._check)
 
     def applied(self, position: str | None) -> None:
-        """None of them drops what is applied."""
+        """Do nothing: none of the inputs drops what is applied."""
 
 
 class SpoolInput:
-    """What TiDB has written to our pump; `check` raises if that can no longer be complete."""
+    """Binlog that TiDB has sent to this process; `check` raises if it may be incomplete."""
 
     def __init__(self, spool: Spool, check: Callable[[], None]) -> None:
         self._spool, self._check = spool, check
@@ -121,9 +121,10 @@ class SpoolInput:
 
 
 class LiveSchema:
-    """A live cluster as a source of the history, which begins at `start_ts`.
+    """Schema history of a live cluster from `start_ts` on.
 
-    A TiDB may be waiting for the pump that we are before it answers, so at first it is given time.
+    The first read waits up to `SCHEMA_WAIT_MS`, because a starting TiDB may wait for this pump
+    before it answers.
     """
 
     def __init__(
@@ -152,7 +153,7 @@ class LiveSchema:
 
 
 class AskedSchema(FileSchema):
-    """A schema file beside a cluster that can be asked about transactions."""
+    """Schema file, and a cluster to look up transactions in."""
 
     def __init__(self, path: Path, source: TidbSchemaSource) -> None:
         super().__init__(path)
@@ -163,18 +164,18 @@ class AskedSchema(FileSchema):
 
 
 class Opener:
-    """Opens sources and schemas; `undo` closes what they hold."""
+    """Opens sources and schemas; `undo` closes their connections."""
 
     def __init__(self, network: Network, fs: FileSystem, clock: Clock, undo: ExitStack) -> None:
         self._network, self._fs, self._clock, self._undo = network, fs, clock, undo
         self._pd_client: PDClient | None = None
 
     def source(self, text: str, spool: Path | None, share: int = 1) -> Input:
-        """The input that `--source` names; it takes the `share`th part of a poll's time.
+        """Open a `--source`, which gets the `share`th part of a poll's time.
 
         Raises:
-            OptionError: it names none, or one that is not there.
-            MissingExtraError: it needs grpcio.
+            OptionError: The text is not a source, or the source does not exist.
+            MissingExtraError: It needs grpcio.
         """
         scheme, rest = split_scheme("source", text, ("file", "pump", "pump-server"))
         if scheme == "file":
@@ -184,31 +185,35 @@ class Opener:
     def sources(
         self, texts: Sequence[str], position: str | None, spool: Path | None
     ) -> tuple[Input, Sequence[str]]:
-        """The input that one or several `--source` name, and the names of its streams.
+        """Open one or several `--source`; return the input and the names of its streams.
 
-        `position`: where the store is in what it has followed. `spool`: the folder for what TiDB
-        sends to a pump-server.
+        Args:
+            texts: the options.
+            position: the store's position in its former sources.
+            spool: the folder for binlog that TiDB sends to a pump-server.
 
         Raises:
-            OptionError: a source is named twice, or one that was followed before is not named.
+            OptionError: A source is named twice, or a former one is not named.
             MissingExtraError: grpcio is needed.
         """
         gone = {text.removeprefix(GONE) for text in texts if text.startswith(GONE)}
         names = [text for text in texts if not text.startswith(GONE)]
         if not names or len(set(names)) < len(names):
-            raise OptionError("source", "is missing, or given twice with the same text")
+            raise OptionError("source", "is missing, or given twice")
         check_named(position, names, gone)
         if len(names) == 1 and not is_merged(position):
             return self.source(names[0], spool), names
         for name in names:
             if name.startswith("pump-server:"):
-                raise OptionError("source", "a pump-server must get all transactions: it is alone")
+                raise OptionError(
+                    "source", "a pump-server gets all transactions, so it must be the only source"
+                )
         inputs = {name: self.source(name, spool, len(names)) for name in names}
         pumps = [name.removeprefix("pump:") for name in names if name.startswith("pump:")]
         return MergedInput(inputs, self._others_check(pumps)), names
 
     def schema(self, text: str, start_ts: TimeStamp | None) -> SchemaSource:
-        """The source of the schema history that `--schema` names."""
+        """Open the source of the schema history that `--schema` names."""
         scheme, rest = split_scheme("schema", text, ("file", "tidb", "tikv"))
         if scheme == "file":
             addresses = self._network.pd_addresses
@@ -235,7 +240,7 @@ class Opener:
         return pd, TidbSchemaSource(TiKVMeta(client), self._clock)
 
     def _others_check(self, pumps: Sequence[str]) -> Callable[[], None]:
-        """Raises `OtherPumpError` where PD is known and has other pumps."""
+        """Return a check that raises `OtherPumpError` if PD is known and has other pumps."""
         if not pumps or not self._network.pd_addresses:
             return lambda: None
         from pyspark_theflash.replication.source.registry import check_followed
@@ -262,7 +267,7 @@ class Opener:
         from pyspark_theflash.replication.pump.server import PumpServer
 
         if folder is None:
-            reason = "is needed for what TiDB sends: a folder on this machine"
+            reason = "is missing; it names a folder on this machine for the binlog that TiDB sends"
             raise OptionError("spool", reason)
         spool = Spool(folder, self._fs)
         self._undo.callback(spool.close)
@@ -278,7 +283,7 @@ class Opener:
         return SpoolInput(spool, self._node(server, spool))
 
     def _node(self, server: "PumpServer", spool: Spool) -> Callable[[], None]:
-        """Keep time with PD, and register there unless TiDB is told of a socket."""
+        """Synchronize timestamps with PD, and register there unless the address is a socket."""
         from pyspark_theflash.replication.pump.node import PumpNode
         from pyspark_theflash.replication.source.registry import PumpRegistry
 
@@ -293,7 +298,7 @@ class Opener:
 
     @property
     def safe_point(self) -> Callable[[], TimeStamp] | None:
-        """Asks PD up to where TiKV may have dropped old versions; None where no PD is known."""
+        """Function that asks PD for TiKV's GC safe point; None if PD is not known."""
         return self._pd("pd").gc_safe_point if self._network.pd_addresses else None
 
     def _pd(self, option: str) -> "PDClient":
@@ -301,7 +306,7 @@ class Opener:
 
         if self._pd_client is None:
             if not self._network.pd_addresses:
-                reason = "PD must be asked for a timestamp or the cluster's id: give --pd HOST:PORT"
+                reason = "a timestamp or the cluster's id is needed from PD: use --pd HOST:PORT"
                 raise OptionError(option, reason)
             self._pd_client = PDClient(
                 self._network.pd_addresses, self._network.tls, clock=self._clock

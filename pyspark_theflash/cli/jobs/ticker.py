@@ -1,4 +1,4 @@
-"""A line on stderr that tells, while something takes long, that it goes on."""
+"""Progress line on stderr for long operations."""
 
 import sys
 import threading
@@ -13,7 +13,7 @@ WIDTH: Final = 78
 
 
 class Ticker:
-    """What is being done now; `note` replaces it."""
+    """Text of the current activity, with the elapsed time."""
 
     def __init__(self, text: str, stream: TextIO, clock: Clock) -> None:
         self._text, self._stream, self._clock = text, stream, clock
@@ -21,7 +21,7 @@ class Ticker:
         self._lock, self._is_shown = threading.Lock(), False
 
     def note(self, text: str) -> None:
-        """Say what is being done now; shown with the next tick."""
+        """Replace the text; shown with the next tick."""
         self._text = text
 
     def print(self, text: str) -> None:
@@ -39,7 +39,7 @@ class Ticker:
             self._is_shown = True
 
     def clear(self) -> None:
-        """Take the line away."""
+        """Erase the line."""
         with self._lock:
             self._clear()
 
@@ -52,7 +52,7 @@ class Ticker:
 
 @contextmanager
 def ticking(text: str, clock: Clock, stream: TextIO | None = None) -> Iterator[Ticker]:
-    """Show what is being done within the block, where stderr is a terminal."""
+    """Show progress within the block if stderr is a terminal."""
     stream = stream or sys.stderr
     ticker = Ticker(text, stream, clock)
     if not stream.isatty():

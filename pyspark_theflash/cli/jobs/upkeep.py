@@ -1,6 +1,6 @@
-"""The upkeep of a store behind a server, as its writer has it done between polls.
+"""Upkeep of a store behind a server, requested by its writer between polls.
 
-It is done where the files are; what it changes of what the writer has in memory comes back.
+The server does the work where the files are, and returns changes to the writer's state.
 """
 
 import logging
@@ -18,42 +18,42 @@ from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 
 _log = logging.getLogger(__name__)
 PD_MS: Final = 300_000
-"""How old PD's safe point may be when it is told; it only grows."""
+"""Maximum age of PD's safe point when it is sent; it only increases."""
 
 
 class Upkeep(Protocol):
-    """What a writer has done between polls: `Maintenance`, or the same behind a server."""
+    """Maintenance between a writer's polls: `Maintenance`, or the same behind a server."""
 
     @property
     def interval_ms(self) -> int | None:
-        """How often to look for new input; None if nobody has said."""
+        """Polling interval; None: not set."""
 
     @property
     def is_stopping(self) -> bool:
-        """Whether somebody has asked the writer to end."""
+        """Whether the writer has been requested to stop."""
 
     def poll(self) -> None:
-        """Do a piece of what there is to do."""
+        """Do one piece of pending work."""
 
     def set_interval(self, interval_ms: int) -> None:
-        """Look for new input that often. Raises `OptionError`."""
+        """Set the polling interval. Raises `OptionError`."""
 
     def goes_on_with(self, state: WriterState) -> None:
-        """Another writer goes on; that is what it has in memory."""
+        """Use the state of another writer that continues."""
 
     @property
     def discarded(self) -> int:
-        """How many pieces of compactions were in vain."""
+        """Number of discarded compaction pieces."""
 
     def touched(self, tables: Iterable[PhysicalTableID]) -> None:
-        """Rows of these tables were published: compact them as far as it pays."""
+        """Report tables with published rows, and compact them as far as it pays."""
 
     def drain(self) -> None:
-        """Wait until the tables that were touched are compacted."""
+        """Wait until the reported tables are compacted."""
 
 
 class RemoteUpkeep:
-    """An `Upkeep` behind a server. `pd_safe_point` asks PD, where that is known."""
+    """Upkeep behind a server. `pd_safe_point` asks PD, if its address is configured."""
 
     def __init__(
         self,

@@ -1,10 +1,10 @@
-"""The writer as a job: `theflash writer ...`, or the same by spark-submit.
+"""Apply a binlog to a store: `theflash writer ...`, or by spark-submit.
 
-spark-submit pyspark_theflash/jobs/writer.py STORE --source SOURCE --schema SCHEMA [...]
+    spark-submit pyspark_theflash/jobs/writer.py STORE --source SOURCE --schema SCHEMA [...]
 
 It follows its source until it is stopped (SIGTERM, SIGINT, `theflash stop STORE`); with `--once` it
-applies what is there and ends. See `cli/jobs/sources.py` for what SOURCE and SCHEMA can be. STORE
-is a folder, or the address of a server on another machine (`service/client/remote_engine.py`).
+applies the available input and exits. See `cli/jobs/sources.py` for SOURCE and SCHEMA. STORE is a
+folder, or the address of a server on another machine (`service/client/remote_engine.py`).
 """
 
 import argparse
@@ -47,12 +47,12 @@ if TYPE_CHECKING:
 
 DEFAULT_INTERVAL_MS: Final = 250
 RETRY_MS: Final = 1_000
-"""From poll to poll at most, as long as one fails."""
+"""Maximum polling interval while polls fail."""
 _log = logging.getLogger(__name__)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The writer's command line."""
+    """Add the arguments of `writer`."""
     parser.add_argument(
         "store", metavar="STORE", help="the store's folder, theflash://HOST:PORT or unix:PATH"
     )
@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         action="append",
         help="file:PATH, pump:HOST:PORT, pump-server:unix:PATH or pump-server:HOST:PORT; once for "
-        "each of several pumps, gone:SOURCE for one that has come to its end",
+        "each of several pumps, gone:SOURCE for one that has ended",
     )
     parser.add_argument(
         "--schema", required=True, help="file:PATH, tidb:http://HOST:PORT or tikv:HOST:PORT[,...]"
@@ -69,12 +69,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--base", type=Path, metavar="DIR", help="rows from before the binlog (DIR/base.json)"
     )
-    parser.add_argument("--once", action="store_true", help="apply what is there now, then end")
+    parser.add_argument("--once", action="store_true", help="apply the available input, then exit")
     parser.add_argument(
         "--until-ts",
         type=timestamp,
         metavar="TS",
-        help="apply no commit above TS, and end there; with --once, vouches that the input is "
+        help="apply no commit above TS, and exit there; with --once, asserts that the input is "
         "complete up to it",
     )
     for name, what in (("include", "replicate"), ("exclude", "leave out")):
@@ -82,41 +82,41 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             f"--{name}",
             action="append",
             metavar="DB.TABLE",
-            help=f"{what} tables that are called so, * and ? allowed; may be given more than once",
+            help=f"{what} tables with matching names, * and ? allowed; may be repeated",
         )
     parser.add_argument(
         "--assume-empty",
         action="append",
         metavar="DB.TABLE",
-        help="tables that are called so, * and ? allowed, had no rows before the stream, so that "
-        "no base is needed to read them; kept for good; may be given more than once",
+        help="tables with matching names, * and ? allowed, had no rows before the stream, so "
+        "that no base is needed to read them; permanent; may be repeated",
     )
     parser.add_argument(
-        "--interval", type=seconds, metavar="S", help="seconds from poll to poll (default: 0.25)"
+        "--interval", type=seconds, metavar="S", help="polling interval in seconds (default: 0.25)"
     )
     parser.add_argument(
         "--wait",
         type=seconds,
         default=0,
         metavar="S",
-        help="wait for another writer to end, and for a server that does not answer",
+        help="wait up to S seconds for another writer to exit, and for a server",
     )
     parser.add_argument(
         "--guess-partitions",
         action="store_true",
-        help="go on where nobody can tell in which of two partitions a transaction wrote: with "
-        "the likelier one, logged",
+        help="if it is unknown which of two partitions a transaction wrote, use the likelier "
+        "one and log it",
     )
     parser.add_argument(
         "--ask-after",
         type=seconds,
         default=ORPHAN_MS,
         metavar="S",
-        help="look up in TiKV how a transaction ended whose commit has not come for so many "
+        help="look up in TiKV the outcome of a transaction whose commit is missing for S "
         f"seconds (default: {ORPHAN_MS // 1000})",
     )
     parser.add_argument(
-        "--metrics", metavar="HOST:PORT", help="serve figures for Prometheus at /metrics"
+        "--metrics", metavar="HOST:PORT", help="serve Prometheus metrics at /metrics"
     )
     _add_network(parser)
     _add_server(parser)
@@ -126,43 +126,45 @@ def _add_server(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a store behind a server")
     add_token(group)
     for name, what in (
-        ("ca", "who signs the server's certificate: speak TLS"),
-        ("cert", "our certificate for the server"),
-        ("key", "its key"),
+        ("ca", "CA of the server's certificate; enables TLS"),
+        ("cert", "client certificate"),
+        ("key", "its private key"),
     ):
         group.add_argument(f"--store-{name}", type=Path, metavar="FILE", help=what)
     group.add_argument(
         "--spool",
         type=Path,
         metavar="FOLDER",
-        help="a folder of this machine that keeps what is sent to a pump-server until it is "
-        "applied, and what does not fit into memory",
+        help="a folder on this machine for binlog that is sent to a pump-server until it is "
+        "applied, and for transactions that do not fit into memory",
     )
 
 
 def _add_network(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("TiDB's cluster")
     group.add_argument(
-        "--pd", metavar="HOST:PORT,...", help="PD, for timestamps and to be found as a pump"
+        "--pd", metavar="HOST:PORT,...", help="PD, for timestamps and registration as a pump"
     )
     group.add_argument(
         "--start-ts",
         type=timestamp,
         metavar="TS",
-        help="where a new store begins: the timestamp of its base (default: PD's now)",
+        help="start of a new store: the timestamp of its base (default: PD's current one)",
     )
     group.add_argument(
-        "--cluster-id", type=cluster_id, metavar="N", help="if PD is not asked for it"
+        "--cluster-id", type=cluster_id, metavar="N", help="the cluster's id (default: PD's)"
     )
     group.add_argument(
-        "--advertise", metavar="HOST:PORT", help="where TiDB reaches pump-server:HOST:PORT"
+        "--advertise",
+        metavar="HOST:PORT",
+        help="address at which TiDB reaches pump-server:HOST:PORT",
     )
     for name in ("ca", "cert", "key"):
         group.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"TLS: the {name}, PEM")
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Apply the source to the store, and print what was done."""
+    """Apply the source to the store, and print a summary."""
     _check_arguments(arguments)
     use_system_memory()
     fs, clock = LocalFileSystem(), SystemClock()
@@ -171,7 +173,7 @@ def run(arguments: argparse.Namespace) -> int:
         opener = Opener(_network(arguments), fs, clock, undo)
         progress = Progress.of(place.engine.read([PROGRESS_KIND]))
         position = progress.position if progress else None
-        found, streams = opener.sources(arguments.source, position, place.spool)
+        source, streams = opener.sources(arguments.source, position, place.spool)
         schema = opener.schema(arguments.schema, arguments.start_ts)
         spill = Spill(place.folder)
 
@@ -195,13 +197,13 @@ def run(arguments: argparse.Namespace) -> int:
 
         def make_again() -> Writer:
             place.open_again()
-            made = make_writer()
-            upkeep.goes_on_with(made.state)
-            return made
+            continued = make_writer()
+            upkeep.goes_on_with(continued.state)
+            return continued
 
-        job = _Job(arguments, writer, upkeep, found, clock, make_again)
+        job = _Job(arguments, writer, upkeep, source, clock, make_again)
         if arguments.metrics:
-            # Brings in an HTTP server.
+            # Imported here because it imports an HTTP server.
             from pyspark_theflash.cli.jobs.metrics import MetricsServer
 
             undo.enter_context(closing(MetricsServer(arguments.metrics, job.figures)))
@@ -214,31 +216,31 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _Job:
-    """One run of a writer. `make_again` makes one that goes on where the store is."""
+    """One run of a writer. `make_again` creates a writer that continues from the store's state."""
 
     def __init__(
         self,
         arguments: argparse.Namespace,
         writer: Writer,
         upkeep: "Upkeep",
-        found: Input,
+        source: Input,
         clock: Clock,
         make_again: Callable[[], Writer],
     ) -> None:
         self._arguments, self.writer, self._upkeep = arguments, writer, upkeep
         self._make_again, self._is_lost = make_again, False
-        self._input, self._clock = found, clock
+        self._input, self._clock = source, clock
         self._started_ms = clock.boottime_ms()
         self._is_stopped = False
 
     def run_once(self) -> None:
-        """Apply what is there."""
+        """Apply the available input."""
         with ticking("applying", self._clock):
             self.writer.run_once(self._input.source(), until_ts=self._arguments.until_ts)
             self._upkeep.drain()
 
     def follow(self) -> None:
-        """Apply what comes until somebody ends it."""
+        """Apply input until stopped."""
         if self._arguments.interval is not None:
             self._upkeep.set_interval(self._arguments.interval)
         with self._signals(), ticking("following", self._clock) as ticker:
@@ -258,7 +260,7 @@ class _Job:
             self._upkeep.drain()
 
     def figures(self) -> "Figures":
-        """For Prometheus."""
+        """Return the figures for Prometheus."""
         report = self.writer.report
         return {
             "transactions_total": report.transactions,
@@ -278,23 +280,23 @@ class _Job:
         self._input.applied(self.writer.position)
 
     def _trying(self, step: Callable[[], None]) -> None:
-        """Run a step; after a transient error, such as a full disk, log it and try again later."""
+        """Run a step; after a transient error, such as a full disk, log it and retry later."""
         try:
             step()
         except TheFlashError as error:
             if not (error.retryable or isinstance(error, LatchLostError)):
                 raise
-            _log.warning("the writer goes on trying: %s", error)
+            _log.warning("the writer retries after an error: %s", error)
             self._is_lost = True
 
     def _interval_ms(self) -> int:
-        wanted_ms = self._upkeep.interval_ms or DEFAULT_INTERVAL_MS
-        return min(wanted_ms, RETRY_MS) if self._is_lost else wanted_ms
+        interval_ms = self._upkeep.interval_ms or DEFAULT_INTERVAL_MS
+        return min(interval_ms, RETRY_MS) if self._is_lost else interval_ms
 
     def _is_ended(self) -> bool:
         until_ts = self._arguments.until_ts
-        is_there = until_ts is not None and self.writer.resolved_ts >= until_ts
-        return self._is_stopped or self._upkeep.is_stopping or is_there
+        is_reached = until_ts is not None and self.writer.resolved_ts >= until_ts
+        return self._is_stopped or self._upkeep.is_stopping or is_reached
 
     def _progress(self) -> str:
         report = self.writer.report
@@ -305,13 +307,13 @@ class _Job:
         )
 
     def _lag_s(self) -> float:
-        """How far what can be read lies behind this machine's clock."""
+        """Return the age of the newest readable timestamp by this machine's clock."""
         resolved_ms = physical_ms(self.writer.resolved_ts)
         return max(self._clock.wall_ms() - resolved_ms, 0) / 1000 if resolved_ms else 0.0
 
     @contextmanager
     def _signals(self) -> Iterator[None]:
-        """Within the block, SIGTERM and SIGINT end the run when its poll is done."""
+        """Within the block, SIGTERM and SIGINT end the run after its poll."""
         before = {s: signal.signal(s, self._stop) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             yield
@@ -325,9 +327,9 @@ class _Job:
 
 def _check_arguments(arguments: argparse.Namespace) -> None:
     if arguments.once and any(each.startswith("pump-server:") for each in arguments.source):
-        raise UsageError("--once applies what is there; a pump-server waits for what comes")
+        raise UsageError("--once applies the available input; a pump-server has none to start with")
     if arguments.once and arguments.interval is not None:
-        raise UsageError("--once looks once, so there is no --interval")
+        raise UsageError("--interval cannot be used with --once, which polls once")
 
 
 def _scope(arguments: argparse.Namespace) -> TableScope | None:
@@ -344,17 +346,17 @@ def _network(arguments: argparse.Namespace) -> Network:
 
 def _summary(base_rows: int, writer: Writer) -> str:
     report = writer.report
-    kept = f", {writer.pending} kept for the next run" if writer.pending else ""
+    pending = f", {writer.pending} pending for the next run" if writer.pending else ""
     base = f"{base_rows:,} rows of the base, " if base_rows else ""
     return (
         f"applied {base}{report.transactions:,} transactions "
-        f"with {report.rows:,} row changes{kept}; "
+        f"with {report.rows:,} row changes{pending}; "
         f"resolved_ts {shown(writer.resolved_ts)}"
     )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point for spark-submit."""
+    """Run the writer; entry point for spark-submit."""
     logging.basicConfig(format="theflash: %(levelname)s: %(message)s", level=logging.WARNING)
     parser = ArgumentParser(prog="writer", description=__doc__)
     add_arguments(parser)

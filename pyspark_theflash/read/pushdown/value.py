@@ -4,7 +4,7 @@
     Ordered    floats, dates, times    64-bit integers in the order of the values
     Texts      strings, binary         Arrow arrays, possibly dictionary-encoded
 
-Exact numbers use int64 if the values in the batch fit, whatever the type allows, and Python
+Exact numbers use int64 if the values in the batch fit, independent of the type, and Python
 integers (slow, unbounded) otherwise. Floats compare by their bits, as in Spark: all NaNs are equal
 and greater than other numbers, and 0.0 equals -0.0.
 """

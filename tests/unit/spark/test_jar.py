@@ -38,5 +38,5 @@ def test_catalog(built):
 
 def test_an_installation_without_a_jar_says_so(built):
     built.unlink()
-    with pytest.raises(OptionError, match=r"there is no .*the\.jar"):
+    with pytest.raises(OptionError, match=r"the\.jar does not exist"):
         jar.spark_conf("", "theflash", None, {})

@@ -62,11 +62,11 @@ def test_a_plan_and_its_splits_are_the_same_rows(opened):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ("[1]", "are no JSON object of texts"),
-        ("{", "are no JSON"),
-        ('{"a": "b"}', "is none of token_file, tls_ca"),
-        ('{"tls_ca": 1}', "are no JSON object of texts"),
-        ('{"tls_cert": "x"}', "is wanted with tls_cert and tls_key"),
+        ("[1]", "are not a JSON object of strings"),
+        ("{", "are not JSON"),
+        ('{"a": "b"}', "is not one of token_file, tls_ca"),
+        ('{"tls_ca": 1}', "are not a JSON object of strings"),
+        ('{"tls_cert": "x"}', "is needed with tls_cert and tls_key"),
     ],
 )
 def test_options_that_are_none(shop, options, said):
