@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import ServiceUnavailableError, UsageError
@@ -24,8 +24,9 @@ from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, check_not_learned
 
 if TYPE_CHECKING:
-    from pyspark_theflash.cli.jobs.upkeep import Upkeep
+    from pyspark_theflash.cli.jobs.upkeep import RemoteUpkeep
 
+Upkeep: TypeAlias = "Maintenance | RemoteUpkeep"
 SPOOL_FOLDER: Final = "spool"
 _RETRY_MS: Final = 200
 
@@ -44,7 +45,7 @@ class WriterStore:
 
     engine: WriterEngine
     open_again: Callable[[], None]
-    upkeep: Callable[[WriterState, Callable[[], TimeStamp] | None], "Upkeep"]
+    upkeep: Callable[[WriterState, Callable[[], TimeStamp] | None], Upkeep]
     folder: Path | None
     spool: Path | None
 
@@ -81,7 +82,7 @@ def _in_folder(
     manifest = undo.enter_context(closing(open_manifest(path, fs)))
     thread = undo.enter_context(ThreadPoolExecutor(1, thread_name_prefix="compaction"))
 
-    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> "Upkeep":
+    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> Upkeep:
         return Maintenance(
             engine, manifest, clock, memory=state, pd_safe_point=safe_point, thread=thread
         )
@@ -107,7 +108,7 @@ def _served(arguments: argparse.Namespace, clock: Clock, undo: ExitStack) -> Wri
         lambda: engine.open(deadline.left_ms()), ServiceUnavailableError, pause_ms=_RETRY_MS
     )
 
-    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> "Upkeep":
+    def upkeep(state: WriterState, safe_point: Callable[[], TimeStamp] | None) -> Upkeep:
         return RemoteUpkeep(engine, state, clock, safe_point)
 
     return WriterStore(engine, engine.open, upkeep, arguments.spool, arguments.spool)

@@ -10,12 +10,12 @@
            tikv:HOST:PORT[,...]      PD's addresses; the schema is read from TiKV
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import OptionError, RegionGapError, ServiceUnavailableError
@@ -54,70 +54,34 @@ class Network:
     advertise: str | None = None
 
 
-class Input(Protocol):
-    """A source over many polls."""
+@dataclass(frozen=True, slots=True)
+class Input:
+    """A source over many polls.
 
-    def source(self) -> EntitySource:
-        """Return the source of the next poll."""
+    Attributes:
+        source: returns the source of the next poll.
+        applied: is called when everything up to a position is in the store, durably.
+    """
 
-    def applied(self, position: str | None) -> None:
-        """Report that everything up to `position` is in the store, durably."""
-
-
-class FileInput:
-    """Files, listed again at each poll."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def source(self) -> FileSource:
-        return FileSource(self._path)
-
-    def applied(self, position: str | None) -> None:
-        """Do nothing: the files belong to the user."""
+    source: Callable[[], EntitySource]
+    applied: Callable[[str | None], None] = lambda position: None
 
 
-class StreamInput:
-    """Source with one connection; `check` raises if other pumps exist."""
+def _checked(
+    check: Callable[[], None], source: Callable[[], EntitySource]
+) -> Callable[[], EntitySource]:
+    """Return a source function that calls `check` first, which raises if input may be missing."""
 
-    def __init__(self, source: EntitySource, check: Callable[[], None]) -> None:
-        self._source, self._check = source, check
+    def checked() -> EntitySource:
+        check()
+        return source()
 
-    def source(self) -> EntitySource:
-        self._check()
-        return self._source
-
-    def applied(self, position: str | None) -> None:
-        """Do nothing: a pump keeps its files for a configured time."""
+    return checked
 
 
-class MergedInput:
-    """Several inputs by name, merged; `check` is for `MergedSource`."""
-
-    def __init__(self, inputs: Mapping[str, Input], check: Callable[[], None]) -> None:
-        self._inputs, self._check = inputs, check
-
-    def source(self) -> MergedSource:
-        parts = {name: each.source() for name, each in self._inputs.items()}
-        return MergedSource(parts, self._check)
-
-    def applied(self, position: str | None) -> None:
-        """Do nothing: none of the inputs drops what is applied."""
-
-
-class SpoolInput:
-    """Binlog that TiDB has sent to this process; `check` raises if it may be incomplete."""
-
-    def __init__(self, spool: Spool, check: Callable[[], None]) -> None:
-        self._spool, self._check = spool, check
-
-    def source(self) -> FileSource:
-        self._check()
-        return self._spool.source()
-
-    def applied(self, position: str | None) -> None:
-        if position is not None:
-            self._spool.drop_before(position)
+def _drop(spool: Spool, position: str | None) -> None:
+    if position is not None:
+        spool.drop_before(position)
 
 
 class LiveSchema:
@@ -179,7 +143,7 @@ class Opener:
         """
         scheme, rest = split_scheme("source", text, ("file", "pump", "pump-server"))
         if scheme == "file":
-            return FileInput(Path(rest))
+            return Input(lambda: FileSource(Path(rest)))
         return self._pump(rest, share) if scheme == "pump" else self._pump_server(rest, spool)
 
     def sources(
@@ -210,7 +174,12 @@ class Opener:
                 )
         inputs = {name: self.source(name, spool, len(names)) for name in names}
         pumps = [name.removeprefix("pump:") for name in names if name.startswith("pump:")]
-        return MergedInput(inputs, self._others_check(pumps)), names
+        check = self._others_check(pumps)
+
+        def merged() -> EntitySource:
+            return MergedSource({name: each.source() for name, each in inputs.items()}, check)
+
+        return Input(merged), names
 
     def schema(self, text: str, start_ts: TimeStamp | None) -> SchemaSource:
         """Open the source of the schema history that `--schema` names."""
@@ -261,7 +230,8 @@ class Opener:
             address, cluster_id, self._network.tls, clock=self._clock, limits=limits
         )
         check = self._others_check([address]) if share == 1 else lambda: None
-        return StreamInput(self._undo.enter_context(source), check)
+        self._undo.enter_context(source)
+        return Input(_checked(check, lambda: source))
 
     def _pump_server(self, address: str, folder: Path | None) -> Input:
         from pyspark_theflash.replication.pump.server import PumpServer
@@ -279,8 +249,8 @@ class Opener:
         server.start()
         if not has_pd:
             self._undo.callback(server.stop)
-            return SpoolInput(spool, lambda: None)
-        return SpoolInput(spool, self._node(server, spool))
+            return Input(spool.source, partial(_drop, spool))
+        return Input(_checked(self._node(server, spool), spool.source), partial(_drop, spool))
 
     def _node(self, server: "PumpServer", spool: Spool) -> Callable[[], None]:
         """Synchronize timestamps with PD, and register there unless the address is a socket."""

@@ -5,7 +5,7 @@ The server does the work where the files are, and returns changes to the writer'
 
 import logging
 from collections.abc import Callable, Iterable
-from typing import Final, Protocol
+from typing import Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import TheFlashError
@@ -21,39 +21,11 @@ PD_MS: Final = 300_000
 """Maximum age of PD's safe point when it is sent; it only increases."""
 
 
-class Upkeep(Protocol):
-    """Maintenance between a writer's polls: `Maintenance`, or the same behind a server."""
-
-    @property
-    def interval_ms(self) -> int | None:
-        """Polling interval; None: not set."""
-
-    @property
-    def is_stopping(self) -> bool:
-        """Whether the writer has been requested to stop."""
-
-    def poll(self) -> None:
-        """Do one piece of pending work."""
-
-    def set_interval(self, interval_ms: int) -> None:
-        """Set the polling interval. Raises `OptionError`."""
-
-    def goes_on_with(self, state: WriterState) -> None:
-        """Use the state of another writer that continues."""
-
-    @property
-    def discarded(self) -> int:
-        """Number of discarded compaction pieces."""
-
-    def touched(self, tables: Iterable[PhysicalTableID]) -> None:
-        """Report tables with published rows, and compact them as far as it pays."""
-
-    def drain(self) -> None:
-        """Wait until the reported tables are compacted."""
-
-
 class RemoteUpkeep:
-    """Upkeep behind a server. `pd_safe_point` asks PD, if its address is configured."""
+    """The interface of `Maintenance` for a store behind a server.
+
+    `pd_safe_point` asks PD, if its address is configured.
+    """
 
     def __init__(
         self,

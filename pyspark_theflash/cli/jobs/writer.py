@@ -31,7 +31,7 @@ from pyspark_theflash.cli.jobs.arguments import (
 from pyspark_theflash.cli.jobs.bearer import add_token
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.outcome import run_command
-from pyspark_theflash.cli.jobs.place import open_place
+from pyspark_theflash.cli.jobs.place import Upkeep, open_place
 from pyspark_theflash.cli.jobs.sources import Input, Network, Opener
 from pyspark_theflash.cli.jobs.ticker import ticking
 from pyspark_theflash.replication.follow import follow
@@ -43,7 +43,6 @@ from pyspark_theflash.storage.store.scope import TableScope
 
 if TYPE_CHECKING:
     from pyspark_theflash.cli.jobs.metrics import Figures
-    from pyspark_theflash.cli.jobs.upkeep import Upkeep
 
 DEFAULT_INTERVAL_MS: Final = 250
 RETRY_MS: Final = 1_000
@@ -222,7 +221,7 @@ class _Job:
         self,
         arguments: argparse.Namespace,
         writer: Writer,
-        upkeep: "Upkeep",
+        upkeep: Upkeep,
         source: Input,
         clock: Clock,
         make_again: Callable[[], Writer],

@@ -7,27 +7,11 @@ from typing import Final
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import NotCaughtUpError
 from pyspark_theflash.base.fs import FileSystem
-from pyspark_theflash.base.options import ReadPoint
-from pyspark_theflash.base.types import TimeStamp, from_physical_ms
+from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, every_progress
 
 LOOK_MS: Final = 50
-
-
-def wait_for(path: Path, point: ReadPoint, *, clock: Clock, fs: FileSystem) -> None:
-    """Return as soon as the store can be read at the requested timestamp or staleness.
-
-    Raises:
-        NotCaughtUpError: It cannot within the wait time.
-    """
-    required_ts = point.snapshot_ts
-    if point.max_staleness_s is not None:
-        oldest_ms = clock.wall_ms() - int(point.max_staleness_s * 1000)
-        required_ts = from_physical_ms(max(oldest_ms, 0))
-    if required_ts is not None:
-        deadline_ms = clock.boottime_ms() + int(point.wait_s * 1000)
-        wait_until(path, required_ts, deadline_ms, clock=clock, fs=fs)
 
 
 def wait_until(
