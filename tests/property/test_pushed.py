@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyspark_theflash.read.pushdown import fold
+from pyspark_theflash.read.pushdown.evaluate import rows_for_which
 from pyspark_theflash.read.pushdown.fold import Folding
-from pyspark_theflash.read.pushdown.predicate import rows_for_which
 from pyspark_theflash.read.pushdown.top import FirstRows, first_rows
 from pyspark_theflash.read.pushdown.value import Batch
 from pyspark_theflash.service.api.pushed import pushed_of

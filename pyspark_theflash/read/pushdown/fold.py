@@ -16,7 +16,7 @@ from typing import Final
 import pyarrow as pa
 
 from pyspark_theflash.base.errors import ColumnNotFoundError, UnsupportedError
-from pyspark_theflash.read.pushdown.choice import value
+from pyspark_theflash.read.pushdown.evaluate import evaluate
 from pyspark_theflash.read.pushdown.group import Groups, group_type, groups_apart, groups_of
 from pyspark_theflash.read.pushdown.reduce import (
     Reduction,
@@ -174,7 +174,7 @@ def _key(term: Term, rows: Batch) -> pa.Array:
     """Return a grouping column as passed in, or a computed one."""
     if isinstance(term, ColumnTerm):
         return rows.array(term.name)
-    key = value(term, rows)
+    key = evaluate(term, rows)
     if isinstance(key, Texts | Other):
         return key.values
     if isinstance(key, Exact):
@@ -194,7 +194,7 @@ def _argument(aggregate: Aggregate, rows: Batch) -> Rows | None:
             # Only the validity is read.
             values = rows.array(argument.name)
             return Other(values, values.type)
-    result = None if argument is None else value(argument, rows)
+    result = None if argument is None else evaluate(argument, rows)
     if result is None or isinstance(result, Constant):
         raise UnsupportedError(f"{aggregate.function.value} of a literal or of no argument", WHERE)
     return result

@@ -32,7 +32,10 @@ import pyarrow.compute as pc
 from pyspark_theflash.base.errors import SqlOverflowError, UnsupportedError
 from pyspark_theflash.read.pushdown.term import LiteralKind, LiteralTerm
 from pyspark_theflash.read.pushdown.value import (
+    LITERAL_TYPES,
+    NTZ,
     WHERE,
+    ZONED,
     Constant,
     Exact,
     Ints,
@@ -56,8 +59,6 @@ _WHOLE: Final = {
 }
 _CAST: Final = "as "
 _DECIMAL: Final = re.compile(r"decimal\((\d{1,2}),(\d{1,2})\)")
-_NTZ: Final = pa.timestamp("us")
-_ZONED: Final = pa.timestamp("us", tz="UTC")
 _NAMED: Final = {
     **_WHOLE,
     "float": pa.float32(),
@@ -65,17 +66,8 @@ _NAMED: Final = {
     "string": pa.string(),
     "binary": pa.binary(),
     "date": pa.date32(),
-    "timestamp": _ZONED,
-    "timestamp_ntz": _NTZ,
-}
-_KINDS: Final = {
-    LiteralKind.FLOAT: pa.float32(),
-    LiteralKind.DOUBLE: pa.float64(),
-    LiteralKind.STRING: pa.string(),
-    LiteralKind.BINARY: pa.binary(),
-    LiteralKind.DATE: pa.date32(),
-    LiteralKind.TIMESTAMP: _ZONED,
-    LiteralKind.TIMESTAMP_NTZ: _NTZ,
+    "timestamp": ZONED,
+    "timestamp_ntz": NTZ,
 }
 _DOUBLE_DIGITS: Final = 15
 """Up to so many digits, unscaled / 10.0 ** scale is the double nearest to the decimal."""
@@ -106,9 +98,9 @@ def applied(name: str, arguments: Sequence[Value], rows: int) -> Rows:
     if name.startswith(_CAST) and len(arguments) == 1:
         return _cast(arguments[0], named_type(name.removeprefix(_CAST)), rows)
     type_name, _, operator = name.partition(" ")
-    if len(arguments) == 2 and type_name in _WHOLE and operator in _OPERATORS:
+    if len(arguments) == 2 and type_name in _WHOLE and operator in ("+", "-", "*", "%"):
         return _whole(operator, arguments[0], arguments[1], _WHOLE[type_name])
-    if len(arguments) == 2 and type_name == "double" and operator in _FLOAT_OPERATORS:
+    if len(arguments) == 2 and type_name == "double" and operator in ("+", "-", "*", "/"):
         return _double(operator, *arguments)
     if name not in _FUNCTIONS:
         raise UnsupportedError(f"{name} as a value", WHERE)
@@ -154,26 +146,21 @@ def _cast(value: Value, to: pa.DataType, rows: int) -> Rows:
 
 def _repeated(literal: LiteralTerm, to: pa.DataType, rows: int) -> Rows:
     is_null = literal.kind is LiteralKind.NULL
-    if pa.types.is_string(to) or pa.types.is_binary(to):
-        if not is_null and _KINDS.get(literal.kind) != to:
-            raise UnsupportedError(
-                f"a cast of a literal of kind {literal.kind.value} to {to}", WHERE
-            )
-        words = pa.array([] if is_null else [literal.value], to)
-        places = pa.nulls(rows, pa.int32()) if is_null else pa.array(np.zeros(rows, np.int32))
-        return Texts(pa.DictionaryArray.from_arrays(places, words), to)
     valid = np.zeros(rows, np.bool_) if is_null else None
     if pa.types.is_integer(to) or pa.types.is_decimal(to):
         number, scale = (0, 0) if is_null else constant_ints(literal)
-        unscaled = Exact(_ints_of([number]), pa.decimal128(DECIMAL128_DIGITS, scale))
-        ints = _exact_as_decimal(unscaled, to).ints if pa.types.is_decimal(to) else unscaled.ints
-        if not pa.types.is_decimal(to):
-            if scale:
-                raise UnsupportedError(f"a cast of a decimal literal to {to}", WHERE)
-            ints = _checked(ints, None, to)
+        if scale and pa.types.is_integer(to):
+            raise UnsupportedError(f"a cast of a decimal literal to {to}", WHERE)
+        exact = Exact(_ints_of([number]), pa.decimal128(DECIMAL128_DIGITS, scale))
+        is_decimal = pa.types.is_decimal(to)
+        ints = _exact_as_decimal(exact, to).ints if is_decimal else _checked(exact.ints, None, to)
         return Exact(np.broadcast_to(ints, (rows,)), to, valid)
-    if not is_null and _KINDS.get(literal.kind) != to:
+    if not is_null and LITERAL_TYPES.get(literal.kind) != to:
         raise UnsupportedError(f"a cast of a literal of kind {literal.kind.value} to {to}", WHERE)
+    if pa.types.is_string(to) or pa.types.is_binary(to):
+        words = pa.array([] if is_null else [literal.value], to)
+        places = pa.nulls(rows, pa.int32()) if is_null else pa.array(np.zeros(rows, np.int32))
+        return Texts(pa.DictionaryArray.from_arrays(places, words), to)
     if pa.types.is_floating(to):
         floats = np.array([literal.value or 0.0], np.float64)
         return Ordered.of_floats(np.broadcast_to(floats, (rows,)), to, valid)
@@ -237,11 +224,6 @@ _OPERATORS: Final[dict[str, Callable[..., Any]]] = {
     "-": np.subtract,
     "*": np.multiply,
     "%": np.fmod,
-}
-_FLOAT_OPERATORS: Final[dict[str, Callable[..., Any]]] = {
-    "+": np.add,
-    "-": np.subtract,
-    "*": np.multiply,
     "/": np.divide,
 }
 
@@ -283,7 +265,7 @@ def _double(operator: str, left: Value, right: Value) -> Ordered:
         raise UnsupportedError(f"{operator} of two literals", WHERE)
     a, b = _floats(left), _floats(right)
     with np.errstate(all="ignore"):
-        floats = _FLOAT_OPERATORS[operator](a, b)
+        floats = _OPERATORS[operator](a, b)
     masks = [v.valid if isinstance(v, Ordered) else None for v in (left, right)]
     return Ordered.of_floats(floats, pa.float64(), both(*masks))
 
@@ -390,14 +372,14 @@ def _part(name: str) -> Callable[[Value], Rows]:
     unit_us, count = _PARTS[name]
 
     def part(value: Value) -> Rows:
-        times = _times(value, _NTZ)
+        times = _times(value, NTZ)
         return Exact(times.ints // unit_us % count, pa.int32(), times.valid)
 
     return part
 
 
 def _date(value: Value) -> Rows:
-    times = _times(value, _NTZ)
+    times = _times(value, NTZ)
     return Ordered(times.ints // _DAY_US, pa.date32(), times.valid)
 
 
@@ -408,7 +390,7 @@ def _trunc(unit: Value, value: Value) -> Rows:
 
 
 def _date_trunc(unit: Value, value: Value) -> Rows:
-    times, name = _times(value, _NTZ), _unit(unit, _TRUNC | _UNITS_US)
+    times, name = _times(value, NTZ), _unit(unit, _TRUNC | _UNITS_US)
     if name in _UNITS_US:
         us = times.ints - times.ints % _UNITS_US[name]
     else:
@@ -423,7 +405,7 @@ def _unit(value: Value, units: dict[str, Any]) -> str:
 
 
 def _shifted(to: pa.DataType) -> Callable[[Value, Value], Rows]:
-    source, sign = (_ZONED, 1) if to == _NTZ else (_NTZ, -1)
+    source, sign = (ZONED, 1) if to == NTZ else (NTZ, -1)
 
     def shifted(value: Value, offset: Value) -> Rows:
         times = _times(value, source)
@@ -494,8 +476,8 @@ _FUNCTIONS: Final[dict[str, tuple[Callable[..., Rows], tuple[int, ...]]]] = {
     "date": (_date, (1,)),
     "trunc": (_trunc, (2,)),
     "date_trunc": (_date_trunc, (2,)),
-    "local": (_shifted(_NTZ), (2,)),
-    "instant": (_shifted(_ZONED), (2,)),
+    "local": (_shifted(NTZ), (2,)),
+    "instant": (_shifted(ZONED), (2,)),
     "floor": (_rounded(np.floor), (1,)),
     "ceil": (_rounded(np.ceil), (1,)),
     "substring": (_substring, (2, 3)),

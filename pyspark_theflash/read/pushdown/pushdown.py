@@ -4,7 +4,7 @@
     aggregation    returns partial aggregates of each region instead of rows
     order, limit   return the first rows of each region
 
-They follow Spark's rules (`read.pushdown.predicate`, `reduce`, `top`). A WHERE
+They follow Spark's rules (`read.pushdown.evaluate`, `reduce`, `top`). A WHERE
 (`read.plan.condition`) follows TiDB's and is applied first. A value that cannot be returned cannot
 be compared either: it raises as if it were read.
 """
@@ -22,8 +22,8 @@ from pyspark_theflash.base.errors import (
     UnsupportedError,
 )
 from pyspark_theflash.read.present import Presentation
+from pyspark_theflash.read.pushdown.evaluate import rows_for_which
 from pyspark_theflash.read.pushdown.fold import Folding
-from pyspark_theflash.read.pushdown.predicate import rows_for_which
 from pyspark_theflash.read.pushdown.term import Aggregation, SortKey, Term, column_names, distinct
 from pyspark_theflash.read.pushdown.top import check_order, first_rows, limited
 from pyspark_theflash.read.pushdown.value import Batch, Mask

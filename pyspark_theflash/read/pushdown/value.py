@@ -32,12 +32,20 @@ WHERE: Final = "filter"
 _INT64_MAX: Final = (1 << 63) - 1
 _SPARK_MIN_SCALE: Final = 6
 TEXT_BITS: Final = 512
-_ARROW_TIMES: Final = {
+ZONED: Final = pa.timestamp("us", tz="UTC")
+NTZ: Final = pa.timestamp("us")
+_TIME_TYPES: Final = (pa.date32(), ZONED, NTZ, pa.duration("us"))
+LITERAL_TYPES: Final = {
+    LiteralKind.FLOAT: pa.float32(),
+    LiteralKind.DOUBLE: pa.float64(),
+    LiteralKind.STRING: pa.string(),
+    LiteralKind.BINARY: pa.binary(),
     LiteralKind.DATE: pa.date32(),
-    LiteralKind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
-    LiteralKind.TIMESTAMP_NTZ: pa.timestamp("us"),
+    LiteralKind.TIMESTAMP: ZONED,
+    LiteralKind.TIMESTAMP_NTZ: NTZ,
     LiteralKind.DURATION: pa.duration("us"),
 }
+"""Types of literals, except for exact ones, whose type depends on the value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +195,7 @@ def value_of(values: pa.Array) -> Rows:
         return Exact(_exact_ints(values), tp, valid_of(values))
     if pa.types.is_floating(tp):
         return Ordered.of_floats(_numpy(values, pa.float64()), tp, valid_of(values))
-    if tp in _ARROW_TIMES.values():
+    if tp in _TIME_TYPES:
         width = pa.int32() if pa.types.is_date32(tp) else pa.int64()
         ints = _numpy(values.view(width), width)
         return Ordered(ints, tp, valid_of(values))

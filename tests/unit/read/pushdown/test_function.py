@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pyspark_theflash.base.errors import SqlOverflowError, UnsupportedError
-from pyspark_theflash.read.pushdown.choice import value
+from pyspark_theflash.read.pushdown.evaluate import evaluate
 from pyspark_theflash.read.pushdown.fold import Folding
 from pyspark_theflash.read.pushdown.function import named_type
 from pyspark_theflash.read.pushdown.term import (
@@ -205,6 +205,6 @@ def test_what_is_not_told_exactly_is_refused_before_any_row(term):
 def test_types():
     assert named_type("decimal(10,2)") == pa.decimal128(10, 2)
     rows = Batch({"x": pa.array([1, None], pa.int8())}, 2)
-    assert value(call("as decimal(5,2)", X), rows).ints.tolist()[0] == 100
-    assert value(call("as double", X), rows).type == pa.float64()
-    assert np.asarray(value(call("as bigint", whole(4)), rows).ints).tolist() == [4, 4]
+    assert evaluate(call("as decimal(5,2)", X), rows).ints.tolist()[0] == 100
+    assert evaluate(call("as double", X), rows).type == pa.float64()
+    assert np.asarray(evaluate(call("as bigint", whole(4)), rows).ints).tolist() == [4, 4]

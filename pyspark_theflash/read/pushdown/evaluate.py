@@ -1,9 +1,13 @@
-"""Evaluate conditions by Spark's rules.
+"""Evaluate terms by Spark's rules: values, and the conditions that choose rows or values.
 
 Logic has three values: NULL operands make a comparison, and NOT of it, unknown; `<=>` and IS NULL
 never are. Strings compare by their bytes, NaN equals itself and is greater than other numbers, and
 numbers of different types compare by value. Comparisons for which Spark would cast differently (a
 string to a number, a date to a timestamp) are unsupported.
+
+A branch of CASE or COALESCE that may raise is evaluated only for the rows for which Spark evaluates
+it. All branches have one type. String results are dictionary-encoded; the dictionary joins those of
+the branches and may contain duplicates.
 
 A function of a dictionary-encoded string column is evaluated once for each dictionary value.
 """
@@ -31,6 +35,7 @@ from pyspark_theflash.read.pushdown.term import (
     distinct,
 )
 from pyspark_theflash.read.pushdown.value import (
+    LITERAL_TYPES,
     TEXT_BITS,
     WHERE,
     Batch,
@@ -38,9 +43,11 @@ from pyspark_theflash.read.pushdown.value import (
     Exact,
     Mask,
     Ordered,
+    Other,
     Rows,
     Texts,
     Value,
+    both,
     computed,
     constant_ints,
     ordered_floats,
@@ -70,6 +77,10 @@ MATCHES: Final[dict[str, Callable[..., Any]]] = {
     "ends with": pc.ends_with,
     "contains": pc.match_substring,
 }
+_CONDITIONS: Final = frozenset(
+    {"and", "or", "not", "in", "is null", "is not null", *COMPARISONS, *MATCHES}
+)
+_NEVER_RAISE: Final = frozenset({"case", "coalesce", *_CONDITIONS})
 _TAKE_COST_TEXT: Final = 2
 _TAKE_COST_NUMBER: Final = 32
 """Selecting one value by index costs as much as comparing this many consecutive ones."""
@@ -77,14 +88,6 @@ _SHORT_BITS: Final = 16
 _FLOAT_EXACT: Final = 1 << 24
 """Integers up to this absolute value are exact in float32."""
 _INT64: Final = (-(1 << 63), (1 << 63) - 1)
-_ORDERED_KINDS: Final = {
-    LiteralKind.DATE: pa.date32(),
-    LiteralKind.TIMESTAMP: pa.timestamp("us", tz="UTC"),
-    LiteralKind.TIMESTAMP_NTZ: pa.timestamp("us"),
-    LiteralKind.DURATION: pa.duration("us"),
-    LiteralKind.FLOAT: pa.float32(),
-    LiteralKind.DOUBLE: pa.float64(),
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ class Truth:
 
     @classmethod
     def of(cls, outcome: Mask, valid: Mask | None = None) -> "Truth":
-        """Return `outcome`, unknown where `known` is false; `known` None: nowhere unknown."""
+        """Return `outcome`, unknown where `valid` is false."""
         return cls(outcome, ~outcome) if valid is None else cls(outcome & valid, ~outcome & valid)
 
     @classmethod
@@ -170,18 +173,25 @@ def _is_computed(term: Term) -> bool:
     )
 
 
-def value_in(batch: Batch, term: Term) -> Value:
-    """Return the value of a column, a literal or a function within a condition.
+def evaluate(term: Term, batch: Batch) -> Value:
+    """Evaluate a term for each row.
 
     Raises:
-        UnsupportedError: The term is not a value, or could differ from Spark's result.
+        UnsupportedError: The result could differ from Spark's. Also raised for an empty batch.
+        ColumnNotFoundError: The term names a column that is not in the batch.
         SqlOverflowError: A result does not fit its type.
     """
     if isinstance(term, ColumnTerm):
         return batch.column(term.name)
     if isinstance(term, LiteralTerm):
         return Constant(term)
-    arguments = [value_in(batch, argument) for argument in term.arguments]
+    if term.name in _CONDITIONS:
+        return _truths(truth(term, batch))
+    if term.name == "case":
+        return _case(term.arguments, batch)
+    if term.name == "coalesce":
+        return _coalesce(term.arguments, batch)
+    arguments = [evaluate(argument, batch) for argument in term.arguments]
     if term.name in ARITHMETIC and len(arguments) == 2:
         return computed(term.name, *arguments)
     return applied(term.name, arguments, batch.rows)
@@ -211,12 +221,12 @@ def truth(term: Term, batch: Batch) -> Truth:
     _check_count(term, len(arguments) == 2)
     left, right = arguments
     if name in MATCHES:
-        return _matched(name, value_in(batch, left), value_in(batch, right), batch.rows)
+        return _matched(name, evaluate(left, batch), evaluate(right, batch), batch.rows)
     if name not in COMPARISONS:
         raise UnsupportedError(f"{name} as a condition", WHERE)
     if name == "<=>":
         return _same(left, right, batch)
-    return _compared(name, value_in(batch, left), value_in(batch, right), batch.rows)
+    return _compared(name, evaluate(left, batch), evaluate(right, batch), batch.rows)
 
 
 def _check_count(term: FunctionTerm, is_right: bool) -> None:
@@ -234,17 +244,17 @@ def _joined(name: str, truths: Sequence[Truth]) -> Truth:
 def _is_null(term: Term, batch: Batch) -> Mask:
     if isinstance(term, ColumnTerm):
         valid = valid_of(batch.array(term.name))
-        return np.zeros(batch.rows, np.bool_) if valid is None else ~valid
-    value = value_in(batch, term)
-    if isinstance(value, Constant):
-        return np.full(batch.rows, value.literal.kind is LiteralKind.NULL)
-    valid = validity(value)
+    else:
+        value = evaluate(term, batch)
+        if isinstance(value, Constant):
+            return np.full(batch.rows, value.literal.kind is LiteralKind.NULL)
+        valid = validity(value)
     return np.zeros(batch.rows, np.bool_) if valid is None else ~valid
 
 
 def _same(left: Term, right: Term, batch: Batch) -> Truth:
     """Evaluate `<=>`: equal, or both NULL."""
-    equal = _compared("=", value_in(batch, left), value_in(batch, right), batch.rows)
+    equal = _compared("=", evaluate(left, batch), evaluate(right, batch), batch.rows)
     return Truth.of(equal.true | (_is_null(left, batch) & _is_null(right, batch)))
 
 
@@ -265,8 +275,7 @@ def _compared(name: str, left: Value, right: Value, rows: int) -> Truth:
         outcome = _NUMPY[name](left.ints, right.ints)
     else:
         raise UnsupportedError(f"comparing {left.type} with {right.type}", WHERE)
-    valid = [v for v in (left.valid, right.valid) if v is not None]
-    return Truth.of(outcome.astype(np.bool_), np.logical_and.reduce(valid) if valid else None)
+    return Truth.of(outcome.astype(np.bool_), both(left.valid, right.valid))
 
 
 def _as_floats(value: Rows, other: pa.DataType) -> Rows:
@@ -292,7 +301,7 @@ def _alike(left: pa.DataType, right: pa.DataType) -> bool:
 def _with_literal(name: str, value: Rows, literal: LiteralTerm, rows: int) -> Truth:
     if literal.kind is LiteralKind.NULL:
         return Truth.same(None, rows)
-    value = _as_floats(value, _ORDERED_KINDS.get(literal.kind, pa.null()))
+    value = _as_floats(value, LITERAL_TYPES.get(literal.kind, pa.null()))
     if isinstance(value, Texts):
         scalar = _text(literal, value)
         return _each_text(value, lambda texts: _ARROW[name](texts, scalar))
@@ -324,7 +333,7 @@ def _with_number(name: str, value: Exact, number: int, scale: int) -> Mask:
 def _ordered(literal: LiteralTerm, value: Ordered) -> int:
     """Return a literal as an integer of `Ordered.ints`."""
     is_float, number = pa.types.is_floating(value.type), literal.value
-    literal_type = _ORDERED_KINDS.get(literal.kind, pa.null())
+    literal_type = LITERAL_TYPES.get(literal.kind, pa.null())
     is_exact = (
         literal.kind is LiteralKind.INT and isinstance(number, int) and abs(number) <= _FLOAT_EXACT
     )
@@ -340,8 +349,7 @@ def _ordered(literal: LiteralTerm, value: Ordered) -> int:
 
 
 def _text(literal: LiteralTerm, value: Texts) -> pa.Scalar:
-    kinds = {LiteralKind.STRING: pa.string(), LiteralKind.BINARY: pa.binary()}
-    if kinds.get(literal.kind) != value.type:
+    if LITERAL_TYPES.get(literal.kind) != value.type:
         raise UnsupportedError(
             f"comparing {value.type} with a literal of kind {literal.kind.value}", WHERE
         )
@@ -358,7 +366,7 @@ def _matched(name: str, value: Value, pattern: Value, rows: int) -> Truth:
 
 
 def _is_in(term: Term, choices: Sequence[Term], batch: Batch) -> Truth:
-    value = value_in(batch, term)
+    value = evaluate(term, batch)
     literals = [choice for choice in choices if isinstance(choice, LiteralTerm)]
     if len(literals) < len(choices) or isinstance(value, Constant):
         raise UnsupportedError("IN of other arguments than a column and literals", WHERE)
@@ -372,7 +380,7 @@ def _is_in(term: Term, choices: Sequence[Term], batch: Batch) -> Truth:
 
 def _among(value: Rows, literals: Sequence[LiteralTerm], rows: int) -> Truth:
     for kind in {literal.kind for literal in literals}:
-        value = _as_floats(value, _ORDERED_KINDS.get(kind, pa.null()))
+        value = _as_floats(value, LITERAL_TYPES.get(kind, pa.null()))
     if isinstance(value, Texts):
         texts = pa.array([_text(each, value).as_py() for each in literals], value.type)
         # pc.is_in is false, not null, for a null.
@@ -425,3 +433,141 @@ def _arrow_truth(outcome: pa.Array) -> Truth:
     true: npt.NDArray[np.bool_] = pc.fill_null(outcome, False).to_numpy(zero_copy_only=False)
     valid = valid_of(outcome)
     return Truth(true, ~true if valid is None else ~true & valid)
+
+
+# -- values that conditions choose
+
+
+def _truths(truths: Truth) -> Other:
+    return Other(pa.array(truths.true, mask=~(truths.true | truths.false)), pa.bool_())
+
+
+def _case(arguments: Sequence[Term], batch: Batch) -> Rows:
+    if len(arguments) < 2:
+        raise UnsupportedError("a CASE without branches", WHERE)
+    parts: list[Rows] = []
+    chosen = np.full(batch.rows, -1, np.int16)
+    rest = np.ones(batch.rows, np.bool_)
+    for at in range(0, len(arguments) - 1, 2):
+        condition = arguments[at]
+        selected = rest & _true_rows(condition, batch, rest)
+        parts.append(_branch(arguments[at + 1], batch, selected))
+        chosen[selected] = at // 2
+        rest &= ~selected
+    if len(arguments) % 2:
+        parts.append(_branch(arguments[-1], batch, rest))
+        chosen[rest] = len(parts) - 1
+    return _choose(parts, chosen)
+
+
+def _coalesce(arguments: Sequence[Term], batch: Batch) -> Rows:
+    if not arguments:
+        raise UnsupportedError("a COALESCE without arguments", WHERE)
+    parts: list[Rows] = []
+    chosen = np.full(batch.rows, -1, np.int16)
+    rest = np.ones(batch.rows, np.bool_)
+    for term in arguments:
+        parts.append(_branch(term, batch, rest))
+        valid = validity(parts[-1])
+        selected = rest if valid is None else rest & valid
+        chosen[selected] = len(parts) - 1
+        rest = rest & ~selected
+    return _choose(parts, chosen)
+
+
+def _true_rows(condition: Term, batch: Batch, among: Mask) -> Mask:
+    """Return the rows of `among` for which a condition is true."""
+    if not _may_raise(condition):
+        return truth(condition, batch).true
+    mask = np.zeros(batch.rows, np.bool_)
+    indices = np.flatnonzero(among)
+    mask[indices] = truth(condition, _only(condition, batch, indices)).true
+    return mask
+
+
+def _branch(term: Term, batch: Batch, among: Mask) -> Rows:
+    """Evaluate a term for the rows `among`; the values of other rows are arbitrary."""
+    if not _may_raise(term):
+        result = evaluate(term, batch)
+    else:
+        indices = np.flatnonzero(among)
+        result = evaluate(term, _only(term, batch, indices))
+        if not isinstance(result, Constant):
+            result = _spread(result, indices, batch.rows)
+    if isinstance(result, Constant):
+        raise UnsupportedError("a literal without a type", WHERE)
+    return result
+
+
+def _only(term: Term, batch: Batch, places: npt.NDArray[np.int64]) -> Batch:
+    return batch.only(distinct(list(column_names(term))), places)
+
+
+def _may_raise(term: Term) -> bool:
+    """Return whether the term computes anything beyond comparing columns and literals."""
+    if not isinstance(term, FunctionTerm):
+        return False
+    if term.name.startswith("as ") and isinstance(term.arguments[0], LiteralTerm):
+        return False
+    return term.name not in _NEVER_RAISE or any(map(_may_raise, term.arguments))
+
+
+def _spread(values: Rows, indices: npt.NDArray[np.int64], rows: int) -> Rows:
+    """Return the values at their row indices; arbitrary elsewhere."""
+    to = np.zeros(rows, np.int64)
+    to[indices] = np.arange(len(indices))
+    if isinstance(values, Exact | Ordered):
+        if not len(indices):
+            return type(values)(np.zeros(rows, np.int64), values.type, np.zeros(rows, np.bool_))
+        valid = None if values.valid is None else values.valid[to]
+        return type(values)(values.ints[to], values.type, valid)
+    if not len(indices):
+        return type(values)(pa.nulls(rows, values.values.type), values.type)
+    return type(values)(values.values.take(pa.array(to)), values.type)
+
+
+def _choose(parts: Sequence[Rows], chosen: npt.NDArray[np.int16]) -> Rows:
+    """Select for each row the value of the part `chosen`; NULL where it is -1."""
+    if any(part.type != parts[0].type for part in parts):
+        raise UnsupportedError("a choice between values of different types", WHERE)
+    texts = [part for part in parts if isinstance(part, Texts)]
+    if len(texts) == len(parts):
+        return _choose_texts(texts, chosen)
+    numbers = [part for part in parts if isinstance(part, Exact | Ordered)]
+    if len(numbers) == len(parts):
+        return _choose_numbers(numbers, chosen)
+    raise UnsupportedError(f"a choice of {parts[0].type}", WHERE)
+
+
+def _choose_numbers(parts: Sequence[Exact | Ordered], chosen: npt.NDArray[np.int16]) -> Rows:
+    wide = any(part.ints.dtype == object for part in parts)
+    ints: npt.NDArray[Any] = np.zeros(len(chosen), object if wide else np.int64)
+    valid = chosen >= 0
+    for at, part in enumerate(parts):
+        rows = chosen == at
+        np.copyto(ints, part.ints, where=rows)
+        if part.valid is not None:
+            valid &= part.valid | ~rows
+    return type(parts[0])(ints, parts[0].type, None if valid.all() else valid)
+
+
+def _choose_texts(parts: Sequence[Texts], chosen: npt.NDArray[np.int16]) -> Texts:
+    places = np.zeros(len(chosen), np.int64)
+    valid = chosen >= 0
+    words: list[pa.Array] = []
+    count = 0
+    for at, part in enumerate(parts):
+        values, rows = part.values, chosen == at
+        if not pa.types.is_dictionary(values.type):
+            values = pc.dictionary_encode(values)
+        indices = values.indices
+        if indices.null_count:
+            valid &= indices.is_valid().to_numpy(zero_copy_only=False) | ~rows
+            indices = pc.fill_null(indices, 0)
+        here = indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        np.copyto(places, here + count, where=rows)
+        words.append(values.dictionary)
+        count += len(values.dictionary)
+    mask = None if valid.all() else ~valid
+    indices = pa.array(places.astype(np.int32), mask=mask)
+    return Texts(pa.DictionaryArray.from_arrays(indices, pa.concat_arrays(words)), parts[0].type)
