@@ -38,7 +38,7 @@ from pyspark_theflash.cli.show import print_table
 from pyspark_theflash.net.address import is_address
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.read.present import Presentation, ZeroDates
-from pyspark_theflash.read.sql.connection import QueryLimits
+from pyspark_theflash.read.sql.session import QueryLimits
 from pyspark_theflash.read.sql.sql import SqlResult, run_sql
 from pyspark_theflash.read.sql.texts import result_texts
 from pyspark_theflash.service.client.sql_tables import ServedTables

@@ -263,7 +263,7 @@ def test_ctrl_c_ends_a_query_quietly(workload_store: Stores) -> None:
         "import signal, sys, threading, os\n"
         "from pyspark_theflash.cli.main import main\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "import pyspark_theflash.read.sql.worker as worker\n"
+        "import pyspark_theflash.read.sql.session as worker\n"
         "begin = worker.QueryThread.call\n"
         "def call(self, action):\n"
         "    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()\n"

@@ -8,7 +8,7 @@ import pyarrow.compute as pc
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pyspark_theflash.read.sql.connection import QueryLimits
+from pyspark_theflash.read.sql.session import QueryLimits
 from pyspark_theflash.read.sql.sql import run_sql
 
 WORDS = st.sampled_from(["a", "b", "B", "", "c0", "ä", "a "])

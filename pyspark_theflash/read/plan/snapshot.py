@@ -73,7 +73,7 @@ from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
 
 if TYPE_CHECKING:
-    from pyspark_theflash.read.sql.connection import QueryLimits
+    from pyspark_theflash.read.sql.session import QueryLimits
     from pyspark_theflash.read.sql.sql import SqlResult
 
 _KINDS: Final = (

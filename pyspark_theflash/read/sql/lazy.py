@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.dataset
 
 from pyspark_theflash.base.errors import invariant
-from pyspark_theflash.read.sql.connection import quoted
 
 ROWS: Final = "rows"
 _COLUMN: Final = re.compile(r"\bc\d+\b")
@@ -116,3 +115,8 @@ def view_of(table: SqlTable, dataset: str) -> str:
     """Return the SELECT that restores the column names of a registered `LazyTable`."""
     names = [f"c{at} AS {quoted(name)}" for at, name in enumerate(table.schema.names)]
     return f"SELECT {', '.join(names or [ROWS])} FROM {quoted(dataset)}"  # noqa: S608 (names are quoted)
+
+
+def quoted(identifier: str) -> str:
+    """Quote an identifier for SQL."""
+    return '"' + identifier.replace('"', '""') + '"'

@@ -1,24 +1,134 @@
-"""DuckDB sessions: interruptible calls, tables, results and error translation."""
+"""DuckDB sessions: confined databases, interruptible calls, and error translation.
 
+A database is in memory and has no access to files, network, extensions, Python variables or
+secrets. Memory and threads are bounded, and no statement can change the configuration. Nothing is
+spilled to disk: a query that needs more memory fails.
+
+DuckDB does not handle signals, so it runs in a thread of its own, while the calling thread handles
+Ctrl-C and the deadline.
+"""
+
+import os
 import re
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import pyarrow as pa
 
 from pyspark_theflash.base.clock import Clock
-from pyspark_theflash.base.errors import SqlError, SqlMemoryError, SqlOverflowError
-from pyspark_theflash.read.sql.connection import QueryLimits, connect
+from pyspark_theflash.base.errors import (
+    MissingExtraError,
+    SqlError,
+    SqlMemoryError,
+    SqlOverflowError,
+    SqlTimeoutError,
+)
 from pyspark_theflash.read.sql.lazy import Failures, LazyTable, SqlTable, view_of
-from pyspark_theflash.read.sql.worker import QueryThread
 
+if TYPE_CHECKING:
+    import duckdb
+
+_MAX_THREADS: Final = 4
+_AGAIN_S: Final = 0.05
 BATCH_ROWS: Final = 1 << 16
 Answer = TypeVar("Answer")
 _OF_THE_TEXT: Final = ("ParserException", "BinderException", "CatalogException", "SyntaxException")
 """Errors about the query text only. Others may contain values of rows, which are removed."""
 _VALUE: Final = re.compile(r"'.*'|\".*\"|-?\d[\d.]*", re.DOTALL)
+
+
+def _threads() -> int:
+    return min(os.cpu_count() or 1, _MAX_THREADS)
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLimits:
+    """Limits of a query. `timeout_ms` None: no limit."""
+
+    memory_mb: int = 1024
+    threads: int = field(default_factory=_threads)
+    timeout_ms: int | None = None
+
+
+def connect(limits: QueryLimits) -> "duckdb.DuckDBPyConnection":
+    """Open a new database. Call `lock` before executing an untrusted statement.
+
+    Raises:
+        MissingExtraError: DuckDB is not installed.
+    """
+    try:
+        import duckdb
+    except ImportError as error:
+        raise MissingExtraError("duckdb", "sql") from error
+    connection = duckdb.connect(
+        ":memory:",
+        config={
+            "enable_external_access": "false",
+            "autoinstall_known_extensions": "false",
+            "autoload_known_extensions": "false",
+            "allow_community_extensions": "false",
+            "allow_persistent_secrets": "false",
+            "python_enable_replacements": "false",
+            "temp_directory": "",
+            "preserve_insertion_order": "false",
+            "memory_limit": f"{limits.memory_mb}MiB",
+            "threads": str(limits.threads),
+        },
+    )
+    connection.execute("SET disabled_filesystems = 'LocalFileSystem'")
+    # The time zone of TIMESTAMPs in text forms and Spark sessions, and in the types of results.
+    connection.execute("SET TimeZone = 'UTC'")
+    return connection
+
+
+def lock(connection: "duckdb.DuckDBPyConnection") -> None:
+    """Forbid changes of settings and writes from here on."""
+    connection.execute("SET lock_configuration = true")
+    connection.execute("BEGIN TRANSACTION READ ONLY")
+
+
+class QueryThread:
+    """One thread. `interrupt` must end the current call soon, with an error."""
+
+    def __init__(self, interrupt: Callable[[], None], timeout_ms: int | None, clock: Clock) -> None:
+        """Start the time limit, which is for all calls together."""
+        self._interrupt, self._timeout_ms, self._clock = interrupt, timeout_ms, clock
+        self._started_ms = clock.boottime_ms()
+        self._pool = ThreadPoolExecutor(1, "theflash-sql")
+
+    def call(self, action: Callable[[], Answer]) -> Answer:
+        """Return the result of `action`.
+
+        Raises:
+            SqlTimeoutError: The time limit has passed.
+        """
+        future = self._pool.submit(action)
+        try:
+            return future.result(self._rest_s())
+        except FutureTimeoutError:
+            raise SqlTimeoutError(self._timeout_ms or 0) from None
+        finally:
+            # Also on Ctrl-C: the engine must be idle afterwards. An interrupt before the call has
+            # started has no effect, so it is repeated.
+            while not future.done():
+                self._interrupt()
+                wait([future], _AGAIN_S)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._pool.shutdown()
+
+    def _rest_s(self) -> float | None:
+        """Return the remaining time."""
+        if self._timeout_ms is None:
+            return None
+        elapsed_ms = self._clock.boottime_ms() - self._started_ms
+        return max(self._timeout_ms - elapsed_ms, 0) / 1000
 
 
 class SqlSession:

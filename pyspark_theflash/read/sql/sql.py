@@ -19,19 +19,23 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from types import TracebackType
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pyarrow as pa
 
 from pyspark_theflash.base.clock import Clock, SystemClock
-from pyspark_theflash.base.errors import UnsupportedError
-from pyspark_theflash.read.sql.connection import QueryLimits, lock, quoted
-from pyspark_theflash.read.sql.lazy import SqlTable
-from pyspark_theflash.read.sql.session import BATCH_ROWS, SqlSession
-from pyspark_theflash.read.sql.statement import check_statement, named_tables
+from pyspark_theflash.base.errors import SqlError, UnsupportedError
+from pyspark_theflash.read.sql.lazy import SqlTable, quoted
+from pyspark_theflash.read.sql.session import BATCH_ROWS, QueryLimits, SqlSession, lock
+
+if TYPE_CHECKING:
+    import duckdb
 
 _SYSTEM_SCHEMAS: Final = frozenset({"information_schema", "pg_catalog"})
 _REFUSED_TYPES: Final = re.compile(r"\b(BIT|BIGNUM|VARIANT|TIME WITH TIME ZONE)\b")
+_READING: Final = frozenset({"SELECT", "EXPLAIN"})
+"""DESCRIBE, SHOW, SUMMARIZE, FROM, VALUES and TABLE are SELECTs to DuckDB."""
+_NAME: Final = re.compile(r'"((?:[^"]|"")*)"(\.)?|([^".\s]+)(\.)?')
 
 
 class Catalog(Protocol):
@@ -149,3 +153,46 @@ def _to_open(
     pairs = [(parts[-2], parts[-1]) for parts in names if len(parts) > 1]
     pairs = [pair for pair in pairs if pair[0].lower() not in _SYSTEM_SCHEMAS]
     return list(dict.fromkeys(tables.get((d.lower(), t.lower()), (d, t)) for d, t in pairs))
+
+
+def check_statement(connection: "duckdb.DuckDBPyConnection", text: str) -> None:
+    """Check that `text` is one statement that reads.
+
+    Raises:
+        SqlError: There is no statement, or several.
+        UnsupportedError: The statement does more than read.
+        duckdb.Error: The text is not valid SQL.
+    """
+    statements = connection.extract_statements(text)
+    if len(statements) != 1:
+        raise SqlError(f"expected one statement, got {len(statements)}")
+    kind = statements[0].type.name
+    if kind not in _READING:
+        raise UnsupportedError(f"{kind}, or any statement that does more than read,", "SQL")
+
+
+def named_tables(connection: "duckdb.DuckDBPyConnection", text: str) -> list[tuple[str, ...]]:
+    """Return the tables of a statement: (table,), (db, table) or (catalog, db, table).
+
+    Empty if there are none, and if DuckDB can determine them only when binding.
+    """
+    import duckdb
+
+    try:
+        # Not `duckdb.get_table_names`, which uses the default database. That is not confined and
+        # would download an extension for a URL in the text.
+        names = connection.get_table_names(text, qualified=True)
+    except duckdb.Error:
+        # For example a statement with parameters.
+        return []
+    return [_parts(name) for name in sorted(names)]
+
+
+def _parts(name: str) -> tuple[str, ...]:
+    """Split `db."odd name" AS alias` into db, odd name."""
+    parts, at, goes_on = [], 0, True
+    while goes_on and (match := _NAME.match(name, at)) is not None:
+        between, dot, plain, plain_dot = match.groups()
+        parts.append(plain or between.replace('""', '"'))
+        at, goes_on = match.end(), bool(dot or plain_dot)
+    return tuple(parts)

@@ -20,7 +20,7 @@ from pyspark_theflash.base.errors import (
     TheFlashError,
     UnsupportedError,
 )
-from pyspark_theflash.read.sql.connection import QueryLimits
+from pyspark_theflash.read.sql.session import QueryLimits
 from pyspark_theflash.read.sql.sql import run_sql
 
 ENDLESS = (
