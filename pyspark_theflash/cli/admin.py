@@ -25,15 +25,20 @@ class AdminCommand:
 
     Attributes:
         method: the name of the call.
-        description: the help text; its first line is the summary.
+        text: the help text without its last paragraph; the first line is a summary.
         arguments: keyword arguments of `add_argument`, by the names or flags of the arguments.
         timeout_ms: the default of `--timeout`.
     """
 
     method: str
-    description: str
+    text: str
     arguments: Mapping[str, Mapping[str, Any]]
     timeout_ms: int = LONG_MS
+
+    @property
+    def description(self) -> str:
+        """Help text."""
+        return f"{self.text}\n\nA running writer executes the command."
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
         """Add the command's arguments to its parser."""
@@ -71,24 +76,19 @@ _TO_PARTITION: Final = {**_REGION, "partition": _whole("PARTITION", "the target"
 ADMIN: Final = {
     "compact": AdminCommand(
         "Compact",
-        """Rewrite all of a store into the form that reads fastest.
-
-A running writer is asked to do it.""",
+        "Rewrite a store completely into the form that is read fastest.",
         {},
     ),
     "flush": AdminCommand(
         "Flush",
-        """Distribute the recently written rows of a store's tables among their regions.
-
-A running writer is asked to do it.""",
+        "Distribute the recently written rows of a store's tables among their regions.",
         {},
     ),
     "split": AdminCommand(
         "SplitRegion",
         """Split a region of a table in two, as listed by `theflash regions`.
 
-It is one step, while reads go on, and permanent: compaction does not merge the halves. A running
-writer is asked to do it.""",
+It is atomic, reads continue, and it is permanent: compaction does not merge the halves.""",
         {
             **_REGION,
             "at": {
@@ -101,37 +101,34 @@ writer is asked to do it.""",
         "MergeRegions",
         """Merge two neighbouring regions of a table, as listed by `theflash regions`.
 
-It is one step, while reads go on. A running writer is asked to do it.""",
+It is atomic, and reads continue.""",
         {
             "physical_id": _whole("PHYSICAL_ID", "the physical table"),
             "left_id": _whole("LEFT_ID", "the lower region"),
-            "right_id": _whole("RIGHT_ID", "the region behind it"),
+            "right_id": _whole("RIGHT_ID", "the next higher region"),
         },
     ),
     "move": AdminCommand(
         "MoveRegion",
         """Move a region's files to another partition, as listed by `theflash partitions`.
 
-It is one step, while reads go on. Later writes to the region go there, too. A running writer is
-asked to do it.""",
+It is atomic, and reads continue. Later writes to the region also go there.""",
         _TO_PARTITION,
     ),
     "copy": AdminCommand(
         "CopyRegion",
         """Copy a region's files to one more partition, as listed by `theflash partitions`.
 
-Scans read another copy of a file where one is damaged or its disk is missing. Later writes to the
-region go to all of its partitions. It is one step, while reads go on; `theflash move` ends it. A
-running writer is asked to do it.""",
+Scans read another copy of a file if one is damaged or its disk is missing. Later writes to the
+region go to all of its partitions. It is atomic, and reads continue. `theflash move` ends it.""",
         _TO_PARTITION,
     ),
     "purge": AdminCommand(
         "PurgeRegion",
         """Remove all rows of a region, as listed by `theflash regions`, from disk.
 
-They are removed at every timestamp: later reads of its range fail, whatever is written there
-afterwards. A running scan keeps its files. It is one step, and cannot be undone. A running writer
-is asked to do it.""",
+They are removed at every timestamp: later reads of the range fail, also after new writes there. A
+running scan keeps its files. It is atomic and cannot be undone.""",
         _REGION,
     ),
     "gc": AdminCommand(
@@ -140,8 +137,8 @@ is asked to do it.""",
 
 Timestamps below the safe point can no longer be read. Without `--safe-point`, it is the store's
 retention (`theflash retention`) before `resolved_ts`. It is never above a timestamp that a reader
-or a pin holds, nor above `resolved_ts`, and never goes back. The reason for a lower safe point is
-printed. A running writer is asked to do it.""",
+or a pin holds, nor above `resolved_ts`, and never decreases. The reason for a lower safe point is
+printed.""",
         {
             "--safe-point": {
                 "type": timestamp,
@@ -150,7 +147,7 @@ printed. A running writer is asked to do it.""",
             },
             "--dry-run": {
                 "action": "store_true",
-                "help": "print what would be dropped, and drop nothing",
+                "help": "print what would be dropped without dropping it",
             },
         },
     ),
@@ -158,23 +155,19 @@ printed. A running writer is asked to do it.""",
         "SetRetention",
         """Set how much history garbage collection keeps readable.
 
-It counts back from `resolved_ts`. A running writer is asked to do it.""",
+It counts back from `resolved_ts`.""",
         {"retention_ms": _duration("a day is 86400")},
         SHORT_MS,
     ),
     "interval": AdminCommand(
         "SetInterval",
-        """Set the polling interval of a store's writer, now and for later runs.
-
-A running writer is asked to do it.""",
+        "Set the polling interval of a store's writer, now and for later runs.",
         {"interval_ms": _duration("0.01 to a day")},
         SHORT_MS,
     ),
     "stop": AdminCommand(
         "StopWriter",
-        """Stop a store's writer after its current batch.
-
-A running writer is asked to do it.""",
+        "Stop a store's writer after its current batch.",
         {},
         SHORT_MS,
     ),

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.cli.jobs.arguments import add_json
 from pyspark_theflash.cli.place import add_place, opened
-from pyspark_theflash.cli.show import print_json, print_table, process_text
+from pyspark_theflash.cli.show import cell, print_json, print_table, process_text
 from pyspark_theflash.service.wire.message import Latch
 
 
@@ -37,7 +37,7 @@ def run(arguments: argparse.Namespace) -> int:
             latch.kind,
             latch.id,
             "" if latch.snapshot_ts is None else shown(latch.snapshot_ts),
-            *map(_text, (latch.generation, _scope(latch), latch.token)),
+            *map(cell, (latch.generation, _scope(latch), latch.token)),
             f"{latch.expires_in_ms / 1000:.0f} s",
             _holder(latch),
         ]
@@ -63,7 +63,3 @@ def _holder(latch: Latch) -> str:
     if latch.holder is not None:
         return process_text(latch.holder)
     return f"{latch.name or 'unnamed'} ({latch.identity})"
-
-
-def _text(value: object) -> str:
-    return "" if value is None else str(value)

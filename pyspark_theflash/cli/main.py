@@ -29,7 +29,7 @@ COMMANDS = {
     "pin": "keep a timestamp readable for a while",
     "unpin": "end a pin",
     "interval": "set the polling interval of a store's writer",
-    "compact": "rewrite a store into the form that reads fastest",
+    "compact": "rewrite a store into the form that is read fastest",
     "flush": "distribute recently written rows among the regions",
     "split": "split a region in two",
     "merge": "merge two neighbouring regions",

@@ -12,8 +12,8 @@ from pathlib import Path
 from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.cli.command import SHORT_MS, add_command, run_command
 from pyspark_theflash.cli.jobs.arguments import add_json
-from pyspark_theflash.cli.reader import opened_reader
-from pyspark_theflash.cli.show import print_json, print_table
+from pyspark_theflash.cli.place import opened_reader
+from pyspark_theflash.cli.show import cell, print_json, print_table
 from pyspark_theflash.net.address import is_address
 from pyspark_theflash.storage.store.command import Verb
 
@@ -43,9 +43,5 @@ def run(arguments: argparse.Namespace) -> int:
         print_json({"partitions": partitions})
     else:
         header = ["partition", "files", "bytes", "folder", "fault"]
-        print_table(header, ([_shown(each[name]) for name in header] for each in partitions))
+        print_table(header, ([cell(each[name]) for name in header] for each in partitions))
     return 0
-
-
-def _shown(value: int | str | None) -> str:
-    return "" if value is None else str(value)

@@ -1,13 +1,19 @@
 """Stores on the command line that may be behind a server."""
 
 import argparse
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
+from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import UsageError
-from pyspark_theflash.cli.jobs.arguments import tls_files
-from pyspark_theflash.cli.jobs.bearer import add_token, server_token
+from pyspark_theflash.base.fs import LocalFileSystem
+from pyspark_theflash.cli.jobs.arguments import add_token, server_token, tls_files
 from pyspark_theflash.net.address import SCHEME, UNIX, is_address
 from pyspark_theflash.service.client.theflash import TheFlash, connect
+from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import EngineReader
+from pyspark_theflash.storage.store.folder import StoreIdentity, read_identity
 
 
 def add_place(parser: argparse.ArgumentParser) -> None:
@@ -39,3 +45,12 @@ def opened(arguments: argparse.Namespace) -> TheFlash:
         return connect(Path(place))
     tls = tls_files(arguments)
     return connect(place, token=server_token(arguments.token_file), tls=tls)
+
+
+@contextmanager
+def opened_reader(path: Path) -> Iterator[tuple[StoreIdentity, EngineReader]]:
+    """Open a store; yield its identity and engine reader."""
+    fs = LocalFileSystem()
+    identity = read_identity(path, fs)
+    with closing(registry.open_reader(path, identity, fs, SystemClock())) as engine:
+        yield identity, engine

@@ -8,11 +8,10 @@ Purged ranges are listed at the end.
 
 import argparse
 from dataclasses import asdict
-from typing import Any
 
 from pyspark_theflash.cli.jobs.arguments import add_json, add_store
-from pyspark_theflash.cli.reader import opened_reader
-from pyspark_theflash.cli.show import print_json, print_table
+from pyspark_theflash.cli.place import opened_reader
+from pyspark_theflash.cli.show import cell, print_json, print_table
 from pyspark_theflash.service.api.status import physical_tables
 from pyspark_theflash.storage.store.catalog import NOW_KINDS
 from pyspark_theflash.storage.store.command import handle_text
@@ -52,9 +51,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print_json({"regions": regions, "purged": gaps})
     else:
-        print_table(HEADER, ([_shown(region[name]) for name in HEADER] for region in regions))
+        print_table(HEADER, ([cell(region[name]) for name in HEADER] for region in regions))
         for gap in gaps:
-            bounds = f"from {_shown(gap['start'])!r} to {_shown(gap['end'])!r}"
+            bounds = f"from {cell(gap['start'])!r} to {cell(gap['end'])!r}"
             print(f"purged of physical table {gap['physical_id']}: handles {bounds}")
     return 0
 
@@ -62,9 +61,3 @@ def run(arguments: argparse.Namespace) -> int:
 def _bound(handle: int | bytes | None) -> int | str | None:
     """Return a handle for JSON; a clustered key as TiDB's encoded key in hex."""
     return handle_text(handle) if isinstance(handle, bytes) else handle
-
-
-def _shown(value: Any) -> str:  # noqa: ANN401 (JSON)
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return "" if value is None else str(value)

@@ -1,21 +1,28 @@
 """Options and output of the commands that print rows: `scan` and `sql`."""
 
 import argparse
+import io
+import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, Any, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import UsageError
+from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.cli.jobs.arguments import seconds
-from pyspark_theflash.cli.jobs.ticker import Ticker
+from pyspark_theflash.cli.jobs.ticker import Ticker, ticking
 from pyspark_theflash.cli.place import opened
+from pyspark_theflash.cli.show import print_table
 from pyspark_theflash.service.client.theflash import SHORT_MS, TheFlash
 from pyspark_theflash.service.wire.message import Moment, Snapshot
+from pyspark_theflash.storage.store.manifest import file_errors
+from pyspark_theflash.tidb.codec.jsonl import format_jsonl
 
 _ANY_AGE_MS: Final = 1 << 48
 
@@ -69,29 +76,86 @@ def check_output(arguments: argparse.Namespace) -> None:
         )
 
 
-def write_batches(
-    form: str,
+@contextmanager
+def new_file(path: Path, fs: FileSystem) -> Iterator[IO[bytes]]:
+    """Open a new file, which gets its name, durably, when the block ends without an error.
+
+    Raises:
+        UsageError: The path exists, or its folder does not.
+        StoreFullError, EngineError: The file cannot be written.
+    """
+    if path.exists():
+        raise UsageError(f"{path} already exists and is not overwritten")
+    if not path.parent.is_dir():
+        raise UsageError(f"the folder {path.parent} does not exist")
+    scratch = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with file_errors(path):
+        try:
+            with open(scratch, "xb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            fs.rename(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+
+
+def write_rows(
+    arguments: argparse.Namespace,
     schema: pa.Schema,
     batches: Iterable[pa.RecordBatch],
-    out: IO[bytes],
-    ticker: Ticker | None,
+    texts_of: Callable[[pa.RecordBatch], Sequence[pa.Array]],
 ) -> None:
-    """Write batches of `schema` as an Arrow stream or a Parquet file."""
+    """Write rows as `--format` and `--output` say.
+
+    Args:
+        schema: the schema of `batches`.
+        texts_of: converts a batch to columns of strings or bytes, for `table` and `jsonl`.
+    """
+    with ExitStack() as stack:
+        if arguments.output is None:
+            sys.stdout.flush()
+            out: IO[bytes] = sys.stdout.buffer
+        else:
+            out = stack.enter_context(new_file(arguments.output, LocalFileSystem()))
+            ticker = stack.enter_context(ticking(arguments.command, SystemClock()))
+            batches = _noted(batches, ticker)
+        if arguments.format in ("arrow", "parquet"):
+            _write_batches(arguments.format, schema, batches, out)
+            return
+        text = io.TextIOWrapper(out, "utf-8", write_through=True)
+        try:
+            if arguments.format == "jsonl":
+                for texts in map(texts_of, batches):
+                    text.writelines(f"{line}\n" for line in format_jsonl(texts))
+            else:
+                rows = (row for texts in map(texts_of, batches) for row in _printable(texts))
+                print_table(schema.names, rows, text)
+        finally:
+            text.detach()
+
+
+def _write_batches(
+    form: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], out: IO[bytes]
+) -> None:
     if form == "arrow":
         writer = pa.ipc.new_stream(out, schema)
     else:
         writer = pq.ParquetWriter(out, schema, compression="zstd", write_page_checksum=True)
-    rows = 0
     with writer:
         for batch in batches:
             writer.write_batch(batch)
-            rows += batch.num_rows
-            if ticker is not None:
-                ticker.note(f"{rows:,} rows")
 
 
-def printable(texts: Sequence["pa.Array[Any]"]) -> Iterator[list[str]]:
-    """Columns of texts, or of bytes, as rows for a terminal."""
+def _noted(batches: Iterable[pa.RecordBatch], ticker: Ticker) -> Iterator[pa.RecordBatch]:
+    rows = 0
+    for batch in batches:
+        yield batch
+        rows += batch.num_rows
+        ticker.note(f"{rows:,} rows")
+
+
+def _printable(texts: Sequence["pa.Array[Any]"]) -> Iterator[list[str]]:
     columns = [[_show(value) for value in array.to_pylist()] for array in texts]
     return (list(row) for row in zip(*columns, strict=True))
 

@@ -9,33 +9,22 @@ file is not overwritten.
 """
 
 import argparse
-import io
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
-from typing import IO
+from collections.abc import Sequence
 
 import pyarrow as pa
 
-from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import ColumnNotFoundError, UsageError
-from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs.arguments import add_at
-from pyspark_theflash.cli.jobs.ticker import Ticker, ticking
-from pyspark_theflash.cli.output import new_file
 from pyspark_theflash.cli.place import add_place
 from pyspark_theflash.cli.rows import (
     add_output,
     add_wait,
     check_output,
     opened_snapshot,
-    printable,
-    write_batches,
+    write_rows,
 )
-from pyspark_theflash.cli.show import print_table
 from pyspark_theflash.service.client.theflash import TheFlash
 from pyspark_theflash.service.wire.message import Moment, Plan, Presentation, Snapshot
-from pyspark_theflash.tidb.codec.jsonl import format_jsonl
 from pyspark_theflash.tidb.schema.model import ROWID_NAME
 
 
@@ -59,16 +48,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the rows, or write them to a file."""
     check_output(arguments)
-    with ExitStack() as stack:
-        store, snapshot = stack.enter_context(opened_snapshot(arguments))
+    with opened_snapshot(arguments) as (store, snapshot):
         plan = _plan(store, snapshot, arguments)
-        if arguments.output is None:
-            sys.stdout.flush()
-            _write(arguments.format, store, plan, sys.stdout.buffer, None)
-        else:
-            file = stack.enter_context(new_file(arguments.output, LocalFileSystem()))
-            ticker = stack.enter_context(ticking("scan", SystemClock()))
-            _write(arguments.format, store, plan, file, ticker)
+        schema = pa.ipc.read_schema(pa.py_buffer(plan.arrow_schema))
+        write_rows(arguments, schema, store.read(plan), lambda batch: batch.columns)
     return 0
 
 
@@ -90,29 +73,3 @@ def _plan(store: TheFlash, snapshot: Snapshot, arguments: argparse.Namespace) ->
         return planned([*names, ROWID_NAME])
     except ColumnNotFoundError:
         return planned(names)
-
-
-def _write(form: str, store: TheFlash, plan: Plan, out: IO[bytes], ticker: Ticker | None) -> None:
-    schema = pa.ipc.read_schema(pa.py_buffer(plan.arrow_schema))
-    if form in ("arrow", "parquet"):
-        write_batches(form, schema, store.read(plan), out, ticker)
-        return
-    text = io.TextIOWrapper(out, "utf-8", write_through=True)
-    columns = (batch.columns for batch in _noted(store.read(plan), ticker))
-    try:
-        if form == "jsonl":
-            for texts in columns:
-                text.writelines(f"{line}\n" for line in format_jsonl(texts))
-        else:
-            print_table(schema.names, (row for texts in columns for row in printable(texts)), text)
-    finally:
-        text.detach()
-
-
-def _noted(batches: Iterator[pa.RecordBatch], ticker: Ticker | None) -> Iterator[pa.RecordBatch]:
-    rows = 0
-    for batch in batches:
-        yield batch
-        rows += batch.num_rows
-        if ticker is not None:
-            ticker.note(f"{rows:,} rows")

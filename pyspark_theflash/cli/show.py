@@ -38,6 +38,13 @@ def print_json(document: Mapping[str, Any]) -> None:
     print("{\n" + ",\n".join(lines) + "\n}")
 
 
+def cell(value: object) -> str:
+    """Return a value as text; empty for None, elements separated by commas for a list."""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
+
+
 def process_text(process: Process) -> str:
     """Describe a process that holds a lock or latch."""
     return f"process {process.pid} on {process.host} ({process.program})"

@@ -13,28 +13,18 @@ new file, which appears when it is complete. An existing file is not overwritten
 """
 
 import argparse
-import io
-import sys
-from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO
 
-import pyarrow as pa
-
-from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs.arguments import add_at, seconds
-from pyspark_theflash.cli.output import new_file
 from pyspark_theflash.cli.place import add_place
 from pyspark_theflash.cli.rows import (
     add_output,
     add_wait,
     check_output,
     opened_snapshot,
-    printable,
-    write_batches,
+    write_rows,
 )
-from pyspark_theflash.cli.show import print_table
 from pyspark_theflash.net.address import is_address
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.read.present import Presentation, ZeroDates
@@ -43,7 +33,6 @@ from pyspark_theflash.read.sql.sql import SqlResult, run_sql
 from pyspark_theflash.read.sql.texts import result_texts
 from pyspark_theflash.service.client.sql_tables import ServedTables
 from pyspark_theflash.service.wire import message
-from pyspark_theflash.tidb.codec.jsonl import format_jsonl
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -77,12 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_output(arguments)
     with ExitStack() as stack:
         result = stack.enter_context(_result(arguments, stack))
-        if arguments.output is None:
-            sys.stdout.flush()
-            _write(arguments.format, result, sys.stdout.buffer)
-        else:
-            file = stack.enter_context(new_file(arguments.output, LocalFileSystem()))
-            _write(arguments.format, result, file)
+        write_rows(arguments, result.schema, result, result_texts)
     return 0
 
 
@@ -97,26 +81,6 @@ def _result(arguments: argparse.Namespace, stack: ExitStack) -> SqlResult:
     snapshot = stack.enter_context(open_snapshot(Path(arguments.store), pinned.snapshot_ts))
     presentation = Presentation(ZeroDates(zero_dates))
     return snapshot.sql(arguments.query, presentation=presentation, limits=limits)
-
-
-def _write(form: str, result: SqlResult, out: IO[bytes]) -> None:
-    if form in ("arrow", "parquet"):
-        write_batches(form, result.schema, result, out, None)
-        return
-    text = io.TextIOWrapper(out, "utf-8", write_through=True)
-    try:
-        if form == "jsonl":
-            for texts in _texts(result):
-                text.writelines(f"{line}\n" for line in format_jsonl(texts))
-        else:
-            rows = (row for texts in _texts(result) for row in printable(texts))
-            print_table(result.schema.names, rows, text)
-    finally:
-        text.detach()
-
-
-def _texts(result: SqlResult) -> Iterator[list[pa.Array]]:
-    return map(result_texts, result)
 
 
 def _megabytes(text: str) -> int:

@@ -17,7 +17,6 @@ import pytest
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.timestamp import shown
-from pyspark_theflash.cli import scan
 from pyspark_theflash.cli.main import main
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.storage.store.writer_lock import WriterLock
@@ -327,14 +326,14 @@ def test_a_file_is_whole_or_not_there(
     out.write_text("mine")
     status, _, err = run("scan", store, "db.t", "--output", out)
     assert (status, out.read_text()) == (2, "mine")
-    assert "exists already" in err
+    assert "already exists" in err
     assert run("scan", store, "db.t", "--output", tmp_path / "no" / "out")[0] == 2
     out.unlink()
 
     def fail(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(scan, "print_table", fail)
+    monkeypatch.setattr("pyspark_theflash.cli.rows.print_table", fail)
     status, _, err = run("scan", store, "db.t", "--output", out)
     assert (status, err.split(":")[1]) == (7, " StoreFullError")
     assert [p.name for p in tmp_path.iterdir()] == ["store"]

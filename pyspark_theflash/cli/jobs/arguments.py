@@ -2,16 +2,22 @@
 
 import argparse
 import math
+import os
 from pathlib import Path
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from pyspark_theflash.base.errors import OptionError, UsageError
 from pyspark_theflash.base.timestamp import parse_timestamp
 from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.base.types import TimeStamp
 
+if TYPE_CHECKING:
+    from pyspark_theflash.service.api.token import AccessToken
+
 MAX_SECONDS: Final = 10 * 365 * 86_400
 MAX_MEBIBYTES: Final = 1 << 20
+TOKEN_VARIABLE: Final = "THEFLASH_TOKEN"  # noqa: S105 (its name, not a token)
+"""Environment variable of the token; command lines are readable by all processes."""
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -73,6 +79,27 @@ def add_at(parser: argparse.ArgumentParser) -> None:
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json`."""
     parser.add_argument("--json", action="store_true", help="print one JSON document")
+
+
+def add_token(parser: argparse._ActionsContainer) -> None:
+    """Add `--token-file`."""
+    parser.add_argument(
+        "--token-file",
+        type=Path,
+        metavar="FILE",
+        help=f"the token for a server (or {TOKEN_VARIABLE} in the environment)",
+    )
+
+
+def server_token(file: Path | None) -> "AccessToken | None":
+    """Return the token in a file, or else in the environment; None if there is none."""
+    # Imported here because the writer of a folder does not need it.
+    from pyspark_theflash.service.api.token import AccessToken
+
+    if file is not None:
+        return AccessToken.from_file(file)
+    token = os.environ.get(TOKEN_VARIABLE)
+    return None if token is None else AccessToken(token)
 
 
 def tls_files(arguments: argparse.Namespace, prefix: str = "") -> TlsFiles | None:

@@ -12,8 +12,7 @@ from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import ServiceUnavailableError, UsageError
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cli.jobs.arguments import tls_files
-from pyspark_theflash.cli.jobs.bearer import server_token
+from pyspark_theflash.cli.jobs.arguments import server_token, tls_files
 from pyspark_theflash.net.address import is_address
 from pyspark_theflash.replication.apply.state import WriterState
 from pyspark_theflash.replication.opening import open_when_free

@@ -23,12 +23,12 @@ from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.base.types import physical_ms
 from pyspark_theflash.cli.jobs.arguments import (
     ArgumentParser,
+    add_token,
     cluster_id,
     seconds,
     timestamp,
     tls_files,
 )
-from pyspark_theflash.cli.jobs.bearer import add_token
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.outcome import run_command
 from pyspark_theflash.cli.jobs.place import Upkeep, open_place
