@@ -192,6 +192,12 @@ def evaluate(term: Term, batch: Batch) -> Value:
     if term.name == "coalesce":
         return _coalesce(term.arguments, batch)
     arguments = [evaluate(argument, batch) for argument in term.arguments]
+    if (
+        arguments
+        and all(isinstance(each, Constant) for each in arguments)
+        and not term.name.startswith("as ")
+    ):
+        raise UnsupportedError(f"{term.name} of literals only", WHERE)
     if term.name in ARITHMETIC and len(arguments) == 2:
         return computed(term.name, *arguments)
     return applied(term.name, arguments, batch.rows)
@@ -204,34 +210,30 @@ def truth(term: Term, batch: Batch) -> Truth:
     if not isinstance(term, FunctionTerm):
         raise UnsupportedError("a column or literal as a condition", WHERE)
     name, arguments = term.name, term.arguments
+    is_list, is_unary = name in ("and", "or", "in"), name in ("not", "is null", "is not null")
+    count = len(arguments)
+    if count < 2 if is_list else count != (1 if is_unary else 2):
+        raise UnsupportedError(f"{name} of {count} arguments", WHERE)
+    left, right = arguments[0], arguments[-1]
     if name in ("and", "or"):
-        _check_count(term, len(arguments) >= 2)
         return _joined(name, [truth(argument, batch) for argument in arguments])
     if name == "not":
-        _check_count(term, len(arguments) == 1)
-        inner = truth(arguments[0], batch)
+        inner = truth(left, batch)
         return Truth(inner.false, inner.true)
-    if name in ("is null", "is not null"):
-        _check_count(term, len(arguments) == 1)
-        missing = _is_null(arguments[0], batch)
+    if is_unary:
+        missing = _is_null(left, batch)
         return Truth.of(missing if name == "is null" else ~missing)
     if name == "in":
-        _check_count(term, len(arguments) >= 2)
-        return _is_in(arguments[0], arguments[1:], batch)
-    _check_count(term, len(arguments) == 2)
-    left, right = arguments
+        return _is_in(left, arguments[1:], batch)
     if name in MATCHES:
         return _matched(name, evaluate(left, batch), evaluate(right, batch), batch.rows)
     if name not in COMPARISONS:
         raise UnsupportedError(f"{name} as a condition", WHERE)
+    operator = "=" if name == "<=>" else name
+    outcome = _compared(operator, evaluate(left, batch), evaluate(right, batch), batch.rows)
     if name == "<=>":
-        return _same(left, right, batch)
-    return _compared(name, evaluate(left, batch), evaluate(right, batch), batch.rows)
-
-
-def _check_count(term: FunctionTerm, is_right: bool) -> None:
-    if not is_right:
-        raise UnsupportedError(f"{term.name} of {len(term.arguments)} arguments", WHERE)
+        return Truth.of(outcome.true | (_is_null(left, batch) & _is_null(right, batch)))
+    return outcome
 
 
 def _joined(name: str, truths: Sequence[Truth]) -> Truth:
@@ -250,12 +252,6 @@ def _is_null(term: Term, batch: Batch) -> Mask:
             return np.full(batch.rows, value.literal.kind is LiteralKind.NULL)
         valid = validity(value)
     return np.zeros(batch.rows, np.bool_) if valid is None else ~valid
-
-
-def _same(left: Term, right: Term, batch: Batch) -> Truth:
-    """Evaluate `<=>`: equal, or both NULL."""
-    equal = _compared("=", evaluate(left, batch), evaluate(right, batch), batch.rows)
-    return Truth.of(equal.true | (_is_null(left, batch) & _is_null(right, batch)))
 
 
 def _compared(name: str, left: Value, right: Value, rows: int) -> Truth:

@@ -17,10 +17,13 @@ import pyarrow as pa
 
 from pyspark_theflash.base.errors import ColumnNotFoundError, UnsupportedError
 from pyspark_theflash.read.pushdown.evaluate import evaluate
-from pyspark_theflash.read.pushdown.group import Groups, group_type, groups_apart, groups_of
 from pyspark_theflash.read.pushdown.reduce import (
+    Groups,
     Reduction,
     exact_array,
+    group_type,
+    groups_apart,
+    groups_of,
     ordered_array,
     reduced_type,
 )

@@ -22,6 +22,7 @@ use a lookup table of the days between the smallest and the largest if these are
 
 import re
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final
 
 import numpy as np
@@ -174,9 +175,8 @@ def _ints_of(numbers: Sequence[int]) -> Ints:
 
 
 def _exact_as_double(value: Exact) -> Ordered:
-    if pa.types.is_decimal(value.type) and value.type.precision > _DOUBLE_DIGITS:
-        raise UnsupportedError(f"a cast of {value.type} to double", WHERE)
-    if not pa.types.is_decimal(value.type) and not pa.types.is_signed_integer(value.type):
+    is_exact = pa.types.is_decimal(value.type) and value.type.precision <= _DOUBLE_DIGITS
+    if not is_exact and not pa.types.is_signed_integer(value.type):
         raise UnsupportedError(f"a cast of {value.type} to double", WHERE)
     floats = value.ints.astype(np.float64) / 10.0**value.scale
     return Ordered.of_floats(floats, pa.float64(), value.valid)
@@ -229,8 +229,6 @@ _OPERATORS: Final[dict[str, Callable[..., Any]]] = {
 
 
 def _whole(operator: str, left: Value, right: Value, tp: pa.DataType) -> Exact:
-    if isinstance(left, Constant) and isinstance(right, Constant):
-        raise UnsupportedError(f"{operator} of two literals", WHERE)
     if operator == "%" and not _is_nonzero(right):
         raise UnsupportedError("% by a divisor other than a literal", WHERE)
     a, b = _integers(left, tp), _integers(right, tp)
@@ -261,8 +259,6 @@ def _integers(value: Value, tp: pa.DataType) -> Exact:
 def _double(operator: str, left: Value, right: Value) -> Ordered:
     if operator == "/" and not _is_nonzero(right):
         raise UnsupportedError("/ by a divisor other than a literal", WHERE)
-    if isinstance(left, Constant) and isinstance(right, Constant):
-        raise UnsupportedError(f"{operator} of two literals", WHERE)
     a, b = _floats(left), _floats(right)
     with np.errstate(all="ignore"):
         floats = _OPERATORS[operator](a, b)
@@ -294,12 +290,9 @@ def _check_below(ints: Ints, valid: Mask | None, most: int, tp: pa.DataType) -> 
         raise SqlOverflowError(f"a number outside of {tp}")
 
 
-def _rounded(function: Callable[..., Any]) -> Callable[[Value], Rows]:
-    def rounded(value: Value) -> Rows:
-        valid = value.valid if isinstance(value, Ordered) else None
-        return Exact(_longs(function(_floats(value))), pa.int64(), valid)
-
-    return rounded
+def _rounded(function: Callable[..., Any], value: Value) -> Rows:
+    valid = value.valid if isinstance(value, Ordered) else None
+    return Exact(_longs(function(_floats(value))), pa.int64(), valid)
 
 
 # -- days and times
@@ -360,22 +353,15 @@ def _each_day(days: Days, function: Callable[[Days], Days]) -> Days:
     return function(np.arange(low, high + 1))[days - low]
 
 
-def _of_day(name: str) -> Callable[[Value], Rows]:
-    def of_day(value: Value) -> Rows:
-        dates = _times(value, pa.date32())
-        return Exact(_each_day(dates.ints.astype(np.int64), _OF_DAY[name]), pa.int32(), dates.valid)
-
-    return of_day
+def _of_day(name: str, value: Value) -> Rows:
+    dates = _times(value, pa.date32())
+    return Exact(_each_day(dates.ints.astype(np.int64), _OF_DAY[name]), pa.int32(), dates.valid)
 
 
-def _part(name: str) -> Callable[[Value], Rows]:
+def _part(name: str, value: Value) -> Rows:
     unit_us, count = _PARTS[name]
-
-    def part(value: Value) -> Rows:
-        times = _times(value, NTZ)
-        return Exact(times.ints // unit_us % count, pa.int32(), times.valid)
-
-    return part
+    times = _times(value, NTZ)
+    return Exact(times.ints // unit_us % count, pa.int32(), times.valid)
 
 
 def _date(value: Value) -> Rows:
@@ -404,14 +390,10 @@ def _unit(value: Value, units: dict[str, Any]) -> str:
     raise UnsupportedError("another unit of time", WHERE)
 
 
-def _shifted(to: pa.DataType) -> Callable[[Value, Value], Rows]:
+def _shifted(to: pa.DataType, value: Value, offset: Value) -> Rows:
     source, sign = (ZONED, 1) if to == NTZ else (NTZ, -1)
-
-    def shifted(value: Value, offset: Value) -> Rows:
-        times = _times(value, source)
-        return Ordered(times.ints + sign * _number(offset), to, times.valid)
-
-    return shifted
+    times = _times(value, source)
+    return Ordered(times.ints + sign * _number(offset), to, times.valid)
 
 
 def _times(value: Value, tp: pa.DataType) -> Ordered:
@@ -471,15 +453,15 @@ def _length(value: Value) -> Rows:
 
 
 _FUNCTIONS: Final[dict[str, tuple[Callable[..., Rows], tuple[int, ...]]]] = {
-    **{name: (_of_day(name), (1,)) for name in _OF_DAY},
-    **{name: (_part(name), (1,)) for name in _PARTS},
+    **{name: (partial(_of_day, name), (1,)) for name in _OF_DAY},
+    **{name: (partial(_part, name), (1,)) for name in _PARTS},
     "date": (_date, (1,)),
     "trunc": (_trunc, (2,)),
     "date_trunc": (_date_trunc, (2,)),
-    "local": (_shifted(NTZ), (2,)),
-    "instant": (_shifted(ZONED), (2,)),
-    "floor": (_rounded(np.floor), (1,)),
-    "ceil": (_rounded(np.ceil), (1,)),
+    "local": (partial(_shifted, NTZ), (2,)),
+    "instant": (partial(_shifted, ZONED), (2,)),
+    "floor": (partial(_rounded, np.floor), (1,)),
+    "ceil": (partial(_rounded, np.ceil), (1,)),
     "substring": (_substring, (2, 3)),
     "length": (_length, (1,)),
 }

@@ -180,9 +180,22 @@ def computed(operator: str, left: Value, right: Value) -> Exact:
         UnsupportedError: The operands are not decimals, or Spark would round the result.
         SqlOverflowError: A result does not fit its type.
     """
-    if isinstance(left, Constant) and isinstance(right, Constant):
-        raise UnsupportedError(f"{operator} of two literals", WHERE)
-    return _computed(operator, _operand(left), _operand(right))
+    x, y = _operand(left), _operand(right)
+    tp = result_type(operator, x.type, y.type)
+    if operator == "*":
+        a, b = x.ints, y.ints
+        bound = magnitude(a) * magnitude(b)
+    else:
+        a, b = x.scaled(tp.scale), y.scaled(tp.scale)
+        bound = magnitude(a) + magnitude(b)
+    a, b = _fitting(a, bound), _fitting(b, bound)
+    ints = a * b if operator == "*" else a + b if operator == "+" else a - b
+    valid = both(x.valid, y.valid)
+    if bound >= 10**tp.precision:
+        valid_ints = ints if valid is None else ints[np.broadcast_to(valid, ints.shape)]
+        if magnitude(valid_ints) >= 10**tp.precision:
+            raise SqlOverflowError(f"a result of more than {tp.precision} digits")
+    return Exact(ints, tp, valid)
 
 
 def value_of(values: pa.Array) -> Rows:
@@ -265,22 +278,6 @@ def _operand(value: Value) -> Exact:
     raise UnsupportedError("arithmetic on other types than decimals", WHERE)
 
 
-def _computed(operator: str, left: Exact, right: Exact) -> Exact:
-    tp = result_type(operator, left.type, right.type)
-    if operator == "*":
-        a, b = left.ints, right.ints
-        bound = magnitude(a) * magnitude(b)
-    else:
-        a, b = left.scaled(tp.scale), right.scaled(tp.scale)
-        bound = magnitude(a) + magnitude(b)
-    a, b = _fitting(a, bound), _fitting(b, bound)
-    ints = a * b if operator == "*" else a + b if operator == "+" else a - b
-    valid = both(left.valid, right.valid)
-    if bound >= 10**tp.precision:
-        _check_digits(ints, valid, tp)
-    return Exact(ints, tp, valid)
-
-
 def result_type(operator: str, left: pa.DataType, right: pa.DataType) -> pa.DataType:
     """Return Spark's result type: `DecimalType.adjustPrecisionScale`, if it cuts off no digits.
 
@@ -299,12 +296,6 @@ def result_type(operator: str, left: pa.DataType, right: pa.DataType) -> pa.Data
     if kept_scale < scale:
         raise UnsupportedError(f"{operator} with a result scale of {scale}", WHERE)
     return pa.decimal128(DECIMAL128_DIGITS, scale)
-
-
-def _check_digits(ints: Ints, valid: Mask | None, tp: pa.DataType) -> None:
-    valid_ints = ints if valid is None else ints[np.broadcast_to(valid, ints.shape)]
-    if magnitude(valid_ints) >= 10**tp.precision:
-        raise SqlOverflowError(f"a result of more than {tp.precision} digits")
 
 
 def both(left: Mask | None, right: Mask | None) -> Mask | None:
