@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import LeaseExpiredError, TheFlashError
 from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.read.plan.read import LeaseKeeper
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
 from pyspark_theflash.storage.store.latch.readers_lock import ReadersLock
@@ -41,7 +42,8 @@ class LeaseHold:
         self._mutex = threading.Lock()
         self._holders = 1
         self._lock: ReadersLock | None = None
-        self._due_ms = self._next_ms()
+        self.keeper = LeaseKeeper(self, lease, clock)
+        """Renews the lease for all holders."""
 
     def acquire(self) -> None:
         """Add a holder.
@@ -74,26 +76,10 @@ class LeaseHold:
         with self._mutex:
             self._is_borrowed = True
 
-    def keep(self) -> None:
-        """Renew the lease if a third of its time has passed; call it often.
-
-        Raises:
-            LeaseExpiredError: It has expired, so files may have been removed.
-        """
-        with self._mutex:
-            is_due = self._clock.boottime_ms() >= self._due_ms
-        if is_due:
-            self.renew()
-
-    def renew(self) -> None:
+    def renew(self, lease: ReadLease) -> None:
         """Renew the lease now. Raises `LeaseExpiredError`."""
-        with self._mutex:
-            with closing(open_manifest(self._path, self._fs)) as manifest:
-                LeaseTable(manifest, self._clock).renew(self._lease)
-            self._due_ms = self._next_ms()
-
-    def _next_ms(self) -> int:
-        return self._clock.boottime_ms() + self._lease.ttl_ms // 3
+        with self._mutex, closing(open_manifest(self._path, self._fs)) as manifest:
+            LeaseTable(manifest, self._clock).renew(lease)
 
 
 class HeldBatches:

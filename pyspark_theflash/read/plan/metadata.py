@@ -51,9 +51,7 @@ METADATA_STATS: Final = RegionStats(RegionID(0), None, None, 0, 0, 0, 0)
 _NUMBER: Final = FieldType(MySQLType.LONGLONG, ColumnFlag(0), 20, 0, "binary", "binary")
 _TEXT: Final = FieldType(MySQLType.VARCHAR, ColumnFlag(0), 65_535, -1, "utf8mb4", "utf8mb4_bin")
 _TIME: Final = FieldType(MySQLType.TIMESTAMP, ColumnFlag(0), 23, 3, "binary", "binary")
-_PARTITION: Final = {"partition": _TEXT, "physical_id": _NUMBER}
-_SIZES: Final = {"files": _NUMBER, "versions": _NUMBER, "bytes": _NUMBER}
-_HOLDER: Final = {"pid": _NUMBER, "host": _TEXT, "program": _TEXT}
+_TYPES: Final = {"": _NUMBER, "text": _TEXT, "time": _TIME}
 _Row = tuple[Any, ...]
 
 
@@ -83,8 +81,7 @@ def split_name(name: str) -> tuple[str, str] | None:
 def metadata_table(db: str, name: str, kind: str) -> TableInfo:
     """Return the definition of a metadata table."""
     columns = tuple(
-        ColumnInfo(ColumnID(n + 1), name, n, tp)
-        for n, (name, tp) in enumerate(_KINDS[kind].columns.items())
+        ColumnInfo(ColumnID(n + 1), name, n, tp) for n, (name, tp) in enumerate(_columns(kind))
     )
     full = f"{name}{SEPARATOR}{kind}"
     return TableInfo(METADATA_ID, db, full, columns, True, False, None, None, "")
@@ -109,8 +106,14 @@ def batch_of(rows: Iterable[_Row], schema: pa.Schema) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
+def _columns(kind: str) -> Iterator[tuple[str, FieldType]]:
+    for column in _KINDS[kind].columns.split():
+        name, _, tp = column.partition(":")
+        yield name, _TYPES[tp]
+
+
 def _schema(kind: str) -> pa.Schema:
-    return pa.schema([(name, arrow_type(tp)) for name, tp in _KINDS[kind].columns.items()])
+    return pa.schema([(name, arrow_type(tp)) for name, tp in _columns(kind)])
 
 
 def stated_rows(rows: bytes) -> Iterator[pa.RecordBatch]:
@@ -206,57 +209,46 @@ def _of_origin(kind: str) -> Callable[[MetadataSource, TableInfo], pa.RecordBatc
 
 @dataclass(frozen=True, slots=True)
 class _Kind:
-    columns: Mapping[str, FieldType]
+    """Columns, `name` of a number or `name:type`, and the function that returns the rows."""
+
+    columns: str
     rows: Callable[[MetadataSource, TableInfo], Iterator[_Row] | pa.RecordBatch]
 
 
 _KINDS: Final[Mapping[str, _Kind]] = {
     "regions": _Kind(
-        _PARTITION
-        | {"region_id": _NUMBER, "start": _TEXT, "end": _TEXT}
-        | _SIZES
-        | {"deltas": _NUMBER},
+        "partition:text physical_id region_id start:text end:text files versions bytes deltas",
         _regions,
     ),
     "partitions": _Kind(
-        _PARTITION | {"method": _TEXT, "expression": _TEXT, "bound": _TEXT} | _SIZES, _partitions
+        "partition:text physical_id method:text expression:text bound:text files versions bytes",
+        _partitions,
     ),
     "files": _Kind(
-        _PARTITION
-        | {"region_id": _NUMBER, "path": _TEXT, "kind": _TEXT, "versions": _NUMBER}
-        | {"bytes": _NUMBER, "min_commit_ts": _NUMBER, "max_commit_ts": _NUMBER},
+        "partition:text physical_id region_id path:text kind:text versions bytes "
+        "min_commit_ts max_commit_ts",
         _files,
     ),
     "schemas": _Kind(
-        {"since_ts": _NUMBER, "since": _TIME, "database": _TEXT, "table": _TEXT}
-        | {"columns": _TEXT, "definition": _TEXT},
+        "since_ts since:time database:text table:text columns:text definition:text",
         _schemas,
     ),
     "progress": _Kind(
-        {"generation": _NUMBER, "oldest_ts": _NUMBER, "oldest": _TIME}
-        | {"resolved_ts": _NUMBER, "resolved": _TIME, "position": _TEXT},
+        "generation oldest_ts oldest:time resolved_ts resolved:time position:text",
         _progress,
     ),
     "latches": _Kind(
-        {"id": _TEXT, "kind": _TEXT, "snapshot_ts": _NUMBER, "generation": _NUMBER}
-        | {"expires_in_ms": _NUMBER}
-        | _HOLDER,
+        "id:text kind:text snapshot_ts generation expires_in_ms pid host:text program:text",
         _latches,
     ),
     "raft": _Kind(
-        _PARTITION
-        | {"region_id": _NUMBER, "start": _TEXT, "end": _TEXT}
-        | {"conf_ver": _NUMBER, "version": _NUMBER, "state": _TEXT}
-        | {"applied_index": _NUMBER, "durable_index": _NUMBER}
-        | {"peer_id": _NUMBER, "store_id": _NUMBER},
+        "partition:text physical_id region_id start:text end:text conf_ver version state:text "
+        "applied_index durable_index peer_id store_id",
         _of_origin("raft"),
     ),
     "locks": _Kind(
-        _PARTITION
-        | {"region_id": _NUMBER, "handle": _TEXT, "kind": _TEXT}
-        | {"start_ts": _NUMBER, "started": _TIME, "ttl_ms": _NUMBER}
-        | {"for_update_ts": _NUMBER, "min_commit_ts": _NUMBER}
-        | {"is_async_commit": _NUMBER, "is_primary": _NUMBER, "primary_in": _TEXT},
+        "partition:text physical_id region_id handle:text kind:text start_ts started:time "
+        "ttl_ms for_update_ts min_commit_ts is_async_commit is_primary primary_in:text",
         _of_origin("locks"),
     ),
 }

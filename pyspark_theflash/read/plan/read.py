@@ -79,14 +79,14 @@ def as_dictionaries(task: ScanTask, engine: EngineReader) -> ScanTask:
 
 
 def read_region(
-    engine: EngineReader, task: ScanTask, keeper: "LeaseRenewer"
+    engine: EngineReader, task: ScanTask, keeper: "LeaseKeeper"
 ) -> Iterator[pa.RecordBatch]:
     """Yield the results of a task whose store is open; see `read_task`."""
     return read_regions(engine, task, [task.region], keeper)
 
 
 def read_regions(
-    engine: EngineReader, task: ScanTask, regions: Iterable[RegionScan], keeper: "LeaseRenewer"
+    engine: EngineReader, task: ScanTask, regions: Iterable[RegionScan], keeper: "LeaseKeeper"
 ) -> Iterator[pa.RecordBatch]:
     """Yield the combined results of `regions`, which replace the task's region."""
     condition = _TaskCondition(task, keeper) if _TaskCondition.has_any(task) else None
@@ -95,7 +95,7 @@ def read_regions(
 
 
 def _rows(
-    engine: EngineReader, task: ScanTask, keeper: "LeaseRenewer", condition: "_TaskCondition | None"
+    engine: EngineReader, task: ScanTask, keeper: "LeaseKeeper", condition: "_TaskCondition | None"
 ) -> Iterator[pa.RecordBatch]:
     """Yield the rows that pass the task's conditions, in the returned form."""
     if condition is not None:
@@ -157,7 +157,7 @@ class _TaskCondition:
     latch, since a scan that returns no rows would not.
     """
 
-    def __init__(self, task: ScanTask, keeper: "LeaseRenewer") -> None:
+    def __init__(self, task: ScanTask, keeper: "LeaseKeeper") -> None:
         self._condition, self._filter, self._keeper = task.condition, task.filter, keeper
         self._presentation = task.presentation
         self._keys = _late_keys(task)
@@ -220,16 +220,6 @@ def open_store(task: ScanTask, fs: FileSystem) -> Manifest:
             raise StoreMismatchError(task.store_path, "a different store is at this path")
         undo.pop_all()
     return manifest
-
-
-class LeaseRenewer(Protocol):
-    """Renews a read latch while batches are read."""
-
-    def keep(self) -> None:
-        """Renew the lease if it is due; called after each batch."""
-
-    def renew(self) -> None:
-        """Renew the lease now. Raises `LeaseExpiredError`."""
 
 
 class Leases(Protocol):

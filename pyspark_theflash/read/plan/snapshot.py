@@ -379,7 +379,7 @@ class ReadSnapshot:
 
     def _held(self, plan: ScanPlan) -> Iterator[pa.RecordBatch]:
         for task in plan.tasks:
-            yield from read_region(self._engine, task, self._hold)
+            yield from read_region(self._engine, task, self._hold.keeper)
 
     def texts(self, plan: ScanPlan) -> Iterator[list[pa.Array]]:
         """Yield the columns of the batches of a plan of this snapshot as TiDB's text."""
