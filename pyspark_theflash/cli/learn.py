@@ -8,11 +8,8 @@ not written.
 """
 
 import argparse
-import signal
-import threading
 from contextlib import ExitStack, closing
 from pathlib import Path
-from types import FrameType
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
@@ -20,7 +17,7 @@ from pyspark_theflash.cli.jobs.arguments import add_store, mebibytes, seconds, t
 from pyspark_theflash.cli.jobs.learner import LearnerProcess, LearnerSettings
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.sources import Network
-from pyspark_theflash.cli.listeners import Listeners, add_listeners, server_tls
+from pyspark_theflash.cli.listeners import Listeners, add_listeners, server_tls, stop_event
 from pyspark_theflash.cli.serve import SOCKET
 from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.net.address import UNIX
@@ -131,13 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
     settings = _settings(arguments)
     use_system_memory()
     clock, fs = SystemClock(), LocalFileSystem()
-    stopping = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    stopping = stop_event()
     with ExitStack() as undo:
         process = undo.enter_context(
             closing(

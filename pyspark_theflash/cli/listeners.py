@@ -5,6 +5,8 @@ certificates.
 """
 
 import argparse
+import signal
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -43,6 +45,14 @@ def add_listeners(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="an allowed common name of client certificates (default: any)",
     )
+
+
+def stop_event() -> threading.Event:
+    """Return an event that SIGTERM and SIGINT set from now on."""
+    event = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda _number, _frame: event.set())
+    return event
 
 
 def server_tls(arguments: argparse.Namespace) -> ServerTls | None:

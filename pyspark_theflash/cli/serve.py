@@ -11,18 +11,15 @@ process answers. Flight and gRPC are always answered by this process.
 import argparse
 import os
 import secrets
-import signal
-import threading
 from contextlib import ExitStack
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs.arguments import add_store, seconds
-from pyspark_theflash.cli.listeners import Listeners, add_listeners
+from pyspark_theflash.cli.listeners import Listeners, add_listeners, stop_event
 from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.service.server.control import WorkerSettings
 from pyspark_theflash.service.server.lean import leave_out_pandas
@@ -66,13 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
     leave_out_pandas()
     if not 1 <= arguments.workers <= WORKERS_MAX:
         raise UsageError(f"--workers must be from 1 to {WORKERS_MAX}")
-    stopping = threading.Event()
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        stopping.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    stopping = stop_event()
     address = arguments.listen or f"{UNIX}{arguments.store.absolute() / SOCKET}"
     with ExitStack() as undo:
         service = _OwnService(arguments.store, undo)

@@ -16,7 +16,7 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
-from pyspark_theflash.cli.jobs.arguments import add_at, seconds
+from pyspark_theflash.cli.jobs.arguments import add_at, mebibytes, seconds
 from pyspark_theflash.cli.place import add_place
 from pyspark_theflash.cli.rows import (
     add_output,
@@ -50,10 +50,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--memory",
-        type=_megabytes,
-        default=QueryLimits().memory_mb,
-        metavar="MB",
-        help="memory limit of the query (default: %(default)s)",
+        type=mebibytes,
+        default=QueryLimits().memory_mb << 20,
+        metavar="MIB",
+        help=f"memory limit of the query (default: {QueryLimits().memory_mb})",
     )
     parser.add_argument(
         "--timeout", type=seconds, metavar="S", help="stop the query after S seconds"
@@ -72,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _result(arguments: argparse.Namespace, stack: ExitStack) -> SqlResult:
     """Start the query, on the files of a folder or on rows of a server."""
-    limits = QueryLimits(memory_mb=arguments.memory, timeout_ms=arguments.timeout)
+    limits = QueryLimits(memory_mb=arguments.memory >> 20, timeout_ms=arguments.timeout)
     zero_dates: str = arguments.zero_dates
     store, pinned = stack.enter_context(opened_snapshot(arguments))
     if is_address(arguments.store):
@@ -81,9 +81,3 @@ def _result(arguments: argparse.Namespace, stack: ExitStack) -> SqlResult:
     snapshot = stack.enter_context(open_snapshot(Path(arguments.store), pinned.snapshot_ts))
     presentation = Presentation(ZeroDates(zero_dates))
     return snapshot.sql(arguments.query, presentation=presentation, limits=limits)
-
-
-def _megabytes(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= 1 << 20:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of megabytes")
-    return int(text)
