@@ -9,11 +9,17 @@ not written.
 
 import argparse
 from contextlib import ExitStack, closing
-from pathlib import Path
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.cli.jobs.arguments import add_store, mebibytes, seconds, timestamp, tls_files
+from pyspark_theflash.cli.jobs.arguments import (
+    add_store,
+    add_tls,
+    mebibytes,
+    seconds,
+    timestamp,
+    tls_files,
+)
 from pyspark_theflash.cli.jobs.learner import LearnerProcess, LearnerSettings
 from pyspark_theflash.cli.jobs.memory import use_system_memory
 from pyspark_theflash.cli.jobs.sources import Network
@@ -64,10 +70,7 @@ def _add_cluster(group: argparse._ArgumentGroup) -> None:
         help="register with PD as a store at that address, labelled engine=theflash, and send "
         "heartbeats (default: do not register)",
     )
-    for name in ("ca", "cert", "key"):
-        group.add_argument(
-            f"--cluster-{name}", type=Path, metavar="FILE", help=f"TLS: the {name}, PEM"
-        )
+    add_tls(group, "cluster-")
     group.add_argument(
         "--cluster-allow",
         action="append",

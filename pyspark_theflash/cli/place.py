@@ -8,7 +8,7 @@ from pathlib import Path
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.cli.jobs.arguments import add_token, server_token, tls_files
+from pyspark_theflash.cli.jobs.arguments import add_tls, add_token, server_token, tls_files
 from pyspark_theflash.net.address import SCHEME, UNIX, is_address
 from pyspark_theflash.service.client.theflash import TheFlash, connect
 from pyspark_theflash.storage.engine import registry
@@ -24,11 +24,7 @@ def add_place(parser: argparse.ArgumentParser) -> None:
         help=f"the store's folder, {SCHEME}HOST:PORT or {UNIX}PATH",
     )
     add_token(parser)
-    parser.add_argument(
-        "--ca", type=Path, metavar="FILE", help="CA of the server's certificate; enables TLS"
-    )
-    parser.add_argument("--cert", type=Path, metavar="FILE", help="client certificate")
-    parser.add_argument("--key", type=Path, metavar="FILE", help="its private key")
+    add_tls(parser)
 
 
 def opened(arguments: argparse.Namespace) -> TheFlash:

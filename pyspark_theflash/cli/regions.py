@@ -13,6 +13,7 @@ from pyspark_theflash.cli.jobs.arguments import add_json, add_store
 from pyspark_theflash.cli.place import opened_reader
 from pyspark_theflash.cli.show import cell, print_json, print_table
 from pyspark_theflash.service.api.status import physical_tables
+from pyspark_theflash.storage.engine.api import RegionStats
 from pyspark_theflash.storage.store.catalog import NOW_KINDS
 from pyspark_theflash.storage.store.command import handle_text
 from pyspark_theflash.storage.store.gap import GAP_KIND, all_gaps
@@ -32,18 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
     with opened_reader(arguments.store) as (_, engine):
         view = engine.read([*NOW_KINDS, GAP_KIND])
         regions = [
-            {
-                "table": name,
-                "physical_id": physical_id,
-                "region_id": region.region_id,
-                "start": _bound(region.start),
-                "end": _bound(region.end),
-                "files": region.files,
-                "deltas": region.deltas,
-                "rows": region.rows,
-                "bytes": region.bytes,
-                "partitions": list(region.partitions),
-            }
+            {"table": name, "physical_id": physical_id, **_described(region)}
             for name, physical_id in physical_tables(engine, view)
             for region in engine.regions(view, physical_id)
         ]
@@ -56,6 +46,12 @@ def run(arguments: argparse.Namespace) -> int:
             bounds = f"from {cell(gap['start'])!r} to {cell(gap['end'])!r}"
             print(f"purged of physical table {gap['physical_id']}: handles {bounds}")
     return 0
+
+
+def _described(region: RegionStats) -> dict[str, Any]:
+    values = {name: getattr(region, name) for name in HEADER[2:]}
+    bounds = {"start": _bound(region.start), "end": _bound(region.end)}
+    return values | bounds | {"partitions": list(region.partitions)}
 
 
 def _bound(handle: int | bytes | None) -> int | str | None:

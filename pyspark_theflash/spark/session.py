@@ -64,9 +64,11 @@ class SparkSnapshot:
         texts = {STORE.name: str(store), **{name: str(value) for name, value in options.items()}}
         place = Place.of(texts)
         self._store = place.address
-        request, timeout_ms = _request(point), SHORT_MS + round(point.wait_s * 1000)
+        staleness_ms = None if max_staleness is None else round(max_staleness * 1000)
+        wait_ms = round(point.wait_s * 1000)
+        request = TablesRequest(message.Moment(point.snapshot_ts, staleness_ms, wait_ms))
         with place.connect() as opened:
-            listed: Tables = opened.call(method("ListTables"), request, timeout_ms)
+            listed: Tables = opened.call(method("ListTables"), request, SHORT_MS + wait_ms)
         self.snapshot_ts = TimeStamp(listed.snapshot_ts)
         self._names = [table.name for table in listed.tables]
         self._spark, self._options = spark, options
@@ -100,11 +102,3 @@ class SparkSnapshot:
         for view, name in views.items():
             quoted = view.replace("`", "``")
             self.table(name).createOrReplaceTempView(f"`{quoted}`")
-
-
-def _request(moment: ReadPoint) -> TablesRequest:
-    staleness_s = moment.max_staleness_s
-    staleness_ms = None if staleness_s is None else round(staleness_s * 1000)
-    return TablesRequest(
-        message.Moment(moment.snapshot_ts, staleness_ms, round(moment.wait_s * 1000))
-    )

@@ -18,7 +18,7 @@ from pyspark_theflash.base.errors import CorruptionError, StoreFullError
 from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.base.types import MAX_TS, PhysicalTableID, TimeStamp
-from pyspark_theflash.read.plan.snapshot import open_snapshot, read_progress
+from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.replication import writer as writer_module
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
@@ -34,6 +34,7 @@ from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tidb.schema.file import FileSchema
 from tests.support.binlog_writer import write_file
 from tests.support.feeds import messages
+from tests.support.progress import read_progress
 from tests.support.victims import Victim, files_known, files_on_disk, run_doomed_writer
 from tests.support.workloads import check_answers, workload
 

@@ -24,7 +24,6 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.read.plan.snapshot import read_progress
 from pyspark_theflash.replication.pump.spool import Spool
 from pyspark_theflash.replication.source.frame import MAGIC
 from pyspark_theflash.storage.engine.magic import file as file_module
@@ -41,6 +40,7 @@ from tests.integration.test_failing_disk import (
 )
 from tests.support.binlog_writer import frames
 from tests.support.feeds import messages
+from tests.support.progress import read_progress
 
 FS = LocalFileSystem()
 LOG, INDEX = f"{DATABASE}-wal", f"{DATABASE}-shm"

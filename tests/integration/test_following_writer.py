@@ -14,8 +14,8 @@ import pytest
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.read.plan.snapshot import read_progress
 from tests.support.binlog_writer import split_frames
+from tests.support.progress import read_progress
 from tests.support.workloads import check_answers, workload
 
 PROJECT = Path(__file__).parents[2]

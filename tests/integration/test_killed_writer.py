@@ -23,7 +23,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.jobs.outcome import OTHER_FAILURE
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.read.plan.snapshot import open_snapshot, read_progress
+from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.service.wire.method import Role
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.command import CollectOrder, Mailbox, Verb
@@ -32,6 +32,7 @@ from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.storage.store.writer_lock import WriterLock
 from tests.support.feeds import Feed, GrowingFolder, Tidb, WholeFile, messages
 from tests.support.processes import wait_until
+from tests.support.progress import read_progress
 from tests.support.serving import TOKENS, write_tokens
 from tests.support.victims import (
     Victim,

@@ -28,7 +28,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.cli.jobs.outcome import exit_status
-from pyspark_theflash.read.plan.snapshot import open_snapshot, read_progress
+from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.replication.apply.state import LEDGER_KIND, WriterState
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.upkeep import maintenance as maintenance_module
@@ -48,6 +48,7 @@ from tests.integration.test_replication import BANK, FRAMES, GrowingSchema, open
 from tests.support.binlog_writer import frames, prewrite
 from tests.support.faulty_fs import Failure, FaultyFileSystem
 from tests.support.manual_clock import ManualClock
+from tests.support.progress import read_progress
 from tests.support.workloads import Workload, check_answers, workload
 
 FS, CLOCK = LocalFileSystem(), SystemClock()

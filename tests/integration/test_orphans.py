@@ -15,7 +15,6 @@ from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp, physical_ms
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.read.plan.snapshot import read_progress
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.engine import registry
@@ -28,6 +27,7 @@ from tests.support.fake_tikv import FakeTiKV
 from tests.support.lost_frames import Lost, binlog_file, messages_of, tell, without
 from tests.support.manual_clock import ManualClock
 from tests.support.percolator import Record
+from tests.support.progress import read_progress
 from tests.support.workloads import check_answers, workload
 
 BANK = workload("bank")

@@ -12,7 +12,6 @@ import pytest
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import StoreNotFoundError
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.read.plan.snapshot import read_progress
 from pyspark_theflash.replication.pump.spool import Spool
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.engine import registry
@@ -22,6 +21,7 @@ from tests.integration.test_crash import HISTORY, assert_recovers, compact, open
 from tests.support import binlog_writer
 from tests.support.feeds import messages
 from tests.support.power import Power
+from tests.support.progress import read_progress
 from tests.support.workloads import check_answers, workload
 
 FS, CLOCK = LocalFileSystem(), SystemClock()

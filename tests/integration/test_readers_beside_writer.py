@@ -10,9 +10,10 @@ import pytest
 
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.read.plan.snapshot import open_snapshot, read_progress
+from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.storage.engine import registry
 from tests.integration.test_replication import BANK, FRAMES, check_all, run
+from tests.support.progress import read_progress
 
 _log = logging.getLogger(__name__)
 

@@ -32,7 +32,6 @@ from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.cli.jobs.outcome import OTHER_FAILURE
 from pyspark_theflash.cli.jobs.upkeep import RemoteUpkeep
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.read.plan.snapshot import read_progress
 from pyspark_theflash.replication import writer
 from pyspark_theflash.replication.apply import applier
 from pyspark_theflash.replication.apply.columns import StoredColumns
@@ -59,6 +58,7 @@ from tests.support.cutting_proxy import cutting
 from tests.support.feeds import messages
 from tests.support.lost_frames import binlog_file, without
 from tests.support.processes import wait_until
+from tests.support.progress import read_progress
 from tests.support.serving import (
     TOKENS,
     served,

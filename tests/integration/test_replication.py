@@ -20,7 +20,7 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.read.plan.snapshot import open_snapshot, read_progress
+from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.replication.apply import applier
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.source.prewrite import DELETE_ROW
@@ -39,6 +39,7 @@ from tests.support.binlog_writer import (
     split_frames,
     transaction,
 )
+from tests.support.progress import read_progress
 from tests.support.workloads import Answer, check_answers, workload
 
 BANK = workload("bank")

@@ -32,7 +32,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.failpoint import armed
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
-from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot, read_progress
+from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.replication import writer as writer_module
 from pyspark_theflash.replication.apply import applier
 from pyspark_theflash.replication.source.file import FileSource
@@ -59,6 +59,7 @@ from pyspark_theflash.tidb.schema.file import FileSchema
 from tests.soak.cluster import DATABASE, LACKING, START_TS, Cluster, Table
 from tests.soak.outcome import Outcome
 from tests.soak.reads import difference, random_read
+from tests.support.progress import read_progress
 from tests.support.victims import Victim
 
 if TYPE_CHECKING:

@@ -102,6 +102,17 @@ def server_token(file: Path | None) -> "AccessToken | None":
     return None if token is None else AccessToken(token)
 
 
+def add_tls(parser: argparse._ActionsContainer, prefix: str = "") -> None:
+    """Add `--ca`, `--cert` and `--key`, with a prefix."""
+    helps = {
+        "ca": "CA of the other side's certificate, PEM; enables TLS",
+        "cert": "certificate of this process, PEM",
+        "key": "its private key, PEM",
+    }
+    for name, text in helps.items():
+        parser.add_argument(f"--{prefix}{name}", type=Path, metavar="FILE", help=text)
+
+
 def tls_files(arguments: argparse.Namespace, prefix: str = "") -> TlsFiles | None:
     """Return the files of `--ca`, `--cert` and `--key` with a prefix; None without `--ca`.
 

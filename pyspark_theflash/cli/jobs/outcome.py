@@ -16,60 +16,43 @@ from collections.abc import Callable
 from typing import Final
 
 from pyspark_theflash.base import errors
-from pyspark_theflash.base.errors import (
-    CodecError,
-    ColumnNotFoundError,
-    CommandTimeoutError,
-    CorruptionError,
-    InternalError,
-    LatchHeldError,
-    LatchNotFoundError,
-    NotCaughtUpError,
-    OptionError,
-    PurgedError,
-    PurgedRangeError,
-    RaftFedError,
-    SnapshotTooOldError,
-    StoreInUseError,
-    StoreNotFoundError,
-    TableNotFoundError,
-    TableNotReplicatedError,
-    TableSetAsideError,
-    TheFlashError,
-    UnmatchedPrewriteError,
-    UpkeepError,
-    UsageError,
-)
+from pyspark_theflash.base.errors import InternalError, TheFlashError, UpkeepError
 
 OTHER_FAILURE: Final = 7
 INTERRUPTED: Final = 130
-_STATUS: Final = (
-    ((UsageError, OptionError, ColumnNotFoundError), 2),
-    (
-        (StoreNotFoundError, TableNotFoundError, TableNotReplicatedError, LatchNotFoundError),
-        3,
+_STATUS: Final = {
+    2: (errors.UsageError, errors.OptionError, errors.ColumnNotFoundError),
+    3: (
+        errors.StoreNotFoundError,
+        errors.TableNotFoundError,
+        errors.TableNotReplicatedError,
+        errors.LatchNotFoundError,
     ),
-    (
-        (
-            NotCaughtUpError,
-            SnapshotTooOldError,
-            PurgedError,
-            PurgedRangeError,
-            TableSetAsideError,
-            UnmatchedPrewriteError,
-        ),
-        4,
+    4: (
+        errors.NotCaughtUpError,
+        errors.SnapshotTooOldError,
+        errors.PurgedError,
+        errors.PurgedRangeError,
+        errors.TableSetAsideError,
+        errors.UnmatchedPrewriteError,
     ),
-    ((StoreInUseError, LatchHeldError, CommandTimeoutError, RaftFedError), 5),
-    ((CorruptionError, CodecError), 6),
-)
+    5: (
+        errors.StoreInUseError,
+        errors.LatchHeldError,
+        errors.CommandTimeoutError,
+        errors.RaftFedError,
+    ),
+    6: (errors.CorruptionError, errors.CodecError),
+}
 _log = logging.getLogger(__name__)
 
 
 def exit_status(error: TheFlashError) -> int:
     """Return the exit status of an error."""
     kind = getattr(errors, error.first) if isinstance(error, UpkeepError) else type(error)
-    return next((status for kinds, status in _STATUS if issubclass(kind, kinds)), OTHER_FAILURE)
+    return next(
+        (status for status, kinds in _STATUS.items() if issubclass(kind, kinds)), OTHER_FAILURE
+    )
 
 
 def run_command(command: Callable[[], int]) -> int:

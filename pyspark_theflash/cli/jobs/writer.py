@@ -23,6 +23,7 @@ from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.base.types import physical_ms
 from pyspark_theflash.cli.jobs.arguments import (
     ArgumentParser,
+    add_tls,
     add_token,
     cluster_id,
     seconds,
@@ -124,12 +125,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_server(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("a store behind a server")
     add_token(group)
-    for name, what in (
-        ("ca", "CA of the server's certificate; enables TLS"),
-        ("cert", "client certificate"),
-        ("key", "its private key"),
-    ):
-        group.add_argument(f"--store-{name}", type=Path, metavar="FILE", help=what)
+    add_tls(group, "store-")
     group.add_argument(
         "--spool",
         type=Path,
@@ -158,8 +154,7 @@ def _add_network(parser: argparse.ArgumentParser) -> None:
         metavar="HOST:PORT",
         help="address at which TiDB reaches pump-server:HOST:PORT",
     )
-    for name in ("ca", "cert", "key"):
-        group.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"TLS: the {name}, PEM")
+    add_tls(group)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -47,15 +47,15 @@ from pyspark_theflash.read.plan.metadata import (
     split_name,
 )
 from pyspark_theflash.read.plan.origin import FILES, Origin
-from pyspark_theflash.read.plan.pasts import Pasts
 from pyspark_theflash.read.plan.read import LeaseKeeper, read_region
 from pyspark_theflash.read.plan.scan_plan import ScanPlan, ScanTask, native_strings
 from pyspark_theflash.read.present import NATIVE, TEXT, Presentation
-from pyspark_theflash.read.pushdown.pushdown import NOTHING, Filter, Pushdown, filter_names
-from pyspark_theflash.read.pushdown.term import Term
+from pyspark_theflash.read.pushdown.pushdown import NOTHING, Filter, Pushdown
+from pyspark_theflash.read.pushdown.term import Term, column_names, distinct
 from pyspark_theflash.read.sql.relation import Relation
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import RegionScan, RegionStats
+from pyspark_theflash.storage.mvcc.project import ScanColumn, scan_column
 from pyspark_theflash.storage.store.catalog import feed_history
 from pyspark_theflash.storage.store.command import handle_text
 from pyspark_theflash.storage.store.coverage import COVERAGE_KINDS, Coverage
@@ -64,13 +64,14 @@ from pyspark_theflash.storage.store.folder import IDENTITY_KIND, StoreIdentity, 
 from pyspark_theflash.storage.store.gap import GAP_KIND, gaps_of
 from pyspark_theflash.storage.store.latch.lease import LEASE_TTL_MS, LeaseTable, ReadLease
 from pyspark_theflash.storage.store.manifest import View
-from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress, store_progress
+from pyspark_theflash.storage.store.progress import PROGRESS_KIND
 from pyspark_theflash.storage.store.purged import PURGED_KIND, purged_at
 from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND
 from pyspark_theflash.storage.store.scope import SCOPE_KIND, ScopedTables, TableScope
 from pyspark_theflash.tidb.codec.digest import TableDigest
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
 from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
+from pyspark_theflash.tidb.schema.owners import Owners
 
 if TYPE_CHECKING:
     from pyspark_theflash.read.sql.session import QueryLimits
@@ -107,15 +108,6 @@ def open_snapshot(
     """
     ts = None if snapshot_ts is None else timestamp_option("snapshot_ts", snapshot_ts)
     return ReadSnapshot(path, ts, fs or LocalFileSystem(), clock or SystemClock())
-
-
-def read_progress(path: Path, *, fs: FileSystem | None = None) -> Progress | None:
-    """Return the progress that all tables of the store have reached; None for an empty store."""
-    manifest = open_manifest(path, fs or LocalFileSystem())
-    try:
-        return store_progress(manifest.read([PROGRESS_KIND]))
-    finally:
-        manifest.close()
 
 
 class ReadSnapshot:
@@ -170,7 +162,7 @@ class ReadSnapshot:
         self._views: dict[TableID, View] = {}
         self._scope = ScopedTables(TableScope.of(self._view) or TableScope(), self._history)
         self._coverage = Coverage(self._view, self._history)
-        self._pasts = Pasts(self._history, self._coverage, self.snapshot_ts)
+        self._owners = Owners(self._history)
 
     def tables(self) -> Sequence[TableInfo]:
         """Return the replicated tables that exist at `snapshot_ts`."""
@@ -271,7 +263,7 @@ class ReadSnapshot:
                 *(filter.columns if filter else ()),
             ]
         )
-        usual, exchanged = self._pasts.columns(table, [c for c in read if c is not ROWID_COLUMN])
+        usual, exchanged = self._scan_columns(table, [c for c in read if c is not ROWID_COLUMN])
         stated = self._stated(table) if table.id == METADATA_ID else None
         tasks = tuple(
             ScanTask(
@@ -297,6 +289,19 @@ class ReadSnapshot:
         )
         pushed.check(plan.rows_schema)
         return plan
+
+    def _scan_columns(
+        self, table: TableInfo, infos: Sequence[ColumnInfo]
+    ) -> tuple[tuple[ScanColumn, ...], Mapping[PhysicalTableID, tuple[ScanColumn, ...]]]:
+        """Return how to read columns, and separately for physical tables with another past."""
+        usual = self._owners.past_of(table, self.snapshot_ts)
+        exchanged = {}
+        for physical_id in table.physical_ids:
+            past = self._owners.past(table, physical_id, self.snapshot_ts)
+            if past.moved_from or any(owner.id != table.id for owner in past.tables):
+                past = replace(past, has_base=self._coverage.is_loaded(past.tables[0]))
+                exchanged[physical_id] = tuple(scan_column(table, c, past) for c in infos)
+        return tuple(scan_column(table, c, usual) for c in infos), exchanged
 
     def scan(
         self,
@@ -489,7 +494,7 @@ def _output(
 def _bound(table: TableInfo, term: Term | None, presentation: Presentation) -> Filter | None:
     if term is None:
         return None
-    return Filter.bound(term, _choose(table, filter_names(term)), presentation)
+    return Filter.bound(term, _choose(table, distinct(list(column_names(term)))), presentation)
 
 
 def _choose(table: TableInfo, names: Sequence[str] | None) -> tuple[ColumnInfo, ...]:

@@ -192,11 +192,8 @@ def evaluate(term: Term, batch: Batch) -> Value:
     if term.name == "coalesce":
         return _coalesce(term.arguments, batch)
     arguments = [evaluate(argument, batch) for argument in term.arguments]
-    if (
-        arguments
-        and all(isinstance(each, Constant) for each in arguments)
-        and not term.name.startswith("as ")
-    ):
+    is_cast = term.name.startswith("as ")
+    if arguments and not is_cast and all(isinstance(each, Constant) for each in arguments):
         raise UnsupportedError(f"{term.name} of literals only", WHERE)
     if term.name in ARITHMETIC and len(arguments) == 2:
         return computed(term.name, *arguments)

@@ -59,12 +59,7 @@ _MANY: Final = 1 / 16
 _NEARLY_ALL: Final = 0.95
 _HALF: Final = 0.5
 """Ratios of groups to rows: above `_MANY` more rows are grouped at once, above others none."""
-_MERGED_BY: Final = {
-    AggregateFunction.COUNT: AggregateFunction.SUM,
-    AggregateFunction.SUM: AggregateFunction.SUM,
-    AggregateFunction.MIN: AggregateFunction.MIN,
-    AggregateFunction.MAX: AggregateFunction.MAX,
-}
+_MERGED_BY: Final = {AggregateFunction.COUNT: AggregateFunction.SUM}
 
 
 class Folding:
@@ -138,7 +133,7 @@ class Folding:
         keys = rows.columns[: len(self._aggregation.by)]
         values = rows.columns[len(keys) :]
         aggregates = [
-            (_MERGED_BY[aggregate.function], value_of(column), column.type)
+            (_MERGED_BY.get(aggregate.function, aggregate.function), value_of(column), column.type)
             for aggregate, column in zip(self._aggregation.aggregates, values, strict=True)
         ]
         return self._reduced(keys, aggregates, rows.num_rows)
@@ -162,7 +157,8 @@ class Folding:
         groups: Groups | None = None,
     ) -> pa.RecordBatch:
         groups = groups or groups_of(keys, rows)
-        arrays = [*groups.keys, *Reduction(groups).run(aggregates)]
+        reduction = Reduction(groups)
+        arrays = [*groups.keys, *(reduction.run(*each) for each in aggregates)]
         return batch_of(self.schema.names, arrays, groups.count)
 
     def _empty(self) -> pa.RecordBatch:

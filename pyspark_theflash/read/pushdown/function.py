@@ -186,7 +186,8 @@ def _exact_as_decimal(value: Exact, to: pa.DataType) -> Exact:
     if to.scale < value.scale:
         raise UnsupportedError(f"a cast of {value.type} to {to}", WHERE)
     ints = value.scaled(to.scale)
-    _check_below(ints, value.valid, 10**to.precision, to)
+    if magnitude(ints if value.valid is None else ints[value.valid]) >= 10**to.precision:
+        raise SqlOverflowError(f"a number outside of {to}")
     return Exact(ints, to, value.valid)
 
 
@@ -283,11 +284,6 @@ def _checked(ints: Ints, valid: Mask | None, tp: pa.DataType) -> npt.NDArray[np.
     if ints.dtype == object and valid is not None:
         ints = np.where(valid, ints, 0)
     return ints.astype(np.int64, copy=False)
-
-
-def _check_below(ints: Ints, valid: Mask | None, most: int, tp: pa.DataType) -> None:
-    if magnitude(ints if valid is None else ints[valid]) >= most:
-        raise SqlOverflowError(f"a number outside of {tp}")
 
 
 def _rounded(function: Callable[..., Any], value: Value) -> Rows:

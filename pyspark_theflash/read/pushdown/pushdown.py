@@ -24,7 +24,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.read.present import Presentation
 from pyspark_theflash.read.pushdown.evaluate import rows_for_which
 from pyspark_theflash.read.pushdown.fold import Folding
-from pyspark_theflash.read.pushdown.term import Aggregation, SortKey, Term, column_names, distinct
+from pyspark_theflash.read.pushdown.term import Aggregation, SortKey, Term, distinct
 from pyspark_theflash.read.pushdown.top import check_order, first_rows, limited
 from pyspark_theflash.read.pushdown.value import Batch, Mask
 from pyspark_theflash.storage.mvcc.filter import filter_rows
@@ -148,11 +148,6 @@ class Filter:
             for c in self.columns
         }
         return Batch(shown, batch.num_rows)
-
-
-def filter_names(term: Term) -> tuple[str, ...]:
-    """Return the columns that a filter reads, each once."""
-    return distinct(list(column_names(term)))
 
 
 def shown_column(

@@ -218,17 +218,12 @@ class Reduction:
         self._groups = groups
         self._rows: pa.Array | None = None
 
-    def run(
-        self, aggregates: Sequence[tuple[AggregateFunction, Rows | None, pa.DataType]]
-    ) -> list[pa.Array]:
-        """Apply (function, argument, result type) each; COUNT of None counts rows.
+    def run(self, function: AggregateFunction, value: Rows | None, to: pa.DataType) -> pa.Array:
+        """Apply a function; the result type is `to`. COUNT of None counts rows.
 
         Raises:
             SqlOverflowError: A sum does not fit its type.
         """
-        return [self._of(*each) for each in aggregates]
-
-    def _of(self, function: AggregateFunction, value: Rows | None, to: pa.DataType) -> pa.Array:
         if function is AggregateFunction.COUNT:
             return self._counts(None if value is None else validity(value))
         if isinstance(value, Texts):

@@ -38,26 +38,11 @@ class SqlTable(Protocol):
         """
 
 
-class Failures:
-    """Errors that tables raised within DuckDB, which only passes on their text."""
-
-    def __init__(self) -> None:
-        self._errors: list[Exception] = []
-
-    def add(self, error: Exception) -> None:
-        """Record an error."""
-        self._errors.append(error)
-
-    @property
-    def first(self) -> Exception | None:
-        """The first error."""
-        return self._errors[0] if self._errors else None
-
-
 class LazyTable(pyarrow.dataset.Dataset):  # type: ignore[misc]
     """Dataset over a `SqlTable`; see the module docstring. Thread-safe if the table is."""
 
-    def __init__(self, table: SqlTable, failures: Failures) -> None:
+    def __init__(self, table: SqlTable, failures: list[Exception]) -> None:
+        """`failures` collects the errors of the table, of which DuckDB passes on only the text."""
         # pyarrow's constructor always raises, and none of its state is used.
         self._table, self._failures = table, failures
         fields = [pa.field(f"c{at}", f.type) for at, f in enumerate(table.schema)]
@@ -97,7 +82,7 @@ class LazyTable(pyarrow.dataset.Dataset):  # type: ignore[misc]
                     whole = pa.table([arrays[name] for name in read], names=read)
                     yield from whole.filter(condition).select(output).to_batches()
         except Exception as error:
-            self._failures.add(error)
+            self._failures.append(error)
             raise
 
 

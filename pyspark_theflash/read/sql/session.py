@@ -28,7 +28,7 @@ from pyspark_theflash.base.errors import (
     SqlOverflowError,
     SqlTimeoutError,
 )
-from pyspark_theflash.read.sql.lazy import Failures, LazyTable, SqlTable, view_of
+from pyspark_theflash.read.sql.lazy import LazyTable, SqlTable, view_of
 
 if TYPE_CHECKING:
     import duckdb
@@ -42,16 +42,12 @@ _OF_THE_TEXT: Final = ("ParserException", "BinderException", "CatalogException",
 _VALUE: Final = re.compile(r"'.*'|\".*\"|-?\d[\d.]*", re.DOTALL)
 
 
-def _threads() -> int:
-    return min(os.cpu_count() or 1, _MAX_THREADS)
-
-
 @dataclass(frozen=True, slots=True)
 class QueryLimits:
     """Limits of a query. `timeout_ms` None: no limit."""
 
     memory_mb: int = 1024
-    threads: int = field(default_factory=_threads)
+    threads: int = field(default_factory=lambda: min(os.cpu_count() or 1, _MAX_THREADS))
     timeout_ms: int | None = None
 
 
@@ -137,7 +133,7 @@ class SqlSession:
     def __init__(self, limits: QueryLimits, clock: Clock) -> None:
         """Open DuckDB. Raises `MissingExtraError`: It is not installed."""
         self._limits = limits
-        self._failures = Failures()
+        self._failures: list[Exception] = []
         with ExitStack() as resources:
             self.connection = connect(limits)
             resources.callback(self.connection.close)
@@ -163,8 +159,8 @@ class SqlSession:
         try:
             return self._worker.call(action)
         except (duckdb.Error, pa.ArrowException, OSError, RuntimeError) as error:
-            if self._failures.first is not None:
-                raise self._failures.first from None
+            if self._failures:
+                raise self._failures[0] from None
             raise self._translated(error) from None
 
     def batches(self, reader: pa.RecordBatchReader) -> Iterator[pa.RecordBatch]:

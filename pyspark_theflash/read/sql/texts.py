@@ -56,8 +56,5 @@ def _interval(value: Any) -> str:  # noqa: ANN401 (pyarrow has no type for Month
 
 
 def _other(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, default=str) if _is_nested(value) else str(value)
-
-
-def _is_nested(value: object) -> bool:
-    return isinstance(value, dict | list | tuple)
+    is_nested = isinstance(value, dict | list | tuple)
+    return json.dumps(value, ensure_ascii=False, default=str) if is_nested else str(value)

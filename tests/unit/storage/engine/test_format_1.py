@@ -8,7 +8,7 @@ import pytest
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import MAX_TS, PhysicalTableID, TimeStamp
-from pyspark_theflash.read.plan.snapshot import open_snapshot, read_progress
+from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.storage.engine.api import Publication, ScanSpec, VersionBatch
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
@@ -19,6 +19,7 @@ from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tidb.schema.model import TableInfo
 from tests.support.archives import unpack
 from tests.support.histories import version_batch
+from tests.support.progress import read_progress
 
 DIGESTS = {
     "bank.acc_int": (260, "3296fb15e4739befb6d9b4e6705e1322"),
