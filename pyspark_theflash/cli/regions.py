@@ -8,6 +8,7 @@ Purged ranges are listed at the end.
 
 import argparse
 from dataclasses import asdict
+from typing import Any
 
 from pyspark_theflash.cli.jobs.arguments import add_json, add_store
 from pyspark_theflash.cli.place import opened_reader

@@ -9,13 +9,15 @@ same, only the files differ.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Final
+from typing import Any, Final
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyspark.sql.datasource import DataSourceReader, InputPartition
+from pyspark.sql.pandas.types import to_arrow_schema
 from pyspark.sql.types import StructType
 
-from pyspark_theflash.base.errors import LeaseExpiredError, UnsupportedError
+from pyspark_theflash.base.errors import CorruptionError, LeaseExpiredError, UnsupportedError
 from pyspark_theflash.base.options import WAIT, ScanOptions
 from pyspark_theflash.base.types import ColumnID
 from pyspark_theflash.read.present import Presentation, ZeroDates
@@ -30,12 +32,13 @@ from pyspark_theflash.service.wire.message import (
     Split,
 )
 from pyspark_theflash.service.wire.method import method
-from pyspark_theflash.spark.convert import arrow_schema, spark_batches
 from pyspark_theflash.spark.place import Place, without_secrets
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
+from pyspark_theflash.tidb.codec.text import format_column
 from pyspark_theflash.tidb.schema.model import ColumnInfo
 
 _SHORT_MS: Final = 60_000
+MAX_BATCH_ROWS: Final = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +160,33 @@ def _column(column: Column, field: "pa.Field[pa.DataType]") -> ColumnInfo:
     charset = "binary" if pa.types.is_binary(field.type) else "utf8mb4"
     kind = FieldType(tp, int(flag), column.flen, column.decimal, charset, column.collation)
     return ColumnInfo(ColumnID(column.id), column.name, 0, kind, comment=column.comment)
+
+
+def arrow_schema(schema: StructType) -> pa.Schema:
+    """Return the Arrow schema that Spark expects of batches of `schema`."""
+    return to_arrow_schema(schema, timezone="UTC")
+
+
+def spark_batches(
+    batch: pa.RecordBatch, columns: Sequence[ColumnInfo], schema: pa.Schema
+) -> Iterator[pa.RecordBatch]:
+    """Cast a scanned batch for Spark, and split it into batches of at most `MAX_BATCH_ROWS` rows.
+
+    Spark compares the first batch of a task with the schema's Arrow form (order, type, unit,
+    nullability) and trusts the rest, so every batch is cast.
+
+    Raises:
+        CorruptionError: A NOT NULL column contains a NULL; Spark would read an arbitrary value.
+    """
+    for start in range(0, batch.num_rows, MAX_BATCH_ROWS):
+        part = batch.slice(start, MAX_BATCH_ROWS)
+        arrays = [_cast(*each) for each in zip(part.columns, columns, schema, strict=True)]
+        yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _cast(values: "pa.Array[Any]", column: ColumnInfo, field: "pa.Field[Any]") -> "pa.Array[Any]":
+    if values.null_count and not field.nullable:
+        raise CorruptionError(f"column {column.name}", 0, "a NULL in a NOT NULL column")
+    if pa.types.is_decimal256(values.type):
+        values = format_column(values, column.type)
+    return pc.cast(values, field.type)

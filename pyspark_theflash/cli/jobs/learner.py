@@ -49,7 +49,7 @@ from pyspark_theflash.storage.store.catalog import SCHEMA_KIND, feed_history
 from pyspark_theflash.storage.store.feed import FEED_KIND, Feed, claim
 from pyspark_theflash.storage.store.folder import open_manifest, read_identity
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
-from pyspark_theflash.storage.store.manifest import Manifest, ManifestChange, View
+from pyspark_theflash.storage.store.manifest import ManifestChange, View
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, RaftFedMarker
 from pyspark_theflash.tikv.flush import FlushLimits, OwnThread
@@ -234,7 +234,13 @@ class LearnerProcess:
         undo.callback(self._close_learner)
         manifest = undo.enter_context(closing(open_manifest(self._path, self._fs)))
         self._maintenance = self._worker.run(
-            lambda engine: self._make_maintenance(engine, manifest)
+            lambda engine: RaftFedMaintenance(
+                engine,
+                manifest,
+                clock,
+                flusher=self._learner.flusher,
+                safe_point=self._pd.gc_safe_point,
+            )
         ).result()
         self._open_service(undo, learned)
         self.server = EngineServer(
@@ -255,15 +261,6 @@ class LearnerProcess:
             puts += self._schema.change().puts
         engine.publish(Publication((), ManifestChange(puts)))
         self._schema.published()
-
-    def _make_maintenance(self, engine: Engine, manifest: Manifest) -> RaftFedMaintenance:
-        return RaftFedMaintenance(
-            engine,
-            manifest,
-            self._clock,
-            flusher=self._learner.flusher,
-            safe_point=self._pd.gc_safe_point,
-        )
 
     def _open_service(self, undo: ExitStack, learned: RaftFedMarker) -> None:
         settings, path, clock = self._settings, self._path, self._clock

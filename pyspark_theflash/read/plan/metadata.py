@@ -160,13 +160,10 @@ def _bounds(partition: PartitionInfo) -> Iterator[str | None]:
         if d.less_than:
             yield f"LESS THAN ({', '.join(d.less_than)})"
         elif d.in_values:
-            yield f"IN ({', '.join(map(_value, d.in_values))})"
+            values = (v[0] if len(v) == 1 else f"({', '.join(v)})" for v in d.in_values)
+            yield f"IN ({', '.join(values)})"
         else:
             yield None
-
-
-def _value(texts: Sequence[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"({', '.join(texts)})"
 
 
 def _schemas(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:

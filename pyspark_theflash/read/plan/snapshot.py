@@ -51,7 +51,7 @@ from pyspark_theflash.read.plan.read import LeaseKeeper, read_region
 from pyspark_theflash.read.plan.scan_plan import ScanPlan, ScanTask, native_strings
 from pyspark_theflash.read.present import NATIVE, TEXT, Presentation
 from pyspark_theflash.read.pushdown.pushdown import NOTHING, Filter, Pushdown
-from pyspark_theflash.read.pushdown.term import Term, column_names, distinct
+from pyspark_theflash.read.pushdown.term import column_names, distinct
 from pyspark_theflash.read.sql.relation import Relation
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import RegionScan, RegionStats
@@ -255,7 +255,10 @@ class ReadSnapshot:
         table = self.table(name)
         chosen, shown = _output(table, columns, pushed)
         condition = None if where is None else Condition.parse(where, table)
-        filter = _bound(table, pushed.filter, presentation)
+        filter = None
+        if pushed.filter is not None:
+            filtered = _choose(table, distinct(list(column_names(pushed.filter))))
+            filter = Filter.bound(pushed.filter, filtered, presentation)
         read = dict.fromkeys(
             [
                 *chosen,
@@ -489,12 +492,6 @@ def _output(
     chosen = _choose(table, names)
     more = [c for c in _choose(table, pushed.more_columns) if c not in chosen]
     return (*chosen, *more), len(chosen) if more else None
-
-
-def _bound(table: TableInfo, term: Term | None, presentation: Presentation) -> Filter | None:
-    if term is None:
-        return None
-    return Filter.bound(term, _choose(table, distinct(list(column_names(term)))), presentation)
 
 
 def _choose(table: TableInfo, names: Sequence[str] | None) -> tuple[ColumnInfo, ...]:

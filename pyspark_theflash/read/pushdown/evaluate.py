@@ -123,7 +123,9 @@ def rows_for_which(term: Term, batch: Batch, among: Mask | None = None) -> Mask:
     places: npt.NDArray[np.int64] | None = None
     for at, conjunct in enumerate(conjuncts):
         count = int(np.count_nonzero(mask))
-        if count < rest.rows and (_pays(conjunct, rest, count) or _is_computed(conjunct)):
+        is_wide = _width(conjunct, rest) >= TEXT_BITS
+        take_cost = _TAKE_COST_TEXT if is_wide else _TAKE_COST_NUMBER
+        if count < rest.rows and (count * take_cost < rest.rows or _is_computed(conjunct)):
             # An empty batch evaluates every conjunct, so that unsupported ones raise.
             if not count:
                 break
@@ -154,12 +156,6 @@ def _cost(term: Term, batch: Batch) -> tuple[bool, int]:
     if not isinstance(term, FunctionTerm):
         return False, 0
     return _is_computed(term), _width(term, batch)
-
-
-def _pays(term: Term, batch: Batch, count: int) -> bool:
-    """Return whether selecting `count` rows first is faster than evaluating all rows."""
-    take_cost = _TAKE_COST_TEXT if _width(term, batch) >= TEXT_BITS else _TAKE_COST_NUMBER
-    return count * take_cost < batch.rows
 
 
 def _width(term: Term, batch: Batch) -> int:
@@ -213,7 +209,10 @@ def truth(term: Term, batch: Batch) -> Truth:
         raise UnsupportedError(f"{name} of {count} arguments", WHERE)
     left, right = arguments[0], arguments[-1]
     if name in ("and", "or"):
-        return _joined(name, [truth(argument, batch) for argument in arguments])
+        every, some = np.logical_and.reduce, np.logical_or.reduce
+        true, false = (every, some) if name == "and" else (some, every)
+        truths = [truth(argument, batch) for argument in arguments]
+        return Truth(true([t.true for t in truths]), false([t.false for t in truths]))
     if name == "not":
         inner = truth(left, batch)
         return Truth(inner.false, inner.true)
@@ -231,13 +230,6 @@ def truth(term: Term, batch: Batch) -> Truth:
     if name == "<=>":
         return Truth.of(outcome.true | (_is_null(left, batch) & _is_null(right, batch)))
     return outcome
-
-
-def _joined(name: str, truths: Sequence[Truth]) -> Truth:
-    trues, falses = [t.true for t in truths], [t.false for t in truths]
-    if name == "and":
-        return Truth(np.logical_and.reduce(trues), np.logical_or.reduce(falses))
-    return Truth(np.logical_or.reduce(trues), np.logical_and.reduce(falses))
 
 
 def _is_null(term: Term, batch: Batch) -> Mask:

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor, wait
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Final, TypeVar
 
 import pyarrow as pa
@@ -128,7 +127,7 @@ class QueryThread:
 
 
 class SqlSession:
-    """A confined DuckDB and the thread in which it runs. A context manager."""
+    """A confined DuckDB and the thread in which it runs."""
 
     def __init__(self, limits: QueryLimits, clock: Clock) -> None:
         """Open DuckDB. Raises `MissingExtraError`: It is not installed."""
@@ -177,15 +176,8 @@ class SqlSession:
         while (batch := self.call(following)) is not None:
             yield batch
 
-    def __enter__(self) -> "SqlSession":
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """End the thread and close the database."""
         self._resources.close()
 
     def _translated(self, error: Exception) -> Exception:

@@ -116,9 +116,8 @@ def run_sql(
         TableNotFoundError: There is no such table.
     """
     with ExitStack() as resources:
-        session = resources.enter_context(
-            SqlSession(limits or QueryLimits(), clock or SystemClock())
-        )
+        session = SqlSession(limits or QueryLimits(), clock or SystemClock())
+        resources.callback(session.close)
         reader = session.call(lambda: _begin(session, text, catalog, parameters))
         return SqlResult(session, reader, resources.pop_all())
 

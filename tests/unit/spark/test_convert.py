@@ -8,7 +8,7 @@ from pyspark.sql.types import LongType, StructField, StructType
 
 from pyspark_theflash.base.errors import CorruptionError
 from pyspark_theflash.spark import convert
-from pyspark_theflash.spark.convert import arrow_schema, spark_batches
+from pyspark_theflash.spark.reader import arrow_schema, spark_batches
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.stores import column, id_column, table_info
 

@@ -16,8 +16,8 @@ from pyspark_theflash.base.errors import (
     TableNotFoundError,
 )
 from pyspark_theflash.service.client.theflash import connect
-from pyspark_theflash.spark.convert import arrow_schema
 from pyspark_theflash.spark.place import Place
+from pyspark_theflash.spark.reader import arrow_schema
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support import every_type
 from tests.support.serving import ROLES_TOKEN, serving, serving_secured

@@ -22,8 +22,7 @@ from pyspark_theflash.base.errors import (
 )
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import RegionID
-from pyspark_theflash.spark.convert import arrow_schema
-from pyspark_theflash.spark.reader import SplitPartition
+from pyspark_theflash.spark.reader import SplitPartition, arrow_schema
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.lease import LeaseTable
 from pyspark_theflash.tidb.codec.field_type import MySQLType
