@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.read.plan.snapshot import read_progress
 from tests.support.archives import unpack
+from tests.support.progress import read_progress
 from tests.support.workloads import Workload, check_answers, workload
 
 
