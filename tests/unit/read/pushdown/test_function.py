@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pyspark_theflash.base.errors import SqlOverflowError, UnsupportedError
-from pyspark_theflash.read.pushdown.evaluate import evaluate
+from pyspark_theflash.read.pushdown.evaluate import evaluate, rows_for_which
 from pyspark_theflash.read.pushdown.fold import Folding
 from pyspark_theflash.read.pushdown.function import named_type
 from pyspark_theflash.read.pushdown.term import (
@@ -208,3 +208,18 @@ def test_types():
     assert evaluate(call("as decimal(5,2)", X), rows).ints.tolist()[0] == 100
     assert evaluate(call("as double", X), rows).type == pa.float64()
     assert np.asarray(evaluate(call("as bigint", whole(4)), rows).ints).tolist() == [4, 4]
+
+
+def test_conditions_compare_what_conditions_choose():
+    """CASE and COALESCE in a filter: a branch that raises does so only for its own rows."""
+    rows = Batch({"x": pa.array([1, 2, None, 2**31 - 1], pa.int32())}, 4)
+    one, zero = call("as int", whole(1)), call("as int", whole(0))
+    is_last = call("=", X, whole(2**31 - 1))
+    case = call("case", is_last, zero, call("int +", X, one))
+    assert rows_for_which(call("=", case, whole(3)), rows).tolist() == [False, True, False, False]
+    first = call("coalesce", X, zero)
+    assert rows_for_which(call("<", first, whole(2)), rows).tolist() == [True, False, True, False]
+    with pytest.raises(SqlOverflowError):
+        rows_for_which(call("=", call("int +", X, one), whole(3)), rows)
+    with pytest.raises(UnsupportedError, match="literals only"):
+        rows_for_which(call("=", call("int +", whole(1), whole(2)), X), rows)

@@ -7,7 +7,7 @@ import pytest
 from pyspark.sql.types import LongType, StructField, StructType
 
 from pyspark_theflash.base.errors import CorruptionError
-from pyspark_theflash.spark import convert
+from pyspark_theflash.spark import reader
 from pyspark_theflash.spark.reader import arrow_schema, spark_batches
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.stores import column, id_column, table_info
@@ -17,7 +17,7 @@ ID_SCHEMA = arrow_schema(StructType([StructField("id", LongType(), nullable=Fals
 
 
 def test_batches_are_bounded(monkeypatch):
-    monkeypatch.setattr(convert, "MAX_BATCH_ROWS", 4)
+    monkeypatch.setattr(reader, "MAX_BATCH_ROWS", 4)
     batch = pa.record_batch({"id": pa.array(range(10))})
     parts = list(spark_batches(batch, ID, ID_SCHEMA))
     assert [part.num_rows for part in parts] == [4, 4, 2]
