@@ -85,4 +85,4 @@ class RemoteUpkeep:
         try:
             self._pd_ts = self._pd_safe_point()
         except TheFlashError as error:
-            _log.warning("PD was asked for its safe point: %s", error)
+            _log.warning("cannot read PD's safe point: %s", error)
