@@ -119,6 +119,7 @@ class Listeners:
 
         server = FlightServer(self._service(), address, **self._settings(address))
         self._undo.callback(server.stop)
+        server.start()
         print(f"serving Arrow Flight at {server.address}", flush=True)
 
     def _open_grpc(self, address: str) -> None:

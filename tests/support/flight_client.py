@@ -10,7 +10,7 @@ from pyarrow import flight
 from pyspark_theflash.base.errors import DeadlineExceededError, UnsupportedError
 from pyspark_theflash.service.api.error import heard_error
 from pyspark_theflash.service.client.rows import Rows
-from pyspark_theflash.service.wire.message import Error, ScanRequest, WriteRequest, Written
+from pyspark_theflash.service.wire.message import Error, ScanRequest
 from pyspark_theflash.service.wire.method import Method
 from pyspark_theflash.service.wire.protobuf import decode, encode
 
@@ -38,7 +38,7 @@ class FlightTransport:
             raise self._heard(error) from error
         return decode(method.response, result.body.to_pybytes())
 
-    def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
+    def scan(self, called: Method, request: ScanRequest, timeout_ms: int) -> Rows:
         if request.dictionaries:
             raise UnsupportedError("dictionaries", "Flight")
         try:
@@ -47,7 +47,9 @@ class FlightTransport:
         except flight.FlightError as error:
             raise self._heard(error) from error
 
-    def write(self, request: WriteRequest, tables: Sequence[pa.Table], timeout_ms: int) -> Written:
+    def write(
+        self, called: Method, request: object, tables: Sequence[pa.Table], timeout_ms: int
+    ) -> Any:
         raise UnsupportedError("rows to write", "Flight")
 
     def close(self) -> None:

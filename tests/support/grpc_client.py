@@ -10,8 +10,8 @@ from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.net.channel import grpc, open_channel
 from pyspark_theflash.service.api.error import heard_error
 from pyspark_theflash.service.client.rows import Rows
-from pyspark_theflash.service.server.rpc import ERROR_KEY
-from pyspark_theflash.service.wire.message import Error, ScanRequest, WriteRequest, Written
+from pyspark_theflash.service.server.rpc import RpcServer
+from pyspark_theflash.service.wire.message import Error, ScanRequest
 from pyspark_theflash.service.wire.method import Method
 from pyspark_theflash.service.wire.protobuf import SERVICE, decode, encode
 
@@ -36,17 +36,19 @@ class GrpcTransport:
         answer: bytes = ask(body, timeout=(timeout_ms or 60_000) / 1000, metadata=self.metadata)
         return answer
 
-    def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
+    def scan(self, called: Method, request: ScanRequest, timeout_ms: int) -> Rows:
         raise UnsupportedError("rows", "gRPC")
 
-    def write(self, request: WriteRequest, tables: Sequence[pa.Table], timeout_ms: int) -> Written:
+    def write(
+        self, called: Method, request: object, tables: Sequence[pa.Table], timeout_ms: int
+    ) -> Any:
         raise UnsupportedError("rows to write", "gRPC")
 
     def close(self) -> None:
         self.channel.close()
 
     def _heard(self, error: Any, timeout_ms: int) -> Exception:
-        told = dict(error.trailing_metadata() or ()).get(ERROR_KEY)
+        told = dict(error.trailing_metadata() or ()).get(RpcServer.ERROR_KEY)
         if told is not None:
             return heard_error(decode(Error, told), self.address)
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:

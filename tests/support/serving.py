@@ -105,8 +105,12 @@ def serving_secured(store: Path, folder: Path) -> Iterator[SocketServer]:
 def serving_flight(store: Path, address: str, **settings: Any) -> Iterator[FlightServer]:
     """The same over Arrow Flight."""
     service = Service(store, fs=LocalFileSystem(), clock=CLOCK)
-    with FlightServer(service, address, clock=CLOCK, **settings) as server:
+    server = FlightServer(service, address, clock=CLOCK, **settings)
+    server.start()
+    try:
         yield server
+    finally:
+        server.stop()
 
 
 @contextmanager

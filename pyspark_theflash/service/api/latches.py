@@ -70,7 +70,7 @@ class LatchDesk:
                 snapshot_ts=snapshot_ts,
             )
 
-    def renew(self, request: message.LatchRequest, call: CallContext) -> message.Latch:
+    def renew_latch(self, request: message.LatchRequest, call: CallContext) -> message.Latch:
         """Start a latch's time over. Raises `LatchLostError`."""
 
         def renewed(grants: Grants) -> message.Latch:
@@ -78,7 +78,7 @@ class LatchDesk:
 
         return self._own(request, call, renewed)
 
-    def release(self, request: message.LatchRequest, call: CallContext) -> message.Done:
+    def release_latch(self, request: message.LatchRequest, call: CallContext) -> message.Done:
         """End a latch. Raises `LatchLostError`."""
 
         def released(grants: Grants) -> message.Done:

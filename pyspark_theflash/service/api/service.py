@@ -12,7 +12,7 @@ import threading
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import LatchNotFoundError
@@ -22,6 +22,7 @@ from pyspark_theflash.service.api.commands import CommandRequest, command_of
 from pyspark_theflash.service.api.latches import LatchDesk, kind_of, latch_ttl_ms
 from pyspark_theflash.service.api.status import read_latches, read_regions, read_status, told_latch
 from pyspark_theflash.service.wire import message
+from pyspark_theflash.service.wire.method import Method
 from pyspark_theflash.storage.store.folder import CurrentIdentity, open_manifest
 from pyspark_theflash.storage.store.latch.latch import LatchKind
 from pyspark_theflash.storage.store.latch.lease import LeaseTable, ReadLease
@@ -32,17 +33,22 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pyspark_theflash.service.api.reads import Reads
-    from pyspark_theflash.service.api.rows import RowStream
     from pyspark_theflash.service.api.writers import Writers
     from pyspark_theflash.tikv.origin import Replica
 
 
+_READS: Final = {
+    *("take_snapshot", "renew_snapshot", "release_snapshot", "pin", "list_tables"),
+    *("describe_table", "prepare_read", "plan_scan", "scan", "compute_digest"),
+}
+"""The calls that `Reads` answers; `Writers` answers those of a stream's writer."""
+_LATCH_CALLS: Final = {"renew_latch", "release_latch"}
 _CHECK_MS: Final = 200
 """How often a write that waits looks whether anybody still wants it."""
 
 
 class Service:
-    """The calls on the store at `path`; every method is one of `service.wire.method.METHODS`."""
+    """The calls on the store at `path`; `answer` makes them."""
 
     def __init__(
         self,
@@ -82,23 +88,36 @@ class Service:
             if part is not None:
                 part.close()
 
-    # -- snapshots
+    def answer(
+        self,
+        called: Method,
+        request: Any,  # noqa: ANN401
+        call: CallContext,
+        tables: "Sequence[pa.Table] | None" = None,
+    ) -> Any:  # noqa: ANN401
+        """Answer a call.
 
-    def take_snapshot(self, request: message.Moment, call: CallContext) -> message.Snapshot:
-        return self._reads.take_snapshot(request, call)
+        Args:
+            called: The call.
+            request: A `called.request`.
+            call: Its deadline and its caller.
+            tables: The rows that follow the request, if the call takes rows.
 
-    def renew_snapshot(
-        self, request: message.SnapshotRequest, call: CallContext
-    ) -> message.Snapshot:
-        return self._reads.renew_snapshot(request, call)
+        Returns:
+            A `called.response`, or a `RowStream` if the call gives rows.
 
-    def release_snapshot(self, request: message.SnapshotRequest, call: CallContext) -> message.Done:
-        return self._reads.release_snapshot(request, call)
-
-    def pin(self, request: message.Moment, call: CallContext) -> message.Snapshot:
-        return self._reads.pin(request, call)
-
-    # -- latches
+        Raises:
+            TheFlashError: The call failed.
+        """
+        owner: Any = self
+        if called.of_writer:
+            owner = self._writers
+        elif called.attribute in _LATCH_CALLS:
+            owner = self._desk
+        elif called.attribute in _READS:
+            owner = self._reads
+        rows = () if tables is None else (tables,)
+        return getattr(owner, called.attribute)(request, call, *rows)
 
     def acquire_latch(self, request: message.AcquireRequest, call: CallContext) -> message.Latch:
         ttl_ms = latch_ttl_ms(request.ttl_ms)
@@ -110,34 +129,8 @@ class Service:
         lease = ReadLease(latch.id, latch.snapshot_ts, latch.generation, ttl_ms)
         return replace(told_latch(latch, self._clock), handle=self._reads.handle(lease))
 
-    def renew_latch(self, request: message.LatchRequest, call: CallContext) -> message.Latch:
-        return self._desk.renew(request, call)
-
-    def release_latch(self, request: message.LatchRequest, call: CallContext) -> message.Done:
-        return self._desk.release(request, call)
-
-    # -- tables and rows
-
-    def list_tables(self, request: message.TablesRequest, call: CallContext) -> message.Tables:
-        return self._reads.list_tables(request, call)
-
-    def describe_table(self, request: message.TableRequest, call: CallContext) -> message.Table:
-        return self._reads.describe_table(request, call)
-
-    def prepare_read(self, request: message.ReadOptions, call: CallContext) -> message.Reading:
-        return self._reads.prepare_read(request, call)
-
-    def plan_scan(self, request: message.PlanRequest, call: CallContext) -> message.Plan:
-        return self._reads.plan_scan(request, call)
-
-    def scan(self, request: message.ScanRequest, call: CallContext) -> "RowStream":
-        return self._reads.scan(request, call)
-
-    def compute_digest(self, request: message.TableRequest, call: CallContext) -> message.Digest:
-        return self._reads.compute_digest(request, call)
-
     def write(
-        self, request: message.WriteRequest, call: CallContext, tables: "Sequence[pa.Table]" = ()
+        self, request: message.WriteRequest, call: CallContext, tables: "Sequence[pa.Table]"
     ) -> message.Written:
         """`tables`: the rows of each of the request's tables, in order."""
         # Brings in what only writes need.
@@ -157,35 +150,9 @@ class Service:
             done.generation, done.rows, done.transactions, done.known, done.resolved_ts
         )
 
-    # -- a stream's writer on another machine
-
-    def open_writer(self, request: message.WriterRequest, call: CallContext) -> message.Done:
-        return self._writers.open(request, call)
-
-    def read_records(self, request: message.RecordsRequest, call: CallContext) -> "RowStream":
-        return self._writers.read_records(request, call)
-
-    def read_versions(self, request: message.VersionsRequest, call: CallContext) -> "RowStream":
-        return self._writers.read_versions(request, call)
-
-    def publish(
-        self, request: message.PublishRequest, call: CallContext, tables: "Sequence[pa.Table]" = ()
-    ) -> message.Published:
-        return self._writers.publish(request, call, tables)
-
-    def compact_tables(
-        self, request: message.CompactTablesRequest, call: CallContext
-    ) -> message.Done:
-        return self._writers.compact_tables(request, call)
-
-    def maintain(self, request: message.MaintainRequest, call: CallContext) -> message.Maintained:
-        return self._writers.maintain(request, call)
-
     def writer_gone(self, latch_id: str) -> None:
         """The connection has ended on which the writer with that latch has made its calls."""
         self._writers.gone(latch_id)
-
-    # -- the store
 
     def get_status(self, request: message.StatusRequest, call: CallContext) -> message.Status:
         return read_status(self._path, self._fs, self._clock)
@@ -218,8 +185,6 @@ class Service:
             clock=self._clock,
         )
         return message.Done(report)
-
-    # -- parts
 
     @property
     def path(self) -> Path:

@@ -138,7 +138,7 @@ class Writers:
 
     # -- the calls
 
-    def open(self, request: message.WriterRequest, call: CallContext) -> message.Done:
+    def open_writer(self, request: message.WriterRequest, call: CallContext) -> message.Done:
         """Open the engine.
 
         Raises:

@@ -46,7 +46,7 @@ from pyspark_theflash.service.wire.frame import (
 )
 from pyspark_theflash.service.wire.link import Link
 from pyspark_theflash.service.wire.message import Error
-from pyspark_theflash.service.wire.method import SCAN, WRITE, Method
+from pyspark_theflash.service.wire.method import Method
 from pyspark_theflash.service.wire.pieces import Pieces
 from pyspark_theflash.service.wire.protobuf import decode, encode
 
@@ -96,7 +96,7 @@ class RemoteTransport:
 
         return self._asked(ask, may_ask_again=method.may_repeat)
 
-    def scan(self, request: Any, timeout_ms: int, called: Method = SCAN) -> Rows:  # noqa: ANN401
+    def scan(self, called: Method, request: Any, timeout_ms: int) -> Rows:  # noqa: ANN401
         def ask(connection: Connection) -> Rows:
             try:
                 stream = _Stream(connection, called, request, timeout_ms)
@@ -115,10 +115,10 @@ class RemoteTransport:
 
     def write(
         self,
+        called: Method,
         request: Any,  # noqa: ANN401
         tables: Sequence[pa.Table],
         timeout_ms: int,
-        called: Method = WRITE,
     ) -> Any:  # noqa: ANN401
         check_size(sum(table.nbytes for table in tables), called)
 

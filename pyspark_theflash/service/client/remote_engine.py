@@ -22,7 +22,7 @@ import pyarrow as pa
 from pyspark_theflash.base.errors import LatchLostError, TheFlashError, UnsupportedError
 from pyspark_theflash.base.types import Generation, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.service.api.records import batches_of, change_table, view_of
-from pyspark_theflash.service.client.transport import FramedTransport
+from pyspark_theflash.service.client.transport import Transport
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.method import (
     COMPACT_TABLES,
@@ -52,7 +52,7 @@ _STORED: Final = (StillAbsent, Absence)
 class RemoteEngine:
     """A `WriterEngine`; used by one thread. `open` comes first, and again after errors."""
 
-    def __init__(self, connect: Callable[[], FramedTransport], *, ttl_ms: int = TTL_MS) -> None:
+    def __init__(self, connect: Callable[[], Transport], *, ttl_ms: int = TTL_MS) -> None:
         """`connect`: makes a transport to the store's server."""
         self._calls, self._renewals = connect(), connect()
         self._ttl_ms = ttl_ms
@@ -93,7 +93,7 @@ class RemoteEngine:
 
     def read(self, kinds: Sequence[str]) -> View:
         request = message.RecordsRequest(self._held, tuple(kinds))
-        with closing(self._calls.scan(request, CALL_MS, READ_RECORDS)) as rows:
+        with closing(self._calls.scan(READ_RECORDS, request, CALL_MS)) as rows:
             return view_of(rows.read_all())
 
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
@@ -121,7 +121,7 @@ class RemoteEngine:
         request = message.PublishRequest(self._held, self._number + 1, ids)
         rows = [pa.Table.from_batches([v.batch]) for v in versions]
         tables = [change_table(publication.change), *rows]
-        published = self._calls.write(request, tables, CALL_MS, PUBLISH)
+        published = self._calls.write(PUBLISH, request, tables, CALL_MS)
         self._number += 1
         return Generation(published.generation)
 
@@ -164,7 +164,7 @@ class RemoteEngine:
         self, physical_id: PhysicalTableID, snapshot_ts: TimeStamp | None, schema: bytes
     ) -> Iterator[pa.RecordBatch]:
         request = message.VersionsRequest(self._held, physical_id, snapshot_ts, schema)
-        with closing(self._calls.scan(request, CALL_MS, READ_VERSIONS)) as rows:
+        with closing(self._calls.scan(READ_VERSIONS, request, CALL_MS)) as rows:
             yield from batches_of(rows)
 
     def _release(self) -> None:

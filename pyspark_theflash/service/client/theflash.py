@@ -24,10 +24,10 @@ from pyspark_theflash.base.tls import TlsFiles, TlsMaterial
 from pyspark_theflash.net.address import SCHEME, is_address
 from pyspark_theflash.service.api.token import AccessToken
 from pyspark_theflash.service.client.rows import Rows
-from pyspark_theflash.service.client.transport import FramedTransport, LocalTransport, Transport
+from pyspark_theflash.service.client.transport import LocalTransport, Transport
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.message import Moment, Presentation
-from pyspark_theflash.service.wire.method import Method, method
+from pyspark_theflash.service.wire.method import SCAN, WRITE, Method, method
 
 SHORT_MS: Final = 60_000
 LONG_MS: Final = 3_600_000
@@ -64,7 +64,7 @@ def transport_to(
     tls: TlsFiles | TlsMaterial | None = None,
     fs: FileSystem | None = None,
     clock: Clock | None = None,
-) -> FramedTransport:
+) -> Transport:
     """How calls get to a store; see `connect`."""
     clock, place = clock or SystemClock(), str(where)
     if isinstance(where, str) and is_address(place):
@@ -200,7 +200,7 @@ class TheFlash:
             StreamCutError: rows stopped coming; also while they are taken.
         """
         request = message.ScanRequest(ticket, dictionaries, tuple(more))
-        return self._transport.scan(request, timeout_ms)
+        return self._transport.scan(SCAN, request, timeout_ms)
 
     def read(self, plan: message.Plan, *, dictionaries: bool = False) -> Iterator[pa.RecordBatch]:
         """The rows of all splits of a plan.
@@ -234,7 +234,7 @@ class TheFlash:
             CodecError, TransactionConflictError, SchemaConflictError, OptionError: see
             `replication.ingest`.
         """
-        return self._transport.write(request, tables, timeout_ms)
+        return self._transport.write(WRITE, request, tables, timeout_ms)  # type: ignore[no-any-return]
 
     # -- the store
 

@@ -11,51 +11,32 @@ from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.client.rows import Rows
-from pyspark_theflash.service.wire.message import ScanRequest, WriteRequest, Written
-from pyspark_theflash.service.wire.method import SCAN, WRITE, Method
+from pyspark_theflash.service.wire.method import Method
 
 
 class Transport(Protocol):
-    """A way to one service. Used by many threads."""
+    """A connection to a service, in process or over a network. Thread-safe.
 
-    def call(self, method: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
-        """The answer to a call: a `method.response` for a `method.request`.
+    A failed call raises the same class of `TheFlashError` over every transport.
+    """
 
-        Raises:
-            TheFlashError: what the call failed with, of the same class whatever the way.
-        """
+    def call(self, called: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
+        """Make a call without rows: send a `called.request`, return a `called.response`."""
 
-    def scan(self, request: ScanRequest, timeout_ms: int) -> Rows:
-        """The rows of a split; fails likewise, also while they are taken."""
-
-    def write(self, request: WriteRequest, tables: Sequence[pa.Table], timeout_ms: int) -> Written:
-        """A write with the rows of each of the request's tables."""
-
-    def close(self) -> None:
-        """End all connections."""
-
-
-class FramedTransport(Protocol):
-    """A way that carries all calls, those of a stream's writer, too."""
-
-    def call(self, method: Method, request: Any, timeout_ms: int) -> Any: ...  # noqa: ANN401
-
-    def scan(
-        self,
-        request: Any,  # noqa: ANN401
-        timeout_ms: int,
-        called: Method = SCAN,
-    ) -> Rows: ...
+    def scan(self, called: Method, request: Any, timeout_ms: int) -> Rows:  # noqa: ANN401
+        """Make a call that returns rows. Iterating over them raises the same errors."""
 
     def write(
         self,
+        called: Method,
         request: Any,  # noqa: ANN401
         tables: Sequence[pa.Table],
         timeout_ms: int,
-        called: Method = WRITE,
-    ) -> Any: ...  # noqa: ANN401
+    ) -> Any:  # noqa: ANN401
+        """Make a call with the rows of each of the request's tables."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Close all connections."""
 
 
 _SPARE_KEY: Final = bytes(32)
@@ -70,28 +51,27 @@ class LocalTransport:
         self._service = Service(path, fs=fs, clock=clock, spare_key=_SPARE_KEY)
         self._clock = clock
 
-    def call(self, method: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
-        call = CallContext(method.name, timeout_ms, self._clock)
-        return getattr(self._service, method.attribute)(request, call)
-
-    def scan(self, request: Any, timeout_ms: int, called: Method = SCAN) -> Rows:  # noqa: ANN401
+    def call(self, called: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
         call = CallContext(called.name, timeout_ms, self._clock)
-        rows = getattr(self._service, called.attribute)(request, call)
+        return self._service.answer(called, request, call)
+
+    def scan(self, called: Method, request: Any, timeout_ms: int) -> Rows:  # noqa: ANN401
+        rows = self.call(called, request, timeout_ms)
         return Rows(rows.schema, rows.batches, rows.batches.close)
 
     def write(
         self,
+        called: Method,
         request: Any,  # noqa: ANN401
         tables: Sequence[pa.Table],
         timeout_ms: int,
-        called: Method = WRITE,
     ) -> Any:  # noqa: ANN401
-        # Brings in what only writes need.
+        # Imports modules that only writes need.
         from pyspark_theflash.service.api.write import check_size
 
         check_size(sum(table.nbytes for table in tables), called)
         call = CallContext(called.name, timeout_ms, self._clock)
-        return getattr(self._service, called.attribute)(request, call, tables)
+        return self._service.answer(called, request, call, tables)
 
     def close(self) -> None:
         self._service.close()

@@ -21,28 +21,14 @@ from typing import Any, Final
 import pyarrow as pa
 from pyarrow import flight
 
-from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import CodecError, UnsupportedError
-from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.channel import grpc
-from pyspark_theflash.service.api.call import CallContext
-from pyspark_theflash.service.api.service import Service
-from pyspark_theflash.service.api.token import Tokens
-from pyspark_theflash.service.server.listener import Dialect, Listener
+from pyspark_theflash.service.server.listener import Listener
 from pyspark_theflash.service.wire.message import Plan, PlanRequest, ScanRequest
-from pyspark_theflash.service.wire.method import METHODS, SCAN, Method, method
+from pyspark_theflash.service.wire.method import METHODS, SCAN, method
 from pyspark_theflash.service.wire.protobuf import decode, encode
 from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS
 
-_SERVICE: Final = "arrow.flight.protocol.FlightService"
-# Arrow hands the details of a status to callers as an error's extra info, if there is a status of
-# its own beside them: 5, which all of Flight's are.
-_DIALECT: Final = Dialect(
-    "Arrow Flight",
-    "grpc-status-details-bin",
-    grpc.StatusCode.UNKNOWN,
-    metadata=(("x-arrow-status", "5"),),
-)
 _CONTINUATION_BYTES: Final = 4
 _LENGTH_BYTES: Final = 4
 _HEADER_TAG: Final = b"\x12"
@@ -52,43 +38,24 @@ _BODY_TAG: Final = b"\xc2\x3e"
 class FlightServer(Listener):
     """A service over Flight at `HOST:PORT` or `unix:PATH`. Answers from the beginning."""
 
-    def __init__(
-        self,
-        service: Service,
-        address: str,
-        *,
-        clock: Clock,
-        tokens: Tokens | None = None,
-        tls: ServerTls | None = None,
-        allowed_names: tuple[str, ...] = (),
-    ) -> None:
-        """Raises `OptionError`: the address cannot be used, or not safely."""
-        super().__init__(
-            service,
-            address,
-            _DIALECT,
-            clock=clock,
-            tokens=tokens,
-            tls=tls,
-            allowed_names=allowed_names,
-            send_bytes_max=-1,
-        )
+    NAME = "Arrow Flight"
+    GRPC_SERVICE = "arrow.flight.protocol.FlightService"
+    SEND_BYTES_MAX = -1
+    ERROR_KEY = "grpc-status-details-bin"
+    ERROR_STATUS = grpc.StatusCode.UNKNOWN
+    # pyarrow returns a status's details as an error's `extra_info` if Arrow's own status is sent
+    # beside them: 5, the status of all of Flight's errors.
+    METADATA = (("x-arrow-status", "5"),)
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         unary, stream = grpc.unary_unary_rpc_method_handler, grpc.unary_stream_rpc_method_handler
-        handlers = {
+        return {
             "GetFlightInfo": unary(self._get_flight_info),
             "GetSchema": unary(self._get_schema),
             "DoGet": stream(self._do_get),
             "DoAction": stream(self._do_action),
             "ListActions": stream(self._list_actions),
         }
-        self.offer(_SERVICE, handlers)
-        self.start()
-
-    def __enter__(self) -> "FlightServer":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.stop()
 
     def _get_flight_info(self, body: bytes, context: grpc.ServicerContext) -> bytes:
         """A plan; each split is an endpoint of its own."""
@@ -103,9 +70,9 @@ class FlightServer(Listener):
     def _do_get(self, body: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         """The rows of a split."""
         with self.telling(context):
-            call = self.call(SCAN.name, context)
-            SCAN.check(call.role)
-            rows = self.service.scan(ScanRequest(_parsed(flight.Ticket, body).ticket), call)
+            call = self.call(SCAN, context)
+            request = ScanRequest(_parsed(flight.Ticket, body).ticket)
+            rows = self.service.answer(SCAN, request, call)
             yield _flight_data(rows.schema.serialize())
             with closing(rows.batches) as batches:
                 for batch in batches:
@@ -116,40 +83,35 @@ class FlightServer(Listener):
         with self.telling(context):
             action = _parsed(flight.Action, body)
             called = method(action.type)
-            call = self.call(called.name, context)
-            called.check(call.role)
+            call = self.call(called, context)
             if called is SCAN:
                 raise UnsupportedError("an action that answers with rows: use DoGet", SCAN.name)
             if not called.is_unary:
                 raise UnsupportedError("a call with rows over Flight: use frames", called.name)
             asked = action.body.to_pybytes()
-            answer = self._answer(called, _decoded(called.request, asked), call)
+            answer = self.service.answer(called, _decoded(called.request, asked), call)
             yield bytes(flight.Result(encode(answer, as_json=_is_json(asked))).serialize())
 
-    def _list_actions(self, _: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
+    def _list_actions(self, body: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
         with self.telling(context):
-            role = self.call("ListActions", context).role
+            role, _ = self.authenticate(context)
             for known in METHODS.values():
                 if role >= known.role:
                     yield _action_type(known.name, f"role {known.role.name.lower()}")
 
     def _flight_info(self, body: bytes, context: grpc.ServicerContext) -> flight.FlightInfo:
         called = METHODS["PlanScan"]
-        call = self.call(called.name, context)
-        called.check(call.role)
+        call = self.call(called, context)
         descriptor = _parsed(flight.FlightDescriptor, body)
         if descriptor.descriptor_type == flight.DescriptorType.PATH:
             request = PlanRequest(table=".".join(p.decode() for p in descriptor.path))
         else:
             request = _decoded(PlanRequest, descriptor.command)
-        plan: Plan = self._answer(called, request, call)
+        plan: Plan = self.service.answer(called, request, call)
         schema = pa.ipc.read_schema(pa.py_buffer(plan.arrow_schema))
         endpoints = [flight.FlightEndpoint(split.ticket, []) for split in plan.splits]
         size_bytes = sum(split.size_bytes for split in plan.splits)
         return flight.FlightInfo(schema, descriptor, endpoints, -1, size_bytes)
-
-    def _answer(self, called: Method, request: Any, call: CallContext) -> Any:  # noqa: ANN401
-        return getattr(self.service, called.attribute)(request, call)
 
 
 def _flight_data(message: pa.Buffer) -> bytes:

@@ -5,11 +5,11 @@ requests, and take none of it. A message above the limit is refused by its lengt
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any, Final, NoReturn
+from dataclasses import replace
+from typing import Any, ClassVar, Final, NoReturn
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import (
@@ -29,7 +29,7 @@ from pyspark_theflash.service.api.error import told_error
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens, identity_of
 from pyspark_theflash.service.wire.frame import REQUEST_BYTES_MAX
-from pyspark_theflash.service.wire.method import Role
+from pyspark_theflash.service.wire.method import Method, Role
 from pyspark_theflash.service.wire.protobuf import encode
 
 _log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ _TARPIT_MS_MAX: Final = 300
 _METADATA_BYTES_MAX: Final = 6_000
 """gRPC takes 8 KiB of metadata by default."""
 _DETAILS_CHARS_MAX: Final = 500
-_KINDS: Final[tuple[tuple[type[Exception], Any], ...]] = (
+_STATUSES: Final[tuple[tuple[type[Exception], Any], ...]] = (
     (AuthenticationError, grpc.StatusCode.UNAUTHENTICATED),
     (RoleError, grpc.StatusCode.PERMISSION_DENIED),
     (CallCancelledError, grpc.StatusCode.CANCELLED),
@@ -51,31 +51,36 @@ _KINDS: Final[tuple[tuple[type[Exception], Any], ...]] = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Dialect:
-    """How a kind of server tells its errors: the metadata an `Error` goes into, and statuses."""
-
-    name: str
-    error_key: str
-    other: grpc.StatusCode
-    kinds: tuple[tuple[type[Exception], Any], ...] = ()
-    metadata: tuple[tuple[str, str], ...] = ()
-
-
 class Listener:
-    """A gRPC server in front of a service. `offer` says what it answers."""
+    """A gRPC server of a `Service`; subclasses define the methods and the encoding of errors.
+
+    Attributes:
+        NAME: The protocol's name, for the log.
+        GRPC_SERVICE: The gRPC service that `handlers` belong to.
+        SEND_BYTES_MAX: The size limit of a response; -1: none.
+        ERROR_KEY: The key of the trailing metadata that has the encoded `Error`.
+        ERROR_STATUS: The status of errors that `STATUSES` does not contain.
+        STATUSES: Classes of errors and their statuses, before those that all servers have.
+        METADATA: Further trailing metadata of errors.
+    """
+
+    NAME: ClassVar[str]
+    GRPC_SERVICE: ClassVar[str]
+    SEND_BYTES_MAX: ClassVar[int]
+    ERROR_KEY: ClassVar[str]
+    ERROR_STATUS: ClassVar[grpc.StatusCode]
+    STATUSES: ClassVar[tuple[tuple[type[Exception], Any], ...]] = ()
+    METADATA: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def __init__(
         self,
         service: Service,
         address: str,
-        dialect: Dialect,
         *,
         clock: Clock,
-        tokens: Tokens | None,
-        tls: ServerTls | None,
-        allowed_names: tuple[str, ...],
-        send_bytes_max: int,
+        tokens: Tokens | None = None,
+        tls: ServerTls | None = None,
+        allowed_names: tuple[str, ...] = (),
     ) -> None:
         """Listen on `address`, and answer from `start` on. See `SocketServer`.
 
@@ -84,15 +89,15 @@ class Listener:
         """
         check_safe(address, has_tls=tls is not None, has_tokens=tokens is not None)
         check_names(allowed_names, tls)
-        self.service, self._clock, self._tokens, self._dialect = service, clock, tokens, dialect
+        self.service, self._clock, self._tokens = service, clock, tokens
         self._allowed = frozenset(name.encode() for name in allowed_names)
-        self._workers = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix=dialect.name)
+        self._workers = ThreadPoolExecutor(CALLS_MAX, thread_name_prefix=self.NAME)
         self._server = grpc.server(
             self._workers,
             interceptors=(_Interceptor(self),),
             options=[
                 ("grpc.max_receive_message_length", REQUEST_BYTES_MAX),
-                ("grpc.max_send_message_length", send_bytes_max),
+                ("grpc.max_send_message_length", self.SEND_BYTES_MAX),
                 ("grpc.max_concurrent_streams", CALLS_MAX),
                 ("grpc.so_reuseport", 0),
                 # What gRPC itself refuses, it answers after a random time, to hold up attackers.
@@ -102,34 +107,40 @@ class Listener:
         )
         self.address = bind_server(self._server, address, _credentials(tls))
         """Where it listens, with the port that port 0 became."""
-
-    def offer(self, service: str, handlers: Mapping[str, grpc.RpcMethodHandler]) -> None:
-        """Answer the methods of a gRPC service."""
-        generic = grpc.method_handlers_generic_handler(service, dict(handlers))
+        generic = grpc.method_handlers_generic_handler(self.GRPC_SERVICE, self.handlers())
         self._server.add_generic_rpc_handlers((generic,))
+
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+        """Return the handlers of the gRPC service by method."""
+        raise NotImplementedError
 
     def start(self) -> None:
         """Begin to answer."""
         self._server.start()
-        _log.info("serving %s: address=%s", self._dialect.name, self.address)
+        _log.info("serving %s: address=%s", self.NAME, self.address)
 
     def stop(self) -> None:
         """Take no more calls, let those that have begun end for a while, then end all."""
         self._server.stop(_STOP_S).wait()
         self._workers.shutdown(wait=False)
 
-    def call(self, name: str, context: grpc.ServicerContext) -> CallContext:
-        """A call that has come in. Raises `AuthenticationError`.
+    def authenticate(self, context: grpc.ServicerContext) -> tuple[Role, str]:
+        """Return the caller's role and identity. Raises `AuthenticationError`.
 
-        Its token is looked at once more: it may have been taken back while the message came.
+        The token is checked again here, since it may have been revoked while the message arrived.
         """
         names = context.auth_context().get("x509_common_name", ())
         if self._allowed and self._allowed.isdisjoint(names):
             raise AuthenticationError(self.address, "this certificate's name may not call")
-        role, identity = self.caller(context.invocation_metadata())
+        return self.caller(context.invocation_metadata())
+
+    def call(self, called: Method, context: grpc.ServicerContext) -> CallContext:
+        """Return the context of a call. Raises `AuthenticationError` and `RoleError`."""
+        role, identity = self.authenticate(context)
+        called.check(role)
         left_s = context.time_remaining()
         return CallContext(
-            name,
+            called.name,
             0 if left_s is None else max(int(left_s * 1000), 1),
             self._clock,
             lambda: not context.is_active(),
@@ -167,20 +178,19 @@ class Listener:
 
     def abort(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
         """End a call with an error."""
-        told = told_error(error)
-        body = encode(told)
+        error_message = told_error(error)
+        body = encode(error_message)
         if len(body) > _METADATA_BYTES_MAX:
-            body = encode(replace(told, text=told.text[:_DETAILS_CHARS_MAX], arguments="[]"))
-        kinds = (*self._dialect.kinds, *_KINDS)
-        known = (status for ours, status in kinds if isinstance(error, ours))
-        other = self._dialect.other
-        if told.name == InternalError.__name__:
-            other = grpc.StatusCode.INTERNAL
-        elif told.retryable:
-            other = grpc.StatusCode.UNAVAILABLE
-        shown = ((self._dialect.error_key, body), *self._dialect.metadata)
-        context.set_trailing_metadata(shown)
-        context.abort(next(known, other), f"{told.name}: {told.text}"[:_DETAILS_CHARS_MAX])
+            text = error_message.text[:_DETAILS_CHARS_MAX]
+            body = encode(replace(error_message, text=text, arguments="[]"))
+        default = grpc.StatusCode.UNAVAILABLE if error_message.retryable else self.ERROR_STATUS
+        if error_message.name == InternalError.__name__:
+            default = grpc.StatusCode.INTERNAL
+        statuses = (*self.STATUSES, *_STATUSES)
+        status = next((status for kind, status in statuses if isinstance(error, kind)), default)
+        context.set_trailing_metadata(((self.ERROR_KEY, body), *self.METADATA))
+        details = f"{error_message.name}: {error_message.text}"
+        context.abort(status, details[:_DETAILS_CHARS_MAX])
         raise error  # not reached: `abort` raises
 
 

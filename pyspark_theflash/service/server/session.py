@@ -196,7 +196,7 @@ class ConnectionSession:
                 answer = self._with_rows(called, value, call)
             else:
                 with _own_failures():
-                    answer = getattr(self._service, called.attribute)(value, call)
+                    answer = self._service.answer(called, value, call)
             if called is OPEN_WRITER:
                 self._latch_id = value.latch.id
             if called.gives_rows:
@@ -225,7 +225,7 @@ class ConnectionSession:
                 came = End(batches, sum(map(len, tables)), incoming.size_bytes)
                 if came != self._end:
                     raise CodecError("end", "other rows were announced than came")
-                return getattr(self._service, called.attribute)(request, call, tables)
+                return self._service.answer(called, request, call, tables)
 
     def _next_data(self, call: CallContext) -> bytes | None:
         """The next bytes of rows; None after the last of them."""

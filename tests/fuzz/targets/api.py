@@ -36,7 +36,7 @@ from pyspark_theflash.service.wire.frame import (
     check_preface,
 )
 from pyspark_theflash.service.wire.link import Link
-from pyspark_theflash.service.wire.method import METHODS, Role
+from pyspark_theflash.service.wire.method import METHODS, SCAN, Method, Role
 from pyspark_theflash.service.wire.protobuf import decode, encode
 from pyspark_theflash.storage.engine.api import RegionScan
 from pyspark_theflash.storage.store.latch.lease import ReadLease
@@ -163,7 +163,7 @@ def server_answer(_: Path) -> Target:
         if not data or not data[0] % 2:
             transport.call(METHODS["GetStatus"], message.StatusRequest(), 1000)
             return
-        with transport.scan(message.ScanRequest(b"ticket"), 1000) as rows:
+        with transport.scan(SCAN, message.ScanRequest(b"ticket"), 1000) as rows:
             rows.read_all()
 
     return Target(seeds, bytes_like([*seeds, wrong]), parse)
@@ -262,11 +262,13 @@ class _EmptyService:
 
     store_id = "id"
 
-    def __getattr__(self, name: str) -> Callable[..., object]:
-        found = [m for m in METHODS.values() if m.attribute == name]
-        if any(m.gives_rows for m in found):
-            return lambda *_: RowStream(pa.schema([]), (b for b in ()))
-        return lambda *_: found[0].response() if found else None
+    def answer(self, called: Method, *_: object) -> object:
+        if called.gives_rows:
+            return RowStream(pa.schema([]), (b for b in ()))
+        return called.response()
+
+    def writer_gone(self, latch_id: str) -> None:
+        pass
 
 
 class _AnsweredTransport(RemoteTransport):

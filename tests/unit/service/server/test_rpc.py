@@ -7,7 +7,7 @@ import pytest
 from pyspark_theflash.base.errors import AuthenticationError, OptionError
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.service.server.listener import CALLS_MAX
-from pyspark_theflash.service.server.rpc import ERROR_KEY
+from pyspark_theflash.service.server.rpc import RpcServer
 from pyspark_theflash.service.wire.frame import REQUEST_BYTES_MAX
 from pyspark_theflash.service.wire.message import Error
 from pyspark_theflash.service.wire.method import METHODS, Role
@@ -47,7 +47,7 @@ def refused(address, token, name, body, shown=None):
     transport.close()
     assert CLOCK.boottime_ms() - begin < 4 * SECOND_MS
     assert peak_bytes() - before < BYTES_MAX
-    told = dict(caught.value.trailing_metadata() or ()).get(ERROR_KEY)
+    told = dict(caught.value.trailing_metadata() or ()).get(RpcServer.ERROR_KEY)
     return caught.value.code(), None if told is None else decode(Error, told).name
 
 
