@@ -24,13 +24,12 @@ from pyspark_theflash.base.errors import (
     TicketError,
     UnsupportedError,
 )
-from pyspark_theflash.service.api.error import heard_error, told_error
+from pyspark_theflash.service.api.error import decode_error, encode_error
 from pyspark_theflash.service.api.seal import Purpose, Sealer
 from pyspark_theflash.service.api.token import AccessToken, Tokens
 from pyspark_theflash.service.client.remote import RemoteTransport
 from pyspark_theflash.service.client.theflash import TheFlash
 from pyspark_theflash.service.wire import message
-from pyspark_theflash.service.wire.extent import DEPTH_MAX, PARTS_MAX
 from pyspark_theflash.service.wire.frame import (
     DATA_BYTES_MAX,
     HEADER_BYTES,
@@ -42,7 +41,7 @@ from pyspark_theflash.service.wire.frame import (
     Request,
 )
 from pyspark_theflash.service.wire.method import METHODS, Role
-from pyspark_theflash.service.wire.protobuf import decode, encode
+from pyspark_theflash.service.wire.protobuf import DEPTH_MAX, PARTS_MAX, decode, encode
 from tests.support.serving import CLOCK, TOKENS, write_tokens
 
 MESSAGES = sorted(
@@ -204,11 +203,11 @@ def test_a_proof_is_of_one_nonce(one, other):
 
 def test_errors_come_back():
     error = NotCaughtUpError(1, 2)
-    again = heard_error(decode(message.Error, encode(told_error(error))), "here")
+    again = decode_error(decode(message.Error, encode(encode_error(error))), "here")
     assert (type(again), again.args) == (NotCaughtUpError, (1, 2))
-    bug = told_error(KeyError("a row's value"))
+    bug = encode_error(KeyError("a row's value"))
     assert "value" not in bug.text
-    assert isinstance(heard_error(bug, "here"), InternalError)
+    assert isinstance(decode_error(bug, "here"), InternalError)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +222,7 @@ def test_errors_come_back():
     ],
 )
 def test_errors_that_are_not_known(told, expected):
-    error = heard_error(told, "here")
+    error = decode_error(told, "here")
     assert type(error) is expected
     assert "why" in str(error)
 

@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyarrow import flight
 
 from pyspark_theflash.base.errors import DeadlineExceededError, UnsupportedError
-from pyspark_theflash.service.api.error import heard_error
+from pyspark_theflash.service.api.error import decode_error
 from pyspark_theflash.service.client.rows import Rows
 from pyspark_theflash.service.wire.message import Error, ScanRequest
 from pyspark_theflash.service.wire.method import Method
@@ -68,4 +68,4 @@ class FlightTransport:
         if not error.extra_info:
             return error
         assert "Traceback" not in str(error)
-        return heard_error(decode(Error, error.extra_info), self.address)
+        return decode_error(decode(Error, error.extra_info), self.address)

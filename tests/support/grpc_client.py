@@ -8,7 +8,7 @@ import pyarrow as pa
 from pyspark_theflash.base.errors import DeadlineExceededError, UnsupportedError
 from pyspark_theflash.base.tls import TlsFiles
 from pyspark_theflash.net.channel import grpc, open_channel
-from pyspark_theflash.service.api.error import heard_error
+from pyspark_theflash.service.api.error import decode_error
 from pyspark_theflash.service.client.rows import Rows
 from pyspark_theflash.service.server.rpc import RpcServer
 from pyspark_theflash.service.wire.message import Error, ScanRequest
@@ -50,7 +50,7 @@ class GrpcTransport:
     def _heard(self, error: Any, timeout_ms: int) -> Exception:
         told = dict(error.trailing_metadata() or ()).get(RpcServer.ERROR_KEY)
         if told is not None:
-            return heard_error(decode(Error, told), self.address)
+            return decode_error(decode(Error, told), self.address)
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
             return DeadlineExceededError("a call over gRPC", timeout_ms)
         raise error

@@ -1,4 +1,4 @@
-"""Errors on their way to whoever called: the same class and text there as here."""
+"""Errors as messages: a caller receives an error of the same class and text as the server's."""
 
 import json
 import logging
@@ -17,8 +17,12 @@ _log = logging.getLogger(__name__)
 _TEXT_CHARS = 2000
 
 
-def told_error(error: Exception) -> Error:
-    """What the caller is told. Of what is not one of our errors, only its class: a bug of ours."""
+def encode_error(error: Exception) -> Error:
+    """Convert an error to a message.
+
+    An error that is not a `TheFlashError` is a bug: it is logged, and the message has its class
+    only, because its text may contain data.
+    """
     if not isinstance(error, TheFlashError):
         _log.error("unexpected: %s", type(error).__name__, exc_info=error)
         error = InternalError(f"the server failed with {type(error).__name__}")
@@ -26,13 +30,17 @@ def told_error(error: Exception) -> Error:
     return Error(type(error).__name__, str(error)[:_TEXT_CHARS], arguments, error.retryable)
 
 
-def heard_error(told: Error, address: str) -> TheFlashError:
-    """The error that the server at `address` told, or one with its text if it is not known here."""
+def decode_error(error: Error, address: str) -> TheFlashError:
+    """Convert a message of the server at `address` to an error.
+
+    If its class is unknown here, returns a `ServiceUnavailableError` or `ServiceRefusedError` with
+    its text.
+    """
     try:
-        error = rebuilt(told.name, load(told.arguments))
-        if error is not None:
-            return error
+        rebuilt_error = rebuilt(error.name, load(error.arguments))
+        if rebuilt_error is not None:
+            return rebuilt_error
     except SHAPE_ERRORS:
         pass
-    kind = ServiceUnavailableError if told.retryable else ServiceRefusedError
-    return kind(address, f"{told.name[:80]}: {told.text[:_TEXT_CHARS]}")
+    kind = ServiceUnavailableError if error.retryable else ServiceRefusedError
+    return kind(address, f"{error.name[:80]}: {error.text[:_TEXT_CHARS]}")

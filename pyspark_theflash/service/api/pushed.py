@@ -23,8 +23,7 @@ from pyspark_theflash.read.pushdown.term import (
     Term,
 )
 from pyspark_theflash.service.wire import message
-from pyspark_theflash.service.wire.extent import check_extent
-from pyspark_theflash.service.wire.protobuf import decode, encode
+from pyspark_theflash.service.wire.protobuf import check_extent, decode, encode
 
 SEALED_BYTES_MAX: Final = 256 << 10
 """All of it goes into each ticket."""

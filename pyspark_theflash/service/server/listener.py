@@ -25,7 +25,7 @@ from pyspark_theflash.net.bind import check_names, check_safe
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.net.listen import bind_server
 from pyspark_theflash.service.api.call import CallContext
-from pyspark_theflash.service.api.error import told_error
+from pyspark_theflash.service.api.error import encode_error
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens, identity_of
 from pyspark_theflash.service.wire.frame import REQUEST_BYTES_MAX
@@ -178,7 +178,7 @@ class Listener:
 
     def abort(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
         """End a call with an error."""
-        error_message = told_error(error)
+        error_message = encode_error(error)
         body = encode(error_message)
         if len(body) > _METADATA_BYTES_MAX:
             text = error_message.text[:_DETAILS_CHARS_MAX]

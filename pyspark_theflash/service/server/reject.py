@@ -4,8 +4,8 @@ import contextlib
 from typing import Final
 
 from pyspark_theflash.base.errors import ServiceUnavailableError
-from pyspark_theflash.service.api.error import told_error
-from pyspark_theflash.service.wire.frame import FrameType, Header
+from pyspark_theflash.service.api.error import encode_error
+from pyspark_theflash.service.wire.frame import FrameType, encode_frame
 from pyspark_theflash.service.wire.link import Link
 from pyspark_theflash.service.wire.protobuf import encode
 
@@ -14,9 +14,9 @@ _SEND_MS: Final = 20
 
 def tell_error(link: Link, error: Exception) -> None:
     """Say what is wrong, to whoever listens."""
-    body = encode(told_error(error))
+    body = encode(encode_error(error))
     with contextlib.suppress(OSError):
-        link.send(Header(FrameType.ERROR, 0, len(body)), body, _SEND_MS)
+        link.send(encode_frame(FrameType.ERROR, 0, body), _SEND_MS)
 
 
 def reject(link: Link, address: str, connections_max: int, *, has_tls: bool) -> None:

@@ -19,7 +19,7 @@ from pyspark_theflash.base.errors import (
     TheFlashError,
 )
 from pyspark_theflash.service.api.call import CallContext
-from pyspark_theflash.service.api.error import told_error
+from pyspark_theflash.service.api.error import encode_error
 from pyspark_theflash.service.api.rows import Batches, RowStream
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens, identity_of
@@ -35,16 +35,16 @@ from pyspark_theflash.service.wire.frame import (
     RESPONSE_BYTES_MAX,
     End,
     FrameType,
-    Header,
     Hello,
     Ready,
     Request,
     check_preface,
+    encode_frame,
 )
 from pyspark_theflash.service.wire.link import Link
 from pyspark_theflash.service.wire.method import OPEN_WRITER, Method, Role, method
-from pyspark_theflash.service.wire.pieces import Pieces
 from pyspark_theflash.service.wire.protobuf import decode, encode
+from pyspark_theflash.service.wire.stream import StreamEncoder
 
 _log = logging.getLogger(__name__)
 _LOST: Final = (OSError, EOFError)
@@ -126,8 +126,8 @@ class ConnectionSession:
         check_preface(self._link.receive(len(PREFACE), wait_ms))
         nonce = secrets.token_bytes(NONCE_BYTES)
         hello = Hello(self._tokens is not None, nonce).to_bytes()
-        self._link.send(Header(FrameType.HELLO, 0, len(hello)), hello, wait_ms)
-        header, proof = self._link.frame(GREETING_BYTES_MAX, wait_ms)
+        self._link.send(encode_frame(FrameType.HELLO, 0, hello), wait_ms)
+        header, proof = self._link.receive_frame(GREETING_BYTES_MAX, wait_ms)
         if header.type is not FrameType.AUTH:
             raise ProtocolError(self._address, f"{header.type.name} where AUTH should be")
         if self._tokens is not None:
@@ -135,7 +135,7 @@ class ConnectionSession:
             if self._stored is None:
                 raise AuthenticationError(self._address, "it does not know this token")
         ready = Ready(self._role(), self._service.store_id).to_bytes()
-        self._link.send(Header(FrameType.READY, 0, len(ready)), ready, wait_ms)
+        self._link.send(encode_frame(FrameType.READY, 0, ready), wait_ms)
 
     def _role(self) -> Role:
         """What the caller may do now: tokens are taken back while connections last."""
@@ -160,7 +160,7 @@ class ConnectionSession:
     def _answer_next(self) -> bool:
         """Answer one call; whether there may be another."""
         try:
-            header = self._link.header(REQUEST_BYTES_MAX, self._timeouts.idle_ms)
+            header = self._link.receive_header(REQUEST_BYTES_MAX, self._timeouts.idle_ms)
         except EOFError:
             self._link.close()
             return False
@@ -231,7 +231,7 @@ class ConnectionSession:
         """The next bytes of rows; None after the last of them."""
         wait_ms = min(self._timeouts.send_ms, call.left_ms())
         try:
-            header, body = self._link.frame(DATA_BYTES_MAX, wait_ms)
+            header, body = self._link.receive_frame(DATA_BYTES_MAX, wait_ms)
         except TimeoutError:
             call.left_ms()  # which says so if that is the reason
             raise
@@ -252,7 +252,7 @@ class ConnectionSession:
         deadline_ms = self._clock.boottime_ms() + self._timeouts.frame_ms
         left_bytes = bytes_max_of(called)
         while left_bytes > 0 and self._clock.boottime_ms() < deadline_ms:
-            header, body = self._link.frame(DATA_BYTES_MAX, self._timeouts.frame_ms)
+            header, body = self._link.receive_frame(DATA_BYTES_MAX, self._timeouts.frame_ms)
             if header.type in (FrameType.END, FrameType.CANCEL):
                 return
             if header.type is not FrameType.DATA or header.call != self._call:
@@ -262,40 +262,26 @@ class ConnectionSession:
 
     def _respond(self, body: bytes) -> None:
         if len(body) > RESPONSE_BYTES_MAX:
-            reason = f"the answer has {len(body)} bytes, and {RESPONSE_BYTES_MAX} may be"
+            reason = f"the response has {len(body)} bytes; at most {RESPONSE_BYTES_MAX} are allowed"
             raise OptionError("request", reason)
-        end = End().to_bytes()
-        frames = [
-            (self._header(FrameType.RESPONSE, len(body)), body),
-            (self._header(FrameType.END, len(end)), end),
-        ]
-        self._link.send_all(frames, self._timeouts.send_ms)
+        end = self._frame(FrameType.END, End().to_bytes())
+        self._link.send(self._frame(FrameType.RESPONSE, body) + end, self._timeouts.send_ms)
 
     def _stream(self, rows: RowStream, call: CallContext) -> None:
-        """Rows as an Arrow IPC stream; the socket holds us back where the caller is slow."""
-        pieces = Pieces()
-        batches = row_count = size_bytes = 0
-        with (
-            closing(rows.batches) as coming,
-            pa.ipc.new_stream(pa.PythonFile(pieces, mode="w"), rows.schema) as writer,
-        ):
-            for batch in _own(coming):
-                writer.write_batch(batch)
-                batches, row_count = batches + 1, row_count + batch.num_rows
-                size_bytes += self._send(pieces)
+        """Send rows as an Arrow IPC stream. A full socket blocks until the caller reads."""
+        encoder = StreamEncoder()
+        with closing(rows.batches) as batches:
+            for parts in encoder.encode(rows.schema, _own(batches)):
+                self._link.send_data(self._call, parts, self._timeouts.rows_ms)
                 call.check()
-        size_bytes += self._send(pieces)
-        end = End(batches, row_count, size_bytes).to_bytes()
-        self._link.send(self._header(FrameType.END, len(end)), end, self._timeouts.rows_ms)
-
-    def _send(self, pieces: Pieces) -> int:
-        return self._link.send_data(self._call, pieces.taken(), self._timeouts.rows_ms)
+        end = self._frame(FrameType.END, encoder.end().to_bytes())
+        self._link.send(end, self._timeouts.rows_ms)
 
     def _is_cancelled(self) -> bool:
         """Whether the caller has said CANCEL, or is gone."""
         if not self._link.has_input():
             return False
-        header, _ = self._link.frame(0, self._timeouts.frame_ms)
+        header, _ = self._link.receive_frame(0, self._timeouts.frame_ms)
         if header.type is not FrameType.CANCEL:
             raise ProtocolError(self._address, f"{header.type.name} in the middle of a call")
         return header.call == self._call
@@ -303,8 +289,8 @@ class ConnectionSession:
     def _tell(self, error: Exception) -> None:
         if isinstance(error, CallCancelledError):
             _log.debug("cancelled: %s", error)
-        body = encode(told_error(error), as_json=self._is_json)
-        self._link.send(self._header(FrameType.ERROR, len(body)), body, self._timeouts.send_ms)
+        body = encode(encode_error(error), as_json=self._is_json)
+        self._link.send(self._frame(FrameType.ERROR, body), self._timeouts.send_ms)
 
     def _refuse(self, error: TheFlashError) -> None:
         """Say why, and hang up."""
@@ -317,8 +303,8 @@ class ConnectionSession:
         else:
             self._link.close_gently()
 
-    def _header(self, type_: FrameType, length: int) -> Header:
-        return Header(type_, self._call, length, self._is_json)
+    def _frame(self, type_: FrameType, body: bytes) -> list[bytes | memoryview]:
+        return encode_frame(type_, self._call, body, is_json=self._is_json)
 
 
 @contextmanager

@@ -1,9 +1,9 @@
-"""Frames: what both sides of a connection send, as bytes. No sockets.
+"""Frames, the units of the API's own protocol, as bytes.
 
     type u8 | flags u8 | 0 u16 | call u32 | length u32 | body
 
-See `protos/theflash/v1/theflash.proto` for what each is for and which body it has. A length is
-looked at before anything of its size is made.
+`protos/theflash/v1/theflash.proto` describes the types and their bodies. A length is checked before
+memory is allocated for the body.
 """
 
 import struct
@@ -20,7 +20,7 @@ _PREFACE_NAME: Final = b"TFLASH"
 HEADER_BYTES: Final = 12
 JSON_FLAG: Final = 1
 GREETING_BYTES_MAX: Final = 4 << 10
-"""What is read of somebody who has not shown a token."""
+"""The size limit of frames from a caller that is not authenticated yet."""
 REQUEST_BYTES_MAX: Final = 8 << 20
 RESPONSE_BYTES_MAX: Final = 64 << 20
 DATA_BYTES_MAX: Final = 4 << 20
@@ -33,7 +33,7 @@ _LAYER: Final = "frame"
 
 
 class FrameType(IntEnum):
-    """What a frame is; the value is on the wire."""
+    """The type of a frame; the value is on the wire."""
 
     HELLO = 1
     AUTH = 2
@@ -60,18 +60,22 @@ class Header:
 
     @classmethod
     def from_bytes(cls, data: bytes, length_max: int) -> "Header":
-        """Inverse of `to_bytes`. Raises `CodecError`, for a body above `length_max` too."""
+        """Inverse of `to_bytes`.
+
+        Raises:
+            CodecError: The bytes are not a header, or the body is longer than `length_max`.
+        """
         type_, flags, zero, call, length = _HEADER.unpack(data)
         if type_ not in FrameType._value2member_map_ or flags & ~JSON_FLAG or zero:
             raise CodecError(_LAYER, "not a frame", 0, data[:HEADER_BYTES].hex())
         if length > length_max:
-            raise CodecError(_LAYER, f"{length} bytes, and {length_max} may be")
+            raise CodecError(_LAYER, f"a body of {length} bytes; at most {length_max} are allowed")
         return cls(FrameType(type_), call, length, bool(flags))
 
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """The server's first word."""
+    """The server's first frame."""
 
     needs_token: bool
     nonce: bytes
@@ -86,13 +90,13 @@ class Hello:
             raise CodecError("hello", f"{len(body)} bytes")
         version, needs_token, nonce = _HELLO.unpack(body)
         if version != VERSION:
-            raise CodecError("hello", f"version {version}, and only {VERSION} is known here")
+            raise CodecError("hello", f"version {version}; only {VERSION} is supported")
         return cls(needs_token, nonce)
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """What the server says to a caller it lets in."""
+    """The server's answer to a caller that it accepts."""
 
     role: Role
     store_id: str
@@ -106,12 +110,12 @@ class Ready:
         try:
             return cls(Role(body[0]), body[1:].decode())
         except (IndexError, ValueError) as error:
-            raise CodecError("ready", "not one") from error
+            raise CodecError("ready", "not a role and a store's id") from error
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A call; `body` is its message."""
+    """A call; `body` is its encoded request."""
 
     method: str
     timeout_ms: int
@@ -130,13 +134,13 @@ class Request:
         end = _REQUEST.size + name_bytes
         name = body[_REQUEST.size : end]
         if len(name) < name_bytes or not name.isascii():
-            raise CodecError("request", "no name of a method")
+            raise CodecError("request", "not the name of a method")
         return cls(name.decode(), timeout_ms, body[end:])
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """What the rows before it must add up to."""
+    """The counts of the rows before it, which the receiver compares with its own."""
 
     batches: int = 0
     rows: int = 0
@@ -153,10 +157,17 @@ class End:
         return cls(*_END.unpack(body))
 
 
+def encode_frame(
+    type_: FrameType, call: int, body: bytes = b"", *, is_json: bool = False
+) -> list[bytes | memoryview]:
+    """Return the header and the body of a frame."""
+    return [Header(type_, call, len(body), is_json).to_bytes(), body]
+
+
 def check_preface(data: bytes) -> None:
-    """Raise `CodecError` unless a connection begins as ours do."""
+    """Raise `CodecError` unless `data` is the first bytes of a connection of this version."""
     if data[: len(_PREFACE_NAME)] != _PREFACE_NAME:
-        raise CodecError("preface", "this is not TheFlash's protocol")
+        raise CodecError("preface", "not TheFlash's protocol")
     version = int.from_bytes(data[len(_PREFACE_NAME) :], "big")
     if version != VERSION:
-        raise CodecError("preface", f"version {version}, and only {VERSION} is known here")
+        raise CodecError("preface", f"version {version}; only {VERSION} is supported")

@@ -6,16 +6,18 @@ from typing import Any, Final, TypeVar
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError, Message
 
-from pyspark_theflash.base.errors import CodecError
+from pyspark_theflash.base.errors import CodecError, UnsupportedError
 from pyspark_theflash.base.options import timestamp_option
 from pyspark_theflash.service.wire import message as values
-from pyspark_theflash.service.wire.extent import check_extent
 from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS, brief
 from pyspark_theflash.tidb.protocol._generated.theflash.v1 import theflash_pb2
 
 SERVICE: Final = theflash_pb2.DESCRIPTOR.services_by_name["TheFlash"]
-_DEPTH_MAX: Final = 100
-"""Of messages in each other; protobuf has the same for its binary form."""
+PARTS_MAX: Final = 10_000
+DEPTH_MAX: Final = 64
+"""Limits of the expressions of one request."""
+_JSON_DEPTH_MAX: Final = 100
+"""The limit of nested messages in JSON; protobuf's limit for its binary form."""
 _TIMESTAMPS: Final = {
     *("snapshot_ts", "snapshotTs", "safe_point", "safePoint"),
     *("resolved_ts", "resolvedTs", "start_ts", "startTs"),
@@ -49,7 +51,7 @@ def decode(kind: type[_Value], body: bytes, *, as_json: bool = False) -> _Value:
             document = json.loads(body.decode(), object_pairs_hook=_json_object)
             # Of half a surrogate pair (`"\\ud800"`) protobuf makes a SystemError.
             json.dumps(document, ensure_ascii=False).encode()
-            json_format.ParseDict(document, found, max_recursion_depth=_DEPTH_MAX)
+            json_format.ParseDict(document, found, max_recursion_depth=_JSON_DEPTH_MAX)
         else:
             found.ParseFromString(body)
         if kind is values.PlanRequest:
@@ -59,6 +61,33 @@ def decode(kind: type[_Value], body: bytes, *, as_json: bool = False) -> _Value:
     except (DecodeError, json_format.Error, *SHAPE_ERRORS) as error:
         # What could not be read may be a secret or a row's value, so it is not shown.
         raise CodecError(kind.__name__, f"not one ({type(error).__name__})") from error
+
+
+def check_extent(request: Any) -> None:  # noqa: ANN401 (a `PlanRequest`, or the message of one)
+    """Check the size of a plan request's expressions before they are converted.
+
+    Raises:
+        UnsupportedError: They are nested too deeply, or they are too many.
+    """
+    aggregation = request.aggregation
+    aggregates = () if aggregation is None else aggregation.aggregates
+    keys = () if aggregation is None else aggregation.keys
+    _check_parts(len(aggregates) + len(keys) + len(request.order))
+    level = [request.filter, *(each.argument for each in aggregates), *keys]
+    level = [each for each in level if each is not None]
+    parts = depth = 0
+    while level:
+        depth += 1
+        if depth > DEPTH_MAX:
+            raise UnsupportedError(f"an expression nested deeper than {DEPTH_MAX}", "request")
+        parts += sum(len(each.arguments) for each in level)
+        _check_parts(parts)
+        level = [argument for each in level for argument in each.arguments]
+
+
+def _check_parts(parts: int) -> None:
+    if parts > PARTS_MAX:
+        raise UnsupportedError(f"an expression of more than {PARTS_MAX} parts", "request")
 
 
 def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import NotCaughtUpError
 from pyspark_theflash.base.types import Generation, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.service.api import seal, token
-from pyspark_theflash.service.api.error import heard_error, told_error
+from pyspark_theflash.service.api.error import decode_error, encode_error
 from pyspark_theflash.service.api.rows import RowStream
 from pyspark_theflash.service.api.seal import (
     SealedScan,
@@ -146,7 +146,7 @@ def server_answer(_: Path) -> Target:
     with pa.ipc.new_stream(sink, batch.schema) as writer:
         writer.write_batch(batch)
     stream = sink.getvalue().to_pybytes()
-    error = encode(told_error(NotCaughtUpError(TimeStamp(1), TimeStamp(2))))
+    error = encode(encode_error(NotCaughtUpError(TimeStamp(1), TimeStamp(2))))
     rows = [_frame(FrameType.DATA, stream[:100], 1), _frame(FrameType.DATA, stream[100:], 1)]
     end = _frame(FrameType.END, End(1, 3, len(stream)).to_bytes(), 1)
     seeds = [
@@ -171,7 +171,7 @@ def server_answer(_: Path) -> Target:
 
 def told_errors(_: Path) -> Target:
     """What a server says went wrong: always an error of ours, never another class."""
-    told = told_error(NotCaughtUpError(TimeStamp(1), TimeStamp(2)))
+    told = encode_error(NotCaughtUpError(TimeStamp(1), TimeStamp(2)))
     documents = [[told.name, told.text, json.loads(told.arguments), told.retryable]]
     documents += [["RoleError", "text", ["Compact", "admin", "read"], False], ["os", "", [], True]]
 
@@ -182,7 +182,7 @@ def told_errors(_: Path) -> Target:
             error = message.Error(str(name), str(text), shown, bool(retryable))
             # As it comes: whatever JSON has, UTF-8 need not.
             heard = decode(message.Error, encode(error)) if error.text.isascii() else error
-            str(heard_error(heard, "fuzz"))
+            str(decode_error(heard, "fuzz"))
 
     return Target([json.dumps(d).encode() for d in documents], json_like(documents), parse)
 
@@ -244,10 +244,7 @@ class _HeardLink(Link):
     def has_input(self) -> bool:
         return False
 
-    def send_raw(self, data: bytes, timeout_ms: int) -> None:
-        pass
-
-    def _send(self, parts: Any, timeout_ms: int) -> None:
+    def send(self, parts: Any, timeout_ms: int) -> None:
         pass
 
     def close(self) -> None:

@@ -6,7 +6,7 @@ import threading
 import pytest
 
 from pyspark_theflash.base.errors import AuthenticationError, ServiceUnavailableError
-from pyspark_theflash.service.api.error import told_error
+from pyspark_theflash.service.api.error import encode_error
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.service.wire.frame import FrameType, Header
 from pyspark_theflash.service.wire.link import Link
@@ -22,21 +22,21 @@ from pyspark_theflash.service.wire.protobuf import encode
 )
 def test_why_it_hung_up_is_told(tmp_path, monkeypatch, last_word, error, text):
     hung_up = threading.Event()
-    send_raw = Link.send_raw
+    send = Link.send
 
-    def late(link, data, timeout_ms):
+    def late(link, parts, timeout_ms):
         assert hung_up.wait(10)
-        send_raw(link, data, timeout_ms)
+        send(link, parts, timeout_ms)
 
     def refuse():
         caller, _ = listener.accept()
         with caller:
             if last_word is not None:
-                body = encode(told_error(last_word))
+                body = encode(encode_error(last_word))
                 caller.sendall(Header(FrameType.ERROR, 0, len(body)).to_bytes() + body)
         hung_up.set()
 
-    monkeypatch.setattr(Link, "send_raw", late)
+    monkeypatch.setattr(Link, "send", late)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(f"{tmp_path}/s")
         listener.listen()

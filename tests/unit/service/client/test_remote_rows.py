@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from pyspark_theflash.service.client.remote import _BELIEVED_BYTES, _Source
+from pyspark_theflash.service.client.remote import _ALLOCATED_BYTES_MAX, _Source
 from pyspark_theflash.service.wire.frame import End
 
 
@@ -22,7 +22,7 @@ class Frames:
         self._at += len(view)
 
 
-@pytest.mark.parametrize("size", [0, 1, _BELIEVED_BYTES - 1, _BELIEVED_BYTES, 40_000_001])
+@pytest.mark.parametrize("size", [0, 1, _ALLOCATED_BYTES_MAX - 1, _ALLOCATED_BYTES_MAX, 40_000_001])
 def test_pieces_are_put_together(size):
     content = memoryview(random.Random(size).randbytes(size))
     pieces = [4 << 20] * (size // (4 << 20)) + [size % (4 << 20)]
