@@ -22,7 +22,7 @@ from pyspark_theflash.cli.jobs.arguments import add_store, seconds
 from pyspark_theflash.cli.listeners import Listeners, add_listeners, stop_event
 from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.service.server.control import WorkerSettings
-from pyspark_theflash.service.server.lean import leave_out_pandas
+from pyspark_theflash.service.server.worker import leave_out_pandas
 
 if TYPE_CHECKING:
     from pyspark_theflash.service.api.service import Service

@@ -59,7 +59,7 @@ def secured(store, tmp_path):
     [
         ({"store": "theflash://localhost:1"}, "ServiceUnavailableError: localhost:1 is not avail"),
         ({"store": "theflash://localhost"}, "OptionError: option 'address'"),
-        ({"token": "not-one-of-the-tokens"}, "AuthenticationError: .*does not know this token"),
+        ({"token": "not-one-of-the-tokens"}, "AuthenticationError: .*this token is not valid"),
         ({"token": "short"}, "OptionError: option 'token': is not of 16 or more"),
         ({"token": None}, "AuthenticationError: .*it wants a token, and none is given"),
         ({"tls_ca": str(FOLDER / "other-ca.pem")}, "AuthenticationError: .*TLS: "),

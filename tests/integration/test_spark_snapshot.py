@@ -107,7 +107,7 @@ def test_at_a_server(spark, path, tmp_path):
         snapshot = SparkSnapshot(spark, store, 200, **options)
         assert snapshot.tables == ["bank.left", "bank.right"]
         assert snapshot.table("bank.left").count() == 2
-        with pytest.raises(AuthenticationError, match="wants a token"):
+        with pytest.raises(AuthenticationError, match="requires a token"):
             SparkSnapshot(spark, store, **{n: o for n, o in options.items() if n != "token"})
 
 

@@ -14,11 +14,10 @@ from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import AccessToken, Tokens
 from pyspark_theflash.service.server.app import SocketServer
-from pyspark_theflash.service.server.control import WorkerSettings
+from pyspark_theflash.service.server.control import CONNECTIONS_MAX, WorkerSettings
 from pyspark_theflash.service.server.flight import FlightServer
 from pyspark_theflash.service.server.router import ConnectionRouter
 from pyspark_theflash.service.server.rpc import RpcServer
-from pyspark_theflash.service.server.timeouts import CONNECTIONS_MAX
 from pyspark_theflash.service.wire.method import Role
 from tests.support.tls import FOLDER
 

@@ -1,11 +1,11 @@
-"""A private engine process for a store of this machine, started when it is needed.
+"""A private engine process for a store on this machine, started on demand.
 
-The first user starts `theflash serve STORE` on a unix socket that nobody else can open; others find
-it there. It counts its connections and ends when it has had none for a while. One that was killed,
-or has just ended, is started anew by the next call. No TCP port is opened.
+The first client starts `theflash serve STORE` on a unix socket that only its user can open; later
+clients use the same process. It ends after a time without connections. If it has ended or was
+killed, the next call starts it again. It opens no TCP port.
 
-The socket is in the store's folder, or, where its path would be too long for an address or the
-folder cannot be written, in a folder of ours for temporary files.
+The socket is in the store's folder. If its path is too long for an address, or the folder is not
+writable, it is in a folder of the user's in the system's folder for temporary files.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import ServiceUnavailableError
 from pyspark_theflash.net.address import PATH_BYTES_MAX, UNIX, check_folder
-from pyspark_theflash.service.client.process import python_environment, python_module
+from pyspark_theflash.service.client.process import start_module
 from pyspark_theflash.service.client.remote import Connection, RemoteTransport
 
 if TYPE_CHECKING:
@@ -29,29 +29,37 @@ if TYPE_CHECKING:
 SOCKET: Final = "serve.sock"
 IDLE_MS: Final = 60_000
 START_MS: Final = 30_000
-_LOOK_MS: Final = 20
+_POLL_MS: Final = 20
 _OUTPUT_BYTES: Final = 2000
 
 
 def connect_embedded(
     store: Path, *, clock: Clock | None = None, idle_ms: int = IDLE_MS, workers: int | None = None
 ) -> "TheFlash":
-    """The store at `store` through its engine process, which ends `idle_ms` after its last user.
+    """Open a store through its engine process, which the first call starts if necessary.
 
-    Whoever starts it says how many `workers` it may have; None: what `theflash serve` takes.
+    Args:
+        store: The store's folder.
+        clock: The clock of timeouts; None: the system's.
+        idle_ms: How long the process runs without connections, if it is started here.
+        workers: Its number of workers, if it is started here; None: the default of `theflash
+            serve`.
+
+    Returns:
+        The store. Its calls raise `ServiceUnavailableError`, with the process's output, if the
+        process does not start.
 
     Raises:
-        OptionError: the socket cannot be made safely.
-        ServiceUnavailableError: when something is asked, if the process does not start; says why.
+        OptionError: The socket's folder can be changed by other users.
     """
-    # Brings in all that reads stores, which whoever only starts a process does without.
+    # Imports the modules that read stores, which clients that only start the process do not need.
     from pyspark_theflash.service.client.theflash import TheFlash
 
     return TheFlash(EmbeddedTransport(store, clock or SystemClock(), idle_ms, workers))
 
 
 def socket_path(store: Path) -> Path:
-    """Where the engine process of a store listens; the same for every user. Makes its folder."""
+    """Return the path of the socket of a store's engine process, after creating its folder."""
     store = store.resolve()
     inside = store / SOCKET
     if len(os.fsencode(inside)) <= PATH_BYTES_MAX and os.access(store, os.W_OK):
@@ -64,10 +72,10 @@ def socket_path(store: Path) -> Path:
 
 
 class EmbeddedTransport(RemoteTransport):
-    """Starts the process where there is none."""
+    """A transport that starts the engine process if it cannot connect."""
 
     def __init__(self, store: Path, clock: Clock, idle_ms: int, workers: int | None = None) -> None:
-        """Raises `OptionError`: the socket cannot be made safely."""
+        """See `connect_embedded`."""
         self._store, self._idle_ms, self._workers = store, idle_ms, workers
         path = socket_path(store)
         check_folder(path.parent)
@@ -80,7 +88,7 @@ class EmbeddedTransport(RemoteTransport):
             return self._started()
 
     def _started(self) -> Connection:
-        """A connection to a process that is started, here or by somebody else meanwhile."""
+        """Connect to a process started here, or by another client in the meantime."""
         deadline_ms = self._clock.boottime_ms() + START_MS
         with tempfile.TemporaryFile() as output:
             process = self._start(output.fileno())
@@ -91,25 +99,23 @@ class EmbeddedTransport(RemoteTransport):
                 except ServiceUnavailableError:
                     if has_ended or self._clock.boottime_ms() >= deadline_ms:
                         output.seek(0)
-                        said = output.read(_OUTPUT_BYTES).decode("utf-8", "replace")
-                        reason = f"the engine process did not start: {' '.join(said.split())}"
+                        text = output.read(_OUTPUT_BYTES).decode("utf-8", "replace")
+                        reason = f"the engine process did not start: {' '.join(text.split())}"
                         raise ServiceUnavailableError(self._address, reason) from None
-                self._clock.sleep_ms(_LOOK_MS)
+                self._clock.sleep_ms(_POLL_MS)
 
     def _start(self, output: int) -> "subprocess.Popen[bytes]":
-        command = [*python_module("pyspark_theflash.cli.main"), "serve"]
-        command += [str(self._store.resolve()), "--listen", self._address]
-        command += ["--idle", str(self._idle_ms / 1000)]
+        arguments = ["serve", str(self._store.resolve()), "--listen", self._address]
+        arguments += ["--idle", str(self._idle_ms / 1000)]
         if self._workers is not None:
-            command += ["--workers", str(self._workers)]
-        process = subprocess.Popen(  # noqa: S603 (our own program, and no shell)
-            command,
+            arguments += ["--workers", str(self._workers)]
+        process = start_module(
+            "pyspark_theflash.cli.main",
+            *arguments,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
-            cwd="/",
-            env=python_environment(),
-            # It outlives us, and a Ctrl-C that is meant for us.
+            # It continues after this process and after a Ctrl-C in its terminal.
             start_new_session=True,
         )
         threading.Thread(target=process.wait, name="reap", daemon=True).start()

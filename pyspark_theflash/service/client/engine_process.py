@@ -1,8 +1,8 @@
-"""Find or start the engine process of a store, and say where it listens: for other languages.
+"""Find or start the engine process of a store and print its address, for other languages.
 
     python -m pyspark_theflash.service.client.engine_process STORE [--idle S] [--workers N]
 
-Prints one JSON object: `{"address": "unix:PATH"}`, or what went wrong, as the API's Error message,
+Prints one JSON object: `{"address": "unix:PATH"}`, or an error with fields of the API's `Error`,
 `{"error": {"name": ..., "text": ..., "retryable": ...}}`.
 """
 
@@ -29,34 +29,37 @@ from pyspark_theflash.storage.store.folder import read_identity
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print the address, or the error; the exit status."""
+    """Print the address or the error; returns the exit status."""
     parser = argparse.ArgumentParser(description="Find or start the engine process of a store.")
     parser.add_argument("store", type=Path, metavar="STORE")
     parser.add_argument("--idle", type=float, default=IDLE_MS / 1000, metavar="S")
     parser.add_argument("--workers", type=int, metavar="N")
     arguments = parser.parse_args(argv)
     try:
-        found = address(arguments.store, arguments.idle, arguments.workers)
-        told: dict[str, object] = {"address": found}
+        result: dict[str, object]
+        result = {"address": address(arguments.store, arguments.idle, arguments.workers)}
     except TheFlashError as error:
         name, text = type(error).__name__, str(error)
-        told = {"error": {"name": name, "text": text, "retryable": error.retryable}}
-    json.dump(told, sys.stdout)
-    return int("error" in told)
+        result = {"error": {"name": name, "text": text, "retryable": error.retryable}}
+    json.dump(result, sys.stdout)
+    return int("error" in result)
 
 
 def address(store: Path, idle_s: float, workers: int | None = None) -> str:
-    """Where the engine process of a store listens, which ends `idle_s` after its last user.
+    """Return the address of a store's engine process, after starting it if necessary.
 
-    `workers`: see `connect_embedded`.
+    Args:
+        store: The store's folder.
+        idle_s: How long the process runs without connections, if it is started here.
+        workers: Its number of workers, if it is started here; None: the default.
 
     Raises:
-        StoreNotFoundError: there is no store; also what else `read_identity` says of it.
-        ServiceUnavailableError: it does not start.
+        StoreNotFoundError, StoreFormatError, CorruptionError: See `read_identity`.
+        ServiceUnavailableError: The process does not start.
     """
     read_identity(store, LocalFileSystem())
-    made = EmbeddedTransport(store, SystemClock(), round(idle_s * 1000), workers)
-    with closing(made) as transport:
+    clock, idle_ms = SystemClock(), round(idle_s * 1000)
+    with closing(EmbeddedTransport(store, clock, idle_ms, workers)) as transport:
         transport.call(method("GetStatus"), StatusRequest(), START_MS)
     return f"{UNIX}{socket_path(store)}"
 

@@ -1,50 +1,67 @@
-"""What the process that takes connections and its workers tell each other, over a pair of sockets.
+"""Settings of servers, and the messages between the router and its workers over a socket pair.
 
-    note    word u8, greeted u8, number u64, stored 32 bytes; with TAKE comes the connection itself
+    message    op u8, state u8, number u64, token 32 bytes; with TAKE, the connection's descriptor
 
-Both ends have the same code and live no longer than each other, so notes have no version.
+`state` is 0 for a connection without a completed handshake, 1 without a token, 2 with one. Router
+and workers run the same code, so messages have no version.
 """
 
-import json
-import os
 import socket
 import struct
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import IntEnum
 from pathlib import Path
 from typing import Final
 
 from pyspark_theflash.base.tls import ServerTls
-from pyspark_theflash.service.server.timeouts import Timeouts
 
+CONNECTIONS_MAX: Final = 64
+DRAIN_MS: Final = 5_000
+"""How long a stopping server waits for calls in progress."""
 _MESSAGE: Final = struct.Struct(">BBQ32s")
 
 
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Time limits of a server for its callers, in ms."""
+
+    greeting_ms: int = 3_000
+    """For the TLS handshake and the API's own, together."""
+    idle_ms: int = 600_000
+    """Between two calls."""
+    frame_ms: int = 10_000
+    """For the rest of a frame that has begun."""
+    send_ms: int = 60_000
+    """For a caller to receive a response, or to send the next rows of a write."""
+    rows_ms: int = 600_000
+    """For a caller to receive the next rows. A Spark task may be processing earlier ones."""
+
+
 class ControlOp(IntEnum):
-    """What a note says; the value is in it."""
+    """The type of a message; the value is in the message."""
 
     TAKE = 1
-    """To a worker: answer this connection."""
+    """To a worker: serve this connection."""
     STOP = 2
-    """To a worker: end when calls that have begun have ended, for which `number` ms are given."""
+    """To a worker: end after calls in progress, within `number` ms."""
     READY = 3
-    """Of a worker, once: it answers from now on."""
+    """From a worker, once: it accepts connections from now on."""
     WAITS = 4
-    """Of a worker: this connection has no call now, and is the taker's again."""
+    """From a worker: the connection has no call in progress and returns to the router."""
     OVER = 5
-    """Of a worker: this connection has ended."""
+    """From a worker: the connection has ended."""
 
 
 @dataclass(frozen=True, slots=True)
 class Greeted:
-    """What is known of a caller who was greeted: its token as it is stored, if it showed one."""
+    """State of a connection after its handshake: the stored form of the caller's token, if any."""
 
     stored: bytes | None
 
 
 @dataclass(frozen=True, slots=True)
 class ControlMessage:
-    """`number` is a connection's unless `op` says otherwise."""
+    """A message; `number` is a connection's unless `op` says otherwise."""
 
     op: ControlOp
     number: int = 0
@@ -67,7 +84,7 @@ class ControlMessage:
 def send_control(
     control: socket.socket, message: ControlMessage, connection: socket.socket | None = None
 ) -> None:
-    """Raises `OSError`: the other end is gone."""
+    """Send a message and, if passed, a connection. Raises `OSError`: the peer has ended."""
     if connection is None:
         control.sendall(message.to_bytes())
     else:
@@ -75,12 +92,12 @@ def send_control(
 
 
 def receive_control(control: socket.socket) -> tuple[ControlMessage, socket.socket | None] | None:
-    """The next message, and the connection that came with it; None if the other end is gone."""
+    """Receive a message and the connection sent with it; None if the peer has ended."""
     try:
         data, fds, _, _ = socket.recv_fds(control, _MESSAGE.size, 1)
     except ConnectionError:
         return None
-    # A note is written in one piece, so there is no half of one to read.
+    # A message is written in one piece, so it is never received partially.
     if len(data) < _MESSAGE.size:
         return None
     connection = socket.socket(fileno=fds[0]) if fds else None
@@ -91,7 +108,19 @@ def receive_control(control: socket.socket) -> tuple[ControlMessage, socket.sock
 
 @dataclass(frozen=True, slots=True)
 class WorkerSettings:
-    """What a worker is told when it begins. `address` is the server's, for errors."""
+    """Settings of a worker, which it reads from its standard input, pickled.
+
+    Attributes:
+        store: The store's folder.
+        address: The server's address, for error messages.
+        tokens: The file of tokens; None: every caller is an admin.
+        tls: The server's certificate; None: no TLS.
+        allowed_names: Common names that callers' certificates may have; empty: any.
+        spare_key: See `Service`.
+        timeouts: Time limits for callers.
+        linger_ms: How long a worker keeps its only connection for the next call. To return a
+            connection and receive it again takes about 1 ms, and more on a busy machine.
+    """
 
     store: Path
     address: str
@@ -99,48 +128,5 @@ class WorkerSettings:
     tls: ServerTls | None = None
     allowed_names: tuple[str, ...] = ()
     spare_key: bytes = b""
-    """See `Service`."""
     timeouts: Timeouts = field(default_factory=Timeouts)
     linger_ms: int = 50
-    """How long a worker keeps its only connection for the next call: giving one back and forth
-    takes about a millisecond, and more where processors are busy."""
-
-    def to_json(self) -> bytes:
-        """As it is written to a worker's input."""
-        tls = self.tls
-        told = {
-            "store": _text(self.store),
-            "address": self.address,
-            "tokens": _text(self.tokens),
-            "tls": None if tls is None else [_text(p) for p in (tls.cert, tls.key, tls.ca)],
-            "allowed_names": self.allowed_names,
-            "spare_key": self.spare_key.hex(),
-            "timeouts": astuple(self.timeouts),
-            "linger_ms": self.linger_ms,
-        }
-        return json.dumps(told).encode()
-
-    @classmethod
-    def from_json(cls, data: bytes) -> "WorkerSettings":
-        """Inverse of `to_json`."""
-        told = json.loads(data)
-        tls = told["tls"]
-        made = cls(Path(told["store"]), told["address"])
-        return replace(
-            made,
-            tokens=_path(told["tokens"]),
-            tls=None if tls is None else ServerTls(Path(tls[0]), Path(tls[1]), _path(tls[2])),
-            allowed_names=tuple(told["allowed_names"]),
-            spare_key=bytes.fromhex(told["spare_key"]),
-            timeouts=Timeouts(*told["timeouts"]),
-            linger_ms=told["linger_ms"],
-        )
-
-
-def _text(path: Path | None) -> str | None:
-    """Absolute; a name that is no UTF-8 survives."""
-    return None if path is None else os.fspath(path.absolute())
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)

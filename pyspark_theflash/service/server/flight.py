@@ -1,17 +1,17 @@
-"""The API over Arrow Flight, for clients that speak nothing of ours: pyarrow, ADBC, other engines.
+"""The API over Arrow Flight, for pyarrow, ADBC and other engines.
 
     GetFlightInfo   path ["db.table"], or a command: a PlanRequest, binary or JSON
-    DoGet           a split's ticket, as GetFlightInfo or PlanScan gives it
-    DoAction        any other method by its name, with its request, binary or JSON
+    DoGet           a split's ticket, from GetFlightInfo or PlanScan
+    DoAction        any other call by its name, with its request, binary or JSON
 
-Tokens come as `authorization: Bearer TOKEN` with each call. An error's extra info is an `Error`.
+Each call has its token as metadata `authorization: Bearer TOKEN`. An error's extra info is an
+`Error`.
 
-Flight is a gRPC service, and this is that service. Arrow's own server reads a message whole, of any
-size, before it asks who sent it, and cannot be told not to; here a message has a limit, and nothing
-of it is read of who shows no token (`listener.py`). What is in messages is left to Arrow, but for
-rows:
+This implements Flight's gRPC service with grpcio: Arrow's own server reads whole messages of any
+size before it authenticates the caller (see `listener.py`). pyarrow encodes the messages, except
 
     FlightData   data_header (2): the flatbuffer of an IPC message   data_body (1000): its buffers
+    ActionType   type (1), description (2): strings
 """
 
 from collections.abc import Iterator
@@ -36,7 +36,7 @@ _BODY_TAG: Final = b"\xc2\x3e"
 
 
 class FlightServer(Listener):
-    """A service over Flight at `HOST:PORT` or `unix:PATH`. Answers from the beginning."""
+    """A server of the API over Arrow Flight."""
 
     NAME = "Arrow Flight"
     GRPC_SERVICE = "arrow.flight.protocol.FlightService"
@@ -58,18 +58,18 @@ class FlightServer(Listener):
         }
 
     def _get_flight_info(self, body: bytes, context: grpc.ServicerContext) -> bytes:
-        """A plan; each split is an endpoint of its own."""
-        with self.telling(context):
+        """Plan a scan; each split is an endpoint."""
+        with self.reporting(context):
             return bytes(self._flight_info(body, context).serialize())
 
     def _get_schema(self, body: bytes, context: grpc.ServicerContext) -> bytes:
-        with self.telling(context):
+        with self.reporting(context):
             info = self._flight_info(body, context)
             return bytes(flight.SchemaResult(info.schema).serialize())
 
     def _do_get(self, body: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        """The rows of a split."""
-        with self.telling(context):
+        """Return the rows of a split."""
+        with self.reporting(context):
             call = self.call(SCAN, context)
             request = ScanRequest(_parsed(flight.Ticket, body).ticket)
             rows = self.service.answer(SCAN, request, call)
@@ -79,25 +79,27 @@ class FlightServer(Listener):
                     yield _flight_data(batch.serialize())
 
     def _do_action(self, body: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        """Any method without rows; answered in the form, binary or JSON, it was asked."""
-        with self.telling(context):
+        """Make a call without rows; the response is binary or JSON like the request."""
+        with self.reporting(context):
             action = _parsed(flight.Action, body)
             called = method(action.type)
             call = self.call(called, context)
             if called is SCAN:
-                raise UnsupportedError("an action that answers with rows: use DoGet", SCAN.name)
+                raise UnsupportedError("an action that returns rows (use DoGet)", SCAN.name)
             if not called.is_unary:
-                raise UnsupportedError("a call with rows over Flight: use frames", called.name)
-            asked = action.body.to_pybytes()
-            answer = self.service.answer(called, _decoded(called.request, asked), call)
-            yield bytes(flight.Result(encode(answer, as_json=_is_json(asked))).serialize())
+                raise UnsupportedError(
+                    "a call with rows over Arrow Flight (use the API's own protocol)", called.name
+                )
+            request = action.body.to_pybytes()
+            response = self.service.answer(called, _decoded(called.request, request), call)
+            yield bytes(flight.Result(encode(response, as_json=_is_json(request))).serialize())
 
     def _list_actions(self, body: bytes, context: grpc.ServicerContext) -> Iterator[bytes]:
-        with self.telling(context):
+        with self.reporting(context):
             role, _ = self.authenticate(context)
-            for known in METHODS.values():
-                if role >= known.role:
-                    yield _action_type(known.name, f"role {known.role.name.lower()}")
+            for called in METHODS.values():
+                if role >= called.role:
+                    yield _action_type(called.name, f"role {called.role.name.lower()}")
 
     def _flight_info(self, body: bytes, context: grpc.ServicerContext) -> flight.FlightInfo:
         called = METHODS["PlanScan"]
@@ -115,7 +117,7 @@ class FlightServer(Listener):
 
 
 def _flight_data(message: pa.Buffer) -> bytes:
-    """An encapsulated IPC message as FlightData."""
+    """Convert an encapsulated IPC message to FlightData."""
     data: memoryview = memoryview(message)
     length_at = _CONTINUATION_BYTES
     start = length_at + _LENGTH_BYTES
@@ -126,25 +128,25 @@ def _flight_data(message: pa.Buffer) -> bytes:
 
 
 def _action_type(name: str, description: str) -> bytes:
-    """`ActionType`, which pyarrow does not write: two texts."""
+    """Encode an ActionType, which pyarrow cannot serialize."""
     texts = enumerate((name.encode(), description.encode()), 1)
     return b"".join(bytes([n << 3 | 2]) + _varint(len(text)) + text for n, text in texts)
 
 
 def _varint(number: int) -> bytes:
-    """A number of protobuf's: seven bits a byte, the lowest first."""
-    found = bytearray()
+    """Encode a number like protobuf: seven bits a byte, the lowest first."""
+    encoded = bytearray()
     while number > 0x7F:
-        found.append(number & 0x7F | 0x80)
+        encoded.append(number & 0x7F | 0x80)
         number >>= 7
-    return bytes([*found, number])
+    return bytes([*encoded, number])
 
 
-def _parsed(kind: Any, body: bytes) -> Any:  # noqa: ANN401 (of Arrow's)
+def _parsed(kind: Any, body: bytes) -> Any:  # noqa: ANN401 (a class of pyarrow's)
     try:
         return kind.deserialize(body)
     except (pa.ArrowException, OSError, *SHAPE_ERRORS) as error:
-        raise CodecError(kind.__name__, f"not one ({type(error).__name__})") from error
+        raise CodecError(kind.__name__, f"not valid ({type(error).__name__})") from error
 
 
 def _decoded(kind: type, body: bytes) -> Any:  # noqa: ANN401
@@ -152,5 +154,5 @@ def _decoded(kind: type, body: bytes) -> Any:  # noqa: ANN401
 
 
 def _is_json(body: bytes) -> bool:
-    """No binary message begins so: it would be field 15, a group."""
+    """Whether a message is JSON: a binary one cannot begin with "{", the tag of a group."""
     return body[:1] == b"{"

@@ -1,7 +1,7 @@
-"""What every gRPC server of ours has in common: who comes in, what they are told, and limits.
+"""A gRPC server with authentication, limits and typed errors: the base of Flight's and gRPC's.
 
-Who calls is asked before anything of a message is taken in: others get a handler of a stream of
-requests, and take none of it. A message above the limit is refused by its length alone.
+The caller is authenticated before its message is read: a rejected call gets a handler of a request
+stream that reads none of it. A message above the size limit is rejected by its length.
 """
 
 import logging
@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, Final, NoReturn
 
 from pyspark_theflash.base.clock import Clock
@@ -38,9 +39,9 @@ CALLS_MAX: Final = 64
 _BEARER: Final = "Bearer "
 _STOP_S: Final = 5.0
 _TARPIT_MS_MAX: Final = 300
-"""gRPC's own is a second, and whoever is refused is to know it within that."""
+"""gRPC delays its own rejections, by up to a second, to slow down attackers."""
 _METADATA_BYTES_MAX: Final = 6_000
-"""gRPC takes 8 KiB of metadata by default."""
+"""gRPC accepts 8 KiB of metadata by default."""
 _DETAILS_CHARS_MAX: Final = 500
 _STATUSES: Final[tuple[tuple[type[Exception], Any], ...]] = (
     (AuthenticationError, grpc.StatusCode.UNAUTHENTICATED),
@@ -82,10 +83,18 @@ class Listener:
         tls: ServerTls | None = None,
         allowed_names: tuple[str, ...] = (),
     ) -> None:
-        """Listen on `address`, and answer from `start` on. See `SocketServer`.
+        """Listen on `address`; calls are answered after `start`.
+
+        Args:
+            service: Answers the calls.
+            address: `unix:PATH` or HOST:PORT.
+            clock: The clock of deadlines.
+            tokens: Callers' tokens; None: every caller is an admin.
+            tls: The server's certificate; None: no TLS.
+            allowed_names: Common names that callers' certificates may have; empty: any.
 
         Raises:
-            OptionError: the address cannot be used, or not safely.
+            OptionError: The address cannot be used, or not safely.
         """
         check_safe(address, has_tls=tls is not None, has_tokens=tokens is not None)
         check_names(allowed_names, tls)
@@ -100,13 +109,12 @@ class Listener:
                 ("grpc.max_send_message_length", self.SEND_BYTES_MAX),
                 ("grpc.max_concurrent_streams", CALLS_MAX),
                 ("grpc.so_reuseport", 0),
-                # What gRPC itself refuses, it answers after a random time, to hold up attackers.
                 ("grpc.http.tarpit_max_duration_ms", _TARPIT_MS_MAX),
             ],
             maximum_concurrent_rpcs=CALLS_MAX,
         )
         self.address = bind_server(self._server, address, _credentials(tls))
-        """Where it listens, with the port that port 0 became."""
+        """The listening address, with the actual port if `address` has port 0."""
         generic = grpc.method_handlers_generic_handler(self.GRPC_SERVICE, self.handlers())
         self._server.add_generic_rpc_handlers((generic,))
 
@@ -115,12 +123,12 @@ class Listener:
         raise NotImplementedError
 
     def start(self) -> None:
-        """Begin to answer."""
+        """Answer calls."""
         self._server.start()
         _log.info("serving %s: address=%s", self.NAME, self.address)
 
     def stop(self) -> None:
-        """Take no more calls, let those that have begun end for a while, then end all."""
+        """Reject new calls, wait up to 5 s for calls in progress, then end all."""
         self._server.stop(_STOP_S).wait()
         self._workers.shutdown(wait=False)
 
@@ -131,7 +139,7 @@ class Listener:
         """
         names = context.auth_context().get("x509_common_name", ())
         if self._allowed and self._allowed.isdisjoint(names):
-            raise AuthenticationError(self.address, "this certificate's name may not call")
+            raise AuthenticationError(self.address, "this certificate's name is not allowed")
         return self.caller(context.invocation_metadata())
 
     def call(self, called: Method, context: grpc.ServicerContext) -> CallContext:
@@ -149,35 +157,35 @@ class Listener:
         )
 
     def caller(self, metadata: Any) -> tuple[Role, str]:  # noqa: ANN401
-        """Who calls: the role, and what tells its token apart. Raises `AuthenticationError`."""
+        """Return the role and identity of a token in metadata. Raises `AuthenticationError`."""
         if self._tokens is None:
             return Role.ADMIN, "this machine"
-        said = dict(metadata).get("authorization", "")
-        if not isinstance(said, str) or not said.startswith(_BEARER):
-            raise AuthenticationError(self.address, "there is no bearer token")
+        header = dict(metadata).get("authorization", "")
+        if not isinstance(header, str) or not header.startswith(_BEARER):
+            raise AuthenticationError(self.address, "the call has no bearer token")
         try:
-            stored = self._tokens.by_token(said.removeprefix(_BEARER))
+            stored = self._tokens.by_token(header.removeprefix(_BEARER))
             role = None if stored is None else self._tokens.role(stored)
         except OptionError as error:
             _log.error("tokens cannot be read: %s", error)
-            raise AuthenticationError(self.address, "it cannot read its tokens") from None
+            raise AuthenticationError(self.address, "the server cannot read its tokens") from None
         if stored is None or role is None:
-            raise AuthenticationError(self.address, "it does not know this token")
+            raise AuthenticationError(self.address, "this token is not valid")
         return role, identity_of(stored)
 
     def check_before(self, name: str, role: Role) -> None:
-        """Raise `RoleError` where the method's name alone tells that the role is too small."""
+        """Raise `RoleError` if the role may not call this gRPC method."""
 
     @contextmanager
-    def telling(self, context: grpc.ServicerContext) -> Iterator[None]:
-        """A block whose errors the caller is told, whatever they are."""
+    def reporting(self, context: grpc.ServicerContext) -> Iterator[None]:
+        """Send any error of the block to the caller."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 (see above)
             self.abort(context, error)
 
     def abort(self, context: grpc.ServicerContext, error: Exception) -> NoReturn:
-        """End a call with an error."""
+        """End a call with an error; the text is shortened if the metadata is too large."""
         error_message = encode_error(error)
         body = encode(error_message)
         if len(body) > _METADATA_BYTES_MAX:
@@ -191,11 +199,11 @@ class Listener:
         context.set_trailing_metadata(((self.ERROR_KEY, body), *self.METADATA))
         details = f"{error_message.name}: {error_message.text}"
         context.abort(status, details[:_DETAILS_CHARS_MAX])
-        raise error  # not reached: `abort` raises
+        raise error  # not reached: `context.abort` raises
 
 
 class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc] # grpc has no types
-    """Lets those in who show a token that is good for what they ask."""
+    """Rejects calls without a valid token of a sufficient role, before their messages are read."""
 
     def __init__(self, listener: Listener) -> None:
         self._listener = listener
@@ -205,12 +213,8 @@ class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc] # grpc has no 
             role, _ = self._listener.caller(details.invocation_metadata)
             self._listener.check_before(details.method.rpartition("/")[2], role)
         except (AuthenticationError, RoleError) as error:
-            refused = error  # `error` is gone when the handler is called
-
-            def refuse(_: object, context: grpc.ServicerContext) -> None:
-                self._listener.abort(context, refused)
-
-            return grpc.stream_unary_rpc_method_handler(refuse)
+            abort = partial(self._listener.abort, error=error)
+            return grpc.stream_unary_rpc_method_handler(lambda _, context: abort(context))
         return continuation(details)
 
 

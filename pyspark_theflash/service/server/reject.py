@@ -1,4 +1,4 @@
-"""Sending callers away before a session, with the reason."""
+"""Errors sent to callers before a session exists."""
 
 import contextlib
 from typing import Final
@@ -12,18 +12,19 @@ from pyspark_theflash.service.wire.protobuf import encode
 _SEND_MS: Final = 20
 
 
-def tell_error(link: Link, error: Exception) -> None:
-    """Say what is wrong, to whoever listens."""
-    body = encode(encode_error(error))
+def send_error(link: Link, error: Exception) -> None:
+    """Send an ERROR frame; does nothing if the caller has closed the connection."""
     with contextlib.suppress(OSError):
-        link.send(encode_frame(FrameType.ERROR, 0, body), _SEND_MS)
+        link.send(encode_frame(FrameType.ERROR, 0, encode(encode_error(error))), _SEND_MS)
 
 
 def reject(link: Link, address: str, connections_max: int, *, has_tls: bool) -> None:
-    """End a connection that is one too many."""
-    # Of a TLS connection only the end is seen: a handshake is too much for who is full.
+    """Close a connection above the limit of connections, with an error unless it has TLS.
+
+    A TLS handshake would be too expensive for a server at its limit.
+    """
     if not has_tls:
         reason = f"it has {connections_max} connections already"
-        tell_error(link, ServiceUnavailableError(address, reason))
+        send_error(link, ServiceUnavailableError(address, reason))
     link.interrupt()
     link.close()

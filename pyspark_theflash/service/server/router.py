@@ -1,27 +1,28 @@
-"""`theflash serve` with several processes: one takes connections, workers answer them.
+"""A server of the API's own protocol in several processes: a router and its workers.
 
-    callers ──► front ── a connection whose call has come ──► the worker with the fewest of them
+    callers ──► router ── a connection with a pending call ──► the worker with the fewest
                   ▲                                              │
-                  └── it waits for its next call; or it is over ─┘
+                  └── no call in progress, or connection ended ──┘
 
-Python runs one thread of a process at a time, so calls at the same time need processes of their
-own. What decides is the call, not the connection: callers keep connections and use now this one,
-now that one. So a connection that has no call waits here, and each call goes where the fewest are
-answered. A worker more is started when a call comes while all are at work, so a single caller has a
-single worker. A connection with TLS stays where it was greeted, since what TLS knows cannot be
-given away; so with TLS all workers are there from the beginning.
+Python runs one thread of a process at a time, so concurrent calls need several processes. Calls and
+not connections are distributed, because callers pool connections and use them in turn: a connection
+without a call stays in the router, and its next call goes to the worker that serves the fewest
+connections. Another worker is started if a call arrives while all are busy, so a single caller has
+a single worker. A connection with TLS stays in the worker that made the handshake, because the
+state of TLS cannot be passed on; with TLS, all workers are therefore started at once.
 
-The front keeps a descriptor of each connection. A worker that dies takes with it the calls that it
-was answering, whose callers see their connection end; the others do not notice. It is replaced when
-another is needed, after a while that grows if they keep dying.
+The router keeps a descriptor of each connection. If a worker dies, its connections are closed and
+others are not affected. It is replaced when another worker is needed, after a delay that grows with
+repeated failures.
 
-Nothing but connections passes through here: tickets, latches and commands are in the store, and
-who writes is decided by its lock, among workers as among any processes.
+Processes share nothing else: tickets, latches and commands are in the store, and the store's lock
+decides which process writes.
 """
 
 import contextlib
 import itertools
 import logging
+import pickle
 import selectors
 import socket
 import subprocess
@@ -32,9 +33,12 @@ from typing import Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import ServiceUnavailableError
+from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.net.bind import bind, check_names, check_safe
-from pyspark_theflash.service.client.process import python_environment, python_module
+from pyspark_theflash.service.client.process import start_module
 from pyspark_theflash.service.server.control import (
+    CONNECTIONS_MAX,
+    DRAIN_MS,
     ControlMessage,
     ControlOp,
     Greeted,
@@ -42,27 +46,26 @@ from pyspark_theflash.service.server.control import (
     receive_control,
     send_control,
 )
-from pyspark_theflash.service.server.timeouts import CONNECTIONS_MAX, DRAIN_MS
 
 _log = logging.getLogger(__name__)
 
 _WORKER: Final = "pyspark_theflash.service.server.worker"
-_LOOK_S: Final = 0.2
-_TEND_MS: Final = 200
-_STARTED_MS: Final = 60_000
+_POLL_S: Final = 0.2
+_UPKEEP_MS: Final = 200
+_START_MS: Final = 60_000
 _STEADY_MS: Final = 10_000
-"""A worker that lived so long did not die of how it began."""
+"""A worker that ran this long did not fail at its start."""
 _BACK_OFF_MS: Final = 100
 _BACK_OFF_MS_MAX: Final = 5_000
 _FAILURES_MAX: Final = 10
 _STOP_MS: Final = 6_000
-"""What workers need to end after their calls have, and a second."""
+"""How long workers may take to end after their calls: 5 s of `Sessions.stop`, and 1 s."""
 _REAP_S: Final = 1.0
 
 
 @dataclass(slots=True, eq=False)
 class _Connection:
-    """Of a caller. It ends at `deadline_ms` if it still waits here then."""
+    """A caller's connection. It is closed at `deadline_ms` if it is in the router then."""
 
     number: int
     sock: socket.socket
@@ -72,7 +75,7 @@ class _Connection:
 
 @dataclass(slots=True, eq=False)
 class _Worker:
-    """A process, and the connections that it answers, by number."""
+    """A process, and the connections that it serves, by number."""
 
     process: "subprocess.Popen[bytes]"
     control: socket.socket
@@ -80,8 +83,8 @@ class _Worker:
     is_ready: bool = False
     connections: dict[int, _Connection] = field(default_factory=dict)
 
-    def tell(self, message: ControlMessage, connection: socket.socket | None = None) -> bool:
-        """Whether it is still there to be told."""
+    def send(self, message: ControlMessage, connection: socket.socket | None = None) -> bool:
+        """Send a message; returns False if the worker has ended."""
         try:
             send_control(self.control, message, connection)
         except OSError:
@@ -89,7 +92,7 @@ class _Worker:
         return True
 
     def end(self) -> int | None:
-        """See that it is gone; its exit status."""
+        """Make sure that the process ends; returns its exit status."""
         self.control.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self.process.wait(_REAP_S)
@@ -100,7 +103,7 @@ class _Worker:
 
 
 class ConnectionRouter:
-    """The API's own protocol over one listening socket; see `SocketServer`."""
+    """A server with one listening socket; see the module and `SocketServer`."""
 
     def __init__(
         self,
@@ -110,44 +113,50 @@ class ConnectionRouter:
         clock: Clock,
         connections_max: int = CONNECTIONS_MAX,
     ) -> None:
-        """Listen on the settings' address, and answer from `start` on, with so many workers.
+        """Listen on the settings' address; connections are accepted after `start`.
+
+        Args:
+            settings: Settings of the workers.
+            workers: The largest number of workers.
+            clock: The clock of timeouts.
+            connections_max: The number of connections above which more are rejected.
 
         Raises:
-            OptionError: the address cannot be used, or not safely.
+            OptionError: The address or the certificates cannot be used, or not safely.
         """
         tls = settings.tls
         has_tokens = settings.tokens is not None
         check_safe(settings.address, has_tls=tls is not None, has_tokens=has_tokens)
         check_names(settings.allowed_names, tls)
         if tls is not None:
-            tls.context()  # which says what is wrong with it
+            tls.context()  # raises if it is invalid
         self._clock, self._workers_max = clock, workers
-        # Where connections stay where they are put, all must be there before the first one.
+        # With TLS, connections cannot move to workers that are started later.
         self._workers_min = 1 if tls is None else workers
         self._connections_max = connections_max
         self._bound = bind(settings.address)
         self._bound.sock.setblocking(False)
         self.address = self._bound.address
-        """Where it listens, with the port that port 0 became."""
+        """The listening address, with the actual port if the settings have port 0."""
         self._settings = replace(settings, address=self.address)
         self._selector = selectors.DefaultSelector()
         self._numbers = itertools.count(1)
         self._workers: list[_Worker] = []
         self._connections: set[_Connection] = set()
         self._unanswered: list[_Connection] = []
-        """Those with a call, while no worker is ready."""
-        self._failures, self._start_after_ms, self._tend_at_ms = 0, 0, 0
+        """Connections with a pending call that no worker was ready for."""
+        self._failures, self._start_after_ms, self._upkeep_at_ms = 0, 0, 0
         self._idle_since_ms: int | None = clock.boottime_ms()
         self._drain_ms: int | None = None
         self._thread = threading.Thread(target=self._run, name="front", daemon=True)
 
     def start(self) -> None:
-        """Wait for the first worker (all of them with TLS), and begin to answer.
+        """Start the first worker, with TLS all of them, and accept connections.
 
         Raises:
-            ServiceUnavailableError: it does not start; it has said why.
+            ServiceUnavailableError: A worker does not start. It has logged the reason.
         """
-        deadline_ms = self._clock.boottime_ms() + _STARTED_MS
+        deadline_ms = self._clock.boottime_ms() + _START_MS
         for _ in range(self._workers_min):
             self._add_worker()
         while sum(worker.is_ready for worker in self._workers) < self._workers_min:
@@ -160,12 +169,12 @@ class ConnectionRouter:
         _log.info("serving: address=%s workers=%s", self.address, self._workers_max)
 
     def idle_ms(self) -> int:
-        """For how long there has been no connection; 0 while there is one."""
+        """Return the time since the last connection ended, in ms; 0 while there is one."""
         since_ms = self._idle_since_ms
         return 0 if since_ms is None else self._clock.boottime_ms() - since_ms
 
     def stop(self, drain_ms: int = DRAIN_MS) -> None:
-        """Take no more connections, let calls that have begun end, then end all."""
+        """Stop listening, wait up to `drain_ms` for calls in progress, then end all workers."""
         self._drain_ms = drain_ms
         if self._thread.ident is not None:
             self._thread.join()
@@ -175,7 +184,7 @@ class ConnectionRouter:
             if not any(connection.number in worker.connections for worker in self._workers):
                 self._drop(connection)
         for worker in self._workers:
-            worker.tell(ControlMessage(ControlOp.STOP, drain_ms))
+            worker.send(ControlMessage(ControlOp.STOP, drain_ms))
         deadline_ms = self._clock.boottime_ms() + drain_ms + _STOP_MS
         while self._workers and self._clock.boottime_ms() < deadline_ms:
             self._handle_events()
@@ -186,49 +195,50 @@ class ConnectionRouter:
 
     @property
     def answering(self) -> dict[int, int]:
-        """How many connections each worker answers now, by its process's id."""
+        """The number of connections that each worker serves now, by process id."""
         return {worker.process.pid: len(worker.connections) for worker in list(self._workers)}
-
-    # -- the loop, which is one thread's
 
     def _run(self) -> None:
         while self._drain_ms is None:
             self._handle_events()
-            self._tend()
+            self._do_upkeep()
         self._selector.unregister(self._bound.sock)
 
     def _handle_events(self) -> None:
-        for key, _ in self._selector.select(_LOOK_S):
+        for key, _ in self._selector.select(_POLL_S):
             key.data()
 
-    def _tend(self) -> None:
-        """What time brings."""
+    def _do_upkeep(self) -> None:
+        """Close connections after their deadlines, and replace missing workers."""
         now_ms = self._clock.boottime_ms()
-        if now_ms < self._tend_at_ms:
+        if now_ms < self._upkeep_at_ms:
             return
-        self._tend_at_ms = now_ms + _TEND_MS
-        answered = {n for worker in self._workers for n in worker.connections}
-        answered.update(connection.number for connection in self._unanswered)
+        self._upkeep_at_ms = now_ms + _UPKEEP_MS
+        active = {n for worker in self._workers for n in worker.connections}
+        active.update(connection.number for connection in self._unanswered)
         for connection in list(self._connections):
-            if connection.number not in answered and connection.deadline_ms <= now_ms:
+            if connection.number not in active and connection.deadline_ms <= now_ms:
                 self._drop(connection)
         if len(self._workers) < self._workers_min:
             self._add_worker()
-
-    # -- connections
 
     def _accept(self) -> None:
         try:
             sock, _ = self._bound.sock.accept()
         except BlockingIOError:
-            return  # whoever it was has gone
+            return  # the caller has closed the connection
         except OSError as error:
-            # Out of file descriptors, say: others will be given back.
+            # As when there is no free file descriptor.
             _log.warning("cannot accept: %s", error)
-            self._clock.sleep_ms(round(_LOOK_S * 1000))
+            self._clock.sleep_ms(round(_POLL_S * 1000))
             return
         if len(self._connections) >= self._connections_max:
-            self._turn_away(sock)
+            # Only a full server imports what this needs.
+            from pyspark_theflash.service.server.reject import reject
+            from pyspark_theflash.service.wire.link import Link
+
+            link, has_tls = Link(sock, self._clock), self._settings.tls is not None
+            reject(link, self.address, self._connections_max, has_tls=has_tls)
             return
         deadline_ms = self._clock.boottime_ms() + self._settings.timeouts.greeting_ms
         connection = _Connection(next(self._numbers), sock, deadline_ms)
@@ -236,54 +246,50 @@ class ConnectionRouter:
         self._connections.add(connection)
         self._wait_for(connection)
 
-    def _turn_away(self, sock: socket.socket) -> None:
-        # Who never does this need not have what it takes.
-        from pyspark_theflash.service.server.reject import reject
-        from pyspark_theflash.service.wire.link import Link
-
-        has_tls = self._settings.tls is not None
-        reject(Link(sock, self._clock), self.address, self._connections_max, has_tls=has_tls)
-
     def _wait_for(self, connection: _Connection) -> None:
-        handle = partial(self._called, connection)
+        handle = partial(self._on_input, connection)
         self._selector.register(connection.sock, selectors.EVENT_READ, handle)
 
-    def _called(self, connection: _Connection) -> None:
-        """A connection has something to say, if only that it ends."""
+    def _on_input(self, connection: _Connection) -> None:
+        """Handle the input of a connection, which is a call or the connection's end."""
         try:
-            seen = connection.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            first = connection.sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         except BlockingIOError:
             return
         except OSError:
-            seen = b""
-        if seen:
+            first = b""
+        if first:
             self._selector.unregister(connection.sock)
-            self._have_answered(connection)
+            self._assign(connection)
         else:
             self._drop(connection)
 
-    def _have_answered(self, connection: _Connection) -> None:
+    def _assign(self, connection: _Connection) -> None:
+        """Pass a connection to a worker, and start another worker if all are busy."""
         ready = [worker for worker in self._workers if worker.is_ready]
         if not ready:
             self._unanswered.append(connection)
             return
         worker = self._chosen(ready)
         message = ControlMessage(ControlOp.TAKE, connection.number, connection.greeted)
-        if not worker.tell(message, connection.sock):
-            self._buried(worker)
-            self._have_answered(connection)
+        if not worker.send(message, connection.sock):
+            self._on_end(worker)
+            self._assign(connection)
             return
-        is_at_work = bool(worker.connections)
+        is_busy = bool(worker.connections)
         worker.connections[connection.number] = connection
-        if is_at_work and len(ready) == len(self._workers):
+        if is_busy and len(ready) == len(self._workers):
             self._add_worker()
 
     def _chosen(self, ready: list[_Worker]) -> _Worker:
-        """The one that answers fewest; of several the first, which knows most already."""
+        """Choose the worker with the fewest connections.
+
+        If there are several, it is the oldest, which has the fullest caches.
+        """
         return min(ready, key=lambda each: len(each.connections))
 
     def _drop(self, connection: _Connection) -> None:
-        """End a connection, wherever it is answered."""
+        """Close a connection, wherever it is served."""
         with contextlib.suppress(KeyError):
             self._selector.unregister(connection.sock)
         with contextlib.suppress(OSError):
@@ -293,48 +299,48 @@ class ConnectionRouter:
         if not self._connections:
             self._idle_since_ms = self._clock.boottime_ms()
 
-    # -- workers
-
     def _add_worker(self) -> None:
-        """Start another one, if there may be one now."""
+        """Start a worker, unless the limit is reached or a delay has not passed."""
         now_ms = self._clock.boottime_ms()
         if len(self._workers) >= self._workers_max or now_ms < self._start_after_ms:
             return
         try:
-            worker = _started(self._settings, now_ms)
+            worker = _start_worker(self._settings, now_ms)
         except OSError as error:
-            # No room for it in the machine; those that are there go on.
+            # The machine has no resources for it; the other workers continue.
             _log.error("cannot start a worker: %s", error)
             self._back_off(now_ms)
             return
         self._workers.append(worker)
-        self._selector.register(worker.control, selectors.EVENT_READ, partial(self._heard, worker))
+        self._selector.register(
+            worker.control, selectors.EVENT_READ, partial(self._on_message, worker)
+        )
 
     def _back_off(self, started_ms: int) -> None:
-        """Wait before the next one is started if this one, from `started_ms`, was of no use."""
+        """Delay the next start, unless the worker that was started at `started_ms` ran for long."""
         now_ms = self._clock.boottime_ms()
         is_steady = now_ms - started_ms >= _STEADY_MS
         self._failures = 0 if is_steady else min(self._failures + 1, _FAILURES_MAX)
         wait_ms = _BACK_OFF_MS * (2**self._failures - 1)
         self._start_after_ms = now_ms + min(wait_ms, _BACK_OFF_MS_MAX)
 
-    def _heard(self, worker: _Worker) -> None:
+    def _on_message(self, worker: _Worker) -> None:
         if worker not in self._workers:
-            return  # what it said before it ended is of no use
+            return  # the worker has ended
         received = receive_control(worker.control)
         if received is None:
-            self._buried(worker)
+            self._on_end(worker)
             return
         message, _ = received
         if message.op is ControlOp.READY:
             worker.is_ready = True
             unanswered, self._unanswered = self._unanswered, []
             for connection in unanswered:
-                self._have_answered(connection)
+                self._assign(connection)
             return
         connection = worker.connections.pop(message.number)
         if message.greeted is None or self._drain_ms is not None:
-            # What the worker has sent last is on its way: it has ended the connection itself.
+            # The worker has closed the connection itself; what it sent last is still delivered.
             self._drop(connection)
             return
         connection.greeted = message.greeted
@@ -342,8 +348,8 @@ class ConnectionRouter:
         connection.deadline_ms = self._clock.boottime_ms() + timeouts.idle_ms
         self._wait_for(connection)
 
-    def _buried(self, worker: _Worker) -> None:
-        """A worker has ended."""
+    def _on_end(self, worker: _Worker) -> None:
+        """Handle the end of a worker."""
         status = self._remove(worker)
         if self._drain_ms is not None:
             return
@@ -360,24 +366,29 @@ class ConnectionRouter:
         return status
 
 
-def _started(settings: WorkerSettings, now_ms: int) -> _Worker:
-    ours, theirs = socket.socketpair()
-    with contextlib.ExitStack() as undo, theirs:
-        undo.enter_context(ours)
-        fd = theirs.fileno()
-        process = subprocess.Popen(  # noqa: S603 (our own program, and no shell)
-            # The store is for people who look at lists of processes.
-            [*python_module(_WORKER), str(fd), str(settings.store.absolute())],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            # Python would look for modules in ours.
-            cwd="/",
-            env=python_environment(),
-            pass_fds=[fd],
+def _start_worker(settings: WorkerSettings, now_ms: int) -> _Worker:
+    own_end, worker_end = socket.socketpair()
+    with contextlib.ExitStack() as undo, worker_end:
+        undo.enter_context(own_end)
+        fd = worker_end.fileno()
+        # The store is shown in lists of processes.
+        arguments = (str(fd), str(settings.store.absolute()))
+        process = start_module(
+            _WORKER, *arguments, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, pass_fds=[fd]
         )
         undo.pop_all()
-    if process.stdin is not None:  # as it was asked for
-        # One that has ended already is noticed by its end of the pair.
-        with contextlib.suppress(OSError), process.stdin as told:
-            told.write(settings.to_json())
-    return _Worker(process, ours, now_ms)
+    if process.stdin is not None:  # it is a pipe
+        # A worker that has ended already is detected through the socket pair.
+        with contextlib.suppress(OSError), process.stdin as stdin:
+            stdin.write(pickle.dumps(_with_absolute_paths(settings)))
+    return _Worker(process, own_end, now_ms)
+
+
+def _with_absolute_paths(settings: WorkerSettings) -> WorkerSettings:
+    """Workers have another working directory."""
+    tls, tokens = settings.tls, settings.tokens
+    if tls is not None:
+        ca = None if tls.ca is None else tls.ca.absolute()
+        tls = ServerTls(tls.cert.absolute(), tls.key.absolute(), ca)
+    tokens = None if tokens is None else tokens.absolute()
+    return replace(settings, store=settings.store.absolute(), tokens=tokens, tls=tls)

@@ -1,15 +1,18 @@
-"""The API over gRPC, for callers in any language that has it: `theflash.v1.TheFlash`.
+"""The API over gRPC, the service `theflash.v1.TheFlash`.
 
-Every method that is answered by one message; rows come over frames or Arrow Flight. Tokens come as
-`authorization: Bearer TOKEN` with each call, the deadline is gRPC's own. A failed call has an
-`Error` as its trailing metadata `theflash-error-bin`, and a status:
+It has all calls without rows; rows are transferred by frames and Arrow Flight. Each call has its
+token as metadata `authorization: Bearer TOKEN`, and gRPC's deadline. A failed call has an `Error`
+as trailing metadata `theflash-error-bin`, and a status:
 
-    UNAUTHENTICATED, PERMISSION_DENIED   no token that is known, or certificate; not the role
-    DEADLINE_EXCEEDED, CANCELLED         of the caller's own making
-    UNAVAILABLE                          may succeed later
-    RESOURCE_EXHAUSTED                   too large a message, or too many calls at once
-    INVALID_ARGUMENT                     a message that is none
-    FAILED_PRECONDITION                  any other error of ours; INTERNAL: a bug of ours
+    UNAUTHENTICATED        the token is missing or not valid, or the certificate is not allowed
+    PERMISSION_DENIED      the token's role does not include the call
+    DEADLINE_EXCEEDED      the caller's deadline has passed
+    CANCELLED              the caller has cancelled the call
+    UNAVAILABLE            the call may succeed later
+    RESOURCE_EXHAUSTED     the message is too large, or there are too many calls
+    INVALID_ARGUMENT       the message cannot be decoded
+    FAILED_PRECONDITION    any other `TheFlashError`
+    INTERNAL               any other error, which is a bug
 """
 
 from typing import Any
@@ -23,7 +26,7 @@ from pyspark_theflash.service.wire.protobuf import SERVICE, decode, encode
 
 
 class RpcServer(Listener):
-    """A service over gRPC at `unix:PATH` or `HOST:PORT`. Answers from `start` on."""
+    """A server of the API over gRPC."""
 
     NAME = "gRPC"
     GRPC_SERVICE = SERVICE.full_name
@@ -41,7 +44,7 @@ class RpcServer(Listener):
 
     def _handler(self, called: Method) -> grpc.RpcMethodHandler:
         def answer(body: bytes, context: grpc.ServicerContext) -> bytes:
-            with self.telling(context):
+            with self.reporting(context):
                 call = self.call(called, context)
                 request: Any = decode(called.request, body)
                 return encode(self.service.answer(called, request, call))

@@ -1,4 +1,4 @@
-"""One connection: who calls is asked first, then call after call is answered."""
+"""One connection: a handshake that authenticates the caller, then one call after another."""
 
 import logging
 import secrets
@@ -24,8 +24,7 @@ from pyspark_theflash.service.api.rows import Batches, RowStream
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens, identity_of
 from pyspark_theflash.service.api.write import Incoming, bytes_max_of, stream_count
-from pyspark_theflash.service.server.control import Greeted
-from pyspark_theflash.service.server.timeouts import Timeouts
+from pyspark_theflash.service.server.control import Greeted, Timeouts
 from pyspark_theflash.service.wire.frame import (
     DATA_BYTES_MAX,
     GREETING_BYTES_MAX,
@@ -48,11 +47,11 @@ from pyspark_theflash.service.wire.stream import StreamEncoder
 
 _log = logging.getLogger(__name__)
 _LOST: Final = (OSError, EOFError)
-"""What a connection that is no more raises; `TimeoutError` is an `OSError`."""
+"""Errors of a connection that has ended; `TimeoutError` is an `OSError`."""
 
 
 class ConnectionSession:
-    """A connection, once its TLS, if any, is set up. `run` returns when it is over."""
+    """A connection, after its TLS handshake if there is one."""
 
     def __init__(
         self,
@@ -67,13 +66,19 @@ class ConnectionSession:
         greeted: Greeted | None = None,
         linger_ms: Callable[[], int] | None = None,
     ) -> None:
-        """`address` is the server's own, for errors. Without `tokens` everybody is an admin.
+        """Serve a connection; see `run`.
 
         Args:
-            peer: what the system tells of who calls, where no token does.
-            greeted: what is known of the caller, if it was greeted before.
-            linger_ms: asked after each call how long the next one is waited for here before the
-                connection waits for it elsewhere; None: it stays.
+            link: The connection.
+            service: Answers the calls.
+            tokens: Callers' tokens; None: every caller is an admin.
+            clock: The clock of timeouts.
+            address: The server's address, for error messages.
+            timeouts: Time limits for the caller.
+            peer: The caller's identity if it has no token.
+            greeted: The connection's state, if its handshake was made before.
+            linger_ms: Called after each call; returns how long to wait for the next one before the
+                connection returns to the router. None: the connection stays here.
         """
         self._peer = peer
         self._link, self._service, self._tokens = link, service, tokens
@@ -82,16 +87,17 @@ class ConnectionSession:
         self._is_greeted, self._linger_ms = greeted is not None, linger_ms
         self._call = 0
         self._is_json = False
-        self._has_all, self._end = False, End()
+        self._rows_ended, self._end = False, End()
         self._latch_id = ""
-        """Of the writer that has its calls answered here."""
+        """The write latch of a stream's writer that uses this connection."""
         self.is_busy = False
-        """Whether a call is being answered."""
+        """Whether a call is in progress."""
 
     def run(self) -> Greeted | None:
-        """Answer until the caller goes, or has to, or has no call; the socket is closed then.
+        """Answer calls, and close the socket at the end.
 
-        Returns what it takes to go on with another descriptor of this connection; None if it ended.
+        Returns:
+            The state to continue with another descriptor of the connection; None if it has ended.
         """
         try:
             return self._run()
@@ -103,20 +109,20 @@ class ConnectionSession:
         try:
             if not self._is_greeted:
                 self._greet()
-            while not self._waits_elsewhere():
+            while not self._is_idle():
                 if not self._answer_next():
                     return None
         except _LOST:
             self._link.close()
         except TheFlashError as error:
-            # After this nobody knows where the next frame begins, or who is calling.
-            self._refuse(error)
+            # The start of the next frame, or the caller, is unknown now.
+            self._reject(error)
         else:
             self._link.close()
             return Greeted(self._stored)
         return None
 
-    def _waits_elsewhere(self) -> bool:
+    def _is_idle(self) -> bool:
         if self._latch_id or self._linger_ms is None:
             return False
         return not self._link.has_input(self._linger_ms())
@@ -129,36 +135,36 @@ class ConnectionSession:
         self._link.send(encode_frame(FrameType.HELLO, 0, hello), wait_ms)
         header, proof = self._link.receive_frame(GREETING_BYTES_MAX, wait_ms)
         if header.type is not FrameType.AUTH:
-            raise ProtocolError(self._address, f"{header.type.name} where AUTH should be")
+            raise ProtocolError(self._address, f"{header.type.name} where AUTH is expected")
         if self._tokens is not None:
             self._stored = self._with_tokens(lambda tokens: tokens.by_proof(nonce, proof))
             if self._stored is None:
-                raise AuthenticationError(self._address, "it does not know this token")
+                raise AuthenticationError(self._address, "this token is not valid")
         ready = Ready(self._role(), self._service.store_id).to_bytes()
         self._link.send(encode_frame(FrameType.READY, 0, ready), wait_ms)
 
     def _role(self) -> Role:
-        """What the caller may do now: tokens are taken back while connections last."""
+        """Return the caller's current role: a token may be revoked during a connection."""
         if self._tokens is None:
             return Role.ADMIN
         stored = self._stored or b""
         role: Role | None = self._with_tokens(lambda tokens: tokens.role(stored))
         if role is None:
-            raise AuthenticationError(self._address, "this token was taken back")
+            raise AuthenticationError(self._address, "this token was revoked")
         return role
 
     def _identity(self) -> str:
         return self._peer if self._stored is None else identity_of(self._stored)
 
-    def _with_tokens(self, ask: Any) -> Any:  # noqa: ANN401 (whatever is asked)
+    def _with_tokens(self, act: Any) -> Any:  # noqa: ANN401 (the result of `act`)
         try:
-            return ask(self._tokens)
+            return act(self._tokens)
         except OptionError as error:
             _log.error("tokens cannot be read: %s", error)
-            raise AuthenticationError(self._address, "it cannot read its tokens") from None
+            raise AuthenticationError(self._address, "the server cannot read its tokens") from None
 
     def _answer_next(self) -> bool:
-        """Answer one call; whether there may be another."""
+        """Answer one call; returns False if the caller has closed the connection."""
         try:
             header = self._link.receive_header(REQUEST_BYTES_MAX, self._timeouts.idle_ms)
         except EOFError:
@@ -166,11 +172,11 @@ class ConnectionSession:
             return False
         body = self._link.receive(header.length, self._timeouts.frame_ms)
         if header.type is FrameType.CANCEL:
-            return True  # of a call that has ended meanwhile
+            return True  # its call has ended already
         if header.type is not FrameType.REQUEST:
-            raise ProtocolError(self._address, f"{header.type.name} where a request should be")
+            raise ProtocolError(self._address, f"{header.type.name} where REQUEST is expected")
         self._call, self._is_json = header.call, header.is_json
-        self._has_all, self._end = False, End()
+        self._rows_ended, self._end = False, End()
         self.is_busy = True
         try:
             self._answer(Request.from_bytes(body))
@@ -205,15 +211,15 @@ class ConnectionSession:
                 self._respond(encode(answer, as_json=self._is_json))
         except _LOST:
             raise
-        except Exception as error:  # the caller is told, whatever it is
-            self._tell(error)
+        except Exception as error:  # all errors are sent to the caller
+            self._send_error(error)
             if isinstance(error, ProtocolError):
                 raise
-            if called is not None and called.takes_rows and not self._has_all:
+            if called is not None and called.takes_rows and not self._rows_ended:
                 self._skip_rows(called)
 
     def _with_rows(self, called: Method, request: Any, call: CallContext) -> Any:  # noqa: ANN401
-        """Take in the rows of a call, all of them, and only then answer it."""
+        """Receive all rows of a call, then answer it."""
         with _own_failures():
             incoming = Incoming(self._service.path, called)
         with incoming:
@@ -222,24 +228,24 @@ class ConnectionSession:
                     incoming.add(data)
             with _own_failures():
                 tables, batches = incoming.tables(stream_count(request))
-                came = End(batches, sum(map(len, tables)), incoming.size_bytes)
-                if came != self._end:
-                    raise CodecError("end", "other rows were announced than came")
+                received = End(batches, sum(map(len, tables)), incoming.size_bytes)
+                if received != self._end:
+                    raise CodecError("end", "differs from the rows that were received")
                 return self._service.answer(called, request, call, tables)
 
     def _next_data(self, call: CallContext) -> bytes | None:
-        """The next bytes of rows; None after the last of them."""
+        """Receive the next bytes of rows; None after the last."""
         wait_ms = min(self._timeouts.send_ms, call.left_ms())
         try:
             header, body = self._link.receive_frame(DATA_BYTES_MAX, wait_ms)
         except TimeoutError:
-            call.left_ms()  # which says so if that is the reason
+            call.left_ms()  # raises if the deadline is the reason
             raise
         if header.call != self._call:
             raise ProtocolError(self._address, "rows of another call")
         if header.type is FrameType.DATA:
             return body
-        self._has_all = header.type in (FrameType.END, FrameType.CANCEL)
+        self._rows_ended = header.type in (FrameType.END, FrameType.CANCEL)
         if header.type is FrameType.CANCEL:
             raise CallCancelledError(call.method)
         if header.type is not FrameType.END:
@@ -248,7 +254,7 @@ class ConnectionSession:
         return None
 
     def _skip_rows(self, called: Method) -> None:
-        """Pass over what the caller had sent before it could know that it is of no use."""
+        """Skip rows that the caller sent before it received the error."""
         deadline_ms = self._clock.boottime_ms() + self._timeouts.frame_ms
         left_bytes = bytes_max_of(called)
         while left_bytes > 0 and self._clock.boottime_ms() < deadline_ms:
@@ -258,7 +264,7 @@ class ConnectionSession:
             if header.type is not FrameType.DATA or header.call != self._call:
                 break
             left_bytes -= len(body)
-        raise ProtocolError(self._address, "it sends rows that were refused")
+        raise ProtocolError(self._address, "rows are sent after an error")
 
     def _respond(self, body: bytes) -> None:
         if len(body) > RESPONSE_BYTES_MAX:
@@ -278,7 +284,7 @@ class ConnectionSession:
         self._link.send(end, self._timeouts.rows_ms)
 
     def _is_cancelled(self) -> bool:
-        """Whether the caller has said CANCEL, or is gone."""
+        """Whether the caller has sent CANCEL. Raises one of `_LOST` if the connection has ended."""
         if not self._link.has_input():
             return False
         header, _ = self._link.receive_frame(0, self._timeouts.frame_ms)
@@ -286,18 +292,20 @@ class ConnectionSession:
             raise ProtocolError(self._address, f"{header.type.name} in the middle of a call")
         return header.call == self._call
 
-    def _tell(self, error: Exception) -> None:
+    def _send_error(self, error: Exception) -> None:
         if isinstance(error, CallCancelledError):
             _log.debug("cancelled: %s", error)
         body = encode(encode_error(error), as_json=self._is_json)
         self._link.send(self._frame(FrameType.ERROR, body), self._timeouts.send_ms)
 
-    def _refuse(self, error: TheFlashError) -> None:
-        """Say why, and hang up."""
-        told = ProtocolError(self._address, str(error)) if isinstance(error, CodecError) else error
-        _log.info("connection refused: %s", told)
+    def _reject(self, error: TheFlashError) -> None:
+        """Send an error and close the connection."""
+        reason = (
+            ProtocolError(self._address, str(error)) if isinstance(error, CodecError) else error
+        )
+        _log.info("connection rejected: %s", reason)
         try:
-            self._tell(told)
+            self._send_error(reason)
         except _LOST:
             self._link.close()
         else:
@@ -309,7 +317,7 @@ class ConnectionSession:
 
 @contextmanager
 def _own_failures() -> Iterator[None]:
-    """What the system fails us with is ours to tell; it does not mean that the caller is gone."""
+    """Convert errors of the server's system, which must not be taken for a lost connection."""
     try:
         yield
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The connections that one process answers, a thread for each."""
+"""The connections that one process serves, with a thread for each."""
 
 import logging
 import socket
@@ -10,24 +10,24 @@ from typing import Any, Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import AuthenticationError
+from pyspark_theflash.base.tls import ServerTls
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens
-from pyspark_theflash.service.server.control import Greeted
-from pyspark_theflash.service.server.reject import tell_error
+from pyspark_theflash.service.server.control import DRAIN_MS, Greeted, Timeouts
+from pyspark_theflash.service.server.reject import send_error
 from pyspark_theflash.service.server.session import ConnectionSession
-from pyspark_theflash.service.server.timeouts import Timeouts
 from pyspark_theflash.service.wire.link import Link
 
 _log = logging.getLogger(__name__)
 
-_LOOK_MS: Final = 20
+_POLL_MS: Final = 20
 _STOP_MS: Final = 5_000
 _CREDENTIALS: Final = struct.Struct("3i")
-"""Process, user and group."""
+"""Process, user and group of SO_PEERCRED."""
 
 
 class Sessions:
-    """Connections to one service, from when they are taken until they end or wait elsewhere."""
+    """The connections to a service in one process."""
 
     def __init__(
         self,
@@ -35,20 +35,30 @@ class Sessions:
         address: str,
         *,
         clock: Clock,
-        tokens: Tokens | None,
-        tls: ssl.SSLContext | None,
-        allowed_names: tuple[str, ...],
-        timeouts: Timeouts,
+        tokens: Tokens | None = None,
+        tls: ServerTls | None = None,
+        allowed_names: tuple[str, ...] = (),
+        timeouts: Timeouts | None = None,
         linger_ms: int | None = None,
     ) -> None:
-        """`linger_ms`: how long one that is alone here waits for its next call; None: they stay.
+        """Accept connections through `take`.
 
-        Those with TLS stay, since what TLS knows is in here.
+        Args:
+            service: Answers the calls.
+            address: The server's address, for error messages.
+            clock: The clock of timeouts.
+            tokens: Callers' tokens; None: every caller is an admin.
+            tls: The server's certificate; None: no TLS.
+            allowed_names: Common names that callers' certificates may have; empty: any.
+            timeouts: Time limits for callers; None: the defaults.
+            linger_ms: How long the only connection waits here for its next call, before it is
+                returned to the router; None: connections stay until they end. Connections with TLS
+                always stay, because the state of TLS is in this process.
         """
-        self._service, self._address, self._clock, self._tokens = service, address, clock, tokens
-        self._tls = tls
+        self._service, self.address, self._clock, self._tokens = service, address, clock, tokens
+        self._tls = None if tls is None else tls.context()
         self._allowed = frozenset(allowed_names)
-        self._timeouts = timeouts
+        self._timeouts = timeouts or Timeouts()
         self._stay = linger_ms is None or tls is not None
         self._linger_ms = linger_ms or 0
         self._mutex = threading.Lock()
@@ -61,11 +71,9 @@ class Sessions:
             return len(self._sessions)
 
     def idle_ms(self) -> int:
-        """For how long there has been no connection; 0 while there is one."""
+        """Return the time since the last connection ended, in ms; 0 while there is one."""
         with self._mutex:
-            if self._sessions:
-                return 0
-            return self._clock.boottime_ms() - self._idle_since_ms
+            return 0 if self._sessions else self._clock.boottime_ms() - self._idle_since_ms
 
     def take(
         self,
@@ -73,12 +81,12 @@ class Sessions:
         greeted: Greeted | None = None,
         ended: Callable[[Greeted | None], None] = lambda _: None,
     ) -> None:
-        """Answer a connection. Does not wait.
+        """Serve a connection in a new thread.
 
         Args:
-            greeted: of a connection that was answered before.
-            ended: called when it is answered here no more, with what `ConnectionSession.run`
-            returned.
+            sock: The connection.
+            greeted: Its state, if it was served before.
+            ended: Called at the end with the result of `ConnectionSession.run`.
         """
         link = Link(sock, self._clock)
         thread = threading.Thread(target=self._serve, args=(sock, link, greeted, ended))
@@ -88,25 +96,25 @@ class Sessions:
             self._threads.add(thread)
         thread.start()
 
-    def stop(self, drain_ms: int) -> None:
-        """Let calls that have begun end, then end all."""
+    def stop(self, drain_ms: int = DRAIN_MS) -> None:
+        """Wait up to `drain_ms` for calls in progress, then end all connections."""
         deadline_ms = self._clock.boottime_ms() + drain_ms
-        while self._clock.boottime_ms() < deadline_ms and self._busy():
-            self._clock.sleep_ms(_LOOK_MS)
+        while self._clock.boottime_ms() < deadline_ms and self._is_busy():
+            self._clock.sleep_ms(_POLL_MS)
         with self._mutex:
             links, threads = list(self._sessions), list(self._threads)
         for link in links:
             link.interrupt()
-        # What goes on nevertheless, a compaction say, ends with the process and does no harm.
+        # Threads that are still at work, as in a compaction, end with the process, which is safe.
         deadline_ms = self._clock.boottime_ms() + _STOP_MS
         for thread in threads:
             thread.join(max(deadline_ms - self._clock.boottime_ms(), 0) / 1000)
 
     def _linger(self) -> int:
-        """With others here, its next call may find more room elsewhere."""
+        """With other connections here, another worker may answer the next call sooner."""
         return self._linger_ms if len(self) == 1 else 0
 
-    def _busy(self) -> bool:
+    def _is_busy(self) -> bool:
         with self._mutex:
             return any(
                 session is not None and session.is_busy for session in self._sessions.values()
@@ -119,7 +127,7 @@ class Sessions:
         greeted: Greeted | None,
         ended: Callable[[Greeted | None], None],
     ) -> None:
-        own, waits = link, None
+        own, state = link, None
         try:
             if sock.family in (socket.AF_INET, socket.AF_INET6):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -132,7 +140,7 @@ class Sessions:
                 self._service,
                 self._tokens,
                 clock=self._clock,
-                address=self._address,
+                address=self.address,
                 timeouts=self._timeouts,
                 peer=_peer(sock),
                 greeted=greeted,
@@ -142,22 +150,22 @@ class Sessions:
                 del self._sessions[link]
                 self._sessions[own] = session
                 link = own
-            waits = session.run()
+            state = session.run()
         except OSError as error:
-            _log.info("connection refused: %s", error)
+            _log.info("connection rejected: %s", error)
             own.close_gently()
         finally:
             with self._mutex:
                 self._sessions.pop(link, None)
                 self._threads.discard(threading.current_thread())
                 self._idle_since_ms = self._clock.boottime_ms()
-            ended(waits)
+            ended(state)
 
     def _check_name(self, link: Link, sock: ssl.SSLSocket) -> None:
-        """Raise `ConnectionError`, and tell why, unless the caller's certificate is allowed."""
+        """Send an error and raise `ConnectionError` unless the caller's certificate is allowed."""
         if self._allowed and self._allowed.isdisjoint(_common_names(sock)):
-            error = AuthenticationError(self._address, "this certificate's name may not call")
-            tell_error(link, error)
+            error = AuthenticationError(self.address, "this certificate's name is not allowed")
+            send_error(link, error)
             raise ConnectionAbortedError(str(error))
 
     def _secured(self, sock: socket.socket, tls: ssl.SSLContext) -> ssl.SSLSocket:
@@ -172,15 +180,15 @@ class Sessions:
 
 
 def _peer(sock: socket.socket) -> str:
-    """Whose process is at the other end of a unix socket, where the system tells."""
+    """Return the user of the process at the other end of a unix socket, where that is available."""
     if sock.family != socket.AF_UNIX or not hasattr(socket, "SO_PEERCRED"):
         return "this machine"
-    shown = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    _, uid, _ = _CREDENTIALS.unpack(shown)
+    credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    _, uid, _ = _CREDENTIALS.unpack(credentials)
     return f"user {uid}"
 
 
 def _common_names(sock: ssl.SSLSocket) -> set[str]:
-    shown: Any = sock.getpeercert() or {}
-    pairs = [pair for name in shown.get("subject", ()) for pair in name]
+    certificate: Any = sock.getpeercert() or {}
+    pairs = [pair for name in certificate.get("subject", ()) for pair in name]
     return {value for key, value in pairs if key == "commonName"}

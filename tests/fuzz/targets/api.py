@@ -22,8 +22,8 @@ from pyspark_theflash.service.api.seal import (
     sealed_handle,
 )
 from pyspark_theflash.service.client.remote import Connection, RemoteTransport
+from pyspark_theflash.service.server.control import Timeouts
 from pyspark_theflash.service.server.session import ConnectionSession
-from pyspark_theflash.service.server.timeouts import Timeouts
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.frame import (
     PREFACE,

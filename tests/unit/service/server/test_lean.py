@@ -5,7 +5,7 @@ import sys
 
 SCRIPT = """
 import sys
-from pyspark_theflash.service.server.lean import leave_out_pandas
+from pyspark_theflash.service.server.worker import leave_out_pandas
 leave_out_pandas()
 import pyspark_theflash.service.server.sessions
 import pyarrow

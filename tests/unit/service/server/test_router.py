@@ -18,10 +18,10 @@ from pyspark_theflash.service.server.control import (
     ControlMessage,
     ControlOp,
     Greeted,
+    Timeouts,
     WorkerSettings,
 )
 from pyspark_theflash.service.server.router import ConnectionRouter
-from pyspark_theflash.service.server.timeouts import Timeouts
 from pyspark_theflash.service.wire.frame import PREFACE
 from pyspark_theflash.service.wire.message import AcquireRequest, Moment
 from pyspark_theflash.service.wire.method import Role
@@ -261,18 +261,3 @@ def test_what_it_does_not_begin_with(tmp_path):
 def test_notes(greeted):
     message = ControlMessage(ControlOp.WAITS, 1 << 40, greeted)
     assert ControlMessage.from_bytes(message.to_bytes()) == message
-
-
-def test_settings(tmp_path):
-    settings = WorkerSettings(
-        tmp_path / "st\udcffre",
-        "unix:/x",
-        tmp_path / "tokens",
-        server_tls(),
-        ("a", "b"),
-        bytes(32),
-        Timeouts(1, 2, 3, 4),
-        0,
-    )
-    for each in (settings, WorkerSettings(tmp_path, "a:1")):
-        assert WorkerSettings.from_json(each.to_json()) == each

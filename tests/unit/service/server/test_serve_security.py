@@ -27,7 +27,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.service.api.token import AccessToken, Tokens
 from pyspark_theflash.service.client.remote import RemoteTransport
 from pyspark_theflash.service.client.theflash import TheFlash, connect
-from pyspark_theflash.service.server.timeouts import Timeouts
+from pyspark_theflash.service.server.control import Timeouts
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire import protobuf as wire
 from pyspark_theflash.service.wire.frame import (

@@ -11,7 +11,7 @@ import pytest
 from pyspark_theflash.base.errors import RoleError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.service.client.theflash import connect
-from pyspark_theflash.service.server.timeouts import Timeouts
+from pyspark_theflash.service.server.control import Timeouts
 from pyspark_theflash.service.wire import protobuf as wire
 from pyspark_theflash.service.wire.frame import DATA_BYTES_MAX, End, FrameType, Header, Request
 from pyspark_theflash.service.wire.message import Error, StatusRequest, WriteRequest
