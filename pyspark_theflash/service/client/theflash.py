@@ -1,8 +1,8 @@
-"""A program's view of a store, in this process or behind a server: the same calls, the same errors.
+"""The client of a store: the same calls and errors in process, over a socket and over TLS.
 
 with connect("unix:/run/store.sock") as store:
     plan = store.plan("db.table", columns=["a"])
-    for split in plan.splits:                     # anywhere, in any order
+    for split in plan.splits:                     # in any process and order
         with store.scan(split.ticket) as rows:
             for batch in rows: ...
     store.release(plan.snapshot)
@@ -10,7 +10,6 @@ with connect("unix:/run/store.sock") as store:
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
@@ -34,7 +33,7 @@ LONG_MS: Final = 3_600_000
 TRIES: Final = 3
 NEWEST: Final = Moment()
 AnyMoment: TypeAlias = Moment | AnyTimestamp
-"""A moment, or just its timestamp: a TSO, a time with its zone as text, or a `datetime`."""
+"""A moment or its timestamp: a TSO, a time with its zone as text, or a `datetime`."""
 NATIVE: Final = Presentation()
 
 
@@ -46,13 +45,22 @@ def connect(
     fs: FileSystem | None = None,
     clock: Clock | None = None,
 ) -> "TheFlash":
-    """The store at `theflash://HOST:PORT`, `unix:PATH` or in a folder.
+    """Open a store. A server is contacted by the first call.
 
-    A server is called when something is asked of it.
+    Args:
+        where: `theflash://HOST:PORT`, `unix:PATH` or a folder.
+        token: The token for a server.
+        tls: Certificates for a server.
+        fs: The file system of a folder; None: the local one.
+        clock: The clock of timeouts; None: the system's.
+
+    Returns:
+        The store, which is a context manager.
 
     Raises:
-        OptionError: the address, token or certificates do not fit.
-        StoreNotFoundError: there is no store in the folder.
+        OptionError: The address or certificates are invalid, or a token or certificates are passed
+            for a folder.
+        StoreNotFoundError: The folder has no store.
     """
     return TheFlash(transport_to(where, token=token, tls=tls, fs=fs, clock=clock))
 
@@ -65,81 +73,105 @@ def transport_to(
     fs: FileSystem | None = None,
     clock: Clock | None = None,
 ) -> Transport:
-    """How calls get to a store; see `connect`."""
+    """Return the transport to a store; see `connect`."""
     clock, place = clock or SystemClock(), str(where)
     if isinstance(where, str) and is_address(place):
-        # Brings in what only connections need.
+        # Imports modules that only connections need.
         from pyspark_theflash.service.client.remote import RemoteTransport
 
         return RemoteTransport(place.removeprefix(SCHEME), clock=clock, token=token, tls=tls)
     if token is not None or tls is not None:
-        raise OptionError("token", "tokens and certificates are for servers")
+        raise OptionError("token", "tokens and certificates are for servers, not for folders")
     return LocalTransport(Path(place), fs=fs or LocalFileSystem(), clock=clock)
 
 
 class TheFlash:
-    """A store. A context manager; used by many threads.
+    """A store. A context manager; thread-safe.
 
-    Every call raises a `TheFlashError`, by its deadline at the latest: `timeout_ms` where it is
-    given, a minute elsewhere.
+    Every call raises a `TheFlashError`, after its timeout a `DeadlineExceededError`. The timeout is
+    the argument `timeout_ms`, and one minute for calls without it.
     """
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
-    # -- snapshots: see `service.wire.message.Moment`
-
     def snapshot(
         self, moment: AnyMoment = NEWEST, *, timeout_ms: int = SHORT_MS
     ) -> message.Snapshot:
-        """Fix a moment; what is asked of `Moment(handle=snapshot.handle)` is of that moment."""
+        """Keep a timestamp readable by a read latch.
+
+        Args:
+            moment: The timestamp, or a moment with the latch's `ttl_ms`.
+            timeout_ms: The call's timeout.
+
+        Returns:
+            The snapshot; `Moment(handle=snapshot.handle)` reads at its timestamp.
+
+        Raises:
+            NotCaughtUpError: The timestamp is above the store's `resolved_ts`.
+            SnapshotTooOldError: The timestamp is below the store's `oldest_ts`.
+        """
         return self._call("TakeSnapshot", _moment(moment), timeout_ms)  # type: ignore[no-any-return]
 
     def renew(self, snapshot: message.Snapshot) -> message.Snapshot:
-        """Start a snapshot's time over. Raises `LeaseExpiredError`."""
+        """Restart the time to live of a snapshot. Raises `LeaseExpiredError`: it has ended."""
         request = message.SnapshotRequest(snapshot.handle)
         return self._call("RenewSnapshot", request)  # type: ignore[no-any-return]
 
     def release(self, snapshot: message.Snapshot) -> None:
-        """End a snapshot; harmless if it has ended."""
+        """End a snapshot; does nothing if it has ended."""
         self._call("ReleaseSnapshot", message.SnapshotRequest(snapshot.handle))
-
-    # -- latches: see `storage.store.latch.latch` for what excludes what
 
     def acquire_latch(
         self, request: message.AcquireRequest, *, timeout_ms: int = SHORT_MS
     ) -> message.Latch:
-        """Wait for a latch, in the order of asking, and take it.
+        """Wait for a latch, in the order of requests, and acquire it.
 
-        It is ours for its `ttl_ms`, or until `release_latch`, whatever becomes of this connection.
+        The latch lasts for its `ttl_ms` after each renewal or until `release_latch`, also if this
+        connection ends. `storage.store.latch.latch` defines which latches conflict.
+
+        Args:
+            request: The kind and scope of the latch, its `ttl_ms`, and how long to wait.
+            timeout_ms: The call's timeout.
+
+        Returns:
+            The latch, with the token that `write` and `renew_latch` require.
 
         Raises:
-            LatchHeldError: others were in the way for all of `wait_ms`.
-            LatchOrderError: waiting could end in a deadlock.
-            DeadlineExceededError: the call ended before the wait. A latch that was granted
-            meanwhile runs out; who must know has a `name` of its own and looks at `latches`.
+            LatchHeldError: Conflicting latches were held for `wait_ms`.
+            LatchOrderError: Waiting could cause a deadlock.
+            RoleError: The token's role may not hold a latch of this kind.
+            DeadlineExceededError: The call ended before the wait did. If a latch was granted
+                nevertheless, it expires; `latches` shows it by its `name`.
         """
         return self._call("AcquireLatch", request, timeout_ms)  # type: ignore[no-any-return]
 
     def renew_latch(self, latch: message.Latch) -> message.Latch:
-        """Start a latch's time over. Raises `LatchLostError`."""
+        """Restart the time to live of a latch. Raises `LatchLostError`: it has ended."""
         request = message.LatchRequest(latch.id, latch.token or 0)
         return self._call("RenewLatch", request)  # type: ignore[no-any-return]
 
     def release_latch(self, latch: message.Latch) -> None:
-        """End a latch. Raises `LatchLostError`: it had ended before."""
+        """End a latch. Raises `LatchLostError`: it has ended already."""
         self._call("ReleaseLatch", message.LatchRequest(latch.id, latch.token or 0))
 
-    # -- tables and rows
-
     def tables(self, moment: AnyMoment = NEWEST) -> message.Tables:
-        """The tables of a moment."""
+        """Return the tables at a timestamp."""
         return self._call("ListTables", message.TablesRequest(_moment(moment)))  # type: ignore[no-any-return]
 
     def table(
         self, name: str, moment: AnyMoment = NEWEST, presentation: Presentation = NATIVE
     ) -> message.Table:
-        """A table as of a moment, with its Arrow schema. Raises `TableNotFoundError`."""
+        """Return a table and its Arrow schema at a timestamp.
+
+        Args:
+            name: DB.TABLE.
+            moment: The timestamp.
+            presentation: The form of values, on which the schema depends.
+
+        Raises:
+            TableNotFoundError: There is no such table.
+        """
         request = message.TableRequest(_moment(moment), name, presentation)
         return self._call("DescribeTable", request)  # type: ignore[no-any-return]
 
@@ -157,15 +189,31 @@ class TheFlash:
         order: Sequence[message.SortKey] = (),
         timeout_ms: int = SHORT_MS,
     ) -> message.Plan:
-        """Split a scan into splits; `columns` as for `ReadSnapshot.plan`.
+        """Divide a scan into splits.
 
-        Takes a snapshot unless `moment` is one, which lasts while splits are read, or its `ttl_ms`.
-        What is done beside the data (`filter` and so on) is explained with the messages; each split
-        does it by itself, so partial aggregates and first rows are to be put together.
+        The plan has a snapshot, which lasts while its splits are read, or for the moment's
+        `ttl_ms`. Each split applies what is pushed down (`filter` to `order`) to its own rows only,
+        so the caller combines partial aggregates and the first rows of splits.
+
+        Args:
+            table: DB.TABLE.
+            columns: Names of columns; None: all.
+            moment: The timestamp, or a moment with the handle of a snapshot, which is then used.
+            where: A condition in SQL; "": none.
+            presentation: The form of values.
+            filter: A condition as an expression; None: none.
+            aggregation: Aggregates to compute; None: none.
+            limit: The number of rows that suffice per split; 0: all.
+            order: The sort keys that determine the first `limit` rows.
+            timeout_ms: The call's timeout.
+
+        Returns:
+            The plan, with the Arrow schema of its rows and a ticket for each split.
 
         Raises:
-            TableNotFoundError, ColumnNotFoundError, NotCaughtUpError, SnapshotTooOldError.
-            UnsupportedError: what is to be done beside the data would not be exact.
+            TableNotFoundError, ColumnNotFoundError: The table or a column does not exist.
+            NotCaughtUpError, SnapshotTooOldError: See `snapshot`.
+            UnsupportedError: A pushed-down operation would not be exact.
         """
         request = message.PlanRequest(
             _moment(moment),
@@ -189,23 +237,35 @@ class TheFlash:
         more: Sequence[bytes] = (),
         timeout_ms: int = 0,
     ) -> Rows:
-        """The rows of a split. With `dictionaries`, texts of few values come as such.
+        """Read the rows of one or more splits.
 
-        With `more`, tickets of the same plan, those of these splits, too: what the plan pushes down
-        is done for all of them together.
+        Args:
+            ticket: A split's ticket.
+            dictionaries: Return string columns with few distinct values as Arrow dictionaries.
+            more: Tickets of further splits of the plan. What the plan pushes down is applied to
+                the rows of all these splits together.
+            timeout_ms: The timeout for all rows; 0: the longest, one day.
+
+        Returns:
+            The rows, a context manager. Iterating over them raises the same errors.
 
         Raises:
-            TicketError: a ticket is not one of this store, or of another plan than the first.
-            LeaseExpiredError: the plan's snapshot has ended.
-            StreamCutError: rows stopped coming; also while they are taken.
+            TicketError: A ticket is not from this store, or not from the same plan as the first.
+            LeaseExpiredError: The plan's snapshot has ended.
+            StreamCutError: The rows are incomplete, because the connection was lost.
         """
         request = message.ScanRequest(ticket, dictionaries, tuple(more))
         return self._transport.scan(SCAN, request, timeout_ms)
 
     def read(self, plan: message.Plan, *, dictionaries: bool = False) -> Iterator[pa.RecordBatch]:
-        """The rows of all splits of a plan.
+        """Yield the rows of all splits of a plan.
 
-        A split that fails before its first rows, with an error that may pass, is tried again.
+        A split that fails with a retryable error before its first batch is read again, up to two
+        times.
+
+        Args:
+            plan: The plan.
+            dictionaries: See `scan`.
         """
         for split in plan.splits:
             yield from self._split(split, dictionaries)
@@ -213,7 +273,7 @@ class TheFlash:
     def digest(
         self, table: str, moment: AnyMoment = NEWEST, *, timeout_ms: int = LONG_MS
     ) -> message.Digest:
-        """A table's row count and checksum."""
+        """Compute the row count and the checksum of a table at a timestamp."""
         request = message.TableRequest(_moment(moment), table)
         return self._call("ComputeDigest", request, timeout_ms)  # type: ignore[no-any-return]
 
@@ -224,26 +284,32 @@ class TheFlash:
         *,
         timeout_ms: int = LONG_MS,
     ) -> message.Written:
-        """Write row versions, schema changes and progress: all at once, durably, or nothing.
+        """Write row versions, schema changes and progress in one durable commit.
 
-        `tables` are the rows of each of the request's tables, as `WriteTable` has them. Where no
-        answer came, the same may be written again, or parts of it.
+        If there was no response, the same request may be written again, in whole or in parts.
+
+        Args:
+            request: The changes, and the latches that permit them.
+            tables: The rows of each of the request's tables, in order; see `WriteTable`.
+            timeout_ms: The call's timeout.
 
         Raises:
-            LatchLostError: one of the latches has ended.
-            CodecError, TransactionConflictError, SchemaConflictError, OptionError: see
-            `replication.ingest`.
+            LatchLostError: One of the latches has ended.
+            CodecError, TransactionConflictError, SchemaConflictError, OptionError: See
+                `replication.ingest`. Nothing was written.
         """
         return self._transport.write(WRITE, request, tables, timeout_ms)  # type: ignore[no-any-return]
 
-    # -- the store
-
     def status(self) -> message.Status:
-        """How the store is."""
+        """Return the state of the store: progress, writer, latches and sizes."""
         return self._call("GetStatus", message.StatusRequest())  # type: ignore[no-any-return]
 
     def pin(self, moment: AnyMoment) -> message.Snapshot:
-        """Keep a moment readable for `ttl_ms`, whatever becomes of us."""
+        """Keep a timestamp readable for the moment's `ttl_ms`, which may be up to 366 days.
+
+        Raises:
+            NotCaughtUpError, SnapshotTooOldError: See `snapshot`.
+        """
         return self._call("Pin", _moment(moment))  # type: ignore[no-any-return]
 
     def latches(self) -> message.Latches:
@@ -251,41 +317,50 @@ class TheFlash:
         return self._call("ListLatches", message.LatchesRequest())  # type: ignore[no-any-return]
 
     def remove_latch(self, id: str) -> None:
-        """End a latch. Raises `LatchNotFoundError`."""
+        """End any latch. Raises `LatchNotFoundError`."""
         self._call("RemoveLatch", message.LatchRequest(id))
 
-    def compact(self, *, timeout_ms: int = LONG_MS) -> str:
-        """Rewrite all into the form that reads fastest; what was done."""
-        return self._told("Compact", message.CompactRequest(), timeout_ms)
-
     def regions(self, table: str) -> message.Regions:
-        """How a table is split into regions and stored now. Raises `TableNotFoundError`."""
+        """Return the regions of a table and their sizes. Raises `TableNotFoundError`."""
         return self._call("ListRegions", message.RegionsRequest(table))  # type: ignore[no-any-return]
 
+    # Commands to the writer. Reads continue meanwhile.
+
+    def compact(self, *, timeout_ms: int = LONG_MS) -> str:
+        """Rewrite all tables into the form that reads fastest; returns a report."""
+        return self._command("Compact", message.CompactRequest(), timeout_ms)
+
     def flush(self, *, timeout_ms: int = LONG_MS) -> str:
-        """Distribute recently written rows among the regions of all tables; what was done."""
-        return self._told("Flush", message.FlushRequest(), timeout_ms)
+        """Distribute recently written rows among the regions of all tables; returns a report."""
+        return self._command("Flush", message.FlushRequest(), timeout_ms)
 
     def split_region(
         self, physical_id: int, region_id: int, at: str, *, timeout_ms: int = LONG_MS
     ) -> str:
-        """Split a region at a handle, as `regions` shows them; what was done.
+        """Split a region in one commit. To repeat the command does nothing.
 
-        It is one step, while reads go on; doing it again does nothing.
+        Args:
+            physical_id: The physical table.
+            region_id: The region.
+            at: The first handle of the new region, in the form that `regions` shows.
+            timeout_ms: The call's timeout.
+
+        Returns:
+            A report of what was done.
 
         Raises:
-            RegionNotFoundError: there is no such region, or not any more.
-            OptionError: the handle is not inside it.
+            RegionNotFoundError: There is no such region, or no longer.
+            OptionError: The handle is not inside the region.
         """
         request = message.SplitRequest(physical_id, region_id, at)
-        return self._told("SplitRegion", request, timeout_ms)
+        return self._command("SplitRegion", request, timeout_ms)
 
     def merge_regions(
         self, physical_id: int, left_id: int, right_id: int, *, timeout_ms: int = LONG_MS
     ) -> str:
-        """Merge two neighbours. Otherwise like `split_region`."""
+        """Merge two adjacent regions of a physical table; see `split_region`."""
         request = message.MergeRequest(physical_id, left_id, right_id)
-        return self._told("MergeRegions", request, timeout_ms)
+        return self._command("MergeRegions", request, timeout_ms)
 
     def collect_garbage(
         self,
@@ -294,81 +369,95 @@ class TheFlash:
         dry_run: bool = False,
         timeout_ms: int = LONG_MS,
     ) -> str:
-        """Drop the versions that no read from the safe point on needs; what was done.
+        """Delete the versions that no read at the safe point or later needs.
 
         Args:
-            safe_point: the oldest timestamp that stays readable; None: by the store's retention.
-            dry_run: drop nothing, only tell what would be dropped.
-            timeout_ms: how long it may take.
+            safe_point: The oldest timestamp that remains readable; None: by the store's retention.
+            dry_run: Delete nothing; only report what would be deleted.
+            timeout_ms: The call's timeout.
+
+        Returns:
+            A report of what was done.
         """
-        wanted = None if safe_point is None else timestamp_option("safe_point", safe_point)
-        return self._told("CollectGarbage", message.CollectRequest(wanted, dry_run), timeout_ms)
+        ts = None if safe_point is None else timestamp_option("safe_point", safe_point)
+        return self._command("CollectGarbage", message.CollectRequest(ts, dry_run), timeout_ms)
 
     def set_retention(self, retention_ms: int, *, timeout_ms: int = SHORT_MS) -> str:
-        """How much history garbage collection keeps; what was done."""
-        return self._told("SetRetention", message.RetentionRequest(retention_ms), timeout_ms)
+        """Set the duration of history that garbage collection keeps; returns a report."""
+        return self._command("SetRetention", message.RetentionRequest(retention_ms), timeout_ms)
 
     def purge_region(self, physical_id: int, region_id: int, *, timeout_ms: int = LONG_MS) -> str:
-        """Remove a region's rows from disk, at every timestamp; what was done.
+        """Delete a region's rows at all timestamps, in one commit; returns a report.
 
-        Reads that reach into its range raise `PurgedRangeError` from then on. It is one step.
+        Reads of its range raise `PurgedRangeError` from then on.
 
         Raises:
-            RegionNotFoundError: there is no such region, or not any more.
-            LatchHeldError: a timestamp is pinned.
+            RegionNotFoundError: There is no such region, or no longer.
+            LatchHeldError: A timestamp is pinned.
         """
         request = message.PurgeRequest(physical_id, region_id)
-        return self._told("PurgeRegion", request, timeout_ms)
+        return self._command("PurgeRegion", request, timeout_ms)
 
     def move_region(
         self, physical_id: int, region_id: int, partition: int, *, timeout_ms: int = LONG_MS
     ) -> str:
-        """Have a region's files in another partition; what was done.
+        """Move a region's files to another partition of the store, in one commit.
 
-        It is one step, while reads go on; doing it again does nothing.
+        To repeat the command does nothing.
+
+        Args:
+            physical_id: The physical table.
+            region_id: The region.
+            partition: The number of the partition.
+            timeout_ms: The call's timeout.
+
+        Returns:
+            A report of what was done.
 
         Raises:
-            RegionNotFoundError: there is no such region, or not any more.
-            OptionError: there is no such partition, or its disk is not there.
+            RegionNotFoundError: There is no such region, or no longer.
+            OptionError: There is no such partition, or its disk is missing.
         """
         request = message.MoveRequest(physical_id, region_id, partition)
-        return self._told("MoveRegion", request, timeout_ms)
+        return self._command("MoveRegion", request, timeout_ms)
 
     def copy_region(
         self, physical_id: int, region_id: int, partition: int, *, timeout_ms: int = LONG_MS
     ) -> str:
-        """Have a region's files in one more partition. Otherwise like `move_region`."""
+        """Copy a region's files to one more partition of the store; see `move_region`."""
         request = message.MoveRequest(physical_id, region_id, partition)
-        return self._told("CopyRegion", request, timeout_ms)
+        return self._command("CopyRegion", request, timeout_ms)
 
     def set_interval(self, interval_ms: int, *, timeout_ms: int = SHORT_MS) -> str:
-        """How often the writer looks for new input; what was done."""
-        return self._told("SetInterval", message.IntervalRequest(interval_ms), timeout_ms)
+        """Set how often the writer polls its source for input; returns a report."""
+        return self._command("SetInterval", message.IntervalRequest(interval_ms), timeout_ms)
 
     def stop_writer(self, *, timeout_ms: int = SHORT_MS) -> str:
-        """End the writer; what was done."""
-        return self._told("StopWriter", message.StopRequest(), timeout_ms)
+        """Stop the writer; returns a report."""
+        return self._command("StopWriter", message.StopRequest(), timeout_ms)
 
     def call(self, called: Method, request: object, timeout_ms: int = SHORT_MS) -> Any:  # noqa: ANN401
-        """Any call but Scan: a `called.response` for a `called.request`."""
+        """Make any call without rows.
+
+        Args:
+            called: The call; see `service.wire.method.METHODS`.
+            request: A `called.request`.
+            timeout_ms: The call's timeout.
+
+        Returns:
+            A `called.response`.
+        """
         return self._transport.call(called, request, timeout_ms)
 
     def close(self) -> None:
-        """End all connections."""
+        """Close all connections."""
         self._transport.close()
 
     def __enter__(self) -> "TheFlash":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
-
-    # -- parts
 
     def _split(self, split: message.Split, dictionaries: bool) -> Iterator[pa.RecordBatch]:
         for tries_left in reversed(range(TRIES)):
@@ -383,7 +472,7 @@ class TheFlash:
                 if has_begun or not error.retryable or not tries_left:
                     raise
 
-    def _told(self, name: str, request: object, timeout_ms: int) -> str:
+    def _command(self, name: str, request: object, timeout_ms: int) -> str:
         done: message.Done = self._call(name, request, timeout_ms)
         return done.text
 

@@ -21,7 +21,7 @@ def told(*arguments):
 
 def test_address(tmp_path):
     store = StoreBuilder(tmp_path / "store", T).publish(200, {T: [(1, 150, (1,))]}).path
-    status, found = told(str(store), "--idle", "0.5", "--workers", "1")
+    status, found = told(str(store), "--idle", "5", "--workers", "1")
     assert (status, found) == (0, {"address": f"unix:{socket_path(store)}"})
     with connect(found["address"]) as api:
         assert [table.name for table in api.tables().tables] == ["d.t"]
