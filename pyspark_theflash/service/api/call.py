@@ -1,4 +1,4 @@
-"""One call: how long it may take, and whether anybody still wants it."""
+"""The context of a call: its caller, its deadline and its cancellation."""
 
 from collections.abc import Callable
 
@@ -9,45 +9,47 @@ from pyspark_theflash.service.wire.method import Role
 DEADLINE_MS_MAX = 86_400_000
 
 
-def _never() -> bool:
-    return False
-
-
 class CallContext:
-    """Made when a call begins; `method` is its name. Deadlines are on the boot-time clock."""
+    """The context of a call, created at its start. Deadlines are on the boot-time clock."""
 
     def __init__(
         self,
         method: str,
         timeout_ms: int,
         clock: Clock,
-        is_cancelled: Callable[[], bool] = _never,
+        is_cancelled: Callable[[], bool] = lambda: False,
         *,
         role: Role = Role.ADMIN,
         identity: str = "this process",
     ) -> None:
-        """`timeout_ms`: 0 for the longest there is. `identity`: what a server saw of who calls."""
+        """Set the deadline.
+
+        Args:
+            method: The call's name, for error messages.
+            timeout_ms: The time until the deadline; 0: the longest, one day.
+            clock: The clock of the deadline.
+            is_cancelled: Returns whether the caller has cancelled the call.
+            role: The caller's role.
+            identity: The caller as the server identified it.
+        """
         self.role, self.identity = role, identity
         self.method, self._clock, self._is_cancelled = method, clock, is_cancelled
         self.timeout_ms = min(timeout_ms or DEADLINE_MS_MAX, DEADLINE_MS_MAX)
         self._deadline_ms = clock.boottime_ms() + self.timeout_ms
 
     def left_ms(self) -> int:
-        """How long it may still take.
-
-        Raises:
-            DeadlineExceededError: not at all.
-        """
+        """Return the time until the deadline. Raises `DeadlineExceededError`: it has passed."""
         left_ms = self._deadline_ms - self._clock.boottime_ms()
         if left_ms <= 0:
             raise DeadlineExceededError(self.method, self.timeout_ms)
         return left_ms
 
     def check(self) -> None:
-        """Call this often.
+        """Check whether the call should continue; long calls do this often.
 
         Raises:
-            DeadlineExceededError, CallCancelledError: there is no use in going on.
+            DeadlineExceededError: The deadline has passed.
+            CallCancelledError: The caller has cancelled the call.
         """
         self.left_ms()
         if self._is_cancelled():

@@ -1,4 +1,4 @@
-"""The calls of the API that are commands to the store's writer: which command each gives."""
+"""The calls of the API that are commands to the store's writer."""
 
 from dataclasses import fields
 from typing import Any, Final, TypeAlias
@@ -35,13 +35,13 @@ VERBS: Final = {
 
 
 def command_of(method: str, request: CommandRequest) -> tuple[Verb, Argument]:
-    """The command that a call gives, and its argument.
+    """Convert a call to a command and its argument.
 
     A command's order has the fields of the request. Without an order, the argument is the value of
     the request's only field.
 
     Raises:
-        OptionError: the text of a handle is invalid.
+        OptionError: The text of a handle is invalid.
     """
     verb = VERBS[method]
     values: dict[str, Any] = {field.name: getattr(request, field.name) for field in fields(request)}

@@ -1,17 +1,17 @@
-"""The calls on latches: what a caller asks for, checked, and what becomes of it, told."""
+"""The calls on latches: checks of requests and of the caller's role."""
 
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import OptionError, RegionNotFoundError, RoleError
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TableID, TimeStamp
 from pyspark_theflash.service.api.call import CallContext
-from pyspark_theflash.service.api.status import told_latch
+from pyspark_theflash.service.api.status import latch_message
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.method import Role
 from pyspark_theflash.storage.engine import registry
@@ -31,7 +31,6 @@ from pyspark_theflash.storage.store.manifest import Manifest
 TTL_MS_MIN: Final = 1_000
 TTL_MS_MAX: Final = 3_600_000
 PIN_MS_MAX: Final = 366 * 86_400_000
-_Told = TypeVar("_Told", message.Latch, message.Done)
 _ROLES: Final = {
     LatchKind.READ: Role.READ,
     LatchKind.WRITE: Role.WRITE,
@@ -40,7 +39,7 @@ _ROLES: Final = {
 
 
 class LatchDesk:
-    """Where latches of one store are asked for; each call opens what it needs."""
+    """The calls on the latches of one store. Each opens and closes the manifest."""
 
     def __init__(self, path: Path, fs: FileSystem, clock: Clock) -> None:
         self._path, self._fs, self._clock = path, fs, clock
@@ -52,71 +51,66 @@ class LatchDesk:
         call: CallContext,
         snapshot_ts: TimeStamp | None = None,
     ) -> Latch:
-        """Wait for a latch and take it; `snapshot_ts` is what a read latch pins.
+        """Wait for a latch and acquire it; a read latch pins `snapshot_ts`.
 
         Raises:
-            LatchHeldError, LatchOrderError: see `Grants.acquire`.
-            RoleError: the caller may not have one of that kind.
-            OptionError, TableNotFoundError, RegionNotFoundError: there is no such thing to latch.
+            LatchHeldError, LatchOrderError: See `Grants.acquire`.
+            RoleError: The caller's role does not permit this kind of latch.
+            OptionError, TableNotFoundError, RegionNotFoundError: The scope does not exist.
         """
         kind = kind_of(request, call)
         with closing(open_manifest(self._path, self._fs)) as manifest:
             scope = self._scope(request.scope, manifest)
-            wanted = LatchRequest(kind, scope, ttl_ms, request.name, call.identity, request.mutates)
+            checked = LatchRequest(
+                kind, scope, ttl_ms, request.name, call.identity, request.mutates
+            )
             return Grants(manifest, self._clock).acquire(
-                wanted,
+                checked,
                 wait_ms=min(request.wait_ms, call.left_ms()),
                 check=call.check,
                 snapshot_ts=snapshot_ts,
             )
 
     def renew_latch(self, request: message.LatchRequest, call: CallContext) -> message.Latch:
-        """Start a latch's time over. Raises `LatchLostError`."""
-
-        def renewed(grants: Grants) -> message.Latch:
-            return told_latch(grants.renew(request.id, request.token), self._clock)
-
-        return self._own(request, call, renewed)
+        """Restart a latch's time to live. Raises `LatchLostError`."""
+        with self._grants(request, call) as grants:
+            return latch_message(grants.renew(request.id, request.token), self._clock)
 
     def release_latch(self, request: message.LatchRequest, call: CallContext) -> message.Done:
         """End a latch. Raises `LatchLostError`."""
-
-        def released(grants: Grants) -> message.Done:
+        with self._grants(request, call) as grants:
             grants.release(request.id, request.token)
-            return message.Done("released")
+        return message.Done("released")
 
-        return self._own(request, call, released)
-
-    def _own(
-        self, request: message.LatchRequest, call: CallContext, act: Callable[[Grants], _Told]
-    ) -> _Told:
+    @contextmanager
+    def _grants(self, request: message.LatchRequest, call: CallContext) -> Iterator[Grants]:
+        """Check that the latch is active and that the caller's role permits its kind."""
         with closing(open_manifest(self._path, self._fs)) as manifest:
             grants = Grants(manifest, self._clock)
             check_role(call, grants.look(request.id, request.token).wanted.kind)
-            return act(grants)
+            yield grants
 
-    def _scope(self, told: message.LatchScope, manifest: Manifest) -> LatchScope:
-        """A scope by ids; what it names must be there, apart from a table that is known by id."""
-        if told.table and told.table_id:
+    def _scope(self, scope: message.LatchScope, manifest: Manifest) -> LatchScope:
+        """Resolve a scope to ids, and check that it exists, except a table that has only an id."""
+        if scope.table and scope.table_id:
             raise OptionError("scope", "a table has a name or an id, not both")
-        levels = (told.table or told.table_id, told.physical_id, told.region_id)
+        levels = (scope.table or scope.table_id, scope.physical_id, scope.region_id)
         if any(later and not before for before, later in pairwise(levels)):
             raise OptionError("scope", "a partition needs its table, and a region its partition")
         view = manifest.read(NOW_KINDS)
-        table_id = table_now(view, told.table).id if told.table else told.table_id
-        if not told.physical_id:
+        table_id = table_now(view, scope.table).id if scope.table else scope.table_id
+        if not scope.physical_id:
             return LatchScope(table_id or None)
         history = schema_history(view)
         if history is not None and table_id:
-            known = {
-                i for event in history.events_of(TableID(table_id)) for i in event.physical_ids
-            }
-            if known and told.physical_id not in known:
-                raise OptionError("scope", f"table {table_id} has no partition {told.physical_id}")
-        if not told.region_id:
-            return LatchScope(table_id, told.physical_id)
-        self._check_region(PhysicalTableID(told.physical_id), RegionID(told.region_id))
-        return LatchScope(table_id, told.physical_id, RegionID(told.region_id))
+            events = history.events_of(TableID(table_id))
+            physical_ids = {i for event in events for i in event.physical_ids}
+            if physical_ids and scope.physical_id not in physical_ids:
+                raise OptionError("scope", f"table {table_id} has no partition {scope.physical_id}")
+        if not scope.region_id:
+            return LatchScope(table_id, scope.physical_id)
+        self._check_region(PhysicalTableID(scope.physical_id), RegionID(scope.region_id))
+        return LatchScope(table_id, scope.physical_id, RegionID(scope.region_id))
 
     def _check_region(self, physical_id: PhysicalTableID, region_id: RegionID) -> None:
         identity = read_identity(self._path, self._fs)
@@ -127,31 +121,32 @@ class LatchDesk:
             raise RegionNotFoundError(physical_id, region_id)
 
 
-def latch_ttl_ms(wanted_ms: int, max_ms: int = TTL_MS_MAX) -> int:
-    """For how long a latch is granted; 0: as usual. Raises `OptionError` where that is too long."""
-    ttl_ms = wanted_ms or LEASE_TTL_MS
+def latch_ttl_ms(requested_ms: int, max_ms: int = TTL_MS_MAX) -> int:
+    """Return a latch's time to live; 0: the default. Raises `OptionError`: it is out of range."""
+    ttl_ms = requested_ms or LEASE_TTL_MS
     if not TTL_MS_MIN <= ttl_ms <= max_ms:
         raise OptionError("ttl_ms", f"{ttl_ms} is not between {TTL_MS_MIN} and {max_ms}")
     return ttl_ms
 
 
 def kind_of(request: message.AcquireRequest, call: CallContext) -> LatchKind:
-    """Which latch is asked for, if the caller may and has said all that it takes.
+    """Return the requested kind of latch.
 
     Raises:
-        OptionError, RoleError: it has not, or may not.
+        OptionError: The request is incomplete or contradicts itself.
+        RoleError: The caller's role does not permit this kind.
     """
-    known = {kind.value: kind for kind in _ROLES}
-    if request.kind not in known:
-        raise OptionError("kind", f"is none of {', '.join(known)}")
-    kind = known[request.kind]
+    kinds = {kind.value: kind for kind in _ROLES}
+    if request.kind not in kinds:
+        raise OptionError("kind", f"is none of {', '.join(kinds)}")
+    kind = kinds[request.kind]
     check_role(call, kind)
     if request.moment != message.Moment() and kind is not LatchKind.READ:
-        raise OptionError("moment", "only read latches are of a moment")
+        raise OptionError("moment", "only read latches have a moment")
     if request.mutates and kind is not LatchKind.ADMIN:
         raise OptionError("mutates", "is for admin latches")
     if not request.name and kind is not LatchKind.READ:
-        raise OptionError("name", "who holds such a latch has a name")
+        raise OptionError("name", "is required for write and admin latches")
     if len(request.name) > NAME_CHARS_MAX or not request.name.isprintable():
         raise OptionError("name", f"has up to {NAME_CHARS_MAX} printable characters")
     return kind
@@ -161,5 +156,5 @@ def check_role(call: CallContext, kind: LatchKind) -> None:
     """Raise `RoleError` unless the caller may hold a latch of that kind."""
     needed = _ROLES.get(kind, Role.ADMIN)
     if call.role < needed:
-        named = f"{call.method} of a {kind.value} latch"
-        raise RoleError(named, needed.name.lower(), call.role.name.lower())
+        name = f"{call.method} of a {kind.value} latch"
+        raise RoleError(name, needed.name.lower(), call.role.name.lower())

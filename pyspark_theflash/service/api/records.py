@@ -1,4 +1,4 @@
-"""Records of the manifest, and stored rows, on their way to and from a writer that is elsewhere."""
+"""Records of the manifest and stored rows as Arrow data, for a writer on another machine."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -34,26 +34,26 @@ def change_of(table: pa.Table) -> ManifestChange:
 
 
 def view_rows(view: View, kinds: Iterable[str]) -> RowStream:
-    """The records of some kinds, and the generation they are of."""
+    """Encode the records of some kinds; the schema's metadata has their generation."""
     schema = _SCHEMA.with_metadata({_GENERATION: str(view.generation)})
-    found = ((kind, key, body) for kind in kinds for key, body in view.of_kind(kind).items())
-    batches = (batch.replace_schema_metadata(schema.metadata) for batch in _record_batches(found))
+    rows = ((kind, key, body) for kind in kinds for key, body in view.of_kind(kind).items())
+    batches = (batch.replace_schema_metadata(schema.metadata) for batch in _record_batches(rows))
     return RowStream(schema, batches)
 
 
 def view_of(table: pa.Table) -> View:
     """Inverse of `view_rows`. Raises `CodecError`."""
-    told = (table.schema.metadata or {}).get(_GENERATION.encode(), b"")
-    if not told.isdigit():
-        raise CodecError(_LAYER, "of no generation")
+    generation = (table.schema.metadata or {}).get(_GENERATION.encode(), b"")
+    if not generation.isdigit():
+        raise CodecError(_LAYER, "the schema has no generation")
     records: dict[str, dict[str, bytes]] = {}
     for kind, key, body in _rows(table):
         records.setdefault(kind, {})[key] = body or b""
-    return View(Generation(int(told)), records)
+    return View(Generation(int(generation)), records)
 
 
 def batch_rows(batches: Iterable[pa.RecordBatch]) -> RowStream:
-    """Batches whose schemas may differ: of what is stored, a column's type may be an older one."""
+    """Encode batches of different schemas as binary cells: files may have a column's older type."""
     cells = (_cell(batch) for batch in batches if batch.num_rows)
     return RowStream(_BATCHES, cells)
 
@@ -98,9 +98,9 @@ def _batch(rows: list[_Row]) -> pa.RecordBatch:
 
 
 def _rows(table: pa.Table) -> Iterator[_Row]:
-    """Raises `CodecError`: it is no table of records."""
+    """Yield the records of a table. Raises `CodecError`."""
     if not table.schema.equals(_SCHEMA, check_metadata=False):
-        raise CodecError(_LAYER, "columns other than those of records")
+        raise CodecError(_LAYER, "the columns are not those of records")
     try:
         for batch in table.to_batches():
             batch.validate(full=True)

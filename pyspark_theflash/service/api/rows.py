@@ -1,4 +1,4 @@
-"""Rows as they are handed out: their schema, and which texts travel as dictionaries."""
+"""The rows of a scan: their schema, and the encoding of strings as dictionaries."""
 
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.schema.model import ColumnInfo
 
 FEW: Final = 8
-"""A text has few values where so many rows share one, on average."""
+"""A column is encoded as a dictionary if each value has this many rows on average."""
 SAMPLE_ROWS: Final = 4096
 Batches: TypeAlias = Generator[pa.RecordBatch, None, None]
 _INDEXED: Final = pa.dictionary(pa.int32(), pa.string())
@@ -21,14 +21,14 @@ _INDEXED: Final = pa.dictionary(pa.int32(), pa.string())
 
 @dataclass(frozen=True, slots=True)
 class RowStream:
-    """Batches of one schema, in no particular order of rows; taken once."""
+    """Batches of one schema, which can be read once. The order of rows is undefined."""
 
     schema: pa.Schema
     batches: Batches
 
 
 def rows_schema(columns: Sequence[ColumnInfo], presentation: Presentation) -> pa.Schema:
-    """The schema of a scan's batches, known before there is one."""
+    """Return the schema of a scan's batches without reading rows."""
     fields = []
     for column in columns:
         empty = nulls(0, arrow_type(column.type))
@@ -36,16 +36,16 @@ def rows_schema(columns: Sequence[ColumnInfo], presentation: Presentation) -> pa
     return pa.schema(fields)
 
 
-def with_dictionaries(rows: RowStream, known: Collection[str] = ()) -> RowStream:
-    """The same rows, texts with few different values at the beginning as dictionaries.
+def with_dictionaries(rows: RowStream, unchanged: Collection[str] = ()) -> RowStream:
+    """Encode string columns as dictionaries if their first rows have few distinct values.
 
-    Columns that are `known` stay as they are. Raises what taking the first batch raises.
+    Columns in `unchanged` are not encoded. Reads the first batch and raises its errors.
     """
     first = next(rows.batches, None)
     if first is None:
         return rows
     few = [
-        name not in known and _has_few_values(column)
+        name not in unchanged and _has_few_values(column)
         for name, column in zip(first.schema.names, first.columns, strict=True)
     ]
     if not any(few):
@@ -59,7 +59,7 @@ def with_dictionaries(rows: RowStream, known: Collection[str] = ()) -> RowStream
 
 
 def _has_few_values(column: "pa.Array[Any]") -> bool:
-    """Whether a column is of texts, and many are the same among the first."""
+    """Whether a column has strings, and few distinct ones in its first rows."""
     sample = column.slice(0, SAMPLE_ROWS)
     if not pa.types.is_string(column.type) or not len(sample):
         return False

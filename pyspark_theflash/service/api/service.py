@@ -20,7 +20,12 @@ from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.commands import CommandRequest, command_of
 from pyspark_theflash.service.api.latches import LatchDesk, kind_of, latch_ttl_ms
-from pyspark_theflash.service.api.status import read_latches, read_regions, read_status, told_latch
+from pyspark_theflash.service.api.status import (
+    latch_message,
+    read_latches,
+    read_regions,
+    read_status,
+)
 from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.method import Method
 from pyspark_theflash.storage.store.folder import CurrentIdentity, open_manifest
@@ -122,12 +127,12 @@ class Service:
     def acquire_latch(self, request: message.AcquireRequest, call: CallContext) -> message.Latch:
         ttl_ms = latch_ttl_ms(request.ttl_ms)
         if kind_of(request, call) is not LatchKind.READ:
-            return told_latch(self._desk.acquire(request, ttl_ms, call), self._clock)
+            return latch_message(self._desk.acquire(request, ttl_ms, call), self._clock)
         with self._reads.opened(request.moment, call) as snapshot:
             # The snapshot's own latch holds the timestamp until this one does.
             latch = self._desk.acquire(request, ttl_ms, call, snapshot.snapshot_ts)
         lease = ReadLease(latch.id, latch.snapshot_ts, latch.generation, ttl_ms)
-        return replace(told_latch(latch, self._clock), handle=self._reads.handle(lease))
+        return replace(latch_message(latch, self._clock), handle=self._reads.handle(lease))
 
     def write(
         self, request: message.WriteRequest, call: CallContext, tables: "Sequence[pa.Table]"

@@ -1,10 +1,10 @@
-"""How a store is: what it can answer, who writes it, what holds it back, how large it is."""
+"""The status of a store: its progress, writer, latches, pending transactions and sizes."""
 
 from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Final, TypedDict
+from typing import Any, Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.fs import FileSystem
@@ -60,30 +60,8 @@ KINDS: Final = (
 )
 
 
-class _Timestamps(TypedDict, total=False):
-    resolved_ts: int
-    lag_ms: int
-    oldest_ts: int
-    position: str | None
-
-
-class _Transactions(TypedDict):
-    pending_transactions: int
-    held_by_start_ts: int | None
-    ledger_entries: int
-    ledger_bytes: int
-
-
-class _Sizes(TypedDict):
-    physical_tables: int
-    regions: int
-    files: int
-    rows: int
-    bytes: int
-
-
 def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
-    """How the store at `path` is. Raises `StoreNotFoundError`."""
+    """Return the status of the store at `path`. Raises `StoreNotFoundError`."""
     with closing(open_manifest(path, fs)) as manifest:
         latches = LeaseTable(manifest, clock).living()
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
@@ -110,36 +88,35 @@ def read_status(path: Path, fs: FileSystem, clock: Clock) -> Status:
 
 
 def read_latches(path: Path, fs: FileSystem, clock: Clock) -> Latches:
-    """Return the active latches on the store at `path`, the first to end first."""
+    """Return the active latches on a store, sorted by expiry, and the pending requests."""
     with closing(open_manifest(path, fs)) as manifest:
         living = LeaseTable(manifest, clock).living()
         waiting = Grants(manifest, clock).waiting()
-    told = tuple(told_latch(latch, clock) for latch in living)
-    queue = tuple(_told_wanted(LatchMessage(), ticket.wanted) for ticket in waiting)
-    return Latches(process(current_writer(path, clock)), told, queue)
+    latches = tuple(latch_message(latch, clock) for latch in living)
+    queue = tuple(_with_request(LatchMessage(), ticket.wanted) for ticket in waiting)
+    return Latches(process(current_writer(path, clock)), latches, queue)
 
 
 def read_regions(path: Path, table: str, fs: FileSystem, clock: Clock) -> Regions:
-    """How the physical tables of `table`, as it is at `resolved_ts`, are split.
+    """Return the regions of a table, which is looked up at `resolved_ts`.
 
     Raises:
-        TableNotFoundError: no table is called so.
+        TableNotFoundError: There is no such table.
     """
     with closing(open_manifest(path, fs)) as manifest:
         identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
     with closing(registry.open_reader(path, identity, fs, clock)) as engine:
         view = engine.read(NOW_KINDS)
-        found = table_now(view, table)
         return Regions(
             tuple(
-                _told_region(physical_id, region)
-                for physical_id in found.physical_ids
+                _region(physical_id, region)
+                for physical_id in table_now(view, table).physical_ids
                 for region in engine.regions(view, physical_id)
             )
         )
 
 
-def _told_region(physical_id: PhysicalTableID, region: RegionStats) -> Region:
+def _region(physical_id: PhysicalTableID, region: RegionStats) -> Region:
     start, end = (
         "" if bound is None else handle_text(bound) for bound in (region.start, region.end)
     )
@@ -148,27 +125,27 @@ def _told_region(physical_id: PhysicalTableID, region: RegionStats) -> Region:
 
 
 def process(holder: Holder | None) -> Process | None:
-    """A holder as it is told; None for nobody."""
+    """Convert a holder to a message; None to None."""
     return None if holder is None else Process(holder.pid, holder.host, holder.program)
 
 
 def physical_tables(engine: EngineReader, view: View) -> Sequence[tuple[str, PhysicalTableID]]:
-    """The physical tables that hold versions, each with the last name up to `resolved_ts`.
+    """Return the physical tables with stored versions, sorted by name and id.
 
-    `view` has `NOW_KINDS`. Sorted by name and id.
+    The name of each is the last one up to `resolved_ts`. `view` has `NOW_KINDS`.
     """
-    stored, found = set(engine.tables(view)), history_now(view)
+    stored, history = set(engine.tables(view)), history_now(view)
     names: dict[PhysicalTableID, str] = {}
-    for event in found[0].until(found[1]) if found is not None else ():
+    for event in history[0].until(history[1]) if history is not None else ():
         if event.name is not None:
             held = stored.intersection(event.physical_ids)
             names.update(dict.fromkeys(held, f"{event.db}.{event.name}"))
     return sorted((name, physical_id) for physical_id, name in names.items())
 
 
-def told_latch(latch: Latch, clock: Clock) -> LatchMessage:
-    """A latch as it is told."""
-    told = LatchMessage(
+def latch_message(latch: Latch, clock: Clock) -> LatchMessage:
+    """Convert a latch to a message."""
+    result = LatchMessage(
         latch.id,
         latch.kind.value,
         latch.snapshot_ts if latch.kind.pins_snapshot else None,
@@ -177,24 +154,24 @@ def told_latch(latch: Latch, clock: Clock) -> LatchMessage:
         process(latch.holder),
     )
     if latch.grant is None:
-        return told
-    return replace(_told_wanted(told, latch.grant.wanted), token=latch.grant.token)
+        return result
+    return replace(_with_request(result, latch.grant.wanted), token=latch.grant.token)
 
 
-def _told_wanted(told: LatchMessage, wanted: LatchRequest) -> LatchMessage:
-    scope = wanted.scope
+def _with_request(latch: LatchMessage, request: LatchRequest) -> LatchMessage:
+    scope = request.scope
     levels = LatchScope("", scope.table_id or 0, scope.physical_id or 0, scope.region_id or 0)
     return replace(
-        told,
-        kind=wanted.kind.value,
+        latch,
+        kind=request.kind.value,
         scope=levels,
-        name=wanted.name,
-        identity=wanted.identity,
-        mutates=wanted.mutates,
+        name=request.name,
+        identity=request.identity,
+        mutates=request.mutates,
     )
 
 
-def _timestamps(progress: Progress | None, clock: Clock) -> _Timestamps:
+def _timestamps(progress: Progress | None, clock: Clock) -> dict[str, Any]:
     if progress is None:
         return {}
     return {
@@ -207,7 +184,7 @@ def _timestamps(progress: Progress | None, clock: Clock) -> _Timestamps:
 
 def _feeds(view: View) -> tuple[FeedStatus, ...]:
     main = main_feed(view)
-    found = ((feed, Progress.of(view, feed)) for feed in (MAIN, SIDE))
+    feeds = ((feed, Progress.of(view, feed)) for feed in (MAIN, SIDE))
     return tuple(
         FeedStatus(
             main.value if main is not None and feed is MAIN else Feed.API.value,
@@ -215,12 +192,12 @@ def _feeds(view: View) -> tuple[FeedStatus, ...]:
             progress.resolved_ts,
             progress.position,
         )
-        for feed, progress in found
+        for feed, progress in feeds
         if progress is not None
     )
 
 
-def _transactions(view: View) -> _Transactions:
+def _transactions(view: View) -> dict[str, Any]:
     pending = [PendingTransaction.from_bytes(body) for body in view.of_kind(PENDING_KIND).values()]
     holding = [p for p in pending if p.hold_ts]
     ledgers = [view.of_kind(feed.ledger_kind) for feed in (MAIN, SIDE)]
@@ -254,11 +231,11 @@ def _orphans(view: View, clock: Clock) -> tuple[OrphanMessage, ...]:
 
 
 def _set_aside(view: View) -> tuple[str, ...]:
-    found = sorted({(aside.table, aside.ts) for aside in asides_of(view).values()})
-    return tuple(f"{table} from {shown(ts)} on" for table, ts in found)
+    asides = sorted({(aside.table, aside.ts) for aside in asides_of(view).values()})
+    return tuple(f"{table} from {shown(ts)} on" for table, ts in asides)
 
 
-def _sizes(engine: EngineReader, view: View) -> _Sizes:
+def _sizes(engine: EngineReader, view: View) -> dict[str, Any]:
     ids = engine.tables(view)
     tables = [engine.stats(view, physical_id) for physical_id in ids]
     return {

@@ -1,12 +1,12 @@
-"""The engine of a store behind a server, for the writer of a stream on another machine.
+"""The engine of a store behind a server, for a stream's writer on another machine.
 
-What `replication` asks of an engine goes over one connection to where the engine is open
-(`service/api/writers.py`), under a write latch on the store. A thread renews that over a connection
-of its own, since a poll may take longer than the latch lasts.
+The calls of `replication` to the engine go over one connection to the server, which has opened the
+engine (`service/api/writers.py`), under a write latch on the store. A thread renews the latch over
+another connection, because a call may take longer than the latch's time to live.
 
-After an error that is no answer (the connection or the server is gone, the latch has ended) nobody
-knows whether the last publication was committed, so nothing is sent again: every call fails until
-`open` has taken a new latch, and a new writer reads how far the store is.
+After an error without a response (the connection or the server failed, or the latch has ended), the
+outcome of the last publication is unknown, so nothing is repeated: every call fails until `open`
+has acquired a new latch, and a new writer reads the store's progress.
 """
 
 import logging
@@ -50,10 +50,10 @@ _STORED: Final = (StillAbsent, Absence)
 
 
 class RemoteEngine:
-    """A `WriterEngine`; used by one thread. `open` comes first, and again after errors."""
+    """A `WriterEngine`, for one thread. Call `open` first, and again after errors."""
 
     def __init__(self, connect: Callable[[], Transport], *, ttl_ms: int = TTL_MS) -> None:
-        """`connect`: makes a transport to the store's server."""
+        """`connect` returns a new transport to the store's server."""
         self._calls, self._renewals = connect(), connect()
         self._ttl_ms = ttl_ms
         self._name = f"stream's writer on {socket.gethostname()} {uuid.uuid4().hex[:8]}"
@@ -64,32 +64,30 @@ class RemoteEngine:
         self._keeper.start()
 
     def open(self, wait_ms: int = 0) -> None:
-        """Take the write latch on the store, and have its engine opened.
+        """Acquire the write latch on the store, and open its engine on the server.
 
         Raises:
-            LatchHeldError: after `wait_ms`, somebody else has it.
-            StoreInUseError: after `wait_ms`, another process is still writing the store.
-            RoleError: the token may not write.
+            LatchHeldError: Another client has held the latch for `wait_ms`.
+            StoreInUseError: Another process has written the store for `wait_ms`.
+            RoleError: The token's role does not include writing.
         """
         self._release()
         wait_ms = min(wait_ms, _WAIT_MS_MAX)
-        asked = message.AcquireRequest(
+        request = message.AcquireRequest(
             LatchKind.WRITE.value, ttl_ms=self._ttl_ms, wait_ms=wait_ms, name=self._name
         )
-        latch = self._renewals.call(method("AcquireLatch"), asked, wait_ms + _SHORT_MS)
+        latch = self._renewals.call(method("AcquireLatch"), request, wait_ms + _SHORT_MS)
         self._latch, self._number = message.LatchRequest(latch.id, latch.token or 0), 0
-        # Whose latch has just ended may need a moment to let go.
+        # A previous writer whose latch has just ended may need time to close the engine.
         wait_ms = max(wait_ms, self._ttl_ms // 2)
         self._call(OPEN_WRITER, message.WriterRequest(self._held, wait_ms))
 
     def close(self) -> None:
-        """Let others write the store."""
+        """Release the latch and close the connections."""
         self._ended.set()
         self._keeper.join()
         with closing(self._calls), closing(self._renewals), suppress(TheFlashError):
             self._release()
-
-    # -- see `storage.engine.api.WriterEngine`
 
     def read(self, kinds: Sequence[str]) -> View:
         request = message.RecordsRequest(self._held, tuple(kinds))
@@ -97,7 +95,7 @@ class RemoteEngine:
             return view_of(rows.read_all())
 
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
-        """All of the table as one region: the server knows which there are."""
+        """Return the whole table as one region; the server divides it."""
         return [RegionScan(physical_id, RegionID(0), ())]
 
     def scan(self, region: RegionScan, spec: ScanSpec) -> Iterator[pa.RecordBatch]:
@@ -105,8 +103,8 @@ class RemoteEngine:
         if not spec.with_handle or not all(isinstance(c.fill, _STORED) for c in columns):
             raise UnsupportedError("columns that are not as stored", "a store behind a server")
         schema = pa.schema([(column_name(c.id), c.type) for c in columns])
-        message = bytes(schema.serialize()) if columns else b""
-        return self._versions(region.physical_id, spec.snapshot_ts, message)
+        schema_bytes = bytes(schema.serialize()) if columns else b""
+        return self._versions(region.physical_id, spec.snapshot_ts, schema_bytes)
 
     def keys(
         self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
@@ -126,13 +124,11 @@ class RemoteEngine:
         return Generation(published.generation)
 
     def compact(self, physical_id: PhysicalTableID, columns: Sequence[ScanColumn]) -> None:
-        """The columns are those of the store's schema history, which the server has, too."""
+        """Compact a table; the server has the columns in the store's schema history."""
         self.touched([physical_id], drain=True)
 
-    # --
-
     def touched(self, tables: Iterable[PhysicalTableID], *, drain: bool = False) -> None:
-        """Have tables compacted as far as it pays by now; with `drain`, wait for all of them."""
+        """Compact tables as far as it pays; with `drain`, wait until all tables are compacted."""
         request = message.CompactTablesRequest(self._held, tuple(tables), drain)
         self._call(COMPACT_TABLES, request)
 
@@ -144,7 +140,7 @@ class RemoteEngine:
         has_pd: bool = False,
         pd_safe_point: TimeStamp | None = None,
     ) -> message.Maintained:
-        """Have a piece of the store's upkeep done; see `MaintainRequest`."""
+        """Run one round of maintenance on the server; see `MaintainRequest`."""
         request = message.MaintainRequest(
             self._held, tuple(open_orphans), interval_ms, has_pd, pd_safe_point
         )
@@ -180,5 +176,5 @@ class RemoteEngine:
             try:
                 self._renewals.call(method("RenewLatch"), latch, _SHORT_MS)
             except TheFlashError as error:
-                # The next call of the writer says so, too, if it is for good.
+                # If the latch has ended, the writer's next call fails.
                 _log.warning("the latch of the writer cannot be renewed: %s", error)

@@ -1,15 +1,14 @@
-"""The rows of a split, as whoever asked for them takes them."""
+"""The rows that a client receives."""
 
 from collections.abc import Callable, Iterator
-from types import TracebackType
 
 import pyarrow as pa
 
 
 class Rows:
-    """Batches of one `schema`, taken once; a context manager that gives up what was not taken.
+    """Record batches of one `schema`, which can be read once; a context manager.
 
-    An iteration that comes to its end has handed out all rows; one that does not raises.
+    An iteration that ends without an error has returned all rows.
     """
 
     def __init__(
@@ -21,20 +20,15 @@ class Rows:
         return self._batches
 
     def read_all(self) -> pa.Table:
-        """All that has not been taken yet, as a table."""
+        """Return the remaining rows as a table."""
         return pa.Table.from_batches(self._batches, schema=self.schema)
 
     def close(self) -> None:
-        """Give up the rest; harmless the second time."""
+        """Discard the remaining rows; may be called again."""
         self._close()
 
     def __enter__(self) -> "Rows":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

@@ -1,4 +1,4 @@
-"""The tables of a server as a SQL query sees them: the query runs here, over the rows it needs."""
+"""The tables of a server for SQL queries, which run in the client on the columns they need."""
 
 from collections.abc import Iterator, Sequence
 

@@ -1,4 +1,4 @@
-"""How calls get to a service: not at all, for one in this process; `remote.py` has the others."""
+"""Transports of calls to a service. `remote.py` has those over a socket."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -40,11 +40,11 @@ class Transport(Protocol):
 
 
 _SPARE_KEY: Final = bytes(32)
-"""Seals tickets of stores without a key file, which any process that reads the folder may use."""
+"""Seals tickets of stores without a key file. Processes that can read the folder share it."""
 
 
 class LocalTransport:
-    """To a service in this process."""
+    """A transport to a service in this process."""
 
     def __init__(self, path: Path, *, fs: FileSystem, clock: Clock) -> None:
         """Raises `StoreNotFoundError`."""
