@@ -645,7 +645,7 @@ def test_several_splits_at_once(way, shop):
             else:
                 assert found == [{"a0": 90}]
         other = api.plan("shop.items", ["id"], **wanted) if not wanted else api.plan("shop.items")
-        with pytest.raises(TicketError, match="of another plan"):
+        with pytest.raises(TicketError, match="from another plan"):
             api.scan(first, more=[other.splits[0].ticket]).read_all()
 
 

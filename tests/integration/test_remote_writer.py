@@ -390,7 +390,7 @@ def test_a_publication_that_comes_again(store: Path, address: str) -> None:
         assert told.generation == published == generation(store)
         for number in (0, 3):
             request = PublishRequest(found._held, number, (7,))
-            with pytest.raises(CodecError, match="comes after 1"):
+            with pytest.raises(CodecError, match="after 1"):
                 found._calls.write(PUBLISH, request, again, 5_000)
         assert published == generation(store)
 

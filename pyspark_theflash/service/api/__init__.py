@@ -1,1 +1,1 @@
-"""The calls of the API on one store, independent of how they arrive."""
+"""The calls of the API on one store, independent of the transport."""

@@ -26,7 +26,7 @@ from pyspark_theflash.service.wire import message
 from pyspark_theflash.service.wire.protobuf import check_extent, decode, encode
 
 SEALED_BYTES_MAX: Final = 256 << 10
-"""All of it goes into each ticket."""
+"""The size limit of pushed-down operations, which every ticket contains."""
 WHERE: Final = "filter"
 _INTEGER: Final = re.compile(r"[+-]?[0-9]{1,100}")
 _DECIMAL: Final = re.compile(r"[+-]?(?=\.?[0-9])[0-9]{0,100}(\.[0-9]{0,100})?")
@@ -34,11 +34,11 @@ _TRUTHS: Final = {"true": True, "false": False}
 
 
 def pushed_of(request: message.PlanRequest) -> Pushdown:
-    """What a request has done.
+    """Convert a request's pushed-down operations.
 
     Raises:
-        OptionError: a literal that is none of its type, or things that do not go together.
-        UnsupportedError: what there is no such thing of, or too much.
+        OptionError: A literal is invalid, or operations contradict each other.
+        UnsupportedError: An operation is unknown, or the expressions are too large.
     """
     check_extent(request)
     filter = None if request.filter is None else _term(request.filter)
@@ -53,10 +53,10 @@ def pushed_of(request: message.PlanRequest) -> Pushdown:
 
 @lru_cache(16)
 def sealed_text(request: message.PlanRequest) -> str:
-    """A request as a text for a ticket; remembered, for all splits of a plan have the same.
+    """Encode a request for a ticket. Cached, because all splits of a plan have the same.
 
     Raises:
-        UnsupportedError: it is too large.
+        UnsupportedError: It is too large.
     """
     body = encode(request)
     if len(body) > SEALED_BYTES_MAX:
@@ -65,55 +65,47 @@ def sealed_text(request: message.PlanRequest) -> str:
 
 
 def sealed_request(text: str) -> message.PlanRequest:
-    """Inverse of `sealed_text`. Raises what taking a text apart raises (`tidb.codec.document`)."""
+    """Inverse of `sealed_text`. Raises `CodecError` or one of `SHAPE_ERRORS`."""
     return decode(message.PlanRequest, base64.b64decode(text, validate=True))
 
 
-def _aggregate(told: message.Aggregate) -> Aggregate:
-    if told.function not in {function.value for function in AggregateFunction}:
-        raise UnsupportedError(f"the aggregate {told.function[:40]!r}", "aggregation")
-    argument = None if told.argument is None else _term(told.argument)
-    return Aggregate(AggregateFunction(told.function), argument)
+def _aggregate(aggregate: message.Aggregate) -> Aggregate:
+    if aggregate.function not in {function.value for function in AggregateFunction}:
+        raise UnsupportedError(f"the aggregate {aggregate.function[:40]!r}", "aggregation")
+    argument = None if aggregate.argument is None else _term(aggregate.argument)
+    return Aggregate(AggregateFunction(aggregate.function), argument)
 
 
-def _term(told: message.Expression) -> Term:
-    if told.name == "column":
-        return ColumnTerm(told.column)
-    if told.name != "literal":
-        return FunctionTerm(told.name[:40], tuple(map(_term, told.arguments)))
-    if told.literal is None:
+def _term(expression: message.Expression) -> Term:
+    if expression.name == "column":
+        return ColumnTerm(expression.column)
+    if expression.name != "literal":
+        return FunctionTerm(expression.name[:40], tuple(map(_term, expression.arguments)))
+    if expression.literal is None:
         raise OptionError(WHERE, "a literal without a value")
-    literal = told.literal
+    literal = expression.literal
     if literal.type not in {kind.value for kind in LiteralKind}:
         raise UnsupportedError(f"a literal of type {literal.type[:40]!r}", WHERE)
     kind = LiteralKind(literal.type)
     try:
         return LiteralTerm(kind, _READ.get(kind, _integer)(literal))
     except (ValueError, LookupError):
-        raise OptionError(WHERE, f"a literal that is no {kind.value}") from None
+        raise OptionError(WHERE, f"a literal that is not of type {kind.value}") from None
 
 
 def _integer(literal: message.Literal) -> int:
     return int(_matching(_INTEGER, literal.text))
 
 
-def _decimal(literal: message.Literal) -> Decimal:
-    return Decimal(_matching(_DECIMAL, literal.text))
-
-
-def _double(literal: message.Literal) -> float:
-    return float(literal.text)
-
-
 def _float(literal: message.Literal) -> float:
-    """Of 32 bits: what `repr` says of one is that one, told in fewer digits."""
+    """Parse a number of 32 bits, whose text may have fewer digits than its value in 64."""
     with np.errstate(over="ignore"):
         return float(np.float32(literal.text))
 
 
 def _matching(pattern: "re.Pattern[str]", text: str) -> str:
     if not pattern.fullmatch(text):
-        raise ValueError("not such a number")
+        raise ValueError("not a number")
     return text
 
 
@@ -121,8 +113,8 @@ _READ: Final[dict[LiteralKind, Callable[[message.Literal], Any]]] = {
     LiteralKind.NULL: lambda literal: None,
     LiteralKind.BOOL: lambda literal: _TRUTHS[literal.text],
     LiteralKind.FLOAT: _float,
-    LiteralKind.DOUBLE: _double,
-    LiteralKind.DECIMAL: _decimal,
+    LiteralKind.DOUBLE: lambda literal: float(literal.text),
+    LiteralKind.DECIMAL: lambda literal: Decimal(_matching(_DECIMAL, literal.text)),
     LiteralKind.STRING: lambda literal: literal.text,
     LiteralKind.BINARY: lambda literal: literal.bytes,
 }

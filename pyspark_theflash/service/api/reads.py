@@ -1,8 +1,10 @@
 """The calls of a service that read: snapshots, tables and their rows.
 
-Apart from `service.py`, so that a process which never reads brings in nothing of what plans a scan.
+`service.py` imports this module at the first of these calls.
 """
 
+import threading
+from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -19,8 +21,7 @@ from pyspark_theflash.base.errors import (
     UnsupportedError,
 )
 from pyspark_theflash.base.fs import FileSystem
-from pyspark_theflash.base.options import STORE, ScanOptions
-from pyspark_theflash.base.options import ReadPoint as WantedMoment
+from pyspark_theflash.base.options import STORE, ReadPoint, ScanOptions
 from pyspark_theflash.base.types import TimeStamp, from_physical_ms
 from pyspark_theflash.read.plan.open_store import OpenStore
 from pyspark_theflash.read.plan.origin import FILES, Origin
@@ -31,7 +32,6 @@ from pyspark_theflash.read.plan.wait import wait_until
 from pyspark_theflash.read.present import Presentation, ZeroDates
 from pyspark_theflash.service.api.call import CallContext
 from pyspark_theflash.service.api.latches import PIN_MS_MAX, latch_ttl_ms
-from pyspark_theflash.service.api.plans import RecentPlans
 from pyspark_theflash.service.api.pushed import pushed_of
 from pyspark_theflash.service.api.rows import Batches, RowStream, rows_schema, with_dictionaries
 from pyspark_theflash.service.api.seal import (
@@ -56,11 +56,37 @@ if TYPE_CHECKING:
 
 _TICKETS_BYTES_MAX: Final = 32 << 20
 _CHECK_MS: Final = 200
-"""How often a call that waits looks whether anybody still wants it."""
+"""The interval at which a waiting call checks its deadline and cancellation."""
+_PLANS_MAX: Final = 256
+
+
+class RecentPlans:
+    """A task of each recent plan, whose columns need not be resolved again for every split.
+
+    Keys are the id of the plan's lease and the scan. Thread-safe.
+    """
+
+    def __init__(self) -> None:
+        self._mutex = threading.Lock()
+        self._tasks: OrderedDict[tuple[str, SealedScan], ScanTask] = OrderedDict()
+
+    def get(self, key: tuple[str, SealedScan]) -> ScanTask | None:
+        """Return a task, or None."""
+        with self._mutex:
+            if key in self._tasks:
+                self._tasks.move_to_end(key)
+            return self._tasks.get(key)
+
+    def put(self, key: tuple[str, SealedScan], task: ScanTask) -> None:
+        """Add a task, and remove the least recently used ones above the limit."""
+        with self._mutex:
+            self._tasks[key] = task
+            while len(self._tasks) > _PLANS_MAX:
+                self._tasks.popitem(last=False)
 
 
 class Reads:
-    """The calls that read the store at `path`; see `Service`. Used by many threads."""
+    """The calls that read one store; see `Service`. Thread-safe."""
 
     def __init__(
         self,
@@ -72,7 +98,7 @@ class Reads:
         spare_key: bytes | None,
         replica: "Replica | None",
     ) -> None:
-        """The arguments are those of `Service`; `identity` is that of the store there is now."""
+        """See `Service`; `identity` reads the identity of the store in the folder."""
         self._path, self._fs, self._clock, self._identity = path, fs, clock, identity
         self._store_sealer = StoreSealer(path, fs, spare_key or new_key())
         self._plans = RecentPlans()
@@ -81,17 +107,15 @@ class Reads:
         self._open_store = OpenStore(path, fs, clock, over)
 
     def close(self) -> None:
-        """Let go of what is open; the next call opens it again."""
+        """Close what is open; the next call opens it again."""
         self._open_store.close()
-
-    # -- snapshots
 
     def take_snapshot(self, request: message.Moment, call: CallContext) -> message.Snapshot:
         with self.opened(request, call) as snapshot:
-            # Leaving the block would end the latch.
+            # Otherwise the latch ends with the block.
             if not request.handle:
                 snapshot.keep_lease()
-            return self._told_snapshot(snapshot.lease)
+            return self._snapshot_message(snapshot.lease)
 
     def renew_snapshot(
         self, request: message.SnapshotRequest, call: CallContext
@@ -99,7 +123,7 @@ class Reads:
         lease = self._lease_of(request.handle)
         with closing(open_manifest(self._path, self._fs)) as manifest:
             LeaseTable(manifest, self._clock).renew(lease)
-        return self._told_snapshot(lease)
+        return self._snapshot_message(lease)
 
     def release_snapshot(self, request: message.SnapshotRequest, call: CallContext) -> message.Done:
         lease = self._lease_of(request.handle)
@@ -115,7 +139,7 @@ class Reads:
         ):
             # The snapshot's own latch holds the timestamp until the pin does.
             leases = LeaseTable(manifest, self._clock)
-            return self._told_snapshot(leases.take(snapshot.snapshot_ts, ttl_ms, LatchKind.PIN))
+            return self._snapshot_message(leases.take(snapshot.snapshot_ts, ttl_ms, LatchKind.PIN))
 
     def list_tables(self, request: message.TablesRequest, call: CallContext) -> message.Tables:
         with self.opened(request.moment, call) as snapshot:
@@ -137,18 +161,18 @@ class Reads:
         presentation = _presentation(request.presentation)
         with self.opened(request.moment, call) as snapshot:
             table = snapshot.table(request.table)
-            return _told_table(table, table.public_columns, snapshot, presentation)
+            return _table_message(table, table.public_columns, snapshot, presentation)
 
     def prepare_read(self, request: message.ReadOptions, call: CallContext) -> message.Reading:
         texts = {setting.name: setting.value for setting in request.settings}
-        asked = _plan_request(ScanOptions.parse({**texts, STORE.name: str(self._path)}))
-        with self.opened(asked.moment, call) as snapshot:
-            plan = _planned(snapshot, _shape(asked))
-            presentation = _presentation(asked.presentation)
+        plan_request = _plan_request(ScanOptions.parse({**texts, STORE.name: str(self._path)}))
+        with self.opened(plan_request.moment, call) as snapshot:
+            plan = _planned(snapshot, _shape(plan_request))
+            presentation = _presentation(plan_request.presentation)
             fixed = message.Moment(snapshot.snapshot_ts)
             return message.Reading(
-                replace(asked, moment=fixed, table=plan.table.full_name),
-                _told_table(plan.table, plan.columns, snapshot, presentation),
+                replace(plan_request, moment=fixed, table=plan.table.full_name),
+                _table_message(plan.table, plan.columns, snapshot, presentation),
             )
 
     def plan_scan(self, request: message.PlanRequest, call: CallContext) -> message.Plan:
@@ -158,7 +182,7 @@ class Reads:
             splits = () if request.no_splits else self._splits(snapshot, shape, plan)
             size = sum(len(split.ticket) for split in splits)
             if request.no_splits and plan.tasks:
-                # No less than what all come to, so that what is taken here is not refused later.
+                # An upper bound, so that the plan with splits is not rejected later.
                 longest = max(plan.tasks, key=lambda task: sum(map(len, task.region.parts)))
                 size = len(self._ticket(shape, longest)) * len(plan.tasks)
             if size > _TICKETS_BYTES_MAX:
@@ -168,9 +192,8 @@ class Reads:
             if not request.moment.handle:
                 snapshot.keep_lease()
             self._open_store.note(snapshot.lease)
-            told = self._told_snapshot(snapshot.lease)
             return message.Plan(
-                told,
+                self._snapshot_message(snapshot.lease),
                 plan.table.full_name,
                 _schema_bytes(plan.schema),
                 splits,
@@ -181,16 +204,16 @@ class Reads:
         ticket, *more = (Ticket.opened(t, self._sealer) for t in (request.ticket, *request.more))
         self._check_store(ticket.store_id, "ticket")
         if any(replace(each, region=ticket.region) != ticket for each in more):
-            raise TicketError("ticket", "it is of another plan than the first one")
+            raise TicketError("ticket", "it is from another plan than the first one")
         task = self._task(ticket, call)
         regions = [task.region, *(each.region for each in more)]
         if not request.dictionaries:
             return RowStream(task.schema, self._batches(task, regions, call))
         task = self._open_store.with_dictionaries(task)
         rows = RowStream(task.schema, self._batches(task, regions, call))
-        # Whether strings that are stored as such repeat is known; of others a sample tells.
-        known = () if task.pushed.aggregation else native_strings(task.output, task.presentation)
-        return with_dictionaries(rows, {c.name for c in task.output if c.id in known})
+        # Stored strings are dictionaries already if they repeat; others are sampled.
+        stored = () if task.pushed.aggregation else native_strings(task.output, task.presentation)
+        return with_dictionaries(rows, {c.name for c in task.output if c.id in stored})
 
     def compute_digest(self, request: message.TableRequest, call: CallContext) -> message.Digest:
         with self.opened(request.moment, call) as snapshot:
@@ -200,15 +223,13 @@ class Reads:
                 digest.update(texts)
             return message.Digest(snapshot.snapshot_ts, digest.rows, digest.hexdigest())
 
-    # -- parts
-
     @contextmanager
     def opened(self, moment: message.Moment, call: CallContext) -> Iterator[ReadSnapshot]:
-        """The store as of a moment; ends the latch unless somebody else holds it."""
+        """Open the store at a moment. The latch ends with the block unless it is kept."""
         lease, ts, ttl_ms = None, moment.snapshot_ts, moment.ttl_ms
         if moment.handle:
             if moment != message.Moment(handle=moment.handle):
-                raise OptionError("moment", "a handle says all; nothing else is given with it")
+                raise OptionError("moment", "no other field may be set with a handle")
             lease = self._lease_of(moment.handle)
             ts = lease.snapshot_ts
         else:
@@ -226,7 +247,7 @@ class Reads:
         return ReadSnapshot(*place, ttl_ms=ttl_ms, lease=lease, origin=origin)
 
     def _origin(self, wait_ms: int, call: CallContext) -> Origin:
-        """Where the rows of one snapshot come from."""
+        """Return the source of a snapshot's rows: the files, or a replica."""
         replica = self._replica
         if replica is None:
             return FILES
@@ -234,24 +255,25 @@ class Reads:
         return replica.origin(Deadline(self._clock, within_ms), may_wait=wait_ms > 0)
 
     def _wait(self, moment: message.Moment, call: CallContext) -> None:
-        """Until the moment can be answered, somebody still wants it, or its time is over."""
+        """Wait until the moment can be read, at most for its `wait_ms`."""
         staleness_ms = moment.max_staleness_ms
-        wanted = moment.snapshot_ts
-        WantedMoment(
-            None if wanted is None else TimeStamp(wanted),
+        ts = moment.snapshot_ts
+        # Raises `OptionError` if the fields contradict each other.
+        ReadPoint(
+            None if ts is None else TimeStamp(ts),
             moment.wait_ms / 1000,
             None if staleness_ms is None else staleness_ms / 1000,
-        )  # which says what contradicts itself
+        )
         if staleness_ms is not None:
-            wanted = from_physical_ms(max(self._clock.wall_ms() - staleness_ms, 0))
-        # A replica's newest is the cluster's own.
-        if wanted is None or self._replica is not None:
+            ts = from_physical_ms(max(self._clock.wall_ms() - staleness_ms, 0))
+        # A replica is as new as the cluster.
+        if ts is None or self._replica is not None:
             return
         end_ms = self._clock.boottime_ms() + min(moment.wait_ms, call.left_ms())
         while True:
-            look_ms = min(end_ms, self._clock.boottime_ms() + _CHECK_MS)
+            check_ms = min(end_ms, self._clock.boottime_ms() + _CHECK_MS)
             try:
-                wait_until(self._path, TimeStamp(wanted), look_ms, clock=self._clock, fs=self._fs)
+                wait_until(self._path, TimeStamp(ts), check_ms, clock=self._clock, fs=self._fs)
             except NotCaughtUpError:
                 call.check()
                 if self._clock.boottime_ms() >= end_ms:
@@ -262,24 +284,24 @@ class Reads:
     def _splits(
         self, snapshot: ReadSnapshot, shape: SealedScan, plan: ScanPlan
     ) -> tuple[message.Split, ...]:
-        told = snapshot.region_stats(plan.table)
-        stored = [told[task.region.physical_id, task.region.region_id] for task in plan.tasks]
+        all_stats = snapshot.region_stats(plan.table)
         return tuple(
             message.Split(
                 self._ticket(shape, task),
                 task.region.physical_id,
                 task.region.region_id,
-                found.rows + found.shared_rows,
-                found.bytes + found.shared_bytes,
+                stats.rows + stats.shared_rows,
+                stats.bytes + stats.shared_bytes,
             )
-            for task, found in zip(plan.tasks, stored, strict=True)
+            for task in plan.tasks
+            for stats in [all_stats[task.region.physical_id, task.region.region_id]]
         )
 
     def _ticket(self, shape: SealedScan, task: ScanTask) -> bytes:
         return Ticket(self._store_id, task.lease, shape, task.region).sealed(self._sealer)
 
     def _task(self, ticket: Ticket, call: CallContext) -> ScanTask:
-        """The ticket's task: of a plan that was made here, or of the same one made again."""
+        """Return the ticket's task, from a recent plan or by planning again."""
         task = self._plans.get((ticket.lease.id, ticket.shape))
         if task is None:
             lease = ticket.lease
@@ -298,13 +320,13 @@ class Reads:
 
     def _check_store(self, store_id: str, what: str) -> None:
         if store_id != self._store_id:
-            raise TicketError(what, "it is of another store")
+            raise TicketError(what, "it is from another store")
 
     def handle(self, lease: ReadLease) -> bytes:
-        """The handle of a latch on a snapshot."""
+        """Return the handle of a snapshot's lease."""
         return sealed_handle(self._store_id, lease, self._sealer)
 
-    def _told_snapshot(self, lease: ReadLease) -> message.Snapshot:
+    def _snapshot_message(self, lease: ReadLease) -> message.Snapshot:
         return message.Snapshot(self.handle(lease), lease.id, lease.snapshot_ts, lease.ttl_ms)
 
     @property
@@ -313,14 +335,14 @@ class Reads:
 
     @property
     def _sealer(self) -> Sealer:
-        """Made when it is first needed: most calls leave the store's folder as it is."""
+        """Created on demand, because it may create a key file in the store's folder."""
         return self._store_sealer.get()
 
 
 def _planned(
     snapshot: ReadSnapshot, shape: SealedScan, regions: Sequence[RegionScan] | None = None
 ) -> ScanPlan:
-    """With all splits, or of these regions."""
+    """Plan a scan of all regions, or of those passed."""
     presentation = Presentation(ZeroDates(shape.zero_dates), shape.as_text)
     pushed = pushed_of(shape.pushed)
     return snapshot.plan(shape.table, shape.columns, presentation, shape.where, regions, pushed)
@@ -328,7 +350,7 @@ def _planned(
 
 def _shape(request: message.PlanRequest) -> SealedScan:
     if request.columns and request.no_columns:
-        raise OptionError("no_columns", "cannot be given together with columns")
+        raise OptionError("no_columns", "must not be set together with columns")
     pushed = message.PlanRequest(
         filter=request.filter,
         aggregation=request.aggregation,
@@ -347,16 +369,16 @@ def _shape(request: message.PlanRequest) -> SealedScan:
     )
 
 
-def _presentation(told: message.Presentation) -> Presentation:
-    known = [each.value for each in ZeroDates]
-    zero_dates = told.zero_dates or ZeroDates.RAISE.value
-    if zero_dates not in known:
-        raise OptionError("zero_dates", f"is none of {', '.join(known)}")
-    return Presentation(ZeroDates(zero_dates), told.as_text)
+def _presentation(presentation: message.Presentation) -> Presentation:
+    values = [each.value for each in ZeroDates]
+    zero_dates = presentation.zero_dates or ZeroDates.RAISE.value
+    if zero_dates not in values:
+        raise OptionError("zero_dates", f"is none of {', '.join(values)}")
+    return Presentation(ZeroDates(zero_dates), presentation.as_text)
 
 
 def _plan_request(options: ScanOptions) -> message.PlanRequest:
-    """What a Spark read asks for."""
+    """Convert the options of a Spark read to a request."""
     moment, staleness_s = options.moment, options.moment.max_staleness_s
     return message.PlanRequest(
         message.Moment(
@@ -371,7 +393,7 @@ def _plan_request(options: ScanOptions) -> message.PlanRequest:
     )
 
 
-def _told_table(
+def _table_message(
     table: TableInfo,
     columns: Sequence[ColumnInfo],
     snapshot: ReadSnapshot,
@@ -381,12 +403,12 @@ def _told_table(
         table.id,
         table.full_name,
         snapshot.snapshot_ts,
-        tuple(_told_column(table, column, presentation) for column in columns),
+        tuple(_column_message(table, column, presentation) for column in columns),
         _schema_bytes(rows_schema(columns, presentation)),
     )
 
 
-def _told_column(
+def _column_message(
     table: TableInfo, column: ColumnInfo, presentation: Presentation
 ) -> message.Column:
     return message.Column(

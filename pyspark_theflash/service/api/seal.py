@@ -1,12 +1,11 @@
-"""Tickets and handles: what a store gives out, and takes back only as it was.
+"""Tickets and handles, which are authenticated with the store's key.
 
-    sealed    version u8, purpose u8, body, HMAC-SHA-256 of all before (32 bytes)
+    sealed    version u8, purpose u8, body (JSON), HMAC-SHA-256 of all before (32 bytes)
 
-The body says which files to read and which latch keeps them. Callers carry it about; the seal
-shows one that they made or changed, so nothing of what they say becomes a path. The key is a file
-in the store's folder, so tickets outlive the server that gave them out and another can take them.
-Where the folder cannot be written, or has no room, there is a spare one, of the processes of one
-server, for as long as these live.
+The body names the files to read and the latch that keeps them. Clients store it; the HMAC detects
+those that they have changed or invented, so a client cannot choose a path. The key is a file in the
+store's folder, so tickets remain valid after the server ends and at other servers. If the folder is
+read-only or full, a spare key of the server's processes is used, until they end.
 """
 
 import contextlib
@@ -38,14 +37,14 @@ _VERSION: Final = 1
 
 
 class Purpose(IntEnum):
-    """What a sealed body is for; the value is on the wire."""
+    """The purpose of a sealed body; the value is on the wire."""
 
     TICKET = 1
     HANDLE = 2
 
 
 class Sealer:
-    """Seals with one key. What others have sealed with another one that it is told is good, too."""
+    """Seals with the first key, and accepts seals of all its keys."""
 
     def __init__(self, key: bytes, *others: bytes) -> None:
         self._key, self._keys = key, (key, *others)
@@ -59,9 +58,9 @@ class Sealer:
         """Inverse of `seal`. Raises `TicketError`."""
         body, mac = sealed[:-_MAC_BYTES], sealed[-_MAC_BYTES:]
         if not any(hmac.compare_digest(_mac(key, body), mac) for key in self._keys):
-            raise TicketError(purpose.name.lower(), "this store has not given it out")
+            raise TicketError(purpose.name.lower(), "it was not issued by this store")
         if body[:2] != bytes([_VERSION, purpose]):
-            raise TicketError(purpose.name.lower(), "it is of another version, or something else")
+            raise TicketError(purpose.name.lower(), "it has another version or purpose")
         return load(body[2:])
 
 
@@ -70,41 +69,41 @@ def _mac(key: bytes, data: bytes) -> bytes:
 
 
 class StoreSealer:
-    """The sealer of the store at `path`, and of all processes that have the same spare key."""
+    """The sealer of the store at `path`, with a spare key that related processes share."""
 
     def __init__(self, path: Path, fs: FileSystem, spare_key: bytes) -> None:
         self._path, self._fs, self._spare_key = path, fs, spare_key
         self._mutex = threading.Lock()
-        self._made: tuple[object, Sealer] | None = None
+        self._cached: tuple[object, Sealer] | None = None
 
     def get(self) -> Sealer:
-        """With the store's key, which is made if there is none, or else with the spare one.
+        """Return the sealer with the store's key, which is created if there is none.
 
-        Where there is no key, or another file than before, it is read anew: another process may
-        have had room, and another store may have come to the path.
+        The spare key is used if it cannot be created. The file is read again if it has changed,
+        since another process may have created it, or another store may be in the folder now.
 
         Raises:
-            CorruptionError: the key's file is not one.
+            CorruptionError: The file is not a key.
         """
         file = self._path / KEY_FILE
         with self._mutex, file_errors(file):
             stamp = file_stamp(file)
-            if self._made is None or self._made[0] != stamp:
+            if self._cached is None or self._cached[0] != stamp:
                 key = _store_key(self._path, self._fs)
                 if key is None:
                     return Sealer(self._spare_key)
-                # Of a file that was made or replaced just now, the next call knows the stamp.
-                self._made = stamp, Sealer(key, self._spare_key)
-            return self._made[1]
+                # A file that was created or replaced just now is read again by the next call.
+                self._cached = stamp, Sealer(key, self._spare_key)
+            return self._cached[1]
 
 
 def new_key() -> bytes:
-    """A key that nobody else has."""
+    """Create a random key."""
     return secrets.token_bytes(_KEY_BYTES)
 
 
 def _store_key(path: Path, fs: FileSystem) -> bytes | None:
-    """The store's key, made if there is none; None if it cannot be made."""
+    """Return the store's key, created if there is none; None if it cannot be created."""
     file = path / KEY_FILE
     if not file.exists():
         try:
@@ -117,12 +116,12 @@ def _store_key(path: Path, fs: FileSystem) -> bytes | None:
     with file_errors(file):
         key = file.read_bytes()
     if len(key) != _KEY_BYTES:
-        raise CorruptionError(str(file), 0, "not a key; remove it, and scans must be planned anew")
+        raise CorruptionError(str(file), 0, "not a key: remove it and plan scans again")
     return key
 
 
 def _make_key(file: Path, fs: FileSystem) -> None:
-    """Several may do this at once; the first one's key stays."""
+    """Create the key file. If several processes do this at once, the first one's key remains."""
     scratch = file.with_name(f".{file.name}.{secrets.token_hex(8)}")
     try:
         fs.write_new(scratch, memoryview(new_key()))
@@ -135,7 +134,7 @@ def _make_key(file: Path, fs: FileSystem) -> None:
 
 @dataclass(frozen=True, slots=True)
 class SealedScan:
-    """What is the same in all splits of a scan, as it was asked for."""
+    """The part of a scan's request that all its splits share."""
 
     table: str
     columns: tuple[str, ...] | None
@@ -143,12 +142,12 @@ class SealedScan:
     zero_dates: str
     as_text: bool
     pushed: PlanRequest
-    """What the request has done beside the data, and nothing else of it."""
+    """A request with only the pushed-down operations."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ticket:
-    """A split: which rows of which files, under which latch."""
+    """A split: a scan, the files of one region, and the lease that keeps them."""
 
     store_id: str
     lease: ReadLease
@@ -156,12 +155,12 @@ class Ticket:
     region: RegionScan
 
     def sealed(self, sealer: Sealer) -> bytes:
-        """As it is given out."""
+        """Return the sealed ticket."""
         shape = self.shape
-        told = [shape.table, shape.columns, shape.where, shape.zero_dates, shape.as_text]
-        told.append(sealed_text(shape.pushed))
+        scan = [shape.table, shape.columns, shape.where, shape.zero_dates, shape.as_text]
+        scan.append(sealed_text(shape.pushed))
         region = [self.region.physical_id, self.region.region_id, self.region.parts]
-        parts = [_told(self.lease), told, region]
+        parts = [_lease_fields(self.lease), scan, region]
         return sealer.seal(Purpose.TICKET, [self.store_id, *parts])
 
     @classmethod
@@ -190,25 +189,25 @@ class Ticket:
                     ),
                 )
         except CodecError as error:
-            raise TicketError("ticket", "it is of another version") from error
+            raise TicketError("ticket", "it has another version") from error
 
 
 def sealed_handle(store_id: str, lease: ReadLease, sealer: Sealer) -> bytes:
-    """A snapshot's handle as it is given out."""
-    return sealer.seal(Purpose.HANDLE, [store_id, _told(lease)])
+    """Return the sealed handle of a snapshot."""
+    return sealer.seal(Purpose.HANDLE, [store_id, _lease_fields(lease)])
 
 
 def opened_handle(handle: bytes, sealer: Sealer) -> tuple[str, ReadLease]:
-    """The store's id and the latch that a handle stands for. Raises `TicketError`."""
+    """Return the store's id and the lease of a handle. Raises `TicketError`."""
     try:
         with shaped("handle"):
             store_id, lease = sealer.unseal(Purpose.HANDLE, handle)
             return text(store_id), _lease(lease)
     except CodecError as error:
-        raise TicketError("handle", "it is of another version") from error
+        raise TicketError("handle", "it has another version") from error
 
 
-def _told(lease: ReadLease) -> list[object]:
+def _lease_fields(lease: ReadLease) -> list[object]:
     """Inverse of `_lease`."""
     return [lease.id, lease.snapshot_ts, lease.generation, lease.ttl_ms, lease.shared]
 

@@ -1,11 +1,11 @@
-"""The API's calls on one store; knows nothing of how they come in.
+"""The API's calls on one store, for every transport.
 
-Each call opens what it needs and closes it again, so a service is used by many threads, and what
-dies with it is nothing: snapshots are latches in the store, which end by themselves when they are
-not renewed, and tickets are good for any other service of the same store.
+A call opens what it needs and closes it again, so a service is thread-safe and has no state that
+must survive it: snapshots are latches in the store, which expire unless they are renewed, and a
+ticket is valid for any service of the store.
 
-What reads rows (`reads.py`), and what writes, is brought in by the first call that needs it: a
-command that asks for a store's status takes half as long without.
+The modules that read rows (`reads.py`) or write are imported by the first call that needs them.
+This halves the time of a command that only reads a store's status.
 """
 
 import threading
@@ -49,7 +49,7 @@ _READS: Final = {
 """The calls that `Reads` answers; `Writers` answers those of a stream's writer."""
 _LATCH_CALLS: Final = {"renew_latch", "release_latch"}
 _CHECK_MS: Final = 200
-"""How often a write that waits looks whether anybody still wants it."""
+"""The interval at which a waiting write checks its deadline and cancellation."""
 
 
 class Service:
@@ -64,32 +64,32 @@ class Service:
         spare_key: bytes | None = None,
         replica: "Replica | None" = None,
     ) -> None:
-        """A service of one store.
+        """Check that the store exists.
 
         Args:
-            path: the store.
-            fs: where it is.
-            clock: of latches and deadlines.
-            spare_key: what seals tickets where the store has no key; a new one if not given.
-            replica: what the store is read through where TiKV feeds it.
+            path: The store's folder.
+            fs: Its file system.
+            clock: The clock of latches and deadlines.
+            spare_key: The key that seals tickets if the store has none; None: a new one.
+            replica: The learner through which a store fed by TiKV is read; None: from its files.
 
         Raises:
-            StoreNotFoundError, StoreFormatError, CorruptionError: see `read_identity`.
+            StoreNotFoundError, StoreFormatError, CorruptionError: See `read_identity`.
         """
         self._path, self._fs, self._clock = path, fs, clock
         self._identity = CurrentIdentity(path, fs)
         self._identity.get()
         self._spare_key, self._replica = spare_key, replica
         self._desk = LatchDesk(path, fs, clock)
-        self._writing, self._making = threading.Lock(), threading.Lock()
-        self._reads_made: Reads | None = None
-        self._writers_made: Writers | None = None
+        self._writing, self._opening = threading.Lock(), threading.Lock()
+        self._opened_reads: Reads | None = None
+        self._opened_writers: Writers | None = None
 
     def close(self) -> None:
-        """Let go of what is open; the next call opens it again."""
-        with self._making:
-            made = self._writers_made, self._reads_made
-        for part in made:
+        """Close what is open; the next call opens it again."""
+        with self._opening:
+            parts = self._opened_writers, self._opened_reads
+        for part in parts:
             if part is not None:
                 part.close()
 
@@ -138,17 +138,17 @@ class Service:
         self, request: message.WriteRequest, call: CallContext, tables: "Sequence[pa.Table]"
     ) -> message.Written:
         """`tables`: the rows of each of the request's tables, in order."""
-        # Brings in what only writes need.
+        # Imports modules that only writes need.
         from pyspark_theflash.replication.ingest import ingest
         from pyspark_theflash.service.api.write import ingestion
 
-        brought = ingestion(request, tables)
+        changes = ingestion(request, tables)
         call.check()
-        # What is looked at and published takes several times its size in memory.
+        # One write at a time: it takes several times its size in memory.
         while not self._writing.acquire(timeout=_CHECK_MS / 1000):
             call.check()
         try:
-            done = ingest(self._path, brought, fs=self._fs, clock=self._clock, check=call.check)
+            done = ingest(self._path, changes, fs=self._fs, clock=self._clock, check=call.check)
         finally:
             self._writing.release()
         return message.Written(
@@ -156,7 +156,7 @@ class Service:
         )
 
     def writer_gone(self, latch_id: str) -> None:
-        """The connection has ended on which the writer with that latch has made its calls."""
+        """Close the engine of the writer with that latch: its connection has ended."""
         self._writers.gone(latch_id)
 
     def get_status(self, request: message.StatusRequest, call: CallContext) -> message.Status:
@@ -193,21 +193,21 @@ class Service:
 
     @property
     def path(self) -> Path:
-        """Where the store is."""
+        """The store's folder."""
         return self._path
 
     @property
     def store_id(self) -> str:
-        """Of the store that is there now. Raises what `read_identity` does."""
+        """The id of the store that is in the folder now. Raises the errors of `read_identity`."""
         return self._identity.get().store_id
 
     @property
     def _reads(self) -> "Reads":
-        with self._making:
-            if self._reads_made is None:
+        with self._opening:
+            if self._opened_reads is None:
                 from pyspark_theflash.service.api.reads import Reads
 
-                self._reads_made = Reads(
+                self._opened_reads = Reads(
                     self._path,
                     fs=self._fs,
                     clock=self._clock,
@@ -215,13 +215,13 @@ class Service:
                     spare_key=self._spare_key,
                     replica=self._replica,
                 )
-            return self._reads_made
+            return self._opened_reads
 
     @property
     def _writers(self) -> "Writers":
-        with self._making:
-            if self._writers_made is None:
+        with self._opening:
+            if self._opened_writers is None:
                 from pyspark_theflash.service.api.writers import Writers
 
-                self._writers_made = Writers(self._path, self._fs, self._clock)
-            return self._writers_made
+                self._opened_writers = Writers(self._path, self._fs, self._clock)
+            return self._opened_writers

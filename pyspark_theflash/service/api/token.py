@@ -1,14 +1,14 @@
-"""Who may call: tokens with roles, and how one is shown without being said.
+"""Tokens of callers with roles, and proofs of possession.
 
-A tokens file has a line for each: a role (`read`, `write`, `admin`) and the token itself or
-`sha256d:` and the SHA-256 of its SHA-256 in hex. Empty lines and what follows `#` do not count.
+A tokens file has one token per line: a role (`read`, `write`, `admin`), and the token itself or
+`sha256d:` and the SHA-256 of its SHA-256 in hex. Empty lines and comments after `#` are ignored.
 
-Over a socket a token is proved, not sent (the scheme is SCRAM's):
+Over a socket, a client proves that it has a token without sending it, as in SCRAM:
 
     key = SHA-256(token)    stored = SHA-256(key)    proof = key XOR HMAC-SHA-256(stored, nonce)
 
-The server knows `stored` only and makes a new nonce for each connection, so neither its file nor
-what was once heard on a connection lets anybody in.
+The server has only `stored` and sends a new nonce on each connection, so neither its file nor a
+recorded connection is sufficient to authenticate.
 """
 
 import hashlib
@@ -16,6 +16,7 @@ import hmac
 import os
 import stat
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
@@ -34,74 +35,75 @@ _OPTION: Final = "tokens"
 
 @dataclass(frozen=True, slots=True)
 class AccessToken:
-    """A caller's token. It is never shown."""
+    """A caller's token. Its `repr` omits the value."""
 
     value: str = field(repr=False)
 
     def __post_init__(self) -> None:
         """Raises `OptionError`."""
         if not _is_token(self.value):
-            reason = f"is not of {TOKEN_CHARS_MIN} or more printable ASCII characters"
+            reason = f"must have {TOKEN_CHARS_MIN} or more printable ASCII characters"
             raise OptionError("token", reason)
 
     @classmethod
     def from_file(cls, path: Path) -> "AccessToken":
-        """The first line of a file that only we can read. Raises `OptionError`."""
+        """Read a token from the first line of a private file. Raises `OptionError`."""
         return cls(_read_private(path).partition("\n")[0].strip())
 
     def proof(self, nonce: bytes) -> bytes:
-        """What shows that we have the token, once."""
+        """Return the proof that the caller has the token, for one connection."""
         key = _sha256(self.value.encode())
         return _xor(key, _mask(_sha256(key), nonce))
 
 
 class Tokens:
-    """A server's tokens, read anew when their file changes, so that one can be taken back."""
+    """A server's tokens. The file is read again when it changes, so tokens can be revoked."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `OptionError`: the file cannot be used, or others can read it."""
+        """Raises `OptionError`: the file is invalid, or other users can read it."""
         self._path, self._mutex = path, threading.Lock()
-        self._seen: object = None
+        self._stamp: object = None
         self._roles: dict[bytes, Role] = {}
-        self._known()
+        self._current()
 
     def by_proof(self, nonce: bytes, proof: bytes) -> bytes | None:
-        """The stored form of the token that a proof shows; None if it shows none."""
-        found = None
-        if len(proof) == PROOF_BYTES:
-            for stored in self._known():
-                key = _xor(proof, _mask(stored, nonce))
-                if hmac.compare_digest(_sha256(key), stored):
-                    found = stored
-        return found
+        """Return the stored form of the token that a proof is valid for, or None."""
+        if len(proof) != PROOF_BYTES:
+            return None
+        return self._matching(lambda stored: _sha256(_xor(proof, _mask(stored, nonce))))
 
     def by_token(self, token: str) -> bytes | None:
-        """The stored form of a token that was said; None if it is not known."""
-        said, found = _sha256(_sha256(token.encode("utf-8", "surrogatepass"))), None
-        for stored in self._known():
-            if hmac.compare_digest(said, stored):
-                found = stored
-        return found
+        """Return the stored form of a token, or None if it is not valid."""
+        hashed = _sha256(_sha256(token.encode("utf-8", "surrogatepass")))
+        return self._matching(lambda _: hashed)
 
     def role(self, stored: bytes) -> Role | None:
-        """What whoever has that token may do now; None if it was taken back."""
-        return self._known().get(stored)
+        """Return the current role of a token; None if it was revoked."""
+        return self._current().get(stored)
 
-    def _known(self) -> dict[bytes, Role]:
+    def _matching(self, hashed: Callable[[bytes], bytes]) -> bytes | None:
+        """Compare with all tokens, so that the time does not depend on the one that matches."""
+        match = None
+        for stored in self._current():
+            if hmac.compare_digest(hashed(stored), stored):
+                match = stored
+        return match
+
+    def _current(self) -> dict[bytes, Role]:
         with self._mutex:
             try:
                 status = self._path.stat()
             except OSError as error:
                 raise OptionError(_OPTION, f"cannot read {self._path}: {error.strerror}") from error
-            seen = (status.st_mtime_ns, status.st_ino, status.st_size, status.st_mode)
-            if seen != self._seen:
+            stamp = (status.st_mtime_ns, status.st_ino, status.st_size, status.st_mode)
+            if stamp != self._stamp:
                 self._roles = _parse(_read_private(self._path))
-                self._seen = seen
+                self._stamp = stamp
             return self._roles
 
 
 def identity_of(stored: bytes) -> str:
-    """What tells callers apart by their tokens, and shows nothing of these."""
+    """Return an identifier of a token that does not reveal it."""
     return f"token {_sha256(_CONTEXT + stored).hex()[:8]}"
 
 
@@ -116,7 +118,7 @@ def _parse(text: str) -> dict[bytes, Role]:
             raise OptionError(_OPTION, reason)
         roles[_stored(words[1], number)] = Role[words[0].upper()]
     if not 0 < len(roles) <= _TOKENS_MAX:
-        raise OptionError(_OPTION, f"there are {len(roles)} tokens, and 1 to {_TOKENS_MAX} may be")
+        raise OptionError(_OPTION, f"{len(roles)} tokens; 1 to {_TOKENS_MAX} are allowed")
     return roles
 
 
@@ -124,7 +126,7 @@ def _stored(word: str, number: int) -> bytes:
     if word.startswith(_HASHED):
         digits = word.removeprefix(_HASHED)
         if len(digits) != 64 or not set(digits.lower()) <= set("0123456789abcdef"):
-            raise OptionError(_OPTION, f"line {number}: `{_HASHED}` and 64 hex digits are wanted")
+            raise OptionError(_OPTION, f"line {number}: 64 hex digits must follow `{_HASHED}`")
         return bytes.fromhex(digits)
     if not _is_token(word):
         reason = f"line {number}: a token has {TOKEN_CHARS_MIN} or more printable ASCII characters"
@@ -138,14 +140,14 @@ def _is_token(text: str) -> bool:
 
 
 def _read_private(path: Path) -> str:
-    """A small file that nobody else can read. Raises `OptionError`."""
+    """Read a small file that only its owner can read. Raises `OptionError`."""
     try:
         with open(path, "rb") as file:
             status = os.fstat(file.fileno())
             if status.st_uid not in (os.geteuid(), 0):
-                raise OptionError(_OPTION, f"{path} belongs to somebody else")
+                raise OptionError(_OPTION, f"{path} belongs to another user")
             if stat.S_IMODE(status.st_mode) & 0o077:
-                raise OptionError(_OPTION, f"{path} can be read by others: chmod 600 it")
+                raise OptionError(_OPTION, f"{path} can be read by other users: chmod 600 it")
             content = file.read(_FILE_BYTES_MAX + 1)
     except OSError as error:
         raise OptionError(_OPTION, f"cannot read {path}: {error.strerror}") from error

@@ -1,22 +1,21 @@
-"""The engine of a stream's writer that is on another machine.
+"""The server's side of a stream's writer on another machine: it opens the engine for it.
 
     theflash writer theflash://HOST:PORT                 theflash serve STORE
 
     source ─► Pairing ─► Applier ─► RemoteEngine ══════► Writers ─► engine, Maintenance
-     (service/client/remote_engine.py)                       holds the writer's lock of the store
+     (service/client/remote_engine.py)                       holds the store's writer lock
 
-Whoever has a write latch on the store opens the engine; there is one at a time. All calls carry the
-latch's id and fencing token, and each commit's transaction looks at them, so what comes of a writer
-whose time is over changes nothing. A publication is one commit; it brings the writer's progress and
-ledger with it. So a writer that does not know what has become of one opens again, reads how far it
-has come, and goes on from there. Publications are counted: one that comes a second time is answered
-as the first time.
+The holder of a write latch on the store opens the engine; there is one at a time. All calls have
+the latch's id and fencing token, and each commit's transaction checks them, so a writer whose latch
+has ended cannot change the store. A publication is one commit that includes the writer's progress
+and ledger. After an unknown outcome, a writer therefore opens the engine again, reads its progress
+and continues from there. Publications are numbered; a repeated one returns the first result.
 
-Compaction and upkeep work on the store's files, so they are done here, as the writer asks for them;
-compaction in a thread beside the publications.
+Compaction and maintenance need the store's files, so they run here at the writer's request,
+compaction in a thread concurrent with publications.
 
-The engine is let go when its connection ends, or when its latch has ended, which a thread looks at,
-since the other machine may be gone without a word.
+The engine is closed when the writer's connection ends or its latch has ended. A thread checks the
+latch, because the other machine may fail without closing the connection.
 """
 
 import logging
@@ -61,13 +60,13 @@ from pyspark_theflash.storage.store.orphan import Orphan
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, check_not_learned
 
-_LOOK_S: Final = 0.5
+_POLL_S: Final = 0.5
 _STOP_S: Final = 5.0
 _log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
-class _Elsewhere:
+class _RemoteMemory:
     """The remote writer's memory as it last reported it, and the changes to report to it."""
 
     open: frozenset[int] = frozenset()
@@ -87,20 +86,20 @@ class _Elsewhere:
         self.ledger_records = ledger_records
 
     def safe_point(self) -> TimeStamp:
-        """PD's, as the writer has heard it. Raises `ServiceUnavailableError`: not yet."""
+        """Return PD's safe point from the writer. Raises `ServiceUnavailableError`: none yet."""
         if self.pd_safe_point is None:
-            raise ServiceUnavailableError("PD", "the writer has not heard of its safe point")
+            raise ServiceUnavailableError("PD", "the writer has not reported its safe point yet")
         return self.pd_safe_point
 
 
 @dataclass(slots=True)
 class _Opened:
-    """An engine that is open for the writer that holds `latch`, an id and a token."""
+    """An engine opened for the holder of `latch`, an id and a token."""
 
     latch: tuple[str, int]
     engine: Engine
     maintenance: Maintenance
-    memory: _Elsewhere
+    memory: _RemoteMemory
     manifest: Manifest
     close: Callable[[], None]
     number: int = 0
@@ -108,54 +107,52 @@ class _Opened:
 
 
 class Writers:
-    """Where the writer of one store, if it is elsewhere, has its calls answered. Thread-safe."""
+    """The calls of one store's writer on another machine. Thread-safe."""
 
     def __init__(self, path: Path, fs: FileSystem, clock: Clock) -> None:
         self._path, self._fs, self._clock = path, fs, clock
         self._mutex = threading.Lock()
         self._opened: _Opened | None = None
         self._ended = threading.Event()
-        self._looker: threading.Thread | None = None
+        self._checker: threading.Thread | None = None
 
     def close(self) -> None:
-        """Let go of the engine; one that is at work goes with its process."""
+        """Close the engine, unless a call that uses it lasts longer than 5 s."""
         self._ended.set()
         if self._mutex.acquire(timeout=_STOP_S):
             try:
-                self._let_go()
+                self._close_engine()
             finally:
                 self._mutex.release()
 
     def gone(self, latch_id: str) -> None:
-        """The connection of the writer with that latch has ended: let others have the store."""
+        """Release the latch and close the engine: the connection of its writer has ended."""
         with self._mutex:
             opened = self._opened
             if opened is None or opened.latch[0] != latch_id:
                 return
             with suppress(TheFlashError):
                 Grants(opened.manifest, self._clock).release(*opened.latch)
-            self._let_go()
-
-    # -- the calls
+            self._close_engine()
 
     def open_writer(self, request: message.WriterRequest, call: CallContext) -> message.Done:
         """Open the engine.
 
         Raises:
-            LatchLostError: the latch has ended.
-            OptionError: it is not a write latch on the store.
-            StoreInUseError: after `wait_ms`, another process is still writing it.
+            LatchLostError: The latch has ended.
+            OptionError: It is not a write latch on the store.
+            StoreInUseError: Another process has written the store for `wait_ms`.
             RaftFedError: TiKV feeds the store.
         """
         latch = request.latch.id, request.latch.token
         with self._alone(call), ExitStack() as undo:
-            # Its latch has ended, or ours would not have been granted.
-            self._let_go()
+            # The latch of a previous writer has ended, or this one would not have been granted.
+            self._close_engine()
             manifest = undo.enter_context(closing(open_manifest(self._path, self._fs)))
             grants = Grants(manifest, self._clock)
-            wanted = grants.look(*latch).wanted
-            if wanted.kind is not LatchKind.WRITE or wanted.scope != STORE:
-                raise OptionError("latch", "a stream's writer needs a write latch on the store")
+            latched = grants.look(*latch).wanted
+            if latched.kind is not LatchKind.WRITE or latched.scope != STORE:
+                raise OptionError("latch", "a stream's writer requires a write latch on the store")
             engine = open_when_free(
                 *(self._path, self._fs, self._clock, grants.guard([latch])),
                 wait_ms=request.wait_ms,
@@ -163,16 +160,16 @@ class Writers:
             )
             undo.enter_context(closing(engine))
             check_not_learned(engine.read([RAFT_FED_KIND]))
-            # What is open here ends with us, so nobody has to wait for the latch's time then.
+            # The latch ends with this process, so others need not wait until it expires.
             grants.hold_by(*latch, Holder.here(self._clock))
-            memory = _Elsewhere()
+            memory = _RemoteMemory()
             thread = undo.enter_context(ThreadPoolExecutor(1, thread_name_prefix="compaction"))
             maintenance = Maintenance(engine, manifest, self._clock, memory=memory, thread=thread)
             close = undo.pop_all().close
             self._opened = _Opened(latch, engine, maintenance, memory, manifest, close)
-        if self._looker is None:
-            self._looker = threading.Thread(target=self._look, name="writers", daemon=True)
-            self._looker.start()
+        if self._checker is None:
+            self._checker = threading.Thread(target=self._check_latch, name="writers", daemon=True)
+            self._checker.start()
         return message.Done("opened")
 
     def read_records(self, request: message.RecordsRequest, call: CallContext) -> RowStream:
@@ -185,7 +182,7 @@ class Writers:
             engine, view = opened.engine, opened.engine.read([])
             if request.snapshot_ts is None:
                 return batch_rows(engine.keys(view, physical_id, None, None))
-            columns, ts = _kept_columns(request.arrow_schema), TimeStamp(request.snapshot_ts)
+            columns, ts = _stored_columns(request.arrow_schema), TimeStamp(request.snapshot_ts)
             regions = engine.plan(view, physical_id)
         scans = (engine.scan(r, ScanSpec(columns, ts, with_handle=True)) for r in regions)
         return batch_rows(batch for scan in scans for batch in scan)
@@ -197,7 +194,7 @@ class Writers:
         change = change_of(records)
         kinds = {record.kind for record in change.puts} | {kind for kind, _ in change.deletes}
         if foreign := sorted(kinds - WRITER_KINDS):
-            raise OptionError("records", f"{foreign[0][:80]!r} is no kind of a stream's writer")
+            raise OptionError("records", f"{foreign[0][:80]!r} is not for a stream's writer")
         ids = [PhysicalTableID(i) for i in request.physical_ids]
         versions = [
             VersionBatch(i, checked_versions(i, table)) for i, table in zip(ids, rows, strict=True)
@@ -211,7 +208,7 @@ class Writers:
                 opened.number = request.number
                 fail_point("writers.after_publish")
             elif request.number != max(opened.number, 1):
-                reason = f"{request.number} comes after {opened.number}"
+                reason = f"{request.number} after {opened.number}"
                 raise CodecError("number of a publication", reason)
             return message.Published(opened.generation)
 
@@ -245,11 +242,9 @@ class Writers:
                 discarded=maintenance.discarded,
             )
 
-    # --
-
     @contextmanager
     def _held(self, latch: message.LatchRequest, call: CallContext) -> Iterator[_Opened]:
-        """The engine that is open for that latch, one call at a time."""
+        """Lock and return the engine that is open for a latch. Raises `LatchLostError`."""
         with self._alone(call):
             if self._opened is None or self._opened.latch != (latch.id, latch.token):
                 raise LatchLostError(latch.id, latch.token)
@@ -257,21 +252,21 @@ class Writers:
 
     @contextmanager
     def _alone(self, call: CallContext) -> Iterator[None]:
-        while not self._mutex.acquire(timeout=_LOOK_S):
+        while not self._mutex.acquire(timeout=_POLL_S):
             call.check()
         try:
             yield
         finally:
             self._mutex.release()
 
-    def _let_go(self) -> None:
+    def _close_engine(self) -> None:
         opened, self._opened = self._opened, None
         if opened is not None:
             opened.close()
 
-    def _look(self) -> None:
-        """Let go of the engine of a writer whose latch has ended."""
-        while not self._ended.wait(_LOOK_S):
+    def _check_latch(self) -> None:
+        """Close the engine when the latch of its writer has ended."""
+        while not self._ended.wait(_POLL_S):
             with self._mutex:
                 opened = self._opened
                 if opened is None:
@@ -280,33 +275,33 @@ class Writers:
                     Grants(opened.manifest, self._clock).look(*opened.latch)
                 except LatchLostError:
                     _log.warning("the latch of a writer on another machine has ended")
-                    self._let_go()
+                    self._close_engine()
                 except TheFlashError as error:
-                    # A full disk, say: tried again with the next look.
-                    _log.warning("the latch of a writer cannot be looked at: %s", error)
+                    # For example a full disk. It is checked again.
+                    _log.warning("the latch of a writer cannot be checked: %s", error)
 
 
 def _check_progress(manifest: Manifest, change: ManifestChange) -> None:
-    """Raise `CodecError` where a writer would take back what readers rely on."""
-    known = Progress.of(manifest.read([PROGRESS_KIND])) or Progress(TimeStamp(0), TimeStamp(0))
+    """Raise `CodecError` if a change would move progress backwards, which readers rely on."""
+    current = Progress.of(manifest.read([PROGRESS_KIND])) or Progress(TimeStamp(0), TimeStamp(0))
     for record in change.puts:
         if record.kind != PROGRESS_KIND:
             continue
-        told = Progress.of(View(Generation(0), {record.kind: {record.key: record.body}}))
-        if told is None:
-            raise CodecError("progress", "of another feed than a stream's")
-        if told.oldest_ts < known.oldest_ts or told.resolved_ts < known.resolved_ts:
-            raise CodecError("progress", f"goes back: {told} where the store has {known}")
+        new = Progress.of(View(Generation(0), {record.kind: {record.key: record.body}}))
+        if new is None:
+            raise CodecError("progress", "not the progress of a stream")
+        if new.oldest_ts < current.oldest_ts or new.resolved_ts < current.resolved_ts:
+            raise CodecError("progress", f"goes back: {new} where the store has {current}")
 
 
-def _kept_columns(schema: bytes) -> list[ScanColumn]:
-    """Columns to read as they are stored. Raises `CodecError`."""
+def _stored_columns(schema: bytes) -> list[ScanColumn]:
+    """Decode a schema to columns that are read as they are stored. Raises `CodecError`."""
     if not schema:
         return []
     try:
         fields = [(column_id(f.name), f.type) for f in pa.ipc.read_schema(pa.py_buffer(schema))]
     except (pa.ArrowException, OSError, ValueError, IndexError) as error:
-        raise CodecError("columns to read", f"no schema ({type(error).__name__})") from error
+        raise CodecError("columns to read", f"not a schema ({type(error).__name__})") from error
     types = dict(fields)
     return [
         ScanColumn(id, tp, StillAbsent(tp))

@@ -53,7 +53,7 @@ from pyspark_theflash.service.wire.stream import StreamEncoder
 CONNECT_MS: Final = 5_000
 SEND_MS: Final = 30_000
 GRACE_MS: Final = 2_000
-"""How long after a call's deadline the client still waits for the server's own timeout error."""
+"""The time after a call's deadline for the server to report its own timeout error."""
 LONGEST_MS: Final = 86_400_000
 _POOLED_MAX: Final = 16
 _IPC_BYTES_MAX: Final = 1 << 30

@@ -17,7 +17,7 @@ from pyspark_theflash.base.tls import ServerTls
 
 CONNECTIONS_MAX: Final = 64
 DRAIN_MS: Final = 5_000
-"""How long a stopping server waits for calls in progress."""
+"""The time that a stopping server waits for calls in progress."""
 _MESSAGE: Final = struct.Struct(">BBQ32s")
 
 

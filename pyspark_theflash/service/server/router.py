@@ -59,7 +59,7 @@ _BACK_OFF_MS: Final = 100
 _BACK_OFF_MS_MAX: Final = 5_000
 _FAILURES_MAX: Final = 10
 _STOP_MS: Final = 6_000
-"""How long workers may take to end after their calls: 5 s of `Sessions.stop`, and 1 s."""
+"""The time for workers to end after their calls: 5 s of `Sessions.stop`, and 1 s."""
 _REAP_S: Final = 1.0
 
 

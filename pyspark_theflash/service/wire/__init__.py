@@ -1,1 +1,1 @@
-"""Messages and frames of the API as bytes, and the connections that carry them."""
+"""Messages, frames and connections of the API."""

@@ -1,4 +1,4 @@
-"""The API's values (`service/wire/message.py`) <-> protobuf, in its binary and its JSON form."""
+"""Convert the API's messages (`service/wire/message.py`) to protobuf, binary or JSON, and back."""
 
 import json
 from typing import Any, Final, TypeVar
@@ -26,41 +26,41 @@ _Value = TypeVar("_Value")
 
 
 def encode(value: object, *, as_json: bool = False) -> bytes:
-    """A value's message. Raises `CodecError` where a value does not fit its field."""
-    made = _message(type(value))
+    """Encode a message. Raises `CodecError`: a value does not fit its field."""
+    encoded = _message(type(value))
     try:
-        _fill(made, value)
+        _fill(encoded, value)
         if as_json:
-            return json_format.MessageToJson(made, indent=None).encode()
-        return bytes(made.SerializeToString())
+            return json_format.MessageToJson(encoded, indent=None).encode()
+        return bytes(encoded.SerializeToString())
     except SHAPE_ERRORS as error:
         raise CodecError(type(value).__name__, brief(error)) from error
 
 
 def decode(kind: type[_Value], body: bytes, *, as_json: bool = False) -> _Value:
-    """Inverse of `encode`. In JSON, a timestamp may be a time with its zone, too.
+    """Inverse of `encode`. In JSON, a timestamp may also be a time with its zone.
 
     Raises:
-        OptionError: a timestamp is none.
-        CodecError: it is no such message.
-        UnsupportedError: it has larger expressions than there may be.
+        OptionError: A timestamp is invalid.
+        CodecError: The bytes are not a message of this kind.
+        UnsupportedError: A plan's expressions are too large.
     """
-    found = _message(kind)
+    decoded = _message(kind)
     try:
         if as_json:
             document = json.loads(body.decode(), object_pairs_hook=_json_object)
-            # Of half a surrogate pair (`"\\ud800"`) protobuf makes a SystemError.
+            # protobuf raises SystemError for half a surrogate pair (`"\\ud800"`).
             json.dumps(document, ensure_ascii=False).encode()
-            json_format.ParseDict(document, found, max_recursion_depth=_JSON_DEPTH_MAX)
+            json_format.ParseDict(document, decoded, max_recursion_depth=_JSON_DEPTH_MAX)
         else:
-            found.ParseFromString(body)
+            decoded.ParseFromString(body)
         if kind is values.PlanRequest:
-            # Of two bytes can be made much more than that.
-            check_extent(found)
-        return kind(**_attributes(found))
+            # Two bytes of a message can become a much larger object.
+            check_extent(decoded)
+        return kind(**_attributes(decoded))
     except (DecodeError, json_format.Error, *SHAPE_ERRORS) as error:
-        # What could not be read may be a secret or a row's value, so it is not shown.
-        raise CodecError(kind.__name__, f"not one ({type(error).__name__})") from error
+        # The bytes may have a secret or a row's value, so the error omits them.
+        raise CodecError(kind.__name__, f"not valid ({type(error).__name__})") from error
 
 
 def check_extent(request: Any) -> None:  # noqa: ANN401 (a `PlanRequest`, or the message of one)
@@ -91,19 +91,19 @@ def _check_parts(parts: int) -> None:
 
 
 def _json_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object of a request in JSON, with TSOs in place of times."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name is given twice")
-    for name in _TIMESTAMPS & found.keys():
-        if isinstance(found[name], str):
-            found[name] = timestamp_option(name, found[name])
-    return found
+    """Build a JSON object of a request, and convert times to TSOs."""
+    document = dict(pairs)
+    if len(document) < len(pairs):
+        raise ValueError("a name is repeated")
+    for name in _TIMESTAMPS & document.keys():
+        if isinstance(document[name], str):
+            document[name] = timestamp_option(name, document[name])
+    return document
 
 
 def _message(kind: type) -> Message:
-    made: Message = getattr(theflash_pb2, kind.__name__)()
-    return made
+    new: Message = getattr(theflash_pb2, kind.__name__)()
+    return new
 
 
 def _fill(target: Message, value: object) -> None:
@@ -121,22 +121,22 @@ def _fill(target: Message, value: object) -> None:
             setattr(target, field.name, item)
 
 
-def _attributes(found: Message) -> dict[str, Any]:
-    """A message's fields as the arguments of its value's class."""
+def _attributes(decoded: Message) -> dict[str, Any]:
+    """Convert protobuf's fields to the arguments of a message's class."""
     arguments: dict[str, Any] = {}
-    for field in found.DESCRIPTOR.fields:
-        item = getattr(found, field.name)
+    for field in decoded.DESCRIPTOR.fields:
+        item = getattr(decoded, field.name)
         if field.is_repeated:
             arguments[field.name] = tuple(_attribute(field, each) for each in item)
-        elif field.has_presence and not found.HasField(field.name):
-            # What is not there is what the class has by itself: None, or an empty message.
+        elif field.has_presence and not decoded.HasField(field.name):
+            # The class has the default: None, or an empty message.
             continue
         else:
             arguments[field.name] = _attribute(field, item)
     return arguments
 
 
-def _attribute(field: Any, item: Any) -> Any:  # noqa: ANN401 (whatever the field holds)
+def _attribute(field: Any, item: Any) -> Any:  # noqa: ANN401 (the field's type)
     if field.message_type is None:
         return item
     kind = getattr(values, field.message_type.name)

@@ -73,7 +73,7 @@ def test_a_float_that_is_none():
     ],
 )
 def test_what_is_no_literal(kind, text):
-    with pytest.raises(OptionError, match=f"no {kind}"):
+    with pytest.raises(OptionError, match=f"not of type {kind}"):
         value_of(literal(kind, text))
 
 
