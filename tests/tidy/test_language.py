@@ -32,7 +32,6 @@ CLAUSE = re.compile(r"(?:What|Who|Whoever|Whose|Where|When|How|Which)\s")
 LIMITS = {
     "cluster": 64,
     "replication": 177,
-    "service": 188,
     "storage": 243,
     "tests": 478,
     "tidb": 2,

@@ -30,9 +30,9 @@ class Moment:
     max_staleness_ms: int | None = None
     """Read the newest timestamp, if it is at most this old."""
     wait_ms: int = 0
-    """How long to wait until the timestamp can be read."""
+    """The time to wait until the timestamp can be read."""
     ttl_ms: int = 0
-    """How long the read latch lives without being renewed; 0: ten minutes."""
+    """The read latch's time to live after each renewal; 0: ten minutes."""
     handle: bytes = field(default=b"", repr=False)
     """The handle of a snapshot that was taken before. No other field may be set with it."""
 
@@ -103,7 +103,7 @@ class Presentation:
     """The form in which values are returned."""
 
     zero_dates: str = ""
-    """How to return dates that no calendar has: "raise" (or ""), "null", or "string" (all dates as
+    """The form of dates that no calendar has: "raise" (or ""), "null", or "string" (all dates as
     TiDB's texts).
     """
     as_text: bool = False
@@ -354,11 +354,11 @@ class Orphan:
 
     start_ts: int = 0
     age_ms: int = 0
-    """How long it has been pending, by the clock of the server."""
+    """The time that it has been pending, by the clock of the server."""
     bytes: int = 0
     """The size of its changes."""
     known: str = ""
-    """What TiKV or an operator has reported about it."""
+    """The report of TiKV or an operator about it."""
     commit_ts: int | None = None
     """Not set: undecided. 0: rolled back."""
     by_hand: bool = False
@@ -418,7 +418,7 @@ class Status:
     rows: int = 0
     bytes: int = 0
     retention_ms: int | None = None
-    """How much history garbage collection keeps.
+    """The duration of history that garbage collection keeps.
 
     Not set: a day, and garbage is collected by command only.
     """
@@ -441,7 +441,7 @@ class LatchesRequest:
 
 @dataclass(frozen=True, slots=True)
 class LatchScope:
-    """What a latch covers. Without any field: the store."""
+    """The scope of a latch. Without any field: the store."""
 
     table: str = ""
     """DB.TABLE by its current name. Either this or `table_id`."""
@@ -495,9 +495,9 @@ class AcquireRequest:
     """"read", "write" or "admin"."""
     scope: LatchScope = LatchScope()
     ttl_ms: int = 0
-    """How long the latch lives without being renewed; 0: ten minutes."""
+    """The latch's time to live after each renewal; 0: ten minutes."""
     wait_ms: int = 0
-    """How long to wait for conflicting latches; at most until the call's deadline."""
+    """The time to wait for conflicting latches; at most until the call's deadline."""
     name: str = ""
     """The caller's own name; with the identity that the server sees, the holder.
 
@@ -588,7 +588,7 @@ class WriterRequest:
     latch: LatchRequest = LatchRequest()
     """A latch of kind "write" on the store."""
     wait_ms: int = 0
-    """How long to wait until another process releases the store."""
+    """The time to wait until another process releases the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -701,7 +701,7 @@ class Region:
 
     physical_id: int = 0
     region_id: int = 0
-    """Identifies one range for ever: a region whose range changes gets a new id."""
+    """Permanently identifies one range: a region whose range changes gets a new id."""
     start: str = ""
     """The first handle: a number, or 0x and the bytes of a clustered key in hexadecimal; empty:
     unbounded.
