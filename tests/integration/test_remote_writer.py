@@ -386,12 +386,12 @@ def test_a_publication_that_comes_again(store: Path, address: str) -> None:
         )
         request = PublishRequest(found._held, 1, (7,))
         again = [change_table(ManifestChange([MOVE])), versions(1, 2)]
-        told = found._calls.write(PUBLISH, request, again, 5_000)
+        told = found._calls.call(PUBLISH, request, 5_000, again)
         assert told.generation == published == generation(store)
         for number in (0, 3):
             request = PublishRequest(found._held, number, (7,))
             with pytest.raises(CodecError, match="after 1"):
-                found._calls.write(PUBLISH, request, again, 5_000)
+                found._calls.call(PUBLISH, request, 5_000, again)
         assert published == generation(store)
 
 
@@ -429,7 +429,7 @@ def test_what_no_writer_publishes(
         before = found.publish(Publication((), ManifestChange([known])))
         request = PublishRequest(found._held, 2, (7,) * len(rows))
         with pytest.raises(error):
-            found._calls.write(PUBLISH, request, [change_table(change), *rows], 5_000)
+            found._calls.call(PUBLISH, request, 5_000, [change_table(change), *rows])
         assert generation(store) == before
         assert found.publish(Publication((), ManifestChange([MOVE]))) == before + 1
 

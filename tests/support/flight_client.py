@@ -1,16 +1,14 @@
 """TheFlash API over Arrow Flight, spoken with nothing but pyarrow and the generated messages."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from pyarrow import flight
 
 from pyspark_theflash.base.errors import DeadlineExceededError, UnsupportedError
 from pyspark_theflash.service.api.error import decode_error
 from pyspark_theflash.service.client.rows import Rows
-from pyspark_theflash.service.wire.message import Error, ScanRequest
+from pyspark_theflash.service.wire.message import Error
 from pyspark_theflash.service.wire.method import Method
 from pyspark_theflash.service.wire.protobuf import decode, encode
 
@@ -30,15 +28,17 @@ class FlightTransport:
             timeout=(timeout_ms or 60_000) / 1000, headers=self._headers
         )
 
-    def call(self, method: Method, request: Any, timeout_ms: int) -> Any:
-        action = flight.Action(method.name, encode(request))
+    def call(self, called: Method, request: Any, timeout_ms: int, tables: object = None) -> Any:
+        if tables is not None:
+            raise UnsupportedError("rows to write", "Flight")
+        action = flight.Action(called.name, encode(request))
         try:
             (result,) = self.client.do_action(action, self.options(timeout_ms))
         except flight.FlightError as error:
             raise self._heard(error) from error
-        return decode(method.response, result.body.to_pybytes())
+        return decode(called.response, result.body.to_pybytes())
 
-    def scan(self, called: Method, request: ScanRequest, timeout_ms: int) -> Rows:
+    def scan(self, called: Method, request: Any, timeout_ms: int) -> Rows:
         if request.dictionaries:
             raise UnsupportedError("dictionaries", "Flight")
         try:
@@ -46,11 +46,6 @@ class FlightTransport:
             return Rows(reader.schema, self._batches(reader), reader.cancel)
         except flight.FlightError as error:
             raise self._heard(error) from error
-
-    def write(
-        self, called: Method, request: object, tables: Sequence[pa.Table], timeout_ms: int
-    ) -> Any:
-        raise UnsupportedError("rows to write", "Flight")
 
     def close(self) -> None:
         self.client.close()

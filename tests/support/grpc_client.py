@@ -1,9 +1,6 @@
 """TheFlash API over gRPC, spoken with nothing but grpcio and the generated messages."""
 
-from collections.abc import Sequence
 from typing import Any
-
-import pyarrow as pa
 
 from pyspark_theflash.base.errors import DeadlineExceededError, UnsupportedError
 from pyspark_theflash.base.tls import TlsFiles
@@ -11,7 +8,7 @@ from pyspark_theflash.net.channel import grpc, open_channel
 from pyspark_theflash.service.api.error import decode_error
 from pyspark_theflash.service.client.rows import Rows
 from pyspark_theflash.service.server.rpc import RpcServer
-from pyspark_theflash.service.wire.message import Error, ScanRequest
+from pyspark_theflash.service.wire.message import Error
 from pyspark_theflash.service.wire.method import Method
 from pyspark_theflash.service.wire.protobuf import SERVICE, decode, encode
 
@@ -24,9 +21,11 @@ class GrpcTransport:
         self.channel = open_channel(address, tls, max_message_bytes=64 << 20)
         self.metadata = [] if token is None else [("authorization", f"Bearer {token}")]
 
-    def call(self, method: Method, request: Any, timeout_ms: int) -> Any:
+    def call(self, called: Method, request: Any, timeout_ms: int, tables: object = None) -> Any:
+        if tables is not None:
+            raise UnsupportedError("rows to write", "gRPC")
         try:
-            return decode(method.response, self.raw(method.name, encode(request), timeout_ms))
+            return decode(called.response, self.raw(called.name, encode(request), timeout_ms))
         except grpc.RpcError as error:
             raise self._heard(error, timeout_ms) from error
 
@@ -36,13 +35,8 @@ class GrpcTransport:
         answer: bytes = ask(body, timeout=(timeout_ms or 60_000) / 1000, metadata=self.metadata)
         return answer
 
-    def scan(self, called: Method, request: ScanRequest, timeout_ms: int) -> Rows:
+    def scan(self, called: Method, request: Any, timeout_ms: int) -> Rows:
         raise UnsupportedError("rows", "gRPC")
-
-    def write(
-        self, called: Method, request: object, tables: Sequence[pa.Table], timeout_ms: int
-    ) -> Any:
-        raise UnsupportedError("rows to write", "gRPC")
 
     def close(self) -> None:
         self.channel.close()

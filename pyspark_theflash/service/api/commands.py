@@ -1,23 +1,10 @@
 """The calls of the API that are commands to the store's writer."""
 
 from dataclasses import fields
-from typing import Any, Final, TypeAlias
+from typing import Any, Final
 
-from pyspark_theflash.service.wire import message
 from pyspark_theflash.storage.store.command import ORDERS, Argument, Verb, handle_of
 
-CommandRequest: TypeAlias = (
-    message.CompactRequest
-    | message.FlushRequest
-    | message.SplitRequest
-    | message.MergeRequest
-    | message.MoveRequest
-    | message.PurgeRequest
-    | message.CollectRequest
-    | message.RetentionRequest
-    | message.IntervalRequest
-    | message.StopRequest
-)
 VERBS: Final = {
     "Compact": Verb.COMPACT,
     "Flush": Verb.FLUSH,
@@ -34,7 +21,7 @@ VERBS: Final = {
 """The command of each call that `Service.command` answers."""
 
 
-def command_of(method: str, request: CommandRequest) -> tuple[Verb, Argument]:
+def command_of(method: str, request: Any) -> tuple[Verb, Argument]:  # noqa: ANN401
     """Convert a call to a command and its argument.
 
     A command's order has the fields of the request. Without an order, the argument is the value of

@@ -91,7 +91,6 @@ class Reads:
     def __init__(
         self,
         path: Path,
-        *,
         fs: FileSystem,
         clock: Clock,
         identity: CurrentIdentity,

@@ -18,7 +18,7 @@ from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import LatchNotFoundError
 from pyspark_theflash.base.fs import FileSystem
 from pyspark_theflash.service.api.call import CallContext
-from pyspark_theflash.service.api.commands import CommandRequest, command_of
+from pyspark_theflash.service.api.commands import command_of
 from pyspark_theflash.service.api.latches import LatchDesk, kind_of, latch_ttl_ms
 from pyspark_theflash.service.api.status import (
     latch_message,
@@ -175,7 +175,7 @@ class Service:
             LeaseTable(manifest, self._clock).remove(request.id)
         return message.Done("removed")
 
-    def command(self, request: CommandRequest, call: CallContext) -> message.Done:
+    def command(self, request: Any, call: CallContext) -> message.Done:  # noqa: ANN401
         """Execute a command, or have the store's writer execute it; see `commands.py`."""
         # Imports the writer's modules.
         from pyspark_theflash.replication.upkeep.admin import administer
@@ -207,14 +207,8 @@ class Service:
             if self._opened_reads is None:
                 from pyspark_theflash.service.api.reads import Reads
 
-                self._opened_reads = Reads(
-                    self._path,
-                    fs=self._fs,
-                    clock=self._clock,
-                    identity=self._identity,
-                    spare_key=self._spare_key,
-                    replica=self._replica,
-                )
+                place = self._path, self._fs, self._clock, self._identity
+                self._opened_reads = Reads(*place, self._spare_key, self._replica)
             return self._opened_reads
 
     @property

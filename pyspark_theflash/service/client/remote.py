@@ -88,43 +88,16 @@ class RemoteTransport:
         self._pool: list[Connection] = []
         self._pid = os.getpid()
 
-    def call(self, called: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
-        return self._exchange(called, request, None, timeout_ms)
-
-    def scan(self, called: Method, request: Any, timeout_ms: int) -> Rows:  # noqa: ANN401
-        def start(connection: Connection) -> Rows:
-            try:
-                stream = _Stream(connection, called, request, timeout_ms, self._give_back)
-            except BaseException:
-                self._give_back(connection)
-                raise
-            return Rows(stream.schema, stream.batches(), stream.close)
-
-        return self._with_connection(start, may_repeat=called.may_repeat)
-
-    def write(
-        self,
-        called: Method,
-        request: Any,  # noqa: ANN401
-        tables: Sequence[pa.Table],
-        timeout_ms: int,
-    ) -> Any:  # noqa: ANN401
-        check_size(sum(table.nbytes for table in tables), called)
-        return self._exchange(called, request, tables, timeout_ms)
-
-    def close(self) -> None:
-        with self._mutex:
-            pool, self._pool = self._pool, []
-        for connection in pool:
-            connection.close()
-
-    def _exchange(
+    def call(
         self,
         called: Method,
         request: object,
-        tables: Sequence[pa.Table] | None,
         timeout_ms: int,
+        tables: Sequence[pa.Table] | None = None,
     ) -> Any:  # noqa: ANN401
+        if tables is not None:
+            check_size(sum(table.nbytes for table in tables), called)
+
         def exchange(connection: Connection) -> Any:  # noqa: ANN401
             try:
                 connection.begin(called, request, timeout_ms)
@@ -135,6 +108,23 @@ class RemoteTransport:
                 self._give_back(connection)
 
         return self._with_connection(exchange, may_repeat=called.may_repeat)
+
+    def scan(self, called: Method, request: object, timeout_ms: int) -> Rows:
+        def start(connection: Connection) -> Rows:
+            try:
+                stream = _Stream(connection, called, request, timeout_ms, self._give_back)
+            except BaseException:
+                self._give_back(connection)
+                raise
+            return Rows(stream.schema, stream.batches(), stream.close)
+
+        return self._with_connection(start, may_repeat=called.may_repeat)
+
+    def close(self) -> None:
+        with self._mutex:
+            pool, self._pool = self._pool, []
+        for connection in pool:
+            connection.close()
 
     def _with_connection(self, act: Callable[["Connection"], _T], *, may_repeat: bool) -> _T:
         """Call `act` with a pooled connection, or with a new one."""

@@ -119,7 +119,7 @@ class RemoteEngine:
         request = message.PublishRequest(self._held, self._number + 1, ids)
         rows = [pa.Table.from_batches([v.batch]) for v in versions]
         tables = [change_table(publication.change), *rows]
-        published = self._calls.write(PUBLISH, request, tables, CALL_MS)
+        published = self._calls.call(PUBLISH, request, CALL_MS, tables)
         self._number += 1
         return Generation(published.generation)
 

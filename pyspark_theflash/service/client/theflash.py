@@ -298,7 +298,7 @@ class TheFlash:
             CodecError, TransactionConflictError, SchemaConflictError, OptionError: See
                 `replication.ingest`. Nothing was written.
         """
-        return self._transport.write(WRITE, request, tables, timeout_ms)  # type: ignore[no-any-return]
+        return self._transport.call(WRITE, request, timeout_ms, tables)  # type: ignore[no-any-return]
 
     def status(self) -> message.Status:
         """Return the state of the store: progress, writer, latches and sizes."""

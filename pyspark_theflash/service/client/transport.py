@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeAlias
 
 import pyarrow as pa
 
@@ -13,6 +13,9 @@ from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.client.rows import Rows
 from pyspark_theflash.service.wire.method import Method
 
+Tables: TypeAlias = Sequence[pa.Table] | None
+"""The rows of each of a request's tables; None for calls that take no rows."""
+
 
 class Transport(Protocol):
     """A connection to a service, in process or over a network. Thread-safe.
@@ -20,20 +23,11 @@ class Transport(Protocol):
     A failed call raises the same class of `TheFlashError` over every transport.
     """
 
-    def call(self, called: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
-        """Make a call without rows: send a `called.request`, return a `called.response`."""
+    def call(self, called: Method, request: object, timeout_ms: int, tables: Tables = None) -> Any:  # noqa: ANN401
+        """Make a call: send a `called.request` and the rows that it takes, return the response."""
 
-    def scan(self, called: Method, request: Any, timeout_ms: int) -> Rows:  # noqa: ANN401
+    def scan(self, called: Method, request: object, timeout_ms: int) -> Rows:
         """Make a call that returns rows. Iterating over them raises the same errors."""
-
-    def write(
-        self,
-        called: Method,
-        request: Any,  # noqa: ANN401
-        tables: Sequence[pa.Table],
-        timeout_ms: int,
-    ) -> Any:  # noqa: ANN401
-        """Make a call with the rows of each of the request's tables."""
 
     def close(self) -> None:
         """Close all connections."""
@@ -51,27 +45,18 @@ class LocalTransport:
         self._service = Service(path, fs=fs, clock=clock, spare_key=_SPARE_KEY)
         self._clock = clock
 
-    def call(self, called: Method, request: Any, timeout_ms: int) -> Any:  # noqa: ANN401
-        call = CallContext(called.name, timeout_ms, self._clock)
-        return self._service.answer(called, request, call)
+    def call(self, called: Method, request: object, timeout_ms: int, tables: Tables = None) -> Any:  # noqa: ANN401
+        if tables is not None:
+            # Imports modules that only writes need.
+            from pyspark_theflash.service.api.write import check_size
 
-    def scan(self, called: Method, request: Any, timeout_ms: int) -> Rows:  # noqa: ANN401
-        rows = self.call(called, request, timeout_ms)
-        return Rows(rows.schema, rows.batches, rows.batches.close)
-
-    def write(
-        self,
-        called: Method,
-        request: Any,  # noqa: ANN401
-        tables: Sequence[pa.Table],
-        timeout_ms: int,
-    ) -> Any:  # noqa: ANN401
-        # Imports modules that only writes need.
-        from pyspark_theflash.service.api.write import check_size
-
-        check_size(sum(table.nbytes for table in tables), called)
+            check_size(sum(table.nbytes for table in tables), called)
         call = CallContext(called.name, timeout_ms, self._clock)
         return self._service.answer(called, request, call, tables)
+
+    def scan(self, called: Method, request: object, timeout_ms: int) -> Rows:
+        rows = self.call(called, request, timeout_ms)
+        return Rows(rows.schema, rows.batches, rows.batches.close)
 
     def close(self) -> None:
         self._service.close()

@@ -30,7 +30,7 @@ from pyspark_theflash.service.api.error import encode_error
 from pyspark_theflash.service.api.service import Service
 from pyspark_theflash.service.api.token import Tokens, identity_of
 from pyspark_theflash.service.wire.frame import REQUEST_BYTES_MAX
-from pyspark_theflash.service.wire.method import Method, Role
+from pyspark_theflash.service.wire.method import METHODS, Method, Role
 from pyspark_theflash.service.wire.protobuf import encode
 
 _log = logging.getLogger(__name__)
@@ -173,9 +173,6 @@ class Listener:
             raise AuthenticationError(self.address, "this token is not valid")
         return role, identity_of(stored)
 
-    def check_before(self, name: str, role: Role) -> None:
-        """Raise `RoleError` if the role may not call this gRPC method."""
-
     @contextmanager
     def reporting(self, context: grpc.ServicerContext) -> Iterator[None]:
         """Send any error of the block to the caller."""
@@ -211,7 +208,9 @@ class _Interceptor(grpc.ServerInterceptor):  # type: ignore[misc] # grpc has no 
     def intercept_service(self, continuation: Any, details: Any) -> Any:  # noqa: ANN401
         try:
             role, _ = self._listener.caller(details.invocation_metadata)
-            self._listener.check_before(details.method.rpartition("/")[2], role)
+            name = details.method.rpartition("/")[2]
+            if name in METHODS:  # Flight's own methods are not
+                METHODS[name].check(role)
         except (AuthenticationError, RoleError) as error:
             abort = partial(self._listener.abort, error=error)
             return grpc.stream_unary_rpc_method_handler(lambda _, context: abort(context))

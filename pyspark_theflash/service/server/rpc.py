@@ -21,7 +21,7 @@ from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.service.server.listener import Listener
 from pyspark_theflash.service.wire.frame import RESPONSE_BYTES_MAX
-from pyspark_theflash.service.wire.method import METHODS, Method, Role, method
+from pyspark_theflash.service.wire.method import METHODS, Method
 from pyspark_theflash.service.wire.protobuf import SERVICE, decode, encode
 
 
@@ -37,10 +37,6 @@ class RpcServer(Listener):
 
     def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
         return {m.name: self._handler(m) for m in METHODS.values() if m.is_unary}
-
-    def check_before(self, name: str, role: Role) -> None:
-        if name in METHODS:
-            method(name).check(role)
 
     def _handler(self, called: Method) -> grpc.RpcMethodHandler:
         def answer(body: bytes, context: grpc.ServicerContext) -> bytes:

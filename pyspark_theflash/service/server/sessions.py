@@ -62,8 +62,7 @@ class Sessions:
         self._stay = linger_ms is None or tls is not None
         self._linger_ms = linger_ms or 0
         self._mutex = threading.Lock()
-        self._sessions: dict[Link, ConnectionSession | None] = {}
-        self._threads: set[threading.Thread] = set()
+        self._sessions: dict[threading.Thread, tuple[Link, ConnectionSession | None]] = {}
         self._idle_since_ms = clock.boottime_ms()
 
     def __len__(self) -> int:
@@ -92,8 +91,7 @@ class Sessions:
         thread = threading.Thread(target=self._serve, args=(sock, link, greeted, ended))
         thread.daemon = True
         with self._mutex:
-            self._sessions[link] = None
-            self._threads.add(thread)
+            self._sessions[thread] = link, None
         thread.start()
 
     def stop(self, drain_ms: int = DRAIN_MS) -> None:
@@ -102,12 +100,12 @@ class Sessions:
         while self._clock.boottime_ms() < deadline_ms and self._is_busy():
             self._clock.sleep_ms(_POLL_MS)
         with self._mutex:
-            links, threads = list(self._sessions), list(self._threads)
-        for link in links:
+            sessions = dict(self._sessions)
+        for link, _ in sessions.values():
             link.interrupt()
         # Threads that are still at work, as in a compaction, end with the process, which is safe.
         deadline_ms = self._clock.boottime_ms() + _STOP_MS
-        for thread in threads:
+        for thread in sessions:
             thread.join(max(deadline_ms - self._clock.boottime_ms(), 0) / 1000)
 
     def _linger(self) -> int:
@@ -116,9 +114,7 @@ class Sessions:
 
     def _is_busy(self) -> bool:
         with self._mutex:
-            return any(
-                session is not None and session.is_busy for session in self._sessions.values()
-            )
+            return any(each is not None and each.is_busy for _, each in self._sessions.values())
 
     def _serve(
         self,
@@ -147,17 +143,14 @@ class Sessions:
                 linger_ms=None if self._stay else self._linger,
             )
             with self._mutex:
-                del self._sessions[link]
-                self._sessions[own] = session
-                link = own
+                self._sessions[threading.current_thread()] = own, session
             state = session.run()
         except OSError as error:
             _log.info("connection rejected: %s", error)
             own.close_gently()
         finally:
             with self._mutex:
-                self._sessions.pop(link, None)
-                self._threads.discard(threading.current_thread())
+                del self._sessions[threading.current_thread()]
                 self._idle_since_ms = self._clock.boottime_ms()
             ended(state)
 

@@ -79,32 +79,15 @@ def _method(name: str, role: Role, attribute: str = "", **flags: bool) -> Method
 COMMAND: Final = "command"
 """The method of `Service` that answers all calls that are commands to the store's writer."""
 _READ: Final = (
-    "TakeSnapshot",
-    "RenewSnapshot",
-    "ReleaseSnapshot",
-    "ListTables",
-    "DescribeTable",
-    "PrepareRead",
-    "PlanScan",
-    "ComputeDigest",
-    "GetStatus",
-    "ListRegions",
+    *("TakeSnapshot", "RenewSnapshot", "ReleaseSnapshot", "ListTables", "DescribeTable"),
+    *("PrepareRead", "PlanScan", "ComputeDigest", "GetStatus", "ListRegions"),
 )
 # The role of a latch's kind is checked where the call is answered (`service/api/latches.py`).
 _LATCHES: Final = ("AcquireLatch", "RenewLatch", "ReleaseLatch")
 _ADMIN: Final = ("Pin", "ListLatches", "RemoveLatch")
 _COMMANDS: Final = (
-    "Compact",
-    "Flush",
-    "SplitRegion",
-    "MergeRegions",
-    "MoveRegion",
-    "CopyRegion",
-    "PurgeRegion",
-    "CollectGarbage",
-    "SetRetention",
-    "SetInterval",
-    "StopWriter",
+    *("Compact", "Flush", "SplitRegion", "MergeRegions", "MoveRegion", "CopyRegion"),
+    *("PurgeRegion", "CollectGarbage", "SetRetention", "SetInterval", "StopWriter"),
 )
 SCAN: Final = _method("Scan", Role.READ, gives_rows=True)
 WRITE: Final = _method("Write", Role.WRITE, takes_rows=True)
