@@ -37,6 +37,7 @@ from pyspark_theflash.storage.store.folder import (
     IDENTITY_KIND,
     StoreIdentity,
     open_manifest,
+    read_identity,
 )
 from pyspark_theflash.storage.store.latch.grants import Grants
 from pyspark_theflash.storage.store.latch.holder import Holder
@@ -103,9 +104,7 @@ def read_regions(path: Path, table: str, fs: FileSystem, clock: Clock) -> Region
     Raises:
         TableNotFoundError: There is no such table.
     """
-    with closing(open_manifest(path, fs)) as manifest:
-        identity = StoreIdentity.of(manifest.read([IDENTITY_KIND]))
-    with closing(registry.open_reader(path, identity, fs, clock)) as engine:
+    with closing(registry.open_reader(path, read_identity(path, fs), fs, clock)) as engine:
         view = engine.read(NOW_KINDS)
         return Regions(
             tuple(

@@ -35,33 +35,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--idle", type=float, default=IDLE_MS / 1000, metavar="S")
     parser.add_argument("--workers", type=int, metavar="N")
     arguments = parser.parse_args(argv)
+    store, idle_ms = arguments.store, round(arguments.idle * 1000)
     try:
         result: dict[str, object]
-        result = {"address": address(arguments.store, arguments.idle, arguments.workers)}
+        read_identity(store, LocalFileSystem())
+        transport = EmbeddedTransport(store, SystemClock(), idle_ms, arguments.workers)
+        with closing(transport):
+            transport.call(method("GetStatus"), StatusRequest(), START_MS)
+        result = {"address": f"{UNIX}{socket_path(store)}"}
     except TheFlashError as error:
         name, text = type(error).__name__, str(error)
         result = {"error": {"name": name, "text": text, "retryable": error.retryable}}
     json.dump(result, sys.stdout)
     return int("error" in result)
-
-
-def address(store: Path, idle_s: float, workers: int | None = None) -> str:
-    """Return the address of a store's engine process, after starting it if necessary.
-
-    Args:
-        store: The store's folder.
-        idle_s: How long the process runs without connections, if it is started here.
-        workers: Its number of workers, if it is started here; None: the default.
-
-    Raises:
-        StoreNotFoundError, StoreFormatError, CorruptionError: See `read_identity`.
-        ServiceUnavailableError: The process does not start.
-    """
-    read_identity(store, LocalFileSystem())
-    clock, idle_ms = SystemClock(), round(idle_s * 1000)
-    with closing(EmbeddedTransport(store, clock, idle_ms, workers)) as transport:
-        transport.call(method("GetStatus"), StatusRequest(), START_MS)
-    return f"{UNIX}{socket_path(store)}"
 
 
 if __name__ == "__main__":
