@@ -76,7 +76,7 @@ class Service:
         Raises:
             StoreNotFoundError, StoreFormatError, CorruptionError: See `read_identity`.
         """
-        self._path, self._fs, self._clock = path, fs, clock
+        self.path, self._fs, self._clock = path, fs, clock
         self._identity = CurrentIdentity(path, fs)
         self._identity.get()
         self._spare_key, self._replica = spare_key, replica
@@ -148,7 +148,7 @@ class Service:
         while not self._writing.acquire(timeout=_CHECK_MS / 1000):
             call.check()
         try:
-            done = ingest(self._path, changes, fs=self._fs, clock=self._clock, check=call.check)
+            done = ingest(self.path, changes, fs=self._fs, clock=self._clock, check=call.check)
         finally:
             self._writing.release()
         return message.Written(
@@ -160,18 +160,18 @@ class Service:
         self._writers.gone(latch_id)
 
     def get_status(self, request: message.StatusRequest, call: CallContext) -> message.Status:
-        return read_status(self._path, self._fs, self._clock)
+        return read_status(self.path, self._fs, self._clock)
 
     def list_regions(self, request: message.RegionsRequest, call: CallContext) -> message.Regions:
-        return read_regions(self._path, request.table, self._fs, self._clock)
+        return read_regions(self.path, request.table, self._fs, self._clock)
 
     def list_latches(self, request: message.LatchesRequest, call: CallContext) -> message.Latches:
-        return read_latches(self._path, self._fs, self._clock)
+        return read_latches(self.path, self._fs, self._clock)
 
     def remove_latch(self, request: message.LatchRequest, call: CallContext) -> message.Done:
         if not request.id:
             raise LatchNotFoundError(request.id)
-        with closing(open_manifest(self._path, self._fs)) as manifest:
+        with closing(open_manifest(self.path, self._fs)) as manifest:
             LeaseTable(manifest, self._clock).remove(request.id)
         return message.Done("removed")
 
@@ -182,7 +182,7 @@ class Service:
 
         verb, argument = command_of(call.method, request)
         report = administer(
-            self._path,
+            self.path,
             verb,
             argument,
             timeout_ms=call.left_ms(),
@@ -190,11 +190,6 @@ class Service:
             clock=self._clock,
         )
         return message.Done(report)
-
-    @property
-    def path(self) -> Path:
-        """The store's folder."""
-        return self._path
 
     @property
     def store_id(self) -> str:
@@ -207,7 +202,7 @@ class Service:
             if self._opened_reads is None:
                 from pyspark_theflash.service.api.reads import Reads
 
-                place = self._path, self._fs, self._clock, self._identity
+                place = self.path, self._fs, self._clock, self._identity
                 self._opened_reads = Reads(*place, self._spare_key, self._replica)
             return self._opened_reads
 
@@ -217,5 +212,5 @@ class Service:
             if self._opened_writers is None:
                 from pyspark_theflash.service.api.writers import Writers
 
-                self._opened_writers = Writers(self._path, self._fs, self._clock)
+                self._opened_writers = Writers(self.path, self._fs, self._clock)
             return self._opened_writers

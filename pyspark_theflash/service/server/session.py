@@ -110,8 +110,7 @@ class ConnectionSession:
             if not self._is_greeted:
                 self._greet()
             while not self._is_idle():
-                if not self._answer_next():
-                    return None
+                self._answer_next()
         except _LOST:
             self._link.close()
         except TheFlashError as error:
@@ -163,16 +162,12 @@ class ConnectionSession:
             _log.error("tokens cannot be read: %s", error)
             raise AuthenticationError(self._address, "the server cannot read its tokens") from None
 
-    def _answer_next(self) -> bool:
-        """Answer one call; returns False if the caller has closed the connection."""
-        try:
-            header = self._link.receive_header(REQUEST_BYTES_MAX, self._timeouts.idle_ms)
-        except EOFError:
-            self._link.close()
-            return False
+    def _answer_next(self) -> None:
+        """Answer one call. Raises one of `_LOST` if the caller has closed the connection."""
+        header = self._link.receive_header(REQUEST_BYTES_MAX, self._timeouts.idle_ms)
         body = self._link.receive(header.length, self._timeouts.frame_ms)
         if header.type is FrameType.CANCEL:
-            return True  # its call has ended already
+            return  # its call has ended already
         if header.type is not FrameType.REQUEST:
             raise ProtocolError(self._address, f"{header.type.name} where REQUEST is expected")
         self._call, self._is_json = header.call, header.is_json
@@ -182,7 +177,6 @@ class ConnectionSession:
             self._answer(Request.from_bytes(body))
         finally:
             self.is_busy = False
-        return True
 
     def _answer(self, request: Request) -> None:
         role, called = self._role(), None
