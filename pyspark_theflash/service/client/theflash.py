@@ -203,8 +203,8 @@ class TheFlash:
             presentation: The form of values.
             filter: A condition as an expression; None: none.
             aggregation: Aggregates to compute; None: none.
-            limit: The number of rows that suffice per split; 0: all.
-            order: The sort keys that determine the first `limit` rows.
+            limit: The largest number of rows of a split; 0: no limit.
+            order: The order of which the first `limit` rows are returned.
             timeout_ms: The call's timeout.
 
         Returns:

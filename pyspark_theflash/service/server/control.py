@@ -26,7 +26,7 @@ class Timeouts:
     """Time limits of a server for its callers, in ms."""
 
     greeting_ms: int = 3_000
-    """For the TLS handshake and the API's own, together."""
+    """For each step before the first call: the first input, the TLS handshake, each frame."""
     idle_ms: int = 600_000
     """Between two calls."""
     frame_ms: int = 10_000
