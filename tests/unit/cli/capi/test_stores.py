@@ -88,7 +88,7 @@ def test_what_is_not_there(opened, tmp_path):
         stores.call(number, "Scan", "{}", 0)
     with pytest.raises(CodecError, match="not base64"):
         stores.scan(number, "é", dictionaries=False)
-    with pytest.raises(Exception, match="not given"):
+    with pytest.raises(Exception, match="not issued"):
         stores.scan(number, base64.b64encode(bytes(80)).decode(), dictionaries=False)
 
 
