@@ -113,7 +113,7 @@ def test_what_is_planned_pins_and_what_is_empty_does_not(place, builder):
         ({"store": "theflash://localhost:1"}, ServiceUnavailableError, "localhost:1 is not avail"),
         ({"store": "theflash://localhost"}, OptionError, "'address'"),
         ({"token": "not-one-of-the-tokens"}, AuthenticationError, "this token is not valid"),
-        ({"token": "short"}, OptionError, "option 'token': is not of 16 or more"),
+        ({"token": "short"}, OptionError, "option 'token': must have 16 or more"),
         ({"token": None}, AuthenticationError, "the server requires a token"),
         ({"tls_ca": str(FOLDER / "other-ca.pem")}, AuthenticationError, "cannot be trusted"),
         ({"tls_ca": "/no/where"}, OptionError, "option 'tls_ca': cannot read /no/where"),
