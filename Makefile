@@ -15,7 +15,7 @@ export PYSPARK_PYTHON := $(CURDIR)/$(python)
 unexport SPARK_HOME SPARK_CONF_DIR SPARK_REMOTE HADOOP_CONF_DIR PYSPARK_SUBMIT_ARGS
 unexport PYSPARK_DRIVER_PYTHON PYTHONHOME PYTHONPATH PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup jar lib wheel demo test test-all golden-rewrite fuzz peer bank soak check format bench bench-rivals docs proto lock notebooks clean help java
+.PHONY: setup jar lib wheel demo unit test test-long test-all golden-rewrite fuzz peer bank soak check format bench bench-rivals docs proto lock notebooks clean help java
 
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' Makefile | awk -F'|' '{printf "make %-14s %s\n", $$1, $$2}'
@@ -48,8 +48,15 @@ demo: java setup ## Replicate a TiDB history and read it with Spark
 # Two processes in parallel; one of them runs all tests of Spark.
 side_by_side := -n 2 --dist loadgroup
 
-test: jar ## Run the tests, except those marked slow
-	$(python) -m pytest -m "not slow" $(side_by_side)
+unit: setup ## Run the unit tests that need neither Java nor server processes
+	$(python) -m pytest -m "not slow and not spark and not peer" -n 2 tests/unit tests/golden \
+		--ignore=tests/unit/service/server --ignore=tests/unit/spark
+
+test: jar ## Run the tests, except those marked slow or long
+	$(python) -m pytest -m "not slow and not long" $(side_by_side)
+
+test-long: jar ## Run the tests marked long, which repeat for more inputs what shorter ones show
+	$(python) -m pytest -m "long and not slow" $(side_by_side)
 
 test-all: jar ## Run all tests
 	$(python) -m pytest

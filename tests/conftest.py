@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 ROOT = Path(__file__).parents[1]
+LONG = Path(__file__).with_name("long.txt")
+"""The tests marked `long`, by their names."""
 
 # Spark reads these when its JVM starts; `make` sets them too, a plain `pytest` does not.
 os.environ["PYSPARK_PYTHON"] = sys.executable
@@ -45,7 +47,12 @@ settings.load_profile("ci")
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     no_peer = pytest.mark.skip(reason="needs a TiDB: run `make peer`, for which Go is needed")
+    long = {line for line in LONG.read_text().splitlines() if line and not line.startswith("#")}
     for item in items:
+        # A line of the list is a file, or a test with all its parameters.
+        name = item.nodeid.partition("[")[0]
+        if name in long or name.partition("::")[0] in long:
+            item.add_marker(pytest.mark.long)
         # A fixture may ask for the session only when it runs, so a module's name tells, too.
         if "spark" in getattr(item, "fixturenames", ()) or item.path.stem.startswith("test_spark_"):
             item.add_marker(pytest.mark.spark)

@@ -84,7 +84,7 @@ def test_a_set_of_many_names_takes_no_time() -> None:
     names = ",".join(str(n) for n in range(20_000))
     before = time.process_time()
     assert convert([names, "," * 60_000, "b,a,b"], varchar(1 << 20), set_of("a", "b")) == [0, 0, 3]
-    assert time.process_time() - before < 1
+    assert time.process_time() - before < 5
 
 
 @pytest.mark.parametrize(
