@@ -22,7 +22,7 @@ delete whose start_ts is at or below the snapshot can change what the snapshot s
     start_ts > snapshot_ts         does not block: commits above the snapshot
     min_commit_ts > snapshot_ts    does not block: commits above the snapshot; a reader has pushed
                                    min_commit_ts, or async commit has calculated it
-    otherwise                      blocks: only the primary tells the transaction's state
+    otherwise                      blocks: only the primary has the transaction's state
 """
 
 from dataclasses import dataclass, field

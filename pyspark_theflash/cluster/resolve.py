@@ -1,6 +1,6 @@
 """Resolve the locks that block a snapshot read.
 
-A lock does not tell whether its transaction has committed; only the lock or the record on the
+A lock does not show whether its transaction has committed; only the lock or the record on the
 transaction's *primary* key does. When the outcome is known, the snapshot is read
 
     rolled back, or committed above snapshot_ts      ignoring the lock
@@ -64,7 +64,7 @@ _CACHED_MAX: Final = 4096
 
 
 class LockPolicy(Enum):
-    """How to treat a blocking lock; `WAIT` and `FAIL` write nothing to TiKV."""
+    """A policy for blocking locks; `WAIT` and `FAIL` write nothing to TiKV."""
 
     WAIT = "wait"
     RESOLVE = "resolve"

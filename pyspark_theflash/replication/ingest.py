@@ -3,7 +3,7 @@
     latches   must be held for everything written; checked again in the transaction of the commit
     schema    must continue the store's history
     rows      must be valid for their tables (`incoming.py`)
-    ledger    tells which transactions are new; others must be the same as before
+    ledger    shows which transactions are new; others must be the same as before
     engine    publishes all of it, with the progress and the ledger
 
 All rows of a transaction must be in one write: the ledger stores one fingerprint of its rows in all

@@ -6,7 +6,7 @@ timestamp of the schema change as commit_ts; the old partitions keep theirs for 
 In a table with `_tidb_rowid`, rows written while TiDB copies are in the new partitions already (see
 `double_write`): an update with the same id, an insert with another. So a row inserted meanwhile is
 in the new partition once if TiDB has not copied it, and twice if it has; TiDB shows both. Only TiKV
-can tell which.
+has the answer.
 """
 
 import logging

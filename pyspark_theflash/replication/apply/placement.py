@@ -170,7 +170,7 @@ class AmbiguousPlacement:
                 yield handle, version.physical_id
 
     def _existed(self, definition: TableInfo) -> Mapping[int | bytes, bool]:
-        """Return whether rows existed before the transaction, if the kinds of changes tell."""
+        """Return whether rows existed before the transaction, if the kinds of changes show it."""
         whole, is_insert = self.mutations, self.mutations.sequence == INSERT
         inserts = replace(whole, updated=[], deleted=[], sequence=whole.sequence[is_insert])
         others = replace(whole, inserted=[], sequence=whole.sequence[~is_insert])

@@ -9,7 +9,7 @@
     orphan     transactions without a commit or prewrite, and decisions about them
 
 Pending transactions need not be stored when a run is interrupted: the next one reads the source
-again from the last position, and the ledger tells what is applied. For the same reason the newest
+again from the last position, and the ledger records what is applied. For the same reason the newest
 commit_ts seen is not stored: resolved_ts is a correct start, but then takes longer to advance.
 """
 

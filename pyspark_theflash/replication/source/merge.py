@@ -2,7 +2,7 @@
 
 TiDB chooses a pump for each transaction, and the commit may go to another pump than the prewrite.
 The pairing (`replication.pairing.pairing`) matches them across pumps. Each entity carries the
-number of its stream, because only the order within one pump tells up to which timestamp that pump's
+number of its stream, because only the order within one pump shows up to which timestamp that pump's
 binlog is complete.
 
 Order of reading

@@ -8,7 +8,7 @@ Both use the same protocol, with different contents:
     our own (`server`)  TiDB's messages in order of arrival            suffix:offset after the last
 
 The entities are the same: a commit that contains its prewrite is decoded into both. Messages of a
-tidb-binlog pump have an empty position, which tells the two apart.
+tidb-binlog pump have an empty position, which distinguishes the two.
 
 A tidb-binlog pump skips messages that it has deleted by age, and reports this only in its own log:
 a store must not fall behind the pump's retention.

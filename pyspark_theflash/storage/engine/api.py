@@ -179,7 +179,7 @@ class RowCondition(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ScanSpec:
-    """What a scan of a region returns.
+    """The columns, rows and timestamp of a scan of a region.
 
     Attributes:
         columns: The columns to return.

@@ -154,7 +154,7 @@ def _whole_numbers(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArr
     """Convert integers to the column's type.
 
     For an unsigned column without strict SQL mode TiDB stores 2^64 - 1 in place of a number that is
-    too large, whatever the column's width. An array with such numbers is returned as uint64.
+    too large, for any width of the column. An array with such numbers is returned as uint64.
     """
     numbers = _expect(reader, spec, values, Form.INT, Form.UINT)
     tp = arrow_type(spec.type)

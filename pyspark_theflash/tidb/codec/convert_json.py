@@ -207,5 +207,5 @@ def _integer_reader(new: FieldType) -> Callable[[bytes], int]:
 
 
 def _unsigned(text: bytes) -> int:
-    """Parse a text for an unsigned column: clamped to 0..2^64 - 1, whatever the column's width."""
+    """Parse a text for an unsigned column: clamped to 0..2^64 - 1 for any width."""
     return min(max(loose_integer(text) or 0, 0), MAX_UINT64)
