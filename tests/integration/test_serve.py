@@ -190,7 +190,7 @@ def test_a_latch_that_nobody_renews(store):
         (["--cert", "x"], 2, "UsageError"),
         (["--listen", "127.0.0.1:0", "--tokens", "/nowhere"], 2, "cannot read"),
         (["--flight", "127.0.0.1:0"], 2, "give tokens"),
-        (["--workers", "0"], 2, "--workers is from 1"),
+        (["--workers", "0"], 2, "--workers must be from 1"),
     ],
 )
 def test_what_it_does_not_begin_with(store, options, status, reason):

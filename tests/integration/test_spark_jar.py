@@ -3,6 +3,8 @@
 import os
 import signal
 import threading
+from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 from py4j.protocol import Py4JJavaError
@@ -11,7 +13,6 @@ from pyspark.errors import AnalysisException
 from pyspark_theflash.service.client.embedded import socket_path
 from pyspark_theflash.service.client.theflash import connect
 from pyspark_theflash.service.server import session
-from pyspark_theflash.service.wire.frame import End, FrameType
 from pyspark_theflash.tidb.codec.field_type import MySQLType
 from tests.support.processes import engines, wait_until
 from tests.support.serving import serving, serving_secured
@@ -102,36 +103,29 @@ def test_secrets_are_not_shown(load, secured, capfd):
 
 def cut(self, rows, call):
     """A server that ends in the middle of a stream."""
-    whole = session.ConnectionSession._send
+    whole = self._link.send_data
 
-    def send(pieces):
-        size_bytes = whole(self, pieces)
+    def send_data(*arguments):
+        whole(*arguments)
         self._link.close()
-        return size_bytes
 
-    self._send = send
+    self._link.send_data = send_data
     ORIGINAL(self, rows, call)
 
 
 def lie(self, rows, call):
     """A server that announces more rows than it sends."""
-    link = self._link
 
-    class Lying:
-        def __getattr__(self, name):
-            return getattr(link, name)
+    def end(encoder):
+        true = END(encoder)
+        return replace(true, rows=true.rows + 1)
 
-        def send(self, header, body, timeout_ms):
-            if header.type is FrameType.END:
-                end = End.from_bytes(body)
-                body = End(end.batches, end.rows + 1, end.size_bytes).to_bytes()
-            link.send(header, body, timeout_ms)
-
-    self._link = Lying()
-    ORIGINAL(self, rows, call)
+    with patch.object(session.StreamEncoder, "end", end):
+        ORIGINAL(self, rows, call)
 
 
 ORIGINAL = session.ConnectionSession._stream
+END = session.StreamEncoder.end
 
 
 @pytest.mark.parametrize(
