@@ -171,7 +171,7 @@ def test_a_change_that_cannot_be_told_fails_reads_of_its_column_alone(tmp_path: 
                 plan = snapshot.plan("bank.t", ["id", "j", "ts", "v"])
                 ours = [row for part in snapshot.texts(plan) for row in zip(*part, strict=True)]
                 assert {tuple(str(v) for v in row) for row in ours} == set(theirs)
-                with pytest.raises(UnsupportedError, match="outside the column.s range"):
+                with pytest.raises(UnsupportedError, match="outside the column's range"):
                     list(snapshot.scan("bank.t", ["b"]))
             assert main(["compact", str(store)]) == 0
 
