@@ -148,7 +148,6 @@ def _type(field: pb.FieldDescriptorProto, owner: str, bytes_type: str) -> tuple[
 def _docstring(text: str) -> Iterator[str]:
     """A comment as a docstring, its first sentence alone in the first line."""
     text = text if text.endswith(".") else f"{text}."
-    text = f"r{text}" if "\\" in text else text
     if len(text) + 4 + 6 <= WIDTH:
         yield f'    """{text}"""'
         return

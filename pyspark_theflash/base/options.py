@@ -238,12 +238,8 @@ class ScanOptions:
         """
         by_name = {name.lower(): text for name, text in texts.items()}
         _reject_unknown(by_name)
-        for option in (each for each in SERVER_OPTIONS if each.name in by_name):
-            raise OptionError(option.name, "is for servers, and the store is a folder")
+        store = store_folder(by_name)
         PUSHDOWN.value_in(by_name)
-        store = STORE.value_in(by_name)
-        if store is None:
-            raise OptionError(STORE.name, "is missing; it names the store's folder")
         zero_dates = ZERO_DATES_OPTION.value_in(by_name) or "raise"
         all_as_text = bool(ALL_AS_TEXT.value_in(by_name))
         if all_as_text and zero_dates == "null":
@@ -262,6 +258,20 @@ class ScanOptions:
             zero_dates,
             all_as_text,
         )
+
+
+def store_folder(by_name: Mapping[str, str]) -> Path:
+    """Return the folder of a read whose store is not behind a server; names in lower case.
+
+    Raises:
+        OptionError: There is no store, or an option is for servers only.
+    """
+    for option in (each for each in SERVER_OPTIONS if each.name in by_name):
+        raise OptionError(option.name, "is for servers, and the store is a folder")
+    store = STORE.value_in(by_name)
+    if store is None:
+        raise OptionError(STORE.name, "is missing; it names the store's folder")
+    return store
 
 
 def timestamp_option(key: str, value: AnyTimestamp) -> TimeStamp:

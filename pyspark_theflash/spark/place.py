@@ -19,6 +19,7 @@ from pyspark_theflash.base.options import (
     TLS_KEY,
     TOKEN,
     TOKEN_FILE,
+    store_folder,
 )
 from pyspark_theflash.base.tls import TlsMaterial
 from pyspark_theflash.net.address import is_address
@@ -51,12 +52,7 @@ class Place:
         address = lowered.get(STORE.name, "").strip()
         if is_address(address):
             return cls(address, _token(lowered), _tls(lowered))
-        for option in (each for each in SERVER_OPTIONS if each.name in lowered):
-            raise OptionError(option.name, "is for servers, and the store is a folder")
-        folder = STORE.value_in(lowered)
-        if folder is None:
-            raise OptionError(STORE.name, "is missing; it names the store's folder")
-        return cls(str(folder.absolute()))
+        return cls(str(store_folder(lowered).absolute()))
 
     @property
     def is_folder(self) -> bool:

@@ -21,7 +21,7 @@ from pyspark_theflash.base.errors import CorruptionError, LeaseExpiredError, Uns
 from pyspark_theflash.base.options import WAIT, ScanOptions
 from pyspark_theflash.base.types import ColumnID
 from pyspark_theflash.read.present import Presentation, ZeroDates
-from pyspark_theflash.service.client.theflash import TheFlash
+from pyspark_theflash.service.client.theflash import SHORT_MS, TheFlash
 from pyspark_theflash.service.wire.message import (
     Column,
     Plan,
@@ -37,7 +37,6 @@ from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLT
 from pyspark_theflash.tidb.codec.text import format_column
 from pyspark_theflash.tidb.schema.model import ColumnInfo
 
-_SHORT_MS: Final = 60_000
 MAX_BATCH_ROWS: Final = 1 << 16
 
 
@@ -66,7 +65,7 @@ class ScanTarget:
         wait_s = WAIT.value_in({name.lower(): text for name, text in settings.items()}) or 0.0
         request = ReadOptions(tuple(Setting(*each) for each in sorted(settings.items())))
         with place.connect() as store:
-            timeout_ms = _SHORT_MS + round(wait_s * 1000)
+            timeout_ms = SHORT_MS + round(wait_s * 1000)
             reading: Reading = store.call(method("PrepareRead"), request, timeout_ms)
         schema = pa.ipc.read_schema(pa.py_buffer(reading.table.arrow_schema))
         shown = reading.request.presentation
@@ -139,7 +138,7 @@ class TheFlashReader(DataSourceReader):
 
     def _plan(self, store: TheFlash) -> Plan:
         """Plan the read; its tasks use the plan's read latch."""
-        plan: Plan = store.call(method("PlanScan"), self._request, _SHORT_MS)
+        plan: Plan = store.call(method("PlanScan"), self._request, SHORT_MS)
         return plan
 
 

@@ -4,7 +4,7 @@ DuckDB has a type for the returned form of most columns (`present.py`). It has n
 than 38 digits: such columns get 38 digits, and values that need more raise.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -35,11 +35,9 @@ class SnapshotTable:
         return self._schema
 
     def read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        types = [self._schema.field(name).type for name in columns]
         plan = self._snapshot.plan(self._name, columns, self._presentation)
-        for batch in self._snapshot.held(plan.with_dictionaries(self._dictionaries)):
-            arrays = map(narrowed, batch.columns, types, columns)
-            yield batch_of(columns, list(arrays), batch.num_rows)
+        batches = self._snapshot.held(plan.with_dictionaries(self._dictionaries))
+        return sql_batches(batches, self._schema, columns)
 
 
 class SnapshotTables:
@@ -60,7 +58,21 @@ def sql_type(tp: pa.DataType) -> pa.DataType:
     return pa.decimal128(DECIMAL128_DIGITS, tp.scale) if pa.types.is_decimal256(tp) else tp
 
 
-def narrowed(values: pa.Array, tp: pa.DataType, name: str) -> pa.Array:
+def sql_batches(
+    batches: Iterable[pa.RecordBatch], schema: pa.Schema, columns: Sequence[str]
+) -> Iterator[pa.RecordBatch]:
+    """Cast batches of these columns to their types in `schema`.
+
+    Raises:
+        UnrepresentableValueError: A value has too many digits.
+    """
+    types = [schema.field(name).type for name in columns]
+    for batch in batches:
+        arrays = map(_cast, batch.columns, types, columns)
+        yield batch_of(columns, list(arrays), batch.num_rows)
+
+
+def _cast(values: pa.Array, tp: pa.DataType, name: str) -> pa.Array:
     """Cast to that type. Raises `UnrepresentableValueError`: A value has too many digits."""
     if values.type == tp:
         return values

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
-from pyspark_theflash.read.plan.sql_tables import narrowed, sql_type
+from pyspark_theflash.read.plan.sql_tables import sql_batches, sql_type
 from pyspark_theflash.service.client.theflash import TheFlash
 from pyspark_theflash.service.wire.message import Moment, Presentation
-from pyspark_theflash.storage.mvcc.project import batch_of
 
 
 class ServedTable:
@@ -27,13 +26,10 @@ class ServedTable:
         return self._schema
 
     def read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-        types = [self._schema.field(name).type for name in columns]
         plan = self._store.plan(
             self._name, columns, moment=self._moment, presentation=self._presentation
         )
-        for batch in self._store.read(plan):
-            arrays = map(narrowed, batch.columns, types, columns)
-            yield batch_of(columns, list(arrays), batch.num_rows)
+        return sql_batches(self._store.read(plan), self._schema, columns)
 
 
 class ServedTables:

@@ -1,0 +1,15 @@
+"""Every name in the list of long tests is a test, so that none is run again under a new name."""
+
+import pytest
+
+from tests.conftest import LONG
+from tests.tidy.sources import ROOT
+
+NAMES = [line for line in LONG.read_text().splitlines() if not line.startswith("#")]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_long_test_exists(name: str) -> None:
+    file, *parts = name.split("::")
+    text = (ROOT / file).read_text()
+    assert all(part in text for part in parts if part != "runTest")
