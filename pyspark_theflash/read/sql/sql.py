@@ -67,8 +67,7 @@ class SqlResult:
     @property
     def schema(self) -> pa.Schema:
         """The columns; names need not be unique."""
-        schema: pa.Schema = self._reader.schema
-        return schema
+        return self._reader.schema
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:
         """Yield the rows, in the query's order.

@@ -36,16 +36,14 @@ def binary(data: npt.NDArray[np.uint8], bounds: npt.NDArray[np.integer[Any]]) ->
 
 def nulls(row_count: int, tp: pa.DataType) -> ArrowArray:
     """Return an array of nulls."""
-    result: ArrowArray = _pa.nulls(row_count, tp)
-    return result
+    return _pa.nulls(row_count, tp)
 
 
 def take(values: ArrowArray, indices: npt.NDArray[np.int64]) -> ArrowArray:
     """Select values by index; a negative index selects null."""
     missing = indices < 0
     arrow_indices = _pa.array(indices, mask=missing if missing.any() else None)
-    result: ArrowArray = values.take(arrow_indices)
-    return result
+    return values.take(arrow_indices)
 
 
 def joined(chunks: Sequence[ArrowArray]) -> ArrowArray:
@@ -54,10 +52,9 @@ def joined(chunks: Sequence[ArrowArray]) -> ArrowArray:
     for chunk in chunks:
         if chunk.type != widest and chunk.type.bit_width > widest.bit_width:
             widest = chunk.type
-    result: ArrowArray = _pa.concat_arrays(
+    return _pa.concat_arrays(
         [chunk if chunk.type == widest else _pc.cast(chunk, widest) for chunk in chunks]
     )
-    return result
 
 
 def map_distinct(values: ArrowArray, function: Callable[[Any], Any], to: pa.DataType) -> ArrowArray:
@@ -67,15 +64,13 @@ def map_distinct(values: ArrowArray, function: Callable[[Any], Any], to: pa.Data
     """
     encoded = _pc.dictionary_encode(values)
     mapped = _pa.array([function(value) for value in encoded.dictionary.to_pylist()], to)
-    result: ArrowArray = mapped.take(encoded.indices)
-    return result
+    return mapped.take(encoded.indices)
 
 
 def join_bytes(*parts: "ArrowArray | bytes") -> ArrowArray:
     """Concatenate binary arrays row by row. A `bytes` part is repeated for every row."""
     operands = [pa.scalar(p, pa.binary()) if isinstance(p, bytes) else p for p in parts]
-    result: ArrowArray = _pc.binary_join_element_wise(*operands, pa.scalar(b"", pa.binary()))
-    return result
+    return _pc.binary_join_element_wise(*operands, pa.scalar(b"", pa.binary()))
 
 
 def fixed_width(values: ArrowArray, width: int) -> npt.NDArray[np.uint8]:

@@ -191,8 +191,7 @@ def _covered_bytes(values: ArrowArray, field_type: FieldType) -> ArrowArray:
         encoded = pa.array([bytes(4) if v == [] else v for v in vectors], pa.binary())
     else:
         encoded = primitive(_words(values), pa.binary(8)).cast(pa.binary())
-    present: ArrowArray = pc.if_else(values.is_valid(), encoded, b"")
-    return present
+    return pc.if_else(values.is_valid(), encoded, b"")
 
 
 def _words(values: ArrowArray) -> npt.NDArray[np.uint64]:

@@ -112,8 +112,7 @@ def convert_column(
     change = TypeChange(from_type, to_type, where, session)
     target = arrow_type(to_type)
     if _keeps_rows(from_type, to_type):
-        result: ArrowArray = pc.cast(values, target)
-        return result
+        return pc.cast(values, target)
     _check_pair(change)
     if values.null_count and to_type.tp == MySQLType.TIMESTAMP and to_type.is_not_null:
         raise change.unsupported("NULL became the time at which the row was rewritten")

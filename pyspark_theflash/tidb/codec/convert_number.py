@@ -72,8 +72,7 @@ def to_integer(change: TypeChange, values: ArrowArray) -> ArrowArray:
         numbers = _unsigned(change, values, high)
     else:
         numbers = _signed(change, values, low, high)
-    result: ArrowArray = pc.cast(numbers, arrow_type(new))
-    return result
+    return pc.cast(numbers, arrow_type(new))
 
 
 def integer_range(tp: FieldType) -> tuple[int, int]:
@@ -98,8 +97,7 @@ def _unsigned(change: TypeChange, values: ArrowArray, high: int) -> ArrowArray:
     if old.tp in STRING_TYPES:
         numbers = map_distinct(pc.cast(values, pa.binary()), loose_uint64, pa.uint64())
         limit = pa.scalar(high, pa.uint64())
-        result: ArrowArray = pc.min_element_wise(numbers, limit, skip_nulls=False)
-        return result
+        return pc.min_element_wise(numbers, limit, skip_nulls=False)
     numbers = _as_numbers(values, old)
     overflows = old.tp in _FLOAT_TYPES and high < MAX_UINT64
     if overflows and (np.rint(numbers.to_numpy()) >= high).any():
@@ -140,8 +138,7 @@ def _clamp(numbers: ArrowArray, low: int, high: int) -> ArrowArray:
         rounded = pa.array(data)
     inside = pc.invert(pc.or_(is_under, is_over))
     in_range = pc.cast(pc.if_else(inside, rounded, pa.scalar(0, rounded.type)), target)
-    result: ArrowArray = pc.case_when(pc.make_struct(is_under, is_over), lowest, highest, in_range)
-    return result
+    return pc.case_when(pc.make_struct(is_under, is_over), lowest, highest, in_range)
 
 
 def _round(numbers: ArrowArray, scale: int) -> ArrowArray:
@@ -149,8 +146,7 @@ def _round(numbers: ArrowArray, scale: int) -> ArrowArray:
     wide = pc.cast(numbers, pa.decimal256(_MAX_DIGITS, numbers.type.scale))
     if scale >= numbers.type.scale:
         return wide
-    result: ArrowArray = pc.round(wide, ndigits=scale, round_mode="half_towards_infinity")
-    return result
+    return pc.round(wide, ndigits=scale, round_mode="half_towards_infinity")
 
 
 def to_bit(change: TypeChange, values: ArrowArray) -> ArrowArray:
@@ -161,8 +157,7 @@ def to_bit(change: TypeChange, values: ArrowArray) -> ArrowArray:
         numbers = primitive(signed.view(np.uint64), pa.uint64())
     else:
         numbers = _unsigned(change, values, MAX_UINT64)
-    result: ArrowArray = pc.min_element_wise(numbers, pa.scalar(2**width - 1, pa.uint64()))
-    return result
+    return pc.min_element_wise(numbers, pa.scalar(2**width - 1, pa.uint64()))
 
 
 def to_year(change: TypeChange, values: ArrowArray) -> ArrowArray:
@@ -227,16 +222,14 @@ def _fit_decimals(numbers: ArrowArray, new: FieldType) -> ArrowArray:
         rounded = pc.if_else(pc.less(rounded, zero), zero, rounded)
     whole_digits = target.precision - target.scale
     if whole_digits > source.precision - source.scale:
-        rescaled: ArrowArray = pc.cast(rounded, target)
-        return rescaled
+        return pc.cast(rounded, target)
     is_over = pc.greater_equal(pc.abs(rounded), pa.scalar(Decimal(10**whole_digits), rounded.type))
     largest = Decimal((0, (9,) * target.precision, -target.scale))
     nearest = pc.if_else(
         pc.less(rounded, zero), pa.scalar(largest.copy_negate(), target), pa.scalar(largest, target)
     )
     in_range = pc.cast(pc.if_else(is_over, zero, rounded), target)
-    result: ArrowArray = pc.if_else(is_over, nearest, in_range)
-    return result
+    return pc.if_else(is_over, nearest, in_range)
 
 
 def to_float(change: TypeChange, values: ArrowArray) -> ArrowArray:

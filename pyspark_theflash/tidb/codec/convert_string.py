@@ -74,8 +74,7 @@ def _decode(change: TypeChange, values: ArrowArray) -> ArrowArray:
     is_invalid = pc.not_equal(pc.binary_length(texts), pc.binary_length(values))
     if charset == "latin1" and pc.any(is_invalid).as_py():
         raise change.unsupported("a value is not valid UTF-8")
-    result: ArrowArray = pc.if_else(is_invalid, texts, _cut(texts, change.new))
-    return result
+    return pc.if_else(is_invalid, texts, _cut(texts, change.new))
 
 
 def _valid_prefix(raw: bytes, charset: str) -> str:

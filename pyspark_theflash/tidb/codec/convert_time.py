@@ -131,8 +131,7 @@ def _parsed_to_timestamps(change: TypeChange, packed: Words) -> ArrowArray:
 
 
 def _in_range(utc_us: Int64s) -> Mask:
-    mask: Mask = (utc_us >= _FIRST_TIMESTAMP_US) & (utc_us < _END_TIMESTAMP_US)
-    return mask
+    return (utc_us >= _FIRST_TIMESTAMP_US) & (utc_us < _END_TIMESTAMP_US)
 
 
 def _local_us(change: TypeChange, packed: Words) -> Int64s:
@@ -197,8 +196,7 @@ def _round_packed(packed: Words, old_fsp: int, fsp: int) -> Words:
     clock = pack(np.zeros_like(days), time_of_day % DAY_US) & _CLOCK_MASK
     rounded = (packed & ~_CLOCK_MASK) | clock
     next_day = pack(days + 1, np.zeros_like(days))
-    result: Words = np.where(carries, np.where(exists, next_day, packed), rounded)
-    return result
+    return np.where(carries, np.where(exists, next_day, packed), rounded)
 
 
 def _round_up(microseconds: Int64s, fsp: int) -> Int64s:
@@ -226,8 +224,7 @@ def to_time(change: TypeChange, values: ArrowArray) -> ArrowArray:
         result = map_distinct(raw, lambda text: loose_time(text, fsp, change), pa.int64())
     else:
         result = map_distinct(texts, lambda text: _time_of_number(text, change), pa.int64())
-    times: ArrowArray = pc.cast(result, pa.duration("us"))
-    return times
+    return pc.cast(result, pa.duration("us"))
 
 
 def _time_of_number(text: str, change: TypeChange) -> int | None:
@@ -304,5 +301,4 @@ def _decimals(whole: Int64s, millionths: Int64s) -> ArrowArray:
     whole_number = pc.cast(primitive(whole, pa.int64()), pa.decimal128(19, 0))
     fraction = pc.cast(primitive(millionths, pa.int64()), pa.decimal128(19, 0))
     millionth = pa.scalar(Decimal("0.000001"), pa.decimal128(7, 6))
-    result: ArrowArray = pc.add(whole_number, pc.multiply(fraction, millionth))
-    return result
+    return pc.add(whole_number, pc.multiply(fraction, millionth))

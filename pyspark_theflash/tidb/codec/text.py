@@ -79,8 +79,7 @@ def format_column(values: "pa.Array[Any]", field_type: FieldType) -> "pa.Array[A
         CodecError: A value is invalid for the type.
         UnsupportedError: TiDB does not store columns of this type.
     """
-    texts: pa.Array[Any] = _form(field_type).format(values, field_type)
-    return texts
+    return _form(field_type).format(values, field_type)
 
 
 def parse_column(

@@ -122,14 +122,12 @@ def is_stored_time(tp: pa.DataType) -> bool:
 
 def stored_numbers(values: ArrowArray) -> ArrowArray:
     """View stored times as integers: int32 days of a DATE, int64 microseconds of others."""
-    numbers: ArrowArray = values.view(pa.int32() if pa.types.is_date32(values.type) else pa.int64())
-    return numbers
+    return values.view(pa.int32() if pa.types.is_date32(values.type) else pa.int64())
 
 
 def impossible(values: ArrowArray) -> ArrowArray:
     """Return which stored times are impossible dates: bool[n]; null for null."""
-    mask: ArrowArray = pc.greater_equal(stored_numbers(values), _first_impossible(values.type))
-    return mask
+    return pc.greater_equal(stored_numbers(values), _first_impossible(values.type))
 
 
 def has_impossible(values: ArrowArray) -> bool:
@@ -158,8 +156,7 @@ def resolve_impossible(values: ArrowArray, policy: ImpossibleDates, column_name:
         first = packed_times(values.filter(mask).slice(0, 1))[0]
         text = packed_text(int(first), with_time=not pa.types.is_date32(values.type))
         raise UnrepresentableValueError(column_name, text, "a date")
-    result: ArrowArray = pc.if_else(mask, pa.scalar(None, values.type), values)
-    return result
+    return pc.if_else(mask, pa.scalar(None, values.type), values)
 
 
 def packed_text(packed: int, *, with_time: bool, fsp: int | None = None) -> str:

@@ -47,7 +47,6 @@ def vectors_at(reader: Reader, at: Positions, end: Positions) -> ArrowArray:
         index = int(np.flatnonzero(~np.isfinite(floats))[0])
         row = int(np.searchsorted(bounds, index, side="right")) - 1
         raise reader.error("vector element is not finite", int(at[row]))
-    result: ArrowArray = _pa.ListArray.from_arrays(
+    return _pa.ListArray.from_arrays(
         _pa.array(bounds.astype(np.int32)), primitive(floats, pa.float32())
     )
-    return result

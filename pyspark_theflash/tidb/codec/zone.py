@@ -29,8 +29,7 @@ def local_of(change: TypeChange, utc_us: Int64s) -> Int64s:
     Raises:
         UnsupportedError: The session's time zone is unknown.
     """
-    result: Int64s = utc_us + _offsets(change, utc_us)
-    return result
+    return utc_us + _offsets(change, utc_us)
 
 
 def utc_of(change: TypeChange, local_us: Int64s) -> tuple[Int64s, Mask]:

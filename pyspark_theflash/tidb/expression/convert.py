@@ -107,14 +107,12 @@ def objects_of(vector: Vector) -> Objects:
 
 def to_objects(values: Array, null: Mask) -> Objects:
     """Return values with 0 in place of NULL."""
-    result: Objects = np.where(null, 0, values)
-    return result
+    return np.where(null, 0, values)
 
 
 def to_python_ints(values: npt.NDArray[np.float64]) -> Objects:
     """Convert integral DOUBLEs to Python ints."""
-    result: Objects = np.array([int(value) for value in values.tolist()], object)
-    return result
+    return np.array([int(value) for value in values.tolist()], object)
 
 
 def whole_numbers(values: Objects, null: Mask, kind: Kind) -> Vector:

@@ -110,8 +110,7 @@ def first_of_year(year: Int64s) -> Words:
 
 def pack_years(year: Int64s) -> Words:
     """Return packed years with month 0 and day 0."""
-    packed: Words = (year * 13 << 46).astype(np.uint64)
-    return packed
+    return (year * 13 << 46).astype(np.uint64)
 
 
 def round_times(packed: Words, digits: int) -> Words:
@@ -140,8 +139,7 @@ def time_number(packed: Words, *, is_date: bool) -> Int64s:
     p = parts(packed)
     date = (p.year * 100 + p.month) * 100 + p.day
     clock = (p.hour * 100 + p.minute) * 100 + p.second
-    number: Int64s = date if is_date else date * 10**6 + clock
-    return number
+    return date if is_date else date * 10**6 + clock
 
 
 def duration_number(micros: Int64s) -> Int64s:

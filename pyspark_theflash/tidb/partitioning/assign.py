@@ -53,8 +53,7 @@ def assign_partitions(
     unmatched = int(np.count_nonzero(places == NO_PARTITION))
     if unmatched:
         raise NoPartitionError(table.full_name, unmatched)
-    physical_ids: npt.NDArray[np.int64] = ids[places]
-    return physical_ids
+    return ids[places]
 
 
 def _placement(table: TableInfo) -> Placement | None:

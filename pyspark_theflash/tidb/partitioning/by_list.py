@@ -129,8 +129,7 @@ class ListColumnsPlacement:
         for name, step in zip(self.columns, self.steps, strict=True):
             values, field_type = columns[name]
             states = step.follow(states, comparable(values, field_type, self.where))
-        places: Indexes = np.append(self.partitions, self.other_partition)[states]
-        return places
+        return np.append(self.partitions, self.other_partition)[states]
 
 
 def list_columns_placement(

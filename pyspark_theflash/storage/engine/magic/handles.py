@@ -89,5 +89,4 @@ def _fixed_width(handles: pa.Array, width: int) -> npt.NDArray[np.bytes_]:
     data = np.frombuffer(cut.buffers()[2] or b"", np.uint8)[offsets[0] : offsets[-1]]
     padded = np.zeros((len(cut), width), np.uint8)
     padded[np.arange(width) < np.diff(offsets)[:, None]] = data
-    result: npt.NDArray[np.bytes_] = padded.view(f"S{width}").reshape(-1)
-    return result
+    return padded.view(f"S{width}").reshape(-1)
