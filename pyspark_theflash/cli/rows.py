@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Final
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -155,7 +155,7 @@ def _noted(batches: Iterable[pa.RecordBatch], ticker: Ticker) -> Iterator[pa.Rec
         ticker.note(f"{rows:,} rows")
 
 
-def _printable(texts: Sequence["pa.Array[Any]"]) -> Iterator[list[str]]:
+def _printable(texts: Sequence[pa.Array]) -> Iterator[list[str]]:
     columns = [[_show(value) for value in array.to_pylist()] for array in texts]
     return (list(row) for row in zip(*columns, strict=True))
 

@@ -9,7 +9,7 @@ same, only the files differ.
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -183,7 +183,7 @@ def spark_batches(
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _cast(values: "pa.Array[Any]", column: ColumnInfo, field: "pa.Field[Any]") -> "pa.Array[Any]":
+def _cast(values: pa.Array, column: ColumnInfo, field: pa.Field) -> pa.Array:
     if values.null_count and not field.nullable:
         raise CorruptionError(f"column {column.name}", 0, "a NULL in a NOT NULL column")
     if pa.types.is_decimal256(values.type):

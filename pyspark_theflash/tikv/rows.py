@@ -22,7 +22,7 @@ from pyspark_theflash.storage.mvcc.rows import (
 )
 from pyspark_theflash.storage.mvcc.version import Op, absence, column_name, version_schema
 from pyspark_theflash.storage.mvcc.visibility import same_as_next
-from pyspark_theflash.tidb.codec.array import ArrowArray, binary, join_bytes, take, variable_width
+from pyspark_theflash.tidb.codec.array import binary, join_bytes, take, variable_width
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.checksum import RecordKeys
 from pyspark_theflash.tidb.codec.handle import decode_common_handles
@@ -207,7 +207,7 @@ def _decode_v2(
     return decode_rows_v2(RowBuffer.from_arrow(rows.values), specs, RecordKeys(raw, key))
 
 
-def _raw_keys(physical_id: PhysicalTableID, handles: ArrowArray) -> ArrowArray:
+def _raw_keys(physical_id: PhysicalTableID, handles: pa.Array) -> pa.Array:
     """Encode the record keys of rows."""
     prefix = encode_record_key(physical_id, b"")
     if pa.types.is_binary(handles.type):
@@ -219,7 +219,7 @@ def _raw_keys(physical_id: PhysicalTableID, handles: ArrowArray) -> ArrowArray:
     return binary(keys.reshape(-1), np.arange(len(handles) + 1) * keys.shape[1])
 
 
-def _from_key(table: TableInfo, handles: ArrowArray, infos: Sequence[ColumnInfo]) -> Columns:
+def _from_key(table: TableInfo, handles: pa.Array, infos: Sequence[ColumnInfo]) -> Columns:
     """Decode the handle columns, which rows may omit, from the handles.
 
     Columns whose keys contain collation weights or prefixes are not included: rows contain them.

@@ -23,7 +23,7 @@ from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster.write import Write, WriteKind, decode_write
 from pyspark_theflash.storage.mvcc.version import Op
-from pyspark_theflash.tidb.codec.array import ArrowArray, binary, variable_width
+from pyspark_theflash.tidb.codec.array import binary, variable_width
 from pyspark_theflash.tidb.codec.bytes import bytes_at
 from pyspark_theflash.tidb.codec.key import HANDLE_AT, MvccKey, decode_mvcc_key, decode_record_key
 from pyspark_theflash.tidb.codec.number import decode_uint_desc, encode_uint_desc, uvarints_at
@@ -47,11 +47,11 @@ class Versions:
     """
 
     table_id: Ints
-    handles: ArrowArray
+    handles: pa.Array
     commit_ts: TimeStamps
     start_ts: TimeStamps
     op: npt.NDArray[np.uint8]
-    values: ArrowArray
+    values: pa.Array
 
     def __len__(self) -> int:
         return len(self.table_id)
@@ -155,16 +155,16 @@ def _check_kinds(requests: Requests, keys: RowKeyPositions, kinds: npt.NDArray[n
     requests.reader.check(is_known, "not a write record", requests.value_at[keys.rows])
 
 
-HandlesOf = Callable[[Requests, RowKeyPositions], tuple[ArrowArray, Positions]]
+HandlesOf = Callable[[Requests, RowKeyPositions], tuple[pa.Array, Positions]]
 
 
-def _int_handles(requests: Requests, keys: RowKeyPositions) -> tuple[ArrowArray, Positions]:
+def _int_handles(requests: Requests, keys: RowKeyPositions) -> tuple[pa.Array, Positions]:
     """Decode the handles of keys, and return the positions of the timestamps after them."""
     at = requests.key_at[keys.rows]
     return pa.array(keys.int_handles(requests.reader, at)), at + INT_KEY_BYTES
 
 
-def _common_handles(requests: Requests, keys: RowKeyPositions) -> tuple[ArrowArray, Positions]:
+def _common_handles(requests: Requests, keys: RowKeyPositions) -> tuple[pa.Array, Positions]:
     raw, ts_at = bytes_at(requests.reader, requests.key_at[keys.rows], requests.key_end[keys.rows])
     data, bounds = variable_width(raw)
     # Interpret the buffer as 2n values, alternating prefixes and handles, and take the handles.

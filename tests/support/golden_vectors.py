@@ -9,7 +9,6 @@ from typing import Any, Final
 import pyarrow as pa
 
 from pyspark_theflash.base.types import ColumnID
-from pyspark_theflash.tidb.codec.array import ArrowArray
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.tidb.codec.text import parse_column
 from pyspark_theflash.tidb.schema.model import TableInfo
@@ -53,7 +52,7 @@ def partitioned_tables() -> list[dict[str, Any]]:
 
 def stored_columns(
     table: TableInfo, names: Sequence[str], rows: Sequence[Sequence[Any]]
-) -> dict[ColumnID, ArrowArray]:
+) -> dict[ColumnID, pa.Array]:
     """Rows of texts (bytes are `{"x": hex}`) as stored columns; generated columns are left out."""
     columns = {}
     for place, name in enumerate(names):
@@ -64,7 +63,7 @@ def stored_columns(
     return columns
 
 
-def shown_values(values: Sequence[Any], field_type: FieldType) -> ArrowArray:
+def shown_values(values: Sequence[Any], field_type: FieldType) -> pa.Array:
     """Texts as `format_column` gives them."""
     if not (field_type.is_binary_string or field_type.tp == MySQLType.BIT):
         return pa.array(values, pa.string())

@@ -7,7 +7,7 @@ out is never converted and cannot raise there.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -15,7 +15,6 @@ import pyarrow as pa
 from pyspark_theflash.base.errors import ColumnNotFoundError, OptionError, UnsupportedError
 from pyspark_theflash.read.pushdown.value import Mask
 from pyspark_theflash.storage.mvcc.version import column_name
-from pyspark_theflash.tidb.codec.array import nulls
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.narrow import widened
 from pyspark_theflash.tidb.expression.evaluate import Expression, evaluate_integers, parse
@@ -68,13 +67,13 @@ class Condition:
 
     def _try_out(self) -> None:
         """Evaluate on NULLs, so that unsupported types raise when planning and not in a task."""
-        columns = {c.name.lower(): nulls(1, arrow_type(c.type)) for c in self.columns}
+        columns = {c.name.lower(): pa.nulls(1, arrow_type(c.type)) for c in self.columns}
         try:
             self._is_true(columns, 1)
         except UnsupportedError as error:
             raise OptionError(WHERE, f"{error.what} is not supported") from None
 
-    def _is_true(self, columns: Mapping[str, "pa.Array[Any]"], rows: int) -> Mask:
+    def _is_true(self, columns: Mapping[str, pa.Array], rows: int) -> Mask:
         whole = self.expression
         truth = Expression(whole.text, Call("is true", (whole.tree,)), whole.columns)
         typed = {c.name.lower(): (columns[c.name.lower()], c.type) for c in self.columns}
@@ -84,7 +83,7 @@ class Condition:
         return mask
 
 
-def _dense(values: "pa.Array[Any]", column: ColumnInfo) -> "pa.Array[Any]":
+def _dense(values: pa.Array, column: ColumnInfo) -> pa.Array:
     if pa.types.is_dictionary(values.type):
         return values.dictionary_decode()
     return widened(values, arrow_type(column.type))

@@ -2,13 +2,12 @@
 
 from collections.abc import Collection, Generator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.read.present import Presentation
-from pyspark_theflash.tidb.codec.array import nulls
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.schema.model import ColumnInfo
 
@@ -31,7 +30,7 @@ def rows_schema(columns: Sequence[ColumnInfo], presentation: Presentation) -> pa
     """Return the schema of a scan's batches without reading rows."""
     fields = []
     for column in columns:
-        empty = nulls(0, arrow_type(column.type))
+        empty = pa.nulls(0, arrow_type(column.type))
         fields.append((column.name, presentation.apply(empty, column.type, column.name).type))
     return pa.schema(fields)
 
@@ -58,7 +57,7 @@ def with_dictionaries(rows: RowStream, unchanged: Collection[str] = ()) -> RowSt
     return RowStream(schema, _all_encoded(_chained(first, rows.batches), schema))
 
 
-def _has_few_values(column: "pa.Array[Any]") -> bool:
+def _has_few_values(column: pa.Array) -> bool:
     """Whether a column has strings, and few distinct ones in its first rows."""
     sample = column.slice(0, SAMPLE_ROWS)
     if not pa.types.is_string(column.type) or not len(sample):

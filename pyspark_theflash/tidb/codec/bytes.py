@@ -15,9 +15,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from pyspark_theflash.base.errors import CodecError
-from pyspark_theflash.tidb.codec.array import ArrowArray, binary
+from pyspark_theflash.tidb.codec.array import binary
 from pyspark_theflash.tidb.codec.reader import Positions, Reader, Words
 from pyspark_theflash.tidb.codec.row import RowBuffer
 
@@ -60,7 +61,7 @@ def decode_bytes(data: bytes, offset: int = 0) -> tuple[bytes, int]:
             return bytes(out), offset
 
 
-def encode_bytes_array(values: ArrowArray) -> ArrowArray:
+def encode_bytes_array(values: pa.Array) -> pa.Array:
     """Encode each value of a binary or string array without nulls."""
     reader = Reader(RowBuffer.from_arrow(values), _LAYER)
     lengths = reader.ends - reader.starts
@@ -85,7 +86,7 @@ def _keep_low(words: Words, size: npt.NDArray[np.int64]) -> Words:
     return result
 
 
-def bytes_at(reader: Reader, at: Positions, limit: Positions) -> tuple[ArrowArray, Positions]:
+def bytes_at(reader: Reader, at: Positions, limit: Positions) -> tuple[pa.Array, Positions]:
     """Decode the values at the positions `at` as a binary array; also return the end positions.
 
     Raises:

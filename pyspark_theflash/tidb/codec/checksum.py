@@ -32,7 +32,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import invariant
-from pyspark_theflash.tidb.codec.array import ArrowArray, join_bytes, primitive, take
+from pyspark_theflash.tidb.codec.array import join_bytes, primitive, take
 from pyspark_theflash.tidb.codec.field_type import STRING_TYPES, ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.handle import decode_common_handles
 from pyspark_theflash.tidb.codec.key import HANDLE_AT
@@ -148,13 +148,13 @@ def _check_columns(
     reader.check(matches, "wrong checksum", at)
 
 
-def _sums(parts: Sequence[ArrowArray], row_count: int) -> Positions:
+def _sums(parts: Sequence[pa.Array], row_count: int) -> Positions:
     if not parts:
         return np.zeros(row_count, np.int64)
     return np.array([crc32(row) for row in join_bytes(*parts).to_pylist()], np.int64)
 
 
-def _key_columns(keys: RecordKeys, rows: Positions) -> dict[int, ArrowArray]:
+def _key_columns(keys: RecordKeys, rows: Positions) -> dict[int, pa.Array]:
     """Decode the columns of the clustered primary key from the record keys, by column id."""
     raw = keys.raw.select(rows)
     reader = Reader(raw, "record key")
@@ -179,9 +179,9 @@ def _as_bytes(field_type: FieldType) -> FieldType:
     return replace(field_type, charset="binary", collate="binary")
 
 
-def _covered_bytes(values: ArrowArray, field_type: FieldType) -> ArrowArray:
+def _covered_bytes(values: pa.Array, field_type: FieldType) -> pa.Array:
     """Encode each value for a checksum of version 0; a null has no bytes."""
-    encoded: ArrowArray
+    encoded: pa.Array
     if field_type.tp in _TEXTS:
         texts = format_column(values, field_type).cast(pa.binary())
         lengths = pc.fill_null(pc.binary_length(texts), 0).to_numpy().astype("<u4")
@@ -194,7 +194,7 @@ def _covered_bytes(values: ArrowArray, field_type: FieldType) -> ArrowArray:
     return pc.if_else(values.is_valid(), encoded, b"")
 
 
-def _words(values: ArrowArray) -> npt.NDArray[np.uint64]:
+def _words(values: pa.Array) -> npt.NDArray[np.uint64]:
     numbers = pc.fill_null(values, 0).to_numpy()
     wide = numbers.astype("<f8" if numbers.dtype.kind == "f" else "<i8")
     words: npt.NDArray[np.uint64] = wide.view(np.uint64)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import CodecError, UnsupportedError
-from pyspark_theflash.tidb.codec.array import ArrowArray, binary, nulls, variable_width
+from pyspark_theflash.tidb.codec.array import binary, variable_width
 from pyspark_theflash.tidb.codec.field_type import FieldType
 from pyspark_theflash.tidb.codec.weights import Weights, load_weights
 
@@ -55,7 +55,7 @@ def is_bytewise(field_type: FieldType) -> bool:
     return field_type.collate in _BYTEWISE
 
 
-def sort_keys(values: ArrowArray, field_type: FieldType) -> ArrowArray:
+def sort_keys(values: pa.Array, field_type: FieldType) -> pa.Array:
     """Encode strings or bytes as binary sort keys; nulls remain null.
 
     The byte order of the keys is the order of the strings under the type's collation.
@@ -77,7 +77,7 @@ def sort_keys(values: ArrowArray, field_type: FieldType) -> ArrowArray:
     return text.cast(pa.binary())
 
 
-def _as_text(values: ArrowArray, *, is_utf8: bool) -> ArrowArray:
+def _as_text(values: pa.Array, *, is_utf8: bool) -> pa.Array:
     """Cast the values to strings; with `is_utf8`, check that they are valid UTF-8."""
     large = pa.types.is_large_binary(values.type) or pa.types.is_large_string(values.type)
     tp = pa.large_string() if large else pa.string()
@@ -92,10 +92,10 @@ def _check_size(total: int) -> None:
         raise UnsupportedError("an array of sort keys of 2 GiB or more", "column")
 
 
-def _weigh(text: ArrowArray, weights: Weights) -> ArrowArray:
+def _weigh(text: pa.Array, weights: Weights) -> pa.Array:
     """Return the weights of each string as a binary array."""
     if not len(text):
-        return nulls(0, pa.binary())
+        return pa.nulls(0, pa.binary())
     data, bounds = variable_width(text.fill_null("") if text.null_count else text)
     cuts = np.searchsorted(bounds, np.arange(bounds[0], bounds[-1], _PIECE_BYTES))
     pieces, sizes, total = [], [np.zeros(1, np.int64)], 0

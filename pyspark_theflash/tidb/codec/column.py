@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.base.types import ColumnID
-from pyspark_theflash.tidb.codec.array import ArrowArray, joined, nulls, primitive, take
+from pyspark_theflash.tidb.codec.array import joined, primitive, take
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.datum import Form, Values
 from pyspark_theflash.tidb.codec.decimal import decimals_at
@@ -68,7 +68,7 @@ def decode_pieces(reader: Reader, pieces: PiecesByID, columns: Sequence[ColumnSp
 
 
 def _empty_column(spec: ColumnSpec) -> DecodedColumn:
-    return DecodedColumn(nulls(0, arrow_type(spec.type)), None)
+    return DecodedColumn(pa.nulls(0, arrow_type(spec.type)), None)
 
 
 def assemble(
@@ -84,11 +84,11 @@ def assemble(
     if len(pieces) == 1 and len(pieces[0].rows) == row_count:
         values = pieces[0].values
         only_nulls = values.form is Form.NULL
-        column = nulls(row_count, tp) if only_nulls else _to_arrow(reader, spec, values)
+        column = pa.nulls(row_count, tp) if only_nulls else _to_arrow(reader, spec, values)
         return DecodedColumn(column, None)
     present = _rows_present(reader, pieces, row_count)
     slots = np.full(row_count, -1, np.int64)
-    chunks: list[ArrowArray] = []
+    chunks: list[pa.Array] = []
     filled = 0
     for piece in pieces:
         if piece.values.form is not Form.NULL:
@@ -97,7 +97,7 @@ def assemble(
             chunks.append(_to_arrow(reader, spec, piece.values))
     absent = None if present.all() else ~present
     if not chunks:
-        return DecodedColumn(nulls(row_count, tp), absent)
+        return DecodedColumn(pa.nulls(row_count, tp), absent)
     return DecodedColumn(take(joined(chunks), slots), absent)
 
 
@@ -114,7 +114,7 @@ def _rows_present(reader: Reader, pieces: Sequence[Piece], row_count: int) -> Ma
     return present
 
 
-def _to_arrow(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
+def _to_arrow(reader: Reader, spec: ColumnSpec, values: Values) -> pa.Array:
     """Convert values to an Arrow array without nulls, checking them against the column's type."""
     tp = spec.type.tp
     if tp in _WHOLE_NUMBER_TYPES:
@@ -150,7 +150,7 @@ def _expect(reader: Reader, spec: ColumnSpec, values: Values, *forms: Form) -> n
     return values.numbers if values.numbers is not None else np.zeros(0, np.int64)
 
 
-def _whole_numbers(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
+def _whole_numbers(reader: Reader, spec: ColumnSpec, values: Values) -> pa.Array:
     """Convert integers to the column's type.
 
     For an unsigned column without strict SQL mode TiDB stores 2^64 - 1 in place of a number that is
@@ -175,7 +175,7 @@ def _whole_numbers(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArr
     return primitive(numbers.astype(target, copy=False), tp)
 
 
-def _strings(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
+def _strings(reader: Reader, spec: ColumnSpec, values: Values) -> pa.Array:
     _expect(reader, spec, values, Form.BYTES)
     raw = reader.slices(values.start, values.end)
     if spec.type.is_binary_string:
@@ -187,7 +187,7 @@ def _strings(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
         raise reader.error(reason, int(values.start[0])) from error
 
 
-def _floats(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
+def _floats(reader: Reader, spec: ColumnSpec, values: Values) -> pa.Array:
     numbers = _expect(reader, spec, values, Form.FLOAT)
     tp = arrow_type(spec.type)
     with np.errstate(over="ignore", invalid="ignore"):  # Values that are not finite raise below.
@@ -197,7 +197,7 @@ def _floats(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
     return primitive(result, tp)
 
 
-def _durations(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
+def _durations(reader: Reader, spec: ColumnSpec, values: Values) -> pa.Array:
     """Convert nanoseconds to microseconds."""
     ns = _expect(reader, spec, values, Form.INT)
     us, rest = np.divmod(ns, 1000)
@@ -206,7 +206,7 @@ def _durations(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
     return primitive(us, arrow_type(spec.type))
 
 
-def _dates(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
+def _dates(reader: Reader, spec: ColumnSpec, values: Values) -> pa.Array:
     packed = _expect(reader, spec, values, Form.UINT)
     days, well_formed = unpack_dates(packed)
     well_formed &= (packed & np.uint64((1 << 41) - 1)) == 0
@@ -214,7 +214,7 @@ def _dates(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
     return primitive(days.astype(np.int32), pa.date32())
 
 
-def _timestamps(reader: Reader, spec: ColumnSpec, values: Values) -> ArrowArray:
+def _timestamps(reader: Reader, spec: ColumnSpec, values: Values) -> pa.Array:
     packed = _expect(reader, spec, values, Form.UINT)
     days, date_is_well_formed = unpack_dates(packed)
     micros, time_is_well_formed = unpack_times_of_day(packed)

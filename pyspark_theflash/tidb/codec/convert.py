@@ -26,13 +26,14 @@ type; `loose_number` and `loose_time` parse numbers, dates and times in free-for
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
-import pyarrow.compute
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import UnsupportedError
-from pyspark_theflash.tidb.codec.array import ArrowArray, nulls, take
+from pyspark_theflash.tidb.codec.array import take
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.change import ReorgSession, TypeChange
 from pyspark_theflash.tidb.codec.convert_choice import to_enum, to_set
@@ -54,8 +55,6 @@ from pyspark_theflash.tidb.codec.field_type import (
     MySQLType,
 )
 
-pc: Any = pyarrow.compute
-
 _CHOICES: Final = frozenset({MySQLType.ENUM, MySQLType.SET})
 _FRACTIONS: Final = frozenset({MySQLType.NEWDECIMAL, MySQLType.FLOAT, MySQLType.DOUBLE})
 _TIMES: Final = DATETIME_TYPES | {MySQLType.TIME}
@@ -69,7 +68,7 @@ _REJECTED: Final[Mapping[MySQLType, frozenset[MySQLType]]] = {
     **dict.fromkeys(DATETIME_TYPES, _FRACTIONS | _CHOICES | _BIT),
     MySQLType.TIME: _CHOICES | _BIT,
 }
-_CONVERTERS: Final[Mapping[MySQLType, Callable[[TypeChange, ArrowArray], ArrowArray]]] = {
+_CONVERTERS: Final[Mapping[MySQLType, Callable[[TypeChange, pa.Array], pa.Array]]] = {
     **dict.fromkeys(INTEGER_TYPES, to_integer),
     **dict.fromkeys(STRING_TYPES, to_string),
     **dict.fromkeys(DATETIME_TYPES, to_datetime),
@@ -86,12 +85,12 @@ _CONVERTERS: Final[Mapping[MySQLType, Callable[[TypeChange, ArrowArray], ArrowAr
 
 
 def convert_column(
-    values: ArrowArray,
+    values: pa.Array,
     from_type: FieldType,
     to_type: FieldType,
     where: str,
     session: ReorgSession | None = None,
-) -> ArrowArray:
+) -> pa.Array:
     """Convert stored values from a column's old type to its new type, as MODIFY COLUMN does.
 
     Args:
@@ -117,7 +116,7 @@ def convert_column(
     if values.null_count and to_type.tp == MySQLType.TIMESTAMP and to_type.is_not_null:
         raise change.unsupported("NULL became the time at which the row was rewritten")
     if values.null_count == len(values):
-        return nulls(len(values), target)
+        return pa.nulls(len(values), target)
     return _convert(change, values)
 
 
@@ -129,7 +128,7 @@ def _check_pair(change: TypeChange) -> None:
         )
 
 
-def _convert(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def _convert(change: TypeChange, values: pa.Array) -> pa.Array:
     present = values.drop_null()
     if change.old.tp == MySQLType.TIMESTAMP:
         change, present = to_session_time(change, present)

@@ -12,17 +12,15 @@ from typing import Any, Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import UnsupportedError
-from pyspark_theflash.tidb.codec.array import ArrowArray, map_distinct, primitive
+from pyspark_theflash.tidb.codec.array import map_distinct, primitive
 from pyspark_theflash.tidb.codec.change import TypeChange
 from pyspark_theflash.tidb.codec.collation import sort_keys
 from pyspark_theflash.tidb.codec.convert_string import string_form
 from pyspark_theflash.tidb.codec.field_type import INTEGER_TYPES, MySQLType
 from pyspark_theflash.tidb.codec.loose_number import MAX_UINT64
-
-pc: Any = pyarrow.compute
 
 # An integer literal in Go's syntax, without a sign.
 _NUMBER: Final = re.compile(
@@ -31,7 +29,7 @@ _NUMBER: Final = re.compile(
 _MAX_NUMBER_LENGTH: Final = 200
 
 
-def to_enum(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def to_enum(change: TypeChange, values: pa.Array) -> pa.Array:
     """Convert values to ENUM: indexes of elements, from 1.
 
     Raises:
@@ -60,7 +58,7 @@ def to_enum(change: TypeChange, values: ArrowArray) -> ArrowArray:
     return result
 
 
-def to_set(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def to_set(change: TypeChange, values: pa.Array) -> pa.Array:
     """Convert values to SET: bit masks of elements.
 
     Raises:
@@ -107,7 +105,7 @@ class _Elements:
         return keys
 
 
-def _zero_unless(is_valid: npt.NDArray[np.bool_], numbers: npt.NDArray[Any]) -> ArrowArray:
+def _zero_unless(is_valid: npt.NDArray[np.bool_], numbers: npt.NDArray[Any]) -> pa.Array:
     return primitive(np.where(is_valid, numbers, 0).astype(np.uint64), pa.uint64())
 
 

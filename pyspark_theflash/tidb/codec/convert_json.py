@@ -22,13 +22,13 @@ import struct
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import CodecError
-from pyspark_theflash.tidb.codec.array import ArrowArray, map_distinct
+from pyspark_theflash.tidb.codec.array import map_distinct
 from pyspark_theflash.tidb.codec.arrow import arrow_type, decimal_type
 from pyspark_theflash.tidb.codec.change import TypeChange
 from pyspark_theflash.tidb.codec.convert_number import (
@@ -57,8 +57,6 @@ from pyspark_theflash.tidb.codec.loose_number import (
 from pyspark_theflash.tidb.codec.number import encode_uvarint
 from pyspark_theflash.tidb.codec.time import packed_times, unpack_fields
 
-pc: Any = pyarrow.compute
-
 _Number = TypeVar("_Number", float, Decimal)
 
 _NAMED_TYPES: Final = STRING_TYPES | {MySQLType.ENUM, MySQLType.SET}
@@ -75,7 +73,7 @@ _ESCAPE: Final = re.compile(rb"\\(u(?P<code>[\s\S]{0,4})|[\s\S]|\Z)")
 _ESCAPED: Final = {b"b": b"\b", b"f": b"\f", b"n": b"\n", b"r": b"\r", b"t": b"\t"}
 
 
-def to_json(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def to_json(change: TypeChange, values: pa.Array) -> pa.Array:
     """Convert values to binary JSON; null for texts that are not valid JSON."""
     old = change.old
     if old.tp in _NAMED_TYPES:
@@ -122,7 +120,7 @@ def _core_time(packed: int) -> int:
     return ((((date << 5 | hour) << 6 | minute) << 6 | second) << 20 | micro) << 4
 
 
-def from_json(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def from_json(change: TypeChange, values: pa.Array) -> pa.Array:
     """Convert JSON values to a type other than a string type.
 
     Raises:
@@ -148,7 +146,7 @@ def from_json(change: TypeChange, values: ArrowArray) -> ArrowArray:
     wide = pa.uint64() if new.is_unsigned else pa.int64()
     numbers = map_distinct(values, _integer_reader(new), wide)
     try:
-        result: ArrowArray = pc.cast(numbers, arrow_type(new))
+        result: pa.Array = pc.cast(numbers, arrow_type(new))
     except pa.ArrowInvalid:
         raise change.unsupported("TiDB stored a value outside the column's range") from None
     return result

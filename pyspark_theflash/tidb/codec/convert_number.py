@@ -8,14 +8,14 @@ of the column (here it raises an error), and a negative text becomes NULL in an 
 """
 
 from decimal import ROUND_HALF_UP, Context, Decimal
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 
-from pyspark_theflash.tidb.codec.array import ArrowArray, map_distinct, primitive
+from pyspark_theflash.tidb.codec.array import map_distinct, primitive
 from pyspark_theflash.tidb.codec.arrow import arrow_type, decimal_type
 from pyspark_theflash.tidb.codec.change import TypeChange
 from pyspark_theflash.tidb.codec.convert_time import times_as_integers, times_as_numbers, years
@@ -36,8 +36,6 @@ from pyspark_theflash.tidb.codec.loose_number import (
     loose_uint64,
     trim,
 )
-
-pc: Any = pyarrow.compute
 
 _BITS: Final = {
     MySQLType.TINY: 8,
@@ -60,7 +58,7 @@ _WIDE: Final = Context(prec=400, rounding=ROUND_HALF_UP)
 _Floats = npt.NDArray[np.float64]
 
 
-def to_integer(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def to_integer(change: TypeChange, values: pa.Array) -> pa.Array:
     """Convert values to TINYINT to BIGINT; null where TiDB stores NULL.
 
     Raises:
@@ -81,7 +79,7 @@ def integer_range(tp: FieldType) -> tuple[int, int]:
     return (0, 2**bits - 1) if tp.is_unsigned else (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1)
 
 
-def _signed(change: TypeChange, values: ArrowArray, low: int, high: int) -> ArrowArray:
+def _signed(change: TypeChange, values: pa.Array, low: int, high: int) -> pa.Array:
     old = change.old
     if old.tp in STRING_TYPES:
         numbers = map_distinct(pc.cast(values, pa.binary()), loose_int64, pa.int64())
@@ -92,7 +90,7 @@ def _signed(change: TypeChange, values: ArrowArray, low: int, high: int) -> Arro
     return _clamp(numbers, low, high)
 
 
-def _unsigned(change: TypeChange, values: ArrowArray, high: int) -> ArrowArray:
+def _unsigned(change: TypeChange, values: pa.Array, high: int) -> pa.Array:
     old = change.old
     if old.tp in STRING_TYPES:
         numbers = map_distinct(pc.cast(values, pa.binary()), loose_uint64, pa.uint64())
@@ -105,9 +103,9 @@ def _unsigned(change: TypeChange, values: ArrowArray, high: int) -> ArrowArray:
     return _clamp(numbers, 0, high)
 
 
-def _as_numbers(values: ArrowArray, old: FieldType) -> ArrowArray:
+def _as_numbers(values: pa.Array, old: FieldType) -> pa.Array:
     """Convert all but strings to int64, uint64, float64 or decimals, exactly except large SETs."""
-    numbers: ArrowArray
+    numbers: pa.Array
     if old.tp in _TIME_TYPES:
         return times_as_numbers(values, old)
     if old.tp == MySQLType.NEWDECIMAL:
@@ -120,7 +118,7 @@ def _as_numbers(values: ArrowArray, old: FieldType) -> ArrowArray:
     return numbers
 
 
-def _clamp(numbers: ArrowArray, low: int, high: int) -> ArrowArray:
+def _clamp(numbers: pa.Array, low: int, high: int) -> pa.Array:
     """Round to integers and clamp to [low, high]; return int64, or uint64 if `high` requires it."""
     target = pa.uint64() if high > MAX_INT64 else pa.int64()
     lowest, highest = pa.scalar(low, target), pa.scalar(high, target)
@@ -141,7 +139,7 @@ def _clamp(numbers: ArrowArray, low: int, high: int) -> ArrowArray:
     return pc.case_when(pc.make_struct(is_under, is_over), lowest, highest, in_range)
 
 
-def _round(numbers: ArrowArray, scale: int) -> ArrowArray:
+def _round(numbers: pa.Array, scale: int) -> pa.Array:
     """Round decimals half away from zero, in a wider type so that rounding up cannot overflow."""
     wide = pc.cast(numbers, pa.decimal256(_MAX_DIGITS, numbers.type.scale))
     if scale >= numbers.type.scale:
@@ -149,7 +147,7 @@ def _round(numbers: ArrowArray, scale: int) -> ArrowArray:
     return pc.round(wide, ndigits=scale, round_mode="half_towards_infinity")
 
 
-def to_bit(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def to_bit(change: TypeChange, values: pa.Array) -> pa.Array:
     """Convert values to BIT; negative integers as two's complement."""
     width = max(change.new.flen, 1)
     if pa.types.is_signed_integer(values.type):
@@ -160,7 +158,7 @@ def to_bit(change: TypeChange, values: ArrowArray) -> ArrowArray:
     return pc.min_element_wise(numbers, pa.scalar(2**width - 1, pa.uint64()))
 
 
-def to_year(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def to_year(change: TypeChange, values: pa.Array) -> pa.Array:
     """Convert values to YEAR: 1-99 become 1970-2069, numbers out of range 0, 1901 or 2155."""
     old = change.old
     if old.tp in STRING_TYPES:
@@ -189,7 +187,7 @@ def _year_of_text(text: bytes) -> int:
     return number
 
 
-def to_decimal(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def to_decimal(change: TypeChange, values: pa.Array) -> pa.Array:
     """Convert values to DECIMAL, rounded to its scale."""
     old, new = change.old, change.new
     target = decimal_type(new)
@@ -210,7 +208,7 @@ def fit_decimal(number: Decimal, new: FieldType) -> Decimal:
     return min(max(rounded, Decimal(0) if new.is_unsigned else largest.copy_negate()), largest)
 
 
-def _fit_decimals(numbers: ArrowArray, new: FieldType) -> ArrowArray:
+def _fit_decimals(numbers: pa.Array, new: FieldType) -> pa.Array:
     """Apply `fit_decimal` to an array of integers or decimals."""
     target = decimal_type(new)
     if pa.types.is_integer(numbers.type):
@@ -232,7 +230,7 @@ def _fit_decimals(numbers: ArrowArray, new: FieldType) -> ArrowArray:
     return pc.if_else(is_over, nearest, in_range)
 
 
-def to_float(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def to_float(change: TypeChange, values: pa.Array) -> pa.Array:
     """Convert values to FLOAT or DOUBLE, rounded if the type has a scale."""
     new = change.new
     floats = _floats(values, change.old)
@@ -247,7 +245,7 @@ def to_float(change: TypeChange, values: ArrowArray) -> ArrowArray:
     return primitive((floats + 0.0).astype(target.to_pandas_dtype()), target)
 
 
-def _floats(values: ArrowArray, old: FieldType) -> _Floats:
+def _floats(values: pa.Array, old: FieldType) -> _Floats:
     if old.tp in STRING_TYPES:
         numbers = map_distinct(pc.cast(values, pa.binary()), loose_float, pa.float64())
     else:

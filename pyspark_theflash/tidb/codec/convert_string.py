@@ -12,17 +12,15 @@ in TiDB's types/datum.go.
 """
 
 import re
-from typing import Any, Final
+from typing import Final
 
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 
-from pyspark_theflash.tidb.codec.array import ArrowArray, join_bytes, map_distinct
+from pyspark_theflash.tidb.codec.array import join_bytes, map_distinct
 from pyspark_theflash.tidb.codec.change import TypeChange
 from pyspark_theflash.tidb.codec.field_type import INTEGER_TYPES, STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.text import format_column, format_floats
-
-pc: Any = pyarrow.compute
 
 _WHOLE_NUMBER_TYPES: Final = INTEGER_TYPES | {MySQLType.BIT}
 _FLOAT_TYPES: Final = frozenset({MySQLType.FLOAT, MySQLType.DOUBLE})
@@ -32,7 +30,7 @@ _LOB_TYPES: Final = STRING_TYPES - {MySQLType.VARCHAR, MySQLType.VARSTRING, MySQ
 _MISSING: Final = {"ascii": "[\u0080-\U0010ffff]", "utf8": "[\U00010000-\U0010ffff]"}
 
 
-def to_string(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def to_string(change: TypeChange, values: pa.Array) -> pa.Array:
     """Convert values to a string type.
 
     Raises:
@@ -54,9 +52,9 @@ def to_string(change: TypeChange, values: ArrowArray) -> ArrowArray:
     return result
 
 
-def string_form(values: ArrowArray, field_type: FieldType) -> ArrowArray:
+def string_form(values: pa.Array, field_type: FieldType) -> pa.Array:
     """Format values as TiDB's internal casts do: like `format_column`, but without exponents."""
-    texts: ArrowArray
+    texts: pa.Array
     if field_type.tp in STRING_TYPES:
         return values
     if field_type.tp in _WHOLE_NUMBER_TYPES:
@@ -67,7 +65,7 @@ def string_form(values: ArrowArray, field_type: FieldType) -> ArrowArray:
     return format_column(values, field_type)
 
 
-def _decode(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def _decode(change: TypeChange, values: pa.Array) -> pa.Array:
     """Decode bytes to texts of the new charset, up to the first invalid character."""
     charset = change.new.charset
     texts = map_distinct(values, lambda raw: _valid_prefix(raw, charset), pa.string())
@@ -87,7 +85,7 @@ def _valid_prefix(raw: bytes, charset: str) -> str:
     return re.split(_MISSING[charset], text, maxsplit=1)[0]
 
 
-def _cut(values: ArrowArray, new: FieldType) -> ArrowArray:
+def _cut(values: pa.Array, new: FieldType) -> pa.Array:
     """Cut strings to the length of the new type."""
     length, result = new.flen, values
     if length < 0:
@@ -108,7 +106,7 @@ def _cut_bytes(text: str, length: int) -> str:
     return text.encode()[:length].decode(errors="ignore")
 
 
-def _pad(values: ArrowArray, length: int) -> ArrowArray:
+def _pad(values: pa.Array, length: int) -> pa.Array:
     """Append zero bytes up to `length`."""
     pad_size = pc.max_element_wise(pc.subtract(length, pc.binary_length(values)), 0)
     return join_bytes(values, pc.binary_repeat(pa.scalar(b"\0"), pad_size))

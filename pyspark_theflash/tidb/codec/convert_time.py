@@ -10,13 +10,13 @@ types/time.go.
 
 from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 
-from pyspark_theflash.tidb.codec.array import ArrowArray, map_distinct, nulls, primitive
+from pyspark_theflash.tidb.codec.array import map_distinct, primitive
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.change import TypeChange
 from pyspark_theflash.tidb.codec.convert_string import string_form
@@ -47,8 +47,6 @@ from pyspark_theflash.tidb.codec.time import (
 )
 from pyspark_theflash.tidb.codec.zone import day_of_change, local_of, utc_of
 
-pc: Any = pyarrow.compute
-
 _DATE_TYPES: Final = frozenset({MySQLType.DATE, MySQLType.NEWDATE})
 _SECOND_US: Final = 1_000_000
 _CLOCK_BITS: Final = np.uint64(41)
@@ -66,7 +64,7 @@ _FIRST_TIMESTAMP_US: Final = _SECOND_US
 _END_TIMESTAMP_US: Final = (1 << 31) * _SECOND_US
 
 
-def to_datetime(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def to_datetime(change: TypeChange, values: pa.Array) -> pa.Array:
     """Convert values to DATE, DATETIME or TIMESTAMP; null where TiDB stores NULL.
 
     Raises:
@@ -80,7 +78,7 @@ def to_datetime(change: TypeChange, values: ArrowArray) -> ArrowArray:
             return _local_to_timestamps(change, packed, rounded)
         return _stored_times(change, rounded)
     if new.tp == MySQLType.TIMESTAMP and pa.types.is_unsigned_integer(values.type):
-        return nulls(len(values), arrow_type(new))
+        return pa.nulls(len(values), arrow_type(new))
     if old.tp in STRING_TYPES:
         raw = pc.cast(values, pa.binary())
         parsed = map_distinct(raw, lambda text: loose_datetime(text, new.fsp, change), pa.uint64())
@@ -91,7 +89,7 @@ def to_datetime(change: TypeChange, values: ArrowArray) -> ArrowArray:
     return _parsed_to_timestamps(change, packed) if is_timestamp else _stored_times(change, packed)
 
 
-def _packed(change: TypeChange, values: ArrowArray) -> Words:
+def _packed(change: TypeChange, values: pa.Array) -> Words:
     """Pack dates; a TIME is added to the day of the change."""
     if change.old.tp != MySQLType.TIME:
         return packed_times(values)
@@ -99,7 +97,7 @@ def _packed(change: TypeChange, values: ArrowArray) -> Words:
     return pack(at // DAY_US, at % DAY_US)
 
 
-def _local_to_timestamps(change: TypeChange, packed: Words, rounded: Words) -> ArrowArray:
+def _local_to_timestamps(change: TypeChange, packed: Words, rounded: Words) -> pa.Array:
     """Convert local times to TIMESTAMP. Times out of its range are kept, and not rounded."""
     unrounded_us, local = _local_us(change, packed), _local_us(change, rounded)
     is_time = packed != 0
@@ -119,7 +117,7 @@ def _leaves_calendar(times_us: Int64s) -> bool:
     return bool(((days < FIRST_DAY) | (days > LAST_DAY)).any())
 
 
-def _parsed_to_timestamps(change: TypeChange, packed: Words) -> ArrowArray:
+def _parsed_to_timestamps(change: TypeChange, packed: Words) -> pa.Array:
     """Convert parsed local times to TIMESTAMP; zero for times out of its range."""
     local = _local_us(change, packed)
     is_day = local < _ZERO_US
@@ -142,7 +140,7 @@ def _local_us(change: TypeChange, packed: Words) -> Int64s:
     return days * DAY_US + unpack_times_of_day(packed)[0]
 
 
-def to_session_time(change: TypeChange, values: ArrowArray) -> tuple[TypeChange, ArrowArray]:
+def to_session_time(change: TypeChange, values: pa.Array) -> tuple[TypeChange, pa.Array]:
     """Convert TIMESTAMPs to local times of the session.
 
     The old type becomes DATETIME, except for conversions to JSON, which has its own TIMESTAMP.
@@ -160,7 +158,7 @@ def to_session_time(change: TypeChange, values: ArrowArray) -> tuple[TypeChange,
     return change if is_json else replace(change, old=old), datetimes
 
 
-def _stored_times(change: TypeChange, packed: Words) -> ArrowArray:
+def _stored_times(change: TypeChange, packed: Words) -> pa.Array:
     """Convert packed times to the stored form of the new type."""
     new, times_us = change.new, _local_us(change, packed)
     if new.tp in _DATE_TYPES:
@@ -206,7 +204,7 @@ def _round_up(microseconds: Int64s, fsp: int) -> Int64s:
     return result
 
 
-def to_time(change: TypeChange, values: ArrowArray) -> ArrowArray:
+def to_time(change: TypeChange, values: pa.Array) -> pa.Array:
     """Convert values to TIME; null where TiDB stores NULL, for numbers far out of range.
 
     Raises:
@@ -240,13 +238,13 @@ def _time_of_number(text: str, change: TypeChange) -> int | None:
     return loose_time(text.encode(), change.new.fsp, change)
 
 
-def years(values: ArrowArray) -> Int64s:
+def years(values: pa.Array) -> Int64s:
     """Return the years of stored dates."""
     result: Int64s = (packed_times(values) >> _CLOCK_BITS).view(np.int64) // (13 << 5)
     return result
 
 
-def times_as_numbers(values: ArrowArray, old: FieldType) -> ArrowArray:
+def times_as_numbers(values: pa.Array, old: FieldType) -> pa.Array:
     """Convert dates and times to the numbers of their digits: int64 for DATE, else decimals."""
     if old.tp == MySQLType.TIME:
         microseconds = _microseconds(values)
@@ -260,7 +258,7 @@ def times_as_numbers(values: ArrowArray, old: FieldType) -> ArrowArray:
     return _decimals(_date_number(packed) * _SECOND_US + _clock_number(seconds), fraction)
 
 
-def times_as_integers(change: TypeChange, values: ArrowArray) -> Int64s:
+def times_as_integers(change: TypeChange, values: pa.Array) -> Int64s:
     """Round times to full seconds (59.5 s become one minute) and convert them to their digits.
 
     An impossible date that would carry into the next day becomes 0.
@@ -278,7 +276,7 @@ def times_as_integers(change: TypeChange, values: ArrowArray) -> Int64s:
     return np.where(is_rounded, date * _SECOND_US + _clock_number(seconds), 0)
 
 
-def _microseconds(values: ArrowArray) -> Int64s:
+def _microseconds(values: pa.Array) -> Int64s:
     result: Int64s = pc.cast(values, pa.int64()).to_numpy()
     return result
 
@@ -297,7 +295,7 @@ def _clock_number(seconds: Int64s) -> Int64s:
     return result
 
 
-def _decimals(whole: Int64s, millionths: Int64s) -> ArrowArray:
+def _decimals(whole: Int64s, millionths: Int64s) -> pa.Array:
     whole_number = pc.cast(primitive(whole, pa.int64()), pa.decimal128(19, 0))
     fraction = pc.cast(primitive(millionths, pa.int64()), pa.decimal128(19, 0))
     millionth = pa.scalar(Decimal("0.000001"), pa.decimal128(7, 6))

@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from pyspark_theflash.tidb.codec.array import ArrowArray, fixed_width, nulls, primitive, take
+from pyspark_theflash.tidb.codec.array import fixed_width, primitive, take
 from pyspark_theflash.tidb.codec.arrow import DECIMAL128_DIGITS, MAX_PRECISION, MAX_SCALE
 from pyspark_theflash.tidb.codec.reader import Mask, Positions, Reader, Words, groups
 
@@ -83,7 +83,7 @@ def headers_at(reader: Reader, at: Positions) -> tuple[Positions, Positions]:
 
 def decimals_at(
     reader: Reader, at: Positions, headers: npt.NDArray[np.int64], target: pa.DataType
-) -> ArrowArray:
+) -> pa.Array:
     """Decode the decimals whose headers are at the positions `at` into an array of type `target`.
 
     A value whose precision or fraction differs from the target's is rescaled exactly.
@@ -96,13 +96,13 @@ def decimals_at(
         parts.append(_decode(reader, at[members], header & 0xFF, header >> 8, target))
         order.append(members)
     if len(parts) <= 1:
-        return parts[0] if parts else nulls(0, target)
+        return parts[0] if parts else pa.nulls(0, target)
     return take(pa.concat_arrays(parts), np.argsort(np.concatenate(order)))
 
 
 def _decode(
     reader: Reader, at: Positions, precision: int, fraction: int, target: pa.DataType
-) -> ArrowArray:
+) -> pa.Array:
     """Decode decimals of the same precision and fraction."""
     layout = _layout(precision, fraction)
     negative, values = _digit_groups(reader, at + 2, layout)
@@ -184,7 +184,7 @@ def _negate_where(limbs: list[Words], negative: Mask) -> list[Words]:
     return result
 
 
-def encode_decimals(values: ArrowArray) -> npt.NDArray[np.uint8]:
+def encode_decimals(values: pa.Array) -> npt.NDArray[np.uint8]:
     """Encode decimals without nulls, in the array's precision and scale.
 
     Returns:

@@ -10,15 +10,11 @@ do not cancel out. The row digest also identifies rows of a table without a prim
 
 import hashlib
 from collections.abc import Sequence
-from typing import Any, Final, TypeAlias
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
-
-# pyarrow-stubs reject calls of these functions with both scalars and arrays.
-pc: Any = pyarrow.compute
-_Array: TypeAlias = Any
+import pyarrow.compute as pc
 
 DIGEST_BYTES: Final = 16
 _WORD_BITS: Final = 32
@@ -26,7 +22,7 @@ _WORD_BITS: Final = 32
 _BYTES: Final = pa.large_binary()
 
 
-def row_digests(columns: Sequence["pa.Array[Any]"]) -> list[bytes]:
+def row_digests(columns: Sequence[pa.Array]) -> list[bytes]:
     """Return the 16-byte digest of every row.
 
     Args:
@@ -52,7 +48,7 @@ class TableDigest:
         """Number of rows added."""
         return self._rows
 
-    def update(self, columns: Sequence["pa.Array[Any]"]) -> None:
+    def update(self, columns: Sequence[pa.Array]) -> None:
         """Add rows. `columns` is as for `row_digests`."""
         digests = row_digests(columns)
         self._sum += _sum(digests)
@@ -63,7 +59,7 @@ class TableDigest:
         return f"{self._sum % (1 << 8 * DIGEST_BYTES):0{2 * DIGEST_BYTES}x}"
 
 
-def _value_parts(column: _Array, is_first: bool) -> tuple[_Array, _Array]:
+def _value_parts(column: pa.Array, is_first: bool) -> tuple[pa.Array, pa.Array]:
     """Return the headers, which begin with the ";" of the previous value, and the values."""
     previous_end = b"" if is_first else b";"
     tag = b"X" if pa.types.is_binary(column.type) else b"S"

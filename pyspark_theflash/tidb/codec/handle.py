@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import CodecError, UnsupportedError, invariant
 from pyspark_theflash.base.types import ColumnID
-from pyspark_theflash.tidb.codec.array import ArrowArray, binary, join_bytes, variable_width
+from pyspark_theflash.tidb.codec.array import binary, join_bytes, variable_width
 from pyspark_theflash.tidb.codec.bytes import bytes_at, encode_bytes_array
 from pyspark_theflash.tidb.codec.collation import is_bytewise, sort_keys
 from pyspark_theflash.tidb.codec.column import Piece, assemble
@@ -47,8 +47,8 @@ _FLOAT_TYPES: Final = frozenset({MySQLType.FLOAT, MySQLType.DOUBLE})
 
 
 def encode_common_handles(
-    columns: Sequence[ArrowArray], types: Sequence[FieldType], prefix_lengths: Sequence[int]
-) -> ArrowArray:
+    columns: Sequence[pa.Array], types: Sequence[FieldType], prefix_lengths: Sequence[int]
+) -> pa.Array:
     """Encode the handles of rows as a binary array.
 
     Args:
@@ -72,9 +72,7 @@ def encode_common_handles(
     return join_bytes(joined, binary(np.zeros(bounds[-1], np.uint8), bounds))
 
 
-def decode_common_handles(
-    handles: ArrowArray, types: Sequence[FieldType]
-) -> tuple[ArrowArray, ...]:
+def decode_common_handles(handles: pa.Array, types: Sequence[FieldType]) -> tuple[pa.Array, ...]:
     """Decode handles into the key columns, of the Arrow types of `types`.
 
     Strings under a collation that is not bytewise are decoded as weights, of type binary. A handle
@@ -96,7 +94,7 @@ def decode_common_handles(
     return tuple(columns)
 
 
-def key_strings(strings: ArrowArray, field_type: FieldType, prefix_length: int) -> ArrowArray:
+def key_strings(strings: pa.Array, field_type: FieldType, prefix_length: int) -> pa.Array:
     """Encode strings as in a key; the prefix length is as in `encode_common_handles`.
 
     Raises:
@@ -126,7 +124,7 @@ def _key_flag(field_type: FieldType) -> DatumFlag:
     raise UnsupportedError(f"type {tp.name} in a clustered key", "table")
 
 
-def _encode(column: ArrowArray, field_type: FieldType, prefix_length: int) -> ArrowArray:
+def _encode(column: pa.Array, field_type: FieldType, prefix_length: int) -> pa.Array:
     flag = _key_flag(field_type)
     if flag == DatumFlag.BYTES:
         encoded = encode_bytes_array(key_strings(column, field_type, prefix_length))
@@ -137,7 +135,7 @@ def _encode(column: ArrowArray, field_type: FieldType, prefix_length: int) -> Ar
     return _fixed_size(flag, words.astype(">u8").view(np.uint8).reshape(-1, 8))
 
 
-def _fixed_size(flag: DatumFlag, contents: npt.NDArray[np.uint8]) -> ArrowArray:
+def _fixed_size(flag: DatumFlag, contents: npt.NDArray[np.uint8]) -> pa.Array:
     """Prefix values of the same size with their flag."""
     count, size = contents.shape
     data = np.empty((count, size + 1), np.uint8)
@@ -145,7 +143,7 @@ def _fixed_size(flag: DatumFlag, contents: npt.NDArray[np.uint8]) -> ArrowArray:
     return binary(data, np.arange(count + 1) * (size + 1))
 
 
-def _comparable(column: ArrowArray, field_type: FieldType, flag: DatumFlag) -> Words:
+def _comparable(column: pa.Array, field_type: FieldType, flag: DatumFlag) -> Words:
     """Encode numbers and times as comparable 64-bit words."""
     if flag == DatumFlag.FLOAT:
         return comparable_from_floats(column.cast(pa.float64()).to_numpy())
@@ -162,7 +160,7 @@ def _comparable(column: ArrowArray, field_type: FieldType, flag: DatumFlag) -> W
 
 def _decode(
     reader: Reader, at: Positions, name: str, field_type: FieldType
-) -> tuple[ArrowArray, Positions]:
+) -> tuple[pa.Array, Positions]:
     """Decode one column; also return the positions after it."""
     flag = _key_flag(field_type)
     reader.check_ends(at + 1, reader.ends, at)
@@ -176,7 +174,7 @@ def _decode(
     return assemble(reader, spec, pieces, len(at)).values, values.end
 
 
-def _as_text(reader: Reader, raw: ArrowArray, field_type: FieldType) -> ArrowArray:
+def _as_text(reader: Reader, raw: pa.Array, field_type: FieldType) -> pa.Array:
     if field_type.is_binary_string or not is_bytewise(field_type):
         return raw
     try:

@@ -13,14 +13,14 @@ from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.tidb.codec.document import SHAPE_ERRORS, load
 
 
-def format_jsonl(columns: Sequence["pa.Array[Any]"]) -> Iterator[str]:
+def format_jsonl(columns: Sequence[pa.Array]) -> Iterator[str]:
     """Format columns from `format_column` as lines, without line ends."""
     encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False).encode
     for row in zip(*map(_json_values, columns), strict=True):
         yield encode(row)
 
 
-def parse_jsonl(lines: Iterable[str]) -> list["pa.Array[Any]"]:
+def parse_jsonl(lines: Iterable[str]) -> list[pa.Array]:
     """Parse lines into columns for `parse_column`.
 
     Returns:
@@ -39,14 +39,14 @@ def parse_jsonl(lines: Iterable[str]) -> list["pa.Array[Any]"]:
         raise CodecError("JSON lines", "a line is not a valid row") from None
 
 
-def _json_values(column: "pa.Array[Any]") -> list[object]:
+def _json_values(column: pa.Array) -> list[object]:
     values: list[Any] = column.to_pylist()
     if pa.types.is_binary(column.type):
         return [None if value is None else {"x": value.hex()} for value in values]
     return values
 
 
-def _text_array(values: Sequence[object]) -> "pa.Array[Any]":
+def _text_array(values: Sequence[object]) -> pa.Array:
     if any(isinstance(value, dict) for value in values):
         return pa.array([None if value is None else _bytes(value) for value in values], pa.binary())
     return pa.array(values, pa.string())

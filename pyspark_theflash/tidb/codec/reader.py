@@ -9,9 +9,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from pyspark_theflash.base.errors import CodecError, invariant
-from pyspark_theflash.tidb.codec.array import ArrowArray, binary, take
+from pyspark_theflash.tidb.codec.array import binary, take
 from pyspark_theflash.tidb.codec.row import SPARE_BYTES, RowBuffer
 
 Positions = npt.NDArray[np.int64]
@@ -72,7 +73,7 @@ class Reader:
         numbers: Positions = view[at + size * np.arange(count)[:, np.newaxis]].astype(np.int64)
         return numbers
 
-    def slices(self, start: Positions, end: Positions) -> ArrowArray:
+    def slices(self, start: Positions, end: Positions) -> pa.Array:
         """Copy the bytes from each start to its end into a binary array.
 
         Slices must ascend and not overlap. The buffer is viewed as an array of 2n values, which are

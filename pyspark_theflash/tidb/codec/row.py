@@ -13,9 +13,10 @@ from typing import Final
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from pyspark_theflash.base.types import ColumnID
-from pyspark_theflash.tidb.codec.array import ArrowArray, binary, take, variable_width
+from pyspark_theflash.tidb.codec.array import binary, take, variable_width
 from pyspark_theflash.tidb.codec.field_type import FieldType
 
 SPARE_BYTES: Final = 32
@@ -42,7 +43,7 @@ class RowBuffer:
         return cls(np.frombuffer(joined, np.uint8), offsets)
 
     @classmethod
-    def from_arrow(cls, values: ArrowArray) -> "RowBuffer":
+    def from_arrow(cls, values: pa.Array) -> "RowBuffer":
         """Refer to the values of a binary or string array without nulls; nothing is copied."""
         return cls(*variable_width(values))
 
@@ -73,7 +74,7 @@ class DecodedColumn:
     all rows hold it.
     """
 
-    values: ArrowArray
+    values: pa.Array
     absent: npt.NDArray[np.bool_] | None
 
 

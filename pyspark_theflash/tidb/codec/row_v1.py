@@ -30,10 +30,11 @@ belong to either half, and the row is rejected.
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import ColumnID
@@ -45,16 +46,13 @@ from pyspark_theflash.tidb.codec.number import decode_varint, varints_at
 from pyspark_theflash.tidb.codec.reader import Positions, Reader, Words, groups
 from pyspark_theflash.tidb.codec.row import ColumnSpec, DecodedRows, RowBuffer
 
-if TYPE_CHECKING:
-    from pyspark_theflash.tidb.codec.array import ArrowArray
-
 _LAYER: Final = "row v1"
 # TiDB limits a table to 4096 columns; an update holds each of them twice.
 _MAX_PAIRS: Final = 2 * 4096
 _ID_BITS: Final = 48
 _INT_HANDLE: Final = ColumnSpec(ColumnID(-1), "handle", FieldType(MySQLType.LONGLONG))
 
-Handles: TypeAlias = "ArrowArray | tuple[ArrowArray, ...]"
+Handles: TypeAlias = pa.Array | tuple[pa.Array, ...]
 
 
 def decode_rows_v1(rows: RowBuffer, columns: Sequence[ColumnSpec]) -> DecodedRows:

@@ -26,12 +26,12 @@ captured from a TiDB server.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import CodecError, UnsupportedError
 from pyspark_theflash.tidb.codec.array import map_distinct
@@ -50,11 +50,6 @@ from pyspark_theflash.tidb.codec.time import (
     unpack_dates,
 )
 
-# pyarrow-stubs reject Python scalars as arguments of these functions and cannot express results
-# whose type depends on the column, so the arrays in this module are untyped.
-pc: Any = pyarrow.compute
-_Array: TypeAlias = Any
-
 _MAX_HOURS: Final = 838
 _FRACTION_DIGITS: Final = 6
 _SECOND_US: Final = 10**_FRACTION_DIGITS
@@ -66,7 +61,7 @@ _TIME: Final = (
 )
 
 
-def format_column(values: "pa.Array[Any]", field_type: FieldType) -> "pa.Array[Any]":
+def format_column(values: pa.Array, field_type: FieldType) -> pa.Array:
     """Format stored values as text, or as bytes for binary strings and BIT. Nulls remain null.
 
     Args:
@@ -82,9 +77,7 @@ def format_column(values: "pa.Array[Any]", field_type: FieldType) -> "pa.Array[A
     return _form(field_type).format(values, field_type)
 
 
-def parse_column(
-    texts: "pa.Array[Any]", field_type: FieldType, column_name: str
-) -> "pa.Array[Any]":
+def parse_column(texts: pa.Array, field_type: FieldType, column_name: str) -> pa.Array:
     """Parse texts of `format_column` into stored values. Missing fractional digits are zeros.
 
     Args:
@@ -100,7 +93,7 @@ def parse_column(
         UnsupportedError: TiDB does not store columns of this type.
     """
     form, stored = _form(field_type), arrow_type(field_type)
-    values: pa.Array[Any]
+    values: pa.Array
     try:
         if texts.null_count == len(texts):
             values = pc.cast(pa.nulls(len(texts)), stored)
@@ -119,26 +112,26 @@ def parse_column(
 # ValueError, the base class of pa.ArrowInvalid, for an invalid text.
 
 
-def _require(texts: _Array, pattern: str) -> None:
+def _require(texts: pa.Array, pattern: str) -> None:
     if not pc.all(pc.match_substring_regex(texts, pattern), min_count=0).as_py():
         raise ValueError
 
 
-def _require_all(condition: _Array) -> None:
+def _require_all(condition: pa.Array) -> None:
     if not pc.all(condition, min_count=0).as_py():
         raise ValueError
 
 
-def _format_integer(values: _Array, _: FieldType) -> _Array:
+def _format_integer(values: pa.Array, _: FieldType) -> pa.Array:
     return pc.cast(values, pa.string())
 
 
-def _parse_integer(texts: _Array, field_type: FieldType) -> _Array:
+def _parse_integer(texts: pa.Array, field_type: FieldType) -> pa.Array:
     _require(texts, r"^-?\d+$")
     return pc.cast(texts, arrow_type(field_type))
 
 
-def _format_year(values: _Array, _: FieldType) -> _Array:
+def _format_year(values: pa.Array, _: FieldType) -> pa.Array:
     return pc.ascii_lpad(pc.cast(values, pa.string()), 4, "0")
 
 
@@ -147,8 +140,8 @@ def _format_positional(value: np.floating[Any]) -> str:
 
 
 def format_floats(
-    values: "pa.Array[Any]", format_extreme: Callable[[np.floating[Any]], str] = _format_positional
-) -> "pa.Array[Any]":
+    values: pa.Array, format_extreme: Callable[[np.floating[Any]], str] = _format_positional
+) -> pa.Array:
     """Format floats with the fewest digits that parse back to the value.
 
     Arrow formats zero and magnitudes in [1e-6, 1e14), `format_extreme` all others; by default
@@ -164,7 +157,7 @@ def format_floats(
     return texts
 
 
-def _format_float(values: _Array, _: FieldType) -> _Array:
+def _format_float(values: pa.Array, _: FieldType) -> pa.Array:
     return format_floats(values, _format_extreme_float)
 
 
@@ -178,14 +171,14 @@ def _format_extreme_float(value: np.floating[Any]) -> str:
     return text.replace("+", "")
 
 
-def _parse_float(texts: _Array, field_type: FieldType) -> _Array:
+def _parse_float(texts: pa.Array, field_type: FieldType) -> pa.Array:
     _require(texts, r"^-?\d+(\.\d+)?(e-?\d+)?$")
     values = pc.cast(texts, arrow_type(field_type))
     _require_all(pc.is_finite(values))
     return values
 
 
-def _format_decimal(values: _Array, _: FieldType) -> _Array:
+def _format_decimal(values: pa.Array, _: FieldType) -> pa.Array:
     """Format the unscaled integers and insert the point: Arrow's cast prints 1E-7."""
     scale = values.type.scale
     make_type = pa.decimal128 if values.type.bit_width == 128 else pa.decimal256
@@ -201,21 +194,21 @@ def _format_decimal(values: _Array, _: FieldType) -> _Array:
     return _join(_minus_if(pc.starts_with(texts, "-")), whole, ".", fraction)
 
 
-def _parse_decimal(texts: _Array, field_type: FieldType) -> _Array:
+def _parse_decimal(texts: pa.Array, field_type: FieldType) -> pa.Array:
     _require(texts, r"^-?\d+(\.\d+)?$")
     return pc.cast(texts, decimal_type(field_type))
 
 
-def _format_date(values: _Array, _: FieldType) -> _Array:
+def _format_date(values: pa.Array, _: FieldType) -> pa.Array:
     return _print_times(values, lambda day: packed_text(day, with_time=False))
 
 
-def _parse_date(texts: _Array, _: FieldType) -> _Array:
+def _parse_date(texts: pa.Array, _: FieldType) -> pa.Array:
     _require(texts, f"^{_DATE}$")
     return _parse_times(texts, pa.date32())
 
 
-def _format_datetime(values: _Array, field_type: FieldType) -> _Array:
+def _format_datetime(values: pa.Array, field_type: FieldType) -> pa.Array:
     fsp = field_type.fsp
     local = pc.cast(values, pa.timestamp("us"))
     texts = _print_times(local, lambda at: packed_text(at, with_time=True, fsp=fsp))
@@ -223,12 +216,12 @@ def _format_datetime(values: _Array, field_type: FieldType) -> _Array:
     return pc.utf8_slice_codeunits(texts, 0, without_fraction + (1 + fsp if fsp else 0))
 
 
-def _parse_datetime(texts: _Array, field_type: FieldType) -> _Array:
+def _parse_datetime(texts: pa.Array, field_type: FieldType) -> pa.Array:
     _require(texts, f"^{_DATE} {_CLOCK}$")
     return pc.cast(_parse_times(texts, pa.timestamp("us")), arrow_type(field_type))
 
 
-def _print_times(values: _Array, print_packed: Callable[[int], str]) -> _Array:
+def _print_times(values: pa.Array, print_packed: Callable[[int], str]) -> pa.Array:
     """Format dates with Arrow's cast, and impossible dates with `print_packed`."""
     if not has_impossible(values):
         return pc.cast(values, pa.string())
@@ -238,7 +231,7 @@ def _print_times(values: _Array, print_packed: Callable[[int], str]) -> _Array:
     return pc.replace_with_mask(texts, mask, map_distinct(rest, print_packed, pa.string()))
 
 
-def _parse_times(texts: _Array, to: pa.DataType) -> _Array:
+def _parse_times(texts: pa.Array, to: pa.DataType) -> pa.Array:
     """Parse texts of valid syntax, for which Arrow's cast fails only at impossible dates."""
     try:
         return pc.cast(texts, to)
@@ -246,7 +239,7 @@ def _parse_times(texts: _Array, to: pa.DataType) -> _Array:
         return _parse_impossible_times(texts, to)
 
 
-def _parse_impossible_times(texts: _Array, to: pa.DataType) -> _Array:
+def _parse_impossible_times(texts: pa.Array, to: pa.DataType) -> pa.Array:
     def field(start: int, end: int) -> npt.NDArray[np.int64]:
         digits = pc.cast(pc.utf8_slice_codeunits(texts, start, end), pa.int64())
         return pc.fill_null(digits, 0).to_numpy()  # type: ignore[no-any-return]
@@ -263,7 +256,7 @@ def _parse_impossible_times(texts: _Array, to: pa.DataType) -> _Array:
     return pa.array(days * DAY_US + seconds * _SECOND_US + micros, mask=is_null).view(to)
 
 
-def _format_time(values: _Array, field_type: FieldType) -> _Array:
+def _format_time(values: pa.Array, field_type: FieldType) -> pa.Array:
     signed = pc.cast(values, pa.int64())
     microseconds = pc.abs(signed)
     seconds = pc.divide(microseconds, _SECOND_US)
@@ -277,7 +270,7 @@ def _format_time(values: _Array, field_type: FieldType) -> _Array:
     return _join(sign, hours, ":", *clock, ".", _digits(fraction, fsp))
 
 
-def _parse_time(texts: _Array, _: FieldType) -> _Array:
+def _parse_time(texts: pa.Array, _: FieldType) -> pa.Array:
     parts = pc.extract_regex(texts, _TIME)
     if parts.null_count != texts.null_count:
         raise ValueError
@@ -294,14 +287,14 @@ def _parse_time(texts: _Array, _: FieldType) -> _Array:
     return pc.cast(signed, pa.duration("us"))
 
 
-def _format_enum(values: _Array, field_type: FieldType) -> _Array:
+def _format_enum(values: pa.Array, field_type: FieldType) -> pa.Array:
     """Format element names. As in TiDB, an index without an element prints as index 0."""
     names = pa.array(["", *field_type.elems], pa.string())
     last, zero = (pa.scalar(n, pa.uint64()) for n in (len(field_type.elems), 0))
     return names.take(pc.if_else(pc.less_equal(values, last), values, zero))
 
 
-def _parse_enum(texts: _Array, field_type: FieldType) -> _Array:
+def _parse_enum(texts: pa.Array, field_type: FieldType) -> pa.Array:
     """Parse element names; '' is index 0, unless it is the name of an element."""
     elements = pa.array(field_type.elems, pa.string())
     element_index = pc.add(pc.index_in(texts, value_set=elements), 1)
@@ -312,7 +305,7 @@ def _parse_enum(texts: _Array, field_type: FieldType) -> _Array:
     return pc.cast(index, pa.uint64())
 
 
-def _format_set(values: _Array, field_type: FieldType) -> _Array:
+def _format_set(values: pa.Array, field_type: FieldType) -> pa.Array:
     elements = field_type.elems
 
     def names(mask: int) -> str:
@@ -323,7 +316,7 @@ def _format_set(values: _Array, field_type: FieldType) -> _Array:
     return map_distinct(values, names, pa.string())
 
 
-def _parse_set(texts: _Array, field_type: FieldType) -> _Array:
+def _parse_set(texts: pa.Array, field_type: FieldType) -> pa.Array:
     bits = {name: 1 << bit for bit, name in enumerate(field_type.elems)}
 
     def mask(text: str) -> int:
@@ -332,7 +325,7 @@ def _parse_set(texts: _Array, field_type: FieldType) -> _Array:
     return map_distinct(texts, mask, pa.uint64())
 
 
-def _format_bit(values: _Array, field_type: FieldType) -> _Array:
+def _format_bit(values: pa.Array, field_type: FieldType) -> pa.Array:
     width = _bit_width(field_type)
     big_endian = pc.fill_null(values, 0).to_numpy(zero_copy_only=False).astype(">u8")
     tails = big_endian.view(np.uint8).reshape(-1, 8)[:, 8 - width :]
@@ -342,7 +335,7 @@ def _format_bit(values: _Array, field_type: FieldType) -> _Array:
     return pc.if_else(pc.is_valid(values), pc.cast(fixed, pa.binary()), None)
 
 
-def _parse_bit(texts: _Array, field_type: FieldType) -> _Array:
+def _parse_bit(texts: pa.Array, field_type: FieldType) -> pa.Array:
     width = _bit_width(field_type)
     _require_all(pc.equal(pc.binary_length(texts), width))
     tails = b"".join(pc.fill_null(texts, bytes(width)).to_pylist())
@@ -354,18 +347,18 @@ def _parse_bit(texts: _Array, field_type: FieldType) -> _Array:
     return pa.array(values, mask=pc.is_null(texts).to_numpy(zero_copy_only=False))
 
 
-def _format_json(values: _Array, _: FieldType) -> _Array:
+def _format_json(values: pa.Array, _: FieldType) -> pa.Array:
     present = RowBuffer.from_arrow(pc.drop_null(values))
     reader = Reader(present, "JSON")
     check_values(reader, reader.starts, reader.ends)
     return map_distinct(values, print_json, pa.string())
 
 
-def _parse_json(texts: _Array, _: FieldType) -> _Array:
+def _parse_json(texts: pa.Array, _: FieldType) -> pa.Array:
     return map_distinct(texts, parse_json, pa.binary())
 
 
-def _format_vector(values: _Array, _: FieldType) -> _Array:
+def _format_vector(values: pa.Array, _: FieldType) -> pa.Array:
     texts = format_floats(values.flatten())
     lengths = pc.fill_null(pc.list_value_length(values), 0).to_numpy()
     bounds = pa.array(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
@@ -373,7 +366,7 @@ def _format_vector(values: _Array, _: FieldType) -> _Array:
     return pc.if_else(values.is_valid(), _join("[", joined, "]"), None)
 
 
-def _parse_vector(texts: _Array, field_type: FieldType) -> _Array:
+def _parse_vector(texts: pa.Array, field_type: FieldType) -> pa.Array:
     number = r"-?\d+(\.\d+)?"
     _require(texts, rf"^\[({number}(,{number})*)?\]$")
     parts = pc.split_pattern(pc.utf8_slice_codeunits(texts, 1, -1), ",")
@@ -387,29 +380,29 @@ def _bit_width(field_type: FieldType) -> int:
     return (max(field_type.flen, 1) + 7) // 8
 
 
-def _unchanged(values: _Array, _: FieldType) -> _Array:
+def _unchanged(values: pa.Array, _: FieldType) -> pa.Array:
     return values
 
 
-def _minus_if(is_negative: _Array) -> _Array:
+def _minus_if(is_negative: pa.Array) -> pa.Array:
     return pc.if_else(is_negative, "-", "")
 
 
-def _digits(numbers: _Array, width: int) -> _Array:
+def _digits(numbers: pa.Array, width: int) -> pa.Array:
     return pc.ascii_lpad(pc.cast(numbers, pa.string()), width, "0")
 
 
-def _remainder(numbers: _Array, divisor: int) -> _Array:
+def _remainder(numbers: pa.Array, divisor: int) -> pa.Array:
     return pc.subtract(numbers, pc.multiply(pc.divide(numbers, divisor), divisor))
 
 
-def _join(*parts: _Array | str) -> _Array:
+def _join(*parts: pa.Array | str) -> pa.Array:
     return pc.binary_join_element_wise(*parts, "")
 
 
 class _Form(NamedTuple):
-    format: Callable[[_Array, FieldType], _Array]
-    parse: Callable[[_Array, FieldType], _Array]
+    format: Callable[[pa.Array, FieldType], pa.Array]
+    parse: Callable[[pa.Array, FieldType], pa.Array]
     text_type: pa.DataType = pa.string()
 
 

@@ -29,7 +29,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import UnrepresentableValueError
-from pyspark_theflash.tidb.codec.array import ArrowArray
 from pyspark_theflash.tidb.codec.reader import Mask, Words
 
 DAY_US: Final = 86_400_000_000
@@ -106,7 +105,7 @@ def pack(days: Int64s, time_of_day_us: Int64s) -> Words:
     return packed
 
 
-def packed_times(values: ArrowArray) -> Words:
+def packed_times(values: pa.Array) -> Words:
     """Pack stored DATEs, DATETIMEs or TIMESTAMPs without nulls."""
     if pa.types.is_date32(values.type):
         days = stored_numbers(values).to_numpy().astype(np.int64)
@@ -120,17 +119,17 @@ def is_stored_time(tp: pa.DataType) -> bool:
     return bool(pa.types.is_date32(tp) or pa.types.is_timestamp(tp))
 
 
-def stored_numbers(values: ArrowArray) -> ArrowArray:
+def stored_numbers(values: pa.Array) -> pa.Array:
     """View stored times as integers: int32 days of a DATE, int64 microseconds of others."""
     return values.view(pa.int32() if pa.types.is_date32(values.type) else pa.int64())
 
 
-def impossible(values: ArrowArray) -> ArrowArray:
+def impossible(values: pa.Array) -> pa.Array:
     """Return which stored times are impossible dates: bool[n]; null for null."""
     return pc.greater_equal(stored_numbers(values), _first_impossible(values.type))
 
 
-def has_impossible(values: ArrowArray) -> bool:
+def has_impossible(values: pa.Array) -> bool:
     """Whether any stored time is an impossible date."""
     last = pc.max(stored_numbers(values)).as_py()
     return last is not None and bool(last >= _first_impossible(values.type))
@@ -140,7 +139,7 @@ def _first_impossible(tp: pa.DataType) -> int:
     return IMPOSSIBLE_DAY if pa.types.is_date32(tp) else IMPOSSIBLE_DAY * DAY_US
 
 
-def resolve_impossible(values: ArrowArray, policy: ImpossibleDates, column_name: str) -> ArrowArray:
+def resolve_impossible(values: pa.Array, policy: ImpossibleDates, column_name: str) -> pa.Array:
     """Apply the policy for impossible dates to stored times.
 
     Arrays of other types are returned unchanged. To print impossible dates as TiDB does, use

@@ -5,18 +5,16 @@
 See TiDB's `types/vector.go`.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
 
-from pyspark_theflash.tidb.codec.array import ArrowArray, primitive, variable_width
+from pyspark_theflash.tidb.codec.array import primitive, variable_width
 from pyspark_theflash.tidb.codec.reader import Positions, Reader
 
 _COUNT_BYTES: Final = 4
 _FLOAT_BYTES: Final = 4
-# pyarrow's stubs reject NumPy arrays as offsets.
-_pa: Final[Any] = pa
 
 
 def ends_at(reader: Reader, at: Positions, limit: Positions) -> Positions:
@@ -32,7 +30,7 @@ def ends_at(reader: Reader, at: Positions, limit: Positions) -> Positions:
     return ends
 
 
-def vectors_at(reader: Reader, at: Positions, end: Positions) -> ArrowArray:
+def vectors_at(reader: Reader, at: Positions, end: Positions) -> pa.Array:
     """Decode the vectors from each position to its end as list<float32>.
 
     Raises:
@@ -47,6 +45,6 @@ def vectors_at(reader: Reader, at: Positions, end: Positions) -> ArrowArray:
         index = int(np.flatnonzero(~np.isfinite(floats))[0])
         row = int(np.searchsorted(bounds, index, side="right")) - 1
         raise reader.error("vector element is not finite", int(at[row]))
-    return _pa.ListArray.from_arrays(
-        _pa.array(bounds.astype(np.int32)), primitive(floats, pa.float32())
+    return pa.ListArray.from_arrays(
+        pa.array(bounds.astype(np.int32)), primitive(floats, pa.float32())
     )

@@ -5,18 +5,16 @@ results from two lookups: first the offset at that local time taken as UTC, then
 UTC time that the first offset gives. `utc_of` does the same.
 """
 
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 
 from pyspark_theflash.tidb.codec.array import primitive
 from pyspark_theflash.tidb.codec.change import ReorgSession, TypeChange
 from pyspark_theflash.tidb.codec.reader import Mask
 from pyspark_theflash.tidb.codec.time import DAY_US, Int64s
-
-pc: Any = pyarrow.compute
 
 _SECOND_US: Final = 1_000_000
 # Names of Go and TiDB for the server's own time zone.

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyspark_theflash.tidb.codec.field_type import FieldType
 from pyspark_theflash.tidb.expression.convert import to_text
@@ -26,7 +27,6 @@ from pyspark_theflash.tidb.expression.vector import (
     TEXT_TYPE,
     Kind,
     Vector,
-    pc,
 )
 
 _Derived: TypeAlias = tuple[int, FieldType]

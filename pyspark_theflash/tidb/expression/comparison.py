@@ -6,6 +6,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.tidb.codec.collation import is_bytewise, sort_keys
@@ -25,7 +26,6 @@ from pyspark_theflash.tidb.expression.vector import (
     Vector,
     booleans,
     null_of,
-    pc,
 )
 
 

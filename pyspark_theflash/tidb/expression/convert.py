@@ -12,6 +12,7 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyspark_theflash.tidb.codec.reader import Mask
 from pyspark_theflash.tidb.codec.time import Int64s
@@ -30,7 +31,6 @@ from pyspark_theflash.tidb.expression.vector import (
     decimals,
     integers,
     map_rows,
-    pc,
     reals,
     texts,
 )

@@ -12,14 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 from pyspark_theflash.base.errors import UnrepresentableValueError, UnsupportedError, invariant
-from pyspark_theflash.tidb.codec.array import nulls
 from pyspark_theflash.tidb.codec.arrow import arrow_type
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.reader import Mask
@@ -39,7 +38,7 @@ from pyspark_theflash.tidb.expression.store import store_column
 from pyspark_theflash.tidb.expression.syntax import Call, Column, Literal, Node, column_names
 from pyspark_theflash.tidb.expression.vector import Kind, Vector
 
-TypedArray: TypeAlias = tuple["pa.Array[Any]", FieldType]
+TypedArray: TypeAlias = tuple[pa.Array, FieldType]
 """Column in storage form (`tidb/codec/arrow.py`) and its type."""
 
 _BRANCHING: Final = {
@@ -103,7 +102,7 @@ def evaluate(
     result_type: FieldType,
     where: str,
     rows: int | None = None,
-) -> "pa.Array[Any]":
+) -> pa.Array:
     """Evaluate an expression for each row, as a column of `result_type` in storage form.
 
     Args:
@@ -120,10 +119,10 @@ def evaluate(
         invariant(bool(columns), "the number of rows needs columns or `rows`")
         rows = len(next(iter(columns.values()))[0])
     if rows == 0:
-        return nulls(0, arrow_type(result_type))
+        return pa.nulls(0, arrow_type(result_type))
     with _named(where):
         vector = _full(expression.tree, RowScope(columns, rows))
-        result: pa.Array[Any] = store_column(vector, result_type)
+        result: pa.Array = store_column(vector, result_type)
     return result
 
 
@@ -186,7 +185,7 @@ class RowScope:
 
     def nulls(self) -> "RowScope":
         """Return a scope of one row in which all columns are NULL."""
-        return RowScope({n: (nulls(1, v.type), t) for n, (v, t) in self._columns.items()}, 1)
+        return RowScope({n: (pa.nulls(1, v.type), t) for n, (v, t) in self._columns.items()}, 1)
 
 
 def _full(node: Node, scope: RowScope) -> Vector:

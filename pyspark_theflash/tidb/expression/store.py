@@ -10,6 +10,7 @@ from typing import Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyspark_theflash.tidb.codec.array import primitive
 from pyspark_theflash.tidb.codec.arrow import DECIMAL128_DIGITS, arrow_type
@@ -37,7 +38,7 @@ from pyspark_theflash.tidb.expression.convert import (
     to_time,
 )
 from pyspark_theflash.tidb.expression.failure import LackingError, OutOfRangeError
-from pyspark_theflash.tidb.expression.vector import Array, Kind, Vector, pc
+from pyspark_theflash.tidb.expression.vector import Array, Kind, Vector
 
 _MIN_YEAR, _MAX_YEAR = 1901, 2155
 _BITS: Final[Mapping[MySQLType, int]] = {

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pyspark_theflash.tidb.codec.reader import Mask
 from pyspark_theflash.tidb.codec.time import Int64s
@@ -19,7 +20,6 @@ from pyspark_theflash.tidb.expression.vector import (
     integers,
     map_rows,
     null_of,
-    pc,
     texts,
 )
 

@@ -17,14 +17,12 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute
+import pyarrow.compute as pc
 
 from pyspark_theflash.tidb.codec.field_type import FieldType, MySQLType
 from pyspark_theflash.tidb.codec.reader import Mask
 from pyspark_theflash.tidb.expression.failure import LackingError, OutOfRangeError
 
-# pyarrow-stubs have incomplete types of the compute functions.
-pc: Final[Any] = pyarrow.compute
 Array: TypeAlias = Any
 """An Arrow array, or a NumPy array where stated."""
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
+import pyarrow as pa
 
 from pyspark_theflash.base.errors import NoPartitionError, UnsupportedError
 from pyspark_theflash.base.types import ColumnID
-from pyspark_theflash.tidb.codec.array import ArrowArray
 from pyspark_theflash.tidb.codec.field_type import FieldType
 from pyspark_theflash.tidb.expression.evaluate import parse
 from pyspark_theflash.tidb.partitioning.bounds import DEFAULT, is_word
@@ -37,7 +37,7 @@ def partition_columns(table: TableInfo) -> tuple[ColumnInfo, ...]:
 
 
 def assign_partitions(
-    table: TableInfo, columns: Mapping[ColumnID, ArrowArray], rows: int
+    table: TableInfo, columns: Mapping[ColumnID, pa.Array], rows: int
 ) -> npt.NDArray[np.int64]:
     """Return each row's physical table id; `columns` has at least the `partition_columns`.
 

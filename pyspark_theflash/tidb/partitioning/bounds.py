@@ -12,7 +12,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import UnsupportedError
-from pyspark_theflash.tidb.codec.array import ArrowArray
 from pyspark_theflash.tidb.codec.collation import sort_keys
 from pyspark_theflash.tidb.codec.field_type import (
     DATETIME_TYPES,
@@ -43,7 +42,7 @@ def integer_bound(text: str, where: str) -> int | None:
     return None if null[0] else int(values[0])
 
 
-def typed_bounds(texts: Sequence[str], field_type: FieldType, where: str) -> ArrowArray:
+def typed_bounds(texts: Sequence[str], field_type: FieldType, where: str) -> pa.Array:
     """Return bounds of a column as `comparable` values; NULL is null.
 
     Raises:
@@ -56,11 +55,11 @@ def typed_bounds(texts: Sequence[str], field_type: FieldType, where: str) -> Arr
     else:
         wide = field_type
     parts = [evaluate(parse(text, where), {}, wide, where, rows=1) for text in texts]
-    empty: list[ArrowArray] = [pa.array([], parts[0].type)] if parts else []
+    empty: list[pa.Array] = [pa.array([], parts[0].type)] if parts else []
     return comparable(pa.concat_arrays(empty + parts), wide, where)
 
 
-def comparable(values: ArrowArray, field_type: FieldType, where: str) -> ArrowArray:
+def comparable(values: pa.Array, field_type: FieldType, where: str) -> pa.Array:
     """Convert values to integers or bytes that compare as the column's values; nulls stay null.
 
     Raises:

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.base.errors import UnsupportedError
-from pyspark_theflash.tidb.codec.array import ArrowArray, join_bytes
+from pyspark_theflash.tidb.codec.array import join_bytes
 from pyspark_theflash.tidb.codec.collation import sort_keys
 from pyspark_theflash.tidb.codec.field_type import STRING_TYPES, FieldType, MySQLType
 from pyspark_theflash.tidb.codec.text import format_column
@@ -73,7 +73,7 @@ def key_placement(columns: Sequence[tuple[str, FieldType]], count: int, where: s
     return KeyPlacement(tuple(name for name, _ in columns), count, where)
 
 
-def _key_bytes(values: ArrowArray, field_type: FieldType, where: str) -> ArrowArray:
+def _key_bytes(values: pa.Array, field_type: FieldType, where: str) -> pa.Array:
     try:
         texts = format_column(values, field_type)
         if field_type.tp in _COLLATED:

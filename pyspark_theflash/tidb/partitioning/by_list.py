@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyspark_theflash.tidb.codec.array import ArrowArray
 from pyspark_theflash.tidb.codec.field_type import FieldType
 from pyspark_theflash.tidb.expression.evaluate import (
     Expression,
@@ -97,10 +97,10 @@ class _Step:
             transition is the next state.
     """
 
-    values: ArrowArray
+    values: pa.Array
     transitions: Indexes
 
-    def follow(self, states: Indexes, values: ArrowArray) -> Indexes:
+    def follow(self, states: Indexes, values: pa.Array) -> Indexes:
         """Return the next state of each row, or `_NO_MATCH`."""
         matches = pc.index_in(values, value_set=self.values)
         codes = np.asarray(pc.fill_null(matches, len(self.values))).astype(np.int64)

@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pyspark_theflash.tidb.codec.array import ArrowArray
 from pyspark_theflash.tidb.codec.field_type import FieldType
 from pyspark_theflash.tidb.expression.evaluate import (
     Expression,
@@ -81,7 +80,7 @@ class RangeColumnsPlacement:
     """
 
     columns: tuple[str, ...]
-    bounds: tuple[ArrowArray, ...]
+    bounds: tuple[pa.Array, ...]
     where: str
 
     def locate(self, columns: Mapping[str, TypedArray], rows: int) -> Indexes:
@@ -95,7 +94,7 @@ class RangeColumnsPlacement:
         return np.where(indexes < len(self.bounds[0]), indexes, NO_PARTITION)
 
 
-def _ranks(values: ArrowArray, bounds: ArrowArray) -> Indexes:
+def _ranks(values: pa.Array, bounds: pa.Array) -> Indexes:
     """Return the common ranks of values and bounds: 0 for NULL, the largest for MAXVALUE."""
     joined = pa.concat_arrays([values, bounds])
     ranks = np.asarray(pc.rank(joined, "ascending", tiebreaker="dense")).astype(np.int64)

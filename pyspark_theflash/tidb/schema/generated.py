@@ -6,13 +6,14 @@ computed recursively.
 
 from collections.abc import Iterable, Iterator, Mapping
 
+import pyarrow as pa
+
 from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.base.types import ColumnID
-from pyspark_theflash.tidb.codec.array import ArrowArray
 from pyspark_theflash.tidb.expression.evaluate import Expression, TypedArray, evaluate, parse
 from pyspark_theflash.tidb.schema.model import ColumnInfo, TableInfo
 
-Columns = Mapping[ColumnID, ArrowArray]
+Columns = Mapping[ColumnID, pa.Array]
 
 
 def stored_inputs(table: TableInfo, names: Iterable[str]) -> tuple[ColumnInfo, ...]:
@@ -36,7 +37,7 @@ def _stored(table: TableInfo, name: str, path: tuple[str, ...]) -> Iterator[Colu
         yield from _stored(table, read, (*path, name))
 
 
-def compute_column(table: TableInfo, column: ColumnInfo, columns: Columns, rows: int) -> ArrowArray:
+def compute_column(table: TableInfo, column: ColumnInfo, columns: Columns, rows: int) -> pa.Array:
     """Compute a virtual column for `rows` rows, in storage form.
 
     Args:
