@@ -11,6 +11,7 @@ rows in memory has no id, and is read from the files alone.
 
 import threading
 import uuid
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final
@@ -41,7 +42,6 @@ from pyspark_theflash.tikv.memory_versions import MemoryVersions
 
 MEMORY_REGION: Final = RegionID(0)
 """The id of the region in memory; engines do not use it."""
-_MARK: Final = "memory:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,25 +128,24 @@ class OverlaidReader:
         overlay = self._planned.get(physical_id)
         if overlay is None:
             return stored
-        mark = _MARK + overlay.id
         bounds = {r.region_id: (r.start, r.end) for r in self._stored.regions(view, physical_id)}
         regions = [
-            replace(region, parts=(mark, *region.parts))
+            replace(region, overlay=overlay.id)
             if overlay.reaches(*bounds[region.region_id])
             else region
             for region in stored
         ]
         if overlay.newest.rows:
-            regions.append(RegionScan(physical_id, MEMORY_REGION, (mark,)))
+            regions.append(RegionScan(physical_id, MEMORY_REGION, overlay=overlay.id))
         return regions
 
     def scan(self, region: RegionScan, spec: ScanSpec) -> Iterator[pa.RecordBatch]:
         invariant(spec.without is None, "an overlay excludes rows of files by itself")
-        id, own = _split(region)
+        id = region.overlay
         newest = None if id is None else self._overlays.get(id, spec.snapshot_ts).newest
-        if newest is None or own.region_id != MEMORY_REGION:
+        if newest is None or region.region_id != MEMORY_REGION:
             without = newest.handles if newest else None
-            yield from self._stored.scan(own, replace(spec, without=without))
+            yield from self._stored.scan(region, replace(spec, without=without))
             return
         condition = spec.condition
         needed = {c.id: c for c in (*spec.columns, *(condition.columns if condition else ()))}
@@ -163,12 +162,14 @@ class OverlaidReader:
         return self._stored.keys(view, physical_id, start, end)
 
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
-        _, own = _split(region)
-        return () if own.region_id == MEMORY_REGION else self._stored.repeating(own, columns)
+        if region.region_id == MEMORY_REGION:
+            return ()
+        return self._stored.repeating(region, columns)
 
     def never_null(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
-        _, own = _split(region)
-        return () if own.region_id == MEMORY_REGION else self._stored.never_null(own, columns)
+        if region.region_id == MEMORY_REGION:
+            return ()
+        return self._stored.never_null(region, columns)
 
     def tables(self, view: View) -> Sequence[PhysicalTableID]:
         planned = [physical_id for physical_id in self._planned if self.regions(view, physical_id)]
@@ -204,14 +205,6 @@ class OverlaidReader:
         self._stored.close()
 
 
-def _split(region: RegionScan) -> tuple[str | None, RegionScan]:
-    """Return the overlay id in a region, if any, and the region without it."""
-    if region.parts and region.parts[0].startswith(_MARK):
-        own = replace(region, parts=region.parts[1:])
-        return region.parts[0].removeprefix(_MARK), own
-    return None, region
-
-
 def _matching(batch: pa.RecordBatch, condition: RowCondition) -> pa.RecordBatch:
     if not batch.num_rows:
         return batch
@@ -235,11 +228,4 @@ def _encoded(
 
 def _count_below(handles: pa.Array, handle: Handle) -> int:
     """Return the number of sorted handles below a handle."""
-    low, high = 0, len(handles)
-    while low < high:
-        middle = (low + high) // 2
-        if handles[middle].as_py() < handle:
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    return bisect_left(range(len(handles)), handle, key=lambda at: handles[at].as_py())

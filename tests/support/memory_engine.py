@@ -194,7 +194,7 @@ class MemoryEngine:
 
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
         has_rows = bool(self._versions.get(physical_id))
-        return [RegionScan(physical_id, RegionID(1), ())] if has_rows else []
+        return [RegionScan(physical_id, RegionID(1))] if has_rows else []
 
     def keys(
         self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None

@@ -46,7 +46,7 @@ from pyspark_theflash.tidb.schema.model import ColumnInfo, PartitionInfo, Partit
 SEPARATOR: Final = "$"
 METADATA_ID: Final = TableID(0)
 """Table id of metadata tables; TiDB does not assign it."""
-METADATA_REGION: Final = RegionScan(PhysicalTableID(METADATA_ID), RegionID(0), ())
+METADATA_REGION: Final = RegionScan(PhysicalTableID(METADATA_ID), RegionID(0))
 METADATA_STATS: Final = RegionStats(RegionID(0), None, None, 0, 0, 0, 0)
 _NUMBER: Final = FieldType(MySQLType.LONGLONG, ColumnFlag(0), 20, 0, "binary", "binary")
 _TEXT: Final = FieldType(MySQLType.VARCHAR, ColumnFlag(0), 65_535, -1, "utf8mb4", "utf8mb4_bin")

@@ -3,8 +3,6 @@
 `service.py` imports this module at the first of these calls.
 """
 
-import threading
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import replace
@@ -21,6 +19,7 @@ from pyspark_theflash.base.errors import (
     UnsupportedError,
 )
 from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.lru import LeastRecent
 from pyspark_theflash.base.options import STORE, ReadPoint, ScanOptions
 from pyspark_theflash.base.types import TimeStamp, from_physical_ms
 from pyspark_theflash.read.plan.open_store import OpenStore
@@ -41,6 +40,7 @@ from pyspark_theflash.service.api.seal import (
     Ticket,
     new_key,
     opened_handle,
+    region_texts,
     sealed_handle,
 )
 from pyspark_theflash.service.wire import message
@@ -60,31 +60,6 @@ _CHECK_MS: Final = 200
 _PLANS_MAX: Final = 256
 
 
-class RecentPlans:
-    """A task of each recent plan, whose columns need not be resolved again for every split.
-
-    Keys are the id of the plan's lease and the scan. Thread-safe.
-    """
-
-    def __init__(self) -> None:
-        self._mutex = threading.Lock()
-        self._tasks: OrderedDict[tuple[str, SealedScan], ScanTask] = OrderedDict()
-
-    def get(self, key: tuple[str, SealedScan]) -> ScanTask | None:
-        """Return a task, or None."""
-        with self._mutex:
-            if key in self._tasks:
-                self._tasks.move_to_end(key)
-            return self._tasks.get(key)
-
-    def put(self, key: tuple[str, SealedScan], task: ScanTask) -> None:
-        """Add a task, and remove the least recently used ones above the limit."""
-        with self._mutex:
-            self._tasks[key] = task
-            while len(self._tasks) > _PLANS_MAX:
-                self._tasks.popitem(last=False)
-
-
 class Reads:
     """The calls that read one store; see `Service`. Thread-safe."""
 
@@ -100,7 +75,8 @@ class Reads:
         """See `Service`; `identity` reads the identity of the store in the folder."""
         self._path, self._fs, self._clock, self._identity = path, fs, clock, identity
         self._store_sealer = StoreSealer(path, fs, spare_key or new_key())
-        self._plans = RecentPlans()
+        self._plans = LeastRecent[tuple[str, SealedScan], ScanTask](_PLANS_MAX)
+        """A task of each recent plan, by lease and scan: its columns serve for all splits."""
         self._replica = replica
         over = no_more_than_stored if replica is None else replica.reader
         self._open_store = OpenStore(path, fs, clock, over)
@@ -182,7 +158,7 @@ class Reads:
             size = sum(len(split.ticket) for split in splits)
             if request.no_splits and plan.tasks:
                 # An upper bound, so that the plan with splits is not rejected later.
-                longest = max(plan.tasks, key=lambda task: sum(map(len, task.region.parts)))
+                longest = max(plan.tasks, key=lambda task: sum(map(len, region_texts(task.region))))
                 size = len(self._ticket(shape, longest)) * len(plan.tasks)
             if size > _TICKETS_BYTES_MAX:
                 raise UnsupportedError("a filter as large as this over so many splits", "PlanScan")

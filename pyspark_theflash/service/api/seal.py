@@ -26,6 +26,7 @@ from pyspark_theflash.base.types import Generation, PhysicalTableID, RegionID, T
 from pyspark_theflash.service.api.pushed import sealed_request, sealed_text
 from pyspark_theflash.service.wire.message import PlanRequest
 from pyspark_theflash.storage.engine.api import RegionScan
+from pyspark_theflash.storage.engine.registry import region_content
 from pyspark_theflash.storage.store.latch.lease import ReadLease
 from pyspark_theflash.storage.store.manifest import file_errors
 from pyspark_theflash.tidb.codec.document import boolean, int64, load, shaped, text, texts, uint64
@@ -34,6 +35,8 @@ KEY_FILE: Final = "serve.key"
 _KEY_BYTES: Final = 32
 _MAC_BYTES: Final = 32
 _VERSION: Final = 1
+_OVERLAY: Final = "memory:"
+"""Prefix of the id of an overlay in a ticket."""
 
 
 class Purpose(IntEnum):
@@ -159,7 +162,7 @@ class Ticket:
         shape = self.shape
         scan = [shape.table, shape.columns, shape.where, shape.zero_dates, shape.as_text]
         scan.append(sealed_text(shape.pushed))
-        region = [self.region.physical_id, self.region.region_id, self.region.parts]
+        region = [self.region.physical_id, self.region.region_id, region_texts(self.region)]
         parts = [_lease_fields(self.lease), scan, region]
         return sealer.seal(Purpose.TICKET, [self.store_id, *parts])
 
@@ -170,7 +173,8 @@ class Ticket:
             with shaped("ticket"):
                 store_id, lease, shape, region = sealer.unseal(Purpose.TICKET, sealed)
                 table, columns, where, zero_dates, as_text, pushed = shape
-                physical_id, region_id, parts = region
+                physical_id, region_id, content = region
+                overlay, parts = _split_overlay(texts(content))
                 return cls(
                     text(store_id),
                     _lease(lease),
@@ -185,11 +189,25 @@ class Ticket:
                     RegionScan(
                         PhysicalTableID(int64(physical_id)),
                         RegionID(int64(region_id)),
-                        texts(parts),
+                        region_content(parts),
+                        overlay,
                     ),
                 )
         except CodecError as error:
             raise TicketError("ticket", "it has another version") from error
+
+
+def region_texts(region: RegionScan) -> tuple[str, ...]:
+    """Return the overlay and the content of a region, as in its ticket."""
+    overlay = () if region.overlay is None else (_OVERLAY + region.overlay,)
+    return (*overlay, *(() if region.content is None else region.content.texts()))
+
+
+def _split_overlay(parts: tuple[str, ...]) -> tuple[str | None, tuple[str, ...]]:
+    """Inverse of `region_texts`: return the overlay and the texts of the content."""
+    if parts and parts[0].startswith(_OVERLAY):
+        return parts[0].removeprefix(_OVERLAY), parts[1:]
+    return None, parts
 
 
 def sealed_handle(store_id: str, lease: ReadLease, sealer: Sealer) -> bytes:

@@ -96,7 +96,7 @@ class RemoteEngine:
 
     def plan(self, view: View, physical_id: PhysicalTableID) -> Sequence[RegionScan]:
         """Return the whole table as one region; the server divides it."""
-        return [RegionScan(physical_id, RegionID(0), ())]
+        return [RegionScan(physical_id, RegionID(0))]
 
     def scan(self, region: RegionScan, spec: ScanSpec) -> Iterator[pa.RecordBatch]:
         columns = spec.columns

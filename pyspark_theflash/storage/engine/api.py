@@ -52,13 +52,25 @@ class Publication:
     change: ManifestChange
 
 
+class RegionContent(Protocol):
+    """What an engine has to read for a region, as of planning."""
+
+    def texts(self) -> tuple[str, ...]:
+        """Return the content for tickets; see `storage.engine.registry.region_content`."""
+
+
 @dataclass(frozen=True, slots=True)
 class RegionScan:
-    """The part of a scan in one region; can be pickled. `parts` is private to the engine."""
+    """The part of a scan in one region; can be pickled.
+
+    `content` is private to the engine; None if the engine stores nothing for the region. `overlay`
+    is the id of the rows in a learner's memory to merge (`tikv.overlay`), or None.
+    """
 
     physical_id: PhysicalTableID
     region_id: RegionID
-    parts: tuple[str, ...]
+    content: RegionContent | None = None
+    overlay: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

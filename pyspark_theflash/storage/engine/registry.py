@@ -1,14 +1,14 @@
 """Registry of the on-disk engines by name; each is imported when it is first used."""
 
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import OptionError, UnsupportedError
 from pyspark_theflash.base.fs import FileSystem
-from pyspark_theflash.storage.engine.api import Engine, EngineReader
+from pyspark_theflash.storage.engine.api import Engine, EngineReader, RegionContent
 from pyspark_theflash.storage.store.folder import StoreIdentity, create_store
 from pyspark_theflash.storage.store.manifest import Guard, Record
 
@@ -42,6 +42,13 @@ def open_reader(path: Path, identity: StoreIdentity, fs: FileSystem, clock: Cloc
     from pyspark_theflash.storage.engine.magic.reader import MagicReader
 
     return MagicReader(path, fs, clock)
+
+
+def region_content(texts: Sequence[str]) -> RegionContent | None:
+    """Decode `RegionContent.texts`; None if there are none. Raises `CodecError`."""
+    from pyspark_theflash.storage.engine.magic.layout import RegionFiles
+
+    return RegionFiles.from_texts(texts) if texts else None
 
 
 def open_engine(

@@ -39,6 +39,8 @@ from pyspark_theflash.service.wire.link import Link
 from pyspark_theflash.service.wire.method import METHODS, SCAN, Method, Role
 from pyspark_theflash.service.wire.protobuf import decode, encode
 from pyspark_theflash.storage.engine.api import RegionScan
+from pyspark_theflash.storage.engine.magic.layout import RegionFiles
+from pyspark_theflash.storage.engine.magic.region import first_region
 from pyspark_theflash.storage.store.latch.lease import ReadLease
 from tests.fuzz.mutate import TEXT_WORDS, bytes_like, json_like
 from tests.fuzz.run import Target
@@ -192,7 +194,8 @@ def sealed_ticket(_: Path) -> Target:
     key = bytes(32)
     sealer = Sealer(key)
     shape = SealedScan("d.t", ("a",), "a > 1", "raise", False, message.PlanRequest())
-    region = RegionScan(PhysicalTableID(108), RegionID(3), ("one", "two"))
+    table = PhysicalTableID(108)
+    region = RegionScan(table, RegionID(3), RegionFiles(first_region(table), ()), "overlay")
     bodies = [
         Ticket("id", _LEASE, shape, region).sealed(sealer),
         sealed_handle("id", _LEASE, sealer),

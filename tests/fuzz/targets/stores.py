@@ -28,7 +28,7 @@ from pyspark_theflash.storage.engine.magic.file import (
     open_file,
     with_stored_columns,
 )
-from pyspark_theflash.storage.engine.magic.layout import Layouts, decode_parts
+from pyspark_theflash.storage.engine.magic.layout import Layouts, RegionFiles
 from pyspark_theflash.storage.engine.magic.region import Region
 from pyspark_theflash.storage.mvcc.version import version_schema
 from pyspark_theflash.storage.store.catalog import (
@@ -173,7 +173,7 @@ def file_record(_: Path) -> Target:
         layout = layouts[_TABLE]
         layout.scans()
         layout.stats()
-        decode_parts([region, data.decode()])
+        RegionFiles.from_texts([region, data.decode()])
 
     seeds = [json.dumps(document).encode() for document in documents]
     return Target(seeds, json_like(documents), parse)

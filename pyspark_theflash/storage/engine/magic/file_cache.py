@@ -20,6 +20,7 @@ from typing import Final, TypeAlias
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pyspark_theflash.base.lru import LeastRecent
 from pyspark_theflash.storage.engine.magic.file import (
     UNREADABLE,
     DataFile,
@@ -31,7 +32,6 @@ from pyspark_theflash.storage.engine.magic.file import (
     read_row_group,
     warn_of_copy,
 )
-from pyspark_theflash.storage.engine.magic.lru import LeastRecent
 from pyspark_theflash.tidb.codec.narrow import narrowed
 
 COLUMNS_BYTES: Final = 128 << 20

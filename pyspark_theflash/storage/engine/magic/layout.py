@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
-from pyspark_theflash.base.errors import RegionNotFoundError
+from pyspark_theflash.base.errors import InternalError, RegionNotFoundError
 from pyspark_theflash.base.types import Generation, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.engine.api import FileStats, RegionScan, RegionStats
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile, FileKind, file_path
@@ -23,6 +23,29 @@ RETIRED_KIND: Final = "retired"
 _region: Final = lru_cache(1 << 13)(Region.from_json)
 _file: Final = lru_cache(1 << 13)(DataFile.from_json)
 _file_text: Final = lru_cache(1 << 13)(DataFile.to_json)
+
+
+@dataclass(frozen=True, slots=True)
+class RegionFiles:
+    """A region and the files that overlap it; implements `RegionContent`."""
+
+    region: Region
+    files: tuple[DataFile, ...]
+
+    def texts(self) -> tuple[str, ...]:
+        return (self.region.to_json(), *map(_file_text, self.files))
+
+    @classmethod
+    def from_texts(cls, texts: Sequence[str]) -> "RegionFiles":
+        """Inverse of `texts`. Raises `CodecError`."""
+        return cls(_region(texts[0]), tuple(map(_file, texts[1:])))
+
+    @classmethod
+    def of(cls, scan: RegionScan) -> "RegionFiles":
+        """Return the content of a region that this engine has planned."""
+        if not isinstance(scan.content, cls):
+            raise InternalError(f"region {scan.region_id} was planned by another engine")
+        return scan.content
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +99,11 @@ class Layout:
             return []
         deltas = self.deltas
         return [
-            RegionScan(self.physical_id, region.region_id, _parts(region, own, deltas))
+            RegionScan(
+                self.physical_id,
+                region.region_id,
+                RegionFiles(region, (*own, *_overlapping(region, deltas))),
+            )
             for region, own in self.by_region()
         ]
 
@@ -144,18 +171,8 @@ class Layout:
         ]
 
 
-def _parts(region: Region, own: Sequence[DataFile], deltas: Sequence[DataFile]) -> tuple[str, ...]:
-    """Return `RegionScan.parts`: the region, and the files that overlap it, as JSON."""
-    return (region.to_json(), *map(_file_text, [*own, *_overlapping(region, deltas)]))
-
-
 def _overlapping(region: Region, deltas: Sequence[DataFile]) -> list[DataFile]:
     return [f for f in deltas if region.overlaps(f.min_handle, f.max_handle)]
-
-
-def decode_parts(parts: Sequence[str]) -> tuple[Region, list[DataFile]]:
-    """Decode `RegionScan.parts`: return the region and the files of a scan."""
-    return _region(parts[0]), [_file(part) for part in parts[1:]]
 
 
 class Layouts:

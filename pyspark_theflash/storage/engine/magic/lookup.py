@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from pyspark_theflash.base.lru import LeastRecent
 from pyspark_theflash.storage.engine.magic.file import (
     DataFile,
     combine_chunks,
@@ -22,7 +23,6 @@ from pyspark_theflash.storage.engine.magic.file import (
     read_columns,
 )
 from pyspark_theflash.storage.engine.magic.handles import SortedHandles, first_from
-from pyspark_theflash.storage.engine.magic.lru import LeastRecent
 from pyspark_theflash.storage.mvcc.version import HANDLE, OP, Op
 
 LOOKUP_BYTES: Final = 64 << 20

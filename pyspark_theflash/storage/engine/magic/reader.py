@@ -1,6 +1,6 @@
 """The magic engine's `EngineReader`."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -8,6 +8,7 @@ import pyarrow as pa
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import CorruptionError
 from pyspark_theflash.base.fs import FileSystem
+from pyspark_theflash.base.lru import LeastRecent
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.engine.api import (
     FileStats,
@@ -28,11 +29,16 @@ from pyspark_theflash.storage.engine.magic.file import (
 )
 from pyspark_theflash.storage.engine.magic.file_cache import FileCache, opened
 from pyspark_theflash.storage.engine.magic.handles import first_from
-from pyspark_theflash.storage.engine.magic.layout import Layouts, decode_parts
+from pyspark_theflash.storage.engine.magic.layout import Layouts, RegionFiles
 from pyspark_theflash.storage.engine.magic.partitions import partition_stats
 from pyspark_theflash.storage.engine.magic.region import REGION_KIND, Region
 from pyspark_theflash.storage.engine.magic.scan import RegionReader
-from pyspark_theflash.storage.engine.magic.visible import VisibleCache
+from pyspark_theflash.storage.engine.magic.visible import (
+    CACHE_BYTES,
+    VisibleRows,
+    cached_size,
+    visible_key,
+)
 from pyspark_theflash.storage.mvcc.project import Default, ScanColumn
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, column_name
 from pyspark_theflash.storage.store.folder import DATA_FOLDER, open_manifest
@@ -48,7 +54,8 @@ class MagicReader:
         self._data = path / DATA_FOLDER
         self._manifest = open_manifest(path, fs)
         self._planned: Layouts | None = None
-        self._visible, self._file_cache = VisibleCache(), FileCache()
+        self._visible = LeastRecent[bytes, Mapping[int, VisibleRows]](CACHE_BYTES)
+        self._file_cache = FileCache()
 
     def read(self, kinds: Sequence[str]) -> View:
         return self._manifest.read([*kinds, FILE_KIND, REGION_KIND, PARTITION_KIND])
@@ -57,14 +64,13 @@ class MagicReader:
         return self._layouts_of(view)[physical_id].scans()
 
     def scan(self, region: RegionScan, spec: ScanSpec) -> Iterator[pa.RecordBatch]:
-        bounds, files = decode_parts(region.parts)
-        parts = region.parts if spec.without is None else (spec.without.id, *region.parts)
-        key = self._visible.key(parts, files, spec.snapshot_ts)
+        content = RegionFiles.of(region)
+        key = visible_key(content, spec)
         cached = self._visible.get(key)
-        reader = RegionReader(self._data, bounds, spec, cached, self._file_cache)
-        yield from reader.rows(files)
+        reader = RegionReader(self._data, content.region, spec, cached, self._file_cache)
+        yield from reader.rows(content.files)
         if cached is None:
-            self._visible.put(key, reader.visible)
+            self._visible.put(key, reader.visible, cached_size(reader.visible))
 
     def keys(
         self, view: View, physical_id: PhysicalTableID, start: Handle | None, end: Handle | None
@@ -79,7 +85,7 @@ class MagicReader:
                 yield from table.slice(first, last - first).to_batches()
 
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
-        _, files = decode_parts(region.parts)
+        files = RegionFiles.of(region).files
         if not files:
             return ()
         largest = max(files, key=lambda f: f.rows)
@@ -87,9 +93,8 @@ class MagicReader:
         return [names[name] for name in repeating_columns(self._data, largest, list(names))]
 
     def never_null(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
-        _, files = decode_parts(region.parts)
         ids = {column_name(c.id): c.id for c in columns if isinstance(c.fill, Default)}
-        for info in files:
+        for info in RegionFiles.of(region).files:
             with opened(self._file_cache, self._data, info) as file:
                 ids = {name: ids[name] for name in ids.keys() & file.footer.never_null}
         return ids.values()

@@ -1,20 +1,19 @@
-"""LRU cache of the visible rows of a region's files, as found by scans.
+"""The visible rows of a region's files as found by scans, and their keys in a cache.
 
 An entry has a bitmap for each file of a region. It depends on the region's files, and on the
 snapshot only if there are versions newer than that.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
-from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.storage.engine.magic.file import DataFile
-from pyspark_theflash.storage.engine.magic.lru import LeastRecent
+from pyspark_theflash.storage.engine.api import ScanSpec
+from pyspark_theflash.storage.engine.magic.layout import RegionFiles
 
 CACHE_BYTES: Final = 64 << 20
 _ENTRY_BYTES: Final = 200
@@ -54,24 +53,20 @@ class VisibleRows:
         return np.unpackbits(self.bits, count=self.end - self.start).view(np.bool_)
 
 
-class VisibleCache:
-    """Thread-safe cache: the key of a region's scan -> file number -> visible rows."""
+def visible_key(content: RegionFiles, spec: ScanSpec) -> bytes:
+    """Return the cache key of a region's scan; scans with the same key see the same rows."""
+    newest = max((f.max_commit_ts for f in content.files), default=spec.snapshot_ts)
+    region, files = content.region, [f.content for f in content.files]
+    without = None if spec.without is None else spec.without.id
+    ts = min(spec.snapshot_ts, newest)
+    identity = repr((region.physical_id, region.start, region.end, files, without, ts))
+    return hashlib.sha256(identity.encode()).digest()
 
-    def __init__(self, size_bytes: int = CACHE_BYTES) -> None:
-        self._entries = LeastRecent[bytes, Mapping[int, VisibleRows]](size_bytes)
 
-    @staticmethod
-    def key(parts: Sequence[str], files: Sequence[DataFile], snapshot_ts: TimeStamp) -> bytes:
-        """Return the key of a region's scan; scans with the same key see the same rows."""
-        newest = max((f.max_commit_ts for f in files), default=snapshot_ts)
-        identity = repr((*parts, min(snapshot_ts, newest)))
-        return hashlib.sha256(identity.encode()).digest()
+def cached_size(visible: Mapping[int, VisibleRows]) -> int:
+    """Return the size in bytes of the result of a complete scan.
 
-    def get(self, key: bytes) -> Mapping[int, VisibleRows] | None:
-        """Return the entry of a key, if cached. A file that is not in it has no visible rows."""
-        return self._entries.get(key)
-
-    def put(self, key: bytes, visible: Mapping[int, VisibleRows]) -> None:
-        """Cache the result of a complete scan."""
-        sizes = (0 if v.bits is None else v.bits.nbytes for v in visible.values())
-        self._entries.put(key, visible, _ENTRY_BYTES + sum(_ENTRY_BYTES + size for size in sizes))
+    A file that is not in `visible` has no visible rows.
+    """
+    sizes = (0 if v.bits is None else v.bits.nbytes for v in visible.values())
+    return _ENTRY_BYTES + sum(_ENTRY_BYTES + size for size in sizes)

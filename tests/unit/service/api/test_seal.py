@@ -1,12 +1,13 @@
 """Tickets and handles, and the key that seals them."""
 
 import threading
+from dataclasses import replace
 
 import pytest
 
 from pyspark_theflash.base.errors import CorruptionError, TicketError
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.base.types import Generation, PhysicalTableID, RegionID, TimeStamp
+from pyspark_theflash.base.types import MAX_TS, Generation, PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.service.api.seal import (
     KEY_FILE,
     Purpose,
@@ -20,6 +21,9 @@ from pyspark_theflash.service.api.seal import (
 )
 from pyspark_theflash.service.wire.message import Expression, PlanRequest
 from pyspark_theflash.storage.engine.api import RegionScan
+from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind
+from pyspark_theflash.storage.engine.magic.layout import RegionFiles
+from pyspark_theflash.storage.engine.magic.region import first_region
 from pyspark_theflash.storage.store.latch.lease import ReadLease
 from tests.support.faulty_fs import Failure, FaultyFileSystem
 
@@ -28,17 +32,27 @@ LEASE = ReadLease("id", TimeStamp(1 << 63), Generation(7), 1000)
 PUSHED = PlanRequest(
     filter=Expression("=", arguments=(Expression("column", "\N{SNOWMAN}"),) * 2), limit=3
 )
+FILE = DataFile(
+    *(9, PhysicalTableID(1), RegionID(2), "1/9.parquet", FileKind.STABLE, 1, 2, 3, 4, 5, 6, 0, 9),
+    *(TimeStamp(1), TimeStamp(2), MAX_TS, False, True, False),
+)
 TICKET = Ticket(
     "store",
     LEASE,
     SealedScan("db.table", ("a", "\N{SNOWMAN}"), None, "raise", False, PUSHED),
-    RegionScan(PhysicalTableID(1), RegionID(2), ("{}", "x")),
+    RegionScan(
+        PhysicalTableID(1), RegionID(2), RegionFiles(first_region(PhysicalTableID(1)), (FILE,))
+    ),
 )
 SEALER = Sealer(b"k" * 32)
 
 
 def test_tickets_come_back():
-    assert Ticket.opened(TICKET.sealed(SEALER), SEALER) == TICKET
+    memory = RegionScan(PhysicalTableID(1), RegionID(0), overlay="id")
+    overlaid = replace(TICKET.region, overlay="id")
+    for region in (TICKET.region, memory, overlaid):
+        ticket = replace(TICKET, region=region)
+        assert Ticket.opened(ticket.sealed(SEALER), SEALER) == ticket
     handle = sealed_handle("store", LEASE, SEALER)
     assert opened_handle(handle, SEALER) == ("store", LEASE)
 

@@ -25,6 +25,7 @@ from pyspark_theflash.storage.engine.magic import compaction, encode
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
 from pyspark_theflash.storage.engine.magic.engine import MagicEngine
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile, FileKind
+from pyspark_theflash.storage.engine.magic.layout import RegionFiles
 from pyspark_theflash.storage.mvcc.version import Op
 from pyspark_theflash.storage.store.manifest import ManifestChange
 from tests.support.histories import COLUMNS, scan_columns, version_batch
@@ -241,7 +242,7 @@ def test_a_region_knows_only_what_reaches_it(store: Store) -> None:
     deltas = [region.deltas for region in store.regions()]
     assert deltas == [2, *[1] * (len(deltas) - 1)]
     plans = store.engine.plan(store.engine.read([]), TABLE)
-    assert [len(plan.parts) for plan in plans] == [2 + n for n in deltas]
+    assert [len(RegionFiles.of(plan).files) for plan in plans] == [1 + n for n in deltas]
 
 
 def delete(store: Store, handles: Sequence[int]) -> None:

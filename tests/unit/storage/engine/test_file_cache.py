@@ -9,11 +9,11 @@ import pyarrow as pa
 import pytest
 
 from pyspark_theflash.base.errors import CorruptionError
+from pyspark_theflash.base.lru import LeastRecent
 from pyspark_theflash.storage.engine.magic import file as file_module
 from pyspark_theflash.storage.engine.magic.encode import ROW_GROUP_ROWS
 from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind
 from pyspark_theflash.storage.engine.magic.file_cache import FileCache, opened
-from pyspark_theflash.storage.engine.magic.lru import LeastRecent
 from pyspark_theflash.storage.mvcc.version import Op
 from tests.support.data_files import encode_file
 from tests.unit.storage.engine.test_data_files import TABLE, versions, write

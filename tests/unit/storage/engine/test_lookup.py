@@ -103,7 +103,7 @@ def test_what_is_kept_is_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
                 model[handle] = number, row
         cached = files.lookup._cached
         assert all(size == loaded.nbytes for size, loaded in cached._entries.values())
-        assert 0 <= cached._free_bytes == budget - sum(s for s, _ in cached._entries.values())
+        assert 0 <= cached._free == budget - sum(s for s, _ in cached._entries.values())
     assert len(files.read) > len(set(files.read))
 
 
@@ -112,6 +112,6 @@ def test_forgotten_files_are_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     files.write(range(100), 10)
     assert files.place(5) == (1, 5)
     files.lookup.forget([1, 77])
-    assert files.lookup._cached._free_bytes == 1 << 20
+    assert files.lookup._cached._free == 1 << 20
     places = files.lookup.find([], pa.array(np.arange(5)))
     assert not places.is_live.any()

@@ -15,13 +15,13 @@ V = TypeVar("V")
 
 
 class LeastRecent(Generic[K, V]):
-    """Thread-safe LRU cache of bounded size in bytes."""
+    """Thread-safe LRU cache of entries with a bounded total size, in bytes or in entries."""
 
-    def __init__(self, size_bytes: int) -> None:
+    def __init__(self, size: int) -> None:
         self._rejected = 0
         self._mutex = threading.Lock()
         self._entries: OrderedDict[K, tuple[int, V]] = OrderedDict()
-        self._free_bytes = size_bytes
+        self._free = size
 
     def get(self, key: K) -> V | None:
         """Return the value of a key, or None if it is not cached."""
@@ -31,27 +31,27 @@ class LeastRecent(Generic[K, V]):
             self._entries.move_to_end(key)
             return self._entries[key][1]
 
-    def admits(self, size_bytes: int) -> bool:
+    def admits(self, size: int) -> bool:
         """Return whether a value fits, or should evict others."""
         with self._mutex:
-            if size_bytes > self._free_bytes:
+            if size > self._free:
                 self._rejected = (self._rejected + 1) % ONE_OF
                 return not self._rejected
             return True
 
-    def put(self, key: K, value: V, size_bytes: int) -> None:
-        """Cache a value of `size_bytes`, unless the key has one."""
+    def put(self, key: K, value: V, size: int = 1) -> None:
+        """Cache a value of `size`, unless the key has one."""
         with self._mutex:
             if key in self._entries:
                 return
-            self._entries[key] = size_bytes, value
-            self._free_bytes -= size_bytes
-            while self._free_bytes < 0:
-                _, (freed_bytes, _) = self._entries.popitem(last=False)
-                self._free_bytes += freed_bytes
+            self._entries[key] = size, value
+            self._free -= size
+            while self._free < 0:
+                _, (freed, _) = self._entries.popitem(last=False)
+                self._free += freed
 
     def remove(self, key: K) -> None:
         """Remove a key and its value, if it is cached."""
         with self._mutex:
             if (removed := self._entries.pop(key, None)) is not None:
-                self._free_bytes += removed[0]
+                self._free += removed[0]
