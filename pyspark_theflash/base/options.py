@@ -275,11 +275,7 @@ def store_folder(by_name: Mapping[str, str]) -> Path:
 
 
 def timestamp_option(key: str, value: AnyTimestamp) -> TimeStamp:
-    """Parse the timestamp of an option; see `parse_timestamp`.
-
-    Raises:
-        OptionError: The value is not a timestamp.
-    """
+    """Parse the timestamp of an option; see `parse_timestamp`. Raises `OptionError`."""
     try:
         return parse_timestamp(value)
     except ValueError as error:

@@ -75,11 +75,7 @@ _OTHER: Final = {
 
 
 def spark_type(field_type: FieldType, presentation: Presentation = NATIVE) -> DataType:
-    """Return the Spark type of a TiDB type.
-
-    Raises:
-        UnsupportedError: The type is of a later TiDB.
-    """
+    """Return the Spark type of a TiDB type. Raises `UnsupportedError`."""
     tp = field_type.tp
     if tp == MySQLType.BIT or field_type.is_binary_string:
         return BinaryType()

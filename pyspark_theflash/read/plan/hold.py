@@ -46,11 +46,7 @@ class LeaseHold:
         """Renews the lease for all holders."""
 
     def acquire(self) -> None:
-        """Add a holder.
-
-        Raises:
-            LeaseExpiredError: The last holder has released the lease.
-        """
+        """Add a holder. Raises `LeaseExpiredError`: The last holder has released the lease."""
         with self._mutex:
             if not self._holders:
                 raise LeaseExpiredError(self._lease.id, self._lease.snapshot_ts)

@@ -97,11 +97,7 @@ class QueryThread:
         self._pool = ThreadPoolExecutor(1, "theflash-sql")
 
     def call(self, action: Callable[[], Answer]) -> Answer:
-        """Return the result of `action`.
-
-        Raises:
-            SqlTimeoutError: The time limit has passed.
-        """
+        """Return the result of `action`. Raises `SqlTimeoutError`: The time limit has passed."""
         future = self._pool.submit(action)
         try:
             return future.result(self._rest_s())

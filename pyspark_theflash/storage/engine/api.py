@@ -53,7 +53,7 @@ class Publication:
 
 
 class RegionContent(Protocol):
-    """What an engine has to read for a region, as of planning."""
+    """Data that an engine reads for a region, as of planning."""
 
     def texts(self) -> tuple[str, ...]:
         """Return the content for tickets; see `storage.engine.registry.region_content`."""

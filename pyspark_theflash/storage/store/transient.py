@@ -42,11 +42,7 @@ class TransientRecords:
         self._path, self._db = str(manifest.folder / DATABASE), db
 
     def rows(self, kind: str) -> dict[str, bytes]:
-        """Return all rows of a kind, key -> body, in key order.
-
-        Raises:
-            CorruptionError: A row is damaged, missing or extra.
-        """
+        """Return all rows of a kind, key -> body, in key order. Raises `CorruptionError`."""
         bodies: dict[str, bytes] = {}
         total = 0
         statement = "SELECT key, body, checksum FROM board WHERE kind = ? ORDER BY key"

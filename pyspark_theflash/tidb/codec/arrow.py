@@ -91,11 +91,7 @@ def arrow_type(field_type: FieldType) -> pa.DataType:
 
 
 def decimal_type(field_type: FieldType) -> pa.DataType:
-    """Return decimal128 or decimal256 for DECIMAL(flen, decimal).
-
-    Raises:
-        UnsupportedError: MySQL does not allow this precision and scale.
-    """
+    """Return decimal128 or decimal256 for DECIMAL(flen, decimal). Raises `UnsupportedError`."""
     precision = field_type.flen if field_type.flen > 0 else _DEFAULT_PRECISION
     scale = field_type.decimal if field_type.decimal >= 0 else _DEFAULT_SCALE
     if not scale <= precision <= MAX_PRECISION or scale > MAX_SCALE:

@@ -42,11 +42,7 @@ def encode_bytes(value: bytes) -> bytes:
 
 
 def decode_bytes(data: bytes, offset: int = 0) -> tuple[bytes, int]:
-    """Decode the value at `offset`; return it and the offset after it.
-
-    Raises:
-        CodecError: The data ends within the value, or a marker or padding is invalid.
-    """
+    """Decode the value at `offset`; return it and the offset after it. Raises `CodecError`."""
     out = bytearray()
     while True:
         group = data[offset : offset + _ENCODED_GROUP]

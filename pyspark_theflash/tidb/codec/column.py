@@ -102,11 +102,7 @@ def assemble(
 
 
 def _rows_present(reader: Reader, pieces: Sequence[Piece], row_count: int) -> Mask:
-    """Return which rows hold the column: bool[n].
-
-    Raises:
-        CodecError: A row holds the column twice.
-    """
+    """Return which rows hold the column: bool[n]. Raises `CodecError`."""
     present = np.zeros(row_count, np.bool_)
     for piece in pieces:
         reader.check(~present[piece.rows], "duplicate column", piece.values.start - 1)

@@ -30,11 +30,7 @@ _MAX_NUMBER_LENGTH: Final = 200
 
 
 def to_enum(change: TypeChange, values: pa.Array) -> pa.Array:
-    """Convert values to ENUM: indexes of elements, from 1.
-
-    Raises:
-        UnsupportedError: The new collation is unknown.
-    """
+    """Convert values to ENUM: indexes of elements, from 1. Raises `UnsupportedError`."""
     count = len(change.new.elems)
     if change.old.tp in INTEGER_TYPES:
         numbers = values.to_numpy()
@@ -59,11 +55,7 @@ def to_enum(change: TypeChange, values: pa.Array) -> pa.Array:
 
 
 def to_set(change: TypeChange, values: pa.Array) -> pa.Array:
-    """Convert values to SET: bit masks of elements.
-
-    Raises:
-        UnsupportedError: The new collation is unknown.
-    """
+    """Convert values to SET: bit masks of elements. Raises `UnsupportedError`."""
     highest = 2 ** len(change.new.elems) - 1
     if change.old.tp in INTEGER_TYPES:
         numbers = values.to_numpy()

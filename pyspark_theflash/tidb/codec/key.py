@@ -50,11 +50,7 @@ def encode_record_key(table_id: PhysicalTableID, handle: int | bytes) -> RawKey:
 
 
 def decode_record_key(key: RawKey) -> RecordKey:
-    """Decode the key of a row.
-
-    Raises:
-        CodecError: The bytes are not a record key.
-    """
+    """Decode the key of a row. Raises `CodecError`: The bytes are not a record key."""
     if key[:1] != _TABLE or key[HANDLE_AT - 2 : HANDLE_AT] != _RECORD:
         raise CodecError(_LAYER, "not a record key", 0, key[:16].hex())
     table_id = PhysicalTableID(decode_int(key, 1))
@@ -77,11 +73,7 @@ def encode_mvcc_key(key: RawKey, ts: TimeStamp) -> MvccKey:
 
 
 def decode_mvcc_key(key: MvccKey) -> tuple[RawKey, TimeStamp]:
-    """Decode the key of a version into raw key and timestamp.
-
-    Raises:
-        CodecError: The bytes are not such a key.
-    """
+    """Decode the key of a version into raw key and timestamp. Raises `CodecError`."""
     raw, end = decode_bytes(key)
     if len(key) != end + 8:
         raise CodecError(_LAYER, "no timestamp after the key", end, key[end : end + 16].hex())

@@ -45,11 +45,7 @@ def encode_int(value: int) -> bytes:
 
 
 def decode_int(data: bytes, offset: int = 0) -> int:
-    """Decode the comparable signed integer at `offset`.
-
-    Raises:
-        CodecError: The data has fewer than 8 bytes from `offset` on.
-    """
+    """Decode the comparable signed integer at `offset`. Raises `CodecError`."""
     value = decode_uint(data, offset) ^ _SIGN
     return value - (1 << 64) if value & _SIGN else value
 
@@ -60,11 +56,7 @@ def encode_uint(value: int) -> bytes:
 
 
 def decode_uint(data: bytes, offset: int = 0) -> int:
-    """Decode the comparable unsigned integer at `offset`.
-
-    Raises:
-        CodecError: The data has fewer than 8 bytes from `offset` on.
-    """
+    """Decode the comparable unsigned integer at `offset`. Raises `CodecError`."""
     if len(data) < offset + 8:
         raise CodecError("comparable number", "fewer than 8 bytes", offset)
     return int.from_bytes(data[offset : offset + 8], "big")
@@ -76,11 +68,7 @@ def encode_uint_desc(value: int) -> bytes:
 
 
 def decode_uint_desc(data: bytes, offset: int = 0) -> int:
-    """Decode the descending unsigned integer at `offset`.
-
-    Raises:
-        CodecError: The data has fewer than 8 bytes from `offset` on.
-    """
+    """Decode the descending unsigned integer at `offset`. Raises `CodecError`."""
     return decode_uint(data, offset) ^ _U64
 
 
@@ -95,11 +83,7 @@ def encode_uvarint(value: int) -> bytes:
 
 
 def decode_uvarint(data: bytes, offset: int = 0) -> tuple[int, int]:
-    """Decode the uvarint at `offset`; return it and the offset after it.
-
-    Raises:
-        CodecError: The data ends within the number, or it exceeds 64 bits.
-    """
+    """Decode the uvarint at `offset`; return it and the offset after it. Raises `CodecError`."""
     value = 0
     for i, byte in enumerate(data[offset : offset + _MAX_VARINT_BYTES]):
         value |= (byte & 0x7F) << (7 * i)
@@ -119,11 +103,7 @@ def encode_varint(value: int) -> bytes:
 
 
 def decode_varint(data: bytes, offset: int = 0) -> tuple[int, int]:
-    """Decode the varint at `offset`; return it and the offset after it.
-
-    Raises:
-        CodecError: The data ends within the number, or it exceeds 64 bits.
-    """
+    """Decode the varint at `offset`; return it and the offset after it. Raises `CodecError`."""
     value, end = decode_uvarint(data, offset)
     return value >> 1 ^ -(value & 1), end
 

@@ -56,11 +56,7 @@ Handles: TypeAlias = pa.Array | tuple[pa.Array, ...]
 
 
 def decode_rows_v1(rows: RowBuffer, columns: Sequence[ColumnSpec]) -> DecodedRows:
-    """Decode rows of TiKV, or deleted rows of a binlog.
-
-    Raises:
-        CodecError: A row is invalid.
-    """
+    """Decode rows of TiKV, or deleted rows of a binlog. Raises `CodecError`: A row is invalid."""
     reader = Reader(rows, _LAYER)
     return decode_pieces(reader, _read_pairs(reader, reader.starts.copy()), columns)
 

@@ -18,11 +18,7 @@ _FLOAT_BYTES: Final = 4
 
 
 def ends_at(reader: Reader, at: Positions, limit: Positions) -> Positions:
-    """Return the end positions of the vectors at the positions `at`.
-
-    Raises:
-        CodecError: A vector extends beyond its `limit`.
-    """
+    """Return the end positions of the vectors at the positions `at`. Raises `CodecError`."""
     reader.check_ends(at + _COUNT_BYTES, limit, at)
     counts = (reader.words_at(at) & np.uint64(0xFFFFFFFF)).view(np.int64)
     ends: Positions = at + _COUNT_BYTES + _FLOAT_BYTES * counts

@@ -153,11 +153,7 @@ def _divided(left: Vector, right: Vector, digits: int, null: Mask) -> tuple[Obje
 
 
 def divide_whole(operands: Sequence[Vector]) -> Vector:
-    """`DIV`.
-
-    Raises:
-        LackingError: An operand is a text that is not a constant.
-    """
+    """`DIV`. Raises `LackingError`: An operand is a text that is not a constant."""
     if any(v.kind is Kind.TEXT and v.number is None and not v.is_constant for v in operands):
         raise LackingError("DIV of a text, whose digits depend on its type")
     left, right = (to_number(v) for v in operands)

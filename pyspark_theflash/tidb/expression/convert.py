@@ -116,11 +116,7 @@ def to_python_ints(values: npt.NDArray[np.float64]) -> Objects:
 
 
 def whole_numbers(values: Objects, null: Mask, kind: Kind) -> Vector:
-    """Convert Python ints to INT or UINT.
-
-    Raises:
-        OutOfRangeError: A value is out of range.
-    """
+    """Convert Python ints to INT or UINT. Raises `OutOfRangeError`: A value is out of range."""
     values = to_objects(values, null)
     low, high = (0, UINT64_MAX) if kind is Kind.UINT else (INT64_MIN, INT64_MAX)
     if ((values < low) | (values > high)).any():
@@ -141,11 +137,7 @@ def rescale(unscaled: Objects, have: int, want: int) -> Objects:
 
 
 def to_integer(vector: Vector) -> Vector:
-    """Convert to INT or UINT, as for an integer argument.
-
-    Raises:
-        OutOfRangeError: A number is out of range of BIGINT.
-    """
+    """Convert to INT or UINT, as for an integer argument. Raises `OutOfRangeError`."""
     vector = vector.number or vector
     if vector.kind in INTEGERS:
         return vector
@@ -291,11 +283,7 @@ def to_number(vector: Vector) -> Vector:
 
 
 def to_text(vector: Vector) -> Vector:
-    """Convert to the text that TiDB prints.
-
-    Raises:
-        LackingError: The conversion is not supported.
-    """
+    """Convert to the text that TiDB prints. Raises `LackingError`."""
     if vector.kind is Kind.TEXT:
         return vector
     null = pa.array(vector.null)
@@ -385,11 +373,7 @@ def to_time(vector: Vector, *, is_date: bool = False) -> Vector:
 
 
 def to_duration(vector: Vector) -> Vector:
-    """Convert to TIME; a DATETIME is converted to its time of day.
-
-    Raises:
-        LackingError: A text has an unsupported format.
-    """
+    """Convert to TIME; a DATETIME is converted to its time of day. Raises `LackingError`."""
     vector = plain(vector)
     if vector.kind is Kind.DURATION:
         return vector

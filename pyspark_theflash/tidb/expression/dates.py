@@ -107,11 +107,7 @@ def time_to_sec(operands: Sequence[Vector]) -> Vector:
 
 
 def date(operands: Sequence[Vector]) -> Vector:
-    """`DATE`.
-
-    Raises:
-        LackingError: A date is 0000-00-00, whose result depends on the SQL mode.
-    """
+    """`DATE`. Raises `LackingError`: A date is 0000-00-00, whose result depends on the SQL mode."""
     day = to_time(operands[0], is_date=True)
     if (day.data[~day.null] == 0).any():
         raise LackingError("DATE of 0000-00-00")

@@ -59,11 +59,7 @@ class SqlToken:
 
 
 def tokenize(text: str) -> list[SqlToken]:
-    """Split an expression into tokens, the last one of kind END.
-
-    Raises:
-        LackingError: The text is too long or contains an unsupported token.
-    """
+    """Split an expression into tokens, the last one of kind END. Raises `LackingError`."""
     if len(text) > MAX_LENGTH:
         raise LackingError(f"an expression of {len(text)} characters")
     tokens: list[SqlToken] = []

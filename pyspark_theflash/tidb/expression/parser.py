@@ -73,11 +73,7 @@ _TIME_TYPES: Final = {"datetime": MySQLType.DATETIME, "time": MySQLType.TIME}
 
 @lru_cache(maxsize=1024)
 def parse_text(text: str) -> Node:
-    """Parse an expression.
-
-    Raises:
-        LackingError: The text is not a supported expression, or too large.
-    """
+    """Parse an expression. Raises `LackingError`."""
     parser = _Parser(tokenize(text))
     node = parser.expression(0)
     if parser.current.kind is not TokenKind.END:

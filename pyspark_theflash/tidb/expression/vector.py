@@ -128,11 +128,7 @@ class Vector:
         return self.take(np.zeros(row_count, np.int64))
 
     def constant(self) -> Array:
-        """Return the value of a constant, None for NULL.
-
-        Raises:
-            LackingError: The vector is not a constant.
-        """
+        """Return the value of a constant, None for NULL. Raises `LackingError`."""
         if not self.is_constant:
             raise LackingError("an argument that is not a constant")
         if self.null[0]:
@@ -164,11 +160,7 @@ def decimals(unscaled: npt.NDArray[np.object_], null: Mask, digits: int, shown: 
 
 
 def reals(data: npt.NDArray[np.float64], null: Mask) -> Vector:
-    """Return REAL; TiDB has neither infinities nor NaN.
-
-    Raises:
-        OutOfRangeError: A value is not finite.
-    """
+    """Return REAL; TiDB has neither infinities nor NaN. Raises `OutOfRangeError`."""
     if not np.isfinite(data[~null]).all():
         raise OutOfRangeError(Kind.REAL.value)
     return Vector(Kind.REAL, data, null)

@@ -33,21 +33,13 @@ def is_word(text: str, word: str) -> bool:
 
 
 def integer_bound(text: str, where: str) -> int | None:
-    """Return the integer value of a bound, None for NULL.
-
-    Raises:
-        UnsupportedError: The expression of the bound is not supported.
-    """
+    """Return the integer value of a bound, None for NULL. Raises `UnsupportedError`."""
     values, null = evaluate_integers(parse(text, where), {}, 1, where)
     return None if null[0] else int(values[0])
 
 
 def typed_bounds(texts: Sequence[str], field_type: FieldType, where: str) -> pa.Array:
-    """Return bounds of a column as `comparable` values; NULL is null.
-
-    Raises:
-        UnsupportedError: A bound is not supported, or the type cannot be partitioned by.
-    """
+    """Return bounds of a column as `comparable` values; NULL is null. Raises `UnsupportedError`."""
     if field_type.tp in INTEGER_TYPES:
         wide = replace(field_type, tp=MySQLType.LONGLONG)
     elif field_type.tp in STRING_TYPES:

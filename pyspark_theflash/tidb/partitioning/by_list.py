@@ -62,11 +62,7 @@ class ListPlacement:
 def list_placement(
     expr: str, definitions: Sequence[PartitionDefinition], where: str
 ) -> ListPlacement:
-    """Return the placement of LIST (expr).
-
-    Raises:
-        UnsupportedError: The expression or a value is not supported.
-    """
+    """Return the placement of LIST (expr). Raises `UnsupportedError`."""
     partition_of: dict[int, int] = {}
     null, other = None, NO_PARTITION
     for place, (text,) in _values(definitions):

@@ -56,11 +56,7 @@ class RangePlacement:
 def range_placement(
     expr: str, definitions: Sequence[PartitionDefinition], where: str
 ) -> RangePlacement:
-    """Return the placement of RANGE (expr).
-
-    Raises:
-        UnsupportedError: The expression or a bound is not supported.
-    """
+    """Return the placement of RANGE (expr). Raises `UnsupportedError`."""
     upper = []
     for definition in definitions:
         text = definition.less_than[0]

@@ -10,11 +10,7 @@ M = TypeVar("M", bound=Message)
 
 
 def parse_message(kind: type[M], data: bytes) -> M:
-    """Parse a message.
-
-    Raises:
-        CodecError: The bytes are not a message of this type.
-    """
+    """Parse a message. Raises `CodecError`: The bytes are not a message of this type."""
     try:
         return kind.FromString(data)
     except DecodeError as error:

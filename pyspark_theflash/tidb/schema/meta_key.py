@@ -60,11 +60,7 @@ def database_hash(database_id: int) -> bytes:
 
 
 def hash_field(key: bytes, prefix: bytes) -> bytes:
-    """Return the hash field of a key with the prefix `prefix`.
-
-    Raises:
-        CodecError: The key is not a field of this hash.
-    """
+    """Return the hash field of a key with the prefix `prefix`. Raises `CodecError`."""
     field, end = decode_bytes(key, len(prefix))
     if not key.startswith(prefix) or end != len(key):
         raise CodecError("meta key", "not a field of this hash", 0, key[:16].hex())

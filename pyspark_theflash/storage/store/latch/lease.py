@@ -121,11 +121,7 @@ class LeaseTable:
                 rows.remove(LATCH_KIND, lease.id)
 
     def remove(self, id: str) -> None:
-        """End a latch by id.
-
-        Raises:
-            LatchNotFoundError: There is no such latch, or it has ended.
-        """
+        """End a latch by id. Raises `LatchNotFoundError`."""
         with transient.opened(self._manifest, write=True) as rows:
             latch = self._find(rows, id)
             if latch is None or not latch.is_alive(self._clock):
