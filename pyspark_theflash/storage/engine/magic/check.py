@@ -21,13 +21,14 @@ from pyspark_theflash.storage.engine.magic.file import (
     PREVIOUS_ROW,
     DataFile,
     FileKind,
+    combine_chunks,
     numpy_column,
     open_file,
     read_columns,
 )
-from pyspark_theflash.storage.engine.magic.handles import first_from
+from pyspark_theflash.storage.engine.magic.handles import within
 from pyspark_theflash.storage.engine.magic.layout import Layout
-from pyspark_theflash.storage.engine.magic.region import FIRST_REGION, Region, regions_error
+from pyspark_theflash.storage.engine.magic.region import Region, first_region, regions_error
 from pyspark_theflash.storage.mvcc.version import COMMIT_TS, HANDLE, OP, SUPERSEDED_TS, Op
 from pyspark_theflash.storage.mvcc.visibility import same_as_next, sort_order, superseded_within
 from pyspark_theflash.storage.store.partition import is_missing, partition_of
@@ -48,7 +49,7 @@ def check_table(folder: Path, layout: Layout) -> Iterator[CorruptionError]:
         return
     damaged: set[int] = set()
     by_id = {region.region_id: region for region in layout.regions}
-    whole = Region(layout.physical_id, FIRST_REGION, None, None)
+    whole = first_region(layout.physical_id)
     for info in layout.files:
         region = whole if info.kind is FileKind.DELTA else by_id.get(info.region_id)
         for one in info.single_copies:
@@ -163,11 +164,7 @@ def _check_region(
 
 
 def _inside(keys: pa.Table, region: Region) -> pa.Table:
-    handles = keys.column(HANDLE).combine_chunks()
-    first = first_from(handles, region.start)
-    return keys.slice(
-        first, (len(keys) if region.end is None else first_from(handles, region.end)) - first
-    )
+    return keys.slice(*within(combine_chunks(keys.column(HANDLE)), region.start, region.end))
 
 
 def _misplaced(keys: pa.Table) -> tuple[np.ndarray, np.ndarray]:

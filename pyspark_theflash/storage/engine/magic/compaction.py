@@ -270,34 +270,24 @@ class Compaction:
     def _run(self, layout: Layout, deltas: Sequence[DataFile], tasks: Sequence[Task]) -> Merged:
         recent = [Cursor(self._folder, f, self._columns) for f in deltas]
         first_id = next_id(layout)
-        change, rows_read = LayoutChange(replaced=deltas), 0
+        change = LayoutChange(replaced=deltas)
         for task in tasks:
             own = [Cursor(self._folder, f, self._columns) for f in task.files]
             output = _Output(task, self._limits, self._write)
             for end in [*task.cuts, task.region.end]:
-                rows_read += self._merge_piece(task, [*own, *recent], end, output)
+                self._merge_piece(task, [*own, *recent], end, output)
             change = change.plus(output.finish(RegionID(first_id + len(change.regions))))
-        written = sum(f.rows for f in change.files)
-        return change, CompactionReport(
-            rows_read=rows_read,
-            rows_written=written,
-            rows_dropped=rows_read - written,
-            files_replaced=len(change.replaced),
-            files_written=len(change.files),
-            bytes_written=sum(f.size_bytes for f in change.files),
-        )
+        return change, change.report()
 
     def _merge_piece(
         self, task: Task, cursors: Sequence[Cursor], end: Handle | None, output: "_Output"
-    ) -> int:
-        """Merge the rows below `end`. Returns the number of versions read."""
+    ) -> None:
+        """Merge the rows below `end`."""
         tables = [table for cursor in cursors for table in cursor.take_below(end)]
-        rows = sum(map(len, tables))
-        if rows:
+        if sum(map(len, tables)):
             # Dropping needs all versions of a row, so all files of the region.
             safe_point = self._safe_point if task.depth is Depth.ALL else None
             output.add(merged(tables, {c.info.number for c in cursors}, safe_point), end)
-        return rows
 
 
 def mixed_rows(own: Sequence[DataFile]) -> int:

@@ -342,12 +342,12 @@ def _checked(path: Path, info: DataFile) -> pa.NativeFile:
     return source
 
 
-def read_columns(folder: Path, info: DataFile, columns: Sequence[str]) -> pa.Table:
-    """Read columns of a file; those that it does not have are left out."""
+def read_columns(folder: Path, info: DataFile, columns: Sequence[str] | None = None) -> pa.Table:
+    """Read columns of a file, by default all; those that it does not have are left out."""
 
     def read(one: DataFile) -> pa.Table:
         with open_file(folder, one) as file:
-            names = stored_columns(file, columns)
+            names = file.schema_arrow.names if columns is None else stored_columns(file, columns)
             groups = range(file.num_row_groups)
             return pa.concat_tables([read_row_group(file, group, names) for group in groups])
 

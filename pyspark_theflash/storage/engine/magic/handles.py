@@ -37,6 +37,12 @@ def first_above(handles: pa.Array, bound: Handle) -> int:
     return bisect_right(range(len(handles)), bound, key=lambda at: handles[at].as_py())
 
 
+def within(handles: pa.Array, start: Handle | None, end: Handle | None) -> tuple[int, int]:
+    """Return the position and the number of the handles from `start` to before `end`."""
+    first = first_from(handles, start)
+    return first, (len(handles) if end is None else first_from(handles, end)) - first
+
+
 class SortedHandles:
     """Index of sorted handles, maybe with duplicates, for searching many at once."""
 

@@ -7,7 +7,7 @@ from typing import Final
 
 from pyspark_theflash.base.errors import InternalError, RegionNotFoundError
 from pyspark_theflash.base.types import Generation, PhysicalTableID, RegionID, TimeStamp
-from pyspark_theflash.storage.engine.api import FileStats, RegionScan, RegionStats
+from pyspark_theflash.storage.engine.api import CompactionReport, FileStats, RegionScan, RegionStats
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile, FileKind, file_path
 from pyspark_theflash.storage.engine.magic.region import (
     REGION_KIND,
@@ -249,6 +249,18 @@ class LayoutChange:
             [*self.dropped, *other.dropped],
             [*self.vacated, *other.vacated],
             [*self.resumed, *other.resumed],
+        )
+
+    def report(self) -> CompactionReport:
+        """Return the work of merging the replaced files, which have all rows of the new ones."""
+        rows, written = sum(f.rows for f in self.replaced), sum(f.rows for f in self.files)
+        return CompactionReport(
+            rows_read=rows,
+            rows_written=written,
+            rows_dropped=rows - written,
+            files_replaced=len(self.replaced),
+            files_written=len(self.files),
+            bytes_written=sum(f.size_bytes for f in self.files),
         )
 
     def records(self, generation: Generation) -> tuple[Sequence[Record], Sequence[tuple[str, str]]]:

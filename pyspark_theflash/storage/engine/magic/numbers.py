@@ -35,8 +35,7 @@ class FileNumbers:
 
     def advance(self, generation: Generation) -> None:
         """Continue with the numbers of the generation after this one."""
-        with self._mutex:
-            self._next = max(self._next, (generation + 1) << ORDINAL_BITS)
+        self.above(((generation + 1) << ORDINAL_BITS) - 1)
 
     def above(self, number: int) -> None:
         """Continue above this number."""

@@ -23,7 +23,7 @@ from pyspark_theflash.storage.engine.api import Handle
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits, Write, next_id
 from pyspark_theflash.storage.engine.magic.encode import FileEncoder
 from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind, combine_chunks
-from pyspark_theflash.storage.engine.magic.handles import first_above, first_from
+from pyspark_theflash.storage.engine.magic.handles import first_above, within
 from pyspark_theflash.storage.engine.magic.layout import Layout, LayoutChange
 from pyspark_theflash.storage.engine.magic.region import Region
 from pyspark_theflash.storage.mvcc.version import HANDLE
@@ -105,11 +105,7 @@ def _cuts(versions: pa.Table, limits: CompactionLimits) -> list[Handle]:
 
 def _part(versions: pa.Table, start: Handle | None, end: Handle | None) -> pa.Table:
     """Return the versions from `start` to before `end`."""
-    handles = combine_chunks(versions.column(HANDLE))
-    first = first_from(handles, start)
-    return versions.slice(
-        first, (len(handles) if end is None else first_from(handles, end)) - first
-    )
+    return versions.slice(*within(combine_chunks(versions.column(HANDLE)), start, end))
 
 
 def _write_file(

@@ -20,7 +20,7 @@ from pyspark_theflash.storage.engine.magic.file import (
     combine_chunks,
     read_columns,
 )
-from pyspark_theflash.storage.engine.magic.handles import first_from
+from pyspark_theflash.storage.engine.magic.handles import within
 from pyspark_theflash.storage.engine.magic.layout import Layout, LayoutChange
 from pyspark_theflash.storage.engine.magic.merge import Cursor, merged, sample_of
 from pyspark_theflash.storage.engine.magic.region import Region, is_below
@@ -35,8 +35,7 @@ def has_rows(folder: Path, info: DataFile, purged: Region) -> bool:
     if not purged.overlaps(info.min_handle, info.max_handle):
         return False
     handles = combine_chunks(read_columns(folder, info, [HANDLE]).column(HANDLE))
-    last = len(handles) if purged.end is None else first_from(handles, purged.end)
-    return first_from(handles, purged.start) < last
+    return within(handles, purged.start, purged.end)[1] > 0
 
 
 def without_range(
@@ -50,16 +49,8 @@ def without_range(
             replaced += own
             if not all(purged.covers(info.min_handle, info.max_handle) for info in own):
                 files += _rest(folder, region, own, purged, columns, write)
-    rows, retained = sum(f.rows for f in replaced), sum(f.rows for f in files)
-    report = CompactionReport(
-        rows_read=rows,
-        rows_written=retained,
-        rows_dropped=rows - retained,
-        files_replaced=len(replaced),
-        files_written=len(files),
-        bytes_written=sum(f.size_bytes for f in files),
-    )
-    return LayoutChange(files, replaced), report
+    change = LayoutChange(files, replaced)
+    return change, change.report()
 
 
 def _rest(

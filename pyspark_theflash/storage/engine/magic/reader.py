@@ -28,7 +28,7 @@ from pyspark_theflash.storage.engine.magic.file import (
     repeating_columns,
 )
 from pyspark_theflash.storage.engine.magic.file_cache import FileCache, opened
-from pyspark_theflash.storage.engine.magic.handles import first_from
+from pyspark_theflash.storage.engine.magic.handles import within
 from pyspark_theflash.storage.engine.magic.layout import Layouts, RegionFiles
 from pyspark_theflash.storage.engine.magic.partitions import partition_stats
 from pyspark_theflash.storage.engine.magic.region import REGION_KIND, Region
@@ -79,10 +79,8 @@ class MagicReader:
         for info in self._layouts_of(view)[physical_id].files:
             if requested.overlaps(info.min_handle, info.max_handle):
                 table = read_columns(self._data, info, [HANDLE, COMMIT_TS, OP])
-                handles = combine_chunks(table.column(HANDLE))
-                first = first_from(handles, start)
-                last = len(handles) if end is None else first_from(handles, end)
-                yield from table.slice(first, last - first).to_batches()
+                rows = within(combine_chunks(table.column(HANDLE)), start, end)
+                yield from table.slice(*rows).to_batches()
 
     def repeating(self, region: RegionScan, columns: Sequence[ScanColumn]) -> Collection[ColumnID]:
         files = RegionFiles.of(region).files

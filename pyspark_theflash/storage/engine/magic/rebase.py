@@ -29,9 +29,7 @@ from pyspark_theflash.storage.engine.magic.file import (
     DataFile,
     FileKind,
     combine_chunks,
-    from_any_copy,
-    open_file,
-    read_row_group,
+    read_columns,
 )
 from pyspark_theflash.storage.engine.magic.layout import LayoutChange
 from pyspark_theflash.storage.engine.magic.lookup import HandleLookup
@@ -62,7 +60,7 @@ class Rebase:
             self._seen.add(info.number)
             if not (self._moved or info.has_previous):
                 continue
-            table = self._read(info)
+            table = read_columns(self._folder, info)
             pointed_at = table.column(PREVIOUS_FILE).drop_null().to_numpy()
             if not self._moved and not np.isin(pointed_at, self._removed).any():
                 continue
@@ -75,14 +73,6 @@ class Rebase:
     def change(self) -> LayoutChange:
         """The change to commit together with the merge."""
         return LayoutChange(list(self._moved.values()), self._replaced)
-
-    def _read(self, info: DataFile) -> pa.Table:
-        def read(one: DataFile) -> pa.Table:
-            with open_file(self._folder, one) as file:
-                names, groups = file.schema_arrow.names, range(file.num_row_groups)
-                return pa.concat_tables([read_row_group(file, group, names) for group in groups])
-
-        return from_any_copy(info, read)
 
     def _with_new_pointers(self, table: pa.Table) -> pa.Table:
         is_absent = np.asarray(combine_chunks(table.column(PREVIOUS_FILE).is_null()))

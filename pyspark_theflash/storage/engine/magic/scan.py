@@ -34,7 +34,7 @@ from pyspark_theflash.storage.engine.magic.file import (
     numpy_column,
 )
 from pyspark_theflash.storage.engine.magic.file_cache import FileCache, OpenFile, opened
-from pyspark_theflash.storage.engine.magic.handles import first_above, first_from
+from pyspark_theflash.storage.engine.magic.handles import first_above, first_from, within
 from pyspark_theflash.storage.engine.magic.region import Region
 from pyspark_theflash.storage.engine.magic.visible import Mask, VisibleRows
 from pyspark_theflash.storage.mvcc.filter import filter_rows
@@ -180,7 +180,10 @@ class RegionReader:
         """Read one row group and set its mask `visible`. pyarrow decodes columns in parallel."""
         names = file.existing(dict.fromkeys([*system, *self._first_names]))
         table = file.read(group, names or [HANDLE])
-        start, rows = self._part(table) if is_part else (0, len(table))
+        start, rows = 0, len(table)
+        if is_part:
+            handles = combine_chunks(table.column(HANDLE))
+            start, rows = within(handles, self._region.start, self._region.end)
         table = table.slice(start, rows)
         mask = None if mask is None else mask[start : start + rows]
         mask = self._visible(table, system, mask)
@@ -225,13 +228,6 @@ class RegionReader:
         if mask is not None and columns:
             selected = filter_rows(selected, mask)
         yield from self._batches(selected, count)
-
-    def _part(self, table: pa.Table) -> tuple[int, int]:
-        """Return the position and the number of the region's rows."""
-        handles = combine_chunks(table.column(HANDLE))
-        first = first_from(handles, self._region.start)
-        end = self._region.end
-        return first, (len(table) if end is None else first_from(handles, end)) - first
 
     def _evaluate(self, table: pa.Table, mask: Mask | None, condition: RowCondition) -> Mask | None:
         """Return a mask of the visible rows that satisfy the condition."""

@@ -103,15 +103,8 @@ def split_region(
     cursors = [Cursor(folder, info, columns) for info in own]
     halves = [_merge_half(folder, own, cursors, half, write) for half in (lower, upper)]
     files = [info for info in halves if info is not None]
-    rows = sum(info.rows for info in own)
-    report = CompactionReport(
-        rows_read=rows,
-        rows_written=sum(info.rows for info in files),
-        files_replaced=len(own),
-        files_written=len(files),
-        bytes_written=sum(info.size_bytes for info in files),
-    )
-    return LayoutChange(files, own, [lower, upper], [region]), report
+    change = LayoutChange(files, own, [lower, upper], [region])
+    return change, change.report()
 
 
 def _merge_half(
