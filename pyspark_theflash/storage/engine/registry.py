@@ -1,7 +1,7 @@
 """Registry of the on-disk engines by name; each is imported when it is first used."""
 
 import uuid
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,6 @@ def create(
     path: Path,
     engine: str,
     fs: FileSystem,
-    new_id: Callable[[], str] = lambda: uuid.uuid4().hex,
     settings: Iterable[Record] = (),
 ) -> StoreIdentity:
     """Create an empty store with this engine and these settings.
@@ -31,7 +30,7 @@ def create(
     """
     if engine not in ENGINES:
         raise OptionError("engine", f"no engine {engine!r}; there is {', '.join(ENGINES)}")
-    identity = StoreIdentity(new_id(), engine)
+    identity = StoreIdentity(uuid.uuid4().hex, engine)
     create_store(path, identity, fs, settings)
     return identity
 

@@ -18,8 +18,6 @@ from typing import Any, Final, TypeAlias, TypeVar
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import (
-    CodecError,
-    CorruptionError,
     EngineError,
     OptionError,
     TheFlashError,
@@ -28,7 +26,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.latch.holder import Holder
-from pyspark_theflash.storage.store.manifest import DATABASE, Manifest
+from pyspark_theflash.storage.store.manifest import Manifest
 from pyspark_theflash.storage.store.transient import COMMAND_KIND, TransientRecords
 from pyspark_theflash.tidb.codec.document import (
     SHAPE_ERRORS,
@@ -273,10 +271,8 @@ def _argument(value: object) -> Argument:
 class Mailbox:
     """The commands of a store: the requester's methods and those of the lock's holder."""
 
-    def __init__(
-        self, manifest: Manifest, clock: Clock, new_id: Callable[[], str] = lambda: uuid.uuid4().hex
-    ) -> None:
-        self._manifest, self._clock, self._new_id = manifest, clock, new_id
+    def __init__(self, manifest: Manifest, clock: Clock) -> None:
+        self._manifest, self._clock = manifest, clock
         self._polled_version: int | None = None
 
     # -- the requester
@@ -285,7 +281,7 @@ class Mailbox:
         """Insert a command for the holder of the writer's lock."""
         requester = Holder.here(self._clock)
         deadline_ms = self._clock.boottime_ms() + timeout_ms
-        command = StoreCommand(self._new_id(), verb, argument, requester, deadline_ms)
+        command = StoreCommand(uuid.uuid4().hex, verb, argument, requester, deadline_ms)
         with transient.opened(self._manifest, write=True) as rows:
             rows.put(COMMAND_KIND, command.id, command.to_body())
         return command
@@ -293,7 +289,7 @@ class Mailbox:
     def state(self, command: StoreCommand) -> State:
         """Return a command's state; WAITING if it was removed, since it was never started then."""
         with transient.opened(self._manifest, write=False) as rows:
-            current = self._find(rows, command.id)
+            current = rows.load(COMMAND_KIND, command.id, StoreCommand.from_body)
         return State.WAITING if current is None else current.state
 
     def answer(self, command: StoreCommand) -> str | None:
@@ -305,7 +301,7 @@ class Mailbox:
         if self.state(command) not in (State.DONE, State.FAILED):
             return None
         with transient.opened(self._manifest, write=True) as rows:
-            finished = self._find(rows, command.id)
+            finished = rows.load(COMMAND_KIND, command.id, StoreCommand.from_body)
             rows.remove(COMMAND_KIND, command.id)
         if finished is not None and finished.state is State.FAILED:
             raise finished.error(str(self._manifest.folder))
@@ -346,12 +342,11 @@ class Mailbox:
 
     def _take(self, rows: TransientRecords, running_ids: Collection[str]) -> StoreCommand | None:
         open_commands = []
-        for id, body in rows.rows(COMMAND_KIND).items():
-            if id in running_ids:
+        for command in rows.load_all(COMMAND_KIND, StoreCommand.from_body):
+            if command.id in running_ids:
                 continue
-            command = self._command(id, body)
             if command.is_abandoned(self._clock):
-                rows.remove(COMMAND_KIND, id)
+                rows.remove(COMMAND_KIND, command.id)
             elif command.state in (State.WAITING, State.RUNNING):
                 open_commands.append(command)
         if not open_commands:
@@ -364,16 +359,5 @@ class Mailbox:
     def _close(self, command: StoreCommand) -> None:
         """Store a finished command unless it was withdrawn."""
         with transient.opened(self._manifest, write=True) as rows:
-            if self._find(rows, command.id) is not None:
+            if rows.row(COMMAND_KIND, command.id) is not None:
                 rows.put(COMMAND_KIND, command.id, command.to_body())
-
-    def _find(self, rows: TransientRecords, id: str) -> StoreCommand | None:
-        body = rows.row(COMMAND_KIND, id)
-        return None if body is None else self._command(id, body)
-
-    def _command(self, id: str, body: bytes) -> StoreCommand:
-        try:
-            return StoreCommand.from_body(id, body)
-        except CodecError as error:
-            path = str(self._manifest.folder / DATABASE)
-            raise CorruptionError(path, 0, f"command {id} is malformed") from error

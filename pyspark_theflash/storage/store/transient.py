@@ -14,12 +14,13 @@ them end early, and their holders get an error when they renew them.
 
 import contextlib
 import sqlite3
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Callable, Iterator
+from typing import Final, TypeVar
 
-from pyspark_theflash.base.errors import CorruptionError
+from pyspark_theflash.base.errors import CodecError, CorruptionError
 from pyspark_theflash.storage.store.manifest import DATABASE, Manifest, record_hash
 
+_Parsed = TypeVar("_Parsed")
 LATCH_KIND: Final = "latch"
 COMMAND_KIND: Final = "command"
 FLOOR_KIND: Final = "floor"
@@ -58,6 +59,18 @@ class TransientRecords:
         row = self._row(kind, key)
         return None if row is None else row[0]
 
+    def load(self, kind: str, key: str, parse: Callable[[str, bytes], _Parsed]) -> _Parsed | None:
+        """Return a row, parsed from its key and body; None if there is none.
+
+        Raises `CorruptionError`, also if `parse` raises `CodecError`.
+        """
+        body = self.row(kind, key)
+        return None if body is None else self._parsed(kind, key, body, parse)
+
+    def load_all(self, kind: str, parse: Callable[[str, bytes], _Parsed]) -> list[_Parsed]:
+        """Return all rows of a kind, parsed; see `rows` and `load`."""
+        return [self._parsed(kind, *row, parse) for row in self.rows(kind).items()]
+
     def put(self, kind: str, key: str, body: bytes) -> None:
         """Insert or replace a row."""
         old = self._row(kind, key)
@@ -75,6 +88,14 @@ class TransientRecords:
         self._db.execute("DELETE FROM board WHERE kind = ? AND key = ?", (kind, key))
         self._add(kind, -old[1])
         return True
+
+    def _parsed(
+        self, kind: str, key: str, body: bytes, parse: Callable[[str, bytes], _Parsed]
+    ) -> _Parsed:
+        try:
+            return parse(key, body)
+        except CodecError as error:
+            raise CorruptionError(self._path, 0, f"{kind} {key} is malformed") from error
 
     def _row(self, kind: str, key: str) -> tuple[bytes, int] | None:
         statement = "SELECT body, checksum FROM board WHERE kind = ? AND key = ?"

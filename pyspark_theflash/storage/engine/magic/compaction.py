@@ -307,6 +307,30 @@ def _are_disjoint(files: Sequence[DataFile]) -> bool:
     return all(is_below(f.max_handle, after.min_handle) for f, after in pairwise(in_order))
 
 
+def merge_into_one(
+    region: Region,
+    cursors: Sequence[Cursor],
+    cuts: Sequence[Handle],
+    write: Write,
+    is_dropped: Callable[[Handle | None, Handle | None], bool] = lambda low, high: False,
+) -> list[DataFile]:
+    """Merge a region's versions into one stable file; no file if there are none.
+
+    Args:
+        cursors: the files of the region, and maybe of regions below, read up to the region's start.
+        cuts: the bounds between pieces inside the region.
+        is_dropped: returns whether to drop a piece, by its first handle and the end after it.
+    """
+    encoder, numbers = FileEncoder(FileKind.STABLE), {c.info.number for c in cursors}
+    for low, high in pairwise([region.start, *cuts, region.end]):
+        tables = [table for cursor in cursors for table in cursor.take_below(high)]
+        if sum(map(len, tables)) and not is_dropped(low, high):
+            encoder.add(merged(tables, numbers, None))
+    if not encoder.rows:
+        return []
+    return [replace(write(encoder, region.partitions), region_id=region.region_id)]
+
+
 def next_id(layout: Layout) -> RegionID:
     """Return a region id that the table has never used."""
     return RegionID(max(region.region_id for region in layout.regions) + 1)

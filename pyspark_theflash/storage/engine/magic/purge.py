@@ -8,21 +8,19 @@ Regions do not change. There must not be any deltas, since they could point into
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from pyspark_theflash.storage.engine.api import CompactionReport, Handle
-from pyspark_theflash.storage.engine.magic.compaction import PIECES_A_FILE, Write
-from pyspark_theflash.storage.engine.magic.encode import FileEncoder
+from pyspark_theflash.storage.engine.magic.compaction import PIECES_A_FILE, Write, merge_into_one
 from pyspark_theflash.storage.engine.magic.file import (
     DataFile,
-    FileKind,
     combine_chunks,
     read_columns,
 )
 from pyspark_theflash.storage.engine.magic.handles import within
 from pyspark_theflash.storage.engine.magic.layout import Layout, LayoutChange
-from pyspark_theflash.storage.engine.magic.merge import Cursor, merged, sample_of
+from pyspark_theflash.storage.engine.magic.merge import Cursor, sample_of
 from pyspark_theflash.storage.engine.magic.region import Region, is_below
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.mvcc.version import HANDLE
@@ -48,31 +46,12 @@ def without_range(
         if any(has_rows(folder, info, purged) for info in own):
             replaced += own
             if not all(purged.covers(info.min_handle, info.max_handle) for info in own):
-                files += _rest(folder, region, own, purged, columns, write)
+                cursors = [Cursor(folder, info, columns) for info in own]
+                cuts = _cuts(folder, region, own, purged)
+                is_purged = partial(_is_inside, purged)
+                files += merge_into_one(region, cursors, cuts, write, is_purged)
     change = LayoutChange(files, replaced)
     return change, change.report()
-
-
-def _rest(
-    folder: Path,
-    region: Region,
-    own: Sequence[DataFile],
-    purged: Region,
-    columns: Sequence[ScanColumn],
-    write: Write,
-) -> list[DataFile]:
-    """Merge a region's versions outside the range into one file; no file if there are none."""
-    encoder, numbers = FileEncoder(FileKind.STABLE), {info.number for info in own}
-    cursors = [Cursor(folder, info, columns) for info in own]
-    low = region.start
-    for high in [*_cuts(folder, region, own, purged), region.end]:
-        tables = [table for cursor in cursors for table in cursor.take_below(high)]
-        if sum(map(len, tables)) and not _is_inside(low, high, purged):
-            encoder.add(merged(tables, numbers, None))
-        low = high
-    if not encoder.rows:
-        return []
-    return [replace(write(encoder, region.partitions), region_id=region.region_id)]
 
 
 def _cuts(folder: Path, region: Region, own: Sequence[DataFile], purged: Region) -> list[Handle]:
@@ -85,7 +64,7 @@ def _cuts(folder: Path, region: Region, own: Sequence[DataFile], purged: Region)
     return sorted(cuts)
 
 
-def _is_inside(low: Handle | None, high: Handle | None, purged: Region) -> bool:
+def _is_inside(purged: Region, low: Handle | None, high: Handle | None) -> bool:
     """Return whether all handles from `low` to before `high` are purged."""
     is_above = purged.start is None or (low is not None and not is_below(low, purged.start))
     return is_above and (

@@ -23,12 +23,12 @@ from pyspark_theflash.storage.engine.magic.compaction import (
     PIECES_A_FILE,
     CompactionLimits,
     Write,
+    merge_into_one,
     next_id,
 )
-from pyspark_theflash.storage.engine.magic.encode import FileEncoder
-from pyspark_theflash.storage.engine.magic.file import DataFile, FileKind
+from pyspark_theflash.storage.engine.magic.file import DataFile
 from pyspark_theflash.storage.engine.magic.layout import Layout, LayoutChange
-from pyspark_theflash.storage.engine.magic.merge import Cursor, merged, sample_of
+from pyspark_theflash.storage.engine.magic.merge import Cursor, sample_of
 from pyspark_theflash.storage.engine.magic.region import Region, is_below
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 
@@ -101,24 +101,11 @@ def split_region(
         ]
         return LayoutChange(moved, (), [lower, upper], [region]), CompactionReport()
     cursors = [Cursor(folder, info, columns) for info in own]
-    halves = [_merge_half(folder, own, cursors, half, write) for half in (lower, upper)]
-    files = [info for info in halves if info is not None]
+    sample, files = sample_of(folder, own), list[DataFile]()
+    for half in (lower, upper):
+        files += merge_into_one(half, cursors, sample.cuts(half, PIECES_A_FILE), write)
     change = LayoutChange(files, own, [lower, upper], [region])
     return change, change.report()
-
-
-def _merge_half(
-    folder: Path, own: Sequence[DataFile], cursors: Sequence[Cursor], half: Region, write: Write
-) -> DataFile | None:
-    """Merge all versions of one half into a file; None if there are none."""
-    encoder, numbers = FileEncoder(FileKind.STABLE), {info.number for info in own}
-    for end in [*sample_of(folder, own).cuts(half, PIECES_A_FILE), half.end]:
-        tables = [table for cursor in cursors for table in cursor.take_below(end)]
-        if sum(map(len, tables)):
-            encoder.add(merged(tables, numbers, None))
-    if not encoder.rows:
-        return None
-    return replace(write(encoder, half.partitions), region_id=half.region_id)
 
 
 def _side(info: DataFile, lower: Region, upper: Region) -> Region | None:

@@ -27,7 +27,6 @@ from typing import Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import (
-    CodecError,
     CorruptionError,
     LatchHeldError,
     LatchLostError,
@@ -226,23 +225,19 @@ class Grants:
         try:
             token = FencingToken(uint64(load(rows.row(FENCE_KIND, _FENCE_KEY) or b"0")) + 1)
         except SHAPE_ERRORS as error:
-            raise self._corrupt("the fencing token is malformed") from error
+            path = str(self._manifest.folder / DATABASE)
+            raise CorruptionError(path, 0, "the fencing token is malformed") from error
         rows.put(FENCE_KIND, _FENCE_KEY, str(token).encode())
         return token
 
     def _held(self, rows: TransientRecords) -> list[LatchRequest]:
         """Return the requests of the current latches that exclude others."""
-        latches = (self._latch(id, body) for id, body in rows.rows(LATCH_KIND).items())
+        latches = rows.load_all(LATCH_KIND, Latch.from_body)
         living = (latch for latch in latches if latch.is_alive(self._clock))
         return [x.grant.wanted for x in living if x.grant is not None and x.grant.wanted.excludes]
 
     def _tickets(self, rows: TransientRecords) -> list[LatchWaiter]:
-        try:
-            tickets = [
-                LatchWaiter.from_body(id, body) for id, body in rows.rows(TICKET_KIND).items()
-            ]
-        except CodecError as error:
-            raise self._corrupt("the ticket of a waiting request is malformed") from error
+        tickets = rows.load_all(TICKET_KIND, LatchWaiter.from_body)
         return sorted(tickets, key=lambda ticket: ticket.number)
 
     def _drop(self, rows: TransientRecords, ticket: LatchWaiter | None) -> None:
@@ -254,9 +249,9 @@ class Grants:
         for ticket in self._tickets(rows):
             if not ticket.is_alive(self._clock):
                 rows.remove(TICKET_KIND, ticket.id)
-        for id, body in rows.rows(LATCH_KIND).items():
-            if not self._latch(id, body).is_alive(self._clock):
-                rows.remove(LATCH_KIND, id)
+        for latch in rows.load_all(LATCH_KIND, Latch.from_body):
+            if not latch.is_alive(self._clock):
+                rows.remove(LATCH_KIND, latch.id)
 
     def _granted(self, rows: TransientRecords, id: str, token: int) -> Grant:
         grant = self._living(rows, id, token).grant
@@ -265,19 +260,9 @@ class Grants:
         return grant
 
     def _living(self, rows: TransientRecords, id: str, token: int) -> Latch:
-        body = rows.row(LATCH_KIND, id)
-        latch = None if body is None else self._latch(id, body)
+        latch = rows.load(LATCH_KIND, id, Latch.from_body)
         if latch is None or latch.grant is None or latch.grant.token != token:
             raise LatchLostError(id, token)
         if not latch.is_alive(self._clock):
             raise LatchLostError(id, token)
         return latch
-
-    def _latch(self, id: str, body: bytes) -> Latch:
-        try:
-            return Latch.from_body(id, body)
-        except CodecError as error:
-            raise self._corrupt(f"latch {id} is malformed") from error
-
-    def _corrupt(self, reason: str) -> CorruptionError:
-        return CorruptionError(str(self._manifest.folder / DATABASE), 0, reason)

@@ -23,8 +23,6 @@ from typing import Final
 
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import (
-    CodecError,
-    CorruptionError,
     LatchNotFoundError,
     LeaseExpiredError,
     StoreFullError,
@@ -34,7 +32,7 @@ from pyspark_theflash.storage.store import transient
 from pyspark_theflash.storage.store.latch.holder import Holder
 from pyspark_theflash.storage.store.latch.latch import Grant, Latch, LatchKind
 from pyspark_theflash.storage.store.latch.readers_lock import ReadersLock, exclusive_readers_lock
-from pyspark_theflash.storage.store.manifest import DATABASE, Manifest
+from pyspark_theflash.storage.store.manifest import Manifest
 from pyspark_theflash.storage.store.transient import FLOOR_KIND, LATCH_KIND, TransientRecords
 
 LEASE_TTL_MS: Final = 600_000
@@ -99,8 +97,8 @@ class LeaseTable:
             return
         try:
             with transient.opened(self._manifest, write=True) as rows:
-                latch = self._find(rows, lease.id)
-                if latch is None or not latch.is_alive(self._clock):
+                latch = self._living(rows, lease.id)
+                if latch is None:
                     raise LeaseExpiredError(lease.id, lease.snapshot_ts)
                 self._put(rows, lease, latch.kind, latch.holder, latch.grant)
         except StoreFullError:
@@ -109,8 +107,8 @@ class LeaseTable:
     def check(self, lease: ReadLease) -> None:
         """Raise `LeaseExpiredError` if the lease has ended. Writes nothing."""
         with transient.opened(self._manifest, write=False) as rows:
-            latch = self._find(rows, lease.id)
-        if latch is None or not latch.is_alive(self._clock):
+            latch = self._living(rows, lease.id)
+        if latch is None:
             raise LeaseExpiredError(lease.id, lease.snapshot_ts)
 
     def release(self, lease: ReadLease) -> None:
@@ -123,15 +121,15 @@ class LeaseTable:
     def remove(self, id: str) -> None:
         """End a latch by id. Raises `LatchNotFoundError`."""
         with transient.opened(self._manifest, write=True) as rows:
-            latch = self._find(rows, id)
-            if latch is None or not latch.is_alive(self._clock):
+            if self._living(rows, id) is None:
                 raise LatchNotFoundError(id)
             rows.remove(LATCH_KIND, id)
 
     def living(self) -> list[Latch]:
         """Return the current latches, sorted by expiry."""
         with transient.opened(self._manifest, write=False) as rows:
-            living = (latch for latch in self._all(rows) if latch.is_alive(self._clock))
+            latches = rows.load_all(LATCH_KIND, Latch.from_body)
+            living = (latch for latch in latches if latch.is_alive(self._clock))
             return sorted(living, key=lambda latch: (latch.expires_ms, latch.id))
 
     def oldest_generation(self) -> Generation | None:
@@ -198,29 +196,19 @@ class LeaseTable:
         )
         rows.put(LATCH_KIND, latch.id, latch.to_body())
 
-    def _find(self, rows: TransientRecords, id: str) -> Latch | None:
-        body = rows.row(LATCH_KIND, id)
-        return None if body is None else self._latch(id, body)
-
-    def _all(self, rows: TransientRecords) -> list[Latch]:
-        return [self._latch(id, body) for id, body in rows.rows(LATCH_KIND).items()]
+    def _living(self, rows: TransientRecords, id: str) -> Latch | None:
+        latch = rows.load(LATCH_KIND, id, Latch.from_body)
+        return None if latch is None or not latch.is_alive(self._clock) else latch
 
     def _sweep(self, rows: TransientRecords) -> list[Latch]:
         """Remove ended latches and return the others."""
         living = []
-        for latch in self._all(rows):
+        for latch in rows.load_all(LATCH_KIND, Latch.from_body):
             if latch.is_alive(self._clock):
                 living.append(latch)
             else:
                 rows.remove(LATCH_KIND, latch.id)
         return living
-
-    def _latch(self, id: str, body: bytes) -> Latch:
-        try:
-            return Latch.from_body(id, body)
-        except CodecError as error:
-            path = str(self._manifest.folder / DATABASE)
-            raise CorruptionError(path, 0, f"latch {id} is malformed") from error
 
     # -- without rows
 
