@@ -12,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
@@ -347,16 +346,11 @@ class ReadSnapshot:
         The largest region decides.
         """
         native = native_strings(plan.columns, plan.presentation)
-        view = self._view_of(plan.table)
-        rows = {
-            (physical_id, stats.region_id): stats.rows
-            for physical_id in plan.table.physical_ids
-            for stats in self._engine.regions(view, physical_id)
-        }
         regions = [task.region for task in plan.tasks]
         if not native or not regions or plan.table.id == METADATA_ID:
             return ()
-        largest = max(regions, key=lambda r: rows[r.physical_id, r.region_id])
+        stats = self.region_stats(plan.table)
+        largest = max(regions, key=lambda r: stats[r.physical_id, r.region_id].rows)
         columns = [c for c in plan.tasks[0].columns if c.id in native]
         return self._engine.repeating(largest, columns)
 
@@ -469,12 +463,7 @@ class ReadSnapshot:
     def __enter__(self) -> "ReadSnapshot":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._hold.release()
         self.detach()
 

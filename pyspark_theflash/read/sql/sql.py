@@ -18,7 +18,6 @@ Arrow can only represent by another type (BIT, BIGNUM, VARIANT, TIME WITH TIME Z
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import pyarrow as pa
@@ -89,12 +88,7 @@ class SqlResult:
     def __enter__(self) -> "SqlResult":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 

@@ -48,7 +48,7 @@ def to_string(change: TypeChange, values: pa.Array) -> pa.Array:
         texts = string_form(values, old)
         result = _cut(pc.cast(texts, pa.binary()) if new.is_binary_string else texts, new)
     if new.tp == MySQLType.STRING:
-        result = _pad(result, new.flen) if new.is_binary_string else pc.ascii_rtrim(result, " ")
+        result = pad(result, new.flen) if new.is_binary_string else pc.ascii_rtrim(result, " ")
     return result
 
 
@@ -106,7 +106,7 @@ def _cut_bytes(text: str, length: int) -> str:
     return text.encode()[:length].decode(errors="ignore")
 
 
-def _pad(values: pa.Array, length: int) -> pa.Array:
-    """Append zero bytes up to `length`."""
+def pad(values: pa.Array, length: int) -> pa.Array:
+    """Pad to BINARY(n) with zero bytes."""
     pad_size = pc.max_element_wise(pc.subtract(length, pc.binary_length(values)), 0)
     return join_bytes(values, pc.binary_repeat(pa.scalar(b"\0"), pad_size))

@@ -42,6 +42,7 @@ from pyspark_theflash.tidb.codec.time import (
     Int64s,
     pack,
     packed_times,
+    round_half_up,
     unpack_dates,
     unpack_times_of_day,
 )
@@ -189,19 +190,12 @@ def _round_packed(packed: Words, old_fsp: int, fsp: int) -> Words:
         return packed
     days, _ = unpack_dates(packed)
     exists = days < IMPOSSIBLE_DAY
-    time_of_day = _round_up(unpack_times_of_day(packed)[0], fsp)
+    time_of_day = round_half_up(unpack_times_of_day(packed)[0], fsp)
     carries = time_of_day == DAY_US
     clock = pack(np.zeros_like(days), time_of_day % DAY_US) & _CLOCK_MASK
     rounded = (packed & ~_CLOCK_MASK) | clock
     next_day = pack(days + 1, np.zeros_like(days))
     return np.where(carries, np.where(exists, next_day, packed), rounded)
-
-
-def _round_up(microseconds: Int64s, fsp: int) -> Int64s:
-    """Round half up (towards later times) to `fsp` digits, also below zero."""
-    unit = 10 ** (6 - fsp)
-    result: Int64s = (microseconds + unit // 2) // unit * unit
-    return result
 
 
 def to_time(change: TypeChange, values: pa.Array) -> pa.Array:
@@ -213,9 +207,9 @@ def to_time(change: TypeChange, values: pa.Array) -> pa.Array:
     old, fsp = change.old, change.new.fsp
     if old.tp in DATETIME_TYPES:
         time_of_day, _ = unpack_times_of_day(packed_times(values))
-        return primitive(_round_up(time_of_day, fsp), pa.duration("us"))
+        return primitive(round_half_up(time_of_day, fsp), pa.duration("us"))
     if old.tp == MySQLType.TIME:
-        return primitive(_round_up(_microseconds(values), fsp), pa.duration("us"))
+        return primitive(round_half_up(_microseconds(values), fsp), pa.duration("us"))
     texts = string_form(values, old)
     if old.tp in STRING_TYPES:
         raw = pc.cast(texts, pa.binary())
@@ -265,7 +259,7 @@ def times_as_integers(change: TypeChange, values: pa.Array) -> Int64s:
     """
     old = change.old
     if old.tp == MySQLType.TIME:
-        seconds = _round_up(_microseconds(values), 0) // _SECOND_US
+        seconds = round_half_up(_microseconds(values), 0) // _SECOND_US
         return np.sign(seconds) * _clock_number(np.abs(seconds))
     packed = _round_by_clock(change, packed_times(values), 0)
     date = _date_number(packed)

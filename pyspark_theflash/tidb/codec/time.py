@@ -158,6 +158,13 @@ def resolve_impossible(values: pa.Array, policy: ImpossibleDates, column_name: s
     return pc.if_else(mask, pa.scalar(None, values.type), values)
 
 
+def round_half_up(microseconds: Int64s, fsp: int) -> Int64s:
+    """Round half up (towards later times) to `fsp` fractional digits, also below zero."""
+    unit = 10 ** (6 - fsp)
+    rounded: Int64s = (microseconds + unit // 2) // unit * unit
+    return rounded
+
+
 def packed_text(packed: int, *, with_time: bool, fsp: int | None = None) -> str:
     """Format a packed time as TiDB does; the day need not exist.
 

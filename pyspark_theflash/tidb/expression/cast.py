@@ -10,6 +10,7 @@ from pyspark_theflash.tidb.codec.field_type import (
     FieldType,
     MySQLType,
 )
+from pyspark_theflash.tidb.codec.time import round_half_up
 from pyspark_theflash.tidb.expression import times
 from pyspark_theflash.tidb.expression.comparison import compare
 from pyspark_theflash.tidb.expression.convert import (
@@ -58,7 +59,7 @@ def cast(vector: Vector, target: FieldType) -> Vector:
         return replace(time, data=rounded, digits=target.fsp, is_date=False)
     if tp == MySQLType.TIME:
         duration = to_duration(vector)
-        micros = times.round_durations(duration.data, target.fsp)
+        micros = round_half_up(duration.data, target.fsp)
         return replace(duration, data=micros, digits=target.fsp)
     if tp == MySQLType.JSON:
         raise LackingError("CAST as JSON")

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pyspark_theflash.tidb.codec.reader import Mask
-from pyspark_theflash.tidb.codec.time import Int64s
+from pyspark_theflash.tidb.codec.time import Int64s, packed_text, round_half_up
 from pyspark_theflash.tidb.expression import times
 from pyspark_theflash.tidb.expression.failure import (
     LackingError,
@@ -154,7 +154,7 @@ def to_integer(vector: Vector) -> Vector:
         rounded = vector.data if is_date else times.round_times(vector.data, 0)
         return integers(times.time_number(rounded, is_date=is_date), vector.null)
     if vector.kind is Kind.DURATION:
-        rounded = times.round_durations(vector.data, 0)
+        rounded = round_half_up(vector.data, 0)
         return integers(times.duration_number(rounded), vector.null)
     return whole_numbers(rounded_objects(vector), vector.null, Kind.INT)
 
@@ -307,7 +307,7 @@ def _printer(vector: Vector) -> Array:
         return lambda value: np.format_float_positional(to_scalar(value), trim="-")
     if vector.kind is Kind.TIME:
         is_date = known_date(vector)
-        return lambda packed: times.time_text(packed, digits, is_date=is_date)
+        return lambda packed: packed_text(packed, with_time=not is_date, fsp=digits)
     if vector.kind is Kind.DURATION:
         return lambda micros: times.duration_text(micros, digits)
     raise LackingError(f"{vector.kind.value} as text")

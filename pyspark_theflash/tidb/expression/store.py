@@ -4,9 +4,7 @@ Values out of range become the nearest value in range: TiDB casts virtual column
 when it reads them.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
 
 import numpy as np
 import pyarrow as pa
@@ -14,6 +12,8 @@ import pyarrow.compute as pc
 
 from pyspark_theflash.tidb.codec.array import primitive
 from pyspark_theflash.tidb.codec.arrow import DECIMAL128_DIGITS, arrow_type
+from pyspark_theflash.tidb.codec.convert_number import integer_range
+from pyspark_theflash.tidb.codec.convert_string import pad
 from pyspark_theflash.tidb.codec.field_type import (
     DATETIME_TYPES,
     INTEGER_TYPES,
@@ -21,7 +21,7 @@ from pyspark_theflash.tidb.codec.field_type import (
     FieldType,
     MySQLType,
 )
-from pyspark_theflash.tidb.codec.time import DAY_US, unpack_dates
+from pyspark_theflash.tidb.codec.time import DAY_US, round_half_up, unpack_dates
 from pyspark_theflash.tidb.expression import times
 from pyspark_theflash.tidb.expression.convert import (
     Objects,
@@ -41,13 +41,6 @@ from pyspark_theflash.tidb.expression.failure import LackingError, OutOfRangeErr
 from pyspark_theflash.tidb.expression.vector import Array, Kind, Vector
 
 _MIN_YEAR, _MAX_YEAR = 1901, 2155
-_BITS: Final[Mapping[MySQLType, int]] = {
-    MySQLType.TINY: 8,
-    MySQLType.SHORT: 16,
-    MySQLType.INT24: 24,
-    MySQLType.LONG: 32,
-    MySQLType.LONGLONG: 64,
-}
 
 
 def store_column(vector: Vector, field_type: FieldType) -> Array:
@@ -72,7 +65,7 @@ def store_column(vector: Vector, field_type: FieldType) -> Array:
         return _times(vector, field_type)
     if tp == MySQLType.TIME:
         durations = to_duration(vector)
-        rounded = times.round_durations(durations.data, field_type.fsp)
+        rounded = round_half_up(durations.data, field_type.fsp)
         rounded = np.clip(rounded, -times.MAX_DURATION_US, times.MAX_DURATION_US)
         return _masked(primitive(rounded, pa.duration("us")), durations)
     raise LackingError(f"a generated column of type {tp.name}")
@@ -104,9 +97,7 @@ def _bounds(field_type: FieldType) -> tuple[int, int]:
         return 0, _MAX_YEAR
     if field_type.tp == MySQLType.BIT:
         return 0, 2 ** max(field_type.flen, 1) - 1
-    bits = _BITS[field_type.tp]
-    low = 0 if field_type.is_unsigned else -(2 ** (bits - 1))
-    return low, low + 2**bits - 1
+    return integer_range(field_type)
 
 
 def _nearest(vector: Vector) -> Objects:
@@ -171,7 +162,7 @@ def _strings(vector: Vector, field_type: FieldType) -> Array:
         if flen >= 0 and not pc.all(pc.less_equal(pc.binary_length(data), flen)).as_py():
             data = pc.binary_slice(data, 0, flen)
         is_padded = field_type.tp == MySQLType.STRING and flen > 0
-        return _padded(data, flen) if is_padded else data
+        return pad(data, flen) if is_padded else data
     if pa.types.is_binary(text.type):
         try:
             text = pc.cast(text, pa.string())
@@ -180,13 +171,6 @@ def _strings(vector: Vector, field_type: FieldType) -> Array:
     if flen >= 0:
         text = pc.utf8_slice_codeunits(text, 0, flen)
     return pc.ascii_rtrim(text, " ") if field_type.tp == MySQLType.STRING else text
-
-
-def _padded(data: Array, width: int) -> Array:
-    """Pad to BINARY(n) with zero bytes."""
-    missing = pc.subtract(width, pc.binary_length(data))
-    zeros = pc.binary_repeat(pa.scalar(b"\0", pa.binary()), missing)
-    return pc.binary_join_element_wise(data, zeros, pa.scalar(b"", pa.binary()))
 
 
 def _times(vector: Vector, field_type: FieldType) -> Array:

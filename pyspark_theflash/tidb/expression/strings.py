@@ -186,35 +186,28 @@ def replace_text(operands: Sequence[Vector]) -> Vector:
     return texts(pa.array(replaced, parts[0].data.type), parts[0])
 
 
-def _hashed(function: Callable[[bytes], Any]) -> Callable[[Sequence[Vector]], Any]:
-    def apply(operands: Sequence[Vector]) -> Array:
-        text = to_text(operands[0])
-        as_bytes = texts(pc.cast(text.data, pa.binary()))
-        return map_rows(function, [as_bytes], text.null), text.null
+def _map_bytes(function: Callable[[bytes], Any], text: Vector) -> Array:
+    as_bytes = texts(pc.cast(text.data, pa.binary()))
+    return map_rows(function, [as_bytes], text.null)
+
+
+def _printed(function: Callable[[bytes], str]) -> Callable[[Sequence[Vector]], Vector]:
+    def apply(operands: Sequence[Vector]) -> Vector:
+        return texts(pa.array(_map_bytes(function, to_text(operands[0])), pa.string()))
 
     return apply
 
 
-_md5: Final = _hashed(lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest())
-_sha1: Final = _hashed(lambda data: hashlib.sha1(data, usedforsecurity=False).hexdigest())
-_crc32: Final = _hashed(zlib.crc32)
-_hex: Final = _hashed(lambda data: data.hex().upper())
-
-
-def md5(operands: Sequence[Vector]) -> Vector:
-    """`MD5`."""
-    return texts(pa.array(_md5(operands)[0], pa.string()))
-
-
-def sha1(operands: Sequence[Vector]) -> Vector:
-    """`SHA1`."""
-    return texts(pa.array(_sha1(operands)[0], pa.string()))
+md5: Final = _printed(lambda data: hashlib.md5(data, usedforsecurity=False).hexdigest())
+sha1: Final = _printed(lambda data: hashlib.sha1(data, usedforsecurity=False).hexdigest())
+_hex: Final = _printed(lambda data: data.hex().upper())
 
 
 def crc32(operands: Sequence[Vector]) -> Vector:
     """`CRC32`."""
-    sums, null = _crc32(operands)
-    return integers(np.where(null, 0, sums).astype(np.uint64), null)
+    text = to_text(operands[0])
+    sums = _map_bytes(zlib.crc32, text)
+    return integers(np.where(text.null, 0, sums).astype(np.uint64), text.null)
 
 
 def hexadecimal(operands: Sequence[Vector]) -> Vector:
@@ -223,7 +216,7 @@ def hexadecimal(operands: Sequence[Vector]) -> Vector:
     if value.is_bit and value.number is not None:
         value = value.number
     if value.kind in (Kind.TEXT, Kind.TIME, Kind.DURATION):
-        return texts(pa.array(_hex(operands)[0], pa.string()))
+        return _hex(operands)
     whole = to_integer(value)
     bits = Vector(Kind.UINT, whole.data.view(np.uint64), whole.null)
     return texts(pa.array(map_rows("{:X}".format, [bits], whole.null), pa.string()))

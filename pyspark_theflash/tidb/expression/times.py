@@ -13,6 +13,7 @@ import numpy.typing as npt
 from pyspark_theflash.tidb.codec.reader import Mask, Words
 from pyspark_theflash.tidb.codec.time import (
     DAY_US,
+    IMPOSSIBLE_DAY,
     Int64s,
     pack,
     unpack_dates,
@@ -30,7 +31,6 @@ MAX_DURATION_US: Final = ((838 * 60 + 59) * 60 + 59) * SECOND_US
 _FRACTION_DIGITS: Final = 6
 MAX_YEAR: Final = 9999
 _MAX_DAY: Final = 31
-_MONTH_DAYS: Final = np.array([0, 31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31])
 
 _DATE_TEXT: Final = re.compile(
     r"(\d{1,4})[^\w\s](\d{1,2})[^\w\s](\d{1,2})"
@@ -73,11 +73,7 @@ def parts(packed: Words) -> Parts:
 
 def day_exists(packed: Words) -> Mask:
     """Return whether the date exists in the calendar."""
-    p = parts(packed)
-    is_leap = (p.year % 4 == 0) & ((p.year % 100 != 0) | (p.year % 400 == 0))
-    length = _MONTH_DAYS[p.month] + (is_leap & (p.month == 2))
-    exists: Mask = (p.day > 0) & (p.day <= length)
-    return exists
+    return unpack_dates(packed)[0] < IMPOSSIBLE_DAY
 
 
 def dates_only(packed: Words) -> Words:
@@ -127,13 +123,6 @@ def round_times(packed: Words, digits: int) -> Words:
     return result
 
 
-def round_durations(micros: Int64s, digits: int) -> Int64s:
-    """Round durations half up (towards positive) to `digits` fractional digits."""
-    unit = 10 ** (_FRACTION_DIGITS - digits)
-    rounded: Int64s = (micros + unit // 2) // unit * unit
-    return rounded
-
-
 def time_number(packed: Words, *, is_date: bool) -> Int64s:
     """Return the number 20240229 or 20240229123456, without the fraction."""
     p = parts(packed)
@@ -148,17 +137,6 @@ def duration_number(micros: Int64s) -> Int64s:
     hour, minute = np.divmod(minutes, 60)
     number: Int64s = np.sign(micros) * ((hour * 100 + minute) * 100 + second)
     return number
-
-
-def time_text(packed: int, digits: int, *, is_date: bool) -> str:
-    """Format a time as TiDB does."""
-    year, month = divmod(packed >> 46, 13)
-    text = f"{year:04}-{month:02}-{packed >> 41 & 31:02}"
-    if is_date:
-        return text
-    text += f" {packed >> 36 & 31:02}:{packed >> 30 & 63:02}:{packed >> 24 & 63:02}"
-    fraction = f".{packed & ((1 << 24) - 1):06}"
-    return text + fraction[: 1 + digits] if digits else text
 
 
 def duration_text(micros: int, digits: int) -> str:

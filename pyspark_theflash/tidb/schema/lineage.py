@@ -143,10 +143,7 @@ class Lineage:
     """Partition moves of a whole history."""
 
     def __init__(self, history: SchemaHistory) -> None:
-        by_table: dict[TableID, list[TableEvent]] = defaultdict(list)
-        for event in history.events:
-            by_table[event.table_id].append(event)
-        every = [m for events in by_table.values() for m in moves(events)]
+        every = [m for table_id in history.table_ids for m in moves(history.events_of(table_id))]
         self.moves: Final = tuple(sorted(every, key=lambda m: (m.ts, m.table_id)))
         self._moves_of: Mapping[TableID, list[Move]] = defaultdict(list)
         for move in self.moves:

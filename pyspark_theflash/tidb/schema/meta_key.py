@@ -39,14 +39,12 @@ def diff_key(version: SchemaVersion) -> bytes:
 
 def database_key(database_id: int) -> bytes:
     """Return the key of a DBInfo."""
-    return b"m" + encode_bytes(b"DBs") + _HASH + encode_bytes(b"DB:%d" % database_id)
+    return hash_prefix(DBS) + encode_bytes(database_hash(database_id))
 
 
 def table_key(database_id: int, table_id: TableID) -> bytes:
     """Return the key of a TableInfo; it changes when the table moves to another database."""
-    return (
-        b"m" + encode_bytes(b"DB:%d" % database_id) + _HASH + encode_bytes(b"Table:%d" % table_id)
-    )
+    return hash_prefix(database_hash(database_id)) + encode_bytes(b"Table:%d" % table_id)
 
 
 def hash_prefix(name: bytes) -> bytes:

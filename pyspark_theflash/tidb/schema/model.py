@@ -260,27 +260,21 @@ def parse_table_info(db: str, info: Mapping[str, Any], json_text: str | None = N
         ) from error
 
 
+_TYPE_FIELDS: Final = ("Tp", "Flag", "Flen", "Decimal", "Charset", "Collate")
+
+
 def _canonical(info: Mapping[str, Any]) -> str:
     return json.dumps(info, separators=(",", ":"), ensure_ascii=False)
 
 
 def _column(info: Mapping[str, Any]) -> ColumnInfo:
     tp = info["type"]
-    elems = texts(tp["Elems"])
     changing = (info.get("change_state_info") or {}).get("relative_col_offset")
     return ColumnInfo(
         id=ColumnID(int64(info["id"])),
         name=text(info["name"]["O"]),
         offset=int64(info["offset"]),
-        type=_field_type(
-            tp["Tp"],
-            tp["Flag"],
-            tp["Flen"],
-            tp["Decimal"],
-            tp["Charset"],
-            tp["Collate"],
-            elems,
-        ),
+        type=_field_type(*(tp[name] for name in _TYPE_FIELDS), texts(tp["Elems"])),
         state=int64(info["state"]),
         origin_default=_text(info.get("origin_default")),
         origin_default_bit=_bytes(info.get("origin_default_bit")),
