@@ -66,10 +66,6 @@ class MetadataSource:
     clock: Clock
     origin: Origin
 
-    def progress_of(self, table: TableInfo) -> Progress | None:
-        """Return the progress of the table's feed."""
-        return Progress.of(self.view, records_of(self.view, table.id))
-
 
 def split_name(name: str) -> tuple[str, str] | None:
     """Split `db.table$files` into `db.table` and `files`; None if the name is not of metadata."""
@@ -179,7 +175,7 @@ def _schemas(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
 
 
 def _progress(source: MetadataSource, table: TableInfo) -> Iterator[_Row]:
-    progress = source.progress_of(table)
+    progress = Progress.of(source.view, records_of(source.view, table.id))
     if progress is not None:
         oldest, resolved = progress.oldest_ts, progress.resolved_ts
         times = (oldest, time_value(oldest), resolved, time_value(resolved))

@@ -172,15 +172,12 @@ def parse_json(text: str) -> bytes:
             are nested too deep.
     """
     try:
-        tp, content = _encode(_loads(text), 1)
+        value = json.loads(text, parse_float=_finite, parse_constant=_finite)
+        tp, content = _encode(value, 1)
     except (ValueError, OverflowError, RecursionError):
         # Not chained, because Python's message contains the text.
         raise CodecError(_LAYER, "text is not valid JSON or exceeds TiDB's limits") from None
     return bytes([tp]) + content
-
-
-def _loads(text: str) -> _Parsed:
-    return json.loads(text, parse_float=_finite, parse_constant=_finite)
 
 
 def _finite(text: str) -> float:

@@ -104,15 +104,11 @@ def _unify_decimals(vectors: Sequence[Vector]) -> list[Vector]:
 def _unify_texts(vectors: Sequence[Vector]) -> list[Vector]:
     merged = as_texts(vectors)
     are_named = [v.is_named for v in vectors]
-    if len(vectors) == 1 or (not any(are_named) and _all_null_but_one(vectors)):
+    has_one_value = sum(v.kind is not Kind.NULL for v in vectors) == 1
+    if len(vectors) == 1 or (has_one_value and not any(are_named)):
         return merged
     is_mixed = any(are_named) or any(v.is_mixed for v in vectors)
     return [replace(m, number=None, is_mixed=is_mixed) for m in merged]
-
-
-def _all_null_but_one(vectors: Sequence[Vector]) -> bool:
-    """Return whether all vectors but one are NULL throughout."""
-    return sum(v.kind is not Kind.NULL for v in vectors) == 1
 
 
 def assemble(pieces: Sequence[tuple[Rows, Vector]], row_count: int) -> Vector:

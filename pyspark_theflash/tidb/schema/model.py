@@ -238,6 +238,8 @@ def parse_table_info(db: str, info: Mapping[str, Any], json_text: str | None = N
     try:
         columns = tuple(_column(c) for c in items(info["cols"]))
         _check_changing(columns)
+        if json_text is None:
+            json_text = json.dumps(info, separators=(",", ":"), ensure_ascii=False)
         return TableInfo(
             id=TableID(int64(info["id"])),
             db=text(db),
@@ -247,7 +249,7 @@ def parse_table_info(db: str, info: Mapping[str, Any], json_text: str | None = N
             is_common_handle=bool(info.get("is_common_handle", False)),
             primary_key=_primary_key(info, {column.offset for column in columns}),
             partition=_partition(info.get("partition")),
-            json_text=text(_canonical(info) if json_text is None else json_text),
+            json_text=text(json_text),
             max_column_id=max([int64(info.get("max_col_id", 0)), *(c.id for c in columns)]),
             state=int64(info.get("state", STATE_PUBLIC)),
             is_view=bool(info.get("view")),
@@ -261,10 +263,6 @@ def parse_table_info(db: str, info: Mapping[str, Any], json_text: str | None = N
 
 
 _TYPE_FIELDS: Final = ("Tp", "Flag", "Flen", "Decimal", "Charset", "Collate")
-
-
-def _canonical(info: Mapping[str, Any]) -> str:
-    return json.dumps(info, separators=(",", ":"), ensure_ascii=False)
 
 
 def _column(info: Mapping[str, Any]) -> ColumnInfo:

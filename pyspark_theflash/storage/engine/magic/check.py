@@ -147,7 +147,9 @@ def _check_region(
     if sum(f.kind is FileKind.STABLE for f in own) > 1:
         yield CorruptionError(str(folder / own[0].path), 0, "is not its region's only stable file")
     tables = [_keys(folder, f) for f in own]
-    tables += [_inside(delta_keys[f.number], region) for f in deltas]
+    for keys in (delta_keys[f.number] for f in deltas):
+        handles = combine_chunks(keys.column(HANDLE))
+        tables.append(keys.slice(*within(handles, region.start, region.end)))
     if not sum(map(len, tables)):
         return
     keys = pa.concat_tables(tables).combine_chunks()
@@ -161,10 +163,6 @@ def _check_region(
             yield CorruptionError(path, 0, "points to versions that it does not supersede")
         elif (mine & missing).any():
             yield CorruptionError(path, 0, "does not point to the versions that it supersedes")
-
-
-def _inside(keys: pa.Table, region: Region) -> pa.Table:
-    return keys.slice(*within(combine_chunks(keys.column(HANDLE)), region.start, region.end))
 
 
 def _misplaced(keys: pa.Table) -> tuple[np.ndarray, np.ndarray]:

@@ -1,5 +1,6 @@
 """Layouts: the files and regions of physical tables in one generation, and their changes."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -112,7 +113,7 @@ class Layout:
         if not self.files:
             return []
         deltas = self.deltas
-        counts = {f.number: self._overlap_count(f) for f in deltas}
+        counts = Counter(f.number for r in self.regions for f in _overlapping(r, deltas))
         return [
             RegionStats(
                 region_id=region.region_id,
@@ -128,10 +129,6 @@ class Layout:
             )
             for region, own in self.by_region()
         ]
-
-    def _overlap_count(self, delta: DataFile) -> int:
-        """Return the number of regions that a delta overlaps."""
-        return sum(r.overlaps(delta.min_handle, delta.max_handle) for r in self.regions)
 
     def collectable(self, safe_point: TimeStamp) -> list[DataFile]:
         """Return the files that may have versions to drop at a safe point.
