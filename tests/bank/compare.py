@@ -28,6 +28,7 @@ from pyspark_theflash.tikv.read import TableView, open_tables
 from pyspark_theflash.tikv.region_store import RegionStore
 from tests.bank.schema import LiveSchema
 from tests.support.mysql import MySqlConnection
+from tests.support.schema import tables_at
 from tests.support.table_rows import read_rows
 
 CLOCK, FS = SystemClock(), LocalFileSystem()
@@ -70,7 +71,7 @@ class LearnerReader:
     def read(self, ts: TimeStamp, leaders: RegionLeaders, client: TiKVClient) -> Tables:
         """The rows at a timestamp; locks are resolved by the client's policy."""
         known = self._schema(ts)
-        tables = [t for t in known.history.tables_at(ts) if t.db == DATABASE]
+        tables = [t for t in tables_at(known.history, ts) if t.db == DATABASE]
         ids = [i for table in tables for i in table.physical_ids]
         deadline = Deadline(CLOCK, _TIMEOUT_MS)
         views = CatchUp(leaders, self._store, client.resolver, ts).open(

@@ -31,6 +31,7 @@ from tests.bank.workload import ACCOUNTS, SETUP, STEP, Sessions
 from tests.support.kv_writer import STAGES, dies_at
 from tests.support.live_writer import Writer
 from tests.support.peer import HOST, Peer
+from tests.support.schema import tables_at
 
 CLOCK, FS = SystemClock(), LocalFileSystem()
 _PAST = 8
@@ -71,7 +72,7 @@ class Replica:
 
     def count(self, ts: TimeStamp) -> dict[str, int]:
         """How many rows each table has at a timestamp by the cluster's log of regions."""
-        tables = [t for t in self._schema(ts).history.tables_at(ts) if t.db == DATABASE]
+        tables = [t for t in tables_at(self._schema(ts).history, ts) if t.db == DATABASE]
         return {
             t.name: sum(self.follower.count(int(i), ts) for i in t.physical_ids) for t in tables
         }
@@ -134,7 +135,7 @@ def run(
         session.query("SET time_zone = '+00:00'")
         sessions, figures.happened = Sessions(HOST, peer.ports.sql), replica.follower.happened
         figures.done = sessions.done
-        (acc,) = (t for t in schema.history.tables_at(schema.history.end_ts) if t.name == "acc")
+        (acc,) = (t for t in tables_at(schema.history, schema.history.end_ts) if t.name == "acc")
         doubts = Doubts(replica.count)
         with Crew() as crew, sessions:
             for work in (replica.follower.follow, replica.compact):

@@ -15,8 +15,9 @@ from typing import NamedTuple
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.source.prewrite import INSERT, UPDATE, parse_prewrite
-from pyspark_theflash.tidb.codec.number import decode_varint, encode_varint
+from pyspark_theflash.tidb.codec.number import decode_varint
 from tests.support import binlog_writer
+from tests.support.encoding import encode_varint
 from tests.support.pump_client import PumpWriter
 from tests.support.workloads import workload
 

@@ -24,8 +24,9 @@ from pyspark_theflash.replication.source.event import EntityKind
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.source.prewrite import DELETE_ROW, INSERT, UPDATE, parse_prewrite
 from pyspark_theflash.replication.source.wire import decode_entities
-from pyspark_theflash.tidb.codec.number import decode_varint, encode_uvarint, encode_varint
+from pyspark_theflash.tidb.codec.number import decode_varint, encode_uvarint
 from tests.support.binlog_writer import commit, frame, prewrite, prewrite_value
+from tests.support.encoding import encode_varint
 from tests.support.workloads import Workload
 
 KEY_BYTES = 5

@@ -27,11 +27,12 @@ from pyspark_theflash.tikv.read import open_tables
 from tests.support.kv_tap import TAP, calls, history, locks
 from tests.support.learning import Learning
 from tests.support.raft_tikv import FakeRaftCluster, encoded
+from tests.support.schema import tables_at
 from tests.support.workloads import Workload
 
 HISTORY = history()
 ANSWERS = list(Workload("kv", TAP, HISTORY.end_ts).answers())
-TABLES = {t.full_name: t for t in HISTORY.tables_at(HISTORY.end_ts)}
+TABLES = {t.full_name: t for t in tables_at(HISTORY, HISTORY.end_ts)}
 FIRST_TABLE = encoded(b"t\x80\0\0\0\0\0\0\x50")
 
 

@@ -18,11 +18,12 @@ from tests.support.learning import Killed, Learning
 from tests.support.raft_tikv import FakeRaftCluster, encoded
 from tests.support.region_storm import Storm
 from tests.support.row_oracle import decode_handle, decode_row_v2
+from tests.support.schema import tables_at
 from tests.support.workloads import Workload
 
 HISTORY = history()
 ANSWERS = list(Workload("kv", TAP, HISTORY.end_ts).answers())
-TABLES = {t.full_name: t for t in HISTORY.tables_at(HISTORY.end_ts)}
+TABLES = {t.full_name: t for t in tables_at(HISTORY, HISTORY.end_ts)}
 FIRST_TABLE = encoded(b"t\x80\0\0\0\0\0\0\x50")
 SMALL = FlushLimits(rows_bytes=40_000, delay_ms=10**9)
 SELDOM = FlushLimits(rows_bytes=1_000_000, delay_ms=10**9)

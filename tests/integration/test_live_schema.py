@@ -19,6 +19,7 @@ from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
 from tests.support.live_schema import STEPS, run, shown_by_history, shown_by_tidb
 from tests.support.peer import Peer
 from tests.support.recording_pump import RecordingPump
+from tests.support.schema import tables_at
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
@@ -199,7 +200,7 @@ def test_reads_while_ddl_runs_agree(peer: Peer, source: TidbSchemaSource) -> Non
             fresh = read(source, peer)
             history = source.read(fresh.start_ts, history)
             ends.add(len(history.events))
-            assert fresh.tables_at(fresh.start_ts) == history.tables_at(fresh.start_ts)
+            assert tables_at(fresh, fresh.start_ts) == tables_at(history, fresh.start_ts)
     finally:
         over.set()
         changer.join()

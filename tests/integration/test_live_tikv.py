@@ -33,6 +33,7 @@ from tests.support.kv_writer import STAGES, KvWriter, dies_at
 from tests.support.live_schema import STEPS, run, shown_by_history, shown_by_tidb
 from tests.support.mysql import MySqlError
 from tests.support.peer import Peer
+from tests.support.schema import tables_at
 
 pytestmark = [pytest.mark.peer, pytest.mark.slow]
 
@@ -82,7 +83,7 @@ def bank(peer: Peer, client: TiKVClient) -> TableInfo:
         + ", ".join(f"({n * STEP}, {BALANCE}, REPEAT('n', {n * 8}))" for n in range(ACCOUNTS)),
     )
     history = TidbSchemaSource(TiKVMeta(client), CLOCK).read(TimeStamp(peer.tso()))
-    return next(t for t in history.tables_at(history.end_ts) if t.full_name == "bank.acc")
+    return next(t for t in tables_at(history, history.end_ts) if t.full_name == "bank.acc")
 
 
 def split(regions: int) -> list[str]:
@@ -309,10 +310,10 @@ def test_schema_option(peer: Peer, bank: TableInfo) -> None:
         opener = Opener(Network(), LocalFileSystem(), CLOCK, undo)
         source = opener.schema(f"tikv:{peer.pd_address}", None)
         begin = source.read(None, None)
-        assert [t for t in begin.tables_at(begin.end_ts) if t.full_name == "bank.acc"] == [bank]
+        assert [t for t in tables_at(begin, begin.end_ts) if t.full_name == "bank.acc"] == [bank]
         peer.sql("DROP TABLE bank.acc")
         after = source.read(begin, TimeStamp(peer.tso()))
-        assert [t for t in after.tables_at(after.end_ts) if t.db == "bank"] == []
+        assert [t for t in tables_at(after, after.end_ts) if t.db == "bank"] == []
 
 
 def test_a_store_of_our_own(client: TiKVClient) -> None:

@@ -25,6 +25,7 @@ from pyspark_theflash.tidb.schema.status_api import StatusApi
 from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
 from tests.support.mysql import MySqlConnection, MySqlError
 from tests.support.peer import Peer
+from tests.support.schema import tables_at
 
 RECORDING: Final = Path(__file__).parents[1] / "golden" / "tidb_status" / "ddl.json.gz"
 
@@ -123,7 +124,7 @@ def shown_by_tidb(session: MySqlConnection) -> Shown:
 
 def shown_by_history(history: SchemaHistory, ts: int) -> Shown:
     """The same out of a schema history."""
-    tables = [t for t in history.tables_at(TimeStamp(ts)) if _is_base_table(t)]
+    tables = [t for t in tables_at(history, TimeStamp(ts)) if _is_base_table(t)]
     return sorted(
         (
             t.db,

@@ -15,12 +15,11 @@ from typing import Final, NewType
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
-from pyspark_theflash.tidb.codec.bytes import decode_bytes, encode_bytes
+from pyspark_theflash.tidb.codec.bytes import decode_bytes
 from pyspark_theflash.tidb.codec.number import (
     decode_int,
     decode_uint_desc,
     encode_int,
-    encode_uint_desc,
 )
 
 RawKey = NewType("RawKey", bytes)
@@ -29,7 +28,7 @@ MvccKey = NewType("MvccKey", bytes)
 """A key of TiKV's write or default column family: memcomparable, with a descending timestamp."""
 
 _LAYER: Final = "key"
-_TABLE, _RECORD, _INDEX = b"t", b"_r", b"_i"
+_TABLE, _RECORD = b"t", b"_r"
 HANDLE_AT: Final = 1 + 8 + 2
 """Offset of the handle in a record key."""
 _INT_HANDLE_BYTES: Final = 8
@@ -60,16 +59,6 @@ def decode_record_key(key: RawKey) -> RecordKey:
     if len(handle) == _INT_HANDLE_BYTES:
         return RecordKey(table_id, decode_int(handle))
     return RecordKey(table_id, handle)
-
-
-def encode_index_prefix(table_id: PhysicalTableID, index_id: int) -> RawKey:
-    """Return the common prefix of all keys of an index; the indexed datums follow it."""
-    return RawKey(_TABLE + encode_int(table_id) + _INDEX + encode_int(index_id))
-
-
-def encode_mvcc_key(key: RawKey, ts: TimeStamp) -> MvccKey:
-    """Encode the key of one version of a raw key."""
-    return MvccKey(encode_bytes(key) + encode_uint_desc(ts))
 
 
 def decode_mvcc_key(key: MvccKey) -> tuple[RawKey, TimeStamp]:

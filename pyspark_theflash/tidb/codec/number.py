@@ -97,11 +97,6 @@ def decode_uvarint(data: bytes, offset: int = 0) -> tuple[int, int]:
     raise CodecError("varint", "more than 64 bits", offset)
 
 
-def encode_varint(value: int) -> bytes:
-    """Encode a signed 64-bit integer as a varint."""
-    return encode_uvarint((value << 1 ^ value >> 63) & _U64)
-
-
 def decode_varint(data: bytes, offset: int = 0) -> tuple[int, int]:
     """Decode the varint at `offset`; return it and the offset after it. Raises `CodecError`."""
     value, end = decode_uvarint(data, offset)

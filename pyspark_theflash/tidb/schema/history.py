@@ -224,17 +224,11 @@ class SchemaHistory:
                 ids[name].add(event.table_id)
         return ids
 
-    def tables_at(self, ts: TimeStamp) -> Sequence[TableInfo]:
-        """Return the tables that statements can name at `ts`, by full name.
-
-        System tables are excluded: TiDB changes them without a binlog.
-        """
-        states = (self._table_in_force(table_id, ts) for table_id in self._by_id)
-        tables = (t for t in states if t and t.is_public and t.db not in SYSTEM_DATABASES)
-        return sorted(tables, key=lambda t: t.full_name)
-
     def listed_at(self, ts: TimeStamp) -> Sequence[TableEvent]:
-        """Return the events of the tables in `tables_at` that hold rows, without parsing them."""
+        """Return the events of the tables with rows that statements can name at `ts`, unparsed.
+
+        By full name. System tables are excluded: TiDB changes them without a binlog.
+        """
         events = (self._event_in_force(table_id, ts) for table_id in self._by_id)
         listed = (e for e in events if e and e.db not in SYSTEM_DATABASES and _is_listed(e))
         return sorted(listed, key=lambda e: e.full_name)

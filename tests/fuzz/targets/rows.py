@@ -19,8 +19,6 @@ from pyspark_theflash.tidb.codec.key import (
     RawKey,
     decode_mvcc_key,
     decode_record_key,
-    encode_index_prefix,
-    encode_mvcc_key,
     encode_record_key,
 )
 from pyspark_theflash.tidb.codec.number import encode_uvarint
@@ -37,6 +35,7 @@ from tests.fuzz.targets.captured import (
     specs_of,
 )
 from tests.support.decoded import types_of
+from tests.support.encoding import encode_index_prefix, encode_mvcc_key
 from tests.support.golden_vectors import value_vectors
 from tests.support.row_oracle import (
     Types,

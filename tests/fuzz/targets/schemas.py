@@ -30,6 +30,7 @@ from tests.fuzz.targets.captured import every_type_json, schema_document
 from tests.support.golden_vectors import live_tables, partitioned_tables
 from tests.support.live_schema import RECORDING
 from tests.support.meta_cluster import ADD_COLUMN, CREATE_DATABASE, CREATE_TABLE, MetaCluster, info
+from tests.support.schema import tables_at
 from tests.support.workloads import FIXTURES
 
 
@@ -79,7 +80,7 @@ def schema_file(folder: Path) -> Target:
         path.write_bytes(data)
         history = read_schema_file(path)
         history.extend(history)
-        history.tables_at(history.end_ts)
+        tables_at(history, history.end_ts)
         Lineage(history)
         for event in history.events:
             if event.table is not None:

@@ -59,6 +59,7 @@ from tests.fuzz.mutate import bytes_like, json_like, patch_like, patched
 from tests.fuzz.run import Target
 from tests.support.data_files import encode_file
 from tests.support.golden_vectors import live_tables
+from tests.support.schema import tables_at
 
 _TABLE = PhysicalTableID(7)
 
@@ -105,7 +106,7 @@ def schema_span(_: Path) -> Target:
     def parse(data: bytes) -> None:
         history = schema_history(_view(SCHEMA_KIND, {"span": data, "event-0": event}))
         if history is not None:
-            history.tables_at(history.end_ts)
+            tables_at(history, history.end_ts)
 
     return _of_json(document, parse)
 

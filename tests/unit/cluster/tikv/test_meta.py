@@ -22,6 +22,7 @@ from tests.support.meta_cluster import (
     info,
 )
 from tests.support.percolator import Record
+from tests.support.schema import tables_at
 
 
 def mirror(model: MetaCluster, tikv: FakeTiKV) -> None:
@@ -74,7 +75,7 @@ def test_history(tikv: FakeTiKV, client) -> None:
         )
     assert len(ours.events) > 6
     anew = TidbSchemaSource(meta, SystemClock()).read(at)
-    assert [(t.db, t.name) for t in anew.tables_at(at)] == [("other", "t")]
+    assert [(t.db, t.name) for t in tables_at(anew, at)] == [("other", "t")]
 
 
 def test_lists_and_jobs(tikv: FakeTiKV, client) -> None:

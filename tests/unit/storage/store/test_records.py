@@ -34,6 +34,7 @@ from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tidb.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
 from tests.support.archives import unpack
 from tests.support.golden_vectors import VECTORS
+from tests.support.schema import tables_at
 from tests.support.stores import column, id_column, table_info
 from tests.support.workloads import workload
 
@@ -134,7 +135,7 @@ def test_a_list_of_tables_reads_no_definition() -> None:
     assert older != records
     histories = [schema_history(view(*each)) for each in (records, broken, older)]
     for ts in {event.ts for event in captured.events}:
-        tables = [t for t in captured.tables_at(ts) if t.holds_rows]
+        tables = [t for t in tables_at(captured, ts) if t.holds_rows]
         expected = [(t.id, t.full_name, len(t.public_columns), len(t.physical_ids)) for t in tables]
         for history in histories:
             assert history is not None
@@ -145,7 +146,7 @@ def test_where_rows_are_from_a_moment_on() -> None:
     captured = read_schema_file(VECTORS / "ddl_schema.json.gz")
     for ts in sorted({event.ts for event in captured.events})[::5]:
         readable = {ts, *(event.ts for event in captured.events if event.ts > ts)}
-        tables = [table for at in readable for table in captured.tables_at(at)]
+        tables = [table for at in readable for table in tables_at(captured, at)]
         needed = {physical_id for table in tables for physical_id in table.physical_ids}
         assert needed <= captured.physical_ids_from(ts)
     last = captured.events[-1].ts

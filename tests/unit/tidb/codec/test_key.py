@@ -10,11 +10,10 @@ from pyspark_theflash.tidb.codec.key import (
     RecordKey,
     decode_mvcc_key,
     decode_record_key,
-    encode_index_prefix,
-    encode_mvcc_key,
     encode_record_key,
     table_of,
 )
+from tests.support.encoding import encode_index_prefix, encode_mvcc_key
 from tests.support.golden_vectors import codec_vectors
 
 

@@ -10,6 +10,7 @@ from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.tidb.codec import number
 from pyspark_theflash.tidb.codec.reader import Reader
 from pyspark_theflash.tidb.codec.row import RowBuffer
+from tests.support.encoding import encode_varint
 from tests.support.golden_vectors import codec_vectors
 
 Function = Callable[..., Any]
@@ -42,7 +43,7 @@ def test_comparable_floats() -> None:
 @pytest.mark.parametrize(
     ("kind", "encode", "decode", "decode_many"),
     [
-        ("codec.EncodeVarint", number.encode_varint, number.decode_varint, number.varints_at),
+        ("codec.EncodeVarint", encode_varint, number.decode_varint, number.varints_at),
         ("codec.EncodeUvarint", number.encode_uvarint, number.decode_uvarint, number.uvarints_at),
     ],
 )

@@ -11,10 +11,10 @@ import pytest
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import ColumnID
 from pyspark_theflash.tidb.codec.field_type import ColumnFlag, FieldType, MySQLType
-from pyspark_theflash.tidb.codec.number import encode_varint
 from pyspark_theflash.tidb.codec.row import ColumnSpec, DecodedRows, RowBuffer
 from pyspark_theflash.tidb.codec.row_v1 import decode_inserts_v1, decode_rows_v1, decode_updates_v1
 from tests.support.decoded import as_python
+from tests.support.encoding import encode_varint
 from tests.support.json_oracle import encode_json
 from tests.support.row_oracle import OddTime, encode_insert_v1, encode_row_v1
 

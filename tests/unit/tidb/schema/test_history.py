@@ -18,6 +18,7 @@ from pyspark_theflash.tidb.schema.file import read_schema_file
 from pyspark_theflash.tidb.schema.history import SchemaHistory, SchemaVersionAt, TableEvent
 from pyspark_theflash.tidb.schema.model import TableInfo, parse_table_info
 from tests.support.golden_vectors import VECTORS
+from tests.support.schema import tables_at
 from tests.support.stores import column, id_column, table_info
 
 
@@ -42,7 +43,7 @@ def history(*events: TableEvent, end_ts: int = 100) -> SchemaHistory:
 
 
 def names(found: SchemaHistory, ts: int) -> list[str]:
-    return [table.full_name for table in found.tables_at(TimeStamp(ts))]
+    return [table.full_name for table in tables_at(found, TimeStamp(ts))]
 
 
 def test_a_table_is_what_it_was_at_a_timestamp() -> None:
@@ -92,7 +93,7 @@ def test_a_history_goes_on_only_as_it_began() -> None:
 
 
 def test_captured_partitions_have_their_own_ids(captured: SchemaHistory) -> None:
-    partitioned = [t for t in captured.tables_at(captured.end_ts) if t.partition]
+    partitioned = [t for t in tables_at(captured, captured.end_ts) if t.partition]
     assert partitioned
     assert all(t.id not in t.physical_ids for t in partitioned)
 
@@ -117,8 +118,8 @@ def test_hides_what_statements_cannot_name() -> None:
         event(20, "user", db="mysql", table_id=2),
         TableEvent(TimeStamp(40), "shop", TableID(1), doomed),
     )
-    assert [t.full_name for t in found.tables_at(TimeStamp(30))] == ["shop.t"]
-    assert found.tables_at(TimeStamp(40)) == []
+    assert [t.full_name for t in tables_at(found, TimeStamp(30))] == ["shop.t"]
+    assert tables_at(found, TimeStamp(40)) == []
     with pytest.raises(TableNotFoundError):
         found.table_by_name("mysql.user", TimeStamp(30))
     assert found.table_by_version(TableID(1), SchemaVersion(10)) is doomed

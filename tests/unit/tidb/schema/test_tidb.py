@@ -42,6 +42,7 @@ from tests.support.meta_cluster import (
     MetaCluster,
     info,
 )
+from tests.support.schema import tables_at
 
 SHOP, ARCHIVE = 1, 2
 Shown = list[tuple[int, str, int, tuple[str, ...] | None]]
@@ -179,12 +180,12 @@ def test_a_dropped_database_takes_its_tables_with_it(cluster: MetaCluster) -> No
     dropped = cluster.step(DROP_DATABASE, database=(SHOP, None))
     history = read(cluster, begin)
     assert shown(history, dropped - 1) == [(dropped, "shop", 11, None), (dropped, "shop", 13, None)]
-    assert [t.full_name for t in history.tables_at(history.end_ts)] == ["archive.u"]
+    assert [t.full_name for t in tables_at(history, history.end_ts)] == ["archive.u"]
     back = [(SHOP, 11, info(11, "t", "a"))]
     options = {"affected_options": [{"schema_id": SHOP, "table_id": 11, "old_table_id": 11}]}
     cluster.step(RECOVER_DATABASE, back, database=(SHOP, "shop"), diff={"table_id": 0} | options)
     again = read(cluster, history)
-    assert [t.full_name for t in again.tables_at(again.end_ts)] == ["archive.u", "shop.t"]
+    assert [t.full_name for t in tables_at(again, again.end_ts)] == ["archive.u", "shop.t"]
 
 
 def test_a_failed_job_leaves_its_states(cluster: MetaCluster) -> None:
