@@ -11,6 +11,7 @@ latch that retains the versions. All tables are read at the same timestamp, so j
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -18,9 +19,7 @@ import pyarrow as pa
 
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import (
-    ColumnNotFoundError,
     FeedConflictError,
-    OptionError,
     PurgedError,
     PurgedRangeError,
     TableNotFoundError,
@@ -33,6 +32,7 @@ from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
 from pyspark_theflash.base.options import timestamp_option
 from pyspark_theflash.base.timestamp import AnyTimestamp
 from pyspark_theflash.base.types import ColumnID, PhysicalTableID, RegionID, TableID, TimeStamp
+from pyspark_theflash.read.plan.columns import named_columns, output_columns
 from pyspark_theflash.read.plan.condition import Condition
 from pyspark_theflash.read.plan.handles import HandleRanges, node_of
 from pyspark_theflash.read.plan.hold import HeldBatches, LeaseHold
@@ -69,7 +69,7 @@ from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND
 from pyspark_theflash.storage.store.scope import SCOPE_KIND, ScopedTables, TableScope
 from pyspark_theflash.tidb.codec.digest import TableDigest
 from pyspark_theflash.tidb.schema.history import SchemaHistory, TableEvent
-from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ROWID_NAME, ColumnInfo, TableInfo
+from pyspark_theflash.tidb.schema.model import ROWID_COLUMN, ColumnInfo, TableInfo
 from pyspark_theflash.tidb.schema.owners import Owners
 
 if TYPE_CHECKING:
@@ -252,19 +252,14 @@ class ReadSnapshot:
         """
         self._manifest.check_in_place()
         table = self.table(name)
-        chosen, shown = _output(table, columns, pushed)
+        chosen, shown = output_columns(table, columns, pushed)
         condition = None if where is None else Condition.parse(where, table)
         filter = None
         if pushed.filter is not None:
-            filtered = _choose(table, distinct(list(column_names(pushed.filter))))
+            filtered = named_columns(table, distinct(list(column_names(pushed.filter))))
             filter = Filter.bound(pushed.filter, filtered, presentation)
-        read = dict.fromkeys(
-            [
-                *chosen,
-                *(condition.columns if condition else ()),
-                *(filter.columns if filter else ()),
-            ]
-        )
+        more = [each.columns for each in (condition, filter) if each is not None]
+        read = dict.fromkeys([*chosen, *chain.from_iterable(more)])
         usual, exchanged = self._scan_columns(table, [c for c in read if c is not ROWID_COLUMN])
         stated = self._stated(table) if table.id == METADATA_ID else None
         tasks = tuple(
@@ -466,32 +461,3 @@ class ReadSnapshot:
     def __exit__(self, *_: object) -> None:
         self._hold.release()
         self.detach()
-
-
-def _output(
-    table: TableInfo, names: Sequence[str] | None, pushed: Pushdown
-) -> tuple[tuple[ColumnInfo, ...], int | None]:
-    """Return the columns to read of each row, and the number of returned ones; None: all."""
-    if pushed.aggregation is not None:
-        if names is not None:
-            raise OptionError(
-                "columns", "must be None with an aggregation, which names its columns itself"
-            )
-        return _choose(table, pushed.more_columns), None
-    chosen = _choose(table, names)
-    more = [c for c in _choose(table, pushed.more_columns) if c not in chosen]
-    return (*chosen, *more), len(chosen) if more else None
-
-
-def _choose(table: TableInfo, names: Sequence[str] | None) -> tuple[ColumnInfo, ...]:
-    if names is None:
-        return table.public_columns
-    columns = {c.name.lower(): c for c in table.public_columns}
-    if table.has_rowid:
-        columns[ROWID_NAME] = ROWID_COLUMN
-    for name in names:
-        if name.lower() not in columns:
-            raise ColumnNotFoundError(
-                table.full_name, name, tuple(c.name for c in table.public_columns)
-            )
-    return tuple(columns[name.lower()] for name in names)
