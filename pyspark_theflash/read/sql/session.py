@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 
 import pyarrow as pa
 
-from pyspark_theflash.base.clock import Clock
+from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import (
     MissingExtraError,
     SqlError,
@@ -92,17 +92,18 @@ class QueryThread:
 
     def __init__(self, interrupt: Callable[[], None], timeout_ms: int | None, clock: Clock) -> None:
         """Start the time limit, which is for all calls together."""
-        self._interrupt, self._timeout_ms, self._clock = interrupt, timeout_ms, clock
-        self._started_ms = clock.boottime_ms()
+        self._interrupt = interrupt
+        self._deadline = None if timeout_ms is None else Deadline(clock, timeout_ms)
         self._pool = ThreadPoolExecutor(1, "theflash-sql")
 
     def call(self, action: Callable[[], Answer]) -> Answer:
         """Return the result of `action`. Raises `SqlTimeoutError`: The time limit has passed."""
         future = self._pool.submit(action)
+        deadline = self._deadline
         try:
-            return future.result(self._rest_s())
+            return future.result(None if deadline is None else deadline.left_ms() / 1000)
         except FutureTimeoutError:
-            raise SqlTimeoutError(self._timeout_ms or 0) from None
+            raise SqlTimeoutError(deadline.timeout_ms if deadline else 0) from None
         finally:
             # Also on Ctrl-C: the engine must be idle afterwards. An interrupt before the call has
             # started has no effect, so it is repeated.
@@ -113,13 +114,6 @@ class QueryThread:
     def close(self) -> None:
         """End the thread."""
         self._pool.shutdown()
-
-    def _rest_s(self) -> float | None:
-        """Return the remaining time."""
-        if self._timeout_ms is None:
-            return None
-        elapsed_ms = self._clock.boottime_ms() - self._started_ms
-        return max(self._timeout_ms - elapsed_ms, 0) / 1000
 
 
 class SqlSession:

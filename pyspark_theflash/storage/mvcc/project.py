@@ -15,6 +15,7 @@ table. A compaction stores only the results of MODIFY COLUMN: TiDB has rewritten
 and each scan would have to convert them again.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeAlias
@@ -47,8 +48,22 @@ from pyspark_theflash.tidb.schema.owners import Past
 Stored: TypeAlias = Mapping[str, pa.Array]
 
 
+class Fill(ABC):
+    """Values of a column in rows where it is absent."""
+
+    __slots__ = ()
+
+    def needs(self) -> Iterator["ScanColumn"]:
+        """Yield the columns that the values are computed from."""
+        return iter(())
+
+    @abstractmethod
+    def values(self, stored: Stored, rows: int) -> pa.Array:
+        """Return the values, computed from the stored columns of these rows."""
+
+
 @dataclass(frozen=True, slots=True)
-class Default:
+class Default(Fill):
     """The same value for every row."""
 
     value: pa.Scalar = field(repr=False)
@@ -58,12 +73,7 @@ class Default:
         # but the encoding of invalid dates such as zero dates begins there.
         return _unpickled_default, (self.values({}, 1),)
 
-    def needs(self) -> Iterator["ScanColumn"]:
-        """Yield the columns that the values are computed from."""
-        return iter(())
-
     def values(self, stored: Stored, rows: int) -> pa.Array:
-        """Return the column's values in rows where it is absent, from the stored columns."""
         # pa.repeat fails for a null list, and for any list repeated zero times.
         if rows == 0 or not self.value.is_valid:
             return pa.nulls(rows, self.value.type)
@@ -75,20 +85,17 @@ def _unpickled_default(value: pa.Array) -> Default:
 
 
 @dataclass(frozen=True, slots=True)
-class Unreadable:
+class Unreadable(Fill):
     """Raises `error` when read: the origin default is not a value of the column's type, say."""
 
     error: TheFlashError
-
-    def needs(self) -> Iterator["ScanColumn"]:
-        return iter(())
 
     def values(self, stored: Stored, rows: int) -> pa.Array:
         raise self.error
 
 
 @dataclass(frozen=True, slots=True)
-class Converted:
+class Converted(Fill):
     """The value of `source`, converted from `from_type` to `to_type` as by MODIFY COLUMN."""
 
     source: "ScanColumn"
@@ -136,12 +143,12 @@ class Converted:
 
 
 @dataclass(frozen=True, slots=True)
-class Rewritten:
+class Rewritten(Fill):
     """`value` where `is_rewritten`, a boolean column, is true; `otherwise` in the other rows."""
 
     is_rewritten: "ScanColumn"
-    value: Default | Unreadable
-    otherwise: "Default | Unreadable | Rewritten | StillAbsent"
+    value: Fill
+    otherwise: Fill
 
     def needs(self) -> Iterator["ScanColumn"]:
         yield self.is_rewritten
@@ -171,7 +178,7 @@ class Rewritten:
 
 
 @dataclass(frozen=True, slots=True)
-class Computed:
+class Computed(Fill):
     """The virtual generated `column` of `table`, computed from the stored columns `inputs`."""
 
     table: TableInfo
@@ -188,20 +195,17 @@ class Computed:
 
 
 @dataclass(frozen=True, slots=True)
-class StillAbsent:
+class StillAbsent(Fill):
     """NULL: the column remains absent in a copy of the rows."""
 
     type: pa.DataType
-
-    def needs(self) -> Iterator["ScanColumn"]:
-        return iter(())
 
     def values(self, stored: Stored, rows: int) -> pa.Array:
         return pa.nulls(rows, self.type)
 
 
 @dataclass(frozen=True, slots=True)
-class Absence:
+class Absence(Fill):
     """Absence mask of `column` for a file without one: false if the file has the column."""
 
     column: "ScanColumn"
@@ -220,7 +224,7 @@ class ScanColumn:
 
     id: ColumnID
     type: pa.DataType
-    fill: Default | Unreadable | Converted | Rewritten | Computed | StillAbsent | Absence
+    fill: Fill
     where: str = ""
     """The column's name in errors."""
     is_held: bool = True
@@ -266,11 +270,9 @@ def scan_column(
     return ScanColumn(info.id, tp, converted, where, doubts_null=doubts)
 
 
-def _absent_fill(
-    info: ColumnInfo, past: Past, where: str, *, for_copy: bool
-) -> Default | Unreadable | Rewritten | StillAbsent:
+def _absent_fill(info: ColumnInfo, past: Past, where: str, *, for_copy: bool) -> Fill:
     """Return the value of a column, which MODIFY COLUMN has not made, in rows without it."""
-    fill: Default | Unreadable | Rewritten | StillAbsent = _default(info)
+    fill: Fill = _default(info)
     if for_copy:
         fill = StillAbsent(arrow_type(info.type))
     rewrites = [r for r in past.rewrites(info.id) if r.is_finished or not for_copy]
@@ -299,7 +301,7 @@ def _with_default_of(info: ColumnInfo, other: ColumnInfo) -> ColumnInfo:
     return replace(info, origin_default=default, origin_default_bit=bit)
 
 
-def _default(info: ColumnInfo) -> Default | Unreadable:
+def _default(info: ColumnInfo) -> Fill:
     try:
         return Default(origin_value(info))
     except CodecError as error:

@@ -13,11 +13,19 @@ See TiDB's `util/codec/codec.go`.
 
 from dataclasses import dataclass
 from enum import Enum, IntEnum
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 
 from pyspark_theflash.tidb.codec import decimal, json, vector
+from pyspark_theflash.tidb.codec.field_type import (
+    DATETIME_TYPES,
+    INTEGER_TYPES,
+    STRING_TYPES,
+    FieldType,
+    MySQLType,
+)
 from pyspark_theflash.tidb.codec.number import floats_from_comparable, uvarints_at, varints_at
 from pyspark_theflash.tidb.codec.reader import Positions, Reader, Words
 
@@ -52,6 +60,25 @@ class Form(Enum):
     BYTES = "bytes"
     JSON = "JSON"
     VECTOR = "a vector"
+
+
+_FORMS: Final = {
+    **dict.fromkeys(INTEGER_TYPES | {MySQLType.TIME}, Form.INT),
+    **dict.fromkeys({MySQLType.BIT, MySQLType.ENUM, MySQLType.SET} | DATETIME_TYPES, Form.UINT),
+    **dict.fromkeys({MySQLType.FLOAT, MySQLType.DOUBLE}, Form.FLOAT),
+    **dict.fromkeys(STRING_TYPES, Form.BYTES),
+    MySQLType.NEWDECIMAL: Form.DECIMAL,
+    MySQLType.JSON: Form.JSON,
+    MySQLType.VECTOR: Form.VECTOR,
+}
+
+
+def form_of(field_type: FieldType) -> Form | None:
+    """Return the form of a type's values in keys and in rows of format v2; None if not stored."""
+    tp = field_type.tp
+    if tp in INTEGER_TYPES and field_type.is_unsigned and tp != MySQLType.YEAR:
+        return Form.UINT
+    return _FORMS.get(tp)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,12 +25,10 @@ from pyspark_theflash.tidb.codec.array import binary, join_bytes, variable_width
 from pyspark_theflash.tidb.codec.bytes import bytes_at, encode_bytes_array
 from pyspark_theflash.tidb.codec.collation import is_bytewise, sort_keys
 from pyspark_theflash.tidb.codec.column import Piece, assemble
-from pyspark_theflash.tidb.codec.datum import DatumFlag, values_at
+from pyspark_theflash.tidb.codec.datum import DatumFlag, Form, form_of, values_at
 from pyspark_theflash.tidb.codec.decimal import encode_decimals
 from pyspark_theflash.tidb.codec.field_type import (
     DATETIME_TYPES,
-    INTEGER_TYPES,
-    STRING_TYPES,
     FieldType,
     MySQLType,
 )
@@ -42,8 +40,13 @@ from pyspark_theflash.tidb.codec.time import packed_times
 MIN_BYTES: Final = 9
 _LAYER: Final = "common handle"
 _SIGN: Final = np.uint64(1 << 63)
-_UINT_TYPES: Final = frozenset({MySQLType.BIT, MySQLType.ENUM, MySQLType.SET}) | DATETIME_TYPES
-_FLOAT_TYPES: Final = frozenset({MySQLType.FLOAT, MySQLType.DOUBLE})
+_FLAGS: Final = {
+    Form.INT: DatumFlag.INT,
+    Form.UINT: DatumFlag.UINT,
+    Form.FLOAT: DatumFlag.FLOAT,
+    Form.DECIMAL: DatumFlag.DECIMAL,
+    Form.BYTES: DatumFlag.BYTES,
+}
 
 
 def encode_common_handles(
@@ -108,20 +111,10 @@ def key_strings(strings: pa.Array, field_type: FieldType, prefix_length: int) ->
 
 def _key_flag(field_type: FieldType) -> DatumFlag:
     """Return the datum flag of values of a type in keys."""
-    tp = field_type.tp
-    if tp in INTEGER_TYPES:
-        return DatumFlag.UINT if field_type.is_unsigned and tp != MySQLType.YEAR else DatumFlag.INT
-    if tp in _UINT_TYPES:
-        return DatumFlag.UINT
-    if tp in _FLOAT_TYPES:
-        return DatumFlag.FLOAT
-    if tp == MySQLType.TIME:
-        return DatumFlag.DURATION
-    if tp == MySQLType.NEWDECIMAL:
-        return DatumFlag.DECIMAL
-    if tp in STRING_TYPES:
-        return DatumFlag.BYTES
-    raise UnsupportedError(f"type {tp.name} in a clustered key", "table")
+    form = form_of(field_type)
+    if form not in _FLAGS:
+        raise UnsupportedError(f"type {field_type.tp.name} in a clustered key", "table")
+    return DatumFlag.DURATION if field_type.tp == MySQLType.TIME else _FLAGS[form]
 
 
 def _encode(column: pa.Array, field_type: FieldType, prefix_length: int) -> pa.Array:

@@ -36,14 +36,8 @@ from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.base.types import ColumnID
 from pyspark_theflash.tidb.codec.checksum import EXTRA, Content, RecordKeys, check_checksums
 from pyspark_theflash.tidb.codec.column import Piece, decode_pieces
-from pyspark_theflash.tidb.codec.datum import Form, Values
+from pyspark_theflash.tidb.codec.datum import Form, Values, form_of
 from pyspark_theflash.tidb.codec.decimal import headers_at
-from pyspark_theflash.tidb.codec.field_type import (
-    DATETIME_TYPES,
-    INTEGER_TYPES,
-    STRING_TYPES,
-    MySQLType,
-)
 from pyspark_theflash.tidb.codec.number import floats_from_comparable
 from pyspark_theflash.tidb.codec.reader import Mask, Positions, Reader, groups
 from pyspark_theflash.tidb.codec.row import ColumnSpec, DecodedRows, RowBuffer
@@ -52,12 +46,6 @@ VERSION: Final = 128
 _LAYER: Final = "row v2"
 _HEADER_BYTES: Final = 6
 _BIG, _CHECKSUM = 1, 2
-_UNSIGNED_TYPES: Final = frozenset({MySQLType.BIT, MySQLType.ENUM, MySQLType.SET}) | DATETIME_TYPES
-_FORMS: Final = {
-    **dict.fromkeys(STRING_TYPES, Form.BYTES),
-    MySQLType.JSON: Form.JSON,
-    MySQLType.VECTOR: Form.VECTOR,
-}
 
 _Matrix = npt.NDArray[np.int64]
 
@@ -173,25 +161,20 @@ def _by_id(
 
 
 def _values(reader: Reader, spec: ColumnSpec, start: Positions, end: Positions) -> Values:
-    tp = spec.type.tp
-    if tp in _FORMS:
-        return Values(_FORMS[tp], start, end)
-    if tp in _UNSIGNED_TYPES or (
-        tp in INTEGER_TYPES and spec.type.is_unsigned and tp != MySQLType.YEAR
-    ):
-        return _whole_numbers(reader, start, end, Form.UINT)
-    if tp in INTEGER_TYPES or tp == MySQLType.TIME:
-        return _whole_numbers(reader, start, end, Form.INT)
-    if tp in (MySQLType.FLOAT, MySQLType.DOUBLE):
+    form = form_of(spec.type)
+    if form is None:
+        raise UnsupportedError(f"type {spec.type.tp.name}", f"column {spec.name}")
+    if form in (Form.INT, Form.UINT):
+        return _whole_numbers(reader, start, end, form)
+    if form is Form.FLOAT:
         reader.check(end - start == 8, "float is not 8 bytes long", end - 1)
-        return Values(
-            Form.FLOAT, start, end, floats_from_comparable(reader.big_endian_at(start, 8))
-        )
-    if tp == MySQLType.NEWDECIMAL:
+        floats = floats_from_comparable(reader.big_endian_at(start, 8))
+        return Values(form, start, end, floats)
+    if form is Form.DECIMAL:
         headers, sizes = headers_at(reader, start)
         reader.check(end - start == sizes, "decimal size does not match its header", end - 1)
-        return Values(Form.DECIMAL, start, end, headers)
-    raise UnsupportedError(f"type {tp.name}", f"column {spec.name}")
+        return Values(form, start, end, headers)
+    return Values(form, start, end)
 
 
 def _whole_numbers(reader: Reader, start: Positions, end: Positions, form: Form) -> Values:

@@ -23,40 +23,23 @@ MAX_FRACTION: Final = 6
 """Maximum number of fractional-second digits."""
 
 _BINARY: Final = {
-    "or": 1,
-    "||": 1,
-    "xor": 2,
-    "and": 3,
-    "&&": 3,
-    "=": 5,
-    "<=>": 5,
-    "<>": 5,
-    "!=": 5,
-    "<": 5,
-    "<=": 5,
-    ">": 5,
-    ">=": 5,
-    "is": 5,
-    "like": 5,
-    "in": 5,
-    "between": 5,
-    "not": 5,
-    "regexp": 5,
-    "rlike": 5,
-    "|": 6,
-    "&": 7,
-    "<<": 8,
-    ">>": 8,
-    "+": 9,
-    "-": 9,
-    "*": 10,
-    "/": 10,
-    "div": 10,
-    "%": 10,
-    "mod": 10,
-    "^": 11,
-    "collate": 13,
+    operator: level
+    for level, operators in {
+        1: "or ||",
+        2: "xor",
+        3: "and &&",
+        5: "= <=> <> != < <= > >= is like in between not regexp rlike",
+        6: "|",
+        7: "&",
+        8: "<< >>",
+        9: "+ -",
+        10: "* / div % mod",
+        11: "^",
+        13: "collate",
+    }.items()
+    for operator in operators.split()
 }
+"""Binding strength of the binary operators."""
 _NOT, _COMPARISON, _BITS, _UNARY, _COLLATE = 4, 5, 6, 12, 13
 _SAME: Final = {"||": "or", "&&": "and", "!=": "<>", "mod": "%", "rlike": "regexp"}
 _CAST_TYPES: Final = {

@@ -306,11 +306,11 @@ class SchemaHistory:
         """
         if commit_ts > self.end_ts:
             raise SchemaOutdatedError("schema", commit_ts)
-        events = self._by_id.get(table_id, [])
-        at = bisect.bisect_right(events, commit_ts, key=lambda e: e.ts)
+        events = self.events_until(table_id, commit_ts)
+        at = len(events)
         table = self._at_commit.get((table_id, at))
         if table is None:
-            states = (e.table for e in reversed(events[:at]) if e.table is not None)
+            states = (e.table for e in reversed(events) if e.table is not None)
             table, before = next(states, None), next(states, None)
             if table is None:
                 raise SchemaOutdatedError(f"table with id {table_id}", commit_ts)
@@ -321,9 +321,8 @@ class SchemaHistory:
 
     def table_before_commit(self, table_id: TableID, commit_ts: TimeStamp) -> TableInfo | None:
         """Return the definition before the one in force at `commit_ts`; rows may be under it."""
-        events = self._by_id.get(table_id, [])
-        at = bisect.bisect_right(events, commit_ts, key=lambda e: e.ts)
-        return events[at - 2].table if at > 1 else None
+        events = self.events_until(table_id, commit_ts)
+        return events[-2].table if len(events) > 1 else None
 
     def state_ts(self, table_id: TableID, commit_ts: TimeStamp) -> TimeStamp:
         """Return the timestamp of the event in force at `commit_ts`; 0 if there is none."""
@@ -356,6 +355,11 @@ class SchemaHistory:
         """Return all events of a table, in order."""
         return self._by_id.get(table_id, ())
 
+    def events_until(self, table_id: TableID, ts: TimeStamp) -> Sequence[TableEvent]:
+        """Return the events of a table at or below `ts`, in order."""
+        events = self._by_id.get(table_id, ())
+        return events[: bisect.bisect_right(events, ts, key=lambda e: e.ts)]
+
     def events_at(self, ts: TimeStamp) -> Sequence[TableEvent]:
         """Return the events at exactly `ts`."""
         begin = bisect.bisect_left(self.events, ts, key=lambda e: e.ts)
@@ -382,9 +386,8 @@ class SchemaHistory:
         return None if event is None else event.table
 
     def _event_in_force(self, table_id: TableID, ts: TimeStamp) -> TableEvent | None:
-        events = self._by_id.get(table_id, [])
-        at = bisect.bisect_right(events, ts, key=lambda e: e.ts)
-        return events[at - 1] if at else None
+        events = self.events_until(table_id, ts)
+        return events[-1] if events else None
 
 
 def _is_listed(event: TableEvent) -> bool:

@@ -14,7 +14,6 @@ of a column is looked up by physical table, from owner to owner:
     Other omitted columns have the origin default of the current owner.
 """
 
-import bisect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -169,9 +168,8 @@ class Owners:
 
     def past_of(self, table: TableInfo, ts: TimeStamp) -> Past:
         """Return the past until `ts` of a table, regardless of physical tables."""
-        events = self._history.events_of(table.id)
-        end = bisect.bisect_right(events, ts, key=lambda e: e.ts)
-        tables = tuple(t for e in events[:end] if (t := e.table) is not None)
+        events = self._history.events_until(table.id, ts)
+        tables = tuple(t for e in events if (t := e.table) is not None)
         return Past(tables or (table,))
 
     @cached_property
@@ -186,12 +184,11 @@ class Owners:
         self, table_id: TableID, physical_id: PhysicalTableID, ts: TimeStamp
     ) -> list[TableEvent]:
         """Return the events of the owners of a physical table until `ts`, in order."""
-        events = self._history.events_of(table_id)
-        end = bisect.bisect_right(events, ts, key=lambda e: e.ts)
-        begin = end
+        events = self._history.events_until(table_id, ts)
+        begin = len(events)
         while begin and events[begin - 1].stores(physical_id):
             begin -= 1
-        owned = list(events[begin:end])
+        owned = list(events[begin:])
         if not owned or owned[0].ts <= self._history.start_ts:
             return owned
         before = TimeStamp(owned[0].ts - 1)
