@@ -9,6 +9,7 @@ from typing import Final
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import PhysicalTableID
+from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.storage.engine.api import Handle
 from pyspark_theflash.tidb.codec.bytes import decode_bytes, encode_bytes
 from pyspark_theflash.tidb.codec.key import HANDLE_AT, decode_record_key, encode_record_key
@@ -37,9 +38,8 @@ class EncodedKeyRange:
 
 def record_range(physical_id: PhysicalTableID) -> EncodedKeyRange:
     """Return the range of all row keys of a physical table."""
-    prefix = encode_record_key(physical_id, b"")
-    end = prefix[:-1] + bytes([prefix[-1] + 1])
-    return EncodedKeyRange(encode_bytes(prefix), encode_bytes(end))
+    keys = RawKeyRange.of_prefix(encode_record_key(physical_id, b""))
+    return EncodedKeyRange(encode_bytes(keys.start), encode_bytes(keys.end))
 
 
 def handle_bounds(

@@ -18,6 +18,11 @@ class RawKeyRange:
     start: RawKey
     end: RawKey
 
+    @classmethod
+    def of_prefix(cls, prefix: bytes) -> "RawKeyRange":
+        """Return the keys that begin with a prefix, whose last byte is below 255."""
+        return cls(RawKey(prefix), RawKey(prefix[:-1] + bytes([prefix[-1] + 1])))
+
     def __contains__(self, key: RawKey) -> bool:
         return self.start <= key and (not self.end or key < self.end)
 

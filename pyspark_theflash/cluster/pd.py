@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Final, TypeVar
 
+from google.protobuf.message import Message
+
 from pyspark_theflash.base.clock import Clock
 from pyspark_theflash.base.errors import (
     ClusterMismatchError,
@@ -91,42 +93,33 @@ class PDClient:
 
     def gc_safe_point(self) -> TimeStamp:
         """Return the safe point, below which TiKV may have removed old versions."""
-        method = wire.GET_GC_SAFE_POINT
-        return self.call(method, wire.encode_safe_point_request, wire.decode_safe_point)
+        request = wire.SafePointRequest()
+        return self.call(wire.GET_GC_SAFE_POINT, request, wire.decode_safe_point)
 
     def call(
         self,
         method: str,
-        encode: Callable[[int], bytes],
+        request: Message,
         decode: Callable[[bytes], R],
         timeout_ms: int | None = None,
     ) -> R:
-        """Make any other unary call: `encode` encodes the request for a cluster id.
+        """Make any other unary call. The request's header, if it has one, is filled in.
 
         `decode` decodes the response, and raises `CodecError` if it contains an error.
         """
-        answer = self._on_leader(
-            lambda channel, cluster_id, timeout_s: _unary(
-                channel, method, encode(cluster_id), timeout_s
-            ),
-            timeout_ms,
-        )
-        return self._decoded(decode, answer)
+
+        def send(channel: grpc.Channel, cluster_id: int, timeout_s: float) -> bytes:
+            return _unary(channel, method, wire.encode_request(request, cluster_id), timeout_s)
+
+        return self._decoded(decode, self._on_leader(send, timeout_ms))
 
     def put_key(self, key: str, value: bytes) -> None:
         """Set a key of etcd."""
-        request = wire.encode_put(key, value)
-        self._on_leader(
-            lambda channel, _, timeout_s: _unary(channel, wire.ETCD_PUT, request, timeout_s)
-        )
+        self.call(wire.ETCD_PUT, wire.put_request(key, value), lambda _: None)
 
     def list_keys(self, prefix: str, limit: int) -> dict[str, bytes]:
         """Return etcd's keys that begin with `prefix`, at most `limit`, with their values."""
-        request = wire.encode_range(prefix, limit)
-        answer = self._on_leader(
-            lambda channel, _, timeout_s: _unary(channel, wire.ETCD_RANGE, request, timeout_s)
-        )
-        return self._decoded(wire.decode_range, answer)
+        return self.call(wire.ETCD_RANGE, wire.range_request(prefix, limit), wire.decode_range)
 
     def _decoded(self, decode: Callable[[bytes], R], data: bytes) -> R:
         try:

@@ -1,7 +1,10 @@
 """Messages of PD and etcd, and the names of their gRPC methods."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, TypeVar
+
+from google.protobuf.message import Message
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import LOGICAL_BITS, TimeStamp, from_physical_ms
@@ -9,11 +12,31 @@ from pyspark_theflash.tidb.protocol._generated.etcd import kv_pb2
 from pyspark_theflash.tidb.protocol._generated.pd import pdpb_pb2
 from pyspark_theflash.tidb.protocol.message import parse_message
 
+M = TypeVar("M", bound=Message)
+
 GET_MEMBERS: Final = "/pdpb.PD/GetMembers"
 GET_GC_SAFE_POINT: Final = "/pdpb.PD/GetGCSafePoint"
 TSO: Final = "/pdpb.PD/Tso"
 ETCD_RANGE: Final = "/etcdserverpb.KV/Range"
 ETCD_PUT: Final = "/etcdserverpb.KV/Put"
+
+SafePointRequest = pdpb_pb2.GetGCSafePointRequest
+
+
+def encode_request(request: Message, cluster_id: int) -> bytes:
+    """Encode a request with the cluster id in its header, which requests of etcd do not have."""
+    if "header" in request.DESCRIPTOR.fields_by_name:
+        request.header.cluster_id = cluster_id  # type: ignore[attr-defined]
+    return request.SerializeToString()
+
+
+def parse_response(kind: type[M], data: bytes, *, accepted_errors: Collection[int] = ()) -> M:
+    """Parse a response of PD. Raises `CodecError`, also if it contains an error."""
+    message = parse_message(kind, data)
+    error = message.header.error  # type: ignore[attr-defined]
+    if error.type and error.type not in accepted_errors:
+        raise CodecError(kind.DESCRIPTOR.full_name, f"error {error.type}: {error.message}")
+    return message
 
 
 # PD.
@@ -34,21 +57,18 @@ def encode_members_request() -> bytes:
 
 def decode_members(data: bytes) -> Members:
     """Decode the members. Raises `CodecError`, also if the response contains an error."""
-    message = parse_message(pdpb_pb2.GetMembersResponse, data)
-    _check("PD's members", message.header)
+    message = parse_response(pdpb_pb2.GetMembersResponse, data)
     return Members(message.header.cluster_id, tuple(message.leader.client_urls))
 
 
 def encode_tso_request(cluster_id: int) -> bytes:
     """Encode a request for one timestamp."""
-    header = pdpb_pb2.RequestHeader(cluster_id=cluster_id)
-    return pdpb_pb2.TsoRequest(header=header, count=1).SerializeToString()
+    return encode_request(pdpb_pb2.TsoRequest(count=1), cluster_id)
 
 
 def decode_tso(data: bytes) -> TimeStamp:
     """Decode a timestamp. Raises `CodecError`, also if the response contains an error."""
-    message = parse_message(pdpb_pb2.TsoResponse, data)
-    _check("PD's timestamp", message.header)
+    message = parse_response(pdpb_pb2.TsoResponse, data)
     physical, logical = message.timestamp.physical, message.timestamp.logical
     in_range = 0 < physical < 1 << 64 - LOGICAL_BITS and 0 <= logical < 1 << LOGICAL_BITS
     if message.count != 1 or not in_range:
@@ -57,37 +77,24 @@ def decode_tso(data: bytes) -> TimeStamp:
     return TimeStamp(from_physical_ms(physical) | logical)
 
 
-def encode_safe_point_request(cluster_id: int) -> bytes:
-    """Encode a request for the GC safe point."""
-    header = pdpb_pb2.RequestHeader(cluster_id=cluster_id)
-    return pdpb_pb2.GetGCSafePointRequest(header=header).SerializeToString()
-
-
 def decode_safe_point(data: bytes) -> TimeStamp:
     """Decode the GC safe point. Raises `CodecError`, also if the response contains an error."""
-    message = parse_message(pdpb_pb2.GetGCSafePointResponse, data)
-    _check("PD's safe point", message.header)
-    return TimeStamp(message.safe_point)
-
-
-def _check(what: str, header: pdpb_pb2.ResponseHeader) -> None:
-    if header.error.type:
-        raise CodecError(what, f"error {header.error.type}: {header.error.message}")
+    return TimeStamp(parse_response(pdpb_pb2.GetGCSafePointResponse, data).safe_point)
 
 
 # etcd.
 
 
-def encode_put(key: str, value: bytes) -> bytes:
-    """Encode a request to set a key, without a lease."""
-    return kv_pb2.PutRequest(key=key.encode(), value=value).SerializeToString()
+def put_request(key: str, value: bytes) -> Message:
+    """Return a request to set a key, without a lease."""
+    return kv_pb2.PutRequest(key=key.encode(), value=value)
 
 
-def encode_range(prefix: str, limit: int) -> bytes:
-    """Encode a request for the keys with a prefix, whose last character must be ASCII."""
+def range_request(prefix: str, limit: int) -> Message:
+    """Return a request for the keys with a prefix, whose last character must be ASCII."""
     key = prefix.encode()
     end = key[:-1] + bytes([key[-1] + 1])
-    return kv_pb2.RangeRequest(key=key, range_end=end, limit=limit).SerializeToString()
+    return kv_pb2.RangeRequest(key=key, range_end=end, limit=limit)
 
 
 def decode_range(data: bytes) -> dict[str, bytes]:

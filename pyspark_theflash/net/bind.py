@@ -115,17 +115,24 @@ def _bind_unix(path: Path) -> BoundSocket:
     with _folder_locked(path.parent):
         make_way(path)
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        # Restrict the mode at creation, so that the socket is never accessible to others.
-        mask = os.umask(0o177)
         try:
-            sock.bind(str(path))
+            with private_sockets():
+                sock.bind(str(path))
             sock.listen(_BACKLOG)
             return BoundSocket(sock, f"{UNIX}{path}", path.stat().st_ino)
         except OSError as error:
             sock.close()
             raise OptionError(_OPTION, f"cannot listen on {path}: {error.strerror}") from error
-        finally:
-            os.umask(mask)
+
+
+@contextlib.contextmanager
+def private_sockets() -> Iterator[None]:
+    """Create sockets with mode 0600 within the block, so that others never have access."""
+    mask = os.umask(0o177)
+    try:
+        yield
+    finally:
+        os.umask(mask)
 
 
 @contextlib.contextmanager

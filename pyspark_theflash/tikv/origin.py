@@ -33,7 +33,7 @@ from pyspark_theflash.storage.store.latch.lease import ReadLease
 from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND
-from pyspark_theflash.tidb.codec.key import RawKey, encode_record_key
+from pyspark_theflash.tidb.codec.key import encode_record_key
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tikv.learner_read import CatchUp, RegionLeaders
@@ -164,7 +164,7 @@ class RaftReplicaSource:
         replica, ts = self._replica, lease.snapshot_ts
         catch_up = CatchUp(replica.leaders, replica.regions, replica.resolver, ts)
         views = catch_up.open(
-            [_records(physical_id) for physical_id in table.physical_ids],
+            [RawKeyRange.of_prefix(encode_record_key(i, b"")) for i in table.physical_ids],
             lambda versions: open_tables(
                 replica.regions, table.physical_ids, ts, versions=versions
             ),
@@ -190,9 +190,3 @@ def _check_not_collected(view: View, snapshot_ts: TimeStamp) -> None:
         raise NotCaughtUpError(0, snapshot_ts)
     if snapshot_ts < progress.oldest_ts:
         raise SnapshotTooOldError(snapshot_ts, progress.oldest_ts)
-
-
-def _records(physical_id: PhysicalTableID) -> RawKeyRange:
-    """Return the range of all row keys of a physical table."""
-    start = encode_record_key(physical_id, b"")
-    return RawKeyRange(start, RawKey(start[:-1] + bytes([start[-1] + 1])))

@@ -9,7 +9,7 @@ import pytest
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cluster.pd import PDClient
-from pyspark_theflash.cluster.tikv.directory import Directory
+from pyspark_theflash.cluster.tikv.wire.directory import Directory
 from pyspark_theflash.service.client.theflash import TheFlash, connect
 from pyspark_theflash.service.wire.message import Moment
 from pyspark_theflash.storage.engine import registry

@@ -7,17 +7,19 @@ swaps the values of keys (hex) up to a stage, says at which start_ts, and waits 
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Final
+
+from google.protobuf.message import Message
 
 from pyspark_theflash.base.clock import Deadline, SystemClock
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.cluster.tikv.client import TiKVClient
-from pyspark_theflash.cluster.tikv.wire.call import Answer, Context, region_error_from
+from pyspark_theflash.cluster.tikv.wire.call import Answer, region_error_from
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import kvrpcpb_pb2
 
@@ -54,7 +56,7 @@ class KvWriter:
         min_commit_ts: int = 0,
         secondaries: Sequence[RawKey] | None = None,
     ) -> None:
-        def encode(context: Context, keys: Sequence[RawKey]) -> bytes:
+        def request(keys: Sequence[RawKey]) -> Message:
             mutations = [
                 kvrpcpb_pb2.Mutation(
                     op=kvrpcpb_pb2.Op.Del if values[key] is None else kvrpcpb_pb2.Op.Put,
@@ -63,8 +65,7 @@ class KvWriter:
                 )
                 for key in keys
             ]
-            request = kvrpcpb_pb2.PrewriteRequest(
-                context=context,
+            return kvrpcpb_pb2.PrewriteRequest(
                 mutations=mutations,
                 primary_lock=primary,
                 start_version=start_ts,
@@ -74,9 +75,8 @@ class KvWriter:
                 use_async_commit=secondaries is not None,
                 secondaries=secondaries if primary in keys else None,
             )
-            return request.SerializeToString()
 
-        def decode(data: bytes, _: int) -> Answer[bool]:
+        def decode(_: int, data: bytes) -> Answer[bool]:
             answer = kvrpcpb_pb2.PrewriteResponse.FromString(data)
             if answer.HasField("region_error"):
                 return Answer(None, region_error_from(answer.region_error))
@@ -84,16 +84,15 @@ class KvWriter:
                 raise WriteRefused(str(answer.errors))
             return Answer(True)
 
-        self._ask(list(values), "KvPrewrite", encode, decode)
+        self._ask(list(values), "KvPrewrite", request, decode)
 
     def commit(self, start_ts: TimeStamp, commit_ts: TimeStamp, keys: Sequence[RawKey]) -> None:
-        def encode(context: Context, group: Sequence[RawKey]) -> bytes:
-            request = kvrpcpb_pb2.CommitRequest(
-                context=context, start_version=start_ts, commit_version=commit_ts, keys=group
+        def request(group: Sequence[RawKey]) -> Message:
+            return kvrpcpb_pb2.CommitRequest(
+                start_version=start_ts, commit_version=commit_ts, keys=group
             )
-            return request.SerializeToString()
 
-        def decode(data: bytes, _: int) -> Answer[bool]:
+        def decode(_: int, data: bytes) -> Answer[bool]:
             answer = kvrpcpb_pb2.CommitResponse.FromString(data)
             if answer.HasField("region_error"):
                 return Answer(None, region_error_from(answer.region_error))
@@ -101,7 +100,7 @@ class KvWriter:
                 raise WriteRefused(str(answer.error))
             return Answer(True)
 
-        self._ask(keys, "KvCommit", encode, decode)
+        self._ask(keys, "KvCommit", request, decode)
 
     def swap(self, keys: Sequence[RawKey], stage: str, ttl_ms: int) -> TimeStamp:
         """Give the keys each other's values, up to a stage; the start_ts."""
@@ -136,9 +135,15 @@ class KvWriter:
             self.commit(start_ts, self.client.now(deadline), [primary])
         return start_ts
 
-    def _ask(self, keys: Sequence[RawKey], method: str, encode: object, decode: object) -> None:
+    def _ask(
+        self,
+        keys: Sequence[RawKey],
+        method: str,
+        request: Callable[[Sequence[RawKey]], Message],
+        decode: Callable[[int, bytes], Answer[bool]],
+    ) -> None:
         deadline = Deadline(_CLOCK, _TIMEOUT_MS)
-        self.client._router.call_groups(keys, method, encode, decode, deadline)  # type: ignore[arg-type]
+        self.client._router.call_groups(keys, method, request, decode, deadline)
 
 
 def dies_at(stage: str, pd_address: str, keys: Sequence[RawKey], ttl_ms: int) -> int | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pyspark_theflash.base.clock import Deadline, SystemClock
 from pyspark_theflash.cluster.located import RawKeyRange
-from pyspark_theflash.cluster.tikv.directory import Directory
+from pyspark_theflash.cluster.tikv.wire.directory import Directory
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import enginepb_pb2
 from tests.support.engine_client import EngineClient

@@ -37,7 +37,6 @@ from pyspark_theflash.cli.jobs.sources import Network, Opener
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.cluster.tikv.client import TiKVClient
-from pyspark_theflash.cluster.tikv.leaders import TiKVLeaders
 from pyspark_theflash.cluster.tikv.upkeep import Heartbeat, SharedHold, store_of_ours
 from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.replication.apply.columns import StoredColumns
@@ -271,7 +270,7 @@ class LearnerProcess:
         replica = Replica(
             store,
             Overlays(clock),
-            TiKVLeaders(self._tikv),
+            self._tikv,
             self._tikv.resolver,
             self._schema.tables,
             directory,

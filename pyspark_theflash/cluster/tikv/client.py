@@ -8,10 +8,12 @@ request is retried on the region that contains the keys by then. After a lock, i
 the lock is resolved according to the client's `LockPolicy` (`cluster/resolve.py`).
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import pairwise
 from typing import Final
+
+from google.protobuf.message import Message
 
 from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import TiKVRefusedError, TiKVUnavailableError
@@ -28,12 +30,12 @@ from pyspark_theflash.cluster.resolve import (
     StatusCheck,
     TxnStatus,
 )
-from pyspark_theflash.cluster.tikv.directory import Directory
 from pyspark_theflash.cluster.tikv.regions import RegionCache
 from pyspark_theflash.cluster.tikv.router import RETRY_MS, Router
 from pyspark_theflash.cluster.tikv.stores import StoreConnections
 from pyspark_theflash.cluster.tikv.wire import call as wire
-from pyspark_theflash.cluster.tikv.wire.call import Answer, MvccKeyInfo
+from pyspark_theflash.cluster.tikv.wire.call import MvccKeyInfo
+from pyspark_theflash.cluster.tikv.wire.directory import Directory
 from pyspark_theflash.tidb.codec.key import RawKey
 
 SCAN_KEYS: Final = 512
@@ -80,14 +82,11 @@ class TiKVClient:
 
     def get(self, key: RawKey, ts: TimeStamp, deadline: Deadline) -> bytes | None:
         """Return a key's value at a timestamp; None if the key does not exist."""
-
-        def encode(context: wire.Context, _: LocatedRegion) -> bytes:
-            return wire.encode_get(context, key, ts)
-
+        request, decode = wire.get_request(key, ts), partial(wire.decode_get, key)
         resolved = ResolvedLocks()
         while True:
             _, read = self._router.call(
-                key, wire.KV_GET, encode, partial(wire.decode_get, key), deadline, resolved
+                key, wire.KV_GET, lambda _: request, decode, deadline, resolved
             )
             if not read.locks:
                 return read.pairs[0][1] if read.pairs else None
@@ -102,9 +101,9 @@ class TiKVClient:
         """
         resolved, left = ResolvedLocks(), keys.rest(keys.start)
         while left is not None:
-            encode = partial(_scan_request, keys=left, ts=ts, limit=limit)
+            request = partial(_scan_request, left, ts, limit)
             region, read = self._router.call(
-                left.start, wire.KV_SCAN, encode, wire.decode_scan, deadline, resolved
+                left.start, wire.KV_SCAN, request, wire.decode_scan, deadline, resolved
             )
             if read.locks:
                 resolved = self._resolve(resolved, read.locks, ts, deadline)
@@ -122,32 +121,35 @@ class TiKVClient:
         return self._router.call(
             key,
             wire.MVCC_GET_BY_KEY,
-            lambda context, _: wire.encode_mvcc_get(context, key),
+            lambda _: wire.mvcc_get_request(key),
             wire.decode_mvcc_get,
             deadline,
         )[1]
 
-    # Learner reads.
+    # Learner reads; see `tikv.learner_read.RegionLeaders`.
+
+    def cover(
+        self, ranges: Iterable[RawKeyRange], deadline: Deadline
+    ) -> list[tuple[LocatedRegion, list[RawKeyRange]]]:
+        """Return regions that cover the ranges, each with its intersections."""
+        return self.regions.cover(ranges, deadline)
 
     def read_index(
         self,
         region: LocatedRegion,
         ranges: Sequence[RawKeyRange],
-        start_ts: TimeStamp,
+        snapshot_ts: TimeStamp,
         deadline: Deadline,
-    ) -> Answer[wire.ReadIndex]:
-        """Request a region's read index for a snapshot from its leader, without a retry.
+    ) -> int | Lock | None:
+        """Return a region's read index for a snapshot, or a lock in the memory of its leader.
 
-        If the region has changed, the result is a region error, and the region cache is updated.
-        The ranges have ends and lie in the region.
+        None if the region has changed or its leader did not respond; then the region cache has been
+        updated. There is no retry. The ranges have ends and lie in the region.
         """
+        request = wire.read_index_request(ranges, snapshot_ts)
         return self._router.call_once(
-            region,
-            wire.READ_INDEX,
-            lambda context, _: wire.encode_read_index(context, ranges, start_ts),
-            wire.decode_read_index,
-            deadline,
-        )
+            region, wire.READ_INDEX, request, wire.decode_read_index, deadline
+        ).value
 
     # Transactions.
 
@@ -158,7 +160,7 @@ class TiKVClient:
         return self._router.call(
             check.primary,
             wire.KV_CHECK_TXN_STATUS,
-            lambda context, _: wire.encode_check_status(context, check),
+            lambda _: wire.check_status_request(check),
             wire.decode_check_status,
             deadline,
         )[1]
@@ -166,10 +168,9 @@ class TiKVClient:
     def check_secondaries(
         self, keys: Sequence[RawKey], start_ts: TimeStamp, deadline: Deadline
     ) -> list[SecondaryLocks]:
-        encode = partial(wire.encode_check_secondaries, start_ts=start_ts)
+        request = partial(wire.check_secondaries_request, start_ts=start_ts)
         method, decode = wire.KV_CHECK_SECONDARY_LOCKS, wire.decode_check_secondaries
-        groups = self._router.call_groups(keys, method, encode, decode, deadline)
-        return [locks for _, locks in groups]
+        return self._router.call_groups(keys, method, request, decode, deadline)
 
     def resolve(
         self,
@@ -178,15 +179,13 @@ class TiKVClient:
         commit_ts: TimeStamp,
         deadline: Deadline,
     ) -> None:
-        encode = partial(wire.encode_resolve, start_ts=start_ts, commit_ts=commit_ts)
-        self._router.call_groups(keys, wire.KV_RESOLVE_LOCK, encode, wire.decode_resolve, deadline)
+        request = partial(wire.resolve_request, start_ts=start_ts, commit_ts=commit_ts)
+        self._router.call_groups(keys, wire.KV_RESOLVE_LOCK, request, wire.decode_resolve, deadline)
 
     def _resolve(
         self, before: ResolvedLocks, locks: Sequence[Lock], ts: TimeStamp, deadline: Deadline
     ) -> ResolvedLocks:
         """Resolve locks that block a read, and add them to those resolved before."""
-        if not locks:
-            return before
         resolved = before | self.resolver.resolve(locks, ts, deadline)
         if resolved == before and not deadline.sleep_ms(RETRY_MS):
             # `Lock.blocks` is false for these locks, so a retry succeeds when they are gone.
@@ -196,15 +195,9 @@ class TiKVClient:
         return resolved
 
 
-def _scan_request(
-    context: wire.Context, region: LocatedRegion, *, keys: RawKeyRange, ts: TimeStamp, limit: int
-) -> bytes:
-    return wire.encode_scan(context, _part(region, keys), ts, limit)
-
-
-def _part(region: LocatedRegion, keys: RawKeyRange) -> RawKeyRange:
-    """Return the part of a range in the region that contains its start."""
-    return region.parts_of([keys])[0]
+def _scan_request(keys: RawKeyRange, ts: TimeStamp, limit: int, region: LocatedRegion) -> Message:
+    """Return a request for the part of a range in the region that contains its start."""
+    return wire.scan_request(region.parts_of([keys])[0], ts, limit)
 
 
 def _check_order(keys: Sequence[RawKey], requested: RawKeyRange, region: LocatedRegion) -> None:

@@ -104,8 +104,7 @@ class TiKVMeta:
     ) -> Iterator[tuple[bytes, bytes]]:
         """Yield the fields of a hash at a timestamp, with their values."""
         prefix = hash_prefix(name)
-        keys = RawKeyRange(RawKey(prefix), RawKey(prefix[:-1] + bytes([prefix[-1] + 1])))
-        for page in self._client.scan(keys, ts, deadline):
+        for page in self._client.scan(RawKeyRange.of_prefix(prefix), ts, deadline):
             for key, value in page:
                 yield hash_field(key, prefix), value
 

@@ -20,8 +20,8 @@ from pyspark_theflash.base.clock import Deadline
 from pyspark_theflash.base.errors import PDUnavailableError, RegionGapError, TiKVUnavailableError
 from pyspark_theflash.base.types import RegionEpoch, RegionID
 from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
-from pyspark_theflash.cluster.tikv.directory import SCAN_LIMIT, Directory
 from pyspark_theflash.cluster.tikv.wire.call import RegionError, RegionFault
+from pyspark_theflash.cluster.tikv.wire.directory import SCAN_LIMIT, Directory
 from pyspark_theflash.tidb.codec.key import RawKey
 
 _RETRY_MS: Final = 50

@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final, TypeVar
 
+from google.protobuf.message import Message
+
 from pyspark_theflash.base.clock import Deadline
 from pyspark_theflash.base.errors import CodecError, TiKVRefusedError, TiKVUnavailableError
 from pyspark_theflash.cluster.located import LocatedRegion
@@ -12,11 +14,10 @@ from pyspark_theflash.cluster.tikv.regions import RegionCache
 from pyspark_theflash.cluster.tikv.stores import StoreConnections
 from pyspark_theflash.cluster.tikv.wire.call import (
     Answer,
-    Context,
     ReadResult,
     RegionError,
     RegionFault,
-    context_of,
+    encode_request,
 )
 from pyspark_theflash.tidb.codec.key import RawKey
 
@@ -38,7 +39,7 @@ class Router:
         self,
         key: RawKey,
         method: str,
-        encode: Callable[[Context, LocatedRegion], bytes],
+        request: Callable[[LocatedRegion], Message],
         decode: Callable[[bytes], Answer[T]],
         deadline: Deadline,
         resolved: ResolvedLocks = _NO_LOCKS,
@@ -47,7 +48,7 @@ class Router:
         retry = _Retry(deadline)
         while True:
             region = self._regions.locate(key, deadline)
-            value = self._attempt(region, method, encode, decode, retry, resolved)
+            value = self._attempt(region, method, request(region), decode, retry, resolved)
             if value is not None:
                 return region, value
 
@@ -55,26 +56,20 @@ class Router:
         self,
         keys: Sequence[RawKey],
         method: str,
-        encode: Callable[[Context, Sequence[RawKey]], bytes],
-        decode: Callable[[bytes, int], Answer[T]],
+        request: Callable[[Sequence[RawKey]], Message],
+        decode: Callable[[int, bytes], Answer[T]],
         deadline: Deadline,
-    ) -> list[tuple[list[RawKey], T]]:
-        """Call each region with its keys; `decode` gets the response and the number of keys."""
-        results: list[tuple[list[RawKey], T]] = []
+    ) -> list[T]:
+        """Call each region with its keys; `decode` gets the number of keys and the response."""
+        results: list[T] = []
         left, retry = sorted(keys), _Retry(deadline)
         while left:
             region = self._regions.locate(left[0], deadline)
             group = [key for key in left[:_GROUP] if key in region.range]
-            value = self._attempt(
-                region,
-                method,
-                partial(_encode_group, encode, group),
-                partial(_decode_group, decode, len(group)),
-                retry,
-                _NO_LOCKS,
-            )
+            answer_of = partial(decode, len(group))
+            value = self._attempt(region, method, request(group), answer_of, retry, _NO_LOCKS)
             if value is not None:
-                results.append((group, value))
+                results.append(value)
                 left = left[len(group) :]
         return results
 
@@ -82,7 +77,7 @@ class Router:
         self,
         region: LocatedRegion,
         method: str,
-        encode: Callable[[Context, LocatedRegion], bytes],
+        request: Message,
         decode: Callable[[bytes], Answer[T]],
         deadline: Deadline,
         resolved: ResolvedLocks = _NO_LOCKS,
@@ -92,10 +87,10 @@ class Router:
         if leader is None:
             self._regions.forget(region)
             return Answer(None, RegionError(RegionFault.NOT_LEADER, "has no leader"))
-        request = encode(context_of(region, leader, resolved), region)
+        encoded = encode_request(request, region, leader, resolved)
         try:
             store = self._stores.get(leader.store_id, deadline)
-            data = self._stores.call(store, method, request, deadline)
+            data = self._stores.call(store, method, encoded, deadline)
         except TiKVUnavailableError as error:
             # The store may have another address, or the region another leader.
             self._stores.forget(leader.store_id)
@@ -121,29 +116,16 @@ class Router:
         self,
         region: LocatedRegion,
         method: str,
-        encode: Callable[[Context, LocatedRegion], bytes],
+        request: Message,
         decode: Callable[[bytes], Answer[T]],
         retry: "_Retry",
         resolved: ResolvedLocks,
     ) -> T | None:
         """Call a region once; after a region error, wait and return None."""
-        answer = self.call_once(region, method, encode, decode, retry.deadline, resolved)
+        answer = self.call_once(region, method, request, decode, retry.deadline, resolved)
         if answer.region_error is not None:
             retry.wait(region, answer.region_error)
         return answer.value
-
-
-def _encode_group(
-    encode: Callable[[Context, Sequence[RawKey]], bytes],
-    group: Sequence[RawKey],
-    context: Context,
-    _: LocatedRegion,
-) -> bytes:
-    return encode(context, group)
-
-
-def _decode_group(decode: Callable[[bytes, int], Answer[T]], count: int, data: bytes) -> Answer[T]:
-    return decode(data, count)
 
 
 class _Retry:

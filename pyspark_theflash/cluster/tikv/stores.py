@@ -6,8 +6,7 @@ from typing import Final
 from pyspark_theflash.base.clock import Deadline
 from pyspark_theflash.base.errors import TiKVRefusedError, TiKVUnavailableError
 from pyspark_theflash.base.tls import TlsFiles
-from pyspark_theflash.cluster.tikv.directory import Directory
-from pyspark_theflash.cluster.tikv.wire.region import Store
+from pyspark_theflash.cluster.tikv.wire.directory import Directory, Store
 from pyspark_theflash.net.channel import describe, grpc, is_transient, open_channel
 
 MAX_MESSAGE_BYTES: Final = 256 << 20

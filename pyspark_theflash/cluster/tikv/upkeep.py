@@ -22,8 +22,7 @@ from pyspark_theflash.base.errors import (
     SnapshotTooOldError,
 )
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cluster.tikv.directory import Directory
-from pyspark_theflash.cluster.tikv.wire.region import Store, StoreStats
+from pyspark_theflash.cluster.tikv.wire.directory import Directory, Store, StoreStats
 
 _log = logging.getLogger(__name__)
 

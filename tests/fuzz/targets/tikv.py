@@ -5,7 +5,7 @@ from functools import partial
 from pathlib import Path
 
 from pyspark_theflash.base.errors import CodecError
-from pyspark_theflash.cluster.tikv.wire import call, region
+from pyspark_theflash.cluster.tikv.wire import call, directory
 from pyspark_theflash.tidb.codec.bytes import encode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2, kvrpcpb_pb2, metapb_pb2
@@ -48,8 +48,8 @@ def tikv_answer(_: Path) -> Target:
         partial(call.decode_get, RawKey(b"a")),
         call.decode_scan,
         call.decode_check_status,
-        lambda data: call.decode_check_secondaries(data, 2),
-        lambda data: call.decode_resolve(data, 1),
+        partial(call.decode_check_secondaries, 2),
+        partial(call.decode_resolve, 1),
         call.decode_read_index,
         call.decode_mvcc_get,
     ]
@@ -78,13 +78,13 @@ def pd_regions(_: Path) -> Target:
         pdpb_pb2.StoreHeartbeatResponse(header=header, cluster_version="6.6.0"),
     ]
     decoders = [
-        region.decode_region,
-        region.decode_regions,
-        region.decode_store,
-        region.decode_stores,
-        region.decode_put_store,
-        region.decode_heartbeat,
-        region.decode_service_safe_point,
+        directory.decode_region,
+        directory.decode_regions,
+        directory.decode_store,
+        directory.decode_stores,
+        directory.decode_put_store,
+        directory.decode_heartbeat,
+        directory.decode_service_safe_point,
     ]
 
     def parse(data: bytes) -> None:

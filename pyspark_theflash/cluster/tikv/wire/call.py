@@ -22,12 +22,11 @@ from pyspark_theflash.cluster.resolve import (
     TxnState,
     TxnStatus,
 )
-from pyspark_theflash.cluster.tikv.wire.region import peer_from, peer_to, region_from
+from pyspark_theflash.cluster.tikv.wire.directory import peer_from, peer_to, region_from
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2, kvrpcpb_pb2, metapb_pb2
 from pyspark_theflash.tidb.protocol.message import parse_message
 
-Context = kvrpcpb_pb2.Context
 T = TypeVar("T")
 
 KV_GET: Final = "KvGet"
@@ -39,7 +38,6 @@ READ_INDEX: Final = "ReadIndex"
 MVCC_GET_BY_KEY: Final = "MvccGetByKey"
 
 _SOURCE: Final = "theflash"
-_NO_LOCKS: Final = ResolvedLocks()
 _KINDS: Final = {
     kvrpcpb_pb2.Op.Put: LockKind.PUT,
     kvrpcpb_pb2.Op.Insert: LockKind.PUT,
@@ -95,14 +93,6 @@ class ReadResult:
 
 
 @dataclass(frozen=True, slots=True)
-class ReadIndex:
-    """The index up to which a region must be applied, or an in-memory lock of its leader."""
-
-    index: int
-    locked: Lock | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class MvccWrite:
     """A committed change of a key; `value` is None if it is a delete."""
 
@@ -121,25 +111,29 @@ class MvccKeyInfo:
     """start_ts -> commit_ts of every transaction with a write record; 0 if rolled back."""
 
 
-def context_of(
-    region: LocatedRegion, peer: LocatedPeer, resolved: ResolvedLocks = _NO_LOCKS, max_ms: int = 0
-) -> Context:
-    """Return a request's context: the region, its peer, and the resolved locks."""
+def encode_request(
+    request: Message, region: LocatedRegion, peer: LocatedPeer, resolved: ResolvedLocks
+) -> bytes:
+    """Encode a request with its context: the region, its peer, and the resolved locks."""
     epoch = region.epoch
-    return Context(
+    context = kvrpcpb_pb2.Context(
         region_id=region.id,
         region_epoch=metapb_pb2.RegionEpoch(conf_ver=epoch.conf_ver, version=epoch.version),
         peer=peer_to(peer),
         resolved_locks=sorted(resolved.ignored),
         committed_locks=sorted(resolved.committed),
-        max_execution_duration_ms=max_ms,
         request_source=_SOURCE,
     )
+    request.context.CopyFrom(context)  # type: ignore[attr-defined]
+    return request.SerializeToString()
 
 
-def encode_get(context: Context, key: RawKey, ts: TimeStamp) -> bytes:
-    """Encode a request for a key's value at a timestamp."""
-    return kvrpcpb_pb2.GetRequest(context=context, key=key, version=ts).SerializeToString()
+# Requests, without their context, and responses.
+
+
+def get_request(key: RawKey, ts: TimeStamp) -> Message:
+    """Return a request for a key's value at a timestamp."""
+    return kvrpcpb_pb2.GetRequest(key=key, version=ts)
 
 
 def decode_get(key: RawKey, data: bytes) -> Answer[ReadResult]:
@@ -150,12 +144,10 @@ def decode_get(key: RawKey, data: bytes) -> Answer[ReadResult]:
     return _answer(message, _read_result(pairs, [message.error]))
 
 
-def encode_scan(context: Context, keys: RawKeyRange, ts: TimeStamp, limit: int) -> bytes:
-    """Encode a request for the first keys of a range within one region."""
-    request = kvrpcpb_pb2.ScanRequest(
-        context=context, start_key=keys.start, end_key=keys.end, version=ts, limit=limit
-    )
-    return request.SerializeToString()
+def scan_request(keys: RawKeyRange, ts: TimeStamp, limit: int) -> Message:
+    """Return a request for the first keys of a range within one region."""
+    start, end = keys.start, keys.end
+    return kvrpcpb_pb2.ScanRequest(start_key=start, end_key=end, version=ts, limit=limit)
 
 
 def decode_scan(data: bytes) -> Answer[ReadResult]:
@@ -164,10 +156,9 @@ def decode_scan(data: bytes) -> Answer[ReadResult]:
     return _answer(message, _pairs_result(message.pairs, message.error))
 
 
-def encode_check_status(context: Context, check: StatusCheck) -> bytes:
-    """Encode a request for a transaction's state."""
-    request = kvrpcpb_pb2.CheckTxnStatusRequest(
-        context=context,
+def check_status_request(check: StatusCheck) -> Message:
+    """Return a request for a transaction's state."""
+    return kvrpcpb_pb2.CheckTxnStatusRequest(
         primary_key=check.primary,
         lock_ts=check.start_ts,
         caller_start_ts=check.caller_ts,
@@ -176,7 +167,6 @@ def encode_check_status(context: Context, check: StatusCheck) -> bytes:
         force_sync_commit=check.is_two_phase,
         verify_is_primary=check.verify_primary,
     )
-    return request.SerializeToString()
 
 
 def decode_check_status(data: bytes) -> Answer[TxnStatus]:
@@ -187,17 +177,12 @@ def decode_check_status(data: bytes) -> Answer[TxnStatus]:
     return Answer(_status(message))
 
 
-def encode_check_secondaries(
-    context: Context, keys: Sequence[RawKey], start_ts: TimeStamp
-) -> bytes:
-    """Encode a request for an async-commit transaction's secondary locks in one region."""
-    request = kvrpcpb_pb2.CheckSecondaryLocksRequest(
-        context=context, keys=keys, start_version=start_ts
-    )
-    return request.SerializeToString()
+def check_secondaries_request(keys: Sequence[RawKey], start_ts: TimeStamp) -> Message:
+    """Return a request for an async-commit transaction's secondary locks in one region."""
+    return kvrpcpb_pb2.CheckSecondaryLocksRequest(keys=keys, start_version=start_ts)
 
 
-def decode_check_secondaries(data: bytes, key_count: int) -> Answer[SecondaryLocks]:
+def decode_check_secondaries(key_count: int, data: bytes) -> Answer[SecondaryLocks]:
     """Decode the state of `key_count` secondaries. Raises `CodecError` for an error."""
     message = parse_message(kvrpcpb_pb2.CheckSecondaryLocksResponse, data)
     _raise_failure(message.error)
@@ -205,45 +190,36 @@ def decode_check_secondaries(data: bytes, key_count: int) -> Answer[SecondaryLoc
     return _answer(message, SecondaryLocks(key_count, locks, TimeStamp(message.commit_ts)))
 
 
-def encode_resolve(
-    context: Context,
-    keys: Sequence[RawKey],
-    start_ts: TimeStamp,
-    commit_ts: TimeStamp,
-) -> bytes:
-    """Encode a request to commit or roll back a transaction's locks on keys of one region."""
-    request = kvrpcpb_pb2.ResolveLockRequest(
-        context=context, start_version=start_ts, commit_version=commit_ts, keys=keys
+def resolve_request(keys: Sequence[RawKey], start_ts: TimeStamp, commit_ts: TimeStamp) -> Message:
+    """Return a request to commit or roll back a transaction's locks on keys of one region."""
+    return kvrpcpb_pb2.ResolveLockRequest(
+        start_version=start_ts, commit_version=commit_ts, keys=keys
     )
-    return request.SerializeToString()
 
 
-def decode_resolve(data: bytes, _: int) -> Answer[bool]:
+def decode_resolve(_: int, data: bytes) -> Answer[bool]:
     """Decode the response of a lock resolution. Raises `CodecError` for an error."""
     message = parse_message(kvrpcpb_pb2.ResolveLockResponse, data)
     _raise_failure(message.error)
     return _answer(message, True)
 
 
-def encode_read_index(
-    context: Context, ranges: Iterable[RawKeyRange], start_ts: TimeStamp
-) -> bytes:
-    """Encode a request for a region's read index. The ranges must have ends."""
+def read_index_request(ranges: Iterable[RawKeyRange], start_ts: TimeStamp) -> Message:
+    """Return a request for a region's read index. The ranges must have ends."""
     pairs = [kvrpcpb_pb2.KeyRange(start_key=r.start, end_key=r.end) for r in ranges]
-    request = kvrpcpb_pb2.ReadIndexRequest(context=context, start_ts=start_ts, ranges=pairs)
-    return request.SerializeToString()
+    return kvrpcpb_pb2.ReadIndexRequest(start_ts=start_ts, ranges=pairs)
 
 
-def decode_read_index(data: bytes) -> Answer[ReadIndex]:
-    """Decode a read index. Raises `CodecError`."""
+def decode_read_index(data: bytes) -> Answer[int | Lock]:
+    """Decode a read index, or the lock in the leader's memory. Raises `CodecError`."""
     message = parse_message(kvrpcpb_pb2.ReadIndexResponse, data)
-    locked = lock_from(message.locked) if message.HasField("locked") else None
-    return _answer(message, ReadIndex(message.read_index, locked))
+    has_lock = message.HasField("locked")
+    return _answer(message, lock_from(message.locked) if has_lock else message.read_index)
 
 
-def encode_mvcc_get(context: Context, key: RawKey) -> bytes:
-    """Encode a request for the MVCC records of a key."""
-    return kvrpcpb_pb2.MvccGetByKeyRequest(context=context, key=key).SerializeToString()
+def mvcc_get_request(key: RawKey) -> Message:
+    """Return a request for the MVCC records of a key."""
+    return kvrpcpb_pb2.MvccGetByKeyRequest(key=key)
 
 
 def decode_mvcc_get(data: bytes) -> Answer[MvccKeyInfo]:

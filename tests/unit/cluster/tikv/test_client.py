@@ -16,7 +16,6 @@ from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.lock import Lock, LockKind
 from pyspark_theflash.cluster.pd import PDClient
 from pyspark_theflash.cluster.tikv.client import TiKVClient
-from pyspark_theflash.cluster.tikv.wire.call import RegionFault
 from pyspark_theflash.net.channel import grpc
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.protocol._generated.kvproto import errorpb_pb2, metapb_pb2
@@ -294,20 +293,18 @@ def test_locks_of_async_commit_in_many_regions(tikv, resolving, soon):
 def test_read_index(tikv, client, soon):
     ts = fill(tikv)
     ((region, ranges),) = client.regions.cover([RawKeyRange(KEYS[11], KEYS[12])], soon)
-    answer = client.read_index(region, ranges, ts, soon)
-    assert answer.value.index == tikv.cluster.region_of(KEYS[11]).index
+    index = client.read_index(region, ranges, ts, soon)
+    assert index == tikv.cluster.region_of(KEYS[11]).index
     held = Lock(KEYS[11], LockKind.PUT, KEYS[0], TimeStamp(ts - 1), min_commit_ts=TimeStamp(ts))
     tikv.cluster.memory_locks[KEYS[11]] = held
-    assert client.read_index(region, ranges, ts, soon).value.locked.start_ts == ts - 1
+    assert client.read_index(region, ranges, ts, soon).start_ts == ts - 1
     tikv.cluster.split(KEYS[12])
-    moved = client.read_index(region, ranges, ts, soon)
-    assert (moved.value, moved.region_error.fault) == (None, RegionFault.MOVED)
-    ((region, ranges),) = client.regions.cover(ranges, soon)
+    assert client.read_index(region, ranges, ts, soon) is None
+    ((region, ranges),) = client.cover(ranges, soon)
     tikv.cluster.memory_locks.clear()
-    assert client.read_index(region, ranges, ts, soon).value is not None
+    assert client.read_index(region, ranges, ts, soon) == tikv.cluster.region_of(KEYS[11]).index
     tikv.stop_store(1)
-    failed = client.read_index(region, ranges, ts, soon)
-    assert failed.region_error.fault is RegionFault.BUSY
+    assert client.read_index(region, ranges, ts, soon) is None
 
 
 def test_all_versions_of_a_key(tikv, client, soon):

@@ -10,8 +10,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.types import RegionEpoch, RegionID
 from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.tikv.client import TiKVClient
-from pyspark_theflash.cluster.tikv.directory import Directory
-from pyspark_theflash.cluster.tikv.wire.region import Store, StoreStats
+from pyspark_theflash.cluster.tikv.wire.directory import Directory, Store, StoreStats
 from pyspark_theflash.tidb.codec.key import RawKey
 
 

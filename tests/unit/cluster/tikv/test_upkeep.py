@@ -4,8 +4,8 @@ import pytest
 
 from pyspark_theflash.base.errors import SnapshotTooOldError
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cluster.tikv.directory import Directory
 from pyspark_theflash.cluster.tikv.upkeep import HEARTBEAT_MS, Heartbeat, SharedHold, store_of_ours
+from pyspark_theflash.cluster.tikv.wire.directory import Directory
 from tests.support.manual_clock import ManualClock
 
 CALL = "UpdateServiceGCSafePoint"
