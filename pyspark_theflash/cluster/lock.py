@@ -27,27 +27,18 @@ delete whose start_ts is at or below the snapshot can change what the snapshot s
 
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from functools import partial
+from typing import Any, Final
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import MAX_TS, TimeStamp
-from pyspark_theflash.cluster.record import RecordReader
+from pyspark_theflash.cluster.record import SHARED_FIELDS, FieldReaders, RecordReader
 from pyspark_theflash.tidb.codec.key import RawKey
 
 _LAYER: Final = "lock record"
 _NO_TS: Final = TimeStamp(0)
-_SHORT_VALUE: Final = ord("v")
-_FOR_UPDATE_TS: Final = ord("f")
-_TXN_SIZE: Final = ord("t")
-_MIN_COMMIT_TS: Final = ord("c")
-_ASYNC_COMMIT: Final = ord("a")
-_ROLLBACK_TS: Final = ord("r")
-_LAST_CHANGE: Final = ord("l")
-_TXN_SOURCE: Final = ord("s")
-_WITH_CONFLICT: Final = ord("F")
-_GENERATION: Final = ord("g")
-_SHARED_BY: Final = ord("h")
-_SHARED_FLAGS: Final = ord("i")
+_SHARED_BY: Final = "h"
+_SHARED_FLAGS: Final = "i"
 
 
 class LockKind(Enum):
@@ -106,16 +97,13 @@ def decode_lock(key: RawKey, data: bytes) -> Lock:
     """
     reader = RecordReader(_LAYER, data)
     kind = _kind(reader)
-    if kind is LockKind.SHARED and reader.peek() in (-1, _SHARED_BY, _SHARED_FLAGS):
+    if kind is LockKind.SHARED and reader.peek() in ("", _SHARED_BY, _SHARED_FLAGS):
         primary, start_ts, ttl_ms = b"", int(MAX_TS), 0
     else:
         primary, start_ts = reader.compact_bytes(), reader.uvarint()
         ttl_ms = 0 if reader.is_at_end else reader.uvarint()
-    fields: dict[str, object] = {}
-    while not reader.is_at_end and (tagged := _tagged_field(reader, key)) is not None:
-        fields.update(tagged)
-    header = (key, kind, RawKey(primary), TimeStamp(start_ts), ttl_ms)
-    return Lock(*header, **fields)  # type: ignore[arg-type]
+    fields = reader.tagged_fields({**_FIELDS, _SHARED_BY: partial(_holders, key)})
+    return Lock(key, kind, RawKey(primary), TimeStamp(start_ts), ttl_ms, **fields)
 
 
 def _kind(reader: RecordReader) -> LockKind:
@@ -126,30 +114,8 @@ def _kind(reader: RecordReader) -> LockKind:
         raise CodecError(_LAYER, f"unknown lock kind {code:#04x}") from error
 
 
-def _tagged_field(reader: RecordReader, key: RawKey) -> dict[str, object] | None:
-    """Read the next tagged field, by its name in `Lock`; None if the tag is unknown."""
-    tag = reader.u8()
-    if tag == _SHORT_VALUE:
-        return {"short_value": reader.take(reader.u8())}
-    if tag in _NUMBERS:
-        return {_NUMBERS[tag]: reader.u64()}
-    if tag == _ASYNC_COMMIT:
-        keys = tuple(reader.compact_bytes() for _ in range(reader.count()))
-        return {"use_async_commit": True, "secondaries": keys}
-    if tag == _ROLLBACK_TS:
-        return {"rollback_ts": tuple(reader.u64() for _ in range(reader.count()))}
-    if tag == _LAST_CHANGE:
-        return {"last_change_ts": reader.u64(), "last_change_versions": reader.uvarint()}
-    if tag == _TXN_SOURCE:
-        return {"txn_source": reader.uvarint()}
-    if tag == _WITH_CONFLICT:
-        return {"is_locked_with_conflict": True}
-    if tag == _SHARED_BY:
-        return {"shared_by": tuple(_holder(reader, key) for _ in range(reader.count()))}
-    if tag == _SHARED_FLAGS:
-        reader.u8()  # whether more holders may join; not used
-        return {}
-    return None
+def _holders(key: RawKey, reader: RecordReader) -> dict[str, Any]:
+    return {"shared_by": tuple(_holder(reader, key) for _ in range(reader.count()))}
 
 
 def _holder(reader: RecordReader, key: RawKey) -> Lock:
@@ -160,9 +126,26 @@ def _holder(reader: RecordReader, key: RawKey) -> Lock:
     return decode_lock(key, record)
 
 
-_NUMBERS: Final = {
-    _FOR_UPDATE_TS: "for_update_ts",
-    _TXN_SIZE: "txn_size",
-    _MIN_COMMIT_TS: "min_commit_ts",
-    _GENERATION: "generation",
+def _async_commit(reader: RecordReader) -> dict[str, Any]:
+    keys = tuple(RawKey(reader.compact_bytes()) for _ in range(reader.count()))
+    return {"use_async_commit": True, "secondaries": keys}
+
+
+def _ignored(reader: RecordReader) -> dict[str, Any]:
+    """Skip the flags of a shared lock: whether more holders may join."""
+    reader.u8()
+    return {}
+
+
+_FIELDS: Final[FieldReaders] = {
+    **SHARED_FIELDS,
+    "f": lambda reader: {"for_update_ts": reader.u64()},
+    "t": lambda reader: {"txn_size": reader.u64()},
+    "c": lambda reader: {"min_commit_ts": reader.u64()},
+    "a": _async_commit,
+    "r": lambda reader: {"rollback_ts": tuple(reader.u64() for _ in range(reader.count()))},
+    "s": lambda reader: {"txn_source": reader.uvarint()},
+    "F": lambda _: {"is_locked_with_conflict": True},
+    "g": lambda reader: {"generation": reader.u64()},
+    _SHARED_FLAGS: _ignored,
 }

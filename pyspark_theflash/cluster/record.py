@@ -4,9 +4,13 @@
     u64              big-endian
     uvarint
     compact bytes    length as a zigzag varint, then the bytes
+    tagged fields    a byte that identifies the field, then its value
 
 Every read checks that the record is long enough.
 """
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, TypeAlias
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.tidb.codec.number import decode_uint, decode_uvarint, decode_varint
@@ -23,9 +27,9 @@ class RecordReader:
         """Whether all bytes have been read."""
         return self._at == len(self._data)
 
-    def peek(self) -> int:
-        """Return the next byte without consuming it; -1 at the end."""
-        return -1 if self.is_at_end else self._data[self._at]
+    def peek(self) -> str:
+        """Return the next byte as a character without consuming it; "" at the end."""
+        return "" if self.is_at_end else chr(self._data[self._at])
 
     def u8(self) -> int:
         """Read one byte."""
@@ -64,6 +68,25 @@ class RecordReader:
         self._at += size
         return self._data[self._at - size : self._at]
 
+    def tagged_fields(self, readers: "FieldReaders") -> dict[str, Any]:
+        """Read tagged fields by name, up to the end or to an unknown tag."""
+        fields: dict[str, Any] = {}
+        while not self.is_at_end and (read := readers.get(chr(self.u8()))) is not None:
+            fields.update(read(self))
+        return fields
+
     def error(self, reason: str) -> CodecError:
         """Return an error at the current offset, without an excerpt: records contain row values."""
         return CodecError(self._layer, reason, self._at)
+
+
+FieldReaders: TypeAlias = Mapping[str, Callable[[RecordReader], dict[str, Any]]]
+"""tag -> function that reads the value of a field, or the values of several, by name."""
+SHARED_FIELDS: Final[FieldReaders] = {
+    "v": lambda reader: {"short_value": reader.take(reader.u8())},
+    "l": lambda reader: {
+        "last_change_ts": reader.u64(),
+        "last_change_versions": reader.uvarint(),
+    },
+}
+"""The fields that lock and write records have in common."""

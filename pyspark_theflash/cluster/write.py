@@ -27,15 +27,16 @@ from typing import Final
 
 from pyspark_theflash.base.errors import CodecError
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.cluster.record import RecordReader
+from pyspark_theflash.cluster.record import SHARED_FIELDS, FieldReaders, RecordReader
 
 _LAYER: Final = "write record"
 _NO_TS: Final = TimeStamp(0)
-_SHORT_VALUE: Final = ord("v")
-_OVERLAPPED_ROLLBACK: Final = ord("R")
-_GC_FENCE: Final = ord("F")
-_LAST_CHANGE: Final = ord("l")
-_TXN_SOURCE: Final = ord("S")
+_FIELDS: Final[FieldReaders] = {
+    **SHARED_FIELDS,
+    "R": lambda _: {"has_overlapped_rollback": True},
+    "F": lambda reader: {"gc_fence": reader.u64()},
+    "S": lambda reader: {"txn_source": reader.uvarint()},
+}
 
 
 class WriteKind(Enum):
@@ -79,23 +80,4 @@ def decode_write(data: bytes) -> Write:
     except ValueError as error:
         raise CodecError(_LAYER, f"unknown write kind {code:#04x}") from error
     start_ts = TimeStamp(reader.uvarint())
-    fields: dict[str, object] = {}
-    while not reader.is_at_end and (tagged := _tagged_field(reader)) is not None:
-        fields.update(tagged)
-    return Write(kind, start_ts, **fields)  # type: ignore[arg-type]
-
-
-def _tagged_field(reader: RecordReader) -> dict[str, object] | None:
-    """Read the next tagged field, by its name in `Write`; None if the tag is unknown."""
-    tag = reader.u8()
-    if tag == _SHORT_VALUE:
-        return {"short_value": reader.take(reader.u8())}
-    if tag == _OVERLAPPED_ROLLBACK:
-        return {"has_overlapped_rollback": True}
-    if tag == _GC_FENCE:
-        return {"gc_fence": reader.u64()}
-    if tag == _LAST_CHANGE:
-        return {"last_change_ts": reader.u64(), "last_change_versions": reader.uvarint()}
-    if tag == _TXN_SOURCE:
-        return {"txn_source": reader.uvarint()}
-    return None
+    return Write(kind, start_ts, **reader.tagged_fields(_FIELDS))
