@@ -6,7 +6,7 @@ from typing import Final
 
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.cli.jobs.arguments import seconds
+from pyspark_theflash.cli.jobs.arguments import add_seconds
 from pyspark_theflash.cli.jobs.ticker import ticking
 from pyspark_theflash.cli.place import add_place
 from pyspark_theflash.replication.upkeep.admin import administer
@@ -19,13 +19,7 @@ LONG_MS: Final = 3_600_000
 def add_command(parser: argparse.ArgumentParser, timeout_ms: int) -> None:
     """Add the store and `--timeout`, whose default is `timeout_ms`."""
     add_place(parser)
-    parser.add_argument(
-        "--timeout",
-        type=seconds,
-        default=timeout_ms,
-        metavar="S",
-        help=f"wait up to S seconds for a running writer (default: {timeout_ms // 1000})",
-    )
+    add_seconds(parser, "--timeout", "wait up to S seconds for a running writer", timeout_ms)
 
 
 def run_command(arguments: argparse.Namespace, verb: Verb, argument: Argument = None) -> int:

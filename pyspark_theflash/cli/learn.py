@@ -13,10 +13,10 @@ from contextlib import ExitStack, closing
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.jobs.arguments import (
+    add_seconds,
     add_store,
     add_tls,
     mebibytes,
-    seconds,
     timestamp,
     tls_files,
 )
@@ -28,6 +28,7 @@ from pyspark_theflash.cli.serve import SOCKET
 from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.tikv.flush import FlushLimits
+from pyspark_theflash.tikv.origin import READ_WAIT_MS
 
 _LIMITS = FlushLimits()
 _LOOK_S = 0.2
@@ -88,13 +89,8 @@ def _add_reads(group: argparse._ArgumentGroup) -> None:
         help="on a lock, a read waits for its transaction, resolves it as TiDB does, which "
         "writes to TiKV, or fails (default: wait)",
     )
-    group.add_argument(
-        "--read-wait",
-        type=seconds,
-        default=30_000,
-        metavar="S",
-        help="default time that a read waits for regions and locks (default: 30)",
-    )
+    wait = "default time that a read waits for regions and locks"
+    add_seconds(group, "--read-wait", wait, READ_WAIT_MS)
     group.add_argument(
         "--memory",
         type=mebibytes,
@@ -109,20 +105,9 @@ def _add_reads(group: argparse._ArgumentGroup) -> None:
         metavar="MIB",
         help="committed rows in memory that are written at once (default: 32)",
     )
-    group.add_argument(
-        "--flush-delay",
-        type=seconds,
-        default=_LIMITS.delay_ms,
-        metavar="S",
-        help="longest time until a committed row is written (default: 1)",
-    )
-    group.add_argument(
-        "--wait",
-        type=seconds,
-        default=0,
-        metavar="S",
-        help="wait up to S seconds for another writer to exit",
-    )
+    delay = "longest time until a committed row is written"
+    add_seconds(group, "--flush-delay", delay, _LIMITS.delay_ms)
+    add_seconds(group, "--wait", "wait up to S seconds for another writer to exit", 0)
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pyspark_theflash.service.api.service import Service
     from pyspark_theflash.service.api.token import Tokens
     from pyspark_theflash.service.server.app import SocketServer
+    from pyspark_theflash.service.server.listener import Listener
 
 
 def add_listeners(parser: argparse.ArgumentParser) -> None:
@@ -110,31 +111,22 @@ class Listeners:
     def open_others(self) -> None:
         """Open Flight and gRPC, if requested, in this process. Raises like `open_frames`."""
         if self._arguments.flight is not None:
-            self._open_flight(self._arguments.flight)
+            from pyspark_theflash.service.server.flight import FlightServer
+
+            self._open(FlightServer, "Arrow Flight", self._arguments.flight)
         if self._arguments.grpc is not None:
-            self._open_grpc(self._arguments.grpc)
+            from pyspark_theflash.service.server.rpc import RpcServer
 
-    def _open_flight(self, address: str) -> None:
-        from pyspark_theflash.service.server.flight import FlightServer
+            self._open(RpcServer, "gRPC", self._arguments.grpc)
 
-        server = FlightServer(self._service(), address, **self._settings(address))
-        self._undo.callback(server.stop)
-        server.start()
-        print(f"serving Arrow Flight at {server.address}", flush=True)
-
-    def _open_grpc(self, address: str) -> None:
-        from pyspark_theflash.service.server.rpc import RpcServer
-
-        server = RpcServer(self._service(), address, **self._settings(address))
-        self._undo.callback(server.stop)
-        server.start()
-        print(f"serving gRPC at {server.address}", flush=True)
-
-    def _settings(self, address: str) -> dict[str, Any]:
+    def _open(self, kind: "type[Listener]", name: str, address: str) -> None:
         settings: dict[str, Any] = {"clock": self._clock, "tokens": self._tokens}
-        if address.startswith(UNIX):
-            return settings
-        return {**settings, "tls": self._tls, "allowed_names": tuple(self._arguments.allow)}
+        if not address.startswith(UNIX):
+            settings |= {"tls": self._tls, "allowed_names": tuple(self._arguments.allow)}
+        server = kind(self._service(), address, **settings)
+        self._undo.callback(server.stop)
+        server.start()
+        print(f"serving {name} at {server.address}", flush=True)
 
     def _read_tokens(self) -> "Tokens | None":
         if self._arguments.tokens is None:

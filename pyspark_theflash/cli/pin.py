@@ -10,7 +10,7 @@ from contextlib import closing
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.cli.jobs.arguments import add_at, add_store, seconds
+from pyspark_theflash.cli.jobs.arguments import add_at, add_seconds, add_store
 from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.storage.store.folder import open_manifest
 from pyspark_theflash.storage.store.latch.latch import LatchKind
@@ -21,9 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pin`."""
     add_store(parser)
     add_at(parser)
-    parser.add_argument(
-        "--ttl", type=seconds, required=True, metavar="S", help="how long, in seconds"
-    )
+    add_seconds(parser, "--ttl", "how long, in seconds", required=True)
 
 
 def run(arguments: argparse.Namespace) -> int:

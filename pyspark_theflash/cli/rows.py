@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.base.fs import FileSystem, LocalFileSystem
-from pyspark_theflash.cli.jobs.arguments import seconds
+from pyspark_theflash.cli.jobs.arguments import add_seconds
 from pyspark_theflash.cli.jobs.ticker import Ticker, ticking
 from pyspark_theflash.cli.place import opened
 from pyspark_theflash.cli.show import print_table
@@ -29,12 +29,7 @@ _ANY_AGE_MS: Final = 1 << 48
 
 def add_wait(parser: argparse.ArgumentParser) -> None:
     """Add `--wait`."""
-    parser.add_argument(
-        "--wait",
-        type=seconds,
-        metavar="S",
-        help="wait up to S seconds until the timestamp can be read",
-    )
+    add_seconds(parser, "--wait", "wait up to S seconds until the timestamp can be read")
 
 
 def moment_of(arguments: argparse.Namespace) -> Moment:

@@ -12,13 +12,13 @@ import argparse
 import os
 import secrets
 from contextlib import ExitStack
-from pathlib import Path
+from functools import cache
 from typing import TYPE_CHECKING
 
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import UsageError
 from pyspark_theflash.base.fs import LocalFileSystem
-from pyspark_theflash.cli.jobs.arguments import add_store, seconds
+from pyspark_theflash.cli.jobs.arguments import add_seconds, add_store
 from pyspark_theflash.cli.listeners import Listeners, add_listeners, stop_event
 from pyspark_theflash.net.address import UNIX
 from pyspark_theflash.service.server.control import WorkerSettings
@@ -45,9 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"HOST:PORT or unix:PATH (default: unix:STORE/{SOCKET})",
     )
     add_listeners(parser)
-    parser.add_argument(
-        "--idle", type=seconds, metavar="S", help="exit after S seconds without a connection"
-    )
+    add_seconds(parser, "--idle", "exit after S seconds without a connection")
     parser.add_argument(
         "--workers",
         type=int,
@@ -66,17 +64,26 @@ def run(arguments: argparse.Namespace) -> int:
     stopping = stop_event()
     address = arguments.listen or f"{UNIX}{arguments.store.absolute() / SOCKET}"
     with ExitStack() as undo:
-        service = _OwnService(arguments.store, undo)
-        listeners = Listeners(arguments, service.get, service.clock, undo)
+        clock, spare_key = SystemClock(), secrets.token_bytes(_KEY_BYTES)
+
+        @cache
+        def service() -> "Service":
+            """Return the service of this process, which is closed after its listeners."""
+            from pyspark_theflash.service.api.service import Service
+
+            fs = LocalFileSystem()
+            opened = Service(arguments.store, fs=fs, clock=clock, spare_key=spare_key)
+            undo.callback(opened.close)
+            return opened
+
+        listeners = Listeners(arguments, service, clock, undo)
         server: SocketServer | ConnectionRouter
         if arguments.workers == 1:
             server = listeners.open_frames(address)
         else:
             tls, names = listeners.security(address)
-            access = (arguments.tokens, tls, names, service.spare_key)
-            server = _front(
-                arguments, WorkerSettings(arguments.store, address, *access), service.clock
-            )
+            access = (arguments.tokens, tls, names, spare_key)
+            server = _front(arguments, WorkerSettings(arguments.store, address, *access), clock)
             undo.callback(server.stop)
         listeners.open_others()
         server.start()
@@ -102,23 +109,3 @@ def _front(
 
     read_identity(arguments.store, LocalFileSystem())
     return ConnectionRouter(settings, workers=arguments.workers, clock=clock)
-
-
-class _OwnService:
-    """Service of this process, created on demand and closed after its listeners."""
-
-    def __init__(self, store: Path, undo: ExitStack) -> None:
-        self.clock = SystemClock()
-        self.spare_key = secrets.token_bytes(_KEY_BYTES)
-        self._store, self._undo = store, undo
-        self._service: Service | None = None
-
-    def get(self) -> "Service":
-        """Return the service."""
-        if self._service is None:
-            from pyspark_theflash.service.api.service import Service
-
-            fs, clock = LocalFileSystem(), self.clock
-            self._service = Service(self._store, fs=fs, clock=clock, spare_key=self.spare_key)
-            self._undo.callback(self._service.close)
-        return self._service

@@ -16,7 +16,7 @@ import argparse
 from contextlib import ExitStack
 from pathlib import Path
 
-from pyspark_theflash.cli.jobs.arguments import add_at, mebibytes, seconds
+from pyspark_theflash.cli.jobs.arguments import add_at, add_seconds, mebibytes
 from pyspark_theflash.cli.place import add_place
 from pyspark_theflash.cli.rows import (
     add_output,
@@ -55,9 +55,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="MIB",
         help=f"memory limit of the query (default: {QueryLimits().memory_mb})",
     )
-    parser.add_argument(
-        "--timeout", type=seconds, metavar="S", help="stop the query after S seconds"
-    )
+    add_seconds(parser, "--timeout", "stop the query after S seconds")
     add_output(parser)
 
 

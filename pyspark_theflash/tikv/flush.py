@@ -5,11 +5,9 @@ regions' apply states, and is atomic. So the durable state is always a prefix of
 commands. Rows are decoded when they are published.
 """
 
-from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from threading import Condition, Thread
 from typing import Final, Protocol, TypeVar
 
 from pyspark_theflash.base.errors import OptionError
@@ -124,51 +122,16 @@ class OwnThread:
 
     def __init__(self, open_engine: Callable[[], Engine]) -> None:
         """Start the thread. Raises the errors of `open_engine`."""
-        self._tasks: deque[Callable[[], None]] = deque()
-        self._wake = Condition()
-        self._is_closing = False
-        opened: Future[None] = Future()
-        self._thread: Final = Thread(
-            target=self._serve, args=(open_engine, opened), name="tikv-engine", daemon=True
-        )
-        self._thread.start()
-        opened.result()
+        self._thread: Final = ThreadPoolExecutor(1, thread_name_prefix="tikv-engine")
+        try:
+            self._engine = self._thread.submit(open_engine).result()
+        except BaseException:
+            self._thread.shutdown()
+            raise
 
     def run(self, work: Callable[[Engine], T]) -> "Future[T]":
-        done: Future[T] = Future()
-
-        def task() -> None:
-            try:
-                done.set_result(work(self._engine))
-            except BaseException as error:  # noqa: BLE001 (the caller's thread raises it)
-                done.set_exception(error)
-
-        with self._wake:
-            self._tasks.append(task)
-            self._wake.notify()
-        return done
+        return self._thread.submit(work, self._engine)
 
     def close(self) -> None:
-        with self._wake:
-            self._is_closing = True
-            self._wake.notify()
-        self._thread.join()
-
-    def _serve(self, open_engine: Callable[[], Engine], opened: "Future[None]") -> None:
-        try:
-            self._engine = open_engine()
-        except BaseException as error:  # noqa: BLE001 (the caller's thread raises it)
-            opened.set_exception(error)
-            return
-        opened.set_result(None)
-        try:
-            while (task := self._next()) is not None:
-                task()
-        finally:
-            self._engine.close()
-
-    def _next(self) -> Callable[[], None] | None:
-        with self._wake:
-            while not self._tasks and not self._is_closing:
-                self._wake.wait()
-            return self._tasks.popleft() if self._tasks else None
+        with self._thread:
+            self.run(lambda engine: engine.close()).result()

@@ -34,7 +34,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.failpoint import fail_point
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.cluster.key_range import EncodedKeyRange, handle_bounds
-from pyspark_theflash.storage.engine.api import CompactionReport, Engine, Handle
+from pyspark_theflash.storage.engine.api import Engine, Handle
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tikv.command import Applied, IngestFile, RaftCommand, SnapshotHead
@@ -57,13 +57,15 @@ T = TypeVar("T")
 ColumnsOf: TypeAlias = Callable[[PhysicalTableID], Sequence[ScanColumn]]
 """Returns all columns that rows of a physical table have ever had."""
 _Bounds: TypeAlias = tuple[Handle | None, Handle | None]
-_NO_SCHEMA: Final = (
+TRANSIENT_ERRORS: Final = (
+    StoreFullError,
+    CacheFullError,
     SchemaOutdatedError,
     NotCaughtUpError,
     RegionGapError,
     ServiceUnavailableError,
 )
-_RETRYABLE: Final = (StoreFullError, CacheFullError, UnsupportedError, *_NO_SCHEMA)
+"""Errors after which the step may be retried; it has not changed the state."""
 
 
 class IngestSource(Protocol):
@@ -156,8 +158,7 @@ class Learner:
                 return
             covered = self._covered(head)
             self.flush()
-            keys = EncodedKeyRange(head.region.start, head.region.end)
-            versions = self._replace(keys, snapshot.versions)
+            versions = self._replace(head.region.keys, snapshot.versions)
             self._change(lambda: self._install(snapshot, versions, covered))
             self.flush()
 
@@ -178,16 +179,6 @@ class Learner:
             waited_ms = self._clock.boottime_ms() - self._flushed_ms
             if waited_ms >= self._limits.delay_ms and self.store.is_changed:
                 self._start_flush()
-
-    def compact(self, columns_of: ColumnsOf) -> None:
-        """Compact the tables with rows published since the last call."""
-        with self._mutex:
-            self._check()
-            self._finish_flush()
-            touched, self.flusher.touched = self.flusher.touched, set()
-            for physical_id in sorted(touched):
-                columns = columns_of(physical_id)
-                self._result(self._worker.run(_compaction(physical_id, columns)))
 
     def purge_left(self, columns_of: Callable[[PhysicalTables], ColumnsOf]) -> None:
         """Purge the rows of removed regions from disk. Cheap if no region was removed.
@@ -252,7 +243,7 @@ class Learner:
         """Return the regions that a snapshot replaces: those that overlap it and are older."""
         covered = []
         region = head.region
-        for other in self.store.within(EncodedKeyRange(region.start, region.end)):
+        for other in self.store.within(region.keys):
             inside = region.start <= other.region.start and (
                 not region.end or (other.region.end and other.region.end <= region.end)
             )
@@ -333,19 +324,10 @@ class Learner:
             raise
 
     def _result(self, future: "Future[T]") -> T:
-        try:
-            return future.result()
-        except _RETRYABLE:
-            raise
-        except BaseException as error:
-            self._failure = str(error) if isinstance(error, TheFlashError) else repr(error)
-            raise
-
-
-def _compaction(
-    physical_id: PhysicalTableID, columns: Sequence[ScanColumn]
-) -> Callable[[Engine], CompactionReport]:
-    return lambda engine: engine.compact(physical_id, columns)
+        error = future.exception()
+        if isinstance(error, (*TRANSIENT_ERRORS, UnsupportedError)):
+            raise error
+        return self._change(future.result)
 
 
 def _has_rows(engine: Engine, tables: PhysicalTables, left: Sequence[EncodedKeyRange]) -> bool:
@@ -366,7 +348,11 @@ def _purge(
 ) -> None:
     """Purge the engine's rows in ranges without a region."""
     for physical_id, bounds in _stored_in(engine, tables, left):
-        _purge_one(engine, physical_id, bounds, columns_of(physical_id))
+        try:
+            engine.purge_range(physical_id, *bounds, columns_of(physical_id))
+        except CorruptionError as error:
+            # The rows are not readable through a region, so they do no harm.
+            _log.warning("not purged: physical_table=%d: %s", physical_id, error)
         fail_point("tikv.after_purge")
 
 
@@ -380,16 +366,6 @@ def _stored_in(
             bounds = handle_bounds(physical_id, keys, is_common=tables.is_common(physical_id))
             if bounds is not None:
                 yield physical_id, bounds
-
-
-def _purge_one(
-    engine: Engine, physical_id: PhysicalTableID, bounds: _Bounds, columns: Sequence[ScanColumn]
-) -> None:
-    try:
-        engine.purge_range(physical_id, *bounds, columns)
-    except CorruptionError as error:
-        # The rows are not readable through a region, so they do no harm.
-        _log.warning("not purged: physical_table=%d: %s", physical_id, error)
 
 
 def _missing(

@@ -29,6 +29,7 @@ from pyspark_theflash.base.types import RegionID, TimeStamp
 from pyspark_theflash.cluster.located import LocatedRegion, RawKeyRange
 from pyspark_theflash.cluster.lock import Lock
 from pyspark_theflash.cluster.resolve import LockResolver
+from pyspark_theflash.tikv.region_store import RegionStore
 
 T = TypeVar("T")
 
@@ -61,17 +62,6 @@ class RegionLeaders(Protocol):
         """
 
 
-class AppliedLog(Protocol):
-    """The replica's apply progress, implemented by `tikv.region_store.RegionStore`."""
-
-    def wait_applied(self, region_id: RegionID, index: int, deadline: Deadline) -> None:
-        """Wait until a region has applied its log up to an index.
-
-        Raises `RegionNotReadableError` if the replica does not have the region,
-        `RegionBehindError` at the deadline.
-        """
-
-
 OpenAt = Callable[[dict[RegionID, int]], T]
 """Opens a consistent view of regions at these epoch versions, unaffected by later changes.
 
@@ -85,12 +75,12 @@ class CatchUp:
     def __init__(
         self,
         leaders: RegionLeaders,
-        log: AppliedLog,
+        replica: RegionStore,
         resolver: LockResolver,
         snapshot_ts: TimeStamp,
     ) -> None:
-        self._leaders, self._log, self._resolver = leaders, log, resolver
-        self._snapshot_ts = snapshot_ts
+        self._leaders, self._replica = leaders, replica
+        self._resolver, self._snapshot_ts = resolver, snapshot_ts
         self._failure: TheFlashError | None = None
         self._backoff_ms = _BACKOFF_MS
 
@@ -143,7 +133,7 @@ class CatchUp:
             self._failure = TiKVUnavailableError(f"region {region.id}", "gives no read index")
             return False
         try:
-            self._log.wait_applied(region.id, index, deadline)
+            self._replica.wait_applied(region.id, index, deadline)
         except RegionNotReadableError as error:
             self._failure = error
             return False

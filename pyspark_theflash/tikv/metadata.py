@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
 from pyspark_theflash.base.types import PhysicalTableID, RegionID
-from pyspark_theflash.cluster.key_range import EncodedKeyRange, handle_bounds, record_range
+from pyspark_theflash.cluster.key_range import handle_bounds, record_range
 from pyspark_theflash.cluster.lock import Lock, decode_lock
 from pyspark_theflash.read.plan.metadata import handle_text, partitions_of, time_value
 from pyspark_theflash.tidb.codec.bytes import decode_bytes
@@ -35,7 +35,7 @@ def locks_of(
         entries = list(store.cache.locks.within(keys.start, keys.end))
     locks = []
     for key, value in sorted(entries):
-        region_id = next((region.id for region in regions if region.contains(key)), None)
+        region_id = next((region.id for region in regions if region.keys.contains(key)), None)
         locks.append((decode_lock(RawKey(decode_bytes(key)[0]), value), region_id))
     return locks
 
@@ -45,8 +45,7 @@ def raft_rows(store: RegionStore, table: TableInfo) -> Iterator[tuple[Any, ...]]
     for name, physical_id in partitions_of(table):
         for state, durable in regions_of(store, physical_id):
             region, applied, peer = state.region, state.applied, state.peer
-            keys = EncodedKeyRange(region.start, region.end)
-            bounds = handle_bounds(physical_id, keys, is_common=table.is_common_handle)
+            bounds = handle_bounds(physical_id, region.keys, is_common=table.is_common_handle)
             yield (
                 name,
                 physical_id,

@@ -1,7 +1,7 @@
 """Plan snapshots of a store replicated by a learner, from its files and its memory.
 
     timestamp   the requested one, or a new one of PD; a service safe point in PD protects it from
-                TiKV's GC (`ServiceSafePoint`)
+                TiKV's GC (`SharedHold`)
     schema      the cluster's, read up to the timestamp
     rows        for each planned table: wait for the read index of every region, take a consistent
                 view of the cache, resolve blocking locks, and then take a view of the files
@@ -12,7 +12,7 @@ regardless of how long they take and of what is applied later.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import pyarrow as pa
 
@@ -26,7 +26,7 @@ from pyspark_theflash.base.errors import (
 from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.cluster.located import RawKeyRange
 from pyspark_theflash.cluster.lock import Lock
-from pyspark_theflash.cluster.resolve import LockResolver
+from pyspark_theflash.cluster.resolve import LockResolver, ResolvedLocks
 from pyspark_theflash.read.plan.metadata import batch_of
 from pyspark_theflash.storage.engine.api import EngineReader
 from pyspark_theflash.storage.store.latch.lease import ReadLease
@@ -39,31 +39,12 @@ from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tikv.learner_read import CatchUp, RegionLeaders
 from pyspark_theflash.tikv.metadata import ROWS
 from pyspark_theflash.tikv.overlay import OverlaidReader, Overlay, Overlays
-from pyspark_theflash.tikv.read import Resolved, newest_rows, open_tables
+from pyspark_theflash.tikv.read import newest_rows, open_tables
 from pyspark_theflash.tikv.region_store import RegionStore
 from pyspark_theflash.tikv.tables import PhysicalTables, SchemaAt
 
 _POLL_MS: Final = 50
 READ_WAIT_MS: Final = 30_000
-
-
-class Tso(Protocol):
-    """PD's timestamp oracle."""
-
-    def tso(self, deadline: Deadline) -> TimeStamp:
-        """Return a timestamp greater than all that PD has allocated before this call."""
-
-
-class ServiceSafePoint(Protocol):
-    """The service safe point in PD, which protects versions that are read from TiKV's GC."""
-
-    def ensure(self, snapshot_ts: TimeStamp) -> None:
-        """Protect a timestamp until its read latch is released.
-
-        Raises:
-            SnapshotTooOldError: Versions at the timestamp may have been collected already.
-            PDUnavailableError, PDRefusedError: PD does not respond, or returns an error.
-        """
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +60,10 @@ class Replica:
     leaders: RegionLeaders
     resolver: LockResolver
     schema: SchemaAt
-    clock: Tso
-    hold: ServiceSafePoint
+    now: Callable[[Deadline], TimeStamp]
+    """Returns a new timestamp of PD."""
+    hold: Callable[[TimeStamp], None]
+    """Protects a timestamp until its read latch is released; see `SharedHold.ensure`."""
     flush: Callable[[], None]
     memory_bytes: int
     wait_ms: int = READ_WAIT_MS
@@ -110,11 +93,11 @@ class RaftReplicaSource:
             raise UnsupportedError("a store that TiKV does not feed", path)
 
     def choose(self, view: View, wanted: TimeStamp | None) -> TimeStamp:
-        now = self._replica.clock.tso(self._deadline)
+        now = self._replica.now(self._deadline)
         while wanted is not None and now < wanted:
             if not (self._may_wait and self._deadline.sleep_ms(_POLL_MS)):
                 raise NotCaughtUpError(now, wanted)
-            now = self._replica.clock.tso(self._deadline)
+            now = self._replica.now(self._deadline)
         chosen = now if wanted is None else wanted
         _check_not_collected(view, chosen)
         return chosen
@@ -124,7 +107,7 @@ class RaftReplicaSource:
 
     def confirm(self, view: View, lease: ReadLease) -> None:
         _check_not_collected(view, lease.snapshot_ts)
-        self._replica.hold.ensure(lease.snapshot_ts)
+        self._replica.hold(lease.snapshot_ts)
 
     def history(self, view: View, snapshot_ts: TimeStamp) -> SchemaHistory:
         return self._replica.schema(snapshot_ts).history
@@ -180,7 +163,7 @@ class RaftReplicaSource:
         # Taken after the view of the cache, so that rows published in between are in both.
         return engine.read([])
 
-    def _resolve(self, locks: Sequence[Lock], snapshot_ts: TimeStamp) -> Resolved:
+    def _resolve(self, locks: Sequence[Lock], snapshot_ts: TimeStamp) -> ResolvedLocks:
         return self._replica.resolver.resolve(locks, snapshot_ts, self._deadline)
 
 

@@ -55,8 +55,12 @@ class Overlay:
     def reaches(self, start: Handle | None, end: Handle | None) -> bool:
         """Return whether a handle is in [start, end); None means no bound."""
         handles = self.newest.handles.handles
-        low = 0 if start is None else _count_below(handles, start)
-        return low < (len(handles) if end is None else _count_below(handles, end))
+
+        def count_below(handle: Handle) -> int:
+            return bisect_left(handles, handle, key=pa.Scalar.as_py)
+
+        low = 0 if start is None else count_below(start)
+        return low < (len(handles) if end is None else count_below(end))
 
 
 class Overlays:
@@ -224,8 +228,3 @@ def _encoded(
             encoded = pc.dictionary_encode(values).cast(dictionary_of(column.type))
             batch = batch.set_column(batch.schema.get_field_index(name), name, encoded)
     return batch
-
-
-def _count_below(handles: pa.Array, handle: Handle) -> int:
-    """Return the number of sorted handles below a handle."""
-    return bisect_left(range(len(handles)), handle, key=lambda at: handles[at].as_py())

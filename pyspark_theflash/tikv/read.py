@@ -17,15 +17,14 @@ Locks
     any other lock                                                       ignored
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from collections.abc import Set as AbstractSet
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from pyspark_theflash.base.errors import CorruptionError, KeyIsLockedError, RowMissingError
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.cluster.key_range import record_range
 from pyspark_theflash.cluster.lock import Lock, LockKind, decode_lock
+from pyspark_theflash.cluster.resolve import ResolvedLocks
 from pyspark_theflash.cluster.write import Write, WriteKind
 from pyspark_theflash.tidb.codec.bytes import decode_bytes
 from pyspark_theflash.tidb.codec.key import RawKey, table_of
@@ -35,20 +34,7 @@ from pyspark_theflash.tikv.region_store import RegionStore
 from pyspark_theflash.tikv.tables import PhysicalTables
 from pyspark_theflash.tikv.versions import Versions, versions_of
 
-
-class Resolved(Protocol):
-    """Outcomes of transactions, by start_ts, like `resolve.ResolvedLocks`."""
-
-    @property
-    def ignored(self) -> AbstractSet[TimeStamp]:
-        """start_ts of transactions rolled back, or committed above the snapshot."""
-
-    @property
-    def committed(self) -> Mapping[TimeStamp, TimeStamp]:
-        """start_ts -> commit_ts, at or below the snapshot."""
-
-
-Resolve = Callable[[Sequence[Lock], TimeStamp], Resolved]
+Resolve = Callable[[Sequence[Lock], TimeStamp], ResolvedLocks]
 """(blocking locks, snapshot_ts) -> the outcomes of their transactions."""
 
 
@@ -71,11 +57,6 @@ class TableView:
     """The versions in memory, of all tables."""
     locked: Sequence[LockedRow]
     newest: NewestRows
-
-    @property
-    def locks(self) -> list[Lock]:
-        """The blocking locks."""
-        return [each.lock for each in self.locked]
 
 
 def open_tables(
@@ -131,17 +112,11 @@ def _locked_rows(
     return rows
 
 
-def resolve_locked(view: TableView, resolve: Resolve | None) -> list[Versions]:
-    """Return the rows in blocking locks whose transactions committed at or below the snapshot.
-
-    Raises:
-        KeyIsLockedError: A transaction is undecided.
-    """
+def _committed_rows(view: TableView, resolve: Resolve) -> list[Versions]:
+    """Return the rows in blocking locks whose transactions committed at or below the snapshot."""
     if not view.locked:
         return []
-    if resolve is None:
-        raise _is_locked(view.locked[0].lock)
-    resolved = resolve(view.locks, view.snapshot_ts)
+    resolved = resolve([each.lock for each in view.locked], view.snapshot_ts)
     rows: list[tuple[bytes, Write, bytes]] = []
     for each in view.locked:
         start_ts = each.lock.start_ts
@@ -151,17 +126,11 @@ def resolve_locked(view: TableView, resolve: Resolve | None) -> list[Versions]:
             write_key = each.key + encode_uint_desc(commit_ts)
             rows.append((write_key, Write(kind, start_ts), each.row))
         elif start_ts not in resolved.ignored:
-            raise _is_locked(each.lock)
+            raise KeyIsLockedError(start_ts, table_of(each.lock.key), "has not ended")
     return versions_of(rows)
 
 
-def _is_locked(lock: Lock) -> KeyIsLockedError:
-    return KeyIsLockedError(lock.start_ts, table_of(lock.key), "has not ended")
-
-
-def newest_rows(
-    view: TableView, tables: PhysicalTables, resolve: Resolve | None = None
-) -> MemoryVersions | None:
+def newest_rows(view: TableView, tables: PhysicalTables, resolve: Resolve) -> MemoryVersions | None:
     """Return the newest versions at the view's timestamp in the cache; None if there are none.
 
     They include the rows of blocking locks whose transactions have committed.
@@ -169,7 +138,7 @@ def newest_rows(
     Raises:
         KeyIsLockedError: The transaction of a blocking lock is undecided.
     """
-    resolved = resolve_locked(view, resolve)
+    resolved = _committed_rows(view, resolve)
     if not tables.has(view.physical_id):
         return None
     return view.newest.at(view.physical_id, view.chunks, resolved, view.snapshot_ts, tables)

@@ -18,6 +18,7 @@ from enum import Enum
 from typing import Final
 
 from pyspark_theflash.base.types import RegionEpoch, RegionID
+from pyspark_theflash.cluster.key_range import EncodedKeyRange
 
 RAFT_INIT_INDEX: Final = 5
 """The first index, and the first term, of the log of a region created by a split."""
@@ -53,9 +54,10 @@ class RaftRegion:
     epoch: RegionEpoch
     peers: tuple[Peer, ...] = ()
 
-    def contains(self, key: bytes) -> bool:
-        """Return whether a key is in the region."""
-        return self.start <= key and (not self.end or key < self.end)
+    @property
+    def keys(self) -> EncodedKeyRange:
+        """The range [start, end)."""
+        return EncodedKeyRange(self.start, self.end)
 
     def peer_on(self, store_id: int) -> Peer | None:
         """Return the replica on a store; None if there is none."""

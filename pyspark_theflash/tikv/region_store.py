@@ -160,7 +160,7 @@ class RegionStore:
         last = len(states)
         if keys.end:
             last = bisect.bisect_left(states, keys.end, key=lambda s: s.region.start)
-        return [s for s in states[max(first, 0) : last] if _intersects(s.region, keys)]
+        return [s for s in states[max(first, 0) : last] if s.region.keys.within(keys)]
 
     def uncovered(self) -> Sequence[EncodedKeyRange]:
         """Return the ranges that no region covers, in key order."""
@@ -494,7 +494,3 @@ def _applied_to(state: RegionState, command: RaftCommand) -> RegionState:
 
 def _key(number: int) -> str:
     return f"{number:020d}"
-
-
-def _intersects(region: RaftRegion, keys: EncodedKeyRange) -> bool:
-    return EncodedKeyRange(region.start, region.end).within(keys) is not None

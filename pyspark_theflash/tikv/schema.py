@@ -6,27 +6,20 @@ stored yet is published with the next rows.
 """
 
 import threading
-from typing import Protocol
 
 from pyspark_theflash.base.errors import SchemaOutdatedError
 from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.replication.apply.state import SchemaSource
 from pyspark_theflash.storage.store.catalog import schema_records
 from pyspark_theflash.storage.store.manifest import ManifestChange
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 from pyspark_theflash.tikv.tables import PhysicalTables
 
 
-class HistorySource(Protocol):
-    """A source of the schema history, like `replication.apply.state.SchemaSource`."""
-
-    def read(self, after: SchemaHistory | None, at_least: TimeStamp | None) -> SchemaHistory:
-        """Return the continuation of `after`, up to `at_least` or later if the source can wait."""
-
-
 class SchemaKeeper:
     """The current history. Thread-safe, but the engine's thread calls `change` and `published`."""
 
-    def __init__(self, source: HistorySource, stored: SchemaHistory | None) -> None:
+    def __init__(self, source: SchemaSource, stored: SchemaHistory | None) -> None:
         """`stored` is the history in the store. Raises the errors of the source."""
         self._source, self._stored = source, stored
         self._mutex = threading.Lock()

@@ -16,6 +16,7 @@ from pyspark_theflash.cluster.resolve import LockPolicy
 from pyspark_theflash.cluster.tikv.client import TiKVClient
 from pyspark_theflash.cluster.tikv.meta import TiKVMeta
 from pyspark_theflash.storage.engine import registry
+from pyspark_theflash.storage.engine.api import Engine
 from pyspark_theflash.tidb.codec.key import encode_record_key
 from pyspark_theflash.tidb.schema.model import TableInfo
 from pyspark_theflash.tidb.schema.tidb import TidbSchemaSource
@@ -51,8 +52,8 @@ class Replica:
         self._schema = schema
         identity = registry.create(path, registry.MAGIC, FS)
         with ExitStack() as undo:
-            worker = OwnThread(lambda: registry.open_engine(path, identity, FS, CLOCK))
-            self.learner = Learner(worker, schema, CLOCK, limits=_LIMITS)
+            self._worker = OwnThread(lambda: registry.open_engine(path, identity, FS, CLOCK))
+            self.learner = Learner(self._worker, schema, CLOCK, limits=_LIMITS)
             undo.callback(self.learner.close)
             server = EngineServer(self.learner, "127.0.0.1:0", clock=CLOCK)
             server.start()
@@ -80,8 +81,13 @@ class Replica:
     def compact(self, over: threading.Event) -> None:
         """Until it is over."""
         while not over.wait(_COMPACT_S):
-            self.learner.compact(self._schema.columns_of)
+            self._worker.run(self._compact_touched).result()
             self.follower.happened["compactions"] += 1
+
+    def _compact_touched(self, engine: Engine) -> None:
+        touched, self.learner.flusher.touched = self.learner.flusher.touched, set()
+        for physical_id in sorted(touched):
+            engine.compact(physical_id, self._schema.columns_of(physical_id))
 
 
 class Deaths:

@@ -28,6 +28,7 @@ from tests.support.kv_tap import TAP, calls, history, locks
 from tests.support.learning import Learning
 from tests.support.raft_tikv import FakeRaftCluster, encoded
 from tests.support.schema import tables_at
+from tests.support.table_rows import unresolved
 from tests.support.workloads import Workload
 
 HISTORY = history()
@@ -103,12 +104,12 @@ def test_answers_in_the_middle() -> None:
 def check_left_over(learning: Learning, ts: int) -> None:
     """Where nobody is asked, the locks that TiDB found left over are in the way, and no others."""
     (view,) = open_tables(learning.learner.store, TABLES["kvb.acc"].physical_ids, TimeStamp(ts))
-    blocking = {(lock.key.hex(), lock.start_ts) for lock in view.locks}
+    blocking = {(each.lock.key.hex(), each.lock.start_ts) for each in view.locked}
     left_over = {(lock["key"], lock["lock_ts"]) for lock in locks()["locks_before_resolving"]}
     assert blocking <= left_over
     assert len(blocking) >= 10
     with pytest.raises(KeyIsLockedError, match="table 86 is locked"):
-        list(learning.read(TABLES["kvb.acc"], view, None))
+        list(learning.read(TABLES["kvb.acc"], view, unresolved))
 
 
 def _digest(learning: Learning, table: TableInfo, ts: int, resolve: Any) -> tuple[int, str]:

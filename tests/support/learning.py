@@ -3,7 +3,6 @@
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.jobs.learner import columns_of
 from pyspark_theflash.cluster.lock import Lock
+from pyspark_theflash.cluster.resolve import ResolvedLocks
 from pyspark_theflash.read.present import TEXT
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.mvcc.project import scan_column
@@ -51,17 +51,9 @@ class FakeFiles:
         return self._tikv.files[file.uuid]
 
 
-@dataclass
-class ResolvedAs:
-    """What has become of transactions, as a test says."""
-
-    ignored: frozenset[TimeStamp] = frozenset()
-    committed: dict[TimeStamp, TimeStamp] = field(default_factory=dict)
-
-
-def all_rolled_back(locks: Sequence[Lock], snapshot_ts: TimeStamp) -> ResolvedAs:
-    """Every lock in the way is of a transaction that never committed."""
-    return ResolvedAs(frozenset(lock.start_ts for lock in locks))
+def all_rolled_back(locks: Sequence[Lock], snapshot_ts: TimeStamp) -> ResolvedLocks:
+    """Resolve every blocking lock as that of a transaction that was rolled back."""
+    return ResolvedLocks(frozenset(lock.start_ts for lock in locks))
 
 
 class Learning:
@@ -184,9 +176,7 @@ class Learning:
         for view in open_tables(self.learner.store, table.physical_ids, TimeStamp(ts)):
             yield from self.read(table, view, all_rolled_back)
 
-    def read(
-        self, table: TableInfo, view: TableView, resolve: Resolve | None
-    ) -> Iterator[pa.RecordBatch]:
+    def read(self, table: TableInfo, view: TableView, resolve: Resolve) -> Iterator[pa.RecordBatch]:
         """The rows of one of a table's views, with their handles."""
         columns = [scan_column(table, c) for c in table.public_columns]
         return read_rows(
@@ -204,7 +194,7 @@ class Learning:
         return _by_handle(self.batches(table, ts))
 
     def view_rows(
-        self, table: TableInfo, view: TableView, resolve: Resolve | None
+        self, table: TableInfo, view: TableView, resolve: Resolve
     ) -> dict[Any, tuple[Any, ...]]:
         """The rows of one of a table's views by handle; none twice."""
         return _by_handle(self.read(table, view, resolve))

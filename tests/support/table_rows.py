@@ -4,11 +4,19 @@ from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
 
+from pyspark_theflash.base.types import TimeStamp
+from pyspark_theflash.cluster.lock import Lock
+from pyspark_theflash.cluster.resolve import ResolvedLocks
 from pyspark_theflash.storage.engine.api import EngineReader, ScanSpec
 from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.store.manifest import View
 from pyspark_theflash.tikv.read import Resolve, TableView, newest_rows
 from pyspark_theflash.tikv.tables import PhysicalTables
+
+
+def unresolved(locks: Sequence[Lock], snapshot_ts: TimeStamp) -> ResolvedLocks:
+    """Resolve no lock."""
+    return ResolvedLocks()
 
 
 def read_rows(
@@ -18,7 +26,7 @@ def read_rows(
     tables: PhysicalTables,
     columns: Sequence[ScanColumn],
     *,
-    resolve: Resolve | None = None,
+    resolve: Resolve = unresolved,
     with_handle: bool = False,
 ) -> Iterator[pa.RecordBatch]:
     """Yield a physical table's rows at the view's timestamp, in bounded batches, unordered.

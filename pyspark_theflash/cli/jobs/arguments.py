@@ -60,6 +60,21 @@ def mebibytes(text: str) -> int:
     return int(text) << 20
 
 
+def add_seconds(
+    parser: argparse._ActionsContainer,
+    flag: str,
+    help: str,
+    default_ms: int | None = None,
+    *,
+    required: bool = False,
+) -> None:
+    """Add an option for a duration in seconds. A default other than 0 is added to its help text."""
+    text = f"{help} (default: {default_ms / 1000:g})" if default_ms else help
+    parser.add_argument(
+        flag, type=seconds, default=default_ms, required=required, metavar="S", help=text
+    )
+
+
 def add_store(parser: argparse.ArgumentParser) -> None:
     """Add the store's folder."""
     parser.add_argument("store", type=Path, metavar="STORE", help="the store's folder")

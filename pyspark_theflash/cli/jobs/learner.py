@@ -20,15 +20,9 @@ from typing import TYPE_CHECKING, Final
 
 from pyspark_theflash.base.clock import Clock, Deadline
 from pyspark_theflash.base.errors import (
-    CacheFullError,
     ClusterMismatchError,
     InternalError,
-    NotCaughtUpError,
     OptionError,
-    RegionGapError,
-    SchemaOutdatedError,
-    ServiceUnavailableError,
-    StoreFullError,
     TheFlashError,
 )
 from pyspark_theflash.base.fs import FileSystem
@@ -52,7 +46,7 @@ from pyspark_theflash.storage.store.manifest import ManifestChange, View
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
 from pyspark_theflash.storage.store.raft_fed import RAFT_FED_KIND, RaftFedMarker
 from pyspark_theflash.tikv.flush import FlushLimits, OwnThread
-from pyspark_theflash.tikv.learner import ColumnsOf, Learner
+from pyspark_theflash.tikv.learner import TRANSIENT_ERRORS, ColumnsOf, Learner
 from pyspark_theflash.tikv.origin import READ_WAIT_MS, Replica
 from pyspark_theflash.tikv.overlay import Overlays
 from pyspark_theflash.tikv.schema import SchemaKeeper
@@ -67,15 +61,6 @@ _log = logging.getLogger(__name__)
 
 _LOOK_S: Final = 1.0
 _ASK_MS: Final = 10_000
-_PASSING: Final = (
-    StoreFullError,
-    CacheFullError,
-    SchemaOutdatedError,
-    NotCaughtUpError,
-    RegionGapError,
-    ServiceUnavailableError,
-)
-"""Transient errors, after which the step is retried without a change of state."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +148,7 @@ class LearnerProcess:
     def _pass(self, step: Callable[[], None]) -> None:
         try:
             step()
-        except _PASSING as error:
+        except TRANSIENT_ERRORS as error:
             _log.warning("will retry: %s", error)
 
     def close(self) -> None:
@@ -273,8 +258,8 @@ class LearnerProcess:
             self._tikv,
             self._tikv.resolver,
             self._schema.tables,
-            directory,
-            hold,
+            self._tikv.now,
+            hold.ensure,
             self._learner.flush,
             settings.limits.memory_bytes,
             settings.read_wait_ms,
@@ -294,7 +279,7 @@ class LearnerProcess:
     def _close_learner(self) -> None:
         try:
             self._learner.close()
-        except _PASSING as error:
+        except TRANSIENT_ERRORS as error:
             _log.warning("applied rows were not written; TiKV will send them again: %s", error)
 
 

@@ -3,13 +3,14 @@
 Text exposition format 0.0.4 over HTTP, on loopback addresses only.
 """
 
-import ipaddress
 import threading
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Final
 
 from pyspark_theflash.base.errors import OptionError
+from pyspark_theflash.net.address import is_host_port, split_host_port
+from pyspark_theflash.net.bind import is_loopback
 
 _TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 _PREFIX: Final = "theflash_writer_"
@@ -68,12 +69,8 @@ class MetricsServer:
 
 
 def _loopback(address: str) -> tuple[str, int]:
-    host, _, port = address.rpartition(":")
-    try:
-        is_loopback = host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
-        number = int(port)
-    except ValueError:
-        raise OptionError("metrics", f"{address!r} is not of the form 127.0.0.1:PORT") from None
-    if not is_loopback or not 0 <= number < 1 << 16:
-        raise OptionError("metrics", f"{address!r} is not a loopback address and port")
-    return host.strip("[]"), number
+    if is_host_port(address):
+        host, port = split_host_port(address)
+        if is_loopback(host):
+            return host, port
+    raise OptionError("metrics", f"{address!r} is not a loopback address and port")

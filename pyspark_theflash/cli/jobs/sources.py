@@ -202,10 +202,9 @@ class Opener:
         from pyspark_theflash.cluster.tikv.client import TiKVClient
         from pyspark_theflash.cluster.tikv.meta import TiKVMeta
 
-        pd = PDClient(addresses, self._network.tls, clock=self._clock)
-        self._undo.callback(pd.close)
-        client = TiKVClient(pd, self._network.tls, clock=self._clock)
-        self._undo.callback(client.close)
+        tls, clock = self._network.tls, self._clock
+        pd = self._undo.enter_context(PDClient(addresses, tls, clock=clock))
+        client = self._undo.enter_context(TiKVClient(pd, tls, clock=clock))
         return pd, TidbSchemaSource(TiKVMeta(client), self._clock)
 
     def _others_check(self, pumps: Sequence[str]) -> Callable[[], None]:
@@ -278,8 +277,7 @@ class Opener:
             if not self._network.pd_addresses:
                 reason = "a timestamp or the cluster's id is needed from PD: use --pd HOST:PORT"
                 raise OptionError(option, reason)
-            self._pd_client = PDClient(
-                self._network.pd_addresses, self._network.tls, clock=self._clock
+            self._pd_client = self._undo.enter_context(
+                PDClient(self._network.pd_addresses, self._network.tls, clock=self._clock)
             )
-            self._undo.callback(self._pd_client.close)
         return self._pd_client

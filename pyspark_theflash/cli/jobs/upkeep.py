@@ -34,7 +34,7 @@ class RemoteUpkeep:
         clock: Clock,
         pd_safe_point: Callable[[], TimeStamp] | None = None,
     ) -> None:
-        self._engine, self._state, self._clock = engine, state, clock
+        self._engine, self.memory, self._clock = engine, state, clock
         self._pd_safe_point = pd_safe_point
         self._pd_ts: TimeStamp | None = None
         self._pd_due_ms = 0
@@ -47,9 +47,6 @@ class RemoteUpkeep:
     def set_interval(self, interval_ms: int) -> None:
         self._maintain(interval_ms)
 
-    def goes_on_with(self, state: WriterState) -> None:
-        self._state = state
-
     def touched(self, tables: Iterable[PhysicalTableID]) -> None:
         if tables := tuple(tables):
             self._engine.touched(tables)
@@ -59,7 +56,7 @@ class RemoteUpkeep:
 
     def _maintain(self, interval_ms: int | None = None) -> None:
         self._ask_pd()
-        open_orphans = [ts for ts in self._state.orphans if self._state.is_open(ts)]
+        open_orphans = [ts for ts in self.memory.orphans if self.memory.is_open(ts)]
         done = self._engine.maintain(
             open_orphans,
             interval_ms,
@@ -71,11 +68,11 @@ class RemoteUpkeep:
         self.discarded = done.discarded
         for record in done.changed:
             if record.kind == ORPHAN_KIND:
-                self._state.decided(Orphan.from_record(record.key, record.body))
+                self.memory.decided(Orphan.from_record(record.key, record.body))
             elif record.kind == PROGRESS_KIND:
                 view = View(Generation(0), {PROGRESS_KIND: {record.key: record.body}})
                 if (progress := Progress.of(view)) is not None:
-                    self._state.collected(progress, done.ledger_records)
+                    self.memory.collected(progress, done.ledger_records)
 
     def _ask_pd(self) -> None:
         now_ms = self._clock.boottime_ms()

@@ -23,10 +23,10 @@ from pyspark_theflash.base.timestamp import shown
 from pyspark_theflash.base.types import physical_ms
 from pyspark_theflash.cli.jobs.arguments import (
     ArgumentParser,
+    add_seconds,
     add_tls,
     add_token,
     cluster_id,
-    seconds,
     timestamp,
     tls_files,
 )
@@ -91,30 +91,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="tables with matching names, * and ? allowed, had no rows before the stream, so "
         "that no base is needed to read them; permanent; may be repeated",
     )
-    parser.add_argument(
-        "--interval", type=seconds, metavar="S", help="polling interval in seconds (default: 0.25)"
-    )
-    parser.add_argument(
-        "--wait",
-        type=seconds,
-        default=0,
-        metavar="S",
-        help="wait up to S seconds for another writer to exit, and for a server",
-    )
+    add_seconds(parser, "--interval", "polling interval in seconds (default: 0.25)")
+    wait = "wait up to S seconds for another writer to exit, and for a server"
+    add_seconds(parser, "--wait", wait, 0)
     parser.add_argument(
         "--guess-partitions",
         action="store_true",
         help="if it is unknown which of two partitions a transaction wrote, use the likelier "
         "one and log it",
     )
-    parser.add_argument(
-        "--ask-after",
-        type=seconds,
-        default=ORPHAN_MS,
-        metavar="S",
-        help="look up in TiKV the outcome of a transaction whose commit is missing for S "
-        f"seconds (default: {ORPHAN_MS // 1000})",
-    )
+    look_up = "look up in TiKV the outcome of a transaction whose commit is missing for S seconds"
+    add_seconds(parser, "--ask-after", look_up, ORPHAN_MS)
     parser.add_argument(
         "--metrics", metavar="HOST:PORT", help="serve Prometheus metrics at /metrics"
     )
@@ -192,7 +179,7 @@ def run(arguments: argparse.Namespace) -> int:
         def make_again() -> Writer:
             place.open_again()
             continued = make_writer()
-            upkeep.goes_on_with(continued.state)
+            upkeep.memory = continued.state
             return continued
 
         job = _Job(arguments, writer, upkeep, source, clock, make_again)

@@ -43,7 +43,7 @@ class SharedHold:
     ) -> None:
         self._directory, self._service = directory, service
         self._clock, self._ttl_s = clock, ttl_s
-        self._mutex = threading.Lock()
+        self._mutex = threading.RLock()
         self._held: TimeStamp | None = None
         self._renewed_ms = self._held_until_ms = 0
 
@@ -63,10 +63,9 @@ class SharedHold:
             PDUnavailableError, PDRefusedError: PD does not respond, or returns an error.
         """
         with self._mutex:
-            is_held = self._held is not None and self._clock.boottime_ms() < self._held_until_ms
-            if self._held is not None and is_held and self._held <= snapshot_ts:
-                return
-            self._hold(min(self._held, snapshot_ts) if self._held and is_held else snapshot_ts)
+            held = self.held
+            if held is None or snapshot_ts < held:
+                self._hold(snapshot_ts)
 
     def follow(self, lowest: Callable[[], TimeStamp | None]) -> None:
         """Move the safe point to the lowest timestamp that is being read; remove it if None.

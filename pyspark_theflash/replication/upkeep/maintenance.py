@@ -114,6 +114,8 @@ class Maintenance:
     """Interval at which the writer polls its source; None if it is not set."""
     is_stopping: bool
     """Whether a command has requested the writer to stop."""
+    memory: WriterMemory | None
+    """State of the running writer, if any."""
     discarded: int
     """Number of pieces discarded because their tables were changed meanwhile."""
 
@@ -188,10 +190,6 @@ class Maintenance:
         while self._failed is None and self._touched:
             self._queue.wait()
         self.touched(())
-
-    def goes_on_with(self, state: WriterMemory) -> None:
-        """Replace the state of the running writer by another writer's."""
-        self.memory = state
 
     def _compacting_one(self, physical_id: PhysicalTableID) -> Work:
         """Return the work of compacting a table as far as it pays."""

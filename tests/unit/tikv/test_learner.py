@@ -516,8 +516,8 @@ def test_compaction_changes_nothing(learning: Learning) -> None:
         send(learning)
         learning.learner.flush()
         if not ts % 5:
-            learning.learner.compact(lambda _: columns)
-    assert not learning.learner.flusher.touched - {TABLE.physical_ids[0]}
+            learning.engine.compact(TABLE.physical_ids[0], columns)
+    assert learning.learner.flusher.touched == {TABLE.physical_ids[0]}
     for ts in range(10, 40):
         expected = {t % 4: str(t) for t in range(10, ts + 1)}
         assert texts(learning, ts) == expected

@@ -17,6 +17,7 @@ from tests.support.golden_vectors import live_tables
 from tests.support.learning import Learning
 from tests.support.percolator_records import write_record
 from tests.support.raft_tikv import Change, FakeRaftCluster, at_ts, encoded
+from tests.support.table_rows import unresolved
 
 TS = TimeStamp(50)
 
@@ -38,7 +39,7 @@ def _shown(learning: Learning, table: TableInfo, names: list[str]) -> Counter[tu
     """Return the rows in TiDB's text format."""
     found: Counter[tuple[Any, ...]] = Counter()
     for view in open_tables(learning.learner.store, table.physical_ids, TS):
-        for each in learning.read(table, view, None):
+        for each in learning.read(table, view, unresolved):
             columns = dict(
                 zip([c.name for c in table.public_columns], table.public_columns, strict=True)
             )

@@ -16,11 +16,13 @@ import pytest
 from pyspark_theflash.base.errors import KeyIsLockedError
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cluster.lock import Lock
+from pyspark_theflash.cluster.resolve import ResolvedLocks
 from pyspark_theflash.tikv.read import Resolve, open_tables
 from tests.support.kv_table import HISTORY, TABLE, key, row
-from tests.support.learning import Learning, ResolvedAs
+from tests.support.learning import Learning
 from tests.support.percolator_records import LockRecord, write_record
 from tests.support.raft_tikv import Change, FakeRaftCluster, at_ts
+from tests.support.table_rows import unresolved
 
 TS = 50
 LOCKED = "locked"
@@ -203,13 +205,13 @@ def _changes(number: int, case: Case) -> list[Change]:
 
 
 def _resolver(ended: int | None) -> Resolve:
-    def resolve(locks: Sequence[Lock], snapshot_ts: TimeStamp) -> ResolvedAs:
+    def resolve(locks: Sequence[Lock], snapshot_ts: TimeStamp) -> ResolvedLocks:
         met = {lock.start_ts for lock in locks}
         if ended is None:
-            return ResolvedAs()
+            return ResolvedLocks()
         if 0 < ended <= snapshot_ts:
-            return ResolvedAs(committed=dict.fromkeys(met, TimeStamp(ended)))
-        return ResolvedAs(frozenset(met))
+            return ResolvedLocks(committed=dict.fromkeys(met, TimeStamp(ended)))
+        return ResolvedLocks(frozenset(met))
 
     return resolve
 
@@ -245,7 +247,7 @@ def _compare(learning: Learning, *, by_snapshot: bool) -> None:
             with pytest.raises(KeyIsLockedError):
                 learning.view_rows(TABLE, replace(view, locked=own), _resolver(case.ended))
             with pytest.raises(KeyIsLockedError):
-                learning.view_rows(TABLE, replace(view, locked=own), None)
+                learning.view_rows(TABLE, replace(view, locked=own), unresolved)
 
 
 def test_there_are_enough() -> None:

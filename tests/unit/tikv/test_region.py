@@ -34,8 +34,8 @@ STATE = RegionState(region(1, b"b", b"d"), ApplyState(20, 6, 10, 5), PEERS[1])
 
 def test_keys() -> None:
     for key, inside in ((b"a", False), (b"b", True), (b"c", True), (b"d", False)):
-        assert STATE.region.contains(key) == inside
-    assert region(1, b"b", b"").contains(b"\xff")
+        assert STATE.region.keys.contains(key) == inside
+    assert region(1, b"b", b"").keys.contains(b"\xff")
     assert STATE.region.peer_on(77) == PEERS[1]
     assert STATE.region.peer_on(78) is None
 
