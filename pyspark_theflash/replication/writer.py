@@ -7,7 +7,7 @@ Resolved transactions are applied when enough of them are buffered, and at the e
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 from pyspark_theflash.base.clock import Clock, SystemClock
 from pyspark_theflash.base.errors import OptionError, SchemaOutdatedError, UnmatchedPrewriteError
@@ -18,7 +18,7 @@ from pyspark_theflash.replication.apply.move import MOVE_KIND
 from pyspark_theflash.replication.apply.state import LEDGER_KIND, SchemaSource, WriterState
 from pyspark_theflash.replication.pairing.pending import PENDING_KIND
 from pyspark_theflash.replication.pairing.spill import Spill
-from pyspark_theflash.replication.source.event import Entity, Transaction
+from pyspark_theflash.replication.source.event import Entity, EntitySource, Transaction
 from pyspark_theflash.replication.source.merge import MergedSource
 from pyspark_theflash.replication.upkeep.orphans import ORPHAN_MS, OrphanWatch
 from pyspark_theflash.storage.engine.api import Publication, WriterEngine
@@ -45,17 +45,6 @@ WRITER_KINDS: Final = frozenset(
     }
 )
 """Kinds of the records that a writer publishes."""
-
-
-class EntitySource(Protocol):
-    """Source of entities: files or a pump."""
-
-    def entities(self, after: str | None = None) -> Iterator[Entity]:
-        """Yield the available entities in order of arrival, those after position `after` if set."""
-
-    @property
-    def position(self) -> str | None:
-        """Position to continue at, after the last entity yielded; None at the beginning."""
 
 
 class Writer:

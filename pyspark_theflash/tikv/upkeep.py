@@ -5,7 +5,7 @@ regions are split or garbage is collected. And the GC bound is PD's safe point, 
 every service safe point, because versions above it may still be read.
 """
 
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from concurrent.futures import Executor
 
 from pyspark_theflash.base.clock import Clock
@@ -13,7 +13,8 @@ from pyspark_theflash.base.errors import UnsupportedError
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.replication.upkeep.collection import CollectionReport
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
-from pyspark_theflash.storage.engine.api import CompactionReport, Engine, Piece
+from pyspark_theflash.replication.upkeep.work_queue import Pieces
+from pyspark_theflash.storage.engine.api import CompactionReport, Engine
 from pyspark_theflash.storage.store.command import PurgeOrder
 from pyspark_theflash.storage.store.manifest import Manifest
 from pyspark_theflash.storage.store.progress import Progress
@@ -45,20 +46,20 @@ class RaftFedMaintenance(Maintenance):
         """Raise `UnsupportedError`: rows without a region are purged automatically."""
         raise UnsupportedError("purging by hand", "a store that TiKV feeds")
 
-    def _compacting(self) -> Generator[Piece, CompactionReport, CompactionReport]:
+    def compacting(self) -> Pieces[CompactionReport]:
         self._flusher.flush(self._engine)
-        return (yield from super()._compacting())
+        return (yield from super().compacting())
 
     def flush(self) -> CompactionReport:
         self._flusher.flush(self._engine)
         return super().flush()
 
-    def _collecting(
-        self, requested: TimeStamp | None, *, dry_run: bool
-    ) -> Generator[Piece, CompactionReport, CollectionReport | None]:
+    def collecting(
+        self, requested: TimeStamp | None = None, *, dry_run: bool = False
+    ) -> Pieces[CollectionReport | None]:
         if not dry_run:
             self._flusher.flush(self._engine)
-        return (yield from super()._collecting(requested, dry_run=dry_run))
+        return (yield from super().collecting(requested, dry_run=dry_run))
 
     def _newest_ts(self, progress: Progress) -> TimeStamp:
         return max(progress.resolved_ts, self._learned_ts())

@@ -35,6 +35,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import PhysicalTableID, RegionID, TimeStamp
 from pyspark_theflash.read.plan.snapshot import ReadSnapshot
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
+from pyspark_theflash.replication.upkeep.work_queue import run_all
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import CompactionReport, Piece
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits
@@ -124,7 +125,7 @@ class Compactions:
         newest = store_progress(self._engine.read([PROGRESS_KIND]))
         assert newest is not None
         ts = newest.resolved_ts if safe_point is None else TimeStamp(int(safe_point))
-        report = upkeep.collect(ts)
+        report = run_all(upkeep.collecting(ts))
         assert report is not None
         held = "".join(f", held back by {each}" for each in report.safe_point.held_by)
         yield re.sub(r"process \d+", "process P", f"safe point {report.safe_point.ts}{held}")

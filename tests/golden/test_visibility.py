@@ -19,6 +19,7 @@ from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.base.types import MAX_TS, TimeStamp
 from pyspark_theflash.read.plan.snapshot import ReadSnapshot
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
+from pyspark_theflash.replication.upkeep.work_queue import run_all
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.magic.file import FILE_KIND, DataFile
 from pyspark_theflash.storage.mvcc.version import Op
@@ -62,7 +63,9 @@ class Visibility:
     def do_collect(self, safe_point: str) -> Iterator[str]:
         engine = registry.open_engine(self._path, read_identity(self._path, FS), FS, self._clock)
         with closing(engine), closing(open_manifest(self._path, FS)) as manifest:
-            report = Maintenance(engine, manifest, self._clock).collect(TimeStamp(int(safe_point)))
+            report = run_all(
+                Maintenance(engine, manifest, self._clock).collecting(TimeStamp(int(safe_point)))
+            )
         assert report is not None
         yield f"safe point {report.safe_point.ts}, {report.compaction.rows_dropped} dropped"
 

@@ -27,6 +27,7 @@ from pyspark_theflash.read.plan.snapshot import open_snapshot
 from pyspark_theflash.replication.apply.move import MOVE_KIND
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
+from pyspark_theflash.replication.upkeep.work_queue import run_all
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import Engine
@@ -149,12 +150,12 @@ def move(engine: Engine, _store: Path, _fs: FileSystem, folder: Path) -> None:
 
 def compact(engine: Engine, store: Path, fs: FileSystem, _folder: Path) -> None:
     with maintenance(engine, store, fs) as upkeep:
-        upkeep.compact()
+        run_all(upkeep.compacting())
 
 
 def collect(engine: Engine, store: Path, fs: FileSystem, _folder: Path) -> None:
     with maintenance(engine, store, fs) as upkeep:
-        upkeep.collect(MOVE_TIMES[2])
+        run_all(upkeep.collecting(MOVE_TIMES[2]))
 
 
 def set_interval(engine: Engine, store: Path, fs: FileSystem, _folder: Path) -> None:
@@ -165,8 +166,8 @@ def set_interval(engine: Engine, store: Path, fs: FileSystem, _folder: Path) -> 
 def live_a_day(engine: Engine, store: Path, fs: FileSystem, folder: Path) -> None:
     follow(engine, store, fs, folder)
     with maintenance(engine, store, fs) as upkeep:
-        upkeep.compact()
-        upkeep.collect(BANK_TIMES[-1])
+        run_all(upkeep.compacting())
+        run_all(upkeep.collecting(BANK_TIMES[-1]))
 
 
 OPERATIONS = {

@@ -35,6 +35,7 @@ from pyspark_theflash.replication.upkeep import maintenance as maintenance_modul
 from pyspark_theflash.replication.upkeep.admin import administer
 from pyspark_theflash.replication.upkeep.collection import CollectionReport
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
+from pyspark_theflash.replication.upkeep.work_queue import run_all
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import CompactionReport
@@ -74,7 +75,7 @@ def maintenance(store: Path) -> Iterator[Maintenance]:
 
 def collect(store: Path, safe_point: TimeStamp = NEWEST) -> CollectionReport:
     with maintenance(store) as upkeep:
-        report = upkeep.collect(safe_point)
+        report = run_all(upkeep.collecting(safe_point))
     assert report is not None
     return report
 
@@ -107,7 +108,7 @@ def check_from(store: Path, safe_point: TimeStamp) -> None:
 
 def test_compaction_changes_no_answer(store: Path) -> None:
     with maintenance(store) as upkeep:
-        report = upkeep.compact()
+        report = run_all(upkeep.compacting())
     assert report.rows_dropped == 0
     assert report.rows_read > 0
     check_answers(store, ANSWERS)
@@ -161,14 +162,14 @@ def test_without_a_safe_point_the_retention_decides(store: Path) -> None:
     kept_ms = (resolved_ts - MIDDLE) >> 18
     expected = TimeStamp(resolved_ts - (kept_ms << 18))
     with maintenance(store) as upkeep:
-        report = upkeep.collect()
+        report = run_all(upkeep.collecting())
         assert report is not None
         assert (report.safe_point.ts, progress(store).oldest_ts) == (before, before)
         assert "the retention of 86400 s" in str(report.safe_point)
         upkeep.set_retention(kept_ms)
         for dry_run in (True, False):
             assert progress(store).oldest_ts == before
-            report = upkeep.collect(dry_run=dry_run)
+            report = run_all(upkeep.collecting(dry_run=dry_run))
             assert report is not None
             assert report.safe_point.ts == expected
             assert report.safe_point.held_by == (f"the retention of {kept_ms / 1000:g} s",)
@@ -177,7 +178,7 @@ def test_without_a_safe_point_the_retention_decides(store: Path) -> None:
     check_from(store, expected)
     with maintenance(store) as upkeep:
         upkeep.set_retention(0)
-        upkeep.collect()
+        run_all(upkeep.collecting())
     assert progress(store).oldest_ts == resolved_ts
 
 
@@ -185,11 +186,11 @@ def test_a_dry_run_changes_nothing(store: Path) -> None:
     files = sorted(p.name for p in (store / "data").rglob("*.parquet"))
     before = progress(store), ledger_bytes(store), digests(store)
     with maintenance(store) as upkeep:
-        dry = upkeep.collect(NEWEST, dry_run=True)
+        dry = run_all(upkeep.collecting(NEWEST, dry_run=True))
         assert dry is not None
         assert (progress(store), ledger_bytes(store), digests(store)) == before
         assert sorted(p.name for p in (store / "data").rglob("*.parquet")) == files
-        done = upkeep.collect(NEWEST)
+        done = run_all(upkeep.collecting(NEWEST))
     assert done is not None
     assert dry.transactions_forgotten == done.transactions_forgotten > 0
     assert dry.tables_purged == done.tables_purged
@@ -273,7 +274,7 @@ def test_a_writer_goes_on_after_a_collection_in_its_midst(tmp_path: Path) -> Non
     with closing(engine), closing(open_manifest(store, FS)) as manifest:
         state = WriterState(engine, FileSchema(BANK.schema))
         upkeep = Maintenance(engine, manifest, CLOCK, memory=state)
-        report = upkeep.collect(NEWEST)
+        report = run_all(upkeep.collecting(NEWEST))
         assert report is not None
         assert report.safe_point.ts == state.resolved_ts
         change = state.advance(state.resolved_ts, [], keep_pending=True)
@@ -521,7 +522,7 @@ def test_a_disk_that_fails_ends_whoever_writes(
         with pytest.raises(EngineError):
             work_off(upkeep)
         with pytest.raises(EngineError, match="rejects writes after an error"):
-            upkeep.compact()
+            run_all(upkeep.compacting())
         if asked is not None:
             assert mailbox.state(asked) is State.FAILED
 

@@ -14,9 +14,9 @@ from pyspark_theflash.base.clock import SystemClock
 from pyspark_theflash.base.errors import PumpUnavailableError
 from pyspark_theflash.base.fs import LocalFileSystem
 from pyspark_theflash.cli.main import main
-from pyspark_theflash.replication.source.event import Entity
+from pyspark_theflash.replication.source.event import Entity, EntitySource
 from pyspark_theflash.replication.source.file import FileSource
-from pyspark_theflash.replication.source.merge import MergedSource, Part, places_of
+from pyspark_theflash.replication.source.merge import MergedSource, places_of
 from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.store.folder import read_identity
@@ -197,7 +197,7 @@ def test_a_pump_that_is_away(
 ) -> None:
     """A writer that follows reads the others on; one that is to apply it all fails."""
     write(tmp_path, {"one": MESSAGES})
-    parts: dict[str, Part] = {"one": FileSource(tmp_path / "one"), "away": Away()}
+    parts: dict[str, EntitySource] = {"one": FileSource(tmp_path / "one"), "away": Away()}
     fs, clock = LocalFileSystem(), SystemClock()
     engine = registry.open_engine(store, read_identity(store, fs), fs, clock)
     try:

@@ -35,10 +35,11 @@ from pyspark_theflash.base.types import PhysicalTableID, TimeStamp
 from pyspark_theflash.read.plan.snapshot import ReadSnapshot, open_snapshot
 from pyspark_theflash.replication import writer as writer_module
 from pyspark_theflash.replication.apply import applier
+from pyspark_theflash.replication.source.event import EntitySource
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.source.merge import MergedSource
 from pyspark_theflash.replication.upkeep.maintenance import Maintenance
-from pyspark_theflash.replication.writer import EntitySource, Writer
+from pyspark_theflash.replication.writer import Writer
 from pyspark_theflash.storage.engine import registry
 from pyspark_theflash.storage.engine.api import RegionStats
 from pyspark_theflash.storage.engine.magic.compaction import CompactionLimits

@@ -25,9 +25,9 @@ from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.cli.jobs.arguments import split_scheme
 from pyspark_theflash.replication.apply.state import SchemaSource
 from pyspark_theflash.replication.pump.spool import Spool
+from pyspark_theflash.replication.source.event import EntitySource
 from pyspark_theflash.replication.source.file import FileSource
 from pyspark_theflash.replication.source.merge import MergedSource, check_named, is_merged
-from pyspark_theflash.replication.writer import EntitySource
 from pyspark_theflash.tidb.codec.key import RawKey
 from pyspark_theflash.tidb.schema.file import FileSchema
 from pyspark_theflash.tidb.schema.history import SchemaHistory

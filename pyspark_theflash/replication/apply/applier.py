@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, TypeAlias
 
 from pyspark_theflash.base.errors import (
@@ -161,7 +162,7 @@ class Applier:
 
     def _compact_here(self, tables: Iterable[PhysicalTableID]) -> None:
         for physical_id in tables:
-            self._engine.compact(physical_id, self._state.columns_of(physical_id))
+            self._engine.compact(physical_id, self._state.columns.of(physical_id))
 
     def _mutations(self, transaction: Transaction) -> list[AmbiguousPlacement]:
         """Decode a transaction's changes, with the definitions that may have placed them."""
@@ -283,7 +284,7 @@ class Applier:
             return moved_versions(
                 self._engine,
                 move,
-                self._state.columns_moved_from,
+                partial(self._state.columns.of, is_moved=True),
                 self._state.cluster.had_row,
                 may_guess=self._may_guess,
             )

@@ -20,7 +20,6 @@ from typing import Final, Protocol
 
 from pyspark_theflash.base.errors import SchemaOutdatedError
 from pyspark_theflash.base.types import (
-    PhysicalTableID,
     SchemaVersion,
     TableID,
     TimeStamp,
@@ -35,7 +34,6 @@ from pyspark_theflash.replication.pairing.spill import Spill
 from pyspark_theflash.replication.source.event import DdlInfo, Transaction
 from pyspark_theflash.replication.source.merge import places_of
 from pyspark_theflash.storage.engine.api import WriterEngine
-from pyspark_theflash.storage.mvcc.project import ScanColumn
 from pyspark_theflash.storage.store.catalog import SCHEMA_KIND, feed_history, schema_records
 from pyspark_theflash.storage.store.coverage import recovered_record
 from pyspark_theflash.storage.store.feed import MAIN
@@ -84,6 +82,8 @@ class WriterState:
 
     history: SchemaHistory
     lineage: Lineage
+    columns: StoredColumns
+    """All columns that rows have ever had, by physical table."""
     _new_schema: tuple[Record, ...]
 
     def __init__(
@@ -223,21 +223,9 @@ class WriterState:
         """The schema source, which can look up rows if it is a running cluster."""
         return self._schema
 
-    def outcome(self, pending: PendingTransaction) -> Outcome | None:
-        """Look up a transaction's outcome in TiKV; None if there is no TiKV to ask."""
-        return self._schema.outcome(pending.primary, pending.start_ts)
-
     def replicates(self, table_id: TableID) -> bool:
         """Return whether a table is in the store's scope."""
         return self._tables.contains(table_id)
-
-    def columns_of(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
-        """Return all columns that rows of a physical table have ever had."""
-        return self._columns.of(physical_id)
-
-    def columns_moved_from(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
-        """Return `columns_of` for copies of the rows in another physical table."""
-        return self._columns.of(physical_id, is_moved=True)
 
     def next_move(self, ts: TimeStamp) -> Move | None:
         """Return the first pending move of rows at or below `ts`; None if there is none."""
@@ -333,7 +321,7 @@ class WriterState:
         self.history = history
         self.lineage = Lineage(history)
         self._tables = ScopedTables(self._scope, history)
-        self._columns = StoredColumns(history)
+        self.columns = StoredColumns(history)
         self._moves = [
             move
             for move in self.lineage.moves

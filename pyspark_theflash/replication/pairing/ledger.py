@@ -13,7 +13,7 @@ search none of them.
 from bisect import bisect_left
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +44,6 @@ class LedgerEntry:
         return cls(start_ts, TimeStamp(0), _NO_DIGEST)
 
 
-class Ledger(Protocol):
-    """Ledger as `Pairing` uses it."""
-
-    def lookup(self, start_ts: TimeStamp) -> LedgerEntry | None:
-        """Return the outcome of a transaction; None if there is no entry. Called per entity."""
-
-
 class TransactionLedger:
     """Ledger in memory. An entry is added once and stays until `forget` removes it."""
 
@@ -73,6 +66,7 @@ class TransactionLedger:
         self._add_array(_from_bytes(packed))
 
     def lookup(self, start_ts: TimeStamp) -> LedgerEntry | None:
+        """Return the outcome of a transaction; None if there is no entry. Called per entity."""
         if (entry := self._recent.get(start_ts)) is not None:
             return entry
         for entries in reversed(self._sorted):

@@ -79,7 +79,7 @@ from typing import Final
 from pyspark_theflash.base.errors import TransactionConflictError, UnmatchedPrewriteError, invariant
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.replication.pairing.hold import Holds
-from pyspark_theflash.replication.pairing.ledger import Ledger, LedgerEntry
+from pyspark_theflash.replication.pairing.ledger import LedgerEntry, TransactionLedger
 from pyspark_theflash.replication.pairing.pending import PendingTransaction
 from pyspark_theflash.replication.pairing.spill import (
     BUDGET_BYTES,
@@ -111,7 +111,7 @@ class Pairing:
 
     def __init__(
         self,
-        ledger: Ledger,
+        ledger: TransactionLedger,
         *,
         resolved_ts: TimeStamp = _ZERO,
         oldest_ts: TimeStamp = _ZERO,

@@ -6,9 +6,10 @@ TiKV, and a commit or a rollback when the outcome is decided. `pairing` matches 
 
 import hashlib
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Final
+from typing import Final, Protocol
 
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.replication.pairing.spill import Payload, payload_bytes
@@ -58,6 +59,17 @@ class Entity:
     offset: int
     primary: RawKey = field(default=NO_KEY, repr=False)
     stream: int = 0
+
+
+class EntitySource(Protocol):
+    """Source of entities: files, a pump, or several sources merged."""
+
+    def entities(self, after: str | None = None) -> Iterator[Entity]:
+        """Yield the available entities in order of arrival, those after position `after` if set."""
+
+    @property
+    def position(self) -> str | None:
+        """Position to continue at, after the last entity yielded; None at the beginning."""
 
 
 @dataclass(frozen=True, slots=True)

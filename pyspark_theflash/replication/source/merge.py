@@ -25,27 +25,16 @@ import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import astuple, dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 from pyspark_theflash.base.errors import OptionError, TheFlashError
 from pyspark_theflash.base.types import TimeStamp
-from pyspark_theflash.replication.source.event import Entity
+from pyspark_theflash.replication.source.event import Entity, EntitySource
 from pyspark_theflash.tidb.codec.document import load, shaped, text, uint64
 
 _log = logging.getLogger(__name__)
 _MARK: Final = "["
 _ZERO: Final = TimeStamp(0)
-
-
-class Part(Protocol):
-    """One of the merged sources; see `replication.writer.EntitySource`."""
-
-    def entities(self, after: str | None = None) -> Iterator[Entity]:
-        """Yield the entities after a position."""
-
-    @property
-    def position(self) -> str | None:
-        """Position to continue at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +86,7 @@ def check_named(position: str | None, names: Collection[str], gone: Collection[s
 class MergedSource:
     """Merged source for one poll. An entity's `stream` is the index of its part."""
 
-    def __init__(self, parts: Mapping[str, Part], check: Callable[[], None]) -> None:
+    def __init__(self, parts: Mapping[str, EntitySource], check: Callable[[], None]) -> None:
         """Merge `parts`, sources by name; `check` raises if another source is not among them."""
         self._parts, self._check = parts, check
         self._places = [PartPosition(name) for name in parts]

@@ -1,11 +1,11 @@
 """Records and reports of garbage collection; see `maintenance.py` for its steps."""
 
 from dataclasses import dataclass, replace
-from typing import Final, Protocol
+from typing import Final
 
 from pyspark_theflash.base.types import TimeStamp
 from pyspark_theflash.replication.pairing.ledger import pruned_entries
-from pyspark_theflash.replication.upkeep.orphans import OpenTransactions
+from pyspark_theflash.replication.upkeep.orphans import WriterMemory
 from pyspark_theflash.replication.upkeep.safe_point import SafePoint
 from pyspark_theflash.storage.engine.api import CompactionReport, Engine, Publication
 from pyspark_theflash.storage.store.feed import MAIN, SIDE, FeedRecords
@@ -14,13 +14,6 @@ from pyspark_theflash.storage.store.progress import Progress
 from pyspark_theflash.tidb.schema.history import SchemaHistory
 
 LEDGER_RECORD_ENTRIES: Final = 1 << 15
-
-
-class WriterMemory(OpenTransactions, Protocol):
-    """A running writer's copies of records that a collection changes."""
-
-    def collected(self, progress: Progress, ledger_records: int) -> None:
-        """Adopt `progress.oldest_ts`, which is durable, and prune the ledger up to it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,13 +43,13 @@ from pyspark_theflash.base.types import LOGICAL_BITS, MAX_TS, PhysicalTableID, T
 from pyspark_theflash.replication.apply.columns import StoredColumns
 from pyspark_theflash.replication.upkeep.collection import (
     CollectionReport,
-    WriterMemory,
     collectable,
     describe,
     raise_oldest_ts,
 )
-from pyspark_theflash.replication.upkeep.orphans import decide
+from pyspark_theflash.replication.upkeep.orphans import WriterMemory, decide
 from pyspark_theflash.replication.upkeep.regions import (
+    all_stored,
     merge_regions,
     move_region,
     purge_region,
@@ -242,7 +242,7 @@ class Maintenance:
     def _executing(self, verb: Verb, argument: Argument) -> Pieces[str]:
         """Execute a command piece by piece; return a description of the result for display."""
         if verb is Verb.COMPACT:
-            return describe((yield from self._compacting()))
+            return describe((yield from self.compacting()))
         if verb is Verb.FLUSH:
             return describe(self.flush())
         if verb is Verb.SPLIT:
@@ -263,7 +263,7 @@ class Maintenance:
         number = argument if isinstance(argument, int) else None
         if verb is Verb.GC:
             order = CollectOrder.from_text(argument)
-            report = yield from self._collecting(order.safe_point, dry_run=order.dry_run)
+            report = yield from self.collecting(order.safe_point, dry_run=order.dry_run)
             if report is None:
                 return "nothing to collect yet"
             return report.describe(dry_run=order.dry_run)
@@ -302,16 +302,14 @@ class Maintenance:
             raise OptionError("retention", f"{retention_ms} ms is not between 0 and 100 years")
         self._publish([retention_record(retention_ms)])
 
-    def compact(self) -> CompactionReport:
-        """Rewrite all tables, dropped ones included, into the form that reads fastest.
+    def compacting(self) -> Pieces[CompactionReport]:
+        """Rewrite the rows of all tables, dropped ones included, into the form that reads fastest.
+
+        Rows published after it begins are not included.
 
         Raises:
             UpkeepError: Some tables failed; the others are rewritten.
         """
-        return run_all(self._compacting())
-
-    def _compacting(self) -> Pieces[CompactionReport]:
-        """Compact the rows present when it begins, piece by piece; see `compact`."""
         view = self._engine.read([])
 
         def merging(physical_id: PhysicalTableID) -> Pieces[CompactionReport]:
@@ -319,7 +317,7 @@ class Maintenance:
             to = max(newest, default=MAX_TS)
             return self._all_of(physical_id, partial(self._engine.begin, everything_to=to))
 
-        return (yield from self._each("compact", self._all_stored(), merging))
+        return (yield from self._each("compact", all_stored(self._engine), merging))
 
     def flush(self) -> CompactionReport:
         """Distribute recently written rows among the regions of all tables.
@@ -332,15 +330,15 @@ class Maintenance:
             columns = self.columns_now(physical_id)
             return (yield partial(self._engine.flush, physical_id, columns))
 
-        return run_all(self._each("flush", self._all_stored(), flushing))
+        return run_all(self._each("flush", all_stored(self._engine), flushing))
 
     def purge(self, order: PurgeOrder) -> str:
         """Remove a region's rows; see `purge_region`."""
         return purge_region(self._engine, self._leases, order)
 
-    def collect(
+    def collecting(
         self, requested: TimeStamp | None = None, *, dry_run: bool = False
-    ) -> CollectionReport | None:
+    ) -> Pieces[CollectionReport | None]:
         """Drop versions and tables that no read at or above the safe point needs.
 
         Args:
@@ -353,12 +351,6 @@ class Maintenance:
         Raises:
             UpkeepError: Some tables could not be rewritten; all other steps are completed.
         """
-        return run_all(self._collecting(requested, dry_run=dry_run))
-
-    def _collecting(
-        self, requested: TimeStamp | None, *, dry_run: bool
-    ) -> Pieces[CollectionReport | None]:
-        """Collect piece by piece; see `collect`."""
         ledgers = [feed.ledger_kind for feed in (MAIN, SIDE)]
         view = self._engine.read([PROGRESS_KIND, *SCHEMA_KINDS, *ledgers, SETTING_KIND])
         progress, history = store_progress(view), schema_history(view)
@@ -436,10 +428,6 @@ class Maintenance:
             reasons = [f"physical table {i}: {type(e).__name__}: {e}" for i, e in failed.items()]
             raise UpkeepError(verb, type(next(iter(failed.values()))).__name__, tuple(reasons))
         return report
-
-    def _all_stored(self) -> Collection[PhysicalTableID]:
-        view = self._engine.read(SCHEMA_KINDS)
-        return stored_tables(self._engine, schema_history(view), view)
 
     def columns_now(self, physical_id: PhysicalTableID) -> Sequence[ScanColumn]:
         """Return all columns that a physical table has had up to the newest publication."""

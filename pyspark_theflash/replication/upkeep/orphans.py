@@ -45,7 +45,7 @@ from pyspark_theflash.storage.store.orphan import (
     orphans_of,
 )
 from pyspark_theflash.storage.store.progress import PROGRESS_KIND, Progress
-from pyspark_theflash.tidb.schema.meta_key import Outcome, OutcomeState
+from pyspark_theflash.tidb.schema.meta_key import OutcomeState
 
 ORPHAN_MS: Final = 600_000
 """Ten minutes, as in tidb-binlog's pump."""
@@ -102,34 +102,35 @@ class OrphanWatch:
                 orphan = replace(orphan, known=NO_KEY)
             elif is_available:
                 try:
-                    orphan = _with_outcome(orphan, self._state.outcome(pending))
+                    outcome = self._state.cluster.outcome(pending.primary, pending.start_ts)
                 except TheFlashError as error:
                     if isinstance(error, InternalError):
                         raise
                     text = "cannot look up start_ts=%d in TiKV: %s"
                     _log.warning(text, pending.start_ts, error)
                     is_available = False
+                else:
+                    known = NOT_ASKED if outcome is None else outcome.state.value
+                    commit_ts = None if outcome is None else outcome.commit_ts
+                    orphan = replace(orphan, known=known, commit_ts=commit_ts)
             orphans.append(orphan)
         return orphans
 
 
-def _with_outcome(orphan: Orphan, outcome: Outcome | None) -> Orphan:
-    if outcome is None:
-        return replace(orphan, known=NOT_ASKED)
-    return replace(orphan, known=outcome.state.value, commit_ts=outcome.commit_ts)
-
-
-class OpenTransactions(Protocol):
-    """Transactions of a running writer that wait for a commit or rollback."""
+class WriterMemory(Protocol):
+    """A running writer's copies of records that its upkeep changes."""
 
     def is_open(self, start_ts: TimeStamp) -> bool:
         """Return whether a prewrite is pending without commit or rollback."""
 
     def decided(self, orphan: Orphan) -> None:
-        """Adopt a decision, which is durable now."""
+        """Adopt a decision about an orphan, which is durable now."""
+
+    def collected(self, progress: Progress, ledger_records: int) -> None:
+        """Adopt `progress.oldest_ts`, which is durable, and prune the ledger up to it."""
 
 
-def decide(order: ResolveOrder, engine: Engine, running: OpenTransactions | None) -> Orphan:
+def decide(order: ResolveOrder, engine: Engine, running: WriterMemory | None) -> Orphan:
     """Store an operator's decision durably; a `running` writer applies it at once.
 
     Raises:

@@ -71,7 +71,7 @@ def purge_region(engine: Engine, leases: LeaseTable, order: PurgeOrder) -> str:
         _check_no_pin(leases, order)
         gap = Gap(order.physical_id, order.region_id, region.start, region.end)
         others = ManifestChange([gap.to_record()])
-    columns = _all_stored(engine).get(order.physical_id)
+    columns = all_stored(engine).get(order.physical_id)
     if columns is None:  # An earlier purge has removed all of the table.
         return "purged 0 versions"
     report = engine.purge_range(order.physical_id, gap.start, gap.end, columns, others)
@@ -85,7 +85,8 @@ def _check_no_pin(leases: LeaseTable, order: PurgeOrder) -> None:
             raise LatchHeldError(scope, f"pin {latch.id} of timestamp {latch.snapshot_ts}")
 
 
-def _all_stored(engine: Engine) -> dict[PhysicalTableID, Sequence[ScanColumn]]:
+def all_stored(engine: Engine) -> dict[PhysicalTableID, Sequence[ScanColumn]]:
+    """Return `stored_tables` of the newest publication."""
     view = engine.read(SCHEMA_KINDS)
     return stored_tables(engine, schema_history(view), view)
 
@@ -93,7 +94,7 @@ def _all_stored(engine: Engine) -> dict[PhysicalTableID, Sequence[ScanColumn]]:
 def _columns_of(
     engine: Engine, physical_id: PhysicalTableID, region_id: RegionID
 ) -> Sequence[ScanColumn]:
-    columns = _all_stored(engine).get(physical_id)
+    columns = all_stored(engine).get(physical_id)
     if columns is None:
         raise RegionNotFoundError(physical_id, region_id)
     return columns
