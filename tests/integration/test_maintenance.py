@@ -114,9 +114,9 @@ def test_compaction_changes_no_answer(store: Path) -> None:
     check_answers(store, ANSWERS)
 
 
-@pytest.mark.parametrize("verb", ["compact", "flush", "collect"])
+@pytest.mark.parametrize("verb", [Verb.COMPACT, Verb.FLUSH, Verb.GC])
 def test_a_table_that_fails_leaves_the_others_done(
-    verb: str, store: Path, monkeypatch: pytest.MonkeyPatch
+    verb: Verb, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with maintenance(store) as upkeep:
         engine = upkeep._engine
@@ -133,9 +133,9 @@ def test_a_table_that_fails_leaves_the_others_done(
 
         for name in ("begin", "flush"):
             monkeypatch.setattr(engine, name, failing(getattr(engine, name)))
-        arguments = [None] if verb == "collect" else []
+        argument = CollectOrder(None).to_text() if verb is Verb.GC else None
         with pytest.raises(UpkeepError, match="for 2 table") as caught:
-            getattr(upkeep, verb)(*arguments)
+            upkeep.execute(verb, argument)
         assert len(asked) > 3
         assert f"physical table {asked[2]}: CorruptionError: data/1" in str(caught.value)
         assert exit_status(caught.value) == 6

@@ -67,7 +67,7 @@ def rollback(start_ts: int) -> bytes:
 
 
 def heartbeat(ts: int) -> bytes:
-    """What an idle pump writes to say how late it is."""
+    """The heartbeat of an idle pump, up to a timestamp."""
     return _message(binlog_pb2.Rollback, ts, ts, None).SerializeToString()
 
 

@@ -41,7 +41,7 @@ def start_server(folder: str) -> int:
 
 
 def error_of(action: Callable[[], object]) -> str:
-    """What a user would read."""
+    """The text of the error that a user sees."""
     try:
         action()
     except PySparkException as error:

@@ -1,4 +1,4 @@
-"""What TiDB made of old values, from `tests/golden/vectors`: by its own code, and in a capture."""
+"""Values converted by TiDB, from `tests/golden/vectors`: by its own code, and in a capture."""
 
 import gzip
 import json
@@ -83,7 +83,7 @@ def conversion_types(vectors: str = "convert_vectors") -> dict[str, FieldType]:
 
 
 def session_cases() -> Iterator[SessionCase]:
-    """What sessions of several time zones and SQL modes made of values."""
+    """Values converted in sessions with several time zones and SQL modes."""
     name = "convert_session_vectors"
     types, document = conversion_types(name), _vectors(name)
     sessions = [
@@ -134,7 +134,7 @@ UNSTORABLE: Final = object()
 
 
 def stored_value(text: Any, field_type: FieldType) -> Any:
-    """What a text of the vectors stands for; `UNSTORABLE` if the store cannot hold it."""
+    """Parse a text of the vectors; return `UNSTORABLE` if the store cannot hold it."""
     if text is None or (field_type.tp in STRING_TYPES and isinstance(text, str)):
         return text
     if isinstance(text, dict):

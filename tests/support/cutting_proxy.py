@@ -9,9 +9,9 @@ _PUBLISH = b"\x07Publish"
 
 
 class CuttingProxy:
-    """Hands on what comes, but cuts the connection in place of every `nth` answer to a Publish.
+    """Forwards messages, but cuts the connection instead of every `nth` answer to a Publish.
 
-    What is cut was done: an answer is only there when the call is through.
+    The call itself has succeeded, because its answer was received.
     """
 
     def __init__(self, server: str, nth: int) -> None:

@@ -1,4 +1,4 @@
-"""What a TiKV does with an engine that learns its regions: streams of batches and snapshots."""
+"""A client of a learner's engine service, as TiKV is: streams of batches and snapshots."""
 
 from collections.abc import Iterable, Iterator
 from queue import Queue
@@ -55,7 +55,7 @@ class CommandStream:
         return self.next()
 
     def put(self, batch: bytes) -> None:
-        """Send a batch whose answer somebody else reads."""
+        """Send a batch; its response is read elsewhere."""
         self._batches.put(batch)
 
     def next(self) -> list[Applied]:

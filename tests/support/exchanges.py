@@ -1,7 +1,7 @@
 """Tables that are changed and exchanged with a partition, in every order that TiDB allows.
 
-EXCHANGE PARTITION wants the same column ids in both tables, so one of them gets its columns one by
-one. `COMPACT` is no statement: everything is compacted there.
+EXCHANGE PARTITION requires the same column ids in both tables, so one of them gets its columns one
+by one. `COMPACT` is not a statement: there, everything is compacted.
 """
 
 from collections.abc import Mapping, Sequence
@@ -69,7 +69,7 @@ SCENARIOS: Final[Mapping[str, Sequence[str]]] = {
         COMPACT,
         EXCHANGE,
     ],
-    # MODIFY COLUMN writes rows anew, with all that they had left out.
+    # MODIFY COLUMN rewrites rows, including all values that they had omitted.
     "rewritten": [
         "CREATE TABLE t (id INT, a INT, n INT)",
         "INSERT INTO t VALUES (1, 11, NULL)",
@@ -162,4 +162,4 @@ REFUSED: Final = {
     ("reorganized", "d"): _NULL,
     ("reused", "c"): _NULL,
 }
-"""Columns that may be refused after EXCHANGE: what of them cannot be told."""
+"""Columns that may be rejected after EXCHANGE, because their values cannot be determined."""

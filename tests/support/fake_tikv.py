@@ -179,7 +179,7 @@ class FakeTiKV:
         self.before: Callable[[str], None] = lambda _: None
         """Called before each request is looked at, with its name."""
         self.page = 1 << 30
-        """A scan sends no more keys than this, whatever it was asked for."""
+        """The maximum number of keys in the response to a scan, regardless of its limit."""
         self._servers: dict[int, Any] = {}
 
     def __enter__(self) -> "FakeTiKV":

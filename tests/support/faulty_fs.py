@@ -1,4 +1,4 @@
-"""A file system whose calls fail as told."""
+"""A file system whose calls fail as configured."""
 
 import errno
 import os
@@ -10,7 +10,7 @@ from pyspark_theflash.base.fs import AppendFile, LocalAppendFile, LocalFileSyste
 
 
 class Failure(Enum):
-    """How a disk fails from the chosen call on, until it is healed."""
+    """Kinds of failures of a disk, from the chosen call on until `heal`."""
 
     IO_ERROR = "every call, with EIO"
     TORN = "what is written gets half of its bytes, then EIO"
@@ -18,7 +18,7 @@ class Failure(Enum):
 
     @property
     def calls(self) -> tuple[str, ...]:
-        """Which calls fail."""
+        """The names of the calls that fail."""
         if self is Failure.TORN:
             return ("write_new", "append")
         room = ("make_folder", "write_new", "rename", "open_append", "append")

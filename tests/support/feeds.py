@@ -19,11 +19,11 @@ _FOLLOWING = ("--interval", "0.02")
 
 
 class Feed(Protocol):
-    """Where a following writer's input comes from, in a thread of its own until `stop`."""
+    """The input of a following writer, produced in a separate thread until `stop`."""
 
     @property
     def arguments(self) -> list[str]:
-        """What of the writer's command line names it."""
+        """The options of the writer's command line that name it."""
 
     def finish(self) -> None:
         """Give the rest without delay."""
@@ -33,7 +33,7 @@ class Feed(Protocol):
 
 
 def messages(chosen: Workload, until_ts: TimeStamp) -> list[bytes]:
-    """What commits up to `until_ts` or not at all, and a sign that nothing more does."""
+    """The messages of transactions that commit up to `until_ts` or never, and a final heartbeat."""
     frames = list(FileSource(chosen.binlog).frames())
     entities = [decode_entities(f.payload, f.file, f.offset)[-1] for f in frames]
     later = {e.start_ts for e in entities if e.commit_ts > until_ts}
@@ -116,7 +116,7 @@ class Tidb:
         self._thread.start()
 
     def finish(self) -> None:
-        """It goes as fast as it can anyway; whoever takes it must be there."""
+        """Do nothing: it is never throttled, and its receiver must be running."""
 
     def stop(self) -> None:
         self._stopped.set()

@@ -1,4 +1,4 @@
-"""What TiDB's own code encoded, computed and placed."""
+"""Values encoded, computed and assigned to partitions by TiDB's own code."""
 
 import gzip
 import json
@@ -23,7 +23,7 @@ def codec_vectors(kind: str) -> list[dict[str, Any]]:
 
 
 def value_vectors(kind: str) -> list[dict[str, Any]]:
-    """The entries of `value_vectors.json.gz` of one kind; its `provenance` tells of each."""
+    """The entries of `value_vectors.json.gz` of one kind; its `provenance` describes each."""
     entries: list[dict[str, Any]] = _document("value_vectors.json.gz")[kind]
     return entries
 

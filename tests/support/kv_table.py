@@ -29,7 +29,7 @@ def row(text: str) -> bytes:
 
 
 def committed(handle: int, ts: int, text: str | None) -> list[Change]:
-    """What a commit at `ts` writes, of a transaction that began right before; None: a delete."""
+    """The writes of a commit at `ts`, of a transaction that began right before; None: a delete."""
     kind, short = ("D", None) if text is None else ("P", row(text))
     changes: list[Change] = []
     if short is not None and len(short) > 255:
@@ -42,7 +42,7 @@ def committed(handle: int, ts: int, text: str | None) -> list[Change]:
 
 
 def locked(handle: int, start_ts: int, text: str, primary: int | None = None) -> list[Change]:
-    """What a prewrite at `start_ts` writes."""
+    """The writes of a prewrite at `start_ts`."""
     value = row(text)
     record = LockRecord("P", raw_key(handle if primary is None else primary), start_ts, ttl=3000)
     changes: list[Change] = []

@@ -1,4 +1,4 @@
-"""What TiDB asked of TiKV, as it was captured: kvrpcpb requests, taken apart by hand.
+"""Captured kvrpcpb requests from TiDB to TiKV, decoded by hand.
 
 The project's own stubs have less than is needed here, so messages are read as what they are on the
 wire: fields by number, each a list of numbers or bytes.
@@ -80,7 +80,7 @@ def calls() -> Iterator[Call]:
 
 
 def locks() -> dict[str, Any]:
-    """What `locks.json` tells of the locks that were left over."""
+    """The remaining locks, from `locks.json`."""
     found: dict[str, Any] = json.loads((TAP / "locks.json").read_text())
     return found
 

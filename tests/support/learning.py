@@ -38,7 +38,7 @@ FS = LocalFileSystem()
 
 
 class Killed(BaseException):
-    """What a fail point raises to stop everything."""
+    """The error that a fail point raises to stop everything."""
 
 
 class FakeFiles:
@@ -200,7 +200,7 @@ class Learning:
         return _by_handle(self.read(table, view, resolve))
 
     def digest(self, table: TableInfo, ts: int) -> tuple[int, str]:
-        """How many rows a table has, and their checksum, as TiDB's truth has it."""
+        """Return the number of a table's rows and their checksum, as in TiDB's truth."""
         digest = TableDigest()
         for each in self.batches(table, ts):
             columns = zip(each.drop_columns([HANDLE]).columns, table.public_columns, strict=True)

@@ -1,8 +1,8 @@
-"""What a live cluster's store does, as a raft log: its tap, told second by second.
+"""The changes of a live cluster's store as a raft log: its tap, divided into seconds.
 
-unistore keeps no log, and its read index is the time in seconds. So what a second has brought is
-one command of each region, whose index is that second, sent when it is over: who waits for a read
-index has all that was done before it was asked for.
+unistore has no log, and its read index is the time in seconds. So the changes of a second are one
+command of each region, whose index is that second, sent at its end. A reader that has waited for a
+read index has all changes from before it requested the index.
 """
 
 import json

@@ -44,7 +44,7 @@ class LiveWhere:
         self._session, self._snapshot = session, snapshot
 
     def theirs(self, text: str) -> Found:
-        """What TiDB answers."""
+        """The result in TiDB."""
         try:
             rows = self._session.query(f"SELECT id FROM {_TABLE} WHERE {text}")
         except MySqlError as error:
@@ -52,7 +52,7 @@ class LiveWhere:
         return frozenset(int(row[0] or 0) for row in rows)
 
     def ours(self, text: str) -> Found:
-        """What a scan answers; only typed errors are answers."""
+        """The result of a scan, or its typed error."""
         try:
             batches = list(self._snapshot.scan(_TABLE, ["id"], where=text))
         except TheFlashError as error:

@@ -1,4 +1,4 @@
-"""A captured binlog from which commits or rollbacks are lost, and a TiKV that knows of them."""
+"""A captured binlog from which commits or rollbacks are lost, and a TiKV with their outcomes."""
 
 import gzip
 import random
@@ -15,7 +15,7 @@ _HEAD, _TAIL = 12, 4
 
 @dataclass(frozen=True)
 class Lost:
-    """What a lost message said; `commit_ts` is 0 of a rollback."""
+    """The content of a lost message; `commit_ts` is 0 for a rollback."""
 
     start_ts: int
     commit_ts: int
@@ -23,7 +23,7 @@ class Lost:
 
     @property
     def end(self) -> list[str]:
-        """The options by which `theflash resolve` is told of it."""
+        """The options of `theflash resolve` for it."""
         return ["--committed", str(self.commit_ts)] if self.commit_ts else ["--rolled-back"]
 
 

@@ -1,4 +1,4 @@
-"""The clock of tests: it stands still until somebody sleeps on it, or a test sets it."""
+"""The clock of tests: it advances only when it is slept on, or when a test sets it."""
 
 from collections.abc import Callable
 

@@ -63,7 +63,7 @@ class MetaCluster:
         self._names: dict[int, str] = {}
         self._tables: dict[tuple[int, int], Info] = {}
         self.stale: list[ListedDatabase] | None = None
-        """What the server lists while it is behind."""
+        """The databases that the server lists while its schema is outdated."""
 
     def tso(self) -> TimeStamp:
         """A timestamp that PD would give out now."""

@@ -25,7 +25,7 @@ _LENGTHS: Final = {0xFC: 2, 0xFD: 3, 0xFE: 8}
 
 
 class MySqlError(Exception):
-    """What the server refused; `code` is MySQL's number for it."""
+    """An error of the server; `code` is its number in MySQL."""
 
     def __init__(self, code: int, message: str) -> None:
         super().__init__(code, message)

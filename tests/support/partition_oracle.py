@@ -1,4 +1,7 @@
-"""Where one row goes, by the definitions in MySQL's manual. Values are Python's, NULL is None."""
+"""The partition of one row, by the definitions in MySQL's manual.
+
+Values are Python's; NULL is None.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

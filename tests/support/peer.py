@@ -73,7 +73,7 @@ ignore-error = false
 
 @dataclass(frozen=True)
 class Ports:
-    """Where each part listens."""
+    """The ports of the parts."""
 
     pd: int
     pd_peer: int
@@ -169,7 +169,7 @@ class Peer:
         return int(ts or 0)
 
     def status(self, path: str) -> Any:
-        """What TiDB's status API says at a path such as `/info`."""
+        """Return the response of TiDB's status API at a path such as `/info`."""
         with urllib.request.urlopen(self.status_url + path, timeout=30) as answer:
             return json.load(answer)
 
@@ -200,7 +200,7 @@ class Peer:
         return path
 
     def _spawn(self, name: str, *arguments: str) -> None:
-        # Where the system can do it, no process outlives the tests, whatever becomes of them.
+        # Where the system supports it, no process outlives the tests, however they end.
         setpriv = shutil.which("setpriv")
         prefix = [setpriv, "--pdeathsig", "KILL"] if setpriv else []
         with (self._folder / f"{name}.out").open("wb") as out:

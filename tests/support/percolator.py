@@ -49,7 +49,7 @@ class Refused(Exception):
 class Percolator:
     """All keys of a cluster. A `Transactions` by itself: every answer is of this moment.
 
-    `region_of` tells which keys are asked together; by default all of them.
+    `region_of` determines which keys are in one request; by default all of them.
     """
 
     def __init__(self, now_ms: int = 1_700_000_000_000) -> None:

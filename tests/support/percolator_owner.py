@@ -46,7 +46,7 @@ class Owner:
                 tikv.rollback(self.start_ts, self.keys)
 
     def next_key(self) -> bytes | None:
-        """What an async-commit transaction prewrites next."""
+        """The next key that an async-commit transaction prewrites."""
         left = self.mode == "async" and not self.is_over and self.done < len(self.keys)
         return self._order()[self.done] if left else None
 

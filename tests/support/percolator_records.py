@@ -23,7 +23,7 @@ def u64(value: int) -> bytes:
 
 @dataclass
 class LockRecord:
-    """What is to stand in a lock record; None and 0 are left out, as TiKV does."""
+    """The fields of a lock record; None and 0 are omitted, as by TiKV."""
 
     kind: str
     primary: bytes

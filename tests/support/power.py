@@ -1,4 +1,4 @@
-"""What a power cut would leave of a folder: what was synced, and nothing else.
+"""The content of a folder after a power cut: only what was synced.
 
 A killed process loses nothing that it has written, so killing shows no missing fsync. Here every
 fsync is watched: a file's content is durable as of its last one, a folder's entries as of its own.

@@ -1,4 +1,4 @@
-"""What other processes there are, and what they hold open, as the system tells it."""
+"""Other processes and their open files, as reported by the system."""
 
 import os
 from collections.abc import Callable
@@ -60,7 +60,7 @@ def is_alive(pid: int) -> bool:
 
 
 def open_files(pid: int) -> int:
-    """How many files and sockets a process has open."""
+    """Return the number of open files and sockets of a process."""
     return len(os.listdir(_PROC / str(pid) / "fd"))
 
 

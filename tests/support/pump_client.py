@@ -23,7 +23,7 @@ class PumpWriter:
         self._channel.close()
 
     def write(self, payload: bytes, timeout_s: float = 20) -> str:
-        """What the pump answers: "" where the binlog is durable. Raises `grpc.RpcError`."""
+        """Return the pump's error text, "" if the binlog is durable. Raises `grpc.RpcError`."""
         request = WriteBinlogRequest(self._cluster_id, payload).to_bytes()
         answer = self._call(request, timeout=timeout_s, wait_for_ready=True)
         return decode_write_response(answer)

@@ -1,4 +1,4 @@
-"""What a filter, an aggregate and an order mean, a row at a time and on Python's values.
+"""Filters, aggregates and orders, evaluated row by row on Python's values.
 
 Written apart from `pyspark_theflash.read.sql`: from the API's messages and the rows as
 dictionaries.
@@ -108,7 +108,7 @@ def literal_value(literal: Literal) -> Any:
 
 
 def _key(given: Any) -> Any:
-    """What compares as Spark does."""
+    """Return a value that compares as in Spark."""
     if isinstance(given, str):
         return given.encode()
     if isinstance(given, float):

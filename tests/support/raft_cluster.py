@@ -82,7 +82,7 @@ class Sender:
         self._sent = 0
 
     def connect(self, address: str) -> None:
-        """Begin anew."""
+        """Connect, and forget the state of the previous connection."""
         self.close()
         self._client = EngineClient(address)
         self._stream = self._client.commands(600)

@@ -168,7 +168,7 @@ class FakeRaftCluster:
         self._reorder()
 
     def change_nothing(self, region: FakeRegion, rng: random.Random) -> None:
-        """An admin command that matters to nobody's rows."""
+        """An admin command that affects no rows."""
         kind = rng.choice(
             ["CompactLog", "TransferLeader", "ComputeHash", "VerifyHash", "ChangePeer"]
         )
@@ -204,7 +204,7 @@ class FakeRaftCluster:
                 yield chunk.SerializeToString()
 
     def destroy(self, region: FakeRegion) -> bytes:
-        """A command that takes the learner's replica away; it is in nobody's log."""
+        """A command that destroys the learner's replica; it is in no log."""
         header = enginepb_pb2.CommandRequestHeader(region_id=region.id, destroy=True)
         return enginepb_pb2.CommandRequest(header=header).SerializeToString()
 

@@ -17,7 +17,7 @@ class Followed(Protocol):
         """Send what was written since the last time, but not of these regions."""
 
     def send(self, entries: Iterable[bytes]) -> None:
-        """Send commands that are in nobody's log."""
+        """Send commands that are in no log."""
 
     def install(self, region: FakeRegion) -> None:
         """Send a region's snapshot."""
@@ -27,7 +27,7 @@ class Followed(Protocol):
 
 
 class Storm:
-    """What happens to regions, a step at a time; one of them may be lost at any time."""
+    """Random operations on regions, one per step; a region may be lost at any time."""
 
     def __init__(self, followed: Followed, rng: random.Random, regions_max: int = 1 << 30) -> None:
         self.followed, self.tikv, self.rng = followed, followed.tikv, rng

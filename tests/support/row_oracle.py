@@ -3,9 +3,9 @@ compared with.
 
 It follows the formats' description and shares no code with the package but the type model. Values
 are Python's: int, float, Decimal, str, bytes (JSON too: type and content), list of float for
-VECTOR, date, datetime, timedelta, None for NULL. What Python's calendar lacks, zero and impossible
-dates and the year 0, is an `OddTime`. A row is a dict by column id; an id that is not in it is
-absent.
+VECTOR, date, datetime, timedelta, None for NULL. Values outside Python's calendar, zero and
+impossible dates and the year 0, are an `OddTime`. A row is a dict by column id; an id that is not
+in it is absent.
 """
 
 import datetime as dt

@@ -27,9 +27,9 @@ TOKENS = {role: AccessToken(f"a-token-that-may-{role.name.lower()}") for role in
 
 
 def write_tokens(path: Path, roles: dict[str, str] | None = None) -> Path:
-    """A tokens file, with those of `TOKENS` unless told otherwise: token -> role."""
+    """Write a tokens file, by default with those of `TOKENS`: token -> role."""
     known = {token.value: role.name.lower() for role, token in TOKENS.items()}
-    lines = [f"{role} {token}  # somebody" for token, role in (roles or known).items()]
+    lines = [f"{role} {token}  # a caller" for token, role in (roles or known).items()]
     path.touch(0o600)
     path.write_text("\n".join(["# who may call", "", *lines]))
     return path
@@ -75,7 +75,7 @@ def serving_workers(
     connections_max: int = CONNECTIONS_MAX,
     **settings: Any,
 ) -> Iterator[ConnectionRouter]:
-    """The same with several processes; call after call goes to another one if not told how many."""
+    """The same with several processes. By default, consecutive calls go to different ones."""
     known: dict[str, Any] = {"clock": CLOCK, "connections_max": connections_max}
     if workers is None:
         router: ConnectionRouter = Alternating(

@@ -1,7 +1,7 @@
 """A TiKV cluster in memory: keys as `Percolator` has them, in regions that split and move.
 
-Each region has an index, which grows with what is written in it. What a learner of ours has
-applied, and under which epoch, lags behind as the test likes.
+Each region has an index, which increases with each write to it. The test determines how far the
+index and epoch that a learner has applied are behind.
 """
 
 import threading
@@ -22,7 +22,7 @@ STORES: Final = (1, 2, 3)
 
 @dataclass
 class SimRegion:
-    """A region. Every store has a peer of it, whose id is told by both."""
+    """A region. Every store has a peer of it, whose id derives from both ids."""
 
     id: int
     start: bytes

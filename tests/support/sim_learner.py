@@ -60,7 +60,7 @@ class LoggedCluster(SimCluster):
         self.max_ts = 0
         self.known = [region.located() for region in self.sorted()]
         self.tick: Callable[[], None] = lambda: None
-        """Called whenever a reader waits for somebody, or could be overtaken."""
+        """Called whenever a reader waits, or could be overtaken."""
 
     def run(self, change: Callable[[], T]) -> T:
         """Let transactions change something, and log what they did."""

@@ -39,7 +39,7 @@ class Source:
 
 
 def server_options(address: str) -> dict[str, str]:
-    """What reads from a server of `serving.serving_secured`."""
+    """The options to read from a server of `serving.serving_secured`."""
     return {
         "store": f"theflash://{address}",
         "token": ROLES_TOKEN,

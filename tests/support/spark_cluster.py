@@ -83,7 +83,7 @@ def _spark(name: str, log: Path, *arguments: str) -> Iterator["subprocess.Popen[
 
 
 def _environment() -> dict[str, str]:
-    """Ours, in which processes of Spark find the package. They listen where they are told."""
+    """Environment of Spark's processes: with the package's path, without SPARK_LOCAL_IP."""
     kept = {name: value for name, value in os.environ.items() if name != "SPARK_LOCAL_IP"}
     return kept | {"PYTHONPATH": str(ROOT), "PYSPARK_PYTHON": sys.executable}
 
@@ -146,7 +146,7 @@ class Asked:
         return rows
 
     def error(self) -> str:
-        """What it fails with."""
+        """Return the error that it fails with."""
         told = self._wait()
         assert "rows" not in told
         return str(told["error"])

@@ -1,18 +1,18 @@
-"""A Spark application that is told what to read, line by line: a program, run by tests that kill.
+"""A Spark application that executes queries from its standard input, for tests that kill processes.
 
     python -m tests.support.spark_driver MASTER FOLDER CONF
 
-Each line that comes in is one query, each that goes out its answer, both as JSON. A query's rows
-pass a gate on the executors: a task that has its first rows writes so into a folder, and then does
-what it was told, so that a test knows when a query is in its midst.
+Each line of input is a query, each line of output its result, both as JSON. A query's rows pass a
+gate on the executors: a task that has its first rows writes a file into a folder, and then follows
+the query's `tasks`. So a test can detect that a query is running.
 
     {"table": ..., "options": {...}, "gate": FOLDER, "tasks": "wait"}
     {"sql": ..., "options": {...}}       over the table, which is called `t`
 
-    wait        until there is a file `open` in the gate's folder
-    fail        where it is the first try
-    straggle    where it is the first try of partition 0: for as long as it is let
-    pass        go on
+    wait        wait until there is a file `open` in the gate's folder
+    fail        fail the first attempt
+    straggle    block the first attempt of partition 0 until it is released
+    pass        continue
 """
 
 import gc
@@ -59,7 +59,7 @@ def start(master: str, folder: str, conf: dict[str, str]) -> SparkSession:
 
 
 def gated(folder: str, tasks: str) -> Callable[[Batches], Batches]:
-    """What a task does with its rows: a digest of each, once it may."""
+    """Return the function of a task, which digests its rows after the gate."""
 
     def run(batches: Batches) -> Batches:
         context = TaskContext.get()
@@ -103,16 +103,16 @@ def main(master: str, folder: str, conf: str) -> None:
     sys.stdout.flush()
     for line in sys.stdin:
         query = json.loads(line)
-        told: dict[str, Any]
+        result: dict[str, Any]
         try:
             reader = session.read.format("theflash").options(**query["options"])
-            told = {"rows": answer(reader.load(query["table"]), query)}
-        except Exception as error:  # noqa: BLE001 (whatever it is, the test is told)
-            told = {"error": str(error)}
-        # What the query held, Java lets go of when it is collected.
+            result = {"rows": answer(reader.load(query["table"]), query)}
+        except Exception as error:  # noqa: BLE001 (returned to the test)
+            result = {"error": str(error)}
+        # Java releases the query's resources when its objects are collected.
         gc.collect()
         session._jvm.System.gc()  # type: ignore[union-attr]
-        sys.stdout.write(json.dumps(told) + "\n")
+        sys.stdout.write(json.dumps(result) + "\n")
         sys.stdout.flush()
     session.stop()
 

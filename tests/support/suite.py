@@ -1,8 +1,8 @@
 """The captured suite: 150 steps of SQL over every type and kind of DDL, with what TiDB sent.
 
-It knows the TableInfos after each DDL only, none of the states in between; those are bridged as for
-a live cluster that has collected them as garbage. `final_tables` is TiDB's answer at the end, as
-plain JSON values of a MySQL client.
+It contains only the TableInfos after each DDL, none of the states in between; those are bridged as
+for a live cluster that has collected them as garbage. `final_tables` is TiDB's answer at the end,
+as plain JSON values of a MySQL client.
 """
 
 import gzip
@@ -91,7 +91,7 @@ class SuiteSchema:
         return SchemaHistory(start_ts, self._steps[-1].commit_ts, events, self._versions())
 
     def outcome(self, primary: RawKey, start_ts: TimeStamp) -> None:
-        """Nobody is asked."""
+        """Return None: there is no TiKV."""
 
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool | None:
         """Of rows, the suite has TiDB's answers only."""

@@ -8,10 +8,10 @@ FOLDER = Path(__file__).parents[1] / "golden" / "tls"
 
 
 def tls(name: str, ca: str = "ca") -> TlsFiles:
-    """Who shows certificate `name` and trusts `ca`."""
+    """Files of a peer that has certificate `name` and trusts `ca`."""
     return TlsFiles(FOLDER / f"{ca}.pem", FOLDER / f"{name}.pem", FOLDER / f"{name}.key")
 
 
 def trust(ca: str = "ca") -> TlsFiles:
-    """Who trusts `ca` and shows nothing."""
+    """Files of a peer that trusts `ca` and has no certificate."""
     return TlsFiles(FOLDER / f"{ca}.pem")

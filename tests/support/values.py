@@ -69,7 +69,7 @@ def field_types() -> st.SearchStrategy[FieldType]:
 
 
 def values(ft: FieldType) -> st.SearchStrategy[Any]:
-    """What a column of the type can hold, NULL left out."""
+    """Values that a column of the type can have, except NULL."""
     if ft.tp == MySQLType.YEAR:
         return st.just(0) | st.integers(1901, 2155)
     if ft.tp in INTEGER_TYPES:

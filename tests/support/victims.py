@@ -111,7 +111,7 @@ def run_command(arguments: list[str]) -> None:
 
 
 def run_writer(arguments: list[str], acknowledged: Path, gather_bytes: int | None) -> None:
-    """A victim's target: a writer that notes in a file each generation that it is told is durable.
+    """A victim's target: a writer that records in a file each generation reported as durable.
 
     With `gather_bytes` it publishes, compacts and divides often.
     """
@@ -140,7 +140,7 @@ def run_doomed_writer(
 
 
 def small_steps(gather_bytes: int) -> None:
-    """Make writers of this process publish, compact and divide often, for good."""
+    """Make writers of this process publish, compact and divide often, permanently."""
     for module, name, value in (
         (writer, "GATHER_BYTES", gather_bytes),
         (applier, "BATCH_BYTES", gather_bytes // 2),
@@ -170,7 +170,7 @@ def _noting(publish: Callable[..., Generation], fd: int) -> Callable[..., Genera
 
 
 def traces(store: Path) -> Counter[str]:
-    """What the death of a writer has left half done."""
+    """Count the unfinished operations that a killed writer has left."""
     with closing(registry.open_reader(store, read_identity(store, _FS), _FS, _CLOCK)) as reader:
         view = reader.read([RETIRED_KIND])
     unnamed = files_on_disk(store) - files_known(store)

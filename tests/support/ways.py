@@ -38,7 +38,7 @@ def marked(ways: Sequence[str]) -> list[Any]:
 
 
 class Way:
-    """One way; `open` goes it with a role. What cannot tell callers apart makes all an admin."""
+    """One way; `open` uses it with a role. Without authentication, every caller is an admin."""
 
     def __init__(self, name: str, folder: Path, undo: ExitStack) -> None:
         self.name, self._folder, self._undo = name, folder, undo

@@ -24,7 +24,7 @@ NAMES = ("bank", "ddl", "tpcc", "tpch")
 
 @dataclass(frozen=True)
 class Answer:
-    """What TiDB said of a table at a timestamp; `checksum` leaves `_tidb_rowid` out."""
+    """TiDB's content of a table at a timestamp; `checksum` excludes `_tidb_rowid`."""
 
     snapshot_ts: TimeStamp
     table: str

@@ -1,4 +1,4 @@
-"""What a caller of the API brings: row versions, schema changes, and the request around them."""
+"""Requests of a caller of the API, with row versions and schema changes."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

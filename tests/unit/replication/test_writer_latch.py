@@ -1,4 +1,4 @@
-"""The writer's own latch: who waits for it, and what becomes of it when time or a disk fail."""
+"""The writer's latch: callers that wait for it, its expiry, and failing disks."""
 
 from collections.abc import Iterator
 from contextlib import closing

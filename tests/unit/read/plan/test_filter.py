@@ -1,4 +1,4 @@
-"""A pushed filter beside rows that nobody may see: what these hold makes no difference."""
+"""A pushed filter and invisible rows, whose values make no difference."""
 
 from decimal import Decimal
 from pathlib import Path

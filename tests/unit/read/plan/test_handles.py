@@ -1,4 +1,4 @@
-"""What a condition says of an integer primary key: never too little."""
+"""Ranges of an integer primary key derived from conditions: never too small."""
 
 import pickle
 from typing import Any

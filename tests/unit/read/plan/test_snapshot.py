@@ -1,4 +1,4 @@
-"""What a snapshot and its tasks promise, on small stores."""
+"""The guarantees of a snapshot and its tasks, on small stores."""
 
 import pickle
 from collections.abc import Iterator
@@ -115,7 +115,7 @@ def test_a_file_that_goes_while_a_scan_is_stopped(
     stopped_ms: int,
     expected: type[TheFlashError],
 ) -> None:
-    """Where the latch has run out it may; where it has not, the store is damaged."""
+    """A missing file is an expired latch if the latch has ended, and damage otherwise."""
     clock, scan = ManualClock(), MagicReader.scan
 
     def stopped(*arguments: Any, **options: Any) -> Iterator[pa.RecordBatch]:

@@ -97,7 +97,7 @@ def test_many_groups_come_in_pieces() -> None:
 
 @pytest.mark.parametrize("is_dictionary", [False, True])
 def test_many_groups_are_put_together_from_more_rows(is_dictionary: bool) -> None:
-    """What the rows of a batch do not share, those of many batches do."""
+    """Groups of one row in each batch have many rows in all batches."""
     count, share = 120_000, 4
     values = pa.array(range(count // share))
     batches = []

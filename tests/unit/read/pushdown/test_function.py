@@ -43,7 +43,7 @@ def call(name, *arguments):
 
 
 def keys(term, **columns):
-    """What a term is of these rows, as groups have it; one may come in several parts."""
+    """Return a term's values of these rows as group keys; a value may have several parts."""
     arrays = list(columns.values())
     rows = pa.RecordBatch.from_arrays(arrays, names=list(columns))
     folding = Folding(Aggregation((), (Aggregate(AggregateFunction.COUNT),), (term,)), rows.schema)

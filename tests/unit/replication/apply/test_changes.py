@@ -172,7 +172,7 @@ def test_that_rows_lack_a_column_is_kept_where_it_has_a_default() -> None:
 
 
 def test_a_default_that_rows_lack_places_them() -> None:
-    """One that is no value of its type, and of no interest to partitions, stops nobody."""
+    """An invalid default of a column that partitions do not use has no effect."""
     columns = [
         id_column(),
         column("stock", MySQLType.LONGLONG, origin_default="5"),

@@ -1,4 +1,4 @@
-"""What TiDB writes twice while REORGANIZE PARTITION runs is told apart by its order."""
+"""First and second writes during REORGANIZE PARTITION are distinguished by their order."""
 
 import pytest
 

@@ -73,7 +73,7 @@ HISTORY = SchemaHistory(
 
 
 class Cluster:
-    """Knows of some records whether they were there when the copy had ended."""
+    """A schema source that has the existence of some records at the end of the copy."""
 
     def __init__(self, rows: Mapping[RecordKey, bool]) -> None:
         self._rows = rows
@@ -85,7 +85,7 @@ class Cluster:
         raise AssertionError("nobody has to be asked where these transactions wrote")
 
     def outcome(self, primary: RawKey, start_ts: TimeStamp) -> None:
-        """Nobody is asked."""
+        """Return None: these tests have no orphans."""
 
     def had_row(self, key: RawKey, ts: TimeStamp) -> bool | None:
         assert ts == COPIED
@@ -119,9 +119,9 @@ def keys_at(
     moments: Sequence[int] = (COPIED - 1, END),
     is_known: bool = True,
 ) -> dict[int, list[int]]:
-    """What is there then, after transactions (commit_ts, version, changes); raises as a read.
+    """Return the rows after transactions (commit_ts, version, changes). Raises as a read does.
 
-    With `is_known`, one that names the last version has come before them.
+    With `is_known`, a transaction that names the last version has arrived before them.
     """
     known: list[tuple[int, int, list[Change]]] = [(200, 62, [])] if is_known else []
     messages = [

@@ -1,4 +1,4 @@
-"""Transactions that began before partitions changed: TiKV knows where they wrote."""
+"""Transactions that began before partitions changed: TiKV has their writes."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -82,7 +82,7 @@ class Cluster:
         return self._history
 
     def outcome(self, primary: RawKey, start_ts: TimeStamp) -> None:
-        """Nobody is asked."""
+        """Return None: these tests have no orphans."""
 
     def has_written(self, key: RawKey, start_ts: TimeStamp) -> bool:
         self.asked.append(decode_record_key(key))
@@ -257,7 +257,7 @@ def test_what_nobody_knows_may_be_guessed(found: Found, caplog: pytest.LogCaptur
 def test_what_is_changed_was_there_before(
     tmp_path: Path, kind: int, began: int, where: PhysicalTableID
 ) -> None:
-    """Nobody has to be asked: only one of the two partitions has the row."""
+    """No lookup is needed: only one of the two partitions has the row."""
     messages = [
         *inserting(1, began, began + 10, 59 if began < TRUNCATED else 60),
         *changing(kind, 1, 1020, 1100, 59),

@@ -275,7 +275,7 @@ def test_restart_above_what_is_pending_is_refused():
 
 
 def test_what_others_tell_does_not_say_how_far_the_input_has_come():
-    """TiKV knows of the commit at 20 while a prewrite that commits at 15 is still on its way."""
+    """TiKV has the commit at 20 while a prewrite that commits at 15 has not arrived yet."""
     writer = Writer().add(prewrite(1), prewrite(2), commit(2, 5))
     writer.pairing.settle(1, 20)
     assert writer.pairing.resolved_ts == 5

@@ -48,7 +48,7 @@ def content(spool):
 
 
 class Held:
-    """Stops the spool before its first sync, until it is let go."""
+    """Blocks the spool before its first sync, until it is released."""
 
     def __init__(self):
         self._reached, self._go = threading.Event(), threading.Event()

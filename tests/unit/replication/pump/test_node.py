@@ -42,7 +42,7 @@ def server(spool):
 
 @pytest.fixture
 def node(spool, server, client):
-    """One that makes its rounds when it is told to."""
+    """A node whose rounds are started by the test."""
     registry = PumpRegistry(client, "here:1", server.address)
     return PumpNode(server, spool, client, registry, interval_ms=1_000_000)
 

@@ -1,4 +1,4 @@
-"""Who gets in, and who does not, where certificates are asked for."""
+"""Access to a server that requires certificates."""
 
 from contextlib import contextmanager
 
@@ -29,7 +29,7 @@ def serving(spool, **settings):
 
 
 def code(address, files, timeout_s=20):
-    """What becomes of a write: None if it succeeds."""
+    """Return the status code of a write; None if it succeeds."""
     with PumpWriter(address, files) as writer:
         try:
             assert writer.write(MESSAGES[0], timeout_s=timeout_s) == ""

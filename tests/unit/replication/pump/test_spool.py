@@ -40,7 +40,7 @@ def content(spool):
 
 
 def filled(folder, messages=MESSAGES, **limits):
-    """The spool's folder, with messages in it and nobody who has it open."""
+    """Fill the spool's folder with messages, and close the spool."""
     spool = opened(folder, **limits)
     for message in messages:
         spool.append([message])
@@ -178,7 +178,7 @@ def test_strange_file(folder, name):
 
 
 def outcome(spool, message):
-    """What becomes of a message: the error's class, None if it is acknowledged."""
+    """Return the class of the error of a message; None if it is acknowledged."""
     try:
         spool.append([message])
     except (EngineError, StoreFullError) as error:

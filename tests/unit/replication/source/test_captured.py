@@ -36,7 +36,7 @@ def expected(entities):
 
 
 def pair(entities, every):
-    """What comes out when all that is resolved is published after each `every` entities."""
+    """Return the transactions, taken whenever `every` entities have been added."""
     ledger, taken = TransactionLedger(), []
     pairing = Pairing(ledger)
     for at in range(0, len(entities), every):

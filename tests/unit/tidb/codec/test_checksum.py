@@ -142,7 +142,7 @@ def test_version_0_as_tidb_writes_it(vector: dict[str, Any]) -> None:
 
 
 def test_version_0_of_a_clustered_key() -> None:
-    """The key's columns, where the row lacks them, come from the key."""
+    """Columns of the key that the row omits are taken from the key."""
     text = FieldType(MySQLType.VARCHAR, ColumnFlag.PRI_KEY, 9, -1, "utf8mb4", "utf8mb4_bin")
     unsigned = FieldType(MySQLType.LONGLONG, ColumnFlag.PRI_KEY | ColumnFlag.UNSIGNED)
     folded = FieldType(

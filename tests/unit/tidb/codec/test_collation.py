@@ -1,4 +1,4 @@
-"""Sort keys: the bytes that TiDB's own collators give, whatever form the values come in."""
+"""Sort keys: the bytes of TiDB's own collators, for values of every Arrow type."""
 
 import gzip
 import hashlib

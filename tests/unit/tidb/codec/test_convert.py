@@ -1,4 +1,4 @@
-"""Changes of type by example: what stands in the docstrings, nulls, errors."""
+"""Changes of type by example: those of the docstrings, nulls, errors."""
 
 import time
 from collections.abc import Sequence

@@ -75,7 +75,7 @@ def test_row_changes_in_both_formats(entry: dict[str, Any]) -> None:
 
 
 def _in_key(field_type: FieldType) -> FieldType:
-    """What the handle of an insert holds: weights, where the collation does not compare bytes."""
+    """Type of a value in an insert's handle: weights, unless the collation compares bytes."""
     if field_type.tp in STRING_TYPES and not is_bytewise(field_type):
         return replace(field_type, charset="binary")
     return field_type

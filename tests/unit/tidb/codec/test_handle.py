@@ -72,7 +72,7 @@ def test_a_prefix_is_cut_in_characters_before_it_is_weighed() -> None:
 
 
 def test_weights_come_back_as_they_are() -> None:
-    """The string stands in the row; what decoding gives says so by its type."""
+    """The string is in the row; the type of the decoded values indicates this."""
     types = [_text("utf8mb4_general_ci"), INT, _text("utf8mb4_bin")]
     strings = pa.array(["Ab ", "ab"])
     columns = [strings, pa.array([7, -7]), pa.array(["Ab ", "ab"])]

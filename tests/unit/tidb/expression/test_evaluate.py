@@ -1,4 +1,4 @@
-"""What the captured columns do not show: failures, branches, shapes."""
+"""Cases that the captured columns do not contain: failures, branches, shapes."""
 
 import pickle
 from decimal import Decimal

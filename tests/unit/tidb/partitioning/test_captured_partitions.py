@@ -21,7 +21,7 @@ from tests.support.golden_vectors import (
 
 
 def lacking(table: TableInfo) -> str | None:
-    """What keeps the table's rows from being placed."""
+    """Return the reason why the partitions of a table's rows cannot be computed."""
     if table.name == "key_ts":
         return "key of a TIMESTAMP"
     of_text = [c.type for c in table.columns if c.type.collate == "utf8mb4_general_ci"]

@@ -37,7 +37,7 @@ def write(path: Path, end_ts: int, *changes: dict[str, Any]) -> None:
 
 
 def stored(history: SchemaHistory) -> SchemaHistory:
-    """What the next process finds in the store."""
+    """The history as the next process reads it from the store."""
     records = schema_records(history)
     view = View(Generation(1), {"schema": {record.key: record.body for record in records}})
     found = schema_history(view)

@@ -1,4 +1,4 @@
-"""Which definition of a table holds when; on a cluster that ran every kind of DDL, too."""
+"""Table definitions by timestamp, also on a cluster that ran every kind of DDL."""
 
 import gzip
 import json

@@ -1,4 +1,4 @@
-"""What DDL does to rows, told by TableInfos; those of the captured DDL workload."""
+"""Effects of DDL on rows, derived from TableInfos, also of the captured DDL workload."""
 
 from collections.abc import Sequence
 from typing import Any

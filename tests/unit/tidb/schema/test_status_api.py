@@ -107,7 +107,7 @@ def test_keys_are_those_of_tidb() -> None:
 
 
 def test_a_keys_writes_come_oldest_first(server: Server, api: StatusApi) -> None:
-    """A short value stands in the write, a long one beside it; rollbacks and locks are none."""
+    """A short value is in the write, a long one beside it; rollbacks and locks are not writes."""
     short, long = (base64.b64encode(b).decode() for b in (b"short", b"long"))
     writes = [
         {"type": 3, "start_ts": 60, "commit_ts": 60},

@@ -468,7 +468,7 @@ def partitioned(
 
 
 def test_what_nothing_tells_is_left_out(cluster: MetaCluster) -> None:
-    """A job that failed, and a table whose making and end nobody has seen."""
+    """A job that failed, and a table that was created and dropped between two reads."""
     begin = read(cluster)
     cluster.step(ADD_COLUMN, [(SHOP, 11, info(11, "t", "a", "b", "c!"))], ends=False)
     cluster.step(ADD_COLUMN, [(SHOP, 11, info(11, "t", "a", "b"))])

@@ -23,7 +23,7 @@ def recording() -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def histories(recording: dict[str, Any]) -> list[SchemaHistory]:
-    """What each read gave, the first one anew and the others continued."""
+    """Return the history of each read; every read continues the previous one."""
     api = ReplayedApi(recording["reads"])
     source = TidbSchemaSource(api, SystemClock())
     found: list[SchemaHistory] = []
